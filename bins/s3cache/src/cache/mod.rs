@@ -1,0 +1,171 @@
+//! The cache directory of a host: whose parts there are, whom the caller trusts, and looking a source up in them.
+//!
+//! Job roles do not trust one another. An entry of root, of the caller, or of a uid named in the configuration is used
+//! as it is; from anybody else only bytes are taken, and only after their digest has been compared with one the store
+//! vouches for (`fetch::adopt`).
+
+pub mod entry;
+pub mod gc;
+pub mod partial;
+pub mod share;
+pub mod space;
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use hostkit::dir::Dir;
+use tracing::warn;
+
+pub use entry::Entry;
+pub use share::{Blob, Lookup, Share};
+
+use crate::settings::Settings;
+
+/// The cache as one caller sees it.
+#[derive(Debug)]
+pub struct Cache {
+    root: Dir,
+    /// The caller's own part.
+    pub own: Share,
+    /// Parts whose entries are used without asking anybody.
+    pub trusted: Vec<Share>,
+    /// Whether the caller is one of several uids that trust each other, and fetch once for all of them.
+    pub mutual: bool,
+}
+
+/// Why there is no cache to use. Fetching goes on without one.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the cache {path}: {why}")]
+pub struct Unusable {
+    /// The directory.
+    pub path: PathBuf,
+    /// What is wrong with it, and the remedy.
+    pub why: String,
+    /// Parts that can be read all the same.
+    pub readable: Vec<Share>,
+}
+
+impl Cache {
+    /// Opens the cache, making the directory and the caller's own part when they are missing.
+    ///
+    /// # Errors
+    /// It cannot be made or written, or somebody else could lead us astray in it.
+    pub fn open(settings: &Settings) -> Result<Self, Unusable> {
+        let path = settings.cache_dir.clone();
+        let unusable = |why: String, readable| Unusable {
+            path: path.clone(),
+            why,
+            readable,
+        };
+        let root = root(&path).map_err(|why| unusable(why, Vec::new()))?;
+        let me = nix::unistd::geteuid().as_raw();
+        let mut set = vec![0];
+        set.extend(&settings.trusted_uids);
+        let mutual = !settings.trusted_uids.is_empty() && set.contains(&me);
+        let trusted: Vec<Share> = set
+            .into_iter()
+            .filter(|uid| *uid != me)
+            .filter_map(|uid| Share::open(&root, uid, false).ok())
+            .collect();
+        match Share::open(&root, me, true) {
+            Ok(own) => Ok(Self {
+                root,
+                own,
+                trusted,
+                mutual,
+            }),
+            Err(error) => {
+                let why = format!(
+                    "its folder {me} is not usable: {error}; it must belong to uid {me} alone"
+                );
+                Err(unusable(why, trusted))
+            }
+        }
+    }
+
+    /// The caller's own part, then those it trusts.
+    pub fn shares(&self) -> impl Iterator<Item = &Share> {
+        std::iter::once(&self.own).chain(&self.trusted)
+    }
+
+    /// Looks a source up in every part that is used without asking anybody.
+    #[must_use]
+    pub fn lookup(&self, key: &str) -> Option<Blob> {
+        lookup(self.shares(), key)
+    }
+
+    /// Parts of uids that are neither the caller's nor trusted. What is in them is hostile.
+    #[must_use]
+    pub fn foreign(&self) -> Vec<Share> {
+        let known: Vec<u32> = self.shares().map(|share| share.uid).collect();
+        let mut found: Vec<Share> = uids(&self.root)
+            .into_iter()
+            .filter(|uid| !known.contains(uid))
+            .filter_map(|uid| Share::open(&self.root, uid, false).ok())
+            .collect();
+        found.sort_by_key(|share| share.uid);
+        found
+    }
+}
+
+/// Looks a source up in several parts; what is wrong with one of them is logged and the next one asked.
+pub fn lookup<'a>(shares: impl Iterator<Item = &'a Share>, key: &str) -> Option<Blob> {
+    for share in shares {
+        match share.lookup(key) {
+            Ok(Lookup::Hit(blob)) => return Some(*blob),
+            Ok(Lookup::Miss) => {}
+            Ok(Lookup::Corrupt(entry)) => warn!(
+                source = entry.source,
+                sha256 = entry.sha256,
+                uid = share.uid,
+                "the cached copy is corrupt: put aside, fetching it again"
+            ),
+            Err(error) => warn!(uid = share.uid, %error, "cannot read the cached copy"),
+        }
+    }
+    None
+}
+
+/// The uids that have a part of the cache.
+pub fn uids(root: &Dir) -> Vec<u32> {
+    let Ok(entries) = root.entries() else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.0.to_str()?.parse().ok())
+        .collect()
+}
+
+/// Opens the cache directory itself, made when it is missing: for all users when root makes it, else for its maker.
+///
+/// # Errors
+/// What is wrong with it, as text for people.
+pub fn root(path: &Path) -> Result<Dir, String> {
+    let me = nix::unistd::geteuid().as_raw();
+    let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+    if path.symlink_metadata().is_err() {
+        std::fs::create_dir_all(&path).map_err(|error| format!("cannot make it: {error}"))?;
+        let mode = if me == 0 { 0o1777 } else { 0o755 };
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+            .map_err(|error| format!("cannot set its mode: {error}"))?;
+    }
+    for part in path.ancestors() {
+        let found = part
+            .symlink_metadata()
+            .map_err(|error| format!("{}: {error}", part.display()))?;
+        if found.is_symlink() && found.uid() != 0 && found.uid() != me {
+            return Err(format!(
+                "{} is a symlink of uid {}, who could lead us anywhere",
+                part.display(),
+                found.uid()
+            ));
+        }
+    }
+    let dir = Dir::open(&path).map_err(|error: io::Error| error.to_string())?;
+    let found = dir.metadata().map_err(|error| error.to_string())?;
+    if found.st_mode & 0o002 != 0 && found.st_mode & 0o1000 == 0 {
+        return Err("everybody may rename what is in it; set its sticky bit (chmod +t)".to_owned());
+    }
+    Ok(dir)
+}

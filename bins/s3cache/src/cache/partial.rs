@@ -1,0 +1,373 @@
+//! Bytes on their way into the cache: a data file and a record of which parts of it are verified, so that a killed
+//! fetch is continued and not begun again.
+//!
+//! The record is a header line of JSON, then `p <part> <crc>` for every finished part and `b <bytes>` now and then for
+//! those who wait and watch. It is only appended to, and a line torn by a kill is ignored.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
+
+use hostkit::dir::Dir;
+use serde::{Deserialize, Serialize};
+
+use crate::store::Crc;
+
+/// A record larger than this is not one (bytes): it has a line per part and one per second.
+const RECORD_LIMIT: u64 = 16 << 20;
+
+/// What a partial download is a part of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The object's strong entity tag: parts of one are never mixed with those of another.
+    pub etag: String,
+    /// The object's length (bytes).
+    pub size: u64,
+    /// Bytes per part; the last one may be shorter.
+    pub part_size: u64,
+    /// The CRC that guards each part: `crc32`, `crc32c` or `crc64nvme`.
+    pub crc: String,
+    /// The rate its leader was told not to exceed (bytes per second).
+    pub max_rate: Option<u64>,
+}
+
+impl Header {
+    /// How many parts there are.
+    #[must_use]
+    pub fn parts(&self) -> u64 {
+        self.size.div_ceil(self.part_size).max(1)
+    }
+
+    /// First byte and length of a part.
+    #[must_use]
+    pub fn part(&self, index: u64) -> (u64, u64) {
+        let start = index * self.part_size;
+        (start, self.part_size.min(self.size - start))
+    }
+}
+
+/// A finished part and its CRC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Done {
+    /// Which one, from 0.
+    pub part: u64,
+    /// The CRC of its bytes.
+    pub crc: u64,
+}
+
+/// A data file and its record, both open for their one writer.
+#[derive(Debug)]
+pub struct Partial {
+    /// Name of the data file in the folder of partial downloads.
+    pub name: String,
+    /// The bytes so far, in place; holes are zero.
+    pub data: File,
+    record: File,
+}
+
+fn data_name(key: &str, turn: u32) -> String {
+    format!("{key}.{turn}.data")
+}
+
+fn record_name(key: &str, turn: u32) -> String {
+    format!("{key}.{turn}.record")
+}
+
+impl Partial {
+    /// Makes an empty one, in place of what a dead process left.
+    ///
+    /// # Errors
+    /// As openat(2).
+    pub fn create(dir: &Dir, key: &str, turn: u32) -> io::Result<Self> {
+        let (name, record) = (data_name(key, turn), record_name(key, turn));
+        for stale in [&record, &name] {
+            match dir.remove_file(stale) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(Self {
+            data: dir.create_new(&name, 0o644)?,
+            record: dir.create_new(&record, 0o644)?,
+            name,
+        })
+    }
+
+    /// Writes the header of the record.
+    ///
+    /// # Errors
+    /// As write(2).
+    pub fn begin(&mut self, header: &Header) -> io::Result<()> {
+        let mut line = serde_json::to_vec(header)?;
+        line.push(b'\n');
+        self.record.write_all(&line)
+    }
+
+    /// Records a finished part.
+    ///
+    /// # Errors
+    /// As write(2).
+    pub fn finished(&mut self, done: Done) -> io::Result<()> {
+        self.record
+            .write_all(format!("p {} {:x}\n", done.part, done.crc).as_bytes())
+    }
+
+    /// Records how many bytes have arrived, for those who watch.
+    ///
+    /// # Errors
+    /// As write(2).
+    pub fn arrived(&mut self, bytes: u64) -> io::Result<()> {
+        self.record.write_all(format!("b {bytes}\n").as_bytes())
+    }
+
+    /// Opens what a dead process left of a download of the same object, with an empty record, and returns the parts of
+    /// it that are verified: recorded as finished, and their CRC holds.
+    #[must_use]
+    pub fn take_over(
+        dir: &Dir,
+        key: &str,
+        turn: u32,
+        header: &Header,
+        crc: Crc,
+    ) -> Option<(Self, Vec<Done>)> {
+        let found = read(dir, key, turn).ok()?;
+        let name = data_name(key, turn);
+        let data = dir.open_or_create(&name, 0o644).ok()?;
+        if !found.is_of(header) || data.metadata().ok()?.len() != header.size {
+            return None;
+        }
+        let done = verified(&data, &found, header, crc, &[]);
+        dir.remove_file(record_name(key, turn)).ok()?;
+        let record = dir.create_new(record_name(key, turn), 0o644).ok()?;
+        Some((Self { name, data, record }, done))
+    }
+
+    /// Removes the files of a partial download; returns the length of its data (bytes).
+    pub fn remove(dir: &Dir, key: &str, turn: u32) -> u64 {
+        let length = dir
+            .stat(data_name(key, turn))
+            .map_or(0, |found| u64::try_from(found.st_size).unwrap_or(0));
+        // What cannot be removed now is collected by gc.
+        let _ = dir.remove_file(data_name(key, turn));
+        let _ = dir.remove_file(record_name(key, turn));
+        length
+    }
+
+    /// Removes only the record: the data has become a blob.
+    pub fn remove_record(dir: &Dir, key: &str, turn: u32) {
+        let _ = dir.remove_file(record_name(key, turn));
+    }
+}
+
+/// What the record of a partial download says, whoever writes it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// What it is a part of.
+    pub header: Option<Header>,
+    /// Parts recorded as finished.
+    pub done: Vec<Done>,
+    /// Bytes arrived, as last recorded.
+    pub arrived: u64,
+}
+
+/// Reads the record of a partial download.
+///
+/// # Errors
+/// As openat(2) and read(2).
+pub fn read(dir: &Dir, key: &str, turn: u32) -> io::Result<Record> {
+    Ok(parse(&dir.read(record_name(key, turn), RECORD_LIMIT)?))
+}
+
+/// Parses a record. Whatever the bytes are, only whole lines of the three known shapes count.
+#[must_use]
+pub fn parse(bytes: &[u8]) -> Record {
+    let mut record = Record::default();
+    let whole = bytes
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |end| end + 1);
+    for (number, line) in bytes[..whole].split(|byte| *byte == b'\n').enumerate() {
+        if number == 0 {
+            record.header = serde_json::from_slice::<Header>(line)
+                .ok()
+                .filter(|header| header.part_size > 0);
+            continue;
+        }
+        let Ok(line) = std::str::from_utf8(line) else {
+            continue;
+        };
+        let words: Vec<&str> = line.split(' ').collect();
+        match words.as_slice() {
+            ["p", part, crc] => {
+                if let (Ok(part), Ok(crc)) = (part.parse(), u64::from_str_radix(crc, 16))
+                    && record
+                        .header
+                        .as_ref()
+                        .is_some_and(|header| part < header.parts())
+                {
+                    record.done.push(Done { part, crc });
+                }
+            }
+            ["b", bytes] => record.arrived = bytes.parse().unwrap_or(record.arrived),
+            _ => {}
+        }
+    }
+    record
+}
+
+impl Record {
+    /// Whether it records parts of just this object, cut the same way.
+    fn is_of(&self, header: &Header) -> bool {
+        self.header.as_ref().is_some_and(|found| {
+            (&found.etag, found.size, found.part_size, &found.crc)
+                == (&header.etag, header.size, header.part_size, &header.crc)
+        })
+    }
+}
+
+/// The recorded parts whose bytes are right, without those already `known`.
+fn verified(data: &File, record: &Record, header: &Header, crc: Crc, known: &[Done]) -> Vec<Done> {
+    let mut verified: Vec<Done> = Vec::new();
+    for done in &record.done {
+        let (start, length) = header.part(done.part);
+        let again = known
+            .iter()
+            .chain(&verified)
+            .any(|known| known.part == done.part);
+        if !again && crc_of(data, crc, start, length).is_ok_and(|found| found == done.crc) {
+            verified.push(*done);
+        }
+    }
+    verified
+}
+
+/// Copies into `to` the verified parts of another partial download of the same object, dead or alive, that are not
+/// `known`. Returns them.
+///
+/// # Errors
+/// Only those of writing to `to`; what cannot be read is not copied.
+pub fn adopt(
+    dir: &Dir,
+    key: &str,
+    turn: u32,
+    header: &Header,
+    crc: Crc,
+    known: &[Done],
+    to: &File,
+) -> io::Result<Vec<Done>> {
+    let Ok(record) = read(dir, key, turn) else {
+        return Ok(Vec::new());
+    };
+    let Ok(from) = dir.open_file(data_name(key, turn)) else {
+        return Ok(Vec::new());
+    };
+    if !record.is_of(header) {
+        return Ok(Vec::new());
+    }
+    let parts = verified(&from, &record, header, crc, known);
+    for done in &parts {
+        let (start, length) = header.part(done.part);
+        crate::copy::range(&from, to, start, length)?;
+    }
+    Ok(parts)
+}
+
+fn crc_of(file: &File, crc: Crc, start: u64, length: u64) -> io::Result<u64> {
+    let mut digest = crc.digest();
+    let mut piece = vec![0; 256 << 10];
+    let mut at = 0;
+    while at < length {
+        let want = piece
+            .len()
+            .min(usize::try_from(length - at).unwrap_or(usize::MAX));
+        file.read_exact_at(&mut piece[..want], start + at)?;
+        digest.update(&piece[..want]);
+        at += want as u64;
+    }
+    Ok(digest.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn header() -> Header {
+        Header {
+            etag: "\"e\"".into(),
+            size: 10,
+            part_size: 4,
+            crc: "crc64nvme".into(),
+            max_rate: None,
+        }
+    }
+
+    #[test]
+    fn parts_cover_the_object() {
+        let header = header();
+        assert_eq!(
+            (0..header.parts())
+                .map(|part| header.part(part))
+                .collect::<Vec<_>>(),
+            [(0, 4), (4, 4), (8, 2)]
+        );
+    }
+
+    #[test]
+    fn only_parts_whose_bytes_are_right_are_adopted() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let crc = Crc::Crc64Nvme;
+        let of = |bytes: &[u8]| {
+            let mut digest = crc.digest();
+            digest.update(bytes);
+            digest.finalize()
+        };
+        let mut dead = Partial::create(&dir, "k", 0).unwrap();
+        dead.begin(&header()).unwrap();
+        dead.data.write_all_at(b"aaaabbbbcc", 0).unwrap();
+        dead.finished(Done {
+            part: 0,
+            crc: of(b"aaaa"),
+        })
+        .unwrap();
+        dead.finished(Done {
+            part: 1,
+            crc: of(b"XXXX"),
+        })
+        .unwrap();
+        dead.arrived(8).unwrap();
+        dead.record.write_all(b"p 2 torn").unwrap();
+        let next = Partial::create(&dir, "k", 1).unwrap();
+        let adopted = adopt(&dir, "k", 0, &header(), crc, &[], &next.data).unwrap();
+        assert_eq!(
+            adopted.iter().map(|done| done.part).collect::<Vec<_>>(),
+            [0]
+        );
+        let mut bytes = [0; 4];
+        next.data.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"aaaa");
+        assert_eq!(read(&dir, "k", 0).unwrap().arrived, 8);
+        let other = Header {
+            etag: "\"other\"".into(),
+            ..header()
+        };
+        assert!(
+            adopt(&dir, "k", 0, &other, crc, &[], &next.data)
+                .unwrap()
+                .is_empty()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_record(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let mut whole = serde_json::to_vec(&header()).unwrap();
+            whole.push(b'\n');
+            whole.extend(bytes);
+            for done in parse(&whole).done {
+                prop_assert!(done.part < 3);
+            }
+        }
+    }
+}

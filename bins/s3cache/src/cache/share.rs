@@ -1,0 +1,302 @@
+//! One uid's part of the cache directory: its layout on disk, and single operations on it.
+//!
+//! ```text
+//! <uid>/blobs/<ab>/<sha256>/<name>     content, by digest; the same in every format
+//! <uid>/index/v1/<ab>/<key>            JSON: what a source is (cache::entry)
+//! <uid>/locks/v1/<ab>/<key>.<turn>     flock: who fetches a source
+//! <uid>/partial/v1/<key>.<turn>.*      bytes on their way in (cache::partial)
+//! <uid>/pex-root                       unpacked pexes, for pexrun
+//! ```
+//!
+//! An s3cache of another format uses other `v<n>` folders and the same blobs: neither can misread the other's records,
+//! and a blob is what its digest says whoever wrote it.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+
+use hostkit::dir::{Dir, Durability, try_shared};
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+
+use super::entry::{Entry, Stamp};
+use crate::digest;
+
+/// The version of the index, lock and partial formats.
+const FORMAT: &str = "v1";
+/// An index entry larger than this is not one (bytes).
+const ENTRY_LIMIT: u64 = 64 << 10;
+/// The mode of a blob: for everybody to read and run, for nobody to write.
+const BLOB_MODE: u32 = 0o555;
+
+/// A blob that is open, with a lease on it when nobody is evicting it: eviction takes the lock exclusively.
+#[derive(Debug)]
+pub struct Blob {
+    /// The index entry that led to it.
+    pub entry: Entry,
+    /// The open file. Its shared `flock` is the lease.
+    pub file: File,
+    /// Where it stands.
+    pub path: PathBuf,
+}
+
+/// What an index entry turned out to be worth.
+#[derive(Debug)]
+pub enum Lookup {
+    /// The blob is there and is what the entry says.
+    Hit(Box<Blob>),
+    /// There is no such entry, or its blob is gone.
+    Miss,
+    /// The blob had changed; it was put aside.
+    Corrupt(Entry),
+}
+
+/// A uid's part of the cache.
+#[derive(Debug)]
+pub struct Share {
+    /// Whose it is.
+    pub uid: u32,
+    /// Whether the caller may write to it.
+    pub own: bool,
+    dir: Dir,
+}
+
+impl Share {
+    /// Opens the part of `uid` below the cache directory. With `create` it is made, which only its owner can do.
+    ///
+    /// # Errors
+    /// It does not exist, cannot be opened, or is not `uid`'s alone to write.
+    pub fn open(root: &Dir, uid: u32, own: bool) -> io::Result<Self> {
+        let name = uid.to_string();
+        let dir = if own {
+            root.make_child(&name, 0o755)?
+        } else {
+            root.child(&name)?
+        };
+        let found = dir.metadata()?;
+        if found.st_uid != uid {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("it belongs to uid {}", found.st_uid),
+            ));
+        }
+        if found.st_mode & 0o022 != 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "others can write to it",
+            ));
+        }
+        if own {
+            for (folder, mode) in [
+                ("blobs", 0o755),
+                ("index", 0o755),
+                ("locks", 0o755),
+                ("partial", 0o755),
+                ("pex-root", 0o700),
+            ] {
+                let folder = dir.make_child(folder, mode)?;
+                if mode == 0o755 && !folder.path().ends_with("blobs") {
+                    folder.make_child(FORMAT, mode)?;
+                }
+            }
+        }
+        Ok(Self { uid, own, dir })
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// One of `index`, `locks` and `partial`, in this format.
+    ///
+    /// # Errors
+    /// As openat(2).
+    pub fn records(&self, folder: &str) -> io::Result<Dir> {
+        self.dir.child(folder)?.child(FORMAT)
+    }
+
+    /// The folder of records that begin as `key` does.
+    ///
+    /// # Errors
+    /// As openat(2); in one's own part it is made when missing.
+    pub fn shelf(&self, folder: &str, key: &str) -> io::Result<Dir> {
+        let records = self.records(folder)?;
+        if self.own {
+            records.make_child(&key[..2], 0o755)
+        } else {
+            records.child(&key[..2])
+        }
+    }
+
+    /// Reads the index entry of a source.
+    ///
+    /// # Errors
+    /// There is none, or it is not an index entry.
+    pub fn entry(&self, key: &str) -> io::Result<Entry> {
+        let bytes = self.shelf("index", key)?.read(key, ENTRY_LIMIT)?;
+        let entry: Entry = serde_json::from_slice(&bytes)?;
+        let plain = !entry.name.is_empty()
+            && !entry.name.contains('/')
+            && entry.name != "."
+            && entry.name != "..";
+        if digest::parse(&entry.sha256).is_err() || !plain {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "not an index entry",
+            ));
+        }
+        Ok(entry)
+    }
+
+    /// Looks a source up, compares the blob's stamp, and reads the whole blob again when the stamp changed.
+    ///
+    /// # Errors
+    /// The blob cannot be read.
+    pub fn lookup(&self, key: &str) -> io::Result<Lookup> {
+        let Ok(mut entry) = self.entry(key) else {
+            return Ok(Lookup::Miss);
+        };
+        let Ok((file, path)) = self.open_blob(&entry.sha256, &entry.name) else {
+            return Ok(Lookup::Miss);
+        };
+        let stamp = Stamp::of(&file.metadata()?);
+        if stamp != entry.stamp {
+            let length = file.metadata()?.len();
+            if length != entry.size || digest::of_file(&file, length)? != entry.sha256 {
+                self.quarantine(key, &entry)?;
+                return Ok(Lookup::Corrupt(entry));
+            }
+            tracing::debug!(path = %path.display(), "the file's stamp changed, its bytes did not");
+            entry.stamp = stamp;
+            if self.own {
+                self.write_entry(key, &entry)?;
+            }
+        }
+        if self.own {
+            self.touch(&entry.sha256);
+        }
+        Ok(Lookup::Hit(Box::new(Blob { entry, file, path })))
+    }
+
+    /// Opens a blob and takes a lease on it.
+    ///
+    /// # Errors
+    /// It is not there, or is being evicted.
+    pub fn open_blob(&self, sha256: &str, name: &str) -> io::Result<(File, PathBuf)> {
+        let dir = self
+            .dir
+            .child("blobs")?
+            .child(&sha256[..2])?
+            .child(sha256)?;
+        let file = dir.open_file(name)?;
+        // Without a lease the open file can still be copied; only its path may go.
+        let _ = try_shared(&file)?;
+        if !dir.is_at(&file, name)? {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok((file, dir.path().join(name)))
+    }
+
+    /// Marks a blob as used now: what eviction goes by. The mark is the time of its folder, because the times of the
+    /// file are its stamp.
+    fn touch(&self, sha256: &str) {
+        let now = TimeSpec::UTIME_NOW;
+        if let Ok(shelf) = self
+            .dir
+            .child("blobs")
+            .and_then(|blobs| blobs.child(&sha256[..2]))
+        {
+            // A missed mark costs at most an early eviction.
+            let _ = utimensat(&shelf, sha256, &now, &now, UtimensatFlags::NoFollowSymlink);
+        }
+    }
+
+    /// Writes the index entry of a source.
+    ///
+    /// # Errors
+    /// As [`Dir::write_atomic`].
+    pub fn write_entry(&self, key: &str, entry: &Entry) -> io::Result<()> {
+        self.shelf("index", key)?.write_atomic(
+            key,
+            &serde_json::to_vec(entry)?,
+            0o644,
+            Durability::Crash,
+        )
+    }
+
+    /// Moves the verified file `name` of `from` in as a blob and enters it in the index. `file` is that file, open.
+    /// The entry's stamp is set here, because moving changes it.
+    ///
+    /// # Errors
+    /// As fsync(2), renameat(2) and [`Dir::write_atomic`]. Nothing unverified becomes visible at any moment.
+    pub fn publish(
+        &self,
+        from: &Dir,
+        name: &str,
+        file: &File,
+        key: &str,
+        entry: &mut Entry,
+    ) -> io::Result<PathBuf> {
+        nix::sys::stat::fchmod(file, nix::sys::stat::Mode::from_bits_truncate(BLOB_MODE))?;
+        file.sync_all()?;
+        let blobs = self.dir.child("blobs")?;
+        let shelf = blobs.make_child(&entry.sha256[..2], 0o755)?;
+        let dir = loop {
+            let dir = shelf.make_child(&entry.sha256, 0o755)?;
+            match from.rename(name, &dir, &entry.name) {
+                Ok(()) => break dir,
+                // The folder was evicted between its making and the rename.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound && from.is_at(file, name)? => {}
+                Err(error) => return Err(error),
+            }
+        };
+        // The same content under another name becomes the same file: one copy on disk, one lock for both.
+        for other in dir.entries()? {
+            let (other, _) = other?;
+            if other != OsStr::new(&entry.name) {
+                let temp = format!(".{}.tmp", std::process::id());
+                dir.link(&entry.name, &temp)?;
+                dir.rename(&temp, &dir, &other)?;
+            }
+        }
+        for made in [&dir, &shelf, &blobs] {
+            made.sync()?;
+        }
+        entry.stamp = Stamp::of(&file.metadata()?);
+        self.write_entry(key, entry)?;
+        Ok(dir.path().join(&entry.name))
+    }
+
+    /// Puts a blob that is not what its name says where nobody uses it, and forgets its source.
+    ///
+    /// # Errors
+    /// As renameat(2). In somebody else's part nothing is done.
+    pub fn quarantine(&self, key: &str, entry: &Entry) -> io::Result<()> {
+        if self.own {
+            let dir = self
+                .dir
+                .child("blobs")?
+                .child(&entry.sha256[..2])?
+                .child(&entry.sha256)?;
+            dir.rename(
+                &entry.name,
+                &self.records("partial")?,
+                format!("{}.bad", entry.sha256),
+            )?;
+            self.forget(key)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the index entry of a source.
+    ///
+    /// # Errors
+    /// As unlinkat(2).
+    pub fn forget(&self, key: &str) -> io::Result<()> {
+        self.shelf("index", key)?.remove_file(key)
+    }
+}

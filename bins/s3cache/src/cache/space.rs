@@ -1,0 +1,313 @@
+//! How much a share holds, and making room: space is reserved before a download, the least recently used blobs go
+//! first, and nothing in use goes at all.
+//!
+//! The amount in use is a counter beside the index; only when it says "full" is the directory read, so that a fetch
+//! into a cache of 100,000 artifacts costs what one into an empty cache does.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, SystemTime};
+
+use hostkit::dir::{Dir, Durability, try_exclusive};
+use hostkit::units::show_size;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statvfs::fstatvfs;
+use tracing::info;
+
+use super::share::Share;
+
+/// With more blobs than this an eviction goes a sixteenth below the bound, so that the next fetches need none.
+const MANY: usize = 256;
+
+/// The bounds of one share.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// The most it may hold (bytes).
+    pub max_size: u64,
+    /// What stays free on its filesystem (bytes).
+    pub keep_free: u64,
+}
+
+/// A blob as the disk has it.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Its digest.
+    pub sha256: String,
+    /// Its length (bytes).
+    pub size: u64,
+    /// When it was last used, as far as the disk knows.
+    pub used: SystemTime,
+}
+
+/// Grows the space reserved in `data` from `have` to `want` bytes, evicting what is least recently used.
+///
+/// # Errors
+/// The disk fails. Too little room is `Ok(Err(why))`: the caller goes on without the cache.
+pub fn reserve(
+    share: &Share,
+    bounds: Bounds,
+    data: &File,
+    have: u64,
+    want: u64,
+) -> io::Result<Result<(), String>> {
+    let more = want.saturating_sub(have);
+    if want > bounds.max_size {
+        let (want, max) = (show_size(want), show_size(bounds.max_size));
+        return Ok(Err(format!("{want} do not fit into {max} (--max-size)")));
+    }
+    let _lock = lock(share)?;
+    let mut held = match read_counter(share) {
+        Some(held) => held,
+        None => count(share)?,
+    };
+    let fits = |held: u64| {
+        Ok::<_, io::Error>(
+            held + more <= bounds.max_size && free(share)? >= bounds.keep_free + more,
+        )
+    };
+    if !fits(held)? {
+        held = evict(share, bounds, more)?;
+        if !fits(held)? {
+            // The counter may have been wrong, and is right now.
+            write_counter(share, held)?;
+            return Ok(Err(format!(
+                "there is no room for {} more, and nothing more to evict",
+                show_size(more)
+            )));
+        }
+    }
+    // Written before the space is taken: a crash in between leaves the counter too high, which the next eviction mends.
+    write_counter(share, held + more)?;
+    match allocate(data, have, more) {
+        Err(error) if matches!(error.raw_os_error(), Some(code) if code == Errno::ENOSPC as i32 || code == Errno::EDQUOT as i32) =>
+        {
+            write_counter(share, held)?;
+            Ok(Err(format!("the disk has no {} left", show_size(more))))
+        }
+        other => other.map(Ok),
+    }
+}
+
+/// Gives back `bytes` that were reserved, after their file is gone.
+///
+/// # Errors
+/// The disk fails.
+pub fn release(share: &Share, bytes: u64) -> io::Result<()> {
+    let _lock = lock(share)?;
+    match read_counter(share) {
+        Some(held) => write_counter(share, held.saturating_sub(bytes)),
+        None => Ok(()),
+    }
+}
+
+/// Reads the whole share and writes down what it holds; what gc ends with.
+///
+/// # Errors
+/// The disk fails.
+pub fn recount(share: &Share) -> io::Result<u64> {
+    let _lock = lock(share)?;
+    let held = count(share)?;
+    write_counter(share, held)?;
+    Ok(held)
+}
+
+fn allocate(data: &File, have: u64, more: u64) -> io::Result<()> {
+    let (offset, length) = (
+        i64::try_from(have).unwrap_or(i64::MAX),
+        i64::try_from(more).unwrap_or(i64::MAX),
+    );
+    if more == 0 {
+        return Ok(());
+    }
+    match fallocate(data, FallocateFlags::empty(), offset, length) {
+        // Not every filesystem can reserve; then the length alone is what others count.
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => data.set_len(have + more),
+        other => Ok(other?),
+    }
+}
+
+/// Free space for us on the share's filesystem (bytes).
+fn free(share: &Share) -> io::Result<u64> {
+    let found = fstatvfs(share.dir())?;
+    Ok(found.blocks_available() as u64 * found.fragment_size() as u64)
+}
+
+fn lock(share: &Share) -> io::Result<File> {
+    let file = share.records("locks")?.open_or_create("space", 0o600)?;
+    file.lock()?;
+    Ok(file)
+}
+
+fn read_counter(share: &Share) -> Option<u64> {
+    let bytes = share.records("index").ok()?.read("held", 64).ok()?;
+    std::str::from_utf8(&bytes).ok()?.trim().parse().ok()
+}
+
+fn write_counter(share: &Share, held: u64) -> io::Result<()> {
+    share.records("index")?.write_atomic(
+        "held",
+        format!("{held}\n").as_bytes(),
+        0o644,
+        Durability::Process,
+    )
+}
+
+/// What blobs and partial downloads hold together (bytes).
+fn count(share: &Share) -> io::Result<u64> {
+    let blobs: u64 = blobs(share)?.iter().map(|blob| blob.size).sum();
+    Ok(blobs + partial_bytes(share)?)
+}
+
+/// What lies in the folder of partial downloads, reservations included (bytes).
+///
+/// # Errors
+/// The disk fails.
+pub fn partial_bytes(share: &Share) -> io::Result<u64> {
+    let dir = share.records("partial")?;
+    let mut bytes = 0;
+    for entry in dir.entries()? {
+        bytes += dir
+            .stat(&entry?.0)
+            .map_or(0, |found| u64::try_from(found.st_size).unwrap_or(0));
+    }
+    Ok(bytes)
+}
+
+/// All blobs of a share, in no order.
+///
+/// # Errors
+/// The disk fails.
+pub fn blobs(share: &Share) -> io::Result<Vec<Stored>> {
+    let root = share.dir().child("blobs")?;
+    let mut found = Vec::new();
+    for shelf in root.entries()? {
+        let Ok(shelf) = root.child(&shelf?.0) else {
+            continue;
+        };
+        for blob in shelf.entries()? {
+            let (name, _) = blob?;
+            let Some(stored) = stored(&shelf, &name.to_string_lossy()) else {
+                continue;
+            };
+            found.push(stored);
+        }
+    }
+    Ok(found)
+}
+
+fn stored(shelf: &Dir, sha256: &str) -> Option<Stored> {
+    let dir = shelf.child(sha256).ok()?;
+    let seconds =
+        |time: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time).unwrap_or(0));
+    let mut used = seconds(dir.metadata().ok()?.st_mtime);
+    let mut size = 0;
+    for entry in dir.entries().ok()? {
+        let file = dir.stat(&entry.ok()?.0).ok()?;
+        // Links of one file: every name has the same length. Its atime knows of users who cannot mark the folder.
+        size = u64::try_from(file.st_size).unwrap_or(0);
+        used = used.max(seconds(file.st_atime));
+    }
+    Some(Stored {
+        sha256: sha256.to_owned(),
+        size,
+        used,
+    })
+}
+
+/// Evicts until `more` bytes fit within the bounds, or nothing is left to evict. Returns what is held then (bytes).
+fn evict(share: &Share, bounds: Bounds, more: u64) -> io::Result<u64> {
+    remove_dead_partials(share, Duration::ZERO)?;
+    let mut blobs = blobs(share)?;
+    let mut held = blobs.iter().map(|blob| blob.size).sum::<u64>() + partial_bytes(share)?;
+    let slack = if blobs.len() > MANY {
+        bounds.max_size / 16
+    } else {
+        0
+    };
+    blobs.sort_by_key(|blob| blob.used);
+    for blob in blobs {
+        if held + more + slack <= bounds.max_size && free(share)? >= bounds.keep_free + more {
+            break;
+        }
+        if remove_blob(share, &blob.sha256)? {
+            info!(sha256 = blob.sha256, bytes = blob.size, "evicted");
+            held -= blob.size;
+        }
+    }
+    Ok(held)
+}
+
+/// Removes a blob unless somebody holds a lease on it; says whether it is gone.
+///
+/// # Errors
+/// As unlinkat(2).
+pub fn remove_blob(share: &Share, sha256: &str) -> io::Result<bool> {
+    let shelf = share.dir().child("blobs")?.child(&sha256[..2])?;
+    let dir = shelf.child(sha256)?;
+    let names: Vec<_> = dir.entries()?.collect::<io::Result<_>>()?;
+    let mut locks = Vec::new();
+    for (name, _) in &names {
+        if let Ok(file) = dir.open_file(name) {
+            // Links of one file share its lock, which we may hold already.
+            let inode = file.metadata()?.ino();
+            if locks.iter().any(|(held, _)| *held == inode) {
+                continue;
+            }
+            if !try_exclusive(&file)? {
+                return Ok(false);
+            }
+            locks.push((inode, file));
+        }
+    }
+    for (name, _) in &names {
+        dir.remove_file(name)?;
+    }
+    match shelf.remove_dir(sha256) {
+        // Somebody is publishing the same content again at this moment.
+        Err(error) if error.raw_os_error() == Some(Errno::ENOTEMPTY as i32) => Ok(true),
+        other => other.map(|()| true),
+    }
+}
+
+/// Removes partial downloads and quarantined blobs that no process works on and that are older than `age`; returns the
+/// bytes freed.
+///
+/// # Errors
+/// The disk fails.
+pub fn remove_dead_partials(share: &Share, age: Duration) -> io::Result<u64> {
+    let dir = share.records("partial")?;
+    let mut freed = 0;
+    for entry in dir.entries()? {
+        let (name, _) = entry?;
+        let name = name.to_string_lossy().into_owned();
+        let Ok(found) = dir.stat(&name) else { continue };
+        let written = SystemTime::UNIX_EPOCH
+            + Duration::from_secs(u64::try_from(found.st_mtime).unwrap_or(0));
+        // A time in the future means that the clock stepped; such a file is as dead as its lock says.
+        if hostkit::clock::now()
+            .duration_since(written)
+            .is_ok_and(|since| since < age)
+        {
+            continue;
+        }
+        // <key>.<turn>.data and .record belong to whoever holds the lock <key>.<turn>.
+        let mut words = name.split('.');
+        let _lock = match (words.next(), words.next(), words.next()) {
+            (Some(key), Some(turn), Some("data" | "record")) if key.len() == 64 => {
+                match share
+                    .shelf("locks", key)?
+                    .try_lock(&format!("{key}.{turn}"), 0o600)?
+                {
+                    Some(lock) => Some(lock),
+                    None => continue,
+                }
+            }
+            _ => None,
+        };
+        dir.remove_file(&name)?;
+        freed += u64::try_from(found.st_size).unwrap_or(0);
+    }
+    Ok(freed)
+}

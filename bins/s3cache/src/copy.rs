@@ -1,0 +1,277 @@
+//! Copying a blob to where it is wanted: FICLONE, then copy_file_range, then read and write. Never a hard link: the
+//! next thing a job does is `chmod 700` its copy, which would change everybody's.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use hostkit::dir::{Dir, try_exclusive};
+use hostkit::{Exit, Failure};
+use nix::errno::Errno;
+use nix::fcntl::copy_file_range;
+use nix::sys::stat::{Mode, SFlag, fchmod};
+
+/// A file on its way to its place: made beside it, renamed when complete. Dropped before that, it leaves nothing.
+///
+/// There is no fsync: a sandbox does not outlive a power cut, and an fsync there stalls every neighbour.
+#[derive(Debug)]
+pub struct Placing {
+    dir: Dir,
+    temp: String,
+    name: String,
+    /// The file to write.
+    pub file: File,
+    placed: bool,
+}
+
+impl Placing {
+    /// Makes the temporary file for `target`, after removing what killed processes left of earlier ones.
+    ///
+    /// # Errors
+    /// The target is a directory, a symlink or another thing that is not replaced, or its directory cannot be written
+    /// (exit 73).
+    pub fn new(target: &Path, mode: u32) -> Result<Self, Failure> {
+        let shown = target.display();
+        let refused = |why: &str, remedy: &str| {
+            Failure::new(Exit::CANNOT_CREATE, format!("{shown}: {why}")).remedy(remedy)
+        };
+        let Some(name) = target
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+        else {
+            return Err(refused("not a file name", "name the file to write"));
+        };
+        let parent = target
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        let dir = Dir::open(parent).map_err(|error| {
+            refused("its directory cannot be opened", "make it first").because(error)
+        })?;
+        if let Ok(found) = dir.stat(&name) {
+            match SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits()) {
+                SFlag::S_IFREG => {}
+                SFlag::S_IFDIR => return Err(refused("a directory is there", "name a file in it")),
+                SFlag::S_IFLNK => {
+                    return Err(refused(
+                        "a symlink is there, and is not replaced",
+                        "remove it, or name its target",
+                    ));
+                }
+                _ => {
+                    return Err(refused(
+                        "something is there that is not a regular file",
+                        "remove it",
+                    ));
+                }
+            }
+        }
+        let prefix = format!(".{name}.s3cache-");
+        remove_leftovers(&dir, &prefix);
+        let temp = format!("{prefix}{}", std::process::id());
+        let made = dir.create_new(&temp, mode).and_then(|file| {
+            // Held until the rename: a file of this kind without a lock belongs to nobody any more.
+            try_exclusive(&file)?;
+            Ok(file)
+        });
+        let file = made.map_err(|error| cannot_write(target, error))?;
+        fchmod(&file, Mode::from_bits_truncate(mode))
+            .map_err(|error| cannot_write(target, error.into()))?;
+        Ok(Self {
+            dir,
+            temp,
+            name,
+            file,
+            placed: false,
+        })
+    }
+
+    /// Puts the file into its place, over what is there.
+    ///
+    /// # Errors
+    /// As renameat(2) (exit 73).
+    pub fn place(mut self) -> Result<(), Failure> {
+        let target = self.dir.path().join(&self.name);
+        self.dir
+            .rename(&self.temp, &self.dir, &self.name)
+            .map_err(|error| cannot_write(&target, error))?;
+        self.placed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Placing {
+    fn drop(&mut self) {
+        if !self.placed {
+            let _ = self.dir.remove_file(&self.temp);
+        }
+    }
+}
+
+fn remove_leftovers(dir: &Dir, prefix: &str) {
+    let Ok(entries) = dir.entries() else { return };
+    for (name, _) in entries.flatten() {
+        if name.to_string_lossy().starts_with(prefix)
+            && let Ok(file) = dir.open_file(&name)
+            && try_exclusive(&file).unwrap_or(false)
+        {
+            let _ = dir.remove_file(&name);
+        }
+    }
+}
+
+/// Whether a copy could be placed at `target`, found out by making and removing its temporary file.
+///
+/// # Errors
+/// As [`Placing::new`].
+pub fn check(target: &Path) -> Result<(), Failure> {
+    Placing::new(target, 0o600).map(drop)
+}
+
+/// The failure of writing an output (exit 73).
+#[must_use]
+pub fn cannot_write(target: &Path, error: io::Error) -> Failure {
+    let remedy = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOSPC | Errno::EDQUOT) => "free some space there",
+        Some(Errno::EROFS) => "the filesystem is read-only; name another place",
+        _ => "check that the directory is there and may be written",
+    };
+    Failure::new(
+        Exit::CANNOT_CREATE,
+        format!("cannot write {}", target.display()),
+    )
+    .remedy(remedy)
+    .because(error)
+}
+
+/// Copies all of an open blob to `target`, by a temporary file and a rename.
+///
+/// # Errors
+/// As [`Placing::new`], and when the copy does not fit (exit 73).
+pub fn to_path(blob: &File, length: u64, target: &Path, mode: u32) -> Result<(), Failure> {
+    let placing = Placing::new(target, mode)?;
+    whole(blob, &placing.file, length).map_err(|error| cannot_write(target, error))?;
+    placing.place()
+}
+
+/// Copies `length` bytes into an empty file, sharing the blocks where the filesystem can.
+///
+/// # Errors
+/// As write(2).
+pub fn whole(from: &File, to: &File, length: u64) -> io::Result<()> {
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    range(from, to, 0, length)
+}
+
+/// Copies a range to the same place of another file.
+///
+/// # Errors
+/// As pread(2) and pwrite(2); `UnexpectedEof` when `from` is shorter.
+pub fn range(from: &File, to: &File, start: u64, length: u64) -> io::Result<()> {
+    let end = start + length;
+    let mut at = start;
+    while at < end {
+        let (mut source, mut target) = (
+            i64::try_from(at).unwrap_or(i64::MAX),
+            i64::try_from(at).unwrap_or(i64::MAX),
+        );
+        // The kernel copies at most 2 GiB at once; a smaller step keeps a signal from waiting long.
+        let step = usize::try_from(end - at)
+            .unwrap_or(usize::MAX)
+            .min(64 << 20);
+        match copy_file_range(from, Some(&mut source), to, Some(&mut target), step) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(copied) => at += copied as u64,
+            Err(Errno::EINTR) => {}
+            Err(
+                Errno::EXDEV | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM,
+            ) => {
+                return by_hand(from, to, at, end);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn by_hand(from: &File, to: &File, mut at: u64, end: u64) -> io::Result<()> {
+    let mut piece = vec![0; 256 << 10];
+    while at < end {
+        let want = usize::try_from(end - at)
+            .unwrap_or(usize::MAX)
+            .min(piece.len());
+        match from.read_at(&mut piece[..want], at)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            got => {
+                to.write_all_at(&piece[..got], at)?;
+                at += got as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn blob(temp: &Path, text: &str) -> File {
+        std::fs::write(temp.join("blob"), text).unwrap();
+        File::open(temp.join("blob")).unwrap()
+    }
+
+    #[test]
+    fn a_copy_replaces_a_file_and_has_its_mode() {
+        let temp = tempfile::tempdir().unwrap();
+        let target = temp.path().join("out");
+        std::fs::write(&target, "something longer that was there").unwrap();
+        to_path(&blob(temp.path(), "bytes"), 5, &target, 0o640).unwrap();
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "bytes");
+        assert_eq!(
+            target.metadata().unwrap().permissions().mode() & 0o7777,
+            0o640
+        );
+        assert_eq!(
+            std::fs::read_dir(temp.path()).unwrap().count(),
+            2,
+            "nothing else is left"
+        );
+    }
+
+    #[test]
+    fn directories_and_symlinks_are_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = blob(temp.path(), "bytes");
+        std::fs::create_dir(temp.path().join("dir")).unwrap();
+        std::os::unix::fs::symlink("blob", temp.path().join("link")).unwrap();
+        for name in ["dir", "link"] {
+            let failure = to_path(&file, 5, &temp.path().join(name), 0o644).unwrap_err();
+            assert_eq!(failure.exit(), Exit::CANNOT_CREATE, "{name}");
+        }
+        assert!(temp.path().join("link").is_symlink());
+    }
+
+    #[test]
+    fn leftovers_of_the_dead_are_removed_and_those_of_the_living_kept() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = blob(temp.path(), "bytes");
+        std::fs::write(temp.path().join(".out.s3cache-1"), "dead").unwrap();
+        let living = File::create(temp.path().join(".out.s3cache-2")).unwrap();
+        living.lock().unwrap();
+        to_path(&file, 5, &temp.path().join("out"), 0o644).unwrap();
+        assert!(!temp.path().join(".out.s3cache-1").exists());
+        assert!(temp.path().join(".out.s3cache-2").exists());
+    }
+
+    #[test]
+    fn a_blob_shorter_than_said_places_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = blob(temp.path(), "bytes");
+        let short = File::create(temp.path().join("to")).unwrap();
+        assert!(range(&file, &short, 0, 6).is_err());
+    }
+}

@@ -1,0 +1,584 @@
+//! One download by the process that leads it: plan the parts, reserve room, run the engine, verify, publish.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hostkit::{Exit, Failure, clock};
+use tracing::{debug, info, warn};
+
+use crate::cache::entry::Stamp;
+use crate::cache::partial::{self, Done, Partial};
+use crate::cache::space::{self, Bounds};
+use crate::cache::{Blob, Cache, Entry, Share};
+use crate::copy::{Placing, cannot_write};
+use crate::engine::{self, Job, Options};
+use crate::fetch::{found, shown};
+use crate::flight::TURNS;
+use crate::progress::Progress;
+use crate::settings::Settings;
+use crate::sink::{self, Shape, Sink, Summary, Target};
+use crate::source::Source;
+use crate::store::{Checksum, Crc, Kind, Meta, ObjectStore, Reply, StoreError};
+use crate::verify::{self, Vouched};
+
+/// So often a download begins anew when the object is replaced under it, or the stream breaks.
+const RESTARTS: u32 = 3;
+
+/// Everything a download needs to know.
+pub struct Download<'a> {
+    /// Where from.
+    pub store: Rc<dyn ObjectStore>,
+    /// What.
+    pub source: &'a Source,
+    /// Its file name.
+    pub name: &'a str,
+    /// How.
+    pub settings: &'a Settings,
+    /// The digest the caller demands.
+    pub sha256: Option<&'a str>,
+    /// What is known of it already.
+    pub meta: Option<Meta>,
+    /// The digest somebody vouches for, once it was looked for: one look per fetch.
+    pub vouched: Option<Option<Vouched>>,
+}
+
+/// How a download into the cache ended.
+pub enum Landed {
+    /// In the cache.
+    Published(Box<Blob>),
+    /// All is there and verified, but the cache could not take it.
+    Loose {
+        /// The open file.
+        file: File,
+        /// Its length (bytes).
+        size: u64,
+    },
+    /// The cache cannot hold it; nothing was fetched.
+    NoRoom(String),
+}
+
+/// What stopped an attempt.
+enum Stop {
+    Store(StoreError),
+    NoRoom(String),
+    Fail(Failure),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// A verified file.
+struct Arrived {
+    target: Target,
+    summary: Summary,
+    meta: Meta,
+}
+
+/// What an attempt downloads to.
+enum Into<'a> {
+    Share {
+        share: &'a Share,
+        cache: &'a Cache,
+        key: &'a str,
+        turn: u32,
+        bounds: Bounds,
+    },
+    File(&'a File),
+}
+
+impl Download<'_> {
+    /// Downloads into the caller's share of the cache.
+    ///
+    /// # Errors
+    /// The store failed, the bytes are not what they should be, or the disk failed.
+    pub async fn into_cache(
+        &mut self,
+        cache: &Cache,
+        key: &str,
+        turn: u32,
+    ) -> Result<Landed, Failure> {
+        let share = &cache.own;
+        let disk = |error: io::Error| {
+            Failure::new(Exit::IO, format!("cannot write to {}", shown(share))).because(error)
+        };
+        let bounds = Bounds {
+            max_size: self.settings.max_size,
+            keep_free: self.settings.keep_free,
+        };
+        let arrived = match self
+            .attempts(&Into::Share {
+                share,
+                cache,
+                key,
+                turn,
+                bounds,
+            })
+            .await
+        {
+            Ok(arrived) => arrived,
+            Err(Stop::NoRoom(why)) => return Ok(Landed::NoRoom(why)),
+            Err(Stop::Store(error)) => return Err(error.into_failure(self.source)),
+            Err(Stop::Fail(failure)) => return Err(failure),
+        };
+        let dir = share.records("partial").map_err(disk)?;
+        let size = arrived.summary.size;
+        let file_name = arrived
+            .target
+            .record
+            .as_ref()
+            .map(|record| record.name.clone())
+            .unwrap_or_default();
+        if let Err(failure) = self.verify(&arrived).await {
+            Partial::remove(&dir, key, turn);
+            let _ = space::release(share, size);
+            return Err(failure);
+        }
+        let mut entry = self.entry(&arrived, &arrived.target.data).map_err(disk)?;
+        match share.publish(&dir, &file_name, &arrived.target.data, key, &mut entry) {
+            Ok(path) => {
+                for turn in 0..TURNS {
+                    Partial::remove_record(&dir, key, turn);
+                }
+                let _ = hostkit::dir::try_shared(&arrived.target.data);
+                Ok(Landed::Published(Box::new(Blob {
+                    entry,
+                    file: arrived.target.data,
+                    path,
+                })))
+            }
+            Err(error) => {
+                warn!(%error, "cannot publish in {}: going on without the cache", shown(share));
+                Partial::remove(&dir, key, turn);
+                let _ = space::release(share, size);
+                Ok(Landed::Loose {
+                    file: arrived.target.data,
+                    size,
+                })
+            }
+        }
+    }
+
+    /// Downloads straight to its destination.
+    ///
+    /// # Errors
+    /// As [`Download::into_cache`]; a full disk is exit 73.
+    pub async fn into_place(&mut self, target: &Path, mode: u32) -> Result<(), Failure> {
+        let placing = Placing::new(target, mode)?;
+        match self.attempts(&Into::File(&placing.file)).await {
+            Ok(arrived) => {
+                self.verify(&arrived).await?;
+                placing.place()
+            }
+            Err(Stop::Store(error)) if error.kind == Kind::Disk => Err(cannot_write(
+                target,
+                io::Error::from_raw_os_error(nix::errno::Errno::ENOSPC as i32),
+            )),
+            Err(Stop::Store(error)) => Err(error.into_failure(self.source)),
+            Err(Stop::NoRoom(why)) => Err(Failure::new(Exit::CANNOT_CREATE, why)),
+            Err(Stop::Fail(failure)) => Err(failure),
+        }
+    }
+
+    /// The digest that vouches for the artifact: the caller's, else the published sidecar's.
+    ///
+    /// # Errors
+    /// The store could not say whether there is one (exit 69).
+    pub async fn vouched(&mut self) -> Result<Option<Vouched>, Failure> {
+        if self.vouched.is_none() {
+            let vouched = match self.sha256 {
+                Some(sha256) => Some(Vouched {
+                    sha256: sha256.to_owned(),
+                    by: "flag",
+                }),
+                None => {
+                    let patience = self.settings.stall_timeout * 2;
+                    let sidecar = verify::sidecar(&*self.store, self.source, self.name);
+                    let late = StoreError::new(Kind::Transient, "no answer in time");
+                    let found = tokio::time::timeout(patience, sidecar)
+                        .await
+                        .unwrap_or(Err(late));
+                    found
+                        .map_err(|error| error.into_failure(&self.source.with_suffix(".sha256")))?
+                }
+            };
+            self.vouched = Some(vouched);
+        }
+        Ok(self.vouched.clone().flatten())
+    }
+
+    /// What the store says of the object, asked once, when the store says more than its answers to GET do.
+    ///
+    /// # Errors
+    /// What the store said.
+    pub async fn head(&mut self) -> Result<Option<Meta>, StoreError> {
+        if self.meta.is_none() && self.store.wants_head() {
+            self.meta = Some(found(self.store.head(self.source, None).await?));
+        }
+        Ok(self.meta.clone())
+    }
+
+    async fn attempts(&mut self, into: &Into<'_>) -> Result<Arrived, Stop> {
+        let mut restarts = 0;
+        loop {
+            let stopped = match self.attempt(into).await {
+                Err(Stop::Store(error)) => error,
+                other => return other,
+            };
+            restarts += 1;
+            let again =
+                matches!(stopped.kind, Kind::Changed) || stopped.message.starts_with(STREAM_BROKE);
+            if restarts > RESTARTS || !again {
+                return Err(Stop::Store(stopped));
+            }
+            info!(source = %self.source, "{stopped}: beginning anew");
+            self.meta = None;
+            tokio::time::sleep(Duration::from_millis(100) * restarts).await;
+        }
+    }
+
+    async fn attempt(&mut self, into: &Into<'_>) -> Result<Arrived, Stop> {
+        let options = Options {
+            connections: self.settings.connections,
+            max_rate: self.settings.max_rate,
+            stall_timeout: self.settings.stall_timeout,
+        };
+        let job = Rc::new(Job::new(self.store.clone(), self.source.clone(), options));
+        // S3 says everything in a HEAD; any other store in the answer to the first range.
+        let known = self
+            .head()
+            .await?
+            .filter(|meta| meta.size.is_some() && meta.strong_etag().is_some());
+        let (meta, first) = match known {
+            Some(meta) if self.store.wants_head() => (meta, None),
+            _ => {
+                let probe = self.settings.part_size.unwrap_or(engine::PART_SIZE);
+                let mut reply = job.first(Some((0, probe - 1)), None).await?;
+                let whole = !reply.partial || reply.meta.size.is_some_and(|size| size <= probe);
+                if !whole && (reply.meta.strong_etag().is_none() || reply.meta.size.is_none()) {
+                    // Nothing would tell parts of one object from those of another: take it in one piece.
+                    reply = job.first(None, None).await?;
+                }
+                (reply.meta.clone(), Some(reply))
+            }
+        };
+        let ranged = meta.size.is_some()
+            && meta.strong_etag().is_some()
+            && first.as_ref().is_none_or(|reply| reply.partial);
+        let size = meta.size.filter(|_| ranged || first.is_some());
+        let part_size = if ranged {
+            engine::part_size(size.unwrap_or(0), self.settings.part_size)
+        } else {
+            u64::MAX / 2
+        };
+        let crc = match meta.checksum {
+            Some(Checksum::Crc(crc, _)) => crc,
+            _ => Crc::default(),
+        };
+        let shape = Shape {
+            size,
+            part_size,
+            crc,
+        };
+        let (target, done) = into.open(shape, ranged.then_some(&meta), self.settings.max_rate)?;
+        let reserved = size.unwrap_or(0);
+        let ran = self
+            .transfer(&job, shape, ranged, &meta, first, target, done, into)
+            .await;
+        if ran.is_err() && !ranged {
+            into.abandon(reserved);
+        }
+        let (target, summary) = ran?;
+        Ok(Arrived {
+            target,
+            summary,
+            meta,
+        })
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one call, and each of them is one thing the transfer is made of"
+    )]
+    async fn transfer(
+        &self,
+        job: &Rc<Job>,
+        shape: Shape,
+        ranged: bool,
+        meta: &Meta,
+        first: Option<Reply>,
+        target: Target,
+        done: Vec<Done>,
+        into: &Into<'_>,
+    ) -> Result<(Target, Summary), Stop> {
+        let room = target.data.try_clone().map_err(StoreError::disk)?;
+        let (sink, thread) = Sink::start(target, shape, &done);
+        let arrived = sink.arrived();
+        let shown = tokio::task::spawn_local({
+            let mut progress = Progress::new(&self.source.to_string(), "fetching");
+            async move {
+                loop {
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                    progress.show(
+                        arrived.load(std::sync::atomic::Ordering::Relaxed),
+                        shape.size,
+                    );
+                }
+            }
+        });
+        let result = match first {
+            Some(reply) if !ranged => {
+                let mut reserved = shape.size.unwrap_or(0);
+                job.stream(reply, &sink, |end| {
+                    if end > reserved {
+                        // Without a length room is asked for in steps.
+                        let want = end.max(reserved + (64 << 20));
+                        into.reserve(&room, reserved, want)?;
+                        reserved = want;
+                    }
+                    Ok(())
+                })
+                .await
+                .map(|_| ())
+                .map_err(|mut error| {
+                    if error.kind == Kind::Transient {
+                        error.message = format!("{STREAM_BROKE}{}", error.message);
+                    }
+                    error
+                })
+            }
+            first => {
+                let size = shape.size.unwrap_or(0);
+                let parts: VecDeque<(u64, u64, u64)> = (0..size.div_ceil(shape.part_size).max(1))
+                    .filter(|part| !done.iter().any(|done| done.part == *part))
+                    .map(|part| {
+                        (
+                            part,
+                            part * shape.part_size,
+                            size.min((part + 1) * shape.part_size),
+                        )
+                    })
+                    .collect();
+                job.ranges(meta, parts, first, &sink).await
+            }
+        };
+        shown.abort();
+        drop(sink);
+        match (result, ended(thread).await) {
+            (Ok(()), Ok((summary, target))) => {
+                if shape.size.is_none() {
+                    target
+                        .data
+                        .set_len(summary.size)
+                        .map_err(StoreError::disk)?;
+                }
+                Ok((target, summary))
+            }
+            // The thread's error is the cause of the engine's, except when it only noticed that the engine stopped.
+            (_, Err(error)) if error.kind() != io::ErrorKind::Interrupted => {
+                Err(StoreError::disk(error).into())
+            }
+            (Err(error), _) => Err(error.into()),
+            (Ok(()), Err(error)) => Err(StoreError::disk(error).into()),
+        }
+    }
+
+    async fn verify(&mut self, arrived: &Arrived) -> Result<(), Failure> {
+        let vouched = self.vouched().await?;
+        let crc = match arrived.meta.checksum {
+            Some(Checksum::Crc(crc, _)) => crc,
+            _ => Crc::default(),
+        };
+        verify::digests(
+            self.source,
+            &arrived.summary,
+            crc,
+            arrived.meta.checksum,
+            vouched.as_ref(),
+        )?;
+        verify::archive(self.source, self.name, &arrived.target.data)
+    }
+
+    fn entry(&self, arrived: &Arrived, file: &File) -> io::Result<Entry> {
+        let by_store = matches!(arrived.meta.checksum, Some(_)).then(|| "store".to_owned());
+        let vouched = self
+            .vouched
+            .clone()
+            .flatten()
+            .map(|vouched| vouched.by.to_owned());
+        Ok(new_entry(
+            self.source,
+            self.name,
+            &arrived.summary,
+            arrived.meta.etag.clone(),
+            vouched.or(by_store),
+            Stamp::of(&file.metadata()?),
+        ))
+    }
+}
+
+/// An index entry for bytes that are there now.
+pub(crate) fn new_entry(
+    source: &Source,
+    name: &str,
+    summary: &Summary,
+    etag: Option<String>,
+    vouched: Option<String>,
+    stamp: Stamp,
+) -> Entry {
+    Entry {
+        source: source.to_string(),
+        name: name.to_owned(),
+        sha256: summary.sha256.clone(),
+        size: summary.size,
+        etag,
+        fetched: clock::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
+        fetch_id: format!(
+            "{:x}-{:x}",
+            clock::since_boot().as_nanos(),
+            std::process::id()
+        ),
+        vouched,
+        stamp,
+    }
+}
+
+/// Marks the failure of a stream, which cannot be continued but can be begun anew.
+const STREAM_BROKE: &str = "the transfer broke: ";
+
+/// Waits for the sink's thread without holding up the runtime.
+async fn ended(thread: JoinHandle<io::Result<(Summary, Target)>>) -> io::Result<(Summary, Target)> {
+    tokio::task::spawn_blocking(|| thread.join())
+        .await
+        .map_err(io::Error::other)?
+        .unwrap_or_else(|_| Err(io::Error::other("the writing thread failed")))
+}
+
+impl Into<'_> {
+    /// Opens the file to download to, with room reserved and what is left of earlier attempts taken over.
+    fn open(
+        &self,
+        shape: Shape,
+        resumable: Option<&Meta>,
+        max_rate: Option<u64>,
+    ) -> Result<(Target, Vec<Done>), Stop> {
+        let (share, cache, key, turn) = match self {
+            Self::File(file) => {
+                let data = file.try_clone().map_err(StoreError::disk)?;
+                data.set_len(0).map_err(StoreError::disk)?;
+                return Ok((Target { data, record: None }, Vec::new()));
+            }
+            Self::Share {
+                share,
+                cache,
+                key,
+                turn,
+                ..
+            } => (*share, *cache, *key, *turn),
+        };
+        let failed = |error: io::Error| {
+            Stop::Fail(
+                Failure::new(Exit::IO, format!("cannot write to {}", shown(share))).because(error),
+            )
+        };
+        let dir = share.records("partial").map_err(failed)?;
+        let header = resumable.and_then(|meta| sink::header(shape, meta.strong_etag()?, max_rate));
+        let size = shape.size.unwrap_or(0);
+        // We hold the lock of this turn: what lies there was left by a process that is gone.
+        let left = header
+            .as_ref()
+            .and_then(|header| Partial::take_over(&dir, key, turn, header, shape.crc));
+        let (mut partial, mut done) = match left {
+            Some(left) => left,
+            None => {
+                let freed = Partial::remove(&dir, key, turn);
+                let _ = space::release(share, freed);
+                let partial =
+                    Partial::create(&dir, key, turn).map_err(|error| out_of_room(share, error))?;
+                if let Err(error) = self.reserve(&partial.data, 0, size) {
+                    Partial::remove(&dir, key, turn);
+                    return Err(if error.kind == Kind::Disk {
+                        Stop::NoRoom(error.message)
+                    } else {
+                        error.into()
+                    });
+                }
+                (partial, Vec::new())
+            }
+        };
+        if let Some(header) = &header {
+            partial
+                .begin(header)
+                .map_err(|error| out_of_room(share, error))?;
+            let others = cache.shares().filter(|other| other.own || cache.mutual);
+            for (other, at) in others.flat_map(|other| (0..TURNS).map(move |at| (other, at))) {
+                if (other.own && at == turn) || done.len() as u64 == header.parts() {
+                    continue;
+                }
+                let Ok(dir) = other.records("partial") else {
+                    continue;
+                };
+                let known = done.clone();
+                done.extend(
+                    partial::adopt(&dir, key, at, header, shape.crc, &known, &partial.data)
+                        .map_err(failed)?,
+                );
+            }
+            if !done.is_empty() {
+                info!(
+                    parts = done.len(),
+                    of = header.parts(),
+                    "continuing an interrupted download"
+                );
+            }
+        }
+        let data = partial.data.try_clone().map_err(failed)?;
+        Ok((
+            Target {
+                data,
+                record: Some(partial),
+            },
+            done,
+        ))
+    }
+
+    fn reserve(&self, data: &File, have: u64, want: u64) -> Result<(), StoreError> {
+        let Self::Share { share, bounds, .. } = self else {
+            return Ok(());
+        };
+        match space::reserve(share, *bounds, data, have, want) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => Err(StoreError::new(Kind::Disk, why)),
+            Err(error) => Err(StoreError::disk(error)),
+        }
+    }
+
+    /// Removes what an attempt that cannot be continued left.
+    fn abandon(&self, reserved: u64) {
+        if let Self::Share {
+            share, key, turn, ..
+        } = self
+            && let Ok(dir) = share.records("partial")
+        {
+            Partial::remove(&dir, key, *turn);
+            let _ = space::release(share, reserved);
+            debug!("removed what cannot be continued");
+        }
+    }
+}
+
+fn out_of_room(share: &Share, error: io::Error) -> Stop {
+    if error.raw_os_error() == Some(nix::errno::Errno::ENOSPC as i32) {
+        return Stop::NoRoom(format!("the disk of {} is full", shown(share)));
+    }
+    Stop::Fail(Failure::new(Exit::IO, format!("cannot write to {}", shown(share))).because(error))
+}

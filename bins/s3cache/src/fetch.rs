@@ -1,0 +1,310 @@
+//! The whole way of one artifact: look it up, ask whether it is current, wait for whoever fetches it or fetch it,
+//! verify, publish. Owns the order of these steps; each step is elsewhere.
+
+use std::fs::File;
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hostkit::{Exit, Failure, clock, shutdown};
+use tokio::task::LocalSet;
+use tracing::{debug, info, warn};
+
+use crate::adopt;
+use crate::cache::{self, Blob, Cache, Share};
+use crate::digest::Hex;
+use crate::download::{self, Download};
+use crate::flight::{self, Boarding};
+use crate::settings::{Freshness, Settings};
+use crate::source::{Source, is_immutable};
+use crate::store::{self, Head, Kind, Meta, ObjectStore, StoreError};
+
+/// What is wanted.
+#[derive(Debug, Clone)]
+pub struct Want {
+    /// The artifact.
+    pub source: Source,
+    /// The digest it must have.
+    pub sha256: Option<Hex>,
+    /// Where to put it, with which mode, when the cache cannot hold it. Without this, that is an error.
+    pub bypass: Option<(PathBuf, u32)>,
+}
+
+/// Where the bytes came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// From the cache, without asking anybody.
+    Hit,
+    /// From the cache, after the origin said it is current.
+    Current,
+    /// From the cache, because the origin cannot be reached.
+    Stale,
+    /// From the cache, fetched by another process while this one waited.
+    Joined,
+    /// From another user's part of the cache, after its digest was compared with what the store vouches for.
+    Adopted,
+    /// From the origin.
+    Fetched,
+}
+
+impl How {
+    /// One word for logs.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Current => "current",
+            Self::Stale => "stale",
+            Self::Joined => "joined",
+            Self::Adopted => "adopted",
+            Self::Fetched => "fetched",
+        }
+    }
+}
+
+/// An artifact that is on this host.
+#[derive(Debug)]
+pub enum Got {
+    /// In the cache, open, with a lease that lasts as long as the file is open.
+    Cached(Box<Blob>),
+    /// Verified, but only in this open file: publishing it failed after all had arrived.
+    Loose {
+        /// The file, which has no name any more or will be collected.
+        file: File,
+        /// Its length (bytes).
+        size: u64,
+    },
+    /// Where `Want::bypass` said: the cache could not hold it.
+    Placed,
+}
+
+/// Gets an artifact onto this host.
+///
+/// # Errors
+/// Everything that can go wrong, with the documented exit codes; nothing half-written is left.
+pub fn fetch(want: &Want, settings: &Settings) -> Result<(Got, How), Failure> {
+    let name = want.source.name()?;
+    let key = want
+        .source
+        .index_key(settings.access.endpoint_url.as_deref());
+    let cache = Cache::open(settings);
+    let mut cached = match &cache {
+        Ok(cache) => cache.lookup(&key),
+        Err(unusable) => cache::lookup(unusable.readable.iter(), &key),
+    };
+    if cached.as_ref().is_some_and(|blob| {
+        want.sha256
+            .as_ref()
+            .is_some_and(|sha256| *sha256 != blob.entry.sha256)
+    }) {
+        debug!("the cached copy has another digest than the one asked for");
+        cached = None;
+    }
+    let ask = match settings.freshness {
+        Freshness::ByName => !is_immutable(&name),
+        Freshness::Revalidate => true,
+        Freshness::Immutable | Freshness::Offline => false,
+    };
+    match cached {
+        Some(blob) if !ask => Ok((Got::Cached(Box::new(blob)), How::Hit)),
+        None if settings.freshness == Freshness::Offline => Err(Failure::new(
+            Exit::UNAVAILABLE,
+            format!("{} is not in the cache", want.source),
+        )
+        .remedy("fetch it once without --offline")),
+        cached => run(settings.timeout, &want.source, async {
+            let cache = cache
+                .as_ref()
+                .map_err(|unusable| warn!("{unusable}: going on without it"))
+                .ok();
+            online(
+                &Ask {
+                    want,
+                    settings,
+                    name: &name,
+                    key: &key,
+                    cache,
+                },
+                cached,
+            )
+            .await
+        }),
+    }
+}
+
+/// Runs the part that needs the network: within the timeout, and only until somebody asks us to stop.
+///
+/// # Errors
+/// As the future, and those two.
+pub fn run<T>(
+    timeout: Duration,
+    source: &Source,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::FAILED, "cannot start").because(error))?;
+    LocalSet::new().block_on(&runtime, async {
+        tokio::select! {
+            done = tokio::time::timeout(timeout, work) => done.unwrap_or_else(|_| {
+                Err(Failure::new(Exit::TRY_AGAIN, format!("{source}: not finished within {}", hostkit::units::show_duration(timeout)))
+                    .remedy("try again, or raise --timeout"))
+            }),
+            signal = shutdown::signalled() => Err(match signal {
+                Ok(signal) => Failure::interrupted(signal),
+                Err(error) => Failure::new(Exit::FAILED, "cannot listen for signals").because(error),
+            }),
+        }
+    })
+}
+
+struct Ask<'a> {
+    want: &'a Want,
+    settings: &'a Settings,
+    name: &'a str,
+    key: &'a str,
+    cache: Option<&'a Cache>,
+}
+
+async fn online(ask: &Ask<'_>, cached: Option<Blob>) -> Result<(Got, How), Failure> {
+    let source = &ask.want.source;
+    let store = store::open(source, &ask.settings.access, ask.settings.timeout).await?;
+    let mut known = None;
+    let mut meta = None;
+    if let Some(blob) = cached {
+        match revalidate(
+            &*store,
+            source,
+            blob.entry.etag.as_deref(),
+            ask.settings.stall_timeout,
+        )
+        .await
+        {
+            Ok(Head::NotModified) => return Ok((Got::Cached(Box::new(blob)), How::Current)),
+            Ok(Head::Found(found)) => meta = Some(found),
+            Err(error) if error.kind == Kind::Transient => {
+                warn!(%source, because = cause(&error), "{error}: using the cached copy, which may be outdated");
+                return Ok((Got::Cached(Box::new(blob)), How::Stale));
+            }
+            // A server that knows no HEAD is asked by the GET that follows.
+            Err(error) if error.kind == Kind::Fatal => {
+                debug!(%error, "cannot ask whether it changed: fetching it")
+            }
+            Err(error) => return Err(error.into_failure(source)),
+        }
+        known = Some(blob.entry.fetch_id);
+    }
+    let mut download = Download {
+        store: store.into(),
+        source,
+        name: ask.name,
+        settings: ask.settings,
+        sha256: ask.want.sha256.as_deref(),
+        meta,
+        vouched: None,
+    };
+    let Some(cache) = ask.cache else {
+        return bypass(ask, &mut download, None).await;
+    };
+    let lead = match flight::board(cache, source, ask.key, known.as_deref(), ask.settings).await? {
+        Boarding::Landed(blob) => {
+            if ask
+                .want
+                .sha256
+                .as_ref()
+                .is_some_and(|sha256| *sha256 != blob.entry.sha256)
+            {
+                return Err(Failure::new(
+                    Exit::CORRUPT,
+                    format!("{source}: SHA-256 is {}", blob.entry.sha256),
+                )
+                .remedy("it differs from --sha256; correct one of them"));
+            }
+            return Ok((Got::Cached(blob), How::Joined));
+        }
+        Boarding::Lead(lead) => lead,
+    };
+    let began = clock::since_boot();
+    let result = match adopt::from_others(cache, &mut download, ask.key).await {
+        Ok(Some(blob)) => return Ok((Got::Cached(Box::new(blob)), How::Adopted)),
+        Ok(None) => download.into_cache(cache, ask.key, lead.turn).await,
+        Err(failure) => Err(failure),
+    };
+    match result {
+        Ok(download::Landed::Published(blob)) => {
+            let took = clock::since_boot().saturating_sub(began);
+            info!(%source, bytes = blob.entry.size, ms = took.as_millis() as u64, sha256 = blob.entry.sha256, "fetched");
+            Ok((Got::Cached(blob), How::Fetched))
+        }
+        Ok(download::Landed::Loose { file, size }) => Ok((Got::Loose { file, size }, How::Fetched)),
+        Ok(download::Landed::NoRoom(why)) => {
+            // Those who wait find no room either: let each go its own way at once.
+            drop(lead);
+            bypass(ask, &mut download, Some(why)).await
+        }
+        Err(failure) => {
+            flight::record_failure(&cache.own, ask.key, &failure);
+            Err(failure)
+        }
+    }
+}
+
+/// Fetches straight to the destination, because the cache cannot hold it.
+async fn bypass(
+    ask: &Ask<'_>,
+    download: &mut Download<'_>,
+    why: Option<String>,
+) -> Result<(Got, How), Failure> {
+    let source = &ask.want.source;
+    let why = why.unwrap_or_else(|| "the cache cannot be used".to_owned());
+    let Some((target, mode)) = &ask.want.bypass else {
+        return Err(
+            Failure::new(Exit::CANNOT_CREATE, format!("{source}: {why}"))
+                .remedy("make room in the cache, or fetch it with --copy-to"),
+        );
+    };
+    warn!(%source, "{why}: fetching straight to {}", target.display());
+    download.into_place(target, *mode).await?;
+    Ok((Got::Placed, How::Fetched))
+}
+
+/// Asks whether the cached copy is current; one short second attempt, because a cached copy is there to fall back on.
+async fn revalidate(
+    store: &dyn ObjectStore,
+    source: &Source,
+    etag: Option<&str>,
+    patience: Duration,
+) -> Result<Head, StoreError> {
+    let silent = || StoreError::new(Kind::Transient, "no answer in time");
+    let attempt = || async {
+        tokio::time::timeout(patience, store.head(source, etag))
+            .await
+            .unwrap_or_else(|_| Err(silent()))
+    };
+    match attempt().await {
+        Err(error) if error.kind == Kind::Transient => attempt().await,
+        other => other,
+    }
+}
+
+fn cause(error: &StoreError) -> String {
+    error
+        .source
+        .as_ref()
+        .map(|source| source.to_string())
+        .unwrap_or_default()
+}
+
+/// What is known of an object that only a HEAD tells.
+pub(crate) fn found(head: Head) -> Meta {
+    match head {
+        Head::Found(meta) => meta,
+        Head::NotModified => Meta::default(),
+    }
+}
+
+/// The share a uid publishes to, named in messages.
+pub(crate) fn shown(share: &Share) -> String {
+    share.dir().path().display().to_string()
+}

@@ -1,0 +1,268 @@
+//! Single flight across processes: of all that want one artifact, one leads and fetches, the others wait and watch.
+//!
+//! Leading is holding the `flock` of `<key>.<turn>`, which the kernel releases however the leader ends. Turn 0 is the
+//! normal one. A leader that stalls, or is slower than the bound, is overtaken: one of the waiting takes turn 1, and so
+//! on. Uids that trust each other lock each other's files too, in ascending order of uid; everybody makes its own file
+//! before looking for others', so that of two processes one always sees the other's.
+
+use std::fs::File;
+use std::io;
+use std::time::Duration;
+
+use hostkit::dir::{Durability, try_exclusive};
+use hostkit::{Exit, Failure, clock};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use crate::cache::{Blob, Cache, Share, partial};
+use crate::progress::Progress;
+use crate::settings::Settings;
+use crate::source::Source;
+
+/// How often the waiting look: a dead leader's place is taken within a tenth of a second.
+const POLL: Duration = Duration::from_millis(20);
+/// So often a leader may be overtaken. When the origin itself is slow, overtaking helps nobody.
+pub const TURNS: u32 = 3;
+/// A leader that has all bytes and only fsyncs is given so many times the patience.
+const FINISHING: u32 = 5;
+
+/// How the waiting ended.
+pub enum Boarding {
+    /// This process leads.
+    Lead(Lead),
+    /// Somebody else has fetched it meanwhile.
+    Landed(Box<Blob>),
+}
+
+/// Leadership, for as long as it lives.
+pub struct Lead {
+    /// Which turn.
+    pub turn: u32,
+    _locks: Vec<File>,
+}
+
+/// Why the last leader gave up, for those who waited for it.
+#[derive(Serialize, Deserialize)]
+struct Verdict {
+    /// Time since boot (milliseconds).
+    at: u64,
+    exit: u8,
+    message: String,
+}
+
+fn verdict_name(key: &str) -> String {
+    format!("{key}.failed")
+}
+
+/// Waits until this process leads or the artifact is there. `known` is the fetch this process knows of already and
+/// found outdated: only a later one counts.
+///
+/// # Errors
+/// The leader that was waited for failed in a way this process would too, or the locks cannot be used (exit 74).
+pub async fn board(
+    cache: &Cache,
+    source: &Source,
+    key: &str,
+    known: Option<&str>,
+    settings: &Settings,
+) -> Result<Boarding, Failure> {
+    let started = clock::since_boot();
+    let mut turn = 0;
+    let mut watch = Watch::new();
+    let mut progress: Option<Progress> = None;
+    let mut waited = false;
+    loop {
+        if let Some(blob) = landed(cache, key, known) {
+            return Ok(Boarding::Landed(Box::new(blob)));
+        }
+        let locks = acquire(cache, key, turn).map_err(|error| {
+            Failure::new(
+                Exit::IO,
+                format!("cannot lock {}", cache.own.dir().path().display()),
+            )
+            .because(error)
+        })?;
+        if let Some(locks) = locks {
+            // Between the look and the lock the leader may have ended, well or badly.
+            if let Some(blob) = landed(cache, key, known) {
+                return Ok(Boarding::Landed(Box::new(blob)));
+            }
+            if let Some(failure) = waited
+                .then(|| verdict(cache, key, source, started))
+                .flatten()
+            {
+                return Err(failure);
+            }
+            return Ok(Boarding::Lead(Lead {
+                turn,
+                _locks: locks,
+            }));
+        }
+        if !waited {
+            waited = true;
+            info!(%source, "another process is fetching it: waiting");
+        }
+        if let Some(seen) = watch.look(cache, key, turn, settings) {
+            let bar =
+                progress.get_or_insert_with(|| Progress::new(&source.to_string(), "waiting for"));
+            bar.show(seen.arrived, seen.size);
+            if seen.too_slow && turn + 1 < TURNS {
+                warn!(%source, turn, "the process fetching it is stalled or too slow: overtaking it");
+                turn += 1;
+                watch = Watch::new();
+                continue;
+            }
+        }
+        sleep(POLL).await;
+    }
+}
+
+fn landed(cache: &Cache, key: &str, known: Option<&str>) -> Option<Blob> {
+    // Reading the entry is cheap; hashing a blob whose stamp changed is not, and comes only after it.
+    let newer = |share: &&Share| {
+        share
+            .entry(key)
+            .is_ok_and(|entry| Some(entry.fetch_id.as_str()) != known)
+    };
+    crate::cache::lookup(cache.shares().filter(newer), key)
+}
+
+/// Takes the lock of every uid of the set, or none.
+fn acquire(cache: &Cache, key: &str, turn: u32) -> io::Result<Option<Vec<File>>> {
+    let name = format!("{key}.{turn}");
+    let mode = if cache.mutual { 0o644 } else { 0o600 };
+    // Made before the others' are looked for.
+    cache.own.shelf("locks", key)?.open_or_create(&name, mode)?;
+    let mut shares: Vec<&Share> = vec![&cache.own];
+    if cache.mutual {
+        shares.extend(&cache.trusted);
+        shares.sort_by_key(|share| share.uid);
+    }
+    let mut locks = Vec::new();
+    for share in shares {
+        let Ok(shelf) = share.shelf("locks", key) else {
+            continue;
+        };
+        if share.own {
+            match shelf.try_lock(&name, mode)? {
+                Some(lock) => locks.push(lock),
+                None => return Ok(None),
+            }
+        } else if let Ok(file) = shelf.open_file(&name) {
+            if !try_exclusive(&file)? {
+                return Ok(None);
+            }
+            locks.push(file);
+        }
+    }
+    Ok(Some(locks))
+}
+
+/// Writes down why the leader gave up, when those who wait would fail the same way.
+pub fn record_failure(share: &Share, key: &str, failure: &Failure) {
+    if ![Exit::NOT_FOUND, Exit::UNAVAILABLE].contains(&failure.exit()) {
+        return;
+    }
+    let verdict = Verdict {
+        at: u64::try_from(clock::since_boot().as_millis()).unwrap_or(u64::MAX),
+        exit: failure.exit().code(),
+        message: failure.to_string(),
+    };
+    if let (Ok(dir), Ok(bytes)) = (share.records("partial"), serde_json::to_vec(&verdict)) {
+        // Without it the waiting find out for themselves.
+        let _ = dir.write_atomic(&verdict_name(key), &bytes, 0o644, Durability::Process);
+    }
+}
+
+fn verdict(cache: &Cache, key: &str, source: &Source, since: Duration) -> Option<Failure> {
+    let shares = if cache.mutual {
+        cache.shares().collect()
+    } else {
+        vec![&cache.own]
+    };
+    shares.into_iter().find_map(|share| {
+        let bytes = share
+            .records("partial")
+            .ok()?
+            .read(verdict_name(key), 64 << 10)
+            .ok()?;
+        let verdict: Verdict = serde_json::from_slice(&bytes).ok()?;
+        (u128::from(verdict.at) >= since.as_millis()).then(|| {
+            info!(%source, "the process fetching it failed");
+            Failure::new(Exit::from_code(verdict.exit), verdict.message)
+        })
+    })
+}
+
+/// What watching a leader shows.
+struct Seen {
+    arrived: u64,
+    size: Option<u64>,
+    too_slow: bool,
+}
+
+/// Watches how a leader gets on.
+struct Watch {
+    looked: Option<Instant>,
+    since: Instant,
+    arrived: u64,
+}
+
+impl Watch {
+    /// How often the record is read.
+    const LOOK: Duration = Duration::from_millis(200);
+
+    fn new() -> Self {
+        Self {
+            looked: None,
+            since: Instant::now(),
+            arrived: 0,
+        }
+    }
+
+    /// Looks at the leader's record, not more often than makes sense.
+    fn look(&mut self, cache: &Cache, key: &str, turn: u32, settings: &Settings) -> Option<Seen> {
+        let now = Instant::now();
+        if self.looked.is_some_and(|looked| now - looked < Self::LOOK) {
+            return None;
+        }
+        self.looked = Some(now);
+        let shares = if cache.mutual {
+            cache.shares().collect()
+        } else {
+            vec![&cache.own]
+        };
+        let record = shares
+            .into_iter()
+            .filter_map(|share| partial::read(&share.records("partial").ok()?, key, turn).ok())
+            .max_by_key(|record| record.arrived)
+            .unwrap_or_default();
+        let size = record.header.as_ref().map(|header| header.size);
+        // Twice what a leader itself takes to notice that a connection is silent.
+        let patience = settings.stall_timeout * 2;
+        let finishing = size.is_some_and(|size| record.arrived >= size);
+        let patience = if finishing {
+            patience * FINISHING
+        } else {
+            patience
+        };
+        let mut too_slow = false;
+        if now - self.since >= patience {
+            let bound = record
+                .header
+                .as_ref()
+                .and_then(|header| header.max_rate)
+                .map_or(u64::MAX, |rate| rate / 2);
+            let rate = record.arrived.saturating_sub(self.arrived) as f64
+                / (now - self.since).as_secs_f64();
+            too_slow = rate < settings.min_rate.min(bound).max(1) as f64;
+            (self.since, self.arrived) = (now, record.arrived);
+        }
+        Some(Seen {
+            arrived: record.arrived,
+            size,
+            too_slow,
+        })
+    }
+}

@@ -1,0 +1,114 @@
+//! s3cache: fetches an artifact once per host, verifies it, keeps it, and copies it into place.
+//!
+//! The way of a fetch is [`fetch`]; what is asked of it is [`cli`]; pexrun calls [`fetch::fetch`] as a library.
+
+pub mod adopt;
+pub mod cache;
+pub mod cli;
+pub mod copy;
+pub mod digest;
+pub mod download;
+pub mod engine;
+pub mod fetch;
+pub mod flight;
+pub mod progress;
+pub mod settings;
+pub mod sink;
+pub mod source;
+pub mod store;
+pub mod unpack;
+pub mod verbs;
+pub mod verify;
+
+pub use cli::Args;
+pub use fetch::{Got, How, Want, fetch};
+pub use settings::{FetchArgs, Settings};
+pub use source::Source;
+
+use cli::Verb;
+use hostkit::{Exit, Failure, clock, out};
+use tracing::info;
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// As the verb, with the documented exit codes.
+pub fn run(args: Args) -> Result<Exit, Failure> {
+    let settings = Settings::load(&args.fetch)?;
+    match &args.verb {
+        None => get(&args, &settings),
+        Some(Verb::Ls(verb)) => verbs::ls::run(verb, &settings),
+        Some(Verb::Verify(verb)) => verbs::verify::run(verb, &settings),
+        Some(Verb::Gc(verb)) => verbs::gc::run(verb, &settings, &args.fetch),
+        Some(Verb::Rm(verb)) => verbs::rm::run(verb, &settings),
+        Some(Verb::Stats(verb)) => verbs::stats::run(verb, &settings),
+        Some(Verb::Exists(verb)) => verbs::exists::run(verb, &settings),
+        Some(Verb::Put(verb)) => verbs::put::run(verb, &settings),
+    }
+}
+
+/// Fetches one artifact and puts it where it is wanted.
+fn get(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
+    let began = clock::since_boot();
+    let source = Source::parse(args.source.as_deref().unwrap_or_default())?;
+    let name = source.name()?;
+    if args.unpack_to.is_some() {
+        unpack::check(&name)?;
+    }
+    let bypass = args
+        .copy_to
+        .clone()
+        .filter(|_| args.unpack_to.is_none())
+        .map(|path| (path, args.mode));
+    if let Some(target) = &args.copy_to {
+        // What cannot be written is said before a gigabyte is fetched for it.
+        copy::check(target)?;
+    }
+    let want = Want {
+        source,
+        sha256: args.sha256.clone(),
+        bypass,
+    };
+    let (got, how) = fetch(&want, settings)?;
+    let (file, size, sha256, path) = match &got {
+        Got::Cached(blob) => (
+            &blob.file,
+            blob.entry.size,
+            blob.entry.sha256.clone(),
+            Some(&blob.path),
+        ),
+        Got::Loose { file, size } => (
+            file,
+            *size,
+            digest::of_file(file, *size).unwrap_or_default(),
+            None,
+        ),
+        Got::Placed => {
+            log(&want, how, began);
+            return Ok(Exit::OK);
+        }
+    };
+    if let Some(target) = &args.copy_to {
+        copy::to_path(file, size, target, args.mode)?;
+    }
+    if let Some(directory) = &args.unpack_to {
+        unpack::unpack(file, &name, &sha256, directory)?;
+    }
+    log(&want, how, began);
+    if args.copy_to.is_none() && args.unpack_to.is_none() {
+        let path = path.ok_or_else(|| {
+            Failure::new(
+                Exit::CANNOT_CREATE,
+                format!("{} cannot be kept in the cache", want.source),
+            )
+            .remedy("use --copy-to")
+        })?;
+        out::line(path.display())?;
+    }
+    Ok(Exit::OK)
+}
+
+fn log(want: &Want, how: How, began: std::time::Duration) {
+    let ms = clock::since_boot().saturating_sub(began).as_millis() as u64;
+    info!(source = %want.source, how = how.word(), ms, "done");
+}

@@ -1,0 +1,7 @@
+//! The program `s3cache`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hostkit::cli::main(|args: s3cache::Args, _| s3cache::run(args))
+}

@@ -1,0 +1,59 @@
+//! Showing that something long goes on: a bar for people at a terminal, a log line every few seconds for others.
+
+use std::time::Duration;
+
+use hostkit::units::show_size;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::Instant;
+use tracing::info;
+
+/// How often a log line says how far it is.
+const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// The progress of one transfer.
+pub struct Progress {
+    bar: ProgressBar,
+    what: String,
+    logged: Instant,
+}
+
+impl Progress {
+    /// Progress of `what`, such as a URL with its secrets masked; `verb` says what is being done with it.
+    #[must_use]
+    pub fn new(what: &str, verb: &str) -> Self {
+        let style = ProgressStyle::with_template(
+            "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        );
+        // Draws nothing when stderr is no terminal.
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        if let Ok(style) = style {
+            bar.set_style(style);
+        }
+        let name = what.rsplit('/').next().unwrap_or(what);
+        bar.set_message(format!("{verb} {name}"));
+        Self {
+            bar,
+            what: format!("{verb} {what}"),
+            logged: Instant::now(),
+        }
+    }
+
+    /// So many bytes have arrived, of so many.
+    pub fn show(&mut self, arrived: u64, size: Option<u64>) {
+        if let Some(size) = size {
+            self.bar.set_length(size);
+        }
+        self.bar.set_position(arrived);
+        if self.bar.is_hidden() && self.logged.elapsed() >= LOG_EVERY {
+            self.logged = Instant::now();
+            let size = size.map_or_else(|| "?".to_owned(), show_size);
+            info!("{}: {} of {size}", self.what, show_size(arrived));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,361 @@
+//! Everything that steers a fetch, in two stages: what flags, environment and `/etc/hostkit/s3cache.yaml` say, then one
+//! validated set of values. Only the second is used.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hostkit::{Exit, Failure, units};
+use serde::Deserialize;
+
+/// Where the cache is when nobody says otherwise.
+pub const CACHE_DIR: &str = "/var/cache/hostkit/s3cache";
+/// The most a uid keeps (bytes).
+pub const MAX_SIZE: u64 = 20 << 30;
+/// What is left free on the cache's filesystem (bytes).
+pub const KEEP_FREE: u64 = 512 << 20;
+/// A leader slower than this is overtaken (bytes per second).
+pub const MIN_RATE: u64 = 128 << 10;
+/// How long all of it may take.
+pub const TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long a connection may be silent.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How a cached copy is trusted to be current.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Freshness {
+    /// By its name: an immutable one is served as it is, every other is revalidated.
+    #[default]
+    ByName,
+    /// Never asked for again.
+    Immutable,
+    /// Revalidated whatever its name.
+    Revalidate,
+    /// Served as it is; the network is not used at all.
+    Offline,
+}
+
+/// The flags that steer a fetch, shared by s3cache and pexrun.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct FetchArgs {
+    /// Read this configuration file instead of /etc/hostkit
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Cache")]
+    pub config: Option<PathBuf>,
+    /// The cache shared by all users of this host [default: /var/cache/hostkit/s3cache]
+    #[arg(long, value_name = "DIR", global = true, help_heading = "Cache")]
+    pub cache_dir: Option<PathBuf>,
+    /// The most this user keeps in the cache [default: 20G]
+    #[arg(long, value_name = "SIZE", value_parser = units::size, global = true, help_heading = "Cache")]
+    pub max_size: Option<u64>,
+    /// What stays free on the cache's filesystem [default: 512M]
+    #[arg(long, value_name = "SIZE", value_parser = units::size, global = true, help_heading = "Cache")]
+    pub keep_free: Option<u64>,
+
+    /// Never ask whether the cached copy is current
+    #[arg(long, help_heading = "Freshness")]
+    pub immutable: bool,
+    /// Ask whether the cached copy is current, whatever its name
+    #[arg(long, help_heading = "Freshness")]
+    pub revalidate: bool,
+    /// Use the cache only, never the network
+    #[arg(long, help_heading = "Freshness")]
+    pub offline: bool,
+
+    /// The S3 service, when it is not AWS (also AWS_ENDPOINT_URL)
+    #[arg(long, value_name = "URL", global = true, help_heading = "S3")]
+    pub endpoint_url: Option<String>,
+    /// The bucket's region (also AWS_REGION, the profile, the instance)
+    #[arg(long, value_name = "NAME", global = true, help_heading = "S3")]
+    pub region: Option<String>,
+    /// The profile of ~/.aws/config (also AWS_PROFILE)
+    #[arg(long, value_name = "NAME", global = true, help_heading = "S3")]
+    pub profile: Option<String>,
+    /// Put the bucket into the path, not the host name
+    #[arg(long, global = true, help_heading = "S3")]
+    pub path_style: bool,
+    /// Ask without credentials, for a public bucket
+    #[arg(long, global = true, help_heading = "S3")]
+    pub no_sign_request: bool,
+
+    /// The certificate authorities to trust, instead of the system's (PEM)
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Network")]
+    pub ca_file: Option<PathBuf>,
+    /// The client certificate for https, with its chain (PEM)
+    #[arg(
+        long,
+        value_name = "FILE",
+        global = true,
+        help_heading = "Network",
+        requires = "client_key"
+    )]
+    pub client_cert: Option<PathBuf>,
+    /// The key of the client certificate (PEM)
+    #[arg(
+        long,
+        value_name = "FILE",
+        global = true,
+        help_heading = "Network",
+        requires = "client_cert"
+    )]
+    pub client_key: Option<PathBuf>,
+    /// Bytes per range request [default: by size]
+    #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Network")]
+    pub part_size: Option<u64>,
+    /// Connections at once [default: by size]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=64), help_heading = "Network")]
+    pub connections: Option<u64>,
+    /// The most to fetch per second
+    #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Network")]
+    pub max_rate: Option<u64>,
+    /// A process fetching for others slower than this is overtaken [default: 128K]
+    #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Network")]
+    pub min_rate: Option<u64>,
+    /// How long all of it may take [default: 1h]
+    #[arg(long, value_name = "DUR", value_parser = units::duration, global = true, help_heading = "Network")]
+    pub timeout: Option<Duration>,
+    /// How long a connection may be silent before it is tried again [default: 10s]
+    #[arg(long, value_name = "DUR", value_parser = units::duration, global = true, help_heading = "Network")]
+    pub stall_timeout: Option<Duration>,
+}
+
+/// `/etc/hostkit/s3cache.yaml`, as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Raw {
+    cache_dir: Option<PathBuf>,
+    max_size: Option<Quantity>,
+    keep_free: Option<Quantity>,
+    endpoint_url: Option<String>,
+    region: Option<String>,
+    profile: Option<String>,
+    path_style: Option<bool>,
+    no_sign_request: Option<bool>,
+    ca_file: Option<PathBuf>,
+    client_cert: Option<PathBuf>,
+    client_key: Option<PathBuf>,
+    part_size: Option<Quantity>,
+    connections: Option<u64>,
+    max_rate: Option<Quantity>,
+    min_rate: Option<Quantity>,
+    timeout: Option<Quantity>,
+    stall_timeout: Option<Quantity>,
+    trusted_uids: Option<Vec<u32>>,
+}
+
+/// A number or a number with a unit.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Quantity {
+    Number(f64),
+    Text(String),
+}
+
+impl Quantity {
+    fn text(&self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => text.clone(),
+        }
+    }
+}
+
+/// Validated settings of one run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The cache shared by all users of the host.
+    pub cache_dir: PathBuf,
+    /// The most this uid keeps (bytes).
+    pub max_size: u64,
+    /// What stays free on the cache's filesystem (bytes).
+    pub keep_free: u64,
+    /// How a cached copy is trusted to be current.
+    pub freshness: Freshness,
+    /// Uids, besides root and the caller, whose entries are used without asking anybody.
+    pub trusted_uids: Vec<u32>,
+    /// Bytes per range request, when settled by the user.
+    pub part_size: Option<u64>,
+    /// Connections at once, when settled by the user.
+    pub connections: Option<u64>,
+    /// The most to fetch per second (bytes).
+    pub max_rate: Option<u64>,
+    /// A leader slower than this is overtaken (bytes per second).
+    pub min_rate: u64,
+    /// How long all of it may take.
+    pub timeout: Duration,
+    /// How long a connection may be silent.
+    pub stall_timeout: Duration,
+    /// How the stores are reached.
+    pub access: Access,
+}
+
+/// How the stores are reached: endpoints, credentials, certificates.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// The S3 service, when it is not AWS.
+    pub endpoint_url: Option<String>,
+    /// The bucket's region.
+    pub region: Option<String>,
+    /// The profile of `~/.aws/config`.
+    pub profile: Option<String>,
+    /// Put the bucket into the path.
+    pub path_style: bool,
+    /// Ask without credentials.
+    pub no_sign_request: bool,
+    /// The certificate authorities to trust instead of the system's (PEM).
+    pub ca_file: Option<PathBuf>,
+    /// The client certificate and its key (PEM files).
+    pub client_cert: Option<(PathBuf, PathBuf)>,
+}
+
+impl Settings {
+    /// Settles every value: flag and environment (both in `args`) beat the configuration file, which beats the default.
+    ///
+    /// # Errors
+    /// The configuration file is wrong (exit 78).
+    pub fn load(args: &FetchArgs) -> Result<Self, Failure> {
+        let raw: Raw = hostkit::config::load("s3cache", args.config.as_deref())?;
+        let file = args
+            .config
+            .as_deref()
+            .unwrap_or(Path::new("/etc/hostkit/s3cache.yaml"));
+        let size = |key: &str, value: &Option<Quantity>| read(file, key, value, units::size);
+        let time = |key: &str, value: &Option<Quantity>| read(file, key, value, units::duration);
+        let freshness = match (args.immutable, args.revalidate, args.offline) {
+            (true, false, false) => Freshness::Immutable,
+            (false, true, false) => Freshness::Revalidate,
+            (false, false, true) => Freshness::Offline,
+            (false, false, false) => Freshness::ByName,
+            _ => {
+                return Err(Failure::new(
+                    Exit::USAGE,
+                    "--immutable, --revalidate and --offline exclude one another",
+                )
+                .remedy("give one of them"));
+            }
+        };
+        let timeout = args
+            .timeout
+            .or(time("timeout", &raw.timeout)?)
+            .unwrap_or(TIMEOUT);
+        let stall_timeout = args
+            .stall_timeout
+            .or(time("stall-timeout", &raw.stall_timeout)?)
+            .unwrap_or(STALL_TIMEOUT);
+        if timeout.is_zero() || stall_timeout.is_zero() {
+            return Err(
+                Failure::new(Exit::CONFIG, "a timeout of 0 would give up before it began")
+                    .remedy("raise it"),
+            );
+        }
+        let client_cert = args.client_cert.clone().zip(args.client_key.clone());
+        Ok(Self {
+            cache_dir: args
+                .cache_dir
+                .clone()
+                .or(raw.cache_dir)
+                .unwrap_or_else(|| CACHE_DIR.into()),
+            max_size: args
+                .max_size
+                .or(size("max-size", &raw.max_size)?)
+                .unwrap_or(MAX_SIZE),
+            keep_free: args
+                .keep_free
+                .or(size("keep-free", &raw.keep_free)?)
+                .unwrap_or(KEEP_FREE),
+            freshness,
+            trusted_uids: raw.trusted_uids.unwrap_or_default(),
+            // Below 64 KiB a request costs more than the bytes it brings.
+            part_size: args
+                .part_size
+                .or(size("part-size", &raw.part_size)?)
+                .map(|size| size.max(64 << 10)),
+            connections: args.connections.or(raw.connections).map(|n| n.clamp(1, 64)),
+            max_rate: args
+                .max_rate
+                .or(size("max-rate", &raw.max_rate)?)
+                .map(|rate| rate.max(1)),
+            min_rate: args
+                .min_rate
+                .or(size("min-rate", &raw.min_rate)?)
+                .unwrap_or(MIN_RATE),
+            timeout,
+            stall_timeout,
+            access: Access {
+                endpoint_url: args
+                    .endpoint_url
+                    .clone()
+                    .or(raw.endpoint_url)
+                    .or_else(endpoint_from_env),
+                region: args.region.clone().or(raw.region),
+                profile: args.profile.clone().or(raw.profile),
+                path_style: args.path_style || raw.path_style.unwrap_or(false),
+                no_sign_request: args.no_sign_request || raw.no_sign_request.unwrap_or(false),
+                ca_file: args.ca_file.clone().or(raw.ca_file),
+                client_cert: client_cert.or(raw.client_cert.zip(raw.client_key)),
+            },
+        })
+    }
+}
+
+/// The variables the AWS tools read, the one for S3 first.
+fn endpoint_from_env() -> Option<String> {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    variable("AWS_ENDPOINT_URL_S3").or_else(|| variable("AWS_ENDPOINT_URL"))
+}
+
+fn read<T>(
+    file: &Path,
+    key: &str,
+    value: &Option<Quantity>,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, Failure> {
+    let Some(value) = value else { return Ok(None) };
+    let text = value.text();
+    parse(&text).map(Some).map_err(|why| {
+        Failure::new(Exit::CONFIG, format!("{}: `{key}: {text}`", file.display())).remedy(why)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(yaml: &str, args: FetchArgs) -> Result<Settings, Failure> {
+        let temp = tempfile::tempdir().unwrap();
+        let config = temp.path().join("s3cache.yaml");
+        std::fs::write(&config, yaml).unwrap();
+        Settings::load(&FetchArgs {
+            config: Some(config),
+            ..args
+        })
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+        let yaml = "max-size: 1G\ntimeout: 90\nstall-timeout: 250ms\ntrusted-uids: [1001]\n";
+        let settings = load(
+            yaml,
+            FetchArgs {
+                max_size: Some(7),
+                ..FetchArgs::default()
+            },
+        )
+        .unwrap();
+        assert_eq!(settings.max_size, 7);
+        assert_eq!(settings.timeout, Duration::from_secs(90));
+        assert_eq!(settings.stall_timeout, Duration::from_millis(250));
+        assert_eq!(settings.keep_free, KEEP_FREE);
+        assert_eq!(settings.trusted_uids, [1001]);
+    }
+
+    #[test]
+    fn a_senseless_value_names_file_key_and_remedy() {
+        let failure = load("max-size: lots\n", FetchArgs::default()).unwrap_err();
+        let text = failure.to_string();
+        assert_eq!(failure.exit(), Exit::CONFIG);
+        assert!(
+            text.contains("s3cache.yaml") && text.contains("max-size: lots"),
+            "{text}"
+        );
+        assert!(load("timeout: 0\n", FetchArgs::default()).is_err());
+    }
+}

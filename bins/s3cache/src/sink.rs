@@ -1,0 +1,385 @@
+//! The writing half of a download, in a thread of its own: puts pieces in place, hashes them, records finished parts.
+//!
+//! SHA-256 cannot be computed out of order. Pieces at the frontier (all before it is hashed) are hashed as they come,
+//! while still in the processor's cache; what lies beyond is read back when the frontier reaches it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+
+use crate::cache::partial::{Done, Header, Partial};
+use crate::digest::{self, Hex};
+use crate::store::Crc;
+
+/// Pieces waiting to be written. A piece is what one read of a connection gives, 8 KiB to 400 KiB.
+const QUEUE: usize = 16;
+/// How often those who watch hear of progress.
+const REPORT: Duration = Duration::from_millis(200);
+/// Bytes after which writing them back begins, so that the final fsync finds little left to do.
+const WRITE_BACK: u64 = 64 << 20;
+
+/// Where the bytes of a download go.
+#[derive(Debug)]
+pub struct Target {
+    /// The file.
+    pub data: File,
+    /// Its record, when the bytes may outlive this process.
+    pub record: Option<Partial>,
+}
+
+/// The shape of a download: parts of equal size, of an object whose length may be unknown.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Length of the object (bytes), when it is known.
+    pub size: Option<u64>,
+    /// Bytes per part.
+    pub part_size: u64,
+    /// The CRC taken of each part.
+    pub crc: Crc,
+}
+
+enum Message {
+    Piece { at: u64, bytes: Bytes },
+    Finished { part: u64 },
+}
+
+/// What all the bytes came to.
+#[derive(Debug)]
+pub struct Summary {
+    /// SHA-256 of the object.
+    pub sha256: Hex,
+    /// Its length (bytes).
+    pub size: u64,
+    /// The CRC of the whole object.
+    pub crc: u64,
+}
+
+/// The sending end, held by the engine.
+#[derive(Debug, Clone)]
+pub struct Sink {
+    queue: mpsc::Sender<Message>,
+    arrived: Arc<AtomicU64>,
+}
+
+/// The sink is gone because writing failed; its thread knows why.
+#[derive(Debug)]
+pub struct Gone;
+
+impl Sink {
+    /// Starts the thread. `done` are parts that stand in the file already, verified.
+    pub fn start(
+        target: Target,
+        shape: Shape,
+        done: &[Done],
+    ) -> (Self, JoinHandle<io::Result<(Summary, Target)>>) {
+        let (queue, pieces) = mpsc::channel(QUEUE);
+        let arrived = Arc::new(AtomicU64::new(0));
+        let mut writer = Writer::new(target, shape, arrived.clone());
+        let done = done.to_vec();
+        let thread = std::thread::spawn(move || {
+            writer
+                .run(pieces, &done)
+                .map(|summary| (summary, writer.target))
+        });
+        (Self { queue, arrived }, thread)
+    }
+
+    /// Hands over bytes that belong at `at`. Waits while the disk is slower than the network.
+    ///
+    /// # Errors
+    /// Writing failed.
+    pub async fn piece(&self, at: u64, bytes: Bytes) -> Result<(), Gone> {
+        self.queue
+            .send(Message::Piece { at, bytes })
+            .await
+            .map_err(|_| Gone)
+    }
+
+    /// Says that all of a part has been handed over.
+    ///
+    /// # Errors
+    /// Writing failed.
+    pub async fn finished(&self, part: u64) -> Result<(), Gone> {
+        self.queue
+            .send(Message::Finished { part })
+            .await
+            .map_err(|_| Gone)
+    }
+
+    /// Bytes written so far, those of earlier processes included.
+    #[must_use]
+    pub fn arrived(&self) -> Arc<AtomicU64> {
+        self.arrived.clone()
+    }
+}
+
+struct Writer {
+    target: Target,
+    shape: Shape,
+    hasher: Sha256,
+    /// All bytes before this one are hashed.
+    frontier: u64,
+    /// Part -> bytes of it that are written, and their CRC so far.
+    open: BTreeMap<u64, (u64, crc_fast::Digest)>,
+    /// Part -> (length, CRC).
+    done: BTreeMap<u64, (u64, u64)>,
+    arrived: Arc<AtomicU64>,
+    reported: Instant,
+    unsynced: u64,
+}
+
+impl Writer {
+    fn new(target: Target, shape: Shape, arrived: Arc<AtomicU64>) -> Self {
+        Self {
+            target,
+            shape,
+            hasher: Sha256::new(),
+            frontier: 0,
+            open: BTreeMap::new(),
+            done: BTreeMap::new(),
+            arrived,
+            reported: Instant::now(),
+            unsynced: 0,
+        }
+    }
+
+    fn run(&mut self, mut pieces: mpsc::Receiver<Message>, done: &[Done]) -> io::Result<Summary> {
+        for part in done {
+            let length = self.part_length(part.part);
+            self.done.insert(part.part, (length, part.crc));
+            self.arrived.fetch_add(length, Ordering::Relaxed);
+            self.record(|record| record.finished(*part))?;
+        }
+        self.catch_up()?;
+        while let Some(message) = pieces.blocking_recv() {
+            match message {
+                Message::Piece { at, bytes } => self.write(at, &bytes)?,
+                Message::Finished { part } => self.finish(part)?,
+            }
+        }
+        self.summary()
+    }
+
+    /// Length of a part by the shape; of an object without a known length there is one part, as long as it gets.
+    fn part_length(&self, part: u64) -> u64 {
+        match self.shape.size {
+            Some(size) => self
+                .shape
+                .part_size
+                .min(size.saturating_sub(part * self.shape.part_size)),
+            None => self.open.get(&part).map_or(0, |(written, _)| *written),
+        }
+    }
+
+    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.target.data.write_all_at(bytes, at)?;
+        let part = at / self.shape.part_size;
+        let crc = self.shape.crc;
+        let (written, digest) = self.open.entry(part).or_insert_with(|| (0, crc.digest()));
+        digest.update(bytes);
+        *written += bytes.len() as u64;
+        if at == self.frontier {
+            self.hasher.update(bytes);
+            self.frontier += bytes.len() as u64;
+        }
+        let arrived = self
+            .arrived
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed)
+            + bytes.len() as u64;
+        if self.reported.elapsed() >= REPORT {
+            self.reported = Instant::now();
+            self.record(|record| record.arrived(arrived))?;
+        }
+        self.write_back(bytes.len() as u64)
+    }
+
+    /// Starts writing back in a thread that nobody waits for: fsync at the end waits for what is left.
+    fn write_back(&mut self, bytes: u64) -> io::Result<()> {
+        self.unsynced += bytes;
+        if self.target.record.is_some() && self.unsynced >= WRITE_BACK {
+            self.unsynced = 0;
+            let data = self.target.data.try_clone()?;
+            std::thread::spawn(move || data.sync_data());
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, part: u64) -> io::Result<()> {
+        let length = self.part_length(part);
+        let crc = self.open.remove(&part).map_or_else(
+            || self.shape.crc.digest().finalize(),
+            |(_, digest)| digest.finalize(),
+        );
+        self.done.insert(part, (length, crc));
+        self.record(|record| record.finished(Done { part, crc }))?;
+        self.catch_up()
+    }
+
+    /// Hashes what the frontier has reached: whole parts, and the written beginning of the next one.
+    fn catch_up(&mut self) -> io::Result<()> {
+        loop {
+            let part = self.frontier / self.shape.part_size;
+            let start = part * self.shape.part_size;
+            let end = start
+                + match (self.done.get(&part), self.open.get(&part)) {
+                    (Some((length, _)), _) => *length,
+                    (None, Some((written, _))) => *written,
+                    (None, None) => 0,
+                };
+            if end <= self.frontier {
+                return Ok(());
+            }
+            let mut piece = vec![0; 256 << 10];
+            while self.frontier < end {
+                let want = piece
+                    .len()
+                    .min(usize::try_from(end - self.frontier).unwrap_or(usize::MAX));
+                self.target
+                    .data
+                    .read_exact_at(&mut piece[..want], self.frontier)?;
+                self.hasher.update(&piece[..want]);
+                self.frontier += want as u64;
+            }
+        }
+    }
+
+    fn record(&mut self, write: impl FnOnce(&mut Partial) -> io::Result<()>) -> io::Result<()> {
+        self.target.record.as_mut().map_or(Ok(()), write)
+    }
+
+    fn summary(&mut self) -> io::Result<Summary> {
+        let size = self.done.values().map(|(length, _)| length).sum();
+        if self.frontier != size
+            || self.shape.size.is_some_and(|expected| expected != size)
+            || !self.open.is_empty()
+        {
+            // The engine gave up; it has its own error.
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let crc = self.shape.crc;
+        let whole = self
+            .done
+            .values()
+            .copied()
+            .reduce(|(before, first), (length, second)| {
+                (before + length, crc.combine(first, second, length))
+            });
+        let crc = whole.map_or_else(|| crc.digest().finalize(), |(_, crc)| crc);
+        Ok(Summary {
+            sha256: digest::hex(&std::mem::take(&mut self.hasher).finalize()),
+            size,
+            crc,
+        })
+    }
+}
+
+/// The header of a record for a download of this shape.
+#[must_use]
+pub fn header(shape: Shape, etag: &str, max_rate: Option<u64>) -> Option<Header> {
+    Some(Header {
+        etag: etag.to_owned(),
+        size: shape.size?,
+        part_size: shape.part_size,
+        crc: shape.crc.name().to_owned(),
+        max_rate,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(future)
+    }
+
+    /// Sends the object in pieces of `piece` bytes, the parts in the order given, interleaved two by two.
+    fn sink_all(object: &[u8], part_size: u64, order: &[u64], piece: usize) -> Summary {
+        let data = tempfile::tempfile().unwrap();
+        let shape = Shape {
+            size: Some(object.len() as u64),
+            part_size,
+            crc: Crc::Crc64Nvme,
+        };
+        let (sink, thread) = Sink::start(Target { data, record: None }, shape, &[]);
+        block_on(async {
+            for pair in order.chunks(2) {
+                let range = |part: u64| {
+                    let start = (part * part_size) as usize;
+                    (start, object.len().min(start + part_size as usize))
+                };
+                let mut at: Vec<usize> = pair.iter().map(|part| range(*part).0).collect();
+                while at.iter().zip(pair).any(|(at, part)| *at < range(*part).1) {
+                    for (at, part) in at.iter_mut().zip(pair) {
+                        let end = range(*part).1.min(*at + piece);
+                        if *at < end {
+                            sink.piece(*at as u64, Bytes::copy_from_slice(&object[*at..end]))
+                                .await
+                                .unwrap();
+                            *at = end;
+                        }
+                    }
+                }
+                for part in pair {
+                    sink.finished(*part).await.unwrap();
+                }
+            }
+        });
+        drop(sink);
+        thread.join().unwrap().unwrap().0
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn digests_do_not_depend_on_the_order_of_arrival(
+            object in proptest::collection::vec(any::<u8>(), 0..5000),
+            part_size in 1u64..2000,
+            piece in 1usize..700,
+            seed in any::<u64>(),
+        ) {
+            let parts = (object.len() as u64).div_ceil(part_size).max(1);
+            let mut order: Vec<u64> = (0..parts).collect();
+            order.sort_by_key(|part| (part + 1).wrapping_mul(seed | 1));
+            let summary = sink_all(&object, part_size, &order, piece);
+            let mut crc = Crc::Crc64Nvme.digest();
+            crc.update(&object);
+            prop_assert_eq!(summary.sha256, digest::hex(&Sha256::digest(&object)));
+            prop_assert_eq!(summary.crc, crc.finalize());
+            prop_assert_eq!(summary.size, object.len() as u64);
+        }
+    }
+
+    #[test]
+    fn an_unfinished_object_has_no_digest() {
+        let shape = Shape {
+            size: Some(4),
+            part_size: 4,
+            crc: Crc::Crc64Nvme,
+        };
+        let (sink, thread) = Sink::start(
+            Target {
+                data: tempfile::tempfile().unwrap(),
+                record: None,
+            },
+            shape,
+            &[],
+        );
+        block_on(sink.piece(0, Bytes::from_static(b"ab"))).unwrap();
+        drop(sink);
+        assert!(thread.join().unwrap().is_err());
+    }
+}

@@ -1,0 +1,327 @@
+//! What an artifact is called: the SOURCE of the command line, and whether such a name can ever change its content.
+//! Knows no network and no cache.
+
+use std::path::{Path, PathBuf};
+
+use hostkit::{Exit, Failure};
+use sha2::{Digest as _, Sha256};
+use url::Url;
+
+/// Where an artifact is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// `http://` or `https://`.
+    Http(Url),
+    /// `s3://bucket/key`.
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// The key, without a leading slash.
+        key: String,
+    },
+    /// `file:///path`.
+    File(PathBuf),
+}
+
+impl Source {
+    /// Parses `https://`, `http://`, `s3://bucket/key`, `file:///path`, or `bucket/key` (s3).
+    ///
+    /// # Errors
+    /// It is none of these (exit 2).
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        let wrong = |why: &str| {
+            Failure::new(Exit::USAGE, format!("{}: {why}", hostkit::mask::url(text)))
+                .remedy("write https://host/path, s3://bucket/key, bucket/key or file:///path")
+        };
+        let Some((scheme, rest)) = text.split_once("://") else {
+            if text.starts_with(['.', '/']) {
+                return Err(wrong("a path is not a source"));
+            }
+            return Self::s3(text).ok_or_else(|| wrong("not a source"));
+        };
+        match scheme.to_ascii_lowercase().as_str() {
+            "http" | "https" => {
+                let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
+                if !url.username().is_empty() || url.password().is_some() {
+                    return Err(wrong(
+                        "credentials in a URL are seen by every process of the host",
+                    )
+                    .remedy("put them into ~/.netrc"));
+                }
+                Ok(Self::Http(url))
+            }
+            "s3" => Self::s3(rest).ok_or_else(|| wrong("a bucket and a key are needed")),
+            "file" => {
+                let path = Path::new(rest.strip_prefix("localhost").unwrap_or(rest));
+                if path.is_absolute() {
+                    Ok(Self::File(path.to_owned()))
+                } else {
+                    Err(wrong("the path is not absolute"))
+                }
+            }
+            other => Err(wrong(&format!("unknown scheme {other:?}"))),
+        }
+    }
+
+    fn s3(text: &str) -> Option<Self> {
+        let (bucket, key) = text.split_once('/')?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        let valid = !bucket.is_empty()
+            && bucket.chars().all(plain)
+            && !key.is_empty()
+            && !key.contains('\0');
+        valid.then(|| Self::S3 {
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+        })
+    }
+
+    /// The last component of the path: what the artifact is called in the cache.
+    ///
+    /// # Errors
+    /// It has none, or one that cannot be a file name (exit 2).
+    pub fn name(&self) -> Result<String, Failure> {
+        let path = match self {
+            Self::Http(url) => url.path().to_owned(),
+            Self::S3 { key, .. } => key.clone(),
+            Self::File(path) => path.to_string_lossy().into_owned(),
+        };
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if name.is_empty()
+            || name == "."
+            || name == ".."
+            || name.len() > 200
+            || name.chars().any(char::is_control)
+        {
+            return Err(Failure::new(
+                Exit::USAGE,
+                format!("{self} does not end in a usable file name"),
+            )
+            .remedy("name one artifact, not a directory"));
+        }
+        Ok(name.to_owned())
+    }
+
+    /// The same place with `suffix` behind its path: the `.sha256` sidecar.
+    #[must_use]
+    pub fn with_suffix(&self, suffix: &str) -> Self {
+        match self {
+            Self::Http(url) => {
+                let mut url = url.clone();
+                let path = format!("{}{suffix}", url.path());
+                url.set_path(&path);
+                Self::Http(url)
+            }
+            Self::S3 { bucket, key } => Self::S3 {
+                bucket: bucket.clone(),
+                key: format!("{key}{suffix}"),
+            },
+            Self::File(path) => {
+                let mut path = path.clone().into_os_string();
+                path.push(suffix);
+                Self::File(path.into())
+            }
+        }
+    }
+
+    /// `name` in this place, which is a prefix: a repository and a file in it.
+    #[must_use]
+    pub fn join(&self, name: &str) -> Self {
+        let slash = |text: &str| {
+            if text.ends_with('/') || text.is_empty() {
+                ""
+            } else {
+                "/"
+            }
+        };
+        match self {
+            Self::Http(url) => self.with_suffix(&format!("{}{name}", slash(url.path()))),
+            Self::S3 { key, .. } => self.with_suffix(&format!("{}{name}", slash(key))),
+            Self::File(path) => Self::File(path.join(name)),
+        }
+    }
+
+    /// The name of this source in an index: SHA-256 of its full text, in hex. `endpoint` tells apart equal buckets of
+    /// different S3 services.
+    #[must_use]
+    pub fn index_key(&self, endpoint: Option<&str>) -> String {
+        let text = match self {
+            Self::Http(url) => url.to_string(),
+            Self::S3 { bucket, key } => {
+                format!("s3://{bucket}/{key}\n{}", endpoint.unwrap_or_default())
+            }
+            Self::File(path) => format!("file://{}", path.display()),
+        };
+        crate::digest::hex(&Sha256::digest(text.as_bytes()))
+    }
+}
+
+/// For people: with secrets masked.
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Http(url) => f.write_str(&hostkit::mask::url(url.as_str())),
+            Self::S3 { bucket, key } => write!(f, "s3://{bucket}/{key}"),
+            Self::File(path) => write!(f, "file://{}", path.display()),
+        }
+    }
+}
+
+/// Whether a file name can never get another content: it holds, between separators, 7 to 64 hex digits with a letter
+/// (40 or 64 digits need none), or a version `-v?N(.N)+` that no SNAPSHOT, latest or dev follows.
+#[must_use]
+pub fn is_immutable(name: &str) -> bool {
+    name.split(|c: char| !c.is_ascii_alphanumeric())
+        .any(is_hash)
+        || has_version(name)
+}
+
+/// Whether a word looks like a git hash or another digest, whole or abbreviated.
+#[must_use]
+pub fn is_hash(word: &str) -> bool {
+    let hex = (7..=64).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_hexdigit());
+    hex && (matches!(word.len(), 40 | 64) || word.bytes().any(|b| b.is_ascii_alphabetic()))
+}
+
+fn has_version(name: &str) -> bool {
+    name.match_indices('-').any(|(at, _)| {
+        let rest = &name[at + 1..];
+        let rest = rest.strip_prefix('v').unwrap_or(rest);
+        let length = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(rest.len());
+        let version = rest[..length].trim_end_matches('.');
+        let numbers = version
+            .split('.')
+            .filter(|number| !number.is_empty())
+            .count();
+        if numbers < 2 || version.split('.').any(str::is_empty) {
+            return false;
+        }
+        let after = rest[version.len()..]
+            .trim_start_matches(['-', '.', '_', '+'])
+            .to_ascii_lowercase();
+        !["snapshot", "latest", "dev"]
+            .iter()
+            .any(|word| after.starts_with(word))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_source() {
+        for (text, shown, name) in [
+            (
+                "https://repo:7443/pex/a-1.pex",
+                "https://repo:7443/pex/a-1.pex",
+                "a-1.pex",
+            ),
+            (
+                "http://repo/a.pex?X-Amz-Signature=s",
+                "http://repo/a.pex?X-Amz-Signature=***",
+                "a.pex",
+            ),
+            ("s3://builds/pex/a.pex", "s3://builds/pex/a.pex", "a.pex"),
+            ("builds/pex/a.pex", "s3://builds/pex/a.pex", "a.pex"),
+            ("file:///srv/pex/a.pex", "file:///srv/pex/a.pex", "a.pex"),
+        ] {
+            let source = Source::parse(text).unwrap();
+            assert_eq!(source.to_string(), shown);
+            assert_eq!(source.name().unwrap(), name);
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_source_is_refused_with_the_forms_that_are() {
+        for text in [
+            "./a.pex",
+            "/a.pex",
+            "a.pex",
+            "ftp://h/a",
+            "s3://bucket",
+            "s3://bucket/",
+            "file://relative/x",
+            "",
+            "b u/x",
+        ] {
+            let failure = Source::parse(text).unwrap_err();
+            assert_eq!(failure.exit(), Exit::USAGE, "{text}");
+        }
+        let failure = Source::parse("https://me:hunter2@h/a.pex")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            failure.contains(".netrc") && !failure.contains("hunter2"),
+            "{failure}"
+        );
+        assert!(Source::parse("https://h/pex/").unwrap().name().is_err());
+    }
+
+    #[test]
+    fn the_sidecar_stands_beside_the_artifact() {
+        for (text, expected) in [
+            ("https://h/p/a.pex", "https://h/p/a.pex.sha256"),
+            ("b/k", "s3://b/k.sha256"),
+            ("file:///p/a", "file:///p/a.sha256"),
+        ] {
+            assert_eq!(
+                Source::parse(text)
+                    .unwrap()
+                    .with_suffix(".sha256")
+                    .to_string(),
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn names_below_a_repository() {
+        for (text, expected) in [
+            ("https://h/pex", "https://h/pex/a"),
+            ("https://h/pex/", "https://h/pex/a"),
+            ("s3://b/pex", "s3://b/pex/a"),
+            ("file:///srv/", "file:///srv/a"),
+        ] {
+            assert_eq!(Source::parse(text).unwrap().join("a").to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn immutable_names() {
+        for name in [
+            "eightball-60a43ef-trusty_x86_64.pex",
+            "eightball-0123456789012345678901234567890123456789-trusty_x86_64.pex",
+            "consumer-1.2.3.jar",
+            "consumer-v1.2-standalone.jar",
+            "tool_DEADBEEF01.tar.gz",
+        ] {
+            assert!(is_immutable(name), "{name}");
+        }
+        for name in [
+            "eightball-trusty_x86_64.pex",
+            "eightball.pex",
+            "eightball-60a43e-trusty_x86_64.pex",
+            "eightball-1234567-trusty_x86_64.pex",
+            "eightball-SOMEGITHASH-trusty_x86_64.pex",
+            "consumer-1.2.3-SNAPSHOT.jar",
+            "consumer-1.2.dev4.jar",
+            "consumer-1.2-latest.jar",
+            "consumer-2.jar",
+            "consumer1.2.jar",
+        ] {
+            assert!(!is_immutable(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn equal_buckets_of_different_services_do_not_share_an_entry() {
+        let source = Source::parse("b/k").unwrap();
+        assert_ne!(
+            source.index_key(None),
+            source.index_key(Some("http://127.0.0.1:9000"))
+        );
+    }
+}

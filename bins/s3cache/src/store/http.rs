@@ -1,0 +1,371 @@
+//! The store behind `http://` and `https://`: any server that speaks ranges and entity tags (RFC 9110).
+//!
+//! Proxies come from the environment, credentials from `~/.netrc`, certificates from flags.
+
+use std::path::Path;
+use std::time::Duration;
+
+use hostkit::{Exit, Failure};
+use reqwest::header::{self, HeaderMap};
+use reqwest::{Method, RequestBuilder, StatusCode, redirect};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use url::Url;
+
+use super::{
+    Body, Boxed, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError, of_status,
+};
+use crate::settings::Access;
+use crate::source::Source;
+
+/// How long a connection may take to come up, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Redirects followed.
+const REDIRECTS: usize = 5;
+
+/// An HTTP client with its connections.
+#[derive(Debug)]
+pub struct HttpStore {
+    client: reqwest::Client,
+}
+
+impl HttpStore {
+    /// A client that trusts and presents the certificates of `access`.
+    ///
+    /// # Errors
+    /// A certificate file cannot be read or used (exit 78).
+    pub fn new(access: &Access) -> Result<Self, Failure> {
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls(access)?)
+            .user_agent(concat!("s3cache/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(redirect::Policy::custom(follow))
+            .referer(false)
+            .build()
+            .map_err(|error| Failure::new(Exit::CONFIG, "cannot set up https").because(error))?;
+        Ok(Self { client })
+    }
+
+    fn request(&self, method: Method, source: &Source) -> Result<RequestBuilder, StoreError> {
+        let Source::Http(url) = source else {
+            return Err(StoreError::new(Kind::Fatal, "not a URL"));
+        };
+        let request = self.client.request(method, url.clone());
+        Ok(match credentials(url)? {
+            Some((login, password)) => request.basic_auth(login, Some(password)),
+            None => request,
+        })
+    }
+
+    async fn send(
+        &self,
+        request: RequestBuilder,
+        source: &Source,
+    ) -> Result<reqwest::Response, StoreError> {
+        let host = match source {
+            Source::Http(url) => url.host_str().unwrap_or_default(),
+            _ => "",
+        };
+        let response = request.send().await.map_err(|error| explain(error, host))?;
+        let status = response.status();
+        if status.is_success() || status == StatusCode::NOT_MODIFIED {
+            return Ok(response);
+        }
+        let mut error = of_status(
+            status.as_u16(),
+            text(response.headers(), header::RETRY_AFTER),
+        );
+        if status == StatusCode::UNAUTHORIZED {
+            error = error.remedy(format!(
+                "add `machine {host} login .. password ..` to ~/.netrc"
+            ));
+        } else if status.is_redirection() {
+            error = error.remedy(
+                "it redirects from https to http, or without end; name the final https URL",
+            );
+        }
+        Err(error)
+    }
+}
+
+impl ObjectStore for HttpStore {
+    fn get<'a>(&'a self, source: &'a Source, want: Get) -> Boxed<'a, Result<Reply, StoreError>> {
+        Box::pin(async move {
+            let mut request = self.request(Method::GET, source)?;
+            if let Some((first, last)) = want.range {
+                request = request.header(header::RANGE, format!("bytes={first}-{last}"));
+            }
+            if let Some(tag) = want.if_match {
+                request = request.header(header::IF_MATCH, tag);
+            }
+            let response = match self.send(request, source).await {
+                // An empty object has no first byte to ask for (RFC 9110 section 15.5.17).
+                Err(error)
+                    if want.range.is_some_and(|(first, _)| first == 0)
+                        && error.message.ends_with(" 416") =>
+                {
+                    self.send(self.request(Method::GET, source)?, source)
+                        .await?
+                }
+                other => other?,
+            };
+            let mut meta = meta(response.headers());
+            let partial = response.status() == StatusCode::PARTIAL_CONTENT;
+            let offset = if partial {
+                let (offset, total) = text(response.headers(), header::CONTENT_RANGE)
+                    .and_then(content_range)
+                    .ok_or_else(|| {
+                        StoreError::new(Kind::Fatal, "the server sent a range without saying which")
+                    })?;
+                meta.size = total;
+                offset
+            } else {
+                0
+            };
+            Ok(Reply {
+                meta,
+                offset,
+                partial,
+                body: Body::Http(Box::new(response)),
+            })
+        })
+    }
+
+    fn head<'a>(
+        &'a self,
+        source: &'a Source,
+        unless: Option<&'a str>,
+    ) -> Boxed<'a, Result<Head, StoreError>> {
+        Box::pin(async move {
+            let mut request = self.request(Method::HEAD, source)?;
+            if let Some(tag) = unless {
+                request = request.header(header::IF_NONE_MATCH, tag);
+            }
+            let response = self.send(request, source).await?;
+            if response.status() == StatusCode::NOT_MODIFIED {
+                return Ok(Head::NotModified);
+            }
+            let meta = meta(response.headers());
+            // Some servers ignore If-None-Match; the tag itself says the same.
+            let same = unless.is_some() && unless == meta.etag.as_deref();
+            Ok(if same {
+                Head::NotModified
+            } else {
+                Head::Found(meta)
+            })
+        })
+    }
+
+    fn put<'a>(
+        &'a self,
+        _: &'a Source,
+        _: &'a Path,
+        _: &'a str,
+        _: bool,
+    ) -> Boxed<'a, Result<(), StoreError>> {
+        Box::pin(async {
+            Err(
+                StoreError::new(Kind::Fatal, "artifacts are not published over http")
+                    .remedy("put to s3:// or file:///"),
+            )
+        })
+    }
+
+    fn list<'a>(&'a self, _: &'a Source, _: usize) -> Boxed<'a, Result<Vec<Listed>, StoreError>> {
+        Box::pin(async {
+            Err(
+                StoreError::new(Kind::Fatal, "a web server does not list what it has")
+                    .remedy("give the whole git hash, or use an s3:// or file:/// repository"),
+            )
+        })
+    }
+}
+
+fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let downgrade = attempt
+        .previous()
+        .last()
+        .is_some_and(|from| from.scheme() == "https")
+        && attempt.url().scheme() != "https";
+    if downgrade || attempt.previous().len() > REDIRECTS {
+        return attempt.stop();
+    }
+    attempt.follow()
+}
+
+fn tls(access: &Access) -> Result<rustls::ClientConfig, Failure> {
+    let mut roots = rustls::RootCertStore::empty();
+    match &access.ca_file {
+        Some(file) => {
+            for certificate in certificates(file)? {
+                roots
+                    .add(certificate)
+                    .map_err(|error| unusable(file, error))?;
+            }
+        }
+        None => {
+            // One broken certificate among the system's many is not our reader's problem.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Failure::new(Exit::CONFIG, "cannot set up TLS").because(error))?
+        .with_root_certificates(roots);
+    let Some((chain, key)) = &access.client_cert else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error))?;
+    builder
+        .with_client_auth_cert(certificates(chain)?, secret)
+        .map_err(|error| unusable(chain, error))
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let parsed: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    match parsed.map_err(|error| unusable(file, error))? {
+        none if none.is_empty() => Err(unusable(file, "there is no certificate in it")),
+        found => Ok(found),
+    }
+}
+
+fn unusable(file: &Path, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
+    Failure::new(Exit::CONFIG, format!("cannot use {}", file.display()))
+        .remedy("give a readable PEM file")
+        .because(why)
+}
+
+/// The login for a host from `~/.netrc` (or `$NETRC`); a broken file is an error, not a login less.
+fn credentials(url: &Url) -> Result<Option<(String, String)>, StoreError> {
+    if netrc::Netrc::get_file().is_none() {
+        return Ok(None);
+    }
+    let file = netrc::Netrc::new().map_err(|error| {
+        StoreError::new(Kind::Denied, "cannot read ~/.netrc")
+            .remedy("mend it or remove it")
+            .because(error)
+    })?;
+    let entry = url
+        .host_str()
+        .and_then(|host| file.hosts.get(host))
+        .or_else(|| file.hosts.get("default"));
+    Ok(entry.map(|entry| (entry.login.clone(), entry.password.clone())))
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn meta(headers: &HeaderMap) -> Meta {
+    Meta {
+        size: text(headers, header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
+        // What does not fit on one line of a state file is no entity tag worth keeping.
+        etag: text(headers, header::ETAG)
+            .filter(|tag| tag.len() <= 1024)
+            .map(str::to_owned),
+        modified: text(headers, header::LAST_MODIFIED).map(str::to_owned),
+        checksum: None,
+    }
+}
+
+/// `bytes 0-99/1234` or `bytes 0-99/*` (RFC 9110 section 14.4): where it starts, and the whole length.
+fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    let total = if total == "*" {
+        None
+    } else {
+        Some(total.parse().ok()?)
+    };
+    (first <= last && total.is_none_or(|total| last < total)).then_some((first, total))
+}
+
+/// Names what a reader of reqwest's error would have to guess.
+pub(super) fn explain(error: reqwest::Error, host: &str) -> StoreError {
+    let mut chain = error.to_string();
+    let mut next = std::error::Error::source(&error);
+    while let Some(cause) = next {
+        chain.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    let error = error.without_url();
+    let fatal = |message: &str, remedy: &str| StoreError::new(Kind::Fatal, message).remedy(remedy);
+    let explained = if chain.contains("UnknownIssuer") {
+        fatal(
+            "the server's certificate is signed by an unknown authority",
+            "give that authority's certificate with --ca-file",
+        )
+    } else if chain.contains("CaUsedAsEndEntity") {
+        fatal(
+            "the server presents a CA certificate as its own",
+            "issue it a leaf certificate (CA:FALSE)",
+        )
+    } else if chain.contains("Expired") || chain.contains("NotValidYet") {
+        fatal(
+            "the server's certificate is not valid now",
+            "renew it, or set this host's clock",
+        )
+    } else if chain.contains("NotValidForName") {
+        fatal(
+            &format!("the server's certificate is not for {host}"),
+            "use the name the certificate is for",
+        )
+    } else if chain.contains("CertificateRequired") {
+        fatal(
+            "the server wants a client certificate",
+            "give one with --client-cert and --client-key",
+        )
+    } else if chain.contains("invalid peer certificate")
+        || chain.contains("received corrupt message")
+    {
+        fatal(
+            "TLS with the server failed",
+            "check that the port speaks TLS and its certificate is in order",
+        )
+    } else if error.is_connect() {
+        StoreError::new(Kind::Transient, "cannot connect")
+    } else if error.is_timeout() {
+        StoreError::new(Kind::Transient, "no answer in time")
+    } else if error.is_builder() || error.is_redirect() {
+        StoreError::new(Kind::Fatal, "the request cannot be made")
+    } else {
+        StoreError::new(Kind::Transient, "the connection broke")
+    };
+    explained.because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges() {
+        for (text, expected) in [
+            ("bytes 0-99/1234", Some((0, Some(1234)))),
+            ("bytes 100-199/*", Some((100, None))),
+            ("bytes 5-4/10", None),
+            ("bytes 0-10/10", None),
+            ("bytes */10", None),
+            ("items 0-1/2", None),
+            ("bytes 0-99999999999999999999/*", None),
+        ] {
+            assert_eq!(content_range(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_ca_file_without_a_certificate_is_named() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("ca.pem");
+        std::fs::write(&file, "not a certificate").unwrap();
+        let access = Access {
+            ca_file: Some(file),
+            ..Access::default()
+        };
+        let failure = HttpStore::new(&access).unwrap_err();
+        assert_eq!(failure.exit(), Exit::CONFIG);
+        assert!(failure.to_string().contains("ca.pem"));
+    }
+}

@@ -1,0 +1,348 @@
+//! The seam to where artifacts are published: one trait, three stores, one error. Nothing here knows the cache.
+
+pub mod file;
+pub mod http;
+pub mod s3;
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crc_fast::CrcAlgorithm;
+use hostkit::{Exit, Failure};
+
+use crate::settings::Access;
+use crate::source::Source;
+
+/// A future of one runtime thread.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// What is known of an object without its body.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// Its length in bytes, when the store says.
+    pub size: Option<u64>,
+    /// Its entity tag, quotes included (RFC 9110 section 8.8.3).
+    pub etag: Option<String>,
+    /// A checksum over the whole object that the store vouches for.
+    pub checksum: Option<Checksum>,
+    /// When it was last changed, as the store writes it; shown in listings only.
+    pub modified: Option<String>,
+}
+
+impl Meta {
+    /// The entity tag if it identifies bytes and not only a meaning, as `If-Match` needs (RFC 9110 section 8.8.1).
+    #[must_use]
+    pub fn strong_etag(&self) -> Option<&str> {
+        self.etag.as_deref().filter(|etag| !etag.starts_with("W/"))
+    }
+}
+
+/// A full-object checksum (S3's `x-amz-checksum-*` of type FULL_OBJECT).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksum {
+    /// SHA-256.
+    Sha256([u8; 32]),
+    /// A CRC, which combines over ranges.
+    Crc(Crc, u64),
+}
+
+/// The CRCs S3 speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Crc {
+    /// CRC-32 (ISO-HDLC).
+    Crc32,
+    /// CRC-32C (Castagnoli).
+    Crc32c,
+    /// CRC-64/NVME.
+    #[default]
+    Crc64Nvme,
+}
+
+impl Crc {
+    const fn algorithm(self) -> CrcAlgorithm {
+        match self {
+            Self::Crc32 => CrcAlgorithm::Crc32IsoHdlc,
+            Self::Crc32c => CrcAlgorithm::Crc32Iscsi,
+            Self::Crc64Nvme => CrcAlgorithm::Crc64Nvme,
+        }
+    }
+
+    /// Its name in the record of a partial download.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Crc32 => "crc32",
+            Self::Crc32c => "crc32c",
+            Self::Crc64Nvme => "crc64nvme",
+        }
+    }
+
+    /// A running CRC.
+    #[must_use]
+    pub fn digest(self) -> crc_fast::Digest {
+        crc_fast::Digest::new(self.algorithm())
+    }
+
+    /// The CRC of `first` and `second` in a row, from the CRC of each and the length of the second (bytes).
+    #[must_use]
+    pub fn combine(self, first: u64, second: u64, second_length: u64) -> u64 {
+        crc_fast::checksum_combine(self.algorithm(), first, second, second_length)
+    }
+}
+
+/// A request for bytes.
+#[derive(Debug, Clone, Default)]
+pub struct Get {
+    /// First and last byte wanted; everything when absent.
+    pub range: Option<(u64, u64)>,
+    /// Only if the object still has this entity tag.
+    pub if_match: Option<String>,
+}
+
+/// An answer with a body.
+#[derive(Debug)]
+pub struct Reply {
+    /// What the answer says of the whole object.
+    pub meta: Meta,
+    /// Where the body starts in the object; 0 when the store ignored the range.
+    pub offset: u64,
+    /// Whether the body is only a range of the object.
+    pub partial: bool,
+    /// The bytes.
+    pub body: Body,
+}
+
+/// The bytes of an answer, in pieces as they arrive.
+#[derive(Debug)]
+pub enum Body {
+    /// From an HTTP server.
+    Http(Box<reqwest::Response>),
+    /// From S3.
+    S3(Box<aws_sdk_s3::primitives::ByteStream>),
+    /// From a file.
+    File(file::FileBody),
+}
+
+impl Body {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// The connection broke or the file cannot be read.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        match self {
+            Self::Http(response) => response
+                .chunk()
+                .await
+                .map_err(|error| http::explain(error, "")),
+            Self::S3(stream) => stream.try_next().await.map_err(|error| {
+                StoreError::new(Kind::Transient, "the connection to S3 broke").because(error)
+            }),
+            Self::File(body) => body.next(),
+        }
+    }
+}
+
+/// The answer to "is it still this one?".
+#[derive(Debug)]
+pub enum Head {
+    /// It has the entity tag asked about.
+    NotModified,
+    /// It is there, with these properties.
+    Found(Meta),
+}
+
+/// An object of a listing.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The file name: what follows the last slash.
+    pub name: String,
+    /// When it was last changed (RFC 3339, sorts as text).
+    pub modified: String,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// A place artifacts are fetched from and put to.
+pub trait ObjectStore {
+    /// Opens the body of an object, or of a range of it.
+    fn get<'a>(&'a self, source: &'a Source, want: Get) -> Boxed<'a, Result<Reply, StoreError>>;
+    /// Asks for an object's properties, or only whether it changed since it had the entity tag `unless`.
+    fn head<'a>(
+        &'a self,
+        source: &'a Source,
+        unless: Option<&'a str>,
+    ) -> Boxed<'a, Result<Head, StoreError>>;
+    /// Stores a file whose SHA-256 is `sha256` (hex). Unless `replace`, an object that exists is left as it is and is
+    /// `Kind::Exists`.
+    fn put<'a>(
+        &'a self,
+        source: &'a Source,
+        file: &'a Path,
+        sha256: &'a str,
+        replace: bool,
+    ) -> Boxed<'a, Result<(), StoreError>>;
+    /// The objects whose name begins as `prefix` does, in no order, at most `limit` of them.
+    fn list<'a>(
+        &'a self,
+        prefix: &'a Source,
+        limit: usize,
+    ) -> Boxed<'a, Result<Vec<Listed>, StoreError>>;
+    /// Whether the first answer should be a HEAD, because only that carries checksums.
+    fn wants_head(&self) -> bool {
+        false
+    }
+}
+
+/// Opens the store that `source` names. Costs a TLS configuration or the AWS configuration: not done on a warm hit.
+///
+/// # Errors
+/// A certificate file cannot be used, or the AWS configuration cannot be loaded.
+pub async fn open(
+    source: &Source,
+    access: &Access,
+    timeout: Duration,
+) -> Result<Box<dyn ObjectStore>, Failure> {
+    Ok(match source {
+        Source::File(_) => Box::new(file::FileStore),
+        Source::Http(_) => Box::new(http::HttpStore::new(access)?),
+        Source::S3 { .. } => Box::new(s3::S3Store::new(access, timeout).await?),
+    })
+}
+
+/// What went wrong between us and a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// There is no such object.
+    Absent,
+    /// We may not have it.
+    Denied,
+    /// It is no longer the one we asked for.
+    Changed,
+    /// An object of this name exists already.
+    Exists,
+    /// It may go better the next time.
+    Transient,
+    /// It will go the same way again: TLS, region, protocol, configuration.
+    Fatal,
+    /// Our own disk.
+    Disk,
+}
+
+/// A failed request, with what its reader can do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StoreError {
+    /// What to do about it in code.
+    pub kind: Kind,
+    /// What happened, without the object's name.
+    pub message: String,
+    /// What a person can do about it.
+    pub remedy: Option<String>,
+    /// When the server wants to be asked again.
+    pub retry_after: Option<Duration>,
+    /// The library's own error.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl StoreError {
+    /// An error of this kind.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            remedy: None,
+            retry_after: None,
+            source: None,
+        }
+    }
+
+    /// Our own disk failed.
+    pub fn disk(error: std::io::Error) -> Self {
+        Self::new(Kind::Disk, "cannot write").because(error)
+    }
+
+    /// Adds what a person can do.
+    #[must_use]
+    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The failure a tool ends with when nothing can be done about it.
+    #[must_use]
+    pub fn into_failure(self, source: &Source) -> Failure {
+        let (exit, remedy) = match self.kind {
+            Kind::Absent => (
+                Exit::NOT_FOUND,
+                "check the name, and that the build was published",
+            ),
+            Kind::Denied => (Exit::DENIED, "check the credentials and what they may read"),
+            Kind::Changed => (
+                Exit::TRY_AGAIN,
+                "it was replaced while it was fetched; try again",
+            ),
+            Kind::Exists => (Exit::CANNOT_CREATE, "publish under another name"),
+            Kind::Transient => (Exit::UNAVAILABLE, "try again when the service answers"),
+            Kind::Fatal => (
+                Exit::UNAVAILABLE,
+                "mend what is named here; trying again will not help",
+            ),
+            Kind::Disk => (Exit::CANNOT_CREATE, "make room there"),
+        };
+        let failure = Failure::new(exit, format!("{source}: {}", self.message))
+            .remedy(self.remedy.as_deref().unwrap_or(remedy));
+        match self.source {
+            Some(cause) => failure.because(cause),
+            None => failure,
+        }
+    }
+}
+
+impl From<std::io::Error> for StoreError {
+    fn from(error: std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        let kind = match error.kind() {
+            ErrorKind::NotFound => Kind::Absent,
+            ErrorKind::PermissionDenied => Kind::Denied,
+            _ => Kind::Disk,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+/// What an HTTP status means for a fetch, for both the plain and the S3 store.
+#[must_use]
+pub fn of_status(status: u16, retry_after: Option<&str>) -> StoreError {
+    let (kind, message) = match status {
+        404 | 410 => (Kind::Absent, "there is no such object".to_owned()),
+        401 => (
+            Kind::Denied,
+            "the server wants credentials (401)".to_owned(),
+        ),
+        403 => (Kind::Denied, "access denied (403)".to_owned()),
+        407 => (Kind::Denied, "the proxy wants credentials (407)".to_owned()),
+        412 => (
+            Kind::Changed,
+            "it was replaced in mid-flight (412)".to_owned(),
+        ),
+        408 | 425 | 429 | 500..=599 => (Kind::Transient, format!("the server answered {status}")),
+        _ => (Kind::Fatal, format!("the server answered {status}")),
+    };
+    let mut error = StoreError::new(kind, message);
+    // Only whole seconds: the date form needs two clocks that agree (RFC 9110 section 10.2.3).
+    error.retry_after = retry_after
+        .and_then(|text| text.trim().parse().ok())
+        .map(Duration::from_secs);
+    error
+}

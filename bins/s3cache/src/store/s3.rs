@@ -1,0 +1,429 @@
+//! The store behind `s3://`: the AWS SDK on ring, with its whole credential chain. Owns the mapping of its errors to
+//! what a person can do.
+
+use std::path::Path;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::primitives::{ByteStream, DateTimeFormat};
+use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
+use aws_smithy_http_client::tls;
+use aws_smithy_types::base64;
+use hostkit::{Exit, Failure};
+
+use super::{
+    Body, Boxed, Checksum, Crc, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError,
+    of_status,
+};
+use crate::settings::Access;
+use crate::source::Source;
+
+/// How long a connection may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An S3 client.
+#[derive(Debug)]
+pub struct S3Store {
+    client: Client,
+}
+
+impl S3Store {
+    /// A client for the endpoint, region and credentials that flags, environment, profile or instance give.
+    ///
+    /// # Errors
+    /// The CA file cannot be used (exit 78).
+    pub async fn new(access: &Access, timeout: Duration) -> Result<Self, Failure> {
+        let http = aws_smithy_http_client::Builder::new().tls_provider(tls::Provider::Rustls(
+            tls::rustls_provider::CryptoMode::Ring,
+        ));
+        let http = match ca_file(access) {
+            Some(file) => http.tls_context(trust(&file)?),
+            None => http,
+        };
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http.build_https())
+            .retry_config(RetryConfig::standard())
+            // The engine has its own idea of a stall, the same for every store.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(CONNECT_TIMEOUT)
+                    .operation_timeout(timeout)
+                    .build(),
+            );
+        if let Some(profile) = &access.profile {
+            loader = loader.profile_name(profile);
+        }
+        if let Some(region) = &access.region {
+            loader = loader.region(Region::new(region.clone()));
+        } else if access.endpoint_url.is_some() {
+            // A service of one's own has no region worth asking an instance for; the environment still wins.
+            let region =
+                std::env::var("AWS_REGION").or_else(|_| std::env::var("AWS_DEFAULT_REGION"));
+            loader = loader.region(Region::new(
+                region.unwrap_or_else(|_| "us-east-1".to_owned()),
+            ));
+        }
+        if access.no_sign_request {
+            loader = loader.no_credentials();
+        }
+        let shared = loader.load().await;
+        let mut config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(
+            access.path_style || access.endpoint_url.as_deref().is_some_and(is_address),
+        );
+        if shared.region().is_none() {
+            config = config.region(Region::new("us-east-1"));
+        }
+        if let Some(endpoint) = &access.endpoint_url {
+            config = config.endpoint_url(endpoint);
+        }
+        Ok(Self {
+            client: Client::from_conf(config.build()),
+        })
+    }
+}
+
+/// An endpoint that is a bare address cannot carry the bucket in its host name.
+fn is_address(endpoint: &str) -> bool {
+    url::Url::parse(endpoint).is_ok_and(|url| match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(_) => true,
+        None => false,
+    })
+}
+
+fn ca_file(access: &Access) -> Option<std::path::PathBuf> {
+    access
+        .ca_file
+        .clone()
+        .or_else(|| std::env::var_os("AWS_CA_BUNDLE").map(Into::into))
+}
+
+fn trust(file: &Path) -> Result<tls::TlsContext, Failure> {
+    let unusable = |error: Box<dyn std::error::Error + Send + Sync>| {
+        Failure::new(Exit::CONFIG, format!("cannot use {}", file.display()))
+            .remedy("give a readable PEM file")
+            .because(error)
+    };
+    let pem = std::fs::read(file).map_err(|error| unusable(error.into()))?;
+    let store = tls::TrustStore::empty()
+        .with_native_roots(false)
+        .with_pem_certificate(pem);
+    tls::TlsContext::builder()
+        .with_trust_store(store)
+        .build()
+        .map_err(|error| unusable(error.into()))
+}
+
+fn place(source: &Source) -> Result<(&str, &str), StoreError> {
+    match source {
+        Source::S3 { bucket, key } => Ok((bucket, key)),
+        _ => Err(StoreError::new(Kind::Fatal, "not an S3 object")),
+    }
+}
+
+impl ObjectStore for S3Store {
+    fn get<'a>(&'a self, source: &'a Source, want: Get) -> Boxed<'a, Result<Reply, StoreError>> {
+        Box::pin(async move {
+            let (bucket, key) = place(source)?;
+            let output = self
+                .client
+                .get_object()
+                .bucket(bucket)
+                .key(key)
+                .set_range(
+                    want.range
+                        .map(|(first, last)| format!("bytes={first}-{last}")),
+                )
+                .set_if_match(want.if_match)
+                .send()
+                .await
+                .map_err(explain)?;
+            let ranged = output
+                .content_range()
+                .and_then(|text| text.strip_prefix("bytes ")?.split_once('/'));
+            let offset = ranged.and_then(|(range, _)| range.split_once('-')?.0.parse().ok());
+            let total = ranged.and_then(|(_, total)| total.parse().ok());
+            let length = output
+                .content_length()
+                .and_then(|length| u64::try_from(length).ok());
+            let meta = Meta {
+                size: if ranged.is_some() { total } else { length },
+                etag: output.e_tag().map(str::to_owned),
+                ..Meta::default()
+            };
+            Ok(Reply {
+                meta,
+                offset: offset.unwrap_or(0),
+                partial: ranged.is_some(),
+                body: Body::S3(Box::new(output.body)),
+            })
+        })
+    }
+
+    fn head<'a>(
+        &'a self,
+        source: &'a Source,
+        unless: Option<&'a str>,
+    ) -> Boxed<'a, Result<Head, StoreError>> {
+        Box::pin(async move {
+            let (bucket, key) = place(source)?;
+            let result = self
+                .client
+                .head_object()
+                .bucket(bucket)
+                .key(key)
+                .set_if_none_match(unless.map(str::to_owned))
+                .checksum_mode(ChecksumMode::Enabled)
+                .send()
+                .await;
+            match result {
+                Ok(output) => {
+                    let meta = meta(&output);
+                    let same = unless.is_some() && unless == meta.etag.as_deref();
+                    Ok(if same {
+                        Head::NotModified
+                    } else {
+                        Head::Found(meta)
+                    })
+                }
+                Err(error)
+                    if error
+                        .raw_response()
+                        .is_some_and(|raw| raw.status().as_u16() == 304) =>
+                {
+                    Ok(Head::NotModified)
+                }
+                Err(error) => Err(explain(error)),
+            }
+        })
+    }
+
+    fn put<'a>(
+        &'a self,
+        source: &'a Source,
+        file: &'a Path,
+        sha256: &'a str,
+        replace: bool,
+    ) -> Boxed<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let (bucket, key) = place(source)?;
+            let body = ByteStream::from_path(file).await.map_err(|error| {
+                StoreError::new(Kind::Disk, format!("cannot read {}", file.display()))
+                    .because(error)
+            })?;
+            let result = self
+                .client
+                .put_object()
+                .bucket(bucket)
+                .key(key)
+                .checksum_sha256(base64::encode(unhex(sha256)))
+                .set_if_none_match((!replace).then(|| "*".to_owned()))
+                .body(body)
+                .send()
+                .await;
+            match result.map_err(explain) {
+                Err(error) if error.kind == Kind::Changed => {
+                    Err(StoreError::new(Kind::Exists, "it exists already"))
+                }
+                other => other.map(|_| ()),
+            }
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a Source,
+        limit: usize,
+    ) -> Boxed<'a, Result<Vec<Listed>, StoreError>> {
+        Box::pin(async move {
+            let (bucket, key) = place(prefix)?;
+            let mut found = Vec::new();
+            let mut pages = self
+                .client
+                .list_objects_v2()
+                .bucket(bucket)
+                .prefix(key)
+                .delimiter("/")
+                .into_paginator()
+                .send();
+            while let Some(page) = pages.next().await {
+                for object in page.map_err(explain)?.contents() {
+                    if found.len() == limit {
+                        return Ok(found);
+                    }
+                    let name = object
+                        .key()
+                        .unwrap_or_default()
+                        .rsplit('/')
+                        .next()
+                        .unwrap_or_default();
+                    let modified = object
+                        .last_modified()
+                        .and_then(|time| time.fmt(DateTimeFormat::DateTime).ok());
+                    found.push(Listed {
+                        name: name.to_owned(),
+                        modified: modified.unwrap_or_default(),
+                        size: object
+                            .size()
+                            .and_then(|size| u64::try_from(size).ok())
+                            .unwrap_or(0),
+                    });
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    fn wants_head(&self) -> bool {
+        true
+    }
+}
+
+fn meta(output: &HeadObjectOutput) -> Meta {
+    Meta {
+        size: output
+            .content_length()
+            .and_then(|length| u64::try_from(length).ok()),
+        etag: output.e_tag().map(str::to_owned),
+        checksum: checksum(output),
+        modified: None,
+    }
+}
+
+/// The checksum S3 vouches for. One of a multipart upload may be COMPOSITE, a checksum of checksums, which says nothing
+/// about the bytes in a row; its text then ends in `-N`.
+fn checksum(output: &HeadObjectOutput) -> Option<Checksum> {
+    if output
+        .checksum_type()
+        .is_some_and(|kind| *kind != ChecksumType::FullObject)
+    {
+        return None;
+    }
+    let decoded = |text: Option<&str>| base64::decode(text?).ok();
+    let number = |bytes: Vec<u8>| {
+        bytes
+            .iter()
+            .fold(0u64, |number, byte| number << 8 | u64::from(*byte))
+    };
+    if let Some(bytes) = decoded(output.checksum_sha256()) {
+        return Some(Checksum::Sha256(bytes.try_into().ok()?));
+    }
+    let crc = |crc, text, length| {
+        decoded(text)
+            .filter(|b| b.len() == length)
+            .map(|b| Checksum::Crc(crc, number(b)))
+    };
+    crc(Crc::Crc64Nvme, output.checksum_crc64_nvme(), 8)
+        .or_else(|| crc(Crc::Crc32c, output.checksum_crc32_c(), 4))
+        .or_else(|| crc(Crc::Crc32, output.checksum_crc32(), 4))
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    text.as_bytes()
+        .chunks(2)
+        .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
+}
+
+fn explain<E>(error: SdkError<E>) -> StoreError
+where
+    E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    let raw = error.raw_response();
+    let header = |name: &str| {
+        raw.and_then(|raw| raw.headers().get(name))
+            .map(str::to_owned)
+    };
+    let status = raw.map(|raw| raw.status().as_u16());
+    let code = error.code().map(str::to_owned);
+    let region = header("x-amz-bucket-region");
+    let chain = aws_smithy_types::error::display::DisplayErrorContext(&error).to_string();
+    let explained = match (code.as_deref(), status) {
+        (Some("RequestTimeTooSkewed"), _) => {
+            StoreError::new(Kind::Denied, "this host's clock differs too much from S3's").remedy("set the clock (NTP)")
+        }
+        (Some("NoSuchBucket"), _) => StoreError::new(Kind::Absent, "there is no such bucket"),
+        (Some("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException"), _)
+        | (_, Some(301 | 307)) => {
+            let error = StoreError::new(Kind::Fatal, "the bucket is in another region");
+            match region {
+                Some(region) => error.remedy(format!("use --region {region}")),
+                None => error.remedy("name its region with --region"),
+            }
+        }
+        (Some(code @ ("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken")), _) => {
+            StoreError::new(Kind::Denied, format!("S3 refuses these credentials ({code})"))
+        }
+        (_, Some(status)) => of_status(status, header("retry-after").as_deref()),
+        (_, None) if chain.contains("sso") && chain.contains("feature") => {
+            StoreError::new(Kind::Denied, "the profile signs in by SSO, which s3cache does not do").remedy(
+                "run `aws configure export-credentials --format env`, or give the profile a credential_process that does",
+            )
+        }
+        (_, None) if chain.contains("redential") => StoreError::new(Kind::Denied, "there are no usable AWS credentials")
+            .remedy("set AWS_PROFILE or AWS_ACCESS_KEY_ID, or --no-sign-request for a public bucket"),
+        (_, None) if chain.contains("invalid peer certificate") => {
+            StoreError::new(Kind::Fatal, "the certificate of the S3 endpoint is not trusted")
+                .remedy("give its authority's certificate with --ca-file")
+        }
+        (_, None) if matches!(error, SdkError::ConstructionFailure(_)) => {
+            StoreError::new(Kind::Fatal, "the request to S3 cannot be made")
+        }
+        (_, None) => StoreError::new(Kind::Transient, "cannot reach S3"),
+    };
+    explained.because(Cause(chain))
+}
+
+/// The SDK's error chain, which is long and repeats itself, as one line.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Cause(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn composite_checksums_are_not_taken_for_the_objects_own() {
+        let full = HeadObjectOutput::builder()
+            .checksum_sha256("ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=");
+        assert!(matches!(
+            checksum(&full.clone().build()),
+            Some(Checksum::Sha256(_))
+        ));
+        assert_eq!(
+            checksum(&full.checksum_type(ChecksumType::Composite).build()),
+            None
+        );
+        let composite = HeadObjectOutput::builder()
+            .checksum_crc32("AAAAAA==-3")
+            .build();
+        assert_eq!(checksum(&composite), None);
+    }
+
+    #[test]
+    fn the_widest_crc_wins() {
+        let output = HeadObjectOutput::builder()
+            .checksum_crc32("AAAAAQ==")
+            .checksum_crc64_nvme("AAAAAAAAAAI=")
+            .build();
+        assert_eq!(checksum(&output), Some(Checksum::Crc(Crc::Crc64Nvme, 2)));
+    }
+
+    #[test]
+    fn an_address_as_endpoint_means_path_style() {
+        assert!(
+            is_address("http://127.0.0.1:9000")
+                && is_address("http://localhost:1")
+                && is_address("http://[::1]:1")
+        );
+        assert!(!is_address("https://s3.example.org"));
+    }
+}

@@ -1,0 +1,46 @@
+//! `s3cache exists`: is this build published? What a deploy tool asks first.
+
+use hostkit::{Exit, Failure, out};
+use serde_json::json;
+
+use crate::fetch::{found, run as online};
+use crate::settings::Settings;
+use crate::source::Source;
+use crate::store::{self, Get, Kind};
+
+/// Flags of `s3cache exists`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The artifact
+    source: String,
+    /// Print its size and entity tag as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Asks the store, not the cache. Prints nothing without `--json`: the exit code is the answer.
+///
+/// # Errors
+/// It is not there (exit 66), or the store cannot say (exit 69 or 77).
+pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
+    let source = Source::parse(&args.source)?;
+    let meta = online(settings.timeout, &source, async {
+        let store = store::open(&source, &settings.access, settings.timeout).await?;
+        let asked = match store.head(&source, None).await {
+            // A server that knows no HEAD is asked for one byte.
+            Err(error) if error.kind == Kind::Fatal => {
+                let want = Get {
+                    range: Some((0, 0)),
+                    if_match: None,
+                };
+                store.get(&source, want).await.map(|reply| reply.meta)
+            }
+            other => other.map(found),
+        };
+        asked.map_err(|error| error.into_failure(&source))
+    })?;
+    if args.json {
+        out::json(&json!({"source": source.to_string(), "size": meta.size, "etag": meta.etag}))?;
+    }
+    Ok(Exit::OK)
+}

@@ -1,0 +1,129 @@
+//! `s3cache ls`: what is cached, how big, how old, when used last, and by whom it is in use.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hostkit::units::{show_duration, show_size};
+use hostkit::{Exit, Failure, clock, out};
+use serde_json::json;
+
+use super::{all_shares, entries, matches};
+use crate::cache::space;
+use crate::settings::Settings;
+
+/// Flags of `s3cache ls`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only these: a source, a file name, or the beginning of a digest
+    #[arg(value_name = "WHAT")]
+    what: Vec<String>,
+    /// Print one JSON object per line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Lists the cache.
+///
+/// # Errors
+/// There is no cache (exit 66).
+pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
+    let holders = lease_holders();
+    let mut rows = Vec::new();
+    for share in all_shares(settings)? {
+        let used: HashMap<String, SystemTime> = space::blobs(&share)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|blob| (blob.sha256, blob.used))
+            .collect();
+        for (key, entry) in entries(&share) {
+            if !args.what.is_empty()
+                && !args
+                    .what
+                    .iter()
+                    .any(|word| matches(&entry, &key, word, settings))
+            {
+                continue;
+            }
+            let inode = share
+                .open_blob(&entry.sha256, &entry.name)
+                .ok()
+                .and_then(|(file, _)| Some(file.metadata().ok()?.ino()));
+            // Without a blob the entry is a leftover, which gc removes.
+            let Some(inode) = inode else { continue };
+            let last = used.get(&entry.sha256).copied().unwrap_or(UNIX_EPOCH);
+            rows.push((
+                last,
+                share.uid,
+                entry,
+                holders.get(&inode).cloned().unwrap_or_default(),
+            ));
+        }
+    }
+    rows.sort_by_key(|row| std::cmp::Reverse(row.0));
+    if !args.json && !rows.is_empty() {
+        out::line(format_args!(
+            "{:>10} {:>5} {:>5} {:>6}  {:<12} {}",
+            "SIZE", "AGE", "USED", "UID", "LEASE", "SOURCE"
+        ))?;
+    }
+    for (last, uid, entry, leases) in rows {
+        if args.json {
+            out::json(&json!({
+                "source": entry.source, "name": entry.name, "sha256": entry.sha256, "size": entry.size, "uid": uid,
+                "fetched": entry.fetched, "used": seconds(last), "vouched": entry.vouched, "leases": leases,
+            }))?;
+            continue;
+        }
+        let lease = leases
+            .iter()
+            .map(u32::to_string)
+            .collect::<Vec<_>>()
+            .join(",");
+        let lease = if lease.is_empty() { "-" } else { &lease };
+        let fetched = UNIX_EPOCH + Duration::from_secs(entry.fetched);
+        let (size, age, used) = (show_size(entry.size), since(fetched), since(last));
+        out::line(format_args!(
+            "{size:>10} {age:>5} {used:>5} {uid:>6}  {lease:<12} {}",
+            printable(&entry.source)
+        ))?;
+    }
+    Ok(Exit::OK)
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+fn since(time: SystemTime) -> String {
+    // A clock that was set back shows as "now".
+    show_duration(clock::now().duration_since(time).unwrap_or_default())
+}
+
+/// The source of somebody else's entry is somebody else's text.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
+
+/// Inode -> pids that hold a shared flock on it. An inode number of another filesystem may be among them; the list is
+/// for people.
+fn lease_holders() -> HashMap<u64, Vec<u32>> {
+    let text = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let me = std::process::id();
+    let mut holders: HashMap<u64, Vec<u32>> = HashMap::new();
+    for line in text.lines() {
+        // 1: FLOCK  ADVISORY  READ 1234 fd:00:131 0 EOF
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let [_, "FLOCK", _, "READ", pid, place, ..] = words.as_slice()
+            && let (Ok(pid), Some(Ok(inode))) =
+                (pid.parse(), place.rsplit(':').next().map(str::parse))
+            && pid != me
+        {
+            holders.entry(inode).or_default().push(pid);
+        }
+    }
+    holders
+}

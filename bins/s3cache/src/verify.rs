@@ -1,0 +1,222 @@
+//! Whether downloaded bytes are what they should be: digests somebody vouches for, and the shape of an archive.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read as _};
+use std::path::Path;
+
+use hostkit::{Exit, Failure};
+
+use crate::digest::{self, Hex};
+use crate::sink::Summary;
+use crate::source::Source;
+use crate::store::{Checksum, Crc, Get, Kind, ObjectStore, StoreError};
+
+/// A sidecar longer than this is none (bytes).
+const SIDECAR_LIMIT: usize = 64 << 10;
+
+/// A digest and who vouches for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vouched {
+    /// SHA-256 the artifact must have.
+    pub sha256: Hex,
+    /// `flag`, `sidecar` or `store`.
+    pub by: &'static str,
+}
+
+/// Looks for the published `<name>.sha256`: 404 and 403 mean that there is none.
+///
+/// # Errors
+/// The store cannot say (`Transient`), so nobody can tell whether the artifact is right.
+pub async fn sidecar(
+    store: &dyn ObjectStore,
+    source: &Source,
+    name: &str,
+) -> Result<Option<Vouched>, StoreError> {
+    if name.ends_with(".sha256") {
+        return Ok(None);
+    }
+    let sidecar = source.with_suffix(".sha256");
+    let mut reply = match store.get(&sidecar, Get::default()).await {
+        Ok(reply) => reply,
+        Err(error) if matches!(error.kind, Kind::Absent | Kind::Denied) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut text = Vec::new();
+    while let Some(piece) = reply.body.next().await? {
+        text.extend_from_slice(&piece);
+        if text.len() > SIDECAR_LIMIT {
+            tracing::warn!(source = %sidecar, "too long for a digest: ignored");
+            return Ok(None);
+        }
+    }
+    let found = digest::parse_sidecar(&String::from_utf8_lossy(&text), name);
+    if found.is_none() {
+        tracing::warn!(source = %sidecar, "there is no SHA-256 in it: ignored");
+    }
+    Ok(found.map(|sha256| Vouched {
+        sha256,
+        by: "sidecar",
+    }))
+}
+
+/// Compares what arrived with the checksum the store declares (as far as it is of the kind that was computed) and with
+/// the digest somebody vouches for.
+///
+/// # Errors
+/// They differ (exit 65).
+pub fn digests(
+    source: &Source,
+    summary: &Summary,
+    crc: Crc,
+    declared: Option<Checksum>,
+    vouched: Option<&Vouched>,
+) -> Result<(), Failure> {
+    let differs = |kind: &str, expected: &str, found: &str| {
+        Failure::new(
+            Exit::CORRUPT,
+            format!("{source}: {kind} is {found}, expected {expected}"),
+        )
+        .remedy("nothing was kept; publish it again, or correct what vouches for it")
+    };
+    match declared {
+        Some(Checksum::Sha256(expected)) if digest::hex(&expected) != summary.sha256 => {
+            return Err(differs(
+                "SHA-256",
+                &format!("{} (by S3)", digest::hex(&expected)),
+                &summary.sha256,
+            ));
+        }
+        Some(Checksum::Crc(kind, expected)) if kind == crc && expected != summary.crc => {
+            return Err(differs(
+                kind.name(),
+                &format!("{expected:x} (by S3)"),
+                &format!("{:x}", summary.crc),
+            ));
+        }
+        _ => {}
+    }
+    match vouched {
+        Some(vouched) if vouched.sha256 != summary.sha256 => Err(differs(
+            "SHA-256",
+            &format!("{} (by {})", vouched.sha256, vouched.by),
+            &summary.sha256,
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that a `.pex` or `.jar` can be opened: the zip's central directory, which stands at its end, is readable. An
+/// ELF binary under such a name is a program and is let through.
+///
+/// # Errors
+/// It is neither (exit 65), or cannot be read (exit 74).
+pub fn archive(source: &Source, name: &str, file: &File) -> Result<(), Failure> {
+    let extension = Path::new(name)
+        .extension()
+        .and_then(|extension| extension.to_str())
+        .unwrap_or_default();
+    if !matches!(extension, "pex" | "jar") {
+        return Ok(());
+    }
+    let unreadable = |error: io::Error| {
+        Failure::new(Exit::IO, format!("cannot read {source} back")).because(error)
+    };
+    let mut reader = file.try_clone().map_err(unreadable)?;
+    io::Seek::rewind(&mut reader).map_err(unreadable)?;
+    let mut magic = Vec::new();
+    reader
+        .by_ref()
+        .take(4)
+        .read_to_end(&mut magic)
+        .map_err(unreadable)?;
+    if magic == *b"\x7fELF" {
+        return Ok(());
+    }
+    io::Seek::rewind(&mut reader).map_err(unreadable)?;
+    match zip::ZipArchive::new(BufReader::new(reader)) {
+        Ok(archive) if !archive.is_empty() => Ok(()),
+        Ok(_) => Err(broken(source, extension, "it is empty".into())),
+        Err(error) => Err(broken(source, extension, error.to_string())),
+    }
+}
+
+fn broken(source: &Source, extension: &str, why: String) -> Failure {
+    Failure::new(
+        Exit::CORRUPT,
+        format!("{source} is not a readable .{extension}: {why}"),
+    )
+    .remedy("nothing was kept; publish a whole one")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    /// An empty entry and a central directory: the smallest zip with a file in it.
+    fn zip() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let local = [b"PK\x03\x04\x0a\0".as_slice(), &[0; 20], b"\x01\0\0\0a"].concat();
+        let central = [
+            b"PK\x01\x02\x0a\0\x0a\0".as_slice(),
+            &[0; 20],
+            b"\x01\0",
+            &[0; 16],
+            b"a",
+        ]
+        .concat();
+        bytes.extend(&local);
+        bytes.extend(&central);
+        bytes.extend(b"PK\x05\x06\0\0\0\0\x01\0\x01\0");
+        bytes.extend(u32::try_from(central.len()).unwrap().to_le_bytes());
+        bytes.extend(u32::try_from(local.len()).unwrap().to_le_bytes());
+        bytes.extend(b"\0\0");
+        bytes
+    }
+
+    fn check(name: &str, bytes: &[u8]) -> Result<(), Failure> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        archive(&Source::parse("b/a.pex").unwrap(), name, &file)
+    }
+
+    #[test]
+    fn archives_are_opened() {
+        let whole = zip();
+        assert!(check("a.pex", &whole).is_ok());
+        assert!(
+            check("a.jar", &[b"#!/bin/sh\n", whole.as_slice()].concat()).is_ok(),
+            "a prefix is what makes it run"
+        );
+        assert!(check("a.pex", b"\x7fELF and so on").is_ok());
+        assert!(check("a.txt", b"anything").is_ok());
+        for bad in [&whole[..whole.len() - 5], b"<html>", b""] {
+            assert_eq!(check("a.pex", bad).unwrap_err().exit(), Exit::CORRUPT);
+        }
+    }
+
+    #[test]
+    fn every_digest_that_is_known_must_match() {
+        let source = Source::parse("b/a").unwrap();
+        let summary = Summary {
+            sha256: "aa".repeat(32),
+            size: 1,
+            crc: 7,
+        };
+        let check = |declared, vouched: Option<&Vouched>| {
+            digests(&source, &summary, Crc::Crc32, declared, vouched)
+        };
+        assert!(check(None, None).is_ok());
+        assert!(check(Some(Checksum::Sha256([0xaa; 32])), None).is_ok());
+        assert!(check(Some(Checksum::Sha256([0xab; 32])), None).is_err());
+        assert!(check(Some(Checksum::Crc(Crc::Crc32, 7)), None).is_ok());
+        assert!(check(Some(Checksum::Crc(Crc::Crc32, 8)), None).is_err());
+        let wrong = Vouched {
+            sha256: "bb".repeat(32),
+            by: "sidecar",
+        };
+        let failure = check(None, Some(&wrong)).unwrap_err();
+        assert_eq!(failure.exit(), Exit::CORRUPT);
+        assert!(failure.to_string().contains("by sidecar"));
+    }
+}

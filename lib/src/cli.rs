@@ -1,0 +1,244 @@
+//! Flags as every tool has them, and the way in and out of a process: parse, log, run, print the failure, exit.
+//!
+//! A tool declares plain clap flags; [`prepare`] gives each its underscore spelling, its environment variable, and for
+//! a boolean a value (`--console=True`). Owns `main`, not what a tool does.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::builder::{BoolishValueParser, TypedValueParser as _};
+use clap::{Arg, ArgAction, ArgMatches, Command, Parser};
+
+use crate::log::{self, Level};
+use crate::{Exit, Failure};
+
+/// The flags common to all tools.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Logging")]
+pub struct Common {
+    /// Least severe messages to log: debug, info, warning or error
+    #[arg(long, global = true, value_name = "LEVEL", ignore_case = true)]
+    pub loglevel: Option<Level>,
+    /// Accepted for compatibility: logs always go to stderr
+    #[arg(long, global = true)]
+    pub console: bool,
+    /// Log one JSON object per line, in logstash v1 shape
+    #[arg(long, global = true)]
+    pub logstash_format: bool,
+    /// Tags added to every JSON log line
+    #[arg(
+        long,
+        global = true,
+        value_name = "A,B",
+        value_delimiter = ',',
+        require_equals = true
+    )]
+    pub logstash_tags: Vec<String>,
+}
+
+/// A command-line tool.
+pub trait Tool: Parser {
+    /// The name it is installed under, and that its messages begin with.
+    const NAME: &'static str;
+    /// How a wrong command line ends.
+    const USAGE_EXIT: Exit = Exit::USAGE;
+    /// The log level when nobody asks for one.
+    const LOGLEVEL: Level = Level::Info;
+    /// The flags it shares with all tools.
+    fn common(&self) -> &Common;
+}
+
+/// Parses the command line, runs the tool and turns what comes back into an exit code: the whole of a `main`.
+pub fn main<T: Tool>(run: impl FnOnce(T, &ArgMatches) -> Result<Exit, Failure>) -> ExitCode {
+    let (args, matches) = match parse::<T, _>(std::env::args_os()) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let help = error.exit_code() == 0;
+            // A closed pipe (`--help | head`) is not an error.
+            let _ = error.print();
+            return if help { Exit::OK } else { T::USAGE_EXIT }.into();
+        }
+    };
+    let common = args.common();
+    let json = common.logstash_format;
+    log::init(
+        T::NAME,
+        common.loglevel.unwrap_or(T::LOGLEVEL),
+        json,
+        common.logstash_tags.clone(),
+    );
+    match run(args, &matches) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            if let Some(signal) = failure.signal() {
+                // The parent (thermos, a shell) must see the signal, not a made-up exit code.
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+            report(T::NAME, &failure, json);
+            failure.exit().into()
+        }
+    }
+}
+
+/// Prints a failure: one line naming the object and the remedy, then one `because:` line per cause.
+fn report(tool: &str, failure: &Failure, json: bool) {
+    if json {
+        tracing::error!(
+            exit_code = failure.exit().code(),
+            because = failure.causes().join("; "),
+            "{failure}"
+        );
+        return;
+    }
+    let mut text = format!("{tool}: {failure}\n");
+    for cause in failure.causes() {
+        text.push_str(&format!("  because: {cause}\n"));
+    }
+    // Nobody is left to tell when stderr is closed.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Parses `argv` (with the program name first) into the tool's flags.
+///
+/// # Errors
+/// What clap says of a wrong command line, or the text of `--help` and `--version` (exit code 0).
+pub fn parse<T, I>(argv: I) -> Result<(T, ArgMatches), clap::Error>
+where
+    T: Tool,
+    I: IntoIterator<Item: Into<OsString> + Clone>,
+{
+    let mut command = command::<T>();
+    let matches = command.try_get_matches_from_mut(argv)?;
+    let args = T::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    Ok((args, matches))
+}
+
+/// The tool's clap command with every spelling and environment variable in place; also what man pages come from.
+#[must_use]
+pub fn command<T: Tool>() -> Command {
+    prepare(T::command().name(T::NAME).version(crate::VERSION), T::NAME)
+}
+
+fn prepare(command: Command, tool: &str) -> Command {
+    command
+        .mut_args(|arg| spellings(arg, tool))
+        .mut_subcommands(|sub| prepare(sub, tool))
+}
+
+fn spellings(arg: Arg, tool: &str) -> Arg {
+    let Some(long) = arg.get_long().map(str::to_owned) else {
+        return arg;
+    };
+    if long == "help" || long == "version" {
+        return arg;
+    }
+    let variable = format!("HOSTKIT_{tool}_{long}")
+        .replace('-', "_")
+        .to_uppercase();
+    let arg = arg.env(variable).hide_env_values(true);
+    let arg = if long.contains('-') {
+        arg.alias(long.replace('-', "_"))
+    } else {
+        arg
+    };
+    if !matches!(arg.get_action(), ArgAction::SetTrue) {
+        return arg;
+    }
+    arg.action(ArgAction::Set)
+        .value_name("BOOL")
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_missing_value("true")
+        .default_value("false")
+        .hide_default_value(true)
+        .hide_possible_values(true)
+        .value_parser(BoolishValueParser::new().map(|value| value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Args {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long)]
+        cache_prefix: Option<String>,
+        #[arg(long)]
+        cache: bool,
+        rest: Vec<String>,
+    }
+
+    impl Tool for Args {
+        const NAME: &'static str = "some-tool";
+        fn common(&self) -> &Common {
+            &self.common
+        }
+    }
+
+    fn parsed(line: &str) -> Args {
+        parse::<Args, _>(line.split_whitespace()).unwrap().0
+    }
+
+    #[test]
+    fn underscores_are_accepted_for_hyphens() {
+        assert_eq!(
+            parsed("t --cache_prefix=eightball").cache_prefix.as_deref(),
+            Some("eightball")
+        );
+        assert_eq!(
+            parsed("t --cache-prefix eightball").cache_prefix.as_deref(),
+            Some("eightball")
+        );
+        assert!(parsed("t --logstash_format").common.logstash_format);
+    }
+
+    #[test]
+    fn booleans_are_accepted_bare_and_with_a_value() {
+        for (line, expected) in [
+            ("t --cache", true),
+            ("t --cache=1", true),
+            ("t --cache=True", true),
+            ("t --cache=yes", true),
+            ("t --cache=0", false),
+            ("t --cache=False", false),
+            ("t", false),
+        ] {
+            assert_eq!(parsed(line).cache, expected, "{line}");
+        }
+        assert_eq!(
+            parsed("t --cache word").rest,
+            ["word"],
+            "a bare boolean takes no following word"
+        );
+    }
+
+    #[test]
+    fn a_boolean_with_a_senseless_value_is_refused() {
+        assert!(parse::<Args, _>(["t", "--cache=perhaps"]).is_err());
+    }
+
+    #[test]
+    fn levels_are_accepted_in_any_case() {
+        assert_eq!(
+            parsed("t --loglevel=DEBUG").common.loglevel,
+            Some(Level::Debug)
+        );
+        assert_eq!(
+            parsed("t --loglevel Warning").common.loglevel,
+            Some(Level::Warning)
+        );
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_variable() {
+        let command = command::<Args>();
+        let flag = command
+            .get_arguments()
+            .find(|arg| arg.get_long() == Some("cache-prefix"))
+            .unwrap();
+        assert_eq!(flag.get_env().unwrap(), "HOSTKIT_SOME_TOOL_CACHE_PREFIX");
+    }
+}

@@ -1,0 +1,200 @@
+//! Configuration files: `/etc/hostkit/<tool>.yaml` and the drop-ins beside it, read into one raw structure.
+//!
+//! Owns finding, parsing and merging. What the values mean is the tool's second stage.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{Exit, Failure};
+
+/// A configuration file larger than this is not one (bytes).
+const LIMIT: u64 = 1 << 20;
+
+/// Reads the configuration of `tool`. Drop-ins (`<tool>.d/*.yaml`) follow the main file in byte order: maps merge,
+/// scalars and lists replace. `explicit` (the `--config` flag) replaces both. A missing file is an empty one, unless it
+/// was named by `explicit`.
+///
+/// # Errors
+/// A file cannot be read, is not YAML, or has a key that `T` does not know (exit 78): the message names file, line,
+/// column, the key and the nearest valid one.
+pub fn load<T: DeserializeOwned>(tool: &str, explicit: Option<&Path>) -> Result<T, Failure> {
+    match explicit {
+        Some(file) => merge::<T>(&[file.to_owned()]),
+        None => load_from(Path::new("/etc/hostkit"), tool),
+    }
+}
+
+fn load_from<T: DeserializeOwned>(directory: &Path, tool: &str) -> Result<T, Failure> {
+    let main = directory.join(format!("{tool}.yaml"));
+    let mut files: Vec<PathBuf> = main.exists().then_some(main).into_iter().collect();
+    let drop_ins = directory.join(format!("{tool}.d"));
+    if let Ok(entries) = std::fs::read_dir(&drop_ins) {
+        let mut found: Vec<PathBuf> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "yaml")
+            })
+            .collect();
+        found.sort();
+        files.extend(found);
+    }
+    merge(&files)
+}
+
+/// Reads several files over one another, the later ones winning; used for a personal file over the host's.
+///
+/// # Errors
+/// As [`load`].
+pub fn merge<T: DeserializeOwned>(files: &[PathBuf]) -> Result<T, Failure> {
+    let mut merged = Value::Object(serde_json::Map::new());
+    for file in files {
+        let text = read(file)?;
+        // Once as `T`, whose errors know line and column; once as plain values, which can be merged.
+        let parsed: Result<T, _> = serde_saphyr::from_str(&text);
+        let value: Result<Value, _> = serde_saphyr::from_str(&text);
+        match (parsed, value) {
+            (_, Ok(Value::Null)) => {}
+            (Ok(_), Ok(value)) => overlay(&mut merged, value),
+            (Err(error), _) | (_, Err(error)) => return Err(explain(file, &error)),
+        }
+    }
+    serde_json::from_value(merged).map_err(|error| {
+        Failure::new(
+            Exit::CONFIG,
+            format!("configuration does not fit together: {error}"),
+        )
+    })
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
+    let unreadable = |error: std::io::Error| {
+        Failure::new(
+            Exit::CONFIG,
+            format!("cannot read configuration file {}", file.display()),
+        )
+        .because(error)
+    };
+    let length = std::fs::metadata(file).map_err(unreadable)?.len();
+    if length > LIMIT {
+        return Err(Failure::new(
+            Exit::CONFIG,
+            format!("{} is {length} bytes", file.display()),
+        )
+        .remedy("a configuration file has at most 1 MiB"));
+    }
+    std::fs::read_to_string(file).map_err(unreadable)
+}
+
+fn overlay(base: &mut Value, over: Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (key, value) in over {
+                overlay(base.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (base, over) => *base = over,
+    }
+}
+
+fn explain(file: &Path, error: &serde_saphyr::Error) -> Failure {
+    let place = match error.location() {
+        Some(at) => format!("{}:{}:{}", file.display(), at.line(), at.column()),
+        None => file.display().to_string(),
+    };
+    if let serde_saphyr::Error::SerdeUnknownField {
+        field, expected, ..
+    } = error.without_snippet()
+    {
+        let failure = Failure::new(Exit::CONFIG, format!("{place}: unknown key `{field}`"));
+        return match nearest(field, expected) {
+            Some(key) => failure.remedy(format!("did you mean `{key}`?")),
+            None => failure.remedy(format!("the keys are {}", expected.join(", "))),
+        };
+    }
+    let text = error.without_snippet().to_string();
+    // The place stands in front already.
+    let text = text.split(" at line ").next().unwrap_or_default();
+    Failure::new(Exit::CONFIG, format!("{place}: {text}"))
+}
+
+fn nearest<'a>(wrong: &str, keys: &[&'a str]) -> Option<&'a str> {
+    keys.iter()
+        .map(|key| (strsim::jaro_winkler(wrong, key), *key))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, key)| key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+    struct Raw {
+        cache_dir: Option<String>,
+        max_size: Option<String>,
+        #[serde(default)]
+        names: Vec<String>,
+        #[serde(default)]
+        map: std::collections::BTreeMap<String, u32>,
+    }
+
+    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir(temp.path().join("t.d")).unwrap();
+        for (name, text) in files {
+            std::fs::write(temp.path().join(name), text).unwrap();
+        }
+        temp
+    }
+
+    #[test]
+    fn nothing_there_is_an_empty_configuration() {
+        let temp = tree(&[]);
+        assert_eq!(load_from::<Raw>(temp.path(), "t").unwrap().cache_dir, None);
+    }
+
+    #[test]
+    fn drop_ins_merge_maps_and_replace_lists_in_byte_order() {
+        let temp = tree(&[
+            (
+                "t.yaml",
+                "cache-dir: /a\nnames: [x, y]\nmap: {one: 1, two: 2}\n",
+            ),
+            ("t.d/20.yaml", "map: {two: 22}\ncache-dir: /c\n"),
+            ("t.d/10.yaml", "names: [z]\ncache-dir: /b\n"),
+            ("t.d/ignored.txt", "nonsense: ["),
+            ("t.d/30-empty.yaml", "# nothing\n"),
+        ]);
+        let raw: Raw = load_from(temp.path(), "t").unwrap();
+        assert_eq!(raw.cache_dir.as_deref(), Some("/c"));
+        assert_eq!(raw.names, ["z"]);
+        assert_eq!(
+            raw.map.into_iter().collect::<Vec<_>>(),
+            [("one".into(), 1), ("two".into(), 22)]
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
+        let temp = tree(&[("t.yaml", "max-size: 1G\ncache-dri: /a\n")]);
+        let failure = load_from::<Raw>(temp.path(), "t").unwrap_err();
+        let text = failure.to_string();
+        assert_eq!(failure.exit(), Exit::CONFIG);
+        assert!(
+            text.contains("t.yaml:2:") && text.contains("cache-dri"),
+            "{text}"
+        );
+        assert!(text.ends_with("did you mean `cache-dir`?"), "{text}");
+    }
+
+    #[test]
+    fn a_named_file_that_is_missing_is_an_error() {
+        let failure = load::<Raw>("t", Some(Path::new("/nowhere/t.yaml"))).unwrap_err();
+        assert!(failure.to_string().contains("/nowhere/t.yaml"));
+    }
+}

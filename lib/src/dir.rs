@@ -1,0 +1,451 @@
+//! Directories by handle: every name below one is opened without following a symlink, so that nobody who can write
+//! there leads us elsewhere. Also atomic files and `flock` locks, which live in directories.
+//!
+//! Owns single operations; what a tool keeps in which directory is the tool's.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::dir::Type;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
+use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
+
+/// What a published file must survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// A power cut: the file and its directory are fsynced.
+    Crash,
+    /// Only the end of this process. A sandbox does not outlive a power cut, and an fsync there stalls its neighbours.
+    Process,
+}
+
+/// An open directory and the path it was opened by, which serves messages only.
+#[derive(Debug)]
+pub struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Dir {
+    /// Opens a directory that the caller vouches for; symlinks in `path` are followed.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let fd = nix::fcntl::open(
+            path,
+            OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?;
+        Ok(Self {
+            fd,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Opens the directory `name` in this one.
+    ///
+    /// # Errors
+    /// As openat(2); a symlink is `ELOOP` or `ENOTDIR`.
+    pub fn child(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
+        let name = name.as_ref();
+        let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, name, flags, Mode::empty())?;
+        Ok(Self {
+            fd,
+            path: self.path.join(name),
+        })
+    }
+
+    /// Opens the directory `name` in this one, made with exactly `mode` when it is missing.
+    ///
+    /// # Errors
+    /// As mkdirat(2) and openat(2).
+    pub fn make_child(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<Self> {
+        let name = name.as_ref();
+        match self.child(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+        let made = match mkdirat(&self.fd, name, Mode::from_bits_truncate(mode)) {
+            Ok(()) => true,
+            Err(Errno::EEXIST) => false,
+            Err(error) => return Err(error.into()),
+        };
+        let child = self.child(name)?;
+        if made {
+            fchmod(&child.fd, Mode::from_bits_truncate(mode))?;
+        }
+        Ok(child)
+    }
+
+    /// The path this directory was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Owner, mode and the rest of this directory itself.
+    ///
+    /// # Errors
+    /// As fstat(2).
+    pub fn metadata(&self) -> io::Result<FileStat> {
+        Ok(fstat(&self.fd)?)
+    }
+
+    /// What `name` is, itself and not what a symlink points to.
+    ///
+    /// # Errors
+    /// As fstatat(2).
+    pub fn stat(&self, name: impl AsRef<OsStr>) -> io::Result<FileStat> {
+        Ok(fstatat(
+            &self.fd,
+            name.as_ref(),
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        )?)
+    }
+
+    /// Opens the regular file `name` for reading.
+    ///
+    /// # Errors
+    /// As openat(2), and `InvalidInput` when it is not a regular file (a FIFO is not waited for).
+    pub fn open_file(&self, name: impl AsRef<OsStr>) -> io::Result<File> {
+        self.open_regular(name.as_ref(), OFlag::O_RDONLY, Mode::empty())
+    }
+
+    /// Opens the regular file `name` for reading and writing, made with `mode` when it is missing.
+    ///
+    /// # Errors
+    /// As [`Dir::open_file`].
+    pub fn open_or_create(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
+        self.open_regular(
+            name.as_ref(),
+            OFlag::O_RDWR | OFlag::O_CREAT,
+            Mode::from_bits_truncate(mode),
+        )
+    }
+
+    /// Makes the file `name` with exactly `mode`.
+    ///
+    /// # Errors
+    /// As openat(2); `AlreadyExists` whatever stands there.
+    pub fn create_new(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
+        let file = self.open_regular(name.as_ref(), flags, Mode::from_bits_truncate(mode))?;
+        fchmod(&file, Mode::from_bits_truncate(mode))?;
+        Ok(file)
+    }
+
+    fn open_regular(&self, name: &OsStr, flags: OFlag, mode: Mode) -> io::Result<File> {
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&self.fd, name, flags, mode)?);
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not a regular file",
+            ));
+        }
+        Ok(file)
+    }
+
+    /// Reads the file `name` of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`Dir::open_file`], and `InvalidData` when it is longer.
+    pub fn read(&self, name: impl AsRef<OsStr>, limit: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open_file(name)?
+            .take(limit + 1)
+            .read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("longer than {limit} bytes"),
+            ));
+        }
+        Ok(bytes)
+    }
+
+    /// Replaces the file `name` by one with these bytes: at every moment either the old or the new one is there.
+    ///
+    /// # Errors
+    /// As open(2), write(2), fsync(2) and rename(2); then nothing has changed.
+    pub fn write_atomic(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        mode: u32,
+        durability: Durability,
+    ) -> io::Result<()> {
+        let temp = format!(".{name}.{}.tmp", std::process::id());
+        // Our own pid: what stands there was left by a process that is gone.
+        let _ = self.remove_file(&temp);
+        let result = self.create_new(&temp, mode).and_then(|mut file| {
+            file.write_all(bytes)?;
+            if durability == Durability::Crash {
+                file.sync_all()?;
+            }
+            self.rename(&temp, self, name)
+        });
+        if result.is_err() {
+            let _ = self.remove_file(&temp);
+        } else if durability == Durability::Crash {
+            self.sync()?;
+        }
+        result
+    }
+
+    /// Makes renames and removals in this directory survive a power cut.
+    ///
+    /// # Errors
+    /// As fsync(2).
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(nix::unistd::fsync(&self.fd)?)
+    }
+
+    /// Renames `name` to `to_name` in `to`, replacing what is there.
+    ///
+    /// # Errors
+    /// As renameat(2).
+    pub fn rename(
+        &self,
+        name: impl AsRef<OsStr>,
+        to: &Self,
+        to_name: impl AsRef<OsStr>,
+    ) -> io::Result<()> {
+        Ok(renameat(&self.fd, name.as_ref(), &to.fd, to_name.as_ref())?)
+    }
+
+    /// Gives the file `name` the second name `second` in this directory.
+    ///
+    /// # Errors
+    /// As linkat(2).
+    pub fn link(&self, name: impl AsRef<OsStr>, second: impl AsRef<OsStr>) -> io::Result<()> {
+        Ok(linkat(
+            &self.fd,
+            name.as_ref(),
+            &self.fd,
+            second.as_ref(),
+            LinkatFlags::empty(),
+        )?)
+    }
+
+    /// Removes the file `name`.
+    ///
+    /// # Errors
+    /// As unlinkat(2).
+    pub fn remove_file(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
+        Ok(unlinkat(
+            &self.fd,
+            name.as_ref(),
+            UnlinkatFlags::NoRemoveDir,
+        )?)
+    }
+
+    /// Removes the empty directory `name`.
+    ///
+    /// # Errors
+    /// As unlinkat(2).
+    pub fn remove_dir(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
+        Ok(unlinkat(&self.fd, name.as_ref(), UnlinkatFlags::RemoveDir)?)
+    }
+
+    /// Removes `name` and, when it is a directory, all below it. No symlink is followed.
+    ///
+    /// # Errors
+    /// As unlinkat(2); what could be removed before is gone.
+    pub fn remove_all(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
+        let name = name.as_ref();
+        match self.remove_file(name) {
+            Err(error) if error.raw_os_error() == Some(Errno::EISDIR as i32) => {}
+            other => return other,
+        }
+        let child = self.child(name)?;
+        for entry in child.entries()? {
+            child.remove_all(entry?.0)?;
+        }
+        self.remove_dir(name)
+    }
+
+    /// The names in this directory, each with whether it is a directory. `.` and `..` are left out.
+    ///
+    /// # Errors
+    /// As getdents(2).
+    pub fn entries(
+        &self,
+    ) -> io::Result<impl Iterator<Item = io::Result<(OsString, bool)>> + use<>> {
+        use std::os::unix::ffi::OsStrExt as _;
+        // A handle of its own: the position of a directory stream belongs to the open file.
+        let fd = openat(
+            &self.fd,
+            ".",
+            OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?;
+        let handle = self.fd.try_clone()?;
+        Ok(nix::dir::Dir::from_fd(fd)?
+            .into_iter()
+            .filter_map(move |entry| {
+                let entry = match entry {
+                    Ok(entry) => entry,
+                    Err(error) => return Some(Err(error.into())),
+                };
+                let name = OsStr::from_bytes(entry.file_name().to_bytes());
+                if name == "." || name == ".." {
+                    return None;
+                }
+                let is_dir = match entry.file_type() {
+                    Some(kind) => kind == Type::Directory,
+                    // Some filesystems do not say.
+                    None => {
+                        fstatat(&handle, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| {
+                            SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
+                                == SFlag::S_IFDIR
+                        })
+                    }
+                };
+                Some(Ok((name.to_owned(), is_dir)))
+            }))
+    }
+
+    /// Takes the exclusive `flock` of the file `name` (made with `mode` when missing) without waiting. It is held as
+    /// long as the file returned is open; `None` means somebody else holds it.
+    ///
+    /// # Errors
+    /// As open(2) and flock(2).
+    pub fn try_lock(&self, name: &str, mode: u32) -> io::Result<Option<File>> {
+        loop {
+            let file = self.open_or_create(name, mode)?;
+            if !try_exclusive(&file)? {
+                return Ok(None);
+            }
+            // Between open and flock the file may have been removed: a lock on it would exclude nobody.
+            if self.is_at(&file, name)? {
+                return Ok(Some(file));
+            }
+        }
+    }
+
+    /// Whether the open `file` is what stands at `name` now.
+    ///
+    /// # Errors
+    /// As fstat(2).
+    pub fn is_at(&self, file: &File, name: impl AsRef<OsStr>) -> io::Result<bool> {
+        let held = file.metadata()?;
+        Ok(self
+            .stat(name)
+            .is_ok_and(|found| found.st_ino == held.ino() && found.st_dev == held.dev()))
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Takes the exclusive `flock` of an open file without waiting; `false` when somebody else holds a lock on it.
+///
+/// # Errors
+/// As flock(2).
+pub fn try_exclusive(file: &File) -> io::Result<bool> {
+    granted(file.try_lock())
+}
+
+/// Takes a shared `flock` of an open file without waiting; `false` when somebody else holds it exclusively.
+///
+/// # Errors
+/// As flock(2).
+pub fn try_shared(file: &File) -> io::Result<bool> {
+    granted(file.try_lock_shared())
+}
+
+fn granted(result: Result<(), TryLockError>) -> io::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch() -> (tempfile::TempDir, Dir) {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        (temp, dir)
+    }
+
+    #[test]
+    fn an_atomic_file_has_its_mode_and_leaves_nothing_beside_it() {
+        let (temp, dir) = scratch();
+        for bytes in [&b"old"[..], b"new"] {
+            dir.write_atomic("f", bytes, 0o640, Durability::Crash)
+                .unwrap();
+        }
+        assert_eq!(std::fs::read(temp.path().join("f")).unwrap(), b"new");
+        assert_eq!(dir.stat("f").unwrap().st_mode & 0o7777, 0o640);
+        assert_eq!(dir.entries().unwrap().count(), 1);
+    }
+
+    #[test]
+    fn symlinks_are_not_followed() {
+        let (temp, dir) = scratch();
+        std::fs::create_dir(temp.path().join("d")).unwrap();
+        std::fs::write(temp.path().join("f"), "x").unwrap();
+        std::os::unix::fs::symlink("d", temp.path().join("to-d")).unwrap();
+        std::os::unix::fs::symlink("f", temp.path().join("to-f")).unwrap();
+        assert!(dir.child("to-d").is_err());
+        assert!(dir.open_file("to-f").is_err());
+        assert!(dir.open_or_create("to-f", 0o600).is_err());
+        assert!(dir.open_file("f").is_ok());
+    }
+
+    #[test]
+    fn removing_a_tree_does_not_leave_it() {
+        let (temp, dir) = scratch();
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("keep"), "x").unwrap();
+        std::fs::create_dir_all(temp.path().join("t/sub")).unwrap();
+        std::fs::write(temp.path().join("t/sub/f"), "x").unwrap();
+        std::os::unix::fs::symlink(outside.path(), temp.path().join("t/link")).unwrap();
+        dir.remove_all("t").unwrap();
+        assert!(dir.stat("t").is_err());
+        assert!(outside.path().join("keep").exists());
+    }
+
+    #[test]
+    fn a_lock_excludes_and_ends_with_its_file() {
+        let (_temp, dir) = scratch();
+        let held = dir.try_lock("l", 0o600).unwrap().unwrap();
+        assert!(dir.try_lock("l", 0o600).unwrap().is_none());
+        drop(held);
+        assert!(dir.try_lock("l", 0o600).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_fifo_is_refused_without_waiting() {
+        let (temp, dir) = scratch();
+        nix::unistd::mkfifo(&temp.path().join("p"), Mode::S_IRWXU).unwrap();
+        assert_eq!(
+            dir.open_file("p").unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+    }
+
+    #[test]
+    fn a_file_over_the_limit_is_refused() {
+        let (temp, dir) = scratch();
+        std::fs::write(temp.path().join("f"), "12345").unwrap();
+        assert_eq!(dir.read("f", 5).unwrap(), b"12345");
+        assert!(dir.read("f", 4).is_err());
+    }
+}

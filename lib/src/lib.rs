@@ -1,0 +1,28 @@
+//! What at least two hostkit tools share: flags, logs, exit codes, errors, configuration files, files and locks.
+//!
+//! Without features it is as light as the smallest tool needs; `config` adds YAML. Nothing here knows a tool.
+
+pub mod backoff;
+pub mod cli;
+pub mod clock;
+#[cfg(feature = "config")]
+pub mod config;
+pub mod dir;
+pub mod exit;
+pub mod failure;
+pub mod log;
+pub mod mask;
+pub mod out;
+pub mod shutdown;
+pub mod units;
+
+pub use exit::Exit;
+pub use failure::Failure;
+
+/// The version of every tool of this build, with the git hash it was built from: `0.1.0 (0123456789ab)`.
+pub const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("HOSTKIT_GIT_HASH"),
+    ")"
+);

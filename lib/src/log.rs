@@ -1,0 +1,262 @@
+//! Where log events go: stderr, as plain text for people or as logstash v1 JSON. Owns format, level and destination;
+//! everything else only emits events.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::registry::LookupSpan;
+
+/// The variables thermos jobs carry (`.thermos_profile`); each that is set is a field of every line.
+const JOB_VARIABLES: [&str; 4] = [
+    "CB_AURORA_INSTANCE",
+    "CB_AURORA_HOSTNAME",
+    "CB_AURORA_TASK_ID",
+    "CB_AURORA_STAGE",
+];
+
+/// The least severe messages that are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Level {
+    /// Everything.
+    Debug,
+    /// What was done.
+    Info,
+    /// What went wrong and was mended.
+    #[value(alias = "warn")]
+    Warning,
+    /// What failed.
+    Error,
+}
+
+impl From<Level> for LevelFilter {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Debug => Self::DEBUG,
+            Level::Info => Self::INFO,
+            Level::Warning => Self::WARN,
+            Level::Error => Self::ERROR,
+        }
+    }
+}
+
+/// Sends this process's log events to stderr. A second call changes nothing.
+pub fn init(tool: &'static str, level: Level, json: bool, tags: Vec<String>) {
+    let job = JOB_VARIABLES
+        .iter()
+        .filter_map(|name| Some((*name, std::env::var(name).ok()?)))
+        .collect();
+    let format = Format {
+        tool,
+        json,
+        tags,
+        job,
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::from(level))
+        .with_writer(std::io::stderr)
+        .event_format(format)
+        .finish();
+    // Already set means a test runs several tools in one process: the first one's settings stand.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+struct Format {
+    tool: &'static str,
+    json: bool,
+    tags: Vec<String>,
+    job: Vec<(&'static str, String)>,
+}
+
+impl<S, N> FormatEvent<S, N> for Format
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        // Libraries' own targets (hyper::client, aws_config::..) matter to whoever debugs; ours is the tool's name.
+        let target = event.metadata().target();
+        let logger = if target.starts_with("hostkit") {
+            self.tool
+        } else {
+            target
+        };
+        let level = match *event.metadata().level() {
+            tracing::Level::WARN => "WARNING",
+            other => other.as_str(),
+        };
+        let line = if self.json {
+            self.logstash(level, logger, fields).to_string()
+        } else {
+            self.plain(level, logger, &fields)
+        };
+        writeln!(writer, "{line}")
+    }
+}
+
+impl Format {
+    fn plain(&self, level: &str, logger: &str, fields: &Fields) -> String {
+        let mut line = format!(
+            "{} {level} {logger}: {}",
+            timestamp(),
+            printable(&fields.message)
+        );
+        for (name, value) in &fields.rest {
+            match value {
+                Value::String(text) => line.push_str(&format!(" {name}={}", printable(text))),
+                other => line.push_str(&format!(" {name}={other}")),
+            }
+        }
+        for (name, value) in &self.job {
+            line.push_str(&format!(" {name}={}", printable(value)));
+        }
+        line
+    }
+
+    fn logstash(&self, level: &str, logger: &str, fields: Fields) -> Value {
+        let mut line = Map::new();
+        line.insert("@timestamp".into(), timestamp().into());
+        line.insert("@version".into(), "1".into());
+        line.insert("message".into(), fields.message.into());
+        line.insert("level".into(), level.into());
+        line.insert("logger_name".into(), logger.into());
+        line.insert("host".into(), hostname().into());
+        line.insert("pid".into(), std::process::id().into());
+        line.insert("tags".into(), self.tags.clone().into());
+        for (name, value) in &self.job {
+            line.insert((*name).into(), value.clone().into());
+        }
+        for (name, value) in fields.rest {
+            // A field never takes the place of one that logstash gives a meaning.
+            line.entry(name).or_insert(value);
+        }
+        Value::Object(line)
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds.
+fn timestamp() -> String {
+    humantime::format_rfc3339_millis(crate::clock::now().max(SystemTime::UNIX_EPOCH)).to_string()
+}
+
+fn hostname() -> String {
+    nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// The text with control characters shown as escapes: what a remote peer sent must not drive a terminal, nor begin a
+/// line that looks like ours.
+fn printable(text: &str) -> String {
+    text.chars()
+        .fold(String::with_capacity(text.len()), |mut shown, c| {
+            if c.is_control() {
+                shown.extend(c.escape_default())
+            } else {
+                shown.push(c)
+            }
+            shown
+        })
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    rest: Vec<(String, Value)>,
+}
+
+impl Fields {
+    fn add(&mut self, field: &Field, value: Value) {
+        match (field.name(), value) {
+            ("message", Value::String(text)) => self.message = text,
+            (name, value) => self.rest.push((name.to_owned(), value)),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, format!("{value:?}").into());
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, value.into());
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add(field, value.into());
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add(field, value.into());
+    }
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.add(field, value.into());
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field, value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn format(json: bool) -> Format {
+        Format {
+            tool: "s3cache",
+            json,
+            tags: vec!["eight_ball".into()],
+            job: vec![("CB_AURORA_INSTANCE", "3".into())],
+        }
+    }
+
+    fn fields() -> Fields {
+        Fields {
+            message: "fetched".into(),
+            rest: vec![("bytes".into(), 7.into()), ("level".into(), "x".into())],
+        }
+    }
+
+    #[test]
+    fn logstash_lines_have_the_v1_fields_and_the_job() {
+        let line = format(true).logstash("INFO", "s3cache", fields());
+        for name in ["@timestamp", "host", "pid"] {
+            assert!(!line[name].is_null(), "{name}");
+        }
+        assert_eq!(line["@version"], "1");
+        assert_eq!(line["message"], "fetched");
+        assert_eq!(line["bytes"], 7);
+        assert_eq!(
+            line["level"], "INFO",
+            "a field does not replace a reserved one"
+        );
+        assert_eq!(line["tags"], serde_json::json!(["eight_ball"]));
+        assert_eq!(line["CB_AURORA_INSTANCE"], "3");
+        let stamp = line["@timestamp"].as_str().unwrap();
+        assert!(
+            stamp.len() == 24 && stamp.ends_with('Z') && stamp.as_bytes()[19] == b'.',
+            "{stamp}"
+        );
+    }
+
+    #[test]
+    fn plain_lines_cannot_be_forged() {
+        let hostile = Fields {
+            message: "got \x1b[2J\nERROR s3cache: gone".into(),
+            rest: Vec::new(),
+        };
+        let line = format(false).plain("INFO", "s3cache", &hostile);
+        assert!(!line.contains('\n') && !line.contains('\x1b'), "{line}");
+        assert!(line.ends_with("CB_AURORA_INSTANCE=3"));
+    }
+}

@@ -1,0 +1,34 @@
+//! stdout as an interface: results only, and a reader that has gone away is not an error.
+
+use std::io::{ErrorKind, Write as _};
+
+use crate::{Exit, Failure};
+
+/// Writes one line of result to stdout. When the reader has closed the pipe the process ends with 0: whoever asked has
+/// seen enough.
+///
+/// # Errors
+/// stdout cannot be written for another reason, such as a full disk (exit 74).
+pub fn line(text: impl std::fmt::Display) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe =>
+        {
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "the one place where a result has no reader left"
+            )]
+            std::process::exit(Exit::OK.code().into())
+        }
+        Err(error) => Err(Failure::new(Exit::IO, "cannot write to stdout").because(error)),
+    }
+}
+
+/// Writes a value as one line of JSON.
+///
+/// # Errors
+/// As [`line`].
+pub fn json(value: &serde_json::Value) -> Result<(), Failure> {
+    line(value)
+}

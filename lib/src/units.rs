@@ -1,0 +1,150 @@
+//! Durations and sizes as people write them on a command line or in a configuration file, and as they read them.
+
+use std::time::Duration;
+
+/// Parses a duration: a bare number is seconds; `ms`, `s`, `m` and `h` are accepted behind it. Fractions are allowed.
+///
+/// # Errors
+/// The text is not such a number, is negative, or is longer than a century.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split(text);
+    let seconds = match unit {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => {
+            return Err(format!(
+                "unknown unit {unit:?}: write seconds, or a number with ms, s, m or h"
+            ));
+        }
+    };
+    let value: f64 = number
+        .parse()
+        .map_err(|_| "write seconds, or a number with ms, s, m or h".to_owned())?;
+    Duration::try_from_secs_f64(value * seconds)
+        .ok()
+        .filter(|duration| duration.as_secs() <= 100 * 365 * 86_400)
+        .ok_or_else(|| "a duration is between 0 and a hundred years".to_owned())
+}
+
+/// Parses a size in bytes: a bare number, or with `K`, `M`, `G` or `T` as powers of 1024.
+///
+/// # Errors
+/// The text is not such a number or does not fit.
+pub fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = split(text);
+    let factor: u64 = match unit {
+        "" | "B" => 1,
+        "K" | "k" => 1 << 10,
+        "M" | "m" => 1 << 20,
+        "G" | "g" => 1 << 30,
+        "T" | "t" => 1 << 40,
+        _ => {
+            return Err(format!(
+                "unknown unit {unit:?}: write bytes, or a number with K, M, G or T"
+            ));
+        }
+    };
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole
+            .checked_mul(factor)
+            .ok_or_else(|| "too large".to_owned());
+    }
+    let value: f64 = number
+        .parse()
+        .map_err(|_| "write bytes, or a number with K, M, G or T".to_owned())?;
+    let bytes = value * factor as f64;
+    if (0.0..9e18).contains(&bytes) {
+        Ok(bytes as u64)
+    } else {
+        Err("too large or negative".to_owned())
+    }
+}
+
+fn split(text: &str) -> (&str, &str) {
+    let text = text.trim();
+    let end = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(text.len());
+    (text[..end].trim(), &text[end..])
+}
+
+/// A size for people: `1.5 GiB`.
+#[must_use]
+pub fn show_size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" {
+                format!("{bytes} B")
+            } else {
+                format!("{value:.1} {unit}")
+            };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+/// A span for people, in its largest unit: `3d`, `2h`, `40s`, `12ms`.
+#[must_use]
+pub fn show_duration(duration: Duration) -> String {
+    match duration.as_secs() {
+        0 => format!("{}ms", duration.as_millis()),
+        seconds @ 1..=119 => format!("{seconds}s"),
+        seconds @ 120..=7199 => format!("{}m", seconds / 60),
+        seconds @ 7200..=172_799 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, expected) in [
+            ("15", 15_000),
+            ("1.5", 1500),
+            ("250ms", 250),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+            ("0", 0),
+        ] {
+            assert_eq!(
+                duration(text).unwrap(),
+                Duration::from_millis(expected),
+                "{text}"
+            );
+        }
+        for text in ["", "x", "-1", "5d", "1e300", "NaN", "inf"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("64K", 65_536),
+            ("1.5G", 3 << 29),
+            ("2T", 2 << 40),
+        ] {
+            assert_eq!(size(text).unwrap(), expected, "{text}");
+        }
+        for text in ["", "K", "-1", "1P", "99999999999T", "1e30"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shown() {
+        assert_eq!(show_size(512), "512 B");
+        assert_eq!(show_size(3 << 29), "1.5 GiB");
+        assert_eq!(show_duration(Duration::from_millis(12)), "12ms");
+        assert_eq!(show_duration(Duration::from_secs(259_200)), "3d");
+    }
+}
