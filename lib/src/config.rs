@@ -13,20 +13,28 @@ use crate::{Exit, Failure};
 const LIMIT: u64 = 1 << 20;
 
 /// Reads the configuration of `tool`. Drop-ins (`<tool>.d/*.yaml`) follow the main file in byte order: maps merge,
-/// scalars and lists replace. `explicit` (the `--config` flag) replaces both. A missing file is an empty one, unless it
-/// was named by `explicit`.
+/// scalars and lists replace; the user's own file `personal` comes last. `explicit` (the `--config` flag) replaces all
+/// of them. A missing file is an empty one, unless it was named by `explicit`.
 ///
 /// # Errors
 /// A file cannot be read, is not YAML, or has a key that `T` does not know (exit 78): the message names file, line,
 /// column, the key and the nearest valid one.
-pub fn load<T: DeserializeOwned>(tool: &str, explicit: Option<&Path>) -> Result<T, Failure> {
+pub fn load<T: DeserializeOwned>(
+    tool: &str,
+    explicit: Option<&Path>,
+    personal: Option<&Path>,
+) -> Result<T, Failure> {
     match explicit {
         Some(file) => merge::<T>(&[file.to_owned()]),
-        None => load_from(Path::new("/etc/hostkit"), tool),
+        None => load_from(Path::new("/etc/hostkit"), tool, personal),
     }
 }
 
-fn load_from<T: DeserializeOwned>(directory: &Path, tool: &str) -> Result<T, Failure> {
+fn load_from<T: DeserializeOwned>(
+    directory: &Path,
+    tool: &str,
+    personal: Option<&Path>,
+) -> Result<T, Failure> {
     let main = directory.join(format!("{tool}.yaml"));
     let mut files: Vec<PathBuf> = main.exists().then_some(main).into_iter().collect();
     let drop_ins = directory.join(format!("{tool}.d"));
@@ -41,14 +49,11 @@ fn load_from<T: DeserializeOwned>(directory: &Path, tool: &str) -> Result<T, Fai
         found.sort();
         files.extend(found);
     }
+    files.extend(personal.filter(|file| file.exists()).map(Path::to_owned));
     merge(&files)
 }
 
-/// Reads several files over one another, the later ones winning; used for a personal file over the host's.
-///
-/// # Errors
-/// As [`load`].
-pub fn merge<T: DeserializeOwned>(files: &[PathBuf]) -> Result<T, Failure> {
+fn merge<T: DeserializeOwned>(files: &[PathBuf]) -> Result<T, Failure> {
     let mut merged = Value::Object(serde_json::Map::new());
     for file in files {
         let text = read(file)?;
@@ -155,7 +160,10 @@ mod tests {
     #[test]
     fn nothing_there_is_an_empty_configuration() {
         let temp = tree(&[]);
-        assert_eq!(load_from::<Raw>(temp.path(), "t").unwrap().cache_dir, None);
+        assert_eq!(
+            load_from::<Raw>(temp.path(), "t", None).unwrap().cache_dir,
+            None
+        );
     }
 
     #[test]
@@ -170,7 +178,7 @@ mod tests {
             ("t.d/ignored.txt", "nonsense: ["),
             ("t.d/30-empty.yaml", "# nothing\n"),
         ]);
-        let raw: Raw = load_from(temp.path(), "t").unwrap();
+        let raw: Raw = load_from(temp.path(), "t", None).unwrap();
         assert_eq!(raw.cache_dir.as_deref(), Some("/c"));
         assert_eq!(raw.names, ["z"]);
         assert_eq!(
@@ -182,7 +190,7 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
         let temp = tree(&[("t.yaml", "max-size: 1G\ncache-dri: /a\n")]);
-        let failure = load_from::<Raw>(temp.path(), "t").unwrap_err();
+        let failure = load_from::<Raw>(temp.path(), "t", None).unwrap_err();
         let text = failure.to_string();
         assert_eq!(failure.exit(), Exit::CONFIG);
         assert!(
@@ -194,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_named_file_that_is_missing_is_an_error() {
-        let failure = load::<Raw>("t", Some(Path::new("/nowhere/t.yaml"))).unwrap_err();
+        let failure = load::<Raw>("t", Some(Path::new("/nowhere/t.yaml")), None).unwrap_err();
         assert!(failure.to_string().contains("/nowhere/t.yaml"));
     }
 }

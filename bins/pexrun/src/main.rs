@@ -1,1 +1,7 @@
-fn main() {}
+//! The program `pexrun`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hostkit::cli::main(|args: pexrun::Args, _| pexrun::run(args))
+}

@@ -132,6 +132,16 @@ pub fn fetch(want: &Want, settings: &Settings) -> Result<(Got, How), Failure> {
     }
 }
 
+/// Looks an artifact up in the cache, without asking whether it is current.
+#[must_use]
+pub fn cached(source: &Source, settings: &Settings) -> Option<Blob> {
+    let key = source.index_key(settings.access.endpoint_url.as_deref());
+    match Cache::open(settings) {
+        Ok(cache) => cache.lookup(&key),
+        Err(unusable) => cache::lookup(unusable.readable.iter(), &key),
+    }
+}
+
 /// Runs the part that needs the network: within the timeout, and only until somebody asks us to stop.
 ///
 /// # Errors

@@ -21,7 +21,7 @@ pub mod verbs;
 pub mod verify;
 
 pub use cli::Args;
-pub use fetch::{Got, How, Want, fetch};
+pub use fetch::{Got, How, Want, cached, fetch};
 pub use settings::{FetchArgs, Settings};
 pub use source::Source;
 

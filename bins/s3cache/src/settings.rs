@@ -212,7 +212,7 @@ impl Settings {
     /// # Errors
     /// The configuration file is wrong (exit 78).
     pub fn load(args: &FetchArgs) -> Result<Self, Failure> {
-        let raw: Raw = hostkit::config::load("s3cache", args.config.as_deref())?;
+        let raw: Raw = hostkit::config::load("s3cache", args.config.as_deref(), None)?;
         let file = args
             .config
             .as_deref()

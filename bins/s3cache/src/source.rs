@@ -124,23 +124,6 @@ impl Source {
         }
     }
 
-    /// `name` in this place, which is a prefix: a repository and a file in it.
-    #[must_use]
-    pub fn join(&self, name: &str) -> Self {
-        let slash = |text: &str| {
-            if text.ends_with('/') || text.is_empty() {
-                ""
-            } else {
-                "/"
-            }
-        };
-        match self {
-            Self::Http(url) => self.with_suffix(&format!("{}{name}", slash(url.path()))),
-            Self::S3 { key, .. } => self.with_suffix(&format!("{}{name}", slash(key))),
-            Self::File(path) => Self::File(path.join(name)),
-        }
-    }
-
     /// The name of this source in an index: SHA-256 of its full text, in hex. `endpoint` tells apart equal buckets of
     /// different S3 services.
     #[must_use]
@@ -274,18 +257,6 @@ mod tests {
                     .to_string(),
                 expected
             );
-        }
-    }
-
-    #[test]
-    fn names_below_a_repository() {
-        for (text, expected) in [
-            ("https://h/pex", "https://h/pex/a"),
-            ("https://h/pex/", "https://h/pex/a"),
-            ("s3://b/pex", "s3://b/pex/a"),
-            ("file:///srv/", "file:///srv/a"),
-        ] {
-            assert_eq!(Source::parse(text).unwrap().join("a").to_string(), expected);
         }
     }
 

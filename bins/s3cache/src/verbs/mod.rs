@@ -15,7 +15,10 @@ use crate::cache::{self, Share};
 use crate::settings::Settings;
 
 /// Every share the caller can read: its own first, then the others by uid.
-fn all_shares(settings: &Settings) -> Result<Vec<Share>, Failure> {
+///
+/// # Errors
+/// There is no such directory (exit 66).
+pub fn all_shares(settings: &Settings) -> Result<Vec<Share>, Failure> {
     let path = &settings.cache_dir;
     let root = Dir::open(path).map_err(|error| {
         Failure::new(
@@ -53,7 +56,7 @@ fn disk(share: &Share, error: std::io::Error) -> Failure {
 }
 
 /// All index entries of a share, with their keys; what cannot be read is left out.
-fn entries(share: &Share) -> Vec<(String, cache::Entry)> {
+pub fn entries(share: &Share) -> Vec<(String, cache::Entry)> {
     let Ok(index) = share.records("index") else {
         return Vec::new();
     };

@@ -1,0 +1,135 @@
+//! The command line of pexrun. Everything behind the version belongs to the program that is run.
+
+use std::ffi::OsString;
+
+use clap::Parser;
+use hostkit::Exit;
+use hostkit::cli::{Common, Tool};
+use hostkit::log::Level;
+use s3cache::FetchArgs;
+
+const AFTER_HELP: &str = "\
+The version is a git hash (a unique beginning will do where the repository can be listed), a version number, or
+`static` for the build that has none, which is always revalidated.
+
+/etc/hostkit/pexrun.yaml, then ~/.config/hostkit/pexrun.yaml, say where builds are published:
+  repository: s3://builds/pex
+
+Exit codes: 125 pexrun itself failed, 126 the build cannot be executed, 127 there is no such build, otherwise the
+program's own.";
+
+/// Run a build by job name and git hash: fetched once per host, then exec
+#[derive(Debug, Parser)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// The job
+    #[arg(value_name = "JOB")]
+    pub job: Option<String>,
+    /// Git hash, version, or `static`
+    #[arg(value_name = "HASH_OR_VERSION")]
+    pub version: Option<String>,
+    /// Handed to the program as they are
+    #[arg(
+        value_name = "ARGS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub args: Vec<OsString>,
+
+    /// Where builds are published, instead of what the configuration says; several are tried in order
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub repository: Vec<String>,
+    /// What builds are for, as in their names [default: of this host, such as trusty_x86_64]
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<String>,
+
+    /// List the builds of JOB, newest first
+    #[arg(long, help_heading = "Instead of running")]
+    pub list: bool,
+    /// With --list: only what is cached; without JOB, every job
+    #[arg(long, help_heading = "Instead of running")]
+    pub cached: bool,
+    /// Print the path of the build in the cache
+    #[arg(long, help_heading = "Instead of running")]
+    pub which: bool,
+    /// Fetch it, do not run it
+    #[arg(long, help_heading = "Instead of running")]
+    pub fetch_only: bool,
+    /// Fetch it and unpack it, so that its first run is as fast as the next
+    #[arg(long, help_heading = "Instead of running")]
+    pub warm: bool,
+    /// Print what would be done
+    #[arg(long, help_heading = "Instead of running")]
+    pub dry_run: bool,
+    /// With --list: print one JSON object per line
+    #[arg(long, help_heading = "Instead of running")]
+    pub json: bool,
+
+    /// How it is fetched; `--config` names pexrun's own file.
+    #[command(flatten)]
+    pub fetch: FetchArgs,
+    /// Logging.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+impl Tool for Args {
+    const NAME: &'static str = "pexrun";
+    const USAGE_EXIT: Exit = Exit::LAUNCHER_FAILED;
+    // stderr is the program's; what pexrun did is of interest only when it went wrong.
+    const LOGLEVEL: Level = Level::Warning;
+    fn common(&self) -> &Common {
+        &self.common
+    }
+}
+
+/// The program's arguments as they stood on the command line. clap takes a `--` in front of them for its own.
+#[must_use]
+pub fn untouched(args: &[OsString], argv: &[OsString]) -> Vec<OsString> {
+    let before = argv
+        .len()
+        .checked_sub(args.len() + 1)
+        .and_then(|at| argv.get(at));
+    let swallowed = argv.ends_with(args) && before.is_some_and(|word| word == "--");
+    let dashes = swallowed.then(|| OsString::from("--"));
+    dashes.into_iter().chain(args.iter().cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program_args(line: &str) -> Vec<OsString> {
+        let argv: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        let (args, _) = hostkit::cli::parse::<Args, _>(argv.clone()).unwrap();
+        assert_eq!(args.job.as_deref(), Some("job"), "{line}");
+        assert_eq!(args.version.as_deref(), Some("60a43ef"), "{line}");
+        untouched(&args.args, &argv)
+    }
+
+    #[test]
+    fn everything_behind_the_version_is_the_programs() {
+        for tail in [
+            "",
+            "--help",
+            "-h --version",
+            "--list x",
+            "--arch=y -- z",
+            "-- --port=1",
+            "a --offline",
+            "-",
+        ] {
+            let line = format!("pexrun --cache-dir=/c --arch a job 60a43ef {tail}");
+            let expected: Vec<OsString> = tail.split_whitespace().map(OsString::from).collect();
+            assert_eq!(program_args(&line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn several_repositories() {
+        let (args, _) =
+            hostkit::cli::parse::<Args, _>(["pexrun", "--repository=s3://a,https://b", "job", "v"])
+                .unwrap();
+        assert_eq!(args.repository, ["s3://a", "https://b"]);
+    }
+}

@@ -1,0 +1,97 @@
+//! The names of builds: filled in for a job and a version, and read back from a listing.
+
+use hostkit::{Exit, Failure};
+
+/// A file name with `{job}`, `{version}` and maybe `{arch}` in it, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    before_job: String,
+    between: String,
+    after_version: String,
+}
+
+impl Template {
+    /// Parses a template.
+    ///
+    /// # Errors
+    /// `{job}` and `{version}` are not in it in this order, or stand next to one another (exit 78).
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        let parts = text
+            .split_once("{job}")
+            .and_then(|(before, rest)| Some((before, rest.split_once("{version}")?)));
+        match parts {
+            Some((before, (between, after))) if !between.is_empty() && !text.contains('/') => {
+                Ok(Self {
+                    before_job: before.to_owned(),
+                    between: between.to_owned(),
+                    after_version: after.to_owned(),
+                })
+            }
+            _ => Err(
+                Failure::new(Exit::CONFIG, format!("`{text}` is not a name of builds")).remedy(
+                    "write {job}, something between, then {version}: {job}-{version}-{arch}.pex",
+                ),
+            ),
+        }
+    }
+
+    /// The file name of a build.
+    #[must_use]
+    pub fn fill(&self, job: &str, version: &str, arch: &str) -> String {
+        let after = self.after_version.replace("{arch}", arch);
+        format!("{}{job}{}{version}{after}", self.before_job, self.between)
+    }
+
+    /// What all file names of a job's builds begin with.
+    #[must_use]
+    pub fn prefix(&self, job: &str) -> String {
+        format!("{}{job}{}", self.before_job, self.between)
+    }
+
+    /// The job and version of a file name, when it is one of this shape. Without `job` the version is what follows the
+    /// last separator, because versions hold none and jobs may.
+    #[must_use]
+    pub fn read(&self, name: &str, job: Option<&str>, arch: &str) -> Option<(String, String)> {
+        let after = self.after_version.replace("{arch}", arch);
+        let middle = name.strip_prefix(&self.before_job)?.strip_suffix(&after)?;
+        let (found, version) = match job {
+            Some(job) => (job, middle.strip_prefix(job)?.strip_prefix(&self.between)?),
+            None => middle.rsplit_once(&self.between)?,
+        };
+        let plain =
+            !found.is_empty() && !version.is_empty() && !version.chars().any(char::is_control);
+        plain.then(|| (found.to_owned(), version.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_there_and_back() {
+        let pex = Template::parse("{job}-{version}-{arch}.pex").unwrap();
+        let name = pex.fill("kafka-writer", "60a43ef", "trusty_x86_64");
+        assert_eq!(name, "kafka-writer-60a43ef-trusty_x86_64.pex");
+        let expected = Some(("kafka-writer".to_owned(), "60a43ef".to_owned()));
+        assert_eq!(pex.read(&name, None, "trusty_x86_64"), expected);
+        assert_eq!(
+            pex.read(&name, Some("kafka-writer"), "trusty_x86_64"),
+            expected
+        );
+        assert_eq!(pex.read(&name, Some("kafka"), "precise_x86_64"), None);
+        assert!(name.starts_with(&pex.prefix("kafka-writer")));
+    }
+
+    #[test]
+    fn templates_that_cannot_be_read_back_are_refused() {
+        for text in [
+            "{job}.pex",
+            "{version}-{job}.pex",
+            "{job}{version}.pex",
+            "a/{job}-{version}",
+        ] {
+            assert!(Template::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Tests of the harness itself, seen by a client that reads bytes and nothing more.
+
+mod origin;
+mod servers;
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// What came back over one connection.
+#[derive(Debug)]
+struct Seen {
+    code: u16,
+    head: String,
+    body: Vec<u8>,
+    end: Ended,
+}
+
+/// How the connection ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    Closed,
+    Reset,
+    Silent,
+}
+
+impl Seen {
+    /// The value of a header; names are compared in lower case.
+    fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        let mut found = lines.filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.next().map(|(_, value)| value.trim())
+    }
+}
+
+/// Sends one request and reads until the other side has nothing more to say. `headers` holds whole lines.
+fn talk(port: u16, method: &str, path: &str, headers: &[&str]) -> Seen {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .unwrap();
+    let mut request =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+    for line in headers {
+        request.push_str(line);
+        request.push_str("\r\n");
+    }
+    request.push_str("\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut bytes = Vec::new();
+    let end = match stream.read_to_end(&mut bytes) {
+        Ok(_) => Ended::Closed,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ended::Reset,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ended::Silent,
+        Err(error) => panic!("{error}"),
+    };
+    let split = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+    let split = split.unwrap_or_else(|| panic!("no head in {:?}", String::from_utf8_lossy(&bytes)));
+    let head = String::from_utf8(bytes[..split].to_vec()).unwrap();
+    let code = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Seen {
+        code,
+        head,
+        body: bytes[split + 4..].to_vec(),
+        end,
+    }
+}

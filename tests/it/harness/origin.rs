@@ -1,0 +1,333 @@
+//! The origin: what it says when it behaves, and each fault.
+
+use std::time::{Duration, Instant};
+
+use hostkit_tests::origin::{Fault, Origin};
+
+use super::{Ended, Seen, talk};
+
+const PATH: &str = "/pex/a.pex";
+const SIZE: usize = 300_000;
+
+fn data() -> Vec<u8> {
+    (0..SIZE).map(|i| (i * 31 / 8) as u8).collect()
+}
+
+fn origin() -> Origin {
+    let origin = Origin::start();
+    origin.put(PATH, data());
+    origin
+}
+
+fn get(origin: &Origin, headers: &[&str]) -> Seen {
+    talk(origin.port(), "GET", PATH, headers)
+}
+
+/// What a client sees under one fault.
+fn under(fault: Fault) -> Seen {
+    let origin = origin();
+    origin.fault(PATH, fault);
+    get(&origin, &[])
+}
+
+#[test]
+fn whole_objects_ranges_and_nothing() {
+    let origin = origin();
+    let whole = get(&origin, &[]);
+    assert_eq!((whole.code, whole.end), (200, Ended::Closed));
+    assert_eq!(
+        whole
+            .head
+            .to_lowercase()
+            .matches("content-length: 300000")
+            .count(),
+        1
+    );
+    assert!(whole.body == data());
+
+    let part = get(&origin, &["Range: bytes=100000-199999"]);
+    assert_eq!(
+        (part.code, part.header("content-range")),
+        (206, Some("bytes 100000-199999/300000"))
+    );
+    assert!(part.body == data()[100_000..200_000]);
+    assert!(get(&origin, &["Range: bytes=-5"]).body == data()[SIZE - 5..]);
+    assert!(get(&origin, &["Range: bytes=299990-400000"]).body == data()[299_990..]);
+    let outside = get(&origin, &["Range: bytes=300000-"]);
+    assert_eq!(
+        (outside.code, outside.header("content-range")),
+        (416, Some("bytes */300000"))
+    );
+
+    let head = talk(origin.port(), "HEAD", PATH, &[]);
+    assert_eq!(
+        (head.code, head.header("content-length"), head.body.len()),
+        (200, Some("300000"), 0)
+    );
+    assert_eq!(talk(origin.port(), "GET", "/other", &[]).code, 404);
+    origin.remove(PATH);
+    assert_eq!(get(&origin, &[]).code, 404);
+    assert_eq!(origin.bodies(PATH), 4);
+    assert_eq!(origin.bytes(PATH), 300_000 + 100_000 + 5 + 10);
+}
+
+#[test]
+fn conditions_are_decided_by_the_etag() {
+    let origin = origin();
+    let etag = get(&origin, &[]).header("etag").unwrap().to_owned();
+    let not_again = format!("If-None-Match: \"other\", {etag}");
+    let only = format!("If-Match: {etag}");
+    let seen = get(&origin, &[&not_again]);
+    assert_eq!(
+        (seen.code, seen.header("etag"), seen.body.len()),
+        (304, Some(etag.as_str()), 0)
+    );
+    assert_eq!(get(&origin, &[&only, "Range: bytes=0-9"]).code, 206);
+    assert_ne!(origin.put(PATH, vec![1; 10]), etag);
+    assert_eq!(get(&origin, &[&not_again]).code, 200);
+    assert_eq!(get(&origin, &[&only]).code, 412);
+    let date = get(&origin, &[])
+        .header("last-modified")
+        .unwrap()
+        .to_owned();
+    assert_eq!(
+        get(&origin, &[&format!("If-Modified-Since: {date}")]).code,
+        304
+    );
+}
+
+#[test]
+fn requests_are_written_down_and_counted() {
+    let origin = origin();
+    origin.require_basic("Aladdin", "open sesame");
+    assert_eq!(get(&origin, &["User-Agent: probe/1"]).code, 401);
+    let basic = "Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==";
+    let seen = talk(
+        origin.port(),
+        "GET",
+        "/pex/a.pex?x=1",
+        &[basic, "Range: bytes=0-1", "If-Match: *"],
+    );
+    assert_eq!(seen.code, 206);
+    origin.wait_requests(PATH, 2);
+    let requests = origin.requests();
+    assert_eq!(requests[0].user_agent.as_deref(), Some("probe/1"));
+    assert_eq!(requests[1].query.as_deref(), Some("x=1"));
+    assert_eq!(requests[1].range.as_deref(), Some("bytes=0-1"));
+    assert_eq!(requests[1].if_match.as_deref(), Some("*"));
+    assert!(
+        requests[1]
+            .authorization
+            .as_deref()
+            .unwrap()
+            .starts_with("Basic QWx")
+    );
+    assert_eq!(
+        (
+            origin.connections(),
+            origin.bodies(PATH),
+            origin.bytes(PATH)
+        ),
+        (2, 1, 2)
+    );
+    origin.reset_counters();
+    assert_eq!(
+        (
+            origin.connections(),
+            origin.bodies(PATH),
+            origin.bytes(PATH)
+        ),
+        (0, 0, 0)
+    );
+    assert!(origin.requests().is_empty());
+}
+
+#[test]
+fn a_body_is_cut_at_the_byte_named() {
+    for (fault, end) in [
+        (Fault::Truncate(123_456), Ended::Closed),
+        (Fault::Reset(123_456), Ended::Reset),
+        (Fault::Stall(123_456), Ended::Silent),
+    ] {
+        let seen = under(fault.clone());
+        assert_eq!(seen.header("content-length"), Some("300000"), "{fault:?}");
+        assert!(
+            seen.body == data()[..123_456],
+            "{fault:?}: {} bytes",
+            seen.body.len()
+        );
+        assert_eq!(seen.end, end, "{fault:?}");
+    }
+    let nothing = under(Fault::Truncate(0));
+    assert_eq!(
+        (nothing.code, nothing.body.len(), nothing.end),
+        (200, 0, Ended::Closed)
+    );
+}
+
+#[test]
+fn a_cut_counts_from_the_start_of_the_answer_and_ends_with_its_times() {
+    let origin = origin();
+    origin.fault_times(PATH, Fault::Truncate(10), 1);
+    assert_eq!(talk(origin.port(), "HEAD", PATH, &[]).code, 200);
+    assert!(get(&origin, &["Range: bytes=1000-1999"]).body == data()[1000..1010]);
+    assert_eq!(get(&origin, &["Range: bytes=1000-1999"]).body.len(), 1000);
+}
+
+#[test]
+fn a_status_may_ask_for_patience() {
+    let seen = under(Fault::Status {
+        code: 503,
+        retry_after: Some(7),
+    });
+    assert_eq!((seen.code, seen.header("retry-after")), (503, Some("7")));
+    let origin = origin();
+    origin.fault_times(
+        PATH,
+        Fault::Status {
+            code: 500,
+            retry_after: None,
+        },
+        2,
+    );
+    assert_eq!([(); 3].map(|()| get(&origin, &[]).code), [500, 500, 200]);
+}
+
+#[test]
+fn lengths_lie_by_the_delta() {
+    let longer = under(Fault::WrongLength(5));
+    assert_eq!(
+        (longer.header("content-length"), longer.body.len()),
+        (Some("300005"), SIZE)
+    );
+    assert_eq!(longer.end, Ended::Closed);
+    let shorter = under(Fault::WrongLength(-5));
+    assert_eq!(
+        (shorter.header("content-length"), shorter.body.len()),
+        (Some("299995"), SIZE - 5)
+    );
+    let origin = origin();
+    origin.fault(PATH, Fault::WrongLength(5));
+    let part = get(&origin, &["Range: bytes=0-9"]);
+    assert_eq!(part.header("content-range"), Some("bytes 0-9/300005"));
+    assert_eq!(
+        (part.header("content-length"), part.body.len()),
+        (Some("10"), 10)
+    );
+}
+
+#[test]
+fn one_byte_is_flipped_under_the_true_etag() {
+    let origin = origin();
+    let etag = origin.put(PATH, data());
+    origin.fault(PATH, Fault::FlipByte(200_000));
+    let mut expected = data();
+    expected[200_000] = !expected[200_000];
+    let seen = get(&origin, &[]);
+    assert!(seen.body == expected);
+    assert_eq!(seen.header("etag"), Some(etag.as_str()));
+    assert!(get(&origin, &["Range: bytes=199990-200010"]).body == expected[199_990..=200_010]);
+    assert!(get(&origin, &["Range: bytes=200001-200010"]).body == expected[200_001..=200_010]);
+}
+
+#[test]
+fn the_object_is_swapped_between_two_requests() {
+    let origin = origin();
+    let first = get(&origin, &[]).header("etag").unwrap().to_owned();
+    origin.fault(PATH, Fault::SwapAfter(1));
+    assert_eq!(get(&origin, &[]).header("etag"), Some(first.as_str()));
+    let second = get(&origin, &["Range: bytes=0-99"]);
+    assert_ne!(second.header("etag"), Some(first.as_str()));
+    assert!(
+        second
+            .body
+            .iter()
+            .zip(data())
+            .all(|(new, old)| *new == !old)
+    );
+    assert_eq!(get(&origin, &[&format!("If-Match: {first}")]).code, 412);
+    assert_eq!(origin.object(PATH).unwrap().len(), SIZE);
+    assert_eq!(
+        get(&origin, &[]).header("etag"),
+        second.header("etag"),
+        "swapped once"
+    );
+}
+
+#[test]
+fn slowness_is_kept_to() {
+    let started = Instant::now();
+    let seen = under(Fault::Slow {
+        bytes_per_second: 600_000,
+    });
+    assert!(seen.body == data());
+    assert!(
+        started.elapsed() > Duration::from_millis(400),
+        "{:?}",
+        started.elapsed()
+    );
+    let started = Instant::now();
+    assert_eq!(under(Fault::Latency(Duration::from_millis(200))).code, 200);
+    assert!(started.elapsed() >= Duration::from_millis(200));
+}
+
+#[test]
+fn servers_that_cannot_do_what_others_can() {
+    let origin = origin();
+    origin.fault(PATH, Fault::NoRanges);
+    let seen = get(&origin, &["Range: bytes=0-9"]);
+    assert_eq!(
+        (seen.code, seen.header("accept-ranges"), seen.body.len()),
+        (200, None, SIZE)
+    );
+    origin.fault(PATH, Fault::Chunked);
+    let seen = get(&origin, &["Range: bytes=0-9"]);
+    assert_eq!((seen.code, seen.header("content-length")), (200, None));
+    assert_eq!(seen.header("transfer-encoding"), Some("chunked"));
+    origin.fault(PATH, Fault::NoEtag);
+    assert_eq!(get(&origin, &["If-Match: \"x\""]).header("etag"), None);
+    origin.fault(PATH, Fault::WeakEtag);
+    let weak = get(&origin, &[]).header("etag").unwrap().to_owned();
+    assert!(weak.starts_with("W/\""), "{weak}");
+    assert_eq!(get(&origin, &[&format!("If-None-Match: {weak}")]).code, 304);
+    assert_eq!(get(&origin, &[&format!("If-Match: {weak}")]).code, 412);
+    origin.fault(PATH, Fault::RefuseHead);
+    assert_eq!(
+        (
+            talk(origin.port(), "HEAD", PATH, &[]).code,
+            get(&origin, &[]).code
+        ),
+        (405, 200)
+    );
+    origin.fault(PATH, Fault::Redirect("/elsewhere".to_owned()));
+    let seen = get(&origin, &[]);
+    assert_eq!(
+        (seen.code, seen.header("location")),
+        (302, Some("/elsewhere"))
+    );
+    origin.clear_faults();
+    assert_eq!(get(&origin, &["Range: bytes=0-9"]).code, 206);
+}
+
+#[test]
+fn several_faults_apply_together() {
+    let origin = origin();
+    origin.faults(PATH, [Fault::Chunked, Fault::Truncate(1000), Fault::NoEtag]);
+    let seen = get(&origin, &[]);
+    assert_eq!(
+        (seen.header("etag"), seen.header("content-length")),
+        (None, None)
+    );
+    assert!(
+        !seen.body.ends_with(b"0\r\n\r\n"),
+        "the last chunk is missing"
+    );
+}
+
+#[test]
+fn a_dropped_origin_is_gone() {
+    let origin = origin();
+    let port = origin.port();
+    drop(origin);
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+}

@@ -1,0 +1,251 @@
+//! The real servers: each answers, and refuses whom it should.
+
+use std::path::Path;
+use std::process::Command;
+
+use hostkit_tests::eightball::{Pex, build_jar, build_pex, build_zipapp};
+use hostkit_tests::nginx::Nginx;
+use hostkit_tests::origin::{Fault, Origin};
+use hostkit_tests::s3::S3;
+use hostkit_tests::thermos::{Process, Runner, State, Task};
+use hostkit_tests::tls::Authority;
+use hostkit_tests::{TOOLS, bin, eventually, have, or_skip, skip};
+use tempfile::TempDir;
+
+use super::talk;
+
+/// Runs curl; its exit code and what it printed.
+fn curl(ca: &Path, rest: &[&str]) -> (i32, String) {
+    let output = Command::new("curl")
+        .args(["--silent", "--show-error", "--max-time", "20", "--cacert"])
+        .arg(ca)
+        .args(rest)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.code().unwrap(), text)
+}
+
+#[test]
+fn s3_turns_away_the_unsigned() {
+    let s3 = S3::start();
+    s3.create_bucket("artifacts");
+    let port = s3.endpoint().rsplit_once(':').unwrap().1.parse().unwrap();
+    let seen = talk(port, "GET", "/artifacts/a.pex", &[]);
+    assert_eq!(seen.code, 403, "{}", String::from_utf8_lossy(&seen.body));
+    assert_eq!(s3.requests(), ["GET /artifacts/a.pex"]);
+}
+
+#[test]
+fn s3_stores_what_is_signed_with_its_key() {
+    if !have("curl") {
+        return skip("curl", "not installed");
+    }
+    let s3 = S3::start();
+    s3.create_bucket("artifacts");
+    let url = format!("{}/artifacts/a.pex", s3.endpoint());
+    let sign = |key: &str, rest: &[&str]| {
+        let user = format!("{}:{key}", s3.access_key());
+        let mut args = vec!["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &user];
+        args.extend(["--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]);
+        args.extend(["--output", "-", "--write-out", "%{http_code}"]);
+        args.extend(rest);
+        args.push(&url);
+        curl(Path::new("/dev/null"), &args).1
+    };
+    assert_eq!(
+        sign(
+            s3.secret_key(),
+            &["--request", "PUT", "--data-binary", "hello"]
+        ),
+        "200"
+    );
+    assert_eq!(sign(s3.secret_key(), &[]), "hello200");
+    assert!(sign("wrong", &[]).ends_with("403"));
+    assert_eq!(
+        std::fs::read(s3.dir().join("artifacts/a.pex")).unwrap(),
+        b"hello"
+    );
+}
+
+#[test]
+fn tls_is_trusted_only_where_it_should_be() {
+    if !have("curl") {
+        return skip("curl", "not installed");
+    }
+    let good = Authority::new();
+    let origin = Origin::start_tls(&good);
+    origin.put("/a", "hello");
+    assert_eq!(
+        curl(&good.ca(), &[&origin.url("/a")]),
+        (0, "hello".to_owned())
+    );
+    let untrusted = 60;
+    assert_eq!(
+        curl(&Authority::new().ca(), &[&origin.url("/a")]).0,
+        untrusted
+    );
+    for bad in [Authority::expired(), Authority::wrong_name()] {
+        assert_eq!(
+            curl(&bad.ca(), &[&Origin::start_tls(&bad).url("/a")]).0,
+            untrusted
+        );
+    }
+}
+
+#[test]
+fn mutual_tls_wants_a_certificate() {
+    if !have("curl") {
+        return skip("curl", "not installed");
+    }
+    let authority = Authority::new();
+    let origin = Origin::start_mutual_tls(&authority);
+    origin.put("/a", vec![7; 100_000]);
+    origin.fault("/a", Fault::Truncate(70_000));
+    let (client, key) = (authority.client(), authority.client_key());
+    let identity = [
+        "--cert",
+        client.to_str().unwrap(),
+        "--key",
+        key.to_str().unwrap(),
+    ];
+    let count = [
+        "--output",
+        "/dev/null",
+        "--write-out",
+        "%{http_code} %{size_download}",
+    ];
+    let url = origin.url("/a");
+    let args: Vec<&str> = identity
+        .into_iter()
+        .chain(count)
+        .chain([url.as_str()])
+        .collect();
+    let (code, text) = curl(&authority.ca(), &args);
+    assert_eq!(text, "200 70000");
+    assert_ne!(code, 0, "a cut body is an error");
+    assert_ne!(curl(&authority.ca(), &[&url]).0, 0);
+    assert_eq!(origin.requests().len(), 1);
+}
+
+#[test]
+fn nginx_serves_ranges_over_tls() {
+    let (authority, root) = (Authority::new(), TempDir::new().unwrap());
+    std::fs::write(root.path().join("a.pex"), "0123456789").unwrap();
+    let started = Nginx::start_limited(&authority, root.path(), "40m");
+    let Some(nginx) = or_skip("nginx", started) else {
+        return;
+    };
+    let part = curl(
+        &authority.ca(),
+        &["--range", "2-4", "--tlsv1.3", &nginx.tls_url("/a.pex")],
+    );
+    assert_eq!(part, (0, "234".to_owned()));
+    assert_eq!(
+        curl(&authority.ca(), &[&nginx.url("/a.pex")]),
+        (0, "0123456789".to_owned())
+    );
+    eventually("both are in the access log", || nginx.requests().len() == 2);
+    assert_eq!(
+        nginx.requests(),
+        ["GET /a.pex 206 3 bytes=2-4", "GET /a.pex 200 10 -"]
+    );
+}
+
+#[test]
+fn the_eight_ball_answers_as_a_zipapp_under_thermos() {
+    let temp = TempDir::new().unwrap();
+    let zipapp = temp.path().join("eightball.pex");
+    let Some(()) = or_skip("python3", build_zipapp(&zipapp)) else {
+        return;
+    };
+    let cmdline = format!(
+        "exec {} --port={{{{thermos.ports[private]}}}} --memcache_servers=a:11211,b:11211 --history_host{{x}} \
+         --workers=34 --console --logstash_format=True --logstash_tags=eight_ball",
+        zipapp.display()
+    );
+    let process = Process::new("eightball", &cmdline);
+    let mut task = Runner::start(Task::new("eightball").process(process), temp.path());
+    let port = task.port("private");
+    eventually("it listens", || {
+        task.log("eightball", 0, "stderr")
+            .contains(&format!("listening on {port}\n"))
+    });
+    let get = |path: &str| {
+        let seen = talk(port, "GET", path, &[]);
+        assert_eq!(
+            seen.header("content-length"),
+            Some(seen.body.len().to_string().as_str())
+        );
+        (
+            seen.code,
+            serde_json::from_slice::<serde_json::Value>(&seen.body).unwrap(),
+        )
+    };
+    let (code, shaken) = get("/shake/?question=will+it+run");
+    assert_eq!(
+        (code, shaken["question"].as_str()),
+        (200, Some("will it run"))
+    );
+    assert_eq!(
+        get("/shake/?question=will+it+run").1,
+        shaken,
+        "the same question, the same answer"
+    );
+    assert!(
+        get("/answers/").1["answers"]
+            .as_array()
+            .unwrap()
+            .contains(&shaken["answer"])
+    );
+    assert_eq!(get("/history/").1["history"].as_array().unwrap().len(), 2);
+    assert_eq!(get("/private/stats/").1["requests"]["/shake/"], 2);
+    assert_eq!(get("/nowhere").0, 404);
+    let log = task.log("eightball", 0, "stderr");
+    let line: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (line["status"].as_i64(), line["tags"][0].as_str()),
+        (Some(404), Some("eight_ball"))
+    );
+    task.stop();
+    assert_eq!(task.state("eightball"), State::Done, "SIGTERM is exit 0");
+}
+
+#[test]
+fn pexes_and_jars_run() {
+    let temp = TempDir::new().unwrap();
+    for kind in [Pex::Plain, Pex::WithSix, Pex::Venv] {
+        let pex = temp.path().join("eightball.pex");
+        let Some(()) = or_skip("pex", build_pex(&pex, kind)) else {
+            continue;
+        };
+        let help = Command::new(&pex)
+            .arg("--help")
+            .env("PEX_ROOT", temp.path())
+            .output()
+            .unwrap();
+        assert!(
+            String::from_utf8_lossy(&help.stdout).contains("--series_daily_host"),
+            "{help:?}"
+        );
+    }
+    let jar = temp.path().join("hello.jar");
+    let Some(()) = or_skip("jdk", build_jar(&jar)) else {
+        return;
+    };
+    let said = Command::new("java")
+        .args(["-Dprobe=x", "-jar"])
+        .arg(&jar)
+        .args(["a", "b c"])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "a\nb c\nprobe=x\n");
+}
+
+#[test]
+fn the_tools_are_built_beside_the_tests() {
+    for tool in TOOLS {
+        let said = Command::new(bin(tool)).arg("--version").output().unwrap();
+        assert!(said.status.success(), "{said:?}");
+    }
+}

@@ -1,0 +1,9 @@
+//! The tests that cross tools or need a real server, one module per tool. One binary: linking is what they would each
+//! pay for again.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops at the first thing that is not as it says"
+)]
+
+mod harness;

@@ -1,0 +1,297 @@
+//! What needs root or the kernel: other users, small and reflinking filesystems, and a share of a CPU. Each that cannot
+//! be had here comes back as the reason, for [`or_skip`](crate::or_skip).
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::{eventually, which};
+
+/// The period that a CPU share is handed out in, in microseconds.
+const PERIOD: u32 = 100_000;
+
+/// Whether this process may act as root.
+#[must_use]
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// A command that runs `program` as `uid`, with the group of the same number and no others.
+///
+/// # Errors
+/// This process is not root.
+pub fn run_as(uid: u32, program: impl AsRef<OsStr>) -> Result<Command, String> {
+    root()?;
+    let mut command = Command::new(program);
+    // The standard library empties the supplementary groups when root sets a uid.
+    command.uid(uid).gid(uid);
+    Ok(command)
+}
+
+/// A tmpfs of its own, unmounted on drop.
+#[derive(Debug)]
+pub struct Tmpfs {
+    mount: Mount,
+}
+
+impl Tmpfs {
+    /// Mounts one that holds `size` bytes, writable by everybody.
+    ///
+    /// # Errors
+    /// This process is not root, or may not mount.
+    pub fn mount(size: u64) -> Result<Self, String> {
+        let options = format!("size={size},mode=1777");
+        let mount = Mount::new(&["-t", "tmpfs", "-o", &options, "tmpfs"], TempDir::new())?;
+        Ok(Self { mount })
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.mount.point()
+    }
+}
+
+/// A filesystem in a sparse file, unmounted on drop.
+#[derive(Debug)]
+pub struct LoopFs {
+    mount: Mount,
+}
+
+impl LoopFs {
+    /// Makes and mounts a 512 MiB `xfs` or `btrfs`, both with reflinks, writable by everybody.
+    ///
+    /// # Errors
+    /// This process is not root, the tools of that filesystem are missing, or the kernel does not have it.
+    pub fn mount(kind: &str) -> Result<Self, String> {
+        root()?;
+        let directory = TempDir::new().unwrap();
+        let image = directory.path().join("image");
+        fs::File::create(&image)
+            .unwrap()
+            .set_len(512 << 20)
+            .unwrap();
+        let mut make = Command::new(which(&format!("mkfs.{kind}"))?);
+        if kind == "xfs" {
+            make.args(["-q", "-m", "reflink=1"]);
+        } else {
+            make.arg("-q");
+        }
+        succeed(make.arg(&image))?;
+        let image = image
+            .to_str()
+            .expect("a path of plain characters")
+            .to_owned();
+        let mount = Mount::new(&["-t", kind, "-o", "loop", &image], Ok(directory))?;
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+        fs::set_permissions(mount.point(), everybody).unwrap();
+        Ok(Self { mount })
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.mount.point()
+    }
+}
+
+#[derive(Debug)]
+struct Mount {
+    directory: TempDir,
+}
+
+impl Mount {
+    fn new(arguments: &[&str], directory: std::io::Result<TempDir>) -> Result<Self, String> {
+        root()?;
+        let directory = directory.unwrap();
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(directory.path(), everybody).unwrap();
+        let point = directory.path().join("mnt");
+        fs::create_dir(&point).unwrap();
+        succeed(Command::new("mount").args(arguments).arg(&point))?;
+        Ok(Self { directory })
+    }
+
+    fn point(&self) -> PathBuf {
+        self.directory.path().join("mnt")
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let point = self.point();
+        if succeed(Command::new("umount").arg(&point)).is_err() {
+            // Somebody still has a file open there; it goes when they do.
+            let _ = succeed(Command::new("umount").arg("--lazy").arg(&point));
+        }
+    }
+}
+
+/// A group of processes that share a fraction of one CPU. Those still in it on drop go back to where all are.
+#[derive(Debug)]
+pub struct CpuLimit {
+    group: PathBuf,
+}
+
+impl CpuLimit {
+    /// A group with a quarter of one CPU.
+    ///
+    /// # Errors
+    /// This process is not root, or neither kind of cgroup lets it make a group.
+    pub fn quarter() -> Result<Self, String> {
+        root()?;
+        let quota = PERIOD / 4;
+        let v1 = ["cpu", "cpu,cpuacct"]
+            .map(|controller| Path::new("/sys/fs/cgroup").join(controller))
+            .into_iter()
+            .find(|directory| directory.join("cpu.cfs_quota_us").exists());
+        let limit = |parent: &Path, files: &[(&str, String)]| {
+            let group = TempDir::with_prefix_in("hostkit-", parent)
+                .map_err(|error| format!("no cgroup below {}: {error}", parent.display()))?
+                .keep();
+            let limit = Self { group };
+            for (file, value) in files {
+                limit.write(file, value)?;
+            }
+            Ok(limit)
+        };
+        match v1 {
+            Some(parent) => limit(
+                &parent,
+                &[
+                    ("cpu.cfs_period_us", PERIOD.to_string()),
+                    ("cpu.cfs_quota_us", quota.to_string()),
+                ],
+            ),
+            None => {
+                let parent = Path::new("/sys/fs/cgroup");
+                // Already on where the service manager has it on; what is missing shows when the limit is written.
+                let _ = fs::write(parent.join("cgroup.subtree_control"), "+cpu");
+                limit(parent, &[("cpu.max", format!("{quota} {PERIOD}"))])
+            }
+        }
+    }
+
+    /// Puts a process, and with it all it starts from now on, into the group.
+    ///
+    /// # Errors
+    /// The kernel refuses, in its words.
+    pub fn add(&self, pid: u32) -> Result<(), String> {
+        self.write("cgroup.procs", &pid.to_string())
+    }
+
+    fn write(&self, file: &str, value: &str) -> Result<(), String> {
+        let path = self.group.join(file);
+        fs::write(&path, value).map_err(|error| format!("{}: {error}", path.display()))
+    }
+}
+
+impl Drop for CpuLimit {
+    fn drop(&mut self) {
+        let outside = self
+            .group
+            .parent()
+            .expect("a group has a parent")
+            .join("cgroup.procs");
+        eventually("the cgroup is empty", || {
+            let inside = fs::read_to_string(self.group.join("cgroup.procs")).unwrap_or_default();
+            for pid in inside.lines() {
+                // It may have ended since.
+                let _ = fs::write(&outside, pid);
+            }
+            fs::remove_dir(&self.group).is_ok() || !self.group.exists()
+        });
+    }
+}
+
+fn root() -> Result<(), String> {
+    is_root()
+        .then_some(())
+        .ok_or_else(|| "needs root".to_owned())
+}
+
+/// Runs a command to its end; what it said when it failed.
+pub(crate) fn succeed(command: &mut Command) -> Result<(), String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .map_err(|error| format!("{name}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!(
+        "{name} failed ({}): {}",
+        output.status,
+        said.trim()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::or_skip;
+
+    #[test]
+    fn a_command_runs_as_somebody_else_without_our_groups() {
+        let Some(mut command) = or_skip("other users", run_as(12_345, "id")) else {
+            return;
+        };
+        let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        assert_eq!(said.trim(), "uid=12345 gid=12345 groups=12345");
+    }
+
+    #[test]
+    fn a_tmpfs_is_as_small_as_asked_and_goes() {
+        let Some(tmpfs) = or_skip("tmpfs", Tmpfs::mount(1 << 20)) else {
+            return;
+        };
+        let path = tmpfs.path();
+        let error = fs::write(path.join("big"), vec![0; 2 << 20]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+        drop(tmpfs);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn loop_filesystems_reflink() {
+        for kind in ["xfs", "btrfs"] {
+            let Some(mounted) = or_skip(kind, LoopFs::mount(kind)) else {
+                continue;
+            };
+            let (from, to) = (mounted.path().join("a"), mounted.path().join("b"));
+            fs::write(&from, vec![1; 1 << 20]).unwrap();
+            succeed(
+                Command::new("cp")
+                    .arg("--reflink=always")
+                    .args([&from, &to]),
+            )
+            .unwrap();
+        }
+    }
+
+    #[test]
+    fn a_quarter_of_a_cpu_is_written_down_by_the_kernel() {
+        let Some(limit) = or_skip("CPU limits", CpuLimit::quarter()) else {
+            return;
+        };
+        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        let child = crate::Running(child);
+        limit.add(child.0.id()).unwrap();
+        let group = limit
+            .group
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let at = format!("/proc/{}/cgroup", child.0.id());
+        assert!(fs::read_to_string(&at).unwrap().contains(&group));
+        drop(limit);
+        assert!(!fs::read_to_string(&at).unwrap().contains(&group));
+    }
+}

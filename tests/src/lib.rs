@@ -1,0 +1,184 @@
+//! The test harness: real servers on loopback, and what every test of several parts needs.
+//!
+//! Owns starting, misbehaving on command and stopping. What a tool must do with them is asserted in `it/`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a harness that cannot start must stop the test, loudly"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+pub mod eightball;
+pub mod host;
+pub mod nginx;
+pub mod origin;
+pub mod s3;
+mod serve;
+pub mod thermos;
+pub mod tls;
+
+/// The tools that [`bin`] knows.
+pub const TOOLS: &[&str] = &["s3cache", "pexrun"];
+
+/// How often a condition is looked at again.
+const POLL: Duration = Duration::from_millis(10);
+
+/// The path of a built tool of [`TOOLS`]. The first call in a process builds them all, in the profile and target
+/// directory of the running program.
+#[must_use]
+pub fn bin(name: &str) -> PathBuf {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    assert!(TOOLS.contains(&name), "`{name}` is not one of {TOOLS:?}");
+    let path = DIRECTORY.get_or_init(build_tools).join(name);
+    assert!(path.is_file(), "{} was not built", path.display());
+    path
+}
+
+/// Builds the workspace's binaries and returns the directory that holds them. All members are selected, although only
+/// the tools are wanted: a smaller selection has fewer features of shared crates on, and would build the AWS SDK a
+/// second time beside `cargo test --workspace`.
+fn build_tools() -> PathBuf {
+    let directory = profile_directory();
+    let target = directory
+        .parent()
+        .expect("a profile lives in a target directory");
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") => "dev",
+        Some(other) => other,
+        None => panic!("{} names no profile", directory.display()),
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build
+        .args(["build", "--quiet", "--workspace", "--bins", "--locked"])
+        .args(["--profile", profile, "--target-dir"])
+        .arg(target)
+        .current_dir(workspace());
+    // What cargo told this program of its own package would make build scripts (ring's) run again, here and then
+    // outside once more, and everything above them with them.
+    for (name, _) in std::env::vars_os() {
+        let own = [
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_BIN_",
+            "CARGO_CRATE_",
+        ];
+        if name
+            .to_str()
+            .is_some_and(|name| own.iter().any(|start| name.starts_with(start)))
+        {
+            build.env_remove(name);
+        }
+    }
+    let status = build.status().expect("cargo starts");
+    assert!(status.success(), "cargo build --bins failed: {status}");
+    directory
+}
+
+/// The directory of the profile that the running program was built in, such as `target/debug`.
+fn profile_directory() -> PathBuf {
+    let program = std::env::current_exe().expect("the running program has a path");
+    let directory = program.parent().expect("a program lives in a directory");
+    if directory.ends_with("deps") {
+        return directory
+            .parent()
+            .expect("deps lives in a profile directory")
+            .to_owned();
+    }
+    directory.to_owned()
+}
+
+/// The directory of the workspace.
+#[must_use]
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ lives in the workspace")
+}
+
+/// How long a test waits for anything before it fails (`HOSTKIT_TEST_PATIENCE` in seconds; 30).
+#[must_use]
+pub fn patience() -> Duration {
+    let seconds = std::env::var("HOSTKIT_TEST_PATIENCE").ok();
+    Duration::from_secs(seconds.and_then(|text| text.parse().ok()).unwrap_or(30))
+}
+
+/// Returns as soon as `condition` holds.
+///
+/// # Panics
+/// When it does not within [`patience`]; the message names `what`.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        let waited = start.elapsed();
+        assert!(waited < patience(), "waited {waited:.1?} in vain: {what}");
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Says that a class of tests cannot run on this host.
+///
+/// # Panics
+/// When `HOSTKIT_REQUIRE_SYSTEM` is 1: there a skipped test is a failed one.
+pub fn skip(what: &str, why: &str) {
+    println!("SKIP {what}: {why}");
+    let required = std::env::var("HOSTKIT_REQUIRE_SYSTEM").is_ok_and(|value| value == "1");
+    assert!(!required, "{what} is required here, but: {why}");
+}
+
+/// What could be had here, or `None` after saying why it could not (as [`skip`]).
+pub fn or_skip<T>(what: &str, found: Result<T, String>) -> Option<T> {
+    found.map_err(|why| skip(what, &why)).ok()
+}
+
+/// Whether a program is installed; the directories of system programs count whatever `PATH` says.
+#[must_use]
+pub fn have(program: &str) -> bool {
+    which(program).is_ok()
+}
+
+/// The path of an installed program, or why there is none.
+///
+/// # Errors
+/// It is neither in `PATH` nor where system programs are, nor among what `tests/run` installs for itself.
+pub fn which(program: &str) -> Result<PathBuf, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into(), tools().join("bin")])
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file())
+        .ok_or_else(|| format!("{program} is not installed"))
+}
+
+/// Where `tests/run` installs what Debian does not have, and where costly fixtures are kept between runs.
+pub(crate) fn tools() -> PathBuf {
+    profile_directory()
+        .parent()
+        .expect("a target directory")
+        .join("tools")
+}
+
+/// A port of 127.0.0.1 that nobody had a moment ago.
+#[must_use]
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("a bound port").port()
+}
+
+/// A child process that does not outlive the test.
+#[derive(Debug)]
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended by itself cannot be killed, and need not be.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,377 @@
+//! An HTTP/1.1 origin that misbehaves on command and counts what it was asked for. It holds objects in memory; what
+//! goes wrong with them is in [`Fault`].
+
+mod answer;
+mod fault;
+mod wire;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use hyper::Response;
+use hyper::body::Incoming;
+use hyper::header;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+
+use crate::serve::Server;
+use crate::tls::Authority;
+use answer::{answer, text_of};
+pub use fault::Fault;
+use fault::{Active, Plan};
+use wire::{Body, Signals, Wire};
+
+/// A request as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The method, in capitals.
+    pub method: String,
+    /// The path, as it was escaped, without the query.
+    pub path: String,
+    /// What follows `?`.
+    pub query: Option<String>,
+    /// `Range`.
+    pub range: Option<String>,
+    /// `If-Match`.
+    pub if_match: Option<String>,
+    /// `If-None-Match`.
+    pub if_none_match: Option<String>,
+    /// `Authorization`.
+    pub authorization: Option<String>,
+    /// `User-Agent`.
+    pub user_agent: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+struct Object {
+    data: Bytes,
+    etag: String,
+    last_modified: String,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: HashMap<String, Object>,
+    faults: HashMap<String, Vec<Active>>,
+    requests: Vec<Request>,
+    bodies: HashMap<String, u64>,
+    sent: HashMap<String, Arc<AtomicU64>>,
+    authorization: Option<String>,
+    puts: u64,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    connections: AtomicU64,
+}
+
+/// A running origin. Dropping it closes its port and all connections.
+#[derive(Debug)]
+pub struct Origin {
+    server: Server,
+    shared: Arc<Shared>,
+    scheme: &'static str,
+}
+
+impl Origin {
+    /// Serves plain HTTP.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::serve(None)
+    }
+
+    /// Serves HTTPS with the leaf of `authority`.
+    #[must_use]
+    pub fn start_tls(authority: &Authority) -> Self {
+        Self::serve(Some(authority.server_config()))
+    }
+
+    /// Serves HTTPS to those who have a client certificate of `authority`.
+    #[must_use]
+    pub fn start_mutual_tls(authority: &Authority) -> Self {
+        Self::serve(Some(authority.server_config_for_clients()))
+    }
+
+    fn serve(config: Option<Arc<ServerConfig>>) -> Self {
+        let shared = Arc::new(Shared::default());
+        let scheme = if config.is_some() { "https" } else { "http" };
+        let (tls, served) = (config.map(TlsAcceptor::from), shared.clone());
+        let server = Server::start("origin", move |tcp| {
+            let (tls, shared) = (tls.clone(), served.clone());
+            shared.connections.fetch_add(1, Ordering::Relaxed);
+            async move {
+                let (wire, signals) = Wire::new(tcp);
+                match tls {
+                    None => connection(wire, signals, shared).await,
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(wire).await {
+                            connection(stream, signals, shared).await;
+                        }
+                    }
+                }
+            }
+        });
+        Self {
+            server,
+            shared,
+            scheme,
+        }
+    }
+
+    /// The port it listens on, on 127.0.0.1.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.server.address().port()
+    }
+
+    /// The URL of a path, which begins with a slash.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("{}://127.0.0.1:{}{path}", self.scheme, self.port())
+    }
+
+    /// Puts an object at a path and returns its `ETag`.
+    pub fn put(&self, path: &str, data: impl Into<Bytes>) -> String {
+        self.shared.state.lock().unwrap().put(path, data.into())
+    }
+
+    /// The object at a path, as it is now.
+    #[must_use]
+    pub fn object(&self, path: &str) -> Option<Bytes> {
+        let state = self.shared.state.lock().unwrap();
+        state.objects.get(path).map(|object| object.data.clone())
+    }
+
+    /// Takes the object at a path away.
+    pub fn remove(&self, path: &str) {
+        self.shared.state.lock().unwrap().objects.remove(path);
+    }
+
+    /// Answers 401 to whoever does not send this user and password.
+    pub fn require_basic(&self, user: &str, password: &str) {
+        let token = base64(format!("{user}:{password}").as_bytes());
+        self.require_authorization(&format!("Basic {token}"));
+    }
+
+    /// Answers 401 to whoever does not send exactly this `Authorization`.
+    pub fn require_authorization(&self, value: &str) {
+        self.shared.state.lock().unwrap().authorization = Some(value.to_owned());
+    }
+
+    /// Sets the one fault of a path.
+    pub fn fault(&self, path: &str, fault: Fault) {
+        self.set(
+            path,
+            vec![Active {
+                fault,
+                left: None,
+                seen: 0,
+            }],
+        );
+    }
+
+    /// Sets several faults of a path, which all apply to each request.
+    pub fn faults(&self, path: &str, faults: impl IntoIterator<Item = Fault>) {
+        let active = |fault| Active {
+            fault,
+            left: None,
+            seen: 0,
+        };
+        self.set(path, faults.into_iter().map(active).collect());
+    }
+
+    /// Sets the one fault of a path for the next `times` requests that it concerns.
+    pub fn fault_times(&self, path: &str, fault: Fault, times: u64) {
+        let left = Some(times);
+        self.set(
+            path,
+            if times == 0 {
+                vec![]
+            } else {
+                vec![Active {
+                    fault,
+                    left,
+                    seen: 0,
+                }]
+            },
+        );
+    }
+
+    fn set(&self, path: &str, faults: Vec<Active>) {
+        self.shared
+            .state
+            .lock()
+            .unwrap()
+            .faults
+            .insert(path.to_owned(), faults);
+    }
+
+    /// Makes every path behave again.
+    pub fn clear_faults(&self) {
+        self.shared.state.lock().unwrap().faults.clear();
+    }
+
+    /// The requests so far, in the order they came.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.state.lock().unwrap().requests.clone()
+    }
+
+    /// How many GET answers with a body of the object (200 or 206) were begun on a path.
+    #[must_use]
+    pub fn bodies(&self, path: &str) -> u64 {
+        let state = self.shared.state.lock().unwrap();
+        state.bodies.get(path).copied().unwrap_or(0)
+    }
+
+    /// How many bytes of the object were sent on a path. A client that hung up may have got fewer.
+    #[must_use]
+    pub fn bytes(&self, path: &str) -> u64 {
+        let state = self.shared.state.lock().unwrap();
+        state
+            .sent
+            .get(path)
+            .map_or(0, |sent| sent.load(Ordering::Relaxed))
+    }
+
+    /// How many connections were opened, those that failed in TLS included.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// Forgets requests, bodies, bytes and connections.
+    pub fn reset_counters(&self) {
+        let mut state = self.shared.state.lock().unwrap();
+        state.requests.clear();
+        state.bodies.clear();
+        state.sent.clear();
+        self.shared.connections.store(0, Ordering::Relaxed);
+    }
+
+    /// Waits until `count` requests have come for a path.
+    pub fn wait_requests(&self, path: &str, count: usize) {
+        crate::eventually(&format!("{count} requests for {path}"), || {
+            let state = self.shared.state.lock().unwrap();
+            state
+                .requests
+                .iter()
+                .filter(|request| request.path == path)
+                .count()
+                >= count
+        });
+    }
+}
+
+impl State {
+    fn put(&mut self, path: &str, data: Bytes) -> String {
+        self.puts += 1;
+        let digest = Sha256::digest(&data);
+        let hex: String = digest
+            .iter()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let etag = format!("\"{hex}\"");
+        // A date that changes with the object is all a client may rely on.
+        let (minute, second) = (self.puts / 60 % 60, self.puts % 60);
+        let last_modified = format!("Mon, 06 Jul 2015 10:{minute:02}:{second:02} GMT");
+        self.objects.insert(
+            path.to_owned(),
+            Object {
+                data,
+                etag: etag.clone(),
+                last_modified,
+            },
+        );
+        etag
+    }
+
+    /// Writes a request down and says what is to go wrong with it.
+    fn note(&mut self, request: Request) -> Plan {
+        let path = request.path.clone();
+        let head = request.method == "HEAD";
+        self.requests.push(request);
+        let faults = self.faults.entry(path.clone()).or_default();
+        let plan = Plan::take(faults, head);
+        if plan.swap
+            && let Some(object) = self.objects.get(&path)
+        {
+            let other: Vec<u8> = object.data.iter().map(|byte| !byte).collect();
+            self.put(&path, other.into());
+        }
+        plan
+    }
+}
+
+async fn connection<T>(stream: T, signals: Arc<Signals>, shared: Arc<Shared>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(|request| {
+        let (signals, shared) = (signals.clone(), shared.clone());
+        async move { Ok::<_, Infallible>(respond(&shared, signals, &request).await) }
+    });
+    // A fault ends the connection with an error on purpose; a client that hangs up is its own affair.
+    let _ = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .max_buf_size(64 << 10)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+async fn respond(
+    shared: &Shared,
+    signals: Arc<Signals>,
+    request: &hyper::Request<Incoming>,
+) -> Response<Body> {
+    let value = |name| text_of(request.headers(), &name).map(str::to_owned);
+    let noted = Request {
+        method: request.method().to_string(),
+        path: request.uri().path().to_owned(),
+        query: request.uri().query().map(str::to_owned),
+        range: value(header::RANGE),
+        if_match: value(header::IF_MATCH),
+        if_none_match: value(header::IF_NONE_MATCH),
+        authorization: value(header::AUTHORIZATION),
+        user_agent: value(header::USER_AGENT),
+    };
+    let path = noted.path.clone();
+    let plan = shared.state.lock().unwrap().note(noted);
+    if !plan.latency.is_zero() {
+        tokio::time::sleep(plan.latency).await;
+    }
+    answer(
+        shared,
+        signals,
+        request.method(),
+        &path,
+        request.headers(),
+        &plan,
+    )
+}
+
+/// The standard alphabet with padding.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let word = (0..3).fold(0, |word, i| {
+            word << 8 | u32::from(*chunk.get(i).unwrap_or(&0))
+        });
+        for i in 0..4 {
+            let digit = ALPHABET[(word >> (18 - 6 * i) & 63) as usize] as char;
+            text.push(if i > chunk.len() { '=' } else { digit });
+        }
+    }
+    text
+}

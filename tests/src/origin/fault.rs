@@ -1,0 +1,154 @@
+//! The ways an origin can misbehave, and what several of them together mean for one request.
+
+use std::time::Duration;
+
+use super::wire::End;
+
+/// One misbehaviour of one path. Those that concern a body leave requests alone that are answered without one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection is closed after this many bytes of a body whose full length was promised.
+    Truncate(u64),
+    /// After this many bytes of a body nothing more comes, and the connection stays open.
+    Stall(u64),
+    /// The connection is reset (TCP RST) after this many bytes of a body. Bytes still on their way may be lost with it.
+    Reset(u64),
+    /// Every request is answered with this status, and with `Retry-After` in seconds where it is given.
+    Status {
+        /// The HTTP status code.
+        code: u16,
+        /// The value of `Retry-After`, in seconds.
+        retry_after: Option<u64>,
+    },
+    /// The length of the object is wrong by this many bytes wherever it is told: in `Content-Length` of a whole body
+    /// and of HEAD, and as the total in `Content-Range`. A body promised longer than it is ends with the connection.
+    WrongLength(i64),
+    /// The byte at this offset of the object is inverted on its way; the `ETag` is the true object's.
+    FlipByte(u64),
+    /// After this many requests the object is another one of the same length (every byte inverted) with another `ETag`.
+    SwapAfter(u64),
+    /// A body is paced.
+    Slow {
+        /// Body bytes per second on each connection.
+        bytes_per_second: u64,
+    },
+    /// Nothing is answered for this long.
+    Latency(Duration),
+    /// `Range` is ignored: the answer is 200 with the whole object.
+    NoRanges,
+    /// No `ETag` is sent, and conditions on one are not looked at.
+    NoEtag,
+    /// The `ETag` is a weak one, which never satisfies `If-Match`.
+    WeakEtag,
+    /// The body has no `Content-Length`; `Range` is ignored.
+    Chunked,
+    /// Answers 302 with this `Location`.
+    Redirect(String),
+    /// Answers 405 to HEAD.
+    RefuseHead,
+}
+
+/// A fault that is set on a path.
+#[derive(Debug)]
+pub(super) struct Active {
+    pub(super) fault: Fault,
+    /// How many more requests it applies to; without end when `None`.
+    pub(super) left: Option<u64>,
+    /// Requests seen since it was set.
+    pub(super) seen: u64,
+}
+
+/// What the strength of an `ETag` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tags {
+    Strong,
+    Weak,
+    None,
+}
+
+/// Everything that is to go wrong with one request.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) latency: Duration,
+    pub(super) status: Option<(u16, Option<u64>)>,
+    pub(super) redirect: Option<String>,
+    pub(super) refuse_head: bool,
+    pub(super) ranges: bool,
+    pub(super) tags: Tags,
+    pub(super) chunked: bool,
+    pub(super) length_delta: i64,
+    pub(super) cut: Option<(u64, End)>,
+    pub(super) flip: Option<u64>,
+    pub(super) bytes_per_second: Option<u64>,
+    pub(super) swap: bool,
+}
+
+impl Plan {
+    /// What the faults of a path do to one more request, which they are spent on.
+    pub(super) fn take(faults: &mut Vec<Active>, head: bool) -> Self {
+        let mut plan = Self {
+            latency: Duration::ZERO,
+            status: None,
+            redirect: None,
+            refuse_head: false,
+            ranges: true,
+            tags: Tags::Strong,
+            chunked: false,
+            length_delta: 0,
+            cut: None,
+            flip: None,
+            bytes_per_second: None,
+            swap: false,
+        };
+        for active in faults.iter_mut() {
+            active.seen += 1;
+            if head == matches!(active.fault, Fault::RefuseHead) || !active.fault.needs_method() {
+                plan.add(active);
+                if let Some(left) = &mut active.left {
+                    *left -= 1;
+                }
+            }
+        }
+        faults.retain(|active| active.left != Some(0) && !(plan.swap && active.fault.swaps()));
+        plan
+    }
+
+    fn add(&mut self, active: &Active) {
+        match &active.fault {
+            Fault::Truncate(bytes) => self.cut = Some((*bytes, End::Close)),
+            Fault::Stall(bytes) => self.cut = Some((*bytes, End::Stall)),
+            Fault::Reset(bytes) => self.cut = Some((*bytes, End::Reset)),
+            Fault::Status { code, retry_after } => self.status = Some((*code, *retry_after)),
+            Fault::WrongLength(delta) => self.length_delta = *delta,
+            Fault::FlipByte(offset) => self.flip = Some(*offset),
+            Fault::SwapAfter(requests) => self.swap = active.seen > *requests,
+            Fault::Slow { bytes_per_second } => self.bytes_per_second = Some(*bytes_per_second),
+            Fault::Latency(delay) => self.latency = *delay,
+            Fault::NoRanges => self.ranges = false,
+            Fault::NoEtag => self.tags = Tags::None,
+            Fault::WeakEtag => self.tags = Tags::Weak,
+            Fault::Chunked => (self.chunked, self.ranges) = (true, false),
+            Fault::Redirect(location) => self.redirect = Some(location.clone()),
+            Fault::RefuseHead => self.refuse_head = true,
+        }
+    }
+}
+
+impl Fault {
+    /// Whether it concerns only bodies, or only HEAD: other requests do not use it up.
+    const fn needs_method(&self) -> bool {
+        matches!(
+            self,
+            Self::Truncate(_)
+                | Self::Stall(_)
+                | Self::Reset(_)
+                | Self::FlipByte(_)
+                | Self::Slow { .. }
+                | Self::RefuseHead
+        )
+    }
+
+    const fn swaps(&self) -> bool {
+        matches!(self, Self::SwapAfter(_))
+    }
+}

@@ -1,0 +1,202 @@
+//! The connection and the bodies on it: bytes leave in small pieces, and a fault strikes only when all bytes before it
+//! have been handed to the kernel.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::Frame;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+/// The most bytes handed on at once.
+const PIECE: usize = 64 << 10;
+/// How many pieces a paced body has per second.
+const PIECES_PER_SECOND: u64 = 50;
+
+/// How a body ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// As promised.
+    Clean,
+    /// The connection is closed.
+    Close,
+    /// The connection is reset.
+    Reset,
+    /// It does not.
+    Stall,
+}
+
+/// What a body and the socket below it tell one another.
+#[derive(Debug, Default)]
+pub(super) struct Signals {
+    /// Set by a body that waits until its bytes have left.
+    waiting: Mutex<Option<Waker>>,
+    flushed: AtomicBool,
+    reset: AtomicBool,
+}
+
+/// The socket of one connection.
+#[derive(Debug)]
+pub(super) struct Wire {
+    tcp: TcpStream,
+    signals: Arc<Signals>,
+}
+
+impl Wire {
+    pub(super) fn new(tcp: TcpStream) -> (Self, Arc<Signals>) {
+        let signals = Arc::new(Signals::default());
+        (
+            Self {
+                tcp,
+                signals: signals.clone(),
+            },
+            signals,
+        )
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if self.signals.reset.load(Ordering::Acquire) {
+            let _ = self.tcp.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = ready!(Pin::new(&mut self.tcp).poll_flush(cx));
+        if let Some(waker) = self.signals.waiting.lock().unwrap().take() {
+            self.signals.flushed.store(true, Ordering::Release);
+            waker.wake();
+        }
+        Poll::Ready(result)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+/// The body of one answer.
+#[derive(Debug)]
+pub(super) struct Body {
+    pub(super) data: Bytes,
+    pub(super) end: End,
+    /// The offset in `data` of a byte to invert.
+    pub(super) flip: Option<u64>,
+    pub(super) pace: Option<Pace>,
+    pub(super) signals: Arc<Signals>,
+    /// Where the bytes sent are counted.
+    pub(super) count: Arc<AtomicU64>,
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if self.data.is_empty() {
+            return self.poll_end(cx);
+        }
+        let mut length = PIECE;
+        if let Some(pace) = &mut self.pace {
+            length = ready!(pace.poll(cx));
+        }
+        let length = length.min(self.data.len());
+        let piece = self.data.split_to(length);
+        self.count.fetch_add(length as u64, Ordering::Relaxed);
+        let piece = match self.flip {
+            Some(offset) if offset < length as u64 => {
+                self.flip = None;
+                inverted_at(&piece, offset as usize)
+            }
+            Some(offset) => {
+                self.flip = Some(offset - length as u64);
+                piece
+            }
+            None => piece,
+        };
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_empty() && self.end == End::Clean
+    }
+}
+
+impl Body {
+    fn poll_end(&self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match self.end {
+            End::Clean => return Poll::Ready(None),
+            End::Stall => return Poll::Pending,
+            End::Close | End::Reset => {}
+        }
+        if !self.signals.flushed.load(Ordering::Acquire) {
+            *self.signals.waiting.lock().unwrap() = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let reset = self.end == End::Reset;
+        self.signals.reset.store(reset, Ordering::Release);
+        Poll::Ready(Some(Err(io::Error::other("a fault ends this connection"))))
+    }
+}
+
+fn inverted_at(piece: &Bytes, offset: usize) -> Bytes {
+    let mut copy = piece.to_vec();
+    copy[offset] = !copy[offset];
+    copy.into()
+}
+
+/// Hands out the right to send bytes at a steady rate.
+#[derive(Debug)]
+pub(super) struct Pace {
+    bytes: usize,
+    every: Duration,
+    due: Pin<Box<Sleep>>,
+}
+
+impl Pace {
+    pub(super) fn new(bytes_per_second: u64) -> Self {
+        let bytes = (bytes_per_second / PIECES_PER_SECOND).clamp(1, PIECE as u64);
+        Self {
+            bytes: bytes as usize,
+            every: Duration::from_secs_f64(bytes as f64 / bytes_per_second.max(1) as f64),
+            due: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        ready!(self.due.as_mut().poll(cx));
+        let next = self.due.deadline().max(Instant::now() - self.every) + self.every;
+        self.due.as_mut().reset(next);
+        Poll::Ready(self.bytes)
+    }
+}

@@ -1,0 +1,223 @@
+//! Tasks as Aurora's thermos runs them, on this host: what a task is, in which order its processes start, and what is
+//! filled into their command lines. Running them is [`Runner`]'s. Left out: everything that asks Mesos or ZooKeeper.
+
+mod run;
+mod supervise;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+pub use run::{Runner, RunningTask};
+pub use supervise::{State, TaskState};
+
+/// One process of a task.
+#[derive(Debug, Clone)]
+pub struct Process {
+    name: String,
+    cmdline: String,
+    max_failures: u32,
+}
+
+impl Process {
+    /// A process that fails for good with its first failure.
+    #[must_use]
+    pub fn new(name: &str, cmdline: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            cmdline: cmdline.to_owned(),
+            max_failures: 1,
+        }
+    }
+
+    /// Tolerates failures until there are this many; 0 for any number. (1)
+    #[must_use]
+    pub const fn max_failures(mut self, failures: u32) -> Self {
+        self.max_failures = failures;
+        self
+    }
+}
+
+/// A task: processes, the order they start in, and the ports they are given.
+#[derive(Debug, Clone)]
+pub struct Task {
+    name: String,
+    processes: Vec<Process>,
+    constraints: Vec<Vec<String>>,
+    ports: BTreeMap<String, u16>,
+    env: Vec<(String, String)>,
+    instance: u32,
+    grace: Duration,
+    uid: Option<u32>,
+}
+
+impl Task {
+    /// A task without processes: instance 0, five seconds of grace.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            processes: Vec::new(),
+            constraints: Vec::new(),
+            ports: BTreeMap::new(),
+            env: Vec::new(),
+            instance: 0,
+            grace: Duration::from_secs(5),
+            uid: None,
+        }
+    }
+
+    /// Adds a process. The ports its command line names are allocated.
+    #[must_use]
+    pub fn process(mut self, process: Process) -> Self {
+        for rest in process.cmdline.split("{{thermos.ports[").skip(1) {
+            let name = rest.split("]}}").next().unwrap_or_default();
+            self = self.port(name);
+        }
+        self.processes.push(process);
+        self
+    }
+
+    /// Adds an ordering, as thermos prints it: `pexinstall < eightball`. One name alone goes before everything that
+    /// has no other predecessor.
+    #[must_use]
+    pub fn constraint(mut self, line: &str) -> Self {
+        self.constraints
+            .push(line.split('<').map(|name| name.trim().to_owned()).collect());
+        self
+    }
+
+    /// Allocates a free port under this name, unless there is one.
+    #[must_use]
+    pub fn port(mut self, name: &str) -> Self {
+        self.ports
+            .entry(name.to_owned())
+            .or_insert_with(crate::free_port);
+        self
+    }
+
+    /// Gives every process a variable that thermos would not.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Which instance of its job it is. (0)
+    #[must_use]
+    pub const fn instance(mut self, instance: u32) -> Self {
+        self.instance = instance;
+        self
+    }
+
+    /// How long processes have between SIGTERM and SIGKILL. (5 s)
+    #[must_use]
+    pub const fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Runs the processes as this user and owns the sandbox by it, for which this process must be root. (whoever runs
+    /// the test)
+    #[must_use]
+    pub const fn user(mut self, uid: u32) -> Self {
+        self.uid = Some(uid);
+        self
+    }
+
+    fn id(&self) -> String {
+        format!("1700000000000-{}-{}", self.name, self.instance)
+    }
+
+    /// What must have succeeded before `name` starts.
+    fn predecessors(&self, name: &str) -> BTreeSet<String> {
+        let pairs = self.constraints.iter().flat_map(|chain| chain.windows(2));
+        let before: BTreeSet<String> = pairs
+            .filter(|pair| pair[1] == name)
+            .map(|pair| pair[0].clone())
+            .collect();
+        let mut first = self
+            .constraints
+            .iter()
+            .filter(|chain| chain.len() == 1)
+            .flatten();
+        if !before.is_empty() || first.clone().any(|alone| alone == name) {
+            return before;
+        }
+        first.by_ref().cloned().collect()
+    }
+
+    /// A command line with its templates filled in.
+    fn fill(&self, cmdline: &str) -> String {
+        let mut text = cmdline
+            .replace("{{thermos.task_id}}", &self.id())
+            .replace("{{mesos.instance}}", &self.instance.to_string())
+            .replace("{{mesos.hostname}}", "localhost");
+        for (name, port) in &self.ports {
+            text = text.replace(&format!("{{{{thermos.ports[{name}]}}}}"), &port.to_string());
+        }
+        let unbound = ["{{thermos.", "{{mesos."]
+            .iter()
+            .find(|start| text.contains(**start));
+        assert!(
+            unbound.is_none(),
+            "thermos refuses what is unbound in: {text}"
+        );
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blog() -> Task {
+        Task::new("eightball")
+            .instance(7)
+            .process(Process::new("envvar_setup", "true"))
+            .process(Process::new("pexinstall", "true"))
+            .process(Process::new(
+                "eightball",
+                "./e --port={{thermos.ports[private]}}",
+            ))
+            .process(Process::new(
+                "check",
+                "c {{thermos.ports[health]}} {{thermos.ports[private]}}",
+            ))
+            .constraint("envvar_setup")
+            .constraint("pexinstall < eightball < check")
+    }
+
+    #[test]
+    fn chains_order_and_a_name_alone_goes_first() {
+        let task = blog();
+        let before = |name| task.predecessors(name).into_iter().collect::<Vec<_>>();
+        assert!(before("envvar_setup").is_empty());
+        assert_eq!(before("pexinstall"), ["envvar_setup"]);
+        assert_eq!(before("eightball"), ["pexinstall"]);
+        assert_eq!(before("check"), ["eightball"]);
+    }
+
+    #[test]
+    fn templates_are_filled_the_same_in_every_process() {
+        let task = blog();
+        let private = task.ports["private"];
+        assert_eq!(
+            task.fill(&task.processes[2].cmdline),
+            format!("./e --port={private}")
+        );
+        assert_eq!(
+            task.fill(&task.processes[3].cmdline),
+            format!("c {} {private}", task.ports["health"])
+        );
+        assert_eq!(
+            task.fill("{{mesos.instance}} {{mesos.hostname}} {{thermos.task_id}}"),
+            "7 localhost 1700000000000-eightball-7"
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "unbound")]
+    fn what_is_unbound_is_refused() {
+        blog().fill("{{thermos.ports[other]}}");
+    }
+}

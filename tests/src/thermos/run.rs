@@ -1,0 +1,302 @@
+//! A task that was started, as a test sees it.
+
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use super::Task;
+use super::supervise::{Slot, State, Supervisor, Table, TaskState, logs};
+use crate::eventually;
+
+/// Starts tasks.
+#[derive(Debug)]
+pub struct Runner;
+
+impl Runner {
+    /// Starts a task in a new sandbox, a directory below `parent` named after the task's id.
+    #[must_use]
+    pub fn start(task: Task, parent: &Path) -> RunningTask {
+        let known = |name: &String| task.processes.iter().any(|process| process.name == *name);
+        let unknown = task.constraints.iter().flatten().find(|name| !known(name));
+        assert_eq!(unknown, None, "a constraint names no process");
+        let sandbox = parent.join(task.id());
+        std::fs::create_dir(&sandbox).unwrap();
+        if task.uid.is_some() {
+            std::os::unix::fs::chown(&sandbox, task.uid, task.uid).unwrap();
+        }
+        let slots = task
+            .processes
+            .iter()
+            .map(|process| (process.name.clone(), Slot::default()));
+        let table = Table {
+            slots: slots.collect(),
+            state: TaskState::Active,
+            stopping: None,
+        };
+        let table = Arc::new(Mutex::new(table));
+        let supervisor = Supervisor {
+            task: task.clone(),
+            sandbox: sandbox.clone(),
+            table: table.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("thermos".to_owned())
+            .spawn(move || supervisor.supervise())
+            .expect("a thread");
+        RunningTask {
+            task,
+            sandbox,
+            table,
+            thread: Some(thread),
+        }
+    }
+}
+
+/// A task that was started. Dropping it stops it.
+#[derive(Debug)]
+pub struct RunningTask {
+    task: Task,
+    sandbox: PathBuf,
+    table: Arc<Mutex<Table>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl RunningTask {
+    /// The directory its processes run in.
+    #[must_use]
+    pub fn sandbox(&self) -> &Path {
+        &self.sandbox
+    }
+
+    /// The port it was given under a name.
+    #[must_use]
+    pub fn port(&self, name: &str) -> u16 {
+        let port = self.task.ports.get(name);
+        *port.unwrap_or_else(|| panic!("the task has no port `{name}`"))
+    }
+
+    /// What a process is doing.
+    #[must_use]
+    pub fn state(&self, process: &str) -> State {
+        self.slot(process, Slot::state)
+    }
+
+    /// The pid of a process while it runs, which is also its process group.
+    #[must_use]
+    pub fn pid(&self, process: &str) -> Option<u32> {
+        self.slot(process, |slot| slot.child.as_ref().map(Child::id))
+    }
+
+    /// How often a process was started. The number of its latest run is one less.
+    #[must_use]
+    pub fn runs(&self, process: &str) -> u32 {
+        self.slot(process, |slot| slot.runs)
+    }
+
+    /// What the whole task is doing.
+    #[must_use]
+    pub fn task_state(&self) -> TaskState {
+        self.table.lock().unwrap().state
+    }
+
+    /// Waits until a process is in this state.
+    ///
+    /// # Panics
+    /// When it is not in time, or has ended otherwise; the message holds what it wrote to stderr.
+    pub fn wait_for(&self, process: &str, state: State) {
+        eventually(&format!("process {process} is {state:?}"), || {
+            let now = self.state(process);
+            let ended = matches!(now, State::Done | State::Failed);
+            let over = now != state && (ended || self.task_state() != TaskState::Active);
+            if over {
+                let said = self.log(process, self.runs(process).saturating_sub(1), "stderr");
+                panic!("process {process} is {now:?}, not {state:?}: {said}");
+            }
+            now == state
+        });
+    }
+
+    /// What a run of a process wrote to `stdout` or `stderr` so far.
+    #[must_use]
+    pub fn log(&self, process: &str, run: u32, stream: &str) -> String {
+        let bytes = std::fs::read(logs(&self.sandbox, process, run).join(stream));
+        String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+    }
+
+    /// Stops it: SIGTERM to every process group, SIGKILL after the grace. Returns when all have ended.
+    pub fn stop(&mut self) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        {
+            let table = self.table.lock();
+            let mut table = table.unwrap_or_else(PoisonError::into_inner);
+            if table.state == TaskState::Active && table.stopping.is_none() {
+                table.stop(TaskState::Killed, self.task.grace);
+            }
+        }
+        let ended = thread.join();
+        assert!(
+            ended.is_ok() || std::thread::panicking(),
+            "the supervisor panicked"
+        );
+    }
+
+    fn slot<T>(&self, process: &str, of: impl Fn(&Slot) -> T) -> T {
+        let table = self.table.lock().unwrap();
+        of(table
+            .slots
+            .get(process)
+            .unwrap_or_else(|| panic!("no process `{process}`")))
+    }
+}
+
+impl Drop for RunningTask {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use nix::sys::signal::{Signal, killpg};
+    use nix::unistd::Pid;
+    use tempfile::TempDir;
+
+    use super::super::Process;
+    use super::*;
+
+    fn start(task: Task) -> (RunningTask, TempDir) {
+        let parent = TempDir::new().unwrap();
+        (Runner::start(task, parent.path()), parent)
+    }
+
+    fn finished(task: &RunningTask) -> TaskState {
+        eventually("the task ends", || task.task_state() != TaskState::Active);
+        task.task_state()
+    }
+
+    #[test]
+    fn processes_start_when_their_predecessors_have_succeeded() {
+        let note = |name: &str| Process::new(name, &format!("echo {name} >> order"));
+        let (task, _parent) = start(
+            Task::new("t")
+                .process(note("third"))
+                .process(note("second"))
+                .process(note("first"))
+                .constraint("first")
+                .constraint("second < third"),
+        );
+        assert_eq!(finished(&task), TaskState::Success);
+        let order = std::fs::read_to_string(task.sandbox().join("order")).unwrap();
+        assert_eq!(order, "first\nsecond\nthird\n");
+        assert_eq!(task.state("third"), State::Done);
+    }
+
+    #[test]
+    fn only_thermos_variables_are_there_and_the_profile_is_sourced() {
+        let (task, _parent) = start(
+            Task::new("t")
+                .process(Process::new(
+                    "setup",
+                    "echo 'export STAGE=prod' > .thermos_profile",
+                ))
+                .process(Process::new(
+                    "job",
+                    "echo $STAGE $EXTRA {{thermos.ports[http]}}; env",
+                ))
+                .env("EXTRA", "more")
+                .constraint("setup < job"),
+        );
+        assert_eq!(finished(&task), TaskState::Success);
+        let said = task.log("job", 0, "stdout");
+        let mut lines = said.lines();
+        assert_eq!(
+            lines.next(),
+            Some(format!("prod more {}", task.port("http")).as_str())
+        );
+        let mut names: Vec<&str> = lines.map(|line| line.split('=').next().unwrap()).collect();
+        names.sort_unstable();
+        let of_bash = ["PWD", "SHLVL", "_"];
+        names.retain(|name| !of_bash.contains(name));
+        assert_eq!(
+            names,
+            [
+                "BASH_ENV", "EXTRA", "HOME", "LOGNAME", "PATH", "STAGE", "USER"
+            ]
+        );
+        assert!(said.contains(&format!("HOME={}\n", task.sandbox().display())));
+    }
+
+    #[test]
+    fn a_failing_process_runs_again_until_it_has_failed_too_often() {
+        let (task, _parent) = start(
+            Task::new("t")
+                .process(Process::new("bad", "echo oops >&2; exit 3").max_failures(2))
+                .process(Process::new("good", "exec sleep 60")),
+        );
+        assert_eq!(finished(&task), TaskState::Failed);
+        assert_eq!((task.state("bad"), task.runs("bad")), (State::Failed, 2));
+        assert_eq!(task.log("bad", 0, "stderr"), "oops\n");
+        assert_eq!(task.log("bad", 1, "stderr"), "oops\n");
+        assert_eq!(task.state("good"), State::Failed, "stopped with the task");
+    }
+
+    #[test]
+    fn a_killed_process_is_lost_and_not_failed() {
+        let (task, _parent) = start(Task::new("t").process(Process::new("job", "exec sleep 60")));
+        task.wait_for("job", State::Running);
+        let pid = i32::try_from(task.pid("job").unwrap()).unwrap();
+        nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        eventually("it runs again", || task.runs("job") == 2);
+        task.wait_for("job", State::Running);
+        assert_eq!(task.task_state(), TaskState::Active);
+    }
+
+    #[test]
+    fn stopping_asks_first_and_kills_what_does_not_listen() {
+        let polite = "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done";
+        let deaf = "trap '' TERM; echo up; while :; do sleep 0.01; done";
+        let (mut task, _parent) = start(
+            Task::new("t")
+                .process(Process::new("polite", polite))
+                .process(Process::new("deaf", deaf))
+                .grace(Duration::from_millis(500)),
+        );
+        for name in ["polite", "deaf"] {
+            eventually(name, || task.log(name, 0, "stdout").starts_with("up"));
+        }
+        let group = Pid::from_raw(i32::try_from(task.pid("deaf").unwrap()).unwrap());
+        task.stop();
+        assert_eq!(task.log("polite", 0, "stdout"), "up\nbye\n");
+        assert_eq!(
+            (task.state("polite"), task.state("deaf")),
+            (State::Done, State::Failed)
+        );
+        assert_eq!(task.task_state(), TaskState::Killed);
+        let gone = || killpg(group, None) == Err(nix::errno::Errno::ESRCH);
+        eventually("its process group is gone", gone);
+    }
+
+    #[test]
+    fn a_task_may_belong_to_somebody_else() {
+        if !crate::host::is_root() {
+            return crate::skip("other users", "needs root");
+        }
+        let parent = TempDir::new().unwrap();
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(parent.path(), everybody).unwrap();
+        let job = Process::new("job", "id -u; id -G; touch mine");
+        let task = Runner::start(Task::new("t").process(job).user(12_345), parent.path());
+        assert_eq!(
+            finished(&task),
+            TaskState::Success,
+            "{}",
+            task.log("job", 0, "stderr")
+        );
+        assert_eq!(task.log("job", 0, "stdout"), "12345\n12345\n");
+    }
+}
