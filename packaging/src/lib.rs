@@ -1,1 +1,100 @@
-//! x
+//! Man pages and shell completions of the tools, made from their own flag definitions, so that neither can drift.
+//!
+//! What clap cannot know (files, environment, examples, exit codes) stands in `man/<tool>.roff` and is appended. The
+//! completions of jobs, hashes and cached artifacts call the tool, and are in `completion/`.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use clap::Command;
+use clap_complete::Shell;
+use hostkit::cli::{Tool, command};
+
+/// A tool, its man section and the page's hand-written end.
+struct Page {
+    name: &'static str,
+    command: Command,
+    section: &'static str,
+    end: &'static str,
+}
+
+fn pages() -> Vec<Page> {
+    vec![
+        Page {
+            name: s3cache::Args::NAME,
+            command: command::<s3cache::Args>(),
+            section: "1",
+            end: include_str!("../man/s3cache.roff"),
+        },
+        Page {
+            name: pexrun::Args::NAME,
+            command: command::<pexrun::Args>(),
+            section: "1",
+            end: include_str!("../man/pexrun.roff"),
+        },
+    ]
+}
+
+/// Writes `man/<tool>.<section>` and `bash/<tool>`, `zsh/_<tool>` below `out`.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write(out: &Path) -> io::Result<()> {
+    for directory in ["man", "bash", "zsh"] {
+        fs::create_dir_all(out.join(directory))?;
+    }
+    for Page {
+        name,
+        mut command,
+        section,
+        end,
+    } in pages()
+    {
+        let mut roff = Vec::new();
+        clap_mangen::Man::new(command.clone())
+            .section(section)
+            .render(&mut roff)?;
+        roff.extend_from_slice(end.as_bytes());
+        fs::write(out.join(format!("man/{name}.{section}")), roff)?;
+        for (shell, path) in [
+            (Shell::Bash, format!("bash/{name}")),
+            (Shell::Zsh, format!("zsh/_{name}")),
+        ] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, name, &mut script);
+            if shell == Shell::Bash && name == pexrun::Args::NAME {
+                script.extend_from_slice(include_bytes!("../completion/pexrun.bash"));
+            }
+            fs::write(out.join(path), script)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_flag_is_in_the_page_and_in_the_completion() {
+        let temp = std::env::temp_dir().join(format!("hostkit-packaging-{}", std::process::id()));
+        super::write(&temp).unwrap();
+        for page in super::pages() {
+            let roff = std::fs::read_to_string(temp.join(format!("man/{}.1", page.name))).unwrap();
+            let bash = std::fs::read_to_string(temp.join(format!("bash/{}", page.name))).unwrap();
+            for flag in page.command.get_arguments().filter_map(clap::Arg::get_long) {
+                assert!(
+                    roff.contains(&format!("\\-\\-{}", flag.replace('-', "\\-"))),
+                    "{flag} in the page"
+                );
+                assert!(
+                    bash.contains(&format!("--{flag}")),
+                    "{flag} in the completion"
+                );
+            }
+            for heading in ["EXIT STATUS", "FILES", "EXAMPLES"] {
+                assert!(roff.contains(heading), "{heading} of {}", page.name);
+            }
+        }
+        std::fs::remove_dir_all(&temp).unwrap();
+    }
+}

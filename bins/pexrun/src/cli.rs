@@ -27,7 +27,7 @@ pub struct Args {
     pub job: Option<String>,
     /// Git hash, version, or `static`
     #[arg(value_name = "HASH_OR_VERSION")]
-    pub version: Option<String>,
+    pub build: Option<String>,
     /// Handed to the program as they are
     #[arg(
         value_name = "ARGS",
@@ -103,7 +103,7 @@ mod tests {
         let argv: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
         let (args, _) = hostkit::cli::parse::<Args, _>(argv.clone()).unwrap();
         assert_eq!(args.job.as_deref(), Some("job"), "{line}");
-        assert_eq!(args.version.as_deref(), Some("60a43ef"), "{line}");
+        assert_eq!(args.build.as_deref(), Some("60a43ef"), "{line}");
         untouched(&args.args, &argv)
     }
 

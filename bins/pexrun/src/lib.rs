@@ -32,7 +32,7 @@ fn go(args: &Args) -> Result<Exit, Failure> {
     if args.list {
         return listing::run(&config, args.job.as_deref(), args.cached, args.json);
     }
-    let (Some(job), Some(version)) = (&args.job, &args.version) else {
+    let (Some(job), Some(version)) = (&args.job, &args.build) else {
         return Err(
             Failure::new(Exit::LAUNCHER_FAILED, "a job and a version are needed")
                 .remedy("pexrun JOB HASH_OR_VERSION [ARGS...], or pexrun --list JOB"),

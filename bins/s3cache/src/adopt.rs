@@ -128,13 +128,12 @@ fn take(
             Some(vouched.by.to_owned()),
             stamp,
         );
-        let path = share.publish(&dir, &partial.name, &partial.data, key, &mut entry)?;
+        let file = dir.open_file(&partial.name)?;
+        let name = partial.name.clone();
+        drop(partial);
+        let path = share.publish(&dir, &name, &file, key, &mut entry)?;
         Partial::remove_record(&dir, key, TURN);
-        Ok(Some(Blob {
-            entry,
-            file: partial.data.try_clone()?,
-            path,
-        }))
+        Ok(Some(Blob { entry, file, path }))
     })();
     if !matches!(taken, Ok(Some(_))) {
         Partial::remove(&dir, key, TURN);

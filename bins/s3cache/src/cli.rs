@@ -21,7 +21,7 @@ Exit codes: 0 ok, 2 usage, 65 corrupt, 66 not found, 69 unreachable, 73 cannot w
 
 /// Fetch an artifact once per host, verify it, keep it, and copy it into place
 #[derive(Debug, Parser)]
-#[command(after_help = AFTER_HELP, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_help = AFTER_HELP, subcommand_negates_reqs = true)]
 pub struct Args {
     /// Something else than fetching
     #[command(subcommand)]

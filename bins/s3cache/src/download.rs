@@ -137,31 +137,25 @@ impl Download<'_> {
             .map(|record| record.name.clone())
             .unwrap_or_default();
         if let Err(failure) = self.verify(&arrived).await {
-            Partial::remove(&dir, key, turn);
-            let _ = space::release(share, size);
+            let _ = space::release(share, Partial::remove(&dir, key, turn));
             return Err(failure);
         }
-        let mut entry = self.entry(&arrived, &arrived.target.data).map_err(disk)?;
-        match share.publish(&dir, &file_name, &arrived.target.data, key, &mut entry) {
+        let file = dir.open_file(&file_name).map_err(disk)?;
+        let mut entry = self.entry(&arrived, &file).map_err(disk)?;
+        // The kernel executes no file that somebody has open for writing: from here on nobody has.
+        drop(arrived);
+        match share.publish(&dir, &file_name, &file, key, &mut entry) {
             Ok(path) => {
                 for turn in 0..TURNS {
                     Partial::remove_record(&dir, key, turn);
                 }
-                let _ = hostkit::dir::try_shared(&arrived.target.data);
-                Ok(Landed::Published(Box::new(Blob {
-                    entry,
-                    file: arrived.target.data,
-                    path,
-                })))
+                let _ = hostkit::dir::try_shared(&file);
+                Ok(Landed::Published(Box::new(Blob { entry, file, path })))
             }
             Err(error) => {
                 warn!(%error, "cannot publish in {}: going on without the cache", shown(share));
-                Partial::remove(&dir, key, turn);
-                let _ = space::release(share, size);
-                Ok(Landed::Loose {
-                    file: arrived.target.data,
-                    size,
-                })
+                let _ = space::release(share, Partial::remove(&dir, key, turn));
+                Ok(Landed::Loose { file, size })
             }
         }
     }

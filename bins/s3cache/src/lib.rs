@@ -34,6 +34,10 @@ use tracing::info;
 /// # Errors
 /// As the verb, with the documented exit codes.
 pub fn run(args: Args) -> Result<Exit, Failure> {
+    if let (Some(_), Some(source)) = (&args.verb, &args.source) {
+        return Err(Failure::new(Exit::USAGE, format!("{} stands before the verb", hostkit::mask::url(source)))
+            .remedy("write the verb first, then what it is about"));
+    }
     let settings = Settings::load(&args.fetch)?;
     match &args.verb {
         None => get(&args, &settings),

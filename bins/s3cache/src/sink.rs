@@ -135,6 +135,7 @@ struct Writer {
     arrived: Arc<AtomicU64>,
     reported: Instant,
     unsynced: u64,
+    syncing: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Writer {
@@ -149,6 +150,7 @@ impl Writer {
             arrived,
             reported: Instant::now(),
             unsynced: 0,
+            syncing: None,
         }
     }
 
@@ -165,6 +167,10 @@ impl Writer {
                 Message::Piece { at, bytes } => self.write(at, &bytes)?,
                 Message::Finished { part } => self.finish(part)?,
             }
+        }
+        if let Some(thread) = self.syncing.take() {
+            // It holds the file open for writing. What it could not write, the final fsync reports.
+            let _ = thread.join();
         }
         self.summary()
     }
@@ -202,13 +208,16 @@ impl Writer {
         self.write_back(bytes.len() as u64)
     }
 
-    /// Starts writing back in a thread that nobody waits for: fsync at the end waits for what is left.
+    /// Starts writing back in a thread of its own, unless one still does: fsync at the end waits for what is left.
     fn write_back(&mut self, bytes: u64) -> io::Result<()> {
         self.unsynced += bytes;
         if self.target.record.is_some() && self.unsynced >= WRITE_BACK {
+            if self.syncing.as_ref().is_some_and(|thread| !thread.is_finished()) {
+                return Ok(());
+            }
             self.unsynced = 0;
             let data = self.target.data.try_clone()?;
-            std::thread::spawn(move || data.sync_data());
+            self.syncing = Some(std::thread::spawn(move || data.sync_data()));
         }
         Ok(())
     }

@@ -1,1 +1,252 @@
-fn main() {}
+//! The demo: a sample job from its build to its answers, on this machine alone, with nothing but Rust and python3.
+//!
+//! A step is a function; later tools add theirs. What a step needs and leaves is in [`Stage`].
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a demo shows what it does, and stops where it cannot go on"
+)]
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hostkit_tests::s3::S3;
+use hostkit_tests::thermos::{Process, Runner, State, Task};
+use hostkit_tests::{Running, bin, eightball, eventually, free_port};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+/// What the steps share.
+struct Stage {
+    scratch: TempDir,
+    s3: S3,
+    arch: String,
+    /// The git hash the build is published under.
+    hash: String,
+}
+
+fn main() {
+    println!("hostkit demo: everything runs on loopback and below a temporary directory\n");
+    let _ = bin("pexrun");
+    let mut stage = set_the_stage();
+    publish(&mut stage);
+    run_by_hand(&stage, "cold", "fetched from S3, verified, cached, run");
+    run_by_hand(&stage, "warm", "run from the cache; S3 is not asked at all");
+    run_as_a_job(&stage);
+    look_at_the_cache(&stage);
+    println!("\nEverything worked.");
+}
+
+fn set_the_stage() -> Stage {
+    step("Start an S3 server, which checks signatures");
+    let s3 = S3::start();
+    s3.create_bucket("builds");
+    said(&format!("listening on {}", s3.endpoint()));
+    Stage {
+        scratch: tempfile::tempdir().unwrap(),
+        s3,
+        arch: pexrun::arch::of_this_host().unwrap_or_else(|_| "demo_x86_64".to_owned()),
+        hash: String::new(),
+    }
+}
+
+impl Stage {
+    fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    fn build_name(&self) -> String {
+        format!("eightball-{}-{}.pex", self.hash, self.arch)
+    }
+
+    fn source(&self) -> String {
+        format!("s3://builds/pex/{}", self.build_name())
+    }
+
+    /// A tool with what a host's configuration would tell it.
+    fn tool(&self, name: &str) -> Command {
+        let mut command = Command::new(bin(name));
+        command.envs(self.settings());
+        command
+    }
+
+    fn settings(&self) -> Vec<(String, String)> {
+        let mut settings = self.s3.env();
+        let cache = self.path("cache").display().to_string();
+        for tool in ["S3CACHE", "PEXRUN"] {
+            settings.push((format!("HOSTKIT_{tool}_CACHE_DIR"), cache.clone()));
+            settings.push((format!("HOSTKIT_{tool}_KEEP_FREE"), "0".to_owned()));
+        }
+        settings.push((
+            "HOSTKIT_PEXRUN_REPOSITORY".to_owned(),
+            "s3://builds/pex".to_owned(),
+        ));
+        settings
+    }
+}
+
+fn publish(stage: &mut Stage) {
+    step("Build the sample job and publish it, as a build server does");
+    let build = stage.path("eightball.pex");
+    eightball::build_zipapp(&build)
+        .unwrap_or_else(|why| panic!("cannot build the sample job: {why}"));
+    let digest = Sha256::digest(std::fs::read(&build).unwrap());
+    stage.hash = digest[..20]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let source = stage.source();
+    let before = Instant::now();
+    succeed(
+        stage
+            .tool("s3cache")
+            .arg("--loglevel=warning")
+            .arg("put")
+            .arg(&build)
+            .arg(&source),
+    );
+    said(&format!("s3cache put eightball.pex {source}"));
+    said(&format!("published with its .sha256 in {}", took(before)));
+}
+
+fn run_by_hand(stage: &Stage, temper: &str, what: &str) {
+    step(&format!("pexrun, {temper}: {what}"));
+    let asked = stage.s3.requests().len();
+    let port = free_port();
+    let before = Instant::now();
+    let mut command = stage.tool("pexrun");
+    command
+        .args(["eightball", &stage.hash])
+        .arg(format!("--port={port}"))
+        .stderr(Stdio::null());
+    said(&format!("pexrun eightball {} --port={port}", stage.hash));
+    let program = Running(command.spawn().unwrap());
+    eventually("the program answers", || {
+        get(port, "/private/stats/").is_some()
+    });
+    let size = stage.path("eightball.pex").metadata().unwrap().len();
+    match stage.s3.requests().len() - asked {
+        0 => said(&format!(
+            "cached: {size} bytes, no request to S3; answering after {}",
+            took(before)
+        )),
+        requests => said(&format!(
+            "fetched: {size} bytes, {requests} requests to S3; answering after {}",
+            took(before)
+        )),
+    }
+    said(&format!(
+        "GET /shake/?question=ready -> {}",
+        get(port, "/shake/?question=ready").unwrap_or_default()
+    ));
+    drop(program);
+}
+
+fn run_as_a_job(stage: &Stage) {
+    step("The same build as a job, the way thermos runs it");
+    let name = stage.build_name();
+    let asked = stage.s3.requests().len();
+    let before = Instant::now();
+    let install = format!(
+        "s3cache {} --copy-to={name} --console --loglevel=debug --logstash_format && chmod 700 {name}",
+        stage.source()
+    );
+    let setup = "mkdir ./tmp && echo 'export TMPDIR=./tmp
+export CB_AURORA_INSTANCE={{mesos.instance}}
+export CB_AURORA_HOSTNAME={{mesos.hostname}}
+export CB_AURORA_TASK_ID={{thermos.task_id}}
+export CB_AURORA_STAGE=prod' > .thermos_profile; echo '{}' > service_overrides.yaml";
+    let serve = format!(
+        "./{name} --port={{{{thermos.ports[private]}}}} --workers=34 --console --logstash_format=True --logstash_tags=eight_ball"
+    );
+    let tools = bin("s3cache");
+    let path = format!(
+        "{}:{}",
+        tools.parent().unwrap().display(),
+        std::env::var("PATH").unwrap_or_default()
+    );
+    let mut task = Task::new("eightball")
+        .process(Process::new("envvar_setup", setup))
+        .process(Process::new("pexinstall", &install))
+        .process(Process::new("eightball", &serve))
+        .constraint("envvar_setup")
+        .constraint("pexinstall < eightball")
+        .env("PATH", &path);
+    for (name, value) in stage.settings() {
+        task = task.env(&name, &value);
+    }
+    let sandboxes = stage.path("sandboxes");
+    std::fs::create_dir(&sandboxes).unwrap();
+    let mut job = Runner::start(task, &sandboxes);
+    job.wait_for("pexinstall", State::Done);
+    said(&format!(
+        "pexinstall: s3cache .. --copy-to={name} && chmod 700 {name}"
+    ));
+    let requests = stage.s3.requests().len() - asked;
+    said(&format!(
+        "installed from the cache after {} ({requests} requests to S3)",
+        took(before)
+    ));
+    let port = job.port("private");
+    eventually("the job answers", || get(port, "/private/stats/").is_some());
+    said(&format!(
+        "eightball answers on its private port, {port}, after {}",
+        took(before)
+    ));
+    for path in [
+        "/shake/?question=again",
+        "/answers/",
+        "/history/",
+        "/private/stats/",
+    ] {
+        let answer = get(port, path).unwrap_or_default();
+        let answer = answer
+            .char_indices()
+            .nth(60)
+            .map_or(answer.clone(), |(end, _)| format!("{}..", &answer[..end]));
+        said(&format!("GET {path} -> {answer}"));
+    }
+    job.stop();
+    said("stopped: SIGTERM, and it went");
+}
+
+fn look_at_the_cache(stage: &Stage) {
+    step("What the host has now");
+    let output = stage.tool("s3cache").arg("ls").output().unwrap();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        said(line);
+    }
+}
+
+/// The body of an answer with status 200, on one line.
+fn get(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.contains(" 200 ").then(|| body.trim().to_owned())
+}
+
+fn succeed(command: &mut Command) {
+    let status = command.status().unwrap();
+    assert!(status.success(), "{command:?} ended with {status}");
+}
+
+fn step(title: &str) {
+    println!("\n* {title}");
+}
+
+fn said(line: &str) {
+    println!("    {line}");
+}
+
+fn took(since: Instant) -> String {
+    format!("{} ms", since.elapsed().as_millis())
+}

@@ -227,7 +227,8 @@ impl Share {
         )
     }
 
-    /// Moves the verified file `name` of `from` in as a blob and enters it in the index. `file` is that file, open.
+    /// Moves the verified file `name` of `from` in as a blob and enters it in the index. `file` is that file, open for
+    /// reading only, as nobody may have it open for writing any more: the kernel does not execute such a file.
     /// The entry's stamp is set here, because moving changes it.
     ///
     /// # Errors

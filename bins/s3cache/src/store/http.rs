@@ -236,21 +236,29 @@ fn unusable(file: &Path, why: impl Into<Box<dyn std::error::Error + Send + Sync>
         .because(why)
 }
 
-/// The login for a host from `~/.netrc` (or `$NETRC`); a broken file is an error, not a login less.
+/// The login for a host from `$NETRC` or `~/.netrc`; a broken file is an error, not a login less.
 fn credentials(url: &Url) -> Result<Option<(String, String)>, StoreError> {
-    if netrc::Netrc::get_file().is_none() {
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".netrc"));
+    let Some(path) = std::env::var_os("NETRC").map(Into::into).or_else(home) else {
         return Ok(None);
-    }
-    let file = netrc::Netrc::new().map_err(|error| {
-        StoreError::new(Kind::Denied, "cannot read ~/.netrc")
+    };
+    let broken = |why: String| {
+        StoreError::new(Kind::Denied, format!("cannot use {}", path.display()))
             .remedy("mend it or remove it")
-            .because(error)
+            .because(why)
+    };
+    let file = match std::fs::File::open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|error| broken(error.to_string()))?,
+    };
+    let file = netrc::Netrc::parse(std::io::BufReader::new(file)).map_err(|error| match error {
+        // What the file says between the quotes may be a password.
+        netrc::Error::Io(error) => broken(error.to_string()),
+        netrc::Error::Parse(_, line) => broken(format!("line {line} is not understood")),
     })?;
-    let entry = url
-        .host_str()
-        .and_then(|host| file.hosts.get(host))
-        .or_else(|| file.hosts.get("default"));
-    Ok(entry.map(|entry| (entry.login.clone(), entry.password.clone())))
+    let named = |host: &str| file.hosts.iter().find(|(name, _)| name == host).map(|(_, machine)| machine);
+    let machine = url.host_str().and_then(named).or(file.default.as_ref());
+    Ok(machine.map(|machine| (machine.login.clone(), machine.password.clone().unwrap_or_default())))
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {

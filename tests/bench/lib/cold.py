@@ -1,0 +1,192 @@
+"""Parts 1 and 2: an object that is not on this host yet, from an origin that is fast and from one that limits each
+connection. Owns how a fetch is prepared, checked and undone, the same for every client."""
+
+import os
+import shutil
+
+from . import origin as origins
+from .measure import Failed, digest, median, ratio, sample, values
+from .peers import Peers
+from .report import Section, megabytes, spread, times
+
+NAMES = {100: "tiny-1.2.3.bin"}
+OURS = ("s3cache", "s3cache, prefetch only", "s3cache s3://")
+BEST = ("s5cmd", "s5cmd -p 8 -c 8")
+SCHEMES = ("http", "https")
+WALL, CPU, RSS = 1.0, 1.1, 24e6
+
+
+def show(size):
+    """A size as people write it."""
+    for unit, bytes_ in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if size >= bytes_:
+            return f"{size // bytes_} {unit}"
+    return f"{size} B"
+
+
+def client(bench, peers, origin, scheme, key, want, name):
+    """A function that fetches the object once, as `name` does it, and checks what came."""
+    size, sha256 = want
+
+    def fetch(number):
+        place = bench.directory("fetch")
+        out, cache = place / "out", place / "cache"
+        command, env = peers.clients(origin, scheme, key, out, cache)[name]
+        try:
+            if not command[0]:
+                raise Failed("it is neither installed nor installable here")
+            # What one client left to be written must not slow the next one, nor the fsync of ours.
+            os.sync()
+            outcome = bench.run(command, **env)
+            if name == "s3cache, prefetch only":
+                out = bench.work / outcome["stdout"].strip()
+            if out.stat().st_size != size:
+                raise Failed(f"left {out.stat().st_size} bytes of {size}")
+            # Reading a gigabyte again each time would take longer than fetching it.
+            if (size <= 64 << 20 or number == 0) and digest(out) != sha256:
+                raise Failed("left other bytes than the origin has")
+            return sample(outcome)
+        except FileNotFoundError as error:
+            raise Failed("left no file") from error
+        finally:
+            shutil.rmtree(place)
+
+    return fetch
+
+
+def fetches(bench, peers, origin, scheme, size, names):
+    """All samples of one object over one scheme."""
+    key = NAMES.get(size, "big-1.2.3.bin")
+    want = (size, origin.object(key, size))
+    try:
+        clients = {name: client(bench, peers, origin, scheme, key, want, name) for name in names}
+        return bench.interleave(f"{scheme} {show(size)}", bench.rounds, clients)
+    finally:
+        origin.remove(key)
+
+
+def measure(bench, peers: Peers):
+    """Part 1."""
+    sizes = [100, bench.pick(64 << 20, 8 << 20), bench.pick(1 << 30, 64 << 20)]
+    with origins.Origin(bench) as origin:
+        names = [name for name in peers.clients(origin, "http", "x", "x", "x")]
+        cells = [
+            {"scheme": scheme, "size": size, "clients": fetches(bench, peers, origin, scheme, size, names)}
+            for scheme in SCHEMES
+            for size in sizes
+        ]
+    floor = bench.interleave("floor", 20, {"true": lambda _: sample(bench.run(["true"]))})
+    return {"cells": cells, "floor": floor["true"]}
+
+
+def best(clients, figure):
+    """The better of s5cmd's two ways, by the median."""
+    found = [median(values(clients.get(name), figure)) for name in BEST]
+    return min((one for one in found if one is not None), default=None)
+
+
+def report(raw):
+    """Part 1, for people."""
+    section = Section("1. Cold fetch")
+    floor = raw["floor"]
+    section.text(
+        "One object into an empty cache, and for `s3cache` also to `--copy-to`; ours is hashed (SHA-256), fsynced and "
+        "kept, the peers' is written once. `sync` before every run. Ratios are to the better of the two `s5cmd` rows, "
+        "for wall and CPU separately. The budget is for TLS; the ratios over plain http are for comparison. "
+        f"Starting `true` in the same way shows {spread(values(floor, 'wall'), 'ms')} of wall, "
+        f"{spread(values(floor, 'cpu'), 'ms')} of CPU and {megabytes(median(values(floor, 'rss')))}: nothing here can "
+        "show less."
+    )
+    for cell in raw["cells"]:
+        clients = cell["clients"]
+        where = f"{show(cell['size'])} over {'TLS 1.3' if cell['scheme'] == 'https' else 'http'}"
+        rows = []
+        unit = times([median(values(found, "wall")) for found in clients.values()])
+        for name, found in clients.items():
+            rows.append(row(section, name, found, clients, cell["scheme"] == "https", where, unit))
+        section.table(
+            where,
+            ["client", "wall", "CPU", "peak RSS", "wall / s5cmd", "CPU / s5cmd", "budget", "verdict"],
+            rows,
+        )
+    return section
+
+
+def row(section, name, found, clients, judged, where, unit):
+    """One client's line."""
+    wall, cpu, rss = (values(found, figure) for figure in ("wall", "cpu", "rss"))
+    walls = ratio(median(wall), best(clients, "wall"))
+    cpus = ratio(median(cpu), best(clients, "cpu"))
+    budget = verdict = "–"
+    if name in OURS:
+        what = f"`{name}`, {where}"
+        checks = [section.check(f"{what}: peak RSS", max(rss, default=None), RSS, megabytes, "RSS")]
+        budget = "RSS <= 24 MB"
+        if judged:
+            checks = [
+                section.check(f"{what}: wall", walls, WALL, times_of, "wall"),
+                section.check(f"{what}: CPU", cpus, CPU, times_of, "CPU"),
+            ] + checks
+            budget = "wall <= 1.0x, CPU <= 1.1x, RSS <= 24 MB"
+        verdict = "; ".join(checks)
+    return [
+        f"`{name}`",
+        section.failures(found) or spread(wall, unit),
+        spread(cpu, unit),
+        spread(rss, "MB"),
+        times_of(walls),
+        times_of(cpus),
+        budget,
+        verdict,
+    ]
+
+
+def times_of(value):
+    """A ratio."""
+    return "–" if value is None else f"{value:.2f}x"
+
+
+LIMITED = ("s3cache", "s5cmd", "s5cmd -p 8 -c 8", "curl")
+
+
+def measure_limited(bench, peers):
+    """Part 2."""
+    size = bench.pick(256 << 20, 64 << 20)
+    with origins.Origin(bench) as origin:
+        clients = fetches(bench, peers, origin, "limited", size, LIMITED)
+    return {"size": size, "limit": origins.LIMIT, "clients": clients}
+
+
+def report_limited(raw):
+    """Part 2, for people."""
+    section = Section("2. An origin that limits each connection")
+    limit = raw["limit"] / 2**20
+    section.text(
+        f"{show(raw['size'])} over http from nginx with `limit_rate 40m`, {limit:.0f} MiB/s for each connection, as S3 "
+        "has a ceiling for each connection. Connections are chosen by each client. There is no budget of its own: the "
+        "cold one (wall <= 1.0x of s5cmd's best) is applied."
+    )
+    rows = []
+    for name, found in raw["clients"].items():
+        wall = median(values(found, "wall"))
+        walls = ratio(wall, best(raw["clients"], "wall"))
+        rate = raw["size"] / 2**20 / wall if wall else None
+        ours = name in OURS
+        rows.append(
+            [
+                f"`{name}`",
+                section.failures(found) or spread(values(found, "wall"), "s"),
+                spread(values(found, "cpu"), "s"),
+                f"{rate:.0f} MiB/s" if rate else "–",
+                f"{rate / limit:.1f}" if rate else "–",
+                times_of(walls),
+                "wall <= 1.0x" if ours else "–",
+                section.check("the limited origin: wall", walls, WALL, times_of) if ours else "–",
+            ]
+        )
+    section.table(
+        None,
+        ["client", "wall", "CPU", "rate", "connections' worth", "wall / s5cmd", "budget", "verdict"],
+        rows,
+    )
+    return section

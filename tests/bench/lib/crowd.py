@@ -1,0 +1,1 @@
+measure=report=measure_large=report_large=measure_tasks=report_tasks=None

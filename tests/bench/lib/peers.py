@@ -1,0 +1,125 @@
+"""The programs we are measured against, and ours: finds them, installs what is missing below target/, and knows how
+each of them is asked for one object."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+
+from .measure import Failed
+from .origin import BUCKET
+from .world import PATH
+
+INSTALLED = ("s5cmd", "awscli", "pex")
+COMMANDS = {"s5cmd": "s5cmd", "aws": "awscli", "pex": "pex"}
+QUIET = ["--loglevel=error", "--keep-free=0"]
+
+
+class Peers:
+    """Where each program is. A peer that is not there is None."""
+
+    def __init__(self, bench, directory):
+        self.bench = bench
+        self.s3cache = build(bench, "s3cache")
+        self.pexrun = build(bench, "pexrun")
+        places = [pathlib.Path(directory)] if directory else []
+        # A shim decides anew on every start which program it stands for, and the peer would be charged with that.
+        places += [pathlib.Path(place) for place in os.get_exec_path() if not place.endswith("shims")]
+        self.found = {command: find(command, places) for command in COMMANDS}
+        if not all(self.found.values()):
+            venv = install(bench)
+            self.found = {command: path or find(command, [venv]) for command, path in self.found.items()}
+        self.found["curl"] = find("curl", [pathlib.Path(place) for place in PATH.split(":")])
+
+    def need(self, command):
+        """The path of a peer; raises Failed when it could not be had."""
+        if not self.found[command]:
+            raise Failed(f"{command} is neither installed nor installable here")
+        return self.found[command]
+
+    def versions(self):
+        """What each program says of itself."""
+        asked = {
+            "s3cache": [self.s3cache, "--version"],
+            "pexrun": [self.pexrun, "--version"],
+            "s5cmd": [self.found["s5cmd"], "version"],
+            "awscli": [self.found["aws"], "--version"],
+            "curl": [self.found["curl"], "--version"],
+            "pex": [self.found["pex"], "--version"],
+            "nginx": ["nginx", "-v"],
+            "openssl": ["openssl", "version"],
+            "cp": ["cp", "--version"],
+        }
+        return {name: self._version(command) for name, command in asked.items()}
+
+    def _version(self, command):
+        if not command[0]:
+            return "not installed"
+        try:
+            said = subprocess.run(command, env=self.bench.env(), capture_output=True, text=True, timeout=60)
+        except OSError:
+            return "not installed"
+        lines = (said.stdout + said.stderr).strip().splitlines()
+        return lines[0].removeprefix("nginx version: ") if lines else "says nothing of itself"
+
+    def clients(self, origin, scheme, key, out, cache):
+        """Every way of getting one object to `out`: name -> (command, environment)."""
+        url, endpoint = origin.url(key, scheme), origin.endpoint(scheme)
+        tls = scheme == "https"
+        s3 = f"s3://{BUCKET}/{key}"
+        anonymous = ["--no-sign-request", "--endpoint-url", endpoint]
+        ours = [self.s3cache, f"--cache-dir={cache}", *QUIET] + ([f"--ca-file={origin.ca}"] if tls else [])
+        # Go and Python look for authorities in different places.
+        trust = {"AWS_CA_BUNDLE": origin.ca, "SSL_CERT_FILE": origin.ca} if tls else {}
+        commands = {
+            "s3cache": ([*ours, url, f"--copy-to={out}"], {}),
+            "s3cache, prefetch only": ([*ours, url], {}),
+            "s3cache s3://": ([*ours, s3, *anonymous, f"--copy-to={out}"], {}),
+            "s5cmd": ([self.found["s5cmd"], *anonymous, "cp", s3, out], trust),
+            "s5cmd -p 8 -c 8": ([self.found["s5cmd"], *anonymous, "cp", "-p", "8", "-c", "8", s3, out], trust),
+            "aws s3 cp": ([self.found["aws"], "s3", "cp", "--quiet", *anonymous, s3, out], trust),
+            "curl": ([self.found["curl"], "-sSf", *(["--cacert", origin.ca] if tls else []), "-o", out, url], {}),
+        }
+        return commands
+
+
+def build(bench, name):
+    """Our program, built when it is missing."""
+    path = bench.target / "release" / name
+    if not path.exists():
+        bench.say(f"building {name}")
+        subprocess.run(["cargo", "build", "--release", "-p", name], cwd=bench.repo, check=True)
+    sources = [bench.repo / "Cargo.lock", *bench.repo.glob(f"bins/{name}/src/**/*.rs"), *bench.repo.glob("lib/src/*.rs")]
+    if any(source.stat().st_mtime > path.stat().st_mtime for source in sources):
+        bench.say(f"warning: {name} is older than its sources; cargo build --release -p {name}")
+    return path
+
+
+def find(command, places):
+    """The first program of this name, the native one where a Python script only starts it."""
+    for place in places:
+        path = place / command
+        if not (path.is_file() and os.access(path, os.X_OK)):
+            continue
+        if command == "s5cmd" and path.read_bytes()[:2] == b"#!":
+            # The Python package carries the Go program; the start of Python is no cost of s5cmd.
+            natives = (place.parent / "lib").glob("python*/site-packages/s5cmd/**/s5cmd")
+            path = next((native for native in natives if native.is_file()), path)
+        return path
+    return None
+
+
+def install(bench):
+    """Installs the peers into a virtual environment, as far as they can be had."""
+    venv = bench.store / "peers"
+    python = shutil.which("python3", path=PATH) or "python3"
+    bench.say("installing peers below target/")
+    made = subprocess.run([python, "-m", "venv", venv], capture_output=True, text=True)
+    if made.returncode:
+        bench.say(f"no virtual environment: {made.stderr.strip() or made.stdout.strip()}")
+        return venv / "bin"
+    for package in INSTALLED:
+        command = [venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", package]
+        if subprocess.run(command).returncode:
+            bench.say(f"{package} cannot be installed: it is reported as missing")
+    return venv / "bin"

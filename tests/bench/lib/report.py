@@ -1,0 +1,137 @@
+"""Turns raw results into RESULTS.md. Owns how figures, spreads and verdicts are written; what is measured, and against
+which budget, belongs to the parts."""
+
+from .measure import median, quantile
+
+UNITS = {"s": (1, "s", 2), "ms": (1000, "ms", 1), "MB": (1e-6, "MB", 1), "": (1, "", 0)}
+
+
+def number(value, unit):
+    """One figure with its unit."""
+    if value is None:
+        return "–"
+    scale, suffix, digits = UNITS[unit]
+    return f"{value * scale:.{digits}f} {suffix}".strip()
+
+
+def spread(samples, unit, middle=median):
+    """The median and, in brackets, the smallest and the largest."""
+    if not samples:
+        return "–"
+    scale, suffix, digits = UNITS[unit]
+    low, high = min(samples) * scale, max(samples) * scale
+    return f"{middle(samples) * scale:.{digits}f} {suffix} ({low:.{digits}f}..{high:.{digits}f})"
+
+
+def quartiles(samples, unit):
+    """The median and, in brackets, the quartiles: for differences, whose extremes say nothing."""
+    if not samples:
+        return "–"
+    scale, suffix, digits = UNITS[unit]
+    low, high = quantile(samples, 0.25) * scale, quantile(samples, 0.75) * scale
+    return f"{median(samples) * scale:.{digits}f} {suffix} (IQR {low:.{digits}f}..{high:.{digits}f})"
+
+
+def times(medians):
+    """The unit in which a table of times is readable."""
+    known = [one for one in medians if one is not None]
+    return "s" if known and min(known) >= 0.5 else "ms"
+
+
+def megabytes(value):
+    """Bytes as people buy them."""
+    return number(value, "MB")
+
+
+def milliseconds(value):
+    """A time that is short."""
+    return number(value, "ms")
+
+
+class Section:
+    """One part of the report."""
+
+    def __init__(self, title):
+        self.title, self.blocks, self.missed = title, [], []
+
+    def text(self, text):
+        """A paragraph."""
+        self.blocks.append(text)
+
+    def table(self, title, columns, rows):
+        """A table, with a line above it."""
+        if title:
+            self.blocks.append(f"**{title}**")
+        lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+        self.blocks.append("\n".join(lines))
+
+    def check(self, what, value, limit, show, label=""):
+        """The verdict on a figure that may be at most `limit`; what misses it is listed at the end."""
+        label = f"{label} " if label else ""
+        if value is None:
+            self.missed.append(f"{what}: not measured, so not shown to keep {show(limit)}")
+            return f"{label}not measured"
+        if value <= limit:
+            return f"{label}met"
+        # More digits than the figure has, so that a narrow miss does not read as no miss at all.
+        over = show(value - limit)
+        self.missed.append(f"{what}: {show(value)} against {show(limit)}, missed by {over}")
+        return f"{label}missed by {over}"
+
+    def skipped(self, what, raw):
+        """Says that something was not measured, when it was not."""
+        if raw is not None and "skipped" not in raw:
+            return False
+        why = raw["skipped"] if raw else "not part of this run"
+        self.text(f"{what}: **skipped**, {why}.")
+        self.missed.append(f"{what}: skipped, {why}")
+        return True
+
+    def failures(self, found):
+        """Why a client has no figures, or fewer than it should."""
+        if not found["failures"]:
+            return None
+        done, failed = len(found["samples"]), len(found["failures"])
+        text = f"**failed** {failed} of {done + failed}: {found['failures'][-1]}"
+        return f"{text}; else {spread([one['wall'] for one in found['samples']], 's')}" if done else text
+
+
+HEAD = """\
+# s3cache and pexrun, measured
+
+Written by `tests/bench/s3cache` on {date}. Every figure of a table comes from one run on one machine, with the clients
+in turn, in another order in each round. A figure is the median; in brackets are the smallest and the largest. Only
+ratios within one table mean anything elsewhere. MB are 10^6 bytes, MiB are 2^20.
+
+To reproduce: `{command}` (as root for the mounts and cgroups; `--help` lists the rest).
+"""
+
+QUICK = """
+**This is a quick run**: small objects and few rounds. It shows that the benchmark works; its verdicts show nothing.
+"""
+
+
+def render(results, sections):
+    """The whole page."""
+    command = "tests/bench/s3cache" + (" --quick" if results["quick"] else "")
+    text = [HEAD.format(date=results["date"], command=command)]
+    if results["quick"]:
+        text.append(QUICK)
+    text.append("\n| machine | |\n|---|---|")
+    text += [f"| {name} | {value} |" for name, value in results["machine"].items()]
+    text.append("\n| program | version |\n|---|---|")
+    text += [f"| {name} | {value} |" for name, value in results["versions"].items()]
+    missed = []
+    for part, section in sections.items():
+        made = results["parts"][part]
+        text.append(f"\n## {section.title}\n")
+        text.append("\n\n".join(section.blocks))
+        text.append(
+            f"\nMeasured {made['date']}, {made['rounds']} rounds, load average {made['load']} before it, "
+            f"`{made['version']}`."
+        )
+        missed += [f"* {section.title.split('.')[0]}: {line}" for line in section.missed]
+    text.append("\n## What did not reach its budget\n")
+    text.append("\n".join(missed) if missed else "Everything did.")
+    return "\n".join(text) + "\n"

@@ -1,0 +1,275 @@
+//! Tests of s3cache: the real binary against real servers. Here is what they share: a [`Host`] with a cache and a
+//! sandbox of its own, and what one run of the binary came to.
+
+use std::ffi::OsStr;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use hostkit_tests::Running;
+use sha2::Digest as _;
+use tempfile::TempDir;
+
+mod bounds;
+mod directory;
+mod download;
+mod fetch;
+mod flight;
+mod freshness;
+mod https;
+mod integrity;
+mod kills;
+mod publish;
+mod s3;
+mod seeds;
+mod trust;
+mod verbs;
+
+/// A name that holds a git hash, so that it never changes.
+const HASH: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// What one run of the binary came to.
+#[derive(Debug, Clone)]
+struct Outcome {
+    /// The exit code; -1 when a signal ended it.
+    code: i32,
+    /// Its results.
+    stdout: String,
+    /// Its log.
+    stderr: String,
+}
+
+impl From<Output> for Outcome {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Outcome {
+    /// Asserts the exit code, and shows what was said when it is another.
+    #[track_caller]
+    fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Asserts that the log says this.
+    #[track_caller]
+    fn says(self, text: &str) -> Self {
+        assert!(
+            self.stderr.contains(text),
+            "no {text:?} in: {}",
+            self.stderr
+        );
+        self
+    }
+}
+
+/// A host: a cache directory, and a sandbox that is the working directory and the home of what runs there.
+#[derive(Debug)]
+struct Host {
+    directory: TempDir,
+}
+
+impl Host {
+    /// One where nothing was cached yet.
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        std::fs::create_dir(directory.path().join("sandbox")).unwrap();
+        // Other users must be able to reach the cache in the tests of trust.
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(directory.path(), everybody).unwrap();
+        Self { directory }
+    }
+
+    /// The cache directory. The first run makes it.
+    fn cache(&self) -> PathBuf {
+        self.directory.path().join("cache")
+    }
+
+    /// The working directory and home.
+    fn sandbox(&self) -> PathBuf {
+        self.directory.path().join("sandbox")
+    }
+
+    /// A path in the sandbox.
+    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.sandbox().join(name)
+    }
+
+    /// What a file of the sandbox holds.
+    #[track_caller]
+    fn read(&self, name: impl AsRef<Path>) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap()
+    }
+
+    /// A program in the sandbox with a clean environment: no proxies, no credentials, no instance metadata.
+    fn program(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        self.clean(&mut command);
+        command
+    }
+
+    /// Gives a command this host's environment and working directory.
+    fn clean(&self, command: &mut Command) {
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.sandbox())
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .current_dir(self.sandbox())
+            .stdin(Stdio::null());
+    }
+
+    /// The binary with these arguments and this host's cache, not yet started.
+    fn command<I>(&self, args: I) -> Command
+    where
+        I: IntoIterator,
+        I::Item: AsRef<OsStr>,
+    {
+        let mut command = self.program(hostkit_tests::bin("s3cache"));
+        command.args(args).args(self.own_flags());
+        command
+    }
+
+    /// The flags that every run here has.
+    fn own_flags(&self) -> [String; 2] {
+        [
+            format!("--cache-dir={}", self.cache().display()),
+            "--keep-free=0".to_owned(),
+        ]
+    }
+
+    /// Runs the binary to its end.
+    fn s3cache<I>(&self, args: I) -> Outcome
+    where
+        I: IntoIterator,
+        I::Item: AsRef<OsStr>,
+    {
+        self.command(args).output().unwrap().into()
+    }
+
+    /// Runs the binary to its end with these variables too.
+    fn s3cache_env<I>(&self, args: I, env: &[(String, String)]) -> Outcome
+    where
+        I: IntoIterator,
+        I::Item: AsRef<OsStr>,
+    {
+        let variables = env.iter().map(|(name, value)| (name, value));
+        self.command(args).envs(variables).output().unwrap().into()
+    }
+
+    /// Starts the binary; what it says goes to `/dev/null`.
+    fn start<I>(&self, args: I) -> Running
+    where
+        I: IntoIterator,
+        I::Item: AsRef<OsStr>,
+    {
+        let mut command = self.command(args);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Running(command.spawn().unwrap())
+    }
+}
+
+/// Bytes that no two offsets share by accident: `length` of them, another sequence for each `seed`.
+fn bytes(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut out = Vec::with_capacity(length + 8);
+    while out.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.extend_from_slice(&state.to_le_bytes());
+    }
+    out.truncate(length);
+    out
+}
+
+/// SHA-256 in hex.
+fn sha256(bytes: &[u8]) -> String {
+    let digest = sha2::Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A number from a seed (splitmix64): tests that choose at random choose the same every time.
+fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
+
+/// Every regular file below a directory.
+fn every_file(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten() {
+        let entry = entry.unwrap();
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            found.extend(every_file(&entry.path()));
+        } else if kind.is_file() {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A server that answers each request with what a function of its head says, and closes: for the few answers that no
+/// real server can be made to give here.
+struct Fake {
+    port: u16,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Fake {
+    /// Answers until the process ends.
+    fn start(answer: impl Fn(&str) -> String + Send + 'static) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let log = heads.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    match stream.read(&mut byte) {
+                        Ok(1) => head.push(byte[0]),
+                        _ => break,
+                    }
+                }
+                let head = String::from_utf8_lossy(&head).into_owned();
+                // A client that hung up is its own affair.
+                let _ = stream.write_all(answer(&head).as_bytes());
+                log.lock().unwrap().push(head);
+            }
+        });
+        Self { port, heads }
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The heads of the requests so far.
+    fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
+/// An answer of [`Fake`]; `headers` holds whole lines.
+fn answer(status: &str, headers: &[&str], body: &str) -> String {
+    let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+}

@@ -1,0 +1,365 @@
+//! The range engine against an origin that misbehaves: which bytes are asked for, and what comes of every fault.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hostkit_tests::origin::{Fault, Origin};
+
+use super::{Host, Outcome, bytes, every_file, mix, sha256};
+
+const PATH: &str = "/pex/job-1.2.bin";
+const SIZE: usize = 3 << 20;
+const PART: usize = 256 << 10;
+
+/// Fetches [`PATH`] in twelve parts over four connections, to `out`.
+fn fetch(host: &Host, origin: &Origin, more: &[&str]) -> Outcome {
+    let url = origin.url(PATH);
+    let args = [
+        &url,
+        "--copy-to=out",
+        "--part-size=256K",
+        "--connections=4",
+        "--stall-timeout=200ms",
+    ];
+    host.s3cache(args.iter().chain(more))
+}
+
+/// First and last byte of each range asked for, in the order they were asked for.
+fn ranges(origin: &Origin) -> Vec<(usize, usize)> {
+    let asked = origin
+        .requests()
+        .into_iter()
+        .filter(|request| request.path == PATH);
+    asked
+        .filter_map(|request| {
+            let range = request.range?;
+            let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+            Some((first.parse().ok()?, last.parse().ok()?))
+        })
+        .collect()
+}
+
+/// Asserts that nothing is at the target, and nothing among the blobs.
+#[track_caller]
+fn nothing_kept(host: &Host) {
+    assert_eq!(every_file(&host.sandbox()), [] as [std::path::PathBuf; 0]);
+    let kept: Vec<_> = every_file(&host.cache())
+        .into_iter()
+        .filter(|file| file.components().any(|part| part.as_os_str() == "blobs"))
+        .collect();
+    assert!(kept.is_empty(), "{kept:?}");
+}
+
+#[test]
+fn parts_come_over_several_connections_each_byte_once_and_under_if_match() {
+    let (host, origin, body) = (Host::new(), Origin::start(), bytes(SIZE, 1));
+    let etag = origin.put(PATH, body.clone());
+    // Long enough for the others to find the first connection taken.
+    origin.fault(PATH, Fault::Latency(Duration::from_millis(30)));
+    fetch(&host, &origin, &[]).exits(0);
+    assert!(host.read("out") == body);
+    assert!(
+        (2..=5).contains(&origin.connections()),
+        "{}",
+        origin.connections()
+    );
+    assert_eq!(origin.bytes(PATH), SIZE as u64);
+    let mut asked = ranges(&origin);
+    assert_eq!(asked[0], (0, PART - 1));
+    asked.sort_unstable();
+    let parts: Vec<_> = (0..SIZE / PART)
+        .map(|part| (part * PART, (part + 1) * PART - 1))
+        .collect();
+    assert_eq!(asked, parts);
+    let requests = origin.requests();
+    let conditions = requests
+        .iter()
+        .filter(|request| request.path == PATH)
+        .map(|request| request.if_match.as_ref());
+    let conditions: Vec<_> = conditions.collect();
+    assert_eq!(conditions[0], None);
+    assert!(
+        conditions[1..].iter().all(|tag| *tag == Some(&etag)),
+        "{conditions:?}"
+    );
+}
+
+#[test]
+fn part_size_and_connections_are_as_asked() {
+    let (host, origin, body) = (Host::new(), Origin::start(), bytes(1 << 20, 1));
+    origin.put(PATH, body.clone());
+    let url = origin.url(PATH);
+    host.s3cache([&url, "--copy-to=out", "--part-size=100K", "--connections=1"])
+        .exits(0);
+    assert!(host.read("out") == body);
+    assert_eq!(ranges(&origin).len(), 11);
+    assert_eq!(origin.connections(), 1);
+}
+
+#[test]
+fn a_small_object_is_one_request() {
+    for size in [0, 1, PART - 1, PART] {
+        let (host, origin, body) = (Host::new(), Origin::start(), bytes(size, 1));
+        origin.put(PATH, body.clone());
+        fetch(&host, &origin, &[]).exits(0);
+        assert!(host.read("out") == body, "{size}");
+        // An empty object has no range: it is asked for once more, as a whole.
+        let asked = if size == 0 { 2 } else { 1 };
+        assert_eq!(
+            origin.requests().iter().filter(|r| r.path == PATH).count(),
+            asked,
+            "{size}"
+        );
+    }
+}
+
+#[test]
+fn servers_that_know_less_are_fetched_from_all_the_same() {
+    for fault in [
+        Fault::NoRanges,
+        Fault::NoEtag,
+        Fault::WeakEtag,
+        Fault::Chunked,
+    ] {
+        let (host, origin, body) = (Host::new(), Origin::start(), bytes(SIZE, 1));
+        origin.put(PATH, body.clone());
+        origin.fault(PATH, fault.clone());
+        fetch(&host, &origin, &[]).exits(0);
+        assert!(host.read("out") == body, "{fault:?}");
+        let once = SIZE as u64..=(SIZE + PART) as u64;
+        assert!(
+            once.contains(&origin.bytes(PATH)),
+            "{fault:?}: {}",
+            origin.bytes(PATH)
+        );
+        origin.reset_counters();
+        fetch(&host, &origin, &[]).exits(0);
+        assert_eq!(origin.connections(), 0, "{fault:?}");
+    }
+}
+
+#[test]
+fn a_broken_or_silent_connection_is_continued_where_it_was() {
+    for fault in [Fault::Truncate(100_000), Fault::Stall(100_000)] {
+        let (host, origin, body) = (Host::new(), Origin::start(), bytes(SIZE, 1));
+        origin.put(PATH, body.clone());
+        origin.fault_times(PATH, fault.clone(), 5);
+        fetch(&host, &origin, &[]).exits(0);
+        assert!(host.read("out") == body, "{fault:?}");
+        assert_eq!(origin.bytes(PATH), SIZE as u64, "{fault:?}: each byte once");
+        let mut asked = ranges(&origin);
+        asked.sort_unstable();
+        asked.dedup_by_key(|range| range.0);
+        assert_eq!(
+            asked.len(),
+            SIZE / PART + 5,
+            "{fault:?}: no part twice in full"
+        );
+    }
+}
+
+#[test]
+fn resets_are_survived() {
+    let (host, origin, body) = (Host::new(), Origin::start(), bytes(SIZE, 1));
+    origin.put(PATH, body.clone());
+    origin.fault_times(PATH, Fault::Reset(100_000), 5);
+    fetch(&host, &origin, &[]).exits(0);
+    assert!(host.read("out") == body);
+}
+
+#[test]
+fn a_connection_that_always_breaks_at_once_is_given_up() {
+    for fault in [Fault::Truncate(0), Fault::Reset(0), Fault::Stall(0)] {
+        let (host, origin) = (Host::new(), Origin::start());
+        origin.put(PATH, bytes(SIZE, 1));
+        origin.fault(PATH, fault);
+        fetch(&host, &origin, &[]).exits(69).says(&origin.url(PATH));
+        nothing_kept(&host);
+    }
+}
+
+#[test]
+fn a_stream_that_breaks_is_begun_anew_and_never_joined() {
+    for base in [Fault::NoRanges, Fault::Chunked, Fault::NoEtag] {
+        let (host, origin, body) = (Host::new(), Origin::start(), bytes(SIZE, 1));
+        origin.put(PATH, body.clone());
+        origin.faults(PATH, [base.clone(), Fault::Truncate(1 << 20)]);
+        fetch(&host, &origin, &[]).exits(69);
+        nothing_kept(&host);
+        origin.fault(PATH, base.clone());
+        fetch(&host, &origin, &[]).exits(0);
+        assert!(host.read("out") == body, "{base:?}");
+    }
+}
+
+#[test]
+fn an_object_replaced_in_mid_flight_is_never_mixed() {
+    let first = bytes(SIZE, 1);
+    for requests in [1, 2, 5, 11] {
+        let (host, origin) = (Host::new(), Origin::start());
+        origin.put(PATH, first.clone());
+        origin.fault(PATH, Fault::SwapAfter(requests));
+        fetch(&host, &origin, &[]).exits(0).says("beginning anew");
+        let second = origin.object(PATH).unwrap();
+        assert!(host.read("out") == second, "after {requests} requests");
+        assert!(second != first);
+    }
+}
+
+#[test]
+fn a_server_that_lies_about_the_length_is_found_out() {
+    let body = bytes(SIZE, 1);
+    let digest = format!("--sha256={}", sha256(&body));
+    for (faults, exit) in [
+        (vec![Fault::WrongLength(100)], 69),
+        (vec![Fault::WrongLength(100), Fault::NoRanges], 69),
+        (vec![Fault::WrongLength(-100)], 65),
+        (vec![Fault::WrongLength(-100), Fault::NoRanges], 65),
+    ] {
+        let (host, origin) = (Host::new(), Origin::start());
+        origin.put(PATH, body.clone());
+        origin.faults(PATH, faults);
+        fetch(&host, &origin, &[&digest])
+            .exits(exit)
+            .says(&origin.url(PATH));
+        nothing_kept(&host);
+    }
+}
+
+#[test]
+fn one_flipped_byte_is_found_and_nothing_kept() {
+    let body = bytes(SIZE, 1);
+    let digest = sha256(&body);
+    for by in ["flag", "sidecar"] {
+        let (host, origin) = (Host::new(), Origin::start());
+        origin.put(PATH, body.clone());
+        origin.fault(PATH, Fault::FlipByte(2_000_000));
+        let flag = format!("--sha256={digest}");
+        let told = if by == "flag" {
+            fetch(&host, &origin, &[&flag])
+        } else {
+            origin.put(&format!("{PATH}.sha256"), digest.clone());
+            fetch(&host, &origin, &[])
+        };
+        told.exits(65).says(by).says(&digest);
+        nothing_kept(&host);
+        // What was wrong is not continued from.
+        origin.clear_faults();
+        fetch(&host, &origin, &[]).exits(0);
+        assert!(host.read("out") == body);
+    }
+}
+
+#[test]
+fn max_rate_is_not_exceeded() {
+    let (host, origin, body) = (Host::new(), Origin::start(), bytes(600 << 10, 1));
+    origin.put(PATH, body.clone());
+    let began = Instant::now();
+    fetch(&host, &origin, &["--max-rate=400K"]).exits(0);
+    assert!(
+        began.elapsed() >= Duration::from_millis(1500),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(host.read("out") == body);
+}
+
+/// One to three faults, chosen by a number; how often they apply, and whether they forge bytes unnoticed by HTTP.
+fn some_faults(seed: u64) -> (Vec<Fault>, bool) {
+    let mut faults = Vec::new();
+    for at in 0..=mix(seed) % 3 {
+        let roll = mix(seed * 7 + at);
+        let offset = mix(roll) % SIZE as u64;
+        let early = mix(roll) % (300 << 10);
+        faults.push(match roll % 13 {
+            0 => Fault::Truncate(early),
+            1 => Fault::Stall(early),
+            2 => Fault::Reset(early),
+            3 => Fault::Status {
+                code: [403, 404, 429, 500, 503][(roll / 13 % 5) as usize],
+                retry_after: None,
+            },
+            4 => Fault::WrongLength((offset % 2000) as i64 - 1000),
+            5 => Fault::FlipByte(offset),
+            6 => Fault::SwapAfter(roll / 13 % 14),
+            7 => Fault::Slow {
+                bytes_per_second: 4 << 20,
+            },
+            8 => Fault::Latency(Duration::from_millis(roll / 13 % 50)),
+            9 => Fault::NoRanges,
+            10 => Fault::NoEtag,
+            11 => Fault::WeakEtag,
+            _ => Fault::Chunked,
+        });
+    }
+    let forged = faults
+        .iter()
+        .any(|fault| matches!(fault, Fault::FlipByte(_) | Fault::WrongLength(_)));
+    (faults, forged)
+}
+
+/// One fetch under some faults and one without: the first ends with exact bytes or a named error and nothing, the
+/// second, which may continue the first, with exact bytes.
+fn survive(seed: u64) {
+    let (host, origin, first) = (Host::new(), Origin::start(), bytes(SIZE, seed));
+    origin.put(PATH, first.clone());
+    let (faults, forged) = some_faults(seed);
+    let shown = format!("seed {seed}: {faults:?}");
+    match faults.as_slice() {
+        // Half of the single ones pass.
+        [one] if mix(seed).is_multiple_of(2) => origin.fault_times(PATH, one.clone(), 1 + seed % 6),
+        _ => origin.faults(PATH, faults.clone()),
+    }
+    let digest = format!("--sha256={}", sha256(&first));
+    let more: &[&str] = if forged { &[&digest] } else { &[] };
+    let told = fetch(&host, &origin, more);
+    if told.code == 0 {
+        let got = host.read("out");
+        let second: Vec<u8> = first.iter().map(|byte| !byte).collect();
+        assert!(
+            got == first || !forged && got == second,
+            "{shown}: {} bytes, but others",
+            got.len()
+        );
+        return;
+    }
+    assert!(
+        [65, 66, 69, 75, 77].contains(&told.code),
+        "{shown}: {} {}",
+        told.code,
+        told.stderr
+    );
+    let named = format!("s3cache: {}", origin.url(PATH));
+    let said = told.stderr.lines().any(|line| line.starts_with(&named));
+    assert!(said, "{shown}: {}", told.stderr);
+    nothing_kept(&host);
+    origin.clear_faults();
+    let told = fetch(&host, &origin, &[]);
+    assert_eq!(told.code, 0, "{shown}, then none: {}", told.stderr);
+    assert!(
+        host.read("out") == origin.object(PATH).unwrap(),
+        "{shown}, then none: other bytes"
+    );
+}
+
+#[test]
+fn two_hundred_random_mixtures_of_faults_end_well_or_with_nothing() {
+    let next = AtomicU64::new(0);
+    let failed = std::thread::scope(|scope| {
+        // Most of the time is spent waiting for timeouts and backoff.
+        let workers: Vec<_> = (0..12)
+            .map(|_| {
+                scope.spawn(|| {
+                    while let seed @ 0..200 = next.fetch_add(1, Ordering::Relaxed) {
+                        survive(seed);
+                    }
+                })
+            })
+            .collect();
+        workers
+            .into_iter()
+            .filter_map(|worker| worker.join().err())
+            .count()
+    });
+    assert_eq!(failed, 0, "see above");
+}

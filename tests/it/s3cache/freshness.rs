@@ -1,0 +1,185 @@
+//! When a cached copy is used without asking, when it is asked about, and what happens when nobody answers.
+
+use std::process::Command;
+
+use hostkit_tests::origin::{Fault, Origin};
+use hostkit_tests::{bin, or_skip, which};
+
+use super::{HASH, Host};
+
+#[test]
+fn a_hit_of_an_immutable_name_opens_no_socket() {
+    let Some(strace) = or_skip("system calls of a hit", which("strace")) else {
+        return;
+    };
+    let (host, origin) = (Host::new(), Origin::start());
+    for name in [format!("/job-{HASH}.bin"), "/static.bin".to_owned()] {
+        origin.put(&name, "bytes");
+        host.s3cache([origin.url(&name)]).exits(0);
+    }
+    let calls = |path: &str| {
+        let mut traced: Command = host.program(&strace);
+        traced
+            .args([
+                "-f",
+                "-qq",
+                "-e",
+                "trace=%network",
+                "-e",
+                "signal=none",
+                "-o",
+                "calls",
+            ])
+            .arg(bin("s3cache"))
+            .args([&origin.url(path), "--copy-to=out"])
+            .args(host.own_flags());
+        let told = traced.output().unwrap();
+        assert!(told.status.success(), "{told:?}");
+        String::from_utf8(host.read("calls")).unwrap()
+    };
+    assert_eq!(calls(&format!("/job-{HASH}.bin")), "");
+    assert!(
+        calls("/static.bin").contains("socket("),
+        "the trace shows one when there is one"
+    );
+}
+
+#[test]
+fn a_mutable_name_is_asked_about_every_time_and_fetched_when_it_changed() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let etag = origin.put("/static.bin", "first");
+    let url = origin.url("/static.bin");
+    host.s3cache([&url, "--copy-to=out"]).exits(0);
+    for _ in 0..2 {
+        origin.reset_counters();
+        host.s3cache([&url, "--copy-to=out"]).exits(0);
+        let asked = origin.requests();
+        assert_eq!(asked.len(), 1, "{asked:?}");
+        assert_eq!(asked[0].if_none_match.as_ref(), Some(&etag));
+        assert_eq!(origin.bodies("/static.bin"), 0);
+    }
+    origin.put("/static.bin", "second");
+    host.s3cache([&url, "--copy-to=out"]).exits(0);
+    assert_eq!(host.read("out"), b"second");
+    assert_eq!(origin.bodies("/static.bin"), 1);
+}
+
+#[test]
+fn a_dead_origin_means_the_cached_copy_with_a_warning() {
+    let host = Host::new();
+    let origin = Origin::start();
+    origin.put("/static.bin", "kept");
+    let (url, other) = (origin.url("/static.bin"), origin.url("/other.bin"));
+    host.s3cache([&url]).exits(0);
+    drop(origin);
+    let told = host.s3cache([&url, "--copy-to=out"]).exits(0);
+    assert!(
+        told.stderr.contains("WARN") || told.stderr.contains("warning"),
+        "{}",
+        told.stderr
+    );
+    told.says("may be outdated").says(&url);
+    assert_eq!(host.read("out"), b"kept");
+    host.s3cache([&other, "--copy-to=none"]).exits(69);
+    assert!(!host.path("none").exists());
+}
+
+#[test]
+fn an_origin_in_trouble_or_silent_means_the_cached_copy_too() {
+    let (host, origin) = (Host::new(), Origin::start());
+    origin.put("/static.bin", "kept");
+    let url = origin.url("/static.bin");
+    host.s3cache([&url]).exits(0);
+    for fault in [
+        Fault::Status {
+            code: 503,
+            retry_after: Some(60),
+        },
+        Fault::Latency(std::time::Duration::from_secs(60)),
+    ] {
+        origin.fault("/static.bin", fault);
+        let args = [url.as_str(), "--copy-to=out", "--stall-timeout=200ms"];
+        host.s3cache(args).exits(0).says("may be outdated");
+        assert_eq!(host.read("out"), b"kept");
+    }
+}
+
+#[test]
+fn what_was_withdrawn_or_closed_is_not_served_from_the_cache() {
+    let (host, origin) = (Host::new(), Origin::start());
+    origin.put("/static.bin", "kept");
+    let url = origin.url("/static.bin");
+    host.s3cache([&url]).exits(0);
+    origin.fault(
+        "/static.bin",
+        Fault::Status {
+            code: 403,
+            retry_after: None,
+        },
+    );
+    host.s3cache([&url, "--copy-to=out"]).exits(77);
+    origin.clear_faults();
+    origin.remove("/static.bin");
+    host.s3cache([&url, "--copy-to=out"]).exits(66);
+    assert!(!host.path("out").exists());
+}
+
+#[test]
+fn offline_and_immutable_never_ask_and_revalidate_always_does() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let hashed = format!("/job-{HASH}.bin");
+    for path in ["/static.bin", &hashed] {
+        origin.put(path, "bytes");
+        host.s3cache(["--offline", &origin.url(path)])
+            .exits(69)
+            .says("without --offline");
+        host.s3cache(["--immutable", &origin.url(path)]).exits(0);
+    }
+    origin.reset_counters();
+    for flag in ["--offline", "--immutable"] {
+        host.s3cache([flag, &origin.url("/static.bin")]).exits(0);
+    }
+    assert_eq!(origin.connections(), 0);
+    host.s3cache(["--revalidate", &origin.url(&hashed)])
+        .exits(0);
+    assert_eq!(origin.requests().len(), 1);
+    assert_eq!(origin.bodies(&hashed), 0);
+}
+
+#[test]
+fn a_server_without_head_is_asked_by_get() {
+    let (host, origin) = (Host::new(), Origin::start());
+    origin.put("/static.bin", "first");
+    let url = origin.url("/static.bin");
+    origin.fault("/static.bin", Fault::RefuseHead);
+    host.s3cache([&url, "--copy-to=out"]).exits(0);
+    origin.put("/static.bin", "second");
+    host.s3cache([&url, "--copy-to=out"]).exits(0);
+    assert_eq!(host.read("out"), b"second");
+}
+
+#[test]
+fn a_server_without_tags_is_fetched_from_again() {
+    let (host, origin) = (Host::new(), Origin::start());
+    origin.put("/static.bin", "first");
+    origin.fault("/static.bin", Fault::NoEtag);
+    let url = origin.url("/static.bin");
+    host.s3cache([&url, "--copy-to=out"]).exits(0);
+    origin.put("/static.bin", "second");
+    host.s3cache([&url, "--copy-to=out"]).exits(0);
+    assert_eq!(host.read("out"), b"second");
+}
+
+#[test]
+#[ignore = "fetch.rs: flight::board serves the copy that was just rejected for its digest"]
+fn a_changed_build_behind_an_immutable_name_needs_a_digest_to_be_noticed() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let path = format!("/job-{HASH}.bin");
+    origin.put(&path, "first");
+    host.s3cache([origin.url(&path)]).exits(0);
+    origin.put(&path, "other");
+    let wanted = format!("--sha256={}", super::sha256(b"other"));
+    host.s3cache([&origin.url(&path), &wanted, "--copy-to=out"])
+        .exits(0);
+    assert_eq!(host.read("out"), b"other");
+}

@@ -1,0 +1,328 @@
+//! s3:// against a real S3 server: signatures, the credential chain, publishing, and errors that name the remedy.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use hostkit_tests::s3::S3;
+
+use super::{Fake, HASH, Host, Outcome, answer, sha256};
+
+/// A server with a bucket `builds`, and a host.
+fn start() -> (Host, S3) {
+    let s3 = S3::start();
+    s3.create_bucket("builds");
+    (Host::new(), s3)
+}
+
+fn uri() -> String {
+    format!("s3://builds/pex/job-{HASH}.bin")
+}
+
+/// Publishes `text` at [`uri`].
+fn put(host: &Host, s3: &S3, text: &str, more: &[&str]) -> Outcome {
+    std::fs::write(host.path("made"), text).unwrap();
+    let uri = uri();
+    let args = ["put", "made", &uri];
+    host.s3cache_env(args.iter().chain(more), &s3.env())
+}
+
+/// The environment of the server's client, with some variables changed and those without a value left out.
+fn env(s3: &S3, changes: &[(&str, Option<&str>)]) -> Vec<(String, String)> {
+    let mut env = s3.env();
+    for (name, value) in changes {
+        env.retain(|(known, _)| known != name);
+        env.extend(value.map(|value| ((*name).to_owned(), value.to_owned())));
+    }
+    env
+}
+
+/// The environment without keys.
+fn keyless(s3: &S3, more: &[(&str, &str)]) -> Vec<(String, String)> {
+    let keys = [("AWS_ACCESS_KEY_ID", None), ("AWS_SECRET_ACCESS_KEY", None)];
+    let more = more.iter().map(|(name, value)| (*name, Some(*value)));
+    env(s3, &keys.into_iter().chain(more).collect::<Vec<_>>())
+}
+
+/// The server's keys as the metadata services give them.
+fn keys(s3: &S3) -> String {
+    let (id, secret) = (s3.access_key(), s3.secret_key());
+    format!(
+        r#"{{"Version": 1, "Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": "{id}", "SecretAccessKey": "{secret}",
+        "Token": "t", "LastUpdated": "2015-07-06T00:00:00Z", "Expiration": "2099-01-01T00:00:00Z"}}"#
+    )
+}
+
+#[test]
+fn what_was_put_is_fetched_with_a_signature() {
+    let (host, s3) = start();
+    let told = put(&host, &s3, "the build", &["--json"]).exits(0);
+    let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+    assert_eq!(told["published"], true);
+    assert_eq!(told["sha256"], sha256(b"the build"));
+    host.s3cache_env([&uri(), "--copy-to=out"], &s3.env())
+        .exits(0);
+    assert_eq!(host.read("out"), b"the build");
+    let asked = s3.requests().len();
+    host.s3cache_env([&uri(), "--copy-to=out"], &s3.env())
+        .exits(0);
+    assert_eq!(s3.requests().len(), asked, "a hit asks nobody");
+}
+
+#[test]
+fn put_publishes_a_sidecar_that_sha256sum_accepts() {
+    let (host, s3) = start();
+    put(&host, &s3, "the build", &[]).exits(0);
+    let name = format!("job-{HASH}.bin");
+    let sidecar = s3.dir().join(format!("builds/pex/{name}.sha256"));
+    let text = std::fs::read_to_string(sidecar).unwrap();
+    assert_eq!(text, format!("{}  {name}\n", sha256(b"the build")));
+}
+
+#[test]
+fn a_name_is_published_once_unless_it_is_replaced() {
+    let (host, s3) = start();
+    let object = s3.dir().join(format!("builds/pex/job-{HASH}.bin"));
+    put(&host, &s3, "first", &[]).exits(0);
+    let again = put(&host, &s3, "first", &["--json"]).exits(0);
+    assert!(
+        again.stdout.contains(r#""published":false"#),
+        "{}",
+        again.stdout
+    );
+    put(&host, &s3, "other", &[]).exits(73).says("another name");
+    assert_eq!(std::fs::read_to_string(&object).unwrap(), "first");
+    host.s3cache_env([&uri(), "--copy-to=out"], &s3.env())
+        .exits(0);
+    put(&host, &s3, "other", &["--replace"]).exits(0);
+    assert_eq!(std::fs::read_to_string(&object).unwrap(), "other");
+    host.s3cache_env([&uri(), "--copy-to=out", "--revalidate"], &s3.env())
+        .exits(0);
+    assert_eq!(host.read("out"), b"other");
+}
+
+#[test]
+fn put_refuses_what_is_broken_or_missing_and_adds_the_name_behind_a_slash() {
+    let (host, s3) = start();
+    std::fs::write(host.path("a.pex"), "<html>").unwrap();
+    let put = |file: &str, to: &str| host.s3cache_env(["put", file, to], &s3.env());
+    put("a.pex", "builds/pex/").exits(65).says("a.pex");
+    put("none.txt", "builds/pex/").exits(66).says("none.txt");
+    std::fs::write(host.path("a-1.2.txt"), "text").unwrap();
+    put("a-1.2.txt", "builds/text/").exits(0);
+    assert!(s3.dir().join("builds/text/a-1.2.txt").exists());
+    put("a-1.2.txt", "http://127.0.0.1:9/a")
+        .exits(69)
+        .says("s3://");
+}
+
+#[test]
+fn each_refusal_of_s3_has_its_exit_code_and_remedy() {
+    let (host, s3) = start();
+    put(&host, &s3, "the build", &[]).exits(0);
+    let get = |source: &str, env: &[(String, String)], more: &[&str]| {
+        let told = host.s3cache_env([source, "--copy-to=out"].iter().chain(more), env);
+        assert!(!host.path("out").exists());
+        told.says(source)
+    };
+    let wrong = env(&s3, &[("AWS_SECRET_ACCESS_KEY", Some("wrong"))]);
+    get(&uri(), &wrong, &[])
+        .exits(77)
+        .says("SignatureDoesNotMatch");
+    let unknown = env(&s3, &[("AWS_ACCESS_KEY_ID", Some("AKIDNOBODY"))]);
+    get(&uri(), &unknown, &[]).exits(77);
+    get(&uri(), &keyless(&s3, &[]), &["--no-sign-request"]).exits(77);
+    get(&uri(), &keyless(&s3, &[]), &[])
+        .exits(77)
+        .says("AWS_PROFILE");
+    get("s3://builds/none-1.2", &s3.env(), &[]).exits(66);
+    get("s3://nobucket/a-1.2", &s3.env(), &[]).exits(66);
+    let dead = format!("http://127.0.0.1:{}", hostkit_tests::free_port());
+    let dead = env(&s3, &[("AWS_ENDPOINT_URL", Some(&dead))]);
+    get(&uri(), &dead, &["--timeout=20"]).exits(69);
+}
+
+#[test]
+fn exists_answers_by_its_exit_code() {
+    let (host, s3) = start();
+    put(&host, &s3, "the build", &[]).exits(0);
+    let exists = |source: &str, env: &[(String, String)]| host.s3cache_env(["exists", source], env);
+    assert_eq!(exists(&uri(), &s3.env()).exits(0).stdout, "");
+    exists("builds/none", &s3.env()).exits(66);
+    let wrong = env(&s3, &[("AWS_SECRET_ACCESS_KEY", Some("wrong"))]);
+    exists(&uri(), &wrong).exits(77);
+    let dead = format!("http://127.0.0.1:{}", hostkit_tests::free_port());
+    exists(&uri(), &env(&s3, &[("AWS_ENDPOINT_URL", Some(&dead))])).exits(69);
+    let told = host
+        .s3cache_env(["exists", "--json", &uri()], &s3.env())
+        .exits(0);
+    let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+    assert_eq!(told["size"], 9);
+    assert!(
+        !s3.requests().iter().any(|line| line.starts_with("GET")),
+        "nothing is fetched"
+    );
+}
+
+#[test]
+fn keys_come_from_a_profile_or_a_process_it_names() {
+    let (host, s3) = start();
+    put(&host, &s3, "the build", &[]).exits(0);
+    let script = host.path("keys.sh");
+    std::fs::write(
+        &script,
+        format!("#!/bin/sh\ncat <<'END'\n{}\nEND\n", keys(&s3)),
+    )
+    .unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let config = format!(
+        "[profile plain]\naws_access_key_id = {}\naws_secret_access_key = {}\n[profile process]\ncredential_process = {}\n",
+        s3.access_key(),
+        s3.secret_key(),
+        script.display()
+    );
+    std::fs::write(host.path("config"), config).unwrap();
+    let env = keyless(&s3, &[("AWS_CONFIG_FILE", "config")]);
+    for profile in ["plain", "process"] {
+        let host = Host::new();
+        std::fs::copy(script.with_file_name("config"), host.path("config")).unwrap();
+        let args = [
+            uri(),
+            format!("--profile={profile}"),
+            "--copy-to=out".to_owned(),
+        ];
+        host.s3cache_env(args, &env).exits(0);
+        assert_eq!(host.read("out"), b"the build", "{profile}");
+    }
+}
+
+#[test]
+fn a_profile_that_signs_in_by_sso_is_told_what_to_do() {
+    let (host, s3) = start();
+    let config = "[profile people]\nsso_session = corp\nsso_account_id = 123456789012\nsso_role_name = dev\n\
+        [sso-session corp]\nsso_region = us-east-1\nsso_start_url = https://corp.invalid/start\n";
+    std::fs::write(host.path("config"), config).unwrap();
+    let env = keyless(
+        &s3,
+        &[("AWS_CONFIG_FILE", "config"), ("AWS_PROFILE", "people")],
+    );
+    host.s3cache_env([uri()], &env)
+        .exits(77)
+        .says("SSO")
+        .says("aws configure export-credentials");
+}
+
+#[test]
+fn keys_come_from_the_container() {
+    let (host, s3) = start();
+    put(&host, &s3, "the build", &[]).exits(0);
+    let body = keys(&s3);
+    let agent = Fake::start(move |_| answer("200 OK", &["Content-Type: application/json"], &body));
+    let full = format!("{}/creds", agent.url());
+    let env = keyless(&s3, &[("AWS_CONTAINER_CREDENTIALS_FULL_URI", &full)]);
+    host.s3cache_env([&uri(), "--copy-to=out"], &env).exits(0);
+    assert_eq!(host.read("out"), b"the build");
+    assert!(
+        agent.heads()[0].starts_with("GET /creds "),
+        "{:?}",
+        agent.heads()
+    );
+}
+
+#[test]
+fn keys_come_from_the_instance_by_version_2_of_its_protocol() {
+    let (host, s3) = start();
+    put(&host, &s3, "the build", &[]).exits(0);
+    let body = keys(&s3);
+    let imds = Fake::start(move |head| {
+        let ttl = ["x-aws-ec2-metadata-token-ttl-seconds: 21600"];
+        if head.starts_with("PUT /latest/api/token ") {
+            answer("200 OK", &ttl, "the-token")
+        } else if !head
+            .to_ascii_lowercase()
+            .contains("x-aws-ec2-metadata-token: the-token")
+        {
+            answer("401 Unauthorized", &[], "")
+        } else if head.contains("/security-credentials/role ") {
+            answer("200 OK", &[], &body)
+        } else {
+            answer("200 OK", &[], "role")
+        }
+    });
+    let more = [
+        ("AWS_EC2_METADATA_DISABLED", "false"),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &imds.url()),
+    ];
+    host.s3cache_env([&uri(), "--copy-to=out"], &keyless(&s3, &more))
+        .exits(0);
+    assert_eq!(host.read("out"), b"the build");
+    assert!(
+        imds.heads()[0].starts_with("PUT /latest/api/token "),
+        "{:?}",
+        imds.heads()
+    );
+}
+
+#[test]
+fn keys_come_for_a_web_identity() {
+    let (host, s3) = start();
+    put(&host, &s3, "the build", &[]).exits(0);
+    let body = format!(
+        "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+        <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>{}</AccessKeyId><SecretAccessKey>{}</SecretAccessKey>\
+        <SessionToken>t</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>\
+        </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
+        s3.access_key(),
+        s3.secret_key()
+    );
+    let sts = Fake::start(move |_| answer("200 OK", &["Content-Type: text/xml"], &body));
+    std::fs::write(host.path("token"), "a-token-of-the-cluster").unwrap();
+    let more = [
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", "token"),
+        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/fetch"),
+        ("AWS_ENDPOINT_URL_STS", &sts.url()),
+    ];
+    host.s3cache_env([&uri(), "--copy-to=out"], &keyless(&s3, &more))
+        .exits(0);
+    assert_eq!(host.read("out"), b"the build");
+}
+
+#[test]
+fn a_bucket_elsewhere_and_a_wrong_clock_are_named_with_their_remedy() {
+    let (host, s3) = start();
+    let moved = Fake::start(|_| {
+        answer(
+            "301 Moved Permanently",
+            &["x-amz-bucket-region: eu-west-1"],
+            "",
+        )
+    });
+    let at = |url: String| env(&s3, &[("AWS_ENDPOINT_URL", Some(&url))]);
+    host.s3cache_env([uri()], &at(moved.url()))
+        .exits(69)
+        .says("--region eu-west-1");
+    let skewed = Fake::start(|head| {
+        let body = "<?xml version=\"1.0\"?><Error><Code>RequestTimeTooSkewed</Code><Message>m</Message></Error>";
+        answer(
+            "403 Forbidden",
+            &["Content-Type: application/xml"],
+            if head.starts_with("HEAD") { "" } else { body },
+        )
+    });
+    host.s3cache_env([uri()], &at(skewed.url()))
+        .exits(77)
+        .says("clock");
+}
+
+#[test]
+fn a_region_of_the_command_line_beats_that_of_the_environment() {
+    let (host, s3) = start();
+    let seen = Fake::start(|_| answer("404 Not Found", &[], ""));
+    let env = env(&s3, &[("AWS_ENDPOINT_URL", Some(&seen.url()))]);
+    host.s3cache_env([&uri(), "--region=eu-central-1"], &env)
+        .exits(66);
+    let head = seen.heads()[0].to_ascii_lowercase();
+    assert!(head.contains("/eu-central-1/s3/aws4_request"), "{head}");
+    assert!(
+        head.contains("/builds/pex/job-"),
+        "the bucket is in the path of a bare address: {head}"
+    );
+}
