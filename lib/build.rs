@@ -7,7 +7,14 @@ fn main() {
     println!("cargo::rerun-if-env-changed=HOSTKIT_GIT_HASH");
     // Watching a file that is not there, as in a tarball, would rebuild everything every time.
     let log = "../.git/logs/HEAD";
-    println!("cargo::rerun-if-changed={}", if std::path::Path::new(log).exists() { log } else { "build.rs" });
+    println!(
+        "cargo::rerun-if-changed={}",
+        if std::path::Path::new(log).exists() {
+            log
+        } else {
+            "build.rs"
+        }
+    );
     let hash = std::env::var("HOSTKIT_GIT_HASH").ok().or_else(|| {
         let out = Command::new("git")
             .args(["rev-parse", "--short=12", "HEAD"])

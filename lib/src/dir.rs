@@ -16,6 +16,9 @@ use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
 
+/// Directories nested deeper than this are not followed down: each takes a handle and a piece of the stack.
+const DEPTH: usize = 256;
+
 /// What a published file must survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
@@ -119,16 +122,23 @@ impl Dir {
         self.open_regular(name.as_ref(), OFlag::O_RDONLY, Mode::empty())
     }
 
-    /// Opens the regular file `name` for reading and writing, made with `mode` when it is missing.
+    /// Opens the regular file `name` for reading and writing, made with exactly `mode` when it is missing.
     ///
     /// # Errors
     /// As [`Dir::open_file`].
     pub fn open_or_create(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
-        self.open_regular(
-            name.as_ref(),
-            OFlag::O_RDWR | OFlag::O_CREAT,
-            Mode::from_bits_truncate(mode),
-        )
+        let name = name.as_ref();
+        // Not O_CREAT alone: that leaves the mode to the umask, and only who made the file may set it.
+        loop {
+            match self.open_regular(name, OFlag::O_RDWR, Mode::empty()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => return other,
+            }
+            match self.create_new(name, mode) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => return other,
+            }
+        }
     }
 
     /// Makes the file `name` with exactly `mode`.
@@ -183,9 +193,9 @@ impl Dir {
         mode: u32,
         durability: Durability,
     ) -> io::Result<()> {
-        let temp = format!(".{name}.{}.tmp", std::process::id());
-        // Our own pid: what stands there was left by a process that is gone.
-        let _ = self.remove_file(&temp);
+        // A pid alone may be two processes, in two containers that share the directory.
+        let (pid, now) = (std::process::id(), crate::clock::since_boot().as_nanos());
+        let temp = format!(".{name}.{pid}-{now:x}.tmp");
         let result = self.create_new(&temp, mode).and_then(|mut file| {
             file.write_all(bytes)?;
             if durability == Durability::Crash {
@@ -259,16 +269,25 @@ impl Dir {
     /// Removes `name` and, when it is a directory, all below it. No symlink is followed.
     ///
     /// # Errors
-    /// As unlinkat(2); what could be removed before is gone.
+    /// As unlinkat(2), and `InvalidInput` when directories are nested without end; what could be removed before is gone.
     pub fn remove_all(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
-        let name = name.as_ref();
+        self.remove_tree(name.as_ref(), 0)
+    }
+
+    fn remove_tree(&self, name: &OsStr, depth: usize) -> io::Result<()> {
+        if depth > DEPTH {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "directories are nested too deep",
+            ));
+        }
         match self.remove_file(name) {
             Err(error) if error.raw_os_error() == Some(Errno::EISDIR as i32) => {}
             other => return other,
         }
         let child = self.child(name)?;
         for entry in child.entries()? {
-            child.remove_all(entry?.0)?;
+            child.remove_tree(&entry?.0, depth + 1)?;
         }
         self.remove_dir(name)
     }

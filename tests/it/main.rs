@@ -7,4 +7,5 @@
 )]
 
 mod harness;
+mod pexrun;
 mod s3cache;

@@ -1,12 +1,16 @@
 //! The command line of pexrun. Everything behind the version belongs to the program that is run.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use clap::Parser;
 use hostkit::Exit;
 use hostkit::cli::{Common, Tool};
 use hostkit::log::Level;
 use s3cache::FetchArgs;
+
+const USAGE: &str = "\
+pexrun [OPTIONS] JOB HASH_OR_VERSION [ARGS...]
+       pexrun --list [--cached] [JOB]";
 
 const AFTER_HELP: &str = "\
 The version is a git hash (a unique beginning will do where the repository can be listed), a version number, or
@@ -20,21 +24,15 @@ program's own.";
 
 /// Run a build by job name and git hash: fetched once per host, then exec
 #[derive(Debug, Parser)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = AFTER_HELP, override_usage = USAGE)]
 pub struct Args {
     /// The job
     #[arg(value_name = "JOB")]
     pub job: Option<String>,
-    /// Git hash, version, or `static`
-    #[arg(value_name = "HASH_OR_VERSION")]
-    pub build: Option<String>,
-    /// Handed to the program as they are
-    #[arg(
-        value_name = "ARGS",
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
-    pub args: Vec<OsString>,
+    /// Git hash, version, or `static`; what follows it is handed to the program as it is
+    // One argument for both: clap reads no flags behind its first value, and would in front of an argument of its own.
+    #[arg(value_name = "HASH_OR_VERSION", trailing_var_arg = true)]
+    pub build: Vec<OsString>,
 
     /// Where builds are published, instead of what the configuration says; several are tried in order
     #[arg(long, value_name = "URL", value_delimiter = ',')]
@@ -61,7 +59,7 @@ pub struct Args {
     /// Print what would be done
     #[arg(long, help_heading = "Instead of running")]
     pub dry_run: bool,
-    /// With --list: print one JSON object per line
+    /// With --list and --which: print one JSON object per line
     #[arg(long, help_heading = "Instead of running")]
     pub json: bool,
 
@@ -83,16 +81,13 @@ impl Tool for Args {
     }
 }
 
-/// The program's arguments as they stood on the command line. clap takes a `--` in front of them for its own.
-#[must_use]
-pub fn untouched(args: &[OsString], argv: &[OsString]) -> Vec<OsString> {
-    let before = argv
-        .len()
-        .checked_sub(args.len() + 1)
-        .and_then(|at| argv.get(at));
-    let swallowed = argv.ends_with(args) && before.is_some_and(|word| word == "--");
-    let dashes = swallowed.then(|| OsString::from("--"));
-    dashes.into_iter().chain(args.iter().cloned()).collect()
+impl Args {
+    /// The version, and the program's arguments.
+    #[must_use]
+    pub fn version(&self) -> Option<(&OsStr, &[OsString])> {
+        let (version, args) = self.build.split_first()?;
+        Some((version, args))
+    }
 }
 
 #[cfg(test)]
@@ -100,11 +95,11 @@ mod tests {
     use super::*;
 
     fn program_args(line: &str) -> Vec<OsString> {
-        let argv: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-        let (args, _) = hostkit::cli::parse::<Args, _>(argv.clone()).unwrap();
+        let (args, _) = hostkit::cli::parse::<Args, _>(line.split_whitespace()).unwrap();
         assert_eq!(args.job.as_deref(), Some("job"), "{line}");
-        assert_eq!(args.build.as_deref(), Some("60a43ef"), "{line}");
-        untouched(&args.args, &argv)
+        let (version, args) = args.version().unwrap();
+        assert_eq!(version, "60a43ef", "{line}");
+        args.to_vec()
     }
 
     #[test]
@@ -115,12 +110,17 @@ mod tests {
             "-h --version",
             "--list x",
             "--arch=y -- z",
+            "--console --logstash_format",
+            "--",
+            "-- --",
             "-- --port=1",
             "a --offline",
             "-",
         ] {
             let line = format!("pexrun --cache-dir=/c --arch a job 60a43ef {tail}");
             let expected: Vec<OsString> = tail.split_whitespace().map(OsString::from).collect();
+            assert_eq!(program_args(&line), expected, "{line}");
+            let line = format!("pexrun --arch=a -- job 60a43ef {tail}");
             assert_eq!(program_args(&line), expected, "{line}");
         }
     }

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use hostkit::{Exit, Failure};
+use nix::unistd::{AccessFlags, access};
 use s3cache::settings::Freshness;
 use s3cache::{Settings, cache};
 use serde::Deserialize;
@@ -77,7 +78,13 @@ impl Config {
     /// # Errors
     /// A configuration file is wrong, or nothing says where builds are published.
     pub fn load(args: &Args) -> Result<Self, Failure> {
-        let home = std::env::var_os("HOME").map(PathBuf::from);
+        // A relative one is nobody's home, but whatever directory this happens to be started in.
+        let absolute = |name| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        let home = absolute("HOME");
         let personal = home
             .as_ref()
             .map(|home| home.join(".config/hostkit/pexrun.yaml"));
@@ -87,14 +94,31 @@ impl Config {
         fetch.config = None;
         fetch.cache_dir = fetch.cache_dir.or(raw.cache_dir);
         let mut settings = Settings::load(&fetch)?;
-        let readable = writable_cache(&mut settings, home);
-        let repositories = match (&args.repository, raw.repository) {
-            (given, _) if !given.is_empty() => given.clone(),
-            (_, Some(OneOrMany::One(one))) => vec![one],
-            (_, Some(OneOrMany::Many(many))) => many,
-            (_, None) => Vec::new(),
+        // The program may go elsewhere, and takes PEX_ROOT and its own path along.
+        settings.cache_dir = std::path::absolute(&settings.cache_dir).unwrap_or(settings.cache_dir);
+        let version = args.version().map(|(version, _)| version);
+        if version.is_some_and(|version| version == STATIC)
+            && settings.freshness == Freshness::ByName
+        {
+            // The job may be called like a version.
+            settings.freshness = Freshness::Revalidate;
+        }
+        let own = absolute("XDG_CACHE_HOME").or_else(|| Some(home?.join(".cache")));
+        let readable = writable_cache(&mut settings, own);
+        let given: Vec<String> = args
+            .repository
+            .iter()
+            .filter(|url| !url.is_empty())
+            .cloned()
+            .collect();
+        let repositories = match raw.repository {
+            _ if !given.is_empty() => given,
+            Some(OneOrMany::One(one)) => vec![one],
+            Some(OneOrMany::Many(many)) => many,
+            None => Vec::new(),
         };
-        if repositories.is_empty() && settings.freshness != Freshness::Offline && !args.cached {
+        let offline = args.cached || settings.freshness == Freshness::Offline;
+        if repositories.is_empty() && !offline {
             return Err(Failure::new(Exit::CONFIG, "nothing says where builds are published").remedy(
                 "write `repository: s3://bucket/prefix` (or an https:// or file:/// URL) into /etc/hostkit/pexrun.yaml or \
                  ~/.config/hostkit/pexrun.yaml, or give --repository",
@@ -136,19 +160,36 @@ impl Config {
     }
 }
 
-/// Uses the user's own cache where the shared one cannot be written; what can be read of that is returned.
-fn writable_cache(settings: &mut Settings, home: Option<PathBuf>) -> Vec<cache::Share> {
-    let Err(unusable) = cache::Cache::open(settings) else {
-        return Vec::new();
+/// Uses the user's own cache, below `own`, where the shared one cannot be written; what can be read of that is returned.
+fn writable_cache(settings: &mut Settings, own: Option<PathBuf>) -> Vec<cache::Share> {
+    let (why, readable) = match cache::Cache::open(settings) {
+        Err(unusable) => (unusable.to_string(), unusable.readable),
+        Ok(cache) => match access(cache.own.dir().path(), AccessFlags::W_OK) {
+            Ok(()) => return Vec::new(),
+            Err(error) => (
+                format!(
+                    "cannot write to {}: {error}",
+                    cache.own.dir().path().display()
+                ),
+                trusted(settings),
+            ),
+        },
     };
-    let Some(home) = home else {
-        return unusable.readable;
-    };
-    let own = std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from);
-    debug!(
-        "{unusable}: using a cache of one's own below {}",
-        own.display()
-    );
-    settings.cache_dir = own.join("hostkit/s3cache");
-    unusable.readable
+    if let Some(own) = own {
+        debug!("{why}: using a cache of one's own below {}", own.display());
+        settings.cache_dir = own.join("hostkit/s3cache");
+    }
+    readable
+}
+
+/// The parts of the cache whose entries are used without asking anybody: what runs is only what root, the caller or a
+/// uid named in the configuration fetched.
+#[must_use]
+pub fn trusted(settings: &Settings) -> Vec<cache::Share> {
+    let me = nix::unistd::geteuid().as_raw();
+    let mut shares = s3cache::verbs::all_shares(settings).unwrap_or_default();
+    shares.retain(|share| {
+        share.uid == 0 || share.uid == me || settings.trusted_uids.contains(&share.uid)
+    });
+    shares
 }

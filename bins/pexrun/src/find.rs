@@ -1,5 +1,8 @@
 //! Finding a build: in the cache, then in each repository in turn, by its name or by the beginning of its hash.
 
+use std::fs::File;
+
+use hostkit::dir::try_shared;
 use hostkit::{Exit, Failure};
 use s3cache::cache::{self, Blob};
 use s3cache::fetch::run as online;
@@ -9,8 +12,7 @@ use s3cache::store::{self, Listed};
 use s3cache::{Got, Source, Want};
 use tracing::{debug, warn};
 
-use crate::config::{Config, STATIC};
-use crate::names::Template;
+use crate::config::{self, Config};
 
 /// So many builds of one job are looked at in a listing.
 pub const LIST_LIMIT: usize = 10_000;
@@ -26,62 +28,108 @@ pub fn build(config: &Config, job: &str, version: &str) -> Result<Blob, Failure>
     if let Some(blob) = from_cache(config, &names)? {
         return Ok(blob);
     }
-    let offline = config.settings.freshness == Freshness::Offline;
-    if offline {
-        return match short_hash_in_cache(config, job, version)? {
-            Some(blob) => Ok(blob),
-            None => Err(no_such_build(
-                job,
-                version,
-                "it is not in the cache, and --offline was given",
-            )),
-        };
+    if config.settings.freshness == Freshness::Offline {
+        return by_name_in_cache(config, &names, job, version)?.ok_or_else(|| {
+            Failure::new(
+                Exit::LAUNCHER_FAILED,
+                format!("build {version} of {job} is not in the cache"),
+            )
+            .remedy(format!(
+                "run it once without --offline; `pexrun --list --cached {job}` lists what is"
+            ))
+        });
     }
-    let mut silent: Vec<String> = Vec::new();
+    let mut failures: Vec<Failure> = Vec::new();
     for repository in &config.repositories {
         match from_repository(config, repository, &names, job, version) {
-            Ok(Some(blob)) => return Ok(blob),
+            Ok(Some(blob)) => {
+                for failure in &failures {
+                    warn!("{failure}; found it in {}", hostkit::mask::url(repository));
+                }
+                return Ok(blob);
+            }
             Ok(None) => debug!(repository = hostkit::mask::url(repository), "not there"),
-            Err(failure)
-                if failure.exit() == Exit::LAUNCHER_FAILED || failure.signal().is_some() =>
-            {
-                return Err(failure);
-            }
-            Err(failure) => {
-                warn!("{failure}");
-                silent.push(failure.to_string());
-            }
+            Err(failure) if is_final(&failure) => return Err(failure),
+            Err(failure) => failures.push(failure),
         }
     }
-    if !silent.is_empty() {
-        return Err(Failure::new(
-            Exit::LAUNCHER_FAILED,
-            format!("cannot tell whether there is a build {version} of {job}"),
-        )
-        .remedy("mend what is named here")
-        .because(silent.join("; ")));
+    if failures.is_empty() {
+        return Err(no_such_build(config, job, version, &names));
     }
-    Err(no_such_build(
-        job,
-        version,
-        &format!(
-            "looked for {} in {}",
-            names.join(" and "),
-            shown(&config.repositories)
-        ),
-    ))
+    let failure = Failure::new(
+        Exit::LAUNCHER_FAILED,
+        format!("cannot get build {version} of {job}"),
+    );
+    Err(match Causes::of(&failures) {
+        Some(causes) => failure.because(causes),
+        None => failure,
+    })
 }
 
-fn no_such_build(job: &str, version: &str, why: &str) -> Failure {
+/// Whether asking the next repository would change nothing: an ambiguous hash, a cache that cannot hold it, a signal.
+fn is_final(failure: &Failure) -> bool {
+    matches!(failure.exit(), Exit::LAUNCHER_FAILED | Exit::CANNOT_CREATE)
+        || failure.signal().is_some()
+}
+
+/// Several failures as one chain of causes: a line each.
+#[derive(Debug)]
+struct Causes {
+    text: String,
+    next: Option<Box<Self>>,
+}
+
+impl Causes {
+    fn of(failures: &[Failure]) -> Option<Self> {
+        failures.iter().rev().fold(None, |next, failure| {
+            let texts = std::iter::once(failure.to_string()).chain(failure.causes());
+            Some(Self {
+                text: texts.collect::<Vec<_>>().join(": "),
+                next: next.map(Box::new),
+            })
+        })
+    }
+}
+
+impl std::fmt::Display for Causes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Causes {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.next.as_deref().map(|next| next as _)
+    }
+}
+
+fn no_such_build(config: &Config, job: &str, version: &str, names: &[String]) -> Failure {
+    let is_web = |repository: &String| matches!(source(repository, job), Ok(Source::Http(_)));
+    let web = config.repositories.iter().any(is_web);
+    let remedy = if is_short(version) && web {
+        "a web server cannot be searched: give the whole git hash".to_owned()
+    } else if hex(version) && version.len() < SHORT_HASH_MIN {
+        format!("give at least {SHORT_HASH_MIN} digits of its git hash")
+    } else if config.repositories.iter().all(is_web) {
+        "check its name and version".to_owned()
+    } else {
+        format!("`pexrun --list {job}` lists those there are")
+    };
     Failure::new(
         Exit::NO_SUCH_PROGRAM,
         format!("there is no build {version} of {job}"),
     )
-    .remedy(format!("`pexrun --list {job}` lists those there are"))
-    .because(why)
+    .remedy(remedy)
+    .because(format!(
+        "looked for {} in {}",
+        names.join(" and "),
+        shown(&config.repositories)
+    ))
 }
 
-fn shown(repositories: &[String]) -> String {
+/// Repositories, for people.
+#[must_use]
+pub fn shown(repositories: &[String]) -> String {
     repositories
         .iter()
         .map(|repository| hostkit::mask::url(repository))
@@ -99,7 +147,10 @@ pub fn source(repository: &str, name: &str) -> Result<Source, Failure> {
 }
 
 /// A cached build that need not be asked about.
-fn from_cache(config: &Config, names: &[String]) -> Result<Option<Blob>, Failure> {
+///
+/// # Errors
+/// A repository is no place at all (exit 78).
+pub fn from_cache(config: &Config, names: &[String]) -> Result<Option<Blob>, Failure> {
     let sure = |name: &str| match config.settings.freshness {
         Freshness::Offline | Freshness::Immutable => true,
         Freshness::Revalidate => false,
@@ -127,36 +178,56 @@ fn from_repository(
     version: &str,
 ) -> Result<Option<Blob>, Failure> {
     for name in names {
-        if let Some(blob) = fetch(config, source(repository, name)?)? {
-            return Ok(Some(blob));
+        match fetch(config, source(repository, name)?) {
+            Ok(None) => {}
+            // The copy of another of its names is as good as that of this one would be.
+            Err(failure) if failure.exit() == Exit::UNAVAILABLE => {
+                return match any_cached(config, repository, names)? {
+                    Some(blob) => {
+                        warn!("{failure}; using the cached copy, which may be outdated");
+                        Ok(Some(blob))
+                    }
+                    None => Err(failure),
+                };
+            }
+            other => return other,
         }
     }
-    if version == STATIC || version.len() < SHORT_HASH_MIN || version.len() >= 40 || !hex(version) {
+    if !is_short(version) {
         return Ok(None);
     }
-    // A server that cannot be listed has been asked for what it could be asked for.
-    let Ok(listed) = list(
-        config,
-        repository,
-        &format!("{}{version}", config.pex_name.prefix(job)),
-    ) else {
-        debug!(
-            repository = hostkit::mask::url(repository),
-            "cannot be listed: only whole hashes are found there"
-        );
-        return Ok(None);
+    let prefix = format!("{}{version}", config.pex_name.prefix(job));
+    let listed = match list(config, repository, &prefix) {
+        Ok(listed) => listed,
+        // It has been asked for all it can be asked for.
+        Err(_) if matches!(source(repository, &prefix)?, Source::Http(_)) => return Ok(None),
+        Err(failure) if failure.exit() == Exit::NOT_FOUND => return Ok(None),
+        Err(failure) => return Err(failure),
     };
-    let found = unique(
-        listed.iter().map(|object| object.name.as_str()),
-        &config.pex_name,
-        config,
-        job,
-        version,
-    )?;
-    match found {
+    let names = listed.iter().map(|object| object.name.as_str());
+    match unique(names, config, job, version)? {
         Some(name) => fetch(config, source(repository, &name)?),
         None => Ok(None),
     }
+}
+
+fn any_cached(
+    config: &Config,
+    repository: &str,
+    names: &[String],
+) -> Result<Option<Blob>, Failure> {
+    for name in names {
+        if let Some(blob) = s3cache::cached(&source(repository, name)?, &config.settings) {
+            return Ok(Some(blob));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a version may be the beginning of a git hash.
+#[must_use]
+pub fn is_short(version: &str) -> bool {
+    (SHORT_HASH_MIN..40).contains(&version.len()) && hex(version)
 }
 
 fn hex(text: &str) -> bool {
@@ -166,14 +237,13 @@ fn hex(text: &str) -> bool {
 /// The one name whose version begins as asked.
 fn unique<'a>(
     names: impl Iterator<Item = &'a str>,
-    template: &Template,
     config: &Config,
     job: &str,
     beginning: &str,
 ) -> Result<Option<String>, Failure> {
     let mut found: Vec<(String, String)> = names
         .filter_map(|name| {
-            let (_, version) = template.read(name, Some(job), &config.arch)?;
+            let (_, version) = config.pex_name.read(name, Some(job), &config.arch)?;
             (version.starts_with(beginning) && hex(&version)).then(|| (version, name.to_owned()))
         })
         .collect();
@@ -199,25 +269,32 @@ fn unique<'a>(
     }
 }
 
-fn short_hash_in_cache(config: &Config, job: &str, version: &str) -> Result<Option<Blob>, Failure> {
-    if version.len() < SHORT_HASH_MIN || !hex(version) {
+/// A cached build of any repository: by its name, or by the beginning of its hash.
+///
+/// # Errors
+/// Several begin so (exit 125).
+pub fn by_name_in_cache(
+    config: &Config,
+    names: &[String],
+    job: &str,
+    version: &str,
+) -> Result<Option<Blob>, Failure> {
+    let shares = config::trusted(&config.settings);
+    let shares = || shares.iter().chain(&config.readable);
+    let entries: Vec<_> = shares().flat_map(s3cache::verbs::entries).collect();
+    let get = |name: &str| {
+        let same = entries.iter().filter(|(_, entry)| entry.name == name);
+        same.map(|(key, _)| key)
+            .find_map(|key| cache::lookup(shares(), key))
+    };
+    if let Some(blob) = names.iter().find_map(|name| get(name)) {
+        return Ok(Some(blob));
+    }
+    if !is_short(version) {
         return Ok(None);
     }
-    let shares = s3cache::verbs::all_shares(&config.settings).unwrap_or_default();
-    let entries: Vec<_> = shares
-        .iter()
-        .filter(|share| share.own)
-        .flat_map(s3cache::verbs::entries)
-        .collect();
-    let names = entries.iter().map(|(_, entry)| entry.name.as_str());
-    let Some(name) = unique(names, &config.pex_name, config, job, version)? else {
-        return Ok(None);
-    };
-    let key = entries
-        .iter()
-        .find(|(_, entry)| entry.name == name)
-        .map(|(key, _)| key.clone());
-    Ok(key.and_then(|key| cache::lookup(shares.iter().filter(|share| share.own), &key)))
+    let cached = entries.iter().map(|(_, entry)| entry.name.as_str());
+    Ok(unique(cached, config, job, version)?.and_then(|name| get(&name)))
 }
 
 /// Fetches one file; `None` when there is no such file.
@@ -230,7 +307,7 @@ fn fetch(config: &Config, source: Source) -> Result<Option<Blob>, Failure> {
     match s3cache::fetch(&want, &config.settings) {
         Ok((Got::Cached(blob), how)) => {
             debug!(source = %want.source, how = how.word(), "found");
-            Ok(Some(*blob))
+            for_reading(*blob).map(Some)
         }
         Ok(_) => Err(Failure::new(
             Exit::LAUNCHER_FAILED,
@@ -240,6 +317,25 @@ fn fetch(config: &Config, source: Source) -> Result<Option<Blob>, Failure> {
         Err(failure) if failure.exit() == Exit::NOT_FOUND => Ok(None),
         Err(failure) => Err(failure),
     }
+}
+
+/// The same blob, open for reading only. One that was just fetched is still open for writing, and such a file cannot be
+/// executed (ETXTBSY).
+fn for_reading(mut blob: Blob) -> Result<Blob, Failure> {
+    let file = File::open(&blob.path).and_then(|file| {
+        // The lease, before the one of the other handle ends. Without it the path may go while the program runs.
+        let _ = try_shared(&file)?;
+        Ok(file)
+    });
+    blob.file = file.map_err(|error| {
+        Failure::new(
+            Exit::LAUNCHER_FAILED,
+            format!("cannot open {}", blob.path.display()),
+        )
+        .remedy("try again")
+        .because(error)
+    })?;
+    Ok(blob)
 }
 
 /// What a repository has under a beginning of a name.

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use hostkit::dir::{Dir, try_shared};
 use hostkit::{Exit, Failure};
@@ -18,6 +19,13 @@ use s3cache::cache::Blob;
 use tracing::{debug, warn};
 
 use crate::config::{Config, PexRoot};
+
+/// How long a build may stay open for writing in the process that fetched it.
+const BUSY_MAX: Duration = Duration::from_secs(10);
+/// How often it is tried again.
+const BUSY_POLL: Duration = Duration::from_millis(2);
+/// Where programs are looked for when `PATH` is unset, as execvp(3) does.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// A command that is ready to be run, and what must stay open for as long as it runs.
 #[derive(Debug)]
@@ -85,7 +93,16 @@ impl Launch {
             }
         }
         let program = PathBuf::from(self.command.get_program());
-        let error = self.command.exec();
+        let mut waited = Duration::ZERO;
+        let error = loop {
+            let error = self.command.exec();
+            // Another process has just fetched it, and not closed it yet.
+            if error.kind() != io::ErrorKind::ExecutableFileBusy || waited >= BUSY_MAX {
+                break error;
+            }
+            std::thread::sleep(BUSY_POLL);
+            waited += BUSY_POLL;
+        };
         Err(explain(&program, &self.path, error))
     }
 }
@@ -153,6 +170,7 @@ pub fn warm(config: &Config, blob: Blob) -> Result<Exit, Failure> {
         );
         return Ok(Exit::OK);
     }
+    check(&path)?;
     let mut launch = Launch::new(config, blob, &["-c".into(), "".into()]);
     match launch.command.env("PEX_INTERPRETER", "1").status() {
         Ok(status) if status.success() => Ok(Exit::OK),
@@ -196,7 +214,9 @@ fn explain(program: &Path, build: &Path, error: io::Error) -> Failure {
     let executable = build
         .metadata()
         .is_ok_and(|found| found.mode() & 0o111 != 0);
-    let remedy = if executable {
+    let remedy = if executable && error.kind() == io::ErrorKind::NotFound {
+        "its loader or interpreter is missing: run a build for this host's distribution"
+    } else if executable {
         "check that it is a program for this machine"
     } else {
         "check its mode"
@@ -204,37 +224,72 @@ fn explain(program: &Path, build: &Path, error: io::Error) -> Failure {
     failure(format!("cannot execute {}", build.display()), remedy).because(error)
 }
 
+/// The first bytes of a build, to its first line's end and not too far.
+fn first_line(build: &Path) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    BufReader::new(File::open(build)?.take(4096)).read_until(b'\n', &mut line)?;
+    Ok(line)
+}
+
 /// The interpreter of the `#!` line, when it cannot be found; of `env NAME` that is NAME.
 fn missing_interpreter(build: &Path) -> Option<String> {
-    let mut line = Vec::new();
-    BufReader::new(File::open(build).ok()?.take(4096))
-        .read_until(b'\n', &mut line)
-        .ok()?;
+    let line = first_line(build).ok()?;
     let line = String::from_utf8_lossy(&line);
-    let mut words = line.strip_prefix("#!")?.split_whitespace();
-    let interpreter = words.next()?;
+    // As the kernel reads it: a carriage return is part of a name, and what follows the first one is one argument.
+    let blank = [' ', '\t'];
+    let line = line
+        .strip_prefix("#!")?
+        .trim_end_matches('\n')
+        .trim_matches(blank);
+    let (interpreter, rest) = line.split_once(blank).unwrap_or((line, ""));
     if nix::unistd::access(interpreter, AccessFlags::X_OK).is_err() {
-        return Some(interpreter.to_owned());
+        return Some(interpreter.escape_debug().to_string());
     }
     if !interpreter.ends_with("/env") {
         return None;
     }
-    let name = words.find(|word| !word.starts_with('-') && !word.contains('='))?;
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .any(|dir| nix::unistd::access(&dir.join(name), AccessFlags::X_OK).is_ok());
-    (!found).then(|| name.to_owned())
+    let rest = rest.trim_start_matches(blank);
+    let name = match rest.strip_prefix("-S") {
+        None => rest,
+        Some(words) => words
+            .split_ascii_whitespace()
+            .find(|word| *word != "-i" && !word.contains('='))?,
+    };
+    if name.is_empty() || name.starts_with('-') {
+        return None;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    let found = name.contains('/')
+        || std::env::split_paths(&path)
+            .any(|dir| nix::unistd::access(&dir.join(name), AccessFlags::X_OK).is_ok());
+    (!found).then(|| name.escape_debug().to_string())
 }
 
-/// Whether a build's interpreter is there, before exec hands the question to env(1), whose 127 means something else.
+/// Whether a build can be run at all, before exec: env(1) would end with 127, which means something else, and execvp(3)
+/// hands what the kernel does not know to `/bin/sh`, whatever it holds.
 ///
 /// # Errors
-/// It is not (exit 126).
-pub fn check_interpreter(build: &Path) -> Result<(), Failure> {
-    match missing_interpreter(build) {
-        Some(_) => Err(explain(build, build, io::ErrorKind::NotFound.into())),
-        None => Ok(()),
+/// It cannot (exit 126).
+pub fn check(build: &Path) -> Result<(), Failure> {
+    if missing_interpreter(build).is_some() {
+        return Err(explain(build, build, io::ErrorKind::NotFound.into()));
     }
+    let head = first_line(build).unwrap_or_default();
+    let executable = head.starts_with(b"#!") || head.starts_with(b"\x7fELF");
+    let jar = build
+        .extension()
+        .is_some_and(|extension| extension == "jar");
+    if !executable && !jar && (head.starts_with(b"PK") || head.contains(&0)) {
+        return Err(Failure::new(
+            Exit::NOT_EXECUTABLE,
+            format!(
+                "{} is neither a program nor a script: it does not begin with #!",
+                build.display()
+            ),
+        )
+        .remedy("build it with an interpreter (`pex`, or `zipapp --python`)"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -267,6 +322,12 @@ mod tests {
                 "#!/usr/bin/env -S A=1 python-of-nobody -x\n",
                 Some("python-of-nobody"),
             ),
+            (
+                "#!/usr/bin/env python-of-nobody -u\n",
+                Some("python-of-nobody -u"),
+            ),
+            ("#!/bin/sh\r\n", Some("/bin/sh\\r")),
+            ("#!/usr/bin/env -S -u A python-of-nobody\n", None),
             ("#!/bin/sh\n", None),
             ("no line at all", None),
         ] {

@@ -14,7 +14,8 @@ pub use config::Config;
 
 use hostkit::{Exit, Failure, out};
 use launch::Launch;
-use s3cache::source::is_immutable;
+use s3cache::settings::Freshness;
+use serde_json::json;
 
 /// Does what the command line asks for. As a launcher it exits with 125, 126 or 127 where the program did not run.
 ///
@@ -28,30 +29,23 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
 }
 
 fn go(args: &Args) -> Result<Exit, Failure> {
+    let named = named(args)?;
     let config = Config::load(args)?;
-    if args.list {
-        return listing::run(&config, args.job.as_deref(), args.cached, args.json);
-    }
-    let (Some(job), Some(version)) = (&args.job, &args.build) else {
-        return Err(
-            Failure::new(Exit::LAUNCHER_FAILED, "a job and a version are needed")
-                .remedy("pexrun JOB HASH_OR_VERSION [ARGS...], or pexrun --list JOB"),
-        );
+    let Some((job, version)) = named else {
+        let cached_only = args.cached || config.settings.freshness == Freshness::Offline;
+        return listing::run(&config, args.job.as_deref(), cached_only, args.json);
     };
-    for word in [job, version] {
-        if word.contains('/') || word.starts_with('.') || word.chars().any(char::is_control) {
-            return Err(Failure::new(
-                Exit::LAUNCHER_FAILED,
-                format!("{word:?} is not the name of a job or a version"),
-            )
-            .remedy("give the names as they are in the repository"));
-        }
-    }
     if args.dry_run {
         return dry_run(&config, job, version, args);
     }
     let blob = find::build(&config, job, version)?;
-    if args.which {
+    if args.which && args.json {
+        let entry = &blob.entry;
+        out::json(
+            &json!({"path": blob.path.display().to_string(), "source": entry.source, "sha256": entry.sha256,
+            "size": entry.size}),
+        )?;
+    } else if args.which {
         out::line(blob.path.display())?;
     }
     if args.warm {
@@ -60,28 +54,75 @@ fn go(args: &Args) -> Result<Exit, Failure> {
     if args.which || args.fetch_only {
         return Ok(Exit::OK);
     }
-    launch::check_interpreter(&blob.path)?;
-    let argv: Vec<_> = std::env::args_os().collect();
-    Launch::new(&config, blob, &cli::untouched(&args.args, &argv)).exec()
+    launch::check(&blob.path)?;
+    Launch::new(&config, blob, args.version().map_or(&[], |(_, args)| args)).exec()
 }
 
-/// Says what would be run when it is cached, and what would be asked for when not.
+/// The job and the version to run, or `None` when there is something to list.
+fn named(args: &Args) -> Result<Option<(&str, &str)>, Failure> {
+    let usage = |text: String| Failure::new(Exit::LAUNCHER_FAILED, text);
+    let version = match args.version() {
+        Some((version, _)) => Some(version.to_str().ok_or_else(|| {
+            usage(format!("{version:?} is not a version"))
+                .remedy("give it as it is in the repository")
+        })?),
+        None => None,
+    };
+    for word in [args.job.as_deref(), version].into_iter().flatten() {
+        // They become part of paths and URLs.
+        let strange = |c: char| c.is_control() || c.is_whitespace() || "/\\?#%*".contains(c);
+        if word.is_empty() || word.starts_with('.') || word.contains(strange) {
+            return Err(
+                usage(format!("{word:?} is not the name of a job or a version"))
+                    .remedy("give the names as they are in the repository"),
+            );
+        }
+    }
+    if args.list {
+        if args.job.is_none() && !args.cached && !args.fetch.offline {
+            return Err(usage("--list needs a job".to_owned()).remedy("name one, or add --cached"));
+        }
+        return Ok(None);
+    }
+    if args.cached {
+        return Err(usage("--cached goes with --list".to_owned())
+            .remedy("to run only what is cached, give --offline"));
+    }
+    match (&args.job, version) {
+        (Some(job), Some(version)) => Ok(Some((job, version))),
+        (Some(job), None) => Err(usage(format!("which build of {job}? a version is needed"))
+            .remedy(format!("pexrun {job} HASH_OR_VERSION [ARGS...]; `pexrun --list {job}` lists those there are"))),
+        _ => Err(usage("a job and a version are needed".to_owned())
+            .remedy("pexrun JOB HASH_OR_VERSION [ARGS...], or pexrun --list JOB")),
+    }
+}
+
+/// Says what would be run when it is cached, and what would be asked for when not. Asks nobody.
 fn dry_run(config: &Config, job: &str, version: &str, args: &Args) -> Result<Exit, Failure> {
+    let names = config.names(job, version);
+    let offline = config.settings.freshness == Freshness::Offline;
+    let cached = match find::from_cache(config, &names)? {
+        None if offline => Some(find::build(config, job, version)?),
+        cached => cached,
+    };
+    if let Some(blob) = cached {
+        out::line(format_args!("cached {}", blob.entry.source))?;
+        let launch = Launch::new(config, blob, args.version().map_or(&[], |(_, args)| args));
+        out::line(format_args!("run {}", launch.shown()))?;
+        return Ok(Exit::OK);
+    }
     for repository in &config.repositories {
-        for name in config.names(job, version) {
-            let source = find::source(repository, &name)?;
-            match s3cache::cached(&source, &config.settings) {
-                Some(blob) if is_immutable(&name) => {
-                    out::line(format_args!("cached {source}"))?;
-                    out::line(format_args!(
-                        "run {}",
-                        Launch::new(config, blob, &args.args).shown()
-                    ))?;
-                    return Ok(Exit::OK);
-                }
-                Some(_) => out::line(format_args!("revalidate {source}"))?,
-                None => out::line(format_args!("ask {source}"))?,
-            }
+        for name in &names {
+            let source = find::source(repository, name)?;
+            let verb = match s3cache::cached(&source, &config.settings) {
+                Some(_) => "revalidate",
+                None => "ask",
+            };
+            out::line(format_args!("{verb} {source}"))?;
+        }
+        if find::is_short(version) {
+            let prefix = format!("{}{version}", config.pex_name.prefix(job));
+            out::line(format_args!("list {}", find::source(repository, &prefix)?))?;
         }
     }
     Ok(Exit::OK)

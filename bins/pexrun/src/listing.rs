@@ -6,7 +6,7 @@ use hostkit::{Exit, Failure, out};
 use serde_json::json;
 use tracing::warn;
 
-use crate::config::Config;
+use crate::config::{Config, trusted};
 use crate::find;
 
 /// Prints the builds of `job`, or with `cached_only` those in the cache, of every job when none is named.
@@ -22,14 +22,12 @@ pub fn run(
     let cached = cached(config, job);
     // (job, version) -> when it was published.
     let mut builds: BTreeMap<(String, String), String> = BTreeMap::new();
-    if cached_only {
-        builds.extend(cached.iter().cloned().map(|build| (build, String::new())));
-    } else {
-        let Some(job) = job else {
-            return Err(Failure::new(Exit::LAUNCHER_FAILED, "--list needs a job")
-                .remedy("name one, or add --cached"));
-        };
-        published(config, job, &mut builds)?;
+    match job {
+        _ if cached_only => {
+            builds.extend(cached.iter().cloned().map(|build| (build, String::new())))
+        }
+        Some(job) => published(config, job, &mut builds)?,
+        None => {}
     }
     let mut rows: Vec<_> = builds.into_iter().collect();
     rows.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
@@ -37,8 +35,9 @@ pub fn run(
         let is_cached = cached.contains(&build);
         let (job, version) = build;
         if as_json {
+            let published = Some(&modified).filter(|modified| !modified.is_empty());
             out::json(
-                &json!({"job": job, "version": version, "published": modified, "cached": is_cached}),
+                &json!({"job": job, "version": version, "published": published, "cached": is_cached}),
             )?;
         } else {
             let mark = if is_cached { "cached" } else { "" };
@@ -72,8 +71,8 @@ fn published(
                     }
                 }
                 Err(failure) if failure.signal().is_some() => return Err(failure),
+                Err(failure) if failure.exit() == Exit::NOT_FOUND => listed = true,
                 Err(failure) => {
-                    warn!("{failure}");
                     last = Some(failure);
                     break;
                 }
@@ -81,22 +80,24 @@ fn published(
         }
     }
     match last {
-        Some(failure) if !listed => Err(failure),
-        _ => Ok(()),
+        Some(failure) if !listed || builds.is_empty() => Err(failure),
+        None if builds.is_empty() => Err(Failure::new(
+            Exit::NO_SUCH_PROGRAM,
+            format!("there are no builds of {job} for {}", config.arch),
+        )
+        .remedy("check its name; --arch lists those for other hosts")
+        .because(format!("looked in {}", find::shown(&config.repositories)))),
+        Some(failure) => {
+            warn!("{failure}; the others are listed");
+            Ok(())
+        }
+        None => Ok(()),
     }
 }
 
 fn cached(config: &Config, job: Option<&str>) -> BTreeSet<(String, String)> {
-    let shares = s3cache::verbs::all_shares(&config.settings).unwrap_or_default();
-    let trusted = |uid: u32| {
-        uid == 0
-            || uid == nix::unistd::geteuid().as_raw()
-            || config.settings.trusted_uids.contains(&uid)
-    };
-    let own = shares
-        .iter()
-        .filter(|share| trusted(share.uid))
-        .chain(&config.readable);
+    let shares = trusted(&config.settings);
+    let own = shares.iter().chain(&config.readable);
     own.flat_map(s3cache::verbs::entries)
         .filter_map(|(_, entry)| {
             [&config.pex_name, &config.jar_name]

@@ -1,6 +1,7 @@
 //! The names of builds: filled in for a job and a version, and read back from a listing.
 
 use hostkit::{Exit, Failure};
+use s3cache::source::is_hash;
 
 /// A file name with `{job}`, `{version}` and maybe `{arch}` in it, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,20 +49,46 @@ impl Template {
         format!("{}{job}{}", self.before_job, self.between)
     }
 
-    /// The job and version of a file name, when it is one of this shape. Without `job` the version is what follows the
-    /// last separator, because versions hold none and jobs may.
+    /// The job and version of a file name, when it is one of this shape. `a-b-60a43ef` is the job `a-b`, not the version
+    /// `b-60a43ef` of `a`; `a-1.2-SNAPSHOT` is a version of `a`.
     #[must_use]
     pub fn read(&self, name: &str, job: Option<&str>, arch: &str) -> Option<(String, String)> {
         let after = self.after_version.replace("{arch}", arch);
         let middle = name.strip_prefix(&self.before_job)?.strip_suffix(&after)?;
         let (found, version) = match job {
             Some(job) => (job, middle.strip_prefix(job)?.strip_prefix(&self.between)?),
-            None => middle.rsplit_once(&self.between)?,
+            None => self.split(middle)?,
         };
+        let whole = !version.contains(&self.between) || is_number(version);
         let plain =
             !found.is_empty() && !version.is_empty() && !version.chars().any(char::is_control);
-        plain.then(|| (found.to_owned(), version.to_owned()))
+        (plain && whole).then(|| (found.to_owned(), version.to_owned()))
     }
+
+    /// Where the version begins: at the last separator when a hash follows it, else at the first dotted number, else at
+    /// the last separator.
+    fn split<'a>(&self, middle: &'a str) -> Option<(&'a str, &'a str)> {
+        let last = middle.rsplit_once(&self.between)?;
+        if is_hash(last.1) {
+            return Some(last);
+        }
+        let mut places = middle
+            .match_indices(&self.between)
+            .map(|(at, between)| (&middle[..at], &middle[at + between.len()..]));
+        let dotted = places.find(|(_, version)| {
+            let number = version.split('-').next().unwrap_or_default();
+            is_number(number) && number.contains('.')
+        });
+        Some(dotted.unwrap_or(last))
+    }
+}
+
+/// Whether it begins like a version number.
+fn is_number(version: &str) -> bool {
+    version
+        .strip_prefix('v')
+        .unwrap_or(version)
+        .starts_with(|c: char| c.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -81,6 +108,27 @@ mod tests {
         );
         assert_eq!(pex.read(&name, Some("kafka"), "precise_x86_64"), None);
         assert!(name.starts_with(&pex.prefix("kafka-writer")));
+    }
+
+    #[test]
+    fn a_job_is_not_mistaken_for_another_that_begins_like_it() {
+        let jar = Template::parse("{job}-{version}.jar").unwrap();
+        for (name, job, expected) in [
+            ("a-b-60a43ef.jar", None, Some(("a-b", "60a43ef"))),
+            ("a-b-60a43ef.jar", Some("a"), None),
+            ("a-b-60a43ef.jar", Some("a-b"), Some(("a-b", "60a43ef"))),
+            ("a-1.2-SNAPSHOT.jar", None, Some(("a", "1.2-SNAPSHOT"))),
+            ("a-1.2-SNAPSHOT.jar", Some("a"), Some(("a", "1.2-SNAPSHOT"))),
+            (
+                "kafka-08-w-60a43ef.jar",
+                None,
+                Some(("kafka-08-w", "60a43ef")),
+            ),
+            ("a-release.jar", None, Some(("a", "release"))),
+        ] {
+            let expected = expected.map(|(job, version)| (job.to_owned(), version.to_owned()));
+            assert_eq!(jar.read(name, job, "x"), expected, "{name} {job:?}");
+        }
     }
 
     #[test]

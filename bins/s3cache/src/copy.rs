@@ -12,6 +12,9 @@ use nix::errno::Errno;
 use nix::fcntl::copy_file_range;
 use nix::sys::stat::{Mode, SFlag, fchmod};
 
+/// So often another name is tried for a temporary file.
+const ATTEMPTS: u32 = 16;
+
 /// A file on its way to its place: made beside it, renamed when complete. Dropped before that, it leaves nothing.
 ///
 /// There is no fsync: a sandbox does not outlive a power cut, and an fsync there stalls every neighbour.
@@ -69,13 +72,8 @@ impl Placing {
         }
         let prefix = format!(".{name}.s3cache-");
         remove_leftovers(&dir, &prefix);
-        let temp = format!("{prefix}{}", std::process::id());
-        let made = dir.create_new(&temp, mode).and_then(|file| {
-            // Held until the rename: a file of this kind without a lock belongs to nobody any more.
-            try_exclusive(&file)?;
-            Ok(file)
-        });
-        let file = made.map_err(|error| cannot_write(target, error))?;
+        let (temp, file) =
+            make_locked(&dir, &prefix, mode).map_err(|error| cannot_write(target, error))?;
         fchmod(&file, Mode::from_bits_truncate(mode))
             .map_err(|error| cannot_write(target, error.into()))?;
         Ok(Self {
@@ -107,6 +105,23 @@ impl Drop for Placing {
             let _ = self.dir.remove_file(&self.temp);
         }
     }
+}
+
+/// Makes a temporary file and locks it until the rename: one of this kind without a lock belongs to nobody any more.
+fn make_locked(dir: &Dir, prefix: &str, mode: u32) -> io::Result<(String, File)> {
+    for attempt in 0..ATTEMPTS {
+        let temp = format!("{prefix}{}-{attempt}", std::process::id());
+        let file = match dir.create_new(&temp, mode) {
+            // Of a living process with our number, in a container that shares the directory.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            other => other?,
+        };
+        // Before it was locked it looked like a dead one's, and somebody may have removed it.
+        if try_exclusive(&file)? && dir.is_at(&file, &temp)? {
+            return Ok((temp, file));
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 fn remove_leftovers(dir: &Dir, prefix: &str) {

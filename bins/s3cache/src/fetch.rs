@@ -11,7 +11,7 @@ use tokio::task::LocalSet;
 use tracing::{debug, info, warn};
 
 use crate::adopt;
-use crate::cache::{self, Blob, Cache, Share};
+use crate::cache::{self, Blob, Cache, Entry, Share};
 use crate::digest::Hex;
 use crate::download::{self, Download};
 use crate::flight::{self, Boarding};
@@ -88,6 +88,19 @@ pub fn fetch(want: &Want, settings: &Settings) -> Result<(Got, How), Failure> {
         .source
         .index_key(settings.access.endpoint_url.as_deref());
     let cache = Cache::open(settings);
+    let ask = match settings.freshness {
+        Freshness::ByName => !is_immutable(&name),
+        Freshness::Revalidate => true,
+        Freshness::Immutable | Freshness::Offline => false,
+    };
+    // Read before the lookup: what others fetch from now on is new.
+    let before: Vec<Entry> = match &cache {
+        Ok(cache) if ask || want.sha256.is_some() => {
+            let entries = cache.shares().map(|share| share.entry(&key));
+            entries.filter_map(Result::ok).collect()
+        }
+        _ => Vec::new(),
+    };
     let mut cached = match &cache {
         Ok(cache) => cache.lookup(&key),
         Err(unusable) => cache::lookup(unusable.readable.iter(), &key),
@@ -100,11 +113,6 @@ pub fn fetch(want: &Want, settings: &Settings) -> Result<(Got, How), Failure> {
         debug!("the cached copy has another digest than the one asked for");
         cached = None;
     }
-    let ask = match settings.freshness {
-        Freshness::ByName => !is_immutable(&name),
-        Freshness::Revalidate => true,
-        Freshness::Immutable | Freshness::Offline => false,
-    };
     match cached {
         Some(blob) if !ask => Ok((Got::Cached(Box::new(blob)), How::Hit)),
         None if settings.freshness == Freshness::Offline => Err(Failure::new(
@@ -126,6 +134,7 @@ pub fn fetch(want: &Want, settings: &Settings) -> Result<(Got, How), Failure> {
                     cache,
                 },
                 cached,
+                before,
             )
             .await
         }),
@@ -155,7 +164,7 @@ pub fn run<T>(
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot start").because(error))?;
-    LocalSet::new().block_on(&runtime, async {
+    let done = LocalSet::new().block_on(&runtime, async {
         tokio::select! {
             done = tokio::time::timeout(timeout, work) => done.unwrap_or_else(|_| {
                 Err(Failure::new(Exit::TRY_AGAIN, format!("{source}: not finished within {}", hostkit::units::show_duration(timeout)))
@@ -166,7 +175,10 @@ pub fn run<T>(
                 Err(error) => Failure::new(Exit::FAILED, "cannot listen for signals").because(error),
             }),
         }
-    })
+    });
+    // A thread that reads or writes may take its time; nobody waits for it any more.
+    runtime.shutdown_background();
+    done
 }
 
 struct Ask<'a> {
@@ -177,10 +189,14 @@ struct Ask<'a> {
     cache: Option<&'a Cache>,
 }
 
-async fn online(ask: &Ask<'_>, cached: Option<Blob>) -> Result<(Got, How), Failure> {
+/// `before` are the entries that were there when the cache was asked, the one of `cached` among them.
+async fn online(
+    ask: &Ask<'_>,
+    cached: Option<Blob>,
+    mut before: Vec<Entry>,
+) -> Result<(Got, How), Failure> {
     let source = &ask.want.source;
     let store = store::open(source, &ask.settings.access, ask.settings.timeout).await?;
-    let mut known = None;
     let mut meta = None;
     if let Some(blob) = cached {
         match revalidate(
@@ -203,8 +219,15 @@ async fn online(ask: &Ask<'_>, cached: Option<Blob>) -> Result<(Got, How), Failu
             }
             Err(error) => return Err(error.into_failure(source)),
         }
-        known = Some(blob.entry.fetch_id);
+        before.push(blob.entry);
     }
+    // Another user's entry may be just what the origin has now.
+    let current = meta.as_ref().and_then(Meta::strong_etag);
+    before.retain(|entry| current.is_none() || entry.etag.as_deref() != current);
+    if let Some(sha256) = &ask.want.sha256 {
+        before.retain(|entry| entry.sha256 != *sha256);
+    }
+    let known: Vec<String> = before.into_iter().map(|entry| entry.fetch_id).collect();
     let mut download = Download {
         store: store.into(),
         source,
@@ -217,7 +240,7 @@ async fn online(ask: &Ask<'_>, cached: Option<Blob>) -> Result<(Got, How), Failu
     let Some(cache) = ask.cache else {
         return bypass(ask, &mut download, None).await;
     };
-    let lead = match flight::board(cache, source, ask.key, known.as_deref(), ask.settings).await? {
+    let mut lead = match flight::board(cache, source, ask.key, &known, ask.settings).await? {
         Boarding::Landed(blob) => {
             if ask
                 .want
@@ -234,9 +257,13 @@ async fn online(ask: &Ask<'_>, cached: Option<Blob>) -> Result<(Got, How), Failu
             return Ok((Got::Cached(blob), How::Joined));
         }
         Boarding::Lead(lead) => lead,
+        Boarding::Refused(error) => {
+            let why = format!("cannot lock in {}: {error}", shown(&cache.own));
+            return bypass(ask, &mut download, Some(why)).await;
+        }
     };
     let began = clock::since_boot();
-    let result = match adopt::from_others(cache, &mut download, ask.key).await {
+    let result = match adopt::from_others(cache, &mut download, ask.key, &mut lead).await {
         Ok(Some(blob)) => return Ok((Got::Cached(Box::new(blob)), How::Adopted)),
         Ok(None) => download.into_cache(cache, ask.key, lead.turn).await,
         Err(failure) => Err(failure),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use hostkit::dir::{Durability, try_exclusive};
 use hostkit::{Exit, Failure, clock};
+use nix::sys::stat::{Mode, fchmod};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
@@ -26,6 +27,8 @@ const POLL: Duration = Duration::from_millis(20);
 pub const TURNS: u32 = 3;
 /// A leader that has all bytes and only fsyncs is given so many times the patience.
 const FINISHING: u32 = 5;
+/// Turns from here on are those of leaders that copy what another user has: leader `n` as `ADOPTING + n`.
+const ADOPTING: u32 = 90;
 
 /// How the waiting ended.
 pub enum Boarding {
@@ -33,6 +36,8 @@ pub enum Boarding {
     Lead(Lead),
     /// Somebody else has fetched it meanwhile.
     Landed(Box<Blob>),
+    /// The cache cannot be written, not even a lock.
+    Refused(io::Error),
 }
 
 /// Leadership, for as long as it lives.
@@ -40,6 +45,26 @@ pub struct Lead {
     /// Which turn.
     pub turn: u32,
     _locks: Vec<File>,
+    adopting: Option<File>,
+}
+
+impl Lead {
+    /// The turn under which bytes of another user are copied: files of its own, which nobody collects before this
+    /// leader is gone.
+    ///
+    /// # Errors
+    /// As openat(2).
+    pub fn adopting(&mut self, share: &Share, key: &str) -> io::Result<u32> {
+        let turn = ADOPTING + self.turn;
+        if self.adopting.is_none() {
+            let name = format!("{key}.{turn}");
+            self.adopting = share.shelf("locks", key)?.try_lock(&name, 0o600)?;
+        }
+        match self.adopting {
+            Some(_) => Ok(turn),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
 }
 
 /// Why the last leader gave up, for those who waited for it.
@@ -55,16 +80,16 @@ fn verdict_name(key: &str) -> String {
     format!("{key}.failed")
 }
 
-/// Waits until this process leads or the artifact is there. `known` is the fetch this process knows of already and
-/// found outdated: only a later one counts.
+/// Waits until this process leads or the artifact is there. `known` are the fetches that were there before and are
+/// outdated or not what is wanted: only another one counts.
 ///
 /// # Errors
-/// The leader that was waited for failed in a way this process would too, or the locks cannot be used (exit 74).
+/// The leader that was waited for failed in a way this process would too.
 pub async fn board(
     cache: &Cache,
     source: &Source,
     key: &str,
-    known: Option<&str>,
+    known: &[String],
     settings: &Settings,
 ) -> Result<Boarding, Failure> {
     let started = clock::since_boot();
@@ -76,13 +101,10 @@ pub async fn board(
         if let Some(blob) = landed(cache, key, known) {
             return Ok(Boarding::Landed(Box::new(blob)));
         }
-        let locks = acquire(cache, key, turn).map_err(|error| {
-            Failure::new(
-                Exit::IO,
-                format!("cannot lock {}", cache.own.dir().path().display()),
-            )
-            .because(error)
-        })?;
+        let locks = match acquire(cache, key, turn) {
+            Ok(locks) => locks,
+            Err(error) => return Ok(Boarding::Refused(error)),
+        };
         if let Some(locks) = locks {
             // Between the look and the lock the leader may have ended, well or badly.
             if let Some(blob) = landed(cache, key, known) {
@@ -97,6 +119,7 @@ pub async fn board(
             return Ok(Boarding::Lead(Lead {
                 turn,
                 _locks: locks,
+                adopting: None,
             }));
         }
         if !waited {
@@ -118,12 +141,12 @@ pub async fn board(
     }
 }
 
-fn landed(cache: &Cache, key: &str, known: Option<&str>) -> Option<Blob> {
+fn landed(cache: &Cache, key: &str, known: &[String]) -> Option<Blob> {
     // Reading the entry is cheap; hashing a blob whose stamp changed is not, and comes only after it.
     let newer = |share: &&Share| {
         share
             .entry(key)
-            .is_ok_and(|entry| Some(entry.fetch_id.as_str()) != known)
+            .is_ok_and(|entry| !known.contains(&entry.fetch_id))
     };
     crate::cache::lookup(cache.shares().filter(newer), key)
 }
@@ -133,10 +156,12 @@ fn acquire(cache: &Cache, key: &str, turn: u32) -> io::Result<Option<Vec<File>>>
     let name = format!("{key}.{turn}");
     let mode = if cache.mutual { 0o644 } else { 0o600 };
     // Made before the others' are looked for.
-    cache.own.shelf("locks", key)?.open_or_create(&name, mode)?;
+    let made = cache.own.shelf("locks", key)?.open_or_create(&name, mode)?;
     let mut shares: Vec<&Share> = vec![&cache.own];
     if cache.mutual {
-        shares.extend(&cache.trusted);
+        // It may be from a time when its owner was alone.
+        fchmod(&made, Mode::from_bits_truncate(mode))?;
+        shares.extend(cache.trusted());
         shares.sort_by_key(|share| share.uid);
     }
     let mut locks = Vec::new();
@@ -188,7 +213,9 @@ fn verdict(cache: &Cache, key: &str, source: &Source, since: Duration) -> Option
             .read(verdict_name(key), 64 << 10)
             .ok()?;
         let verdict: Verdict = serde_json::from_slice(&bytes).ok()?;
-        (u128::from(verdict.at) >= since.as_millis()).then(|| {
+        // One that is not from before now is from before the host booted.
+        let at = Duration::from_millis(verdict.at);
+        (since.as_millis() <= at.as_millis() && at <= clock::since_boot()).then(|| {
             info!(%source, "the process fetching it failed");
             Failure::new(Exit::from_code(verdict.exit), verdict.message)
         })
@@ -235,7 +262,10 @@ impl Watch {
         };
         let record = shares
             .into_iter()
-            .filter_map(|share| partial::read(&share.records("partial").ok()?, key, turn).ok())
+            .flat_map(|share| [turn, ADOPTING + turn].map(|turn| (share, turn)))
+            .filter_map(|(share, turn)| {
+                partial::read(&share.records("partial").ok()?, key, turn).ok()
+            })
             .max_by_key(|record| record.arrived)
             .unwrap_or_default();
         let size = record.header.as_ref().map(|header| header.size);

@@ -35,8 +35,11 @@ use tracing::info;
 /// As the verb, with the documented exit codes.
 pub fn run(args: Args) -> Result<Exit, Failure> {
     if let (Some(_), Some(source)) = (&args.verb, &args.source) {
-        return Err(Failure::new(Exit::USAGE, format!("{} stands before the verb", hostkit::mask::url(source)))
-            .remedy("write the verb first, then what it is about"));
+        return Err(Failure::new(
+            Exit::USAGE,
+            format!("{} stands before the verb", hostkit::mask::url(source)),
+        )
+        .remedy("write the verb first, then what it is about"));
     }
     let settings = Settings::load(&args.fetch)?;
     match &args.verb {

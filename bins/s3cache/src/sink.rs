@@ -168,11 +168,13 @@ impl Writer {
                 Message::Finished { part } => self.finish(part)?,
             }
         }
-        if let Some(thread) = self.syncing.take() {
-            // It holds the file open for writing. What it could not write, the final fsync reports.
-            let _ = thread.join();
-        }
-        self.summary()
+        // It holds the file open for writing.
+        let synced = self.synced();
+        let summary = self.summary()?;
+        synced?;
+        // Those who watch see that only finishing is left, which they have more patience with.
+        self.record(|record| record.arrived(summary.size))?;
+        Ok(summary)
     }
 
     /// Length of a part by the shape; of an object without a known length there is one part, as long as it gets.
@@ -212,14 +214,27 @@ impl Writer {
     fn write_back(&mut self, bytes: u64) -> io::Result<()> {
         self.unsynced += bytes;
         if self.target.record.is_some() && self.unsynced >= WRITE_BACK {
-            if self.syncing.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            if self
+                .syncing
+                .as_ref()
+                .is_some_and(|thread| !thread.is_finished())
+            {
                 return Ok(());
             }
             self.unsynced = 0;
+            self.synced()?;
             let data = self.target.data.try_clone()?;
             self.syncing = Some(std::thread::spawn(move || data.sync_data()));
         }
         Ok(())
+    }
+
+    /// Waits for the writing back that has begun, and how it went: the kernel says once that it could not write, and
+    /// the final fsync would not hear of it again.
+    fn synced(&mut self) -> io::Result<()> {
+        let failed = |_| Err(io::Error::other("the thread that writes back failed"));
+        let thread = self.syncing.take();
+        thread.map_or(Ok(()), |thread| thread.join().unwrap_or_else(failed))
     }
 
     fn finish(&mut self, part: u64) -> io::Result<()> {

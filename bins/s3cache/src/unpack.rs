@@ -1,16 +1,21 @@
 //! `--unpack-to`: a tar, tgz or gz artifact as files. Streaming, nothing escapes the directory, all or nothing.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
+use hostkit::dir::{Dir, try_exclusive};
 use hostkit::{Exit, Failure};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 /// Says which artifact a directory was unpacked from, so that a second run knows what it may replace.
 const MARKER: &str = ".s3cache-unpacked";
+/// So often another name is tried for the directory that is being filled.
+const ATTEMPTS: u32 = 16;
 
 /// What an artifact is unpacked as, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,16 +83,8 @@ pub fn unpack(blob: &File, name: &str, sha256: &str, target: &Path) -> Result<()
         )
         .remedy("name one")
     })?;
-    let temp = parent.join(format!(
-        ".{}.s3cache-{}",
-        base.to_string_lossy(),
-        std::process::id()
-    ));
-    let _ = std::fs::remove_dir_all(&temp);
-    std::fs::DirBuilder::new()
-        .mode(0o755)
-        .create(&temp)
-        .map_err(cannot)?;
+    let prefix = format!(".{}.s3cache-", base.to_string_lossy());
+    let (temp, _lock) = scratch(parent, &prefix).map_err(cannot)?;
     let unpacked = fill(blob, name, &temp).and_then(|()| {
         std::fs::write(temp.join(MARKER), format!("{sha256}\n")).map_err(cannot)?;
         swap_in(&temp, target).map_err(cannot)
@@ -95,6 +92,36 @@ pub fn unpack(blob: &File, name: &str, sha256: &str, target: &Path) -> Result<()
     // The unfinished one, or the one it replaced.
     let _ = std::fs::remove_dir_all(&temp);
     unpacked
+}
+
+/// Makes a directory beside the target, with a lock that says its maker lives, after removing those of the dead.
+fn scratch(parent: &Path, prefix: &str) -> io::Result<(PathBuf, File)> {
+    let parent = Dir::open(parent)?;
+    let lock = |name: &OsStr| -> io::Result<Option<File>> {
+        let made = File::from(parent.child(name)?.as_fd().try_clone_to_owned()?);
+        Ok((try_exclusive(&made)? && parent.is_at(&made, name)?).then_some(made))
+    };
+    for (name, _) in parent.entries()?.flatten() {
+        if name.to_string_lossy().starts_with(prefix)
+            && let Ok(Some(_lock)) = lock(&name)
+        {
+            let _ = parent.remove_all(&name);
+        }
+    }
+    for attempt in 0..=ATTEMPTS {
+        let name = format!("{prefix}{}-{attempt}", std::process::id());
+        let path = parent.path().join(&name);
+        match std::fs::DirBuilder::new().mode(0o755).create(&path) {
+            // Of a living process with our number, in a container that shares the directory.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            other => other?,
+        }
+        // Before it is locked it looks like a dead one's, and somebody may take it away.
+        if let Ok(Some(lock)) = lock(OsStr::new(&name)) {
+            return Ok((path, lock));
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 /// Whether something is in the directory: the digest it was unpacked from, or nothing when it is not ours.

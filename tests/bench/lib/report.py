@@ -18,18 +18,18 @@ def spread(samples, unit, middle=median):
     """The median and, in brackets, the smallest and the largest."""
     if not samples:
         return "–"
-    scale, suffix, digits = UNITS[unit]
+    scale, _, digits = UNITS[unit]
     low, high = min(samples) * scale, max(samples) * scale
-    return f"{middle(samples) * scale:.{digits}f} {suffix} ({low:.{digits}f}..{high:.{digits}f})"
+    return f"{number(middle(samples), unit)} ({low:.{digits}f}..{high:.{digits}f})"
 
 
 def quartiles(samples, unit):
     """The median and, in brackets, the quartiles: for differences, whose extremes say nothing."""
     if not samples:
         return "–"
-    scale, suffix, digits = UNITS[unit]
+    scale, _, digits = UNITS[unit]
     low, high = quantile(samples, 0.25) * scale, quantile(samples, 0.75) * scale
-    return f"{median(samples) * scale:.{digits}f} {suffix} (IQR {low:.{digits}f}..{high:.{digits}f})"
+    return f"{number(median(samples), unit)} (IQR {low:.{digits}f}..{high:.{digits}f})"
 
 
 def times(medians):
@@ -74,8 +74,9 @@ class Section:
             return f"{label}not measured"
         if value <= limit:
             return f"{label}met"
-        # More digits than the figure has, so that a narrow miss does not read as no miss at all.
         over = show(value - limit)
+        if not any(digit in over for digit in "123456789"):
+            over = f"less than the last digit of {show(limit)}"
         self.missed.append(f"{what}: {show(value)} against {show(limit)}, missed by {over}")
         return f"{label}missed by {over}"
 
@@ -100,9 +101,9 @@ class Section:
 HEAD = """\
 # s3cache and pexrun, measured
 
-Written by `tests/bench/s3cache` on {date}. Every figure of a table comes from one run on one machine, with the clients
-in turn, in another order in each round. A figure is the median; in brackets are the smallest and the largest. Only
-ratios within one table mean anything elsewhere. MB are 10^6 bytes, MiB are 2^20.
+Written by `tests/bench/s3cache` on {date}. All figures of a table come from one run on one machine, with the clients in
+turn, in another order in each round. A figure is the median; in brackets are the smallest and the largest. Only ratios
+within one table mean anything elsewhere. MB are 10^6 bytes, MiB are 2^20.
 
 To reproduce: `{command}` (as root for the mounts and cgroups; `--help` lists the rest).
 """
@@ -128,8 +129,8 @@ def render(results, sections):
         text.append(f"\n## {section.title}\n")
         text.append("\n\n".join(section.blocks))
         text.append(
-            f"\nMeasured {made['date']}, {made['rounds']} rounds, load average {made['load']} before it, "
-            f"`{made['version']}`."
+            f"\nMeasured {made['date']} with `--rounds {made['rounds']}`, `{made['version']}`, load average before it "
+            f"{made['load']}."
         )
         missed += [f"* {section.title.split('.')[0]}: {line}" for line in section.missed]
     text.append("\n## What did not reach its budget\n")

@@ -1,1 +1,227 @@
-measure=report=measure_large=report_large=measure_tasks=report_tasks=None
+"""Parts 3 and 5: an artifact that is cached already, beside what copying it costs, and in a cache that holds 100,000
+others. Owns the filling of that cache, which follows the layout that s3cache documents in cache/share.rs."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+
+from .cold import show
+from .measure import Failed, digest, median, quantile, ratio, sample, values
+from .origin import Origin
+from .peers import QUIET
+from .report import Section, milliseconds, number, quartiles, spread
+from .world import PATH, Skipped, measured
+
+ALLOWED = 0.003
+KEY = "warm-1.2.3.bin"
+
+
+def measure(bench, peers):
+    """Part 3."""
+    size = bench.pick(256 << 20, 32 << 20)
+    with Origin(bench) as origin:
+        sha256 = origin.object(KEY, size)
+
+        def on_xfs(bench):
+            with bench.xfs() as place:
+                return hits(bench, peers, origin, sha256, place, "xfs")
+
+        return {
+            "size": size,
+            "disk": hits(bench, peers, origin, sha256, bench.directory("warm"), "disk"),
+            "xfs": measured(bench, on_xfs),
+            "sockets": measured(bench, lambda bench: sockets(bench, peers, origin)),
+        }
+
+
+def hits(bench, peers, origin, sha256, place, what):
+    """Copies of a cached artifact by s3cache and of its blob by cp, both below `place`."""
+    ours = [peers.s3cache, origin.url(KEY), f"--cache-dir={place / 'cache'}", *QUIET]
+    blob = bench.run(ours)["stdout"].strip()
+
+    def client(command, out):
+        def copy(number):
+            out.unlink(missing_ok=True)
+            # Pages of the last copy that are still dirty would slow down whoever comes next.
+            os.sync()
+            outcome = bench.run(command)
+            if number == 0 and digest(out) != sha256:
+                raise Failed("left other bytes than the origin has")
+            return sample(outcome, round=number)
+
+        return copy
+
+    one, two = place / "one", place / "two"
+    # The difference is a few ms between two copies that may take a hundred: more rounds than elsewhere.
+    found = bench.interleave(
+        f"warm, {what}",
+        3 * bench.rounds,
+        {
+            "s3cache": client([*ours, f"--copy-to={one}"], one),
+            "cp --reflink=auto": client(["cp", "--reflink=auto", blob, two], two),
+        },
+    )
+    for out in (one, two):
+        out.unlink(missing_ok=True)
+    return found
+
+
+def sockets(bench, peers, origin):
+    """How many sockets a warm hit opens, and a fetch, which shows that they are counted."""
+    if not shutil.which("strace", path=PATH):
+        raise Skipped("strace is not installed")
+    place = bench.directory("sockets")
+    counts = {}
+    for name in ("fetch", "hit"):
+        trace, out = place / name, place / "out"
+        command = ["strace", "-f", "-qq", "-e", "trace=%network", "-o", trace, peers.s3cache, origin.url(KEY)]
+        bench.run([*command, f"--cache-dir={place / 'cache'}", f"--copy-to={out}", *QUIET])
+        counts[name] = len(re.findall(r"\bsocket\(", trace.read_text()))
+    shutil.rmtree(place)
+    return counts
+
+
+def differences(found, ours, theirs):
+    """Ours less theirs, round by round, so that what slows a whole round slows neither."""
+    peer = {one["round"]: one["wall"] for one in found[theirs]["samples"]}
+    return [one["wall"] - peer[one["round"]] for one in found[ours]["samples"] if one["round"] in peer]
+
+
+def report(raw):
+    """Part 3, for people."""
+    section = Section("3. Warm hit")
+    section.text(
+        f"A cached, immutable name of {show(raw['size'])} to `--copy-to`, beside `cp --reflink=auto` of the blob. "
+        "`sync` before every run, three times as many rounds as elsewhere. The difference is the median of the differences "
+        "within each round."
+    )
+    rows = []
+    for name, where in (("disk", "the machine's disk"), ("xfs", "xfs with reflinks (loop)")):
+        found = raw[name]
+        if section.skipped(f"The warm hit on {where}", found):
+            continue
+        apart = differences(found, "s3cache", "cp --reflink=auto")
+        rows.append(
+            [
+                where,
+                section.failures(found["s3cache"]) or spread(values(found["s3cache"], "wall"), "ms"),
+                section.failures(found["cp --reflink=auto"]) or spread(values(found["cp --reflink=auto"], "wall"), "ms"),
+                quartiles(apart, "ms"),
+                "<= 3 ms",
+                section.check(f"the warm hit on {where}", median(apart), ALLOWED, milliseconds),
+            ]
+        )
+    section.table(None, ["filesystem", "`s3cache`", "`cp`", "difference", "budget", "verdict"], rows)
+    counts = raw["sockets"]
+    if not section.skipped("Sockets of a warm hit", counts):
+        verdict = section.check("sockets opened by a warm hit", counts["hit"], 0, str)
+        section.table(
+            "Sockets opened (strace)",
+            ["run", "socket(2)", "budget", "verdict"],
+            [["warm hit", counts["hit"], "0", verdict], ["cold fetch, to show that they are counted", counts["fetch"], "–", "–"]],
+        )
+    return section
+
+
+def measure_large(bench, peers):
+    """Part 5."""
+    entries = bench.pick(100_000, 5_000)
+    with Origin(bench) as origin:
+        origin.object(KEY, 1 << 20)
+        caches = {"almost empty": bench.directory("cache"), "large": bench.directory("cache")}
+        out = bench.work / "large.out"
+        for cache in caches.values():
+            bench.run([peers.s3cache, origin.url(KEY), f"--cache-dir={cache}", *QUIET])
+        bench.say(f"  filling a cache with {entries} entries")
+        filler = fill(caches["large"], entries)
+        check = bench.run([peers.s3cache, filler, f"--cache-dir={caches['large']}", "--offline", *QUIET])
+        if not check["stdout"].strip().endswith(".bin"):
+            raise Failed("s3cache does not see what was put into the cache: its layout has changed")
+
+        def client(cache, fetch):
+            def run(number):
+                # Another query is another source: nobody has it yet.
+                url = origin.url(KEY) + (f"?{number}" if fetch else "")
+                return sample(bench.run([peers.s3cache, url, f"--cache-dir={cache}", f"--copy-to={out}", *QUIET]))
+
+            return run
+
+        os.sync()
+        return {
+            "entries": entries,
+            "hit": bench.interleave(
+                "large cache, hits", bench.pick(500, 50), {name: client(cache, False) for name, cache in caches.items()}
+            ),
+            "fetch": bench.interleave(
+                "large cache, fetches", bench.pick(100, 10), {name: client(cache, True) for name, cache in caches.items()}
+            ),
+        }
+
+
+def fill(cache, entries):
+    """Puts entries into the caller's part of a cache without fetching them: empty blobs, because nobody reads them.
+    Returns the source of the last one."""
+    share = cache / str(os.geteuid())
+    index, blobs = share / "index/v1", share / "blobs"
+    name = "filler-1.2.3.bin"
+    for number_ in range(entries):
+        source = f"http://127.0.0.1:1/{number_}/{name}"
+        key = hashlib.sha256(source.encode()).hexdigest()
+        sha256 = hashlib.sha256(key.encode()).hexdigest()
+        folder = blobs / sha256[:2] / sha256
+        folder.mkdir(parents=True, mode=0o755)
+        os.close(os.open(folder / name, os.O_CREAT | os.O_WRONLY, 0o555))
+        found = os.stat(folder / name)
+        entry = {
+            "source": source,
+            "name": name,
+            "sha256": sha256,
+            "size": 0,
+            "etag": None,
+            "fetched": int(time.time()),
+            "fetch_id": f"bench-{number_}",
+            "vouched": None,
+            "stamp": {
+                "size": 0,
+                "mtime": list(divmod(found.st_mtime_ns, 10**9)),
+                "ctime": list(divmod(found.st_ctime_ns, 10**9)),
+                "inode": found.st_ino,
+            },
+        }
+        (index / key[:2]).mkdir(exist_ok=True, mode=0o755)
+        (index / key[:2] / key).write_text(json.dumps(entry))
+    return source
+
+
+def report_large(raw):
+    """Part 5, for people."""
+    section = Section("5. A large cache")
+    section.text(
+        f"A cache with {raw['entries']:,} entries beside one with a single entry: a warm hit, and a fetch, of 1 MiB, both "
+        "with `--copy-to`. There is no budget; the number of entries should not be felt."
+    )
+    rows = []
+    for what, word in (("hit", "warm hit"), ("fetch", "fetch")):
+        walls = {name: values(found, "wall") for name, found in raw[what].items()}
+        for name, found in raw[what].items():
+            wall = walls[name]
+            rows.append(
+                [
+                    f"{word}, {name} cache (n = {len(wall)})",
+                    section.failures(found) or spread(wall, "ms"),
+                    number(quantile(wall, 0.99), "ms"),
+                    compared(wall, walls["almost empty"], 0.5),
+                    compared(wall, walls["almost empty"], 0.99),
+                ]
+            )
+    section.table(None, ["what", "wall p50", "p99", "p50 / almost empty", "p99 / almost empty"], rows)
+    return section
+
+
+def compared(ours, theirs, share):
+    """The ratio of two quantiles."""
+    found = ratio(quantile(ours, share), quantile(theirs, share))
+    return "–" if found is None else f"{found:.2f}x"

@@ -1,1 +1,449 @@
-//! To be written.
+//! Single flight: one body for any number of processes, whatever becomes of the one that fetches it.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use hostkit_tests::origin::{Fault, Origin, Request};
+use hostkit_tests::{Running, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{HASH, Host, Outcome, bytes, every_file, sha256};
+
+/// A run of the binary whose log can be read while it runs.
+#[derive(Debug)]
+pub(super) struct Run {
+    child: Running,
+    log: PathBuf,
+}
+
+impl Run {
+    /// Starts `command`, the log going to `<name>.log` in the sandbox.
+    pub(super) fn start(host: &Host, name: &str, mut command: std::process::Command) -> Self {
+        let log = host.path(format!("{name}.log"));
+        command
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap());
+        let child = Running(command.spawn().unwrap());
+        Self { child, log }
+    }
+
+    /// What it has said so far.
+    pub(super) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits until it has said this.
+    pub(super) fn wait_for(&self, text: &str) {
+        eventually(&format!("{text:?} in {}", self.log.display()), || {
+            self.log().contains(text)
+        });
+    }
+
+    /// Sends it a signal.
+    pub(super) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.0.id() as i32), signal).unwrap();
+    }
+
+    /// Kills it with no chance to clean up, and waits until it is gone.
+    pub(super) fn kill(&mut self) {
+        self.child.0.kill().unwrap();
+        self.child.0.wait().unwrap();
+    }
+
+    /// Whether it has ended.
+    pub(super) fn ended(&mut self) -> bool {
+        self.child.0.try_wait().unwrap().is_some()
+    }
+
+    /// Waits for its end. A signal that ended it is the code, negative.
+    pub(super) fn end(mut self) -> Outcome {
+        use std::os::unix::process::ExitStatusExt as _;
+        eventually(&format!("the end of {}", self.log.display()), || {
+            self.ended()
+        });
+        let status = self.child.0.wait().unwrap();
+        let signal = status.signal().unwrap_or(1);
+        Outcome {
+            code: status.code().unwrap_or(-signal),
+            stdout: String::new(),
+            stderr: self.log(),
+        }
+    }
+}
+
+/// Starts a fetch of `url` to the file `to`, with more flags.
+pub(super) fn fetch(host: &Host, url: &str, to: &str, flags: &[&str]) -> Run {
+    let copy_to = format!("--copy-to={to}");
+    let args = [url, copy_to.as_str(), "--loglevel=debug"];
+    Run::start(host, to, host.command(args.iter().chain(flags)))
+}
+
+/// The parts that any partial download of this cache has on record, in no order.
+pub(super) fn recorded(host: &Host) -> Vec<u64> {
+    let records = every_file(&host.cache())
+        .into_iter()
+        .filter(|path| path.to_string_lossy().ends_with(".record"));
+    records
+        .flat_map(|path| {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            text.lines()
+                .filter_map(|line| line.strip_prefix("p ")?.split(' ').next()?.parse().ok())
+                .collect::<Vec<u64>>()
+        })
+        .collect()
+}
+
+/// Asserts that every blob is what its name says, and how many there are.
+#[track_caller]
+pub(super) fn blobs_are_right(host: &Host) -> usize {
+    let blobs: Vec<PathBuf> = every_file(&host.cache())
+        .into_iter()
+        .filter(|path| path.components().any(|part| part.as_os_str() == "blobs"))
+        .collect();
+    for blob in &blobs {
+        let name = blob.parent().unwrap().file_name().unwrap();
+        let found = sha256(&std::fs::read(blob).unwrap());
+        assert_eq!(found.as_str(), name, "{}", blob.display());
+    }
+    blobs.len()
+}
+
+/// The requests for the object itself.
+fn gets(origin: &Origin, path: &str) -> Vec<Request> {
+    let all = origin.requests().into_iter();
+    all.filter(|request| request.method == "GET" && request.path == path)
+        .collect()
+}
+
+fn looks_at_sidecar(origin: &Origin) -> usize {
+    let all = origin.requests().into_iter();
+    all.filter(|request| request.path.ends_with(".sha256"))
+        .count()
+}
+
+const PART: u64 = 256 << 10;
+/// Sixteen parts over two connections, so that some are finished and others are not.
+const PARTS: [&str; 2] = ["--part-size=256K", "--connections=2"];
+
+/// An object of sixteen parts that takes some two seconds over two connections.
+fn slow_object(origin: &Origin, path: &str) -> Vec<u8> {
+    let body = bytes(16 * PART as usize, 3);
+    origin.put(path, body.clone());
+    let bytes_per_second = 1 << 20;
+    origin.fault(path, Fault::Slow { bytes_per_second });
+    body
+}
+
+#[test]
+fn sixty_four_processes_fetch_one_body() {
+    for (path, megabytes) in [(format!("/job-{HASH}.bin"), 16), ("/static.bin".into(), 4)] {
+        let (host, origin) = (Host::new(), Origin::start());
+        let body = bytes(megabytes << 20, 7);
+        origin.put(&path, body.clone());
+        let bytes_per_second = 8 << 20;
+        origin.fault(&path, Fault::Slow { bytes_per_second });
+        let runs: Vec<Run> = (0..64)
+            .map(|n| fetch(&host, &origin.url(&path), &format!("out{n}"), &[]))
+            .collect();
+        for run in runs {
+            run.end().exits(0);
+        }
+        for n in 0..64 {
+            assert!(host.read(format!("out{n}")) == body, "{path}: copy {n}");
+        }
+        assert_eq!(origin.bytes(&path), body.len() as u64, "{path}");
+        assert_eq!(looks_at_sidecar(&origin), 1, "{path}");
+        assert_eq!(blobs_are_right(&host), 1);
+    }
+}
+
+#[test]
+fn a_killed_leader_is_followed_by_one_that_continues() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let path = format!("/job-{HASH}.bin");
+    let body = slow_object(&origin, &path);
+    let mut leader = fetch(&host, &origin.url(&path), "leader", &PARTS);
+    eventually("some parts are finished", || recorded(&host).len() >= 4);
+    let follower = fetch(&host, &origin.url(&path), "follower", &PARTS);
+    follower.wait_for("another process is fetching it");
+    leader.kill();
+    let (finished, asked) = (recorded(&host), gets(&origin, &path).len());
+    assert!(
+        finished.len() < 16,
+        "killed too late for this test: {finished:?}"
+    );
+    follower.end().exits(0).says("continuing an interrupted");
+    assert!(host.read("follower") == body);
+    assert!(!host.path("leader").exists());
+    // One request learns what the object is now; every other one is for what was not there yet.
+    let more = gets(&origin, &path).split_off(asked);
+    let (probe, ranges) = more.split_first().unwrap();
+    assert_eq!(probe.range.as_deref(), Some("bytes=0-262143"));
+    for request in ranges {
+        let range = request.range.as_ref().unwrap();
+        let start = range[6..].split('-').next().unwrap();
+        let part = start.parse::<u64>().unwrap() / PART;
+        assert!(!finished.contains(&part), "{range} was there: {finished:?}");
+        assert!(request.if_match.is_some(), "{request:?}");
+    }
+    assert!(
+        origin.bytes(&path) <= body.len() as u64 + 3 * PART,
+        "two parts in flight and the probe"
+    );
+    assert_eq!(blobs_are_right(&host), 1);
+}
+
+#[test]
+fn an_object_replaced_after_the_leader_died_is_fetched_anew() {
+    let (host, origin) = (Host::new(), Origin::start());
+    slow_object(&origin, "/static.bin");
+    let mut leader = fetch(&host, &origin.url("/static.bin"), "leader", &PARTS);
+    eventually("some parts are finished", || recorded(&host).len() >= 4);
+    let follower = fetch(&host, &origin.url("/static.bin"), "follower", &PARTS);
+    follower.wait_for("another process is fetching it");
+    // Kept from leading until the object is another one.
+    follower.signal(Signal::SIGSTOP);
+    leader.kill();
+    let replaced = bytes(16 * PART as usize, 4);
+    origin.put("/static.bin", replaced.clone());
+    follower.signal(Signal::SIGCONT);
+    let told = follower.end().exits(0);
+    assert!(!told.stderr.contains("continuing"), "{}", told.stderr);
+    assert!(host.read("follower") == replaced);
+    assert_eq!(blobs_are_right(&host), 1);
+}
+
+#[test]
+fn an_object_replaced_under_the_leader_is_begun_anew() {
+    let (host, origin) = (Host::new(), Origin::start());
+    slow_object(&origin, "/static.bin");
+    let leader = fetch(&host, &origin.url("/static.bin"), "leader", &PARTS);
+    let follower = fetch(&host, &origin.url("/static.bin"), "follower", &PARTS);
+    eventually("some parts are finished", || recorded(&host).len() >= 4);
+    let replaced = bytes(10 * PART as usize, 4);
+    origin.put("/static.bin", replaced.clone());
+    for run in [leader, follower] {
+        run.end().exits(0);
+    }
+    assert!(host.read("leader") == replaced);
+    assert!(host.read("follower") == replaced);
+}
+
+#[test]
+fn a_stopped_leader_is_overtaken_and_damages_nothing_later() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let path = format!("/job-{HASH}.bin");
+    let body = slow_object(&origin, &path);
+    let flags = [PARTS[0], PARTS[1], "--stall-timeout=1"];
+    let leader = fetch(&host, &origin.url(&path), "leader", &flags);
+    eventually("some parts are finished", || recorded(&host).len() >= 4);
+    leader.signal(Signal::SIGSTOP);
+    let follower = fetch(&host, &origin.url(&path), "follower", &flags);
+    let third = fetch(&host, &origin.url(&path), "third", &flags);
+    let told = follower.end().exits(0);
+    let other = third.end().exits(0);
+    assert!(
+        (told.stderr + &other.stderr).contains("overtaking it"),
+        "somebody overtook"
+    );
+    leader.signal(Signal::SIGCONT);
+    leader.end().exits(0);
+    for copy in ["leader", "follower", "third"] {
+        assert!(host.read(copy) == body, "{copy}");
+    }
+    assert_eq!(blobs_are_right(&host), 1);
+    host.s3cache(["verify"]).exits(0);
+    origin.reset_counters();
+    host.s3cache([&origin.url(&path), "--copy-to=warm"])
+        .exits(0);
+    assert_eq!(origin.connections(), 0);
+}
+
+#[test]
+fn a_leader_that_is_too_slow_is_overtaken_and_can_be_told_to_stop() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let path = format!("/job-{HASH}.bin");
+    let body = bytes(2 << 20, 3);
+    origin.put(&path, body.clone());
+    let slow = Fault::Slow {
+        bytes_per_second: 20 << 10,
+    };
+    origin.fault_times(&path, slow, 1);
+    let flags = ["--stall-timeout=1"];
+    let leader = fetch(&host, &origin.url(&path), "leader", &flags);
+    origin.wait_requests(&path, 1);
+    let follower = fetch(&host, &origin.url(&path), "follower", &flags);
+    follower.end().exits(0).says("overtaking it");
+    assert!(host.read("follower") == body);
+    leader.signal(Signal::SIGTERM);
+    leader.end().exits(-15);
+    assert!(!host.path("leader").exists());
+}
+
+#[test]
+fn a_leader_that_keeps_to_its_rate_is_not_overtaken() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let path = format!("/job-{HASH}.bin");
+    origin.put(&path, bytes(192 << 10, 3));
+    let flags = ["--max-rate=48K", "--part-size=64K", "--stall-timeout=1"];
+    let leader = fetch(&host, &origin.url(&path), "leader", &flags);
+    origin.wait_requests(&path, 1);
+    let follower = fetch(&host, &origin.url(&path), "follower", &flags[2..]);
+    let told = follower.end().exits(0);
+    assert!(!told.stderr.contains("overtaking"), "{}", told.stderr);
+    leader.end().exits(0);
+    assert_eq!(origin.bytes(&path), 192 << 10);
+}
+
+#[test]
+fn a_leader_that_has_all_bytes_is_given_time_to_finish() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let path = format!("/job-{HASH}.bin");
+    origin.put(&path, bytes(100_000, 3));
+    let sidecar = format!("{path}.sha256");
+    origin.fault(&sidecar, Fault::Latency(Duration::from_secs(4)));
+    let leader = fetch(&host, &origin.url(&path), "leader", &[]);
+    origin.wait_requests(&sidecar, 1);
+    // Patience of 1.2 s with a leader that fetches, of 6 s with one that finishes.
+    let flags = ["--stall-timeout=600ms"];
+    let told = fetch(&host, &origin.url(&path), "follower", &flags)
+        .end()
+        .exits(0);
+    assert!(!told.stderr.contains("overtaking"), "{}", told.stderr);
+    leader.end().exits(0);
+}
+
+#[test]
+fn what_a_leader_had_when_it_died_before_publishing_is_not_fetched_again() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let path = format!("/job-{HASH}.bin");
+    let body = bytes(4 << 20, 3);
+    origin.put(&path, body.clone());
+    let sidecar = format!("{path}.sha256");
+    origin.fault(&sidecar, Fault::Latency(Duration::from_secs(60)));
+    let mut leader = fetch(&host, &origin.url(&path), "leader", &PARTS);
+    origin.wait_requests(&sidecar, 1);
+    let follower = fetch(&host, &origin.url(&path), "follower", &PARTS);
+    follower.wait_for("another process is fetching it");
+    origin.clear_faults();
+    let asked = gets(&origin, &path).len();
+    leader.kill();
+    follower.end().exits(0).says("continuing an interrupted");
+    assert!(host.read("follower") == body);
+    assert_eq!(gets(&origin, &path).len(), asked + 1, "only the probe");
+}
+
+#[test]
+fn different_artifacts_never_wait_for_each_other() {
+    let (host, origin) = (Host::new(), Origin::start());
+    origin.put("/stuck-1.2", bytes(1 << 20, 1));
+    origin.fault("/stuck-1.2", Fault::Stall(1000));
+    let mut stuck = fetch(&host, &origin.url("/stuck-1.2"), "stuck", &[]);
+    origin.wait_requests("/stuck-1.2", 1);
+    for n in 0..4 {
+        let path = format!("/other-1.{n}");
+        origin.put(&path, bytes(1 << 20, n));
+        let copy = format!("--copy-to=other{n}");
+        host.s3cache([&origin.url(&path), &copy, "--timeout=20"])
+            .exits(0);
+        assert!(host.read(format!("other{n}")) == bytes(1 << 20, n));
+    }
+    assert!(!stuck.ended());
+}
+
+/// Whoever makes room holds the lock of the counter; one that is stopped there must not hold up anybody for ever.
+#[test]
+fn a_process_stopped_while_it_makes_room_is_not_waited_for() {
+    let (host, origin) = (Host::new(), Origin::start());
+    for n in 1..4 {
+        origin.put(&format!("/a-1.{n}"), "bytes");
+    }
+    host.s3cache([origin.url("/a-1.1")]).exits(0);
+    let uid = nix::unistd::geteuid();
+    let space = host.cache().join(format!("{uid}/locks/v1/space"));
+    let held = std::fs::File::open(space).unwrap();
+    held.lock().unwrap();
+    let told = fetch(&host, &origin.url("/a-1.2"), "out", &[]).end();
+    told.exits(0).says("fetching straight to");
+    assert_eq!(host.read("out"), b"bytes");
+    let waiting = fetch(&host, &origin.url("/a-1.3"), "waiting", &[]);
+    origin.wait_requests("/a-1.3", 1);
+    std::thread::sleep(Duration::from_millis(300));
+    waiting.signal(Signal::SIGTERM);
+    waiting.end().exits(-15);
+}
+
+#[test]
+fn those_who_wait_share_the_failure() {
+    let slow = || Fault::Latency(Duration::from_secs(2));
+    let busy = Fault::Status {
+        code: 503,
+        retry_after: None,
+    };
+    for (faults, code, most) in [(vec![slow()], 66, 4), (vec![slow(), busy], 69, 20)] {
+        let (host, origin) = (Host::new(), Origin::start());
+        let path = format!("/job-{HASH}.bin");
+        origin.faults(&path, faults);
+        let runs: Vec<Run> = (0..64)
+            .map(|n| fetch(&host, &origin.url(&path), &format!("out{n}"), &[]))
+            .collect();
+        for run in runs {
+            run.end().exits(code);
+        }
+        let asked = gets(&origin, &path).len();
+        assert!(asked <= most, "{code}: {asked} requests");
+    }
+}
+
+#[test]
+fn a_failure_recorded_before_the_host_booted_is_nobodys() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let path = format!("/job-{HASH}.bin");
+    let body = slow_object(&origin, &path);
+    let mut leader = fetch(&host, &origin.url(&path), "leader", &PARTS);
+    eventually("some parts are finished", || recorded(&host).len() >= 2);
+    // A name as the leader's own files have it; the time is one that this boot has not reached.
+    let record = every_file(&host.cache())
+        .into_iter()
+        .find(|path| path.to_string_lossy().ends_with(".0.record"))
+        .unwrap();
+    let verdict = record.to_str().unwrap().replace(".0.record", ".failed");
+    let text = r#"{"at":1000000000000000,"exit":66,"message":"it was not there"}"#;
+    std::fs::write(verdict, text).unwrap();
+    let follower = fetch(&host, &origin.url(&path), "follower", &PARTS);
+    follower.wait_for("another process is fetching it");
+    leader.kill();
+    follower.end().exits(0);
+    assert!(host.read("follower") == body);
+}
+
+#[test]
+fn the_timeout_bounds_the_waiting() {
+    let (host, origin) = (Host::new(), Origin::start());
+    origin.put("/stuck-1.2", bytes(1 << 20, 1));
+    origin.fault("/stuck-1.2", Fault::Stall(1000));
+    let _stuck = fetch(&host, &origin.url("/stuck-1.2"), "stuck", &[]);
+    origin.wait_requests("/stuck-1.2", 1);
+    let waiting = fetch(
+        &host,
+        &origin.url("/stuck-1.2"),
+        "waiting",
+        &["--timeout=1"],
+    );
+    waiting.end().exits(75).says("not finished within 1s");
+    assert!(!host.path("waiting").exists());
+}
+
+#[test]
+fn a_cached_copy_with_another_digest_than_asked_for_is_fetched_again() {
+    let (host, origin) = (Host::new(), Origin::start());
+    origin.put("/static.bin", "old");
+    host.s3cache([origin.url("/static.bin")]).exits(0);
+    origin.put("/static.bin", "new");
+    let digest = format!("--sha256={}", sha256(b"new"));
+    host.s3cache([&origin.url("/static.bin"), "--copy-to=out", &digest])
+        .exits(0);
+    assert_eq!(host.read("out"), b"new");
+}

@@ -1,1 +1,253 @@
-//! To be written.
+//! https and proxies: whom s3cache trusts, what it shows, and that each failure names its remedy.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use hostkit_tests::nginx::Nginx;
+use hostkit_tests::or_skip;
+use hostkit_tests::origin::Origin;
+use hostkit_tests::tls::Authority;
+
+use super::{Host, Outcome, bytes};
+
+const PATH: &str = "/pex/job-1.2.bin";
+
+/// Fetches [`PATH`] over TLS, trusting `authority`.
+fn fetch(origin: &Origin, authority: &Authority, more: &[String]) -> (Host, Outcome) {
+    let host = Host::new();
+    let ca = format!("--ca-file={}", authority.ca().display());
+    let args = [origin.url(PATH), ca, "--copy-to=out".to_owned()];
+    let told = host.s3cache(args.iter().chain(more));
+    (host, told)
+}
+
+fn origin(authority: &Authority) -> Origin {
+    let origin = Origin::start_tls(authority);
+    origin.put(PATH, "over TLS");
+    origin
+}
+
+#[test]
+fn the_authority_of_the_flag_is_trusted_and_only_it() {
+    let authority = Authority::new();
+    let origin = origin(&authority);
+    let (host, told) = fetch(&origin, &authority, &[]);
+    told.exits(0);
+    assert_eq!(host.read("out"), b"over TLS");
+    let (_, told) = fetch(&origin, &Authority::new(), &[]);
+    // Two authorities of the same name: to this one the signature is wrong.
+    told.exits(69).says(&origin.url(PATH));
+    assert_eq!(
+        origin.requests().len(),
+        2,
+        "artifact and sidecar, of the first"
+    );
+}
+
+#[test]
+fn an_unknown_authority_names_the_flag() {
+    let authority = Authority::new();
+    let origin = origin(&authority);
+    let told = Host::new().s3cache([origin.url(PATH)]).exits(69);
+    told.says("unknown authority").says("--ca-file");
+    assert!(origin.connections() <= 2, "trying again would not help");
+}
+
+#[test]
+fn an_expired_certificate_and_one_for_another_name_say_so() {
+    let expired = Authority::expired();
+    let (_, told) = fetch(&origin(&expired), &expired, &[]);
+    told.exits(69).says("not valid now").says("clock");
+    let elsewhere = Authority::wrong_name();
+    let (_, told) = fetch(&origin(&elsewhere), &elsewhere, &[]);
+    told.exits(69).says("is not for 127.0.0.1");
+}
+
+#[test]
+fn a_port_that_speaks_no_tls_is_named() {
+    let plain = Origin::start();
+    let url = plain.url(PATH).replace("http:", "https:");
+    Host::new().s3cache([&url]).exits(69).says("TLS").says(&url);
+}
+
+#[test]
+fn a_client_certificate_is_shown_when_there_is_one_and_asked_for_when_not() {
+    let authority = Authority::new();
+    let origin = Origin::start_mutual_tls(&authority);
+    origin.put(PATH, "for members");
+    let pair = [
+        format!("--client-cert={}", authority.client().display()),
+        format!("--client-key={}", authority.client_key().display()),
+    ];
+    let (host, told) = fetch(&origin, &authority, &pair);
+    told.exits(0);
+    assert_eq!(host.read("out"), b"for members");
+    let (_, told) = fetch(&origin, &authority, &[]);
+    told.exits(69)
+        .says("wants a client certificate")
+        .says("--client-cert");
+    let stranger = Authority::new();
+    let foreign = [
+        format!("--client-cert={}", stranger.client().display()),
+        format!("--client-key={}", stranger.client_key().display()),
+    ];
+    let (_, told) = fetch(&origin, &authority, &foreign);
+    told.exits(69).says("refuses the client certificate");
+}
+
+#[test]
+fn files_that_are_no_certificates_are_config_errors() {
+    let authority = Authority::new();
+    let host = Host::new();
+    std::fs::write(host.path("none.pem"), "nothing").unwrap();
+    for flag in ["--ca-file=none.pem", "--ca-file=missing.pem"] {
+        host.s3cache(["https://127.0.0.1:9/a-1.2", flag])
+            .exits(78)
+            .says(&flag[10..]);
+    }
+    let cert = format!("--client-cert={}", authority.client().display());
+    host.s3cache(["https://127.0.0.1:9/a-1.2", &cert, "--client-key=none.pem"])
+        .exits(78)
+        .says("none.pem");
+}
+
+#[test]
+fn a_certificate_that_signs_itself_as_authority_is_explained() {
+    let Some(openssl) = or_skip(
+        "self-signed CA certificates",
+        hostkit_tests::which("openssl"),
+    ) else {
+        return;
+    };
+    let host = Host::new();
+    let mut make = Command::new(&openssl);
+    make.args([
+        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=self",
+    ])
+    .args([
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-addext",
+        "basicConstraints=critical,CA:TRUE",
+    ])
+    .args(["-keyout", "key.pem", "-out", "cert.pem"])
+    .current_dir(host.sandbox());
+    assert!(make.output().unwrap().status.success());
+    let port = hostkit_tests::free_port();
+    let serve = Command::new(&openssl)
+        .args([
+            "s_server", "-quiet", "-www", "-cert", "cert.pem", "-key", "key.pem", "-accept",
+        ])
+        .arg(format!("127.0.0.1:{port}"))
+        .current_dir(host.sandbox())
+        .spawn();
+    let _serving = hostkit_tests::Running(serve.unwrap());
+    hostkit_tests::eventually("openssl listens", || {
+        TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    host.s3cache([
+        &format!("https://127.0.0.1:{port}/a-1.2"),
+        "--ca-file=cert.pem",
+    ])
+    .exits(69)
+    .says("CA certificate as its own")
+    .says("CA:FALSE");
+}
+
+#[test]
+fn nginx_serves_over_tls() {
+    let (host, authority) = (Host::new(), Authority::new());
+    let root = tempfile::tempdir().unwrap();
+    let body = bytes(3 << 20, 1);
+    std::fs::write(root.path().join("job-1.2.bin"), &body).unwrap();
+    std::fs::write(root.path().join("static.bin"), "static").unwrap();
+    let Some(nginx) = or_skip("nginx", Nginx::start(&authority, root.path())) else {
+        return;
+    };
+    let ca = format!("--ca-file={}", authority.ca().display());
+    let get =
+        |path: &str| host.s3cache([&nginx.tls_url(path), &ca, "--copy-to=out", "--part-size=1M"]);
+    get("/job-1.2.bin").exits(0);
+    assert!(host.read("out") == body);
+    get("/static.bin").exits(0);
+    get("/static.bin").exits(0);
+    hostkit_tests::eventually("nginx wrote its log", || nginx.requests().len() >= 7);
+    let log = nginx.requests();
+    let parts = log
+        .iter()
+        .filter(|line| line.starts_with("GET /job-1.2.bin 206 1048576 bytes="));
+    assert_eq!(parts.count(), 3, "{log:?}");
+    assert!(
+        log.iter()
+            .any(|line| line.starts_with("HEAD /static.bin 304 0")),
+        "{log:?}"
+    );
+}
+
+#[test]
+fn a_proxy_of_the_environment_is_asked_for_plain_http() {
+    let (host, proxy) = (Host::new(), Origin::start());
+    proxy.put(PATH, "through the proxy");
+    let address = proxy.url("");
+    let env = [("http_proxy".to_owned(), address)];
+    let url = format!("http://artifacts.invalid{PATH}");
+    host.s3cache_env([&url, "--copy-to=out"], &env).exits(0);
+    assert_eq!(host.read("out"), b"through the proxy");
+    let direct = [
+        env[0].clone(),
+        ("no_proxy".to_owned(), "artifacts.invalid".to_owned()),
+    ];
+    Host::new().s3cache_env([&url], &direct).exits(69);
+    assert_eq!(proxy.requests().len(), 2, "artifact and sidecar");
+}
+
+/// Reads one CONNECT, joins both ends, and returns the line that asked.
+fn tunnel(mut client: TcpStream) -> String {
+    let mut reader = BufReader::new(client.try_clone().unwrap());
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    let mut rest = String::new();
+    while reader.read_line(&mut rest).unwrap() > 2 {}
+    let target = line.split(' ').nth(1).unwrap();
+    let mut server = TcpStream::connect(target).unwrap();
+    client
+        .write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        .unwrap();
+    let (mut from, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+    std::thread::spawn(move || copy(&mut from, &mut to));
+    std::thread::spawn(move || copy(&mut client, &mut server));
+    line
+}
+
+fn copy(from: &mut TcpStream, to: &mut TcpStream) {
+    let mut piece = [0; 16 << 10];
+    while let Ok(got @ 1..) = from.read(&mut piece) {
+        if to.write_all(&piece[..got]).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_proxy_of_the_environment_tunnels_https() {
+    let (host, authority) = (Host::new(), Authority::new());
+    let origin = origin(&authority);
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let proxy = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let log = asked.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            log.lock().unwrap().push(tunnel(client.unwrap()));
+        }
+    });
+    let ca = format!("--ca-file={}", authority.ca().display());
+    let env = [("HTTPS_PROXY".to_owned(), proxy)];
+    host.s3cache_env([&origin.url(PATH), &ca, "--copy-to=out"], &env)
+        .exits(0);
+    assert_eq!(host.read("out"), b"over TLS");
+    let expected = format!("CONNECT 127.0.0.1:{} HTTP/1.1\r\n", origin.port());
+    assert_eq!(asked.lock().unwrap().first(), Some(&expected));
+}

@@ -1,1 +1,299 @@
-//! To be written.
+//! Whether the bytes are the right ones: digests that vouch, archives that open, stamps of what is cached, bit rot.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use hostkit_tests::eightball::build_zipapp;
+use hostkit_tests::or_skip;
+use hostkit_tests::origin::{Fault, Origin};
+use hostkit_tests::s3::S3;
+
+use super::{Host, bytes, every_file, sha256};
+
+const PATH: &str = "/pex/job-1.2.bin";
+const SIDECAR: &str = "/pex/job-1.2.bin.sha256";
+
+/// An origin with an artifact, a host, and the artifact's URL.
+fn start(body: &[u8]) -> (Host, Origin, String) {
+    let origin = Origin::start();
+    origin.put(PATH, body.to_vec());
+    let url = origin.url(PATH);
+    (Host::new(), origin, url)
+}
+
+fn asked(origin: &Origin, path: &str) -> usize {
+    origin
+        .requests()
+        .iter()
+        .filter(|request| request.path == path)
+        .count()
+}
+
+/// The files of the cache in a folder such as `blobs`.
+fn files(host: &Host, folder: &str) -> Vec<PathBuf> {
+    let files = every_file(&host.cache()).into_iter();
+    files
+        .filter(|file| file.components().any(|part| part.as_os_str() == folder))
+        .collect()
+}
+
+/// Changes one byte of a cached blob, and nothing else that can be helped.
+fn rot(blob: &Path) {
+    let before = fs::metadata(blob).unwrap();
+    fs::set_permissions(blob, Permissions::from_mode(0o755)).unwrap();
+    let file = File::options().read(true).write(true).open(blob).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 5).unwrap();
+    file.write_all_at(&[!byte[0]], 5).unwrap();
+    fs::set_permissions(blob, before.permissions()).unwrap();
+    file.set_modified(before.modified().unwrap()).unwrap();
+}
+
+#[test]
+fn the_digest_asked_for_is_compared_in_any_case() {
+    let (host, _origin, url) = start(b"the build");
+    let digest = sha256(b"the build");
+    let wrong = sha256(b"another");
+    host.s3cache([&url, "--copy-to=out", &format!("--sha256={wrong}")])
+        .exits(65)
+        .says(&wrong)
+        .says(&digest);
+    assert!(files(&host, "blobs").is_empty());
+    host.s3cache([&url, "--offline"]).exits(69);
+    let upper = format!("--sha256={}", digest.to_uppercase());
+    host.s3cache([&url, "--copy-to=out", &upper]).exits(0);
+    assert_eq!(host.read("out"), b"the build");
+}
+
+#[test]
+fn a_sidecar_vouches_bare_or_as_sha256sum_writes_it() {
+    let digest = sha256(b"the build");
+    for text in [
+        digest.clone(),
+        format!("{digest}\n"),
+        format!("{digest}  job-1.2.bin\n"),
+        format!("{}  other\n{digest} *dist/job-1.2.bin\n", sha256(b"x")),
+    ] {
+        let (host, origin, url) = start(b"the build");
+        origin.put(SIDECAR, text.clone());
+        host.s3cache([&url]).exits(0);
+        let listed = host.s3cache(["ls", "--json"]).exits(0).stdout;
+        assert!(
+            listed.contains(r#""vouched":"sidecar""#),
+            "{text:?}: {listed}"
+        );
+    }
+}
+
+#[test]
+fn a_sidecar_of_another_build_is_65_in_every_format() {
+    let wrong = sha256(b"another build");
+    for text in [wrong.clone(), format!("{wrong}  job-1.2.bin\n")] {
+        let (host, origin, url) = start(b"the build");
+        origin.put(SIDECAR, text);
+        host.s3cache([&url, "--copy-to=out"])
+            .exits(65)
+            .says("by sidecar");
+        assert!(files(&host, "blobs").is_empty() && !host.path("out").exists());
+    }
+}
+
+#[test]
+fn no_sidecar_is_none_and_an_unknown_one_fails_the_fetch() {
+    for (code, exit) in [(404, 0), (403, 0), (500, 69), (503, 69)] {
+        let (host, origin, url) = start(b"the build");
+        origin.fault(
+            SIDECAR,
+            Fault::Status {
+                code,
+                retry_after: None,
+            },
+        );
+        let told = host.s3cache([&url, "--copy-to=out"]).exits(exit);
+        assert_eq!(host.path("out").exists(), exit == 0, "{code}");
+        assert_eq!(files(&host, "blobs").is_empty(), exit != 0, "{code}");
+        if exit != 0 {
+            told.says(SIDECAR);
+        }
+    }
+    let (host, origin, url) = start(b"the build");
+    origin.fault(SIDECAR, Fault::Latency(Duration::from_secs(60)));
+    host.s3cache([&url, "--copy-to=out", "--stall-timeout=100ms"])
+        .exits(69)
+        .says(SIDECAR);
+}
+
+#[test]
+fn a_sidecar_is_looked_for_once_per_fetch_and_never_on_a_hit() {
+    let (host, origin, url) = start(b"the build");
+    host.s3cache([&url]).exits(0);
+    host.s3cache([&url]).exits(0);
+    assert_eq!(asked(&origin, SIDECAR), 1);
+    let digest = format!("--sha256={}", sha256(b"the build"));
+    Host::new().s3cache([&url, &digest]).exits(0);
+    assert_eq!(asked(&origin, SIDECAR), 1, "the flag says it already");
+}
+
+#[test]
+fn archives_that_do_not_open_are_refused() {
+    let host = Host::new();
+    let Some(()) = or_skip("zipapps", build_zipapp(&host.path("whole"))) else {
+        return;
+    };
+    let whole = host.read("whole");
+    let origin = Origin::start();
+    let get = |name: &str, body: &[u8]| {
+        origin.put(name, body.to_vec());
+        Host::new().s3cache([origin.url(name)])
+    };
+    for extension in ["pex", "jar"] {
+        let name = |what: &str| format!("/{what}-1.2.{extension}");
+        get(&name("whole"), &whole).exits(0);
+        get(
+            &name("elf"),
+            &fs::read(hostkit_tests::bin("s3cache")).unwrap()[..100_000],
+        )
+        .exits(0);
+        get(&name("short"), &whole[..whole.len() - 10])
+            .exits(65)
+            .says("readable");
+        get(&name("page"), b"<html>Sign in</html>").exits(65);
+        get(&name("empty"), b"").exits(65);
+    }
+    get("/page-1.2.txt", b"<html>Sign in</html>").exits(0);
+}
+
+#[test]
+fn the_checksum_that_s3_keeps_is_compared() {
+    let (host, s3) = (Host::new(), S3::start());
+    s3.create_bucket("builds");
+    fs::write(host.path("made"), bytes(100_000, 1)).unwrap();
+    host.s3cache_env(["put", "made", "builds/job-1.2.bin"], &s3.env())
+        .exits(0);
+    let stored = s3.dir().join("builds/job-1.2.bin");
+    // Without the sidecar only S3 itself can tell.
+    fs::remove_file(s3.dir().join("builds/job-1.2.bin.sha256")).unwrap();
+    let mut rotten = fs::read(&stored).unwrap();
+    rotten[50_000] ^= 1;
+    fs::write(&stored, &rotten).unwrap();
+    host.s3cache_env(["builds/job-1.2.bin", "--copy-to=out"], &s3.env())
+        .exits(65)
+        .says("by S3")
+        .says(&sha256(&rotten));
+    assert!(files(&host, "blobs").is_empty());
+}
+
+#[test]
+fn a_touched_blob_is_read_again_once_and_is_still_a_hit() {
+    let (host, origin, url) = start(&bytes(100_000, 1));
+    host.s3cache([&url]).exits(0);
+    origin.reset_counters();
+    let blob = &files(&host, "blobs")[0];
+    let old = SystemTime::now() - Duration::from_secs(3600);
+    File::open(blob).unwrap().set_modified(old).unwrap();
+    let reread = "stamp changed";
+    host.s3cache([&url, "--copy-to=out", "--loglevel=debug"])
+        .exits(0)
+        .says(reread);
+    let third = host
+        .s3cache([&url, "--copy-to=out", "--loglevel=debug"])
+        .exits(0);
+    assert!(!third.stderr.contains(reread), "{}", third.stderr);
+    assert_eq!(origin.connections(), 0);
+}
+
+#[test]
+fn bit_rot_is_put_aside_said_and_fetched_again() {
+    let body = bytes(100_000, 1);
+    let (host, origin, url) = start(&body);
+    host.s3cache([&url]).exits(0);
+    rot(&files(&host, "blobs")[0]);
+    host.s3cache([&url, "--copy-to=out"])
+        .exits(0)
+        .says("corrupt")
+        .says("put aside")
+        .says(&url);
+    assert!(host.read("out") == body);
+    assert_eq!(origin.bodies(PATH), 2);
+    let aside = files(&host, "partial")
+        .into_iter()
+        .filter(|file| file.extension().is_some_and(|e| e == "bad"));
+    assert_eq!(aside.count(), 1, "the bad one is there to look at");
+    host.s3cache([&url]).exits(0);
+    assert_eq!(origin.bodies(PATH), 2);
+}
+
+#[test]
+fn a_shorter_or_missing_blob_is_fetched_again() {
+    let (host, origin, url) = start(&bytes(100_000, 1));
+    host.s3cache([&url]).exits(0);
+    let blob = files(&host, "blobs")[0].clone();
+    fs::set_permissions(&blob, Permissions::from_mode(0o755)).unwrap();
+    File::options()
+        .write(true)
+        .open(&blob)
+        .unwrap()
+        .set_len(99_999)
+        .unwrap();
+    host.s3cache([&url]).exits(0).says("corrupt");
+    fs::remove_file(&blob).unwrap();
+    host.s3cache([&url]).exits(0);
+    assert_eq!(origin.bodies(PATH), 3);
+}
+
+#[test]
+fn verify_finds_what_the_times_of_a_file_do_not_show() {
+    let (host, origin, url) = start(&bytes(100_000, 1));
+    origin.put("/good-1.2.bin", "good");
+    host.s3cache([&url]).exits(0);
+    host.s3cache([origin.url("/good-1.2.bin")]).exits(0);
+    assert_eq!(
+        host.s3cache(["verify"]).exits(0).stdout,
+        "2 ok, 0 corrupt, 97.7 KiB read\n"
+    );
+    let blobs = files(&host, "blobs");
+    let bad = blobs
+        .iter()
+        .find(|blob| blob.ends_with("job-1.2.bin"))
+        .unwrap();
+    rot(bad);
+    let told = host.s3cache(["verify"]).exits(65);
+    assert!(
+        told.stdout
+            .contains(&format!("corrupt {} {url}", sha256(&bytes(100_000, 1)))),
+        "{}",
+        told.stdout
+    );
+    assert!(
+        told.stdout.ends_with("1 ok, 1 corrupt, 97.7 KiB read\n"),
+        "{}",
+        told.stdout
+    );
+    host.s3cache(["verify"]).exits(0);
+    host.s3cache([&url]).exits(0);
+    assert_eq!(origin.bodies(PATH), 2);
+}
+
+#[test]
+fn verify_reads_what_has_the_right_stamp() {
+    let (host, _origin, url) = start(&bytes(1000, 1));
+    host.s3cache([&url]).exits(0);
+    let (blob, index) = (&files(&host, "blobs")[0], &files(&host, "index")[0]);
+    rot(blob);
+    // As if the disk itself had rotted: the stamp on record is the one the file has now.
+    let found = fs::metadata(blob).unwrap();
+    let mut entry: serde_json::Value = serde_json::from_slice(&fs::read(index).unwrap()).unwrap();
+    entry["stamp"]["ctime"] = serde_json::json!([found.ctime(), found.ctime_nsec()]);
+    fs::write(index, entry.to_string()).unwrap();
+    let hit = host
+        .s3cache([&url, "--copy-to=out", "--loglevel=debug"])
+        .exits(0);
+    assert!(
+        !hit.stderr.contains("stamp"),
+        "the premise holds: {}",
+        hit.stderr
+    );
+    host.s3cache(["verify"]).exits(65);
+}

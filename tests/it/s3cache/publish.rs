@@ -1,1 +1,278 @@
-//! To be written.
+//! How a cached artifact comes to its place: sharing blocks where the filesystem can, all or nothing, and nothing left
+//! behind by whoever was killed on the way.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::Command;
+
+use hostkit_tests::host::{LoopFs, Tmpfs};
+use hostkit_tests::or_skip;
+use hostkit_tests::origin::{Fault, Origin};
+
+use super::{Host, Outcome, bytes, every_file};
+
+const SIZE: usize = 8 << 20;
+
+/// Bytes free on the filesystem of a path, once all that was written has its place.
+fn free(path: &Path) -> u64 {
+    assert!(
+        Command::new("sync")
+            .arg("-f")
+            .arg(path)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let asked = Command::new("stat")
+        .args(["-f", "-c", "%f %S"])
+        .arg(path)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(asked.stdout).unwrap();
+    let (blocks, size) = text.trim().split_once(' ').unwrap();
+    blocks.parse::<u64>().unwrap() * size.parse::<u64>().unwrap()
+}
+
+/// Fetches with a cache directory other than the host's own.
+fn with_cache(host: &Host, cache: &Path, args: &[&str]) -> Outcome {
+    let mut command = host.program(hostkit_tests::bin("s3cache"));
+    command
+        .args(args)
+        .args(["--keep-free=0", "--cache-dir"])
+        .arg(cache);
+    command.output().unwrap().into()
+}
+
+#[test]
+fn a_copy_shares_its_blocks_where_the_filesystem_can() {
+    for kind in ["xfs", "btrfs"] {
+        let Some(mounted) = or_skip(kind, LoopFs::mount(kind)) else {
+            continue;
+        };
+        let (host, origin, root) = (Host::new(), Origin::start(), mounted.path());
+        origin.put("/job-1.2.bin", bytes(SIZE, 1));
+        let (url, cache) = (origin.url("/job-1.2.bin"), root.join("cache"));
+        with_cache(&host, &cache, &[&url]).exits(0);
+        let before = free(&root);
+        for copy in ["a", "b", "c"] {
+            let target = root.join(copy);
+            with_cache(
+                &host,
+                &cache,
+                &[&url, &format!("--copy-to={}", target.display())],
+            )
+            .exits(0);
+            assert!(std::fs::read(&target).unwrap() == bytes(SIZE, 1), "{kind}");
+            let metadata = target.metadata().unwrap();
+            assert_eq!(metadata.nlink(), 1, "{kind}: never a hard link");
+            assert_eq!(metadata.permissions().mode() & 0o7777, 0o644, "{kind}");
+        }
+        let taken = before.saturating_sub(free(&root));
+        assert!(
+            taken < SIZE as u64,
+            "{kind}: three copies took {taken} bytes"
+        );
+        // The copy is the task's own: writing it does not reach the cache.
+        std::fs::write(root.join("a"), "changed").unwrap();
+        let told = with_cache(&host, &cache, &["verify"]).exits(0);
+        assert!(
+            told.stdout.starts_with("1 ok, 0 corrupt"),
+            "{}",
+            told.stdout
+        );
+    }
+}
+
+#[test]
+fn a_copy_is_the_tasks_own_file() {
+    let (host, origin) = (Host::new(), Origin::start());
+    origin.put("/job-1.2.bin", "what a job runs");
+    let url = origin.url("/job-1.2.bin");
+    host.s3cache([&url, "--copy-to=out"]).exits(0);
+    assert_eq!(host.path("out").metadata().unwrap().nlink(), 1);
+    std::fs::write(host.path("out"), "poison").unwrap();
+    std::fs::set_permissions(host.path("out"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    host.s3cache([&url, "--copy-to=other"]).exits(0);
+    assert_eq!(host.read("other"), b"what a job runs");
+}
+
+#[test]
+fn the_cache_is_synced_before_it_is_renamed_and_a_copy_is_not() {
+    let Some(strace) = or_skip("system calls of a fetch", hostkit_tests::which("strace")) else {
+        return;
+    };
+    let (host, origin) = (Host::new(), Origin::start());
+    origin.put("/job-1.2.bin", bytes(100_000, 1));
+    let traced = |out: &str| {
+        let mut traced = host.program(&strace);
+        traced
+            .args(["-f", "-qq", "-y", "-e", "signal=none", "-o", "calls"])
+            .args(["-e", "trace=fsync,fdatasync,/rename.*,linkat"])
+            .arg(hostkit_tests::bin("s3cache"))
+            .args([&origin.url("/job-1.2.bin"), &format!("--copy-to={out}")])
+            .args(host.own_flags());
+        assert!(traced.status().unwrap().success());
+        String::from_utf8(host.read("calls")).unwrap()
+    };
+    let cold = traced("out");
+    let lines: Vec<&str> = cold.lines().collect();
+    let at = |what: &dyn Fn(&str) -> bool| {
+        lines
+            .iter()
+            .position(|line| what(line))
+            .unwrap_or_else(|| panic!("{cold}"))
+    };
+    let synced = at(&|line| line.contains("sync(") && line.contains("/partial/"));
+    let renamed = at(&|line| line.contains("rename") && line.contains("/blobs/"));
+    let folder = at(&|line| line.contains("sync(") && line.contains("/blobs/"));
+    let indexed =
+        at(&|line| line.contains("rename") && line.contains("/index/") && !line.contains("held"));
+    assert!(
+        synced < renamed && renamed < folder && folder < indexed,
+        "{cold}"
+    );
+    for calls in [cold, traced("again")] {
+        let copy: Vec<&str> = calls
+            .lines()
+            .filter(|line| line.contains("/sandbox>"))
+            .collect();
+        assert_eq!(copy.len(), 1, "one rename, no sync: {calls}");
+    }
+}
+
+#[test]
+fn what_a_killed_copy_left_is_removed_by_the_next_one() {
+    let (host, origin) = (Host::new(), Origin::start());
+    origin.put("/job-1.2.bin", bytes(SIZE, 1));
+    origin.fault("/job-1.2.bin", Fault::Stall(100_000));
+    // A cache that cannot hold it: the download goes straight to a file beside the target.
+    let args = ["--copy-to=out", "--max-size=1M", "--stall-timeout=60"].map(str::to_owned);
+    let mut running = host.start([origin.url("/job-1.2.bin")].into_iter().chain(args));
+    hostkit_tests::eventually("the copy has begun", || {
+        every_file(&host.sandbox())
+            .iter()
+            .any(|file| file.metadata().is_ok_and(|found| found.len() > 0))
+    });
+    running.0.kill().unwrap();
+    running.0.wait().unwrap();
+    let left = every_file(&host.sandbox());
+    assert!(left.len() == 1 && !host.path("out").exists(), "{left:?}");
+    origin.clear_faults();
+    host.s3cache([&origin.url("/job-1.2.bin"), "--copy-to=out"])
+        .exits(0);
+    assert_eq!(every_file(&host.sandbox()), [host.path("out")]);
+    assert!(host.read("out") == bytes(SIZE, 1));
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_half_written() {
+    let Some(small) = or_skip("a small tmpfs", Tmpfs::mount(1 << 20)) else {
+        return;
+    };
+    let (host, origin) = (Host::new(), Origin::start());
+    origin.put("/job-1.2.bin", bytes(SIZE, 1));
+    let target = small.path().join("out");
+    std::fs::write(&target, "old").unwrap();
+    let url = origin.url("/job-1.2.bin");
+    let copy = format!("--copy-to={}", target.display());
+    for run in ["cold", "warm"] {
+        let told = host
+            .s3cache([&url, &copy])
+            .exits(73)
+            .says(target.to_str().unwrap());
+        told.says("free some space").says("No space left");
+        assert_eq!(every_file(&small.path()), [target.clone()], "{run}");
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "old", "{run}");
+    }
+    assert_eq!(
+        origin.bodies("/job-1.2.bin"),
+        1,
+        "it is cached all the same"
+    );
+}
+
+/// A tree of a file, a program and a symlink, packed by tar(1) and gzip(1).
+fn packed(host: &Host) -> [Vec<u8>; 3] {
+    let script = "mkdir -p in/lib && echo text >in/lib/a.txt && printf '#!/bin/sh\necho runs\n' >in/run && chmod 755 in/run \
+        && ln -s lib/a.txt in/link && tar -C in -cf p.tar . && gzip -k p.tar && gzip -c in/lib/a.txt >a.gz && rm -r in";
+    assert!(
+        host.program("bash")
+            .args(["-c", script])
+            .status()
+            .unwrap()
+            .success()
+    );
+    ["p.tar", "p.tar.gz", "a.gz"].map(|name| host.read(name))
+}
+
+#[test]
+fn archives_are_unpacked_into_a_directory() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let [tar, tgz, gz] = packed(&host);
+    for (name, body) in [
+        ("/p-1.2.tar", &tar),
+        ("/p-1.2.tar.gz", &tgz),
+        ("/p-1.2.tgz", &tgz),
+    ] {
+        origin.put(name, body.clone());
+        let out = format!("out{}", name.replace('/', "-"));
+        let told = host
+            .s3cache([&origin.url(name), &format!("--unpack-to={out}")])
+            .exits(0);
+        assert_eq!(told.stdout, "");
+        assert_eq!(host.read(format!("{out}/link")), b"text\n", "{name}");
+        let ran = host
+            .program(host.path(format!("{out}/run")))
+            .output()
+            .unwrap();
+        assert_eq!(ran.stdout, b"runs\n", "{name}");
+    }
+    origin.put("/words-1.2.txt.gz", gz);
+    host.s3cache([&origin.url("/words-1.2.txt.gz"), "--unpack-to=words"])
+        .exits(0);
+    assert_eq!(host.read("words/words-1.2.txt"), b"text\n");
+}
+
+#[test]
+fn unpacking_replaces_its_own_directory_as_a_whole_and_nobody_elses() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let [tar, tgz, _] = packed(&host);
+    origin.put("/p-1.2.tar", tar);
+    origin.put("/q-1.2.tgz", tgz[..tgz.len() / 2].to_vec());
+    let unpack =
+        |name: &str, to: &str| host.s3cache([&origin.url(name), &format!("--unpack-to={to}")]);
+    unpack("/p-1.2.tar", "out").exits(0);
+    unpack("/p-1.2.tar", "out").exits(0);
+    unpack("/q-1.2.tgz", "out").exits(65).says("q-1.2.tgz");
+    assert_eq!(host.read("out/lib/a.txt"), b"text\n", "the old one stays");
+    std::fs::create_dir(host.path("mine")).unwrap();
+    std::fs::write(host.path("mine/file"), "mine").unwrap();
+    unpack("/p-1.2.tar", "mine").exits(73).says("not empty");
+    std::fs::write(host.path("file"), "mine").unwrap();
+    unpack("/p-1.2.tar", "file").exits(73);
+    assert_eq!(
+        (host.read("mine/file"), host.read("file")),
+        (b"mine".to_vec(), b"mine".to_vec())
+    );
+    let names = std::fs::read_dir(host.sandbox())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let hidden: Vec<_> = names
+        .filter(|name| name.to_string_lossy().starts_with('.'))
+        .collect();
+    assert!(hidden.is_empty(), "{hidden:?}");
+}
+
+#[test]
+fn a_directory_that_a_killed_unpacking_left_is_removed_by_the_next_one() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let [tar, ..] = packed(&host);
+    origin.put("/p-1.2.tar", tar);
+    // As one with this number leaves it: no process has it any more.
+    let left = host.path(".out.s3cache-4194304");
+    std::fs::create_dir(&left).unwrap();
+    std::fs::write(left.join("half"), "half").unwrap();
+    host.s3cache([&origin.url("/p-1.2.tar"), "--unpack-to=out"])
+        .exits(0);
+    assert!(!left.exists());
+}

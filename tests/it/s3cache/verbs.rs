@@ -1,1 +1,280 @@
-//! To be written.
+//! The verbs for people: what is cached, by whom it is held, removing it, and output that scripts can read.
+
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use hostkit_tests::Running;
+use hostkit_tests::origin::{Fault, Origin};
+use serde_json::Value;
+
+use super::{HASH, Host, bytes, every_file, sha256};
+
+/// A host with two artifacts cached, `job` of 100,000 bytes and then `static.bin`, and their URLs.
+fn start() -> (Host, Origin, [String; 2]) {
+    let (host, origin) = (Host::new(), Origin::start());
+    let paths = [format!("/pex/job-{HASH}.bin"), "/static.bin".to_owned()];
+    origin.put(&paths[0], bytes(100_000, 1));
+    origin.put(&paths[1], "static");
+    let urls = paths.map(|path| origin.url(&path));
+    for url in &urls {
+        host.s3cache([url]).exits(0);
+    }
+    (host, origin, urls)
+}
+
+/// The objects of `--json` output, one per line.
+fn json<const N: usize>(host: &Host, args: [&str; N]) -> Vec<Value> {
+    let told = host.s3cache(args).exits(0);
+    told.stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// A program that holds a cached file as pexrun's programs do: open, with a shared lock.
+fn hold(host: &Host, blob: &PathBuf) -> Running {
+    let file = std::fs::File::open(blob).unwrap();
+    file.lock_shared().unwrap();
+    let mut holder: Command = host.program("sleep");
+    holder
+        .arg("600")
+        .stdin(Stdio::from(file.as_fd().try_clone_to_owned().unwrap()));
+    Running(holder.spawn().unwrap())
+}
+
+fn blob(host: &Host, name: &str) -> PathBuf {
+    let found = every_file(&host.cache()).into_iter();
+    let mut found =
+        found.filter(|file| file.to_string_lossy().contains("/blobs/") && file.ends_with(name));
+    found.next().unwrap()
+}
+
+#[test]
+fn ls_shows_size_digest_age_and_use() {
+    let (host, _origin, urls) = start();
+    let rows = json(&host, ["ls", "--json"]);
+    assert_eq!(rows.len(), 2);
+    let job = rows.iter().find(|row| row["source"] == urls[0]).unwrap();
+    assert_eq!(job["size"], 100_000);
+    assert_eq!(job["sha256"], sha256(&bytes(100_000, 1)));
+    assert_eq!(job["name"], format!("job-{HASH}.bin"));
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    for time in ["fetched", "used"] {
+        let age = now.abs_diff(job[time].as_u64().unwrap());
+        assert!(age < 60, "{time}: {age}");
+    }
+    let table = host.s3cache(["ls"]).exits(0).stdout;
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 3);
+    assert!(
+        lines[0].contains("SIZE") && lines[0].contains("LEASE"),
+        "{table}"
+    );
+    assert!(
+        table.contains("97.7 KiB") && table.contains(&urls[0]),
+        "{table}"
+    );
+    let one = host
+        .s3cache(["ls", &sha256(b"static")[..8]])
+        .exits(0)
+        .stdout;
+    assert!(
+        one.contains("/static.bin") && one.lines().count() == 2,
+        "{one}"
+    );
+}
+
+#[test]
+fn ls_shows_who_holds_an_artifact_and_rm_leaves_it() {
+    let (host, _origin, urls) = start();
+    let holder = hold(&host, &blob(&host, "static.bin"));
+    // The lock belongs to an open file that this process and its child share: the kernel names the one that took it.
+    let holders = [std::process::id(), holder.0.id()];
+    let rows = json(&host, ["ls", "--json", "static.bin"]);
+    let leases: Vec<u64> = rows[0]["leases"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|pid| pid.as_u64().unwrap())
+        .collect();
+    assert_eq!(leases.len(), 1, "{leases:?}");
+    assert!(
+        holders.iter().any(|pid| leases == [u64::from(*pid)]),
+        "{leases:?}"
+    );
+    let rows = json(&host, ["ls", "--json", &urls[0]]);
+    assert_eq!(rows[0]["leases"], serde_json::json!([]));
+    host.s3cache(["rm", "static.bin"]).exits(75).says("in use");
+    host.s3cache(["ls", "static.bin"]).exits(0);
+    host.s3cache(["gc", "--max-size=1"]).exits(0);
+    assert!(
+        blob(&host, "static.bin").exists(),
+        "what is held is not collected"
+    );
+    drop(holder);
+    host.s3cache(["rm", "static.bin"]).exits(0);
+    assert_eq!(json(&host, ["ls", "--json"]).len(), 0);
+}
+
+#[test]
+fn rm_takes_a_source_a_name_or_a_digest_and_names_what_is_not_there() {
+    let (host, origin, urls) = start();
+    host.s3cache(["rm", "nothing.bin"])
+        .exits(66)
+        .says("nothing.bin");
+    let told = host.s3cache(["rm", &urls[0]]).exits(0);
+    assert_eq!(told.stdout, format!("removed {}\n", urls[0]));
+    host.s3cache(["rm", &sha256(b"static")[..12]]).exits(0);
+    assert_eq!(json(&host, ["ls", "--json"]).len(), 0);
+    assert_eq!(json(&host, ["stats", "--json"])[0]["bytes"], 0);
+    origin.reset_counters();
+    host.s3cache([&urls[0]]).exits(0);
+    assert_eq!(
+        origin.bodies(&format!("/pex/job-{HASH}.bin")),
+        1,
+        "it is fetched again"
+    );
+}
+
+#[test]
+fn stats_and_verify_count_what_is_there() {
+    let (host, _origin, urls) = start();
+    let stats = &json(&host, ["stats", "--json"])[0];
+    assert_eq!(stats["sources"], 2);
+    assert_eq!(stats["blobs"], 2);
+    assert_eq!(stats["bytes"], 100_006);
+    assert_eq!(stats["partial_bytes"], 0);
+    assert!(
+        host.s3cache(["stats"])
+            .exits(0)
+            .stdout
+            .contains("2 artifacts")
+    );
+    let rows = json(&host, ["verify", "--json"]);
+    assert_eq!(rows.len(), 2);
+    assert!(rows.iter().all(|row| row["state"] == "ok"), "{rows:?}");
+    assert_eq!(json(&host, ["verify", "--json", &urls[0]]).len(), 1);
+}
+
+#[test]
+fn gc_keeps_the_bound_and_what_was_used_last() {
+    let (host, origin, urls) = start();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    // The time of a blob's folder says when it was used last, or that of the last read, whichever is later.
+    let file = blob(&host, "static.bin");
+    let folder = std::fs::File::open(file.parent().unwrap()).unwrap();
+    folder.set_modified(old).unwrap();
+    let read = std::fs::FileTimes::new().set_accessed(old);
+    std::fs::File::open(&file).unwrap().set_times(read).unwrap();
+    let freed = &json(&host, ["gc", "--json", "--max-size=100001"])[0];
+    assert_eq!(
+        (&freed["blobs"], &freed["held"]),
+        (&Value::from(1), &Value::from(100_000))
+    );
+    let left = json(&host, ["ls", "--json"]);
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0]["source"], urls[0]);
+    origin.reset_counters();
+    host.s3cache([&urls[0]]).exits(0);
+    assert_eq!(origin.connections(), 0);
+    json(&host, ["gc", "--json", "--max-age=0"]);
+    assert_eq!(json(&host, ["ls", "--json"]).len(), 0);
+}
+
+#[test]
+fn gc_removes_what_a_killed_fetch_left() {
+    let (host, origin) = (Host::new(), Origin::start());
+    origin.put("/big-1.2.bin", bytes(1 << 20, 1));
+    origin.fault("/big-1.2.bin", Fault::Stall(100_000));
+    let mut running = host.start([origin.url("/big-1.2.bin"), "--part-size=256K".to_owned()]);
+    let partial = || {
+        json(&host, ["stats", "--json"])[0]["partial_bytes"]
+            .as_u64()
+            .unwrap()
+    };
+    hostkit_tests::eventually("bytes arrive", || host.cache().exists() && partial() > 0);
+    json(&host, ["gc", "--json"]);
+    assert!(partial() > 0, "what is on its way is left alone");
+    running.0.kill().unwrap();
+    running.0.wait().unwrap();
+    json(&host, ["gc", "--json"]);
+    // What can be continued may stay a while; nothing of it is counted as an artifact.
+    assert_eq!(json(&host, ["stats", "--json"])[0]["blobs"], 0);
+    origin.clear_faults();
+    host.s3cache([
+        &origin.url("/big-1.2.bin"),
+        "--copy-to=out",
+        "--part-size=256K",
+    ])
+    .exits(0);
+    assert!(host.read("out") == bytes(1 << 20, 1));
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let (host, _origin, urls) = start();
+    for args in [
+        &["ls"][..],
+        &["ls", "--json"],
+        &["stats"],
+        &["verify"],
+        &["--help"],
+        &[&urls[0]],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let told = host
+            .command(args)
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&told.stderr);
+        assert_eq!(told.status.code(), Some(0), "{args:?}: {said}");
+        assert!(
+            !said.contains("panicked") && !said.contains("pipe"),
+            "{args:?}: {said}"
+        );
+    }
+}
+
+#[test]
+fn without_a_cache_each_verb_names_the_directory() {
+    let host = Host::new();
+    for verb in ["ls", "stats", "verify", "gc"] {
+        let told = host.s3cache([verb]).exits(66);
+        told.says(host.cache().to_str().unwrap())
+            .says("--cache-dir");
+    }
+}
+
+#[test]
+fn exists_works_over_http_too() {
+    let (host, origin, urls) = start();
+    host.s3cache(["exists", &urls[0]]).exits(0);
+    host.s3cache(["exists", &origin.url("/none")]).exits(66);
+    origin.fault("/static.bin", Fault::RefuseHead);
+    assert_eq!(json(&host, ["exists", "--json", &urls[1]])[0]["size"], 6);
+    origin.fault(
+        "/static.bin",
+        Fault::Status {
+            code: 403,
+            retry_after: None,
+        },
+    );
+    host.s3cache(["exists", &urls[1]]).exits(77);
+    origin.fault(
+        "/static.bin",
+        Fault::Status {
+            code: 500,
+            retry_after: None,
+        },
+    );
+    host.s3cache(["exists", &urls[1]]).exits(69);
+    drop(origin);
+    host.s3cache(["exists", &urls[0]]).exits(69);
+}

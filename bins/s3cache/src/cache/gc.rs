@@ -13,6 +13,9 @@ use super::space::{self, Stored};
 /// Partial downloads older than this are not continued any more.
 const PARTIAL_AGE: Duration = Duration::from_secs(24 * 3600);
 
+/// Deeper than this nothing is unpacked: whoever nests directories without end only wants the stack to.
+const DEPTH: usize = 128;
+
 /// What housekeeping did to one share.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Freed {
@@ -26,57 +29,89 @@ pub struct Freed {
     pub pex_root: bool,
 }
 
-/// Removes garbage of a share: dead partial downloads, quarantined blobs, entries without a blob, locks nobody holds.
+/// Removes garbage of a share: dead partial downloads, quarantined blobs, entries without a blob, locks nobody holds,
+/// and what a killed process left of writing them.
 ///
 /// # Errors
 /// The disk fails.
 pub fn sweep(share: &Share) -> io::Result<Freed> {
     let mut freed = Freed {
-        bytes: space::remove_dead_partials(share, PARTIAL_AGE)?,
+        bytes: share.own_failures(space::remove_dead_partials(share, PARTIAL_AGE))?,
         ..Freed::default()
     };
-    for_each_record(share, "index", |shelf, name| {
+    share.own_failures(for_each_record(share, "index", |shelf, name| {
+        if name.starts_with('.') {
+            return remove_old(shelf, name);
+        }
         let gone = share.entry(name).map_or(true, |entry| {
             share.open_blob(&entry.sha256, &entry.name).is_err()
         });
-        if gone && name.len() == 64 {
-            shelf.remove_file(name)?;
+        if gone && name.len() == 64 && shelf.remove_file(name).is_ok() {
             freed.entries += 1;
         }
-        Ok(())
-    })?;
-    for_each_record(share, "locks", |shelf, name| {
-        let old = shelf
-            .stat(name)
-            .is_ok_and(|found| age(found.st_mtime) > PARTIAL_AGE);
+    }))?;
+    share.own_failures(for_each_record(share, "locks", |shelf, name| {
         // Held while it is removed: who waits for it looks again whether it still is what stands there.
-        if old && let Some(_lock) = shelf.try_lock(name, 0o600)? {
-            shelf.remove_file(name)?;
+        if is_old(shelf, name)
+            && let Ok(Some(_lock)) = share.try_lock(shelf, name)
+        {
+            let _ = shelf.remove_file(name);
         }
-        Ok(())
-    })?;
+    }))?;
+    share.own_failures(remove_empty(share))?;
     Ok(freed)
 }
 
-fn age(seconds: i64) -> Duration {
-    let then = std::time::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-    clock::now().duration_since(then).unwrap_or_default()
+/// Removes a temporary file of a process that has been gone for long.
+fn remove_old(dir: &Dir, name: &str) {
+    if name.ends_with(".tmp") && is_old(dir, name) {
+        let _ = dir.remove_file(name);
+    }
+}
+
+/// Whether it was written so long ago, or in a future that the clock has stepped back from.
+fn is_old(dir: &Dir, name: &str) -> bool {
+    dir.stat(name).is_ok_and(|found| {
+        let seconds = u64::try_from(found.st_mtime).unwrap_or(0);
+        let written = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
+        !clock::now()
+            .duration_since(written)
+            .is_ok_and(|since| since <= PARTIAL_AGE)
+    })
+}
+
+/// Removes the folders of blobs that never came. Who is about to move one in makes its folder again.
+fn remove_empty(share: &Share) -> io::Result<()> {
+    let blobs = share.dir().child("blobs")?;
+    for shelf in blobs.entries()? {
+        let Ok(shelf) = blobs.child(shelf?.0) else {
+            continue;
+        };
+        for blob in shelf.entries()? {
+            // Refused when there is something in it.
+            let _ = shelf.remove_dir(blob?.0);
+        }
+    }
+    Ok(())
 }
 
 fn for_each_record(
     share: &Share,
     folder: &str,
-    mut visit: impl FnMut(&Dir, &str) -> io::Result<()>,
+    mut visit: impl FnMut(&Dir, &str),
 ) -> io::Result<()> {
     let records = share.records(folder)?;
     for shelf in records.entries()? {
         let (name, is_dir) = shelf?;
         if !is_dir {
+            remove_old(&records, &name.to_string_lossy());
             continue;
         }
-        let shelf = records.child(&name)?;
+        let Ok(shelf) = records.child(&name) else {
+            continue;
+        };
         for record in shelf.entries()? {
-            visit(&shelf, &record?.0.to_string_lossy())?;
+            visit(&shelf, &record?.0.to_string_lossy());
         }
     }
     Ok(())
@@ -88,18 +123,21 @@ pub fn pex_root_bytes(share: &Share) -> u64 {
     share
         .dir()
         .child("pex-root")
-        .and_then(|dir| tree_bytes(&dir))
+        .and_then(|dir| tree_bytes(&dir, 0))
         .unwrap_or(0)
 }
 
-fn tree_bytes(dir: &Dir) -> io::Result<u64> {
+fn tree_bytes(dir: &Dir, depth: usize) -> io::Result<u64> {
     let mut bytes = 0;
+    if depth > DEPTH {
+        return Ok(bytes);
+    }
     for entry in dir.entries()? {
         let (name, is_dir) = entry?;
         if is_dir {
             bytes += dir
                 .child(&name)
-                .and_then(|child| tree_bytes(&child))
+                .and_then(|child| tree_bytes(&child, depth + 1))
                 .unwrap_or(0);
         } else if let Ok(found) = dir.stat(&name) {
             bytes += u64::try_from(found.st_size).unwrap_or(0);
@@ -122,10 +160,13 @@ pub fn prune_pex_root(share: &Share) -> io::Result<bool> {
     if !try_exclusive(&handle)? {
         return Ok(false);
     }
-    for entry in root.entries()? {
-        root.remove_all(entry?.0)?;
-    }
-    Ok(true)
+    let remove = || {
+        for entry in root.entries()? {
+            root.remove_all(entry?.0)?;
+        }
+        Ok(true)
+    };
+    share.own_failures(remove())
 }
 
 /// A blob of some share.
@@ -145,7 +186,8 @@ pub fn by_age<'a>(shares: &[&'a Share]) -> io::Result<Vec<Candidate<'a>>> {
     let mut found = Vec::new();
     for share in shares {
         found.extend(
-            space::blobs(share)?
+            share
+                .own_failures(space::blobs(share))?
                 .into_iter()
                 .map(|blob| Candidate { share, blob }),
         );

@@ -10,6 +10,7 @@ pub mod partial;
 pub mod share;
 pub mod space;
 
+use std::cell::OnceCell;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -28,8 +29,9 @@ pub struct Cache {
     root: Dir,
     /// The caller's own part.
     pub own: Share,
-    /// Parts whose entries are used without asking anybody.
-    pub trusted: Vec<Share>,
+    /// Parts whose entries are used without asking anybody, each opened as soon as it is there: its owner's first run
+    /// may be going on at this moment.
+    trusted: Vec<(u32, OnceCell<Share>)>,
     /// Whether the caller is one of several uids that trust each other, and fetch once for all of them.
     pub mutual: bool,
 }
@@ -63,30 +65,41 @@ impl Cache {
         let mut set = vec![0];
         set.extend(&settings.trusted_uids);
         let mutual = !settings.trusted_uids.is_empty() && set.contains(&me);
-        let trusted: Vec<Share> = set
-            .into_iter()
-            .filter(|uid| *uid != me)
-            .filter_map(|uid| Share::open(&root, uid, false).ok())
-            .collect();
+        set.sort_unstable();
+        set.dedup();
+        set.retain(|uid| *uid != me);
         match Share::open(&root, me, true) {
             Ok(own) => Ok(Self {
                 root,
                 own,
-                trusted,
+                trusted: set.into_iter().map(|uid| (uid, OnceCell::new())).collect(),
                 mutual,
             }),
             Err(error) => {
                 let why = format!(
                     "its folder {me} is not usable: {error}; it must belong to uid {me} alone"
                 );
-                Err(unusable(why, trusted))
+                let open = |uid| Share::open(&root, uid, false).ok();
+                Err(unusable(why, set.into_iter().filter_map(open).collect()))
             }
         }
     }
 
     /// The caller's own part, then those it trusts.
     pub fn shares(&self) -> impl Iterator<Item = &Share> {
-        std::iter::once(&self.own).chain(&self.trusted)
+        std::iter::once(&self.own).chain(self.trusted())
+    }
+
+    /// The parts of those the caller trusts that are there by now.
+    pub fn trusted(&self) -> impl Iterator<Item = &Share> {
+        self.trusted.iter().filter_map(|(uid, cell)| {
+            if cell.get().is_none()
+                && let Ok(share) = Share::open(&self.root, *uid, false)
+            {
+                let _ = cell.set(share);
+            }
+            cell.get()
+        })
     }
 
     /// Looks a source up in every part that is used without asking anybody.
@@ -98,10 +111,10 @@ impl Cache {
     /// Parts of uids that are neither the caller's nor trusted. What is in them is hostile.
     #[must_use]
     pub fn foreign(&self) -> Vec<Share> {
-        let known: Vec<u32> = self.shares().map(|share| share.uid).collect();
+        let trusted = |uid| self.trusted.iter().any(|(known, _)| *known == uid);
         let mut found: Vec<Share> = uids(&self.root)
             .into_iter()
-            .filter(|uid| !known.contains(uid))
+            .filter(|uid| *uid != self.own.uid && !trusted(*uid))
             .filter_map(|uid| Share::open(&self.root, uid, false).ok())
             .collect();
         found.sort_by_key(|share| share.uid);
@@ -132,8 +145,14 @@ pub fn uids(root: &Dir) -> Vec<u32> {
     let Ok(entries) = root.entries() else {
         return Vec::new();
     };
+    // Everybody may make names there: only the one that a uid has counts, not `007` or `+7`.
     entries
-        .filter_map(|entry| entry.ok()?.0.to_str()?.parse().ok())
+        .filter_map(|entry| {
+            let name = entry.ok()?.0.into_string().ok()?;
+            name.parse()
+                .ok()
+                .filter(|uid: &u32| uid.to_string() == name)
+        })
         .collect()
 }
 

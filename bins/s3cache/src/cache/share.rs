@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
-use hostkit::dir::{Dir, Durability, try_shared};
+use hostkit::dir::{Dir, Durability, try_exclusive, try_shared};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
@@ -59,17 +59,21 @@ pub struct Share {
     pub uid: u32,
     /// Whether the caller may write to it.
     pub own: bool,
+    /// Whether what is missing is made: only in one's own, as its owner could not use what root makes there.
+    creates: bool,
     dir: Dir,
 }
 
 impl Share {
-    /// Opens the part of `uid` below the cache directory. With `create` it is made, which only its owner can do.
+    /// Opens the part of `uid` below the cache directory. `own` is whether the caller may write to it; what is missing
+    /// is made when the caller is `uid`.
     ///
     /// # Errors
     /// It does not exist, cannot be opened, or is not `uid`'s alone to write.
     pub fn open(root: &Dir, uid: u32, own: bool) -> io::Result<Self> {
         let name = uid.to_string();
-        let dir = if own {
+        let creates = own && nix::unistd::geteuid().as_raw() == uid;
+        let dir = if creates {
             root.make_child(&name, 0o755)?
         } else {
             root.child(&name)?
@@ -87,7 +91,7 @@ impl Share {
                 "others can write to it",
             ));
         }
-        if own {
+        if creates {
             for (folder, mode) in [
                 ("blobs", 0o755),
                 ("index", 0o755),
@@ -101,7 +105,27 @@ impl Share {
                 }
             }
         }
-        Ok(Self { uid, own, dir })
+        Ok(Self {
+            uid,
+            own,
+            creates,
+            dir,
+        })
+    }
+
+    /// What came of work on this share. In somebody else's part, where only root works, a failure may be its owner's
+    /// doing: it is logged, and must not keep root from the parts of others.
+    ///
+    /// # Errors
+    /// In one's own part as given.
+    pub fn own_failures<T: Default>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.or_else(|error| {
+            if self.creates {
+                return Err(error);
+            }
+            tracing::warn!(uid = self.uid, %error, "cannot work on this user's part of the cache");
+            Ok(T::default())
+        })
     }
 
     /// The directory itself.
@@ -124,10 +148,28 @@ impl Share {
     /// As openat(2); in one's own part it is made when missing.
     pub fn shelf(&self, folder: &str, key: &str) -> io::Result<Dir> {
         let records = self.records(folder)?;
-        if self.own {
-            records.make_child(&key[..2], 0o755)
+        // Names in somebody else's part are whatever they like.
+        let start = key.get(..2).ok_or(io::ErrorKind::InvalidInput)?;
+        if self.creates {
+            records.make_child(start, 0o755)
         } else {
-            records.child(&key[..2])
+            records.child(start)
+        }
+    }
+
+    /// Takes a lock that is held for as long as the file is open; `None` when somebody else holds it. In somebody
+    /// else's part only a file that is there can be locked, and one that is missing is nobody's.
+    ///
+    /// # Errors
+    /// As openat(2) and flock(2).
+    pub fn try_lock(&self, dir: &Dir, name: &str) -> io::Result<Option<Option<File>>> {
+        if self.creates {
+            return Ok(dir.try_lock(name, 0o600)?.map(Some));
+        }
+        match dir.open_file(name) {
+            Ok(file) => Ok(try_exclusive(&file)?.then_some(Some(file))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(None)),
+            Err(error) => Err(error),
         }
     }
 
@@ -172,7 +214,8 @@ impl Share {
             tracing::debug!(path = %path.display(), "the file's stamp changed, its bytes did not");
             entry.stamp = stamp;
             if self.own {
-                self.write_entry(key, &entry)?;
+                // Without it the next run reads the blob again, and that is all.
+                let _ = self.write_entry(key, &entry);
             }
         }
         if self.own {
@@ -241,6 +284,10 @@ impl Share {
         key: &str,
         entry: &mut Entry,
     ) -> io::Result<PathBuf> {
+        // What was verified is the open file; what is moved goes by its name.
+        if !from.is_at(file, name)? {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         nix::sys::stat::fchmod(file, nix::sys::stat::Mode::from_bits_truncate(BLOB_MODE))?;
         file.sync_all()?;
         let blobs = self.dir.child("blobs")?;
@@ -255,21 +302,32 @@ impl Share {
                 Err(error) => return Err(error),
             }
         };
+        let entered = self.enter([&dir, &shelf, &blobs], file, key, entry);
+        if entered.is_err() {
+            // Its caller gives the space back that it has, so that it must not stay.
+            let _ = super::space::remove_blob(self, &entry.sha256);
+        }
+        entered.map(|()| dir.path().join(&entry.name))
+    }
+
+    /// Enters a blob that has just been moved in. The directories are its own and those above it.
+    fn enter(&self, dirs: [&Dir; 3], file: &File, key: &str, entry: &mut Entry) -> io::Result<()> {
+        let [dir, ..] = dirs;
         // The same content under another name becomes the same file: one copy on disk, one lock for both.
         for other in dir.entries()? {
             let (other, _) = other?;
             if other != OsStr::new(&entry.name) {
                 let temp = format!(".{}.tmp", std::process::id());
+                let _ = dir.remove_file(&temp);
                 dir.link(&entry.name, &temp)?;
-                dir.rename(&temp, &dir, &other)?;
+                dir.rename(&temp, dir, &other)?;
             }
         }
-        for made in [&dir, &shelf, &blobs] {
+        for made in dirs {
             made.sync()?;
         }
         entry.stamp = Stamp::of(&file.metadata()?);
-        self.write_entry(key, entry)?;
-        Ok(dir.path().join(&entry.name))
+        self.write_entry(key, entry)
     }
 
     /// Puts a blob that is not what its name says where nobody uses it, and forgets its source.

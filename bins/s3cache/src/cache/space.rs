@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, SystemTime};
 
+use hostkit::clock;
 use hostkit::dir::{Dir, Durability, try_exclusive};
 use hostkit::units::show_size;
 use nix::errno::Errno;
@@ -17,7 +18,12 @@ use nix::sys::statvfs::fstatvfs;
 use tracing::info;
 
 use super::share::Share;
+use crate::digest;
 
+/// The longest that another process's making room is waited for: it may have been stopped in the middle of it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often the lock is tried until then.
+const POLL: Duration = Duration::from_millis(5);
 /// With more blobs than this an eviction goes a sixteenth below the bound, so that the next fetches need none.
 const MANY: usize = 256;
 
@@ -52,6 +58,29 @@ pub fn reserve(
     have: u64,
     want: u64,
 ) -> io::Result<Result<(), String>> {
+    match reserve_locked(share, bounds, data, have, want) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(Err(error.to_string())),
+        // Not even a counter can be written.
+        Err(error) if is_full(&error) => Ok(Err(format!(
+            "the disk of {} is full",
+            share.dir().path().display()
+        ))),
+        other => other,
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw);
+    matches!(code, Some(Errno::ENOSPC | Errno::EDQUOT))
+}
+
+fn reserve_locked(
+    share: &Share,
+    bounds: Bounds,
+    data: &File,
+    have: u64,
+    want: u64,
+) -> io::Result<Result<(), String>> {
     let more = want.saturating_sub(have);
     if want > bounds.max_size {
         let (want, max) = (show_size(want), show_size(bounds.max_size));
@@ -63,9 +92,8 @@ pub fn reserve(
         None => count(share)?,
     };
     let fits = |held: u64| {
-        Ok::<_, io::Error>(
-            held + more <= bounds.max_size && free(share)? >= bounds.keep_free + more,
-        )
+        let room = free(share)? >= bounds.keep_free.saturating_add(more);
+        Ok::<_, io::Error>(held.saturating_add(more) <= bounds.max_size && room)
     };
     if !fits(held)? {
         held = evict(share, bounds, more)?;
@@ -81,8 +109,7 @@ pub fn reserve(
     // Written before the space is taken: a crash in between leaves the counter too high, which the next eviction mends.
     write_counter(share, held + more)?;
     match allocate(data, have, more) {
-        Err(error) if matches!(error.raw_os_error(), Some(code) if code == Errno::ENOSPC as i32 || code == Errno::EDQUOT as i32) =>
-        {
+        Err(error) if is_full(&error) => {
             write_counter(share, held)?;
             Ok(Err(format!("the disk has no {} left", show_size(more))))
         }
@@ -107,10 +134,13 @@ pub fn release(share: &Share, bytes: u64) -> io::Result<()> {
 /// # Errors
 /// The disk fails.
 pub fn recount(share: &Share) -> io::Result<u64> {
-    let _lock = lock(share)?;
-    let held = count(share)?;
-    write_counter(share, held)?;
-    Ok(held)
+    let recount = || {
+        let _lock = lock(share)?;
+        let held = count(share)?;
+        write_counter(share, held)?;
+        Ok(held)
+    };
+    share.own_failures(recount())
 }
 
 fn allocate(data: &File, have: u64, more: u64) -> io::Result<()> {
@@ -134,10 +164,21 @@ fn free(share: &Share) -> io::Result<u64> {
     Ok(found.blocks_available() as u64 * found.fragment_size() as u64)
 }
 
-fn lock(share: &Share) -> io::Result<File> {
-    let file = share.records("locks")?.open_or_create("space", 0o600)?;
-    file.lock()?;
-    Ok(file)
+fn lock(share: &Share) -> io::Result<Option<File>> {
+    let dir = share.records("locks")?;
+    let began = clock::since_boot();
+    loop {
+        if let Some(lock) = share.try_lock(&dir, "space")? {
+            return Ok(lock);
+        }
+        if clock::since_boot().saturating_sub(began) > PATIENCE {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "another process is making room in the cache and does not get on",
+            ));
+        }
+        std::thread::sleep(POLL);
+    }
 }
 
 fn read_counter(share: &Share) -> Option<u64> {
@@ -183,15 +224,21 @@ pub fn blobs(share: &Share) -> io::Result<Vec<Stored>> {
     let root = share.dir().child("blobs")?;
     let mut found = Vec::new();
     for shelf in root.entries()? {
-        let Ok(shelf) = root.child(&shelf?.0) else {
+        let start = shelf?.0.to_string_lossy().into_owned();
+        let Ok(shelf) = root.child(&start) else {
             continue;
         };
+        if start.len() != 2 {
+            continue;
+        }
         for blob in shelf.entries()? {
             let (name, _) = blob?;
-            let Some(stored) = stored(&shelf, &name.to_string_lossy()) else {
-                continue;
-            };
-            found.push(stored);
+            let name = name.to_string_lossy();
+            // Anything else is not ours; in another user's part it may have any name.
+            if digest::parse(&name).is_ok_and(|sha256| sha256 == name && sha256.starts_with(&start))
+            {
+                found.extend(stored(&shelf, &name));
+            }
         }
     }
     Ok(found)
@@ -199,15 +246,18 @@ pub fn blobs(share: &Share) -> io::Result<Vec<Stored>> {
 
 fn stored(shelf: &Dir, sha256: &str) -> Option<Stored> {
     let dir = shelf.child(sha256).ok()?;
-    let seconds =
-        |time: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time).unwrap_or(0));
-    let mut used = seconds(dir.metadata().ok()?.st_mtime);
+    let at = |seconds: i64, nanoseconds: i64| {
+        let (seconds, nanoseconds) = (u64::try_from(seconds), u32::try_from(nanoseconds));
+        SystemTime::UNIX_EPOCH + Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0))
+    };
+    let found = dir.metadata().ok()?;
+    let mut used = at(found.st_mtime, found.st_mtime_nsec);
     let mut size = 0;
     for entry in dir.entries().ok()? {
         let file = dir.stat(&entry.ok()?.0).ok()?;
         // Links of one file: every name has the same length. Its atime knows of users who cannot mark the folder.
         size = u64::try_from(file.st_size).unwrap_or(0);
-        used = used.max(seconds(file.st_atime));
+        used = used.max(at(file.st_atime, file.st_atime_nsec));
     }
     Some(Stored {
         sha256: sha256.to_owned(),
@@ -228,12 +278,19 @@ fn evict(share: &Share, bounds: Bounds, more: u64) -> io::Result<u64> {
     };
     blobs.sort_by_key(|blob| blob.used);
     for blob in blobs {
-        if held + more + slack <= bounds.max_size && free(share)? >= bounds.keep_free + more {
+        if held.saturating_add(more).saturating_add(slack) <= bounds.max_size
+            && free(share)? >= bounds.keep_free.saturating_add(more)
+        {
             break;
         }
-        if remove_blob(share, &blob.sha256)? {
+        let removed = match remove_blob(share, &blob.sha256) {
+            // gc may be going on.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            other => other?,
+        };
+        if removed {
             info!(sha256 = blob.sha256, bytes = blob.size, "evicted");
-            held -= blob.size;
+            held = held.saturating_sub(blob.size);
         }
     }
     Ok(held)
@@ -242,12 +299,20 @@ fn evict(share: &Share, bounds: Bounds, more: u64) -> io::Result<u64> {
 /// Removes a blob unless somebody holds a lease on it; says whether it is gone.
 ///
 /// # Errors
-/// As unlinkat(2).
+/// As unlinkat(2); `NotFound` when it was gone before.
 pub fn remove_blob(share: &Share, sha256: &str) -> io::Result<bool> {
-    let shelf = share.dir().child("blobs")?.child(&sha256[..2])?;
+    match unlink_blob(share, sha256) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error),
+        other => share.own_failures(other),
+    }
+}
+
+fn unlink_blob(share: &Share, sha256: &str) -> io::Result<bool> {
+    let start = sha256.get(..2).ok_or(io::ErrorKind::InvalidInput)?;
+    let shelf = share.dir().child("blobs")?.child(start)?;
     let dir = shelf.child(sha256)?;
     let names: Vec<_> = dir.entries()?.collect::<io::Result<_>>()?;
-    let mut locks = Vec::new();
+    let mut locks: Vec<(u64, File)> = Vec::new();
     for (name, _) in &names {
         if let Ok(file) = dir.open_file(name) {
             // Links of one file share its lock, which we may hold already.
@@ -262,12 +327,24 @@ pub fn remove_blob(share: &Share, sha256: &str) -> io::Result<bool> {
         }
     }
     for (name, _) in &names {
-        dir.remove_file(name)?;
+        // The same content may be published again under this name at this moment: that file is not ours to remove.
+        let regular = dir.open_file(name).and_then(|file| file.metadata());
+        if regular.is_ok_and(|found| !locks.iter().any(|(held, _)| *held == found.ino())) {
+            continue;
+        }
+        gone(dir.remove_all(name))?;
     }
     match shelf.remove_dir(sha256) {
-        // Somebody is publishing the same content again at this moment.
         Err(error) if error.raw_os_error() == Some(Errno::ENOTEMPTY as i32) => Ok(true),
-        other => other.map(|()| true),
+        other => gone(other).map(|()| true),
+    }
+}
+
+/// What somebody else removed is removed.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 
@@ -296,17 +373,22 @@ pub fn remove_dead_partials(share: &Share, age: Duration) -> io::Result<u64> {
         let mut words = name.split('.');
         let _lock = match (words.next(), words.next(), words.next()) {
             (Some(key), Some(turn), Some("data" | "record")) if key.len() == 64 => {
-                match share
-                    .shelf("locks", key)?
-                    .try_lock(&format!("{key}.{turn}"), 0o600)?
-                {
-                    Some(lock) => Some(lock),
-                    None => continue,
+                let locked = share
+                    .shelf("locks", key)
+                    .and_then(|shelf| share.try_lock(&shelf, &format!("{key}.{turn}")));
+                match locked {
+                    Ok(Some(lock)) => lock,
+                    // A lock that cannot be had because there is no place for one is nobody's.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                    _ => continue,
                 }
             }
             _ => None,
         };
-        dir.remove_file(&name)?;
+        if dir.remove_file(&name).is_err() {
+            // Somebody else was faster, or it is not a file.
+            continue;
+        }
         freed += u64::try_from(found.st_size).unwrap_or(0);
     }
     Ok(freed)

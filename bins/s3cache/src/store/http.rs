@@ -256,9 +256,19 @@ fn credentials(url: &Url) -> Result<Option<(String, String)>, StoreError> {
         netrc::Error::Io(error) => broken(error.to_string()),
         netrc::Error::Parse(_, line) => broken(format!("line {line} is not understood")),
     })?;
-    let named = |host: &str| file.hosts.iter().find(|(name, _)| name == host).map(|(_, machine)| machine);
+    let named = |host: &str| {
+        file.hosts
+            .iter()
+            .find(|(name, _)| name == host)
+            .map(|(_, machine)| machine)
+    };
     let machine = url.host_str().and_then(named).or(file.default.as_ref());
-    Ok(machine.map(|machine| (machine.login.clone(), machine.password.clone().unwrap_or_default())))
+    Ok(machine.map(|machine| {
+        (
+            machine.login.clone(),
+            machine.password.clone().unwrap_or_default(),
+        )
+    }))
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
@@ -292,56 +302,87 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
 
 /// Names what a reader of reqwest's error would have to guess.
 pub(super) fn explain(error: reqwest::Error, host: &str) -> StoreError {
-    let mut chain = error.to_string();
-    let mut next = std::error::Error::source(&error);
-    while let Some(cause) = next {
-        chain.push_str(&format!(": {cause}"));
-        next = cause.source();
-    }
     let error = error.without_url();
-    let fatal = |message: &str, remedy: &str| StoreError::new(Kind::Fatal, message).remedy(remedy);
-    let explained = if chain.contains("UnknownIssuer") {
-        fatal(
-            "the server's certificate is signed by an unknown authority",
-            "give that authority's certificate with --ca-file",
-        )
-    } else if chain.contains("CaUsedAsEndEntity") {
-        fatal(
-            "the server presents a CA certificate as its own",
-            "issue it a leaf certificate (CA:FALSE)",
-        )
-    } else if chain.contains("Expired") || chain.contains("NotValidYet") {
-        fatal(
-            "the server's certificate is not valid now",
-            "renew it, or set this host's clock",
-        )
-    } else if chain.contains("NotValidForName") {
-        fatal(
-            &format!("the server's certificate is not for {host}"),
-            "use the name the certificate is for",
-        )
-    } else if chain.contains("CertificateRequired") {
-        fatal(
-            "the server wants a client certificate",
-            "give one with --client-cert and --client-key",
-        )
-    } else if chain.contains("invalid peer certificate")
-        || chain.contains("received corrupt message")
-    {
-        fatal(
-            "TLS with the server failed",
-            "check that the port speaks TLS and its certificate is in order",
-        )
-    } else if error.is_connect() {
-        StoreError::new(Kind::Transient, "cannot connect")
-    } else if error.is_timeout() {
-        StoreError::new(Kind::Transient, "no answer in time")
-    } else if error.is_builder() || error.is_redirect() {
-        StoreError::new(Kind::Fatal, "the request cannot be made")
-    } else {
-        StoreError::new(Kind::Transient, "the connection broke")
+    let explained = match tls_error(&error) {
+        Some(error) => explain_tls(error, host),
+        None if error.is_connect() => StoreError::new(Kind::Transient, "cannot connect"),
+        None if error.is_timeout() => StoreError::new(Kind::Transient, "no answer in time"),
+        None if error.is_builder() || error.is_redirect() => {
+            StoreError::new(Kind::Fatal, "the request cannot be made")
+        }
+        None => StoreError::new(Kind::Transient, "the connection broke"),
     };
     explained.because(error)
+}
+
+/// The TLS library's own error, which stands wrapped in an I/O error somewhere down the chain.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        // An I/O error's `source` is not what it wraps but what that is caused by.
+        next = match error.downcast_ref::<std::io::Error>() {
+            Some(wrapping) => wrapping.get_ref().map(|inner| inner as _),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+fn explain_tls(error: &rustls::Error, host: &str) -> StoreError {
+    use rustls::{AlertDescription, CertificateError as Certificate, Error as Tls};
+    let fatal = |message: &str, remedy: &str| StoreError::new(Kind::Fatal, message).remedy(remedy);
+    match error {
+        Tls::InvalidCertificate(Certificate::UnknownIssuer) => fatal(
+            "the server's certificate is signed by an unknown authority",
+            "give that authority's certificate with --ca-file",
+        ),
+        Tls::InvalidCertificate(
+            Certificate::Expired
+            | Certificate::ExpiredContext { .. }
+            | Certificate::NotValidYet
+            | Certificate::NotValidYetContext { .. },
+        ) => fatal(
+            "the server's certificate is not valid now",
+            "renew it, or set this host's clock",
+        ),
+        Tls::InvalidCertificate(
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
+        ) => fatal(
+            &format!("the server's certificate is not for {host}"),
+            "use the name the certificate is for",
+        ),
+        // The verifier has a name for it that TLS has not.
+        Tls::InvalidCertificate(Certificate::Other(other))
+            if other.to_string().contains("CaUsedAsEndEntity") =>
+        {
+            fatal(
+                "the server presents a CA certificate as its own",
+                "issue it a leaf certificate (CA:FALSE)",
+            )
+        }
+        Tls::AlertReceived(AlertDescription::CertificateRequired) => fatal(
+            "the server wants a client certificate",
+            "give one with --client-cert and --client-key",
+        ),
+        Tls::AlertReceived(
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::DecryptError
+            | AlertDescription::AccessDenied,
+        ) => fatal(
+            "the server refuses the client certificate",
+            "give one that it trusts with --client-cert and --client-key",
+        ),
+        _ => fatal(
+            "TLS with the server failed",
+            "check that the port speaks TLS and its certificate is in order",
+        ),
+    }
 }
 
 #[cfg(test)]

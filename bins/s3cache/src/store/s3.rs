@@ -10,7 +10,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::operation::head_object::{HeadObjectError, HeadObjectOutput};
 use aws_sdk_s3::primitives::{ByteStream, DateTimeFormat};
 use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
 use aws_smithy_http_client::tls;
@@ -86,6 +86,26 @@ impl S3Store {
         Ok(Self {
             client: Client::from_conf(config.build()),
         })
+    }
+
+    /// Why a HEAD was refused. Its answer has no body to say so in, hence a GET of one byte is asked for the reason: a
+    /// wrong clock, a wrong signature and a missing permission are all a bare 403 otherwise.
+    async fn refusal(
+        &self,
+        bucket: &str,
+        key: &str,
+        error: SdkError<HeadObjectError>,
+    ) -> StoreError {
+        let status = error.raw_response().map(|raw| raw.status().as_u16());
+        if error.code().is_none() && matches!(status, Some(400 | 401 | 403)) {
+            let get = self.client.get_object().bucket(bucket).key(key);
+            if let Err(said) = get.range("bytes=0-0").send().await
+                && said.code().is_some()
+            {
+                return explain(said);
+            }
+        }
+        explain(error)
     }
 }
 
@@ -200,7 +220,7 @@ impl ObjectStore for S3Store {
                 {
                     Ok(Head::NotModified)
                 }
-                Err(error) => Err(explain(error)),
+                Err(error) => Err(self.refusal(bucket, key, error).await),
             }
         })
     }
@@ -378,10 +398,28 @@ where
         }
         (_, None) => StoreError::new(Kind::Transient, "cannot reach S3"),
     };
-    explained.because(Cause(chain))
+    let cause = match (&code, error.message()) {
+        (Some(code), Some(message)) => format!("S3 says {code}: {message}"),
+        _ => causes(&error),
+    };
+    explained.because(Cause(cause))
 }
 
-/// The SDK's error chain, which is long and repeats itself, as one line.
+/// The SDK's error chain as one line, without the layers that say the same again.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(&format!(": {said}"));
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// What the SDK's error says, for people.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Cause(String);

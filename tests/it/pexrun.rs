@@ -1,0 +1,263 @@
+//! Tests of pexrun: the real binary against real servers. Here is what they share: a [`Host`] with a repository, a cache
+//! and a home of its own, small programs to publish, and what one run came to.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use hostkit_tests::s3::S3;
+use tempfile::TempDir;
+
+mod config;
+mod find;
+mod launch;
+mod list;
+mod offline;
+mod pex;
+mod run;
+
+/// What the builds here are for.
+const ARCH: &str = "here_x86_64";
+/// Git hashes; the first two begin alike.
+const HASH: &str = "60a43ef1b9c0d2e4f6a8091b2c3d4e5f60718293";
+const ALIKE: &str = "60a43ef9999999999999999999999999999999aa";
+const OTHER: &str = "f00dfeed00000000000000000000000000000000";
+
+/// What one run of the binary came to.
+#[derive(Debug, Clone)]
+struct Outcome {
+    /// The exit code; 1000 and the signal's number when one ended it.
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl From<Output> for Outcome {
+    fn from(output: Output) -> Self {
+        let signal = 1000 + output.status.signal().unwrap_or_default();
+        Self {
+            code: output.status.code().unwrap_or(signal),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Outcome {
+    /// Asserts the exit code, and shows what was said when it is another.
+    #[track_caller]
+    fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Asserts that stderr says this.
+    #[track_caller]
+    fn says(self, text: &str) -> Self {
+        assert!(
+            self.stderr.contains(text),
+            "no {text:?} in: {}",
+            self.stderr
+        );
+        self
+    }
+
+    /// Asserts what was printed, and that nothing was said besides.
+    #[track_caller]
+    fn prints(self, text: &str) -> Self {
+        assert_eq!((self.stdout.as_str(), self.stderr.as_str()), (text, ""));
+        self
+    }
+}
+
+/// A host: a repository in a directory, a shared cache, and a home that is the working directory of what runs there.
+#[derive(Debug)]
+struct Host {
+    directory: TempDir,
+}
+
+impl Host {
+    /// One whose user configured the repository and the cache, where nothing was cached yet.
+    fn new() -> Self {
+        let host = Self::bare();
+        host.configure(&format!("repository: {}\n", host.repository()));
+        host
+    }
+
+    /// One without any configuration.
+    fn bare() -> Self {
+        let host = Self {
+            directory: TempDir::new().unwrap(),
+        };
+        std::fs::create_dir(host.home()).unwrap();
+        std::fs::create_dir(host.path("repo")).unwrap();
+        // Other users must be able to reach the cache in the tests of trust.
+        open_to_all(host.directory.path());
+        host
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn home(&self) -> PathBuf {
+        self.path("home")
+    }
+
+    /// The cache directory. The first run makes it.
+    fn cache(&self) -> PathBuf {
+        self.path("cache")
+    }
+
+    /// The caller's part of the cache.
+    fn share(&self) -> PathBuf {
+        self.cache().join(nix::unistd::geteuid().to_string())
+    }
+
+    fn pex_root(&self) -> PathBuf {
+        self.share().join("pex-root")
+    }
+
+    /// The URL of the repository.
+    fn repository(&self) -> String {
+        format!("file://{}", self.path("repo").display())
+    }
+
+    /// Writes the user's configuration: this, the arch and the cache.
+    fn configure(&self, yaml: &str) {
+        let file = self.home().join(".config/hostkit/pexrun.yaml");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let cache = self.cache();
+        let common = format!("arch: {ARCH}\ncache-dir: {}\n", cache.display());
+        std::fs::write(file, format!("{common}{yaml}")).unwrap();
+    }
+
+    /// Configures repositories in this order.
+    fn repositories(&self, urls: &[&str]) {
+        self.configure(&format!("repository: [{}]\n", urls.join(", ")));
+    }
+
+    /// Publishes a file in the repository.
+    fn publish(&self, name: &str, data: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path("repo").join(name);
+        std::fs::write(&path, data).unwrap();
+        path
+    }
+
+    /// The binary with these arguments and a clean environment, not yet started.
+    fn command<I>(&self, args: I) -> Command
+    where
+        I: IntoIterator,
+        I::Item: AsRef<OsStr>,
+    {
+        let mut command = self.program(hostkit_tests::bin("pexrun"));
+        command.args(args);
+        command
+    }
+
+    /// A program with the same clean environment.
+    fn program(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.home())
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .current_dir(self.home())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the binary to its end.
+    fn pexrun<I>(&self, args: I) -> Outcome
+    where
+        I: IntoIterator,
+        I::Item: AsRef<OsStr>,
+    {
+        self.command(args).output().unwrap().into()
+    }
+
+    /// Runs `s3cache` on the same cache.
+    fn s3cache(&self, args: &[&str]) -> Outcome {
+        let mut command = self.program(hostkit_tests::bin("s3cache"));
+        command.args(args).arg("--cache-dir").arg(self.cache());
+        command.output().unwrap().into()
+    }
+
+    /// Uploads a file to an S3 server.
+    fn upload(&self, s3: &S3, name: &str, data: &[u8], to: &str) {
+        let file = self.path(name);
+        std::fs::write(&file, data).unwrap();
+        let mut command = self.program(hostkit_tests::bin("s3cache"));
+        command.arg("put").arg(&file).arg(to).envs(s3.env());
+        Outcome::from(command.output().unwrap()).exits(0);
+    }
+}
+
+/// The name of a pex.
+fn pex(job: &str, version: &str) -> String {
+    format!("{job}-{version}-{ARCH}.pex")
+}
+
+/// A zipapp whose interpreter is the shell: runs `script`.
+fn program(script: &str) -> Vec<u8> {
+    zip_behind(script, b"a")
+}
+
+/// The same, but a pex by what is in it.
+fn pex_program(script: &str) -> Vec<u8> {
+    zip_behind(script, b"PEX-INFO")
+}
+
+fn zip_behind(script: &str, entry: &[u8]) -> Vec<u8> {
+    let mut bytes = format!("#!/bin/sh\n{script}\nexit\n").into_bytes();
+    bytes.extend(zip(entry));
+    bytes
+}
+
+/// The smallest zip with an (empty) file in it.
+fn zip(entry: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(entry.len()).unwrap();
+    let local = [
+        b"PK\x03\x04\x0a\0".as_slice(),
+        &[0; 20],
+        &[length, 0, 0, 0],
+        entry,
+    ]
+    .concat();
+    let central = [
+        b"PK\x01\x02\x0a\0\x0a\0".as_slice(),
+        &[0; 20],
+        &[length, 0],
+        &[0; 16],
+        entry,
+    ]
+    .concat();
+    let (at, size) = (local.len() as u32, central.len() as u32);
+    let mut end = b"PK\x05\x06\0\0\0\0\x01\0\x01\0".to_vec();
+    end.extend(size.to_le_bytes());
+    end.extend(at.to_le_bytes());
+    end.extend([0; 2]);
+    [local, central, end].concat()
+}
+
+fn open_to_all(path: &Path) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A copy of the binary that every user may run, in a directory of its own.
+fn for_everybody() -> (TempDir, PathBuf) {
+    let directory = TempDir::new().unwrap();
+    open_to_all(directory.path());
+    let copy = directory.path().join("pexrun");
+    std::fs::copy(hostkit_tests::bin("pexrun"), &copy).unwrap();
+    open_to_all(&copy);
+    (directory, copy)
+}
+
+/// A port of this host that nobody listens on.
+fn dead() -> String {
+    format!("http://127.0.0.1:{}/pex", hostkit_tests::free_port())
+}

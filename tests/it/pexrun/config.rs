@@ -1,0 +1,181 @@
+//! Flags, environment and configuration files: which wins, and what is said of a wrong one.
+
+use hostkit_tests::origin::Origin;
+
+use super::{ARCH, HASH, Host, Outcome, pex, program};
+
+#[test]
+fn without_any_configuration_it_says_what_to_write_where() {
+    let host = Host::bare();
+    for args in [["job", HASH], ["--list", "job"]] {
+        host.pexrun(args)
+            .exits(125)
+            .says("nothing says where builds are published")
+            .says("repository: s3://bucket/prefix")
+            .says("/etc/hostkit/pexrun.yaml")
+            .says("~/.config/hostkit/pexrun.yaml");
+    }
+}
+
+#[test]
+fn a_flag_beats_the_environment_and_that_beats_the_file() {
+    let host = Host::bare();
+    let place = |name: &str| {
+        let directory = host.path(name);
+        std::fs::create_dir(&directory).unwrap();
+        let build = program(&format!("echo {name}"));
+        std::fs::write(directory.join(pex("job", "static-v1")), build).unwrap();
+        format!("file://{}", directory.display())
+    };
+    let (file, env, flag) = (place("file"), place("env"), place("flag"));
+    host.repositories(&[&file]);
+    let run = |args: &[&str], variable: Option<&str>| {
+        let mut command = host.command(args);
+        if let Some(value) = variable {
+            command.env("HOSTKIT_PEXRUN_REPOSITORY", value);
+        }
+        let outcome = Outcome::from(command.args(["job", "static-v1"]).output().unwrap());
+        outcome.exits(0).stdout
+    };
+    assert_eq!(run(&[], None), "file\n");
+    assert_eq!(run(&[], Some("")), "file\n", "an empty one is none");
+    assert_eq!(run(&[], Some(&env)), "env\n");
+    assert_eq!(run(&["--repository", &flag], Some(&env)), "flag\n");
+    // And a file named by --config replaces the others.
+    let named = host.path("named.yaml");
+    let text = format!(
+        "repository: {flag}\narch: {ARCH}\ncache-dir: {}\n",
+        host.cache().display()
+    );
+    std::fs::write(&named, text).unwrap();
+    assert_eq!(run(&["--config", named.to_str().unwrap()], None), "flag\n");
+}
+
+#[test]
+fn the_cache_directory_too() {
+    let host = Host::new();
+    host.publish(&pex("job", HASH), program("echo ran"));
+    let which = |args: &[&str], variable: Option<&str>| {
+        let mut command = host.command(args);
+        if let Some(value) = variable {
+            command.env("HOSTKIT_PEXRUN_CACHE_DIR", host.path(value));
+        }
+        let outcome = Outcome::from(command.args(["--which", "job", HASH]).output().unwrap());
+        outcome.exits(0).stdout
+    };
+    let below = |path: &str| host.path(path).display().to_string();
+    assert!(which(&[], None).starts_with(&below("cache/")));
+    assert!(which(&[], Some("env")).starts_with(&below("env/")));
+    let flag = below("flag");
+    assert!(which(&["--cache-dir", &flag], Some("env")).starts_with(&below("flag/")));
+    // A relative one is absolute for the program, which may go elsewhere.
+    assert!(which(&["--cache-dir", "here"], None).starts_with(&below("home/here/")));
+}
+
+#[test]
+fn a_wrong_configuration_names_file_line_and_key() {
+    let host = Host::bare();
+    let file = host.home().join(".config/hostkit/pexrun.yaml");
+    let file = file.display();
+    host.configure("repositry: file:///srv\n");
+    host.pexrun(["job", HASH])
+        .exits(125)
+        .says(&format!("{file}:3:1: unknown key `repositry`"))
+        .says("did you mean `repository`?");
+    host.configure("pex-root: sometimes\n");
+    host.pexrun(["job", HASH])
+        .exits(125)
+        .says(&format!("{file}:3:"))
+        .says("sometimes");
+    host.configure("repository: file:///srv\npex-name: '{job}.pex'\n");
+    host.pexrun(["job", HASH])
+        .exits(125)
+        .says("`{job}.pex` is not a name of builds");
+    host.pexrun(["--config", "/nowhere/pexrun.yaml", "job", HASH])
+        .exits(125)
+        .says("/nowhere/pexrun.yaml");
+}
+
+#[test]
+fn a_repository_that_is_no_place_is_refused() {
+    let host = Host::bare();
+    for (repository, says) in [
+        ("/srv/pex", "a path is not a source"),
+        ("ftp://host/pex", "unknown scheme"),
+        ("http://me:hunter2@host/pex", ".netrc"),
+    ] {
+        host.repositories(&[repository]);
+        let outcome = host.pexrun(["job", HASH]).exits(125).says(says);
+        assert!(!outcome.stderr.contains("hunter2"), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn names_and_arch_come_from_the_configuration() {
+    let origin = Origin::start();
+    let host = Host::bare();
+    let url = origin.url("");
+    host.configure(&format!(
+        "repository: {url}\npex-name: 'b_{{job}}_{{version}}.{{arch}}'\njar-name: '{{job}}_{{version}}.jar'\n"
+    ));
+    origin.put(&format!("/b_job_{HASH}.{ARCH}"), program("echo ran"));
+    origin.put(&format!("/b_job_{HASH}.elsewhere"), program("echo there"));
+    host.pexrun(["job", HASH]).exits(0).prints("ran\n");
+    host.pexrun(["--arch=elsewhere", "job", HASH])
+        .exits(0)
+        .prints("there\n");
+}
+
+#[test]
+fn the_arch_of_this_host_is_in_the_name_when_nobody_says_another() {
+    let host = Host::bare();
+    let outcome = host
+        .pexrun(["--dry-run", "--repository=file:///srv", "job", HASH])
+        .exits(0);
+    let machine = std::env::consts::ARCH;
+    let first = outcome.stdout.lines().next().unwrap();
+    assert!(first.ends_with(&format!("_{machine}.pex")), "{first}");
+}
+
+#[test]
+fn what_is_no_name_is_refused_before_anything_is_asked() {
+    let host = Host::new();
+    for (job, version) in [
+        ("../job", HASH),
+        ("job", "a/b"),
+        ("job", ".."),
+        ("", HASH),
+        ("job", ""),
+        ("job", "v?x"),
+        ("job", "%2e"),
+        ("a b", HASH),
+        ("job", "a\nb"),
+    ] {
+        host.pexrun([job, version])
+            .exits(125)
+            .says("is not the name of a job or a version");
+    }
+}
+
+#[test]
+fn usage() {
+    let host = Host::bare();
+    for (args, says) in [
+        (vec![], "a job and a version are needed"),
+        (vec!["job"], "which build of job?"),
+        (vec!["--list"], "--list needs a job"),
+        (vec!["--cached", "job", HASH], "--cached goes with --list"),
+        (vec!["--lst", "job"], "--list"),
+        (vec!["--offline", "--revalidate", "job", HASH], "exclude"),
+    ] {
+        host.pexrun(args).exits(125).says(says);
+    }
+    let version = host.pexrun(["--version"]).exits(0).stdout;
+    assert!(version.starts_with("pexrun 0."), "{version}");
+    for flag in ["--help", "-h"] {
+        let help = host.pexrun([flag]).exits(0).stdout;
+        for word in ["JOB", "HASH_OR_VERSION", "--offline", "125"] {
+            assert!(help.contains(word), "{word} in {help}");
+        }
+    }
+}

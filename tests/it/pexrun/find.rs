@@ -1,0 +1,293 @@
+//! Where a build is looked for, in which order, and what is said when it is not there.
+
+use std::process::Stdio;
+
+use hostkit_tests::eightball::build_jar;
+use hostkit_tests::origin::{Fault, Origin};
+use hostkit_tests::s3::S3;
+use hostkit_tests::{or_skip, skip, which};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{ALIKE, HASH, Host, OTHER, Outcome, dead, pex, program, zip};
+
+#[test]
+fn a_pex_of_each_kind_of_repository() {
+    let build = program("echo $1 ran");
+    let host = Host::new();
+    host.publish(&pex("job", HASH), &build);
+    host.pexrun(["job", HASH, "it"]).exits(0).prints("it ran\n");
+
+    let (host, origin) = (Host::bare(), Origin::start());
+    origin.put(&format!("/pex/{}", pex("job", HASH)), build.clone());
+    host.repositories(&[&origin.url("/pex/")]);
+    host.pexrun(["job", HASH, "it"]).exits(0).prints("it ran\n");
+
+    let (host, s3) = (Host::bare(), S3::start());
+    s3.create_bucket("builds");
+    host.upload(
+        &s3,
+        "b.pex",
+        &build,
+        &format!("s3://builds/pex/{}", pex("job", HASH)),
+    );
+    host.repositories(&["s3://builds/pex"]);
+    let mut command = host.command(["job", HASH, "it"]);
+    Outcome::from(command.envs(s3.env()).output().unwrap())
+        .exits(0)
+        .prints("it ran\n");
+}
+
+#[test]
+fn a_jar_runs_where_there_is_no_pex() {
+    if let Err(why) = which("java") {
+        return skip("java", &why);
+    }
+    let host = Host::new();
+    host.configure(&format!(
+        "repository: {}\njava-flags: [-Dprobe=seen, -Xmx64m]\n",
+        host.repository()
+    ));
+    let jar = host.path("repo").join("hello-1.4.2.jar");
+    let Some(()) = or_skip("a jar", build_jar(&jar)) else {
+        return;
+    };
+    host.pexrun(["hello", "1.4.2", "--help", "-x", "--", "", "a b", "--"])
+        .exits(0)
+        .prints("--help\n-x\n--\n\na b\n--\nprobe=seen\n");
+}
+
+#[test]
+fn a_missing_java_is_named() {
+    let host = Host::new();
+    host.publish("job-1.2.jar", zip(b"a"));
+    host.configure(&format!(
+        "repository: {}\njava: java-of-nobody\n",
+        host.repository()
+    ));
+    host.pexrun(["job", "1.2"])
+        .exits(126)
+        .says("java-of-nobody is not installed");
+}
+
+#[test]
+fn the_static_build_is_asked_about_every_time() {
+    // `kafka-0.8` looks like a version, which never changes.
+    for (job, name) in [
+        ("job", format!("job-{}.pex", super::ARCH)),
+        ("kafka-0.8", "kafka-0.8.pex".to_owned()),
+    ] {
+        let (host, origin) = (Host::bare(), Origin::start());
+        let path = format!("/{name}");
+        host.repositories(&[&origin.url("")]);
+        origin.put(&path, program("echo one"));
+        host.pexrun([job, "static"]).exits(0).prints("one\n");
+        host.pexrun([job, "static"]).exits(0).prints("one\n");
+        assert_eq!(origin.bodies(&path), 1, "the second run only asks");
+        let asked = origin.requests().iter().filter(|r| r.path == path).count();
+        assert!(asked >= 2, "{asked} requests");
+        origin.put(&path, program("echo two"));
+        host.pexrun([job, "static"]).exits(0).prints("two\n");
+        // The origin is gone: what is cached may be outdated, and that is said.
+        drop(origin);
+        let last = host.pexrun([job, "static"]).exits(0).says("outdated");
+        assert_eq!(last.stdout, "two\n");
+    }
+}
+
+#[test]
+fn the_next_repository_has_what_the_first_has_not() {
+    let (first, second) = (Origin::start(), Origin::start());
+    let path = format!("/{}", pex("job", HASH));
+    second.put(&path, program("echo second"));
+    let host = Host::bare();
+    host.repositories(&[&first.url(""), &second.url("")]);
+    host.pexrun(["job", HASH]).exits(0).prints("second\n");
+    assert_eq!(first.bodies(&path), 0);
+}
+
+#[test]
+fn the_next_repository_has_what_the_first_cannot_give() {
+    let path = format!("/{}", pex("job", HASH));
+    let (failing, second) = (Origin::start(), Origin::start());
+    failing.fault(
+        &path,
+        Fault::Status {
+            code: 503,
+            retry_after: None,
+        },
+    );
+    second.put(&path, program("echo second"));
+    for first in [failing.url(""), dead()] {
+        let host = Host::bare();
+        host.repositories(&[&first, &second.url("")]);
+        let outcome = host.pexrun(["job", HASH]).exits(0).says(&first);
+        assert_eq!(outcome.stdout, "second\n");
+        // Once it is cached nobody is asked, so there is nothing to complain of.
+        host.pexrun(["job", HASH]).exits(0).prints("second\n");
+    }
+}
+
+#[test]
+fn absent_everywhere_is_127_and_unknown_is_125() {
+    let host = Host::new();
+    let origin = Origin::start();
+    let nothing = host.repository();
+    host.repositories(&[&origin.url("/pex"), &nothing]);
+    host.pexrun(["job", HASH])
+        .exits(127)
+        .says(&format!("there is no build {HASH} of job: "))
+        .says(&format!(
+            "looked for {} and job-{HASH}.jar in {}, {nothing}",
+            pex("job", HASH),
+            origin.url("/pex")
+        ));
+    let dead = dead();
+    host.repositories(&[&dead, &nothing]);
+    let outcome = host
+        .pexrun(["job", HASH])
+        .exits(125)
+        .says("cannot get build")
+        .says(&dead);
+    assert_eq!(outcome.stderr.matches(&dead).count(), 1, "said once");
+    host.repositories(&["s3cache-of-nobody"]);
+    host.command(["job", HASH])
+        .env("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+        .output()
+        .map(Outcome::from)
+        .unwrap()
+        .exits(125)
+        .says("s3://s3cache-of-nobody/job-");
+}
+
+#[test]
+fn an_immutable_build_is_run_again_without_a_socket() {
+    let Some(strace) = or_skip("strace", which("strace")) else {
+        return;
+    };
+    let origin = Origin::start();
+    let path = format!("/{}", pex("job", HASH));
+    origin.put(&path, program("echo ran"));
+    let host = Host::bare();
+    host.repositories(&[&origin.url("")]);
+    let trace = host.path("trace");
+    let run = || {
+        let mut command = host.program(&strace);
+        command.args(["-f", "-e", "trace=socket,connect,execve", "-o"]);
+        command.arg(&trace).arg(hostkit_tests::bin("pexrun"));
+        let outcome = Outcome::from(command.args(["job", HASH]).output().unwrap());
+        outcome.exits(0).prints("ran\n");
+        std::fs::read_to_string(&trace).unwrap()
+    };
+    assert!(run().contains("connect("), "the first run fetches");
+    origin.reset_counters();
+    let second = run();
+    assert!(!second.contains("socket("), "{second}");
+    assert!(second.contains("execve("), "{second}");
+    assert_eq!(origin.connections(), 0);
+}
+
+#[test]
+fn a_short_hash_is_looked_up_where_a_repository_can_be_listed() {
+    let s3 = S3::start();
+    s3.create_bucket("builds");
+    let host = Host::new();
+    for (hash, says) in [(HASH, "one"), (ALIKE, "two"), (OTHER, "three")] {
+        let build = program(&format!("echo {says}"));
+        host.publish(&pex("job", hash), &build);
+        let to = format!("s3://builds/pex/{}", pex("job", hash));
+        host.upload(&s3, "b.pex", &build, &to);
+    }
+    host.publish(&pex("job-two", "60a43ef0000"), program("echo wrong"));
+    for repository in [host.repository(), "s3://builds/pex".to_owned()] {
+        let run = |hash: &str| {
+            let mut command = host.command(["--repository", &repository, "job", hash]);
+            Outcome::from(command.envs(s3.env()).output().unwrap())
+        };
+        run(&HASH[..8]).exits(0).prints("one\n");
+        run("f00d").exits(0).prints("three\n");
+        run("60a43ef")
+            .exits(125)
+            .says("60a43ef is the beginning of 2 builds of job")
+            .says(HASH)
+            .says(ALIKE);
+        run("60a").exits(127).says("at least 4 digits");
+        run("beef").exits(127).says("`pexrun --list job`");
+    }
+}
+
+#[test]
+fn a_web_server_knows_whole_hashes_only() {
+    let origin = Origin::start();
+    origin.put(&format!("/{}", pex("job", HASH)), program("echo ran"));
+    let host = Host::bare();
+    host.repositories(&[&origin.url("")]);
+    host.pexrun(["job", &HASH[..8]])
+        .exits(127)
+        .says("give the whole git hash");
+    host.pexrun(["job", HASH]).exits(0).prints("ran\n");
+    // The cache does not make up for it: it cannot know what else begins so.
+    host.pexrun(["job", &HASH[..8]]).exits(127);
+}
+
+#[test]
+fn a_listing_that_fails_is_not_an_absence() {
+    let host = Host::bare();
+    host.repositories(&["s3://builds/pex"]);
+    let s3 = S3::start();
+    s3.create_bucket("builds");
+    let mut command = host.command(["job", "60a43ef"]);
+    command
+        .envs(s3.env())
+        .env("AWS_SECRET_ACCESS_KEY", "not-the-secret");
+    Outcome::from(command.output().unwrap())
+        .exits(125)
+        .says("cannot get build");
+}
+
+#[test]
+fn a_corrupt_build_is_not_run() {
+    let host = Host::new();
+    let whole = program("echo ran");
+    host.publish(&pex("job", HASH), &whole[..whole.len() - 30]);
+    host.pexrun(["job", HASH])
+        .exits(125)
+        .says("cannot get build")
+        .says("is not a readable .pex");
+    // Nothing of it was kept: the mended one runs.
+    host.publish(&pex("job", HASH), &whole);
+    host.pexrun(["job", HASH]).exits(0).prints("ran\n");
+}
+
+#[test]
+fn a_bad_copy_in_the_cache_is_fetched_again() {
+    let host = Host::new();
+    host.publish(&pex("job", HASH), program("echo right"));
+    let path = host.pexrun(["--which", "job", HASH]).exits(0).stdout;
+    let path = std::path::Path::new(path.trim());
+    std::fs::remove_file(path).unwrap();
+    std::fs::write(path, program("echo wrong")).unwrap();
+    super::open_to_all(path);
+    let outcome = host.pexrun(["job", HASH]).exits(0).says("corrupt");
+    assert_eq!(outcome.stdout, "right\n");
+}
+
+#[test]
+fn a_signal_while_fetching_ends_it_by_that_signal() {
+    let origin = Origin::start();
+    let path = format!("/{}", pex("job", HASH));
+    origin.put(&path, program("echo ran"));
+    origin.fault(&path, Fault::Stall(10));
+    let host = Host::bare();
+    host.repositories(&[&origin.url("")]);
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        origin.reset_counters();
+        let mut command = host.command(["job", HASH]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        origin.wait_requests(&path, 1);
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        let outcome = Outcome::from(child.wait_with_output().unwrap());
+        outcome.exits(1000 + signal as i32).prints("");
+    }
+}

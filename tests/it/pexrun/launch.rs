@@ -1,0 +1,154 @@
+//! The lease that keeps gc away while a program runs, and the names of what keeps one from starting.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use hostkit_tests::host::{Tmpfs, is_root};
+use hostkit_tests::{Running, or_skip, skip};
+
+use super::{HASH, Host, pex, pex_program, program, zip};
+
+/// A build that says it runs and ends with its stdin.
+const WAITS: &str = "echo runs; read line";
+
+/// Starts it and waits until it runs.
+fn start(host: &Host) -> Running {
+    let mut command = host.command(["job", HASH]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child: Child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "runs\n");
+    Running(child)
+}
+
+fn end(mut running: Running) {
+    drop(running.0.stdin.take());
+    running.0.wait().unwrap();
+}
+
+#[test]
+fn what_runs_is_not_removed() {
+    let host = Host::new();
+    let name = pex("job", HASH);
+    host.publish(&name, program(WAITS));
+    // Both from the first run, which fetches, and from the second.
+    for _ in 0..2 {
+        let running = start(&host);
+        let path = host.pexrun(["--which", "job", HASH]).exits(0).stdout;
+        let path = std::path::Path::new(path.trim());
+        host.s3cache(&["rm", &name]).exits(75).says("in use");
+        host.s3cache(&["gc", "--max-size", "0"]).exits(0);
+        assert!(path.exists(), "gc left it");
+        end(running);
+    }
+    host.s3cache(&["rm", &name]).exits(0);
+    host.publish(&name, program("echo again"));
+    host.pexrun(["job", HASH]).exits(0).prints("again\n");
+    let path = host.pexrun(["--which", "job", HASH]).exits(0).stdout;
+    host.s3cache(&["gc", "--max-size", "0"]).exits(0);
+    assert!(
+        !std::path::Path::new(path.trim()).exists(),
+        "now gc took it"
+    );
+}
+
+#[test]
+fn a_pex_root_is_not_pruned_below_a_pex_that_runs() {
+    let host = Host::new();
+    host.publish(&pex("job", HASH), pex_program(WAITS));
+    let running = start(&host);
+    let unpacked = host.pex_root().join("unpacked");
+    std::fs::create_dir(&unpacked).unwrap();
+    std::fs::write(unpacked.join("file"), vec![0; 4096]).unwrap();
+    host.s3cache(&["gc", "--max-size", "0"]).exits(0);
+    assert!(unpacked.exists());
+    end(running);
+    host.s3cache(&["gc", "--max-size", "0"]).exits(0);
+    assert!(!unpacked.exists());
+}
+
+#[test]
+fn a_missing_interpreter_is_named() {
+    let host = Host::new();
+    for (version, line, named) in [
+        (
+            "a000001",
+            "#!/usr/bin/env python-of-nobody",
+            "needs python-of-nobody,",
+        ),
+        ("a000002", "#!/nowhere/python -u", "needs /nowhere/python,"),
+        (
+            "a000003",
+            "#!/usr/bin/env python-of-nobody -u",
+            "needs python-of-nobody -u,",
+        ),
+        ("a000004", "#!/bin/sh\r", r"needs /bin/sh\r,"),
+    ] {
+        let build = [line.as_bytes(), b"\n", &zip(b"PEX-INFO")].concat();
+        host.publish(&pex("job", version), build);
+        for flags in [&[][..], &["--warm"]] {
+            let args = [flags, &["job", version]].concat();
+            host.pexrun(args).exits(126).says(named);
+        }
+    }
+}
+
+#[test]
+fn a_zip_without_an_interpreter_is_not_handed_to_the_shell() {
+    let host = Host::new();
+    host.publish(&pex("job", HASH), zip(b"a"));
+    host.pexrun(["job", HASH])
+        .exits(126)
+        .says("does not begin with #!");
+}
+
+#[test]
+fn a_filesystem_without_exec_is_named() {
+    if !is_root() {
+        return skip("noexec", "needs root");
+    }
+    let Some(tmpfs) = or_skip("tmpfs", Tmpfs::mount(8 << 20)) else {
+        return;
+    };
+    let remount = Command::new("mount")
+        .args(["-o", "remount,noexec"])
+        .arg(tmpfs.path())
+        .status();
+    assert!(remount.unwrap().success());
+    let host = Host::new();
+    host.publish(&pex("job", HASH), program("echo ran"));
+    let mut command = host.command(["--keep-free=0", "job", HASH]);
+    command.env("HOSTKIT_PEXRUN_CACHE_DIR", tmpfs.path().join("cache"));
+    super::Outcome::from(command.output().unwrap())
+        .exits(126)
+        .says("is on a filesystem mounted noexec")
+        .says("--cache-dir");
+}
+
+#[test]
+fn warming_a_zipapp_does_nothing() {
+    let host = Host::new();
+    host.publish(&pex("job", HASH), program("touch ran"));
+    host.pexrun(["--warm", "job", HASH]).exits(0).prints("");
+    assert!(!host.home().join("ran").exists());
+}
+
+#[test]
+fn many_at_once_fetch_once_and_all_run() {
+    let host = Host::new();
+    host.publish(&pex("job", HASH), program("echo ran"));
+    let started: Vec<_> = (0..16)
+        .map(|_| {
+            let mut command = host.command(["job", HASH]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        })
+        .collect();
+    for child in started {
+        let outcome = super::Outcome::from(child.wait_with_output().unwrap());
+        outcome.exits(0).prints("ran\n");
+    }
+}

@@ -1,0 +1,186 @@
+//! Running from the cache alone, whose entries are used for it, and the cache of a user's own.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use hostkit_tests::host::{Tmpfs, is_root, run_as};
+use hostkit_tests::origin::Origin;
+use hostkit_tests::{or_skip, skip};
+
+use super::{ALIKE, ARCH, HASH, Host, OTHER, Outcome, for_everybody, open_to_all, pex, program};
+
+/// A uid that is nobody's.
+const SOMEBODY: u32 = 54_321;
+
+#[test]
+fn offline_runs_what_is_cached_and_asks_nobody() {
+    let origin = Origin::start();
+    origin.put(&format!("/{}", pex("job", HASH)), program("echo ran"));
+    origin.put("/job.pex", program("echo static"));
+    let host = Host::bare();
+    host.repositories(&[&origin.url("")]);
+    host.pexrun(["job", HASH]).exits(0);
+    host.pexrun(["job", "static"]).exits(0);
+    origin.reset_counters();
+    for (version, says) in [
+        (HASH, "ran\n"),
+        (&HASH[..5], "ran\n"),
+        ("static", "static\n"),
+    ] {
+        let outcome = host.pexrun(["--offline", "job", version]);
+        outcome.exits(0).prints(says);
+    }
+    for missing in [OTHER, "f00d", "1.2"] {
+        host.pexrun(["--offline", "job", missing])
+            .exits(125)
+            .says("is not in the cache")
+            .says("without --offline");
+    }
+    assert_eq!(origin.connections(), 0);
+    // What is here can be run although nothing says where it was published.
+    std::fs::remove_file(host.home().join(".config/hostkit/pexrun.yaml")).unwrap();
+    let mut command = host.command(["--offline", "job", &HASH[..7]]);
+    command
+        .env("HOSTKIT_PEXRUN_CACHE_DIR", host.cache())
+        .env("HOSTKIT_PEXRUN_ARCH", ARCH);
+    Outcome::from(command.output().unwrap())
+        .exits(0)
+        .prints("ran\n");
+}
+
+#[test]
+fn an_ambiguous_short_hash_is_ambiguous_offline_too() {
+    let host = Host::new();
+    for hash in [HASH, ALIKE] {
+        host.publish(&pex("job", hash), program("echo ran"));
+        host.pexrun(["--fetch-only", "job", hash])
+            .exits(0)
+            .prints("");
+    }
+    host.pexrun(["--offline", "job", "60a43ef"])
+        .exits(125)
+        .says(HASH)
+        .says(ALIKE);
+}
+
+/// Two users of one host, and a binary that both may run.
+struct Users {
+    host: Host,
+    _directory: tempfile::TempDir,
+    binary: PathBuf,
+}
+
+impl Users {
+    fn new() -> Option<Self> {
+        or_skip("other users", run_as(SOMEBODY, "true"))?;
+        let host = Host::new();
+        let (directory, binary) = for_everybody();
+        let own = host.path("own");
+        std::fs::create_dir(&own).unwrap();
+        std::os::unix::fs::chown(&own, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+        Some(Self {
+            host,
+            _directory: directory,
+            binary,
+        })
+    }
+
+    /// As the other user, whose home is `own`; the shared cache and the repository are the same.
+    fn other(&self, args: &[&str]) -> Outcome {
+        let mut command = run_as(SOMEBODY, &self.binary).unwrap();
+        self.set_up(&mut command);
+        command.args(args).output().unwrap().into()
+    }
+
+    fn set_up(&self, command: &mut Command) {
+        command
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", self.host.path("own"))
+            .env("HOSTKIT_PEXRUN_CACHE_DIR", self.host.cache())
+            .env("HOSTKIT_PEXRUN_ARCH", ARCH)
+            .env("HOSTKIT_PEXRUN_REPOSITORY", self.host.repository())
+            .current_dir("/");
+    }
+}
+
+#[test]
+fn root_does_not_run_what_somebody_else_cached() {
+    let Some(users) = Users::new() else { return };
+    let host = &users.host;
+    // Root makes the shared cache for all.
+    host.pexrun(["--list", "--cached"]).exits(0);
+    let published = host.publish(&pex("job", HASH), program("echo anything"));
+    open_to_all(&published);
+    users.other(&["job", HASH]).exits(0).prints("anything\n");
+    std::fs::remove_file(published).unwrap();
+    for version in [HASH, &HASH[..6]] {
+        host.pexrun(["--offline", "job", version])
+            .exits(125)
+            .says("is not in the cache");
+    }
+    host.pexrun(["--list", "--cached"]).exits(0).prints("");
+    users
+        .other(&["--list", "--cached"])
+        .exits(0)
+        .prints(&format!("job {HASH} cached\n"));
+}
+
+#[test]
+fn who_cannot_write_to_the_shared_cache_has_one_of_their_own() {
+    let Some(users) = Users::new() else { return };
+    let host = &users.host;
+    for (hash, says) in [(HASH, "shared"), (OTHER, "own")] {
+        let published = host.publish(&pex("job", hash), program(&format!("echo {says}")));
+        open_to_all(&published);
+    }
+    host.pexrun(["--fetch-only", "job", HASH]).exits(0);
+    std::fs::set_permissions(host.cache(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::remove_file(host.path("repo").join(pex("job", HASH))).unwrap();
+    // What root fetched is used from where it is; a new build goes to the user's own cache.
+    users.other(&["job", HASH]).exits(0).prints("shared\n");
+    let at = |hash: &str| users.other(&["--which", "job", hash]).exits(0).stdout;
+    let path = |path: &str| host.path(path).display().to_string();
+    assert!(
+        at(HASH).starts_with(&path("cache/0/blobs/")),
+        "{}",
+        at(HASH)
+    );
+    let own = path("own/.cache/hostkit/s3cache/54321/blobs/");
+    assert!(at(OTHER).starts_with(&own), "{}", at(OTHER));
+    users.other(&["job", OTHER]).exits(0).prints("own\n");
+    for hash in ["60a4", "f00d"] {
+        users.other(&["--offline", "job", hash]).exits(0);
+    }
+    let listed = users.other(&["--list", "--cached", "job"]).exits(0).stdout;
+    assert_eq!(listed, format!("job {HASH} cached\njob {OTHER} cached\n"));
+}
+
+#[test]
+fn a_shared_cache_that_became_read_only_is_still_read() {
+    if !is_root() {
+        return skip("a read-only filesystem", "needs root");
+    }
+    let Some(tmpfs) = or_skip("tmpfs", Tmpfs::mount(8 << 20)) else {
+        return;
+    };
+    let host = Host::new();
+    for (hash, says) in [(HASH, "before"), (OTHER, "after")] {
+        host.publish(&pex("job", hash), program(&format!("echo {says}")));
+    }
+    let cache = tmpfs.path().join("cache").display().to_string();
+    let run = |hash: &str| {
+        let flags = ["--cache-dir", &cache, "--keep-free=0", "job", hash];
+        host.pexrun(flags)
+    };
+    run(HASH).exits(0).prints("before\n");
+    let remount = Command::new("mount")
+        .args(["-o", "remount,ro"])
+        .arg(tmpfs.path())
+        .status();
+    assert!(remount.unwrap().success());
+    run(HASH).exits(0).prints("before\n");
+    run(OTHER).exits(0).prints("after\n");
+    assert!(host.home().join(".cache/hostkit/s3cache").is_dir());
+}
