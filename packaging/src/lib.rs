@@ -63,17 +63,56 @@ pub fn write(out: &Path) -> io::Result<()> {
         ] {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command, name, &mut script);
-            if shell == Shell::Bash && name == pexrun::Args::NAME {
-                script.extend_from_slice(include_bytes!("../completion/pexrun.bash"));
-            }
+            let script = with_builds(shell, name, String::from_utf8_lossy(&script).into_owned());
             fs::write(out.join(path), script)?;
         }
     }
     Ok(())
 }
 
+/// Lets pexrun's completions know jobs and versions, which clap cannot.
+fn with_builds(shell: Shell, name: &str, script: String) -> String {
+    match (name, shell) {
+        (pexrun::Args::NAME, Shell::Bash) => script + include_str!("../completion/pexrun.bash"),
+        (pexrun::Args::NAME, Shell::Zsh) => {
+            let (head, body) = script.split_once('\n').unwrap_or((&script, ""));
+            let lines: Vec<String> = body
+                .lines()
+                .map(|line| match line.trim_start_matches(['\'', '*']) {
+                    text if text.starts_with("::job ") => {
+                        line.replace(":_default", ":_pexrun_jobs")
+                    }
+                    text if text.starts_with("::build ") => {
+                        line.replace(":_default", ":_pexrun_builds")
+                    }
+                    _ => line.to_owned(),
+                })
+                .collect();
+            format!(
+                "{head}\n{}{}\n",
+                include_str!("../completion/pexrun.zsh"),
+                lines.join("\n")
+            )
+        }
+        _ => script,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn completions_of_pexrun_know_builds() {
+        let temp = std::env::temp_dir().join(format!("hostkit-completions-{}", std::process::id()));
+        super::write(&temp).unwrap();
+        let read = |path: &str| std::fs::read_to_string(temp.join(path)).unwrap();
+        assert!(read("bash/pexrun").contains("complete -F _pexrun_builds pexrun"));
+        let zsh = read("zsh/_pexrun");
+        for word in ["_pexrun_jobs'", "_pexrun_builds'"] {
+            assert!(zsh.contains(word), "{word}");
+        }
+        std::fs::remove_dir_all(&temp).unwrap();
+    }
+
     #[test]
     fn every_flag_is_in_the_page_and_in_the_completion() {
         let temp = std::env::temp_dir().join(format!("hostkit-packaging-{}", std::process::id()));

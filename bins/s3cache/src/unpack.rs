@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 use hostkit::dir::{Dir, try_exclusive};
 use hostkit::{Exit, Failure};
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 /// Says which artifact a directory was unpacked from, so that a second run knows what it may replace.
@@ -130,9 +131,7 @@ fn occupied(target: &Path) -> io::Result<Option<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
         Ok(found) if !found.is_dir() => {
-            return Err(io::Error::from_raw_os_error(
-                nix::errno::Errno::ENOTDIR as i32,
-            ));
+            return Err(io::Error::from_raw_os_error(Errno::ENOTDIR as i32));
         }
         Ok(_) => {}
     }
@@ -148,16 +147,19 @@ fn occupied(target: &Path) -> io::Result<Option<String>> {
 
 /// Puts the new directory in place of the old one in one step, where there is an old one.
 fn swap_in(temp: &Path, target: &Path) -> io::Result<()> {
-    match renameat2(
-        AT_FDCWD,
-        temp,
-        AT_FDCWD,
-        target,
-        RenameFlags::RENAME_EXCHANGE,
-    ) {
-        Ok(()) => Ok(()),
+    let mut attempt = 0;
+    loop {
+        let flags = RenameFlags::RENAME_EXCHANGE;
+        let Err(error) = renameat2(AT_FDCWD, temp, AT_FDCWD, target, flags) else {
+            return Ok(());
+        };
+        attempt += 1;
         // Nothing to exchange with, or a filesystem that cannot: a plain rename takes an empty directory's place.
-        Err(_) => std::fs::rename(temp, target),
+        match std::fs::rename(temp, target) {
+            // Somebody else has put theirs there in between.
+            Err(_) if error == Errno::ENOENT && attempt < ATTEMPTS => {}
+            other => return other,
+        }
     }
 }
 

@@ -1,20 +1,16 @@
-"""Parts 4 and 7: many processes that want the same artifacts at the same time. Owns starting them together, counting
-what the origin sent for them, and the neighbour on the same disk."""
+"""Part 4: many processes that want the same artifact at the same time. Owns starting them together and counting what
+the origin sent for them."""
 
-import contextlib
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
-import time
 
 from .cold import show, times_of
-from .measure import Failed, digest, median, quantile, ratio, values
+from .measure import Failed, digest, median, ratio, values
 from .origin import Origin
 from .peers import QUIET
-from .report import Section, number, spread
-from .world import Skipped, measured
+from .report import Section, spread
+from .world import measured
 
 KEY = "crowd-1.2.3.bin"
 
@@ -32,13 +28,6 @@ def together(bench, jobs):
     }
 
 
-def counted(origin, key, run):
-    """What a run cost, and what the origin sent for it."""
-    mark = origin.mark()
-    found = run()
-    return found | origin.since(mark, key)
-
-
 def measure(bench, peers):
     """Part 4."""
     size, count = bench.pick(256 << 20, 16 << 20), bench.pick(64, 16)
@@ -47,6 +36,7 @@ def measure(bench, peers):
 
         def ours(processes, within, copies):
             def run(number):
+                mark = origin.mark()
                 place = bench.directory("crowd", within)
                 base = [peers.s3cache, origin.url(KEY), f"--cache-dir={place / 'cache'}", *QUIET]
                 outs = [place / f"out.{one}" for one in range(processes)]
@@ -61,19 +51,20 @@ def measure(bench, peers):
                     # All 64 would be 16 GiB to read; the others are the same blob, cloned.
                     if number == 0 and any(digest(out) != sha256 for out in set(outs[:3])):
                         raise Failed("left other bytes than the origin has")
-                    return found
+                    return found | origin.since(mark, KEY)
                 finally:
                     shutil.rmtree(place)
 
-            return lambda number: counted(origin, KEY, lambda: run(number))
+            return run
 
         def curls(processes):
-            def run():
+            def run(_):
+                mark = origin.mark()
                 os.sync()
                 jobs = [bench.job(["curl", "-sSf", "-o", "/dev/null", origin.url(KEY)]) for _ in range(processes)]
-                return together(bench, jobs)[1]
+                return together(bench, jobs)[1] | origin.since(mark, KEY)
 
-            return lambda _: counted(origin, KEY, run)
+            return run
 
         def on_xfs(bench):
             with bench.xfs() as place:
@@ -116,6 +107,7 @@ def report(raw):
             lone[program] = median(wall)
         bodies = [sent / size for sent in values(result, "bytes")]
         ours = program.startswith("s3cache")
+        verdict = section.check(f"{name}: bodies", max(bodies, default=None), 1, str) if ours else "–"
         rows.append(
             [
                 f"{processes} x `{program}`",
@@ -127,138 +119,9 @@ def report(raw):
                 f"{max(bodies):.3f}" if bodies else "–",
                 spread(values(result, "other"), ""),
                 "1 body" if ours else "–",
-                section.check(f"{name}: bodies", max(bodies, default=None), 1, lambda value: f"{value:.3f}") if ours else "–",
+                verdict,
             ]
         )
-    section.table(
-        None,
-        ["processes", "wall", "wall / one", "CPU of all", "largest RSS", "GETs with bytes", "bodies (most)", "other requests", "budget", "verdict"],
-        rows,
-    )
+    columns = ["processes", "wall", "wall / one", "CPU of all", "largest RSS", "GETs with bytes", "bodies (most)"]
+    section.table(None, [*columns, "other requests", "budget", "verdict"], rows)
     return section
-
-
-@contextlib.contextmanager
-def neighbour(bench):
-    """A neighbour on the same filesystem; the list is filled with (when, how long) when the context ends."""
-    seen = []
-    script = pathlib.Path(__file__).with_name("neighbour.py")
-    file = bench.work / "neighbour"
-    process = subprocess.Popen([sys.executable, "-I", "-S", script, file], stdout=subprocess.PIPE, text=True)
-    try:
-        yield seen
-    finally:
-        process.terminate()
-        said, _ = process.communicate()
-        seen += [tuple(map(float, line.split())) for line in said.splitlines()]
-
-
-def measure_tasks(bench, peers):
-    """Part 7."""
-    count, kinds, size = bench.pick(40, 10), bench.pick(8, 4), bench.pick(32 << 20, 4 << 20)
-    keys = [f"task-1.2.{kind}.bin" for kind in range(kinds)]
-    with Origin(bench) as origin, contextlib.ExitStack() as stack:
-        digests = [origin.object(key, size) for key in keys]
-        unlimited, slow = None, []
-        try:
-            slow = [str(stack.enter_context(bench.throttled(25)))]
-        except Skipped as error:
-            unlimited = str(error)
-
-        def jobs(place, client, processes):
-            for task in range(processes):
-                out, url = place / f"out.{task}", origin.url(keys[task % kinds])
-                job = bench.job(client(url, place / "cache", out))
-                # The slow one is there first, and so leads the others that want the same.
-                yield job | ({"cgroups": slow} if task == 0 and processes > 1 else {"delay": 0.05})
-
-        def tasks(client, processes):
-            def run(number):
-                place = bench.directory("tasks")
-                os.sync()
-                mark = origin.mark()
-                try:
-                    with neighbour(bench) as seen:
-                        time.sleep(bench.pick(2, 1))
-                        began = time.monotonic()
-                        outcomes, found = together(bench, list(jobs(place, client, processes)))
-                        ended = time.monotonic()
-                    for task in range(processes):
-                        if number == 0 and digest(place / f"out.{task}") != digests[task % kinds]:
-                            raise Failed("left other bytes than the origin has")
-                    return found | origin.since(mark, "task-*.bin") | {
-                        "walls": [one["wall"] for one in outcomes],
-                        "before": [took for when, took in seen if when + took < began],
-                        "during": [took for when, took in seen if when + took >= began and when <= ended],
-                    }
-                finally:
-                    shutil.rmtree(place)
-
-            return run
-
-        def ours(url, cache, out):
-            return [peers.s3cache, url, f"--cache-dir={cache}", f"--copy-to={out}", *QUIET]
-
-        def curl(url, _, out):
-            return ["curl", "-sSf", "-o", out, url]
-
-        clients = {"lone": tasks(ours, 1), "s3cache": tasks(ours, count), "lone curl": tasks(curl, 1), "curl": tasks(curl, count)}
-        found = bench.interleave("tasks", bench.rounds, clients)
-    return {"count": count, "kinds": kinds, "size": size, "unlimited": unlimited, "clients": found}
-
-
-def report_tasks(raw):
-    """Part 7, for people."""
-    section = Section("7. Tasks that start together")
-    count, kinds, size = raw["count"], raw["kinds"], raw["size"]
-    section.text(
-        f"{count} tasks want {kinds} artifacts of {show(size)}, each with `--copy-to`, 50 ms after the first of them, "
-        "which has a quarter of a CPU and so is a slow leader. The same with `curl` for contrast. A neighbour writes and "
-        "fsyncs 4 KiB every 20 ms on the same filesystem."
-    )
-    if raw["unlimited"]:
-        section.text(f"The leader is not slowed down here: {raw['unlimited']}.")
-    rows, felt = [], []
-    idle = []
-    for name, lone in (("s3cache", "lone"), ("curl", "lone curl")):
-        result = raw["clients"][name]
-        alone = median(values(raw["clients"][lone], "wall"))
-        walls = flat(values(result, "walls"))
-        leaders = [one[0] for one in values(result, "walls")]
-        bodies = [sent / (kinds * size) for sent in values(result, "bytes")]
-        ours = name == "s3cache"
-        rows.append(
-            [
-                f"{count} x `{name}`",
-                section.failures(result) or number(median(walls), "ms"),
-                number(quantile(walls, 0.99), "ms"),
-                spread(leaders, "ms"),
-                number(alone, "ms"),
-                times_of(ratio(median(walls), alone)),
-                times_of(ratio(quantile(walls, 0.99), alone)),
-                f"{max(bodies):.3f}" if bodies else "–",
-                "1 body each" if ours else "–",
-                section.check("tasks: bodies of each artifact", max(bodies, default=None), 1, lambda value: f"{value:.3f}") if ours else "–",
-            ]
-        )
-        idle += flat(values(result, "before"))
-        felt.append([f"{count} x `{name}`", flat(values(result, "during"))])
-    section.table(
-        None,
-        ["tasks", "wall p50", "p99", "the leader", "a lone fetch", "p50 / lone", "p99 / lone", "bodies of each (most)", "budget", "verdict"],
-        rows,
-    )
-    section.table(
-        "What the neighbour's write and fsync take",
-        ["beside", "p50", "p99", "longest", "writes"],
-        [
-            [name, number(median(took), "ms"), number(quantile(took, 0.99), "ms"), number(max(took, default=None), "ms"), len(took)]
-            for name, took in [["nothing", idle], *felt]
-        ],
-    )
-    return section
-
-
-def flat(lists):
-    """One list of all."""
-    return [one for some in lists for one in some]

@@ -1,4 +1,5 @@
-"""Running programs through the launcher, and the arithmetic of samples. Owns what a sample is: wall, CPU, peak memory."""
+"""Running programs through the launcher, and the arithmetic of samples. Owns what a
+sample is: wall, CPU, peak memory."""
 
 import hashlib
 import marshal

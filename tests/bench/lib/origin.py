@@ -6,7 +6,6 @@ import pathlib
 import socket
 import subprocess
 import time
-import uuid
 
 from .measure import Failed, digest
 from .world import PATH
@@ -171,11 +170,13 @@ def certificates(place, bench):
         "extendedKeyUsage=serverAuth\n"
         "subjectAltName=DNS:localhost,IP:127.0.0.1\n"
     )
-    authority = ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign"]
+    may_sign = ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign"]
+    authority = [*key, *may_sign, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=hostkit bench"]
+    signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "leaf.ext"]
     for command in (
-        ["req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "30", "-subj", f"/CN=bench {uuid.uuid4()}", *authority],
+        ["req", "-x509", "-days", "30", *authority],
         ["req", "-new", *key, "-keyout", "leaf.key", "-out", "leaf.csr", "-subj", "/CN=localhost"],
-        ["x509", "-req", "-in", "leaf.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30", "-extfile", "leaf.ext", "-out", "leaf.pem"],
+        ["x509", "-req", "-days", "30", *signed, "-in", "leaf.csr", "-out", "leaf.pem"],
     ):
         made = subprocess.run(["openssl", *command], cwd=place, env=bench.env(), capture_output=True, text=True)
         if made.returncode:

@@ -34,7 +34,7 @@ def size(path):
 def report(raw):
     """Part 8, for people."""
     section = Section("8. Binaries")
-    section.text("Release builds. The budget is that of `s3cache`; `pexrun` holds the same client and is held to it too.")
+    section.text("Release builds. The budget is that of `s3cache`; `pexrun` holds the same client and is held to it.")
     rows = [
         [
             f"`{name}`",

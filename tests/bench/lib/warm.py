@@ -95,20 +95,21 @@ def report(raw):
     section = Section("3. Warm hit")
     section.text(
         f"A cached, immutable name of {show(raw['size'])} to `--copy-to`, beside `cp --reflink=auto` of the blob. "
-        "`sync` before every run, three times as many rounds as elsewhere. The difference is the median of the differences "
-        "within each round."
+        "`sync` before every run, three times as many rounds as elsewhere. The difference is the median of the "
+        "differences within each round."
     )
     rows = []
     for name, where in (("disk", "the machine's disk"), ("xfs", "xfs with reflinks (loop)")):
         found = raw[name]
         if section.skipped(f"The warm hit on {where}", found):
             continue
+        ours, cp = found["s3cache"], found["cp --reflink=auto"]
         apart = differences(found, "s3cache", "cp --reflink=auto")
         rows.append(
             [
                 where,
-                section.failures(found["s3cache"]) or spread(values(found["s3cache"], "wall"), "ms"),
-                section.failures(found["cp --reflink=auto"]) or spread(values(found["cp --reflink=auto"], "wall"), "ms"),
+                section.failures(ours) or spread(values(ours, "wall"), "ms"),
+                section.failures(cp) or spread(values(cp, "wall"), "ms"),
                 quartiles(apart, "ms"),
                 "<= 3 ms",
                 section.check(f"the warm hit on {where}", median(apart), ALLOWED, milliseconds),
@@ -121,7 +122,10 @@ def report(raw):
         section.table(
             "Sockets opened (strace)",
             ["run", "socket(2)", "budget", "verdict"],
-            [["warm hit", counts["hit"], "0", verdict], ["cold fetch, to show that they are counted", counts["fetch"], "–", "–"]],
+            [
+                ["warm hit", counts["hit"], "0", verdict],
+                ["cold fetch, to show that they are counted", counts["fetch"], "–", "–"],
+            ],
         )
     return section
 
@@ -150,14 +154,12 @@ def measure_large(bench, peers):
             return run
 
         os.sync()
+        again = {name: client(cache, False) for name, cache in caches.items()}
+        anew = {name: client(cache, True) for name, cache in caches.items()}
         return {
             "entries": entries,
-            "hit": bench.interleave(
-                "large cache, hits", bench.pick(500, 50), {name: client(cache, False) for name, cache in caches.items()}
-            ),
-            "fetch": bench.interleave(
-                "large cache, fetches", bench.pick(100, 10), {name: client(cache, True) for name, cache in caches.items()}
-            ),
+            "hit": bench.interleave("large cache, hits", bench.pick(500, 50), again),
+            "fetch": bench.interleave("large cache, fetches", bench.pick(100, 10), anew),
         }
 
 
@@ -167,8 +169,8 @@ def fill(cache, entries):
     share = cache / str(os.geteuid())
     index, blobs = share / "index/v1", share / "blobs"
     name = "filler-1.2.3.bin"
-    for number_ in range(entries):
-        source = f"http://127.0.0.1:1/{number_}/{name}"
+    for at in range(entries):
+        source = f"http://127.0.0.1:1/{at}/{name}"
         key = hashlib.sha256(source.encode()).hexdigest()
         sha256 = hashlib.sha256(key.encode()).hexdigest()
         folder = blobs / sha256[:2] / sha256
@@ -182,7 +184,7 @@ def fill(cache, entries):
             "size": 0,
             "etag": None,
             "fetched": int(time.time()),
-            "fetch_id": f"bench-{number_}",
+            "fetch_id": f"bench-{at}",
             "vouched": None,
             "stamp": {
                 "size": 0,
@@ -200,8 +202,8 @@ def report_large(raw):
     """Part 5, for people."""
     section = Section("5. A large cache")
     section.text(
-        f"A cache with {raw['entries']:,} entries beside one with a single entry: a warm hit, and a fetch, of 1 MiB, both "
-        "with `--copy-to`. There is no budget; the number of entries should not be felt."
+        f"A cache with {raw['entries']:,} entries beside one with a single entry: a warm hit, and a fetch, of 1 MiB, "
+        "both with `--copy-to`. There is no budget; the number of entries should not be felt."
     )
     rows = []
     for what, word in (("hit", "warm hit"), ("fetch", "fetch")):

@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use hostkit_tests::host::{LoopFs, Tmpfs};
 use hostkit_tests::or_skip;
@@ -111,7 +111,7 @@ fn the_cache_is_synced_before_it_is_renamed_and_a_copy_is_not() {
             .arg(hostkit_tests::bin("s3cache"))
             .args([&origin.url("/job-1.2.bin"), &format!("--copy-to={out}")])
             .args(host.own_flags());
-        assert!(traced.status().unwrap().success());
+        assert!(traced.output().unwrap().status.success());
         String::from_utf8(host.read("calls")).unwrap()
     };
     let cold = traced("out");
@@ -138,6 +138,26 @@ fn the_cache_is_synced_before_it_is_renamed_and_a_copy_is_not() {
             .collect();
         assert_eq!(copy.len(), 1, "one rename, no sync: {calls}");
     }
+}
+
+#[test]
+fn many_may_write_to_one_place_at_once() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let [tar, ..] = packed(&host);
+    origin.put("/p-1.2.tar", tar.clone());
+    let url = origin.url("/p-1.2.tar");
+    host.s3cache([&url]).exits(0);
+    for flag in ["--copy-to=out", "--unpack-to=dir"] {
+        let run = || {
+            let mut command = host.command([&url, flag]);
+            command.stderr(Stdio::piped()).spawn().unwrap()
+        };
+        for running in std::iter::repeat_with(run).take(24).collect::<Vec<_>>() {
+            Outcome::from(running.wait_with_output().unwrap()).exits(0);
+        }
+    }
+    assert!(host.read("out") == tar);
+    assert_eq!(host.read("dir/lib/a.txt"), b"text\n");
 }
 
 #[test]
