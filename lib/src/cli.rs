@@ -72,8 +72,7 @@ pub fn main<T: Tool>(run: impl FnOnce(T, &ArgMatches) -> Result<Exit, Failure>) 
         Ok(exit) => exit.into(),
         Err(failure) => {
             if let Some(signal) = failure.signal() {
-                // The parent (thermos, a shell) must see the signal, not a made-up exit code.
-                let _ = signal_hook::low_level::emulate_default_handler(signal);
+                crate::shutdown::die_of(signal);
             }
             report(T::NAME, &failure, json);
             failure.exit().into()

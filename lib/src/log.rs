@@ -53,6 +53,7 @@ pub fn init(tool: &'static str, level: Level, json: bool, tags: Vec<String>) {
         .collect();
     let format = Format {
         tool,
+        level,
         json,
         tags,
         job,
@@ -68,6 +69,7 @@ pub fn init(tool: &'static str, level: Level, json: bool, tags: Vec<String>) {
 
 struct Format {
     tool: &'static str,
+    level: Level,
     json: bool,
     tags: Vec<String>,
     job: Vec<(&'static str, String)>,
@@ -84,16 +86,23 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
+        let metadata = event.metadata();
+        // The AWS SDK warns of every credential source that is not there, which is what a chain of them is about.
+        let chatty =
+            metadata.target().starts_with("aws_") && *metadata.level() != tracing::Level::ERROR;
+        if chatty && self.level != Level::Debug {
+            return Ok(());
+        }
         let mut fields = Fields::default();
         event.record(&mut fields);
         // Libraries' own targets (hyper::client, aws_config::..) matter to whoever debugs; ours is the tool's name.
-        let target = event.metadata().target();
+        let target = metadata.target();
         let logger = if target.starts_with("hostkit") {
             self.tool
         } else {
             target
         };
-        let level = match *event.metadata().level() {
+        let level = match *metadata.level() {
             tracing::Level::WARN => "WARNING",
             other => other.as_str(),
         };
@@ -214,6 +223,7 @@ mod tests {
     fn format(json: bool) -> Format {
         Format {
             tool: "s3cache",
+            level: Level::Info,
             json,
             tags: vec!["eight_ball".into()],
             job: vec![("CB_AURORA_INSTANCE", "3".into())],

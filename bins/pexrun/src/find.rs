@@ -1,8 +1,5 @@
 //! Finding a build: in the cache, then in each repository in turn, by its name or by the beginning of its hash.
 
-use std::fs::File;
-
-use hostkit::dir::try_shared;
 use hostkit::{Exit, Failure};
 use s3cache::cache::{self, Blob};
 use s3cache::fetch::run as online;
@@ -307,7 +304,7 @@ fn fetch(config: &Config, source: Source) -> Result<Option<Blob>, Failure> {
     match s3cache::fetch(&want, &config.settings) {
         Ok((Got::Cached(blob), how)) => {
             debug!(source = %want.source, how = how.word(), "found");
-            for_reading(*blob).map(Some)
+            Ok(Some(*blob))
         }
         Ok(_) => Err(Failure::new(
             Exit::LAUNCHER_FAILED,
@@ -317,25 +314,6 @@ fn fetch(config: &Config, source: Source) -> Result<Option<Blob>, Failure> {
         Err(failure) if failure.exit() == Exit::NOT_FOUND => Ok(None),
         Err(failure) => Err(failure),
     }
-}
-
-/// The same blob, open for reading only. One that was just fetched is still open for writing, and such a file cannot be
-/// executed (ETXTBSY).
-fn for_reading(mut blob: Blob) -> Result<Blob, Failure> {
-    let file = File::open(&blob.path).and_then(|file| {
-        // The lease, before the one of the other handle ends. Without it the path may go while the program runs.
-        let _ = try_shared(&file)?;
-        Ok(file)
-    });
-    blob.file = file.map_err(|error| {
-        Failure::new(
-            Exit::LAUNCHER_FAILED,
-            format!("cannot open {}", blob.path.display()),
-        )
-        .remedy("try again")
-        .because(error)
-    })?;
-    Ok(blob)
 }
 
 /// What a repository has under a beginning of a name.

@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 
 use crate::config::{Config, PexRoot};
 
-/// How long a build may stay open for writing in the process that fetched it.
+/// How long a build may stay open for writing (ETXTBSY).
 const BUSY_MAX: Duration = Duration::from_secs(10);
 /// How often it is tried again.
 const BUSY_POLL: Duration = Duration::from_millis(2);
@@ -96,7 +96,7 @@ impl Launch {
         let mut waited = Duration::ZERO;
         let error = loop {
             let error = self.command.exec();
-            // Another process has just fetched it, and not closed it yet.
+            // Somebody has it open for writing, such as a process that is just being started with our files open.
             if error.kind() != io::ErrorKind::ExecutableFileBusy || waited >= BUSY_MAX {
                 break error;
             }

@@ -10,6 +10,10 @@ use crate::digest;
 use crate::settings::FetchArgs;
 use crate::verbs;
 
+const USAGE: &str = "\
+s3cache [OPTIONS] SOURCE [--copy-to PATH]
+       s3cache [OPTIONS] COMMAND ...";
+
 const AFTER_HELP: &str = "\
 SOURCE is https://host/path, http://host/path, s3://bucket/key, bucket/key (s3) or file:///path.
 
@@ -21,7 +25,7 @@ Exit codes: 0 ok, 2 usage, 65 corrupt, 66 not found, 69 unreachable, 73 cannot w
 
 /// Fetch an artifact once per host, verify it, keep it, and copy it into place
 #[derive(Debug, Parser)]
-#[command(after_help = AFTER_HELP, subcommand_negates_reqs = true)]
+#[command(after_help = AFTER_HELP, override_usage = USAGE, subcommand_negates_reqs = true)]
 pub struct Args {
     /// Something else than fetching
     #[command(subcommand)]

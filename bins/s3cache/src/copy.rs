@@ -1,8 +1,10 @@
 //! Copying a blob to where it is wanted: FICLONE, then copy_file_range, then read and write. Never a hard link: the
 //! next thing a job does is `chmod 700` its copy, which would change everybody's.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -21,8 +23,8 @@ const ATTEMPTS: u32 = 16;
 #[derive(Debug)]
 pub struct Placing {
     dir: Dir,
-    temp: String,
-    name: String,
+    temp: OsString,
+    name: OsString,
     /// The file to write.
     pub file: File,
     placed: bool,
@@ -39,10 +41,7 @@ impl Placing {
         let refused = |why: &str, remedy: &str| {
             Failure::new(Exit::CANNOT_CREATE, format!("{shown}: {why}")).remedy(remedy)
         };
-        let Some(name) = target
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-        else {
+        let Some(name) = target.file_name().map(OsStr::to_owned) else {
             return Err(refused("not a file name", "name the file to write"));
         };
         let parent = target
@@ -70,7 +69,9 @@ impl Placing {
                 }
             }
         }
-        let prefix = format!(".{name}.s3cache-");
+        let mut prefix = OsString::from(".");
+        prefix.push(&name);
+        prefix.push(".s3cache-");
         remove_leftovers(&dir, &prefix);
         let (temp, file) =
             make_locked(&dir, &prefix, mode).map_err(|error| cannot_write(target, error))?;
@@ -108,9 +109,10 @@ impl Drop for Placing {
 }
 
 /// Makes a temporary file and locks it until the rename: one of this kind without a lock belongs to nobody any more.
-fn make_locked(dir: &Dir, prefix: &str, mode: u32) -> io::Result<(String, File)> {
+fn make_locked(dir: &Dir, prefix: &OsStr, mode: u32) -> io::Result<(OsString, File)> {
     for attempt in 0..ATTEMPTS {
-        let temp = format!("{prefix}{}-{attempt}", std::process::id());
+        let mut temp = prefix.to_owned();
+        temp.push(format!("{}-{attempt}", std::process::id()));
         let file = match dir.create_new(&temp, mode) {
             // Of a living process with our number, in a container that shares the directory.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
@@ -124,10 +126,10 @@ fn make_locked(dir: &Dir, prefix: &str, mode: u32) -> io::Result<(String, File)>
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
-fn remove_leftovers(dir: &Dir, prefix: &str) {
+fn remove_leftovers(dir: &Dir, prefix: &OsStr) {
     let Ok(entries) = dir.entries() else { return };
     for (name, _) in entries.flatten() {
-        if name.to_string_lossy().starts_with(prefix)
+        if name.as_bytes().starts_with(prefix.as_bytes())
             && let Ok(file) = dir.open_file(&name)
             && try_exclusive(&file).unwrap_or(false)
         {

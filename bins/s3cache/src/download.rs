@@ -401,7 +401,7 @@ impl Download<'_> {
     }
 
     fn entry(&self, arrived: &Arrived, file: &File) -> io::Result<Entry> {
-        let by_store = matches!(arrived.meta.checksum, Some(_)).then(|| "store".to_owned());
+        let by_store = arrived.meta.checksum.is_some().then(|| "store".to_owned());
         let vouched = self
             .vouched
             .clone()

@@ -151,7 +151,8 @@ pub fn cached(source: &Source, settings: &Settings) -> Option<Blob> {
     }
 }
 
-/// Runs the part that needs the network: within the timeout, and only until somebody asks us to stop.
+/// Runs the part that needs the network: within the timeout, and only until somebody asks us to stop. From then on a
+/// signal ends this process at once.
 ///
 /// # Errors
 /// As the future, and those two.
@@ -164,20 +165,33 @@ pub fn run<T>(
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot start").because(error))?;
+    let mut signalled = Box::pin(shutdown::signalled());
     let done = LocalSet::new().block_on(&runtime, async {
         tokio::select! {
             done = tokio::time::timeout(timeout, work) => done.unwrap_or_else(|_| {
                 Err(Failure::new(Exit::TRY_AGAIN, format!("{source}: not finished within {}", hostkit::units::show_duration(timeout)))
                     .remedy("try again, or raise --timeout"))
             }),
-            signal = shutdown::signalled() => Err(match signal {
+            signal = &mut signalled => Err(match signal {
                 Ok(signal) => Failure::interrupted(signal),
                 Err(error) => Failure::new(Exit::FAILED, "cannot listen for signals").because(error),
             }),
         }
     });
-    // A thread that reads or writes may take its time; nobody waits for it any more.
-    runtime.shutdown_background();
+    if done
+        .as_ref()
+        .is_err_and(|failure| failure.signal().is_some())
+    {
+        // A thread that reads or writes may take its time; nobody waits for it any more.
+        runtime.shutdown_background();
+    } else {
+        // The signals stay caught, and a copy of gigabytes may follow.
+        std::thread::spawn(move || {
+            if let Ok(signal) = runtime.block_on(signalled) {
+                shutdown::die_of(signal);
+            }
+        });
+    }
     done
 }
 

@@ -20,12 +20,19 @@ children = {}
 def stop(*_):
     """Ends what still runs, by process id."""
     for pid in list(children):
-        os.kill(pid, signal.SIGKILL)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # The signal came between its end and its removal from the list.
 
 
 def leave(*_):
     stop()
-    os._exit(1)
+    try:
+        while True:
+            os.wait()
+    except ChildProcessError:
+        os._exit(1)
 
 
 def start(job):

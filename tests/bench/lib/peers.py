@@ -11,7 +11,6 @@ from .origin import BUCKET
 from .world import PATH
 
 OURS = ("s3cache", "pexrun")
-INSTALLED = ("s5cmd", "awscli", "pex")
 COMMANDS = {"s5cmd": "s5cmd", "aws": "awscli", "pex": "pex"}
 QUIET = ["--loglevel=error", "--keep-free=0"]
 
@@ -26,10 +25,12 @@ class Peers:
         places = [pathlib.Path(directory)] if directory else []
         # A shim decides anew on every start which program it stands for, and the peer would be charged with that.
         places += [pathlib.Path(place) for place in os.get_exec_path() if not place.endswith("shims")]
+        places.append(bench.store / "peers" / "bin")
         self.found = {command: find(command, places) for command in COMMANDS}
-        if not all(self.found.values()):
-            venv = install(bench)
-            self.found = {command: path or find(command, [venv]) for command, path in self.found.items()}
+        missing = [package for command, package in COMMANDS.items() if not self.found[command]]
+        if missing:
+            install(bench, missing)
+            self.found = {command: find(command, places) for command in COMMANDS}
         self.found["curl"] = find("curl", [pathlib.Path(place) for place in PATH.split(":")])
 
     def need(self, command):
@@ -64,7 +65,8 @@ class Peers:
         except OSError:
             return "not installed"
         lines = (said.stdout + said.stderr).strip().splitlines()
-        return lines[0].removeprefix("nginx version: ") if lines else "says nothing of itself"
+        # curl names every library it is linked with.
+        return lines[0].removeprefix("nginx version: ").split(" libcurl")[0] if lines else "says nothing of itself"
 
     def clients(self, origin, scheme, key, out, cache):
         """Every way of getting one object to `out`: name -> (command, environment)."""
@@ -118,17 +120,16 @@ def find(command, places):
     return None
 
 
-def install(bench):
-    """Installs the peers into a virtual environment, as far as they can be had."""
+def install(bench, packages):
+    """Installs peers into a virtual environment, as far as they can be had."""
     venv = bench.store / "peers"
     python = shutil.which("python3", path=PATH) or "python3"
-    bench.say("installing peers below target/")
+    bench.say(f"installing {', '.join(packages)} below target/")
     made = subprocess.run([python, "-m", "venv", venv], capture_output=True, text=True)
     if made.returncode:
         bench.say(f"no virtual environment: {made.stderr.strip() or made.stdout.strip()}")
-        return venv / "bin"
-    for package in INSTALLED:
+        return
+    for package in packages:
         command = [venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", package]
         if subprocess.run(command).returncode:
             bench.say(f"{package} cannot be installed: it is reported as missing")
-    return venv / "bin"

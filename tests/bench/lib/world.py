@@ -162,6 +162,12 @@ def remove_stale(store):
     for left in store.glob("work.*"):
         if pathlib.Path("/proc", left.suffix[1:]).exists():
             continue
+        for file in left.glob("nginx.*/nginx.pid"):
+            pid = int(file.read_text())
+            command = pathlib.Path(f"/proc/{pid}/cmdline")
+            # The number may have become another process's.
+            if command.exists() and str(left) in command.read_text(errors="replace"):
+                os.kill(pid, signal.SIGTERM)
         mounts = [line.split()[1] for line in open("/proc/self/mounts", encoding="utf-8")]
         for mount in mounts:
             if pathlib.Path(mount).is_relative_to(left):

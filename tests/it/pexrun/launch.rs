@@ -152,3 +152,22 @@ fn many_at_once_fetch_once_and_all_run() {
         outcome.exits(0).prints("ran\n");
     }
 }
+
+#[test]
+fn a_build_that_is_still_open_for_writing_is_waited_for() {
+    if !is_root() {
+        return skip("a file that nobody else may write", "needs root");
+    }
+    let host = Host::new();
+    host.publish(&pex("job", HASH), program("echo ran"));
+    let path = host.pexrun(["--which", "job", HASH]).exits(0).stdout;
+    let open = std::fs::File::options().write(true).open(path.trim());
+    let mut command = host.command(["job", HASH]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    // Long enough for the first attempt; a slower one only proves less.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    drop(open.unwrap());
+    let outcome = super::Outcome::from(child.wait_with_output().unwrap());
+    outcome.exits(0).prints("ran\n");
+}

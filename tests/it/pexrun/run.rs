@@ -254,3 +254,33 @@ fn a_pex_root_that_is_open_to_others_is_not_used() {
         .says("is open to others");
     assert_eq!(outcome.stdout, "root=\n");
 }
+
+#[test]
+fn a_signal_the_parent_ignores_stays_ignored_after_a_cold_run() {
+    let host = Host::new();
+    host.publish(&pex("job", HASH), program("grep SigIgn /proc/$$/status"));
+    let line = "trap '' HUP; exec \"$@\"";
+    for temper in ["cold", "warm"] {
+        let run = host.command(["job", HASH]);
+        let mut shell = std::process::Command::new("/bin/sh");
+        shell
+            .args(["-c", line, "sh"])
+            .arg(run.get_program())
+            .args(run.get_args())
+            .env_clear();
+        shell.envs(
+            run.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        let output = shell.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mask = text
+            .split_whitespace()
+            .last()
+            .and_then(|mask| u64::from_str_radix(mask, 16).ok());
+        assert!(
+            mask.is_some_and(|mask| mask & 1 == 1),
+            "{temper}: {text}{output:?}"
+        );
+    }
+}

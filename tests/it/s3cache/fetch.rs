@@ -1,5 +1,7 @@
 //! One artifact from a source to a path: what is asked, what is printed, what is refused, and how each failure ends.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
@@ -61,6 +63,18 @@ fn a_copy_replaces_a_file_and_has_the_mode_asked_for() {
         .exits(0);
     assert_eq!(mode(), 0o750);
     assert_eq!(every_file(&host.sandbox()).len(), 1, "nothing else is left");
+}
+
+#[test]
+fn a_target_need_not_be_text() {
+    let (host, origin, path) = (Host::new(), Origin::start(), immutable());
+    origin.put(&path, "new");
+    let name = OsStr::from_bytes(b"out-\xff");
+    let mut target = OsStr::new("--copy-to=").to_owned();
+    target.push(name);
+    host.s3cache([OsStr::new(&origin.url(&path)), &target])
+        .exits(0);
+    assert_eq!(host.read(name), b"new");
 }
 
 #[test]

@@ -46,6 +46,17 @@ impl Run {
         kill(Pid::from_raw(self.child.0.id() as i32), signal).unwrap();
     }
 
+    /// Sends a signal to what it started.
+    pub(super) fn signal_children(&self, signal: Signal) {
+        let pid = self.child.0.id();
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        for child in std::fs::read_to_string(children).unwrap().split(' ') {
+            if let Ok(child) = child.parse() {
+                kill(Pid::from_raw(child), signal).unwrap();
+            }
+        }
+    }
+
     /// Kills it with no chance to clean up, and waits until it is gone.
     pub(super) fn kill(&mut self) {
         self.child.0.kill().unwrap();

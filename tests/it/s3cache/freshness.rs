@@ -171,7 +171,6 @@ fn a_server_without_tags_is_fetched_from_again() {
 }
 
 #[test]
-#[ignore = "fetch.rs: flight::board serves the copy that was just rejected for its digest"]
 fn a_changed_build_behind_an_immutable_name_needs_a_digest_to_be_noticed() {
     let (host, origin) = (Host::new(), Origin::start());
     let path = format!("/job-{HASH}.bin");

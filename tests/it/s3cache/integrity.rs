@@ -191,7 +191,7 @@ fn a_touched_blob_is_read_again_once_and_is_still_a_hit() {
     host.s3cache([&url]).exits(0);
     origin.reset_counters();
     let blob = &files(&host, "blobs")[0];
-    let old = SystemTime::now() - Duration::from_secs(3600);
+    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_440_000_000);
     File::open(blob).unwrap().set_modified(old).unwrap();
     let reread = "stamp changed";
     host.s3cache([&url, "--copy-to=out", "--loglevel=debug"])

@@ -1,1 +1,228 @@
-//! To be written.
+//! Being killed at any moment: no wrong byte at any published path, and garbage that the next run or `gc` collects.
+
+use std::fs::File;
+use std::time::{Duration, Instant, SystemTime};
+
+use hostkit_tests::eventually;
+use hostkit_tests::host::Tmpfs;
+use hostkit_tests::origin::{Fault, Origin};
+use hostkit_tests::{or_skip, which};
+use nix::sys::signal::Signal;
+
+use super::flight::{Run, blobs_are_right, fetch, recorded};
+use super::{HASH, Host, bytes, every_file, mix};
+
+/// How many leaders are killed.
+fn rounds() -> u64 {
+    let long = std::env::var("HOSTKIT_TEST_LONG").is_ok_and(|value| value == "1");
+    if long { 1000 } else { 60 }
+}
+
+/// The files that nobody should need any more: everything in the cache but blobs, index entries, the counter and locks.
+fn leftovers(host: &Host) -> Vec<String> {
+    let files = every_file(&host.cache()).into_iter();
+    let names = files.map(|path| path.to_string_lossy().into_owned());
+    names
+        .filter(|name| name.contains("/partial/") || name.ends_with(".tmp"))
+        .collect()
+}
+
+/// Makes everything in the cache three days old, so that `gc` believes whoever made it to be gone.
+fn age(host: &Host) {
+    let old = SystemTime::now() - Duration::from_secs(3 * 24 * 3600);
+    for path in every_file(&host.cache()) {
+        if !path.to_string_lossy().contains("/blobs/") {
+            let file = File::options().append(true).open(path).unwrap();
+            file.set_modified(old).unwrap();
+        }
+    }
+}
+
+#[test]
+fn killed_leaders_leave_no_wrong_byte_and_no_lasting_garbage() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let body = bytes(2 << 20, 11);
+    let bytes_per_second = 2 << 20;
+    let flags = ["--part-size=128K", "--connections=4"];
+    let artifact = |n: u64| {
+        let path = format!("/job-1.{n}");
+        origin.put(&path, body.clone());
+        origin.fault(&path, Fault::Slow { bytes_per_second });
+        path
+    };
+    // Built before it is timed.
+    let _ = hostkit_tests::bin("s3cache");
+    let durations = (1000..1003).map(|n| {
+        let (url, began) = (origin.url(&artifact(n)), Instant::now());
+        fetch(&host, &url, "out", &flags).end().exits(0);
+        began.elapsed().as_micros() as u64
+    });
+    let whole = durations.min().unwrap();
+    let (mut killed, mut absent) = (0, 0);
+    let mut path = artifact(0);
+    for n in 0..rounds() {
+        let target = host.path("out");
+        let _ = std::fs::remove_file(&target);
+        let mut leader = fetch(&host, &origin.url(&path), "out", &flags);
+        std::thread::sleep(Duration::from_micros(mix(n) % whole));
+        killed += u64::from(!leader.ended());
+        leader.kill();
+        match std::fs::read(&target) {
+            Ok(found) => assert!(found == body, "round {n}: wrong bytes"),
+            Err(_) => absent += 1,
+        }
+        blobs_are_right(&host);
+        assert!(
+            leftovers(&host).len() <= 8,
+            "round {n}: {:?}",
+            leftovers(&host)
+        );
+        // Several kills for each artifact, so that some strike one who continues.
+        if n % 5 == 4 {
+            fetch(&host, &origin.url(&path), "out", &flags)
+                .end()
+                .exits(0);
+            assert!(host.read("out") == body, "round {n}: after the kills");
+            path = artifact(n + 1);
+        }
+    }
+    assert!(killed >= rounds() / 3, "too few struck: {killed}");
+    assert!(absent >= rounds() / 4, "too few struck early: {absent}");
+    let names: Vec<_> = std::fs::read_dir(host.sandbox()).unwrap().collect();
+    assert_eq!(names.len(), 2, "the copy and the log: {names:?}");
+    age(&host);
+    host.s3cache(["gc"]).exits(0);
+    assert_eq!(leftovers(&host), Vec::<String>::new());
+    host.s3cache(["verify"]).exits(0);
+}
+
+#[test]
+fn what_writing_a_record_left_is_collected() {
+    let (host, origin) = (Host::new(), Origin::start());
+    origin.put("/a-1.1", "bytes");
+    host.s3cache([origin.url("/a-1.1")]).exits(0);
+    let entry = every_file(&host.cache())
+        .into_iter()
+        .find(|path| path.to_string_lossy().contains("/index/v1/") && !path.ends_with("held"))
+        .unwrap();
+    let shelf = entry.parent().unwrap();
+    let key = entry.file_name().unwrap().to_str().unwrap();
+    // As write_atomic names them, at both levels; and the folder of a blob that never came.
+    std::fs::write(shelf.join(format!(".{key}.123-abc.tmp")), "torn").unwrap();
+    let above = shelf.parent().unwrap();
+    std::fs::write(above.join(".held.123-abc.tmp"), "torn").unwrap();
+    let uid = nix::unistd::geteuid();
+    let blobs = host.cache().join(format!("{uid}/blobs"));
+    let empty = blobs.join("ab").join("ab".repeat(32));
+    std::fs::create_dir_all(&empty).unwrap();
+    host.s3cache(["gc"]).exits(0);
+    assert_eq!(leftovers(&host).len(), 2, "their writers may be alive");
+    age(&host);
+    host.s3cache(["gc"]).exits(0);
+    assert_eq!(leftovers(&host), Vec::<String>::new());
+    assert!(!empty.exists());
+    assert!(entry.exists());
+}
+
+#[test]
+fn a_copy_killed_in_the_middle_leaves_the_old_file_and_the_next_one_cleans_up() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let body = bytes(48 << 20, 2);
+    let path = format!("/job-{HASH}.bin");
+    origin.put(&path, body.clone());
+    host.s3cache([origin.url(&path)]).exits(0);
+    // Another filesystem, so that the copy takes time; without one it is only faster.
+    let tmpfs = or_skip("a copy that takes time", Tmpfs::mount(128 << 20));
+    let sandbox = tmpfs
+        .as_ref()
+        .map_or_else(|| host.sandbox(), |tmpfs| tmpfs.path());
+    let target = sandbox.join("target");
+    let copy = |name: &str| {
+        let copy_to = format!("--copy-to={}", target.display());
+        let command = host.command([&origin.url(&path), copy_to.as_str()]);
+        Run::start(&host, name, command)
+    };
+    for n in 0..rounds() / 3 {
+        std::fs::write(&target, "what was there").unwrap();
+        let mut run = copy("copying");
+        std::thread::sleep(Duration::from_micros(mix(n) % 120_000));
+        run.kill();
+        let found = std::fs::read(&target).unwrap();
+        assert!(found == b"what was there" || found == body, "round {n}");
+    }
+    copy("last").end().exits(0);
+    assert!(std::fs::read(&target).unwrap() == body);
+    let left = every_file(&sandbox)
+        .into_iter()
+        .filter(|path| path.to_string_lossy().contains(".s3cache-"));
+    assert_eq!(left.count(), 0);
+    blobs_are_right(&host);
+}
+
+#[test]
+fn told_to_stop_while_fetching_it_dies_of_the_signal_and_leaves_nothing_in_the_sandbox() {
+    for (signal, code) in [(Signal::SIGTERM, -15), (Signal::SIGINT, -2)] {
+        // Into the cache, and straight to the sandbox because the cache is too small.
+        for flag in ["--max-size=1G", "--max-size=1K"] {
+            let (host, origin) = (Host::new(), Origin::start());
+            origin.put("/a-1.1", bytes(1 << 20, 1));
+            origin.fault("/a-1.1", Fault::Stall(500_000));
+            let run = fetch(&host, &origin.url("/a-1.1"), "out", &[flag]);
+            eventually("it fetches", || origin.bytes("/a-1.1") >= 500_000);
+            run.signal(signal);
+            run.end().exits(code);
+            let names: Vec<_> = std::fs::read_dir(host.sandbox()).unwrap().collect();
+            assert_eq!(names.len(), 1, "the log: {names:?}");
+        }
+    }
+}
+
+/// The copy is held up by a tracer for as long as it takes.
+#[test]
+fn told_to_stop_while_copying_it_dies_of_the_signal() {
+    let Some(strace) = or_skip("a copy that takes time", which("strace")) else {
+        return;
+    };
+    for warm in [false, true] {
+        let (host, origin) = (Host::new(), Origin::start());
+        let url = origin.url("/a-1.1");
+        origin.put("/a-1.1", bytes(1 << 20, 1));
+        if warm {
+            host.s3cache([&url]).exits(0);
+        }
+        let mut command = host.program(&strace);
+        let inject = "inject=copy_file_range:delay_enter=4000000";
+        command.args(["-f", "-qq", "-e", "trace=copy_file_range", "-e", inject]);
+        command
+            .args(["-o", "calls"])
+            .arg(hostkit_tests::bin("s3cache"));
+        command.args([&url, "--copy-to=out"]).args(host.own_flags());
+        let run = Run::start(&host, "traced", command);
+        eventually("it copies", || {
+            let calls = std::fs::read_to_string(host.path("calls"));
+            calls.is_ok_and(|calls| calls.contains("copy_file_range"))
+        });
+        run.signal_children(Signal::SIGTERM);
+        run.end().exits(-15);
+        assert!(!host.path("out").exists());
+    }
+}
+
+#[test]
+fn told_to_stop_while_waiting_it_dies_of_the_signal_and_the_leader_goes_on() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let body = bytes(2 << 20, 1);
+    origin.put("/a-1.1", body.clone());
+    let bytes_per_second = 1 << 20;
+    origin.fault("/a-1.1", Fault::Slow { bytes_per_second });
+    let flags = ["--part-size=128K"];
+    let leader = fetch(&host, &origin.url("/a-1.1"), "leader", &flags);
+    eventually("it fetches", || !recorded(&host).is_empty());
+    let follower = fetch(&host, &origin.url("/a-1.1"), "follower", &flags);
+    follower.wait_for("another process is fetching it");
+    follower.signal(Signal::SIGTERM);
+    follower.end().exits(-15);
+    leader.end().exits(0);
+    assert!(host.read("leader") == body);
+    assert_eq!(origin.bytes("/a-1.1"), body.len() as u64);
+}

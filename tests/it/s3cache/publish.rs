@@ -201,7 +201,11 @@ fn a_full_disk_leaves_nothing_half_written() {
             .exits(73)
             .says(target.to_str().unwrap());
         told.says("free some space").says("No space left");
-        assert_eq!(every_file(&small.path()), [target.clone()], "{run}");
+        assert_eq!(
+            every_file(&small.path()),
+            std::slice::from_ref(&target),
+            "{run}"
+        );
         assert_eq!(std::fs::read_to_string(&target).unwrap(), "old", "{run}");
     }
     assert_eq!(

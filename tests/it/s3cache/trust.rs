@@ -1,1 +1,305 @@
-//! To be written.
+//! Users who share a cache and do not trust one another, as real uids: whose entries are used, whose bytes are taken,
+//! and whose directories are refused.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt, chown, lchown, symlink};
+use std::path::PathBuf;
+use std::process::Command;
+
+use hostkit_tests::host::run_as;
+use hostkit_tests::origin::Origin;
+use hostkit_tests::{bin, or_skip};
+
+use super::{HASH, Host, Outcome, bytes, every_file, sha256};
+
+mod hostile;
+mod mutual;
+
+const ANN: u32 = 20_001;
+const BOB: u32 = 20_002;
+
+/// A host with several users: a cache that root made, the binary where everybody can run it, a home for each.
+struct Users {
+    host: Host,
+}
+
+impl Users {
+    /// `None` when this process cannot become somebody else.
+    fn new() -> Option<Self> {
+        or_skip("two uids", run_as(ANN, "true").map(drop))?;
+        let users = Self { host: Host::new() };
+        std::fs::create_dir(users.host.cache()).unwrap();
+        users.set_mode(0o1777);
+        let (built, program) = (bin("s3cache"), users.program());
+        if std::fs::hard_link(&built, &program).is_err() {
+            std::fs::copy(&built, &program).unwrap();
+        }
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        for uid in [0, ANN, BOB] {
+            std::fs::create_dir(users.home(uid)).unwrap();
+            chown(users.home(uid), Some(uid), Some(uid)).unwrap();
+        }
+        Some(users)
+    }
+
+    fn program(&self) -> PathBuf {
+        self.host.path("s3cache")
+    }
+
+    fn home(&self, uid: u32) -> PathBuf {
+        self.host.path(uid.to_string())
+    }
+
+    /// The part of a user, or something in it.
+    fn share(&self, uid: u32, path: &str) -> PathBuf {
+        self.host.cache().join(uid.to_string()).join(path)
+    }
+
+    fn set_mode(&self, mode: u32) {
+        std::fs::set_permissions(self.host.cache(), PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    /// The binary as `uid`, in its home.
+    fn command(&self, uid: u32, args: &[&str]) -> Command {
+        let mut command = run_as(uid, self.program()).unwrap();
+        self.host.clean(&mut command);
+        command
+            .args(args)
+            .args(self.host.own_flags())
+            .env("HOME", self.home(uid))
+            .current_dir(self.home(uid));
+        command
+    }
+
+    fn run(&self, uid: u32, args: &[&str]) -> Outcome {
+        self.command(uid, args).output().unwrap().into()
+    }
+
+    /// Fetches to the file `out` in the home of `uid`, and returns what is there then.
+    #[track_caller]
+    fn get(&self, uid: u32, url: &str) -> (Outcome, Vec<u8>) {
+        let told = self.run(uid, &[url, "--copy-to=out"]).exits(0);
+        (told, std::fs::read(self.home(uid).join("out")).unwrap())
+    }
+
+    /// The one blob of a user.
+    fn blob(&self, uid: u32) -> PathBuf {
+        let blobs = every_file(&self.share(uid, "blobs"));
+        assert_eq!(blobs.len(), 1, "{blobs:?}");
+        blobs.into_iter().next().unwrap()
+    }
+
+    /// A file of `uid` with these bytes, whatever was there.
+    fn write(&self, uid: u32, path: &str, bytes: &[u8]) {
+        let path = self.share(uid, path);
+        // Nothing below a user's part is root's.
+        let missing: Vec<_> = path.ancestors().take_while(|at| !at.exists()).collect();
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        for made in missing.into_iter().chain([path.as_path()]) {
+            chown(made, Some(uid), Some(uid)).unwrap();
+        }
+    }
+}
+
+/// An origin with one artifact, and its path.
+fn published() -> (Origin, String, Vec<u8>) {
+    let (origin, path) = (Origin::start(), format!("/job-{HASH}.bin"));
+    let body = bytes(100_000, 5);
+    origin.put(&path, body.clone());
+    (origin, path, body)
+}
+
+fn vouch(origin: &Origin, path: &str, body: &[u8]) {
+    origin.put(&format!("{path}.sha256"), sha256(body));
+}
+
+#[test]
+fn what_root_has_is_used_without_a_request() {
+    let Some(users) = Users::new() else { return };
+    let (origin, path, body) = published();
+    users.get(0, &origin.url(&path));
+    origin.reset_counters();
+    assert_eq!(users.get(ANN, &origin.url(&path)).1, body);
+    assert_eq!(origin.connections(), 0);
+}
+
+#[test]
+fn what_another_user_has_is_fetched_again() {
+    let Some(users) = Users::new() else { return };
+    let (origin, path, body) = published();
+    for uid in [ANN, BOB, 0] {
+        assert_eq!(users.get(uid, &origin.url(&path)).1, body);
+    }
+    assert_eq!(origin.bodies(&path), 3, "root trusts nobody either");
+}
+
+#[test]
+fn what_another_user_has_is_taken_when_the_store_vouches_for_it() {
+    let Some(users) = Users::new() else { return };
+    let (origin, path, body) = published();
+    vouch(&origin, &path, &body);
+    users.get(ANN, &origin.url(&path));
+    let (told, copy) = users.get(BOB, &origin.url(&path));
+    told.says("digest compared");
+    assert_eq!(copy, body);
+    assert_eq!(origin.bodies(&path), 1, "one body in all");
+    assert_eq!(users.blob(BOB).metadata().unwrap().uid(), BOB);
+    origin.reset_counters();
+    std::fs::remove_dir_all(users.share(ANN, "")).unwrap();
+    assert_eq!(users.get(BOB, &origin.url(&path)).1, body);
+    assert_eq!(origin.connections(), 0, "it is the taker's own now");
+}
+
+#[test]
+fn a_poisoned_blob_of_another_user_is_not_taken() {
+    let Some(users) = Users::new() else { return };
+    let (origin, path, body) = published();
+    vouch(&origin, &path, &body);
+    users.get(ANN, &origin.url(&path));
+    let mut poison = body.clone();
+    poison[50_000] ^= 1;
+    std::fs::write(users.blob(ANN), poison).unwrap();
+    let (told, copy) = users.get(BOB, &origin.url(&path));
+    told.says("not what it says");
+    assert_eq!(copy, body);
+    assert_eq!(origin.bodies(&path), 2);
+}
+
+#[test]
+fn links_and_pipes_of_another_user_are_not_followed() {
+    let Some(users) = Users::new() else { return };
+    let (origin, path, body) = published();
+    vouch(&origin, &path, &body);
+    users.get(ANN, &origin.url(&path));
+    let blob = users.blob(ANN);
+    let elsewhere = users.home(ANN).join("elsewhere");
+    std::fs::write(&elsewhere, &body).unwrap();
+    let folder = blob.parent().unwrap().to_owned();
+    let fresh = || {
+        let _ = std::fs::remove_dir_all(users.share(BOB, ""));
+        let told = users.get(BOB, &origin.url(&path));
+        assert_eq!(told.1, body);
+        assert!(
+            !told.0.stderr.contains("digest compared"),
+            "{}",
+            told.0.stderr
+        );
+    };
+    std::fs::remove_file(&blob).unwrap();
+    symlink(&elsewhere, &blob).unwrap();
+    fresh();
+    std::fs::remove_file(&blob).unwrap();
+    nix::unistd::mkfifo(&blob, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    chown(&blob, Some(ANN), None).unwrap();
+    fresh();
+    // The whole folder of blobs stands elsewhere.
+    std::fs::remove_file(&blob).unwrap();
+    std::fs::write(&blob, &body).unwrap();
+    let moved = users.home(ANN).join("moved");
+    std::fs::rename(users.share(ANN, "blobs"), &moved).unwrap();
+    symlink(&moved, users.share(ANN, "blobs")).unwrap();
+    assert!(folder.exists());
+    fresh();
+    assert_eq!(origin.bodies(&path), 4);
+}
+
+#[test]
+fn a_folder_somebody_else_made_is_not_used() {
+    let Some(users) = Users::new() else { return };
+    let (origin, path, body) = published();
+    let trap = users.share(ANN, "");
+    std::fs::create_dir(&trap).unwrap();
+    chown(&trap, Some(BOB), Some(BOB)).unwrap();
+    let (told, copy) = users.get(ANN, &origin.url(&path));
+    told.says("cannot use the cache")
+        .says("belongs to uid 20002");
+    assert_eq!(copy, body);
+    assert_eq!(std::fs::read_dir(&trap).unwrap().count(), 0);
+    // One's own that others can write to is no better.
+    chown(&trap, Some(ANN), Some(ANN)).unwrap();
+    std::fs::set_permissions(&trap, PermissionsExt::from_mode(0o777)).unwrap();
+    let (told, copy) = users.get(ANN, &origin.url(&path));
+    told.says("others can write to it");
+    assert_eq!(copy, body);
+    // A prefetch has nowhere to go.
+    users.run(ANN, &[&origin.url(&path)]).exits(73);
+}
+
+#[test]
+fn what_root_has_is_used_when_ones_own_folder_is_not() {
+    let Some(users) = Users::new() else { return };
+    let (origin, path, body) = published();
+    users.get(0, &origin.url(&path));
+    std::fs::create_dir(users.share(ANN, "")).unwrap();
+    chown(users.share(ANN, ""), Some(BOB), None).unwrap();
+    origin.reset_counters();
+    assert_eq!(users.get(ANN, &origin.url(&path)).1, body);
+    assert_eq!(origin.connections(), 0);
+}
+
+#[test]
+fn a_cache_where_everybody_may_rename_is_refused_with_the_remedy() {
+    let Some(users) = Users::new() else { return };
+    let (origin, path, body) = published();
+    users.set_mode(0o777);
+    let (told, copy) = users.get(ANN, &origin.url(&path));
+    told.says("chmod +t");
+    assert_eq!(copy, body);
+    assert!(!users.share(ANN, "").exists());
+}
+
+#[test]
+fn a_symlink_to_the_cache_is_followed_only_when_root_or_oneself_made_it() {
+    let Some(users) = Users::new() else { return };
+    let (origin, path, body) = published();
+    let link = users.host.path("link");
+    symlink(users.host.cache(), &link).unwrap();
+    let flag = format!("--cache-dir={}", link.display());
+    let get = |uid: u32| -> Outcome {
+        let mut command = run_as(uid, users.program()).unwrap();
+        users.host.clean(&mut command);
+        command.args([&origin.url(&path), "--copy-to=out", "--keep-free=0", &flag]);
+        command.current_dir(users.home(uid));
+        let told = Outcome::from(command.output().unwrap()).exits(0);
+        assert_eq!(std::fs::read(users.home(uid).join("out")).unwrap(), body);
+        told
+    };
+    lchown(&link, Some(BOB), Some(BOB)).unwrap();
+    for uid in [ANN, 0] {
+        get(uid).says("a symlink of uid 20002");
+        assert!(!users.share(uid, "").exists());
+    }
+    for (owner, uid) in [(BOB, BOB), (0, ANN)] {
+        lchown(&link, Some(owner), Some(owner)).unwrap();
+        assert!(!get(uid).stderr.contains("symlink"));
+        assert_eq!(every_file(&users.share(uid, "blobs")).len(), 1);
+    }
+}
+
+#[test]
+fn an_older_entry_of_root_is_no_newer_one() {
+    let Some(users) = Users::new() else { return };
+    let (origin, url) = (Origin::start(), "/static.bin");
+    let url = origin.url(url);
+    for (uid, text) in [(0, "first"), (ANN, "second"), (ANN, "third")] {
+        origin.put("/static.bin", text);
+        assert_eq!(users.get(uid, &url).1, text.as_bytes());
+    }
+    // But what root has already need not be fetched.
+    origin.put("/static.bin", "fourth");
+    users.get(0, &url);
+    origin.reset_counters();
+    assert_eq!(users.get(ANN, &url).1, b"fourth");
+    assert_eq!(origin.bodies("/static.bin"), 0);
+}
+
+#[test]
+fn nobody_else_can_hold_a_lone_users_lock() {
+    let Some(users) = Users::new() else { return };
+    let (origin, path, _) = published();
+    users.get(ANN, &origin.url(&path));
+    for lock in every_file(&users.share(ANN, "locks")) {
+        let mode = lock.metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode, 0o600, "{}", lock.display());
+    }
+}

@@ -32,7 +32,7 @@ impl FileBody {
     ///
     /// # Errors
     /// As pread(2); a file that became shorter is `Transient`, because it is being written.
-    pub fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+    pub fn next_piece(&mut self) -> Result<Option<Bytes>, StoreError> {
         if self.at == self.end {
             return Ok(None);
         }

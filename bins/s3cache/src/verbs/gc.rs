@@ -109,5 +109,5 @@ fn free_bytes(settings: &Settings) -> Result<u64, Failure> {
     let found = Dir::open(path)
         .and_then(|dir| Ok(fstatvfs(&dir)?))
         .map_err(unreadable)?;
-    Ok(found.blocks_available() as u64 * found.fragment_size() as u64)
+    Ok(found.blocks_available() * found.fragment_size())
 }
