@@ -1,125 +1,16 @@
 //! Single flight: one body for any number of processes, whatever becomes of the one that fetches it.
 
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
+use hostkit_tests::eventually;
 use hostkit_tests::origin::{Fault, Origin, Request};
-use hostkit_tests::{Running, eventually};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
-use super::{HASH, Host, Outcome, bytes, every_file, sha256};
+use super::{HASH, Host, bytes, every_file, sha256};
 
-/// A run of the binary whose log can be read while it runs.
-#[derive(Debug)]
-pub(super) struct Run {
-    child: Running,
-    log: PathBuf,
-}
+mod run;
 
-impl Run {
-    /// Starts `command`, the log going to `<name>.log` in the sandbox.
-    pub(super) fn start(host: &Host, name: &str, mut command: std::process::Command) -> Self {
-        let log = host.path(format!("{name}.log"));
-        command
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&log).unwrap());
-        let child = Running(command.spawn().unwrap());
-        Self { child, log }
-    }
-
-    /// What it has said so far.
-    pub(super) fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap()
-    }
-
-    /// Waits until it has said this.
-    pub(super) fn wait_for(&self, text: &str) {
-        eventually(&format!("{text:?} in {}", self.log.display()), || {
-            self.log().contains(text)
-        });
-    }
-
-    /// Sends it a signal.
-    pub(super) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.0.id() as i32), signal).unwrap();
-    }
-
-    /// Sends a signal to what it started.
-    pub(super) fn signal_children(&self, signal: Signal) {
-        let pid = self.child.0.id();
-        let children = format!("/proc/{pid}/task/{pid}/children");
-        for child in std::fs::read_to_string(children).unwrap().split(' ') {
-            if let Ok(child) = child.parse() {
-                kill(Pid::from_raw(child), signal).unwrap();
-            }
-        }
-    }
-
-    /// Kills it with no chance to clean up, and waits until it is gone.
-    pub(super) fn kill(&mut self) {
-        self.child.0.kill().unwrap();
-        self.child.0.wait().unwrap();
-    }
-
-    /// Whether it has ended.
-    pub(super) fn ended(&mut self) -> bool {
-        self.child.0.try_wait().unwrap().is_some()
-    }
-
-    /// Waits for its end. A signal that ended it is the code, negative.
-    pub(super) fn end(mut self) -> Outcome {
-        use std::os::unix::process::ExitStatusExt as _;
-        eventually(&format!("the end of {}", self.log.display()), || {
-            self.ended()
-        });
-        let status = self.child.0.wait().unwrap();
-        let signal = status.signal().unwrap_or(1);
-        Outcome {
-            code: status.code().unwrap_or(-signal),
-            stdout: String::new(),
-            stderr: self.log(),
-        }
-    }
-}
-
-/// Starts a fetch of `url` to the file `to`, with more flags.
-pub(super) fn fetch(host: &Host, url: &str, to: &str, flags: &[&str]) -> Run {
-    let copy_to = format!("--copy-to={to}");
-    let args = [url, copy_to.as_str(), "--loglevel=debug"];
-    Run::start(host, to, host.command(args.iter().chain(flags)))
-}
-
-/// The parts that any partial download of this cache has on record, in no order.
-pub(super) fn recorded(host: &Host) -> Vec<u64> {
-    let records = every_file(&host.cache())
-        .into_iter()
-        .filter(|path| path.to_string_lossy().ends_with(".record"));
-    records
-        .flat_map(|path| {
-            let text = std::fs::read_to_string(path).unwrap_or_default();
-            text.lines()
-                .filter_map(|line| line.strip_prefix("p ")?.split(' ').next()?.parse().ok())
-                .collect::<Vec<u64>>()
-        })
-        .collect()
-}
-
-/// Asserts that every blob is what its name says, and how many there are.
-#[track_caller]
-pub(super) fn blobs_are_right(host: &Host) -> usize {
-    let blobs: Vec<PathBuf> = every_file(&host.cache())
-        .into_iter()
-        .filter(|path| path.components().any(|part| part.as_os_str() == "blobs"))
-        .collect();
-    for blob in &blobs {
-        let name = blob.parent().unwrap().file_name().unwrap();
-        let found = sha256(&std::fs::read(blob).unwrap());
-        assert_eq!(found.as_str(), name, "{}", blob.display());
-    }
-    blobs.len()
-}
+pub(super) use run::{Run, after_now, before_now, blobs_are_right, fetch, recorded};
 
 /// The requests for the object itself.
 fn gets(origin: &Origin, path: &str) -> Vec<Request> {

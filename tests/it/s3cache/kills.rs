@@ -1,7 +1,7 @@
 //! Being killed at any moment: no wrong byte at any published path, and garbage that the next run or `gc` collects.
 
 use std::fs::File;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use hostkit_tests::eventually;
 use hostkit_tests::host::Tmpfs;
@@ -9,7 +9,7 @@ use hostkit_tests::origin::{Fault, Origin};
 use hostkit_tests::{or_skip, which};
 use nix::sys::signal::Signal;
 
-use super::flight::{Run, blobs_are_right, fetch, recorded};
+use super::flight::{Run, before_now, blobs_are_right, fetch, recorded};
 use super::{HASH, Host, bytes, every_file, mix};
 
 /// How many leaders are killed.
@@ -29,7 +29,7 @@ fn leftovers(host: &Host) -> Vec<String> {
 
 /// Makes everything in the cache three days old, so that `gc` believes whoever made it to be gone.
 fn age(host: &Host) {
-    let old = SystemTime::now() - Duration::from_secs(3 * 24 * 3600);
+    let old = before_now(3);
     for path in every_file(&host.cache()) {
         if !path.to_string_lossy().contains("/blobs/") {
             let file = File::options().append(true).open(path).unwrap();

@@ -2,13 +2,12 @@
 
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt as _, chown};
-use std::time::{Duration, SystemTime};
 
 use hostkit_tests::eventually;
 use hostkit_tests::origin::Origin;
 use nix::sys::signal::Signal;
 
-use super::super::flight::Run;
+use super::super::flight::{Run, before_now};
 use super::{ANN, BOB, HASH, Users, bytes, every_file, published, sha256, vouch};
 
 #[test]
@@ -86,7 +85,7 @@ fn a_part_of_the_cache_full_of_traps_stops_neither_gc_nor_those_who_list() {
     std::fs::create_dir_all(&nested).unwrap();
     let garbage = users.share(0, "partial/v1/old.failed");
     std::fs::write(&garbage, "old").unwrap();
-    let old = SystemTime::now() - Duration::from_secs(3 * 24 * 3600);
+    let old = before_now(3);
     File::options()
         .write(true)
         .open(&garbage)
@@ -124,7 +123,7 @@ fn what_root_collects_stays_usable_for_its_owner() {
     // A dead download whose lock was collected before it, and a part in which no room was ever made.
     let data = format!("partial/v1/{name}.data");
     users.write(ANN, &data, b"dead");
-    let old = SystemTime::now() - Duration::from_secs(3 * 24 * 3600);
+    let old = before_now(3);
     let file = File::options().write(true).open(users.share(ANN, &data));
     file.unwrap().set_modified(old).unwrap();
     std::fs::remove_file(&lock).unwrap();
