@@ -1,6 +1,6 @@
 //! Flags as every tool has them, and the way in and out of a process: parse, log, run, print the failure, exit.
 //!
-//! A tool declares plain clap flags; [`prepare`] gives each its underscore spelling, its environment variable, and for
+//! A tool declares plain clap flags; [`command`] gives each its underscore spelling, its environment variable, and for
 //! a boolean a value (`--console=True`). Owns `main`, not what a tool does.
 
 use std::ffi::OsString;

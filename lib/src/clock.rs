@@ -23,3 +23,11 @@ pub fn since_boot() -> Duration {
         .map(Duration::from)
         .unwrap_or_default()
 }
+
+/// Processor time this process has used, all threads together (`CLOCK_PROCESS_CPUTIME_ID`).
+#[must_use]
+pub fn used() -> Duration {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)
+        .map(Duration::from)
+        .unwrap_or_default()
+}

@@ -28,7 +28,7 @@ pub fn line(text: impl std::fmt::Display) -> Result<(), Failure> {
 /// Writes a value as one line of JSON.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub fn json(value: &serde_json::Value) -> Result<(), Failure> {
     line(value)
 }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hostkit::backoff::Backoff;
+use hostkit::clock;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info};
@@ -21,8 +22,14 @@ use crate::store::{Get, Kind, Meta, ObjectStore, Reply, StoreError};
 pub const PART_SIZE: u64 = 8 << 20;
 /// An object larger than this is fetched in larger parts: its record stays short (bytes).
 const LARGE: u64 = 4 << 30;
-/// Connections at once, unless the user says otherwise: one S3 connection gives 50 to 90 MB/s.
+/// The most connections at once, unless the user says otherwise: one S3 connection gives 50 to 90 MB/s.
 const CONNECTIONS: u64 = 8;
+/// Connections to begin with.
+const FIRST_CONNECTIONS: u64 = 2;
+/// How often it is looked whether more connections would help.
+const GROW_EVERY: Duration = Duration::from_millis(50);
+/// Above this share of one processor it is not the network that is waited for, and another connection only costs memory.
+const BUSY: f64 = 0.5;
 /// Attempts without progress before giving up.
 const ATTEMPTS: u32 = 5;
 /// So many bytes are progress.
@@ -110,42 +117,56 @@ impl Job {
         first: Option<Reply>,
         sink: &Sink,
     ) -> Result<(), StoreError> {
-        let connections = self
-            .options
-            .connections
-            .unwrap_or(CONNECTIONS)
-            .min(parts.len() as u64);
+        let most = (parts.len() as u64).min(self.options.connections.unwrap_or(CONNECTIONS));
+        let mut connections = most.min(self.options.connections.unwrap_or(FIRST_CONNECTIONS));
         debug!(parts = parts.len(), connections, "fetching in ranges");
         let meta = Rc::new(meta.clone());
         let parts = Rc::new(RefCell::new(parts));
         let mut first = first;
         let mut workers: JoinSet<Result<(), StoreError>> = JoinSet::new();
-        for _ in 0..connections {
-            let (job, meta, parts, sink, mut open) = (
-                self.clone(),
-                meta.clone(),
-                parts.clone(),
-                sink.clone(),
-                first.take(),
-            );
-            workers.spawn_local(async move {
-                loop {
-                    let Some((part, start, end)) = parts.borrow_mut().pop_front() else {
-                        return Ok(());
-                    };
-                    // The open answer starts where the object does.
-                    let usable = if start == 0 { open.take() } else { None };
-                    job.part(&meta, start, end, usable, &sink).await?;
-                    sink.finished(part).await.map_err(|Gone| disk())?;
+        let mut start = |workers: &mut JoinSet<_>| {
+            let (job, meta, parts, sink) =
+                (self.clone(), meta.clone(), parts.clone(), sink.clone());
+            workers.spawn_local(job.work(meta, parts, first.take(), sink));
+        };
+        (0..connections).for_each(|_| start(&mut workers));
+        let mut load = Load::now();
+        loop {
+            let ended = tokio::select! {
+                ended = workers.join_next() => ended,
+                () = sleep(GROW_EVERY), if connections < most => {
+                    if load.since() < BUSY {
+                        let more = connections.min(most - connections);
+                        (0..more).for_each(|_| start(&mut workers));
+                        connections += more;
+                        debug!(connections, "the network is waited for: more connections");
+                    }
+                    continue;
                 }
-            });
-        }
-        while let Some(ended) = workers.join_next().await {
+            };
+            let Some(ended) = ended else { return Ok(()) };
             ended.map_err(|error| {
                 StoreError::new(Kind::Fatal, "a connection's task failed").because(error)
             })??;
         }
-        Ok(())
+    }
+
+    /// What one connection does: part after part, until none is left. `open` is an answer that starts with the object.
+    async fn work(
+        self: Rc<Self>,
+        meta: Rc<Meta>,
+        parts: Rc<RefCell<VecDeque<(u64, u64, u64)>>>,
+        mut open: Option<Reply>,
+        sink: Sink,
+    ) -> Result<(), StoreError> {
+        loop {
+            let Some((part, start, end)) = parts.borrow_mut().pop_front() else {
+                return Ok(());
+            };
+            let usable = if start == 0 { open.take() } else { None };
+            self.part(&meta, start, end, usable, &sink).await?;
+            sink.finished(part).await.map_err(|Gone| disk())?;
+        }
     }
 
     /// Fetches an object that cannot be fetched in ranges, as one stream. `room` is asked before bytes beyond what was
@@ -274,6 +295,28 @@ impl Job {
             start + cost
         };
         sleep_until(until).await;
+    }
+}
+
+/// How busy this process is.
+struct Load {
+    at: Instant,
+    used: Duration,
+}
+
+impl Load {
+    fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            used: clock::used(),
+        }
+    }
+
+    /// Processors used since the last look: 1 is one of them all the time.
+    fn since(&mut self) -> f64 {
+        let before = std::mem::replace(self, Self::now());
+        let used = self.used.saturating_sub(before.used);
+        used.as_secs_f64() / (self.at - before.at).as_secs_f64().max(0.001)
     }
 }
 

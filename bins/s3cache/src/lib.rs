@@ -1,6 +1,6 @@
 //! s3cache: fetches an artifact once per host, verifies it, keeps it, and copies it into place.
 //!
-//! The way of a fetch is [`fetch`]; what is asked of it is [`cli`]; pexrun calls [`fetch::fetch`] as a library.
+//! The way of a fetch is [`mod@fetch`]; what is asked of it is [`cli`]; pexrun calls [`fetch::fetch`] as a library.
 
 pub mod adopt;
 pub mod cache;
@@ -11,6 +11,7 @@ pub mod download;
 pub mod engine;
 pub mod fetch;
 pub mod flight;
+pub mod hasher;
 pub mod progress;
 pub mod settings;
 pub mod sink;

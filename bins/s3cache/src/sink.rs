@@ -1,7 +1,7 @@
-//! The writing half of a download, in a thread of its own: puts pieces in place, hashes them, records finished parts.
+//! The writing half of a download, in a thread of its own: puts pieces in place and records finished parts.
 //!
-//! SHA-256 cannot be computed out of order. Pieces at the frontier (all before it is hashed) are hashed as they come,
-//! while still in the processor's cache; what lies beyond is read back when the frontier reaches it.
+//! SHA-256 cannot be computed out of order. Pieces at the frontier (all before it is hashed, or on its way to be) go to
+//! the hasher as they come; what lies beyond it does when the frontier reaches it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,19 +13,19 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use crate::cache::partial::{Done, Header, Partial};
-use crate::digest::{self, Hex};
+use crate::digest::Hex;
+use crate::hasher::{Hasher, Next};
 use crate::store::Crc;
 
 /// Pieces waiting to be written. A piece is what one read of a connection gives, 8 KiB to 400 KiB.
-const QUEUE: usize = 16;
+const QUEUE: usize = 8;
 /// How often those who watch hear of progress.
 const REPORT: Duration = Duration::from_millis(200);
 /// Bytes after which writing them back begins, so that the final fsync finds little left to do.
-const WRITE_BACK: u64 = 64 << 20;
+const WRITE_BACK: u64 = 32 << 20;
 
 /// Where the bytes of a download go.
 #[derive(Debug)]
@@ -125,8 +125,9 @@ impl Sink {
 struct Writer {
     target: Target,
     shape: Shape,
-    hasher: Sha256,
-    /// All bytes before this one are hashed.
+    /// `None` once it has finished.
+    hasher: Option<Hasher>,
+    /// All bytes before this one were given to the hasher.
     frontier: u64,
     /// Part -> bytes of it that are written, and their CRC so far.
     open: BTreeMap<u64, (u64, crc_fast::Digest)>,
@@ -143,7 +144,7 @@ impl Writer {
         Self {
             target,
             shape,
-            hasher: Sha256::new(),
+            hasher: None,
             frontier: 0,
             open: BTreeMap::new(),
             done: BTreeMap::new(),
@@ -155,16 +156,17 @@ impl Writer {
     }
 
     fn run(&mut self, mut pieces: mpsc::Receiver<Message>, done: &[Done]) -> io::Result<Summary> {
+        self.hasher = Some(Hasher::start(self.target.data.try_clone()?));
         for part in done {
             let length = self.part_length(part.part);
             self.done.insert(part.part, (length, part.crc));
             self.arrived.fetch_add(length, Ordering::Relaxed);
             self.record(|record| record.finished(*part))?;
         }
-        self.catch_up()?;
+        self.catch_up();
         while let Some(message) = pieces.blocking_recv() {
             match message {
-                Message::Piece { at, bytes } => self.write(at, &bytes)?,
+                Message::Piece { at, bytes } => self.write(at, bytes)?,
                 Message::Finished { part } => self.finish(part)?,
             }
         }
@@ -188,26 +190,24 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.target.data.write_all_at(bytes, at)?;
+    fn write(&mut self, at: u64, bytes: Bytes) -> io::Result<()> {
+        let length = bytes.len() as u64;
+        self.target.data.write_all_at(&bytes, at)?;
         let part = at / self.shape.part_size;
         let crc = self.shape.crc;
         let (written, digest) = self.open.entry(part).or_insert_with(|| (0, crc.digest()));
-        digest.update(bytes);
-        *written += bytes.len() as u64;
+        digest.update(&bytes);
+        *written += length;
         if at == self.frontier {
-            self.hasher.update(bytes);
-            self.frontier += bytes.len() as u64;
+            self.frontier += length;
+            self.hash(Next::Piece(bytes));
         }
-        let arrived = self
-            .arrived
-            .fetch_add(bytes.len() as u64, Ordering::Relaxed)
-            + bytes.len() as u64;
+        let arrived = self.arrived.fetch_add(length, Ordering::Relaxed) + length;
         if self.reported.elapsed() >= REPORT {
             self.reported = Instant::now();
             self.record(|record| record.arrived(arrived))?;
         }
-        self.write_back(bytes.len() as u64)
+        self.write_back(length)
     }
 
     /// Starts writing back in a thread of its own, unless one still does: fsync at the end waits for what is left.
@@ -245,34 +245,31 @@ impl Writer {
         );
         self.done.insert(part, (length, crc));
         self.record(|record| record.finished(Done { part, crc }))?;
-        self.catch_up()
+        self.catch_up();
+        Ok(())
     }
 
     /// Hashes what the frontier has reached: whole parts, and the written beginning of the next one.
-    fn catch_up(&mut self) -> io::Result<()> {
+    fn catch_up(&mut self) {
         loop {
             let part = self.frontier / self.shape.part_size;
-            let start = part * self.shape.part_size;
-            let end = start
-                + match (self.done.get(&part), self.open.get(&part)) {
-                    (Some((length, _)), _) => *length,
-                    (None, Some((written, _))) => *written,
-                    (None, None) => 0,
-                };
+            let written = match (self.done.get(&part), self.open.get(&part)) {
+                (Some((length, _)), _) => *length,
+                (None, Some((written, _))) => *written,
+                (None, None) => 0,
+            };
+            let end = part * self.shape.part_size + written;
             if end <= self.frontier {
-                return Ok(());
+                return;
             }
-            let mut piece = vec![0; 256 << 10];
-            while self.frontier < end {
-                let want = piece
-                    .len()
-                    .min(usize::try_from(end - self.frontier).unwrap_or(usize::MAX));
-                self.target
-                    .data
-                    .read_exact_at(&mut piece[..want], self.frontier)?;
-                self.hasher.update(&piece[..want]);
-                self.frontier += want as u64;
-            }
+            self.hash(Next::Range(self.frontier, end));
+            self.frontier = end;
+        }
+    }
+
+    fn hash(&self, next: Next) {
+        if let Some(hasher) = &self.hasher {
+            hasher.take(next);
         }
     }
 
@@ -298,11 +295,11 @@ impl Writer {
                 (before + length, crc.combine(first, second, length))
             });
         let crc = whole.map_or_else(|| crc.digest().finalize(), |(_, crc)| crc);
-        Ok(Summary {
-            sha256: digest::hex(&std::mem::take(&mut self.hasher).finalize()),
-            size,
-            crc,
-        })
+        let sha256 = match self.hasher.take() {
+            Some(hasher) => hasher.finish()?,
+            None => return Err(io::ErrorKind::Interrupted.into()),
+        };
+        Ok(Summary { sha256, size, crc })
     }
 }
 
@@ -321,7 +318,9 @@ pub fn header(shape: Shape, etag: &str, max_rate: Option<u64>) -> Option<Header>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest;
     use proptest::prelude::*;
+    use sha2::{Digest as _, Sha256};
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread()

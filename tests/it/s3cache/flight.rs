@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use hostkit_tests::eventually;
+use hostkit_tests::host::CpuLimit;
 use hostkit_tests::origin::{Fault, Origin, Request};
+use hostkit_tests::{eventually, or_skip};
 use nix::sys::signal::Signal;
 
 use super::{HASH, Host, bytes, every_file, sha256};
@@ -182,6 +183,29 @@ fn a_leader_that_is_too_slow_is_overtaken_and_can_be_told_to_stop() {
     leader.signal(Signal::SIGTERM);
     leader.end().exits(-15);
     assert!(!host.path("leader").exists());
+}
+
+#[test]
+fn a_throttled_leader_that_gets_on_leads_for_all() {
+    let Some(quarter) = or_skip("a throttled leader", CpuLimit::quarter()) else {
+        return;
+    };
+    let (host, origin) = (Host::new(), Origin::start());
+    let path = format!("/job-{HASH}.bin");
+    let body = slow_object(&origin, &path);
+    let leader = fetch(&host, &origin.url(&path), "leader", &PARTS);
+    quarter.add(leader.pid()).unwrap();
+    origin.wait_requests(&path, 1);
+    let others: Vec<Run> = (0..15)
+        .map(|n| fetch(&host, &origin.url(&path), &format!("out{n}"), &PARTS))
+        .collect();
+    for run in others.into_iter().chain([leader]) {
+        run.end().exits(0);
+    }
+    for n in 0..15 {
+        assert!(host.read(format!("out{n}")) == body, "copy {n}");
+    }
+    assert_eq!(origin.bytes(&path), body.len() as u64);
 }
 
 #[test]

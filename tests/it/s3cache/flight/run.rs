@@ -44,6 +44,11 @@ impl Run {
         });
     }
 
+    /// Its pid.
+    pub(in super::super) fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
     /// Sends it a signal.
     pub(in super::super) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.0.id() as i32), signal).unwrap();
