@@ -312,7 +312,7 @@ async fn bypass(
     let Some((target, mode)) = &ask.want.bypass else {
         return Err(
             Failure::new(Exit::CANNOT_CREATE, format!("{source}: {why}"))
-                .remedy("make room in the cache, or fetch it with --copy-to"),
+                .remedy("make room in the cache (--max-size, --keep-free, the disk), or name another with --cache-dir"),
         );
     };
     warn!(%source, "{why}: fetching straight to {}", target.display());
