@@ -1,4 +1,7 @@
-//! One download by the process that leads it: plan the parts, reserve room, run the engine, verify, publish.
+//! One download by the process that leads it: plan the parts, run the engine, verify, publish. Where the bytes go, and
+//! whether there is room for them, is [`destination`]'s.
+
+mod destination;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -9,22 +12,23 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hostkit::{Exit, Failure, clock};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::cache::entry::Stamp;
-use crate::cache::partial::{self, Done, Partial};
+use crate::cache::partial::{Done, Partial};
 use crate::cache::space::{self, Bounds};
-use crate::cache::{Blob, Cache, Entry, Share};
+use crate::cache::{Blob, Cache, Entry};
 use crate::copy::{Placing, cannot_write};
 use crate::engine::{self, Job, Options};
 use crate::fetch::{found, shown};
 use crate::flight::TURNS;
 use crate::progress::Progress;
 use crate::settings::Settings;
-use crate::sink::{self, Shape, Sink, Summary, Target};
+use crate::sink::{Shape, Sink, Summary, Target};
 use crate::source::Source;
 use crate::store::{Checksum, Crc, Kind, Meta, ObjectStore, Reply, StoreError};
 use crate::verify::{self, Vouched};
+use destination::Destination;
 
 /// So often a download begins anew when the object is replaced under it, or the stream breaks.
 const RESTARTS: u32 = 3;
@@ -82,18 +86,6 @@ struct Arrived {
     meta: Meta,
 }
 
-/// What an attempt downloads to.
-enum Into<'a> {
-    Share {
-        share: &'a Share,
-        cache: &'a Cache,
-        key: &'a str,
-        turn: u32,
-        bounds: Bounds,
-    },
-    File(&'a File),
-}
-
 impl Download<'_> {
     /// Downloads into the caller's share of the cache.
     ///
@@ -114,7 +106,7 @@ impl Download<'_> {
             keep_free: self.settings.keep_free,
         };
         let arrived = match self
-            .attempts(&Into::Share {
+            .attempts(&Destination::Share {
                 share,
                 cache,
                 key,
@@ -125,10 +117,16 @@ impl Download<'_> {
         {
             Ok(arrived) => arrived,
             Err(Stop::NoRoom(why)) => return Ok(Landed::NoRoom(why)),
+            // The cache's disk failed or filled up on the way: what is there is in the way of others.
+            Err(Stop::Store(error)) if error.kind == Kind::Disk => {
+                if let Ok(dir) = share.records("partial") {
+                    let _ = space::release(share, Partial::remove(&dir, key, turn));
+                }
+                return Ok(Landed::NoRoom(error.to_string()));
+            }
             Err(Stop::Store(error)) => return Err(error.into_failure(self.source)),
             Err(Stop::Fail(failure)) => return Err(failure),
         };
-        let dir = share.records("partial").map_err(disk)?;
         let size = arrived.summary.size;
         let file_name = arrived
             .target
@@ -136,11 +134,20 @@ impl Download<'_> {
             .as_ref()
             .map(|record| record.name.clone())
             .unwrap_or_default();
+        let Ok(dir) = share.records("partial") else {
+            // Somebody removed the cache.
+            self.verify(&arrived).await?;
+            let file = arrived.target.data;
+            return Ok(Landed::Loose { file, size });
+        };
         if let Err(failure) = self.verify(&arrived).await {
             let _ = space::release(share, Partial::remove(&dir, key, turn));
             return Err(failure);
         }
-        let file = dir.open_file(&file_name).map_err(disk)?;
+        let Ok(file) = dir.open_file(&file_name) else {
+            let file = arrived.target.data;
+            return Ok(Landed::Loose { file, size });
+        };
         let mut entry = self.entry(&arrived, &file).map_err(disk)?;
         // The kernel executes no file that somebody has open for writing: from here on nobody has.
         drop(arrived);
@@ -166,7 +173,7 @@ impl Download<'_> {
     /// As [`Download::into_cache`]; a full disk is exit 73.
     pub async fn into_place(&mut self, target: &Path, mode: u32) -> Result<(), Failure> {
         let placing = Placing::new(target, mode)?;
-        match self.attempts(&Into::File(&placing.file)).await {
+        match self.attempts(&Destination::File(&placing.file)).await {
             Ok(arrived) => {
                 self.verify(&arrived).await?;
                 placing.place()
@@ -219,7 +226,39 @@ impl Download<'_> {
         Ok(self.meta.clone())
     }
 
-    async fn attempts(&mut self, into: &Into<'_>) -> Result<Arrived, Stop> {
+    /// The answer to a request for the first missing part of what an earlier process left, unless the object has become
+    /// another one or the store says by a HEAD what it is.
+    async fn continued(
+        &self,
+        job: &Job,
+        into: &Destination<'_>,
+    ) -> Result<Option<(Meta, Reply)>, StoreError> {
+        if self.store.wants_head() {
+            return Ok(None);
+        }
+        let Some((header, missing)) = into.left(self.settings.part_size) else {
+            return Ok(None);
+        };
+        let (start, length) = header.part(missing);
+        match job
+            .first(Some((start, start + length - 1)), Some(&header.etag))
+            .await
+        {
+            Ok(reply) => {
+                let meta = reply.meta.clone();
+                let same = reply.partial
+                    && reply.offset == start
+                    && meta.etag.as_ref() == Some(&header.etag)
+                    && meta.size == Some(header.size);
+                Ok(same.then_some((meta, reply)))
+            }
+            Err(error) if error.kind == Kind::Transient => Err(error),
+            // What was left belongs to another object, or to a lie about this one: it is asked about from its start.
+            Err(_) => Ok(None),
+        }
+    }
+
+    async fn attempts(&mut self, into: &Destination<'_>) -> Result<Arrived, Stop> {
         let mut restarts = 0;
         loop {
             let stopped = match self.attempt(into).await {
@@ -238,7 +277,7 @@ impl Download<'_> {
         }
     }
 
-    async fn attempt(&mut self, into: &Into<'_>) -> Result<Arrived, Stop> {
+    async fn attempt(&mut self, into: &Destination<'_>) -> Result<Arrived, Stop> {
         let options = Options {
             connections: self.settings.connections,
             max_rate: self.settings.max_rate,
@@ -250,8 +289,9 @@ impl Download<'_> {
             .head()
             .await?
             .filter(|meta| meta.size.is_some() && meta.strong_etag().is_some());
-        let (meta, first) = match known {
-            Some(meta) if self.store.wants_head() => (meta, None),
+        let (meta, first) = match (known, self.continued(&job, into).await?) {
+            (_, Some((meta, reply))) => (meta, Some(reply)),
+            (Some(meta), None) if self.store.wants_head() => (meta, None),
             _ => {
                 let probe = self.settings.part_size.unwrap_or(engine::PART_SIZE);
                 let mut reply = job.first(Some((0, probe - 1)), None).await?;
@@ -310,7 +350,7 @@ impl Download<'_> {
         first: Option<Reply>,
         target: Target,
         done: Vec<Done>,
-        into: &Into<'_>,
+        into: &Destination<'_>,
     ) -> Result<(Target, Summary), Stop> {
         let room = target.data.try_clone().map_err(StoreError::disk)?;
         let (sink, thread) = Sink::start(target, shape, &done);
@@ -333,7 +373,7 @@ impl Download<'_> {
                 job.stream(reply, &sink, |end| {
                     if end > reserved {
                         // Without a length room is asked for in steps.
-                        let want = end.max(reserved + (64 << 20));
+                        let want = end.max(reserved + reserved.clamp(1 << 20, 64 << 20));
                         into.reserve(&room, reserved, want)?;
                         reserved = want;
                     }
@@ -455,124 +495,4 @@ async fn ended(thread: JoinHandle<io::Result<(Summary, Target)>>) -> io::Result<
         .await
         .map_err(io::Error::other)?
         .unwrap_or_else(|_| Err(io::Error::other("the writing thread failed")))
-}
-
-impl Into<'_> {
-    /// Opens the file to download to, with room reserved and what is left of earlier attempts taken over.
-    fn open(
-        &self,
-        shape: Shape,
-        resumable: Option<&Meta>,
-        max_rate: Option<u64>,
-    ) -> Result<(Target, Vec<Done>), Stop> {
-        let (share, cache, key, turn) = match self {
-            Self::File(file) => {
-                let data = file.try_clone().map_err(StoreError::disk)?;
-                data.set_len(0).map_err(StoreError::disk)?;
-                return Ok((Target { data, record: None }, Vec::new()));
-            }
-            Self::Share {
-                share,
-                cache,
-                key,
-                turn,
-                ..
-            } => (*share, *cache, *key, *turn),
-        };
-        let failed = |error: io::Error| {
-            Stop::Fail(
-                Failure::new(Exit::IO, format!("cannot write to {}", shown(share))).because(error),
-            )
-        };
-        let dir = share.records("partial").map_err(failed)?;
-        let header = resumable.and_then(|meta| sink::header(shape, meta.strong_etag()?, max_rate));
-        let size = shape.size.unwrap_or(0);
-        // We hold the lock of this turn: what lies there was left by a process that is gone.
-        let left = header
-            .as_ref()
-            .and_then(|header| Partial::take_over(&dir, key, turn, header, shape.crc));
-        let (mut partial, mut done) = match left {
-            Some(left) => left,
-            None => {
-                let freed = Partial::remove(&dir, key, turn);
-                let _ = space::release(share, freed);
-                let partial =
-                    Partial::create(&dir, key, turn).map_err(|error| out_of_room(share, error))?;
-                if let Err(error) = self.reserve(&partial.data, 0, size) {
-                    Partial::remove(&dir, key, turn);
-                    return Err(if error.kind == Kind::Disk {
-                        Stop::NoRoom(error.message)
-                    } else {
-                        error.into()
-                    });
-                }
-                (partial, Vec::new())
-            }
-        };
-        if let Some(header) = &header {
-            partial
-                .begin(header)
-                .map_err(|error| out_of_room(share, error))?;
-            let others = cache.shares().filter(|other| other.own || cache.mutual);
-            for (other, at) in others.flat_map(|other| (0..TURNS).map(move |at| (other, at))) {
-                if (other.own && at == turn) || done.len() as u64 == header.parts() {
-                    continue;
-                }
-                let Ok(dir) = other.records("partial") else {
-                    continue;
-                };
-                let known = done.clone();
-                done.extend(
-                    partial::adopt(&dir, key, at, header, shape.crc, &known, &partial.data)
-                        .map_err(failed)?,
-                );
-            }
-            if !done.is_empty() {
-                info!(
-                    parts = done.len(),
-                    of = header.parts(),
-                    "continuing an interrupted download"
-                );
-            }
-        }
-        let data = partial.data.try_clone().map_err(failed)?;
-        Ok((
-            Target {
-                data,
-                record: Some(partial),
-            },
-            done,
-        ))
-    }
-
-    fn reserve(&self, data: &File, have: u64, want: u64) -> Result<(), StoreError> {
-        let Self::Share { share, bounds, .. } = self else {
-            return Ok(());
-        };
-        match space::reserve(share, *bounds, data, have, want) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(why)) => Err(StoreError::new(Kind::Disk, why)),
-            Err(error) => Err(StoreError::disk(error)),
-        }
-    }
-
-    /// Removes what an attempt that cannot be continued left.
-    fn abandon(&self, reserved: u64) {
-        if let Self::Share {
-            share, key, turn, ..
-        } = self
-            && let Ok(dir) = share.records("partial")
-        {
-            Partial::remove(&dir, key, *turn);
-            let _ = space::release(share, reserved);
-            debug!("removed what cannot be continued");
-        }
-    }
-}
-
-fn out_of_room(share: &Share, error: io::Error) -> Stop {
-    if error.raw_os_error() == Some(nix::errno::Errno::ENOSPC as i32) {
-        return Stop::NoRoom(format!("the disk of {} is full", shown(share)));
-    }
-    Stop::Fail(Failure::new(Exit::IO, format!("cannot write to {}", shown(share))).because(error))
 }

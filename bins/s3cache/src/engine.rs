@@ -106,7 +106,7 @@ impl Job {
     }
 
     /// Fetches `parts` (start and end byte of each, with its number) of the object that `meta` identifies. `first` is
-    /// an answer already open, from byte 0.
+    /// an answer already open, from the start of a part.
     ///
     /// # Errors
     /// `Changed` when the object is no longer the one of `meta`; else what the store said last.
@@ -151,7 +151,7 @@ impl Job {
         }
     }
 
-    /// What one connection does: part after part, until none is left. `open` is an answer that starts with the object.
+    /// What one connection does: part after part, until none is left. `open` is an answer that starts with one of them.
     async fn work(
         self: Rc<Self>,
         meta: Rc<Meta>,
@@ -163,7 +163,7 @@ impl Job {
             let Some((part, start, end)) = parts.borrow_mut().pop_front() else {
                 return Ok(());
             };
-            let usable = if start == 0 { open.take() } else { None };
+            let usable = open.take_if(|reply| reply.offset == start);
             self.part(&meta, start, end, usable, &sink).await?;
             sink.finished(part).await.map_err(|Gone| disk())?;
         }

@@ -295,7 +295,10 @@ async fn online(
             bypass(ask, &mut download, Some(why)).await
         }
         Err(failure) => {
-            flight::record_failure(&cache.own, ask.key, &failure);
+            // A digest that only this caller demands says nothing to the others.
+            if ask.want.sha256.is_none() {
+                flight::record_failure(&cache.own, ask.key, &failure);
+            }
             Err(failure)
         }
     }

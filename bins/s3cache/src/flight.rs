@@ -186,7 +186,7 @@ fn acquire(cache: &Cache, key: &str, turn: u32) -> io::Result<Option<Vec<File>>>
 
 /// Writes down why the leader gave up, when those who wait would fail the same way.
 pub fn record_failure(share: &Share, key: &str, failure: &Failure) {
-    if ![Exit::NOT_FOUND, Exit::UNAVAILABLE].contains(&failure.exit()) {
+    if ![Exit::NOT_FOUND, Exit::UNAVAILABLE, Exit::CORRUPT].contains(&failure.exit()) {
         return;
     }
     let verdict = Verdict {

@@ -108,7 +108,6 @@ fn a_directory_removed_while_it_is_used_costs_no_output() {
 }
 
 #[test]
-#[ignore = "download.rs: what has arrived is thrown away when it cannot be moved"]
 fn a_directory_removed_with_what_arrives_in_it_costs_no_output() {
     for what in ["", "partial"] {
         goes_away(what);

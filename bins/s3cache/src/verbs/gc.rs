@@ -69,9 +69,12 @@ pub fn run(args: &Args, settings: &Settings, flags: &FetchArgs) -> Result<Exit, 
         if !over(held)? && args.max_age.is_none_or(|max| unused <= max) {
             continue;
         }
-        if space::remove_blob(candidate.share, &candidate.blob.sha256)
-            .map_err(|error| disk(candidate.share, error))?
-        {
+        let removed = match space::remove_blob(candidate.share, &candidate.blob.sha256) {
+            // A fetch that needed room was faster.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+            other => other.map_err(|error| disk(candidate.share, error))?,
+        };
+        if removed {
             held = held.saturating_sub(candidate.blob.size);
             if let Some(at) = shares
                 .iter()
