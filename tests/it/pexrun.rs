@@ -3,10 +3,10 @@
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
+use hostkit_tests::Outcome;
 use hostkit_tests::s3::S3;
 use tempfile::TempDir;
 
@@ -24,53 +24,6 @@ const ARCH: &str = "here_x86_64";
 const HASH: &str = "60a43ef1b9c0d2e4f6a8091b2c3d4e5f60718293";
 const ALIKE: &str = "60a43ef9999999999999999999999999999999aa";
 const OTHER: &str = "f00dfeed00000000000000000000000000000000";
-
-/// What one run of the binary came to.
-#[derive(Debug, Clone)]
-struct Outcome {
-    /// The exit code; 1000 and the signal's number when one ended it.
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl From<Output> for Outcome {
-    fn from(output: Output) -> Self {
-        let signal = 1000 + output.status.signal().unwrap_or_default();
-        Self {
-            code: output.status.code().unwrap_or(signal),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-}
-
-impl Outcome {
-    /// Asserts the exit code, and shows what was said when it is another.
-    #[track_caller]
-    fn exits(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
-        self
-    }
-
-    /// Asserts that stderr says this.
-    #[track_caller]
-    fn says(self, text: &str) -> Self {
-        assert!(
-            self.stderr.contains(text),
-            "no {text:?} in: {}",
-            self.stderr
-        );
-        self
-    }
-
-    /// Asserts what was printed, and that nothing was said besides.
-    #[track_caller]
-    fn prints(self, text: &str) -> Self {
-        assert_eq!((self.stdout.as_str(), self.stderr.as_str()), (text, ""));
-        self
-    }
-}
 
 /// A host: a repository in a directory, a shared cache, and a home that is the working directory of what runs there.
 #[derive(Debug)]

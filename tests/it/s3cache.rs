@@ -5,10 +5,10 @@ use std::ffi::OsStr;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use hostkit_tests::Running;
+use hostkit_tests::{Outcome, Running};
 use sha2::Digest as _;
 use tempfile::TempDir;
 
@@ -29,47 +29,6 @@ mod verbs;
 
 /// A name that holds a git hash, so that it never changes.
 const HASH: &str = "0123456789abcdef0123456789abcdef01234567";
-
-/// What one run of the binary came to.
-#[derive(Debug, Clone)]
-struct Outcome {
-    /// The exit code; -1 when a signal ended it.
-    code: i32,
-    /// Its results.
-    stdout: String,
-    /// Its log.
-    stderr: String,
-}
-
-impl From<Output> for Outcome {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-}
-
-impl Outcome {
-    /// Asserts the exit code, and shows what was said when it is another.
-    #[track_caller]
-    fn exits(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
-        self
-    }
-
-    /// Asserts that the log says this.
-    #[track_caller]
-    fn says(self, text: &str) -> Self {
-        assert!(
-            self.stderr.contains(text),
-            "no {text:?} in: {}",
-            self.stderr
-        );
-        self
-    }
-}
 
 /// A host: a cache directory, and a sandbox that is the working directory and the home of what runs there.
 #[derive(Debug)]

@@ -18,10 +18,13 @@ pub mod eightball;
 pub mod host;
 pub mod nginx;
 pub mod origin;
+mod outcome;
 pub mod s3;
 mod serve;
 pub mod thermos;
 pub mod tls;
+
+pub use outcome::Outcome;
 
 /// The tools that [`bin`] knows.
 pub const TOOLS: &[&str] = &["s3cache", "pexrun"];

@@ -288,6 +288,6 @@ fn a_signal_while_fetching_ends_it_by_that_signal() {
         origin.wait_requests(&path, 1);
         kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
         let outcome = Outcome::from(child.wait_with_output().unwrap());
-        outcome.exits(1000 + signal as i32).prints("");
+        outcome.exits(-(signal as i32)).prints("");
     }
 }

@@ -292,7 +292,8 @@ fn a_process_stopped_while_it_makes_room_is_not_waited_for() {
     assert_eq!(host.read("out"), b"bytes");
     let waiting = fetch(&host, &origin.url("/a-1.3"), "waiting", &[]);
     origin.wait_requests("/a-1.3", 1);
-    std::thread::sleep(Duration::from_millis(300));
+    // It has the folder of the lock open for as long as it tries to have the lock.
+    eventually("it waits for the lock", || waiting.has_open("locks/v1"));
     waiting.signal(Signal::SIGTERM);
     waiting.end().exits(-15);
 }

@@ -49,6 +49,14 @@ impl Run {
         self.child.0.id()
     }
 
+    /// Whether it has a path open that ends like this.
+    pub(in super::super) fn has_open(&self, end: &str) -> bool {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        open.flatten()
+            .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+            .any(|path| path.ends_with(end))
+    }
+
     /// Sends it a signal.
     pub(in super::super) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.0.id() as i32), signal).unwrap();
