@@ -101,6 +101,16 @@ mod tests {
         assert_eq!(parse_sidecar("<html>not found</html>", "a.pex"), None);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_sidecar_holds_what_is_read_from_it_is_a_digest_in_it(text in "([0-9a-fA-F]{62,66}[ *\\t]{0,3}[a-z./]{0,6}\\n?){0,4}\\PC{0,40}") {
+            if let Some(found) = parse_sidecar(&text, "a.pex") {
+                proptest::prop_assert!(parse(&found).is_ok());
+                proptest::prop_assert!(text.to_ascii_lowercase().contains(&found));
+            }
+        }
+    }
+
     #[test]
     fn a_file_shorter_than_said_is_an_error() {
         let temp = tempfile::tempdir().unwrap();

@@ -194,6 +194,15 @@ fn has_version(name: &str) -> bool {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn a_name_is_one_file_name_whatever_the_source(text in "((https?|s3|file)://)?[a-z0-9./%?@:-]{0,40}\\PC{0,20}") {
+            if let Ok(name) = Source::parse(&text).and_then(|source| source.name()) {
+                proptest::prop_assert!(!name.is_empty() && !name.contains('/') && name != "." && name != "..");
+            }
+        }
+    }
+
     #[test]
     fn every_form_of_source() {
         for (text, shown, name) in [

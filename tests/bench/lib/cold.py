@@ -3,8 +3,8 @@ connection. Owns how a fetch is prepared, checked and undone, the same for every
 
 import hashlib
 import os
-import time
 import shutil
+import time
 
 from . import origin as origins
 from .measure import Failed, digest, median, ratio, sample, values

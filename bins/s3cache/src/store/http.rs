@@ -404,6 +404,15 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn a_content_range_that_is_believed_lies_within_the_object(text in "(bytes )?[0-9]{0,21}-?[0-9]{0,21}/?[0-9*]{0,21}\\PC{0,3}") {
+            if let Some((first, Some(total))) = content_range(&text) {
+                proptest::prop_assert!(first < total);
+            }
+        }
+    }
+
     #[test]
     fn a_ca_file_without_a_certificate_is_named() {
         let temp = tempfile::tempdir().unwrap();
