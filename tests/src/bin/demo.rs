@@ -7,10 +7,11 @@
     reason = "a demo shows what it does, and stops where it cannot go on"
 )]
 
+use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hostkit_tests::s3::S3;
@@ -117,14 +118,19 @@ fn run_by_hand(stage: &Stage, temper: &str, what: &str) {
     let asked = stage.s3.requests().len();
     let port = free_port();
     let before = Instant::now();
+    let log = stage.path("pexrun.log");
     let mut command = stage.tool("pexrun");
     command
         .args(["eightball", &stage.hash])
         .arg(format!("--port={port}"))
-        .stderr(Stdio::null());
+        .stderr(File::create(&log).unwrap());
     said(&format!("pexrun eightball {} --port={port}", stage.hash));
-    let program = Running(command.spawn().unwrap());
+    let mut program = Running(command.spawn().unwrap());
     eventually("the program answers", || {
+        if let Some(status) = program.0.try_wait().unwrap() {
+            let log = std::fs::read_to_string(&log).unwrap();
+            panic!("pexrun ended with {status}\n{log}");
+        }
         get(port, "/private/stats/").is_some()
     });
     let size = stage.path("eightball.pex").metadata().unwrap().len();
