@@ -1,5 +1,5 @@
 //! One download by the process that leads it: plan the parts, run the engine, verify, publish. Where the bytes go, and
-//! whether there is room for them, is [`destination`]'s.
+//! whether there is room for them, is `destination`'s.
 
 mod destination;
 
