@@ -16,7 +16,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::AccessFlags;
 use s3cache::cache::Blob;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::{Config, PexRoot};
 
@@ -99,6 +99,9 @@ impl Launch {
             // Somebody has it open for writing, such as a process that is just being started with our files open.
             if error.kind() != io::ErrorKind::ExecutableFileBusy || waited >= BUSY_MAX {
                 break error;
+            }
+            if waited.is_zero() {
+                info!("{} is open for writing: waiting", self.path.display());
             }
             std::thread::sleep(BUSY_POLL);
             waited += BUSY_POLL;

@@ -162,11 +162,13 @@ fn a_build_that_is_still_open_for_writing_is_waited_for() {
     host.publish(&pex("job", HASH), program("echo ran"));
     let path = host.pexrun(["--which", "job", HASH]).exits(0).stdout;
     let open = std::fs::File::options().write(true).open(path.trim());
-    let mut command = host.command(["job", HASH]);
+    let mut command = host.command(["--loglevel=info", "job", HASH]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().unwrap();
-    // Long enough for the first attempt; a slower one only proves less.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    let log = child.stderr.take().unwrap();
+    BufReader::new(log).read_line(&mut line).unwrap();
+    assert!(line.contains("open for writing: waiting"), "{line}");
     drop(open.unwrap());
     let outcome = super::Outcome::from(child.wait_with_output().unwrap());
     outcome.exits(0).prints("ran\n");
