@@ -2,6 +2,7 @@
 //!
 //! Without features it is as light as the smallest tool needs; `config` adds YAML. Nothing here knows a tool.
 
+pub mod admin;
 pub mod backoff;
 pub mod cli;
 pub mod clock;
@@ -15,6 +16,8 @@ pub mod mask;
 pub mod out;
 pub mod shutdown;
 pub mod units;
+#[cfg(feature = "zookeeper")]
+pub mod zookeeper;
 
 pub use exit::Exit;
 pub use failure::Failure;

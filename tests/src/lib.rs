@@ -27,7 +27,7 @@ pub mod tls;
 pub use outcome::Outcome;
 
 /// The tools that [`bin`] knows.
-pub const TOOLS: &[&str] = &["s3cache", "pexrun"];
+pub const TOOLS: &[&str] = &["s3cache", "pexrun", "synapse"];
 
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(10);
