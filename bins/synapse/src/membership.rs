@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Backend;
 
+pub mod table;
+
 /// One HAProxy server and who stands in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Occupant {
