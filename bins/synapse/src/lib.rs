@@ -11,6 +11,7 @@ pub mod membership;
 pub mod metrics;
 pub mod model;
 pub mod output;
+pub mod planner;
 pub mod probe;
 pub mod proxies;
 pub mod render;

@@ -322,8 +322,8 @@ impl Table {
     }
 
     /// Decides who may go, and who takes part unproven. To be called after [`Table::follow`] and [`Table::probed`], and
-    /// when [`Table::next_decision`] has come. `held` are endpoints whose removal is held back from outside (the guard).
-    pub fn settle(&mut self, policy: Policy, held: &dyn Fn(&str) -> bool, now: Duration) {
+    /// when [`Table::next_decision`] has come.
+    pub fn settle(&mut self, policy: Policy, now: Duration) {
         let announced = self.count(Phase::Ready) + self.count(Phase::Probing);
         let needed = (announced * usize::from(policy.panic_threshold)).div_ceil(100);
         let needed = if announced == 0 { 0 } else { needed.max(1) };
@@ -361,11 +361,7 @@ impl Table {
             let before = if fresh { Phase::Ready } else { Phase::Held };
             let spare = ready + remaining > needed;
             let last = ready + remaining <= 1 && needed > 0;
-            if held(&resident.backend.endpoint()) {
-                if fresh {
-                    self.tell(index, before, "too many services shrank at once");
-                }
-            } else if spare || (resident.refused && !last) {
+            if spare || (resident.refused && !last) {
                 if let Some(resident) = &mut self.slots[index] {
                     resident.phase = Phase::Draining;
                     resident.since = now;

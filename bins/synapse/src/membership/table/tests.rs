@@ -27,19 +27,19 @@ fn ready(ports: impl IntoIterator<Item = u16> + Clone) -> Table {
     for port in ports {
         table.probed(&format!("127.0.0.1:{port}"), true, at(0));
     }
-    table.settle(POLICY, &|_| false, at(0));
+    table.settle(POLICY, at(0));
     table.take_events();
     table
 }
 
 fn follow(table: &mut Table, ports: impl IntoIterator<Item = u16>, now: Duration) {
     assert_eq!(table.follow(&members(ports), POLICY, now), []);
-    table.settle(POLICY, &|_| false, now);
+    table.settle(POLICY, now);
 }
 
 fn probed(table: &mut Table, port: u16, answered: bool, now: Duration) {
     table.probed(&format!("127.0.0.1:{port}"), answered, now);
-    table.settle(POLICY, &|_| false, now);
+    table.settle(POLICY, now);
 }
 
 fn ports(table: &Table, phase: Phase) -> Vec<u16> {
@@ -118,7 +118,7 @@ fn nobody_answers_this_host_so_members_take_part_unproven() {
     follow(&mut table, 11..=14, at(10));
     let soon = at(10) + PATIENCE;
     assert_eq!(table.next_decision(at(10)), Some(soon));
-    table.settle(POLICY, &|_| false, soon);
+    table.settle(POLICY, soon);
     assert_eq!(ports(&table, Phase::Ready).len(), 2, "up to the threshold");
     assert_eq!(ports(&table, Phase::Probing).len(), 2);
 }
@@ -191,19 +191,9 @@ fn a_full_table_says_so_and_takes_the_slot_of_who_drains_longest() {
     assert_eq!(full.len(), 1);
     assert_eq!(full[0].reason, Reason::Full);
     table.follow(&members([1]), policy, at(2));
-    table.settle(policy, &|_| false, at(2));
+    table.settle(policy, at(2));
     assert_eq!(table.follow(&members([1, 3]), policy, at(3)), []);
     assert_eq!(ports(&table, Phase::Ready), [1, 3]);
-}
-
-#[test]
-fn removals_that_are_held_back_from_outside_do_not_happen() {
-    let mut table = ready(1..=4);
-    table.follow(&members([1, 2, 3]), POLICY, at(10));
-    table.settle(POLICY, &|_| true, at(10));
-    assert_eq!(ports(&table, Phase::Held), [4]);
-    table.settle(POLICY, &|_| false, at(20));
-    assert_eq!(ports(&table, Phase::Draining), [4]);
 }
 
 #[test]
