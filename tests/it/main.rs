@@ -9,3 +9,4 @@
 mod harness;
 mod pexrun;
 mod s3cache;
+mod synapse_render;

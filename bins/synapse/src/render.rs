@@ -311,10 +311,18 @@ impl Rendered {
     /// that a slot with a new occupant gets one member's address and another's port), its maintenance and weight too,
     /// and a server without checks that it calls down never comes up. So only one thing is carried over: a checked
     /// server that is down, as long as this file has the same address and port for it. All others start as the file
-    /// says. That holds for an old `dump` too, so that the state file can be kept in step with the file.
+    /// says, and so do the servers of hand-written sections. That holds for an old `dump` or an old state file too, so
+    /// that the state file can be kept in step with the file.
     #[must_use]
     pub fn server_state(&self, dump: &str) -> String {
-        health::carried(dump, self.chunks())
+        let backends = self.stanzas.iter().flat_map(|stanza| {
+            let backends = stanza
+                .proxies
+                .iter()
+                .filter(|proxy| proxy.kind == Kind::Backend);
+            backends.map(|proxy| (proxy.name.as_str(), stanza.own.text.as_str()))
+        });
+        health::carried(dump, backends)
     }
 }
 

@@ -34,8 +34,8 @@ pub struct Injected {
 pub(super) struct Defaults {
     /// `mode`.
     pub(super) http: bool,
-    /// Whether `option idle-close-on-response` is set.
-    pub(super) idle_close: bool,
+    /// Whether synapse added `option idle-close-on-response` to them; `None` when the user has decided.
+    pub(super) idle_close: Option<bool>,
     /// Whether `cookie` is set.
     pub(super) cookie: bool,
     /// `balance`.
@@ -94,7 +94,7 @@ impl Head {
             let lines = for_defaults(haproxy, &haproxy.defaults, &mut findings);
             add(&mut rest, "defaults", lines);
         }
-        let mut defaults = Defaults::of(&haproxy.defaults, haproxy.inject);
+        let mut defaults = Defaults::of(&haproxy.defaults);
         let mut taken: BTreeMap<String, Kinds> = BTreeMap::new();
         for (title, lines) in &haproxy.extra_sections {
             let words = words::words(&title.text);
@@ -113,7 +113,7 @@ impl Head {
             rest.written(&section, lines, &mut findings);
             if words[0] == "defaults" {
                 // Everything after it takes these.
-                defaults = Defaults::of(lines, haproxy.inject);
+                defaults = Defaults::of(lines);
                 if haproxy.inject {
                     let lines = for_defaults(haproxy, lines, &mut findings);
                     add(&mut rest, &section, lines);
@@ -137,12 +137,14 @@ impl Head {
 }
 
 impl Defaults {
-    fn of(lines: &[Line], inject: bool) -> Self {
+    fn of(lines: &[Line]) -> Self {
         let http = mode(lines).is_some_and(|http| http);
-        let chosen = idle_close(lines);
         Self {
             http,
-            idle_close: chosen.unwrap_or(inject && http),
+            idle_close: match says_idle_close(lines) {
+                true => None,
+                false => Some(http),
+            },
             cookie: said(lines, &["cookie"]).is_some(),
             balance: words::last_value(texts(lines), "balance"),
             default_server: said(lines, &["default-server"]).is_some(),
@@ -156,9 +158,8 @@ pub(super) fn mode(lines: &[Line]) -> Option<bool> {
 }
 
 /// Whether the lines switch `option idle-close-on-response` on or off.
-pub(super) fn idle_close(lines: &[Line]) -> Option<bool> {
-    said(lines, &["option", "idle-close-on-response"])
-        .map(|line| words::words(&line.text)[0] == "option")
+pub(super) fn says_idle_close(lines: &[Line]) -> bool {
+    said(lines, &["option", "idle-close-on-response"]).is_some()
 }
 
 /// The last line that holds these words first.
@@ -195,8 +196,13 @@ fn for_global(haproxy: &Haproxy, findings: &mut Vec<Finding>) -> Vec<String> {
             continue;
         };
         let words = words::words(&own.text);
-        for needed in [["level", "admin"], ["expose-fd", "listeners"]] {
-            if !words.windows(2).any(|pair| pair == needed) {
+        // A master keeps the listeners itself.
+        let handed_over = haproxy.master_socket.is_some();
+        for (needed, given) in [
+            (["level", "admin"], false),
+            (["expose-fd", "listeners"], handed_over),
+        ] {
+            if !given && !words.windows(2).any(|pair| pair == needed) {
                 findings.push(Finding {
                     service: None,
                     place: own.place.clone(),
@@ -262,7 +268,7 @@ fn for_defaults(haproxy: &Haproxy, lines: &[Line], findings: &mut Vec<Finding>) 
         // HAProxy's own default, said so that redispatch does not rest on it.
         missing.push("retries 3".to_owned());
     }
-    if mode(lines) == Some(true) && idle_close(lines).is_none() {
+    if mode(lines) == Some(true) && !says_idle_close(lines) {
         missing.push("option idle-close-on-response".to_owned());
     }
     missing

@@ -17,54 +17,53 @@ const COLUMNS: usize = 25;
 /// `srv_admin_state`: any maintenance or drain but `disabled` in the file (4), which run time may have lifted.
 const AWAY: u32 = 0x7b;
 
-/// The lines of `dump` of checked servers that are down and that the file, given in chunks, has with the same address
-/// and port and lets take requests.
-pub(super) fn carried<'a>(dump: &str, file: impl Iterator<Item = &'a str>) -> String {
+/// The lines of `dump` of checked servers that are down and that the file has with the same address and port and lets
+/// take requests. `backends` are its backends by name, each with the text it stands in.
+pub(super) fn carried<'a>(
+    dump: &str,
+    backends: impl Iterator<Item = (&'a str, &'a str)>,
+) -> String {
     let mut carried = String::from("1\n");
-    let mut down = HashMap::new();
+    let mut down: HashMap<&str, HashMap<&str, (SocketAddr, Vec<&str>)>> = HashMap::new();
     for line in dump.lines().map(str::trim_end) {
         if line.starts_with("# be_id ") {
             carried.push_str(line);
             carried.push('\n');
+        }
+        if line.split(' ').nth(OPERATION) != Some("0") {
             continue;
         }
         let columns: Vec<&str> = line.split(' ').collect();
-        if columns.len() < COLUMNS || columns[OPERATION] != "0" {
+        if columns.len() < COLUMNS {
             continue;
         }
-        let away = columns[ADMIN]
-            .parse()
-            .map_or(true, |admin: u32| admin & AWAY != 0);
-        if let (false, Ok(ip), Ok(port)) = (away, columns[ADDRESS].parse(), columns[PORT].parse()) {
-            let address = SocketAddr::new(ip, port);
-            down.insert((columns[BACKEND], columns[SERVER]), (address, columns));
+        let admin = columns[ADMIN].parse().unwrap_or(AWAY);
+        if let (0, Ok(ip), Ok(port)) = (
+            admin & AWAY,
+            columns[ADDRESS].parse(),
+            columns[PORT].parse(),
+        ) {
+            let servers = down.entry(columns[BACKEND]).or_default();
+            servers.insert(columns[SERVER], (SocketAddr::new(ip, port), columns));
         }
     }
-    if down.is_empty() {
-        return carried;
-    }
-    for chunk in file {
-        let mut backend = "";
-        for line in chunk.lines() {
-            if let Some(name) = line.strip_prefix("backend ") {
-                backend = name;
-            }
+    for (backend, text) in backends {
+        let Some(servers) = down.get(backend) else {
+            continue;
+        };
+        for line in text.lines() {
             let Some(server) = line.strip_prefix("\tserver ") else {
                 continue;
             };
-            let mut words = server.split(' ');
-            let (Some(name), Some(address)) = (words.next(), words.next()) else {
+            let words: Vec<&str> = server.split(' ').collect();
+            let [name, address, options @ ..] = words.as_slice() else {
                 continue;
             };
-            let Some((was, columns)) = down.get(&(backend, name)) else {
+            let Some((was, columns)) = servers.get(name) else {
                 continue;
             };
-            let (mut checked, mut disabled) = (false, false);
-            for word in words {
-                checked |= word == "check";
-                disabled |= word == "disabled";
-            }
-            if checked && !disabled && address.parse() == Ok(*was) {
+            let takes_requests = options.contains(&"check") && !options.contains(&"disabled");
+            if takes_requests && address.parse() == Ok(*was) {
                 let mut columns = columns.clone();
                 columns[ADMIN] = "0";
                 columns[WEIGHT] = columns[INITIAL_WEIGHT];

@@ -190,10 +190,14 @@ fn frontend(piece: &mut Piece, service: &Service, proxy: &Proxy, findings: &mut 
     piece.written(&section, &proxy.frontend, findings);
 }
 
-/// Idle connections that clients keep open end with a response over a reload, not in the middle of a request. The option
-/// is on in `defaults` or here, and off where it only makes HAProxy warn.
+/// Over a reload, idle connections that clients keep open end with a response and not in the middle of a request. The
+/// option is added to `defaults` of mode http; here it is added to what differs in mode, and taken from it, since HAProxy
+/// warns where it has no use.
 pub(super) fn idle_close(piece: &mut Piece, lines: &[Line], http: bool, defaults: &Defaults) {
-    if head::idle_close(lines).is_none() && http != defaults.idle_close {
+    let Some(on) = defaults.idle_close else {
+        return;
+    };
+    if http != on && !head::says_idle_close(lines) {
         let no = if http { "" } else { "no " };
         piece.line(&format!("{no}option idle-close-on-response {MARK}"), None);
     }
