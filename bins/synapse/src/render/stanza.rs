@@ -137,7 +137,12 @@ pub(super) fn write(
     let options = options(service, proxy, &mut findings);
     let cookie = http && (defaults.cookie || head::said(&proxy.backend, &["cookie"]).is_some());
     let (membership, lines) = match service.servers {
-        Servers::Slots => (Membership::Slots, servers::slots(&roster.servers, options)),
+        Servers::Slots => {
+            // Without placeholders: what is left of Synapse's templates is that a percent sign is written twice.
+            let options = options.replace("%%", "%");
+            let lines = servers::slots(&roster.servers, &options);
+            (Membership::Slots, lines)
+        }
         Servers::Named(_) => {
             let dynamic = !cookie && dynamic(&proxy.backend, options, defaults);
             let naming = Naming {

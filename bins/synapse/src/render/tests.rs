@@ -286,6 +286,11 @@ fn placeholders_in_server_options_are_filled_in() {
         lines[0].starts_with("server web..1.example:80 10.0.0.9:80 id "),
         "{lines:?}"
     );
+    let mut service = slotted("a");
+    proxy(&mut service).server_options = Some(line("check sni str(%%)", 1));
+    let rendered = one(&haproxy(), &service, &roster(vec![None]));
+    let free = "server-template slot 1-1 127.0.0.1:1 check sni str(%) disabled";
+    assert_eq!(server_lines(&rendered), [free]);
 }
 
 #[test]

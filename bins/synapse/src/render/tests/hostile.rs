@@ -12,6 +12,9 @@ fn hostile() -> impl Strategy<Value = String> {
         "(a|1|\\.|_|:|-| |weight|backup|check){0,12}",
         Just("x\n\tserver evil 6.6.6.6:66\nbackend evil".to_owned()),
         Just("check weight 5 backup".to_owned()),
+        Just(" \"back\"end evil".to_owned()),
+        Just("\\x66rontend evil".to_owned()),
+        Just(".if 0".to_owned()),
         Just("#".to_owned()),
         Just("a \\".to_owned()),
         Just("\"".to_owned()),
@@ -103,7 +106,8 @@ proptest! {
         proxy(&mut service).server_options = Some(line.clone());
         proxy(&mut service).bind_options = Some(line.text);
         let rendered = one(&haproxy(), &service, &roster(vec![None; 8]));
-        let sections = |text: &str| text.lines().filter(|l| !l.starts_with('\t')).count();
+        let begins = |line: &str| !line.starts_with('\t') || words::refusal(line).is_some();
+        let sections = |text: &str| text.lines().filter(|line| begins(line)).count();
         // Blank, frontend, blank, backend.
         prop_assert_eq!(sections(rendered.stanza("a").unwrap()), 4);
         prop_assert!(rendered.stanza("a").unwrap().lines().count() <= 10);
