@@ -1,8 +1,78 @@
-//! Being told to stop: one future for SIGINT, SIGTERM and SIGHUP.
+//! Being told to stop: one future for SIGINT, SIGTERM and SIGHUP. Daemons have [`Signals`] instead, where SIGHUP means
+//! to read the configuration again.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
+use signal_hook::flag;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::units;
+
+/// The flag of every daemon that finishes what it has begun before it ends.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DrainFlags {
+    /// Longest time to finish what was begun when told to stop; a second signal ends at once
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = units::duration)]
+    pub drain_timeout: Duration,
+}
+
+/// What a daemon is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// SIGTERM or SIGINT: stop taking work, finish what was begun, end.
+    Terminate,
+    /// SIGHUP: read the configuration again.
+    Hangup,
+}
+
+/// The signals of a daemon. They are caught from its making on.
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Catches SIGTERM, SIGINT and SIGHUP. The second of the former two ends the process at once, whatever it is doing
+    /// then: nobody has to be listening. One of those two that the parent had ignored stays ignored.
+    ///
+    /// # Errors
+    /// The handlers cannot be installed.
+    pub fn new() -> io::Result<Self> {
+        let ignored = ignored();
+        let ending = Arc::new(AtomicBool::new(false));
+        let listen = |kind: SignalKind| {
+            let number = kind.as_raw_value();
+            if is_ignored(ignored, kind) {
+                return Ok(None);
+            }
+            // In this order the first signal sets the flag and the next one finds it set.
+            flag::register_conditional_default(number, Arc::clone(&ending))?;
+            flag::register(number, Arc::clone(&ending))?;
+            signal(kind).map(Some)
+        };
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next one. Several of a kind that came since the last call are one. Nothing is lost when the future
+    /// is dropped.
+    pub async fn next(&mut self) -> Told {
+        tokio::select! {
+            Some(()) = next(&mut self.interrupt) => Told::Terminate,
+            Some(()) = next(&mut self.terminate) => Told::Terminate,
+            Some(()) = self.hangup.recv() => Told::Hangup,
+            else => std::future::pending().await,
+        }
+    }
+}
 
 /// Waits until this process is told to stop and returns the signal's number. From the first call on the signals no
 /// longer kill the process by themselves, so the caller must see to it that it ends. A signal that the parent had
@@ -13,8 +83,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub async fn signalled() -> io::Result<i32> {
     let ignored = ignored();
     let listen = |kind: SignalKind| {
-        let bit = 1u64 << (kind.as_raw_value() - 1);
-        (ignored & bit == 0).then(|| signal(kind)).transpose()
+        (!is_ignored(ignored, kind))
+            .then(|| signal(kind))
+            .transpose()
     };
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
@@ -30,6 +101,10 @@ pub async fn signalled() -> io::Result<i32> {
 
 async fn next(signal: &mut Option<Signal>) -> Option<()> {
     signal.as_mut()?.recv().await
+}
+
+fn is_ignored(mask: u64, kind: SignalKind) -> bool {
+    mask & (1 << (kind.as_raw_value() - 1)) != 0
 }
 
 /// The signals this process was started with ignored, a bit each (proc(5), `SigIgn`); none where that cannot be read.

@@ -6,6 +6,7 @@
     reason = "a test stops at the first thing that is not as it says"
 )]
 
+mod admin;
 mod harness;
 mod pexrun;
 mod s3cache;

@@ -1,0 +1,295 @@
+//! The admin listener and the signals of daemons, over real sockets and in a real process.
+
+use std::io::{Read as _, Write as _};
+
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use hostkit::Exit;
+use hostkit::admin::{self, Address, Listener, Reply, Routes};
+use hostkit::shutdown::{Signals, Told};
+use hostkit_tests::{eventually, patience};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Map, Value, json};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+
+/// A daemon with one more route, on its own thread until it is dropped.
+struct Daemon {
+    address: Address,
+    purges: Arc<AtomicUsize>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Daemon {
+    fn start(address: &str) -> Self {
+        let address: Address = address.parse().unwrap();
+        let purges = Arc::new(AtomicUsize::new(0));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let counter = Arc::clone(&purges);
+        let thread = thread::spawn(move || {
+            runtime().block_on(async {
+                let listener = Listener::bind(&address).await.unwrap();
+                tell.send(listener.address().clone()).unwrap();
+                tokio::select! {
+                    _ = listener.serve(routes(counter)) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        let address = told.recv_timeout(patience()).unwrap();
+        Self {
+            address,
+            purges,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    fn tcp(&self) -> TcpStream {
+        let Address::Tcp(address) = &self.address else {
+            panic!("not TCP");
+        };
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(patience())).unwrap();
+        stream
+    }
+
+    /// What comes back for these bytes, until the connection ends.
+    fn send(&self, request: &[u8]) -> String {
+        let mut stream = self.tcp();
+        // A server that has seen enough may have closed already.
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8(answer).unwrap()
+    }
+
+    fn get(&self, path: &str) -> Result<String, hostkit::Failure> {
+        runtime().block_on(admin::get(&self.address, path))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let _ = self.thread.take().unwrap().join();
+    }
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn routes(purges: Arc<AtomicUsize>) -> Routes {
+    let status = || Map::from_iter([("config_hash".to_owned(), json!("abc"))]);
+    let metrics = || "# TYPE up gauge\nup 1\n# EOF\n".to_owned();
+    Routes::new(status, metrics)
+        .route("POST", "/purge", move |call| {
+            purges.fetch_add(1, Ordering::SeqCst);
+            Reply::json(202, &json!({"query": call.query, "bytes": call.body.len()}))
+        })
+        .route("GET", "/panic", |_| panic!("on purpose"))
+}
+
+#[test]
+fn status_and_metrics_are_served() {
+    let daemon = Daemon::start("127.0.0.1:0");
+    let status: Value = serde_json::from_str(&daemon.get("/status").unwrap()).unwrap();
+    assert_eq!(status["config_hash"], "abc");
+    assert_eq!(status["version"], hostkit::VERSION);
+    assert!(status["uptime_seconds"].is_u64());
+    let answer = daemon.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(
+        answer.contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{answer}"
+    );
+    assert!(
+        answer.ends_with("\r\n\r\n# TYPE up gauge\nup 1\n# EOF\n"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_head_has_no_body_and_a_wrong_path_or_method_is_said_in_json() {
+    let daemon = Daemon::start("127.0.0.1:0");
+    let answer = daemon.send(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.contains("content-length: 27"),
+        "{answer}"
+    );
+    assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+    let answer = daemon.send(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(
+        answer.starts_with("HTTP/1.1 404 ") && answer.contains("{\"error\":"),
+        "{answer}"
+    );
+    let answer = daemon.send(b"DELETE /status HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(
+        answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET, HEAD"),
+        "{answer}"
+    );
+    let failure = daemon.get("/nothing").unwrap_err();
+    assert_eq!(failure.exit(), Exit::NOT_FOUND);
+}
+
+#[test]
+fn a_route_of_the_tool_gets_query_and_body_within_bounds() {
+    let daemon = Daemon::start("127.0.0.1:0");
+    let answer =
+        daemon.send(b"POST /purge?key=a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc");
+    assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    assert!(
+        answer.ends_with("{\"bytes\":3,\"query\":\"key=a\"}\n"),
+        "{answer}"
+    );
+    let head = b"POST /purge HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n\r\n";
+    let answer = daemon.send(&[&head[..], &[b'x'; 70_000]].concat());
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert_eq!(daemon.purges.load(Ordering::SeqCst), 1);
+    let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(60_000));
+    assert!(!daemon.send(long.as_bytes()).starts_with("HTTP/1.1 2"));
+}
+
+#[test]
+fn silent_and_slow_peers_are_cut_off_and_keep_nobody_out_for_long() {
+    let daemon = Daemon::start("127.0.0.1:0");
+    let silent: Vec<TcpStream> = (0..64).map(|_| daemon.tcp()).collect();
+    let mut slow = daemon.tcp();
+    slow.write_all(b"POST /purge HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        .unwrap();
+    // The 64 take all places until their heads are overdue.
+    let answer = daemon.send(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    for mut stream in silent {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        assert!(!rest.starts_with(b"HTTP/1.1 2"));
+    }
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert_eq!(daemon.purges.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_handler_that_panics_costs_only_its_connection() {
+    let daemon = Daemon::start("127.0.0.1:0");
+    assert_eq!(daemon.get("/panic").unwrap_err().exit(), Exit::UNAVAILABLE);
+    assert!(daemon.get("/status").is_ok());
+}
+
+fn bind_error(path: &Path) -> hostkit::Failure {
+    let address = Address::Unix(path.to_owned());
+    runtime().block_on(Listener::bind(&address)).unwrap_err()
+}
+
+#[test]
+fn a_socket_file_has_its_mode_and_replaces_only_a_dead_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("admin.sock");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(UnixStream::connect(&path).is_err(), "it is stale");
+    let daemon = Daemon::start(&format!("unix:{}", path.display()));
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o660);
+    assert!(daemon.get("/status").is_ok());
+
+    let failure = bind_error(&path);
+    assert_eq!(failure.exit(), Exit::CANNOT_CREATE);
+    assert!(
+        failure.to_string().contains("something else listens there"),
+        "{failure}"
+    );
+    assert!(daemon.get("/status").is_ok(), "the live one was left alone");
+
+    let file = temp.path().join("precious");
+    std::fs::write(&file, "x").unwrap();
+    bind_error(&file);
+    assert_eq!(std::fs::read(&file).unwrap(), b"x");
+}
+
+#[test]
+fn a_port_in_use_and_a_dead_daemon_are_named() {
+    let daemon = Daemon::start("127.0.0.1:0");
+    let failure = runtime()
+        .block_on(Listener::bind(&daemon.address))
+        .unwrap_err();
+    assert!(
+        failure.to_string().contains(&daemon.address.to_string()),
+        "{failure}"
+    );
+    let address = daemon.address.clone();
+    drop(daemon);
+    let failure = runtime()
+        .block_on(admin::get(&address, "/status"))
+        .unwrap_err();
+    assert_eq!(failure.exit(), Exit::UNAVAILABLE);
+    assert!(
+        failure.to_string().contains("is the daemon running"),
+        "{failure}"
+    );
+}
+
+/// The process of the test below: a test of its own only because that is how this program can be started again.
+#[test]
+fn a_daemon_that_prints_what_it_is_told() {
+    if std::env::var_os("HOSTKIT_TEST_SIGNALS").is_none() {
+        return;
+    }
+    runtime().block_on(async {
+        let mut signals = Signals::new().unwrap();
+        let mut err = std::io::stderr();
+        writeln!(err, "ready").unwrap();
+        while signals.next().await == Told::Hangup {
+            writeln!(err, "hangup").unwrap();
+        }
+        writeln!(err, "terminate").unwrap();
+    });
+    // Nobody waits for signals any more, and nothing runs: as a drain that hangs.
+    thread::sleep(patience());
+}
+
+#[test]
+fn a_hangup_reloads_and_the_second_termination_ends_a_daemon_that_hangs() {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "admin::a_daemon_that_prints_what_it_is_told",
+            "--nocapture",
+        ])
+        .env("HOSTKIT_TEST_SIGNALS", "1")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_raw(child.id().try_into().unwrap());
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    let mut told = || lines.next().unwrap().unwrap();
+    assert_eq!(told(), "ready");
+    for _ in 0..2 {
+        kill(pid, Signal::SIGHUP).unwrap();
+        assert_eq!(told(), "hangup");
+    }
+    kill(pid, Signal::SIGINT).unwrap();
+    assert_eq!(told(), "terminate");
+    assert!(child.try_wait().unwrap().is_none(), "it drains");
+    kill(pid, Signal::SIGTERM).unwrap();
+    let mut ended = None;
+    eventually("the second signal ends it", || {
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert_eq!(ended.unwrap().signal(), Some(Signal::SIGTERM as i32));
+}
