@@ -2,7 +2,7 @@
 //! without trust: what a registration may not hold is not taken from here either.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -39,6 +39,9 @@ struct Entry<'a> {
     unconfigured_ms: Option<u64>,
     #[serde(default)]
     slots: u16,
+    /// What the source of most members begins with.
+    #[serde(default, borrow)]
+    path: Cow<'a, str>,
     #[serde(borrow)]
     members: Vec<Member<'a>>,
     #[serde(default, borrow)]
@@ -64,8 +67,12 @@ struct Member<'a> {
     server_id: Option<u32>,
     #[serde(default, skip_serializing_if = "is_empty")]
     labels: Cow<'a, BTreeMap<String, String>>,
-    #[serde(borrow)]
-    source: Cow<'a, str>,
+    /// The source, below the entry's path.
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    znode: Option<Cow<'a, str>>,
+    /// The source, where it is elsewhere.
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    source: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -74,13 +81,15 @@ struct Server<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     member: Option<usize>,
     #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
-    former: Option<Member<'a>>,
+    former: Option<Box<Member<'a>>>,
     /// `None` where the host is the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     address: Option<IpAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     weight: Option<u16>,
-    admin: Admin,
+    /// `None` is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    admin: Option<Admin>,
 }
 
 fn is_empty(labels: &BTreeMap<String, String>) -> bool {
@@ -136,12 +145,16 @@ fn other_version(version: u32) -> String {
 
 impl<'a> Entry<'a> {
     fn new(service: &'a Service) -> Self {
-        let numbers: BTreeMap<(&str, u16), usize> = service
+        let numbers: HashMap<(&str, u16), usize> = service
             .members
             .iter()
             .enumerate()
             .map(|(number, member)| ((member.host.as_str(), member.port), number))
             .collect();
+        let path = service.members.first().map_or("", |member| {
+            let end = member.source.rfind('/').map_or(0, |slash| slash + 1);
+            &member.source[..end]
+        });
         let server = |occupant: &'a Occupant| {
             let backend = &occupant.backend;
             let member = numbers
@@ -151,17 +164,24 @@ impl<'a> Entry<'a> {
             let is_literal = backend.host.parse() == Ok(occupant.address);
             Server {
                 member,
-                former: member.is_none().then(|| Member::new(backend)),
+                former: member
+                    .is_none()
+                    .then(|| Box::new(Member::new(backend, path))),
                 address: (!is_literal).then_some(occupant.address),
                 weight: occupant.weight,
-                admin: occupant.admin,
+                admin: (occupant.admin != Admin::Ready).then_some(occupant.admin),
             }
         };
         Self {
             job: service.job.clone(),
             unconfigured_ms: service.unconfigured_ms,
             slots: service.slots,
-            members: service.members.iter().map(Member::new).collect(),
+            path: Cow::Borrowed(path),
+            members: service
+                .members
+                .iter()
+                .map(|member| Member::new(member, path))
+                .collect(),
             servers: service
                 .roster
                 .servers
@@ -172,20 +192,24 @@ impl<'a> Entry<'a> {
     }
 
     fn into_service(self) -> Service {
+        let path = self.path.as_ref();
         // By number as written: one that is refused must not shift the others.
-        let members: Vec<Option<Backend>> =
-            self.members.into_iter().map(Member::into_backend).collect();
+        let members: Vec<Option<Backend>> = self
+            .members
+            .into_iter()
+            .map(|member| member.into_backend(path))
+            .collect();
         let servers = self.servers.into_iter().map(|server| {
             let server = server?;
             let backend = match (server.member, server.former) {
                 (Some(number), _) => members.get(number)?.clone()?,
-                (None, former) => former?.into_backend()?,
+                (None, former) => former?.into_backend(path)?,
             };
             Some(Occupant {
                 address: server.address.or_else(|| backend.host.parse().ok())?,
                 backend,
                 weight: server.weight.filter(|weight| *weight <= MAX_WEIGHT),
-                admin: server.admin,
+                admin: server.admin.unwrap_or(Admin::Ready),
             })
         });
         Service {
@@ -201,7 +225,12 @@ impl<'a> Entry<'a> {
 }
 
 impl<'a> Member<'a> {
-    fn new(backend: &'a Backend) -> Self {
+    fn new(backend: &'a Backend, path: &str) -> Self {
+        let source = Cow::Borrowed(backend.source.as_str());
+        let (znode, source) = match backend.source.strip_prefix(path) {
+            Some(znode) => (Some(Cow::Borrowed(znode)), None),
+            None => (None, Some(source)),
+        };
         Self {
             host: Cow::Borrowed(&backend.host),
             port: backend.port,
@@ -212,16 +241,21 @@ impl<'a> Member<'a> {
             options: backend.options.as_deref().map(Cow::Borrowed),
             server_id: backend.server_id,
             labels: Cow::Borrowed(&backend.labels),
-            source: Cow::Borrowed(&backend.source),
+            znode,
+            source,
         }
     }
 
     /// `None` for what no registration could have become.
-    fn into_backend(self) -> Option<Backend> {
+    fn into_backend(self, path: &str) -> Option<Backend> {
         let safe = self.name.as_deref().is_none_or(safe_name)
             && self.options.as_deref().is_none_or(safe_options)
             && self.weight.is_none_or(|weight| weight <= MAX_WEIGHT);
-        let backend = Backend::new(&self.host, self.port, self.source).ok()?;
+        let source = match (self.znode, self.source) {
+            (Some(znode), _) => [path, &znode].concat(),
+            (None, source) => source?.into_owned(),
+        };
+        let backend = Backend::new(&self.host, self.port, source).ok()?;
         safe.then(|| Backend {
             name: self.name.map(Cow::into_owned),
             id: self.id,
@@ -312,8 +346,8 @@ pub(super) mod tests {
                 {"host": "a", "port": 80, "source": "x", "name": "a b"},
                 {"host": "a", "port": 80, "source": "x", "weight": 257},
                 {"host": "10.0.0.5", "port": 80, "source": "x"}],
-            "servers": [{"member": 0, "admin": "ready"}, {"member": 5, "admin": "drain"}, {"member": 6, "admin": "ready"},
-                {"admin": "maint"}, {"former": {"host": "b", "port": 1, "source": ""}, "admin": "ready"}, null]}}}"#;
+            "servers": [{"member": 0}, {"member": 5, "admin": "drain"}, {"member": 6},
+                {"admin": "maint"}, {"former": {"host": "b", "port": 1, "source": ""}}, null]}}}"#;
         let service = &decode(bytes).unwrap().services["s"];
         assert_eq!(service.members.len(), 1);
         let servers = &service.roster.servers;
