@@ -1,0 +1,295 @@
+//! From what was found to the members a service should have: filters, default servers, what to do when nothing is
+//! found, the leader, canaries, weights, duplicates. Pure.
+//!
+//! The rules are Synapse's, in its order, and these where it has none or contradicts itself:
+//! * Members are what was found. Where nothing was (before label filters), they are the default servers; without those
+//!   the previous members, or none with `use_previous_backends: false`. As long as the source has not answered at all,
+//!   they are the previous members, and the default servers if there are none.
+//! * `backend_port_override` is for what was found, and for default servers that are kept beside it.
+//! * A leader is only elected where everything found has an id. Otherwise nobody new becomes a member: those that were
+//!   and still are found remain, and the trouble is told.
+//! * Registered weights count where `use_nerve_weights` says so; those of files, SRV records and default servers were
+//!   written to be used.
+//! * An endpoint of both the canary path and the main one is a canary: the doubt costs the least traffic.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::model::{Backend, Discovered, Reason, Reject};
+use crate::settings::{Canary, Discovery, LabelFilter, Service};
+
+/// The weight of a member beside canaries, whose weight is a percentage of it.
+const NORMAL: u16 = 100;
+
+/// The members a service should have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Each endpoint once: what was found by id and endpoint, default servers as they were written, canaries as what was
+    /// found.
+    pub members: Vec<Backend>,
+    /// What was found and is not a member, beside what the watchers refused themselves; ordered.
+    pub rejects: Vec<Reject>,
+    /// Why these are not the members that the configuration asks for.
+    pub trouble: Option<String>,
+}
+
+/// Chooses the members of `service`. `previous` are those of its last selection, or of the last known good state;
+/// `use_nerve_weights` is HAProxy's setting of that name.
+#[must_use]
+pub fn select(
+    service: &Service,
+    use_nerve_weights: bool,
+    main: &Discovered,
+    canary: Option<&Discovered>,
+    previous: &[Backend],
+) -> Selection {
+    let mut rejects = Vec::new();
+    let mut trouble = None;
+    let registered = !use_nerve_weights && registers(&service.discovery);
+    let weigh = |mut backend: Backend| {
+        if registered {
+            backend.weight = None;
+        } else if backend.weight.is_some() {
+            backend.options = backend.options.and_then(without_weight);
+        }
+        backend
+    };
+
+    let mut pool = pool(service, main, previous, weigh);
+    pool = unique(pool, &mut rejects);
+    pool = filtered(pool, &service.label_filters, &mut rejects);
+    if service.leader_election {
+        (pool, trouble) = leader(pool, previous, &mut rejects);
+    }
+    if let (Some(Canary { weight, .. }), Some(found)) = (&service.canary, canary) {
+        let canaries = found.backends.iter().cloned().map(|mut backend| {
+            backend.port = service.backend_port_override.unwrap_or(backend.port);
+            backend.weight = Some(u16::from(*weight));
+            backend.options = backend.options.and_then(without_weight);
+            backend
+        });
+        let mut canaries: Vec<Backend> = canaries.collect();
+        canaries.sort_by(order);
+        canaries = unique(canaries, &mut rejects);
+        canaries = filtered(canaries, &service.label_filters, &mut rejects);
+        pool = beside(pool, canaries, &mut rejects);
+    }
+    rejects.sort_by(|a, b| (&a.source, a.reason, &a.detail).cmp(&(&b.source, b.reason, &b.detail)));
+    Selection {
+        members: pool,
+        rejects,
+        trouble,
+    }
+}
+
+/// Who could be a member: in order, endpoints may repeat.
+fn pool(
+    service: &Service,
+    main: &Discovered,
+    previous: &[Backend],
+    weigh: impl Fn(Backend) -> Backend,
+) -> Vec<Backend> {
+    let defaults = &service.default_servers;
+    let overridden = |mut backend: Backend| {
+        backend.port = service.backend_port_override.unwrap_or(backend.port);
+        backend
+    };
+    let kept: Vec<Backend> = if service.keep_default_servers {
+        defaults.iter().cloned().map(overridden).collect()
+    } else {
+        Vec::new()
+    };
+    // Of `base` there is nothing to remember: the default servers are all it ever has.
+    let remembers = service.discovery != Discovery::Base;
+    if main.synced.is_none() && remembers && !previous.is_empty() {
+        // As they are configured now, not as they were.
+        let now: BTreeSet<(String, u16)> = kept.iter().map(endpoint).collect();
+        let others = previous
+            .iter()
+            .filter(|backend| !now.contains(&endpoint(backend)));
+        return others.cloned().chain(kept).collect();
+    }
+    let found = main.synced.map_or(&[][..], |_| &main.backends);
+    if found.is_empty() {
+        if defaults.is_empty() && service.use_previous_backends && remembers {
+            return previous.to_vec();
+        }
+        if service.keep_default_servers {
+            return kept;
+        }
+        return defaults.clone();
+    }
+    let mut pool: Vec<Backend> = found.iter().cloned().map(weigh).map(overridden).collect();
+    pool.sort_by(order);
+    pool.extend(kept);
+    pool
+}
+
+/// Whether weights come from registrations, which `use_nerve_weights` is about.
+fn registers(discovery: &Discovery) -> bool {
+    match discovery {
+        Discovery::Zookeeper(_) => true,
+        Discovery::Multi(children, _) => children.iter().any(|(_, child)| registers(child)),
+        Discovery::Base | Discovery::File(_) | Discovery::Dns(_) => false,
+    }
+}
+
+/// Every endpoint once, where its first stood: the one that was registered last.
+fn unique(backends: Vec<Backend>, rejects: &mut Vec<Reject>) -> Vec<Backend> {
+    let mut places: BTreeMap<(String, u16), usize> = BTreeMap::new();
+    let mut unique: Vec<Backend> = Vec::with_capacity(backends.len());
+    for backend in backends {
+        match places.get(&endpoint(&backend)) {
+            None => {
+                places.insert(endpoint(&backend), unique.len());
+                unique.push(backend);
+            }
+            Some(&place) => {
+                let standing = &mut unique[place];
+                let loser = if backend.id > standing.id {
+                    std::mem::replace(standing, backend)
+                } else {
+                    backend
+                };
+                if loser != *standing {
+                    let detail = format!("{} is {} too", loser.endpoint(), standing.source);
+                    rejects.push(Reject::new(loser.source, Reason::Duplicate, detail));
+                }
+            }
+        }
+    }
+    unique
+}
+
+fn filtered(
+    backends: Vec<Backend>,
+    filters: &[LabelFilter],
+    rejects: &mut Vec<Reject>,
+) -> Vec<Backend> {
+    let mut kept = Vec::with_capacity(backends.len());
+    for backend in backends {
+        // A label that is missing is not equal to anything.
+        let failing = filters.iter().find(|filter| {
+            (backend.labels.get(&filter.label) == Some(&filter.value)) != filter.equals
+        });
+        match failing {
+            None => kept.push(backend),
+            Some(filter) => {
+                let value = backend.labels.get(&filter.label);
+                let detail = match value {
+                    Some(value) => format!("{} is {value}", filter.label),
+                    None => format!("no label {}", filter.label),
+                };
+                rejects.push(Reject::new(backend.source, Reason::Label, detail));
+            }
+        }
+    }
+    kept
+}
+
+/// The one with the smallest id; or, where that cannot be told, those of `previous` that are still there.
+fn leader(
+    pool: Vec<Backend>,
+    previous: &[Backend],
+    rejects: &mut Vec<Reject>,
+) -> (Vec<Backend>, Option<String>) {
+    let Some(nameless) = pool.iter().find(|backend| backend.id.is_none()) else {
+        let first = pool.iter().map(|backend| backend.id).min();
+        let mut elected = Vec::new();
+        for backend in pool {
+            // Equal ids, from two paths, leave the first in order.
+            if elected.is_empty() && Some(backend.id) == first {
+                elected.push(backend);
+            } else {
+                rejects.push(not_leader(backend, "another has a smaller id"));
+            }
+        }
+        return (elected, None);
+    };
+    let trouble = format!(
+        "no leader can be elected: {} ({}) has no id; members stay as they were",
+        nameless.endpoint(),
+        nameless.source
+    );
+    let before: BTreeSet<(String, u16)> = previous.iter().map(endpoint).collect();
+    let mut kept = Vec::new();
+    for backend in pool {
+        if before.contains(&endpoint(&backend)) {
+            kept.push(backend);
+        } else {
+            rejects.push(not_leader(backend, "no leader can be elected"));
+        }
+    }
+    (kept, Some(trouble))
+}
+
+fn not_leader(backend: Backend, why: &str) -> Reject {
+    Reject::new(backend.source, Reason::Leader, why)
+}
+
+/// `normal` members with the weight that canaries are a percentage of, and the canaries.
+fn beside(normal: Vec<Backend>, canaries: Vec<Backend>, rejects: &mut Vec<Reject>) -> Vec<Backend> {
+    let endpoints: BTreeSet<(String, u16)> = canaries.iter().map(endpoint).collect();
+    let mut members = Vec::with_capacity(normal.len() + canaries.len());
+    for mut backend in normal {
+        if !endpoints.contains(&endpoint(&backend)) {
+            backend.weight = backend.weight.or(Some(NORMAL));
+            members.push(backend);
+        } else if !canaries
+            .iter()
+            .any(|canary| canary.source == backend.source)
+        {
+            // Not a canary of before that is remembered.
+            let detail = format!("{} is a canary too", backend.endpoint());
+            rejects.push(Reject::new(backend.source, Reason::Duplicate, detail));
+        }
+    }
+    members.extend(canaries);
+    members
+}
+
+/// What makes two backends one: addresses by value, names in lower case and without a final dot.
+fn endpoint(backend: &Backend) -> (String, u16) {
+    let host = match backend.host.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().to_string(),
+        Err(_) => backend.host.trim_end_matches('.').to_ascii_lowercase(),
+    };
+    (host, backend.port)
+}
+
+/// A total order, so that the same findings give the same members in whatever order they came: as they were registered,
+/// then by endpoint; what differs in nothing of that is told apart by the rest.
+fn order(a: &Backend, b: &Backend) -> Ordering {
+    let key = |backend: &Backend| (backend.id, endpoint(backend));
+    key(a).cmp(&key(b)).then_with(|| {
+        let rest = |backend: &Backend| {
+            (
+                backend.source.clone(),
+                backend.name.clone(),
+                (backend.shard, backend.weight, backend.server_id),
+                backend.options.clone(),
+                backend.labels.clone(),
+                backend.host.clone(),
+            )
+        };
+        rest(a).cmp(&rest(b))
+    })
+}
+
+/// The options without `weight N`, which `set server .. weight` sets; `None` when there is nothing else.
+fn without_weight(options: String) -> Option<String> {
+    let mut words = Vec::new();
+    let mut rest = options.split_whitespace();
+    while let Some(word) = rest.next() {
+        if word == "weight" {
+            rest.next();
+        } else {
+            words.push(word);
+        }
+    }
+    (!words.is_empty()).then(|| words.join(" "))
+}
+
+#[cfg(test)]
+mod tests;
