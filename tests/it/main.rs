@@ -11,3 +11,4 @@ mod harness;
 mod pexrun;
 mod s3cache;
 mod synapse_render;
+mod watchers;

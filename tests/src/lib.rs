@@ -14,6 +14,7 @@ use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+pub mod dns;
 pub mod eightball;
 pub mod host;
 pub mod nginx;

@@ -110,6 +110,8 @@ pub enum Reason {
     Malformed,
     /// The payload is larger than any registration.
     Oversized,
+    /// The registry does not let us read it.
+    Unreadable,
     /// The port is missing, 0, or not a port.
     Port,
     /// The host is not a DNS name or an address.
@@ -139,6 +141,7 @@ impl Reason {
         match self {
             Self::Malformed => "malformed",
             Self::Oversized => "oversized",
+            Self::Unreadable => "unreadable",
             Self::Port => "port",
             Self::Host => "host",
             Self::Status => "status",

@@ -57,13 +57,14 @@ fn same_but_time(before: &Found, after: &Found) -> bool {
     before.len() == after.len()
         && before.iter().zip(after).all(|(before, after)| {
             let (old, new) = (before.1, after.1);
-            before.0 == after.0
-                && old.synced.is_some() == new.synced.is_some()
-                && old.backends == new.backends
-                && old.rejects == new.rejects
-                && old.trouble == new.trouble
-                && old.job == new.job
-                && old.generator_config == new.generator_config
+            before.0 == after.0 && Arc::ptr_eq(old, new)
+                || before.0 == after.0
+                    && old.synced.is_some() == new.synced.is_some()
+                    && old.backends == new.backends
+                    && old.rejects == new.rejects
+                    && old.trouble == new.trouble
+                    && old.job == new.job
+                    && old.generator_config == new.generator_config
         })
 }
 

@@ -17,10 +17,10 @@ pub fn merge<'a>(parts: impl IntoIterator<Item = &'a Arc<Discovered>>) -> Discov
     let mut asking = false;
     let mut jobs = Vec::new();
     for part in parts {
-        if let Some(trouble) = &part.trouble {
-            if !troubles.contains(&trouble.as_str()) {
-                troubles.push(trouble);
-            }
+        if let Some(trouble) = &part.trouble
+            && !troubles.contains(&trouble.as_str())
+        {
+            troubles.push(trouble);
         }
         whole.rejects.extend(part.rejects.iter().cloned());
         let Some(synced) = part.synced else {
@@ -37,10 +37,10 @@ pub fn merge<'a>(parts: impl IntoIterator<Item = &'a Arc<Discovered>>) -> Discov
     if asking {
         whole.synced = None;
     }
-    if let Some((first, rest)) = jobs.split_first() {
-        if rest.iter().all(|job| job == first) {
-            whole.job.clone_from(first);
-        }
+    if let Some((first, rest)) = jobs.split_first()
+        && rest.iter().all(|job| job == first)
+    {
+        whole.job.clone_from(first);
     }
     if !troubles.is_empty() {
         whole.trouble = Some(troubles.join("; "));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hostkit::zookeeper::{Options, Sessions};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -9,14 +10,27 @@ use super::base::Base;
 use super::dns::Dns;
 use super::file::File;
 use super::multi::Multi;
+use super::zookeeper::Zookeeper;
 use super::{Found, Watcher};
 use crate::settings::{Cluster, Discovery};
 
 /// What watchers share.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Context {
-    /// The names of clusters.
+    /// The sessions with ZooKeeper: one per ensemble, whoever follows it.
+    pub sessions: Sessions,
+    /// The names of clusters, and what their ensembles need beside hosts.
     pub clusters: Vec<Cluster>,
+}
+
+impl Default for Context {
+    /// New sessions, and no clusters.
+    fn default() -> Self {
+        Self {
+            sessions: Sessions::new(Options::default()),
+            clusters: Vec::new(),
+        }
+    }
 }
 
 /// A running watcher. Dropping it stops it.
@@ -32,7 +46,7 @@ pub struct Watch {
 pub fn start(discovery: &Discovery, context: &Context) -> Watch {
     let watcher: Box<dyn Watcher> = match discovery {
         Discovery::Base => Box::new(Base),
-        Discovery::Zookeeper(_) => Box::new(Base),
+        Discovery::Zookeeper(zookeeper) => Box::new(Zookeeper::new(zookeeper.clone(), context)),
         Discovery::File(path) => Box::new(File::new(path.clone())),
         Discovery::Dns(dns) => Box::new(Dns::new(dns.clone())),
         Discovery::Multi(children, resolver) => {

@@ -1,0 +1,121 @@
+//! What registrations become: backends, or refusals that say why. Pure.
+
+use std::collections::BTreeMap;
+
+use hostkit::zookeeper::{self, Child, Member, Node};
+
+use crate::model::{Backend, Discovered, Job, Reason, Reject};
+use crate::settings::{Cluster, Decode};
+use crate::watcher::fields::Fields;
+
+/// The members of one path.
+pub(super) fn discovered(decode: &Decode, path: &str, node: &Node) -> Discovered {
+    let mut discovered = Discovered::default();
+    for (name, child) in &node.members {
+        let source = format!("{path}/{name}");
+        let backend = match child {
+            Child::Member(member) => backend(decode, member, source),
+            Child::Refused(refusal) => {
+                let reason = match refusal.reason {
+                    zookeeper::Reason::Malformed => Reason::Malformed,
+                    zookeeper::Reason::Oversized => Reason::Oversized,
+                    zookeeper::Reason::Unreadable => Reason::Unreadable,
+                };
+                Err(Reject::new(source, reason, &refusal.detail))
+            }
+        };
+        match backend {
+            Ok(backend) => discovered.backends.push(backend),
+            Err(reject) => discovered.rejects.push(reject),
+        }
+    }
+    discovered
+}
+
+fn backend(decode: &Decode, member: &Member, source: String) -> Result<Backend, Reject> {
+    if !member.alive() {
+        return Err(Reject::new(source, Reason::Status, member.status.word()));
+    }
+    let name = match decode {
+        Decode::Nerve => None,
+        Decode::ServerSet(name) => name.as_deref(),
+    };
+    let Some(endpoint) = member.endpoint(name) else {
+        let others: Vec<&str> = member.additional.iter().map(|(name, _)| &**name).collect();
+        let detail = match name {
+            Some(name) => format!("no endpoint `{name}`, but {}", others.join(", ")),
+            None => "no service endpoint".to_owned(),
+        };
+        return Err(Reject::new(source, Reason::Endpoint, detail));
+    };
+    let Some(port) = endpoint.port.get() else {
+        let detail = endpoint.port.to_string();
+        return Err(Reject::new(source, Reason::Port, detail));
+    };
+    let mut backend = Backend::new(&endpoint.host, port.get(), source)?;
+    backend.id = member.sequence;
+    backend.shard = member.shard;
+    let fields = match &member.registration {
+        Some(registration) => {
+            backend.server_id = registration.server_id;
+            Fields {
+                name: registration.name.clone(),
+                weight: registration.weight.map(u64::from),
+                options: registration.options.clone(),
+                labels: registration.labels.clone(),
+            }
+        }
+        // A ServerSet has no names; Synapse calls its servers by their shard.
+        None => Fields {
+            name: member.shard.map(|shard| shard.to_string()),
+            weight: None,
+            options: None,
+            labels: BTreeMap::new(),
+        },
+    };
+    fields.put_on(backend)
+}
+
+/// The job that registers at `path`: below the root of a cluster, or the last three names of a ServerSet's path, which
+/// is how Aurora's executor makes them below any root.
+pub(super) fn job(clusters: &[Cluster], decode: &Decode, path: &str) -> Option<Job> {
+    let found = clusters.iter().find_map(|cluster| {
+        let names: Vec<&str> = below(&cluster.root, path)?.split('/').collect();
+        let [role, environment, name] = names[..] else {
+            return None;
+        };
+        Some((Some(cluster.name.clone()), role, environment, name))
+    });
+    let (cluster, role, environment, name) = found.or_else(|| {
+        let mut names = path.rsplit('/');
+        let (name, environment, role) = (names.next()?, names.next()?, names.next()?);
+        // Something must be left for the root.
+        let rooted = names.next().is_some_and(|root| !root.is_empty());
+        (matches!(decode, Decode::ServerSet(_)) && rooted).then_some((
+            None,
+            role,
+            environment,
+            name,
+        ))
+    })?;
+    Some(Job {
+        cluster,
+        role: role.to_owned(),
+        environment: environment.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
+/// What of `path` is below `root`.
+pub(super) fn below<'a>(root: &str, path: &'a str) -> Option<&'a str> {
+    path.strip_prefix(root.trim_end_matches('/'))?
+        .strip_prefix('/')
+}
+
+/// Generator configuration in the data of a path. Creating a path often leaves something else there (Curator writes the
+/// creator's address): only a JSON object is meant.
+pub(super) fn generator_config(data: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(data).ok()?;
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
+    (!object.is_empty()).then(|| text.to_owned())
+}
