@@ -12,3 +12,4 @@ mod pexrun;
 mod s3cache;
 mod synapse_render;
 mod watchers;
+mod zookeeper;

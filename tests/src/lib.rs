@@ -24,6 +24,7 @@ pub mod s3;
 mod serve;
 pub mod thermos;
 pub mod tls;
+pub mod zookeeper;
 
 pub use outcome::Outcome;
 

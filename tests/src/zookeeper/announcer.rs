@@ -1,0 +1,272 @@
+//! Tasks that announce themselves in ZooKeeper, as Aurora's executor and as Nerve do, and as nobody should.
+
+use std::future::Future;
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use zookeeper_client::{Acls, Client, CreateMode, Error};
+
+use super::{Release, Zookeeper};
+
+/// The session timeout asked for; the server grants at least two of its ticks.
+const SESSION: Duration = Duration::from_secs(4);
+
+/// How long any one request may take.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How many registrations [`Announcer::register_all`] has under way at once.
+const IN_FLIGHT: usize = 128;
+
+/// One session that announces any number of tasks. Dropping it ends the session, and with it all of them, at once.
+#[derive(Debug)]
+pub struct Announcer {
+    handle: Handle,
+    client: Option<Client>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What Aurora's executor announces of a task: all ports on one host.
+#[derive(Debug, Clone)]
+pub struct Task<'a> {
+    /// The agent's host name.
+    pub host: &'a str,
+    /// The instance number.
+    pub shard: u32,
+    /// Named ports; the first is the primary one.
+    pub ports: &'a [(&'a str, u16)],
+}
+
+impl Task<'_> {
+    /// The bytes of its member node.
+    ///
+    /// # Panics
+    /// When it has no port.
+    #[must_use]
+    pub fn payload(&self) -> Vec<u8> {
+        let endpoint = |port: u16| serde_json::json!({"host": self.host, "port": port});
+        let primary = self.ports.first().expect("a primary port").1;
+        let mut additional: serde_json::Map<_, _> = self
+            .ports
+            .iter()
+            .map(|(name, port)| ((*name).to_owned(), endpoint(*port)))
+            .collect();
+        additional.insert("aurora".to_owned(), endpoint(primary));
+        let payload = serde_json::json!({
+            "status": "ALIVE",
+            "shard": self.shard,
+            "serviceEndpoint": endpoint(primary),
+            "additionalEndpoints": additional,
+        });
+        payload.to_string().into_bytes()
+    }
+}
+
+impl Announcer {
+    /// Opens a session.
+    ///
+    /// # Panics
+    /// When the server cannot be reached in time.
+    #[must_use]
+    pub fn connect(server: &Zookeeper) -> Self {
+        Self::connect_as(server, None)
+    }
+
+    /// Opens a session that authenticates with `user:password` (scheme `digest`).
+    ///
+    /// # Panics
+    /// When the server cannot be reached in time.
+    #[must_use]
+    pub fn connect_as(server: &Zookeeper, digest: Option<&str>) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (give, take) = sync_channel(1);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            give.send(runtime.handle().clone()).unwrap();
+            runtime.block_on(async {
+                let _ = stopped.await;
+            });
+        });
+        let mut announcer = Self {
+            handle: take.recv().unwrap(),
+            client: None,
+            stop: Some(stop),
+            thread: Some(thread),
+        };
+        let mut connector = Client::connector().with_session_timeout(SESSION);
+        if server.release() == Release::Old {
+            connector = connector.with_server_version(3, 4, 6);
+        }
+        if let Some(digest) = digest {
+            connector = connector.with_auth("digest", digest.as_bytes());
+        }
+        let host = server.host();
+        let client = announcer.wait(async move { connector.connect(&host).await });
+        announcer.client = Some(client.unwrap());
+        announcer
+    }
+
+    /// Runs a future in the announcer's thread.
+    fn wait<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        let (give, take) = sync_channel(1);
+        self.handle.spawn(async move {
+            let _ = give.send(tokio::time::timeout(DEADLINE, future).await);
+        });
+        let answer = take.recv().expect("the announcer's thread lives");
+        answer.expect("ZooKeeper answers the announcer in time")
+    }
+
+    /// The session, for requests that nothing here makes. Its futures run anywhere.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone().expect("a connected announcer")
+    }
+
+    /// Makes a path, with all above it.
+    pub fn make(&self, path: &str) {
+        let (client, path) = (self.client(), path.to_owned());
+        self.wait(async move { make(&client, &path).await });
+    }
+
+    /// Replaces the data of a path.
+    ///
+    /// # Panics
+    /// When it does not exist.
+    pub fn set(&self, path: &str, data: &[u8]) {
+        let (client, path, data) = (self.client(), path.to_owned(), data.to_vec());
+        let done = self.wait(async move { client.set_data(&path, &data, None).await });
+        done.unwrap();
+    }
+
+    /// Makes a path that only `user:password` sessions of the same digest as this one may touch.
+    ///
+    /// # Panics
+    /// When this session has no digest.
+    pub fn make_private(&self, path: &str) {
+        let (client, path) = (self.client(), path.to_owned());
+        let done = self.wait(async move {
+            let options = CreateMode::Persistent.with_acls(Acls::creator_all());
+            client.create(&path, b"", &options).await
+        });
+        done.unwrap();
+    }
+
+    /// Announces a task as Aurora's executor does: ephemeral `member_<sequence>` below the job's path, which is made if
+    /// need be. Returns the member's path.
+    pub fn announce(&self, job: &str, task: &Task<'_>) -> String {
+        self.register(job, "member_", &task.payload())
+    }
+
+    /// Announces an instance as Nerve does: ephemeral `<instance>_<sequence>`. Returns the child's path.
+    pub fn announce_nerve(
+        &self,
+        path: &str,
+        instance: &str,
+        payload: &serde_json::Value,
+    ) -> String {
+        self.register(
+            path,
+            &format!("{instance}_"),
+            payload.to_string().as_bytes(),
+        )
+    }
+
+    /// Registers any bytes below `path` as an ephemeral sequential child. Returns the child's path.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn register(&self, path: &str, prefix: &str, payload: &[u8]) -> String {
+        let (client, path) = (self.client(), path.to_owned());
+        let (prefix, payload) = (prefix.to_owned(), payload.to_vec());
+        self.wait(async move { register(&client, &path, &prefix, &payload).await })
+    }
+
+    /// Registers many at once, in any order: `(path, prefix, payload)`. Returns their paths in the order given.
+    ///
+    /// # Panics
+    /// When the server refuses one.
+    pub fn register_all(&self, all: Vec<(String, String, Vec<u8>)>) -> Vec<String> {
+        let client = self.client();
+        self.wait(async move {
+            let mut made = vec![String::new(); all.len()];
+            let mut running = JoinSet::new();
+            for (index, (path, prefix, payload)) in all.into_iter().enumerate() {
+                if running.len() >= IN_FLIGHT {
+                    let (index, path): (usize, String) =
+                        running.join_next().await.unwrap().unwrap();
+                    made[index] = path;
+                }
+                let client = client.clone();
+                running.spawn(
+                    async move { (index, register(&client, &path, &prefix, &payload).await) },
+                );
+            }
+            while let Some(done) = running.join_next().await {
+                let (index, path) = done.unwrap();
+                made[index] = path;
+            }
+            made
+        })
+    }
+
+    /// Removes a node without children, such as a member's.
+    ///
+    /// # Panics
+    /// When it does not exist or has children.
+    pub fn remove(&self, path: &str) {
+        let (client, path) = (self.client(), path.to_owned());
+        self.wait(async move { client.delete(&path, None).await })
+            .unwrap();
+    }
+}
+
+impl Drop for Announcer {
+    fn drop(&mut self) {
+        let client = self.client.take();
+        if let Some(client) = client {
+            let mut state = client.state_watcher();
+            drop(client);
+            // The session closes in the background; a server that is away is not waited for.
+            let (give, take) = sync_channel(1);
+            self.handle.spawn(async move {
+                let closed = async { while !state.changed().await.is_terminated() {} };
+                let _ = tokio::time::timeout(Duration::from_secs(2), closed).await;
+                let _ = give.send(());
+            });
+            let _ = take.recv();
+        }
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn make(client: &Client, path: &str) {
+    let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    client.mkdir(path, &options).await.unwrap();
+}
+
+async fn register(client: &Client, path: &str, prefix: &str, payload: &[u8]) -> String {
+    let options = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
+    let start = format!("{path}/{prefix}");
+    let made = match client.create(&start, payload, &options).await {
+        Err(Error::NoNode) => {
+            make(client, path).await;
+            client.create(&start, payload, &options).await
+        }
+        other => other,
+    };
+    let (_, sequence) = made.unwrap();
+    format!("{start}{sequence}")
+}
