@@ -1,4 +1,122 @@
-//! Discovery against real ZooKeeper servers. `follow` is what happens while all is well, `outage` what happens when it
-//! is not, `servers` tests the harness.
+//! Discovery against real ZooKeeper servers. `follow` is what happens while all is well, `formats` what members look
+//! like, `outage` what happens when a server is away, `old` a server without persistent watches, `load` many paths at
+//! once; `servers` tests the harness.
 
+mod follow;
+mod load;
+mod old;
+mod outage;
 mod servers;
+
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hostkit::zookeeper::{Ensemble, Follow, Format, Options, Pattern, Sessions, Stats, Tree};
+use hostkit_tests::eventually;
+use hostkit_tests::zookeeper::{Announcer, Task, Zookeeper};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+const JOB: &str = "/aurora/www/prod/eightball";
+
+/// A program that follows, in a thread of its own, on the runtime the tools have.
+struct Program {
+    sessions: Sessions,
+    handle: Handle,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Program {
+    fn start(options: Options) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (give, take) = sync_channel(1);
+        let thread = std::thread::spawn(move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build().unwrap();
+            give.send(runtime.handle().clone()).unwrap();
+            let _ = runtime.block_on(stopped);
+        });
+        Self {
+            sessions: Sessions::new(options),
+            handle: take.recv().unwrap(),
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    fn follow(&self, ensemble: &Ensemble, pattern: &str, format: Format) -> Follow {
+        let _inside = self.handle.enter();
+        let pattern = Pattern::new(pattern).unwrap();
+        self.sessions.follow(ensemble, &pattern, format)
+    }
+
+    /// Follows ServerSets of a server, and returns when all has been read.
+    fn follow_now(&self, server: &Zookeeper, pattern: &str) -> Follow {
+        let follow = self.follow(&ensemble(server), pattern, Format::ServerSet);
+        eventually("all is read", || tree(&follow).synced.is_some());
+        follow
+    }
+
+    fn stats(&self) -> Stats {
+        self.sessions.stats().remove(0)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Sessions as short as the server grants, and no audit that could hide a lost event.
+fn options() -> Options {
+    Options {
+        session_timeout: Duration::from_secs(5),
+        audit: Duration::from_secs(3600),
+        backoff_max: Duration::from_secs(1),
+        ..Options::default()
+    }
+}
+
+fn ensemble(server: &Zookeeper) -> Ensemble {
+    Ensemble::new([server.host()], None, None).unwrap()
+}
+
+fn tree(follow: &Follow) -> Arc<Tree> {
+    Arc::clone(&follow.borrow())
+}
+
+/// The shards of a job that are registered, sorted, with repetitions.
+fn shards(follow: &Follow, path: &str) -> Vec<u32> {
+    let tree = tree(follow);
+    let Some(node) = tree.paths.get(path) else {
+        return Vec::new();
+    };
+    let members = node.members.values().filter_map(|child| child.member());
+    let mut shards: Vec<u32> = members.filter_map(|member| member.shard).collect();
+    shards.sort_unstable();
+    shards
+}
+
+fn see(follow: &Follow, path: &str, expected: &[u32]) {
+    eventually(&format!("{path} has {expected:?}"), || {
+        shards(follow, path) == expected
+    });
+}
+
+fn announce(announcer: &Announcer, job: &str, shard: u32) -> String {
+    let port = 31000 + u16::try_from(shard).unwrap();
+    let ports = [("http", port), ("health", port + 500)];
+    let task = Task {
+        host: "agent1.example.com",
+        shard,
+        ports: &ports,
+    };
+    announcer.announce(job, &task)
+}

@@ -1,0 +1,361 @@
+//! What a follower knows, and how events, answers and scans change it. No I/O: everything here is decided at once.
+//!
+//! A scan and events overlap. What an event has touched since the scan began is newer than what the scan found of it, so
+//! there the event wins; everywhere else the scan does.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use zookeeper_client::EventType;
+
+use super::member::Format;
+use super::pattern::Pattern;
+use super::reader::{Event, Fault};
+use super::scan::{Found, MEMBERS, PATHS, Problem, bounded};
+use super::tree::{Child, Node};
+
+/// The most answers that are waited for; beyond it a scan is cheaper.
+const PENDING: usize = 1 << 16;
+
+/// A path that matches, or a member of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) path: Arc<str>,
+    pub(super) member: Option<Arc<str>>,
+}
+
+/// What became of a key, all events taken together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Gone,
+    Created,
+    /// It must be read again.
+    Changed,
+}
+
+/// Something to read; the ticket tells answers to newer questions from those to older ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) key: Key,
+    pub(super) ticket: u64,
+}
+
+/// What was read: a path's data with the transaction that created it, or a member.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Data(Result<Option<(Vec<u8>, i64)>, Fault>),
+    Member(Result<Option<Child>, Fault>),
+}
+
+#[derive(Debug)]
+pub(super) struct Live {
+    pattern: Pattern,
+    format: Format,
+    paths: BTreeMap<Arc<str>, Arc<Node>>,
+    problems: BTreeMap<String, Problem>,
+    queue: HashMap<Key, Change>,
+    pending: HashMap<Key, u64>,
+    tickets: u64,
+    /// What events have touched since the scan began that is under way.
+    touched: Option<HashSet<Key>>,
+    /// Whether anything has changed since this was last asked.
+    changed: bool,
+    /// Whether something was not followed up, so that all must be scanned.
+    lost: bool,
+}
+
+impl Live {
+    pub(super) fn new(
+        pattern: Pattern,
+        format: Format,
+        paths: BTreeMap<Arc<str>, Arc<Node>>,
+    ) -> Self {
+        Self {
+            pattern,
+            format,
+            paths,
+            problems: BTreeMap::new(),
+            queue: HashMap::new(),
+            pending: HashMap::new(),
+            tickets: 0,
+            touched: None,
+            changed: false,
+            lost: false,
+        }
+    }
+
+    pub(super) fn pattern(&self) -> &Pattern {
+        &self.pattern
+    }
+
+    pub(super) fn paths(&self) -> &BTreeMap<Arc<str>, Arc<Node>> {
+        &self.paths
+    }
+
+    /// The problems, in one line.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let (path, problem) = self.problems.first_key_value()?;
+        let more = match self.problems.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        Some(format!("{path}: {}{more}", problem.text()))
+    }
+
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    pub(super) fn take_lost(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// The connection is gone: no answer will come, and events were missed.
+    pub(super) fn interrupt(&mut self) {
+        self.queue.clear();
+        self.pending.clear();
+        self.touched = None;
+    }
+
+    /// Answers are missing that nobody will give.
+    pub(super) fn lose(&mut self) {
+        self.pending.clear();
+        self.lost = true;
+    }
+
+    pub(super) fn begin_scan(&mut self) {
+        self.touched = Some(self.pending.keys().cloned().collect());
+    }
+
+    /// The path or member that a path is, if it is one of ours.
+    pub(super) fn key(&self, path: &str) -> Option<Key> {
+        if self.pattern.matches(path) {
+            return Some(Key {
+                path: path.into(),
+                member: None,
+            });
+        }
+        let (parent, name) = path.rsplit_once('/')?;
+        (self.pattern.matches(parent) && self.format.claims(name)).then(|| Key {
+            path: parent.into(),
+            member: Some(name.into()),
+        })
+    }
+
+    /// Takes note of an event of a persistent watch.
+    pub(super) fn note(&mut self, event: &Event) {
+        let change = match event.kind {
+            EventType::NodeDeleted => Change::Gone,
+            EventType::NodeCreated => Change::Created,
+            EventType::NodeDataChanged => Change::Changed,
+            EventType::NodeChildrenChanged | EventType::Session => return,
+        };
+        let Some(key) = self.key(&event.path) else {
+            return;
+        };
+        let before = self.queue.get(&key);
+        let change = match (before, change) {
+            (None, change) | (_, change @ Change::Gone) => change,
+            (Some(Change::Created), Change::Created) => Change::Created,
+            // Gone and there again is another one under the same name.
+            (Some(_), _) => Change::Changed,
+        };
+        self.queue.insert(key, change);
+    }
+
+    /// Lets the events noted so far take effect, and returns what must be read for them.
+    pub(super) fn apply(&mut self) -> Vec<Question> {
+        let mut questions = Vec::new();
+        for (key, change) in std::mem::take(&mut self.queue) {
+            if let Some(touched) = &mut self.touched {
+                touched.insert(key.clone());
+            }
+            match change {
+                Change::Gone => self.gone(&key),
+                Change::Created if self.knows(&key) => {}
+                Change::Created | Change::Changed => {
+                    if key.member.is_none() && !self.knows(&key) {
+                        self.node_mut(&key.path);
+                    }
+                    questions.extend(self.question(key));
+                }
+            }
+        }
+        questions
+    }
+
+    fn question(&mut self, key: Key) -> Option<Question> {
+        if self.pending.len() >= PENDING {
+            self.lost = true;
+            return None;
+        }
+        self.tickets += 1;
+        self.pending.insert(key.clone(), self.tickets);
+        Some(Question {
+            key,
+            ticket: self.tickets,
+        })
+    }
+
+    /// Whether a key is known or about to be.
+    fn knows(&self, key: &Key) -> bool {
+        if self.pending.contains_key(key) {
+            return true;
+        }
+        let node = self.paths.get(&key.path).filter(|node| node.exists);
+        node.is_some_and(|node| match &key.member {
+            None => true,
+            Some(name) => node.members.contains_key(name),
+        })
+    }
+
+    fn gone(&mut self, key: &Key) {
+        self.pending.remove(key);
+        let Some(node) = self.paths.get_mut(&key.path) else {
+            return;
+        };
+        match &key.member {
+            Some(name) => {
+                if node.members.contains_key(name) {
+                    Arc::make_mut(node).members.remove(name);
+                    self.changed = true;
+                }
+            }
+            None => {
+                self.pending.retain(|pending, _| pending.path != key.path);
+                self.changed |= node.exists;
+                if self.pattern.is_literal() {
+                    *node = Arc::default();
+                } else {
+                    self.paths.remove(&key.path);
+                }
+            }
+        }
+    }
+
+    /// The node of a path that exists, made if need be.
+    fn node_mut(&mut self, path: &Arc<str>) -> Option<&mut Node> {
+        if !self.paths.contains_key(path) && self.paths.len() >= PATHS {
+            let text = format!("more than {PATHS} paths match");
+            self.problems
+                .insert(self.pattern.to_string(), Problem::Partly(text));
+            return None;
+        }
+        let node = self.paths.entry(Arc::clone(path)).or_default();
+        let node = Arc::make_mut(node);
+        self.changed |= !node.exists;
+        node.exists = true;
+        Some(node)
+    }
+
+    /// Takes what was read.
+    pub(super) fn answered(&mut self, question: &Question, answer: Answer) {
+        let Question { key, ticket } = question;
+        if self.pending.get(key) != Some(ticket) {
+            return;
+        }
+        self.pending.remove(key);
+        match (answer, &key.member) {
+            (Answer::Member(Ok(Some(child))), Some(name)) => self.insert(&key.path, name, child),
+            (Answer::Data(Ok(Some((data, created)))), None) => {
+                self.replace(&key.path, data, created)
+            }
+            (Answer::Member(Ok(None)) | Answer::Data(Ok(None)), _) => self.gone(key),
+            (Answer::Data(Err(Fault::Path(why))), None) => {
+                let path = key.path.to_string();
+                self.problems.insert(path, Problem::Unreadable(why));
+                self.changed = true;
+            }
+            (Answer::Member(_) | Answer::Data(_), _) => self.lost = true,
+        }
+    }
+
+    fn insert(&mut self, path: &Arc<str>, name: &Arc<str>, child: Child) {
+        let Some(node) = self.node_mut(path) else {
+            return;
+        };
+        if node.members.get(name) == Some(&child) {
+            return;
+        }
+        if node.members.len() >= MEMBERS && !node.members.contains_key(name) {
+            let text = format!("of its more than {MEMBERS} members {MEMBERS} are used");
+            self.problems
+                .insert(path.to_string(), Problem::Partly(text));
+        } else {
+            node.members.insert(Arc::clone(name), child);
+        }
+        self.changed = true;
+    }
+
+    fn replace(&mut self, path: &Arc<str>, data: Vec<u8>, created: i64) {
+        let data = bounded(data).unwrap_or_else(|text| {
+            self.problems
+                .insert(path.to_string(), Problem::Partly(text));
+            Arc::default()
+        });
+        if let Some(node) = self.node_mut(path) {
+            node.data = data;
+            node.created = created;
+            self.changed = true;
+        }
+    }
+
+    /// Takes what a scan below `below` has found. Returns how many paths it changed, and those that must be scanned
+    /// again because an event came in between.
+    pub(super) fn merge(&mut self, below: &[String], found: Found) -> (usize, Vec<String>) {
+        let mut touched: HashMap<Arc<str>, Vec<Option<Arc<str>>>> = HashMap::new();
+        for key in self.touched.take().unwrap_or_default() {
+            touched.entry(key.path).or_default().push(key.member);
+        }
+        let itself = |path: &str| touched.get(path).is_some_and(|all| all.contains(&None));
+        let Found { nodes, problems } = found;
+        let unreadable = |path: &str| {
+            ancestors(path).any(|at| matches!(problems.get(at), Some(Problem::Unreadable(_))))
+        };
+        let below: HashSet<&str> = below.iter().map(String::as_str).collect();
+        let covered = |path: &str| ancestors(path).any(|at| below.contains(at));
+
+        let before = self.paths.len();
+        let mut again = Vec::new();
+        self.paths.retain(|path, _| {
+            nodes.contains_key(path) || !covered(path) || unreadable(path) || itself(path)
+        });
+        let mut different = before - self.paths.len();
+        for (path, mut node) in nodes {
+            if itself(&path) {
+                again.push(path.to_string());
+                continue;
+            }
+            let known = self.paths.get(&path);
+            for name in touched.get(&path).into_iter().flatten().flatten() {
+                match known.and_then(|known| known.members.get(name)) {
+                    Some(child) => node.members.insert(Arc::clone(name), child.clone()),
+                    None => node.members.remove(name),
+                };
+            }
+            if known.is_none_or(|known| **known != node) {
+                different += 1;
+                self.paths.insert(path, Arc::new(node));
+            }
+        }
+        let problems_before = self.problems.clone();
+        self.problems.retain(|path, _| !covered(path));
+        self.problems.extend(problems);
+        self.changed |= different > 0 || self.problems != problems_before;
+        (different, again)
+    }
+}
+
+/// A path and all above it.
+fn ancestors(path: &str) -> impl Iterator<Item = &str> {
+    let ends = path
+        .match_indices('/')
+        .map(|(at, _)| at)
+        .filter(|at| *at > 0);
+    std::iter::once("/")
+        .chain(ends.map(|end| &path[..end]))
+        .chain(std::iter::once(path))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Events, answers and scans in every order that matters.

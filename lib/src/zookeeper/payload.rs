@@ -1,0 +1,350 @@
+//! From the bytes of a registration to a [`Member`]. The bytes are hostile: no text, number or shape of them may panic,
+//! or take more memory than a small multiple of what they are.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base64::Engine as _;
+use base64::alphabet::URL_SAFE;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::member::{
+    Endpoint, Format, Member, Port, Reason, Refusal, Registration, Status, sequence,
+};
+use super::tree::Child;
+
+/// The largest payload, in bytes: ZooKeeper's own default limit (`jute.maxbuffer`).
+const PAYLOAD: usize = 1 << 20;
+
+/// The most additional endpoints of a member. Aurora's tasks have one per named port.
+const ENDPOINTS: usize = 256;
+
+/// The most labels of a member.
+const LABELS: usize = 64;
+
+/// How Nerve encodes payloads in names.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &URL_SAFE,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Texts that many members share, held once: the hosts and the names of ports.
+#[derive(Debug, Default)]
+pub(super) struct Names(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    texts: HashSet<Arc<str>>,
+    sweep_at: usize,
+}
+
+impl Names {
+    fn get(&self, text: &str) -> Arc<str> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(text) = known.texts.get(text) {
+            return Arc::clone(text);
+        }
+        if known.texts.len() >= known.sweep_at {
+            known.texts.retain(|text| Arc::strong_count(text) > 1);
+            known.sweep_at = 1024.max(known.texts.len() * 2);
+        }
+        let text: Arc<str> = text.into();
+        known.texts.insert(Arc::clone(&text));
+        text
+    }
+}
+
+/// Reads the payload of the child `name`. `settled` says that it cannot change.
+pub(super) fn read(
+    format: Format,
+    name: &str,
+    payload: &[u8],
+    settled: bool,
+    names: &Names,
+) -> Child {
+    let parsed = match format {
+        Format::ServerSet => object(payload).map(|raw| server_set(&raw, names)),
+        Format::Nerve => object(payload).map(|raw| nerve(raw, names)),
+    };
+    match parsed {
+        Ok(mut member) => {
+            member.sequence = sequence(name);
+            member.settled = settled;
+            Child::Member(Arc::new(member))
+        }
+        Err(refusal) => Child::Refused(Arc::new(refusal)),
+    }
+}
+
+/// Reads the payload that the name itself carries, if it does: such a child need not be asked for.
+pub(super) fn read_name(format: Format, name: &str, names: &Names) -> Option<Child> {
+    let rest = name.strip_prefix("base64_")?;
+    if format != Format::Nerve {
+        return None;
+    }
+    let (length, rest) = rest.split_once('_')?;
+    // The alphabet has `_` too, so that only the length says where the payload ends.
+    let encoded = rest.get(..length.parse().ok()?)?;
+    Some(match BASE64.decode(encoded) {
+        Ok(payload) => read(format, name, &payload, true, names),
+        Err(error) => Child::Refused(Arc::new(malformed(error.to_string()))),
+    })
+}
+
+fn malformed(detail: impl AsRef<str>) -> Refusal {
+    Refusal::new(Reason::Malformed, detail)
+}
+
+fn object<'de, T: Deserialize<'de>>(payload: &'de [u8]) -> Result<T, Refusal> {
+    if payload.len() > PAYLOAD {
+        let detail = format!("{} bytes", payload.len());
+        return Err(Refusal::new(Reason::Oversized, detail));
+    }
+    match payload.trim_ascii_start().first() {
+        // serde would also take an array for a structure.
+        Some(b'{') => {}
+        None => return Err(malformed("empty")),
+        Some(_) => return Err(malformed("no JSON object")),
+    }
+    let text = std::str::from_utf8(payload).map_err(|error| malformed(error.to_string()))?;
+    serde_json::from_str(text).map_err(|error| malformed(error.to_string()))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawServerSet {
+    #[serde(default)]
+    status: Loose,
+    #[serde(default)]
+    shard: Loose,
+    service_endpoint: Option<RawEndpoint>,
+    additional_endpoints: Option<Entries<RawEndpoint, ENDPOINTS>>,
+}
+
+#[derive(Deserialize)]
+struct RawEndpoint {
+    host: String,
+    #[serde(default)]
+    port: Loose,
+}
+
+#[derive(Deserialize)]
+struct RawNerve {
+    host: String,
+    #[serde(default)]
+    port: Loose,
+    #[serde(default)]
+    name: Loose,
+    #[serde(default)]
+    weight: Loose,
+    #[serde(default)]
+    haproxy_server_options: Loose,
+    #[serde(default)]
+    haproxy_server_id: Loose,
+    labels: Option<Entries<Loose, LABELS>>,
+}
+
+fn server_set(raw: &RawServerSet, names: &Names) -> Member {
+    let endpoint = |raw: &RawEndpoint| Endpoint {
+        host: names.get(&raw.host),
+        port: raw.port.port(),
+    };
+    let entries = raw.additional_endpoints.iter().flat_map(|all| &all.0);
+    let mut additional: Vec<_> = entries
+        .map(|(name, raw)| (names.get(name), endpoint(raw)))
+        .collect();
+    additional.sort_by(|one, other| one.0.cmp(&other.0));
+    // Of a name that stands there twice the first counts.
+    additional.dedup_by(|second, first| second.0 == first.0);
+    Member {
+        sequence: None,
+        status: Status::from_word(raw.status.text().unwrap_or_default()),
+        shard: raw.shard.small(),
+        service: raw.service_endpoint.as_ref().map(endpoint),
+        additional: additional.into(),
+        registration: None,
+        settled: false,
+    }
+}
+
+fn nerve(raw: RawNerve, names: &Names) -> Member {
+    let labels = raw.labels.into_iter().flat_map(|all| all.0);
+    let registration = Registration {
+        weight: raw.weight.small(),
+        server_id: raw.haproxy_server_id.small(),
+        name: raw.name.into_text(),
+        options: raw.haproxy_server_options.into_text(),
+        labels: labels
+            .filter_map(|(label, value)| Some((label, value.into_text()?)))
+            .collect::<BTreeMap<_, _>>(),
+    };
+    Member {
+        sequence: None,
+        status: Status::Alive,
+        shard: None,
+        service: Some(Endpoint {
+            host: names.get(&raw.host),
+            port: raw.port.port(),
+        }),
+        additional: Box::default(),
+        registration: Some(Box::new(registration)),
+        settled: false,
+    }
+}
+
+/// Any JSON value, of which only what a field could hold is kept.
+#[derive(Default)]
+enum Loose {
+    Text(String),
+    Number(u64),
+    /// A number, but none that anything here counts in.
+    OddNumber,
+    #[default]
+    Other,
+}
+
+impl Loose {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Its text; Synapse compares labels as text, and people write `port: 80` for a label.
+    fn into_text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Number(number) => Some(number.to_string()),
+            Self::OddNumber | Self::Other => None,
+        }
+    }
+
+    fn small(&self) -> Option<u32> {
+        match self {
+            Self::Number(number) => u32::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
+    fn port(&self) -> Port {
+        match self {
+            Self::Number(number) => u16::try_from(*number).map_or(Port::OutOfRange, Port::Number),
+            Self::OddNumber => Port::OutOfRange,
+            Self::Text(_) | Self::Other => Port::NotANumber,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Loose {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LooseVisitor)
+    }
+}
+
+struct LooseVisitor;
+
+impl<'de> Visitor<'de> for LooseVisitor {
+    type Value = Loose;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Loose, E> {
+        Ok(Loose::Text(text.to_owned()))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Loose, E> {
+        Ok(Loose::Number(number))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Loose, E> {
+        Ok(Loose::OddNumber)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Loose, E> {
+        Ok(Loose::OddNumber)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Loose, E> {
+        Ok(Loose::Other)
+    }
+
+    fn visit_unit<E>(self) -> Result<Loose, E> {
+        Ok(Loose::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Loose, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Loose::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Loose, A::Error> {
+        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Loose::Other)
+    }
+}
+
+/// An object of at most `MOST` entries.
+struct Entries<T, const MOST: usize>(Vec<(String, T)>);
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Entries<T, MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor(PhantomData))
+    }
+}
+
+struct EntriesVisitor<T, const MOST: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for EntriesVisitor<T, MOST> {
+    type Value = Entries<T, MOST>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut all = Vec::new();
+        while let Some(entry) = entries.next_entry()? {
+            if all.len() == MOST {
+                return Err(A::Error::custom(format_args!("more than {MOST} entries")));
+            }
+            all.push(entry);
+        }
+        Ok(Entries(all))
+    }
+}
+
+/// The body of a fuzz target: any bytes as the payload, and as the name, of a child of either format.
+pub fn fuzz(bytes: &[u8]) {
+    let names = Names::default();
+    let text = String::from_utf8_lossy(bytes);
+    for format in [Format::ServerSet, Format::Nerve] {
+        let children = [
+            Some(read(format, &text, bytes, false, &names)),
+            read_name(format, &text, &names),
+            read_name(format, &format!("base64_{text}"), &names),
+        ];
+        for child in children.into_iter().flatten() {
+            match child {
+                Child::Member(member) => {
+                    assert!(member.additional.len() <= ENDPOINTS);
+                    for (name, endpoint) in &member.additional {
+                        assert_eq!(member.endpoint(Some(name)), Some(endpoint));
+                    }
+                }
+                Child::Refused(refusal) => {
+                    assert!(!refusal.detail.chars().any(char::is_control));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

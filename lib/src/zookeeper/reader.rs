@@ -1,0 +1,280 @@
+//! What is asked of ZooKeeper, over one session: bounded in number and in time, counted, and watched.
+//!
+//! Servers since 3.6 have persistent recursive watches: one per follower. Older servers have watches that fire once and
+//! belong to a single path; there every request that lists or reads also sets one, unless one is set. Such a watch must
+//! not be dropped before it has fired: the library would ask the server to remove it, which 3.4 answers by closing the
+//! session. So each is held by a task that lives as long as it does.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use zookeeper_client::{AddWatchMode, Error, EventType, OneshotWatcher, Stat};
+
+use super::member::{Format, Reason, Refusal, sequence};
+use super::pattern::join;
+use super::payload;
+use super::session::{Shared, Up, count};
+use super::tree::Child;
+
+/// How long one request may take. A connection on which nothing at all is answered is lost long before that.
+const REQUEST: Duration = Duration::from_secs(30);
+
+/// Something happened to a path.
+#[derive(Debug)]
+pub(super) struct Event {
+    pub(super) kind: EventType,
+    pub(super) path: String,
+}
+
+/// Why something could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Nothing can be read now.
+    Lost(String),
+    /// This path cannot be read; others can.
+    Path(String),
+    /// The server does not have persistent watches.
+    OldServer,
+}
+
+/// What a watch that fires once watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Watches {
+    Children,
+    Data,
+    Existence,
+}
+
+/// Watches that have not fired yet.
+type Armed = Arc<Mutex<HashSet<(String, Watches)>>>;
+
+/// Reads for one follower.
+#[derive(Debug)]
+pub(super) struct Reader {
+    up: Arc<Up>,
+    shared: Arc<Shared>,
+    format: Format,
+    events: mpsc::Sender<Event>,
+    armed: Armed,
+}
+
+impl Reader {
+    pub(super) fn new(
+        up: Arc<Up>,
+        shared: Arc<Shared>,
+        format: Format,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        Self {
+            up,
+            shared,
+            format,
+            events,
+            armed: Armed::default(),
+        }
+    }
+
+    pub(super) fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Whether watches fire once and belong to single paths.
+    pub(super) fn fires_once(&self) -> bool {
+        self.up.old_server
+    }
+
+    /// Watches `root` and all below it. Events are sent for as long as the result is held.
+    pub(super) async fn watch(&self, root: &str) -> Result<JoinSet<()>, Fault> {
+        let adding = self
+            .up
+            .client
+            .watch(root, AddWatchMode::PersistentRecursive);
+        let mut watcher = match self.ask(adding).await {
+            Err(Error::Unimplemented) => return Err(Fault::OldServer),
+            other => other.map_err(|error| fault(&error))?,
+        };
+        let (shared, events) = (Arc::clone(&self.shared), self.events.clone());
+        let mut forwarder = JoinSet::new();
+        forwarder.spawn(async move {
+            loop {
+                let event = watcher.changed().await;
+                if event.event_type == EventType::Session {
+                    if event.session_state.is_terminated() {
+                        return;
+                    }
+                    continue;
+                }
+                count(&shared.counters.events);
+                let (kind, path) = (event.event_type, event.path);
+                if events.send(Event { kind, path }).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(forwarder)
+    }
+
+    /// The children of a path and the transaction that created it; `None` if it does not exist.
+    pub(super) async fn children(&self, path: &str) -> Result<Option<(Vec<String>, i64)>, Fault> {
+        let client = &self.up.client;
+        for _ in 0..2 {
+            count(&self.shared.counters.lists);
+            let listed = if self.arm(path, Watches::Children) {
+                let listed = self.ask(client.get_and_watch_children(path)).await;
+                self.armed(
+                    path,
+                    Watches::Children,
+                    listed.map(|(names, stat, watcher)| ((names, stat), watcher)),
+                )
+            } else {
+                self.ask(client.get_children(path)).await
+            };
+            match listed {
+                Ok((names, stat)) => return Ok(Some((names, stat.czxid))),
+                Err(Error::NoNode) => {}
+                Err(error) => return Err(fault(&error)),
+            }
+            // It may come to exist at any time: before the watch on that was set, in which case it is listed after all.
+            if !self.arm(path, Watches::Existence) {
+                return Ok(None);
+            }
+            let checked = self.ask(client.check_and_watch_stat(path)).await;
+            match self.armed(path, Watches::Existence, checked) {
+                Ok(None) => return Ok(None),
+                Ok(Some(_)) => {}
+                Err(error) => return Err(fault(&error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The data of a path and the transaction that created it; `None` if it does not exist.
+    pub(super) async fn data(&self, path: &str) -> Result<Option<(Vec<u8>, i64)>, Fault> {
+        match self.get(path, true).await {
+            Ok((data, stat)) => Ok(Some((data, stat.czxid))),
+            Err(Error::NoNode) => Ok(None),
+            Err(error) => Err(fault(&error)),
+        }
+    }
+
+    /// Whether a watch would have told if the data of a path had changed since it was read.
+    pub(super) fn data_is_watched(&self, path: &str) -> bool {
+        let key = (path.to_owned(), Watches::Data);
+        !self.fires_once() || lock(&self.armed).contains(&key)
+    }
+
+    /// A registration; `None` if it does not exist.
+    pub(super) async fn member(&self, path: &str, name: &str) -> Result<Option<Child>, Fault> {
+        let names = &self.shared.names;
+        if let Some(child) = payload::read_name(self.format, name, names) {
+            return Ok(Some(child));
+        }
+        let full = join(path, name);
+        let settled = |stat: &Stat| stat.ephemeral_owner != 0 && sequence(name).is_some();
+        let mut found = self.get(&full, false).await;
+        if let Ok((_, stat)) = &found
+            && self.fires_once()
+            && !settled(stat)
+        {
+            found = self.get(&full, true).await;
+        }
+        match found {
+            Ok((data, stat)) => {
+                let settled = settled(&stat);
+                Ok(Some(payload::read(
+                    self.format,
+                    name,
+                    &data,
+                    settled,
+                    names,
+                )))
+            }
+            Err(Error::NoNode) => Ok(None),
+            Err(error) => match fault(&error) {
+                Fault::Path(why) => {
+                    let refusal = Refusal::new(Reason::Unreadable, why);
+                    Ok(Some(Child::Refused(Arc::new(refusal))))
+                }
+                lost => Err(lost),
+            },
+        }
+    }
+
+    async fn get(&self, path: &str, watched: bool) -> Result<(Vec<u8>, Stat), Error> {
+        count(&self.shared.counters.reads);
+        let client = &self.up.client;
+        if !watched || !self.arm(path, Watches::Data) {
+            return self.ask(client.get_data(path)).await;
+        }
+        let found = self.ask(client.get_and_watch_data(path)).await;
+        let found = found.map(|(data, stat, watcher)| ((data, stat), watcher));
+        self.armed(path, Watches::Data, found)
+    }
+
+    async fn ask<T>(&self, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        // The semaphore is never closed.
+        let _permit = self.shared.permits.acquire().await;
+        let answer = timeout(REQUEST, request).await;
+        answer.unwrap_or(Err(Error::Timeout))
+    }
+
+    /// Whether a watch that fires once is to be set: the server has no others, and none is set.
+    fn arm(&self, path: &str, what: Watches) -> bool {
+        self.fires_once() && lock(&self.armed).insert((path.to_owned(), what))
+    }
+
+    /// Holds a watch until it has fired; the answer to the request that set it is passed on.
+    fn armed<T>(
+        &self,
+        path: &str,
+        what: Watches,
+        answer: Result<(T, OneshotWatcher), Error>,
+    ) -> Result<T, Error> {
+        let key = (path.to_owned(), what);
+        match answer {
+            Err(error) => {
+                lock(&self.armed).remove(&key);
+                Err(error)
+            }
+            Ok((answer, watcher)) => {
+                // Nothing here may keep the session open.
+                let (armed, events) = (Arc::clone(&self.armed), self.events.clone());
+                let shared = Arc::clone(&self.shared);
+                tokio::spawn(async move {
+                    let event = watcher.changed().await;
+                    lock(&armed).remove(&key);
+                    if event.event_type != EventType::Session {
+                        count(&shared.counters.events);
+                        let (kind, path) = (event.event_type, event.path);
+                        // A follower that has gone needs no event.
+                        let _ = events.send(Event { kind, path }).await;
+                    }
+                });
+                Ok(answer)
+            }
+        }
+    }
+}
+
+fn lock(
+    armed: &Mutex<HashSet<(String, Watches)>>,
+) -> std::sync::MutexGuard<'_, HashSet<(String, Watches)>> {
+    armed.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn fault(error: &Error) -> Fault {
+    match error {
+        Error::NoAuth => Fault::Path(
+            "this client may not read it: give the ensemble a digest that may".to_owned(),
+        ),
+        Error::BadArguments(_)
+        | Error::UnmarshalError { .. }
+        | Error::MarshallingError
+        | Error::UnexpectedErrorCode(_) => Fault::Path(error.to_string()),
+        _ => Fault::Lost(error.to_string()),
+    }
+}

@@ -1,0 +1,300 @@
+//! Reading all below some paths: the first time, after a connection was lost, as an audit, and, where watches fire once,
+//! after one has fired. A scan either reads everything it can or fails; nobody sees a part of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use super::pattern::{Pattern, depth, join};
+use super::reader::{Fault, Reader};
+use super::session::IN_FLIGHT;
+use super::tree::{Child, Node};
+
+/// The most paths one pattern may match.
+pub(super) const PATHS: usize = 100_000;
+
+/// The most registrations below one path.
+pub(super) const MEMBERS: usize = 10_000;
+
+/// The largest data of a path, in bytes.
+const DATA: usize = 64 << 10;
+
+/// What a scan need not read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reuse {
+    /// Everything is read: the ensemble may be another one behind the same address.
+    Nothing,
+    /// Members whose bytes cannot change are not: events were lost, but the ensemble is the same.
+    Settled,
+    /// No known member is: events tell of changes.
+    Known,
+}
+
+/// What to scan.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) pattern: Pattern,
+    /// Paths at or above those that match.
+    pub(super) below: Vec<String>,
+    pub(super) reuse: Reuse,
+    /// Whether the persistent watch is set before anything is listed.
+    pub(super) watch: bool,
+    /// What is known.
+    pub(super) known: BTreeMap<Arc<str>, Arc<Node>>,
+}
+
+/// What a scan has found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) nodes: BTreeMap<Arc<str>, Node>,
+    pub(super) problems: BTreeMap<String, Problem>,
+}
+
+/// What is wrong with a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Problem {
+    /// It and what is below it cannot be read: what is known of it stands.
+    Unreadable(String),
+    /// Some of it is not used.
+    Partly(String),
+}
+
+impl Problem {
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Unreadable(text) | Self::Partly(text) => text,
+        }
+    }
+}
+
+/// How a scan ended.
+#[derive(Debug)]
+pub(super) struct Scanned {
+    /// The persistent watch that was set; it holds for as long as this does.
+    pub(super) watch: Option<JoinSet<()>>,
+    pub(super) found: Result<Found, Fault>,
+}
+
+/// Scans.
+pub(super) async fn scan(reader: Arc<Reader>, order: Order) -> Scanned {
+    let mut watch = None;
+    if order.watch && !reader.fires_once() {
+        match reader.watch(order.pattern.root()).await {
+            Ok(set) => watch = Some(set),
+            Err(fault) => {
+                return Scanned {
+                    watch,
+                    found: Err(fault),
+                };
+            }
+        }
+    }
+    let found = read(&reader, &order).await;
+    Scanned { watch, found }
+}
+
+async fn read(reader: &Arc<Reader>, order: &Order) -> Result<Found, Fault> {
+    let mut found = Found::default();
+    let mut paths = Vec::new();
+    for start in &order.below {
+        paths.extend(expand(reader, &order.pattern, start, &mut found).await?);
+    }
+    let listed = each(paths, |path| {
+        let reader = Arc::clone(reader);
+        let known = order.known.get(path.as_str()).cloned();
+        let reuse = order.reuse;
+        async move {
+            let listed = list(&reader, &path, known, reuse).await;
+            (path, listed)
+        }
+    })
+    .await?;
+    let mut missing = Vec::new();
+    for (path, listed) in listed {
+        let path: Arc<str> = path.into();
+        match listed {
+            Ok(Some(Listed {
+                node,
+                problem,
+                unread,
+            })) => {
+                missing.extend(unread.into_iter().map(|name| (Arc::clone(&path), name)));
+                found
+                    .problems
+                    .extend(problem.map(|text| (path.to_string(), Problem::Partly(text))));
+                found.nodes.insert(path, node);
+            }
+            Ok(None) if order.pattern.is_literal() => {
+                found.nodes.insert(path, Node::default());
+            }
+            Ok(None) => {}
+            Err(Fault::Path(why)) => {
+                found
+                    .problems
+                    .insert(path.to_string(), Problem::Unreadable(why));
+            }
+            Err(fault) => return Err(fault),
+        }
+    }
+    let read = each(missing, |(path, name)| {
+        let reader = Arc::clone(reader);
+        async move {
+            let child = reader.member(&path, &name).await;
+            (path, name, child)
+        }
+    })
+    .await?;
+    for (path, name, child) in read {
+        if let (Some(child), Some(node)) = (child?, found.nodes.get_mut(&path)) {
+            node.members.insert(name, child);
+        }
+    }
+    Ok(found)
+}
+
+/// The paths below `start` that are as deep as the pattern. Whether those whose last components are literal exist is
+/// not known yet.
+async fn expand(
+    reader: &Arc<Reader>,
+    pattern: &Pattern,
+    start: &str,
+    found: &mut Found,
+) -> Result<Vec<String>, Fault> {
+    let mut level = vec![start.to_owned()];
+    for index in depth(start)..pattern.depth() {
+        let name = pattern.component(index).unwrap_or_default();
+        if name != "*" {
+            level = level.iter().map(|path| join(path, name)).collect();
+            continue;
+        }
+        let listed = each(level, |path| {
+            let reader = Arc::clone(reader);
+            async move {
+                let listed = reader.children(&path).await;
+                (path, listed)
+            }
+        })
+        .await?;
+        level = Vec::new();
+        for (path, listed) in listed {
+            match listed {
+                Ok(listed) => {
+                    let names = listed.map(|(names, _)| names).unwrap_or_default();
+                    level.extend(names.iter().map(|name| join(&path, name)));
+                }
+                Err(Fault::Path(why)) => {
+                    found.problems.insert(path, Problem::Unreadable(why));
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        if level.len() > PATHS {
+            let text = format!("more than {PATHS} paths match {pattern}");
+            found
+                .problems
+                .insert(start.to_owned(), Problem::Partly(text));
+            level.sort();
+            level.truncate(PATHS);
+        }
+    }
+    Ok(level)
+}
+
+struct Listed {
+    node: Node,
+    problem: Option<String>,
+    /// Members that must be read.
+    unread: Vec<Arc<str>>,
+}
+
+/// A path, its data and those of its members that are known.
+async fn list(
+    reader: &Reader,
+    path: &str,
+    known: Option<Arc<Node>>,
+    reuse: Reuse,
+) -> Result<Option<Listed>, Fault> {
+    let Some((mut names, created)) = reader.children(path).await? else {
+        return Ok(None);
+    };
+    // Of another incarnation of the path nothing holds, not even that a sequence number is given out once.
+    let known = known.filter(|node| node.created == created && reuse != Reuse::Nothing);
+    let mut problem = None;
+    let data = match &known {
+        Some(node) if reuse == Reuse::Known && reader.data_is_watched(path) => {
+            Arc::clone(&node.data)
+        }
+        _ => {
+            let (data, _) = reader.data(path).await?.unwrap_or_default();
+            bounded(data).unwrap_or_else(|text| {
+                problem = Some(text);
+                Arc::default()
+            })
+        }
+    };
+    names.retain(|name| reader.format().claims(name));
+    if names.len() > MEMBERS {
+        problem = Some(format!("of its {} members {MEMBERS} are used", names.len()));
+        names.sort();
+        names.truncate(MEMBERS);
+    }
+    let mut node = Node {
+        exists: true,
+        data,
+        created,
+        ..Node::default()
+    };
+    let mut unread = Vec::new();
+    for name in names {
+        let known = known
+            .as_ref()
+            .and_then(|node| node.members.get_key_value(name.as_str()));
+        match known {
+            Some((name, child)) if reuse == Reuse::Known || settled(child) => {
+                node.members.insert(Arc::clone(name), child.clone());
+            }
+            _ => unread.push(name.into()),
+        }
+    }
+    Ok(Some(Listed {
+        node,
+        problem,
+        unread,
+    }))
+}
+
+/// The data of a path if it is of a size that is used.
+pub(super) fn bounded(data: Vec<u8>) -> Result<Arc<[u8]>, String> {
+    if data.len() > DATA {
+        return Err(format!("its {} bytes of data are not used", data.len()));
+    }
+    Ok(data.into())
+}
+
+fn settled(child: &Child) -> bool {
+    child.member().is_some_and(|member| member.settled)
+}
+
+/// What `ask` makes of each item, a bounded number of them at a time.
+async fn each<T, U, F>(items: Vec<T>, ask: impl Fn(T) -> F) -> Result<Vec<U>, Fault>
+where
+    F: Future<Output = U> + Send + 'static,
+    U: Send + 'static,
+{
+    let mut answers = Vec::with_capacity(items.len());
+    let mut running = JoinSet::new();
+    let defect = |error: tokio::task::JoinError| Fault::Lost(error.to_string());
+    for item in items {
+        if running.len() >= IN_FLIGHT
+            && let Some(done) = running.join_next().await
+        {
+            answers.push(done.map_err(defect)?);
+        }
+        running.spawn(ask(item));
+    }
+    while let Some(done) = running.join_next().await {
+        answers.push(done.map_err(defect)?);
+    }
+    Ok(answers)
+}
