@@ -225,6 +225,8 @@ pub struct Proxy {
     pub backend_order: Order,
     /// What a server's cookie is made of; only named servers have one.
     pub cookie_value: CookieValue,
+    /// Whether registered weights are used: the service's own word, or that of the top level (false).
+    pub use_nerve_weights: bool,
 }
 
 /// The order of servers in the file, for named servers; slots stand in slot order.
