@@ -7,6 +7,7 @@
 )]
 
 mod admin;
+mod haproxy;
 mod harness;
 mod pexrun;
 mod s3cache;

@@ -1,0 +1,304 @@
+//! Debian's HAProxy, started in either of the ways that synapse reloads: as a daemon with a pid file, which a new
+//! process replaces, and as a master with workers.
+//!
+//! It speaks to the sockets with its own few lines, not with what is under test.
+
+use std::fmt;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::{eventually, which};
+
+/// How it is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// `-D -p PIDFILE`: reloaded by a new process with `-x SOCKET -sf PIDS`.
+    Daemon,
+    /// `-W -S MASTER-SOCKET`: reloaded by its master.
+    Master,
+}
+
+/// An HAProxy with a directory of its own. Dropping it kills every process that was started on its file, whoever
+/// started it.
+pub struct Haproxy {
+    directory: TempDir,
+    mode: Mode,
+    real: PathBuf,
+}
+
+impl fmt::Debug for Haproxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Haproxy")
+            .field("directory", &self.directory.path())
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Haproxy {
+    /// A running HAProxy with these proxies below [`Haproxy::head`].
+    ///
+    /// # Errors
+    /// haproxy is not installed.
+    pub fn start(mode: Mode, proxies: &str) -> Result<Self, String> {
+        let haproxy = Self::prepare(mode)?;
+        haproxy.write(&format!("{}{proxies}", haproxy.head()));
+        haproxy.run();
+        Ok(haproxy)
+    }
+
+    /// A directory with no file and nothing running yet, for a test that writes the whole file.
+    ///
+    /// # Errors
+    /// haproxy is not installed.
+    pub fn prepare(mode: Mode) -> Result<Self, String> {
+        let haproxy = Self {
+            directory: tempfile::tempdir().unwrap(),
+            mode,
+            real: which("haproxy")?,
+        };
+        // Every run of it is noted, because who starts HAProxy, how often and with what is what tests are about.
+        let script = format!(
+            "#!/bin/sh\nprintf '%s\\n' \"$*\" >> '{}'\nexec '{}' \"$@\"\n",
+            haproxy.log().display(),
+            haproxy.real.display()
+        );
+        fs::write(haproxy.binary(), script).unwrap();
+        fs::set_permissions(haproxy.binary(), fs::Permissions::from_mode(0o755)).unwrap();
+        Ok(haproxy)
+    }
+
+    /// A `global` with an admin socket that passes listeners on, and a `defaults` for http with short timeouts.
+    #[must_use]
+    pub fn head(&self) -> String {
+        format!(
+            "global\n    maxconn 1000\n    hard-stop-after 10s\n    stats socket {} mode 600 level admin expose-fd listeners\n\
+             defaults\n    mode http\n    timeout connect 2s\n    timeout client 10s\n    timeout server 10s\n    \
+             option idle-close-on-response\n",
+            self.socket().display()
+        )
+    }
+
+    /// Its directory: anything else of the test may live there too.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Its file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.directory().join("haproxy.cfg")
+    }
+
+    /// The stats socket that [`Haproxy::head`] has; a test's own file must have it too.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.directory().join("stats.sock")
+    }
+
+    /// The master's socket, in [`Mode::Master`].
+    #[must_use]
+    pub fn master_socket(&self) -> PathBuf {
+        self.directory().join("master.sock")
+    }
+
+    /// The pid file, in [`Mode::Daemon`].
+    #[must_use]
+    pub fn pid_file(&self) -> PathBuf {
+        self.directory().join("haproxy.pid")
+    }
+
+    /// The program to start it with: haproxy, with a note taken of every run.
+    #[must_use]
+    pub fn binary(&self) -> PathBuf {
+        self.directory().join("haproxy")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory().join("runs")
+    }
+
+    /// The arguments of every run of [`Haproxy::binary`] so far, `-c` ones too. A master that executes itself again is
+    /// not one.
+    #[must_use]
+    pub fn runs(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.log()).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Writes its file.
+    pub fn write(&self, text: &str) {
+        fs::write(self.config(), text).unwrap();
+    }
+
+    /// Starts it on the file that is there, and waits until it answers.
+    ///
+    /// # Panics
+    /// It does not start; the message has what it said.
+    pub fn run(&self) {
+        let mut command = Command::new(self.binary());
+        command.arg("-f").arg(self.config());
+        match self.mode {
+            Mode::Daemon => command.arg("-D").arg("-p").arg(self.pid_file()),
+            Mode::Master => command
+                .args(["-W", "-D", "-S"])
+                .arg(format!("{},mode,600", self.master_socket().display())),
+        };
+        // To a file: a daemon keeps the pipe open, and reading it would never end.
+        let said = self.directory().join("stderr");
+        let stderr = fs::File::create(&said).unwrap();
+        let status = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .status()
+            .unwrap();
+        let said = || fs::read_to_string(&said).unwrap_or_default();
+        assert!(status.success(), "haproxy does not start: {}", said());
+        // A master executes itself again once its worker runs: only then does it answer for long.
+        eventually("haproxy answers", || {
+            self.ask("show info").is_some()
+                && (self.mode == Mode::Daemon || self.ask_master("show proc").is_some())
+        });
+    }
+
+    /// What the stats socket answers to one command; `None` when nobody does.
+    #[must_use]
+    pub fn ask(&self, command: &str) -> Option<String> {
+        ask(&self.socket(), command)
+    }
+
+    /// The same of the master's socket.
+    #[must_use]
+    pub fn ask_master(&self, command: &str) -> Option<String> {
+        ask(&self.master_socket(), command)
+    }
+
+    /// The process that serves now; 0 when none answers.
+    #[must_use]
+    pub fn worker(&self) -> i32 {
+        let info = self.ask("show info").unwrap_or_default();
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid: "));
+        pid.and_then(|pid| pid.parse().ok()).unwrap_or_default()
+    }
+
+    /// The master's pid.
+    ///
+    /// # Panics
+    /// There is no master.
+    #[must_use]
+    pub fn master(&self) -> i32 {
+        self.proc_line("master").0
+    }
+
+    /// How often it was reloaded since it was started.
+    ///
+    /// # Panics
+    /// Its master does not answer.
+    #[must_use]
+    pub fn reloads(&self) -> usize {
+        match self.mode {
+            Mode::Master => self.proc_line("master").1,
+            Mode::Daemon => {
+                let runs = self.runs();
+                runs.iter().filter(|run| run.contains(" -sf ")).count()
+            }
+        }
+    }
+
+    /// Pid and reloads of the first process of this type in `show proc`.
+    fn proc_line(&self, kind: &str) -> (i32, usize) {
+        let text = self.ask_master("show proc").expect("the master answers");
+        let fields = text.lines().map(|line| line.split_whitespace());
+        let mut found = fields
+            .map(Iterator::collect::<Vec<_>>)
+            .filter(|fields| fields.get(1) == Some(&kind));
+        let fields = found.next().unwrap_or_else(|| panic!("no {kind}: {text}"));
+        (fields[0].parse().unwrap(), fields[2].parse().unwrap())
+    }
+
+    /// Every process that was started on its file and has not ended: masters, workers and leftover ones.
+    #[must_use]
+    pub fn processes(&self) -> Vec<i32> {
+        let config = self.config();
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid| {
+                let path = PathBuf::from(format!("/proc/{pid}"));
+                // A zombie has no command line left.
+                let arguments = fs::read(path.join("cmdline")).unwrap_or_default();
+                let program = fs::read_link(path.join("exe")).unwrap_or_default();
+                program == self.real
+                    && arguments
+                        .split(|byte| *byte == 0)
+                        .any(|argument| argument == config.as_os_str().as_encoded_bytes())
+            })
+            .collect()
+    }
+
+    /// Sends a signal to the process that serves now.
+    pub fn signal(&self, signal: Signal) {
+        send(self.worker(), signal);
+    }
+
+    /// Kills everything of it with SIGKILL and waits until it is gone; sockets and files stay.
+    pub fn kill(&self) {
+        for pid in self.processes() {
+            send(pid, Signal::SIGKILL);
+        }
+        eventually("haproxy is gone", || self.processes().is_empty());
+    }
+
+    /// Kills it and starts it again.
+    pub fn restart(&self) {
+        self.kill();
+        self.run();
+    }
+}
+
+impl Drop for Haproxy {
+    fn drop(&mut self) {
+        // A master may be starting another worker at this moment.
+        for _ in 0..50 {
+            let processes = self.processes();
+            if processes.is_empty() {
+                return;
+            }
+            for pid in processes {
+                send(pid, Signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Sends a signal to a process that may have ended. Pid 0 and below are groups, and never meant.
+pub fn send(pid: i32, signal: Signal) {
+    if pid > 1 {
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
+}
+
+fn ask(socket: &Path, command: &str) -> Option<String> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    stream.write_all(format!("{command}\n").as_bytes()).ok()?;
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    (!answer.is_empty()).then_some(answer)
+}
