@@ -219,7 +219,12 @@ impl Haproxy {
 
     /// Pid and reloads of the first process of this type in `show proc`.
     fn proc_line(&self, kind: &str) -> (i32, usize) {
-        let text = self.ask_master("show proc").expect("the master answers");
+        let mut text = String::new();
+        // While it reloads it executes itself, and what was asked meanwhile is lost.
+        eventually("the master answers", || {
+            text = self.ask_master("show proc").unwrap_or_default();
+            text.contains(kind)
+        });
         let fields = text.lines().map(|line| line.split_whitespace());
         let mut found = fields
             .map(Iterator::collect::<Vec<_>>)
