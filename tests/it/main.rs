@@ -9,6 +9,7 @@
 mod admin;
 mod haproxy;
 mod harness;
+mod load;
 mod pexrun;
 mod s3cache;
 mod synapse_render;

@@ -1,0 +1,231 @@
+//! A paced load: the judge of whether something is hitless. Every attempt is classified and none is made twice, as a
+//! user's browser or another job would see it.
+//!
+//! It shares the machine with what it judges, so it is one thread with one runtime, and it is paced: a refused
+//! connection is one failure and not the start of a busy loop.
+//!
+//! A kept connection is written to without a look whether it was closed meanwhile. Clients on the same host could look;
+//! across a network the request and the close cross, and what the user sees is what is counted here, `eof-reused`.
+//! A response with `Connection: close` is honoured.
+
+mod exchange;
+pub(crate) mod head;
+mod report;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use crate::{eventually, patience};
+pub use exchange::Kind;
+use report::Tally;
+pub use report::{Failure, Gap, Latency, Report};
+
+/// What is asked for, and how often.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Where the requests go.
+    pub target: SocketAddr,
+    /// The service that must answer: the first word of every body, as [`crate::tasks`] writes it.
+    pub service: String,
+    /// The request target, which begins with a slash.
+    pub path: String,
+    /// The `Host` header.
+    pub host: String,
+    /// How many clients there are.
+    pub clients: u32,
+    /// Requests per second of each client.
+    pub rate: f64,
+    /// Whether connections are used again.
+    pub connections: Connections,
+    /// How long an attempt may take in all.
+    pub timeout: Duration,
+}
+
+/// How many requests a connection carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connections {
+    /// One, and the request says so.
+    Fresh,
+    /// As many as the other side allows.
+    KeepAlive,
+}
+
+impl Plan {
+    /// 16 clients with 60 requests a second each, for `/`, of 5 s at most.
+    #[must_use]
+    pub fn new(target: SocketAddr, service: &str, connections: Connections) -> Self {
+        Self {
+            target,
+            service: service.to_owned(),
+            path: "/".to_owned(),
+            host: service.to_owned(),
+            clients: 16,
+            rate: 60.0,
+            connections,
+            timeout: Duration::from_secs(5),
+        }
+    }
+
+    fn request(&self) -> Vec<u8> {
+        let close = match self.connections {
+            Connections::Fresh => "Connection: close\r\n",
+            Connections::KeepAlive => "",
+        };
+        format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\n{close}\r\n",
+            self.path, self.host
+        )
+        .into_bytes()
+    }
+}
+
+/// A running load. Dropping it stops it.
+#[derive(Debug)]
+pub struct Load {
+    start: Instant,
+    rate: f64,
+    tally: Arc<Mutex<Tally>>,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Load {
+    /// Starts all clients, spread over the time between two requests of one.
+    #[must_use]
+    pub fn start(plan: Plan) -> Self {
+        let start = Instant::now();
+        let rate = plan.rate * f64::from(plan.clients);
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let (stop, stopped) = watch::channel(false);
+        let shared = tally.clone();
+        let thread = std::thread::Builder::new()
+            .name("load".to_owned())
+            .spawn(move || run(Arc::new(plan), start, shared, stopped))
+            .expect("a thread");
+        Self {
+            start,
+            rate,
+            tally,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// What it came to so far.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let tally = self.tally.lock().unwrap();
+        tally.report(self.start.elapsed())
+    }
+
+    /// Returns when `count` more attempts have ended.
+    ///
+    /// # Panics
+    /// When they have not within twice the time they should take and [`patience`].
+    pub fn more(&self, count: u64) {
+        let ended = || self.tally.lock().unwrap().attempts();
+        let goal = ended() + count;
+        let limit = Duration::from_secs_f64(2.0 * count as f64 / self.rate) + patience();
+        let began = Instant::now();
+        while ended() < goal {
+            assert!(
+                began.elapsed() < limit,
+                "the load makes no progress:\n{}",
+                self.report()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Lets the attempts under way end, and says what it all came to.
+    #[must_use]
+    pub fn stop(mut self) -> Report {
+        self.stop.send_replace(true);
+        let thread = self.thread.take().expect("it is stopped once");
+        eventually("the load ends", || thread.is_finished());
+        thread.join().expect("the load did not panic");
+        self.report()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was printed there; a second one here would hide the test's own.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(plan: Arc<Plan>, start: Instant, tally: Arc<Mutex<Tally>>, stopped: watch::Receiver<bool>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut clients = tokio::task::JoinSet::new();
+        for number in 0..plan.clients {
+            let client = Client {
+                plan: plan.clone(),
+                start,
+                tally: tally.clone(),
+                stopped: stopped.clone(),
+            };
+            clients.spawn(client.run(number));
+        }
+        while let Some(ended) = clients.join_next().await {
+            ended.expect("a client does not panic");
+        }
+    });
+}
+
+struct Client {
+    plan: Arc<Plan>,
+    start: Instant,
+    tally: Arc<Mutex<Tally>>,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Client {
+    async fn run(mut self, number: u32) {
+        let request = self.plan.request();
+        let period = Duration::from_secs_f64(1.0 / self.plan.rate);
+        let first = self.start + period * number / self.plan.clients;
+        let mut due = tokio::time::interval_at(first.into(), period);
+        due.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut before = None;
+        let mut kept = None;
+        loop {
+            let tick = tokio::select! {
+                biased;
+                _ = self.stopped.wait_for(|&stop| stop) => return,
+                tick = due.tick() => tick,
+            };
+            let missed = before.map_or(0, |before| periods(tick - before, period) - 1);
+            before = Some(tick);
+            let fresh = kept.is_none();
+            let began = self.start.elapsed();
+            let came = exchange::attempt(&self.plan, &request, &mut kept).await;
+            let ended = self.start.elapsed();
+            let mut tally = self.tally.lock().unwrap();
+            tally.missed(missed);
+            if fresh {
+                tally.opened();
+            }
+            tally.add(began, ended, came);
+        }
+    }
+}
+
+/// How many periods passed between two ticks, at least one.
+fn periods(passed: Duration, period: Duration) -> u64 {
+    (passed.as_secs_f64() / period.as_secs_f64())
+        .round()
+        .max(1.0) as u64
+}

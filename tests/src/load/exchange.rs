@@ -1,0 +1,195 @@
+//! One attempt: a request, its response, and what to call it when that fails. Nothing is tried twice.
+
+use std::fmt;
+use std::io::ErrorKind;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::head::Head;
+use super::{Connections, Plan};
+
+/// What became of an attempt that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A status other than 2xx.
+    Status(u16),
+    /// The connection was refused.
+    Refused,
+    /// The connection could not be opened for another reason, which may be the generator's own: no local port.
+    Connect,
+    /// A new connection was reset before the response began.
+    Reset,
+    /// The same on a connection that had carried a response before.
+    ResetReused,
+    /// A new connection was closed before the response began.
+    Eof,
+    /// The same on a connection that had carried a response before: the request crossed with the close of an idle
+    /// connection.
+    EofReused,
+    /// The connection ended within the response.
+    Truncated,
+    /// The response had not ended when the time was over.
+    Timeout,
+    /// The response is another service's.
+    BadBody,
+    /// The response is not HTTP, or not all of it.
+    BadResponse,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Status(code) => return write!(f, "status-{code}"),
+            Self::Refused => "refused",
+            Self::Connect => "connect",
+            Self::Reset => "reset",
+            Self::ResetReused => "reset-reused",
+            Self::Eof => "eof",
+            Self::EofReused => "eof-reused",
+            Self::Truncated => "truncated",
+            Self::Timeout => "timeout",
+            Self::BadBody => "bad-body",
+            Self::BadResponse => "bad-response",
+        })
+    }
+}
+
+/// A connection that is kept for the next request.
+pub(super) struct Connection {
+    stream: TcpStream,
+    /// Whether it has carried a response.
+    reused: bool,
+}
+
+/// A failed attempt: its kind, and what was seen.
+type Failed = (Kind, String);
+
+/// Sends one request, over the kept connection if there is one, and reads the response. The connection is kept again
+/// when both sides may go on with it.
+pub(super) async fn attempt(
+    plan: &Plan,
+    request: &[u8],
+    kept: &mut Option<Connection>,
+) -> Result<(), Failed> {
+    // Taken out: an attempt that runs into its timeout drops the connection with itself.
+    let before = kept.take();
+    let exchange = async {
+        let mut connection = match before {
+            Some(connection) => connection,
+            None => Connection::open(plan).await?,
+        };
+        connection.send(request).await?;
+        let close = connection.receive(plan).await?;
+        Ok((!close && plan.connections == Connections::KeepAlive).then_some(connection))
+    };
+    match tokio::time::timeout(plan.timeout, exchange).await {
+        Ok(Ok(connection)) => {
+            *kept = connection;
+            Ok(())
+        }
+        Ok(Err(failed)) => Err(failed),
+        Err(_) => Err((Kind::Timeout, format!("no end after {:?}", plan.timeout))),
+    }
+}
+
+impl Connection {
+    async fn open(plan: &Plan) -> Result<Self, Failed> {
+        let opened = TcpStream::connect(plan.target).await;
+        let stream = opened.map_err(|error| {
+            let kind = match error.kind() {
+                ErrorKind::ConnectionRefused => Kind::Refused,
+                ErrorKind::ConnectionReset => Kind::Reset,
+                _ => Kind::Connect,
+            };
+            (kind, error.to_string())
+        })?;
+        let _ = stream.set_nodelay(true);
+        Ok(Self {
+            stream,
+            reused: false,
+        })
+    }
+
+    async fn send(&mut self, request: &[u8]) -> Result<(), Failed> {
+        match self.stream.write_all(request).await {
+            Ok(()) => Ok(()),
+            // The close had come before the request was written; reading would say the same.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(self.ended(error)),
+            Err(error) => Err(self.reset(error)),
+        }
+    }
+
+    /// Reads one response and whether the connection ends with it.
+    async fn receive(&mut self, plan: &Plan) -> Result<bool, Failed> {
+        let mut bytes = Vec::with_capacity(1024);
+        let head = loop {
+            match Head::parse(&bytes) {
+                Ok(Some(head)) => break head,
+                Ok(None) => {}
+                Err(what) => return Err((Kind::BadResponse, what)),
+            }
+            match self.stream.read_buf(&mut bytes).await {
+                Ok(0) if bytes.is_empty() => return Err(self.ended("before the response")),
+                Err(error) if bytes.is_empty() => return Err(self.reset(error)),
+                Ok(0) => return Err((Kind::Truncated, "within the head".to_owned())),
+                Err(error) => return Err((Kind::Truncated, error.to_string())),
+                Ok(_) => {}
+            }
+        };
+        let end = head.body.map(|length| head.length.saturating_add(length));
+        while end.is_none_or(|end| bytes.len() < end) {
+            match self.stream.read_buf(&mut bytes).await {
+                // A body without a length ends with the connection (RFC 9112 section 6.3).
+                Ok(0) if end.is_none() => break,
+                Ok(0) => return Err((Kind::Truncated, "within the body".to_owned())),
+                Err(error) => return Err((Kind::Truncated, error.to_string())),
+                Ok(_) => {}
+            }
+        }
+        if end.is_some_and(|end| bytes.len() > end) {
+            return Err((
+                Kind::BadResponse,
+                "more bytes than were promised".to_owned(),
+            ));
+        }
+        judge(plan, &bytes, &head)?;
+        self.reused = true;
+        Ok(head.close || end.is_none())
+    }
+
+    fn ended(&self, why: impl fmt::Display) -> Failed {
+        let kind = if self.reused {
+            Kind::EofReused
+        } else {
+            Kind::Eof
+        };
+        (kind, why.to_string())
+    }
+
+    fn reset(&self, why: impl fmt::Display) -> Failed {
+        let kind = if self.reused {
+            Kind::ResetReused
+        } else {
+            Kind::Reset
+        };
+        (kind, why.to_string())
+    }
+}
+
+/// Whether a complete response is the one that was asked for.
+fn judge(plan: &Plan, bytes: &[u8], head: &Head) -> Result<(), Failed> {
+    let body = String::from_utf8_lossy(&bytes[head.length..]);
+    let code = std::str::from_utf8(&bytes[head.second.clone()]).unwrap_or_default();
+    let seen = || format!("{code}: {:.80}", body.trim_end());
+    match code.parse::<u16>() {
+        Ok(200..300) => {}
+        Ok(code) => return Err((Kind::Status(code), seen())),
+        Err(_) => return Err((Kind::BadResponse, seen())),
+    }
+    if body.split(' ').next() == Some(plan.service.as_str()) {
+        Ok(())
+    } else {
+        Err((Kind::BadBody, seen()))
+    }
+}

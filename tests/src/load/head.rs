@@ -1,0 +1,109 @@
+//! The head of an HTTP/1.1 message (RFC 9112), as much of it as the load generator and the tasks need of one another
+//! and of HAProxy between them. Chunked bodies are not read: nothing here sends them.
+
+use std::ops::Range;
+
+/// The longest head that is read.
+const LIMIT: usize = 16 << 10;
+
+/// What the head of a request or a response says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// Bytes of the message up to and with the empty line.
+    pub(crate) length: usize,
+    /// The request target, or the status code.
+    pub(crate) second: Range<usize>,
+    /// `Content-Length`.
+    pub(crate) body: Option<usize>,
+    /// Whether the connection ends with this message.
+    pub(crate) close: bool,
+}
+
+impl Head {
+    /// The head at the beginning of `bytes`, or `None` when it has not come yet.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Self>, String> {
+        let Some(length) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return if bytes.len() > LIMIT {
+                Err(format!("no end of the head within {LIMIT} bytes"))
+            } else {
+                Ok(None)
+            };
+        };
+        let text = std::str::from_utf8(&bytes[..length]).map_err(|_| "a head that is not text")?;
+        let mut lines = text.split("\r\n");
+        let first = lines.next().unwrap_or_default();
+        let mut words = first.splitn(3, ' ');
+        let (one, two) = (words.next().unwrap_or_default(), words.next());
+        let two = two.ok_or_else(|| format!("a first line of one word: {first:?}"))?;
+        let start = one.len() + 1;
+        let mut head = Self {
+            length: length + 4,
+            second: start..start + two.len(),
+            body: None,
+            close: first.contains("HTTP/1.0"),
+        };
+        for line in lines {
+            let (name, value) = line
+                .split_once(':')
+                .ok_or_else(|| format!("a header without a colon: {line:?}"))?;
+            let value = value.trim();
+            if name.eq_ignore_ascii_case("content-length") {
+                let length = value
+                    .parse()
+                    .map_err(|_| format!("Content-Length: {value}"))?;
+                head.body = Some(length);
+            } else if name.eq_ignore_ascii_case("connection") {
+                head.close = value.eq_ignore_ascii_case("close");
+            } else if name.eq_ignore_ascii_case("transfer-encoding") {
+                return Err(format!(
+                    "Transfer-Encoding: {value}, which is not read here"
+                ));
+            }
+        }
+        Ok(Some(head))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Option<Head>, String> {
+        Head::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn a_head_says_where_it_ends_and_what_follows() {
+        let text = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 7\r\nConnection: Close\r\n\r\nabcdefg";
+        let head = parse(text).unwrap().unwrap();
+        assert_eq!(&text[head.second.clone()], "503");
+        assert_eq!(&text[head.length..], "abcdefg");
+        assert_eq!((head.body, head.close), (Some(7), true));
+    }
+
+    #[test]
+    fn connections_stay_open_unless_the_head_says_otherwise() {
+        let close = |text| parse(text).unwrap().unwrap().close;
+        assert!(!close("HTTP/1.1 200 OK\r\n\r\n"));
+        assert!(close("HTTP/1.0 200 OK\r\n\r\n"));
+        assert!(close("GET / HTTP/1.1\r\nconnection: close\r\n\r\n"));
+    }
+
+    #[test]
+    fn half_a_head_is_waited_for_and_nonsense_is_not() {
+        assert_eq!(parse("HTTP/1.1 200 OK\r\nConte").unwrap(), None);
+        assert_eq!(parse("").unwrap(), None);
+        for wrong in [
+            "hello\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+            &"x".repeat(LIMIT + 1),
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Chance that comes out the same for the same seed.
+
+use std::time::Duration;
+
+/// A sequence of random numbers (splitmix64).
+#[derive(Debug, Clone)]
+pub(super) struct Chance(u64);
+
+impl Chance {
+    /// The sequence of a seed.
+    pub(super) const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Another sequence, its own for each number: what one life draws does not depend on what others drew before.
+    pub(super) fn fork(&self, number: u64) -> Self {
+        Self(Self(self.0 ^ number.wrapping_mul(0xd6e8_feb8_6659_fd93)).next())
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// From 0 up to 1.
+    pub(super) fn share(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Whether something happens that does so with this probability.
+    pub(super) fn happens(&mut self, probability: f64) -> bool {
+        self.share() < probability
+    }
+
+    /// A duration between two.
+    pub(super) fn between(&mut self, least: Duration, most: Duration) -> Duration {
+        least + most.saturating_sub(least).mul_f64(self.share())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_gives_the_same_and_numbers_differ() {
+        let draw = |seed, number| Chance::new(seed).fork(number).share();
+        assert_eq!(draw(1, 2).to_bits(), draw(1, 2).to_bits());
+        assert_ne!(draw(1, 2).to_bits(), draw(1, 3).to_bits());
+        assert_ne!(draw(1, 2).to_bits(), draw(2, 2).to_bits());
+        let mut chance = Chance::new(7);
+        let heads = (0..10_000).filter(|_| chance.happens(0.25)).count();
+        assert!((2_300..2_700).contains(&heads), "{heads}");
+    }
+}

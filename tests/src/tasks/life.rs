@@ -1,0 +1,136 @@
+//! The course of one life, in the order in which Aurora's executor does things: the port is allotted, the task is
+//! announced, the program is fetched and started, and only then does it listen. When it is stopped, the executor leaves
+//! ZooKeeper while the program quits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::chance::Chance;
+use super::serve::{Phase, serve};
+use super::{Announcement, Birth, Book, Registry};
+
+/// How far leaving and quitting are apart at most, whichever comes first.
+const APART: Duration = Duration::from_millis(20);
+/// How long requests that were asked before the task quit may take.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How a life ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// It leaves and quits.
+    Stop,
+    /// It is gone, and its entry remains until the registry notices.
+    Die,
+}
+
+/// Lives one life.
+pub(super) async fn live(birth: Birth, registry: Arc<dyn Registry>) {
+    let Birth {
+        task,
+        port,
+        book,
+        mut chance,
+        mut end,
+    } = birth;
+    let announcement = book.announcement.clone();
+    tell(&registry, &announcement, |registry, task| {
+        registry.announce(task)
+    })
+    .await;
+    book.note(|record, now| record.announced = Some(now));
+    let early = tokio::select! {
+        biased;
+        end = &mut end => Some(end),
+        () = tokio::time::sleep(task.listen_after) => None,
+    };
+    let (phase, told) = watch::channel(Phase::Serving);
+    let serving = if early.is_some() {
+        // It never listened: all there is to give back is the port.
+        drop(port);
+        book.closed();
+        None
+    } else {
+        let listener = port.listen().expect("the port is its own");
+        book.note(|record, now| record.listening = Some(now));
+        let mut toss = chance.fork(1);
+        let resets = move || toss.happens(0.5);
+        Some(tokio::spawn(serve(
+            listener,
+            book.clone(),
+            task.answer_after,
+            told,
+            resets,
+        )))
+    };
+    let end = match early {
+        Some(end) => end,
+        None => end.await,
+    };
+    match end {
+        Ok(End::Stop) => {
+            book.note(|record, now| record.stopped = Some(now));
+            stop(&book, &registry, &phase, &mut chance).await;
+            if let Some(serving) = serving
+                && tokio::time::timeout(GRACE, serving).await.is_err()
+            {
+                phase.send_replace(Phase::Dead);
+            }
+        }
+        Ok(End::Die) => {
+            book.note(|record, now| record.died = Some(now));
+            phase.send_replace(Phase::Dead);
+            if let Some(serving) = serving {
+                let _ = serving.await;
+            }
+            tell(&registry, &announcement, |registry, task| {
+                registry.abandon(task)
+            })
+            .await;
+        }
+        // All lives are over: the player is dropped.
+        Err(_) => return,
+    }
+    book.note(|record, now| record.ended = Some(now));
+}
+
+/// Leaves the registry and quits, at most [`APART`] between the two.
+async fn stop(
+    book: &Book,
+    registry: &Arc<dyn Registry>,
+    phase: &watch::Sender<Phase>,
+    chance: &mut Chance,
+) {
+    let apart = chance.between(Duration::ZERO, APART);
+    let (leave_after, quit_after) = if chance.happens(0.5) {
+        (apart, Duration::ZERO)
+    } else {
+        (Duration::ZERO, apart)
+    };
+    let leave = async {
+        tokio::time::sleep(leave_after).await;
+        tell(registry, &book.announcement, |registry, task| {
+            registry.leave(task)
+        })
+        .await;
+        book.left();
+    };
+    let quit = async {
+        tokio::time::sleep(quit_after).await;
+        phase.send_replace(Phase::Quitting);
+    };
+    tokio::join!(leave, quit);
+}
+
+/// Tells the registry something, without keeping the other lives waiting.
+async fn tell(
+    registry: &Arc<dyn Registry>,
+    announcement: &Announcement,
+    what: fn(&dyn Registry, &Announcement),
+) {
+    let (registry, announcement) = (registry.clone(), announcement.clone());
+    let told = tokio::task::spawn_blocking(move || what(&*registry, &announcement)).await;
+    // The runtime that ends cancels it; a panic of the registry was printed where it happened.
+    drop(told);
+}
