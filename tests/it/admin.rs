@@ -1,6 +1,6 @@
 //! The admin listener and the signals of daemons, over real sockets and in a real process.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
@@ -172,6 +172,13 @@ fn silent_and_slow_peers_are_cut_off_and_keep_nobody_out_for_long() {
     // The 64 take all places until their heads are overdue.
     let answer = daemon.send(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let ended = |mut stream: &TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        let error = stream.read(&mut [0]).err().map(|error| error.kind());
+        stream.set_nonblocking(false).unwrap();
+        error != Some(ErrorKind::WouldBlock)
+    };
+    assert!(silent.iter().any(ended), "a 66th connection was served");
     for mut stream in silent {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).unwrap();

@@ -140,15 +140,12 @@ impl Guard {
     ) -> BTreeMap<String, Verdict> {
         let mut verdicts = BTreeMap::new();
         for change in changes {
-            let service = change.service;
             let ledger = self
                 .services
-                .entry(service.clone())
+                .entry(change.service.clone())
                 .or_insert_with(|| Ledger::new(change.source.clone(), Arc::default(), now));
-            ledger.find(now, change.source, change.found, |backend| {
-                down(&service, backend)
-            });
-            verdicts.insert(service, Verdict::Follow);
+            ledger.find(now, change.source, change.found);
+            verdicts.insert(change.service, Verdict::Follow);
         }
         for (service, ledger) in &mut self.services {
             let is_down = |backend: &Backend| down(service, backend);

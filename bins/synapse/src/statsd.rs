@@ -391,6 +391,23 @@ mod tests {
         });
     }
 
+    #[test]
+    fn after_an_error_the_name_is_looked_up_again_but_not_at_once() {
+        let (socket, settings) = receiver();
+        drop(socket);
+        let dropped = Counter::default();
+        runtime().block_on(async {
+            let mut target = Target::new(settings.host, settings.port);
+            while dropped.get() == 0 {
+                target.send("a:1|c", 1, &dropped).await;
+            }
+            assert!(target.socket.is_none() && target.connect_at > Instant::now());
+            target.send("a:1|c\na:1|c", 2, &dropped).await;
+            assert!(target.socket.is_none());
+            assert_eq!(dropped.get(), 3);
+        });
+    }
+
     proptest! {
         #[test]
         fn no_tag_can_end_its_line_or_field(value: String) {

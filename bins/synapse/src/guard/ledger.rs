@@ -39,13 +39,7 @@ impl Ledger {
     }
 
     /// Takes what the source says now.
-    pub(super) fn find(
-        &mut self,
-        now: Duration,
-        source: String,
-        found: Arc<Vec<Backend>>,
-        down: impl Fn(&Backend) -> bool,
-    ) {
+    pub(super) fn find(&mut self, now: Duration, source: String, found: Arc<Vec<Backend>>) {
         self.source = source;
         if Arc::ptr_eq(&self.found, &found) {
             return;
@@ -61,10 +55,9 @@ impl Ledger {
         let here = Here::new(&self.found);
         self.gone.retain(|(_, backend)| !here.has(backend));
         self.kept.retain(|(_, backend)| !here.has(backend));
-        let lost = before
-            .iter()
-            .filter(|backend| !here.has(backend) && !down(backend));
+        let lost = before.iter().filter(|backend| !here.has(backend));
         self.gone.extend(lost.map(|backend| (now, backend.clone())));
+        // Members may come and go without end; only as many as there were can be missing.
         while self.gone.len() > had {
             self.gone.pop_front();
         }
@@ -168,4 +161,25 @@ fn shard(backend: &Backend) -> Option<(&str, u32)> {
         .rsplit_once('/')
         .map_or("", |(parent, _)| parent);
     backend.shard.map(|shard| (path, shard))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn members(base: u16) -> Arc<Vec<Backend>> {
+        let member = |port| Backend::new("a.example.com", port, "a-file").ok();
+        Arc::new((base..base + 3).filter_map(member).collect())
+    }
+
+    #[test]
+    fn members_that_come_and_go_are_not_all_remembered() {
+        let now = Duration::from_secs(1000);
+        let mut ledger = Ledger::new(String::new(), members(1), now);
+        for base in 2..1000 {
+            ledger.find(now, String::new(), members(base * 3));
+            assert!(ledger.gone.len() <= 3 && ledger.sizes.len() <= 3);
+            assert_eq!(ledger.loss(), 0, "as many came as went");
+        }
+    }
 }

@@ -306,6 +306,25 @@ fn shards_of_two_jobs_in_one_service_are_not_the_same() {
 }
 
 #[test]
+fn what_is_put_back_is_what_was_there_last() {
+    let nerve = |from: u16, to: u16| -> Vec<Backend> {
+        (from..to)
+            .map(|port| Backend::new("n.example.com", port, "/nerve/s/i").unwrap())
+            .collect()
+    };
+    let mut world = World::new();
+    let all = |found: &Vec<Backend>| (0..5).map(|n| (job(n), found.clone())).collect::<Vec<_>>();
+    world.batch(all(&nerve(1, 13)));
+    world.pass(60.0);
+    // Six are replaced, and then seven others vanish.
+    assert_eq!(world.batch(all(&nerve(7, 19))), 0);
+    world.pass(1.0);
+    assert_eq!(world.batch(all(&nerve(14, 19))), 5);
+    let verdicts = world.review(vec![World::change("job0", ENSEMBLE, nerve(14, 19))]);
+    assert_eq!(hold(&verdicts["job0"]).members, nerve(7, 14));
+}
+
+#[test]
 fn fewer_services_than_the_threshold_are_never_held() {
     for jobs in [1, 2] {
         let mut world = World::with_jobs(jobs);

@@ -310,6 +310,12 @@ pub(super) mod tests {
             named.labels.insert("az".to_owned(), "b\n\"".to_owned());
             (named.weight, named.server_id) = (Some(256), Some(9));
             servers.extend([None, occupant(named, Admin::Drain)]);
+            // An older registration of the first member's endpoint still drains.
+            servers.extend(members.first().map(|member| {
+                let mut older = member.clone();
+                older.id = Some(1);
+                occupant(older, Admin::Drain)
+            }));
             Service {
                 roster: Roster { servers },
                 slots: members.len() as u16 + 2,
