@@ -15,3 +15,4 @@ mod s3cache;
 mod synapse_render;
 mod watchers;
 mod zookeeper;
+mod synapse;

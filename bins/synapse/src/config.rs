@@ -202,5 +202,4 @@ fn services(
 }
 
 #[cfg(test)]
-#[path = "config/tests.rs"]
 mod tests;

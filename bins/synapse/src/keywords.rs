@@ -71,6 +71,18 @@ pub enum Lookup {
     Unknown(Option<&'static str>),
 }
 
+/// Every keyword.
+pub fn all() -> impl Iterator<Item = Keyword> {
+    KEYWORDS
+        .iter()
+        .map(|(name, places)| Keyword { name, places })
+}
+
+/// The keywords that no version from 2.4 on takes.
+pub fn gone() -> impl Iterator<Item = &'static str> {
+    GONE.iter().map(|(name, ..)| *name)
+}
+
 /// Finds the keyword that `line` begins with.
 #[must_use]
 pub fn find(line: &str) -> Lookup {
@@ -119,5 +131,4 @@ fn nearest(wrong: &str) -> Option<&'static str> {
 }
 
 #[cfg(test)]
-#[path = "keywords/tests.rs"]
 mod tests;

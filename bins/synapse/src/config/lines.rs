@@ -59,14 +59,14 @@ fn split<'t>(context: &mut Context, name: &str, node: &'t Node<'_>, lines: &mut 
         context.error(node.at, message, remedy);
         return;
     };
-    for (number, line) in text.lines().enumerate() {
+    // A literal block's place is that of its first line with anything in it.
+    let blank = text.lines().take_while(|line| line.is_empty()).count();
+    for (number, line) in text.lines().enumerate().skip(blank) {
         let mut at = node.at;
         if *style == Style::Literal {
-            // The text begins on the line after the `|`.
             at.line = at
                 .line
-                .saturating_add(u32::try_from(number + 1).unwrap_or(u32::MAX));
-            at.column = 1;
+                .saturating_add(u32::try_from(number - blank).unwrap_or(u32::MAX));
         }
         if line.contains(|c: char| c.is_control() && c != '\t') {
             let message = format!("a line of `{name}` holds a control character");

@@ -46,7 +46,7 @@ pub(super) enum Style {
     Plain,
     /// Quoted or folded: text.
     Text,
-    /// A literal block: text whose lines are lines of the file, from the one after `at`.
+    /// A literal block: text whose lines are lines of the file, the first of them at `at`.
     Literal,
 }
 

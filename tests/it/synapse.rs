@@ -1,0 +1,3 @@
+//! synapse against real servers.
+
+mod keywords;
