@@ -93,11 +93,12 @@ def build(bench, programs):
     """Builds our programs when one is missing. Returns the names of those that are older than their sources: somebody
     may be measuring an earlier state on purpose, so they are not built again."""
     if not all(path.exists() for path in programs):
-        bench.say("building s3cache and pexrun")
-        packages = [word for name in OURS for word in ("-p", name)]
+        names = [path.name for path in programs]
+        bench.say(f"building {' and '.join(names)}")
+        packages = [word for name in names for word in ("-p", name)]
         subprocess.run(["cargo", "build", "--release", *packages], cwd=bench.repo, check=True)
     sources = [bench.repo / "Cargo.toml", bench.repo / "Cargo.lock"]
-    for folder in ("lib/src", *(f"bins/{name}/src" for name in OURS)):
+    for folder in ("lib/src", *(f"bins/{path.name}/src" for path in programs)):
         sources += bench.repo.glob(f"{folder}/**/*.rs")
     newest = max(source.stat().st_mtime for source in sources)
     outdated = [path.name for path in programs if path.stat().st_mtime < newest]

@@ -1,6 +1,8 @@
 """Turns raw results into RESULTS.md. Owns how figures, spreads and verdicts are written; what is measured, and against
 which budget, belongs to the parts."""
 
+import re
+
 from .measure import median, quantile
 
 UNITS = {"s": (1, "s", 2), "ms": (1000, "ms", 1), "MB": (1e-6, "MB", 1), "": (1, "", 0)}
@@ -99,9 +101,9 @@ class Section:
 
 
 HEAD = """\
-# s3cache and pexrun, measured
+# {title}
 
-Written by `tests/bench/s3cache` on {date}. All figures of a table come from one run on one machine, with the clients in
+Written by `{script}` on {date}. All figures of a table come from one run on one machine, with the clients in
 turn, in another order in each round. A figure is the median; in brackets are the smallest and the largest. Only ratios
 within one table mean anything elsewhere. MB are 10^6 bytes, MiB are 2^20.
 
@@ -113,10 +115,10 @@ QUICK = """
 """
 
 
-def render(results, sections):
-    """The whole page."""
-    command = "tests/bench/s3cache" + (" --quick" if results["quick"] else "")
-    text = [HEAD.format(date=results["date"], command=command)]
+def render(title, script, results, sections):
+    """All that one script has to say: a chapter of the page."""
+    command = script + (" --quick" if results["quick"] else "")
+    text = [HEAD.format(title=title, script=script, date=results["date"], command=command)]
     if results["quick"]:
         text.append(QUICK)
     text.append("\n| machine | |\n|---|---|")
@@ -136,3 +138,14 @@ def render(results, sections):
     text.append("\n## What did not reach its budget\n")
     text.append("\n".join(missed) if missed else "Everything did.")
     return "\n".join(text) + "\n"
+
+
+def put(page, chapter):
+    """Writes a chapter into the page, in place of the one with the same title."""
+    title = chapter.partition("\n")[0]
+    old = page.read_text() if page.exists() else ""
+    chapters = re.split(r"^(?=# )", old, flags=re.M)
+    kept = [one if one.partition("\n")[0] != title else chapter for one in chapters if one]
+    if chapter not in kept:
+        kept.append(chapter)
+    page.write_text("\n".join(one.rstrip("\n") + "\n" for one in kept))

@@ -1,0 +1,139 @@
+"""Part 1: from a change in ZooKeeper to HAProxy acting on it, and what it costs ZooKeeper. Owns the sockets that play
+the members: they listen before they are announced, so that a probe passes at once."""
+
+import socket
+import time
+
+from .ensemble import Ensemble, free_port
+from .followers import ALL, SYNAPSE, Follower, available
+from .front import Front, reloads
+from .measure import median, quantile, ratio
+from .report import Section, number, spread
+from .world import measured
+
+SERVICE = "eightball"
+LIMIT = {"p50": 0.005, "p99": 0.025}
+# What the reference page has for Synapse 0.18.9, from another run on another day.
+REFERENCE = {"add": "1.03 s (0.42..1.36)", "remove": "0.48 s (0.06..0.62)"}
+
+
+def listener():
+    """A socket that accepts connections, if only in the kernel."""
+    one = socket.create_server(("127.0.0.1", 0), backlog=64)
+    return one, f"127.0.0.1:{one.getsockname()[1]}"
+
+
+def measure(bench):
+    """Part 1."""
+    changes = bench.pick(200, 10)
+    return {kind: measured(bench, lambda bench, kind=kind: follow(bench, kind, changes)) for kind in ALL}
+
+
+def follow(bench, kind, changes):
+    """What one follower takes: seconds for each addition and removal, and packets that ZooKeeper received."""
+    available(bench, kind)
+    services = {SERVICE: {"port": free_port(), "options": "", "slots": 16}}
+    with Ensemble(bench) as ensemble, Front(bench) as front:
+        ensemble.create(services)
+        if kind != SYNAPSE:
+            # The peers reload more than once a second, which no supervisor would grant them.
+            changes = bench.pick(50, 5)
+        first, endpoint = listener()
+        ensemble.announce(SERVICE, *first.getsockname()).get(timeout=30)
+        with first, Follower(bench, kind, ensemble, front, services) as follower:
+            # The first is there before all: services are never empty while they are measured.
+            follower.until("the first member", lambda: endpoint in front.live(SERVICE), pause=0.05)
+            took = {"add": [], "remove": [], "add_acknowledged": [], "remove_acknowledged": []}
+            packets, loaded, began = ensemble.packets(), reloads(front.master), time.monotonic()
+            for at in range(changes):
+                if at % max(1, changes // 5) == 0:
+                    bench.say(f"  {kind}: change {at + 1} of {changes}")
+                member, endpoint = listener()
+                with member:
+                    start = time.perf_counter()
+                    made = ensemble.announce(SERVICE, *member.getsockname())
+                    acknowledged = stamp(made)
+                    live = follower.until(endpoint, lambda: endpoint in front.live(SERVICE))
+                    path = made.get(timeout=30)
+                    took["add"].append(live - start)
+                    took["add_acknowledged"].append(live - acknowledged[0])
+                    start = time.perf_counter()
+                    gone = ensemble.client.delete_async(path)
+                    acknowledged = stamp(gone)
+                    left = follower.until(f"no {endpoint}", lambda: endpoint not in front.live(SERVICE))
+                    gone.get(timeout=30)
+                    took["remove"].append(left - start)
+                    took["remove_acknowledged"].append(left - acknowledged[0])
+                # A change is measured by itself, and not in the wake of the one before.
+                time.sleep(bench.random.uniform(0.02, 0.1))
+            packets, lasted = ensemble.packets() - packets, time.monotonic() - began
+            return {
+                "took": took,
+                "changes": 2 * changes,
+                # Less our own create and delete; pings of the two clients are in it.
+                "packets": packets - 2 * changes,
+                "seconds": lasted,
+                "reloads": reloads(front.master) - loaded,
+            }
+
+
+def stamp(promise):
+    """When a promise was kept: a list whose first entry is it, by then."""
+    at = [float("nan")]
+    promise.rawlink(lambda _: at.__setitem__(0, time.perf_counter()))
+    return at
+
+
+def report(raw):
+    """Part 1, for people."""
+    section = Section("1. Change to live")
+    section.text(
+        "One member of a service comes or goes, 200 times each (the peers 50); HAProxy's `show servers state` is asked "
+        "without a pause, from before the request is sent to ZooKeeper until the server gets requests, or no longer. "
+        "`reload` writes the file and reloads on every change, without the second that Synapse sleeps between two "
+        "looks; `check and reload` asks `haproxy -c` first. The column on the right is from the reference, **not this "
+        "run**: Synapse 0.18.9 on another day, its median and range."
+    )
+    ours = raw.get(SYNAPSE) or {}
+    for what, word in (("add", "A member comes"), ("remove", "A member goes")):
+        rows = []
+        for kind, found in raw.items():
+            if section.skipped(f"{word}, `{kind}`", found):
+                continue
+            took = found["took"][what]
+            p50, p99 = median(took), quantile(took, 0.99)
+            verdict = "–"
+            if kind == SYNAPSE:
+                verdict = "; ".join(
+                    section.check(f"{word.lower()}: {name}", value, LIMIT[name], lambda one: number(one, "ms"), name)
+                    for name, value in (("p50", p50), ("p99", p99))
+                )
+            base = ratio(p50, median(ours.get("took", {}).get(what, [])))
+            rows.append(
+                [
+                    f"`{kind}` (n = {len(took)})",
+                    spread(took, "ms"),
+                    number(p99, "ms"),
+                    "–" if base is None else f"{base:.1f}x",
+                    "p50 <= 5 ms, p99 <= 25 ms" if kind == SYNAPSE else "–",
+                    verdict,
+                    REFERENCE[what],
+                ]
+            )
+        columns = ["follower", "p50", "p99", "p50 / synapse", "budget", "verdict", "Synapse, from the reference"]
+        section.table(word, columns, rows)
+    rows = []
+    for kind, found in raw.items():
+        if "skipped" in found:
+            continue
+        changes = found["changes"]
+        each = found["packets"] / changes
+        rows.append([f"`{kind}`", f"{each:.2f}", f"{found['reloads'] / changes:.2f}", f"{found['seconds']:.0f} s"])
+    section.table(
+        "What a change costs (requests to ZooKeeper without our own two; pings of both sessions are in them)",
+        ["follower", "requests per change", "reloads per change", "in"],
+        rows,
+    )
+    return section
+
+

@@ -1,0 +1,140 @@
+"""Part 2: from a task's beginning to listen to its first request. Owns the tasks: each is announced in a service of its
+own, listens at a random time within 30 s, and a client asks for it through HAProxy from then on."""
+
+import asyncio
+import socket
+import time
+
+from .ensemble import Ensemble, free_port
+from .followers import CHECK, RELOAD, SYNAPSE, Follower, available
+from .front import Front
+from .measure import Failed, median, quantile, ratio
+from .report import Section, milliseconds, number, spread
+from .world import measured
+
+LIMIT = 0.1
+# How often the client asks, and how long at most.
+PERIOD, PATIENCE = 0.002, 30
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
+
+
+def measure(bench):
+    """Part 2."""
+    return {kind: measured(bench, lambda bench, kind=kind: follow(bench, kind)) for kind in (SYNAPSE, RELOAD)}
+
+
+def follow(bench, kind):
+    """What one follower takes, in seconds, for each task."""
+    available(bench, kind)
+    lanes, tasks, longest = bench.pick((20, 200, 30), (4, 8, 3))
+    options = "" if kind == SYNAPSE else CHECK
+    services = {f"lane{lane}": {"port": free_port(), "options": options, "slots": 8} for lane in range(lanes)}
+    with Ensemble(bench) as ensemble, Front(bench) as front:
+        ensemble.create(services)
+        with Follower(bench, kind, ensemble, front, services) as follower:
+            follower.until("all services", lambda: bound(services), pause=0.05)
+            took, waits = [], [bench.random.uniform(0, longest) for _ in range(tasks)]
+            asyncio.run(play(ensemble, services, waits, took))
+        return {"took": took, "longest": longest}
+
+
+def bound(services):
+    """Whether HAProxy listens for all services."""
+    for service in services.values():
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", service["port"])):
+                return False
+    return True
+
+
+async def play(ensemble, services, waits, took):
+    """Every service has one task after the other, until all have lived."""
+
+    async def lane(name, port):
+        while waits:
+            took.append(await live(ensemble, name, port, waits.pop()))
+
+    await asyncio.gather(*(lane(name, service["port"]) for name, service in services.items()))
+
+
+async def live(ensemble, name, port, wait):
+    """One life; seconds from listening to the first request that was served."""
+    own = socket.socket()
+    # Bound and not listening: the port is the task's, and connections are refused.
+    own.bind(("127.0.0.1", 0))
+    own.setblocking(False)
+    path = await asyncio.to_thread(ensemble.announce(name, *own.getsockname()).get, True, 30)
+    await asyncio.sleep(wait)
+    served = asyncio.get_running_loop().create_future()
+
+    async def answer(reader, writer):
+        try:
+            if await reader.readuntil(b"\r\n\r\n"):
+                if not served.done():
+                    served.set_result(time.perf_counter())
+                writer.write(ANSWER)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            # A probe says nothing.
+            pass
+        finally:
+            writer.close()
+
+    listening = time.perf_counter()
+    server = await asyncio.start_server(answer, sock=own)
+    while not served.done():
+        if time.perf_counter() > listening + PATIENCE:
+            raise Failed(f"no request reached a task within {PATIENCE} s of its listening")
+        await ask(port)
+        await asyncio.sleep(PERIOD)
+    await asyncio.to_thread(ensemble.client.delete, path)
+    server.close()
+    return served.result() - listening
+
+
+async def ask(port):
+    """One request through HAProxy, whatever becomes of it."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return
+    try:
+        writer.write(REQUEST)
+        await asyncio.wait_for(reader.read(), timeout=5)
+    except (OSError, TimeoutError, asyncio.TimeoutError):
+        pass
+    finally:
+        writer.close()
+
+
+def report(raw):
+    """Part 2, for people."""
+    section = Section("2. Listen to first request")
+    section.text(
+        "Tasks are announced first and listen some time within 30 s of it, each alone in its service, 20 services side "
+        f"by side. From then on a client asks through HAProxy every {milliseconds(PERIOD)}. The peer has its servers "
+        f"checked as usual with Synapse (`{CHECK}`)."
+    )
+    ours = median((raw.get(SYNAPSE) or {}).get("took", []))
+    rows = []
+    for kind, found in raw.items():
+        if section.skipped(f"`{kind}`", found):
+            continue
+        took = found["took"]
+        p99, base = quantile(took, 0.99), ratio(median(took), ours)
+        verdict = "–"
+        if kind == SYNAPSE:
+            verdict = section.check("listen to first request: p99", p99, LIMIT, milliseconds)
+        rows.append(
+            [
+                f"`{kind}` (n = {len(took)})",
+                spread(took, "ms"),
+                number(p99, "ms"),
+                "–" if base is None else f"{base:.1f}x",
+                "p99 <= 100 ms" if kind == SYNAPSE else "–",
+                verdict,
+            ]
+        )
+    section.table(None, ["follower", "p50", "p99", "p50 / synapse", "budget", "verdict"], rows)
+    return section
