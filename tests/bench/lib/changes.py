@@ -6,7 +6,7 @@ import time
 
 from .ensemble import Ensemble, free_port
 from .followers import ALL, SYNAPSE, Follower, available
-from .front import Front, reloads
+from .front import Front
 from .measure import median, quantile, ratio
 from .report import Section, number, spread
 from .world import measured
@@ -44,7 +44,7 @@ def follow(bench, kind, changes):
             # The first is there before all: services are never empty while they are measured.
             follower.until("the first member", lambda: endpoint in front.live(SERVICE), pause=0.05)
             took = {"add": [], "remove": [], "add_acknowledged": [], "remove_acknowledged": []}
-            packets, loaded, began = ensemble.packets(), reloads(front.master), time.monotonic()
+            packets, loaded, began = ensemble.packets(), front.loaded(), time.monotonic()
             for at in range(changes):
                 if at % max(1, changes // 5) == 0:
                     bench.say(f"  {kind}: change {at + 1} of {changes}")
@@ -73,7 +73,7 @@ def follow(bench, kind, changes):
                 # Less our own create and delete; pings of the two clients are in it.
                 "packets": packets - 2 * changes,
                 "seconds": lasted,
-                "reloads": reloads(front.master) - loaded,
+                "reloads": front.loaded() - loaded,
             }
 
 

@@ -98,6 +98,15 @@ class Front:
         full = (row for row in rows if len(row) > PORT)
         return {f"{row[ADDRESS]}:{row[PORT]}" for row in full if row[OPERATION] == RUNNING and row[ADMIN] == "0"}
 
+    def loaded(self):
+        """How often it was reloaded, also when it is being reloaded now."""
+        limit = time.monotonic() + 10
+        while (count := reloads(self.master)) is None:
+            if time.monotonic() > limit:
+                raise Failed("HAProxy's master does not answer")
+            time.sleep(0.01)
+        return count
+
 
 def reloads(master):
     """How often the master has loaded its configuration again, or nothing while it does."""

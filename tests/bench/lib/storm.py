@@ -9,7 +9,7 @@ import time
 
 from .ensemble import Ensemble, free_port
 from .followers import RELOAD, SYNAPSE, Follower, available
-from .front import Front, reloads
+from .front import Front
 from .measure import Failed
 from .report import Section, milliseconds, number
 from .world import measured
@@ -44,12 +44,12 @@ def follow(bench, kind):
         stack.callback(halt.set)
         follower = stack.enter_context(Follower(bench, kind, ensemble, front, services))
         follower.until("the first configuration", lambda: all_bound(services), pause=0.05)
-        used, batches, before = follower.cpu(), follower.metric(BATCHES), reloads(front.master)
+        used, batches, before = follower.cpu(), follower.metric(BATCHES), front.loaded()
         began = time.monotonic()
         standing, changes = blow(bench, ensemble, names, pool, lasts)
         quiet, lasted = time.perf_counter(), time.monotonic() - began
         used = follower.cpu() - used
-        after, loaded = follower.metric(BATCHES), reloads(front.master)
+        after, loaded = follower.metric(BATCHES), front.loaded()
         wanted = {name: {endpoint for endpoint, _ in members} for name, members in standing.items()}
         converged = follower.until(
             "what stands after the storm",
