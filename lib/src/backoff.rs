@@ -23,6 +23,11 @@ impl Backoff {
         }
     }
 
+    /// Begins again with the shortest delay, after a success.
+    pub const fn reset(&mut self) {
+        self.attempt = 0;
+    }
+
     /// The next delay: uniform between `min` and the bound of this attempt, which doubles each time.
     pub fn next_delay(&mut self) -> Duration {
         let bound = self
@@ -33,6 +38,12 @@ impl Backoff {
         self.attempt += 1;
         self.min + (bound - self.min).mul_f64(fraction())
     }
+}
+
+/// A random time of at most `limit`, for what many hosts would otherwise do in the same moment.
+#[must_use]
+pub fn up_to(limit: Duration) -> Duration {
+    limit.mul_f64(fraction())
 }
 
 /// A random fraction. The standard library seeds every `RandomState` from the system's randomness; for jitter that is

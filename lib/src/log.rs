@@ -97,7 +97,8 @@ where
         event.record(&mut fields);
         // Libraries' own targets (hyper::client, aws_config::..) matter to whoever debugs; ours is the tool's name.
         let target = metadata.target();
-        let logger = if target.starts_with("hostkit") {
+        let own = |crate_name: &str| target.split("::").next() == Some(crate_name);
+        let logger = if own("hostkit") || own(&self.tool.replace('-', "_")) {
             self.tool
         } else {
             target

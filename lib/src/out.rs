@@ -25,6 +25,18 @@ pub fn line(text: impl std::fmt::Display) -> Result<(), Failure> {
     }
 }
 
+/// Writes a text that ends its own lines, as [`line()`] does.
+///
+/// # Errors
+/// As [`line()`].
+pub fn text(text: &str) -> Result<(), Failure> {
+    match text.strip_suffix('\n') {
+        Some(text) => line(text),
+        None if text.is_empty() => Ok(()),
+        None => line(text),
+    }
+}
+
 /// Writes a value as one line of JSON.
 ///
 /// # Errors

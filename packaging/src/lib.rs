@@ -33,6 +33,12 @@ fn pages() -> Vec<Page> {
             section: "1",
             end: include_str!("../man/pexrun.roff"),
         },
+        Page {
+            name: synapse::Args::NAME,
+            command: command::<synapse::Args>(),
+            section: "8",
+            end: include_str!("../man/synapse.roff"),
+        },
     ]
 }
 
@@ -118,7 +124,9 @@ mod tests {
         let temp = std::env::temp_dir().join(format!("hostkit-packaging-{}", std::process::id()));
         super::write(&temp).unwrap();
         for page in super::pages() {
-            let roff = std::fs::read_to_string(temp.join(format!("man/{}.1", page.name))).unwrap();
+            let roff =
+                std::fs::read_to_string(temp.join(format!("man/{}.{}", page.name, page.section)))
+                    .unwrap();
             let bash = std::fs::read_to_string(temp.join(format!("bash/{}", page.name))).unwrap();
             for flag in page.command.get_arguments().filter_map(clap::Arg::get_long) {
                 assert!(

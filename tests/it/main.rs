@@ -12,7 +12,7 @@ mod harness;
 mod load;
 mod pexrun;
 mod s3cache;
+mod synapse;
 mod synapse_render;
 mod watchers;
 mod zookeeper;
-mod synapse;

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use hostkit::admin::AdminFlags;
 use hostkit::cli::{Common, Tool};
+use hostkit::shutdown::DrainFlags;
 
 /// Follows services in ZooKeeper, files and DNS, and keeps HAProxy in step without losing a request.
 ///
@@ -27,12 +29,12 @@ pub struct Args {
     /// Accept a configuration that removes more services than `max_removed_services` allows
     #[arg(long)]
     pub force: bool,
-    /// Where /status and /metrics are served, 127.0.0.1:PORT or unix:PATH [default: nowhere]
-    #[arg(long, value_name = "ADDRESS")]
-    pub admin: Option<String>,
-    /// How long writes and reloads that have begun may take to end when it is told to stop
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = hostkit::units::duration)]
-    pub drain_timeout: Duration,
+    /// Where it can be asked.
+    #[command(flatten)]
+    pub admin: AdminFlags,
+    /// How it ends.
+    #[command(flatten)]
+    pub drain: DrainFlags,
     /// What to do instead of running.
     #[command(subcommand)]
     pub verb: Option<Verb>,

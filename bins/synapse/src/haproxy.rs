@@ -3,22 +3,31 @@
 //! Owns the protocols and the order of operations that loses no request. What should stand in HAProxy, and when, is
 //! decided elsewhere.
 
+pub mod apply;
 pub mod bind;
 pub mod bindings;
 pub mod check;
 pub mod command;
+pub mod doctor;
+mod files;
 pub mod info;
 pub mod limits;
 pub mod live;
 pub mod owner;
 pub mod processes;
+pub mod quarantine;
+pub mod reload;
+pub mod server_state;
 pub mod socket;
 pub mod spawn;
+pub mod verify;
 pub mod version;
 
+pub use apply::{Applied, ApplyError, Change, Deadlines, Outcome, Step, apply, keep_in_step};
 pub use command::{Reply, Server};
 pub use info::{Info, Processes};
 pub use live::Live;
+pub use reload::Way;
 pub use socket::{Socket, SocketError};
 pub use version::{Features, Version};
 

@@ -1,4 +1,8 @@
 //! synapse: follows services in ZooKeeper, files and DNS, and keeps HAProxy in step without losing a request.
+//!
+//! A change goes this way: `watcher` finds it, `watcher::select` makes members of it, `guard` doubts it, `membership`
+//! gives it a server slot, `probe` proves it, `planner` puts it into runtime commands, `haproxy` sends them; and `render`
+//! writes it into the file. `engine` is the loop around all of these.
 
 pub mod cli;
 pub mod config;
@@ -23,12 +27,96 @@ pub mod watcher;
 
 pub use cli::Args;
 
-use hostkit::{Exit, Failure};
+use cli::Verb;
+use config::Sources;
+use hostkit::{Exit, Failure, out};
+use settings::Settings;
+
+/// Where hostkit's tools are configured.
+const DIRECTORY: &str = "/etc/hostkit";
 
 /// Does what the command line asks for.
 ///
 /// # Errors
 /// What failed, with the exit code of its kind.
-pub fn run(_args: Args) -> Result<Exit, Failure> {
-    Ok(Exit::OK)
+pub fn run(args: Args) -> Result<Exit, Failure> {
+    let sources = sources(&args)?;
+    let (settings, findings) = config::load(&sources, args.lenient)?;
+    if args.check {
+        if !findings.is_empty() {
+            out::text(&config::report(&findings))?;
+        }
+        out::text(&config::summary(&settings))?;
+        return Ok(Exit::OK);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::FAILED, "cannot start a runtime").because(error))?;
+    let end = match args.verb.clone() {
+        Some(verb) => runtime.block_on(ask(&settings, verb)),
+        None => {
+            for finding in findings {
+                tracing::warn!("{finding}");
+            }
+            runtime.block_on(engine::run(engine::Start {
+                settings,
+                sources,
+                lenient: args.lenient,
+                force: args.force,
+                admin: args.admin.admin,
+                drain_timeout: args.drain.drain_timeout,
+            }))
+        }
+    };
+    // Tasks that wait for a disk or a name server must not keep the process.
+    runtime.shutdown_background();
+    end
+}
+
+/// Where the configuration is, and what it shares with other tools.
+fn sources(args: &Args) -> Result<Sources, Failure> {
+    let file = args
+        .config
+        .clone()
+        .or_else(|| Some(std::env::var_os("SYNAPSE_CONFIG")?.into()));
+    Ok(Sources {
+        file,
+        directory: DIRECTORY.into(),
+        clusters: Vec::new(),
+        host: nix::unistd::gethostname()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+    })
+}
+
+async fn ask(settings: &Settings, verb: Verb) -> Result<Exit, Failure> {
+    match verb {
+        Verb::Plan { wait, json } => verbs::plan::run(settings, wait, json).await,
+        Verb::Explain {
+            service,
+            wait,
+            json,
+        } => verbs::explain::run(settings, &service, wait, json).await,
+        Verb::Render { from } => verbs::render::run(settings, &from),
+        Verb::Status { json } => verbs::status::run(settings, json),
+        Verb::Journal {
+            since,
+            service,
+            lines,
+            follow,
+            json,
+        } => {
+            let show = verbs::journal::Show {
+                since,
+                service,
+                lines,
+                follow,
+                json,
+            };
+            verbs::journal::run(settings, show).await
+        }
+        Verb::Doctor { json } => verbs::doctor::run(settings, json).await,
+        Verb::Reload { force } => verbs::reload::run(settings, force).await,
+    }
 }

@@ -142,8 +142,9 @@ fn fill(held: &Held, wanted: &Wanted) -> Vec<Op> {
     let moves = (held.address, held.port) != (Some(wanted.address), wanted.port);
     let mut admin = held.admin;
     if moves {
-        // Nobody may be sent to the new address before it is known to be ready.
-        if admin != Admin::Maint && wanted.admin != Admin::Ready {
+        // Nobody may be sent to the new address before it is known to be ready; and a server that is down comes up at
+        // once when it leaves maintenance, but not when only its address changes.
+        if admin != Admin::Maint {
             admin = Admin::Maint;
             ops.push(Op::State(admin));
         }

@@ -25,7 +25,7 @@ use crate::membership::Roster;
 use crate::settings::{Haproxy, Place, Service};
 
 pub use bind::{Bind, BindAddress};
-pub use head::Injected;
+pub use head::{Injected, NOTICE};
 pub use piece::Finding;
 pub use servers::{MAX_SLOTS, server_name, slots_for, split_weight};
 pub use stanza::{Kind, Membership, ProxyName};

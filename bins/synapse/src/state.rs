@@ -200,6 +200,20 @@ pub fn peek(path: &Path) -> Result<State, Failure> {
     })
 }
 
+/// The pid of the synapse that uses a state file; `None` when none does.
+#[must_use]
+pub fn holder(path: &Path) -> Option<u32> {
+    let (dir, name) = locate(path).ok()?;
+    let name = format!("{name}.lock");
+    let lock = dir.open_file(&name).ok()?;
+    // A shared lock is granted when nobody holds the exclusive one, and given back when the file is closed.
+    if hostkit::dir::try_shared(&lock).unwrap_or(true) {
+        return None;
+    }
+    let pid = dir.read(&name, 32).ok()?;
+    std::str::from_utf8(&pid).ok()?.trim().parse().ok()
+}
+
 /// Why there is no state.
 enum Unread {
     Missing,

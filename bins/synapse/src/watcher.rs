@@ -24,7 +24,7 @@ pub mod resolve;
 pub mod select;
 mod start;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod zookeeper;
 
 pub use start::{Context, Watch, start};

@@ -113,7 +113,9 @@ impl Server {
         }
     }
 
-    fn address(&self, address: IpAddr, port: u16) -> String {
+    /// Points it there. Idle connections to where it pointed are closed.
+    #[must_use]
+    pub fn address(&self, address: IpAddr, port: u16) -> String {
         format!("set server {self} addr {address} port {port}")
     }
 

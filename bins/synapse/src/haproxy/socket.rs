@@ -103,6 +103,24 @@ pub enum SocketError {
     },
 }
 
+impl SocketError {
+    /// The word that metrics have.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "missing",
+            Self::Permission { .. } => "permission",
+            Self::Refused { .. } => "refused",
+            Self::TimedOut { .. } => "timeout",
+            Self::Level { .. } => "level",
+            Self::Oversized { .. } => "oversized",
+            Self::Closed { .. } => "closed",
+            Self::Command { .. } => "command",
+            Self::Io { .. } => "io",
+        }
+    }
+}
+
 impl Socket {
     /// The socket at `path`, with [`DEADLINE`]. Nothing is opened yet.
     #[must_use]

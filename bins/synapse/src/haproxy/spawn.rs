@@ -126,6 +126,15 @@ pub fn shell(line: &str) -> Command {
     command
 }
 
+/// Whether `/bin/sh` finds a program or builtin of this name.
+pub async fn shell_knows(program: &str) -> bool {
+    let mut command = shell("command -v -- \"$1\"");
+    command.args(["sh", program]);
+    run(command, Duration::from_secs(5))
+        .await
+        .is_ok_and(|ended| ended.success())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

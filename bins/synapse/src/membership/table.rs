@@ -16,7 +16,7 @@ use crate::model::{Backend, Reason, Reject};
 /// others are ready: then it may be this host that cannot reach anybody.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A leaving member's slot is freed after this long even if it still has sessions.
+/// What a leaving member still serves after this long is cut.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(600);
 
 /// Where a member is in its life.
@@ -158,6 +158,11 @@ impl Table {
         }
     }
 
+    /// Moves everybody to the front: for servers that have no fixed place.
+    pub fn compact(&mut self) {
+        self.slots.sort_by_key(Option::is_none);
+    }
+
     /// The members with their slots, from 1.
     pub fn residents(&self) -> impl Iterator<Item = (usize, &Resident)> {
         self.slots
@@ -185,7 +190,10 @@ impl Table {
         let occupant = |resident: &Resident| Occupant {
             backend: resident.backend.clone(),
             address: resident.address,
-            weight: resident.backend.weight,
+            weight: resident.backend.weight.or_else(|| {
+                let options = resident.backend.options.as_deref()?;
+                crate::render::split_weight(options).0
+            }),
             admin: resident.phase.admin(),
         };
         Roster {
@@ -245,7 +253,7 @@ impl Table {
             if known.contains_key(&backend.endpoint()) {
                 continue;
             }
-            match self.vacancy() {
+            match self.slots.iter().position(Option::is_none) {
                 Some(index) => self.settle_in(index, backend, *address, policy, now),
                 None => full.push(Reject::new(
                     backend.source.clone(),
@@ -255,23 +263,6 @@ impl Table {
             }
         }
         full
-    }
-
-    /// A free slot, or that of the member that has been draining for longest.
-    fn vacancy(&mut self) -> Option<usize> {
-        if let Some(index) = self.slots.iter().position(Option::is_none) {
-            return Some(index);
-        }
-        let (_, index) = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter_map(|(index, slot)| Some((slot.as_ref()?, index)))
-            .filter(|(resident, _)| resident.phase == Phase::Draining)
-            .map(|(resident, index)| (resident.since, index))
-            .min()?;
-        self.free(index, "its slot was needed");
-        Some(index)
     }
 
     fn settle_in(
@@ -387,14 +378,11 @@ impl Table {
         indices
     }
 
-    /// Frees the slots of drained members without sessions. `sessions` says how many a slot (from 1) has; `None` is not
-    /// known.
-    pub fn release(&mut self, sessions: &dyn Fn(usize) -> Option<u64>, now: Duration) {
+    /// Frees the slots of drained members whose server is quiet: no session, no connection in use. `quiet` says so of a
+    /// slot (from 1). Nobody else may have the slot before: HAProxy would go on to use connections to the old occupant.
+    pub fn release(&mut self, quiet: &dyn Fn(usize) -> bool) {
         for index in self.ordered(Phase::Draining) {
-            let since = self.slots[index]
-                .as_ref()
-                .map_or(now, |resident| resident.since);
-            if sessions(index + 1) == Some(0) || now.saturating_sub(since) >= DRAIN_LIMIT {
+            if quiet(index + 1) {
                 self.free(index, "drained");
             }
         }

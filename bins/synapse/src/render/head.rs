@@ -10,7 +10,7 @@ use super::piece::{Finding, Piece};
 use super::words;
 
 /// The first line of the file. No time in it: the file changes only when its content does.
-const NOTICE: &str =
+pub const NOTICE: &str =
     "# Written by synapse, which overwrites changes: make them in its configuration.";
 
 /// What marks lines that nobody wrote.

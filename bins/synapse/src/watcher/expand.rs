@@ -78,7 +78,11 @@ fn more(service: &Service) -> String {
     )
 }
 
-fn concrete(service: &Service, job: Option<&Job>) -> Result<Service, (Reason, String)> {
+/// The service that `service`, a pattern's, is for `job`.
+///
+/// # Errors
+/// The job is not known, or parts of its key cannot be part of a name.
+pub fn concrete(service: &Service, job: Option<&Job>) -> Result<Service, (Reason, String)> {
     let Some(job) = job else {
         let why = format!(
             "the path does not end in role, environment and job, which {} needs",

@@ -6,7 +6,7 @@ use crate::model::{Backend, Discovered};
 use crate::settings::{Discovery, Place, Probe, Servers, Service};
 
 /// A service of which nothing but the name is set.
-pub(super) fn service(name: &str) -> Service {
+pub(crate) fn service(name: &str) -> Service {
     Service {
         name: name.to_owned(),
         place: Place::default(),

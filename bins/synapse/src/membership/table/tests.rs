@@ -140,20 +140,11 @@ fn scaling_down_and_away() {
 fn a_drained_slot_is_freed_when_its_sessions_are_gone() {
     let mut table = ready([1, 2]);
     follow(&mut table, [1], at(10));
-    table.release(&|_| Some(1), at(20));
-    table.release(&|_| None, at(20));
+    table.release(&|_| false);
     assert_eq!(table.taken(), 2);
-    table.release(&|_| Some(0), at(30));
+    table.release(&|slot| slot == 2);
     assert_eq!(table.taken(), 1);
     assert_eq!(ports(&table, Phase::Ready), [1]);
-}
-
-#[test]
-fn a_slot_is_not_kept_for_ever_by_a_session_that_does_not_end() {
-    let mut table = ready([1, 2]);
-    follow(&mut table, [1], at(10));
-    table.release(&|_| Some(1), at(10) + DRAIN_LIMIT);
-    assert_eq!(table.taken(), 1);
 }
 
 #[test]
@@ -170,7 +161,7 @@ fn who_registers_again_while_leaving_is_proven_again() {
 fn a_member_keeps_its_slot_and_a_newcomer_takes_the_first_free_one() {
     let mut table = ready(1..=3);
     follow(&mut table, [1, 3], at(10));
-    table.release(&|_| Some(0), at(11));
+    table.release(&|_| true);
     follow(&mut table, [1, 3, 9], at(12));
     let slots: Vec<(usize, u16)> = table
         .residents()
@@ -180,7 +171,7 @@ fn a_member_keeps_its_slot_and_a_newcomer_takes_the_first_free_one() {
 }
 
 #[test]
-fn a_full_table_says_so_and_takes_the_slot_of_who_drains_longest() {
+fn a_full_table_says_so_and_gives_nobody_a_slot_that_still_serves() {
     let mut table = Table::new(2);
     let policy = Policy {
         probe: false,
@@ -192,7 +183,9 @@ fn a_full_table_says_so_and_takes_the_slot_of_who_drains_longest() {
     assert_eq!(full[0].reason, Reason::Full);
     table.follow(&members([1]), policy, at(2));
     table.settle(policy, at(2));
-    assert_eq!(table.follow(&members([1, 3]), policy, at(3)), []);
+    assert_eq!(table.follow(&members([1, 3]), policy, at(3)).len(), 1);
+    table.release(&|_| true);
+    assert_eq!(table.follow(&members([1, 3]), policy, at(4)), []);
     assert_eq!(ports(&table, Phase::Ready), [1, 3]);
 }
 
@@ -216,7 +209,7 @@ fn every_step_is_told_once() {
     let mut table = ready([1, 2, 3]);
     follow(&mut table, [1, 2, 4], at(10));
     probed(&mut table, 4, true, at(20));
-    table.release(&|_| Some(0), at(30));
+    table.release(&|_| true);
     let told: Vec<_> = table
         .take_events()
         .into_iter()

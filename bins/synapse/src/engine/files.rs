@@ -1,0 +1,366 @@
+//! The files, kept in step with the members: HAProxy's configuration and its server state, our own state,
+//! `proxies.json`, `file_output`, `status.json`. Written beside the loop, one set at a time, at most once a second.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hostkit::dir::Durability;
+use hostkit::{Failure, clock};
+
+use super::{Done, Engine, Tracked, beside};
+use crate::haproxy::server_state;
+use crate::output::FileOutput;
+use crate::proxies::Proxies;
+use crate::render::{Input, Membership, Rendered};
+use crate::state::{self, State};
+use crate::watcher::expand::many;
+
+/// At least this long between two writes: the first of a series is written at once.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Until every service is known, a file that somebody else wrote is left as it is, with a word every so often.
+const REMIND: Duration = Duration::from_secs(30);
+/// HAProxy's file may hold what its `stats auth` lines do.
+const MODE: u32 = 0o640;
+
+/// What is written and what is to be.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    /// Since when something is to be written.
+    dirty: Option<Duration>,
+    last: Option<Duration>,
+    writing: bool,
+    reminded: Option<Duration>,
+    /// Whether the file that stands was written by synapse, or none does.
+    pub(super) ours: bool,
+    pub(super) rendered: Option<Arc<Rendered>>,
+    membership: BTreeMap<String, Membership>,
+}
+
+/// What a write came to.
+pub(crate) struct Written {
+    pub(super) result: Result<(), Failure>,
+    pub(super) state: State,
+}
+
+impl Files {
+    /// Notes that the files are behind.
+    pub(super) fn mark(&mut self, now: Duration) {
+        self.dirty.get_or_insert(now);
+    }
+
+    /// How members of a service change in a running HAProxy; `None` while it is not in the file.
+    pub(super) fn membership(&self, service: &str) -> Option<Membership> {
+        self.membership.get(service).copied()
+    }
+
+    /// What stands behind the address in a named server's line, its id left out.
+    pub(super) fn server_options(&self, service: &str, server: &str) -> Option<String> {
+        let stanza = self.rendered.as_ref()?.stanza(service)?;
+        let rest = stanza.lines().find_map(|line| {
+            let mut words = line.trim_start().split(' ');
+            (words.next() == Some("server") && words.next() == Some(server))
+                .then(|| words.skip(1).collect::<Vec<_>>())
+        })?;
+        let mut options = Vec::new();
+        let mut words = rest.into_iter();
+        while let Some(word) = words.next() {
+            match word {
+                "id" => drop(words.next()),
+                "disabled" => {}
+                word => options.push(word),
+            }
+        }
+        Some(options.join(" "))
+    }
+}
+
+impl Engine {
+    /// The file as it should be now.
+    pub(super) fn render(&mut self) -> Arc<Rendered> {
+        self.review_quarantine();
+        let mut written = Vec::with_capacity(self.tracked.len());
+        let mut take = |tracked: &Tracked| {
+            written.extend(
+                self.structure
+                    .written(tracked)
+                    .map(|parts| (parts, tracked.revision)),
+            );
+        };
+        for entry in &self.settings.services {
+            // Services of a pattern stand where the pattern does.
+            if many(entry) {
+                self.tracked
+                    .values()
+                    .filter(|tracked| tracked.entry == entry.name)
+                    .for_each(&mut take);
+            } else if let Some(tracked) = self.tracked.get(&entry.name) {
+                take(tracked);
+            }
+        }
+        let inputs: Vec<Input<'_>> = written
+            .iter()
+            .map(|((service, roster), revision)| Input {
+                service,
+                roster,
+                revision: *revision,
+            })
+            .collect();
+        let rendered = Arc::new(self.renderer.render(&inputs));
+        self.files.membership = rendered
+            .services()
+            .map(|(name, kind)| (name.to_owned(), kind))
+            .collect();
+        if self
+            .files
+            .rendered
+            .as_ref()
+            .is_none_or(|old| old.findings != rendered.findings)
+        {
+            for finding in &rendered.findings {
+                tracing::warn!(service = finding.service.as_deref(), "{}", finding.text);
+            }
+        }
+        self.files.rendered = Some(Arc::clone(&rendered));
+        rendered
+    }
+
+    /// Whether what is known is enough to replace what stands.
+    pub(super) fn may_write(&mut self, now: Duration) -> bool {
+        if self.files.ours || self.tracked.values().all(|tracked| tracked.known) {
+            return true;
+        }
+        if self
+            .files
+            .reminded
+            .is_none_or(|at| now.saturating_sub(at) >= REMIND)
+        {
+            self.files.reminded = Some(now);
+            let unknown: Vec<&str> = self
+                .tracked
+                .values()
+                .filter(|tracked| !tracked.known)
+                .map(|tracked| tracked.service.name.as_str())
+                .take(5)
+                .collect();
+            tracing::warn!(
+                services = unknown.join(" "),
+                "nothing is known of some services yet: HAProxy's file, which synapse did not write, stays as it is"
+            );
+        }
+        false
+    }
+
+    pub(super) fn write_due(&self) -> Option<Duration> {
+        if self.files.writing || self.structure.running() {
+            return None;
+        }
+        let dirty = self.files.dirty?;
+        Some(
+            self.files
+                .last
+                .map_or(dirty, |last| dirty.max(last + PAUSE)),
+        )
+    }
+
+    pub(super) fn write_if_due(&mut self, now: Duration) {
+        if self.write_due().is_some_and(|at| at <= now) {
+            self.write_now();
+        }
+    }
+
+    /// Writes everything beside the loop. HAProxy's file is left to the reload while one is due: it must not hold a
+    /// structure that nobody has checked.
+    pub(super) fn write_now(&mut self) {
+        let now = clock::since_boot();
+        self.files.dirty = None;
+        self.files.last = Some(now);
+        self.files.writing = true;
+        let rendered = self.render();
+        let may_write = self.may_write(now);
+        let haproxy = &self.settings.haproxy;
+        let in_step = self.structure.accepted() == Some(rendered.structure.as_str());
+        let config = haproxy
+            .config_file
+            .clone()
+            .filter(|_| haproxy.do_writes && may_write && in_step && !self.structure.suspected());
+        let job = Job {
+            config,
+            rendered: Arc::clone(&rendered),
+            dump: self
+                .links
+                .first()
+                .map_or_else(|| Arc::from(""), super::Link::dump),
+            server_state: haproxy.server_state_file.clone(),
+            ours: self
+                .tracked
+                .values()
+                .map(|tracked| tracked.backend().to_owned())
+                .collect(),
+            proxies: self.proxies(&rendered),
+            output: self.settings.file_output.clone(),
+            members: self
+                .tracked
+                .values()
+                .filter(|tracked| tracked.service.file_output)
+                .map(|tracked| (tracked.service.name.clone(), Arc::clone(&tracked.members)))
+                .collect(),
+            status: (
+                beside(&self.settings, "status.json"),
+                self.status().to_string(),
+            ),
+            store: Arc::clone(&self.store),
+            state: self.state_now(),
+        };
+        self.jobs.spawn(async move {
+            let state = job.state.clone();
+            let result = tokio::task::spawn_blocking(move || job.run()).await;
+            let result = result.unwrap_or_else(|error| {
+                Err(
+                    Failure::new(hostkit::Exit::FAILED, "the task that writes files failed")
+                        .because(error),
+                )
+            });
+            Done::Written(Written { result, state })
+        });
+    }
+
+    pub(super) fn proxies(&self, rendered: &Rendered) -> Proxies {
+        Proxies::of(rendered, |service| {
+            self.tracked.get(service)?.main.job.clone()
+        })
+    }
+
+    pub(super) fn written(&mut self, written: Written) {
+        self.files.writing = false;
+        match written.result {
+            Ok(()) => {
+                self.metrics.file_writes.with(&["all", "ok"]).inc();
+                self.files.ours = true;
+                self.state = written.state;
+            }
+            Err(failure) => {
+                self.metrics.file_writes.with(&["all", "failed"]).inc();
+                self.trouble(format!("{failure}"));
+                self.files.mark(clock::since_boot());
+            }
+        }
+    }
+
+    /// What is to be known after a restart.
+    pub(super) fn state_now(&self) -> State {
+        let mut state = self.state.clone();
+        for (name, tracked) in &self.tracked {
+            if !tracked.known {
+                continue;
+            }
+            let now = tracked.state();
+            if state.services.get(name).is_none_or(|kept| **kept != now) {
+                state.services.insert(name.clone(), Arc::new(now));
+            }
+        }
+        state.expire(clock::now(), self.settings.state_ttl, |name| {
+            self.tracked.contains_key(name)
+        });
+        state.config_hash.clone_from(&self.settings.hash);
+        state.accepted = self
+            .settings
+            .services
+            .iter()
+            .map(|service| service.name.clone())
+            .collect();
+        state.loaded = self.structure.loaded();
+        state
+    }
+}
+
+/// One round of writing.
+struct Job {
+    config: Option<PathBuf>,
+    rendered: Arc<Rendered>,
+    /// What HAProxy said of its servers last.
+    dump: Arc<str>,
+    server_state: PathBuf,
+    /// The backends that the configuration decides about.
+    ours: BTreeSet<String>,
+    proxies: Proxies,
+    output: Option<PathBuf>,
+    members: BTreeMap<String, Arc<Vec<crate::model::Backend>>>,
+    status: (PathBuf, String),
+    store: Arc<state::Store>,
+    state: State,
+}
+
+impl Job {
+    /// Everything is tried, and the first failure is told.
+    fn run(self) -> Result<(), Failure> {
+        let mut results = Vec::new();
+        // The state first: what HAProxy's file says can be made from it, and not the other way round.
+        results.push(self.store.save(&self.state));
+        if let Some(path) = &self.config {
+            let text = self.rendered.text();
+            // HAProxy would believe an old line about a new occupant: this file first.
+            let state = server_state::reconcile(&self.dump, &[&text], &self.ours);
+            results.push(write_if_changed(
+                &self.server_state,
+                state.as_bytes(),
+                Durability::Crash,
+            ));
+            results.push(write_if_changed(path, text.as_bytes(), Durability::Crash));
+        }
+        results.push(self.write_proxies());
+        if let Some(directory) = &self.output {
+            results.push(self.write_output(directory));
+        }
+        results.push(write_if_changed(
+            &self.status.0,
+            self.status.1.as_bytes(),
+            Durability::Process,
+        ));
+        results.into_iter().collect()
+    }
+}
+
+impl Job {
+    fn write_proxies(&self) -> Result<(), Failure> {
+        let write = || state::locate(&self.status.0).and_then(|(dir, _)| self.proxies.write(&dir));
+        write().map(drop).map_err(|error| {
+            Failure::new(
+                hostkit::Exit::CANNOT_CREATE,
+                "cannot write proxies.json beside the state file",
+            )
+            .because(error)
+        })
+    }
+
+    fn write_output(&self, directory: &Path) -> Result<(), Failure> {
+        let output = FileOutput::open(directory)?;
+        for (service, members) in &self.members {
+            output.write(service, members)?;
+        }
+        let names: BTreeSet<&str> = self.members.keys().map(String::as_str).collect();
+        output.prune(&names).map(drop)
+    }
+}
+
+fn write_if_changed(path: &Path, bytes: &[u8], durability: Durability) -> Result<(), Failure> {
+    let write = || {
+        let (dir, name) = state::locate(path)?;
+        if dir
+            .read(&name, bytes.len() as u64 + 1)
+            .is_ok_and(|old| old == bytes)
+        {
+            return Ok(());
+        }
+        dir.write_atomic(&name, bytes, MODE, durability)
+    };
+    write().map_err(|error: std::io::Error| {
+        Failure::new(
+            hostkit::Exit::CANNOT_CREATE,
+            format!("cannot write {}", path.display()),
+        )
+        .remedy("is the disk full, and may this user write there?")
+        .because(error)
+    })
+}

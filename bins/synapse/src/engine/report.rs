@@ -1,0 +1,263 @@
+//! What the engine says of itself: the journal, metrics, `/status`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hostkit::clock;
+use hostkit::zookeeper::State;
+use serde_json::{Map, Value, json};
+
+use super::{Engine, TICK};
+use crate::journal::{Entry, Kind};
+use crate::membership::table::{Event, Phase};
+use crate::metrics::Phases;
+use crate::model::Reject;
+use crate::planner;
+use crate::settings::Settings;
+use crate::statsd::Statsd;
+
+/// How many of the last troubles are shown.
+const TROUBLES: usize = 10;
+
+/// What the admin listener shows, as of the last tick.
+#[derive(Debug, Default)]
+pub(crate) struct Board(Mutex<Map<String, Value>>);
+
+impl Board {
+    pub(super) fn status(&self) -> Map<String, Value> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, status: Map<String, Value>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}
+
+/// What is remembered only to be told.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    published: Option<Duration>,
+    troubles: VecDeque<String>,
+    /// Members that wait to be told to HAProxy: when the change was seen, and whether a probe let them in.
+    waiting: Vec<(Duration, bool)>,
+    rejects: BTreeMap<String, Vec<Reject>>,
+    /// The hash of the last configuration that was refused, and why.
+    pub(super) refused: Option<(String, String)>,
+}
+
+impl Engine {
+    /// Notes something in the journal.
+    pub(super) fn note(&self, kind: Kind, fill: impl FnOnce(Entry) -> Entry) {
+        self.journal.append(fill(Entry::now(kind)));
+    }
+
+    /// Keeps something that went wrong for whoever looks at the status.
+    pub(super) fn trouble(&mut self, text: String) {
+        if self.told.troubles.back() == Some(&text) {
+            return;
+        }
+        tracing::error!("{text}");
+        self.told.troubles.push_back(text);
+        if self.told.troubles.len() > TROUBLES {
+            self.told.troubles.pop_front();
+        }
+    }
+
+    /// Tells what happened to members of a service.
+    pub(super) fn note_events(&mut self, service: &str, events: Vec<Event>) {
+        let now = clock::since_boot();
+        for event in events {
+            let kind = match event.phase {
+                _ if event.before.is_none() => Kind::MemberAdded,
+                Some(Phase::Ready) => Kind::MemberReady,
+                Some(Phase::Held) => Kind::Held,
+                Some(Phase::Draining) => Kind::MemberDraining,
+                Some(Phase::Probing) => Kind::MemberAdded,
+                None => Kind::MemberRemoved,
+            };
+            if matches!(event.phase, Some(Phase::Ready | Phase::Draining)) {
+                self.told
+                    .waiting
+                    .push((now, event.before == Some(Phase::Probing)));
+            }
+            tracing::info!(
+                service,
+                member = event.backend.endpoint(),
+                slot = event.slot,
+                phase = event.phase.map_or("gone", Phase::word),
+                "{}",
+                event.cause
+            );
+            self.note(kind, |entry| Entry {
+                service: Some(service.to_owned()),
+                member: Some(event.backend.endpoint()),
+                source: Some(event.backend.source.clone()),
+                slot: Some(planner::slot(event.slot - 1)),
+                cause: Some(event.cause.to_owned()),
+                ..entry
+            });
+        }
+    }
+
+    /// Counts registrations that are newly refused, and says why.
+    pub(super) fn note_rejects(&mut self, service: &str) {
+        let Some(tracked) = self.tracked.get(service) else {
+            return;
+        };
+        let old = self.told.rejects.entry(service.to_owned()).or_default();
+        for reject in &tracked.rejects {
+            if !old.contains(reject) {
+                self.metrics.rejects.with(&[reject.reason.word()]).inc();
+                tracing::warn!(
+                    service,
+                    source = reject.source,
+                    reason = reject.reason.word(),
+                    "not used: {}",
+                    reject.detail
+                );
+            }
+        }
+        old.clone_from(&tracked.rejects);
+    }
+
+    /// HAProxy has taken over what it was told.
+    pub(super) fn settled(&mut self) {
+        let now = clock::since_boot();
+        for (since, probed) in self.told.waiting.drain(..) {
+            let took = now.saturating_sub(since).as_secs_f64();
+            self.metrics.change_to_live.observe(took);
+            if probed {
+                self.metrics.listen_to_live.observe(took);
+            }
+        }
+        if let Some(statsd) = &self.statsd {
+            statsd.count("synapse.config.update", 1, &[]);
+        }
+    }
+
+    pub(super) fn publish_if_due(&mut self, now: Duration) {
+        if self
+            .told
+            .published
+            .is_some_and(|at| now.saturating_sub(at) < TICK)
+        {
+            return;
+        }
+        self.told.published = Some(now);
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        for (name, tracked) in &self.tracked {
+            let phases = Phases {
+                ready: tracked.table.count(Phase::Ready),
+                probing: tracked.table.count(Phase::Probing),
+                draining: tracked.table.count(Phase::Draining),
+                held: tracked.table.count(Phase::Held),
+            };
+            self.metrics.set_members(name, phases);
+            if let Some(at) = tracked.main.synced {
+                self.metrics.synced(name, at);
+            }
+        }
+        let held = i64::try_from(self.guard.held()).unwrap_or(i64::MAX);
+        self.metrics.held_removals.set(held);
+        self.metrics
+            .quarantined
+            .set(i64::try_from(self.structure.quarantined()).unwrap_or(i64::MAX));
+        for stats in self.context.sessions.stats() {
+            let ensemble = stats.ensemble.as_str();
+            self.metrics
+                .zookeeper_connected
+                .with(&[ensemble])
+                .set(i64::from(stats.state == State::Connected));
+            for (counters, value) in [
+                (&self.metrics.zookeeper_sessions, stats.sessions),
+                (&self.metrics.zookeeper_expirations, stats.expirations),
+                (&self.metrics.zookeeper_reads, stats.reads),
+                (&self.metrics.zookeeper_lists, stats.lists),
+            ] {
+                let counter = counters.with(&[ensemble]);
+                counter.inc_by(value.saturating_sub(counter.get()));
+            }
+        }
+        if let Value::Object(status) = self.status() {
+            self.board.set(status);
+        }
+    }
+
+    /// Everything a person or a script may want to know now.
+    pub(super) fn status(&self) -> Value {
+        let now = clock::since_boot();
+        let services: Map<String, Value> = self
+            .tracked
+            .iter()
+            .map(|(name, tracked)| {
+                let value = json!({
+                    "job": tracked.main.job,
+                    "ready": tracked.table.count(Phase::Ready),
+                    "probing": tracked.table.count(Phase::Probing),
+                    "held": tracked.table.count(Phase::Held),
+                    "draining": tracked.table.count(Phase::Draining),
+                    "slots": tracked.table.capacity(),
+                    "rejected": tracked.rejects.len(),
+                    "age_seconds": tracked.main.synced.map(|at| now.saturating_sub(at).as_secs_f64()),
+                    "trouble": tracked.trouble,
+                    "kept": tracked.kept.as_ref().map(|(members, why)| json!({"members": members.len(), "why": why})),
+                });
+                (name.clone(), value)
+            })
+            .collect();
+        let haproxy: Vec<Value> = self
+            .links
+            .iter()
+            .map(super::runtime::Link::status)
+            .collect();
+        let zookeeper: Vec<Value> = self
+            .context
+            .sessions
+            .stats()
+            .iter()
+            .map(|stats| json!({"ensemble": stats.ensemble, "state": stats.state.word(), "sessions": stats.sessions,
+                "expirations": stats.expirations}))
+            .collect();
+        let refused = self.told.refused.as_ref();
+        json!({
+            "version": hostkit::VERSION,
+            "time": humantime::format_rfc3339_millis(clock::now()).to_string(),
+            "config": {
+                "hash": self.settings.hash,
+                "refused_hash": refused.map(|(hash, _)| hash),
+                "refused": refused.map(|(_, why)| why),
+            },
+            "services": services,
+            "haproxy": haproxy,
+            "structure": self.structure.status(),
+            "zookeeper": zookeeper,
+            "proxies": self.files.rendered.as_ref().map(|rendered| self.proxies(rendered)),
+            "troubles": self.told.troubles,
+        })
+    }
+
+    /// Opens what depends on settings that may change: StatsD.
+    pub(super) fn reopen(&mut self, old: Option<&Settings>) {
+        if old.is_some_and(|old| old.statsd == self.settings.statsd) {
+            return;
+        }
+        self.statsd = self.settings.statsd.as_ref().map(|settings| {
+            let (statsd, sending) = Statsd::new(settings, self.metrics.statsd_dropped.clone());
+            tokio::spawn(sending);
+            statsd
+        });
+    }
+}
+
+/// The directory of the journal.
+pub(super) fn journal_directory(settings: &Settings) -> &Path {
+    settings.state_file.parent().unwrap_or(Path::new("."))
+}
+
+/// Shared, because the admin listener reads it.
+pub(crate) type SharedBoard = Arc<Board>;

@@ -1,0 +1,579 @@
+//! HAProxy at run time: one link per process, what it holds as far as we know, and telling it what it should hold.
+//!
+//! What a link holds is read whole when the process is new, when a command was refused, and slowly otherwise (the
+//! audit); between that it is what was told. So a change costs one batch, and drift is found all the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hostkit::backoff::Backoff;
+use serde_json::{Value, json};
+
+use super::Engine;
+use super::tracked::Tracked;
+use crate::haproxy::info::environment;
+use crate::haproxy::live::{self, Live, Operation};
+use crate::haproxy::{Features, Info, Reply, STRUCTURE, Server, Socket};
+use crate::journal::{Entry, Kind};
+use crate::membership::Admin;
+use crate::membership::table::DRAIN_LIMIT;
+use crate::model::Backend;
+use crate::planner::{self, Change, Held, Op};
+use crate::render::{Membership, server_name};
+use crate::settings::{Haproxy, Servers};
+
+/// How often the process behind a socket is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often everything it holds is read and compared.
+const AUDIT: Duration = Duration::from_secs(10);
+/// How often draining members are asked for their sessions.
+const DRAIN_POLL: Duration = Duration::from_millis(250);
+/// Batches a second, and how many may be sent in a row before that counts.
+const BATCHES: u32 = 10;
+const BURST: u32 = 8;
+
+/// One HAProxy process, by its socket.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) socket: Socket,
+    /// What it holds, by backend and server; `None` when that must be read first.
+    held: Option<BTreeMap<String, BTreeMap<String, Held>>>,
+    /// What it is; `None` while it does not answer.
+    pub(super) info: Option<Info>,
+    /// The structure it has loaded, where it says so.
+    pub(super) structure: Option<String>,
+    /// Services to compare with it.
+    dirty: BTreeSet<String>,
+    looked: Option<Duration>,
+    audited: Duration,
+    pub(super) trouble: Option<String>,
+    backoff: Backoff,
+    retry_at: Duration,
+    tokens: Tokens,
+    /// The last reading, for the file that carries it over a reload.
+    dump: Arc<str>,
+    /// The ids of backends and servers, which statistics are asked by.
+    ids: BTreeMap<(String, String), (u32, u32)>,
+}
+
+/// What HAProxy's own checks call down, by HAProxy backend and server.
+#[derive(Debug, Default)]
+pub(crate) struct Down(BTreeSet<(String, String)>);
+
+impl Down {
+    /// Whether a member of a service is down.
+    pub(super) fn contains(&self, tracked: &Tracked, backend: &Backend) -> bool {
+        let Some(server) = server_of(tracked, backend) else {
+            return false;
+        };
+        self.0.contains(&(tracked.backend().to_owned(), server))
+    }
+}
+
+/// The HAProxy server a member has.
+pub(super) fn server_of(tracked: &Tracked, backend: &Backend) -> Option<String> {
+    match tracked.service.servers {
+        Servers::Named(_) => Some(server_name(backend)),
+        Servers::Slots => {
+            let same =
+                |resident: &Backend| resident.host == backend.host && resident.port == backend.port;
+            let (slot, _) = tracked
+                .table
+                .residents()
+                .find(|(_, resident)| same(&resident.backend))?;
+            Some(planner::slot(slot - 1))
+        }
+    }
+}
+
+/// A token bucket: single changes go at once, a storm of them goes in batches.
+#[derive(Debug)]
+struct Tokens {
+    left: f64,
+    at: Duration,
+}
+
+impl Tokens {
+    fn refill(&mut self, now: Duration) {
+        let gained = now.saturating_sub(self.at).as_secs_f64() * f64::from(BATCHES);
+        self.left = (self.left + gained).min(f64::from(BURST));
+        self.at = now;
+    }
+
+    fn take(&mut self, now: Duration) -> bool {
+        self.refill(now);
+        if self.left < 1.0 {
+            return false;
+        }
+        self.left -= 1.0;
+        true
+    }
+
+    /// When there is one again.
+    fn next(&self) -> Duration {
+        self.at + Duration::from_secs_f64((1.0 - self.left).max(0.0) / f64::from(BATCHES))
+    }
+}
+
+impl Link {
+    pub(super) fn new(socket: Socket) -> Self {
+        Self {
+            socket,
+            held: None,
+            info: None,
+            structure: None,
+            dirty: BTreeSet::new(),
+            looked: None,
+            audited: Duration::ZERO,
+            trouble: None,
+            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
+            retry_at: Duration::ZERO,
+            tokens: Tokens {
+                left: f64::from(BURST),
+                at: Duration::ZERO,
+            },
+            dump: Arc::from(""),
+            ids: BTreeMap::new(),
+        }
+    }
+
+    /// One link per socket; none where the runtime API is not to be used.
+    pub(super) fn all(haproxy: &Haproxy) -> Vec<Self> {
+        if !haproxy.do_socket {
+            return Vec::new();
+        }
+        haproxy
+            .sockets
+            .iter()
+            .map(|path| Self::new(Socket::new(path)))
+            .collect()
+    }
+
+    /// What `show servers state` said last; empty before that.
+    pub(super) fn dump(&self) -> Arc<str> {
+        Arc::clone(&self.dump)
+    }
+
+    pub(super) fn status(&self) -> Value {
+        let info = self.info.as_ref();
+        json!({
+            "socket": self.socket.path().display().to_string(),
+            "pid": info.map(|info| info.pid),
+            "version": info.map(|info| info.version.to_string()),
+            "uptime_seconds": info.map(|info| info.uptime.as_secs()),
+            "structure": self.structure,
+            "trouble": self.trouble,
+        })
+    }
+
+    /// Whether a server serves nobody: no session, no connection in use. Where that cannot be learnt it is not known,
+    /// and so not quiet. `overdue` cuts what it still serves.
+    async fn is_quiet(&self, server: &Server, overdue: bool) -> bool {
+        let connections = self
+            .socket
+            .ask(&format!("show servers conn {}", server.backend()))
+            .await;
+        let connections = connections
+            .ok()
+            .and_then(|reply| live::connections(&reply).ok());
+        let Some(connections) = connections else {
+            return false;
+        };
+        let used = connections
+            .get(&server.to_string())
+            .map_or(0, |found| found.used);
+        let ids = self
+            .ids
+            .get(&(server.backend().to_owned(), server.name().to_owned()));
+        let sessions = match ids {
+            // HAProxy has no such server: nobody is served.
+            None => Some(0),
+            Some((backend, id)) => {
+                let reply = self
+                    .socket
+                    .ask(&format!("show stat {backend} 4 {id}"))
+                    .await;
+                reply
+                    .ok()
+                    .and_then(|reply| live::sessions(&reply).ok())
+                    .map(|count| count.unwrap_or(0))
+            }
+        };
+        if used == 0 && sessions == Some(0) {
+            return true;
+        }
+        if overdue {
+            // Its answer is the next look.
+            let _ = self.socket.ask(&server.shutdown_sessions()).await;
+        }
+        false
+    }
+
+    /// Reads everything anew at the next look.
+    pub(super) fn doubt(&mut self) {
+        self.held = None;
+        self.looked = None;
+    }
+
+    fn broke(&mut self, trouble: String, now: Duration) {
+        if self.trouble.as_ref() != Some(&trouble) {
+            tracing::warn!(socket = %self.socket.path().display(), "HAProxy does not answer: {trouble}");
+        }
+        self.trouble = Some(trouble);
+        self.info = None;
+        self.structure = None;
+        self.held = None;
+        self.looked = None;
+        self.retry_at = now + self.backoff.next_delay();
+    }
+}
+
+impl Engine {
+    /// Notes that a service's servers are to be compared with HAProxy and written to its file.
+    pub(super) fn mark(&mut self, service: &str, now: Duration) {
+        self.mark_runtime(service);
+        self.files.mark(now);
+        let is_static = self.files.membership(service) == Some(Membership::Static);
+        let own_options = self.tracked.get(service).is_some_and(Tracked::has_options);
+        if is_static || own_options || !self.settings.haproxy.do_socket {
+            self.structure.suspect("members");
+        }
+    }
+
+    pub(super) fn mark_runtime(&mut self, service: &str) {
+        for link in &mut self.links {
+            link.dirty.insert(service.to_owned());
+        }
+    }
+
+    /// Looks at HAProxy's processes, and reads what they hold where that is due.
+    pub(super) async fn audit_if_due(&mut self, now: Duration) {
+        for index in 0..self.links.len() {
+            let link = &self.links[index];
+            let due = link.looked.is_none_or(|at| now.saturating_sub(at) >= LOOK);
+            if due && link.retry_at <= now {
+                self.look(index, now).await;
+            }
+        }
+    }
+
+    async fn look(&mut self, index: usize, now: Duration) {
+        let link = &mut self.links[index];
+        link.looked = Some(now);
+        let info = match link
+            .socket
+            .ask("show info")
+            .await
+            .map(|reply| Info::parse(&reply))
+        {
+            Ok(Some(info)) => info,
+            Ok(None) => {
+                return self.broke(
+                    index,
+                    "unreadable",
+                    "`show info` makes no sense".to_owned(),
+                    now,
+                );
+            }
+            Err(error) => return self.broke(index, error.word(), error.to_string(), now),
+        };
+        let another = link.info.as_ref().is_none_or(|known| known.pid != info.pid);
+        if link.trouble.take().is_some() {
+            tracing::info!(socket = %link.socket.path().display(), pid = info.pid, "HAProxy answers");
+        }
+        link.backoff.reset();
+        link.info = Some(info);
+        if another {
+            let said = link
+                .socket
+                .ask(&format!("show env {STRUCTURE}"))
+                .await
+                .unwrap_or_default();
+            link.structure = environment(STRUCTURE, &said);
+            link.held = None;
+            self.structure.suspect("another HAProxy process");
+        }
+        let link = &self.links[index];
+        if link.held.is_none() || now.saturating_sub(link.audited) >= AUDIT {
+            self.read_held(index, another, now).await;
+        }
+    }
+
+    async fn read_held(&mut self, index: usize, another: bool, now: Duration) {
+        let link = &mut self.links[index];
+        let (dump, live) = match link.socket.ask("show servers state").await {
+            Err(error) => return self.broke(index, error.word(), error.to_string(), now),
+            Ok(dump) => match live::servers(&dump) {
+                Err(error) => return self.broke(index, "unreadable", error.to_string(), now),
+                Ok(live) => (dump, live),
+            },
+        };
+        link.dump = Arc::from(dump);
+        link.ids = live
+            .iter()
+            .map(|live| {
+                (
+                    (live.backend.clone(), live.server.clone()),
+                    (live.backend_id, live.id),
+                )
+            })
+            .collect();
+        link.audited = now;
+        let first = link.held.is_none();
+        let held = by_backend(&live);
+        // Of a process whose first reading this is, nothing is drift: it holds what its file said.
+        let drifted: Vec<String> = self
+            .tracked
+            .iter()
+            .filter(|(name, tracked)| {
+                !link.dirty.contains(*name)
+                    && !changes(tracked, self.files.membership(name), &held).is_empty()
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        if index == 0 {
+            self.down = Down(
+                live.iter()
+                    .filter(|live| live.checked && live.operation == Operation::Stopped)
+                    .map(|live| (live.backend.clone(), live.server.clone()))
+                    .collect(),
+            );
+        }
+        let link = &mut self.links[index];
+        link.held = Some(held);
+        link.dirty.extend(drifted.iter().cloned());
+        if !first && !another {
+            for service in drifted {
+                self.metrics.drift_repaired.inc();
+                tracing::warn!(service, "HAProxy did not hold what it was told: repairing");
+                self.note(Kind::DriftRepaired, |entry| Entry {
+                    service: Some(service),
+                    ..entry
+                });
+            }
+        }
+    }
+
+    /// Tells HAProxy what it does not hold yet.
+    pub(super) async fn flush(&mut self, now: Duration) {
+        for index in 0..self.links.len() {
+            let link = &mut self.links[index];
+            if link.dirty.is_empty() || link.held.is_none() || !link.tokens.take(now) {
+                continue;
+            }
+            self.flush_link(index, now).await;
+        }
+    }
+
+    async fn flush_link(&mut self, index: usize, now: Duration) {
+        let link = &mut self.links[index];
+        let Some(held) = link.held.as_mut() else {
+            return;
+        };
+        let features = link.info.as_ref().map(|info| Features::of(info.version));
+        let mut lines = Vec::new();
+        let mut planned = Vec::new();
+        for service in std::mem::take(&mut link.dirty) {
+            let Some(tracked) = self.tracked.get(&service) else {
+                continue;
+            };
+            for change in changes(tracked, self.files.membership(&service), held) {
+                let from = lines.len();
+                let options = || self.files.server_options(&service, &change.server);
+                match commands(tracked, &change, features, options) {
+                    Some(commands) => lines.extend(commands),
+                    // What cannot be said at run time is said by a reload.
+                    None => self.structure.suspect("members"),
+                }
+                planned.push((
+                    service.clone(),
+                    tracked.backend().to_owned(),
+                    change,
+                    from..lines.len(),
+                ));
+            }
+        }
+        if lines.is_empty() {
+            return;
+        }
+        let replies = match link.socket.batch(&lines).await {
+            Ok(replies) => replies,
+            Err(error) => {
+                link.dirty
+                    .extend(planned.into_iter().map(|(service, ..)| service));
+                return self.broke(index, error.word(), error.to_string(), now);
+            }
+        };
+        self.metrics.runtime_batches.inc();
+        self.metrics.runtime_commands.inc_by(lines.len() as u64);
+        let mut refused = BTreeMap::new();
+        for (service, backend, change, range) in planned {
+            let problem = range.clone().find_map(|at| {
+                let reply = replies.get(at).map_or("", String::as_str);
+                match Reply::of(reply) {
+                    Reply::Done => None,
+                    _ => Some(format!(
+                        "`{}`: {}",
+                        lines[at],
+                        crate::model::shown(reply.trim())
+                    )),
+                }
+            });
+            match problem {
+                None => planner::apply(held.entry(backend).or_default(), &change),
+                Some(problem) => {
+                    refused.insert(service, problem);
+                }
+            }
+        }
+        self.settled();
+        for (service, problem) in refused {
+            tracing::warn!(service, "HAProxy refused a change: {problem}");
+            let link = &mut self.links[index];
+            link.dirty.insert(service.clone());
+            link.doubt();
+            link.retry_at = now + LOOK;
+            if self.files.membership(&service) == Some(Membership::Dynamic) {
+                self.structure.suspect("members");
+            }
+        }
+    }
+
+    fn broke(&mut self, index: usize, kind: &'static str, trouble: String, now: Duration) {
+        self.metrics.socket_errors.with(&[kind]).inc();
+        self.links[index].broke(trouble, now);
+    }
+
+    /// When the next batch may go, while there is one.
+    pub(super) fn flush_due(&self, now: Duration) -> Option<Duration> {
+        self.links
+            .iter()
+            .filter_map(|link| match (&link.trouble, &link.held) {
+                (Some(_), _) => Some(link.retry_at),
+                (None, None) => Some(link.retry_at.max(now)),
+                (None, Some(_)) if !link.dirty.is_empty() => Some(link.tokens.next()),
+                _ => None,
+            })
+            .min()
+    }
+
+    /// Frees the slots of drained members whose servers are quiet.
+    pub(super) async fn look_at_drains(&mut self, now: Duration) {
+        let draining: Vec<String> = self
+            .tracked
+            .iter()
+            .filter(|(_, tracked)| tracked.draining().next().is_some())
+            .map(|(name, _)| name.clone())
+            .collect();
+        if draining.is_empty() {
+            self.drains_looked = None;
+            return;
+        }
+        // The first look is one interval after the drain was told.
+        let last = *self.drains_looked.get_or_insert(now);
+        if now.saturating_sub(last) < DRAIN_POLL {
+            return;
+        }
+        self.drains_looked = Some(now);
+        for name in draining {
+            let Some(tracked) = self.tracked.get(&name) else {
+                continue;
+            };
+            let mut quiet = BTreeSet::new();
+            for (slot, resident) in tracked.draining() {
+                let server = server_of(tracked, &resident.backend);
+                let Some(Ok(server)) = server.map(|server| Server::new(tracked.backend(), &server))
+                else {
+                    continue;
+                };
+                let overdue = now.saturating_sub(resident.since) >= DRAIN_LIMIT;
+                let mut all = true;
+                for link in &self.links {
+                    all &= link.is_quiet(&server, overdue).await;
+                }
+                if all {
+                    quiet.insert(slot);
+                }
+            }
+            if let Some(tracked) = self.tracked.get_mut(&name) {
+                tracked.table.release(&|slot| quiet.contains(&slot));
+                self.settle(&name, now);
+            }
+        }
+    }
+
+    /// When draining members are asked again.
+    pub(super) fn drains_due(&self) -> Option<Duration> {
+        self.drains_looked.map(|at| at + DRAIN_POLL)
+    }
+}
+
+/// What a process that holds this must be told of a service.
+pub(crate) fn changes(
+    tracked: &Tracked,
+    membership: Option<Membership>,
+    held: &BTreeMap<String, BTreeMap<String, Held>>,
+) -> Vec<Change> {
+    if tracked.service.haproxy.is_none() {
+        return Vec::new();
+    }
+    // A backend that the process does not have comes with the reload that is due.
+    let Some(held) = held.get(tracked.backend()) else {
+        return Vec::new();
+    };
+    let named = |_: usize, backend: &Backend| server_name(backend);
+    let wanted = planner::wanted(
+        &tracked.roster,
+        &tracked.service.servers,
+        tracked.weight(),
+        named,
+    );
+    planner::changes(&wanted, held, membership == Some(Membership::Dynamic))
+}
+
+/// The commands of a change; `None` when HAProxy must be reloaded for it.
+fn commands(
+    tracked: &Tracked,
+    change: &Change,
+    features: Option<Features>,
+    options: impl Fn() -> Option<String>,
+) -> Option<Vec<String>> {
+    let server = Server::new(tracked.backend(), &change.server).ok()?;
+    let features = features.filter(|features| features.supported);
+    let mut commands = Vec::new();
+    for op in &change.ops {
+        match *op {
+            Op::Address(address, port) => commands.push(server.address(address, port)),
+            Op::Weight(weight) => commands.push(server.weight(Some(weight))),
+            Op::State(admin) => commands.push(server.state(admin)),
+            Op::Add(..) => {
+                let mut occupant = tracked.occupant(&change.server)?.clone();
+                // They are commands of their own.
+                (occupant.weight, occupant.admin) = (None, Admin::Maint);
+                let features = features.filter(|features| features.dynamic_servers)?;
+                commands.extend(server.add(&occupant, &options()?, features).ok()?);
+            }
+            Op::Delete => commands
+                .extend(server.delete(features.filter(|features| features.dynamic_servers)?)),
+        }
+    }
+    Some(commands)
+}
+
+/// What HAProxy holds, by backend and server.
+pub(crate) fn by_backend(live: &[Live]) -> BTreeMap<String, BTreeMap<String, Held>> {
+    let mut held: BTreeMap<String, BTreeMap<String, Held>> = BTreeMap::new();
+    for live in live {
+        let server = Held {
+            address: live.address,
+            port: live.port,
+            weight: live.weight,
+            admin: live.admin.word(),
+        };
+        held.entry(live.backend.clone())
+            .or_default()
+            .insert(live.server.clone(), server);
+    }
+    held
+}

@@ -1,0 +1,486 @@
+//! Reloads: when one is due, the transaction beside the loop, what comes of it, and services that HAProxy refuses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hostkit::clock;
+use serde_json::{Value, json};
+
+use super::{Done, Engine, Tracked};
+use crate::haproxy::apply::{Applied, ApplyError, Cause, Change, Deadlines, apply};
+use crate::haproxy::check::CheckError;
+use crate::haproxy::quarantine::{Candidate, Checker};
+use crate::haproxy::reload::Way;
+use crate::journal::{Entry, Kind};
+use crate::membership::Roster;
+use crate::render::{Input, Rendered, Renderer};
+use crate::settings::{Haproxy, Service};
+use crate::state::Loaded;
+
+/// Changes of structure that come together are one reload.
+const SETTLE: Duration = Duration::from_millis(20);
+/// A structure that was refused is tried again after this long: a port may have become free.
+const RETRY: Duration = Duration::from_secs(30);
+/// Checks of a search for the services that HAProxy refuses.
+const CHECKS: usize = 64;
+
+/// What HAProxy runs with, and what it should.
+#[derive(Debug, Default)]
+pub(super) struct Structure {
+    /// What the last good reload loaded.
+    loaded: Option<Loaded>,
+    /// The structure that was refused last, and why.
+    refused: Option<(String, String)>,
+    /// Services that HAProxy refuses.
+    quarantine: BTreeMap<String, Quarantine>,
+    /// Services as they were last accepted.
+    good: BTreeMap<String, Arc<Service>>,
+    /// Since when a reload may be needed; the renderer knows whether it is.
+    suspected: Option<Duration>,
+    causes: BTreeSet<&'static str>,
+    /// No reload before this.
+    not_before: Duration,
+    running: bool,
+    count: u64,
+}
+
+/// A service that HAProxy refuses.
+#[derive(Debug)]
+struct Quarantine {
+    why: String,
+    /// What was refused; another one gets another chance.
+    service: Arc<Service>,
+    /// Whether it is left out; else it stays as it was last accepted, without what members say of their own.
+    out: bool,
+}
+
+/// What a reload came to.
+pub(crate) struct Outcome {
+    rendered: Arc<Rendered>,
+    services: Vec<Arc<Service>>,
+    causes: BTreeSet<&'static str>,
+    took: Duration,
+    result: Result<Applied, ApplyError>,
+    /// The services that must be left out, and why, when HAProxy refused the file for them.
+    blamed: BTreeMap<String, String>,
+}
+
+impl Structure {
+    pub(super) fn restore(&mut self, loaded: Option<Loaded>) {
+        self.loaded = loaded;
+    }
+
+    /// Something happened that may need a reload.
+    pub(super) fn suspect(&mut self, cause: &'static str) {
+        self.suspected.get_or_insert_with(clock::since_boot);
+        self.causes.insert(cause);
+    }
+
+    pub(super) const fn suspected(&self) -> bool {
+        self.suspected.is_some()
+    }
+
+    pub(super) const fn running(&self) -> bool {
+        self.running
+    }
+
+    /// The structure that HAProxy's file may have.
+    pub(super) fn accepted(&self) -> Option<&str> {
+        self.loaded.as_ref().map(|loaded| loaded.structure.as_str())
+    }
+
+    pub(super) fn loaded(&self) -> Option<Loaded> {
+        self.loaded.clone()
+    }
+
+    /// How many services are not as they are configured.
+    pub(super) fn quarantined(&self) -> usize {
+        self.quarantine.len()
+    }
+
+    pub(super) fn status(&self) -> Value {
+        let quarantine: BTreeMap<&String, &String> = self
+            .quarantine
+            .iter()
+            .map(|(name, quarantine)| (name, &quarantine.why))
+            .collect();
+        json!({
+            "loaded": self.accepted(),
+            "reloads": self.count,
+            "refused": self.refused.as_ref().map(|(_, why)| why),
+            "quarantine": quarantine,
+        })
+    }
+
+    /// What of a service is written: as it is, or as HAProxy takes it; `None` leaves it out.
+    pub(super) fn written(&self, tracked: &Tracked) -> Option<(Arc<Service>, Arc<Roster>)> {
+        let as_it_is = || Some((Arc::clone(&tracked.service), Arc::clone(&tracked.roster)));
+        let Some(quarantine) = self.quarantine.get(&tracked.service.name) else {
+            return as_it_is();
+        };
+        if quarantine.service != tracked.service {
+            return as_it_is();
+        }
+        if quarantine.out {
+            return None;
+        }
+        let service = self
+            .good
+            .get(&tracked.service.name)
+            .unwrap_or(&tracked.service);
+        let mut roster = (*tracked.roster).clone();
+        for occupant in roster.servers.iter_mut().flatten() {
+            occupant.backend.options = None;
+        }
+        Some((Arc::clone(service), Arc::new(roster)))
+    }
+}
+
+impl Engine {
+    pub(super) fn reload_due(&self) -> Option<Duration> {
+        let since = self
+            .structure
+            .suspected
+            .filter(|_| !self.structure.running)?;
+        Some((since + SETTLE).max(self.structure.not_before))
+    }
+
+    /// Reloads HAProxy beside the loop if its structure is not what it should be.
+    pub(super) fn reload_if_due(&mut self, now: Duration) {
+        if self.reload_due().is_none_or(|at| at > now) {
+            return;
+        }
+        if !self.may_write(now) {
+            self.structure.not_before = now + Duration::from_millis(100);
+            return;
+        }
+        // A process that has not been asked yet may have this structure already.
+        let unasked = self
+            .links
+            .iter()
+            .any(|link| link.info.is_none() && link.trouble.is_none());
+        if unasked {
+            return;
+        }
+        let rendered = self.render();
+        let retry = self
+            .structure
+            .refused
+            .take_if(|(structure, _)| *structure != rendered.structure);
+        let refused = self.structure.refused.is_some() && retry.is_none();
+        if self.has(&rendered.structure) {
+            self.structure.suspected = None;
+            self.structure.causes.clear();
+            self.structure.loaded = Some(self.loaded_now(&rendered.structure));
+            self.files.mark(now);
+            return;
+        }
+        if refused && now < self.structure.not_before {
+            return;
+        }
+        let haproxy = &self.settings.haproxy;
+        self.structure.suspected = None;
+        let causes = std::mem::take(&mut self.structure.causes);
+        if !haproxy.do_writes || haproxy.config_file.is_none() {
+            // Somebody else writes it; the members are ours.
+            self.structure.loaded = Some(self.loaded_now(&rendered.structure));
+            return;
+        }
+        let Some(way) = Way::of(haproxy).filter(|_| haproxy.do_reloads) else {
+            // Whoever reloads HAProxy finds the file as it should be.
+            self.structure.loaded = Some(self.loaded_now(&rendered.structure));
+            self.files.mark(now);
+            return;
+        };
+        self.structure.running = true;
+        let written: Vec<(Arc<Service>, Arc<Roster>)> = self
+            .tracked
+            .values()
+            .filter_map(|tracked| self.structure.written(tracked))
+            .collect();
+        let ours = self
+            .tracked
+            .values()
+            .map(|tracked| tracked.backend().to_owned())
+            .collect();
+        let job = Reload {
+            haproxy: haproxy.clone(),
+            way,
+            rendered,
+            written,
+            ours,
+            causes,
+        };
+        self.jobs
+            .spawn(async move { Done::Reloaded(job.run().await) });
+    }
+
+    /// Whether every process has this structure.
+    fn has(&self, structure: &str) -> bool {
+        let kept = self
+            .structure
+            .loaded
+            .as_ref()
+            .filter(|loaded| loaded.structure == structure);
+        if self.links.is_empty() {
+            return kept.is_some();
+        }
+        self.links
+            .iter()
+            .all(|link| match (&link.structure, &link.info) {
+                (Some(has), _) => has == structure,
+                // It does not say: then it has what was loaded into this process.
+                (None, Some(info)) => {
+                    kept.is_some_and(|loaded| loaded.pid == u32::try_from(info.pid).ok())
+                }
+                // It does not run: whoever starts it finds the file.
+                (None, None) => kept.is_some(),
+            })
+    }
+
+    fn loaded_now(&self, structure: &str) -> Loaded {
+        let info = self.links.first().and_then(|link| link.info.as_ref());
+        Loaded {
+            structure: structure.to_owned(),
+            pid: info.and_then(|info| u32::try_from(info.pid).ok()),
+        }
+    }
+
+    /// Takes up what a reload came to.
+    pub(super) fn reloaded(&mut self, outcome: Outcome) {
+        let now = clock::since_boot();
+        let haproxy = &self.settings.haproxy;
+        self.structure.running = false;
+        self.structure.count += 1;
+        let jitter = haproxy
+            .restart_interval
+            .mul_f64(haproxy.restart_jitter.max(0.0));
+        self.structure.not_before =
+            now + haproxy.restart_interval + hostkit::backoff::up_to(jitter);
+        let cause = outcome
+            .causes
+            .iter()
+            .copied()
+            .collect::<Vec<_>>()
+            .join(", ");
+        let number = self.structure.count;
+        let took = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
+        self.metrics
+            .reload_duration
+            .observe(outcome.took.as_secs_f64());
+        for link in &mut self.links {
+            link.doubt();
+        }
+        for name in self.tracked.keys().cloned().collect::<Vec<_>>() {
+            self.mark_runtime(&name);
+        }
+        self.files.mark(now);
+        match outcome.result {
+            Ok(applied) => {
+                let pid = applied
+                    .info
+                    .as_ref()
+                    .and_then(|info| u32::try_from(info.pid).ok());
+                self.structure.loaded = Some(Loaded {
+                    structure: outcome.rendered.structure.clone(),
+                    pid,
+                });
+                self.structure.refused = None;
+                self.structure.good = outcome
+                    .services
+                    .into_iter()
+                    .map(|service| (service.name.clone(), service))
+                    .collect();
+                self.files.ours = true;
+                let leftover = i64::try_from(applied.leftover).unwrap_or(i64::MAX);
+                self.metrics.leftover_workers.set(leftover);
+                self.metrics
+                    .reloads
+                    .with(&[first(&outcome.causes), "ok"])
+                    .inc();
+                self.metrics.config_checks.with(&["ok"]).inc();
+                tracing::info!(
+                    reload = number,
+                    cause,
+                    pid,
+                    milliseconds = took,
+                    leftover,
+                    "HAProxy reloaded"
+                );
+                self.note(Kind::Reload, |entry| Entry {
+                    cause: Some(cause),
+                    reload: Some(number),
+                    duration_ms: Some(took),
+                    ..entry
+                });
+            }
+            Err(error) => {
+                self.metrics
+                    .reloads
+                    .with(&[first(&outcome.causes), "failed"])
+                    .inc();
+                if matches!(*error.cause, Cause::Check(_)) {
+                    self.metrics.config_checks.with(&["refused"]).inc();
+                }
+                if let Some(statsd) = &self.statsd {
+                    statsd.count(crate::statsd::name::RELOAD_FAILED, 1, &[]);
+                }
+                let why = format!("{error}: {}", error.cause);
+                self.note(Kind::ReloadFailed, |entry| Entry {
+                    cause: Some(cause),
+                    detail: Some(why.clone()),
+                    reload: Some(number),
+                    duration_ms: Some(took),
+                    ..entry
+                });
+                self.trouble(why.clone());
+                self.structure.suspect("retry");
+                if outcome.blamed.is_empty() {
+                    self.structure.refused = Some((outcome.rendered.structure.clone(), why));
+                    self.structure.not_before = now + RETRY;
+                } else {
+                    self.quarantine(outcome.blamed);
+                    // Nothing was reloaded, so nothing has to be waited for.
+                    self.structure.not_before = now;
+                }
+            }
+        }
+    }
+
+    /// Leaves these services as they were last accepted, or out where that is refused too.
+    fn quarantine(&mut self, blamed: BTreeMap<String, String>) {
+        for (name, why) in blamed {
+            let Some(tracked) = self.tracked.get_mut(&name) else {
+                continue;
+            };
+            tracked.revision += 1;
+            let service = Arc::clone(&tracked.service);
+            let again = self
+                .structure
+                .quarantine
+                .get(&name)
+                .is_some_and(|known| known.service == service);
+            let out = again || (!self.structure.good.contains_key(&name) && !tracked.has_options());
+            self.trouble(format!(
+                "{name} is {}: HAProxy refuses it: {why}",
+                if out { "left out" } else { "left as it was" }
+            ));
+            self.note(Kind::Quarantine, |entry| Entry {
+                service: Some(name.clone()),
+                cause: Some(if out { "left out" } else { "left as it was" }.to_owned()),
+                detail: Some(why.clone()),
+                ..entry
+            });
+            self.structure
+                .quarantine
+                .insert(name, Quarantine { why, service, out });
+        }
+    }
+
+    /// Forgets quarantines of services that are configured otherwise now, or no more.
+    pub(super) fn review_quarantine(&mut self) {
+        let tracked = &self.tracked;
+        self.structure.quarantine.retain(|name, quarantine| {
+            tracked
+                .get(name)
+                .is_some_and(|tracked| tracked.service == quarantine.service)
+        });
+    }
+}
+
+fn first(causes: &BTreeSet<&'static str>) -> &'static str {
+    causes.first().copied().unwrap_or("unknown")
+}
+
+/// One reload, and where HAProxy refuses the file, the search for who is to blame.
+struct Reload {
+    haproxy: Haproxy,
+    way: Way,
+    rendered: Arc<Rendered>,
+    written: Vec<(Arc<Service>, Arc<Roster>)>,
+    ours: BTreeSet<String>,
+    causes: BTreeSet<&'static str>,
+}
+
+impl Reload {
+    async fn run(self) -> Outcome {
+        let start = clock::since_boot();
+        let text = self.rendered.text();
+        let change = Change {
+            haproxy: &self.haproxy,
+            way: &self.way,
+            text: &text,
+            structure: self
+                .haproxy
+                .inject
+                .then_some(self.rendered.structure.as_str()),
+            ours: &self.ours,
+            deadlines: Deadlines::default(),
+        };
+        let result = apply(change, &mut |step| {
+            tracing::debug!(step = step.word(), "reload")
+        })
+        .await;
+        let took = clock::since_boot().saturating_sub(start);
+        let blamed = match &result {
+            Err(error) if matches!(*error.cause, Cause::Check(CheckError::Refused { .. })) => {
+                self.blame().await
+            }
+            _ => BTreeMap::new(),
+        };
+        Outcome {
+            services: self
+                .written
+                .into_iter()
+                .map(|(service, _)| service)
+                .collect(),
+            rendered: self.rendered,
+            causes: self.causes,
+            took,
+            result,
+            blamed,
+        }
+    }
+
+    async fn blame(&self) -> BTreeMap<String, String> {
+        let mut renderer = Renderer::new(&self.haproxy);
+        let names = self
+            .written
+            .iter()
+            .map(|(service, _)| service.name.clone())
+            .collect();
+        let render = |without: &BTreeSet<String>| {
+            let inputs: Vec<Input<'_>> = self
+                .written
+                .iter()
+                .filter(|(service, _)| !without.contains(&service.name))
+                .map(|(service, roster)| Input {
+                    service,
+                    roster,
+                    revision: 0,
+                })
+                .collect();
+            let rendered = renderer.render(&inputs);
+            let text = rendered.text();
+            let lines = (1..=text.lines().count())
+                .filter_map(|line| Some((line, rendered.origin(line)?.service?.to_string())))
+                .collect();
+            Candidate { text, lines }
+        };
+        let file = self.haproxy.config_file.clone().unwrap_or_default();
+        let checker = Checker {
+            binary: self.haproxy.binary.clone(),
+            file: file.with_extension("search"),
+            deadline: crate::haproxy::check::DEADLINE,
+            limit: CHECKS,
+        };
+        match checker.quarantine(&names, render).await {
+            Ok(found) => found.without,
+            Err(error) => {
+                tracing::error!("no service can be blamed: {error}");
+                BTreeMap::new()
+            }
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! One service as the engine follows it: what was found, who is a member, who has which slot.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::membership::table::{Event, Phase, Policy, Resident, Table};
+use crate::membership::{Occupant, Roster};
+use crate::model::{Backend, Discovered, Reason, Reject};
+use crate::planner;
+use crate::probe::Target;
+use crate::render::{server_name, slots_for, split_weight};
+use crate::settings::{Probe, Servers, Service};
+use crate::state;
+
+/// A service and all that is known of it.
+#[derive(Debug)]
+pub(crate) struct Tracked {
+    pub(crate) service: Arc<Service>,
+    /// The configuration entry it comes from.
+    pub(crate) entry: String,
+    pub(crate) main: Arc<Discovered>,
+    pub(crate) canary: Option<Arc<Discovered>>,
+    /// Who was selected last: what `use_previous_backends` keeps.
+    pub(crate) members: Arc<Vec<Backend>>,
+    /// Members that the guard keeps, and why.
+    pub(crate) kept: Option<(Vec<Backend>, String)>,
+    /// What was refused between discovery and the slots.
+    pub(crate) rejects: Vec<Reject>,
+    pub(crate) trouble: Option<String>,
+    pub(crate) table: Table,
+    pub(crate) roster: Arc<Roster>,
+    /// Another number whenever the service or the roster is.
+    pub(crate) revision: u64,
+    /// Whether its members are known, from a registry or from the state file. Before that nothing is written over.
+    pub(crate) known: bool,
+    /// Since when its path is gone (services of a pattern only).
+    pub(crate) gone: Option<Duration>,
+    /// When the table wants to decide again although nothing happened.
+    pub(crate) decides_at: Option<Duration>,
+    /// The probe targets as they were last aimed at.
+    aimed: BTreeMap<String, Target>,
+}
+
+impl Tracked {
+    pub(crate) fn new(service: Arc<Service>, entry: String) -> Self {
+        let table = Table::new(capacity(&service, 0, 0));
+        let roster = Arc::new(table.roster());
+        Self {
+            service,
+            entry,
+            main: Arc::default(),
+            canary: None,
+            members: Arc::default(),
+            kept: None,
+            rejects: Vec::new(),
+            trouble: None,
+            table,
+            roster,
+            revision: 1,
+            known: false,
+            gone: None,
+            decides_at: None,
+            aimed: BTreeMap::new(),
+        }
+    }
+
+    /// Takes over what was last known good.
+    pub(crate) fn restore(&mut self, kept: &state::Service, now: Duration) {
+        let mut table = Table::restore(&kept.roster, now);
+        table.grow(capacity(
+            &self.service,
+            table.taken(),
+            usize::from(kept.slots),
+        ));
+        self.table = table;
+        self.members = Arc::clone(&kept.members);
+        self.known = true;
+        self.refresh();
+    }
+
+    /// The name of its HAProxy backend.
+    pub(crate) fn backend(&self) -> &str {
+        let proxy = self.service.haproxy.as_ref();
+        proxy
+            .and_then(|proxy| proxy.backend_name.as_deref())
+            .unwrap_or(&self.service.name)
+    }
+
+    /// The weight of a member that has none of its own.
+    pub(crate) fn weight(&self) -> u16 {
+        let proxy = self.service.haproxy.as_ref();
+        let options = proxy.and_then(|proxy| proxy.server_options.as_ref());
+        options
+            .and_then(|line| split_weight(&line.text).0)
+            .unwrap_or(1)
+    }
+
+    fn policy(&self) -> Policy {
+        Policy {
+            probe: self.service.probe != Probe::None,
+            panic_threshold: self.service.panic_threshold,
+        }
+    }
+
+    /// Gives these members their slots. `resolve` finds the address of a host; `None` leaves a newcomer waiting. Returns
+    /// whether the number of slots grew, which takes a reload.
+    pub(crate) fn follow(
+        &mut self,
+        now: Duration,
+        mut resolve: impl FnMut(&str) -> Result<Option<IpAddr>, String>,
+    ) -> bool {
+        let known: BTreeMap<String, IpAddr> = self
+            .table
+            .residents()
+            .map(|(_, resident)| (resident.backend.endpoint(), resident.address))
+            .collect();
+        let mut members = Vec::with_capacity(self.members.len());
+        let kept = self.kept.iter().flat_map(|(kept, _)| kept);
+        for backend in self.members.iter().chain(kept) {
+            match resolve(&backend.host) {
+                Ok(Some(address)) => members.push((backend.clone(), address)),
+                // Whoever has a slot keeps it, at the address it has.
+                other => match (known.get(&backend.endpoint()), other) {
+                    (Some(address), _) => members.push((backend.clone(), *address)),
+                    (None, Ok(_)) => {}
+                    (None, Err(why)) => {
+                        let source = backend.source.clone();
+                        let detail = format!("{}: {why}", backend.host);
+                        self.rejects
+                            .push(Reject::new(source, Reason::Unresolved, detail));
+                    }
+                },
+            }
+        }
+        let capacity = capacity(&self.service, members.len(), self.table.capacity());
+        let grows = capacity > self.table.capacity();
+        self.table.grow(capacity);
+        self.rejects
+            .extend(self.table.follow(&members, self.policy(), now));
+        grows && self.service.servers == Servers::Slots
+    }
+
+    /// Decides what became possible. Returns whether anything that HAProxy or its file holds is different now.
+    pub(crate) fn settle(&mut self, now: Duration) -> bool {
+        self.table.settle(self.policy(), now);
+        self.decides_at = self.table.next_decision(now);
+        self.refresh()
+    }
+
+    /// Takes the roster from the table; whether it is another one.
+    pub(crate) fn refresh(&mut self) -> bool {
+        let mut roster = self.table.roster();
+        if self.service.servers != Servers::Slots {
+            roster.servers.retain(Option::is_some);
+        }
+        let changed = *self.roster != roster;
+        if changed {
+            self.roster = Arc::new(roster);
+            self.revision += 1;
+        }
+        changed
+    }
+
+    /// Takes a service that is configured otherwise; whether it is.
+    pub(crate) fn reconfigure(&mut self, service: Arc<Service>) -> bool {
+        if self.service == service {
+            return false;
+        }
+        if (self.service.servers == Servers::Slots) != (service.servers == Servers::Slots) {
+            self.table.compact();
+        }
+        self.service = service;
+        self.table.grow(capacity(
+            &self.service,
+            self.table.taken(),
+            self.table.capacity(),
+        ));
+        self.refresh();
+        self.revision += 1;
+        true
+    }
+
+    /// Whom to probe; `None` when that is whom it is already.
+    pub(crate) fn targets(&mut self) -> Option<BTreeMap<String, Target>> {
+        let probe = &self.service.probe;
+        let waits = |phase| matches!(phase, Phase::Probing | Phase::Held);
+        let targets: BTreeMap<String, Target> = self
+            .table
+            .residents()
+            .filter(|(_, resident)| *probe != Probe::None && waits(resident.phase))
+            .map(|(_, resident)| {
+                let target = Target {
+                    address: SocketAddr::new(resident.address, resident.backend.port),
+                    probe: probe.clone(),
+                    keep_on: resident.phase == Phase::Held,
+                };
+                (resident.backend.endpoint(), target)
+            })
+            .collect();
+        if targets == self.aimed {
+            return None;
+        }
+        self.aimed.clone_from(&targets);
+        Some(targets)
+    }
+
+    /// Whether a member has options of its own, which only a reload brings to HAProxy.
+    pub(crate) fn has_options(&self) -> bool {
+        let own = |backend: &Backend| {
+            backend
+                .options
+                .as_deref()
+                .is_some_and(|options| !split_weight(options).1.is_empty())
+        };
+        self.roster
+            .servers
+            .iter()
+            .flatten()
+            .any(|occupant| own(&occupant.backend))
+    }
+
+    /// Who stands in a server.
+    pub(crate) fn occupant(&self, server: &str) -> Option<&Occupant> {
+        self.roster
+            .servers
+            .iter()
+            .enumerate()
+            .find_map(|(index, occupant)| {
+                let occupant = occupant.as_ref()?;
+                (self.server_name(index + 1, &occupant.backend) == server).then_some(occupant)
+            })
+    }
+
+    /// The HAProxy server of a member with this slot (from 1).
+    pub(crate) fn server_name(&self, slot: usize, backend: &Backend) -> String {
+        match self.service.servers {
+            Servers::Slots => planner::slot(slot - 1),
+            Servers::Named(_) => server_name(backend),
+        }
+    }
+
+    /// The members with the HAProxy servers they have.
+    pub(crate) fn server_names(&self) -> Vec<(String, &Resident)> {
+        self.table
+            .residents()
+            .map(|(slot, resident)| (self.server_name(slot, &resident.backend), resident))
+            .collect()
+    }
+
+    /// How many members get requests.
+    pub(crate) fn ready(&self) -> usize {
+        self.table.count(Phase::Ready) + self.table.count(Phase::Held)
+    }
+
+    /// Slots (from 1) whose member is draining.
+    pub(crate) fn draining(&self) -> impl Iterator<Item = (usize, &Resident)> {
+        self.table
+            .residents()
+            .filter(|(_, resident)| resident.phase == Phase::Draining)
+    }
+
+    pub(crate) fn take_events(&mut self) -> Vec<Event> {
+        self.table.take_events()
+    }
+
+    /// What is kept of it over a restart. A member that is held only because too few others are ready stays ready.
+    pub(crate) fn state(&self) -> state::Service {
+        state::Service {
+            members: Arc::clone(&self.members),
+            roster: (*self.roster).clone(),
+            slots: match self.service.servers {
+                Servers::Slots => u16::try_from(self.table.capacity()).unwrap_or(u16::MAX),
+                Servers::Named(_) => 0,
+            },
+            unconfigured_ms: None,
+            job: self.main.job.clone(),
+        }
+    }
+}
+
+fn capacity(service: &Service, members: usize, current: usize) -> usize {
+    match service.servers {
+        Servers::Slots => slots_for(members, service.slots, current),
+        // Each member has a server of its own, and leaving ones too.
+        Servers::Named(_) => current.max(members * 2 + 8),
+    }
+}

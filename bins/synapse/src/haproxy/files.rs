@@ -1,0 +1,114 @@
+//! HAProxy's file on disk: read, kept, replaced. At every moment a whole file is in place.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hostkit::dir::{Dir, Durability};
+
+/// The longest file that is read: 100,000 servers are 11 MB.
+const LIMIT: u64 = 256 << 20;
+
+/// The mode of a file that was not there; the mode of one that was is kept.
+const MODE: u32 = 0o644;
+
+/// A file by the directory it really is in: `/etc/haproxy/haproxy.cfg` may be a symlink.
+#[derive(Debug)]
+pub(super) struct File {
+    dir: Dir,
+    name: String,
+}
+
+/// What stood in a file.
+#[derive(Debug, Clone)]
+pub(super) struct Old {
+    pub(super) text: String,
+    mode: u32,
+}
+
+impl File {
+    /// The file at `path`, which need not exist.
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
+        let real = match fs::canonicalize(path) {
+            Ok(real) => real,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+            Err(error) => return Err(error),
+        };
+        let name = real.file_name().and_then(|name| name.to_str());
+        let name = name
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
+        let parent = real.parent().filter(|parent| *parent != Path::new(""));
+        Ok(Self {
+            dir: Dir::open(parent.unwrap_or(Path::new(".")))?,
+            name: name.to_owned(),
+        })
+    }
+
+    /// What stands there; `None` when there is no file.
+    pub(super) fn read(&self) -> io::Result<Option<Old>> {
+        let bytes = match self.dir.read(&self.name, LIMIT) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let mode = self.dir.stat(&self.name)?.st_mode & 0o777;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))?;
+        Ok(Some(Old { text, mode }))
+    }
+
+    /// Replaces it, durably, keeping the mode of `like`.
+    pub(super) fn write(&self, text: &str, like: Option<&Old>) -> io::Result<()> {
+        let mode = like.map_or(MODE, |old| old.mode);
+        self.dir
+            .write_atomic(&self.name, text.as_bytes(), mode, Durability::Crash)
+    }
+
+    /// Replaces it where nobody needs it after a crash.
+    pub(super) fn write_candidate(&self, text: &str) -> io::Result<()> {
+        self.dir
+            .write_atomic(&self.name, text.as_bytes(), MODE, Durability::Process)
+    }
+}
+
+/// `path` with `.ending` appended to its name.
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_symlink_stays_one_and_the_mode_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let (real, link) = (temp.path().join("real.cfg"), temp.path().join("link.cfg"));
+        fs::write(&real, "old\n").unwrap();
+        fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink("real.cfg", &link).unwrap();
+        let file = File::at(&link).unwrap();
+        let old = file.read().unwrap().unwrap();
+        file.write("new\n", Some(&old)).unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read_to_string(&real).unwrap(), "new\n");
+        assert_eq!(
+            fs::metadata(&real).unwrap().permissions().mode() & 0o777,
+            0o640
+        );
+        file.write(&old.text, Some(&old)).unwrap();
+        assert_eq!(fs::read_to_string(&link).unwrap(), "old\n");
+    }
+
+    #[test]
+    fn a_file_need_not_exist() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = File::at(&temp.path().join("new.cfg")).unwrap();
+        assert!(file.read().unwrap().is_none());
+        file.write("x\n", None).unwrap();
+        assert_eq!(file.read().unwrap().unwrap().text, "x\n");
+    }
+}

@@ -1,0 +1,172 @@
+//! One look at everything: what registries say now, what that makes of each service, and what HAProxy holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hostkit::clock;
+use tokio::time::{Instant, timeout_at};
+
+use crate::engine::Tracked;
+use crate::haproxy::live::{self, Live};
+use crate::haproxy::socket::Socket;
+use crate::model::Discovered;
+use crate::render::{Input, Rendered, Renderer};
+use crate::settings::Settings;
+use crate::state::{self, State};
+use crate::watcher::expand::{expand, many};
+use crate::watcher::merge::merge;
+use crate::watcher::resolve::{Hosts, Resolution};
+use crate::watcher::select::select;
+use crate::watcher::{Context, Watch, start};
+
+/// What was seen.
+pub(super) struct Seen {
+    /// The services, as they would be now.
+    pub(super) tracked: BTreeMap<String, Tracked>,
+    /// What was last known good; empty where there is no state file.
+    pub(super) state: State,
+    /// Sources that did not answer in time, each with why.
+    pub(super) silent: Vec<String>,
+    /// What HAProxy holds, or why that is not known.
+    pub(super) live: Result<Vec<Live>, String>,
+}
+
+/// Looks at everything, waiting at most `wait` for registries; only at the services that `wanted` names, when it does.
+pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Duration) -> Seen {
+    let state = state::peek(&settings.state_file).unwrap_or_default();
+    let context = Context {
+        clusters: settings.clusters.clone(),
+        ..Context::default()
+    };
+    let now = clock::since_boot();
+    let deadline = Instant::now() + wait;
+    let entries: Vec<_> = settings
+        .services
+        .iter()
+        .filter(|service| wanted.is_none_or(|wanted| service.name == wanted || many(service)))
+        .map(|service| {
+            let canary = service
+                .canary
+                .as_ref()
+                .map(|canary| start(&canary.discovery, &context));
+            (service, start(&service.discovery, &context), canary)
+        })
+        .collect();
+    let mut tracked = BTreeMap::new();
+    let mut silent = Vec::new();
+    let mut resolver = Hosts::new(None);
+    for (service, mut main, mut canary) in entries {
+        answered(&mut main, deadline).await;
+        if let Some(canary) = &mut canary {
+            answered(canary, deadline).await;
+        }
+        let canary = canary.map(|canary| merge(canary.found.borrow().values()));
+        let found = Arc::clone(&main.found.borrow());
+        for (service, main) in expand(service, &found).services {
+            if wanted.is_some_and(|wanted| service.name != wanted) {
+                continue;
+            }
+            let mut one = Tracked::new(Arc::new(service), String::new());
+            if let Some(kept) = state.services.get(&one.service.name) {
+                one.restore(kept, now);
+            }
+            if main.synced.is_none() {
+                let why = main.trouble.as_deref().unwrap_or("no answer in time");
+                silent.push(format!("{}: {why}", one.service.name));
+            } else {
+                place(&mut one, settings, &main, canary.as_ref());
+            }
+            one.main = main;
+            look_up(&one, &mut resolver, deadline).await;
+            let resolve = |host: &str| resolved(&mut resolver, host);
+            one.follow(now, resolve);
+            one.settle(now);
+            tracked.insert(one.service.name.clone(), one);
+        }
+    }
+    Seen {
+        tracked,
+        state,
+        silent,
+        live: read(settings).await,
+    }
+}
+
+fn place(one: &mut Tracked, settings: &Settings, main: &Discovered, canary: Option<&Discovered>) {
+    let weights = settings.haproxy.use_nerve_weights;
+    let selection = select(&one.service, weights, main, canary, &one.members);
+    one.rejects.clone_from(&main.rejects);
+    one.rejects.extend(selection.rejects);
+    one.trouble = selection.trouble;
+    one.members = Arc::new(selection.members);
+    one.known = true;
+}
+
+/// Waits until a watcher knows everything it follows.
+async fn answered(watch: &mut Watch, deadline: Instant) {
+    let all = |found: &Arc<crate::watcher::Found>| {
+        !found.is_empty() && found.values().all(|found| found.synced.is_some())
+    };
+    let _ = timeout_at(deadline, watch.found.wait_for(all)).await;
+}
+
+async fn look_up(one: &Tracked, resolver: &mut Hosts, deadline: Instant) {
+    let hosts: BTreeSet<&str> = one
+        .members
+        .iter()
+        .map(|member| member.host.as_str())
+        .collect();
+    let mut changed = resolver.changed();
+    while hosts.iter().any(|host| {
+        host.parse::<IpAddr>().is_err() && matches!(resolver.resolve(host), Resolution::Pending)
+    }) {
+        if !matches!(timeout_at(deadline, changed.changed()).await, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
+fn resolved(resolver: &mut Hosts, host: &str) -> Result<Option<IpAddr>, String> {
+    if let Ok(address) = host.parse() {
+        return Ok(Some(address));
+    }
+    match resolver.resolve(host) {
+        Resolution::Known(address) => Ok(Some(address)),
+        Resolution::Pending => Err("not resolved in time".to_owned()),
+        Resolution::Failed(why) => Err(why),
+    }
+}
+
+async fn read(settings: &Settings) -> Result<Vec<Live>, String> {
+    let Some(path) = settings.haproxy.sockets.first() else {
+        return Err("no socket_file_path is configured".to_owned());
+    };
+    let reply = Socket::new(path)
+        .ask("show servers state")
+        .await
+        .map_err(|error| error.to_string())?;
+    live::servers(&reply).map_err(|error| error.to_string())
+}
+
+/// The file that these services result in.
+pub(super) fn render(settings: &Settings, tracked: &BTreeMap<String, Tracked>) -> Rendered {
+    let inputs: Vec<Input<'_>> = tracked
+        .values()
+        .map(|one| Input {
+            service: &one.service,
+            roster: &one.roster,
+            revision: one.revision,
+        })
+        .collect();
+    let position = |name: &str| {
+        settings
+            .services
+            .iter()
+            .position(|service| service.name == name)
+    };
+    let mut inputs = inputs;
+    inputs.sort_by_key(|input| position(&input.service.name).unwrap_or(usize::MAX));
+    Renderer::new(&settings.haproxy).render(&inputs)
+}

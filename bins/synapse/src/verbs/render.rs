@@ -1,0 +1,138 @@
+//! `synapse render --from SNAPSHOT`: the HAProxy configuration that members result in. Pure: it asks nobody.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hostkit::{Exit, Failure, out};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::observe;
+use crate::engine::Tracked;
+use crate::model::{Backend, Reject, safe_name, safe_options};
+use crate::settings::{Probe, Settings};
+use crate::state;
+use crate::watcher::expand::many;
+
+/// A snapshot as people write it.
+#[derive(Debug, Deserialize)]
+struct Snapshot {
+    services: BTreeMap<String, Vec<Member>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Member {
+    host: String,
+    port: u16,
+    name: Option<String>,
+    id: Option<u64>,
+    weight: Option<u16>,
+    haproxy_server_options: Option<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+/// Prints the file.
+///
+/// # Errors
+/// The snapshot cannot be read (exit 66) or is none (exit 65).
+pub fn run(settings: &Settings, from: &Path) -> Result<Exit, Failure> {
+    let text = std::fs::read(from).map_err(|error| {
+        Failure::new(
+            Exit::NOT_FOUND,
+            format!("cannot read the snapshot {}", from.display()),
+        )
+        .because(error)
+    })?;
+    let tracked = services(settings, from, &text)?;
+    out::text(&observe::render(settings, &tracked).text())?;
+    Ok(Exit::OK)
+}
+
+/// The services of `settings` with the members of a snapshot.
+pub(crate) fn services(
+    settings: &Settings,
+    from: &Path,
+    text: &[u8],
+) -> Result<BTreeMap<String, Tracked>, Failure> {
+    let corrupt = |why: String| {
+        Failure::new(Exit::CORRUPT, format!("{} is no snapshot", from.display()))
+            .remedy("it must be a state file, or JSON of the shape {\"services\": {\"NAME\": [{\"host\": \"h\", \"port\": 80}]}}")
+            .because(why)
+    };
+    let value: Value = serde_json::from_slice(text).map_err(|error| corrupt(error.to_string()))?;
+    if value.get("version").is_some() {
+        let state = state::peek(from)?;
+        return Ok(with(settings, |one| {
+            if let Some(kept) = state.services.get(&one.service.name) {
+                one.restore(kept, Duration::ZERO);
+            }
+        }));
+    }
+    let snapshot: Snapshot =
+        serde_json::from_value(value).map_err(|error| corrupt(error.to_string()))?;
+    let mut members = BTreeMap::new();
+    for (name, list) in snapshot.services {
+        let list: Result<Vec<Backend>, Reject> = list
+            .into_iter()
+            .map(|member| backend(&name, member))
+            .collect();
+        let list =
+            list.map_err(|reject| corrupt(format!("{}: {}", reject.source, reject.detail)))?;
+        members.insert(name, list);
+    }
+    let tracked = with(settings, |one| {
+        one.members = Arc::new(members.remove(&one.service.name).unwrap_or_default());
+        // Who is in a snapshot is taken to answer.
+        let mut service = (*one.service).clone();
+        service.probe = Probe::None;
+        one.service = Arc::new(service);
+        one.follow(Duration::ZERO, |host| {
+            host.parse()
+                .map(Some)
+                .map_err(|_| "nobody is asked for its address: give one".to_owned())
+        });
+        one.settle(Duration::ZERO);
+    });
+    match tracked.values().flat_map(|one| &one.rejects).next() {
+        Some(reject) => Err(corrupt(format!("{}: {}", reject.source, reject.detail))),
+        None => Ok(tracked),
+    }
+}
+
+fn with(settings: &Settings, mut fill: impl FnMut(&mut Tracked)) -> BTreeMap<String, Tracked> {
+    settings
+        .services
+        .iter()
+        .filter(|service| !many(service))
+        .map(|service| {
+            let mut one = Tracked::new(Arc::new(service.clone()), service.name.clone());
+            fill(&mut one);
+            (service.name.clone(), one)
+        })
+        .collect()
+}
+
+fn backend(service: &str, member: Member) -> Result<Backend, Reject> {
+    let source = format!("{service} in the snapshot");
+    let mut backend = Backend::new(&member.host, member.port, source.clone())?;
+    let unsafe_text = |text: &str| Reject::new(source.clone(), crate::model::Reason::Unsafe, text);
+    if let Some(name) = &member.name
+        && !safe_name(name)
+    {
+        return Err(unsafe_text(name));
+    }
+    if let Some(options) = &member.haproxy_server_options
+        && !safe_options(options)
+    {
+        return Err(unsafe_text(options));
+    }
+    backend.name = member.name;
+    backend.id = member.id;
+    backend.weight = member.weight;
+    backend.options = member.haproxy_server_options;
+    backend.labels = member.labels;
+    Ok(backend)
+}
