@@ -1,1 +1,296 @@
-//! (being written)
+//! The names of clusters. A job's path in ZooKeeper does not say which cluster it belongs to, so that is configured, in
+//! one place for every tool: `/etc/hostkit/clusters.yaml`.
+//!
+//! ```yaml
+//! clusters:
+//! - name: east
+//!   hosts: [zk1.east:2181, zk2.east:2181, zk3.east:2181]
+//!   root: /aurora                          # the default
+//!   digest_file: /etc/hostkit/zookeeper.digest
+//! ```
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{Ensemble, pattern};
+use crate::{Exit, Failure, config};
+
+/// Where Aurora's executor announces unless told otherwise.
+const ROOT: &str = "/aurora";
+
+/// The longest digest, in bytes.
+const DIGEST: u64 = 4096;
+
+/// The longest name of a cluster: it is a metric tag and a part of job keys.
+const NAME: usize = 64;
+
+/// The configured clusters, in the order they were written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Clusters(Vec<Cluster>);
+
+/// A name for the jobs below a root path of an ensemble.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// The first part of job keys.
+    pub name: String,
+    /// Where its jobs are announced, with the credentials to read them.
+    pub ensemble: Ensemble,
+    /// Below which `role/environment/job` stand (`/aurora`).
+    pub root: String,
+}
+
+/// `cluster/role/environment/job`, as Aurora's client takes it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobKey {
+    /// The cluster.
+    pub cluster: String,
+    /// The role.
+    pub role: String,
+    /// The environment.
+    pub environment: String,
+    /// The job.
+    pub job: String,
+}
+
+impl fmt::Display for JobKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            cluster,
+            role,
+            environment,
+            job,
+        } = self;
+        write!(f, "{cluster}/{role}/{environment}/{job}")
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    #[serde(default)]
+    clusters: Vec<RawCluster>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCluster {
+    name: String,
+    hosts: Vec<String>,
+    root: Option<String>,
+    chroot: Option<String>,
+    digest: Option<String>,
+    digest_file: Option<PathBuf>,
+}
+
+impl Clusters {
+    /// Reads `/etc/hostkit/clusters.yaml` and its drop-ins, or `explicit` instead. Without any file there is no cluster.
+    ///
+    /// # Errors
+    /// A file cannot be read or is wrong (exit 78); the message names the file or the cluster.
+    pub fn load(explicit: Option<&Path>) -> Result<Self, Failure> {
+        let raw: Raw = config::load("clusters", explicit, None)?;
+        let mut clusters = Vec::with_capacity(raw.clusters.len());
+        let mut names = BTreeSet::new();
+        for raw in raw.clusters {
+            if !names.insert(raw.name.clone()) {
+                return Err(wrong(&raw.name, "is there twice"));
+            }
+            clusters.push(raw.check()?);
+        }
+        for (index, one) in clusters.iter().enumerate() {
+            let same = |other: &&Cluster| one.root == other.root && one.ensemble == other.ensemble;
+            if let Some(other) = clusters[..index].iter().find(same) {
+                let why = format!("has the ensemble and the root of cluster `{}`", other.name);
+                return Err(wrong(&one.name, &why));
+            }
+        }
+        Ok(Self(clusters))
+    }
+
+    /// The clusters.
+    pub fn iter(&self) -> std::slice::Iter<'_, Cluster> {
+        self.0.iter()
+    }
+
+    /// The job that a path below one of an ensemble's roots stands for; `None` where no cluster is configured for it.
+    #[must_use]
+    pub fn job(&self, ensemble: &Ensemble, path: &str) -> Option<JobKey> {
+        let of_ensemble = self
+            .iter()
+            .filter(|cluster| cluster.ensemble.is_same_place(ensemble));
+        of_ensemble.filter_map(|cluster| cluster.job(path)).next()
+    }
+}
+
+impl Cluster {
+    /// The job that a path stands for, if it is `<root>/<role>/<environment>/<job>`.
+    #[must_use]
+    pub fn job(&self, path: &str) -> Option<JobKey> {
+        let root = if self.root == "/" { "" } else { &self.root };
+        let rest = path.strip_prefix(root)?.strip_prefix('/')?;
+        let mut names = rest.split('/').map(str::to_owned);
+        let key = JobKey {
+            cluster: self.name.clone(),
+            role: names.next()?,
+            environment: names.next()?,
+            job: names.next()?,
+        };
+        let empty = [&key.role, &key.environment, &key.job].contains(&&String::new());
+        (names.next().is_none() && !empty).then_some(key)
+    }
+}
+
+impl RawCluster {
+    fn check(self) -> Result<Cluster, Failure> {
+        let name = self.name;
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if name.is_empty() || name.len() > NAME || !name.bytes().all(fits) {
+            return Err(wrong(&name, "is not a name")
+                .remedy("a cluster's name has 1 to 64 letters, digits, `-`, `_` and `.`"));
+        }
+        let root = self.root.unwrap_or_else(|| ROOT.to_owned());
+        if root != "/" {
+            pattern::check(&root).map_err(|why| {
+                wrong(
+                    &name,
+                    &format!("has the root `{}`: {why}", root.escape_debug()),
+                )
+            })?;
+        }
+        let digest = match (self.digest, self.digest_file) {
+            (Some(_), Some(_)) => {
+                return Err(wrong(&name, "has both `digest` and `digest_file`").remedy("keep one"));
+            }
+            (digest, None) => digest,
+            (None, Some(file)) => Some(read_digest(&name, &file)?),
+        };
+        let ensemble = Ensemble::new(self.hosts, self.chroot.as_deref(), digest.as_deref())
+            .map_err(|failure| wrong(&name, "cannot be followed").because(failure.to_string()))?;
+        Ok(Cluster {
+            name,
+            ensemble,
+            root,
+        })
+    }
+}
+
+fn read_digest(name: &str, file: &Path) -> Result<String, Failure> {
+    let unreadable = |error| {
+        let why = format!("has a digest_file {} that cannot be read", file.display());
+        wrong(name, &why).because(error)
+    };
+    let mut text = String::new();
+    std::fs::File::open(file)
+        .and_then(|open| open.take(DIGEST).read_to_string(&mut text))
+        .map_err(unreadable)?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn wrong(name: &str, why: &str) -> Failure {
+    Failure::new(
+        Exit::CONFIG,
+        format!("cluster `{}` {why}", name.escape_debug()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Clusters, Failure> {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("clusters.yaml");
+        std::fs::write(&file, text).unwrap();
+        Clusters::load(Some(&file))
+    }
+
+    #[test]
+    fn a_path_becomes_a_job_key() {
+        let clusters = load(
+            "clusters:\n\
+             - {name: east, hosts: [zk2, 'zk1:2181']}\n\
+             - {name: east-test, hosts: [zk1, zk2], root: /test/aurora, digest: 'me:secret'}\n\
+             - {name: west, hosts: [zk9], chroot: /site, root: /}\n",
+        )
+        .unwrap();
+        let east = Ensemble::new(["zk1", "zk2"], None, None).unwrap();
+        let west = Ensemble::new(["zk9"], Some("/site"), None).unwrap();
+        let key = |ensemble, path| clusters.job(ensemble, path).map(|key| key.to_string());
+        assert_eq!(
+            key(&east, "/aurora/www/prod/eightball").as_deref(),
+            Some("east/www/prod/eightball")
+        );
+        assert_eq!(
+            key(&east, "/test/aurora/www/prod/eightball").as_deref(),
+            Some("east-test/www/prod/eightball")
+        );
+        assert_eq!(
+            key(&west, "/www/prod/j").as_deref(),
+            Some("west/www/prod/j")
+        );
+        for path in [
+            "/aurora/www/prod",
+            "/aurora/www/prod/j/k",
+            "/aurorax/a/b/c",
+            "/aurora//b/c",
+        ] {
+            assert_eq!(key(&east, path), None, "{path}");
+        }
+        let other = Ensemble::new(["zk9"], None, None).unwrap();
+        assert_eq!(key(&other, "/www/prod/j"), None, "another chroot");
+    }
+
+    #[test]
+    fn a_digest_may_stand_in_a_file() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("digest");
+        std::fs::write(&file, "me:secret\n").unwrap();
+        let text = format!(
+            "clusters: [{{name: a, hosts: [zk], digest_file: {}}}]",
+            file.display()
+        );
+        let clusters = load(&text).unwrap();
+        let expected = Ensemble::new(["zk"], None, Some("me:secret")).unwrap();
+        assert_eq!(clusters.iter().next().unwrap().ensemble, expected);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, expected) in [
+            ("[{name: a, hosts: []}]", "cluster `a` cannot be followed"),
+            (
+                "[{name: a, hosts: [x], root: aurora}]",
+                "cluster `a` has the root `aurora`",
+            ),
+            ("[{name: 'a b', hosts: [x]}]", "cluster `a b` is not a name"),
+            (
+                "[{name: a, hosts: [x]}, {name: a, hosts: [zk]}]",
+                "cluster `a` is there twice",
+            ),
+            (
+                "[{name: a, hosts: [x]}, {name: b, hosts: [x]}]",
+                "cluster `b` has the ensemble",
+            ),
+            (
+                "[{name: a, hosts: [x], digest: 'u:p', digest_file: /f}]",
+                "both `digest`",
+            ),
+            (
+                "[{name: a, hosts: [x], digest_file: /nowhere/f}]",
+                "/nowhere/f",
+            ),
+            (
+                "[{name: a, hosts: [x], chrot: /x}]",
+                "did you mean `chroot`?",
+            ),
+        ] {
+            let failure = load(&format!("clusters: {text}\n")).unwrap_err();
+            assert_eq!(failure.exit(), Exit::CONFIG);
+            assert!(failure.to_string().contains(expected), "{failure}");
+        }
+    }
+}

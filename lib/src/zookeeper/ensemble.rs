@@ -61,6 +61,12 @@ impl Ensemble {
         &self.hosts
     }
 
+    /// Whether both name the same place, whoever asks.
+    #[must_use]
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.hosts == other.hosts && self.chroot == other.chroot
+    }
+
     pub(super) fn digest(&self) -> Option<&str> {
         self.digest.as_deref()
     }

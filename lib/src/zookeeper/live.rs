@@ -223,6 +223,7 @@ impl Live {
             }
             None => {
                 self.pending.retain(|pending, _| pending.path != key.path);
+                self.problems.remove(&*key.path);
                 self.changed |= node.exists;
                 if self.pattern.is_literal() {
                     *node = Arc::default();
@@ -288,6 +289,7 @@ impl Live {
     }
 
     fn replace(&mut self, path: &Arc<str>, data: Vec<u8>, created: i64) {
+        self.problems.remove(&**path);
         let data = bounded(data).unwrap_or_else(|text| {
             self.problems
                 .insert(path.to_string(), Problem::Partly(text));

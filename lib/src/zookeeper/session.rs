@@ -1,9 +1,9 @@
 //! One session of an ensemble, for ever: connecting, telling followers, and starting over.
 //!
-//! The client library reconnects by itself for a while and then declares the session expired without having asked
-//! anybody. To a reader a session is worth nothing, so one that is not connected again soon is given up for a new one:
-//! that is also the only way into an ensemble that was rebuilt, whose transactions are older than what this client has
-//! seen.
+//! The client library reconnects by itself for a while, ever more slowly, and then declares the session expired without
+//! having asked anybody. A session that is not connected again within half its timeout is given up for a new one here:
+//! that is also the only way into an ensemble that was rebuilt, which refuses whoever has seen newer transactions than
+//! its own. A new session reads everything again; a resumed one only what may have changed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -250,7 +250,7 @@ async fn live(shared: &Shared, link: &watch::Sender<Link>) -> String {
                 let why = format!("the connection to ZooKeeper at {ensemble} is lost");
                 warn!("{why}");
                 link.send_replace(Link::Down(why.clone()));
-                match timeout(options.session_timeout / 3, states.changed()).await {
+                match timeout(options.session_timeout / 2, states.changed()).await {
                     Ok(changed) => state = changed,
                     Err(_) => {
                         count(&counters.expirations);

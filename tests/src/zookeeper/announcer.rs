@@ -197,25 +197,48 @@ impl Announcer {
     /// When the server refuses one.
     pub fn register_all(&self, all: Vec<(String, String, Vec<u8>)>) -> Vec<String> {
         let client = self.client();
+        self.each(all, move |(path, prefix, payload)| {
+            let client = client.clone();
+            async move { register(&client, &path, &prefix, &payload).await }
+        })
+    }
+
+    /// Removes many at once, in any order.
+    ///
+    /// # Panics
+    /// When one does not exist.
+    pub fn remove_all(&self, paths: Vec<String>) {
+        let client = self.client();
+        self.each(paths, move |path| {
+            let client = client.clone();
+            async move { client.delete(&path, None).await.unwrap() }
+        });
+    }
+
+    fn each<T, U, F>(&self, items: Vec<T>, ask: impl Fn(T) -> F + Send + 'static) -> Vec<U>
+    where
+        T: Send + 'static,
+        U: Send + 'static,
+        F: Future<Output = U> + Send + 'static,
+    {
         self.wait(async move {
-            let mut made = vec![String::new(); all.len()];
+            let mut answers: Vec<Option<U>> = items.iter().map(|_| None).collect();
             let mut running = JoinSet::new();
-            for (index, (path, prefix, payload)) in all.into_iter().enumerate() {
+            let mut take = |done: Result<(usize, U), _>| {
+                let (index, answer) = done.unwrap();
+                answers[index] = Some(answer);
+            };
+            for (index, item) in items.into_iter().enumerate() {
                 if running.len() >= IN_FLIGHT {
-                    let (index, path): (usize, String) =
-                        running.join_next().await.unwrap().unwrap();
-                    made[index] = path;
+                    take(running.join_next().await.unwrap());
                 }
-                let client = client.clone();
-                running.spawn(
-                    async move { (index, register(&client, &path, &prefix, &payload).await) },
-                );
+                let asking = ask(item);
+                running.spawn(async move { (index, asking.await) });
             }
             while let Some(done) = running.join_next().await {
-                let (index, path) = done.unwrap();
-                made[index] = path;
+                take(done);
             }
-            made
+            answers.into_iter().map(Option::unwrap).collect()
         })
     }
 

@@ -138,7 +138,7 @@ fn a_name_that_carries_its_payload() {
         "base64_",
         "base64_x_e30=_1",
         "base64_99_e30=_1",
-        "base64_2_\u{e9}\u{e9}",
+        "base64_3_\u{e9}\u{e9}",
     ] {
         assert_eq!(
             read_name(Format::Nerve, name, &Names::default()),
