@@ -17,8 +17,10 @@ use tempfile::TempDir;
 use crate::{Running, eventually, free_port, tools, which};
 
 pub mod announcer;
+mod deaf;
 
 pub use announcer::{Announcer, Task};
+pub use deaf::Deaf;
 
 /// Where Debian's package installs jars.
 const DEBIAN_JARS: &str = "/usr/share/java";

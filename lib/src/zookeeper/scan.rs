@@ -298,3 +298,32 @@ where
     }
     Ok(answers)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn only_so_many_requests_are_under_way() {
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let answers = each((0..IN_FLIGHT * 4).collect(), |item| {
+            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+            async move {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                for _ in 0..item % 7 {
+                    tokio::task::yield_now().await;
+                }
+                running.fetch_sub(1, Ordering::SeqCst);
+                item
+            }
+        });
+        let mut answers = answers.await.unwrap();
+        answers.sort_unstable();
+        assert_eq!(answers, (0..IN_FLIGHT * 4).collect::<Vec<_>>());
+        assert!(most.load(Ordering::SeqCst) <= IN_FLIGHT);
+        let defect = each(vec![()], |()| async { panic!("a defect") }).await;
+        let _: Fault = defect.map(|_: Vec<()>| ()).unwrap_err();
+    }
+}

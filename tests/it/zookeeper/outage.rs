@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use hostkit::zookeeper::{Format, State};
-use hostkit_tests::zookeeper::{Announcer, Zookeeper};
+use hostkit::zookeeper::{Ensemble, Format, State};
+use hostkit_tests::zookeeper::{Announcer, Deaf, Zookeeper};
 use hostkit_tests::{eventually, or_skip};
 
 use super::{JOB, Program, announce, ensemble, options, see, shards, tree};
@@ -232,4 +232,29 @@ fn an_audit_that_finds_nothing_changes_nothing() {
     }
     see(&follow, JOB, &[0]);
     assert_eq!(program.stats().repairs, 0);
+}
+
+#[test]
+fn an_audit_finds_what_no_event_has_told() {
+    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+        return;
+    };
+    let announcer = Announcer::connect(&server);
+    let old = announce(&announcer, JOB, 0);
+    let relay = Deaf::before(&server);
+    let mut options = options();
+    options.audit = Duration::from_millis(200);
+    let program = Program::start(options);
+    let ensemble = Ensemble::new([relay.host()], None, None).unwrap();
+    let follow = program.follow(&ensemble, PATTERN, Format::ServerSet);
+    see(&follow, JOB, &[0]);
+    assert_eq!(program.stats().repairs, 0);
+    relay.set_deaf(true);
+    announce(&announcer, JOB, 1);
+    announcer.remove(&old);
+    announce(&announcer, "/aurora/www/prod/ninepin", 2);
+    see(&follow, JOB, &[1]);
+    see(&follow, "/aurora/www/prod/ninepin", &[2]);
+    assert!(relay.dropped() > 0);
+    assert!(program.stats().repairs > 0);
 }

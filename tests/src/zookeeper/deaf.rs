@@ -1,0 +1,93 @@
+//! A way to a server on which watch events get lost: what a client sees of a server, or a client library, with a defect.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::Zookeeper;
+
+/// The `xid` of replies that are watch events (ZooKeeper's `ClientCnxn`, `NOTIFICATION_XID`).
+const NOTIFICATION: [u8; 4] = (-1i32).to_be_bytes();
+
+/// A relay in front of a server. It lives as long as the process; its connections end with the server's.
+#[derive(Debug)]
+pub struct Deaf {
+    port: u16,
+    deaf: Arc<AtomicBool>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Deaf {
+    /// Starts a relay that passes everything on.
+    #[must_use]
+    pub fn before(server: &Zookeeper) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (deaf, dropped) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
+        let (host, flag, count) = (server.host(), Arc::clone(&deaf), Arc::clone(&dropped));
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (Ok(client), Ok(server)) = (client, TcpStream::connect(&host)) else {
+                    continue;
+                };
+                let (mut up, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut up, &mut to);
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+                let (flag, count) = (Arc::clone(&flag), Arc::clone(&count));
+                std::thread::spawn(move || {
+                    let _ = relay(server, &client, &flag, &count);
+                    let _ = client.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        Self {
+            port,
+            deaf,
+            dropped,
+        }
+    }
+
+    /// `127.0.0.1:PORT`.
+    #[must_use]
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Whether watch events get lost from now on.
+    pub fn set_deaf(&self, deaf: bool) {
+        self.deaf.store(deaf, Ordering::SeqCst);
+    }
+
+    /// How many got lost.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::SeqCst)
+    }
+}
+
+/// Passes on what a server says, one length-prefixed packet after the other.
+fn relay(
+    mut server: TcpStream,
+    mut client: &TcpStream,
+    deaf: &AtomicBool,
+    dropped: &AtomicU64,
+) -> std::io::Result<()> {
+    loop {
+        let mut length = [0; 4];
+        server.read_exact(&mut length)?;
+        let mut packet = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap()];
+        server.read_exact(&mut packet)?;
+        if packet.starts_with(&NOTIFICATION) && deaf.load(Ordering::SeqCst) {
+            dropped.fetch_add(1, Ordering::SeqCst);
+            continue;
+        }
+        client.write_all(&length)?;
+        client.write_all(&packet)?;
+    }
+}
