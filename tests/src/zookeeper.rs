@@ -17,10 +17,10 @@ use tempfile::TempDir;
 use crate::{Running, eventually, free_port, tools, which};
 
 pub mod announcer;
-mod deaf;
+mod relay;
 
 pub use announcer::{Announcer, Task};
-pub use deaf::Deaf;
+pub use relay::Relay;
 
 /// Where Debian's package installs jars.
 const DEBIAN_JARS: &str = "/usr/share/java";

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hostkit::zookeeper::{Ensemble, Format, State};
-use hostkit_tests::zookeeper::{Announcer, Deaf, Zookeeper};
+use hostkit_tests::zookeeper::{Announcer, Relay, Zookeeper};
 use hostkit_tests::{eventually, or_skip};
 
 use super::{JOB, Program, announce, ensemble, options, see, shards, tree};
@@ -241,7 +241,7 @@ fn an_audit_finds_what_no_event_has_told() {
     };
     let announcer = Announcer::connect(&server);
     let old = announce(&announcer, JOB, 0);
-    let relay = Deaf::before(&server);
+    let relay = Relay::before(&server);
     let mut options = options();
     options.audit = Duration::from_millis(200);
     let program = Program::start(options);
@@ -257,4 +257,26 @@ fn an_audit_finds_what_no_event_has_told() {
     see(&follow, "/aurora/www/prod/ninepin", &[2]);
     assert!(relay.dropped() > 0);
     assert!(program.stats().repairs > 0);
+}
+
+#[test]
+fn an_ensemble_that_was_replaced_is_read_anew_although_all_names_are_the_same() {
+    let Some(mut first) = or_skip("zookeeper", Zookeeper::start()) else {
+        return;
+    };
+    let Some(second) = or_skip("zookeeper", Zookeeper::start()) else {
+        return;
+    };
+    // The same history, down to the numbers of the transactions; only what the member says differs.
+    let before = Announcer::connect(&first);
+    let after = Announcer::connect(&second);
+    assert_eq!(announce(&before, JOB, 1), announce(&after, JOB, 2));
+    let relay = Relay::before(&first);
+    let program = Program::start(options());
+    let ensemble = Ensemble::new([relay.host()], None, None).unwrap();
+    let follow = program.follow(&ensemble, PATTERN, Format::ServerSet);
+    see(&follow, JOB, &[1]);
+    relay.lead_to(&second);
+    first.kill();
+    see(&follow, JOB, &[2]);
 }

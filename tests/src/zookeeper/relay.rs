@@ -1,9 +1,10 @@
-//! A way to a server on which watch events get lost: what a client sees of a server, or a client library, with a defect.
+//! A way to a server on which watch events get lost, as they do in servers and client libraries with a defect, and that
+//! leads to another server on command, as an address does when an ensemble is replaced.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::Zookeeper;
 
@@ -12,13 +13,14 @@ const NOTIFICATION: [u8; 4] = (-1i32).to_be_bytes();
 
 /// A relay in front of a server. It lives as long as the process; its connections end with the server's.
 #[derive(Debug)]
-pub struct Deaf {
+pub struct Relay {
     port: u16,
+    host: Arc<Mutex<String>>,
     deaf: Arc<AtomicBool>,
     dropped: Arc<AtomicU64>,
 }
 
-impl Deaf {
+impl Relay {
     /// Starts a relay that passes everything on.
     #[must_use]
     pub fn before(server: &Zookeeper) -> Self {
@@ -28,10 +30,12 @@ impl Deaf {
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
         );
-        let (host, flag, count) = (server.host(), Arc::clone(&deaf), Arc::clone(&dropped));
+        let host = Arc::new(Mutex::new(server.host()));
+        let (target, flag, count) = (Arc::clone(&host), Arc::clone(&deaf), Arc::clone(&dropped));
         std::thread::spawn(move || {
             for client in listener.incoming() {
-                let (Ok(client), Ok(server)) = (client, TcpStream::connect(&host)) else {
+                let host = target.lock().unwrap().clone();
+                let (Ok(client), Ok(server)) = (client, TcpStream::connect(host)) else {
                     continue;
                 };
                 let (mut up, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
@@ -48,6 +52,7 @@ impl Deaf {
         });
         Self {
             port,
+            host,
             deaf,
             dropped,
         }
@@ -57,6 +62,14 @@ impl Deaf {
     #[must_use]
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Leads new connections to another server.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn lead_to(&self, server: &Zookeeper) {
+        *self.host.lock().unwrap() = server.host();
     }
 
     /// Whether watch events get lost from now on.
