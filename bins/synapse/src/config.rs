@@ -12,6 +12,7 @@ mod keys;
 mod lines;
 mod names;
 mod pattern;
+mod plain;
 mod proxy;
 mod report;
 mod schema;

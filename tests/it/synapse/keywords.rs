@@ -22,7 +22,7 @@ const NEWER: [&str; 11] = [
 ];
 
 /// Keywords that the manual gives to one side only and that HAProxy swallows on the other, where they do nothing.
-const SWALLOWED: [&str; 24] = [
+const SWALLOWED: [&str; 26] = [
     "error-log-format",
     "external-check command",
     "external-check path",
@@ -38,6 +38,8 @@ const SWALLOWED: [&str; 24] = [
     "http-send-name-header",
     "ignore-persist",
     "load-server-state-from-file",
+    "log-format",
+    "log-format-sd",
     "option external-check",
     "option httplog",
     "option httpslog",

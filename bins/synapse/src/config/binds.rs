@@ -99,10 +99,6 @@ fn all(settings: &Settings) -> Vec<Bind> {
         }
         let owner = format!("`{}`", head.text);
         let place = head.place.clone().unwrap_or_default();
-        // `listen name address:port`, the old way.
-        if let Some(address) = words.nth(1) {
-            parse(address, &owner, &place, &mut binds);
-        }
         lines(body, &owner, &place, &mut binds);
     }
     binds

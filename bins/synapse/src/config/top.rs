@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::context::{Context, Map};
+use super::context::{Context, Kind, Map};
 use super::discovery::{hosts, texts, znode_path};
 use super::keys;
 use super::lines;
@@ -191,12 +191,24 @@ fn extra_sections(context: &mut Context, map: &Map<'_, '_>) -> Vec<(Line, Vec<Li
             context.error(entry.at, message, "write one like `listen stats`");
             continue;
         }
-        let head = Line {
-            text: entry.key.trim().to_owned(),
-            place: Some(context.place(entry.at)),
-        };
+        let place = Some(context.place(entry.at));
         let body = lines::read_list(context, &format!("{name}.{}", entry.key), &entry.node);
-        let body = body.iter().map(|line| line.line(context)).collect();
+        let mut body: Vec<Line> = body.iter().map(|line| line.line(context)).collect();
+        let mut words = entry.key.split_ascii_whitespace();
+        let head = match (words.next(), words.next(), words.next()) {
+            // Synapse's own example writes it so, and HAProxy no longer takes it.
+            (Some(kind @ ("listen" | "frontend")), Some(proxy), Some(address)) => {
+                let message = format!("`{}` has an address: HAProxy refuses it", entry.key);
+                let remedy = format!("write `bind {address}` in the section; taken as that");
+                context.push(Kind::Note, entry.at, message, remedy);
+                let text = format!("bind {address}");
+                let place = place.clone();
+                body.insert(0, Line { text, place });
+                format!("{kind} {proxy}")
+            }
+            _ => entry.key.trim().to_owned(),
+        };
+        let head = Line { text: head, place };
         sections.push((head, body));
     }
     sections

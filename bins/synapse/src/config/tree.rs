@@ -97,7 +97,7 @@ fn is_null(text: &str) -> bool {
 }
 
 /// `name` of Ruby's `:name`.
-fn unsymbol(text: &str) -> &str {
+pub(super) fn unsymbol(text: &str) -> &str {
     match text.strip_prefix(':') {
         Some(name)
             if name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
@@ -128,6 +128,11 @@ pub(super) fn overlay<'a>(base: &mut Node<'a>, over: Node<'a>) {
 
 /// Parses the first document of `text`; `None` is an empty one or an error that `context` now knows.
 pub(super) fn parse<'a>(file: u16, text: &'a str, context: &mut Context) -> Option<Node<'a>> {
+    super::plain::parse(file, text).or_else(|| parse_fully(file, text, context))
+}
+
+/// Parses whatever YAML there is.
+pub(super) fn parse_fully<'a>(file: u16, text: &'a str, context: &mut Context) -> Option<Node<'a>> {
     let mut options = Options::default();
     options.set_emit_comments(false);
     options.flow_nesting_limit = DEPTH;

@@ -76,10 +76,7 @@ fn nerve() {
         panic!("{:?}", queue.discovery);
     };
     assert_eq!(zookeeper.generator_config_path, None);
-    assert_eq!(
-        settings.haproxy.extra_sections[0].0.text,
-        "listen stats :3212"
-    );
+    assert_eq!(settings.haproxy.extra_sections[0].0.text, "listen stats");
 }
 
 #[test]

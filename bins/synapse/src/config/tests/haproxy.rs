@@ -162,6 +162,18 @@ fn defaults() {
 }
 
 #[test]
+fn an_address_in_a_head_line_becomes_a_bind_line() {
+    let text = haproxy(&format!(
+        "{ON}, extra_sections: {{'listen stats  :3212': [stats enable]}}"
+    ));
+    let (settings, findings) = load_text(&text, false).unwrap();
+    let (head, body) = &settings.haproxy.extra_sections[0];
+    assert_eq!(head.text, "listen stats");
+    assert_eq!(texts(body), ["bind :3212", "stats enable"]);
+    assert_eq!(findings[0].kind, Kind::Note);
+}
+
+#[test]
 fn the_seed_is_the_hosts_own() {
     let seed = |host: &str| {
         let directory = tempfile::tempdir().unwrap();
