@@ -2,9 +2,11 @@
 //! comes only after the patience of a test is over.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use hostkit_tests::eventually;
 use synapse::settings::Discovery;
 use tempfile::TempDir;
 
@@ -57,6 +59,30 @@ fn a_file_written_in_place_is_noticed_when_it_is_complete() {
     running.finds("the first list", &["10.0.0.1:1"]);
     fs::write(&file, list(&[2, 3])).unwrap();
     running.finds("the second list", &["10.0.0.1:2", "10.0.0.1:3"]);
+}
+
+#[test]
+fn the_first_part_of_a_list_is_never_taken_for_the_list() {
+    let (_temp, file) = place();
+    rename_over(&file, &list(&[1]));
+    let running = follow(&file);
+    let ports: Vec<u16> = (1..=500).collect();
+    let known = || {
+        let known = running.now().backends.len();
+        assert!([0, 1, ports.len()].contains(&known), "{known}");
+        known
+    };
+    for _ in 0..10 {
+        eventually("the short list", || known() == 1);
+        let mut writer = fs::File::create(&file).unwrap();
+        for part in ports.chunks(10) {
+            writer.write_all(list(part).as_bytes()).unwrap();
+            known();
+        }
+        drop(writer);
+        eventually("the whole list", || known() == ports.len());
+        rename_over(&file, &list(&[1]));
+    }
 }
 
 #[test]

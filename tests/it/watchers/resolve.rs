@@ -130,8 +130,12 @@ fn many_names_are_asked_a_few_at_a_time() {
     for name in &names {
         hosts.resolve(name);
     }
-    let asked = |dns: &Dns| names.iter().filter(|name| dns.asked(name) > 0).count();
-    eventually("64 are asked", || asked(&dns) == 64);
+    // Once the first is asked for the second time, whoever may be asked for at all has been.
+    eventually("one is asked again", || {
+        names.iter().any(|name| dns.asked(name) > 1)
+    });
+    let asked = names.iter().filter(|name| dns.asked(name) > 0);
+    assert_eq!(asked.count(), 64);
     dns.release();
     eventually("all are known", || {
         names

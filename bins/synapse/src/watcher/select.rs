@@ -56,24 +56,20 @@ pub fn select(
         backend
     };
 
-    let mut pool = pool(service, main, previous, weigh);
+    let canaries = canaries(service, canary, &mut rejects);
+    let apart: BTreeSet<(String, u16)> = canaries.iter().map(endpoint).collect();
+    // Canaries of before are told by what is one now.
+    let mut previous = previous.to_vec();
+    previous.retain(|backend| !apart.contains(&endpoint(backend)));
+
+    let mut pool = pool(service, main, &previous, weigh);
     pool = unique(pool, &mut rejects);
     pool = filtered(pool, &service.label_filters, &mut rejects);
     if service.leader_election {
-        (pool, trouble) = leader(pool, previous, &mut rejects);
+        (pool, trouble) = leader(pool, &previous, &mut rejects);
     }
-    if let (Some(Canary { weight, .. }), Some(found)) = (&service.canary, canary) {
-        let canaries = found.backends.iter().cloned().map(|mut backend| {
-            backend.port = service.backend_port_override.unwrap_or(backend.port);
-            backend.weight = Some(u16::from(*weight));
-            backend.options = backend.options.and_then(without_weight);
-            backend
-        });
-        let mut canaries: Vec<Backend> = canaries.collect();
-        canaries.sort_by(order);
-        canaries = unique(canaries, &mut rejects);
-        canaries = filtered(canaries, &service.label_filters, &mut rejects);
-        pool = beside(pool, canaries, &mut rejects);
+    if service.canary.is_some() {
+        pool = beside(pool, canaries, &apart, &mut rejects);
     }
     rejects.sort_by(|a, b| (&a.source, a.reason, &a.detail).cmp(&(&b.source, b.reason, &b.detail)));
     Selection {
@@ -228,21 +224,41 @@ fn not_leader(backend: Backend, why: &str) -> Reject {
     Reject::new(backend.source, Reason::Leader, why)
 }
 
-/// `normal` members with the weight that canaries are a percentage of, and the canaries.
-fn beside(normal: Vec<Backend>, canaries: Vec<Backend>, rejects: &mut Vec<Reject>) -> Vec<Backend> {
-    let endpoints: BTreeSet<(String, u16)> = canaries.iter().map(endpoint).collect();
+/// The members of the canary path, with their weight.
+fn canaries(
+    service: &Service,
+    found: Option<&Discovered>,
+    rejects: &mut Vec<Reject>,
+) -> Vec<Backend> {
+    let (Some(Canary { weight, .. }), Some(found)) = (&service.canary, found) else {
+        return Vec::new();
+    };
+    let mut canaries = found.backends.clone();
+    for backend in &mut canaries {
+        backend.port = service.backend_port_override.unwrap_or(backend.port);
+        backend.weight = Some(u16::from(*weight));
+        backend.options = backend.options.take().and_then(without_weight);
+    }
+    canaries.sort_by(order);
+    let canaries = unique(canaries, rejects);
+    filtered(canaries, &service.label_filters, rejects)
+}
+
+/// `normal` members with the weight that canaries are a percentage of, and the canaries, whose endpoints are `apart`.
+fn beside(
+    normal: Vec<Backend>,
+    canaries: Vec<Backend>,
+    apart: &BTreeSet<(String, u16)>,
+    rejects: &mut Vec<Reject>,
+) -> Vec<Backend> {
     let mut members = Vec::with_capacity(normal.len() + canaries.len());
     for mut backend in normal {
-        if !endpoints.contains(&endpoint(&backend)) {
-            backend.weight = backend.weight.or(Some(NORMAL));
-            members.push(backend);
-        } else if !canaries
-            .iter()
-            .any(|canary| canary.source == backend.source)
-        {
-            // Not a canary of before that is remembered.
+        if apart.contains(&endpoint(&backend)) {
             let detail = format!("{} is a canary too", backend.endpoint());
             rejects.push(Reject::new(backend.source, Reason::Duplicate, detail));
+        } else {
+            backend.weight = backend.weight.or(Some(NORMAL));
+            members.push(backend);
         }
     }
     members.extend(canaries);
