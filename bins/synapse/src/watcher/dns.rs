@@ -1,6 +1,6 @@
 //! `method: dns`: names that are resolved again whenever their records expire.
 //!
-//! Owns when each name is asked and what its records become. Asking is [`super::lookup`]'s. A name that cannot be
+//! Owns when each name is asked and what its records become. Asking is `lookup`'s. A name that cannot be
 //! resolved, or is said not to exist, keeps its last good addresses; one that the zone says has no records has none.
 
 use std::future::Future;

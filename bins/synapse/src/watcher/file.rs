@@ -3,7 +3,7 @@
 //! Owns noticing changes. The directories are watched, not the file, so that renaming over it, swapping a symlink on
 //! the way to it, and removing and recreating it are noticed; a slow re-read is the net below that (a network file
 //! system says nothing, inotify may be used up, and directories further up are not watched: everything opens files
-//! below them). What a file says is [`list`]'s.
+//! below them). What a file says is `list`'s.
 
 mod chain;
 mod list;

@@ -1,7 +1,7 @@
 //! `method: zookeeper`: registrations below a path, or below every path that matches a pattern.
 //!
 //! Owns which ensemble that is, and publishing what [`hostkit::zookeeper`] knows of it; sessions, watches and payloads
-//! are that module's, and what a registration becomes is [`members`]'.
+//! are that module's, and what a registration becomes is `members`'.
 
 mod members;
 
