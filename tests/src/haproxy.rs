@@ -31,7 +31,9 @@ pub enum Mode {
 /// An HAProxy with a directory of its own. Dropping it kills every process that was started on its file, whoever
 /// started it.
 pub struct Haproxy {
-    directory: TempDir,
+    directory: PathBuf,
+    /// `None` in a process that only looks at what another one started.
+    owned: Option<TempDir>,
     mode: Mode,
     real: PathBuf,
 }
@@ -39,7 +41,7 @@ pub struct Haproxy {
 impl fmt::Debug for Haproxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Haproxy")
-            .field("directory", &self.directory.path())
+            .field("directory", &self.directory)
             .field("mode", &self.mode)
             .finish_non_exhaustive()
     }
@@ -62,8 +64,10 @@ impl Haproxy {
     /// # Errors
     /// haproxy is not installed.
     pub fn prepare(mode: Mode) -> Result<Self, String> {
+        let directory = tempfile::tempdir().unwrap();
         let haproxy = Self {
-            directory: tempfile::tempdir().unwrap(),
+            directory: directory.path().to_owned(),
+            owned: Some(directory),
             mode,
             real: which("haproxy")?,
         };
@@ -76,6 +80,20 @@ impl Haproxy {
         fs::write(haproxy.binary(), script).unwrap();
         fs::set_permissions(haproxy.binary(), fs::Permissions::from_mode(0o755)).unwrap();
         Ok(haproxy)
+    }
+
+    /// What another process of the test prepared in `directory`; it stays that one's to stop.
+    ///
+    /// # Panics
+    /// haproxy is not installed.
+    #[must_use]
+    pub fn at(directory: &Path, mode: Mode) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            owned: None,
+            mode,
+            real: which("haproxy").unwrap(),
+        }
     }
 
     /// A `global` with an admin socket that passes listeners on, and a `defaults` for http with short timeouts.
@@ -92,7 +110,7 @@ impl Haproxy {
     /// Its directory: anything else of the test may live there too.
     #[must_use]
     pub fn directory(&self) -> &Path {
-        self.directory.path()
+        &self.directory
     }
 
     /// Its file.
@@ -174,7 +192,6 @@ impl Haproxy {
     }
 
     /// What the stats socket answers to one command; `None` when nobody does.
-    #[must_use]
     pub fn ask(&self, command: &str) -> Option<String> {
         ask(&self.socket(), command)
     }
@@ -275,6 +292,9 @@ impl Haproxy {
 
 impl Drop for Haproxy {
     fn drop(&mut self) {
+        if self.owned.is_none() {
+            return;
+        }
         // A master may be starting another worker at this moment.
         for _ in 0..50 {
             let processes = self.processes();

@@ -206,6 +206,8 @@ impl Socket {
             let write = async {
                 // HAProxy that closes early says why in what it sent before: the reader's finding counts.
                 let _ = writer.write_all(lines.as_bytes()).await;
+                // Without this the master's socket stays open after its reply.
+                let _ = writer.shutdown().await;
             };
             // Both at once: HAProxy stops reading when nobody takes its replies.
             let ((), text) = tokio::join!(write, read(&mut reader));
@@ -299,6 +301,17 @@ mod tests {
         assert_eq!(
             error.unwrap_err().to_string(),
             "/run/x.sock: `set server` is not allowed: add `level admin` to the `stats socket` line"
+        );
+    }
+
+    /// Root may open everything, so that no test with a real HAProxy sees this.
+    #[test]
+    fn a_socket_that_is_not_ours_is_named() {
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let text = Socket::new("/run/x.sock").failed(denied).to_string();
+        assert!(
+            text.starts_with("/run/x.sock: permission denied: give"),
+            "{text}"
         );
     }
 }
