@@ -8,10 +8,10 @@ use hostkit::clock;
 use serde_json::{Value, json};
 
 use super::{Done, Engine, Tracked};
-use crate::haproxy::apply::{Applied, ApplyError, Cause, Change, Deadlines, apply};
 use crate::haproxy::check::CheckError;
 use crate::haproxy::quarantine::{Candidate, Checker};
 use crate::haproxy::reload::Way;
+use crate::haproxy::{Applied, ApplyError, Cause, Change, Deadlines, apply};
 use crate::journal::{Entry, Kind};
 use crate::membership::Roster;
 use crate::render::{Input, Rendered, Renderer};
