@@ -7,9 +7,7 @@
 //! Nothing that a registry says can add a line or a directive: what is not safe is left out and found
 //! ([`Rendered::findings`]), and so is a service whose proxies' names are not fit or not free.
 
-mod bind;
 mod head;
-mod health;
 mod piece;
 mod servers;
 mod stanza;
@@ -24,7 +22,6 @@ use sha2::{Digest as _, Sha256};
 use crate::membership::Roster;
 use crate::settings::{Haproxy, Place, Service};
 
-pub use bind::{Bind, BindAddress};
 pub use head::{Injected, NOTICE};
 pub use piece::Finding;
 pub use servers::{MAX_SLOTS, server_name, slots_for, split_weight};
@@ -278,11 +275,6 @@ impl Rendered {
         None
     }
 
-    /// What the file binds, in its order.
-    pub fn binds(&self) -> impl Iterator<Item = &Bind> {
-        self.pieces.iter().flat_map(|piece| &piece.binds)
-    }
-
     /// The proxies that were made for services, in the order of the file.
     pub fn proxies(&self) -> impl Iterator<Item = &ProxyName> {
         self.stanzas.iter().flat_map(|stanza| &stanza.proxies)
@@ -303,26 +295,6 @@ impl Rendered {
             .iter()
             .find(|stanza| stanza.own.service.as_deref() == Some(service));
         found.map(|stanza| stanza.own.text.as_str())
-    }
-
-    /// The part of HAProxy's `show servers state` that may be loaded with this file.
-    ///
-    /// HAProxy 2.6 trusts a server-state file where it should not: its port beats the file's (its address does not, so
-    /// that a slot with a new occupant gets one member's address and another's port), its maintenance and weight too,
-    /// and a server without checks that it calls down never comes up. So only one thing is carried over: a checked
-    /// server that is down, as long as this file has the same address and port for it. All others start as the file
-    /// says, and so do the servers of hand-written sections. That holds for an old `dump` or an old state file too, so
-    /// that the state file can be kept in step with the file.
-    #[must_use]
-    pub fn server_state(&self, dump: &str) -> String {
-        let backends = self.stanzas.iter().flat_map(|stanza| {
-            let backends = stanza
-                .proxies
-                .iter()
-                .filter(|proxy| proxy.kind == Kind::Backend);
-            backends.map(|proxy| (proxy.name.as_str(), stanza.own.text.as_str()))
-        });
-        health::carried(dump, backends)
     }
 }
 

@@ -1,5 +1,8 @@
 //! What HAProxy makes of a file and the state of servers of an older one.
 
+use std::collections::BTreeSet;
+
+use synapse::haproxy::server_state::reconcile;
 use synapse::membership::Admin;
 
 use super::cases::{Case, eightball, lines, proxy, slots, up};
@@ -87,7 +90,8 @@ fn slots_come_up_as_the_file_says_whatever_stood_in_them_before() {
     proxy(&mut before, 1).server_options = Some(cases::line("check inter 1h"));
     let rendered = before.render();
     save(&rendered, &file);
-    let state = rendered.server_state(&dump);
+    let ours = BTreeSet::from(["eightball".to_owned(), "another".to_owned()]);
+    let state = reconcile(&dump, &[&rendered.text()], &ours);
     fs::write(directory.join("servers.state"), &state).unwrap();
     let haproxy = Haproxy::start(&program, &file, &socket);
     let servers = haproxy.servers();

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::settings::{Line, Place};
 
-use super::bind::{self, Bind};
 use super::words;
 
 /// Something the reader of a configuration should know: what was left out and why, or what is missing.
@@ -24,7 +23,6 @@ pub(super) struct Piece {
     pub(super) service: Option<Arc<str>>,
     pub(super) text: String,
     pub(super) lines: usize,
-    pub(super) binds: Vec<Bind>,
     /// From which line of the piece (from 0) on a place holds; ascending.
     runs: Vec<(usize, Option<Place>)>,
 }
@@ -52,8 +50,7 @@ impl Piece {
         self.text.push('\n');
     }
 
-    /// Adds the lines of a section as they were written, less those that would not stay in it, and remembers what
-    /// they bind.
+    /// Adds the lines of a section as they were written, less those that would not stay in it.
     pub(super) fn written(&mut self, section: &str, lines: &[Line], findings: &mut Vec<Finding>) {
         for line in lines {
             if let Some(why) = words::refusal(&line.text) {
@@ -66,23 +63,6 @@ impl Piece {
                 continue;
             }
             self.line(&line.text, line.place.as_ref());
-            self.bound(section, &line.text, line.place.as_ref());
-        }
-    }
-
-    /// Remembers what a line binds, if it does.
-    pub(super) fn bound(&mut self, section: &str, line: &str, place: Option<&Place>) {
-        if line.contains("bind") {
-            let binds = bind::parse(line)
-                .into_iter()
-                .map(|(address, options)| Bind {
-                    section: section.to_owned(),
-                    service: self.service.clone(),
-                    place: place.cloned(),
-                    address,
-                    options,
-                });
-            self.binds.extend(binds);
         }
     }
 

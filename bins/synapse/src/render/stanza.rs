@@ -93,17 +93,14 @@ pub(super) fn write(
         if haproxy.inject {
             idle_close(&mut piece, &proxy.frontend, http, defaults);
         }
-        let section = format!("frontend {name}");
-        match words::one_line(&bind) {
-            true => {
-                piece.line(&bind, Some(&service.place));
-                piece.bound(&section, &bind, Some(&service.place));
-            }
-            false => findings.push(Finding {
+        if words::one_line(&bind) {
+            piece.line(&bind, Some(&service.place));
+        } else {
+            findings.push(Finding {
                 service: Some(Arc::clone(&name)),
                 place: Some(service.place.clone()),
                 text: "its bind line is left out: it holds a control character".to_owned(),
-            }),
+            });
         }
         piece.line(
             &format!("default_backend {backend_name}"),

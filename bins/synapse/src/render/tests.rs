@@ -418,33 +418,6 @@ fn an_alert_is_blamed_on_its_service_and_line() {
 }
 
 #[test]
-fn binds_of_all_sections_are_known() {
-    let mut haproxy = haproxy();
-    haproxy.extra_sections = vec![(
-        line("listen  stats", 3),
-        lines(&["bind :3212", "stats enable"]),
-    )];
-    haproxy.shared_frontend = Some(lines(&["bind [::]:80 v6only"]));
-    let mut service = slotted("a");
-    proxy(&mut service).bind_address = Some("::1".to_owned());
-    proxy(&mut service).frontend = lines(&["bind /run/a.sock"]);
-    let rendered = one(&haproxy, &service, &roster(Vec::new()));
-    let binds: Vec<String> = rendered
-        .binds()
-        .map(|bind| format!("{} {}", bind.section, bind.address))
-        .collect();
-    assert_eq!(
-        binds,
-        [
-            "listen stats 0.0.0.0:3212",
-            "frontend a /run/a.sock",
-            "frontend a [::1]:23800",
-            "frontend shared-frontend [::]:80",
-        ]
-    );
-}
-
-#[test]
 fn a_service_whose_names_are_not_free_or_not_fit_is_left_out_alone() {
     let mut haproxy = haproxy();
     haproxy.extra_sections = vec![(line("backend taken", 1), lines(&["server x 127.0.0.1:1"]))];
@@ -499,42 +472,6 @@ fn only_what_changed_is_written_again() {
     let third = renderer.render(&[input(&b, &full, 2)]);
     assert_ne!(third.structure, second.structure);
     assert_eq!(renderer.written.len(), 1);
-}
-
-#[test]
-fn only_checked_servers_that_are_down_and_still_there_keep_their_state() {
-    let header = "# be_id be_name srv_id srv_name\n";
-    let state = |server: &str, address: &str, port: u16, operation: u8, admin: u8| {
-        format!(
-            "3 a 1 {server} {address} {operation} {admin} 9 5 8 7 2 0 6 0 0 0 - {port} - 0 0 - - 0\n"
-        )
-    };
-    let dump = [
-        format!("1\n{header}"),
-        state("slot1", "10.0.0.1", 80, 0, 4),
-        state("slot2", "10.0.0.2", 80, 2, 0),
-        state("slot3", "10.0.0.3", 81, 0, 0),
-        state("slot4", "10.0.0.4", 80, 0, 1),
-        state("slot5", "10.0.0.5", 80, 0, 0),
-        state("slot6", "10.0.0.6", 80, 0, 0),
-    ]
-    .concat();
-    let mut slots: Vec<Option<Occupant>> = (1..7)
-        .map(|n| Some(member(&format!("10.0.0.{n}"), 80)))
-        .collect();
-    slots[4].as_mut().unwrap().admin = Admin::Maint;
-    slots[5] = None;
-    let mut service = slotted("a");
-    let rendered = one(&haproxy(), &service, &roster(slots.clone()));
-    let expected = "3 a 1 slot1 10.0.0.1 0 0 5 5 8 7 2 0 6 0 0 0 - 80 - 0 0 - - 0\n";
-    assert_eq!(
-        rendered.server_state(&dump),
-        format!("1\n{header}{expected}")
-    );
-    proxy(&mut service).server_options = None;
-    let unchecked = one(&haproxy(), &service, &roster(slots));
-    assert_eq!(unchecked.server_state(&dump), format!("1\n{header}"));
-    assert_eq!(unchecked.server_state("garbage 0\n\n1 2"), "1\n");
 }
 
 #[test]
