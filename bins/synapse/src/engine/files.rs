@@ -19,7 +19,7 @@ use crate::watcher::expand::many;
 
 /// At least this long between two writes: the first of a series is written at once.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Until every service is known, a file that somebody else wrote is left as it is, with a word every so often.
+/// Until every service is known, a file whose members are not known is left as it is, with a word every so often.
 const REMIND: Duration = Duration::from_secs(30);
 /// HAProxy's file may hold what its `stats auth` lines do.
 const MODE: u32 = 0o640;
@@ -32,7 +32,8 @@ pub(super) struct Files {
     last: Option<Duration>,
     writing: bool,
     reminded: Option<Duration>,
-    /// Whether the file that stands was written by synapse, or none does.
+    /// Whether the file that stands has nothing that synapse does not know: it was written by this synapse or by one
+    /// whose state was read, or there is none.
     pub(super) ours: bool,
     pub(super) rendered: Option<Arc<Rendered>>,
     membership: BTreeMap<String, Membership>,
@@ -42,6 +43,8 @@ pub(super) struct Files {
 pub(crate) struct Written {
     pub(super) result: Result<(), Failure>,
     pub(super) state: State,
+    /// Whether HAProxy's file was among it.
+    config: bool,
 }
 
 impl Files {
@@ -146,7 +149,7 @@ impl Engine {
                 .collect();
             tracing::warn!(
                 services = unknown.join(" "),
-                "nothing is known of some services yet: HAProxy's file, which synapse did not write, stays as it is"
+                "nothing is known of some services yet: HAProxy's file stays as it is"
             );
         }
         false
@@ -215,6 +218,7 @@ impl Engine {
         };
         self.jobs.spawn(async move {
             let state = job.state.clone();
+            let config = job.config.is_some();
             let result = tokio::task::spawn_blocking(move || job.run()).await;
             let result = result.unwrap_or_else(|error| {
                 Err(
@@ -222,7 +226,11 @@ impl Engine {
                         .because(error),
                 )
             });
-            Done::Written(Written { result, state })
+            Done::Written(Written {
+                result,
+                state,
+                config,
+            })
         });
     }
 
@@ -237,7 +245,7 @@ impl Engine {
         match written.result {
             Ok(()) => {
                 self.metrics.file_writes.with(&["all", "ok"]).inc();
-                self.files.ours = true;
+                self.files.ours |= written.config;
                 self.state = written.state;
             }
             Err(failure) => {

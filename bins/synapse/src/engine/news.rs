@@ -15,7 +15,7 @@ use crate::model::{Backend, Discovered};
 use crate::settings::{Discovery, Service};
 use crate::watcher::expand::{self, expand};
 use crate::watcher::merge::merge;
-use crate::watcher::resolve::Resolution;
+use crate::watcher::resolve::{Hosts, Resolution};
 use crate::watcher::select::select;
 use crate::watcher::{Context, Watch, start};
 
@@ -211,12 +211,29 @@ impl Engine {
         tracked.rejects.clone_from(&tracked.main.rejects);
         tracked.rejects.extend(selection.rejects);
         tracked.trouble = selection.trouble.or_else(|| tracked.main.trouble.clone());
-        tracked.known = true;
         if *tracked.members != selection.members {
             tracked.members = Arc::new(selection.members);
         }
+        if !tracked.known && !self.adopt(name, now) {
+            // Their addresses come first: HAProxy must not be told to forget whom it serves.
+            self.by_name.insert(name.to_owned());
+            return;
+        }
         self.give_slots(name, now);
         self.note_rejects(name);
+    }
+
+    /// Makes a service known for the first time, with those that HAProxy serves where they are; whether it could be.
+    fn adopt(&mut self, name: &str, now: Duration) -> bool {
+        let Some(tracked) = self.tracked.get_mut(name) else {
+            return false;
+        };
+        let held = self.links.first().and_then(|link| link.held(tracked.backend()));
+        let resolver = &mut self.resolver;
+        tracked.known = held.is_none_or(|held| {
+            tracked.adopt(held, now, |host| known_address(resolver, host))
+        });
+        tracked.known
     }
 
     fn give_slots(&mut self, name: &str, now: Duration) {
@@ -225,16 +242,9 @@ impl Engine {
             return;
         };
         let mut waiting = false;
-        let resolve = |host: &str| -> Result<Option<IpAddr>, String> {
-            if let Ok(address) = host.parse() {
-                return Ok(Some(address));
-            }
-            waiting = true;
-            match resolver.resolve(host) {
-                Resolution::Known(address) => Ok(Some(address)),
-                Resolution::Pending => Ok(None),
-                Resolution::Failed(why) => Err(why),
-            }
+        let resolve = |host: &str| {
+            waiting |= host.parse::<IpAddr>().is_err();
+            known_address(resolver, host)
         };
         if tracked.follow(now, resolve) {
             self.structure.suspect("more slots");
@@ -261,6 +271,15 @@ impl Engine {
             self.mark(name, now);
         }
         self.note_events(name, events);
+    }
+}
+
+/// The address of a host; `None` while it is being asked for.
+fn known_address(resolver: &mut Hosts, host: &str) -> Result<Option<IpAddr>, String> {
+    match resolver.resolve(host) {
+        Resolution::Known(address) => Ok(Some(address)),
+        Resolution::Pending => Ok(None),
+        Resolution::Failed(why) => Err(why),
     }
 }
 

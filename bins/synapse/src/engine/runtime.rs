@@ -150,6 +150,11 @@ impl Link {
             .collect()
     }
 
+    /// What it holds of a backend; `None` while that is not known.
+    pub(super) fn held(&self, backend: &str) -> Option<&BTreeMap<String, Held>> {
+        self.held.as_ref()?.get(backend)
+    }
+
     /// What `show servers state` said last; empty before that.
     pub(super) fn dump(&self) -> Arc<str> {
         Arc::clone(&self.dump)
@@ -515,7 +520,8 @@ pub(crate) fn changes(
     membership: Option<Membership>,
     held: &BTreeMap<String, BTreeMap<String, Held>>,
 ) -> Vec<Change> {
-    if tracked.service.haproxy.is_none() {
+    // Of members that nobody knows yet, what HAProxy holds is the best there is.
+    if tracked.service.haproxy.is_none() || !tracked.known {
         return Vec::new();
     }
     // A backend that the process does not have comes with the reload that is due.

@@ -100,7 +100,7 @@ impl Engine {
             self.introduce(service);
         }
         self.restore_patterns();
-        self.files.ours = files_are_ours(&settings);
+        self.files.ours = file_is_known(&settings, !self.state.services.is_empty());
         self.structure.suspect("start");
         self.turn().await;
         for service in &settings.services {
@@ -150,13 +150,14 @@ impl Engine {
     }
 }
 
-/// Whether HAProxy's file may be replaced before everything is known: it is ours, or there is none.
-fn files_are_ours(settings: &crate::settings::Settings) -> bool {
+/// Whether HAProxy's file may be replaced before everything is known: there is none, or it is ours and the state that
+/// belongs to it was `restored`. Without that its members are known to nobody else.
+fn file_is_known(settings: &crate::settings::Settings, restored: bool) -> bool {
     let Some(path) = &settings.haproxy.config_file else {
         return true;
     };
     match std::fs::read_to_string(path) {
-        Ok(text) => text.starts_with(crate::render::NOTICE),
+        Ok(text) => restored && text.starts_with(crate::render::NOTICE),
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     }
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::membership::table::{Event, Phase, Policy, Resident, Table};
-use crate::membership::{Occupant, Roster};
+use crate::membership::{Admin, Occupant, Roster};
 use crate::model::{Backend, Discovered, Reason, Reject};
-use crate::planner;
+use crate::planner::{self, Held};
 use crate::probe::Target;
 use crate::render::{server_name, slots_for, split_weight};
 use crate::settings::{Probe, Servers, Service};
@@ -78,6 +78,56 @@ impl Tracked {
         self.members = Arc::clone(&kept.members);
         self.known = true;
         self.refresh();
+    }
+
+    /// Takes over members that HAProxy serves already, where no state says who has which slot: they stay where they are,
+    /// proven. `held` is what HAProxy has in its backend. Returns false while the address of a member is not known yet.
+    pub(crate) fn adopt(
+        &mut self,
+        held: &BTreeMap<String, Held>,
+        now: Duration,
+        mut resolve: impl FnMut(&str) -> Result<Option<IpAddr>, String>,
+    ) -> bool {
+        let mut servers: Vec<Option<Occupant>> = match self.service.servers {
+            Servers::Slots => (0..)
+                .take_while(|index| held.contains_key(&planner::slot(*index)))
+                .map(|_| None)
+                .collect(),
+            Servers::Named(_) => Vec::new(),
+        };
+        for backend in self.members.iter() {
+            let address = match resolve(&backend.host) {
+                Ok(Some(address)) => address,
+                Ok(None) => return false,
+                Err(_) => continue,
+            };
+            let serves = |held: &Held| {
+                held.admin == Admin::Ready
+                    && (held.address, held.port) == (Some(address), backend.port)
+            };
+            let occupant = Some(Occupant {
+                backend: backend.clone(),
+                address,
+                weight: None,
+                admin: Admin::Ready,
+            });
+            match self.service.servers {
+                Servers::Named(_) if held.get(&server_name(backend)).is_some_and(serves) => {
+                    servers.push(occupant);
+                }
+                Servers::Named(_) => {}
+                Servers::Slots => {
+                    let slot = (0..servers.len())
+                        .find(|index| held.get(&planner::slot(*index)).is_some_and(serves));
+                    if let Some(slot) = slot {
+                        servers[slot] = occupant;
+                    }
+                }
+            }
+        }
+        self.table = Table::restore(&Roster { servers }, now);
+        self.table.grow(capacity(&self.service, 0, self.table.capacity()));
+        true
     }
 
     /// The name of its HAProxy backend.
