@@ -3,7 +3,8 @@
 //! What a link holds is read whole when the process is new, when a command was refused, and slowly otherwise (the
 //! audit); between that it is what was told. So a change costs one batch, and drift is found all the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ use crate::settings::{Haproxy, Servers};
 const LOOK: Duration = Duration::from_secs(1);
 /// How often everything it holds is read and compared.
 const AUDIT: Duration = Duration::from_secs(10);
+/// The same while the guard holds members: HAProxy's checks may call them down any time.
+const AUDIT_HELD: Duration = Duration::from_secs(2);
 /// How often draining members are asked for their sessions.
 const DRAIN_POLL: Duration = Duration::from_millis(250);
 /// Batches a second, and how many may be sent in a row before that counts.
@@ -57,17 +60,32 @@ pub(super) struct Link {
     ids: BTreeMap<(String, String), (u32, u32)>,
 }
 
-/// What HAProxy's own checks call down, by HAProxy backend and server.
+/// What HAProxy's own checks call down: HAProxy backend, address and port, because a slot may have another occupant by
+/// now.
 #[derive(Debug, Default)]
-pub(crate) struct Down(BTreeSet<(String, String)>);
+pub(crate) struct Down(HashSet<(String, IpAddr, u16)>);
 
 impl Down {
     /// Whether a member of a service is down.
     pub(super) fn contains(&self, tracked: &Tracked, backend: &Backend) -> bool {
-        let Some(server) = server_of(tracked, backend) else {
+        if self.0.is_empty() {
             return false;
-        };
-        self.0.contains(&(tracked.backend().to_owned(), server))
+        }
+        let mut residents = tracked.table.residents();
+        let found = residents.find(|(_, resident)| is_at(&resident.backend, backend));
+        found.is_some_and(|(_, resident)| {
+            let server = (tracked.backend().to_owned(), resident.address, backend.port);
+            self.0.contains(&server)
+        })
+    }
+
+    fn of(live: &[Live]) -> Self {
+        let down = live
+            .iter()
+            .filter(|live| live.checked && live.operation == Operation::Stopped)
+            .filter(|live| live.admin.word() != Admin::Maint)
+            .filter_map(|live| Some((live.backend.clone(), live.address?, live.port)));
+        Self(down.collect())
     }
 }
 
@@ -76,15 +94,17 @@ pub(super) fn server_of(tracked: &Tracked, backend: &Backend) -> Option<String> 
     match tracked.service.servers {
         Servers::Named(_) => Some(server_name(backend)),
         Servers::Slots => {
-            let same =
-                |resident: &Backend| resident.host == backend.host && resident.port == backend.port;
             let (slot, _) = tracked
                 .table
                 .residents()
-                .find(|(_, resident)| same(&resident.backend))?;
+                .find(|(_, resident)| is_at(&resident.backend, backend))?;
             Some(planner::slot(slot - 1))
         }
     }
+}
+
+fn is_at(one: &Backend, other: &Backend) -> bool {
+    one.host == other.host && one.port == other.port
 }
 
 /// A token bucket: single changes go at once, a storm of them goes in batches.
@@ -300,8 +320,13 @@ impl Engine {
             self.structure.suspect("another HAProxy process");
         }
         let link = &self.links[index];
-        if link.held.is_none() || now.saturating_sub(link.audited) >= AUDIT {
+        let doubted = self.guard.next().is_some();
+        let every = if doubted { AUDIT_HELD } else { AUDIT };
+        if link.held.is_none() || now.saturating_sub(link.audited) >= every {
             self.read_held(index, another, now).await;
+            if doubted {
+                self.review(now, BTreeSet::new());
+            }
         }
     }
 
@@ -338,12 +363,7 @@ impl Engine {
             .map(|(name, _)| name.clone())
             .collect();
         if index == 0 {
-            self.down = Down(
-                live.iter()
-                    .filter(|live| live.checked && live.operation == Operation::Stopped)
-                    .map(|live| (live.backend.clone(), live.server.clone()))
-                    .collect(),
-            );
+            self.down = Down::of(&live);
         }
         let link = &mut self.links[index];
         link.held = Some(held);
