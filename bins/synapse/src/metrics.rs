@@ -86,7 +86,7 @@ metrics! {
     reload_duration: Histogram, "synapse_reload_duration_seconds", [],
         "From the preflight of a reload to its verification";
     config_checks: Counters, "synapse_config_checks_total", ["result"],
-        "Candidate files checked before a reload";
+        "Candidate files checked by HAProxy before a reload: ok or refused";
     leftover_workers: Gauge, "synapse_leftover_workers", [],
         "Old HAProxy processes that still have connections";
     runtime_batches: Counter, "synapse_runtime_batches_total", [],
@@ -98,11 +98,11 @@ metrics! {
     drift_repaired: Counter, "synapse_drift_repaired_total", [],
         "Servers that HAProxy had otherwise than it was told, put right by the audit";
     probes: Counters, "synapse_probes_total", ["result"],
-        "Probes of members";
+        "Probes of members that are waited for, answered or silent";
     config_reloads: Counters, "synapse_config_reloads_total", ["result"],
         "Times that synapse read its own configuration again";
     file_writes: Counters, "synapse_file_writes_total", ["file", "result"],
-        "Files written: haproxy, state, proxies or output";
+        "Files written: haproxy, server-state, state, proxies, output or status";
     journal_dropped: Counter, "synapse_journal_dropped_total", [],
         "Journal entries that were lost because the disk did not keep up";
     statsd_dropped: Counter, "synapse_statsd_dropped_total", [],

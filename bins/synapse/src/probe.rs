@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::membership::table::PATIENCE;
+use crate::metrics::Counter;
 use crate::settings::Probe;
 
 /// Between two probes of a member that is expected to listen soon.
@@ -51,23 +52,34 @@ pub struct Answer {
     pub answered: bool,
 }
 
+/// How many probes found what.
+#[derive(Debug, Clone, Default)]
+pub struct Count {
+    /// Those that were answered.
+    pub answered: Counter,
+    /// Those that were not, or not in time.
+    pub silent: Counter,
+}
+
 /// All probes of this process.
 #[derive(Debug)]
 pub struct Prober {
     running: BTreeMap<Key, (Target, JoinHandle<()>)>,
     answers: mpsc::Sender<Answer>,
     in_flight: Arc<Semaphore>,
+    count: Count,
 }
 
 impl Prober {
     /// No probes yet, and where their results arrive: the first of each member, and then every change.
     #[must_use]
-    pub fn new() -> (Self, mpsc::Receiver<Answer>) {
+    pub fn new(count: Count) -> (Self, mpsc::Receiver<Answer>) {
         let (answers, receiver) = mpsc::channel(BACKLOG);
         let prober = Self {
             running: BTreeMap::new(),
             answers,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            count,
         };
         (prober, receiver)
     }
@@ -97,6 +109,7 @@ impl Prober {
                 target.clone(),
                 self.answers.clone(),
                 Arc::clone(&self.in_flight),
+                self.count.clone(),
             ));
             self.running.insert(key, (target, task));
         }
@@ -122,6 +135,7 @@ async fn wait_for(
     target: Target,
     answers: mpsc::Sender<Answer>,
     in_flight: Arc<Semaphore>,
+    count: Count,
 ) {
     let start = Instant::now();
     let mut pause = INTERVAL;
@@ -133,6 +147,8 @@ async fn wait_for(
             };
             timeout(DEADLINE, ask(&target)).await.unwrap_or(false)
         };
+        let counter = if answered { &count.answered } else { &count.silent };
+        counter.inc();
         if last != Some(answered) {
             last = Some(answered);
             let key = key.clone();
@@ -208,19 +224,22 @@ mod tests {
     #[tokio::test]
     async fn says_when_a_member_begins_to_listen() {
         let address = free().await;
-        let (mut prober, mut answers) = Prober::new();
+        let count = Count::default();
+        let (mut prober, mut answers) = Prober::new(count.clone());
         prober.aim("s", target(address, Probe::Connect, false));
         assert!(!answers.recv().await.unwrap().answered);
         let _listener = TcpListener::bind(address).await.unwrap();
         let answer = answers.recv().await.unwrap();
         assert!(answer.answered);
         assert_eq!(answer.key, ("s".to_owned(), "e".to_owned()));
+        assert_eq!(count.answered.get(), 1);
+        assert!(count.silent.get() >= 1);
     }
 
     #[tokio::test]
     async fn says_when_a_member_that_is_kept_stops_listening() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (mut prober, mut answers) = Prober::new();
+        let (mut prober, mut answers) = Prober::new(Count::default());
         prober.aim(
             "s",
             target(listener.local_addr().unwrap(), Probe::Connect, true),
@@ -234,7 +253,7 @@ mod tests {
     async fn an_http_probe_wants_a_good_status() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (mut prober, mut answers) = Prober::new();
+        let (mut prober, mut answers) = Prober::new(Count::default());
         prober.aim(
             "s",
             target(address, Probe::Http("/health".to_owned()), false),
@@ -252,7 +271,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_no_longer_waited_for_is_left_alone() {
-        let (mut prober, _answers) = Prober::new();
+        let (mut prober, _answers) = Prober::new(Count::default());
         prober.aim("s", target(free().await, Probe::Connect, false));
         prober.aim("t", target(free().await, Probe::Connect, false));
         prober.aim("s", BTreeMap::new());

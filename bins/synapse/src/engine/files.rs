@@ -41,10 +41,9 @@ pub(super) struct Files {
 
 /// What a write came to.
 pub(crate) struct Written {
-    pub(super) result: Result<(), Failure>,
+    /// What became of each file, by the word that metrics have for it.
+    pub(super) results: Vec<(&'static str, Result<(), Failure>)>,
     pub(super) state: State,
-    /// Whether HAProxy's file was among it.
-    config: bool,
 }
 
 impl Files {
@@ -218,19 +217,13 @@ impl Engine {
         };
         self.jobs.spawn(async move {
             let state = job.state.clone();
-            let config = job.config.is_some();
-            let result = tokio::task::spawn_blocking(move || job.run()).await;
-            let result = result.unwrap_or_else(|error| {
-                Err(
-                    Failure::new(hostkit::Exit::FAILED, "the task that writes files failed")
-                        .because(error),
-                )
+            let results = tokio::task::spawn_blocking(move || job.run()).await;
+            let results = results.unwrap_or_else(|error| {
+                let failure =
+                    Failure::new(hostkit::Exit::FAILED, "the task that writes files failed");
+                vec![("all", Err(failure.because(error)))]
             });
-            Done::Written(Written {
-                result,
-                state,
-                config,
-            })
+            Done::Written(Written { results, state })
         });
     }
 
@@ -242,17 +235,23 @@ impl Engine {
 
     pub(super) fn written(&mut self, written: Written) {
         self.files.writing = false;
-        match written.result {
-            Ok(()) => {
-                self.metrics.file_writes.with(&["all", "ok"]).inc();
-                self.files.ours |= written.config;
-                self.state = written.state;
+        let mut failed = false;
+        for (file, result) in written.results {
+            let word = if result.is_ok() { "ok" } else { "failed" };
+            self.metrics.file_writes.with(&[file, word]).inc();
+            match result {
+                Ok(()) if file == "haproxy" => self.files.ours = true,
+                Ok(()) if file == "state" => self.state = written.state.clone(),
+                Ok(()) => {}
+                Err(failure) => {
+                    failed = true;
+                    let causes = failure.causes().join("; ");
+                    self.trouble(format!("{failure}: {causes}"));
+                }
             }
-            Err(failure) => {
-                self.metrics.file_writes.with(&["all", "failed"]).inc();
-                self.trouble(format!("{failure}"));
-                self.files.mark(clock::since_boot());
-            }
+        }
+        if failed {
+            self.files.mark(clock::since_boot());
         }
     }
 
@@ -301,32 +300,28 @@ struct Job {
 }
 
 impl Job {
-    /// Everything is tried, and the first failure is told.
-    fn run(self) -> Result<(), Failure> {
+    /// Everything is tried, whatever fails.
+    fn run(self) -> Vec<(&'static str, Result<(), Failure>)> {
         let mut results = Vec::new();
         // The state first: what HAProxy's file says can be made from it, and not the other way round.
-        results.push(self.store.save(&self.state));
+        results.push(("state", self.store.save(&self.state)));
         if let Some(path) = &self.config {
             let text = self.rendered.text();
             // HAProxy would believe an old line about a new occupant: this file first.
             let state = server_state::reconcile(&self.dump, &[&text], &self.ours);
-            results.push(write_if_changed(
-                &self.server_state,
-                state.as_bytes(),
-                Durability::Crash,
-            ));
-            results.push(write_if_changed(path, text.as_bytes(), Durability::Crash));
+            let write =
+                |path: &Path, text: &str| write_if_changed(path, text.as_bytes(), Durability::Crash);
+            results.push(("server-state", write(&self.server_state, &state)));
+            results.push(("haproxy", write(path, &text)));
         }
-        results.push(self.write_proxies());
+        results.push(("proxies", self.write_proxies()));
         if let Some(directory) = &self.output {
-            results.push(self.write_output(directory));
+            results.push(("output", self.write_output(directory)));
         }
-        results.push(write_if_changed(
-            &self.status.0,
-            self.status.1.as_bytes(),
-            Durability::Process,
-        ));
-        results.into_iter().collect()
+        let (path, status) = &self.status;
+        let status = write_if_changed(path, status.as_bytes(), Durability::Process);
+        results.push(("status", status));
+        results
     }
 }
 

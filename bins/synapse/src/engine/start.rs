@@ -19,7 +19,7 @@ use super::{Engine, Start, Tracked};
 use crate::guard::{Change, Guard};
 use crate::journal::{Entry, Journal, Kind};
 use crate::metrics::Metrics;
-use crate::probe::{Answer, Prober};
+use crate::probe::{Answer, Count, Prober};
 use crate::render::Renderer;
 use crate::state::Store;
 use crate::watcher::Context;
@@ -38,8 +38,11 @@ impl Engine {
                 ),
             );
         }
-        let (prober, answers) = Prober::new();
         let metrics = Arc::new(Metrics::default());
+        let (prober, answers) = Prober::new(Count {
+            answered: metrics.probes.with(&["answered"]),
+            silent: metrics.probes.with(&["silent"]),
+        });
         let board = SharedBoard::default();
         if let Some(address) = &start.admin {
             serve(address, &board, &metrics).await?;
