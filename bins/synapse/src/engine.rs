@@ -105,6 +105,8 @@ pub(crate) enum Done {
     Written(files::Written),
     /// HAProxy was reloaded, or not.
     Reloaded(structure::Outcome),
+    /// Old HAProxy processes were counted.
+    Leftover(usize),
 }
 
 /// Runs until it is told to stop.
@@ -212,6 +214,10 @@ impl Engine {
         match done {
             Ok(Done::Written(written)) => self.written(written),
             Ok(Done::Reloaded(outcome)) => self.reloaded(outcome),
+            Ok(Done::Leftover(count)) => {
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                self.metrics.leftover_workers.set(count);
+            }
             Err(error) => tracing::error!(%error, "a task of synapse itself failed"),
         }
     }

@@ -147,7 +147,11 @@ async fn wait_for(
             };
             timeout(DEADLINE, ask(&target)).await.unwrap_or(false)
         };
-        let counter = if answered { &count.answered } else { &count.silent };
+        let counter = if answered {
+            &count.answered
+        } else {
+            &count.silent
+        };
         counter.inc();
         if last != Some(answered) {
             last = Some(answered);

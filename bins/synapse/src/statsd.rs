@@ -20,19 +20,17 @@ use crate::settings;
 
 /// Synapse's names.
 pub mod name {
-    /// The configuration of HAProxy is made anew.
+    /// The files are written anew.
     pub const CONFIG_UPDATE: &str = "synapse.config.update";
     /// A candidate was checked; tag `success`.
     pub const CHECK_CONFIG: &str = "synapse.haproxy.check_config";
     /// A reload failed.
     pub const RELOAD_FAILED: &str = "synapse.haproxy.reload_failed";
-    /// Members of a path were read; tags `zk_cluster`, `zk_path`, `service_name`.
+    /// There is something new below a path; tags `zk_cluster`, `zk_path`, `service_name`.
     pub const DISCOVERY: &str = "synapse.watcher.zk.discovery";
-    /// How long that took; the same tags.
-    pub const DISCOVERY_TIME: &str = "synapse.watcher.zk.discovery.elapsed_time";
-    /// A registration could not be read.
+    /// A registration makes no sense; tags `service_name`, `zk_path` (its own).
     pub const PARSE_CHILD_FAILED: &str = "synapse.watcher.zk.parse_child_failed";
-    /// A session expired; tags `zk_cluster`, `service_name`.
+    /// A session expired; tag `zk_cluster`.
     pub const SESSION_EXPIRED: &str = "synapse.watcher.zk.session.expired";
     /// Ours: a reload; tags `cause`, `result`.
     pub const RELOAD: &str = "synapse.haproxy.reload";
@@ -314,7 +312,7 @@ mod tests {
         let packets = sent(&settings, &socket, |statsd| {
             statsd.count(name::CONFIG_UPDATE, 1, &[]);
             statsd.timing(
-                name::DISCOVERY_TIME,
+                name::CHANGE_TO_LIVE,
                 Duration::from_micros(1500),
                 &[("zk_path", "/a")],
             );
@@ -327,7 +325,7 @@ mod tests {
         assert_eq!(
             packets,
             "synapse.config.update:1|c\n\
-             synapse.watcher.zk.discovery.elapsed_time:1.500|ms|#zk_path:/a\n\
+             synapse.change_to_live:1.500|ms|#zk_path:/a\n\
              synapse.held_removals:3|g|#a:b_c_d,e:f__g__h"
         );
     }

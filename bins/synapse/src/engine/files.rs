@@ -179,6 +179,9 @@ impl Engine {
         self.files.dirty = None;
         self.files.last = Some(now);
         self.files.writing = true;
+        if let Some(statsd) = &self.statsd {
+            statsd.count(crate::statsd::name::CONFIG_UPDATE, 1, &[]);
+        }
         let rendered = self.render();
         let may_write = self.may_write(now);
         let haproxy = &self.settings.haproxy;
@@ -309,8 +312,9 @@ impl Job {
             let text = self.rendered.text();
             // HAProxy would believe an old line about a new occupant: this file first.
             let state = server_state::reconcile(&self.dump, &[&text], &self.ours);
-            let write =
-                |path: &Path, text: &str| write_if_changed(path, text.as_bytes(), Durability::Crash);
+            let write = |path: &Path, text: &str| {
+                write_if_changed(path, text.as_bytes(), Durability::Crash)
+            };
             results.push(("server-state", write(&self.server_state, &state)));
             results.push(("haproxy", write(path, &text)));
         }

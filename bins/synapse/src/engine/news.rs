@@ -13,6 +13,7 @@ use super::tracked::Tracked;
 use crate::guard::{Change, Verdict};
 use crate::model::{Backend, Discovered};
 use crate::settings::{Discovery, Service};
+use crate::statsd::name::DISCOVERY;
 use crate::watcher::expand::{self, expand};
 use crate::watcher::merge::merge;
 use crate::watcher::resolve::{Hosts, Resolution};
@@ -68,6 +69,13 @@ impl Entry {
         self.service.discovery == service.discovery && canary(&self.service) == canary(service)
     }
 
+    /// When its source last confirmed what it said. Paths of one pattern are confirmed together, though not all of them
+    /// are published anew each time.
+    pub(super) fn synced(&self) -> Option<Duration> {
+        let found = self.main.found.borrow();
+        found.values().filter_map(|found| found.synced).max()
+    }
+
     fn has_news(&self) -> bool {
         let news = |watch: &Watch| watch.found.has_changed().unwrap_or(false);
         news(&self.main) || self.canary.as_ref().is_some_and(news)
@@ -82,6 +90,17 @@ impl Engine {
         for (name, entry) in &mut self.entries {
             if !entry.has_news() && !again.contains(name) {
                 continue;
+            }
+            if let (Some(statsd), Discovery::Zookeeper(zookeeper)) =
+                (&self.statsd, &entry.service.discovery)
+            {
+                let hosts = zookeeper.hosts.join(",");
+                let tags = [
+                    ("zk_cluster", hosts.as_str()),
+                    ("zk_path", &zookeeper.path),
+                    ("service_name", name),
+                ];
+                statsd.count(DISCOVERY, 1, &tags);
             }
             let found = Arc::clone(&entry.main.found.borrow_and_update());
             let canary = entry.canary.as_mut().map(|watch| {
@@ -228,11 +247,13 @@ impl Engine {
         let Some(tracked) = self.tracked.get_mut(name) else {
             return false;
         };
-        let held = self.links.first().and_then(|link| link.held(tracked.backend()));
+        let held = self
+            .links
+            .first()
+            .and_then(|link| link.held(tracked.backend()));
         let resolver = &mut self.resolver;
-        tracked.known = held.is_none_or(|held| {
-            tracked.adopt(held, now, |host| known_address(resolver, host))
-        });
+        tracked.known =
+            held.is_none_or(|held| tracked.adopt(held, now, |host| known_address(resolver, host)));
         tracked.known
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hostkit::clock;
+use sd_notify::NotifyState;
 
 use super::Engine;
 use super::news;
@@ -20,7 +21,10 @@ pub(crate) const ACCEPT: &str = "accept";
 impl Engine {
     /// Reads the configuration again. A bad one is refused, logged and counted, and the old one stays in force.
     pub(super) async fn reconfigure(&mut self) {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
+        // systemd wants to know when the reload began (`Type=notify-reload`).
+        let mut begun = vec![NotifyState::Reloading];
+        begun.extend(NotifyState::monotonic_usec_now());
+        let _ = sd_notify::notify(&begun);
         let sources = self.sources.clone();
         let lenient = self.lenient;
         let loaded = tokio::task::spawn_blocking(move || config::load(&sources, lenient)).await;
@@ -69,7 +73,7 @@ impl Engine {
                 ));
             }
         }
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
     }
 
     fn accept(&mut self, settings: Settings) -> Result<(), String> {

@@ -9,17 +9,21 @@ use hostkit::clock;
 use hostkit::zookeeper::State;
 use serde_json::{Map, Value, json};
 
-use super::{Engine, TICK};
-use crate::journal::{Entry, Kind};
+use super::news::Entry;
+use super::{Done, Engine, TICK, Tracked};
+use crate::haproxy::reload::Way;
+use crate::journal::{self, Kind};
 use crate::membership::table::{Event, Phase};
 use crate::metrics::Phases;
-use crate::model::Reject;
+use crate::model::{Reason, Reject};
 use crate::planner;
 use crate::settings::Settings;
-use crate::statsd::Statsd;
+use crate::statsd::{Statsd, name};
 
 /// How many of the last troubles are shown.
 const TROUBLES: usize = 10;
+/// How often HAProxy's old processes are counted while there are any.
+const LEFTOVER: Duration = Duration::from_secs(5);
 
 /// What the admin listener shows, as of the last tick.
 #[derive(Debug, Default)]
@@ -48,12 +52,14 @@ pub(crate) struct Said {
     rejects: BTreeMap<String, Vec<Reject>>,
     /// The hash of the last configuration that was refused, and why.
     pub(super) refused: Option<(String, String)>,
+    /// When HAProxy's old processes were last counted; `None` while there are none.
+    pub(super) leftover_looked: Option<Duration>,
 }
 
 impl Engine {
     /// Notes something in the journal.
-    pub(super) fn note(&self, kind: Kind, fill: impl FnOnce(Entry) -> Entry) {
-        self.journal.append(fill(Entry::now(kind)));
+    pub(super) fn note(&self, kind: Kind, fill: impl FnOnce(journal::Entry) -> journal::Entry) {
+        self.journal.append(fill(journal::Entry::now(kind)));
     }
 
     /// Keeps something that went wrong for whoever looks at the status.
@@ -93,7 +99,7 @@ impl Engine {
                 "{}",
                 event.cause
             );
-            self.note(kind, |entry| Entry {
+            self.note(kind, |entry| journal::Entry {
                 service: Some(service.to_owned()),
                 member: Some(event.backend.endpoint()),
                 source: Some(event.backend.source.clone()),
@@ -113,6 +119,10 @@ impl Engine {
         for reject in &tracked.rejects {
             if !old.contains(reject) {
                 self.metrics.rejects.with(&[reject.reason.word()]).inc();
+                if let (Some(statsd), Reason::Malformed) = (&self.statsd, reject.reason) {
+                    let tags = [("service_name", service), ("zk_path", &reject.source)];
+                    statsd.count(name::PARSE_CHILD_FAILED, 1, &tags);
+                }
                 tracing::warn!(
                     service,
                     source = reject.source,
@@ -129,14 +139,14 @@ impl Engine {
     pub(super) fn settled(&mut self) {
         let now = clock::since_boot();
         for (since, probed) in self.told.waiting.drain(..) {
-            let took = now.saturating_sub(since).as_secs_f64();
-            self.metrics.change_to_live.observe(took);
+            let took = now.saturating_sub(since);
+            self.metrics.change_to_live.observe(took.as_secs_f64());
             if probed {
-                self.metrics.listen_to_live.observe(took);
+                self.metrics.listen_to_live.observe(took.as_secs_f64());
             }
-        }
-        if let Some(statsd) = &self.statsd {
-            statsd.count("synapse.config.update", 1, &[]);
+            if let Some(statsd) = &self.statsd {
+                statsd.timing(name::CHANGE_TO_LIVE, took, &[]);
+            }
         }
     }
 
@@ -158,12 +168,18 @@ impl Engine {
                 held: tracked.table.count(Phase::Held),
             };
             self.metrics.set_members(name, phases);
-            if let Some(at) = tracked.main.synced {
+            if let Some(at) = self.synced(tracked) {
                 self.metrics.synced(name, at);
             }
         }
         let held = i64::try_from(self.guard.held()).unwrap_or(i64::MAX);
+        if let Some(statsd) = &self.statsd
+            && (held > 0 || self.metrics.held_removals.get() > 0)
+        {
+            statsd.gauge(name::HELD_REMOVALS, held as f64, &[]);
+        }
         self.metrics.held_removals.set(held);
+        self.count_leftover(now);
         self.metrics
             .quarantined
             .set(i64::try_from(self.structure.quarantined()).unwrap_or(i64::MAX));
@@ -173,6 +189,12 @@ impl Engine {
                 .zookeeper_connected
                 .with(&[ensemble])
                 .set(i64::from(stats.state == State::Connected));
+            let expired = self.metrics.zookeeper_expirations.with(&[ensemble]).get();
+            if let (Some(statsd), Some(new @ 1..)) =
+                (&self.statsd, stats.expirations.checked_sub(expired))
+            {
+                statsd.count(name::SESSION_EXPIRED, new, &[("zk_cluster", ensemble)]);
+            }
             for (counters, value) in [
                 (&self.metrics.zookeeper_sessions, stats.sessions),
                 (&self.metrics.zookeeper_expirations, stats.expirations),
@@ -186,6 +208,41 @@ impl Engine {
         if let Value::Object(status) = self.status() {
             self.board.set(status);
         }
+    }
+
+    /// When the source of a service last confirmed what it said: a confirmation alone wakes nobody.
+    fn synced(&self, tracked: &Tracked) -> Option<Duration> {
+        let known = tracked.main.synced?;
+        let entry = self.entries.get(&tracked.entry);
+        Some(
+            entry
+                .and_then(Entry::synced)
+                .map_or(known, |at| at.max(known)),
+        )
+    }
+
+    /// Counts HAProxy's old processes again until there are none.
+    fn count_leftover(&mut self, now: Duration) {
+        if self.metrics.leftover_workers.get() == 0 {
+            self.told.leftover_looked = None;
+        }
+        let Some(looked) = self.told.leftover_looked else {
+            return;
+        };
+        let haproxy = &self.settings.haproxy;
+        let info = self.links.first().and_then(|link| link.info.as_ref());
+        let (Some(way), Some(config), Some(info)) =
+            (Way::of(haproxy), haproxy.config_file.clone(), info)
+        else {
+            return;
+        };
+        if now.saturating_sub(looked) < LEFTOVER || self.structure.running() {
+            return;
+        }
+        self.told.leftover_looked = Some(now);
+        let pid = info.pid;
+        self.jobs
+            .spawn(async move { Done::Leftover(way.leftover(&config, pid).await.len()) });
     }
 
     /// Everything a person or a script may want to know now.
@@ -203,7 +260,7 @@ impl Engine {
                     "draining": tracked.table.count(Phase::Draining),
                     "slots": tracked.table.capacity(),
                     "rejected": tracked.rejects.len(),
-                    "age_seconds": tracked.main.synced.map(|at| now.saturating_sub(at).as_secs_f64()),
+                    "age_seconds": self.synced(tracked).map(|at| now.saturating_sub(at).as_secs_f64()),
                     "trouble": tracked.trouble,
                     "kept": tracked.kept.as_ref().map(|(members, why)| json!({"members": members.len(), "why": why})),
                 });

@@ -11,12 +11,13 @@ use super::{Done, Engine, Tracked};
 use crate::haproxy::check::CheckError;
 use crate::haproxy::quarantine::{Candidate, Checker};
 use crate::haproxy::reload::Way;
-use crate::haproxy::{Applied, ApplyError, Cause, Change, Deadlines, apply};
+use crate::haproxy::{Applied, ApplyError, Cause, Change, Deadlines, Step, apply};
 use crate::journal::{Entry, Kind};
 use crate::membership::Roster;
 use crate::render::{Input, Rendered, Renderer};
 use crate::settings::{Haproxy, Service};
 use crate::state::Loaded;
+use crate::statsd::name;
 
 /// Changes of structure that come together are one reload.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -62,6 +63,8 @@ pub(crate) struct Outcome {
     causes: BTreeSet<&'static str>,
     took: Duration,
     result: Result<Applied, ApplyError>,
+    /// Whether HAProxy took the candidate; `None` when it was not asked.
+    checked: Option<bool>,
     /// The services that must be left out, and why, when HAProxy refused the file for them.
     blamed: BTreeMap<String, String>,
 }
@@ -276,6 +279,27 @@ impl Engine {
             self.mark_runtime(&name);
         }
         self.files.mark(now);
+        let result = if outcome.result.is_ok() {
+            "ok"
+        } else {
+            "failed"
+        };
+        let word = first(&outcome.causes);
+        self.metrics.reloads.with(&[word, result]).inc();
+        if let Some(statsd) = &self.statsd {
+            statsd.count(name::RELOAD, 1, &[("cause", word), ("result", result)]);
+            if outcome.result.is_err() {
+                statsd.count(name::RELOAD_FAILED, 1, &[]);
+            }
+        }
+        if let Some(passed) = outcome.checked {
+            let word = if passed { "ok" } else { "refused" };
+            self.metrics.config_checks.with(&[word]).inc();
+            if let Some(statsd) = &self.statsd {
+                let success = if passed { "true" } else { "false" };
+                statsd.count(name::CHECK_CONFIG, 1, &[("success", success)]);
+            }
+        }
         match outcome.result {
             Ok(applied) => {
                 let pid = applied
@@ -295,11 +319,7 @@ impl Engine {
                 self.files.ours = true;
                 let leftover = i64::try_from(applied.leftover).unwrap_or(i64::MAX);
                 self.metrics.leftover_workers.set(leftover);
-                self.metrics
-                    .reloads
-                    .with(&[first(&outcome.causes), "ok"])
-                    .inc();
-                self.metrics.config_checks.with(&["ok"]).inc();
+                self.told.leftover_looked = Some(now);
                 tracing::info!(
                     reload = number,
                     cause,
@@ -316,16 +336,6 @@ impl Engine {
                 });
             }
             Err(error) => {
-                self.metrics
-                    .reloads
-                    .with(&[first(&outcome.causes), "failed"])
-                    .inc();
-                if matches!(*error.cause, Cause::Check(_)) {
-                    self.metrics.config_checks.with(&["refused"]).inc();
-                }
-                if let Some(statsd) = &self.statsd {
-                    statsd.count(crate::statsd::name::RELOAD_FAILED, 1, &[]);
-                }
                 let why = format!("{error}: {}", error.cause);
                 self.note(Kind::ReloadFailed, |entry| Entry {
                     cause: Some(cause),
@@ -418,16 +428,21 @@ impl Reload {
             ours: &self.ours,
             deadlines: Deadlines::default(),
         };
+        let mut passed = false;
         let result = apply(change, &mut |step| {
-            tracing::debug!(step = step.word(), "reload")
+            tracing::debug!(step = step.word(), "reload");
+            // The first step after the check.
+            passed |= step == Step::Binds;
         })
         .await;
         let took = clock::since_boot().saturating_sub(start);
-        let blamed = match &result {
-            Err(error) if matches!(*error.cause, Cause::Check(CheckError::Refused { .. })) => {
-                self.blame().await
-            }
-            _ => BTreeMap::new(),
+        let refused = result
+            .as_ref()
+            .is_err_and(|error| matches!(*error.cause, Cause::Check(CheckError::Refused { .. })));
+        let blamed = if refused {
+            self.blame().await
+        } else {
+            BTreeMap::new()
         };
         Outcome {
             services: self
@@ -439,6 +454,7 @@ impl Reload {
             causes: self.causes,
             took,
             result,
+            checked: (passed || refused).then_some(passed),
             blamed,
         }
     }

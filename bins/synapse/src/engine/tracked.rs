@@ -126,7 +126,8 @@ impl Tracked {
             }
         }
         self.table = Table::restore(&Roster { servers }, now);
-        self.table.grow(capacity(&self.service, 0, self.table.capacity()));
+        self.table
+            .grow(capacity(&self.service, 0, self.table.capacity()));
         true
     }
 
