@@ -1,8 +1,10 @@
 //! What is wrong with a configuration, collected while it is read, and maps that know their keys.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -170,7 +172,7 @@ pub(super) struct Map<'t, 'a> {
     section: &'static Section,
     entries: &'t [Entry<'a>],
     pub(super) at: At,
-    pub(super) path: String,
+    pub(super) path: Rc<str>,
 }
 
 impl<'t, 'a> Map<'t, 'a> {
@@ -179,8 +181,9 @@ impl<'t, 'a> Map<'t, 'a> {
         context: &mut Context,
         section: &'static Section,
         node: &'t Node<'a>,
-        path: String,
+        path: impl Into<Rc<str>>,
     ) -> Option<Self> {
+        let path = path.into();
         let Value::Map(entries) = &node.value else {
             if !node.is_null() {
                 let message = format!("`{path}` is {}, not a map", node.kind());
@@ -347,7 +350,11 @@ impl<'t, 'a> Map<'t, 'a> {
         N: FromStr + PartialOrd + fmt::Display,
     {
         let text = self.text(context, key)?;
-        match text.trim().replace('_', "").parse() {
+        let digits = match text.contains('_') {
+            true => Cow::Owned(text.replace('_', "")),
+            false => Cow::Borrowed(text.trim()),
+        };
+        match digits.parse() {
             Ok(number) if range.contains(&number) => Some(number),
             _ => {
                 let message = format!("`{}` is `{text}`", self.name(key));

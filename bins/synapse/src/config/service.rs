@@ -1,5 +1,7 @@
 //! One entry of `services`, which is one service, or a pair, or several copies.
 
+use std::rc::Rc;
+
 use super::context::{Context, Kind, Map, join};
 use super::discovery::{self, Source, znode_path};
 use super::keys;
@@ -138,9 +140,9 @@ impl Common {
 
 fn default_servers(context: &mut Context, map: &Map<'_, '_>) -> Vec<Backend> {
     let mut servers = Vec::new();
+    let path: Rc<str> = map.name("default_servers").into();
     for node in map.list(context, "default_servers") {
-        let path = map.name("default_servers");
-        let Some(server) = Map::open(context, &keys::SERVER, node, path) else {
+        let Some(server) = Map::open(context, &keys::SERVER, node, Rc::clone(&path)) else {
             continue;
         };
         if server.get("host").is_none() || server.get("port").is_none() {
