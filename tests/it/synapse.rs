@@ -1,3 +1,5 @@
 //! synapse against real servers.
 
 mod keywords;
+mod rig;
+mod traffic;
