@@ -114,6 +114,7 @@ impl Engine {
                 self.links = Link::all(&settings.haproxy);
             }
         }
+        self.context.clusters.clone_from(&settings.clusters);
         self.guard.configure(settings.guard.clone());
         self.reopen(Some(&old));
         let wanted: BTreeMap<&str, &Service> = settings
@@ -187,6 +188,7 @@ impl Engine {
         self.by_name.remove(name);
         self.guard.forget(name);
         self.prober.aim(name, BTreeMap::new());
+        self.told.rejects.remove(name);
         self.metrics.forget_service(name);
         self.metrics.forget_source(name);
         self.structure.suspect("service removed");

@@ -25,6 +25,9 @@ const TROUBLES: usize = 10;
 /// How often HAProxy's old processes are counted while there are any.
 const LEFTOVER: Duration = Duration::from_secs(5);
 
+/// How many changes that HAProxy was not told yet are timed: it may be away for long.
+const WAITING: usize = 4096;
+
 /// What the admin listener shows, as of the last tick.
 #[derive(Debug, Default)]
 pub(crate) struct Board(Mutex<Map<String, Value>>);
@@ -49,7 +52,7 @@ pub(crate) struct Said {
     troubles: VecDeque<String>,
     /// Members that wait to be told to HAProxy: when the change was seen, and whether a probe let them in.
     waiting: Vec<(Duration, bool)>,
-    rejects: BTreeMap<String, Vec<Reject>>,
+    pub(super) rejects: BTreeMap<String, Vec<Reject>>,
     /// The hash of the last configuration that was refused, and why.
     pub(super) refused: Option<(String, String)>,
     /// When HAProxy's old processes were last counted; `None` while there are none.
@@ -86,7 +89,8 @@ impl Engine {
                 Some(Phase::Probing) => Kind::MemberAdded,
                 None => Kind::MemberRemoved,
             };
-            if matches!(event.phase, Some(Phase::Ready | Phase::Draining)) {
+            let live = matches!(event.phase, Some(Phase::Ready | Phase::Draining));
+            if live && !self.links.is_empty() && self.told.waiting.len() < WAITING {
                 self.told
                     .waiting
                     .push((now, event.before == Some(Phase::Probing)));

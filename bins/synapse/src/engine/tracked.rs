@@ -1,6 +1,6 @@
 //! One service as the engine follows it: what was found, who is a member, who has which slot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +75,14 @@ impl Tracked {
             usize::from(kept.slots),
         ));
         self.table = table;
-        self.members = Arc::clone(&kept.members);
+        // Whoever was kept in doubt is still in doubt: as a member, until its source answers and the guard is asked again.
+        let known: HashSet<(&str, u16)> = kept.members.iter().map(endpoint).collect();
+        let occupants = kept.roster.servers.iter().flatten();
+        let doubted = occupants
+            .filter(|occupant| occupant.admin == Admin::Ready)
+            .filter(|occupant| !known.contains(&endpoint(&occupant.backend)))
+            .map(|occupant| occupant.backend.clone());
+        self.members = Arc::new(kept.members.iter().cloned().chain(doubted).collect());
         self.known = true;
         self.refresh();
     }
@@ -168,7 +175,9 @@ impl Tracked {
             .map(|(_, resident)| (resident.backend.endpoint(), resident.address))
             .collect();
         let mut members = Vec::with_capacity(self.members.len());
+        let there: HashSet<(&str, u16)> = self.members.iter().map(endpoint).collect();
         let kept = self.kept.iter().flat_map(|(kept, _)| kept);
+        let kept = kept.filter(|backend| !there.contains(&endpoint(backend)));
         for backend in self.members.iter().chain(kept) {
             match resolve(&backend.host) {
                 Ok(Some(address)) => members.push((backend.clone(), address)),
@@ -185,7 +194,17 @@ impl Tracked {
                 },
             }
         }
-        let capacity = capacity(&self.service, members.len(), self.table.capacity());
+        // Those that drain still have their slots. Room for them is not kept ahead of need, but nobody is left without.
+        let staying: HashSet<String> = members.iter().map(|(backend, _)| backend.endpoint()).collect();
+        let leaving = self.table.residents();
+        let leaving = leaving
+            .filter(|(_, resident)| !staying.contains(&resident.backend.endpoint()))
+            .count();
+        let needed = match members.len() + leaving > self.table.capacity() {
+            true => members.len() + leaving,
+            false => members.len(),
+        };
+        let capacity = capacity(&self.service, needed, self.table.capacity());
         let grows = capacity > self.table.capacity();
         self.table.grow(capacity);
         self.rejects
@@ -329,6 +348,10 @@ impl Tracked {
             job: self.main.job.clone(),
         }
     }
+}
+
+fn endpoint(backend: &Backend) -> (&str, u16) {
+    (&backend.host, backend.port)
 }
 
 fn capacity(service: &Service, members: usize, current: usize) -> usize {
