@@ -305,6 +305,7 @@ impl Engine {
         };
         let another = link.info.as_ref().is_none_or(|known| known.pid != info.pid);
         if link.trouble.take().is_some() {
+            self.structure.back();
             tracing::info!(socket = %link.socket.path().display(), pid = info.pid, "HAProxy answers");
         }
         link.backoff.reset();

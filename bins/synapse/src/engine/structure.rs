@@ -31,8 +31,8 @@ const CHECKS: usize = 64;
 pub(super) struct Structure {
     /// What the last good reload loaded.
     loaded: Option<Loaded>,
-    /// The structure that was refused last, and why.
-    refused: Option<(String, String)>,
+    /// The structure that was refused last.
+    refused: Option<Refused>,
     /// Services that HAProxy refuses.
     quarantine: BTreeMap<String, Quarantine>,
     /// Services as they were last accepted.
@@ -42,8 +42,21 @@ pub(super) struct Structure {
     causes: BTreeSet<&'static str>,
     /// No reload before this.
     not_before: Duration,
+    /// Nor before this, unless something else happens: what is to be loaded was refused.
+    parked: Option<Duration>,
     running: bool,
     count: u64,
+}
+
+/// A structure that was refused.
+#[derive(Debug)]
+struct Refused {
+    structure: String,
+    why: String,
+    /// When it is tried again.
+    until: Duration,
+    /// Whether no HAProxy answered then: it is tried again when one does.
+    away: bool,
 }
 
 /// A service that HAProxy refuses.
@@ -77,7 +90,13 @@ impl Structure {
     /// Something happened that may need a reload.
     pub(super) fn suspect(&mut self, cause: &'static str) {
         self.suspected.get_or_insert_with(clock::since_boot);
+        self.parked = None;
         self.causes.insert(cause);
+    }
+
+    /// HAProxy was away, and answers.
+    pub(super) fn back(&mut self) {
+        self.refused.take_if(|refused| refused.away);
     }
 
     pub(super) const fn suspected(&self) -> bool {
@@ -111,7 +130,7 @@ impl Structure {
         json!({
             "loaded": self.accepted(),
             "reloads": self.count,
-            "refused": self.refused.as_ref().map(|(_, why)| why),
+            "refused": self.refused.as_ref().map(|refused| &refused.why),
             "quarantine": quarantine,
         })
     }
@@ -146,7 +165,8 @@ impl Engine {
             .structure
             .suspected
             .filter(|_| !self.structure.running)?;
-        Some((since + SETTLE).max(self.structure.not_before))
+        let settled = (since + SETTLE).max(self.structure.not_before);
+        Some(settled.max(self.structure.parked.unwrap_or_default()))
     }
 
     /// Reloads HAProxy beside the loop if its structure is not what it should be.
@@ -167,11 +187,11 @@ impl Engine {
             return;
         }
         let rendered = self.render();
-        let retry = self
-            .structure
-            .refused
-            .take_if(|(structure, _)| *structure != rendered.structure);
-        let refused = self.structure.refused.is_some() && retry.is_none();
+        if let Some(refused) = &self.structure.refused
+            && refused.structure != rendered.structure
+        {
+            self.structure.refused = None;
+        }
         if self.has(&rendered.structure) {
             self.structure.suspected = None;
             self.structure.causes.clear();
@@ -179,7 +199,10 @@ impl Engine {
             self.files.mark(now);
             return;
         }
-        if refused && now < self.structure.not_before {
+        if let Some(refused) = &self.structure.refused
+            && now < refused.until
+        {
+            self.structure.parked = Some(refused.until);
             return;
         }
         let haproxy = &self.settings.haproxy;
@@ -272,6 +295,7 @@ impl Engine {
         self.metrics
             .reload_duration
             .observe(outcome.took.as_secs_f64());
+        let away = self.links.iter().all(|link| link.info.is_none());
         for link in &mut self.links {
             link.doubt();
         }
@@ -347,8 +371,12 @@ impl Engine {
                 self.trouble(why.clone());
                 self.structure.suspect("retry");
                 if outcome.blamed.is_empty() {
-                    self.structure.refused = Some((outcome.rendered.structure.clone(), why));
-                    self.structure.not_before = now + RETRY;
+                    self.structure.refused = Some(Refused {
+                        structure: outcome.rendered.structure.clone(),
+                        why,
+                        until: now + RETRY,
+                        away,
+                    });
                 } else {
                     self.quarantine(outcome.blamed);
                     // Nothing was reloaded, so nothing has to be waited for.
