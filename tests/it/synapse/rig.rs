@@ -68,7 +68,9 @@ impl Rig {
             },
         });
         match mode {
-            Mode::Master => rig.config["haproxy"]["master_socket"] = json!(rig.haproxy.master_socket()),
+            Mode::Master => {
+                rig.config["haproxy"]["master_socket"] = json!(rig.haproxy.master_socket())
+            }
             Mode::Daemon => rig.config["haproxy"]["pid_file"] = json!(rig.haproxy.pid_file()),
         }
         Some(rig)
@@ -96,14 +98,21 @@ impl Rig {
 
     /// Removes a service from the configuration.
     pub(super) fn without(&mut self, name: &str) {
-        self.config["services"].as_object_mut().unwrap().remove(name);
+        self.config["services"]
+            .as_object_mut()
+            .unwrap()
+            .remove(name);
     }
 
     /// Writes the configuration and starts synapse; returns when it has told HAProxy all it found. HAProxy is started
     /// as an operator does it where it has a master, and by synapse otherwise.
     pub(super) fn start(&mut self) {
         if self.mode == Mode::Master && self.haproxy.processes().is_empty() {
-            let first = format!("{}frontend first\n    bind 127.0.0.1:{}\n", self.haproxy.head(), free_port());
+            let first = format!(
+                "{}frontend first\n    bind 127.0.0.1:{}\n",
+                self.haproxy.head(),
+                free_port()
+            );
             self.haproxy.write(&first);
             self.haproxy.run();
         }
@@ -115,7 +124,11 @@ impl Rig {
     pub(super) fn run(&mut self) {
         assert!(self.synapse.is_none(), "it runs already");
         self.write_config();
-        let log = File::options().create(true).append(true).open(self.path("synapse.log")).unwrap();
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("synapse.log"))
+            .unwrap();
         let child = Command::new(bin("synapse"))
             .arg("-c")
             .arg(self.config_file())
@@ -128,7 +141,10 @@ impl Rig {
         self.synapse = Some(Running(child));
         let mut ended = None;
         eventually("synapse answers", || {
-            ended = self.synapse.as_mut().and_then(|synapse| synapse.0.try_wait().unwrap());
+            ended = self
+                .synapse
+                .as_mut()
+                .and_then(|synapse| synapse.0.try_wait().unwrap());
             ended.is_some() || self.get("/status").is_some()
         });
         assert!(ended.is_none(), "synapse ended, {ended:?}:\n{}", self.log());
@@ -201,7 +217,9 @@ impl Rig {
 
     /// What `/status` says of a service.
     pub(super) fn of(&self, service: &str, what: &str) -> u64 {
-        self.status()["services"][service][what].as_u64().unwrap_or_default()
+        self.status()["services"][service][what]
+            .as_u64()
+            .unwrap_or_default()
     }
 
     /// A metric, added up over its labels; 0 while nobody answers.
@@ -213,33 +231,48 @@ impl Rig {
     pub(super) fn metric_of(&self, name: &str, label: &str) -> f64 {
         let text = self.get("/metrics").unwrap_or_default();
         let series = text.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])) && line.contains(label)
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with([' ', '{']))
+                && line.contains(label)
         });
-        series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+        series
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum()
     }
 
     fn get(&self, path: &str) -> Option<String> {
         let address: Address = format!("127.0.0.1:{}", self.admin).parse().unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(admin::get(&address, path)).ok()
     }
 
     /// The servers that HAProxy has now, by backend, in the order of their ids.
     pub(super) fn servers(&self) -> BTreeMap<String, Vec<Server>> {
         let mut backends: BTreeMap<String, Vec<Server>> = BTreeMap::new();
-        for line in self.haproxy.ask("show servers state").unwrap_or_default().lines() {
+        for line in self
+            .haproxy
+            .ask("show servers state")
+            .unwrap_or_default()
+            .lines()
+        {
             let fields: Vec<&str> = line.split(' ').collect();
             if let [_, backend, _, name, host, operation, admin, weight, ..] = fields[..]
                 && let Some(Ok(port)) = fields.get(18).map(|port| port.parse::<u16>())
                 && let (Ok(operation), Ok(admin)) = (operation.parse(), admin.parse())
             {
-                backends.entry(backend.to_owned()).or_default().push(Server {
-                    name: name.to_owned(),
-                    endpoint: format!("{host}:{port}"),
-                    operation,
-                    admin,
-                    weight: weight.parse().unwrap(),
-                });
+                backends
+                    .entry(backend.to_owned())
+                    .or_default()
+                    .push(Server {
+                        name: name.to_owned(),
+                        endpoint: format!("{host}:{port}"),
+                        operation,
+                        admin,
+                        weight: weight.parse().unwrap(),
+                    });
             }
         }
         backends

@@ -2,10 +2,10 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use hostkit_tests::eventually;
 use hostkit_tests::haproxy::Mode;
 use hostkit_tests::load::{Connections, Load, Plan, Report};
 use hostkit_tests::tasks::{Job, Task, Tasks};
-use hostkit_tests::eventually;
 
 use super::rig::Rig;
 
@@ -20,7 +20,9 @@ fn alone() -> MutexGuard<'static, ()> {
 fn smoke() {
     let _alone = alone();
     for mode in [Mode::Master, Mode::Daemon] {
-        let Some(mut rig) = Rig::new(mode) else { return };
+        let Some(mut rig) = Rig::new(mode) else {
+            return;
+        };
         let address = rig.service("eightball");
         let members = rig.registry();
         let tasks = Tasks::start(1, members.clone());

@@ -203,7 +203,6 @@ impl Engine {
 
     /// Selects the members of a service and gives them their slots.
     pub(super) fn place(&mut self, name: &str, now: Duration) {
-        let use_weights = self.settings.haproxy.use_nerve_weights;
         let Some(tracked) = self.tracked.get_mut(name) else {
             return;
         };
@@ -222,7 +221,7 @@ impl Engine {
         };
         let selection = select(
             &tracked.service,
-            use_weights,
+            tracked.uses_weights(),
             &tracked.main,
             canary,
             &tracked.members,

@@ -155,6 +155,14 @@ impl Tracked {
             .unwrap_or(1)
     }
 
+    /// Whether registered weights count.
+    pub(crate) fn uses_weights(&self) -> bool {
+        self.service
+            .haproxy
+            .as_ref()
+            .is_some_and(|proxy| proxy.use_nerve_weights)
+    }
+
     fn policy(&self) -> Policy {
         Policy {
             probe: self.service.probe != Probe::None,
@@ -195,7 +203,10 @@ impl Tracked {
             }
         }
         // Those that drain still have their slots. Room for them is not kept ahead of need, but nobody is left without.
-        let staying: HashSet<String> = members.iter().map(|(backend, _)| backend.endpoint()).collect();
+        let staying: HashSet<String> = members
+            .iter()
+            .map(|(backend, _)| backend.endpoint())
+            .collect();
         let leaving = self.table.residents();
         let leaving = leaving
             .filter(|(_, resident)| !staying.contains(&resident.backend.endpoint()))

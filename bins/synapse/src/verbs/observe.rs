@@ -76,7 +76,7 @@ pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Dur
                 let why = main.trouble.as_deref().unwrap_or("no answer in time");
                 silent.push(format!("{}: {why}", one.service.name));
             } else {
-                place(&mut one, settings, &main, canary.as_ref());
+                place(&mut one, &main, canary.as_ref());
             }
             one.main = main;
             look_up(&one, &mut resolver, deadline).await;
@@ -94,8 +94,8 @@ pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Dur
     }
 }
 
-fn place(one: &mut Tracked, settings: &Settings, main: &Discovered, canary: Option<&Discovered>) {
-    let weights = settings.haproxy.use_nerve_weights;
+fn place(one: &mut Tracked, main: &Discovered, canary: Option<&Discovered>) {
+    let weights = one.uses_weights();
     let selection = select(&one.service, weights, main, canary, &one.members);
     one.rejects.clone_from(&main.rejects);
     one.rejects.extend(selection.rejects);
