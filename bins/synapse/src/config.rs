@@ -7,6 +7,7 @@ mod binds;
 mod context;
 mod discovery;
 mod files;
+mod generated;
 #[rustfmt::skip] // one key per line
 mod keys;
 mod lines;
@@ -26,6 +27,7 @@ use hostkit::{Exit, Failure};
 use sha2::{Digest, Sha256};
 
 pub use context::{Finding, Kind};
+pub use generated::generated;
 pub use report::{report, summary};
 pub use schema::reference;
 

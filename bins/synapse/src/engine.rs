@@ -5,6 +5,7 @@
 //! how it is reloaded in [`crate::haproxy`].
 
 mod files;
+mod generated;
 mod news;
 mod reconfigure;
 mod report;
@@ -36,6 +37,7 @@ use crate::watcher::Context;
 use crate::watcher::resolve::Hosts;
 
 use files::Files;
+use generated::Generated;
 use news::Entry;
 use report::{Said, SharedBoard};
 use runtime::{Down, Link};
@@ -75,6 +77,7 @@ pub(crate) struct Engine {
     bell: Arc<Notify>,
     entries: BTreeMap<String, Entry>,
     tracked: BTreeMap<String, Tracked>,
+    generated: Generated,
     /// Services with members that are known by name only.
     by_name: BTreeSet<String>,
     resolver: Hosts,

@@ -50,6 +50,8 @@ pub struct Service {
     pub unconfigured_ms: Option<u64>,
     /// The job behind it.
     pub job: Option<Job>,
+    /// What the registry said about how it is written, as JSON text.
+    pub generator_config: Option<String>,
 }
 
 /// What an HAProxy process has loaded.

@@ -219,6 +219,10 @@ impl Entry<'_, '_, '_> {
         let written = self.written(context, pair.as_ref())?;
         let mut discovery = self.source.discovery.clone();
         let mut canary = self.common.canary.clone();
+        if pair.is_some() {
+            // What a znode says of one service cannot be meant for two.
+            without_generator_config(&mut discovery);
+        }
         if let Some(pair) = &pair
             && let Some(endpoint) = pair.text(context, "endpoint_name")
         {
@@ -366,6 +370,16 @@ fn probe(context: &mut Context, map: &Map<'_, '_>, path_map: &Map<'_, '_>) -> Pr
             context.error(map.value_at("probe"), message, remedy);
             Probe::Connect
         }
+    }
+}
+
+fn without_generator_config(discovery: &mut Discovery) {
+    match discovery {
+        Discovery::Zookeeper(zookeeper) => zookeeper.generator_config_path = None,
+        Discovery::Multi(children, _) => children
+            .iter_mut()
+            .for_each(|(_, child)| without_generator_config(child)),
+        _ => {}
     }
 }
 

@@ -265,7 +265,8 @@ impl Engine {
             if !tracked.known {
                 continue;
             }
-            let now = tracked.state();
+            let mut now = tracked.state();
+            now.generator_config = self.generated.text(name);
             if state.services.get(name).is_none_or(|kept| **kept != now) {
                 state.services.insert(name.clone(), Arc::new(now));
             }

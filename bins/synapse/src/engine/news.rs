@@ -114,6 +114,11 @@ impl Engine {
             });
             let mut there = BTreeSet::new();
             for (service, main) in expansion.services {
+                let says = main.generator_config.as_deref();
+                let (settings, tracked) = (&self.settings, &self.tracked);
+                let service =
+                    self.generated
+                        .service(settings, tracked, self.lenient, service, says);
                 let tracked = self.tracked.entry(service.name.clone()).or_insert_with(|| {
                     self.structure.suspect("new service");
                     Tracked::new(Arc::new(service.clone()), name.clone())
@@ -228,7 +233,10 @@ impl Engine {
         );
         tracked.rejects.clone_from(&tracked.main.rejects);
         tracked.rejects.extend(selection.rejects);
-        tracked.trouble = selection.trouble.or_else(|| tracked.main.trouble.clone());
+        tracked.trouble = selection
+            .trouble
+            .or_else(|| self.generated.trouble(name).map(str::to_owned))
+            .or_else(|| tracked.main.trouble.clone());
         if *tracked.members != selection.members {
             tracked.members = Arc::new(selection.members);
         }

@@ -165,12 +165,20 @@ impl Engine {
         if expand::many(service) {
             return;
         }
-        if let Some(tracked) = self.tracked.get_mut(&service.name) {
-            tracked.reconfigure(Arc::new(service.clone()));
+        let kept = self.state.services.get(&service.name).cloned();
+        if self.tracked.contains_key(&service.name) {
+            let service = self.as_generated(service.clone(), None);
+            if let Some(tracked) = self.tracked.get_mut(&service.name) {
+                tracked.reconfigure(Arc::new(service));
+            }
             return;
         }
-        let mut tracked = super::Tracked::new(Arc::new(service.clone()), service.name.clone());
-        if let Some(kept) = self.state.services.get(&service.name) {
+        let text = kept
+            .as_ref()
+            .and_then(|kept| kept.generator_config.as_deref());
+        let generated = self.as_generated(service.clone(), text);
+        let mut tracked = super::Tracked::new(Arc::new(generated), service.name.clone());
+        if let Some(kept) = &kept {
             tracked.restore(kept, now);
         }
         self.remember(&tracked, now);
@@ -178,15 +186,24 @@ impl Engine {
         self.mark(&service.name, now);
     }
 
+    /// A service of the file as its registry has it.
+    pub(super) fn as_generated(&mut self, local: Service, text: Option<&str>) -> Service {
+        let (settings, tracked) = (&self.settings, &self.tracked);
+        self.generated
+            .service(settings, tracked, self.lenient, local, text)
+    }
+
     /// Drops a service that is configured no longer.
     pub(super) fn drop_service(&mut self, name: &str) {
         if let Some(tracked) = self.tracked.remove(name) {
             let mut kept = tracked.state();
             kept.unconfigured_ms = None;
+            kept.generator_config = self.generated.text(name);
             self.state.services.insert(name.to_owned(), Arc::new(kept));
         }
         self.by_name.remove(name);
         self.guard.forget(name);
+        self.generated.forget(name);
         self.prober.aim(name, BTreeMap::new());
         self.told.rejects.remove(name);
         self.metrics.forget_service(name);

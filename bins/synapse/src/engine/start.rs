@@ -59,6 +59,7 @@ impl Engine {
             bell: Arc::new(Notify::new()),
             entries: BTreeMap::new(),
             tracked: BTreeMap::new(),
+            generated: super::Generated::default(),
             by_name: BTreeSet::new(),
             resolver: Hosts::new(None),
             guard: Guard::new(settings.guard.clone()),
@@ -132,6 +133,7 @@ impl Engine {
             }) else {
                 continue;
             };
+            let service = self.as_generated(service, kept.generator_config.as_deref());
             let mut tracked = Tracked::new(Arc::new(service), entry);
             tracked.restore(&kept, now);
             self.remember(&tracked, now);

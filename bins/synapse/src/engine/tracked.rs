@@ -357,6 +357,7 @@ impl Tracked {
             },
             unconfigured_ms: None,
             job: self.main.job.clone(),
+            generator_config: None,
         }
     }
 }

@@ -37,6 +37,8 @@ struct Entry<'a> {
     job: Option<Job>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unconfigured_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    generator_config: Option<String>,
     #[serde(default)]
     slots: u16,
     /// What the source of most members begins with.
@@ -175,6 +177,7 @@ impl<'a> Entry<'a> {
         Self {
             job: service.job.clone(),
             unconfigured_ms: service.unconfigured_ms,
+            generator_config: service.generator_config.clone(),
             slots: service.slots,
             path: Cow::Borrowed(path),
             members: service
@@ -219,6 +222,7 @@ impl<'a> Entry<'a> {
             members: Arc::new(members.into_iter().flatten().collect()),
             slots: self.slots,
             unconfigured_ms: self.unconfigured_ms,
+            generator_config: self.generator_config,
             job: self.job,
         }
     }
@@ -321,6 +325,7 @@ pub(super) mod tests {
                 slots: members.len() as u16 + 2,
                 members: Arc::new(members),
                 unconfigured_ms: None,
+                generator_config: None,
                 job: Some(Job {
                     cluster: None,
                     role: "www-data".to_owned(),

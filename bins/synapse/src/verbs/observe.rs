@@ -8,12 +8,13 @@ use std::time::Duration;
 use hostkit::clock;
 use tokio::time::{Instant, timeout_at};
 
+use crate::config;
 use crate::engine::Tracked;
 use crate::haproxy::live::{self, Live};
 use crate::haproxy::socket::Socket;
 use crate::model::Discovered;
 use crate::render::{Input, Rendered, Renderer};
-use crate::settings::Settings;
+use crate::settings::{Service, Settings};
 use crate::state::{self, State};
 use crate::watcher::expand::{expand, many};
 use crate::watcher::merge::merge;
@@ -68,8 +69,12 @@ pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Dur
             if wanted.is_some_and(|wanted| service.name != wanted) {
                 continue;
             }
+            let kept = state.services.get(&service.name);
+            let says = main.generator_config.as_deref();
+            let says = says.or(kept.and_then(|kept| kept.generator_config.as_deref()));
+            let (service, trouble) = generated(settings, service, says);
             let mut one = Tracked::new(Arc::new(service), String::new());
-            if let Some(kept) = state.services.get(&one.service.name) {
+            if let Some(kept) = kept {
                 one.restore(kept, now);
             }
             if main.synced.is_none() {
@@ -78,6 +83,7 @@ pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Dur
             } else {
                 place(&mut one, &main, canary.as_ref());
             }
+            one.trouble = one.trouble.or(trouble);
             one.main = main;
             look_up(&one, &mut resolver, deadline).await;
             let resolve = |host: &str| resolved(&mut resolver, host);
@@ -91,6 +97,21 @@ pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Dur
         state,
         silent,
         live: read(settings).await,
+    }
+}
+
+/// A service of the file as its registry has it, and what is wrong with what that says.
+pub(super) fn generated(
+    settings: &Settings,
+    local: Service,
+    says: Option<&str>,
+) -> (Service, Option<String>) {
+    let Some(text) = says else {
+        return (local, None);
+    };
+    match config::generated(settings, &local, settings.services.iter(), text, true) {
+        Ok((service, _)) => (service, None),
+        Err(failure) => (local, Some(failure.to_string())),
     }
 }
 

@@ -67,6 +67,8 @@ pub(crate) fn services(
         let state = state::peek(from)?;
         return Ok(with(settings, |one| {
             if let Some(kept) = state.services.get(&one.service.name) {
+                let (local, says) = ((*one.service).clone(), kept.generator_config.as_deref());
+                one.service = Arc::new(observe::generated(settings, local, says).0);
                 one.restore(kept, Duration::ZERO);
             }
         }));
