@@ -68,6 +68,9 @@ pub enum Verb {
         /// A state file, or JSON of the shape {"services": {"NAME": [{"host": "h", "port": 80}]}}
         #[arg(long, value_name = "SNAPSHOT")]
         from: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Show what the running synapse knows and does
     Status {
@@ -104,6 +107,9 @@ pub enum Verb {
         /// Accept a configuration that removes more services than `max_removed_services` allows
         #[arg(long)]
         force: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 

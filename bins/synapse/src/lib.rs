@@ -98,7 +98,7 @@ async fn ask(settings: &Settings, verb: Verb) -> Result<Exit, Failure> {
             wait,
             json,
         } => verbs::explain::run(settings, &service, wait, json).await,
-        Verb::Render { from } => verbs::render::run(settings, &from),
+        Verb::Render { from, json } => verbs::render::run(settings, &from, json),
         Verb::Status { json } => verbs::status::run(settings, json),
         Verb::Journal {
             since,
@@ -117,6 +117,6 @@ async fn ask(settings: &Settings, verb: Verb) -> Result<Exit, Failure> {
             verbs::journal::run(settings, show).await
         }
         Verb::Doctor { json } => verbs::doctor::run(settings, json).await,
-        Verb::Reload { force } => verbs::reload::run(settings, force).await,
+        Verb::Reload { force, json } => verbs::reload::run(settings, force, json).await,
     }
 }

@@ -10,11 +10,33 @@ pub mod reload;
 pub mod render;
 pub mod status;
 
+/// How many names are offered for one that is not known.
+const NEAREST: usize = 5;
+
 /// A table for people: aligned columns, no frame.
 fn table<const N: usize>(head: [&str; N]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
     table
         .load_style(comfy_table::presets::NOTHING)
         .set_header(head);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     table
+}
+
+/// The words of `known` most like `wrong`, the likeliest first, as a remedy.
+fn nearest<'k>(wrong: &str, known: impl Iterator<Item = &'k str>) -> String {
+    let mut known: Vec<(f64, &str)> = known
+        .map(|word| (strsim::jaro_winkler(wrong, word), word))
+        .collect();
+    known.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    match known.as_slice() {
+        [] => "no service is configured".to_owned(),
+        [(likeness, word), ..] if *likeness > 0.9 => format!("did you mean {word}?"),
+        more => {
+            let shown: Vec<&str> = more.iter().take(NEAREST).map(|(_, word)| *word).collect();
+            format!("the nearest of {} services are {}", more.len(), shown.join(", "))
+        }
+    }
 }

@@ -27,8 +27,8 @@ struct Known {
 }
 
 impl Generated {
-    /// `local` as the registry has it. Without a `text` that is what it said last: a znode that is empty or gone says
-    /// nothing, and only `{}` with a section in it says something else. A wrong one leaves the service as it was.
+    /// `local` as the registry has it. Without a `text` that is what it said last: a znode that is empty or gone
+    /// says nothing, and only another text, of which `{}` is one, takes it back. A wrong one leaves the service as it was.
     pub(super) fn service(
         &mut self,
         settings: &Settings,

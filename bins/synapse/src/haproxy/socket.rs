@@ -35,7 +35,7 @@ pub struct Socket {
 pub enum SocketError {
     /// There is no such file.
     #[error(
-        "{}: no such socket: start HAProxy, or name the path of its `stats socket` line", path.display()
+        "{}: no such socket: start HAProxy, or name the socket that it has", path.display()
     )]
     Missing {
         /// The socket.

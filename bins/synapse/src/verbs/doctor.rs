@@ -10,6 +10,8 @@ use crate::haproxy::doctor::{Check, Health, doctor};
 use crate::settings::Settings;
 use crate::state;
 
+/// How many troubles with registries are shown.
+const SHOWN: usize = 5;
 /// How long registries get to answer.
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -88,24 +90,26 @@ fn state_file(settings: &Settings) -> Check {
 }
 
 fn registries(seen: &observe::Seen) -> Check {
-    let (health, detail, remedy) = match seen.silent.as_slice() {
-        [] => (
-            Health::Ok,
-            format!("{} services are known", seen.tracked.len()),
-            String::new(),
-        ),
-        [first, rest @ ..] => {
-            let more = if rest.is_empty() {
-                String::new()
-            } else {
-                format!(", and {} more", rest.len())
-            };
-            (
-                Health::Failed,
-                format!("{first}{more}"),
-                "look at hosts, paths and credentials".to_owned(),
-            )
+    let troubles = seen
+        .tracked
+        .iter()
+        .filter_map(|(name, tracked)| Some(format!("{name}: {}", tracked.trouble.as_ref()?)));
+    let silences = seen.silences();
+    let (health, mut details) = match silences.is_empty() {
+        false => (Health::Failed, silences),
+        true => (Health::Warning, troubles.collect()),
+    };
+    let (health, detail, remedy) = if details.is_empty() {
+        let known = format!("services that are known: {}", seen.tracked.len());
+        (Health::Ok, known, String::new())
+    } else {
+        if details.len() > SHOWN {
+            let more = format!("and {} more", details.len() - SHOWN);
+            details.truncate(SHOWN);
+            details.push(more);
         }
+        let remedy = "look at hosts, paths and credentials".to_owned();
+        (health, details.join("\n"), remedy)
     };
     Check {
         name: "registries",

@@ -1,16 +1,17 @@
 //! `synapse explain SERVICE`: every registration, whether it is used and why not, its server, and HAProxy's state of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hostkit::{Exit, Failure, out};
 use serde_json::{Value, json};
 
-use super::{observe, table};
+use super::{nearest, observe, table};
 use crate::haproxy::live::{Live, Operation};
 use crate::membership::Admin;
 use crate::membership::table::Resident;
 use crate::settings::Settings;
+use crate::watcher::expand::many;
 
 /// Prints what is known of a service.
 ///
@@ -24,14 +25,15 @@ pub async fn run(
 ) -> Result<Exit, Failure> {
     let seen = observe::observe(settings, Some(service), wait).await;
     let Some(tracked) = seen.tracked.get(service) else {
-        let names: Vec<&str> = settings
-            .services
-            .iter()
+        let configured = settings.services.iter().filter(|service| !many(service));
+        let names: BTreeSet<&str> = configured
             .map(|service| service.name.as_str())
+            .chain(seen.found.iter().map(String::as_str))
             .collect();
+        let name = crate::model::shown(service);
         return Err(
-            Failure::new(Exit::NOT_FOUND, format!("there is no service {service}"))
-                .remedy(format!("the configured services are {}", names.join(", "))),
+            Failure::new(Exit::NOT_FOUND, format!("there is no service {name}"))
+                .remedy(nearest(&name, names.into_iter())),
         );
     };
     let live: BTreeMap<&str, &Live> = seen
@@ -70,9 +72,9 @@ pub async fn run(
     if let Some(job) = &tracked.main.job {
         out::line(format_args!("job {job}"))?;
     }
-    for silent in &seen.silent {
+    for silence in seen.silences() {
         out::line(format_args!(
-            "! {silent}: what was last known good is shown"
+            "! {silence}: what was last known good is shown"
         ))?;
     }
     if let Some(trouble) = &tracked.trouble {
@@ -103,7 +105,11 @@ pub async fn run(
             resident.backend.source.clone(),
         ]);
     }
-    out::line(rows.trim_fmt())?;
+    if servers.is_empty() {
+        out::line("no members")?;
+    } else {
+        out::line(rows.trim_fmt())?;
+    }
     if !tracked.rejects.is_empty() {
         let mut rows = table(["refused", "reason", "registered at"]);
         for reject in &tracked.rejects {

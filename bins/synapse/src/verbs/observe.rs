@@ -28,10 +28,31 @@ pub(super) struct Seen {
     pub(super) tracked: BTreeMap<String, Tracked>,
     /// What was last known good; empty where there is no state file.
     pub(super) state: State,
-    /// Sources that did not answer in time, each with why.
-    pub(super) silent: Vec<String>,
+    /// Services whose source did not answer in time, each with why.
+    pub(super) silent: Vec<(String, String)>,
+    /// The services that were found for patterns, wanted or not.
+    pub(super) found: Vec<String>,
     /// What HAProxy holds, or why that is not known.
     pub(super) live: Result<Vec<Live>, String>,
+}
+
+impl Seen {
+    /// What is silent, one line for each reason.
+    pub(super) fn silences(&self) -> Vec<String> {
+        let mut services: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (service, why) in &self.silent {
+            services.entry(why).or_default().push(service);
+        }
+        services
+            .into_iter()
+            .map(|(why, services)| match services.as_slice() {
+                [first, second, third, rest @ ..] if !rest.is_empty() => {
+                    format!("{first}, {second}, {third} and {} more: {why}", rest.len())
+                }
+                few => format!("{}: {why}", few.join(", ")),
+            })
+            .collect()
+    }
 }
 
 /// Looks at everything, waiting at most `wait` for registries; only at the services that `wanted` names, when it does.
@@ -56,7 +77,7 @@ pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Dur
         })
         .collect();
     let mut tracked = BTreeMap::new();
-    let mut silent = Vec::new();
+    let (mut silent, mut others) = (Vec::new(), Vec::new());
     let mut resolver = Hosts::new(None);
     for (service, mut main, mut canary) in entries {
         answered(&mut main, deadline).await;
@@ -67,6 +88,7 @@ pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Dur
         let found = Arc::clone(&main.found.borrow());
         for (service, main) in expand(service, &found).services {
             if wanted.is_some_and(|wanted| service.name != wanted) {
+                others.push(service.name);
                 continue;
             }
             let kept = state.services.get(&service.name);
@@ -79,7 +101,7 @@ pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Dur
             }
             if main.synced.is_none() {
                 let why = main.trouble.as_deref().unwrap_or("no answer in time");
-                silent.push(format!("{}: {why}", one.service.name));
+                silent.push((one.service.name.clone(), why.to_owned()));
             } else {
                 place(&mut one, &main, canary.as_ref());
             }
@@ -96,6 +118,7 @@ pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Dur
         tracked,
         state,
         silent,
+        found: others,
         live: read(settings).await,
     }
 }
@@ -120,7 +143,7 @@ fn place(one: &mut Tracked, main: &Discovered, canary: Option<&Discovered>) {
     let selection = select(&one.service, weights, main, canary, &one.members);
     one.rejects.clone_from(&main.rejects);
     one.rejects.extend(selection.rejects);
-    one.trouble = selection.trouble;
+    one.trouble = selection.trouble.or_else(|| main.trouble.clone());
     one.members = Arc::new(selection.members);
     one.known = true;
 }

@@ -10,6 +10,7 @@ use super::observe::{self, Seen};
 use super::table;
 use crate::engine::{Tracked, by_backend, changes};
 use crate::haproxy::info::environment;
+use crate::haproxy::reload::Way;
 use crate::haproxy::socket::Socket;
 use crate::planner::{Change, Op};
 use crate::render::{Membership, Rendered, STRUCTURE_VARIABLE};
@@ -31,8 +32,13 @@ pub async fn run(settings: &Settings, wait: Duration, as_json: bool) -> Result<E
     if as_json {
         return print_json(&seen, &rendered, &structure, &runtime).map(|()| Exit::OK);
     }
-    for silent in &seen.silent {
-        out::line(format_args!("! {silent}: what was last known good is used"))?;
+    for silence in seen.silences() {
+        out::line(format_args!("! {silence}: what was last known good is used"))?;
+    }
+    for (name, tracked) in &seen.tracked {
+        if let Some(trouble) = &tracked.trouble {
+            out::line(format_args!("! {name}: {trouble}"))?;
+        }
     }
     if let Err(why) = &seen.live {
         out::line(format_args!("! HAProxy cannot be asked: {why}"))?;
@@ -45,10 +51,10 @@ pub async fn run(settings: &Settings, wait: Duration, as_json: bool) -> Result<E
         out::line("runtime: nothing to tell HAProxy")?;
     } else {
         out::line("runtime:")?;
-        let mut rows = table(["  server", "change", "member"]);
+        let mut rows = table(["server", "change", "member"]);
         for (name, change) in &runtime {
             let tracked = &seen.tracked[name];
-            let server = format!("  {}/{}", tracked.backend(), change.server);
+            let server = format!("{}/{}", tracked.backend(), change.server);
             rows.add_row([server, words(change), member(tracked, &change.server)]);
         }
         out::line(rows.trim_fmt())?;
@@ -67,7 +73,9 @@ pub async fn run(settings: &Settings, wait: Duration, as_json: bool) -> Result<E
     out::line(rows.trim_fmt())?;
     if !rendered.injected.is_empty() {
         out::line("\nadded for hitless operation (`inject: false` leaves them out):")?;
-        for injected in &rendered.injected {
+        let mut injected: Vec<_> = rendered.injected.iter().collect();
+        injected.sort_by(|a, b| b.section.cmp(&a.section));
+        for injected in injected {
             out::line(format_args!("  {}: {}", injected.section, injected.line))?;
         }
     }
@@ -90,6 +98,8 @@ struct Structure {
     differences: Vec<(String, String)>,
     /// There is no file yet.
     missing: bool,
+    /// Whether synapse reloads HAProxy.
+    by_itself: bool,
 }
 
 impl Structure {
@@ -130,6 +140,7 @@ impl Structure {
             wanted: rendered.structure.clone(),
             differences,
             missing: old.is_none(),
+            by_itself: settings.haproxy.do_reloads && Way::of(&settings.haproxy).is_some(),
         }
     }
 
@@ -138,11 +149,16 @@ impl Structure {
     }
 
     fn line(&self) -> String {
-        match (&self.loaded, self.reload()) {
-            (_, false) => "reload: no; HAProxy has this structure".to_owned(),
-            (_, true) if self.missing => "reload: yes; there is no file yet".to_owned(),
-            (None, true) => "reload: yes; HAProxy does not say what it has loaded".to_owned(),
-            (Some(_), true) => "reload: yes; HAProxy has another structure".to_owned(),
+        let why = match &self.loaded {
+            _ if !self.reload() => return "reload: no; HAProxy has this structure".to_owned(),
+            _ if self.missing => "there is no file yet",
+            None => "HAProxy does not say what it has loaded",
+            Some(_) => "HAProxy has another structure",
+        };
+        if self.by_itself {
+            format!("reload: yes; {why}")
+        } else {
+            format!("reload: needed, by somebody else (`do_reloads` is false, or no way is configured); {why}")
         }
     }
 }
@@ -262,6 +278,7 @@ fn print_json(
                 "ready": tracked.ready(),
                 "servers": servers(tracked),
                 "changed_by": by(membership.get(name.as_str()).copied()),
+                "trouble": tracked.trouble,
             });
             (name.clone(), value)
         })
@@ -276,7 +293,7 @@ fn print_json(
         "services": services,
         "injected": rendered.injected.iter().map(|line| json!({"section": line.section, "line": line.line})).collect::<Vec<_>>(),
         "findings": rendered.findings.iter().map(|finding| json!({"service": finding.service.as_deref(), "text": finding.text})).collect::<Vec<_>>(),
-        "silent": seen.silent,
+        "silent": seen.silent.iter().map(|(service, why)| json!({"service": service, "why": why})).collect::<Vec<_>>(),
         "haproxy": seen.live.as_ref().err(),
     }))
 }

@@ -6,6 +6,7 @@ use hostkit::dir::Durability;
 use hostkit::{Exit, Failure, clock, out};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 
 use crate::engine::ACCEPT;
 use crate::settings::Settings;
@@ -18,7 +19,7 @@ const WAIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// No synapse runs (exit 69), it belongs to somebody else (exit 77), or it has refused the configuration (exit 78).
-pub async fn run(settings: &Settings, force: bool) -> Result<Exit, Failure> {
+pub async fn run(settings: &Settings, force: bool, as_json: bool) -> Result<Exit, Failure> {
     let Some(pid) = state::holder(&settings.state_file) else {
         return Err(
             Failure::new(Exit::UNAVAILABLE, "no synapse runs with this configuration").remedy(
@@ -62,9 +63,11 @@ pub async fn run(settings: &Settings, force: bool) -> Result<Exit, Failure> {
         let text = std::fs::read_to_string(&status).unwrap_or_default();
         let status: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         if status["config"]["hash"] == settings.hash.as_str() {
-            out::line(format_args!(
-                "synapse (pid {pid}) follows this configuration"
-            ))?;
+            if as_json {
+                out::json(&json!({"pid": pid, "hash": settings.hash}))?;
+            } else {
+                out::line(format_args!("synapse (pid {pid}) follows this configuration"))?;
+            }
             return Ok(Exit::OK);
         }
         if status["config"]["refused_hash"] == settings.hash.as_str() {

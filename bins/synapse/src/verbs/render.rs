@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use hostkit::{Exit, Failure, out};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::observe;
+use super::{nearest, observe};
 use crate::engine::Tracked;
 use crate::model::{Backend, Reject, safe_name, safe_options};
 use crate::settings::{Probe, Settings};
@@ -38,16 +38,29 @@ struct Member {
 ///
 /// # Errors
 /// The snapshot cannot be read (exit 66) or is none (exit 65).
-pub fn run(settings: &Settings, from: &Path) -> Result<Exit, Failure> {
+pub fn run(settings: &Settings, from: &Path, as_json: bool) -> Result<Exit, Failure> {
     let text = std::fs::read(from).map_err(|error| {
         Failure::new(
             Exit::NOT_FOUND,
             format!("cannot read the snapshot {}", from.display()),
         )
+        .remedy("give a state file or JSON of members: see `synapse render --help`")
         .because(error)
     })?;
     let tracked = services(settings, from, &text)?;
-    out::text(&observe::render(settings, &tracked).text())?;
+    let rendered = observe::render(settings, &tracked);
+    if as_json {
+        out::json(&json!({
+            "config": rendered.text(),
+            "structure": rendered.structure,
+            "findings": rendered.findings.iter().map(|finding| json!({"service": finding.service.as_deref(), "text": finding.text})).collect::<Vec<_>>(),
+        }))?;
+        return Ok(Exit::OK);
+    }
+    for finding in &rendered.findings {
+        tracing::warn!(service = finding.service.as_deref(), "{}", finding.text);
+    }
+    out::text(&rendered.text())?;
     Ok(Exit::OK)
 }
 
@@ -77,6 +90,12 @@ pub(crate) fn services(
         serde_json::from_value(value).map_err(|error| corrupt(error.to_string()))?;
     let mut members = BTreeMap::new();
     for (name, list) in snapshot.services {
+        if !settings.services.iter().any(|service| service.name == name) {
+            let known = settings.services.iter().map(|service| service.name.as_str());
+            let name = crate::model::shown(&name);
+            let hint = nearest(&name, known);
+            return Err(corrupt(format!("there is no service {name}: {hint}")));
+        }
         let list: Result<Vec<Backend>, Reject> = list
             .into_iter()
             .map(|member| backend(&name, member))

@@ -62,6 +62,20 @@ pub fn run(settings: &Settings, as_json: bool) -> Result<Exit, Failure> {
             ensemble["state"].as_str().unwrap_or("?")
         ))?;
     }
+    for (name, why) in status["structure"]["quarantine"]
+        .as_object()
+        .into_iter()
+        .flatten()
+    {
+        let why = why.as_str().unwrap_or("?");
+        out::line(format_args!("! {name} is not as configured, HAProxy refuses it: {why}"))?;
+    }
+    for (name, service) in status["services"].as_object().into_iter().flatten() {
+        if let Some(why) = service["kept"]["why"].as_str() {
+            let members = &service["kept"]["members"];
+            out::line(format_args!("! {name}: {members} vanished members are kept: {why}"))?;
+        }
+    }
     for trouble in status["troubles"].as_array().into_iter().flatten() {
         out::line(format_args!("! {}", trouble.as_str().unwrap_or("?")))?;
     }
@@ -79,7 +93,7 @@ pub fn run(settings: &Settings, as_json: bool) -> Result<Exit, Failure> {
             count("rejected"),
             service["age_seconds"]
                 .as_f64()
-                .map_or_else(|| "never".to_owned(), |age| format!("{age:.0} s before")),
+                .map_or_else(|| "never".to_owned(), |age| format!("{age:.0} s ago")),
             service["trouble"].as_str().unwrap_or("").to_owned(),
         ]);
     }

@@ -149,7 +149,7 @@ fn unique(backends: Vec<Backend>, rejects: &mut Vec<Reject>) -> Vec<Backend> {
                     backend
                 };
                 if loser != *standing {
-                    let detail = format!("{} is {} too", loser.endpoint(), standing.source);
+                    let detail = format!("{}: {} is newer", loser.endpoint(), standing.source);
                     rejects.push(Reject::new(loser.source, Reason::Duplicate, detail));
                 }
             }

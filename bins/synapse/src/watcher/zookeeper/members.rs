@@ -113,9 +113,9 @@ pub(super) fn below<'a>(root: &str, path: &'a str) -> Option<&'a str> {
 }
 
 /// Generator configuration in the data of a path. Creating a path often leaves something else there (Curator writes the
-/// creator's address): only a JSON object is meant.
+/// creator's address): only a JSON object is meant. An empty one is the word that nothing is said any more.
 pub(super) fn generator_config(data: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(data).ok()?;
-    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
-    (!object.is_empty()).then(|| text.to_owned())
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(data).ok()?;
+    // Written anew: a YAML parser reads it later, and does not know every escape.
+    serde_json::to_string(&object).ok()
 }
