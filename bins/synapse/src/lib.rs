@@ -25,6 +25,9 @@ pub mod statsd;
 pub mod verbs;
 pub mod watcher;
 
+#[cfg(test)]
+mod tests;
+
 pub use cli::Args;
 
 use cli::Verb;

@@ -36,7 +36,11 @@ fn nearest<'k>(wrong: &str, known: impl Iterator<Item = &'k str>) -> String {
         [(likeness, word), ..] if *likeness > 0.9 => format!("did you mean {word}?"),
         more => {
             let shown: Vec<&str> = more.iter().take(NEAREST).map(|(_, word)| *word).collect();
-            format!("the nearest of {} services are {}", more.len(), shown.join(", "))
+            format!(
+                "the nearest of {} services are {}",
+                more.len(),
+                shown.join(", ")
+            )
         }
     }
 }

@@ -7,6 +7,7 @@ use super::*;
 mod discovery;
 mod every_key;
 mod examples;
+mod generated;
 mod haproxy;
 mod services;
 mod yaml;

@@ -33,7 +33,9 @@ pub async fn run(settings: &Settings, wait: Duration, as_json: bool) -> Result<E
         return print_json(&seen, &rendered, &structure, &runtime).map(|()| Exit::OK);
     }
     for silence in seen.silences() {
-        out::line(format_args!("! {silence}: what was last known good is used"))?;
+        out::line(format_args!(
+            "! {silence}: what was last known good is used"
+        ))?;
     }
     for (name, tracked) in &seen.tracked {
         if let Some(trouble) = &tracked.trouble {
@@ -158,7 +160,9 @@ impl Structure {
         if self.by_itself {
             format!("reload: yes; {why}")
         } else {
-            format!("reload: needed, by somebody else (`do_reloads` is false, or no way is configured); {why}")
+            format!(
+                "reload: needed, by somebody else (`do_reloads` is false, or no way is configured); {why}"
+            )
         }
     }
 }

@@ -66,7 +66,9 @@ pub async fn run(settings: &Settings, force: bool, as_json: bool) -> Result<Exit
             if as_json {
                 out::json(&json!({"pid": pid, "hash": settings.hash}))?;
             } else {
-                out::line(format_args!("synapse (pid {pid}) follows this configuration"))?;
+                out::line(format_args!(
+                    "synapse (pid {pid}) follows this configuration"
+                ))?;
             }
             return Ok(Exit::OK);
         }

@@ -91,7 +91,10 @@ pub(crate) fn services(
     let mut members = BTreeMap::new();
     for (name, list) in snapshot.services {
         if !settings.services.iter().any(|service| service.name == name) {
-            let known = settings.services.iter().map(|service| service.name.as_str());
+            let known = settings
+                .services
+                .iter()
+                .map(|service| service.name.as_str());
             let name = crate::model::shown(&name);
             let hint = nearest(&name, known);
             return Err(corrupt(format!("there is no service {name}: {hint}")));

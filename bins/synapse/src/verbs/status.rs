@@ -68,12 +68,16 @@ pub fn run(settings: &Settings, as_json: bool) -> Result<Exit, Failure> {
         .flatten()
     {
         let why = why.as_str().unwrap_or("?");
-        out::line(format_args!("! {name} is not as configured, HAProxy refuses it: {why}"))?;
+        out::line(format_args!(
+            "! {name} is not as configured, HAProxy refuses it: {why}"
+        ))?;
     }
     for (name, service) in status["services"].as_object().into_iter().flatten() {
         if let Some(why) = service["kept"]["why"].as_str() {
             let members = &service["kept"]["members"];
-            out::line(format_args!("! {name}: {members} vanished members are kept: {why}"))?;
+            out::line(format_args!(
+                "! {name}: {members} vanished members are kept: {why}"
+            ))?;
         }
     }
     for trouble in status["troubles"].as_array().into_iter().flatten() {
