@@ -171,6 +171,8 @@ pub struct Discovered {
     pub rejects: Vec<Reject>,
     /// Since boot, when the source last confirmed this; `None` before the first answer, when `backends` means nothing.
     pub synced: Option<Duration>,
+    /// Whether a part of the source, one of several, has never answered: who is found there is not known yet.
+    pub partial: bool,
     /// What is wrong with the source now; what it said before still stands.
     pub trouble: Option<String>,
     /// The job behind the service, where the source knows it.

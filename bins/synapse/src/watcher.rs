@@ -60,6 +60,7 @@ fn same_but_time(before: &Found, after: &Found) -> bool {
             before.0 == after.0 && Arc::ptr_eq(old, new)
                 || before.0 == after.0
                     && old.synced.is_some() == new.synced.is_some()
+                    && old.partial == new.partial
                     && old.backends == new.backends
                     && old.rejects == new.rejects
                     && old.trouble == new.trouble

@@ -231,9 +231,7 @@ impl Engine {
     }
 
     pub(super) fn proxies(&self, rendered: &Rendered) -> Proxies {
-        Proxies::of(rendered, |service| {
-            self.tracked.get(service)?.main.job.clone()
-        })
+        Proxies::of(rendered, |service| self.tracked.get(service)?.job.clone())
     }
 
     pub(super) fn written(&mut self, written: Written) {

@@ -127,15 +127,24 @@ impl Engine {
                     self.structure.suspect("configuration");
                 }
                 there.insert(tracked.service.name.clone());
-                tracked.main = main;
+                tracked.found(main);
                 tracked.canary.clone_from(&canary);
                 tracked.gone = None;
                 fresh.insert(tracked.service.name.clone());
             }
-            if expand::many(&entry.service) && found.values().any(|found| found.synced.is_some()) {
+            let answered = !found.is_empty() && found.values().all(|found| found.synced.is_some());
+            if expand::many(&entry.service) && answered {
                 for tracked in self.tracked.values_mut() {
-                    if tracked.entry == *name && !there.contains(&tracked.service.name) {
-                        tracked.gone.get_or_insert(now);
+                    let is_gone = tracked.entry == *name && !there.contains(&tracked.service.name);
+                    if is_gone && tracked.gone.is_none() {
+                        tracked.gone = Some(now);
+                        // It has no members: an answer like any other, which the guard may doubt.
+                        tracked.found(Arc::new(Discovered {
+                            synced: Some(now),
+                            job: tracked.job.clone(),
+                            ..Discovered::default()
+                        }));
+                        fresh.insert(tracked.service.name.clone());
                     }
                 }
             }

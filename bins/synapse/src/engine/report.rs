@@ -257,7 +257,7 @@ impl Engine {
             .iter()
             .map(|(name, tracked)| {
                 let value = json!({
-                    "job": tracked.main.job,
+                    "job": tracked.job,
                     "ready": tracked.table.count(Phase::Ready),
                     "probing": tracked.table.count(Phase::Probing),
                     "held": tracked.table.count(Phase::Held),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::membership::table::{Event, Phase, Policy, Resident, Table};
 use crate::membership::{Admin, Occupant, Roster};
-use crate::model::{Backend, Discovered, Reason, Reject};
+use crate::model::{Backend, Discovered, Job, Reason, Reject};
 use crate::planner::{self, Held};
 use crate::probe::Target;
 use crate::render::{server_name, slots_for, split_weight};
@@ -22,6 +22,10 @@ pub(crate) struct Tracked {
     pub(crate) entry: String,
     pub(crate) main: Arc<Discovered>,
     pub(crate) canary: Option<Arc<Discovered>>,
+    /// The job behind it, where that is known.
+    pub(crate) job: Option<Job>,
+    /// Members of last known good that nobody has found since.
+    unseen: Vec<Backend>,
     /// Who was selected last: what `use_previous_backends` keeps.
     pub(crate) members: Arc<Vec<Backend>>,
     /// Members that the guard keeps, and why.
@@ -52,6 +56,8 @@ impl Tracked {
             entry,
             main: Arc::default(),
             canary: None,
+            job: None,
+            unseen: Vec::new(),
             members: Arc::default(),
             kept: None,
             rejects: Vec::new(),
@@ -83,8 +89,30 @@ impl Tracked {
             .filter(|occupant| !known.contains(&endpoint(&occupant.backend)))
             .map(|occupant| occupant.backend.clone());
         self.members = Arc::new(kept.members.iter().cloned().chain(doubted).collect());
+        self.unseen = self.members.to_vec();
+        self.job.clone_from(&kept.job);
         self.known = true;
         self.refresh();
+    }
+
+    /// Takes what its source says. Where a part of the source has never answered, those of last known good may be there:
+    /// silence removes nobody.
+    pub(crate) fn found(&mut self, mut main: Arc<Discovered>) {
+        if main.synced.is_some() {
+            self.job.clone_from(&main.job);
+            let found: HashSet<(&str, u16)> = main.backends.iter().map(endpoint).collect();
+            let defaults = &self.service.default_servers;
+            let written: HashSet<(&str, u16)> = defaults.iter().map(endpoint).collect();
+            self.unseen.retain(|backend| {
+                let place = endpoint(backend);
+                main.partial && !found.contains(&place) && !written.contains(&place)
+            });
+        }
+        if main.partial && !self.unseen.is_empty() {
+            let whole = Arc::make_mut(&mut main);
+            whole.backends.extend(self.unseen.iter().cloned());
+        }
+        self.main = main;
     }
 
     /// Takes over members that HAProxy serves already, where no state says who has which slot: they stay where they are,
@@ -356,7 +384,7 @@ impl Tracked {
                 Servers::Named(_) => 0,
             },
             unconfigured_ms: None,
-            job: self.main.job.clone(),
+            job: self.job.clone(),
             generator_config: None,
         }
     }

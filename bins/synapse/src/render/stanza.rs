@@ -158,7 +158,11 @@ pub(super) fn write(
             (membership, servers::named(members, &naming))
         }
     };
-    structure.update(&lines.structure);
+    // Without the runtime API every member is something that only a reload changes.
+    structure.update(match haproxy.do_socket {
+        true => &lines.structure,
+        false => &lines.text,
+    });
     let place = proxy
         .server_options
         .as_ref()

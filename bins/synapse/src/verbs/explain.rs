@@ -62,14 +62,14 @@ pub async fn run(
             "service": service,
             "synced": tracked.main.synced.is_some(),
             "trouble": tracked.trouble,
-            "job": tracked.main.job,
+            "job": tracked.job,
             "members": members,
             "rejects": tracked.rejects,
             "haproxy": seen.live.as_ref().err(),
         }))?;
         return Ok(Exit::OK);
     }
-    if let Some(job) = &tracked.main.job {
+    if let Some(job) = &tracked.job {
         out::line(format_args!("job {job}"))?;
     }
     for silence in seen.silences() {

@@ -99,6 +99,8 @@ pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Dur
             if let Some(kept) = kept {
                 one.restore(kept, now);
             }
+            one.found(main);
+            let main = Arc::clone(&one.main);
             if main.synced.is_none() {
                 let why = main.trouble.as_deref().unwrap_or("no answer in time");
                 silent.push((one.service.name.clone(), why.to_owned()));
@@ -106,7 +108,6 @@ pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Dur
                 place(&mut one, &main, canary.as_ref());
             }
             one.trouble = one.trouble.or(trouble);
-            one.main = main;
             look_up(&one, &mut resolver, deadline).await;
             let resolve = |host: &str| resolved(&mut resolver, host);
             one.follow(now, resolve);

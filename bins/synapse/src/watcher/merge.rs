@@ -9,7 +9,7 @@ use crate::model::Discovered;
 ///
 /// It is as old as the part that was confirmed longest ago, and unanswered (`synced` is `None`) as long as any part is
 /// still asked for the first time: half a list must not pass for the whole. A part that has never answered and is in
-/// trouble does not hold back the others.
+/// trouble does not hold back the others; then the whole is `partial`.
 #[must_use]
 pub fn merge<'a>(parts: impl IntoIterator<Item = &'a Arc<Discovered>>) -> Discovered {
     let mut whole = Discovered::default();
@@ -25,8 +25,10 @@ pub fn merge<'a>(parts: impl IntoIterator<Item = &'a Arc<Discovered>>) -> Discov
         whole.rejects.extend(part.rejects.iter().cloned());
         let Some(synced) = part.synced else {
             asking |= part.trouble.is_none();
+            whole.partial = true;
             continue;
         };
+        whole.partial |= part.partial;
         whole.synced = Some(whole.synced.map_or(synced, |whole| whole.min(synced)));
         whole.backends.extend(part.backends.iter().cloned());
         jobs.push(&part.job);
@@ -37,6 +39,7 @@ pub fn merge<'a>(parts: impl IntoIterator<Item = &'a Arc<Discovered>>) -> Discov
     if asking {
         whole.synced = None;
     }
+    whole.partial &= whole.synced.is_some();
     if let Some((first, rest)) = jobs.split_first()
         && rest.iter().all(|job| job == first)
     {
@@ -88,6 +91,7 @@ mod tests {
     fn a_part_that_never_answers_does_not_hold_back_the_others() {
         let whole = merge(&[part(1, Some(5), None), part(2, None, Some("denied"))]);
         assert_eq!(whole.synced, Some(Duration::from_secs(5)));
+        assert!(whole.partial);
         let ports: Vec<u16> = whole.backends.iter().map(|backend| backend.port).collect();
         assert_eq!(ports, [1], "what an unanswered part holds means nothing");
     }

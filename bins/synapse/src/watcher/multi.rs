@@ -114,12 +114,16 @@ fn union<'a>(all: impl Iterator<Item = &'a Found> + Clone) -> Found {
         paths.entry(path).or_default().push(discovered);
     }
     let silent = all.clone().any(Found::is_empty);
+    // One that cannot be asked might have members at every path.
+    let unknown = |found: &Found| found.values().any(|part| part.synced.is_none());
+    let partial = all.clone().any(unknown);
     let mut union = Found::new();
     for (path, parts) in paths {
         let mut whole = merge(parts);
         if silent {
             whole.synced = None;
         }
+        whole.partial = partial && whole.synced.is_some();
         union.insert(path.to_owned(), Arc::new(whole));
     }
     union

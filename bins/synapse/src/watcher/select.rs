@@ -56,7 +56,7 @@ pub fn select(
         backend
     };
 
-    let canaries = canaries(service, canary, &mut rejects);
+    let canaries = canaries(service, main, canary, previous, &mut rejects);
     let apart: BTreeSet<(String, u16)> = canaries.iter().map(endpoint).collect();
     // Canaries of before are told by what is one now.
     let mut previous = previous.to_vec();
@@ -224,16 +224,27 @@ fn not_leader(backend: Backend, why: &str) -> Reject {
     Reject::new(backend.source, Reason::Leader, why)
 }
 
-/// The members of the canary path, with their weight.
+/// The members of the canary path, with their weight. As long as that has not answered, canaries are those that were:
+/// of the previous members the ones with a canary's weight that are not found in the main path.
 fn canaries(
     service: &Service,
+    main: &Discovered,
     found: Option<&Discovered>,
+    previous: &[Backend],
     rejects: &mut Vec<Reject>,
 ) -> Vec<Backend> {
     let (Some(Canary { weight, .. }), Some(found)) = (&service.canary, found) else {
         return Vec::new();
     };
-    let mut canaries = found.backends.clone();
+    let mut canaries = if found.synced.is_some() {
+        found.backends.clone()
+    } else {
+        let there: BTreeSet<(String, u16)> = main.backends.iter().map(endpoint).collect();
+        let was = |backend: &&Backend| {
+            backend.weight == Some(u16::from(*weight)) && !there.contains(&endpoint(backend))
+        };
+        previous.iter().filter(was).cloned().collect()
+    };
     for backend in &mut canaries {
         backend.port = service.backend_port_override.unwrap_or(backend.port);
         backend.weight = Some(u16::from(*weight));
