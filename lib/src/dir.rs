@@ -211,6 +211,31 @@ impl Dir {
         result
     }
 
+    /// Removes what processes that were killed while they replaced `name` have left. To be called by whoever is alone in
+    /// replacing it.
+    ///
+    /// # Errors
+    /// As getdents(2) and unlinkat(2).
+    pub fn sweep(&self, name: &str) -> io::Result<()> {
+        let start = format!(".{name}.");
+        for entry in self.entries()? {
+            let (entry, is_dir) = entry?;
+            let left = entry.to_str().is_some_and(|entry| {
+                let unique = entry.strip_prefix(&start);
+                let unique = unique.and_then(|rest| rest.strip_suffix(".tmp"));
+                unique.is_some_and(|unique| {
+                    unique
+                        .bytes()
+                        .all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+                })
+            });
+            if left && !is_dir {
+                self.remove_file(&entry)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes renames and removals in this directory survive a power cut.
     ///
     /// # Errors
@@ -401,6 +426,22 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let dir = Dir::open(temp.path()).unwrap();
         (temp, dir)
+    }
+
+    #[test]
+    fn what_a_kill_left_beside_an_atomic_file_is_swept() {
+        let (temp, dir) = scratch();
+        for name in [".a.7-1f.tmp", ".a.b.7-1f.tmp", ".a.txt.tmp", "a"] {
+            std::fs::write(temp.path().join(name), "x").unwrap();
+        }
+        dir.sweep("a").unwrap();
+        let mut left: Vec<_> = dir
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().0)
+            .collect();
+        left.sort();
+        assert_eq!(left, [".a.b.7-1f.tmp", ".a.txt.tmp", "a"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub mod bindings;
 pub mod check;
 pub mod command;
 pub mod doctor;
-mod files;
+pub(crate) mod files;
 pub mod info;
 pub mod limits;
 pub mod live;

@@ -21,7 +21,7 @@ use crate::watcher::expand::many;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Until every service is known, a file whose members are not known is left as it is, with a word every so often.
 const REMIND: Duration = Duration::from_secs(30);
-/// HAProxy's file may hold what its `stats auth` lines do.
+/// `status.json` may hold what HAProxy's file does.
 const MODE: u32 = 0o640;
 
 /// What is written and what is to be.
@@ -312,7 +312,7 @@ impl Job {
             // HAProxy would believe an old line about a new occupant: this file first.
             let state = server_state::reconcile(&self.dump, &[&text], &self.ours);
             let write = |path: &Path, text: &str| {
-                write_if_changed(path, text.as_bytes(), Durability::Crash)
+                crate::haproxy::files::renew(path, text).map_err(|error| cannot_write(path, error))
             };
             results.push(("server-state", write(&self.server_state, &state)));
             results.push(("haproxy", write(path, &text)));
@@ -322,8 +322,7 @@ impl Job {
             results.push(("output", self.write_output(directory)));
         }
         let (path, status) = &self.status;
-        let status = write_if_changed(path, status.as_bytes(), Durability::Process);
-        results.push(("status", status));
+        results.push(("status", write_if_changed(path, status.as_bytes())));
         results
     }
 }
@@ -350,7 +349,7 @@ impl Job {
     }
 }
 
-fn write_if_changed(path: &Path, bytes: &[u8], durability: Durability) -> Result<(), Failure> {
+fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let write = || {
         let (dir, name) = state::locate(path)?;
         if dir
@@ -359,14 +358,16 @@ fn write_if_changed(path: &Path, bytes: &[u8], durability: Durability) -> Result
         {
             return Ok(());
         }
-        dir.write_atomic(&name, bytes, MODE, durability)
+        dir.write_atomic(&name, bytes, MODE, Durability::Process)
     };
-    write().map_err(|error: std::io::Error| {
-        Failure::new(
-            hostkit::Exit::CANNOT_CREATE,
-            format!("cannot write {}", path.display()),
-        )
-        .remedy("is the disk full, and may this user write there?")
-        .because(error)
-    })
+    write().map_err(|error| cannot_write(path, error))
+}
+
+fn cannot_write(path: &Path, error: std::io::Error) -> Failure {
+    Failure::new(
+        hostkit::Exit::CANNOT_CREATE,
+        format!("cannot write {}", path.display()),
+    )
+    .remedy("is the disk full, and may this user write there?")
+    .because(error)
 }

@@ -105,6 +105,7 @@ impl Engine {
         }
         self.restore_patterns();
         self.files.ours = file_is_known(&settings, !self.state.services.is_empty());
+        sweep(&settings);
         self.structure.suspect("start");
         self.turn().await;
         for service in &settings.services {
@@ -151,6 +152,24 @@ impl Engine {
                 found: Arc::clone(&tracked.members),
             };
             self.guard.remember(now, change);
+        }
+    }
+}
+
+/// Removes what writes that were cut off by a crash have left.
+fn sweep(settings: &crate::settings::Settings) {
+    let haproxy = &settings.haproxy;
+    let files = [
+        Some(settings.state_file.clone()),
+        Some(super::beside(settings, "status.json")),
+        Some(super::beside(settings, "proxies.json")),
+        Some(haproxy.server_state_file.clone()),
+        haproxy.config_file.clone(),
+        haproxy.candidate_file.clone(),
+    ];
+    for path in files.iter().flatten() {
+        if let Err(error) = crate::haproxy::files::sweep(path) {
+            tracing::debug!(path = %path.display(), %error, "not swept");
         }
     }
 }

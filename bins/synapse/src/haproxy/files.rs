@@ -70,6 +70,21 @@ impl File {
     }
 }
 
+/// Replaces the file at `path`, unless it holds this text already.
+pub(crate) fn renew(path: &Path, text: &str) -> io::Result<()> {
+    let file = File::at(path)?;
+    match file.read()? {
+        Some(old) if old.text == text => Ok(()),
+        old => file.write(text, old.as_ref()),
+    }
+}
+
+/// Removes what is left of writes to `path` that were cut off.
+pub(crate) fn sweep(path: &Path) -> io::Result<()> {
+    let file = File::at(path)?;
+    file.dir.sweep(&file.name)
+}
+
 /// `path` with `.ending` appended to its name.
 pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();

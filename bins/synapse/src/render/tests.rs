@@ -242,6 +242,27 @@ fn named_servers_have_cookies_only_where_cookies_are_used() {
 }
 
 #[test]
+fn without_the_runtime_api_members_are_structure() {
+    let (few, more) = (
+        roster(vec![Some(member("10.0.0.1", 80)), None]),
+        roster(vec![
+            Some(member("10.0.0.1", 80)),
+            Some(member("10.0.0.2", 80)),
+        ]),
+    );
+    let service = slotted("a");
+    let differ = |haproxy: &Haproxy| {
+        one(haproxy, &service, &few).structure != one(haproxy, &service, &more).structure
+    };
+    let with = haproxy();
+    assert!(!differ(&with));
+    assert!(differ(&Haproxy {
+        do_socket: false,
+        ..with
+    }));
+}
+
+#[test]
 fn named_members_are_structure_only_where_a_reload_adds_them() {
     let (few, more) = (
         members(vec![member("10.0.0.1", 80)]),

@@ -205,6 +205,18 @@ mod tests {
     }
 
     #[test]
+    fn a_union_with_a_part_that_was_never_heard_of_is_partial_at_every_path() {
+        let answered = found(&[1]);
+        let mut paths = Found::new();
+        paths.insert("/a".to_owned(), Arc::clone(&answered[""]));
+        let away = troubled();
+        let whole = combine(&Resolver::Union, &[("one", &paths), ("two", &away)]);
+        assert!(whole["/a"].partial && whole["/a"].synced.is_some());
+        let whole = combine(&Resolver::Union, &[("one", &paths), ("two", &answered)]);
+        assert!(!whole["/a"].partial);
+    }
+
+    #[test]
     fn sequential_takes_the_first_that_found_anything() {
         let resolver = Resolver::Sequential(vec!["b".into(), "a".into()]);
         let (a, b, none) = (found(&[1]), found(&[2]), found(&[]));

@@ -254,6 +254,21 @@ fn canaries_get_their_share() {
 }
 
 #[test]
+fn canaries_stay_until_their_source_has_answered() {
+    let mut service = service("s");
+    service.canary = Some(canary(10));
+    let main = answer(vec![backend(1, Some(1))]);
+    let other = answer(vec![backend(3, Some(1))]);
+    let before = select(&service, false, &main, Some(&other), &[]);
+    let silent = Discovered::default();
+    let again = select(&service, false, &main, Some(&silent), &before.members);
+    assert_eq!(weights(&again), [(1, Some(100)), (3, Some(10))]);
+    let gone = answer(vec![backend(2, Some(2))]);
+    let others = select(&service, false, &gone, Some(&silent), &before.members);
+    assert_eq!(ports(&others), [2, 3], "only canaries are remembered");
+}
+
+#[test]
 fn registered_weights_count_where_the_configuration_says_so() {
     let mut member = backend(1, Some(1));
     member.weight = Some(7);
