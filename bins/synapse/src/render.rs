@@ -168,6 +168,12 @@ impl Renderer {
                 line,
             });
         }
+        if stanzas.iter().any(|stanza| stanza.retries) {
+            injected.extend(stanza::RETRY.map(|line| Injected {
+                section: "every backend in mode http without retry-on".to_owned(),
+                line: line.to_owned(),
+            }));
+        }
         pieces.push(Arc::clone(&self.head.rest));
         pieces.extend(stanzas.iter().map(|stanza| Arc::clone(&stanza.own)));
         if let Some(shared) = &self.shared {

@@ -36,6 +36,8 @@ pub(super) struct Defaults {
     pub(super) http: bool,
     /// Whether synapse added `option idle-close-on-response` to them; `None` when the user has decided.
     pub(super) idle_close: Option<bool>,
+    /// Whether `retry-on` is set: then the user has decided.
+    pub(super) retry_on: bool,
     /// Whether `cookie` is set.
     pub(super) cookie: bool,
     /// `balance`.
@@ -145,6 +147,7 @@ impl Defaults {
                 true => None,
                 false => Some(http),
             },
+            retry_on: said(lines, &["retry-on"]).is_some(),
             cookie: said(lines, &["cookie"]).is_some(),
             balance: words::last_value(texts(lines), "balance"),
             default_server: said(lines, &["default-server"]).is_some(),

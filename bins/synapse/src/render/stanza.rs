@@ -46,6 +46,15 @@ pub enum Kind {
     Backend,
 }
 
+/// What a backend of mode http is told of requests that a server did not answer. A server that quits closes connections
+/// in the moment in which HAProxy sends a request over one of them, and one that dies answers nothing: another server may
+/// be asked instead. But only what is safe (RFC 9110 section 9.2.1): HAProxy repeats any request, those that buy
+/// something too.
+pub(super) const RETRY: [&str; 2] = [
+    "http-request disable-l7-retry unless { method GET HEAD OPTIONS }",
+    "retry-on conn-failure empty-response",
+];
+
 /// A service, written.
 #[derive(Debug)]
 pub(super) struct Stanza {
@@ -57,6 +66,8 @@ pub(super) struct Stanza {
     pub(super) findings: Vec<Finding>,
     pub(super) proxies: Vec<ProxyName>,
     pub(super) membership: Membership,
+    /// Whether [`RETRY`] was added.
+    pub(super) retries: bool,
 }
 
 /// Writes a service; `None` when HAProxy has nothing of it, or when its name is not fit to be written.
@@ -117,6 +128,14 @@ pub(super) fn write(
     let http = head::mode(&proxy.backend).unwrap_or(defaults.http);
     piece.head("", None);
     piece.head(&format!("backend {backend_name}"), Some(&service.place));
+    let decided = defaults.retry_on || head::said(&proxy.backend, &["retry-on"]).is_some();
+    let retries = haproxy.inject && http && !decided;
+    if retries {
+        // Before the user's own rules: an `allow` among them would end the list.
+        for line in RETRY {
+            piece.line(&format!("{line} {MARK}"), None);
+        }
+    }
     piece.written(
         &format!("backend {backend_name}"),
         &proxy.backend,
@@ -186,6 +205,7 @@ pub(super) fn write(
         findings,
         proxies,
         membership,
+        retries,
     }))
 }
 

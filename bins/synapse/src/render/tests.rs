@@ -331,6 +331,8 @@ fn what_hitless_operation_needs_is_added_once_and_only_where_it_is_missing() {
             "retries 3",
             "option idle-close-on-response",
             &structure,
+            "http-request disable-l7-retry unless { method GET HEAD OPTIONS }",
+            "retry-on conn-failure empty-response",
         ]
     );
     for line in &added {
@@ -348,6 +350,7 @@ fn what_hitless_operation_needs_is_added_once_and_only_where_it_is_missing() {
         "no option redispatch",
         "retries 0",
         " \"option\"  idle-close-on-response",
+        "retry-on none",
     ]);
     let rendered = one(&own, &slotted("a"), &team);
     assert_eq!(rendered.injected.len(), 1, "{:?}", rendered.injected);
@@ -518,4 +521,26 @@ fn slots_are_sized_ahead_of_need() {
         let slots = slots_for(members, configured, current);
         assert_eq!(slots, expected, "{members} {configured:?} {current}");
     }
+}
+
+#[test]
+fn requests_are_repeated_only_where_they_are_http_and_nobody_has_decided() {
+    let team = roster(vec![None; 8]);
+    let has = |service: &Service| {
+        let text = one(&haproxy(), service, &team).text();
+        let lines = ["disable-l7-retry", "retry-on conn-failure empty-response"];
+        lines.map(|line| text.contains(line))
+    };
+    let mut service = slotted("a");
+    assert_eq!(has(&service), [true, true]);
+    proxy(&mut service).backend = lines(&["http-request allow"]);
+    let text = one(&haproxy(), &service, &team).text();
+    assert!(
+        text.find("disable-l7-retry") < text.find("http-request allow"),
+        "{text}"
+    );
+    proxy(&mut service).backend = lines(&["retry-on 503"]);
+    assert_eq!(has(&service), [false, false]);
+    proxy(&mut service).backend = lines(&["mode tcp"]);
+    assert_eq!(has(&service), [false, false]);
 }
