@@ -342,7 +342,7 @@ pub(super) struct Server {
     pub(super) endpoint: String,
     /// 0 is down, 2 is up.
     pub(super) operation: u32,
-    /// Bits: 1 maintenance, 8 drain.
+    /// Bits: 1 maintenance, 8 drain; 4 only says that its line has `disabled`.
     pub(super) admin: u32,
     pub(super) weight: u32,
 }
@@ -350,7 +350,7 @@ pub(super) struct Server {
 impl Server {
     /// Whether it gets new requests.
     pub(super) fn serves(&self) -> bool {
-        self.admin == 0 && self.operation == 2 && self.weight > 0
+        self.admin & !4 == 0 && self.operation == 2 && self.weight > 0
     }
 }
 

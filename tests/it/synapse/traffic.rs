@@ -1,13 +1,19 @@
 //! No request is lost: every attempt of a paced load is judged while members, structure and configuration change.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+mod lives;
+mod members;
+mod reloads;
+mod threshold;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hostkit_tests::eventually;
 use hostkit_tests::haproxy::Mode;
-use hostkit_tests::load::{Connections, Load, Plan, Report};
-use hostkit_tests::tasks::{Job, Task, Tasks};
+use hostkit_tests::load::{Connections, Load, Plan};
+use hostkit_tests::tasks::{Serial, Task, Tasks};
 
-use super::rig::Rig;
+use super::rig::{Members, Rig, long};
 
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -16,26 +22,89 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[test]
-fn smoke() {
-    let _alone = alone();
-    for mode in [Mode::Master, Mode::Daemon] {
-        let Some(mut rig) = Rig::new(mode) else {
-            return;
-        };
-        let address = rig.service("eightball");
-        let members = rig.registry();
-        let tasks = Tasks::start(1, members.clone());
-        rig.start();
-        for shard in 0..3 {
-            tasks.launch(Task::new("eightball", shard));
+/// How many of something there are, in a normal and in a long run.
+fn count(normal: usize, many: usize) -> usize {
+    if long() { many } else { normal }
+}
+
+/// A rig with these services, synapse running, and a player of tasks. Tests name the fields in this order, so that the
+/// player ends before ZooKeeper does.
+fn stage(mode: Mode, services: &[&str]) -> Option<(Tasks, Arc<Members>, Rig, Vec<SocketAddr>)> {
+    let mut rig = Rig::new(mode)?;
+    let addresses = services.iter().map(|name| rig.service(name)).collect();
+    rig.start();
+    let members = rig.registry();
+    Some((Tasks::start(1, members.clone()), members, rig, addresses))
+}
+
+/// Launches tasks that listen at once, and returns when HAProxy sends them requests.
+fn populate(rig: &Rig, tasks: &Tasks, service: &str, count: u32) -> Vec<Serial> {
+    let serials: Vec<Serial> = (0..count)
+        .map(|shard| tasks.launch(Task::new(service, shard)))
+        .collect();
+    serving(rig, tasks, service, &serials);
+    serials
+}
+
+/// Returns when these tasks get requests, and nobody else.
+fn serving(rig: &Rig, tasks: &Tasks, service: &str, serials: &[Serial]) {
+    let mut wanted: Vec<String> = serials
+        .iter()
+        .map(|&serial| tasks.announcement(serial).address.to_string())
+        .collect();
+    wanted.sort_unstable();
+    let mut found = Vec::new();
+    eventually(&format!("{service}: {wanted:?} serve"), || {
+        found = rig.serving(service);
+        found == wanted
+    });
+}
+
+/// Requests to services, over fresh and over kept connections.
+struct Loads(Vec<(String, Load)>);
+
+impl Loads {
+    fn start(services: &[(&str, SocketAddr)]) -> Self {
+        let both = [Connections::Fresh, Connections::KeepAlive];
+        let loads = services.iter().flat_map(|&(service, target)| {
+            both.map(|connections| {
+                let plan = Plan {
+                    clients: 6,
+                    rate: 40.0,
+                    ..Plan::new(target, service, connections)
+                };
+                (format!("{service} {connections:?}"), Load::start(plan))
+            })
+        });
+        let loads = Self(loads.collect());
+        loads.more(50);
+        loads
+    }
+
+    /// Returns when each has made `count` more attempts.
+    fn more(&self, count: u64) {
+        for (_, load) in &self.0 {
+            load.more(count);
         }
-        eventually("they serve", || rig.serving("eightball").len() == 3);
-        let load = Load::start(Plan::new(address, "eightball", Connections::Fresh));
-        load.more(200);
-        let report = load.stop();
-        assert!(report.clean(), "{report}");
-        println!("{report}\n{}\nreloads {}", rig.file(), rig.reloads());
-        println!("{}", rig.log());
+    }
+
+    /// Ends them all.
+    ///
+    /// # Panics
+    /// Any attempt failed.
+    #[track_caller]
+    fn clean(self, rig: &Rig, what: &str) {
+        self.more(50);
+        let mut failed = String::new();
+        let mut attempts = 0;
+        for (name, load) in self.0 {
+            let report = load.stop();
+            attempts += report.attempts;
+            if !report.clean() {
+                failed.push_str(&format!("{name}: {report}"));
+            }
+        }
+        assert!(failed.is_empty(), "{what}:\n{failed}\n{}", rig.log());
+        println!("{what}: 0 of {attempts} attempts failed");
     }
 }

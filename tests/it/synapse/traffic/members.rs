@@ -1,0 +1,52 @@
+//! Members come and go by the runtime API alone.
+
+use hostkit_tests::haproxy::Mode;
+use hostkit_tests::tasks::Registry as _;
+
+use super::{Loads, alone, count, populate, serving, stage};
+
+const SERVICES: [&str; 3] = ["eightball", "search", "pings"];
+
+/// Members that listen all the time leave and come back, several at a time, now at once and now later; what follows the
+/// registry too slowly, too fast or in the wrong order loses requests or members.
+#[test]
+fn a_thousand_changes_lose_nothing() {
+    let _alone = alone();
+    let Some((tasks, members, rig, addresses)) = stage(Mode::Master, &SERVICES) else {
+        return;
+    };
+    let all: Vec<Vec<_>> = SERVICES
+        .iter()
+        .map(|service| populate(&rig, &tasks, service, 5))
+        .collect();
+    let reloads = rig.reloads();
+    let targets: Vec<_> = SERVICES.into_iter().zip(addresses).collect();
+    let loads = Loads::start(&targets);
+    let changes = count(150, 1000);
+    let mut made = 0;
+    let mut round = 0;
+    while made < changes {
+        let serials = &all[round % SERVICES.len()];
+        // One, two or three of five.
+        let away = &serials[round % 3..=round % 3 + round / 3 % 3];
+        for &serial in away {
+            members.leave(&tasks.announcement(serial));
+        }
+        // Back at once, while they drain, or when they are gone.
+        match round % 4 {
+            0 => {}
+            1 => loads.more(3),
+            _ => loads.more(20),
+        }
+        for &serial in away {
+            members.announce(&tasks.announcement(serial));
+        }
+        made += 2 * away.len();
+        round += 1;
+    }
+    for (service, serials) in SERVICES.iter().zip(&all) {
+        serving(&rig, &tasks, service, serials);
+    }
+    loads.clean(&rig, &format!("{made} changes of membership"));
+    assert_eq!(rig.reloads(), reloads, "{}", rig.log());
+}
