@@ -40,7 +40,7 @@ pub struct Change {
     /// What the members were found in: an ensemble's hosts, a file. Services of one source are judged together.
     pub source: String,
     /// All members found, before default servers are added or anything is kept.
-    pub found: Arc<Vec<Backend>>,
+    pub found: Arc<Vec<Arc<Backend>>>,
 }
 
 /// What to do with a service.
@@ -56,7 +56,7 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hold {
     /// The members, none of which was found. Those that an earlier verdict let go are to be put back.
-    pub members: Vec<Backend>,
+    pub members: Vec<Arc<Backend>>,
     /// When the first of them is given up, at the latest.
     pub until: Duration,
     /// Why.

@@ -1,6 +1,7 @@
 //! Server slots: who stands in which, and in which phase. The types that the renderer and the runtime API share.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,7 @@ pub mod table;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Occupant {
     /// The member.
-    pub backend: Backend,
+    pub backend: Arc<Backend>,
     /// Its address; a slot is only filled when the host is resolved.
     pub address: IpAddr,
     /// HAProxy's weight, 0 to 256; `None` leaves what `server_options` say.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,8 @@ use serde::{Deserialize, Serialize};
 /// One server that a service may send requests to, whatever found it.
 ///
 /// Its identity is the endpoint, `host` and `port`: two that share it are one backend, and the newer (greater `id`)
-/// stands for both.
+/// stands for both. Whoever works with backends shares them: from the watcher to the roster it is one allocation, unless
+/// something on the way makes another one of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
     /// The registered name, when there is one (Nerve's `name`, `default_servers`, an Aurora shard number).
@@ -166,7 +168,7 @@ impl fmt::Display for Reason {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Discovered {
     /// What it found, in no order; endpoints may repeat.
-    pub backends: Vec<Backend>,
+    pub backends: Vec<Arc<Backend>>,
     /// What it refused.
     pub rejects: Vec<Reject>,
     /// Since boot, when the source last confirmed this; `None` before the first answer, when `backends` means nothing.

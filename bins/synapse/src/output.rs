@@ -7,6 +7,7 @@ use std::fs::DirBuilder;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use hostkit::dir::{Dir, Durability};
 use hostkit::{Exit, Failure};
@@ -66,7 +67,7 @@ impl FileOutput {
     ///
     /// # Errors
     /// The name is none of a service, or the file cannot be written (exit 74); then the old file is still there.
-    pub fn write(&self, service: &str, backends: &[Backend]) -> Result<bool, Failure> {
+    pub fn write(&self, service: &str, backends: &[Arc<Backend>]) -> Result<bool, Failure> {
         let file = format!("{service}.json");
         self.replace(service, &file, backends).map_err(|error| {
             let path = self.dir.path().join(model::shown(&file));
@@ -74,12 +75,12 @@ impl FileOutput {
         })
     }
 
-    fn replace(&self, service: &str, file: &str, backends: &[Backend]) -> io::Result<bool> {
+    fn replace(&self, service: &str, file: &str, backends: &[Arc<Backend>]) -> io::Result<bool> {
         if !model::safe_name(service) {
             let why = "letters, digits and -_.: make the name of a service";
             return Err(io::Error::new(ErrorKind::InvalidInput, why));
         }
-        let mut sorted: Vec<&Backend> = backends.iter().collect();
+        let mut sorted: Vec<&Backend> = backends.iter().map(|backend| &**backend).collect();
         sorted.sort_by_key(|backend| (backend.id, &backend.host, backend.port));
         let entries: Vec<Entry<'_>> = sorted.into_iter().map(Entry::of).collect();
         let bytes = serde_json::to_vec(&entries)?;
@@ -162,13 +163,13 @@ mod tests {
         let path = temp.path().join("made/below");
         let output = FileOutput::open(&path).unwrap();
         let mut first = backend("10.0.0.1", 2);
-        first.name = Some("web".to_owned());
+        first.name = Some("web".into());
         first.weight = Some(5);
-        first.options = Some("backup".to_owned());
+        first.options = Some("backup".into());
         first.server_id = Some(9);
         first.labels = [("az".to_owned(), "b".to_owned())].into();
         let second = backend("10.0.0.2", 1);
-        let list = [first.clone(), second.clone()];
+        let list = [Arc::new(first), Arc::new(second)];
         assert!(output.write("svc", &list).unwrap());
         let file = path.join("svc.json");
         let inode = fs::metadata(&file).unwrap().ino();
@@ -181,7 +182,11 @@ mod tests {
                 r#""haproxy_server_options":"backup","labels":{"az":"b"},"haproxy_server_id":9}]"#,
             )
         );
-        assert!(!output.write("svc", &[second, first]).unwrap());
+        assert!(
+            !output
+                .write("svc", &[list[1].clone(), list[0].clone()])
+                .unwrap()
+        );
         assert_eq!(fs::metadata(&file).unwrap().ino(), inode);
         assert!(output.write("svc", &list[1..]).unwrap());
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o644);
@@ -193,7 +198,9 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let output = FileOutput::open(temp.path()).unwrap();
         for service in ["kept", "gone", "empty"] {
-            output.write(service, &[backend("10.0.0.1", 1)]).unwrap();
+            output
+                .write(service, &[Arc::new(backend("10.0.0.1", 1))])
+                .unwrap();
         }
         output.write("empty", &[]).unwrap();
         for (file, text) in [

@@ -218,6 +218,8 @@ pub fn apply(held: &mut BTreeMap<String, Held>, change: &Change) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::membership::Occupant;
     use crate::model::Backend;
@@ -306,7 +308,7 @@ mod tests {
     #[test]
     fn a_roster_names_slots_by_their_place() {
         let occupant = Occupant {
-            backend: Backend::new("10.0.0.1", 80, "x").unwrap(),
+            backend: Arc::new(Backend::new("10.0.0.1", 80, "x").unwrap()),
             address: IpAddr::from([10, 0, 0, 1]),
             weight: None,
             admin: Admin::Ready,

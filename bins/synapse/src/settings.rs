@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::Backend;
@@ -65,7 +66,7 @@ pub struct Service {
     /// Which members are used, by label.
     pub label_filters: Vec<LabelFilter>,
     /// Members when discovery has none.
-    pub default_servers: Vec<Backend>,
+    pub default_servers: Vec<Arc<Backend>>,
     /// Whether `default_servers` are members always (false).
     pub keep_default_servers: bool,
     /// Whether an empty discovery without default servers changes nothing (true).

@@ -41,7 +41,7 @@ pub struct State {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Service {
     /// The members that were last selected.
-    pub members: Arc<Vec<Backend>>,
+    pub members: Arc<Vec<Arc<Backend>>>,
     /// Who stood in which slot.
     pub roster: Roster,
     /// Server slots in HAProxy's file; 0 for named servers.

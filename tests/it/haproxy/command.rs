@@ -1,6 +1,8 @@
 //! Runtime commands: what a slot's server does before, while and after its occupant changes. The reasons for the order
 //! of commands and for waiting until a slot is quiet are asserted here, as facts of HAProxy.
 
+use std::sync::Arc;
+
 use hostkit_tests::haproxy::{Haproxy, Mode};
 use hostkit_tests::{eventually, free_port};
 use synapse::haproxy::command::{FREE, Quiet};
@@ -14,7 +16,7 @@ use super::{block_on, info, socket, started, state};
 
 fn occupant(port: u16, weight: Option<u16>, admin: Admin) -> Occupant {
     Occupant {
-        backend: Backend::new("127.0.0.1", port, "test").unwrap(),
+        backend: Arc::new(Backend::new("127.0.0.1", port, "test").unwrap()),
         address: "127.0.0.1".parse().unwrap(),
         weight,
         admin,

@@ -1,6 +1,7 @@
 //! The inputs of the golden files: small settings, each about one thing.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use synapse::membership::{Admin, Occupant, Roster};
 use synapse::model::Backend;
@@ -323,7 +324,7 @@ pub(super) fn up(n: u16) -> Occupant {
 fn at(address: &str, port: u16) -> Occupant {
     let address: IpAddr = address.parse().unwrap();
     Occupant {
-        backend: Backend::new(&address.to_string(), port, "golden").unwrap(),
+        backend: Arc::new(Backend::new(&address.to_string(), port, "golden").unwrap()),
         address,
         weight: None,
         admin: Admin::Ready,

@@ -1,6 +1,7 @@
 //! Registrations in a real ZooKeeper, hostile ones included, and what they become.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hostkit::zookeeper::Options;
 use hostkit_tests::zookeeper::{Announcer, Task, Zookeeper};
@@ -68,7 +69,7 @@ fn refused(found: &Found) -> BTreeMap<String, Reason> {
     named.collect()
 }
 
-fn backends(found: &Found) -> Vec<Backend> {
+fn backends(found: &Found) -> Vec<Arc<Backend>> {
     let all = found.values().flat_map(|discovered| &discovered.backends);
     all.cloned().collect()
 }
@@ -163,7 +164,10 @@ fn what_cannot_be_a_backend_is_refused_with_its_reason() {
     });
     let found = running.watch.found.borrow();
     assert_eq!(refused(&found), expected);
-    let endpoints: Vec<String> = backends(&found).iter().map(Backend::endpoint).collect();
+    let endpoints: Vec<String> = backends(&found)
+        .iter()
+        .map(|backend| backend.endpoint())
+        .collect();
     assert_eq!(endpoints, ["mesos-slave03.example.com:31005", "[::1]:80"]);
     for reject in &found[JOB].rejects {
         assert!(!reject.detail.chars().any(char::is_control), "{reject:?}");

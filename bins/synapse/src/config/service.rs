@@ -1,6 +1,7 @@
 //! One entry of `services`, which is one service, or a pair, or several copies.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::context::{Context, Kind, Map, join};
 use super::discovery::{self, Source, znode_path};
@@ -88,7 +89,7 @@ fn source(context: &mut Context, around: &Around<'_>, map: &Map<'_, '_>) -> Opti
 
 /// What the services of an entry share, beside their discovery.
 struct Common {
-    default_servers: Vec<Backend>,
+    default_servers: Vec<Arc<Backend>>,
     keep_default_servers: bool,
     use_previous_backends: bool,
     backend_port_override: Option<u16>,
@@ -138,7 +139,7 @@ impl Common {
     }
 }
 
-fn default_servers(context: &mut Context, map: &Map<'_, '_>) -> Vec<Backend> {
+fn default_servers(context: &mut Context, map: &Map<'_, '_>) -> Vec<Arc<Backend>> {
     let mut servers = Vec::new();
     let path: Rc<str> = map.name("default_servers").into();
     for node in map.list(context, "default_servers") {
@@ -169,7 +170,7 @@ fn default_servers(context: &mut Context, map: &Map<'_, '_>) -> Vec<Backend> {
         }
         let source = context.place(node.at).to_string();
         if let Ok(backend) = Backend::new(host, port, source) {
-            servers.push(Backend {
+            servers.push(Arc::new(Backend {
                 name: discovery::name(context, &server, "name"),
                 id: server.number(context, "id", 0..=u64::MAX),
                 weight: server.number(context, "weight", 0..=256),
@@ -177,7 +178,7 @@ fn default_servers(context: &mut Context, map: &Map<'_, '_>) -> Vec<Backend> {
                 server_id: server.number(context, "haproxy_server_id", 1..=i32::MAX as u32),
                 labels: discovery::labels(context, &server),
                 ..backend
-            });
+            }));
         }
     }
     servers

@@ -295,7 +295,7 @@ struct Job {
     ours: BTreeSet<String>,
     proxies: Proxies,
     output: Option<PathBuf>,
-    members: BTreeMap<String, Arc<Vec<crate::model::Backend>>>,
+    members: BTreeMap<String, Arc<Vec<Arc<crate::model::Backend>>>>,
     status: (PathBuf, String),
     store: Arc<state::Store>,
     state: State,

@@ -153,7 +153,9 @@ impl Structure {
             .unwrap_or(&tracked.service);
         let mut roster = (*tracked.roster).clone();
         for occupant in roster.servers.iter_mut().flatten() {
-            occupant.backend.options = None;
+            if occupant.backend.options.is_some() {
+                Arc::make_mut(&mut occupant.backend).options = None;
+            }
         }
         Some((Arc::clone(service), Arc::new(roster)))
     }

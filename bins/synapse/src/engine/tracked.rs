@@ -25,11 +25,11 @@ pub(crate) struct Tracked {
     /// The job behind it, where that is known.
     pub(crate) job: Option<Job>,
     /// Members of last known good that nobody has found since.
-    unseen: Vec<Backend>,
+    unseen: Vec<Arc<Backend>>,
     /// Who was selected last: what `use_previous_backends` keeps.
-    pub(crate) members: Arc<Vec<Backend>>,
+    pub(crate) members: Arc<Vec<Arc<Backend>>>,
     /// Members that the guard keeps, and why.
-    pub(crate) kept: Option<(Vec<Backend>, String)>,
+    pub(crate) kept: Option<(Vec<Arc<Backend>>, String)>,
     /// What was refused between discovery and the slots.
     pub(crate) rejects: Vec<Reject>,
     pub(crate) trouble: Option<String>,
@@ -82,7 +82,11 @@ impl Tracked {
         ));
         self.table = table;
         // Whoever was kept in doubt is still in doubt: as a member, until its source answers and the guard is asked again.
-        let known: HashSet<(&str, u16)> = kept.members.iter().map(endpoint).collect();
+        let known: HashSet<(&str, u16)> = kept
+            .members
+            .iter()
+            .map(|backend| endpoint(backend))
+            .collect();
         let occupants = kept.roster.servers.iter().flatten();
         let doubted = occupants
             .filter(|occupant| occupant.admin == Admin::Ready)
@@ -100,9 +104,14 @@ impl Tracked {
     pub(crate) fn found(&mut self, mut main: Arc<Discovered>) {
         if main.synced.is_some() {
             self.job.clone_from(&main.job);
-            let found: HashSet<(&str, u16)> = main.backends.iter().map(endpoint).collect();
+            let found: HashSet<(&str, u16)> = main
+                .backends
+                .iter()
+                .map(|backend| endpoint(backend))
+                .collect();
             let defaults = &self.service.default_servers;
-            let written: HashSet<(&str, u16)> = defaults.iter().map(endpoint).collect();
+            let written: HashSet<(&str, u16)> =
+                defaults.iter().map(|backend| endpoint(backend)).collect();
             self.unseen.retain(|backend| {
                 let place = endpoint(backend);
                 main.partial && !found.contains(&place) && !written.contains(&place)
@@ -211,15 +220,19 @@ impl Tracked {
             .map(|(_, resident)| (resident.backend.endpoint(), resident.address))
             .collect();
         let mut members = Vec::with_capacity(self.members.len());
-        let there: HashSet<(&str, u16)> = self.members.iter().map(endpoint).collect();
+        let there: HashSet<(&str, u16)> = self
+            .members
+            .iter()
+            .map(|backend| endpoint(backend))
+            .collect();
         let kept = self.kept.iter().flat_map(|(kept, _)| kept);
         let kept = kept.filter(|backend| !there.contains(&endpoint(backend)));
         for backend in self.members.iter().chain(kept) {
             match resolve(&backend.host) {
-                Ok(Some(address)) => members.push((backend.clone(), address)),
+                Ok(Some(address)) => members.push((Arc::clone(backend), address)),
                 // Whoever has a slot keeps it, at the address it has.
                 other => match (known.get(&backend.endpoint()), other) {
-                    (Some(address), _) => members.push((backend.clone(), *address)),
+                    (Some(address), _) => members.push((Arc::clone(backend), *address)),
                     (None, Ok(_)) => {}
                     (None, Err(why)) => {
                         let source = backend.source.clone();

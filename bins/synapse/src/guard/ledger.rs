@@ -11,18 +11,18 @@ use crate::model::Backend;
 #[derive(Debug)]
 pub(super) struct Ledger {
     source: String,
-    found: Arc<Vec<Backend>>,
+    found: Arc<Vec<Arc<Backend>>>,
     /// Sizes of the past and until when they held, ever smaller: the first one is the largest within the window.
     sizes: VecDeque<(Duration, usize)>,
     /// Members that were let go within the window and have no excuse, oldest first, with when.
-    gone: VecDeque<(Duration, Backend)>,
+    gone: VecDeque<(Duration, Arc<Backend>)>,
     /// Members that are held, with the time at which they are given up.
-    kept: Vec<(Duration, Backend)>,
+    kept: Vec<(Duration, Arc<Backend>)>,
     why: Option<Doubt>,
 }
 
 impl Ledger {
-    pub(super) fn new(source: String, found: Arc<Vec<Backend>>, now: Duration) -> Self {
+    pub(super) fn new(source: String, found: Arc<Vec<Arc<Backend>>>, now: Duration) -> Self {
         let sizes = VecDeque::from([(now, found.len())]);
         Self {
             source,
@@ -39,7 +39,7 @@ impl Ledger {
     }
 
     /// Takes what the source says now.
-    pub(super) fn find(&mut self, now: Duration, source: String, found: Arc<Vec<Backend>>) {
+    pub(super) fn find(&mut self, now: Duration, source: String, found: Arc<Vec<Arc<Backend>>>) {
         self.source = source;
         if Arc::ptr_eq(&self.found, &found) {
             return;
@@ -56,7 +56,8 @@ impl Ledger {
         self.gone.retain(|(_, backend)| !here.has(backend));
         self.kept.retain(|(_, backend)| !here.has(backend));
         let lost = before.iter().filter(|backend| !here.has(backend));
-        self.gone.extend(lost.map(|backend| (now, backend.clone())));
+        self.gone
+            .extend(lost.map(|backend| (now, Arc::clone(backend))));
         // Members may come and go without end; only as many as there were can be missing.
         while self.gone.len() > had {
             self.gone.pop_front();
@@ -112,7 +113,7 @@ impl Ledger {
     pub(super) fn verdict(&self) -> Verdict {
         match (&self.why, self.until()) {
             (Some(why), Some(until)) => Verdict::Hold(Hold {
-                members: self.kept.iter().map(|(_, kept)| kept.clone()).collect(),
+                members: self.kept.iter().map(|(_, kept)| Arc::clone(kept)).collect(),
                 until,
                 why: why.clone(),
             }),
@@ -136,13 +137,13 @@ struct Here<'a> {
 }
 
 impl<'a> Here<'a> {
-    fn new(found: &'a [Backend]) -> Self {
+    fn new(found: &'a [Arc<Backend>]) -> Self {
         Self {
             endpoints: found
                 .iter()
                 .map(|backend| (backend.host.as_str(), backend.port))
                 .collect(),
-            shards: found.iter().filter_map(shard).collect(),
+            shards: found.iter().filter_map(|backend| shard(backend)).collect(),
         }
     }
 
@@ -167,8 +168,12 @@ fn shard(backend: &Backend) -> Option<(&str, u32)> {
 mod tests {
     use super::*;
 
-    fn members(base: u16) -> Arc<Vec<Backend>> {
-        let member = |port| Backend::new("a.example.com", port, "a-file").ok();
+    fn members(base: u16) -> Arc<Vec<Arc<Backend>>> {
+        let member = |port| {
+            Backend::new("a.example.com", port, "a-file")
+                .ok()
+                .map(Arc::new)
+        };
         Arc::new((base..base + 3).filter_map(member).collect())
     }
 

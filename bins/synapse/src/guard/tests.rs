@@ -17,15 +17,15 @@ struct World {
     down: Vec<String>,
 }
 
-fn member(job: &str, shard: u32, port: u16) -> Backend {
+fn member(job: &str, shard: u32, port: u16) -> Arc<Backend> {
     let znode = format!("/aurora/www-data/prod/{job}/member_{port:010}");
     let mut backend = Backend::new(&format!("{job}.example.com"), port, znode).unwrap();
     backend.shard = Some(shard);
-    backend
+    Arc::new(backend)
 }
 
 /// Shards `0..count`, on ports from `base`.
-fn members(job: &str, count: u16, base: u16) -> Vec<Backend> {
+fn members(job: &str, count: u16, base: u16) -> Vec<Arc<Backend>> {
     (0..count)
         .map(|shard| member(job, shard.into(), base + shard))
         .collect()
@@ -52,7 +52,7 @@ impl World {
         world
     }
 
-    fn change(service: &str, source: &str, found: Vec<Backend>) -> Change {
+    fn change(service: &str, source: &str, found: Vec<Arc<Backend>>) -> Change {
         Change {
             service: service.to_owned(),
             source: source.to_owned(),
@@ -80,7 +80,7 @@ impl World {
     }
 
     /// All at once; the number of services that are held then.
-    fn batch(&mut self, changes: impl IntoIterator<Item = (String, Vec<Backend>)>) -> usize {
+    fn batch(&mut self, changes: impl IntoIterator<Item = (String, Vec<Arc<Backend>>)>) -> usize {
         let changes = changes
             .into_iter()
             .map(|(service, found)| Self::change(&service, ENSEMBLE, found))
@@ -88,7 +88,7 @@ impl World {
         held(&self.review(changes))
     }
 
-    fn one(&mut self, service: &str, found: Vec<Backend>) -> usize {
+    fn one(&mut self, service: &str, found: Vec<Arc<Backend>>) -> usize {
         self.batch([(service.to_owned(), found)])
     }
 }
@@ -113,7 +113,7 @@ fn a_rolling_deploy_in_halves_is_followed() {
         let mut world = World::with_jobs(jobs);
         let mut now = members("job0", 12, 1000);
         for half in [0..6, 6..12] {
-            let kept: Vec<Backend> = now
+            let kept: Vec<Arc<Backend>> = now
                 .iter()
                 .filter(|member| !half.contains(&member.shard.unwrap()))
                 .cloned()
@@ -151,7 +151,7 @@ fn twenty_jobs_deployed_at_once_with_replacement_are_followed() {
                 .map(|n| {
                     let mut found = members(&job(n), 12, 1000);
                     for member in &mut found[..=shard] {
-                        member.port += 1000;
+                        Arc::make_mut(member).port += 1000;
                     }
                     if gap {
                         found.remove(shard);
@@ -263,7 +263,12 @@ fn half_the_hosts_without_power_are_followed_when_checks_agree() {
     let gone = |n: usize| members(&job(n), 12, 1000)[..7].to_vec();
     let left = |n: usize| members(&job(n), 12, 1000)[7..].to_vec();
     world.down = (0..10)
-        .flat_map(|n| gone(n).iter().map(Backend::endpoint).collect::<Vec<_>>())
+        .flat_map(|n| {
+            gone(n)
+                .iter()
+                .map(|backend| backend.endpoint())
+                .collect::<Vec<_>>()
+        })
         .collect();
     assert_eq!(world.batch((0..10).map(|n| (job(n), left(n)))), 0);
 }
@@ -307,13 +312,14 @@ fn shards_of_two_jobs_in_one_service_are_not_the_same() {
 
 #[test]
 fn what_is_put_back_is_what_was_there_last() {
-    let nerve = |from: u16, to: u16| -> Vec<Backend> {
+    let nerve = |from: u16, to: u16| -> Vec<Arc<Backend>> {
         (from..to)
-            .map(|port| Backend::new("n.example.com", port, "/nerve/s/i").unwrap())
+            .map(|port| Arc::new(Backend::new("n.example.com", port, "/nerve/s/i").unwrap()))
             .collect()
     };
     let mut world = World::new();
-    let all = |found: &Vec<Backend>| (0..5).map(|n| (job(n), found.clone())).collect::<Vec<_>>();
+    let all =
+        |found: &Vec<Arc<Backend>>| (0..5).map(|n| (job(n), found.clone())).collect::<Vec<_>>();
     world.batch(all(&nerve(1, 13)));
     world.pass(60.0);
     // Six are replaced, and then seven others vanish.
@@ -388,7 +394,7 @@ proptest! {
         services in 1..8usize,
     ) {
         let mut world = World::new();
-        let mut found: BTreeMap<String, Vec<Backend>> = BTreeMap::new();
+        let mut found: BTreeMap<String, Vec<Arc<Backend>>> = BTreeMap::new();
         for (n, count, base, pause, is_down) in steps {
             world.now += Duration::from_millis(pause);
             let name = job(n % services);
@@ -399,7 +405,7 @@ proptest! {
                 let Verdict::Hold(hold) = verdict else { continue };
                 prop_assert!(services > 2);
                 prop_assert!(!hold.members.is_empty() && hold.until > world.now);
-                let mut endpoints: Vec<String> = hold.members.iter().map(Backend::endpoint).collect();
+                let mut endpoints: Vec<String> = hold.members.iter().map(|backend| backend.endpoint()).collect();
                 endpoints.sort();
                 endpoints.dedup();
                 prop_assert_eq!(endpoints.len(), hold.members.len());

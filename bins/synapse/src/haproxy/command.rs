@@ -242,6 +242,8 @@ impl Reply {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::haproxy::Version;
     use crate::model::Backend;
@@ -249,7 +251,7 @@ mod tests {
 
     fn occupant(address: &str, port: u16, weight: Option<u16>, admin: Admin) -> Occupant {
         Occupant {
-            backend: Backend::new(address, port, "test").unwrap(),
+            backend: Arc::new(Backend::new(address, port, "test").unwrap()),
             address: address.parse().unwrap(),
             weight,
             admin,

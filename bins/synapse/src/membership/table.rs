@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::membership::{Admin, Occupant, Roster};
@@ -57,7 +58,7 @@ impl Phase {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resident {
     /// The member.
-    pub backend: Backend,
+    pub backend: Arc<Backend>,
     /// Where it is.
     pub address: IpAddr,
     /// Where it is in its life.
@@ -80,7 +81,7 @@ pub struct Event {
     /// Its slot, from 1.
     pub slot: usize,
     /// The member.
-    pub backend: Backend,
+    pub backend: Arc<Backend>,
     /// Why, in a few words.
     pub cause: &'static str,
     /// When it was first seen, since boot.
@@ -118,7 +119,7 @@ impl Table {
     #[must_use]
     pub fn restore(roster: &Roster, now: Duration) -> Self {
         let resident = |occupant: &Occupant| Resident {
-            backend: occupant.backend.clone(),
+            backend: Arc::clone(&occupant.backend),
             address: occupant.address,
             phase: match occupant.admin {
                 Admin::Ready => Phase::Ready,
@@ -188,7 +189,7 @@ impl Table {
     #[must_use]
     pub fn roster(&self) -> Roster {
         let occupant = |resident: &Resident| Occupant {
-            backend: resident.backend.clone(),
+            backend: Arc::clone(&resident.backend),
             address: resident.address,
             weight: resident.backend.weight.or_else(|| {
                 let options = resident.backend.options.as_deref()?;
@@ -209,11 +210,11 @@ impl Table {
     /// `members` holds each endpoint once. Returns those that found no slot.
     pub fn follow(
         &mut self,
-        members: &[(Backend, IpAddr)],
+        members: &[(Arc<Backend>, IpAddr)],
         policy: Policy,
         now: Duration,
     ) -> Vec<Reject> {
-        let announced: BTreeMap<String, &(Backend, IpAddr)> = members
+        let announced: BTreeMap<String, &(Arc<Backend>, IpAddr)> = members
             .iter()
             .map(|member| (member.0.endpoint(), member))
             .collect();
@@ -226,7 +227,7 @@ impl Table {
             match announced.get(&endpoint) {
                 Some((backend, address)) => {
                     known.insert(endpoint, ());
-                    resident.backend = backend.clone();
+                    resident.backend = Arc::clone(backend);
                     resident.address = *address;
                     match resident.phase {
                         Phase::Held => self.enter(index, Phase::Ready, "announced again", now),
@@ -268,7 +269,7 @@ impl Table {
     fn settle_in(
         &mut self,
         index: usize,
-        backend: &Backend,
+        backend: &Arc<Backend>,
         address: IpAddr,
         policy: Policy,
         now: Duration,
@@ -279,7 +280,7 @@ impl Table {
             Phase::Ready
         };
         self.slots[index] = Some(Resident {
-            backend: backend.clone(),
+            backend: Arc::clone(backend),
             address,
             phase,
             since: now,
@@ -290,7 +291,7 @@ impl Table {
             phase: Some(phase),
             before: None,
             slot: index + 1,
-            backend: backend.clone(),
+            backend: Arc::clone(backend),
             cause: "announced",
             announced: now,
         });
@@ -414,7 +415,7 @@ impl Table {
                 phase: Some(resident.phase),
                 before: Some(before),
                 slot: index + 1,
-                backend: resident.backend.clone(),
+                backend: Arc::clone(&resident.backend),
                 cause,
                 announced: resident.announced,
             });

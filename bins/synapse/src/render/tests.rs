@@ -79,7 +79,7 @@ fn haproxy() -> Haproxy {
 
 fn member(host: &str, port: u16) -> Occupant {
     Occupant {
-        backend: Backend::new(host, port, "test").unwrap(),
+        backend: Arc::new(Backend::new(host, port, "test").unwrap()),
         address: host.parse().unwrap_or([10, 0, 0, 9].into()),
         weight: None,
         admin: Admin::Ready,
@@ -88,7 +88,7 @@ fn member(host: &str, port: u16) -> Occupant {
 
 fn with_options(host: &str, port: u16, options: &str) -> Occupant {
     let mut member = member(host, port);
-    member.backend.options = Some(options.to_owned());
+    Arc::make_mut(&mut member.backend).options = Some(options.into());
     member
 }
 
@@ -210,8 +210,9 @@ fn named_servers_keep_name_id_and_order_whoever_else_is_there() {
 fn named_servers_have_cookies_only_where_cookies_are_used() {
     let mut service = named("a");
     let mut occupant = member("10.0.0.1", 80);
-    occupant.backend.name = Some("web 1".to_owned());
-    occupant.backend.server_id = Some(7);
+    let backend = Arc::make_mut(&mut occupant.backend);
+    backend.name = Some("web 1".into());
+    backend.server_id = Some(7);
     let team = members(vec![occupant]);
     let plain = one(&haproxy(), &service, &team);
     assert_eq!(

@@ -197,16 +197,16 @@ impl<'a> Entry<'a> {
     fn into_service(self) -> Service {
         let path = self.path.as_ref();
         // By number as written: one that is refused must not shift the others.
-        let members: Vec<Option<Backend>> = self
+        let members: Vec<Option<Arc<Backend>>> = self
             .members
             .into_iter()
-            .map(|member| member.into_backend(path))
+            .map(|member| member.into_backend(path).map(Arc::new))
             .collect();
         let servers = self.servers.into_iter().map(|server| {
             let server = server?;
             let backend = match (server.member, server.former) {
                 (Some(number), _) => members.get(number)?.clone()?,
-                (None, former) => former?.into_backend(path)?,
+                (None, former) => Arc::new(former?.into_backend(path)?),
             };
             Some(Occupant {
                 address: server.address.or_else(|| backend.host.parse().ok())?,
@@ -290,7 +290,7 @@ pub(super) mod tests {
     fn occupant(backend: Backend, admin: Admin) -> Option<Occupant> {
         Some(Occupant {
             address: "10.0.0.1".parse().unwrap(),
-            backend,
+            backend: Arc::new(backend),
             weight: None,
             admin,
         })
@@ -299,11 +299,13 @@ pub(super) mod tests {
     /// A state with the odd cases in each service: a free slot, one that drains, a name that was resolved.
     pub(in crate::state) fn state(services: usize, members: u32) -> State {
         let service = |number: usize| {
-            let members: Vec<Backend> = (0..members).map(|shard| backend(number, shard)).collect();
+            let members: Vec<Arc<Backend>> = (0..members)
+                .map(|shard| Arc::new(backend(number, shard)))
+                .collect();
             let mut servers: Vec<Option<Occupant>> = members
                 .iter()
                 .map(|member| {
-                    let mut occupant = occupant(member.clone(), Admin::Ready)?;
+                    let mut occupant = occupant(Backend::clone(member), Admin::Ready)?;
                     occupant.address = member.host.parse().ok()?;
                     Some(occupant)
                 })
@@ -316,7 +318,7 @@ pub(super) mod tests {
             servers.extend([None, occupant(named, Admin::Drain)]);
             // An older registration of the first member's endpoint still drains.
             servers.extend(members.first().map(|member| {
-                let mut older = member.clone();
+                let mut older = Backend::clone(member);
                 older.id = Some(1);
                 occupant(older, Admin::Drain)
             }));

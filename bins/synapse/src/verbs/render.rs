@@ -99,9 +99,9 @@ pub(crate) fn services(
             let hint = nearest(&name, known);
             return Err(corrupt(format!("there is no service {name}: {hint}")));
         }
-        let list: Result<Vec<Backend>, Reject> = list
+        let list: Result<Vec<Arc<Backend>>, Reject> = list
             .into_iter()
-            .map(|member| backend(&name, member))
+            .map(|member| backend(&name, member).map(Arc::new))
             .collect();
         let list =
             list.map_err(|reject| corrupt(format!("{}: {}", reject.source, reject.detail)))?;

@@ -47,7 +47,7 @@ struct Target {
 }
 
 /// What a name resolved to.
-type Resolved = Result<(Vec<Backend>, Vec<Reject>, Duration), String>;
+type Resolved = Result<(Vec<Arc<Backend>>, Vec<Reject>, Duration), String>;
 
 impl Dns {
     /// Follows the names of `discovery`.
@@ -149,7 +149,10 @@ async fn resolve(server: &DnsServer, nameserver: Result<Option<SocketAddr>, Stri
     }
 }
 
-fn from_addresses(server: &DnsServer, mut addresses: Vec<IpAddr>) -> (Vec<Backend>, Vec<Reject>) {
+fn from_addresses(
+    server: &DnsServer,
+    mut addresses: Vec<IpAddr>,
+) -> (Vec<Arc<Backend>>, Vec<Reject>) {
     // Name servers rotate their answers.
     addresses.sort_unstable();
     addresses.dedup();
@@ -163,7 +166,7 @@ fn from_addresses(server: &DnsServer, mut addresses: Vec<IpAddr>) -> (Vec<Backen
 
 /// Those of the first priority: the others are asked only when no client reaches these (RFC 2782), which HAProxy
 /// cannot be told of one server at run time. A target of `.` says that there is no service.
-fn from_services(server: &DnsServer, mut records: Vec<Srv>) -> (Vec<Backend>, Vec<Reject>) {
+fn from_services(server: &DnsServer, mut records: Vec<Srv>) -> (Vec<Arc<Backend>>, Vec<Reject>) {
     records.retain(|srv| !srv.target.is_empty());
     let first = records.iter().map(|srv| srv.priority).min();
     records.retain(|srv| Some(srv.priority) == first);
@@ -197,11 +200,11 @@ fn backend(
     Ok(backend)
 }
 
-fn split(found: impl Iterator<Item = Result<Backend, Reject>>) -> (Vec<Backend>, Vec<Reject>) {
+fn split(found: impl Iterator<Item = Result<Backend, Reject>>) -> (Vec<Arc<Backend>>, Vec<Reject>) {
     let (mut backends, mut rejects) = (Vec::new(), Vec::new());
     for one in found {
         match one {
-            Ok(backend) => backends.push(backend),
+            Ok(backend) => backends.push(Arc::new(backend)),
             Err(reject) => rejects.push(reject),
         }
     }

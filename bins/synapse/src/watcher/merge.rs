@@ -60,7 +60,7 @@ mod tests {
 
     fn part(port: u16, synced: Option<u64>, trouble: Option<&str>) -> Arc<Discovered> {
         Arc::new(Discovered {
-            backends: vec![Backend::new("10.0.0.1", port, "test").unwrap()],
+            backends: vec![Arc::new(Backend::new("10.0.0.1", port, "test").unwrap())],
             synced: synced.map(Duration::from_secs),
             trouble: trouble.map(str::to_owned),
             ..Discovered::default()

@@ -159,7 +159,7 @@ mod tests {
         single(Discovered {
             backends: ports
                 .iter()
-                .map(|port| Backend::new("10.0.0.1", *port, "test").unwrap())
+                .map(|port| Arc::new(Backend::new("10.0.0.1", *port, "test").unwrap()))
                 .collect(),
             synced: Some(Duration::from_secs(1)),
             ..Discovered::default()

@@ -15,6 +15,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::model::{Backend, Discovered, Reason, Reject};
 use crate::settings::{Canary, Discovery, LabelFilter, Service};
@@ -27,7 +28,7 @@ const NORMAL: u16 = 100;
 pub struct Selection {
     /// Each endpoint once: what was found by id and endpoint, default servers as they were written, canaries as what was
     /// found.
-    pub members: Vec<Backend>,
+    pub members: Vec<Arc<Backend>>,
     /// What was found and is not a member, beside what the watchers refused themselves; ordered.
     pub rejects: Vec<Reject>,
     /// Why these are not the members that the configuration asks for.
@@ -42,22 +43,23 @@ pub fn select(
     use_nerve_weights: bool,
     main: &Discovered,
     canary: Option<&Discovered>,
-    previous: &[Backend],
+    previous: &[Arc<Backend>],
 ) -> Selection {
     let mut rejects = Vec::new();
     let mut trouble = None;
     let registered = !use_nerve_weights && registers(&service.discovery);
-    let weigh = |mut backend: Backend| {
-        if registered {
-            backend.weight = None;
-        } else if backend.weight.is_some() {
-            backend.options = backend.options.and_then(without_weight);
+    let weigh = |mut backend: Arc<Backend>| {
+        if registered && backend.weight.is_some() {
+            Arc::make_mut(&mut backend).weight = None;
+        } else if backend.weight.is_some() && backend.options.is_some() {
+            let backend = Arc::make_mut(&mut backend);
+            backend.options = backend.options.take().and_then(without_weight);
         }
         backend
     };
 
     let canaries = canaries(service, main, canary, previous, &mut rejects);
-    let apart: BTreeSet<(String, u16)> = canaries.iter().map(endpoint).collect();
+    let apart: BTreeSet<(String, u16)> = canaries.iter().map(|backend| endpoint(backend)).collect();
     // Canaries of before are told by what is one now.
     let mut previous = previous.to_vec();
     previous.retain(|backend| !apart.contains(&endpoint(backend)));
@@ -83,15 +85,15 @@ pub fn select(
 fn pool(
     service: &Service,
     main: &Discovered,
-    previous: &[Backend],
-    weigh: impl Fn(Backend) -> Backend,
-) -> Vec<Backend> {
+    previous: &[Arc<Backend>],
+    weigh: impl Fn(Arc<Backend>) -> Arc<Backend>,
+) -> Vec<Arc<Backend>> {
     let defaults = &service.default_servers;
-    let overridden = |mut backend: Backend| {
-        backend.port = service.backend_port_override.unwrap_or(backend.port);
+    let overridden = |mut backend: Arc<Backend>| {
+        override_port(&mut backend, service);
         backend
     };
-    let kept: Vec<Backend> = if service.keep_default_servers {
+    let kept: Vec<Arc<Backend>> = if service.keep_default_servers {
         defaults.iter().cloned().map(overridden).collect()
     } else {
         Vec::new()
@@ -100,7 +102,7 @@ fn pool(
     let remembers = service.discovery != Discovery::Base;
     if main.synced.is_none() && remembers && !previous.is_empty() {
         // As they are configured now, not as they were.
-        let now: BTreeSet<(String, u16)> = kept.iter().map(endpoint).collect();
+        let now: BTreeSet<(String, u16)> = kept.iter().map(|backend| endpoint(backend)).collect();
         let others = previous
             .iter()
             .filter(|backend| !now.contains(&endpoint(backend)));
@@ -116,10 +118,19 @@ fn pool(
         }
         return defaults.clone();
     }
-    let mut pool: Vec<Backend> = found.iter().cloned().map(weigh).map(overridden).collect();
-    pool.sort_by(order);
+    let mut pool: Vec<Arc<Backend>> = found.iter().cloned().map(weigh).map(overridden).collect();
+    pool.sort_by(|a, b| order(a, b));
     pool.extend(kept);
     pool
+}
+
+/// The backend at the configured port, which is another one only if the port is.
+fn override_port(backend: &mut Arc<Backend>, service: &Service) {
+    if let Some(port) = service.backend_port_override
+        && port != backend.port
+    {
+        Arc::make_mut(backend).port = port;
+    }
 }
 
 /// Whether weights come from registrations, which `use_nerve_weights` is about.
@@ -132,9 +143,9 @@ fn registers(discovery: &Discovery) -> bool {
 }
 
 /// Every endpoint once, where its first stood: the one that was registered last.
-fn unique(backends: Vec<Backend>, rejects: &mut Vec<Reject>) -> Vec<Backend> {
+fn unique(backends: Vec<Arc<Backend>>, rejects: &mut Vec<Reject>) -> Vec<Arc<Backend>> {
     let mut places: BTreeMap<(String, u16), usize> = BTreeMap::new();
-    let mut unique: Vec<Backend> = Vec::with_capacity(backends.len());
+    let mut unique: Vec<Arc<Backend>> = Vec::with_capacity(backends.len());
     for backend in backends {
         match places.get(&endpoint(&backend)) {
             None => {
@@ -150,7 +161,7 @@ fn unique(backends: Vec<Backend>, rejects: &mut Vec<Reject>) -> Vec<Backend> {
                 };
                 if loser != *standing {
                     let detail = format!("{}: {} is newer", loser.endpoint(), standing.source);
-                    rejects.push(Reject::new(loser.source, Reason::Duplicate, detail));
+                    rejects.push(Reject::new(loser.source.clone(), Reason::Duplicate, detail));
                 }
             }
         }
@@ -159,10 +170,10 @@ fn unique(backends: Vec<Backend>, rejects: &mut Vec<Reject>) -> Vec<Backend> {
 }
 
 fn filtered(
-    backends: Vec<Backend>,
+    backends: Vec<Arc<Backend>>,
     filters: &[LabelFilter],
     rejects: &mut Vec<Reject>,
-) -> Vec<Backend> {
+) -> Vec<Arc<Backend>> {
     let mut kept = Vec::with_capacity(backends.len());
     for backend in backends {
         // A label that is missing is not equal to anything.
@@ -177,7 +188,7 @@ fn filtered(
                     Some(value) => format!("{} is {value}", filter.label),
                     None => format!("no label {}", filter.label),
                 };
-                rejects.push(Reject::new(backend.source, Reason::Label, detail));
+                rejects.push(Reject::new(backend.source.clone(), Reason::Label, detail));
             }
         }
     }
@@ -186,10 +197,10 @@ fn filtered(
 
 /// The one with the smallest id; or, where that cannot be told, those of `previous` that are still there.
 fn leader(
-    pool: Vec<Backend>,
-    previous: &[Backend],
+    pool: Vec<Arc<Backend>>,
+    previous: &[Arc<Backend>],
     rejects: &mut Vec<Reject>,
-) -> (Vec<Backend>, Option<String>) {
+) -> (Vec<Arc<Backend>>, Option<String>) {
     let Some(nameless) = pool.iter().find(|backend| backend.id.is_none()) else {
         let first = pool.iter().map(|backend| backend.id).min();
         let mut elected = Vec::new();
@@ -198,7 +209,7 @@ fn leader(
             if elected.is_empty() && Some(backend.id) == first {
                 elected.push(backend);
             } else {
-                rejects.push(not_leader(backend, "another has a smaller id"));
+                rejects.push(not_leader(&backend, "another has a smaller id"));
             }
         }
         return (elected, None);
@@ -208,20 +219,21 @@ fn leader(
         nameless.endpoint(),
         nameless.source
     );
-    let before: BTreeSet<(String, u16)> = previous.iter().map(endpoint).collect();
+    let before: BTreeSet<(String, u16)> =
+        previous.iter().map(|backend| endpoint(backend)).collect();
     let mut kept = Vec::new();
     for backend in pool {
         if before.contains(&endpoint(&backend)) {
             kept.push(backend);
         } else {
-            rejects.push(not_leader(backend, "no leader can be elected"));
+            rejects.push(not_leader(&backend, "no leader can be elected"));
         }
     }
     (kept, Some(trouble))
 }
 
-fn not_leader(backend: Backend, why: &str) -> Reject {
-    Reject::new(backend.source, Reason::Leader, why)
+fn not_leader(backend: &Backend, why: &str) -> Reject {
+    Reject::new(backend.source.clone(), Reason::Leader, why)
 }
 
 /// The members of the canary path, with their weight. As long as that has not answered, canaries are those that were:
@@ -230,45 +242,56 @@ fn canaries(
     service: &Service,
     main: &Discovered,
     found: Option<&Discovered>,
-    previous: &[Backend],
+    previous: &[Arc<Backend>],
     rejects: &mut Vec<Reject>,
-) -> Vec<Backend> {
+) -> Vec<Arc<Backend>> {
     let (Some(Canary { weight, .. }), Some(found)) = (&service.canary, found) else {
         return Vec::new();
     };
     let mut canaries = if found.synced.is_some() {
         found.backends.clone()
     } else {
-        let there: BTreeSet<(String, u16)> = main.backends.iter().map(endpoint).collect();
-        let was = |backend: &&Backend| {
+        let there: BTreeSet<(String, u16)> = main
+            .backends
+            .iter()
+            .map(|backend| endpoint(backend))
+            .collect();
+        let was = |backend: &&Arc<Backend>| {
             backend.weight == Some(u16::from(*weight)) && !there.contains(&endpoint(backend))
         };
         previous.iter().filter(was).cloned().collect()
     };
     for backend in &mut canaries {
-        backend.port = service.backend_port_override.unwrap_or(backend.port);
+        override_port(backend, service);
+        let backend = Arc::make_mut(backend);
         backend.weight = Some(u16::from(*weight));
         backend.options = backend.options.take().and_then(without_weight);
     }
-    canaries.sort_by(order);
+    canaries.sort_by(|a, b| order(a, b));
     let canaries = unique(canaries, rejects);
     filtered(canaries, &service.label_filters, rejects)
 }
 
 /// `normal` members with the weight that canaries are a percentage of, and the canaries, whose endpoints are `apart`.
 fn beside(
-    normal: Vec<Backend>,
-    canaries: Vec<Backend>,
+    normal: Vec<Arc<Backend>>,
+    canaries: Vec<Arc<Backend>>,
     apart: &BTreeSet<(String, u16)>,
     rejects: &mut Vec<Reject>,
-) -> Vec<Backend> {
+) -> Vec<Arc<Backend>> {
     let mut members = Vec::with_capacity(normal.len() + canaries.len());
     for mut backend in normal {
         if apart.contains(&endpoint(&backend)) {
             let detail = format!("{} is a canary too", backend.endpoint());
-            rejects.push(Reject::new(backend.source, Reason::Duplicate, detail));
+            rejects.push(Reject::new(
+                backend.source.clone(),
+                Reason::Duplicate,
+                detail,
+            ));
         } else {
-            backend.weight = backend.weight.or(Some(NORMAL));
+            if backend.weight.is_none() {
+                Arc::make_mut(&mut backend).weight = Some(NORMAL);
+            }
             members.push(backend);
         }
     }

@@ -1,5 +1,6 @@
 //! What the tests of pure watcher parts are made of.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{Backend, Discovered};
@@ -28,15 +29,15 @@ pub(crate) fn service(name: &str) -> Service {
 }
 
 /// A backend at 10.0.0.1, registered as `id`.
-pub(super) fn backend(port: u16, id: Option<u64>) -> Backend {
+pub(super) fn backend(port: u16, id: Option<u64>) -> Arc<Backend> {
     let source = id.map_or_else(|| "written".to_owned(), |id| format!("/members/{id}"));
     let mut backend = Backend::new("10.0.0.1", port, source).unwrap();
     backend.id = id;
-    backend
+    Arc::new(backend)
 }
 
 /// An answer.
-pub(super) fn answer(backends: Vec<Backend>) -> Discovered {
+pub(super) fn answer(backends: Vec<Arc<Backend>>) -> Discovered {
     Discovered {
         backends,
         synced: Some(Duration::from_secs(1)),

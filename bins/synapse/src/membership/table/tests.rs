@@ -11,12 +11,12 @@ fn at(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn member(port: u16) -> (Backend, IpAddr) {
+fn member(port: u16) -> (Arc<Backend>, IpAddr) {
     let backend = Backend::new("127.0.0.1", port, format!("/aurora/x/member_{port:010}")).unwrap();
-    (backend, IpAddr::from([127, 0, 0, 1]))
+    (Arc::new(backend), IpAddr::from([127, 0, 0, 1]))
 }
 
-fn members(ports: impl IntoIterator<Item = u16>) -> Vec<(Backend, IpAddr)> {
+fn members(ports: impl IntoIterator<Item = u16>) -> Vec<(Arc<Backend>, IpAddr)> {
     ports.into_iter().map(member).collect()
 }
 

@@ -36,7 +36,7 @@ prop_compose! {
         let mut backend = Backend::new("h", 1, source).unwrap();
         backend.labels = [(label.clone(), label)].into();
         Occupant {
-            backend: Backend { host, name, options, port, server_id, ..backend },
+            backend: Arc::new(Backend { host, name, options, port, server_id, ..backend }),
             address,
             weight,
             admin: Admin::Ready,

@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::libc::O_NONBLOCK;
 use serde::Deserialize;
@@ -19,7 +20,7 @@ pub(super) const LIMIT: u64 = 8 << 20;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct List {
     /// In the order of the file.
-    pub(super) backends: Vec<Backend>,
+    pub(super) backends: Vec<Arc<Backend>>,
     /// Entries that cannot be backends.
     pub(super) rejects: Vec<Reject>,
 }
@@ -49,7 +50,7 @@ pub(super) fn read(path: &Path) -> Result<List, String> {
     let mut list = List::default();
     for entry in parse(path, &text)? {
         match entry.backend(&source) {
-            Ok(backend) => list.backends.push(backend),
+            Ok(backend) => list.backends.push(Arc::new(backend)),
             Err(reject) => list.rejects.push(reject),
         }
     }
@@ -176,7 +177,7 @@ mod tests {
                 .into_iter()
                 .map(|backend| Backend {
                     source: String::new(),
-                    ..backend
+                    ..Backend::clone(&backend)
                 })
                 .collect()
         };

@@ -24,7 +24,7 @@ fn reasons(selection: &Selection) -> Vec<(&str, Reason)> {
 }
 
 /// Selects without canary.
-fn choose(service: &Service, main: &Discovered, previous: &[Backend]) -> Selection {
+fn choose(service: &Service, main: &Discovered, previous: &[Arc<Backend>]) -> Selection {
     select(service, false, main, None, previous)
 }
 
@@ -77,7 +77,7 @@ fn one_address_written_in_two_ways_is_one_endpoint() {
     let at = |host: &str, id| {
         let mut backend = Backend::new(host, 80, format!("/{id}")).unwrap();
         backend.id = Some(id);
-        backend
+        Arc::new(backend)
     };
     let found = answer(vec![
         at("::1", 1),
@@ -96,11 +96,10 @@ fn one_address_written_in_two_ways_is_one_endpoint() {
 fn label_filters_must_all_hold() {
     let labelled = |port, labels: &[(&str, &str)]| {
         let mut backend = backend(port, Some(u64::from(port)));
-        for (label, value) in labels {
-            backend
-                .labels
-                .insert((*label).to_owned(), (*value).to_owned());
-        }
+        let labels = labels
+            .iter()
+            .map(|&(label, value)| (label.into(), value.into()));
+        Arc::make_mut(&mut backend).labels = labels.collect();
         backend
     };
     let found = answer(vec![
@@ -183,7 +182,7 @@ fn default_servers_are_kept_beside_what_was_found() {
 fn the_port_is_overridden_for_what_was_found_and_kept_default_servers() {
     let mut service = service("s");
     service.backend_port_override = Some(80);
-    service.default_servers = vec![Backend::new("10.0.0.9", 5, "written").unwrap()];
+    service.default_servers = vec![Arc::new(Backend::new("10.0.0.9", 5, "written").unwrap())];
     let found = answer(vec![backend(1, Some(1)), backend(2, Some(2))]);
     let selection = choose(&service, &found, &[]);
     assert_eq!(ports(&selection), [80], "two of one host are one");
@@ -227,11 +226,11 @@ fn canaries_get_their_share() {
     let mut service = service("s");
     service.canary = Some(canary(10));
     let mut own = backend(2, Some(2));
-    own.weight = Some(50);
+    Arc::make_mut(&mut own).weight = Some(50);
     let main = answer(vec![backend(1, Some(1)), own, backend(4, Some(4))]);
     let mut heavy = backend(3, Some(1));
-    heavy.weight = Some(200);
-    heavy.options = Some("weight 200 backup".into());
+    Arc::make_mut(&mut heavy).weight = Some(200);
+    Arc::make_mut(&mut heavy).options = Some("weight 200 backup".into());
     let other = answer(vec![heavy, backend(4, Some(9))]);
     let selection = select(&service, false, &main, Some(&other), &[]);
     assert_eq!(
@@ -271,8 +270,8 @@ fn canaries_stay_until_their_source_has_answered() {
 #[test]
 fn registered_weights_count_where_the_configuration_says_so() {
     let mut member = backend(1, Some(1));
-    member.weight = Some(7);
-    member.options = Some("check weight 3".into());
+    Arc::make_mut(&mut member).weight = Some(7);
+    Arc::make_mut(&mut member).options = Some("check weight 3".into());
     let found = answer(vec![member]);
     let mut service = service("s");
     service.discovery = zookeeper();
@@ -309,7 +308,7 @@ fn a_canary_is_not_remembered_as_the_leader() {
 }
 
 /// Few hosts, ports and ids, so that they meet.
-fn any_backend() -> impl Strategy<Value = Backend> {
+fn any_backend() -> impl Strategy<Value = Arc<Backend>> {
     let host = prop::sample::select(vec![
         "10.0.0.1",
         "a.example.com",
@@ -327,12 +326,12 @@ fn any_backend() -> impl Strategy<Value = Backend> {
             if !label.is_empty() {
                 backend.labels.insert("az".into(), label.into());
             }
-            backend
+            Arc::new(backend)
         },
     )
 }
 
-fn any_backends() -> impl Strategy<Value = Vec<Backend>> {
+fn any_backends() -> impl Strategy<Value = Vec<Arc<Backend>>> {
     prop_oneof![
         1 => Just(Vec::new()),
         4 => prop::collection::vec(any_backend(), 0..12),
@@ -379,7 +378,7 @@ proptest! {
         main in any_answer(), other in any_answer(), previous in any_backends(),
     ) {
         let selection = select(&service, nerve, &main, Some(&other), &previous);
-        let endpoints: BTreeSet<_> = selection.members.iter().map(endpoint).collect();
+        let endpoints: BTreeSet<_> = selection.members.iter().map(|backend| endpoint(backend)).collect();
         prop_assert_eq!(endpoints.len(), selection.members.len());
     }
 

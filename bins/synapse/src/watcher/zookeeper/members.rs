@@ -1,6 +1,7 @@
 //! What registrations become: backends, or refusals that say why. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hostkit::zookeeper::{self, Child, Member, Node};
 
@@ -25,7 +26,7 @@ pub(super) fn discovered(decode: &Decode, path: &str, node: &Node) -> Discovered
             }
         };
         match backend {
-            Ok(backend) => discovered.backends.push(backend),
+            Ok(backend) => discovered.backends.push(Arc::new(backend)),
             Err(reject) => discovered.rejects.push(reject),
         }
     }
