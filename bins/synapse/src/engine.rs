@@ -92,7 +92,7 @@ pub(crate) struct Engine {
     structure: Structure,
     files: Files,
     store: Arc<Store>,
-    /// What was saved last, with services that are configured no longer.
+    /// What is saved beside the services that are followed: those that are configured no longer.
     state: State,
     journal: Journal,
     metrics: Arc<Metrics>,

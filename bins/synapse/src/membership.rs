@@ -51,4 +51,6 @@ impl Admin {
 pub struct Roster {
     /// For server slots: entry `n` is `slot<n+1>`, `None` is free. For named servers: all of them, none is `None`.
     pub servers: Vec<Option<Occupant>>,
+    /// How many more slots there are behind these, all of them free.
+    pub free: usize,
 }

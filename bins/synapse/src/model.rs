@@ -3,7 +3,7 @@
 //! Bytes from a registry are hostile. They become a [`Backend`] only through [`Backend::new`], which lets no byte
 //! through that could end a line or a word of HAProxy's configuration or of its runtime commands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// Its identity is the endpoint, `host` and `port`: two that share it are one backend, and the newer (greater `id`)
 /// stands for both. Whoever works with backends shares them: from the watcher to the roster it is one allocation, unless
 /// something on the way makes another one of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Backend {
     /// The registered name, when there is one (Nerve's `name`, `default_servers`, an Aurora shard number).
     pub name: Option<String>,
@@ -182,6 +182,18 @@ pub struct Discovered {
     /// Generator configuration that the registry holds for the service (the data of Synapse's
     /// `generator_config_path`), as JSON text.
     pub generator_config: Option<String>,
+}
+
+impl Discovered {
+    /// Takes over from `before` what is the same, so that it is one allocation wherever it is kept.
+    pub fn share(&mut self, before: &Self) {
+        let known: HashSet<&Arc<Backend>> = before.backends.iter().collect();
+        for backend in &mut self.backends {
+            if let Some(same) = known.get(backend) {
+                *backend = Arc::clone(same);
+            }
+        }
+    }
 }
 
 /// A job key, and what metrics are tagged with.

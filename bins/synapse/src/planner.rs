@@ -70,6 +70,8 @@ pub fn wanted(
     name: impl Fn(usize, &crate::model::Backend) -> String,
 ) -> BTreeMap<String, Option<Wanted>> {
     let free = |index: usize| (*servers == Servers::Slots).then(|| (slot(index), None));
+    let taken = roster.servers.len();
+    let behind = (taken..taken + roster.free).filter_map(free);
     roster
         .servers
         .iter()
@@ -89,6 +91,7 @@ pub fn wanted(
                 }),
             )),
         })
+        .chain(behind)
         .collect()
 }
 
@@ -315,6 +318,7 @@ mod tests {
         };
         let roster = Roster {
             servers: vec![None, Some(occupant)],
+            free: 1,
         };
         let wanted = wanted(&roster, &Servers::Slots, 3, |_, _| String::new());
         assert_eq!(wanted["slot1"], None);

@@ -43,7 +43,7 @@ pub struct Service {
     /// The members that were last selected.
     pub members: Arc<Vec<Arc<Backend>>>,
     /// Who stood in which slot.
-    pub roster: Roster,
+    pub roster: Arc<Roster>,
     /// Server slots in HAProxy's file; 0 for named servers.
     pub slots: u16,
     /// Since when it is configured no longer, in milliseconds since 1970; `None` while it is.

@@ -296,7 +296,7 @@ pub(super) fn eightball(roster: Roster) -> (Service, Roster) {
 
 fn named(team: Vec<Occupant>) -> (Service, Roster) {
     let servers = team.into_iter().map(Some).collect();
-    let (mut service, roster) = eightball(Roster { servers });
+    let (mut service, roster) = eightball(Roster { servers, free: 0 });
     service.servers = Servers::Named("servers: named".to_owned());
     (service, roster)
 }
@@ -311,7 +311,7 @@ pub(super) fn slots(count: usize, occupied: &[(usize, Occupant)]) -> Roster {
     for (slot, occupant) in occupied {
         servers[slot - 1] = Some(occupant.clone());
     }
-    Roster { servers }
+    Roster { servers, free: 0 }
 }
 
 /// Member `n` of the service, ready.

@@ -242,7 +242,14 @@ impl Engine {
             self.metrics.file_writes.with(&[file, word]).inc();
             match result {
                 Ok(()) if file == "haproxy" => self.files.ours = true,
-                Ok(()) if file == "state" => self.state = written.state.clone(),
+                Ok(()) if file == "state" => {
+                    self.state = written.state.clone();
+                    // What is followed is known from there.
+                    let followed = &self.tracked;
+                    self.state
+                        .services
+                        .retain(|name, _| !followed.contains_key(name));
+                }
                 Ok(()) => {}
                 Err(failure) => {
                     failed = true;
@@ -265,9 +272,7 @@ impl Engine {
             }
             let mut now = tracked.state();
             now.generator_config = self.generated.text(name);
-            if state.services.get(name).is_none_or(|kept| **kept != now) {
-                state.services.insert(name.clone(), Arc::new(now));
-            }
+            state.services.insert(name.clone(), Arc::new(now));
         }
         state.expire(clock::now(), self.settings.state_ttl, |name| {
             self.tracked.contains_key(name)

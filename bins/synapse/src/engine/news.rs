@@ -246,9 +246,7 @@ impl Engine {
             .trouble
             .or_else(|| self.generated.trouble(name).map(str::to_owned))
             .or_else(|| tracked.main.trouble.clone());
-        if *tracked.members != selection.members {
-            tracked.members = Arc::new(selection.members);
-        }
+        tracked.members = Arc::new(selection.members);
         if !tracked.known && !self.adopt(name, now) {
             // Their addresses come first: HAProxy must not be told to forget whom it serves.
             self.by_name.insert(name.to_owned());

@@ -165,7 +165,6 @@ impl Engine {
         if expand::many(service) {
             return;
         }
-        let kept = self.state.services.get(&service.name).cloned();
         if self.tracked.contains_key(&service.name) {
             let service = self.as_generated(service.clone(), None);
             if let Some(tracked) = self.tracked.get_mut(&service.name) {
@@ -173,6 +172,7 @@ impl Engine {
             }
             return;
         }
+        let kept = self.state.services.remove(&service.name);
         let text = kept
             .as_ref()
             .and_then(|kept| kept.generator_config.as_deref());

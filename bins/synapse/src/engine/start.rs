@@ -137,6 +137,7 @@ impl Engine {
             let service = self.as_generated(service, kept.generator_config.as_deref());
             let mut tracked = Tracked::new(Arc::new(service), entry);
             tracked.restore(&kept, now);
+            self.state.services.remove(&name);
             self.remember(&tracked, now);
             self.tracked.insert(name.clone(), tracked);
             self.mark(&name, now);

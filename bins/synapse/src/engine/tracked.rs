@@ -169,7 +169,7 @@ impl Tracked {
                 }
             }
         }
-        self.table = Table::restore(&Roster { servers }, now);
+        self.table = Table::restore(&Roster { servers, free: 0 }, now);
         self.table
             .grow(capacity(&self.service, 0, self.table.capacity()));
         true
@@ -276,12 +276,14 @@ impl Tracked {
         let mut roster = self.table.roster();
         if self.service.servers != Servers::Slots {
             roster.servers.retain(Option::is_some);
+            roster.free = 0;
         }
         let changed = *self.roster != roster;
         if changed {
-            self.roster = Arc::new(roster);
             self.revision += 1;
         }
+        // Also when it only says the same: then it shares its members with what was found last.
+        self.roster = Arc::new(roster);
         changed
     }
 
@@ -391,7 +393,7 @@ impl Tracked {
     pub(crate) fn state(&self) -> state::Service {
         state::Service {
             members: Arc::clone(&self.members),
-            roster: (*self.roster).clone(),
+            roster: Arc::clone(&self.roster),
             slots: match self.service.servers {
                 Servers::Slots => u16::try_from(self.table.capacity()).unwrap_or(u16::MAX),
                 Servers::Named(_) => 0,

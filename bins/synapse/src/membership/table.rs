@@ -100,7 +100,9 @@ pub struct Policy {
 /// The servers of one service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
+    /// Up to the last one that was ever taken.
     slots: Vec<Option<Resident>>,
+    capacity: usize,
     events: Vec<Event>,
 }
 
@@ -109,7 +111,8 @@ impl Table {
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self {
-            slots: vec![None; capacity],
+            slots: Vec::new(),
+            capacity,
             events: Vec::new(),
         }
     }
@@ -136,6 +139,7 @@ impl Table {
                 .iter()
                 .map(|server| server.as_ref().map(resident))
                 .collect(),
+            capacity: roster.servers.len() + roster.free,
             events: Vec::new(),
         }
     }
@@ -143,7 +147,7 @@ impl Table {
     /// How many slots there are.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.slots.len()
+        self.capacity
     }
 
     /// How many are taken.
@@ -154,14 +158,12 @@ impl Table {
 
     /// Adds slots at the end; there are never fewer than before.
     pub fn grow(&mut self, capacity: usize) {
-        if capacity > self.slots.len() {
-            self.slots.resize(capacity, None);
-        }
+        self.capacity = self.capacity.max(capacity);
     }
 
     /// Moves everybody to the front: for servers that have no fixed place.
     pub fn compact(&mut self) {
-        self.slots.sort_by_key(Option::is_none);
+        self.slots.retain(Option::is_some);
     }
 
     /// The members with their slots, from 1.
@@ -197,12 +199,14 @@ impl Table {
             }),
             admin: resident.phase.admin(),
         };
+        let last = self.slots.iter().rposition(Option::is_some);
+        let taken = &self.slots[..last.map_or(0, |last| last + 1)];
         Roster {
-            servers: self
-                .slots
+            servers: taken
                 .iter()
                 .map(|slot| slot.as_ref().map(occupant))
                 .collect(),
+            free: self.capacity - taken.len(),
         }
     }
 
@@ -254,12 +258,14 @@ impl Table {
             if known.contains_key(&backend.endpoint()) {
                 continue;
             }
-            match self.slots.iter().position(Option::is_none) {
-                Some(index) => self.settle_in(index, backend, *address, policy, now),
-                None => full.push(Reject::new(
+            let free = self.slots.iter().position(Option::is_none);
+            let index = free.unwrap_or(self.slots.len());
+            match index < self.capacity {
+                true => self.settle_in(index, backend, *address, policy, now),
+                false => full.push(Reject::new(
                     backend.source.clone(),
                     Reason::Full,
-                    format!("all {} slots are taken", self.slots.len()),
+                    format!("all {} slots are taken", self.capacity),
                 )),
             }
         }
@@ -279,14 +285,18 @@ impl Table {
         } else {
             Phase::Ready
         };
-        self.slots[index] = Some(Resident {
+        let resident = Resident {
             backend: Arc::clone(backend),
             address,
             phase,
             since: now,
             announced: now,
             refused: false,
-        });
+        };
+        match self.slots.get_mut(index) {
+            Some(slot) => *slot = Some(resident),
+            None => self.slots.push(Some(resident)),
+        }
         self.events.push(Event {
             phase: Some(phase),
             before: None,

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
-use crate::membership::{Admin, Occupant};
+use crate::membership::{Admin, Occupant, Roster};
 use crate::model::{self, Backend};
 use crate::settings::{CookieValue, Order};
 
@@ -140,10 +140,11 @@ fn left_out(occupant: &Occupant, why: &str) -> String {
 }
 
 /// The lines of server slots. `options` are those of all.
-pub(super) fn slots(servers: &[Option<Occupant>], options: &str) -> Lines {
+pub(super) fn slots(roster: &Roster, options: &str) -> Lines {
+    let count = roster.servers.len() + roster.free;
     let mut lines = Lines::default();
     let shared_words = options.split_ascii_whitespace().count();
-    let _ = writeln!(lines.structure, "slots {} {options}", servers.len());
+    let _ = writeln!(lines.structure, "slots {count} {options}");
     let mut free_from = 1;
     let free = |lines: &mut Lines, from: usize, to: usize| {
         if from <= to {
@@ -152,7 +153,7 @@ pub(super) fn slots(servers: &[Option<Occupant>], options: &str) -> Lines {
             lines.count += 1;
         }
     };
-    for (slot, occupant) in (1..).zip(servers) {
+    for (slot, occupant) in (1..).zip(&roster.servers) {
         let Some(occupant) = occupant else { continue };
         let own = match own(occupant, shared_words) {
             Ok(own) => own,
@@ -172,7 +173,7 @@ pub(super) fn slots(servers: &[Option<Occupant>], options: &str) -> Lines {
             let _ = writeln!(lines.structure, "slot{slot} {}", own.options);
         }
     }
-    free(&mut lines, free_from, servers.len());
+    free(&mut lines, free_from, count);
     lines
 }
 

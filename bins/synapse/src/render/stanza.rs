@@ -156,7 +156,7 @@ pub(super) fn write(
         Servers::Slots => {
             // Without placeholders: what is left of Synapse's templates is that a percent sign is written twice.
             let options = options.replace("%%", "%");
-            let lines = servers::slots(&roster.servers, &options);
+            let lines = servers::slots(roster, &options);
             (Membership::Slots, lines)
         }
         Servers::Named(_) => {

@@ -93,7 +93,7 @@ fn with_options(host: &str, port: u16, options: &str) -> Occupant {
 }
 
 fn roster(servers: Vec<Option<Occupant>>) -> Roster {
-    Roster { servers }
+    Roster { servers, free: 0 }
 }
 
 fn members(servers: Vec<Occupant>) -> Roster {

@@ -215,10 +215,13 @@ impl<'a> Entry<'a> {
                 admin: server.admin.unwrap_or(Admin::Ready),
             })
         });
+        let servers: Vec<Option<Occupant>> = servers.collect();
+        let roster = Roster {
+            free: usize::from(self.slots).saturating_sub(servers.len()),
+            servers,
+        };
         Service {
-            roster: Roster {
-                servers: servers.collect(),
-            },
+            roster: Arc::new(roster),
             members: Arc::new(members.into_iter().flatten().collect()),
             slots: self.slots,
             unconfigured_ms: self.unconfigured_ms,
@@ -323,8 +326,8 @@ pub(super) mod tests {
                 occupant(older, Admin::Drain)
             }));
             Service {
-                roster: Roster { servers },
-                slots: members.len() as u16 + 2,
+                roster: Arc::new(Roster { servers, free: 1 }),
+                slots: members.len() as u16 + 3 + u16::from(!members.is_empty()),
                 members: Arc::new(members),
                 unconfigured_ms: None,
                 generator_config: None,

@@ -118,7 +118,14 @@ impl Watcher for File {
 fn learn(known: &mut Discovered, read: Result<List, String>) {
     match read {
         Ok(List { backends, rejects }) => {
-            known.backends = backends;
+            let before = std::mem::replace(
+                known,
+                Discovered {
+                    backends,
+                    ..Discovered::default()
+                },
+            );
+            known.share(&before);
             known.rejects = rejects;
             known.synced = Some(clock::since_boot());
             known.trouble = None;

@@ -138,16 +138,17 @@ impl Zookeeper {
         let mut now = Seen::new();
         let mut found = Found::new();
         for (path, node) in &tree.paths {
-            let discovered = match seen.remove(path) {
+            let before = seen.remove(path);
+            let discovered = match &before {
                 Some((before, known))
-                    if Arc::ptr_eq(&before, node)
+                    if Arc::ptr_eq(before, node)
                         && known.trouble.as_ref() == trouble
                         && is_fresh(known.synced, tree.synced)
                         && config
                             .as_ref()
                             .is_none_or(|config| known.generator_config == *config) =>
                 {
-                    known
+                    Arc::clone(known)
                 }
                 _ => {
                     let mut discovered = self.discovered(path, node);
@@ -155,6 +156,9 @@ impl Zookeeper {
                     discovered.trouble = trouble.cloned().or(discovered.trouble);
                     if let Some(config) = &config {
                         discovered.generator_config.clone_from(config);
+                    }
+                    if let Some((_, known)) = &before {
+                        discovered.share(known);
                     }
                     Arc::new(discovered)
                 }
