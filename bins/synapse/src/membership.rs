@@ -10,7 +10,7 @@ use crate::model::Backend;
 pub mod table;
 
 /// One HAProxy server and who stands in it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Occupant {
     /// The member.
     pub backend: Arc<Backend>,

@@ -3,24 +3,28 @@
 //! Bytes from a registry are hostile. They become a [`Backend`] only through [`Backend::new`], which lets no byte
 //! through that could end a line or a word of HAProxy's configuration or of its runtime commands.
 
-use std::collections::{BTreeMap, HashSet};
+mod shared;
+
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use shared::{Labels, Source};
+
 /// One server that a service may send requests to, whatever found it.
 ///
 /// Its identity is the endpoint, `host` and `port`: two that share it are one backend, and the newer (greater `id`)
 /// stands for both. Whoever works with backends shares them: from the watcher to the roster it is one allocation, unless
 /// something on the way makes another one of it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Backend {
     /// The registered name, when there is one (Nerve's `name`, `default_servers`, an Aurora shard number).
-    pub name: Option<String>,
+    pub name: Option<Arc<str>>,
     /// A DNS name or a literal IPv4 or IPv6 address, the latter without brackets.
-    pub host: String,
+    pub host: Arc<str>,
     /// TCP port, never 0.
     pub port: u16,
     /// The sequence number of the znode: grows with every registration below one path.
@@ -30,13 +34,13 @@ pub struct Backend {
     /// Relative weight, 0 to 256 as HAProxy has it; `None` is HAProxy's default.
     pub weight: Option<u16>,
     /// Options for its HAProxy server line alone, checked as [`safe_options`] does.
-    pub options: Option<String>,
+    pub options: Option<Box<str>>,
     /// The HAProxy server id that was registered.
     pub server_id: Option<u32>,
     /// What filters select by.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Where it was found: a znode's path, a file, `default_servers`.
-    pub source: String,
+    pub source: Source,
 }
 
 impl Backend {
@@ -44,7 +48,7 @@ impl Backend {
     ///
     /// # Errors
     /// The port is 0, or the host is not a DNS name or an address.
-    pub fn new(host: &str, port: u16, source: impl Into<String>) -> Result<Self, Reject> {
+    pub fn new(host: &str, port: u16, source: impl Into<Source>) -> Result<Self, Reject> {
         let source = source.into();
         let host = host
             .strip_prefix('[')
@@ -58,14 +62,14 @@ impl Backend {
         }
         Ok(Self {
             name: None,
-            host: host.to_owned(),
+            host: host.into(),
             port,
             id: None,
             shard: None,
             weight: None,
             options: None,
             server_id: None,
-            labels: BTreeMap::new(),
+            labels: Labels::default(),
             source,
         })
     }

@@ -138,7 +138,7 @@ impl<'a> Entry<'a> {
             id: backend.id,
             weight: backend.weight,
             haproxy_server_options: backend.options.as_deref(),
-            labels: Some(&backend.labels).filter(|labels| !labels.is_empty()),
+            labels: Some(&*backend.labels).filter(|labels| !labels.is_empty()),
             haproxy_server_id: backend.server_id,
         }
     }
@@ -167,7 +167,7 @@ mod tests {
         first.weight = Some(5);
         first.options = Some("backup".into());
         first.server_id = Some(9);
-        first.labels = [("az".to_owned(), "b".to_owned())].into();
+        first.labels = [("az".to_owned(), "b".to_owned())].into_iter().collect();
         let second = backend("10.0.0.2", 1);
         let list = [Arc::new(first), Arc::new(second)];
         assert!(output.write("svc", &list).unwrap());

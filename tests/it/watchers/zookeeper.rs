@@ -93,7 +93,7 @@ fn a_task_is_a_backend_from_its_announcement_to_its_end() {
     assert_eq!(backend.endpoint(), "mesos-slave03.example.com:31000");
     assert_eq!((backend.shard, backend.id), (Some(7), Some(0)));
     assert_eq!(backend.name.as_deref(), Some("7"));
-    assert_eq!(backend.source, path);
+    assert_eq!(backend.source.to_string(), path);
     assert_eq!(found.trouble, None);
     assert_eq!(
         found.job,

@@ -171,12 +171,12 @@ fn default_servers(context: &mut Context, map: &Map<'_, '_>) -> Vec<Arc<Backend>
         let source = context.place(node.at).to_string();
         if let Ok(backend) = Backend::new(host, port, source) {
             servers.push(Arc::new(Backend {
-                name: discovery::name(context, &server, "name"),
+                name: discovery::name(context, &server, "name").map(Arc::from),
                 id: server.number(context, "id", 0..=u64::MAX),
                 weight: server.number(context, "weight", 0..=256),
-                options: options.map(str::to_owned),
+                options: options.map(Box::from),
                 server_id: server.number(context, "haproxy_server_id", 1..=i32::MAX as u32),
-                labels: discovery::labels(context, &server),
+                labels: discovery::labels(context, &server).into(),
                 ..backend
             }));
         }

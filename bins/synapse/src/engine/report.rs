@@ -106,7 +106,7 @@ impl Engine {
             self.note(kind, |entry| journal::Entry {
                 service: Some(service.to_owned()),
                 member: Some(event.backend.endpoint()),
-                source: Some(event.backend.source.clone()),
+                source: Some(event.backend.source.to_string()),
                 slot: Some(planner::slot(event.slot - 1)),
                 cause: Some(event.cause.to_owned()),
                 ..entry

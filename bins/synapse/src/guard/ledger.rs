@@ -141,7 +141,7 @@ impl<'a> Here<'a> {
         Self {
             endpoints: found
                 .iter()
-                .map(|backend| (backend.host.as_str(), backend.port))
+                .map(|backend| (&*backend.host, backend.port))
                 .collect(),
             shards: found.iter().filter_map(|backend| shard(backend)).collect(),
         }
@@ -149,7 +149,7 @@ impl<'a> Here<'a> {
 
     /// Whether the member was found, or a newer instance of its shard.
     fn has(&self, backend: &Backend) -> bool {
-        let endpoint = (backend.host.as_str(), backend.port);
+        let endpoint = (&*backend.host, backend.port);
         self.endpoints.contains(&endpoint)
             || shard(backend).is_some_and(|shard| self.shards.contains(&shard))
     }
@@ -157,11 +157,7 @@ impl<'a> Here<'a> {
 
 /// The shard within its job: a service may have the members of several paths.
 fn shard(backend: &Backend) -> Option<(&str, u32)> {
-    let path = backend
-        .source
-        .rsplit_once('/')
-        .map_or("", |(parent, _)| parent);
-    backend.shard.map(|shard| (path, shard))
+    backend.shard.map(|shard| (backend.source.place(), shard))
 }
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ fn finish(text: &mut String, options: &[&str], weight: Option<u16>, disabled: bo
 
 fn left_out(occupant: &Occupant, why: &str) -> String {
     let endpoint = model::shown(&occupant.backend.endpoint());
-    let source = model::shown(&occupant.backend.source);
+    let source = model::shown(&occupant.backend.source.to_string());
     format!("member {endpoint} of {source} is left out: {why}")
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Loaded, Service, State};
 use crate::membership::{Admin, Occupant, Roster};
-use crate::model::{Backend, Job, safe_name, safe_options};
+use crate::model::{Backend, Job, Source, safe_name, safe_options};
 
 /// The format that is written, and the only one that is read.
 const VERSION: u32 = 1;
@@ -151,16 +151,14 @@ impl<'a> Entry<'a> {
             .members
             .iter()
             .enumerate()
-            .map(|(number, member)| ((member.host.as_str(), member.port), number))
+            .map(|(number, member)| ((&*member.host, member.port), number))
             .collect();
-        let path = service.members.first().map_or("", |member| {
-            let end = member.source.rfind('/').map_or(0, |slash| slash + 1);
-            &member.source[..end]
-        });
+        let first = service.members.first();
+        let place = first.map_or("", |member| member.source.place());
         let server = |occupant: &'a Occupant| {
             let backend = &occupant.backend;
             let member = numbers
-                .get(&(backend.host.as_str(), backend.port))
+                .get(&(&*backend.host, backend.port))
                 .copied()
                 .filter(|number| service.members[*number] == *backend);
             let is_literal = backend.host.parse() == Ok(occupant.address);
@@ -168,7 +166,7 @@ impl<'a> Entry<'a> {
                 member,
                 former: member
                     .is_none()
-                    .then(|| Box::new(Member::new(backend, path))),
+                    .then(|| Box::new(Member::new(backend, place))),
                 address: (!is_literal).then_some(occupant.address),
                 weight: occupant.weight,
                 admin: (occupant.admin != Admin::Ready).then_some(occupant.admin),
@@ -179,11 +177,14 @@ impl<'a> Entry<'a> {
             unconfigured_ms: service.unconfigured_ms,
             generator_config: service.generator_config.clone(),
             slots: service.slots,
-            path: Cow::Borrowed(path),
+            path: match place {
+                "" => Cow::Borrowed(""),
+                place => Cow::Owned(format!("{place}/")),
+            },
             members: service
                 .members
                 .iter()
-                .map(|member| Member::new(member, path))
+                .map(|member| Member::new(member, place))
                 .collect(),
             servers: service
                 .roster
@@ -195,18 +196,19 @@ impl<'a> Entry<'a> {
     }
 
     fn into_service(self) -> Service {
-        let path = self.path.as_ref();
+        let path = self.path.strip_suffix('/').unwrap_or(&self.path);
+        let place: Arc<str> = path.into();
         // By number as written: one that is refused must not shift the others.
         let members: Vec<Option<Arc<Backend>>> = self
             .members
             .into_iter()
-            .map(|member| member.into_backend(path).map(Arc::new))
+            .map(|member| member.into_backend(&place).map(Arc::new))
             .collect();
         let servers = self.servers.into_iter().map(|server| {
             let server = server?;
             let backend = match (server.member, server.former) {
                 (Some(number), _) => members.get(number)?.clone()?,
-                (None, former) => Arc::new(former?.into_backend(path)?),
+                (None, former) => Arc::new(former?.into_backend(&place)?),
             };
             Some(Occupant {
                 address: server.address.or_else(|| backend.host.parse().ok())?,
@@ -232,11 +234,10 @@ impl<'a> Entry<'a> {
 }
 
 impl<'a> Member<'a> {
-    fn new(backend: &'a Backend, path: &str) -> Self {
-        let source = Cow::Borrowed(backend.source.as_str());
-        let (znode, source) = match backend.source.strip_prefix(path) {
-            Some(znode) => (Some(Cow::Borrowed(znode)), None),
-            None => (None, Some(source)),
+    fn new(backend: &'a Backend, place: &str) -> Self {
+        let (znode, source) = match backend.source.place() == place {
+            true => (Some(Cow::Borrowed(backend.source.name())), None),
+            false => (None, Some(Cow::Owned(backend.source.to_string()))),
         };
         Self {
             host: Cow::Borrowed(&backend.host),
@@ -254,23 +255,23 @@ impl<'a> Member<'a> {
     }
 
     /// `None` for what no registration could have become.
-    fn into_backend(self, path: &str) -> Option<Backend> {
+    fn into_backend(self, place: &Arc<str>) -> Option<Backend> {
         let safe = self.name.as_deref().is_none_or(safe_name)
             && self.options.as_deref().is_none_or(safe_options)
             && self.weight.is_none_or(|weight| weight <= MAX_WEIGHT);
         let source = match (self.znode, self.source) {
-            (Some(znode), _) => [path, &znode].concat(),
-            (None, source) => source?.into_owned(),
+            (Some(znode), _) => Source::below(Arc::clone(place), znode.into()),
+            (None, source) => source?.as_ref().into(),
         };
         let backend = Backend::new(&self.host, self.port, source).ok()?;
         safe.then(|| Backend {
-            name: self.name.map(Cow::into_owned),
+            name: self.name.map(Arc::from),
             id: self.id,
             shard: self.shard,
             weight: self.weight,
-            options: self.options.map(Cow::into_owned),
+            options: self.options.map(|options| options.into_owned().into()),
             server_id: self.server_id,
-            labels: self.labels.into_owned(),
+            labels: self.labels.into_owned().into(),
             ..backend
         })
     }
@@ -314,9 +315,11 @@ pub(super) mod tests {
                 })
                 .collect();
             let mut named = Backend::new("db.example.com", 5432, "default_servers").unwrap();
-            named.name = Some("db_1".to_owned());
-            named.options = Some("backup maxconn 5".to_owned());
-            named.labels.insert("az".to_owned(), "b\n\"".to_owned());
+            named.name = Some("db_1".into());
+            named.options = Some("backup maxconn 5".into());
+            named.labels = [("az".to_owned(), "b\n\"".to_owned())]
+                .into_iter()
+                .collect();
             (named.weight, named.server_id) = (Some(256), Some(9));
             servers.extend([None, occupant(named, Admin::Drain)]);
             // An older registration of the first member's endpoint still drains.
@@ -370,7 +373,7 @@ pub(super) mod tests {
         assert_eq!(servers.len(), 6);
         let second = servers[1].as_ref().unwrap();
         assert_eq!(
-            (second.backend.host.as_str(), second.admin),
+            (&*second.backend.host, second.admin),
             ("10.0.0.5", Admin::Drain)
         );
         assert_eq!(

@@ -102,7 +102,7 @@ pub async fn run(
             server.clone(),
             live.get(server.as_str())
                 .map_or_else(|| "no such server".to_owned(), |live| state(live, resident)),
-            resident.backend.source.clone(),
+            resident.backend.source.to_string(),
         ]);
     }
     if servers.is_empty() {

@@ -158,11 +158,7 @@ async fn answered(watch: &mut Watch, deadline: Instant) {
 }
 
 async fn look_up(one: &Tracked, resolver: &mut Hosts, deadline: Instant) {
-    let hosts: BTreeSet<&str> = one
-        .members
-        .iter()
-        .map(|member| member.host.as_str())
-        .collect();
+    let hosts: BTreeSet<&str> = one.members.iter().map(|member| &*member.host).collect();
     let mut changed = resolver.changed();
     while hosts.iter().any(|host| {
         host.parse::<IpAddr>().is_err() && matches!(resolver.resolve(host), Resolution::Pending)

@@ -246,7 +246,7 @@ fn member(tracked: &Tracked, server: &str) -> String {
         .find(|(name, _)| name == server);
     found.map_or_else(
         || "none".to_owned(),
-        |(_, resident)| resident.backend.source.clone(),
+        |(_, resident)| resident.backend.source.to_string(),
     )
 }
 

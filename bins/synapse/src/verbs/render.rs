@@ -153,10 +153,10 @@ fn backend(service: &str, member: Member) -> Result<Backend, Reject> {
     {
         return Err(unsafe_text(options));
     }
-    backend.name = member.name;
+    backend.name = member.name.map(Arc::from);
     backend.id = member.id;
     backend.weight = member.weight;
-    backend.options = member.haproxy_server_options;
-    backend.labels = member.labels;
+    backend.options = member.haproxy_server_options.map(String::into_boxed_str);
+    backend.labels = member.labels.into();
     Ok(backend)
 }

@@ -194,8 +194,8 @@ fn backend(
     weight: Option<u16>,
 ) -> Result<Backend, Reject> {
     let mut backend = Backend::new(host, port, format!("dns {}", server.host))?;
-    backend.name.clone_from(&server.name);
-    backend.labels.clone_from(&server.labels);
+    backend.name = server.name.as_deref().map(Arc::from);
+    backend.labels = server.labels.clone().into();
     backend.weight = weight;
     Ok(backend)
 }

@@ -1,6 +1,7 @@
 //! The fields of a registration beside its endpoint, checked before they become part of a backend.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::model::{Backend, Reason, Reject, safe_name, safe_options};
 
@@ -34,11 +35,12 @@ impl Fields {
     pub(super) fn put_on(self, mut backend: Backend) -> Result<Backend, Reject> {
         let refuse =
             |backend: Backend, what: String| Err(Reject::new(backend.source, Reason::Unsafe, what));
-        backend.name = self.name.filter(|name| !name.is_empty());
+        backend.name = self.name.filter(|name| !name.is_empty()).map(Arc::from);
         if let Some(name) = backend.name.take_if(|name| !safe_name(name)) {
             return refuse(backend, format!("name `{name}`"));
         }
-        backend.options = self.options.filter(|options| !options.is_empty());
+        let options = self.options.filter(|options| !options.is_empty());
+        backend.options = options.map(String::into_boxed_str);
         if let Some(options) = backend.options.take_if(|options| !safe_options(options)) {
             return refuse(backend, format!("haproxy_server_options `{options}`"));
         }
@@ -59,7 +61,7 @@ impl Fields {
         {
             return refuse(backend, format!("label `{label}`: `{value}`"));
         }
-        backend.labels = self.labels;
+        backend.labels = self.labels.into();
         Ok(backend)
     }
 }

@@ -328,7 +328,7 @@ fn order(a: &Backend, b: &Backend) -> Ordering {
 }
 
 /// The options without `weight N`, which `set server .. weight` sets; `None` when there is nothing else.
-fn without_weight(options: String) -> Option<String> {
+fn without_weight(options: Box<str>) -> Option<Box<str>> {
     let mut words = Vec::new();
     let mut rest = options.split_whitespace();
     while let Some(word) = rest.next() {
@@ -338,7 +338,7 @@ fn without_weight(options: String) -> Option<String> {
             words.push(word);
         }
     }
-    (!words.is_empty()).then(|| words.join(" "))
+    (!words.is_empty()).then(|| words.join(" ").into())
 }
 
 #[cfg(test)]

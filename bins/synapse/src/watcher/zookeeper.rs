@@ -171,7 +171,7 @@ impl Zookeeper {
     }
 
     /// What a path says of itself.
-    fn discovered(&self, path: &str, node: &Node) -> Discovered {
+    fn discovered(&self, path: &Arc<str>, node: &Node) -> Discovered {
         let mut discovered = members::discovered(&self.discovery.decode, path, node);
         discovered.job = members::job(&self.clusters, &self.discovery.decode, path);
         if self.discovery.generator_config_path.as_deref() == Some(self.discovery.path.as_str()) {

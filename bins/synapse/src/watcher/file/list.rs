@@ -10,7 +10,7 @@ use std::sync::Arc;
 use nix::libc::O_NONBLOCK;
 use serde::Deserialize;
 
-use crate::model::{Backend, Reject, shown};
+use crate::model::{Backend, Reject, Source, shown};
 use crate::watcher::fields::Fields;
 
 /// A larger file is not a list of servers (bytes).
@@ -46,7 +46,7 @@ struct Entry {
 /// the file and, where there is one, line and column.
 pub(super) fn read(path: &Path) -> Result<List, String> {
     let text = text(path)?;
-    let source = path.display().to_string();
+    let source = Source::from(path.display().to_string());
     let mut list = List::default();
     for entry in parse(path, &text)? {
         match entry.backend(&source) {
@@ -58,14 +58,14 @@ pub(super) fn read(path: &Path) -> Result<List, String> {
 }
 
 impl Entry {
-    fn backend(self, source: &str) -> Result<Backend, Reject> {
+    fn backend(self, source: &Source) -> Result<Backend, Reject> {
         let fields = Fields {
             name: self.name,
             weight: self.weight,
             options: self.haproxy_server_options,
             labels: self.labels,
         };
-        let mut backend = fields.put_on(Backend::new(&self.host, self.port, source)?)?;
+        let mut backend = fields.put_on(Backend::new(&self.host, self.port, source.clone())?)?;
         backend.id = self.id;
         Ok(backend)
     }
@@ -176,7 +176,7 @@ mod tests {
             list.backends
                 .into_iter()
                 .map(|backend| Backend {
-                    source: String::new(),
+                    source: "".into(),
                     ..Backend::clone(&backend)
                 })
                 .collect()

@@ -324,7 +324,7 @@ fn any_backend() -> impl Strategy<Value = Arc<Backend>> {
             backend.id = id;
             backend.weight = weight;
             if !label.is_empty() {
-                backend.labels.insert("az".into(), label.into());
+                backend.labels = [("az".into(), label.into())].into_iter().collect();
             }
             Arc::new(backend)
         },

@@ -1,19 +1,18 @@
 //! What registrations become: backends, or refusals that say why. Pure.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use hostkit::zookeeper::{self, Child, Member, Node};
 
-use crate::model::{Backend, Discovered, Job, Reason, Reject};
+use crate::model::{Backend, Discovered, Job, Reason, Reject, Source};
 use crate::settings::{Cluster, Decode};
 use crate::watcher::fields::Fields;
 
 /// The members of one path.
-pub(super) fn discovered(decode: &Decode, path: &str, node: &Node) -> Discovered {
+pub(super) fn discovered(decode: &Decode, path: &Arc<str>, node: &Node) -> Discovered {
     let mut discovered = Discovered::default();
     for (name, child) in &node.members {
-        let source = format!("{path}/{name}");
+        let source = Source::below(Arc::clone(path), Arc::clone(name));
         let backend = match child {
             Child::Member(member) => backend(decode, member, source),
             Child::Refused(refusal) => {
@@ -33,7 +32,7 @@ pub(super) fn discovered(decode: &Decode, path: &str, node: &Node) -> Discovered
     discovered
 }
 
-fn backend(decode: &Decode, member: &Member, source: String) -> Result<Backend, Reject> {
+fn backend(decode: &Decode, member: &Member, source: Source) -> Result<Backend, Reject> {
     if !member.alive() {
         return Err(Reject::new(source, Reason::Status, member.status.word()));
     }
@@ -54,27 +53,35 @@ fn backend(decode: &Decode, member: &Member, source: String) -> Result<Backend, 
         return Err(Reject::new(source, Reason::Port, detail));
     };
     let mut backend = Backend::new(&endpoint.host, port.get(), source)?;
+    if backend.host == endpoint.host {
+        backend.host = Arc::clone(&endpoint.host);
+    }
     backend.id = member.sequence;
     backend.shard = member.shard;
-    let fields = match &member.registration {
-        Some(registration) => {
-            backend.server_id = registration.server_id;
-            Fields {
-                name: registration.name.clone(),
-                weight: registration.weight.map(u64::from),
-                options: registration.options.clone(),
-                labels: registration.labels.clone(),
-            }
-        }
+    let Some(registration) = &member.registration else {
         // A ServerSet has no names; Synapse calls its servers by their shard.
-        None => Fields {
-            name: member.shard.map(|shard| shard.to_string()),
-            weight: None,
-            options: None,
-            labels: BTreeMap::new(),
-        },
+        backend.name = member.shard.map(shard_name);
+        return Ok(backend);
+    };
+    backend.server_id = registration.server_id;
+    let fields = Fields {
+        name: registration.name.clone(),
+        weight: registration.weight.map(u64::from),
+        options: registration.options.clone(),
+        labels: registration.labels.clone(),
     };
     fields.put_on(backend)
+}
+
+/// A shard as a name. Every job has the same few: they are shared.
+fn shard_name(shard: u32) -> Arc<str> {
+    static NAMES: LazyLock<Vec<Arc<str>>> = LazyLock::new(|| {
+        (0..256)
+            .map(|shard: u32| shard.to_string().into())
+            .collect()
+    });
+    let known = usize::try_from(shard).ok().and_then(|at| NAMES.get(at));
+    known.map_or_else(|| shard.to_string().into(), Arc::clone)
 }
 
 /// The job that registers at `path`: below the root of a cluster, or the last three names of a ServerSet's path, which
