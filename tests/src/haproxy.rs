@@ -7,7 +7,6 @@ use std::fmt;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -77,8 +76,17 @@ impl Haproxy {
             haproxy.log().display(),
             haproxy.real.display()
         );
-        fs::write(haproxy.binary(), script).unwrap();
-        fs::set_permissions(haproxy.binary(), fs::Permissions::from_mode(0o755)).unwrap();
+        let source = haproxy.directory().join("haproxy.sh");
+        fs::write(&source, script).unwrap();
+        // Another process makes what is executed: a thread that forks while this one has it open for writing would
+        // make it "busy".
+        let status = Command::new("install")
+            .args(["-m", "755"])
+            .arg(&source)
+            .arg(haproxy.binary())
+            .status()
+            .unwrap();
+        assert!(status.success(), "install: {status}");
         Ok(haproxy)
     }
 

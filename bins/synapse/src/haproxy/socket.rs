@@ -151,6 +151,14 @@ impl Socket {
     pub async fn ask(&self, command: &str) -> Result<String, SocketError> {
         one_command(command)?;
         let mut text = self.exchange(format!("{command}\n")).await?;
+        // Every reply ends a line, an empty one too: what does not was cut off.
+        if !text.ends_with('\n') {
+            return Err(SocketError::Closed {
+                path: self.path.clone(),
+                answered: 0,
+                asked: 1,
+            });
+        }
         text.truncate(text.trim_end_matches('\n').len());
         self.permitted(command, text)
     }
