@@ -1,6 +1,6 @@
-//! Discovery against real ZooKeeper servers. `follow` is what happens while all is well, `formats` what members look
-//! like, `outage` what happens when a server is away, `old` a server without persistent watches, `load` many paths at
-//! once; `servers` tests the harness.
+//! Discovery against real ZooKeeper servers. `follow` is what happens while all is well, `outage` what happens when a
+//! server is away or another one, `old` a server without persistent watches, `load` many paths at once; `servers` tests
+//! the harness.
 
 mod follow;
 mod load;

@@ -1,7 +1,8 @@
 //! Real ZooKeeper servers: Debian's 3.8, and a 3.4 where `tests/run` fetched one. Started, killed, paused, asked for
 //! their counters.
 //!
-//! Owns the server process, its port and its data. [`announcer`] owns what tasks write into it.
+//! Owns the server process, its port and its data. [`announcer`] owns what tasks write into it, `relay` what may go wrong
+//! on the way.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -31,12 +32,12 @@ const ATTEMPTS: u32 = 5;
 /// The server's unit of time, in milliseconds. It lets sessions be between 2 and 20 of them long.
 const TICK: u32 = 500;
 
-/// The lines of a server that follow protocol version 3.4: no persistent watches, no removal of watches.
+/// Which ZooKeeper a server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Release {
     /// Debian's.
     Current,
-    /// 3.4, where it was fetched.
+    /// 3.4, where it was fetched: no persistent watches, no removal of watches.
     Old,
 }
 
@@ -152,7 +153,7 @@ impl Zookeeper {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Which protocol it speaks.
+    /// Which ZooKeeper it is.
     #[must_use]
     pub fn release(&self) -> Release {
         self.release

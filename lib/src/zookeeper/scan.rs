@@ -2,8 +2,9 @@
 //! after one has fired. A scan either reads everything it can or fails; nobody sees a part of it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::pattern::{Pattern, depth, join};
@@ -100,16 +101,17 @@ async fn read(reader: &Arc<Reader>, order: &Order) -> Result<Found, Fault> {
     for start in &order.below {
         paths.extend(expand(reader, &order.pattern, start, &mut found).await?);
     }
-    let listed = each(paths, |path| {
-        let reader = Arc::clone(reader);
-        let known = order.known.get(path.as_str()).cloned();
-        let reuse = order.reuse;
+    let mut listed = Vec::with_capacity(paths.len());
+    let (asking, known, reuse) = (Arc::clone(reader), order.known.clone(), order.reuse);
+    let ask = move |path: String| {
+        let reader = Arc::clone(&asking);
+        let known = known.get(path.as_str()).cloned();
         async move {
             let listed = list(&reader, &path, known, reuse).await;
             (path, listed)
         }
-    })
-    .await?;
+    };
+    each(paths, ask, |answer| listed.push(answer)).await?;
     let mut missing = Vec::new();
     for (path, listed) in listed {
         let path: Arc<str> = path.into();
@@ -137,20 +139,26 @@ async fn read(reader: &Arc<Reader>, order: &Order) -> Result<Found, Fault> {
             Err(fault) => return Err(fault),
         }
     }
-    let read = each(missing, |(path, name)| {
-        let reader = Arc::clone(reader);
+    let mut lost = None;
+    let asking = Arc::clone(reader);
+    let ask = move |(path, name): (Arc<str>, Arc<str>)| {
+        let reader = Arc::clone(&asking);
         async move {
             let child = reader.member(&path, &name).await;
             (path, name, child)
         }
+    };
+    each(missing, ask, |(path, name, child)| match child {
+        Ok(Some(child)) => {
+            if let Some(node) = found.nodes.get_mut(&path) {
+                node.members.insert(name, child);
+            }
+        }
+        Ok(None) => {}
+        Err(fault) => lost = Some(fault),
     })
     .await?;
-    for (path, name, child) in read {
-        if let (Some(child), Some(node)) = (child?, found.nodes.get_mut(&path)) {
-            node.members.insert(name, child);
-        }
-    }
-    Ok(found)
+    lost.map_or(Ok(found), Err)
 }
 
 /// The paths below `start` that are as deep as the pattern. Whether those whose last components are literal exist is
@@ -168,14 +176,16 @@ async fn expand(
             level = level.iter().map(|path| join(path, name)).collect();
             continue;
         }
-        let listed = each(level, |path| {
-            let reader = Arc::clone(reader);
+        let mut listed = Vec::new();
+        let asking = Arc::clone(reader);
+        let ask = move |path: String| {
+            let reader = Arc::clone(&asking);
             async move {
                 let listed = reader.children(&path).await;
                 (path, listed)
             }
-        })
-        .await?;
+        };
+        each(level, ask, |answer| listed.push(answer)).await?;
         level = Vec::new();
         for (path, listed) in listed {
             match listed {
@@ -276,27 +286,42 @@ fn settled(child: &Child) -> bool {
     child.member().is_some_and(|member| member.settled)
 }
 
-/// What `ask` makes of each item, a bounded number of them at a time.
-async fn each<T, U, F>(items: Vec<T>, ask: impl Fn(T) -> F) -> Result<Vec<U>, Fault>
+/// Asks for each item, a bounded number of them at a time, and passes on each answer as it comes. Every request has
+/// ended when this does. A fixed set of tasks does it: a task per item would leave the heap in pieces.
+async fn each<T, U, F>(
+    items: Vec<T>,
+    ask: impl Fn(T) -> F + Send + Sync + 'static,
+    mut take: impl FnMut(U),
+) -> Result<(), Fault>
 where
-    F: Future<Output = U> + Send + 'static,
+    T: Send + 'static,
     U: Send + 'static,
+    F: Future<Output = U> + Send + 'static,
 {
-    let mut answers = Vec::with_capacity(items.len());
+    let tasks = items.len().min(IN_FLIGHT);
+    let shared = Arc::new((Mutex::new(items.into_iter()), ask));
+    let (give, mut answers) = mpsc::channel(IN_FLIGHT);
     let mut running = JoinSet::new();
-    let defect = |error: tokio::task::JoinError| Fault::Lost(error.to_string());
-    for item in items {
-        if running.len() >= IN_FLIGHT
-            && let Some(done) = running.join_next().await
-        {
-            answers.push(done.map_err(defect)?);
-        }
-        running.spawn(ask(item));
+    for _ in 0..tasks {
+        let (shared, give) = (Arc::clone(&shared), give.clone());
+        running.spawn(async move {
+            let (items, ask) = &*shared;
+            let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
+            while let Some(item) = next() {
+                // The other end waits for all tasks.
+                let _ = give.send(ask(item).await).await;
+            }
+        });
     }
-    while let Some(done) = running.join_next().await {
-        answers.push(done.map_err(defect)?);
+    drop(give);
+    while let Some(answer) = answers.recv().await {
+        take(answer);
     }
-    Ok(answers)
+    let mut ended = Ok(());
+    while let Some(task) = running.join_next().await {
+        ended = ended.and(task.map_err(|defect| Fault::Lost(defect.to_string())));
+    }
+    ended
 }
 
 #[cfg(test)]
@@ -308,8 +333,9 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn only_so_many_requests_are_under_way() {
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let answers = each((0..IN_FLIGHT * 4).collect(), |item| {
-            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+        let highest = Arc::clone(&most);
+        let ask = move |item| {
+            let (running, most) = (Arc::clone(&running), Arc::clone(&highest));
             async move {
                 most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 for _ in 0..item % 7 {
@@ -318,12 +344,16 @@ mod tests {
                 running.fetch_sub(1, Ordering::SeqCst);
                 item
             }
-        });
-        let mut answers = answers.await.unwrap();
+        };
+        let items: Vec<usize> = (0..IN_FLIGHT * 4).collect();
+        let mut answers = Vec::new();
+        each(items.clone(), ask, |item| answers.push(item))
+            .await
+            .unwrap();
         answers.sort_unstable();
-        assert_eq!(answers, (0..IN_FLIGHT * 4).collect::<Vec<_>>());
+        assert_eq!(answers, items);
         assert!(most.load(Ordering::SeqCst) <= IN_FLIGHT);
-        let defect = each(vec![()], |()| async { panic!("a defect") }).await;
-        let _: Fault = defect.map(|_: Vec<()>| ()).unwrap_err();
+        let defect = each(vec![1, 0, 2], |item| async move { 6 / item }, drop).await;
+        assert!(matches!(defect, Err(Fault::Lost(_))), "{defect:?}");
     }
 }

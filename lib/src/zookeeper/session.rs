@@ -33,7 +33,8 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     pub(super) permits: Semaphore,
     pub(super) names: Names,
-    /// A server said that it has no persistent watches: it is older than 3.6.
+    /// A server has said that it has no persistent watches: it is older than 3.6. Watches that fire once work with any
+    /// server, so this is not asked again.
     pub(super) old_server: AtomicBool,
 }
 

@@ -124,9 +124,6 @@ impl Announcer {
     }
 
     /// The session, for requests that nothing here makes. Its futures run anywhere.
-    ///
-    /// # Panics
-    /// Never.
     #[must_use]
     pub fn client(&self) -> Client {
         self.client.clone().expect("a connected announcer")

@@ -65,9 +65,6 @@ impl Relay {
     }
 
     /// Leads new connections to another server.
-    ///
-    /// # Panics
-    /// Never.
     pub fn lead_to(&self, server: &Zookeeper) {
         *self.host.lock().unwrap() = server.host();
     }
