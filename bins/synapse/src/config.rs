@@ -23,6 +23,7 @@ mod tree;
 
 use std::path::PathBuf;
 
+use hostkit::zookeeper::clusters::{self, Clusters};
 use hostkit::{Exit, Failure};
 use sha2::{Digest, Sha256};
 
@@ -49,6 +50,25 @@ pub struct Sources {
     pub clusters: Vec<Cluster>,
     /// The name of this host: servers are shuffled by it.
     pub host: String,
+}
+
+/// The clusters that hostkit's tools share, from `/etc/hostkit/clusters.yaml` and its drop-ins.
+///
+/// # Errors
+/// A file cannot be read or is wrong (exit 78).
+pub fn shared_clusters() -> Result<Vec<Cluster>, Failure> {
+    Ok(Clusters::load(None)?.iter().map(shared).collect())
+}
+
+fn shared(cluster: &clusters::Cluster) -> Cluster {
+    let ensemble = &cluster.ensemble;
+    Cluster {
+        name: cluster.name.clone(),
+        hosts: ensemble.hosts().to_vec(),
+        root: cluster.root.clone(),
+        chroot: ensemble.chroot().map(str::to_owned),
+        digest: ensemble.digest().map(str::to_owned),
+    }
 }
 
 /// Reads the configuration. What Synapse would drop, ignore or refuse is an error, or with `lenient` a finding.

@@ -45,7 +45,7 @@ use structure::Structure;
 
 pub(crate) use reconfigure::ACCEPT;
 pub(crate) use runtime::{by_backend, changes};
-pub(crate) use tracked::Tracked;
+pub(crate) use tracked::{Tracked, remembered};
 
 /// How often the engine looks around although nothing happened: probes for systemd, ages, HAProxy's process.
 const TICK: Duration = Duration::from_secs(1);

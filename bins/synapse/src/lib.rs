@@ -86,7 +86,7 @@ fn sources(args: &Args) -> Result<Sources, Failure> {
     Ok(Sources {
         file,
         directory: DIRECTORY.into(),
-        clusters: Vec::new(),
+        clusters: config::shared_clusters()?,
         host: nix::unistd::gethostname()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default(),

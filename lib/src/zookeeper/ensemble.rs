@@ -67,7 +67,15 @@ impl Ensemble {
         self.hosts == other.hosts && self.chroot == other.chroot
     }
 
-    pub(super) fn digest(&self) -> Option<&str> {
+    /// The path that all others are relative to; `None` is `/`.
+    #[must_use]
+    pub fn chroot(&self) -> Option<&str> {
+        self.chroot.as_deref()
+    }
+
+    /// The `user:password` to authenticate with: a secret.
+    #[must_use]
+    pub fn digest(&self) -> Option<&str> {
         self.digest.as_deref()
     }
 }

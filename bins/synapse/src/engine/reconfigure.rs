@@ -25,9 +25,13 @@ impl Engine {
         let mut begun = vec![NotifyState::Reloading];
         begun.extend(NotifyState::monotonic_usec_now());
         let _ = sd_notify::notify(&begun);
-        let sources = self.sources.clone();
+        let mut sources = self.sources.clone();
         let lenient = self.lenient;
-        let loaded = tokio::task::spawn_blocking(move || config::load(&sources, lenient)).await;
+        let loaded = tokio::task::spawn_blocking(move || {
+            sources.clusters = config::shared_clusters()?;
+            config::load(&sources, lenient)
+        })
+        .await;
         let refusal = match loaded {
             Ok(Ok((settings, findings))) => {
                 for finding in findings {

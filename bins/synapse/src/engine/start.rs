@@ -15,7 +15,7 @@ use super::reconfigure::removes_too_much;
 use super::report::{Said, SharedBoard, journal_directory};
 use super::runtime::{Down, Link};
 use super::structure::Structure;
-use super::{Engine, Start, Tracked};
+use super::{Engine, Start, Tracked, remembered};
 use crate::guard::{Change, Guard};
 use crate::journal::{Entry, Journal, Kind};
 use crate::metrics::Metrics;
@@ -23,6 +23,7 @@ use crate::probe::{Answer, Count, Prober};
 use crate::render::Renderer;
 use crate::state::Store;
 use crate::watcher::Context;
+use crate::watcher::expand::many;
 use crate::watcher::resolve::Hosts;
 
 impl Engine {
@@ -118,29 +119,21 @@ impl Engine {
     /// Services of patterns, as they were found last.
     fn restore_patterns(&mut self) {
         let now = clock::since_boot();
-        let kept: Vec<(String, Arc<crate::state::Service>)> = self
-            .state
-            .services
-            .iter()
-            .filter(|(name, kept)| {
-                kept.unconfigured_ms.is_none() && !self.tracked.contains_key(*name)
-            })
-            .map(|(name, kept)| (name.clone(), Arc::clone(kept)))
-            .collect();
-        for (name, kept) in kept {
-            let Some((entry, service)) = self.settings.services.iter().find_map(|entry| {
-                let service = crate::watcher::expand::concrete(entry, kept.job.as_ref()).ok()?;
-                (service.name == name).then(|| (entry.name.clone(), service))
-            }) else {
-                continue;
-            };
-            let service = self.as_generated(service, kept.generator_config.as_deref());
-            let mut tracked = Tracked::new(Arc::new(service), entry);
-            tracked.restore(&kept, now);
-            self.state.services.remove(&name);
-            self.remember(&tracked, now);
-            self.tracked.insert(name.clone(), tracked);
-            self.mark(&name, now);
+        let settings = Arc::clone(&self.settings);
+        for entry in settings.services.iter().filter(|entry| many(entry)) {
+            for (service, kept) in remembered(entry, &self.state) {
+                let name = service.name.clone();
+                if self.tracked.contains_key(&name) {
+                    continue;
+                }
+                let service = self.as_generated(service, kept.generator_config.as_deref());
+                let mut tracked = Tracked::new(Arc::new(service), entry.name.clone());
+                tracked.restore(&kept, now);
+                self.state.services.remove(&name);
+                self.remember(&tracked, now);
+                self.tracked.insert(name.clone(), tracked);
+                self.mark(&name, now);
+            }
         }
     }
 

@@ -12,7 +12,8 @@ use crate::planner::{self, Held};
 use crate::probe::Target;
 use crate::render::{server_name, slots_for, split_weight};
 use crate::settings::{Probe, Servers, Service};
-use crate::state;
+use crate::state::{self, State};
+use crate::watcher::expand::concrete;
 
 /// A service and all that is known of it.
 #[derive(Debug)]
@@ -407,6 +408,17 @@ impl Tracked {
 
 fn endpoint(backend: &Backend) -> (&str, u16) {
     (&backend.host, backend.port)
+}
+
+/// The services of a pattern's entry as they were found last.
+pub(crate) fn remembered(entry: &Service, state: &State) -> Vec<(Service, Arc<state::Service>)> {
+    let kept = state.services.iter();
+    kept.filter(|(_, kept)| kept.unconfigured_ms.is_none())
+        .filter_map(|(name, kept)| {
+            let service = concrete(entry, kept.job.as_ref()).ok()?;
+            (service.name == *name).then(|| (service, Arc::clone(kept)))
+        })
+        .collect()
 }
 
 fn capacity(service: &Service, members: usize, current: usize) -> usize {

@@ -78,6 +78,10 @@ impl Serialize for Source {
 
 /// Labels, which most backends do not have.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(
+    clippy::box_collection,
+    reason = "a third of the size where there are none, which is the rule"
+)]
 pub struct Labels(Option<Box<BTreeMap<String, String>>>);
 
 impl Deref for Labels {

@@ -9,7 +9,7 @@ use hostkit::clock;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config;
-use crate::engine::Tracked;
+use crate::engine::{Tracked, remembered};
 use crate::haproxy::live::{self, Live};
 use crate::haproxy::socket::Socket;
 use crate::model::Discovered;
@@ -86,7 +86,28 @@ pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Dur
         }
         let canary = canary.map(|canary| merge(canary.found.borrow().values()));
         let found = Arc::clone(&main.found.borrow());
-        for (service, main) in expand(service, &found).services {
+        let mut services = expand(service, &found).services;
+        if many(service) {
+            // A path that is gone, or not answered for, is not a service less at once.
+            for (service, _) in remembered(service, &state) {
+                if services.iter().all(|(found, _)| found.name != service.name) {
+                    let gone = main
+                        .found
+                        .borrow()
+                        .values()
+                        .any(|found| found.synced.is_some());
+                    let trouble = gone.then(|| "its path is gone".to_owned());
+                    services.push((
+                        service,
+                        Arc::new(Discovered {
+                            trouble,
+                            ..Discovered::default()
+                        }),
+                    ));
+                }
+            }
+        }
+        for (service, main) in services {
             if wanted.is_some_and(|wanted| service.name != wanted) {
                 others.push(service.name);
                 continue;

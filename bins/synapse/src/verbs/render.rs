@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{nearest, observe};
-use crate::engine::Tracked;
+use crate::engine::{Tracked, remembered};
 use crate::model::{Backend, Reject, safe_name, safe_options};
 use crate::settings::{Probe, Settings};
 use crate::state;
@@ -78,13 +78,22 @@ pub(crate) fn services(
     let value: Value = serde_json::from_slice(text).map_err(|error| corrupt(error.to_string()))?;
     if value.get("version").is_some() {
         let state = state::peek(from)?;
-        return Ok(with(settings, |one| {
+        let mut tracked = BTreeMap::new();
+        for entry in settings.services.iter().filter(|service| many(service)) {
+            for (service, _) in remembered(entry, &state) {
+                let name = service.name.clone();
+                tracked.insert(name, Tracked::new(Arc::new(service), entry.name.clone()));
+            }
+        }
+        tracked.extend(single(settings));
+        for one in tracked.values_mut() {
             if let Some(kept) = state.services.get(&one.service.name) {
                 let (local, says) = ((*one.service).clone(), kept.generator_config.as_deref());
                 one.service = Arc::new(observe::generated(settings, local, says).0);
                 one.restore(kept, Duration::ZERO);
             }
-        }));
+        }
+        return Ok(tracked);
     }
     let snapshot: Snapshot =
         serde_json::from_value(value).map_err(|error| corrupt(error.to_string()))?;
@@ -107,7 +116,8 @@ pub(crate) fn services(
             list.map_err(|reject| corrupt(format!("{}: {}", reject.source, reject.detail)))?;
         members.insert(name, list);
     }
-    let tracked = with(settings, |one| {
+    let mut tracked = single(settings);
+    for one in tracked.values_mut() {
         one.members = Arc::new(members.remove(&one.service.name).unwrap_or_default());
         // Who is in a snapshot is taken to answer.
         let mut service = (*one.service).clone();
@@ -119,21 +129,21 @@ pub(crate) fn services(
                 .map_err(|_| "nobody is asked for its address: give one".to_owned())
         });
         one.settle(Duration::ZERO);
-    });
+    }
     match tracked.values().flat_map(|one| &one.rejects).next() {
         Some(reject) => Err(corrupt(format!("{}: {}", reject.source, reject.detail))),
         None => Ok(tracked),
     }
 }
 
-fn with(settings: &Settings, mut fill: impl FnMut(&mut Tracked)) -> BTreeMap<String, Tracked> {
+/// The services that are no pattern's, without members.
+fn single(settings: &Settings) -> BTreeMap<String, Tracked> {
     settings
         .services
         .iter()
         .filter(|service| !many(service))
         .map(|service| {
-            let mut one = Tracked::new(Arc::new(service.clone()), service.name.clone());
-            fill(&mut one);
+            let one = Tracked::new(Arc::new(service.clone()), service.name.clone());
             (service.name.clone(), one)
         })
         .collect()

@@ -328,6 +328,7 @@ fn order(a: &Backend, b: &Backend) -> Ordering {
 }
 
 /// The options without `weight N`, which `set server .. weight` sets; `None` when there is nothing else.
+#[allow(clippy::boxed_local, reason = "it is what an option is stored as")]
 fn without_weight(options: Box<str>) -> Option<Box<str>> {
     let mut words = Vec::new();
     let mut rest = options.split_whitespace();
