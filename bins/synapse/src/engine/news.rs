@@ -114,6 +114,12 @@ impl Engine {
             });
             let mut there = BTreeSet::new();
             for (service, main) in expansion.services {
+                let known = self.tracked.get(&service.name);
+                if !again.contains(name) && known.is_some_and(|known| known.has_heard(&main)) {
+                    // Of a thousand jobs of one pattern a change is one.
+                    there.insert(service.name);
+                    continue;
+                }
                 let says = main.generator_config.as_deref();
                 let (settings, tracked) = (&self.settings, &self.tracked);
                 let service =

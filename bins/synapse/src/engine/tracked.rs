@@ -21,6 +21,9 @@ pub(crate) struct Tracked {
     pub(crate) service: Arc<Service>,
     /// The configuration entry it comes from.
     pub(crate) entry: String,
+    /// What its source said last, as it was published.
+    heard: Arc<Discovered>,
+    /// The same, with those that silence must not remove.
     pub(crate) main: Arc<Discovered>,
     pub(crate) canary: Option<Arc<Discovered>>,
     /// The job behind it, where that is known.
@@ -55,6 +58,7 @@ impl Tracked {
         Self {
             service,
             entry,
+            heard: Arc::default(),
             main: Arc::default(),
             canary: None,
             job: None,
@@ -100,9 +104,15 @@ impl Tracked {
         self.refresh();
     }
 
+    /// Whether this is what its source said last, the very same.
+    pub(crate) fn has_heard(&self, main: &Arc<Discovered>) -> bool {
+        self.gone.is_none() && Arc::ptr_eq(&self.heard, main)
+    }
+
     /// Takes what its source says. Where a part of the source has never answered, those of last known good may be there:
     /// silence removes nobody.
     pub(crate) fn found(&mut self, mut main: Arc<Discovered>) {
+        self.heard = Arc::clone(&main);
         if main.synced.is_some() {
             self.job.clone_from(&main.job);
             let found: HashSet<(&str, u16)> = main
