@@ -142,9 +142,9 @@ fn named_dynamic() -> Case {
     let mut team: Vec<Occupant> = (1..6).map(up).collect();
     team[1].admin = Admin::Maint;
     team[2].admin = Admin::Drain;
-    team[3].backend.options = Some("backup weight 5".to_owned());
-    team[4].backend.name = None;
-    team[4].backend.host = "web_5.example.com".to_owned();
+    of(&mut team[3]).options = Some("backup weight 5".into());
+    of(&mut team[4]).name = None;
+    of(&mut team[4]).host = "web_5.example.com".into();
     let mut case = Case::new(vec![named(team)]);
     proxy(&mut case, 0).server_options =
         Some(line("check port %{port} sni str(%{host}) # of %{name}"));
@@ -180,7 +180,7 @@ fn phases() -> Case {
     let mut away = up(3);
     away.admin = Admin::Maint;
     let mut backup = up(7);
-    backup.backend.options = Some("weight 3 backup".to_owned());
+    of(&mut backup).options = Some("weight 3 backup".into());
     let members = [
         (2, up(1)),
         (3, draining),
@@ -238,10 +238,10 @@ fn proxies() -> Case {
 /// Members and a registry that want more than a server, and a service of an impossible name.
 fn hostile() -> Case {
     let mut team: Vec<Occupant> = (1..6).map(up).collect();
-    team[0].backend.name = Some("web\n\tserver evil 6.6.6.6:66 \"#".to_owned());
-    team[1].backend.host = "h 6.6.6.6:66\nbackend evil".to_owned();
-    team[2].backend.options = Some("check\n\tserver evil 6.6.6.6:66".to_owned());
-    team[3].backend.options = Some("id 7".to_owned());
+    of(&mut team[0]).name = Some("web\n\tserver evil 6.6.6.6:66 \"#".into());
+    of(&mut team[1]).host = "h 6.6.6.6:66\nbackend evil".into();
+    of(&mut team[2]).options = Some("check\n\tserver evil 6.6.6.6:66".into());
+    of(&mut team[3]).options = Some("id 7".into());
     let mut slotted = eightball(slots(8, &[(1, team[0].clone()), (2, team[2].clone())]));
     slotted.0.name = "slotted".to_owned();
     let mut bad = eightball(slots(8, &[]));
@@ -314,10 +314,15 @@ pub(super) fn slots(count: usize, occupied: &[(usize, Occupant)]) -> Roster {
     Roster { servers, free: 0 }
 }
 
+/// The member itself, to be changed.
+fn of(occupant: &mut Occupant) -> &mut Backend {
+    Arc::make_mut(&mut occupant.backend)
+}
+
 /// Member `n` of the service, ready.
 pub(super) fn up(n: u16) -> Occupant {
     let mut occupant = at(&format!("127.0.0.{n}"), 31_000 + n);
-    occupant.backend.name = Some(n.to_string());
+    of(&mut occupant).name = Some(n.to_string().into());
     occupant
 }
 
