@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{SemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use zookeeper_client::{AddWatchMode, Error, EventType, OneshotWatcher, Stat};
@@ -85,6 +85,12 @@ impl Reader {
     /// Whether watches fire once and belong to single paths.
     pub(super) fn fires_once(&self) -> bool {
         self.up.old_server
+    }
+
+    /// Waits for the turn of a scan, which is over when the result is dropped.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.shared.scans.acquire().await.ok()
     }
 
     /// Watches `root` and all below it. Events are sent for as long as the result is held.

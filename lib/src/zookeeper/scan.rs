@@ -79,6 +79,7 @@ pub(super) struct Scanned {
 
 /// Scans.
 pub(super) async fn scan(reader: Arc<Reader>, order: Order) -> Scanned {
+    let _turn = reader.turn().await;
     let mut watch = None;
     if order.watch && !reader.fires_once() {
         match reader.watch(order.pattern.root()).await {

@@ -22,6 +22,10 @@ use crate::backoff::Backoff;
 /// How many requests of one session are under way at once.
 pub(super) const IN_FLIGHT: usize = 256;
 
+/// How many scans of one session read at once: enough to keep requests under way. A thousand that begin together would
+/// each have its own requests waiting for their turn, which takes more memory than what they read.
+const SCANS: usize = 8;
+
 /// How long after a defect the task that had it is started again.
 const AFTER_DEFECT: Duration = Duration::from_secs(1);
 
@@ -32,6 +36,8 @@ pub(super) struct Shared {
     pub(super) options: Options,
     pub(super) counters: Counters,
     pub(super) permits: Semaphore,
+    /// The turn of a scan.
+    pub(super) scans: Semaphore,
     pub(super) names: Names,
     /// A server has said that it has no persistent watches: it is older than 3.6. Watches that fire once work with any
     /// server, so this is not asked again.
@@ -128,6 +134,7 @@ impl Shared {
             options,
             counters: Counters::default(),
             permits: Semaphore::new(IN_FLIGHT),
+            scans: Semaphore::new(SCANS),
             names: Names::default(),
             old_server: AtomicBool::new(false),
         }
