@@ -22,16 +22,20 @@ use super::words::MAX_WORDS;
 /// No service gets more slots than this.
 pub const MAX_SLOTS: usize = 16_384;
 
-/// How many slots a service should have: room for half as many members again, a power of two, 8 or more. `configured`
-/// is what it begins with instead. It never shrinks below `current` (0 before the first render) and grows before the
-/// room is used up, when fewer than an eighth and 2 are free, so that nobody waits for the reload that it takes.
+/// How many slots a service should have: room for half as many members again, a power of two, 8 or more. It never
+/// shrinks below `current` (0 before the first render) and grows when there is no longer that much room: then a service
+/// grows while it is deployed, and not while it is updated, when those that leave still have their slots. `configured` is
+/// what it begins with instead, and it grows only when fewer than an eighth and 2 of those are free.
 #[must_use]
 pub fn slots_for(members: usize, configured: Option<u16>, current: usize) -> usize {
-    let current = match configured {
-        Some(slots) => current.max(slots.into()),
-        None => current,
+    let (current, spare) = match configured {
+        Some(slots) => {
+            let current = current.max(slots.into());
+            (current, current / 8)
+        }
+        None => (current, members.div_ceil(2)),
     };
-    if current >= members + (current / 8).max(2) {
+    if current >= members + spare.max(2) {
         return current.min(MAX_SLOTS);
     }
     let wanted = members.min(MAX_SLOTS) * 3;
