@@ -172,6 +172,7 @@ impl Engine {
         self.audit_if_due(now).await;
         self.look_at_drains(now).await;
         self.flush(now).await;
+        self.give_chances(now);
         self.reload_if_due(now);
         self.write_if_due(now);
         self.publish_if_due(now);
@@ -204,6 +205,7 @@ impl Engine {
             self.guard.next(),
             decisions.min(),
             self.flush_due(now),
+            self.structure.chance_due(),
             self.reload_due(),
             self.write_due(),
             self.drains_due(),

@@ -158,6 +158,7 @@ impl Engine {
             self.introduce(service);
             again.insert(service.name.clone());
         }
+        self.structure.try_again();
         self.structure.suspect("configuration");
         self.take_news(now, &again);
         self.files.mark(now);

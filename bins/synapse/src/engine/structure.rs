@@ -8,6 +8,7 @@ use hostkit::clock;
 use serde_json::{Value, json};
 
 use super::{Done, Engine, Tracked};
+use crate::haproxy::bind::Conflict;
 use crate::haproxy::check::CheckError;
 use crate::haproxy::quarantine::{Candidate, Checker};
 use crate::haproxy::reload::Way;
@@ -21,7 +22,7 @@ use crate::statsd::name;
 
 /// Changes of structure that come together are one reload.
 const SETTLE: Duration = Duration::from_millis(20);
-/// A structure that was refused is tried again after this long: a port may have become free.
+/// A structure that was refused, and a service whose port is taken, is tried again after this long.
 const RETRY: Duration = Duration::from_secs(30);
 /// Checks of a search for the services that HAProxy refuses.
 const CHECKS: usize = 64;
@@ -67,6 +68,8 @@ struct Quarantine {
     service: Arc<Service>,
     /// Whether it is left out; else it stays as it was last accepted, without what members say of their own.
     out: bool,
+    /// When it gets another chance as it is: a port that is taken may become free.
+    until: Option<Duration>,
 }
 
 /// What a reload came to.
@@ -78,8 +81,10 @@ pub(crate) struct Outcome {
     result: Result<Applied, ApplyError>,
     /// Whether HAProxy took the candidate; `None` when it was not asked.
     checked: Option<bool>,
-    /// The services that must be left out, and why, when HAProxy refused the file for them.
+    /// The services that must be left out, and why, when the file was refused for them.
     blamed: BTreeMap<String, String>,
+    /// Whether that may pass by itself.
+    passing: bool,
 }
 
 impl Structure {
@@ -101,6 +106,23 @@ impl Structure {
 
     pub(super) const fn suspected(&self) -> bool {
         self.suspected.is_some()
+    }
+
+    /// Whatever was refused may be tried again at once: somebody has read the reason.
+    pub(super) fn try_again(&mut self) {
+        self.refused = None;
+        for quarantine in self.quarantine.values_mut() {
+            quarantine.until = quarantine.until.map(|_| Duration::ZERO);
+        }
+    }
+
+    /// When a service in quarantine gets another chance.
+    pub(super) fn chance_due(&self) -> Option<Duration> {
+        let due = self
+            .quarantine
+            .values()
+            .filter_map(|quarantine| quarantine.until);
+        due.min().filter(|_| !self.running)
     }
 
     pub(super) const fn running(&self) -> bool {
@@ -380,7 +402,8 @@ impl Engine {
                         away,
                     });
                 } else {
-                    self.quarantine(outcome.blamed);
+                    let until = outcome.passing.then_some(now + RETRY);
+                    self.quarantine(outcome.blamed, until);
                     // Nothing was reloaded, so nothing has to be waited for.
                     self.structure.not_before = now;
                 }
@@ -389,7 +412,7 @@ impl Engine {
     }
 
     /// Leaves these services as they were last accepted, or out where that is refused too.
-    fn quarantine(&mut self, blamed: BTreeMap<String, String>) {
+    fn quarantine(&mut self, blamed: BTreeMap<String, String>, until: Option<Duration>) {
         for (name, why) in blamed {
             let Some(tracked) = self.tracked.get_mut(&name) else {
                 continue;
@@ -403,7 +426,7 @@ impl Engine {
                 .is_some_and(|known| known.service == service);
             let out = again || (!self.structure.good.contains_key(&name) && !tracked.has_options());
             self.trouble(format!(
-                "{name} is {}: HAProxy refuses it: {why}",
+                "{name} is {}: {why}",
                 if out { "left out" } else { "left as it was" }
             ));
             self.note(Kind::Quarantine, |entry| Entry {
@@ -412,10 +435,29 @@ impl Engine {
                 detail: Some(why.clone()),
                 ..entry
             });
-            self.structure
-                .quarantine
-                .insert(name, Quarantine { why, service, out });
+            let quarantine = Quarantine {
+                why,
+                service,
+                out,
+                until,
+            };
+            self.structure.quarantine.insert(name, quarantine);
         }
+    }
+
+    /// Gives services another chance whose quarantine was for a time.
+    pub(super) fn give_chances(&mut self, now: Duration) {
+        if self.structure.chance_due().is_none_or(|at| at > now) {
+            return;
+        }
+        let over = |quarantine: &mut Quarantine| quarantine.until.is_some_and(|at| at <= now);
+        let free = self.structure.quarantine.extract_if(.., |_, it| over(it));
+        for (name, _) in free {
+            if let Some(tracked) = self.tracked.get_mut(&name) {
+                tracked.revision += 1;
+            }
+        }
+        self.structure.suspect("retry");
     }
 
     /// Forgets quarantines of services that are configured otherwise now, or no more.
@@ -466,14 +508,14 @@ impl Reload {
         })
         .await;
         let took = clock::since_boot().saturating_sub(start);
-        let refused = result
-            .as_ref()
-            .is_err_and(|error| matches!(*error.cause, Cause::Check(CheckError::Refused { .. })));
-        let blamed = if refused {
-            self.blame().await
-        } else {
-            BTreeMap::new()
+        let cause = result.as_ref().err().map(|error| &*error.cause);
+        let refused = matches!(cause, Some(Cause::Check(CheckError::Refused { .. })));
+        let blamed = match cause {
+            Some(Cause::Check(CheckError::Refused { .. })) => self.blame().await,
+            Some(Cause::Binds { conflicts }) => self.binders(conflicts),
+            _ => BTreeMap::new(),
         };
+        let passing = matches!(cause, Some(Cause::Binds { .. }));
         Outcome {
             services: self
                 .written
@@ -486,7 +528,17 @@ impl Reload {
             result,
             checked: (passed || refused).then_some(passed),
             blamed,
+            passing,
         }
+    }
+
+    /// The services whose binds cannot be had; none when one of the binds is of no service.
+    fn binders(&self, conflicts: &[Conflict]) -> BTreeMap<String, String> {
+        let blamed = conflicts.iter().map(|conflict| {
+            let service = self.rendered.origin(conflict.bind.line)?.service?;
+            Some((service.to_string(), conflict.to_string()))
+        });
+        blamed.collect::<Option<_>>().unwrap_or_default()
     }
 
     async fn blame(&self) -> BTreeMap<String, String> {
