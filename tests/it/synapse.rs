@@ -1,7 +1,11 @@
 //! synapse against real servers.
 
+mod crash;
+mod fleet;
+mod guard;
 mod keywords;
 mod migration;
 mod rig;
 mod traffic;
 mod verbs;
+mod zookeeper_trouble;

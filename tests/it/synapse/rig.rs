@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -167,9 +167,29 @@ impl Rig {
 
     /// Ends it as systemd does, and returns when it has ended.
     pub(super) fn stop(&mut self) {
-        send(self.pid(), Signal::SIGTERM);
+        self.end(&[Signal::SIGTERM]);
+    }
+
+    /// Sends it these signals, one right after the other, and returns how it ended.
+    pub(super) fn end(&mut self, signals: &[Signal]) -> ExitStatus {
+        for signal in signals {
+            send(self.pid(), *signal);
+        }
         let mut synapse = self.synapse.take().expect("synapse runs");
-        eventually("synapse ends", || synapse.0.try_wait().unwrap().is_some());
+        let mut status = None;
+        eventually("synapse ends", || {
+            status = synapse.0.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    /// Runs it on the configuration as it is until it ends by itself.
+    pub(super) fn once(&self, arguments: &[&str]) -> Output {
+        self.write_config();
+        let mut command = Command::new(bin("synapse"));
+        command.arg("-c").arg(self.config_file()).args(arguments);
+        command.output().unwrap()
     }
 
     /// Kills it (SIGKILL).
