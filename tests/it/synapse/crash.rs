@@ -36,7 +36,7 @@ fn leftovers(rig: &Rig) -> Vec<String> {
 
 #[test]
 fn killed_at_any_moment_it_comes_back_right_and_reloads_nothing() {
-    let Some((mut rig, mut fleet, _)) = stage(6) else {
+    let Some((mut rig, mut fleet, _)) = stage(4) else {
         return;
     };
     let reloads = rig.reloads();

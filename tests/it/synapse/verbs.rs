@@ -163,7 +163,11 @@ fn every_verb_says_what_it_is_for() {
             let is_flag = line.starts_with('-') && !line.starts_with("- ");
             if is_flag && !line.contains("  ") {
                 let next = lines.get(number + 1).copied().unwrap_or_default();
-                assert!(!next.is_empty() && !next.starts_with('-'), "{line}:\n{}", own.out);
+                assert!(
+                    !next.is_empty() && !next.starts_with('-'),
+                    "{line}:\n{}",
+                    own.out
+                );
             }
         }
     }

@@ -189,7 +189,7 @@ impl Engine {
         let config = haproxy
             .config_file
             .clone()
-            .filter(|_| haproxy.do_writes && may_write && in_step && !self.structure.suspected());
+            .filter(|_| haproxy.do_writes && may_write && in_step);
         let job = Job {
             config,
             rendered: Arc::clone(&rendered),

@@ -104,10 +104,6 @@ impl Structure {
         self.refused.take_if(|refused| refused.away);
     }
 
-    pub(super) const fn suspected(&self) -> bool {
-        self.suspected.is_some()
-    }
-
     /// Whatever was refused may be tried again at once: somebody has read the reason.
     pub(super) fn try_again(&mut self) {
         self.refused = None;
