@@ -3,6 +3,7 @@
 mod crash;
 mod fleet;
 mod guard;
+mod haproxy_trouble;
 mod keywords;
 mod migration;
 mod rig;

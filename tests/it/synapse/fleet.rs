@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hostkit_tests::eventually;
 use hostkit_tests::tasks::{Registry as _, Serial, Task, Tasks};
+use hostkit_tests::zookeeper::Announcer;
 
 use super::rig::{Members, Rig};
 
@@ -60,6 +61,11 @@ impl Fleet {
     /// Announces a task again.
     pub(super) fn announce(&self, serial: Serial) {
         self.registry.announce(&self.tasks.announcement(serial));
+    }
+
+    /// The session that announces them.
+    pub(super) fn announcer(&self) -> &Announcer {
+        &self.registry.announcer
     }
 
     /// Where a task listens.
