@@ -155,7 +155,7 @@ impl Engine {
     }
 
     pub(super) fn write_due(&self) -> Option<Duration> {
-        if self.files.writing || self.structure.running() {
+        if self.files.writing {
             return None;
         }
         let dirty = self.files.dirty?;
@@ -186,10 +186,12 @@ impl Engine {
         let may_write = self.may_write(now);
         let haproxy = &self.settings.haproxy;
         let in_step = self.structure.accepted() == Some(rendered.structure.as_str());
+        // A reload has the file to itself; the rest does not wait for it.
+        let free = in_step && !self.structure.running();
         let config = haproxy
             .config_file
             .clone()
-            .filter(|_| haproxy.do_writes && may_write && in_step);
+            .filter(|_| haproxy.do_writes && may_write && free);
         let job = Job {
             config,
             rendered: Arc::clone(&rendered),
