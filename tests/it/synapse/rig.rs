@@ -220,7 +220,7 @@ impl Rig {
         wanted.sort_unstable();
         let mut found = Vec::new();
         eventually("HAProxy has the configured services", || {
-            found = self.servers().into_keys().collect::<Vec<_>>();
+            found = self.backends();
             found == wanted
         });
     }
@@ -267,6 +267,17 @@ impl Rig {
             .build()
             .unwrap();
         runtime.block_on(admin::get(&address, path)).ok()
+    }
+
+    /// The backends that HAProxy has now, sorted.
+    pub(super) fn backends(&self) -> Vec<String> {
+        let reply = self.haproxy.ask("show backend").unwrap_or_default();
+        let names = reply.lines().map(str::to_owned);
+        let mut names: Vec<String> = names
+            .filter(|name| !name.starts_with('#') && !name.is_empty())
+            .collect();
+        names.sort_unstable();
+        names
     }
 
     /// The servers that HAProxy has now, by backend, in the order of their ids.

@@ -27,14 +27,15 @@ fn count(normal: usize, many: usize) -> usize {
     if long() { many } else { normal }
 }
 
-/// A rig with these services, synapse running, and a player of tasks. Tests name the fields in this order, so that the
-/// player ends before ZooKeeper does.
-fn stage(mode: Mode, services: &[&str]) -> Option<(Tasks, Arc<Members>, Rig, Vec<SocketAddr>)> {
+/// A rig with these services and where their frontends are, synapse running, and a player of tasks. In this order, so
+/// that the player ends before ZooKeeper does.
+fn stage(mode: Mode, services: &[&str]) -> Option<(Rig, Arc<Members>, Tasks, Vec<SocketAddr>)> {
     let mut rig = Rig::new(mode)?;
     let addresses = services.iter().map(|name| rig.service(name)).collect();
     rig.start();
     let members = rig.registry();
-    Some((Tasks::start(1, members.clone()), members, rig, addresses))
+    let tasks = Tasks::start(1, members.clone());
+    Some((rig, members, tasks, addresses))
 }
 
 /// Launches tasks that listen at once, and returns when HAProxy sends them requests.

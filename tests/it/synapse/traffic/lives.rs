@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use hostkit_tests::haproxy::Mode;
-use hostkit_tests::tasks::Job;
+use hostkit_tests::tasks::{Job, Tasks};
+use serde_json::json;
 
-use super::{Loads, alone, count, serving, stage};
+use super::{Loads, Rig, alone, count, serving};
 
 const SERVICES: [&str; 2] = ["eightball", "search"];
 const INSTANCES: u32 = 12;
@@ -22,32 +23,61 @@ fn job(service: &str) -> Job {
     }
 }
 
-#[test]
-fn rolling_updates_lose_nothing_and_need_no_reload() {
+/// Rolling updates of two jobs under load, as many as it takes for so many lives.
+fn updates(lives: usize, configure: impl Fn(&mut Rig)) {
     let _alone = alone();
-    let Some((tasks, _members, rig, addresses)) = stage(Mode::Master, &SERVICES) else {
+    let Some(mut rig) = Rig::new(Mode::Master) else {
         return;
     };
+    let addresses = SERVICES.map(|service| rig.service(service));
+    configure(&mut rig);
+    rig.start();
+    let tasks = Tasks::start(1, rig.registry());
     let jobs = SERVICES.map(job);
-    let mut running: Vec<_> = jobs.iter().map(|job| tasks.deploy(job)).collect();
+    let mut running = jobs.each_ref().map(|job| tasks.deploy(job));
     for (service, serials) in SERVICES.iter().zip(&running) {
         serving(&rig, &tasks, service, serials);
     }
     let reloads = rig.reloads();
     let targets: Vec<_> = SERVICES.into_iter().zip(addresses).collect();
     let loads = Loads::start(&targets);
-    let lives = count(100, 1000);
-    let rounds = lives / (INSTANCES as usize * SERVICES.len());
-    for round in 0..=rounds {
-        for (job, serials) in jobs.iter().zip(&mut running) {
-            // As Aurora's own health checks: the batch is done when its tasks listen, whoever sends them requests.
-            *serials = tasks.update(job, serials, |_| true);
-        }
-        println!("round {round} of {rounds}");
+    while tasks.records().len() < lives {
+        let pairs = jobs.iter().zip(&mut running);
+        std::thread::scope(|scope| {
+            for (job, serials) in pairs {
+                let tasks = &tasks;
+                // As Aurora's own health checks: a batch is done when its tasks listen, whoever sends them requests.
+                scope.spawn(move || *serials = tasks.update(job, serials, |_| true));
+            }
+        });
     }
     for (service, serials) in SERVICES.iter().zip(&running) {
         serving(&rig, &tasks, service, serials);
     }
-    loads.clean(&rig, &format!("{} lives", tasks.records().len()));
+    let records = tasks.records();
+    let died = records
+        .iter()
+        .filter(|record| record.died.is_some())
+        .count();
+    let what = format!(
+        "{} lives, of which {died} died without leaving",
+        records.len()
+    );
+    loads.clean(&rig, &what);
+    assert!(died > 0);
     assert_eq!(rig.reloads(), reloads, "{}", rig.log());
+}
+
+#[test]
+fn rolling_updates_lose_nothing_and_need_no_reload() {
+    updates(count(100, 1000), |_| {});
+}
+
+#[test]
+fn rolling_updates_of_named_servers_need_none_either() {
+    updates(count(50, 500), |rig| {
+        for service in SERVICES {
+            rig.config["services"][service]["servers"] = json!("named");
+        }
+    });
 }

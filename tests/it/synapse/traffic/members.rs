@@ -12,7 +12,7 @@ const SERVICES: [&str; 3] = ["eightball", "search", "pings"];
 #[test]
 fn a_thousand_changes_lose_nothing() {
     let _alone = alone();
-    let Some((tasks, members, rig, addresses)) = stage(Mode::Master, &SERVICES) else {
+    let Some((rig, members, tasks, addresses)) = stage(Mode::Master, &SERVICES) else {
         return;
     };
     let all: Vec<Vec<_>> = SERVICES

@@ -1,1 +1,100 @@
+//! Who is kept although nobody announces it: the panic threshold, the last member, and a host that reaches nobody.
 
+use hostkit_tests::eventually;
+use hostkit_tests::haproxy::Mode;
+use hostkit_tests::tasks::{Registry as _, Task};
+use hostkit_tests::zookeeper::Task as Member;
+
+use super::super::rig::{Members, job};
+use super::{Loads, alone, populate, serving, stage};
+
+/// Members that nobody can connect to (RFC 5737 section 3): what a host sees whose network is broken.
+fn unreachable(members: &Members, service: &str, count: u32) -> Vec<String> {
+    let shards = 100..100 + count;
+    let paths = shards.map(|shard| {
+        let host = format!("192.0.2.{shard}");
+        let member = Member {
+            host: &host,
+            shard,
+            ports: &[("http", 80)],
+        };
+        members.announcer.announce(&job(service), &member)
+    });
+    paths.collect()
+}
+
+#[test]
+fn members_that_left_serve_until_enough_of_the_new_ones_do() {
+    let _alone = alone();
+    let Some((rig, members, tasks, addresses)) = stage(Mode::Master, &["eightball"]) else {
+        return;
+    };
+    let old = populate(&rig, &tasks, "eightball", 4);
+    let loads = Loads::start(&[("eightball", addresses[0])]);
+    let broken = unreachable(&members, "eightball", 4);
+    eventually("the new ones are probed", || {
+        rig.of("eightball", "probing") == 4
+    });
+    for &serial in &old {
+        members.leave(&tasks.announcement(serial));
+    }
+    // Half of the four that are announced.
+    eventually("two of the old are kept", || {
+        rig.of("eightball", "held") == 2
+    });
+    eventually("they serve", || rig.serving("eightball").len() == 2);
+    loads.more(20);
+    // One of them is gone: it is no longer kept.
+    let dead = old.iter().find(|&&serial| {
+        rig.serving("eightball")
+            .contains(&tasks.announcement(serial).address.to_string())
+    });
+    tasks.stop(*dead.unwrap());
+    eventually("one is left", || rig.serving("eightball").len() == 1);
+    loads.more(20);
+
+    let new = populate_beside(&tasks, 2);
+    serving(&rig, &tasks, "eightball", &new);
+    eventually("nobody is kept", || rig.of("eightball", "held") == 0);
+    for path in broken {
+        members.announcer.remove(&path);
+    }
+    loads.clean(&rig, "members that are kept");
+}
+
+/// Launches tasks of the service beside those there are.
+fn populate_beside(tasks: &hostkit_tests::tasks::Tasks, count: u32) -> Vec<u64> {
+    (0..count)
+        .map(|shard| tasks.launch(Task::new("eightball", 50 + shard)))
+        .collect()
+}
+
+#[test]
+fn the_last_member_is_never_drained() {
+    let _alone = alone();
+    let Some((rig, members, tasks, addresses)) = stage(Mode::Master, &["eightball"]) else {
+        return;
+    };
+    let old = populate(&rig, &tasks, "eightball", 2);
+    let loads = Loads::start(&[("eightball", addresses[0])]);
+    // An empty list changes nothing.
+    for &serial in &old {
+        members.leave(&tasks.announcement(serial));
+    }
+    loads.more(20);
+    assert_eq!(
+        rig.serving("eightball").len(),
+        1,
+        "the one that left last: {}",
+        rig.log()
+    );
+    // One that cannot be reached takes nobody's place.
+    let broken = unreachable(&members, "eightball", 1);
+    eventually("it is probed", || rig.of("eightball", "probing") == 1);
+    loads.more(20);
+    assert_eq!(rig.serving("eightball").len(), 1);
+    members.announcer.remove(&broken[0]);
+    let new = populate_beside(&tasks, 1);
+    serving(&rig, &tasks, "eightball", &new);
+    loads.clean(&rig, "the last member");
+}
