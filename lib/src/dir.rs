@@ -5,7 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufWriter, Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,9 @@ use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
 
 /// Directories nested deeper than this are not followed down: each takes a handle and a piece of the stack.
 const DEPTH: usize = 256;
+
+/// What is written at once of a file that is written piece by piece (bytes).
+const BUFFER: usize = 64 << 10;
 
 /// What a published file must survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,11 +196,27 @@ impl Dir {
         mode: u32,
         durability: Durability,
     ) -> io::Result<()> {
+        self.write_atomic_with(name, mode, durability, |file| file.write_all(bytes))
+    }
+
+    /// Replaces the file `name` by what `write` writes, without ever having all of it in memory.
+    ///
+    /// # Errors
+    /// As [`Self::write_atomic`], and what `write` returns.
+    pub fn write_atomic_with(
+        &self,
+        name: &str,
+        mode: u32,
+        durability: Durability,
+        write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+    ) -> io::Result<()> {
         // A pid alone may be two processes, in two containers that share the directory.
         let (pid, now) = (std::process::id(), crate::clock::since_boot().as_nanos());
         let temp = format!(".{name}.{pid}-{now:x}.tmp");
-        let result = self.create_new(&temp, mode).and_then(|mut file| {
-            file.write_all(bytes)?;
+        let result = self.create_new(&temp, mode).and_then(|file| {
+            let mut out = BufWriter::with_capacity(BUFFER, &file);
+            write(&mut out)?;
+            out.flush()?;
             if durability == Durability::Crash {
                 file.sync_all()?;
             }

@@ -255,7 +255,7 @@ impl Rendered {
     }
 
     /// The file, piece by piece; each ends in a line feed.
-    pub fn chunks(&self) -> impl Iterator<Item = &str> {
+    pub fn chunks(&self) -> impl Iterator<Item = &str> + Clone {
         self.pieces.iter().map(|piece| piece.text.as_str())
     }
 

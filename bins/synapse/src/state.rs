@@ -167,10 +167,9 @@ impl Store {
     /// # Errors
     /// The file cannot be written (exit 73); the old one stands.
     pub fn save(&self, state: &State) -> Result<(), Failure> {
-        format::encode(state)
-            .and_then(|bytes| {
-                self.dir
-                    .write_atomic(&self.name, &bytes, MODE, Durability::Crash)
+        self.dir
+            .write_atomic_with(&self.name, MODE, Durability::Crash, |out| {
+                format::encode(state, out)
             })
             .map_err(|error| {
                 Failure::new(

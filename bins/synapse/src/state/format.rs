@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Loaded, Service, State};
 use crate::membership::{Admin, Occupant, Roster};
@@ -18,12 +18,12 @@ const VERSION: u32 = 1;
 /// HAProxy's greatest weight.
 const MAX_WEIGHT: u16 = 256;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct File<'a> {
     version: u32,
     #[serde(default)]
     config_hash: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     loaded: Option<Loaded>,
     #[serde(default)]
     accepted: Cow<'a, [String]>,
@@ -98,19 +98,39 @@ fn is_empty(labels: &BTreeMap<String, String>) -> bool {
     labels.is_empty()
 }
 
-/// The bytes of a state file.
-pub(super) fn encode(state: &State) -> io::Result<Vec<u8>> {
-    let services = state.services.iter();
-    let file = File {
+/// [`File`] as it is written: each entry is made when its turn comes.
+#[derive(Serialize)]
+struct Writing<'a> {
+    version: u32,
+    config_hash: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loaded: Option<&'a Loaded>,
+    accepted: &'a [String],
+    #[serde(serialize_with = "one_by_one")]
+    services: &'a BTreeMap<String, Arc<Service>>,
+}
+
+fn one_by_one<S: Serializer>(
+    services: &BTreeMap<String, Arc<Service>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(
+        services
+            .iter()
+            .map(|(name, service)| (name, Entry::new(service))),
+    )
+}
+
+/// Writes a state file.
+pub(super) fn encode(state: &State, out: &mut impl io::Write) -> io::Result<()> {
+    let file = Writing {
         version: VERSION,
-        config_hash: state.config_hash.clone(),
-        loaded: state.loaded.clone(),
-        accepted: Cow::Borrowed(&state.accepted),
-        services: services
-            .map(|(name, service)| (Cow::Borrowed(name.as_str()), Entry::new(service)))
-            .collect(),
+        config_hash: &state.config_hash,
+        loaded: state.loaded.as_ref(),
+        accepted: &state.accepted,
+        services: &state.services,
     };
-    Ok(serde_json::to_vec(&file)?)
+    Ok(serde_json::to_writer(out, &file)?)
 }
 
 /// What a state file says, or what is wrong with it.
@@ -355,6 +375,12 @@ pub(super) mod tests {
         }
     }
 
+    fn encoded(state: &State) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode(state, &mut bytes).unwrap();
+        bytes
+    }
+
     #[test]
     fn a_member_that_no_registration_could_be_is_not_read_and_shifts_nobody() {
         let bytes = br#"{"version": 1, "unknown": 1, "services": {"s": {
@@ -395,7 +421,7 @@ pub(super) mod tests {
             end: prop::sample::Index,
             cut: bool,
         ) {
-            let mut bytes = encode(&state(2, 3)).unwrap();
+            let mut bytes = encoded(&state(2, 3));
             for (place, byte) in damage {
                 let place = place.index(bytes.len());
                 bytes[place] = byte;
@@ -409,7 +435,7 @@ pub(super) mod tests {
         #[test]
         fn what_is_encoded_is_decoded(services in 0..4usize, members in 0..9u32) {
             let state = state(services, members);
-            prop_assert_eq!(decode(&encode(&state).unwrap()).unwrap(), state);
+            prop_assert_eq!(decode(&encoded(&state)).unwrap(), state);
         }
     }
 }
