@@ -24,7 +24,7 @@ const MODE: u32 = 0o644;
 /// Where entries go in. Dropping it writes what is queued.
 #[derive(Debug)]
 pub struct Journal {
-    queue: Option<SyncSender<Entry>>,
+    queue: Option<SyncSender<Box<Entry>>>,
     ended: Receiver<()>,
     dropped: Counter,
 }
@@ -69,7 +69,9 @@ impl Journal {
     pub fn append(&self, mut entry: Entry) {
         entry.cut();
         let Some(queue) = &self.queue else { return };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(entry) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            queue.try_send(Box::new(entry))
+        {
             self.dropped.inc();
         }
     }
@@ -84,7 +86,7 @@ impl Drop for Journal {
 }
 
 /// Writes what comes, until nobody can append any more. Of the dropped entries `told` are known to the reader.
-fn run(mut lines: Lines, entries: &Receiver<Entry>, dropped: &Counter, mut told: u64) {
+fn run(mut lines: Lines, entries: &Receiver<Box<Entry>>, dropped: &Counter, mut told: u64) {
     let mut broken = false;
     let mut text = Vec::new();
     while let Ok(first) = entries.recv() {
@@ -94,7 +96,7 @@ fn run(mut lines: Lines, entries: &Receiver<Entry>, dropped: &Counter, mut told:
         if lost > told {
             let mut entry = Entry::now(Kind::Dropped);
             entry.detail = Some((lost - told).to_string());
-            batch.insert(0, entry);
+            batch.insert(0, Box::new(entry));
         }
         text.clear();
         for entry in &batch {
@@ -191,7 +193,7 @@ mod tests {
         // A handle that cannot be written to stands for the disk that is full.
         lines.file = File::open(temp.path().join(CURRENT)).unwrap();
         for _ in 0..BATCH {
-            queue.send(Entry::now(Kind::Config)).unwrap();
+            queue.send(Box::new(Entry::now(Kind::Config))).unwrap();
         }
         let mut last = Entry::now(Kind::Stop);
         last.detail = Some("after".to_owned());
@@ -205,7 +207,7 @@ mod tests {
             }
             // The file is made anew where it is gone.
             std::fs::remove_file(temp.path().join(CURRENT)).unwrap();
-            queue.send(last).unwrap();
+            queue.send(Box::new(last)).unwrap();
             drop(queue);
             writer.join().unwrap();
         });

@@ -20,6 +20,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// What a leaving member still serves after this long is cut.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(600);
 
+/// For how many members room is made at once.
+const ROOM: usize = 16;
+
 /// Where a member is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -295,7 +298,11 @@ impl Table {
         };
         match self.slots.get_mut(index) {
             Some(slot) => *slot = Some(resident),
-            None => self.slots.push(Some(resident)),
+            None => {
+                // Members come by the dozen, and a service is one of a thousand: room is made in small steps.
+                self.slots.reserve_exact(ROOM.min(self.capacity - index));
+                self.slots.push(Some(resident));
+            }
         }
         self.events.push(Event {
             phase: Some(phase),
