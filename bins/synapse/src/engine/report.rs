@@ -25,8 +25,14 @@ const TROUBLES: usize = 10;
 /// How often HAProxy's old processes are counted while there are any.
 const LEFTOVER: Duration = Duration::from_secs(5);
 
-/// How many changes that HAProxy was not told yet are timed: it may be away for long.
-const WAITING: usize = 4096;
+/// From how many members of one service on, to which the same happens at once, they are told together.
+const MANY: usize = 10;
+
+/// How many of them are named.
+const NAMED: usize = 10;
+
+/// How many members that wait to be told to HAProxy are measured: it may be away for long.
+const WAITING: usize = 10_000;
 
 /// What the admin listener shows, as of the last tick.
 #[derive(Debug, Default)]
@@ -77,41 +83,62 @@ impl Engine {
         }
     }
 
-    /// Tells what happened to members of a service.
+    /// Tells what happened to members of a service: each, or how many where the same happened to many at once. When a
+    /// thousand services are read for the first time, a hundred thousand lines would push everything else out of the
+    /// journal.
     pub(super) fn note_events(&mut self, service: &str, events: Vec<Event>) {
         let now = clock::since_boot();
+        let mut alike: BTreeMap<(&str, &str), Vec<Event>> = BTreeMap::new();
         for event in events {
-            let kind = match event.phase {
-                _ if event.before.is_none() => Kind::MemberAdded,
-                Some(Phase::Ready) => Kind::MemberReady,
-                Some(Phase::Held) => Kind::Held,
-                Some(Phase::Draining) => Kind::MemberDraining,
-                Some(Phase::Probing) => Kind::MemberAdded,
-                None => Kind::MemberRemoved,
-            };
-            let live = matches!(event.phase, Some(Phase::Ready | Phase::Draining));
-            if live && !self.links.is_empty() && self.told.waiting.len() < WAITING {
+            let told = matches!(event.phase, Some(Phase::Ready | Phase::Draining));
+            if told && self.told.waiting.len() < WAITING && !self.links.is_empty() {
                 self.told
                     .waiting
                     .push((now, event.before == Some(Phase::Probing)));
             }
-            tracing::info!(
-                service,
-                member = event.backend.endpoint(),
-                slot = event.slot,
-                phase = event.phase.map_or("gone", Phase::word),
-                "{}",
-                event.cause
-            );
-            self.note(kind, |entry| journal::Entry {
-                service: Some(service.to_owned()),
-                member: Some(event.backend.endpoint()),
-                source: Some(event.backend.source.to_string()),
-                slot: Some(planner::slot(event.slot - 1)),
-                cause: Some(event.cause.to_owned()),
-                ..entry
-            });
+            let phase = event.phase.map_or("gone", Phase::word);
+            alike.entry((phase, event.cause)).or_default().push(event);
         }
+        for ((phase, cause), events) in alike {
+            if events.len() >= MANY {
+                self.note_many(service, phase, cause, &events);
+            } else {
+                for event in &events {
+                    self.note_event(service, phase, event);
+                }
+            }
+        }
+    }
+
+    fn note_event(&self, service: &str, phase: &str, event: &Event) {
+        let member = event.backend.endpoint();
+        tracing::info!(service, member, slot = event.slot, phase, "{}", event.cause);
+        self.note(kind_of(event), |entry| journal::Entry {
+            service: Some(service.to_owned()),
+            member: Some(member),
+            source: Some(event.backend.source.to_string()),
+            slot: Some(planner::slot(event.slot - 1)),
+            cause: Some(event.cause.to_owned()),
+            ..entry
+        });
+    }
+
+    fn note_many(&self, service: &str, phase: &str, cause: &str, events: &[Event]) {
+        let members = events.len();
+        tracing::info!(service, members, phase, "{cause}");
+        let Some(first) = events.first() else { return };
+        let named: Vec<String> = events
+            .iter()
+            .take(NAMED)
+            .map(|event| event.backend.endpoint())
+            .collect();
+        let more = if members > NAMED { " ..." } else { "" };
+        self.note(kind_of(first), |entry| journal::Entry {
+            service: Some(service.to_owned()),
+            cause: Some(cause.to_owned()),
+            detail: Some(format!("{members} members: {}{more}", named.join(" "))),
+            ..entry
+        });
     }
 
     /// Counts registrations that are newly refused, and says why.
@@ -318,6 +345,17 @@ impl Engine {
 /// The directory of the journal.
 pub(super) fn journal_directory(settings: &Settings) -> &Path {
     settings.state_file.parent().unwrap_or(Path::new("."))
+}
+
+fn kind_of(event: &Event) -> Kind {
+    match event.phase {
+        _ if event.before.is_none() => Kind::MemberAdded,
+        Some(Phase::Ready) => Kind::MemberReady,
+        Some(Phase::Held) => Kind::Held,
+        Some(Phase::Draining) => Kind::MemberDraining,
+        Some(Phase::Probing) => Kind::MemberAdded,
+        None => Kind::MemberRemoved,
+    }
 }
 
 /// Shared, because the admin listener reads it.
