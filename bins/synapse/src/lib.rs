@@ -38,6 +38,12 @@ use settings::Settings;
 /// Where hostkit's tools are configured.
 const DIRECTORY: &str = "/etc/hostkit";
 
+/// How many threads may wait for a disk.
+const THREADS: usize = 8;
+
+/// The stack of such a thread, in bytes.
+const STACK: usize = 512 << 10;
+
 /// Does what the command line asks for.
 ///
 /// # Errors
@@ -54,6 +60,10 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // What runs there is files being read and written, most of it waiting for a disk. Each thread has its own share
+        // of the allocator's memory.
+        .max_blocking_threads(THREADS)
+        .thread_stack_size(STACK)
         .build()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot start a runtime").because(error))?;
     let end = match args.verb.clone() {
