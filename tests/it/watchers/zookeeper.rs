@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hostkit::zookeeper::Options;
 use hostkit_tests::zookeeper::{Announcer, Task, Zookeeper};
 use hostkit_tests::{eventually, or_skip};
 use synapse::model::{Backend, Job, Reason};
@@ -42,7 +41,7 @@ fn context(server: &Zookeeper) -> Context {
             chroot: None,
             digest: None,
         }],
-        sessions: hostkit::zookeeper::Sessions::new(Options::default()),
+        ..Context::default()
     }
 }
 

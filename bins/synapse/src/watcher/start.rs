@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::base::Base;
 use super::dns::Dns;
-use super::file::File;
+use super::file::{File, Inotify};
 use super::multi::Multi;
 use super::zookeeper::Zookeeper;
 use super::{Found, Watcher};
@@ -21,6 +21,8 @@ pub struct Context {
     pub sessions: Sessions,
     /// The names of clusters, and what their ensembles need beside hosts.
     pub clusters: Vec<Cluster>,
+    /// What tells that files have changed.
+    pub inotify: Inotify,
 }
 
 impl Default for Context {
@@ -29,6 +31,7 @@ impl Default for Context {
         Self {
             sessions: Sessions::new(Options::default()),
             clusters: Vec::new(),
+            inotify: Inotify::default(),
         }
     }
 }
@@ -47,7 +50,7 @@ pub fn start(discovery: &Discovery, context: &Context) -> Watch {
     let watcher: Box<dyn Watcher> = match discovery {
         Discovery::Base => Box::new(Base),
         Discovery::Zookeeper(zookeeper) => Box::new(Zookeeper::new(zookeeper.clone(), context)),
-        Discovery::File(path) => Box::new(File::new(path.clone())),
+        Discovery::File(path) => Box::new(File::new(path.clone(), context.inotify.clone())),
         Discovery::Dns(dns) => Box::new(Dns::new(dns.clone())),
         Discovery::Multi(children, resolver) => {
             let children = children
