@@ -39,20 +39,22 @@ impl Engine {
                 }
                 let hash = settings.hash.clone();
                 let refusal = self.accept(settings).err();
-                self.told.refused = refusal.clone().map(|why| (hash, why));
-                self.files.mark(clock::since_boot());
-                refusal
+                refusal.map(|why| (hash, why))
             }
             Ok(Err(failure)) => {
                 let causes = failure.causes();
-                Some(if causes.is_empty() {
+                let why = if causes.is_empty() {
                     failure.to_string()
                 } else {
                     format!("{failure}; {}", causes.join("; "))
-                })
+                };
+                Some((String::new(), why))
             }
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some((String::new(), error.to_string())),
         };
+        self.told.reads += 1;
+        self.told.refused.clone_from(&refusal);
+        self.files.mark(clock::since_boot());
         match refusal {
             None => {
                 self.metrics.config_reloads.with(&["ok"]).inc();
@@ -65,7 +67,7 @@ impl Engine {
                     ..entry
                 });
             }
-            Some(why) => {
+            Some((_, why)) => {
                 self.metrics.config_reloads.with(&["refused"]).inc();
                 self.note(Kind::Config, |entry| Entry {
                     cause: Some("refused".to_owned()),

@@ -59,7 +59,9 @@ pub(crate) struct Said {
     /// Members that wait to be told to HAProxy: when the change was seen, and whether a probe let them in.
     waiting: Vec<(Duration, bool)>,
     pub(super) rejects: BTreeMap<String, Vec<Reject>>,
-    /// The hash of the last configuration that was refused, and why.
+    /// How often the configuration was read since the start.
+    pub(super) reads: u64,
+    /// The hash of the last configuration that was refused, empty where it could not be read, and why.
     pub(super) refused: Option<(String, String)>,
     /// When HAProxy's old processes were last counted; `None` while there are none.
     pub(super) leftover_looked: Option<Duration>,
@@ -317,6 +319,7 @@ impl Engine {
             "time": humantime::format_rfc3339_millis(clock::now()).to_string(),
             "config": {
                 "hash": self.settings.hash,
+                "reads": self.told.reads,
                 "refused_hash": refused.map(|(hash, _)| hash),
                 "refused": refused.map(|(_, why)| why),
             },

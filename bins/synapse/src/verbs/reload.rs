@@ -49,6 +49,14 @@ pub async fn run(settings: &Settings, force: bool, as_json: bool) -> Result<Exit
             .because(error)
         })?;
     }
+    let status = settings.state_file.with_file_name("status.json");
+    let said = || -> serde_json::Value {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let mut status: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        status["config"].take()
+    };
+    // What it said of an earlier reading is no answer.
+    let before = said()["reads"].take();
     let signalled = i32::try_from(pid).map(|pid| kill(Pid::from_raw(pid), Signal::SIGHUP));
     if !matches!(signalled, Ok(Ok(()))) {
         return Err(
@@ -56,13 +64,20 @@ pub async fn run(settings: &Settings, force: bool, as_json: bool) -> Result<Exit
                 .remedy("run this as root or as the user that synapse runs as"),
         );
     }
-    let status = settings.state_file.with_file_name("status.json");
     let end = clock::since_boot() + WAIT;
     while clock::since_boot() < end {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let text = std::fs::read_to_string(&status).unwrap_or_default();
-        let status: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        if status["config"]["hash"] == settings.hash.as_str() {
+        let config = said();
+        if config["reads"].is_null() || config["reads"] == before {
+            continue;
+        }
+        if let Some(why) = config["refused"].as_str() {
+            return Err(
+                Failure::new(Exit::CONFIG, "synapse refused the configuration")
+                    .because(why.to_owned()),
+            );
+        }
+        if config["hash"] == settings.hash.as_str() {
             if as_json {
                 out::json(&json!({"pid": pid, "hash": settings.hash}))?;
             } else {
@@ -72,19 +87,10 @@ pub async fn run(settings: &Settings, force: bool, as_json: bool) -> Result<Exit
             }
             return Ok(Exit::OK);
         }
-        if status["config"]["refused_hash"] == settings.hash.as_str() {
-            let why = status["config"]["refused"]
-                .as_str()
-                .unwrap_or("it did not say why");
-            return Err(
-                Failure::new(Exit::CONFIG, "synapse refused the configuration")
-                    .because(why.to_owned()),
-            );
-        }
     }
     Err(Failure::new(
         Exit::TRY_AGAIN,
         format!("synapse (pid {pid}) did not take up the configuration within {WAIT:?}"),
     )
-    .remedy("look at its log"))
+    .remedy("does it read the same files? look at its log"))
 }
