@@ -285,10 +285,15 @@ impl Haproxy {
 
     /// Kills everything of it with SIGKILL and waits until it is gone; sockets and files stay.
     pub fn kill(&self) {
-        for pid in self.processes() {
-            send(pid, Signal::SIGKILL);
-        }
-        eventually("haproxy is gone", || self.processes().is_empty());
+        let mut killed = Vec::new();
+        eventually("haproxy is gone", || {
+            let processes = self.processes();
+            for pid in &processes {
+                send(*pid, Signal::SIGKILL);
+            }
+            killed.extend(&processes);
+            processes.is_empty() && killed.iter().all(|pid| ended(*pid))
+        });
     }
 
     /// Kills it and starts it again.
@@ -322,6 +327,13 @@ pub fn send(pid: i32, signal: Signal) {
     if pid > 1 {
         let _ = kill(Pid::from_raw(pid), signal);
     }
+}
+
+/// Whether a process has let go of all it had. One that is dying has no command line any more, and still listens.
+fn ended(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]);
+    matches!(state, None | Some("Z" | "X"))
 }
 
 fn ask(socket: &Path, command: &str) -> Option<String> {
