@@ -121,23 +121,6 @@ impl Structure {
         due.min().filter(|_| !self.running)
     }
 
-    /// Whatever was refused may be tried again at once: somebody has read the reason.
-    pub(super) fn try_again(&mut self) {
-        self.refused = None;
-        for quarantine in self.quarantine.values_mut() {
-            quarantine.until = quarantine.until.map(|_| Duration::ZERO);
-        }
-    }
-
-    /// When a service in quarantine gets another chance.
-    pub(super) fn chance_due(&self) -> Option<Duration> {
-        let due = self
-            .quarantine
-            .values()
-            .filter_map(|quarantine| quarantine.until);
-        due.min().filter(|_| !self.running)
-    }
-
     pub(super) const fn running(&self) -> bool {
         self.running
     }
