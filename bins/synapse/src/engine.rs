@@ -170,8 +170,8 @@ impl Engine {
             self.settle(&name, now);
         }
         self.audit_if_due(now).await;
-        self.look_at_drains(now).await;
         self.flush(now).await;
+        self.look_at_drains(now).await;
         self.give_chances(now);
         self.reload_if_due(now);
         self.write_if_due(now);

@@ -11,6 +11,8 @@ use std::time::Duration;
 use hostkit::backoff::Backoff;
 use serde_json::{Value, json};
 
+mod drains;
+
 use super::Engine;
 use super::tracked::Tracked;
 use crate::haproxy::info::environment;
@@ -18,7 +20,6 @@ use crate::haproxy::live::{self, Live, Operation};
 use crate::haproxy::{Features, Info, Reply, STRUCTURE, Server, Socket};
 use crate::journal::{Entry, Kind};
 use crate::membership::Admin;
-use crate::membership::table::DRAIN_LIMIT;
 use crate::model::Backend;
 use crate::planner::{self, Change, Held, Op};
 use crate::render::{Membership, server_name};
@@ -30,8 +31,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const AUDIT: Duration = Duration::from_secs(10);
 /// The same while the guard holds members: HAProxy's checks may call them down any time.
 const AUDIT_HELD: Duration = Duration::from_secs(2);
-/// How often draining members are asked for their sessions.
-const DRAIN_POLL: Duration = Duration::from_millis(250);
 /// Batches a second, and how many may be sent in a row before that counts.
 const BATCHES: u32 = 10;
 const BURST: u32 = 8;
@@ -51,6 +50,8 @@ pub(super) struct Link {
     looked: Option<Duration>,
     audited: Duration,
     pub(super) trouble: Option<String>,
+    /// Since when nobody has listened there.
+    gone: Option<Duration>,
     backoff: Backoff,
     retry_at: Duration,
     tokens: Tokens,
@@ -147,6 +148,7 @@ impl Link {
             looked: None,
             audited: Duration::ZERO,
             trouble: None,
+            gone: None,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
             retry_at: Duration::ZERO,
             tokens: Tokens {
@@ -190,49 +192,6 @@ impl Link {
             "structure": self.structure,
             "trouble": self.trouble,
         })
-    }
-
-    /// Whether a server serves nobody: no session, no connection in use. Where that cannot be learnt it is not known,
-    /// and so not quiet. `overdue` cuts what it still serves.
-    async fn is_quiet(&self, server: &Server, overdue: bool) -> bool {
-        let connections = self
-            .socket
-            .ask(&format!("show servers conn {}", server.backend()))
-            .await;
-        let connections = connections
-            .ok()
-            .and_then(|reply| live::connections(&reply).ok());
-        let Some(connections) = connections else {
-            return false;
-        };
-        let used = connections
-            .get(&server.to_string())
-            .map_or(0, |found| found.used);
-        let ids = self
-            .ids
-            .get(&(server.backend().to_owned(), server.name().to_owned()));
-        let sessions = match ids {
-            // HAProxy has no such server: nobody is served.
-            None => Some(0),
-            Some((backend, id)) => {
-                let reply = self
-                    .socket
-                    .ask(&format!("show stat {backend} 4 {id}"))
-                    .await;
-                reply
-                    .ok()
-                    .and_then(|reply| live::sessions(&reply).ok())
-                    .map(|count| count.unwrap_or(0))
-            }
-        };
-        if used == 0 && sessions == Some(0) {
-            return true;
-        }
-        if overdue {
-            // Its answer is the next look.
-            let _ = self.socket.ask(&server.shutdown_sessions()).await;
-        }
-        false
     }
 
     /// Reads everything anew at the next look.
@@ -309,6 +268,7 @@ impl Engine {
             tracing::info!(socket = %link.socket.path().display(), pid = info.pid, "HAProxy answers");
         }
         link.backoff.reset();
+        link.gone = None;
         link.info = Some(info);
         if another {
             let said = link
@@ -468,6 +428,11 @@ impl Engine {
 
     fn broke(&mut self, index: usize, kind: &'static str, trouble: String, now: Duration) {
         self.metrics.socket_errors.with(&[kind]).inc();
+        let link = &mut self.links[index];
+        link.gone = match kind {
+            "missing" | "refused" => link.gone.or(Some(now)),
+            _ => None,
+        };
         self.links[index].broke(trouble, now);
     }
 
@@ -482,56 +447,6 @@ impl Engine {
                 _ => None,
             })
             .min()
-    }
-
-    /// Frees the slots of drained members whose servers are quiet.
-    pub(super) async fn look_at_drains(&mut self, now: Duration) {
-        let draining: Vec<String> = self
-            .tracked
-            .iter()
-            .filter(|(_, tracked)| tracked.draining().next().is_some())
-            .map(|(name, _)| name.clone())
-            .collect();
-        if draining.is_empty() {
-            self.drains_looked = None;
-            return;
-        }
-        // The first look is one interval after the drain was told.
-        let last = *self.drains_looked.get_or_insert(now);
-        if now.saturating_sub(last) < DRAIN_POLL {
-            return;
-        }
-        self.drains_looked = Some(now);
-        for name in draining {
-            let Some(tracked) = self.tracked.get(&name) else {
-                continue;
-            };
-            let mut quiet = BTreeSet::new();
-            for (slot, resident) in tracked.draining() {
-                let server = server_of(tracked, &resident.backend);
-                let Some(Ok(server)) = server.map(|server| Server::new(tracked.backend(), &server))
-                else {
-                    continue;
-                };
-                let overdue = now.saturating_sub(resident.since) >= DRAIN_LIMIT;
-                let mut all = true;
-                for link in &self.links {
-                    all &= link.is_quiet(&server, overdue).await;
-                }
-                if all {
-                    quiet.insert(slot);
-                }
-            }
-            if let Some(tracked) = self.tracked.get_mut(&name) {
-                tracked.table.release(&|slot| quiet.contains(&slot));
-                self.settle(&name, now);
-            }
-        }
-    }
-
-    /// When draining members are asked again.
-    pub(super) fn drains_due(&self) -> Option<Duration> {
-        self.drains_looked.map(|at| at + DRAIN_POLL)
     }
 }
 
