@@ -93,7 +93,7 @@ impl Fleet {
         eventually("HAProxy serves those who live", || self.is_served(rig));
     }
 
-    /// Whether HAProxy's file has these tasks in its slots and no others. Those who drain are there too, and leave.
+    /// Whether HAProxy's file has these tasks in its slots and no others; those who drain get nothing and do not count.
     pub(super) fn is_written(&self, rig: &Rig) -> bool {
         let mut found: Vec<String> = rig
             .file()
@@ -101,7 +101,8 @@ impl Fleet {
             .filter_map(|line| {
                 let rest = line.trim_start().strip_prefix("server slot")?;
                 let address = rest.split(' ').nth(1)?;
-                (!rest.contains(" disabled")).then(|| address.to_owned())
+                let serves = !rest.contains(" disabled") && !rest.ends_with(" weight 0");
+                serves.then(|| address.to_owned())
             })
             .collect();
         found.sort_unstable();

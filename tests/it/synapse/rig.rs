@@ -118,6 +118,10 @@ impl Rig {
         }
         self.run();
         self.in_force();
+        // HAProxy had it before synapse knows that it does.
+        eventually("synapse has verified it", || {
+            self.status()["structure"]["loaded"].is_string()
+        });
     }
 
     /// Starts synapse on the configuration as it is, and returns when it answers.
@@ -216,7 +220,13 @@ impl Rig {
     /// Returns when every configured service has its backend in HAProxy, and no other service has one.
     pub(super) fn in_force(&self) {
         let services = self.config["services"].as_object().unwrap();
-        let mut wanted: Vec<&str> = services.keys().map(String::as_str).collect();
+        let sections = self.config["haproxy"]["extra_sections"].as_object();
+        let by_hand = sections.into_iter().flatten();
+        let mut wanted: Vec<&str> = services
+            .keys()
+            .map(|name| self.backend(name))
+            .chain(by_hand.filter_map(|(section, _)| section.strip_prefix("backend ")))
+            .collect();
         wanted.sort_unstable();
         let mut found = Vec::new();
         eventually("HAProxy has the configured services", || {
@@ -309,9 +319,18 @@ impl Rig {
         backends
     }
 
-    /// The endpoints of a backend that get requests, sorted.
-    pub(super) fn serving(&self, backend: &str) -> Vec<String> {
-        let servers = self.servers().remove(backend).unwrap_or_default();
+    /// The backend of a service.
+    fn backend<'a>(&'a self, service: &'a str) -> &'a str {
+        let proxy = &self.config["services"][service]["haproxy"];
+        proxy["backend_name"].as_str().unwrap_or(service)
+    }
+
+    /// The endpoints of a service that get requests, sorted.
+    pub(super) fn serving(&self, service: &str) -> Vec<String> {
+        let servers = self
+            .servers()
+            .remove(self.backend(service))
+            .unwrap_or_default();
         let mut serving: Vec<String> = servers
             .into_iter()
             .filter(|server| server.serves())
