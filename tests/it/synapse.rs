@@ -1,5 +1,6 @@
 //! synapse against real servers.
 
+mod config;
 mod crash;
 mod fleet;
 mod guard;

@@ -126,6 +126,11 @@ impl Rig {
 
     /// Starts synapse on the configuration as it is, and returns when it answers.
     pub(super) fn run(&mut self) {
+        self.run_with(&[]);
+    }
+
+    /// The same with more arguments.
+    pub(super) fn run_with(&mut self, arguments: &[&str]) {
         assert!(self.synapse.is_none(), "it runs already");
         self.write_config();
         let log = File::options()
@@ -137,6 +142,7 @@ impl Rig {
             .arg("-c")
             .arg(self.config_file())
             .arg(format!("--admin=127.0.0.1:{}", self.admin))
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
