@@ -107,6 +107,16 @@ impl Rig {
     /// Writes the configuration and starts synapse; returns when it has told HAProxy all it found. HAProxy is started
     /// as an operator does it where it has a master, and by synapse otherwise.
     pub(super) fn start(&mut self) {
+        self.launch();
+        self.in_force();
+        // HAProxy had it before synapse knows that it does.
+        eventually("synapse has verified it", || {
+            self.status()["structure"]["loaded"].is_string()
+        });
+    }
+
+    /// The same, and returns when synapse answers.
+    pub(super) fn launch(&mut self) {
         if self.mode == Mode::Master && self.haproxy.processes().is_empty() {
             let first = format!(
                 "{}frontend first\n    bind 127.0.0.1:{}\n",
@@ -117,11 +127,6 @@ impl Rig {
             self.haproxy.run();
         }
         self.run();
-        self.in_force();
-        // HAProxy had it before synapse knows that it does.
-        eventually("synapse has verified it", || {
-            self.status()["structure"]["loaded"].is_string()
-        });
     }
 
     /// Starts synapse on the configuration as it is, and returns when it answers.
