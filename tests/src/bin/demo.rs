@@ -11,12 +11,15 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use hostkit_tests::haproxy::{Haproxy, Mode};
 use hostkit_tests::s3::S3;
 use hostkit_tests::thermos::{Process, Runner, State, Task};
 use hostkit_tests::{Running, bin, eightball, eventually, free_port};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
@@ -37,6 +40,8 @@ fn main() {
     run_by_hand(&stage, "cold", "fetched from S3, verified, cached, run");
     run_by_hand(&stage, "warm", "run from the cache; S3 is not asked at all");
     run_as_a_job(&stage);
+    let instances = follow_with_synapse(&stage);
+    route_through_haproxy(&stage, instances);
     look_at_the_cache(&stage);
     println!("\nEverything worked.");
 }
@@ -217,6 +222,165 @@ export CB_AURORA_STAGE=prod' > .thermos_profile; echo '{}' > service_overrides.y
     }
     job.stop();
     said("stopped: SIGTERM, and it went");
+}
+
+/// A running eightball and its port.
+type Instance = (Running, u16);
+
+fn start_instance(stage: &Stage) -> Instance {
+    let port = free_port();
+    let mut command = stage.tool("pexrun");
+    command
+        .args(["eightball", &stage.hash])
+        .arg(format!("--port={port}"))
+        .stderr(Stdio::null());
+    let program = Running(command.spawn().unwrap());
+    eventually("the instance answers", || {
+        get(port, "/private/stats/").is_some()
+    });
+    (program, port)
+}
+
+/// Writes the list that synapse follows, whole or not at all.
+fn announce(stage: &Stage, ports: &[u16]) {
+    let list: Vec<_> = ports
+        .iter()
+        .map(|port| json!({"host": "127.0.0.1", "port": port}))
+        .collect();
+    let part = stage.path("instances.json.part");
+    std::fs::write(&part, json!(list).to_string()).unwrap();
+    std::fs::rename(&part, stage.path("instances.json")).unwrap();
+}
+
+fn synapse(stage: &Stage, arguments: &[&str]) -> String {
+    let mut command = stage.tool("synapse");
+    command.arg("-c").arg(stage.path("synapse.yaml"));
+    let output = command.args(arguments).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn follow_with_synapse(stage: &Stage) -> [Instance; 2] {
+    step("synapse follows a list of two instances");
+    let instances = [start_instance(stage), start_instance(stage)];
+    let ports = [instances[0].1, instances[1].1];
+    announce(stage, &ports);
+    said(&format!("two instances answer, on ports {ports:?}"));
+    write_synapse_config(stage, &stage.scratch.path().join("haproxy"), free_port());
+    said("synapse plan");
+    for line in synapse(stage, &["plan"])
+        .lines()
+        .take_while(|line| !line.starts_with("added"))
+    {
+        said(&format!("  {line}"));
+    }
+    instances
+}
+
+/// A configuration for an HAProxy that lives in `directory`.
+fn write_synapse_config(stage: &Stage, directory: &std::path::Path, port: u16) {
+    let config = json!({
+        "services": {"eightball": {
+            "discovery": {"method": "file", "path": stage.path("instances.json")},
+            "probe": "http /private/stats/",
+            "haproxy": {"port": port, "server_options": "check inter 500ms"},
+        }},
+        "haproxy": {
+            "global": ["maxconn 1000"],
+            "defaults": ["mode http", "timeout connect 2s", "timeout client 10s", "timeout server 10s"],
+            "bind_address": "127.0.0.1",
+            "config_file_path": directory.join("haproxy.cfg"),
+            "socket_file_path": directory.join("stats.sock"),
+            "master_socket": directory.join("master.sock"),
+            "state_file_path": stage.path("synapse-state/state.json"),
+        },
+    });
+    std::fs::create_dir_all(stage.path("synapse-state")).unwrap();
+    std::fs::write(stage.path("synapse.yaml"), config.to_string()).unwrap();
+}
+
+fn route_through_haproxy(stage: &Stage, instances: [Instance; 2]) {
+    step("Requests go through HAProxy while an instance leaves and another comes");
+    let haproxy = match Haproxy::prepare(Mode::Master) {
+        Ok(haproxy) => haproxy,
+        Err(why) => return said(&format!("left out: {why}")),
+    };
+    let port = free_port();
+    haproxy.write(&format!(
+        "{}frontend empty\n    bind 127.0.0.1:{}\n",
+        haproxy.head(),
+        free_port()
+    ));
+    haproxy.run();
+    write_synapse_config(stage, haproxy.directory(), port);
+    let before = Instant::now();
+    let log = File::create(stage.path("synapse.log")).unwrap();
+    let mut command = stage.tool("synapse");
+    command
+        .arg("-c")
+        .arg(stage.path("synapse.yaml"))
+        .stderr(log);
+    let _synapse = Running(command.spawn().unwrap());
+    eventually("HAProxy serves the instances", || {
+        get(port, "/private/stats/").is_some()
+    });
+    said(&format!(
+        "synapse has reloaded HAProxy: port {port} answers after {}",
+        took(before)
+    ));
+
+    let [(leaving, first), (_staying, second)] = instances;
+    let (stop, failed, served) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let _coming = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let counter = match get(port, "/shake/?question=lost") {
+                    Some(_) => &served,
+                    None => &failed,
+                };
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let (coming, third) = start_instance(stage);
+        announce(stage, &[second, third]);
+        drop(leaving);
+        said(&format!(
+            "port {first} left and was killed, port {third} came"
+        ));
+        eventually("the new one has a slot and the old one none", || {
+            let servers = haproxy.ask("show servers state").unwrap_or_default();
+            servers.contains(&format!(" {third} ")) && !served_by(&haproxy, first)
+        });
+        let seen = served.load(Ordering::Relaxed);
+        eventually("more requests", || {
+            served.load(Ordering::Relaxed) > seen + 50
+        });
+        stop.store(true, Ordering::Relaxed);
+        coming
+    });
+    let (served, failed) = (served.into_inner(), failed.into_inner());
+    said(&format!(
+        "{served} requests answered, {failed} lost, reloads: {}",
+        haproxy.reloads()
+    ));
+    assert_eq!(failed, 0, "a request was lost");
+    said("synapse explain eightball");
+    for line in synapse(stage, &["explain", "eightball"]).lines() {
+        said(&format!("  {}", line.trim_end()));
+    }
+}
+
+/// Whether HAProxy sends new requests to this port.
+fn served_by(haproxy: &Haproxy, port: u16) -> bool {
+    let servers = haproxy.ask("show servers state").unwrap_or_default();
+    // The seventh field is the administrative state: 1 and 8 are maintenance and drain.
+    let serving = |line: &str| {
+        let admin = line
+            .split(' ')
+            .nth(6)
+            .and_then(|word| word.parse::<u32>().ok());
+        line.contains(&format!(" {port} ")) && admin.is_some_and(|bits| bits & 9 == 0)
+    };
+    servers.lines().any(serving)
 }
 
 fn look_at_the_cache(stage: &Stage) {
