@@ -146,9 +146,13 @@ impl Search<'_> {
         for alert in alerts.iter().filter(|alert| alert.fatal) {
             let service = alert.line.and_then(|line| candidate.lines.get(&line));
             if let Some(service) = service.filter(|service| self.services.contains(*service)) {
+                let line = alert
+                    .line
+                    .and_then(|line| candidate.text.lines().nth(line.saturating_sub(1)));
+                let line = crate::model::shown(line.unwrap_or_default().trim());
                 blamed
                     .entry(service.clone())
-                    .or_insert_with(|| alert.text.clone());
+                    .or_insert_with(|| format!("`{line}`: {}", alert.text));
             }
         }
         blamed
