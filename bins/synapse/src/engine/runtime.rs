@@ -300,6 +300,10 @@ impl Engine {
                 Ok(live) => (dump, live),
             },
         };
+        let backends = match link.socket.ask("show backend").await {
+            Err(error) => return self.broke(index, error.word(), error.to_string(), now),
+            Ok(backends) => backends,
+        };
         link.dump = Arc::from(dump);
         link.ids = live
             .iter()
@@ -312,7 +316,7 @@ impl Engine {
             .collect();
         link.audited = now;
         let first = link.held.is_none();
-        let held = by_backend(&live);
+        let held = by_backend(&live, live::backends(&backends));
         // Of a process whose first reading this is, nothing is drift: it holds what its file said.
         let drifted: Vec<String> = self
             .tracked
@@ -503,9 +507,14 @@ fn commands(
     Some(commands)
 }
 
-/// What HAProxy holds, by backend and server.
-pub(crate) fn by_backend(live: &[Live]) -> BTreeMap<String, BTreeMap<String, Held>> {
-    let mut held: BTreeMap<String, BTreeMap<String, Held>> = BTreeMap::new();
+/// What HAProxy holds, by backend and server. `backends` are all it has: one without servers says nothing of itself.
+pub(crate) fn by_backend<'a>(
+    live: &[Live],
+    backends: impl Iterator<Item = &'a str>,
+) -> BTreeMap<String, BTreeMap<String, Held>> {
+    let mut held: BTreeMap<String, BTreeMap<String, Held>> = backends
+        .map(|name| (name.to_owned(), BTreeMap::new()))
+        .collect();
     for live in live {
         let server = Held {
             address: live.address,

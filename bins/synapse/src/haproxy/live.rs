@@ -225,6 +225,12 @@ pub struct Connections {
     pub idle: u64,
 }
 
+/// Reads the reply to `show backend`: the names of all backends, those without servers too.
+pub fn backends(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.lines().map(str::trim);
+    lines.filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
 /// Reads the reply to `show servers conn`: by `backend/server`.
 ///
 /// # Errors

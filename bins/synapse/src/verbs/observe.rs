@@ -34,6 +34,8 @@ pub(super) struct Seen {
     pub(super) found: Vec<String>,
     /// What HAProxy holds, or why that is not known.
     pub(super) live: Result<Vec<Live>, String>,
+    /// The backends that HAProxy has.
+    pub(super) backends: Vec<String>,
 }
 
 impl Seen {
@@ -136,12 +138,17 @@ pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Dur
             tracked.insert(one.service.name.clone(), one);
         }
     }
+    let (live, backends) = match read(settings).await {
+        Ok((live, backends)) => (Ok(live), backends),
+        Err(why) => (Err(why), Vec::new()),
+    };
     Seen {
         tracked,
         state,
         silent,
         found: others,
-        live: read(settings).await,
+        live,
+        backends,
     }
 }
 
@@ -201,15 +208,18 @@ fn resolved(resolver: &mut Hosts, host: &str) -> Result<Option<IpAddr>, String> 
     }
 }
 
-async fn read(settings: &Settings) -> Result<Vec<Live>, String> {
+/// The servers and the backends of the first HAProxy.
+async fn read(settings: &Settings) -> Result<(Vec<Live>, Vec<String>), String> {
     let Some(path) = settings.haproxy.sockets.first() else {
         return Err("no socket_file_path is configured".to_owned());
     };
-    let reply = Socket::new(path)
-        .ask("show servers state")
-        .await
-        .map_err(|error| error.to_string())?;
-    live::servers(&reply).map_err(|error| error.to_string())
+    let socket = Socket::new(path);
+    let asked = socket.ask("show servers state").await;
+    let servers = asked.map_err(|error| error.to_string())?;
+    let live = live::servers(&servers).map_err(|error| error.to_string())?;
+    let asked = socket.ask("show backend").await;
+    let backends = asked.map_err(|error| error.to_string())?;
+    Ok((live, live::backends(&backends).map(str::to_owned).collect()))
 }
 
 /// The file that these services result in.

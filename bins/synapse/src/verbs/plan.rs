@@ -216,7 +216,7 @@ fn runtime(seen: &Seen, membership: &BTreeMap<&str, Membership>) -> Vec<(String,
     let Ok(live) = &seen.live else {
         return Vec::new();
     };
-    let held = by_backend(live);
+    let held = by_backend(live, seen.backends.iter().map(String::as_str));
     seen.tracked
         .iter()
         .flat_map(|(name, tracked)| {
