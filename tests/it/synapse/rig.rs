@@ -380,6 +380,8 @@ impl Drop for Rig {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let kept = std::env::temp_dir().join(format!("rig-{}", self.admin));
+            let servers = self.haproxy.ask("show servers state").unwrap_or_default();
+            let _ = fs::write(self.path("servers"), servers);
             copy(self.haproxy.directory(), &kept);
             println!("kept: {}", kept.display());
         }
