@@ -3,6 +3,7 @@
 mod lives;
 mod members;
 mod reloads;
+mod repeats;
 mod threshold;
 
 use std::net::SocketAddr;
