@@ -377,6 +377,7 @@ impl Rig {
 }
 
 impl Drop for Rig {
+    #[expect(clippy::print_stdout, reason = "shown where a test failed")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             let kept = std::env::temp_dir().join(format!("rig-{}", self.admin));

@@ -95,6 +95,7 @@ impl Loads {
     /// # Panics
     /// Any attempt failed.
     #[track_caller]
+    #[expect(clippy::print_stdout, reason = "the numbers of a run that is good")]
     fn clean(self, rig: &Rig, what: &str) {
         self.more(50);
         let mut failed = String::new();

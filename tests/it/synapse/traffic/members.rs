@@ -50,3 +50,28 @@ fn a_thousand_changes_lose_nothing() {
     loads.clean(&rig, &format!("{made} changes of membership"));
     assert_eq!(rig.reloads(), reloads, "{}", rig.log());
 }
+
+/// Killed (SIGKILL) while members come and go, and started again: nobody notices but the members that wait.
+#[test]
+fn a_killed_synapse_loses_nothing() {
+    let _alone = alone();
+    let Some((mut rig, members, tasks, addresses)) = stage(Mode::Master, &["eightball"]) else {
+        return;
+    };
+    let serials = populate(&rig, &tasks, "eightball", 4);
+    let reloads = rig.reloads();
+    let loads = Loads::start(&[("eightball", addresses[0])]);
+    for round in 0..count(4, 50) {
+        let gone = serials[round % serials.len()];
+        members.leave(&tasks.announcement(gone));
+        // At another moment each time.
+        loads.more(round as u64 % 4);
+        rig.kill();
+        loads.more(4);
+        members.announce(&tasks.announcement(gone));
+        rig.run();
+        serving(&rig, &tasks, "eightball", &serials);
+    }
+    loads.clean(&rig, "a synapse that is killed");
+    assert_eq!(rig.reloads(), reloads, "{}", rig.log());
+}
