@@ -47,6 +47,9 @@ pub(super) struct Link {
     pub(super) structure: Option<String>,
     /// Services to compare with it.
     dirty: BTreeSet<String>,
+    /// Services of which it refused a change: they are compared again when what it holds has been read anew, and nobody
+    /// else waits for that.
+    refused: BTreeSet<String>,
     looked: Option<Duration>,
     audited: Duration,
     pub(super) trouble: Option<String>,
@@ -145,6 +148,7 @@ impl Link {
             info: None,
             structure: None,
             dirty: BTreeSet::new(),
+            refused: BTreeSet::new(),
             looked: None,
             audited: Duration::ZERO,
             trouble: None,
@@ -283,7 +287,8 @@ impl Engine {
         let link = &self.links[index];
         let doubted = self.guard.next().is_some();
         let every = if doubted { AUDIT_HELD } else { AUDIT };
-        if link.held.is_none() || now.saturating_sub(link.audited) >= every {
+        let doubtful = link.held.is_none() || !link.refused.is_empty();
+        if doubtful || now.saturating_sub(link.audited) >= every {
             self.read_held(index, another, now).await;
             if doubted {
                 self.review(now, BTreeSet::new());
@@ -315,6 +320,8 @@ impl Engine {
             })
             .collect();
         link.audited = now;
+        let refused = std::mem::take(&mut link.refused);
+        link.dirty.extend(refused);
         let first = link.held.is_none();
         let held = by_backend(&live, live::backends(&backends));
         // Of a process whose first reading this is, nothing is drift: it holds what its file said.
@@ -352,6 +359,12 @@ impl Engine {
             if link.dirty.is_empty() || link.held.is_none() || !link.tokens.take(now) {
                 continue;
             }
+            let dynamic =
+                |service: &String| self.files.membership(service) == Some(Membership::Dynamic);
+            if link.dirty.iter().any(dynamic) {
+                // What HAProxy is told of a new server is what its line says.
+                self.render();
+            }
             self.flush_link(index, now).await;
         }
     }
@@ -371,11 +384,12 @@ impl Engine {
             for change in changes(tracked, self.files.membership(&service), held) {
                 let from = lines.len();
                 let options = || self.files.server_options(&service, &change.server);
-                match commands(tracked, &change, features, options) {
-                    Some(commands) => lines.extend(commands),
+                let Some(commands) = commands(tracked, &change, features, options) else {
                     // What cannot be said at run time is said by a reload.
-                    None => self.structure.suspect("members"),
-                }
+                    self.structure.suspect("members");
+                    continue;
+                };
+                lines.extend(commands);
                 planned.push((
                     service.clone(),
                     tracked.backend().to_owned(),
@@ -421,9 +435,7 @@ impl Engine {
         for (service, problem) in refused {
             tracing::warn!(service, "HAProxy refused a change: {problem}");
             let link = &mut self.links[index];
-            link.dirty.insert(service.clone());
-            link.doubt();
-            link.retry_at = now + LOOK;
+            link.refused.insert(service.clone());
             if self.files.membership(&service) == Some(Membership::Dynamic) {
                 self.structure.suspect("members");
             }
