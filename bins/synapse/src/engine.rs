@@ -98,6 +98,8 @@ pub(crate) struct Engine {
     metrics: Arc<Metrics>,
     statsd: Option<Statsd>,
     board: SharedBoard,
+    /// Whether anybody can look at it.
+    served: bool,
     told: Said,
     jobs: JoinSet<Done>,
 }

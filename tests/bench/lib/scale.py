@@ -14,6 +14,8 @@ from .report import Section, megabytes, milliseconds, number, spread
 from .world import measured
 
 HOOK = "bench_synapse"
+# How many tasks a host has.
+TASKS = 50
 BUDGETS = {"full": 0.060, "single": 0.002, "parse": 0.150}
 WORDS = {
     "parse": "parse of a configuration of 6 MB",
@@ -65,15 +67,19 @@ def static(bench):
     haproxy = lines | {"config_file_path": "haproxy.cfg", "do_socket": False, "do_reloads": False}
 
     def service(at):
-        members = [{"host": host(at, shard), "port": 31000 + shard} for shard in range(members_of(bench))]
+        endpoints = (member(bench, at, shard) for shard in range(members_of(bench)))
+        members = [{"host": host, "port": port} for host, port in endpoints]
         return {"discovery": {"method": "base"}, "default_servers": members, "haproxy": {"port": 10000 + at}}
 
     return {"services": {f"service{at}": service(at) for at in range(services_of(bench))}, "haproxy": haproxy}
 
 
-def host(service, shard):
-    """An address that nothing else has."""
-    return f"10.{service >> 8}.{service & 255}.{shard + 1}"
+def member(bench, service, shard):
+    """An endpoint that nothing else has: hosts have fifty tasks each, and a service no two on one."""
+    at = service * members_of(bench) + shard
+    hosts = max(1, services_of(bench) * members_of(bench) // TASKS)
+    number = at % hosts
+    return f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 31000 + at // hosts
 
 
 def idle(bench):
@@ -82,7 +88,7 @@ def idle(bench):
     services = {name: {"port": free_port(), "options": "", "probe": "none", "slots": 8} for name in ("one", "two")}
     with Ensemble(bench) as ensemble, Front(bench) as front:
         ensemble.create(services)
-        ensemble.fill((name, host(0, shard), 31000, shard) for name in services for shard in range(2))
+        ensemble.fill((name, *member(bench, 0, shard), shard) for name in services for shard in range(2))
         with Follower(bench, SYNAPSE, ensemble, front, services) as follower:
             follower.until("both services", lambda: len(front.live("two")) == 2, pause=0.05)
             time.sleep(bench.pick(10, 1))
@@ -99,8 +105,8 @@ def sync(bench):
     with Ensemble(bench) as ensemble, Front(bench) as front:
         bench.say(f"  announcing {count} members")
         ensemble.create(services)
-        members = ((name, host(at, shard), 31000, shard) for at, name in enumerate(names) for shard in range(members_of(bench)))
-        ensemble.fill(members)
+        shards = range(members_of(bench))
+        ensemble.fill((name, *member(bench, at, shard), shard) for at, name in enumerate(names) for shard in shards)
         packets, began = ensemble.packets(), time.perf_counter()
         away = {"do_socket": False, "do_reloads": False}
         with Follower(bench, SYNAPSE, ensemble, front, services, **away) as follower:
@@ -110,7 +116,7 @@ def sync(bench):
             again = ensemble.packets()
             changed = follower.memory()
             began_change = time.perf_counter()
-            ensemble.announce(names[0], host(0, 250), 31000).get(timeout=30)
+            ensemble.announce(names[0], "10.255.255.1", 31000).get(timeout=30)
             seen = follower.until("one more", lambda: written(front.config) > count, pause=0.001)
             time.sleep(1)
             return {

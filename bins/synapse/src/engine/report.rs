@@ -34,19 +34,17 @@ const NAMED: usize = 10;
 /// How many members that wait to be told to HAProxy are measured: it may be away for long.
 const WAITING: usize = 10_000;
 
-/// What the admin listener shows, as of the last tick.
+/// What the admin listener shows, as of the last tick: JSON text, a tenth of the size that it has as values.
 #[derive(Debug, Default)]
-pub(crate) struct Board(Mutex<Map<String, Value>>);
+pub(crate) struct Board(Mutex<String>);
 
 impl Board {
     pub(super) fn status(&self) -> Map<String, Value> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let text = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        serde_json::from_str(&text).unwrap_or_default()
     }
 
-    fn set(&self, status: Map<String, Value>) {
+    fn set(&self, status: String) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 }
@@ -238,8 +236,8 @@ impl Engine {
                 counter.inc_by(value.saturating_sub(counter.get()));
             }
         }
-        if let Value::Object(status) = self.status() {
-            self.board.set(status);
+        if self.served {
+            self.board.set(self.status().to_string());
         }
     }
 

@@ -80,6 +80,7 @@ impl Engine {
             metrics,
             statsd: None,
             board,
+            served: start.admin.is_some(),
             told: Said::default(),
             jobs: JoinSet::new(),
             settings,

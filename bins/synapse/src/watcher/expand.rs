@@ -34,12 +34,21 @@ pub fn many(service: &Service) -> bool {
         .any(|placeholder| service.name.contains(placeholder))
 }
 
+/// All that was found as one; the same, where it is one.
+fn whole(found: &Found) -> Arc<Discovered> {
+    let mut parts = found.values();
+    match (parts.next(), parts.next()) {
+        (Some(only), None) if only.synced.is_some() => Arc::clone(only),
+        _ => Arc::new(merge(found.values())),
+    }
+}
+
 /// What `service` stands for, given what was found.
 #[must_use]
 pub fn expand(service: &Service, found: &Found) -> Expansion {
     if !many(service) {
         return Expansion {
-            services: vec![(service.clone(), Arc::new(merge(found.values())))],
+            services: vec![(service.clone(), whole(found))],
             ..Expansion::default()
         };
     }
