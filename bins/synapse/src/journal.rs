@@ -1,5 +1,6 @@
 //! What changed when, and why: the journal beside the state file. One JSON object per line in `journal.jsonl`, which
-//! at 4 MiB becomes `journal.jsonl.1`; the one before that is gone.
+//! at 4 MiB becomes `journal.jsonl.1`; the one before that is gone. What happens to ten and more members of a service in
+//! one step is one entry with the first of them: or the first reading of a thousand services would be all there is.
 //!
 //! Owns the entries and both files. Writing is [`Journal`]'s and never waits; reading is [`read`] and [`Follow`], from
 //! another process while the first one writes.
