@@ -24,6 +24,14 @@ pub struct Held {
     pub admin: Admin,
 }
 
+impl Held {
+    /// Whether that is where it points.
+    #[must_use]
+    pub fn is_at(&self, address: IpAddr, port: u16) -> bool {
+        (self.address, self.port) == (Some(address), port)
+    }
+}
+
 /// What HAProxy should hold of one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {

@@ -253,7 +253,7 @@ impl Engine {
             .or_else(|| self.generated.trouble(name).map(str::to_owned))
             .or_else(|| tracked.main.trouble.clone());
         tracked.members = Arc::new(selection.members);
-        if !tracked.known && !self.adopt(name, now) {
+        if (!tracked.known || tracked.inherited) && !self.adopt(name, now) {
             // Their addresses come first: HAProxy must not be told to forget whom it serves.
             self.by_name.insert(name.to_owned());
             return;
@@ -262,7 +262,8 @@ impl Engine {
         self.note_rejects(name);
     }
 
-    /// Makes a service known for the first time, with those that HAProxy serves where they are; whether it could be.
+    /// Takes up a service whose source has answered for the first time, with those that HAProxy serves where they are;
+    /// whether it could be.
     fn adopt(&mut self, name: &str, now: Duration) -> bool {
         let Some(tracked) = self.tracked.get_mut(name) else {
             return false;
@@ -272,9 +273,13 @@ impl Engine {
             .first()
             .and_then(|link| link.held(tracked.backend()));
         let resolver = &mut self.resolver;
-        tracked.known =
+        let adopted =
             held.is_none_or(|held| tracked.adopt(held, now, |host| known_address(resolver, host)));
-        tracked.known
+        if adopted {
+            (tracked.known, tracked.inherited) = (true, false);
+            self.mark_runtime(name);
+        }
+        adopted
     }
 
     fn give_slots(&mut self, name: &str, now: Duration) {

@@ -282,7 +282,14 @@ impl Engine {
                 .unwrap_or_default();
             link.structure = environment(STRUCTURE, &said);
             link.held = None;
+            let pid = link
+                .info
+                .as_ref()
+                .and_then(|info| u32::try_from(info.pid).ok());
             self.structure.suspect("another HAProxy process");
+            if index == 0 && !self.structure.drives(pid) {
+                self.disinherit();
+            }
         }
         let link = &self.links[index];
         let doubted = self.guard.next().is_some();
@@ -349,6 +356,16 @@ impl Engine {
                     ..entry
                 });
             }
+        }
+    }
+
+    /// This HAProxy began with its file: what was saved is at least as new.
+    fn disinherit(&mut self) {
+        for tracked in self.tracked.values_mut() {
+            tracked.inherited = false;
+        }
+        for name in self.tracked.keys().cloned().collect::<Vec<_>>() {
+            self.mark_runtime(&name);
         }
     }
 
@@ -473,7 +490,7 @@ pub(crate) fn changes(
     held: &BTreeMap<String, BTreeMap<String, Held>>,
 ) -> Vec<Change> {
     // Of members that nobody knows yet, what HAProxy holds is the best there is.
-    if tracked.service.haproxy.is_none() || !tracked.known {
+    if tracked.service.haproxy.is_none() || !tracked.known || tracked.inherited {
         return Vec::new();
     }
     // A backend that the process does not have comes with the reload that is due.

@@ -99,6 +99,12 @@ impl Structure {
         self.causes.insert(cause);
     }
 
+    /// Whether this is the process that was told all there was to tell.
+    pub(super) fn drives(&self, pid: Option<u32>) -> bool {
+        let loaded = self.loaded.as_ref().and_then(|loaded| loaded.pid);
+        loaded.is_some() && loaded == pid
+    }
+
     /// HAProxy was away, and answers.
     pub(super) fn back(&mut self) {
         self.refused.take_if(|refused| refused.away);

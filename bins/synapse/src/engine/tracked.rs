@@ -1,6 +1,6 @@
 //! One service as the engine follows it: what was found, who is a member, who has which slot.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +41,9 @@ pub(crate) struct Tracked {
     pub(crate) roster: Arc<Roster>,
     /// Another number whenever the service or the roster is.
     pub(crate) revision: u64,
+    /// Whether HAProxy may know better who stands where than what was saved: it was driven by a synapse before this one,
+    /// which may have been killed before it could save. Nothing is told until its source has answered.
+    pub(crate) inherited: bool,
     /// Whether its members are known, from a registry or from the state file. Before that nothing is written over.
     pub(crate) known: bool,
     /// Since when its path is gone (services of a pattern only).
@@ -70,6 +73,7 @@ impl Tracked {
             table,
             roster,
             revision: 1,
+            inherited: false,
             known: false,
             gone: None,
             decides_at: None,
@@ -100,6 +104,7 @@ impl Tracked {
         self.members = Arc::new(kept.members.iter().cloned().chain(doubted).collect());
         self.unseen = self.members.to_vec();
         self.job.clone_from(&kept.job);
+        self.inherited = true;
         self.known = true;
         self.refresh();
     }
@@ -135,54 +140,82 @@ impl Tracked {
         self.main = main;
     }
 
-    /// Takes over members that HAProxy serves already, where no state says who has which slot: they stay where they are,
-    /// proven. `held` is what HAProxy has in its backend. Returns false while the address of a member is not known yet.
+    /// Takes over what HAProxy holds in its backend, where that is newer than what was saved: whoever stands there stays
+    /// there, as it is. Returns false while the address of a member is not known yet.
     pub(crate) fn adopt(
         &mut self,
         held: &BTreeMap<String, Held>,
         now: Duration,
         mut resolve: impl FnMut(&str) -> Result<Option<IpAddr>, String>,
     ) -> bool {
-        let mut servers: Vec<Option<Occupant>> = match self.service.servers {
-            Servers::Slots => (0..)
-                .take_while(|index| held.contains_key(&planner::slot(*index)))
-                .map(|_| None)
-                .collect(),
-            Servers::Named(_) => Vec::new(),
-        };
+        let mut found = Vec::with_capacity(self.members.len());
         for backend in self.members.iter() {
-            let address = match resolve(&backend.host) {
-                Ok(Some(address)) => address,
+            match resolve(&backend.host) {
+                Ok(Some(address)) => found.push((backend, address)),
                 Ok(None) => return false,
-                Err(_) => continue,
+                Err(_) => {}
+            }
+        }
+        let named = self.service.servers != Servers::Slots;
+        let mut servers: Vec<Option<Occupant>> = self
+            .roster
+            .servers
+            .iter()
+            .enumerate()
+            .map(|(index, occupant)| {
+                let occupant = occupant.as_ref()?;
+                match held.get(&self.server_name(index + 1, &occupant.backend)) {
+                    Some(held) => held
+                        .is_at(occupant.address, occupant.backend.port)
+                        .then(|| Occupant {
+                            admin: held.admin,
+                            ..occupant.clone()
+                        }),
+                    // HAProxy is about to get it.
+                    None => Some(occupant.clone()),
+                }
+            })
+            .collect();
+        let known: HashSet<String> = servers
+            .iter()
+            .flatten()
+            .map(|occupant| occupant.backend.endpoint())
+            .collect();
+        let slots = (0..).map_while(|index| Some((index, held.get(&planner::slot(index))?)));
+        let slots = slots.filter(|(_, held)| !named && held.admin == Admin::Ready);
+        let serving: HashMap<(IpAddr, u16), usize> = slots
+            .filter_map(|(index, held)| Some(((held.address?, held.port), index)))
+            .collect();
+        for (backend, address) in found {
+            if known.contains(&backend.endpoint()) {
+                continue;
+            }
+            let place = match named {
+                true => {
+                    let server = held.get(&server_name(backend));
+                    let serves = |held: &&Held| {
+                        held.admin == Admin::Ready && held.is_at(address, backend.port)
+                    };
+                    server.filter(serves).map(|_| servers.len())
+                }
+                false => serving.get(&(address, backend.port)).copied(),
             };
-            let serves = |held: &Held| {
-                held.admin == Admin::Ready
-                    && (held.address, held.port) == (Some(address), backend.port)
-            };
-            let occupant = Some(Occupant {
-                backend: backend.clone(),
+            let Some(place) = place else { continue };
+            servers.resize(servers.len().max(place + 1), None);
+            servers[place] = Some(Occupant {
+                backend: Arc::clone(backend),
                 address,
                 weight: None,
                 admin: Admin::Ready,
             });
-            match self.service.servers {
-                Servers::Named(_) if held.get(&server_name(backend)).is_some_and(serves) => {
-                    servers.push(occupant);
-                }
-                Servers::Named(_) => {}
-                Servers::Slots => {
-                    let slot = (0..servers.len())
-                        .find(|index| held.get(&planner::slot(*index)).is_some_and(serves));
-                    if let Some(slot) = slot {
-                        servers[slot] = occupant;
-                    }
-                }
-            }
         }
+        let slots = held
+            .keys()
+            .filter(|server| server.starts_with("slot"))
+            .count();
+        let before = self.table.capacity().max(if named { 0 } else { slots });
         self.table = Table::restore(&Roster { servers, free: 0 }, now);
-        self.table
-            .grow(capacity(&self.service, 0, self.table.capacity()));
+        self.table.grow(capacity(&self.service, 0, before));
         true
     }
 

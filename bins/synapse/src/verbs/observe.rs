@@ -121,6 +121,8 @@ pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Dur
             let mut one = Tracked::new(Arc::new(service), String::new());
             if let Some(kept) = kept {
                 one.restore(kept, now);
+                // Here it is the comparison that is wanted.
+                one.inherited = false;
             }
             one.found(main);
             let main = Arc::clone(&one.main);
