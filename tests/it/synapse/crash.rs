@@ -1,6 +1,7 @@
 //! synapse killed at any moment, started without ZooKeeper, without its state, without room on a disk: HAProxy serves all
 //! the while, and its file and the state are right again.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::fleet::Fleet;
-use super::rig::{Rig, long};
+use super::rig::{Rig, Server, long};
 
 /// One service with this many tasks, served and in the file.
 fn stage(tasks: usize) -> Option<(Rig, Fleet, std::net::SocketAddr)> {
@@ -25,6 +26,15 @@ fn stage(tasks: usize) -> Option<(Rig, Fleet, std::net::SocketAddr)> {
     fleet.served(&rig);
     fleet.written(&rig);
     Some((rig, fleet, address))
+}
+
+/// Which server serves which endpoint.
+fn placement(rig: &Rig) -> BTreeMap<String, String> {
+    let servers = rig.servers().remove("web").unwrap();
+    let serving = servers.into_iter().filter(Server::serves);
+    serving
+        .map(|server| (server.endpoint, server.name))
+        .collect()
 }
 
 /// The files in the rig's directory that writes leave when they are cut off.
@@ -51,9 +61,19 @@ fn killed_at_any_moment_it_comes_back_right_and_reloads_nothing() {
         // From before it hears of the change to after everything is written.
         std::thread::sleep(Duration::from_millis(chance % 400));
         rig.kill();
+        let before = placement(&rig);
         rig.run();
         fleet.served(&rig);
         assert_eq!(rig.reloads(), reloads, "round {round}");
+        // What was saved may be old; nobody is moved because of that.
+        let after = placement(&rig);
+        for (endpoint, server) in &before {
+            let now = after.get(endpoint);
+            assert!(
+                now.is_none_or(|now| now == server),
+                "round {round}: {before:?} {after:?}"
+            );
+        }
     }
     fleet.written(&rig);
     rig.stop();
