@@ -282,6 +282,11 @@ fn a_registry_may_say_how_a_service_is_written() {
         trouble() == Value::Null && !stage.rig.file().contains("httpchk")
     });
     stage.announcer.set(path, b"");
+    let second = stage.task("web");
+    let member = json!({"host": second.ip().to_string(), "port": second.port()});
+    stage.announcer.announce_nerve(path, "i-2", &member);
+    stage.serves("web", &[address, second]);
+    answers(theirs, "web");
     stage.rig.stop();
     let before = stage.rig.file();
     stage.rig.zookeeper.kill();
