@@ -8,6 +8,7 @@ mod haproxy_trouble;
 mod keywords;
 mod migration;
 mod rig;
+mod services;
 mod traffic;
 mod verbs;
 mod zookeeper_trouble;
