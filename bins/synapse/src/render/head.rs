@@ -266,10 +266,11 @@ fn for_defaults(haproxy: &Haproxy, lines: &[Line], findings: &mut Vec<Finding>) 
     if said(lines, &["option", "redispatch"]).is_none() {
         // From the first retry on: a retry on the same server waits a second first.
         missing.push("option redispatch 1".to_owned());
-    }
-    if said(lines, &["retries"]).is_none() {
-        // HAProxy's own default, said so that redispatch does not rest on it.
-        missing.push("retries 3".to_owned());
+        // Half of a job may quit at once. Until HAProxy has heard of it, its default of 3 runs out of luck; asking the
+        // next server takes no time.
+        if said(lines, &["retries"]).is_none() {
+            missing.push("retries 10".to_owned());
+        }
     }
     if mode(lines) == Some(true) && !says_idle_close(lines) {
         missing.push("option idle-close-on-response".to_owned());

@@ -329,7 +329,7 @@ fn what_hitless_operation_needs_is_added_once_and_only_where_it_is_missing() {
             "hard-stop-after 10m",
             "load-server-state-from-file global",
             "option redispatch 1",
-            "retries 3",
+            "retries 10",
             "option idle-close-on-response",
             &structure,
             "http-request disable-l7-retry unless { method GET HEAD OPTIONS }",
