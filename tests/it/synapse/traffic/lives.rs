@@ -15,7 +15,8 @@ fn job(service: &str) -> Job {
     Job {
         service: service.to_owned(),
         instances: INSTANCES,
-        batch: 3,
+        // Half of them at once (`--batch-size=6`).
+        batch: 6,
         // 1 to 20 s, twenty times as fast.
         listen_after: (Duration::from_millis(50), Duration::from_secs(1)),
         dies: 0.1,
