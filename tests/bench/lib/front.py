@@ -13,6 +13,8 @@ from .world import PATH, Skipped
 # Columns of `show servers state`, version 1 (HAProxy management guide).
 BACKEND, ADDRESS, OPERATION, ADMIN, PORT = 1, 4, 5, 6, 18
 RUNNING = "2"
+# Nothing forced; 4 only remembers that the configuration has the server disabled.
+ENABLED = ("0", "4")
 
 
 def say(path, command, limit=10):
@@ -96,7 +98,7 @@ class Front:
             return set()
         rows = (line.split() for line in said.splitlines() if line and line[0].isdigit())
         full = (row for row in rows if len(row) > PORT)
-        return {f"{row[ADDRESS]}:{row[PORT]}" for row in full if row[OPERATION] == RUNNING and row[ADMIN] == "0"}
+        return {f"{row[ADDRESS]}:{row[PORT]}" for row in full if row[OPERATION] == RUNNING and row[ADMIN] in ENABLED}
 
     def loaded(self):
         """How often it was reloaded, also when it is being reloaded now."""
