@@ -7,6 +7,7 @@
 mod files;
 mod generated;
 mod news;
+mod pace;
 mod reconfigure;
 mod report;
 mod runtime;

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hostkit::backoff::Backoff;
+use hostkit::clock;
 use serde_json::{Value, json};
 
 mod drains;
 
 use super::Engine;
+use super::pace::Pace;
 use super::tracked::Tracked;
 use crate::haproxy::info::environment;
 use crate::haproxy::live::{self, Live, Operation};
@@ -31,9 +33,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const AUDIT: Duration = Duration::from_secs(10);
 /// The same while the guard holds members: HAProxy's checks may call them down any time.
 const AUDIT_HELD: Duration = Duration::from_secs(2);
-/// Batches a second, and how many may be sent in a row before that counts.
-const BATCHES: u32 = 10;
-const BURST: u32 = 8;
 
 /// One HAProxy process, by its socket.
 #[derive(Debug)]
@@ -57,7 +56,7 @@ pub(super) struct Link {
     gone: Option<Duration>,
     backoff: Backoff,
     retry_at: Duration,
-    tokens: Tokens,
+    pace: Pace,
     /// The last reading, for the file that carries it over a reload.
     dump: Arc<str>,
     /// The ids of backends and servers, which statistics are asked by.
@@ -111,35 +110,6 @@ fn is_at(one: &Backend, other: &Backend) -> bool {
     one.host == other.host && one.port == other.port
 }
 
-/// A token bucket: single changes go at once, a storm of them goes in batches.
-#[derive(Debug)]
-struct Tokens {
-    left: f64,
-    at: Duration,
-}
-
-impl Tokens {
-    fn refill(&mut self, now: Duration) {
-        let gained = now.saturating_sub(self.at).as_secs_f64() * f64::from(BATCHES);
-        self.left = (self.left + gained).min(f64::from(BURST));
-        self.at = now;
-    }
-
-    fn take(&mut self, now: Duration) -> bool {
-        self.refill(now);
-        if self.left < 1.0 {
-            return false;
-        }
-        self.left -= 1.0;
-        true
-    }
-
-    /// When there is one again.
-    fn next(&self) -> Duration {
-        self.at + Duration::from_secs_f64((1.0 - self.left).max(0.0) / f64::from(BATCHES))
-    }
-}
-
 impl Link {
     pub(super) fn new(socket: Socket) -> Self {
         Self {
@@ -155,10 +125,7 @@ impl Link {
             gone: None,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
             retry_at: Duration::ZERO,
-            tokens: Tokens {
-                left: f64::from(BURST),
-                at: Duration::ZERO,
-            },
+            pace: Pace::default(),
             dump: Arc::from(""),
             ids: BTreeMap::new(),
         }
@@ -373,7 +340,7 @@ impl Engine {
     pub(super) async fn flush(&mut self, now: Duration) {
         for index in 0..self.links.len() {
             let link = &mut self.links[index];
-            if link.dirty.is_empty() || link.held.is_none() || !link.tokens.take(now) {
+            if link.dirty.is_empty() || link.held.is_none() || !link.pace.allows(now) {
                 continue;
             }
             let dynamic =
@@ -426,6 +393,7 @@ impl Engine {
                 return self.broke(index, error.word(), error.to_string(), now);
             }
         };
+        link.pace.sent(clock::since_boot());
         self.metrics.runtime_batches.inc();
         self.metrics.runtime_commands.inc_by(lines.len() as u64);
         let mut refused = BTreeMap::new();
@@ -476,7 +444,7 @@ impl Engine {
             .filter_map(|link| match (&link.trouble, &link.held) {
                 (Some(_), _) => Some(link.retry_at),
                 (None, None) => Some(link.retry_at.max(now)),
-                (None, Some(_)) if !link.dirty.is_empty() => Some(link.tokens.next()),
+                (None, Some(_)) if !link.dirty.is_empty() => Some(link.pace.next()),
                 _ => None,
             })
             .min()

@@ -1,0 +1,111 @@
+//! How often HAProxy is told of changes: one that comes by itself at once, a storm of them in a few batches. Pure.
+
+use std::time::Duration;
+
+/// Batches a second in a storm, and how many may be sent in a row before that counts.
+const BATCHES: u32 = 10;
+const BURST: u32 = 8;
+
+/// A change that comes this long after the last batch comes by itself.
+const QUIET: Duration = Duration::from_millis(10);
+
+/// The pace of one socket: a token bucket for changes in the wake of others.
+#[derive(Debug)]
+pub(super) struct Pace {
+    left: f64,
+    filled: Duration,
+    sent: Option<Duration>,
+    /// Since when something waits to be sent.
+    waiting: Option<Duration>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            left: f64::from(BURST),
+            filled: Duration::ZERO,
+            sent: None,
+            waiting: None,
+        }
+    }
+}
+
+impl Pace {
+    /// Whether what waits may be sent now. To be asked as soon as something does.
+    pub(super) fn allows(&mut self, now: Duration) -> bool {
+        let since = *self.waiting.get_or_insert(now);
+        let alone = self
+            .sent
+            .is_none_or(|sent| since.saturating_sub(sent) >= QUIET);
+        let gained = now.saturating_sub(self.filled).as_secs_f64() * f64::from(BATCHES);
+        self.left = (self.left + gained).min(f64::from(BURST));
+        self.filled = now;
+        if !alone && self.left < 1.0 {
+            return false;
+        }
+        if !alone {
+            self.left -= 1.0;
+        }
+        self.waiting = None;
+        true
+    }
+
+    /// A batch was sent.
+    pub(super) fn sent(&mut self, now: Duration) {
+        self.sent = Some(now);
+    }
+
+    /// When to ask again.
+    pub(super) fn next(&self) -> Duration {
+        self.filled + Duration::from_secs_f64((1.0 - self.left).max(0.0) / f64::from(BATCHES))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many batches changes at this distance make in 10 s, when the loop looks every millisecond, and how long one
+    /// waits at most.
+    fn batches(apart: u64) -> (u32, u64) {
+        let mut pace = Pace::default();
+        let (mut sent, mut longest, mut waiting) = (0, 0, None);
+        for at in 0..10_000 {
+            if at % apart == 0 {
+                waiting.get_or_insert(at);
+            }
+            let now = Duration::from_millis(1_000_000 + at);
+            if let Some(since) = waiting
+                && pace.allows(now)
+            {
+                pace.sent(now);
+                (sent, waiting) = (sent + 1, None);
+                longest = longest.max(at - since);
+            }
+        }
+        (sent, longest)
+    }
+
+    #[test]
+    fn changes_that_come_by_themselves_go_at_once() {
+        assert_eq!(batches(20), (500, 0));
+    }
+
+    #[test]
+    fn a_storm_goes_in_batches() {
+        let (sent, longest) = batches(2);
+        assert!(sent <= BATCHES * 10 + BURST, "{sent}");
+        assert!(longest <= 100, "{longest}");
+    }
+
+    #[test]
+    fn it_says_when_to_ask_again() {
+        let mut pace = Pace::default();
+        let now = Duration::from_secs(9);
+        while pace.allows(now) {
+            pace.sent(now);
+        }
+        let next = pace.next();
+        assert!(next > now && pace.allows(next + Duration::from_millis(1)));
+    }
+}
