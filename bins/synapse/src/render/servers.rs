@@ -5,6 +5,7 @@
 //! it and however ranges are cut. What a slot's line says beyond address, weight and admin state is structure: a member
 //! with options of its own (`backup`) makes its slot's line unlike the others, and only a reload can say so.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -67,14 +68,17 @@ pub fn split_weight(options: &str) -> (Option<u16>, String) {
 /// ever share a name.
 #[must_use]
 pub fn server_name(backend: &Backend) -> String {
-    let mut name = String::new();
+    let mut name = String::with_capacity(backend.host.len() + 16);
     if let Some(registered) = backend.name.as_deref().filter(|name| !name.is_empty()) {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
         let clean = registered.chars().take(128);
         name.extend(clean.map(|c| if allowed(c) { c } else { '_' }));
         name.push('_');
     }
-    name.push_str(&backend.host.replace('_', ".."));
+    for (index, part) in backend.host.split('_').enumerate() {
+        name.push_str(if index > 0 { ".." } else { "" });
+        name.push_str(part);
+    }
     let _ = write!(name, ":{}", backend.port);
     name
 }
@@ -199,26 +203,28 @@ pub(super) fn named<'a>(
 ) -> Lines {
     let mut lines = Lines::default();
     let shared_words = naming.options.split_ascii_whitespace().count();
-    let mut names = BTreeSet::new();
     let mut servers = Vec::new();
     for (place, occupant) in occupants.enumerate() {
-        let name = server_name(&occupant.backend);
         let own = if model::safe_host(&occupant.backend.host) {
             own(occupant, shared_words)
         } else {
             Err("its host is neither a name nor an address".to_owned())
         };
-        let own = own.and_then(|own| match names.insert(name.clone()) {
-            true => Ok(own),
-            false => Err("another has its endpoint".to_owned()),
-        });
         match own {
-            Ok(own) => servers.push((name, place, own, occupant)),
+            Ok(own) => servers.push((server_name(&occupant.backend), place, own, occupant)),
             Err(why) => lines.refused.push(left_out(occupant, &why)),
         }
     }
     // By name, so that neither ids nor the structure depend on the order in which members were found.
     servers.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+    servers.dedup_by(|(second, .., occupant), (first, ..)| {
+        let same = second == first;
+        if same {
+            let why = "another has its endpoint";
+            lines.refused.push(left_out(occupant, why));
+        }
+        same
+    });
     let _ = writeln!(lines.structure, "named {}", naming.options);
     let mut taken = BTreeSet::new();
     let ids = 1..=naming.max_id.max(1);
@@ -227,6 +233,8 @@ pub(super) fn named<'a>(
         .map(|(.., occupant)| occupant.backend.server_id)
         .map(|id| id.filter(|id| ids.contains(id) && taken.insert(*id)))
         .collect();
+    // All lines by name, and where each of them is.
+    let mut text = String::new();
     let mut written = Vec::with_capacity(servers.len());
     for ((name, place, own, occupant), registered) in servers.iter().zip(registered) {
         let Some(id) = registered.or_else(|| free_id(name, naming.max_id, &mut taken)) else {
@@ -245,10 +253,11 @@ pub(super) fn named<'a>(
         if !naming.dynamic {
             let _ = writeln!(lines.structure, "{name} {id} {}", options.join(" "));
         }
-        let mut line = format!("\tserver {name} {address} id {id}");
+        let from = text.len();
+        let _ = write!(text, "\tserver {name} {address} id {id}");
         let maint = occupant.admin == Admin::Maint;
-        finish(&mut line, &options, own.weight, maint);
-        written.push((name, *place, line));
+        finish(&mut text, &options, own.weight, maint);
+        written.push((name, *place, from..text.len()));
     }
     match naming.order {
         Order::Asc => {}
@@ -257,7 +266,10 @@ pub(super) fn named<'a>(
         Order::Shuffle => written.sort_by_cached_key(|(name, ..)| hashed(naming.seed, name)),
     }
     lines.count = written.len();
-    lines.text = written.into_iter().map(|(.., line)| line).collect();
+    lines.text.reserve_exact(text.len());
+    for (.., line) in written {
+        lines.text.push_str(&text[line]);
+    }
     lines
 }
 
@@ -291,9 +303,9 @@ fn hashed(seed: u64, name: &str) -> u64 {
 }
 
 /// The options with `%{port}`, `%{host}`, `%{name}` and `%%` replaced.
-fn expanded(options: &str, backend: &Backend, name: &str) -> String {
+fn expanded<'a>(options: &'a str, backend: &Backend, name: &str) -> Cow<'a, str> {
     if !options.contains('%') {
-        return options.to_owned();
+        return Cow::Borrowed(options);
     }
     let mut expanded = String::new();
     let mut rest = options;
@@ -315,5 +327,5 @@ fn expanded(options: &str, backend: &Backend, name: &str) -> String {
         rest = &rest[placeholder.len()..];
     }
     expanded.push_str(rest);
-    expanded
+    Cow::Owned(expanded)
 }
