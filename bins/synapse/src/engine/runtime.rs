@@ -264,9 +264,6 @@ impl Engine {
         let doubtful = link.held.is_none() || !link.refused.is_empty();
         if doubtful || now.saturating_sub(link.audited) >= every {
             self.read_held(index, another, now).await;
-            if doubted {
-                self.review(now, BTreeSet::new());
-            }
         }
     }
 
