@@ -252,8 +252,8 @@ fn generator_configuration_stands_in_the_path_or_elsewhere() {
     let announcer = Announcer::connect(&server);
     announcer.make(JOB);
     announcer.make("/config");
-    let own = r#"{"haproxy": {"server_options": "check"}}"#;
-    let other = r#"{"haproxy": {"server_options": "check inter 1s"}}"#;
+    let own = r#"{"haproxy":{"server_options":"check"}}"#;
+    let other = r#"{"haproxy":{"server_options":"check inter 1s"}}"#;
     announcer.set(JOB, own.as_bytes());
     announcer.set("/config", other.as_bytes());
     let config = |running: &Running| {
