@@ -53,7 +53,8 @@ fn members_that_left_serve_until_enough_of_the_new_ones_do() {
     eventually("one is left", || rig.serving("eightball").len() == 1);
     loads.more(20);
 
-    let new = populate_beside(&tasks, 2);
+    // Half of the eight that are announced.
+    let new = populate_beside(&tasks, 4);
     serving(&rig, &tasks, "eightball", &new);
     eventually("nobody is kept", || rig.of("eightball", "held") == 0);
     for path in broken {
