@@ -57,6 +57,7 @@ def follow(bench, kind, changes):
                     path = made.get(timeout=30)
                     took["add"].append(live - start)
                     took["add_acknowledged"].append(live - acknowledged[0])
+                    apart(bench)
                     start = time.perf_counter()
                     gone = ensemble.client.delete_async(path)
                     acknowledged = stamp(gone)
@@ -64,8 +65,7 @@ def follow(bench, kind, changes):
                     gone.get(timeout=30)
                     took["remove"].append(left - start)
                     took["remove_acknowledged"].append(left - acknowledged[0])
-                # A change is measured by itself, and not in the wake of the one before.
-                time.sleep(bench.random.uniform(0.02, 0.1))
+                apart(bench)
             packets, lasted = ensemble.packets() - packets, time.monotonic() - began
             return {
                 "took": took,
@@ -75,6 +75,11 @@ def follow(bench, kind, changes):
                 "seconds": lasted,
                 "reloads": front.loaded() - loaded,
             }
+
+
+def apart(bench):
+    """Waits: a change is measured by itself, and not in the wake of the one before."""
+    time.sleep(bench.random.uniform(0.02, 0.1))
 
 
 def stamp(promise):

@@ -40,10 +40,12 @@ impl Pace {
         let gained = now.saturating_sub(self.filled).as_secs_f64() * f64::from(BATCHES);
         self.left = (self.left + gained).min(f64::from(BURST));
         self.filled = now;
-        if !alone && self.left < 1.0 {
+        if alone {
+            // What follows from it, such as the answer of a probe, is on the house too.
+            self.left = (self.left + 1.0).min(f64::from(BURST));
+        } else if self.left < 1.0 {
             return false;
-        }
-        if !alone {
+        } else {
             self.left -= 1.0;
         }
         self.waiting = None;
@@ -89,6 +91,18 @@ mod tests {
     #[test]
     fn changes_that_come_by_themselves_go_at_once() {
         assert_eq!(batches(20), (500, 0));
+    }
+
+    #[test]
+    fn a_change_and_what_follows_from_it_go_at_once() {
+        let mut pace = Pace::default();
+        for number in 0..500 {
+            let announced = Duration::from_millis(1_000_000 + number * 30);
+            for now in [announced, announced + Duration::from_millis(3)] {
+                assert!(pace.allows(now), "{number}");
+                pace.sent(now);
+            }
+        }
     }
 
     #[test]
