@@ -115,7 +115,9 @@ impl Engine {
             let mut there = BTreeSet::new();
             for (service, main) in expansion.services {
                 let known = self.tracked.get(&service.name);
-                if !again.contains(name) && known.is_some_and(|known| known.has_heard(&main)) {
+                let heard =
+                    known.is_some_and(|known| known.has_heard(&main) && known.canary == canary);
+                if heard && !again.contains(name) {
                     // Of a thousand jobs of one pattern a change is one.
                     there.insert(service.name);
                     continue;
