@@ -110,7 +110,9 @@ fn exchange(
     mut stream: impl std::io::Read + std::io::Write,
     head: &str,
 ) -> Option<(String, String)> {
-    write!(stream, "GET / HTTP/1.1\r\n{head}connection: close\r\n\r\n").ok()?;
+    // In one piece: two would wait for each other's acknowledgement.
+    let request = format!("GET / HTTP/1.1\r\n{head}connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
