@@ -364,7 +364,13 @@ fn route_through_haproxy(stage: &Stage, instances: [Instance; 2]) {
     ));
     assert_eq!(failed, 0, "a request was lost");
     said("synapse explain eightball");
-    for line in synapse(stage, &["explain", "eightball"]).lines() {
+    // It reads the state that synapse saves at most a second later.
+    let mut explained = String::new();
+    eventually("the state is saved", || {
+        explained = synapse(stage, &["explain", "eightball"]);
+        explained.matches(" ready ").count() == 2 && explained.lines().count() == 3
+    });
+    for line in explained.lines() {
         said(&format!("  {}", line.trim_end()));
     }
 }
