@@ -55,7 +55,8 @@ def render(bench):
         raise Failed(f"{HOOK} cannot be built")
     place = bench.directory("render")
     order = place / "synapse.json"
-    order.write_text(json.dumps(static(bench)))
+    # In lines, as people and programs write it.
+    order.write_text(json.dumps(static(bench), indent=1))
     said = bench.run([hook, order, bench.rounds])["stdout"]
     shutil.rmtree(place)
     return json.loads(said)

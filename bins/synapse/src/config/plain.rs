@@ -55,12 +55,12 @@ impl<'a> Reader<'a> {
         self.bytes.get(self.position).copied()
     }
 
-    fn at(&self) -> Option<At> {
-        Some(At {
+    fn at(&self) -> At {
+        At {
             file: self.file,
             line: self.line,
-            column: u16::try_from(self.column() + 1).ok()?,
-        })
+            column: u16::try_from(self.column() + 1).unwrap_or(u16::MAX),
+        }
     }
 
     fn column(&self) -> usize {
@@ -104,7 +104,7 @@ impl<'a> Reader<'a> {
 
     /// A key and its colon are here; leaves the position behind the colon.
     fn key(&mut self) -> Option<(At, Cow<'a, str>)> {
-        let at = self.at()?;
+        let at = self.at();
         let begin = self.position;
         let key = match self.peek()? {
             b'"' | b'\'' => self.quoted()?,
@@ -147,7 +147,7 @@ impl<'a> Reader<'a> {
     }
 
     fn items(&mut self, indent: usize) -> Option<Node<'a>> {
-        let at = self.at()?;
+        let at = self.at();
         let mut items = Vec::new();
         loop {
             self.position += 1;
@@ -168,7 +168,7 @@ impl<'a> Reader<'a> {
     }
 
     fn entries(&mut self, indent: usize) -> Option<Node<'a>> {
-        let at = self.at()?;
+        let at = self.at();
         let mut entries: Vec<Entry<'a>> = Vec::new();
         loop {
             let (at, key) = self.key()?;
@@ -224,7 +224,7 @@ impl<'a> Reader<'a> {
     }
 
     fn scalar(&mut self, flow: bool) -> Option<Node<'a>> {
-        let at = self.at()?;
+        let at = self.at();
         let value = match self.peek()? {
             b'"' | b'\'' => Value::Scalar(self.quoted()?, Style::Text),
             _ => Value::Scalar(Cow::Borrowed(self.plain(flow)?), Style::Plain),
@@ -304,7 +304,7 @@ impl<'a> Reader<'a> {
 
     /// `[..]` or `{..}`, over as many lines as it takes.
     fn flow(&mut self) -> Option<Node<'a>> {
-        let at = self.at()?;
+        let at = self.at();
         self.depth += 1;
         if self.depth > DEPTH {
             return None;
@@ -350,7 +350,7 @@ impl<'a> Reader<'a> {
     }
 
     fn flow_entry(&mut self) -> Option<Entry<'a>> {
-        let at = self.at()?;
+        let at = self.at();
         let begin = self.position;
         let (key, quoted) = match self.peek()? {
             b'"' | b'\'' => (self.quoted()?, true),
