@@ -51,11 +51,7 @@ impl Destination<'_> {
                 ..
             } => (*share, *cache, *key, *turn),
         };
-        let failed = |error: io::Error| {
-            Stop::Fail(
-                Failure::new(Exit::IO, format!("cannot write to {}", shown(share))).because(error),
-            )
-        };
+        let failed = |error: io::Error| out_of_room(share, error);
         let dir = share.records("partial").map_err(failed)?;
         let header = resumable.and_then(|meta| sink::header(shape, meta.strong_etag()?, max_rate));
         let size = shape.size.unwrap_or(0);
@@ -163,9 +159,17 @@ impl Destination<'_> {
     }
 }
 
+/// A share that cannot be written is gone around, like one that is full: the artifact is what matters.
 fn out_of_room(share: &Share, error: io::Error) -> Stop {
-    if error.raw_os_error() == Some(nix::errno::Errno::ENOSPC as i32) {
-        return Stop::NoRoom(format!("the disk of {} is full", shown(share)));
+    match error.kind() {
+        io::ErrorKind::StorageFull => Stop::NoRoom(format!("the disk of {} is full", shown(share))),
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::QuotaExceeded => {
+            Stop::NoRoom(format!("cannot write to {}: {error}", shown(share)))
+        }
+        _ => Stop::Fail(
+            Failure::new(Exit::IO, format!("cannot write to {}", shown(share))).because(error),
+        ),
     }
-    Stop::Fail(Failure::new(Exit::IO, format!("cannot write to {}", shown(share))).because(error))
 }
