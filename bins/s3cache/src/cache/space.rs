@@ -89,7 +89,7 @@ fn reserve_locked(
     let _lock = lock(share)?;
     let mut held = match read_counter(share) {
         Some(held) => held,
-        None => count(share)?,
+        None => count(share)?.1,
     };
     let fits = |held: u64| {
         let room = free(share)? >= bounds.keep_free.saturating_add(more);
@@ -136,7 +136,7 @@ pub fn release(share: &Share, bytes: u64) -> io::Result<()> {
 pub fn recount(share: &Share) -> io::Result<u64> {
     let recount = || {
         let _lock = lock(share)?;
-        let held = count(share)?;
+        let (_, held) = count(share)?;
         write_counter(share, held)?;
         Ok(held)
     };
@@ -195,10 +195,14 @@ fn write_counter(share: &Share, held: u64) -> io::Result<()> {
     )
 }
 
-/// What blobs and partial downloads hold together (bytes).
-fn count(share: &Share) -> io::Result<u64> {
-    let blobs: u64 = blobs(share)?.iter().map(|blob| blob.size).sum();
-    Ok(blobs + partial_bytes(share)?)
+/// All blobs, and what they and partial downloads hold together (bytes).
+fn count(share: &Share) -> io::Result<(Vec<Stored>, u64)> {
+    // In this order: a download that becomes a blob meanwhile is counted twice, which the next count mends. Missed, it
+    // would take the share above its bound.
+    let partial = partial_bytes(share)?;
+    let blobs = blobs(share)?;
+    let held = partial + blobs.iter().map(|blob| blob.size).sum::<u64>();
+    Ok((blobs, held))
 }
 
 /// What lies in the folder of partial downloads, reservations included (bytes).
@@ -269,8 +273,7 @@ fn stored(shelf: &Dir, sha256: &str) -> Option<Stored> {
 /// Evicts until `more` bytes fit within the bounds, or nothing is left to evict. Returns what is held then (bytes).
 fn evict(share: &Share, bounds: Bounds, more: u64) -> io::Result<u64> {
     remove_dead_partials(share, Duration::ZERO)?;
-    let mut blobs = blobs(share)?;
-    let mut held = blobs.iter().map(|blob| blob.size).sum::<u64>() + partial_bytes(share)?;
+    let (mut blobs, mut held) = count(share)?;
     let slack = if blobs.len() > MANY {
         bounds.max_size / 16
     } else {
