@@ -1,15 +1,17 @@
 //! Runtime commands: what a slot's server does before, while and after its occupant changes. The reasons for the order
 //! of commands and for waiting until a slot is quiet are asserted here, as facts of HAProxy.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use hostkit_tests::haproxy::{Haproxy, Mode};
 use hostkit_tests::{eventually, free_port};
-use synapse::haproxy::command::{FREE, Quiet};
+use synapse::haproxy::command::Quiet;
 use synapse::haproxy::live::{CheckResult, Operation};
 use synapse::haproxy::{Features, Reply, Server, live};
 use synapse::membership::{Admin, Occupant};
 use synapse::model::Backend;
+use synapse::planner::{self, NOWHERE};
 
 use super::server::{Client, Named};
 use super::{block_on, info, socket, started, state};
@@ -24,7 +26,24 @@ fn occupant(port: u16, weight: Option<u16>, admin: Admin) -> Occupant {
 }
 
 fn slot(number: usize) -> Server {
-    Server::slot("b", number).unwrap()
+    Server::new("b", &planner::slot(number - 1)).unwrap()
+}
+
+/// An occupant comes into a slot, as the planner has it: from maintenance, and made what it should be last.
+fn fill(number: usize, port: u16, weight: Option<u16>, admin: Admin) -> Vec<String> {
+    let slot = slot(number);
+    let mut commands = vec![
+        slot.state(Admin::Maint),
+        slot.address(Ipv4Addr::LOCALHOST.into(), port),
+        slot.weight(weight),
+    ];
+    commands.extend((admin != Admin::Maint).then(|| slot.state(admin)));
+    commands
+}
+
+fn free(number: usize) -> Vec<String> {
+    let slot = slot(number);
+    vec![slot.state(Admin::Maint), slot.address(NOWHERE.0, NOWHERE.1)]
 }
 
 /// Sends the commands; all must be done.
@@ -63,10 +82,7 @@ fn a_slot_is_filled_drained_and_freed() {
         return;
     };
     let server = Named::start("A");
-    done(
-        &haproxy,
-        &slot(1).fill(&occupant(server.port(), Some(50), Admin::Ready)),
-    );
+    done(&haproxy, &fill(1, server.port(), Some(50), Admin::Ready));
     let found = state(&haproxy, "slot1");
     assert_eq!((found.port, found.weight), (server.port(), 50));
     assert!(found.serves(), "at once, before any check: {found:?}");
@@ -83,15 +99,12 @@ fn a_slot_is_filled_drained_and_freed() {
         Some("503")
     );
 
-    done(&haproxy, &slot(1).free());
+    done(&haproxy, &free(1));
     let found = state(&haproxy, "slot1");
-    assert_eq!((found.address, found.port), (Some(FREE.0), FREE.1));
+    assert_eq!((found.address, found.port), (Some(NOWHERE.0), NOWHERE.1));
     assert_eq!(found.admin.word(), Admin::Maint);
     assert_eq!(found.weight, 50, "it outlasts the occupant");
-    done(
-        &haproxy,
-        &slot(1).fill(&occupant(server.port(), None, Admin::Drain)),
-    );
+    done(&haproxy, &fill(1, server.port(), None, Admin::Drain));
     let found = state(&haproxy, "slot1");
     assert_eq!((found.weight, found.admin.word()), (7, Admin::Drain));
 }
@@ -101,17 +114,11 @@ fn a_new_occupant_does_not_inherit_down() {
     let Some((haproxy, _, _)) = started(Mode::Daemon, CHECKED) else {
         return;
     };
-    done(
-        &haproxy,
-        &slot(1).fill(&occupant(free_port(), None, Admin::Ready)),
-    );
+    done(&haproxy, &fill(1, free_port(), None, Admin::Ready));
     let down = || state(&haproxy, "slot1").operation == Operation::Stopped;
     eventually("the first check that fails takes it down", down);
     let server = Named::start("A");
-    done(
-        &haproxy,
-        &slot(1).fill(&occupant(server.port(), None, Admin::Ready)),
-    );
+    done(&haproxy, &fill(1, server.port(), None, Admin::Ready));
     assert_eq!(state(&haproxy, "slot1").operation, Operation::Running);
 }
 
@@ -121,10 +128,7 @@ fn idle_connections_do_not_outlast_an_address() {
         return;
     };
     let (a, b) = (Named::start("A"), Named::start("B"));
-    done(
-        &haproxy,
-        &slot(1).fill(&occupant(a.port(), None, Admin::Ready)),
-    );
+    done(&haproxy, &fill(1, a.port(), None, Admin::Ready));
     let mut clients: Vec<Client> = (0..8).map(|_| Client::connect(port)).collect();
     for client in &mut clients {
         assert_eq!(client.get("/"), "200 A");
@@ -134,10 +138,7 @@ fn idle_connections_do_not_outlast_an_address() {
         pooled.connections.idle > 0 && pooled.is_quiet(),
         "{pooled:?}"
     );
-    done(
-        &haproxy,
-        &slot(1).fill(&occupant(b.port(), None, Admin::Ready)),
-    );
+    done(&haproxy, &fill(1, b.port(), None, Admin::Ready));
     for client in &mut clients {
         assert_eq!(client.get("/"), "200 B");
     }
@@ -149,20 +150,14 @@ fn a_slot_in_use_is_not_quiet_and_would_mix_its_occupants() {
         return;
     };
     let (a, b) = (Named::start("A"), Named::start("B"));
-    done(
-        &haproxy,
-        &slot(1).fill(&occupant(a.port(), None, Admin::Ready)),
-    );
+    done(&haproxy, &fill(1, a.port(), None, Admin::Ready));
     let mut client = Client::connect(port);
     client.ask("/hold");
     eventually("the request is held", || a.held() == 1);
     assert!(!quiet(&haproxy, "slot1").is_quiet());
 
     // What must not be done, and why: the connection comes back to the pool of what is another server by then.
-    done(
-        &haproxy,
-        &slot(1).fill(&occupant(b.port(), None, Admin::Ready)),
-    );
+    done(&haproxy, &fill(1, b.port(), None, Admin::Ready));
     a.release();
     assert_eq!(client.answer(), "200 A");
     assert_eq!(
@@ -172,11 +167,8 @@ fn a_slot_in_use_is_not_quiet_and_would_mix_its_occupants() {
     );
 
     // What must be done: wait, and only then fill.
-    done(
-        &haproxy,
-        &slot(2).fill(&occupant(a.port(), None, Admin::Ready)),
-    );
-    done(&haproxy, &slot(2).free());
+    done(&haproxy, &fill(2, a.port(), None, Admin::Ready));
+    done(&haproxy, &free(2));
     eventually("it is quiet", || quiet(&haproxy, "slot2").is_quiet());
 }
 
@@ -186,23 +178,17 @@ fn freeing_lets_requests_end_and_shutting_down_does_not() {
         return;
     };
     let a = Named::start("A");
-    done(
-        &haproxy,
-        &slot(1).fill(&occupant(a.port(), None, Admin::Ready)),
-    );
+    done(&haproxy, &fill(1, a.port(), None, Admin::Ready));
     let mut clients = [Client::connect(port), Client::connect(port)];
     clients[0].ask("/hold");
     eventually("the request is held", || a.held() == 1);
-    done(&haproxy, &slot(1).free());
+    done(&haproxy, &free(1));
     a.release();
     assert_eq!(clients[0].answer(), "200 A");
     eventually("it is quiet", || quiet(&haproxy, "slot1").is_quiet());
 
     let b = Named::start("B");
-    done(
-        &haproxy,
-        &slot(1).fill(&occupant(b.port(), None, Admin::Ready)),
-    );
+    done(&haproxy, &fill(1, b.port(), None, Admin::Ready));
     clients[1].ask("/hold");
     eventually("the request is held", || b.held() == 1);
     done(&haproxy, &[slot(1).shutdown_sessions()]);
@@ -217,10 +203,7 @@ fn sessions_count_where_connections_do_not() {
         return;
     };
     let a = Named::start("A");
-    done(
-        &haproxy,
-        &slot(1).fill(&occupant(a.port(), None, Admin::Ready)),
-    );
+    done(&haproxy, &fill(1, a.port(), None, Admin::Ready));
     let mut client = Client::connect(port);
     client.ask("/hold");
     eventually("the request is held", || a.held() == 1);
@@ -267,7 +250,10 @@ fn named_servers_come_and_go() {
     eventually("it is deleted", || {
         replies(&haproxy, &server.delete(features)).last() == Some(&Reply::Done)
     });
-    assert_eq!(replies(&haproxy, &server.free())[0], Reply::Unknown);
+    assert_eq!(
+        replies(&haproxy, &[server.state(Admin::Maint)])[0],
+        Reply::Unknown
+    );
 
     let six = Occupant {
         address: "::1".parse().unwrap(),

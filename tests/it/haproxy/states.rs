@@ -87,7 +87,7 @@ fn what_was_set_at_run_time_survives_a_restart_when_the_file_is_kept_in_step() {
         return;
     };
     // A state of long ago, which nobody kept in step.
-    let slot = Server::slot("b", 1).unwrap();
+    let slot = Server::new("b", "slot1").unwrap();
     haproxy.ask(&format!(
         "set server {slot} addr 127.0.0.1 port 31000;set server {slot} state ready"
     ));

@@ -10,15 +10,12 @@
 //! * Weights outlast an occupant: filling always sets one.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use super::live::Connections;
 use super::version::Features;
 use crate::membership::{Admin, Occupant};
 use crate::model::{safe_name, safe_options, shown};
-
-/// Where a free slot points. Nobody listens there, and it is in maintenance besides.
-pub const FREE: (IpAddr, u16) = (IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
 /// The greatest weight (`SRV_UWGHT_MAX`).
 const WEIGHT: u16 = 256;
@@ -58,14 +55,6 @@ impl Server {
         })
     }
 
-    /// The server slot `number` (from 1) of `backend`.
-    ///
-    /// # Errors
-    /// As [`Server::new`].
-    pub fn slot(backend: &str, number: usize) -> Result<Self, Unsafe> {
-        Self::new(backend, &format!("slot{number}"))
-    }
-
     /// The backend.
     #[must_use]
     pub fn backend(&self) -> &str {
@@ -76,26 +65,6 @@ impl Server {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Puts `occupant` into the slot and, last, makes it what it should be. Only for a slot that is [`Quiet`].
-    #[must_use]
-    pub fn fill(&self, occupant: &Occupant) -> Vec<String> {
-        let mut commands = vec![
-            self.state(Admin::Maint),
-            self.address(occupant.address, occupant.backend.port),
-            self.weight(occupant.weight),
-        ];
-        if occupant.admin != Admin::Maint {
-            commands.push(self.state(occupant.admin));
-        }
-        commands
-    }
-
-    /// Empties the slot. What its occupant still serves is let end.
-    #[must_use]
-    pub fn free(&self) -> Vec<String> {
-        vec![self.state(Admin::Maint), self.address(FREE.0, FREE.1)]
     }
 
     /// Makes it ready, draining or in maintenance.
@@ -259,32 +228,17 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_filled_from_maintenance_and_made_ready_last() {
-        let slot = Server::slot("b", 3).unwrap();
+    fn a_server_is_told_where_and_how_much_and_what() {
+        let slot = Server::new("b", "slot3").unwrap();
+        let at = |address: &str| slot.address(address.parse().unwrap(), 31000);
         assert_eq!(
-            slot.fill(&occupant("10.0.0.1", 31000, Some(300), Admin::Ready)),
-            [
-                "set server b/slot3 state maint",
-                "set server b/slot3 addr 10.0.0.1 port 31000",
-                "set server b/slot3 weight 256",
-                "set server b/slot3 state ready",
-            ]
+            at("10.0.0.1"),
+            "set server b/slot3 addr 10.0.0.1 port 31000"
         );
-        assert_eq!(
-            slot.fill(&occupant("fd00::1", 1, None, Admin::Maint)),
-            [
-                "set server b/slot3 state maint",
-                "set server b/slot3 addr fd00::1 port 1",
-                "set server b/slot3 weight 100%",
-            ]
-        );
-        assert_eq!(
-            slot.free(),
-            [
-                "set server b/slot3 state maint",
-                "set server b/slot3 addr 127.0.0.1 port 1"
-            ]
-        );
+        assert_eq!(at("fd00::1"), "set server b/slot3 addr fd00::1 port 31000");
+        assert_eq!(slot.weight(Some(300)), "set server b/slot3 weight 256");
+        assert_eq!(slot.weight(None), "set server b/slot3 weight 100%");
+        assert_eq!(slot.state(Admin::Drain), "set server b/slot3 state drain");
     }
 
     #[test]
@@ -358,9 +312,9 @@ mod tests {
             let ready = occupant("10.0.0.1", 80, Some(1), Admin::Ready);
             if let Ok(server) = Server::new(&backend, &name) {
                 let features = Features::of(Version(2, 6, 0));
-                let mut commands = server.fill(&ready);
-                commands.extend(server.free());
-                commands.extend(server.delete(features));
+                let mut commands = server.delete(features);
+                commands.push(server.address(ready.address, 80));
+                commands.push(server.weight(None));
                 commands.extend(server.add(&ready, &options, features).unwrap_or_default());
                 for command in commands {
                     prop_assert!(command.chars().all(|c| !c.is_control() && !";\\'\"<#".contains(c)), "{command:?}");
