@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// Batches a second in a storm, and how many may be sent in a row before that counts.
-const BATCHES: u32 = 10;
+/// Between two batches in a storm, and how many may be sent in a row before that counts: with these, fewer than ten a
+/// second over a minute.
+const APART: Duration = Duration::from_millis(105);
 const BURST: u32 = 8;
 
 /// A change that comes this long after the last batch comes by itself.
@@ -37,7 +38,7 @@ impl Pace {
         let alone = self
             .sent
             .is_none_or(|sent| since.saturating_sub(sent) >= QUIET);
-        let gained = now.saturating_sub(self.filled).as_secs_f64() * f64::from(BATCHES);
+        let gained = now.saturating_sub(self.filled).div_duration_f64(APART);
         self.left = (self.left + gained).min(f64::from(BURST));
         self.filled = now;
         if alone {
@@ -59,7 +60,7 @@ impl Pace {
 
     /// When to ask again.
     pub(super) fn next(&self) -> Duration {
-        self.filled + Duration::from_secs_f64((1.0 - self.left).max(0.0) / f64::from(BATCHES))
+        self.filled + APART.mul_f64((1.0 - self.left).max(0.0))
     }
 }
 
@@ -108,8 +109,8 @@ mod tests {
     #[test]
     fn a_storm_goes_in_batches() {
         let (sent, longest) = batches(2);
-        assert!(sent <= BATCHES * 10 + BURST, "{sent}");
-        assert!(longest <= 100, "{longest}");
+        assert!(sent <= 10_000_u32.div_ceil(105) + BURST, "{sent}");
+        assert!(longest <= 105, "{longest}");
     }
 
     #[test]
