@@ -11,9 +11,11 @@ pub mod config;
 pub mod dir;
 pub mod exit;
 pub mod failure;
+pub mod health;
 pub mod log;
 pub mod mask;
 pub mod out;
+mod server;
 pub mod shutdown;
 pub mod units;
 #[cfg(feature = "zookeeper")]

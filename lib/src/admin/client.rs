@@ -7,8 +7,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::listener::Stream;
-use super::{Address, DEADLINE};
+use super::Address;
+use crate::server::{DEADLINE, Stream};
 use crate::{Exit, Failure};
 
 /// The longest answer that is read: the status of a thousand services of a hundred members is a fraction of it.

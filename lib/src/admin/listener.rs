@@ -1,34 +1,29 @@
 //! The bound socket. A socket file has mode 0660 from the moment it exists, whatever the umask is.
 
+use std::convert::Infallible;
 use std::fs::Permissions;
+use std::future::pending;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::stat::{Mode, fchmod};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixSocket, UnixStream};
 use tokio::time::timeout;
 
-use super::{Address, DEADLINE};
+use super::{Address, Routes};
+use crate::server::{Bounds, DEADLINE, Socket, serve};
 use crate::{Exit, Failure};
 
 /// Who may connect to a socket file: its owner and group.
 const MODE: u32 = 0o660;
+/// Connections served at once; more wait in the backlog.
+const CONNECTIONS: usize = 64;
+/// Head, body and the answer together.
+const EXCHANGE: Duration = Duration::from_secs(15);
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 64;
-
-/// A connection, of either kind: one type, so that HTTP is compiled once.
-pub(super) type Stream = Box<dyn Duplex>;
-
-pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
 
 /// A bound admin address that nothing is served on yet.
 #[derive(Debug)]
@@ -74,11 +69,14 @@ impl Listener {
         &self.address
     }
 
-    pub(super) async fn accept(&self) -> io::Result<Stream> {
-        Ok(match &self.socket {
-            Socket::Tcp(socket) => Box::new(socket.accept().await?.0),
-            Socket::Unix(socket) => Box::new(socket.accept().await?.0),
-        })
+    /// Answers for ever. Dropping the future closes the listener and its connections.
+    pub async fn serve(self, routes: Routes) -> Infallible {
+        let bounds = Bounds {
+            connections: CONNECTIONS,
+            exchange: EXCHANGE,
+            drain: Duration::ZERO,
+        };
+        serve(vec![self.socket], routes, bounds, pending()).await
     }
 }
 

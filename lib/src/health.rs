@@ -1,0 +1,200 @@
+//! Aurora's health contract, served on the `health` port of a task: what a checker finds, told so that Aurora's
+//! executor acts on it and a person can see why.
+//!
+//! * `GET /health`: `200 ok`, or [`HealthFlags::sick_status`] with a [`Reason`] as the body. Checks that come while one
+//!   is under way share its verdict. Aurora compares the body with `ok`, and shows 7 bytes of another.
+//! * `POST /quitquitquit`, `/abortabortabort`: answered at once, because Aurora waits one second for it; then the tool's
+//!   [`Check::quit`] runs, `/health` answers `quit`, and the process ends with 0 when that is done.
+//! * `GET /history`: the last verdicts.
+//!
+//! Owns the port, HTTP, when a verdict is asked for and what is told of it. What healthy means is the tool's [`Check`].
+//! (Aurora: `common/health_check/http_signaler.py`, `executor/http_lifecycle.py`, `executor/common/health_checker.py`.)
+
+mod history;
+mod monitor;
+mod report;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::admin::{AdminFlags, Listener, Routes};
+use crate::server::{Bounds, DEADLINE, Reply, serve as serve_http};
+use crate::shutdown::{DrainFlags, Signals, Told};
+use crate::{Exit, Failure, units};
+use monitor::Monitor;
+
+pub use verdict::{Reason, Verdict};
+
+/// While this file is in the sandbox's root, Aurora counts every check as passed; so does everybody else here.
+pub const SNOOZE_FILE: &str = ".healthchecksnooze";
+
+/// The flags of everything that serves this contract. Its port is the tool's to declare.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Health")]
+pub struct HealthFlags {
+    /// HTTP status of /health while sick: 503, or 200, with which Aurora's page shows the reason
+    #[arg(long, value_name = "STATUS", default_value = "503")]
+    pub sick_status: SickStatus,
+    /// How long after the start /health answers ok until the first success (0: not at all)
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
+    pub grace: Duration,
+    /// Where it can be asked.
+    #[command(flatten)]
+    pub admin: AdminFlags,
+    /// How it ends.
+    #[command(flatten)]
+    pub drain: DrainFlags,
+}
+
+/// The HTTP status of a sick `/health`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SickStatus {
+    /// 503, as every load balancer understands it. Aurora then discards the body.
+    #[value(name = "503")]
+    Unavailable,
+    /// 200: only who compares the body sees that it is not `ok`, and Aurora's page shows the reason.
+    #[value(name = "200")]
+    Ok,
+}
+
+impl SickStatus {
+    const fn code(self) -> u16 {
+        match self {
+            Self::Unavailable => 503,
+            Self::Ok => 200,
+        }
+    }
+}
+
+/// How Aurora asks a task to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quit {
+    /// `/quitquitquit`: finish what was begun. Aurora waits `graceful_shutdown_wait_secs` (5).
+    Quit,
+    /// `/abortabortabort`: end now. Aurora waits `shutdown_wait_secs` (5), then SIGTERM.
+    Abort,
+}
+
+impl Quit {
+    /// Where it is posted.
+    #[must_use]
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Quit => "/quitquitquit",
+            Self::Abort => "/abortabortabort",
+        }
+    }
+}
+
+/// What a tool checks. It runs on the one thread that also answers: what takes long has to yield.
+pub trait Check: Send + Sync + 'static {
+    /// The longest a probe may take. One that takes longer is dropped and counts as [`Reason::TIMEOUT`].
+    fn deadline(&self) -> Duration;
+
+    /// Looks. There is never more than one probe at a time.
+    fn probe(&self) -> impl Future<Output = Verdict> + Send;
+
+    /// Does what there is to do when the task is told to end, once per kind. The answer has been given then. When it is
+    /// done, or `--drain-timeout` is over, the process ends with 0.
+    fn quit(&self, how: Quit) -> impl Future<Output = ()> + Send;
+}
+
+/// Whether somebody has turned the checks of the task in this sandbox off ([`SNOOZE_FILE`]).
+#[must_use]
+pub fn is_snoozed(sandbox: &Path) -> bool {
+    sandbox.join(SNOOZE_FILE).exists()
+}
+
+/// Serves the contract on `port` of 127.0.0.1 and ::1 until the process is told to end. `sandbox` is where
+/// [`SNOOZE_FILE`] is looked for. A port of 0 is one that is free; the log names it.
+///
+/// # Errors
+/// An address cannot be bound (exit 73).
+pub async fn serve<C: Check>(
+    port: u16,
+    sandbox: &Path,
+    flags: &HealthFlags,
+    check: C,
+) -> Result<Exit, Failure> {
+    let signals = Signals::new()
+        .map_err(|error| Failure::new(Exit::FAILED, "cannot catch signals").because(error))?;
+    let (sockets, addresses) = socket::bind(port).await?;
+    let bounds = Bounds {
+        connections: socket::connections(),
+        exchange: 2 * DEADLINE + check.deadline(),
+        drain: flags.drain.drain_timeout,
+    };
+    let (quits, told) = mpsc::channel(2);
+    let monitor = Arc::new(Monitor::new(check, sandbox, flags, quits));
+    let admin = match &flags.admin.admin {
+        Some(address) => Some(Listener::bind(address).await?),
+        None => None,
+    };
+    tracing::info!(
+        version = crate::VERSION,
+        health = addresses.join(" "),
+        admin = admin.as_ref().map(|admin| admin.address().to_string()),
+        "started"
+    );
+    // Ends with the runtime.
+    if let Some(admin) = admin {
+        tokio::spawn(admin.serve(report::admin(&monitor)));
+    }
+    let stop = told_to_end(signals, told, &monitor, bounds.drain);
+    serve_http(sockets, routes(&monitor), bounds, stop).await;
+    Ok(Exit::OK)
+}
+
+fn routes<C: Check>(monitor: &Arc<Monitor<C>>) -> Routes {
+    let (health, history) = (Arc::clone(monitor), Arc::clone(monitor));
+    let mut routes = Routes::default()
+        .route_later("GET", "/health", move |_| Arc::clone(&health).health())
+        .route("GET", "/history", move |_| {
+            Reply::json(200, &history.history())
+        });
+    for how in [Quit::Quit, Quit::Abort] {
+        let monitor = Arc::clone(monitor);
+        routes = routes.route("POST", how.path(), move |_| {
+            monitor.quit(how);
+            Reply::text(200, "ok")
+        });
+    }
+    routes
+}
+
+/// Ready when a signal says so, or when what there was to do after Aurora said so is done.
+async fn told_to_end<C: Check>(
+    mut signals: Signals,
+    mut quits: mpsc::Receiver<Quit>,
+    monitor: &Arc<Monitor<C>>,
+    patience: Duration,
+) {
+    let mut quitting = JoinSet::new();
+    loop {
+        tokio::select! {
+            told = signals.next() => match told {
+                Told::Terminate => return tracing::info!("told to stop"),
+                // There is no configuration to read again.
+                Told::Hangup => {}
+            },
+            Some(how) = quits.recv() => {
+                let monitor = Arc::clone(monitor);
+                quitting.spawn(async move { timeout(patience, monitor.check.quit(how)).await });
+            }
+            Some(ended) = quitting.join_next() => return match ended {
+                Ok(Err(_)) => tracing::warn!("ending, although not all is done: --drain-timeout is over"),
+                _ => tracing::info!("ending, as told"),
+            },
+        }
+    }
+}
