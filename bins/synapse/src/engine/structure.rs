@@ -1,4 +1,6 @@
-//! Reloads: when one is due, the transaction beside the loop, what comes of it, and services that HAProxy refuses.
+//! Reloads: when one is due, what comes of it, and services that HAProxy refuses.
+
+mod reload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,24 +10,19 @@ use hostkit::clock;
 use serde_json::{Value, json};
 
 use super::{Done, Engine, Tracked};
-use crate::haproxy::bind::Conflict;
-use crate::haproxy::check::CheckError;
-use crate::haproxy::quarantine::{Candidate, Checker};
 use crate::haproxy::reload::Way;
-use crate::haproxy::{Applied, ApplyError, Cause, Change, Deadlines, Step, apply};
 use crate::journal::{Entry, Kind};
 use crate::membership::Roster;
-use crate::render::{Input, Rendered, Renderer};
-use crate::settings::{Haproxy, Service};
+use crate::settings::Service;
 use crate::state::Loaded;
 use crate::statsd::name;
+pub(crate) use reload::Outcome;
+use reload::Reload;
 
 /// Changes of structure that come together are one reload.
 const SETTLE: Duration = Duration::from_millis(20);
 /// A structure that was refused, and a service whose port is taken, is tried again after this long.
 const RETRY: Duration = Duration::from_secs(30);
-/// Checks of a search for the services that HAProxy refuses.
-const CHECKS: usize = 64;
 
 /// What HAProxy runs with, and what it should.
 #[derive(Debug, Default)]
@@ -70,21 +67,6 @@ struct Quarantine {
     out: bool,
     /// When it gets another chance as it is: a port that is taken may become free.
     until: Option<Duration>,
-}
-
-/// What a reload came to.
-pub(crate) struct Outcome {
-    rendered: Arc<Rendered>,
-    services: Vec<Arc<Service>>,
-    causes: BTreeSet<&'static str>,
-    took: Duration,
-    result: Result<Applied, ApplyError>,
-    /// Whether HAProxy took the candidate; `None` when it was not asked.
-    checked: Option<bool>,
-    /// The services that must be left out, and why, when the file was refused for them.
-    blamed: BTreeMap<String, String>,
-    /// Whether that may pass by itself.
-    passing: bool,
 }
 
 impl Structure {
@@ -475,112 +457,4 @@ impl Engine {
 
 fn first(causes: &BTreeSet<&'static str>) -> &'static str {
     causes.first().copied().unwrap_or("unknown")
-}
-
-/// One reload, and where HAProxy refuses the file, the search for who is to blame.
-struct Reload {
-    haproxy: Haproxy,
-    way: Way,
-    rendered: Arc<Rendered>,
-    written: Vec<(Arc<Service>, Arc<Roster>)>,
-    ours: BTreeSet<String>,
-    causes: BTreeSet<&'static str>,
-}
-
-impl Reload {
-    async fn run(self) -> Outcome {
-        let start = clock::since_boot();
-        let text = self.rendered.text();
-        let change = Change {
-            haproxy: &self.haproxy,
-            way: &self.way,
-            text: &text,
-            structure: self
-                .haproxy
-                .inject
-                .then_some(self.rendered.structure.as_str()),
-            ours: &self.ours,
-            deadlines: Deadlines::default(),
-        };
-        let mut passed = false;
-        let result = apply(change, &mut |step| {
-            tracing::debug!(step = step.word(), "reload");
-            // The first step after the check.
-            passed |= step == Step::Binds;
-        })
-        .await;
-        let took = clock::since_boot().saturating_sub(start);
-        let cause = result.as_ref().err().map(|error| &*error.cause);
-        let refused = matches!(cause, Some(Cause::Check(CheckError::Refused { .. })));
-        let blamed = match cause {
-            Some(Cause::Check(CheckError::Refused { .. })) => self.blame().await,
-            Some(Cause::Binds { conflicts }) => self.binders(conflicts),
-            _ => BTreeMap::new(),
-        };
-        let passing = matches!(cause, Some(Cause::Binds { .. }));
-        Outcome {
-            services: self
-                .written
-                .into_iter()
-                .map(|(service, _)| service)
-                .collect(),
-            rendered: self.rendered,
-            causes: self.causes,
-            took,
-            result,
-            checked: (passed || refused).then_some(passed),
-            blamed,
-            passing,
-        }
-    }
-
-    /// The services whose binds cannot be had; none when one of the binds is of no service.
-    fn binders(&self, conflicts: &[Conflict]) -> BTreeMap<String, String> {
-        let blamed = conflicts.iter().map(|conflict| {
-            let service = self.rendered.origin(conflict.bind.line)?.service?;
-            Some((service.to_string(), conflict.to_string()))
-        });
-        blamed.collect::<Option<_>>().unwrap_or_default()
-    }
-
-    async fn blame(&self) -> BTreeMap<String, String> {
-        let mut renderer = Renderer::new(&self.haproxy);
-        let names = self
-            .written
-            .iter()
-            .map(|(service, _)| service.name.clone())
-            .collect();
-        let render = |without: &BTreeSet<String>| {
-            let inputs: Vec<Input<'_>> = self
-                .written
-                .iter()
-                .filter(|(service, _)| !without.contains(&service.name))
-                .map(|(service, roster)| Input {
-                    service,
-                    roster,
-                    revision: 0,
-                })
-                .collect();
-            let rendered = renderer.render(&inputs);
-            let text = rendered.text();
-            let lines = (1..=text.lines().count())
-                .filter_map(|line| Some((line, rendered.origin(line)?.service?.to_string())))
-                .collect();
-            Candidate { text, lines }
-        };
-        let file = self.haproxy.config_file.clone().unwrap_or_default();
-        let checker = Checker {
-            binary: self.haproxy.binary.clone(),
-            file: file.with_extension("search"),
-            deadline: crate::haproxy::check::DEADLINE,
-            limit: CHECKS,
-        };
-        match checker.quarantine(&names, render).await {
-            Ok(found) => found.without,
-            Err(error) => {
-                tracing::error!("no service can be blamed: {error}");
-                BTreeMap::new()
-            }
-        }
-    }
 }
