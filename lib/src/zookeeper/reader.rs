@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{SemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use zookeeper_client::{AddWatchMode, Error, EventType, OneshotWatcher, Stat};
+use zookeeper_client::{AddWatchMode, Error, EventType, MultiReadResult, OneshotWatcher, Stat};
 
 use super::member::{Format, Reason, Refusal, sequence};
 use super::pattern::join;
@@ -22,6 +22,11 @@ use super::tree::Child;
 
 /// How long one request may take. A connection on which nothing at all is answered is lost long before that.
 const REQUEST: Duration = Duration::from_secs(30);
+
+/// How many znodes are read with one request at most, and how long their paths may be together: a server drops a
+/// connection on which a request is longer than 1 MiB (`jute.maxbuffer`).
+const BATCH: usize = 32;
+const REQUEST_SIZE: usize = 64 << 10;
 
 /// Something happened to a path.
 #[derive(Debug)]
@@ -99,7 +104,7 @@ impl Reader {
             .up
             .client
             .watch(root, AddWatchMode::PersistentRecursive);
-        let mut watcher = match self.ask(adding).await {
+        let mut watcher = match self.ask(1, adding).await {
             Err(Error::Unimplemented) => return Err(Fault::OldServer),
             other => other.map_err(|error| fault(&error))?,
         };
@@ -130,14 +135,14 @@ impl Reader {
         for _ in 0..2 {
             count(&self.shared.counters.lists);
             let listed = if self.arm(path, Watches::Children) {
-                let listed = self.ask(client.get_and_watch_children(path)).await;
+                let listed = self.ask(1, client.get_and_watch_children(path)).await;
                 self.armed(
                     path,
                     Watches::Children,
                     listed.map(|(names, stat, watcher)| ((names, stat), watcher)),
                 )
             } else {
-                self.ask(client.get_children(path)).await
+                self.ask(1, client.get_children(path)).await
             };
             match listed {
                 Ok((names, stat)) => return Ok(Some((names, stat.czxid))),
@@ -148,7 +153,7 @@ impl Reader {
             if !self.arm(path, Watches::Existence) {
                 return Ok(None);
             }
-            let checked = self.ask(client.check_and_watch_stat(path)).await;
+            let checked = self.ask(1, client.check_and_watch_stat(path)).await;
             match self.armed(path, Watches::Existence, checked) {
                 Ok(None) => return Ok(None),
                 Ok(Some(_)) => {}
@@ -173,6 +178,79 @@ impl Reader {
         !self.fires_once() || lock(&self.armed).contains(&key)
     }
 
+    /// Puts names below a path together that [`Reader::members`] is to be asked for at once: a request costs the server
+    /// ten times what it costs to read one znode more. Old servers have no such request.
+    pub(super) fn batches(&self, path: &str, names: Vec<Arc<str>>) -> Vec<Vec<Arc<str>>> {
+        let most = if self.fires_once() { 1 } else { BATCH };
+        let mut batches: Vec<Vec<Arc<str>>> = Vec::new();
+        let mut room = 0;
+        for name in names {
+            let size = path.len() + name.len();
+            match batches
+                .last_mut()
+                .filter(|last| last.len() < most && size <= room)
+            {
+                Some(last) => {
+                    room -= size;
+                    last.push(name);
+                }
+                None => {
+                    room = REQUEST_SIZE.saturating_sub(size);
+                    batches.push(vec![name]);
+                }
+            }
+        }
+        batches
+    }
+
+    /// The registrations of these names, less those that do not exist.
+    pub(super) async fn members(
+        &self,
+        path: &str,
+        names: Vec<Arc<str>>,
+    ) -> Result<Vec<(Arc<str>, Child)>, Fault> {
+        let mut found = Vec::with_capacity(names.len());
+        if let [name] = &names[..] {
+            let child = self.member(path, name).await?;
+            found.extend(child.map(|child| (Arc::clone(name), child)));
+            return Ok(found);
+        }
+        let mut asked = Vec::with_capacity(names.len());
+        let mut request = self.up.client.new_multi_reader();
+        for name in names {
+            let child = match payload::read_name(self.format, &name, &self.shared.names) {
+                Some(child) => Some(child),
+                None => match request.add_get_data(&join(path, &name)) {
+                    Ok(()) => {
+                        asked.push(name);
+                        continue;
+                    }
+                    Err(error) => self.child(&name, Err(error))?,
+                },
+            };
+            found.extend(child.map(|child| (name, child)));
+        }
+        asked
+            .iter()
+            .for_each(|_| count(&self.shared.counters.reads));
+        let answers = self.ask(asked.len(), request.commit()).await;
+        let answers = answers.map_err(|error| fault(&error))?;
+        if answers.len() != asked.len() {
+            let counts = format!("{} answers to {} questions", answers.len(), asked.len());
+            return Err(Fault::Lost(counts));
+        }
+        for (name, answer) in asked.into_iter().zip(answers) {
+            let answer = match answer {
+                MultiReadResult::Data { data, stat } => Ok((data, stat)),
+                MultiReadResult::Error { err } => Err(err),
+                other => return Err(Fault::Lost(format!("an answer to no question: {other:?}"))),
+            };
+            let child = self.child(&name, answer)?;
+            found.extend(child.map(|child| (name, child)));
+        }
+        Ok(found)
+    }
+
     /// A registration; `None` if it does not exist.
     pub(super) async fn member(&self, path: &str, name: &str) -> Result<Option<Child>, Fault> {
         let names = &self.shared.names;
@@ -180,25 +258,30 @@ impl Reader {
             return Ok(Some(child));
         }
         let full = join(path, name);
-        let settled = |stat: &Stat| stat.ephemeral_owner != 0 && sequence(name).is_some();
         let mut found = self.get(&full, false).await;
         if let Ok((_, stat)) = &found
             && self.fires_once()
-            && !settled(stat)
+            && !settled(name, stat)
         {
             found = self.get(&full, true).await;
         }
+        self.child(name, found)
+    }
+
+    /// What was read as a registration.
+    fn child(
+        &self,
+        name: &str,
+        found: Result<(Vec<u8>, Stat), Error>,
+    ) -> Result<Option<Child>, Fault> {
         match found {
-            Ok((data, stat)) => {
-                let settled = settled(&stat);
-                Ok(Some(payload::read(
-                    self.format,
-                    name,
-                    &data,
-                    settled,
-                    names,
-                )))
-            }
+            Ok((data, stat)) => Ok(Some(payload::read(
+                self.format,
+                name,
+                &data,
+                settled(name, &stat),
+                &self.shared.names,
+            ))),
             Err(Error::NoNode) => Ok(None),
             Err(error) => match fault(&error) {
                 Fault::Path(why) => {
@@ -214,16 +297,22 @@ impl Reader {
         count(&self.shared.counters.reads);
         let client = &self.up.client;
         if !watched || !self.arm(path, Watches::Data) {
-            return self.ask(client.get_data(path)).await;
+            return self.ask(1, client.get_data(path)).await;
         }
-        let found = self.ask(client.get_and_watch_data(path)).await;
+        let found = self.ask(1, client.get_and_watch_data(path)).await;
         let found = found.map(|(data, stat, watcher)| ((data, stat), watcher));
         self.armed(path, Watches::Data, found)
     }
 
-    async fn ask<T>(&self, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    /// Waits for the answer to a request that is about `znodes`.
+    async fn ask<T>(
+        &self,
+        znodes: usize,
+        request: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         // The semaphore is never closed.
-        let _permit = self.shared.permits.acquire().await;
+        let permits = u32::try_from(znodes).unwrap_or(u32::MAX);
+        let _permits = self.shared.permits.acquire_many(permits).await;
         let answer = timeout(REQUEST, request).await;
         answer.unwrap_or(Err(Error::Timeout))
     }
@@ -270,6 +359,11 @@ fn lock(
     armed: &Mutex<HashSet<(String, Watches)>>,
 ) -> std::sync::MutexGuard<'_, HashSet<(String, Watches)>> {
     armed.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the bytes of a registration cannot change: an ephemeral sequential znode.
+fn settled(name: &str, stat: &Stat) -> bool {
+    stat.ephemeral_owner != 0 && sequence(name).is_some()
 }
 
 fn fault(error: &Error) -> Fault {

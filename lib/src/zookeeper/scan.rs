@@ -122,7 +122,8 @@ async fn read(reader: &Arc<Reader>, order: &Order) -> Result<Found, Fault> {
                 problem,
                 unread,
             })) => {
-                missing.extend(unread.into_iter().map(|name| (Arc::clone(&path), name)));
+                let batches = reader.batches(&path, unread).into_iter();
+                missing.extend(batches.map(|names| (Arc::clone(&path), names)));
                 found
                     .problems
                     .extend(problem.map(|text| (path.to_string(), Problem::Partly(text))));
@@ -142,20 +143,19 @@ async fn read(reader: &Arc<Reader>, order: &Order) -> Result<Found, Fault> {
     }
     let mut lost = None;
     let asking = Arc::clone(reader);
-    let ask = move |(path, name): (Arc<str>, Arc<str>)| {
+    let ask = move |(path, names): (Arc<str>, Vec<Arc<str>>)| {
         let reader = Arc::clone(&asking);
         async move {
-            let child = reader.member(&path, &name).await;
-            (path, name, child)
+            let members = reader.members(&path, names).await;
+            (path, members)
         }
     };
-    each(missing, ask, |(path, name, child)| match child {
-        Ok(Some(child)) => {
+    each(missing, ask, |(path, members)| match members {
+        Ok(members) => {
             if let Some(node) = found.nodes.get_mut(&path) {
-                node.members.insert(name, child);
+                node.members.extend(members);
             }
         }
-        Ok(None) => {}
         Err(fault) => lost = Some(fault),
     })
     .await?;
