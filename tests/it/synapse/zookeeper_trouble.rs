@@ -38,6 +38,18 @@ fn lost(rig: &Rig) {
     eventually("the connection is lost", || !is_connected(rig));
 }
 
+/// Announces one more task of `web` in a session of its own, because those before may not have survived, and waits until
+/// it is served.
+fn newcomer(rig: &Rig) -> (Fleet, String) {
+    let mut others = Fleet::new(rig, 100);
+    others.launch("web", 1);
+    let endpoint = others.endpoints("web")[0].clone();
+    eventually("the newcomer is served", || {
+        rig.serving("web").contains(&endpoint)
+    });
+    (others, endpoint)
+}
+
 #[test]
 fn a_restarted_server_is_followed_again() {
     let Some((mut rig, mut fleet)) = stage(&["web"]) else {
@@ -50,15 +62,9 @@ fn a_restarted_server_is_followed_again() {
         assert!(fleet.is_served(&rig));
         rig.zookeeper.restart();
         eventually("the connection is back", || is_connected(&rig));
-        // The sessions of those before may not have survived; these are new.
-        let mut others = Fleet::new(&rig, 100);
-        others.launch("web", 1);
-        let newcomer = &others.endpoints("web")[0];
-        eventually("the newcomer is served", || {
-            rig.serving("web").contains(newcomer)
-        });
+        let (mut others, endpoint) = newcomer(&rig);
         others.stop("web");
-        eventually("it has left", || !rig.serving("web").contains(newcomer));
+        eventually("it has left", || !rig.serving("web").contains(&endpoint));
     }
     assert_eq!(rig.reloads(), reloads);
     fleet.alive.clear();
@@ -76,12 +82,7 @@ fn an_outage_longer_than_the_session_removes_nobody() {
     assert!(fleet.is_served(&rig));
     assert!(rig.status()["services"]["web"]["trouble"].is_string());
     rig.zookeeper.restart();
-    let mut others = Fleet::new(&rig, 100);
-    others.launch("web", 1);
-    let newcomer = &others.endpoints("web")[0];
-    eventually("the newcomer is served", || {
-        rig.serving("web").contains(newcomer)
-    });
+    newcomer(&rig);
 }
 
 #[test]
@@ -127,12 +128,7 @@ fn a_server_that_stopped_answering_is_as_good_as_away() {
     assert!(fleet.is_served(&rig));
     rig.zookeeper.resume();
     eventually("the connection is back", || is_connected(&rig));
-    let mut others = Fleet::new(&rig, 100);
-    others.launch("web", 1);
-    let newcomer = &others.endpoints("web")[0];
-    eventually("the newcomer is served", || {
-        rig.serving("web").contains(newcomer)
-    });
+    newcomer(&rig);
     fleet.alive.clear();
 }
 
