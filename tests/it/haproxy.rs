@@ -6,7 +6,7 @@ mod harness;
 mod kills;
 mod preflight;
 mod quarantine;
-mod server;
+pub(crate) mod server;
 mod socket;
 mod states;
 mod transaction;

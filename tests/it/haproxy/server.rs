@@ -10,13 +10,13 @@ type Gate = Arc<(Mutex<(usize, bool)>, Condvar)>;
 
 /// A server that answers every request with its name; one for `/hold` only after [`Named::release`].
 #[derive(Debug)]
-pub(super) struct Named {
+pub(crate) struct Named {
     port: u16,
     gate: Gate,
 }
 
 impl Named {
-    pub(super) fn start(name: &'static str) -> Self {
+    pub(crate) fn start(name: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let gate = Gate::default();
@@ -31,17 +31,17 @@ impl Named {
         Self { port, gate }
     }
 
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// How many requests are held now.
-    pub(super) fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.gate.0.lock().unwrap().0
     }
 
     /// Lets held requests, and later ones, be answered.
-    pub(super) fn release(&self) {
+    pub(crate) fn release(&self) {
         self.gate.0.lock().unwrap().1 = true;
         self.gate.1.notify_all();
     }
@@ -81,10 +81,10 @@ fn head(stream: &mut TcpStream) -> Option<String> {
 
 /// One connection to a frontend.
 #[derive(Debug)]
-pub(super) struct Client(TcpStream);
+pub(crate) struct Client(TcpStream);
 
 impl Client {
-    pub(super) fn connect(port: u16) -> Self {
+    pub(crate) fn connect(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let patience = Some(Duration::from_secs(20));
         stream.set_read_timeout(patience).unwrap();
@@ -92,17 +92,17 @@ impl Client {
     }
 
     /// The status and body of one request.
-    pub(super) fn get(&mut self, path: &str) -> String {
+    pub(crate) fn get(&mut self, path: &str) -> String {
         self.ask(path);
         self.answer()
     }
 
-    pub(super) fn ask(&mut self, path: &str) {
+    pub(crate) fn ask(&mut self, path: &str) {
         let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
         self.0.write_all(request.as_bytes()).unwrap();
     }
 
-    pub(super) fn answer(&mut self) -> String {
+    pub(crate) fn answer(&mut self) -> String {
         let Some(head) = head(&mut self.0) else {
             return "closed".to_owned();
         };

@@ -4,6 +4,7 @@
 //! Here is the stage; what must be seen on it is in the modules.
 
 mod kinds;
+mod leaving;
 mod members;
 
 use std::net::{SocketAddr, TcpStream};
