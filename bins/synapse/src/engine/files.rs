@@ -31,6 +31,8 @@ pub(super) struct Files {
     dirty: Option<Duration>,
     last: Option<Duration>,
     writing: bool,
+    /// Whether HAProxy's file was left out of the last write, because it was not time for it yet.
+    withheld: bool,
     reminded: Option<Duration>,
     /// Whether the file that stands has nothing that synapse does not know: it was written by this synapse or by one
     /// whose state was read, or there is none.
@@ -128,9 +130,13 @@ impl Engine {
         rendered
     }
 
-    /// Whether what is known is enough to replace what stands.
+    fn knows_enough(&self) -> bool {
+        self.files.ours || self.tracked.values().all(|tracked| tracked.known)
+    }
+
+    /// Whether what is known is enough to replace what stands; says so where it is not.
     pub(super) fn may_write(&mut self, now: Duration) -> bool {
-        if self.files.ours || self.tracked.values().all(|tracked| tracked.known) {
+        if self.knows_enough() {
             return true;
         }
         if self
@@ -159,11 +165,19 @@ impl Engine {
             return None;
         }
         let dirty = self.files.dirty?;
-        Some(
-            self.files
-                .last
-                .map_or(dirty, |last| dirty.max(last + PAUSE)),
-        )
+        // A file that was waited for is written at once.
+        let last = self.files.last.filter(|_| {
+            let rendered = self.files.rendered.as_ref();
+            let free = rendered.is_some_and(|rendered| self.is_free(rendered));
+            !(self.files.withheld && free && self.knows_enough())
+        });
+        Some(last.map_or(dirty, |last| dirty.max(last + PAUSE)))
+    }
+
+    /// Whether HAProxy's file may have this structure. A reload has the file to itself.
+    fn is_free(&self, rendered: &Rendered) -> bool {
+        let in_step = self.structure.accepted() == Some(rendered.structure.as_str());
+        in_step && !self.structure.running()
     }
 
     pub(super) fn write_if_due(&mut self, now: Duration) {
@@ -185,13 +199,12 @@ impl Engine {
         let rendered = self.render();
         let may_write = self.may_write(now);
         let haproxy = &self.settings.haproxy;
-        let in_step = self.structure.accepted() == Some(rendered.structure.as_str());
-        // A reload has the file to itself; the rest does not wait for it.
-        let free = in_step && !self.structure.running();
-        let config = haproxy
-            .config_file
+        let wanted = haproxy.config_file.clone().filter(|_| haproxy.do_writes);
+        // The rest does not wait for it.
+        let config = wanted
             .clone()
-            .filter(|_| haproxy.do_writes && may_write && free);
+            .filter(|_| may_write && self.is_free(&rendered));
+        self.files.withheld = config != wanted;
         let job = Job {
             config,
             rendered: Arc::clone(&rendered),
