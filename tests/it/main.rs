@@ -7,6 +7,7 @@
 )]
 
 mod admin;
+mod fuzz;
 mod haproxy;
 mod harness;
 mod load;

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 pub mod dns;
 pub mod eightball;
+pub mod fuzz;
 pub mod haproxy;
 pub mod host;
 pub mod load;

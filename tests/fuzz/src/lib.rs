@@ -1,0 +1,15 @@
+//! Finds the body of a fuzz target among those of the test harness.
+
+use hostkit_tests::fuzz::BODIES;
+
+/// Runs the body of this name.
+///
+/// # Panics
+/// There is none, or something does not hold that it asserts.
+pub fn run(name: &str, bytes: &[u8]) {
+    let (_, body) = BODIES
+        .iter()
+        .find(|(known, _)| *known == name)
+        .expect("a body of this name");
+    body(bytes);
+}

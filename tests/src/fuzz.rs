@@ -1,0 +1,86 @@
+//! The bodies of fuzz targets: what parses bytes that somebody else has written, and what must hold of every result.
+//! `it/fuzz.rs` runs them over a corpus and over random bytes; the crate in `fuzz/` gives them to libFuzzer.
+
+use std::collections::BTreeSet;
+
+use synapse::haproxy::{Info, Processes, bindings, live, server_state};
+
+/// Takes any bytes, and panics when something does not hold.
+pub type Body = fn(&[u8]);
+
+/// Every body, by the name of its corpus.
+pub const BODIES: &[(&str, Body)] = &[
+    ("haproxy_config", haproxy_config),
+    ("haproxy_replies", haproxy_replies),
+    ("partial_record", partial_record),
+    ("source", source),
+    ("units", units),
+    ("zookeeper_member", hostkit::zookeeper::fuzz),
+];
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Somebody's HAProxy configuration: the binds that are probed before it is loaded.
+fn haproxy_config(bytes: &[u8]) {
+    let text = text(bytes);
+    for bind in bindings::binds(&text) {
+        assert!((1..=text.lines().count()).contains(&bind.line), "{bind:?}");
+        assert!(bind.same_place(&bind), "{bind:?}");
+    }
+}
+
+/// What a process says that need not be the HAProxy it claims to be.
+fn haproxy_replies(bytes: &[u8]) {
+    let text = text(bytes);
+    let _ = Info::parse(&text);
+    let _ = Processes::parse(&text);
+    let _ = live::connections(&text);
+    let _ = live::sessions(&text);
+    let backends = live::backends(&text).map(str::to_owned).collect();
+    // Only what was said is kept: a state file never gets a line that HAProxy has not written.
+    let kept = server_state::reconcile(&text, &[&text], &backends);
+    let kept_of_nobody = server_state::reconcile(&text, &[&text], &BTreeSet::new());
+    assert!(kept.ends_with('\n') && kept_of_nobody.ends_with('\n'));
+    if let Ok(servers) = live::servers(&text) {
+        assert!(kept.lines().count() <= servers.len() + 2, "{kept}");
+    }
+}
+
+/// The record of a partial download, which a crash may have left in any state.
+fn partial_record(bytes: &[u8]) {
+    let record = s3cache::cache::partial::parse(bytes);
+    for done in &record.done {
+        let header = record.header.as_ref().expect("parts of something");
+        assert!(done.part < header.parts(), "{record:?}");
+        let (start, length) = header.part(done.part);
+        assert!(start.checked_add(length).is_some(), "{record:?}");
+    }
+}
+
+/// What somebody wants fetched, and the name it is cached by.
+fn source(bytes: &[u8]) {
+    let text = text(bytes);
+    if let Ok(source) = s3cache::Source::parse(&text)
+        && let Ok(name) = source.name()
+    {
+        assert!(
+            !name.is_empty() && !name.contains('/') && name != "..",
+            "{name:?}"
+        );
+    }
+    if let Ok(digest) = s3cache::digest::parse(&text) {
+        assert!(digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    }
+    let _ = s3cache::digest::parse_sidecar(&text, "name");
+}
+
+/// Durations and sizes.
+fn units(bytes: &[u8]) {
+    let text = text(bytes);
+    let _ = hostkit::units::duration(&text);
+    if let Ok(size) = hostkit::units::size(&text) {
+        let _ = hostkit::units::show_size(size);
+    }
+}
