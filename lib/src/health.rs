@@ -42,27 +42,27 @@ pub const SNOOZE_FILE: &str = ".healthchecksnooze";
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Health")]
 pub struct HealthFlags {
-    /// HTTP status of /health while sick: 503, or 200, with which Aurora's page shows the reason
+    /// HTTP status of /health while it is sick
     #[arg(long, value_name = "STATUS", default_value = "503")]
     pub sick_status: SickStatus,
     /// How long after the start /health answers ok until the first success (0: not at all)
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
     pub grace: Duration,
-    /// Where it can be asked.
-    #[command(flatten)]
-    pub admin: AdminFlags,
     /// How it ends.
     #[command(flatten)]
     pub drain: DrainFlags,
+    /// Where it can be asked.
+    #[command(flatten)]
+    pub admin: AdminFlags,
 }
 
 /// The HTTP status of a sick `/health`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum SickStatus {
-    /// 503, as every load balancer understands it. Aurora then discards the body.
+    /// Every load balancer understands it; Aurora discards the body.
     #[value(name = "503")]
     Unavailable,
-    /// 200: only who compares the body sees that it is not `ok`, and Aurora's page shows the reason.
+    /// Only who compares the body sees that it is not `ok`; Aurora's page shows it.
     #[value(name = "200")]
     Ok,
 }
