@@ -263,7 +263,19 @@ fn for_defaults(haproxy: &Haproxy, lines: &[Line], findings: &mut Vec<Finding>) 
         }
         _ => {}
     }
-    if said(lines, &["option", "redispatch"]).is_none() {
+    let redispatch = said(lines, &["option", "redispatch"]);
+    if let Some(own) = redispatch
+        && words::words(&own.text) == ["option", "redispatch"]
+    {
+        findings.push(Finding {
+            service: None,
+            place: own.place.clone(),
+            text: "a request that meets a member that has just died meets it again, a second apart, until the last \
+                   retry: make this `option redispatch 1`"
+                .to_owned(),
+        });
+    }
+    if redispatch.is_none() {
         // From the first retry on: a retry on the same server waits a second first.
         missing.push("option redispatch 1".to_owned());
         // Half of a job may quit at once. Until HAProxy has heard of it, its default of 3 runs out of luck; asking the

@@ -368,14 +368,17 @@ fn lines_that_are_there_but_not_enough_are_found_and_left() {
         "stats socket /run/s.sock level operator",
         "server-state-file /x",
     ]);
-    haproxy.defaults = lines(&["load-server-state-from-file none"]);
+    haproxy.defaults = lines(&["load-server-state-from-file none", "option redispatch"]);
     let rendered = one(&haproxy, &slotted("a"), &roster(Vec::new()));
     let places: Vec<usize> = rendered
         .findings
         .iter()
         .map(|finding| finding.place.as_ref().unwrap().line)
         .collect();
-    assert_eq!(places, [100, 100, 101, 100], "{:?}", rendered.findings);
+    assert_eq!(places, [100, 100, 101, 100, 101], "{:?}", rendered.findings);
+    haproxy.defaults = lines(&["load-server-state-from-file none", "option redispatch 2"]);
+    let better = one(&haproxy, &slotted("a"), &roster(Vec::new()));
+    assert_eq!(better.findings.len(), 4, "{:?}", better.findings);
 }
 
 #[test]
