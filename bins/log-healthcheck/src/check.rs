@@ -1,0 +1,188 @@
+//! One check from the state file to the verdict, again and again in the resident mode. Time is an argument.
+
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use hostkit::{Exit, Failure};
+
+use crate::cli::{Args, share};
+use crate::find::{Places, Wanted};
+use crate::moment::Moment;
+use crate::pattern::Pattern;
+use crate::state::{HASH, State, hash};
+use crate::store::Store;
+use crate::verdict::{Beginning, Verdict, decide};
+use crate::watch::{Question, Seen};
+
+/// A check, and what it remembers.
+#[derive(Debug)]
+pub struct Check {
+    question: Question,
+    wanted: Wanted,
+    places: Places,
+    grace: Duration,
+    /// What the state in the state file must be of.
+    id: u64,
+    store: Store,
+    memory: Option<State>,
+}
+
+/// What a check came to.
+#[derive(Debug)]
+pub struct Checked {
+    /// Healthy or not.
+    pub verdict: Verdict,
+    /// What it was found by.
+    pub seen: Seen,
+    /// Whether the next check, in another process, will know.
+    pub saved: io::Result<()>,
+}
+
+impl Check {
+    /// The check that the command line asks for, made in `places` for the instance `instance` of a job.
+    ///
+    /// # Errors
+    /// The pattern or the state file's name is none (exit 3).
+    pub fn new(args: &Args, places: Places, instance: Option<&str>) -> Result<Self, Failure> {
+        let unknown = |text: String| Failure::new(Exit::from_code(3), text);
+        let pattern = if args.regex {
+            Pattern::regex(&args.line_pattern)
+        } else {
+            Pattern::literal(&args.line_pattern)
+        };
+        let pattern = pattern.map_err(|why| {
+            unknown(format!(
+                "--line-pattern {:?} cannot be used: {why}",
+                args.line_pattern
+            ))
+            .remedy("give the beginning of a line, or with --regex what matches it")
+        })?;
+        let wanted = Wanted {
+            app_directory: args.app_directory.clone(),
+            files: args.file.clone(),
+        };
+        if wanted.app_directory.as_deref().is_some_and(is_elsewhere) {
+            return Err(unknown(
+                "--app-directory is neither a name nor an absolute path".to_owned(),
+            )
+            .remedy(
+                "give the name of the process as in .logs, or the path of its directory there",
+            ));
+        }
+        let id = identity(args);
+        let path = args.state_file.clone().unwrap_or_else(|| {
+            let name = format!(".log-healthcheck-{id:016x}");
+            wanted.sandbox(&places).join(name)
+        });
+        Ok(Self {
+            question: Question {
+                pattern,
+                assume_utc: args.assume_utc,
+                freshness: args.freshness + spread(args.spread, instance),
+            },
+            wanted,
+            places,
+            grace: args.grace,
+            id,
+            store: Store::new(&path).map_err(|why| {
+                unknown(format!("--state-file: {why}")).remedy("give the path of a file to be made")
+            })?,
+            memory: None,
+        })
+    }
+
+    /// What is looked for.
+    #[must_use]
+    pub fn question(&self) -> &Question {
+        &self.question
+    }
+
+    /// Looks, decides and remembers.
+    ///
+    /// # Errors
+    /// The logs cannot be looked for (exit 3).
+    pub fn check(&mut self, now: Moment) -> Result<Checked, Failure> {
+        let session = self.store.open();
+        let prior = self.memory.take().or_else(|| session.load());
+        let prior = prior.filter(|prior| prior.question == self.id);
+        let logs = self
+            .wanted
+            .find(&self.places, prior.as_ref().and_then(|prior| prior.run))?;
+        let (state, seen) = self.question.look(self.id, &logs, prior.as_ref(), now);
+        let saved = session.save(&state);
+        let first_check = if saved.is_ok() || prior.is_some() {
+            state.first_check
+        } else {
+            // Nobody will remember that this was the first check: then the logs' own age has to do.
+            seen.birth.unwrap_or(now).min(now)
+        };
+        let beginning = Beginning {
+            first_check,
+            grace: self.grace,
+        };
+        let searched: Vec<String> = logs
+            .searched
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        let mut verdict = decide(
+            &self.question,
+            &state,
+            &seen,
+            beginning,
+            &searched.join(", "),
+            now,
+        );
+        verdict.note(&seen, &saved);
+        self.memory = Some(state);
+        Ok(Checked {
+            verdict,
+            seen,
+            saved,
+        })
+    }
+}
+
+/// A relative path that is not one name.
+fn is_elsewhere(path: &Path) -> bool {
+    let mut components = path.components();
+    let first = components.next();
+    path.is_relative()
+        && !(matches!(first, Some(std::path::Component::Normal(_))) && components.next().is_none())
+}
+
+/// What makes two checks the same one, so that the second may use the first one's state.
+fn identity(args: &Args) -> u64 {
+    let app = args
+        .app_directory
+        .iter()
+        .map(|path| path.as_os_str().as_bytes());
+    let files = args.file.iter().map(|path| path.as_os_str().as_bytes());
+    let flags = [u8::from(args.regex), u8::from(args.assume_utc)];
+    app.chain([&b"\0"[..]])
+        .chain(files)
+        .chain([&b"\0"[..], args.line_pattern.as_bytes(), &flags])
+        .fold(HASH, |sum, part| hash(hash(sum, part), b"\0"))
+}
+
+/// The share of `--spread` of an instance.
+fn spread(spread: Duration, instance: Option<&str>) -> Duration {
+    if spread.is_zero() {
+        return spread;
+    }
+    match instance.and_then(|instance| instance.parse().ok()) {
+        Some(instance) => share(spread, instance),
+        None => {
+            tracing::warn!(
+                "--spread changes nothing: CB_AURORA_INSTANCE is not the number of an instance; \
+                 in a shell check put CB_AURORA_INSTANCE={{{{mesos.instance}}}} in front of the command"
+            );
+            Duration::ZERO
+        }
+    }
+}
+
+#[cfg(test)]
+mod histories;

@@ -1,0 +1,236 @@
+//! From what was seen to what is said: healthy or not, in a word for Aurora's page, in a line for people with Nagios'
+//! performance data, and as JSON.
+
+use std::fmt::Write as _;
+use std::io;
+use std::time::Duration;
+
+use hostkit::Exit;
+use serde_json::{Value, json};
+
+use crate::moment::Moment;
+use crate::state::State;
+use crate::watch::{Question, Seen};
+
+/// Nagios' states that are used here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Healthy.
+    Ok,
+    /// Sick.
+    Critical,
+    /// Nobody can tell.
+    Unknown,
+}
+
+impl Status {
+    /// Nagios' exit code.
+    #[must_use]
+    pub const fn exit(self) -> Exit {
+        Exit::from_code(match self {
+            Self::Ok => 0,
+            Self::Critical => 2,
+            Self::Unknown => 3,
+        })
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Critical => "CRITICAL",
+            Self::Unknown => "UNKNOWN",
+        }
+    }
+}
+
+/// Why, in what fits into the 7 bytes that Aurora's page shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// A line is new enough, or there has not been enough time for one.
+    Ok,
+    /// The newest line is too old, or nothing at all was written for that long.
+    Stale,
+    /// Something was written, but no line that begins so.
+    NoLines,
+    /// There is no log.
+    NoLog,
+    /// A log cannot be read.
+    Unread,
+}
+
+impl Reason {
+    /// The word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Stale => "stale",
+            Self::NoLines => "nolines",
+            Self::NoLog => "nolog",
+            Self::Unread => "unread",
+        }
+    }
+}
+
+/// What is said.
+#[derive(Debug)]
+pub struct Verdict {
+    /// Healthy or not.
+    pub status: Status,
+    /// Why.
+    pub reason: Reason,
+    /// Why, for people.
+    pub message: String,
+    /// How old the newest line is, if there ever was one.
+    pub age: Option<Duration>,
+}
+
+/// When the check began to look, and how long after that no log is no reason to worry.
+#[derive(Debug, Clone, Copy)]
+pub struct Beginning {
+    /// The first check, as far as it is known.
+    pub first_check: Moment,
+    /// `--grace`.
+    pub grace: Duration,
+}
+
+/// Decides. Times in `state` are not behind `now`.
+#[must_use]
+pub fn decide(
+    question: &Question,
+    state: &State,
+    seen: &Seen,
+    beginning: Beginning,
+    searched: &str,
+    now: Moment,
+) -> Verdict {
+    let limit = question.freshness;
+    let age = state.newest.map(|newest| newest.age(now));
+    let watched = beginning.first_check.age(now);
+    let wanted = match question.pattern.text() {
+        "" => "line".to_owned(),
+        text => format!("line beginning with {text:?}"),
+    };
+    let written = seen.written.as_ref();
+    let in_log = written.map_or_else(String::new, |(path, _)| format!(" in {}", path.display()));
+    let silence = written
+        .map(|(_, time)| time.age(now))
+        .filter(|age| *age > limit);
+    let verdict = |status, reason, message| Verdict {
+        status,
+        reason,
+        message,
+        age,
+    };
+    if let Some(age) = age.filter(|age| *age <= limit) {
+        let message = format!("a {wanted} was written {} ago{in_log}", seconds(age));
+        return verdict(Status::Ok, Reason::Ok, message);
+    }
+    let sick = if let Some((path, error)) = &seen.unread {
+        let message = format!(
+            "cannot read {}: {error}; run the check as the user of the job",
+            path.display()
+        );
+        return verdict(Status::Unknown, Reason::Unread, message);
+    } else if seen.logs == 0 {
+        let what = match &seen.not_a_file {
+            Some(path) => format!("{} is not a regular file", path.display()),
+            None => format!("no log at {searched}: not started, or its logger writes no files"),
+        };
+        verdict(Status::Critical, Reason::NoLog, what)
+    } else if let Some(silence) = silence {
+        let message = format!("nothing was written for {}{in_log}", seconds(silence));
+        verdict(Status::Critical, Reason::Stale, message)
+    } else if let Some(age) = age {
+        let message = format!("no {wanted} was written for {}{in_log}", seconds(age));
+        verdict(Status::Critical, Reason::Stale, message)
+    } else if watched <= limit {
+        let message = format!("no {wanted} yet{in_log}, watched for {}", seconds(watched));
+        return verdict(Status::Ok, Reason::Ok, message);
+    } else {
+        let message = format!("no {wanted} in {}{in_log}", seconds(watched));
+        verdict(Status::Critical, Reason::NoLines, message)
+    };
+    if watched < beginning.grace {
+        let message = format!(
+            "{}, within the grace of {}",
+            sick.message,
+            seconds(beginning.grace)
+        );
+        return verdict(Status::Ok, Reason::Ok, message);
+    }
+    sick
+}
+
+impl Verdict {
+    /// Adds what else there is to say.
+    pub(crate) fn note(&mut self, seen: &Seen, saved: &io::Result<()>) {
+        if seen.future {
+            self.message
+                .push_str("; a time in the future counts as now: clocks differ or were set");
+        }
+        if let Err(error) = saved {
+            let _ = write!(
+                self.message,
+                "; state not saved ({error}): only times in lines are exact"
+            );
+        }
+    }
+
+    /// The line that Nagios reads: state, text, and behind `|` the age and what was read.
+    #[must_use]
+    pub fn line(&self, question: &Question, seen: &Seen) -> String {
+        let reason = match self.status {
+            Status::Ok => String::new(),
+            _ => format!("{}: ", self.reason.word()),
+        };
+        let age = match self.age {
+            Some(age) => format!("{:.3}s", age.as_secs_f64()),
+            None => "U".to_owned(),
+        };
+        format!(
+            "{}: {reason}{} | age={age};;{};0 read={}B",
+            self.status.word(),
+            printable(&self.message),
+            question.freshness.as_secs_f64(),
+            seen.read,
+        )
+    }
+
+    /// The same for programs.
+    #[must_use]
+    pub fn json(&self, question: &Question, seen: &Seen, saved: bool) -> Value {
+        json!({
+            "status": self.status.word(),
+            "reason": self.reason.word(),
+            "message": self.message,
+            "age_seconds": self.age.map(|age| age.as_secs_f64()),
+            "freshness_seconds": question.freshness.as_secs_f64(),
+            "logs": seen.logs,
+            "read_bytes": seen.read,
+            "state_saved": saved,
+        })
+    }
+}
+
+/// Seconds for people: `3.2 s`, `134 s`.
+fn seconds(span: Duration) -> String {
+    match span.as_secs_f64() {
+        seconds if seconds < 10.0 => format!("{seconds:.1} s"),
+        seconds => format!("{seconds:.0} s"),
+    }
+}
+
+/// On one line, and without what begins Nagios' performance data.
+fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let shown: Vec<char> = match c {
+                '|' => "\\x7c".chars().collect(),
+                c if c.is_control() => c.escape_default().collect(),
+                c => vec![c],
+            };
+            shown
+        })
+        .collect()
+}

@@ -1,0 +1,296 @@
+//! One look at the logs: which files there are, what is new in them since the last look, and when that was written.
+//!
+//! A line's time is the one it carries, else the file's time of modification at the first look that finds it; a line
+//! that grew is found again. A file whose time of modification is too old is not read: nothing in it can be new enough.
+//! The state of the last look and the time are arguments; nothing here is kept.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+
+use crate::find::{Logs, is_missing, rotated};
+use crate::moment::Moment;
+use crate::pattern::Pattern;
+use crate::scan::{First, Scanner};
+use crate::stamp;
+use crate::state::{FILES, Id, Known, Mark, State};
+
+/// How far back a log is read when nothing is known of it, and a line's beginning is looked for (bytes).
+const LOOK_BACK: u64 = 64 << 20;
+
+/// What is looked for.
+#[derive(Debug)]
+pub struct Question {
+    /// What lines must begin with.
+    pub pattern: Pattern,
+    /// Whether times without a zone are UTC.
+    pub assume_utc: bool,
+    /// How old the newest line may be.
+    pub freshness: Duration,
+}
+
+/// What one look has seen, besides what it leaves for the next.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Logs that are there.
+    pub logs: usize,
+    /// The log that was written to last, and when.
+    pub written: Option<(PathBuf, Moment)>,
+    /// When the youngest of the logs was made.
+    pub birth: Option<Moment>,
+    /// A log that was written to lately and could not be read.
+    pub unread: Option<(PathBuf, io::Error)>,
+    /// A path that is something else than a regular file.
+    pub not_a_file: Option<PathBuf>,
+    /// Whether a time lay in the future.
+    pub future: bool,
+    /// Bytes read.
+    pub read: u64,
+}
+
+/// A file that is there.
+struct Found {
+    metadata: Metadata,
+    file: io::Result<File>,
+}
+
+/// One look in progress.
+struct Look<'a> {
+    question: &'a Question,
+    prior: Option<&'a State>,
+    now: Moment,
+    scanner: Scanner,
+    seen: Seen,
+    newest: Option<Moment>,
+    files: Vec<Known>,
+}
+
+impl Question {
+    fn is_fresh(&self, time: Moment, now: Moment) -> bool {
+        time.age(now) <= self.freshness
+    }
+
+    /// Looks at the logs.
+    #[must_use]
+    pub fn look(&self, id: u64, logs: &Logs, prior: Option<&State>, now: Moment) -> (State, Seen) {
+        let prior = prior.filter(|prior| prior.question == id);
+        let mut look = Look {
+            question: self,
+            prior,
+            now,
+            scanner: Scanner::new(),
+            seen: Seen::default(),
+            newest: None,
+            files: Vec::new(),
+        };
+        if let Some(newest) = prior.and_then(|prior| prior.newest) {
+            look.seen.future = newest > now;
+            look.newest = Some(newest.min(now));
+        }
+        for path in &logs.paths {
+            look.path(path, false);
+        }
+        for path in &logs.paths {
+            for path in rotated(path) {
+                look.path(&path, true);
+            }
+        }
+        // One that was not met may only be between two names.
+        let gone = prior.map_or(&[][..], |prior| &prior.files);
+        for known in gone {
+            if look.files.iter().all(|file| file.id != known.id) {
+                look.files.push(known.clone());
+            }
+        }
+        look.files.truncate(FILES);
+        look.seen.read = look.scanner.read;
+        let state = State {
+            question: id,
+            first_check: prior.map_or(now, |prior| prior.first_check.min(now)),
+            newest: look.newest,
+            run: logs.run.or(prior.and_then(|prior| prior.run)),
+            files: look.files,
+        };
+        (state, look.seen)
+    }
+}
+
+impl Look<'_> {
+    fn path(&mut self, path: &Path, rotated: bool) {
+        let found = match open(path) {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                self.seen.not_a_file.get_or_insert_with(|| path.to_owned());
+                return;
+            }
+            Err(error) if is_missing(&error) => return,
+            Err(error) => {
+                self.seen.unread.get_or_insert((path.to_owned(), error));
+                return;
+            }
+        };
+        let id = Id::of(&found.metadata);
+        if self.files.iter().any(|file| file.id == id) {
+            return;
+        }
+        let modified = Moment::modified(&found.metadata);
+        if !rotated {
+            self.seen.logs += 1;
+            self.seen.birth = self.seen.birth.max(id.birth);
+            let written = self.seen.written.as_ref();
+            if written.is_none_or(|(_, time)| *time < modified) {
+                self.seen.written = Some((path.to_owned(), modified));
+            }
+        }
+        let known = self.prior.and_then(|prior| {
+            let same = |file: &&Known| file.id == id;
+            prior.files.iter().find(same).cloned()
+        });
+        let result = if self.question.is_fresh(modified, self.now) {
+            let news = found
+                .file
+                .and_then(|file| self.news(&file, &found.metadata, id, known.clone(), rotated));
+            news.unwrap_or_else(|error| {
+                self.seen.unread.get_or_insert((path.to_owned(), error));
+                known
+            })
+        } else {
+            Some(passed(id, found.metadata.len(), known))
+        };
+        self.files.extend(result);
+    }
+
+    /// Reads what is new in a file and returns what is known of it now.
+    fn news(
+        &mut self,
+        file: &File,
+        metadata: &Metadata,
+        id: Id,
+        known: Option<Known>,
+        rotated: bool,
+    ) -> io::Result<Option<Known>> {
+        let end = metadata.len();
+        let whole = (0, First::At(0));
+        let behind = |known: &Known| {
+            let first = known.line.map_or(First::Behind(LOOK_BACK), First::At);
+            (known.end, first)
+        };
+        let (from, first) = match (&known, self.prior) {
+            (Some(known), _) if holds(&mut self.scanner, file, end, known)? => behind(known),
+            (Some(_), _) => whole,
+            (None, None) if rotated => return Ok(Some(passed(id, end, None))),
+            (None, None) if end > LOOK_BACK => (end - LOOK_BACK, First::Behind(0)),
+            (None, Some(prior)) if rotated => {
+                let origin = self.origin(file, end, prior)?;
+                origin.map_or(whole, behind)
+            }
+            (None, _) => whole,
+        };
+        if from == end && known.is_some() {
+            return Ok(known);
+        }
+        let modified = Moment::modified(metadata);
+        let (question, now) = (self.question, self.now);
+        let (mut newest, mut future) = (None, false);
+        let scanned = self
+            .scanner
+            .lines(file, &question.pattern, (from, end), first, |line| {
+                let time = stamp::of(line, question.assume_utc).unwrap_or(modified);
+                future |= time > now;
+                // One that is still to come is taken for now, once and for all: otherwise a clock that was set
+                // back would hide for hours that nothing is written.
+                newest = newest.max(Some(time.min(now)));
+                newest.is_some_and(|newest| self.question.is_fresh(newest, now))
+            })?;
+        self.seen.future |= future;
+        self.newest = self.newest.max(newest);
+        // One that was shortened under our eyes is read from its beginning the next time.
+        let (end, line) = if scanned.shrunk {
+            (0, Some(0))
+        } else {
+            (end, scanned.line)
+        };
+        let mark = Mark::of(&mut self.scanner, file, end)?;
+        Ok(Some(Known {
+            id,
+            end,
+            line,
+            mark,
+        }))
+    }
+
+    /// The file that a rotated one is a copy of, by its content: what is behind what was seen there is new here.
+    fn origin<'p>(
+        &mut self,
+        file: &File,
+        length: u64,
+        prior: &'p State,
+    ) -> io::Result<Option<&'p Known>> {
+        let mut origin: Option<&Known> = None;
+        for known in &prior.files {
+            let better = origin.is_none_or(|origin| origin.end < known.end);
+            if better && known.mark.is_some() && holds(&mut self.scanner, file, length, known)? {
+                origin = Some(known);
+            }
+        }
+        Ok(origin)
+    }
+}
+
+/// Whether a file of `length` bytes still begins with what it held when it was `known`.
+fn holds(scanner: &mut Scanner, file: &File, length: u64, known: &Known) -> io::Result<bool> {
+    Ok(length >= known.end
+        && match known.mark {
+            Some(mark) => Mark::of(scanner, file, mark.at)? == Some(mark),
+            None => true,
+        })
+}
+
+/// What is known of a file that was passed over: all that is in it is too old to count, now and later.
+fn passed(id: Id, end: u64, known: Option<Known>) -> Known {
+    let same = known.filter(|known| known.end <= end);
+    Known {
+        id,
+        end,
+        line: same
+            .as_ref()
+            .filter(|known| known.end == end)
+            .and_then(|known| known.line),
+        mark: same.and_then(|known| known.mark),
+    }
+}
+
+/// Opens what `path` leads to if it is a regular file. Nothing else is opened: a FIFO would tell its writer that there
+/// is a reader, and a device may do anything. Opening, and not only asking, is what makes NFS look at the server.
+///
+/// # Errors
+/// It is not there, or nothing can be known of it.
+fn open(path: &Path) -> io::Result<Option<Found>> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Ok(None);
+    }
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path);
+    match opened {
+        Ok(file) => {
+            let metadata = file.metadata()?;
+            Ok(metadata.is_file().then_some(Found {
+                metadata,
+                file: Ok(file),
+            }))
+        }
+        Err(error) if is_missing(&error) => Err(error),
+        Err(error) => Ok(Some(Found {
+            metadata,
+            file: Err(error),
+        })),
+    }
+}
