@@ -1,13 +1,24 @@
-//! Tasks as Aurora's thermos runs them, on this host: what a task is, in which order its processes start, and what is
-//! filled into their command lines. Running them is [`Runner`]'s. Left out: everything that asks Mesos or ZooKeeper.
+//! Tasks as Aurora's thermos runs them, on this host: what a task is, in which order its processes start, what is filled
+//! into their command lines, and how its health is checked. Running them is [`Runner`]'s. Left out: everything that asks
+//! Mesos or ZooKeeper.
 
+mod executor;
+mod health;
+mod lifecycle;
 mod run;
+mod shell;
+mod signaler;
 mod supervise;
+mod urllib;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+pub use executor::Health;
+pub use health::{Contract, Counters, HealthCheck};
+pub use lifecycle::{Lifecycle, Told};
 pub use run::{Runner, RunningTask};
+pub use signaler::{Answer, Http, Signaler};
 pub use supervise::{State, TaskState};
 
 /// One process of a task.
@@ -48,10 +59,14 @@ pub struct Task {
     instance: u32,
     grace: Duration,
     uid: Option<u32>,
+    contract: Contract,
+    health: Option<HealthCheck>,
+    lifecycle: Option<Lifecycle>,
+    second: Duration,
 }
 
 impl Task {
-    /// A task without processes: instance 0, five seconds of grace.
+    /// A task without processes: instance 0, five seconds of grace, no health check and no lifecycle.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self {
@@ -63,6 +78,10 @@ impl Task {
             instance: 0,
             grace: Duration::from_secs(5),
             uid: None,
+            contract: Contract::Last,
+            health: None,
+            lifecycle: None,
+            second: Duration::from_secs(1),
         }
     }
 
@@ -95,6 +114,13 @@ impl Task {
         self
     }
 
+    /// Has this port under the name, somebody else's perhaps.
+    #[must_use]
+    pub fn port_at(mut self, name: &str, port: u16) -> Self {
+        self.ports.insert(name.to_owned(), port);
+        self
+    }
+
     /// Gives every process a variable that thermos would not.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -122,6 +148,39 @@ impl Task {
     pub const fn user(mut self, uid: u32) -> Self {
         self.uid = Some(uid);
         self
+    }
+
+    /// Has an executor of this version. (the last one)
+    #[must_use]
+    pub const fn contract(mut self, contract: Contract) -> Self {
+        self.contract = contract;
+        self
+    }
+
+    /// Is checked, and stopped when it is sick.
+    #[must_use]
+    pub fn health(mut self, check: HealthCheck) -> Self {
+        self.health = Some(check);
+        self
+    }
+
+    /// Is asked to go over HTTP before it is signalled, if it has the port.
+    #[must_use]
+    pub fn lifecycle(mut self, lifecycle: Lifecycle) -> Self {
+        self.lifecycle = Some(lifecycle);
+        self
+    }
+
+    /// How long a second of the health check and of the lifecycle is here. (1 s)
+    #[must_use]
+    pub const fn second(mut self, second: Duration) -> Self {
+        self.second = second;
+        self
+    }
+
+    /// How long one of Aurora's times is here.
+    fn scaled(&self, time: Duration) -> Duration {
+        time.mul_f64(self.second.as_secs_f64())
     }
 
     fn id(&self) -> String {

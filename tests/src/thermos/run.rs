@@ -1,11 +1,12 @@
 //! A task that was started, as a test sees it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Child;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use super::Task;
+use super::executor::{Executor, Health};
 use super::supervise::{Slot, State, Supervisor, Table, TaskState, logs};
 use crate::eventually;
 
@@ -14,14 +15,14 @@ use crate::eventually;
 pub struct Runner;
 
 impl Runner {
-    /// Starts a task in a new sandbox, a directory below `parent` named after the task's id.
+    /// Starts a task in a new sandbox: `sandbox` in a directory below `parent` that is named after the task's id.
     #[must_use]
     pub fn start(task: Task, parent: &Path) -> RunningTask {
         let known = |name: &String| task.processes.iter().any(|process| process.name == *name);
         let unknown = task.constraints.iter().flatten().find(|name| !known(name));
         assert_eq!(unknown, None, "a constraint names no process");
-        let sandbox = parent.join(task.id());
-        std::fs::create_dir(&sandbox).unwrap();
+        let sandbox = parent.join(task.id()).join("sandbox");
+        std::fs::create_dir_all(&sandbox).unwrap();
         if task.uid.is_some() {
             std::os::unix::fs::chown(&sandbox, task.uid, task.uid).unwrap();
         }
@@ -44,10 +45,17 @@ impl Runner {
             .name("thermos".to_owned())
             .spawn(move || supervisor.supervise())
             .expect("a thread");
+        let executor = Arc::new(Executor::new(task, sandbox, table));
+        let watch = executor.check().cloned().map(|check| {
+            let executor = executor.clone();
+            std::thread::Builder::new()
+                .name("health".to_owned())
+                .spawn(move || executor.watch(&check))
+                .expect("a thread")
+        });
         RunningTask {
-            task,
-            sandbox,
-            table,
+            executor,
+            watch,
             thread: Some(thread),
         }
     }
@@ -56,9 +64,10 @@ impl Runner {
 /// A task that was started. Dropping it stops it.
 #[derive(Debug)]
 pub struct RunningTask {
-    task: Task,
-    sandbox: PathBuf,
-    table: Arc<Mutex<Table>>,
+    executor: Arc<Executor>,
+    /// Checks the health.
+    watch: Option<JoinHandle<()>>,
+    /// Supervises the processes.
     thread: Option<JoinHandle<()>>,
 }
 
@@ -66,13 +75,13 @@ impl RunningTask {
     /// The directory its processes run in.
     #[must_use]
     pub fn sandbox(&self) -> &Path {
-        &self.sandbox
+        &self.executor.sandbox
     }
 
     /// The port it was given under a name.
     #[must_use]
     pub fn port(&self, name: &str) -> u16 {
-        let port = self.task.ports.get(name);
+        let port = self.executor.task.ports.get(name);
         *port.unwrap_or_else(|| panic!("the task has no port `{name}`"))
     }
 
@@ -97,7 +106,7 @@ impl RunningTask {
     /// What the whole task is doing.
     #[must_use]
     pub fn task_state(&self) -> TaskState {
-        self.table.lock().unwrap().state
+        self.executor.table.lock().unwrap().state
     }
 
     /// Waits until a process is in this state.
@@ -120,31 +129,44 @@ impl RunningTask {
     /// What a run of a process wrote to `stdout` or `stderr` so far.
     #[must_use]
     pub fn log(&self, process: &str, run: u32, stream: &str) -> String {
-        let bytes = std::fs::read(logs(&self.sandbox, process, run).join(stream));
+        let bytes = std::fs::read(logs(self.sandbox(), process, run).join(stream));
         String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
     }
 
-    /// Stops it: SIGTERM to every process group, SIGKILL after the grace. Returns when all have ended.
+    /// What the executor knows of its health.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.executor.health()
+    }
+
+    /// Waits until it has ended by itself, or was ended because it is sick.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    #[must_use]
+    pub fn finished(&self) -> TaskState {
+        eventually("the task ends", || self.task_state() != TaskState::Active);
+        self.task_state()
+    }
+
+    /// Stops it: what its lifecycle says, SIGTERM to every process group, SIGKILL after the grace. Returns when all
+    /// have ended.
     pub fn stop(&mut self) {
         let Some(thread) = self.thread.take() else {
             return;
         };
-        {
-            let table = self.table.lock();
-            let mut table = table.unwrap_or_else(PoisonError::into_inner);
-            if table.state == TaskState::Active && table.stopping.is_none() {
-                table.stop(TaskState::Killed, self.task.grace);
-            }
-        }
-        let ended = thread.join();
+        self.executor.retire();
+        let watched = self.watch.take().is_none_or(|watch| watch.join().is_ok());
+        self.executor.end(TaskState::Killed);
+        let ended = thread.join().is_ok();
         assert!(
-            ended.is_ok() || std::thread::panicking(),
-            "the supervisor panicked"
+            (watched && ended) || std::thread::panicking(),
+            "the supervisor or the check panicked"
         );
     }
 
     fn slot<T>(&self, process: &str, of: impl Fn(&Slot) -> T) -> T {
-        let table = self.table.lock().unwrap();
+        let table = self.executor.table.lock().unwrap();
         of(table
             .slots
             .get(process)
@@ -174,11 +196,6 @@ mod tests {
         (Runner::start(task, parent.path()), parent)
     }
 
-    fn finished(task: &RunningTask) -> TaskState {
-        eventually("the task ends", || task.task_state() != TaskState::Active);
-        task.task_state()
-    }
-
     #[test]
     fn processes_start_when_their_predecessors_have_succeeded() {
         let note = |name: &str| Process::new(name, &format!("echo {name} >> order"));
@@ -190,7 +207,7 @@ mod tests {
                 .constraint("first")
                 .constraint("second < third"),
         );
-        assert_eq!(finished(&task), TaskState::Success);
+        assert_eq!(task.finished(), TaskState::Success);
         let order = std::fs::read_to_string(task.sandbox().join("order")).unwrap();
         assert_eq!(order, "first\nsecond\nthird\n");
         assert_eq!(task.state("third"), State::Done);
@@ -211,7 +228,7 @@ mod tests {
                 .env("EXTRA", "more")
                 .constraint("setup < job"),
         );
-        assert_eq!(finished(&task), TaskState::Success);
+        assert_eq!(task.finished(), TaskState::Success);
         let said = task.log("job", 0, "stdout");
         let mut lines = said.lines();
         assert_eq!(
@@ -238,7 +255,7 @@ mod tests {
                 .process(Process::new("bad", "echo oops >&2; exit 3").max_failures(2))
                 .process(Process::new("good", "exec sleep 60")),
         );
-        assert_eq!(finished(&task), TaskState::Failed);
+        assert_eq!(task.finished(), TaskState::Failed);
         assert_eq!((task.state("bad"), task.runs("bad")), (State::Failed, 2));
         assert_eq!(task.log("bad", 0, "stderr"), "oops\n");
         assert_eq!(task.log("bad", 1, "stderr"), "oops\n");
@@ -292,7 +309,7 @@ mod tests {
         let job = Process::new("job", "id -u; id -G; touch mine");
         let task = Runner::start(Task::new("t").process(job).user(12_345), parent.path());
         assert_eq!(
-            finished(&task),
+            task.finished(),
             TaskState::Success,
             "{}",
             task.log("job", 0, "stderr")

@@ -1,0 +1,173 @@
+//! Aurora's executor beside a running task: it checks the health, and stops what is sick or no longer wanted. The
+//! processes are the supervisor's.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::lifecycle::Told;
+use super::shell::Shell;
+use super::supervise::{Table, TaskState};
+use super::{Contract, Counters, HealthCheck, Signaler, Task};
+use crate::POLL;
+
+/// What the executor knows of a task's health.
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// The counters; they stand still without a check.
+    pub counters: Counters,
+    /// The reason of each failure, oldest first, counted or not.
+    pub reasons: Vec<String>,
+    /// How many checks were left out because of the snooze file.
+    pub snoozed: u32,
+    /// What the lifecycle told the task.
+    pub told: Vec<Told>,
+}
+
+/// What both the checking thread and the test act on.
+#[derive(Debug)]
+pub(super) struct Executor {
+    pub(super) task: Task,
+    pub(super) sandbox: PathBuf,
+    pub(super) table: Arc<Mutex<Table>>,
+    health: Mutex<Health>,
+    /// No more checks.
+    over: AtomicBool,
+}
+
+impl Executor {
+    pub(super) fn new(task: Task, sandbox: PathBuf, table: Arc<Mutex<Table>>) -> Self {
+        let any = HealthCheck::http(super::Http::default());
+        let check = task.health.as_ref().unwrap_or(&any);
+        let health = Health {
+            counters: Counters::new(task.contract, check),
+            reasons: Vec::new(),
+            snoozed: 0,
+            told: Vec::new(),
+        };
+        Self {
+            task,
+            sandbox,
+            table,
+            health: Mutex::new(health),
+            over: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.lock().clone()
+    }
+
+    /// The check that is made: none, and always healthy, for HTTP without the port.
+    pub(super) fn check(&self) -> Option<&HealthCheck> {
+        let check = self.task.health.as_ref()?;
+        (check.shell.is_some() || self.task.ports.contains_key("health")).then_some(check)
+    }
+
+    /// Checks until the task has ended, and ends it when it is sick.
+    pub(super) fn watch(&self, check: &HealthCheck) {
+        if self.task.contract == Contract::V0_15 {
+            if check.initial_interval.is_zero() {
+                self.attempt(check, Counters::count_at_once);
+            } else {
+                self.pause(check.initial_interval);
+            }
+        }
+        while !self.over() {
+            let dead = {
+                let counters = &mut self.lock().counters;
+                counters.dead().is_some() || !counters.asks()
+            };
+            if dead {
+                return self.end(TaskState::Failed);
+            }
+            self.attempt(check, Counters::count);
+            if self.lock().counters.dead().is_none() {
+                self.pause(check.interval);
+            }
+        }
+    }
+
+    /// No check is begun any more, and none counted.
+    pub(super) fn retire(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Stops the task, unless it has ended: by the lifecycle, then by signals.
+    pub(super) fn end(&self, state: TaskState) {
+        if let Some(lifecycle) = &self.task.lifecycle
+            && let Some(port) = self.task.ports.get(&lifecycle.port)
+            && !self.ended()
+        {
+            let signaler = Signaler::new(*port).timeout(self.task.scaled(Duration::from_secs(1)));
+            lifecycle.escalate(
+                self.task.contract,
+                &signaler,
+                |time| self.task.scaled(time),
+                || self.ended(),
+                |told| self.lock().told.push(told),
+            );
+        }
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.state == TaskState::Active && table.stopping.is_none() {
+            table.stop(state, self.task.grace);
+        }
+    }
+
+    fn attempt(&self, check: &HealthCheck, count: impl Fn(&mut Counters, &Result<(), String>)) {
+        let snoozed = self.sandbox.join(".healthchecksnooze").is_file();
+        let result = if snoozed { Ok(()) } else { self.ask(check) };
+        if self.over() {
+            return;
+        }
+        let mut health = self.lock();
+        health.snoozed += u32::from(snoozed);
+        count(&mut health.counters, &result);
+        health.reasons.extend(result.err());
+    }
+
+    fn ask(&self, check: &HealthCheck) -> Result<(), String> {
+        let timeout = self.task.scaled(check.timeout);
+        if let Some(cmdline) = &check.shell {
+            return Shell {
+                contract: self.task.contract,
+                cmdline: &self.task.fill(cmdline),
+                timeout,
+                directory: self.directory(),
+                uid: self.task.uid,
+            }
+            .check();
+        }
+        let port = self.task.ports["health"];
+        Signaler::new(port).timeout(timeout).check(&check.http)
+    }
+
+    /// Where Mesos runs the executor; the sandbox is the directory `sandbox` in it.
+    fn directory(&self) -> &Path {
+        self.sandbox
+            .parent()
+            .expect("a sandbox is below a directory")
+    }
+
+    /// Waits one of Aurora's times, or until there is nothing to wait for.
+    fn pause(&self, time: Duration) {
+        let until = Instant::now() + self.task.scaled(time);
+        while !self.over() && Instant::now() < until {
+            std::thread::sleep(POLL.min(until.saturating_duration_since(Instant::now())));
+        }
+    }
+
+    fn over(&self) -> bool {
+        self.over.load(Ordering::Relaxed) || self.ended()
+    }
+
+    fn ended(&self) -> bool {
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.state != TaskState::Active
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,107 @@
+//! How Aurora's executor asks a task to go before it kills it: `apache/aurora/executor/http_lifecycle.py`. What comes
+//! after, SIGTERM and SIGKILL, is thermos'.
+
+use std::time::Duration;
+
+use super::{Contract, Signaler};
+
+/// How often the executor looks whether the task has ended.
+const WAIT_POLL: Duration = Duration::from_secs(1);
+
+/// The endpoints that are told to quit, and how long each is waited for.
+#[derive(Debug, Clone)]
+pub struct Lifecycle {
+    pub(super) port: String,
+    stages: [(String, Duration); 2],
+}
+
+impl Default for Lifecycle {
+    /// `/quitquitquit` and `/abortabortabort` of the port `health`, 5 s each.
+    fn default() -> Self {
+        let wait = Duration::from_secs(5);
+        Self {
+            port: "health".to_owned(),
+            stages: ["/quitquitquit", "/abortabortabort"].map(|path| (path.to_owned(), wait)),
+        }
+    }
+}
+
+impl Lifecycle {
+    /// Tells another port. (`health`)
+    #[must_use]
+    pub fn port(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.port);
+        self
+    }
+
+    /// Waits this long after each. (5 s, 5 s)
+    #[must_use]
+    pub const fn waits(mut self, graceful: Duration, shutdown: Duration) -> Self {
+        self.stages[0].1 = graceful;
+        self.stages[1].1 = shutdown;
+        self
+    }
+}
+
+/// One message of the lifecycle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The endpoint.
+    pub endpoint: String,
+    /// Whether there was any answer.
+    pub handled: bool,
+    /// How often the executor looked at the task afterwards, once per second of waiting.
+    pub looks: u32,
+}
+
+impl Lifecycle {
+    /// Tells the stages one after the other until the task has ended. `scaled` makes Aurora's times real.
+    pub(super) fn escalate(
+        &self,
+        contract: Contract,
+        signaler: &Signaler,
+        scaled: impl Fn(Duration) -> Duration,
+        ended: impl Fn() -> bool,
+        mut note: impl FnMut(Told),
+    ) {
+        for (endpoint, wait) in &self.stages {
+            let handled = signaler.post(endpoint).is_ok();
+            let (looks, gone) = match contract {
+                _ if !handled => (0, false),
+                Contract::V0_15 => {
+                    std::thread::sleep(scaled(*wait));
+                    (1, ended())
+                }
+                Contract::Last => polled(*wait, &scaled, &ended),
+            };
+            note(Told {
+                endpoint: endpoint.clone(),
+                handled,
+                looks,
+            });
+            if gone {
+                return;
+            }
+        }
+    }
+}
+
+/// Looks until the task has ended or the time is over; how often, and whether it has.
+fn polled(
+    wait: Duration,
+    scaled: impl Fn(Duration) -> Duration,
+    ended: impl Fn() -> bool,
+) -> (u32, bool) {
+    let (mut waited, mut looks) = (Duration::ZERO, 1);
+    loop {
+        if ended() {
+            return (looks, true);
+        }
+        if waited >= wait {
+            return (looks, false);
+        }
+        std::thread::sleep(scaled(WAIT_POLL));
+        waited += WAIT_POLL;
+        looks += 1;
+    }
+}

@@ -1,0 +1,100 @@
+//! A shell check as Aurora's executor runs it: `apache/aurora/common/health_check/shell.py`. It runs in the executor's
+//! directory with the executor's environment: neither the sandbox nor what the task's processes see.
+
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use super::Contract;
+use crate::POLL;
+
+/// One check.
+pub(super) struct Shell<'a> {
+    pub(super) contract: Contract,
+    pub(super) cmdline: &'a str,
+    pub(super) timeout: Duration,
+    /// Where the executor runs, which Mesos gave it.
+    pub(super) directory: &'a Path,
+    pub(super) uid: Option<u32>,
+}
+
+impl Shell<'_> {
+    /// Runs it; the reason for a failure, as Aurora's page shows it.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let mut command = self.command();
+        let output = match self.contract {
+            // The output goes where the executor's own goes.
+            Contract::V0_15 => None,
+            Contract::Last => {
+                let (read, write) = std::io::pipe().expect("a pipe");
+                let same = write.try_clone().expect("a pipe");
+                command.stdout(write).stderr(same);
+                Some(std::thread::spawn(move || {
+                    std::io::read_to_string(read).unwrap_or_default()
+                }))
+            }
+        };
+        let child = command.spawn();
+        // The writing end of the pipe.
+        drop(command);
+        let mut child = child.map_err(|error| format!("OSError: {error}"))?;
+        let until = Instant::now() + self.timeout;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("a child") {
+                break Some(status);
+            }
+            if Instant::now() >= until {
+                // Only the shell: what it started lives on.
+                let _ = child.kill();
+                let _ = child.wait();
+                break None;
+            }
+            std::thread::sleep(POLL);
+        };
+        let said = output.map_or_else(String::new, |reader| reader.join().expect("a reader"));
+        let (command, status) = (self.cmdline, status.map(code));
+        match (status, self.contract) {
+            (Some(0), _) => Ok(()),
+            (Some(code), Contract::V0_15) => Err(format!(
+                "Command '{command}' returned non-zero exit status {code}"
+            )),
+            (Some(code), Contract::Last) => Err(format!(
+                "Command '{command}' returned non-zero exit status {code} with output '{said}'"
+            )),
+            (None, Contract::V0_15) => Err(format!(
+                "Internal health check error: Command '{command}' timed out after {} seconds",
+                self.timeout.as_secs_f64()
+            )),
+            (None, Contract::Last) => Err("Health check timed out.".to_owned()),
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(match self.contract {
+            Contract::V0_15 => "/bin/sh",
+            Contract::Last => "/bin/bash",
+        });
+        command
+            .args(["-c", self.cmdline])
+            .current_dir(self.directory)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("MESOS_DIRECTORY", self.directory)
+            .env("MESOS_SANDBOX", self.directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        if let Some(uid) = self.uid {
+            command.uid(uid).gid(uid);
+        }
+        command
+    }
+}
+
+/// Python's `returncode`: a signal is negative.
+fn code(status: ExitStatus) -> i32 {
+    status
+        .code()
+        .unwrap_or_else(|| -status.signal().unwrap_or_default())
+}

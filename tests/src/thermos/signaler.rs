@@ -1,0 +1,185 @@
+//! The question that Aurora's executor asks a task, and the verdict on its answer:
+//! `apache/aurora/common/health_check/http_signaler.py`. How it travels is urllib's; when it is asked, and what
+//! follows, is [`Counters`](super::Counters)' and [`Lifecycle`](super::Lifecycle)'s.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::urllib::{Place, Reply, Trouble};
+
+/// urllib2's most redirects, in all and to one place.
+const REDIRECTS: (usize, u32) = (10, 4);
+/// A text of this length or more is shortened on Aurora's page.
+const SHORTENED: usize = 10;
+
+/// Asks a port of localhost, one connection per question.
+#[derive(Debug, Clone)]
+pub struct Signaler {
+    host: String,
+    port: u16,
+    timeout: Duration,
+}
+
+/// What a health check wants to hear.
+#[derive(Debug, Clone)]
+pub struct Http {
+    pub(super) endpoint: String,
+    pub(super) response: String,
+    pub(super) code: u16,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            endpoint: "/health".to_owned(),
+            response: "ok".to_owned(),
+            code: 0,
+        }
+    }
+}
+
+impl Http {
+    /// Asks for another path. (`/health`)
+    #[must_use]
+    pub fn endpoint(mut self, endpoint: &str) -> Self {
+        endpoint.clone_into(&mut self.endpoint);
+        self
+    }
+
+    /// Expects another body; an empty one is not compared. (`ok`)
+    #[must_use]
+    pub fn response(mut self, response: &str) -> Self {
+        response.clone_into(&mut self.response);
+        self
+    }
+
+    /// Expects a status code; 0 is not compared. (0)
+    #[must_use]
+    pub const fn code(mut self, code: u16) -> Self {
+        self.code = code;
+        self
+    }
+}
+
+/// What urllib2 hands to the signaler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code of the last answer.
+    pub code: u16,
+    /// Its body; empty when the code is not 2xx, whatever was sent.
+    pub body: Vec<u8>,
+}
+
+impl Signaler {
+    /// One that waits 1 s for each operation on its socket, which is what the lifecycle's has; nothing bounds their sum.
+    #[must_use]
+    pub fn new(port: u16) -> Self {
+        Self {
+            host: "localhost".to_owned(),
+            port,
+            timeout: Duration::from_secs(1),
+        }
+    }
+
+    /// Asks another name or address. (localhost)
+    #[must_use]
+    pub fn host(mut self, host: &str) -> Self {
+        host.clone_into(&mut self.host);
+        self
+    }
+
+    /// Waits this long for each operation. (1 s)
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Checks the health.
+    ///
+    /// # Errors
+    /// The reason for the failure, as Aurora's page shows it after `Failed health check! `.
+    pub fn check(&self, http: &Http) -> Result<(), String> {
+        let answer = self.query("GET", &http.endpoint)?;
+        let body = strip(&answer.body).to_ascii_lowercase();
+        if !http.response.is_empty() && body != http.response.to_ascii_lowercase().as_bytes() {
+            return Err(format!(
+                "Response differs from expected response (expected \"{}\", got \"{}\")",
+                shorten(http.response.as_bytes()),
+                shorten(&body)
+            ));
+        }
+        if http.code != 0 && answer.code != http.code {
+            return Err(format!(
+                "Response code differs from expected response (expected {}, got {})",
+                http.code, answer.code
+            ));
+        }
+        Ok(())
+    }
+
+    /// Tells the task something; any answer will do.
+    ///
+    /// # Errors
+    /// Nobody answered in time.
+    pub fn post(&self, endpoint: &str) -> Result<(), String> {
+        self.query("POST", endpoint).map(drop)
+    }
+
+    /// Asks, and follows redirects as urllib2 does.
+    ///
+    /// # Errors
+    /// There was no answer.
+    pub fn query(&self, method: &str, endpoint: &str) -> Result<Answer, String> {
+        let start = Place {
+            host: self.host.clone(),
+            port: self.port,
+            path: endpoint.to_owned(),
+        };
+        let failed = |why: Trouble| format!("Failed to signal {start}: {why}");
+        let (mut place, mut method) = (start.clone(), method.to_owned());
+        let mut visited = BTreeMap::new();
+        loop {
+            let mut reply = Reply::ask(&place, &method, self.timeout).map_err(failed)?;
+            let code = reply.code;
+            if (200..300).contains(&code) {
+                let body = reply.body().map_err(failed)?;
+                return Ok(Answer { code, body });
+            }
+            let body = Vec::new();
+            let Some(next) = reply.redirect(&place, &method) else {
+                return Ok(Answer { code, body });
+            };
+            let visits: u32 = visited.get(&next.to_string()).copied().unwrap_or(0);
+            if visits >= REDIRECTS.1 || visited.len() >= REDIRECTS.0 {
+                return Ok(Answer { code, body });
+            }
+            visited.insert(next.to_string(), visits + 1);
+            reply.body().map_err(failed)?;
+            (place, method) = (next, "GET".to_owned());
+        }
+    }
+}
+
+/// Python's `strip` of bytes.
+fn strip(bytes: &[u8]) -> &[u8] {
+    let space = |byte: &u8| matches!(byte, b' ' | b'\t'..=b'\r');
+    let start = bytes
+        .iter()
+        .position(|byte| !space(byte))
+        .unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .rposition(|byte| !space(byte))
+        .map_or(start, |at| at + 1);
+    &bytes[start..end]
+}
+
+/// What fits on Aurora's page.
+fn shorten(bytes: &[u8]) -> String {
+    let (kept, more) = match bytes.len() {
+        SHORTENED.. => (&bytes[..SHORTENED - 3], "..."),
+        _ => (bytes, ""),
+    };
+    format!("{}{more}", String::from_utf8_lossy(kept))
+}
