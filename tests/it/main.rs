@@ -8,6 +8,7 @@
 
 mod admin;
 mod fuzz;
+mod aurora;
 mod haproxy;
 mod harness;
 mod load;

@@ -1,0 +1,162 @@
+//! How results are counted under both contracts. The cases of the last one are those of Aurora's own tests
+//! (`test_health_checker.py`), the corners of its arithmetic, and what the blog's settings come to.
+
+use hostkit_tests::thermos::Contract::{self, Last, V0_15};
+use hostkit_tests::thermos::{Counters, HealthCheck, Http};
+
+use super::{blog, seconds};
+
+/// What results lead to, a letter for each: starting (`.`), running (`r`), dead (`D`). Results are a letter each:
+/// success (`s`), failure (`f`). One more letter than results says that the next check was not made.
+fn trace(contract: Contract, check: &HealthCheck, results: &str) -> String {
+    let mut counters = Counters::new(contract, check);
+    let mut seen = String::new();
+    for result in results.chars() {
+        assert!(counters.dead().is_none(), "dead after {seen}");
+        assert!(counters.asks(), "too late after {seen}");
+        counters.count(&match result {
+            's' => Ok(()),
+            _ => Err("sick".to_owned()),
+        });
+        seen.push(match (counters.dead(), counters.running()) {
+            (Some(_), _) => 'D',
+            (None, true) => 'r',
+            (None, false) => '.',
+        });
+    }
+    if counters.dead().is_none() && !counters.asks() {
+        let why = counters.dead();
+        assert_eq!(why, Some("Not enough successful health checks in time."));
+        seen.push('D');
+    }
+    seen
+}
+
+/// Initial interval and interval in seconds, failures tolerated, successes needed.
+fn check(initial: u64, interval: u64, failures: u32, successes: u32) -> HealthCheck {
+    HealthCheck::http(Http::default())
+        .initial_interval(seconds(initial))
+        .interval(seconds(interval))
+        .max_consecutive_failures(failures)
+        .min_consecutive_successes(successes)
+}
+
+#[track_caller]
+fn table(contract: Contract, rows: &[(HealthCheck, &str, &str)]) {
+    for (check, results, expected) in rows {
+        let found = trace(contract, check, results);
+        assert_eq!(&found, expected, "{contract:?}: {results} with {check:?}");
+    }
+}
+
+#[test]
+fn the_last_contract_as_its_own_tests_have_it() {
+    let twice = || check(20, 10, 0, 1);
+    table(
+        Last,
+        &[
+            (twice(), "s", "r"),
+            (twice(), "fs", ".r"),
+            // A failure that is forgiven is not counted, running or not.
+            (twice(), "sf", "rr"),
+            (twice(), "sff", "rrD"),
+            (twice(), "fff", "..D"),
+            (twice(), "ffs", "..r"),
+            (check(20, 10, 4, 1), "ffffffsfffff", "......rrrrrD"),
+            (check(0, 10, 0, 1), "f", "D"),
+            (check(15, 10, 2, 2), "ssfff", ".rrrD"),
+            (check(15, 10, 2, 4), "fffff", "....D"),
+            // One success of two before the grace is over.
+            (check(20, 10, 0, 2), "fss", "..r"),
+            (check(20, 10, 0, 2), "sfss", "...r"),
+        ],
+    );
+}
+
+#[test]
+fn the_corners_of_the_last_contract() {
+    table(
+        Last,
+        &[
+            // Part of an interval forgives a whole attempt: ceil(21 / 10) = 3, ceil(1 / 10) = 1.
+            (check(21, 10, 0, 1), "ffff", "...D"),
+            (check(1, 10, 0, 1), "ff", ".D"),
+            (check(30, 10, 0, 1), "ffff", "...D"),
+            // `max` failures in a row are tolerated, and one more is not.
+            (check(0, 10, 0, 1), "sf", "rD"),
+            (check(0, 10, 2, 1), "sfff", "rrrD"),
+            (check(0, 10, 2, 1), "sffsffsfff", "rrrrrrrrrD"),
+            // Failures that can no longer be made up for kill before there are too many in a row.
+            (check(0, 10, 2, 3), "fsf", "..D"),
+            // But not with one attempt left.
+            (check(0, 10, 1, 2), "fsfs", "....D"),
+            // There is one attempt more than the sum, because the limit is looked at before a check.
+            (check(10, 10, 1, 2), "fsfss", "....r"),
+            (check(10, 10, 1, 2), "fsfsf", ".....D"),
+            // Once running it flaps as it likes.
+            (check(0, 10, 1, 1), "sfsfsfsfsfsfsff", "rrrrrrrrrrrrrrD"),
+            // Successes within the grace make it running early.
+            (check(100, 10, 0, 2), "ss", ".r"),
+            (check(100, 10, 0, 2), "ssffffffff", ".rrrrrrrrr"),
+        ],
+    );
+}
+
+#[test]
+fn the_contract_of_0_15() {
+    // The initial interval is slept through before all this, so it does not matter here.
+    for initial in [15, 120] {
+        let check = |failures| check(initial, 10, failures, 1);
+        table(
+            V0_15,
+            &[
+                (check(0), "s", "r"),
+                (check(0), "f", "D"),
+                (check(0), "ssssf", "rrrrD"),
+                (check(1), "ff", "rD"),
+                (check(1), "fsfsfsff", "rrrrrrrD"),
+                (check(5), "ffffff", "rrrrrD"),
+                (check(5), "fffffsffffff", "rrrrrrrrrrrD"),
+                // It has no idea of successes that are needed: this one limps on for ever.
+                (check(5), "fffffsfffffsfffff", "rrrrrrrrrrrrrrrrr"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn without_an_initial_interval_0_15_judges_by_one_check() {
+    let check = check(0, 10, 5, 1);
+    let sick = Err("sick".to_owned());
+    let mut counters = Counters::new(V0_15, &check);
+    counters.count_at_once(&sick);
+    assert_eq!(counters.dead(), Some("sick"));
+    let mut counters = Counters::new(V0_15, &check);
+    counters.count_at_once(&Ok(()));
+    counters.count(&sick);
+    assert_eq!((counters.dead(), counters.failures()), (None, 1));
+}
+
+#[test]
+fn what_the_settings_of_the_blog_come_to() {
+    let log = || check(120, 60, 3, 1);
+    table(
+        Last,
+        &[
+            (blog(), "fffffffff", "........D"),
+            (blog(), "sffffffff", "rrrrrrrrD"),
+            (blog(), "ssssffffff", "rrrrrrrrrD"),
+            (blog(), "fffffffs", ".......r"),
+            (log(), "ffffff", ".....D"),
+            (log(), "ssfffsffff", "rrrrrrrrrD"),
+        ],
+    );
+    table(
+        V0_15,
+        &[
+            (blog(), "ffffff", "rrrrrD"),
+            (blog(), "fffffsffffff", "rrrrrrrrrrrD"),
+            (log(), "ffff", "rrrD"),
+        ],
+    );
+}

@@ -1,0 +1,313 @@
+//! The HTTP rows of the contract: what passes, what does not, and what Aurora's page then shows.
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use hostkit_tests::free_port;
+use hostkit_tests::thermos::{Http, Signaler};
+
+use super::server::{Server, answer, drip};
+
+/// Long beside a pause, short beside a test.
+const TIMEOUT: Duration = Duration::from_millis(400);
+
+fn checked(server: &Server, http: &Http) -> Result<(), String> {
+    Signaler::new(server.port()).timeout(TIMEOUT).check(http)
+}
+
+/// What the page shows for an answer to a check with the defaults.
+fn differs(got: &str) -> String {
+    format!("Response differs from expected response (expected \"ok\", got \"{got}\")")
+}
+
+fn lost(port: u16, why: &str) -> String {
+    format!("Failed to signal http://localhost:{port}/health: {why}")
+}
+
+#[test]
+fn what_passes_by_default() {
+    for said in [
+        answer("200 OK", "ok"),
+        answer("200 OK", "OK"),
+        answer("200 OK", " \t\r\n\x0b\x0cOk\n"),
+        answer("201 Created", "ok"),
+        answer("299 Whatever", "ok"),
+        "HTTP/1.0 200 OK\r\n\r\nok".to_owned(),
+        "HTTP/1.1 200\r\n\r\nok".to_owned(),
+        "HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nok".to_owned(),
+        // It ends before its length, which nobody compares.
+        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok".to_owned(),
+        // It does not end at its length.
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokay, not".to_owned(),
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1;x\r\nk\r\n0\r\n\r\n"
+            .to_owned(),
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\nok".to_owned(),
+        // No head at all is HTTP/0.9.
+        "ok\n".to_owned(),
+    ] {
+        let server = Server::says(said.clone());
+        assert_eq!(checked(&server, &Http::default()), Ok(()), "{said:?}");
+    }
+}
+
+#[test]
+fn what_fails_by_default_and_what_the_page_shows() {
+    for (said, shown) in [
+        (answer("200 OK", ""), differs("")),
+        (answer("204 No Content", ""), differs("")),
+        (answer("200 OK", "okay"), differs("okay")),
+        (answer("200 OK", "Refused"), differs("refused")),
+        // Nine fit; of ten, seven and three dots.
+        (answer("200 OK", "123456789"), differs("123456789")),
+        (answer("200 OK", "1234567890"), differs("1234567...")),
+        (
+            answer("200 OK", &"x".repeat(3 << 20)),
+            differs("xxxxxxx..."),
+        ),
+        // The body of anything but 2xx is gone, even if it says ok.
+        (answer("500 No", "ok"), differs("")),
+        (answer("503 Service Unavailable", "timeout"), differs("")),
+        (answer("404 Not Found", "ok"), differs("")),
+        (answer("304 Not Modified", ""), differs("")),
+        (answer("302 Found", "ok"), differs("")),
+        ("not http\n".to_owned(), differs("not http")),
+    ] {
+        let server = Server::says(said.clone());
+        let found = checked(&server, &Http::default());
+        assert_eq!(found, Err(shown), "{said:?}");
+    }
+}
+
+#[test]
+fn answers_that_httplib_refuses() {
+    for (said, exception) in [
+        (String::new(), "BadStatusLine"),
+        ("HTTP/1.1 okay\r\n\r\n".to_owned(), "BadStatusLine"),
+        ("HTTP/1.1 99 Low\r\n\r\nok".to_owned(), "BadStatusLine"),
+        ("HTTP/2 200 OK\r\n\r\nok".to_owned(), "UnknownProtocol"),
+        (
+            format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\nok", "a".repeat(70_000)),
+            "LineTooLong",
+        ),
+        (
+            format!("HTTP/1.1 200 OK\r\n{}\r\nok", "A: b\r\n".repeat(101)),
+            "HTTPException",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nok".to_owned(),
+            "IncompleteRead",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n".to_owned(),
+            "IncompleteRead",
+        ),
+    ] {
+        let server = Server::says(said.clone());
+        let shown = lost(server.port(), &format!("Error within {exception}"));
+        assert_eq!(checked(&server, &Http::default()), Err(shown), "{said:?}");
+    }
+}
+
+#[test]
+fn expectations_are_configured() {
+    let http = Http::default;
+    let code = |expected, got| {
+        Err(format!(
+            "Response code differs from expected response (expected {expected}, got {got})"
+        ))
+    };
+    for (said, http, verdict) in [
+        (answer("200 OK", "fine"), http().response("FINE"), Ok(())),
+        (answer("200 OK", "anything"), http().response(""), Ok(())),
+        (answer("200 OK", "ok"), http().code(200), Ok(())),
+        (
+            answer("202 Accepted", "ok"),
+            http().code(200),
+            code(200, 202),
+        ),
+        // Without a body to compare, the code of a failure can be expected, and everything passes without both.
+        (answer("500 No", "x"), http().response("").code(500), Ok(())),
+        (
+            answer("500 No", "x"),
+            http().response("").code(200),
+            code(200, 500),
+        ),
+        (answer("500 No", "x"), http().response(""), Ok(())),
+        (
+            answer("200 OK", "ok"),
+            http().response("Everything"),
+            Err(
+                "Response differs from expected response (expected \"Everyth...\", got \"ok\")"
+                    .to_owned(),
+            ),
+        ),
+    ] {
+        let server = Server::says(said.clone());
+        assert_eq!(checked(&server, &http), verdict, "{said:?} for {http:?}");
+    }
+    let server = Server::says(answer("200 OK", "ok"));
+    checked(&server, &http().endpoint("/private/stats/?a=b")).unwrap();
+    assert_eq!(server.requests(), ["GET /private/stats/?a=b"]);
+}
+
+#[test]
+fn a_request_is_what_urllib_sends_on_a_connection_of_its_own() {
+    let server = Server::says(answer("200 OK", "ok"));
+    let signaler = Signaler::new(server.port());
+    signaler.check(&Http::default()).unwrap();
+    signaler.post("/quitquitquit").unwrap();
+    let (host, rest) = (
+        format!("Host: localhost:{}", server.port()),
+        "Connection: close\nUser-Agent: Python-urllib/2.7",
+    );
+    assert_eq!(
+        server.heads(),
+        [
+            format!("GET /health HTTP/1.1\nAccept-Encoding: identity\n{host}\n{rest}"),
+            format!(
+                "POST /quitquitquit HTTP/1.1\nAccept-Encoding: identity\nContent-Length: 0\n\
+                 Content-Type: application/x-www-form-urlencoded\n{host}\n{rest}"
+            ),
+        ]
+    );
+}
+
+#[test]
+fn redirects_are_followed() {
+    let elsewhere = Server::says(answer("200 OK", "ok"));
+    let there = elsewhere.port();
+    let server = Server::start(move |line, stream| {
+        let path = line.split(' ').nth(1).unwrap_or_default();
+        let to = match path {
+            "/absolute" => format!("http://localhost:{there}/x"),
+            "/root" => "/ok".to_owned(),
+            "/a/relative" => "ok".to_owned(),
+            "/secure" => "https://localhost/".to_owned(),
+            "/again" => "/again".to_owned(),
+            "/ok" | "/a/ok" => return stream.write_all(answer("200 OK", "ok").as_bytes()),
+            code => {
+                let code = code.trim_start_matches('/');
+                let answer =
+                    format!("HTTP/1.1 {code} Moved\r\nLocation: /ok\r\nContent-Length: 0\r\n\r\n");
+                return stream.write_all(answer.as_bytes());
+            }
+        };
+        let answer = format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n");
+        stream.write_all(answer.as_bytes())
+    });
+    let get = |path: &str| checked(&server, &Http::default().endpoint(path));
+    for path in [
+        "/absolute",
+        "/root",
+        "/a/relative",
+        "/301",
+        "/302",
+        "/303",
+        "/307",
+    ] {
+        assert_eq!(get(path), Ok(()), "{path}");
+    }
+    assert_eq!(elsewhere.requests(), ["GET /x"]);
+    for path in ["/300", "/304", "/308", "/secure"] {
+        assert_eq!(get(path), Err(differs("")), "{path}");
+    }
+    let before = server.requests().len();
+    assert_eq!(get("/again"), Err(differs("")));
+    assert_eq!(
+        server.requests().len() - before,
+        5,
+        "four times to one place"
+    );
+
+    let signaler = Signaler::new(server.port());
+    let posted = |path: &str| {
+        let before = server.requests().len();
+        signaler.query("POST", path).unwrap();
+        server.requests().split_off(before)
+    };
+    assert_eq!(posted("/302"), ["POST /302", "GET /ok"]);
+    assert_eq!(posted("/307"), ["POST /307"], "would have to be sent again");
+}
+
+#[test]
+fn the_timeout_is_for_each_operation_and_not_for_their_sum() {
+    let slow =
+        Server::start(|_, stream| drip(stream, answer("200 OK", "ok").as_bytes(), TIMEOUT / 16));
+    let before = std::time::Instant::now();
+    assert_eq!(checked(&slow, &Http::default()), Ok(()));
+    assert!(before.elapsed() > 2 * TIMEOUT, "it was to take long");
+
+    let part = |bytes: &'static str| {
+        Server::start(move |_, stream| {
+            stream.write_all(bytes.as_bytes())?;
+            std::thread::sleep(4 * TIMEOUT);
+            Ok(())
+        })
+    };
+    for stuck in [
+        "",
+        "HTTP/1.1 200",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no",
+    ] {
+        let server = part(stuck);
+        let shown = lost(server.port(), "Error within timeout");
+        assert_eq!(checked(&server, &Http::default()), Err(shown), "{stuck:?}");
+    }
+    // What is not 2xx is not read, and so not waited for.
+    let sick = part("HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n");
+    assert_eq!(checked(&sick, &Http::default()), Err(differs("")));
+    assert_eq!(
+        Signaler::new(sick.port())
+            .timeout(TIMEOUT)
+            .post("/quitquitquit"),
+        Ok(())
+    );
+}
+
+#[test]
+fn nobody_there() {
+    let port = free_port();
+    let signaler = Signaler::new(port).timeout(TIMEOUT);
+    let refused = "<urlopen error [Errno 111] Connection refused>";
+    assert_eq!(signaler.check(&Http::default()), Err(lost(port, refused)));
+    assert!(signaler.post("/quitquitquit").is_err());
+
+    // The kernel accepts, and nobody ever reads.
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let signaler = Signaler::new(port).timeout(TIMEOUT);
+    let shown = lost(port, "Error within timeout");
+    assert_eq!(signaler.check(&Http::default()), Err(shown));
+    assert!(signaler.post("/quitquitquit").is_err());
+
+    let reset = Server::start(|_, stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")?;
+        socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO))
+    });
+    let shown = lost(
+        reset.port(),
+        "Unexpected error: [Errno 104] Connection reset by peer",
+    );
+    assert_eq!(checked(&reset, &Http::default()), Err(shown));
+}
+
+#[test]
+fn any_answer_counts_for_the_lifecycle() {
+    for status in [
+        "200 OK",
+        "204 No Content",
+        "302 Found",
+        "404 Not Found",
+        "405 No",
+        "500 No",
+    ] {
+        let server = Server::says(answer(status, "anything"));
+        assert_eq!(
+            Signaler::new(server.port()).post("/quitquitquit"),
+            Ok(()),
+            "{status}"
+        );
+        assert_eq!(server.requests(), ["POST /quitquitquit"]);
+    }
+}
