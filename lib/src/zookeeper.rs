@@ -29,7 +29,7 @@ pub use pattern::Pattern;
 pub use payload::fuzz;
 pub use session::{State, Stats};
 pub use sessions::{Options, Sessions};
-pub use tree::{Child, Node, Tree};
+pub use tree::{Child, Decode, Node, Registered, Tree};
 
 /// What a pattern matches, whole, again whenever it changes. Dropping it (and its clones) stops following.
-pub type Follow = tokio::sync::watch::Receiver<std::sync::Arc<Tree>>;
+pub type Follow<T = Registered> = tokio::sync::watch::Receiver<std::sync::Arc<Tree<T>>>;

@@ -50,7 +50,7 @@ impl Program {
     fn follow(&self, ensemble: &Ensemble, pattern: &str, format: Format) -> Follow {
         let _inside = self.handle.enter();
         let pattern = Pattern::new(pattern).unwrap();
-        self.sessions.follow(ensemble, &pattern, format)
+        self.sessions.follow(ensemble, &pattern, &format)
     }
 
     /// Follows ServerSets of a server, and returns when all has been read.

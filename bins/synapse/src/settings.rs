@@ -120,7 +120,7 @@ pub struct ZookeeperDiscovery {
 }
 
 /// The format of registrations.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Decode {
     /// Nerve's.
     Nerve,

@@ -17,7 +17,7 @@ use super::pattern::depth;
 use super::reader::{Event, Fault, Reader};
 use super::scan::{Order, Reuse, Scanned, scan};
 use super::session::{Link, Shared, Up, count};
-use super::{Format, Pattern, Sessions, Tree};
+use super::{Decode, Pattern, Sessions, Tree};
 use crate::backoff::Backoff;
 use crate::clock;
 
@@ -37,18 +37,18 @@ const FAILURES: u32 = 3;
 /// Further off than anything waits.
 const FAR: Duration = Duration::from_secs(86_400);
 
-pub(super) struct Follower {
+pub(super) struct Follower<D: Decode> {
     shared: Arc<Shared>,
     link: watch::Receiver<Link>,
-    out: watch::Sender<Arc<Tree>>,
-    format: Format,
-    live: Live,
+    out: watch::Sender<Arc<Tree<D::Kept>>>,
+    decode: D,
+    live: Live<D::Kept>,
 
-    connection: Option<Connection>,
+    connection: Option<Connection<D>>,
     events: mpsc::Receiver<Event>,
-    reads: JoinSet<(Question, Answer)>,
+    reads: JoinSet<(Question, Answer<D::Kept>)>,
     /// The scan under way: at most one.
-    scanning: JoinSet<(Purpose, Vec<String>, Scanned)>,
+    scanning: JoinSet<(Purpose, Vec<String>, Scanned<D::Kept>)>,
     /// Paths below which something has changed, where an event does not say what.
     dirty: BTreeSet<String>,
 
@@ -68,9 +68,9 @@ pub(super) struct Follower {
 }
 
 /// A session, as this follower uses it.
-struct Connection {
+struct Connection<D> {
     up: Arc<Up>,
-    reader: Arc<Reader>,
+    reader: Arc<Reader<D>>,
     /// Whether it is connected now.
     connected: bool,
     /// The persistent watch.
@@ -89,13 +89,13 @@ enum Purpose {
     Dirty,
 }
 
-impl Follower {
+impl<D: Decode> Follower<D> {
     pub(super) fn new(
         shared: Arc<Shared>,
         mut link: watch::Receiver<Link>,
         pattern: Pattern,
-        format: Format,
-        out: watch::Sender<Arc<Tree>>,
+        decode: D,
+        out: watch::Sender<Arc<Tree<D::Kept>>>,
     ) -> Self {
         // After a defect what was published stands.
         let (before, now) = (Arc::clone(&out.borrow()), Instant::now());
@@ -106,8 +106,8 @@ impl Follower {
             shared,
             link,
             out,
-            format,
-            live: Live::new(pattern, format, before.paths.clone()),
+            live: Live::new(pattern, decode.format(), before.paths.clone()),
+            decode,
             connection: None,
             events,
             reads: JoinSet::new(),
@@ -127,13 +127,13 @@ impl Follower {
     }
 
     /// Follows until nobody looks any more.
-    pub(super) async fn run(mut self, sessions: Sessions) {
+    pub(super) async fn run(mut self, sessions: Sessions<D>) {
         loop {
             let wake = self.wake();
             tokio::select! {
                 () = self.out.closed() => {
                     let ensemble = &self.shared.ensemble;
-                    if sessions.forget(ensemble, self.live.pattern(), self.format) {
+                    if sessions.forget(ensemble, self.live.pattern(), &self.decode) {
                         self.interrupt();
                         return;
                     }
@@ -220,7 +220,7 @@ impl Follower {
                         self.events = events;
                         let (up, shared) = (Arc::clone(&up), Arc::clone(&self.shared));
                         (
-                            Arc::new(Reader::new(up, shared, self.format, sender)),
+                            Arc::new(Reader::new(up, shared, self.decode.clone(), sender)),
                             false,
                         )
                     }
@@ -310,7 +310,7 @@ impl Follower {
             .spawn(async move { (purpose, below, scan(reader, order).await) });
     }
 
-    fn scanned(&mut self, purpose: Purpose, below: &[String], scanned: Scanned) {
+    fn scanned(&mut self, purpose: Purpose, below: &[String], scanned: Scanned<D::Kept>) {
         // Events that are older than the scan's last answer stand before it: what they touch is not the scan's.
         self.drain();
         self.ask();

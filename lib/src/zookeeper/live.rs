@@ -42,16 +42,16 @@ pub(super) struct Question {
 
 /// What was read: a path's data with the transaction that created it, or a member.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(super) enum Answer<T> {
     Data(Result<Option<(Vec<u8>, i64)>, Fault>),
-    Member(Result<Option<Child>, Fault>),
+    Member(Result<Option<Child<T>>, Fault>),
 }
 
 #[derive(Debug)]
-pub(super) struct Live {
+pub(super) struct Live<T> {
     pattern: Pattern,
     format: Format,
-    paths: BTreeMap<Arc<str>, Arc<Node>>,
+    paths: BTreeMap<Arc<str>, Arc<Node<T>>>,
     problems: BTreeMap<String, Problem>,
     queue: HashMap<Key, Change>,
     pending: HashMap<Key, u64>,
@@ -64,11 +64,11 @@ pub(super) struct Live {
     lost: bool,
 }
 
-impl Live {
+impl<T: Clone + PartialEq> Live<T> {
     pub(super) fn new(
         pattern: Pattern,
         format: Format,
-        paths: BTreeMap<Arc<str>, Arc<Node>>,
+        paths: BTreeMap<Arc<str>, Arc<Node<T>>>,
     ) -> Self {
         Self {
             pattern,
@@ -88,7 +88,7 @@ impl Live {
         &self.pattern
     }
 
-    pub(super) fn paths(&self) -> &BTreeMap<Arc<str>, Arc<Node>> {
+    pub(super) fn paths(&self) -> &BTreeMap<Arc<str>, Arc<Node<T>>> {
         &self.paths
     }
 
@@ -129,15 +129,20 @@ impl Live {
 
     /// The path or member that a path is, if it is one of ours.
     pub(super) fn key(&self, path: &str) -> Option<Key> {
+        // The text of a path is held once.
+        let shared = |path: &str| match self.paths.get_key_value(path) {
+            Some((known, _)) => Arc::clone(known),
+            None => path.into(),
+        };
         if self.pattern.matches(path) {
             return Some(Key {
-                path: path.into(),
+                path: shared(path),
                 member: None,
             });
         }
         let (parent, name) = path.rsplit_once('/')?;
         (self.pattern.matches(parent) && self.format.claims(name)).then(|| Key {
-            path: parent.into(),
+            path: shared(parent),
             member: Some(name.into()),
         })
     }
@@ -235,7 +240,7 @@ impl Live {
     }
 
     /// The node of a path that exists, made if need be.
-    fn node_mut(&mut self, path: &Arc<str>) -> Option<&mut Node> {
+    fn node_mut(&mut self, path: &Arc<str>) -> Option<&mut Node<T>> {
         if !self.paths.contains_key(path) && self.paths.len() >= PATHS {
             let text = format!("more than {PATHS} paths match");
             self.problems
@@ -250,7 +255,7 @@ impl Live {
     }
 
     /// Takes what was read.
-    pub(super) fn answered(&mut self, question: &Question, answer: Answer) {
+    pub(super) fn answered(&mut self, question: &Question, answer: Answer<T>) {
         let Question { key, ticket } = question;
         if self.pending.get(key) != Some(ticket) {
             return;
@@ -271,7 +276,7 @@ impl Live {
         }
     }
 
-    fn insert(&mut self, path: &Arc<str>, name: &Arc<str>, child: Child) {
+    fn insert(&mut self, path: &Arc<str>, name: &Arc<str>, child: Child<T>) {
         let Some(node) = self.node_mut(path) else {
             return;
         };
@@ -304,7 +309,7 @@ impl Live {
 
     /// Takes what a scan below `below` has found. Returns how many paths it changed, and those that must be scanned
     /// again because an event came in between.
-    pub(super) fn merge(&mut self, below: &[String], found: Found) -> (usize, Vec<String>) {
+    pub(super) fn merge(&mut self, below: &[String], found: Found<T>) -> (usize, Vec<String>) {
         let mut touched: HashMap<Arc<str>, Vec<Option<Arc<str>>>> = HashMap::new();
         for key in self.touched.take().unwrap_or_default() {
             touched.entry(key.path).or_default().push(key.member);

@@ -41,8 +41,6 @@ pub struct Member {
     pub additional: Box<[(Arc<str>, Endpoint)]>,
     /// What only Nerve registers.
     pub registration: Option<Box<Registration>>,
-    /// Whether its bytes cannot change: an ephemeral sequential znode.
-    pub(super) settled: bool,
 }
 
 impl Member {

@@ -15,7 +15,6 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visi
 use super::member::{
     Endpoint, Format, Member, Port, Reason, Refusal, Registration, Status, sequence,
 };
-use super::tree::Child;
 
 /// The largest payload, in bytes: ZooKeeper's own default limit (`jute.maxbuffer`).
 const PAYLOAD: usize = 1 << 20;
@@ -58,30 +57,27 @@ impl Names {
     }
 }
 
-/// Reads the payload of the child `name`. `settled` says that it cannot change.
+/// Reads the payload of the child `name`.
 pub(super) fn read(
     format: Format,
     name: &str,
     payload: &[u8],
-    settled: bool,
     names: &Names,
-) -> Child {
-    let parsed = match format {
-        Format::ServerSet => object(payload).map(|raw| server_set(&raw, names)),
-        Format::Nerve => object(payload).map(|raw| nerve(raw, names)),
+) -> Result<Member, Refusal> {
+    let mut member = match format {
+        Format::ServerSet => server_set(&object(payload)?, names),
+        Format::Nerve => nerve(object(payload)?, names),
     };
-    match parsed {
-        Ok(mut member) => {
-            member.sequence = sequence(name);
-            member.settled = settled;
-            Child::Member(Arc::new(member))
-        }
-        Err(refusal) => Child::Refused(Arc::new(refusal)),
-    }
+    member.sequence = sequence(name);
+    Ok(member)
 }
 
 /// Reads the payload that the name itself carries, if it does: such a child need not be asked for.
-pub(super) fn read_name(format: Format, name: &str, names: &Names) -> Option<Child> {
+pub(super) fn read_name(
+    format: Format,
+    name: &str,
+    names: &Names,
+) -> Option<Result<Member, Refusal>> {
     let rest = name.strip_prefix("base64_")?;
     if format != Format::Nerve {
         return None;
@@ -90,8 +86,8 @@ pub(super) fn read_name(format: Format, name: &str, names: &Names) -> Option<Chi
     // The alphabet has `_` too, so that only the length says where the payload ends.
     let encoded = rest.get(..length.parse().ok()?)?;
     Some(match BASE64.decode(encoded) {
-        Ok(payload) => read(format, name, &payload, true, names),
-        Err(error) => Child::Refused(Arc::new(malformed(error.to_string()))),
+        Ok(payload) => read(format, name, &payload, names),
+        Err(error) => Err(malformed(error.to_string())),
     })
 }
 
@@ -167,7 +163,6 @@ fn server_set(raw: &RawServerSet, names: &Names) -> Member {
         service: raw.service_endpoint.as_ref().map(endpoint),
         additional: additional.into(),
         registration: None,
-        settled: false,
     }
 }
 
@@ -192,7 +187,6 @@ fn nerve(raw: RawNerve, names: &Names) -> Member {
         }),
         additional: Box::default(),
         registration: Some(Box::new(registration)),
-        settled: false,
     }
 }
 
@@ -326,19 +320,19 @@ pub fn fuzz(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     for format in [Format::ServerSet, Format::Nerve] {
         let children = [
-            Some(read(format, &text, bytes, false, &names)),
+            Some(read(format, &text, bytes, &names)),
             read_name(format, &text, &names),
             read_name(format, &format!("base64_{text}"), &names),
         ];
         for child in children.into_iter().flatten() {
             match child {
-                Child::Member(member) => {
+                Ok(member) => {
                     assert!(member.additional.len() <= ENDPOINTS);
                     for (name, endpoint) in &member.additional {
                         assert_eq!(member.endpoint(Some(name)), Some(endpoint));
                     }
                 }
-                Child::Refused(refusal) => {
+                Err(refusal) => {
                     assert!(!refusal.detail.chars().any(char::is_control));
                 }
             }

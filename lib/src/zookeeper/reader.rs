@@ -18,7 +18,7 @@ use super::member::{Format, Reason, Refusal, sequence};
 use super::pattern::join;
 use super::payload;
 use super::session::{Shared, Up, count};
-use super::tree::Child;
+use super::tree::{Child, Decode};
 
 /// How long one request may take. A connection on which nothing at all is answered is lost long before that.
 const REQUEST: Duration = Duration::from_secs(30);
@@ -59,32 +59,32 @@ type Armed = Arc<Mutex<HashSet<(String, Watches)>>>;
 
 /// Reads for one follower.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(super) struct Reader<D> {
     up: Arc<Up>,
     shared: Arc<Shared>,
-    format: Format,
+    decode: D,
     events: mpsc::Sender<Event>,
     armed: Armed,
 }
 
-impl Reader {
+impl<D: Decode> Reader<D> {
     pub(super) fn new(
         up: Arc<Up>,
         shared: Arc<Shared>,
-        format: Format,
+        decode: D,
         events: mpsc::Sender<Event>,
     ) -> Self {
         Self {
             up,
             shared,
-            format,
+            decode,
             events,
             armed: Armed::default(),
         }
     }
 
     pub(super) fn format(&self) -> Format {
-        self.format
+        self.decode.format()
     }
 
     /// Whether watches fire once and belong to single paths.
@@ -206,9 +206,9 @@ impl Reader {
     /// The registrations of these names, less those that do not exist.
     pub(super) async fn members(
         &self,
-        path: &str,
+        path: &Arc<str>,
         names: Vec<Arc<str>>,
-    ) -> Result<Vec<(Arc<str>, Child)>, Fault> {
+    ) -> Result<Vec<(Arc<str>, Child<D::Kept>)>, Fault> {
         let mut found = Vec::with_capacity(names.len());
         if let [name] = &names[..] {
             let child = self.member(path, name).await?;
@@ -218,14 +218,14 @@ impl Reader {
         let mut asked = Vec::with_capacity(names.len());
         let mut request = self.up.client.new_multi_reader();
         for name in names {
-            let child = match payload::read_name(self.format, &name, &self.shared.names) {
+            let child = match self.carried(path, &name) {
                 Some(child) => Some(child),
                 None => match request.add_get_data(&join(path, &name)) {
                     Ok(()) => {
                         asked.push(name);
                         continue;
                     }
-                    Err(error) => self.child(&name, Err(error))?,
+                    Err(error) => self.child(path, &name, Err(error))?,
                 },
             };
             found.extend(child.map(|child| (name, child)));
@@ -245,16 +245,19 @@ impl Reader {
                 MultiReadResult::Error { err } => Err(err),
                 other => return Err(Fault::Lost(format!("an answer to no question: {other:?}"))),
             };
-            let child = self.child(&name, answer)?;
+            let child = self.child(path, &name, answer)?;
             found.extend(child.map(|child| (name, child)));
         }
         Ok(found)
     }
 
     /// A registration; `None` if it does not exist.
-    pub(super) async fn member(&self, path: &str, name: &str) -> Result<Option<Child>, Fault> {
-        let names = &self.shared.names;
-        if let Some(child) = payload::read_name(self.format, name, names) {
+    pub(super) async fn member(
+        &self,
+        path: &Arc<str>,
+        name: &Arc<str>,
+    ) -> Result<Option<Child<D::Kept>>, Fault> {
+        if let Some(child) = self.carried(path, name) {
             return Ok(Some(child));
         }
         let full = join(path, name);
@@ -265,32 +268,40 @@ impl Reader {
         {
             found = self.get(&full, true).await;
         }
-        self.child(name, found)
+        self.child(path, name, found)
     }
 
-    /// What was read as a registration.
+    /// The registration that a name carries itself.
+    fn carried(&self, path: &Arc<str>, name: &Arc<str>) -> Option<Child<D::Kept>> {
+        let said = payload::read_name(self.format(), name, &self.shared.names)?;
+        Some(Child {
+            kept: self.decode.keep(path, name, said),
+            settled: true,
+        })
+    }
+
+    /// What was read as a registration; `None` if it does not exist.
     fn child(
         &self,
-        name: &str,
+        path: &Arc<str>,
+        name: &Arc<str>,
         found: Result<(Vec<u8>, Stat), Error>,
-    ) -> Result<Option<Child>, Fault> {
-        match found {
-            Ok((data, stat)) => Ok(Some(payload::read(
-                self.format,
-                name,
-                &data,
-                settled(name, &stat),
-                &self.shared.names,
-            ))),
-            Err(Error::NoNode) => Ok(None),
+    ) -> Result<Option<Child<D::Kept>>, Fault> {
+        let (said, settled) = match found {
+            Ok((data, stat)) => {
+                let said = payload::read(self.format(), name, &data, &self.shared.names);
+                (said, settled(name, &stat))
+            }
+            Err(Error::NoNode) => return Ok(None),
             Err(error) => match fault(&error) {
-                Fault::Path(why) => {
-                    let refusal = Refusal::new(Reason::Unreadable, why);
-                    Ok(Some(Child::Refused(Arc::new(refusal))))
-                }
-                lost => Err(lost),
+                Fault::Path(why) => (Err(Refusal::new(Reason::Unreadable, why)), false),
+                lost => return Err(lost),
             },
-        }
+        };
+        Ok(Some(Child {
+            kept: self.decode.keep(path, name, said),
+            settled,
+        }))
     }
 
     async fn get(&self, path: &str, watched: bool) -> Result<(Vec<u8>, Stat), Error> {

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::pattern::{Pattern, depth, join};
 use super::reader::{Fault, Reader};
 use super::session::IN_FLIGHT;
-use super::tree::{Child, Node};
+use super::tree::{Decode, Node};
 
 /// The most paths one pattern may match.
 pub(super) const PATHS: usize = 100_000;
@@ -34,7 +34,7 @@ pub(super) enum Reuse {
 
 /// What to scan.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct Order<T> {
     pub(super) pattern: Pattern,
     /// Paths at or above those that match.
     pub(super) below: Vec<String>,
@@ -42,13 +42,13 @@ pub(super) struct Order {
     /// Whether the persistent watch is set before anything is listed.
     pub(super) watch: bool,
     /// What is known.
-    pub(super) known: BTreeMap<Arc<str>, Arc<Node>>,
+    pub(super) known: BTreeMap<Arc<str>, Arc<Node<T>>>,
 }
 
 /// What a scan has found.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    pub(super) nodes: BTreeMap<Arc<str>, Node>,
+#[derive(Debug)]
+pub(super) struct Found<T> {
+    pub(super) nodes: BTreeMap<Arc<str>, Node<T>>,
     pub(super) problems: BTreeMap<String, Problem>,
 }
 
@@ -71,14 +71,17 @@ impl Problem {
 
 /// How a scan ended.
 #[derive(Debug)]
-pub(super) struct Scanned {
+pub(super) struct Scanned<T> {
     /// The persistent watch that was set; it holds for as long as this does.
     pub(super) watch: Option<JoinSet<()>>,
-    pub(super) found: Result<Found, Fault>,
+    pub(super) found: Result<Found<T>, Fault>,
 }
 
 /// Scans.
-pub(super) async fn scan(reader: Arc<Reader>, order: Order) -> Scanned {
+pub(super) async fn scan<D: Decode>(
+    reader: Arc<Reader<D>>,
+    order: Order<D::Kept>,
+) -> Scanned<D::Kept> {
     let _turn = reader.turn().await;
     let mut watch = None;
     if order.watch && !reader.fires_once() {
@@ -96,8 +99,14 @@ pub(super) async fn scan(reader: Arc<Reader>, order: Order) -> Scanned {
     Scanned { watch, found }
 }
 
-async fn read(reader: &Arc<Reader>, order: &Order) -> Result<Found, Fault> {
-    let mut found = Found::default();
+async fn read<D: Decode>(
+    reader: &Arc<Reader<D>>,
+    order: &Order<D::Kept>,
+) -> Result<Found<D::Kept>, Fault> {
+    let mut found = Found {
+        nodes: BTreeMap::new(),
+        problems: BTreeMap::new(),
+    };
     let mut paths = Vec::new();
     for start in &order.below {
         paths.extend(expand(reader, &order.pattern, start, &mut found).await?);
@@ -159,16 +168,20 @@ async fn read(reader: &Arc<Reader>, order: &Order) -> Result<Found, Fault> {
         Err(fault) => lost = Some(fault),
     })
     .await?;
+    for node in found.nodes.values_mut() {
+        // A map that is made in one go takes half the memory of one that grew.
+        node.members = std::mem::take(&mut node.members).into_iter().collect();
+    }
     lost.map_or(Ok(found), Err)
 }
 
 /// The paths below `start` that are as deep as the pattern. Whether those whose last components are literal exist is
 /// not known yet.
-async fn expand(
-    reader: &Arc<Reader>,
+async fn expand<D: Decode>(
+    reader: &Arc<Reader<D>>,
     pattern: &Pattern,
     start: &str,
-    found: &mut Found,
+    found: &mut Found<D::Kept>,
 ) -> Result<Vec<String>, Fault> {
     let mut level = vec![start.to_owned()];
     for index in depth(start)..pattern.depth() {
@@ -212,20 +225,20 @@ async fn expand(
     Ok(level)
 }
 
-struct Listed {
-    node: Node,
+struct Listed<T> {
+    node: Node<T>,
     problem: Option<String>,
     /// Members that must be read.
     unread: Vec<Arc<str>>,
 }
 
 /// A path, its data and those of its members that are known.
-async fn list(
-    reader: &Reader,
+async fn list<D: Decode>(
+    reader: &Reader<D>,
     path: &str,
-    known: Option<Arc<Node>>,
+    known: Option<Arc<Node<D::Kept>>>,
     reuse: Reuse,
-) -> Result<Option<Listed>, Fault> {
+) -> Result<Option<Listed<D::Kept>>, Fault> {
     let Some((mut names, created)) = reader.children(path).await? else {
         return Ok(None);
     };
@@ -262,7 +275,7 @@ async fn list(
             .as_ref()
             .and_then(|node| node.members.get_key_value(name.as_str()));
         match known {
-            Some((name, child)) if reuse == Reuse::Known || settled(child) => {
+            Some((name, child)) if reuse == Reuse::Known || child.settled => {
                 node.members.insert(Arc::clone(name), child.clone());
             }
             _ => unread.push(name.into()),
@@ -281,10 +294,6 @@ pub(super) fn bounded(data: Vec<u8>) -> Result<Arc<[u8]>, String> {
         return Err(format!("its {} bytes of data are not used", data.len()));
     }
     Ok(data.into())
-}
-
-fn settled(child: &Child) -> bool {
-    child.member().is_some_and(|member| member.settled)
 }
 
 /// Asks for each item, a bounded number of them at a time, and passes on each answer as it comes. Every request has

@@ -1,4 +1,4 @@
-//! Who follows what: one session per ensemble, one follower per pattern and format, both for as long as somebody looks.
+//! Who follows what: one session per ensemble, one follower per pattern and way to read it, both for as long as somebody looks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::follow::Follower;
 use super::session::{Link, Shared, Stats, keep, supervise};
-use super::{Ensemble, Follow, Format, Pattern, Tree};
+use super::{Decode, Ensemble, Follow, Format, Pattern, Tree};
 
 /// How ensembles are followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,32 +37,40 @@ impl Default for Options {
 }
 
 /// The sessions of this process. A clone is the same.
-#[derive(Debug, Clone)]
-pub struct Sessions {
-    inner: Arc<Inner>,
+#[derive(Debug)]
+pub struct Sessions<D: Decode = Format> {
+    inner: Arc<Inner<D>>,
+}
+
+impl<D: Decode> Clone for Sessions<D> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
 }
 
 #[derive(Debug)]
-struct Inner {
+struct Inner<D: Decode> {
     options: Options,
-    open: Mutex<BTreeMap<Ensemble, Open>>,
+    open: Mutex<BTreeMap<Ensemble, Open<D>>>,
 }
 
 /// An ensemble that is followed.
-struct Open {
+struct Open<D: Decode> {
     shared: Arc<Shared>,
     link: watch::Receiver<Link>,
-    followed: HashMap<(Pattern, Format), watch::Sender<Arc<Tree>>>,
+    followed: HashMap<(Pattern, D), watch::Sender<Arc<Tree<D::Kept>>>>,
     _session: JoinSet<()>,
 }
 
-impl fmt::Debug for Open {
+impl<D: Decode> fmt::Debug for Open<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Open({}, {})", self.shared.ensemble, self.followed.len())
     }
 }
 
-impl Sessions {
+impl<D: Decode> Sessions<D> {
     /// No session yet: each is opened when it is first needed.
     #[must_use]
     pub fn new(options: Options) -> Self {
@@ -78,7 +86,7 @@ impl Sessions {
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
-    pub fn follow(&self, ensemble: &Ensemble, pattern: &Pattern, format: Format) -> Follow {
+    pub fn follow(&self, ensemble: &Ensemble, pattern: &Pattern, decode: &D) -> Follow<D::Kept> {
         let mut open = self.open();
         let of = open.entry(ensemble.clone()).or_insert_with(|| {
             let shared = Arc::new(Shared::new(ensemble.clone(), self.inner.options.clone()));
@@ -96,17 +104,17 @@ impl Sessions {
                 _session: session,
             }
         });
-        let key = (pattern.clone(), format);
+        let key = (pattern.clone(), decode.clone());
         if let Some(known) = of.followed.get(&key) {
             return known.subscribe();
         }
         let (out, follow) = watch::channel(Arc::new(Tree::default()));
         of.followed.insert(key, out.clone());
         let (sessions, shared, link) = (self.clone(), Arc::clone(&of.shared), of.link.clone());
-        let pattern = pattern.clone();
+        let (pattern, decode) = (pattern.clone(), decode.clone());
         tokio::spawn(supervise(format!("following {pattern}"), move || {
-            let (pattern, out) = (pattern.clone(), out.clone());
-            let follower = Follower::new(Arc::clone(&shared), link.clone(), pattern, format, out);
+            let (pattern, decode, out) = (pattern.clone(), decode.clone(), out.clone());
+            let follower = Follower::new(Arc::clone(&shared), link.clone(), pattern, decode, out);
             follower.run(sessions.clone())
         }));
         follow
@@ -123,12 +131,12 @@ impl Sessions {
 
     /// Forgets a follower if really nobody looks any more, and returns whether that is so. With its last follower an
     /// ensemble's session ends.
-    pub(super) fn forget(&self, ensemble: &Ensemble, pattern: &Pattern, format: Format) -> bool {
+    pub(super) fn forget(&self, ensemble: &Ensemble, pattern: &Pattern, decode: &D) -> bool {
         let mut open = self.open();
         let Some(of) = open.get_mut(ensemble) else {
             return true;
         };
-        let key = (pattern.clone(), format);
+        let key = (pattern.clone(), decode.clone());
         if of.followed.get(&key).is_some_and(|out| !out.is_closed()) {
             return false;
         }
@@ -139,7 +147,7 @@ impl Sessions {
         true
     }
 
-    fn open(&self) -> MutexGuard<'_, BTreeMap<Ensemble, Open>> {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<Ensemble, Open<D>>> {
         self.inner
             .open
             .lock()

@@ -156,7 +156,7 @@ fn what_cannot_be_read_is_refused_beside_what_can() {
         detail: "no JSON object".to_owned(),
     };
     assert!(
-        matches!(&node.members[name], hostkit::zookeeper::Child::Refused(refusal) if **refusal == expected),
+        matches!(&node.members[name].kept, Err(refusal) if **refusal == expected),
         "{node:?}"
     );
 }

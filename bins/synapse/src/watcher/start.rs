@@ -12,13 +12,13 @@ use super::file::{File, Inotify};
 use super::multi::Multi;
 use super::zookeeper::Zookeeper;
 use super::{Found, Watcher};
-use crate::settings::{Cluster, Discovery};
+use crate::settings::{Cluster, Decode, Discovery};
 
 /// What watchers share.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// The sessions with ZooKeeper: one per ensemble, whoever follows it.
-    pub sessions: Sessions,
+    pub sessions: Sessions<Decode>,
     /// The names of clusters, and what their ensembles need beside hosts.
     pub clusters: Vec<Cluster>,
     /// What tells that files have changed.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hostkit::Failure;
-use hostkit::zookeeper::{Ensemble, Follow, Format, Node, Pattern, Sessions, Tree};
+use hostkit::zookeeper::{self, Ensemble, Pattern, Sessions};
 use tokio::sync::watch;
 
 use super::{Context, Found, Watcher, publish, single};
@@ -27,9 +27,14 @@ const FRESH: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Zookeeper {
     discovery: ZookeeperDiscovery,
-    sessions: Sessions,
+    sessions: Sessions<Decode>,
     clusters: Vec<Cluster>,
 }
+
+type Kept = <Decode as zookeeper::Decode>::Kept;
+type Follow = zookeeper::Follow<Kept>;
+type Tree = zookeeper::Tree<Kept>;
+type Node = zookeeper::Node<Kept>;
 
 /// What a path was when it was last looked at, and what that became.
 type Seen = BTreeMap<Arc<str>, (Arc<Node>, Arc<Discovered>)>;
@@ -65,19 +70,15 @@ impl Zookeeper {
             own.and_then(|cluster| cluster.chroot.as_deref()),
             own.and_then(|cluster| cluster.digest.as_deref()),
         )?;
-        let format = match self.discovery.decode {
-            Decode::Nerve => Format::Nerve,
-            Decode::ServerSet(_) => Format::ServerSet,
-        };
         let follow = self
             .sessions
-            .follow(&ensemble, &Pattern::new(path)?, format);
+            .follow(&ensemble, &Pattern::new(path)?, &self.discovery.decode);
         let elsewhere = match &self.discovery.generator_config_path {
             // Its children are nobody's members: of a ServerSet most are not even read.
             Some(other) if other != path => Some(self.sessions.follow(
                 &ensemble,
                 &Pattern::new(other)?,
-                Format::ServerSet,
+                &Decode::ServerSet(None),
             )),
             _ => None,
         };
@@ -157,9 +158,6 @@ impl Zookeeper {
                     if let Some(config) = &config {
                         discovered.generator_config.clone_from(config);
                     }
-                    if let Some((_, known)) = &before {
-                        discovered.share(known);
-                    }
                     Arc::new(discovered)
                 }
             };
@@ -172,7 +170,7 @@ impl Zookeeper {
 
     /// What a path says of itself.
     fn discovered(&self, path: &Arc<str>, node: &Node) -> Discovered {
-        let mut discovered = members::discovered(&self.discovery.decode, path, node);
+        let mut discovered = members::discovered(node);
         discovered.job = members::job(&self.clusters, &self.discovery.decode, path);
         if self.discovery.generator_config_path.as_deref() == Some(self.discovery.path.as_str()) {
             discovered.generator_config = members::generator_config(&node.data);

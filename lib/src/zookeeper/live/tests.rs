@@ -2,12 +2,12 @@
 
 use super::*;
 use crate::zookeeper::member::Refusal;
-use crate::zookeeper::{Reason, payload};
+use crate::zookeeper::{Decode as _, Reason, Registered, payload};
 
 const A: &str = "/aurora/www/prod/a";
 const B: &str = "/aurora/www/prod/b";
 
-fn live() -> Live {
+fn live() -> Live<Registered> {
     Live::new(
         Pattern::new("/aurora/*/prod/*").unwrap(),
         Format::ServerSet,
@@ -19,7 +19,7 @@ fn name(number: u64) -> String {
     format!("member_{number:010}")
 }
 
-fn event(live: &mut Live, kind: EventType, path: &str) {
+fn event(live: &mut Live<Registered>, kind: EventType, path: &str) {
     live.note(&Event {
         kind,
         path: path.to_owned(),
@@ -29,13 +29,12 @@ fn event(live: &mut Live, kind: EventType, path: &str) {
 /// A member that says `shard`.
 fn child(shard: u32) -> Child {
     let text = format!(r#"{{"status": "ALIVE", "shard": {shard}}}"#);
-    payload::read(
-        Format::ServerSet,
-        "member_0000000000",
-        text.as_bytes(),
-        true,
-        &payload::Names::default(),
-    )
+    let (name, names) = ("member_0000000000", payload::Names::default());
+    let said = payload::read(Format::ServerSet, name, text.as_bytes(), &names);
+    Child {
+        kept: Format::ServerSet.keep(&A.into(), &name.into(), said),
+        settled: true,
+    }
 }
 
 fn node(members: &[(u64, u32)]) -> Node {
@@ -50,7 +49,7 @@ fn node(members: &[(u64, u32)]) -> Node {
     }
 }
 
-fn found(nodes: &[(&str, Node)]) -> Found {
+fn found(nodes: &[(&str, Node)]) -> Found<Registered> {
     Found {
         nodes: nodes
             .iter()
@@ -64,7 +63,7 @@ fn all() -> [String; 1] {
     ["/aurora".to_owned()]
 }
 
-fn shards(live: &Live, path: &str) -> Vec<u32> {
+fn shards(live: &Live<Registered>, path: &str) -> Vec<u32> {
     let members = live.paths.get(path).map(|node| node.members.values());
     let members = members.into_iter().flatten().filter_map(Child::member);
     members.filter_map(|member| member.shard).collect()
@@ -236,7 +235,10 @@ fn a_scan_below_one_path_leaves_the_others() {
 #[test]
 fn there_are_only_so_many_members() {
     let mut live = live();
-    let refused = Child::Refused(Arc::new(Refusal::new(Reason::Malformed, "x")));
+    let refused = Child {
+        kept: Err(Arc::new(Refusal::new(Reason::Malformed, "x"))),
+        settled: true,
+    };
     let mut full = node(&[]);
     full.members = (0..MEMBERS as u64)
         .map(|number| (name(number).into(), refused.clone()))

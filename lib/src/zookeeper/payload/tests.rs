@@ -11,26 +11,23 @@ const AURORA: &str = r#"{"status": "ALIVE", "shard": 1,
                             "http": {"host": "agent03.example.com", "port": 31616},
                             "health": {"host": "agent03.example.com", "port": 31707}}}"#;
 
-fn parse(format: Format, payload: &str) -> Child {
+fn parse(format: Format, payload: &str) -> Result<Member, Refusal> {
     read(
         format,
         "member_0000000042",
         payload.as_bytes(),
-        true,
         &Names::default(),
     )
 }
 
-fn member(format: Format, payload: &str) -> Arc<Member> {
-    let child = parse(format, payload);
-    Arc::clone(child.member().unwrap_or_else(|| panic!("{child:?}")))
+fn member(format: Format, payload: &str) -> Member {
+    parse(format, payload).unwrap()
 }
 
 fn refused(format: Format, payload: &[u8]) -> Reason {
-    match read(format, "x", payload, true, &Names::default()) {
-        Child::Refused(refusal) => refusal.reason,
-        Child::Member(member) => panic!("{member:?}"),
-    }
+    read(format, "x", payload, &Names::default())
+        .unwrap_err()
+        .reason
 }
 
 #[test]
@@ -125,7 +122,7 @@ fn a_name_that_carries_its_payload() {
     for encoded in [padded.as_str(), padded.trim_end_matches('=')] {
         let name = format!("base64_{}_{encoded}_0000000007", encoded.len());
         let child = read_name(Format::Nerve, &name, &Names::default()).unwrap();
-        let member = child.member().unwrap();
+        let member = child.unwrap();
         assert_eq!(member.sequence, Some(7));
         assert_eq!(
             member.registration.as_ref().unwrap().name.as_deref(),
@@ -147,7 +144,7 @@ fn a_name_that_carries_its_payload() {
         );
     }
     let broken = read_name(Format::Nerve, "base64_4_****_0000000001", &Names::default());
-    assert!(matches!(broken, Some(Child::Refused(_))), "{broken:?}");
+    assert!(matches!(broken, Some(Err(_))), "{broken:?}");
 }
 
 #[test]
@@ -201,9 +198,9 @@ fn there_are_only_so_many_endpoints() {
 #[test]
 fn texts_are_shared_and_forgotten_with_the_last_member() {
     let names = Names::default();
-    let one = read(Format::ServerSet, "a", AURORA.as_bytes(), true, &names);
-    let two = read(Format::ServerSet, "b", AURORA.as_bytes(), true, &names);
-    let host = |child: &Child| Arc::clone(&child.member().unwrap().endpoint(None).unwrap().host);
+    let one = read(Format::ServerSet, "a", AURORA.as_bytes(), &names).unwrap();
+    let two = read(Format::ServerSet, "b", AURORA.as_bytes(), &names).unwrap();
+    let host = |member: &Member| Arc::clone(&member.endpoint(None).unwrap().host);
     assert!(Arc::ptr_eq(&host(&one), &host(&two)));
     drop((one, two));
     for index in 0..5000 {

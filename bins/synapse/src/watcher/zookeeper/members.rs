@@ -2,20 +2,27 @@
 
 use std::sync::{Arc, LazyLock};
 
-use hostkit::zookeeper::{self, Child, Member, Node};
+use hostkit::zookeeper::{self, Format, Member, Node, Refusal};
 
 use crate::model::{Backend, Discovered, Job, Reason, Reject, Source};
 use crate::settings::{Cluster, Decode};
 use crate::watcher::fields::Fields;
 
-/// The members of one path.
-pub(super) fn discovered(decode: &Decode, path: &Arc<str>, node: &Node) -> Discovered {
-    let mut discovered = Discovered::default();
-    for (name, child) in &node.members {
+impl zookeeper::Decode for Decode {
+    type Kept = Result<Arc<Backend>, Arc<Reject>>;
+
+    fn format(&self) -> Format {
+        match self {
+            Self::Nerve => Format::Nerve,
+            Self::ServerSet(_) => Format::ServerSet,
+        }
+    }
+
+    fn keep(&self, path: &Arc<str>, name: &Arc<str>, said: Result<Member, Refusal>) -> Self::Kept {
         let source = Source::below(Arc::clone(path), Arc::clone(name));
-        let backend = match child {
-            Child::Member(member) => backend(decode, member, source),
-            Child::Refused(refusal) => {
+        let backend = match said {
+            Ok(member) => backend(self, member, source),
+            Err(refusal) => {
                 let reason = match refusal.reason {
                     zookeeper::Reason::Malformed => Reason::Malformed,
                     zookeeper::Reason::Oversized => Reason::Oversized,
@@ -24,15 +31,23 @@ pub(super) fn discovered(decode: &Decode, path: &Arc<str>, node: &Node) -> Disco
                 Err(Reject::new(source, reason, &refusal.detail))
             }
         };
-        match backend {
-            Ok(backend) => discovered.backends.push(Arc::new(backend)),
-            Err(reject) => discovered.rejects.push(reject),
+        backend.map(Arc::new).map_err(Arc::new)
+    }
+}
+
+/// The members of one path.
+pub(super) fn discovered(node: &Node<<Decode as zookeeper::Decode>::Kept>) -> Discovered {
+    let mut discovered = Discovered::default();
+    for child in node.members.values() {
+        match &child.kept {
+            Ok(backend) => discovered.backends.push(Arc::clone(backend)),
+            Err(reject) => discovered.rejects.push(Reject::clone(reject)),
         }
     }
     discovered
 }
 
-fn backend(decode: &Decode, member: &Member, source: Source) -> Result<Backend, Reject> {
+fn backend(decode: &Decode, member: Member, source: Source) -> Result<Backend, Reject> {
     if !member.alive() {
         return Err(Reject::new(source, Reason::Status, member.status.word()));
     }
@@ -58,17 +73,17 @@ fn backend(decode: &Decode, member: &Member, source: Source) -> Result<Backend, 
     }
     backend.id = member.sequence;
     backend.shard = member.shard;
-    let Some(registration) = &member.registration else {
+    let Some(registration) = member.registration else {
         // A ServerSet has no names; Synapse calls its servers by their shard.
         backend.name = member.shard.map(shard_name);
         return Ok(backend);
     };
     backend.server_id = registration.server_id;
     let fields = Fields {
-        name: registration.name.clone(),
+        name: registration.name,
         weight: registration.weight.map(u64::from),
-        options: registration.options.clone(),
-        labels: registration.labels.clone(),
+        options: registration.options,
+        labels: registration.labels,
     };
     fields.put_on(backend)
 }
