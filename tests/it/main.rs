@@ -7,8 +7,8 @@
 )]
 
 mod admin;
-mod fuzz;
 mod aurora;
+mod fuzz;
 mod haproxy;
 mod harness;
 mod load;

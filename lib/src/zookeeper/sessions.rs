@@ -56,11 +56,14 @@ struct Inner<D: Decode> {
     open: Mutex<BTreeMap<Ensemble, Open<D>>>,
 }
 
+/// Who is told of the tree that matches a pattern.
+type Followed<D> = HashMap<(Pattern, D), watch::Sender<Arc<Tree<<D as Decode>::Kept>>>>;
+
 /// An ensemble that is followed.
 struct Open<D: Decode> {
     shared: Arc<Shared>,
     link: watch::Receiver<Link>,
-    followed: HashMap<(Pattern, D), watch::Sender<Arc<Tree<D::Kept>>>>,
+    followed: Followed<D>,
     _session: JoinSet<()>,
 }
 
