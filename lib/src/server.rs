@@ -1,14 +1,16 @@
 //! The small HTTP/1.1 server of the admin listener and of the health port: one exchange per connection, everything
-//! bounded, on whatever thread polls it.
+//! bounded, on whatever thread polls it. A connection that waits for its answer holds one kilobyte, where hyper's would
+//! hold fifteen: a thousand health checks at once must not make a small process a large one.
 //!
 //! Owns requests, replies and which handler gets which. What is served, and where, is its users'.
 
+mod head;
 mod serve;
 mod socket;
 
 use std::future::{Future, ready};
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
@@ -33,6 +35,8 @@ pub struct Reply {
     status: u16,
     content_type: &'static str,
     body: String,
+    /// The methods of a path that does not have the one asked for.
+    allow: String,
 }
 
 impl Reply {
@@ -41,6 +45,7 @@ impl Reply {
             status,
             content_type,
             body: body.into(),
+            allow: String::new(),
         }
     }
 
@@ -60,6 +65,35 @@ impl Reply {
     #[must_use]
     pub fn error(status: u16, message: &str) -> Self {
         Self::json(status, &serde_json::json!({ "error": message }))
+    }
+
+    /// The bytes of the answer, which ends the connection.
+    fn bytes(&self, with_body: bool) -> Vec<u8> {
+        let Self {
+            status,
+            content_type,
+            body,
+            allow,
+        } = self;
+        let phrase = phrase(*status);
+        let length = body.len();
+        let date = httpdate::fmt_http_date(crate::clock::now().max(SystemTime::UNIX_EPOCH));
+        let mut text = format!(
+            "HTTP/1.1 {status} {phrase}\r\n\
+             content-type: {content_type}\r\n\
+             content-length: {length}\r\n\
+             cache-control: no-store\r\n\
+             connection: close\r\n\
+             date: {date}\r\n"
+        );
+        if !allow.is_empty() {
+            text.push_str(&format!("allow: {allow}\r\n"));
+        }
+        text.push_str("\r\n");
+        if with_body {
+            text.push_str(body);
+        }
+        text.into_bytes()
     }
 }
 
@@ -88,7 +122,7 @@ impl Routes {
         self.route_later(method, path, move |call| ready(handler(call)))
     }
 
-    /// One more route, whose answer has to be waited for. The future is dropped when the peer goes away.
+    /// One more route, whose answer has to be waited for. Whether the peer is still there shows when it is sent.
     #[must_use]
     pub(crate) fn route_later<F: Future<Output = Reply> + Send + 'static>(
         mut self,
@@ -104,14 +138,20 @@ impl Routes {
         self
     }
 
-    /// The handler, or the methods that the path does have.
-    fn find(&self, method: &str, path: &str) -> Result<&Handler, Vec<&'static str>> {
+    /// The handler, or what is answered where there is none.
+    fn find(&self, method: &str, path: &str) -> Result<&Handler, Reply> {
         let wanted = if method == "HEAD" { "GET" } else { method };
         let here = || self.0.iter().filter(|route| route.path == path);
-        here()
-            .find(|route| route.method == wanted)
-            .map(|route| &route.handler)
-            .ok_or_else(|| here().map(|route| route.method).collect())
+        if let Some(route) = here().find(|route| route.method == wanted) {
+            return Ok(&route.handler);
+        }
+        let methods: Vec<&str> = here().map(|route| route.method).collect();
+        if methods.is_empty() {
+            return Err(Reply::error(404, "there is nothing here"));
+        }
+        let mut refused = Reply::error(405, "this path has other methods");
+        refused.allow = methods.join(", ").replace("GET", "GET, HEAD");
+        Err(refused)
     }
 }
 
@@ -120,5 +160,24 @@ impl std::fmt::Debug for Routes {
         f.debug_list()
             .entries(self.0.iter().map(|route| (route.method, route.path)))
             .finish()
+    }
+}
+
+/// What a status is called. A client needs only the number.
+const fn phrase(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        202 => "Accepted",
+        400 => "Bad Request",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        411 => "Length Required",
+        413 => "Content Too Large",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        503 => "Service Unavailable",
+        _ => "",
     }
 }

@@ -21,13 +21,13 @@ pub struct Args {
     /// Flags that all tools have.
     #[command(flatten)]
     pub common: Common,
-    /// The port that Aurora asks: {{thermos.ports[health]}}. It is opened on 127.0.0.1 and ::1
+    /// The port that Aurora asks, of 127.0.0.1 and ::1: `{{thermos.ports[health]}}`
     #[arg(long, value_name = "PORT")]
     pub port: u16,
     /// What is asked of the server: a path, on --test-port, or an http URL. All that are given must pass
     #[arg(long, value_name = "URL", value_delimiter = ' ')]
     pub url: Vec<String>,
-    /// The port of the server on this host: {{thermos.ports[private]}}
+    /// The port of the server on this host: `{{thermos.ports[private]}}`
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub test_port: Option<u16>,
     /// Longest time for a whole check; keep it below the `timeout_secs` of Aurora's configuration

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, USER_AGENT};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
@@ -93,12 +93,16 @@ where
         .handshake(TokioIo::new(stream))
         .await?;
     let mut request = Request::new(Empty::<Bytes>::new());
-    *request.method_mut() = method;
     *request.uri_mut() = Uri::from(path.clone());
     let headers = request.headers_mut();
+    if method == Method::POST {
+        // hyper leaves it out, and some servers then answer 411.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     headers.insert(HOST, host.clone());
     headers.insert(USER_AGENT, HeaderValue::from_static("proxy-healthcheck"));
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    *request.method_mut() = method;
     let mut exchange = pin!(async move { Ok(read(sender.send_request(request).await?).await) });
     // The connection may end in the same moment as the answer arrives: then the answer counts.
     tokio::select! {

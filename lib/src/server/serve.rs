@@ -1,6 +1,5 @@
-//! HTTP/1.1 on listening sockets: one request per connection, everything bounded, every answer for a machine.
+//! Connections: who is served, for how long, and how all of it ends.
 
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
@@ -8,26 +7,21 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::head::{self, Head};
 use super::{Call, DEADLINE, Reply, Routes, Socket, Stream};
 
-/// The longest request body.
-const BODY: usize = 64 << 10;
-/// The longest request head.
-const HEAD: usize = 16 << 10;
 /// The pause after accept(2) failed, as it does for every call while file descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How much of a head is read at a time: all of it, for most.
+const CHUNK: usize = 512;
+/// What is still read, and for how long, of a request that was answered before its end: closing at once would take the
+/// answer from the peer.
+const UNREAD: (u64, Duration) = (1 << 20, Duration::from_secs(1));
 
 /// What keeps a server within bounds.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +52,7 @@ pub(crate) async fn serve<T>(
             told = &mut stop => break told,
             accepted = accept(&sockets, &mut turn), if connections.len() < bounds.connections => match accepted {
                 Ok(stream) => {
-                    let exchange = converse(stream, Arc::clone(&routes), stopped.clone());
+                    let exchange = exchange(stream, Arc::clone(&routes), stopped.clone());
                     connections.spawn(timeout(bounds.exchange, exchange));
                 }
                 Err(error) => {
@@ -66,7 +60,8 @@ pub(crate) async fn serve<T>(
                     sleep(PAUSE).await;
                 }
             },
-            // A handler that panicked has cost its own connection and nothing else.
+            // However one ended, there is nobody to tell but the peer, who knows. A handler that panicked has cost its
+            // own connection and nothing else.
             Some(_) = connections.join_next() => {}
         }
     };
@@ -93,66 +88,72 @@ async fn accept(sockets: &[Socket], turn: &mut usize) -> io::Result<Stream> {
     .await
 }
 
-async fn converse(stream: Stream, routes: Arc<Routes>, mut stopped: watch::Receiver<()>) {
-    let answer = service_fn(move |request| {
-        let routes = Arc::clone(&routes);
-        async move { Ok::<_, Infallible>(answer(request, &routes).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(DEADLINE)
-        .max_buf_size(HEAD)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), answer);
-    let mut connection = pin!(connection);
-    // However it ends, there is nobody to tell but the peer, who knows.
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        _ = stopped.changed() => connection.as_mut().graceful_shutdown(),
-    }
-    let _ = connection.await;
-}
-
-async fn answer(request: Request<Incoming>, routes: &Routes) -> Response<Full<Bytes>> {
-    let (head, body) = request.into_parts();
-    let reply = match routes.find(head.method.as_str(), head.uri.path()) {
-        Ok(handler) => match read(body).await {
-            Ok(body) => {
-                let query = head.uri.query().unwrap_or_default();
-                handler(&Call { query, body: &body }).await
-            }
-            Err(reply) => reply,
-        },
-        Err(methods) if methods.is_empty() => Reply::error(404, "there is nothing here"),
-        Err(methods) => {
-            let mut response = respond(Reply::error(405, "this path has other methods"));
-            let allow = methods.join(", ").replace("GET", "GET, HEAD");
-            if let Ok(allow) = HeaderValue::from_str(&allow) {
-                response.headers_mut().insert(ALLOW, allow);
-            }
-            return response;
-        }
+/// One request and its answer.
+async fn exchange(
+    mut stream: Stream,
+    routes: Arc<Routes>,
+    mut stopped: watch::Receiver<()>,
+) -> io::Result<()> {
+    let read = tokio::select! {
+        read = timeout(DEADLINE, read_head(&mut stream)) => read??,
+        _ = stopped.changed() => return Ok(()),
     };
-    respond(reply)
-}
-
-async fn read(body: Incoming) -> Result<Bytes, Reply> {
-    match timeout(DEADLINE, Limited::new(body, BODY).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Reply::error(413, "a body is at most 64 KiB"))
+    let (head, reply) = match read {
+        Ok((head, body)) => {
+            let reply = answer(&mut stream, &head, body, &routes).await?;
+            (Some(head), reply)
         }
-        Ok(Err(_)) => Err(Reply::error(400, "the body is broken")),
-        Err(_) => Err(Reply::error(408, "the body took too long")),
+        Err(refused) => (None, Err(refused)),
+    };
+    let body_wanted = head.is_none_or(|head| head.method != "HEAD");
+    let whole = reply.is_ok();
+    let answer = reply.unwrap_or_else(|refused| refused).bytes(body_wanted);
+    stream.write_all(&answer).await?;
+    stream.shutdown().await?;
+    if !whole {
+        let mut rest = stream.take(UNREAD.0);
+        let _ = timeout(UNREAD.1, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
     }
+    Ok(())
 }
 
-fn respond(reply: Reply) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(reply.body)));
-    *response.status_mut() =
-        StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+/// The answer to a request, or to one of which not all was read.
+async fn answer(
+    stream: &mut Stream,
+    head: &Head,
+    mut body: Vec<u8>,
+    routes: &Routes,
+) -> io::Result<Result<Reply, Reply>> {
+    let handler = match routes.find(&head.method, &head.path) {
+        Ok(handler) => handler,
+        Err(refused) => return Ok(Err(refused)),
+    };
+    // What follows the body belongs to nobody: there is one request per connection.
+    body.truncate(head.length);
+    let have = body.len();
+    body.resize(head.length, 0);
+    match timeout(DEADLINE, stream.read_exact(&mut body[have..])).await {
+        Ok(read) => read?,
+        Err(_) => return Ok(Err(Reply::error(408, "the body took too long"))),
+    };
+    let query = &head.query;
+    Ok(Ok(handler(&Call { query, body: &body }).await))
+}
+
+/// A request's head and what was read of its body, or the answer to one that cannot be served.
+async fn read_head(stream: &mut Stream) -> io::Result<Result<(Head, Vec<u8>), Reply>> {
+    let mut bytes = Vec::with_capacity(CHUNK);
+    loop {
+        let searched = bytes.len().saturating_sub(2);
+        if stream.read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(end) = head::end(&bytes, searched) {
+            let body = bytes.split_off(end);
+            return Ok(head::parse(&bytes).map(|head| (head, body)));
+        }
+        if bytes.len() > head::LONGEST {
+            return Ok(Err(Reply::error(431, "a head is at most 16 KiB")));
+        }
+    }
 }
