@@ -13,6 +13,7 @@ mod haproxy;
 mod harness;
 mod load;
 mod pexrun;
+mod proxy_healthcheck;
 mod s3cache;
 mod synapse;
 mod synapse_render;

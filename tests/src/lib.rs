@@ -20,6 +20,7 @@ pub mod fuzz;
 pub mod haproxy;
 pub mod host;
 pub mod load;
+pub mod misbehave;
 pub mod nginx;
 pub mod origin;
 mod outcome;

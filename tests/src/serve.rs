@@ -23,6 +23,15 @@ impl Server {
         S: Future<Output = ()> + Send + 'static,
     {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        Self::on(listener, name, serve)
+    }
+
+    /// The same on a listener of the caller's.
+    pub(crate) fn on<F, S>(listener: TcpListener, name: &str, serve: F) -> Self
+    where
+        F: Fn(TcpStream) -> S + Send + 'static,
+        S: Future<Output = ()> + Send + 'static,
+    {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();

@@ -1,0 +1,267 @@
+//! What is told, to whom and how: the port, the answers, the log, the history, grace and snoozing.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv6Addr, TcpStream};
+use std::process::Command;
+
+use hostkit_tests::misbehave::{Manner, Misbehaving, answer};
+use hostkit_tests::{eventually, free_port, or_skip, skip};
+use serde_json::Value;
+
+use super::{Checker, LOCALHOST, ask};
+
+fn healthy() -> Misbehaving {
+    Misbehaving::start(Manner::Answer(answer("200 OK", "ok")))
+}
+
+#[test]
+fn an_answer_is_short_has_a_length_and_ends_the_connection() {
+    let server = healthy();
+    let checker = Checker::before(server.port(), &[]);
+    for (path, status, body) in [("/health", 200, "ok"), ("/health?x=1", 200, "ok")] {
+        let answer = checker.ask("GET", path);
+        assert_eq!(answer.seen(), (status, body));
+        for header in [
+            "content-length: 2",
+            "connection: close",
+            "cache-control: no-store",
+        ] {
+            assert!(answer.head.contains(header), "{}", answer.head);
+        }
+    }
+    let head = checker.ask("HEAD", "/health");
+    assert_eq!(head.seen(), (200, ""));
+    assert!(head.head.contains("content-length: 2"), "{}", head.head);
+    assert_eq!(checker.ask("GET", "/").status, 404);
+    assert_eq!(checker.ask("GET", "/quitquitquit").status, 405);
+    assert_eq!(checker.ask("POST", "/health").status, 405);
+    drop(server);
+    let answer = checker.ask("GET", "/health");
+    assert_eq!(answer.seen(), (503, "refused"));
+    assert!(answer.head.contains("content-length: 7"), "{}", answer.head);
+}
+
+#[test]
+fn both_families_are_served_on_one_port() {
+    let server = healthy();
+    let checker = Checker::before(server.port(), &[]);
+    checker.says(&format!(
+        "health=127.0.0.1:{} [::1]:{}",
+        checker.port, checker.port
+    ));
+    let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let reachable = TcpStream::connect((v6, checker.port)).map_err(|error| error.to_string());
+    if or_skip("IPv6", reachable).is_some() {
+        assert_eq!(ask(v6, checker.port, "GET", "/health").seen(), (200, "ok"));
+    }
+}
+
+#[test]
+fn a_host_without_ipv6_is_served_on_the_other() {
+    // In a network namespace of its own, where loopback has no IPv6 address.
+    let script =
+        "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 && ip link set lo up && exec \"$@\"";
+    let launcher = ["unshare", "--net", "sh", "-c", script, "sh"];
+    let can = Command::new(launcher[0])
+        .args(&launcher[1..])
+        .arg("true")
+        .output();
+    if !can.is_ok_and(|output| output.status.success()) {
+        return skip(
+            "a host without IPv6",
+            "no namespaces for this user, or no ip(8)",
+        );
+    }
+    let checker = Checker::start_by(&launcher, &["--tcp", "--test-port=1"]);
+    checker.says("no IPv6 on this host");
+    assert!(!checker.log().contains("[::1]"), "{}", checker.log());
+}
+
+#[test]
+fn the_reason_can_be_sent_as_a_success_for_auroras_page() {
+    let checker = Checker::before(free_port(), &["--sick-status=200"]);
+    assert_eq!(checker.health(), (200, "refused".to_owned()));
+    assert_eq!(checker.verdicts()[0]["ok"], false);
+}
+
+#[test]
+fn grace_forgives_until_the_first_success() {
+    let port = free_port();
+    let checker = Checker::before(port, &["--grace=1h"]);
+    assert_eq!(checker.health(), (200, "ok".to_owned()));
+    checker.says("not healthy yet, within --grace reason=refused");
+    let server = Misbehaving::on(
+        (LOCALHOST, port).into(),
+        Manner::Answer(answer("200 OK", "")),
+    );
+    assert_eq!(checker.health(), (200, "ok".to_owned()));
+    drop(server);
+    assert_eq!(checker.health(), (503, "refused".to_owned()));
+    assert_eq!(checker.verdicts()[2]["reason"], "refused");
+    assert_eq!(checker.verdicts()[2]["ok"], true);
+    // And it has an end.
+    let checker = Checker::before(port, &["--grace=1ms"]);
+    eventually("the grace ends", || {
+        checker.health() == (503, "refused".to_owned())
+    });
+}
+
+#[test]
+fn a_snoozed_task_is_left_alone() {
+    let server = Misbehaving::start(Manner::Close);
+    let checker = Checker::before(server.port(), &[]);
+    let file = checker.sandbox.path().join(".healthchecksnooze");
+    fs::write(&file, "").unwrap();
+    assert_eq!(checker.health(), (200, "ok".to_owned()));
+    assert_eq!(server.connections(), 0);
+    checker.says("not checked reason=snoozed");
+    fs::remove_file(file).unwrap();
+    assert_eq!(checker.health(), (503, "closed".to_owned()));
+}
+
+#[test]
+fn a_change_is_one_line_and_no_change_is_none() {
+    let server = healthy();
+    let checker = Checker::before(server.port(), &[]);
+    for _ in 0..5 {
+        checker.health();
+    }
+    server.behave(Manner::Close);
+    for _ in 0..5 {
+        checker.health();
+    }
+    checker.says("WARNING proxy-healthcheck: sick reason=closed");
+    let log = checker.log();
+    let verdicts: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains(" reason="))
+        .collect();
+    assert_eq!(verdicts.len(), 2, "{log}");
+    assert!(
+        verdicts[0].contains("healthy reason=ok latency_ms="),
+        "{log}"
+    );
+    assert!(verdicts[1].contains("before=ok"), "{log}");
+}
+
+#[test]
+fn lines_for_logstash_carry_reason_and_latency() {
+    let checker = Checker::before(
+        free_port(),
+        &["--logstash_format=True", "--logstash_tags=eight_ball"],
+    );
+    checker.health();
+    checker.says("\"reason\":\"refused\"");
+    let log = checker.log();
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let sick = lines.iter().find(|line| line["message"] == "sick").unwrap();
+    assert_eq!(sick["level"], "WARNING");
+    assert_eq!(sick["logger_name"], "proxy-healthcheck");
+    assert!(sick["latency_ms"].is_f64(), "{sick}");
+    assert_eq!(sick["tags"][0], "eight_ball");
+}
+
+#[test]
+fn the_last_verdicts_are_remembered_newest_first() {
+    let server = healthy();
+    let checker = Checker::before(server.port(), &[]);
+    let history = || serde_json::from_str::<Value>(&checker.ask("GET", "/history").body).unwrap();
+    assert_eq!(history()["ok"], Value::Null, "nothing was checked yet");
+    for _ in 0..70 {
+        checker.health();
+    }
+    drop(server);
+    checker.health();
+    let history = history();
+    assert_eq!(
+        (&history["ok"], &history["reason"]),
+        (&false.into(), &"refused".into())
+    );
+    assert_eq!(history["since"], history["verdicts"][0]["time"]);
+    let verdicts = history["verdicts"].as_array().unwrap();
+    assert_eq!(verdicts.len(), 64);
+    assert_eq!(verdicts[0]["reason"], "refused");
+    for verdict in &verdicts[1..] {
+        assert_eq!(verdict["reason"], "ok");
+        assert!(verdict["latency_ms"].as_f64().unwrap() > 0.0, "{verdict}");
+        assert!(
+            verdict["detail"]
+                .as_str()
+                .unwrap()
+                .ends_with("/private/stats/ answered 200"),
+            "{verdict}"
+        );
+    }
+}
+
+#[test]
+fn a_probe_ends_although_aurora_has_given_up() {
+    let server = Misbehaving::start(Manner::Stall(Vec::new()));
+    let checker = Checker::before(server.port(), &[]);
+    let mut aurora = TcpStream::connect((LOCALHOST, checker.port)).unwrap();
+    aurora
+        .write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    eventually("the server is asked", || server.connections() == 1);
+    drop(aurora);
+    checker.says("sick reason=timeout");
+}
+
+#[test]
+fn what_a_server_says_cannot_forge_a_log_line() {
+    let location = "HTTP/1.1 302 Found\r\nLocation: /\x1b[2J\tx\r\nContent-Length: 0\r\n\r\n";
+    let server = Misbehaving::start(Manner::Answer(location.into()));
+    let checker = Checker::before(server.port(), &["--expect-body=ok"]);
+    checker.health();
+    server.behave(Manner::Answer(answer(
+        "200 OK",
+        "x\r\n2020 INFO proxy-healthcheck: fine\x07",
+    )));
+    checker.health();
+    checker.says("badbody");
+    let log = checker.log();
+    assert!(!log.contains(['\x1b', '\x07', '\t']), "{log:?}");
+    assert!(!log.contains("\n2020 INFO"), "{log}");
+}
+
+#[test]
+fn the_admin_listener_has_status_and_metrics() {
+    let server = healthy();
+    let admin = free_port();
+    let checker = Checker::before(server.port(), &[&format!("--admin=127.0.0.1:{admin}")]);
+    checker.says(&format!("admin=127.0.0.1:{admin}"));
+    let metrics = || ask(LOCALHOST, admin, "GET", "/metrics").body;
+    assert!(
+        !metrics().contains("healthcheck_ok "),
+        "there is no verdict yet"
+    );
+    checker.health();
+    server.behave(Manner::Close);
+    checker.health();
+    for line in [
+        "healthcheck_ok 0",
+        "healthcheck_checks_total 2",
+        "healthcheck_probes_total{verdict=\"healthy\"} 1",
+        "healthcheck_probes_total{verdict=\"sick\"} 1",
+        "healthcheck_probe_seconds_count 2",
+        "# EOF",
+    ] {
+        assert!(
+            metrics().lines().any(|found| found == line),
+            "{line} in {}",
+            metrics()
+        );
+    }
+    let status: Value =
+        serde_json::from_str(&ask(LOCALHOST, admin, "GET", "/status").body).unwrap();
+    assert_eq!(status["last"]["reason"], "closed");
+    assert_eq!(
+        (&status["checks"], &status["probes"]),
+        (&2.into(), &2.into())
+    );
+    assert!(status["last_success_age_seconds"].is_f64(), "{status}");
+}

@@ -1,0 +1,194 @@
+//! How a task ends: what Aurora posts, who is told of it, and when the checker goes.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::net::UnixListener;
+use std::thread;
+
+use hostkit_tests::misbehave::{Full, Manner, Misbehaving, answer};
+use hostkit_tests::{eventually, free_port};
+use nix::sys::signal::Signal;
+
+use super::{Checker, LOCALHOST};
+
+fn with(status: &str) -> Misbehaving {
+    Misbehaving::start(Manner::Answer(answer(status, "")))
+}
+
+/// The request lines a server has seen.
+fn lines(server: &Misbehaving) -> Vec<String> {
+    let requests = server.requests();
+    let lines = requests.iter().filter_map(|request| request.lines().next());
+    lines.map(|line| line.replace(" HTTP/1.1", "")).collect()
+}
+
+#[test]
+fn quit_is_passed_on_and_the_checker_ends_with_the_server() {
+    let server = with("200 OK");
+    let checker = Checker::before(server.port(), &[]);
+    assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
+    assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
+    eventually("the server is told", || {
+        lines(&server) == ["POST /quitquitquit"]
+    });
+    assert!(
+        server.requests()[0].contains("content-length: 0"),
+        "{:?}",
+        server.requests()
+    );
+    assert_eq!(checker.health(), (503, "quit".to_owned()));
+    assert_eq!(checker.verdicts()[0]["reason"], "quit");
+    assert_eq!(checker.ask("POST", "/abortabortabort").seen(), (200, "ok"));
+    eventually("the server is told again", || {
+        lines(&server) == ["POST /quitquitquit", "POST /abortabortabort"]
+    });
+    assert_eq!(
+        checker.health(),
+        (503, "quit".to_owned()),
+        "the server is still there"
+    );
+    checker.says("told to end reason=quit");
+    let log = std::sync::Arc::clone(&checker.log);
+    drop(server);
+    assert_eq!(checker.ends(), 0);
+    let log = log.lock().unwrap();
+    assert!(
+        log.contains("any more") && !log.contains("drain-timeout"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_server_without_the_endpoint_is_left_alone() {
+    for status in ["404 Not Found", "500 Oops"] {
+        let server = with(status);
+        let checker = Checker::before(server.port(), &["--sick-status=200"]);
+        assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
+        checker.says(&format!(
+            "/quitquitquit cannot be told: it answered {}",
+            &status[..3]
+        ));
+        assert_eq!(checker.health(), (200, "quit".to_owned()));
+        drop(server);
+        assert_eq!(checker.ends(), 0);
+    }
+}
+
+#[test]
+fn a_server_that_does_not_answer_keeps_nobody_waiting() {
+    let silent = Misbehaving::start(Manner::Stall(Vec::new()));
+    let full = Full::start();
+    for port in [silent.port(), full.port()] {
+        let checker = Checker::before(port, &["--drain-timeout=1s"]);
+        // The answer does not wait for anybody: the other side is told after it.
+        assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
+        assert!(!checker.log().contains("did not say"), "{}", checker.log());
+        assert_eq!(checker.health(), (503, "quit".to_owned()));
+        let log = std::sync::Arc::clone(&checker.log);
+        assert_eq!(checker.ends(), 0);
+        assert!(log.lock().unwrap().contains("--drain-timeout is over"));
+    }
+}
+
+#[test]
+fn a_dead_server_ends_the_checker_at_once() {
+    let checker = Checker::before(free_port(), &[]);
+    assert_eq!(checker.ask("POST", "/abortabortabort").seen(), (200, "ok"));
+    assert_eq!(checker.ends(), 0);
+}
+
+#[test]
+fn siblings_are_told_before_the_server_and_a_deaf_one_does_not_matter() {
+    let (server, sibling) = (with("200 OK"), with("202 Accepted"));
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("admin.sock");
+    let socket = UnixListener::bind(&path).unwrap();
+    let seen = thread::spawn(move || {
+        let (mut stream, _) = socket.accept().unwrap();
+        let mut head = [0; 512];
+        let length = stream.read(&mut head).unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            .unwrap();
+        String::from_utf8_lossy(&head[..length]).into_owned()
+    });
+    server.behave(Manner::Held(answer("200 OK", "")));
+    let args = [
+        format!(
+            "--quit-notify=http://127.0.0.1:{}/drain?why=quit",
+            sibling.port()
+        ),
+        format!("--quit_notify=unix:{}", path.display()),
+        format!("--quit-notify=http://127.0.0.1:{}/", free_port()),
+        "--quit-notify=unix:/nowhere/admin.sock".to_owned(),
+    ];
+    let checker = Checker::before(server.port(), &args.each_ref().map(String::as_str));
+    assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
+    assert!(seen.join().unwrap().starts_with("POST /drain HTTP/1.1\r\n"));
+    eventually("the server is told", || !server.requests().is_empty());
+    assert_eq!(
+        lines(&sibling),
+        ["POST /drain?why=quit"],
+        "before the server"
+    );
+    checker.says("could not tell unix:/nowhere/admin.sock");
+    checker.says("/drain?why=***");
+    drop(server);
+    assert_eq!(checker.ends(), 0);
+}
+
+#[test]
+fn a_server_that_is_only_connected_to_is_not_posted_to() {
+    let server = with("200 OK");
+    let port = format!("--test-port={}", server.port());
+    let checker = Checker::start(&["--tcp", &port]);
+    checker.ask("POST", "/quitquitquit");
+    eventually("its port is watched", || server.connections() > 1);
+    assert_eq!(lines(&server), [""; 0]);
+    drop(server);
+    assert_eq!(checker.ends(), 0);
+}
+
+#[test]
+fn a_signal_ends_it_after_what_was_begun() {
+    let server = Misbehaving::start(Manner::Held(answer("200 OK", "")));
+    let checker = Checker::before(server.port(), &["--timeout=60s"]);
+    // One that asks nothing does not count.
+    let _silent = TcpStream::connect((LOCALHOST, checker.port)).unwrap();
+    let port = checker.port;
+    let asked = thread::spawn(move || super::ask(LOCALHOST, port, "GET", "/health"));
+    eventually("the server is asked", || server.connections() == 1);
+    checker.signal(Signal::SIGHUP);
+    checker.signal(Signal::SIGTERM);
+    checker.says("told to stop");
+    eventually("the port is closed", || {
+        TcpStream::connect((LOCALHOST, port)).is_err()
+    });
+    server.release();
+    assert_eq!(asked.join().unwrap().seen(), (200, "ok"));
+    assert_eq!(checker.ends(), 0);
+}
+
+#[test]
+fn a_drain_has_an_end_and_a_second_signal_does_not_wait_for_it() {
+    let server = Misbehaving::start(Manner::Stall(Vec::new()));
+    for (drain, signals, code) in [
+        ("--drain-timeout=100ms", 1, 0),
+        ("--drain-timeout=1h", 2, -1),
+    ] {
+        let checker = Checker::before(server.port(), &["--timeout=60s", drain]);
+        let port = checker.port;
+        let connections = server.connections();
+        let mut asking = TcpStream::connect((LOCALHOST, port)).unwrap();
+        asking
+            .write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        eventually("the server is asked", || server.connections() > connections);
+        checker.signal(Signal::SIGTERM);
+        checker.says("told to stop");
+        if signals == 2 {
+            checker.signal(Signal::SIGINT);
+        }
+        assert_eq!(checker.ends(), code);
+    }
+}

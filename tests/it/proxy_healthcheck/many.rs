@@ -1,0 +1,147 @@
+//! Many checks, at once and one after another: one probe for those who come together, and nothing that grows.
+
+use std::io::Write as _;
+use std::net::TcpStream;
+
+use hostkit_tests::misbehave::{Manner, Misbehaving, answer};
+use hostkit_tests::{eventually, patience};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::{Checker, LOCALHOST, ask, read};
+
+/// Checks at once.
+const MANY: usize = 1000;
+/// A day of checks, five seconds apart.
+const DAY: usize = 24 * 3600 / 5;
+/// How much a process may grow in that time, in KiB: what the allocator rounds.
+const SLACK: u64 = 256;
+
+/// What a process holds (proc(5)).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Usage {
+    /// Resident memory in KiB.
+    pub(super) rss: u64,
+    threads: u64,
+    files: usize,
+}
+
+impl Usage {
+    pub(super) fn of(checker: &Checker) -> Self {
+        let directory = format!("/proc/{}", checker.child.0.id());
+        let status = std::fs::read_to_string(format!("{directory}/status")).unwrap();
+        let field = |name: &str| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap();
+            line.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        Self {
+            rss: field("VmRSS:"),
+            threads: field("Threads:"),
+            files: std::fs::read_dir(format!("{directory}/fd"))
+                .unwrap()
+                .count(),
+        }
+    }
+}
+
+/// The value of a metric.
+fn metric(admin: u16, name: &str) -> u64 {
+    let text = ask(LOCALHOST, admin, "GET", "/metrics").body;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap();
+    line.trim().parse().unwrap()
+}
+
+#[test]
+fn a_thousand_checks_at_once_share_one_probe_and_leave_nothing_behind() {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let wanted = 2 * MANY as u64;
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted.min(hard)), hard).unwrap();
+    let server = Misbehaving::start(Manner::Answer(answer("200 OK", "")));
+    let admin = hostkit_tests::free_port();
+    let checker = Checker::before(
+        server.port(),
+        &["--timeout=60s", &format!("--admin=127.0.0.1:{admin}")],
+    );
+    assert_eq!(checker.health().0, 200);
+    let before = Usage::of(&checker);
+    let mut after = Vec::new();
+    for round in 1..=3 {
+        server.behave(Manner::Held(answer("200 OK", "")));
+        let (asked, probed) = (
+            metric(admin, "healthcheck_checks_total"),
+            server.connections(),
+        );
+        let checks: Vec<TcpStream> = (0..MANY)
+            .map(|_| {
+                let mut stream = TcpStream::connect((LOCALHOST, checker.port)).unwrap();
+                stream.set_read_timeout(Some(patience())).unwrap();
+                stream
+                    .write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    .unwrap();
+                stream
+            })
+            .collect();
+        eventually("all have asked", || {
+            metric(admin, "healthcheck_checks_total") == asked + MANY as u64
+        });
+        server.release();
+        for check in checks {
+            assert_eq!(read(check).seen(), (200, "ok"));
+        }
+        assert_eq!(server.connections(), probed + 1, "round {round}");
+        server.behave(Manner::Answer(answer("200 OK", "")));
+        eventually("all connections are closed", || {
+            Usage::of(&checker).files <= before.files
+        });
+        after.push(Usage::of(&checker));
+    }
+    assert_eq!(after[2].threads, 1);
+    assert!(after[2].rss <= after[1].rss + SLACK, "{before:?} {after:?}");
+}
+
+#[test]
+fn a_day_of_checks_leaves_no_trace() {
+    let server = Misbehaving::start(Manner::Answer(answer("200 OK", "ok")));
+    let checker = Checker::before(server.port(), &["--expect-body=ok", "--timeout=60s"]);
+    let check = |index: usize| {
+        // Now and then something is wrong.
+        let (manner, status) = match index % 97 {
+            0 => (Manner::Close, 503),
+            1 => (Manner::Answer(answer("500 No", "no")), 503),
+            2 => (Manner::Answer(b"garbage".to_vec()), 503),
+            _ => (Manner::Answer(answer("200 OK", "ok")), 200),
+        };
+        server.behave(manner);
+        assert_eq!(checker.health().0, status, "check {index}");
+    };
+    (0..DAY / 8).for_each(check);
+    let before = Usage::of(&checker);
+    (0..DAY).for_each(check);
+    eventually("all connections are closed", || {
+        Usage::of(&checker).files <= before.files
+    });
+    let after = Usage::of(&checker);
+    assert_eq!(after.threads, 1);
+    assert!(after.rss <= before.rss + SLACK, "{before:?} {after:?}");
+    assert_eq!(
+        server.connections(),
+        DAY / 8 + DAY,
+        "each had a probe of its own"
+    );
+}
+
+#[test]
+fn silent_peers_keep_nobody_from_asking() {
+    let server = Misbehaving::start(Manner::Answer(answer("200 OK", "")));
+    let checker = Checker::before(server.port(), &[]);
+    let silent: Vec<_> = (0..200)
+        .map(|_| TcpStream::connect((LOCALHOST, checker.port)).unwrap())
+        .collect();
+    assert_eq!(checker.health(), (200, "ok".to_owned()));
+    drop(silent);
+}

@@ -1,0 +1,366 @@
+//! What is healthy and what is not, of servers in every state.
+
+use std::time::Duration;
+
+use hostkit_tests::misbehave::{Full, Manner, Misbehaving, answer};
+use hostkit_tests::{free_port, or_skip};
+
+use super::Checker;
+
+const HEAD: &str = "HTTP/1.1 200 OK\r\n";
+
+fn raw(text: &str) -> Manner {
+    Manner::Answer(text.as_bytes().to_vec())
+}
+
+/// Starts a checker in front of a server that behaves so, and asserts what it says of it.
+#[track_caller]
+fn expect(
+    manner: Manner,
+    args: &[&str],
+    status: u16,
+    body: &str,
+    detail: &str,
+) -> (Misbehaving, Checker) {
+    let shown = format!("{manner:?}");
+    let shown: String = shown.chars().take(80).collect();
+    let server = Misbehaving::start(manner);
+    let checker = Checker::before(server.port(), args);
+    let (got, log) = (checker.health(), checker.log());
+    assert_eq!(
+        (got.0, got.1.as_str()),
+        (status, body),
+        "{shown} {args:?}: {log}"
+    );
+    let verdict = &checker.verdicts()[0];
+    assert_eq!(verdict["ok"], body == "ok", "{shown}: {verdict}");
+    let told = verdict["detail"].as_str().unwrap();
+    assert!(told.contains(detail), "{shown}: {told}");
+    (server, checker)
+}
+
+#[test]
+fn answers_that_are_healthy() {
+    let ok = |text: &str| Manner::Answer(text.replace('\n', "\r\n").into_bytes());
+    for (manner, args) in [
+        (raw("HTTP/1.1 204 No Content\r\n\r\n"), &[][..]),
+        (ok("HTTP/1.1 299 Fine\nContent-Length: 0\n\n"), &[]),
+        (ok("HTTP/1.0 200 OK\n\nok\n"), &["--expect-body=ok"]),
+        (
+            ok("HTTP/1.1 200 OK\nContent-Length: 2\n\nok"),
+            &["--expect-body=ok"],
+        ),
+        (
+            ok("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n1\no\n1\nk\n0\n\n"),
+            &["--expect-body=ok"],
+        ),
+        (
+            ok("HTTP/1.1 200 OK\n\nall is green\n"),
+            &["--expect_body_regex=is (green|blue)"],
+        ),
+        (
+            ok(
+                "HTTP/1.1 102 Processing\n\nHTTP/1.1 103 Early Hints\nLink: x\n\nHTTP/1.1 200 OK\nContent-Length: 0\n\n",
+            ),
+            &[],
+        ),
+        (
+            raw("HTTP/1.1 200 OK\nX: bare line feeds\n\nok"),
+            &["--expect-body=ok"],
+        ),
+        (
+            ok("HTTP/1.1 200 OK\nX: folded\n  line\nY : space\nContent-Length: 0\n\n"),
+            &[],
+        ),
+        (
+            ok("HTTP/1.1 302 Found\nLocation: /x\nContent-Length: 0\n\n"),
+            &["--expect-status=200-399"],
+        ),
+        (
+            ok("HTTP/1.1 404 Not Found\nContent-Length: 0\n\n"),
+            &["--expect-status=200,404"],
+        ),
+        (
+            Manner::Drip(answer("200 OK", "ok"), Duration::from_millis(1)),
+            &["--timeout=10s", "--expect-body=ok"],
+        ),
+    ] {
+        expect(manner, args, 200, "ok", "answered");
+    }
+}
+
+#[test]
+fn answers_that_are_sick() {
+    for (manner, args, reason, detail) in [
+        (
+            Manner::Answer(answer("503 Busy", "ok")),
+            &[][..],
+            "http503",
+            "expected 2xx",
+        ),
+        (
+            Manner::Answer(answer("200 OK", "ok")),
+            &["--expect-status=204"],
+            "http200",
+            "expected 204",
+        ),
+        (
+            Manner::Answer(answer("200 OK", "okay")),
+            &["--expect-body=ok"],
+            "badbody",
+            "\"okay\"",
+        ),
+        (
+            Manner::Answer(answer("200 OK", "red")),
+            &["--expect-body-regex=^green"],
+            "badbody",
+            "a match of ^green",
+        ),
+        (
+            Manner::Answer(answer("500 No", "ok")),
+            &["--expect-body=ok"],
+            "http500",
+            "expected 2xx",
+        ),
+        (
+            Manner::Stall(Vec::new()),
+            &[],
+            "timeout",
+            "took the connection, but did not answer within 300ms",
+        ),
+        (Manner::Stall(HEAD.into()), &[], "timeout", "did not answer"),
+        (
+            Manner::Stall([HEAD, "\r\no"].concat().into()),
+            &["--expect-body=ok"],
+            "timeout",
+            "its body did not end",
+        ),
+        (
+            Manner::Drip(answer("200 OK", "ok"), Duration::from_millis(100)),
+            &[],
+            "timeout",
+            "did not answer",
+        ),
+        (Manner::Close, &[], "closed", "without an answer"),
+        (Manner::Reset, &[], "closed", "reset"),
+        (raw(HEAD), &[], "closed", "without an answer"),
+        (
+            raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"),
+            &["--expect-body=ok"],
+            "closed",
+            "its body broke off",
+        ),
+        (
+            raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
+            &["--expect-body=ok"],
+            "closed",
+            "broke off",
+        ),
+        (raw("ok\r\n\r\n"), &[], "garbage", "did not answer in HTTP"),
+        (
+            raw("SSH-2.0-OpenSSH_9.2\r\n"),
+            &[],
+            "garbage",
+            "did not answer in HTTP",
+        ),
+        (raw("HTTP/1.1 99 Low\r\n\r\n"), &[], "garbage", ""),
+        (raw("HTTP/2 200\r\n\r\n"), &[], "garbage", ""),
+        (
+            Manner::Endless(HEAD.into(), b"X: y\r\n".repeat(100)),
+            &[],
+            "garbage",
+            "",
+        ),
+        (
+            Manner::Endless(Vec::new(), b"\0".repeat(100)),
+            &[],
+            "garbage",
+            "",
+        ),
+        (
+            Manner::Endless(Vec::new(), b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()),
+            &[],
+            "timeout",
+            "did not answer",
+        ),
+    ] {
+        expect(manner, args, 503, reason, detail);
+    }
+}
+
+#[test]
+fn a_dead_server_is_refused_and_one_that_does_not_accept_is_late() {
+    let checker = Checker::before(free_port(), &[]);
+    assert_eq!(checker.health(), (503, "refused".to_owned()));
+    let full = Full::start();
+    for args in [&["--timeout=300ms"][..], &["--timeout=300ms", "--tcp"]] {
+        let port = format!("--test-port={}", full.port());
+        let url: &[&str] = if args.len() == 1 { &["--url=/"] } else { &[] };
+        let checker = Checker::start(&[&[port.as_str()], args, url].concat());
+        assert_eq!(checker.health(), (503, "timeout".to_owned()));
+        checker.says("did not take the connection");
+    }
+}
+
+#[test]
+fn a_redirect_is_not_followed() {
+    let target = Misbehaving::start(Manner::Answer(answer("200 OK", "ok")));
+    let location = format!("http://127.0.0.1:{}/?token=secret", target.port());
+    let redirect =
+        format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
+    let (server, checker) = expect(
+        raw(&redirect),
+        &[],
+        503,
+        "http302",
+        "token=***, expected 2xx",
+    );
+    assert_eq!((server.connections(), target.connections()), (1, 0));
+    assert!(!checker.log().contains("secret"));
+}
+
+#[test]
+fn a_body_of_a_gigabyte_is_not_read() {
+    let head = format!("{HEAD}Content-Length: {}\r\n\r\n", 1 << 30);
+    let endless = || Manner::Endless(head.clone().into(), vec![b'x'; 1 << 16]);
+    // What the kernels of both sides hold is not the checker's to refuse.
+    let buffers = 24 << 20;
+    for (args, status, body) in [
+        (&[][..], 200, "ok"),
+        (&["--expect-body=x"], 503, "badbody"),
+        (&["--expect-body-regex=y"], 503, "badbody"),
+        (&["--expect-body-regex=xx"], 200, "ok"),
+    ] {
+        let (server, _checker) = expect(endless(), args, status, body, "answered 200");
+        assert!(server.written() < buffers, "{}", server.written());
+    }
+    let (_server, checker) = expect(
+        endless(),
+        &["--expect-body=x"],
+        503,
+        "badbody",
+        "longer than 64 KiB",
+    );
+    assert!(super::many::Usage::of(&checker).rss < 32 << 10);
+}
+
+#[test]
+fn a_body_that_never_ends_does_not_matter_when_nobody_expects_one() {
+    let head = format!("{HEAD}Content-Length: 9\r\n\r\no");
+    expect(Manner::Stall(head.into()), &[], 200, "ok", "answered 200");
+}
+
+#[test]
+fn a_busy_server_is_healthy() {
+    let server = Misbehaving::start(Manner::Held(answer("200 OK", "ok")));
+    let checker = Checker::before(server.port(), &["--timeout=30s"]);
+    let asked = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| checker.health());
+        hostkit_tests::eventually("it is asked", || server.requests().len() == 1);
+        server.release();
+        asked.join().unwrap()
+    });
+    assert_eq!(asked, (200, "ok".to_owned()));
+}
+
+#[test]
+fn a_server_on_the_other_address_family_is_found() {
+    let ok = Manner::Answer(answer("200 OK", "ok"));
+    let Some(server) = or_skip("IPv6", Misbehaving::start_v6(ok)) else {
+        return;
+    };
+    let url = format!("http://[::1]:{}/", server.port());
+    for args in [
+        &["--url=/", &format!("--test-port={}", server.port())][..],
+        &[&format!("--url={url}")],
+    ] {
+        assert_eq!(Checker::start(args).health(), (200, "ok".to_owned()));
+    }
+    let v4 = format!("--url=http://127.0.0.1:{}/", server.port());
+    assert_eq!(Checker::start(&[&v4]).health(), (503, "refused".to_owned()));
+}
+
+#[test]
+fn a_flapping_server_is_told_as_it_is() {
+    let server = Misbehaving::start(Manner::Answer(answer("200 OK", "")));
+    let checker = Checker::before(server.port(), &[]);
+    for (manner, expected) in [
+        (Manner::Answer(answer("200 OK", "")), (200, "ok")),
+        (Manner::Close, (503, "closed")),
+        (Manner::Answer(answer("200 OK", "")), (200, "ok")),
+        (Manner::Answer(answer("500 No", "")), (503, "http500")),
+        (Manner::Answer(answer("200 OK", "")), (200, "ok")),
+    ] {
+        server.behave(manner);
+        let got = checker.health();
+        assert_eq!((got.0, got.1.as_str()), expected);
+    }
+    let reasons: Vec<_> = checker
+        .verdicts()
+        .iter()
+        .map(|verdict| verdict["reason"].clone())
+        .collect();
+    assert_eq!(reasons, ["ok", "http500", "ok", "closed", "ok"]);
+}
+
+#[test]
+fn what_is_asked_is_a_plain_get_on_a_connection_of_its_own() {
+    let server = Misbehaving::start(Manner::Answer(answer("200 OK", "")));
+    let checker = Checker::before(server.port(), &[]);
+    checker.health();
+    checker.health();
+    let host = format!("localhost:{}", server.port());
+    let request = "GET /private/stats/ HTTP/1.1\r\nhost: HOST\r\nuser-agent: proxy-healthcheck\r\nconnection: close";
+    assert_eq!(server.requests(), vec![request.replace("HOST", &host); 2]);
+    assert_eq!(server.connections(), 2);
+    let checker = Checker::before(server.port(), &["--host_header=api.example"]);
+    checker.health();
+    assert!(server.requests()[2].contains("host: api.example"));
+}
+
+#[test]
+fn all_urls_are_asked_at_once_and_all_must_pass() {
+    let held = || Manner::Held(answer("200 OK", ""));
+    let (one, two) = (Misbehaving::start(held()), Misbehaving::start(held()));
+    let urls = [
+        format!("--test-port={}", one.port()),
+        "--url=/a".to_owned(),
+        format!("--url=http://127.0.0.1:{}/b", two.port()),
+        "--timeout=30s".to_owned(),
+    ];
+    let checker = Checker::start(&urls.each_ref().map(String::as_str));
+    let asked = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| checker.health());
+        hostkit_tests::eventually("both are asked", || {
+            one.requests().len() == 1 && two.requests().len() == 1
+        });
+        one.release();
+        two.release();
+        asked.join().unwrap()
+    });
+    assert_eq!(asked, (200, "ok".to_owned()));
+    two.behave(Manner::Answer(answer("500 No", "")));
+    // The first one never answers, and need not.
+    assert_eq!(checker.health(), (503, "http500".to_owned()));
+    checker.says("/b answered 500");
+}
+
+#[test]
+fn a_name_is_looked_up() {
+    let server = Misbehaving::start(Manner::Answer(answer("200 OK", "")));
+    let url = format!("--url=http://nothing.invalid:{}/", server.port());
+    assert_eq!(
+        Checker::start(&[&url, "--timeout=20s"]).health(),
+        (503, "noname".to_owned())
+    );
+}
+
+#[test]
+fn it_is_enough_to_connect_where_that_is_asked_for() {
+    let server = Misbehaving::start(Manner::Stall(Vec::new()));
+    let port = format!("--test_port={}", server.port());
+    let checker = Checker::start(&["--tcp", &port]);
+    assert_eq!(checker.health(), (200, "ok".to_owned()));
+    drop(server);
+    assert_eq!(checker.health(), (503, "refused".to_owned()));
+}

@@ -1,0 +1,228 @@
+//! A server that answers raw bytes as badly as it is told to, and remembers what it was asked. How it behaves may change
+//! while it runs; what is right HTTP is not its business.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use crate::serve::Server;
+
+/// What is done with a connection.
+#[derive(Debug, Clone)]
+pub enum Manner {
+    /// A request is answered with these bytes, and the connection is closed.
+    Answer(Vec<u8>),
+    /// The same after [`Misbehaving::release`].
+    Held(Vec<u8>),
+    /// The same, one byte after another with a pause before each.
+    Drip(Vec<u8>, Duration),
+    /// A request is answered with these bytes, and nothing more ever comes.
+    Stall(Vec<u8>),
+    /// A request is answered with the first bytes, and then with the second ones for as long as anybody reads them.
+    Endless(Vec<u8>, Vec<u8>),
+    /// The connection is closed before anything is read.
+    Close,
+    /// A request is answered with a reset.
+    Reset,
+}
+
+/// A whole answer with a length.
+#[must_use]
+pub fn answer(status: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+#[derive(Debug)]
+struct Shared {
+    manner: Mutex<Manner>,
+    requests: Mutex<Vec<String>>,
+    connections: AtomicUsize,
+    written: AtomicU64,
+    released: Notify,
+}
+
+/// A running server. Dropping it closes its port and every connection.
+#[derive(Debug)]
+pub struct Misbehaving {
+    server: Server,
+    shared: Arc<Shared>,
+}
+
+impl Misbehaving {
+    /// On a free port of 127.0.0.1.
+    #[must_use]
+    pub fn start(manner: Manner) -> Self {
+        Self::on((Ipv4Addr::LOCALHOST, 0).into(), manner)
+    }
+
+    /// On a free port of ::1 alone; an error on a host without IPv6.
+    ///
+    /// # Errors
+    /// There is no IPv6 on this host.
+    pub fn start_v6(manner: Manner) -> Result<Self, String> {
+        match TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
+            Ok(listener) => Ok(Self::with(listener, manner)),
+            Err(error) => Err(format!("no IPv6: {error}")),
+        }
+    }
+
+    /// On an address, which must be free.
+    #[must_use]
+    pub fn on(address: SocketAddr, manner: Manner) -> Self {
+        Self::with(TcpListener::bind(address).expect("a free port"), manner)
+    }
+
+    fn with(listener: TcpListener, manner: Manner) -> Self {
+        let shared = Arc::new(Shared {
+            manner: Mutex::new(manner),
+            requests: Mutex::default(),
+            connections: AtomicUsize::default(),
+            written: AtomicU64::default(),
+            released: Notify::new(),
+        });
+        let served = Arc::clone(&shared);
+        let server = Server::on(listener, "misbehaving", move |stream| {
+            served.connections.fetch_add(1, Ordering::SeqCst);
+            serve(stream, Arc::clone(&served))
+        });
+        Self { server, shared }
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.server.address().port()
+    }
+
+    /// Behaves otherwise from the next connection on.
+    pub fn behave(&self, manner: Manner) {
+        *self.shared.manner.lock().unwrap() = manner;
+    }
+
+    /// Lets all go that are held now.
+    pub fn release(&self) {
+        self.shared.released.notify_waiters();
+    }
+
+    /// The heads of the requests so far, without the empty line.
+    #[must_use]
+    pub fn requests(&self) -> Vec<String> {
+        self.shared.requests.lock().unwrap().clone()
+    }
+
+    /// How many connections were accepted so far.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes the kernel has taken from it so far.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.shared.written.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    let manner = shared.manner.lock().unwrap().clone();
+    // Whoever leaves early is what many of these are about.
+    let _ = behave(stream, manner, &shared).await;
+}
+
+async fn behave(mut stream: TcpStream, manner: Manner, shared: &Shared) -> std::io::Result<()> {
+    if matches!(manner, Manner::Close) {
+        return Ok(());
+    }
+    let released = shared.released.notified();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    let text = String::from_utf8_lossy(&head).trim_end().to_owned();
+    shared.requests.lock().unwrap().push(text);
+    match manner {
+        Manner::Close => {}
+        Manner::Reset => stream.set_zero_linger()?,
+        Manner::Answer(bytes) => send(&mut stream, &bytes, shared).await?,
+        Manner::Held(bytes) => {
+            released.await;
+            send(&mut stream, &bytes, shared).await?;
+        }
+        Manner::Drip(bytes, pause) => {
+            for byte in bytes {
+                sleep(pause).await;
+                send(&mut stream, &[byte], shared).await?;
+            }
+        }
+        Manner::Stall(bytes) => {
+            send(&mut stream, &bytes, shared).await?;
+            // The next byte would be the end of the connection.
+            let _ = stream.read_u8().await;
+        }
+        Manner::Endless(first, rest) => {
+            send(&mut stream, &first, shared).await?;
+            loop {
+                send(&mut stream, &rest, shared).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn send(stream: &mut TcpStream, mut bytes: &[u8], shared: &Shared) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let written = stream.write(bytes).await?;
+        shared.written.fetch_add(written as u64, Ordering::SeqCst);
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
+
+/// A port that somebody listens on whose queue is full: connections are not refused, and not taken either.
+#[derive(Debug)]
+pub struct Full {
+    listener: Socket,
+    _waiting: Vec<Socket>,
+}
+
+impl Full {
+    /// On a free port of 127.0.0.1.
+    #[must_use]
+    pub fn start() -> Self {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        listener.bind(&SockAddr::from(address)).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let waiting = (0..3).map(|_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            // The first is queued, and from some point on they wait.
+            let _ = socket.connect_timeout(&address, Duration::from_millis(50));
+            socket
+        });
+        let waiting = waiting.collect();
+        Self {
+            listener,
+            _waiting: waiting,
+        }
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.listener
+            .local_addr()
+            .unwrap()
+            .as_socket()
+            .unwrap()
+            .port()
+    }
+}
