@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hostkit::{Exit, Failure};
@@ -22,6 +22,7 @@ pub struct Check {
     question: Question,
     wanted: Wanted,
     places: Places,
+    /// `--grace`, unless somebody else sees to it.
     grace: Duration,
     /// What the state in the state file must be of.
     id: u64,
@@ -84,7 +85,8 @@ impl Check {
             },
             wanted,
             places,
-            grace: args.grace,
+            // The service of the port has its own.
+            grace: args.port.map_or(args.health.grace, |_| Duration::ZERO),
             id,
             store: Store::new(&path).map_err(|why| {
                 unknown(format!("--state-file: {why}")).remedy("give the path of a file to be made")
@@ -97,6 +99,12 @@ impl Check {
     #[must_use]
     pub fn question(&self) -> &Question {
         &self.question
+    }
+
+    /// The sandbox that the logs are in, or the working directory.
+    #[must_use]
+    pub fn sandbox(&self) -> PathBuf {
+        self.wanted.sandbox(&self.places)
     }
 
     /// Looks, decides and remembers.

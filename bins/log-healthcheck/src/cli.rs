@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use hostkit::Exit;
 use hostkit::cli::{Common, Tool};
+use hostkit::health::HealthFlags;
 use hostkit::log::Level;
 use hostkit::units;
 
@@ -50,12 +51,16 @@ pub struct Args {
     /// What is remembered from one check to the next [default: .log-healthcheck-<hash> in the sandbox]
     #[arg(long, value_name = "FILE")]
     pub state_file: Option<PathBuf>,
-    /// How long after the first check a missing log is no reason to worry
-    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
-    pub grace: Duration,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// Answer Aurora's health checks on this port, {{thermos.ports[health]}}, instead of looking once. It is opened on
+    /// 127.0.0.1 and ::1
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// The contract with Aurora. `--grace` counts from the first check where there is no port.
+    #[command(flatten)]
+    pub health: HealthFlags,
     /// Flags that all tools have.
     #[command(flatten)]
     pub common: Common,

@@ -9,6 +9,7 @@ pub mod find;
 pub mod moment;
 pub mod pattern;
 mod scan;
+mod serve;
 pub mod stamp;
 pub mod state;
 pub mod store;
@@ -19,36 +20,63 @@ pub use cli::Args;
 
 use check::Check;
 use find::Places;
+use hostkit::health::{self, SNOOZE_FILE};
 use hostkit::{Exit, Failure, clock, out};
 use moment::Moment;
+use serde_json::json;
+use verdict::Status;
 
-/// Does what the command line asks for.
+/// Does what the command line asks for: looks once, or answers on a port until told to end.
 ///
 /// # Errors
-/// stdout cannot be written.
+/// stdout cannot be written, or the port cannot be bound (exit 73).
 pub fn run(args: &Args) -> Result<Exit, Failure> {
     let instance = std::env::var("CB_AURORA_INSTANCE").ok();
-    let checked = Check::new(args, Places::of_process(), instance.as_deref())
-        .and_then(|mut check| Ok((check.check(Moment::from(clock::now()))?, check)));
-    match checked {
-        Ok((checked, check)) => {
-            let (verdict, seen) = (&checked.verdict, &checked.seen);
-            if args.json {
-                out::json(&verdict.json(check.question(), seen, checked.saved.is_ok()))?;
-            } else {
-                out::line(verdict.line(check.question(), seen))?;
-            }
-            Ok(verdict.status.exit())
-        }
-        Err(failure) => {
-            // Nagios shows what is on stdout.
-            let causes: String = failure
-                .causes()
-                .iter()
-                .map(|cause| format!("; {cause}"))
-                .collect();
-            out::line(format_args!("UNKNOWN: {failure}{causes}"))?;
-            Ok(failure.exit())
-        }
+    let check = Check::new(args, Places::of_process(), instance.as_deref());
+    match (check, args.port) {
+        (Ok(check), Some(port)) => serve::serve(check, port, &args.health),
+        (Ok(check), None) => once(check, args.json).or_else(|failure| unknown(&failure, args.json)),
+        (Err(failure), Some(_)) => Err(failure),
+        (Err(failure), None) => unknown(&failure, args.json),
     }
+}
+
+/// Looks once and says so.
+fn once(mut check: Check, json: bool) -> Result<Exit, Failure> {
+    if health::is_snoozed(&check.sandbox()) {
+        let message = format!("not checked as long as there is {SNOOZE_FILE}");
+        return say(Status::Ok, "snoozed", &message, json);
+    }
+    let checked = check.check(Moment::from(clock::now()))?;
+    let (verdict, seen) = (&checked.verdict, &checked.seen);
+    if json {
+        out::json(&verdict.json(check.question(), seen, checked.saved.is_ok()))?;
+    } else {
+        out::line(verdict.line(check.question(), seen))?;
+    }
+    Ok(verdict.status.exit())
+}
+
+/// Says on stdout, where Nagios looks, why nobody can tell.
+fn unknown(failure: &Failure, json: bool) -> Result<Exit, Failure> {
+    let causes = failure
+        .causes()
+        .into_iter()
+        .map(|cause| format!("; {cause}"));
+    let message = format!("{failure}{}", causes.collect::<String>());
+    say(Status::Unknown, "error", &message, json)
+}
+
+/// Says what was found out without looking.
+fn say(status: Status, reason: &str, message: &str, json: bool) -> Result<Exit, Failure> {
+    let word = status.word();
+    if json {
+        out::json(&json!({"status": word, "reason": reason, "message": message}))?;
+    } else {
+        out::line(format_args!(
+            "{word}: {reason}: {}",
+            verdict::printable(message)
+        ))?;
+    }
+    Ok(status.exit())
 }

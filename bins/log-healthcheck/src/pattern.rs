@@ -20,7 +20,7 @@ pub struct Pattern {
 #[derive(Debug)]
 enum Kind {
     /// Finds a newline with the literal behind it.
-    Literal(Finder<'static>),
+    Literal(Box<Finder<'static>>),
     Regex(Regex),
 }
 
@@ -39,7 +39,7 @@ impl Pattern {
         let needle = format!("\n{text}");
         Ok(Self {
             text: text.to_owned(),
-            kind: Kind::Literal(Finder::new(needle.as_bytes()).into_owned()),
+            kind: Kind::Literal(Box::new(Finder::new(needle.as_bytes()).into_owned())),
         })
     }
 

@@ -34,7 +34,9 @@ impl Status {
         })
     }
 
-    const fn word(self) -> &'static str {
+    /// Nagios' word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
         match self {
             Self::Ok => "OK",
             Self::Critical => "CRITICAL",
@@ -59,9 +61,22 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The word, as the health contract has it.
+    #[must_use]
+    pub fn aurora(self) -> hostkit::health::Reason {
+        use hostkit::health::Reason as Aurora;
+        match self {
+            Self::Ok => Aurora::OK,
+            Self::Stale => const { Aurora::word("stale") },
+            Self::NoLines => const { Aurora::word("nolines") },
+            Self::NoLog => const { Aurora::word("nolog") },
+            Self::Unread => const { Aurora::word("unread") },
+        }
+    }
+
     /// The word.
     #[must_use]
-    pub const fn word(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Stale => "stale",
@@ -222,7 +237,7 @@ fn seconds(span: Duration) -> String {
 }
 
 /// On one line, and without what begins Nagios' performance data.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
             let shown: Vec<char> = match c {

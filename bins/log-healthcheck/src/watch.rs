@@ -128,10 +128,7 @@ impl Look<'_> {
                 return;
             }
             Err(error) if is_missing(&error) => return,
-            Err(error) => {
-                self.seen.unread.get_or_insert((path.to_owned(), error));
-                return;
-            }
+            Err(error) => return self.unread(path, rotated, error),
         };
         let id = Id::of(&found.metadata);
         if self.files.iter().any(|file| file.id == id) {
@@ -155,13 +152,20 @@ impl Look<'_> {
                 .file
                 .and_then(|file| self.news(&file, &found.metadata, id, known.clone(), rotated));
             news.unwrap_or_else(|error| {
-                self.seen.unread.get_or_insert((path.to_owned(), error));
+                self.unread(path, rotated, error);
                 known
             })
         } else {
             Some(passed(id, found.metadata.len(), known))
         };
         self.files.extend(result);
+    }
+
+    /// Notes that a log cannot be read. What rotation has put away may be nobody's but root's, and is not missed.
+    fn unread(&mut self, path: &Path, rotated: bool, error: io::Error) {
+        if !rotated {
+            self.seen.unread.get_or_insert((path.to_owned(), error));
+        }
     }
 
     /// Reads what is new in a file and returns what is known of it now.
