@@ -143,8 +143,16 @@ impl CpuLimit {
     /// # Errors
     /// This process is not root, or neither kind of cgroup lets it make a group.
     pub fn quarter() -> Result<Self, String> {
+        Self::percent(25)
+    }
+
+    /// A group with so many percent of one CPU.
+    ///
+    /// # Errors
+    /// This process is not root, or neither kind of cgroup lets it make a group.
+    pub fn percent(percent: u32) -> Result<Self, String> {
         root()?;
-        let quota = PERIOD / 4;
+        let quota = PERIOD / 100 * percent;
         let v1 = ["cpu", "cpu,cpuacct"]
             .map(|controller| Path::new("/sys/fs/cgroup").join(controller))
             .into_iter()
