@@ -3,9 +3,11 @@
 
 mod counters;
 mod lifecycle;
+mod proxy;
 mod server;
 mod shell;
 mod signaler;
+mod tasks;
 
 use std::time::Duration;
 

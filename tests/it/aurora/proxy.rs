@@ -1,0 +1,241 @@
+//! proxy-healthcheck as Aurora sees it: every row of the contract, with Aurora's own client.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use hostkit_tests::thermos::{Http, Signaler};
+use hostkit_tests::{Running, bin, eventually, free_port};
+use tempfile::TempDir;
+
+use super::server::{Server, answer, drip};
+
+/// How long the checker gives the server.
+const TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The checker of one server, in a sandbox of its own.
+struct Checker {
+    port: u16,
+    sandbox: TempDir,
+    process: Running,
+}
+
+impl Checker {
+    fn start(server: u16, arguments: &[&str]) -> Self {
+        let (port, sandbox) = (free_port(), TempDir::new().unwrap());
+        let log = File::create(sandbox.path().join("log")).unwrap();
+        let process = Command::new(bin("proxy-healthcheck"))
+            .args(["--url=/private/stats/", &format!("--port={port}")])
+            .args([
+                format!("--test_port={server}"),
+                format!("--timeout={}ms", TIMEOUT.as_millis()),
+            ])
+            .args(arguments)
+            .current_dir(sandbox.path())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let checker = Self {
+            port,
+            sandbox,
+            process: Running(process),
+        };
+        eventually("the checker listens", || {
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        checker
+    }
+
+    fn signaler(&self) -> Signaler {
+        Signaler::new(self.port).timeout(Duration::from_secs(5))
+    }
+
+    /// The verdict, as Aurora's page shows it.
+    fn verdict(&self) -> Result<(), String> {
+        self.signaler().check(&Http::default())
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.sandbox.path().join("log")).unwrap()
+    }
+}
+
+/// What the page shows for another answer than `ok`.
+fn got(word: &str) -> Result<(), String> {
+    Err(format!(
+        "Response differs from expected response (expected \"ok\", got \"{word}\")"
+    ))
+}
+
+#[test]
+fn healthy_is_ok_to_aurora_on_every_address_of_localhost() {
+    let server = Server::says(answer("200 OK", "{\"pid\": 1}"));
+    let checker = Checker::start(server.port(), &[]);
+    let mut hosts = vec!["localhost", "127.0.0.1"];
+    // Where the host has IPv6.
+    hosts.extend(TcpListener::bind(("::1", 0)).is_ok().then_some("::1"));
+    for host in &hosts {
+        let signaler = checker.signaler().host(host);
+        let answer = signaler.query("GET", "/health").unwrap();
+        assert_eq!((answer.code, answer.body.as_slice()), (200, &b"ok"[..]));
+        assert_eq!(signaler.check(&Http::default().code(200)), Ok(()));
+    }
+    let asked = server.requests();
+    assert!(
+        asked.len() >= 2 * hosts.len(),
+        "each is a connection of its own"
+    );
+    assert!(
+        asked.iter().all(|line| line == "GET /private/stats/"),
+        "{asked:?}"
+    );
+}
+
+#[test]
+fn what_is_sick_fails_and_its_word_fits_on_the_page() {
+    let elsewhere = Server::says(answer("200 OK", "ok"));
+    let moved = format!(
+        "HTTP/1.1 302 Found\r\nLocation: http://localhost:{}/\r\nContent-Length: 0\r\n\r\n",
+        elsewhere.port()
+    );
+    let says = |text: &str| Server::says(text.to_owned());
+    let silent = || {
+        Server::start(|_, _| {
+            std::thread::sleep(4 * TIMEOUT);
+            Ok(())
+        })
+    };
+    let slow = || {
+        Server::start(|_, stream| {
+            drip(
+                stream,
+                b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+                TIMEOUT / 8,
+            )
+        })
+    };
+    let huge = || {
+        Server::start(|_, stream| {
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+            // Until the checker has seen enough.
+            loop {
+                stream.write_all(&[b'x'; 1 << 16])?;
+            }
+        })
+    };
+    for (word, server, more) in [
+        ("http500", says(&answer("500 No", "ok")), ""),
+        ("http404", says(&answer("404 Not Found", "ok")), ""),
+        ("http302", says(&moved), ""),
+        (
+            "http204",
+            says(&answer("204 No Content", "")),
+            "--expect-status=200",
+        ),
+        (
+            "badbody",
+            says(&answer("200 OK", "not so well")),
+            "--expect-body=fine",
+        ),
+        ("badbody", huge(), "--expect-body=fine"),
+        ("garbage", says("SSH-2.0-OpenSSH_9.2\r\n"), ""),
+        ("closed", says(""), ""),
+        ("timeout", silent(), ""),
+        ("timeout", slow(), ""),
+    ] {
+        let more: Vec<&str> = more.split_whitespace().collect();
+        let plain = Checker::start(server.port(), &more);
+        assert_eq!(plain.verdict(), got(""), "{word}: a 503 has no body there");
+        assert_eq!(
+            plain.signaler().query("GET", "/health").unwrap().code,
+            503,
+            "{word}"
+        );
+        let shown = Checker::start(server.port(), &[&more[..], &["--sick-status=200"]].concat());
+        assert_eq!(shown.verdict(), got(word));
+        assert!(shown.log().contains(word), "{}", shown.log());
+    }
+    assert_eq!(elsewhere.requests(), [""; 0], "a redirect is not followed");
+    let dead = Checker::start(free_port(), &["--sick-status=200"]);
+    assert_eq!(dead.verdict(), got("refused"));
+}
+
+#[test]
+fn the_verdict_turns_with_the_server_and_every_turn_is_a_line() {
+    let port = free_port();
+    let checker = Checker::start(port, &["--sick-status=200"]);
+    for _ in 0..3 {
+        assert_eq!(checker.verdict(), got("refused"));
+        let server = Server::on(port, |_, stream| {
+            stream.write_all(answer("200 OK", "").as_bytes())
+        });
+        assert_eq!(checker.verdict(), Ok(()));
+        assert_eq!(checker.verdict(), Ok(()));
+        drop(server);
+    }
+    assert_eq!(checker.verdict(), got("refused"));
+    let log = checker.log();
+    let turns = |word: &str| log.lines().filter(|line| line.contains(word)).count();
+    assert_eq!(
+        (turns("reason=ok"), turns("reason=refused")),
+        (3, 4),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_snoozed_sandbox_is_healthy() {
+    let checker = Checker::start(free_port(), &[]);
+    assert_eq!(checker.verdict(), got(""));
+    let file = checker.sandbox.path().join(".healthchecksnooze");
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(checker.verdict(), Ok(()));
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(checker.verdict(), got(""));
+}
+
+#[test]
+fn a_quit_is_answered_in_time_whatever_the_server_does_and_the_checker_goes_when_it_has_gone() {
+    for path in ["/quitquitquit", "/abortabortabort"] {
+        let server = Server::start(|_, _| {
+            std::thread::sleep(4 * TIMEOUT);
+            Ok(())
+        });
+        let mut checker = Checker::start(server.port(), &["--sick-status=200"]);
+        // The signaler of the lifecycle has a second.
+        assert_eq!(Signaler::new(checker.port).post(path), Ok(()));
+        assert_eq!(checker.verdict(), got("quit"));
+        eventually("the server is told", || {
+            server.requests().contains(&format!("POST {path}"))
+        });
+        assert!(
+            checker.process.0.try_wait().unwrap().is_none(),
+            "the server is there"
+        );
+        drop(server);
+        eventually("the checker has gone", || {
+            checker.process.0.try_wait().unwrap().is_some()
+        });
+        assert!(checker.process.0.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn siblings_are_told_to_drain() {
+    let (server, sibling) = (
+        Server::says(answer("404 No", "")),
+        Server::says(answer("200 OK", "")),
+    );
+    let notify = format!("--quit-notify=http://127.0.0.1:{}/drain", sibling.port());
+    let checker = Checker::start(server.port(), &[&notify]);
+    assert_eq!(Signaler::new(checker.port).post("/quitquitquit"), Ok(()));
+    eventually("it is told", || sibling.requests() == ["POST /drain"]);
+    assert!(
+        Path::new("/proc")
+            .join(checker.process.0.id().to_string())
+            .exists()
+    );
+}

@@ -1,0 +1,300 @@
+//! Whole tasks as Aurora runs them: a server, proxy-healthcheck on the `health` port, and the executor that believes
+//! it. The settings are the blog's; only the seconds are shorter.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use hostkit_tests::eightball::build_zipapp;
+use hostkit_tests::host::CpuLimit;
+use hostkit_tests::thermos::{
+    Contract, Lifecycle, Process, Runner, RunningTask, State, Task, TaskState, Told,
+};
+use hostkit_tests::{bin, eventually, or_skip, patience, which, workspace};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use super::server::{Server, answer};
+use super::{blog, seconds};
+
+const BOTH: [Contract; 2] = [Contract::V0_15, Contract::Last];
+
+fn long() -> bool {
+    std::env::var("HOSTKIT_TEST_LONG").is_ok_and(|value| value == "1")
+}
+
+/// How many checks show that a task is left alone: several times what kills it.
+fn many() -> u32 {
+    if long() { 120 } else { 12 }
+}
+
+/// A task with the blog's command line of the checker, in which only the deadline is scaled.
+fn checked(name: &str, second: Duration) -> Task {
+    patient(name, second, second * 9 / 2)
+}
+
+/// The same with another deadline.
+fn patient(name: &str, second: Duration, deadline: Duration) -> Task {
+    let deadline = deadline.as_millis();
+    let cmdline = format!(
+        "exec {} --port={{{{thermos.ports[health]}}}} --url=\"/private/stats/\" \
+         --test_port={{{{thermos.ports[private]}}}} --timeout={deadline}ms --sick-status=200",
+        bin("proxy-healthcheck").display()
+    );
+    Task::new(name)
+        .process(Process::new("checker", &cmdline))
+        .health(blog())
+        .lifecycle(Lifecycle::default())
+        .second(second)
+}
+
+/// The blog's eight-ball, which knows nothing of Aurora's endpoints.
+fn eightball(task: Task, directory: &Path) -> Option<Task> {
+    let program = directory.join("eightball.pex");
+    or_skip("python3", build_zipapp(&program))?;
+    let cmdline = format!(
+        "exec {} --port={{{{thermos.ports[private]}}}}",
+        program.display()
+    );
+    Some(task.process(Process::new("eightball", &cmdline)))
+}
+
+/// A server that ends when it is told to.
+fn quitter(task: Task) -> Option<Task> {
+    let python = or_skip("python3", which("python3"))?;
+    let program = workspace().join("tests/fixtures/quitter.py");
+    let cmdline = format!(
+        "exec {} {} {{{{thermos.ports[private]}}}}",
+        python.display(),
+        program.display()
+    );
+    Some(task.process(Process::new("server", &cmdline)))
+}
+
+fn healthy(task: &RunningTask) {
+    let port = task.port("private");
+    eventually("the server listens", || {
+        std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    let reasons = task.health().reasons.len();
+    let attempts = task.health().counters.attempts();
+    eventually("it is healthy", || {
+        let health = task.health();
+        health.counters.attempts() > attempts + 1
+            && health.counters.failures() == 0
+            && health.counters.running()
+            && health.reasons.len() <= reasons + 1
+    });
+}
+
+fn signal(task: &RunningTask, process: &str, signal: Signal) {
+    let pid = task.pid(process).and_then(|pid| i32::try_from(pid).ok());
+    kill(Pid::from_raw(pid.unwrap()), signal).unwrap();
+}
+
+#[test]
+fn a_dead_server_is_killed_at_the_sixth_failure_in_a_row() {
+    for contract in BOTH {
+        let parent = TempDir::new().unwrap();
+        let task = checked("dead", Duration::from_millis(60)).contract(contract);
+        let Some(task) = eightball(task, parent.path()) else {
+            return;
+        };
+        let mut task = Runner::start(task, parent.path());
+        healthy(&task);
+        let before = task.health().reasons.len();
+        // It is there, and never answers again: the worst way of being dead.
+        signal(&task, "eightball", Signal::SIGSTOP);
+        eventually("it is sick", || task.health().counters.dead().is_some());
+        let health = task.health();
+        let shown = "Response differs from expected response (expected \"ok\", got \"timeout\")";
+        assert_eq!(health.counters.dead(), Some(shown), "{contract:?}");
+        assert_eq!(health.counters.failures(), 6, "{:?}", health.reasons);
+        assert!(health.reasons.len() >= before + 6);
+        signal(&task, "eightball", Signal::SIGCONT);
+        assert_eq!(task.finished(), TaskState::Failed);
+        task.stop();
+        let said = task.log("checker", 0, "stderr");
+        assert!(said.contains("sick reason=timeout"), "{said}");
+    }
+}
+
+#[test]
+fn a_server_that_never_listens_is_killed_when_the_forgiven_attempts_are_over() {
+    for (contract, failures) in [(Contract::V0_15, 6), (Contract::Last, 9)] {
+        let parent = TempDir::new().unwrap();
+        let task = checked("absent", Duration::from_millis(60))
+            .contract(contract)
+            .process(Process::new("eightball", "exec sleep 600"));
+        let task = Runner::start(task, parent.path());
+        assert_eq!(task.finished(), TaskState::Failed);
+        let health = task.health();
+        assert_eq!(health.reasons.len(), failures, "{contract:?}");
+        let last = health.reasons.last().unwrap();
+        assert!(last.ends_with("got \"refused\")"), "{last}");
+    }
+}
+
+#[test]
+fn quit_ends_a_task_before_it_is_told_to_abort() {
+    for contract in BOTH {
+        let parent = TempDir::new().unwrap();
+        let soon = blog().initial_interval(seconds(1)).interval(seconds(1));
+        let task = checked("quits", Duration::from_millis(500)).contract(contract);
+        let task = task.health(soon);
+        let Some(task) = quitter(task) else { return };
+        let mut task = Runner::start(task, parent.path());
+        healthy(&task);
+        task.stop();
+        let told = task.health().told;
+        assert_eq!(told.len(), 1, "no abort: {told:?}");
+        assert_eq!(
+            (told[0].endpoint.as_str(), told[0].handled),
+            ("/quitquitquit", true)
+        );
+        // The last contract looks every second and stops when the task has ended; 0.15 looks once, after five.
+        let enough = if contract == Contract::Last { 4 } else { 1 };
+        assert!(told[0].looks <= enough, "{told:?}");
+        assert_eq!(
+            task.task_state(),
+            TaskState::Success,
+            "everything ended by itself"
+        );
+        assert_eq!(
+            (task.state("server"), task.state("checker")),
+            (State::Done, State::Done)
+        );
+    }
+}
+
+#[test]
+fn a_server_that_cannot_quit_costs_both_waits_and_the_checker_stays_with_it() {
+    let parent = TempDir::new().unwrap();
+    let task = checked("stays", Duration::from_millis(300));
+    let Some(task) = eightball(task, parent.path()) else {
+        return;
+    };
+    let mut task = Runner::start(task, parent.path());
+    healthy(&task);
+    task.stop();
+    let told = |endpoint: &str| Told {
+        endpoint: endpoint.to_owned(),
+        handled: true,
+        looks: 6,
+    };
+    assert_eq!(
+        task.health().told,
+        [told("/quitquitquit"), told("/abortabortabort")]
+    );
+    assert_eq!(task.task_state(), TaskState::Killed);
+    let states = (task.state("eightball"), task.state("checker"));
+    assert_eq!(
+        states,
+        (State::Done, State::Done),
+        "SIGTERM is exit 0 for both"
+    );
+}
+
+#[test]
+fn flapping_kills_only_what_fails_six_times_in_a_row() {
+    // Five failures and a success, for ever: the worst that is tolerated.
+    let flaps = AtomicBool::new(true);
+    let flaps: &'static AtomicBool = Box::leak(Box::new(flaps));
+    let asked = std::sync::atomic::AtomicU32::new(0);
+    let server = Server::start(move |_, stream| {
+        let number = asked.fetch_add(1, Ordering::Relaxed);
+        let well = number.is_multiple_of(6) && flaps.load(Ordering::Relaxed);
+        let said = if well { "200 OK" } else { "500 No" };
+        stream.write_all(answer(said, "").as_bytes())
+    });
+    for contract in BOTH {
+        flaps.store(true, Ordering::Relaxed);
+        let parent = TempDir::new().unwrap();
+        // What is not wrong here must not be late.
+        let second = Duration::from_millis(60);
+        let task = patient(&format!("flaps-{contract:?}"), second, seconds(10))
+            .health(blog().timeout(seconds(200)))
+            .contract(contract)
+            .port_at("private", server.port());
+        let task = Runner::start(task, parent.path());
+        eventually("many checks", || {
+            task.health().counters.attempts() > 3 * 6 + 3
+        });
+        assert_eq!(task.health().counters.dead(), None);
+        assert_eq!(task.task_state(), TaskState::Active);
+        flaps.store(false, Ordering::Relaxed);
+        eventually("it is sick", || task.health().counters.dead().is_some());
+        assert_eq!(task.health().counters.failures(), 6);
+    }
+}
+
+#[test]
+fn a_throttled_server_that_stalls_is_left_alone_and_killed_when_it_is_dead() {
+    if or_skip("CPU limits", CpuLimit::percent(5)).is_none() {
+        return;
+    }
+    std::thread::scope(|scope| {
+        for contract in BOTH {
+            scope.spawn(move || stalls(contract));
+        }
+    });
+}
+
+fn stalls(contract: Contract) {
+    let second = Duration::from_millis(if long() { 1000 } else { 100 });
+    let (limit, parent) = (CpuLimit::percent(5).unwrap(), TempDir::new().unwrap());
+    let task = checked("stalls", second).contract(contract);
+    let Some(task) = eightball(task, parent.path()) else {
+        return;
+    };
+    let task = Runner::start(task, parent.path());
+    healthy(&task);
+    // What Mesos limits is the task: the checker too.
+    for process in ["eightball", "checker"] {
+        limit.add(task.pid(process).unwrap()).unwrap();
+    }
+    let before = task.health().counters.attempts();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                signal(&task, "eightball", Signal::SIGSTOP);
+                std::thread::sleep(second * 4);
+                signal(&task, "eightball", Signal::SIGCONT);
+                std::thread::sleep(second * 4);
+            }
+        });
+        let seen = || {
+            let counters = task.health().counters;
+            counters.attempts() >= before + many() || counters.dead().is_some()
+        };
+        let _ = until(patience() + many() * 12 * second, &seen);
+        over.store(true, Ordering::Relaxed);
+    });
+    let health = task.health();
+    assert_eq!(
+        health.counters.dead(),
+        None,
+        "{contract:?}: {:?}",
+        health.reasons
+    );
+    assert!(health.counters.attempts() >= before + many());
+    signal(&task, "eightball", Signal::SIGSTOP);
+    let sick = || task.health().counters.dead().is_some();
+    // In real time that takes longer than a test is patient.
+    let _ = until(many() * second, &sick);
+    eventually("it is sick", sick);
+    assert_eq!(task.health().counters.failures(), 6);
+    signal(&task, "eightball", Signal::SIGCONT);
+}
+
+/// Waits until it holds or the time is over; whether it holds.
+fn until(longest: Duration, condition: &impl Fn() -> bool) -> bool {
+    let end = Instant::now() + longest;
+    while !condition() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    condition()
+}
