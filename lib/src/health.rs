@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::admin::{AdminFlags, Listener, Routes};
-use crate::server::{Bounds, DEADLINE, Reply, serve as serve_http};
+use crate::server::{Bounds, Reply, serve as serve_http};
 use crate::shutdown::{DrainFlags, Signals, Told};
 use crate::{Exit, Failure, units};
 use monitor::Monitor;
@@ -131,7 +131,6 @@ pub async fn serve<C: Check>(
     let (sockets, addresses) = socket::bind(port).await?;
     let bounds = Bounds {
         connections: socket::connections(),
-        exchange: 2 * DEADLINE + check.deadline(),
         drain: flags.drain.drain_timeout,
     };
     let (quits, told) = mpsc::channel(2);

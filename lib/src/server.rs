@@ -17,7 +17,7 @@ use serde_json::Value;
 pub(crate) use serve::{Bounds, serve};
 pub(crate) use socket::{Socket, Stream};
 
-/// How long a peer may take for a request's head, and again for its body.
+/// How long a peer may take to send a request's head, to send its body, and to read the answer.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
 
 /// A request as a handler sees it.
@@ -106,7 +106,8 @@ struct Route {
     handler: Handler,
 }
 
-/// What a listener answers, by method and exact path. Handlers run where the listener does and must not block.
+/// What a listener answers, by method and exact path. Handlers run where the listener does: they must not block, and
+/// must end.
 #[derive(Default)]
 pub struct Routes(Vec<Route>);
 

@@ -15,7 +15,6 @@ pub mod target;
 pub use cli::Args;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hostkit::health::{self, Check, Quit, Verdict};
@@ -38,7 +37,7 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
         .build()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot start a runtime").because(error))?;
     tracing::info!(server = settings.shown(), timeout = ?settings.timeout, "checking");
-    let server = Server(Arc::new(settings));
+    let server = Server(settings);
     // Thermos starts a task's processes in its sandbox.
     let end = runtime.block_on(health::serve(
         args.port,
@@ -52,7 +51,7 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
 }
 
 /// The server, as Aurora's contract sees it.
-struct Server(Arc<Settings>);
+struct Server(Settings);
 
 impl Check for Server {
     fn deadline(&self) -> Duration {

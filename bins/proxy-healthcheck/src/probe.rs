@@ -1,7 +1,8 @@
 //! One check of the server: every URL at once, one deadline for all.
 
+use std::future::{Future as _, poll_fn};
 use std::io;
-use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,6 @@ use hyper::body::Incoming;
 use hyper::header::LOCATION;
 use hyper::{Method, Response};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::connect::{connect, exchange};
@@ -33,7 +33,7 @@ const BAD_BODY: Reason = Reason::word("badbody");
 const NO_NAME: Reason = Reason::word("noname");
 
 /// Healthy if every URL is; otherwise what the first one to be sick has.
-pub(crate) async fn all(settings: &Arc<Settings>) -> Verdict {
+pub(crate) async fn all(settings: &Settings) -> Verdict {
     let deadline = Instant::now() + settings.timeout;
     if settings.targets.is_empty() {
         let found = open(&settings.server, settings, deadline).await;
@@ -42,20 +42,28 @@ pub(crate) async fn all(settings: &Arc<Settings>) -> Verdict {
             |_| Verdict::healthy(format!("{} accepts", settings.server)),
         );
     }
-    let mut probes = JoinSet::new();
-    for index in 0..settings.targets.len() {
-        let settings = Arc::clone(settings);
-        probes.spawn(async move { one(&settings.targets[index], &settings, deadline).await });
-    }
+    let probe = |target| Box::pin(one(target, settings, deadline));
+    let mut probes: Vec<_> = settings.targets.iter().map(probe).collect();
     let mut seen = Vec::new();
-    while let Some(ended) = probes.join_next().await {
-        match ended {
-            Ok(Ok(what)) => seen.push(what),
-            Ok(Err(sick)) => return sick,
-            Err(error) => return Verdict::sick(Reason::ERROR, error.to_string()),
+    let ended = poll_fn(|context| {
+        let mut sick = None;
+        probes.retain_mut(|probe| match probe.as_mut().poll(context) {
+            Poll::Ready(found) => {
+                found.map_or_else(|verdict| sick = Some(verdict), |what| seen.push(what));
+                false
+            }
+            Poll::Pending => true,
+        });
+        match sick {
+            Some(sick) => Poll::Ready(Err(sick)),
+            None if probes.is_empty() => Poll::Ready(Ok(())),
+            None => Poll::Pending,
         }
+    });
+    match ended.await {
+        Ok(()) => Verdict::healthy(seen.join("; ")),
+        Err(sick) => sick,
     }
-    Verdict::healthy(seen.join("; "))
 }
 
 /// What a healthy target answered, or why it is sick.

@@ -20,8 +20,6 @@ use crate::{Exit, Failure};
 const MODE: u32 = 0o660;
 /// Connections served at once; more wait in the backlog.
 const CONNECTIONS: usize = 64;
-/// Head, body and the answer together.
-const EXCHANGE: Duration = Duration::from_secs(15);
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 64;
 
@@ -73,7 +71,6 @@ impl Listener {
     pub async fn serve(self, routes: Routes) -> Infallible {
         let bounds = Bounds {
             connections: CONNECTIONS,
-            exchange: EXCHANGE,
             drain: Duration::ZERO,
         };
         serve(vec![self.socket], routes, bounds, pending()).await

@@ -28,8 +28,6 @@ const UNREAD: (u64, Duration) = (1 << 20, Duration::from_secs(1));
 pub(crate) struct Bounds {
     /// Connections served at once; more wait in the backlog.
     pub(crate) connections: usize,
-    /// Head, body and the answer together: a peer that does not read what it asked for is cut off.
-    pub(crate) exchange: Duration,
     /// How long exchanges that had begun may go on when it is told to stop.
     pub(crate) drain: Duration,
 }
@@ -52,8 +50,7 @@ pub(crate) async fn serve<T>(
             told = &mut stop => break told,
             accepted = accept(&sockets, &mut turn), if connections.len() < bounds.connections => match accepted {
                 Ok(stream) => {
-                    let exchange = exchange(stream, Arc::clone(&routes), stopped.clone());
-                    connections.spawn(timeout(bounds.exchange, exchange));
+                    connections.spawn(exchange(stream, Arc::clone(&routes), stopped.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -108,9 +105,9 @@ async fn exchange(
     let body_wanted = head.is_none_or(|head| head.method != "HEAD");
     let whole = reply.is_ok();
     let answer = reply.unwrap_or_else(|refused| refused).bytes(body_wanted);
-    stream.write_all(&answer).await?;
-    stream.shutdown().await?;
+    timeout(DEADLINE, stream.write_all(&answer)).await??;
     if !whole {
+        stream.shutdown().await?;
         let mut rest = stream.take(UNREAD.0);
         let _ = timeout(UNREAD.1, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
     }
