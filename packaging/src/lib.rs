@@ -34,6 +34,12 @@ fn pages() -> Vec<Page> {
             end: include_str!("../man/pexrun.roff"),
         },
         Page {
+            name: proxy_healthcheck::Args::NAME,
+            command: command::<proxy_healthcheck::Args>(),
+            section: "1",
+            end: include_str!("../man/proxy-healthcheck.roff"),
+        },
+        Page {
             name: synapse::Args::NAME,
             command: command::<synapse::Args>(),
             section: "8",
