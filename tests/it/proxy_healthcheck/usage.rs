@@ -1,7 +1,7 @@
 //! The command line: what the articles quote, what is refused, and what cannot be.
 
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use hostkit_tests::misbehave::{Manner, Misbehaving, answer};
 use hostkit_tests::{Outcome, Running, bin, eventually, free_port};
@@ -33,6 +33,7 @@ fn the_quoted_line_runs_as_quoted() {
     let child = Command::new("bash")
         .args(["-c", &format!("exec {line}")])
         .current_dir(sandbox.path())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let _child = Running(child);
@@ -54,6 +55,7 @@ fn every_flag_can_be_given_by_the_environment() {
             server.port().to_string(),
         )
         .env("HOSTKIT_PROXY_HEALTHCHECK_URL", "/a /b")
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let _child = Running(child);
