@@ -12,6 +12,7 @@ mod fuzz;
 mod haproxy;
 mod harness;
 mod load;
+mod log_healthcheck;
 mod pexrun;
 mod proxy_healthcheck;
 mod s3cache;

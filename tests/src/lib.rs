@@ -34,7 +34,13 @@ pub mod zookeeper;
 pub use outcome::Outcome;
 
 /// The tools that [`bin`] knows.
-pub const TOOLS: &[&str] = &["s3cache", "pexrun", "proxy-healthcheck", "synapse"];
+pub const TOOLS: &[&str] = &[
+    "s3cache",
+    "pexrun",
+    "proxy-healthcheck",
+    "synapse",
+    "log-healthcheck",
+];
 
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(10);

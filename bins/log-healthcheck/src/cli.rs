@@ -25,7 +25,7 @@ pub struct Args {
     /// The process whose logs are looked at, .logs/NAME in the sandbox; or the directory of its runs, as an absolute path
     #[arg(long, value_name = "NAME", required_unless_present = "file")]
     pub app_directory: Option<PathBuf>,
-    /// Logs to look at; * ? [..] and ** are understood
+    /// Logs to look at; * ? and [..] are understood
     #[arg(long, value_name = "GLOB", num_args = 1..)]
     pub file: Vec<PathBuf>,
     /// What a line must begin with; empty for any line

@@ -1,7 +1,7 @@
 //! Where logs are: below the sandbox as thermos writes them, or what was named. Owns paths; what is in the files is
 //! [`crate::watch`]'s.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use hostkit::{Exit, Failure};
 
 use crate::state::FILES;
+use crate::wildcard;
 
 /// Run directories that are looked into, the highest.
 const RUNS: usize = 64;
@@ -179,15 +180,11 @@ fn runs(
 
 /// The files that a name with or without wildcards stands for. A name that stands for nothing yet stands for itself.
 fn matching(name: &Path) -> Vec<PathBuf> {
-    let itself = vec![name.to_owned()];
-    let Some(pattern) = name.to_str().filter(|text| text.contains(['*', '?', '['])) else {
-        return itself;
-    };
-    if name.exists() {
-        return itself;
+    if wildcard::has_any(name.as_os_str()) && !name.exists() {
+        wildcard::expand(name, FILES)
+    } else {
+        vec![name.to_owned()]
     }
-    // What cannot be read on the way there has no files for us.
-    glob::glob(pattern).map_or(itself, |paths| paths.flatten().take(FILES + 1).collect())
 }
 
 /// What rotation has made of the log `path`: `stdout.1`, `app.log-20261121`. Compressed ones are not logs.
@@ -217,7 +214,7 @@ pub(crate) fn rotated(path: &Path) -> Vec<PathBuf> {
 }
 
 /// The names in a directory; none when there is no such directory.
-fn names(directory: &Path) -> Result<Vec<std::ffi::OsString>, Failure> {
+pub(crate) fn names(directory: &Path) -> Result<Vec<OsString>, Failure> {
     let unreadable = |error: io::Error| {
         Failure::new(
             Exit::from_code(3),

@@ -15,6 +15,7 @@ pub mod state;
 pub mod store;
 pub mod verdict;
 pub mod watch;
+mod wildcard;
 
 pub use cli::Args;
 

@@ -1,0 +1,168 @@
+//! Names with wildcards as shells have them, over bytes: names of files need not be text. `*` and `?` match no slash
+//! and no dot at the beginning; `[a-z]` and `[!a-z]` are sets of bytes.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use crate::find::names;
+
+/// Whether there are wildcards in a name.
+pub(crate) fn has_any(name: &OsStr) -> bool {
+    name.as_bytes().iter().any(|byte| b"*?[".contains(byte))
+}
+
+/// The paths that `pattern` matches, sorted, and no more than one above `limit`. What cannot be listed has no names.
+pub(crate) fn expand(pattern: &Path, limit: usize) -> Vec<PathBuf> {
+    let mut paths = vec![PathBuf::new()];
+    for component in pattern.components() {
+        let mut next = Vec::new();
+        for path in paths {
+            match component {
+                Component::Normal(name) if has_any(name) => {
+                    let here = if path.as_os_str().is_empty() {
+                        Path::new(".")
+                    } else {
+                        &path
+                    };
+                    let mut names = names(here).unwrap_or_default();
+                    names.retain(|found| matches(name.as_bytes(), found.as_bytes()));
+                    names.sort();
+                    next.extend(names.iter().map(|name| path.join(name)));
+                }
+                other => next.push(path.join(other)),
+            }
+            next.truncate(limit + 1);
+        }
+        paths = next;
+    }
+    paths.retain(|path| path.symlink_metadata().is_ok());
+    paths
+}
+
+/// Whether a name matches. Each star is tried from where the last one gave up, so that no pattern takes long.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    if name.starts_with(b".") && !pattern.starts_with(b".") {
+        return false;
+    }
+    let (mut p, mut n) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while n < name.len() {
+        if pattern.get(p) == Some(&b'*') {
+            star = Some((p + 1, n));
+            p += 1;
+        } else if let Some(length) = one(&pattern[p..], name[n]) {
+            (p, n) = (p + length, n + 1);
+        } else if let Some((behind, from)) = star {
+            star = Some((behind, from + 1));
+            (p, n) = (behind, from + 1);
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+/// How much of `pattern` matches this one byte, if it does.
+fn one(pattern: &[u8], byte: u8) -> Option<usize> {
+    match pattern {
+        [b'?', ..] => Some(1),
+        [b'[', set @ ..] => {
+            let (negated, set) = match set {
+                [b'!' | b'^', set @ ..] => (true, set),
+                _ => (false, set),
+            };
+            // A bracket that comes first is one of the set.
+            let Some(end) = set.iter().skip(1).position(|byte| *byte == b']') else {
+                return (byte == b'[').then_some(1);
+            };
+            let set = &set[..=end];
+            let length = 1 + usize::from(negated) + set.len() + 1;
+            (holds(set, byte) != negated).then_some(length)
+        }
+        [first, ..] => (*first == byte).then_some(1),
+        [] => None,
+    }
+}
+
+fn holds(mut set: &[u8], byte: u8) -> bool {
+    loop {
+        set = match set {
+            [low, b'-', high, ..] if (*low..=*high).contains(&byte) => return true,
+            [_, b'-', _, rest @ ..] => rest,
+            [first, ..] if *first == byte => return true,
+            [_, rest @ ..] => rest,
+            [] => return false,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn as_in_shells() {
+        for (pattern, yes, no) in [
+            ("*", "a", ".a"),
+            (".*", ".a", "a"),
+            ("*.log", "a.b.log", "a.log.1"),
+            ("a?c", "abc", "ac"),
+            ("[a-c]x", "bx", "dx"),
+            ("[!a-c]x", "dx", "bx"),
+            ("[]x]y", "]y", "zy"),
+            ("[a-]", "-", "b"),
+            ("[x", "[x", "x"),
+            ("a*b*c", "a--b-b-c", "a--b-b"),
+            ("**", "abc", ".abc"),
+        ] {
+            assert!(
+                matches(pattern.as_bytes(), yes.as_bytes()),
+                "{pattern} {yes}"
+            );
+            assert!(
+                !matches(pattern.as_bytes(), no.as_bytes()),
+                "{pattern} {no}"
+            );
+        }
+        assert!(matches(b"*", b"\xff\n"));
+    }
+
+    #[test]
+    fn directories_too() {
+        let home = tempfile::tempdir().unwrap();
+        for file in ["a/x.log", "b/y.log", "b/z.txt", "c"] {
+            let path = home.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let find = |pattern: &str, limit| expand(&home.path().join(pattern), limit).len();
+        assert_eq!(find("*/*.log", 9), 2);
+        assert_eq!(find("[ab]/../c", 9), 2);
+        assert_eq!(find("*/none", 9), 0);
+        assert_eq!(
+            find("*", 1),
+            2,
+            "one more than the limit tells that there are more"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_matches_itself_and_what_it_is_cut_to(name in "[a-z]{1,12}", at in 0..12_usize) {
+            let at = at.min(name.len());
+            prop_assert!(matches(name.as_bytes(), name.as_bytes()));
+            let starred = format!("{}*{}", &name[..at], &name[at..]);
+            prop_assert!(matches(starred.as_bytes(), name.as_bytes()));
+            let beginning = format!("{}*", &name[..at]);
+            prop_assert!(matches(beginning.as_bytes(), name.as_bytes()));
+        }
+
+        #[test]
+        fn any_bytes_are_survived(pattern in prop::collection::vec(prop::sample::select(&b"*?[]!-a"[..]), 0..20), name: Vec<u8>) {
+            matches(&pattern, &name);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What may stand where a log should be, and what may become of one.
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+use hostkit_tests::host::run_as;
+
+use super::*;
+
+/// A user who has nothing to do with the job.
+const NOBODY: u32 = 54_321;
+
+fn files(sandbox: &Sandbox, globs: &[&OsStr]) -> Outcome {
+    let fixed = ["--line-pattern={", "--freshness=100", "--file"].map(OsStr::new);
+    sandbox.run(fixed.iter().chain(globs))
+}
+
+#[test]
+fn files_by_name_and_by_wildcards() {
+    let sandbox = Sandbox::new();
+    sandbox.write("var/a.log", "noise\n");
+    sandbox.write("var/b.log", "{\"a\":1}\n");
+    let found = |globs: &[&str]| {
+        let globs: Vec<&OsStr> = globs.iter().map(OsStr::new).collect();
+        files(&sandbox, &globs)
+    };
+    told(&found(&["var/*.log"]).exits(0), "was written");
+    told(&found(&["var/a.log"]).exits(0), "yet");
+    told(&found(&["var/a.log", "var/b.log"]).exits(0), "was written");
+    told(
+        &found(&["var/none-*.log"]).exits(2),
+        "nolog: no log at var/none-*.log",
+    );
+}
+
+#[test]
+fn names_cannot_forge_the_result() {
+    let sandbox = Sandbox::new();
+    let hostile = OsStr::from_bytes(b"x\nOK | age=0s\x1b[2J\xff.log");
+    sandbox.write(hostile, "{\"a\":1}\n");
+    for glob in [hostile, OsStr::new("*.log")] {
+        let outcome = files(&sandbox, &[glob]).exits(0);
+        told(&outcome, "OK: a line beginning");
+        assert_eq!(outcome.stdout.matches('|').count(), 1, "{}", outcome.stdout);
+        assert!(!outcome.stdout.contains('\x1b'));
+    }
+}
+
+#[test]
+fn a_fifo_is_neither_opened_nor_waited_for() {
+    let sandbox = Sandbox::new();
+    fs::create_dir_all(sandbox.path(".logs/app/0")).unwrap();
+    for stream in ["stdout", "stderr"] {
+        let path = sandbox.path(".logs/app/0").join(stream);
+        assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    }
+    // A reader that comes and goes would end the writer by SIGPIPE.
+    let mut writer = sandbox.command("sh");
+    let writer = writer
+        .args(["-c", "exec echo x > .logs/app/0/stderr"])
+        .spawn()
+        .unwrap();
+    let mut writer = hostkit_tests::Running(writer);
+    told(
+        &sandbox.check().exits(2),
+        "nolog: ./.logs/app/0/stdout is not a regular file",
+    );
+    assert!(
+        writer.0.try_wait().unwrap().is_none(),
+        "the writer still waits"
+    );
+}
+
+#[test]
+fn symlinks_are_followed_and_may_lead_nowhere() {
+    let sandbox = Sandbox::new();
+    sandbox.write("elsewhere", "{\"a\":1}\n");
+    fs::create_dir_all(sandbox.path(".logs/app/0")).unwrap();
+    symlink("nowhere", sandbox.path(".logs/app/0/stdout")).unwrap();
+    symlink(sandbox.path("elsewhere"), sandbox.log()).unwrap();
+    sandbox.check().exits(0);
+    fs::remove_file(sandbox.log()).unwrap();
+    symlink("stderr", sandbox.log()).unwrap();
+    told(
+        &files(&sandbox, &[OsStr::new(".logs/app/0/stderr")]).exits(3),
+        "unread: cannot read",
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_unknown_unless_it_is_old() {
+    let sandbox = Sandbox::new();
+    sandbox.logs("{\"a\":1}\n");
+    fs::set_permissions(sandbox.log(), fs::Permissions::from_mode(0o600)).unwrap();
+    let program = hostkit_tests::bin("log-healthcheck");
+    let Some(mut command) = hostkit_tests::or_skip(
+        "a log that cannot be read",
+        run_as(NOBODY, readable(&sandbox, &program)),
+    ) else {
+        return;
+    };
+    sandbox.clean(&mut command);
+    command.args(SEEDS);
+    let outcome: Outcome = command.output().unwrap().into();
+    told(
+        &outcome.exits(3),
+        "UNKNOWN: unread: cannot read ./.logs/app/0/stderr",
+    );
+    sandbox.age(200);
+    let outcome: Outcome = command.output().unwrap().into();
+    told(&outcome.exits(2), "stale: nothing was written");
+    fs::set_permissions(sandbox.path(".logs"), fs::Permissions::from_mode(0o700)).unwrap();
+    let outcome: Outcome = command.output().unwrap().into();
+    assert_ne!(outcome.code, 0, "{}", outcome.stdout);
+}
+
+/// A copy of a program that everybody may run, wherever the target directory is.
+fn readable(sandbox: &Sandbox, program: &Path) -> PathBuf {
+    let copy = sandbox.path("program");
+    fs::copy(program, &copy).unwrap();
+    copy
+}
+
+#[test]
+fn rotation_truncation_and_a_new_run_lose_nothing() {
+    let sandbox = Sandbox::new();
+    let log = sandbox.log();
+    let check = |age: std::ops::Range<f64>| {
+        let outcome = sandbox.check().exits(0);
+        assert!(
+            age.contains(&perfdata(&outcome, "age")),
+            "{}",
+            outcome.stdout
+        );
+    };
+    sandbox.logs(timed(80));
+    check(80.0..90.0);
+    // Written before the rotation, found after it.
+    sandbox.logs(timed(60));
+    fs::rename(&log, log.with_extension("1")).unwrap();
+    sandbox.logs("noise\n");
+    check(60.0..70.0);
+    // Twice between two checks.
+    sandbox.logs(timed(50));
+    fs::rename(log.with_extension("1"), log.with_extension("2")).unwrap();
+    fs::rename(&log, log.with_extension("1")).unwrap();
+    sandbox.logs("noise\n");
+    check(50.0..60.0);
+    // Copied and truncated.
+    sandbox.logs(timed(40));
+    fs::copy(&log, log.with_extension("3")).unwrap();
+    File::options()
+        .write(true)
+        .open(&log)
+        .unwrap()
+        .set_len(0)
+        .unwrap();
+    sandbox.logs("noise\n");
+    check(40.0..50.0);
+    // By a writer that does not append: it leaves NULs.
+    let writer = File::options().write(true).open(&log).unwrap();
+    writer.set_len(0).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&writer, timed(30).as_bytes(), 8000).unwrap();
+    check(30.0..40.0);
+    // A new run, and what the old one wrote in its last moment.
+    sandbox.logs(timed(20));
+    sandbox.write(".logs/app/1/stderr", "noise\n");
+    check(20.0..30.0);
+    sandbox.write(".logs/app/10/stderr", timed(10));
+    check(10.0..20.0);
+    // Nobody writes there any more.
+    sandbox.logs(timed(0));
+    check(10.0..20.0);
+}
+
+#[test]
+fn a_line_that_grows_counts_whatever_its_length() {
+    let sandbox = Sandbox::new();
+    sandbox.logs("{\"a\":\"");
+    sandbox.age(90);
+    assert!(perfdata(&sandbox.check().exits(0), "age") >= 90.0);
+    sandbox.logs("x".repeat(3 << 20));
+    let outcome = sandbox.check().exits(0);
+    assert!(perfdata(&outcome, "age") < 50.0, "{}", outcome.stdout);
+    assert!(perfdata(&outcome, "read") < f64::from(4 << 20));
+}

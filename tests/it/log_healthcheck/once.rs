@@ -1,0 +1,293 @@
+//! One look: exit codes, the line for Nagios, and what counts as written when.
+
+use super::*;
+
+#[test]
+fn a_fresh_line_is_ok_with_performance_data() {
+    let sandbox = Sandbox::new();
+    sandbox.logs("{\"a\":1}\n");
+    sandbox.age(40);
+    let outcome = sandbox.check().exits(0);
+    told(&outcome, "OK: a line beginning with \"{\" was written 4");
+    let age = perfdata(&outcome, "age");
+    assert!((40.0..100.0).contains(&age), "{age}");
+    assert!(
+        outcome.stdout.contains("s;;100;0 read="),
+        "{}",
+        outcome.stdout
+    );
+    assert_eq!(outcome.stderr, "");
+}
+
+#[test]
+fn an_old_line_is_critical() {
+    let sandbox = Sandbox::new();
+    sandbox.logs("{\"a\":1}\n");
+    sandbox.age(101);
+    let outcome = sandbox.check().exits(2);
+    told(
+        &outcome,
+        "CRITICAL: stale: nothing was written for 101 s in ",
+    );
+    assert!(
+        outcome.stdout.contains("age=U;;100;0"),
+        "{}",
+        outcome.stdout
+    );
+}
+
+#[test]
+fn only_lines_that_begin_so_count() {
+    let sandbox = Sandbox::new();
+    sandbox.logs("{\"a\":1}\n");
+    sandbox.age(60);
+    sandbox.check().exits(0);
+    // Something else is written, and the file is new again: the line is as old as before.
+    sandbox.logs(" {no}\nx{\n\n");
+    let outcome = sandbox.check().exits(0);
+    assert!(perfdata(&outcome, "age") >= 60.0, "{}", outcome.stdout);
+    let fast = ["--app-directory=app", "--line-pattern={", "--freshness=50"];
+    told(
+        &sandbox.run(fast).exits(2),
+        "stale: no line beginning with \"{\" was written for 6",
+    );
+    sandbox.logs("{\"b\":1}\n");
+    sandbox.run(fast).exits(0);
+}
+
+#[test]
+fn without_any_line_it_is_ok_for_as_long_as_a_line_may_be_old() {
+    let sandbox = Sandbox::new();
+    sandbox.logs("noise\n");
+    let args = [
+        "--app-directory",
+        "app",
+        "--line-pattern",
+        "{",
+        "--freshness",
+        "0.7",
+    ];
+    told(
+        &sandbox.run(args).exits(0),
+        "OK: no line beginning with \"{\" yet",
+    );
+    let mut last = None;
+    hostkit_tests::eventually("it gives up hope", || {
+        sandbox.logs("noise\n");
+        let outcome = sandbox.run(args);
+        let given_up = outcome.code == 2;
+        last = Some(outcome);
+        given_up
+    });
+    told(
+        &last.unwrap(),
+        "CRITICAL: nolines: no line beginning with \"{\" in ",
+    );
+    sandbox.logs("{\n");
+    sandbox.run(args).exits(0);
+}
+
+#[test]
+fn times_in_lines_rule() {
+    for (line, code, flag) in [
+        (timed(500), 2, ""),
+        (timed(50), 0, ""),
+        (timed(500) + &timed(50) + &timed(500), 0, ""),
+        // It may be any zone's time: then the file's time counts, unless somebody knows better.
+        ("{\"time\":\"2020-01-01 00:00:00,000\"}\n".to_owned(), 0, ""),
+        (
+            "{\"time\":\"2020-01-01 00:00:00,000\"}\n".to_owned(),
+            2,
+            "--assume-utc",
+        ),
+        // A duration.
+        ("{\"time\":0.5}\n".to_owned(), 0, ""),
+    ] {
+        let sandbox = Sandbox::new();
+        sandbox.logs(&line);
+        let args = SEEDS.iter().chain([&flag]).filter(|arg| !arg.is_empty());
+        sandbox.run(args).exits(code);
+    }
+}
+
+#[test]
+fn a_time_to_come_counts_as_now_once() {
+    let sandbox = Sandbox::new();
+    sandbox.logs(timed(-1000));
+    let outcome = sandbox.check().exits(0);
+    told(&outcome, "a time in the future counts as now");
+    assert!(perfdata(&outcome, "age") < 1.0);
+    sandbox.logs("noise\n");
+    let outcome = sandbox.check().exits(0);
+    assert!(!outcome.stdout.contains("future"), "{}", outcome.stdout);
+}
+
+#[test]
+fn a_missing_log_is_critical_after_the_grace() {
+    let sandbox = Sandbox::new();
+    told(
+        &sandbox.check().exits(2),
+        "CRITICAL: nolog: no log at ./.logs/app",
+    );
+    let patient = |grace: &str| sandbox.run(SEEDS.iter().chain([&"--grace", &grace]));
+    told(&patient("1h").exits(0), "within the grace of 3600 s");
+    hostkit_tests::eventually("the grace ends", || patient("0.5").code == 2);
+}
+
+#[test]
+fn nothing_is_read_when_nothing_was_written() {
+    if !hostkit_tests::have("strace") {
+        return hostkit_tests::skip("bytes read", "strace is not installed");
+    }
+    let sandbox = Sandbox::new();
+    sandbox.logs("{\"a\":1}\n".repeat(100_000));
+    let read = || -> u64 {
+        let trace = sandbox.path("trace");
+        let mut strace = sandbox.command("strace");
+        strace
+            .arg("-o")
+            .arg(&trace)
+            .args(["-y", "-e", "trace=read,pread64,readv,preadv,mmap"]);
+        strace
+            .arg(hostkit_tests::bin("log-healthcheck"))
+            .args(SEEDS);
+        let outcome: Outcome = strace.output().unwrap().into();
+        let trace = fs::read_to_string(trace).unwrap();
+        let calls = trace.lines().filter(|call| call.contains("/0/stderr>"));
+        let bytes = calls
+            .map(|call| call.rsplit("= ").next().unwrap().parse::<u64>().unwrap())
+            .sum();
+        assert_eq!(
+            perfdata(&outcome, "read"),
+            bytes as f64,
+            "what it says of itself"
+        );
+        bytes
+    };
+    // The end of the log decides; then what is known is only recognised.
+    assert!((65_536..66_000).contains(&read()));
+    assert!(read() < 200);
+    sandbox.age(101);
+    assert_eq!(read(), 0);
+    fs::remove_dir_all(sandbox.path(".logs")).unwrap();
+    sandbox.logs("{\"a\":1}\n");
+    sandbox.age(101);
+    assert_eq!(read(), 0, "also of a log that is seen for the first time");
+}
+
+#[test]
+fn much_noise_behind_the_line_is_gone_through() {
+    let sandbox = Sandbox::new();
+    sandbox.logs("noise\n");
+    sandbox.check().exits(0);
+    sandbox.logs("{\"a\":1}\n");
+    let noise = b"a line of something else {\n".repeat(40_000);
+    for _ in 0..20 {
+        sandbox.logs(&noise);
+    }
+    let outcome = sandbox.check().exits(0);
+    told(&outcome, "a line beginning with \"{\" was written");
+    assert!(perfdata(&outcome, "read") > 20e6);
+}
+
+#[test]
+fn without_a_state_64_mebibytes_are_looked_back() {
+    let sandbox = Sandbox::new();
+    sandbox.logs("{\"a\":1}\n");
+    File::options()
+        .write(true)
+        .open(sandbox.log())
+        .unwrap()
+        .set_len(80 << 20)
+        .unwrap();
+    let outcome = sandbox.check().exits(0);
+    told(&outcome, "no line beginning with \"{\" yet");
+    assert!(perfdata(&outcome, "read") <= f64::from((64 << 20) + 1000));
+}
+
+#[test]
+fn regular_expressions() {
+    let sandbox = Sandbox::new();
+    sandbox.logs("2026 WARN x\n");
+    let run = |pattern: &str| {
+        let args = [
+            "--app-directory=app",
+            "--freshness=100",
+            "--regex",
+            "--line-pattern",
+            pattern,
+        ];
+        sandbox.run(args)
+    };
+    told(&run(r"\d{4} (INFO|WARN)").exits(0), "was written");
+    told(&run("INFO|WARN").exits(0), "yet");
+    told(
+        &run("(").exits(3),
+        "UNKNOWN: error: --line-pattern \"(\" cannot be used",
+    );
+}
+
+#[test]
+fn json_says_the_same() {
+    let sandbox = Sandbox::new();
+    sandbox.logs(timed(30));
+    let outcome = sandbox.run(SEEDS.iter().chain([&"--json"])).exits(0);
+    let value: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(
+        (&value["status"], &value["reason"]),
+        (&"OK".into(), &"ok".into())
+    );
+    assert!(
+        (30.0..60.0).contains(&value["age_seconds"].as_f64().unwrap()),
+        "{value}"
+    );
+    let outcome = sandbox
+        .run(["--app-directory=a/b", "--freshness=1", "--json"])
+        .exits(3);
+    let value: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(
+        (&value["status"], &value["reason"]),
+        (&"UNKNOWN".into(), &"error".into())
+    );
+}
+
+#[test]
+fn a_wrong_command_line_is_unknown() {
+    let sandbox = Sandbox::new();
+    sandbox
+        .run(["--freshness", "1"])
+        .exits(3)
+        .says("--app-directory");
+    sandbox
+        .run(["--app-directory", "app"])
+        .exits(3)
+        .says("--freshness");
+    sandbox
+        .run(["--app-directory=app", "--freshness=soon"])
+        .exits(3)
+        .says("write seconds");
+    told(
+        &sandbox
+            .run(["--app-directory=../x", "--freshness=1"])
+            .exits(3),
+        "neither a name nor",
+    );
+    let long = "x".repeat(2000);
+    let outcome = sandbox.run([
+        "--app-directory=app",
+        "--freshness=1",
+        "--line-pattern",
+        &long,
+    ]);
+    told(&outcome.exits(3), "longer than");
+    sandbox.run(["--help"]).exits(0);
+}
+
+#[test]
+fn a_snoozed_task_is_left_alone() {
+    let sandbox = Sandbox::new();
+    fs::create_dir_all(sandbox.path(".logs")).unwrap();
+    sandbox.check().exits(2);
+    fs::write(sandbox.path(".healthchecksnooze"), "").unwrap();
+    told(&sandbox.check().exits(0), ".healthchecksnooze");
+}

@@ -1,0 +1,163 @@
+//! Where logs are looked for, and how the check is called: by shells, in the executor's directory, with its environment.
+
+use super::*;
+
+/// The configuration of the article, `check_log_health.get_config(app_directory=processname, line_pattern='{',
+/// freshness=100)`, as the command lines it stands for. `{{mesos.instance}}` is 3 and the process is `app`.
+const CALLED: [&str; 5] = [
+    "check_log_health --app_directory=app --line_pattern='{' --freshness=100",
+    "check_log_health --app-directory app --line-pattern '{' --freshness 100",
+    "log-healthcheck --app-directory app --line-pattern '{' --freshness 100",
+    "log-healthcheck --app_directory app --line_pattern '{' --freshness 100 --console --loglevel=debug --logstash_format",
+    "CB_AURORA_INSTANCE=3 log-healthcheck --app-directory app --line-pattern '{' --freshness 100 --spread 1m",
+];
+
+/// The directory of an executor, with the sandbox below it.
+fn executor() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.write("sandbox/.logs/app/0/stdout", "");
+    sandbox.write("sandbox/.logs/app/0/stderr", "{\"a\":1}\n");
+    sandbox
+}
+
+#[test]
+fn as_aurora_calls_it() {
+    let executor = executor();
+    // It is installed under both names.
+    let names = executor.path("bin");
+    fs::create_dir(&names).unwrap();
+    for name in ["log-healthcheck", "check_log_health"] {
+        std::os::unix::fs::symlink(hostkit_tests::bin("log-healthcheck"), names.join(name))
+            .unwrap();
+    }
+    for shell in ["/bin/sh", "/bin/bash"] {
+        for (line, expected) in CALLED.iter().flat_map(|line| [(line, 0), (line, 2)]) {
+            let log = executor.path("sandbox/.logs/app/0/stderr");
+            age(&log, if expected == 0 { 1 } else { 500 });
+            let states = fs::read_dir(executor.path("sandbox")).unwrap();
+            for state in states
+                .map(|entry| entry.unwrap().path())
+                .filter(|path| path.is_file())
+            {
+                fs::remove_file(state).unwrap();
+            }
+            age(&executor.path("sandbox/.logs/app/0/stdout"), 500);
+            let mut command = executor.command(shell);
+            command.args(["-c", line]);
+            let path =
+                std::env::join_paths([names.as_path(), Path::new("/usr/bin"), Path::new("/bin")]);
+            command.env("PATH", path.unwrap());
+            let outcome: Outcome = command.output().unwrap().into();
+            assert_eq!(
+                outcome.code, expected,
+                "{shell} {line}: {}{}",
+                outcome.stdout, outcome.stderr
+            );
+        }
+    }
+}
+
+#[test]
+fn the_state_is_in_the_sandbox() {
+    let executor = executor();
+    executor.check().exits(0);
+    let names = |directory: &str| -> Vec<String> {
+        let entries = fs::read_dir(executor.path(directory)).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    };
+    assert!(
+        names("sandbox")
+            .iter()
+            .any(|name| name.starts_with(".log-healthcheck-"))
+    );
+    assert_eq!(names("."), ["sandbox"]);
+    let other = executor.path("state");
+    executor
+        .run(
+            SEEDS
+                .map(OsStr::new)
+                .iter()
+                .chain([&OsStr::new("--state-file"), &other.as_os_str()]),
+        )
+        .exits(0);
+    assert!(other.is_file());
+}
+
+#[test]
+fn sandboxes_of_mesos() {
+    let (executor, elsewhere) = (executor(), Sandbox::new());
+    for (name, value) in [
+        ("MESOS_SANDBOX", executor.path("sandbox")),
+        ("MESOS_DIRECTORY", executor.path("")),
+    ] {
+        let mut command = elsewhere.command(hostkit_tests::bin("log-healthcheck"));
+        let outcome: Outcome = command
+            .args(SEEDS)
+            .env(name, value)
+            .output()
+            .unwrap()
+            .into();
+        outcome.exits(0);
+    }
+    elsewhere.check().exits(2);
+    let path = executor.path("sandbox/.logs/app");
+    let args = [
+        OsStr::new("--app-directory"),
+        path.as_os_str(),
+        OsStr::new("--freshness=100"),
+    ];
+    elsewhere.run(args).exits(0);
+}
+
+#[test]
+fn every_flag_has_a_variable() {
+    let sandbox = Sandbox::new();
+    sandbox.logs("{\"a\":1}\n");
+    let mut command = sandbox.command(hostkit_tests::bin("log-healthcheck"));
+    command.env("HOSTKIT_LOG_HEALTHCHECK_APP_DIRECTORY", "app");
+    command.env("HOSTKIT_LOG_HEALTHCHECK_LINE_PATTERN", "{");
+    command.env("HOSTKIT_LOG_HEALTHCHECK_FRESHNESS", "30");
+    let outcome: Outcome = command.output().unwrap().into();
+    told(&outcome.exits(0), ";;30;0");
+}
+
+#[test]
+fn instances_are_spread() {
+    let sandbox = Sandbox::new();
+    sandbox.logs("{\"a\":1}\n");
+    let limit = |instance: Option<&str>| {
+        let mut command = sandbox.command(hostkit_tests::bin("log-healthcheck"));
+        command.args(SEEDS).arg("--spread=60");
+        if let Some(instance) = instance {
+            command.env("CB_AURORA_INSTANCE", instance);
+        }
+        let outcome: Outcome = command.output().unwrap().into();
+        let outcome = outcome.exits(0);
+        let limit = outcome
+            .stdout
+            .split(";;")
+            .nth(1)
+            .unwrap()
+            .split(';')
+            .next()
+            .unwrap();
+        (limit.parse::<f64>().unwrap(), outcome.stderr)
+    };
+    let limits = ["0", "1", "2"].map(|instance| limit(Some(instance)).0);
+    assert_eq!(limits[0], 100.0);
+    assert!(
+        limits.iter().all(|limit| (100.0..160.0).contains(limit)),
+        "{limits:?}"
+    );
+    assert!((limits[1] - limits[2]).abs() > 5.0, "{limits:?}");
+    assert_eq!(limit(Some("1")).0, limits[1], "the same every time");
+    for instance in [None, Some("x")] {
+        let (limit, log) = limit(instance);
+        assert!(
+            limit == 100.0 && log.contains("{{mesos.instance}}"),
+            "{log}"
+        );
+    }
+}
