@@ -3,6 +3,7 @@
 
 mod counters;
 mod lifecycle;
+mod log;
 mod proxy;
 mod server;
 mod shell;

@@ -1,0 +1,156 @@
+//! log-healthcheck as Aurora sees it, as a shell check and on the `health` port: the blog's check of its consumers, who
+//! are killed when lines that begin with `{` no longer come, whatever else is written.
+
+use std::fs::File;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use hostkit_tests::thermos::{
+    Contract, HealthCheck, Http, Lifecycle, Process, Runner, Signaler, State, Task, TaskState,
+};
+use hostkit_tests::{Running, bin, eventually, free_port};
+use tempfile::TempDir;
+
+use super::seconds;
+
+/// How long one of Aurora's seconds is here.
+const SECOND: Duration = Duration::from_millis(10);
+
+/// Writes a line of its own ten times in one of the blog's freshnesses, and once the file `hang` is there only what a
+/// library writes.
+const CONSUMER: &str =
+    "while sleep 0.1; do if [ -e hang ]; then echo 'retrying'; else echo '{\"n\": 1}'; fi; done";
+
+/// The blog's check, in which only the unit of the freshness is scaled.
+fn looks() -> String {
+    let freshness = (100 * SECOND).as_millis();
+    format!(
+        "{} --app-directory consumer --line-pattern '{{' --freshness {freshness}ms",
+        bin("log-healthcheck").display()
+    )
+}
+
+/// The blog's settings; a program that starts is given time.
+fn blog(check: HealthCheck) -> HealthCheck {
+    check
+        .initial_interval(seconds(120))
+        .interval(seconds(60))
+        .max_consecutive_failures(3)
+        .timeout(seconds(1000))
+}
+
+/// A consumer that is left alone as long as it consumes, and killed when it hangs, with this check. What the page shows
+/// has this in it.
+fn consumes_and_hangs(contract: Contract, name: &str, task: Task, shown: &str) {
+    let parent = TempDir::new().unwrap();
+    let task = task
+        .process(Process::new("consumer", CONSUMER))
+        .contract(contract)
+        .second(SECOND);
+    let task = Runner::start(task, parent.path());
+    eventually("many checks", || task.health().counters.attempts() > 8);
+    let health = task.health();
+    assert_eq!(
+        health.counters.failures(),
+        0,
+        "{contract:?}, {name}: {:?}",
+        health.reasons
+    );
+    assert!(health.counters.running());
+    std::fs::write(task.sandbox().join("hang"), "").unwrap();
+    assert_eq!(task.finished(), TaskState::Failed);
+    let health = task.health();
+    assert_eq!(health.counters.failures(), 4, "{contract:?}, {name}");
+    let why = health.counters.dead().unwrap();
+    assert!(why.contains(shown), "{contract:?}, {name}: {why}");
+    assert!(task.log("consumer", 0, "stdout").ends_with("retrying\n"));
+}
+
+#[test]
+fn a_consumer_is_killed_when_only_others_write_to_its_log() {
+    std::thread::scope(|scope| {
+        for (contract, shown) in [
+            (Contract::V0_15, "returned non-zero exit status 2"),
+            (Contract::Last, "exit status 2 with output 'CRITICAL"),
+        ] {
+            scope.spawn(move || {
+                let task = Task::new("shell").health(blog(HealthCheck::shell(&looks())));
+                consumes_and_hangs(contract, "shell", task, shown);
+            });
+            scope.spawn(move || {
+                let served = format!(
+                    "exec {} --port={{{{thermos.ports[health]}}}} --sick-status=200",
+                    looks()
+                );
+                let task = Task::new("resident")
+                    .process(Process::new("checker", &served))
+                    .health(blog(HealthCheck::http(Http::default())));
+                consumes_and_hangs(contract, "resident", task, "got \"stale\"");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_resident_checker_goes_when_it_is_told_and_costs_one_wait() {
+    let parent = TempDir::new().unwrap();
+    let served = format!("exec {} --port={{{{thermos.ports[health]}}}}", looks());
+    let task = Task::new("quits")
+        .process(Process::new("checker", &served))
+        .process(Process::new("consumer", CONSUMER))
+        .lifecycle(Lifecycle::default())
+        .second(Duration::from_millis(300));
+    let mut task = Runner::start(task, parent.path());
+    let port = task.port("health");
+    eventually("it is healthy", || {
+        Signaler::new(port).check(&Http::default()).is_ok()
+    });
+    task.stop();
+    let told = task.health().told;
+    let seen: Vec<_> = told.iter().map(|told| (told.handled, told.looks)).collect();
+    // Nobody is there to be told to abort, which is moved on from at once.
+    assert_eq!(seen, [(true, 6), (false, 0)], "{told:?}");
+    assert_eq!(task.state("checker"), State::Done);
+}
+
+#[test]
+fn the_words_of_a_resident_checker_fit_on_the_page() {
+    let directory = TempDir::new().unwrap();
+    let (log, port) = (directory.path().join("stderr"), free_port());
+    let process = Command::new(bin("log-healthcheck"))
+        .args([
+            "--line-pattern={",
+            "--freshness=1h",
+            "--sick-status=200",
+            "--file",
+        ])
+        .arg(&log)
+        .arg(format!("--port={port}"))
+        .current_dir(directory.path())
+        .stderr(File::create(directory.path().join("log")).unwrap())
+        .spawn()
+        .unwrap();
+    let _process = Running(process);
+    let signaler = Signaler::new(port).timeout(seconds(10));
+    eventually("it listens", || signaler.query("GET", "/history").is_ok());
+    let verdict = || signaler.check(&Http::default());
+    let got = |word: &str| {
+        Err(format!(
+            "Response differs from expected response (expected \"ok\", got \"{word}\")"
+        ))
+    };
+    assert_eq!(verdict(), got("nolog"));
+    std::fs::write(&log, "{\"n\": 1}\n").unwrap();
+    assert_eq!(verdict(), Ok(()));
+    std::fs::remove_file(&log).unwrap();
+    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_500_000_000);
+    std::fs::write(&log, "{\"@timestamp\": \"2017-07-14T02:40:00Z\"}\n").unwrap();
+    File::options()
+        .append(true)
+        .open(&log)
+        .unwrap()
+        .set_modified(old)
+        .unwrap();
+    std::fs::write(directory.path().join(".healthchecksnooze"), "").unwrap();
+    assert_eq!(verdict(), Ok(()), "snoozed");
+}
