@@ -7,6 +7,9 @@
     reason = "a demo shows what it does, and stops where it cannot go on"
 )]
 
+#[path = "demo/health.rs"]
+mod health;
+
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -40,6 +43,7 @@ fn main() {
     run_by_hand(&stage, "cold", "fetched from S3, verified, cached, run");
     run_by_hand(&stage, "warm", "run from the cache; S3 is not asked at all");
     run_as_a_job(&stage);
+    health::check(&stage);
     let instances = follow_with_synapse(&stage);
     route_through_haproxy(&stage, instances);
     look_at_the_cache(&stage);

@@ -1,0 +1,93 @@
+//! The demo's job is checked by both health checkers, and killed.
+
+use std::process::Command;
+use std::time::Duration;
+
+use hostkit_tests::thermos::{
+    HealthCheck, Http, Process, Runner, RunningTask, Signaler, State, Task,
+};
+use hostkit_tests::{bin, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Stage, said, step};
+
+pub(super) fn check(stage: &Stage) {
+    step("The job with its health checked, as Aurora does it");
+    let serve = format!(
+        "exec pexrun eightball {} --port={{{{thermos.ports[private]}}}} --logstash_format=True",
+        stage.hash
+    );
+    let checker = "proxy-healthcheck --port={{thermos.ports[health]}} --url=\"/private/stats/\" \
+                 --test_port={{thermos.ports[private]}} --sick-status=200";
+    let tools = bin("proxy-healthcheck");
+    let path = format!(
+        "{}:{}",
+        tools.parent().unwrap().display(),
+        std::env::var("PATH").unwrap_or_default()
+    );
+    // The blog's settings; a second is shorter here.
+    let seconds = Duration::from_secs;
+    let checked = HealthCheck::http(Http::default())
+        .timeout(seconds(5))
+        .interval(seconds(5))
+        .max_consecutive_failures(5);
+    let mut task = Task::new("checked")
+        .process(Process::new("eightball", &serve))
+        .process(Process::new(
+            "proxy-healthcheck",
+            &format!("exec {checker}"),
+        ))
+        .env("PATH", &path)
+        .health(checked)
+        .second(Duration::from_millis(100));
+    for (name, value) in stage.settings() {
+        task = task.env(&name, &value);
+    }
+    let job = Runner::start(task, &stage.path("sandboxes"));
+    said(checker);
+    let page = Signaler::new(job.port("health"));
+    eventually("it is healthy", || page.check(&Http::default()).is_ok());
+    eventually("it is running", || job.health().counters.running());
+    said("Aurora asks /health, which asks eightball: ok, the task is RUNNING");
+    said("log-healthcheck --app-directory=eightball --line-pattern='{' --freshness=1");
+    said(&format!("  {}", look_at_its_log(&job, "OK")));
+    let pid = job.pid("eightball").and_then(|pid| i32::try_from(pid).ok());
+    kill(Pid::from_raw(pid.unwrap()), Signal::SIGTERM).unwrap();
+    job.wait_for("eightball", State::Done);
+    said("eightball is killed");
+    let _ = job.finished();
+    let ended = job.health().counters;
+    let why = ended.dead().unwrap_or_default();
+    said(&format!(
+        "after {} failures in a row Aurora stops the task, and its page says:",
+        ended.failures()
+    ));
+    said(&format!("  Failed health check! {why}"));
+    said("the checker's log in the sandbox says when that began:");
+    let log = job.log("proxy-healthcheck", 0, "stderr");
+    for line in log.lines().filter(|line| line.contains("before=ok")) {
+        said(&format!("  {line}"));
+    }
+    said("log-healthcheck, again");
+    said(&format!("  {}", look_at_its_log(&job, "CRITICAL")));
+}
+
+/// What log-healthcheck says from where Aurora runs shell checks, as soon as it says this.
+fn look_at_its_log(job: &RunningTask, wanted: &str) -> String {
+    let mut found = String::new();
+    eventually(&format!("the log is {wanted}"), || {
+        let mut command = Command::new(bin("log-healthcheck"));
+        command
+            .args([
+                "--app-directory=eightball",
+                "--line-pattern={",
+                "--freshness=1",
+            ])
+            .current_dir(job.sandbox().parent().unwrap());
+        let output = command.output().unwrap();
+        found = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        found.starts_with(wanted)
+    });
+    found
+}
