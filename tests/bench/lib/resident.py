@@ -152,8 +152,8 @@ def report_checks(raw):
     """Part 2, for people."""
     section = Section("2. A check over HTTP")
     section.text(
-        f"{raw['rate']} checks a second, each over a connection of its own, by one Python client. The server is an nginx "
-        "that returns a constant. CPU is that of the checker alone (the clocks of its processes). What is added is the "
+        f"{raw['rate']} checks a second, each over a connection of its own, by one Python client. The server is an "
+        "nginx that returns a constant. CPU is that of the checker alone (the clocks of its processes). What is added is the "
         "median of the differences to the server itself within each round; the last p99 is of all rounds together."
     )
     found = raw["clients"]
