@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use crate::membership::{Admin, Roster};
 use crate::settings::Servers;
@@ -114,13 +115,13 @@ pub fn slot(index: usize) -> String {
 #[must_use]
 pub fn changes(
     wanted: &BTreeMap<String, Option<Wanted>>,
-    held: &BTreeMap<String, Held>,
+    held: &BTreeMap<Arc<str>, Held>,
     named: bool,
 ) -> Vec<Change> {
     let mut changes: Vec<Change> = wanted
         .iter()
         .filter_map(|(server, wanted)| {
-            let ops = match (held.get(server), wanted) {
+            let ops = match (held.get(server.as_str()), wanted) {
                 (Some(held), Some(wanted)) => fill(held, wanted),
                 (Some(held), None) => empty(held),
                 (None, Some(wanted)) if named => add(wanted),
@@ -135,9 +136,9 @@ pub fn changes(
     if named {
         let gone = held
             .iter()
-            .filter(|(server, _)| !wanted.contains_key(*server));
+            .filter(|(server, _)| !wanted.contains_key(&***server));
         changes.extend(gone.map(|(server, held)| Change {
-            server: server.clone(),
+            server: server.to_string(),
             // A server can only be deleted in maintenance.
             ops: match held.admin {
                 Admin::Maint => vec![Op::Delete],
@@ -193,7 +194,8 @@ fn add(wanted: &Wanted) -> Vec<Op> {
 }
 
 /// What HAProxy holds after a change it accepted.
-pub fn apply(held: &mut BTreeMap<String, Held>, change: &Change) {
+pub fn apply(held: &mut BTreeMap<Arc<str>, Held>, change: &Change) {
+    let name = change.server.as_str();
     for op in &change.ops {
         match *op {
             Op::Add(address, port) => {
@@ -203,23 +205,23 @@ pub fn apply(held: &mut BTreeMap<String, Held>, change: &Change) {
                     weight: 1,
                     admin: Admin::Maint,
                 };
-                held.insert(change.server.clone(), server);
+                held.insert(name.into(), server);
             }
             Op::Delete => {
-                held.remove(&change.server);
+                held.remove(name);
             }
             Op::Address(address, port) => {
-                if let Some(server) = held.get_mut(&change.server) {
+                if let Some(server) = held.get_mut(name) {
                     (server.address, server.port) = (Some(address), port);
                 }
             }
             Op::Weight(weight) => {
-                if let Some(server) = held.get_mut(&change.server) {
+                if let Some(server) = held.get_mut(name) {
                     server.weight = weight;
                 }
             }
             Op::State(admin) => {
-                if let Some(server) = held.get_mut(&change.server) {
+                if let Some(server) = held.get_mut(name) {
                     server.admin = admin;
                 }
             }
@@ -229,8 +231,6 @@ pub fn apply(held: &mut BTreeMap<String, Held>, change: &Change) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::membership::Occupant;
     use crate::model::Backend;
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn named_servers_come_and_go() {
-        let held = BTreeMap::from([("a".to_owned(), held(80, Admin::Drain))]);
+        let held = BTreeMap::from([("a".into(), held(80, Admin::Drain))]);
         let wanted = BTreeMap::from([("b".to_owned(), Some(want(81, Admin::Ready)))]);
         let found = changes(&wanted, &held, true);
         assert_eq!(found[0].server, "b");
@@ -344,10 +344,10 @@ mod tests {
     proptest! {
         #[test]
         fn the_changes_lead_to_what_is_wanted(from in servers(), to in servers(), named: bool) {
-            let mut held: BTreeMap<String, Held> = from
+            let mut held: BTreeMap<Arc<str>, Held> = from
                 .into_iter()
                 .map(|(server, (port, weight, admin))| {
-                    (server, Held { address: Some(NOWHERE.0), port, weight, admin })
+                    (server.into(), Held { address: Some(NOWHERE.0), port, weight, admin })
                 })
                 .collect();
             let wanted: BTreeMap<String, Option<Wanted>> = to

@@ -211,7 +211,7 @@ impl Engine {
             dump: self
                 .links
                 .first()
-                .map_or_else(|| Arc::from(""), super::Link::dump),
+                .map_or_else(Arc::default, super::Link::dump),
             server_state: haproxy.server_state_file.clone(),
             ours: self
                 .tracked
@@ -309,7 +309,7 @@ struct Job {
     config: Option<PathBuf>,
     rendered: Arc<Rendered>,
     /// What HAProxy said of its servers last.
-    dump: Arc<str>,
+    dump: Arc<String>,
     server_state: PathBuf,
     /// The backends that the configuration decides about.
     ours: BTreeSet<String>,

@@ -34,12 +34,15 @@ const AUDIT: Duration = Duration::from_secs(10);
 /// The same while the guard holds members: HAProxy's checks may call them down any time.
 const AUDIT_HELD: Duration = Duration::from_secs(2);
 
+/// What a process holds, by backend and server. Most servers are slots, whose names are shared.
+pub(crate) type Holdings = BTreeMap<String, BTreeMap<Arc<str>, Held>>;
+
 /// One HAProxy process, by its socket.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) socket: Socket,
     /// What it holds, by backend and server; `None` when that must be read first.
-    held: Option<BTreeMap<String, BTreeMap<String, Held>>>,
+    held: Option<Holdings>,
     /// What it is; `None` while it does not answer.
     pub(super) info: Option<Info>,
     /// The structure it has loaded, where it says so.
@@ -58,9 +61,7 @@ pub(super) struct Link {
     retry_at: Duration,
     pace: Pace,
     /// The last reading, for the file that carries it over a reload.
-    dump: Arc<str>,
-    /// The ids of backends and servers, which statistics are asked by.
-    ids: BTreeMap<(String, String), (u32, u32)>,
+    dump: Arc<String>,
 }
 
 /// What HAProxy's own checks call down: HAProxy backend, address and port, because a slot may have another occupant by
@@ -82,13 +83,13 @@ impl Down {
         })
     }
 
-    fn of(live: &[Live]) -> Self {
-        let down = live
-            .iter()
-            .filter(|live| live.checked && live.operation == Operation::Stopped)
-            .filter(|live| live.admin.word() != Admin::Maint)
-            .filter_map(|live| Some((live.backend.clone(), live.address?, live.port)));
-        Self(down.collect())
+    fn see(&mut self, live: &Live) {
+        let stopped = live.checked && live.operation == Operation::Stopped;
+        if let Some(address) = live.address.filter(|_| stopped)
+            && live.admin.word() != Admin::Maint
+        {
+            self.0.insert((live.backend.clone(), address, live.port));
+        }
     }
 }
 
@@ -126,8 +127,7 @@ impl Link {
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
             retry_at: Duration::ZERO,
             pace: Pace::default(),
-            dump: Arc::from(""),
-            ids: BTreeMap::new(),
+            dump: Arc::default(),
         }
     }
 
@@ -144,12 +144,12 @@ impl Link {
     }
 
     /// What it holds of a backend; `None` while that is not known.
-    pub(super) fn held(&self, backend: &str) -> Option<&BTreeMap<String, Held>> {
+    pub(super) fn held(&self, backend: &str) -> Option<&BTreeMap<Arc<str>, Held>> {
         self.held.as_ref()?.get(backend)
     }
 
     /// What `show servers state` said last; empty before that.
-    pub(super) fn dump(&self) -> Arc<str> {
+    pub(super) fn dump(&self) -> Arc<String> {
         Arc::clone(&self.dump)
     }
 
@@ -269,32 +269,28 @@ impl Engine {
 
     async fn read_held(&mut self, index: usize, another: bool, now: Duration) {
         let link = &mut self.links[index];
-        let (dump, live) = match link.socket.ask("show servers state").await {
+        let dump = match link.socket.ask("show servers state").await {
             Err(error) => return self.broke(index, error.word(), error.to_string(), now),
-            Ok(dump) => match live::servers(&dump) {
-                Err(error) => return self.broke(index, "unreadable", error.to_string(), now),
-                Ok(live) => (dump, live),
-            },
+            Ok(dump) => dump,
         };
         let backends = match link.socket.ask("show backend").await {
             Err(error) => return self.broke(index, error.word(), error.to_string(), now),
             Ok(backends) => backends,
         };
-        link.dump = Arc::from(dump);
-        link.ids = live
-            .iter()
-            .map(|live| {
-                (
-                    (live.backend.clone(), live.server.clone()),
-                    (live.backend_id, live.id),
-                )
-            })
-            .collect();
+        let mut down = Down::default();
+        let held = live::rows(&dump).and_then(|rows| {
+            let rows = rows.inspect(|row| row.iter().for_each(|live| down.see(live)));
+            by_backend(rows, live::backends(&backends))
+        });
+        let held = match held {
+            Err(error) => return self.broke(index, "unreadable", error.to_string(), now),
+            Ok(held) => held,
+        };
+        link.dump = Arc::new(dump);
         link.audited = now;
         let refused = std::mem::take(&mut link.refused);
         link.dirty.extend(refused);
         let first = link.held.is_none();
-        let held = by_backend(&live, live::backends(&backends));
         // Of a process whose first reading this is, nothing is drift: it holds what its file said.
         let drifted: Vec<String> = self
             .tracked
@@ -306,7 +302,7 @@ impl Engine {
             .map(|(name, _)| name.clone())
             .collect();
         if index == 0 {
-            self.down = Down::of(&live);
+            self.down = down;
         }
         let link = &mut self.links[index];
         link.held = Some(held);
@@ -452,7 +448,7 @@ impl Engine {
 pub(crate) fn changes(
     tracked: &Tracked,
     membership: Option<Membership>,
-    held: &BTreeMap<String, BTreeMap<String, Held>>,
+    held: &Holdings,
 ) -> Vec<Change> {
     // Of members that nobody knows yet, what HAProxy holds is the best there is.
     if tracked.service.haproxy.is_none() || !tracked.known || tracked.inherited {
@@ -501,24 +497,33 @@ fn commands(
     Some(commands)
 }
 
-/// What HAProxy holds, by backend and server. `backends` are all it has: one without servers says nothing of itself.
-pub(crate) fn by_backend<'a>(
-    live: &[Live],
+/// What HAProxy holds. `backends` are all it has: one without servers says nothing of itself.
+pub(crate) fn by_backend<'a, E>(
+    servers: impl Iterator<Item = Result<Live, E>>,
     backends: impl Iterator<Item = &'a str>,
-) -> BTreeMap<String, BTreeMap<String, Held>> {
-    let mut held: BTreeMap<String, BTreeMap<String, Held>> = backends
+) -> Result<Holdings, E> {
+    let mut held: Holdings = backends
         .map(|name| (name.to_owned(), BTreeMap::new()))
         .collect();
-    for live in live {
+    let mut names: HashSet<Arc<str>> = HashSet::new();
+    for live in servers {
+        let live = live?;
         let server = Held {
             address: live.address,
             port: live.port,
             weight: live.weight,
             admin: live.admin.word(),
         };
-        held.entry(live.backend.clone())
-            .or_default()
-            .insert(live.server.clone(), server);
+        let name = match names.get(live.server.as_str()) {
+            Some(known) => Arc::clone(known),
+            None => live.server.into(),
+        };
+        names.insert(Arc::clone(&name));
+        held.entry(live.backend).or_default().insert(name, server);
     }
-    held
+    for servers in held.values_mut() {
+        // A map that is made in one go takes half the memory of one that grew.
+        *servers = std::mem::take(servers).into_iter().collect();
+    }
+    Ok(held)
 }

@@ -144,7 +144,7 @@ impl Tracked {
     /// there, as it is. Returns false while the address of a member is not known yet.
     pub(crate) fn adopt(
         &mut self,
-        held: &BTreeMap<String, Held>,
+        held: &BTreeMap<Arc<str>, Held>,
         now: Duration,
         mut resolve: impl FnMut(&str) -> Result<Option<IpAddr>, String>,
     ) -> bool {
@@ -164,7 +164,7 @@ impl Tracked {
             .enumerate()
             .map(|(index, occupant)| {
                 let occupant = occupant.as_ref()?;
-                match held.get(&self.server_name(index + 1, &occupant.backend)) {
+                match held.get(&*self.server_name(index + 1, &occupant.backend)) {
                     Some(held) => held
                         .is_at(occupant.address, occupant.backend.port)
                         .then(|| Occupant {
@@ -181,7 +181,7 @@ impl Tracked {
             .flatten()
             .map(|occupant| occupant.backend.endpoint())
             .collect();
-        let slots = (0..).map_while(|index| Some((index, held.get(&planner::slot(index))?)));
+        let slots = (0..).map_while(|index| Some((index, held.get(&*planner::slot(index))?)));
         let slots = slots.filter(|(_, held)| !named && held.admin == Admin::Ready);
         let serving: HashMap<(IpAddr, u16), usize> = slots
             .filter_map(|(index, held)| Some(((held.address?, held.port), index)))
@@ -192,7 +192,7 @@ impl Tracked {
             }
             let place = match named {
                 true => {
-                    let server = held.get(&server_name(backend));
+                    let server = held.get(&*server_name(backend));
                     let serves = |held: &&Held| {
                         held.admin == Admin::Ready && held.is_at(address, backend.port)
                     };

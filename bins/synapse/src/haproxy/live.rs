@@ -158,8 +158,16 @@ const COLUMNS: [&str; 12] = [
 /// Reads the reply to `show servers state`.
 ///
 /// # Errors
-/// Another version of the format, or a line that does not fit its heading.
+/// As [`rows`].
 pub fn servers(text: &str) -> Result<Vec<Live>, Malformed> {
+    rows(text)?.collect()
+}
+
+/// The same one by one: a thousand services have so many that the list would be larger than all else.
+///
+/// # Errors
+/// Another version of the format, or a line that does not fit its heading.
+pub fn rows(text: &str) -> Result<impl Iterator<Item = Result<Live, Malformed>>, Malformed> {
     let mut lines = text.lines();
     expect(lines.next(), "1", "format version 1")?;
     let header = lines.next().unwrap_or_default();
@@ -173,8 +181,7 @@ pub fn servers(text: &str) -> Result<Vec<Live>, Malformed> {
         return Err(malformed("the heading of a server-state file", text));
     };
     let rows = lines.filter(|line| !line.is_empty());
-    rows.map(|line| row(line, &places).ok_or_else(|| malformed("a server", line)))
-        .collect()
+    Ok(rows.map(move |line| row(line, &places).ok_or_else(|| malformed("a server", line))))
 }
 
 fn row(line: &str, places: &[usize]) -> Option<Live> {
@@ -219,6 +226,8 @@ fn row(line: &str, places: &[usize]) -> Option<Live> {
 /// Connections to a server, whoever they serve.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Connections {
+    /// The ids of the backend and of the server within it, which statistics are asked by.
+    pub ids: (u32, u32),
     /// In use by a request, or set aside for one client.
     pub used: u64,
     /// Idle, and any request may use one.
@@ -240,16 +249,28 @@ pub fn connections(text: &str) -> Result<HashMap<String, Connections>, Malformed
     let header = lines.next().unwrap_or_default();
     let names: Vec<&str> = header.trim_start_matches("# ").split(' ').collect();
     let position = |name: &str| names.iter().position(|column| *column == name);
-    let (Some(used), Some(idle)) = (position("used_cur"), position("idle_cur")) else {
+    let places = (
+        position("bkid/svid"),
+        position("used_cur"),
+        position("idle_cur"),
+    );
+    let (Some(ids), Some(used), Some(idle)) = places else {
         return Err(malformed("the heading of `show servers conn`", header));
     };
     let rows = lines.filter(|line| !line.is_empty());
     rows.map(|line| {
         let words: Vec<&str> = line.split(' ').collect();
         let number = |place: usize| words.get(place)?.parse().ok();
-        let found = number(used).zip(number(idle));
-        let (used, idle) = found.ok_or_else(|| malformed("a server's connections", line))?;
-        Ok((words[0].to_owned(), Connections { used, idle }))
+        let connections = || {
+            let (backend, server) = words.get(ids)?.split_once('/')?;
+            Some(Connections {
+                ids: (backend.parse().ok()?, server.parse().ok()?),
+                used: number(used)?,
+                idle: number(idle)?,
+            })
+        };
+        let found = connections().ok_or_else(|| malformed("a server's connections", line))?;
+        Ok((words[0].to_owned(), found))
     })
     .collect()
 }
@@ -349,7 +370,11 @@ mod tests {
         let text = "# bkname/svname bkid/svid addr port - purge_delay used_cur used_max need_est unsafe_nb safe_nb \
                     idle_lim idle_cur idle_per_thr[2]\n\
                     b/slot1 3/1 127.0.0.1 8080 - 5000 1 4 2 0 0 -1 7 3 4\n";
-        let expected = Connections { used: 1, idle: 7 };
+        let expected = Connections {
+            ids: (3, 1),
+            used: 1,
+            idle: 7,
+        };
         assert_eq!(connections(text).unwrap()["b/slot1"], expected);
         assert!(connections("Can't find backend.\n").is_err());
     }
@@ -369,7 +394,7 @@ mod tests {
             let _ = servers(&text);
             let _ = servers(&format!("{HEADER}{text}"));
             let _ = connections(&text);
-            let _ = connections(&format!("# a used_cur idle_cur\n{text}"));
+            let _ = connections(&format!("# a bkid/svid used_cur idle_cur\n{text}"));
             let _ = sessions(&text);
             let _ = sessions(&format!("# a,scur\n{text}"));
         }

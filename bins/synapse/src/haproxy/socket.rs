@@ -222,7 +222,8 @@ impl Socket {
             text
         });
         match done.await {
-            Ok(Ok(Some(bytes))) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Ok(Ok(Some(bytes))) => Ok(String::from_utf8(bytes)
+                .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())),
             Ok(Ok(None)) => Err(SocketError::Oversized {
                 path: self.path.clone(),
             }),

@@ -1,6 +1,7 @@
 //! `synapse plan`: what would change now, by runtime API or by reload, and why.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use hostkit::{Exit, Failure, out};
@@ -216,7 +217,8 @@ fn runtime(seen: &Seen, membership: &BTreeMap<&str, Membership>) -> Vec<(String,
     let Ok(live) = &seen.live else {
         return Vec::new();
     };
-    let held = by_backend(live, seen.backends.iter().map(String::as_str));
+    let live = live.iter().cloned().map(Ok::<_, Infallible>);
+    let Ok(held) = by_backend(live, seen.backends.iter().map(String::as_str));
     seen.tracked
         .iter()
         .flat_map(|(name, tracked)| {

@@ -38,24 +38,22 @@ impl Link {
         };
         let question = format!("show servers conn {}", first.server.backend());
         let connections = self.socket.ask(&question).await.ok();
-        let connections = connections.and_then(|reply| live::connections(&reply).ok());
-        let id = |drain: &Drain| {
-            let (backend, server) = (drain.server.backend(), drain.server.name());
-            self.ids.get(&(backend.to_owned(), server.to_owned()))
+        let Some(connections) = connections.and_then(|reply| live::connections(&reply).ok()) else {
+            return BTreeSet::new();
         };
-        let known = drains.iter().filter_map(id);
-        let questions: Vec<String> = known
-            .map(|(backend, id)| format!("show stat {backend} 4 {id}"))
+        let of = |drain: &Drain| connections.get(&drain.server.to_string());
+        let ids = drains.iter().filter_map(of).map(|found| found.ids);
+        let questions: Vec<String> = ids
+            .map(|(backend, server)| format!("show stat {backend} 4 {server}"))
             .collect();
-        let replies = self.socket.batch(&questions).await;
-        let (Some(connections), Ok(replies)) = (connections, replies) else {
+        let Ok(replies) = self.socket.batch(&questions).await else {
             return BTreeSet::new();
         };
         let mut replies = replies.iter();
         let (mut quiet, mut overdue) = (BTreeSet::new(), Vec::new());
         for drain in drains {
-            let used = connections.get(&drain.server.to_string());
-            let sessions = match id(drain).and_then(|_| replies.next()) {
+            let used = of(drain);
+            let sessions = match used.and_then(|_| replies.next()) {
                 // HAProxy has no such server: nobody is served.
                 None => Some(0),
                 Some(reply) => live::sessions(reply).ok().map(|count| count.unwrap_or(0)),
