@@ -10,6 +10,7 @@ use hostkit::dir::Durability;
 use hostkit::{Failure, clock};
 
 use super::{Done, Engine, Tracked, beside};
+use crate::haproxy::files::renew;
 use crate::haproxy::server_state;
 use crate::output::FileOutput;
 use crate::proxies::Proxies;
@@ -328,14 +329,17 @@ impl Job {
         // The state first: what HAProxy's file says can be made from it, and not the other way round.
         results.push(("state", self.store.save(&self.state)));
         if let Some(path) = &self.config {
-            let text = self.rendered.text();
             // HAProxy would believe an old line about a new occupant: this file first.
-            let state = server_state::reconcile(&self.dump, &[&text], &self.ours);
-            let write = |path: &Path, text: &str| {
-                crate::haproxy::files::renew(path, text).map_err(|error| cannot_write(path, error))
-            };
-            results.push(("server-state", write(&self.server_state, &state)));
-            results.push(("haproxy", write(path, &text)));
+            let declared = [server_state::Declared::read(self.rendered.chunks())];
+            let state = renew(&self.server_state, |out| {
+                server_state::write(out, &self.dump, &declared, &self.ours)
+            });
+            results.push((
+                "server-state",
+                state.map_err(|error| cannot_write(&self.server_state, error)),
+            ));
+            let text = renew(path, |mut out| self.rendered.write_to(&mut out));
+            results.push(("haproxy", text.map_err(|error| cannot_write(path, error))));
         }
         results.push(("proxies", self.write_proxies()));
         if let Some(directory) = &self.output {

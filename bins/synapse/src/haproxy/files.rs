@@ -1,7 +1,7 @@
 //! HAProxy's file on disk: read, kept, replaced. At every moment a whole file is in place.
 
 use std::fs;
-use std::io;
+use std::io::{self, BufRead as _, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use hostkit::dir::{Dir, Durability};
@@ -70,12 +70,45 @@ impl File {
     }
 }
 
-/// Replaces the file at `path`, unless it holds this text already.
-pub(crate) fn renew(path: &Path, text: &str) -> io::Result<()> {
+/// Replaces the file at `path` by what `write` writes, unless it holds that already. Neither is ever in memory as a
+/// whole.
+pub(crate) fn renew(
+    path: &Path,
+    write: impl Fn(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     let file = File::at(path)?;
-    match file.read()? {
-        Some(old) if old.text == text => Ok(()),
-        old => file.write(text, old.as_ref()),
+    let mode = match file.dir.open_file(&file.name) {
+        Ok(old) => {
+            let mut same = Same(BufReader::new(old));
+            if write(&mut same).is_ok() && same.0.fill_buf()?.is_empty() {
+                return Ok(());
+            }
+            file.dir.stat(&file.name)?.st_mode & 0o777
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => MODE,
+        Err(error) => return Err(error),
+    };
+    let write = |out: &mut BufWriter<&fs::File>| write(out);
+    file.dir
+        .write_atomic_with(&file.name, mode, Durability::Crash, write)
+}
+
+/// Takes what its file holds, and nothing else.
+struct Same(BufReader<fs::File>);
+
+impl Write for Same {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let old = self.0.fill_buf()?;
+        let length = old.len().min(bytes.len());
+        if length == 0 || old[..length] != bytes[..length] {
+            return Err(io::Error::from(io::ErrorKind::InvalidData));
+        }
+        self.0.consume(length);
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -116,6 +149,38 @@ mod tests {
         );
         file.write(&old.text, Some(&old)).unwrap();
         assert_eq!(fs::read_to_string(&link).unwrap(), "old\n");
+    }
+
+    #[test]
+    fn a_file_is_only_replaced_by_another_text() {
+        use std::os::unix::fs::MetadataExt as _;
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("file");
+        let renew = |words: &[&str]| {
+            renew(&path, |out| {
+                words
+                    .iter()
+                    .try_for_each(|word| out.write_all(word.as_bytes()))
+            })
+            .unwrap();
+            (
+                fs::read_to_string(&path).unwrap(),
+                fs::metadata(&path).unwrap().ino(),
+            )
+        };
+        let long = "x".repeat(100_000);
+        let (_, first) = renew(&[&long, "y"]);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(renew(&[&long, "", "y"]).1, first);
+        for words in [&[&long, "z"][..], &[&long], &[&long, "y"], &[]] {
+            let (text, other) = renew(words);
+            assert_eq!(text, words.concat());
+            assert_ne!(other, first);
+        }
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o640
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! change of the configuration: a stale one bites at the next boot.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::net::IpAddr;
 
 use super::bindings::is_section;
@@ -21,20 +22,48 @@ const EMPTY: &str = "1\n";
 /// old and the new one while either may be started, or with the only one. Of the backends in `ours` the configuration
 /// decides whether a server is in maintenance and what it weighs; of others what was set at run time stays.
 ///
-/// What is no such reply comes to no lines.
+/// What is no such reply comes to no lines, and a line that is no server is left out.
 #[must_use]
 pub fn reconcile(dump: &str, texts: &[&str], ours: &BTreeSet<String>) -> String {
-    let Ok(servers) = live::servers(dump) else {
-        return EMPTY.to_owned();
+    let files: Vec<Declared<'_>> = texts
+        .iter()
+        .map(|text| Declared::read(std::iter::once(*text)))
+        .collect();
+    let mut kept = Vec::new();
+    // Writing to memory does not fail.
+    let _ = write(&mut kept, dump, &files, ours);
+    String::from_utf8(kept).unwrap_or_default()
+}
+
+/// The same, written line by line: all of it may be larger than everything else in memory.
+pub(crate) fn write(
+    out: &mut dyn io::Write,
+    dump: &str,
+    files: &[Declared<'_>],
+    ours: &BTreeSet<String>,
+) -> io::Result<()> {
+    let Ok(servers) = live::rows(dump) else {
+        return out.write_all(EMPTY.as_bytes());
     };
-    let declared: Vec<Declared> = texts.iter().map(|text| Declared::read(text)).collect();
     let rows = dump.lines().skip(2).filter(|line| !line.is_empty());
-    let mut kept: String = dump.lines().take(2).flat_map(|line| [line, "\n"]).collect();
+    for line in dump.lines().take(2) {
+        writeln!(out, "{line}")?;
+    }
+    let mut sections: Vec<Section<'_>> = Vec::new();
+    let mut current = None;
     for (row, server) in rows.zip(servers) {
+        let Ok(server) = server else { continue };
         let own = ours.contains(&server.backend);
-        let found: Option<Vec<&Line>> = declared
+        if current.as_ref() != Some(&server.backend) {
+            sections = files
+                .iter()
+                .map(|file| file.section(&server.backend))
+                .collect();
+            current = Some(server.backend.clone());
+        }
+        let found: Option<Vec<&Line<'_>>> = sections
             .iter()
-            .map(|file| file.find(&server.backend, &server.server))
+            .map(|section| section.find(&server.server))
             .collect();
         let Some(found) = found else { continue };
         let fqdn = row.split(' ').nth(FQDN).unwrap_or_default();
@@ -44,21 +73,14 @@ pub fn reconcile(dump: &str, texts: &[&str], ours: &BTreeSet<String>) -> String 
         match found.last().and_then(|line| line.weight).filter(|_| own) {
             Some(weight) => {
                 let weight = weight.to_string();
-                let words: Vec<&str> = row.split(' ').collect();
-                let replaced = words.iter().enumerate().map(|(place, word)| {
-                    if place == UWEIGHT {
-                        weight.as_str()
-                    } else {
-                        *word
-                    }
-                });
-                kept.push_str(&replaced.collect::<Vec<_>>().join(" "));
+                let mut words: Vec<&str> = row.split(' ').collect();
+                words[UWEIGHT] = &weight;
+                writeln!(out, "{}", words.join(" "))?;
             }
-            None => kept.push_str(row),
+            None => writeln!(out, "{row}")?,
         }
-        kept.push('\n');
     }
-    kept
+    Ok(())
 }
 
 /// The place of `srv_uweight` in a line of version 1.
@@ -66,33 +88,39 @@ const UWEIGHT: usize = 7;
 /// The place of `srv_fqdn`.
 const FQDN: usize = 17;
 
-/// What a configuration says of servers.
+/// What a configuration says of servers: the lines about them, by backend.
 #[derive(Debug, Default)]
-struct Declared {
-    servers: HashMap<(String, String), Line>,
-    templates: Vec<Template>,
+pub(crate) struct Declared<'a> {
+    /// Each with whether `default-server` before it says `disabled`.
+    backends: HashMap<&'a str, (bool, Vec<&'a str>)>,
+}
+
+/// The servers of one backend.
+#[derive(Debug, Default)]
+struct Section<'a> {
+    servers: HashMap<&'a str, Line<'a>>,
+    templates: Vec<Template<'a>>,
 }
 
 /// A `server-template` line: servers `prefix<low>` to `prefix<high>`.
 #[derive(Debug)]
-struct Template {
-    backend: String,
-    prefix: String,
+struct Template<'a> {
+    prefix: &'a str,
     range: (u32, u32),
-    line: Line,
+    line: Line<'a>,
 }
 
 /// What one server's line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Line {
-    host: String,
+struct Line<'a> {
+    host: &'a str,
     port: Option<u16>,
     disabled: bool,
     weight: Option<u16>,
 }
 
-impl Line {
-    fn read(address: &str, options: &[&str], disabled: bool) -> Self {
+impl<'a> Line<'a> {
+    fn read(address: &'a str, options: &[&str], disabled: bool) -> Self {
         let bare = address.split_once('@').map_or(address, |(_, rest)| rest);
         let (host, port) = match bare.rsplit_once(':') {
             // `host:` and `host:+1` have no port of their own.
@@ -100,13 +128,10 @@ impl Line {
             None => (bare, None),
         };
         let weight = options.windows(2).find(|pair| pair[0] == "weight");
-        let last = options
-            .iter()
-            .rfind(|word| ["disabled", "enabled"].contains(word));
         Self {
-            host: host.trim_matches(['[', ']']).to_owned(),
+            host: host.trim_matches(['[', ']']),
             port,
-            disabled: last.map_or(disabled, |word| *word == "disabled"),
+            disabled: says_disabled(options).unwrap_or(disabled),
             weight: weight.and_then(|pair| pair[1].parse().ok()),
         }
     }
@@ -121,51 +146,43 @@ impl Line {
     }
 }
 
-impl Declared {
-    fn read(text: &str) -> Self {
+fn says_disabled(options: &[&str]) -> Option<bool> {
+    let last = options
+        .iter()
+        .rfind(|word| ["disabled", "enabled"].contains(word));
+    last.map(|word| *word == "disabled")
+}
+
+/// The words of a line, less its comment.
+fn words(line: &str) -> Vec<&str> {
+    let line = line.split(" #").next().unwrap_or_default();
+    line.split_ascii_whitespace().collect()
+}
+
+impl<'a> Declared<'a> {
+    /// Reads a configuration in pieces of whole lines.
+    pub(crate) fn read(text: impl Iterator<Item = &'a str>) -> Self {
         let (mut found, mut backend) = (Self::default(), None);
-        let (mut defaults, mut inherited) = (false, false);
-        for line in text.lines() {
-            let line = line.split(" #").next().unwrap_or_default();
-            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let mut defaults = false;
+        for line in text.flat_map(str::lines) {
+            let words = words(line);
             match words[..] {
                 [section, ..] if is_section(section) => {
                     let proxy = ["backend", "listen"].contains(&section);
-                    backend = words
-                        .get(1)
-                        .filter(|_| proxy)
-                        .map(|name| (*name).to_owned());
+                    backend = words.get(1).copied().filter(|_| proxy);
                     if section == "defaults" {
                         defaults = false;
                     }
-                    inherited = defaults;
-                }
-                ["default-server", ..] => {
-                    let disabled = Line::read("", &words[1..], inherited).disabled;
-                    inherited = disabled;
-                    if backend.is_none() {
-                        defaults = disabled;
+                    if let Some(backend) = backend {
+                        found.backends.entry(backend).or_default().0 = defaults;
                     }
                 }
-                ["server", name, address, ..] => {
-                    if let Some(backend) = &backend {
-                        let line = Line::read(address, &words[3..], inherited);
-                        found
-                            .servers
-                            .insert((backend.clone(), name.to_owned()), line);
-                    }
+                ["default-server", ..] if backend.is_none() => {
+                    defaults = says_disabled(&words[1..]).unwrap_or(defaults);
                 }
-                ["server-template", prefix, numbers, address, ..] => {
-                    let (low, high) = numbers.split_once('-').unwrap_or(("1", numbers));
-                    if let (Some(backend), Ok(low), Ok(high)) =
-                        (&backend, low.parse(), high.parse())
-                    {
-                        found.templates.push(Template {
-                            backend: backend.clone(),
-                            prefix: prefix.to_owned(),
-                            range: (low, high),
-                            line: Line::read(address, &words[4..], inherited),
-                        });
+                ["default-server" | "server" | "server-template", ..] => {
+                    if let Some(backend) = backend {
+                        found.backends.entry(backend).or_default().1.push(line);
                     }
                 }
                 _ => {}
@@ -174,16 +191,46 @@ impl Declared {
         found
     }
 
-    fn find(&self, backend: &str, server: &str) -> Option<&Line> {
-        let key = (backend.to_owned(), server.to_owned());
-        self.servers.get(&key).or_else(|| {
+    fn section(&self, backend: &str) -> Section<'a> {
+        let mut section = Section::default();
+        let Some((defaults, lines)) = self.backends.get(backend) else {
+            return section;
+        };
+        let mut inherited = *defaults;
+        for line in lines {
+            let words = words(line);
+            match words[..] {
+                ["default-server", ..] => {
+                    inherited = says_disabled(&words[1..]).unwrap_or(inherited);
+                }
+                ["server", name, address, ..] => {
+                    let line = Line::read(address, &words[3..], inherited);
+                    section.servers.insert(name, line);
+                }
+                ["server-template", prefix, numbers, address, ..] => {
+                    let (low, high) = numbers.split_once('-').unwrap_or(("1", numbers));
+                    if let (Ok(low), Ok(high)) = (low.parse(), high.parse()) {
+                        section.templates.push(Template {
+                            prefix,
+                            range: (low, high),
+                            line: Line::read(address, &words[4..], inherited),
+                        });
+                    }
+                }
+                _ => {}
+            }
+        }
+        section
+    }
+}
+
+impl Section<'_> {
+    fn find(&self, server: &str) -> Option<&Line<'_>> {
+        self.servers.get(server).or_else(|| {
             let template = self.templates.iter().find(|template| {
-                let number = server.strip_prefix(&template.prefix);
+                let number = server.strip_prefix(template.prefix);
                 let number = number.and_then(|digits| digits.parse::<u32>().ok());
-                template.backend == backend
-                    && number.is_some_and(|number| {
-                        (template.range.0..=template.range.1).contains(&number)
-                    })
+                number.is_some_and(|number| (template.range.0..=template.range.1).contains(&number))
             });
             template.map(|template| &template.line)
         })
