@@ -15,6 +15,7 @@ mod ensemble;
 mod follow;
 mod live;
 mod member;
+mod name;
 mod pattern;
 mod payload;
 mod reader;
@@ -25,6 +26,7 @@ mod tree;
 
 pub use ensemble::Ensemble;
 pub use member::{Endpoint, Format, Member, Port, Reason, Refusal, Registration, Status, sequence};
+pub use name::Name;
 pub use pattern::Pattern;
 pub use payload::fuzz;
 pub use session::{State, Stats};

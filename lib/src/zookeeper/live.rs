@@ -9,6 +9,7 @@ use std::sync::Arc;
 use zookeeper_client::EventType;
 
 use super::member::Format;
+use super::name::Name;
 use super::pattern::Pattern;
 use super::reader::{Event, Fault};
 use super::scan::{Found, MEMBERS, PATHS, Problem, bounded};
@@ -21,7 +22,7 @@ const PENDING: usize = 1 << 16;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) path: Arc<str>,
-    pub(super) member: Option<Arc<str>>,
+    pub(super) member: Option<Name>,
 }
 
 /// What became of a key, all events taken together.
@@ -276,7 +277,7 @@ impl<T: Clone + PartialEq> Live<T> {
         }
     }
 
-    fn insert(&mut self, path: &Arc<str>, name: &Arc<str>, child: Child<T>) {
+    fn insert(&mut self, path: &Arc<str>, name: &Name, child: Child<T>) {
         let Some(node) = self.node_mut(path) else {
             return;
         };
@@ -288,7 +289,7 @@ impl<T: Clone + PartialEq> Live<T> {
             self.problems
                 .insert(path.to_string(), Problem::Partly(text));
         } else {
-            node.members.insert(Arc::clone(name), child);
+            node.members.insert(name.clone(), child);
         }
         self.changed = true;
     }
@@ -310,7 +311,7 @@ impl<T: Clone + PartialEq> Live<T> {
     /// Takes what a scan below `below` has found. Returns how many paths it changed, and those that must be scanned
     /// again because an event came in between.
     pub(super) fn merge(&mut self, below: &[String], found: Found<T>) -> (usize, Vec<String>) {
-        let mut touched: HashMap<Arc<str>, Vec<Option<Arc<str>>>> = HashMap::new();
+        let mut touched: HashMap<Arc<str>, Vec<Option<Name>>> = HashMap::new();
         for key in self.touched.take().unwrap_or_default() {
             touched.entry(key.path).or_default().push(key.member);
         }
@@ -336,7 +337,7 @@ impl<T: Clone + PartialEq> Live<T> {
             let known = self.paths.get(&path);
             for name in touched.get(&path).into_iter().flatten().flatten() {
                 match known.and_then(|known| known.members.get(name)) {
-                    Some(child) => node.members.insert(Arc::clone(name), child.clone()),
+                    Some(child) => node.members.insert(name.clone(), child.clone()),
                     None => node.members.remove(name),
                 };
             }

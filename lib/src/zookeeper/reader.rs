@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use zookeeper_client::{AddWatchMode, Error, EventType, MultiReadResult, OneshotWatcher, Stat};
 
 use super::member::{Format, Reason, Refusal, sequence};
+use super::name::Name;
 use super::pattern::join;
 use super::payload;
 use super::session::{Shared, Up, count};
@@ -180,12 +181,12 @@ impl<D: Decode> Reader<D> {
 
     /// Puts names below a path together that [`Reader::members`] is to be asked for at once: a request costs the server
     /// ten times what it costs to read one znode more. Old servers have no such request.
-    pub(super) fn batches(&self, path: &str, names: Vec<Arc<str>>) -> Vec<Vec<Arc<str>>> {
+    pub(super) fn batches(&self, path: &str, names: Vec<Name>) -> Vec<Vec<Name>> {
         let most = if self.fires_once() { 1 } else { BATCH };
-        let mut batches: Vec<Vec<Arc<str>>> = Vec::new();
+        let mut batches: Vec<Vec<Name>> = Vec::new();
         let mut room = 0;
         for name in names {
-            let size = path.len() + name.len();
+            let size = path.len() + name.text().len();
             match batches
                 .last_mut()
                 .filter(|last| last.len() < most && size <= room)
@@ -207,12 +208,12 @@ impl<D: Decode> Reader<D> {
     pub(super) async fn members(
         &self,
         path: &Arc<str>,
-        names: Vec<Arc<str>>,
-    ) -> Result<Vec<(Arc<str>, Child<D::Kept>)>, Fault> {
+        names: Vec<Name>,
+    ) -> Result<Vec<(Name, Child<D::Kept>)>, Fault> {
         let mut found = Vec::with_capacity(names.len());
         if let [name] = &names[..] {
             let child = self.member(path, name).await?;
-            found.extend(child.map(|child| (Arc::clone(name), child)));
+            found.extend(child.map(|child| (name.clone(), child)));
             return Ok(found);
         }
         let mut asked = Vec::with_capacity(names.len());
@@ -220,7 +221,7 @@ impl<D: Decode> Reader<D> {
         for name in names {
             let child = match self.carried(path, &name) {
                 Some(child) => Some(child),
-                None => match request.add_get_data(&join(path, &name)) {
+                None => match request.add_get_data(&join(path, &name.text())) {
                     Ok(()) => {
                         asked.push(name);
                         continue;
@@ -255,16 +256,16 @@ impl<D: Decode> Reader<D> {
     pub(super) async fn member(
         &self,
         path: &Arc<str>,
-        name: &Arc<str>,
+        name: &Name,
     ) -> Result<Option<Child<D::Kept>>, Fault> {
         if let Some(child) = self.carried(path, name) {
             return Ok(Some(child));
         }
-        let full = join(path, name);
+        let full = join(path, &name.text());
         let mut found = self.get(&full, false).await;
         if let Ok((_, stat)) = &found
             && self.fires_once()
-            && !settled(name, stat)
+            && !settled(&name.text(), stat)
         {
             found = self.get(&full, true).await;
         }
@@ -272,8 +273,8 @@ impl<D: Decode> Reader<D> {
     }
 
     /// The registration that a name carries itself.
-    fn carried(&self, path: &Arc<str>, name: &Arc<str>) -> Option<Child<D::Kept>> {
-        let said = payload::read_name(self.format(), name, &self.shared.names)?;
+    fn carried(&self, path: &Arc<str>, name: &Name) -> Option<Child<D::Kept>> {
+        let said = payload::read_name(self.format(), &name.text(), &self.shared.names)?;
         Some(Child {
             kept: self.decode.keep(path, name, said),
             settled: true,
@@ -284,13 +285,14 @@ impl<D: Decode> Reader<D> {
     fn child(
         &self,
         path: &Arc<str>,
-        name: &Arc<str>,
+        name: &Name,
         found: Result<(Vec<u8>, Stat), Error>,
     ) -> Result<Option<Child<D::Kept>>, Fault> {
         let (said, settled) = match found {
             Ok((data, stat)) => {
-                let said = payload::read(self.format(), name, &data, &self.shared.names);
-                (said, settled(name, &stat))
+                let text = name.text();
+                let said = payload::read(self.format(), &text, &data, &self.shared.names);
+                (said, settled(&text, &stat))
             }
             Err(Error::NoNode) => return Ok(None),
             Err(error) => match fault(&error) {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::name::Name;
 use super::pattern::{Pattern, depth, join};
 use super::reader::{Fault, Reader};
 use super::session::IN_FLIGHT;
@@ -152,7 +153,7 @@ async fn read<D: Decode>(
     }
     let mut lost = None;
     let asking = Arc::clone(reader);
-    let ask = move |(path, names): (Arc<str>, Vec<Arc<str>>)| {
+    let ask = move |(path, names): (Arc<str>, Vec<Name>)| {
         let reader = Arc::clone(&asking);
         async move {
             let members = reader.members(&path, names).await;
@@ -229,7 +230,7 @@ struct Listed<T> {
     node: Node<T>,
     problem: Option<String>,
     /// Members that must be read.
-    unread: Vec<Arc<str>>,
+    unread: Vec<Name>,
 }
 
 /// A path, its data and those of its members that are known.
@@ -271,14 +272,12 @@ async fn list<D: Decode>(
     };
     let mut unread = Vec::new();
     for name in names {
-        let known = known
-            .as_ref()
-            .and_then(|node| node.members.get_key_value(name.as_str()));
-        match known {
-            Some((name, child)) if reuse == Reuse::Known || child.settled => {
-                node.members.insert(Arc::clone(name), child.clone());
+        let name = Name::from(name.as_str());
+        match known.as_ref().and_then(|node| node.members.get(&name)) {
+            Some(child) if reuse == Reuse::Known || child.settled => {
+                node.members.insert(name, child.clone());
             }
-            _ => unread.push(name.into()),
+            _ => unread.push(name),
         }
     }
     Ok(Some(Listed {

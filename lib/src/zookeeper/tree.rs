@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::member::{Format, Member, Refusal};
+use super::name::Name;
 
 /// How registrations are read, and what is kept of them: each becomes that as it is read, and is held once.
 pub trait Decode: Debug + Clone + Eq + Hash + Send + Sync + 'static {
@@ -17,7 +18,7 @@ pub trait Decode: Debug + Clone + Eq + Hash + Send + Sync + 'static {
     fn format(&self) -> Format;
 
     /// What to keep of the child `name` of `path`, given what it says or why it cannot be read.
-    fn keep(&self, path: &Arc<str>, name: &Arc<str>, said: Result<Member, Refusal>) -> Self::Kept;
+    fn keep(&self, path: &Arc<str>, name: &Name, said: Result<Member, Refusal>) -> Self::Kept;
 }
 
 /// A registration as it is, or why it cannot be read.
@@ -31,7 +32,7 @@ impl Decode for Format {
         *self
     }
 
-    fn keep(&self, _: &Arc<str>, _: &Arc<str>, said: Result<Member, Refusal>) -> Registered {
+    fn keep(&self, _: &Arc<str>, _: &Name, said: Result<Member, Refusal>) -> Registered {
         said.map(Arc::new).map_err(Arc::new)
     }
 }
@@ -65,7 +66,7 @@ pub struct Node<T = Registered> {
     /// Whether the path exists.
     pub exists: bool,
     /// Registrations by the name of their znode.
-    pub members: BTreeMap<Arc<str>, Child<T>>,
+    pub members: BTreeMap<Name, Child<T>>,
     /// The data of the path itself; empty where there is none, and where it is larger than 64 KiB.
     pub data: Arc<[u8]>,
     /// The transaction that created the path. Below one incarnation of a path a sequence number is given out once.

@@ -32,7 +32,7 @@ fn members_come_and_go() {
     see(&follow, JOB, &[0, 2]);
 
     let node = Arc::clone(&tree(&follow).paths[JOB]);
-    let member = node.members["member_0000000002"].member().unwrap();
+    let member = node.members[&"member_0000000002".into()].member().unwrap();
     assert_eq!((member.sequence, member.shard), (Some(2), Some(2)));
     assert!(member.alive());
     let health = member.endpoint(Some("health")).unwrap();
@@ -156,7 +156,7 @@ fn what_cannot_be_read_is_refused_beside_what_can() {
         detail: "no JSON object".to_owned(),
     };
     assert!(
-        matches!(&node.members[name].kept, Err(refusal) if **refusal == expected),
+        matches!(&node.members[&name.into()].kept, Err(refusal) if **refusal == expected),
         "{node:?}"
     );
 }

@@ -1,23 +1,25 @@
 //! The parts of a backend that would be most of its size if each had its own copy: where it was found, and its labels.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use hostkit::zookeeper::Name;
 use serde::{Serialize, Serializer};
 
 /// Where something was found: a znode, a file, `default_servers`. What is found in one place shares the text of it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source {
     place: Arc<str>,
-    name: Arc<str>,
+    name: Name,
 }
 
 impl Source {
     /// `name` below `place`, between which a slash stands.
     #[must_use]
-    pub const fn below(place: Arc<str>, name: Arc<str>) -> Self {
+    pub const fn below(place: Arc<str>, name: Name) -> Self {
         Self { place, name }
     }
 
@@ -29,8 +31,8 @@ impl Source {
 
     /// The rest.
     #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
+    pub fn name(&self) -> Cow<'_, str> {
+        self.name.text()
     }
 }
 
@@ -60,7 +62,7 @@ impl fmt::Display for Source {
         if !self.place.is_empty() {
             write!(f, "{}/", self.place)?;
         }
-        f.write_str(&self.name)
+        write!(f, "{}", self.name)
     }
 }
 
@@ -115,7 +117,10 @@ mod tests {
             assert_eq!(Source::from(text).to_string(), text);
         }
         let source = Source::from("/aurora/job/member_1");
-        assert_eq!((source.place(), source.name()), ("/aurora/job", "member_1"));
+        assert_eq!(
+            (source.place(), &*source.name()),
+            ("/aurora/job", "member_1")
+        );
         assert_eq!(
             source,
             Source::below("/aurora/job".into(), "member_1".into())

@@ -256,7 +256,7 @@ impl<'a> Entry<'a> {
 impl<'a> Member<'a> {
     fn new(backend: &'a Backend, place: &str) -> Self {
         let (znode, source) = match backend.source.place() == place {
-            true => (Some(Cow::Borrowed(backend.source.name())), None),
+            true => (Some(backend.source.name()), None),
             false => (None, Some(Cow::Owned(backend.source.to_string()))),
         };
         Self {
@@ -280,7 +280,7 @@ impl<'a> Member<'a> {
             && self.options.as_deref().is_none_or(safe_options)
             && self.weight.is_none_or(|weight| weight <= MAX_WEIGHT);
         let source = match (self.znode, self.source) {
-            (Some(znode), _) => Source::below(Arc::clone(place), znode.into()),
+            (Some(znode), _) => Source::below(Arc::clone(place), (&*znode).into()),
             (None, source) => source?.as_ref().into(),
         };
         let backend = Backend::new(&self.host, self.port, source).ok()?;

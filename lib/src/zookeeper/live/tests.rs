@@ -43,7 +43,7 @@ fn node(members: &[(u64, u32)]) -> Node {
         created: 1,
         members: members
             .iter()
-            .map(|(number, shard)| (name(*number).into(), child(*shard)))
+            .map(|(number, shard)| (name(*number).as_str().into(), child(*shard)))
             .collect(),
         ..Node::default()
     }
@@ -241,7 +241,7 @@ fn there_are_only_so_many_members() {
     };
     let mut full = node(&[]);
     full.members = (0..MEMBERS as u64)
-        .map(|number| (name(number).into(), refused.clone()))
+        .map(|number| (name(number).as_str().into(), refused.clone()))
         .collect();
     live.begin_scan();
     live.merge(&all(), found(&[(A, full)]));

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use hostkit::zookeeper::{self, Format, Member, Node, Refusal};
+use hostkit::zookeeper::{self, Format, Member, Name, Node, Refusal};
 
 use crate::model::{Backend, Discovered, Job, Reason, Reject, Source};
 use crate::settings::{Cluster, Decode};
@@ -18,8 +18,8 @@ impl zookeeper::Decode for Decode {
         }
     }
 
-    fn keep(&self, path: &Arc<str>, name: &Arc<str>, said: Result<Member, Refusal>) -> Self::Kept {
-        let source = Source::below(Arc::clone(path), Arc::clone(name));
+    fn keep(&self, path: &Arc<str>, name: &Name, said: Result<Member, Refusal>) -> Self::Kept {
+        let source = Source::below(Arc::clone(path), name.clone());
         let backend = match said {
             Ok(member) => backend(self, member, source),
             Err(refusal) => {

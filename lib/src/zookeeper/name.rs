@@ -1,0 +1,73 @@
+//! Names of registrations. There may be hundreds of thousands, and nearly all differ only in their number.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use super::member::sequence;
+
+/// The name of a child of a path; a ServerSet's takes no memory beside itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Form);
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Form {
+    /// `member_` and ten digits.
+    Member(u32),
+    Other(Arc<str>),
+}
+
+impl Name {
+    /// Its text.
+    #[must_use]
+    pub fn text(&self) -> Cow<'_, str> {
+        match &self.0 {
+            Form::Member(number) => Cow::Owned(format!("member_{number:010}")),
+            Form::Other(text) => Cow::Borrowed(text),
+        }
+    }
+}
+
+impl From<&str> for Name {
+    fn from(text: &str) -> Self {
+        let digits = text.strip_prefix("member_").filter(|rest| rest.len() == 10);
+        let number = digits.and_then(sequence);
+        Self(match number.and_then(|number| number.try_into().ok()) {
+            Some(number) => Form::Member(number),
+            None => Form::Other(text.into()),
+        })
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_the_text_that_it_was_made_of() {
+        assert_eq!(size_of::<Name>(), 16);
+        assert_eq!(Name::from("member_4294967295").0, Form::Member(u32::MAX));
+        for text in [
+            "",
+            "member_0000000000",
+            "member_0000000042",
+            "member_4294967295",
+            "member_4294967296",
+            "member_-2147483648",
+            "member_+000000001",
+            "member_42",
+            "member_00000000042",
+            "amember_0000000042",
+            "i-0abc_0000000042",
+            "größe",
+        ] {
+            assert_eq!(Name::from(text).to_string(), text);
+        }
+    }
+}
