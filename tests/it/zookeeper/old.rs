@@ -83,7 +83,7 @@ fn nerve_members_change_in_place() {
     let weight = || {
         let tree = tree(&follow);
         let node = tree.paths.get(path)?;
-        let member = node.members.get("persistent")?.member()?;
+        let member = node.members.get(&"persistent".into())?.member()?;
         member.registration.as_ref()?.weight
     };
     for expected in [1, 2, 3] {
