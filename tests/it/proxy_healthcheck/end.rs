@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixListener;
 use std::thread;
+use std::time::Duration;
 
 use hostkit_tests::misbehave::{Full, Manner, Misbehaving, answer};
 use hostkit_tests::{eventually, free_port};
@@ -112,7 +113,9 @@ fn siblings_are_told_before_the_server_and_a_deaf_one_does_not_matter() {
             .unwrap();
         String::from_utf8_lossy(&head[..length]).into_owned()
     });
-    server.behave(Manner::Held(answer("200 OK", "")));
+    // The sibling takes its time to answer, the server would not.
+    let slow = Duration::from_millis(3);
+    sibling.behave(Manner::Drip(answer("202 Accepted", ""), slow));
     let args = [
         format!(
             "--quit-notify=http://127.0.0.1:{}/drain?why=quit",
@@ -152,8 +155,8 @@ fn a_server_that_is_only_connected_to_is_not_posted_to() {
 #[test]
 fn a_signal_ends_it_after_what_was_begun() {
     let server = Misbehaving::start(Manner::Held(answer("200 OK", "")));
-    let checker = Checker::before(server.port(), &["--timeout=60s"]);
-    // One that asks nothing does not count.
+    // Shorter than what a silent peer may take for its head: one that asks nothing does not count.
+    let checker = Checker::before(server.port(), &["--timeout=60s", "--drain-timeout=4s"]);
     let _silent = TcpStream::connect((LOCALHOST, checker.port)).unwrap();
     let port = checker.port;
     let asked = thread::spawn(move || super::ask(LOCALHOST, port, "GET", "/health"));
@@ -166,7 +169,9 @@ fn a_signal_ends_it_after_what_was_begun() {
     });
     server.release();
     assert_eq!(asked.join().unwrap().seen(), (200, "ok"));
+    let log = std::sync::Arc::clone(&checker.log);
     assert_eq!(checker.ends(), 0);
+    assert!(!log.lock().unwrap().contains("cut off"));
 }
 
 #[test]
