@@ -40,6 +40,12 @@ fn pages() -> Vec<Page> {
             end: include_str!("../man/proxy-healthcheck.roff"),
         },
         Page {
+            name: log_healthcheck::Args::NAME,
+            command: command::<log_healthcheck::Args>(),
+            section: "1",
+            end: include_str!("../man/log-healthcheck.roff"),
+        },
+        Page {
             name: synapse::Args::NAME,
             command: command::<synapse::Args>(),
             section: "8",

@@ -27,7 +27,8 @@ pub struct Check {
     /// What the state in the state file must be of.
     id: u64,
     store: Store,
-    memory: Option<State>,
+    /// The last state, and whether the state file has it.
+    memory: Option<(State, bool)>,
 }
 
 /// What a check came to.
@@ -112,19 +113,28 @@ impl Check {
     /// # Errors
     /// The logs cannot be looked for (exit 3).
     pub fn check(&mut self, now: Moment) -> Result<Checked, Failure> {
-        let session = self.store.open();
-        let prior = self.memory.take().or_else(|| session.load());
+        let mut session = None;
+        let (prior, kept) = match self.memory.take() {
+            Some((state, kept)) => (Some(state), kept),
+            None => (session.insert(self.store.open()).load(), true),
+        };
         let prior = prior.filter(|prior| prior.question == self.id);
         let logs = self
             .wanted
             .find(&self.places, prior.as_ref().and_then(|prior| prior.run))?;
         let (state, seen) = self.question.look(self.id, &logs, prior.as_ref(), now);
-        let saved = session.save(&state);
+        // What has not changed is there already.
+        let saved = if kept && prior.as_ref() == Some(&state) {
+            Ok(())
+        } else {
+            session.unwrap_or_else(|| self.store.open()).save(&state)
+        };
         let first_check = if saved.is_ok() || prior.is_some() {
             state.first_check
         } else {
-            // Nobody will remember that this was the first check: then the logs' own age has to do.
-            seen.birth.unwrap_or(now).min(now)
+            // Nobody will remember that this was the first check: then the age of what is there has to do.
+            let birth = seen.birth.or_else(|| born(&self.sandbox()));
+            birth.unwrap_or(now).min(now)
         };
         let beginning = Beginning {
             first_check,
@@ -144,13 +154,19 @@ impl Check {
             now,
         );
         verdict.note(&seen, &saved);
-        self.memory = Some(state);
+        self.memory = Some((state, saved.is_ok()));
         Ok(Checked {
             verdict,
             seen,
             saved,
         })
     }
+}
+
+/// When a directory was made.
+fn born(directory: &Path) -> Option<Moment> {
+    let birth = directory.metadata().ok()?.created().ok()?;
+    Some(Moment::from(birth))
 }
 
 /// A relative path that is not one name.

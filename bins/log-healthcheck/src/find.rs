@@ -187,30 +187,42 @@ fn matching(name: &Path) -> Vec<PathBuf> {
     }
 }
 
-/// What rotation has made of the log `path`: `stdout.1`, `app.log-20261121`. Compressed ones are not logs.
-pub(crate) fn rotated(path: &Path) -> Vec<PathBuf> {
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        return Vec::new();
-    };
-    let here = Path::new(".");
-    let directory = if directory.as_os_str().is_empty() {
-        here
-    } else {
-        directory
-    };
-    // Whether the log can be read is told where it is opened.
-    let mut names = names(directory).unwrap_or_default();
-    names.retain(|other| {
-        let suffix = other.as_bytes().strip_prefix(name.as_bytes());
-        suffix.is_some_and(|suffix| match suffix {
-            [b'.' | b'-', first, rest @ ..] => {
-                let known = |byte: &u8| byte.is_ascii_digit() || b"-._:TZ".contains(byte);
-                first.is_ascii_digit() && rest.iter().all(known)
+/// What rotation has made of logs, `stdout.1` or `app.log-20261121`, each with the index of its log. Compressed ones are
+/// not logs.
+pub(crate) fn rotated(logs: &[PathBuf]) -> Vec<(usize, PathBuf)> {
+    let mut found = Vec::new();
+    let mut listed: Vec<&Path> = Vec::new();
+    for directory in logs.iter().filter_map(|log| log.parent()) {
+        if listed.contains(&directory) {
+            continue;
+        }
+        listed.push(directory);
+        let itself = directory.as_os_str().is_empty();
+        // Whether a log can be read is told where it is opened.
+        let names = names(if itself { Path::new(".") } else { directory }).unwrap_or_default();
+        for name in names {
+            let is_of = |log: &PathBuf| {
+                log.parent() == Some(directory)
+                    && log.file_name().is_some_and(|log| is_rotated(&name, log))
+            };
+            if let Some(index) = logs.iter().position(is_of) {
+                found.push((index, directory.join(name)));
             }
-            _ => false,
-        })
-    });
-    names.iter().map(|name| directory.join(name)).collect()
+        }
+    }
+    found
+}
+
+/// Whether `name` is what rotation makes of `log`.
+fn is_rotated(name: &OsStr, log: &OsStr) -> bool {
+    let suffix = name.as_bytes().strip_prefix(log.as_bytes());
+    suffix.is_some_and(|suffix| match suffix {
+        [b'.' | b'-', first, rest @ ..] => {
+            let known = |byte: &u8| byte.is_ascii_digit() || b"-._:TZ".contains(byte);
+            first.is_ascii_digit() && rest.iter().all(known)
+        }
+        _ => false,
+    })
 }
 
 /// The names in a directory; none when there is no such directory.
@@ -363,15 +375,12 @@ mod tests {
             "x.log1",
             "y.log.1",
         ]);
-        let mut found = rotated(&home.path().join("x.log"));
-        found.sort();
-        assert_eq!(
-            found,
-            [
-                home.path().join("x.log-20261121"),
-                home.path().join("x.log.1")
-            ]
-        );
+        let found = rotated(&[home.path().join("y"), home.path().join("x.log")]);
+        let mut paths: Vec<&PathBuf> = found.iter().map(|(_, path)| path).collect();
+        paths.sort();
+        let expected = ["x.log-20261121", "x.log.1"].map(|name| home.path().join(name));
+        assert_eq!(paths, expected.iter().collect::<Vec<_>>());
+        assert!(found.iter().all(|(log, _)| *log == 1));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The resident mode: the check behind Aurora's health contract (`hostkit::health`), which owns the port.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hostkit::health::{self, HealthFlags, Quit, Reason, Verdict};
@@ -11,7 +10,8 @@ use crate::check::Check;
 use crate::moment::Moment;
 use crate::verdict::Status;
 
-/// The longest a check may take: a disk that does not answer must not make the port one that does not.
+/// The longest that an answer may take to be sent after a check, which itself is not interrupted: two gigabytes of new
+/// lines take half a second, and a disk that does not answer is told by the port not doing so either.
 const DEADLINE: Duration = Duration::from_millis(4500);
 
 /// Answers checks on `port` until told to end.
@@ -21,27 +21,23 @@ const DEADLINE: Duration = Duration::from_millis(4500);
 pub(crate) fn serve(check: Check, port: u16, flags: &HealthFlags) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Files are read in a thread that lives for one check.
-        .max_blocking_threads(1)
-        .thread_keep_alive(Duration::ZERO)
         .build()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot start a runtime").because(error))?;
     let sandbox = check.sandbox();
-    let log = Log {
-        check: Arc::new(Mutex::new(check)),
-        unread: AtomicBool::new(false),
-    };
-    let end = runtime.block_on(health::serve(port, &sandbox, flags, log));
-    // A disk that does not answer must not keep the process.
-    runtime.shutdown_background();
-    end
+    let log = Log(Mutex::new(Resident {
+        check,
+        unread: false,
+    }));
+    runtime.block_on(health::serve(port, &sandbox, flags, log))
 }
 
 /// The logs, as Aurora's contract sees them.
-struct Log {
-    check: Arc<Mutex<Check>>,
+struct Log(Mutex<Resident>);
+
+struct Resident {
+    check: Check,
     /// Whether the last check could not read a log.
-    unread: AtomicBool,
+    unread: bool,
 }
 
 impl health::Check for Log {
@@ -50,40 +46,38 @@ impl health::Check for Log {
     }
 
     async fn probe(&self) -> Verdict {
-        if matches!(self.check.try_lock(), Err(TryLockError::WouldBlock)) {
-            return Verdict::sick(Reason::TIMEOUT, "the check before is still reading");
-        }
-        let check = Arc::clone(&self.check);
-        let look = move || {
-            let mut check = check.lock().unwrap_or_else(PoisonError::into_inner);
-            check.check(Moment::from(clock::now()))
-        };
-        let checked = match tokio::task::spawn_blocking(look).await {
-            Ok(Ok(checked)) => checked,
-            Ok(Err(failure)) => {
+        let mut resident = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        resident.probe()
+    }
+
+    async fn quit(&self, _: Quit) {
+        // There is nothing to finish; the service ends.
+    }
+}
+
+impl Resident {
+    fn probe(&mut self) -> Verdict {
+        let checked = match self.check.check(Moment::from(clock::now())) {
+            Ok(checked) => checked,
+            Err(failure) => {
                 let because = failure.causes().join("; ");
                 return Verdict::sick(Reason::ERROR, format!("{failure}; {because}"));
             }
-            Err(error) => return Verdict::sick(Reason::ERROR, error.to_string()),
         };
         let verdict = checked.verdict;
         // Only that a log is written to can be told then, and that it is: no restart gives us the right to read it.
         let unread = verdict.status == Status::Unknown && checked.seen.logs > 0;
-        if unread && !self.unread.swap(unread, Ordering::Relaxed) {
+        if unread && !self.unread {
             tracing::warn!(
                 "taken for healthy as long as it is written to: {}",
                 verdict.message
             );
         }
-        self.unread.store(unread, Ordering::Relaxed);
+        self.unread = unread;
         if verdict.status == Status::Ok || unread {
             Verdict::healthy(verdict.message)
         } else {
             Verdict::sick(verdict.reason.aurora(), verdict.message)
         }
-    }
-
-    async fn quit(&self, _: Quit) {
-        // There is nothing to finish; the service ends.
     }
 }

@@ -84,8 +84,10 @@ impl Mark {
             return Ok(None);
         }
         let length = at.min(MARKED) as usize;
-        let hash = hash(HASH, scanner.piece(file, 0, length)?);
-        let hash = self::hash(hash, scanner.piece(file, at - length as u64, length)?);
+        let mut hash = self::hash(HASH, scanner.piece(file, 0, length)?);
+        if at > MARKED {
+            hash = self::hash(hash, scanner.piece(file, at - MARKED, length)?);
+        }
         Ok(Some(Self { at, hash }))
     }
 }

@@ -58,6 +58,14 @@ struct Found {
     file: io::Result<File>,
 }
 
+/// What a path is to the check.
+#[derive(Clone, Copy)]
+enum Role<'a> {
+    Log,
+    /// What rotation has made of a log of which this was known: a copy has that too.
+    Rotated(Option<&'a Known>),
+}
+
 /// One look in progress.
 struct Look<'a> {
     question: &'a Question,
@@ -91,13 +99,13 @@ impl Question {
             look.seen.future = newest > now;
             look.newest = Some(newest.min(now));
         }
-        for path in &logs.paths {
-            look.path(path, false);
-        }
-        for path in &logs.paths {
-            for path in rotated(path) {
-                look.path(&path, true);
-            }
+        let known: Vec<_> = logs
+            .paths
+            .iter()
+            .map(|path| look.path(path, Role::Log))
+            .collect();
+        for (log, path) in rotated(&logs.paths) {
+            look.path(&path, Role::Rotated(known[log]));
         }
         // One that was not met may only be between two names.
         let gone = prior.map_or(&[][..], |prior| &prior.files);
@@ -119,23 +127,30 @@ impl Question {
     }
 }
 
-impl Look<'_> {
-    fn path(&mut self, path: &Path, rotated: bool) {
+impl<'a> Look<'a> {
+    /// Looks at what a path leads to, once; returns what was known of it.
+    fn path(&mut self, path: &Path, role: Role<'_>) -> Option<&'a Known> {
         let found = match open(path) {
             Ok(Some(found)) => found,
             Ok(None) => {
                 self.seen.not_a_file.get_or_insert_with(|| path.to_owned());
-                return;
+                return None;
             }
-            Err(error) if is_missing(&error) => return,
-            Err(error) => return self.unread(path, rotated, error),
+            Err(error) => {
+                if !is_missing(&error) {
+                    self.unread(path, role, error);
+                }
+                return None;
+            }
         };
         let id = Id::of(&found.metadata);
+        let prior = self.prior.map_or(&[][..], |prior| &prior.files);
+        let known = prior.iter().find(|file| file.id == id);
         if self.files.iter().any(|file| file.id == id) {
-            return;
+            return known;
         }
         let modified = Moment::modified(&found.metadata);
-        if !rotated {
+        if let Role::Log = role {
             self.seen.logs += 1;
             self.seen.birth = self.seen.birth.max(id.birth);
             let written = self.seen.written.as_ref();
@@ -143,27 +158,24 @@ impl Look<'_> {
                 self.seen.written = Some((path.to_owned(), modified));
             }
         }
-        let known = self.prior.and_then(|prior| {
-            let same = |file: &&Known| file.id == id;
-            prior.files.iter().find(same).cloned()
-        });
         let result = if self.question.is_fresh(modified, self.now) {
             let news = found
                 .file
-                .and_then(|file| self.news(&file, &found.metadata, id, known.clone(), rotated));
-            news.unwrap_or_else(|error| {
-                self.unread(path, rotated, error);
-                known
+                .and_then(|file| self.news(&file, &found.metadata, known, role));
+            news.map(Some).unwrap_or_else(|error| {
+                self.unread(path, role, error);
+                known.cloned()
             })
         } else {
             Some(passed(id, found.metadata.len(), known))
         };
         self.files.extend(result);
+        known
     }
 
     /// Notes that a log cannot be read. What rotation has put away may be nobody's but root's, and is not missed.
-    fn unread(&mut self, path: &Path, rotated: bool, error: io::Error) {
-        if !rotated {
+    fn unread(&mut self, path: &Path, role: Role<'_>, error: io::Error) {
+        if let Role::Log = role {
             self.seen.unread.get_or_insert((path.to_owned(), error));
         }
     }
@@ -173,29 +185,27 @@ impl Look<'_> {
         &mut self,
         file: &File,
         metadata: &Metadata,
-        id: Id,
-        known: Option<Known>,
-        rotated: bool,
-    ) -> io::Result<Option<Known>> {
-        let end = metadata.len();
-        let whole = (0, First::At(0));
-        let behind = |known: &Known| {
-            let first = known.line.map_or(First::Behind(LOOK_BACK), First::At);
-            (known.end, first)
+        known: Option<&Known>,
+        role: Role<'_>,
+    ) -> io::Result<Known> {
+        let (id, end) = (Id::of(metadata), metadata.len());
+        let first_look = self.prior.is_none();
+        let known = match (known, role) {
+            (None, Role::Rotated(_)) if first_look => return Ok(passed(id, end, None)),
+            (None, Role::Rotated(log)) => log,
+            (known, _) => known,
         };
-        let (from, first) = match (&known, self.prior) {
-            (Some(known), _) if holds(&mut self.scanner, file, end, known)? => behind(known),
-            (Some(_), _) => whole,
-            (None, None) if rotated => return Ok(Some(passed(id, end, None))),
-            (None, None) if end > LOOK_BACK => (end - LOOK_BACK, First::Behind(0)),
-            (None, Some(prior)) if rotated => {
-                let origin = self.origin(file, end, prior)?;
-                origin.map_or(whole, behind)
+        let (from, first) = match known {
+            Some(known) if self.holds(file, end, known)? => {
+                let first = known.line.map_or(First::Behind(LOOK_BACK), First::At);
+                (known.end, first)
             }
-            (None, _) => whole,
+            None if first_look && end > LOOK_BACK => (end - LOOK_BACK, First::Behind(0)),
+            _ => (0, First::At(0)),
         };
-        if from == end && known.is_some() {
-            return Ok(known);
+        if let Some(known) = known.filter(|known| known.id == id && known.end == end && from == end)
+        {
+            return Ok(known.clone());
         }
         let modified = Moment::modified(metadata);
         let (question, now) = (self.question, self.now);
@@ -219,49 +229,31 @@ impl Look<'_> {
             (end, scanned.line)
         };
         let mark = Mark::of(&mut self.scanner, file, end)?;
-        Ok(Some(Known {
+        Ok(Known {
             id,
             end,
             line,
             mark,
-        }))
-    }
-
-    /// The file that a rotated one is a copy of, by its content: what is behind what was seen there is new here.
-    fn origin<'p>(
-        &mut self,
-        file: &File,
-        length: u64,
-        prior: &'p State,
-    ) -> io::Result<Option<&'p Known>> {
-        let mut origin: Option<&Known> = None;
-        for known in &prior.files {
-            let better = origin.is_none_or(|origin| origin.end < known.end);
-            if better && known.mark.is_some() && holds(&mut self.scanner, file, length, known)? {
-                origin = Some(known);
-            }
-        }
-        Ok(origin)
-    }
-}
-
-/// Whether a file of `length` bytes still begins with what it held when it was `known`.
-fn holds(scanner: &mut Scanner, file: &File, length: u64, known: &Known) -> io::Result<bool> {
-    Ok(length >= known.end
-        && match known.mark {
-            Some(mark) => Mark::of(scanner, file, mark.at)? == Some(mark),
-            None => true,
         })
+    }
+
+    /// Whether a file of `length` bytes still begins with what it held when it was `known`.
+    fn holds(&mut self, file: &File, length: u64, known: &Known) -> io::Result<bool> {
+        Ok(length >= known.end
+            && match known.mark {
+                Some(mark) => Mark::of(&mut self.scanner, file, mark.at)? == Some(mark),
+                None => true,
+            })
+    }
 }
 
 /// What is known of a file that was passed over: all that is in it is too old to count, now and later.
-fn passed(id: Id, end: u64, known: Option<Known>) -> Known {
+fn passed(id: Id, end: u64, known: Option<&Known>) -> Known {
     let same = known.filter(|known| known.end <= end);
     Known {
         id,
         end,
         line: same
-            .as_ref()
             .filter(|known| known.end == end)
             .and_then(|known| known.line),
         mark: same.and_then(|known| known.mark),

@@ -142,6 +142,9 @@ fn another_check_is_waited_for_but_not_for_long() {
     let state = states(&sandbox.path("")).pop().unwrap();
     let held = File::open(&state).unwrap();
     held.lock().unwrap();
+    // What has not changed need not be saved.
+    assert!(!sandbox.check().exits(0).stdout.contains("not saved"));
+    sandbox.logs("{\"b\":1}\n");
     told(
         &sandbox.check().exits(0),
         "state not saved (another check holds it)",

@@ -226,8 +226,14 @@ impl World {
         let cut = text.len() - cut.unwrap_or(0).min(text.len() - 1);
         bytes.extend_from_slice(&text.as_bytes()[..cut]);
         writer.rest = text.as_bytes()[cut..].to_vec();
-        if self.writers[stream].file.is_none() {
-            self.make(stream);
+        match (self.writers[stream].file, self.log(stream)) {
+            (Some(_), _) => {}
+            // Its file was the oldest, and is gone: it begins with the new one at last.
+            (None, Some(log)) => {
+                self.writers[stream].file = Some(log);
+                self.writers[stream].place = self.files[log].bytes.len() as u64;
+            }
+            (None, None) => self.make(stream),
         }
         let writer = &mut self.writers[stream];
         let index = writer.file.unwrap();
