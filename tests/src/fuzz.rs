@@ -12,6 +12,8 @@ pub type Body = fn(&[u8]);
 pub const BODIES: &[(&str, Body)] = &[
     ("haproxy_config", haproxy_config),
     ("haproxy_replies", haproxy_replies),
+    ("log_line", log_line),
+    ("log_state", log_state),
     ("partial_record", partial_record),
     ("source", source),
     ("units", units),
@@ -45,6 +47,24 @@ fn haproxy_replies(bytes: &[u8]) {
     assert!(kept.ends_with('\n') && kept_of_nobody.ends_with('\n'));
     if let Ok(servers) = live::servers(&text) {
         assert!(kept.lines().count() <= servers.len() + 2, "{kept}");
+    }
+}
+
+/// A line of somebody's log: the time it says it was written at.
+fn log_line(bytes: &[u8]) {
+    for assume_utc in [false, true] {
+        let time = log_healthcheck::stamp::of(bytes, assume_utc);
+        // From the year 0 to the year 9999, a day of zones around it.
+        let years = -62_168_000_000_000..253_403_000_000_000;
+        assert!(time.is_none_or(|time| years.contains(&time.0)), "{time:?}");
+    }
+}
+
+/// What a health check finds in place of what the last one has left.
+fn log_state(bytes: &[u8]) {
+    use log_healthcheck::state::State;
+    if let Some(state) = State::parse(bytes) {
+        assert_eq!(State::parse(state.text().as_bytes()), Some(state));
     }
 }
 
