@@ -19,10 +19,6 @@ use super::{Call, DEADLINE, Reply, Routes, Socket, Stream};
 const PAUSE: Duration = Duration::from_millis(100);
 /// How much of a head is read at a time: all of it, for most.
 const CHUNK: usize = 512;
-/// What is still read, and for how long, of a request that was answered before its end: closing at once would take the
-/// answer from the peer.
-const UNREAD: (u64, Duration) = (1 << 20, Duration::from_secs(1));
-
 /// What keeps a server within bounds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
@@ -95,35 +91,25 @@ async fn exchange(
         read = timeout(DEADLINE, read_head(&mut stream)) => read??,
         _ = stopped.changed() => return Ok(()),
     };
-    let (head, reply) = match read {
+    let (reply, with_body) = match read {
         Ok((head, body)) => {
-            let reply = answer(&mut stream, &head, body, &routes).await?;
-            (Some(head), reply)
+            let with_body = head.method != "HEAD";
+            (answer(&mut stream, head, body, &routes).await?, with_body)
         }
-        Err(refused) => (None, Err(refused)),
+        Err(refused) => (refused, true),
     };
-    let body_wanted = head.is_none_or(|head| head.method != "HEAD");
-    let whole = reply.is_ok();
-    let answer = reply.unwrap_or_else(|refused| refused).bytes(body_wanted);
-    timeout(DEADLINE, stream.write_all(&answer)).await??;
-    if !whole {
-        stream.shutdown().await?;
-        let mut rest = stream.take(UNREAD.0);
-        let _ = timeout(UNREAD.1, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
-    }
-    Ok(())
+    timeout(DEADLINE, stream.write_all(&reply.bytes(with_body))).await?
 }
 
-/// The answer to a request, or to one of which not all was read.
 async fn answer(
     stream: &mut Stream,
-    head: &Head,
+    head: Head,
     mut body: Vec<u8>,
     routes: &Routes,
-) -> io::Result<Result<Reply, Reply>> {
+) -> io::Result<Reply> {
     let handler = match routes.find(&head.method, &head.path) {
         Ok(handler) => handler,
-        Err(refused) => return Ok(Err(refused)),
+        Err(refused) => return Ok(refused),
     };
     // What follows the body belongs to nobody: there is one request per connection.
     body.truncate(head.length);
@@ -131,10 +117,10 @@ async fn answer(
     body.resize(head.length, 0);
     match timeout(DEADLINE, stream.read_exact(&mut body[have..])).await {
         Ok(read) => read?,
-        Err(_) => return Ok(Err(Reply::error(408, "the body took too long"))),
+        Err(_) => return Ok(Reply::error(408, "the body took too long")),
     };
     let query = &head.query;
-    Ok(Ok(handler(&Call { query, body: &body }).await))
+    Ok(handler(&Call { query, body: &body }).await)
 }
 
 /// A request's head and what was read of its body, or the answer to one that cannot be served.

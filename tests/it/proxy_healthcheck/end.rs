@@ -127,15 +127,18 @@ fn siblings_are_told_before_the_server_and_a_deaf_one_does_not_matter() {
     ];
     let checker = Checker::before(server.port(), &args.each_ref().map(String::as_str));
     assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
-    assert!(seen.join().unwrap().starts_with("POST /drain HTTP/1.1\r\n"));
-    eventually("the server is told", || !server.requests().is_empty());
-    assert_eq!(
-        lines(&sibling),
-        ["POST /drain?why=quit"],
-        "before the server"
-    );
+    eventually("the socket file is asked", || seen.is_finished());
+    let head = seen.join().unwrap();
+    assert!(head.starts_with("POST /drain HTTP/1.1\r\n"), "{head}");
     checker.says("could not tell unix:/nowhere/admin.sock");
-    checker.says("/drain?why=***");
+    checker.says(" told http://localhost:");
+    assert_eq!(lines(&sibling), ["POST /drain?why=quit"]);
+    let log = checker.log();
+    let told = |what: &str| log.find(what).unwrap_or_else(|| panic!("{what} in {log}"));
+    assert!(
+        told(" told http://127.0.0.1:") < told(" told http://localhost:"),
+        "{log}"
+    );
     drop(server);
     assert_eq!(checker.ends(), 0);
 }
