@@ -48,7 +48,7 @@ pub struct Args {
     /// Times without a zone are UTC; else they are no times
     #[arg(long)]
     pub assume_utc: bool,
-    /// What is remembered from one check to the next [default: .log-healthcheck-<hash> in the sandbox]
+    /// What is remembered from one check to the next [default: .log-healthcheck-HASH in the sandbox]
     #[arg(long, value_name = "FILE")]
     pub state_file: Option<PathBuf>,
     /// Print JSON
