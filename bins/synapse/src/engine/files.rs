@@ -227,10 +227,7 @@ impl Engine {
                 .filter(|tracked| tracked.service.file_output)
                 .map(|tracked| (tracked.service.name.clone(), Arc::clone(&tracked.members)))
                 .collect(),
-            status: (
-                beside(&self.settings, "status.json"),
-                self.status().to_string(),
-            ),
+            status: (beside(&self.settings, "status.json"), self.status()),
             store: Arc::clone(&self.store),
             state: self.state_now(),
         };

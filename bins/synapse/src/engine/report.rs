@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hostkit::clock;
 use hostkit::zookeeper::State;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::news::Entry;
@@ -17,6 +18,7 @@ use crate::membership::table::{Event, Phase};
 use crate::metrics::Phases;
 use crate::model::{Reason, Reject};
 use crate::planner;
+use crate::proxies::Proxies;
 use crate::settings::Settings;
 use crate::statsd::{Statsd, name};
 
@@ -237,7 +239,7 @@ impl Engine {
             }
         }
         if self.served {
-            self.board.set(self.status().to_string());
+            self.board.set(self.status());
         }
     }
 
@@ -276,28 +278,24 @@ impl Engine {
             .spawn(async move { Done::Leftover(way.leftover(&config, pid).await.len()) });
     }
 
-    /// Everything a person or a script may want to know now.
-    pub(super) fn status(&self) -> Value {
+    /// Everything a person or a script may want to know now, as JSON text.
+    pub(super) fn status(&self) -> String {
         let now = clock::since_boot();
-        let services: Map<String, Value> = self
-            .tracked
-            .iter()
-            .map(|(name, tracked)| {
-                let value = json!({
-                    "job": tracked.job,
-                    "ready": tracked.table.count(Phase::Ready),
-                    "probing": tracked.table.count(Phase::Probing),
-                    "held": tracked.table.count(Phase::Held),
-                    "draining": tracked.table.count(Phase::Draining),
-                    "slots": tracked.table.capacity(),
-                    "rejected": tracked.rejects.len(),
-                    "age_seconds": self.synced(tracked).map(|at| now.saturating_sub(at).as_secs_f64()),
-                    "trouble": tracked.trouble,
-                    "kept": tracked.kept.as_ref().map(|(members, why)| json!({"members": members.len(), "why": why})),
-                });
-                (name.clone(), value)
-            })
-            .collect();
+        let service = |(name, tracked): (_, &Tracked)| {
+            let value = json!({
+                "job": tracked.job,
+                "ready": tracked.table.count(Phase::Ready),
+                "probing": tracked.table.count(Phase::Probing),
+                "held": tracked.table.count(Phase::Held),
+                "draining": tracked.table.count(Phase::Draining),
+                "slots": tracked.table.capacity(),
+                "rejected": tracked.rejects.len(),
+                "age_seconds": self.synced(tracked).map(|at| now.saturating_sub(at).as_secs_f64()),
+                "trouble": tracked.trouble,
+                "kept": tracked.kept.as_ref().map(|(members, why)| json!({"members": members.len(), "why": why})),
+            });
+            (name, value)
+        };
         let haproxy: Vec<Value> = self
             .links
             .iter()
@@ -312,22 +310,28 @@ impl Engine {
                 "expirations": stats.expirations}))
             .collect();
         let refused = self.told.refused.as_ref();
-        json!({
-            "version": hostkit::VERSION,
-            "time": humantime::format_rfc3339_millis(clock::now()).to_string(),
-            "config": {
+        let status = Status {
+            version: hostkit::VERSION,
+            time: humantime::format_rfc3339_millis(clock::now()).to_string(),
+            config: json!({
                 "hash": self.settings.hash,
                 "reads": self.told.reads,
                 "refused_hash": refused.map(|(hash, _)| hash),
                 "refused": refused.map(|(_, why)| why),
-            },
-            "services": services,
-            "haproxy": haproxy,
-            "structure": self.structure.status(),
-            "zookeeper": zookeeper,
-            "proxies": self.files.rendered.as_ref().map(|rendered| self.proxies(rendered)),
-            "troubles": self.told.troubles,
-        })
+            }),
+            services: OneByOne(self.tracked.iter().map(service)),
+            haproxy,
+            structure: self.structure.status(),
+            zookeeper,
+            proxies: self
+                .files
+                .rendered
+                .as_ref()
+                .map(|rendered| self.proxies(rendered)),
+            troubles: &self.told.troubles,
+        };
+        // All keys are text.
+        serde_json::to_string(&status).unwrap_or_default()
     }
 
     /// Opens what depends on settings that may change: StatsD.
@@ -340,6 +344,28 @@ impl Engine {
             tokio::spawn(sending);
             statsd
         });
+    }
+}
+
+#[derive(Serialize)]
+struct Status<'a, S> {
+    version: &'a str,
+    time: String,
+    config: Value,
+    services: S,
+    haproxy: Vec<Value>,
+    structure: Value,
+    zookeeper: Vec<Value>,
+    proxies: Option<Proxies>,
+    troubles: &'a VecDeque<String>,
+}
+
+/// A map whose entries are made one after the other: as values, those of a thousand services would be several megabytes.
+struct OneByOne<I>(I);
+
+impl<K: Serialize, V: Serialize, I: Iterator<Item = (K, V)> + Clone> Serialize for OneByOne<I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.clone())
     }
 }
 
