@@ -22,6 +22,7 @@ mod top;
 mod tree;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use hostkit::zookeeper::clusters::{self, Clusters};
 use hostkit::{Exit, Failure};
@@ -169,7 +170,7 @@ fn services(
     settings: &Settings,
     files: &[File],
     hash: &mut Sha256,
-) -> Vec<Service> {
+) -> Vec<Arc<Service>> {
     let around = Around {
         clusters: &settings.clusters,
         haproxy: map.get("haproxy").is_some(),
@@ -200,26 +201,16 @@ fn services(
             context.push(Kind::Ignored, entry.at, message, "leave one of them");
             continue;
         }
-        services.extend(service::read(
-            context,
-            &around,
-            &entry.key,
-            entry.at,
-            &entry.node,
-        ));
+        let read = service::read(context, &around, &entry.key, entry.at, &entry.node);
+        services.extend(read.into_iter().map(Arc::new));
     }
     for file in files {
         hash.update(&file.text);
         let Some(node) = parse(context, file) else {
             continue;
         };
-        services.extend(service::read(
-            context,
-            &around,
-            &file.service(),
-            node.at,
-            &node,
-        ));
+        let read = service::read(context, &around, &file.service(), node.at, &node);
+        services.extend(read.into_iter().map(Arc::new));
     }
     services
 }

@@ -11,7 +11,7 @@ use crate::model::Backend;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
     /// Services that are not disabled, in the order they were written. An entry with `public` and `private` is two.
-    pub services: Vec<Service>,
+    pub services: Vec<Arc<Service>>,
     /// The HAProxy that is driven.
     pub haproxy: Haproxy,
     /// Where `file_output` writes one JSON file per service.

@@ -58,7 +58,7 @@ fn measure(path: &str, rounds: usize) -> Result<serde_json::Value, Failure> {
         let (took, loaded) = timed(|| config::load(&sources, false));
         parse.push(took);
         let (settings, _) = loaded?;
-        let rosters: Vec<Roster> = settings.services.iter().map(members).collect();
+        let rosters: Vec<Roster> = settings.services.iter().map(|one| members(one)).collect();
         let mut renderer = Renderer::new(&settings.haproxy);
         let (took, before) = timed(|| renderer.render(&inputs(&settings, &rosters, 0)));
         full.push(took);

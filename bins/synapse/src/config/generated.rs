@@ -5,6 +5,7 @@
 //! is wrong with it leaves the service as it was.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use hostkit::Failure;
 
@@ -24,7 +25,7 @@ use crate::settings::{Discovery, Line, Proxy, Servers, Service, Settings};
 pub fn generated<'s>(
     settings: &Settings,
     local: &Service,
-    others: impl Iterator<Item = &'s Service>,
+    others: impl Iterator<Item = &'s Arc<Service>>,
     text: &str,
     lenient: bool,
 ) -> Result<(Service, Vec<Finding>), Failure> {
@@ -104,7 +105,7 @@ fn collisions<'s>(
     context: &mut Context,
     settings: &Settings,
     service: &Service,
-    others: impl Iterator<Item = &'s Service>,
+    others: impl Iterator<Item = &'s Arc<Service>>,
 ) {
     let Some(proxy) = &service.haproxy else {
         return;
@@ -113,7 +114,7 @@ fn collisions<'s>(
         |proxy: &Proxy, name: &str| proxy.backend_name.as_deref().unwrap_or(name).to_owned();
     let own_backend = backend(proxy, &service.name);
     // There may be thousands of others, and each may be asked about all: only those that may collide are looked at.
-    let suspect = |other: &&Service| {
+    let suspect = |other: &&Arc<Service>| {
         other.name != service.name
             && other.haproxy.as_ref().is_some_and(|their| {
                 let binds = |proxy: &Proxy| {
@@ -126,8 +127,8 @@ fn collisions<'s>(
                     || binds(proxy)
             })
     };
-    let mut services: Vec<Service> = others.filter(suspect).cloned().collect();
-    services.push(service.clone());
+    let mut services: Vec<Arc<Service>> = others.filter(suspect).cloned().collect();
+    services.push(Arc::new(service.clone()));
     let all = Settings {
         haproxy: settings.haproxy.clone(),
         services,

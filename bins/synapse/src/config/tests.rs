@@ -38,7 +38,7 @@ haproxy:
 ";
 
 /// Settings of these services, under a plain `haproxy`.
-fn services(text: &str) -> Vec<Service> {
+fn services(text: &str) -> Vec<Arc<Service>> {
     let (settings, _) = load_text(&format!("services:\n{text}\n{HAPROXY}"), false).unwrap();
     settings.services
 }
@@ -66,7 +66,7 @@ fn error_of(text: &str) -> String {
 }
 
 /// What lenient reading makes of these services, and the kinds of what it finds.
-fn lenient(text: &str) -> (Vec<Service>, Vec<Kind>) {
+fn lenient(text: &str) -> (Vec<Arc<Service>>, Vec<Kind>) {
     let (settings, findings) = load_text(&format!("services:\n{text}\n{HAPROXY}"), true).unwrap();
     let kinds = findings.iter().map(|finding| finding.kind).collect();
     (settings.services, kinds)

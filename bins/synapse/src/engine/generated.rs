@@ -17,9 +17,9 @@ struct Known {
     /// What the registry said last.
     text: String,
     /// The service as the file has it.
-    local: Service,
+    local: Arc<Service>,
     /// What both together made that was right.
-    service: Service,
+    service: Arc<Service>,
     /// The text that `service` comes from.
     of: Option<String>,
     /// What is wrong with `text`.
@@ -34,30 +34,28 @@ impl Generated {
         settings: &Settings,
         tracked: &BTreeMap<String, Tracked>,
         lenient: bool,
-        local: Service,
+        local: Arc<Service>,
         text: Option<&str>,
-    ) -> Service {
+    ) -> Arc<Service> {
         let known = self.0.get(&local.name);
         let Some(text) = text.or(known.map(|known| known.text.as_str())) else {
             return local;
         };
         let same = known.filter(|known| known.local == local);
         if let Some(known) = same.filter(|known| known.of.as_deref() == Some(text)) {
-            return known.service.clone();
+            return Arc::clone(&known.service);
         }
-        let (mut service, mut of) = same.map_or((local.clone(), None), |known| {
-            (known.service.clone(), known.of.clone())
+        let (mut service, mut of) = same.map_or((Arc::clone(&local), None), |known| {
+            (Arc::clone(&known.service), known.of.clone())
         });
         let before = known.and_then(|known| known.trouble.clone());
-        let others = tracked
-            .values()
-            .map(|tracked| Arc::as_ref(&tracked.service));
+        let others = tracked.values().map(|tracked| &tracked.service);
         let trouble = match config::generated(settings, &local, others, text, lenient) {
             Ok((good, findings)) => {
                 for finding in findings {
                     tracing::warn!(service = local.name, "{finding}");
                 }
-                (service, of) = (good, Some(text.to_owned()));
+                (service, of) = (Arc::new(good), Some(text.to_owned()));
                 None
             }
             Err(failure) => Some(format!(
@@ -70,7 +68,7 @@ impl Generated {
         let known = Known {
             text: text.to_owned(),
             local,
-            service: service.clone(),
+            service: Arc::clone(&service),
             of,
             trouble,
         };

@@ -23,7 +23,7 @@ use crate::watcher::{Context, Watch, start};
 /// A configured service and its watchers.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) service: Service,
+    pub(super) service: Arc<Service>,
     main: Watch,
     canary: Option<Watch>,
     /// What is wrong with the entry as a whole, and paths that are no service.
@@ -33,7 +33,7 @@ pub(super) struct Entry {
 
 impl Entry {
     /// Starts its watchers; `bell` is rung whenever one of them has news.
-    pub(super) fn new(service: Service, context: &Context, bell: &Arc<Notify>) -> Self {
+    pub(super) fn new(service: Arc<Service>, context: &Context, bell: &Arc<Notify>) -> Self {
         let main = start(&service.discovery, context);
         let canary = service
             .canary
@@ -119,7 +119,7 @@ impl Engine {
                     known.is_some_and(|known| known.has_heard(&main) && known.canary == canary);
                 if heard && !again.contains(name) {
                     // Of a thousand jobs of one pattern a change is one.
-                    there.insert(service.name);
+                    there.insert(service.name.clone());
                     continue;
                 }
                 let says = main.generator_config.as_deref();
@@ -129,9 +129,9 @@ impl Engine {
                         .service(settings, tracked, self.lenient, service, says);
                 let tracked = self.tracked.entry(service.name.clone()).or_insert_with(|| {
                     self.structure.suspect("new service");
-                    Tracked::new(Arc::new(service.clone()), name.clone())
+                    Tracked::new(Arc::clone(&service), name.clone())
                 });
-                if tracked.reconfigure(Arc::new(service)) {
+                if tracked.reconfigure(service) {
                     self.structure.suspect("configuration");
                 }
                 there.insert(tracked.service.name.clone());

@@ -126,7 +126,7 @@ impl Engine {
         let wanted: BTreeMap<&str, &Service> = settings
             .services
             .iter()
-            .map(|service| (service.name.as_str(), service))
+            .map(|service| (service.name.as_str(), &**service))
             .collect();
         let gone: Vec<String> = self
             .entries
@@ -150,10 +150,10 @@ impl Engine {
         for service in &settings.services {
             match self.entries.get_mut(&service.name) {
                 Some(entry) if entry.follows(service) && old.clusters == settings.clusters => {
-                    entry.service = service.clone();
+                    entry.service = Arc::clone(service);
                 }
                 _ => {
-                    let entry = news::Entry::new(service.clone(), &self.context, &self.bell);
+                    let entry = news::Entry::new(Arc::clone(service), &self.context, &self.bell);
                     self.entries.insert(service.name.clone(), entry);
                 }
             }
@@ -167,15 +167,15 @@ impl Engine {
     }
 
     /// Makes a configured service known before anything was found for it: with what was last known good.
-    pub(super) fn introduce(&mut self, service: &Service) {
+    pub(super) fn introduce(&mut self, service: &Arc<Service>) {
         let now = clock::since_boot();
         if expand::many(service) {
             return;
         }
         if self.tracked.contains_key(&service.name) {
-            let service = self.as_generated(service.clone(), None);
+            let service = self.as_generated(Arc::clone(service), None);
             if let Some(tracked) = self.tracked.get_mut(&service.name) {
-                tracked.reconfigure(Arc::new(service));
+                tracked.reconfigure(service);
             }
             return;
         }
@@ -183,8 +183,8 @@ impl Engine {
         let text = kept
             .as_ref()
             .and_then(|kept| kept.generator_config.as_deref());
-        let generated = self.as_generated(service.clone(), text);
-        let mut tracked = super::Tracked::new(Arc::new(generated), service.name.clone());
+        let generated = self.as_generated(Arc::clone(service), text);
+        let mut tracked = super::Tracked::new(generated, service.name.clone());
         if let Some(kept) = &kept {
             tracked.restore(kept, now);
         }
@@ -194,7 +194,7 @@ impl Engine {
     }
 
     /// A service of the file as its registry has it.
-    pub(super) fn as_generated(&mut self, local: Service, text: Option<&str>) -> Service {
+    pub(super) fn as_generated(&mut self, local: Arc<Service>, text: Option<&str>) -> Arc<Service> {
         let (settings, tracked) = (&self.settings, &self.tracked);
         self.generated
             .service(settings, tracked, self.lenient, local, text)
@@ -247,7 +247,7 @@ mod tests {
     fn settings(names: &[&str]) -> Settings {
         let service = |name: &&str| crate::watcher::testing::service(name);
         Settings {
-            services: names.iter().map(service).collect(),
+            services: names.iter().map(|name| Arc::new(service(name))).collect(),
             max_removed_services: 25,
             ..Settings::default()
         }

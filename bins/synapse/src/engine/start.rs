@@ -111,7 +111,7 @@ impl Engine {
         self.structure.suspect("start");
         self.turn().await;
         for service in &settings.services {
-            let entry = news::Entry::new(service.clone(), &self.context, &self.bell);
+            let entry = news::Entry::new(Arc::clone(service), &self.context, &self.bell);
             self.entries.insert(service.name.clone(), entry);
         }
         let _ = sd_notify::notify(&[NotifyState::Ready]);
@@ -128,7 +128,7 @@ impl Engine {
                     continue;
                 }
                 let service = self.as_generated(service, kept.generator_config.as_deref());
-                let mut tracked = Tracked::new(Arc::new(service), entry.name.clone());
+                let mut tracked = Tracked::new(service, entry.name.clone());
                 tracked.restore(&kept, now);
                 self.state.services.remove(&name);
                 self.remember(&tracked, now);

@@ -454,12 +454,15 @@ fn endpoint(backend: &Backend) -> (&str, u16) {
 }
 
 /// The services of a pattern's entry as they were found last.
-pub(crate) fn remembered(entry: &Service, state: &State) -> Vec<(Service, Arc<state::Service>)> {
+pub(crate) fn remembered(
+    entry: &Service,
+    state: &State,
+) -> Vec<(Arc<Service>, Arc<state::Service>)> {
     let kept = state.services.iter();
     kept.filter(|(_, kept)| kept.unconfigured_ms.is_none())
         .filter_map(|(name, kept)| {
             let service = concrete(entry, kept.job.as_ref()).ok()?;
-            (service.name == *name).then(|| (service, Arc::clone(kept)))
+            (service.name == *name).then(|| (Arc::new(service), Arc::clone(kept)))
         })
         .collect()
 }

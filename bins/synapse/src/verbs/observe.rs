@@ -111,14 +111,14 @@ pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Dur
         }
         for (service, main) in services {
             if wanted.is_some_and(|wanted| service.name != wanted) {
-                others.push(service.name);
+                others.push(service.name.clone());
                 continue;
             }
             let kept = state.services.get(&service.name);
             let says = main.generator_config.as_deref();
             let says = says.or(kept.and_then(|kept| kept.generator_config.as_deref()));
             let (service, trouble) = generated(settings, service, says);
-            let mut one = Tracked::new(Arc::new(service), String::new());
+            let mut one = Tracked::new(service, String::new());
             if let Some(kept) = kept {
                 one.restore(kept, now);
                 // Here it is the comparison that is wanted.
@@ -157,14 +157,14 @@ pub(super) async fn observe(settings: &Settings, wanted: Option<&str>, wait: Dur
 /// A service of the file as its registry has it, and what is wrong with what that says.
 pub(super) fn generated(
     settings: &Settings,
-    local: Service,
+    local: Arc<Service>,
     says: Option<&str>,
-) -> (Service, Option<String>) {
+) -> (Arc<Service>, Option<String>) {
     let Some(text) = says else {
         return (local, None);
     };
     match config::generated(settings, &local, settings.services.iter(), text, true) {
-        Ok((service, _)) => (service, None),
+        Ok((service, _)) => (Arc::new(service), None),
         Err(failure) => (local, Some(failure.to_string())),
     }
 }

@@ -82,14 +82,15 @@ pub(crate) fn services(
         for entry in settings.services.iter().filter(|service| many(service)) {
             for (service, _) in remembered(entry, &state) {
                 let name = service.name.clone();
-                tracked.insert(name, Tracked::new(Arc::new(service), entry.name.clone()));
+                tracked.insert(name, Tracked::new(service, entry.name.clone()));
             }
         }
         tracked.extend(single(settings));
         for one in tracked.values_mut() {
             if let Some(kept) = state.services.get(&one.service.name) {
-                let (local, says) = ((*one.service).clone(), kept.generator_config.as_deref());
-                one.service = Arc::new(observe::generated(settings, local, says).0);
+                let says = kept.generator_config.as_deref();
+                let local = Arc::clone(&one.service);
+                one.service = observe::generated(settings, local, says).0;
                 one.restore(kept, Duration::ZERO);
             }
         }
@@ -143,7 +144,7 @@ fn single(settings: &Settings) -> BTreeMap<String, Tracked> {
         .iter()
         .filter(|service| !many(service))
         .map(|service| {
-            let one = Tracked::new(Arc::new(service.clone()), service.name.clone());
+            let one = Tracked::new(Arc::clone(service), service.name.clone());
             (service.name.clone(), one)
         })
         .collect()

@@ -19,7 +19,7 @@ const JOB: &str = "%{job}";
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Expansion {
     /// Each with what was found for it, in the order of the paths.
-    pub services: Vec<(Service, Arc<Discovered>)>,
+    pub services: Vec<(Arc<Service>, Arc<Discovered>)>,
     /// Paths that are no service, and why; `source` is the path.
     pub rejects: Vec<Reject>,
     /// What is wrong with the pattern itself, where there is no service to say it of.
@@ -45,10 +45,10 @@ fn whole(found: &Found) -> Arc<Discovered> {
 
 /// What `service` stands for, given what was found.
 #[must_use]
-pub fn expand(service: &Service, found: &Found) -> Expansion {
+pub fn expand(service: &Arc<Service>, found: &Found) -> Expansion {
     if !many(service) {
         return Expansion {
-            services: vec![(service.clone(), whole(found))],
+            services: vec![(Arc::clone(service), whole(found))],
             ..Expansion::default()
         };
     }
@@ -61,7 +61,9 @@ pub fn expand(service: &Service, found: &Found) -> Expansion {
         }
         match concrete(service, discovered.job.as_ref()) {
             Ok(service) if names.insert(service.name.clone()) => {
-                expansion.services.push((service, Arc::clone(discovered)));
+                expansion
+                    .services
+                    .push((Arc::new(service), Arc::clone(discovered)));
             }
             // The first keeps it: a service must not be taken over by registering another job.
             Ok(service) => expansion.rejects.push(Reject::new(
@@ -188,7 +190,7 @@ mod tests {
             ..Proxy::default()
         });
         let expansion = expand(
-            &pattern,
+            &Arc::new(pattern),
             &found(&[job("www", "prod", "web"), job("www", "prod", "api")]),
         );
         assert_eq!(names(&expansion), ["api-prod", "web-prod"]);
@@ -210,7 +212,7 @@ mod tests {
     #[test]
     fn without_placeholders_all_paths_are_one_service() {
         let expansion = expand(
-            &service("all"),
+            &service("all").into(),
             &found(&[job("www", "prod", "web"), job("www", "prod", "api")]),
         );
         assert_eq!(names(&expansion), ["all"]);
@@ -220,7 +222,7 @@ mod tests {
     #[test]
     fn a_name_is_given_to_one_path_and_the_other_is_told() {
         let expansion = expand(
-            &service("%{job}"),
+            &service("%{job}").into(),
             &found(&[job("a", "prod", "web"), job("b", "prod", "web")]),
         );
         assert_eq!(names(&expansion), ["web"]);
@@ -235,7 +237,7 @@ mod tests {
             (String::new(), Arc::new(answer(Vec::new()))),
             ("/other".to_owned(), Arc::new(answer(Vec::new()))),
         ]);
-        let expansion = expand(&service("%{job}"), &found);
+        let expansion = expand(&service("%{job}").into(), &found);
         assert!(expansion.services.is_empty());
         assert_eq!(expansion.rejects.len(), 1);
         assert_eq!(expansion.rejects[0].source, "/other");
@@ -247,10 +249,10 @@ mod tests {
         away.trouble = Some("away".into());
         let found = Found::from([(String::new(), Arc::new(away))]);
         assert_eq!(
-            expand(&service("%{job}"), &found).trouble.as_deref(),
+            expand(&service("%{job}").into(), &found).trouble.as_deref(),
             Some("away")
         );
-        let merged = expand(&service("all"), &found);
+        let merged = expand(&service("all").into(), &found);
         assert_eq!(merged.services[0].1.trouble.as_deref(), Some("away"));
     }
 
@@ -262,7 +264,7 @@ mod tests {
             let [role, environment, name] = &parts;
             let mut pattern = service("%{job}");
             pattern.haproxy = Some(Proxy { backend: vec![line("# %{role}/%{job}")], ..Proxy::default() });
-            let expansion = expand(&pattern, &found(&[job(role, environment, name)]));
+            let expansion = expand(&Arc::new(pattern), &found(&[job(role, environment, name)]));
             let safe = parts.iter().all(|part| safe_name(part));
             prop_assert_eq!(expansion.services.len(), usize::from(safe));
             prop_assert_eq!(expansion.rejects.len(), usize::from(!safe));

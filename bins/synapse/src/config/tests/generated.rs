@@ -90,7 +90,7 @@ fn what_is_wrong_is_told_with_the_znode() {
 fn a_pair_is_not_told_what_is_meant_for_one() {
     let text = "  web:\n    discovery: {method: zookeeper, hosts: [zk], path: /a/b, decode: {method: serverset}}\n    public: {endpoint_name: http, haproxy: {port: 1}}\n    private: {endpoint_name: private, haproxy: {port: 2}}\n";
     for service in services(text) {
-        let crate::settings::Discovery::Zookeeper(zookeeper) = service.discovery else {
+        let crate::settings::Discovery::Zookeeper(zookeeper) = &service.discovery else {
             panic!("{service:?}");
         };
         assert_eq!(zookeeper.generator_config_path, None, "{}", service.name);
