@@ -54,8 +54,8 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Answer Aurora's health checks on this port, {{thermos.ports[health]}}, instead of looking once. It is opened on
-    /// 127.0.0.1 and ::1
+    /// Answer Aurora's health checks on this port of 127.0.0.1 and ::1, `{{thermos.ports[health]}}`, instead of looking
+    /// once
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
     /// The contract with Aurora. `--grace` counts from the first check where there is no port.
