@@ -169,13 +169,14 @@ mod tests {
             )
         };
         let long = "x".repeat(100_000);
-        let (_, first) = renew(&[&long, "y"]);
+        let (_, mut before) = renew(&[&long, "y"]);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        assert_eq!(renew(&[&long, "", "y"]).1, first);
+        assert_eq!(renew(&[&long, "", "y"]).1, before);
         for words in [&[&long, "z"][..], &[&long], &[&long, "y"], &[]] {
-            let (text, other) = renew(words);
+            let (text, now) = renew(words);
             assert_eq!(text, words.concat());
-            assert_ne!(other, first);
+            assert_ne!(now, before);
+            before = now;
         }
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
