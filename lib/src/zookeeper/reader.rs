@@ -24,8 +24,8 @@ use super::tree::{Child, Decode};
 /// How long one request may take. A connection on which nothing at all is answered is lost long before that.
 const REQUEST: Duration = Duration::from_secs(30);
 
-/// How many znodes are read with one request at most, and how long their paths may be together: a server drops a
-/// connection on which a request is longer than 1 MiB (`jute.maxbuffer`).
+/// How many znodes are read with one request: it costs the server ten times what one znode more within it does. And how
+/// long their paths may be together: on a request of more than 1 MiB (`jute.maxbuffer`) it drops the connection.
 const BATCH: usize = 32;
 const REQUEST_SIZE: usize = 64 << 10;
 
@@ -179,29 +179,10 @@ impl<D: Decode> Reader<D> {
         !self.fires_once() || lock(&self.armed).contains(&key)
     }
 
-    /// Puts names below a path together that [`Reader::members`] is to be asked for at once: a request costs the server
-    /// ten times what it costs to read one znode more. Old servers have no such request.
+    /// These names in batches that [`Reader::members`] may be asked for.
     pub(super) fn batches(&self, path: &str, names: Vec<Name>) -> Vec<Vec<Name>> {
-        let most = if self.fires_once() { 1 } else { BATCH };
-        let mut batches: Vec<Vec<Name>> = Vec::new();
-        let mut room = 0;
-        for name in names {
-            let size = path.len() + name.text().len();
-            match batches
-                .last_mut()
-                .filter(|last| last.len() < most && size <= room)
-            {
-                Some(last) => {
-                    room -= size;
-                    last.push(name);
-                }
-                None => {
-                    room = REQUEST_SIZE.saturating_sub(size);
-                    batches.push(vec![name]);
-                }
-            }
-        }
-        batches
+        // Old servers answer for one at a time.
+        batches(path, names, if self.fires_once() { 1 } else { BATCH })
     }
 
     /// The registrations of these names, less those that do not exist.
@@ -374,6 +355,26 @@ fn lock(
     armed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Names below a path, at most so many together.
+fn batches(path: &str, names: Vec<Name>, most: usize) -> Vec<Vec<Name>> {
+    let mut batches: Vec<Vec<Name>> = Vec::new();
+    let mut size = 0;
+    for name in names {
+        let more = path.len() + name.text().len();
+        match batches.last_mut() {
+            Some(last) if last.len() < most && size + more <= REQUEST_SIZE => {
+                size += more;
+                last.push(name);
+            }
+            _ => {
+                size = more;
+                batches.push(vec![name]);
+            }
+        }
+    }
+    batches
+}
+
 /// Whether the bytes of a registration cannot change: an ephemeral sequential znode.
 fn settled(name: &str, stat: &Stat) -> bool {
     stat.ephemeral_owner != 0 && sequence(name).is_some()
@@ -389,5 +390,25 @@ fn fault(error: &Error) -> Fault {
         | Error::MarshallingError
         | Error::UnexpectedErrorCode(_) => Fault::Path(error.to_string()),
         _ => Fault::Lost(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_bounded_in_number_and_size() {
+        let sizes = |names: Vec<Name>, most| -> Vec<usize> {
+            batches("/path", names, most).iter().map(Vec::len).collect()
+        };
+        let name = |number: usize| Name::from(format!("member_{number:010}").as_str());
+        let long = Name::from("x".repeat(REQUEST_SIZE / 2 - 5).as_str());
+        let longer = Name::from("x".repeat(REQUEST_SIZE * 2).as_str());
+        assert_eq!(sizes((0..70).map(name).collect(), 32), [32, 32, 6]);
+        assert_eq!(sizes((0..3).map(name).collect(), 1), [1, 1, 1]);
+        assert_eq!(sizes(vec![long; 3], 32), [2, 1]);
+        assert_eq!(sizes(vec![name(1), longer, name(2)], 32), [1, 1, 1]);
+        assert_eq!(sizes(Vec::new(), 32), [0; 0]);
     }
 }

@@ -227,6 +227,30 @@ fn a_path_that_may_not_be_read_is_named_and_the_others_go_on() {
 }
 
 #[test]
+fn a_member_that_may_not_be_read_is_refused_beside_those_that_can() {
+    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+        return;
+    };
+    let owner = Announcer::connect_as(&server, Some("aurora:secret"));
+    // More than one request asks for.
+    for shard in 0..40 {
+        announce(&owner, JOB, shard);
+    }
+    owner.make_private(&format!("{JOB}/member_private"));
+    let program = Program::start(options());
+    let follow = program.follow_now(&server, JOB);
+    assert_eq!(shards(&follow, JOB), Vec::from_iter(0..40));
+    let node = Arc::clone(&tree(&follow).paths[JOB]);
+    let private = &node.members[&"member_private".into()].kept;
+    assert_eq!(
+        private.as_ref().unwrap_err().reason,
+        Reason::Unreadable,
+        "{private:?}"
+    );
+    assert_eq!(program.stats().reads, 42, "the path's data and each member");
+}
+
+#[test]
 fn paths_are_relative_to_the_chroot() {
     let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
         return;
