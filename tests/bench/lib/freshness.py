@@ -259,7 +259,8 @@ def report_news(raw):
     size = show(raw["size"])
     section.text(
         f"{size} were written since the last look, of which no line matches, or one in the middle: it is found in each "
-        "round, and without it each round says that nothing matched. From the page cache."
+        "round, and without it each round says that nothing matched. From the page cache. The peak that can be seen is "
+        "at least that of the program that starts them, 8 MB."
     )
     rows = []
     for name, found in raw["clients"].items():
