@@ -27,7 +27,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::Backend;
+use crate::model::{Backend, Discovered};
 use crate::settings;
 
 use ledger::Ledger;
@@ -39,8 +39,8 @@ pub struct Change {
     pub service: String,
     /// What the members were found in: an ensemble's hosts, a file. Services of one source are judged together.
     pub source: String,
-    /// All members found, before default servers are added or anything is kept.
-    pub found: Arc<Vec<Arc<Backend>>>,
+    /// What it found, before default servers are added or anything is kept; its backends are meant.
+    pub found: Arc<Discovered>,
 }
 
 /// What to do with a service.

@@ -45,7 +45,7 @@ pub(super) struct Follower<D: Decode> {
     live: Live<D::Kept>,
 
     connection: Option<Connection<D>>,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Box<Event>>,
     reads: JoinSet<(Question, Answer<D::Kept>)>,
     /// The scan under way: at most one.
     scanning: JoinSet<(Purpose, Vec<String>, Scanned<D::Kept>)>,
@@ -126,8 +126,8 @@ impl<D: Decode> Follower<D> {
         }
     }
 
-    /// Follows until nobody looks any more.
-    pub(super) async fn run(mut self, sessions: Sessions<D>) {
+    /// Follows until nobody looks any more. In a box, because a future has room for its arguments twice.
+    pub(super) async fn run(mut self: Box<Self>, sessions: Sessions<D>) {
         loop {
             let wake = self.wake();
             tokio::select! {
@@ -180,7 +180,7 @@ impl<D: Decode> Follower<D> {
         }
     }
 
-    fn note(&mut self, event: Event) {
+    fn note(&mut self, event: Box<Event>) {
         let Some(connection) = &self.connection else {
             return;
         };

@@ -29,7 +29,7 @@ const REQUEST: Duration = Duration::from_secs(30);
 const BATCH: usize = 32;
 const REQUEST_SIZE: usize = 64 << 10;
 
-/// Something happened to a path.
+/// Something happened to a path. In a box on its way: a channel begins with room for dozens.
 #[derive(Debug)]
 pub(super) struct Event {
     pub(super) kind: EventType,
@@ -64,7 +64,7 @@ pub(super) struct Reader<D> {
     up: Arc<Up>,
     shared: Arc<Shared>,
     decode: D,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<Box<Event>>,
     armed: Armed,
 }
 
@@ -73,7 +73,7 @@ impl<D: Decode> Reader<D> {
         up: Arc<Up>,
         shared: Arc<Shared>,
         decode: D,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<Box<Event>>,
     ) -> Self {
         Self {
             up,
@@ -122,7 +122,7 @@ impl<D: Decode> Reader<D> {
                 }
                 count(&shared.counters.events);
                 let (kind, path) = (event.event_type, event.path);
-                if events.send(Event { kind, path }).await.is_err() {
+                if events.send(Box::new(Event { kind, path })).await.is_err() {
                     return;
                 }
             }
@@ -340,7 +340,7 @@ impl<D: Decode> Reader<D> {
                         count(&shared.counters.events);
                         let (kind, path) = (event.event_type, event.path);
                         // A follower that has gone needs no event.
-                        let _ = events.send(Event { kind, path }).await;
+                        let _ = events.send(Box::new(Event { kind, path })).await;
                     }
                 });
                 Ok(answer)

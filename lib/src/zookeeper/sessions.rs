@@ -118,7 +118,7 @@ impl<D: Decode> Sessions<D> {
         tokio::spawn(supervise(format!("following {pattern}"), move || {
             let (pattern, decode, out) = (pattern.clone(), decode.clone(), out.clone());
             let follower = Follower::new(Arc::clone(&shared), link.clone(), pattern, decode, out);
-            follower.run(sessions.clone())
+            Box::new(follower).run(sessions.clone())
         }));
         follow
     }

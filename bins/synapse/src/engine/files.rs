@@ -327,7 +327,8 @@ impl Job {
         results.push(("state", self.store.save(&self.state)));
         if let Some(path) = &self.config {
             // HAProxy would believe an old line about a new occupant: this file first.
-            let declared = [server_state::Declared::read(self.rendered.chunks())];
+            let read = self.rendered.chunks().filter(|_| !self.dump.is_empty());
+            let declared = [server_state::Declared::read(read)];
             let state = renew(&self.server_state, |out| {
                 server_state::write(out, &self.dump, &declared, &self.ours)
             });

@@ -189,7 +189,7 @@ impl Engine {
             .map(|tracked| Change {
                 service: tracked.service.name.clone(),
                 source: source(&tracked.service.discovery),
-                found: Arc::new(tracked.main.backends.clone()),
+                found: Arc::clone(&tracked.main),
             })
             .collect();
         let down = &self.down;

@@ -19,6 +19,7 @@ use super::{Engine, Start, Tracked, remembered};
 use crate::guard::{Change, Guard};
 use crate::journal::{Entry, Journal, Kind};
 use crate::metrics::Metrics;
+use crate::model::Discovered;
 use crate::probe::{Answer, Count, Prober};
 use crate::render::Renderer;
 use crate::state::Store;
@@ -144,7 +145,10 @@ impl Engine {
             let change = Change {
                 service: tracked.service.name.clone(),
                 source: super::news::source(&tracked.service.discovery),
-                found: Arc::clone(&tracked.members),
+                found: Arc::new(Discovered {
+                    backends: tracked.members.to_vec(),
+                    ..Discovered::default()
+                }),
             };
             self.guard.remember(now, change);
         }

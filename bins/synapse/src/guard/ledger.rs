@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Doubt, Hold, Verdict};
-use crate::model::Backend;
+use crate::model::{Backend, Discovered};
 
 /// One service.
 #[derive(Debug)]
 pub(super) struct Ledger {
     source: String,
-    found: Arc<Vec<Arc<Backend>>>,
+    found: Arc<Discovered>,
     /// Sizes of the past and until when they held, ever smaller: the first one is the largest within the window.
     sizes: VecDeque<(Duration, usize)>,
     /// Members that were let go within the window and have no excuse, oldest first, with when.
@@ -22,8 +22,8 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(source: String, found: Arc<Vec<Arc<Backend>>>, now: Duration) -> Self {
-        let sizes = VecDeque::from([(now, found.len())]);
+    pub(super) fn new(source: String, found: Arc<Discovered>, now: Duration) -> Self {
+        let sizes = VecDeque::from([(now, found.backends.len())]);
         Self {
             source,
             found,
@@ -39,12 +39,13 @@ impl Ledger {
     }
 
     /// Takes what the source says now.
-    pub(super) fn find(&mut self, now: Duration, source: String, found: Arc<Vec<Arc<Backend>>>) {
+    pub(super) fn find(&mut self, now: Duration, source: String, found: Arc<Discovered>) {
         self.source = source;
         if Arc::ptr_eq(&self.found, &found) {
             return;
         }
         let before = std::mem::replace(&mut self.found, found);
+        let before = &before.backends;
         while self
             .sizes
             .pop_back_if(|(_, size)| *size <= before.len())
@@ -52,7 +53,7 @@ impl Ledger {
         {}
         self.sizes.push_back((now, before.len()));
         let had = self.had();
-        let here = Here::new(&self.found);
+        let here = Here::new(&self.found.backends);
         self.gone.retain(|(_, backend)| !here.has(backend));
         self.kept.retain(|(_, backend)| !here.has(backend));
         let lost = before.iter().filter(|backend| !here.has(backend));
@@ -84,12 +85,12 @@ impl Ledger {
     /// The most members it had within the window; those that are held it still has.
     pub(super) fn had(&self) -> usize {
         let before = self.sizes.front().map_or(0, |(_, size)| *size);
-        before.max(self.found.len() + self.kept.len())
+        before.max(self.found.backends.len() + self.kept.len())
     }
 
     /// How many of them are gone without an excuse.
     fn loss(&self) -> usize {
-        let net = self.had().saturating_sub(self.found.len());
+        let net = self.had().saturating_sub(self.found.backends.len());
         net.min(self.gone.len() + self.kept.len())
     }
 
@@ -164,13 +165,17 @@ fn shard(backend: &Backend) -> Option<(&str, u32)> {
 mod tests {
     use super::*;
 
-    fn members(base: u16) -> Arc<Vec<Arc<Backend>>> {
+    fn members(base: u16) -> Arc<Discovered> {
         let member = |port| {
             Backend::new("a.example.com", port, "a-file")
                 .ok()
                 .map(Arc::new)
         };
-        Arc::new((base..base + 3).filter_map(member).collect())
+        let backends = (base..base + 3).filter_map(member).collect();
+        Arc::new(Discovered {
+            backends,
+            ..Discovered::default()
+        })
     }
 
     #[test]

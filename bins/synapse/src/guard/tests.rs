@@ -56,7 +56,10 @@ impl World {
         Change {
             service: service.to_owned(),
             source: source.to_owned(),
-            found: Arc::new(found),
+            found: Arc::new(Discovered {
+                backends: found,
+                ..Discovered::default()
+            }),
         }
     }
 

@@ -311,8 +311,8 @@ fn endpoint(backend: &Backend) -> (String, u16) {
 /// A total order, so that the same findings give the same members in whatever order they came: as they were registered,
 /// then by endpoint; what differs in nothing of that is told apart by the rest.
 fn order(a: &Backend, b: &Backend) -> Ordering {
-    let key = |backend: &Backend| (backend.id, endpoint(backend));
-    key(a).cmp(&key(b)).then_with(|| {
+    let endpoints = || endpoint(a).cmp(&endpoint(b));
+    a.id.cmp(&b.id).then_with(endpoints).then_with(|| {
         let rest = |backend: &Backend| {
             (
                 backend.source.clone(),
