@@ -5,6 +5,7 @@
 
 mod shared;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use shared::{Labels, Source};
+pub use shared::{Rare, Rarely, Source};
 
 /// One server that a service may send requests to, whatever found it.
 ///
@@ -21,8 +22,6 @@ pub use shared::{Labels, Source};
 /// something on the way makes another one of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Backend {
-    /// The registered name, when there is one (Nerve's `name`, `default_servers`, an Aurora shard number).
-    pub name: Option<Arc<str>>,
     /// A DNS name or a literal IPv4 or IPv6 address, the latter without brackets.
     pub host: Arc<str>,
     /// TCP port, never 0.
@@ -33,12 +32,8 @@ pub struct Backend {
     pub shard: Option<u32>,
     /// Relative weight, 0 to 256 as HAProxy has it; `None` is HAProxy's default.
     pub weight: Option<u16>,
-    /// Options for its HAProxy server line alone, checked as [`safe_options`] does.
-    pub options: Option<Box<str>>,
-    /// The HAProxy server id that was registered.
-    pub server_id: Option<u32>,
-    /// What filters select by.
-    pub labels: Labels,
+    /// What most backends do not have.
+    pub rare: Rarely,
     /// Where it was found: a znode's path, a file, `default_servers`.
     pub source: Source,
 }
@@ -61,17 +56,21 @@ impl Backend {
             return Err(Reject::new(source, Reason::Host, shown(host)));
         }
         Ok(Self {
-            name: None,
             host: host.into(),
             port,
             id: None,
             shard: None,
             weight: None,
-            options: None,
-            server_id: None,
-            labels: Labels::default(),
+            rare: Rarely::default(),
             source,
         })
+    }
+
+    /// Its name, when there is one: what was registered, or the Aurora instance number, as Synapse does.
+    #[must_use]
+    pub fn name(&self) -> Option<Cow<'_, str>> {
+        let registered = self.rare.name.as_deref().map(Cow::Borrowed);
+        registered.or_else(|| Some(Cow::Owned(self.shard?.to_string())))
     }
 
     /// `host:port`, with an IPv6 address in brackets (RFC 3986 section 3.2.2).

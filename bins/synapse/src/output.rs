@@ -2,6 +2,7 @@
 //!
 //! Owns the `*.json` files in its directory that hold such lists, and nothing else there.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::DirBuilder;
 use std::io::{self, ErrorKind};
@@ -27,7 +28,7 @@ pub struct FileOutput {
 /// A member under the names that Synapse gives its fields. What is not known is `null`, as there.
 #[derive(Serialize)]
 struct Entry<'a> {
-    name: Option<&'a str>,
+    name: Option<Cow<'a, str>>,
     host: &'a str,
     port: u16,
     id: Option<u64>,
@@ -132,14 +133,14 @@ impl FileOutput {
 impl<'a> Entry<'a> {
     fn of(backend: &'a Backend) -> Self {
         Self {
-            name: backend.name.as_deref(),
+            name: backend.name(),
             host: &backend.host,
             port: backend.port,
             id: backend.id,
             weight: backend.weight,
-            haproxy_server_options: backend.options.as_deref(),
-            labels: Some(&*backend.labels).filter(|labels| !labels.is_empty()),
-            haproxy_server_id: backend.server_id,
+            haproxy_server_options: backend.rare.options.as_deref(),
+            labels: Some(&backend.rare.labels).filter(|labels| !labels.is_empty()),
+            haproxy_server_id: backend.rare.server_id,
         }
     }
 }
@@ -163,11 +164,13 @@ mod tests {
         let path = temp.path().join("made/below");
         let output = FileOutput::open(&path).unwrap();
         let mut first = backend("10.0.0.1", 2);
-        first.name = Some("web".into());
         first.weight = Some(5);
-        first.options = Some("backup".into());
-        first.server_id = Some(9);
-        first.labels = [("az".to_owned(), "b".to_owned())].into_iter().collect();
+        first.rare.edit(|rare| rare.name = Some("web".into()));
+        first.rare.edit(|rare| rare.options = Some("backup".into()));
+        first.rare.edit(|rare| rare.server_id = Some(9));
+        first
+            .rare
+            .edit(|rare| rare.labels = [("az".to_owned(), "b".to_owned())].into());
         let second = backend("10.0.0.2", 1);
         let list = [Arc::new(first), Arc::new(second)];
         assert!(output.write("svc", &list).unwrap());

@@ -142,8 +142,10 @@ fn named_dynamic() -> Case {
     let mut team: Vec<Occupant> = (1..6).map(up).collect();
     team[1].admin = Admin::Maint;
     team[2].admin = Admin::Drain;
-    of(&mut team[3]).options = Some("backup weight 5".into());
-    of(&mut team[4]).name = None;
+    of(&mut team[3])
+        .rare
+        .edit(|rare| rare.options = Some("backup weight 5".into()));
+    of(&mut team[4]).shard = None;
     of(&mut team[4]).host = "web_5.example.com".into();
     let mut case = Case::new(vec![named(team)]);
     proxy(&mut case, 0).server_options =
@@ -180,7 +182,9 @@ fn phases() -> Case {
     let mut away = up(3);
     away.admin = Admin::Maint;
     let mut backup = up(7);
-    of(&mut backup).options = Some("weight 3 backup".into());
+    of(&mut backup)
+        .rare
+        .edit(|rare| rare.options = Some("weight 3 backup".into()));
     let members = [
         (2, up(1)),
         (3, draining),
@@ -238,10 +242,16 @@ fn proxies() -> Case {
 /// Members and a registry that want more than a server, and a service of an impossible name.
 fn hostile() -> Case {
     let mut team: Vec<Occupant> = (1..6).map(up).collect();
-    of(&mut team[0]).name = Some("web\n\tserver evil 6.6.6.6:66 \"#".into());
+    of(&mut team[0])
+        .rare
+        .edit(|rare| rare.name = Some("web\n\tserver evil 6.6.6.6:66 \"#".into()));
     of(&mut team[1]).host = "h 6.6.6.6:66\nbackend evil".into();
-    of(&mut team[2]).options = Some("check\n\tserver evil 6.6.6.6:66".into());
-    of(&mut team[3]).options = Some("id 7".into());
+    of(&mut team[2])
+        .rare
+        .edit(|rare| rare.options = Some("check\n\tserver evil 6.6.6.6:66".into()));
+    of(&mut team[3])
+        .rare
+        .edit(|rare| rare.options = Some("id 7".into()));
     let mut slotted = eightball(slots(8, &[(1, team[0].clone()), (2, team[2].clone())]));
     slotted.0.name = "slotted".to_owned();
     let mut bad = eightball(slots(8, &[]));
@@ -322,7 +332,7 @@ fn of(occupant: &mut Occupant) -> &mut Backend {
 /// Member `n` of the service, ready.
 pub(super) fn up(n: u16) -> Occupant {
     let mut occupant = at(&format!("127.0.0.{n}"), 31_000 + n);
-    of(&mut occupant).name = Some(n.to_string().into());
+    of(&mut occupant).shard = Some(u32::from(n));
     occupant
 }
 

@@ -47,7 +47,7 @@ fn addresses_become_backends_and_follow_their_ttl() {
     dns.records(WEB, 1, &both);
     let running = follow(&dns, &[server(WEB, Some(80))]);
     running.finds("both", &["10.0.0.1:80", "10.0.0.2:80"]);
-    assert_eq!(running.now().backends[0].labels["from"], WEB);
+    assert_eq!(running.now().backends[0].rare.labels["from"], WEB);
     dns.records(WEB, 1, &[Data::address("10.0.0.3")]);
     running.finds("the new one", &["10.0.0.3:80"]);
     // A long TTL is believed: only this name is asked again.

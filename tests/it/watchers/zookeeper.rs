@@ -91,7 +91,7 @@ fn a_task_is_a_backend_from_its_announcement_to_its_end() {
     let backend = &found.backends[0];
     assert_eq!(backend.endpoint(), "mesos-slave03.example.com:31000");
     assert_eq!((backend.shard, backend.id), (Some(7), Some(0)));
-    assert_eq!(backend.name.as_deref(), Some("7"));
+    assert_eq!(backend.name().as_deref(), Some("7"));
     assert_eq!(backend.source.to_string(), path);
     assert_eq!(found.trouble, None);
     assert_eq!(
@@ -207,10 +207,13 @@ fn nerve_registers_names_weights_options_and_labels() {
     let [backend] = &backends(&found)[..] else {
         panic!("{found:?}");
     };
-    assert_eq!(backend.name.as_deref(), Some("i-0abc"));
-    assert_eq!((backend.weight, backend.server_id), (Some(10), Some(12)));
-    assert_eq!(backend.options.as_deref(), Some("backup"));
-    assert_eq!(backend.labels["az"], "us-east-1a");
+    assert_eq!(backend.name().as_deref(), Some("i-0abc"));
+    assert_eq!(
+        (backend.weight, backend.rare.server_id),
+        (Some(10), Some(12))
+    );
+    assert_eq!(backend.rare.options.as_deref(), Some("backup"));
+    assert_eq!(backend.rare.labels["az"], "us-east-1a");
     assert_eq!(found[path].job, None);
 }
 

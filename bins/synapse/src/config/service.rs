@@ -9,7 +9,7 @@ use super::keys;
 use super::pattern::{Pattern, without_placeholders};
 use super::proxy::{self, Written};
 use super::tree::{At, Node, Value, overlay};
-use crate::model::{Backend, safe_host, safe_name, safe_options, shown};
+use crate::model::{Backend, Rare, Rarely, safe_host, safe_name, safe_options, shown};
 use crate::settings::{
     Canary, Cluster, Decode, Discovery, Probe, Servers, Service, ZookeeperDiscovery,
 };
@@ -171,12 +171,14 @@ fn default_servers(context: &mut Context, map: &Map<'_, '_>) -> Vec<Arc<Backend>
         let source = context.place(node.at).to_string();
         if let Ok(backend) = Backend::new(host, port, source) {
             servers.push(Arc::new(Backend {
-                name: discovery::name(context, &server, "name").map(Arc::from),
                 id: server.number(context, "id", 0..=u64::MAX),
                 weight: server.number(context, "weight", 0..=256),
-                options: options.map(Box::from),
-                server_id: server.number(context, "haproxy_server_id", 1..=i32::MAX as u32),
-                labels: discovery::labels(context, &server).into(),
+                rare: Rarely::from(Rare {
+                    name: discovery::name(context, &server, "name").map(Box::from),
+                    options: options.map(Box::from),
+                    server_id: server.number(context, "haproxy_server_id", 1..=i32::MAX as u32),
+                    labels: discovery::labels(context, &server),
+                }),
                 ..backend
             }));
         }

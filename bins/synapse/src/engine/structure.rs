@@ -159,8 +159,9 @@ impl Structure {
             .unwrap_or(&tracked.service);
         let mut roster = (*tracked.roster).clone();
         for occupant in roster.servers.iter_mut().flatten() {
-            if occupant.backend.options.is_some() {
-                Arc::make_mut(&mut occupant.backend).options = None;
+            if occupant.backend.rare.options.is_some() {
+                let backend = Arc::make_mut(&mut occupant.backend);
+                backend.rare.edit(|rare| rare.options = None);
             }
         }
         Some((Arc::clone(service), Arc::new(roster)))

@@ -378,6 +378,7 @@ impl Tracked {
     pub(crate) fn has_options(&self) -> bool {
         let own = |backend: &Backend| {
             backend
+                .rare
                 .options
                 .as_deref()
                 .is_some_and(|options| !split_weight(options).1.is_empty())

@@ -197,7 +197,7 @@ impl Table {
             backend: Arc::clone(&resident.backend),
             address: resident.address,
             weight: resident.backend.weight.or_else(|| {
-                let options = resident.backend.options.as_deref()?;
+                let options = resident.backend.rare.options.as_deref()?;
                 crate::render::split_weight(options).0
             }),
             admin: resident.phase.admin(),

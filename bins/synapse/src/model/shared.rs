@@ -78,32 +78,49 @@ impl Serialize for Source {
     }
 }
 
-/// Labels, which most backends do not have.
+/// What most backends do not have.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(
-    clippy::box_collection,
-    reason = "a third of the size where there are none, which is the rule"
-)]
-pub struct Labels(Option<Box<BTreeMap<String, String>>>);
+pub struct Rare {
+    /// The registered name (Nerve's `name`, `default_servers`).
+    pub name: Option<Box<str>>,
+    /// Options for its HAProxy server line alone, checked as [`safe_options`](super::safe_options) does.
+    pub options: Option<Box<str>>,
+    /// The HAProxy server id that was registered.
+    pub server_id: Option<u32>,
+    /// What filters select by.
+    pub labels: BTreeMap<String, String>,
+}
 
-impl Deref for Labels {
-    type Target = BTreeMap<String, String>;
+/// The same, in a box where there is any: a backend is a third smaller without.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rarely(Option<Box<Rare>>);
+
+impl From<Rare> for Rarely {
+    fn from(rare: Rare) -> Self {
+        Self((rare != Rare::default()).then(|| Box::new(rare)))
+    }
+}
+
+impl Rarely {
+    /// Changes it.
+    pub fn edit(&mut self, change: impl FnOnce(&mut Rare)) {
+        let mut rare = self.0.take().map(|rare| *rare).unwrap_or_default();
+        change(&mut rare);
+        *self = rare.into();
+    }
+}
+
+impl Deref for Rarely {
+    type Target = Rare;
 
     fn deref(&self) -> &Self::Target {
-        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        static NONE: Rare = Rare {
+            name: None,
+            options: None,
+            server_id: None,
+            labels: BTreeMap::new(),
+        };
         self.0.as_deref().unwrap_or(&NONE)
-    }
-}
-
-impl From<BTreeMap<String, String>> for Labels {
-    fn from(labels: BTreeMap<String, String>) -> Self {
-        Self((!labels.is_empty()).then(|| Box::new(labels)))
-    }
-}
-
-impl FromIterator<(String, String)> for Labels {
-    fn from_iter<I: IntoIterator<Item = (String, String)>>(labels: I) -> Self {
-        Self::from(BTreeMap::from_iter(labels))
     }
 }
 
@@ -128,8 +145,12 @@ mod tests {
     }
 
     #[test]
-    fn no_labels_are_no_labels_however_they_came_about() {
-        assert_eq!(Labels::from(BTreeMap::new()), Labels::default());
-        assert_eq!(Labels::default().get("az"), None);
+    fn nothing_is_nothing_however_it_came_about() {
+        assert_eq!(Rarely::from(Rare::default()), Rarely::default());
+        let mut rarely = Rarely::default();
+        rarely.edit(|rare| rare.server_id = Some(7));
+        assert_eq!(rarely.server_id, Some(7));
+        rarely.edit(|rare| rare.server_id = None);
+        assert_eq!(rarely, Rarely::default());
     }
 }

@@ -69,7 +69,7 @@ pub fn split_weight(options: &str) -> (Option<u16>, String) {
 #[must_use]
 pub fn server_name(backend: &Backend) -> String {
     let mut name = String::with_capacity(backend.host.len() + 16);
-    if let Some(registered) = backend.name.as_deref().filter(|name| !name.is_empty()) {
+    if let Some(registered) = backend.name().filter(|name| !name.is_empty()) {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
         let clean = registered.chars().take(128);
         name.extend(clean.map(|c| if allowed(c) { c } else { '_' }));
@@ -106,7 +106,7 @@ fn own(occupant: &Occupant, shared_words: usize) -> Result<Own, String> {
     if backend.port == 0 || occupant.weight.is_some_and(|weight| weight > 256) {
         return Err("its port or weight is out of range".to_owned());
     }
-    let registered = backend.options.as_deref().unwrap_or_default();
+    let registered = backend.rare.options.as_deref().unwrap_or_default();
     if !model::safe_options(registered) {
         return Err("its options hold what a server line must not".to_owned());
     }
@@ -230,7 +230,7 @@ pub(super) fn named<'a>(
     let ids = 1..=naming.max_id.max(1);
     let registered: Vec<Option<u32>> = servers
         .iter()
-        .map(|(.., occupant)| occupant.backend.server_id)
+        .map(|(.., occupant)| occupant.backend.rare.server_id)
         .map(|id| id.filter(|id| ids.contains(id) && taken.insert(*id)))
         .collect();
     // All lines by name, and where each of them is.

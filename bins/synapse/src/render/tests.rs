@@ -88,7 +88,10 @@ fn member(host: &str, port: u16) -> Occupant {
 
 fn with_options(host: &str, port: u16, options: &str) -> Occupant {
     let mut member = member(host, port);
-    Arc::make_mut(&mut member.backend).options = Some(options.into());
+    let backend = Arc::make_mut(&mut member.backend);
+    backend
+        .rare
+        .edit(|rare| rare.options = Some(options.into()));
     member
 }
 
@@ -211,8 +214,10 @@ fn named_servers_have_cookies_only_where_cookies_are_used() {
     let mut service = named("a");
     let mut occupant = member("10.0.0.1", 80);
     let backend = Arc::make_mut(&mut occupant.backend);
-    backend.name = Some("web 1".into());
-    backend.server_id = Some(7);
+    backend.rare.edit(|rare| {
+        rare.name = Some("web 1".into());
+        rare.server_id = Some(7);
+    });
     let team = members(vec![occupant]);
     let plain = one(&haproxy(), &service, &team);
     assert_eq!(

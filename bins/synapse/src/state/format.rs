@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Loaded, Service, State};
 use crate::membership::{Admin, Occupant, Roster};
-use crate::model::{Backend, Job, Source, safe_name, safe_options};
+use crate::model::{Backend, Job, Rare, Rarely, Source, safe_name, safe_options};
 
 /// The format that is written, and the only one that is read.
 const VERSION: u32 = 1;
@@ -262,13 +262,13 @@ impl<'a> Member<'a> {
         Self {
             host: Cow::Borrowed(&backend.host),
             port: backend.port,
-            name: backend.name.as_deref().map(Cow::Borrowed),
+            name: backend.name(),
             id: backend.id,
             shard: backend.shard,
             weight: backend.weight,
-            options: backend.options.as_deref().map(Cow::Borrowed),
-            server_id: backend.server_id,
-            labels: Cow::Borrowed(&backend.labels),
+            options: backend.rare.options.as_deref().map(Cow::Borrowed),
+            server_id: backend.rare.server_id,
+            labels: Cow::Borrowed(&backend.rare.labels),
             znode,
             source,
         }
@@ -285,13 +285,16 @@ impl<'a> Member<'a> {
         };
         let backend = Backend::new(&self.host, self.port, source).ok()?;
         safe.then(|| Backend {
-            name: self.name.map(Arc::from),
             id: self.id,
             shard: self.shard,
             weight: self.weight,
-            options: self.options.map(|options| options.into_owned().into()),
-            server_id: self.server_id,
-            labels: self.labels.into_owned().into(),
+            rare: Rarely::from(Rare {
+                // A shard's is its number.
+                name: self.name.filter(|_| self.shard.is_none()).map(Box::from),
+                options: self.options.map(|options| options.into_owned().into()),
+                server_id: self.server_id,
+                labels: self.labels.into_owned(),
+            }),
             ..backend
         })
     }
@@ -335,12 +338,13 @@ pub(super) mod tests {
                 })
                 .collect();
             let mut named = Backend::new("db.example.com", 5432, "default_servers").unwrap();
-            named.name = Some("db_1".into());
-            named.options = Some("backup maxconn 5".into());
-            named.labels = [("az".to_owned(), "b\n\"".to_owned())]
-                .into_iter()
-                .collect();
-            (named.weight, named.server_id) = (Some(256), Some(9));
+            named.rare.edit(|rare| {
+                rare.name = Some("db_1".into());
+                rare.options = Some("backup maxconn 5".into());
+                rare.labels = [("az".to_owned(), "b\n\"".to_owned())].into();
+                rare.server_id = Some(9);
+            });
+            named.weight = Some(256);
             servers.extend([None, occupant(named, Admin::Drain)]);
             // An older registration of the first member's endpoint still drains.
             servers.extend(members.first().map(|member| {

@@ -164,10 +164,12 @@ fn backend(service: &str, member: Member) -> Result<Backend, Reject> {
     {
         return Err(unsafe_text(options));
     }
-    backend.name = member.name.map(Arc::from);
     backend.id = member.id;
     backend.weight = member.weight;
-    backend.options = member.haproxy_server_options.map(String::into_boxed_str);
-    backend.labels = member.labels.into();
+    backend.rare.edit(|rare| {
+        rare.name = member.name.map(String::into_boxed_str);
+        rare.options = member.haproxy_server_options.map(String::into_boxed_str);
+        rare.labels = member.labels;
+    });
     Ok(backend)
 }

@@ -194,8 +194,10 @@ fn backend(
     weight: Option<u16>,
 ) -> Result<Backend, Reject> {
     let mut backend = Backend::new(host, port, format!("dns {}", server.host))?;
-    backend.name = server.name.as_deref().map(Arc::from);
-    backend.labels = server.labels.clone().into();
+    backend.rare.edit(|rare| {
+        rare.name = server.name.as_deref().map(Box::from);
+        rare.labels.clone_from(&server.labels);
+    });
     backend.weight = weight;
     Ok(backend)
 }

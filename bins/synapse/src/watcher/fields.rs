@@ -1,9 +1,8 @@
 //! The fields of a registration beside its endpoint, checked before they become part of a backend.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use crate::model::{Backend, Reason, Reject, safe_name, safe_options};
+use crate::model::{Backend, Rare, Rarely, Reason, Reject, safe_name, safe_options};
 
 /// HAProxy's greatest weight.
 const HEAVIEST: u64 = 256;
@@ -23,6 +22,8 @@ pub(super) struct Fields {
     pub(super) weight: Option<u64>,
     /// Options for its server line.
     pub(super) options: Option<String>,
+    /// Its HAProxy server id.
+    pub(super) server_id: Option<u32>,
     /// Its labels.
     pub(super) labels: BTreeMap<String, String>,
 }
@@ -35,13 +36,12 @@ impl Fields {
     pub(super) fn put_on(self, mut backend: Backend) -> Result<Backend, Reject> {
         let refuse =
             |backend: Backend, what: String| Err(Reject::new(backend.source, Reason::Unsafe, what));
-        backend.name = self.name.filter(|name| !name.is_empty()).map(Arc::from);
-        if let Some(name) = backend.name.take_if(|name| !safe_name(name)) {
+        let name = self.name.filter(|name| !name.is_empty());
+        if let Some(name) = name.as_ref().filter(|name| !safe_name(name)) {
             return refuse(backend, format!("name `{name}`"));
         }
         let options = self.options.filter(|options| !options.is_empty());
-        backend.options = options.map(String::into_boxed_str);
-        if let Some(options) = backend.options.take_if(|options| !safe_options(options)) {
+        if let Some(options) = options.as_ref().filter(|options| !safe_options(options)) {
             return refuse(backend, format!("haproxy_server_options `{options}`"));
         }
         match self.weight {
@@ -61,7 +61,12 @@ impl Fields {
         {
             return refuse(backend, format!("label `{label}`: `{value}`"));
         }
-        backend.labels = self.labels.into();
+        backend.rare = Rarely::from(Rare {
+            name: name.map(String::into_boxed_str),
+            options: options.map(String::into_boxed_str),
+            server_id: self.server_id,
+            labels: self.labels,
+        });
         Ok(backend)
     }
 }
@@ -85,12 +90,13 @@ mod tests {
             weight: Some(256),
             options: Some("backup maxconn 10".into()),
             labels: label("az", "us-east-1a"),
+            server_id: None,
         })
         .unwrap();
-        assert_eq!(backend.name.as_deref(), Some("i-0abc"));
+        assert_eq!(backend.name().as_deref(), Some("i-0abc"));
         assert_eq!(backend.weight, Some(256));
-        assert_eq!(backend.options.as_deref(), Some("backup maxconn 10"));
-        assert_eq!(backend.labels["az"], "us-east-1a");
+        assert_eq!(backend.rare.options.as_deref(), Some("backup maxconn 10"));
+        assert_eq!(backend.rare.labels["az"], "us-east-1a");
     }
 
     #[test]

@@ -51,9 +51,9 @@ pub fn select(
     let weigh = |mut backend: Arc<Backend>| {
         if registered && backend.weight.is_some() {
             Arc::make_mut(&mut backend).weight = None;
-        } else if backend.weight.is_some() && backend.options.is_some() {
+        } else if backend.weight.is_some() && backend.rare.options.is_some() {
             let backend = Arc::make_mut(&mut backend);
-            backend.options = backend.options.take().and_then(without_weight);
+            unweighted(backend);
         }
         backend
     };
@@ -178,12 +178,12 @@ fn filtered(
     for backend in backends {
         // A label that is missing is not equal to anything.
         let failing = filters.iter().find(|filter| {
-            (backend.labels.get(&filter.label) == Some(&filter.value)) != filter.equals
+            (backend.rare.labels.get(&filter.label) == Some(&filter.value)) != filter.equals
         });
         match failing {
             None => kept.push(backend),
             Some(filter) => {
-                let value = backend.labels.get(&filter.label);
+                let value = backend.rare.labels.get(&filter.label);
                 let detail = match value {
                     Some(value) => format!("{} is {value}", filter.label),
                     None => format!("no label {}", filter.label),
@@ -265,7 +265,7 @@ fn canaries(
         override_port(backend, service);
         let backend = Arc::make_mut(backend);
         backend.weight = Some(u16::from(*weight));
-        backend.options = backend.options.take().and_then(without_weight);
+        unweighted(backend);
     }
     canaries.sort_by(|a, b| order(a, b));
     let canaries = unique(canaries, rejects);
@@ -316,10 +316,8 @@ fn order(a: &Backend, b: &Backend) -> Ordering {
         let rest = |backend: &Backend| {
             (
                 backend.source.clone(),
-                backend.name.clone(),
-                (backend.shard, backend.weight, backend.server_id),
-                backend.options.clone(),
-                backend.labels.clone(),
+                (backend.shard, backend.weight),
+                backend.rare.clone(),
                 backend.host.clone(),
             )
         };
@@ -327,9 +325,15 @@ fn order(a: &Backend, b: &Backend) -> Ordering {
     })
 }
 
-/// The options without `weight N`, which `set server .. weight` sets; `None` when there is nothing else.
-#[allow(clippy::boxed_local, reason = "it is what an option is stored as")]
-fn without_weight(options: Box<str>) -> Option<Box<str>> {
+/// Takes `weight N`, which `set server .. weight` sets, out of its options.
+fn unweighted(backend: &mut Backend) {
+    backend.rare.edit(|rare| {
+        let options = rare.options.take();
+        rare.options = options.and_then(|options| without_weight(&options));
+    });
+}
+
+fn without_weight(options: &str) -> Option<Box<str>> {
     let mut words = Vec::new();
     let mut rest = options.split_whitespace();
     while let Some(word) = rest.next() {

@@ -56,7 +56,10 @@ fn nerve() {
         zookeeper.generator_config_path.as_deref(),
         Some("/nerve/services/users/services")
     );
-    assert_eq!(users.default_servers[1].options.as_deref(), Some("backup"));
+    assert_eq!(
+        users.default_servers[1].rare.options.as_deref(),
+        Some("backup")
+    );
     assert_eq!(users.default_servers[0].endpoint(), "10.0.0.11:8090");
     let proxy = users.haproxy.as_ref().unwrap();
     assert_eq!(proxy.port, Some(Some(3210)));

@@ -34,14 +34,16 @@ prop_compose! {
         address in any::<std::net::IpAddr>(),
     ) -> Occupant {
         let mut backend = Backend::new("h", 1, source).unwrap();
-        backend.labels = [(label.clone(), label)].into_iter().collect();
+        backend.rare.edit(|rare| {
+            rare.labels = [(label.clone(), label)].into();
+            rare.name = name.map(String::into_boxed_str);
+            rare.options = options.map(String::into_boxed_str);
+            rare.server_id = server_id;
+        });
         Occupant {
             backend: Arc::new(Backend {
                 host: host.into(),
-                name: name.map(Arc::from),
-                options: options.map(String::into_boxed_str),
                 port,
-                server_id,
                 ..backend
             }),
             address,
@@ -126,7 +128,7 @@ proptest! {
     ) {
         let name = |(name, host, port): &(String, String, u16)| {
             let mut backend = Backend::new(host, *port, "").ok()?;
-            backend.name = Some(name.as_str().into());
+            backend.rare.edit(|rare| rare.name = Some(name.as_str().into()));
             Some(server_name(&backend))
         };
         if let (Some(first), Some(second)) = (name(&a), name(&b)) {

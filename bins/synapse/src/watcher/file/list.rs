@@ -64,6 +64,7 @@ impl Entry {
             weight: self.weight,
             options: self.haproxy_server_options,
             labels: self.labels,
+            server_id: None,
         };
         let mut backend = fields.put_on(Backend::new(&self.host, self.port, source.clone())?)?;
         backend.id = self.id;
@@ -182,7 +183,7 @@ mod tests {
                 .collect()
         };
         let backends = plain(yaml);
-        assert_eq!(backends[0].labels["az"], "a");
+        assert_eq!(backends[0].rare.labels["az"], "a");
         assert_eq!((backends[0].id, backends[0].weight), (Some(3), Some(7)));
         assert_eq!(backends[1].endpoint(), "web.example.com:81");
         assert_eq!(backends, plain(json));

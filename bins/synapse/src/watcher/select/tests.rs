@@ -99,7 +99,9 @@ fn label_filters_must_all_hold() {
         let labels = labels
             .iter()
             .map(|&(label, value)| (label.into(), value.into()));
-        Arc::make_mut(&mut backend).labels = labels.collect();
+        Arc::make_mut(&mut backend)
+            .rare
+            .edit(|rare| rare.labels = labels.collect());
         backend
     };
     let found = answer(vec![
@@ -230,14 +232,16 @@ fn canaries_get_their_share() {
     let main = answer(vec![backend(1, Some(1)), own, backend(4, Some(4))]);
     let mut heavy = backend(3, Some(1));
     Arc::make_mut(&mut heavy).weight = Some(200);
-    Arc::make_mut(&mut heavy).options = Some("weight 200 backup".into());
+    Arc::make_mut(&mut heavy)
+        .rare
+        .edit(|rare| rare.options = Some("weight 200 backup".into()));
     let other = answer(vec![heavy, backend(4, Some(9))]);
     let selection = select(&service, false, &main, Some(&other), &[]);
     assert_eq!(
         weights(&selection),
         [(1, Some(100)), (2, Some(50)), (3, Some(10)), (4, Some(10))]
     );
-    assert_eq!(selection.members[2].options.as_deref(), Some("backup"));
+    assert_eq!(selection.members[2].rare.options.as_deref(), Some("backup"));
     assert_eq!(reasons(&selection), [("/members/4", Reason::Duplicate)]);
 
     let again = select(&service, false, &main, Some(&other), &selection.members);
@@ -271,19 +275,21 @@ fn canaries_stay_until_their_source_has_answered() {
 fn registered_weights_count_where_the_configuration_says_so() {
     let mut member = backend(1, Some(1));
     Arc::make_mut(&mut member).weight = Some(7);
-    Arc::make_mut(&mut member).options = Some("check weight 3".into());
+    Arc::make_mut(&mut member)
+        .rare
+        .edit(|rare| rare.options = Some("check weight 3".into()));
     let found = answer(vec![member]);
     let mut service = service("s");
     service.discovery = zookeeper();
     let without = select(&service, false, &found, None, &[]);
     assert_eq!(weights(&without), [(1, None)]);
     assert_eq!(
-        without.members[0].options.as_deref(),
+        without.members[0].rare.options.as_deref(),
         Some("check weight 3")
     );
     let with = select(&service, true, &found, None, &[]);
     assert_eq!(weights(&with), [(1, Some(7))]);
-    assert_eq!(with.members[0].options.as_deref(), Some("check"));
+    assert_eq!(with.members[0].rare.options.as_deref(), Some("check"));
     service.discovery = Discovery::File("/list".into());
     let file = select(&service, false, &found, None, &[]);
     assert_eq!(weights(&file), [(1, Some(7))], "it was written to be used");
@@ -324,7 +330,9 @@ fn any_backend() -> impl Strategy<Value = Arc<Backend>> {
             backend.id = id;
             backend.weight = weight;
             if !label.is_empty() {
-                backend.labels = [("az".into(), label.into())].into_iter().collect();
+                backend
+                    .rare
+                    .edit(|rare| rare.labels = [("az".into(), label.into())].into());
             }
             Arc::new(backend)
         },

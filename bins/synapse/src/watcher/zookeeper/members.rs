@@ -1,6 +1,6 @@
 //! What registrations become: backends, or refusals that say why. Pure.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use hostkit::zookeeper::{self, Format, Member, Name, Node, Refusal};
 
@@ -74,29 +74,16 @@ fn backend(decode: &Decode, member: Member, source: Source) -> Result<Backend, R
     backend.id = member.sequence;
     backend.shard = member.shard;
     let Some(registration) = member.registration else {
-        // A ServerSet has no names; Synapse calls its servers by their shard.
-        backend.name = member.shard.map(shard_name);
         return Ok(backend);
     };
-    backend.server_id = registration.server_id;
     let fields = Fields {
         name: registration.name,
         weight: registration.weight.map(u64::from),
         options: registration.options,
+        server_id: registration.server_id,
         labels: registration.labels,
     };
     fields.put_on(backend)
-}
-
-/// A shard as a name. Every job has the same few: they are shared.
-fn shard_name(shard: u32) -> Arc<str> {
-    static NAMES: LazyLock<Vec<Arc<str>>> = LazyLock::new(|| {
-        (0..256)
-            .map(|shard: u32| shard.to_string().into())
-            .collect()
-    });
-    let known = usize::try_from(shard).ok().and_then(|at| NAMES.get(at));
-    known.map_or_else(|| shard.to_string().into(), Arc::clone)
 }
 
 /// The job that registers at `path`: below the root of a cluster, or the last three names of a ServerSet's path, which
