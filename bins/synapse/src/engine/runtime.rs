@@ -23,7 +23,7 @@ use crate::haproxy::{Features, Info, Reply, STRUCTURE, Server, Socket};
 use crate::journal::{Entry, Kind};
 use crate::membership::Admin;
 use crate::model::Backend;
-use crate::planner::{self, Change, Held, Op};
+use crate::planner::{self, Change, Held, NOWHERE, Op};
 use crate::render::{Membership, server_name};
 use crate::settings::{Haproxy, Servers};
 
@@ -60,7 +60,7 @@ pub(super) struct Link {
     backoff: Backoff,
     retry_at: Duration,
     pace: Pace,
-    /// The last reading, for the file that carries it over a reload.
+    /// The last reading, less our free slots, for the file that carries it over a reload.
     dump: Arc<String>,
 }
 
@@ -277,16 +277,28 @@ impl Engine {
             Err(error) => return self.broke(index, error.word(), error.to_string(), now),
             Ok(backends) => backends,
         };
+        let ours: HashSet<&str> = self.tracked.values().map(Tracked::backend).collect();
         let mut down = Down::default();
+        let mut kept: String = dump.lines().take(2).flat_map(|line| [line, "\n"]).collect();
         let held = live::rows(&dump).and_then(|rows| {
-            let rows = rows.inspect(|row| row.iter().for_each(|live| down.see(live)));
+            let rows = rows.map(|row| {
+                let (line, live) = row?;
+                down.see(&live);
+                let free = live.admin.word() == Admin::Maint
+                    && (live.address, live.port) == (Some(NOWHERE.0), NOWHERE.1);
+                // Our free slots are as the file has them.
+                if !free || !ours.contains(live.backend.as_str()) {
+                    kept.extend([line, "\n"]);
+                }
+                Ok(live)
+            });
             by_backend(rows, live::backends(&backends))
         });
         let held = match held {
             Err(error) => return self.broke(index, "unreadable", error.to_string(), now),
             Ok(held) => held,
         };
-        link.dump = Arc::new(dump);
+        link.dump = Arc::new(kept);
         link.audited = now;
         let refused = std::mem::take(&mut link.refused);
         link.dirty.extend(refused);

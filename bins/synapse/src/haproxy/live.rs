@@ -160,14 +160,16 @@ const COLUMNS: [&str; 12] = [
 /// # Errors
 /// As [`rows`].
 pub fn servers(text: &str) -> Result<Vec<Live>, Malformed> {
-    rows(text)?.collect()
+    rows(text)?.map(|row| Ok(row?.1)).collect()
 }
 
-/// The same one by one: a thousand services have so many that the list would be larger than all else.
+/// The same one by one, with their lines: a thousand services have so many that the list would be larger than all else.
 ///
 /// # Errors
 /// Another version of the format, or a line that does not fit its heading.
-pub fn rows(text: &str) -> Result<impl Iterator<Item = Result<Live, Malformed>>, Malformed> {
+pub fn rows(
+    text: &str,
+) -> Result<impl Iterator<Item = Result<(&str, Live), Malformed>>, Malformed> {
     let mut lines = text.lines();
     expect(lines.next(), "1", "format version 1")?;
     let header = lines.next().unwrap_or_default();
@@ -181,7 +183,10 @@ pub fn rows(text: &str) -> Result<impl Iterator<Item = Result<Live, Malformed>>,
         return Err(malformed("the heading of a server-state file", text));
     };
     let rows = lines.filter(|line| !line.is_empty());
-    Ok(rows.map(move |line| row(line, &places).ok_or_else(|| malformed("a server", line))))
+    Ok(rows.map(move |line| {
+        let live = row(line, &places).ok_or_else(|| malformed("a server", line))?;
+        Ok((line, live))
+    }))
 }
 
 fn row(line: &str, places: &[usize]) -> Option<Live> {

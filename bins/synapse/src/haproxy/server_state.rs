@@ -42,17 +42,15 @@ pub(crate) fn write(
     files: &[Declared<'_>],
     ours: &BTreeSet<String>,
 ) -> io::Result<()> {
-    let Ok(servers) = live::rows(dump) else {
+    let Ok(rows) = live::rows(dump) else {
         return out.write_all(EMPTY.as_bytes());
     };
-    let rows = dump.lines().skip(2).filter(|line| !line.is_empty());
     for line in dump.lines().take(2) {
         writeln!(out, "{line}")?;
     }
     let mut sections: Vec<Section<'_>> = Vec::new();
     let mut current = None;
-    for (row, server) in rows.zip(servers) {
-        let Ok(server) = server else { continue };
+    for (row, server) in rows.flatten() {
         let own = ours.contains(&server.backend);
         if current.as_ref() != Some(&server.backend) {
             sections = files
