@@ -277,6 +277,8 @@ impl Engine {
             Err(error) => return self.broke(index, error.word(), error.to_string(), now),
             Ok(backends) => backends,
         };
+        // It is not believed any more, and would be in memory twice.
+        let first = link.held.take().is_none();
         let ours: HashSet<&str> = self.tracked.values().map(Tracked::backend).collect();
         let mut down = Down::default();
         let mut kept: String = dump.lines().take(2).flat_map(|line| [line, "\n"]).collect();
@@ -302,7 +304,6 @@ impl Engine {
         link.audited = now;
         let refused = std::mem::take(&mut link.refused);
         link.dirty.extend(refused);
-        let first = link.held.is_none();
         // Of a process whose first reading this is, nothing is drift: it holds what its file said.
         let drifted: Vec<String> = self
             .tracked
@@ -518,8 +519,16 @@ pub(crate) fn by_backend<'a, E>(
         .map(|name| (name.to_owned(), BTreeMap::new()))
         .collect();
     let mut names: HashSet<Arc<str>> = HashSet::new();
+    let mut last = String::new();
     for live in servers {
         let live = live?;
+        if live.backend != last {
+            // They come backend by backend, and a map that is made in one go takes half the memory of one that grew.
+            if let Some(whole) = held.get_mut(&last) {
+                *whole = std::mem::take(whole).into_iter().collect();
+            }
+            last.clone_from(&live.backend);
+        }
         let server = Held {
             address: live.address,
             port: live.port,
@@ -532,10 +541,6 @@ pub(crate) fn by_backend<'a, E>(
         };
         names.insert(Arc::clone(&name));
         held.entry(live.backend).or_default().insert(name, server);
-    }
-    for servers in held.values_mut() {
-        // A map that is made in one go takes half the memory of one that grew.
-        *servers = std::mem::take(servers).into_iter().collect();
     }
     Ok(held)
 }
