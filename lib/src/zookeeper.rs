@@ -2,7 +2,7 @@
 //!
 //! [`Sessions`] keeps one session per ensemble and hands out a [`Follow`] per path or pattern: a
 //! [`watch::Receiver`](tokio::sync::watch::Receiver) of [`Tree`]s, each whole. Members are parsed here; which of them a
-//! consumer may use (status, port, host) it decides itself.
+//! consumer may use (status, port, host), and what it keeps of them, it decides itself ([`Decode`]).
 //!
 //! What is known is never taken back because ZooKeeper is away: [`Tree::trouble`] says what is wrong, and the members
 //! stay until ZooKeeper itself says that they are gone.
