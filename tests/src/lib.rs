@@ -125,17 +125,35 @@ pub fn patience() -> Duration {
     Duration::from_secs(seconds.and_then(|text| text.parse().ok()).unwrap_or(30))
 }
 
+/// Whether the variants that take long are to be run, too (`HOSTKIT_TEST_LONG=1`).
+#[must_use]
+pub fn long() -> bool {
+    std::env::var("HOSTKIT_TEST_LONG").is_ok_and(|value| value == "1")
+}
+
 /// Returns as soon as `condition` holds.
 ///
 /// # Panics
 /// When it does not within [`patience`]; the message names `what`.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    let longest = patience();
+    assert!(
+        within(longest, condition),
+        "waited {longest:.1?} in vain: {what}"
+    );
+}
+
+/// Returns as soon as `condition` holds, or the time is over; whether it held. For what takes longer than [`patience`]
+/// by its nature.
+pub fn within(longest: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !condition() {
-        let waited = start.elapsed();
-        assert!(waited < patience(), "waited {waited:.1?} in vain: {what}");
+        if start.elapsed() >= longest {
+            return false;
+        }
         std::thread::sleep(POLL);
     }
+    true
 }
 
 /// Says that a class of tests cannot run on this host.

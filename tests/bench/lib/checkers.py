@@ -11,7 +11,7 @@ import sys
 import time
 
 from .ensemble import free_port
-from .measure import Failed
+from .measure import Failed, stop
 from .peers import build
 from .world import PATH, Skipped
 
@@ -102,11 +102,7 @@ class Running:
             time.sleep(0.01)
 
     def __exit__(self, *_):
-        self.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=20)
-        self.process.kill()
-        self.process.wait()
+        stop(self.process)
 
     def pids(self):
         """Its process and the children of that."""

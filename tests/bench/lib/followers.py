@@ -1,6 +1,5 @@
 """Those that keep HAProxy in step: synapse, and the peers that reload. Owns how each is configured and started."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -11,7 +10,7 @@ import urllib.request
 
 from .ensemble import free_port, path_of
 from .front import alive
-from .measure import Failed
+from .measure import Failed, stop
 from .peers import build
 from .world import Skipped
 
@@ -94,11 +93,7 @@ class Follower:
         return self
 
     def __exit__(self, *_):
-        self.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=20)
-        self.process.kill()
-        self.process.wait()
+        stop(self.process)
 
     def until(self, what, holds, limit=30, pause=0.0):
         """Looks until something holds, without a pause unless one is given. Returns when it did (perf_counter)."""

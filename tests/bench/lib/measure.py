@@ -1,6 +1,7 @@
 """Running programs through the launcher, and the arithmetic of samples. Owns what a
 sample is: wall, CPU, peak memory."""
 
+import contextlib
 import hashlib
 import marshal
 import pathlib
@@ -59,6 +60,15 @@ class Launcher:
         if outcome["error"]:
             raise Failed(outcome["error"])
         return outcome
+
+
+def stop(process):
+    """Ends a process (SIGTERM), and kills it when it does not within 20 s."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=20)
+    process.kill()
+    process.wait()
 
 
 def sample(outcome, **more):

@@ -4,14 +4,14 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hostkit_tests::eightball::build_zipapp;
 use hostkit_tests::host::CpuLimit;
 use hostkit_tests::thermos::{
     Contract, Lifecycle, Process, Runner, RunningTask, State, Task, TaskState, Told,
 };
-use hostkit_tests::{bin, eventually, or_skip, patience, which, workspace};
+use hostkit_tests::{bin, eventually, long, or_skip, patience, which, within, workspace};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -20,10 +20,6 @@ use super::server::{Server, answer};
 use super::{blog, seconds};
 
 const BOTH: [Contract; 2] = [Contract::V0_15, Contract::Last];
-
-fn long() -> bool {
-    std::env::var("HOSTKIT_TEST_LONG").is_ok_and(|value| value == "1")
-}
 
 /// How many checks show that a task is left alone: several times what kills it.
 fn many() -> u32 {
@@ -88,7 +84,7 @@ fn healthy(task: &RunningTask) {
             && health.reasons.len() <= reasons + 1
     };
     // In real time the first attempts alone take longer than a test is patient.
-    assert!(until(3 * patience(), &well), "{:?}", task.health());
+    assert!(within(3 * patience(), well), "{:?}", task.health());
 }
 
 fn signal(task: &RunningTask, process: &str, signal: Signal) {
@@ -272,7 +268,7 @@ fn stalls(contract: Contract) {
             let counters = task.health().counters;
             counters.attempts() >= before + many() || counters.dead().is_some()
         };
-        let _ = until(patience() + many() * 12 * second, &seen);
+        within(patience() + many() * 12 * second, seen);
         over.store(true, Ordering::Relaxed);
     });
     let health = task.health();
@@ -286,17 +282,8 @@ fn stalls(contract: Contract) {
     signal(&task, "eightball", Signal::SIGSTOP);
     let sick = || task.health().counters.dead().is_some();
     // In real time that takes longer than a test is patient.
-    let _ = until(many() * second, &sick);
+    within(many() * second, sick);
     eventually("it is sick", sick);
     assert_eq!(task.health().counters.failures(), 6);
     signal(&task, "eightball", Signal::SIGCONT);
-}
-
-/// Waits until it holds or the time is over; whether it holds.
-fn until(longest: Duration, condition: &impl Fn() -> bool) -> bool {
-    let end = Instant::now() + longest;
-    while !condition() && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    condition()
 }

@@ -14,7 +14,7 @@ use super::{HASH, Host, bytes, every_file, mix};
 
 /// How many leaders are killed.
 fn rounds() -> u64 {
-    let long = std::env::var("HOSTKIT_TEST_LONG").is_ok_and(|value| value == "1");
+    let long = hostkit_tests::long();
     if long { 1000 } else { 60 }
 }
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 use hostkit_tests::haproxy::Mode;
 use hostkit_tests::host::Tmpfs;
 use hostkit_tests::load::{Connections, Load, Plan};
-use hostkit_tests::{eventually, or_skip};
+use hostkit_tests::{eventually, long, or_skip};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::fleet::Fleet;
-use super::rig::{Rig, Server, long};
+use super::rig::{Rig, Server};
 
 /// One service with this many tasks, served and in the file.
 fn stage(tasks: usize) -> Option<(Rig, Fleet, std::net::SocketAddr)> {

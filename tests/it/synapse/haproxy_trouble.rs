@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use hostkit_tests::haproxy::Mode;
-use hostkit_tests::{eventually, free_port};
+use hostkit_tests::{eventually, free_port, long};
 use serde_json::json;
 
 use super::fleet::Fleet;
-use super::rig::{Rig, Server, job, long};
+use super::rig::{Rig, Server, job};
 
 /// One service with three tasks, served and in the file.
 fn stage(configure: impl FnOnce(&mut Rig)) -> Option<(Rig, Fleet, SocketAddr)> {

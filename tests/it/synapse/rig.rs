@@ -21,11 +21,6 @@ use serde_json::{Value, json};
 /// Where the jobs of all services are.
 const ROOT: &str = "/aurora/www/prod";
 
-/// Whether the variants that take long are to be run.
-pub(super) fn long() -> bool {
-    std::env::var("HOSTKIT_TEST_LONG").is_ok_and(|value| value == "1")
-}
-
 /// The three of them, with a directory. Dropping it stops them all.
 pub(super) struct Rig {
     // First: it is stopped first.

@@ -9,12 +9,12 @@ mod threshold;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hostkit_tests::eventually;
 use hostkit_tests::haproxy::Mode;
 use hostkit_tests::load::{Connections, Load, Plan};
 use hostkit_tests::tasks::{Serial, Task, Tasks};
+use hostkit_tests::{eventually, long};
 
-use super::rig::{Members, Rig, long};
+use super::rig::{Members, Rig};
 
 static ALONE: Mutex<()> = Mutex::new(());
 

@@ -1,15 +1,13 @@
 //! Members that leave while they serve, and those that nobody can prove.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use ::synapse::membership::table::PATIENCE;
-use hostkit_tests::{eventually, free_port, patience};
+use hostkit_tests::{eventually, free_port, long, patience, within};
 use serde_json::json;
 
 use super::{Stage, section};
 use crate::haproxy::server::{Client, Named};
-use crate::synapse::rig::long;
 
 const JOB: &str = "/aurora/www/prod/web";
 
@@ -85,9 +83,9 @@ fn after_half_a_minute_members_take_part_unproven() {
     });
     assert!(stage.rig.serving("web").is_empty());
     // As many as `panic_threshold` (50 %) of three needs.
-    let start = Instant::now();
-    while stage.rig.serving("web").len() != 2 {
-        assert!(start.elapsed() < PATIENCE + patience(), "nobody takes part");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    let longest = PATIENCE + patience();
+    assert!(
+        within(longest, || stage.rig.serving("web").len() == 2),
+        "nobody takes part"
+    );
 }
