@@ -8,6 +8,7 @@
 
 mod admin;
 mod aurora;
+mod authproxy;
 mod fuzz;
 mod haproxy;
 mod harness;

@@ -1,0 +1,6 @@
+//! authproxy: checks the API key of every request, and passes the request on to the server.
+
+pub mod grant;
+pub mod permissions;
+pub mod refusal;
+pub mod settings;

@@ -1,0 +1,143 @@
+//! Why a request is answered here and not by the server.
+//!
+//! Owns the list of reasons: the status, the machine word and the sentence of each. The bytes of the answer are
+//! `answer`'s.
+
+use hyper::StatusCode;
+
+/// A reason. Its word stands in the JSON body, the access log and the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// 400: the request's bytes could be read in two ways, or are no HTTP/1.1 (`gate::Fault` says which rule).
+    Malformed(&'static str),
+    /// 400: two different keys, or one given twice.
+    AmbiguousKey,
+    /// 400: a rule about paths decides, and parsers differ over this one.
+    AmbiguousPath,
+    /// 400: the query parameter that names the host stands twice.
+    AmbiguousHost,
+    /// 401: there is no key.
+    NoKey,
+    /// 403: nobody has this key.
+    UnknownKey,
+    /// 403: the key's time is over.
+    ExpiredKey,
+    /// 403: a right that is needed is missing.
+    MissingRight,
+    /// 403: the key is not for this host.
+    HostNotAllowed,
+    /// 403: the key is not for this path.
+    PathNotAllowed,
+    /// 403: the key is not for this method.
+    MethodNotAllowed,
+    /// 408: the request did not arrive in time.
+    SlowRequest,
+    /// 413: the body is longer than `--max-body`.
+    LargeBody,
+    /// 417: an expectation other than `100-continue`.
+    Expectation,
+    /// 431: the head is longer than `--max-head`.
+    LargeHead,
+    /// 501: an upgrade other than to `websocket`, or a method that makes a tunnel.
+    NotImplemented,
+    /// 502: the server refused the connection, or its answer is no HTTP.
+    BadGateway,
+    /// 503: the permissions engine cannot be asked.
+    EngineUnavailable,
+    /// 503: as many requests are on their way to the server as may be.
+    Overloaded,
+    /// 504: the server did not answer in time.
+    GatewayTimeout,
+}
+
+impl Refusal {
+    /// The status of the answer.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::Malformed(_) | Self::AmbiguousKey | Self::AmbiguousPath | Self::AmbiguousHost => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::NoKey => StatusCode::UNAUTHORIZED,
+            Self::UnknownKey
+            | Self::ExpiredKey
+            | Self::MissingRight
+            | Self::HostNotAllowed
+            | Self::PathNotAllowed
+            | Self::MethodNotAllowed => StatusCode::FORBIDDEN,
+            Self::SlowRequest => StatusCode::REQUEST_TIMEOUT,
+            Self::LargeBody => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::LargeHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
+            Self::BadGateway => StatusCode::BAD_GATEWAY,
+            Self::EngineUnavailable | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::GatewayTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The word for machines.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed_request",
+            Self::AmbiguousKey => "ambiguous_key",
+            Self::AmbiguousPath => "ambiguous_path",
+            Self::AmbiguousHost => "ambiguous_host",
+            Self::NoKey => "no_key",
+            Self::UnknownKey => "unknown_key",
+            Self::ExpiredKey => "expired_key",
+            Self::MissingRight => "missing_right",
+            Self::HostNotAllowed => "host_not_allowed",
+            Self::PathNotAllowed => "path_not_allowed",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::SlowRequest => "slow_request",
+            Self::LargeBody => "large_body",
+            Self::Expectation => "unknown_expectation",
+            Self::LargeHead => "large_head",
+            Self::NotImplemented => "not_implemented",
+            Self::BadGateway => "bad_gateway",
+            Self::EngineUnavailable => "engine_unavailable",
+            Self::Overloaded => "overloaded",
+            Self::GatewayTimeout => "gateway_timeout",
+        }
+    }
+
+    /// The sentence for people.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Malformed(rule) => rule,
+            Self::AmbiguousKey => "more than one API key was sent",
+            Self::AmbiguousPath => "the path has segments that servers read differently",
+            Self::AmbiguousHost => "the host parameter was sent more than once",
+            Self::NoKey => "an API key is needed",
+            Self::UnknownKey => "this API key is not known",
+            Self::ExpiredKey => "this API key has expired",
+            Self::MissingRight => "this API key does not have the right that is needed",
+            Self::HostNotAllowed => "this API key is not for this host",
+            Self::PathNotAllowed => "this API key is not for this path",
+            Self::MethodNotAllowed => "this API key is not for this method",
+            Self::SlowRequest => "the request did not arrive in time",
+            Self::LargeBody => "the body is too large",
+            Self::Expectation => "the only expectation known here is 100-continue",
+            Self::LargeHead => "the head is too large",
+            Self::NotImplemented => {
+                "this is not passed on: no tunnels, and no upgrade but to websocket"
+            }
+            Self::BadGateway => "the server cannot be reached, or does not speak HTTP",
+            Self::EngineUnavailable => "API keys cannot be checked at the moment",
+            Self::Overloaded => "too many requests are waiting for the server",
+            Self::GatewayTimeout => "the server did not answer in time",
+        }
+    }
+
+    /// Whether the connection ends with the answer: where a request ends is not certain, or it never came whole.
+    #[must_use]
+    pub const fn closes(self) -> bool {
+        matches!(
+            self,
+            Self::Malformed(_) | Self::SlowRequest | Self::LargeBody | Self::LargeHead
+        )
+    }
+}

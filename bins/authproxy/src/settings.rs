@@ -1,0 +1,197 @@
+//! What the proxy runs with, valid as a whole.
+//!
+//! Owns the meaning of every setting. Flags are `cli`'s, the file's keys are `config`'s.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::{HeaderName, HeaderValue};
+use ipnet::IpNet;
+use url::Url;
+
+/// Everything. What `site` holds follows SIGHUP; the rest needs a restart.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where clients connect.
+    pub listen: Vec<SocketAddr>,
+    /// The server that requests are passed on to.
+    pub server: Server,
+    /// Threads that serve, each with connections to the server of its own.
+    pub threads: usize,
+    /// Connections of clients at once, of all threads; more wait in the backlog.
+    pub connections: usize,
+    /// Who knows the keys.
+    pub engine: Engine,
+    /// What is remembered of its answers.
+    pub cache: Cache,
+    /// What is shared of them with other hosts, if anything is.
+    pub shared: Option<Shared>,
+    /// How long new connections are still taken after being told to stop.
+    pub lame_duck: Duration,
+    /// The shape of the access log, if there is one.
+    pub access_log: Option<AccessLog>,
+    /// What follows SIGHUP.
+    pub site: Arc<Site>,
+}
+
+/// What is looked at for every request, and can be changed while running.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Where keys are.
+    pub credentials: Credentials,
+    /// What needs which right.
+    pub rules: Rules,
+    /// Whose `X-Forwarded-*` and `X-Request-Id` are believed.
+    pub trusted: Vec<IpNet>,
+    /// `Access-Control-*` headers of our own answers.
+    pub cors: Vec<(HeaderName, HeaderValue)>,
+    /// A path that is answered here, without a key: `200 ok`, or `503 draining`.
+    pub health_path: Option<String>,
+    /// Requests that nobody can judge pass.
+    pub fail_open: bool,
+    /// Deadlines of phases.
+    pub timeouts: Timeouts,
+    /// Bounds of requests.
+    pub limits: Limits,
+}
+
+/// A server to pass requests on to. HTTP/1.1 without TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Server {
+    /// A host and a port. `localhost` is 127.0.0.1 and then ::1, without asking a resolver.
+    Tcp {
+        /// A name or an address, IPv6 without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// A socket file.
+    Unix(PathBuf),
+}
+
+/// Where a key is looked for, and what the server sees of it.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The header that holds a key and nothing else.
+    pub header: HeaderName,
+    /// The query parameter.
+    pub parameter: String,
+    /// The server does not get the key.
+    pub hide: bool,
+}
+
+/// What needs which right.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Needed for everything that no route says otherwise about; all of them.
+    pub rights: Vec<String>,
+    /// The longest prefix that fits, with a method that fits, decides.
+    pub routes: Vec<Route>,
+    /// The query parameter that names the host that the request is about, instead of the Host header.
+    pub host_parameter: Option<String>,
+}
+
+/// What some requests need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// What metrics call it.
+    pub name: Arc<str>,
+    /// The beginning of the path, at the border of a segment.
+    pub prefix: String,
+    /// Methods it is for; empty: all.
+    pub methods: Vec<String>,
+    /// What is needed; all of them. None: the path is open, and needs no key.
+    pub rights: Option<Vec<String>>,
+}
+
+/// Deadlines of phases.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// `--timeout`: the server has to take the connection, begin its answer, and go on with it, within this time each.
+    pub server: Duration,
+    /// `--client-timeout`: the client has to send a whole head, the next bytes of a body, and to read what there is for
+    /// it, within this time each.
+    pub client: Duration,
+    /// How long a connection without a request is kept.
+    pub idle: Duration,
+}
+
+/// Bounds of requests.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The longest head, in bytes: request line and headers, or the trailers of a chunked body.
+    pub head: usize,
+    /// The longest body, in bytes; none: any length.
+    pub body: Option<u64>,
+    /// The slowest body, either way, in bytes per second on average, once `--client-timeout` is over.
+    pub rate: u64,
+    /// Connections to the server of one thread; more requests wait for one, at most `--timeout` and as many as these.
+    pub server_connections: usize,
+}
+
+/// Who knows the keys.
+#[derive(Debug, Clone)]
+pub enum Engine {
+    /// A YAML file, followed as it changes.
+    File(PathBuf),
+    /// Permissions engines, in the order in which they are asked.
+    Servers(Vec<Url>),
+    /// A YAML file that says where they are, followed as it changes.
+    Liveconf(PathBuf),
+}
+
+/// What is remembered in the process.
+#[derive(Debug, Clone, Copy)]
+pub struct Cache {
+    /// Keys that are known, at most; as many unknown ones on top.
+    pub entries: usize,
+    /// How long a grant is believed, unless the engine says less.
+    pub allowed: Duration,
+    /// How long "nobody has this key" is believed.
+    pub denied: Duration,
+    /// How long an engine that failed is not asked about the same key again.
+    pub error: Duration,
+    /// How much longer a grant is believed while the engine fails.
+    pub stale: Duration,
+}
+
+/// What is shared with other hosts.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// memcached servers, as `host:port`.
+    pub servers: Vec<String>,
+    /// The beginning of every memcached key.
+    pub prefix: String,
+    /// What entries are signed with; at least 16 bytes.
+    pub secret: Secret,
+}
+
+/// Bytes that are never shown.
+#[derive(Clone)]
+pub struct Secret(pub Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// The shape of the access log, on stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum AccessLog {
+    /// For people.
+    Plain,
+    /// One logstash object a line.
+    Json,
+}
+
+impl Site {
+    /// Whether an address may say who the client is.
+    #[must_use]
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.trusted.iter().any(|net| net.contains(&peer))
+    }
+}

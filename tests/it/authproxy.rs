@@ -1,0 +1,15 @@
+//! authproxy: as its clients, its server, its permissions engine and its operators see it.
+
+mod access;
+mod caching;
+mod deadlines;
+mod drain;
+mod engines;
+mod framing;
+mod load;
+mod memory;
+mod outage;
+mod proxying;
+mod seeds;
+mod upgrade;
+mod verbs;

@@ -1,0 +1,1 @@
+//! The access log, `/status`, `/metrics`, purge and reload.

@@ -1,0 +1,1 @@
+//! The end: nobody loses a request.

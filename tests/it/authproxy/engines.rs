@@ -1,0 +1,1 @@
+//! Permissions engines: files, servers, the live configuration; dead, slow, lying and flapping.

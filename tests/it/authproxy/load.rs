@@ -1,0 +1,1 @@
+//! Load by tools that nobody here wrote.

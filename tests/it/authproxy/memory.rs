@@ -1,0 +1,1 @@
+//! What idle connections and many keys cost.

@@ -1,0 +1,1 @@
+//! The engine and every memcached die in mid-load.

@@ -1,0 +1,1 @@
+//! `key` and `serve-acl`.
