@@ -1,6 +1,7 @@
 //! authproxy: checks the API key of every request, and passes the request on to the server.
 
 pub mod grant;
+pub mod lifecycle;
 pub mod permissions;
 pub mod refusal;
 pub mod settings;
