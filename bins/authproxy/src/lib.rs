@@ -4,4 +4,5 @@ pub mod grant;
 pub mod lifecycle;
 pub mod permissions;
 pub mod refusal;
+pub mod scope;
 pub mod settings;

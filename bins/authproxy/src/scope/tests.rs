@@ -1,0 +1,427 @@
+//! What grants allow and which route decides.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::settings::Route;
+
+fn grant() -> Grant {
+    Grant {
+        id: "eightball".to_owned(),
+        rights: vec!["all".to_owned(), "write".to_owned()],
+        hosts: Vec::new(),
+        paths: Vec::new(),
+        methods: Vec::new(),
+        expires: None,
+    }
+}
+
+fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|&text| text.to_owned()).collect()
+}
+
+fn asked(path: &str) -> Asked<'_> {
+    Asked {
+        method: "GET",
+        path,
+        host: "api.example.com:8080",
+        rights: &[],
+        now: 1000,
+    }
+}
+
+fn for_host(pattern: &str, host: &str) -> bool {
+    let grant = Grant {
+        hosts: vec![host_pattern(pattern).unwrap()],
+        ..grant()
+    };
+    let judged = allows(&grant, &Asked { host, ..asked("/") });
+    assert!(matches!(judged, Ok(()) | Err(Refusal::HostNotAllowed)));
+    judged.is_ok()
+}
+
+fn for_path(pattern: &str, path: &str) -> Result<(), Refusal> {
+    let grant = Grant {
+        paths: vec![prefix(pattern).unwrap()],
+        ..grant()
+    };
+    allows(&grant, &asked(path))
+}
+
+#[test]
+fn all_rights_are_needed() {
+    for (needed, expected) in [
+        (&[][..], Ok(())),
+        (&["all"], Ok(())),
+        (&["all", "write"], Ok(())),
+        (&["all", "admin"], Err(Refusal::MissingRight)),
+        (&["ALL"], Err(Refusal::MissingRight)),
+        (&["al"], Err(Refusal::MissingRight)),
+    ] {
+        let rights = &strings(needed);
+        let judged = allows(
+            &grant(),
+            &Asked {
+                rights,
+                ..asked("/")
+            },
+        );
+        assert_eq!(judged, expected, "{needed:?}");
+    }
+}
+
+#[test]
+fn a_key_ends_with_the_second_it_expires_in() {
+    for (expires, expected) in [
+        (None, Ok(())),
+        (Some(1001), Ok(())),
+        (Some(1000), Err(Refusal::ExpiredKey)),
+        (Some(0), Err(Refusal::ExpiredKey)),
+    ] {
+        let grant = Grant { expires, ..grant() };
+        assert_eq!(allows(&grant, &asked("/")), expected, "{expires:?}");
+    }
+}
+
+#[test]
+fn hosts_without_regard_to_case_port_and_last_dot() {
+    for (pattern, host, expected) in [
+        ("example.com", "example.com", true),
+        ("Example.COM.", "eXample.com", true),
+        ("example.com", "example.com:8080", true),
+        ("example.com", "example.com:", true),
+        ("example.com", "example.com.", true),
+        ("example.com", "example.com.:80", true),
+        ("example.com", "www.example.com", false),
+        ("example.com", "badexample.com", false),
+        ("example.com", "example.com.evil", false),
+        ("example.com", "example.com:80:80", false),
+        ("example.com", "example.com:x", false),
+        ("example.com", "example.com..", false),
+        ("example.com", "", false),
+        ("*.example.com", "www.example.com", true),
+        ("*.example.com", "A.B.example.com.:443", true),
+        ("*.example.com", "example.com", false),
+        ("*.example.com", ".example.com", false),
+        ("*.example.com", "a..example.com", false),
+        ("*.example.com", "badexample.com", false),
+        ("*.example.com", "evil/.example.com", false),
+        ("*.example.com", "evil@a.example.com", false),
+        ("*.example.com", "é.example.com", false),
+        ("10.0.0.1", "10.0.0.1:80", true),
+        ("10.0.0.1", "10.0.0.10", false),
+        ("::1", "[::1]:80", true),
+        ("[::1]", "[0:0:0:0:0:0:0:1]", true),
+        ("::1", "[::2]", false),
+        ("::1", "[::1", false),
+        ("::1", "[::1]x", false),
+        ("*", "anything.at.all:1", true),
+        ("*", "[::1]", true),
+        ("*", "", false),
+    ] {
+        assert_eq!(for_host(pattern, host), expected, "{pattern} {host}");
+    }
+}
+
+#[test]
+fn what_is_no_pattern_of_hosts_is_refused() {
+    for text in [
+        "",
+        ".",
+        "*.",
+        "**",
+        "*.*.com",
+        "a.*.com",
+        "www*.com",
+        "example.com:80",
+        "*.[::1]",
+        "[::1]:80",
+        "http://a",
+        "a b",
+        "a..b",
+        "é.fr",
+        "[x]",
+    ] {
+        assert!(host_pattern(text).is_err(), "{text}");
+    }
+    assert!(host_pattern(&"a.".repeat(200)).is_err());
+}
+
+#[test]
+fn prefixes_end_at_the_borders_of_segments() {
+    for (pattern, path, expected) in [
+        ("/a/b", "/a/b", true),
+        ("/a/b", "/a/b/", true),
+        ("/a/b", "/a/b/c", true),
+        ("/a/b/", "/a/b", true),
+        ("/a/b", "/a/bc", false),
+        ("/a/b", "/a", false),
+        ("/a/b", "/A/b", false),
+        ("/a/b", "/x/a/b", false),
+        ("/a/b", "/%61/%62", true),
+        ("/%61/b", "/a/b", true),
+        ("/caf%C3%A9", "/café/x", true),
+        ("/a/b", "*", false),
+        ("/", "/a//../b", true),
+    ] {
+        let expected = expected.then_some(()).ok_or(Refusal::PathNotAllowed);
+        assert_eq!(for_path(pattern, path), expected, "{pattern} {path}");
+    }
+}
+
+#[test]
+fn a_path_that_servers_read_differently_is_not_judged() {
+    for path in [
+        "",
+        "a",
+        "//",
+        "//a",
+        "/a//b",
+        "/a//",
+        "/.",
+        "/..",
+        "/a/.",
+        "/a/..",
+        "/a/../b",
+        "/a/./b",
+        "/%2e/a",
+        "/%2E%2e/a",
+        "/.%2e",
+        "/a\\b",
+        "/a%5cb",
+        "/a%2fb",
+        "/a%2Fb",
+        "/a%00",
+        "/a%0a",
+        "/a%7f",
+        "/a;b",
+        "/a%3bb",
+        "/;",
+        "/a%",
+        "/a%2",
+        "/a%zz",
+        "/a%+1",
+        "/a%252e",
+        "/a%252fb",
+        "/a%3fb",
+        "/a%23b",
+        "/a%c0%af",
+        "/a%e0%80%af",
+        "/a%ff",
+    ] {
+        assert!(!is_plain(path), "{path}");
+        assert_eq!(for_path("/a", path), Err(Refusal::AmbiguousPath), "{path}");
+    }
+    for path in [
+        "/",
+        "*",
+        "/a",
+        "/a/",
+        "/a.b",
+        "/a..b",
+        "/...",
+        "/.a",
+        "/a%20b",
+        "/100%25",
+        "/a%25/b",
+        "/a:b@c,d=e+f!$&'()*~",
+        "/é",
+    ] {
+        assert!(is_plain(path), "{path}");
+    }
+    for path in ["", "a", "*", "/a/../b", "/a;b", "/%"] {
+        assert!(prefix(path).is_err(), "{path}");
+    }
+    assert!(prefix(&"/a".repeat(600)).is_err());
+    assert_eq!(
+        allows(&grant(), &asked("/a/../b")),
+        Ok(()),
+        "no rule, no question"
+    );
+}
+
+#[test]
+fn methods_are_compared_with_their_case() {
+    for (method, expected) in [
+        ("GET", true),
+        ("HEAD", true),
+        ("POST", false),
+        ("get", false),
+        ("OPTIONS", false),
+    ] {
+        let grant = Grant {
+            methods: strings(&["PUT", "GET"]),
+            ..grant()
+        };
+        let judged = allows(
+            &grant,
+            &Asked {
+                method,
+                ..asked("/")
+            },
+        );
+        let expected = expected.then_some(()).ok_or(Refusal::MethodNotAllowed);
+        assert_eq!(judged, expected, "{method}");
+    }
+}
+
+fn rules(routes: &[(&str, &[&str], Option<&[&str]>)]) -> Rules {
+    let route =
+        |(at, (prefix, methods, rights)): (usize, &(&str, &[&str], Option<&[&str]>))| Route {
+            name: Arc::from(at.to_string()),
+            prefix: super::prefix(prefix).unwrap(),
+            methods: strings(methods),
+            rights: rights.map(strings),
+        };
+    Rules {
+        rights: strings(&["all"]),
+        routes: routes.iter().enumerate().map(route).collect(),
+        host_parameter: None,
+    }
+}
+
+#[test]
+fn the_longest_prefix_with_a_method_that_fits_decides() {
+    let rules = rules(&[
+        ("/", &["POST"], Some(&["write"])),
+        ("/public", &[], None),
+        ("/public/not", &[], Some(&["more", "all"])),
+        ("/public/not", &["GET"], Some(&["less"])),
+        ("/public/not/", &["GET"], Some(&["never"])),
+    ]);
+    let all = strings(&["all"]);
+    for (method, path, name, rights) in [
+        ("GET", "/", None, Some(&all[..])),
+        ("GET", "/publicly", None, Some(&all)),
+        ("POST", "/publicly", Some("0"), Some(&strings(&["write"]))),
+        ("GET", "/public", Some("1"), None),
+        ("POST", "/%70ublic/x", Some("1"), None),
+        (
+            "POST",
+            "/public/not/x",
+            Some("2"),
+            Some(&strings(&["more", "all"])),
+        ),
+        ("GET", "/public/not/x", Some("3"), Some(&strings(&["less"]))),
+        ("HEAD", "/public/not", Some("3"), Some(&strings(&["less"]))),
+        ("OPTIONS", "*", None, Some(&all)),
+    ] {
+        let matched = route(&rules, method, path).unwrap();
+        assert_eq!(matched.name.map(|name| &**name), name, "{method} {path}");
+        assert_eq!(matched.rights, rights, "{method} {path}");
+    }
+    let refused = route(&rules, "GET", "/public/../private");
+    assert_eq!(refused, Err(Refusal::AmbiguousPath));
+}
+
+#[test]
+fn routes_that_are_not_about_paths_judge_every_path() {
+    let methods = rules(&[("/", &["POST"], Some(&["write"]))]);
+    let matched = route(&methods, "POST", "/a/../b").unwrap();
+    assert_eq!(matched.rights, Some(&strings(&["write"])[..]));
+    let none = rules(&[]);
+    let matched = route(&none, "POST", "/a/../b").unwrap();
+    assert_eq!(
+        (matched.name, matched.rights),
+        (None, Some(&none.rights[..]))
+    );
+}
+
+/// What a path means to a server that decodes it `times`, drops parameters, and resolves what can be resolved.
+fn served(path: &str, times: usize) -> Vec<u8> {
+    let mut bytes = path.as_bytes().to_vec();
+    for _ in 0..times {
+        let mut decoded = Vec::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            let digits = bytes
+                .get(at + 1..at + 3)
+                .and_then(|two| std::str::from_utf8(two).ok());
+            match digits.and_then(|two| u8::from_str_radix(two, 16).ok()) {
+                Some(byte) if bytes[at] == b'%' => {
+                    decoded.push(byte);
+                    at += 3;
+                }
+                _ => {
+                    decoded.push(bytes[at]);
+                    at += 1;
+                }
+            }
+        }
+        bytes = decoded;
+    }
+    for byte in &mut bytes {
+        if *byte == b'\\' {
+            *byte = b'/';
+        }
+    }
+    let end = bytes
+        .iter()
+        .position(|byte| matches!(byte, b'?' | b'#' | 0));
+    bytes.truncate(end.unwrap_or(bytes.len()));
+    let mut kept: Vec<&[u8]> = Vec::new();
+    for segment in bytes.split(|byte| *byte == b'/') {
+        match segment
+            .split(|byte| *byte == b';')
+            .next()
+            .unwrap_or_default()
+        {
+            b"" | b"." => {}
+            b".." => {
+                kept.pop();
+            }
+            name => kept.push(name),
+        }
+    }
+    [b"/".as_slice(), &kept.join(&b'/')].concat()
+}
+
+proptest! {
+    /// The point of it all: no server, however it reads, serves anything outside of `/a` for a path that was allowed by
+    /// the prefix `/a`, nor anything inside for one that was judged to be outside.
+    #[test]
+    fn no_server_reads_a_judged_path_differently(
+        parts in prop::collection::vec(
+            prop::sample::select(vec![
+                "/", "a", "b", ".", "..", "%2e", "%2f", "%61", "%25", "2e", "61", ";", "%3b", "\\", "%5c", "%00", "%3f",
+                "%", "//", "A", "%23",
+            ]),
+            0..9,
+        ),
+        times in 1usize..3,
+    ) {
+        let path = format!("/{}", parts.concat());
+        let inside = served(&path, times);
+        let inside = inside == b"/a" || inside.starts_with(b"/a/");
+        match for_path("/a", &path) {
+            Ok(()) => prop_assert!(inside, "{path} leads out"),
+            Err(Refusal::PathNotAllowed) => prop_assert!(!inside, "{path} leads in"),
+            Err(_) => {}
+        }
+    }
+
+    #[test]
+    fn any_text_is_judged(host in ".{0,40}", path in ".{0,40}", method in ".{0,8}") {
+        let _ = (host_pattern(&host), prefix(&path));
+        let grant = Grant {
+            hosts: strings(&["*.example.com", "::1"]),
+            paths: strings(&["/a"]),
+            methods: strings(&["GET"]),
+            ..grant()
+        };
+        let _ = allows(&grant, &Asked { host: &host, path: &path, method: &method, ..asked("/") });
+    }
+
+    #[test]
+    fn kept_forms_stay_as_they_are(host in "(\\*\\.)?[a-zA-Z0-9.:\\[\\]-]{0,12}", path in "/[a-z/%0-9.]{0,12}") {
+        if let Ok(kept) = host_pattern(&host) {
+            prop_assert_eq!(host_pattern(&kept), Ok(kept));
+        }
+        if let Ok(kept) = prefix(&path) {
+            prop_assert!(for_path(&path, &path).is_ok());
+            prop_assert!(kept == "/" || !kept.ends_with('/'));
+        }
+    }
+}
