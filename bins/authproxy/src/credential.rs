@@ -1,0 +1,191 @@
+//! The key of a request: where it stands, and how it is taken away.
+//!
+//! Owns reading keys from headers and queries, and what the server and the log see of a query that holds one. What a
+//! key may do is `scope`'s. Nothing here keeps a key: what leaves is its hash.
+//!
+//! * Values are bytes: what is registered has to be what is sent, whatever its encoding. How long a key may be is said
+//!   by `--max-head` alone.
+//! * In a query, `&` and `;` both separate, since servers differ over `;`; names and values are percent-decoded once,
+//!   and `+` is a space. A percent sign without two hex digits stands for itself.
+//! * A place that is empty holds no key, but counts when a repeated one is looked for.
+
+use std::borrow::Cow;
+
+use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::http::request::Parts;
+
+use crate::grant::KeyHash;
+use crate::refusal::Refusal;
+use crate::settings::Credentials;
+
+/// The hash of the key that a request carries, if it carries one. The same key may stand in several places.
+///
+/// # Errors
+/// [`Refusal::AmbiguousKey`]: two places hold different keys, or one place is there twice.
+pub fn key(parts: &Parts, credentials: &Credentials) -> Result<Option<KeyHash>, Refusal> {
+    let mut headers = parts.headers.get_all(&credentials.header).iter();
+    let header = headers.next().map(|value| Cow::Borrowed(value.as_bytes()));
+    if headers.next().is_some() {
+        return Err(Refusal::AmbiguousKey);
+    }
+    let authorizations = parts.headers.get_all(AUTHORIZATION);
+    let authorization = authorizations.iter().find_map(of_authorization);
+    if authorization.is_some() && authorizations.iter().nth(1).is_some() {
+        return Err(Refusal::AmbiguousKey);
+    }
+    let query = parts.uri.query().unwrap_or_default();
+    let parameter = parameter(query, &credentials.parameter)
+        .map_err(|Ambiguous| Refusal::AmbiguousKey)?
+        .map(|found| found.value);
+    let mut keys = [header, authorization.map(Cow::Borrowed), parameter]
+        .into_iter()
+        .flatten()
+        .filter(|key| !key.is_empty());
+    let Some(key) = keys.next() else {
+        return Ok(None);
+    };
+    if keys.any(|other| other != key) {
+        return Err(Refusal::AmbiguousKey);
+    }
+    Ok(Some(KeyHash::of(&key)))
+}
+
+/// The key in a value of `Authorization`; none in one of a scheme other than `Bearer` and `ApiKey`, which is for the
+/// server.
+#[must_use]
+pub fn of_authorization(value: &HeaderValue) -> Option<&[u8]> {
+    let value = value.as_bytes();
+    let space = value.iter().position(|byte| *byte == b' ');
+    let (scheme, key) = value.split_at(space.unwrap_or(value.len()));
+    let is_ours = scheme.eq_ignore_ascii_case(b"bearer") || scheme.eq_ignore_ascii_case(b"apikey");
+    is_ours.then(|| key.trim_ascii())
+}
+
+/// A parameter that stands in a query once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameter<'q> {
+    /// Its value, percent-decoded.
+    pub value: Cow<'q, [u8]>,
+    /// Whether a `;` stands before or behind it: servers that do not split there read something else.
+    pub semicolon: bool,
+}
+
+/// A parameter stands in a query more than once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ambiguous;
+
+/// The parameter of this name, if there is one.
+///
+/// # Errors
+/// There are several, equal or not.
+pub fn parameter<'q>(query: &'q str, name: &str) -> Result<Option<Parameter<'q>>, Ambiguous> {
+    let mut found = pieces(query).filter(|piece| piece.is_named(name));
+    let Some(piece) = found.next() else {
+        return Ok(None);
+    };
+    if found.next().is_some() {
+        return Err(Ambiguous);
+    }
+    let is_semicolon = |at: usize| query.as_bytes().get(at) == Some(&b';');
+    let before = piece.start.checked_sub(1);
+    Ok(Some(Parameter {
+        value: decoded(piece.value()),
+        semicolon: before.is_some_and(is_semicolon) || is_semicolon(piece.end()),
+    }))
+}
+
+/// The query without any parameter of this name, each with one separator; what is left stays byte for byte.
+#[must_use]
+pub fn without<'q>(query: &'q str, name: &str) -> Cow<'q, str> {
+    if !pieces(query).any(|piece| piece.is_named(name)) {
+        return Cow::Borrowed(query);
+    }
+    let mut left = String::with_capacity(query.len());
+    let mut is_first = true;
+    for piece in pieces(query).filter(|piece| !piece.is_named(name)) {
+        // With what separates it from the one before.
+        let start = piece.start.saturating_sub(usize::from(!is_first));
+        left.push_str(&query[start..piece.end()]);
+        is_first = false;
+    }
+    Cow::Owned(left)
+}
+
+/// The query with `***` for the value of every parameter of this name: for people to read.
+#[must_use]
+pub fn masked<'q>(query: &'q str, name: &str) -> Cow<'q, str> {
+    let mut shown = Cow::Borrowed(query);
+    // From behind, so that what is before stays where it is.
+    let found: Vec<Piece<'_>> = pieces(query).filter(|piece| piece.is_named(name)).collect();
+    for piece in found.iter().rev().filter(|piece| !piece.value().is_empty()) {
+        let value = piece.end() - piece.value().len()..piece.end();
+        shown.to_mut().replace_range(value, "***");
+    }
+    shown
+}
+
+/// What stands between two separators of a query.
+#[derive(Debug, Clone, Copy)]
+struct Piece<'q> {
+    start: usize,
+    text: &'q str,
+}
+
+impl<'q> Piece<'q> {
+    const fn end(self) -> usize {
+        self.start + self.text.len()
+    }
+
+    fn value(self) -> &'q str {
+        self.text.split_once('=').map_or("", |(_, value)| value)
+    }
+
+    fn is_named(self, name: &str) -> bool {
+        let own = self.text.split_once('=').map_or(self.text, |(own, _)| own);
+        decode(own).eq(name.bytes())
+    }
+}
+
+fn pieces(query: &str) -> impl Iterator<Item = Piece<'_>> {
+    query.split(['&', ';']).scan(0, |next, text| {
+        let start = *next;
+        *next = start + text.len() + 1;
+        Some(Piece { start, text })
+    })
+}
+
+fn decoded(text: &str) -> Cow<'_, [u8]> {
+    if text.contains(['%', '+']) {
+        Cow::Owned(decode(text).collect())
+    } else {
+        Cow::Borrowed(text.as_bytes())
+    }
+}
+
+/// Percent-decoding, once (WHATWG URL, `application/x-www-form-urlencoded` parsing).
+fn decode(text: &str) -> impl Iterator<Item = u8> {
+    let mut rest = text.as_bytes();
+    std::iter::from_fn(move || {
+        let (first, after) = rest.split_first()?;
+        rest = after;
+        Some(match first {
+            b'+' => b' ',
+            b'%' => match after.first_chunk().and_then(hex) {
+                Some(byte) => {
+                    rest = &after[2..];
+                    byte
+                }
+                None => b'%',
+            },
+            other => *other,
+        })
+    })
+}
+
+fn hex(&[high, low]: &[u8; 2]) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    u8::try_from(digit(high)? << 4 | digit(low)?).ok()
+}
+
+#[cfg(test)]
+mod tests;

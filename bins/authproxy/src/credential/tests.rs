@@ -1,0 +1,206 @@
+//! Keys in all their places, and random queries against a slow reading of them.
+
+use hyper::Request;
+use hyper::header::HeaderName;
+use proptest::prelude::*;
+
+use super::*;
+
+fn credentials() -> Credentials {
+    Credentials {
+        header: HeaderName::from_static("x-api-key"),
+        parameter: "apikey".to_owned(),
+        hide: false,
+    }
+}
+
+/// The key of a request with this target and these headers.
+fn found(target: &str, headers: &[(&str, &str)]) -> Result<Option<KeyHash>, Refusal> {
+    let mut request = Request::get(target);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    key(&request.body(()).unwrap().into_parts().0, &credentials())
+}
+
+#[test]
+fn a_key_is_found_in_every_place() {
+    let is_k = Ok(Some(KeyHash::of(b"k y")));
+    for (target, headers) in [
+        ("/", &[("X-API-Key", "k y")][..]),
+        ("/", &[("Authorization", "Bearer k y")]),
+        ("/", &[("Authorization", "bEARER   k y")]),
+        ("/", &[("authorization", "ApiKey k y")]),
+        ("/?apikey=k%20y", &[]),
+        ("/?a=1&api%6Bey=k+y&b", &[]),
+        ("/?a=1;apikey=k%20y;b=2", &[]),
+        // The same in several places; empty places hold none.
+        (
+            "/?apikey=k+y",
+            &[("x-api-key", "k y"), ("authorization", "Bearer k y")],
+        ),
+        (
+            "/?apikey=",
+            &[("x-api-key", "k y"), ("authorization", "Bearer ")],
+        ),
+        // What is not ours.
+        (
+            "/",
+            &[("x-api-key", "k y"), ("authorization", "Basic dTpw")],
+        ),
+        (
+            "/?APIKEY=x&apikey%5B%5D=x&apikey%253D=x&xapikey=x",
+            &[("x-api-key", "k y")],
+        ),
+    ] {
+        assert_eq!(found(target, headers), is_k, "{target} {headers:?}");
+    }
+    for (target, headers) in [
+        ("/", &[][..]),
+        ("/?apikey", &[]),
+        (
+            "/?apikey=",
+            &[("x-api-key", ""), ("authorization", "Bearer")],
+        ),
+        (
+            "/",
+            &[("authorization", "Basic a"), ("authorization", "Digest b")],
+        ),
+        ("/", &[("authorization", "Bearerk")]),
+        ("/apikey=k", &[]),
+    ] {
+        assert_eq!(found(target, headers), Ok(None), "{target} {headers:?}");
+    }
+}
+
+#[test]
+fn only_what_is_sent_counts_and_it_is_decoded_once() {
+    for (target, key) in [
+        ("/?apikey=%2541", &b"%41"[..]),
+        ("/?apikey=%", b"%"),
+        ("/?apikey=%4", b"%4"),
+        ("/?apikey=%zz%41", b"%zzA"),
+        ("/?apikey=%+1", b"% 1"),
+        ("/?apikey=a=b", b"a=b"),
+        ("/?apikey=%ff%00", b"\xff\0"),
+        ("/?apikey=%C3%BC", "ü".as_bytes()),
+    ] {
+        assert_eq!(found(target, &[]), Ok(Some(KeyHash::of(key))), "{target}");
+    }
+}
+
+#[test]
+fn two_keys_or_a_repeated_one_are_refused() {
+    for (target, headers) in [
+        ("/", &[("x-api-key", "k"), ("x-api-key", "k")][..]),
+        ("/", &[("x-api-key", "k"), ("x-api-key", "")]),
+        (
+            "/",
+            &[("authorization", "Bearer k"), ("authorization", "Bearer k")],
+        ),
+        (
+            "/",
+            &[("authorization", "Basic a"), ("authorization", "ApiKey k")],
+        ),
+        ("/", &[("x-api-key", "k"), ("authorization", "Bearer j")]),
+        ("/?apikey=j", &[("x-api-key", "k")]),
+        ("/?apikey=k&apikey=k", &[]),
+        ("/?apikey=k&apikey=", &[]),
+        ("/?apikey&apikey=k", &[]),
+        ("/?apikey=k;apikey=k", &[]),
+        ("/?a=1;apikey=j&apikey=k", &[]),
+        ("/?apikey=k&%61pikey=k", &[]),
+    ] {
+        assert_eq!(
+            found(target, headers),
+            Err(Refusal::AmbiguousKey),
+            "{target} {headers:?}"
+        );
+    }
+}
+
+#[test]
+fn a_parameter_beside_a_semicolon_is_told() {
+    for (query, semicolon) in [
+        ("host=a", false),
+        ("x;y&host=a&y;x", false),
+        ("x;host=a", true),
+        ("host=a;x", true),
+    ] {
+        let found = parameter(query, "host").unwrap().unwrap();
+        assert_eq!(
+            (&*found.value, found.semicolon),
+            (&b"a"[..], semicolon),
+            "{query}"
+        );
+    }
+    assert_eq!(parameter("hosts=a", "host"), Ok(None));
+}
+
+#[test]
+fn the_parameter_is_taken_away_and_nothing_else() {
+    for (query, left) in [
+        ("apikey=k", ""),
+        ("apikey=k&a=%41", "a=%41"),
+        ("a=%41&apikey=k", "a=%41"),
+        ("a=1&apikey=k&b=;2", "a=1&b=;2"),
+        ("a=1;apikey=k&b", "a=1&b"),
+        ("a=1&apikey=k;b", "a=1;b"),
+        ("&apikey=k&&b&", "&&b&"),
+        ("apikey=k;%61pikey&apikey=", ""),
+        ("xapikey=k&apikey2=k", "xapikey=k&apikey2=k"),
+    ] {
+        assert_eq!(without(query, "apikey"), left, "{query}");
+    }
+}
+
+#[test]
+fn the_key_is_not_shown() {
+    for (query, shown) in [
+        ("apikey=k", "apikey=***"),
+        ("a=k&%61pikey=k%20&b=2", "a=k&%61pikey=***&b=2"),
+        (
+            "apikey=k;apikey=long-one=&apikey=&apikey",
+            "apikey=***;apikey=***&apikey=&apikey",
+        ),
+        ("a=1", "a=1"),
+    ] {
+        assert_eq!(masked(query, "apikey"), shown, "{query}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn queries_are_read_as_by_somebody_slow(
+        query in r"(apikey|api%6bey|a|%|=|&|;|\+|%4|%41|k){0,12}"
+    ) {
+        let pairs: Vec<(Vec<u8>, Vec<u8>)> = query
+            .split(['&', ';'])
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .map(|(name, value)| {
+                // The url crate knows only `&`, which does not occur in a pair.
+                let pair = format!("{name}={value}");
+                let (name, value) = url::form_urlencoded::parse(pair.as_bytes()).next().unwrap();
+                (name.into_owned().into_bytes(), value.into_owned().into_bytes())
+            })
+            .filter(|(name, _)| name == b"apikey")
+            .collect();
+        let read = parameter(&query, "apikey").map(|found| found.map(|found| found.value.into_owned()));
+        match &pairs[..] {
+            [] => prop_assert_eq!(read, Ok(None)),
+            [(_, value)] => prop_assert_eq!(read, Ok(Some(value.clone()))),
+            _ => prop_assert_eq!(read, Err(Ambiguous)),
+        }
+        let left = without(&query, "apikey");
+        prop_assert_eq!(parameter(&left, "apikey"), Ok(None));
+        let others = |query: &str| -> Vec<String> {
+            pieces(query).filter(|piece| !piece.is_named("apikey")).map(|piece| piece.text.to_owned()).collect()
+        };
+        let kept: Vec<String> = pieces(&left).map(|piece| piece.text.to_owned()).collect();
+        prop_assert!(left.is_empty() || kept == others(&query));
+        let values = |query: &str| -> Vec<String> {
+            pieces(query).filter(|piece| piece.is_named("apikey")).map(|piece| piece.value().to_owned()).collect()
+        };
+        prop_assert!(values(&masked(&query, "apikey")).iter().all(|value| value.is_empty() || value == "***"));
+    }
+}
