@@ -267,14 +267,16 @@ fn methods_are_compared_with_their_case() {
     }
 }
 
-fn rules(routes: &[(&str, &[&str], Option<&[&str]>)]) -> Rules {
-    let route =
-        |(at, (prefix, methods, rights)): (usize, &(&str, &[&str], Option<&[&str]>))| Route {
-            name: Arc::from(at.to_string()),
-            prefix: super::prefix(prefix).unwrap(),
-            methods: strings(methods),
-            rights: rights.map(strings),
-        };
+/// Prefix, methods, rights.
+type Line<'a> = (&'a str, &'a [&'a str], Option<&'a [&'a str]>);
+
+fn rules(routes: &[Line<'_>]) -> Rules {
+    let route = |(at, (prefix, methods, rights)): (usize, &Line<'_>)| Route {
+        name: Arc::from(at.to_string()),
+        prefix: super::prefix(prefix).unwrap(),
+        methods: strings(methods),
+        rights: rights.map(strings),
+    };
     Rules {
         rights: strings(&["all"]),
         routes: routes.iter().enumerate().map(route).collect(),
