@@ -7,8 +7,15 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest as _, Sha256};
+
+mod expiry;
+pub(crate) mod read;
+#[cfg(test)]
+mod tests;
+
+pub use expiry::parse as expiry;
 
 /// The SHA-256 of a key: all of a key that is looked up, stored, cached, sent or logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,6 +38,13 @@ impl KeyHash {
 impl fmt::Display for KeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyHash {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -65,25 +79,45 @@ fn shorten(text: &str) -> String {
     }
 }
 
-/// Who a key belongs to and what it may be used for. A list of scopes that is empty restricts nothing.
+/// Who a key belongs to and what it may be used for. A list of scopes that is empty restricts nothing. Whatever it was
+/// read from, its members are valid and in the form in which `scope` compares them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// Who: sent to the server as `X-Auth-Id`, and what logs and metrics call the key. 1 to 128 visible ASCII
-    /// characters; whoever makes a grant checks that.
+    /// characters.
+    #[serde(deserialize_with = "read::id")]
     pub id: String,
     /// The names of what it may do.
+    #[serde(deserialize_with = "read::rights")]
     pub rights: Vec<String>,
     /// The hosts it may be used for: `example.com`, or `*.example.com` for all below it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "read::hosts"
+    )]
     pub hosts: Vec<String>,
     /// The beginnings of paths it may be used for, at the borders of segments.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "read::paths"
+    )]
     pub paths: Vec<String>,
     /// The methods it may be used with.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "read::methods"
+    )]
     pub methods: Vec<String>,
     /// From when on it is nothing worth: seconds since 1970 UTC. In JSON and YAML an RFC 3339 time.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "expiry")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "expiry::serialize",
+        deserialize_with = "read::expires"
+    )]
     pub expires: Option<u64>,
 }
 
@@ -94,36 +128,4 @@ pub struct Found {
     pub grant: Option<Arc<Grant>>,
     /// How long that may be believed, if the engine says so.
     pub ttl: Option<Duration>,
-}
-
-/// A time of RFC 3339 outside, seconds inside.
-mod expiry {
-    use std::time::{Duration, UNIX_EPOCH};
-
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(
-        seconds: &Option<u64>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        match seconds.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds))) {
-            Some(time) => to.collect_str(&humantime::format_rfc3339_seconds(time)),
-            None => to.serialize_none(),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-        let Some(text) = Option::<String>::deserialize(from)? else {
-            return Ok(None);
-        };
-        let time = humantime::parse_rfc3339_weak(&text).map_err(|_| {
-            serde::de::Error::custom(format!(
-                "{text:?} is no time: write it like 2027-01-31T00:00:00Z"
-            ))
-        })?;
-        Ok(time
-            .duration_since(UNIX_EPOCH)
-            .ok()
-            .map(|since| since.as_secs()))
-    }
 }
