@@ -1,6 +1,6 @@
 //! What at least two hostkit tools share: flags, logs, exit codes, errors, configuration files, files and locks.
 //!
-//! Without features it is as light as the smallest tool needs; `config` adds YAML. Nothing here knows a tool.
+//! Without features it is as light as the smallest tool needs; `config` adds YAML, `follow` files that change. Nothing here knows a tool.
 
 pub mod admin;
 pub mod backoff;
@@ -11,6 +11,8 @@ pub mod config;
 pub mod dir;
 pub mod exit;
 pub mod failure;
+#[cfg(feature = "follow")]
+pub mod follow;
 pub mod health;
 pub mod log;
 pub mod mask;

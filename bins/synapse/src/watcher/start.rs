@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use hostkit::follow::Inotify;
 use hostkit::zookeeper::{Options, Sessions};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::base::Base;
 use super::dns::Dns;
-use super::file::{File, Inotify};
+use super::file::File;
 use super::multi::Multi;
 use super::zookeeper::Zookeeper;
 use super::{Found, Watcher};

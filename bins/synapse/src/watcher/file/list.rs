@@ -1,13 +1,10 @@
 //! Reading a list of servers from a YAML or JSON file, as a whole or not at all.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::Read as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use nix::libc::O_NONBLOCK;
+use hostkit::follow::text;
 use serde::Deserialize;
 
 use crate::model::{Backend, Reject, Source, shown};
@@ -45,7 +42,7 @@ struct Entry {
 /// The file cannot be read, changes meanwhile, is larger than [`LIMIT`] or is no list of servers: one line that names
 /// the file and, where there is one, line and column.
 pub(super) fn read(path: &Path) -> Result<List, String> {
-    let text = text(path)?;
+    let text = text(path, LIMIT)?;
     let source = Source::from(path.display().to_string());
     let mut list = List::default();
     for entry in parse(path, &text)? {
@@ -70,45 +67,6 @@ impl Entry {
         backend.id = self.id;
         Ok(backend)
     }
-}
-
-fn text(path: &Path) -> Result<String, String> {
-    let failed = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
-    // A FIFO would otherwise be waited for.
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .read(true)
-        .custom_flags(O_NONBLOCK)
-        .open(path)
-        .map_err(failed)?;
-    let before = file.metadata().map_err(failed)?;
-    if !before.is_file() {
-        return Err(format!("{} is not a file", path.display()));
-    }
-    let mut bytes = Vec::new();
-    file.by_ref()
-        .take(LIMIT + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    if bytes.len() as u64 > LIMIT {
-        return Err(format!(
-            "{} is larger than 8 MiB: a list of servers is not",
-            path.display()
-        ));
-    }
-    let after = file.metadata().map_err(failed)?;
-    let stamp =
-        |metadata: &std::fs::Metadata| (metadata.len(), metadata.mtime_nsec(), metadata.mtime());
-    if stamp(&before) != stamp(&after) {
-        return Err(format!("{} is being written", path.display()));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let valid = error.utf8_error().valid_up_to();
-        let lines = error.as_bytes()[..valid].split(|byte| *byte == b'\n');
-        let (line, last) = lines.fold((0, 0), |(line, _), text| (line + 1, text.len()));
-        let column = last + 1;
-        format!("{}:{line}:{column}: not UTF-8", path.display())
-    })
 }
 
 /// The entries of a JSON file (by its name) or a YAML one. A file without a value is a half-written one: an empty list
@@ -235,7 +193,7 @@ mod tests {
         let mut large = FULL.to_owned();
         large.push_str(&"#".repeat(LIMIT as usize));
         let why = list("l.yaml", large).unwrap_err();
-        assert!(why.contains("larger than 8 MiB"), "{why}");
+        assert!(why.contains("larger than 8.0 MiB"), "{why}");
     }
 
     #[test]

@@ -1,0 +1,86 @@
+//! Following a file: noticing that it may have changed, and reading it where blocking is allowed.
+//!
+//! The directories on the way to it are watched, not the file, so that renaming over it, swapping a symlink on the way
+//! to it, and removing and recreating it are noticed; a slow re-read is the net below that (a network file system says
+//! nothing, inotify may be used up, and directories further up are not watched: everything opens files below them). Owns
+//! when it is read; what it says, and what of it is kept, is its reader's.
+
+mod chain;
+mod eyes;
+mod signals;
+mod text;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
+
+use eyes::Eyes;
+use signals::Signals;
+
+pub use eyes::Inotify;
+pub use text::text;
+
+/// How often the file is read although nothing was noticed.
+const REREAD: Duration = Duration::from_secs(60);
+
+/// How long somebody who writes the file in place is waited for: the first half of a list is often a list too.
+const WRITING: Duration = Duration::from_secs(1);
+
+/// A file that is followed.
+#[derive(Debug)]
+pub struct Follow {
+    path: PathBuf,
+    reread: Duration,
+    signals: Arc<Signals>,
+    /// Away while a read is under way.
+    eyes: Option<Eyes>,
+}
+
+impl Follow {
+    /// Follows the file `path`, which need not exist. Nothing is watched before the first [`Follow::read`].
+    #[must_use]
+    pub fn new(path: PathBuf, inotify: Inotify) -> Self {
+        let signals = Arc::new(Signals::default());
+        Self {
+            path,
+            reread: REREAD,
+            eyes: Some(Eyes::new(inotify, Arc::clone(&signals))),
+            signals,
+        }
+    }
+
+    /// What `read` makes of the file, on a thread that may block. None when that was given up: the runtime is shutting
+    /// down, `read` panicked, or an earlier call was dropped before it ended.
+    pub async fn read<T: Send + 'static>(
+        &mut self,
+        read: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> Option<T> {
+        let path = self.path.clone();
+        let mut eyes = self.eyes.take()?;
+        let looked = spawn_blocking(move || {
+            // First watched, then read: what changes in between is read again.
+            eyes.look_along(&path);
+            let read = read(&path);
+            (eyes, read)
+        });
+        let (eyes, read) = looked.await.ok()?;
+        self.eyes = Some(eyes);
+        Some(read)
+    }
+
+    /// Returns when the file may say something else than at the last [`Follow::read`]. Nothing is lost when the future
+    /// is dropped.
+    pub async fn changed(&mut self) {
+        let mut next = Instant::now() + self.reread;
+        loop {
+            tokio::select! {
+                () = self.signals.settled.notified() => return,
+                () = self.signals.writing.notified() => next = next.min(Instant::now() + WRITING),
+                () = sleep_until(next) => return,
+            }
+        }
+    }
+}
