@@ -40,6 +40,7 @@ pub const TOOLS: &[&str] = &[
     "proxy-healthcheck",
     "synapse",
     "log-healthcheck",
+    "authproxy",
 ];
 
 /// How often a condition is looked at again.

@@ -1,10 +1,33 @@
 //! authproxy: checks the API key of every request, and passes the request on to the server.
 
+pub mod cli;
+pub mod config;
 pub mod credential;
 pub mod door;
 pub mod grant;
+pub mod headers;
 pub mod lifecycle;
 pub mod permissions;
 pub mod refusal;
 pub mod scope;
 pub mod settings;
+
+pub use cli::Args;
+
+use clap::ArgMatches;
+use hostkit::{Exit, Failure, out};
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// What failed, with the exit code of its kind.
+pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
+    let loaded = settings::load(&args, matches)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    if args.check {
+        out::text(&settings::summary(&loaded.settings))?;
+    }
+    Ok(Exit::OK)
+}

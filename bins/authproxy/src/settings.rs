@@ -2,10 +2,24 @@
 //!
 //! Owns the meaning of every setting. Flags are `cli`'s, the file's keys are `config`'s.
 
+mod address;
+mod live;
+mod rules;
+mod secret;
+mod summary;
+mod validate;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use address::{Listen, Server};
+pub use live::{Live, View};
+pub use summary::summary;
+pub use validate::{Loaded, load};
+
+use hostkit::admin::Address;
 
 use hyper::header::{HeaderName, HeaderValue};
 use ipnet::IpNet;
@@ -14,7 +28,7 @@ use url::Url;
 /// Everything. What `site` holds follows SIGHUP; the rest needs a restart.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where clients connect.
+    /// Where clients connect. `[::]` takes IPv4 connections too, and is `0.0.0.0` on a host without IPv6.
     pub listen: Vec<SocketAddr>,
     /// The server that requests are passed on to.
     pub server: Server,
@@ -30,10 +44,16 @@ pub struct Settings {
     pub shared: Option<Shared>,
     /// How long new connections are still taken after being told to stop.
     pub lame_duck: Duration,
+    /// Longest time to finish what was begun after that.
+    pub drain_timeout: Duration,
+    /// Where it can be asked, if anywhere.
+    pub admin: Option<Address>,
     /// The shape of the access log, if there is one.
     pub access_log: Option<AccessLog>,
     /// What follows SIGHUP.
     pub site: Arc<Site>,
+    /// SHA-256 of all that was said, in hex.
+    pub hash: String,
 }
 
 /// What is looked at for every request, and can be changed while running.
@@ -55,20 +75,6 @@ pub struct Site {
     pub timeouts: Timeouts,
     /// Bounds of requests.
     pub limits: Limits,
-}
-
-/// A server to pass requests on to. HTTP/1.1 without TLS.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Server {
-    /// A host and a port. `localhost` is 127.0.0.1 and then ::1, without asking a resolver.
-    Tcp {
-        /// A name or an address, IPv6 without brackets.
-        host: String,
-        /// The port.
-        port: u16,
-    },
-    /// A socket file.
-    Unix(PathBuf),
 }
 
 /// Where a key is looked for, and what the server sees of it.
@@ -179,12 +185,24 @@ impl std::fmt::Debug for Secret {
 }
 
 /// The shape of the access log, on stderr.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessLog {
     /// For people.
     Plain,
     /// One logstash object a line.
     Json,
+}
+
+/// What `--access-log` can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLogChoice {
+    /// Lines for people.
+    Plain,
+    /// One logstash object a line.
+    Json,
+    /// None.
+    Off,
 }
 
 impl Site {

@@ -1,0 +1,242 @@
+//! The configuration file: the same keys as the flags, and a few that only it has.
+//!
+//! Owns how values are written in YAML, and which source beats which. What values mean together is `settings`'s.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Display};
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+use hostkit::{Failure, units};
+use ipnet::IpNet;
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, de};
+
+use crate::cli::{Args, Flags, Networks};
+
+/// An entry of `routes`, as written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RouteEntry {
+    /// What metrics call it; the path when nothing is said.
+    pub name: Option<String>,
+    /// The beginning of the path.
+    pub path: String,
+    /// Methods it is for; all when nothing is said.
+    #[serde(deserialize_with = "list")]
+    pub methods: Option<Vec<String>>,
+    /// Rights that are needed, all of them.
+    #[serde(deserialize_with = "list")]
+    pub rights: Option<Vec<String>>,
+    /// Nothing is needed.
+    pub open: bool,
+}
+
+/// What was said, by whoever has the last word: the command line, then the environment, then the file.
+///
+/// # Errors
+/// The file cannot be read or is wrong (exit 78).
+pub fn merged(args: &Args, matches: &ArgMatches) -> Result<(Flags, bool), Failure> {
+    let file: Flags = hostkit::config::load("authproxy", args.config.as_deref(), None)?;
+    let configured = file != Flags::default();
+    let given: BTreeSet<&str> = matches
+        .ids()
+        .map(clap::Id::as_str)
+        .filter(|id| matches.value_source(id) != Some(ValueSource::DefaultValue))
+        .collect();
+    let flags = Flags {
+        admin: args.admin.admin.clone(),
+        drain_timeout: Some(args.drain.drain_timeout),
+        ..args.flags.clone()
+    };
+    // A default of clap's (booleans, --drain-timeout) stands behind the file.
+    macro_rules! choose {
+        ($($field:ident),* $(,)?) => {
+            Flags {
+                $($field: if given.contains(stringify!($field)) {
+                    flags.$field
+                } else {
+                    file.$field.or(flags.$field)
+                },)*
+            }
+        };
+    }
+    let chosen = choose![
+        port,
+        listen,
+        server,
+        right,
+        threads,
+        acl_file,
+        acl_server,
+        use_liveconf_aclserver,
+        liveconf,
+        fail_open,
+        cache,
+        memcache_servers,
+        cache_prefix,
+        cache_secret_file,
+        cache_entries,
+        ttl_allowed,
+        ttl_denied,
+        ttl_error,
+        stale_if_error,
+        key_header,
+        key_parameter,
+        hide_credentials,
+        trusted_proxies,
+        timeout,
+        client_timeout,
+        idle_timeout,
+        lame_duck,
+        max_connections,
+        server_connections,
+        max_head,
+        max_body,
+        min_rate,
+        health_path,
+        access_log,
+        admin,
+        drain_timeout,
+        routes,
+        open,
+        host_param,
+        cors,
+    ];
+    Ok((chosen, configured))
+}
+
+/// Addresses and networks with commas, or `none`.
+///
+/// # Errors
+/// One of them is neither.
+pub fn networks(text: &str) -> Result<Networks, String> {
+    if text == "none" {
+        return Ok(Networks::default());
+    }
+    let networks: Result<_, _> = text.split(',').map(str::trim).map(network).collect();
+    networks.map(Networks)
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = |text: &str| text.parse::<IpAddr>().ok().map(IpNet::from);
+    text.parse()
+        .ok()
+        .or_else(|| address(text))
+        .ok_or_else(|| format!("{text:?} is no network: write it like 10.0.0.0/8, or an address"))
+}
+
+/// A scalar of YAML, however it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scalar(pub String);
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl Visitor<'_> for Any {
+            type Value = Scalar;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text, a number or a boolean")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Scalar, E> {
+                Ok(Scalar(text.to_owned()))
+            }
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Scalar, E> {
+                Ok(Scalar(value.to_string()))
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Scalar, E> {
+                Ok(Scalar(number.to_string()))
+            }
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Scalar, E> {
+                Ok(Scalar(number.to_string()))
+            }
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Scalar, E> {
+                Ok(Scalar(number.to_string()))
+            }
+        }
+        from.deserialize_any(Any)
+    }
+}
+
+fn with<'de, D: Deserializer<'de>, T>(
+    from: D,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, D::Error> {
+    let Scalar(text) = Scalar::deserialize(from)?;
+    parse(&text).map(Some).map_err(D::Error::custom)
+}
+
+/// What a type makes of a text.
+pub(crate) fn text<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: Display>,
+{
+    with(from, |text| {
+        text.parse()
+            .map_err(|error: T::Err| format!("{text:?}: {error}"))
+    })
+}
+
+/// A duration, as on the command line.
+pub(crate) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    with(from, units::duration)
+}
+
+/// A size, as on the command line.
+pub(crate) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    with(from, units::size)
+}
+
+/// A list of YAML, or what would stand on the command line.
+pub(crate) fn list<'de, D, T>(from: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: Display>,
+{
+    from.deserialize_any(List)?
+        .iter()
+        .map(|text| {
+            text.parse()
+                .map_err(|error: T::Err| D::Error::custom(format!("{text:?}: {error}")))
+        })
+        .collect::<Result<_, _>>()
+        .map(Some)
+}
+
+/// Networks: a list, or what would stand on the command line.
+pub(crate) fn trusted<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Networks>, D::Error> {
+    let texts = from.deserialize_any(List)?;
+    match texts.as_slice() {
+        [] => Ok(Some(Networks::default())),
+        texts => networks(&texts.join(","))
+            .map(Some)
+            .map_err(D::Error::custom),
+    }
+}
+
+/// A list, or one text with commas.
+struct List;
+
+impl<'de> Visitor<'de> for List {
+    type Value = Vec<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list, or a text with commas")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(text.split(',').map(|part| part.trim().to_owned()).collect())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Self::Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Scalar(part)) = parts.next_element()? {
+            list.push(part);
+        }
+        Ok(list)
+    }
+}

@@ -1,0 +1,170 @@
+//! What needs which right, and what browsers are told: the part of the settings that only a file can say in full.
+
+use std::sync::Arc;
+
+use hyper::header::{HeaderName, HeaderValue};
+
+use super::validate::{Wrong, wrong};
+use super::{Route, Rules};
+use crate::cli::Flags;
+use crate::config::RouteEntry;
+
+/// The longest route table: it is gone through for every request.
+const ROUTES: usize = 256;
+
+/// The headers of CORS that an answer can have (Fetch standard, section 3.3.3), without `access-control-`.
+const CORS: [&str; 6] = [
+    "allow-origin",
+    "allow-methods",
+    "allow-headers",
+    "allow-credentials",
+    "expose-headers",
+    "max-age",
+];
+
+pub(super) fn rules(flags: &Flags) -> Result<Rules, Wrong> {
+    let rights = names("--right", flags.right.as_deref().unwrap_or_default())?;
+    let mut routes: Vec<Route> = Vec::new();
+    let entries = flags.routes.as_deref().unwrap_or_default();
+    for entry in entries {
+        routes.push(route(entry)?);
+    }
+    for prefix in flags.open.iter().flatten() {
+        let prefix = path("open", prefix)?;
+        routes.push(Route {
+            name: prefix.as_str().into(),
+            prefix,
+            methods: Vec::new(),
+            rights: None,
+        });
+    }
+    if routes.len() > ROUTES {
+        return Err(wrong(
+            format!("there are {} routes", routes.len()),
+            format!(
+                "at most {ROUTES} are looked at for every request: let prefixes stand for more"
+            ),
+        ));
+    }
+    for (index, route) in routes.iter().enumerate() {
+        let both = |other: &&Route| {
+            let same = |method| other.methods.contains(method);
+            other.prefix == route.prefix
+                && (route.methods.is_empty() == other.methods.is_empty())
+                && (route.methods.is_empty() || route.methods.iter().any(same))
+        };
+        if routes[..index].iter().find(both).is_some() {
+            return Err(wrong(
+                format!("two routes are for {}", route.prefix),
+                "leave one of them, or give them different methods",
+            ));
+        }
+    }
+    let everything = |route: &Route| route.prefix == "/" && route.methods.is_empty();
+    if rights.is_empty() && !routes.iter().any(everything) {
+        return Err(wrong(
+            "nothing says which right a key needs",
+            "give --right=NAME, or a route for the path / in the configuration file",
+        ));
+    }
+    Ok(Rules {
+        rights,
+        routes,
+        host_parameter: flags.host_param.clone(),
+    })
+}
+
+fn route(entry: &RouteEntry) -> Result<Route, Wrong> {
+    let prefix = path("routes: path", &entry.path)?;
+    let what = format!("the route for {prefix}");
+    let methods = entry.methods.clone().unwrap_or_default();
+    for method in &methods {
+        let upper = |byte: u8| byte.is_ascii_uppercase() || byte == b'-' || byte == b'_';
+        if method.is_empty() || !method.bytes().all(upper) {
+            return Err(wrong(
+                format!("{what}: {method:?} is no method"),
+                "write methods in upper case, as in [GET, HEAD]",
+            ));
+        }
+    }
+    let rights = match (&entry.rights, entry.open) {
+        (None, true) => None,
+        (Some(rights), false) if !rights.is_empty() => Some(names(&what, rights)?),
+        (Some(_), true) => {
+            return Err(wrong(
+                format!("{what} is open, and needs rights"),
+                "leave out one of `open` and `rights`",
+            ));
+        }
+        _ => {
+            return Err(wrong(
+                format!("{what} says nothing"),
+                "give `rights: [NAME]`, or `open: true` for everybody",
+            ));
+        }
+    };
+    let name = entry.name.as_deref().unwrap_or(&prefix);
+    if name.is_empty() || name.len() > 100 || name.contains(char::is_control) {
+        return Err(wrong(
+            format!("{what}: {name:?} is no name"),
+            "use 1 to 100 visible characters",
+        ));
+    }
+    Ok(Route {
+        name: Arc::from(name),
+        methods,
+        rights,
+        prefix,
+    })
+}
+
+/// Names of rights.
+fn names(what: &str, rights: &[String]) -> Result<Vec<String>, Wrong> {
+    for right in rights {
+        if right.is_empty() || right.len() > 128 || right.contains(|c: char| !c.is_ascii_graphic())
+        {
+            return Err(wrong(
+                format!("{what}: {right:?} is no right"),
+                "use 1 to 128 visible ASCII characters",
+            ));
+        }
+    }
+    Ok(rights.to_vec())
+}
+
+/// A path in a rule: what every server reads alike, written as a request has it.
+pub(super) fn path(what: &str, path: &str) -> Result<String, Wrong> {
+    let plain = |byte: u8| byte.is_ascii_graphic() && !b"?#%;\\\"<>".contains(&byte);
+    let dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
+    if !path.starts_with('/') || path.contains("//") || dots || !path.bytes().all(plain) {
+        return Err(wrong(
+            format!("{what}: {path:?} is no path that all servers read alike"),
+            "begin it with /, without //, dots as segments, %, ;, \\ and ?",
+        ));
+    }
+    Ok(path.to_owned())
+}
+
+pub(super) fn cors(flags: &Flags) -> Result<Vec<(HeaderName, HeaderValue)>, Wrong> {
+    let mut headers = Vec::new();
+    for (key, value) in flags.cors.iter().flatten() {
+        let name = CORS
+            .contains(&key.as_str())
+            .then(|| format!("access-control-{key}").parse().ok())
+            .flatten()
+            .ok_or_else(|| {
+                wrong(
+                    format!("cors: unknown key `{key}`"),
+                    format!("the keys are {}", CORS.join(", ")),
+                )
+            })?;
+        let value = HeaderValue::from_str(&value.0).map_err(|_| {
+            wrong(
+                format!("cors: {key}: {:?} cannot stand in a header", value.0),
+                "use visible ASCII",
+            )
+        })?;
+        headers.push((name, value));
+    }
+    Ok(headers)
+}

@@ -1,0 +1,61 @@
+//! The file with the secret that entries in memcached are signed with.
+
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use super::Secret;
+
+/// The shortest secret, in bytes: 128 bits.
+const SHORTEST: usize = 16;
+/// The longest, in bytes; a file that is longer is another file.
+const LONGEST: u64 = 4096;
+
+/// What became of a secret file.
+pub(super) enum Read {
+    /// The secret, and what should be done about the file.
+    Secret(Secret, Option<String>),
+    /// There is none, or it cannot be read.
+    Missing(std::io::Error),
+}
+
+/// Reads a secret. White space around it does not count.
+///
+/// # Errors
+/// The file is one that must not be used: the message says why and what to do.
+pub(super) fn read(path: &Path) -> Result<Read, String> {
+    let shown = path.display();
+    let opened = std::fs::File::open(path).and_then(|file| {
+        let metadata = file.metadata()?;
+        let mut bytes = Vec::new();
+        file.take(LONGEST + 1).read_to_end(&mut bytes)?;
+        Ok((metadata, bytes))
+    });
+    let (metadata, bytes) = match opened {
+        Ok(read) => read,
+        Err(error) => return Ok(Read::Missing(error)),
+    };
+    let mode = metadata.permissions().mode();
+    if mode & 0o022 != 0 {
+        return Err(format!(
+            "{shown} can be written by others (mode {:04o}): chmod go-w it, and make a new secret",
+            mode & 0o7777
+        ));
+    }
+    if bytes.len() as u64 > LONGEST {
+        return Err(format!(
+            "{shown} is longer than {LONGEST} bytes: is it the right file?"
+        ));
+    }
+    let secret = bytes.trim_ascii();
+    if secret.len() < SHORTEST {
+        return Err(format!(
+            "the secret in {shown} is shorter than {SHORTEST} bytes: make one with \
+             `openssl rand -hex 32`, the same for all hosts"
+        ));
+    }
+    let warning = (mode & 0o004 != 0).then(|| {
+        format!("{shown} can be read by everybody, who can then admit keys: chmod o-r it")
+    });
+    Ok(Read::Secret(Secret(secret.to_vec()), warning))
+}

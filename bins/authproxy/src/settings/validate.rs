@@ -1,0 +1,396 @@
+//! From what was said to what is in force: defaults, bounds, and what does not go together.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use hostkit::{Exit, Failure};
+use hyper::header::{self, HeaderName};
+use ipnet::IpNet;
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    AccessLog, AccessLogChoice, Cache, Credentials, Engine, Limits, Listen, Server, Settings,
+    Shared, Site, Timeouts, rules, secret,
+};
+use crate::cli::{Args, Flags};
+use crate::config;
+
+/// Where the secret is when nobody says.
+const SECRET: &str = "/etc/hostkit/authproxy.secret";
+/// Where the live configuration is when nobody says.
+const LIVECONF: &str = "/etc/hostkit/liveconf.yaml";
+/// The port of memcached.
+const MEMCACHED: u16 = 11211;
+/// memcached keys have 250 bytes, and most of them are needed for the hash.
+const LONGEST_PREFIX: usize = 100;
+/// Bounds of `--max-head`, in bytes.
+const HEADS: std::ops::RangeInclusive<u64> = 1024..=1 << 20;
+/// Bounds of `--max-connections` and of `--cache-entries`: what would fit into the memory of any host.
+const MOST: u32 = 10_000_000;
+/// The networks that are not of the Internet: loopback, RFC 1918, link-local, and those of RFC 4193.
+const TRUSTED: &str = "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,\
+                       fc00::/7,fe80::/10";
+
+/// Settings, and what their reader should know of them.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The settings.
+    pub settings: Settings,
+    /// What is odd, but no reason not to run. Each names its object and the remedy.
+    pub warnings: Vec<String>,
+}
+
+/// Settles everything.
+///
+/// # Errors
+/// The file is wrong (exit 78); or what was said does not go together: exit 2, or 78 where a file had a say, and with
+/// `--check`.
+pub fn load(args: &Args, matches: &ArgMatches) -> Result<Loaded, Failure> {
+    let (flags, configured) = config::merged(args, matches)?;
+    let exit = if configured || args.check {
+        Exit::CONFIG
+    } else {
+        Exit::USAGE
+    };
+    let mut warnings = Vec::new();
+    let settings = settle(flags, args.common.logstash_format, &mut warnings)
+        .map_err(|Wrong { what, remedy }| Failure::new(exit, what).remedy(remedy))?;
+    Ok(Loaded { settings, warnings })
+}
+
+/// What is wrong, and what to do about it.
+pub(super) struct Wrong {
+    what: String,
+    remedy: String,
+}
+
+pub(super) fn wrong(what: impl Into<String>, remedy: impl Into<String>) -> Wrong {
+    Wrong {
+        what: what.into(),
+        remedy: remedy.into(),
+    }
+}
+
+fn settle(flags: Flags, logstash: bool, warnings: &mut Vec<String>) -> Result<Settings, Wrong> {
+    let hash = Sha256::digest(format!("{flags:?}"));
+    let site = site(&flags, warnings)?;
+    let server = flags.server.clone().ok_or_else(|| {
+        wrong(
+            "nothing says where requests go",
+            "give --server=http://localhost:PORT, or unix:PATH",
+        )
+    })?;
+    let listen = listen(flags.port, flags.listen.as_deref())?;
+    if let Some(same) = listen.iter().find(|address| is_itself(&server, address)) {
+        return Err(wrong(
+            format!("--server={server} is where authproxy itself listens ({same})"),
+            "give the port of the server",
+        ));
+    }
+    Ok(Settings {
+        listen,
+        server,
+        threads: threads(flags.threads.unwrap_or(1).into(), warnings),
+        connections: count("--max-connections", flags.max_connections, 20_000)?,
+        engine: engine(&flags)?,
+        cache: Cache {
+            entries: count("--cache-entries", flags.cache_entries, 10_000)?,
+            allowed: flags.ttl_allowed.unwrap_or(Duration::from_secs(60)),
+            denied: flags.ttl_denied.unwrap_or(Duration::from_secs(10)),
+            error: flags.ttl_error.unwrap_or(Duration::from_secs(1)),
+            stale: flags.stale_if_error.unwrap_or(Duration::from_secs(600)),
+        },
+        shared: shared(&flags, warnings)?,
+        lame_duck: flags.lame_duck.unwrap_or(Duration::from_secs(3)),
+        drain_timeout: flags.drain_timeout.unwrap_or(Duration::from_secs(10)),
+        admin: flags.admin,
+        access_log: match flags.access_log {
+            Some(AccessLogChoice::Off) => None,
+            Some(AccessLogChoice::Json) => Some(AccessLog::Json),
+            None if logstash => Some(AccessLog::Json),
+            Some(AccessLogChoice::Plain) | None => Some(AccessLog::Plain),
+        },
+        site: Arc::new(site),
+        hash: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+    })
+}
+
+fn site(flags: &Flags, warnings: &mut Vec<String>) -> Result<Site, Wrong> {
+    let fail_open = flags.fail_open.unwrap_or_default();
+    if fail_open {
+        warnings.push("--fail-open is on: every key passes while the engine is away".to_owned());
+    }
+    Ok(Site {
+        credentials: credentials(flags)?,
+        rules: rules::rules(flags)?,
+        trusted: match &flags.trusted_proxies {
+            Some(networks) => networks.0.iter().map(IpNet::trunc).collect(),
+            None => TRUSTED
+                .split(',')
+                .filter_map(|net| net.parse().ok())
+                .collect(),
+        },
+        cors: rules::cors(flags)?,
+        health_path: match &flags.health_path {
+            Some(path) => Some(rules::path("--health-path", path)?),
+            None => None,
+        },
+        fail_open,
+        timeouts: Timeouts {
+            server: span("--timeout", flags.timeout, 15)?,
+            client: span("--client-timeout", flags.client_timeout, 15)?,
+            idle: span("--idle-timeout", flags.idle_timeout, 60)?,
+        },
+        limits: Limits {
+            head: head(flags.max_head)?,
+            body: flags.max_body,
+            rate: flags.min_rate.unwrap_or(500),
+            server_connections: count("--server-connections", flags.server_connections, 1024)?,
+        },
+    })
+}
+
+fn listen(port: Option<u16>, addresses: Option<&[Listen]>) -> Result<Vec<SocketAddr>, Wrong> {
+    let port = port.filter(|port| *port != 0);
+    let no_port = || {
+        wrong(
+            "nothing says which port to listen on",
+            "give --port={{thermos.ports[http]}}, or --listen=ADDR:PORT",
+        )
+    };
+    let everywhere = [Listen {
+        ip: Ipv6Addr::UNSPECIFIED.into(),
+        port: None,
+    }];
+    let mut sockets = Vec::new();
+    for Listen { ip, port: own } in addresses.unwrap_or(&everywhere) {
+        let port = own.or(port).ok_or_else(no_port)?;
+        let address = SocketAddr::new(*ip, port);
+        if sockets.contains(&address) {
+            return Err(wrong(
+                format!("--listen names {address} twice"),
+                "leave one of them",
+            ));
+        }
+        sockets.push(address);
+    }
+    if sockets.is_empty() {
+        return Err(wrong(
+            "--listen is empty",
+            "name an address, or leave it out",
+        ));
+    }
+    Ok(sockets)
+}
+
+/// Whether requests to a server would come back here.
+fn is_itself(server: &Server, listen: &SocketAddr) -> bool {
+    let Server::Tcp { host, port } = server else {
+        return false;
+    };
+    let (ip, loopback) = match host.parse::<IpAddr>() {
+        Ok(ip) => (Some(ip), ip.is_loopback()),
+        Err(_) => (None, host == "localhost"),
+    };
+    let all = listen.ip().is_unspecified() || (ip.is_none() && listen.ip().is_loopback());
+    *port == listen.port() && (ip == Some(listen.ip()) || (loopback && all))
+}
+
+/// No more threads than processors: the CPU quota of the job counts, too.
+fn threads(asked: usize, warnings: &mut Vec<String>) -> usize {
+    let most = std::thread::available_parallelism().map_or(1, Into::into);
+    if asked > most {
+        warnings.push(format!(
+            "--threads={asked} is more than this job's share of processors: {most} will serve"
+        ));
+    }
+    asked.min(most)
+}
+
+fn engine(flags: &Flags) -> Result<Engine, Wrong> {
+    let remedy = "give one of --acl-file, --acl-server and --use-liveconf-aclserver";
+    let liveconf = flags.use_liveconf_aclserver.unwrap_or_default();
+    match (&flags.acl_file, &flags.acl_server, liveconf) {
+        (Some(file), None, false) => Ok(Engine::File(file.clone())),
+        (None, Some(urls), false) => {
+            for url in urls {
+                let shown = hostkit::mask::url(url.as_str());
+                if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+                    return Err(wrong(
+                        format!("--acl-server={shown} is no http or https URL"),
+                        "write it like http://acl:8080/check",
+                    ));
+                }
+                if !url.username().is_empty() || url.password().is_some() {
+                    return Err(wrong(
+                        format!(
+                            "--acl-server={shown} has a name or a password, which are not sent"
+                        ),
+                        "leave out what stands before @",
+                    ));
+                }
+            }
+            match urls.as_slice() {
+                [] => Err(wrong("--acl-server is empty", "name a permissions engine")),
+                urls => Ok(Engine::Servers(urls.to_vec())),
+            }
+        }
+        (None, None, true) => Ok(Engine::Liveconf(
+            flags.liveconf.clone().unwrap_or_else(|| LIVECONF.into()),
+        )),
+        (None, None, false) => Err(wrong("nothing says who knows the keys", remedy)),
+        _ => Err(wrong("more than one permissions engine is named", remedy)),
+    }
+}
+
+fn shared(flags: &Flags, warnings: &mut Vec<String>) -> Result<Option<Shared>, Wrong> {
+    let servers = flags.memcache_servers.clone().unwrap_or_default();
+    if !flags.cache.unwrap_or_default() {
+        if !servers.is_empty() {
+            warnings.push("--memcache-servers are not used: give --cache, too".to_owned());
+        }
+        return Ok(None);
+    }
+    let servers: Vec<String> = servers
+        .iter()
+        .map(|server| memcached(server.trim()))
+        .collect::<Result<_, _>>()?;
+    if servers.is_empty() {
+        return Err(wrong(
+            "--cache shares what is known of keys over memcached, but no server is named",
+            "give --memcache-servers=HOST:PORT,HOST:PORT, or leave out --cache",
+        ));
+    }
+    let prefix = flags.cache_prefix.clone().unwrap_or("authproxy".to_owned());
+    if prefix.len() > LONGEST_PREFIX || !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(wrong(
+            format!("--cache-prefix={prefix:?} cannot begin a memcached key"),
+            format!("use at most {LONGEST_PREFIX} visible ASCII characters without spaces"),
+        ));
+    }
+    let default = Path::new(SECRET);
+    let path = flags.cache_secret_file.as_deref().unwrap_or(default);
+    let read = secret::read(path).map_err(|what| wrong(what, "memcached is not used without"))?;
+    match read {
+        secret::Read::Secret(secret, warning) => {
+            warnings.extend(warning);
+            Ok(Some(Shared {
+                servers,
+                prefix,
+                secret,
+            }))
+        }
+        secret::Read::Missing(error) if path == default => {
+            warnings.push(format!(
+                "memcached is not used, for want of a secret to sign entries with: {SECRET}: {error}. Put at least 16 \
+                 random bytes there, the same on all hosts, or name a file with --cache-secret-file"
+            ));
+            Ok(None)
+        }
+        secret::Read::Missing(error) => Err(wrong(
+            format!(
+                "cannot read --cache-secret-file={}: {error}",
+                path.display()
+            ),
+            "make one with `openssl rand -hex 32`, the same for all hosts",
+        )),
+    }
+}
+
+/// `host:port`, with memcached's own port where none is named.
+fn memcached(text: &str) -> Result<String, Wrong> {
+    let whole = if text
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| !port.ends_with(']'))
+    {
+        text.to_owned()
+    } else {
+        format!("{text}:{MEMCACHED}")
+    };
+    // What a server of HTTP may be called, a memcached may, too.
+    match format!("http://{whole}").parse() {
+        Ok(Server::Tcp { .. }) if !whole.contains('/') => Ok(whole),
+        _ => Err(wrong(
+            format!("--memcache-servers: {text:?} is no server"),
+            "write HOST:PORT,HOST:PORT",
+        )),
+    }
+}
+
+fn credentials(flags: &Flags) -> Result<Credentials, Wrong> {
+    let header = flags
+        .key_header
+        .clone()
+        .unwrap_or(HeaderName::from_static("x-api-key"));
+    let reserved = [
+        header::AUTHORIZATION,
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        header::COOKIE,
+        header::EXPECT,
+        header::HOST,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ];
+    if reserved.contains(&header) || crate::headers::is_identity(header.as_str()) {
+        return Err(wrong(
+            format!("--key-header={header} means something else"),
+            "choose a header of its own; Authorization is looked at in any case",
+        ));
+    }
+    let parameter = |flag: &str, name: &str| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        if name.is_empty() || !name.bytes().all(fits) {
+            return Err(wrong(
+                format!("{flag}={name:?} is no name of a query parameter"),
+                "use letters, digits and -._~",
+            ));
+        }
+        Ok(name.to_owned())
+    };
+    if let Some(name) = &flags.host_param {
+        parameter("host-param", name)?;
+    }
+    let name = flags.key_parameter.as_deref().unwrap_or("apikey");
+    Ok(Credentials {
+        header,
+        parameter: parameter("--key-parameter", name)?,
+        hide: flags.hide_credentials.unwrap_or_default(),
+    })
+}
+
+fn span(flag: &str, asked: Option<Duration>, default: u64) -> Result<Duration, Wrong> {
+    match asked {
+        Some(Duration::ZERO) => Err(wrong(
+            format!("{flag}=0 gives nobody a chance"),
+            "give it a second at least",
+        )),
+        asked => Ok(asked.unwrap_or(Duration::from_secs(default))),
+    }
+}
+
+fn count(flag: &str, asked: Option<u32>, default: u32) -> Result<usize, Wrong> {
+    match asked.unwrap_or(default) {
+        count @ 1..=MOST => Ok(count as usize),
+        count => Err(wrong(
+            format!("{flag}={count} is out of bounds"),
+            format!("give 1 to {MOST}"),
+        )),
+    }
+}
+
+fn head(asked: Option<u64>) -> Result<usize, Wrong> {
+    let bytes = asked.unwrap_or(16 << 10);
+    match usize::try_from(bytes) {
+        Ok(head) if HEADS.contains(&bytes) => Ok(head),
+        _ => Err(wrong(
+            format!("--max-head={bytes} is out of bounds"),
+            "give 1K to 1M",
+        )),
+    }
+}
