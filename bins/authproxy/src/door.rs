@@ -14,8 +14,8 @@ pub struct Pass {
     /// Who sent it; nobody where no key was looked at ([`Mark::Open`], [`Mark::Preflight`]) or could be
     /// ([`Mark::FailOpen`]).
     pub id: Option<Arc<Grant>>,
-    /// The name of the route it took, for metrics.
-    pub route: Arc<str>,
+    /// The name of the route that decided, for metrics; none where no route fits.
+    pub route: Option<Arc<str>>,
     /// Why it may.
     pub mark: Mark,
 }
@@ -42,7 +42,7 @@ pub struct Refused {
     pub refusal: Refusal,
     /// Who sent it, as far as is known: a key that is known, but not for this.
     pub id: Option<Arc<Grant>>,
-    /// The name of the route it would have taken, as far as is known.
+    /// The name of the route that decided; none where no route fits, or none could be found.
     pub route: Option<Arc<str>>,
 }
 
