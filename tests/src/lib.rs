@@ -14,12 +14,16 @@ use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+pub mod acl;
+pub mod authproxy;
+pub mod backend;
 pub mod dns;
 pub mod eightball;
 pub mod fuzz;
 pub mod haproxy;
 pub mod host;
 pub mod load;
+pub mod memcached;
 pub mod misbehave;
 pub mod nginx;
 pub mod origin;

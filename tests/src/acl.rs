@@ -1,0 +1,328 @@
+//! A permissions engine that knows the keys it is told, counts what it is asked, and answers as badly as a test wants.
+//!
+//! It speaks the ACL protocol with its own few lines, not with what is under test.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::eventually;
+use crate::serve::Server;
+
+/// What is done with a question. All but the first two end the connection.
+#[derive(Debug, Clone)]
+pub enum Manner {
+    /// It is answered from what is known, on a connection that stays.
+    Answer,
+    /// The same after a while.
+    After(Duration),
+    /// It is answered with this status and body.
+    Status(u16, String),
+    /// It is answered with these bytes.
+    Garbage(Vec<u8>),
+    /// The connection is closed instead.
+    Close,
+    /// Nothing is ever said.
+    Hang,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: HashMap<String, Value>,
+    /// What is done in turn, round and round.
+    manners: Vec<Manner>,
+    /// The hash that each question named, in order.
+    asked: Vec<String>,
+    requests: Vec<String>,
+}
+
+/// A running engine. Dropping it closes its port and every connection.
+#[derive(Debug)]
+pub struct Acl {
+    port: u16,
+    server: Mutex<Option<Server>>,
+    state: Arc<Mutex<State>>,
+}
+
+impl Acl {
+    /// One that knows nobody, on a free port of 127.0.0.1.
+    #[must_use]
+    pub fn start() -> Self {
+        let state = Arc::new(Mutex::new(State::default()));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let port = listener.local_addr().unwrap().port();
+        let server = Mutex::new(Some(serve_on(listener, &state)));
+        Self {
+            port,
+            server,
+            state,
+        }
+    }
+
+    /// The value of `--acl-server`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/acl", self.port)
+    }
+
+    /// Its port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Knows a key from now on. The grant is what stands in the answer besides `known`; without `id` it is the key's
+    /// first eight characters, and without `rights` it is `all`.
+    pub fn know(&self, key: &str, grant: Value) {
+        let mut answer = json!({"known": true, "id": id_of(key), "rights": ["all"]});
+        if let (Value::Object(answer), Value::Object(grant)) = (&mut answer, grant) {
+            answer.extend(grant);
+        }
+        let mut state = self.state.lock().unwrap();
+        state.known.insert(hash(key), answer);
+    }
+
+    /// Knows many keys, all with the right `all`.
+    pub fn know_all<'k>(&self, keys: impl IntoIterator<Item = &'k str>) {
+        keys.into_iter().for_each(|key| self.know(key, json!({})));
+    }
+
+    /// Does not know a key any more.
+    pub fn forget(&self, key: &str) {
+        self.state.lock().unwrap().known.remove(&hash(key));
+    }
+
+    /// Behaves otherwise from the next question on.
+    pub fn behave(&self, manner: Manner) {
+        self.behave_in_turn(vec![manner]);
+    }
+
+    /// Does one after another from the next question on, and then begins again.
+    pub fn behave_in_turn(&self, manners: Vec<Manner>) {
+        let mut state = self.state.lock().unwrap();
+        state.manners = manners;
+        state.asked.clear();
+        state.requests.clear();
+    }
+
+    /// How many questions came since it last changed its manner.
+    #[must_use]
+    pub fn asked(&self) -> usize {
+        self.state.lock().unwrap().asked.len()
+    }
+
+    /// The same for those about one key.
+    #[must_use]
+    pub fn asked_about(&self, key: &str) -> usize {
+        let hash = hash(key);
+        let state = self.state.lock().unwrap();
+        state.asked.iter().filter(|asked| **asked == hash).count()
+    }
+
+    /// The questions whole, head and body, since it last changed its manner.
+    #[must_use]
+    pub fn requests(&self) -> Vec<String> {
+        self.state.lock().unwrap().requests.clone()
+    }
+
+    /// Closes its port and every connection.
+    pub fn kill(&self) {
+        drop(self.server.lock().unwrap().take());
+    }
+
+    /// Listens on the same port again, with the same keys.
+    pub fn restart(&self) {
+        self.kill();
+        let mut listener = None;
+        eventually("the engine's port is free", || {
+            listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).ok();
+            listener.is_some()
+        });
+        *self.server.lock().unwrap() = listener.map(|listener| serve_on(listener, &self.state));
+    }
+}
+
+/// What stands for a key in files, questions and logs: the SHA-256 in hex.
+#[must_use]
+pub fn hash(key: &str) -> String {
+    let digest = Sha256::digest(key.as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The id that a key has here unless a test gives it another.
+#[must_use]
+pub fn id_of(key: &str) -> String {
+    key.chars().take(8).collect()
+}
+
+/// Writes a file for `--acl-file`, whole or not at all: each key with its rights.
+pub fn write_file(path: &Path, keys: &[(&str, &[&str])]) {
+    let keys: Vec<Value> = keys
+        .iter()
+        .map(|(key, rights)| json!({"id": id_of(key), "sha256": hash(key), "rights": rights}))
+        .collect();
+    // JSON is YAML.
+    let part = path.with_extension("part");
+    std::fs::write(&part, json!({ "keys": keys }).to_string()).unwrap();
+    std::fs::rename(&part, path).unwrap();
+}
+
+fn serve_on(listener: TcpListener, state: &Arc<Mutex<State>>) -> Server {
+    let state = state.clone();
+    Server::on(listener, "acl", move |stream| {
+        let state = state.clone();
+        async move {
+            // One that hangs up is its own affair.
+            let _ = serve(stream, &state).await;
+        }
+    })
+}
+
+async fn serve(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
+    let mut bytes = Vec::new();
+    loop {
+        let Some((request, body)) = question(&mut stream, &mut bytes).await? else {
+            return Ok(());
+        };
+        let asked = serde_json::from_str::<Value>(&body).ok();
+        let hash = asked.and_then(|asked| Some(asked["key_sha256"].as_str()?.to_owned()));
+        let hash = hash.unwrap_or_default();
+        let manner = state.lock().unwrap().take(&hash, request);
+        match manner {
+            Manner::Answer => {
+                let answer = state.lock().unwrap().answer(&hash);
+                stream
+                    .write_all(&response(200, &answer, "keep-alive"))
+                    .await?;
+            }
+            Manner::After(delay) => {
+                tokio::time::sleep(delay).await;
+                let answer = state.lock().unwrap().answer(&hash);
+                stream
+                    .write_all(&response(200, &answer, "keep-alive"))
+                    .await?;
+            }
+            Manner::Status(status, body) => {
+                return stream.write_all(&response(status, &body, "close")).await;
+            }
+            Manner::Garbage(bytes) => return stream.write_all(&bytes).await,
+            Manner::Close => return Ok(()),
+            Manner::Hang => {
+                // The next byte would be the end of the connection.
+                let _ = stream.read_u8().await;
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The next question: all of it, and its body alone. What follows it stays in `bytes`.
+async fn question(
+    stream: &mut TcpStream,
+    bytes: &mut Vec<u8>,
+) -> std::io::Result<Option<(String, String)>> {
+    loop {
+        if let Some(head) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
+            let lengths: BTreeMap<_, _> = text
+                .lines()
+                .filter_map(|line| line.split_once(':'))
+                .collect();
+            let length = lengths.get("content-length");
+            let length: usize = length
+                .and_then(|text| text.trim().parse().ok())
+                .unwrap_or(0);
+            if bytes.len() >= head + 4 + length {
+                let rest = bytes.split_off(head + 4 + length);
+                let whole = std::mem::replace(bytes, rest);
+                let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                return Ok(Some((text(&whole), text(&whole[head + 4..]))));
+            }
+        }
+        if stream.read_buf(bytes).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+fn response(status: u16, body: &str, connection: &str) -> Vec<u8> {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status} As Told\r\nContent-Type: application/json\r\nConnection: {connection}\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+impl State {
+    /// Notes a question, and says what is done with it.
+    fn take(&mut self, hash: &str, request: String) -> Manner {
+        let turn = self.asked.len();
+        self.asked.push(hash.to_owned());
+        self.requests.push(request);
+        let turn = turn.checked_rem(self.manners.len());
+        turn.map_or(Manner::Answer, |turn| self.manners[turn].clone())
+    }
+
+    fn answer(&self, hash: &str) -> String {
+        let nobody = json!({"known": false});
+        self.known.get(hash).unwrap_or(&nobody).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    fn ask(acl: &Acl, key: &str) -> std::io::Result<String> {
+        let body = json!({"v": 1, "key_sha256": hash(key)}).to_string();
+        let length = body.len();
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", acl.port()))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(
+            stream,
+            "POST /acl HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}"
+        )?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    #[test]
+    fn it_knows_what_it_was_told_and_counts() {
+        let acl = Acl::start();
+        acl.know("secret-key", json!({"rights": ["a"], "ttl": 3}));
+        let known = ask(&acl, "secret-key").unwrap();
+        assert!(known.contains(r#""known":true"#), "{known}");
+        assert!(known.contains(r#""id":"secret-k""#) && known.contains(r#""rights":["a"]"#));
+        assert!(ask(&acl, "other").unwrap().contains(r#"{"known":false}"#));
+        assert_eq!((acl.asked(), acl.asked_about("other")), (2, 1));
+        acl.forget("secret-key");
+        assert!(ask(&acl, "secret-key").unwrap().contains("false"));
+    }
+
+    #[test]
+    fn it_misbehaves_in_turn_and_comes_back_on_its_port() {
+        let acl = Acl::start();
+        acl.behave_in_turn(vec![Manner::Status(500, String::new()), Manner::Close]);
+        assert!(ask(&acl, "k").unwrap().starts_with("HTTP/1.1 500"));
+        assert_eq!(ask(&acl, "k").unwrap(), "");
+        assert!(ask(&acl, "k").unwrap().starts_with("HTTP/1.1 500"));
+        acl.kill();
+        assert!(ask(&acl, "k").is_err());
+        acl.restart();
+        acl.behave(Manner::Answer);
+        assert!(ask(&acl, "k").unwrap().contains("known"));
+        assert_eq!(acl.asked(), 1);
+    }
+}

@@ -1,0 +1,345 @@
+//! The real authproxy as a process, and a client that sends it exactly the bytes it is given.
+
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::haproxy::send;
+use crate::{Running, bin, eventually, free_port, patience};
+
+/// How often another pair of ports is tried when somebody took one in between.
+const ATTEMPTS: u32 = 5;
+
+/// A running authproxy. Dropping it kills it.
+#[derive(Debug)]
+pub struct Authproxy {
+    process: Running,
+    args: Vec<String>,
+    port: u16,
+    admin: u16,
+    log: Arc<Mutex<String>>,
+    directory: TempDir,
+}
+
+/// An answer as it came over the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// Status line and headers.
+    pub head: String,
+    /// What followed, chunks and all.
+    pub body: String,
+}
+
+impl Authproxy {
+    /// With these flags on a free port of 127.0.0.1, and an admin listener on another, once it accepts connections.
+    ///
+    /// # Panics
+    /// It ends instead; with its log.
+    #[must_use]
+    #[track_caller]
+    pub fn start(args: &[&str]) -> Self {
+        Self::start_by(&["env"], args)
+    }
+
+    /// The same in front of a server of this host, with the right `all`.
+    #[must_use]
+    #[track_caller]
+    pub fn before(server: u16, args: &[&str]) -> Self {
+        let server = format!("--server=http://localhost:{server}");
+        let mut all = vec![server.as_str(), "--right=all"];
+        all.extend(args);
+        Self::start(&all)
+    }
+
+    /// The same as [`Authproxy::start`], started by another program, which must replace itself by it.
+    #[must_use]
+    #[track_caller]
+    pub fn start_by(launcher: &[&str], args: &[&str]) -> Self {
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        let mut said = String::new();
+        for _ in 0..ATTEMPTS {
+            let (port, admin) = (free_port(), free_port());
+            let directory = tempfile::tempdir().unwrap();
+            match launch(launcher, &args, port, admin, directory.path()) {
+                Ok((process, log)) => {
+                    return Self {
+                        process,
+                        args,
+                        port,
+                        admin,
+                        log,
+                        directory,
+                    };
+                }
+                Err(log) => said = log,
+            }
+            if !said.contains("in use") {
+                break;
+            }
+        }
+        panic!("authproxy ended: {said}");
+    }
+
+    /// Kills it, and starts it on the same ports with the same flags; its log begins anew.
+    ///
+    /// # Panics
+    /// It ends instead.
+    pub fn restart(&mut self) {
+        let _ = self.process.0.kill();
+        let _ = self.process.0.wait();
+        let (port, admin) = (self.port, self.admin);
+        let started = launch(&["env"], &self.args, port, admin, self.directory.path());
+        let (process, log) = started.unwrap_or_else(|log| panic!("authproxy ended: {log}"));
+        (self.process, self.log) = (process, log);
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The port of its admin listener.
+    #[must_use]
+    pub const fn admin(&self) -> u16 {
+        self.admin
+    }
+
+    /// The URL of a path, which begins with a slash.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// Its pid.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.process.0.id().try_into().unwrap()
+    }
+
+    /// Its working directory, where a test may put what it needs.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// What it has written to stderr so far: its log and the access log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until its log has this.
+    ///
+    /// # Panics
+    /// It never does.
+    #[track_caller]
+    pub fn says(&self, text: &str) {
+        eventually(&format!("{text:?} in the log"), || {
+            self.log().contains(text)
+        });
+    }
+
+    /// `GET path` with these header lines, each without its end, on a connection of its own.
+    #[must_use]
+    #[track_caller]
+    pub fn get(&self, path: &str, headers: &[&str]) -> Answer {
+        ask(self.port, "GET", path, headers)
+    }
+
+    /// `GET path` with a key in `X-API-Key`.
+    #[must_use]
+    #[track_caller]
+    pub fn get_with_key(&self, path: &str, key: &str) -> Answer {
+        self.get(path, &[&format!("X-API-Key: {key}")])
+    }
+
+    /// The value of a metric, its labels included in the name; none when there is no such line.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let text = ask(self.admin, "GET", "/metrics", &[]).body;
+        let mut values = text.lines().filter_map(|line| line.strip_prefix(name));
+        values.find_map(|value| value.strip_prefix(' ')?.parse().ok())
+    }
+
+    /// The sum of a metric over all its labels.
+    #[must_use]
+    pub fn metric_sum(&self, name: &str) -> f64 {
+        let text = ask(self.admin, "GET", "/metrics", &[]).body;
+        let lines = text.lines().filter_map(|line| line.strip_prefix(name));
+        let values = lines.filter(|rest| rest.starts_with([' ', '{']));
+        values
+            .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// What `/status` says.
+    #[must_use]
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        let answer = ask(self.admin, "GET", "/status", &[]);
+        serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
+    }
+
+    /// A request to the admin listener.
+    #[must_use]
+    #[track_caller]
+    pub fn tell(&self, method: &str, path: &str) -> Answer {
+        ask(self.admin, method, path, &["Content-Length: 0"])
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        send(self.pid(), signal);
+    }
+
+    /// Its exit code, once it has ended by itself; the signal's number, negative, when one ended it.
+    ///
+    /// # Panics
+    /// It does not end.
+    #[track_caller]
+    pub fn ends(mut self) -> i32 {
+        use std::os::unix::process::ExitStatusExt as _;
+        let mut status = None;
+        eventually("authproxy ends", || {
+            status = self.process.0.try_wait().unwrap();
+            status.is_some()
+        });
+        let status = status.unwrap();
+        status.code().unwrap_or(-status.signal().unwrap_or(0))
+    }
+}
+
+/// A process that accepts connections, and its log; what it said when it ended instead.
+fn launch(
+    launcher: &[&str],
+    args: &[String],
+    port: u16,
+    admin: u16,
+    directory: &Path,
+) -> Result<(Running, Arc<Mutex<String>>), String> {
+    let child = Command::new(launcher[0])
+        .args(&launcher[1..])
+        .arg(bin("authproxy"))
+        .arg(format!("--port={port}"))
+        .arg(format!("--admin=127.0.0.1:{admin}"))
+        .args(args)
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut process = Running(child);
+    let log = Arc::new(Mutex::new(String::new()));
+    let reader = follow(&mut process, &log);
+    let mut ended = false;
+    eventually("authproxy accepts connections", || {
+        ended = process.0.try_wait().unwrap().is_some();
+        ended || [port, admin].iter().all(|port| connect(*port).is_ok())
+    });
+    if ended {
+        // What it said last may still be in the pipe.
+        reader.join().unwrap();
+        return Err(log.lock().unwrap().clone());
+    }
+    Ok((process, log))
+}
+
+fn follow(process: &mut Running, log: &Arc<Mutex<String>>) -> std::thread::JoinHandle<()> {
+    let stderr = process.0.stderr.take().unwrap();
+    let log = log.clone();
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(stderr);
+        let mut line = Vec::new();
+        while lines
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|read| read > 0)
+        {
+            log.lock()
+                .unwrap()
+                .push_str(&String::from_utf8_lossy(&line));
+            line.clear();
+        }
+    })
+}
+
+fn connect(port: u16) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(patience()))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// One request with these header lines, each without its end, on a connection of its own.
+///
+/// # Panics
+/// There is no answer, or it is no HTTP.
+#[must_use]
+#[track_caller]
+pub fn ask(port: u16, method: &str, path: &str, headers: &[&str]) -> Answer {
+    let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+    if !headers.iter().any(|line| line.starts_with("Host:")) {
+        request.push_str("Host: localhost\r\n");
+    }
+    for line in headers {
+        request.push_str(line);
+        request.push_str("\r\n");
+    }
+    request.push_str("\r\n");
+    let bytes = exchange(port, request.as_bytes());
+    Answer::parse(&bytes).unwrap_or_else(|| panic!("no answer to {request:?}: {bytes:?}"))
+}
+
+/// Sends bytes and reads until the other side closes, which a reset is too.
+///
+/// # Panics
+/// It closes not.
+#[must_use]
+#[track_caller]
+pub fn exchange(port: u16, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = connect(port).unwrap();
+    // Who answers before all has come may close, too.
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "after {answer:?}");
+    }
+    answer
+}
+
+impl Answer {
+    /// The first answer in these bytes; all that follows its head is its body.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let text = String::from_utf8_lossy(bytes);
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        Some(Self {
+            status: head.split(' ').nth(1)?.parse().ok()?,
+            head: head.to_owned(),
+            body: body.to_owned(),
+        })
+    }
+
+    /// The value of the first header with this name, whatever its case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        let found = lines.find(|(own, _)| own.eq_ignore_ascii_case(name))?;
+        Some(found.1.trim())
+    }
+
+    /// The machine word of one of authproxy's own answers.
+    #[must_use]
+    pub fn word(&self) -> Option<String> {
+        let body: Value = serde_json::from_str(&self.body).ok()?;
+        Some(body["error"].as_str()?.to_owned())
+    }
+}

@@ -1,0 +1,373 @@
+//! How four kinds of HTTP/1.1 servers read the same bytes.
+//!
+//! They differ in what ends a line and in which header says how long a body is. In all else each is as lenient as
+//! servers have been seen to be, because a request is smuggled where somebody reads one: header names are compared
+//! without blanks and control characters and with `_` for `-`, `Transfer-Encoding` means chunked wherever the word
+//! occurs in it, a length is the digits it begins with.
+
+use std::ops::Range;
+
+/// What ends a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// CR LF, and nothing else.
+    Crlf,
+    /// LF, and a CR before it.
+    Lf,
+}
+
+/// What says how long a body is when there are two to say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// `Transfer-Encoding`.
+    Chunked,
+    /// `Content-Length`.
+    Length,
+}
+
+/// A kind of server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Personality {
+    /// What ends a line.
+    pub ends: Ends,
+    /// What says how long a body is.
+    pub framing: Framing,
+}
+
+/// A request as somebody sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Whatever stands where a request begins.
+    pub line: String,
+    /// Names in lower case with `-` for `_`, and values without blanks around them; folded lines are one.
+    pub headers: Vec<(String, String)>,
+    /// What has come of the body, without the framing of chunks.
+    pub body: Vec<u8>,
+}
+
+/// What somebody sees in a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// The requests whose line is there.
+    pub requests: Vec<Request>,
+    /// How many bytes those take that are there whole.
+    pub taken: usize,
+    /// How many of them are there whole: all, or all but the last.
+    whole: usize,
+    /// The framing of the last makes no sense, and where it ends cannot be known.
+    pub broken: bool,
+}
+
+impl Reading {
+    /// The requests that are there to their end.
+    #[must_use]
+    pub fn whole(&self) -> &[Request] {
+        &self.requests[..self.whole]
+    }
+
+    /// The one whose head is there, but not its end.
+    #[must_use]
+    pub fn partial(&self) -> Option<&Request> {
+        self.requests.get(self.whole)
+    }
+}
+
+impl Request {
+    /// The value of the first header with this name, in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        let found = headers.find(|(own, _)| own == name)?;
+        Some(&found.1)
+    }
+
+    /// The values of all headers with this name, in lower case.
+    pub fn values<'r>(&'r self, name: &'r str) -> impl Iterator<Item = &'r str> {
+        let found = self.headers.iter().filter(move |(own, _)| own == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// The target of its line.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        self.line.split(' ').nth(1).unwrap_or_default()
+    }
+
+    /// Whether another may follow.
+    #[must_use]
+    pub fn keeps_alive(&self) -> bool {
+        let connection = self.header("connection").unwrap_or_default();
+        let connection = connection.to_ascii_lowercase();
+        if self.line.ends_with("HTTP/1.0") {
+            connection.contains("keep-alive")
+        } else {
+            !connection.contains("close")
+        }
+    }
+
+    fn length(&self) -> Option<usize> {
+        let value = self.header("content-length")?;
+        let value = value.trim_start_matches('+');
+        let end = value
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(value.len());
+        value[..end].parse().ok()
+    }
+
+    fn chunked(&self) -> bool {
+        self.values("transfer-encoding")
+            .any(|value| value.to_ascii_lowercase().contains("chunked"))
+    }
+}
+
+/// What became of reading something.
+enum Step {
+    /// It is there, and ends here.
+    Done(usize),
+    /// More has to come.
+    Partial,
+    /// It makes no sense.
+    Broken,
+}
+
+impl Personality {
+    /// All four.
+    pub const ALL: [Self; 4] = [
+        Self::new(Ends::Crlf, Framing::Chunked),
+        Self::new(Ends::Crlf, Framing::Length),
+        Self::new(Ends::Lf, Framing::Chunked),
+        Self::new(Ends::Lf, Framing::Length),
+    ];
+
+    const fn new(ends: Ends, framing: Framing) -> Self {
+        Self { ends, framing }
+    }
+
+    /// What it sees in the bytes of a connection.
+    #[must_use]
+    pub fn read(self, bytes: &[u8]) -> Reading {
+        let mut reading = Reading {
+            requests: Vec::new(),
+            taken: 0,
+            whole: 0,
+            broken: false,
+        };
+        while reading.taken < bytes.len() {
+            let mut at = reading.taken;
+            // Servers skip empty lines before a request.
+            while let Some((line, next)) = self.line(bytes, at)
+                && line.is_empty()
+            {
+                at = next;
+            }
+            reading.taken = at;
+            let Some((mut request, body)) = self.head(bytes, at) else {
+                return reading;
+            };
+            let Some(body) = body else {
+                reading.requests.push(request);
+                return reading;
+            };
+            let end = self.body(bytes, body, &mut request);
+            reading.requests.push(request);
+            match end {
+                Step::Done(end) => {
+                    reading.taken = end;
+                    reading.whole += 1;
+                }
+                Step::Partial => return reading,
+                Step::Broken => {
+                    reading.broken = true;
+                    return reading;
+                }
+            }
+        }
+        reading
+    }
+
+    /// The line that begins here without its end, and where the next one begins.
+    fn line(self, bytes: &[u8], from: usize) -> Option<(&[u8], usize)> {
+        let rest = &bytes[from..];
+        match self.ends {
+            Ends::Crlf => {
+                let end = rest.windows(2).position(|two| two == b"\r\n")?;
+                Some((&rest[..end], from + end + 2))
+            }
+            Ends::Lf => {
+                let end = rest.iter().position(|byte| *byte == b'\n')?;
+                let line = &rest[..end];
+                Some((line.strip_suffix(b"\r").unwrap_or(line), from + end + 1))
+            }
+        }
+    }
+
+    /// The request whose line begins here, if that is there, and where its body begins, if its head is there whole.
+    fn head(self, bytes: &[u8], from: usize) -> Option<(Request, Option<usize>)> {
+        let (line, mut at) = self.line(bytes, from)?;
+        let mut request = Request {
+            line: text(line),
+            headers: Vec::new(),
+            body: Vec::new(),
+        };
+        while let Some((line, next)) = self.line(bytes, at) {
+            at = next;
+            if line.is_empty() {
+                return Some((request, Some(at)));
+            }
+            if let (Some(b' ' | b'\t'), Some((_, value))) =
+                (line.first(), request.headers.last_mut())
+            {
+                value.push(' ');
+                value.push_str(text(line).trim());
+                continue;
+            }
+            let line = text(line);
+            let (name, value) = line.split_once(':').unwrap_or((&line, ""));
+            let name = name
+                .chars()
+                .filter(|c| !c.is_whitespace() && !c.is_control());
+            let name = name.map(|c| {
+                if c == '_' {
+                    '-'
+                } else {
+                    c.to_ascii_lowercase()
+                }
+            });
+            let value = value.trim_matches(|c: char| c.is_whitespace() || c.is_control());
+            request.headers.push((name.collect(), value.to_owned()));
+        }
+        Some((request, None))
+    }
+
+    fn body(self, bytes: &[u8], from: usize, request: &mut Request) -> Step {
+        let (chunked, length) = (request.chunked(), request.length());
+        match (self.framing, length) {
+            (Framing::Length, Some(length)) => fixed(bytes, from, length, request),
+            (Framing::Chunked, _) | (_, None) if chunked => self.chunks(bytes, from, request),
+            (_, Some(length)) => fixed(bytes, from, length, request),
+            (_, None) => Step::Done(from),
+        }
+    }
+
+    fn chunks(self, bytes: &[u8], from: usize, request: &mut Request) -> Step {
+        let mut at = from;
+        loop {
+            let Some((line, next)) = self.line(bytes, at) else {
+                return Step::Partial;
+            };
+            let size = text(line);
+            let size = size.trim();
+            let size = &size[..size
+                .find(|c: char| !c.is_ascii_hexdigit())
+                .unwrap_or(size.len())];
+            let Ok(size) = usize::from_str_radix(size, 16) else {
+                return Step::Broken;
+            };
+            at = next;
+            if size == 0 {
+                return self.trailers(bytes, at);
+            }
+            let Some(end) = at.checked_add(size).filter(|end| *end <= bytes.len()) else {
+                request.body.extend(&bytes[at..]);
+                return Step::Partial;
+            };
+            request.body.extend(&bytes[at..end]);
+            at = match self.line(bytes, end) {
+                Some((b"", next)) => next,
+                Some(_) => return Step::Broken,
+                None if self.may_end(&bytes[end..]) => return Step::Partial,
+                None => return Step::Broken,
+            };
+        }
+    }
+
+    fn trailers(self, bytes: &[u8], from: usize) -> Step {
+        let mut at = from;
+        while let Some((line, next)) = self.line(bytes, at) {
+            at = next;
+            if line.is_empty() {
+                return Step::Done(at);
+            }
+        }
+        Step::Partial
+    }
+
+    /// Whether these bytes are the beginning of a line's end.
+    fn may_end(self, bytes: &[u8]) -> bool {
+        bytes.is_empty() || bytes == b"\r"
+    }
+}
+
+fn fixed(bytes: &[u8], from: usize, length: usize, request: &mut Request) -> Step {
+    let end: Range<usize> = from..from.saturating_add(length);
+    let Some(body) = bytes.get(end.clone()) else {
+        request.body.extend(&bytes[from..]);
+        return Step::Partial;
+    };
+    request.body.extend(body);
+    Step::Done(end.end)
+}
+
+/// Bytes as characters, one for one, so that nothing is lost in what a test prints or compares.
+fn text(bytes: &[u8]) -> String {
+    bytes.iter().copied().map(char::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(personality: Personality, bytes: &str) -> Vec<String> {
+        let requests = personality.read(bytes.as_bytes()).requests;
+        requests.into_iter().map(|request| request.line).collect()
+    }
+
+    #[test]
+    fn all_see_the_same_in_what_is_clear() {
+        let bytes = "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc\
+                     PUT /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nde\r\n0\r\nT: 1\r\n\r\n\
+                     GET /c HTTP/1.1\r\n\r\nGET /d HTT";
+        for personality in Personality::ALL {
+            let reading = personality.read(bytes.as_bytes());
+            assert_eq!(reading.whole().len(), 3, "{personality:?}");
+            assert_eq!(reading.requests.len(), 3);
+            assert_eq!(&bytes[reading.taken..], "GET /d HTT");
+            assert_eq!(reading.requests[0].body, b"abc");
+            assert_eq!(reading.requests[1].body, b"de");
+            assert_eq!(reading.requests[2].target(), "/c");
+            assert!(!reading.broken);
+        }
+    }
+
+    #[test]
+    fn they_differ_where_servers_differ() {
+        let both = "POST /a HTTP/1.1\r\nContent-Length: 9\r\nTransfer_Encoding:\x0bx, Chunked\r\n\r\n0\r\n\r\n";
+        for personality in Personality::ALL {
+            let reading = personality.read(format!("{both}GET").as_bytes());
+            let all = reading.taken == both.len();
+            assert_eq!(
+                all,
+                personality.framing == Framing::Chunked,
+                "{personality:?}"
+            );
+        }
+        let bare = "GET /a HTTP/1.1\r\nX: y\nContent-Length: 19\r\n\r\nGET /b HTTP/1.1\r\n\r\n";
+        for personality in Personality::ALL {
+            let two = lines(personality, bare).len() == 2;
+            assert_eq!(two, personality.ends == Ends::Crlf, "{personality:?}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_broken_and_what_is_cut_off_is_not() {
+        let head = "POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for personality in Personality::ALL {
+            let broken = |rest: &str| personality.read(format!("{head}{rest}").as_bytes()).broken;
+            assert!(broken("x\r\n") && broken("1\r\nabc\r\n") && broken("1\r\nabc"));
+            assert!(!broken("") && !broken("1") && !broken("3\r\nab") && !broken("1\r\na\r"));
+        }
+        let lf = Personality::ALL[2];
+        let folded = "POST / HTTP/1.1\nTransfer-Encoding:\n chunked\n\n0\n\nGET /b HTTP/1.1\n\n";
+        assert_eq!(lines(lf, folded), ["POST / HTTP/1.1", "GET /b HTTP/1.1"]);
+    }
+}

@@ -1,0 +1,233 @@
+//! Debian's memcached: as many servers as a test wants, each of which can die, come back empty on the same port, or stop
+//! answering without closing anything.
+//!
+//! It speaks the text protocol with its own few lines, not with what is under test.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::haproxy::send;
+use crate::{Running, eventually, free_port, which};
+
+/// How often another port is tried when somebody took it in between.
+const ATTEMPTS: u32 = 5;
+
+/// A running memcached with 16 MiB. Dropping it stops it.
+#[derive(Debug)]
+pub struct Memcached {
+    port: u16,
+    process: Mutex<Option<Running>>,
+}
+
+impl Memcached {
+    /// On a free port of 127.0.0.1.
+    ///
+    /// # Errors
+    /// memcached is not installed.
+    pub fn start() -> Result<Self, String> {
+        which("memcached")?;
+        for _ in 0..ATTEMPTS {
+            let port = free_port();
+            if let Some(process) = launch(port) {
+                let process = Mutex::new(Some(process));
+                return Ok(Self { port, process });
+            }
+        }
+        panic!("memcached does not start");
+    }
+
+    /// Several of them.
+    ///
+    /// # Errors
+    /// memcached is not installed.
+    pub fn several(count: usize) -> Result<Vec<Self>, String> {
+        (0..count).map(|_| Self::start()).collect()
+    }
+
+    /// Its port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `host:port`, as it stands in `--memcache-servers`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its pid.
+    ///
+    /// # Panics
+    /// It was killed.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        let process = self.process.lock().unwrap();
+        let process = process.as_ref().expect("it runs");
+        process.0.id().try_into().unwrap()
+    }
+
+    /// Kills it; connections are refused from now on, and what it held is lost.
+    pub fn kill(&self) {
+        drop(self.process.lock().unwrap().take());
+    }
+
+    /// Starts it again on the same port, empty.
+    ///
+    /// # Panics
+    /// Somebody else has the port now.
+    pub fn restart(&self) {
+        self.kill();
+        let process = launch(self.port).expect("the port is still free");
+        *self.process.lock().unwrap() = Some(process);
+    }
+
+    /// Stops it where it is: connections are taken by the kernel, and nothing is ever answered.
+    pub fn stall(&self) {
+        send(self.pid(), Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        send(self.pid(), Signal::SIGCONT);
+    }
+
+    /// What it has under a key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let mut stream = self.connect();
+        write!(stream, "get {key}\r\n").unwrap();
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        let length = line.trim_end().strip_prefix("VALUE ")?.rsplit(' ').next()?;
+        let mut value = vec![0; length.parse().unwrap()];
+        stream.read_exact(&mut value).unwrap();
+        Some(value)
+    }
+
+    /// Puts anything under a key, as everybody in the network can.
+    pub fn set(&self, key: &str, value: &[u8]) {
+        let mut stream = self.connect();
+        write!(stream, "set {key} 0 0 {}\r\n", value.len()).unwrap();
+        stream.write_all(value).unwrap();
+        stream.write_all(b"\r\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        assert_eq!(line, "STORED\r\n");
+    }
+
+    /// The keys it has.
+    #[must_use]
+    pub fn keys(&self) -> Vec<String> {
+        let lines = self.ask("lru_crawler metadump all", "END");
+        let names = lines.iter().filter_map(|line| {
+            let name = line.split(' ').next()?.strip_prefix("key=")?;
+            Some(name.to_owned())
+        });
+        names.collect()
+    }
+
+    /// One of its counters, such as `cmd_get`.
+    ///
+    /// # Panics
+    /// It does not count that.
+    #[must_use]
+    pub fn stat(&self, name: &str) -> u64 {
+        let lines = self.ask("stats", "END");
+        let start = format!("STAT {name} ");
+        let value = lines.iter().find_map(|line| line.strip_prefix(&start));
+        value
+            .and_then(|value| value.parse().ok())
+            .unwrap_or_else(|| panic!("no {name} in {lines:?}"))
+    }
+
+    /// The lines that answer a command, up to the one that ends them.
+    fn ask(&self, command: &str, end: &str) -> Vec<String> {
+        let mut stream = self.connect();
+        write!(stream, "{command}\r\n").unwrap();
+        let lines = BufReader::new(stream).lines().map(Result::unwrap);
+        lines.take_while(|line| line != end).collect()
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        let limit = Some(Duration::from_secs(5));
+        stream.set_read_timeout(limit).unwrap();
+        stream
+    }
+}
+
+/// The value of `--memcache-servers` for these.
+#[must_use]
+pub fn addresses(servers: &[Memcached]) -> String {
+    let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
+    addresses.join(",")
+}
+
+/// A process that answers on the port; none when it ended, which it does when the port is taken.
+fn launch(port: u16) -> Option<Running> {
+    let child = Command::new(which("memcached").unwrap())
+        .args(["-l", "127.0.0.1", "-U", "0", "-m", "16", "-t", "1", "-p"])
+        .arg(port.to_string())
+        // It refuses to run as root unless it is told to; others stay who they are.
+        .args(["-u", "root"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut process = Running(child);
+    let mut ended = false;
+    eventually("memcached accepts connections", || {
+        ended = process.0.try_wait().unwrap().is_some();
+        ended || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
+    });
+    (!ended).then_some(process)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::or_skip;
+
+    #[test]
+    fn it_keeps_what_it_is_given_until_it_dies() {
+        let Some(servers) = or_skip("memcached", Memcached::several(2)) else {
+            return;
+        };
+        let [one, other] = &servers[..] else {
+            panic!("two");
+        };
+        one.set("k", b"a\r\nb");
+        assert_eq!(one.get("k").unwrap(), b"a\r\nb");
+        assert_eq!(other.get("k"), None);
+        assert_eq!(one.keys(), ["k"]);
+        assert_eq!(one.stat("cmd_get"), 1);
+        one.kill();
+        assert!(TcpStream::connect(("127.0.0.1", one.port())).is_err());
+        one.restart();
+        assert_eq!(one.get("k"), None);
+    }
+
+    #[test]
+    fn a_stalled_one_takes_connections_and_is_silent() {
+        let Some(server) = or_skip("memcached", Memcached::start()) else {
+            return;
+        };
+        server.stall();
+        let mut stream = server.connect();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        stream.write_all(b"version\r\n").unwrap();
+        assert!(stream.read(&mut [0; 16]).is_err());
+        server.resume();
+        assert_eq!(server.get("k"), None);
+    }
+}
