@@ -4,6 +4,7 @@ pub mod cli;
 pub mod config;
 pub mod credential;
 pub mod door;
+pub mod gate;
 pub mod grant;
 pub mod headers;
 pub mod lifecycle;

@@ -1,0 +1,354 @@
+//! The gate: bytes of a client are judged before hyper reads them.
+//!
+//! hyper takes what RFC 9112 lets a lenient recipient take, and then two servers in a row can differ over where a request
+//! ends: what one reads as a body is a request, without a key, to the other. The gate stands between the socket and hyper,
+//! follows the framing itself, and lets pass only what all servers read alike. hyper gets whole heads, one message at a
+//! time, and never a byte of what was refused:
+//!
+//! * A head that breaks a rule is replaced by one of the gate's own, which makes hyper close after the answer;
+//!   [`Watch::take_fault`] says what to answer.
+//! * A body that breaks a rule fails to be read, before the line that broke it; [`Watch::body_fault`] says why.
+//!
+//! Owns the rules (RFC 9110, 9112, where they leave a choice: the narrow one) and which byte goes on when. Who may send
+//! what is `door`'s, deadlines are `conn`'s.
+
+mod authority;
+mod chunked;
+mod field;
+mod head;
+mod octets;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use hyper::rt::ReadBufCursor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use chunked::{Chunked, Piece};
+use head::{Framing, Head};
+use watch::{Fault, Shared};
+pub use watch::{Reading, Watch};
+
+/// The longest head that can be allowed: behind it are bounds of hyper, for targets and names of headers.
+pub const MAX_HEAD: usize = 65_534;
+
+/// What hyper reads in place of a head that was refused. HTTP/1.0 without `keep-alive`, so that hyper closes.
+const STAND_IN: &[u8] = b"GET / HTTP/1.0\r\nhost: -\r\n\r\n";
+
+/// How much is read at once. More than a request with its head usually has: a read that does not fill it tells tokio that
+/// nothing is left, which saves the read that would find that out.
+const SCRATCH: usize = 16 * 1024;
+
+thread_local! {
+    /// What all connections of a thread are read into, one at a time; nothing stays in it.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A connection as hyper sees it.
+#[derive(Debug)]
+pub struct Gate<S> {
+    stream: S,
+    state: State,
+    /// What was read and could not go on: part of a head or of a line, the next message, or what hyper had no room for.
+    /// At most a head and one read. Holds no memory while it is empty.
+    rest: BytesMut,
+    /// How many bytes of `rest` were judged already.
+    sound: usize,
+    head_limit: usize,
+    shared: Arc<Shared>,
+}
+
+/// What the next byte belongs to.
+#[derive(Debug)]
+enum State {
+    Head {
+        head: Head,
+        /// The empty line that may precede it was dropped.
+        skipped: bool,
+    },
+    Length(u64),
+    Chunked(Chunked),
+    /// Nothing: a head was refused. What is left of the request in its place.
+    Refused(&'static [u8]),
+    /// Nothing: a body was refused.
+    Broken,
+    /// Something that is not HTTP any more.
+    Open,
+}
+
+impl State {
+    const fn idle() -> Self {
+        Self::Head {
+            head: Head::new(),
+            skipped: false,
+        }
+    }
+
+    fn body(framing: Framing, limit: usize) -> Self {
+        match framing {
+            Framing::Length(0) => Self::idle(),
+            Framing::Length(length) => Self::Length(length),
+            Framing::Chunked => Self::Chunked(Chunked::new(limit)),
+        }
+    }
+}
+
+/// What the first of some bytes are good for.
+struct Judged {
+    /// So many are dropped,
+    dropped: usize,
+    /// and so many behind them go on.
+    sound: usize,
+}
+
+impl<S> Gate<S> {
+    /// A gate before a connection that was just accepted. `head_limit`: bytes of a head, at most [`MAX_HEAD`].
+    #[must_use]
+    pub fn new(stream: S, head_limit: usize) -> (Self, Watch) {
+        let shared = Arc::new(Shared::default());
+        let gate = Self {
+            stream,
+            state: State::idle(),
+            rest: BytesMut::new(),
+            sound: 0,
+            head_limit: head_limit.min(MAX_HEAD),
+            shared: Arc::clone(&shared),
+        };
+        (gate, Watch(shared))
+    }
+
+    /// The connection.
+    #[must_use]
+    pub const fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
+    /// The connection, and what was read from it and not passed on: after an upgrade its first bytes, after a refusal
+    /// what is to be thrown away.
+    #[must_use]
+    pub fn into_inner(self) -> (S, Bytes) {
+        (self.stream, self.rest.freeze())
+    }
+
+    /// Judges bytes, up to the end of a message. They begin with what the time before did not go on.
+    fn judge(&mut self, bytes: &[u8]) -> Judged {
+        let mut dropped = 0;
+        let mut at = 0;
+        while at < bytes.len() {
+            let bytes = &bytes[at..];
+            match &mut self.state {
+                // RFC 9112 2.2: one empty line, which old clients send behind a body.
+                State::Head { skipped, .. } if !*skipped && bytes.starts_with(b"\r\n") => {
+                    *skipped = true;
+                    dropped = 2;
+                    at = 2;
+                }
+                State::Head { skipped: false, .. } if bytes == b"\r" => break,
+                State::Head { head, .. } => match head.scan(bytes, self.head_limit) {
+                    Ok(None) => break,
+                    Ok(Some(whole)) => {
+                        at += whole.length;
+                        self.state = State::body(whole.body, self.head_limit);
+                    }
+                    Err(refusal) => {
+                        self.state = State::Refused(STAND_IN);
+                        self.shared.fault(Fault::Head(refusal));
+                    }
+                },
+                State::Length(left) => {
+                    let length = usize::try_from(*left)
+                        .unwrap_or(usize::MAX)
+                        .min(bytes.len());
+                    at += length;
+                    *left -= length as u64;
+                    if *left == 0 {
+                        self.state = State::idle();
+                    }
+                }
+                State::Chunked(body) => match body.piece(bytes) {
+                    Ok(Piece { length: 0, .. }) => break,
+                    Ok(piece) => {
+                        at += piece.length;
+                        if piece.last {
+                            self.state = State::idle();
+                        }
+                    }
+                    Err(refusal) => {
+                        self.state = State::Broken;
+                        self.shared.fault(Fault::Body(refusal));
+                    }
+                },
+                State::Open => at += bytes.len(),
+                State::Refused(_) | State::Broken => break,
+            }
+            // One message at a time.
+            if at > dropped && matches!(self.state, State::Head { .. }) {
+                break;
+            }
+        }
+        Judged {
+            dropped,
+            sound: at - dropped,
+        }
+    }
+
+    /// Passes on what is sound of some bytes, as far as there is room. They are those that rest, or the first ones when
+    /// none do. How many are done with; the others are to rest.
+    fn pass(&mut self, bytes: &[u8], out: &mut ReadBufCursor<'_>) -> usize {
+        let mut done = 0;
+        if self.sound == 0 {
+            let judged = self.judge(bytes);
+            done = judged.dropped;
+            self.sound = judged.sound;
+        }
+        let now = self.sound.min(out.remaining());
+        out.put_slice(&bytes[done..done + now]);
+        self.sound -= now;
+        done + now
+    }
+
+    /// Passes on what is sound of what rests.
+    fn pass_rest(&mut self, out: &mut ReadBufCursor<'_>) {
+        let mut rest = mem::take(&mut self.rest);
+        let done = self.pass(&rest, out);
+        if done < rest.len() {
+            rest.advance(done);
+            self.rest = rest;
+        }
+    }
+
+    /// What the client is waited for with, if it is.
+    fn waits_for(&self) -> Reading {
+        match self.state {
+            State::Head { .. } if !self.rest.is_empty() => Reading::Head,
+            State::Length(_) | State::Chunked(_) => Reading::Body,
+            _ => Reading::Idle,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Gate<S> {
+    /// Reads once, and passes on what is sound. Whether the client has anything more to say.
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut ReadBufCursor<'_>,
+    ) -> Poll<io::Result<bool>> {
+        let mut scratch = BUFFER.take();
+        scratch.resize(SCRATCH, 0);
+        let mut buf = ReadBuf::new(&mut scratch);
+        let polled = Pin::new(&mut self.stream).poll_read(cx, &mut buf);
+        let bytes = buf.filled();
+        let more = !bytes.is_empty();
+        if more {
+            self.shared.count_read(bytes.len());
+            if self.rest.is_empty() {
+                let done = self.pass(bytes, out);
+                self.rest.extend_from_slice(&bytes[done..]);
+            } else {
+                self.rest.extend_from_slice(bytes);
+                self.pass_rest(out);
+            }
+        }
+        BUFFER.set(scratch);
+        polled.map_ok(|()| more)
+    }
+
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let room = out.remaining();
+        if self.shared.is_open() && !matches!(self.state, State::Refused(_) | State::Broken) {
+            self.state = State::Open;
+        }
+        if !self.rest.is_empty() {
+            self.pass_rest(out);
+        }
+        loop {
+            if out.remaining() < room || room == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            match &mut self.state {
+                // The client is not read any more. hyper goes on when the answer is there, and then closes; an end of
+                // the stream would make it give up the answer.
+                State::Refused([]) => return Poll::Pending,
+                State::Refused(left) => {
+                    let now = left.len().min(room);
+                    out.put_slice(&left[..now]);
+                    *left = &left[now..];
+                    return Poll::Ready(Ok(()));
+                }
+                State::Broken => {
+                    let fault = "the request's body breaks a rule of HTTP";
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault)));
+                }
+                _ => {}
+            }
+            if !ready!(self.poll_fill(cx, out))? {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> hyper::rt::Read for Gate<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut out: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let gate = self.get_mut();
+        let polled = gate.poll_pass(cx, &mut out);
+        gate.shared.reads(match polled {
+            Poll::Pending => gate.waits_for(),
+            Poll::Ready(_) => Reading::Idle,
+        });
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> hyper::rt::Write for Gate<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let gate = self.get_mut();
+        let written = ready!(Pin::new(&mut gate.stream).poll_write(cx, bytes))?;
+        gate.shared.count_written(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let gate = self.get_mut();
+        let written = ready!(Pin::new(&mut gate.stream).poll_write_vectored(cx, slices))?;
+        gate.shared.count_written(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
