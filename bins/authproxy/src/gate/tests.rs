@@ -1,5 +1,165 @@
-//! `server` has hyper behind the gate.
+//! The gate alone: what it passes on and what it refuses, however the bytes arrive. `rules` runs the bytes of
+//! `table`, `server` has hyper behind the gate.
 
+mod rules;
 mod server;
+mod table;
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use hyper::rt::Read as _;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::{Gate, Reading, Watch};
+use crate::refusal::Refusal;
 
 const LIMIT: usize = 1024;
+
+/// A client whose bytes arrive in these pieces, and who then says nothing more.
+struct Client(VecDeque<Vec<u8>>);
+
+impl AsyncRead for Client {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(mut piece) = self.0.pop_front() else {
+            return Poll::Pending;
+        };
+        let later = piece.split_off(piece.len().min(buf.remaining()));
+        buf.put_slice(&piece);
+        if !later.is_empty() {
+            self.0.push_front(later);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What became of some bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Outcome {
+    passed: Vec<u8>,
+    fault: Option<Refusal>,
+    body_fault: Option<Refusal>,
+}
+
+/// A gate, and what it says, until it waits or fails.
+fn read_all(gate: &mut Gate<Client>, watch: &Watch, room: usize) -> Outcome {
+    let mut passed = Vec::new();
+    let mut buffer = vec![0; room];
+    loop {
+        let mut buf = hyper::rt::ReadBuf::new(&mut buffer);
+        let cx = &mut Context::from_waker(Waker::noop());
+        match Pin::new(&mut *gate).poll_read(cx, buf.unfilled()) {
+            Poll::Ready(Ok(())) => {
+                assert!(!buf.filled().is_empty(), "no end was sent");
+                passed.extend_from_slice(buf.filled());
+            }
+            Poll::Ready(Err(error)) => {
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+                break;
+            }
+            Poll::Pending => break,
+        }
+    }
+    Outcome {
+        passed,
+        fault: watch.take_fault(),
+        body_fault: watch.body_fault(),
+    }
+}
+
+/// What becomes of these pieces, read by something that has so much room.
+fn outcome(pieces: Vec<Vec<u8>>, room: usize) -> Outcome {
+    let (mut gate, watch) = Gate::new(Client(pieces.into()), LIMIT);
+    read_all(&mut gate, &watch, room)
+}
+
+fn gate(pieces: &[&[u8]]) -> (Gate<Client>, Watch) {
+    let pieces = pieces.iter().map(|piece| piece.to_vec()).collect();
+    Gate::new(Client(pieces), LIMIT)
+}
+
+/// What is passed on of these pieces before the client is waited for, and with what it is waited for.
+fn reading(pieces: &[&[u8]]) -> (Vec<u8>, Reading) {
+    let (mut gate, watch) = gate(pieces);
+    let outcome = read_all(&mut gate, &watch, 8192);
+    (outcome.passed, watch.reading())
+}
+
+#[test]
+fn what_the_client_is_waited_for_with() {
+    let head: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let post: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n";
+    assert_eq!(reading(&[]), (vec![], Reading::Idle));
+    assert_eq!(reading(&[head]), (head.to_vec(), Reading::Idle));
+    assert_eq!(reading(&[b"\r\n"]), (vec![], Reading::Idle));
+    assert_eq!(reading(&[&head[..5]]), (vec![], Reading::Head));
+    assert_eq!(reading(&[head, &head[..1]]), (head.to_vec(), Reading::Head));
+    assert_eq!(reading(&[post]), (post.to_vec(), Reading::Body));
+    assert_eq!(reading(&[post, b"body"]).1, Reading::Idle);
+    assert_eq!(reading(&[post, b"bodyG"]).1, Reading::Head);
+    let chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
+    assert_eq!(
+        reading(&[chunked, b"X: "]),
+        (chunked.to_vec(), Reading::Body)
+    );
+    assert_eq!(reading(&[b"\n"]).1, Reading::Idle);
+}
+
+#[test]
+fn nothing_is_waited_for_while_what_came_is_not_taken() {
+    let post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbo";
+    let (mut gate, watch) = gate(&[post]);
+    let mut buffer = [0; 32];
+    let mut buf = hyper::rt::ReadBuf::new(&mut buffer);
+    let cx = &mut Context::from_waker(Waker::noop());
+    assert!(Pin::new(&mut gate).poll_read(cx, buf.unfilled()).is_ready());
+    assert_eq!(watch.reading(), Reading::Idle);
+    assert_eq!(watch.progress(), (post.len() as u64, 0));
+}
+
+#[test]
+fn a_gate_that_is_idle_holds_no_memory() {
+    let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let (mut gate, watch) = gate(&[&head[..9], &head[9..], head, &[&head[..], head].concat()]);
+    read_all(&mut gate, &watch, 8192);
+    assert_eq!(gate.rest.capacity(), 0);
+    assert!(size_of::<Gate<tokio::net::TcpStream>>() <= 256);
+}
+
+#[test]
+fn behind_an_upgrade_bytes_pass_as_they_are() {
+    let head = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n";
+    let (mut gate, watch) = gate(&[head, b"he"]);
+    let rested = read_all(&mut gate, &watch, 48).passed;
+    assert_eq!(rested, head);
+    gate.stream.0.push_back(b"\0\n\r".to_vec());
+    watch.open();
+    assert_eq!(read_all(&mut gate, &watch, 3).passed, b"he\0\n\r");
+    assert_eq!(watch.reading(), Reading::Idle);
+}
+
+#[test]
+fn after_a_fault_nothing_is_read_nor_opened() {
+    for sent in [
+        &b"GET /\n"[..],
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n|\r\n",
+    ] {
+        let (mut gate, watch) = gate(&[sent]);
+        let first = read_all(&mut gate, &watch, 8192);
+        assert!(first.fault.is_some() || first.body_fault.is_some());
+        gate.stream
+            .0
+            .push_back(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec());
+        watch.open();
+        let second = read_all(&mut gate, &watch, 8192);
+        assert_eq!(second.passed, b"");
+        assert_eq!(second.fault, None, "told twice");
+        assert_eq!(gate.stream.0.len(), 1);
+    }
+}
