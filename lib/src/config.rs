@@ -104,7 +104,9 @@ fn overlay(base: &mut Value, over: Value) {
     }
 }
 
-fn explain(file: &Path, error: &serde_saphyr::Error) -> Failure {
+/// What is wrong with a YAML file (exit 78): the message names file, line, column, the key and the nearest valid one.
+#[must_use]
+pub fn explain(file: &Path, error: &serde_saphyr::Error) -> Failure {
     let place = match error.location() {
         Some(at) => format!("{}:{}:{}", file.display(), at.line(), at.column()),
         None => file.display().to_string(),
