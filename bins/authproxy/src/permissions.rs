@@ -1,8 +1,14 @@
 //! The permissions engine: who says what a key may do.
 //!
-//! Owns the seam. How a grant is judged is `scope`'s; how long an answer is remembered is `cache`'s.
+//! Owns the seam, and what each engine tells of itself. How a grant is judged is `scope`'s; how long an answer is
+//! remembered is `cache`'s.
+
+pub mod file;
 
 use std::future::Future;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
 
 use crate::grant::{Found, KeyHash};
 
@@ -22,3 +28,71 @@ pub struct Unavailable(
     /// What went wrong, with the server's name and without any key.
     pub String,
 );
+
+/// What an engine tells of itself, for `/status` and `/metrics`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Status {
+    /// The file that is followed: of keys, or of servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileStatus>,
+    /// The servers, in the order in which they are asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<ServerStatus>,
+}
+
+/// A followed file.
+#[derive(Debug, Clone, Serialize)]
+pub struct FileStatus {
+    /// Its path.
+    pub path: String,
+    /// The keys or servers in force.
+    pub entries: usize,
+    /// SHA-256 of the text in force, as hex; none before there was a valid one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// How long it has been in force.
+    #[serde(rename = "age_seconds", serialize_with = "seconds")]
+    pub age: Option<Duration>,
+    /// New texts that were taken.
+    pub loaded: u64,
+    /// Changes that were refused, each once.
+    pub refused: u64,
+    /// Why the file as it is now is not in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// A server.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServerStatus {
+    /// Its URL, without what is secret in it.
+    pub url: String,
+    /// Whether it is asked.
+    pub breaker: BreakerState,
+    /// How long ago it last answered.
+    #[serde(rename = "last_success_age_seconds", serialize_with = "seconds")]
+    pub last_success: Option<Duration>,
+    /// What went wrong last, if anything has since the last success.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Answers.
+    pub answered: u64,
+    /// Questions without one.
+    pub failed: u64,
+}
+
+/// Whether a server is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BreakerState {
+    /// It is.
+    Closed,
+    /// One question is on its way to find out.
+    HalfOpen,
+    /// It is not, for a while: it failed several times in a row.
+    Open,
+}
+
+fn seconds<S: Serializer>(age: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    age.map(|age| age.as_secs()).serialize(to)
+}

@@ -91,9 +91,9 @@ fn checked<E: Error>(
             texts.len()
         )));
     }
-    texts
-        .into_iter()
-        .map(valid)
-        .collect::<Result<_, _>>()
-        .map_err(E::custom)
+    let valid: Result<Vec<String>, String> = texts.into_iter().map(valid).collect();
+    let mut valid = valid.map_err(E::custom)?;
+    // There may be a million of them.
+    valid.shrink_to_fit();
+    Ok(valid)
 }
