@@ -1,7 +1,278 @@
-//! Headers.
+//! Headers on their way: what the server sees of a request, and the client of an answer.
+//!
+//! Owns hop-by-hop headers (RFC 9110 section 7.6.1), who the client is said to be, and the id of a request. Framing is
+//! the gate's and hyper's; keys are `credential`'s.
 
-/// Whether a header says who the client is.
+mod id;
+mod identity;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+
+use hyper::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::{request, response};
+use hyper::{StatusCode, Uri};
+
+use crate::credential;
+use crate::door::{Mark, Pass};
+use crate::settings::{Credentials, Site};
+
+pub use id::request_id;
+pub use identity::is_identity;
+
+use identity::{FORWARDED, X_AUTH_ID, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
+
+/// The header that names a request, in both directions.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// `1` on answers to requests that `--fail-open` let pass.
+const X_AUTH_FAIL_OPEN: HeaderName = HeaderName::from_static("x-auth-fail-open");
+/// `1` on answers to requests whose key was known when the permissions engine was last heard of.
+const X_AUTH_STALE: HeaderName = HeaderName::from_static("x-auth-stale");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const ONE: HeaderValue = HeaderValue::from_static("1");
+
+/// Who is at the other end of a connection. Made once per connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Its address; an IPv4 one even where it came over an IPv6 socket.
+    pub peer: IpAddr,
+    /// Whether it may say who the client is.
+    pub trusted: bool,
+    /// The address as `X-Forwarded-For` has it.
+    shown: HeaderValue,
+}
+
+impl Client {
+    /// The peer of a connection, as the site in force sees it.
+    #[must_use]
+    pub fn new(peer: SocketAddr, site: &Site) -> Self {
+        let peer = peer.ip().to_canonical();
+        Self {
+            peer,
+            trusted: site.trusts(peer),
+            // An address is visible ASCII.
+            shown: HeaderValue::try_from(peer.to_string())
+                .unwrap_or(HeaderValue::from_static("unknown")),
+        }
+    }
+}
+
+/// What the server gets of a request that may go on: nothing of the hop, nobody's word on who the client is but ours
+/// and that of trusted peers, and no key with `--hide-credentials`. `id` is that of [`request_id`].
+///
+/// `Transfer-Encoding`, `Content-Length`, `Trailer` and `Host` stay: the gate has seen to it that they say one thing.
+pub fn to_server(
+    parts: &mut request::Parts,
+    pass: &Pass,
+    client: &Client,
+    id: &HeaderValue,
+    site: &Site,
+) {
+    let headers = &mut parts.headers;
+    let upgrades = is_websocket(headers);
+    if headers.contains_key(header::CONNECTION) {
+        remove_named(headers);
+    }
+    let trailers = headers.contains_key(header::TE) && wants_trailers(headers);
+    // Mostly there is none, and nothing is allocated.
+    let gone: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| identity::goes(name.as_str(), client.trusted))
+        .cloned()
+        .collect();
+    for name in &gone {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if upgrades {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    forwarded(headers, client);
+    headers.insert(X_REQUEST_ID, id.clone());
+    if let Some(grant) = &pass.id
+        && let Ok(value) = HeaderValue::from_str(&grant.id)
+    {
+        headers.insert(X_AUTH_ID, value);
+    }
+    if site.credentials.hide {
+        hide(parts, &site.credentials);
+    }
+}
+
+/// What of the trailers of a body goes on, either way: no framing, nothing of the hop, and nobody's word on who the
+/// client is.
+pub fn trailers(trailers: &mut HeaderMap) {
+    let framing = |name: &HeaderName| {
+        [
+            header::CONTENT_LENGTH,
+            header::TRANSFER_ENCODING,
+            header::HOST,
+            header::TRAILER,
+            header::AUTHORIZATION,
+        ]
+        .contains(name)
+    };
+    let gone: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| identity::goes(name.as_str(), false) || framing(name))
+        .cloned()
+        .collect();
+    for name in &gone {
+        trailers.remove(name);
+    }
+}
+
+/// What the client gets of an answer: nothing of the hop, the request's id, and how certain its key was.
+pub fn to_client(head: &mut response::Parts, id: &HeaderValue, mark: Mark) {
+    let headers = &mut head.headers;
+    let upgrades = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    if headers.contains_key(header::CONNECTION) {
+        remove_named(headers);
+        headers.remove(header::CONNECTION);
+    }
+    for name in [
+        header::TRANSFER_ENCODING,
+        header::TE,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+    ] {
+        headers.remove(name);
+    }
+    if upgrades {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    } else {
+        headers.remove(header::UPGRADE);
+    }
+    headers.insert(X_REQUEST_ID, id.clone());
+    // Ours alone: a server must not seem to be us.
+    headers.remove(X_AUTH_FAIL_OPEN);
+    headers.remove(X_AUTH_STALE);
+    match mark {
+        Mark::FailOpen => headers.insert(X_AUTH_FAIL_OPEN, ONE),
+        Mark::Stale => headers.insert(X_AUTH_STALE, ONE),
+        Mark::Known | Mark::Open | Mark::Preflight => None,
+    };
+}
+
+/// Whether a request asks for a WebSocket, and for nothing else: the one upgrade that is passed on.
 #[must_use]
-pub fn is_identity(name: &str) -> bool {
-    name.starts_with("x-auth-")
+pub fn is_websocket(headers: &HeaderMap) -> bool {
+    let mut asked = headers.get_all(header::UPGRADE).iter();
+    let (Some(protocol), None) = (asked.next(), asked.next()) else {
+        return false;
+    };
+    protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+        && tokens(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
+}
+
+/// Removes what `Connection` names. What is not of a hop stays, whatever a client says: it must not be able to take
+/// away what proxies in front of this one have added, nor where a body ends.
+fn remove_named(headers: &mut HeaderMap) {
+    let kept = |name: &HeaderName| {
+        [
+            header::CONTENT_LENGTH,
+            header::TRANSFER_ENCODING,
+            header::TE,
+            header::UPGRADE,
+            header::HOST,
+            header::AUTHORIZATION,
+            header::COOKIE,
+        ]
+        .contains(name)
+            || is_identity(name.as_str())
+    };
+    let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
+        .filter_map(|token| token.parse().ok())
+        .filter(|name| !kept(name))
+        .collect();
+    for name in &named {
+        headers.remove(name);
+    }
+}
+
+/// The members of a list header (RFC 9110 section 5.6.1).
+fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    tokens(headers, &header::TE).any(|token| {
+        let name = token.split(';').next().unwrap_or_default();
+        name.trim().eq_ignore_ascii_case("trailers")
+    })
+}
+
+/// Says where the request came from. What is there is that of a trusted peer.
+fn forwarded(headers: &mut HeaderMap, client: &Client) {
+    match headers.entry(X_FORWARDED_FOR) {
+        Entry::Vacant(none) => {
+            none.insert(client.shown.clone());
+        }
+        Entry::Occupied(mut chain) => {
+            let mut value = Vec::with_capacity(64);
+            for part in chain.iter() {
+                value.extend_from_slice(part.as_bytes());
+                value.extend_from_slice(b", ");
+            }
+            value.extend_from_slice(client.shown.as_bytes());
+            if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(value)) {
+                chain.insert(value);
+            }
+        }
+    }
+    if let Entry::Occupied(mut chain) = headers.entry(FORWARDED) {
+        let node = match client.peer {
+            IpAddr::V4(ip) => format!("for={ip}"),
+            IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
+        };
+        // RFC 7239 section 4: one more element, in a value of its own or behind a comma, is the same.
+        if let Ok(node) = HeaderValue::try_from(node) {
+            chain.append(node);
+        }
+    }
+    if let Entry::Vacant(none) = headers.entry(X_FORWARDED_PROTO) {
+        none.insert(HeaderValue::from_static("http"));
+    }
+    if !headers.contains_key(X_FORWARDED_HOST)
+        && let Some(host) = headers.get(header::HOST).cloned()
+    {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+}
+
+/// Takes the key out of a request, wherever one can be.
+fn hide(parts: &mut request::Parts, credentials: &Credentials) {
+    parts.headers.remove(&credentials.header);
+    let authorizations = parts.headers.get_all(header::AUTHORIZATION);
+    if authorizations
+        .iter()
+        .any(|value| credential::of_authorization(value).is_some())
+    {
+        parts.headers.remove(header::AUTHORIZATION);
+    }
+    let Some(query) = parts.uri.query() else {
+        return;
+    };
+    let left = credential::without(query, &credentials.parameter);
+    if let Cow::Owned(left) = left {
+        let path = parts.uri.path();
+        let uri = match left.as_str() {
+            "" => path.to_owned(),
+            left => format!("{path}?{left}"),
+        };
+        // A part of what was a target is one.
+        parts.uri = Uri::try_from(uri).unwrap_or_default();
+    }
 }

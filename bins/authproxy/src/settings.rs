@@ -7,6 +7,8 @@ mod live;
 mod rules;
 mod secret;
 mod summary;
+#[cfg(test)]
+pub(crate) mod tests;
 mod validate;
 
 use std::net::{IpAddr, SocketAddr};

@@ -8,6 +8,7 @@ use super::validate::{Wrong, wrong};
 use super::{Route, Rules};
 use crate::cli::Flags;
 use crate::config::RouteEntry;
+use crate::scope;
 
 /// The longest route table: it is gone through for every request.
 const ROUTES: usize = 256;
@@ -132,14 +133,17 @@ fn names(what: &str, rights: &[String]) -> Result<Vec<String>, Wrong> {
     Ok(rights.to_vec())
 }
 
-/// A path in a rule: what every server reads alike, written as a request has it.
+/// A path in a rule.
 pub(super) fn path(what: &str, path: &str) -> Result<String, Wrong> {
-    let plain = |byte: u8| byte.is_ascii_graphic() && !b"?#%;\\\"<>".contains(&byte);
-    let dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
-    if !path.starts_with('/') || path.contains("//") || dots || !path.bytes().all(plain) {
+    scope::prefix(path).map_err(|error| wrong(what, error))
+}
+
+/// The health path, which is compared as it is.
+pub(super) fn health(path: &str) -> Result<String, Wrong> {
+    if !path.starts_with('/') || path.contains(['?', '#', ' ']) || !scope::is_plain(path) {
         return Err(wrong(
-            format!("{what}: {path:?} is no path that all servers read alike"),
-            "begin it with /, without //, dots as segments, %, ;, \\ and ?",
+            format!("--health-path={path:?} is no path that all servers read alike"),
+            "write it like /authproxy/health",
         ));
     }
     Ok(path.to_owned())

@@ -135,7 +135,7 @@ fn site(flags: &Flags, warnings: &mut Vec<String>) -> Result<Site, Wrong> {
         },
         cors: rules::cors(flags)?,
         health_path: match &flags.health_path {
-            Some(path) => Some(rules::path("--health-path", path)?),
+            Some(path) => Some(rules::health(path)?),
             None => None,
         },
         fail_open,

@@ -1,0 +1,385 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use hyper::Request;
+use proptest::prelude::*;
+
+use super::*;
+use crate::grant::Grant;
+use crate::settings::tests::site;
+
+const INSIDE: &str = "10.0.0.9:4711";
+const OUTSIDE: &str = "192.0.2.7:4711";
+
+fn pass(id: Option<&str>) -> Pass {
+    let grant = |id: &str| Grant {
+        id: id.to_owned(),
+        rights: Vec::new(),
+        hosts: Vec::new(),
+        paths: Vec::new(),
+        methods: Vec::new(),
+        expires: None,
+    };
+    Pass {
+        id: id.map(|id| Arc::new(grant(id))),
+        route: None,
+        mark: Mark::Known,
+    }
+}
+
+/// What the server sees, as `name: value` lines.
+fn sent_with(site: &Site, peer: &str, uri: &str, lines: &[(&str, &str)]) -> (Vec<String>, String) {
+    let mut request = Request::builder().uri(uri).header("host", "api.example");
+    for (name, value) in lines {
+        request = request.header(*name, *value);
+    }
+    let (mut parts, ()) = request.body(()).unwrap().into_parts();
+    let client = Client::new(peer.parse().unwrap(), site);
+    let id = request_id(&parts.headers, &client);
+    to_server(&mut parts, &pass(Some("alice")), &client, &id, site);
+    let mut seen: Vec<String> = parts
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+        .collect();
+    seen.sort();
+    (seen, parts.uri.to_string())
+}
+
+fn sent(peer: &str, lines: &[(&str, &str)]) -> Vec<String> {
+    let (mut seen, _) = sent_with(&site(""), peer, "/", lines);
+    seen.retain(|line| !line.starts_with("x-request-id: ") || line.len() < 40);
+    seen
+}
+
+#[test]
+fn a_client_is_named_by_us_alone() {
+    let seen = sent(
+        OUTSIDE,
+        &[
+            ("x-forwarded-for", "127.0.0.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "admin.example"),
+            ("x-forwarded-port", "443"),
+            ("forwarded", "for=127.0.0.1"),
+            ("x-real-ip", "127.0.0.1"),
+            ("x-request-id", "mine"),
+            ("x-auth-id", "root"),
+            ("x_auth_id", "root"),
+            ("x-auth_id", "root"),
+            ("X.Auth!Id", "root"),
+            ("x_forwarded_for", "127.0.0.1"),
+            ("x-auth-user", "root"),
+            ("x-original-url", "/admin"),
+            ("traceparent", "00-1-2-01"),
+            ("cookie", "a=b"),
+        ],
+    );
+    assert_eq!(
+        seen,
+        [
+            "cookie: a=b",
+            "host: api.example",
+            "traceparent: 00-1-2-01",
+            "x-auth-id: alice",
+            "x-forwarded-for: 192.0.2.7",
+            "x-forwarded-host: api.example",
+            "x-forwarded-proto: http",
+        ]
+    );
+}
+
+#[test]
+fn a_trusted_peer_is_believed_and_added_to_the_chain() {
+    let seen = sent(
+        INSIDE,
+        &[
+            ("x-forwarded-for", "192.0.2.7"),
+            ("x-forwarded-for", "10.1.1.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "api.public"),
+            ("x-forwarded-port", "443"),
+            ("forwarded", "for=192.0.2.7"),
+            ("x-real-ip", "192.0.2.7"),
+            ("x-request-id", "from-the-balancer"),
+            ("x-auth-id", "root"),
+            ("x_forwarded_for", "127.0.0.1"),
+        ],
+    );
+    assert_eq!(
+        seen,
+        [
+            "forwarded: for=10.0.0.9",
+            "forwarded: for=192.0.2.7",
+            "host: api.example",
+            "x-auth-id: alice",
+            "x-forwarded-for: 192.0.2.7, 10.1.1.1, 10.0.0.9",
+            "x-forwarded-host: api.public",
+            "x-forwarded-port: 443",
+            "x-forwarded-proto: https",
+            "x-real-ip: 192.0.2.7",
+            "x-request-id: from-the-balancer",
+        ]
+    );
+}
+
+#[test]
+fn ids_are_fresh_or_plain() {
+    let site = site("");
+    let id = |peer: &str, sent: &str| {
+        let headers = HeaderMap::from_iter([(X_REQUEST_ID, HeaderValue::from_str(sent).unwrap())]);
+        let client = Client::new(peer.parse().unwrap(), &site);
+        request_id(&headers, &client).to_str().unwrap().to_owned()
+    };
+    assert_eq!(id(INSIDE, "a-b.c:7"), "a-b.c:7");
+    for sent in ["", "two words", "a\"b", "a,b", &"x".repeat(129)] {
+        let fresh = id(INSIDE, sent);
+        assert!(
+            fresh.len() == 32 && fresh.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "{sent}: {fresh}"
+        );
+    }
+    let many: BTreeSet<String> = (0..10_000).map(|_| id(OUTSIDE, "mine")).collect();
+    assert_eq!(many.len(), 10_000);
+}
+
+#[test]
+fn nothing_of_the_hop_goes_on() {
+    let seen = sent(
+        INSIDE,
+        &[
+            (
+                "connection",
+                "close, X-Hop, content-length, x-forwarded-for, host, cookie",
+            ),
+            ("connection", "other"),
+            ("x-hop", "1"),
+            ("other", "1"),
+            ("content-length", "0"),
+            ("cookie", "a=b"),
+            ("x-forwarded-for", "192.0.2.7"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authorization", "Basic x"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy", "http://evil"),
+            ("te", "gzip, trailers;q=0.5"),
+            ("trailer", "x-sum"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAM"),
+            ("expect", "100-continue"),
+        ],
+    );
+    assert_eq!(
+        seen,
+        [
+            "content-length: 0",
+            "cookie: a=b",
+            "host: api.example",
+            "te: trailers",
+            "trailer: x-sum",
+            "x-auth-id: alice",
+            "x-forwarded-for: 192.0.2.7, 10.0.0.9",
+            "x-forwarded-host: api.example",
+            "x-forwarded-proto: http",
+        ]
+    );
+}
+
+#[test]
+fn only_a_websocket_upgrades() {
+    let upgrades = |lines: &[(&str, &str)]| {
+        let seen = sent(OUTSIDE, lines);
+        let kept = |line: &str| seen.iter().any(|seen| seen == line);
+        let both = kept("connection: upgrade") && kept("upgrade: websocket");
+        let none = !seen
+            .iter()
+            .any(|line| line.starts_with("upgrade:") || line.starts_with("connection:"));
+        assert!(both || none, "{seen:?}");
+        both
+    };
+    assert!(upgrades(&[
+        ("connection", "keep-alive, Upgrade"),
+        ("upgrade", "WebSocket")
+    ]));
+    for lines in [
+        &[("connection", "upgrade"), ("upgrade", "h2c")][..],
+        &[("connection", "upgrade"), ("upgrade", "websocket, h2c")],
+        &[
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+            ("upgrade", "h2c"),
+        ],
+        &[("connection", "keep-alive"), ("upgrade", "websocket")],
+        &[("upgrade", "websocket")],
+        &[("connection", "upgrade")],
+    ] {
+        assert!(!upgrades(lines), "{lines:?}");
+    }
+}
+
+#[test]
+fn keys_are_hidden_when_asked() {
+    let uri = "/a?x=1&apikey=secret&y=%20";
+    let lines = [("x-api-key", "secret"), ("authorization", "Bearer secret")];
+    let (seen, shown) = sent_with(&site(""), OUTSIDE, uri, &lines);
+    assert!(
+        shown.contains("secret") && seen.iter().filter(|line| line.contains("secret")).count() == 2
+    );
+    let hiding = site("hide-credentials: true\n");
+    let (seen, shown) = sent_with(&hiding, OUTSIDE, uri, &lines);
+    assert_eq!(shown, "/a?x=1&y=%20");
+    assert!(!seen.iter().any(|line| line.contains("secret")), "{seen:?}");
+    let (seen, shown) = sent_with(
+        &hiding,
+        OUTSIDE,
+        "/a?apikey=k",
+        &[("authorization", "Basic eDp5")],
+    );
+    assert_eq!(shown, "/a");
+    assert!(
+        seen.contains(&"authorization: Basic eDp5".to_owned()),
+        "the server's own: {seen:?}"
+    );
+}
+
+#[test]
+fn an_answer_loses_its_hop_and_is_marked() {
+    let answer = |status: u16, mark: Mark, lines: &[(&str, &str)]| {
+        let mut builder = hyper::Response::builder().status(status);
+        for (name, value) in lines {
+            builder = builder.header(*name, *value);
+        }
+        let (mut head, ()) = builder.body(()).unwrap().into_parts();
+        to_client(&mut head, &HeaderValue::from_static("id7"), mark);
+        let mut seen: Vec<String> = head
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        seen.sort();
+        seen
+    };
+    let hop = [
+        ("connection", "close, x-hop"),
+        ("x-hop", "1"),
+        ("keep-alive", "timeout=5"),
+        ("transfer-encoding", "chunked"),
+        ("upgrade", "h2c"),
+        ("x-auth-fail-open", "1"),
+        ("x-request-id", "theirs"),
+        ("content-length", "3"),
+        ("trailer", "x-sum"),
+    ];
+    assert_eq!(
+        answer(200, Mark::Known, &hop),
+        ["content-length: 3", "trailer: x-sum", "x-request-id: id7"]
+    );
+    assert_eq!(
+        answer(200, Mark::Stale, &[]),
+        ["x-auth-stale: 1", "x-request-id: id7"]
+    );
+    assert_eq!(
+        answer(500, Mark::FailOpen, &[]),
+        ["x-auth-fail-open: 1", "x-request-id: id7"]
+    );
+    assert_eq!(
+        answer(
+            101,
+            Mark::Known,
+            &[("connection", "Upgrade"), ("upgrade", "websocket")]
+        ),
+        [
+            "connection: upgrade",
+            "upgrade: websocket",
+            "x-request-id: id7"
+        ]
+    );
+}
+
+#[test]
+fn trailers_say_nothing_of_the_client_nor_of_framing() {
+    let mut map: HeaderMap = [
+        ("x-sum", "1"),
+        ("x-auth-id", "root"),
+        ("x_forwarded-for", "1"),
+        ("content-length", "1"),
+        ("transfer-encoding", "chunked"),
+        ("host", "h"),
+        ("authorization", "Bearer k"),
+        ("connection", "close"),
+    ]
+    .into_iter()
+    .map(|(name, value)| {
+        (
+            name.parse::<HeaderName>().unwrap(),
+            HeaderValue::from_static(value),
+        )
+    })
+    .collect();
+    trailers(&mut map);
+    assert_eq!(
+        map.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+        ["x-sum"]
+    );
+}
+
+/// Names near ours: every separator, any case, with and without tails.
+fn name() -> impl Strategy<Value = String> {
+    let near = "[xX][-_.!~+][aA]uth([-_.!][iI]d|[-_.]user)?|[xX][-_.]forwarded[-_.]?(for|proto|host)?|forwarded|x[-_]real[-_]ip|x[-_]request[-_]id|connection|[a-z][a-z_-]{0,12}";
+    proptest::string::string_regex(near).unwrap()
+}
+
+/// What a server that reads names as CGI does would call a header.
+fn variable(name: &str) -> String {
+    name.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_uppercase()
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_client_sends_the_server_sees_our_word_alone(
+        lines in proptest::collection::vec((name(), "[a-zA-Z0-9, _-]{0,24}"), 0..12),
+        trusted: bool,
+        known: bool,
+    ) {
+        let site = site("");
+        let peer = if trusted { INSIDE } else { OUTSIDE };
+        let mut request = Request::builder().uri("/").header("host", "api.example");
+        for (name, value) in lines.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host")) {
+            request = request.header(name.as_str(), value.as_str());
+        }
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        let client = Client::new(peer.parse().unwrap(), &site);
+        let id = request_id(&parts.headers, &client);
+        to_server(&mut parts, &pass(known.then_some("alice")), &client, &id, &site);
+        let mut said: Vec<(String, String)> = parts
+            .headers
+            .iter()
+            .map(|(name, value)| (variable(name.as_str()), value.to_str().unwrap().to_owned()))
+            .filter(|(name, _)| name.starts_with("X_AUTH"))
+            .collect();
+        let ours = known.then(|| ("X_AUTH_ID".to_owned(), "alice".to_owned()));
+        prop_assert_eq!(said.pop(), ours);
+        prop_assert!(said.is_empty(), "{:?}", said);
+        for (name, value) in &parts.headers {
+            let variable = variable(name.as_str());
+            let chain = ["X_FORWARDED_FOR", "X_REQUEST_ID", "X_FORWARDED_PROTO", "X_FORWARDED_HOST", "FORWARDED", "X_REAL_IP"];
+            if chain.contains(&variable.as_str()) {
+                prop_assert!(!name.as_str().contains(['_', '.', '!']), "{}", name);
+                if variable == "X_FORWARDED_FOR" {
+                    let value = value.to_str().unwrap();
+                    let right = if trusted { value.ends_with("10.0.0.9") } else { value == "192.0.2.7" };
+                    prop_assert!(right, "{}", value);
+                }
+            }
+            prop_assert!(name != header::CONNECTION || value == "upgrade");
+        }
+    }
+}
