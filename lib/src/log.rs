@@ -47,16 +47,12 @@ impl From<Level> for LevelFilter {
 
 /// Sends this process's log events to stderr. A second call changes nothing.
 pub fn init(tool: &'static str, level: Level, json: bool, tags: Vec<String>) {
-    let job = JOB_VARIABLES
-        .iter()
-        .filter_map(|name| Some((*name, std::env::var(name).ok()?)))
-        .collect();
     let format = Format {
         tool,
         level,
         json,
         tags,
-        job,
+        job: job(),
     };
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(LevelFilter::from(level))
@@ -65,6 +61,37 @@ pub fn init(tool: &'static str, level: Level, json: bool, tags: Vec<String>) {
         .finish();
     // Already set means a test runs several tools in one process: the first one's settings stand.
     let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// What this process knows of the job it is part of: name and value of each variable that is set.
+#[must_use]
+pub fn job() -> Vec<(&'static str, String)> {
+    JOB_VARIABLES
+        .iter()
+        .filter_map(|name| Some((*name, std::env::var(name).ok()?)))
+        .collect()
+}
+
+/// What is the same in all logstash v1 lines of a logger: everything but `@timestamp`, `message` and fields of its own.
+/// For a log that has too many lines to send each through `tracing`.
+#[must_use]
+pub fn frame(
+    level: &str,
+    logger: &str,
+    tags: &[String],
+    job: &[(&'static str, String)],
+) -> Map<String, Value> {
+    let mut line = Map::new();
+    line.insert("@version".into(), "1".into());
+    line.insert("level".into(), level.into());
+    line.insert("logger_name".into(), logger.into());
+    line.insert("host".into(), hostname().into());
+    line.insert("pid".into(), std::process::id().into());
+    line.insert("tags".into(), tags.into());
+    for (name, value) in job {
+        line.insert((*name).into(), value.clone().into());
+    }
+    line
 }
 
 struct Format {
@@ -136,18 +163,9 @@ impl Format {
     }
 
     fn logstash(&self, level: &str, logger: &str, fields: Fields) -> Value {
-        let mut line = Map::new();
+        let mut line = frame(level, logger, &self.tags, &self.job);
         line.insert("@timestamp".into(), timestamp().into());
-        line.insert("@version".into(), "1".into());
         line.insert("message".into(), fields.message.into());
-        line.insert("level".into(), level.into());
-        line.insert("logger_name".into(), logger.into());
-        line.insert("host".into(), hostname().into());
-        line.insert("pid".into(), std::process::id().into());
-        line.insert("tags".into(), self.tags.clone().into());
-        for (name, value) in &self.job {
-            line.insert((*name).into(), value.clone().into());
-        }
         for (name, value) in fields.rest {
             // A field never takes the place of one that logstash gives a meaning.
             line.entry(name).or_insert(value);
