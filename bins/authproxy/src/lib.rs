@@ -1,6 +1,7 @@
 //! authproxy: checks the API key of every request, and passes the request on to the server.
 
 pub mod answer;
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod credential;
