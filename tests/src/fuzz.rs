@@ -1,6 +1,8 @@
 //! The bodies of fuzz targets: what parses bytes that somebody else has written, and what must hold of every result.
 //! `it/fuzz.rs` runs them over a corpus and over random bytes; the crate in `fuzz/` gives them to libFuzzer.
 
+mod gate;
+
 use std::collections::BTreeSet;
 
 use synapse::haproxy::{Info, Processes, bindings, live, server_state};
@@ -10,6 +12,7 @@ pub type Body = fn(&[u8]);
 
 /// Every body, by the name of its corpus.
 pub const BODIES: &[(&str, Body)] = &[
+    ("gate", gate::run),
     ("haproxy_config", haproxy_config),
     ("haproxy_replies", haproxy_replies),
     ("log_line", log_line),
