@@ -1,14 +1,15 @@
 //! hyper behind the gate, over a pipe: what its service sees of requests that are refused.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
 use super::super::{Gate, Reading, Watch};
@@ -47,17 +48,35 @@ async fn answer(
 /// A connection with hyper at its other end, and what its service sees.
 fn connect() -> (DuplexStream, Watch, Seen) {
     let (client, server) = duplex(64 * 1024);
-    let (gate, watch) = Gate::new(server, super::LIMIT);
+    let (gate, watch) = Gate::new(server, 32 * 1024);
     let seen = Seen::default();
-    let service = {
-        let (watch, seen) = (watch.clone(), seen.clone());
-        service_fn(move |request| {
-            let fault = watch.take_fault();
-            answer(request, fault, watch.clone(), seen.clone())
-        })
-    };
-    tokio::spawn(http1::Builder::new().serve_connection(gate, service));
+    tokio::spawn(serve(gate, watch.clone(), seen.clone()));
     (client, watch, seen)
+}
+
+fn serve(
+    gate: Gate<DuplexStream>,
+    watch: Watch,
+    seen: Seen,
+) -> http1::Connection<Gate<DuplexStream>, Echo> {
+    http1::Builder::new().serve_connection(gate, Echo { watch, seen })
+}
+
+struct Echo {
+    watch: Watch,
+    seen: Seen,
+}
+
+impl Service<Request<Incoming>> for Echo {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let fault = self.watch.take_fault();
+        let (watch, seen) = (self.watch.clone(), self.seen.clone());
+        Box::pin(answer(request, fault, watch, seen))
+    }
 }
 
 /// Everything up to the end of the connection.
@@ -117,4 +136,113 @@ async fn a_fault_behind_a_request_under_way_is_not_that_ones() {
     assert!(answers.starts_with("HTTP/1.1 200 OK\r\n"), "{answers}");
     assert!(answers.ends_with("there is no Host"), "{answers}");
     assert_eq!(*seen.lock().unwrap(), ["GET /a 0"]);
+}
+
+#[tokio::test]
+async fn requests_at_once_are_answered_one_after_another() {
+    let (mut client, watch, seen) = connect();
+    // Longer than what hyper reads at first.
+    let long = format!(
+        "GET /a HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+        "x".repeat(20_000)
+    );
+    let post = "POST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc\r\n";
+    let chunked =
+        "PUT /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nde\r\n0\r\n\r\n";
+    let last = "GET /d HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let sent = [&long, post, chunked, last].concat();
+    client.write_all(sent.as_bytes()).await.unwrap();
+    let answers = rest(&mut client).await;
+    assert_eq!(
+        *seen.lock().unwrap(),
+        ["GET /a 0", "POST /b 3", "PUT /c 2", "GET /d 0"]
+    );
+    assert_eq!(watch.progress(), (sent.len() as u64, answers.len() as u64));
+}
+
+#[tokio::test]
+async fn an_idle_connection_outlives_the_hyper_that_served_it() {
+    let (mut client, server) = duplex(1024);
+    let (mut gate, watch) = Gate::new(server, super::LIMIT);
+    let seen = Seen::default();
+    for path in ["/a", "/b"] {
+        let mut connection = serve(gate, watch.clone(), seen.clone());
+        let exchange = async {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+            client.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\n") {
+                client.read_buf(&mut answer).await.unwrap();
+            }
+        };
+        tokio::select! {
+            _ = &mut connection => panic!("the connection ended"),
+            () = exchange => {}
+        }
+        assert_eq!(watch.reading(), Reading::Idle);
+        let parts = connection.into_parts();
+        assert!(parts.read_buf.is_empty());
+        gate = parts.io;
+    }
+    assert_eq!(*seen.lock().unwrap(), ["GET /a 0", "GET /b 0"]);
+}
+
+#[tokio::test]
+async fn what_a_refused_client_goes_on_to_send_can_be_thrown_away() {
+    let (mut client, server) = duplex(64 * 1024);
+    let (gate, watch) = Gate::new(server, super::LIMIT);
+    client.write_all(b"GET / HTTP/1.1\n\nmore").await.unwrap();
+    let mut connection = serve(gate, watch, Seen::default());
+    (&mut connection).await.unwrap();
+    let (mut server, _) = connection.into_parts().io.into_inner();
+    client.write_all(b"and more").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut thrown = Vec::new();
+    server.read_to_end(&mut thrown).await.unwrap();
+    assert_eq!(thrown, b"and more");
+    drop(server);
+    assert!(rest(&mut client).await.starts_with("HTTP/1.0 400 "));
+}
+
+#[tokio::test]
+async fn an_upgrade_leaves_hyper_with_the_gate_open() {
+    let (mut client, server) = duplex(1024);
+    let (gate, watch) = Gate::new(server, super::LIMIT);
+    let upgrade = Arc::new(Mutex::new(None));
+    let service = {
+        let upgrade = upgrade.clone();
+        service_fn(move |mut request: Request<Incoming>| {
+            *upgrade.lock().unwrap() = Some(hyper::upgrade::on(&mut request));
+            watch.open();
+            let mut response = Response::new(Full::<Bytes>::default());
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            std::future::ready(Ok::<_, Infallible>(response))
+        })
+    };
+    let connection = http1::Builder::new().serve_connection(gate, service);
+    let connection = tokio::spawn(connection.with_upgrades());
+    client
+        .write_all(
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        )
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        client.read_buf(&mut answer).await.unwrap();
+    }
+    client.write_all(b"\x81\0\n").await.unwrap();
+    connection.await.unwrap().unwrap();
+    let upgrade = upgrade.lock().unwrap().take().unwrap();
+    let parts = upgrade
+        .await
+        .unwrap()
+        .downcast::<Gate<DuplexStream>>()
+        .unwrap();
+    let (mut server, rested) = parts.io.into_inner();
+    let mut first = [parts.read_buf, rested].concat();
+    while first.len() < 3 {
+        server.read_buf(&mut first).await.unwrap();
+    }
+    assert_eq!(first, b"\x81\0\n");
 }
