@@ -40,8 +40,8 @@ pub use watch::{Reading, Watch};
 /// The longest head that can be allowed: behind it are bounds of hyper, for targets and names of headers.
 pub const MAX_HEAD: usize = 65_534;
 
-/// What hyper reads in place of a head that was refused. HTTP/1.0 without `keep-alive`, so that hyper closes.
-const STAND_IN: &[u8] = b"GET / HTTP/1.0\r\nhost: -\r\n\r\n";
+/// What hyper reads in place of a head that was refused: the answer is an HTTP/1.1 one, and says that it is the last.
+const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: -\r\nconnection: close\r\n\r\n";
 
 /// How much is read at once. More than a request with its head usually has: a read that does not fill it tells tokio that
 /// nothing is left, which saves the read that would find that out.

@@ -20,7 +20,7 @@ use crate::backend::reading::{Personality, Reading};
 const HEAD_LIMIT: usize = 16 * 1024;
 
 /// What hyper is given in place of a head that is refused.
-const STAND_IN: &[u8] = b"GET / HTTP/1.0\r\nhost: -\r\n\r\n";
+const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: -\r\nconnection: close\r\n\r\n";
 
 /// What became of a client's bytes.
 #[derive(Debug, PartialEq, Eq)]

@@ -42,9 +42,9 @@ pub(super) enum Fault {
 }
 
 impl Watch {
-    /// Why the request that hyper has just delivered has to be refused; it is the gate's own (`GET / HTTP/1.0`) in place
-    /// of the client's. To be asked once per request, in `Service::call` itself and not in the future it returns: by then
-    /// hyper may have read the head of the next request.
+    /// Why the request that hyper has just delivered has to be refused. It is the gate's own, in place of the client's,
+    /// and makes hyper close after the answer. To be asked once per request, in `Service::call` itself and not in the
+    /// future it returns: by then hyper may have read the head of the next request.
     #[must_use]
     pub fn take_fault(&self) -> Option<Refusal> {
         match self.0.fault.get() {
@@ -53,7 +53,8 @@ impl Watch {
         }
     }
 
-    /// Why the body under way fails, once it does: what came of it must not become a whole request.
+    /// Why the body under way fails, once it does: what came of it must not become a whole request. hyper still sends
+    /// an answer that was not begun, and then closes, but does not say so: the answer has to (`Connection: close`).
     #[must_use]
     pub fn body_fault(&self) -> Option<Refusal> {
         match self.0.fault.get() {

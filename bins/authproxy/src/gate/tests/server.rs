@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response, StatusCode};
@@ -29,6 +30,10 @@ async fn answer(
     let refused = |refusal: Refusal| {
         let mut response = Response::new(Full::from(refusal.sentence()));
         *response.status_mut() = refusal.status();
+        if refusal.closes() {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
         response
     };
     if let Some(refusal) = fault {
@@ -95,13 +100,14 @@ async fn a_head_that_is_refused_is_answered_and_ends_the_connection() {
         .unwrap();
     let answer = rest(&mut client).await;
     assert!(
-        answer.starts_with("HTTP/1.0 400 Bad Request\r\n"),
+        answer.starts_with("HTTP/1.1 400 Bad Request\r\n"),
         "{answer}"
     );
     assert!(
         answer.ends_with("a line of the request ends without CR"),
         "{answer}"
     );
+    assert_eq!(answer.matches("connection: close\r\n").count(), 1);
     assert!(seen.lock().unwrap().is_empty());
     assert_eq!(watch.reading(), Reading::Idle);
 }
@@ -122,6 +128,7 @@ async fn a_body_that_is_refused_is_answered_and_ends_the_connection() {
         answer.ends_with("a chunk does not end where its size says"),
         "{answer}"
     );
+    assert_eq!(answer.matches("connection: close\r\n").count(), 1);
     assert!(seen.lock().unwrap().is_empty());
 }
 
@@ -201,7 +208,7 @@ async fn what_a_refused_client_goes_on_to_send_can_be_thrown_away() {
     server.read_to_end(&mut thrown).await.unwrap();
     assert_eq!(thrown, b"and more");
     drop(server);
-    assert!(rest(&mut client).await.starts_with("HTTP/1.0 400 "));
+    assert!(rest(&mut client).await.starts_with("HTTP/1.1 400 "));
 }
 
 #[tokio::test]
