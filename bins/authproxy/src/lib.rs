@@ -13,6 +13,7 @@ pub mod lifecycle;
 pub mod permissions;
 pub mod refusal;
 pub mod scope;
+pub mod serve_acl;
 pub mod settings;
 
 pub use cli::Args;

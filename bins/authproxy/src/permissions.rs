@@ -3,7 +3,12 @@
 //! Owns the seam, and what each engine tells of itself. How a grant is judged is `scope`'s; how long an answer is
 //! remembered is `cache`'s.
 
+mod breaker;
 pub mod file;
+pub mod liveconf;
+mod news;
+pub(crate) mod protocol;
+pub mod server;
 
 use std::future::Future;
 use std::time::Duration;

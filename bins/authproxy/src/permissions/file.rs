@@ -9,11 +9,11 @@ mod tests;
 use std::future::ready;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
 
+use hostkit::Failure;
 use hostkit::follow::{Follow, Inotify};
-use hostkit::{Failure, clock};
 
+use super::news::News;
 use super::{FileStatus, Permissions, Unavailable};
 use crate::grant::{Found, Grant, KeyHash};
 use table::Table;
@@ -24,15 +24,8 @@ pub struct AclFile {
     path: PathBuf,
     table: RwLock<Table>,
     news: Mutex<News>,
-}
-
-#[derive(Debug)]
-struct News {
-    /// Since when the text is in force, as time since boot.
-    since: Duration,
-    loaded: u64,
-    refused: u64,
-    trouble: Option<String>,
+    /// Held while it is read: what was read last is to be what stays.
+    reading: Mutex<()>,
 }
 
 impl AclFile {
@@ -41,15 +34,14 @@ impl AclFile {
     /// # Errors
     /// It cannot be read or is not valid (exit 78); the message names line, column and the nearest valid key.
     pub fn open(path: &Path) -> Result<Self, Failure> {
+        let table = table::read(path, None)?.unwrap_or_default();
+        let mut news = News::default();
+        news.taken();
         Ok(Self {
             path: path.to_owned(),
-            table: RwLock::new(table::read(path, None)?.unwrap_or_default()),
-            news: Mutex::new(News {
-                since: clock::since_boot(),
-                loaded: 1,
-                refused: 0,
-                trouble: None,
-            }),
+            table: RwLock::new(table),
+            news: Mutex::new(news),
+            reading: Mutex::default(),
         })
     }
 
@@ -64,45 +56,38 @@ impl AclFile {
         let mut follow = Follow::new(self.path.clone(), Inotify::default());
         loop {
             let file = Arc::clone(&self);
-            if follow.read(move |path| file.reread(path)).await.is_none() {
+            if follow.read(move |_| file.reread()).await.is_none() {
                 return;
             }
             follow.changed().await;
         }
     }
 
-    /// May take seconds: a million keys are parsed, and as many are dropped.
-    fn reread(&self, path: &Path) {
+    /// Reads the file again. May take seconds, where a million keys are parsed and as many dropped.
+    pub fn reread(&self) {
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.table().sha256.clone();
-        let read = table::read(path, Some(&known));
+        let read = table::read(&self.path, Some(&known));
         let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = path.display();
         match read {
             Ok(Some(table)) => {
-                tracing::info!(keys = table.grants.len(), "{path} is in force");
-                let mut table = table;
-                {
-                    let mut current = self.table.write().unwrap_or_else(PoisonError::into_inner);
-                    std::mem::swap(&mut *current, &mut table);
-                }
-                news.since = clock::since_boot();
-                news.loaded += 1;
-                news.trouble = None;
+                tracing::info!(
+                    keys = table.grants.len(),
+                    "{} is in force",
+                    self.path.display()
+                );
+                // The one before is dropped after the lock.
+                let _before = self.replace(table);
+                news.taken();
             }
-            Ok(None) => {
-                if news.trouble.take().is_some() {
-                    tracing::info!("{path} is again what is in force");
-                }
-            }
-            Err(failure) => {
-                let trouble = failure.to_string();
-                if news.trouble.as_ref() != Some(&trouble) {
-                    tracing::error!("{trouble}; the keys read before stay in force");
-                    news.refused += 1;
-                    news.trouble = Some(trouble);
-                }
-            }
+            Ok(None) => news.unchanged(&self.path),
+            Err(failure) => news.refused(&failure),
         }
+    }
+
+    fn replace(&self, table: Table) -> Table {
+        let mut current = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *current, table)
     }
 
     fn table(&self) -> RwLockReadGuard<'_, Table> {
@@ -114,15 +99,7 @@ impl AclFile {
     pub fn status(&self) -> FileStatus {
         let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
         let table = self.table();
-        FileStatus {
-            path: self.path.display().to_string(),
-            entries: table.grants.len(),
-            sha256: Some(table.sha256.clone()),
-            age: Some(clock::since_boot().saturating_sub(news.since)),
-            loaded: news.loaded,
-            refused: news.refused,
-            trouble: news.trouble.clone(),
-        }
+        news.status(&self.path, table.grants.len(), Some(table.sha256.clone()))
     }
 }
 

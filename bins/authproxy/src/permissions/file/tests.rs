@@ -130,27 +130,27 @@ fn only_another_text_that_is_valid_takes_the_place() {
     let acl = AclFile::open(&path).unwrap();
     let known = |key: &str| acl.get(&KeyHash::of(key.as_bytes())).is_some();
     let counts = || (acl.status().loaded, acl.status().refused);
-    acl.reread(&path);
+    acl.reread();
     assert_eq!(counts(), (1, 0), "the same text");
 
     std::fs::write(&path, "keys:\n- id: ").unwrap();
-    acl.reread(&path);
-    acl.reread(&path);
+    acl.reread();
+    acl.reread();
     assert!(known("one"));
     assert_eq!(counts(), (1, 1), "refused once");
     let first = acl.status().trouble.unwrap();
     std::fs::remove_file(&path).unwrap();
-    acl.reread(&path);
+    acl.reread();
     assert!(known("one"));
     assert_eq!(counts(), (1, 2));
     assert_ne!(acl.status().trouble.unwrap(), first);
 
     std::fs::write(&path, format!("keys:\n{}", entry("one", "one"))).unwrap();
-    acl.reread(&path);
+    acl.reread();
     assert_eq!((counts(), acl.status().trouble), ((1, 2), None));
     let before = acl.status().sha256;
     std::fs::write(&path, format!("keys:\n{}", entry("two", "two"))).unwrap();
-    acl.reread(&path);
+    acl.reread();
     assert!(known("two") && !known("one"));
     assert_eq!(counts(), (2, 2));
     assert_ne!(acl.status().sha256, before);

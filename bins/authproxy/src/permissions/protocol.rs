@@ -1,0 +1,203 @@
+//! The ACL protocol, version 1: one question about one key, one answer, both JSON. `ACL.md` is its page.
+//!
+//! Owns the bytes of both, for who asks and for who answers. HTTP around them is `server`'s and `serve_acl`'s.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::grant::{Found, Grant, KeyHash};
+
+/// The longest answer that is read (bytes).
+pub(crate) const ANSWER: usize = 64 << 10;
+/// The longest question that is read (bytes).
+pub(crate) const QUESTION: usize = 4 << 10;
+/// No answer is believed for longer, whatever it says.
+const TTL: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(Deserialize)]
+struct Question {
+    v: u32,
+    key_sha256: KeyHash,
+}
+
+/// What every answer has. The rest of one that knows the key is a [`Grant`]; members that nobody here knows are for
+/// others.
+#[derive(Deserialize)]
+struct Answer {
+    known: bool,
+    ttl: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Known<'a> {
+    known: bool,
+    #[serde(flatten)]
+    grant: &'a Grant,
+}
+
+/// The body of a question.
+pub(crate) fn question(key: &KeyHash) -> String {
+    format!(r#"{{"v":1,"key_sha256":"{key}"}}"#)
+}
+
+/// The key that a question is about.
+///
+/// # Errors
+/// It is no question of this version.
+pub(crate) fn read_question(body: &[u8]) -> Result<KeyHash, String> {
+    let question: Question = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    match question.v {
+        1 => Ok(question.key_sha256),
+        other => Err(format!("version {other} is not spoken here: send \"v\":1")),
+    }
+}
+
+/// The body of an answer.
+pub(crate) fn answer(grant: Option<&Grant>) -> Vec<u8> {
+    let known = grant.map(|grant| Known { known: true, grant });
+    known
+        .and_then(|known| serde_json::to_vec(&known).ok())
+        .unwrap_or_else(|| br#"{"known":false}"#.to_vec())
+}
+
+/// What an answer says.
+///
+/// # Errors
+/// It is no answer of this protocol, or its grant is not valid.
+pub(crate) fn read_answer(body: &[u8]) -> Result<Found, String> {
+    let answer: Answer = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let ttl = match answer.ttl {
+        Some(seconds) => Some(
+            Duration::try_from_secs_f64(seconds.min(TTL.as_secs_f64()))
+                .map_err(|_| format!("{seconds} is no ttl"))?,
+        ),
+        None => None,
+    };
+    let grant = match answer.known {
+        true => Some(serde_json::from_slice(body).map_err(|error| error.to_string())?),
+        false => None,
+    };
+    Ok(Found {
+        grant: grant.map(Arc::new),
+        ttl,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(body: &str) -> Result<Found, String> {
+        read_answer(body.as_bytes())
+    }
+
+    #[test]
+    fn a_question_is_about_one_key() {
+        let key = KeyHash::of(b"some key");
+        assert_eq!(read_question(question(&key).as_bytes()), Ok(key));
+        let digits = key.to_string();
+        for body in [
+            String::new(),
+            "{}".to_owned(),
+            "[]".to_owned(),
+            format!(r#"{{"v":2,"key_sha256":"{digits}"}}"#),
+            format!(r#"{{"v":"1","key_sha256":"{digits}"}}"#),
+            format!(r#"{{"key_sha256":"{digits}"}}"#),
+            format!(r#"{{"v":1,"key_sha256":"{}"}}"#, &digits[1..]),
+            format!(r#"{{"v":1,"key_sha256":"{digits}"}}{{}}"#),
+            r#"{"v":1,"key":"some key"}"#.to_owned(),
+        ] {
+            assert!(read_question(body.as_bytes()).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_answer_has_a_grant_or_says_that_there_is_none() {
+        let nobody = Found {
+            grant: None,
+            ttl: None,
+        };
+        assert_eq!(read(r#"{"known":false}"#), Ok(nobody.clone()));
+        assert_eq!(
+            read(r#" {"known":false,"why":"who knows","id":7} "#),
+            Ok(nobody)
+        );
+        let found =
+            read(r#"{"known":true,"id":"a","rights":["all"],"paths":["/x/"],"ttl":1.5,"more":{}}"#)
+                .unwrap();
+        assert_eq!(found.ttl, Some(Duration::from_millis(1500)));
+        let grant = found.grant.unwrap();
+        assert_eq!(
+            (&*grant.id, &grant.paths[..]),
+            ("a", &["/x".to_owned()][..])
+        );
+        let again = answer(Some(&grant));
+        assert_eq!(read_answer(&again).unwrap().grant.unwrap(), grant);
+        assert_eq!(answer(None), br#"{"known":false}"#);
+    }
+
+    #[test]
+    fn how_long_an_answer_is_believed_is_bounded() {
+        for (ttl, expected) in [("0", 0), ("60", 60), ("1e300", 86_400), ("86401", 86_400)] {
+            let found = read(&format!(r#"{{"known":false,"ttl":{ttl}}}"#)).unwrap();
+            assert_eq!(found.ttl, Some(Duration::from_secs(expected)), "{ttl}");
+        }
+        for ttl in ["-1", "\"60\"", "[]", "true", "-1e300"] {
+            assert!(
+                read(&format!(r#"{{"known":false,"ttl":{ttl}}}"#)).is_err(),
+                "{ttl}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_is_neither_a_grant_nor_a_denial() {
+        for body in [
+            "",
+            "null",
+            "true",
+            "{}",
+            "[]",
+            "known",
+            r#"{"known":null}"#,
+            r#"{"known":"yes"}"#,
+            r#"{"known":"false"}"#,
+            r#"{"known":0}"#,
+            r#"{"known":1,"id":"a","rights":[]}"#,
+            r#"{"known":true}"#,
+            r#"{"known":true,"id":"a"}"#,
+            r#"{"known":true,"id":"a b","rights":[]}"#,
+            r#"{"known":true,"id":"a","rights":"all"}"#,
+            r#"{"known":true,"id":"a","rights":[],"hosts":"x"}"#,
+            r#"{"known":true,"id":"a","rights":[],"expires":12}"#,
+            r#"{"known":true,"known":false}"#,
+            r#"{"known":false,"known":true}"#,
+            r#"{"known":false"#,
+            r#"{"known":false}x"#,
+            r#"{"Known":false}"#,
+            "<html>{\"known\":false}</html>",
+        ] {
+            assert!(read(body).is_err(), "{body}");
+        }
+        let deep = format!(
+            r#"{{"known":false,"x":{}1{}}}"#,
+            "[".repeat(9999),
+            "]".repeat(9999)
+        );
+        assert!(
+            read(&deep).is_ok(),
+            "what is for others is skipped, however deep"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_answer_or_an_error(bytes: Vec<u8>, text in "[{}\\[\\]\":,a-z0-9]{0,40}") {
+            let _ = (read_answer(&bytes), read_question(&bytes), read(&text));
+        }
+    }
+}
