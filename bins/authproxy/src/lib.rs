@@ -9,6 +9,7 @@ pub mod door;
 pub mod gate;
 pub mod grant;
 pub mod headers;
+pub mod key;
 pub mod lifecycle;
 pub mod permissions;
 pub mod refusal;

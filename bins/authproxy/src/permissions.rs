@@ -11,11 +11,14 @@ pub(crate) mod protocol;
 pub mod server;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
 use crate::grant::{Found, KeyHash};
+use liveconf::Liveconf;
+use server::Servers;
 
 /// Who can be asked about keys.
 pub trait Permissions: Send + Sync + 'static {
@@ -24,6 +27,38 @@ pub trait Permissions: Send + Sync + 'static {
     /// # Errors
     /// Nobody could be asked, or no answer made sense. Never what a key is refused for.
     fn find(&self, key: KeyHash) -> impl Future<Output = Result<Found, Unavailable>> + Send;
+}
+
+/// An engine that is asked over the network, so that its answers are worth remembering. A file is in memory as it is.
+#[derive(Debug)]
+pub enum Remote {
+    /// `--acl-server`.
+    Servers(Servers),
+    /// `--use-liveconf-aclserver`.
+    Liveconf(Arc<Liveconf>),
+}
+
+impl Remote {
+    /// What it tells of itself.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Servers(servers) => Status {
+                file: None,
+                servers: servers.status(),
+            },
+            Self::Liveconf(liveconf) => liveconf.status(),
+        }
+    }
+}
+
+impl Permissions for Remote {
+    async fn find(&self, key: KeyHash) -> Result<Found, Unavailable> {
+        match self {
+            Self::Servers(servers) => servers.find(key).await,
+            Self::Liveconf(liveconf) => liveconf.find(key).await,
+        }
+    }
 }
 
 /// The engine cannot say anything about a key.

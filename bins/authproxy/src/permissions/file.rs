@@ -103,7 +103,7 @@ impl AclFile {
     }
 }
 
-impl Permissions for Arc<AclFile> {
+impl Permissions for AclFile {
     fn find(&self, key: KeyHash) -> impl Future<Output = Result<Found, Unavailable>> + Send {
         let grant = self.get(&key);
         ready(Ok(Found { grant, ttl: None }))

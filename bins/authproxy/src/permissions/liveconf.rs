@@ -112,7 +112,7 @@ impl Liveconf {
     }
 }
 
-impl Permissions for Arc<Liveconf> {
+impl Permissions for Liveconf {
     async fn find(&self, key: KeyHash) -> Result<Found, Unavailable> {
         let servers = {
             let state = self.state();

@@ -1,0 +1,64 @@
+//! `authproxy key`: keys, for people. A key is shown once, when it is made; everywhere else there is only its hash.
+//!
+//! Owns the verbs and what they print. What a key may do is `scope`'s; who knows it is `permissions`'s.
+
+mod check;
+mod make;
+mod typed;
+
+use hostkit::{Exit, Failure, out};
+use serde_json::json;
+
+use crate::grant::KeyHash;
+
+pub use check::Check;
+pub use make::New;
+
+/// Make, hash or check an API key.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum KeyVerb {
+    /// Make a key: show it once, with the entry for the ACL file
+    New(New),
+    /// Print the SHA-256 of a key that is typed or read from stdin
+    Hash(Hash),
+    /// Say what a key that is typed or read from stdin may do: exit 0 if it passes, 77 if not
+    Check(Box<Check>),
+}
+
+/// Flags of `key hash`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Hash {
+    /// Refused: it would stay in the shell's history, and everybody on this host could see it
+    #[arg(hide = true)]
+    key: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does what a verb says.
+///
+/// # Errors
+/// What failed: no key was typed, or a flag makes no sense (exit 2); the ACL file is wrong (exit 78); no permissions
+/// engine can be asked (exit 69).
+pub fn run(verb: KeyVerb) -> Result<Exit, Failure> {
+    match verb {
+        KeyVerb::New(new) => make::run(&new),
+        KeyVerb::Hash(hash) => {
+            let key = typed::key(hash.key.as_deref())?;
+            print_hash(&KeyHash::of(&key), hash.json)
+        }
+        KeyVerb::Check(check) => {
+            let key = typed::key(check.key.as_deref())?;
+            check::run(&check, KeyHash::of(&key))
+        }
+    }
+}
+
+fn print_hash(hash: &KeyHash, json: bool) -> Result<Exit, Failure> {
+    match json {
+        true => out::json(&json!({ "sha256": hash.to_string() }))?,
+        false => out::line(hash)?,
+    }
+    Ok(Exit::OK)
+}
