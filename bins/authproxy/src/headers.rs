@@ -105,6 +105,12 @@ pub fn to_server(
     }
 }
 
+/// What a trusted peer says of where the request came from.
+pub(crate) fn forwarded_for(headers: &HeaderMap, client: &Client) -> Option<HeaderValue> {
+    let said = headers.get(X_FORWARDED_FOR);
+    said.filter(|_| client.trusted).cloned()
+}
+
 /// What of the trailers of a body goes on, either way: no framing, nothing of the hop, and nobody's word on who the
 /// client is.
 pub fn trailers(trailers: &mut HeaderMap) {

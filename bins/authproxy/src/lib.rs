@@ -1,5 +1,6 @@
 //! authproxy: checks the API key of every request, and passes the request on to the server.
 
+pub mod access;
 pub mod answer;
 pub mod cache;
 pub mod cli;
@@ -11,7 +12,9 @@ pub mod grant;
 pub mod headers;
 pub mod key;
 pub mod lifecycle;
+pub mod metrics;
 pub mod permissions;
+pub mod record;
 pub mod refusal;
 pub mod scope;
 pub mod serve_acl;

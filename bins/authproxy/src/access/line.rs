@@ -1,0 +1,251 @@
+//! A line of the access log, for people or in logstash v1 shape.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use hostkit::{clock, log};
+use hyper::header::HeaderValue;
+
+use crate::credential;
+use crate::door::Mark;
+use crate::record::Record;
+use crate::settings::AccessLog as Shape;
+
+/// What is shown of a path and of a query, in bytes each.
+const LONGEST: usize = 4096;
+/// What is shown of a client's address that is none, in bytes.
+const LONGEST_CLIENT: usize = 64;
+/// What our lines are logged as.
+const LOGGER: &str = "authproxy.access";
+
+/// The shape of lines, and what is the same in all of them.
+#[derive(Debug)]
+pub struct Format {
+    shape: Shape,
+    /// Of plain lines the end; of JSON lines the members that never change.
+    fixed: String,
+}
+
+/// What a line says, whatever its shape.
+struct Said<'r> {
+    client: Cow<'r, str>,
+    method: &'r str,
+    path: &'r str,
+    query: Option<Cow<'r, str>>,
+    status: u16,
+    milliseconds: f64,
+    server_milliseconds: Option<f64>,
+    mark: Option<&'static str>,
+}
+
+impl Format {
+    /// The shape of all lines of this process.
+    #[must_use]
+    pub fn new(shape: Shape, tags: &[String]) -> Self {
+        let job = log::job();
+        let fixed = match shape {
+            Shape::Plain => job
+                .iter()
+                .map(|(name, value)| format!(" {name}={}", Printable(value)))
+                .collect(),
+            Shape::Json => {
+                let frame = log::frame("INFO", LOGGER, tags, &job);
+                let text = serde_json::Value::Object(frame).to_string();
+                // Its members, to stand among others.
+                text[1..text.len() - 1].to_owned()
+            }
+        };
+        Self { shape, fixed }
+    }
+
+    /// Adds the line of a request that took so long.
+    pub(super) fn write(&self, to: &mut Vec<u8>, record: &Record, took: Duration) {
+        let said = said(record, took);
+        let before = to.len();
+        let written = match self.shape {
+            Shape::Plain => self.plain(to, record, &said),
+            Shape::Json => self.json(to, record, &said),
+        };
+        if written.is_err() {
+            // A vector takes everything; what cannot be shown leaves no half of a line.
+            to.truncate(before);
+        }
+    }
+
+    fn plain(&self, to: &mut Vec<u8>, record: &Record, said: &Said<'_>) -> std::io::Result<()> {
+        write!(
+            to,
+            "{} {LOGGER}: {} {} {}",
+            timestamp(),
+            Printable(&said.client),
+            said.method,
+            Printable(said.path)
+        )?;
+        if let Some(query) = &said.query {
+            write!(to, "?{}", Printable(query))?;
+        }
+        write!(to, " {} {:.3}ms", said.status, said.milliseconds)?;
+        if let Some(server) = said.server_milliseconds {
+            write!(to, " server={server:.3}ms")?;
+        }
+        write!(to, " in={} out={}", record.received, record.sent)?;
+        if let Some(refusal) = record.refusal {
+            write!(to, " refused={}", refusal.word())?;
+        }
+        if let Some(grant) = &record.grant {
+            write!(to, " key={}", Printable(&grant.id))?;
+        }
+        if let Some(key) = &record.key {
+            write!(to, " key_sha256={:.8}", key.to_string())?;
+        }
+        if let Some(route) = &record.route {
+            write!(to, " route={}", Printable(route))?;
+        }
+        if let Some(mark) = said.mark {
+            write!(to, " mark={mark}")?;
+        }
+        if record.cut {
+            write!(to, " cut")?;
+        }
+        let id = record.id.to_str().unwrap_or_default();
+        writeln!(to, " request={}{}", Printable(id), self.fixed)
+    }
+
+    fn json(&self, to: &mut Vec<u8>, record: &Record, said: &Said<'_>) -> std::io::Result<()> {
+        write!(
+            to,
+            "{{\"@timestamp\":\"{}\",{},\"message\":",
+            timestamp(),
+            self.fixed
+        )?;
+        let message = format_args!("{} {} {}", said.method, said.path, said.status);
+        serde_json::to_writer(&mut *to, &Text(message))?;
+        member(to, "client", &said.client)?;
+        member(to, "method", said.method)?;
+        member(to, "path", said.path)?;
+        if let Some(query) = &said.query {
+            member(to, "query", query)?;
+        }
+        write!(
+            to,
+            ",\"status\":{},\"bytes_in\":{},\"bytes_out\":{},\"duration_ms\":{:.3}",
+            said.status, record.received, record.sent, said.milliseconds
+        )?;
+        if let Some(server) = said.server_milliseconds {
+            write!(to, ",\"server_ms\":{server:.3}")?;
+        }
+        if let Some(refusal) = record.refusal {
+            member(to, "refusal", refusal.word())?;
+        }
+        if let Some(grant) = &record.grant {
+            member(to, "key_id", &grant.id)?;
+        }
+        if let Some(key) = &record.key {
+            write!(to, ",\"key_sha256\":\"{:.8}\"", key.to_string())?;
+        }
+        if let Some(route) = &record.route {
+            member(to, "route", route)?;
+        }
+        if let Some(mark) = said.mark {
+            member(to, "mark", mark)?;
+        }
+        if record.cut {
+            write!(to, ",\"cut\":true")?;
+        }
+        member(to, "request_id", record.id.to_str().unwrap_or_default())?;
+        writeln!(to, "}}")
+    }
+}
+
+fn said(record: &Record, took: Duration) -> Said<'_> {
+    let parameter = &record.site.credentials.parameter;
+    let query = record
+        .uri
+        .query()
+        .map(|query| match credential::masked(query, parameter) {
+            Cow::Borrowed(query) => Cow::Borrowed(start(query, LONGEST)),
+            Cow::Owned(query) => Cow::Owned(start(&query, LONGEST).to_owned()),
+        });
+    Said {
+        client: client(record.forwarded_for.as_ref(), record.peer),
+        method: record.method.as_str(),
+        path: start(record.uri.path(), LONGEST),
+        query,
+        status: record.status.map_or(0, |status| status.as_u16()),
+        milliseconds: milliseconds(took),
+        server_milliseconds: record.server.map(milliseconds),
+        mark: match record.mark {
+            Some(Mark::Stale) => Some("stale"),
+            Some(Mark::Open) => Some("open"),
+            Some(Mark::Preflight) => Some("preflight"),
+            Some(Mark::FailOpen) => Some("fail-open"),
+            Some(Mark::Known) | None => None,
+        },
+    }
+}
+
+/// The first address of what a trusted peer says, or that of the peer.
+fn client(forwarded_for: Option<&HeaderValue>, peer: IpAddr) -> Cow<'_, str> {
+    let first = forwarded_for.and_then(|chain| {
+        let first = chain.as_bytes().split(|byte| *byte == b',').next()?;
+        let first = first.trim_ascii();
+        (!first.is_empty()).then(|| String::from_utf8_lossy(first))
+    });
+    match first {
+        Some(Cow::Borrowed(first)) => Cow::Borrowed(start(first, LONGEST_CLIENT)),
+        Some(Cow::Owned(first)) => Cow::Owned(start(&first, LONGEST_CLIENT).to_owned()),
+        None => Cow::Owned(peer.to_string()),
+    }
+}
+
+fn start(text: &str, longest: usize) -> &str {
+    &text[..text.floor_char_boundary(longest)]
+}
+
+fn milliseconds(took: Duration) -> f64 {
+    took.as_secs_f64() * 1e3
+}
+
+/// RFC 3339 in UTC with milliseconds.
+fn timestamp() -> humantime::Rfc3339Timestamp {
+    humantime::format_rfc3339_millis(clock::now().max(SystemTime::UNIX_EPOCH))
+}
+
+/// `,"name":"value"`.
+fn member(to: &mut Vec<u8>, name: &str, value: &str) -> std::io::Result<()> {
+    write!(to, ",\"{name}\":")?;
+    serde_json::to_writer(to, value)?;
+    Ok(())
+}
+
+/// What is formatted, as a JSON string.
+struct Text<'a>(fmt::Arguments<'a>);
+
+impl serde::Serialize for Text<'_> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&self.0)
+    }
+}
+
+/// A text that cannot drive a terminal, nor end a line or a word of it.
+struct Printable<'a>(&'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = |c: char| !c.is_control() && c != ' ';
+        if self.0.chars().all(plain) {
+            return f.write_str(self.0);
+        }
+        for c in self.0.chars() {
+            if plain(c) {
+                fmt::Write::write_char(f, c)?;
+            } else {
+                write!(f, "{}", c.escape_unicode())?;
+            }
+        }
+        Ok(())
+    }
+}

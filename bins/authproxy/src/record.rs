@@ -1,0 +1,128 @@
+//! One request, from its head to the last byte of its answer: what metrics and the access log say of it.
+//!
+//! Owns what is remembered of a request. How it is counted is `metrics`'s, how it is written `access`'s.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::header::HeaderValue;
+use hyper::http::request::Parts;
+use hyper::{Method, StatusCode, Uri};
+
+use crate::access::AccessLog;
+use crate::door::{Mark, Pass, Refused};
+use crate::grant::{Grant, KeyHash};
+use crate::headers::{Client, forwarded_for};
+use crate::metrics::Metrics;
+use crate::refusal::Refusal;
+use crate::settings::Site;
+
+/// Where records go.
+#[derive(Debug, Default)]
+pub struct Telemetry {
+    /// What is counted.
+    pub metrics: Metrics,
+    /// What is written, if anything is.
+    pub access: Option<AccessLog>,
+}
+
+/// What is known of a request. It is counted and logged when it is dropped: once the last byte of the answer has been
+/// handed over, or the exchange was given up.
+#[derive(Debug)]
+pub struct Record {
+    telemetry: Arc<Telemetry>,
+    pub(crate) site: Arc<Site>,
+    started: Instant,
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) peer: IpAddr,
+    pub(crate) forwarded_for: Option<HeaderValue>,
+    /// The id of the request.
+    pub id: HeaderValue,
+    pub(crate) grant: Option<Arc<Grant>>,
+    /// The hash of a key that nobody has; the first 8 digits of it are logged.
+    pub key: Option<KeyHash>,
+    pub(crate) route: Option<Arc<str>>,
+    pub(crate) mark: Option<Mark>,
+    pub(crate) refusal: Option<Refusal>,
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) server: Option<Duration>,
+    /// Bytes of the request's body so far.
+    pub received: u64,
+    /// Bytes of the answer's body so far.
+    pub sent: u64,
+    /// The answer ended before its end.
+    pub cut: bool,
+}
+
+impl Record {
+    /// Begins with a request as it came from the client.
+    #[must_use]
+    pub fn begin(
+        telemetry: &Arc<Telemetry>,
+        site: &Arc<Site>,
+        parts: &Parts,
+        client: &Client,
+        id: HeaderValue,
+    ) -> Self {
+        telemetry.metrics.in_flight.add(1);
+        Self {
+            telemetry: Arc::clone(telemetry),
+            site: Arc::clone(site),
+            started: Instant::now(),
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            peer: client.peer,
+            forwarded_for: forwarded_for(&parts.headers, client),
+            id,
+            grant: None,
+            key: None,
+            route: None,
+            mark: None,
+            refusal: None,
+            status: None,
+            server: None,
+            received: 0,
+            sent: 0,
+            cut: false,
+        }
+    }
+
+    /// The door lets it pass.
+    pub fn pass(&mut self, pass: &Pass) {
+        self.grant.clone_from(&pass.id);
+        self.route.clone_from(&pass.route);
+        self.mark = Some(pass.mark);
+    }
+
+    /// The door does not.
+    pub fn refuse(&mut self, refused: &Refused) {
+        self.grant.clone_from(&refused.id);
+        self.route.clone_from(&refused.route);
+        self.end(refused.refusal);
+    }
+
+    /// It is answered here, whatever was said before.
+    pub fn end(&mut self, refusal: Refusal) {
+        self.refusal = Some(refusal);
+        self.status = Some(refusal.status());
+    }
+
+    /// The head of the server's answer is here, or that of our own which is no refusal.
+    pub fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        self.server = Some(self.started.elapsed());
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        self.telemetry.metrics.in_flight.add(-1);
+        self.telemetry.metrics.count(self, took);
+        if let Some(access) = &self.telemetry.access {
+            access.write(self, took);
+        }
+    }
+}
