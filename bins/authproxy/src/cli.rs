@@ -32,9 +32,6 @@ use crate::settings::{AccessLogChoice, Listen, Server};
 #[derive(Debug, Clone, Parser)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
-    /// Flags that all tools have.
-    #[command(flatten)]
-    pub common: Common,
     /// Read this file instead of /etc/hostkit/authproxy.yaml and authproxy.d/*.yaml
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -50,6 +47,9 @@ pub struct Args {
     /// How it ends.
     #[command(flatten)]
     pub drain: DrainFlags,
+    /// Flags that all tools have.
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// What the command line, the environment and the file can all say. `None` where nobody says anything.
@@ -196,6 +196,7 @@ pub struct Flags {
     pub health_path: Option<String>,
     /// One line per request on stderr: plain, json or off [default: plain, or json with --logstash-format]
     #[arg(long, value_name = "SHAPE")]
+    #[serde(deserialize_with = "config::shape")]
     pub access_log: Option<AccessLogChoice>,
 
     /// `admin` in the file.

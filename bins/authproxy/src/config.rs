@@ -8,14 +8,15 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::ArgMatches;
 use clap::parser::ValueSource;
+use clap::{ArgMatches, ValueEnum as _};
 use hostkit::{Failure, units};
 use ipnet::IpNet;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 
 use crate::cli::{Args, Flags, Networks};
+use crate::settings::AccessLogChoice;
 
 /// An entry of `routes`, as written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -191,6 +192,17 @@ pub(crate) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D:
     with(from, units::size)
 }
 
+/// The shape of the access log. `off` is a boolean in YAML.
+pub(crate) fn shape<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<AccessLogChoice>, D::Error> {
+    with(from, |text| match text {
+        "false" => Ok(AccessLogChoice::Off),
+        text => AccessLogChoice::from_str(text, false)
+            .map_err(|_| format!("{text:?} is no access log: write plain, json or off")),
+    })
+}
+
 /// A list of YAML, or what would stand on the command line.
 pub(crate) fn list<'de, D, T>(from: D) -> Result<Option<Vec<T>>, D::Error>
 where
@@ -234,7 +246,7 @@ impl<'de> Visitor<'de> for List {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Self::Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(Scalar(part)) = parts.next_element()? {
+        while let Some(part) = parts.next_element()? {
             list.push(part);
         }
         Ok(list)

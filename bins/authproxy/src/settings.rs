@@ -196,8 +196,7 @@ pub enum AccessLog {
 }
 
 /// What `--access-log` can say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum AccessLogChoice {
     /// Lines for people.
     Plain,

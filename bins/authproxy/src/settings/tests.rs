@@ -1,7 +1,15 @@
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use hostkit::{Exit, Failure};
+
 use super::*;
 
+/// What has to be said.
+const LEAST: &str = "port: 1\nserver: unix:/s\nright: all\nacl-file: /acl\n";
+
 /// Settings from the text of a file and a command line behind `authproxy`.
-pub(crate) fn loaded(file: &str, line: &str) -> Result<Loaded, hostkit::Failure> {
+pub(crate) fn loaded(file: &str, line: &str) -> Result<Loaded, Failure> {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("authproxy.yaml");
     std::fs::write(&path, file).unwrap();
@@ -13,6 +21,398 @@ pub(crate) fn loaded(file: &str, line: &str) -> Result<Loaded, hostkit::Failure>
 
 /// A site, from what a file says beside the least there has to be.
 pub(crate) fn site(file: &str) -> Arc<Site> {
-    let least = "port: 1\nserver: unix:/s\nright: all\nacl-file: /acl\n";
-    loaded(&format!("{least}{file}"), "").unwrap().settings.site
+    least(file, "").unwrap().settings.site
+}
+
+fn least(file: &str, line: &str) -> Result<Loaded, Failure> {
+    loaded(&format!("{LEAST}{file}"), line)
+}
+
+fn shown(loaded: &Loaded) -> String {
+    // The hash is of what was said, not of what is in force.
+    let mut settings = loaded.settings.clone();
+    settings.hash.clear();
+    format!("{settings:?}")
+}
+
+fn secret(directory: &Path, bytes: &[u8], mode: u32) -> String {
+    let path = directory.join("secret");
+    std::fs::write(&path, bytes).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_flag_beats_the_file_which_beats_the_default() {
+    let timeout = |file: &str, line: &str| {
+        let loaded = least(file, line).unwrap();
+        loaded.settings.site.timeouts.server.as_secs()
+    };
+    assert_eq!(timeout("", ""), 15);
+    assert_eq!(timeout("timeout: 20\n", ""), 20);
+    assert_eq!(timeout("timeout: 20\n", "--timeout=1m"), 60);
+    let hides = |file: &str, line: &str| least(file, line).unwrap().settings.site.credentials.hide;
+    assert!(hides("hide-credentials: true\n", ""));
+    assert!(!hides(
+        "hide-credentials: true\n",
+        "--hide_credentials=False"
+    ));
+    assert!(hides("hide-credentials: false\n", "--hide_credentials"));
+    let drain = |file: &str, line: &str| least(file, line).unwrap().settings.drain_timeout;
+    assert_eq!(drain("drain-timeout: 3s\n", ""), Duration::from_secs(3));
+    assert_eq!(
+        drain("drain-timeout: 3s\n", "--drain-timeout=4"),
+        Duration::from_secs(4)
+    );
+    let admin = |file: &str, line: &str| {
+        least(file, line)
+            .unwrap()
+            .settings
+            .admin
+            .map(|at| at.to_string())
+    };
+    assert_eq!(admin("admin: unix:/a\n", "").as_deref(), Some("unix:/a"));
+    assert_eq!(
+        admin("admin: unix:/a\n", "--admin=unix:/b").as_deref(),
+        Some("unix:/b")
+    );
+}
+
+#[test]
+fn every_default_that_help_names_is_the_one_in_force() {
+    let bare = shown(&least("", "").unwrap());
+    let command = hostkit::cli::command::<crate::Args>();
+    let mut tried = 0;
+    for flag in command.get_arguments() {
+        let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
+        let Some((_, default)) = help.split_once("[default: ") else {
+            continue;
+        };
+        let default = default.trim_end_matches(']');
+        let name = flag.get_long().unwrap();
+        // In words, or files that are not read here.
+        if default.contains(' ') || matches!(name, "cache-secret-file" | "health-path") {
+            continue;
+        }
+        let with = shown(&least("", &format!("--{name}={default}")).unwrap());
+        assert_eq!(with, bare, "--{name}={default}");
+        tried += 1;
+    }
+    assert!(tried > 15, "{tried}");
+}
+
+#[test]
+fn every_flag_is_a_key_of_the_file() {
+    let temp = tempfile::tempdir().unwrap();
+    let secret = secret(temp.path(), &[7; 32], 0o600);
+    let command = hostkit::cli::command::<crate::Args>();
+    let only_flags = [
+        "help",
+        "version",
+        "config",
+        "check",
+        "loglevel",
+        "console",
+        "logstash-format",
+        "logstash-tags",
+    ];
+    for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
+        if only_flags.contains(&flag) {
+            continue;
+        }
+        let value = match flag {
+            "listen" => "127.0.0.1",
+            "server" => "http://h:1",
+            "acl-file" => "/other",
+            // Only one engine can be.
+            "acl-server" | "use-liveconf-aclserver" => continue,
+            "fail-open" | "hide-credentials" => "true",
+            "cache" => "false",
+            "memcache-servers" => "h:1",
+            "cache-secret-file" => &secret,
+            "trusted-proxies" => "10.0.0.0/8",
+            "key-header" => "x-key",
+            "health-path" => "/health",
+            "access-log" => "off",
+            "admin" => "unix:/a",
+            "right" | "liveconf" | "cache-prefix" | "key-parameter" => "stats",
+            _ => "5000",
+        };
+        let least = "port: 1\nserver: unix:/s\nright: all\nacl-file: /acl\n";
+        let kept: String = least
+            .lines()
+            .filter(|line| !line.starts_with(&format!("{flag}:")))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let in_file = loaded(&format!("{kept}{flag}: {value}\n"), "").unwrap();
+        let on_line = loaded(&kept, &format!("--{flag}={value}")).unwrap();
+        assert_eq!(shown(&in_file), shown(&on_line), "{flag}");
+    }
+}
+
+#[test]
+fn a_command_line_alone_is_enough() {
+    let line = "authproxy --port=80 --server=http://localhost:81 --right=a,b --right=c --acl-file=/acl --threads=1";
+    let (args, matches) = hostkit::cli::parse::<crate::Args, _>(line.split_whitespace()).unwrap();
+    let settings = load(&args, &matches).unwrap().settings;
+    assert_eq!(settings.listen, ["[::]:80".parse().unwrap()]);
+    assert_eq!(settings.site.rules.rights, ["a", "b", "c"]);
+    assert_eq!(settings.access_log, Some(AccessLog::Plain));
+    assert!(settings.site.trusts("10.1.2.3".parse().unwrap()));
+    assert!(settings.site.trusts("::ffff:127.0.0.1".parse().unwrap()));
+    assert!(!settings.site.trusts("192.0.2.1".parse().unwrap()));
+    let words = line.split_whitespace().chain(["--logstash_format=True"]);
+    let (args, matches) = hostkit::cli::parse::<crate::Args, _>(words).unwrap();
+    let settings = load(&args, &matches).unwrap().settings;
+    assert_eq!(settings.access_log, Some(AccessLog::Json));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_its_name_and_a_remedy() {
+    for (line, said) in [
+        ("", "nothing says where requests go"),
+        ("--server=unix:/s", "which port to listen on"),
+        (
+            "--server=unix:/s --listen=127.0.0.1",
+            "which port to listen on",
+        ),
+        (
+            "--server=unix:/s --port=1 --listen=::1,::1",
+            "names [::1]:1 twice",
+        ),
+        ("--port=1 --server=http://localhost:1", "itself listens"),
+        ("--port=1 --server=http://127.0.0.1:1", "itself listens"),
+        (
+            "--listen=127.0.0.1:1 --server=http://localhost:1",
+            "itself listens",
+        ),
+        (
+            "--port=1 --server=unix:/s",
+            "nothing says who knows the keys",
+        ),
+        (
+            "--port=1 --server=unix:/s --acl-file=/a --acl-server=http://h/",
+            "more than one permissions engine",
+        ),
+        (
+            "--port=1 --server=unix:/s --acl-file=/a --use_liveconf_aclserver",
+            "more than one permissions engine",
+        ),
+        (
+            "--port=1 --server=unix:/s --acl-server=ftp://h/",
+            "no http or https URL",
+        ),
+        (
+            "--port=1 --server=unix:/s --acl-server=http://u:p@h/",
+            "leave out what stands before @",
+        ),
+    ] {
+        let failure = loaded("", &format!("{line} --right=all")).unwrap_err();
+        assert_eq!(failure.exit(), Exit::USAGE, "{line}");
+        assert!(failure.to_string().contains(said), "{line}: {failure}");
+        assert!(!failure.to_string().contains("u:p"), "{failure}");
+    }
+    for (file, said) in [
+        ("timeout: 0", "--timeout=0 gives nobody a chance"),
+        ("client-timeout: 0ms", "--client-timeout=0"),
+        ("idle-timeout: 0", "--idle-timeout=0"),
+        ("max-head: 100", "give 1K to 1M"),
+        ("max-connections: 0", "give 1 to"),
+        ("key-header: host", "means something else"),
+        ("key-header: X-Auth-Id", "means something else"),
+        ("key-header: x_forwarded_for", "means something else"),
+        ("key-parameter: a=b", "no name of a query parameter"),
+        ("host-param: ''", "no name of a query parameter"),
+        ("cache: true", "no server is named"),
+        ("cache: true\nmemcache-servers: h:x", "is no server"),
+        ("cache: true\nmemcache-servers: h/y", "is no server"),
+        (
+            "cache: true\nmemcache-servers: h\ncache-prefix: 'a b'",
+            "cannot begin a memcached key",
+        ),
+        (
+            "cache: true\nmemcache-servers: h\ncache-secret-file: /nowhere",
+            "cannot read --cache-secret-file=/nowhere",
+        ),
+        ("health-path: health", "no path that all servers read alike"),
+        (
+            "health-path: /a/../b",
+            "no path that all servers read alike",
+        ),
+        (
+            "routes: [{path: admin, rights: a}]",
+            "does not begin with a slash",
+        ),
+        ("routes: [{path: /a//b, rights: a}]", "more than one way"),
+        ("routes: [{path: /a}]", "the route for /a says nothing"),
+        (
+            "routes: [{path: /a, rights: []}]",
+            "the route for /a says nothing",
+        ),
+        (
+            "routes: [{path: /a, rights: x, open: true}]",
+            "is open, and needs rights",
+        ),
+        (
+            "routes: [{path: /a, rights: x, methods: get}]",
+            "in upper case",
+        ),
+        ("routes: [{path: /a, rights: 'x y'}]", "is no right"),
+        (
+            "routes: [{path: /a, rights: x}, {path: /a/, rights: z}]",
+            "two routes are for /a",
+        ),
+        (
+            "routes: [{path: /a, rights: x, methods: [GET, PUT]}, {path: /a, rights: z, methods: PUT}]",
+            "two routes are for /a",
+        ),
+        (
+            "routes: [{path: /a, rights: x}]\nopen: /a",
+            "two routes are for /a",
+        ),
+        ("cors: {allow-orgin: '*'}", "unknown key `allow-orgin`"),
+        (
+            "cors: {allow-origin: \"a\\nb\"}",
+            "cannot stand in a header",
+        ),
+    ] {
+        let failure = least(file, "").unwrap_err();
+        assert_eq!(failure.exit(), Exit::CONFIG, "{file}");
+        assert!(failure.to_string().contains(said), "{file}: {failure}");
+    }
+}
+
+#[test]
+fn a_wrong_file_is_named_with_its_place() {
+    for (file, said) in [
+        (
+            "prot: 1",
+            "authproxy.yaml:1:1: unknown key `prot`: did you mean `port`?",
+        ),
+        (
+            "port: 1\ntimeout: 3y",
+            "authproxy.yaml:2:10: unknown unit \"y\"",
+        ),
+        (
+            "server: https://h:1",
+            "authproxy.yaml:1:9: \"https://h:1\": TLS is not spoken",
+        ),
+        ("listen: [nowhere]", "authproxy.yaml:1:"),
+        ("trusted-proxies: 10.0.0.0/99", "is no network"),
+        ("routes: [{path: /a, right: x}]", "did you mean `rights`?"),
+        ("access-log: loud", "write plain, json or off"),
+    ] {
+        let failure = loaded(file, "").unwrap_err();
+        assert_eq!(failure.exit(), Exit::CONFIG, "{file}");
+        assert!(failure.to_string().contains(said), "{file}: {failure}");
+    }
+}
+
+#[test]
+fn rules_come_from_the_file() {
+    let file = "\
+host_param: host
+open: [/static, /robots.txt]
+routes:
+- {path: /admin/, methods: [POST, PUT], rights: [admin, all], name: admin}
+- path: /stats
+  rights: stats
+";
+    let site = site(file);
+    let seen: Vec<(&str, &str, usize, Option<usize>)> = site
+        .rules
+        .routes
+        .iter()
+        .map(|route| {
+            let rights = route.rights.as_ref().map(Vec::len);
+            (
+                &*route.name,
+                route.prefix.as_str(),
+                route.methods.len(),
+                rights,
+            )
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("admin", "/admin", 2, Some(2)),
+            ("/stats", "/stats", 0, Some(1)),
+            ("/static", "/static", 0, None),
+            ("/robots.txt", "/robots.txt", 0, None),
+        ]
+    );
+    assert_eq!(site.rules.host_parameter.as_deref(), Some("host"));
+}
+
+#[test]
+fn something_has_to_be_needed_everywhere() {
+    let bare = "port: 1\nserver: unix:/s\nacl-file: /acl\n";
+    let with = |routes: &str| loaded(&format!("{bare}{routes}"), "");
+    for routes in [
+        "",
+        "routes: [{path: /a, rights: x}]",
+        "routes: [{path: /, rights: x, methods: GET}]",
+    ] {
+        let failure = with(routes).unwrap_err();
+        assert!(
+            failure.to_string().contains("which right a key needs"),
+            "{routes}: {failure}"
+        );
+    }
+    assert!(with("routes: [{path: /, rights: x}]").is_ok());
+    assert!(with("open: /").is_ok());
+}
+
+#[test]
+fn memcached_needs_a_secret_that_only_we_know() {
+    let temp = tempfile::tempdir().unwrap();
+    let with = |bytes: &[u8], mode: u32| {
+        let path = secret(temp.path(), bytes, mode);
+        let file =
+            format!("cache: 1\nmemcache-servers: 'h1, [::1]:2'\ncache-secret-file: {path}\n");
+        least(&file.replace("cache: 1", "cache: true"), "")
+    };
+    let good = with(b"0123456789abcdef\n", 0o640).unwrap();
+    let shared = good.settings.shared.unwrap();
+    assert_eq!(shared.servers, ["h1:11211", "[::1]:2"]);
+    assert_eq!(
+        (shared.secret.0.len(), shared.prefix.as_str()),
+        (16, "authproxy")
+    );
+    assert!(good.warnings.is_empty(), "{:?}", good.warnings);
+    assert!(
+        !format!("{:?}", shared.secret).contains("48"),
+        "secrets are never shown"
+    );
+    let open = with(b"0123456789abcdef", 0o644).unwrap();
+    assert!(open.settings.shared.is_some() && open.warnings[0].contains("read by everybody"));
+    for (bytes, mode, said) in [
+        (&b"0123456789abcde\n"[..], 0o600, "shorter than 16 bytes"),
+        (&[7; 5_000], 0o600, "longer than"),
+        (&[7; 32], 0o620, "can be written by others"),
+        (&[7; 32], 0o602, "can be written by others"),
+    ] {
+        let failure = with(bytes, mode).unwrap_err();
+        assert!(failure.to_string().contains(said), "{failure}");
+    }
+}
+
+#[test]
+fn what_is_odd_is_said_and_no_reason_to_stop() {
+    let warned = |file: &str| least(file, "").unwrap().warnings.join("\n");
+    assert_eq!(warned(""), "");
+    assert!(warned("memcache-servers: h:1").contains("give --cache"));
+    assert!(warned("fail-open: true").contains("--fail-open is on"));
+    let many = least("threads: 60000", "").unwrap();
+    assert!(many.settings.threads < 60_000 && many.warnings[0].contains("share of processors"));
+}
+
+#[test]
+fn a_view_follows_the_site_in_force() {
+    let live = Live::new(site(""));
+    let mut view = live.view();
+    assert!(!view.site().fail_open);
+    live.replace(site("fail-open: true\n"));
+    assert!(view.site().fail_open && live.get().fail_open);
 }
