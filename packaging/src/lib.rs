@@ -51,6 +51,12 @@ fn pages() -> Vec<Page> {
             section: "8",
             end: include_str!("../man/synapse.roff"),
         },
+        Page {
+            name: authproxy::Args::NAME,
+            command: command::<authproxy::Args>(),
+            section: "1",
+            end: include_str!("../man/authproxy.roff"),
+        },
     ]
 }
 

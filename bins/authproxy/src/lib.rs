@@ -20,6 +20,9 @@ pub mod scope;
 pub mod serve_acl;
 pub mod settings;
 
+#[cfg(test)]
+mod tests;
+
 pub use cli::Args;
 
 use clap::ArgMatches;

@@ -1,0 +1,107 @@
+//! The operator's page says what the program does: its tables are made from the code, or compared with it.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::refusal::Refusal;
+
+/// Every reason for a refusal.
+const REFUSALS: [Refusal; 20] = [
+    Refusal::Malformed("x"),
+    Refusal::AmbiguousKey,
+    Refusal::AmbiguousPath,
+    Refusal::AmbiguousHost,
+    Refusal::NoKey,
+    Refusal::UnknownKey,
+    Refusal::ExpiredKey,
+    Refusal::MissingRight,
+    Refusal::HostNotAllowed,
+    Refusal::PathNotAllowed,
+    Refusal::MethodNotAllowed,
+    Refusal::SlowRequest,
+    Refusal::LargeBody,
+    Refusal::Expectation,
+    Refusal::LargeHead,
+    Refusal::NotImplemented,
+    Refusal::BadGateway,
+    Refusal::EngineUnavailable,
+    Refusal::Overloaded,
+    Refusal::GatewayTimeout,
+];
+
+/// Puts `table` between the markers of `name` in `page`.
+fn with(page: &str, name: &str, table: &str) -> String {
+    let start = format!("<!-- {name}: generated, see CONTRIBUTING.md -->\n");
+    let end = format!("<!-- end of {name} -->");
+    let (before, rest) = page.split_once(&start).unwrap();
+    let (_, after) = rest.split_once(&end).unwrap();
+    format!("{before}{start}\n{}\n\n{end}{after}", table.trim())
+}
+
+/// The table of flags, from their own help.
+fn options() -> String {
+    let mut table = "| flag | default | |\n|---|---|---|\n".to_owned();
+    let command = hostkit::cli::command::<crate::Args>();
+    for flag in command.get_arguments() {
+        let (
+            Some(name),
+            None | Some("Permissions engine" | "Cache" | "Keys" | "Deadlines" | "Limits" | "Admin"),
+        ) = (flag.get_long(), flag.get_help_heading())
+        else {
+            continue;
+        };
+        let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
+        let (text, default) = match help.split_once(" [default: ") {
+            Some((text, default)) => (text, default.trim_end_matches(']').to_owned()),
+            None => {
+                let defaults = flag.get_default_values().iter();
+                let defaults: Vec<_> = defaults.map(|value| value.to_string_lossy()).collect();
+                (help.as_str(), defaults.join(",").replace("false", ""))
+            }
+        };
+        if matches!(name, "help" | "version") {
+            continue;
+        }
+        let value = match flag.get_value_names() {
+            Some([value]) if value != "BOOL" => format!(" {value}"),
+            _ => String::new(),
+        };
+        let default = default.replace(", ", ",").replace(',', ", ");
+        writeln!(table, "| `--{name}{value}` | {default} | {text} |").unwrap();
+    }
+    table
+}
+
+#[test]
+fn the_page_has_the_options_and_metrics_that_there_are() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let page = std::fs::read_to_string(&file).unwrap();
+    let wanted = with(&page, "options", &options());
+    let wanted = with(&wanted, "metrics", &crate::metrics::markdown());
+    if std::env::var("HOSTKIT_BLESS").is_ok_and(|value| value == "1") {
+        std::fs::write(&file, wanted).unwrap();
+    } else {
+        assert!(
+            page == wanted,
+            "the tables of {} differ from the code: HOSTKIT_BLESS=1 writes them",
+            file.display()
+        );
+    }
+}
+
+#[test]
+fn the_page_explains_every_refusal_with_its_status() {
+    let page = include_str!("../README.md");
+    for refusal in REFUSALS {
+        let row = format!("| {} | `{}` | ", refusal.status().as_u16(), refusal.word());
+        assert!(page.contains(&row), "{row}");
+    }
+    let rows = page
+        .lines()
+        .filter(|line| line.starts_with("| 4") || line.starts_with("| 5"));
+    assert_eq!(
+        rows.count(),
+        REFUSALS.len(),
+        "no row of a refusal that there is not"
+    );
+}
