@@ -30,7 +30,6 @@ use crate::settings::{AccessLogChoice, Listen, Server};
 /// Every option but --config, --check and those of logging is also a key of the configuration file, without the hyphens
 /// in front. The command line beats the environment, which beats the file.
 #[derive(Debug, Clone, Parser)]
-#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
     /// Read this file instead of /etc/hostkit/authproxy.yaml and authproxy.d/*.yaml
     #[arg(long, value_name = "FILE")]
