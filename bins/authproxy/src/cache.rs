@@ -20,9 +20,9 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::grant::{Grant, KeyHash};
 use crate::permissions::{Permissions, Unavailable};
@@ -76,6 +76,8 @@ struct Inner<P> {
     shared: Option<Shared>,
     state: Mutex<State>,
     counts: Counts,
+    /// The clock.
+    now: fn() -> Instant,
 }
 
 #[derive(Debug)]
@@ -86,7 +88,8 @@ struct State {
     last: u64,
 }
 
-type Answer = Result<Known, Unavailable>;
+/// What is known of a key, or that nothing is.
+pub type Answer = Result<Known, Unavailable>;
 
 /// A question under way.
 #[derive(Debug)]
@@ -108,6 +111,15 @@ impl<P: Permissions> Cache<P> {
     /// Remembers what `engine` says, and shares it if there is something to share it over.
     #[must_use]
     pub fn new(engine: P, settings: settings::Cache, shared: Option<Shared>) -> Self {
+        Self::timed(engine, settings, shared, Instant::now)
+    }
+
+    fn timed(
+        engine: P,
+        settings: settings::Cache,
+        shared: Option<Shared>,
+        now: fn() -> Instant,
+    ) -> Self {
         let state = State {
             table: Table::new(settings),
             flights: HashMap::new(),
@@ -120,6 +132,7 @@ impl<P: Permissions> Cache<P> {
                 shared,
                 state: Mutex::new(state),
                 counts: Counts::default(),
+                now,
             }),
         }
     }
@@ -150,7 +163,7 @@ impl<P: Permissions> Cache<P> {
     fn look(&self, key: KeyHash) -> Result<Answer, watch::Receiver<Option<Answer>>> {
         let counts = &self.inner.counts;
         let mut state = self.inner.state();
-        match state.table.look(&key, Instant::now()) {
+        match state.table.look(&key, (self.inner.now)()) {
             Seen::Answer { known, ask } => {
                 counts.hit(&known);
                 if ask {
@@ -333,7 +346,7 @@ impl<P: Permissions> Inner<P> {
             self.counts.shared_hits.add();
             let mut state = self.state();
             if state.land(&key, number) {
-                state.table.keep(key, kept, Instant::now());
+                state.table.keep(key, kept, (self.now)());
             }
             return Ok(kept.known(false));
         }
@@ -343,7 +356,7 @@ impl<P: Permissions> Inner<P> {
                 let kept = Kept::new(found, &self.settings);
                 let mut state = self.state();
                 if state.land(&key, number) {
-                    state.table.keep(key, &kept, Instant::now());
+                    state.table.keep(key, &kept, (self.now)());
                     if let Some(shared) = &self.shared {
                         shared.put(&key, &kept);
                     }
@@ -353,7 +366,7 @@ impl<P: Permissions> Inner<P> {
             }
             Err(unavailable) => {
                 self.counts.failures.add();
-                let now = Instant::now();
+                let now = (self.now)();
                 let mut state = self.state();
                 let known = if state.land(&key, number) {
                     state.table.fail(key, shared.as_ref(), now)

@@ -8,10 +8,9 @@
 
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
-use tokio::time::Instant;
 
 use super::{Known, Purge};
 use crate::grant::{Found, Grant, KeyHash};
