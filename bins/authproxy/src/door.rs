@@ -1,12 +1,29 @@
 //! Whether a request may go on to the server.
 //!
-//! Owns the order of the questions: preflight, open path, key, grant, scope. Where keys stand is `credential`'s, what
-//! is known of them `cache`'s, what a grant allows `scope`'s.
+//! Owns the order of the questions: preflight, open path, key, grant, scope; and which host a request is about. Where
+//! keys stand is `credential`'s, what is known of them `cache`'s, what a grant allows `scope`'s.
 
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
-use crate::grant::Grant;
+use hostkit::clock;
+use hyper::Method;
+use hyper::header::{
+    ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE,
+};
+use hyper::http::request::Parts;
+
+use crate::cache::{Answer, Known};
+use crate::credential;
+use crate::grant::{Grant, KeyHash};
+use crate::permissions::file::AclFile;
 use crate::refusal::Refusal;
+use crate::scope::{self, Asked};
+use crate::settings::{Rules, Site};
 
 /// What is said of a request that goes on to the server.
 #[derive(Debug, Clone)]
@@ -54,4 +71,142 @@ impl From<Refusal> for Refused {
             route: None,
         }
     }
+}
+
+/// Lets requests pass, or not.
+#[derive(Debug, Clone)]
+pub struct Door {
+    source: Source,
+}
+
+/// Where grants come from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A file, which is in memory.
+    File(Arc<AclFile>),
+}
+
+impl Door {
+    /// A door that asks this.
+    #[must_use]
+    pub const fn new(source: Source) -> Self {
+        Self { source }
+    }
+
+    /// Whether a request may go on. Waits only for a key of which this process knows nothing.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn decide(&self, site: &Site, parts: &Parts) -> Result<Pass, Refused> {
+        decide(site, parts, |key| self.find(key)).await
+    }
+
+    async fn find(&self, key: KeyHash) -> Answer {
+        match &self.source {
+            Source::File(file) => Ok(match file.get(&key) {
+                Some(grant) => Known::Grant {
+                    grant,
+                    stale: false,
+                },
+                None => Known::Nobody,
+            }),
+        }
+    }
+}
+
+/// The questions, in their order.
+async fn decide<F: Future<Output = Answer>>(
+    site: &Site,
+    parts: &Parts,
+    find: impl FnOnce(KeyHash) -> F,
+) -> Result<Pass, Refused> {
+    let path = parts.uri.path();
+    let preflight = preflight(parts);
+    let method = preflight.unwrap_or(parts.method.as_str());
+    let matched = scope::route(&site.rules, method, path)?;
+    let pass = |id, mark| Pass {
+        id,
+        route: matched.name.cloned(),
+        mark,
+    };
+    let refuse = |refusal, id| Refused {
+        refusal,
+        id,
+        route: matched.name.cloned(),
+    };
+    if preflight.is_some() {
+        return Ok(pass(None, Mark::Preflight));
+    }
+    let Some(rights) = matched.rights else {
+        return Ok(pass(None, Mark::Open));
+    };
+    let key = credential::key(parts, &site.credentials)
+        .and_then(|key| key.ok_or(Refusal::NoKey))
+        .map_err(|refusal| refuse(refusal, None))?;
+    let (grant, stale) = match find(key).await {
+        Ok(Known::Grant { grant, stale }) => (grant, stale),
+        Ok(Known::Nobody) => return Err(refuse(Refusal::UnknownKey, None)),
+        Err(_) if site.fail_open => return Ok(pass(None, Mark::FailOpen)),
+        Err(_) => return Err(refuse(Refusal::EngineUnavailable, None)),
+    };
+    match allows(&grant, site, parts, rights) {
+        Ok(()) if stale => Ok(pass(Some(grant), Mark::Stale)),
+        Ok(()) => Ok(pass(Some(grant), Mark::Known)),
+        Err(refusal) => Err(refuse(refusal, Some(grant))),
+    }
+}
+
+fn allows(grant: &Grant, site: &Site, parts: &Parts, rights: &[String]) -> Result<(), Refusal> {
+    // Only where it decides must it be certain.
+    let host = if grant.hosts.is_empty() {
+        Cow::Borrowed("")
+    } else {
+        host(parts, &site.rules)?
+    };
+    let now = clock::now().duration_since(UNIX_EPOCH);
+    let asked = Asked {
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        host: &host,
+        rights,
+        // By a clock that cannot be right, everything is over.
+        now: now.map_or(u64::MAX, |now| now.as_secs()),
+    };
+    scope::allows(grant, &asked)
+}
+
+/// The host that a request is about; empty if it does not say.
+fn host<'p>(parts: &'p Parts, rules: &Rules) -> Result<Cow<'p, str>, Refusal> {
+    if let Some(name) = &rules.host_parameter {
+        let query = parts.uri.query().unwrap_or_default();
+        return match credential::parameter(query, name) {
+            Ok(None) => Ok(Cow::Borrowed("")),
+            Ok(Some(found)) if !found.semicolon => Ok(match found.value {
+                Cow::Borrowed(value) => String::from_utf8_lossy(value),
+                Cow::Owned(value) => String::from_utf8_lossy(&value).into_owned().into(),
+            }),
+            Ok(Some(_)) | Err(_) => Err(Refusal::AmbiguousHost),
+        };
+    }
+    // There is one, and a target in absolute form has no other: the gate has seen to it.
+    let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = host.unwrap_or_default();
+    Ok(Cow::Borrowed(host))
+}
+
+/// The method that a browser asks about, if this is a CORS preflight (Fetch standard, "CORS-preflight request"). With a
+/// body or an upgrade it would be more than a question, and no browser sends it.
+fn preflight(parts: &Parts) -> Option<&str> {
+    let headers = &parts.headers;
+    if parts.method != Method::OPTIONS || !headers.contains_key(ORIGIN) {
+        return None;
+    }
+    let has_body = headers.contains_key(TRANSFER_ENCODING)
+        || headers
+            .get(CONTENT_LENGTH)
+            .is_some_and(|length| length != "0");
+    if has_body || headers.contains_key(UPGRADE) {
+        return None;
+    }
+    headers.get(ACCESS_CONTROL_REQUEST_METHOD)?.to_str().ok()
 }

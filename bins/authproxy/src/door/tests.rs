@@ -1,0 +1,263 @@
+//! The order of the questions, before everything that can be known of a key.
+
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::header::HeaderName;
+
+use super::*;
+use crate::permissions::Unavailable;
+use crate::settings::{Credentials, Limits, Route, Timeouts};
+
+fn site() -> Site {
+    let second = Duration::from_secs(1);
+    let route = |name: &str, prefix: &str, methods: &[&str], rights: Option<&str>| Route {
+        name: name.into(),
+        prefix: prefix.to_owned(),
+        methods: methods.iter().map(|&one| one.to_owned()).collect(),
+        rights: rights.map(|right| vec![right.to_owned()]),
+    };
+    Site {
+        credentials: Credentials {
+            header: HeaderName::from_static("x-api-key"),
+            parameter: "apikey".to_owned(),
+            hide: false,
+        },
+        rules: Rules {
+            rights: vec!["all".to_owned()],
+            routes: vec![
+                route("ping", "/ping", &[], None),
+                route("change", "/", &["POST"], Some("write")),
+            ],
+            host_parameter: None,
+        },
+        trusted: Vec::new(),
+        cors: Vec::new(),
+        health_path: None,
+        fail_open: false,
+        timeouts: Timeouts {
+            server: second,
+            client: second,
+            idle: second,
+        },
+        limits: Limits {
+            head: 16_384,
+            body: None,
+            rate: 0,
+            server_connections: 1,
+        },
+    }
+}
+
+fn parts(request: hyper::http::request::Builder) -> Parts {
+    request.body(()).unwrap().into_parts().0
+}
+
+/// A grant of the right `all`.
+fn grant(hosts: &[&str]) -> Arc<Grant> {
+    Arc::new(Grant {
+        id: "alice".to_owned(),
+        rights: vec!["all".to_owned()],
+        hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
+        paths: Vec::new(),
+        methods: Vec::new(),
+        expires: None,
+    })
+}
+
+fn known(stale: bool) -> Answer {
+    let grant = grant(&[]);
+    Ok(Known::Grant { grant, stale })
+}
+
+fn unavailable() -> Answer {
+    Err(Unavailable("it is away".to_owned()))
+}
+
+/// What is decided when this is known of the key `k`; nothing may be asked about when it is none.
+async fn door(site: &Site, parts: &Parts, answer: Option<Answer>) -> Result<Pass, Refused> {
+    decide(site, parts, async |key| {
+        assert_eq!(key, KeyHash::of(b"k"));
+        answer.expect("nobody has to be asked")
+    })
+    .await
+}
+
+fn with_key(method: &str, target: &str) -> Parts {
+    parts(
+        Request::builder()
+            .method(method)
+            .uri(target)
+            .header("x-api-key", "k"),
+    )
+}
+
+#[tokio::test]
+async fn a_key_decides() {
+    let site = site();
+    let request = with_key("GET", "/data");
+    let pass = door(&site, &request, Some(known(false))).await.unwrap();
+    assert_eq!((pass.mark, pass.route), (Mark::Known, None));
+    assert_eq!(pass.id.unwrap().id, "alice");
+    let pass = door(&site, &request, Some(known(true))).await.unwrap();
+    assert_eq!(
+        (pass.mark, pass.id.unwrap().id.as_str()),
+        (Mark::Stale, "alice")
+    );
+
+    let refused = door(&site, &request, Some(Ok(Known::Nobody)))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.refusal, Refusal::UnknownKey);
+    let refused = door(&site, &request, Some(unavailable()))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.refusal, Refusal::EngineUnavailable);
+    let without = parts(Request::get("/data"));
+    let refused = door(&site, &without, None).await.unwrap_err();
+    assert_eq!(refused.refusal, Refusal::NoKey);
+    let two = parts(Request::get("/data?apikey=j").header("x-api-key", "k"));
+    let refused = door(&site, &two, None).await.unwrap_err();
+    assert_eq!(refused.refusal, Refusal::AmbiguousKey);
+}
+
+#[tokio::test]
+async fn a_refusal_says_whose_key_it_was_and_which_route_decided() {
+    let refused = door(&site(), &with_key("POST", "/data"), Some(known(false)))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.refusal, Refusal::MissingRight);
+    assert_eq!(refused.id.unwrap().id, "alice");
+    assert_eq!(refused.route.as_deref(), Some("change"));
+    let refused = door(&site(), &with_key("GET", "/a/../ping"), None)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.refusal, Refusal::AmbiguousPath);
+}
+
+#[tokio::test]
+async fn open_paths_depend_on_nobody() {
+    let two_keys = parts(Request::get("/ping/x?apikey=j&apikey=k").header("x-api-key", "k"));
+    for request in [
+        parts(Request::post("/ping")),
+        with_key("GET", "/ping"),
+        two_keys,
+    ] {
+        let pass = door(&site(), &request, None).await.unwrap();
+        assert_eq!(
+            (pass.mark, pass.route.as_deref()),
+            (Mark::Open, Some("ping"))
+        );
+        assert_eq!(pass.id, None);
+    }
+}
+
+#[tokio::test]
+async fn a_preflight_needs_no_key_and_nothing_else_passes_as_one() {
+    let preflight = || {
+        Request::options("/data")
+            .header("origin", "https://example.com")
+            .header("access-control-request-method", "POST")
+    };
+    let request = parts(preflight().header("content-length", "0"));
+    let pass = door(&site(), &request, None).await.unwrap();
+    assert_eq!((pass.mark, pass.id), (Mark::Preflight, None));
+    assert_eq!(
+        pass.route.as_deref(),
+        Some("change"),
+        "the route of what is asked about"
+    );
+    for request in [
+        preflight().method("GET"),
+        preflight().header("content-length", "1"),
+        preflight().header("transfer-encoding", "chunked"),
+        preflight().header("upgrade", "websocket"),
+        Request::options("/data").header("origin", "https://example.com"),
+        Request::options("/data").header("access-control-request-method", "POST"),
+    ] {
+        let refused = door(&site(), &parts(request), None).await.unwrap_err();
+        assert_eq!(refused.refusal, Refusal::NoKey);
+    }
+}
+
+#[tokio::test]
+async fn fail_open_is_for_an_engine_that_cannot_be_asked_and_nothing_else() {
+    let mut site = site();
+    site.fail_open = true;
+    let request = with_key("POST", "/data");
+    let pass = door(&site, &request, Some(unavailable())).await.unwrap();
+    assert_eq!(
+        (pass.mark, pass.route.as_deref()),
+        (Mark::FailOpen, Some("change"))
+    );
+    assert_eq!(pass.id, None);
+    let refused = door(&site, &request, Some(Ok(Known::Nobody)))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.refusal, Refusal::UnknownKey);
+    let refused = door(&site, &parts(Request::get("/")), None)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.refusal, Refusal::NoKey);
+    let expired = Grant {
+        expires: Some(1_000_000_000),
+        ..(*grant(&[])).clone()
+    };
+    let answer = Ok(Known::Grant {
+        grant: Arc::new(expired),
+        stale: true,
+    });
+    let refused = door(&site, &request, Some(answer)).await.unwrap_err();
+    assert_eq!(refused.refusal, Refusal::ExpiredKey);
+}
+
+#[tokio::test]
+async fn the_host_is_that_of_the_header_or_of_the_parameter() {
+    let mut site = site();
+    let get = |target: &str| {
+        let request = Request::get(target).header("x-api-key", "k");
+        parts(request.header("host", "Example.com:8080"))
+    };
+    let answer = |hosts: &[&str]| {
+        let grant = grant(hosts);
+        Some(Ok(Known::Grant {
+            grant,
+            stale: false,
+        }))
+    };
+    let ours = || answer(&["example.com"]);
+    door(&site, &get("/?host=other.com"), ours()).await.unwrap();
+    let refused = door(&site, &get("/"), answer(&["other.com"]))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.refusal, Refusal::HostNotAllowed);
+
+    site.rules.host_parameter = Some("host".to_owned());
+    for target in ["/?host=example.com", "/?a&h%6Fst=example%2Ecom&host2=x"] {
+        door(&site, &get(target), ours()).await.unwrap();
+    }
+    for (target, refusal) in [
+        ("/?host=other.com", Refusal::HostNotAllowed),
+        ("/?host=", Refusal::HostNotAllowed),
+        ("/", Refusal::HostNotAllowed),
+        ("/?host=%ffexample.com", Refusal::HostNotAllowed),
+        ("/?host=example%252Ecom", Refusal::HostNotAllowed),
+        (
+            "/?host=example.com&host=example.com",
+            Refusal::AmbiguousHost,
+        ),
+        (
+            "/?host=example.com&%68ost=other.com",
+            Refusal::AmbiguousHost,
+        ),
+        ("/?host=example.com;a=b", Refusal::AmbiguousHost),
+        ("/?a=b;host=example.com", Refusal::AmbiguousHost),
+    ] {
+        let refused = door(&site, &get(target), ours()).await.unwrap_err();
+        assert_eq!(refused.refusal, refusal, "{target}");
+    }
+    // A key for all hosts does not depend on it.
+    door(&site, &get("/?host=a&host=b"), answer(&[]))
+        .await
+        .unwrap();
+}
