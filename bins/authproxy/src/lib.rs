@@ -2,10 +2,13 @@
 
 pub mod access;
 pub mod answer;
+mod body;
 pub mod cache;
 pub mod cli;
 pub mod config;
+mod conn;
 pub mod credential;
+mod deadline;
 pub mod door;
 pub mod gate;
 pub mod grant;
@@ -14,11 +17,15 @@ pub mod key;
 pub mod lifecycle;
 pub mod metrics;
 pub mod permissions;
+pub mod proxy;
 pub mod record;
 pub mod refusal;
 pub mod scope;
+pub mod serve;
 pub mod serve_acl;
 pub mod settings;
+mod tunnel;
+mod upstream;
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,225 @@
+//! Bodies on their way through: the client's to the server, and the server's to the client.
+//!
+//! Owns both streams, the limit on a request's body, and the end of the record. A chunk is handed on as it came, and
+//! the next one is not asked for before it is gone: what is under way of an exchange is bounded, and never on a disk.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use crate::conn::Client;
+use crate::deadline::Turn;
+use crate::headers;
+use crate::proxy::Entry;
+use crate::refusal::Refusal;
+use crate::upstream::Exchange;
+
+/// A body that ends before its end. Why is known elsewhere.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the body was cut short")]
+pub(crate) struct Cut;
+
+/// What a server is sent.
+pub(crate) struct ToServer(Option<FromClient>);
+
+struct FromClient {
+    incoming: Incoming,
+    client: Arc<Client>,
+    /// How much more may come.
+    left: u64,
+}
+
+impl ToServer {
+    /// No body.
+    pub(crate) const fn none() -> Self {
+        Self(None)
+    }
+
+    /// The body of a client's request, of `limit` bytes at most.
+    pub(crate) fn new(incoming: Incoming, client: &Arc<Client>, limit: Option<u64>) -> Self {
+        if incoming.is_end_stream() {
+            return Self(None);
+        }
+        Self(Some(FromClient {
+            incoming,
+            client: Arc::clone(client),
+            left: limit.unwrap_or(u64::MAX),
+        }))
+    }
+}
+
+impl Body for ToServer {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let Some(body) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        let flow = &body.client.flow;
+        let Poll::Ready(frame) = Pin::new(&mut body.incoming).poll_frame(cx) else {
+            flow.turn(Turn::Client);
+            return Poll::Pending;
+        };
+        flow.turn(Turn::Server);
+        let frame = match frame {
+            None => return Poll::Ready(None),
+            Some(Ok(frame)) => pass(frame),
+            Some(Err(_)) => {
+                if let Some(refusal) = body.client.watch.body_fault() {
+                    flow.fail(refusal);
+                }
+                return Poll::Ready(Some(Err(Cut)));
+            }
+        };
+        let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+        if length > body.left {
+            flow.fail(Refusal::LargeBody);
+            return Poll::Ready(Some(Err(Cut)));
+        }
+        body.left -= length;
+        flow.receive(length);
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|body| body.incoming.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), |body| body.incoming.size_hint())
+    }
+}
+
+/// What goes on of a piece: all of it, but trailers only as far as `headers` lets them.
+fn pass(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        headers::trailers(trailers);
+    }
+    frame
+}
+
+/// What a client is sent.
+pub(crate) struct ToClient {
+    source: Source,
+    /// Handed on when the last byte is with hyper, or nobody wants it any more.
+    entry: Entry,
+}
+
+enum Source {
+    /// An answer of our own.
+    Ours(Bytes),
+    /// The server's.
+    Server(Incoming, Exchange),
+    /// It has ended.
+    Gone,
+}
+
+impl ToClient {
+    /// An answer of our own.
+    pub(crate) const fn ours(bytes: Bytes, entry: Entry) -> Self {
+        Self {
+            source: Source::Ours(bytes),
+            entry,
+        }
+    }
+
+    /// The server's answer.
+    pub(crate) fn server(incoming: Incoming, mut exchange: Exchange, entry: Entry) -> Self {
+        let source = if incoming.is_end_stream() {
+            exchange.end();
+            Source::Gone
+        } else {
+            Source::Server(incoming, exchange)
+        };
+        Self { source, entry }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let (incoming, exchange) = match &mut self.source {
+            Source::Gone => return Poll::Ready(None),
+            Source::Ours(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.source = Source::Gone;
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            Source::Server(incoming, exchange) => (incoming, exchange),
+        };
+        // hyper hands the body over while the connection is polled, here: nobody has to be woken for it.
+        let mut quiet = Context::from_waker(Waker::noop());
+        let mut polled = Pin::new(&mut *incoming).poll_frame(&mut quiet);
+        if polled.is_pending() {
+            let _ = exchange.poll(cx, &self.entry.client().flow);
+            polled = Pin::new(&mut *incoming).poll_frame(&mut quiet);
+        }
+        let Poll::Ready(frame) = polled else {
+            return Poll::Pending;
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                if incoming.is_end_stream() {
+                    exchange.end();
+                    self.source = Source::Gone;
+                }
+                Poll::Ready(Some(Ok(pass(frame))))
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%error, "the server's answer was cut short");
+                self.source = Source::Gone;
+                if let Some(record) = self.entry.record() {
+                    record.cut = true;
+                }
+                Poll::Ready(Some(Err(Cut)))
+            }
+            None => {
+                exchange.end();
+                self.source = Source::Gone;
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl Body for ToClient {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let polled = self.poll(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(record) = self.entry.record()
+        {
+            record.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Gone => true,
+            Source::Ours(bytes) => bytes.is_empty(),
+            Source::Server(incoming, _) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Gone => SizeHint::with_exact(0),
+            Source::Ours(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Server(incoming, _) => incoming.size_hint(),
+        }
+    }
+}

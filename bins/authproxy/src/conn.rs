@@ -1,0 +1,352 @@
+//! One client connection, from accept to close.
+//!
+//! Owns its task: when hyper serves it and when it rests without, its deadlines, and how it ends. What a request means
+//! is `proxy`'s, which bytes are HTTP `gate`'s.
+
+use std::future::{Future as _, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use hyper::HeaderMap;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use crate::answer;
+use crate::deadline::{Clock, Flow, Turn, Verdict};
+use crate::gate::{Gate, Reading, Watch};
+use crate::headers;
+use crate::lifecycle::Phase;
+use crate::proxy::{self, Thread};
+use crate::record::Record;
+use crate::refusal::Refusal;
+use crate::tunnel::Tunnel;
+
+/// How much of what a client cannot take is kept for it, in the process and again in the kernel.
+const BUFFER: usize = 64 << 10;
+/// How long a connection that was accepted while draining may take to send its first byte: it was queued, so its
+/// request is on its way.
+const FIRST: Duration = Duration::from_secs(1);
+/// How long, and for how many bytes, a client is listened to that has been answered before it had sent everything.
+/// Closing at once would reset the connection, and the answer may be lost with it (RFC 9112 section 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1 << 20;
+
+/// What is known of a client while hyper serves its connection.
+pub(crate) struct Client {
+    pub(crate) thread: Arc<Thread>,
+    pub(crate) who: headers::Client,
+    pub(crate) flow: Arc<Flow>,
+    pub(crate) watch: Watch,
+    /// The last request, until its answer is with the kernel.
+    finished: Mutex<Option<Record>>,
+    tunnel: Mutex<Option<Tunnel>>,
+    lingers: AtomicBool,
+}
+
+impl Client {
+    pub(crate) fn phase(&self) -> Phase {
+        self.thread.proxy.lifecycle.phase()
+    }
+
+    /// The connection ends after the answer, and the client may still be sending.
+    pub(crate) fn linger(&self) {
+        self.lingers.store(true, Relaxed);
+    }
+
+    pub(crate) fn lingers(&self) -> bool {
+        self.lingers.load(Relaxed)
+    }
+
+    /// The connection becomes a tunnel after the answer.
+    pub(crate) fn open(&self, tunnel: Tunnel) {
+        self.watch.open();
+        self.flow.open();
+        *lock(&self.tunnel) = Some(tunnel);
+    }
+
+    /// Nothing more happens to a request but that its answer is written.
+    pub(crate) fn finish(&self, record: Record) {
+        self.flow.turn(Turn::Nobody);
+        *lock(&self.finished) = Some(record);
+    }
+
+    /// Ends the record of a request whose answer is with the kernel.
+    fn written(&self) {
+        if !self.flow.is_blocked() {
+            *lock(&self.finished) = None;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Serves a connection until it ends.
+///
+/// It starts parked, and is parked whenever it was idle for a while: then there is only the socket. hyper, with its
+/// fifteen kilobytes, comes when bytes do.
+pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) {
+    // An answer is one write, and must not wait for the acknowledgement of the one before.
+    let _ = stream.set_nodelay(true);
+    // What a slow reader does not take stays where it is bounded, and how much it takes shows: without this the kernel
+    // grows its buffer to megabytes, and reports nothing until a third of it has gone.
+    let _ = SockRef::from(&stream).set_tcp_notsent_lowat(BUFFER as u32);
+    let mut new = true;
+    while parked(&stream, new, thread).await {
+        new = false;
+        // In a box, so that a parked connection does not hold the room for it.
+        match Box::pin(session(stream, peer, thread)).await {
+            Some(idle) => stream = idle,
+            None => return,
+        }
+    }
+}
+
+/// Waits for bytes. Whether there are some; else the connection has been idle for too long, or has to go.
+async fn parked(stream: &TcpStream, new: bool, thread: &Thread) -> bool {
+    let idle = thread.site().timeouts.idle;
+    let draining = thread.proxy.lifecycle.reached(Phase::Draining);
+    tokio::select! {
+        biased;
+        readable = stream.readable() => return readable.is_ok(),
+        () = draining => {}
+        () = sleep(idle) => return false,
+    }
+    // What has arrived already is served.
+    let patience = if new { FIRST } else { Duration::ZERO };
+    let mut byte = [std::mem::MaybeUninit::uninit()];
+    matches!(SockRef::from(stream).peek(&mut byte), Ok(1))
+        || matches!(timeout(patience, stream.readable()).await, Ok(Ok(())))
+}
+
+/// Why a session ends.
+enum End {
+    /// hyper is done with it.
+    Closed,
+    /// It is idle.
+    Park,
+    /// The head of a request does not become whole.
+    SlowHead,
+    /// The client or the server takes too long, in the middle of an answer.
+    Abort,
+}
+
+/// Serves a connection with hyper, until it is idle (then it is returned) or ends.
+async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> Option<TcpStream> {
+    let site = thread.site();
+    let flow = Arc::new(Flow::default());
+    let plain = Plain {
+        stream,
+        flow: Arc::clone(&flow),
+    };
+    let (gate, watch) = Gate::new(plain, site.limits.head);
+    let client = Arc::new(Client {
+        thread: Arc::clone(thread),
+        who: headers::Client::new(peer, &site),
+        flow,
+        watch,
+        finished: Mutex::default(),
+        tunnel: Mutex::default(),
+        lingers: AtomicBool::new(false),
+    });
+    let served = Arc::clone(&client);
+    let service = service_fn(move |request| {
+        // At once: later it may be the next request's.
+        let fault = served.watch.take_fault();
+        proxy::handle(Arc::clone(&served), fault, request)
+    });
+    let mut connection = http1::Builder::new()
+        .max_buf_size(BUFFER)
+        .serve_connection(gate, service);
+
+    let mut clock = Clock::new(site.timeouts, site.limits, Instant::now());
+    let mut timer = pin!(sleep(clock.period()));
+    let mut draining = pin!(thread.proxy.lifecycle.reached(Phase::Draining));
+    let mut registered = false;
+    let end = poll_fn(|cx| {
+        loop {
+            if Pin::new(&mut connection).poll(cx).is_ready() {
+                return Poll::Ready(End::Closed);
+            }
+            client.written();
+            // It wakes this task once; until then looking at the phase is all there is to do.
+            if !registered || client.phase() == Phase::Draining {
+                registered = true;
+                if draining.as_mut().poll(cx).is_ready() {
+                    registered = false;
+                    if is_idle(&client) {
+                        return Poll::Ready(End::Park);
+                    }
+                }
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            timer.as_mut().reset((now + clock.period()).into());
+            let (reading, moved) = (client.watch.reading(), client.watch.progress());
+            match clock.tick(now, client.flow.seen(reading, moved)) {
+                Verdict::Wait => {}
+                Verdict::Park => return Poll::Ready(End::Park),
+                Verdict::Head => return Poll::Ready(End::SlowHead),
+                // The request's own future answers.
+                Verdict::Body if client.flow.is_waiting() => client.flow.fail(Refusal::SlowRequest),
+                Verdict::Server if client.flow.is_waiting() => {
+                    client.flow.fail(Refusal::GatewayTimeout);
+                }
+                Verdict::Body | Verdict::Server | Verdict::Reader => {
+                    return Poll::Ready(End::Abort);
+                }
+            }
+        }
+    })
+    .await;
+
+    let tunnel = lock(&client.tunnel).take();
+    let unread = client.watch.reading() != Reading::Idle || client.lingers();
+    let parts = connection.into_parts();
+    if let Some(tunnel) = tunnel {
+        client.written();
+        if let Err(error) = tunnel.run(parts.io, parts.read_buf).await {
+            tracing::debug!(%error, %peer, "a tunnel ended");
+        }
+        return None;
+    }
+    let (plain, _) = parts.io.into_inner();
+    let mut stream = plain.stream;
+    match end {
+        End::Park => return Some(stream),
+        End::Closed if unread => linger(stream).await,
+        End::Closed => {}
+        End::SlowHead => {
+            if say(&mut stream, Refusal::SlowRequest, &client)
+                .await
+                .is_ok()
+            {
+                linger(stream).await;
+            }
+        }
+        // What the kernel still holds for the client would stay there for minutes.
+        End::Abort => {
+            let _ = stream.set_zero_linger();
+        }
+    }
+    None
+}
+
+/// Whether nothing is under way, and nothing of a next request is here.
+fn is_idle(client: &Client) -> bool {
+    !client.flow.is_busy() && !client.flow.is_blocked() && client.watch.reading() == Reading::Idle
+}
+
+/// Answers a request that hyper has not seen.
+async fn say(stream: &mut TcpStream, refusal: Refusal, client: &Client) -> io::Result<()> {
+    let site = &client.thread.site();
+    let id = headers::request_id(&HeaderMap::new(), &client.who);
+    let answer = answer::refuse(refusal, site, &id);
+    let mut bytes = format!("HTTP/1.1 {}\r\n", answer.status()).into_bytes();
+    for (name, value) in answer.headers() {
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(answer.body());
+    timeout(LINGER, stream.write_all(&bytes)).await?
+}
+
+/// Reads what a client still sends, until it has seen that nothing more is read.
+async fn linger(mut stream: TcpStream) {
+    if SockRef::from(&stream)
+        .shutdown(std::net::Shutdown::Write)
+        .is_err()
+    {
+        return;
+    }
+    let read = async {
+        let mut room = vec![0; 8 << 10];
+        let mut left = LINGER_BYTES;
+        while let Ok(bytes @ 1..) = stream.read(&mut room).await {
+            left = left.saturating_sub(bytes);
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _ = timeout(LINGER, read).await;
+}
+
+/// The client's socket, as the gate reads and writes it.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    stream: TcpStream,
+    flow: Arc<Flow>,
+}
+
+impl Plain {
+    /// The socket.
+    pub(crate) const fn get_ref(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl AsyncRead for Plain {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Plain {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.flow.blocked(polled.is_pending());
+        polled
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.flow.blocked(polled.is_pending());
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Only a tunnel ends a direction this way. hyper does when it is done, but then the client may still be sending:
+    /// how the connection ends is for `session` to say.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.flow.is_open() {
+            Pin::new(&mut self.stream).poll_shutdown(cx)
+        } else {
+            Poll::Ready(Ok(()))
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! When a client connection has waited long enough, and for whom.
+//!
+//! Owns what is under way on a connection as far as waiting goes ([`Flow`]), and the judgement ([`Clock`]). A connection
+//! has one timer, which ticks every two seconds at most while hyper serves it. Nothing is noted per request but a few
+//! plain stores: a tick compares what has moved with what had moved at the tick before, so a deadline is found one tick
+//! late at most. What is done about it is `conn`'s.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::gate::Reading;
+use crate::refusal::Refusal;
+use crate::settings::{Limits, Timeouts};
+
+/// How long a connection is idle before it is parked.
+pub(crate) const PARK: Duration = Duration::from_secs(2);
+/// The shortest time between two ticks.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+/// Who has to act next for the request to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// There is no request.
+    Nobody,
+    /// This proxy: it judges the key, or connects. These have deadlines of their own.
+    Proxy,
+    /// The client: the server wants more of the body.
+    Client,
+    /// The server.
+    Server,
+}
+
+/// What is under way on one connection. Written where it happens, read by the clock; all in one task.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    turn: AtomicU8,
+    requests: AtomicU64,
+    /// Bytes to and from the server in the exchange under way.
+    server: AtomicU64,
+    /// Bytes of the request's body that have come.
+    received: AtomicU64,
+    /// The client does not take what there is for it.
+    blocked: AtomicBool,
+    /// The client has the head of an answer, or will.
+    answered: AtomicBool,
+    /// hyper is done with the connection, and bytes pass: its end is the tunnel's.
+    open: AtomicBool,
+    /// Why the request cannot go on, found while it was on its way.
+    failed: AtomicBool,
+    failure: Mutex<Option<Refusal>>,
+}
+
+impl Flow {
+    /// A request is here.
+    pub(crate) fn begin(&self) {
+        self.requests
+            .store(self.requests.load(Relaxed) + 1, Relaxed);
+        self.turn(Turn::Proxy);
+        self.answered.store(false, Relaxed);
+        self.received.store(0, Relaxed);
+        // One that came too late for the request before.
+        self.take_failure();
+    }
+
+    /// Somebody else's turn.
+    pub(crate) fn turn(&self, turn: Turn) {
+        self.turn.store(turn as u8, Relaxed);
+    }
+
+    /// Whether a request is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.turn.load(Relaxed) != Turn::Nobody as u8
+    }
+
+    /// There is an answer.
+    pub(crate) fn answer(&self) {
+        self.answered.store(true, Relaxed);
+    }
+
+    /// Whether a request is under way that has no answer yet.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.is_busy() && !self.answered.load(Relaxed)
+    }
+
+    /// The protocol is another one from here on.
+    pub(crate) fn open(&self) {
+        self.open.store(true, Relaxed);
+    }
+
+    /// Whether the protocol is another one.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Relaxed)
+    }
+
+    /// Bytes of the request's body have come.
+    pub(crate) fn receive(&self, bytes: u64) {
+        self.received.store(self.received() + bytes, Relaxed);
+    }
+
+    /// How many bytes of the request's body have come.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+
+    /// How many bytes have gone to and come from the server.
+    pub(crate) fn moved(&self, bytes: u64) {
+        self.server.store(bytes, Relaxed);
+    }
+
+    /// Whether the client's socket took what was written last.
+    pub(crate) fn blocked(&self, blocked: bool) {
+        // Rarely changes, and is read where it is written: a load is all it costs.
+        if self.blocked.load(Relaxed) != blocked {
+            self.blocked.store(blocked, Relaxed);
+        }
+    }
+
+    /// Whether bytes wait for the client.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked.load(Relaxed)
+    }
+
+    /// Ends the exchange under way. The first reason stands.
+    pub(crate) fn fail(&self, refusal: Refusal) {
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(refusal);
+        self.failed.store(true, Relaxed);
+    }
+
+    /// Why the exchange under way has to end, if it has to. Once.
+    pub(crate) fn take_failure(&self) -> Option<Refusal> {
+        if !self.failed.load(Relaxed) {
+            return None;
+        }
+        self.failed.store(false, Relaxed);
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    /// What the clock compares. `reading` and `client` (bytes read, bytes written) are the gate's.
+    pub(crate) fn seen(&self, reading: Reading, client: (u64, u64)) -> Seen {
+        let turn = match self.turn.load(Relaxed) {
+            turn if turn == Turn::Proxy as u8 => Turn::Proxy,
+            turn if turn == Turn::Client as u8 => Turn::Client,
+            turn if turn == Turn::Server as u8 => Turn::Server,
+            _ => Turn::Nobody,
+        };
+        Seen {
+            turn,
+            reading,
+            blocked: self.is_blocked(),
+            moved: Moved {
+                requests: self.requests.load(Relaxed),
+                read: client.0,
+                written: client.1,
+                server: self.server.load(Relaxed),
+            },
+        }
+    }
+}
+
+/// A connection at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    turn: Turn,
+    reading: Reading,
+    blocked: bool,
+    moved: Moved,
+}
+
+/// What only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Moved {
+    requests: u64,
+    read: u64,
+    written: u64,
+    server: u64,
+}
+
+/// What a tick says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// All is well.
+    Wait,
+    /// Nothing has happened for [`PARK`], and nothing is under way.
+    Park,
+    /// The head does not become whole.
+    Head,
+    /// The client does not send its body, or too slowly.
+    Body,
+    /// The client does not read the answer, or too slowly.
+    Reader,
+    /// The server does nothing.
+    Server,
+}
+
+/// What the client is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Head,
+    Body,
+    Reader,
+}
+
+/// The judge of one connection.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    timeouts: Timeouts,
+    rate: u64,
+    /// What had moved at the last tick, and when that was.
+    moved: Moved,
+    last: Instant,
+    /// The first tick that found what has moved since then unchanged.
+    since: Instant,
+    /// What the client has been waited for since when, tick for tick.
+    waits: Option<(Wait, Patience)>,
+}
+
+/// How long the client has been waited for in one phase of one request, and what had moved when that began.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    request: u64,
+    bytes: u64,
+    waited: Duration,
+}
+
+impl Clock {
+    pub(crate) fn new(timeouts: Timeouts, limits: Limits, now: Instant) -> Self {
+        Self {
+            timeouts,
+            rate: limits.rate,
+            moved: Moved::default(),
+            last: now,
+            since: now,
+            waits: None,
+        }
+    }
+
+    /// The time from one tick to the next.
+    pub(crate) fn period(&self) -> Duration {
+        let Timeouts {
+            server,
+            client,
+            idle,
+        } = self.timeouts;
+        PARK.min(idle).min(client / 2).min(server / 2).max(SHORTEST)
+    }
+
+    /// Judges what is seen now.
+    pub(crate) fn tick(&mut self, now: Instant, seen: Seen) -> Verdict {
+        if self.moved != seen.moved {
+            self.moved = seen.moved;
+            self.since = now;
+        }
+        let passed = now - self.last;
+        self.last = now;
+        let still = now - self.since;
+        let wait = match seen {
+            Seen { blocked: true, .. } => Wait::Reader,
+            Seen {
+                turn: Turn::Client, ..
+            } => Wait::Body,
+            Seen {
+                turn: Turn::Nobody,
+                reading: Reading::Head,
+                ..
+            } => Wait::Head,
+            // What is left of the body of a request that was answered.
+            Seen {
+                turn: Turn::Nobody,
+                reading: Reading::Body,
+                ..
+            } => Wait::Body,
+            Seen {
+                turn: Turn::Nobody, ..
+            } if still >= PARK.min(self.timeouts.idle) => return Verdict::Park,
+            Seen {
+                turn: Turn::Server, ..
+            } if still >= self.timeouts.server => return Verdict::Server,
+            _ => return Verdict::Wait,
+        };
+        let late = self.wait(wait, passed, seen.moved);
+        match wait {
+            Wait::Head if late => Verdict::Head,
+            Wait::Body if late || still >= self.timeouts.client => Verdict::Body,
+            Wait::Reader if late || still >= self.timeouts.client => Verdict::Reader,
+            _ => Verdict::Wait,
+        }
+    }
+
+    /// Counts time that the client is waited for; whether it was too long for what came of it. A phase that is
+    /// interrupted goes on when it is found again: what the server takes its time for is not the client's.
+    fn wait(&mut self, wait: Wait, passed: Duration, moved: Moved) -> bool {
+        let bytes = match wait {
+            Wait::Head | Wait::Body => moved.read,
+            Wait::Reader => moved.written,
+        };
+        let same = self
+            .waits
+            .filter(|(before, patience)| *before == wait && patience.request == moved.requests);
+        let Some((_, mut patience)) = same else {
+            let begun = Patience {
+                request: moved.requests,
+                bytes,
+                waited: Duration::ZERO,
+            };
+            self.waits = Some((wait, begun));
+            return false;
+        };
+        patience.waited += passed;
+        self.waits = Some((wait, patience));
+        if patience.waited < self.timeouts.client {
+            return false;
+        }
+        // A head has one deadline as a whole.
+        wait == Wait::Head
+            || u128::from(bytes - patience.bytes) * 1000
+                < u128::from(self.rate) * patience.waited.as_millis()
+    }
+}
+
+#[cfg(test)]
+mod tests;

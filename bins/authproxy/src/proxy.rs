@@ -1,0 +1,303 @@
+//! One request, from its head to the head of its answer.
+//!
+//! Owns the order of things, what is answered here without asking anybody, and upgrades. Who may pass is `door`'s, which
+//! headers change `headers`'s, how the server is reached `upstream`'s.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, ready};
+
+use bytes::Bytes;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONNECTION, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+
+use crate::answer;
+use crate::body::{ToClient, ToServer};
+use crate::conn::Client;
+use crate::deadline::Turn;
+use crate::door::{Door, Refused};
+use crate::headers;
+use crate::lifecycle::{Lifecycle, Phase};
+use crate::record::{Record, Telemetry};
+use crate::refusal::Refusal;
+use crate::settings::{Live, Settings, Site, View};
+use crate::tunnel::Tunnel;
+use crate::upstream::{Exchange, Upstream};
+
+/// The longest rest of a refused request that is read, so that the connection can be kept.
+const REST: u64 = 64 << 10;
+
+/// What all threads share.
+#[derive(Debug)]
+pub struct Proxy {
+    /// What needs a restart to change.
+    pub settings: Settings,
+    /// What does not.
+    pub site: Live,
+    /// Who may pass.
+    pub door: Door,
+    /// Where requests are counted and written down.
+    pub telemetry: Arc<Telemetry>,
+    /// How far the process is on its way to its end.
+    pub lifecycle: Lifecycle,
+}
+
+/// What the connections of one thread share.
+pub(crate) struct Thread {
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) upstream: Arc<Upstream>,
+    view: Mutex<View>,
+}
+
+impl Thread {
+    pub(crate) fn new(proxy: Arc<Proxy>) -> Arc<Self> {
+        let view = proxy.site.view();
+        let upstream = Upstream::new(&proxy);
+        Arc::new(Self {
+            upstream,
+            view: Mutex::new(view),
+            proxy,
+        })
+    }
+
+    /// The site in force.
+    pub(crate) fn site(&self) -> Arc<Site> {
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(view.site())
+    }
+}
+
+/// A request under way. Wherever it ends, its record does.
+pub(crate) struct Entry {
+    client: Arc<Client>,
+    record: Option<Record>,
+}
+
+impl Entry {
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn record(&mut self) -> Option<&mut Record> {
+        self.record.as_mut()
+    }
+
+    fn note(&mut self, what: impl FnOnce(&mut Record)) {
+        self.record.as_mut().map(what);
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            record.received = self.client.flow.received();
+            self.client.finish(record);
+        }
+    }
+}
+
+/// Answers a request. `fault` is what the gate has found, and then the request is the gate's own.
+pub(crate) async fn handle(
+    client: Arc<Client>,
+    fault: Option<Refusal>,
+    request: Request<Incoming>,
+) -> Result<Response<ToClient>, Infallible> {
+    client.flow.begin();
+    let site = client.thread.site();
+    let (parts, body) = request.into_parts();
+    let id = headers::request_id(&parts.headers, &client.who);
+    let telemetry = &client.thread.proxy.telemetry;
+    let record = Record::begin(telemetry, &site, &parts, &client.who, id.clone());
+    let mut entry = Entry {
+        record: Some(record),
+        client: Arc::clone(&client),
+    };
+    let answered = match fault {
+        Some(refusal) => Err(refusal.into()),
+        None => answer(&mut entry, &site, &id, parts, body).await,
+    };
+    client.flow.answer();
+    let mut response = match answered {
+        Ok(Answer::Server(response, exchange)) => {
+            response.map(|incoming| ToClient::server(incoming, exchange, entry))
+        }
+        Ok(Answer::Ours(response)) => response.map(|bytes| ToClient::ours(bytes, entry)),
+        Err(refused) => {
+            entry.note(|record| record.refuse(&refused));
+            let response = answer::refuse(refused.refusal, &site, &id);
+            if refused.refusal.closes() {
+                client.linger();
+            }
+            response.map(|bytes| ToClient::ours(bytes, entry))
+        }
+    };
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if client.lingers() || (client.phase() != Phase::Serving && !switched) {
+        const CLOSE: HeaderValue = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, CLOSE);
+    }
+    Ok(response)
+}
+
+/// What a request is answered with.
+enum Answer {
+    Server(Response<Incoming>, Exchange),
+    Ours(Response<Bytes>),
+}
+
+async fn answer(
+    entry: &mut Entry,
+    site: &Site,
+    id: &HeaderValue,
+    mut parts: Parts,
+    body: Incoming,
+) -> Result<Answer, Refused> {
+    let client = Arc::clone(&entry.client);
+    if site.health_path.as_deref() == Some(parts.uri.path()) {
+        spare(&client, &parts, body).await;
+        let health = answer::health(client.phase());
+        entry.note(|record| record.answered(health.status()));
+        return Ok(Answer::Ours(health));
+    }
+    let judged = match check(&mut parts, &body, site) {
+        Ok(()) => {
+            let door = &client.thread.proxy.door;
+            door.decide(site, &parts).await
+        }
+        Err(refusal) => Err(refusal.into()),
+    };
+    let pass = match judged {
+        Ok(pass) => pass,
+        Err(refused) => {
+            if !refused.refusal.closes() {
+                spare(&client, &parts, body).await;
+            }
+            return Err(refused);
+        }
+    };
+    entry.note(|record| record.pass(&pass));
+    let asked = upgrades(&parts, &body);
+    headers::to_server(&mut parts, &pass, &client.who, id, site);
+    prepare(&mut parts, &body, asked);
+    let has_body = !body.is_end_stream();
+    let body = ToServer::new(body, &client, site.limits.body);
+    let request = Request::from_parts(parts, body);
+    let upstream = &client.thread.upstream;
+    let sent = upstream.exchange(request, &client.flow, site).await;
+    let (response, mut exchange) = sent
+        .inspect_err(|_| {
+            if has_body {
+                // How much of it is still to come nobody knows.
+                client.linger();
+            }
+        })
+        .map_err(|refusal| Refused {
+            refusal,
+            id: pass.id.clone(),
+            route: pass.route.clone(),
+        })?;
+    let (mut head, incoming) = response.into_parts();
+    head.version = Version::HTTP_11;
+    let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    if switched && !(asked && headers::is_websocket(&head.headers)) {
+        tracing::debug!("the server switched to a protocol that nobody has asked for");
+        return Err(Refusal::BadGateway.into());
+    }
+    headers::to_client(&mut head, id, pass.mark);
+    entry.note(|record| record.answered(head.status));
+    if switched {
+        let (server, ahead) = exchange.upgraded().ok_or(Refusal::BadGateway)?;
+        client.open(Tunnel { server, ahead });
+        return Ok(Answer::Ours(Response::from_parts(head, Bytes::new())));
+    }
+    Ok(Answer::Server(
+        Response::from_parts(head, incoming),
+        exchange,
+    ))
+}
+
+/// What is wrong with a request whoever sends it. The host that the request line names counts (RFC 9112 section 3.2.2),
+/// for whoever looks at it later.
+fn check(parts: &mut Parts, body: &Incoming, site: &Site) -> Result<(), Refusal> {
+    if parts.method == Method::CONNECT {
+        return Err(Refusal::NotImplemented);
+    }
+    if let Some(authority) = parts.uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str())
+            .map_err(|_| Refusal::Malformed("the request line names no host"))?;
+        parts.headers.insert(HOST, host);
+        parts.uri = match parts.uri.path_and_query() {
+            Some(path) => Uri::from(path.clone()),
+            None => Uri::from_static("/"),
+        };
+    }
+    // A request of HTTP/1.0 cannot expect anything (RFC 9110 section 10.1.1).
+    if parts.version == Version::HTTP_11
+        && let Some(expected) = parts.headers.get(EXPECT)
+        && !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    {
+        return Err(Refusal::Expectation);
+    }
+    match (site.limits.body, body.size_hint().exact()) {
+        (Some(limit), Some(length)) if length > limit => Err(Refusal::LargeBody),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a request may become a tunnel (RFC 6455 section 4.1).
+fn upgrades(parts: &Parts, body: &Incoming) -> bool {
+    parts.headers.contains_key(UPGRADE)
+        && parts.method == Method::GET
+        && parts.version == Version::HTTP_11
+        && body.is_end_stream()
+        && headers::is_websocket(&parts.headers)
+}
+
+/// What hyper needs to write the head for the server as it has to be.
+fn prepare(parts: &mut Parts, body: &Incoming, upgrades: bool) {
+    parts.version = Version::HTTP_11;
+    if !upgrades && parts.headers.remove(UPGRADE).is_some() {
+        parts.headers.remove(CONNECTION);
+    }
+    // hyper tells the client to continue as soon as the server takes the body: the server has nothing to say to it.
+    parts.headers.remove(EXPECT);
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        // hyper sends the body of a GET only to those who insist.
+        const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
+        parts.headers.insert(TRANSFER_ENCODING, CHUNKED);
+    }
+}
+
+/// Reads what is left of a request that is answered here, so that the connection can be kept for the next one. What is
+/// long, of unknown length or not on its way yet is not waited for: the connection ends instead.
+async fn spare(client: &Client, parts: &Parts, body: Incoming) {
+    if body.is_end_stream() {
+        return;
+    }
+    let short = body.size_hint().upper().is_some_and(|most| most <= REST);
+    if !short || parts.headers.contains_key(EXPECT) {
+        client.linger();
+        return;
+    }
+    client.flow.turn(Turn::Client);
+    let mut body = pin!(body);
+    let whole = poll_fn(|cx| {
+        loop {
+            if client.flow.take_failure().is_some() {
+                return Poll::Ready(false);
+            }
+            match ready!(body.as_mut().poll_frame(cx)) {
+                None => return Poll::Ready(true),
+                Some(Ok(_)) => {}
+                Some(Err(_)) => return Poll::Ready(false),
+            }
+        }
+    });
+    if !whole.await {
+        client.linger();
+    }
+}

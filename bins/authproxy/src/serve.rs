@@ -1,0 +1,300 @@
+//! The listeners, the threads, and the end of both.
+//!
+//! Owns who accepts, how many connections there are, and the order of the end. What happens on a connection is `conn`'s.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{
+    Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream,
+};
+use std::sync::Arc;
+use std::task::Poll;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hostkit::{Exit, Failure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::{Domain, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::conn;
+use crate::lifecycle::Phase;
+use crate::proxy::{Proxy, Thread};
+
+/// Connections that wait to be accepted, for each address.
+const BACKLOG: i32 = 1024;
+/// How long nothing is accepted after accepting failed, most likely for want of file descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The bound addresses.
+#[derive(Debug)]
+pub struct Sockets(Vec<StdListener>);
+
+impl Sockets {
+    /// Binds and listens. Without `SO_REUSEPORT`: a second process on the same port is an error, and not a silent half
+    /// of the connections.
+    ///
+    /// # Errors
+    /// An address is taken, or may not be bound (exit 73).
+    pub fn bind(addresses: &[SocketAddr]) -> Result<Self, Failure> {
+        let bound = addresses.iter().map(|address| {
+            listen(*address, addresses).map_err(|error| {
+                let remedy = match error.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        "something else listens there: stop it, or choose another --port"
+                    }
+                    io::ErrorKind::PermissionDenied => "choose a --port that this user can bind",
+                    _ => "choose another --port or --listen",
+                };
+                Failure::new(Exit::CANNOT_CREATE, format!("cannot listen on {address}"))
+                    .remedy(remedy)
+                    .because(error)
+            })
+        });
+        bound.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Where it listens, with the port that the kernel has chosen where 0 was asked for.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.0
+            .iter()
+            .filter_map(|socket| socket.local_addr().ok())
+            .collect()
+    }
+}
+
+fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<StdListener> {
+    let (address, socket) = match Socket::new(Domain::for_address(address), Type::STREAM, None) {
+        // A host without IPv6.
+        Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {
+            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            (address, Socket::new(Domain::IPV4, Type::STREAM, None)?)
+        }
+        socket => (address, socket?),
+    };
+    // Connections of a process that has just ended do not count as somebody who listens.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // `[::]` takes IPv4 too, but where that is asked for by name.
+        let both = all
+            .iter()
+            .any(|other| other.is_ipv4() && other.port() == address.port());
+        socket.set_only_v6(both)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Every connection takes one: with all of them back, there is none left. Each thread holds one more while it waits for
+/// the next connection.
+struct Places {
+    free: Arc<Semaphore>,
+    all: u32,
+}
+
+/// Serves until the lifecycle has come to its end: at once when everything under way is finished, and after
+/// `drain_timeout` in any case.
+///
+/// # Errors
+/// A thread cannot be started.
+pub async fn serve(
+    sockets: Sockets,
+    proxy: Arc<Proxy>,
+    drain_timeout: Duration,
+) -> Result<(), Failure> {
+    raise_files();
+    let threads = proxy.settings.threads.max(1);
+    let all = u32::try_from(proxy.settings.connections.saturating_add(threads))
+        .unwrap_or(u32::MAX)
+        .min(Semaphore::MAX_PERMITS.try_into().unwrap_or(u32::MAX));
+    let places = Places {
+        free: Arc::new(Semaphore::new(all as usize)),
+        all,
+    };
+    let (ended, _) = watch::channel(false);
+    let mut others = Vec::new();
+    for number in 1..threads {
+        others.push(start(number, &sockets, &proxy, &places, ended.subscribe())?);
+    }
+    let lifecycle = proxy.lifecycle.clone();
+    let (lame_duck, here) = (proxy.settings.lame_duck, Thread::new(proxy));
+    let accepting = accept(listeners(&sockets)?, here, Arc::clone(&places.free));
+    // The other listeners are closed by their threads.
+    drop(sockets);
+    let accepting = tokio::spawn(accepting);
+
+    lifecycle.reached(Phase::LameDuck).await;
+    tracing::info!(
+        lame_duck = lame_duck.as_secs_f64(),
+        "told to stop: still accepting"
+    );
+    sleep(lame_duck).await;
+    lifecycle.advance(Phase::Draining);
+    let finished = places.free.acquire_many(places.all);
+    if timeout(drain_timeout, finished).await.is_err() {
+        let left = (places.all as usize).saturating_sub(places.free.available_permits());
+        tracing::warn!(
+            connections = left,
+            "ending, although not all is done: --drain-timeout is over"
+        );
+    }
+    accepting.abort();
+    ended.send_replace(true);
+    for thread in others {
+        // What it had to say was printed there.
+        let _ = thread.join();
+    }
+    Ok(())
+}
+
+/// Starts a thread that accepts and serves as this one does.
+fn start(
+    number: usize,
+    sockets: &Sockets,
+    proxy: &Arc<Proxy>,
+    places: &Places,
+    mut ended: watch::Receiver<bool>,
+) -> Result<JoinHandle<()>, Failure> {
+    let failed =
+        |error: io::Error| Failure::new(Exit::FAILED, "cannot start a thread").because(error);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let guard = runtime.enter();
+    let listeners = listeners(sockets)?;
+    drop(guard);
+    let accepting = accept(
+        listeners,
+        Thread::new(Arc::clone(proxy)),
+        Arc::clone(&places.free),
+    );
+    std::thread::Builder::new()
+        .name(format!("serve-{number}"))
+        .spawn(move || {
+            runtime.block_on(async {
+                tokio::spawn(accepting);
+                let _ = ended.wait_for(|ended| *ended).await;
+            });
+            runtime.shutdown_background();
+        })
+        .map_err(failed)
+}
+
+/// This thread's share of the listeners. All threads wait on the same sockets: none of them has a queue of its own that
+/// would be lost with it.
+fn listeners(sockets: &Sockets) -> Result<Vec<TcpListener>, Failure> {
+    let shared = sockets.0.iter().map(|socket| {
+        let clone = socket.try_clone()?;
+        TcpListener::from_std(clone)
+    });
+    shared
+        .collect::<io::Result<_>>()
+        .map_err(|error| Failure::new(Exit::FAILED, "cannot share a listener").because(error))
+}
+
+/// Accepts until draining begins, and then what is queued.
+async fn accept(listeners: Vec<TcpListener>, thread: Arc<Thread>, free: Arc<Semaphore>) {
+    let draining = thread.proxy.lifecycle.clone();
+    tokio::select! {
+        biased;
+        () = draining.reached(Phase::Draining) => {}
+        () = accept_all(&listeners, &thread, &free) => return,
+    }
+    for listener in listeners {
+        let Ok(listener) = listener.into_std() else {
+            continue;
+        };
+        while let Ok(place) = Arc::clone(&free).acquire_owned().await {
+            match listener.accept() {
+                Ok((stream, peer)) => spawn_std(stream, peer, &thread, place),
+                Err(error) if is_one_connections(&error) => {}
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+/// Accepts for ever.
+async fn accept_all(listeners: &[TcpListener], thread: &Arc<Thread>, free: &Arc<Semaphore>) {
+    while let Ok(place) = Arc::clone(free).acquire_owned().await {
+        let accepted = poll_fn(|cx| {
+            for listener in listeners {
+                if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                    return Poll::Ready(accepted);
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        match accepted {
+            Ok((stream, peer)) => spawn(stream, peer, thread, place),
+            Err(error) if is_one_connections(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept: trying again");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn spawn_std(
+    stream: StdStream,
+    peer: SocketAddr,
+    thread: &Arc<Thread>,
+    place: OwnedSemaphorePermit,
+) {
+    if stream.set_nonblocking(true).is_ok()
+        && let Ok(stream) = TcpStream::from_std(stream)
+    {
+        spawn(stream, peer, thread, place);
+    }
+}
+
+fn spawn(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>, place: OwnedSemaphorePermit) {
+    let metrics = &thread.proxy.telemetry.metrics;
+    metrics.accepted.add(1);
+    metrics.connections.add(1);
+    let open = Open {
+        thread: Arc::clone(thread),
+        _place: place,
+    };
+    tokio::spawn(async move { conn::serve(stream, peer, &open.thread).await });
+}
+
+/// A connection that counts.
+struct Open {
+    thread: Arc<Thread>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.thread.proxy.telemetry.metrics.connections.add(-1);
+    }
+}
+
+/// Whether an error of accept(2) is about the connection that would have been accepted, and not about accepting.
+fn is_one_connections(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// As many files as this process may open: two for every request.
+fn raise_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // Without it there are fewer connections at once.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
