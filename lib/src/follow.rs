@@ -26,7 +26,7 @@ pub use text::text;
 /// How often the file is read although nothing was noticed.
 const REREAD: Duration = Duration::from_secs(60);
 
-/// How long somebody who writes the file in place is waited for: the first half of a list is often a list too.
+/// How long somebody who writes the file in place has to be quiet: the first half of a list is often a list too.
 const WRITING: Duration = Duration::from_secs(1);
 
 /// A file that is followed.
@@ -74,11 +74,12 @@ impl Follow {
     /// Returns when the file may say something else than at the last [`Follow::read`]. Nothing is lost when the future
     /// is dropped.
     pub async fn changed(&mut self) {
-        let mut next = Instant::now() + self.reread;
+        let last = Instant::now() + self.reread;
+        let mut next = last;
         loop {
             tokio::select! {
                 () = self.signals.settled.notified() => return,
-                () = self.signals.writing.notified() => next = next.min(Instant::now() + WRITING),
+                () = self.signals.writing.notified() => next = last.min(Instant::now() + WRITING),
                 () = sleep_until(next) => return,
             }
         }

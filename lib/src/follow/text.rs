@@ -7,9 +7,7 @@ use std::path::Path;
 
 use nix::libc::O_NONBLOCK;
 
-use crate::units;
-
-/// The text of a file of at most `limit` bytes.
+/// The text of a file of at most `limit` bytes, which are whole MiB.
 ///
 /// # Errors
 /// One line that names the file: it cannot be read, is no file, is larger, is not UTF-8, or is being written.
@@ -33,9 +31,9 @@ pub fn text(path: &Path, limit: u64) -> Result<String, String> {
         .map_err(failed)?;
     if bytes.len() as u64 > limit {
         return Err(format!(
-            "{} is larger than {}, which is all that is read",
+            "{} is larger than {} MiB",
             path.display(),
-            units::show_size(limit)
+            limit >> 20
         ));
     }
     let after = file.metadata().map_err(failed)?;

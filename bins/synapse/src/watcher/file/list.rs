@@ -193,7 +193,7 @@ mod tests {
         let mut large = FULL.to_owned();
         large.push_str(&"#".repeat(LIMIT as usize));
         let why = list("l.yaml", large).unwrap_err();
-        assert!(why.contains("larger than 8.0 MiB"), "{why}");
+        assert!(why.contains("larger than 8 MiB"), "{why}");
     }
 
     #[test]
