@@ -52,12 +52,12 @@ pub struct ServeAcl {
     /// Read and validate the file, print a summary, and stop
     #[arg(long)]
     pub check: bool,
-    /// Where it can be looked at.
-    #[command(flatten)]
-    pub admin: AdminFlags,
     /// How it ends.
     #[command(flatten)]
     pub drain: DrainFlags,
+    /// Where it can be looked at.
+    #[command(flatten)]
+    pub admin: AdminFlags,
 }
 
 /// What is asked of it, and the counts of it.
