@@ -3,6 +3,7 @@
 //! Owns names and values; who counts what is in the code that does it. Every number is an atomic that a request reaches
 //! without an allocation; labels come from the configuration or are bounded.
 
+mod families;
 mod number;
 mod page;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use hyper::StatusCode;
 use crate::door::Mark;
 use crate::record::Record;
 
+pub use families::Seen;
 pub use number::{Bounded, Count, Gauge, Histogram};
 pub use page::{markdown, render};
 

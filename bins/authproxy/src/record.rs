@@ -112,7 +112,7 @@ impl Record {
     /// The head of the server's answer is here, or that of our own which is no refusal.
     pub fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
-        self.server = Some(self.started.elapsed());
+        self.server = self.mark.map(|_| self.started.elapsed());
     }
 }
 
