@@ -43,6 +43,7 @@ pub(super) struct Server {
 struct Link {
     /// `host:port`.
     name: String,
+    deadline: Duration,
     breaker: Mutex<Breaker>,
     hits: Count,
     misses: Count,
@@ -83,9 +84,14 @@ pub struct ServerSnapshot {
 
 impl Server {
     pub(super) fn new(name: String) -> Self {
+        Self::timed(name, DEADLINE)
+    }
+
+    fn timed(name: String, deadline: Duration) -> Self {
         let link = Link {
             name,
-            breaker: Mutex::new(Breaker::new()),
+            deadline,
+            breaker: Mutex::new(Breaker::new(deadline)),
             hits: Count::default(),
             misses: Count::default(),
             failures: Count::default(),

@@ -7,7 +7,6 @@ use std::time::Duration;
 use hostkit::backoff::Backoff;
 use tokio::time::Instant;
 
-use super::DEADLINE;
 use super::connection::CONNECT;
 
 /// Failures in a row after which a server is left alone.
@@ -24,29 +23,32 @@ pub(super) struct Breaker {
     backoff: Backoff,
     /// Since when the connection is being made.
     connecting: Option<Instant>,
+    /// How long an answer is waited for.
+    deadline: Duration,
 }
 
 impl Breaker {
-    pub(super) const fn new() -> Self {
+    pub(super) const fn new(deadline: Duration) -> Self {
         let [min, max] = PAUSE;
         Self {
             failures: 0,
             open: None,
             backoff: Backoff::new(min, max),
             connecting: None,
+            deadline,
         }
     }
 
     /// Until when the answer to a command may be waited for; none if it is not to be sent. All who wait for a connection
     /// that is being made stop at one moment, so that one that takes long is waited for once.
     pub(super) fn admit(&mut self, now: Instant) -> Option<Instant> {
-        let deadline = self.connecting.unwrap_or(now) + DEADLINE;
+        let deadline = self.connecting.unwrap_or(now) + self.deadline;
         if deadline <= now || self.open.is_some_and(|until| now < until) {
             return None;
         }
         if self.open.is_some() {
             // Nobody else until it is known how this one ends.
-            self.open = Some(now + CONNECT + DEADLINE);
+            self.open = Some(now + CONNECT + self.deadline);
         }
         Some(deadline)
     }
@@ -80,12 +82,13 @@ impl Breaker {
 
 #[cfg(test)]
 mod tests {
+    use super::super::DEADLINE;
     use super::*;
 
     #[test]
     fn after_a_few_failures_one_command_at_a_time_tries() {
         let now = Instant::now();
-        let mut breaker = Breaker::new();
+        let mut breaker = Breaker::new(DEADLINE);
         assert!(!breaker.failed(now) && !breaker.failed(now));
         assert!(breaker.admit(now).is_some());
         assert!(breaker.failed(now), "that is news");
@@ -105,7 +108,7 @@ mod tests {
     #[test]
     fn a_failure_between_successes_is_nothing() {
         let now = Instant::now();
-        let mut breaker = Breaker::new();
+        let mut breaker = Breaker::new(DEADLINE);
         for _ in 0..10 {
             assert!(!breaker.failed(now));
             breaker.succeeded();
@@ -116,7 +119,7 @@ mod tests {
     #[test]
     fn a_lost_probe_is_not_the_last_one() {
         let now = Instant::now();
-        let mut breaker = Breaker::new();
+        let mut breaker = Breaker::new(DEADLINE);
         for _ in 0..FAILURES {
             breaker.failed(now);
         }
@@ -128,7 +131,7 @@ mod tests {
     #[test]
     fn connecting_is_waited_for_once() {
         let now = Instant::now();
-        let mut breaker = Breaker::new();
+        let mut breaker = Breaker::new(DEADLINE);
         breaker.connecting(Some(now));
         assert_eq!(breaker.admit(now + DEADLINE / 2), Some(now + DEADLINE));
         assert_eq!(breaker.admit(now + DEADLINE), None);

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::reply::{Asked, Reply, parse};
-use super::{Command, DEADLINE, Link};
+use super::{Command, Link};
 
 /// How long connecting may take, with asking for the address. Nobody waits that long; the next one finds it done.
 pub(super) const CONNECT: Duration = Duration::from_secs(1);
@@ -51,7 +51,12 @@ async fn converse(
         .set_nodelay(true)
         .map_err(|error| error.to_string())?;
     let (mut reader, mut writer) = stream.split();
-    let mut talk = Talk::default();
+    let mut talk = Talk {
+        deadline: link.deadline,
+        pending: VecDeque::new(),
+        input: BytesMut::new(),
+        output: BytesMut::new(),
+    };
     talk.say(first);
     loop {
         let overdue = talk
@@ -75,15 +80,15 @@ async fn converse(
                 None => return Ok(()),
             },
             () = sleep_until(overdue), if !talk.pending.is_empty() => {
-                return Err(format!("no answer within {DEADLINE:?}"));
+                return Err(format!("no answer within {:?}", link.deadline));
             }
         }
     }
 }
 
 /// What has been asked and not yet answered.
-#[derive(Default)]
 struct Talk {
+    deadline: Duration,
     pending: VecDeque<Pending>,
     input: BytesMut,
     output: BytesMut,
@@ -125,7 +130,7 @@ impl Talk {
             }
         };
         self.pending.push_back(Pending {
-            deadline: Instant::now() + DEADLINE,
+            deadline: Instant::now() + self.deadline,
             waiting,
         });
     }
@@ -144,7 +149,6 @@ impl Talk {
                 Reply::Done { end } => (None, end),
             };
             self.input.advance(end);
-            link.succeeded();
             // Whoever has gone on needs no answer.
             match self.pending.pop_front().map(|next| next.waiting) {
                 Some(Waiting::Get { reply, .. }) => {
@@ -160,10 +164,10 @@ impl Talk {
                 Some(Waiting::Nobody) | None => {}
             }
         }
-        if self.input.is_empty() {
-            Ok(())
-        } else {
-            Err("it says what nobody asked for".to_owned())
+        if !self.input.is_empty() {
+            return Err("it says what nobody asked for".to_owned());
         }
+        link.succeeded();
+        Ok(())
     }
 }
