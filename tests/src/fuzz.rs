@@ -1,6 +1,7 @@
 //! The bodies of fuzz targets: what parses bytes that somebody else has written, and what must hold of every result.
 //! `it/fuzz.rs` runs them over a corpus and over random bytes; the crate in `fuzz/` gives them to libFuzzer.
 
+mod credential;
 mod gate;
 
 use std::collections::BTreeSet;
@@ -12,11 +13,13 @@ pub type Body = fn(&[u8]);
 
 /// Every body, by the name of its corpus.
 pub const BODIES: &[(&str, Body)] = &[
+    ("credential", credential::run),
     ("gate", gate::run),
     ("haproxy_config", haproxy_config),
     ("haproxy_replies", haproxy_replies),
     ("log_line", log_line),
     ("log_state", log_state),
+    ("memcached_reply", credential::memcached),
     ("partial_record", partial_record),
     ("source", source),
     ("units", units),

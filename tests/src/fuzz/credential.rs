@@ -1,0 +1,97 @@
+//! Queries and headers that may hold keys, and what is memcached's to say about them.
+
+use authproxy::cache::{Asked, LONGEST_VALUE, Reply, parse_reply};
+use authproxy::credential;
+use authproxy::grant::KeyHash;
+use authproxy::refusal::Refusal;
+use authproxy::settings::Credentials;
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Request, Uri};
+
+const PARAMETER: &str = "apikey";
+const HEADER: HeaderName = HeaderName::from_static("x-api-key");
+
+/// A request: its query in the first line, then lines of `Authorization`, which begin with `a`, and of keys.
+fn request(bytes: &[u8]) -> Option<Parts> {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let target = [b"/?", lines.next()?].concat();
+    let mut parts = Request::new(()).into_parts().0;
+    parts.uri = Uri::try_from(target).ok()?;
+    for line in lines {
+        let (kind, value) = line.split_first()?;
+        let name = if *kind == b'a' { AUTHORIZATION } else { HEADER };
+        parts
+            .headers
+            .append(name, HeaderValue::from_bytes(value).ok()?);
+    }
+    Some(parts)
+}
+
+/// A request with keys anywhere: where none is left there is none, and no way of writing a query hides one.
+pub(super) fn run(bytes: &[u8]) {
+    let Some(mut parts) = request(bytes) else {
+        return;
+    };
+    let credentials = Credentials {
+        header: HEADER,
+        parameter: PARAMETER.to_owned(),
+        hide: true,
+    };
+    let key = credential::key(&parts, &credentials);
+    assert!(matches!(key, Ok(_) | Err(Refusal::AmbiguousKey)));
+
+    let query = parts.uri.query().unwrap_or_default().to_owned();
+    let in_query = credential::parameter(&query, PARAMETER);
+    let shown = credential::masked(&query, PARAMETER);
+    if let Ok(Some(found)) = &in_query
+        && !found.value.is_empty()
+    {
+        let shown = credential::parameter(&shown, PARAMETER).unwrap().unwrap();
+        assert_eq!(&*shown.value, b"***");
+        if let Ok(Some(key)) = key {
+            assert_eq!(key, KeyHash::of(&found.value), "{query}");
+        }
+    }
+    assert_eq!(credential::masked(&shown, PARAMETER), shown);
+    let left = credential::without(&query, PARAMETER);
+    assert_eq!(credential::parameter(&left, PARAMETER), Ok(None), "{query}");
+    parts.uri = Uri::try_from(format!("/?{left}")).unwrap();
+    parts.headers.remove(HEADER);
+    let is_for_server = |value: &&HeaderValue| credential::of_authorization(value).is_none();
+    let authorizations = parts.headers.get_all(AUTHORIZATION);
+    if authorizations.iter().all(|value| is_for_server(&value)) {
+        assert_eq!(credential::key(&parts, &credentials), Ok(None));
+    }
+}
+
+/// What is said in the place of a memcached: the first byte says what was asked.
+pub(super) fn memcached(bytes: &[u8]) {
+    let Some((kind, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let asked = match kind {
+        b'g' => Asked::Get("p:1:ab"),
+        _ => Asked::Change,
+    };
+    let reply = parse_reply(asked, bytes);
+    match &reply {
+        Reply::Value { at, end } => {
+            assert_ne!(asked, Asked::Change);
+            assert!(at.len() <= LONGEST_VALUE && at.end < *end && *end <= bytes.len());
+            assert!(bytes.starts_with(b"VALUE p:1:ab ") && bytes[..*end].ends_with(b"\r\nEND\r\n"));
+        }
+        Reply::Done { end } => assert!(bytes[..*end].ends_with(b"\r\n")),
+        // It is not waited for for ever.
+        Reply::Incomplete => assert!(bytes.len() <= LONGEST_VALUE + 1024),
+        Reply::Wrong => {}
+    }
+    // However the bytes arrive, it is the same answer.
+    for cut in 0..bytes.len().min(100) {
+        let early = parse_reply(asked, &bytes[..cut]);
+        assert!(
+            early == Reply::Incomplete || early == reply,
+            "{cut} bytes: {early:?}"
+        );
+    }
+}
