@@ -17,10 +17,11 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 
-use crate::cache::{Answer, Known};
+use crate::cache::{Answer, Cache, Known, Purge, Snapshot};
 use crate::credential;
 use crate::grant::{Grant, KeyHash};
 use crate::permissions::file::AclFile;
+use crate::permissions::{Remote, Status};
 use crate::refusal::Refusal;
 use crate::scope::{self, Asked};
 use crate::settings::{Rules, Site};
@@ -59,6 +60,8 @@ pub struct Refused {
     pub refusal: Refusal,
     /// Who sent it, as far as is known: a key that is known, but not for this.
     pub id: Option<Arc<Grant>>,
+    /// Which key it was, if nobody has it.
+    pub key: Option<KeyHash>,
     /// The name of the route that decided; none where no route fits, or none could be found.
     pub route: Option<Arc<str>>,
 }
@@ -68,6 +71,7 @@ impl From<Refusal> for Refused {
         Self {
             refusal,
             id: None,
+            key: None,
             route: None,
         }
     }
@@ -84,6 +88,8 @@ pub struct Door {
 pub enum Source {
     /// A file, which is in memory.
     File(Arc<AclFile>),
+    /// Engines that are asked over the network, whose answers are remembered.
+    Remote(Cache<Remote>),
 }
 
 impl Door {
@@ -110,6 +116,45 @@ impl Door {
                 },
                 None => Known::Nobody,
             }),
+            Source::Remote(cache) => cache.find(key).await,
+        }
+    }
+
+    /// Forgets what is remembered; how many keys that was. Of a file nothing is.
+    #[must_use]
+    pub fn purge(&self, what: &Purge) -> usize {
+        match &self.source {
+            Source::File(_) => 0,
+            Source::Remote(cache) => cache.purge(what),
+        }
+    }
+
+    /// Reads the file of the engine again, if it has one. Blocks while the disk does.
+    pub fn reread(&self) {
+        match &self.source {
+            Source::File(file) => file.reread(),
+            Source::Remote(_) => {}
+        }
+    }
+
+    /// What the engine tells of itself.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match &self.source {
+            Source::File(file) => Status {
+                file: Some(file.status()),
+                servers: Vec::new(),
+            },
+            Source::Remote(cache) => cache.engine().status(),
+        }
+    }
+
+    /// What the cache has done; none in front of a file.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        match &self.source {
+            Source::File(_) => None,
+            Source::Remote(cache) => Some(cache.snapshot()),
         }
     }
 }
@@ -132,6 +177,7 @@ async fn decide<F: Future<Output = Answer>>(
     let refuse = |refusal, id| Refused {
         refusal,
         id,
+        key: None,
         route: matched.name.cloned(),
     };
     if preflight.is_some() {
@@ -145,7 +191,12 @@ async fn decide<F: Future<Output = Answer>>(
         .map_err(|refusal| refuse(refusal, None))?;
     let (grant, stale) = match find(key).await {
         Ok(Known::Grant { grant, stale }) => (grant, stale),
-        Ok(Known::Nobody) => return Err(refuse(Refusal::UnknownKey, None)),
+        Ok(Known::Nobody) => {
+            return Err(Refused {
+                key: Some(key),
+                ..refuse(Refusal::UnknownKey, None)
+            });
+        }
         Err(_) if site.fail_open => return Ok(pass(None, Mark::FailOpen)),
         Err(_) => return Err(refuse(Refusal::EngineUnavailable, None)),
     };

@@ -198,6 +198,7 @@ async fn answer(
         .map_err(|refusal| Refused {
             refusal,
             id: pass.id.clone(),
+            key: None,
             route: pass.route.clone(),
         })?;
     let (mut head, incoming) = response.into_parts();

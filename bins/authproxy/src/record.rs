@@ -42,7 +42,7 @@ pub struct Record {
     pub id: HeaderValue,
     pub(crate) grant: Option<Arc<Grant>>,
     /// The hash of a key that nobody has; the first 8 digits of it are logged.
-    pub key: Option<KeyHash>,
+    pub(crate) key: Option<KeyHash>,
     pub(crate) route: Option<Arc<str>>,
     pub(crate) mark: Option<Mark>,
     pub(crate) refusal: Option<Refusal>,
@@ -99,6 +99,7 @@ impl Record {
     /// The door does not.
     pub fn refuse(&mut self, refused: &Refused) {
         self.grant.clone_from(&refused.id);
+        self.key = refused.key;
         self.route.clone_from(&refused.route);
         self.end(refused.refusal);
     }

@@ -67,6 +67,7 @@ fn a_request_is_counted_when_it_has_ended() {
     refused.refuse(&Refused {
         refusal: Refusal::MissingRight,
         id: Some(grant("alice")),
+        key: None,
         route: None,
     });
     drop(refused);
