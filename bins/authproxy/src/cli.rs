@@ -49,6 +49,19 @@ pub struct Args {
     /// Flags that all tools have.
     #[command(flatten)]
     pub common: Common,
+    /// What it does instead.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+/// What it does instead of proxying.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Verb {
+    /// Make, hash or check API keys
+    #[command(subcommand)]
+    Key(crate::key::KeyVerb),
+    /// Run a permissions engine
+    ServeAcl(crate::serve_acl::ServeAcl),
 }
 
 /// What the command line, the environment and the file can all say. `None` where nobody says anything.

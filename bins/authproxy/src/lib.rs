@@ -1,6 +1,11 @@
 //! authproxy: checks the API key of every request, and passes the request on to the server.
+//!
+//! A request goes this way: `serve` accepts, `gate` reads its bytes strictly, `conn` has hyper parse them, `proxy` asks
+//! the `door` (`credential`, `cache`, `permissions`, `scope`), changes its `headers` and hands it to `upstream`; what
+//! became of it is a `record`.
 
 pub mod access;
+pub mod admin;
 pub mod answer;
 mod body;
 pub mod cache;
@@ -8,6 +13,7 @@ pub mod cli;
 pub mod config;
 mod conn;
 pub mod credential;
+mod daemon;
 mod deadline;
 pub mod door;
 pub mod gate;
@@ -20,6 +26,7 @@ pub mod permissions;
 pub mod proxy;
 pub mod record;
 pub mod refusal;
+pub mod reload;
 pub mod scope;
 pub mod serve;
 pub mod serve_acl;
@@ -33,6 +40,7 @@ mod tests;
 pub use cli::Args;
 
 use clap::ArgMatches;
+use cli::Verb;
 use hostkit::{Exit, Failure, out};
 
 /// Does what the command line asks for.
@@ -40,12 +48,18 @@ use hostkit::{Exit, Failure, out};
 /// # Errors
 /// What failed, with the exit code of its kind.
 pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
+    match args.verb {
+        Some(Verb::Key(verb)) => return key::run(verb),
+        Some(Verb::ServeAcl(args)) => return serve_acl::run(&args),
+        None => {}
+    }
     let loaded = settings::load(&args, matches)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     if args.check {
-        out::text(&settings::summary(&loaded.settings))?;
+        out::text(&daemon::check(&loaded.settings)?)?;
+        return Ok(Exit::OK);
     }
-    Ok(Exit::OK)
+    daemon::run(args, matches, loaded.settings)
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 pub use address::{Listen, Server};
 pub use live::{Live, View};
 pub use summary::summary;
-pub use validate::{Loaded, load};
+pub use validate::{Loaded, load, restarts};
 
 use hostkit::admin::Address;
 

@@ -61,6 +61,33 @@ pub fn load(args: &Args, matches: &ArgMatches) -> Result<Loaded, Failure> {
     Ok(Loaded { settings, warnings })
 }
 
+/// What differs between two settings and cannot be changed while running, by flag.
+#[must_use]
+pub fn restarts(before: &Settings, after: &Settings) -> Vec<&'static str> {
+    let fixed = |of: &Settings| {
+        let secret = of.shared.as_ref().map(|shared| shared.secret.0.clone());
+        [
+            ("--listen", format!("{:?}", of.listen)),
+            ("--server", of.server.to_string()),
+            ("--threads", of.threads.to_string()),
+            ("--max-connections", of.connections.to_string()),
+            ("the permissions engine", format!("{:?}", of.engine)),
+            ("the cache", format!("{:?}", of.cache)),
+            ("memcached", format!("{:?}", of.shared)),
+            ("--cache-secret-file", format!("{secret:?}")),
+            ("--lame-duck", format!("{:?}", of.lame_duck)),
+            ("--drain-timeout", format!("{:?}", of.drain_timeout)),
+            ("--admin", format!("{:?}", of.admin)),
+            ("--access-log", format!("{:?}", of.access_log)),
+        ]
+    };
+    let pairs = fixed(before).into_iter().zip(fixed(after));
+    pairs
+        .filter(|(before, after)| before != after)
+        .map(|((name, _), _)| name)
+        .collect()
+}
+
 /// What is wrong, and what to do about it.
 pub(super) struct Wrong {
     what: String,

@@ -1,0 +1,111 @@
+//! What operators ask: `/status`, `/metrics`, `/health`, and what they order: `/purge`, `/drain`.
+//!
+//! Owns the shapes. The listener is `hostkit::admin`'s; the numbers are those of the parts.
+
+use std::sync::Arc;
+
+use hostkit::admin::{Call, Reply, Routes};
+use serde_json::{Map, Value, json};
+use url::form_urlencoded;
+
+use crate::cache::{Purge, Snapshot};
+use crate::lifecycle::Phase;
+use crate::metrics::{self, Seen};
+use crate::proxy::Proxy;
+use crate::reload::Reload;
+
+/// All routes of the admin listener.
+#[must_use]
+pub fn routes(proxy: &Arc<Proxy>, reload: &Arc<Reload>) -> Routes {
+    let (seen, configured) = (Arc::clone(proxy), Arc::clone(reload));
+    let counted = Arc::clone(proxy);
+    let (health, purged, drained) = (Arc::clone(proxy), Arc::clone(proxy), Arc::clone(proxy));
+    Routes::new(
+        move || status(&seen, &configured),
+        move || {
+            metrics::render(&Seen {
+                telemetry: &counted.telemetry,
+                engine: counted.door.status(),
+                cache: counted.door.snapshot().unwrap_or_default(),
+                draining: counted.lifecycle.phase() != Phase::Serving,
+            })
+        },
+    )
+    .route("GET", "/health", move |_| match health.lifecycle.phase() {
+        Phase::Serving => Reply::text(200, "ok"),
+        phase => Reply::text(503, phase.word()),
+    })
+    .route("POST", "/purge", move |call| purge(&purged, call))
+    .route("POST", "/drain", move |_| {
+        drained.lifecycle.drain();
+        Reply::text(202, drained.lifecycle.phase().word())
+    })
+}
+
+fn status(proxy: &Proxy, reload: &Reload) -> Map<String, Value> {
+    let settings = &proxy.settings;
+    let metrics = &proxy.telemetry.metrics;
+    let listen: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
+    let status = json!({
+        "phase": proxy.lifecycle.phase().word(),
+        "listen": listen,
+        "server": settings.server.to_string(),
+        "config": reload.status(),
+        "fail_open": proxy.site.get().fail_open,
+        "connections": metrics.connections.get(),
+        "requests_in_flight": metrics.in_flight.get(),
+        "engine": proxy.door.status(),
+        "cache": proxy.door.snapshot().map(|cache| cached(&cache)),
+    });
+    match status {
+        Value::Object(members) => members,
+        _ => Map::new(),
+    }
+}
+
+fn cached(cache: &Snapshot) -> Value {
+    let servers: Vec<Value> = cache
+        .servers
+        .iter()
+        .map(|server| {
+            json!({
+                "server": server.name,
+                "up": server.up,
+                "hits": server.hits,
+                "misses": server.misses,
+                "failures": server.failures,
+            })
+        })
+        .collect();
+    json!({
+        "known": cache.known,
+        "unknown": cache.unknown,
+        "hits": cache.hits,
+        "stale": cache.stale,
+        "misses": cache.misses,
+        "questions": cache.questions,
+        "failures": cache.failures,
+        "memcached": servers,
+    })
+}
+
+/// `?key_sha256=HEX`, `?id=ID` or `?all`: one of them.
+fn purge(proxy: &Proxy, call: &Call<'_>) -> Reply {
+    let remedy = "give one of ?key_sha256=HEX, ?id=ID and ?all";
+    let mut asked = form_urlencoded::parse(call.query.as_bytes());
+    let (Some((name, value)), None) = (asked.next(), asked.next()) else {
+        return Reply::error(400, remedy);
+    };
+    let what = match (&*name, &*value) {
+        ("all", _) => Purge::All,
+        ("id", id) if !id.is_empty() => Purge::Id(id.to_owned()),
+        ("key_sha256", hash) => match hash.parse() {
+            Ok(hash) => Purge::Key(hash),
+            Err(error) => return Reply::error(400, &error),
+        },
+        _ => return Reply::error(400, remedy),
+    };
+    let count = proxy.door.purge(&what);
+    tracing::info!(keys = count, "purged");
+    Reply::json(200, &json!({ "purged": count }))
+}

@@ -1,0 +1,154 @@
+//! The proxy as a process: what is bound and started in which order, signals, and the end.
+//!
+//! Owns the order. Each part is its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use hostkit::admin::Listener;
+use hostkit::shutdown::{Signals, Told};
+use hostkit::{Exit, Failure};
+use tokio::task::spawn_blocking;
+
+use crate::access::AccessLog;
+use crate::admin;
+use crate::cache::{Cache, Shared};
+use crate::cli::Args;
+use crate::door::{Door, Source};
+use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
+use crate::permissions::Remote;
+use crate::permissions::file::AclFile;
+use crate::permissions::liveconf::Liveconf;
+use crate::permissions::server::{DEADLINE, Servers};
+use crate::proxy::Proxy;
+use crate::record::Telemetry;
+use crate::reload::Reload;
+use crate::serve::{self, Sockets};
+use crate::settings::{self, Engine, Live, Settings};
+
+/// How many threads may read files and look up names at once.
+const THREADS: usize = 4;
+/// The stack of such a thread, in bytes.
+const STACK: usize = 512 << 10;
+/// How long the end waits for whoever reads the access log.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// An address cannot be bound (exit 73), the ACL file is wrong (exit 78), or the system gives no thread (exit 1).
+pub(crate) fn run(args: Args, matches: &ArgMatches, settings: Settings) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(THREADS)
+        .thread_stack_size(STACK)
+        .build()
+        .map_err(|error| Failure::new(Exit::FAILED, "cannot start a runtime").because(error))?;
+    let end = runtime.block_on(serve(args, matches.clone(), settings));
+    // What waits for a disk or a name server must not keep the process.
+    runtime.shutdown_background();
+    end
+}
+
+async fn serve(args: Args, matches: ArgMatches, settings: Settings) -> Result<Exit, Failure> {
+    let signals = Signals::new()
+        .map_err(|error| Failure::new(Exit::FAILED, "cannot catch signals").because(error))?;
+    let door = door(&settings)?;
+    let sockets = Sockets::bind(&settings.listen)?;
+    let admin = match &settings.admin {
+        Some(address) => Some(Listener::bind(address).await?),
+        None => None,
+    };
+    let tags = &args.common.logstash_tags;
+    let access = settings
+        .access_log
+        .map(|shape| AccessLog::start(shape, tags))
+        .transpose()?;
+    let telemetry = Arc::new(Telemetry {
+        metrics: Metrics::default(),
+        access,
+    });
+    let listen: Vec<String> = sockets
+        .addresses()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    tracing::info!(
+        version = hostkit::VERSION,
+        listen = listen.join(" "),
+        admin = admin.as_ref().map(|admin| admin.address().to_string()),
+        server = settings.server.to_string(),
+        "started"
+    );
+    let reload = Arc::new(Reload::new(args, matches, &settings));
+    let drain_timeout = settings.drain_timeout;
+    let proxy = Arc::new(Proxy {
+        site: Live::new(Arc::clone(&settings.site)),
+        settings,
+        door,
+        telemetry: Arc::clone(&telemetry),
+        lifecycle: Lifecycle::default(),
+    });
+    // Both end with the runtime.
+    if let Some(admin) = admin {
+        tokio::spawn(admin.serve(admin::routes(&proxy, &reload)));
+    }
+    tokio::spawn(listen_to(signals, Arc::clone(&proxy), reload));
+    serve::serve(sockets, proxy, drain_timeout).await?;
+    if let Some(access) = &telemetry.access {
+        access.finish(LAST_LINES);
+    }
+    Ok(Exit::OK)
+}
+
+/// Does what signals say, for ever.
+async fn listen_to(mut signals: Signals, proxy: Arc<Proxy>, reload: Arc<Reload>) {
+    loop {
+        match signals.next().await {
+            Told::Terminate => proxy.lifecycle.drain(),
+            Told::Hangup => {
+                let (proxy, reload) = (Arc::clone(&proxy), Arc::clone(&reload));
+                spawn_blocking(move || {
+                    reload.run(&proxy);
+                    proxy.door.reread();
+                });
+            }
+        }
+    }
+}
+
+/// Opens the permissions engine, and follows its file if it has one.
+fn door(settings: &Settings) -> Result<Door, Failure> {
+    let engine = match &settings.engine {
+        Engine::File(path) => {
+            let file = Arc::new(AclFile::open(path)?);
+            tokio::spawn(Arc::clone(&file).follow());
+            return Ok(Door::new(Source::File(file)));
+        }
+        Engine::Servers(urls) => Remote::Servers(Servers::new(urls, DEADLINE)?),
+        Engine::Liveconf(path) => {
+            let liveconf = Arc::new(Liveconf::open(path));
+            tokio::spawn(Arc::clone(&liveconf).follow());
+            Remote::Liveconf(liveconf)
+        }
+    };
+    let shared = settings.shared.as_ref().map(Shared::new).transpose();
+    let shared = shared.map_err(|error| Failure::new(Exit::CONFIG, error))?;
+    let cache = Cache::new(engine, settings.cache, shared);
+    Ok(Door::new(Source::Remote(cache)))
+}
+
+/// Reads what would be read at the start, and binds nothing.
+///
+/// # Errors
+/// The ACL file is wrong (exit 78).
+pub(crate) fn check(settings: &Settings) -> Result<String, Failure> {
+    let mut summary = settings::summary(settings);
+    if let Engine::File(path) = &settings.engine {
+        let keys = AclFile::open(path)?.status().entries;
+        summary.push_str(&format!("keys        {keys}\n"));
+    }
+    Ok(summary)
+}
