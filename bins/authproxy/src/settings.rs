@@ -3,6 +3,7 @@
 //! Owns the meaning of every setting. Flags are `cli`'s, the file's keys are `config`'s.
 
 mod address;
+mod engine;
 mod live;
 mod rules;
 mod secret;

@@ -1,7 +1,6 @@
 //! From what was said to what is in force: defaults, bounds, and what does not go together.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,20 +11,12 @@ use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    AccessLog, AccessLogChoice, Cache, Credentials, Engine, Limits, Listen, Server, Settings,
-    Shared, Site, Timeouts, rules, secret,
+    AccessLog, AccessLogChoice, Cache, Credentials, Limits, Listen, Server, Settings, Site,
+    Timeouts, engine, rules,
 };
 use crate::cli::{Args, Flags};
 use crate::config;
 
-/// Where the secret is when nobody says.
-const SECRET: &str = "/etc/hostkit/authproxy.secret";
-/// Where the live configuration is when nobody says.
-const LIVECONF: &str = "/etc/hostkit/liveconf.yaml";
-/// The port of memcached.
-const MEMCACHED: u16 = 11211;
-/// memcached keys have 250 bytes, and most of them are needed for the hash.
-const LONGEST_PREFIX: usize = 100;
 /// Bounds of `--max-head`, in bytes.
 const HEADS: std::ops::RangeInclusive<u64> = 1024..=1 << 20;
 /// Bounds of `--max-connections` and of `--cache-entries`: what would fit into the memory of any host.
@@ -71,6 +62,10 @@ pub fn restarts(before: &Settings, after: &Settings) -> Vec<&'static str> {
             ("--server", of.server.to_string()),
             ("--threads", of.threads.to_string()),
             ("--max-connections", of.connections.to_string()),
+            (
+                "--server-connections",
+                of.site.limits.server_connections.to_string(),
+            ),
             ("the permissions engine", format!("{:?}", of.engine)),
             ("the cache", format!("{:?}", of.cache)),
             ("memcached", format!("{:?}", of.shared)),
@@ -122,7 +117,7 @@ fn settle(flags: Flags, logstash: bool, warnings: &mut Vec<String>) -> Result<Se
         server,
         threads: threads(flags.threads.unwrap_or(1).into(), warnings),
         connections: count("--max-connections", flags.max_connections, 20_000)?,
-        engine: engine(&flags)?,
+        engine: engine::engine(&flags)?,
         cache: Cache {
             entries: count("--cache-entries", flags.cache_entries, 10_000)?,
             allowed: flags.ttl_allowed.unwrap_or(Duration::from_secs(60)),
@@ -130,7 +125,7 @@ fn settle(flags: Flags, logstash: bool, warnings: &mut Vec<String>) -> Result<Se
             error: flags.ttl_error.unwrap_or(Duration::from_secs(1)),
             stale: flags.stale_if_error.unwrap_or(Duration::from_secs(600)),
         },
-        shared: shared(&flags, warnings)?,
+        shared: engine::shared(&flags, warnings)?,
         lame_duck: flags.lame_duck.unwrap_or(Duration::from_secs(3)),
         drain_timeout: flags.drain_timeout.unwrap_or(Duration::from_secs(10)),
         admin: flags.admin,
@@ -235,116 +230,6 @@ fn threads(asked: usize, warnings: &mut Vec<String>) -> usize {
         ));
     }
     asked.min(most)
-}
-
-fn engine(flags: &Flags) -> Result<Engine, Wrong> {
-    let remedy = "give one of --acl-file, --acl-server and --use-liveconf-aclserver";
-    let liveconf = flags.use_liveconf_aclserver.unwrap_or_default();
-    match (&flags.acl_file, &flags.acl_server, liveconf) {
-        (Some(file), None, false) => Ok(Engine::File(file.clone())),
-        (None, Some(urls), false) => {
-            for url in urls {
-                let shown = hostkit::mask::url(url.as_str());
-                if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-                    return Err(wrong(
-                        format!("--acl-server={shown} is no http or https URL"),
-                        "write it like http://acl:8080/check",
-                    ));
-                }
-                if !url.username().is_empty() || url.password().is_some() {
-                    return Err(wrong(
-                        format!(
-                            "--acl-server={shown} has a name or a password, which are not sent"
-                        ),
-                        "leave out what stands before @",
-                    ));
-                }
-            }
-            match urls.as_slice() {
-                [] => Err(wrong("--acl-server is empty", "name a permissions engine")),
-                urls => Ok(Engine::Servers(urls.to_vec())),
-            }
-        }
-        (None, None, true) => Ok(Engine::Liveconf(
-            flags.liveconf.clone().unwrap_or_else(|| LIVECONF.into()),
-        )),
-        (None, None, false) => Err(wrong("nothing says who knows the keys", remedy)),
-        _ => Err(wrong("more than one permissions engine is named", remedy)),
-    }
-}
-
-fn shared(flags: &Flags, warnings: &mut Vec<String>) -> Result<Option<Shared>, Wrong> {
-    let servers = flags.memcache_servers.clone().unwrap_or_default();
-    if !flags.cache.unwrap_or_default() {
-        if !servers.is_empty() {
-            warnings.push("--memcache-servers are not used: give --cache, too".to_owned());
-        }
-        return Ok(None);
-    }
-    let servers: Vec<String> = servers
-        .iter()
-        .map(|server| memcached(server.trim()))
-        .collect::<Result<_, _>>()?;
-    if servers.is_empty() {
-        return Err(wrong(
-            "--cache shares what is known of keys over memcached, but no server is named",
-            "give --memcache-servers=HOST:PORT,HOST:PORT, or leave out --cache",
-        ));
-    }
-    let prefix = flags.cache_prefix.clone().unwrap_or("authproxy".to_owned());
-    if prefix.len() > LONGEST_PREFIX || !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(wrong(
-            format!("--cache-prefix={prefix:?} cannot begin a memcached key"),
-            format!("use at most {LONGEST_PREFIX} visible ASCII characters without spaces"),
-        ));
-    }
-    let default = Path::new(SECRET);
-    let path = flags.cache_secret_file.as_deref().unwrap_or(default);
-    let read = secret::read(path).map_err(|what| wrong(what, "memcached is not used without"))?;
-    match read {
-        secret::Read::Secret(secret, warning) => {
-            warnings.extend(warning);
-            Ok(Some(Shared {
-                servers,
-                prefix,
-                secret,
-            }))
-        }
-        secret::Read::Missing(error) if path == default => {
-            warnings.push(format!(
-                "memcached is not used, for want of a secret to sign entries with: {SECRET}: {error}. Put at least 16 \
-                 random bytes there, the same on all hosts, or name a file with --cache-secret-file"
-            ));
-            Ok(None)
-        }
-        secret::Read::Missing(error) => Err(wrong(
-            format!(
-                "cannot read --cache-secret-file={}: {error}",
-                path.display()
-            ),
-            "make one with `openssl rand -hex 32`, the same for all hosts",
-        )),
-    }
-}
-
-/// `host:port`, with memcached's own port where none is named.
-fn memcached(text: &str) -> Result<String, Wrong> {
-    let whole = if text
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| !port.ends_with(']'))
-    {
-        text.to_owned()
-    } else {
-        format!("{text}:{MEMCACHED}")
-    };
-    // What a server of HTTP may be called, a memcached may, too.
-    match format!("http://{whole}").parse() {
-        Ok(Server::Tcp { .. }) if !whole.contains('/') => Ok(whole),
-        _ => Err(wrong(
-            format!("--memcache-servers: {text:?} is no server"),
-            "write HOST:PORT,HOST:PORT",
-        )),
-    }
 }
 
 fn credentials(flags: &Flags) -> Result<Credentials, Wrong> {
