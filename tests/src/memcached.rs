@@ -17,6 +17,9 @@ use crate::{Running, eventually, free_port, which};
 /// How often another port is tried when somebody took it in between.
 const ATTEMPTS: u32 = 5;
 
+/// How it begins to say that it is doing already what it is asked to.
+const BUSY: &str = "BUSY";
+
 /// A running memcached with 16 MiB. Dropping it stops it.
 #[derive(Debug)]
 pub struct Memcached {
@@ -125,10 +128,16 @@ impl Memcached {
     /// The keys it has.
     #[must_use]
     pub fn keys(&self) -> Vec<String> {
-        let lines = self.ask("lru_crawler metadump all", "END");
+        let mut lines = Vec::new();
+        // One crawler runs at a time.
+        eventually("the crawler is free", || {
+            lines = self.ask("lru_crawler metadump all");
+            !lines.iter().any(|line| line.starts_with(BUSY))
+        });
         let names = lines.iter().filter_map(|line| {
             let name = line.split(' ').next()?.strip_prefix("key=")?;
-            Some(name.to_owned())
+            // It shows them percent-encoded.
+            Some(name.replace("%3A", ":"))
         });
         names.collect()
     }
@@ -139,7 +148,7 @@ impl Memcached {
     /// It does not count that.
     #[must_use]
     pub fn stat(&self, name: &str) -> u64 {
-        let lines = self.ask("stats", "END");
+        let lines = self.ask("stats");
         let start = format!("STAT {name} ");
         let value = lines.iter().find_map(|line| line.strip_prefix(&start));
         value
@@ -147,12 +156,21 @@ impl Memcached {
             .unwrap_or_else(|| panic!("no {name} in {lines:?}"))
     }
 
-    /// The lines that answer a command, up to the one that ends them.
-    fn ask(&self, command: &str, end: &str) -> Vec<String> {
+    /// The lines that answer a command, up to the one that ends them, or with it if it says that nothing was done.
+    fn ask(&self, command: &str) -> Vec<String> {
         let mut stream = self.connect();
         write!(stream, "{command}\r\n").unwrap();
-        let lines = BufReader::new(stream).lines().map(Result::unwrap);
-        lines.take_while(|line| line != end).collect()
+        let mut lines = Vec::new();
+        for line in BufReader::new(stream).lines() {
+            match line.unwrap() {
+                line if line == "END" => break,
+                line => lines.push(line),
+            }
+            if lines.last().is_some_and(|line| line.starts_with(BUSY)) {
+                break;
+            }
+        }
+        lines
     }
 
     fn connect(&self) -> TcpStream {
