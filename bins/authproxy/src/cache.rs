@@ -233,7 +233,7 @@ impl<P: Permissions> Cache<P> {
 
     /// Forgets, in this process at once and in memcached in the background; how many keys this process knew something
     /// about. What is being asked at this moment is told to those who wait for it, and not remembered; what memcached
-    /// has from before is not believed.
+    /// has from before is not believed. Has to be called inside a runtime.
     pub fn purge(&self, what: &Purge) -> usize {
         let mut state = self.inner.state();
         match what {
