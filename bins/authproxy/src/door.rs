@@ -120,8 +120,7 @@ impl Door {
         }
     }
 
-    /// Forgets what is remembered; how many keys that was. Of a file nothing is.
-    #[must_use]
+    /// Forgets what is remembered; how many keys that was. Of a file nothing is. Has to be called inside a runtime.
     pub fn purge(&self, what: &Purge) -> usize {
         match &self.source {
             Source::File(_) => 0,
@@ -129,11 +128,11 @@ impl Door {
         }
     }
 
-    /// Reads the file of the engine again, if it has one. Blocks while the disk does.
+    /// Reads the file of keys again, if there is one, whether or not it was noticed to have changed. Blocks while the
+    /// disk does.
     pub fn reread(&self) {
-        match &self.source {
-            Source::File(file) => file.reread(),
-            Source::Remote(_) => {}
+        if let Source::File(file) = &self.source {
+            file.reread();
         }
     }
 
@@ -192,8 +191,9 @@ async fn decide<F: Future<Output = Answer>>(
     let (grant, stale) = match find(key).await {
         Ok(Known::Grant { grant, stale }) => (grant, stale),
         Ok(Known::Nobody) => {
+            let key = Some(key);
             return Err(Refused {
-                key: Some(key),
+                key,
                 ..refuse(Refusal::UnknownKey, None)
             });
         }

@@ -109,6 +109,7 @@ async fn a_key_decides() {
         .await
         .unwrap_err();
     assert_eq!(refused.refusal, Refusal::UnknownKey);
+    assert_eq!(refused.key, Some(KeyHash::of(b"k")), "for the log");
     let refused = door(&site, &request, Some(unavailable()))
         .await
         .unwrap_err();
