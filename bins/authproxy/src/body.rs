@@ -121,6 +121,8 @@ enum Source {
     Ours(Bytes),
     /// The server's.
     Server(Incoming, Exchange),
+    /// It was cut short.
+    Cut,
     /// It has ended.
     Gone,
 }
@@ -148,6 +150,7 @@ impl ToClient {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let (incoming, exchange) = match &mut self.source {
             Source::Gone => return Poll::Ready(None),
+            Source::Cut => return Poll::Ready(Some(Err(Cut))),
             Source::Ours(bytes) => {
                 let bytes = std::mem::take(bytes);
                 self.source = Source::Gone;
@@ -175,11 +178,13 @@ impl ToClient {
             }
             Some(Err(error)) => {
                 tracing::debug!(%error, "the server's answer was cut short");
-                self.source = Source::Gone;
+                self.source = Source::Cut;
                 if let Some(record) = self.entry.record() {
                     record.cut = true;
                 }
-                Poll::Ready(Some(Err(Cut)))
+                // hyper drops what it has not written yet when a body fails: what has come is written first.
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
             None => {
                 exchange.end();
@@ -210,6 +215,7 @@ impl Body for ToClient {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Gone => true,
+            Source::Cut => false,
             Source::Ours(bytes) => bytes.is_empty(),
             Source::Server(incoming, _) => incoming.is_end_stream(),
         }
@@ -218,6 +224,7 @@ impl Body for ToClient {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Gone => SizeHint::with_exact(0),
+            Source::Cut => SizeHint::default(),
             Source::Ours(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Server(incoming, _) => incoming.size_hint(),
         }

@@ -217,7 +217,8 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
     let parts = connection.into_parts();
     if let Some(tunnel) = tunnel {
         client.written();
-        if let Err(error) = tunnel.run(parts.io, parts.read_buf).await {
+        let patience = site.timeouts.client;
+        if let Err(error) = tunnel.run(parts.io, parts.read_buf, patience).await {
             tracing::debug!(%error, %peer, "a tunnel ended");
         }
         return None;

@@ -16,7 +16,7 @@ use hostkit::{Exit, Failure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::conn;
@@ -90,12 +90,14 @@ fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
-/// Every connection takes one: with all of them back, there is none left. Each thread holds one more while it waits for
-/// the next connection.
+/// Every connection takes one, before it is accepted: with all of them back, there is none left.
 struct Places {
     free: Arc<Semaphore>,
     all: u32,
 }
+
+/// What a thread needs to accept: the free places, and what it lets go of when the queue is empty.
+type Share = (Arc<Semaphore>, mpsc::Sender<()>);
 
 /// Serves until the lifecycle has come to its end: at once when everything under way is finished, and after
 /// `drain_timeout` in any case.
@@ -109,7 +111,7 @@ pub async fn serve(
 ) -> Result<(), Failure> {
     raise_files();
     let threads = proxy.settings.threads.max(1);
-    let all = u32::try_from(proxy.settings.connections.saturating_add(threads))
+    let all = u32::try_from(proxy.settings.connections)
         .unwrap_or(u32::MAX)
         .min(Semaphore::MAX_PERMITS.try_into().unwrap_or(u32::MAX));
     let places = Places {
@@ -117,16 +119,24 @@ pub async fn serve(
         all,
     };
     let (ended, _) = watch::channel(false);
+    // Closed when the last thread has emptied the queue.
+    let (accepting, mut accepted) = mpsc::channel(1);
     let mut others = Vec::new();
     for number in 1..threads {
-        others.push(start(number, &sockets, &proxy, &places, ended.subscribe())?);
+        others.push(start(
+            number,
+            &sockets,
+            &proxy,
+            (Arc::clone(&places.free), accepting.clone()),
+            ended.subscribe(),
+        )?);
     }
     let lifecycle = proxy.lifecycle.clone();
     let (lame_duck, here) = (proxy.settings.lame_duck, Thread::new(proxy));
-    let accepting = accept(listeners(&sockets)?, here, Arc::clone(&places.free));
-    // The other listeners are closed by their threads.
+    let share = (Arc::clone(&places.free), accepting);
+    let here = tokio::spawn(accept(listeners(&sockets)?, here, share));
+    // What is left of the listeners are the threads' shares, which close them.
     drop(sockets);
-    let accepting = tokio::spawn(accepting);
 
     lifecycle.reached(Phase::LameDuck).await;
     tracing::info!(
@@ -135,7 +145,11 @@ pub async fn serve(
     );
     sleep(lame_duck).await;
     lifecycle.advance(Phase::Draining);
-    let finished = places.free.acquire_many(places.all);
+    let finished = async {
+        // In this order, because permits are given out in the order in which they were asked for.
+        let _ = accepted.recv().await;
+        let _ = places.free.acquire_many(places.all).await;
+    };
     if timeout(drain_timeout, finished).await.is_err() {
         let left = (places.all as usize).saturating_sub(places.free.available_permits());
         tracing::warn!(
@@ -143,7 +157,7 @@ pub async fn serve(
             "ending, although not all is done: --drain-timeout is over"
         );
     }
-    accepting.abort();
+    here.abort();
     ended.send_replace(true);
     for thread in others {
         // What it had to say was printed there.
@@ -157,7 +171,7 @@ fn start(
     number: usize,
     sockets: &Sockets,
     proxy: &Arc<Proxy>,
-    places: &Places,
+    share: Share,
     mut ended: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, Failure> {
     let failed =
@@ -169,11 +183,7 @@ fn start(
     let guard = runtime.enter();
     let listeners = listeners(sockets)?;
     drop(guard);
-    let accepting = accept(
-        listeners,
-        Thread::new(Arc::clone(proxy)),
-        Arc::clone(&places.free),
-    );
+    let accepting = accept(listeners, Thread::new(Arc::clone(proxy)), share);
     std::thread::Builder::new()
         .name(format!("serve-{number}"))
         .spawn(move || {
@@ -199,7 +209,7 @@ fn listeners(sockets: &Sockets) -> Result<Vec<TcpListener>, Failure> {
 }
 
 /// Accepts until draining begins, and then what is queued.
-async fn accept(listeners: Vec<TcpListener>, thread: Arc<Thread>, free: Arc<Semaphore>) {
+async fn accept(listeners: Vec<TcpListener>, thread: Arc<Thread>, (free, _accepting): Share) {
     let draining = thread.proxy.lifecycle.clone();
     tokio::select! {
         biased;

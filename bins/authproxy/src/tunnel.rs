@@ -3,13 +3,15 @@
 //! Owns the copying. That there may be a tunnel is `proxy`'s decision.
 
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncWriteExt as _, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy, split};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::conn::Plain;
 use crate::gate::Gate;
@@ -28,12 +30,17 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Copies both ways until both have ended, or either fails. `ahead` is what was read of the client beyond the
-    /// request's head.
+    /// Copies both ways. `ahead` is what was read of the client beyond the request's head. When one direction has ended,
+    /// that is passed on, and the other one has `patience` to end too.
     ///
     /// There is no limit on silence: a WebSocket may have nothing to say for hours, and has pings of its own. What is
     /// gone without a word is found by TCP's keepalive, on both sides.
-    pub(crate) async fn run(self, client: Gate<Plain>, ahead: Bytes) -> io::Result<()> {
+    pub(crate) async fn run(
+        self,
+        client: Gate<Plain>,
+        ahead: Bytes,
+        patience: Duration,
+    ) -> io::Result<()> {
         let Self {
             mut server,
             ahead: answered,
@@ -45,9 +52,23 @@ impl Tunnel {
         let mut client = TokioIo::new(client);
         server.write_all(&ahead).await?;
         client.write_all(&answered).await?;
-        copy_bidirectional(&mut client, &mut server).await?;
-        Ok(())
+        let (from_client, to_client) = split(client);
+        let (from_server, to_server) = split(server);
+        let (mut up, mut down) = (
+            pin!(pass(from_client, to_server)),
+            pin!(pass(from_server, to_client)),
+        );
+        tokio::select! {
+            ended = &mut up => { ended?; timeout(patience, down).await? }
+            ended = &mut down => { ended?; timeout(patience, up).await? }
+        }
     }
+}
+
+/// Copies one way, and passes on the end.
+async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    copy(&mut from, &mut to).await?;
+    to.shutdown().await
 }
 
 fn watch(stream: &TcpStream) {

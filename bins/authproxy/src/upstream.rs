@@ -255,12 +255,17 @@ impl Exchange {
             if let Some(refusal) = flow.take_failure() {
                 return Poll::Ready(Err(Failed::Refused(refusal)));
             }
-            let _ = live.poll(cx);
+            let over = live.poll(cx).is_ready();
             let read = live.meter.read.load(Relaxed);
             flow.moved(read + live.meter.written.load(Relaxed));
             // hyper hands the answer over while the connection is polled, here: nobody has to be woken for it.
             let mut quiet = Context::from_waker(Waker::noop());
-            match answer.as_mut().poll(&mut quiet) {
+            let mut polled = answer.as_mut().poll(&mut quiet);
+            if over && polled.is_pending() {
+                live.give_up();
+                polled = answer.as_mut().poll(&mut quiet);
+            }
+            match polled {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Ok(answer)) => Poll::Ready(Ok(answer)),
                 Poll::Ready(Err(mut error)) => Poll::Ready(Err(match flow.take_failure() {
@@ -304,7 +309,7 @@ impl Exchange {
         let mut live = self.live.take()?;
         live.poll(&mut Context::from_waker(Waker::noop()))
             .is_ready()
-            .then(|| live.into_parts())
+            .then(|| live.into_parts())?
     }
 }
 

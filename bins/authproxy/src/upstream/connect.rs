@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
@@ -13,6 +14,9 @@ use crate::settings::Server;
 
 /// How many addresses of a name are tried.
 const ADDRESSES: usize = 8;
+
+/// How much of a body waits in the kernel.
+const UNSENT: u32 = 64 << 10;
 
 /// A connection to the server.
 #[derive(Debug)]
@@ -49,6 +53,9 @@ pub(super) async fn connect(server: &Server) -> io::Result<Stream> {
             }
             Ok(stream) => {
                 stream.set_nodelay(true)?;
+                // How much of a body it takes shows: without this the kernel grows its buffer to megabytes, and reports
+                // nothing until a third of it has gone.
+                let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
                 return Ok(Stream::Tcp(stream));
             }
             Err(error) => {
@@ -79,8 +86,8 @@ impl Stream {
     pub(super) fn is_stale(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         let peeked = match self {
-            Self::Tcp(stream) => socket2::SockRef::from(stream).peek(&mut byte),
-            Self::Unix(stream) => socket2::SockRef::from(stream).peek(&mut byte),
+            Self::Tcp(stream) => SockRef::from(stream).peek(&mut byte),
+            Self::Unix(stream) => SockRef::from(stream).peek(&mut byte),
         };
         !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }

@@ -20,7 +20,7 @@ const BUFFER: usize = 64 << 10;
 /// A connection. hyper's `Connection` is not spawned: there is no other task to be woken, and none to wake.
 pub(super) struct Live {
     pub(super) sender: SendRequest<ToServer>,
-    connection: Connection<TokioIo<Metered>, ToServer>,
+    connection: Option<Connection<TokioIo<Metered>, ToServer>>,
     pub(super) meter: Arc<Meter>,
     /// hyper has ended the connection.
     over: bool,
@@ -45,7 +45,7 @@ impl Live {
             .await?;
         Ok(Self {
             sender,
-            connection,
+            connection: Some(connection),
             meter,
             over: false,
             used: false,
@@ -55,9 +55,9 @@ impl Live {
 
     /// Lets hyper go on; ready when it has ended the connection.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.over {
+        if let Some(connection) = self.connection.as_mut().filter(|_| !self.over) {
             // What the exchange gets to see says why.
-            self.over = self.connection.poll_without_shutdown(cx).is_ready();
+            self.over = connection.poll_without_shutdown(cx).is_ready();
         }
         if self.over {
             Poll::Ready(())
@@ -73,10 +73,16 @@ impl Live {
             && self.sender.is_ready()
     }
 
+    /// Has hyper give back a request that it has not begun to send.
+    pub(super) fn give_up(&mut self) {
+        self.over = true;
+        self.connection = None;
+    }
+
     /// The connection itself, and what was read of it beyond the answer.
-    pub(super) fn into_parts(self) -> (Stream, bytes::Bytes) {
-        let Parts { io, read_buf, .. } = self.connection.into_parts();
-        (io.into_inner().stream, read_buf)
+    pub(super) fn into_parts(self) -> Option<(Stream, bytes::Bytes)> {
+        let Parts { io, read_buf, .. } = self.connection?.into_parts();
+        Some((io.into_inner().stream, read_buf))
     }
 }
 
