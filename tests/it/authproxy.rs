@@ -13,3 +13,4 @@ mod proxying;
 mod seeds;
 mod upgrade;
 mod verbs;
+mod wire;

@@ -1,1 +1,318 @@
 //! Every phase has a deadline: slow heads, slow bodies, slow readers, slow servers.
+//!
+//! Deadlines are short here, and what is waited for is what they lead to. That nothing ends that makes progress is
+//! tested by letting it make progress for several times the deadline.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hostkit_tests::authproxy::Authproxy;
+use hostkit_tests::eventually;
+use hostkit_tests::misbehave::Full;
+use socket2::SockRef;
+
+use super::wire::{Origin, Wire, proxy, request};
+
+const SHORT: [&str; 3] = [
+    "--client-timeout=400ms",
+    "--timeout=400ms",
+    "--idle-timeout=30s",
+];
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+/// Several times what is short.
+const LONG: Duration = Duration::from_secs(2);
+
+/// Waits until no connection of a client is left.
+fn rid(proxy: &Authproxy) {
+    eventually("no client is left", || {
+        proxy.metric_sum("authproxy_connections") == 0.0
+    });
+}
+
+/// Does something again and again for several times the deadline.
+fn drip(mut each: impl FnMut()) {
+    let start = Instant::now();
+    while start.elapsed() < LONG {
+        each();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_head_that_does_not_become_whole_is_408() {
+    let (origin, requests) = Origin::answering(OK);
+    let proxy = proxy(origin.port(), &SHORT);
+    // It stops.
+    let mut client = Wire::connect(proxy.port());
+    client.send("GET / HTTP/1.1\r\nHost: h\r\nX-");
+    let answer = client.message().unwrap();
+    assert_eq!(
+        (answer.status(), answer.word().as_str()),
+        (408, "slow_request")
+    );
+    assert_eq!(answer.header("connection"), Some("close"));
+    client.closes();
+    // It drips, which is no better.
+    let mut client = Wire::connect(proxy.port());
+    client.send(request("GET /", ""));
+    assert_eq!(client.message().unwrap().status(), 200);
+    client.send("GET / HTTP/1.1\r\n");
+    client.stream.set_nonblocking(true).unwrap();
+    eventually("the head is given up", || {
+        client.send("a: b\r\n");
+        client.stream.peek(&mut [0]).is_ok()
+    });
+    client.stream.set_nonblocking(false).unwrap();
+    assert_eq!(client.message().unwrap().status(), 408);
+    drop(client);
+    rid(&proxy);
+    assert_eq!(requests.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_body_that_stops_is_408_and_the_server_hears_of_it() {
+    let gone = Arc::new(AtomicUsize::new(0));
+    let counted = gone.clone();
+    let origin = Origin::start(move |wire, _| {
+        assert!(wire.message().is_none());
+        counted.fetch_add(1, Ordering::SeqCst);
+    });
+    let proxy = proxy(origin.port(), &SHORT);
+    for unfinished in [
+        request("POST /", "Content-Length: 100\r\n") + "some",
+        request("POST /", "Transfer-Encoding: chunked\r\n") + "4\r\nsome\r\n",
+        request("POST /", "Transfer-Encoding: chunked\r\n") + "ff",
+    ] {
+        let before = gone.load(Ordering::SeqCst);
+        let mut client = Wire::connect(proxy.port());
+        client.send(unfinished);
+        let answer = client.message().unwrap();
+        assert_eq!(
+            (answer.status(), answer.word().as_str()),
+            (408, "slow_request")
+        );
+        client.closes();
+        eventually("the server is rid of it", || {
+            gone.load(Ordering::SeqCst) > before
+        });
+    }
+}
+
+#[test]
+fn a_body_that_drips_below_the_rate_is_408_and_one_above_it_may_take_its_time() {
+    let (origin, _) = Origin::answering(OK);
+    let mut args = SHORT.to_vec();
+    args.push("--min-rate=100");
+    let proxy = proxy(origin.port(), &args);
+    // 20 bytes a second.
+    let mut client = Wire::connect(proxy.port());
+    client.send(request("POST /", "Content-Length: 100000\r\n"));
+    client.stream.set_nonblocking(true).unwrap();
+    eventually("the body is given up", || {
+        client.send("x");
+        std::thread::sleep(Duration::from_millis(50));
+        client.stream.peek(&mut [0]).is_ok()
+    });
+    client.stream.set_nonblocking(false).unwrap();
+    assert_eq!(client.message().unwrap().status(), 408);
+    // Some 2,000.
+    let mut client = Wire::connect(proxy.port());
+    client.send(request("POST /", "Transfer-Encoding: chunked\r\n"));
+    drip(|| assert!(client.send(format!("64\r\n{}\r\n", "x".repeat(100)))));
+    client.send("0\r\n\r\n");
+    assert_eq!(client.message().unwrap().status(), 200);
+}
+
+#[test]
+fn a_body_that_a_slow_server_does_not_take_is_not_the_clients_fault() {
+    let length = 8 << 20;
+    let origin = Origin::start(move |wire, _| {
+        wire.head();
+        let mut left = length;
+        // Below the rate of clients, which has nothing to do with it.
+        drip(|| left -= wire.exactly(20_000).len());
+        wire.exactly(left);
+        wire.send(OK);
+    });
+    let args = ["--client-timeout=400ms", "--timeout=10s", "--min-rate=10M"];
+    let proxy = proxy(origin.port(), &args);
+    let mut client = Wire::connect(proxy.port());
+    client.send(request("POST /", &format!("Content-Length: {length}\r\n")));
+    client.send(vec![b'x'; length]);
+    let status = client.message().unwrap().status();
+    assert_eq!(status, 200);
+}
+
+#[test]
+fn who_does_not_read_the_answer_is_dropped() {
+    let gone = Arc::new(AtomicUsize::new(0));
+    let counted = gone.clone();
+    let origin = Origin::start(move |wire, _| {
+        wire.message();
+        wire.send(format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+            1_u64 << 40
+        ));
+        let chunk = vec![b'x'; 1 << 20];
+        while wire.send(&chunk) {}
+        counted.fetch_add(1, Ordering::SeqCst);
+    });
+    let mut args = SHORT.to_vec();
+    args.push("--min-rate=100K");
+    let proxy = proxy(origin.port(), &args);
+    // It stops.
+    let mut client = Wire::connect(proxy.port());
+    client.send(request("GET /", ""));
+    assert!(client.head().is_some());
+    rid(&proxy);
+    eventually("the server is rid of it", || {
+        gone.load(Ordering::SeqCst) == 1
+    });
+    drop(client);
+    // It reads now and then, below the rate.
+    let mut client = Wire::connect(proxy.port());
+    SockRef::from(&client.stream)
+        .set_recv_buffer_size(4096)
+        .unwrap();
+    client.send(request("GET /", ""));
+    eventually("the slow reader is dropped", || {
+        use std::io::Read as _;
+        let _ = client.stream.read(&mut [0; 1000]);
+        proxy.metric_sum("authproxy_connections") == 0.0
+    });
+}
+
+#[test]
+fn who_reads_slowly_but_above_the_rate_is_not() {
+    const SIZE: usize = 4 << 20;
+    let origin = Origin::start(move |wire, _| {
+        wire.message();
+        wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"));
+        wire.send(vec![b'x'; SIZE]);
+    });
+    let mut args = SHORT.to_vec();
+    args.push("--min-rate=10K");
+    let proxy = proxy(origin.port(), &args);
+    let mut client = Wire::connect(proxy.port());
+    client.send(request("GET /", ""));
+    client.head().unwrap();
+    let mut left = SIZE;
+    drip(|| {
+        left -= client.exactly(50_000).len();
+    });
+    assert_eq!(client.exactly(left).len(), left);
+}
+
+#[test]
+fn a_server_that_is_silent_is_504() {
+    for origin in [
+        // It takes the request and says nothing.
+        Origin::start(|wire, _| {
+            wire.message();
+            wire.rest();
+        }),
+        // It begins to say something.
+        Origin::start(|wire, _| {
+            wire.message();
+            wire.send("HTTP/1.1 200 OK\r\nContent-Le");
+            wire.rest();
+        }),
+        // It does not even read a body.
+        Origin::start(|wire, _| {
+            wire.head();
+            std::thread::sleep(LONG);
+        }),
+    ] {
+        let proxy = proxy(origin.port(), &SHORT);
+        let mut client = Wire::connect(proxy.port());
+        let answer = client.ask(request("GET /", ""));
+        assert_eq!(
+            (answer.status(), answer.word().as_str()),
+            (504, "gateway_timeout")
+        );
+        assert_eq!(
+            answer.header("connection"),
+            None,
+            "the client has done nothing wrong"
+        );
+        let again = client.ask(request("GET /", ""));
+        assert_eq!(again.status(), 504);
+    }
+    // It does not even accept.
+    let full = Full::start();
+    let proxy = proxy(full.port(), &SHORT);
+    let answer = Wire::connect(proxy.port()).ask(request("GET /", ""));
+    assert_eq!(
+        (answer.status(), answer.word().as_str()),
+        (504, "gateway_timeout")
+    );
+}
+
+#[test]
+fn a_server_that_stops_in_mid_answer_is_cut_short() {
+    let origin = Origin::start(|wire, _| {
+        wire.message();
+        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this");
+        wire.rest();
+    });
+    let proxy = proxy(origin.port(), &SHORT);
+    let mut client = Wire::connect(proxy.port());
+    client.send(request("GET /", ""));
+    assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
+    assert_eq!(client.rest(), b"only this");
+}
+
+#[test]
+fn a_server_that_drips_is_waited_for() {
+    let origin = Origin::start(|wire, _| {
+        wire.message();
+        wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        drip(|| {
+            wire.send("1\r\nx\r\n");
+        });
+        wire.send("0\r\n\r\n");
+    });
+    let proxy = proxy(origin.port(), &SHORT);
+    let answer = Wire::connect(proxy.port()).ask(request("GET /", ""));
+    assert!(answer.body.len() > 10);
+}
+
+#[test]
+fn an_idle_connection_is_closed_in_time_and_not_before() {
+    let (origin, _) = Origin::answering(OK);
+    let args = [
+        "--client-timeout=200ms",
+        "--timeout=200ms",
+        "--idle-timeout=3s",
+    ];
+    let proxy = proxy(origin.port(), &args);
+    // Parked or not, it serves: deadlines of requests are not those of silence.
+    let mut used = Wire::connect(proxy.port());
+    let mut silent = Wire::connect(proxy.port());
+    let start = Instant::now();
+    assert_eq!(used.ask(request("GET /", "")).status(), 200);
+    std::thread::sleep(LONG);
+    assert_eq!(used.ask(request("GET /", "")).status(), 200);
+    silent.closes();
+    used.closes();
+    assert!(start.elapsed() >= Duration::from_secs(5), "too early");
+    rid(&proxy);
+}
+
+#[test]
+fn a_parked_connection_holds_little_and_serves_again() {
+    let (origin, _) = Origin::answering(OK);
+    let proxy = proxy(origin.port(), &[]);
+    let mut clients: Vec<Wire> = (0..20).map(|_| Wire::connect(proxy.port())).collect();
+    for round in 0..3 {
+        for client in &mut clients {
+            let answer = client.ask(request("GET /", ""));
+            assert_eq!(answer.status(), 200, "round {round}");
+        }
+        // Longer than it takes to be parked.
+        if round < 2 {
+            std::thread::sleep(Duration::from_secs(5));
+        }
+    }
+}

@@ -1,1 +1,736 @@
 //! Requests and answers go through as they are, but for what has to change.
+
+use std::io::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hostkit_tests::{eventually, free_port};
+
+use super::wire::{KEY, Message, Origin, Wire, proxy, request, with_key};
+
+/// A whole answer.
+fn ok(body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+#[test]
+fn a_request_and_its_answer_pass_on_one_connection_each() {
+    let (origin, requests) = Origin::answering(
+        "HTTP/1.1 299 Quite Fine\r\nX-One: 1\r\nX-One: 2\r\nContent-Length: 5\r\n\r\nhello",
+    );
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    for number in 0..3 {
+        let path = format!("GET /a%2Fb/{number}?q=%20&r=+");
+        let answer = client.ask(request(&path, "X-Two: 3\r\nX-Two: 4\r\n"));
+        assert!(
+            answer.head.starts_with("HTTP/1.1 299 Quite Fine\r\n"),
+            "{answer:?}"
+        );
+        assert!(
+            answer.head.contains("x-one: 1\r\nx-one: 2\r\n"),
+            "{answer:?}"
+        );
+        assert_eq!(answer.text(), "hello");
+        let seen = requests.lock().unwrap()[number].clone();
+        assert!(
+            seen.head.starts_with(&format!("{path} HTTP/1.1\r\n")),
+            "{seen:?}"
+        );
+        assert!(seen.head.contains("x-two: 3\r\nx-two: 4\r\n"), "{seen:?}");
+        assert_eq!(seen.header("host"), Some("here"));
+    }
+    assert_eq!(
+        origin.accepted(),
+        1,
+        "the connection to the server was kept"
+    );
+}
+
+#[test]
+fn bodies_of_all_framings_pass_both_ways() {
+    let answers = [
+        ok("known"),
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nkno\r\n2\r\nwn\r\n0\r\n\r\n"
+            .to_owned(),
+    ];
+    for answer in answers {
+        let (origin, requests) = Origin::answering(answer.as_bytes());
+        let proxy = proxy(origin.port(), &[]);
+        let mut client = Wire::connect(proxy.port());
+        for (method, framed) in [
+            ("POST", "Content-Length: 5\r\n\r\nhello"),
+            (
+                "POST",
+                "Transfer-Encoding: chunked\r\n\r\n4\r\nhell\r\n1\r\no\r\n0\r\n\r\n",
+            ),
+            (
+                "GET",
+                "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            ),
+            ("GET", "Content-Length: 5\r\n\r\nhello"),
+            ("PUT", "Content-Length: 0\r\n\r\n"),
+        ] {
+            let line = format!("{method} / HTTP/1.1\r\nHost: h\r\nX-API-Key: {KEY}\r\n{framed}");
+            let got = client.ask(line);
+            assert_eq!(got.text(), "known");
+            assert_eq!(
+                got.header("transfer-encoding").is_some(),
+                answer.contains("chunked"),
+                "{got:?}"
+            );
+            let seen = requests.lock().unwrap().pop().unwrap();
+            let sent = if method == "PUT" { "" } else { "hello" };
+            assert_eq!(seen.text(), sent, "{framed:?}");
+            if framed.starts_with("Content-Length") {
+                assert_eq!(
+                    seen.header("content-length"),
+                    Some(sent.len().to_string().as_str())
+                );
+            } else {
+                assert_eq!(seen.header("transfer-encoding"), Some("chunked"));
+            }
+        }
+        assert_eq!(origin.accepted(), 1);
+    }
+}
+
+#[test]
+fn answers_without_a_body_end_with_their_head() {
+    for (method, answer) in [
+        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n"),
+        (
+            "HEAD",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ),
+        ("GET", "HTTP/1.1 204 No Content\r\n\r\n"),
+        (
+            "GET",
+            "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nContent-Length: 5000\r\n\r\n",
+        ),
+        ("OPTIONS", "HTTP/1.1 204 No Content\r\nAllow: GET\r\n\r\n"),
+    ] {
+        let (origin, _) = Origin::answering(answer);
+        let proxy = proxy(origin.port(), &[]);
+        let mut client = Wire::connect(proxy.port());
+        for _ in 0..2 {
+            let got = client.ask_head(request(&format!("{method} /"), ""));
+            assert_eq!(got.head.lines().next(), answer.lines().next());
+            if method == "HEAD" && answer.contains("Content-Length") {
+                assert_eq!(got.header("content-length"), Some("5000"));
+            }
+        }
+        assert_eq!(origin.accepted(), 1, "{answer:?}");
+    }
+}
+
+#[test]
+fn trailers_pass_both_ways() {
+    let (origin, requests) = Origin::answering(
+        "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n",
+    );
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    let answer = client.ask(
+        request(
+            "POST /",
+            "TE: trailers\r\nConnection: TE\r\nTrailer: X-End\r\nTransfer-Encoding: chunked\r\n",
+        ) + "3\r\nabc\r\n0\r\nX-End: 9\r\n\r\n",
+    );
+    assert_eq!(
+        (answer.text().as_str(), answer.trailers.trim()),
+        ("ok", "x-sum: 7")
+    );
+    let seen = requests.lock().unwrap()[0].clone();
+    assert_eq!(
+        (seen.text().as_str(), seen.trailers.trim()),
+        ("abc", "x-end: 9")
+    );
+    assert_eq!(seen.header("te"), Some("trailers"));
+    // Nobody is sent trailers who did not say that they are welcome.
+    let answer = client.ask(request("GET /", ""));
+    assert_eq!(
+        (answer.text().as_str(), answer.trailers.as_str()),
+        ("ok", "")
+    );
+}
+
+#[test]
+fn who_expects_to_continue_is_told_to_when_the_server_takes_the_body() {
+    let (origin, requests) = Origin::answering(ok("done"));
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    client.send(request(
+        "POST /",
+        "Expect: 100-continue\r\nContent-Length: 4\r\n",
+    ));
+    assert_eq!(client.head().unwrap(), "HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(client.ask("data").text(), "done");
+    assert_eq!(requests.lock().unwrap()[0].header("expect"), None);
+
+    // Who is refused is not told to send first.
+    let refused = "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
+    let answer = client.ask(refused);
+    assert_eq!(
+        (answer.status(), answer.header("connection")),
+        (401, Some("close"))
+    );
+    client.closes();
+
+    let mut client = Wire::connect(proxy.port());
+    let answer = client.ask(request("GET /", "Expect: the-unexpected\r\n"));
+    assert_eq!(
+        (answer.status(), answer.word().as_str()),
+        (417, "unknown_expectation")
+    );
+}
+
+#[test]
+fn informational_answers_are_dropped() {
+    let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n";
+    let (origin, _) = Origin::answering(early.to_owned() + &ok("end"));
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    for _ in 0..2 {
+        let answer = client.ask(request("GET /", ""));
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "end"));
+    }
+}
+
+#[test]
+fn an_answer_that_comes_before_the_body_is_whole_passes_at_once() {
+    let origin = Origin::start(|wire, _| {
+        wire.head();
+        wire.send("HTTP/1.1 413 Too Much\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno!");
+        // Whoever closes while something is unread takes the answer back.
+        wire.rest();
+    });
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    client.send(request("POST /", "Content-Length: 1000000\r\n") + "the beginning");
+    let answer = client.message().unwrap();
+    assert_eq!((answer.status(), answer.text().as_str()), (413, "no!"));
+    client.send(vec![0; 100_000]);
+    client.closes();
+    assert_eq!(
+        proxy.get_with_key("/", KEY).status,
+        413,
+        "others are served"
+    );
+}
+
+#[test]
+fn large_bodies_pass_both_ways_in_little_memory() {
+    const SIZE: usize = 200 << 20;
+    let origin = Origin::start(|wire, _| {
+        let head = wire.head().unwrap();
+        if head.starts_with("GET") {
+            wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"));
+            let chunk = vec![b'x'; 1 << 20];
+            while wire.send(&chunk) {}
+        } else {
+            let mut left = SIZE;
+            while left > 0 {
+                left -= wire.exactly(left.min(1 << 20)).len();
+            }
+            wire.send(ok("all of it"));
+        }
+    });
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    client.send(request("GET /", ""));
+    assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
+    // Nobody reads for a while: what is under way is in sockets, not in the process.
+    let before = resident(proxy.pid());
+    std::thread::sleep(Duration::from_millis(300));
+    let waiting = resident(proxy.pid());
+    assert!(waiting < before + (4 << 20), "{before} {waiting}");
+    let mut left = SIZE;
+    while left > 0 {
+        left -= client.exactly(left.min(1 << 20)).len();
+    }
+    let mut client = Wire::connect(proxy.port());
+    client.send(request("POST /", &format!("Content-Length: {SIZE}\r\n")));
+    let chunk = vec![b'x'; 1 << 20];
+    for _ in 0..SIZE / chunk.len() {
+        client.stream.write_all(&chunk).unwrap();
+    }
+    assert_eq!(client.message().unwrap().text(), "all of it");
+    let after = resident(proxy.pid());
+    assert!(after < 40 << 20, "{after}");
+}
+
+/// Bytes of memory that a process has.
+fn resident(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib << 10
+}
+
+#[test]
+fn a_body_without_a_length_ends_with_the_connection_and_gets_one() {
+    for version in ["1.0", "1.1"] {
+        let origin = Origin::start(move |wire, _| {
+            wire.message();
+            wire.send(format!("HTTP/{version} 200 OK\r\n\r\nto the end"));
+        });
+        let proxy = proxy(origin.port(), &[]);
+        let mut client = Wire::connect(proxy.port());
+        for _ in 0..2 {
+            let answer = client.ask(request("GET /", ""));
+            assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
+            assert_eq!(answer.text(), "to the end");
+        }
+        assert_eq!(origin.accepted(), 2);
+    }
+}
+
+#[test]
+fn a_body_that_is_cut_short_never_looks_whole() {
+    for begun in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n5\r\nhal",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\nnonsense\r\n",
+    ] {
+        let origin = Origin::start(move |wire, _| {
+            wire.message();
+            wire.send(begun);
+        });
+        let proxy = proxy(origin.port(), &[]);
+        let mut client = Wire::connect(proxy.port());
+        client.send(request("GET /", ""));
+        let head = client.head().unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        let rest = String::from_utf8_lossy(&client.rest()).into_owned();
+        assert!(
+            rest.contains("only this") && !rest.contains("0\r\n\r\n"),
+            "{rest:?}"
+        );
+        assert!(rest.len() < 100, "{rest:?}");
+    }
+}
+
+#[test]
+fn clients_of_http_1_0_get_what_they_understand() {
+    let (origin, requests) = Origin::answering(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    );
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    client.send(format!(
+        "GET / HTTP/1.0\r\nHost: h\r\nX-API-Key: {KEY}\r\n\r\n"
+    ));
+    let answer = client.message().unwrap();
+    assert!(answer.head.starts_with("HTTP/1.0 200"), "{answer:?}");
+    assert_eq!(
+        (answer.header("transfer-encoding"), answer.text().as_str()),
+        (None, "ok")
+    );
+    assert!(
+        requests.lock().unwrap()[0]
+            .head
+            .starts_with("GET / HTTP/1.1\r\n")
+    );
+}
+
+#[test]
+fn the_host_of_the_request_line_counts() {
+    let (origin, requests) = Origin::answering(ok("ok"));
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    client.ask(request("GET http://here/a?b", ""));
+    client.ask(request("OPTIONS *", ""));
+    let seen = requests.lock().unwrap();
+    assert!(
+        seen[0].head.starts_with("GET /a?b HTTP/1.1\r\n"),
+        "{seen:?}"
+    );
+    assert_eq!(seen[0].header("host"), Some("here"));
+    assert!(
+        seen[1].head.starts_with("OPTIONS * HTTP/1.1\r\n"),
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn nobody_gets_a_tunnel() {
+    let (origin, requests) = Origin::answering(ok("ok"));
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    let asked = format!("CONNECT here:1 HTTP/1.1\r\nHost: here:1\r\nX-API-Key: {KEY}\r\n\r\n");
+    let answer = client.ask(asked);
+    assert!([400, 501].contains(&answer.status()), "{answer:?}");
+    assert!(requests.lock().unwrap().is_empty());
+}
+
+#[test]
+fn bodies_have_a_limit() {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counted = taken.clone();
+    let origin = Origin::start(move |wire, _| {
+        while let Some(request) = wire.message() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            wire.send(ok(&request.body.len().to_string()));
+        }
+    });
+    let proxy = proxy(origin.port(), &["--max-body=1K"]);
+    let mut client = Wire::connect(proxy.port());
+    let fits = "x".repeat(1024);
+    let answer = client.ask(request("POST /", "Content-Length: 1024\r\n") + &fits);
+    assert_eq!(answer.text(), "1024");
+    // What is too long by its own word is refused before the server hears of it.
+    let accepted = origin.accepted();
+    let answer = client.ask(request("POST /", "Content-Length: 1025\r\n") + &fits);
+    assert_eq!(
+        (answer.status(), answer.word().as_str()),
+        (413, "large_body")
+    );
+    client.send("x");
+    client.closes();
+    assert_eq!(origin.accepted(), accepted);
+    // What turns out to be too long is cut off, also for the server.
+    let mut client = Wire::connect(proxy.port());
+    client.send(request("POST /", "Transfer-Encoding: chunked\r\n"));
+    client.send(format!("400\r\n{fits}\r\n"));
+    client.send("1\r\nx\r\n");
+    let answer = client.message().unwrap();
+    assert_eq!(
+        (answer.status(), answer.word().as_str()),
+        (413, "large_body")
+    );
+    client.closes();
+    assert_eq!(taken.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_connection_that_breaks_off_takes_its_request_with_it() {
+    let (gone, came) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counted, arrived) = (gone.clone(), came.clone());
+    let origin = Origin::start(move |wire, _| {
+        wire.head();
+        arrived.fetch_add(1, Ordering::SeqCst);
+        // Never answers; ends when the proxy gives up.
+        wire.rest();
+        counted.fetch_add(1, Ordering::SeqCst);
+    });
+    let proxy = proxy(origin.port(), &[]);
+    for unfinished in [
+        request("GET /", ""),
+        request("POST /", "Content-Length: 100\r\n") + "half",
+    ] {
+        let before = came.load(Ordering::SeqCst);
+        let mut client = Wire::connect(proxy.port());
+        client.send(unfinished);
+        eventually("the request arrives", || {
+            came.load(Ordering::SeqCst) > before
+        });
+        drop(client);
+        eventually("the server hears of it", || {
+            gone.load(Ordering::SeqCst) > before
+        });
+    }
+}
+
+/// A server that closes every connection after one answer, without having said so, as one that restarts does.
+fn forgetful(answered: Arc<Mutex<Vec<Message>>>) -> Origin {
+    Origin::start(move |wire, _| {
+        let Some(request) = wire.message() else {
+            return;
+        };
+        answered.lock().unwrap().push(request);
+        wire.send(ok("ok"));
+        // The next request meets a connection that dies under it.
+        if let Some(request) = wire.message() {
+            answered.lock().unwrap().push(request);
+        }
+    })
+}
+
+#[test]
+fn what_may_be_sent_twice_is_when_a_kept_connection_dies_and_nothing_else() {
+    for (method, lines, body, repeats) in [
+        ("GET", "", "", true),
+        ("HEAD", "", "", true),
+        ("OPTIONS", "", "", true),
+        ("DELETE", "", "", true),
+        ("PUT", "Content-Length: 0\r\n", "", true),
+        ("PUT", "Content-Length: 4\r\n", "body", false),
+        ("POST", "Content-Length: 0\r\n", "", false),
+        ("POST", "Content-Length: 4\r\n", "body", false),
+        ("PATCH", "Content-Length: 0\r\n", "", false),
+    ] {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let origin = forgetful(seen.clone());
+        let proxy = proxy(origin.port(), &[]);
+        let mut client = Wire::connect(proxy.port());
+        assert_eq!(client.ask(request("GET /", "")).status(), 200);
+        let asked = request(&format!("{method} /again"), lines) + body;
+        let answer = if method == "HEAD" {
+            client.ask_head(asked)
+        } else {
+            client.ask(asked)
+        };
+        let again = {
+            let seen = seen.lock().unwrap();
+            seen.iter()
+                .filter(|seen| seen.head.contains("/again"))
+                .count()
+        };
+        if repeats {
+            assert_eq!((answer.status(), again), (200, 2), "{method}");
+            assert_eq!(proxy.metric_sum("authproxy_server_retries_total"), 1.0);
+        } else {
+            assert_eq!((answer.status(), again), (502, 1), "{method} {body:?}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_sent_a_third_time_or_twice_on_a_new_connection() {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = requests.clone();
+    let origin = Origin::start(move |wire, number| {
+        if number == 0 {
+            wire.message();
+            wire.send(ok("ok"));
+        }
+        // Everything else dies.
+        if wire.message().is_some() {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    assert_eq!(client.ask(request("GET /", "")).status(), 200);
+    let answer = client.ask(request("GET /", ""));
+    assert_eq!(
+        (answer.status(), answer.word().as_str()),
+        (502, "bad_gateway")
+    );
+    assert_eq!(
+        requests.load(Ordering::SeqCst),
+        2,
+        "the kept one and a new one"
+    );
+    assert_eq!(client.ask(request("GET /", "")).status(), 502);
+    assert_eq!(requests.load(Ordering::SeqCst), 3, "a new one alone");
+}
+
+#[test]
+fn an_answer_that_has_begun_is_never_asked_for_again() {
+    let origin = Origin::start(move |wire, _| {
+        wire.message();
+        wire.send(ok("ok"));
+        if wire.message().is_some() {
+            wire.send("HTTP/1.1 200 OK\r\nContent-");
+        }
+    });
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    assert_eq!(client.ask(request("GET /", "")).status(), 200);
+    assert_eq!(client.ask(request("GET /", "")).status(), 502);
+    assert_eq!(origin.accepted(), 1);
+}
+
+#[test]
+fn a_connection_that_the_server_has_closed_is_not_used_for_anything() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = seen.clone();
+    let origin = Origin::start(move |wire, _| {
+        wire.message();
+        counted.fetch_add(1, Ordering::SeqCst);
+        wire.send(ok("ok"));
+    });
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    // Each finds the connection of the one before closed, and cannot be sent twice.
+    for number in 1..=20 {
+        let answer = client.ask(request("POST /", "Content-Length: 4\r\n") + "body");
+        assert_eq!(answer.status(), 200, "request {number}");
+        eventually("the server has closed", || !established(origin.port()));
+    }
+    assert_eq!((seen.load(Ordering::SeqCst), origin.accepted()), (20, 20));
+}
+
+/// Whether any connection of a port of 127.0.0.1 is open on the server's side (`ESTABLISHED` is 01 in proc(5)).
+fn established(port: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let local = format!("0100007F:{port:04X}");
+    table.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some(local.as_str()) && words.nth(1) == Some("01")
+    })
+}
+
+#[test]
+fn a_server_that_is_not_there_or_speaks_something_else_is_502() {
+    let proxy_to_nobody = proxy(free_port(), &[]);
+    let answer = proxy_to_nobody.get_with_key("/", KEY);
+    assert_eq!(
+        (answer.status, answer.word().as_deref()),
+        (502, Some("bad_gateway"))
+    );
+    for nonsense in [
+        "SSH-2.0-OpenSSH\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nx",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nA Header: x\r\n\r\n",
+        "",
+    ] {
+        let origin = Origin::start(move |wire, _| {
+            wire.head();
+            wire.send(nonsense);
+        });
+        let proxy = proxy(origin.port(), &[]);
+        let answer = proxy.get_with_key("/", KEY);
+        assert_eq!(answer.status, 502, "{nonsense:?}");
+    }
+}
+
+#[test]
+fn a_connection_that_says_more_than_it_was_asked_is_not_used_again() {
+    let origin = Origin::start(move |wire, number| {
+        wire.message();
+        // A second answer, which must not become that of the next request.
+        wire.send(ok(&format!("first {number}")) + &ok("poison"));
+        wire.rest();
+    });
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    for number in 0..3 {
+        let answer = client.ask(request("GET /", ""));
+        assert_eq!(answer.text(), format!("first {number}"));
+    }
+}
+
+#[test]
+fn servers_are_found_by_name_and_by_socket() {
+    let (origin, _) = Origin::answering(ok("by name"));
+    let named = with_key(&format!("--server=http://localhost:{}", origin.port()), &[]);
+    assert_eq!(named.get_with_key("/", KEY).body, "by name");
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut room = [0; 4096];
+            while std::io::Read::read(&mut stream, &mut room).is_ok_and(|read| read > 0) {
+                stream.write_all(ok("by socket").as_bytes()).unwrap();
+            }
+        }
+    });
+    let socket = with_key(&format!("--server=unix:{}", path.display()), &[]);
+    let mut client = Wire::connect(socket.port());
+    for _ in 0..2 {
+        assert_eq!(client.ask(request("GET /", "")).text(), "by socket");
+    }
+}
+
+#[test]
+fn a_refused_body_that_is_short_costs_nobody_the_connection() {
+    let (origin, _) = Origin::answering(ok("ok"));
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    let no_key = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello";
+    for _ in 0..2 {
+        let answer = client.ask(no_key);
+        assert_eq!((answer.status(), answer.header("connection")), (401, None));
+    }
+    assert_eq!(client.ask(request("GET /", "")).status(), 200);
+    // One that is long ends it, and the answer arrives even though the client is still sending.
+    let long = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 900000\r\n\r\n";
+    client.send(long);
+    client.send(vec![b'x'; 600_000]);
+    let answer = client.message().unwrap();
+    assert_eq!(
+        (answer.status(), answer.header("connection")),
+        (401, Some("close"))
+    );
+    client.closes();
+}
+
+#[test]
+fn connections_have_a_limit_and_the_others_wait() {
+    let (origin, _) = Origin::answering(ok("ok"));
+    let proxy = proxy(origin.port(), &["--max-connections=2"]);
+    let mut first = Wire::connect(proxy.port());
+    let mut second = Wire::connect(proxy.port());
+    assert_eq!(first.ask(request("GET /", "")).status(), 200);
+    assert_eq!(second.ask(request("GET /", "")).status(), 200);
+    let mut third = Wire::connect(proxy.port());
+    third.send(request("GET /", ""));
+    third.stream.set_nonblocking(true).unwrap();
+    assert_eq!(proxy.metric_sum("authproxy_connections"), 2.0);
+    let nothing = third.stream.peek(&mut [0]);
+    assert_eq!(nothing.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    drop(first);
+    third.stream.set_nonblocking(false).unwrap();
+    assert_eq!(third.message().unwrap().status(), 200);
+}
+
+#[test]
+fn exchanges_with_the_server_have_a_limit_and_a_queue_that_has_one_too() {
+    let (held, freed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counted, released) = (held.clone(), freed.clone());
+    let origin = Origin::start(move |wire, _| {
+        while wire.message().is_some() {
+            let turn = counted.fetch_add(1, Ordering::SeqCst);
+            eventually("released", || released.load(Ordering::SeqCst) > turn);
+            wire.send(ok("ok"));
+        }
+    });
+    let proxy = proxy(origin.port(), &["--server-connections=1"]);
+    let mut clients: Vec<Wire> = (0..3).map(|_| Wire::connect(proxy.port())).collect();
+    clients[0].send(request("GET /", ""));
+    eventually("the first is there", || held.load(Ordering::SeqCst) == 1);
+    clients[1].send(request("GET /", ""));
+    eventually("the second waits", || {
+        proxy.metric_sum("authproxy_server_waiting") > 0.0
+    });
+    let answer = clients[2].ask(request("GET /", ""));
+    assert_eq!(
+        (answer.status(), answer.word().as_str()),
+        (503, "overloaded")
+    );
+    freed.store(2, Ordering::SeqCst);
+    for client in &mut clients[..2] {
+        assert_eq!(client.message().unwrap().status(), 200);
+    }
+    assert_eq!(origin.accepted(), 1);
+}
+
+#[test]
+fn a_second_process_on_the_port_is_an_error_with_a_remedy() {
+    let (origin, _) = Origin::answering(ok("ok"));
+    let proxy = proxy(origin.port(), &[]);
+    let second = std::process::Command::new(hostkit_tests::bin("authproxy"))
+        .arg(format!("--port={}", proxy.port()))
+        .args(["--server=http://127.0.0.1:1", "--right=all"])
+        .arg(format!("--acl-file={}", super::wire::acl_file().display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(73), "{said}");
+    assert!(said.contains("something else listens there"), "{said}");
+    assert_eq!(proxy.get_with_key("/", KEY).status, 200);
+}
+
+#[test]
+fn threads_share_a_port() {
+    let (origin, _) = Origin::answering(ok("ok"));
+    let proxy = proxy(origin.port(), &["--threads=2"]);
+    let mut clients: Vec<Wire> = (0..20).map(|_| Wire::connect(proxy.port())).collect();
+    for client in &mut clients {
+        assert_eq!(client.ask(request("GET /", "")).status(), 200);
+    }
+}

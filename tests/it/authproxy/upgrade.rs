@@ -1,1 +1,261 @@
 //! WebSockets, and no other upgrade.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use hostkit_tests::{Running, eventually, free_port, skip};
+
+use super::wire::{KEY, Message, Origin, Wire, proxy, request};
+
+const ASKED: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
+                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                        Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// A server that switches, and then sends back what it gets until that ends; `ahead` goes out with the head.
+fn echo(ahead: &'static str) -> Origin {
+    Origin::start(move |wire, _| {
+        let head = wire.head().unwrap_or_default();
+        if !head.to_lowercase().contains("\r\nupgrade: websocket\r\n") {
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain");
+            return;
+        }
+        wire.send(SWITCHED.to_owned() + ahead);
+        loop {
+            let byte = wire.exactly(1);
+            if byte.is_empty() {
+                break;
+            }
+            wire.send(byte);
+        }
+        wire.send("end");
+    })
+}
+
+fn switch(client: &mut Wire, lines: &str) -> Message {
+    client.ask_head(request("GET /chat", lines))
+}
+
+#[test]
+fn a_websocket_passes_bytes_both_ways_and_the_end_of_each() {
+    let origin = echo("ahead ");
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    let answer = switch(&mut client, ASKED);
+    assert_eq!(answer.status(), 101);
+    for (name, value) in [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+    ] {
+        assert_eq!(
+            answer.header(name).map(str::to_lowercase),
+            Some(value.to_lowercase())
+        );
+    }
+    assert_eq!(client.exactly(6), b"ahead ");
+    // Nothing of this is HTTP, and some of it looks like bad HTTP.
+    for frame in ["\0\n\r\n", "GET / HTTP/1.1\r\n\r\n", "\u{fffd}"] {
+        client.send(frame);
+        assert_eq!(client.exactly(frame.len()), frame.as_bytes());
+    }
+    client.finish();
+    assert_eq!(client.rest(), b"end", "the server may go on");
+}
+
+#[test]
+fn bytes_that_are_sent_with_the_request_are_not_lost() {
+    let origin = echo("");
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    client.send(request("GET /chat", ASKED) + "at once");
+    assert!(client.head().unwrap().starts_with("HTTP/1.1 101"));
+    assert_eq!(client.exactly(7), b"at once");
+}
+
+#[test]
+fn large_messages_pass() {
+    const SIZE: usize = 8 << 20;
+    let origin = Origin::start(|wire, _| {
+        wire.head();
+        wire.send(SWITCHED);
+        let got = wire.exactly(SIZE);
+        wire.send(got);
+        wire.rest();
+    });
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    assert_eq!(switch(&mut client, ASKED).status(), 101);
+    let sent: Vec<u8> = (0..SIZE).map(|at| (at * 7 % 251) as u8).collect();
+    client.send(&sent);
+    assert!(client.exactly(SIZE) == sent, "other bytes came back");
+}
+
+#[test]
+fn no_other_upgrade_reaches_the_server() {
+    for lines in [
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
+        "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n",
+        "Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket\r\n",
+        "Connection: Upgrade\r\nUpgrade: TLS/1.0\r\n",
+        // Without the option it is for somebody else.
+        "Upgrade: websocket\r\n",
+    ] {
+        let (origin, requests) =
+            Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain");
+        let proxy = proxy(origin.port(), &[]);
+        let mut client = Wire::connect(proxy.port());
+        let answer = client.ask(request("GET /", lines));
+        assert_eq!(
+            (answer.status(), answer.text().as_str()),
+            (200, "plain"),
+            "{lines:?}"
+        );
+        let seen = requests.lock().unwrap().remove(0);
+        for name in ["upgrade", "http2-settings", "connection"] {
+            assert_eq!(seen.header(name), None, "{lines:?}");
+        }
+        // The connection is still HTTP, and goes on.
+        assert_eq!(client.ask(request("GET /", "")).status(), 200);
+    }
+}
+
+#[test]
+fn what_is_no_websocket_request_is_not_upgraded() {
+    let proxied = |asked: String| {
+        let (origin, requests) =
+            Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain");
+        let proxy = proxy(origin.port(), &[]);
+        let answer = Wire::connect(proxy.port()).ask(asked);
+        assert_eq!(answer.text(), "plain");
+        let seen = requests.lock().unwrap().remove(0);
+        assert_eq!(
+            (seen.header("upgrade"), seen.header("connection")),
+            (None, None),
+            "{seen:?}"
+        );
+    };
+    proxied(request("POST /", &format!("{ASKED}Content-Length: 2\r\n")) + "{}");
+    proxied(request("GET /", &format!("{ASKED}Content-Length: 2\r\n")) + "{}");
+    proxied(format!(
+        "GET / HTTP/1.0\r\nHost: h\r\nX-API-Key: {KEY}\r\n{ASKED}\r\n"
+    ));
+}
+
+#[test]
+fn a_websocket_needs_a_key_like_everything_else() {
+    let origin = echo("");
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    let answer = client.ask(format!("GET /chat HTTP/1.1\r\nHost: h\r\n{ASKED}\r\n"));
+    assert_eq!(answer.status(), 401);
+    assert_eq!(origin.accepted(), 0);
+}
+
+#[test]
+fn a_server_may_refuse_to_switch() {
+    let (origin, _) =
+        Origin::answering("HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nno");
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    for _ in 0..2 {
+        let answer = client.ask(request("GET /", ASKED));
+        assert_eq!((answer.status(), answer.text().as_str()), (426, "no"));
+    }
+    assert_eq!(origin.accepted(), 1);
+}
+
+#[test]
+fn a_server_that_switches_to_what_nobody_asked_for_gets_nothing_through() {
+    for (lines, answer) in [
+        ("", SWITCHED),
+        (
+            ASKED,
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        ),
+        (ASKED, "HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+    ] {
+        let origin = Origin::start(move |wire, _| {
+            wire.head();
+            wire.send(answer);
+            wire.rest();
+        });
+        let proxy = proxy(origin.port(), &[]);
+        let got = Wire::connect(proxy.port()).ask(request("GET /", lines));
+        assert_eq!(
+            (got.status(), got.word().as_str()),
+            (502, "bad_gateway"),
+            "{answer:?}"
+        );
+    }
+}
+
+#[test]
+fn a_tunnel_ends_when_either_side_is_gone() {
+    let origin = Origin::start(|wire, _| {
+        wire.head();
+        wire.send(SWITCHED);
+        // Until it hears "bye", or nobody is there any more.
+        wire.until("bye");
+    });
+    let proxy = proxy(origin.port(), &["--client-timeout=400ms"]);
+    // Who is told of the end and does not end has some time to do so, and this is not about silence.
+    let mut stays = Wire::connect(proxy.port());
+    switch(&mut stays, ASKED);
+    std::thread::sleep(Duration::from_secs(1));
+    stays.send("bye");
+    stays.closes();
+    eventually("the tunnel ends", || {
+        proxy.metric_sum("authproxy_connections") == 0.0
+    });
+
+    let mut leaves = Wire::connect(proxy.port());
+    switch(&mut leaves, ASKED);
+    drop(leaves);
+    eventually("the tunnel ends", || {
+        proxy.metric_sum("authproxy_connections") == 0.0
+    });
+}
+
+#[test]
+fn a_real_client_and_a_real_server_understand_each_other() {
+    let python = |code: &str, arguments: &[String]| {
+        let mut command = Command::new("python3");
+        command.arg("-c").arg(code).args(arguments);
+        command
+    };
+    let known = python("import websockets", &[])
+        .stderr(Stdio::null())
+        .status();
+    if !known.is_ok_and(|status| status.success()) {
+        skip(
+            "a real WebSocket client",
+            "python3-websockets is not installed",
+        );
+        return;
+    }
+    let port = free_port();
+    let server = "import asyncio, sys, websockets\n\
+                  async def echo(peer, *_):\n\
+                  \x20   async for message in peer: await peer.send(message)\n\
+                  async def main():\n\
+                  \x20   async with websockets.serve(echo, '127.0.0.1', int(sys.argv[1])): await asyncio.Future()\n\
+                  asyncio.run(main())\n";
+    let _server = Running(python(server, &[port.to_string()]).spawn().unwrap());
+    eventually("the server listens", || {
+        std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    let proxy = proxy(port, &[]);
+    let client = "import asyncio, sys, websockets\n\
+                  async def main():\n\
+                  \x20   async with websockets.connect(sys.argv[1], max_size=None) as peer:\n\
+                  \x20       for size in [0, 1, 125, 126, 65536, 3000000]:\n\
+                  \x20           for message in ['x' * size, b'y' * size]:\n\
+                  \x20               await peer.send(message)\n\
+                  \x20               assert await peer.recv() == message\n\
+                  \x20       await (await peer.ping())\n\
+                  asyncio.run(main())\n";
+    let url = format!("ws://127.0.0.1:{}/chat?apikey={KEY}", proxy.port());
+    let status = python(client, &[url]).status().unwrap();
+    assert!(status.success());
+}
