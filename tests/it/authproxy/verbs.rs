@@ -1,1 +1,38 @@
-//! `key` and `serve-acl`.
+//! The verbs of authproxy as people and scripts use them.
+
+mod key;
+mod serve_acl;
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use hostkit_tests::{Outcome, bin};
+use serde_json::Value;
+
+fn authproxy(args: &[&str]) -> Command {
+    let mut command = Command::new(bin("authproxy"));
+    command.args(args);
+    command
+}
+
+/// Runs it with `stdin`.
+#[track_caller]
+fn run(mut command: Command, stdin: &str) -> Outcome {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Who refuses its command line does not read.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap().into()
+}
+
+fn check(engine: &[&str], asked: &[&str], key: &str) -> Outcome {
+    run(authproxy(&[&["key", "check"], engine, asked].concat()), key)
+}
+
+fn parsed(outcome: &Outcome) -> Value {
+    serde_json::from_str(&outcome.stdout).unwrap()
+}

@@ -1,0 +1,393 @@
+//! Servers that are well, dead, slow, flapping and lying, named by flags or by the live configuration.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use authproxy::permissions::liveconf::Liveconf;
+use authproxy::permissions::server::{DEADLINE, Servers};
+use authproxy::permissions::{BreakerState, Permissions as _};
+use hostkit_tests::acl::{Acl, Manner};
+use hostkit_tests::free_port;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+
+use super::{PATIENCE, block_on, hash, servers, told, until};
+
+/// Passes connections on to a port, and counts them.
+async fn relay(port: u16) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let here = listener.local_addr().unwrap().port();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+                tokio::io::copy_bidirectional(&mut near, &mut far).await
+            });
+        }
+    });
+    (here, count)
+}
+
+#[test]
+fn a_question_names_a_hash_and_an_answer_all_of_the_grant() {
+    let acl = Acl::start();
+    let grant = json!({
+        "id": "eightball", "rights": ["all", "write"], "hosts": ["*.Example.com"], "paths": ["/a/"],
+        "methods": ["GET"], "expires": "2027-01-31T00:00:00+00:00", "ttl": 30, "note": "for others",
+    });
+    acl.know("some-raw-key", grant);
+    block_on(async {
+        let url = acl.url().replace("http://", "http://me:open%20sesame@");
+        let servers = servers(&[format!("{url}/x?y=z")], PATIENCE);
+        let found = servers.find(hash("some-raw-key")).await.unwrap();
+        assert_eq!(found.ttl, Some(Duration::from_secs(30)));
+        let grant = found.grant.unwrap();
+        assert_eq!(
+            (&*grant.id, grant.expires),
+            ("eightball", Some(1_801_353_600))
+        );
+        assert_eq!(
+            (&*grant.hosts[0], &*grant.paths[0]),
+            ("*.example.com", "/a")
+        );
+        assert_eq!(told(&servers, "another").await, Ok(None));
+        let status = servers.status();
+        assert!(!format!("{status:?}").contains("sesame"), "{status:?}");
+    });
+    let asked = acl.requests()[0].to_ascii_lowercase();
+    let body = format!(r#"{{"v":1,"key_sha256":"{}"}}"#, hash("some-raw-key"));
+    assert!(asked.starts_with("post /acl/x?y=z http/1.1\r\n"), "{asked}");
+    assert!(
+        asked.contains(&format!("\r\nhost: 127.0.0.1:{}\r\n", acl.port())),
+        "{asked}"
+    );
+    assert!(
+        asked.contains("\r\ncontent-type: application/json\r\n"),
+        "{asked}"
+    );
+    assert!(
+        asked.contains("\r\nauthorization: basic bwu6b3blbibzzxnhbwu=\r\n"),
+        "{asked}"
+    );
+    assert!(asked.ends_with(&format!("\r\n\r\n{body}")), "{asked}");
+    assert!(!asked.contains("some-raw-key"), "{asked}");
+}
+
+#[test]
+fn whatever_is_no_answer_is_neither_a_grant_nor_a_denial() {
+    let status = |status: u16, body: &str| Manner::Status(status, body.to_owned());
+    let raw = |text: &str| Manner::Garbage(text.as_bytes().to_vec());
+    let known = r#"{"known":true,"id":"liar","rights":["all"]}"#;
+    let ok = "HTTP/1.1 200 OK\r\n";
+    let mut manners = vec![
+        Manner::Close,
+        status(200, ""),
+        status(200, "{}"),
+        status(200, "<html>"),
+        status(200, r#"{"known":"yes"}"#),
+        status(200, r#"{"known":1}"#),
+        status(200, r#"{"known":true}"#),
+        status(200, r#"{"known":true,"id":"two words","rights":["all"]}"#),
+        status(200, r#"{"known":true,"id":"a","rights":"all"}"#),
+        status(
+            200,
+            r#"{"known":true,"id":"a","rights":["all"],"expires":"soon"}"#,
+        ),
+        status(
+            200,
+            r#"{"known":true,"id":"a","rights":["all"],"paths":["/a/../b"]}"#,
+        ),
+        status(200, &format!("{known}{known}")),
+        status(200, &known[..known.len() - 1]),
+        // Longer than is read, whether that is said or found.
+        status(200, &format!("{}{known}", " ".repeat(65 << 10))),
+        raw(&format!(
+            "{ok}Transfer-Encoding: chunked\r\n\r\n{}",
+            format!("2000\r\n{}\r\n", " ".repeat(8192)).repeat(9)
+        )),
+        // Half of it, half of a head, none.
+        raw(&format!("{ok}Content-Length: 100\r\n\r\n{known}")),
+        raw(&format!(
+            "{ok}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{known}\r\n",
+            known.len()
+        )),
+        raw("HTTP/1.1 200 OK\r\nContent-"),
+        raw("SSH-2.0-OpenSSH_9.2\r\n"),
+        raw(&format!("{ok}X: {}\r\n\r\n{known}", "x".repeat(64 << 10))),
+        raw(&format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n{known}"
+        )),
+        raw("HTTP/1.1 204 No Content\r\n\r\n"),
+        raw(&format!(
+            "HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: {}\r\n\r\n{known}",
+            known.len()
+        )),
+    ];
+    for code in [
+        201, 202, 206, 301, 307, 400, 401, 403, 404, 410, 429, 500, 502, 503, 504,
+    ] {
+        manners.push(status(code, known));
+        manners.push(status(code, r#"{"known":false}"#));
+    }
+    let acl = Acl::start();
+    acl.know("good", json!({"id": "good"}));
+    block_on(async {
+        for manner in manners {
+            // New ones: the breaker of the others would soon be open.
+            let servers = servers(&[acl.url()], PATIENCE);
+            acl.behave(manner.clone());
+            let answer = told(&servers, "good").await;
+            let why = answer.expect_err(&format!("{manner:?}"));
+            assert!(why.starts_with(&acl.url()) && !why.contains('\n'), "{why}");
+            assert_eq!(
+                acl.asked(),
+                2,
+                "once more, in case it was a hiccup: {manner:?}"
+            );
+            acl.behave(Manner::Answer);
+            assert_eq!(told(&servers, "good").await, Ok(Some("good".to_owned())));
+        }
+    });
+}
+
+#[test]
+fn connections_are_kept_and_a_stale_one_costs_nobody_an_answer() {
+    let acl = Acl::start();
+    acl.know_all(["good"]);
+    block_on(async {
+        let (port, connections) = relay(acl.port()).await;
+        let servers = servers(&[format!("http://127.0.0.1:{port}")], PATIENCE);
+        for _ in 0..20 {
+            told(&servers, "good").await.unwrap();
+        }
+        assert_eq!(connections.load(Ordering::Relaxed), 1);
+        for _ in 0..5 {
+            acl.restart();
+            assert!(told(&servers, "good").await.unwrap().is_some());
+        }
+        let status = &servers.status()[0];
+        assert_eq!((status.answered, status.failed), (25, 0), "{status:?}");
+        assert!(status.last_success.is_some());
+    });
+}
+
+#[test]
+fn a_kept_connection_that_fails_under_the_question_is_replaced() {
+    let acl = Acl::start();
+    acl.know_all(["good"]);
+    // The second question of a connection is never answered.
+    acl.behave_in_turn(vec![Manner::Answer, Manner::Close]);
+    block_on(async {
+        let servers = servers(&[acl.url()], PATIENCE);
+        for _ in 0..6 {
+            assert!(told(&servers, "good").await.unwrap().is_some());
+        }
+        assert_eq!(servers.status()[0].failed, 0);
+    });
+}
+
+#[test]
+fn the_next_server_answers_where_one_fails() {
+    let (dead, slow, well) = (free_port(), Acl::start(), Acl::start());
+    well.know_all(["good"]);
+    slow.behave(Manner::Hang);
+    block_on(async {
+        let dead = format!("http://127.0.0.1:{dead}");
+        let servers = servers(&[dead, slow.url(), well.url()], Duration::from_secs(1));
+        while servers.status()[1].breaker == BreakerState::Closed {
+            assert!(told(&servers, "good").await.unwrap().is_some());
+        }
+        let status = servers.status();
+        assert_eq!(
+            (status[0].failed, status[1].failed, status[2].failed),
+            (5, 5, 0),
+            "{status:?}"
+        );
+        assert!(
+            status[0].last_error.as_ref().unwrap().contains("refused"),
+            "{status:?}"
+        );
+        assert!(
+            status[1]
+                .last_error
+                .as_ref()
+                .unwrap()
+                .contains("no answer within"),
+            "{status:?}"
+        );
+        assert_eq!(slow.asked(), 5);
+    });
+}
+
+#[test]
+fn a_server_that_fails_every_other_time_answers_every_question() {
+    let acl = Acl::start();
+    acl.know_all(["good"]);
+    acl.behave_in_turn(vec![Manner::Status(500, String::new()), Manner::Answer]);
+    block_on(async {
+        let servers = servers(&[acl.url()], PATIENCE);
+        for _ in 0..20 {
+            assert!(told(&servers, "good").await.unwrap().is_some());
+        }
+        assert_eq!(servers.status()[0].breaker, BreakerState::Closed);
+    });
+}
+
+#[test]
+fn a_dead_server_is_left_alone_until_one_question_finds_it_well() {
+    let acl = Acl::start();
+    acl.know_all(["good"]);
+    acl.behave(Manner::Status(500, String::new()));
+    block_on(async {
+        let servers = Arc::new(servers(&[acl.url()], PATIENCE));
+        while servers.status()[0].breaker == BreakerState::Closed {
+            assert!(told(&*servers, "good").await.is_err());
+        }
+        assert_eq!(acl.asked(), 5);
+        let why = told(&*servers, "good").await.unwrap_err();
+        assert!(
+            why.contains("left alone") && why.contains("answered 500"),
+            "{why}"
+        );
+
+        acl.behave(Manner::Hang);
+        let probing = tokio::spawn({
+            let servers = Arc::clone(&servers);
+            async move {
+                loop {
+                    let _ = told(&*servers, "good").await;
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        until(|| acl.asked() > 0).await;
+        assert_eq!(servers.status()[0].breaker, BreakerState::HalfOpen);
+        assert!(
+            told(&*servers, "good").await.is_err(),
+            "one probe is enough"
+        );
+        assert_eq!(acl.asked(), 1);
+        probing.abort();
+        assert!(probing.await.is_err());
+
+        // Whoever probed has given up: the next one does it.
+        acl.behave(Manner::Answer);
+        while told(&*servers, "good").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(servers.status()[0].breaker, BreakerState::Closed);
+        assert_eq!(servers.status()[0].last_error, None);
+    });
+}
+
+#[test]
+fn no_more_questions_are_under_way_than_are_bearable() {
+    let acl = Acl::start();
+    acl.know_all(["good"]);
+    acl.behave(Manner::Hang);
+    block_on(async {
+        let servers = Arc::new(servers(&[acl.url()], PATIENCE));
+        let asking: Vec<_> = (0..64)
+            .map(|_| {
+                let servers = Arc::clone(&servers);
+                tokio::spawn(async move { told(&*servers, "good").await })
+            })
+            .collect();
+        until(|| acl.asked() == 64).await;
+        let why = told(&*servers, "good").await.unwrap_err();
+        assert!(why.contains("under way"), "{why}");
+        assert_eq!(acl.asked(), 64);
+        asking.iter().for_each(tokio::task::JoinHandle::abort);
+        acl.behave(Manner::Answer);
+        while told(&*servers, "good").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn a_socket_file_is_a_server_too() {
+    let acl = Acl::start();
+    acl.know_all(["good"]);
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("a socket");
+    block_on(async {
+        let listener = UnixListener::bind(&path).unwrap();
+        let port = acl.port();
+        tokio::spawn(async move {
+            let (mut near, _) = listener.accept().await?;
+            let mut far = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+            tokio::io::copy_bidirectional(&mut near, &mut far).await
+        });
+        let servers = servers(&[format!("unix:{}", path.display())], PATIENCE);
+        assert!(told(&servers, "good").await.unwrap().is_some());
+    });
+}
+
+#[test]
+fn what_is_no_url_of_an_engine_is_refused_without_its_password() {
+    for url in [
+        "ftp://h/",
+        "unix:relative",
+        "unix://host/path",
+        "data:x",
+        "https://me:secret@[::1/",
+        "file:///x",
+    ] {
+        let Ok(url) = url.parse() else { continue };
+        let why = Servers::new(&[url], DEADLINE).unwrap_err().to_string();
+        assert!(
+            why.contains("cannot be a permissions engine") && !why.contains("secret"),
+            "{why}"
+        );
+    }
+    assert!(Servers::new(&[], DEADLINE).is_err());
+}
+
+#[test]
+fn the_live_configuration_may_come_later_and_change() {
+    let (one, two) = (Acl::start(), Acl::start());
+    one.know("good", json!({"id": "one"}));
+    two.know("good", json!({"id": "two"}));
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("liveconf.yaml");
+    let say = |text: String| {
+        let part = temp.path().join("part");
+        std::fs::write(&part, text).unwrap();
+        std::fs::rename(part, &path).unwrap();
+    };
+    block_on(async {
+        let liveconf = Arc::new(Liveconf::open(&path));
+        let why = told(&*liveconf, "good").await.unwrap_err();
+        assert!(why.contains("liveconf.yaml"), "{why}");
+        tokio::spawn(Arc::clone(&liveconf).follow());
+        let becomes = async |expected: &str| {
+            while told(&*liveconf, "good").await != Ok(Some(expected.to_owned())) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        say("other: 1\n".to_owned());
+        let told_of = async |text: &str| {
+            let trouble = || liveconf.status().file.unwrap().trouble;
+            until(|| trouble().is_some_and(|why| why.contains(text))).await;
+        };
+        told_of("has no `aclserver`").await;
+        say(format!("other: 1\naclserver: {}\n", one.url()));
+        becomes("one").await;
+        let dead = free_port();
+        say(format!(
+            "aclserver:\n- http://127.0.0.1:{dead}\n- {}\n",
+            two.url()
+        ));
+        becomes("two").await;
+        assert_eq!(liveconf.status().servers.len(), 2);
+        say("aclserver: [".to_owned());
+        told_of("liveconf.yaml:").await;
+        assert_eq!(told(&*liveconf, "good").await, Ok(Some("two".to_owned())));
+    });
+}

@@ -1,0 +1,269 @@
+//! `key new`, `key hash`, `key check`.
+
+use std::io::{Read as _, Write as _};
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use hostkit_tests::acl::{Acl, Manner, hash};
+use hostkit_tests::tls::Authority;
+use hostkit_tests::{Running, bin, free_port};
+use serde_json::json;
+use tokio_rustls::TlsAcceptor;
+
+use super::{authproxy, check, parsed, run};
+
+#[test]
+fn a_new_key_is_shown_once_and_its_entry_lets_it_in() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("acl.yaml");
+    let scopes = [
+        "--host=*.example.com",
+        "--path=/a,/b/",
+        "--method=GET",
+        "--expires=2999-01-31",
+    ];
+    let new = [
+        &["key", "new", "--id=alice", "--right=all,write"],
+        &scopes[..],
+    ]
+    .concat();
+    let plain = run(authproxy(&new), "").exits(0);
+    let (key, entry) = plain.stdout.split_once("\n\n").unwrap();
+    let random = key.strip_prefix("hk_").unwrap();
+    assert!(
+        random.len() == 43 && random.bytes().all(|byte| byte.is_ascii_alphanumeric()),
+        "{key}"
+    );
+    assert!(!entry.contains(key) && plain.stderr.is_empty());
+    let other = run(authproxy(&["key", "new", "--json"]), "").exits(0);
+    let other = parsed(&other);
+    std::fs::write(&file, format!("keys:\n{entry}- {}\n", other["entry"])).unwrap();
+
+    let engine = ["--acl-file", file.to_str().unwrap()];
+    let told = check(&engine, &["--json"], &format!("{key}\n")).exits(0);
+    let expected = json!({
+        "known": true, "passes": true, "error": null, "sha256": hash(key),
+        "grant": {
+            "id": "alice", "rights": ["all", "write"], "hosts": ["*.example.com"], "paths": ["/a", "/b"],
+            "methods": ["GET"], "expires": "2999-01-31T00:00:00Z",
+        },
+    });
+    assert_eq!(parsed(&told), expected);
+    let other = check(&engine, &[], other["key"].as_str().unwrap()).exits(0);
+    assert!(other.stdout.starts_with("id: key-"), "{}", other.stdout);
+    assert!(
+        other.stdout.ends_with(
+            "rights: all\nhosts: all\npaths: all\nmethods: all\nexpires: never\npasses\n"
+        )
+    );
+}
+
+#[test]
+fn a_new_key_that_nothing_could_read_is_not_made() {
+    for wrong in [
+        "--id=two words",
+        "--right=",
+        "--host=http://x",
+        "--path=a",
+        "--method=get",
+        "--expires=soon",
+    ] {
+        let refused = run(authproxy(&["key", "new", wrong]), "").exits(2);
+        assert!(refused.stdout.is_empty(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_hash_is_that_of_what_was_typed() {
+    let expected = "5b11618c2e44027877d0cd0921ed166b9f176f50587fc91e7534dd2946db77d6";
+    for stdin in ["secret1\n", "secret1", " secret1 \r\nmore\n"] {
+        assert_eq!(
+            run(authproxy(&["key", "hash"]), stdin).exits(0).stdout,
+            format!("{expected}\n")
+        );
+    }
+    let json = run(authproxy(&["key", "hash", "--json"]), "secret1").exits(0);
+    assert_eq!(parsed(&json), json!({"sha256": hash("secret1")}));
+    run(authproxy(&["key", "hash"]), "\n")
+        .exits(2)
+        .says("there is no key");
+    run(authproxy(&["key", "hash"]), "").exits(2);
+    run(authproxy(&["key", "hash"]), &"x".repeat(20_000))
+        .exits(2)
+        .says("16 KiB");
+}
+
+#[test]
+fn a_key_on_the_command_line_is_refused_and_not_repeated() {
+    for verb in [
+        &["key", "hash", "hk_secret"][..],
+        &["key", "check", "hk_secret", "--acl-file=/x"],
+    ] {
+        let refused = run(authproxy(verb), "").exits(2).says("history");
+        assert!(!refused.stderr.contains("hk_secret"), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn a_key_that_is_typed_is_not_shown() {
+    let mut child = Command::new("script")
+        .args([
+            "-qec",
+            &format!("{} key hash", bin("authproxy").display()),
+            "/dev/null",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let _child = Running(child);
+    let mut shown = Vec::new();
+    while !shown.ends_with(b"Key: ") {
+        let mut byte = [0];
+        assert_eq!(
+            stdout.read(&mut byte).unwrap(),
+            1,
+            "{}",
+            String::from_utf8_lossy(&shown)
+        );
+        shown.extend(byte);
+    }
+    stdin.write_all(b"hk_secret\n").unwrap();
+    stdout.read_to_end(&mut shown).unwrap();
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(
+        shown.contains(&hash("hk_secret")) && !shown.contains("hk_secret"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_check_says_which_word_a_request_would_get() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("acl.yaml");
+    let entry = json!({
+        "id": "alice", "sha256": hash("key"), "rights": ["all"], "hosts": ["example.com"], "paths": ["/a"],
+        "methods": ["GET"],
+    });
+    let old =
+        json!({"id": "bob", "sha256": hash("old"), "rights": ["all"], "expires": "2001-01-01"});
+    std::fs::write(&file, json!({"keys": [entry, old]}).to_string()).unwrap();
+    let engine = ["--acl-file", file.to_str().unwrap()];
+    for (key, asked, word) in [
+        ("key", &[][..], None),
+        (
+            "key",
+            &[
+                "--right=all",
+                "--method=GET",
+                "--path=/a/b",
+                "--host=Example.com:80",
+            ],
+            None,
+        ),
+        ("key", &["--right=all,write"], Some("missing_right")),
+        ("key", &["--method=POST"], Some("method_not_allowed")),
+        ("key", &["--path=/ab"], Some("path_not_allowed")),
+        ("key", &["--path=/a/../b"], Some("ambiguous_path")),
+        ("key", &["--host=example.org"], Some("host_not_allowed")),
+        ("old", &[], Some("expired_key")),
+        ("nobody's", &[], Some("unknown_key")),
+    ] {
+        let code = if word.is_some() { 77 } else { 0 };
+        let plain = check(&engine, asked, key).exits(code);
+        let expected = word.map_or("passes".to_owned(), |word| format!(", {word})"));
+        assert!(
+            plain.stdout.trim_end().ends_with(&expected),
+            "{}",
+            plain.stdout
+        );
+        let json = parsed(&check(&engine, &[asked, &["--json"]].concat(), key).exits(code));
+        assert_eq!(
+            (json["error"].as_str(), &json["passes"]),
+            (word, &json!(word.is_none()))
+        );
+    }
+    let missing = temp.path().join("other.yaml");
+    check(&["--acl-file", missing.to_str().unwrap()], &[], "key")
+        .exits(78)
+        .says("other.yaml");
+    check(&[], &[], "key").exits(2);
+}
+
+#[test]
+fn a_check_asks_servers_as_the_proxy_would() {
+    let acl = Acl::start();
+    acl.know("key", json!({"id": "alice"}));
+    let dead = format!("http://me:secret@127.0.0.1:{}/", free_port());
+    let engine = format!("--acl-server={dead},{}", acl.url());
+    check(&[&engine], &[], "key").exits(0);
+    check(&[&engine], &[], "other").exits(77);
+    acl.behave(Manner::Status(403, r#"{"known":false}"#.to_owned()));
+    let failed = check(&[&engine], &[], "other")
+        .exits(69)
+        .says("answered 403");
+    assert!(!failed.stderr.contains("secret"), "{}", failed.stderr);
+    check(&["--acl-server=ftp://x"], &[], "key")
+        .exits(78)
+        .says("cannot be a permissions engine");
+}
+
+/// Speaks TLS with the certificate of `authority`, in front of a port; to the end of the test process.
+fn tls(authority: &Authority, port: u16) -> u16 {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let here = listener.local_addr().unwrap().port();
+    listener.set_nonblocking(true).unwrap();
+    let acceptor = TlsAcceptor::from(authority.server_config());
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            loop {
+                let (near, _) = listener.accept().await.unwrap();
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let mut near = acceptor.accept(near).await?;
+                    let mut far =
+                        tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+                    tokio::io::copy_bidirectional(&mut near, &mut far).await
+                });
+            }
+        });
+    });
+    here
+}
+
+#[test]
+fn a_server_has_to_show_a_certificate_that_this_host_trusts() {
+    let acl = Acl::start();
+    acl.know("key", json!({"id": "alice"}));
+    let ask = |port: u16, host: &str, ca: &Path| {
+        let server = format!("--acl-server=https://{host}:{port}/");
+        let mut command = authproxy(&["key", "check", &server]);
+        command.env("SSL_CERT_FILE", ca).env_remove("SSL_CERT_DIR");
+        run(command, "key")
+    };
+    let authority = Authority::new();
+    let port = tls(&authority, acl.port());
+    ask(port, "localhost", &authority.ca()).exits(0);
+    ask(port, "127.0.0.1", &authority.ca()).exits(0);
+    ask(port, "localhost", &Authority::new().ca())
+        .exits(69)
+        .says("certificate");
+    for authority in [Authority::expired(), Authority::wrong_name()] {
+        let port = tls(&authority, acl.port());
+        ask(port, "localhost", &authority.ca())
+            .exits(69)
+            .says("certificate");
+    }
+    ask(port, "localhost", Path::new("/dev/null"))
+        .exits(78)
+        .says("SSL_CERT_FILE");
+    ask(acl.port(), "localhost", &authority.ca()).exits(69);
+}
