@@ -91,7 +91,7 @@ pub struct Flags {
     /// The permissions engine: a YAML file of keys, followed as it changes
     #[arg(long, value_name = "FILE", help_heading = "Permissions engine")]
     pub acl_file: Option<PathBuf>,
-    /// The permissions engine: http or https URLs that are asked in this order. Repeatable, or with commas
+    /// The permissions engine: URLs (http, https, unix:/PATH) that are asked in this order. Repeatable, or with commas
     #[arg(
         long,
         value_name = "URL",

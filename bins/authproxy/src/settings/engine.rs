@@ -5,6 +5,7 @@ use std::path::Path;
 use super::validate::{Wrong, wrong};
 use super::{Engine, Server, Shared, secret};
 use crate::cli::Flags;
+use crate::permissions::server;
 
 /// Where the secret is when nobody says.
 const SECRET: &str = "/etc/hostkit/authproxy.secret";
@@ -22,21 +23,7 @@ pub(super) fn engine(flags: &Flags) -> Result<Engine, Wrong> {
         (Some(file), None, false) => Ok(Engine::File(file.clone())),
         (None, Some(urls), false) => {
             for url in urls {
-                let shown = hostkit::mask::url(url.as_str());
-                if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-                    return Err(wrong(
-                        format!("--acl-server={shown} is no http or https URL"),
-                        "write it like http://acl:8080/check",
-                    ));
-                }
-                if !url.username().is_empty() || url.password().is_some() {
-                    return Err(wrong(
-                        format!(
-                            "--acl-server={shown} has a name or a password, which are not sent"
-                        ),
-                        "leave out what stands before @",
-                    ));
-                }
+                server::check(url).map_err(|what| wrong("--acl-server", what))?;
             }
             match urls.as_slice() {
                 [] => Err(wrong("--acl-server is empty", "name a permissions engine")),
@@ -78,8 +65,7 @@ pub(super) fn shared(flags: &Flags, warnings: &mut Vec<String>) -> Result<Option
     }
     let default = Path::new(SECRET);
     let path = flags.cache_secret_file.as_deref().unwrap_or(default);
-    let read = secret::read(path).map_err(|what| wrong(what, "memcached is not used without"))?;
-    match read {
+    match secret::read(path)? {
         secret::Read::Secret(secret, warning) => {
             warnings.extend(warning);
             Ok(Some(Shared {

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::Secret;
+use super::validate::{Wrong, wrong};
 
 /// The shortest secret, in bytes: 128 bits.
 const SHORTEST: usize = 16;
@@ -22,8 +23,8 @@ pub(super) enum Read {
 /// Reads a secret. White space around it does not count.
 ///
 /// # Errors
-/// The file is one that must not be used: the message says why and what to do.
-pub(super) fn read(path: &Path) -> Result<Read, String> {
+/// The file is one that must not be used.
+pub(super) fn read(path: &Path) -> Result<Read, Wrong> {
     let shown = path.display();
     let opened = std::fs::File::open(path).and_then(|file| {
         let metadata = file.metadata()?;
@@ -37,21 +38,25 @@ pub(super) fn read(path: &Path) -> Result<Read, String> {
     };
     let mode = metadata.permissions().mode();
     if mode & 0o022 != 0 {
-        return Err(format!(
-            "{shown} can be written by others (mode {:04o}): chmod go-w it, and make a new secret",
-            mode & 0o7777
+        return Err(wrong(
+            format!(
+                "{shown} can be written by others (mode {:04o})",
+                mode & 0o7777
+            ),
+            "chmod go-w it, and make a new secret",
         ));
     }
     if bytes.len() as u64 > LONGEST {
-        return Err(format!(
-            "{shown} is longer than {LONGEST} bytes: is it the right file?"
+        return Err(wrong(
+            format!("{shown} is longer than {LONGEST} bytes"),
+            "is it the right file?",
         ));
     }
     let secret = bytes.trim_ascii();
     if secret.len() < SHORTEST {
-        return Err(format!(
-            "the secret in {shown} is shorter than {SHORTEST} bytes: make one with \
-             `openssl rand -hex 32`, the same for all hosts"
+        return Err(wrong(
+            format!("the secret in {shown} is shorter than {SHORTEST} bytes"),
+            "make one with `openssl rand -hex 32`, the same for all hosts",
         ));
     }
     let warning = (mode & 0o004 != 0).then(|| {
