@@ -16,7 +16,7 @@ use hyper::HeaderMap;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
@@ -101,6 +101,11 @@ pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, thread: &Arc<
     // What a slow reader does not take stays where it is bounded, and how much it takes shows: without this the kernel
     // grows its buffer to megabytes, and reports nothing until a third of it has gone.
     let _ = SockRef::from(&stream).set_tcp_notsent_lowat(BUFFER as u32);
+    // The runtime takes a new connection for readable until a read says otherwise. A connection that sends nothing would
+    // get a session at once; of one that has sent something the next poll tells.
+    let _ = stream.try_io(Interest::READABLE, || {
+        Err::<(), _>(io::ErrorKind::WouldBlock.into())
+    });
     let mut new = true;
     while parked(&stream, new, thread).await {
         new = false;
