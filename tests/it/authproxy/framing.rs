@@ -1,1 +1,128 @@
 //! Every request line that a backend could see carries a valid key, whatever is sent.
+//!
+//! What is refused by rule is in [`table`]; what attackers send is in [`attacks`], and is judged by what four kinds of
+//! parsers see at the backend, not by what authproxy answers.
+
+mod attacks;
+mod bytes;
+mod fuzz;
+mod sender;
+mod suite;
+mod table;
+
+use hostkit_tests::acl;
+use hostkit_tests::authproxy::Authproxy;
+use hostkit_tests::backend::Backend;
+use hostkit_tests::backend::reading::{Ends, Framing, Personality, Reading, Request};
+use tempfile::TempDir;
+
+/// The one key that is worth anything.
+const KEY: &str = "valid-key";
+
+/// The backend that reads most strictly; what others would see in the same bytes is known from the record.
+const STRICT: Personality = Personality {
+    ends: Ends::Crlf,
+    framing: Framing::Chunked,
+};
+
+/// authproxy between attackers and a backend that records.
+struct Rig {
+    backend: Backend,
+    proxy: Authproxy,
+    _directory: TempDir,
+}
+
+impl Rig {
+    /// Whatever never ends is ended soon.
+    fn start(personality: Personality) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("acl.yaml");
+        acl::write_file(&file, &[(KEY, &["all"])]);
+        let backend = Backend::start(personality);
+        let proxy = Authproxy::before(
+            backend.port(),
+            &[
+                &format!("--acl-file={}", file.display()),
+                "--client-timeout=1s",
+                "--idle-timeout=1s",
+                "--timeout=5s",
+                "--access-log=off",
+            ],
+        );
+        Self {
+            backend,
+            proxy,
+            _directory: directory,
+        }
+    }
+}
+
+/// Whether a request has the valid key where authproxy looks for one, or is what a browser asks before it sends one.
+fn may_be_there(request: &Request) -> bool {
+    let authorization = request.values("authorization").any(|value| {
+        let key = value.split_once(' ').map(|(_, key)| key.trim());
+        key == Some(KEY)
+    });
+    let query = request
+        .target()
+        .split_once('?')
+        .map_or("", |(_, query)| query);
+    let query = query.split('#').next().unwrap_or_default();
+    let parameter = query.split('&').any(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        decode(name) == "apikey" && decode(value) == KEY
+    });
+    let preflight = request.line.starts_with("OPTIONS ")
+        && request.header("access-control-request-method").is_some();
+    request.values("x-api-key").any(|value| value == KEY) || authorization || parameter || preflight
+}
+
+/// A name or value of a query without its escapes.
+fn decode(text: &str) -> String {
+    let mut decoded = String::new();
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let escaped = rest.strip_prefix('%').and_then(|rest| rest.get(..2));
+        if let Some(byte) = escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            decoded.push(char::from(byte));
+            rest = &rest[3..];
+        } else {
+            decoded.push(if c == '+' { ' ' } else { c });
+            rest = &rest[c.len_utf8()..];
+        }
+    }
+    decoded
+}
+
+/// What is wrong with a record, in words: lines without a key, framing that is broken, and what not all read alike.
+fn violations(backend: &Backend) -> Vec<String> {
+    let mut found = Vec::new();
+    for (connection, bytes) in backend.record().iter().enumerate() {
+        let readings = Personality::ALL.map(|personality| (personality, personality.read(bytes)));
+        for (personality, reading) in &readings {
+            let named = |what: &str| format!("{connection} {personality:?}: {what}");
+            let keyless = reading.requests.iter().filter(|one| !may_be_there(one));
+            found.extend(keyless.map(|one| named(&format!("no key: {:?}", one.line))));
+            if reading.broken {
+                found.push(named(&format!("broken after {:?}", last_line(reading))));
+            }
+        }
+        let [(_, first), others @ ..] = &readings;
+        for (personality, reading) in others {
+            if lines(reading) != lines(first) {
+                let what = format!("{:?} and not {:?}", lines(reading), lines(first));
+                found.push(format!("{connection} {personality:?} sees {what}"));
+            }
+        }
+    }
+    found
+}
+
+fn lines(reading: &Reading) -> Vec<&str> {
+    let requests = reading.requests.iter();
+    requests.map(|request| request.line.as_str()).collect()
+}
+
+fn last_line(reading: &Reading) -> &str {
+    lines(reading).last().copied().unwrap_or_default()
+}

@@ -1,0 +1,26 @@
+//! Requests as bytes: one character is one byte, so that a case can be written down and printed.
+
+/// The bytes of a text whose characters are below 256.
+pub(super) fn latin(text: &str) -> Vec<u8> {
+    text.chars()
+        .map(|c| u8::try_from(u32::from(c)).expect("one character is one byte"))
+        .collect()
+}
+
+/// A head from its request line and its other lines, none of which has its end.
+pub(super) fn head(line: &str, headers: &[&str]) -> String {
+    let mut text = format!("{line}\r\n");
+    for header in headers {
+        text.push_str(header);
+        text.push_str("\r\n");
+    }
+    text + "\r\n"
+}
+
+/// What stands after every case: a request that is right, and the last of its connection.
+pub(super) fn victim(name: &str) -> String {
+    head(
+        &format!("GET /victim-{name} HTTP/1.1"),
+        &["Host: x", "X-API-Key: valid-key", "Connection: close"],
+    )
+}
