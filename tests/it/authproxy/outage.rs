@@ -1,1 +1,276 @@
 //! The engine and every memcached die in mid-load.
+//!
+//! In the normal run a minute is a second; under `HOSTKIT_TEST_LONG` the times are those of the defaults.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hostkit_tests::acl::{Acl, Manner};
+use hostkit_tests::authproxy::Authproxy;
+use hostkit_tests::backend::reading::{Ends, Framing, Personality};
+use hostkit_tests::backend::{BODY, Backend};
+use hostkit_tests::load::{Connections, Load, Plan, Report};
+use hostkit_tests::memcached::{Memcached, addresses};
+use hostkit_tests::{eventually, long, or_skip, patience, within};
+use serde_json::json;
+use tempfile::TempDir;
+
+/// The keys that clients have.
+const KEYS: &[&str] = &["alice-key", "bob-key", "carol-key", "dave-key"];
+const SECRET: &str = "a secret that all hosts share";
+
+/// A minute of the issue.
+fn minutes(count: u32) -> Duration {
+    let minute = if long() { 60 } else { 1 };
+    Duration::from_secs(minute) * count
+}
+
+/// authproxy with all that it depends on.
+struct Rig {
+    acl: Acl,
+    memcached: Vec<Memcached>,
+    backend: Backend,
+    proxy: Authproxy,
+    _directory: TempDir,
+}
+
+impl Rig {
+    /// With the times of the defaults: a minute for a grant, ten more while the engine fails.
+    fn start() -> Result<Self, String> {
+        let stale = format!("--stale-if-error={}s", minutes(10).as_secs());
+        let allowed = format!("--ttl-allowed={}s", minutes(1).as_secs());
+        Self::with(&[&allowed, &stale])
+    }
+
+    fn with(args: &[&str]) -> Result<Self, String> {
+        let memcached = Memcached::several(3)?;
+        let acl = Acl::start();
+        acl.know_all(KEYS.iter().copied());
+        let backend = Backend::start(Personality {
+            ends: Ends::Crlf,
+            framing: Framing::Chunked,
+        });
+        let directory = tempfile::tempdir().unwrap();
+        let secret = directory.path().join("secret");
+        std::fs::write(&secret, SECRET).unwrap();
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&secret, private).unwrap();
+        let (engine, servers) = (acl.url(), addresses(&memcached));
+        let own = [
+            format!("--acl-server={engine}"),
+            format!("--memcache_servers={servers}"),
+            format!("--cache-secret-file={}", secret.display()),
+        ];
+        let mut all: Vec<&str> = own.iter().map(String::as_str).collect();
+        all.extend([
+            "--cache=1",
+            "--cache_prefix=eightball",
+            "--ttl-denied=200ms",
+        ]);
+        all.extend(["--ttl-error=50ms", "--access-log=off"]);
+        all.extend(args);
+        let proxy = Authproxy::before(backend.port(), &all);
+        Ok(Self {
+            acl,
+            memcached,
+            backend,
+            proxy,
+            _directory: directory,
+        })
+    }
+
+    /// A load for each known key, all of whom have been served.
+    fn loads(&self) -> Vec<Load> {
+        let target = SocketAddr::from(([127, 0, 0, 1], self.proxy.port()));
+        let start = |key: &&str| {
+            Load::start(Plan {
+                path: format!("/?apikey={key}"),
+                clients: 4,
+                rate: 20.0,
+                timeout: patience(),
+                ..Plan::new(target, BODY, Connections::KeepAlive)
+            })
+        };
+        let loads: Vec<Load> = KEYS.iter().map(start).collect();
+        loads.iter().for_each(|load| load.more(10));
+        loads
+    }
+
+    /// What a key comes to: status and machine word.
+    fn ask(&self, key: &str) -> (u16, Option<String>) {
+        let answer = self.proxy.get_with_key("/", key);
+        (answer.status, answer.word())
+    }
+}
+
+const UNAVAILABLE: &str = "engine_unavailable";
+
+#[track_caller]
+fn nobody_noticed(loads: Vec<Load>) {
+    let reports: Vec<Report> = loads.into_iter().map(Load::stop).collect();
+    for report in reports {
+        assert!(report.clean(), "{report}");
+    }
+}
+
+#[test]
+fn nobody_with_a_known_key_notices_ten_minutes_without_engine_and_memcached() {
+    let Some(rig) = or_skip("memcached", Rig::start()) else {
+        return;
+    };
+    let loads = rig.loads();
+    rig.acl.kill();
+    rig.memcached.iter().for_each(Memcached::kill);
+    // Grants were last believed at most a minute before; what is left of the ten is less the time to stop the loads.
+    let mut number = 0;
+    within(minutes(9), || {
+        number += 1;
+        let unknown = rig.ask(&format!("unknown-{number}"));
+        assert_eq!(unknown, (503, Some(UNAVAILABLE.to_owned())));
+        loads.iter().for_each(|load| load.more(5));
+        false
+    });
+    assert!(number > 10, "{number}");
+    nobody_noticed(loads);
+    let stale = rig.proxy.get_with_key("/", KEYS[0]);
+    assert_eq!(stale.header("x-auth-stale"), Some("1"), "{stale:?}");
+    // It is bounded.
+    let limit = minutes(3) + patience();
+    let mut last = (200, None);
+    let ended = within(limit, || {
+        last = rig.ask(KEYS[0]);
+        last.0 != 200
+    });
+    assert!(ended, "still believed");
+    assert_eq!(last, (503, Some(UNAVAILABLE.to_owned())));
+    rig.acl.restart();
+    eventually("all is as it was", || rig.ask(KEYS[0]).0 == 200);
+    eventually("unknown is unknown again", || rig.ask("unknown-1").0 == 403);
+    let fresh = rig.proxy.get_with_key("/", KEYS[0]);
+    assert_eq!(fresh.header("x-auth-stale"), None);
+}
+
+#[test]
+fn memcached_dies_hangs_and_comes_back_and_nobody_notices() {
+    let Some(rig) = or_skip("memcached", Rig::with(&["--ttl-allowed=100ms"])) else {
+        return;
+    };
+    let loads = rig.loads();
+    let more = || loads.iter().for_each(|load| load.more(20));
+    let newcomers = |name: &str| {
+        for number in 0..10 {
+            let key = format!("{name}-{number}");
+            rig.acl.know(&key, json!({}));
+            assert_eq!(rig.ask(&key).0, 200, "{key}");
+        }
+    };
+    let used = || {
+        let gets = rig.memcached.iter().map(|one| one.stat("cmd_get"));
+        gets.sum::<u64>()
+    };
+    eventually("memcached is used", || used() > 0);
+    rig.memcached[0].stall();
+    newcomers("one-stalled");
+    more();
+    rig.memcached.iter().for_each(Memcached::stall);
+    newcomers("all-stalled");
+    more();
+    rig.memcached.iter().for_each(Memcached::resume);
+    rig.memcached[1].kill();
+    newcomers("one-dead");
+    more();
+    rig.memcached.iter().for_each(Memcached::kill);
+    newcomers("all-dead");
+    more();
+    rig.memcached.iter().for_each(Memcached::restart);
+    newcomers("all-new");
+    more();
+    let before = used();
+    eventually("memcached is used again", || {
+        loads.iter().for_each(|load| load.more(1));
+        used() > before
+    });
+    nobody_noticed(loads);
+}
+
+#[test]
+fn an_engine_that_flaps_hangs_and_lies_is_not_noticed_by_those_it_knew() {
+    let Some(rig) = or_skip("memcached", Rig::with(&["--ttl-allowed=50ms"])) else {
+        return;
+    };
+    let loads = rig.loads();
+    let html = "<html>It works!</html>".to_owned();
+    let lies = [
+        Manner::Status(200, html.clone()),
+        Manner::Status(
+            200,
+            r#"{"known":"yes","id":"x","rights":["all"]}"#.to_owned(),
+        ),
+        Manner::Status(200, r#"{"known":true,"rights":["all"]}"#.to_owned()),
+        Manner::Status(200, r#"{"known":true,"id":"x"}"#.to_owned()),
+        Manner::Status(
+            200,
+            r#"[{"known":true,"id":"x","rights":["all"]}]"#.to_owned(),
+        ),
+        Manner::Status(200, String::new()),
+        Manner::Status(200, format!("{{\"known\":true,{}", " ".repeat(1 << 20))),
+        Manner::Status(404, r#"{"known":false}"#.to_owned()),
+        Manner::Status(403, html),
+        Manner::Status(500, String::new()),
+        Manner::Status(302, String::new()),
+        Manner::Garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{\"known\":true".to_vec()),
+        Manner::Garbage(vec![0; 4096]),
+        Manner::Close,
+    ];
+    for (number, lie) in lies.iter().enumerate() {
+        rig.acl.behave(lie.clone());
+        let unknown = rig.ask(&format!("lied-about-{number}"));
+        assert_eq!(unknown, (503, Some(UNAVAILABLE.to_owned())), "{lie:.100?}");
+        eventually("known keys are asked about, too", || {
+            loads.iter().for_each(|load| load.more(1));
+            KEYS.iter().any(|key| rig.acl.asked_about(key) > 0)
+        });
+    }
+    let mut turns = vec![Manner::Answer, Manner::After(Duration::from_millis(20))];
+    turns.extend(lies);
+    rig.acl.behave_in_turn(turns);
+    loads.iter().for_each(|load| load.more(100));
+    rig.acl.behave(Manner::Hang);
+    loads.iter().for_each(|load| load.more(100));
+    rig.acl.behave(Manner::Answer);
+    nobody_noticed(loads);
+}
+
+#[test]
+fn a_restart_during_the_outage_takes_what_memcached_has() {
+    let args = ["--ttl-allowed=50ms", "--stale-if-error=1h"];
+    let Some(mut rig) = or_skip("memcached", Rig::with(&args)) else {
+        return;
+    };
+    for key in KEYS {
+        assert_eq!(rig.ask(key).0, 200);
+    }
+    eventually("memcached has them all", || {
+        let held = rig.memcached.iter().map(|one| one.keys().len());
+        held.sum::<usize>() == KEYS.len()
+    });
+    rig.acl.kill();
+    rig.proxy.restart();
+    for key in KEYS {
+        assert_eq!(rig.ask(key), (200, None), "{key}");
+    }
+    eventually("they are stale, and served", || {
+        let answer = rig.proxy.get_with_key("/", KEYS[0]);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.header("x-auth-stale").is_some()
+    });
+    assert_eq!(rig.ask("unknown"), (503, Some(UNAVAILABLE.to_owned())));
+    // Without memcached a restart forgets; that is no denial either.
+    rig.memcached.iter().for_each(Memcached::kill);
+    rig.proxy.restart();
+    assert_eq!(rig.ask(KEYS[0]), (503, Some(UNAVAILABLE.to_owned())));
+    assert!(rig.backend.requests().iter().all(|request| {
+        let id = request.header("x-auth-id");
+        id.is_some_and(|id| KEYS.iter().any(|key| key.starts_with(id)))
+    }));
+}
