@@ -26,7 +26,7 @@ impl Nginx {
     /// # Errors
     /// nginx is not installed.
     pub fn start(authority: &Authority, root: &Path) -> Result<Self, String> {
-        Self::launch(authority, root, "")
+        Self::start_with(authority, root, "")
     }
 
     /// The same with `limit_rate` on each connection, in nginx's words (`40m` is 40 MiB/s).
@@ -34,10 +34,14 @@ impl Nginx {
     /// # Errors
     /// nginx is not installed.
     pub fn start_limited(authority: &Authority, root: &Path, rate: &str) -> Result<Self, String> {
-        Self::launch(authority, root, &format!("limit_rate {rate};"))
+        Self::start_with(authority, root, &format!("limit_rate {rate};"))
     }
 
-    fn launch(authority: &Authority, root: &Path, extra: &str) -> Result<Self, String> {
+    /// The same with more directives in its `server`.
+    ///
+    /// # Errors
+    /// nginx is not installed.
+    pub fn start_with(authority: &Authority, root: &Path, extra: &str) -> Result<Self, String> {
         let nginx = which("nginx")?;
         let prefix = tempfile::tempdir().unwrap();
         for _ in 0..ATTEMPTS {
@@ -70,6 +74,12 @@ impl Nginx {
         }
         let log = std::fs::read_to_string(prefix.path().join("error.log")).unwrap_or_default();
         panic!("nginx does not start: {log}");
+    }
+
+    /// The port without TLS.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.http
     }
 
     /// The plain URL of a path, which begins with a slash.
