@@ -1,1 +1,260 @@
 //! What idle connections and many keys cost.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hostkit_tests::acl::{self, Acl};
+use hostkit_tests::authproxy::Authproxy;
+use hostkit_tests::backend::Backend;
+use hostkit_tests::backend::reading::{Ends, Framing, Personality};
+use hostkit_tests::{eventually, long, patience};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tempfile::TempDir;
+
+const KEY: &str = "idle-key";
+/// Connections at once, unless this process may not have so many.
+const MANY: usize = 10_000;
+/// What an idle connection may cost, in bytes. The kernel's buffers are not in it.
+const IDLE: u64 = 4096;
+/// What one may cost while it is used. It is given back when the connection is idle, but not to the kernel.
+const USED: u64 = 24 << 10;
+/// How long nothing may wake it up: longer than anything that comes back would take.
+const QUIET: Duration = Duration::from_secs(6);
+/// The same where it is enough that every connection was put aside.
+const PARKED: Duration = Duration::from_secs(3);
+
+const PERSONALITY: Personality = Personality {
+    ends: Ends::Crlf,
+    framing: Framing::Chunked,
+};
+
+/// What the kernel knows of a process (proc(5)).
+fn field(proxy: &Authproxy, name: &str) -> u64 {
+    let path = format!("/proc/{}/status", proxy.pid());
+    let status = std::fs::read_to_string(path).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let value = line.and_then(|rest| rest.split_whitespace().next());
+    value.unwrap().parse().unwrap()
+}
+
+/// Resident memory in bytes.
+fn resident(proxy: &Authproxy) -> u64 {
+    field(proxy, "VmRSS:") * 1024
+}
+
+fn files(proxy: &Authproxy) -> usize {
+    let path = format!("/proc/{}/fd", proxy.pid());
+    std::fs::read_dir(path).unwrap().count()
+}
+
+/// How many connections can be had: this process holds one end of each, and other tests run in it.
+fn connections() -> usize {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let wanted = MANY as u64 + 4096;
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted.min(hard)), hard).unwrap();
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    MANY.min((soft as usize).saturating_sub(4096))
+}
+
+fn connect(proxy: &Authproxy) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+    stream.set_read_timeout(Some(patience())).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// One request on a connection that stays, and its status line.
+fn request(stream: &mut TcpStream, key: &str) -> String {
+    let text = format!("GET / HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\n\r\n");
+    stream.write_all(text.as_bytes()).unwrap();
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 1024];
+    loop {
+        let read = stream.read(&mut buffer).unwrap();
+        assert!(
+            read > 0,
+            "closed after {:?}",
+            String::from_utf8_lossy(&bytes)
+        );
+        bytes.extend(&buffer[..read]);
+        let text = String::from_utf8_lossy(&bytes);
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let lines = head.lines().filter_map(|line| line.split_once(':'));
+            let mut lengths = lines.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+            let length: usize = lengths.next().unwrap().1.trim().parse().unwrap();
+            if body.len() >= length {
+                return head.lines().next().unwrap().to_owned();
+            }
+        }
+    }
+}
+
+/// Waits until nothing has woken it up for so long.
+#[track_caller]
+fn rests(proxy: &Authproxy, quiet: Duration) {
+    let slept = || field(proxy, "voluntary_ctxt_switches:");
+    let mut last = (slept(), Instant::now());
+    eventually("nothing wakes it up", || {
+        let now = slept();
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        last.1.elapsed() >= quiet
+    });
+}
+
+/// Taken by a test that needs most of the files that this process may open.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Rig {
+    proxy: Authproxy,
+    _backend: Backend,
+    _directory: TempDir,
+}
+
+impl Rig {
+    fn start() -> Self {
+        let backend = Backend::start(PERSONALITY);
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("acl.yaml");
+        acl::write_file(&file, &[(KEY, &["all"])]);
+        let file = format!("--acl-file={}", file.display());
+        let args = [
+            &file,
+            "--idle-timeout=1h",
+            "--client-timeout=1h",
+            "--access-log=off",
+        ];
+        let proxy = Authproxy::before(backend.port(), &args);
+        // What is allocated once is not what is measured.
+        for _ in 0..200 {
+            assert!(request(&mut connect(&proxy), KEY).contains(" 200 "));
+        }
+        Self {
+            proxy,
+            _backend: backend,
+            _directory: directory,
+        }
+    }
+}
+
+/// Bytes of resident memory for each of so many connections.
+#[track_caller]
+fn cost(proxy: &Authproxy, before: u64, count: usize, most: u64) -> u64 {
+    let each = resident(proxy).saturating_sub(before) / count as u64;
+    assert!(each <= most, "{each} bytes for each of {count} connections");
+    each
+}
+
+/// Opens connections with one request each.
+fn used(proxy: &Authproxy, count: usize) -> Vec<TcpStream> {
+    let open = |_| {
+        let mut stream = connect(proxy);
+        assert!(request(&mut stream, KEY).contains(" 200 "));
+        stream
+    };
+    (0..count).map(open).collect()
+}
+
+#[test]
+fn ten_thousand_connections_that_were_never_used_cost_little_and_wake_nobody() {
+    let _alone = alone();
+    let count = connections();
+    let rig = Rig::start();
+    let proxy = &rig.proxy;
+    let (before, open) = (resident(proxy), files(proxy));
+    let mut idle: Vec<TcpStream> = (0..count).map(|_| connect(proxy)).collect();
+    eventually("all are accepted", || files(proxy) >= open + count);
+    rests(proxy, QUIET);
+    let each = cost(proxy, before, count, IDLE);
+    println!("{count} connections, {each} bytes each");
+    // They are alive.
+    for stream in idle.iter_mut().step_by(count / 100) {
+        assert!(request(stream, KEY).contains(" 200 "));
+    }
+    drop(idle);
+    eventually("all are closed", || files(proxy) <= open);
+}
+
+#[test]
+fn ten_thousand_connections_that_were_used_wake_nobody() {
+    let _alone = alone();
+    let count = connections();
+    let rig = Rig::start();
+    let proxy = &rig.proxy;
+    let before = resident(proxy);
+    let mut idle = used(proxy, count);
+    assert!(files(proxy) >= count);
+    rests(proxy, QUIET);
+    let each = cost(proxy, before, count, USED);
+    println!("{count} connections, {each} bytes each");
+    for stream in idle.iter_mut().step_by(count / 100) {
+        assert!(request(stream, KEY).contains(" 200 "));
+    }
+}
+
+#[test]
+fn what_a_connection_holds_while_it_is_used_is_given_back_when_it_is_idle() {
+    let (rounds, batch) = if long() { (10, 1000) } else { (3, 300) };
+    let rig = Rig::start();
+    let proxy = &rig.proxy;
+    // The first ones make the room that later ones find.
+    let mut idle = Vec::new();
+    for _ in 0..2 {
+        idle.extend(used(proxy, batch));
+        rests(proxy, PARKED);
+    }
+    let before = resident(proxy);
+    for _ in 0..rounds {
+        idle.extend(used(proxy, batch));
+        rests(proxy, PARKED);
+    }
+    let each = cost(proxy, before, rounds * batch, IDLE);
+    println!("{} connections, {each} bytes each", rounds * batch);
+}
+
+#[test]
+fn a_million_keys_that_nobody_has_are_forgotten() {
+    let keys = if long() { 1_000_000 } else { 30_000 };
+    let backend = Backend::start(PERSONALITY);
+    let acl = Acl::start();
+    acl.know_all([KEY]);
+    let engine = format!("--acl-server={}", acl.url());
+    let args = [
+        &engine,
+        "--cache-entries=1000",
+        "--ttl-denied=1h",
+        "--access-log=off",
+    ];
+    let proxy = Authproxy::before(backend.port(), &args);
+    let mut stream = connect(&proxy);
+    let mut ask = |from: usize, to: usize| {
+        for number in from..to {
+            let status = request(&mut stream, &format!("nobody-{number}"));
+            assert!(status.contains(" 403 "), "{status}");
+        }
+    };
+    ask(0, keys / 3);
+    let before = resident(&proxy);
+    ask(keys / 3, keys);
+    let grown = resident(&proxy).saturating_sub(before);
+    println!("{keys} keys: grown by {grown} bytes");
+    assert!(grown <= 512 << 10, "grown by {grown} bytes");
+    assert_eq!(acl.asked(), keys);
+    // Nor did they push out who is known.
+    assert!(request(&mut stream, KEY).contains(" 200 "));
+    let asked = acl.asked();
+    for number in 0..5000 {
+        let status = request(&mut stream, &format!("nobody-again-{number}"));
+        assert!(status.contains(" 403 "), "{status}");
+    }
+    assert!(request(&mut stream, KEY).contains(" 200 "));
+    assert_eq!(acl.asked(), asked + 5000);
+    assert_eq!(acl.asked_about(KEY), 1);
+}
