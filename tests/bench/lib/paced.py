@@ -1,0 +1,159 @@
+"""Parts 2 and 3: what a gateway holds, idle and with a thousand connections, and how much later than the API it answers
+when it is asked 500 times a second."""
+
+import contextlib
+import socket
+import time
+
+from .gateways import ALL, DIRECT, OURS, OURS_LOG, PLAIN
+from .measure import Failed, median, quantile, values
+from .report import Section, megabytes, number
+from .saturation import contenders, h2load
+
+IDLE, CROWDED = 5e6, 12e6
+CROWD = 1000
+CLIENTS, RATE = 10, 50
+# What is open for this long without a request is put aside by those who do that.
+SETTLE = 4
+
+
+def measure_memory(bench):
+    """Part 2."""
+    seconds = bench.pick(20, 3)
+    raw = {"seconds": seconds, "kinds": {}}
+    with contenders(bench) as (_, running):
+        for one in running.values():
+            h2load(bench, one.url(), "-n", 100, "-c", 1)
+        time.sleep(SETTLE)
+        idle = {kind: one.memory() for kind, one in running.items()}
+        before = {kind: one.wakeups() for kind, one in running.items()}
+        time.sleep(seconds)
+        wakeups = {kind: one.wakeups() - before[kind] for kind, one in running.items()}
+        for kind, one in running.items():
+            bench.say(f"  {CROWD} connections to {kind}")
+            with crowd(one):
+                time.sleep(SETTLE)
+                open_ = one.memory()["pss"]
+            time.sleep(1)
+            raw["kinds"][kind] = {
+                "idle": idle[kind]["pss"],
+                "rss": idle[kind]["rss"],
+                "open": open_,
+                "after": one.memory()["pss"],
+                "wakeups": wakeups[kind],
+            }
+    return raw
+
+
+@contextlib.contextmanager
+def crowd(one):
+    """As many connections at once, each of which has had an answer and stays."""
+    with contextlib.ExitStack() as stack:
+        request = f"GET {one.path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        made = []
+        for _ in range(CROWD):
+            made.append(stack.enter_context(socket.create_connection(("127.0.0.1", one.port), timeout=20)))
+        for connection in made:
+            connection.sendall(request)
+        for connection in made:
+            if not connection.recv(65536).startswith(b"HTTP/1.1 200 "):
+                raise Failed(f"{one.command[3]} does not answer {CROWD} connections")
+        yield
+
+
+def report_memory(raw):
+    """Part 2, for people."""
+    section = Section("2. Memory")
+    section.text(
+        f"The proportional share (PSS) of all processes: {SETTLE} s after 100 requests; with {CROWD:,} connections that had "
+        f"one request each, all at once, {SETTLE} s before; and after those are closed. Wake-ups are voluntary context "
+        f"switches in {raw['seconds']} s in which nobody asks."
+    )
+    rows = []
+    for kind, found in raw["kinds"].items():
+        ours, verdict = kind == OURS, "–"
+        if ours:
+            verdict = "; ".join(
+                [
+                    section.check("memory, idle", found["idle"], IDLE, megabytes, "idle"),
+                    section.check(f"memory after {CROWD} connections", found["after"], CROWDED, megabytes, "after"),
+                    section.check("idle wake-ups", found["wakeups"], 0, str, "wake-ups"),
+                ]
+            )
+        row = [f"`{kind}`", *(megabytes(found[name]) for name in ("idle", "rss", "open", "after")), found["wakeups"]]
+        rows.append([*row, "<= 5 MB, <= 12 MB, 0" if ours else "–", verdict])
+    columns = ["gateway", "idle", "RSS, idle", f"{CROWD:,} open", "after", "idle wake-ups", "budget", "verdict"]
+    section.table(None, columns, rows)
+    return section
+
+
+def measure_latency(bench):
+    """Part 3."""
+    seconds = bench.pick(4, 1)
+    with contenders(bench) as (server, running):
+        log = bench.directory("latency") / "log"
+
+        def paced(one):
+            def run(number):
+                log.unlink(missing_ok=True)
+                cpu, count = one.cpu(), CLIENTS * RATE * seconds
+                more = ["-n", count, "-c", CLIENTS, "--rps", RATE, "--log-file", log]
+                wall = h2load(bench, one.url(), *more)["wall"]
+                took = [int(line.split("\t")[2]) / 1e6 for line in log.read_text().splitlines()]
+                each = (one.cpu() - cpu) / count
+                return {
+                    "round": number,
+                    "wall": wall,
+                    "cpu": each,
+                    "p50": median(took),
+                    "p90": quantile(took, 0.9),
+                    "p99": quantile(took, 0.99),
+                }
+
+            return run
+
+        clients = {kind: paced(one) for kind, one in {DIRECT: server, **running}.items()}
+        return {"clients": bench.interleave("500 a second", bench.rounds, clients)}
+
+
+def added(found, kind, name):
+    """What a gateway adds to the API itself, round by round."""
+    base = {one["round"]: one[name] for one in found[DIRECT]["samples"]}
+    return [one[name] - base[one["round"]] for one in found[kind]["samples"] if one["round"] in base]
+
+
+def micros(samples):
+    """The median and the extremes, in microseconds."""
+    if not samples:
+        return "–"
+    return f"{median(samples) * 1e6:.0f} µs ({min(samples) * 1e6:.0f}..{max(samples) * 1e6:.0f})"
+
+
+def report_latency(raw):
+    """Part 3, for people."""
+    section = Section("3. 500 requests a second")
+    section.text(
+        f"{CLIENTS} clients with {RATE} requests a second each (`h2load --rps`), timed by h2load. What is added is the median "
+        "of the differences to the API itself within each round. The goal is the p99 that the plain nginx adds."
+    )
+    found, rows = raw["clients"], []
+    limit = median(added(found, PLAIN, "p99"))
+    for kind in (DIRECT, *ALL):
+        verdict = "–"
+        if kind in (OURS, OURS_LOG) and limit is not None:
+            late = median(added(found, kind, "p99"))
+            verdict = section.check(f"p99 that `{kind}` adds", late, limit, lambda value: number(value, "ms"))
+        more = ["–"] * 3 if kind == DIRECT else [micros(added(found, kind, name)) for name in ("p50", "p90", "p99")]
+        rows.append(
+            [
+                f"`{kind}`",
+                section.failures(found[kind]) or micros(values(found[kind], "p50")),
+                micros(values(found[kind], "p99")),
+                *more,
+                micros(values(found[kind], "cpu")),
+                verdict,
+            ]
+        )
+    columns = ["gateway", "p50", "p99", "p50 added", "p90 added", "p99 added", "CPU of a request", "verdict"]
+    section.table(None, columns, rows)
+    return section
