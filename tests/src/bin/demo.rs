@@ -9,6 +9,8 @@
 
 #[path = "demo/health.rs"]
 mod health;
+#[path = "demo/keys.rs"]
+mod keys;
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -44,6 +46,7 @@ fn main() {
     run_by_hand(&stage, "warm", "run from the cache; S3 is not asked at all");
     run_as_a_job(&stage);
     health::check(&stage);
+    keys::ask_for_one(&stage);
     let instances = follow_with_synapse(&stage);
     route_through_haproxy(&stage, instances);
     look_at_the_cache(&stage);
