@@ -177,7 +177,7 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
     let mut clock = Clock::new(site.timeouts, site.limits, Instant::now());
     let mut timer = pin!(sleep(clock.period()));
     let mut draining = pin!(thread.proxy.lifecycle.reached(Phase::Draining));
-    let mut registered = false;
+    let (mut waits, mut drains) = (false, false);
     let end = poll_fn(|cx| {
         loop {
             if Pin::new(&mut connection).poll(cx).is_ready() {
@@ -185,14 +185,12 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
             }
             client.written();
             // It wakes this task once; until then looking at the phase is all there is to do.
-            if !registered || client.phase() == Phase::Draining {
-                registered = true;
-                if draining.as_mut().poll(cx).is_ready() {
-                    registered = false;
-                    if is_idle(&client) {
-                        return Poll::Ready(End::Park);
-                    }
-                }
+            if !drains && (!waits || client.phase() == Phase::Draining) {
+                waits = true;
+                drains = draining.as_mut().poll(cx).is_ready();
+            }
+            if drains && is_idle(&client) {
+                return Poll::Ready(End::Park);
             }
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;

@@ -1,1 +1,245 @@
 //! The end: nobody loses a request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use hostkit_tests::authproxy::Authproxy;
+use hostkit_tests::eventually;
+use hostkit_tests::load::{Connections, Load, Plan};
+use nix::sys::signal::Signal;
+
+use super::wire::{KEY, Origin, Wire, proxy, request};
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nservice \n";
+
+/// A server that answers when it is let, and counts.
+struct Held {
+    origin: Origin,
+    here: Arc<AtomicUsize>,
+    free: Arc<AtomicBool>,
+}
+
+impl Held {
+    fn start() -> Self {
+        let (here, free) = (
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let (counted, freed) = (here.clone(), free.clone());
+        let origin = Origin::start(move |wire, _| {
+            while wire.message().is_some() {
+                counted.fetch_add(1, Ordering::SeqCst);
+                eventually("the server answers", || freed.load(Ordering::SeqCst));
+                wire.send(OK);
+            }
+        });
+        Self { origin, here, free }
+    }
+
+    fn has(&self, requests: usize) {
+        eventually("the requests are at the server", || {
+            self.here.load(Ordering::SeqCst) == requests
+        });
+    }
+
+    fn answer(&self) {
+        self.free.store(true, Ordering::SeqCst);
+    }
+}
+
+fn load(proxy: &Authproxy, connections: Connections) -> Load {
+    let mut plan = Plan::new(
+        ([127, 0, 0, 1], proxy.port()).into(),
+        "service",
+        connections,
+    );
+    plan.path = format!("/?apikey={KEY}");
+    Load::start(plan)
+}
+
+/// Whether somebody accepts connections there.
+fn accepts(port: u16) -> bool {
+    std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+#[test]
+fn no_request_of_a_load_fails_while_its_route_is_withdrawn() {
+    for threads in ["--threads=1", "--threads=2"] {
+        for connections in [Connections::Fresh, Connections::KeepAlive] {
+            let (origin, _) = Origin::answering(OK);
+            let proxy = proxy(origin.port(), &["--lame-duck=2s", threads]);
+            let load = load(&proxy, connections);
+            load.more(200);
+            proxy.signal(Signal::SIGTERM);
+            // The route goes while the duck is lame.
+            load.more(300);
+            let report = load.stop();
+            assert_eq!(report.failed(), 0, "{report}");
+            let log = proxy.log();
+            assert!(!log.contains("drain-timeout is over"), "{log}");
+            assert_eq!(proxy.ends(), 0);
+        }
+    }
+}
+
+#[test]
+fn what_is_queued_is_served_before_the_end() {
+    for threads in ["--threads=1", "--threads=2"] {
+        let server = Held::start();
+        let proxy = proxy(
+            server.origin.port(),
+            &[
+                "--lame-duck=0",
+                "--max-connections=2",
+                "--drain-timeout=20s",
+                threads,
+            ],
+        );
+        let mut clients: Vec<Wire> = (0..10).map(|_| Wire::connect(proxy.port())).collect();
+        for client in &mut clients {
+            client.send(request("GET /", ""));
+        }
+        // Two are at the server, eight in the queue of the kernel.
+        server.has(2);
+        proxy.signal(Signal::SIGTERM);
+        proxy.says("told to stop");
+        server.answer();
+        for client in &mut clients {
+            let answer = client.message().expect("an answer");
+            assert_eq!(
+                (answer.status(), answer.header("connection")),
+                (200, Some("close"))
+            );
+            client.closes();
+        }
+        assert_eq!(proxy.ends(), 0);
+        server.has(10);
+    }
+}
+
+#[test]
+fn a_lame_duck_serves_says_so_and_closes() {
+    let (origin, _) = Origin::answering(OK);
+    let args = [
+        "--lame-duck=20s",
+        "--drain-timeout=20s",
+        "--health-path=/health",
+    ];
+    let proxy = proxy(origin.port(), &args);
+    let health = proxy.get("/health", &[]);
+    assert_eq!((health.status, health.body.as_str()), (200, "ok"));
+    let mut kept = Wire::connect(proxy.port());
+    assert_eq!(kept.ask(request("GET /", "")).header("connection"), None);
+    let told = proxy.tell("POST", "/drain");
+    assert!((200..300).contains(&told.status), "{told:?}");
+    let health = proxy.get("/health", &[]);
+    assert_eq!(health.status, 503);
+    // A connection that was kept may be used once more, and then is told to go.
+    let answer = kept.ask(request("GET /", ""));
+    assert_eq!(
+        (answer.status(), answer.header("connection")),
+        (200, Some("close"))
+    );
+    kept.closes();
+    let mut new = Wire::connect(proxy.port());
+    let answer = new.ask(request("GET /", ""));
+    assert_eq!(
+        (answer.status(), answer.header("connection")),
+        (200, Some("close"))
+    );
+    new.closes();
+}
+
+#[test]
+fn the_end_waits_for_what_is_under_way_and_for_nothing_else() {
+    let server = Held::start();
+    let proxy = proxy(
+        server.origin.port(),
+        &["--lame-duck=0", "--drain-timeout=60s"],
+    );
+    let mut busy = Wire::connect(proxy.port());
+    busy.send(request("GET /", ""));
+    server.has(1);
+    // One that has never said anything, one that has, and one in the middle of a head.
+    let mut silent = Wire::connect(proxy.port());
+    let mut used = Wire::connect(proxy.port());
+    assert_eq!(used.ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n").status(), 401);
+    let mut late = Wire::connect(proxy.port());
+    late.send("GET / HTTP/1.1\r\nHost: h\r\n");
+    eventually("all are known", || {
+        proxy.metric_sum("authproxy_connections") == 4.0
+    });
+    proxy.signal(Signal::SIGTERM);
+    silent.closes();
+    used.closes();
+    eventually("nobody accepts", || !accepts(proxy.port()));
+    late.send("\r\n");
+    let answer = late.message().unwrap();
+    assert_eq!(
+        (answer.status(), answer.header("connection")),
+        (401, Some("close"))
+    );
+    server.answer();
+    let answer = busy.message().unwrap();
+    assert_eq!(
+        (answer.status(), answer.header("connection")),
+        (200, Some("close"))
+    );
+    assert_eq!(proxy.ends(), 0);
+}
+
+#[test]
+fn the_end_comes_when_its_time_is_over() {
+    let server = Held::start();
+    let args = ["--lame-duck=0", "--drain-timeout=500ms", "--threads=2"];
+    let proxy = proxy(server.origin.port(), &args);
+    let mut client = Wire::connect(proxy.port());
+    client.send(request("GET /", ""));
+    server.has(1);
+    proxy.signal(Signal::SIGTERM);
+    client.closes();
+    proxy.says("--drain-timeout is over");
+    assert_eq!(proxy.ends(), 0);
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let server = Held::start();
+    let proxy = proxy(
+        server.origin.port(),
+        &["--lame-duck=60s", "--drain-timeout=60s"],
+    );
+    let mut client = Wire::connect(proxy.port());
+    client.send(request("GET /", ""));
+    server.has(1);
+    proxy.signal(Signal::SIGTERM);
+    proxy.says("told to stop");
+    proxy.signal(Signal::SIGTERM);
+    client.closes();
+    assert_eq!(proxy.ends(), -(Signal::SIGTERM as i32));
+}
+
+#[test]
+fn a_tunnel_may_go_on_until_the_time_is_over() {
+    let origin = Origin::start(|wire, _| {
+        wire.head();
+        wire.send(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        );
+        while wire.until("ping").is_some() {
+            wire.send("pong");
+        }
+    });
+    let proxy = proxy(origin.port(), &["--lame-duck=0", "--drain-timeout=60s"]);
+    let mut client = Wire::connect(proxy.port());
+    let lines = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    assert_eq!(client.ask_head(request("GET /", lines)).status(), 101);
+    proxy.signal(Signal::SIGTERM);
+    eventually("nobody accepts", || !accepts(proxy.port()));
+    for _ in 0..3 {
+        client.send("ping");
+        assert_eq!(client.exactly(4), b"pong");
+    }
+    drop(client);
+    assert_eq!(proxy.ends(), 0);
+}
