@@ -198,6 +198,11 @@ mod tests {
         b";a=\"\r\n\"",
         b"0\r\n\r\n",
         b"5\r\n",
+        b"GET /c HTTP/1.1\r\nHost: a\r\n\r\n",
+    ];
+
+    /// Lines that make servers differ, where they are headers.
+    const LINES: &[&[u8]] = &[
         b"Content-Length: 0\r\n",
         b"Content-Length: 7\r\n",
         b"content_length: 5\r\n",
@@ -208,11 +213,15 @@ mod tests {
         b"Connection: close\r\n",
         b"Connection: content-length\r\n",
         b"Expect: 100-continue\r\n",
-        b"GET /c HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"Content-Length : 5\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n",
+        b" chunked\r\n",
     ];
 
     #[derive(Debug, Clone)]
     enum Edit {
+        /// Behind the end of a line.
+        Line(Index, &'static [u8]),
         Insert(Index, &'static [u8]),
         Replace(Index, u8),
         Remove(Index, usize),
@@ -221,6 +230,7 @@ mod tests {
 
     fn edit() -> impl Strategy<Value = Edit> {
         prop_oneof![
+            4 => (any::<Index>(), select(LINES)).prop_map(|(at, line)| Edit::Line(at, line)),
             4 => (any::<Index>(), select(SPOILERS)).prop_map(|(at, what)| Edit::Insert(at, what)),
             2 => (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Edit::Replace(at, byte)),
             2 => (any::<Index>(), 1_usize..5).prop_map(|(at, length)| Edit::Remove(at, length)),
@@ -231,6 +241,14 @@ mod tests {
     fn apply(edit: Edit, bytes: &mut Vec<u8>) {
         let end = bytes.len();
         match edit {
+            Edit::Line(at, line) => {
+                let ends = (0..end).filter(|at| bytes[..*at].ends_with(b"\r\n"));
+                let ends: Vec<usize> = ends.collect();
+                if !ends.is_empty() {
+                    let at = *at.get(&ends);
+                    bytes.splice(at..at, line.iter().copied());
+                }
+            }
             Edit::Insert(at, what) => {
                 let at = at.index(end + 1);
                 bytes.splice(at..at, what.iter().copied());

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -12,9 +13,13 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::time::timeout;
 
 use super::super::{Gate, Reading, Watch};
 use crate::refusal::Refusal;
+
+/// How long something may take that does not depend on time.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the service has seen, in order.
 type Seen = Arc<Mutex<Vec<String>>>;
@@ -87,7 +92,9 @@ impl Service<Request<Incoming>> for Echo {
 /// Everything up to the end of the connection.
 async fn rest(client: &mut DuplexStream) -> String {
     let mut text = String::new();
-    client.read_to_string(&mut text).await.unwrap();
+    let end = timeout(PATIENCE, client.read_to_string(&mut text)).await;
+    end.unwrap_or_else(|_| panic!("no end behind {text}"))
+        .unwrap();
     text
 }
 
