@@ -458,6 +458,7 @@ fn many_threads_share_one_question() {
         for _ in 0..4 {
             scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_time()
                     .build()
                     .unwrap();
                 start.wait();
@@ -471,7 +472,8 @@ fn many_threads_share_one_question() {
                     if start.wait().is_leader() {
                         stand.engine.tell(key(1), granted("alice")).await;
                     }
-                    asker.await.unwrap()
+                    let told = tokio::time::timeout(seconds(30), asker).await;
+                    told.expect("nobody waits for another answer").unwrap()
                 });
                 assert_eq!(show(&answer), "alice");
             });
