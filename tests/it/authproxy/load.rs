@@ -88,13 +88,11 @@ fn h2load_loses_nothing_and_one_cold_key_is_one_question() {
     let Some(h2load) = or_skip("h2load", which("h2load")) else {
         return;
     };
-    let Some(rig) = or_skip("nginx", Rig::start()) else {
-        return;
-    };
+    let backend = Backend::start(PERSONALITY);
     let acl = Acl::start();
     acl.know_all([KEY]);
     let engine = format!("--acl-server={}", acl.url());
-    let proxy = Authproxy::before(rig.nginx.port(), &[&engine, "--access-log=off"]);
+    let proxy = Authproxy::before(backend.port(), &[&engine, "--access-log=off"]);
     let header = format!("X-API-Key: {KEY}");
     let url = proxy.url("/small");
     let args = ["--h1", "-n", "10000", "-c", "1000", "-H", &header, &url];
@@ -109,7 +107,7 @@ fn h2load_loses_nothing_and_one_cold_key_is_one_question() {
     // The other way: none of them may pass.
     let report = output(&h2load, &["--h1", "-n", "1000", "-c", "10", &url]);
     assert_eq!(number(&report, "status codes:", "4xx"), 1000, "{report}");
-    assert_eq!(rig.nginx.requests().len(), 10_000);
+    assert_eq!(backend.requests().len(), 10_000);
 }
 
 /// Runs slowhttptest in front of a server beside clients who mean well, until authproxy has closed what it opened. The
