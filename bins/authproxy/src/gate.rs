@@ -22,6 +22,7 @@ mod tests;
 mod watch;
 
 use std::cell::Cell;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem;
 use std::pin::Pin;
@@ -37,15 +38,14 @@ use head::{Framing, Head};
 use watch::{Fault, Shared};
 pub use watch::{Reading, Watch};
 
-/// The longest head that can be allowed: behind it are bounds of hyper, for targets and names of headers.
-pub const MAX_HEAD: usize = 65_534;
+/// The longest head that can be allowed. No target or name of a header in it is longer than hyper takes.
+pub const MAX_HEAD: usize = 64 * 1024;
 
 /// What hyper reads in place of a head that was refused: the answer is an HTTP/1.1 one, and says that it is the last.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: -\r\nconnection: close\r\n\r\n";
 
-/// How much is read at once. More than a request with its head usually has: a read that does not fill it tells tokio that
-/// nothing is left, which saves the read that would find that out.
-const SCRATCH: usize = 16 * 1024;
+/// How much is read at once, at most.
+const SCRATCH: usize = 64 * 1024;
 
 thread_local! {
     /// What all connections of a thread are read into, one at a time; nothing stays in it.
@@ -53,12 +53,11 @@ thread_local! {
 }
 
 /// A connection as hyper sees it.
-#[derive(Debug)]
 pub struct Gate<S> {
     stream: S,
     state: State,
-    /// What was read and could not go on: part of a head or of a line, the next message, or what hyper had no room for.
-    /// At most a head and one read. Holds no memory while it is empty.
+    /// What was read and could not go on: part of a head or of a line, or the next message. At most a head and one read.
+    /// Holds no memory while it is empty.
     rest: BytesMut,
     /// How many bytes of `rest` were judged already.
     sound: usize,
@@ -67,7 +66,6 @@ pub struct Gate<S> {
 }
 
 /// What the next byte belongs to.
-#[derive(Debug)]
 enum State {
     Head {
         head: Head,
@@ -226,12 +224,22 @@ impl<S> Gate<S> {
     }
 
     /// What the client is waited for with, if it is.
-    fn waits_for(&self) -> Reading {
+    fn reading(&self, waits: bool) -> Reading {
         match self.state {
-            State::Head { .. } if !self.rest.is_empty() => Reading::Head,
-            State::Length(_) | State::Chunked(_) => Reading::Body,
+            State::Head { .. } if self.sound == 0 && !self.rest.is_empty() => Reading::Head,
+            State::Length(_) | State::Chunked(_) if waits => Reading::Body,
             _ => Reading::Idle,
         }
+    }
+}
+
+// Never what was read: there are keys in it.
+impl<S: fmt::Debug> fmt::Debug for Gate<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("stream", &self.stream)
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
     }
 }
 
@@ -244,7 +252,9 @@ impl<S: AsyncRead + Unpin> Gate<S> {
     ) -> Poll<io::Result<bool>> {
         let mut scratch = BUFFER.take();
         scratch.resize(SCRATCH, 0);
-        let mut buf = ReadBuf::new(&mut scratch);
+        // No more than there is room for, which is more than a request usually has: a read that does not fill it tells
+        // tokio that nothing is left, and saves the read that would find that out.
+        let mut buf = ReadBuf::new(&mut scratch[..SCRATCH.min(out.remaining())]);
         let polled = Pin::new(&mut self.stream).poll_read(cx, &mut buf);
         let bytes = buf.filled();
         let more = !bytes.is_empty();
@@ -309,10 +319,7 @@ impl<S: AsyncRead + Unpin> hyper::rt::Read for Gate<S> {
     ) -> Poll<io::Result<()>> {
         let gate = self.get_mut();
         let polled = gate.poll_pass(cx, &mut out);
-        gate.shared.reads(match polled {
-            Poll::Pending => gate.waits_for(),
-            Poll::Ready(_) => Reading::Idle,
-        });
+        gate.shared.reads(gate.reading(polled.is_pending()));
         polled
     }
 }

@@ -19,7 +19,6 @@ const EXTENSIONS: usize = 8 * 1024;
 const TRAILERS: usize = 8 * 1024;
 
 /// How far a chunked body has been looked at.
-#[derive(Debug)]
 pub(super) struct Chunked {
     next: Next,
     /// Bytes of extensions so far.
@@ -30,7 +29,6 @@ pub(super) struct Chunked {
     room: usize,
 }
 
-#[derive(Debug)]
 enum Next {
     Size,
     Data(u64),

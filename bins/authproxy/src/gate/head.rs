@@ -14,7 +14,6 @@ use crate::refusal::Refusal;
 pub(super) const LINES: usize = 100;
 
 /// How far a head has been looked at. Offsets are from its first byte.
-#[derive(Debug)]
 pub(super) struct Head {
     /// No line ends before here but those that were judged.
     seen: usize,

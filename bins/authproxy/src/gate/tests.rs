@@ -19,6 +19,7 @@ use crate::refusal::Refusal;
 const LIMIT: usize = 1024;
 
 /// A client whose bytes arrive in these pieces, and who then says nothing more.
+#[derive(Debug)]
 struct Client(VecDeque<Vec<u8>>);
 
 impl AsyncRead for Client {
@@ -121,6 +122,28 @@ fn nothing_is_waited_for_while_what_came_is_not_taken() {
     assert!(Pin::new(&mut gate).poll_read(cx, buf.unfilled()).is_ready());
     assert_eq!(watch.reading(), Reading::Idle);
     assert_eq!(watch.progress(), (post.len() as u64, 0));
+}
+
+#[test]
+fn a_request_that_is_not_taken_yet_is_not_idleness() {
+    let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let (mut gate, watch) = gate(&[&head.repeat(2)]);
+    let mut buffer = [0; 512];
+    let cx = &mut Context::from_waker(Waker::noop());
+    for expected in [Reading::Head, Reading::Idle] {
+        let mut buf = hyper::rt::ReadBuf::new(&mut buffer);
+        assert!(Pin::new(&mut gate).poll_read(cx, buf.unfilled()).is_ready());
+        assert_eq!(buf.filled(), head);
+        assert_eq!(watch.reading(), expected);
+    }
+}
+
+#[test]
+fn what_was_read_is_not_shown() {
+    let (mut gate, watch) = gate(&[b"GET /?apikey=secret HTTP/1.1\r\nHost: a\r\nX"]);
+    read_all(&mut gate, &watch, 8192);
+    assert!(!format!("{gate:?} {watch:?}").contains("secret"));
+    assert!(gate.rest.starts_with(b"GET /?apikey=secret"));
 }
 
 #[test]

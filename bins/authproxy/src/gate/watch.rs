@@ -14,7 +14,8 @@ pub enum Reading {
     /// Nothing, or the first byte of a request. So it is between requests, and also while what has come is not taken
     /// because the server is slow: no deadline of the client's runs.
     Idle,
-    /// The rest of a head of which a part is here. While an exchange is under way it is the next one's.
+    /// The rest of a head of which a part is here, or that hyper takes the one that is. While an exchange is under way
+    /// it is the next one's.
     Head,
     /// More of a body.
     Body,

@@ -15,7 +15,7 @@ use hyper::{Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::time::timeout;
 
-use super::super::{Gate, Reading, Watch};
+use super::super::{Gate, MAX_HEAD, Reading, Watch};
 use crate::refusal::Refusal;
 
 /// How long something may take that does not depend on time.
@@ -58,7 +58,7 @@ async fn answer(
 /// A connection with hyper at its other end, and what its service sees.
 fn connect() -> (DuplexStream, Watch, Seen) {
     let (client, server) = duplex(64 * 1024);
-    let (gate, watch) = Gate::new(server, 32 * 1024);
+    let (gate, watch) = Gate::new(server, MAX_HEAD);
     let seen = Seen::default();
     tokio::spawn(serve(gate, watch.clone(), seen.clone()));
     (client, watch, seen)
@@ -69,7 +69,9 @@ fn serve(
     watch: Watch,
     seen: Seen,
 ) -> http1::Connection<Gate<DuplexStream>, Echo> {
-    http1::Builder::new().serve_connection(gate, Echo { watch, seen })
+    http1::Builder::new()
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(gate, Echo { watch, seen })
 }
 
 struct Echo {
@@ -155,11 +157,10 @@ async fn a_fault_behind_a_request_under_way_is_not_that_ones() {
 #[tokio::test]
 async fn requests_at_once_are_answered_one_after_another() {
     let (mut client, watch, seen) = connect();
-    // Longer than what hyper reads at first.
-    let long = format!(
-        "GET /a HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
-        "x".repeat(20_000)
-    );
+    // The longest there may be, and most of it a target: hyper reads it in several steps.
+    let long = |target: &str| format!("GET /{target} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let target = "a".repeat(MAX_HEAD - long("").len());
+    let long = long(&target);
     let post = "POST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc\r\n";
     let chunked =
         "PUT /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nde\r\n0\r\n\r\n";
@@ -169,7 +170,12 @@ async fn requests_at_once_are_answered_one_after_another() {
     let answers = rest(&mut client).await;
     assert_eq!(
         *seen.lock().unwrap(),
-        ["GET /a 0", "POST /b 3", "PUT /c 2", "GET /d 0"]
+        [
+            &format!("GET /{target} 0")[..],
+            "POST /b 3",
+            "PUT /c 2",
+            "GET /d 0"
+        ]
     );
     assert_eq!(watch.progress(), (sent.len() as u64, answers.len() as u64));
 }
