@@ -189,7 +189,7 @@ pub struct Flags {
     /// Connections to the server of each thread; as many requests again wait for one, then it is 503 [default: 1024]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Limits")]
     pub server_connections: Option<u32>,
-    /// The longest head of a request, 1K to 1M [default: 16K]
+    /// The longest head of a request, 1K to 64K [default: 16K]
     #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Limits")]
     #[serde(deserialize_with = "config::size")]
     pub max_head: Option<u64>,

@@ -211,7 +211,7 @@ fn what_makes_no_sense_is_refused_with_its_name_and_a_remedy() {
         ("timeout: 0", "--timeout=0 gives nobody a chance"),
         ("client-timeout: 0ms", "--client-timeout=0"),
         ("idle-timeout: 0", "--idle-timeout=0"),
-        ("max-head: 100", "give 1K to 1M"),
+        ("max-head: 100", "give 1K to 64K"),
         ("max-connections: 0", "give 1 to"),
         ("key-header: host", "means something else"),
         ("key-header: X-Auth-Id", "means something else"),

@@ -16,9 +16,10 @@ use super::{
 };
 use crate::cli::{Args, Flags};
 use crate::config;
+use crate::gate;
 
 /// Bounds of `--max-head`, in bytes.
-const HEADS: std::ops::RangeInclusive<u64> = 1024..=1 << 20;
+const HEADS: std::ops::RangeInclusive<u64> = 1024..=gate::MAX_HEAD as u64;
 /// Bounds of `--max-connections` and of `--cache-entries`: what would fit into the memory of any host.
 const MOST: u32 = 10_000_000;
 /// The networks that are not of the Internet: loopback, RFC 1918, link-local, and those of RFC 4193.
@@ -302,7 +303,7 @@ fn head(asked: Option<u64>) -> Result<usize, Wrong> {
         Ok(head) if HEADS.contains(&bytes) => Ok(head),
         _ => Err(wrong(
             format!("--max-head={bytes} is out of bounds"),
-            "give 1K to 1M",
+            "give 1K to 64K",
         )),
     }
 }
