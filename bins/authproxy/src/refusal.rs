@@ -8,7 +8,7 @@ use hyper::StatusCode;
 /// A reason. Its word stands in the JSON body, the access log and the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// 400: the request's bytes could be read in two ways, or are no HTTP/1.1 (`gate::Fault` says which rule).
+    /// 400: the request's bytes could be read in two ways, or are no HTTP/1.1. The sentence says which rule they break.
     Malformed(&'static str),
     /// 400: two different keys, or one given twice.
     AmbiguousKey,
