@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -33,11 +33,6 @@ struct FromClient {
 }
 
 impl ToServer {
-    /// No body.
-    pub(crate) const fn none() -> Self {
-        Self(None)
-    }
-
     /// The body of a client's request, of `limit` bytes at most.
     pub(crate) fn new(incoming: Incoming, client: &Arc<Client>, limit: Option<u64>) -> Self {
         if incoming.is_end_stream() {
@@ -120,7 +115,7 @@ enum Source {
     /// An answer of our own.
     Ours(Bytes),
     /// The server's.
-    Server(Incoming, Exchange),
+    Server(Exchange),
     /// It was cut short.
     Cut,
     /// It has ended.
@@ -137,18 +132,17 @@ impl ToClient {
     }
 
     /// The server's answer.
-    pub(crate) fn server(incoming: Incoming, mut exchange: Exchange, entry: Entry) -> Self {
-        let source = if incoming.is_end_stream() {
-            exchange.end();
+    pub(crate) fn server(exchange: Exchange, entry: Entry) -> Self {
+        let source = if exchange.is_whole() {
             Source::Gone
         } else {
-            Source::Server(incoming, exchange)
+            Source::Server(exchange)
         };
         Self { source, entry }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let (incoming, exchange) = match &mut self.source {
+        let exchange = match &mut self.source {
             Source::Gone => return Poll::Ready(None),
             Source::Cut => return Poll::Ready(Some(Err(Cut))),
             Source::Ours(bytes) => {
@@ -156,28 +150,16 @@ impl ToClient {
                 self.source = Source::Gone;
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
-            Source::Server(incoming, exchange) => (incoming, exchange),
+            Source::Server(exchange) => exchange,
         };
-        // hyper hands the body over while the connection is polled, here: nobody has to be woken for it.
-        let mut quiet = Context::from_waker(Waker::noop());
-        let mut polled = Pin::new(&mut *incoming).poll_frame(&mut quiet);
-        if polled.is_pending() {
-            let _ = exchange.poll(cx, &self.entry.client().flow);
-            polled = Pin::new(&mut *incoming).poll_frame(&mut quiet);
-        }
-        let Poll::Ready(frame) = polled else {
-            return Poll::Pending;
-        };
-        match frame {
+        match ready!(exchange.poll_frame(cx, &self.entry.client().flow)) {
             Some(Ok(frame)) => {
-                if incoming.is_end_stream() {
-                    exchange.end();
+                if exchange.is_whole() {
                     self.source = Source::Gone;
                 }
                 Poll::Ready(Some(Ok(pass(frame))))
             }
-            Some(Err(error)) => {
-                tracing::debug!(%error, "the server's answer was cut short");
+            Some(Err(Cut)) => {
                 self.source = Source::Cut;
                 if let Some(record) = self.entry.record() {
                     record.cut = true;
@@ -187,7 +169,6 @@ impl ToClient {
                 Poll::Pending
             }
             None => {
-                exchange.end();
                 self.source = Source::Gone;
                 Poll::Ready(None)
             }
@@ -217,7 +198,7 @@ impl Body for ToClient {
             Source::Gone => true,
             Source::Cut => false,
             Source::Ours(bytes) => bytes.is_empty(),
-            Source::Server(incoming, _) => incoming.is_end_stream(),
+            Source::Server(exchange) => exchange.is_whole(),
         }
     }
 
@@ -226,7 +207,7 @@ impl Body for ToClient {
             Source::Gone => SizeHint::with_exact(0),
             Source::Cut => SizeHint::default(),
             Source::Ours(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Server(incoming, _) => incoming.size_hint(),
+            Source::Server(exchange) => exchange.size_hint(),
         }
     }
 }

@@ -142,6 +142,11 @@ impl Flow {
             .take()
     }
 
+    /// So many more of them.
+    pub(crate) fn more(&self, bytes: u64) {
+        self.moved(self.server.load(Relaxed) + bytes);
+    }
+
     /// What the clock compares. `reading` and `client` (bytes read, bytes written) are the gate's.
     pub(crate) fn seen(&self, reading: Reading, client: (u64, u64)) -> Seen {
         let turn = match self.turn.load(Relaxed) {

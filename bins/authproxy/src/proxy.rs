@@ -11,7 +11,7 @@ use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONNECTION, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use hyper::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
@@ -122,9 +122,7 @@ pub(crate) async fn handle(
     };
     client.flow.answer();
     let mut response = match answered {
-        Ok(Answer::Server(response, exchange)) => {
-            response.map(|incoming| ToClient::server(incoming, exchange, entry))
-        }
+        Ok(Answer::Server(response)) => response.map(|exchange| ToClient::server(exchange, entry)),
         Ok(Answer::Ours(response)) => response.map(|bytes| ToClient::ours(bytes, entry)),
         Err(refused) => {
             entry.note(|record| record.refuse(&refused));
@@ -145,7 +143,7 @@ pub(crate) async fn handle(
 
 /// What a request is answered with.
 enum Answer {
-    Server(Response<Incoming>, Exchange),
+    Server(Response<Exchange>),
     Ours(Response<Bytes>),
 }
 
@@ -182,13 +180,12 @@ async fn answer(
     entry.note(|record| record.pass(&pass));
     let asked = upgrades(&parts, &body);
     headers::to_server(&mut parts, &pass, &client.who, id, site);
-    prepare(&mut parts, &body, asked);
+    prepare(&mut parts, asked);
     let has_body = !body.is_end_stream();
     let body = ToServer::new(body, &client, site.limits.body);
-    let request = Request::from_parts(parts, body);
     let upstream = &client.thread.upstream;
-    let sent = upstream.exchange(request, &client.flow, site).await;
-    let (response, mut exchange) = sent
+    let sent = upstream.exchange(parts, body, &client.flow, site).await;
+    let (mut head, mut exchange) = sent
         .inspect_err(|_| {
             if has_body {
                 // How much of it is still to come nobody knows.
@@ -201,8 +198,6 @@ async fn answer(
             key: None,
             route: pass.route.clone(),
         })?;
-    let (mut head, incoming) = response.into_parts();
-    head.version = Version::HTTP_11;
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
     if switched && !(asked && headers::is_websocket(&head.headers)) {
         tracing::debug!("the server switched to a protocol that nobody has asked for");
@@ -215,10 +210,7 @@ async fn answer(
         client.open(Tunnel { server, ahead });
         return Ok(Answer::Ours(Response::from_parts(head, Bytes::new())));
     }
-    Ok(Answer::Server(
-        Response::from_parts(head, incoming),
-        exchange,
-    ))
+    Ok(Answer::Server(Response::from_parts(head, exchange)))
 }
 
 /// What is wrong with a request whoever sends it. The host that the request line names counts (RFC 9112 section 3.2.2),
@@ -258,19 +250,13 @@ fn upgrades(parts: &Parts, body: &Incoming) -> bool {
         && headers::is_websocket(&parts.headers)
 }
 
-/// What hyper needs to write the head for the server as it has to be.
-fn prepare(parts: &mut Parts, body: &Incoming, upgrades: bool) {
-    parts.version = Version::HTTP_11;
+/// What is between this proxy and the server alone.
+fn prepare(parts: &mut Parts, upgrades: bool) {
     if !upgrades && parts.headers.remove(UPGRADE).is_some() {
         parts.headers.remove(CONNECTION);
     }
     // hyper tells the client to continue as soon as the server takes the body: the server has nothing to say to it.
     parts.headers.remove(EXPECT);
-    if !body.is_end_stream() && body.size_hint().exact().is_none() {
-        // hyper sends the body of a GET only to those who insist.
-        const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
-        parts.headers.insert(TRANSFER_ENCODING, CHUNKED);
-    }
 }
 
 /// Reads what is left of a request that is answered here, so that the connection can be kept for the next one. What is

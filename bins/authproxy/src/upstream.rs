@@ -1,35 +1,44 @@
 //! Exchanges with the server, on connections that are kept.
 //!
-//! Owns one thread's connections to the server: how many there may be, which one an exchange gets, which are kept, and
-//! when a request is sent a second time. What is sent is `proxy`'s; how an answer's body is read is `body`'s.
+//! Owns one thread's connections to the server: how many there may be, which one an exchange gets, which are kept, when a
+//! request is sent a second time, and the order of writing and reading. There is no task and no queue between an exchange
+//! and its connection: whoever answers the client polls both, and nobody is woken.
 
+mod answer;
 mod connect;
 mod live;
+mod request;
 
-use std::future::Future as _;
-use std::pin::pin;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Body as _, Incoming};
-use hyper::{Method, Request, Response};
+use hyper::Method;
+use hyper::body::{Frame, SizeHint};
+use hyper::http::request::Parts;
+use hyper::http::response;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use crate::body::ToServer;
+use crate::body::{Cut, ToServer};
 use crate::deadline::{Flow, Turn};
 use crate::proxy::Proxy;
 use crate::record::Telemetry;
 use crate::refusal::Refusal;
 use crate::settings::{Server, Site};
+use answer::{Piece, Receiving};
 pub(crate) use connect::Stream;
 use live::Live;
+use request::Sending;
 
 /// A connection that was idle for this long is closed, at the latest after twice that.
 const SWEEP: Duration = Duration::from_secs(15);
+
+/// How much may come before the answer that counts, and with its head.
+const BEFORE: usize = 256 << 10;
 
 /// Exchanges take a connection and give it back: only its pointer moves.
 type Idle = Vec<Box<Live>>;
@@ -51,11 +60,9 @@ pub(crate) struct Upstream {
 enum Failed {
     /// Not the server's fault.
     Refused(Refusal),
-    /// The connection had ended before: nothing of the request was sent.
-    Unsent(Box<Request<ToServer>>),
-    /// The server may have seen the request.
+    /// The connection ended, or what came over it is no HTTP.
     Lost {
-        /// It has begun to answer.
+        /// The server has begun to answer.
         answered: bool,
     },
 }
@@ -75,7 +82,8 @@ impl Upstream {
         })
     }
 
-    /// Sends a request and returns the head of its answer. What comes after that goes over the exchange.
+    /// Sends a request and returns the head of its answer, in the request's own map of headers. What comes after that
+    /// goes over the exchange.
     ///
     /// A request is sent a second time only when that cannot do anything twice (RFC 9110 section 9.2.2), when it has no
     /// body, and when the connection was used before and ended without a byte of an answer: then the server had most
@@ -85,48 +93,39 @@ impl Upstream {
     /// Why there is no answer.
     pub(crate) async fn exchange(
         self: &Arc<Self>,
-        mut request: Request<ToServer>,
+        mut parts: Parts,
+        body: ToServer,
         flow: &Flow,
         site: &Site,
-    ) -> Result<(Response<Incoming>, Exchange), Refusal> {
-        let mut exchange = self.slot(site).await?;
-        let mut again = None;
-        while let Some(live) = self.take() {
-            again = again.or_else(|| copy(&request));
-            let live = exchange.live.insert(live);
-            // What could not be sent again is not sent to somebody who is gone.
-            live.meter.probe.store(again.is_none(), Relaxed);
-            match exchange.send(request, flow).await {
-                Ok(answer) => return Ok((answer, exchange)),
+    ) -> Result<(response::Parts, Exchange), Refusal> {
+        let mut exchange = self.slot(site, body).await?;
+        let repeatable = exchange.sending.is_whole() && is_idempotent(&parts.method);
+        // What could not be sent again is not sent to somebody who is gone.
+        if let Some(live) = self.take(!repeatable) {
+            exchange.live = Some(live);
+            match exchange.send(&mut parts, flow).await {
+                Ok(head) => return Ok((head, exchange)),
                 Err(Failed::Refused(refusal)) => return Err(refusal),
-                Err(Failed::Unsent(back)) => request = *back,
-                Err(Failed::Lost { answered }) => match again.take() {
-                    Some(copy) if !answered => {
-                        self.telemetry.metrics.retries.add(1);
-                        request = copy;
-                        break;
-                    }
-                    _ => return Err(Refusal::BadGateway),
-                },
+                Err(Failed::Lost { answered: false }) if repeatable => {
+                    self.telemetry.metrics.retries.add(1);
+                }
+                Err(Failed::Lost { .. }) => return Err(Refusal::BadGateway),
             }
         }
+        flow.turn(Turn::Proxy);
         exchange.live = Some(self.connect(site).await?);
-        match exchange.send(request, flow).await {
-            Ok(answer) => Ok((answer, exchange)),
+        match exchange.send(&mut parts, flow).await {
+            Ok(head) => Ok((head, exchange)),
             Err(Failed::Refused(refusal)) => Err(refusal),
-            Err(_) => Err(Refusal::BadGateway),
+            Err(Failed::Lost { .. }) => Err(Refusal::BadGateway),
         }
     }
 
     /// Waits until an exchange may begin: first come, first served.
-    async fn slot(self: &Arc<Self>, site: &Site) -> Result<Exchange, Refusal> {
-        let exchange = || Exchange {
-            pool: Arc::clone(self),
-            live: None,
-        };
+    async fn slot(self: &Arc<Self>, site: &Site, body: ToServer) -> Result<Exchange, Refusal> {
         if let Ok(permit) = self.slots.try_acquire() {
             permit.forget();
-            return Ok(exchange());
+            return Ok(Exchange::new(self, body));
         }
         if self.waiting.load(Relaxed) >= site.limits.server_connections {
             return Err(Refusal::Overloaded);
@@ -135,38 +134,37 @@ impl Upstream {
         match timeout(site.timeouts.server, self.slots.acquire()).await {
             Ok(Ok(permit)) => {
                 permit.forget();
-                Ok(exchange())
+                Ok(Exchange::new(self, body))
             }
             _ => Err(Refusal::Overloaded),
         }
     }
 
-    fn take(&self) -> Option<Box<Live>> {
-        self.idle().pop()
+    /// The connection that was used last and is still there.
+    fn take(&self, surely: bool) -> Option<Box<Live>> {
+        let mut idle = self.idle();
+        loop {
+            let mut live = idle.pop()?;
+            if !live.is_stale(surely) {
+                return Some(live);
+            }
+        }
     }
 
     async fn connect(&self, site: &Site) -> Result<Box<Live>, Refusal> {
         let connected = timeout(site.timeouts.server, connect::connect(&self.server)).await;
-        let refused = |error: &dyn std::error::Error| {
-            tracing::debug!(%error, server = ?self.server, "cannot connect to the server");
-            Refusal::BadGateway
-        };
         let stream = connected
             .map_err(|_| Refusal::GatewayTimeout)?
-            .map_err(|error| refused(&error))?;
-        let telemetry = Arc::clone(&self.telemetry);
-        let live = Live::new(stream, telemetry)
-            .await
-            .map_err(|error| refused(&error))?;
-        Ok(Box::new(live))
+            .map_err(|error| {
+                tracing::debug!(%error, server = %self.server, "cannot connect to the server");
+                Refusal::BadGateway
+            })?;
+        Ok(Box::new(Live::new(stream, Arc::clone(&self.telemetry))))
     }
 
-    /// Keeps a connection for the next exchange, if it can take one.
+    /// Keeps a connection for the next exchange.
     fn keep(self: &Arc<Self>, mut live: Box<Live>) {
-        if !live.settle() {
-            return;
-        }
-        live.used = true;
+        live.rest();
         live.epoch = self.sweeps.load(Relaxed);
         self.idle().push(live);
         if !self.sweeping.swap(true, Relaxed) {
@@ -181,7 +179,7 @@ impl Upstream {
             let now = self.sweeps.load(Relaxed);
             self.sweeps.store(now + 1, Relaxed);
             let mut idle = self.idle();
-            idle.retain_mut(|live| live.epoch == now && live.settle());
+            idle.retain_mut(|live| live.epoch == now && !live.is_stale(false));
             if idle.is_empty() {
                 idle.shrink_to_fit();
                 self.sweeping.store(false, Relaxed);
@@ -213,110 +211,170 @@ impl Drop for Place<'_> {
     }
 }
 
-/// The same request once more, if it may be sent twice.
-fn copy(request: &Request<ToServer>) -> Option<Request<ToServer>> {
-    let repeatable = [
+/// Whether doing it twice is doing it once (RFC 9110 section 9.2.2).
+fn is_idempotent(method: &Method) -> bool {
+    [
         Method::GET,
         Method::HEAD,
         Method::OPTIONS,
         Method::PUT,
         Method::DELETE,
         Method::TRACE,
-    ];
-    if !repeatable.contains(request.method()) || !request.body().is_end_stream() {
-        return None;
-    }
-    let mut copy = Request::new(ToServer::none());
-    request.method().clone_into(copy.method_mut());
-    request.uri().clone_into(copy.uri_mut());
-    request.headers().clone_into(copy.headers_mut());
-    Some(copy)
+    ]
+    .contains(method)
 }
 
 /// An exchange with the server, from the moment it may begin until its answer is whole or given up.
 pub(crate) struct Exchange {
     pool: Arc<Upstream>,
     live: Option<Box<Live>>,
+    sending: Sending,
+    receiving: Receiving,
+    /// The connection may carry another one.
+    keeps: bool,
 }
 
 impl Exchange {
-    async fn send(
-        &mut self,
-        request: Request<ToServer>,
-        flow: &Flow,
-    ) -> Result<Response<Incoming>, Failed> {
-        let Some(live) = self.live.as_deref_mut() else {
-            return Err(Failed::Lost { answered: false });
-        };
-        let before = live.meter.read.load(Relaxed);
-        flow.turn(Turn::Server);
-        let mut answer = pin!(live.sender.try_send_request(request));
-        std::future::poll_fn(|cx| {
-            if let Some(refusal) = flow.take_failure() {
-                return Poll::Ready(Err(Failed::Refused(refusal)));
-            }
-            let over = live.poll(cx).is_ready();
-            let read = live.meter.read.load(Relaxed);
-            flow.moved(read + live.meter.written.load(Relaxed));
-            // hyper hands the answer over while the connection is polled, here: nobody has to be woken for it.
-            let mut quiet = Context::from_waker(Waker::noop());
-            let mut polled = answer.as_mut().poll(&mut quiet);
-            if over && polled.is_pending() {
-                live.give_up();
-                polled = answer.as_mut().poll(&mut quiet);
-            }
-            match polled {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Ok(answer)) => Poll::Ready(Ok(answer)),
-                Poll::Ready(Err(mut error)) => Poll::Ready(Err(match flow.take_failure() {
-                    Some(refusal) => Failed::Refused(refusal),
-                    None => match error.take_message() {
-                        Some(request) => Failed::Unsent(Box::new(request)),
-                        None => {
-                            let error = error.into_error();
-                            tracing::debug!(%error, "the server did not answer");
-                            Failed::Lost {
-                                answered: read > before,
-                            }
-                        }
-                    },
-                })),
-            }
-        })
-        .await
-    }
-
-    /// Lets hyper go on with it; ready when nothing more can come.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, flow: &Flow) -> Poll<()> {
-        let Some(live) = &mut self.live else {
-            return Poll::Ready(());
-        };
-        let polled = live.poll(cx);
-        flow.moved(live.meter.read.load(Relaxed) + live.meter.written.load(Relaxed));
-        polled
-    }
-
-    /// The answer was read to its end.
-    pub(crate) fn end(&mut self) {
-        if let Some(live) = self.live.take() {
-            self.pool.keep(live);
+    fn new(pool: &Arc<Upstream>, body: ToServer) -> Self {
+        Self {
+            pool: Arc::clone(pool),
+            live: None,
+            sending: Sending::new(body),
+            receiving: Receiving::Whole,
+            keeps: false,
         }
     }
 
-    /// Whether the server has agreed to go on with another protocol on this connection: then the connection, and what
-    /// was read beyond the answer's head.
+    async fn send(&mut self, parts: &mut Parts, flow: &Flow) -> Result<response::Parts, Failed> {
+        flow.turn(Turn::Server);
+        let Some(live) = self.live.as_deref_mut() else {
+            return Err(Failed::Lost { answered: false });
+        };
+        self.sending.head(parts, &mut live.output);
+        let before = live.moved;
+        let mut read = 0;
+        let head = poll_fn(|cx| {
+            loop {
+                if let Some(refusal) = flow.take_failure() {
+                    return Poll::Ready(Err(Failed::Refused(refusal)));
+                }
+                // A server that does not take the request may have answered it all the same.
+                let written = go_on(live, &mut self.sending, cx);
+                if let Some(refusal) = flow.take_failure() {
+                    return Poll::Ready(Err(Failed::Refused(refusal)));
+                }
+                let came = live.poll_read(cx);
+                flow.moved(live.moved - before);
+                let lost = |what: &dyn std::fmt::Display, read: usize| {
+                    tracing::debug!("no answer of the server: {what}");
+                    Poll::Ready(Err(Failed::Lost { answered: read > 0 }))
+                };
+                match came {
+                    Poll::Pending if written.is_err() => return lost(&Cut, read),
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(0)) => return lost(&"it has closed the connection", read),
+                    Poll::Ready(Ok(bytes)) => read += bytes,
+                    Poll::Ready(Err(error)) => return lost(&error, read),
+                }
+                match answer::head(&mut live.input, &parts.method, &mut parts.headers) {
+                    Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                    // Informational answers may come before the one that counts, but not without end.
+                    Ok(None) if read > BEFORE => return lost(&"it does not come to an end", read),
+                    Ok(None) => {}
+                    Err(error) => return lost(&error, read),
+                }
+            }
+        });
+        let head = head.await?;
+        self.receiving = head.body;
+        self.keeps = head.keeps;
+        Ok(head.parts)
+    }
+
+    /// The next piece of the answer's body.
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        flow: &Flow,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let Some(live) = self.live.as_deref_mut() else {
+            return Poll::Ready(None);
+        };
+        loop {
+            match self.receiving.next(&mut live.input) {
+                Ok(Piece::Frame(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Ok(Piece::End) => return Poll::Ready(None),
+                Ok(Piece::More) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "the server's answer is broken");
+                    return Poll::Ready(Some(Err(Cut)));
+                }
+            }
+            let before = live.moved;
+            // What is left of the request may still be wanted, or not: the answer goes on either way.
+            let _ = go_on(live, &mut self.sending, cx);
+            let came = live.poll_read(cx);
+            flow.more(live.moved - before);
+            match ready!(came) {
+                Ok(1..) => {}
+                Ok(0) if self.receiving == Receiving::Close => {
+                    self.receiving = Receiving::Whole;
+                    return Poll::Ready(None);
+                }
+                Ok(0) | Err(_) => {
+                    tracing::debug!("the server's answer was cut short");
+                    return Poll::Ready(Some(Err(Cut)));
+                }
+            }
+        }
+    }
+
+    /// Whether the answer was read to its end.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.receiving.is_whole()
+    }
+
+    /// The length of what is left of the answer's body.
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        match self.receiving {
+            Receiving::Whole => SizeHint::with_exact(0),
+            Receiving::Length(left) => SizeHint::with_exact(left),
+            _ => SizeHint::default(),
+        }
+    }
+
+    /// The connection, which the server has agreed to use for another protocol, and what was read beyond the answer.
     pub(crate) fn upgraded(&mut self) -> Option<(Stream, Bytes)> {
-        let mut live = self.live.take()?;
-        live.poll(&mut Context::from_waker(Waker::noop()))
-            .is_ready()
-            .then(|| live.into_parts())?
+        self.live.take().map(|live| live.into_parts())
+    }
+}
+
+/// Sends what there is of a request.
+fn go_on(live: &mut Live, sending: &mut Sending, cx: &mut Context<'_>) -> Result<(), Cut> {
+    loop {
+        sending.fill(cx, &mut live.output)?;
+        let more = !live.output.is_empty() && !sending.is_whole();
+        match live.poll_write(cx) {
+            // There may be room for more of the body.
+            Poll::Ready(Ok(())) if more => {}
+            Poll::Ready(Err(_)) => return Err(Cut),
+            Poll::Ready(Ok(())) | Poll::Pending => return Ok(()),
+        }
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        // The connection first: whoever waits for the slot may open another.
-        self.live = None;
+        // An exchange that is not over has nothing to give back.
+        if let Some(live) = self.live.take()
+            && self.keeps
+            && self.receiving.is_whole()
+            && self.sending.is_whole()
+            && live.input.is_empty()
+            && live.output.is_empty()
+        {
+            self.pool.keep(live);
+        }
         self.pool.slots.add_permits(1);
     }
 }

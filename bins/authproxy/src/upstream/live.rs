@@ -1,103 +1,104 @@
-//! One connection to the server with hyper's state, polled by whoever has an exchange on it.
+//! One connection to the server: bytes out, bytes in, and how many.
 
+use std::future::Future as _;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
-use hyper::client::conn::http1::{self, Connection, Parts, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
 use super::connect::Stream;
-use crate::body::ToServer;
 use crate::record::Telemetry;
 
-/// The longest head of an answer, and the most that is read ahead of a client.
-const BUFFER: usize = 64 << 10;
+/// How much is read at once, at first: more than most answers have. A read that does not fill it tells tokio that nothing
+/// is left, which saves the read that would find that out.
+const ROOM: usize = 8 << 10;
+/// How much is read at once when there is more than that, and the most that waits to be written.
+pub(super) const MOST: usize = 64 << 10;
 
-/// A connection. hyper's `Connection` is not spawned: there is no other task to be woken, and none to wake.
+/// A connection, and what is under way on it.
 pub(super) struct Live {
-    pub(super) sender: SendRequest<ToServer>,
-    connection: Option<Connection<TokioIo<Metered>, ToServer>>,
-    pub(super) meter: Arc<Meter>,
-    /// hyper has ended the connection.
-    over: bool,
-    /// An exchange has ended well on it.
-    pub(super) used: bool,
+    stream: Stream,
+    /// What has come and was not used yet.
+    pub(super) input: BytesMut,
+    /// What goes out next.
+    pub(super) output: BytesMut,
+    /// How much is read at once.
+    room: usize,
+    /// Bytes both ways since the connection was opened.
+    pub(super) moved: u64,
     /// The sweep before which it became idle.
     pub(super) epoch: u64,
+    _open: Open,
 }
 
 impl Live {
-    /// Begins HTTP on a connection.
-    pub(super) async fn new(stream: Stream, telemetry: Arc<Telemetry>) -> hyper::Result<Self> {
-        let meter = Arc::new(Meter::default());
-        let io = TokioIo::new(Metered {
+    pub(super) fn new(stream: Stream, telemetry: Arc<Telemetry>) -> Self {
+        Self {
             stream,
-            meter: Arc::clone(&meter),
-            _open: Open::new(telemetry),
-        });
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(BUFFER)
-            .handshake(io)
-            .await?;
-        Ok(Self {
-            sender,
-            connection: Some(connection),
-            meter,
-            over: false,
-            used: false,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            room: ROOM,
+            moved: 0,
             epoch: 0,
-        })
-    }
-
-    /// Lets hyper go on; ready when it has ended the connection.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(connection) = self.connection.as_mut().filter(|_| !self.over) {
-            // What the exchange gets to see says why.
-            self.over = connection.poll_without_shutdown(cx).is_ready();
-        }
-        if self.over {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
+            _open: Open::new(telemetry),
         }
     }
 
-    /// Whether the connection can take another exchange. Nobody is woken by it from here on.
-    pub(super) fn settle(&mut self) -> bool {
-        self.poll(&mut Context::from_waker(Waker::noop()))
-            .is_pending()
-            && self.sender.is_ready()
+    /// Writes what there is to write; ready when nothing is left.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.output.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.output))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.output.advance(written);
+            self.moved += written as u64;
+        }
+        Poll::Ready(Ok(()))
     }
 
-    /// Has hyper give back a request that it has not begun to send.
-    pub(super) fn give_up(&mut self) {
-        self.over = true;
-        self.connection = None;
+    /// Reads once, behind what is there; how much. Nothing is the end.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.input.reserve(self.room);
+        let room = self.input.capacity() - self.input.len();
+        let read = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?;
+        self.moved += read as u64;
+        if read == room {
+            self.room = MOST;
+        }
+        Poll::Ready(Ok(read))
     }
 
-    /// The connection itself, and what was read of it beyond the answer.
-    pub(super) fn into_parts(self) -> Option<(Stream, bytes::Bytes)> {
-        let Parts { io, read_buf, .. } = self.connection?.into_parts();
-        Some((io.into_inner().stream, read_buf))
+    /// Whether the server has closed the connection, or has said what nobody asked for. What the runtime knows decides,
+    /// at no cost; with `surely` the kernel is asked.
+    pub(super) fn is_stale(&mut self, surely: bool) -> bool {
+        // Nobody is to be woken.
+        let mut quiet = Context::from_waker(Waker::noop());
+        self.poll_read(&mut quiet).is_ready() || (surely && self.stream.is_stale())
     }
-}
 
-/// What has gone over a connection since it was opened.
-#[derive(Debug, Default)]
-pub(super) struct Meter {
-    pub(super) read: AtomicU64,
-    pub(super) written: AtomicU64,
-    /// Whether the next read asks the kernel if the server has closed the connection.
-    pub(super) probe: AtomicBool,
+    /// Made ready to rest: what a large body has left behind is given back.
+    pub(super) fn rest(&mut self) {
+        if self.room > ROOM {
+            self.room = ROOM;
+            self.input = BytesMut::new();
+        }
+        if self.output.capacity() > ROOM {
+            self.output = BytesMut::new();
+        }
+    }
+
+    /// The connection itself, and what has come over it and was not used.
+    pub(super) fn into_parts(self) -> (Stream, Bytes) {
+        (self.stream, self.input.freeze())
+    }
 }
 
 /// Counts a connection for as long as it is open.
-#[derive(Debug)]
-pub(crate) struct Open(Arc<Telemetry>);
+struct Open(Arc<Telemetry>);
 
 impl Open {
     fn new(telemetry: Arc<Telemetry>) -> Self {
@@ -109,76 +110,5 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.metrics.server_connections.add(-1);
-    }
-}
-
-/// A connection with a meter.
-#[derive(Debug)]
-struct Metered {
-    stream: Stream,
-    meter: Arc<Meter>,
-    _open: Open,
-}
-
-impl Metered {
-    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = &polled {
-            let written = self.meter.written.load(Relaxed);
-            self.meter.written.store(written + *bytes as u64, Relaxed);
-        }
-        polled
-    }
-}
-
-impl AsyncRead for Metered {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.meter.probe.load(Relaxed) {
-            self.meter.probe.store(false, Relaxed);
-            if self.stream.is_stale() {
-                return Poll::Ready(Ok(()));
-            }
-        }
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let read = self.meter.read.load(Relaxed);
-        let bytes = buf.filled().len() - before;
-        self.meter.read.store(read + bytes as u64, Relaxed);
-        polled
-    }
-}
-
-impl AsyncWrite for Metered {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.wrote(polled)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.wrote(polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -1,0 +1,316 @@
+//! An answer as the server sends it: the head, and the pieces of its body (RFC 9112 sections 4 to 7).
+//!
+//! Owns the reading. Strict where a mistake would make two answers of one or one of two: after anything that is not HTTP
+//! nothing of the connection is believed.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use hyper::body::Frame;
+use hyper::ext::ReasonPhrase;
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
+};
+use hyper::http::response::Parts;
+use hyper::{Method, Response, StatusCode};
+
+/// The longest head, and the longest trailers.
+const HEAD: usize = 64 << 10;
+/// The most lines of either.
+const LINES: usize = 100;
+/// The longest line before a chunk.
+const CHUNK_LINE: usize = 1024;
+/// Pieces up to this size are copied: the buffer that they came in can then be used again.
+const SMALL: usize = 4 << 10;
+
+/// What is not HTTP, or cannot be relied on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Malformed(&'static str);
+
+/// A head.
+pub(super) struct Head {
+    pub(super) parts: Parts,
+    pub(super) body: Receiving,
+    /// The connection may carry another answer after this one.
+    pub(super) keeps: bool,
+}
+
+/// What is left to be read of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Receiving {
+    /// So many bytes are left.
+    Length(u64),
+    /// A line with the size of a chunk comes next.
+    ChunkLine,
+    /// So many bytes of a chunk are left.
+    Chunk(u64),
+    /// The end of the line behind a chunk comes next.
+    ChunkEnd,
+    /// Trailers come next, or the end of there being none.
+    Trailers,
+    /// Everything up to the end of the connection is.
+    Close,
+    /// Nothing is left.
+    Whole,
+}
+
+/// What came of a body.
+pub(super) enum Piece {
+    Frame(Frame<Bytes>),
+    /// It was whole before.
+    End,
+    /// Not enough has come.
+    More,
+}
+
+/// Takes the head of the final answer off what has come; none when it is not whole yet. Informational answers before it
+/// are dropped, but for 101. `headers` is a map to use again.
+///
+/// # Errors
+/// It is no HTTP.
+pub(super) fn head(
+    input: &mut BytesMut,
+    method: &Method,
+    headers: &mut HeaderMap,
+) -> Result<Option<Head>, Malformed> {
+    loop {
+        let mut lines = [const { MaybeUninit::uninit() }; LINES];
+        let mut read = httparse::Response::new(&mut []);
+        let parsed = httparse::ParserConfig::default()
+            .parse_response_with_uninit_headers(&mut read, input, &mut lines);
+        let length = match parsed {
+            Ok(httparse::Status::Complete(length)) if length <= HEAD => length,
+            Ok(httparse::Status::Partial) if input.len() < HEAD => return Ok(None),
+            Ok(_) => return Err(Malformed("the head is too long")),
+            Err(_) => return Err(Malformed("the head is not HTTP")),
+        };
+        let code = read.code.unwrap_or_default();
+        if (100..200).contains(&code) && code != 101 {
+            input.advance(length);
+            continue;
+        }
+        let status = StatusCode::from_u16(code).map_err(|_| Malformed("the status is none"))?;
+        let (mut parts, ()) = Response::new(()).into_parts();
+        parts.status = status;
+        let reason = read.reason.unwrap_or_default();
+        if status.canonical_reason() != Some(reason)
+            && let Ok(reason) = ReasonPhrase::try_from(reason.as_bytes())
+        {
+            parts.extensions.insert(reason);
+        }
+        let is_1_1 = read.version == Some(1);
+        // In one piece, of which all values are parts.
+        let bytes = Bytes::copy_from_slice(&input[..length]);
+        headers.clear();
+        parts.headers = std::mem::take(headers);
+        let mut said = Said::default();
+        for line in &*read.headers {
+            let name = HeaderName::from_bytes(line.name.as_bytes())
+                .map_err(|_| Malformed("the name of a header is none"))?;
+            let start = line.value.as_ptr() as usize - input.as_ptr() as usize;
+            let value = bytes.slice(start..start + line.value.len());
+            let value = HeaderValue::from_maybe_shared(value)
+                .map_err(|_| Malformed("the value of a header is none"))?;
+            if said.hear(&name, &value)? {
+                parts.headers.append(name, value);
+            }
+        }
+        input.advance(length);
+        let body = said.body(status, method, is_1_1)?;
+        let keeps = body != Receiving::Close && status != StatusCode::SWITCHING_PROTOCOLS;
+        return Ok(Some(Head {
+            parts,
+            body,
+            keeps: keeps && !said.close && (is_1_1 || said.keep_alive),
+        }));
+    }
+}
+
+/// What a head says of the end of its message and of the connection.
+#[derive(Debug, Default)]
+struct Said {
+    length: Option<u64>,
+    chunked: bool,
+    /// Codings before `chunked`, or without it: where the body ends is then the connection's end.
+    coded: bool,
+    close: bool,
+    keep_alive: bool,
+}
+
+impl Said {
+    /// Takes a line in; whether it is to be kept, which a repeated length is not.
+    fn hear(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, Malformed> {
+        if *name == CONTENT_LENGTH {
+            let length = length(value.as_bytes())?;
+            return match self.length.replace(length) {
+                None => Ok(true),
+                Some(before) if before == length => Ok(false),
+                Some(_) => Err(Malformed("two lengths of one body")),
+            };
+        }
+        if *name == TRANSFER_ENCODING {
+            for coding in value.as_bytes().split(|byte| *byte == b',') {
+                if self.chunked {
+                    return Err(Malformed("a coding on top of chunks"));
+                }
+                self.chunked = coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
+                self.coded |= !self.chunked;
+            }
+        } else if *name == CONNECTION {
+            for option in value.as_bytes().split(|byte| *byte == b',') {
+                let option = option.trim_ascii();
+                self.close |= option.eq_ignore_ascii_case(b"close");
+                self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            }
+        }
+        Ok(true)
+    }
+
+    /// How the body is framed (RFC 9112 section 6.3).
+    fn body(
+        &self,
+        status: StatusCode,
+        method: &Method,
+        is_1_1: bool,
+    ) -> Result<Receiving, Malformed> {
+        let encoded = self.chunked || self.coded;
+        if encoded && self.length.is_some() {
+            return Err(Malformed("a length, and chunks too"));
+        }
+        if encoded && !is_1_1 {
+            return Err(Malformed("chunks in HTTP/1.0"));
+        }
+        let without = status.is_informational()
+            || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
+            || *method == Method::HEAD;
+        Ok(match self.length {
+            _ if without => Receiving::Whole,
+            Some(0) => Receiving::Whole,
+            Some(length) => Receiving::Length(length),
+            // What is coded otherwise would lose its coding on the way, which the client could not undo.
+            None if self.chunked && !self.coded => Receiving::ChunkLine,
+            None if encoded => return Err(Malformed("a coding that is not passed on")),
+            None => Receiving::Close,
+        })
+    }
+}
+
+/// A number of bytes: digits and nothing else.
+fn length(value: &[u8]) -> Result<u64, Malformed> {
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let number = std::str::from_utf8(value).ok().filter(|_| digits);
+    number
+        .and_then(|number| number.parse().ok())
+        .ok_or(Malformed("a length that is none"))
+}
+
+impl Receiving {
+    /// Whether nothing is left.
+    pub(super) fn is_whole(self) -> bool {
+        self == Self::Whole
+    }
+
+    /// Takes the next piece off what has come.
+    ///
+    /// # Errors
+    /// It is no HTTP.
+    pub(super) fn next(&mut self, input: &mut BytesMut) -> Result<Piece, Malformed> {
+        loop {
+            match self {
+                Self::Whole => return Ok(Piece::End),
+                _ if input.is_empty() => return Ok(Piece::More),
+                Self::Length(left) => {
+                    let data = take(input, left);
+                    if *left == 0 {
+                        *self = Self::Whole;
+                    }
+                    return Ok(Piece::Frame(Frame::data(data)));
+                }
+                Self::Close => {
+                    let mut all = u64::MAX;
+                    return Ok(Piece::Frame(Frame::data(take(input, &mut all))));
+                }
+                Self::Chunk(left) => {
+                    let data = take(input, left);
+                    if *left == 0 {
+                        *self = Self::ChunkEnd;
+                    }
+                    return Ok(Piece::Frame(Frame::data(data)));
+                }
+                // The parser takes no digits for a zero.
+                Self::ChunkLine if !input[0].is_ascii_hexdigit() => {
+                    return Err(Malformed("the line before a chunk is none"));
+                }
+                Self::ChunkLine => match httparse::parse_chunk_size(input) {
+                    Ok(httparse::Status::Complete((line, 0))) => {
+                        input.advance(line);
+                        *self = Self::Trailers;
+                    }
+                    Ok(httparse::Status::Complete((line, size))) => {
+                        input.advance(line);
+                        *self = Self::Chunk(size);
+                    }
+                    Ok(httparse::Status::Partial) if input.len() < CHUNK_LINE => {
+                        return Ok(Piece::More);
+                    }
+                    _ => return Err(Malformed("the line before a chunk is none")),
+                },
+                Self::ChunkEnd => match input.first_chunk() {
+                    Some(b"\r\n") => {
+                        input.advance(2);
+                        *self = Self::ChunkLine;
+                    }
+                    None if input[0] == b'\r' => return Ok(Piece::More),
+                    _ => return Err(Malformed("a chunk does not end where it says")),
+                },
+                Self::Trailers => {
+                    let Some(trailers) = trailers(input)? else {
+                        return Ok(Piece::More);
+                    };
+                    *self = Self::Whole;
+                    if !trailers.is_empty() {
+                        return Ok(Piece::Frame(Frame::trailers(trailers)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Takes up to so many bytes off what has come.
+fn take(input: &mut BytesMut, left: &mut u64) -> Bytes {
+    let length = usize::try_from(*left)
+        .unwrap_or(usize::MAX)
+        .min(input.len());
+    *left -= length as u64;
+    if length > SMALL {
+        return input.split_to(length).freeze();
+    }
+    let data = Bytes::copy_from_slice(&input[..length]);
+    input.advance(length);
+    data
+}
+
+fn trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
+    let mut lines = [httparse::EMPTY_HEADER; LINES];
+    let (length, lines) = match httparse::parse_headers(input, &mut lines) {
+        Ok(httparse::Status::Complete(parsed)) => parsed,
+        Ok(httparse::Status::Partial) if input.len() < HEAD => return Ok(None),
+        _ => return Err(Malformed("the trailers are none")),
+    };
+    let mut trailers = HeaderMap::new();
+    for line in lines {
+        let name = HeaderName::from_bytes(line.name.as_bytes());
+        let value = HeaderValue::from_bytes(line.value);
+        let (Ok(name), Ok(value)) = (name, value) else {
+            return Err(Malformed("a trailer is none"));
+        };
+        trailers.append(name, value);
+    }
+    input.advance(length);
+    Ok(Some(trailers))
+}
+
+#[cfg(test)]
+mod tests;

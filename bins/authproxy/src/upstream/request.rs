@@ -1,0 +1,139 @@
+//! A request as the server gets it: the head, and a body in the framing that the head says.
+//!
+//! Where the body ends is said by what is written here and by nothing that a client has sent: its own `Content-Length` and
+//! `Transfer-Encoding` end at the gate.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use hyper::Method;
+use hyper::body::{Body as _, Frame};
+use hyper::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
+use hyper::http::request::Parts;
+
+use super::live::MOST;
+use crate::body::{Cut, ToServer};
+
+/// What is left to be sent of a body.
+pub(super) struct Sending {
+    body: ToServer,
+    framing: Framing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    /// So many bytes are left.
+    Length(u64),
+    Chunked,
+    /// Nothing is left.
+    Whole,
+}
+
+impl Sending {
+    pub(super) fn new(body: ToServer) -> Self {
+        let framing = match body.size_hint().exact() {
+            _ if body.is_end_stream() => Framing::Whole,
+            Some(length) => Framing::Length(length),
+            None => Framing::Chunked,
+        };
+        Self { body, framing }
+    }
+
+    /// Whether everything was handed out.
+    pub(super) fn is_whole(&self) -> bool {
+        self.framing == Framing::Whole
+    }
+
+    /// Writes the head.
+    pub(super) fn head(&self, parts: &Parts, to: &mut BytesMut) {
+        to.reserve(1024);
+        to.put_slice(parts.method.as_str().as_bytes());
+        to.put_u8(b' ');
+        let target = parts.uri.path_and_query();
+        to.put_slice(target.map_or("/", |target| target.as_str()).as_bytes());
+        to.put_slice(b" HTTP/1.1\r\n");
+        for (name, value) in &parts.headers {
+            if *name != CONTENT_LENGTH && *name != TRANSFER_ENCODING {
+                line(name.as_str(), value.as_bytes(), to);
+            }
+        }
+        match self.framing {
+            Framing::Length(length) => {
+                line("content-length", length.to_string().as_bytes(), to);
+            }
+            Framing::Chunked => line("transfer-encoding", b"chunked", to),
+            // Some servers answer 411 where a length could be.
+            Framing::Whole if takes_body(&parts.method) => line("content-length", b"0", to),
+            Framing::Whole => {}
+        }
+        to.put_slice(b"\r\n");
+    }
+
+    /// Hands out what has come of the body, up to a bound.
+    ///
+    /// # Errors
+    /// The body breaks off.
+    pub(super) fn fill(&mut self, cx: &mut Context<'_>, to: &mut BytesMut) -> Result<(), Cut> {
+        while self.framing != Framing::Whole && to.len() < MOST {
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+                return Ok(());
+            };
+            match frame.transpose()? {
+                Some(frame) => self.frame(frame, to)?,
+                None => self.end(None, to)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: Frame<Bytes>, to: &mut BytesMut) -> Result<(), Cut> {
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => return self.end(frame.trailers_ref(), to),
+        };
+        match &mut self.framing {
+            Framing::Length(left) => {
+                *left = left.checked_sub(data.len() as u64).ok_or(Cut)?;
+                to.put_slice(&data);
+                if *left == 0 {
+                    self.framing = Framing::Whole;
+                }
+            }
+            // A chunk of nothing would be the last one.
+            Framing::Chunked if data.is_empty() => {}
+            Framing::Chunked => {
+                to.put_slice(format!("{:x}\r\n", data.len()).as_bytes());
+                to.put_slice(&data);
+                to.put_slice(b"\r\n");
+            }
+            Framing::Whole => return Err(Cut),
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, trailers: Option<&HeaderMap>, to: &mut BytesMut) -> Result<(), Cut> {
+        if let Framing::Length(_) = self.framing {
+            return Err(Cut);
+        }
+        to.put_slice(b"0\r\n");
+        for (name, value) in trailers.into_iter().flatten() {
+            line(name.as_str(), value.as_bytes(), to);
+        }
+        to.put_slice(b"\r\n");
+        self.framing = Framing::Whole;
+        Ok(())
+    }
+}
+
+fn line(name: &str, value: &[u8], to: &mut BytesMut) {
+    to.put_slice(name.as_bytes());
+    to.put_slice(b": ");
+    to.put_slice(value);
+    to.put_slice(b"\r\n");
+}
+
+/// Whether a body has a meaning in requests of this method (RFC 9110 section 8.6).
+fn takes_body(method: &Method) -> bool {
+    [Method::POST, Method::PUT, Method::PATCH].contains(method)
+}
