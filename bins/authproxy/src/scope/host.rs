@@ -77,13 +77,14 @@ fn is_name(pattern: &str, name: &str) -> bool {
     if pattern == "*" {
         return true;
     }
-    // With its dot: `badexample.com` is not below `example.com`.
+    // With its dot, before which a name has at least a letter: neither `badexample.com` nor `example.com` itself is below
+    // `example.com`.
     match pattern.strip_prefix('*') {
         Some(end) => name
             .len()
             .checked_sub(end.len())
-            .and_then(|at| Some((at, name.get(at..)?)))
-            .is_some_and(|(at, tail)| at > 0 && tail.eq_ignore_ascii_case(end)),
+            .and_then(|at| name.get(at..))
+            .is_some_and(|tail| tail.eq_ignore_ascii_case(end)),
         None => name.eq_ignore_ascii_case(pattern),
     }
 }
