@@ -143,6 +143,13 @@ fn show(answer: &Answer) -> String {
     }
 }
 
+/// What somebody was told by now.
+async fn heard(asker: JoinHandle<Answer>) -> String {
+    settle().await;
+    assert!(asker.is_finished(), "nothing, by now");
+    show(&asker.await.unwrap())
+}
+
 impl Stand {
     fn new(settings: settings::Cache) -> Self {
         let engine = Engine::default();
@@ -183,7 +190,7 @@ async fn a_thousand_ask_and_the_engine_is_asked_once() {
     assert_eq!(stand.engine.asked(), 1);
     stand.engine.tell(key(1), granted("alice")).await;
     for asker in askers {
-        assert_eq!(show(&asker.await.unwrap()), "alice");
+        assert_eq!(heard(asker).await, "alice");
     }
     assert_eq!(stand.says(key(1)).await, "alice");
     assert_eq!(stand.engine.asked(), 1);
@@ -204,7 +211,7 @@ async fn whoever_asked_first_may_go_away() {
     first.abort();
     settle().await;
     stand.engine.tell(key(1), granted("alice")).await;
-    assert_eq!(show(&second.await.unwrap()), "alice");
+    assert_eq!(heard(second).await, "alice");
     assert_eq!(stand.engine.asked(), 1);
 }
 
@@ -246,7 +253,7 @@ async fn while_the_engine_fails_grants_are_believed_for_longer_and_nobody_waits(
     let asker = stand.asker(key(1));
     settle().await;
     stand.engine.tell(key(1), failed()).await;
-    assert_eq!(show(&asker.await.unwrap()), "alice (stale)");
+    assert_eq!(heard(asker).await, "alice (stale)");
     // It is not asked again at once; then once at a time, and nobody waits for it.
     assert_eq!(stand.says(key(1)).await, "alice (stale)");
     assert_eq!(stand.engine.asked(), 2);
@@ -355,7 +362,7 @@ async fn the_engine_may_ask_for_less_time_and_not_for_more() {
         ttl: no_time,
     };
     stand.engine.tell(key(9), Ok(found)).await;
-    assert_eq!(show(&asker.await.unwrap()), "a");
+    assert_eq!(heard(asker).await, "a");
     assert_eq!(stand.says(key(9)).await, "waits");
 }
 
@@ -380,11 +387,7 @@ async fn a_purge_takes_back_what_is_known_and_what_is_being_asked() {
         assert_eq!(stand.engine.asked(), asked + 1, "{what:?}");
     }
     stand.engine.tell(key(2), granted("old")).await;
-    assert_eq!(
-        show(&asker.await.unwrap()),
-        "old",
-        "whoever asked before is told"
-    );
+    assert_eq!(heard(asker).await, "old", "whoever asked before is told");
     stand.engine.tell(key(2), failed()).await;
     assert_eq!(stand.says(key(2)).await, "waits");
     stand.engine.tell(key(2), granted("new")).await;
@@ -445,7 +448,7 @@ async fn an_engine_that_panics_has_failed() {
     let asker = stand.asker(key(1));
     settle().await;
     stand.engine.panic(key(1)).await;
-    assert_eq!(show(&asker.await.unwrap()), "error");
+    assert_eq!(heard(asker).await, "error");
     assert_eq!(stand.cache.snapshot().flights, 0);
     assert_eq!(stand.says(key(1)).await, "waits");
 }

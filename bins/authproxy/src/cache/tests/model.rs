@@ -152,7 +152,7 @@ async fn play(steps: Vec<Step>, entries: usize) {
                     assert!(question.counts);
                     question.waiting.push(asker);
                 } else {
-                    let said = show(&asker.await.unwrap());
+                    let said = heard(asker).await;
                     assert!(
                         said == expected || (forgets && said == "error"),
                         "{said}, not {expected}"
@@ -179,7 +179,7 @@ async fn play(steps: Vec<Step>, entries: usize) {
                 };
                 stand.engine.tell(key(number), told).await;
                 for asker in question.waiting {
-                    let said = show(&asker.await.unwrap());
+                    let said = heard(asker).await;
                     assert!(
                         said == expected || (forgets && said == "error"),
                         "{said}, not {expected}"
