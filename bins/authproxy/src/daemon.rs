@@ -146,9 +146,18 @@ fn door(settings: &Settings) -> Result<Door, Failure> {
 /// The ACL file is wrong (exit 78).
 pub(crate) fn check(settings: &Settings) -> Result<String, Failure> {
     let mut summary = settings::summary(settings);
-    if let Engine::File(path) = &settings.engine {
-        let keys = AclFile::open(path)?.status().entries;
-        summary.push_str(&format!("keys        {keys}\n"));
+    match &settings.engine {
+        Engine::File(path) => {
+            let keys = AclFile::open(path)?.status().entries;
+            summary.push_str(&format!("keys        {keys}\n"));
+        }
+        // One that is missing or wrong is logged, and no reason not to start.
+        Engine::Liveconf(path) => {
+            for server in Liveconf::open(path).status().servers {
+                summary.push_str(&format!("aclserver   {}\n", server.url));
+            }
+        }
+        Engine::Servers(_) => {}
     }
     Ok(summary)
 }
