@@ -1,1 +1,433 @@
 //! Answers shared over real memcached servers: signed, bounded in time, never believed from anybody else.
+
+use std::collections::HashSet;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use authproxy::cache::{Cache, Known, Purge, Shared};
+use authproxy::grant::{Found, Grant, KeyHash};
+use authproxy::permissions::{Permissions, Unavailable};
+use authproxy::settings;
+use hostkit_tests::memcached::Memcached;
+use hostkit_tests::{eventually, or_skip};
+use tokio::runtime::Runtime;
+
+const SECRET: &[u8] = b"of nobody but us";
+
+/// What is believed for how long; nothing of it is over in a test that does not shorten it.
+const SETTINGS: settings::Cache = settings::Cache {
+    entries: 10_000,
+    allowed: Duration::from_secs(600),
+    denied: Duration::from_secs(600),
+    error: Duration::from_secs(1),
+    stale: Duration::from_secs(600),
+};
+
+/// A permissions engine that knows the keys it is told and counts what it is asked. Clones are the same engine.
+#[derive(Debug, Clone, Default)]
+struct Engine {
+    known: Arc<Mutex<HashSet<KeyHash>>>,
+    fails: Arc<Mutex<bool>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Permissions for Engine {
+    async fn find(&self, key: KeyHash) -> Result<Found, Unavailable> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        // Everybody who asks at the same time has time to.
+        tokio::task::yield_now().await;
+        if *self.fails.lock().unwrap() {
+            return Err(Unavailable("it fails".to_owned()));
+        }
+        let grant = self.known.lock().unwrap().contains(&key).then(|| {
+            Arc::new(Grant {
+                id: key.to_string(),
+                rights: vec!["all".to_owned()],
+                hosts: Vec::new(),
+                paths: Vec::new(),
+                methods: Vec::new(),
+                expires: None,
+            })
+        });
+        Ok(Found { grant, ttl: None })
+    }
+}
+
+impl Engine {
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    fn know(&self, key: KeyHash) {
+        self.known.lock().unwrap().insert(key);
+    }
+}
+
+/// Some memcached servers, an engine, and the runtime of the hosts before them.
+struct World {
+    runtime: Runtime,
+    engine: Engine,
+    servers: Vec<Memcached>,
+}
+
+impl World {
+    /// None without memcached.
+    fn new(servers: usize) -> Option<Self> {
+        let servers = or_skip("memcached", Memcached::several(servers))?;
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        Some(Self {
+            runtime: runtime.enable_all().build().unwrap(),
+            engine: Engine::default(),
+            servers,
+        })
+    }
+
+    /// A host that has just been started, with other settings or another secret than most.
+    fn host_with(&self, settings: settings::Cache, secret: &[u8]) -> Cache<Engine> {
+        let shared = settings::Shared {
+            servers: self.servers.iter().map(Memcached::address).collect(),
+            prefix: "eightball".to_owned(),
+            secret: settings::Secret(secret.to_vec()),
+        };
+        let shared = Shared::new(&shared).unwrap();
+        Cache::new(self.engine.clone(), settings, Some(shared))
+    }
+
+    fn host(&self) -> Cache<Engine> {
+        self.host_with(SETTINGS, SECRET)
+    }
+
+    /// What a host says of a key: whether somebody has it; none if it does not know.
+    fn says(&self, host: &Cache<Engine>, key: KeyHash) -> Option<bool> {
+        let answer = self.runtime.block_on(host.find(key)).ok()?;
+        Some(matches!(answer, Known::Grant { .. }))
+    }
+
+    /// Makes a host ask about a key of which no memcached has an entry, until one has. A memcached that takes longer than
+    /// 10 ms here may be left alone for a moment, and then gets none.
+    fn learn(&self, host: &Cache<Engine>, key: KeyHash, known: bool) {
+        let before = self.names().len();
+        eventually("the entry is written", || {
+            self.purge(host, &Purge::Key(key));
+            assert_eq!(self.says(host, key), Some(known));
+            self.pass();
+            self.names().len() > before
+        });
+    }
+
+    /// The names of all entries.
+    fn names(&self) -> Vec<String> {
+        self.servers.iter().flat_map(Memcached::keys).collect()
+    }
+
+    fn purge(&self, host: &Cache<Engine>, what: &Purge) -> usize {
+        let _inside = self.runtime.enter();
+        host.purge(what)
+    }
+
+    /// Lets background tasks do something.
+    fn pass(&self) {
+        let moment = async { tokio::time::sleep(Duration::from_millis(1)).await };
+        self.runtime.block_on(moment);
+    }
+
+    /// Waits for a host that has just been started and says this of a key after so many questions to the engine. A
+    /// memcached that takes longer than 10 ms here has no entry, so that one may be asked more.
+    fn a_new_host_says(&self, key: KeyHash, known: bool, questions: u64) {
+        eventually("a new host needs that many questions", || {
+            let host = self.host();
+            assert_eq!(self.says(&host, key), Some(known));
+            host.snapshot().questions == questions
+        });
+    }
+}
+
+fn key(number: usize) -> KeyHash {
+    KeyHash::of(&number.to_be_bytes())
+}
+
+#[test]
+fn a_host_believes_what_another_was_told() {
+    let Some(world) = World::new(1) else { return };
+    world.engine.know(key(1));
+    let host = world.host();
+    world.learn(&host, key(1), true);
+    world.learn(&host, key(2), false);
+    world.a_new_host_says(key(1), true, 0);
+    world.a_new_host_says(key(2), false, 0);
+    for name in world.names() {
+        assert!(name.starts_with("eightball:1:"), "{name}");
+        for number in [1, 2] {
+            let hash = key(number).to_string();
+            assert!(
+                !name.contains(&hash),
+                "the hash is all it takes to ask an engine"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_secret_of_somebody_else_is_worth_nothing() {
+    let Some(world) = World::new(1) else { return };
+    let stranger = world.host_with(SETTINGS, b"of somebody else");
+    world.engine.know(key(1));
+    world.learn(&stranger, key(1), true);
+    world.engine.known.lock().unwrap().clear();
+    world.a_new_host_says(key(1), false, 1);
+}
+
+#[test]
+fn nobody_on_the_network_can_admit_a_key() {
+    let Some(world) = World::new(1) else { return };
+    let (known, made_up) = (key(1), key(2));
+    world.engine.know(known);
+    let [server] = &world.servers[..] else {
+        panic!("one")
+    };
+    let host = world.host();
+    world.learn(&host, known, true);
+    let [name_of_known] = &world.names()[..] else {
+        panic!("one")
+    };
+    let entry = server.get(name_of_known).unwrap();
+    world.learn(&host, made_up, false);
+    let names = world.names();
+    let name_of_made_up = names.iter().find(|name| *name != name_of_known).unwrap();
+    let denial = server.get(name_of_made_up).unwrap();
+
+    let mut flipped = entry.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    let truncated = &entry[..entry.len() / 2];
+    for forged in [&entry[..], &flipped, truncated, b"", b"1", &[b'1'; 1000]] {
+        server.set(name_of_made_up, forged);
+        eventually("it was looked at", || {
+            let host = world.host();
+            assert_eq!(world.says(&host, made_up), Some(false));
+            host.snapshot().shared_refused == 1
+        });
+    }
+    // Nor deny one.
+    server.set(name_of_known, &denial);
+    world.a_new_host_says(known, true, 1);
+}
+
+#[test]
+fn of_several_servers_one_may_die() {
+    const KEYS: usize = 60;
+    let Some(world) = World::new(3) else { return };
+    let host = world.host();
+    for number in 0..KEYS {
+        world.engine.know(key(number));
+        world.learn(&host, key(number), true);
+    }
+    let [lost, ..] = &world.servers[..] else {
+        panic!("three")
+    };
+    let of_lost = lost.keys().len();
+    assert!(
+        (1..KEYS).contains(&of_lost),
+        "each has its share: {of_lost}"
+    );
+    lost.kill();
+    eventually("only its entries are missed", || {
+        let host = world.host();
+        for number in 0..KEYS {
+            assert_eq!(world.says(&host, key(number)), Some(true));
+        }
+        let counts = host.snapshot();
+        let down = counts.servers.iter().filter(|server| !server.up).count();
+        counts.questions == of_lost as u64 && down == 1
+    });
+}
+
+#[test]
+fn without_any_server_the_engine_is_asked() {
+    let Some(world) = World::new(2) else { return };
+    let host = world.host();
+    world.engine.know(key(0));
+    assert_eq!(world.says(&host, key(0)), Some(true));
+    world.servers.iter().for_each(Memcached::kill);
+    for number in 1..50 {
+        world.engine.know(key(number));
+        assert_eq!(world.says(&host, key(number)), Some(true));
+    }
+    assert_eq!(world.engine.asked(), 50);
+    assert!(host.snapshot().servers.iter().all(|server| !server.up));
+    // They come back, empty, and are used again.
+    world.servers.iter().for_each(Memcached::restart);
+    let mut number = 50;
+    eventually("both have entries", || {
+        number += 1;
+        world.says(&host, key(number));
+        world.pass();
+        world.servers.iter().all(|server| !server.keys().is_empty())
+    });
+}
+
+#[test]
+fn a_black_hole_is_left_alone_until_it_answers() {
+    let Some(world) = World::new(1) else { return };
+    let [server] = &world.servers[..] else {
+        panic!("one")
+    };
+    let host = world.host();
+    world.learn(&host, key(0), false);
+    server.stall();
+    for number in 1..200 {
+        assert_eq!(world.says(&host, key(number)), Some(false));
+    }
+    let [counts] = &host.snapshot().servers[..] else {
+        panic!("one")
+    };
+    assert!(!counts.up);
+    assert!(
+        (3..10).contains(&counts.failures),
+        "waited for once in a while: {counts:?}"
+    );
+    server.resume();
+    let mut number = 200;
+    eventually("it is asked again", || {
+        number += 1;
+        world.says(&host, key(number));
+        world.pass();
+        host.snapshot().servers[0].up
+    });
+}
+
+#[test]
+fn a_liar_admits_nobody() {
+    let Some(mut world) = World::new(1) else {
+        return;
+    };
+    let [truth] = &world.servers[..] else {
+        panic!("one")
+    };
+    world.engine.know(key(1));
+    let host = world.host();
+    world.learn(&host, key(1), true);
+    let entry = truth.get(&world.names()[0]).unwrap();
+
+    // Whatever it is asked for, it says that it is this entry; or something worse.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let (entry, stream) = (entry.clone(), stream.unwrap());
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut line, mut writer) = (String::new(), stream);
+                while reader.read_line(&mut line).is_ok_and(|length| length > 0) {
+                    let name = line.strip_prefix("get ").map_or("", str::trim_end);
+                    let length =
+                        [entry.len(), 1 << 40, entry.len() + 1, entry.len() - 1][number % 4];
+                    let head = format!("VALUE {name} 0 {length}\r\n");
+                    let lie = [head.as_bytes(), &entry, b"\r\nEND\r\n"].concat();
+                    if writer.write_all(&lie).is_err() {
+                        return;
+                    }
+                    line.clear();
+                }
+            });
+        }
+    });
+    world.engine.known.lock().unwrap().clear();
+    let shared = settings::Shared {
+        servers: vec![address],
+        prefix: "eightball".to_owned(),
+        secret: settings::Secret(SECRET.to_vec()),
+    };
+    world.servers.clear();
+    let shared = Shared::new(&shared).unwrap();
+    let host = Cache::new(world.engine.clone(), SETTINGS, Some(shared));
+    for number in 2..100 {
+        assert_eq!(world.says(&host, key(number)), Some(false));
+    }
+    assert!(host.snapshot().shared_refused > 0 || host.snapshot().servers[0].failures > 0);
+}
+
+#[test]
+fn of_a_thousand_one_asks_and_then_nobody() {
+    let Some(world) = World::new(2) else { return };
+    world.engine.know(key(1));
+    let host = world.host();
+    let askers = (0..1_000).map(|_| {
+        let host = host.clone();
+        world
+            .runtime
+            .spawn(async move { host.find(key(1)).await.is_ok() })
+    });
+    let askers: Vec<_> = askers.collect();
+    for asker in askers {
+        assert!(world.runtime.block_on(asker).unwrap());
+    }
+    assert_eq!(world.engine.asked(), 1);
+    world.a_new_host_says(key(1), true, 0);
+}
+
+#[test]
+fn a_host_that_starts_while_the_engine_fails_knows_what_others_knew() {
+    let Some(world) = World::new(1) else { return };
+    let short = settings::Cache {
+        allowed: Duration::from_secs(1),
+        denied: Duration::from_secs(1),
+        ..SETTINGS
+    };
+    world.engine.know(key(1));
+    let host = world.host_with(short, SECRET);
+    world.learn(&host, key(1), true);
+    world.learn(&host, key(2), false);
+    *world.engine.fails.lock().unwrap() = true;
+    eventually("the grant is over, and believed", || {
+        let host = world.host_with(short, SECRET);
+        let answer = world.runtime.block_on(host.find(key(1)));
+        // A memcached that is slow here has nothing for it.
+        matches!(answer, Ok(Known::Grant { stale: true, .. }))
+    });
+    // That nobody has a key is not.
+    let host = world.host_with(short, SECRET);
+    assert_eq!(world.says(&host, key(2)), None);
+    // Nor is a grant by a host that believes nothing for longer.
+    let strict = settings::Cache {
+        stale: Duration::ZERO,
+        ..short
+    };
+    let host = world.host_with(strict, SECRET);
+    assert_eq!(world.says(&host, key(1)), None);
+}
+
+#[test]
+fn a_purge_reaches_memcached() {
+    let Some(world) = World::new(2) else { return };
+    let host = world.host();
+    for number in 0..20 {
+        world.engine.know(key(number));
+        world.learn(&host, key(number), true);
+    }
+    world.engine.known.lock().unwrap().clear();
+    // What this host does not know itself is not believed either: it was there before.
+    let before = world.host();
+    world.purge(&before, &Purge::All);
+    assert_eq!(world.says(&before, key(0)), Some(false));
+
+    assert_eq!(world.purge(&host, &Purge::Id(key(1).to_string())), 1);
+    assert_eq!(world.says(&host, key(1)), Some(false));
+    assert_eq!(world.purge(&host, &Purge::Key(key(2))), 1);
+    assert_eq!(world.says(&host, key(2)), Some(false));
+    assert_eq!(world.says(&host, key(3)), Some(true));
+    world.purge(&host, &Purge::All);
+    for number in 0..20 {
+        assert_eq!(world.says(&host, key(number)), Some(false));
+    }
+    // Nor does a host that starts now find any grant.
+    let asked = world.engine.asked();
+    eventually("all grants are deleted", || {
+        world.pass();
+        let host = world.host();
+        (0..20).all(|number| world.says(&host, key(number)) == Some(false))
+    });
+    assert!(world.engine.asked() >= asked);
+}
