@@ -21,7 +21,7 @@ use crate::cache::{Answer, Cache, Known, Purge, Snapshot};
 use crate::credential;
 use crate::grant::{Grant, KeyHash};
 use crate::permissions::file::AclFile;
-use crate::permissions::{Remote, Status};
+use crate::permissions::{Permissions as _, Remote, Status};
 use crate::refusal::Refusal;
 use crate::scope::{self, Asked};
 use crate::settings::{Rules, Site};
@@ -109,7 +109,7 @@ impl Door {
 
     async fn find(&self, key: KeyHash) -> Answer {
         match &self.source {
-            Source::File(file) => Ok(match file.get(&key) {
+            Source::File(file) => Ok(match file.find(key).await?.grant {
                 Some(grant) => Known::Grant {
                     grant,
                     stale: false,
