@@ -13,6 +13,7 @@ pub type Body = fn(&[u8]);
 
 /// Every body, by the name of its corpus.
 pub const BODIES: &[(&str, Body)] = &[
+    ("answer", authproxy::fuzz_answer),
     ("credential", credential::run),
     ("gate", gate::run),
     ("haproxy_config", haproxy_config),

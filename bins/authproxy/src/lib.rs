@@ -38,6 +38,7 @@ mod upstream;
 mod tests;
 
 pub use cli::Args;
+pub use upstream::fuzz_answer;
 
 use clap::ArgMatches;
 use cli::Verb;

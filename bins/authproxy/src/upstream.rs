@@ -29,6 +29,7 @@ use crate::proxy::Proxy;
 use crate::record::Telemetry;
 use crate::refusal::Refusal;
 use crate::settings::{Server, Site};
+pub use answer::fuzz as fuzz_answer;
 use answer::{Piece, Receiving};
 pub(crate) use connect::Stream;
 use live::Live;

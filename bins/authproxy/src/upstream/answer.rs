@@ -243,13 +243,12 @@ impl Receiving {
                     return Err(Malformed("the line before a chunk is none"));
                 }
                 Self::ChunkLine => match httparse::parse_chunk_size(input) {
-                    Ok(httparse::Status::Complete((line, 0))) => {
+                    Ok(httparse::Status::Complete((line, size))) if line <= CHUNK_LINE => {
                         input.advance(line);
-                        *self = Self::Trailers;
-                    }
-                    Ok(httparse::Status::Complete((line, size))) => {
-                        input.advance(line);
-                        *self = Self::Chunk(size);
+                        *self = match size {
+                            0 => Self::Trailers,
+                            size => Self::Chunk(size),
+                        };
                     }
                     Ok(httparse::Status::Partial) if input.len() < CHUNK_LINE => {
                         return Ok(Piece::More);
@@ -295,7 +294,7 @@ fn take(input: &mut BytesMut, left: &mut u64) -> Bytes {
 fn trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
     let mut lines = [httparse::EMPTY_HEADER; LINES];
     let (length, lines) = match httparse::parse_headers(input, &mut lines) {
-        Ok(httparse::Status::Complete(parsed)) => parsed,
+        Ok(httparse::Status::Complete(parsed)) if parsed.0 <= HEAD => parsed,
         Ok(httparse::Status::Partial) if input.len() < HEAD => return Ok(None),
         _ => return Err(Malformed("the trailers are none")),
     };
@@ -310,6 +309,48 @@ fn trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
     }
     input.advance(length);
     Ok(Some(trailers))
+}
+
+/// The body of a fuzz target: any bytes as what a server sends. However they are cut into pieces, the same answer is read,
+/// and one that is not whole is never taken for it.
+pub fn fuzz(bytes: &[u8]) {
+    for method in [Method::GET, Method::HEAD] {
+        let whole = read(bytes, bytes.len().max(1), &method);
+        assert_eq!(whole, read(bytes, 1, &method), "byte by byte");
+        assert_eq!(whole, read(bytes, 7, &method), "in pieces of seven");
+    }
+}
+
+/// The status, the body and whether the connection is kept of an answer that comes in pieces of `step` bytes; none when
+/// it is not whole at the end of the connection.
+fn read(
+    bytes: &[u8],
+    step: usize,
+    method: &Method,
+) -> Result<Option<(StatusCode, Vec<u8>, bool)>, Malformed> {
+    let mut input = BytesMut::new();
+    let mut pieces = bytes.chunks(step);
+    let mut more = |input: &mut BytesMut| {
+        let piece = pieces.next().unwrap_or_default();
+        input.extend_from_slice(piece);
+        !piece.is_empty()
+    };
+    let mut head = loop {
+        match head(&mut input, method, &mut HeaderMap::new())? {
+            Some(head) => break head,
+            None if !more(&mut input) => return Ok(None),
+            None => {}
+        }
+    };
+    let mut body = Vec::new();
+    loop {
+        match head.body.next(&mut input)? {
+            Piece::Frame(frame) => body.extend(frame.into_data().unwrap_or_default()),
+            Piece::More if more(&mut input) => {}
+            Piece::More if head.body != Receiving::Close => return Ok(None),
+            Piece::More | Piece::End => return Ok(Some((head.parts.status, body, head.keeps))),
+        }
+    }
 }
 
 #[cfg(test)]
