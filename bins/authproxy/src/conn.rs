@@ -47,7 +47,7 @@ pub(crate) struct Client {
     pub(crate) flow: Arc<Flow>,
     pub(crate) watch: Watch,
     /// The last request, until its answer is with the kernel.
-    finished: Mutex<Option<Record>>,
+    finished: Mutex<Option<Box<Record>>>,
     tunnel: Mutex<Option<Tunnel>>,
     lingers: AtomicBool,
 }
@@ -74,7 +74,7 @@ impl Client {
     }
 
     /// Nothing more happens to a request but that its answer is written.
-    pub(crate) fn finish(&self, record: Record) {
+    pub(crate) fn finish(&self, record: Box<Record>) {
         self.flow.turn(Turn::Nobody);
         *lock(&self.finished) = Some(record);
     }

@@ -74,7 +74,7 @@ impl Thread {
 /// A request under way. Wherever it ends, its record does.
 pub(crate) struct Entry {
     client: Arc<Client>,
-    record: Option<Record>,
+    record: Option<Box<Record>>,
 }
 
 impl Entry {
@@ -83,11 +83,11 @@ impl Entry {
     }
 
     pub(crate) fn record(&mut self) -> Option<&mut Record> {
-        self.record.as_mut()
+        self.record.as_deref_mut()
     }
 
     fn note(&mut self, what: impl FnOnce(&mut Record)) {
-        self.record.as_mut().map(what);
+        self.record.as_deref_mut().map(what);
     }
 }
 
@@ -113,7 +113,7 @@ pub(crate) async fn handle(
     let telemetry = &client.thread.proxy.telemetry;
     let record = Record::begin(telemetry, &site, &parts, &client.who, id.clone());
     let mut entry = Entry {
-        record: Some(record),
+        record: Some(Box::new(record)),
         client: Arc::clone(&client),
     };
     let answered = match fault {
@@ -178,9 +178,8 @@ async fn answer(
         }
     };
     entry.note(|record| record.pass(&pass));
-    let asked = upgrades(&parts, &body);
+    let asked = parts.headers.contains_key(UPGRADE) && upgrades(&mut parts, &body);
     headers::to_server(&mut parts, &pass, &client.who, id, site);
-    prepare(&mut parts, asked);
     let has_body = !body.is_end_stream();
     let body = ToServer::new(body, &client, site.limits.body);
     let upstream = &client.thread.upstream;
@@ -241,22 +240,16 @@ fn check(parts: &mut Parts, body: &Incoming, site: &Site) -> Result<(), Refusal>
     }
 }
 
-/// Whether a request may become a tunnel (RFC 6455 section 4.1).
-fn upgrades(parts: &Parts, body: &Incoming) -> bool {
-    parts.headers.contains_key(UPGRADE)
-        && parts.method == Method::GET
+/// Whether a request becomes a tunnel if the server agrees (RFC 6455 section 4.1). One that may not does not ask.
+fn upgrades(parts: &mut Parts, body: &Incoming) -> bool {
+    let may = parts.method == Method::GET
         && parts.version == Version::HTTP_11
         && body.is_end_stream()
-        && headers::is_websocket(&parts.headers)
-}
-
-/// What is between this proxy and the server alone.
-fn prepare(parts: &mut Parts, upgrades: bool) {
-    if !upgrades && parts.headers.remove(UPGRADE).is_some() {
-        parts.headers.remove(CONNECTION);
+        && headers::is_websocket(&parts.headers);
+    if !may {
+        parts.headers.remove(UPGRADE);
     }
-    // hyper tells the client to continue as soon as the server takes the body: the server has nothing to say to it.
-    parts.headers.remove(EXPECT);
+    may
 }
 
 /// Reads what is left of a request that is answered here, so that the connection can be kept for the next one. What is

@@ -49,12 +49,17 @@ impl Source {
         if self.block.capacity() < LENGTH {
             self.block = BytesMut::with_capacity(BLOCK);
         }
-        for key in &self.keys {
-            for byte in key.hash_one(self.count).to_be_bytes() {
-                let digit = |half: u8| b"0123456789abcdef"[usize::from(half & 15)];
-                self.block.put_slice(&[digit(byte >> 4), digit(byte)]);
-            }
+        let mut id = [0; LENGTH];
+        let bytes = self
+            .keys
+            .iter()
+            .flat_map(|key| key.hash_one(self.count).to_be_bytes());
+        for (digits, byte) in id.chunks_exact_mut(2).zip(bytes) {
+            const DIGITS: &[u8; 16] = b"0123456789abcdef";
+            digits[0] = DIGITS[usize::from(byte >> 4)];
+            digits[1] = DIGITS[usize::from(byte & 15)];
         }
+        self.block.put_slice(&id);
         let id: Bytes = self.block.split().freeze();
         // Hex digits are visible ASCII.
         HeaderValue::from_maybe_shared(id).unwrap_or(HeaderValue::from_static("none"))

@@ -52,6 +52,20 @@ pub(super) fn goes(name: &str, trusted: bool) -> bool {
     }
 }
 
+/// Whether a header, in lower case, does not go on to the client: those of the hop, and what only we say, because a
+/// server must not seem to be us.
+pub(super) fn returns_not(name: &str) -> bool {
+    match name.as_bytes().first() {
+        Some(b'c') => name == "connection",
+        Some(b'k') => name == "keep-alive",
+        Some(b'p') => name == "proxy-connection",
+        Some(b't') => matches!(name, "te" | "transfer-encoding"),
+        Some(b'u') => name == "upgrade",
+        Some(b'x') => matches!(name, "x-auth-fail-open" | "x-auth-stale"),
+        _ => false,
+    }
+}
+
 fn is_exact(name: &str) -> bool {
     name.bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')

@@ -139,7 +139,8 @@ struct Said {
 }
 
 impl Said {
-    /// Takes a line in; whether it is to be kept, which a repeated length is not.
+    /// Takes a line in; whether it is to be kept. What is only about this message on this connection, and a repeated
+    /// length, is not.
     fn hear(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, Malformed> {
         if *name == CONTENT_LENGTH {
             let length = length(value.as_bytes())?;
@@ -157,12 +158,20 @@ impl Said {
                 self.chunked = coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
                 self.coded |= !self.chunked;
             }
-        } else if *name == CONNECTION {
+            return Ok(false);
+        }
+        if *name == CONNECTION {
+            let mut names = false;
             for option in value.as_bytes().split(|byte| *byte == b',') {
                 let option = option.trim_ascii();
-                self.close |= option.eq_ignore_ascii_case(b"close");
-                self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                match option {
+                    _ if option.eq_ignore_ascii_case(b"close") => self.close = true,
+                    _ if option.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
+                    _ => names = true,
+                }
             }
+            // Only what names a header, or another protocol, has to be seen by others.
+            return Ok(names);
         }
         Ok(true)
     }
