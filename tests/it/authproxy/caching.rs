@@ -409,6 +409,12 @@ fn a_purge_reaches_memcached() {
         world.engine.know(key(number));
         world.learn(&host, key(number), true);
     }
+    // Also that of which the host that is told knows nothing. It may be slow here, and need to be told again.
+    eventually("the entry is deleted", || {
+        world.purge(&world.host(), &Purge::Key(key(19)));
+        world.pass();
+        world.names().len() == 19
+    });
     world.engine.known.lock().unwrap().clear();
     // What this host does not know itself is not believed either: it was there before.
     let before = world.host();
