@@ -32,14 +32,9 @@ pub struct Telemetry {
 #[derive(Debug)]
 pub struct Record {
     telemetry: Arc<Telemetry>,
-    pub(crate) site: Arc<Site>,
+    /// Only while there is an access log.
+    pub(crate) asked: Option<Box<Asked>>,
     started: Instant,
-    pub(crate) method: Method,
-    pub(crate) uri: Uri,
-    pub(crate) peer: IpAddr,
-    pub(crate) forwarded_for: Option<HeaderValue>,
-    /// The id of the request.
-    pub id: HeaderValue,
     pub(crate) grant: Option<Arc<Grant>>,
     /// The hash of a key that nobody has; the first 8 digits of it are logged.
     pub(crate) key: Option<KeyHash>,
@@ -56,6 +51,32 @@ pub struct Record {
     pub cut: bool,
 }
 
+/// What the access log says of a request as it came. Nothing else needs it: without a log it is not copied, and does not
+/// keep what hyper has read the request into.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) site: Arc<Site>,
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) peer: IpAddr,
+    pub(crate) forwarded_for: Option<HeaderValue>,
+    /// The id of the request.
+    pub(crate) id: HeaderValue,
+}
+
+impl Asked {
+    pub(crate) fn new(site: &Arc<Site>, parts: &Parts, client: &Client, id: HeaderValue) -> Self {
+        Self {
+            site: Arc::clone(site),
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            peer: client.peer,
+            forwarded_for: forwarded_for(&parts.headers, client),
+            id,
+        }
+    }
+}
+
 impl Record {
     /// Begins with a request as it came from the client.
     #[must_use]
@@ -67,15 +88,11 @@ impl Record {
         id: HeaderValue,
     ) -> Self {
         telemetry.metrics.in_flight.add(1);
+        let is_logged = telemetry.access.is_some();
         Self {
             telemetry: Arc::clone(telemetry),
-            site: Arc::clone(site),
+            asked: is_logged.then(|| Box::new(Asked::new(site, parts, client, id))),
             started: Instant::now(),
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            peer: client.peer,
-            forwarded_for: forwarded_for(&parts.headers, client),
-            id,
             grant: None,
             key: None,
             route: None,

@@ -11,7 +11,7 @@ use hyper::header::HeaderValue;
 
 use crate::credential;
 use crate::door::Mark;
-use crate::record::Record;
+use crate::record::{Asked, Record};
 use crate::settings::AccessLog as Shape;
 
 /// What is shown of a path and of a query, in bytes each.
@@ -31,6 +31,8 @@ pub struct Format {
 
 /// What a line says, whatever its shape.
 struct Said<'r> {
+    /// The id of the request.
+    id: &'r str,
     client: Cow<'r, str>,
     method: &'r str,
     path: &'r str,
@@ -61,9 +63,12 @@ impl Format {
         Self { shape, fixed }
     }
 
-    /// Adds the line of a request that took so long.
+    /// Adds the line of a request that took so long. Its record was begun for a log.
     pub(super) fn write(&self, to: &mut Vec<u8>, record: &Record, took: Duration) {
-        let said = said(record, took);
+        let Some(asked) = &record.asked else {
+            return;
+        };
+        let said = said(record, asked, took);
         let before = to.len();
         let written = match self.shape {
             Shape::Plain => self.plain(to, record, &said),
@@ -110,8 +115,7 @@ impl Format {
         if record.cut {
             write!(to, " cut")?;
         }
-        let id = record.id.to_str().unwrap_or_default();
-        writeln!(to, " request={}{}", Printable(id), self.fixed)
+        writeln!(to, " request={}{}", Printable(said.id), self.fixed)
     }
 
     fn json(&self, to: &mut Vec<u8>, record: &Record, said: &Said<'_>) -> std::io::Result<()> {
@@ -155,14 +159,14 @@ impl Format {
         if record.cut {
             write!(to, ",\"cut\":true")?;
         }
-        member(to, "request_id", record.id.to_str().unwrap_or_default())?;
+        member(to, "request_id", said.id)?;
         writeln!(to, "}}")
     }
 }
 
-fn said(record: &Record, took: Duration) -> Said<'_> {
-    let parameter = &record.site.credentials.parameter;
-    let query = record
+fn said<'r>(record: &Record, asked: &'r Asked, took: Duration) -> Said<'r> {
+    let parameter = &asked.site.credentials.parameter;
+    let query = asked
         .uri
         .query()
         .map(|query| match credential::masked(query, parameter) {
@@ -170,9 +174,10 @@ fn said(record: &Record, took: Duration) -> Said<'_> {
             Cow::Owned(query) => Cow::Owned(start(&query, LONGEST).to_owned()),
         });
     Said {
-        client: client(record.forwarded_for.as_ref(), record.peer),
-        method: record.method.as_str(),
-        path: start(record.uri.path(), LONGEST),
+        id: asked.id.to_str().unwrap_or_default(),
+        client: client(asked.forwarded_for.as_ref(), asked.peer),
+        method: asked.method.as_str(),
+        path: start(asked.uri.path(), LONGEST),
         query,
         status: record.status.map_or(0, |status| status.as_u16()),
         milliseconds: milliseconds(took),

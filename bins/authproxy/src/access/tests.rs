@@ -9,7 +9,7 @@ use super::*;
 use crate::door::Refused;
 use crate::grant::KeyHash;
 use crate::headers::Client;
-use crate::record::Telemetry;
+use crate::record::{Asked, Telemetry};
 use crate::refusal::Refusal;
 use crate::settings::AccessLog as Shape;
 use crate::settings::tests::site;
@@ -37,7 +37,10 @@ fn record(telemetry: &Arc<Telemetry>, peer: &str, uri: &str, lines: &[(&str, &st
     let site = site("");
     let client = Client::new(peer.parse().unwrap(), &site);
     let id = HeaderValue::from_static("id7");
-    Record::begin(telemetry, &site, &parts, &client, id)
+    let mut record = Record::begin(telemetry, &site, &parts, &client, id.clone());
+    // As if the telemetry had a log.
+    record.asked = Some(Box::new(Asked::new(&site, &parts, &client, id)));
+    record
 }
 
 const OUTSIDE: &str = "192.0.2.7:1";
