@@ -30,6 +30,8 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_AUTH_FAIL_OPEN: HeaderName = HeaderName::from_static("x-auth-fail-open");
 /// `1` on answers to requests whose key was known when the permissions engine was last heard of.
 const X_AUTH_STALE: HeaderName = HeaderName::from_static("x-auth-stale");
+/// How many headers a request gets here.
+const ADDED: usize = 5;
 const ONE: HeaderValue = HeaderValue::from_static("1");
 
 /// Who is at the other end of a connection. Made once per connection.
@@ -70,26 +72,28 @@ pub fn to_server(
     site: &Site,
 ) {
     let headers = &mut parts.headers;
-    let upgrades = is_websocket(headers);
-    if headers.contains_key(header::CONNECTION) {
-        remove_named(headers);
-    }
-    let trailers = headers.contains_key(header::TE) && wants_trailers(headers);
-    // Mostly there is none, and nothing is allocated.
+    // At once: each time it grows, the map hashes its names anew.
+    headers.reserve(ADDED);
+    // Mostly there is none: nothing is allocated, and nothing more looked for.
     let gone: Vec<HeaderName> = headers
         .keys()
         .filter(|name| identity::goes(name.as_str(), client.trusted))
         .cloned()
         .collect();
-    for name in &gone {
-        headers.remove(name);
-    }
-    if trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
-    if upgrades {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if !gone.is_empty() {
+        let upgrades = is_websocket(headers);
+        let trailers = wants_trailers(headers);
+        remove_named(headers);
+        for name in &gone {
+            headers.remove(name);
+        }
+        if trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        if upgrades {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        }
     }
     forwarded(headers, client);
     headers.insert(X_REQUEST_ID, id.clone());
@@ -105,8 +109,8 @@ pub fn to_server(
 
 /// What a trusted peer says of where the request came from.
 pub(crate) fn forwarded_for(headers: &HeaderMap, client: &Client) -> Option<HeaderValue> {
-    let said = headers.get(X_FORWARDED_FOR);
-    said.filter(|_| client.trusted).cloned()
+    let said = client.trusted.then(|| headers.get(X_FORWARDED_FOR));
+    said.flatten().cloned()
 }
 
 /// What of the trailers of a body goes on, either way: no framing, nothing of the hop, and nobody's word on who the
@@ -188,8 +192,12 @@ fn remove_named(headers: &mut HeaderMap) {
         .contains(name)
             || is_identity(name.as_str())
     };
+    // What is mostly there names no header, or one that goes anyway.
+    let usual = |token: &&str| {
+        token.eq_ignore_ascii_case("keep-alive") || token.eq_ignore_ascii_case("close")
+    };
     let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
-        .filter(|token| !token.eq_ignore_ascii_case("keep-alive"))
+        .filter(|token| !usual(token))
         .filter_map(|token| token.parse().ok())
         .filter(|name| !kept(name))
         .collect();
@@ -216,24 +224,29 @@ fn wants_trailers(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Says where the request came from. What is there is that of a trusted peer.
+/// Says where the request came from.
 fn forwarded(headers: &mut HeaderMap, client: &Client) {
-    match headers.entry(X_FORWARDED_FOR) {
-        Entry::Vacant(none) => {
-            none.insert(client.shown.clone());
-        }
-        Entry::Occupied(mut chain) => {
-            let mut value = Vec::with_capacity(64);
-            for part in chain.iter() {
-                value.extend_from_slice(part.as_bytes());
-                value.extend_from_slice(b", ");
-            }
-            value.extend_from_slice(client.shown.as_bytes());
-            if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(value)) {
-                chain.insert(value);
-            }
-        }
+    let host = headers.get(header::HOST).cloned();
+    let chain = client.trusted.then(|| longer(headers, client)).flatten();
+    headers.insert(
+        X_FORWARDED_FOR,
+        chain.unwrap_or_else(|| client.shown.clone()),
+    );
+    // What is there is that of a trusted peer.
+    let is_new = |headers: &HeaderMap, name| !client.trusted || !headers.contains_key(name);
+    if is_new(headers, X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
+    if let Some(host) = host
+        && is_new(headers, X_FORWARDED_HOST)
+    {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+}
+
+/// What a trusted peer says of where the request came from, and the peer: as `Forwarded`, if that is there, and as the
+/// value of `X-Forwarded-For`.
+fn longer(headers: &mut HeaderMap, client: &Client) -> Option<HeaderValue> {
     if let Entry::Occupied(mut chain) = headers.entry(FORWARDED) {
         let node = match client.peer {
             IpAddr::V4(ip) => format!("for={ip}"),
@@ -244,14 +257,13 @@ fn forwarded(headers: &mut HeaderMap, client: &Client) {
             chain.append(node);
         }
     }
-    if let Entry::Vacant(none) = headers.entry(X_FORWARDED_PROTO) {
-        none.insert(HeaderValue::from_static("http"));
+    let mut value = Vec::with_capacity(64);
+    for part in headers.get_all(X_FORWARDED_FOR) {
+        value.extend_from_slice(part.as_bytes());
+        value.extend_from_slice(b", ");
     }
-    if !headers.contains_key(X_FORWARDED_HOST)
-        && let Some(host) = headers.get(header::HOST).cloned()
-    {
-        headers.insert(X_FORWARDED_HOST, host);
-    }
+    value.extend_from_slice(client.shown.as_bytes());
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(value)).ok()
 }
 
 /// Takes the key out of a request, wherever one can be.

@@ -18,7 +18,7 @@ const BLOCK: usize = 64 * LENGTH;
 /// What a request is called from here on.
 #[must_use]
 pub fn request_id(headers: &HeaderMap, client: &Client) -> HeaderValue {
-    let sent = headers.get(X_REQUEST_ID).filter(|_| client.trusted);
+    let sent = client.trusted.then(|| headers.get(X_REQUEST_ID)).flatten();
     match sent.filter(|id| is_plain(id.as_bytes())) {
         Some(id) => id.clone(),
         None => THREAD.with_borrow_mut(Source::next),
