@@ -177,7 +177,7 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
     let mut clock = Clock::new(site.timeouts, site.limits, Instant::now());
     let mut timer = pin!(sleep(clock.period()));
     let mut draining = pin!(thread.proxy.lifecycle.reached(Phase::Draining));
-    let (mut waits, mut drains) = (false, false);
+    let (mut waits, mut drains, mut timed) = (false, false, false);
     let end = poll_fn(|cx| {
         loop {
             if Pin::new(&mut connection).poll(cx).is_ready() {
@@ -192,7 +192,12 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
             if drains && is_idle(&client) {
                 return Poll::Ready(End::Park);
             }
-            if timer.as_mut().poll(cx).is_pending() {
+            // The same: a poll that registers the task once more costs more than a look.
+            if timed && !timer.is_elapsed() {
+                return Poll::Pending;
+            }
+            timed = timer.as_mut().poll(cx).is_pending();
+            if timed {
                 return Poll::Pending;
             }
             let now = Instant::now();
