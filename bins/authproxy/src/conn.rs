@@ -172,6 +172,7 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
     });
     let mut connection = http1::Builder::new()
         .max_buf_size(BUFFER)
+        .writev(false)
         .serve_connection(gate, service);
 
     let mut clock = Clock::new(site.timeouts, site.limits, Instant::now());
