@@ -9,6 +9,7 @@ pub mod clock;
 #[cfg(feature = "config")]
 pub mod config;
 pub mod dir;
+pub mod endpoint;
 pub mod exit;
 pub mod failure;
 #[cfg(feature = "follow")]

@@ -5,7 +5,7 @@
 //! its siblings are told when the task ends (`quit`).
 
 pub mod cli;
-mod connect;
+mod exchange;
 pub mod expect;
 mod probe;
 mod quit;

@@ -6,6 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hostkit::endpoint::Endpoint;
 use hostkit::health::{Reason, Verdict};
 use hostkit::mask;
 use http_body_util::BodyExt as _;
@@ -15,10 +16,10 @@ use hyper::{Method, Response};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use crate::connect::{connect, exchange};
+use crate::exchange::exchange;
 use crate::expect::Body;
 use crate::settings::Settings;
-use crate::target::{Endpoint, Target};
+use crate::target::Target;
 
 /// How much of a body is looked at.
 const BODY: usize = 64 << 10;
@@ -101,7 +102,7 @@ async fn open(
     settings: &Settings,
     deadline: Instant,
 ) -> Result<TcpStream, Verdict> {
-    match timeout_at(deadline, connect(endpoint)).await {
+    match timeout_at(deadline, endpoint.connect()).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(match error.kind() {
             io::ErrorKind::ConnectionRefused => {

@@ -7,6 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use hostkit::backoff::Backoff;
+use hostkit::endpoint::Endpoint;
 use hostkit::health::Quit;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
@@ -16,9 +17,9 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::connect::{connect, exchange};
+use crate::exchange::exchange;
 use crate::settings::Settings;
-use crate::target::{Endpoint, Notify, Target};
+use crate::target::{Notify, Target};
 
 /// How long one of them may take to say that it has heard.
 const DEADLINE: Duration = Duration::from_millis(800);
@@ -53,7 +54,7 @@ pub(crate) async fn quit(settings: &Settings, how: Quit) {
 
 /// Whether anybody listens there: whoever does not even refuse is there.
 async fn is_there(server: &Endpoint) -> bool {
-    let connected = timeout(DEADLINE, connect(server)).await;
+    let connected = timeout(DEADLINE, server.connect()).await;
     !matches!(connected, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
@@ -71,7 +72,7 @@ async fn post(whom: &Notify) -> Result<StatusCode, Box<dyn Error + Send + Sync>>
     let status = |answer: Response<Incoming>| ready(answer.status());
     let answered = match whom {
         Notify::Http(target) => {
-            let stream = connect(&target.endpoint).await?;
+            let stream = target.endpoint.connect().await?;
             exchange(
                 stream,
                 Method::POST,

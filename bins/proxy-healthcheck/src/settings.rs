@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use hostkit::endpoint::Endpoint;
 use hostkit::{Exit, Failure};
 
 use crate::Args;
 use crate::expect::{Body, Statuses};
-use crate::target::{Endpoint, Notify, Target, header};
+use crate::target::{Notify, Target, header};
 
 /// What is checked, and who is told at the end.
 #[derive(Debug, Clone)]

@@ -1,65 +1,14 @@
 //! What is asked: URLs as people write them, made into an address, a path and a Host header before anything is sent.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use hostkit::endpoint::{Endpoint, Host};
 use hostkit::mask;
 use hyper::Uri;
 use hyper::header::HeaderValue;
 use hyper::http::uri::PathAndQuery;
-
-/// Where a server is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The host.
-    pub host: Host,
-    /// The port.
-    pub port: u16,
-}
-
-/// A host, by what has to be done to reach it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Host {
-    /// This one: 127.0.0.1 or ::1, whichever the server listens on.
-    Local,
-    /// An address.
-    Ip(IpAddr),
-    /// A name, looked up for each connection.
-    Name(String),
-}
-
-impl Endpoint {
-    /// A port of this host.
-    #[must_use]
-    pub const fn local(port: u16) -> Self {
-        let host = Host::Local;
-        Self { host, port }
-    }
-
-    /// The addresses that are tried, in order; none for a name.
-    #[must_use]
-    pub fn addresses(&self) -> Vec<IpAddr> {
-        match self.host {
-            Host::Local => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-            Host::Ip(address) => vec![address],
-            Host::Name(_) => Vec::new(),
-        }
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let port = self.port;
-        match &self.host {
-            Host::Local => write!(f, "localhost:{port}"),
-            Host::Ip(IpAddr::V6(address)) => write!(f, "[{address}]:{port}"),
-            Host::Ip(address) => write!(f, "{address}:{port}"),
-            Host::Name(name) => write!(f, "{name}:{port}"),
-        }
-    }
-}
 
 /// What is asked of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,12 +68,10 @@ impl Target {
                 .ok_or(remedy)?,
         };
         let bare = name.trim_start_matches('[').trim_end_matches(']');
-        let host = match bare.parse() {
-            Ok(address) => Host::Ip(address),
-            Err(_) if name.eq_ignore_ascii_case("localhost") => Host::Local,
-            Err(_) if name.is_empty() || bare != name => return Err(remedy.to_owned()),
-            Err(_) => Host::Name(name.to_owned()),
-        };
+        let host = Host::from(bare);
+        if matches!(host, Host::Name(_)) && (name.is_empty() || bare != name) {
+            return Err(remedy.to_owned());
+        }
         Ok(Self {
             endpoint: Endpoint { host, port },
             path: uri

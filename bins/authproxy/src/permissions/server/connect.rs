@@ -4,11 +4,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hostkit::endpoint::Endpoint;
 use hostkit::{Exit, Failure};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 
 /// Where a server is.
@@ -58,7 +59,8 @@ impl Connector {
             Place::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
             Place::Tcp { host, port, tls } => (host, *port, tls),
         };
-        let stream = TcpStream::connect((host.as_str(), port)).await?;
+        let host = host.as_str().into();
+        let stream = Endpoint { host, port }.connect().await?;
         stream.set_nodelay(true)?;
         match (name, &self.tls) {
             (None, _) => Ok(Box::new(stream)),

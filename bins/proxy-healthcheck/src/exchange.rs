@@ -1,8 +1,6 @@
-//! Connections to a server, and one HTTP exchange on each.
+//! One HTTP exchange on a connection to a server.
 
 use std::future::Future;
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::pin::pin;
 
 use bytes::Bytes;
@@ -14,60 +12,9 @@ use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
-
-use crate::target::{Endpoint, Host};
 
 /// The longest head of an answer.
 const HEAD: usize = 64 << 10;
-/// How many addresses of a name are tried.
-const ADDRESSES: usize = 8;
-
-/// Connects to the first address that takes the connection.
-///
-/// # Errors
-/// The error of the first address. [`io::ErrorKind::NotFound`] is a name without an address.
-pub(crate) async fn connect(endpoint: &Endpoint) -> io::Result<TcpStream> {
-    let addresses = match &endpoint.host {
-        Host::Name(name) => look_up(name, endpoint.port).await?,
-        _ => endpoint
-            .addresses()
-            .into_iter()
-            .map(|ip| SocketAddr::new(ip, endpoint.port))
-            .collect(),
-    };
-    let mut first = None;
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            // Where nobody listens on a port that is also one for outgoing connections, TCP can connect to itself.
-            Ok(stream) if stream.local_addr()? == address => {
-                first.get_or_insert(io::ErrorKind::ConnectionRefused.into());
-            }
-            Ok(stream) => return Ok(stream),
-            Err(error) => {
-                first.get_or_insert(error);
-            }
-        }
-    }
-    Err(first.unwrap_or(io::ErrorKind::NotFound.into()))
-}
-
-/// The system's resolver blocks, so a thread asks it. There is never more than one question: while one is not answered,
-/// nobody asks another.
-async fn look_up(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    static TURN: Semaphore = Semaphore::const_new(1);
-    let turn = TURN.acquire().await.map_err(io::Error::other)?;
-    let name = name.to_owned();
-    let asked = tokio::task::spawn_blocking(move || {
-        let found = (name.as_str(), port).to_socket_addrs();
-        drop(turn);
-        found.map(|found| found.take(ADDRESSES).collect())
-    });
-    asked
-        .await?
-        .map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))
-}
 
 /// Sends a request without a body, and hands the answer's head and body to `read`, which may leave the rest unread.
 ///
