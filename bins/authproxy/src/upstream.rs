@@ -251,7 +251,7 @@ impl Exchange {
         let Some(live) = self.live.as_deref_mut() else {
             return Err(Failed::Lost { answered: false });
         };
-        self.sending.head(parts, &mut live.output);
+        self.sending.head(parts, live.output());
         let before = live.moved;
         let mut read = 0;
         let head = poll_fn(|cx| {
@@ -353,8 +353,10 @@ impl Exchange {
 /// Sends what there is of a request.
 fn go_on(live: &mut Live, sending: &mut Sending, cx: &mut Context<'_>) -> Result<(), Cut> {
     loop {
-        sending.fill(cx, &mut live.output)?;
-        let more = !live.output.is_empty() && !sending.is_whole();
+        if !sending.is_whole() {
+            sending.fill(cx, live.output())?;
+        }
+        let more = !live.is_written() && !sending.is_whole();
         match live.poll_write(cx) {
             // There may be room for more of the body.
             Poll::Ready(Ok(())) if more => {}
@@ -372,7 +374,7 @@ impl Drop for Exchange {
             && self.receiving.is_whole()
             && self.sending.is_whole()
             && live.input.is_empty()
-            && live.output.is_empty()
+            && live.is_written()
         {
             self.pool.keep(live);
         }

@@ -1,10 +1,13 @@
 //! One connection to the server: bytes out, bytes in, and how many.
 
+use std::cell::Cell;
 use std::future::Future as _;
 use std::io;
+use std::mem;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::thread::LocalKey;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
@@ -18,13 +21,28 @@ const ROOM: usize = 8 << 10;
 /// How much is read at once when there is more than that, and the most that waits to be written.
 pub(super) const MOST: usize = 64 << 10;
 
+thread_local! {
+    /// Room to read into and to write from, for whichever connection needs it next: one that waits for an answer, or
+    /// rests, holds none.
+    static INPUT: Cell<BytesMut> = Cell::default();
+    static OUTPUT: Cell<BytesMut> = Cell::default();
+}
+
+/// Hands over what is empty, unless it has grown large.
+fn lend(buffer: &mut BytesMut, to: &'static LocalKey<Cell<BytesMut>>) {
+    let buffer = mem::take(buffer);
+    if (1..=2 * ROOM).contains(&buffer.capacity()) {
+        to.set(buffer);
+    }
+}
+
 /// A connection, and what is under way on it.
 pub(super) struct Live {
     stream: Stream,
     /// What has come and was not used yet.
     pub(super) input: BytesMut,
     /// What goes out next.
-    pub(super) output: BytesMut,
+    output: BytesMut,
     /// How much is read at once.
     room: usize,
     /// Bytes both ways since the connection was opened.
@@ -47,6 +65,14 @@ impl Live {
         }
     }
 
+    /// What goes out next, to be added to.
+    pub(super) fn output(&mut self) -> &mut BytesMut {
+        if self.output.capacity() == 0 {
+            self.output = OUTPUT.take();
+        }
+        &mut self.output
+    }
+
     /// Writes what there is to write; ready when nothing is left.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.output.is_empty() {
@@ -57,19 +83,34 @@ impl Live {
             self.output.advance(written);
             self.moved += written as u64;
         }
+        lend(&mut self.output, &OUTPUT);
         Poll::Ready(Ok(()))
     }
 
     /// Reads once, behind what is there; how much. Nothing is the end.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.capacity() == 0 {
+            self.input = INPUT.take();
+        }
         self.input.reserve(self.room);
         let room = self.input.capacity() - self.input.len();
-        let read = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?;
+        let Poll::Ready(read) = pin!(self.stream.read_buf(&mut self.input)).poll(cx) else {
+            if self.input.is_empty() {
+                lend(&mut self.input, &INPUT);
+            }
+            return Poll::Pending;
+        };
+        let read = read?;
         self.moved += read as u64;
         if read == room {
             self.room = MOST;
         }
         Poll::Ready(Ok(read))
+    }
+
+    /// Whether nothing waits to be written.
+    pub(super) fn is_written(&self) -> bool {
+        self.output.is_empty()
     }
 
     /// Whether the server has closed the connection, or has said what nobody asked for. What the runtime knows decides,
@@ -80,15 +121,10 @@ impl Live {
         self.poll_read(&mut quiet).is_ready() || (surely && self.stream.is_stale())
     }
 
-    /// Made ready to rest: what a large body has left behind is given back.
+    /// Made ready to rest.
     pub(super) fn rest(&mut self) {
-        if self.room > ROOM {
-            self.room = ROOM;
-            self.input = BytesMut::new();
-        }
-        if self.output.capacity() > ROOM {
-            self.output = BytesMut::new();
-        }
+        self.room = ROOM;
+        lend(&mut self.input, &INPUT);
     }
 
     /// The connection itself, and what has come over it and was not used.
