@@ -56,6 +56,8 @@ pub struct Metrics {
     /// Requests now.
     pub(crate) in_flight: Gauge,
     pub(crate) routes: Bounded<Classes>,
+    /// Where no route decided: everywhere, while none is configured.
+    pub(crate) no_route: Classes,
     pub(crate) refusals: Bounded<Count>,
     pub(crate) keys: Bounded<Use>,
     pub(crate) received: Count,
@@ -81,6 +83,7 @@ impl Default for Metrics {
             retries: Count::default(),
             in_flight: Gauge::default(),
             routes: Bounded::new(ROUTES),
+            no_route: Classes::default(),
             refusals: Bounded::new(WORDS),
             keys: Bounded::new(IDS),
             received: Count::default(),
@@ -102,12 +105,15 @@ impl Metrics {
     /// Counts a request that has ended.
     pub(crate) fn count(&self, record: &Record, took: Duration) {
         let class = record.status.as_ref().map_or(0, StatusCode::as_u16) / 100;
-        let route = record.route.as_deref().unwrap_or(NO_ROUTE);
-        self.routes.with(route, |Classes(classes)| {
+        let count = |Classes(classes): &Classes| {
             if let Some(count) = classes.get(usize::from(class)) {
                 count.add(1);
             }
-        });
+        };
+        match record.route.as_deref() {
+            None | Some(NO_ROUTE) => count(&self.no_route),
+            Some(route) => self.routes.with(route, count),
+        }
         if let Some(refusal) = record.refusal {
             self.refusals.with(refusal.word(), |count| count.add(1));
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::page::{Family, Samples, labelled};
-use super::{Classes, Count};
+use super::{Classes, Count, NO_ROUTE};
 use crate::cache::Snapshot;
 use crate::permissions::{BreakerState, ServerStatus, Status};
 use crate::record::Telemetry;
@@ -62,10 +62,10 @@ fn requests(Telemetry { metrics, access }: &Telemetry) -> Vec<Family> {
         0 => "none".to_owned(),
         digit => format!("{digit}xx"),
     };
-    let routes = metrics
-        .routes
-        .get(|Classes(classes)| classes.each_ref().map(Count::get));
-    let routes = routes.into_iter().flat_map(|(route, classes)| {
+    let counts = |Classes(classes): &Classes| classes.each_ref().map(Count::get);
+    let no_route = [(NO_ROUTE.into(), counts(&metrics.no_route))];
+    let routes = metrics.routes.get(counts).into_iter().chain(no_route);
+    let routes = routes.flat_map(|(route, classes)| {
         let counts = classes.into_iter().enumerate();
         counts
             .filter(|(_, count)| *count > 0)
