@@ -179,6 +179,14 @@ pub fn is_websocket(headers: &HeaderMap) -> bool {
 /// Removes what `Connection` names. What is not of a hop stays, whatever a client says: it must not be able to take
 /// away what proxies in front of this one have added, nor where a body ends.
 fn remove_named(headers: &mut HeaderMap) {
+    // Mostly it names nothing but itself, and what goes anyway.
+    let usual = |value: &HeaderValue| {
+        let value = value.as_bytes();
+        value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
+    };
+    if headers.get_all(header::CONNECTION).iter().all(usual) {
+        return;
+    }
     let kept = |name: &HeaderName| {
         [
             header::CONTENT_LENGTH,
@@ -192,12 +200,7 @@ fn remove_named(headers: &mut HeaderMap) {
         .contains(name)
             || is_identity(name.as_str())
     };
-    // What is mostly there names no header, or one that goes anyway.
-    let usual = |token: &&str| {
-        token.eq_ignore_ascii_case("keep-alive") || token.eq_ignore_ascii_case("close")
-    };
     let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
-        .filter(|token| !usual(token))
         .filter_map(|token| token.parse().ok())
         .filter(|name| !kept(name))
         .collect();
