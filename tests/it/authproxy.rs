@@ -2,6 +2,7 @@
 
 mod access;
 mod caching;
+mod connections;
 mod deadlines;
 mod drain;
 mod engines;

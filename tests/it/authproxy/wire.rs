@@ -306,3 +306,9 @@ impl Drop for Origin {
         }
     }
 }
+
+/// A whole answer.
+pub(super) fn ok(body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}")
+}

@@ -1,3 +1,5 @@
+//! Lines as they come out of the log, plain and JSON.
+
 use std::sync::mpsc;
 use std::time::Instant;
 

@@ -1,3 +1,5 @@
+//! What the server and the client see of headers, whatever was sent.
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

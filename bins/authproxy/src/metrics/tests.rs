@@ -1,3 +1,5 @@
+//! The page of metrics, and what is counted for it.
+
 use std::sync::Arc;
 
 use hyper::Request;

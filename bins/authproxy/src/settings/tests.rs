@@ -1,3 +1,5 @@
+//! Settings from files and command lines, and what is refused.
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 

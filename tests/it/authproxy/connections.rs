@@ -1,0 +1,312 @@
+//! Connections: how many there may be on either side, which are used again, and what is sent twice.
+
+use std::io::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use hostkit_tests::{eventually, free_port};
+
+use super::wire::{KEY, Message, Origin, Wire, ok, proxy, request, with_key};
+
+#[test]
+fn a_connection_that_breaks_off_takes_its_request_with_it() {
+    let (gone, came) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counted, arrived) = (gone.clone(), came.clone());
+    let origin = Origin::start(move |wire, _| {
+        wire.head();
+        arrived.fetch_add(1, Ordering::SeqCst);
+        // Never answers; ends when the proxy gives up.
+        wire.rest();
+        counted.fetch_add(1, Ordering::SeqCst);
+    });
+    let proxy = proxy(origin.port(), &[]);
+    for unfinished in [
+        request("GET /", ""),
+        request("POST /", "Content-Length: 100\r\n") + "half",
+    ] {
+        let before = came.load(Ordering::SeqCst);
+        let mut client = Wire::connect(proxy.port());
+        client.send(unfinished);
+        eventually("the request arrives", || {
+            came.load(Ordering::SeqCst) > before
+        });
+        drop(client);
+        eventually("the server hears of it", || {
+            gone.load(Ordering::SeqCst) > before
+        });
+    }
+}
+
+/// A server that closes every connection after one answer, without having said so, as one that restarts does.
+fn forgetful(answered: Arc<Mutex<Vec<Message>>>) -> Origin {
+    Origin::start(move |wire, _| {
+        let Some(request) = wire.message() else {
+            return;
+        };
+        answered.lock().unwrap().push(request);
+        wire.send(ok("ok"));
+        // The next request meets a connection that dies under it.
+        if let Some(request) = wire.message() {
+            answered.lock().unwrap().push(request);
+        }
+    })
+}
+
+#[test]
+fn what_may_be_sent_twice_is_when_a_kept_connection_dies_and_nothing_else() {
+    for (method, lines, body, repeats) in [
+        ("GET", "", "", true),
+        ("HEAD", "", "", true),
+        ("OPTIONS", "", "", true),
+        ("DELETE", "", "", true),
+        ("PUT", "Content-Length: 0\r\n", "", true),
+        ("PUT", "Content-Length: 4\r\n", "body", false),
+        ("POST", "Content-Length: 0\r\n", "", false),
+        ("POST", "Content-Length: 4\r\n", "body", false),
+        ("PATCH", "Content-Length: 0\r\n", "", false),
+    ] {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let origin = forgetful(seen.clone());
+        let proxy = proxy(origin.port(), &[]);
+        let mut client = Wire::connect(proxy.port());
+        assert_eq!(client.ask(request("GET /", "")).status(), 200);
+        let asked = request(&format!("{method} /again"), lines) + body;
+        let answer = if method == "HEAD" {
+            client.ask_head(asked)
+        } else {
+            client.ask(asked)
+        };
+        let again = {
+            let seen = seen.lock().unwrap();
+            seen.iter()
+                .filter(|seen| seen.head.contains("/again"))
+                .count()
+        };
+        if repeats {
+            assert_eq!((answer.status(), again), (200, 2), "{method}");
+            assert_eq!(proxy.metric_sum("authproxy_server_retries_total"), 1.0);
+        } else {
+            assert_eq!((answer.status(), again), (502, 1), "{method} {body:?}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_sent_a_third_time_or_twice_on_a_new_connection() {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = requests.clone();
+    let origin = Origin::start(move |wire, number| {
+        if number == 0 {
+            wire.message();
+            wire.send(ok("ok"));
+        }
+        // Everything else dies.
+        if wire.message().is_some() {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    assert_eq!(client.ask(request("GET /", "")).status(), 200);
+    let answer = client.ask(request("GET /", ""));
+    assert_eq!(
+        (answer.status(), answer.word().as_str()),
+        (502, "bad_gateway")
+    );
+    assert_eq!(
+        requests.load(Ordering::SeqCst),
+        2,
+        "the kept one and a new one"
+    );
+    assert_eq!(client.ask(request("GET /", "")).status(), 502);
+    assert_eq!(requests.load(Ordering::SeqCst), 3, "a new one alone");
+}
+
+#[test]
+fn an_answer_that_has_begun_is_never_asked_for_again() {
+    let origin = Origin::start(move |wire, _| {
+        wire.message();
+        wire.send(ok("ok"));
+        if wire.message().is_some() {
+            wire.send("HTTP/1.1 200 OK\r\nContent-");
+        }
+    });
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    assert_eq!(client.ask(request("GET /", "")).status(), 200);
+    assert_eq!(client.ask(request("GET /", "")).status(), 502);
+    assert_eq!(origin.accepted(), 1);
+}
+
+#[test]
+fn a_connection_that_the_server_has_closed_is_not_used_for_anything() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = seen.clone();
+    let origin = Origin::start(move |wire, _| {
+        wire.message();
+        counted.fetch_add(1, Ordering::SeqCst);
+        wire.send(ok("ok"));
+    });
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    // Each finds the connection of the one before closed, and cannot be sent twice.
+    for number in 1..=20 {
+        let answer = client.ask(request("POST /", "Content-Length: 4\r\n") + "body");
+        assert_eq!(answer.status(), 200, "request {number}");
+        eventually("the server has closed", || !established(origin.port()));
+    }
+    assert_eq!((seen.load(Ordering::SeqCst), origin.accepted()), (20, 20));
+}
+
+/// Whether any connection of a port of 127.0.0.1 is open on the server's side (`ESTABLISHED` is 01 in proc(5)).
+fn established(port: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let local = format!("0100007F:{port:04X}");
+    table.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some(local.as_str()) && words.nth(1) == Some("01")
+    })
+}
+
+#[test]
+fn a_server_that_is_not_there_or_speaks_something_else_is_502() {
+    let proxy_to_nobody = proxy(free_port(), &[]);
+    let answer = proxy_to_nobody.get_with_key("/", KEY);
+    assert_eq!(
+        (answer.status, answer.word().as_deref()),
+        (502, Some("bad_gateway"))
+    );
+    for nonsense in [
+        "SSH-2.0-OpenSSH\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nx",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nA Header: x\r\n\r\n",
+        "",
+    ] {
+        let origin = Origin::start(move |wire, _| {
+            wire.head();
+            wire.send(nonsense);
+        });
+        let proxy = proxy(origin.port(), &[]);
+        let answer = proxy.get_with_key("/", KEY);
+        assert_eq!(answer.status, 502, "{nonsense:?}");
+    }
+}
+
+#[test]
+fn a_connection_that_says_more_than_it_was_asked_is_not_used_again() {
+    let origin = Origin::start(move |wire, number| {
+        wire.message();
+        // A second answer, which must not become that of the next request.
+        wire.send(ok(&format!("first {number}")) + &ok("poison"));
+        wire.rest();
+    });
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    for number in 0..3 {
+        let answer = client.ask(request("GET /", ""));
+        assert_eq!(answer.text(), format!("first {number}"));
+    }
+}
+
+#[test]
+fn servers_are_found_by_name_and_by_socket() {
+    let (origin, _) = Origin::answering(ok("by name"));
+    let named = with_key(&format!("--server=http://localhost:{}", origin.port()), &[]);
+    assert_eq!(named.get_with_key("/", KEY).body, "by name");
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut room = [0; 4096];
+            while std::io::Read::read(&mut stream, &mut room).is_ok_and(|read| read > 0) {
+                stream.write_all(ok("by socket").as_bytes()).unwrap();
+            }
+        }
+    });
+    let socket = with_key(&format!("--server=unix:{}", path.display()), &[]);
+    let mut client = Wire::connect(socket.port());
+    for _ in 0..2 {
+        assert_eq!(client.ask(request("GET /", "")).text(), "by socket");
+    }
+}
+
+#[test]
+fn connections_have_a_limit_and_the_others_wait() {
+    let (origin, _) = Origin::answering(ok("ok"));
+    let proxy = proxy(origin.port(), &["--max-connections=2"]);
+    let mut first = Wire::connect(proxy.port());
+    let mut second = Wire::connect(proxy.port());
+    assert_eq!(first.ask(request("GET /", "")).status(), 200);
+    assert_eq!(second.ask(request("GET /", "")).status(), 200);
+    let mut third = Wire::connect(proxy.port());
+    third.send(request("GET /", ""));
+    third.stream.set_nonblocking(true).unwrap();
+    assert_eq!(proxy.metric_sum("authproxy_connections"), 2.0);
+    let nothing = third.stream.peek(&mut [0]);
+    assert_eq!(nothing.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    drop(first);
+    third.stream.set_nonblocking(false).unwrap();
+    assert_eq!(third.message().unwrap().status(), 200);
+}
+
+#[test]
+fn exchanges_with_the_server_have_a_limit_and_a_queue_that_has_one_too() {
+    let (held, freed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counted, released) = (held.clone(), freed.clone());
+    let origin = Origin::start(move |wire, _| {
+        while wire.message().is_some() {
+            let turn = counted.fetch_add(1, Ordering::SeqCst);
+            eventually("released", || released.load(Ordering::SeqCst) > turn);
+            wire.send(ok("ok"));
+        }
+    });
+    let proxy = proxy(origin.port(), &["--server-connections=1"]);
+    let mut clients: Vec<Wire> = (0..3).map(|_| Wire::connect(proxy.port())).collect();
+    clients[0].send(request("GET /", ""));
+    eventually("the first is there", || held.load(Ordering::SeqCst) == 1);
+    clients[1].send(request("GET /", ""));
+    eventually("the second waits", || {
+        proxy.metric_sum("authproxy_server_waiting") > 0.0
+    });
+    let answer = clients[2].ask(request("GET /", ""));
+    assert_eq!(
+        (answer.status(), answer.word().as_str()),
+        (503, "overloaded")
+    );
+    freed.store(2, Ordering::SeqCst);
+    for client in &mut clients[..2] {
+        assert_eq!(client.message().unwrap().status(), 200);
+    }
+    assert_eq!(origin.accepted(), 1);
+}
+
+#[test]
+fn a_second_process_on_the_port_is_an_error_with_a_remedy() {
+    let (origin, _) = Origin::answering(ok("ok"));
+    let proxy = proxy(origin.port(), &[]);
+    let second = std::process::Command::new(hostkit_tests::bin("authproxy"))
+        .arg(format!("--port={}", proxy.port()))
+        .args(["--server=http://127.0.0.1:1", "--right=all"])
+        .arg(format!("--acl-file={}", super::wire::acl_file().display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(73), "{said}");
+    assert!(said.contains("something else listens there"), "{said}");
+    assert_eq!(proxy.get_with_key("/", KEY).status, 200);
+}
+
+#[test]
+fn threads_share_a_port() {
+    let (origin, _) = Origin::answering(ok("ok"));
+    let proxy = proxy(origin.port(), &["--threads=2"]);
+    let mut clients: Vec<Wire> = (0..20).map(|_| Wire::connect(proxy.port())).collect();
+    for client in &mut clients {
+        assert_eq!(client.ask(request("GET /", "")).status(), 200);
+    }
+}
