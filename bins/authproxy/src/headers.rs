@@ -140,19 +140,15 @@ pub fn trailers(trailers: &mut HeaderMap) {
 pub fn to_client(head: &mut response::Parts, id: &HeaderValue, mark: Mark) {
     let headers = &mut head.headers;
     let upgrades = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    if headers.contains_key(header::CONNECTION) {
-        remove_named(headers);
-    }
-    // One look at each name: asking for each of ours would take longer than all the rest.
-    let gone: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| identity::returns_not(name.as_str()))
-        .cloned()
-        .collect();
-    for name in &gone {
-        if !(upgrades && *name == header::UPGRADE) {
-            headers.remove(name);
+    let goes = |name: &&HeaderName| {
+        identity::returns_not(name.as_str()) && !(upgrades && **name == header::UPGRADE)
+    };
+    // Mostly there is one. A look at all names takes less time than asking for each of ours, or a list of those found.
+    while let Some(name) = headers.keys().find(goes).cloned() {
+        if name == header::CONNECTION {
+            remove_named(headers);
         }
+        headers.remove(name);
     }
     if upgrades {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
