@@ -100,45 +100,36 @@ async fn rest(client: &mut DuplexStream) -> String {
     text
 }
 
-#[tokio::test]
-async fn a_head_that_is_refused_is_answered_and_ends_the_connection() {
+/// What a client sends is answered with this sentence, and the connection ends.
+async fn is_refused(sent: &str, sentence: &str) {
     let (mut client, watch, seen) = connect();
-    client
-        .write_all(b"GET / HTTP/1.1\nHost: a\n\nGET /b HTTP/1.1\r\nHost: b\r\n\r\n")
-        .await
-        .unwrap();
+    client.write_all(sent.as_bytes()).await.unwrap();
     let answer = rest(&mut client).await;
     assert!(
         answer.starts_with("HTTP/1.1 400 Bad Request\r\n"),
         "{answer}"
     );
-    assert!(
-        answer.ends_with("a line of the request ends without CR"),
-        "{answer}"
-    );
+    assert!(answer.ends_with(sentence), "{answer}");
     assert_eq!(answer.matches("connection: close\r\n").count(), 1);
     assert!(seen.lock().unwrap().is_empty());
     assert_eq!(watch.reading(), Reading::Idle);
 }
 
 #[tokio::test]
+async fn a_head_that_is_refused_is_answered_and_ends_the_connection() {
+    let sent = "GET / HTTP/1.1\nHost: a\n\nGET /b HTTP/1.1\r\nHost: b\r\n\r\n";
+    is_refused(sent, "a line of the request ends without CR").await;
+}
+
+#[tokio::test]
 async fn a_body_that_is_refused_is_answered_and_ends_the_connection() {
-    let (mut client, _, seen) = connect();
-    client
-        .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbodyGET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        .await
-        .unwrap();
-    let answer = rest(&mut client).await;
-    assert!(
-        answer.starts_with("HTTP/1.1 400 Bad Request\r\n"),
-        "{answer}"
-    );
-    assert!(
-        answer.ends_with("a chunk does not end where its size says"),
-        "{answer}"
-    );
-    assert_eq!(answer.matches("connection: close\r\n").count(), 1);
-    assert!(seen.lock().unwrap().is_empty());
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let body = "4\r\nbodyGET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    is_refused(
+        &format!("{head}{body}"),
+        "a chunk does not end where its size says",
+    )
+    .await;
 }
 
 #[tokio::test]
