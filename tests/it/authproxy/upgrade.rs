@@ -220,7 +220,8 @@ fn a_tunnel_ends_when_either_side_is_gone() {
 #[test]
 fn a_real_client_and_a_real_server_understand_each_other() {
     let python = |code: &str, arguments: &[String]| {
-        let mut command = Command::new("python3");
+        // Debian's package belongs to this one; another may come first in PATH.
+        let mut command = Command::new("/usr/bin/python3");
         command.arg("-c").arg(code).args(arguments);
         command
     };
@@ -239,7 +240,7 @@ fn a_real_client_and_a_real_server_understand_each_other() {
                   async def echo(peer, *_):\n\
                   \x20   async for message in peer: await peer.send(message)\n\
                   async def main():\n\
-                  \x20   async with websockets.serve(echo, '127.0.0.1', int(sys.argv[1])): await asyncio.Future()\n\
+                  \x20   async with websockets.serve(echo, '127.0.0.1', int(sys.argv[1]), max_size=None): await asyncio.Future()\n\
                   asyncio.run(main())\n";
     let _server = Running(python(server, &[port.to_string()]).spawn().unwrap());
     eventually("the server listens", || {
