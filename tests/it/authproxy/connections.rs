@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hostkit_tests::{eventually, free_port};
+use hostkit_tests::{Running, eventually, free_port};
 
 use super::wire::{KEY, Message, Origin, Wire, ok, proxy, request, with_key};
 
@@ -293,10 +293,17 @@ fn a_second_process_on_the_port_is_an_error_with_a_remedy() {
         .arg(format!("--port={}", proxy.port()))
         .args(["--server=http://127.0.0.1:1", "--right=all"])
         .arg(format!("--acl-file={}", super::wire::acl_file().display()))
-        .output()
+        .stderr(std::process::Stdio::piped())
+        .spawn()
         .unwrap();
-    let said = String::from_utf8_lossy(&second.stderr);
-    assert_eq!(second.status.code(), Some(73), "{said}");
+    let mut second = Running(second);
+    let mut status = None;
+    eventually("the second ends", || {
+        status = second.0.try_wait().unwrap();
+        status.is_some()
+    });
+    let said = std::io::read_to_string(second.0.stderr.take().unwrap()).unwrap();
+    assert_eq!(status.and_then(|status| status.code()), Some(73), "{said}");
     assert!(said.contains("something else listens there"), "{said}");
     assert_eq!(proxy.get_with_key("/", KEY).status, 200);
 }

@@ -148,3 +148,30 @@ impl Drop for Open {
         self.0.metrics.server_connections.add(-1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_the_runtime_has_not_heard_of_yet_the_kernel_knows() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let mut live = Live::new(Stream::Unix(here), Arc::default());
+        assert!(!live.is_stale(true));
+        // Nothing is awaited from here on: the runtime hears of nothing.
+        drop(there);
+        assert!(!live.is_stale(false));
+        assert!(live.is_stale(true));
+    }
+
+    #[tokio::test]
+    async fn bytes_that_nobody_asked_for_make_a_connection_stale() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let mut live = Live::new(Stream::Unix(here), Arc::default());
+        there.try_write(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        tokio::task::yield_now().await;
+        assert!(live.is_stale(true));
+    }
+}
