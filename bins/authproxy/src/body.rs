@@ -161,9 +161,7 @@ impl ToClient {
             }
             Some(Err(Cut)) => {
                 self.source = Source::Cut;
-                if let Some(record) = self.entry.record() {
-                    record.cut = true;
-                }
+                self.entry.cut();
                 // hyper drops what it has not written yet when a body fails: what has come is written first.
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -172,6 +170,17 @@ impl ToClient {
                 self.source = Source::Gone;
                 Poll::Ready(None)
             }
+        }
+    }
+}
+
+impl Drop for ToClient {
+    fn drop(&mut self) {
+        // The client is gone, or was too slow.
+        if let Source::Server(exchange) = &self.source
+            && !exchange.is_whole()
+        {
+            self.entry.cut();
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use hyper::HeaderMap;
+use hyper::Request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use socket2::SockRef;
@@ -50,6 +50,7 @@ pub(crate) struct Client {
     finished: Mutex<Option<Box<Record>>>,
     tunnel: Mutex<Option<Tunnel>>,
     lingers: AtomicBool,
+    resets: AtomicBool,
 }
 
 impl Client {
@@ -64,6 +65,11 @@ impl Client {
 
     pub(crate) fn lingers(&self) -> bool {
         self.lingers.load(Relaxed)
+    }
+
+    /// The connection ends within an answer, and only a reset says so.
+    pub(crate) fn reset(&self) {
+        self.resets.store(true, Relaxed);
     }
 
     /// The connection becomes a tunnel after the answer.
@@ -163,6 +169,7 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
         finished: Mutex::default(),
         tunnel: Mutex::default(),
         lingers: AtomicBool::new(false),
+        resets: AtomicBool::new(false),
     });
     let served = Arc::clone(&client);
     let service = service_fn(move |request| {
@@ -236,6 +243,9 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
     let mut stream = plain.stream;
     match end {
         End::Park => return Some(stream),
+        End::Closed if client.resets.load(Relaxed) => {
+            let _ = stream.set_zero_linger();
+        }
         End::Closed if unread => linger(stream).await,
         End::Closed => {}
         End::SlowHead => {
@@ -259,11 +269,15 @@ fn is_idle(client: &Client) -> bool {
     !client.flow.is_busy() && !client.flow.is_blocked() && client.watch.reading() == Reading::Idle
 }
 
-/// Answers a request that hyper has not seen.
+/// Answers a request that hyper has not seen. It is counted and logged as `GET /`, as one that the gate refuses is.
 async fn say(stream: &mut TcpStream, refusal: Refusal, client: &Client) -> io::Result<()> {
-    let site = &client.thread.site();
-    let id = headers::request_id(&HeaderMap::new(), &client.who);
-    let answer = answer::refuse(refusal, site, &id);
+    let site = client.thread.site();
+    let (parts, ()) = Request::new(()).into_parts();
+    let id = headers::request_id(&parts.headers, &client.who);
+    let telemetry = &client.thread.proxy.telemetry;
+    let mut record = Record::begin(telemetry, &site, &parts, &client.who, id.clone());
+    record.refuse(&refusal.into());
+    let answer = answer::refuse(refusal, &site, &id);
     let mut bytes = format!("HTTP/1.1 {}\r\n", answer.status()).into_bytes();
     for (name, value) in answer.headers() {
         bytes.extend_from_slice(name.as_str().as_bytes());

@@ -75,6 +75,8 @@ impl Thread {
 pub(crate) struct Entry {
     client: Arc<Client>,
     record: Option<Box<Record>>,
+    /// The request's version: one of HTTP/1.0 knows no chunks.
+    version: Version,
 }
 
 impl Entry {
@@ -84,6 +86,15 @@ impl Entry {
 
     pub(crate) fn record(&mut self) -> Option<&mut Record> {
         self.record.as_deref_mut()
+    }
+
+    /// The answer ends before its end. Chunks and lengths show that to the client; without them the end of the
+    /// connection would be that of the answer, and only a reset is none.
+    pub(crate) fn cut(&mut self) {
+        self.note(|record| record.cut = true);
+        if self.version == Version::HTTP_10 {
+            self.client.reset();
+        }
     }
 
     fn note(&mut self, what: impl FnOnce(&mut Record)) {
@@ -114,6 +125,7 @@ pub(crate) async fn handle(
     let record = Record::begin(telemetry, &site, &parts, &client.who, id.clone());
     let mut entry = Entry {
         record: Some(Box::new(record)),
+        version: parts.version,
         client: Arc::clone(&client),
     };
     let answered = match fault {

@@ -223,8 +223,9 @@ async fn accept(listeners: Vec<TcpListener>, thread: Arc<Thread>, (free, _accept
         while let Ok(place) = Arc::clone(&free).acquire_owned().await {
             match listener.accept() {
                 Ok((stream, peer)) => spawn_std(stream, peer, &thread, place),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if is_one_connections(&error) => {}
-                Err(_) => break,
+                Err(_) => sleep(PAUSE).await,
             }
         }
     }
@@ -232,6 +233,7 @@ async fn accept(listeners: Vec<TcpListener>, thread: Arc<Thread>, (free, _accept
 
 /// Accepts for ever.
 async fn accept_all(listeners: &[TcpListener], thread: &Arc<Thread>, free: &Arc<Semaphore>) {
+    let mut fails = false;
     while let Ok(place) = Arc::clone(free).acquire_owned().await {
         let accepted = poll_fn(|cx| {
             for listener in listeners {
@@ -243,10 +245,16 @@ async fn accept_all(listeners: &[TcpListener], thread: &Arc<Thread>, free: &Arc<
         })
         .await;
         match accepted {
-            Ok((stream, peer)) => spawn(stream, peer, thread, place),
+            Ok((stream, peer)) => {
+                fails = false;
+                spawn(stream, peer, thread, place);
+            }
             Err(error) if is_one_connections(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept: trying again");
+                // Once for each time it happens, not for each attempt.
+                if !std::mem::replace(&mut fails, true) {
+                    tracing::warn!(%error, "cannot accept connections: trying again until it works");
+                }
                 sleep(PAUSE).await;
             }
         }

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use hostkit_tests::authproxy::Authproxy;
 use hostkit_tests::{Running, eventually, free_port};
 
 use super::wire::{KEY, Message, Origin, Wire, ok, proxy, request, with_key};
@@ -316,4 +317,24 @@ fn threads_share_a_port() {
     for client in &mut clients {
         assert_eq!(client.ask(request("GET /", "")).status(), 200);
     }
+}
+
+#[test]
+fn files_that_run_out_are_waited_for() {
+    let (origin, _) = Origin::answering(ok("ok"));
+    let acl = format!("--acl-file={}", super::wire::acl_file().display());
+    let server = format!("--server=http://127.0.0.1:{}", origin.port());
+    let proxy = Authproxy::start_by(
+        &["prlimit", "--nofile=40:40"],
+        &[&server, "--right=all", "--access-log=off", &acl],
+    );
+    let mut clients: Vec<Wire> = (0..60).map(|_| Wire::connect(proxy.port())).collect();
+    proxy.says("cannot accept connections");
+    let served = clients.split_off(59);
+    drop(clients);
+    for mut client in served {
+        assert_eq!(client.ask(request("GET /", "")).status(), 200);
+    }
+    let said = proxy.log().matches("cannot accept connections").count();
+    assert!(said < 5, "{said} times");
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use hostkit_tests::eventually;
+
 use super::wire::{KEY, Origin, Wire, ok, proxy, request};
 
 #[test]
@@ -330,6 +332,27 @@ fn clients_of_http_1_0_get_what_they_understand() {
             .head
             .starts_with("GET / HTTP/1.1\r\n")
     );
+}
+
+#[test]
+fn a_client_of_http_1_0_sees_that_an_answer_was_cut_short() {
+    let origin = Origin::start(move |wire, _| {
+        wire.message();
+        wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n");
+    });
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    client.send(format!(
+        "GET / HTTP/1.0\r\nHost: h\r\nX-API-Key: {KEY}\r\n\r\n"
+    ));
+    let mut all = Vec::new();
+    let end = std::io::Read::read_to_end(&mut client.stream, &mut all);
+    assert!(all.starts_with(b"HTTP/1.0 200 OK\r\n"));
+    let error = end.expect_err("the end of the connection would be that of the answer");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    eventually("it is counted", || {
+        proxy.metric_sum("authproxy_answers_cut_total") == 1.0
+    });
 }
 
 #[test]
