@@ -38,7 +38,7 @@ pub enum Refusal {
     Expectation,
     /// 431: the head is longer than `--max-head`.
     LargeHead,
-    /// 501: an upgrade other than to `websocket`, or a method that makes a tunnel.
+    /// 501: a method that makes a tunnel.
     NotImplemented,
     /// 502: the server refused the connection, or its answer is no HTTP.
     BadGateway,
@@ -122,9 +122,7 @@ impl Refusal {
             Self::LargeBody => "the body is too large",
             Self::Expectation => "the only expectation known here is 100-continue",
             Self::LargeHead => "the head is too large",
-            Self::NotImplemented => {
-                "this is not passed on: no tunnels, and no upgrade but to websocket"
-            }
+            Self::NotImplemented => "tunnels are not made here",
             Self::BadGateway => "the server cannot be reached, or does not speak HTTP",
             Self::EngineUnavailable => "API keys cannot be checked at the moment",
             Self::Overloaded => "too many requests are waiting for the server",

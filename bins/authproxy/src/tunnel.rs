@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy, split};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -19,6 +19,9 @@ use crate::upstream::Stream;
 
 /// After this much silence the kernel asks whether the other side is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// What is on its way in one direction.
+const ROOM: usize = 8 << 10;
 
 /// The server's side of a tunnel.
 #[derive(Debug)]
@@ -31,7 +34,8 @@ pub(crate) struct Tunnel {
 
 impl Tunnel {
     /// Copies both ways. `ahead` is what was read of the client beyond the request's head. When one direction has ended,
-    /// that is passed on, and the other one has `patience` to end too.
+    /// that is passed on, and the other one has `patience` to end too. Who does not take what there is for it within
+    /// `patience` ends the tunnel.
     ///
     /// There is no limit on silence: a WebSocket may have nothing to say for hours, and has pings of its own. What is
     /// gone without a word is found by TCP's keepalive, on both sides.
@@ -50,13 +54,13 @@ impl Tunnel {
             watch(stream);
         }
         let mut client = TokioIo::new(client);
-        server.write_all(&ahead).await?;
-        client.write_all(&answered).await?;
+        timeout(patience, server.write_all(&ahead)).await??;
+        timeout(patience, client.write_all(&answered)).await??;
         let (from_client, to_client) = split(client);
         let (from_server, to_server) = split(server);
         let (mut up, mut down) = (
-            pin!(pass(from_client, to_server)),
-            pin!(pass(from_server, to_client)),
+            pin!(pass(from_client, to_server, patience)),
+            pin!(pass(from_server, to_client, patience)),
         );
         tokio::select! {
             ended = &mut up => { ended?; timeout(patience, down).await? }
@@ -66,9 +70,19 @@ impl Tunnel {
 }
 
 /// Copies one way, and passes on the end.
-async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
-    copy(&mut from, &mut to).await?;
-    to.shutdown().await
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    patience: Duration,
+) -> io::Result<()> {
+    let mut room = vec![0; ROOM];
+    loop {
+        let length = from.read(&mut room).await?;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        timeout(patience, to.write_all(&room[..length])).await??;
+    }
 }
 
 fn watch(stream: &TcpStream) {

@@ -218,6 +218,21 @@ fn a_tunnel_ends_when_either_side_is_gone() {
 }
 
 #[test]
+fn who_does_not_read_ends_the_tunnel() {
+    let origin = Origin::start(|wire, _| {
+        wire.head();
+        wire.send(SWITCHED);
+        while wire.send([0; 64 << 10]) {}
+    });
+    let proxy = proxy(origin.port(), &["--client-timeout=400ms"]);
+    let mut client = Wire::connect(proxy.port());
+    assert_eq!(switch(&mut client, ASKED).status(), 101);
+    eventually("the tunnel ends", || {
+        proxy.metric_sum("authproxy_connections") == 0.0
+    });
+}
+
+#[test]
 fn a_real_client_and_a_real_server_understand_each_other() {
     let python = |code: &str, arguments: &[String]| {
         // Debian's package belongs to this one; another may come first in PATH.
