@@ -155,7 +155,7 @@ fn pex(job: &str, version: &str) -> String {
 }
 
 /// A zipapp whose interpreter is the shell: runs `script`.
-fn program(script: &str) -> Vec<u8> {
+pub(crate) fn program(script: &str) -> Vec<u8> {
     zip_behind(script, b"a")
 }
 

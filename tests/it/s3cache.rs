@@ -25,6 +25,7 @@ mod publish;
 mod s3;
 mod seeds;
 mod trust;
+mod upgrade;
 mod verbs;
 
 /// A name that holds a git hash, so that it never changes.

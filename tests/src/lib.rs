@@ -102,6 +102,21 @@ fn build_tools() -> PathBuf {
     directory
 }
 
+/// The path of `s3cache` or `pexrun` as of the release that caches of a fleet were written by.
+///
+/// # Errors
+/// `tests/run` did not build it.
+pub fn old_bin(name: &str) -> Result<PathBuf, String> {
+    let path = tools().join("old").join(name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(format!(
+        "{} is not there: tests/run builds it",
+        path.display()
+    ))
+}
+
 /// The directory of the profile that the running program was built in, such as `target/debug`.
 fn profile_directory() -> PathBuf {
     let program = std::env::current_exe().expect("the running program has a path");

@@ -1,0 +1,250 @@
+//! An old release and this one share a host: one cache directory, one configuration, in turn and at once. The old
+//! programs are those of the last commit before the cache key, unpacking and eviction changed; `tests/run` builds them.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use hostkit_tests::origin::{Fault, Origin};
+use hostkit_tests::{eventually, old_bin, or_skip};
+
+use super::flight::{Run, blobs_are_right, recorded};
+use super::{HASH, Host, Outcome, bytes};
+use crate::pexrun::program;
+
+/// The s3cache and the pexrun of one release.
+struct Release {
+    label: &'static str,
+    s3cache: PathBuf,
+    pexrun: PathBuf,
+}
+
+/// Both releases in both orders.
+fn pairs() -> Option<[(Release, Release); 2]> {
+    let old = || -> Result<Release, String> {
+        Ok(Release {
+            label: "old",
+            s3cache: old_bin("s3cache")?,
+            pexrun: old_bin("pexrun")?,
+        })
+    };
+    let new = || Release {
+        label: "new",
+        s3cache: hostkit_tests::bin("s3cache"),
+        pexrun: hostkit_tests::bin("pexrun"),
+    };
+    or_skip(
+        "an old and a new release on one host",
+        old().and_then(|first| Ok([(first, new()), (new(), old()?)])),
+    )
+}
+
+impl Release {
+    fn command(&self, host: &Host, args: &[&str]) -> Command {
+        let mut command = host.program(&self.s3cache);
+        command
+            .args(args)
+            .arg(format!("--config={}", configuration(host).display()));
+        command
+    }
+
+    fn run(&self, host: &Host, args: &[&str]) -> Outcome {
+        self.command(host, args).output().unwrap().into()
+    }
+
+    fn pexrun(&self, host: &Host, repository: &str, args: &[&str]) -> Command {
+        let mut command = host.program(&self.pexrun);
+        command
+            .arg(format!("--cache-dir={}", host.cache().display()))
+            .arg(format!("--repository={repository}"))
+            .arg("--arch=here_x86_64")
+            .args(args);
+        command
+    }
+}
+
+/// One file with keys that both releases know, written by the first process that reads it.
+fn configuration(host: &Host) -> PathBuf {
+    let file = host.path("s3cache.yaml");
+    if file.exists() {
+        return file;
+    }
+    let cache = host.cache();
+    let text = format!(
+        "cache-dir: {}\nmax-size: 1G\nkeep-free: 0\npart-size: 256K\nconnections: 2\nstall-timeout: 10s\n",
+        cache.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+#[test]
+fn cached_artifacts_are_hits_across_releases() {
+    for (first, second) in pairs().into_iter().flatten() {
+        let label = format!("{} then {}", first.label, second.label);
+        let (host, origin) = (Host::new(), Origin::start());
+        // What a cache of a fleet holds: names that never change, names that do, a version in the query, a local file.
+        let immutable = format!("/pex/job-{HASH}.bin");
+        let (mutable, versioned) = ("/pex/static.bin", "/pex/tool.bin");
+        for path in [immutable.as_str(), mutable, versioned] {
+            origin.put(path, bytes(100_000, 5));
+        }
+        std::fs::write(host.path(format!("local-{HASH}.bin")), b"local").unwrap();
+        let local = format!(
+            "file://{}",
+            host.path(format!("local-{HASH}.bin")).display()
+        );
+        let urls = [
+            origin.url(&immutable),
+            origin.url(mutable),
+            format!("{}?versionId=3", origin.url(versioned)),
+            local,
+        ];
+        for url in &urls {
+            first.run(&host, &[url, "--copy-to=first"]).exits(0);
+        }
+        origin.reset_counters();
+        for (n, url) in urls.iter().enumerate() {
+            let copy = format!("--copy-to=second{n}");
+            let outcome = second.run(&host, &[url, &copy, "--loglevel=info"]);
+            let how = if matches!(n, 0 | 3) { "hit" } else { "current" };
+            outcome.exits(0).says(&format!("how={how}"));
+        }
+        assert_eq!(origin.bodies(&immutable), 0, "{label}");
+        assert_eq!(origin.bodies(mutable), 0, "{label}");
+        assert_eq!(origin.bodies(versioned), 0, "{label}");
+        assert_eq!(host.read("second0"), bytes(100_000, 5), "{label}");
+        // Housekeeping of either release removes nothing of the other.
+        for release in [&second, &first] {
+            release.run(&host, &["gc"]).exits(0);
+            release.run(&host, &["verify"]).exits(0);
+        }
+        assert_eq!(blobs_are_right(&host), urls.len(), "{label}");
+        let listed = second.run(&host, &["ls", "--json"]).exits(0).stdout;
+        assert_eq!(listed.lines().count(), urls.len(), "{label}: {listed}");
+    }
+}
+
+#[test]
+fn partial_download_of_killed_release_is_continued_by_other_release() {
+    for (first, second) in pairs().into_iter().flatten() {
+        let label = format!("{} then {}", first.label, second.label);
+        let (host, origin) = (Host::new(), Origin::start());
+        let path = format!("/job-{HASH}.bin");
+        let body = bytes(4 << 20, 3);
+        origin.put(&path, body.clone());
+        origin.fault(
+            &path,
+            Fault::Slow {
+                bytes_per_second: 1 << 20,
+            },
+        );
+        let url = origin.url(&path);
+        let args = [url.as_str(), "--copy-to=first", "--loglevel=debug"];
+        let mut leader = Run::start(&host, "first", first.command(&host, &args));
+        eventually("some parts are finished", || recorded(&host).len() >= 4);
+        let args = [url.as_str(), "--copy-to=second", "--loglevel=debug"];
+        let follower = Run::start(&host, "second", second.command(&host, &args));
+        follower.wait_for("another process is fetching it");
+        leader.kill();
+        follower.end().exits(0).says("continuing an interrupted");
+        assert!(host.read("second") == body, "{label}");
+        assert_eq!(blobs_are_right(&host), 1, "{label}");
+    }
+}
+
+#[test]
+fn concurrent_processes_of_both_releases_fetch_one_body() {
+    let Some([(old, new), _]) = pairs() else {
+        return;
+    };
+    let (host, origin) = (Host::new(), Origin::start());
+    let path = format!("/job-{HASH}.bin");
+    let body = bytes(4 << 20, 9);
+    origin.put(&path, body.clone());
+    origin.fault(
+        &path,
+        Fault::Slow {
+            bytes_per_second: 4 << 20,
+        },
+    );
+    let url = origin.url(&path);
+    let runs: Vec<Run> = (0..24)
+        .map(|n| {
+            let release = if n % 2 == 0 { &old } else { &new };
+            let copy = format!("--copy-to=out{n}");
+            Run::start(
+                &host,
+                &format!("out{n}"),
+                release.command(&host, &[&url, &copy]),
+            )
+        })
+        .collect();
+    for run in runs {
+        run.end().exits(0);
+    }
+    for n in 0..24 {
+        assert!(host.read(format!("out{n}")) == body, "copy {n}");
+    }
+    assert_eq!(origin.bytes(&path), body.len() as u64);
+    assert_eq!(blobs_are_right(&host), 1);
+}
+
+#[test]
+fn unpacked_tree_of_old_release_is_recognised_and_replaced() {
+    let Some([(old, new), _]) = pairs() else {
+        return;
+    };
+    let (host, origin) = (Host::new(), Origin::start());
+    for (name, content) in [("one", "1"), ("two", "2")] {
+        std::fs::create_dir(host.path(name)).unwrap();
+        std::fs::write(host.path(name).join("file"), content).unwrap();
+        let tar = host
+            .program("tar")
+            .args(["-czf", &format!("{name}.tgz"), "-C", name, "file"])
+            .status();
+        assert!(tar.unwrap().success());
+        origin.put(
+            &format!("/{name}-{HASH}.tgz"),
+            host.read(format!("{name}.tgz")),
+        );
+    }
+    let (one, two) = (
+        origin.url(&format!("/one-{HASH}.tgz")),
+        origin.url(&format!("/two-{HASH}.tgz")),
+    );
+    old.run(&host, &[&one, "--unpack-to=app"]).exits(0);
+    std::fs::write(host.path("app/kept"), "by the job").unwrap();
+    new.run(&host, &[&one, "--unpack-to=app"]).exits(0);
+    assert_eq!(
+        host.read("app/kept"),
+        b"by the job",
+        "the same digest changes nothing"
+    );
+    new.run(&host, &[&two, "--unpack-to=app"]).exits(0);
+    assert_eq!(host.read("app/file"), b"2");
+    assert!(!host.path("app/kept").exists());
+}
+
+#[test]
+fn running_program_of_one_release_survives_gc_of_the_other() {
+    for (first, second) in pairs().into_iter().flatten() {
+        let label = format!("{} runs, {} collects", first.label, second.label);
+        let host = Host::new();
+        std::fs::create_dir(host.path("repo")).unwrap();
+        let repository = format!("file://{}", host.path("repo").display());
+        let build = host.path(format!("repo/job-{HASH}-here_x86_64.pex"));
+        std::fs::write(build, program("echo started > \"$1\"; read line")).unwrap();
+        let mut command = first.pexrun(&host, &repository, &["job", HASH, "mark"]);
+        command.stdin(std::process::Stdio::piped());
+        let running = Run::start(&host, "running", command);
+        eventually("the program runs", || host.path("mark").exists());
+        second.run(&host, &["gc", "--max-size=0"]).exits(0);
+        assert_eq!(blobs_are_right(&host), 1, "{label}");
+        let again = second
+            .pexrun(&host, &repository, &["--which", "job", HASH])
+            .output()
+            .unwrap();
+        Outcome::from(again).exits(0);
+        drop(running);
+    }
+}
