@@ -83,6 +83,14 @@ class Peers:
             "s3cache s3://": ([*ours, s3, *anonymous, f"--copy-to={out}"], {}),
             "s5cmd": ([self.found["s5cmd"], *anonymous, "cp", s3, out], trust),
             "s5cmd -p 8 -c 8": ([self.found["s5cmd"], *anonymous, "cp", "-p", "8", "-c", "8", s3, out], trust),
+            "s5cmd, then sha256sum": (
+                [
+                    "sh" if self.found["s5cmd"] else None,
+                    *("-c", '"$@" && exec sha256sum "$0"', out),
+                    *(self.found["s5cmd"], *anonymous, "cp", s3, out),
+                ],
+                trust,
+            ),
             "aws s3 cp": ([self.found["aws"], "s3", "cp", "--quiet", *anonymous, s3, out], trust),
             "curl": ([self.found["curl"], "-sSf", *(["--cacert", origin.ca] if tls else []), "-o", out, url], {}),
         }
