@@ -17,6 +17,7 @@ mod list;
 mod offline;
 mod pex;
 mod run;
+mod unlistable;
 
 /// What the builds here are for.
 const ARCH: &str = "here_x86_64";

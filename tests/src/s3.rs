@@ -2,6 +2,7 @@
 //! origin's. Objects are uploaded through its API; for one laid there by hand it hashes the file on every GET.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hyper::server::conn::http1;
@@ -22,6 +23,7 @@ const SECRET_KEY: &str = "a-secret-that-only-tests-know";
 pub struct S3 {
     server: Server,
     requests: Arc<Mutex<Vec<String>>>,
+    unlistable: Arc<AtomicBool>,
     directory: TempDir,
 }
 
@@ -34,13 +36,22 @@ impl S3 {
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = builder.build();
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let log = requests.clone();
+        let unlistable = Arc::new(AtomicBool::new(false));
+        let (log, hides) = (requests.clone(), unlistable.clone());
         let server = Server::start("s3", move |tcp| {
-            let (service, log) = (service.clone(), log.clone());
+            let (service, log, hides) = (service.clone(), log.clone(), hides.clone());
             let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
                 let line = format!("{} {}", request.method(), request.uri());
                 log.lock().unwrap().push(line);
-                Service::call(&service, request)
+                let lists = request.method() == "GET"
+                    && request.uri().query().unwrap_or("").contains("list-type");
+                let hides = hides.load(Ordering::Relaxed);
+                let answered = Service::call(&service, request);
+                async move {
+                    let response = answered.await?;
+                    let denies = hides && (lists || response.status() == 404);
+                    Ok::<_, s3s::HttpError>(if denies { denied() } else { response })
+                }
             });
             async move {
                 // A client that hangs up is its own affair.
@@ -53,6 +64,7 @@ impl S3 {
         Self {
             server,
             requests,
+            unlistable,
             directory,
         }
     }
@@ -94,6 +106,12 @@ impl S3 {
         std::fs::create_dir(self.directory.path().join(name)).unwrap();
     }
 
+    /// From now on its client may get objects and not list buckets (no `s3:ListBucket`): it is told 403 for an object
+    /// that is absent, as by AWS.
+    pub fn forbid_listing(&self) {
+        self.unlistable.store(true, Ordering::Relaxed);
+    }
+
     /// The directory that holds a sub-directory per bucket.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -105,4 +123,11 @@ impl S3 {
     pub fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
+}
+
+fn denied() -> s3s::HttpResponse {
+    let xml = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
+    let mut response = s3s::HttpResponse::new(s3s::Body::from(xml.to_owned()));
+    *response.status_mut() = hyper::StatusCode::FORBIDDEN;
+    response
 }

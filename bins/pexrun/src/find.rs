@@ -1,15 +1,16 @@
 //! Finding a build: in the cache, then in each repository in turn, by its name or by the beginning of its hash.
 
+pub mod in_cache;
+
 use hostkit::{Exit, Failure};
-use s3cache::cache::{self, Blob};
+use s3cache::cache::Blob;
 use s3cache::fetch::run as online;
 use s3cache::settings::Freshness;
-use s3cache::source::is_immutable;
 use s3cache::store::{self, Listed};
 use s3cache::{Got, Source, Want};
 use tracing::{debug, warn};
 
-use crate::config::{self, Config};
+use crate::config::Config;
 
 /// So many builds of one job are looked at in a listing.
 pub const LIST_LIMIT: usize = 10_000;
@@ -19,14 +20,14 @@ const SHORT_HASH_MIN: usize = 4;
 /// Gets a build onto this host.
 ///
 /// # Errors
-/// There is no such build (exit 127), or somebody who might have it could not be asked (exit 125).
+/// There is no such build (exit 127), or a repository that may have it does not say (exit 125).
 pub fn build(config: &Config, job: &str, version: &str) -> Result<Blob, Failure> {
     let names = config.names(job, version);
-    if let Some(blob) = from_cache(config, &names)? {
+    if let Some(blob) = in_cache::from_cache(config, &names)? {
         return Ok(blob);
     }
     if config.settings.freshness == Freshness::Offline {
-        return by_name_in_cache(config, &names, job, version)?.ok_or_else(|| {
+        return in_cache::by_name(config, &names, job, version)?.ok_or_else(|| {
             Failure::new(
                 Exit::LAUNCHER_FAILED,
                 format!("build {version} of {job} is not in the cache"),
@@ -37,30 +38,63 @@ pub fn build(config: &Config, job: &str, version: &str) -> Result<Blob, Failure>
         });
     }
     let mut failures: Vec<Failure> = Vec::new();
+    let mut unlisted = false;
     for repository in &config.repositories {
-        match from_repository(config, repository, &names, job, version) {
-            Ok(Some(blob)) => {
+        match from_repository(config, repository, &names, job, version)? {
+            Answer::Build(blob) => {
                 for failure in &failures {
                     warn!("{failure}; found it in {}", hostkit::mask::url(repository));
                 }
-                return Ok(blob);
+                return Ok(*blob);
             }
-            Ok(None) => debug!(repository = hostkit::mask::url(repository), "not there"),
-            Err(failure) if is_final(&failure) => return Err(failure),
-            Err(failure) => failures.push(failure),
+            Answer::Absent => debug!(repository = hostkit::mask::url(repository), "not there"),
+            Answer::Unknown(found) => {
+                unlisted |= !is_web(repository);
+                failures.extend(found);
+            }
         }
     }
     if failures.is_empty() {
         return Err(no_such_build(config, job, version, &names));
     }
+    if unlisted && is_short(version) {
+        match in_cache::unlisted(config, &names, job, version) {
+            Ok(None) => {}
+            Ok(Some(blob)) => {
+                for failure in &failures {
+                    warn!("{failure}");
+                }
+                warn!(
+                    "cannot list the builds of {job}: running the only cached one that begins with {version}, {}",
+                    blob.entry.source
+                );
+                return Ok(blob);
+            }
+            Err(ambiguous) => return Err(because(ambiguous, &failures)),
+        }
+    }
     let failure = Failure::new(
         Exit::LAUNCHER_FAILED,
         format!("cannot get build {version} of {job}"),
     );
-    Err(match Causes::of(&failures) {
+    Err(because(failure, &failures))
+}
+
+fn because(failure: Failure, failures: &[Failure]) -> Failure {
+    match Causes::of(failures) {
         Some(causes) => failure.because(causes),
         None => failure,
-    })
+    }
+}
+
+/// What one repository has of a build.
+enum Answer {
+    /// The build, which is in the cache now.
+    Build(Box<Blob>),
+    /// It was asked for every name, and has none of them.
+    Absent,
+    /// It may have the build and does not give it.
+    Unknown(Vec<Failure>),
 }
 
 /// Whether asking the next repository would change nothing: an ambiguous hash, a cache that cannot hold it, a signal.
@@ -101,7 +135,7 @@ impl std::error::Error for Causes {
 }
 
 fn no_such_build(config: &Config, job: &str, version: &str, names: &[String]) -> Failure {
-    let is_web = |repository: &String| matches!(source(repository, job), Ok(Source::Http(_)));
+    let is_web = |repository: &String| is_web(repository);
     let web = config.repositories.iter().any(is_web);
     let remedy = if is_short(version) && web {
         "a web server cannot be searched: give the whole git hash".to_owned()
@@ -143,82 +177,75 @@ pub fn source(repository: &str, name: &str) -> Result<Source, Failure> {
         .map_err(|failure| failure.with_exit(Exit::CONFIG))
 }
 
-/// A cached build that need not be asked about.
-///
-/// # Errors
-/// A repository is no place at all (exit 78).
-pub fn from_cache(config: &Config, names: &[String]) -> Result<Option<Blob>, Failure> {
-    let sure = |name: &str| match config.settings.freshness {
-        Freshness::Offline | Freshness::Immutable => true,
-        Freshness::Revalidate => false,
-        Freshness::ByName => is_immutable(name),
-    };
-    for repository in &config.repositories {
-        for name in names.iter().filter(|name| sure(name)) {
-            let source = source(repository, name)?;
-            let key = source.index_key(config.settings.access.endpoint_url.as_deref());
-            let found = cache::lookup(config.readable.iter(), &key)
-                .or_else(|| s3cache::cached(&source, &config.settings));
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-    }
-    Ok(None)
+/// Whether a repository is a web server, which does not list what it has.
+fn is_web(repository: &str) -> bool {
+    matches!(source(repository, "x"), Ok(Source::Http(_)))
 }
 
+/// # Errors
+/// Those that asking the next repository does not change.
 fn from_repository(
     config: &Config,
     repository: &str,
     names: &[String],
     job: &str,
     version: &str,
-) -> Result<Option<Blob>, Failure> {
+) -> Result<Answer, Failure> {
+    let mut failures = Vec::new();
     for name in names {
-        match fetch(config, source(repository, name)?) {
-            Ok(None) => {}
-            // The copy of another of its names is as good as that of this one would be.
-            Err(failure) if failure.exit() == Exit::UNAVAILABLE => {
-                return match any_cached(config, repository, names)? {
-                    Some(blob) => {
-                        warn!("{failure}; using the cached copy, which may be outdated");
-                        Ok(Some(blob))
-                    }
-                    None => Err(failure),
-                };
+        let failure = match fetch(config, source(repository, name)?) {
+            Ok(Some(blob)) => return Ok(Answer::Build(Box::new(blob))),
+            Ok(None) => continue,
+            Err(failure) if is_final(&failure) => return Err(failure),
+            Err(failure) => failure,
+        };
+        let exit = failure.exit();
+        failures.push(failure);
+        // A bucket whose client may not list it answers 403 for a key that it does not have: the next one may be there.
+        if exit == Exit::DENIED {
+            continue;
+        }
+        // The copy of another of its names is as good as that of this one would be.
+        if exit == Exit::UNAVAILABLE
+            && let Some(blob) = in_cache::any_name(config, repository, names)?
+        {
+            for failure in &failures {
+                warn!("{failure}; using the cached copy, which may be outdated");
             }
-            other => return other,
+            return Ok(Answer::Build(Box::new(blob)));
+        }
+        return Ok(Answer::Unknown(failures));
+    }
+    if is_short(version) && !is_web(repository) {
+        match by_beginning(config, repository, job, version) {
+            Ok(Some(blob)) => return Ok(Answer::Build(Box::new(blob))),
+            Ok(None) => {}
+            Err(failure) if failure.exit() == Exit::NOT_FOUND => {}
+            Err(failure) if is_final(&failure) => return Err(failure),
+            Err(failure) => failures.push(failure),
         }
     }
-    if !is_short(version) {
-        return Ok(None);
-    }
+    Ok(if failures.is_empty() {
+        Answer::Absent
+    } else {
+        Answer::Unknown(failures)
+    })
+}
+
+/// Looks the one build up whose hash begins as asked.
+fn by_beginning(
+    config: &Config,
+    repository: &str,
+    job: &str,
+    version: &str,
+) -> Result<Option<Blob>, Failure> {
     let prefix = format!("{}{version}", config.pex_name.prefix(job));
-    let listed = match list(config, repository, &prefix) {
-        Ok(listed) => listed,
-        // It has been asked for all it can be asked for.
-        Err(_) if matches!(source(repository, &prefix)?, Source::Http(_)) => return Ok(None),
-        Err(failure) if failure.exit() == Exit::NOT_FOUND => return Ok(None),
-        Err(failure) => return Err(failure),
-    };
+    let listed = list(config, repository, &prefix)?;
     let names = listed.iter().map(|object| object.name.as_str());
     match unique(names, config, job, version)? {
         Some(name) => fetch(config, source(repository, &name)?),
         None => Ok(None),
     }
-}
-
-fn any_cached(
-    config: &Config,
-    repository: &str,
-    names: &[String],
-) -> Result<Option<Blob>, Failure> {
-    for name in names {
-        if let Some(blob) = s3cache::cached(&source(repository, name)?, &config.settings) {
-            return Ok(Some(blob));
-        }
-    }
-    Ok(None)
 }
 
 /// Whether a version may be the beginning of a git hash.
@@ -264,34 +291,6 @@ fn unique<'a>(
             .remedy(format!("give more of it: {}", hashes.join(", "))))
         }
     }
-}
-
-/// A cached build of any repository: by its name, or by the beginning of its hash.
-///
-/// # Errors
-/// Several begin so (exit 125).
-pub fn by_name_in_cache(
-    config: &Config,
-    names: &[String],
-    job: &str,
-    version: &str,
-) -> Result<Option<Blob>, Failure> {
-    let shares = config::trusted(&config.settings);
-    let shares = || shares.iter().chain(&config.readable);
-    let entries: Vec<_> = shares().flat_map(s3cache::verbs::entries).collect();
-    let get = |name: &str| {
-        let same = entries.iter().filter(|(_, entry)| entry.name == name);
-        same.map(|(key, _)| key)
-            .find_map(|key| cache::lookup(shares(), key))
-    };
-    if let Some(blob) = names.iter().find_map(|name| get(name)) {
-        return Ok(Some(blob));
-    }
-    if !is_short(version) {
-        return Ok(None);
-    }
-    let cached = entries.iter().map(|(_, entry)| entry.name.as_str());
-    Ok(unique(cached, config, job, version)?.and_then(|name| get(&name)))
 }
 
 /// Fetches one file; `None` when there is no such file.

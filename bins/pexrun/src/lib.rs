@@ -101,7 +101,7 @@ fn named(args: &Args) -> Result<Option<(&str, &str)>, Failure> {
 fn dry_run(config: &Config, job: &str, version: &str, args: &Args) -> Result<Exit, Failure> {
     let names = config.names(job, version);
     let offline = config.settings.freshness == Freshness::Offline;
-    let cached = match find::from_cache(config, &names)? {
+    let cached = match find::in_cache::from_cache(config, &names)? {
         None if offline => Some(find::build(config, job, version)?),
         cached => cached,
     };

@@ -160,6 +160,13 @@ fn exists_answers_by_its_exit_code() {
         .exits(0);
     let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
     assert_eq!(told["size"], 9);
+    // Without permission to list the bucket, nothing tells an absent object from a forbidden one.
+    s3.forbid_listing();
+    exists("builds/none", &s3.env())
+        .exits(77)
+        .says("for an absent object S3 answers 403 too")
+        .says("s3:ListBucket");
+    exists(&uri(), &s3.env()).exits(0);
 }
 
 #[test]

@@ -340,6 +340,13 @@ pub fn of_status(status: u16, retry_after: Option<&str>) -> StoreError {
         _ => (Kind::Fatal, format!("the server answered {status}")),
     };
     let mut error = StoreError::new(kind, message);
+    if status == 403 {
+        // https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html, "Permissions".
+        error = error.remedy(
+            "check the name, the credentials and what they may read; for an absent object S3 answers 403 too, unless the \
+             bucket may be listed (s3:ListBucket)",
+        );
+    }
     // Only whole seconds: the date form needs two clocks that agree (RFC 9110 section 10.2.3).
     error.retry_after = retry_after
         .and_then(|text| text.trim().parse().ok())

@@ -1,0 +1,105 @@
+//! Finding a build in the cache alone: what need not be asked about, and what stands in for a repository that does not
+//! answer.
+
+use hostkit::Failure;
+use s3cache::cache::{self, Blob, Entry};
+use s3cache::settings::Freshness;
+use s3cache::source::is_immutable;
+
+use super::{is_short, source, unique};
+use crate::config::{self, Config};
+
+/// A cached build that need not be asked about.
+///
+/// # Errors
+/// A repository is no place at all (exit 78).
+pub fn from_cache(config: &Config, names: &[String]) -> Result<Option<Blob>, Failure> {
+    let sure = |name: &str| match config.settings.freshness {
+        Freshness::Offline | Freshness::Immutable => true,
+        Freshness::Revalidate => false,
+        Freshness::ByName => is_immutable(name),
+    };
+    for repository in &config.repositories {
+        for name in names.iter().filter(|name| sure(name)) {
+            let source = source(repository, name)?;
+            let key = source.index_key(config.settings.access.endpoint_url.as_deref());
+            let found = cache::lookup(config.readable.iter(), &key)
+                .or_else(|| s3cache::cached(&source, &config.settings));
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The cached copy of any of a build's names in one repository.
+pub(super) fn any_name(
+    config: &Config,
+    repository: &str,
+    names: &[String],
+) -> Result<Option<Blob>, Failure> {
+    for name in names {
+        if let Some(blob) = s3cache::cached(&source(repository, name)?, &config.settings) {
+            return Ok(Some(blob));
+        }
+    }
+    Ok(None)
+}
+
+/// A cached build of any repository: by its name, or by the beginning of its hash.
+///
+/// # Errors
+/// Several begin so (exit 125).
+pub fn by_name(
+    config: &Config,
+    names: &[String],
+    job: &str,
+    version: &str,
+) -> Result<Option<Blob>, Failure> {
+    find(config, names, job, version, |_, _| true)
+}
+
+/// A cached build of the configured repositories, for when they cannot be listed: by the beginning of its hash.
+pub(super) fn unlisted(
+    config: &Config,
+    names: &[String],
+    job: &str,
+    version: &str,
+) -> Result<Option<Blob>, Failure> {
+    find(config, names, job, version, |key, entry| {
+        config.repositories.iter().any(|repository| {
+            source(repository, &entry.name).is_ok_and(|source| {
+                source.index_key(config.settings.access.endpoint_url.as_deref()) == key
+            })
+        })
+    })
+}
+
+fn find(
+    config: &Config,
+    names: &[String],
+    job: &str,
+    version: &str,
+    eligible: impl Fn(&str, &Entry) -> bool,
+) -> Result<Option<Blob>, Failure> {
+    let shares = config::trusted(&config.settings);
+    let shares = || shares.iter().chain(&config.readable);
+    let entries: Vec<_> = shares()
+        .flat_map(s3cache::verbs::entries)
+        .filter(|(key, entry)| eligible(key, entry))
+        .collect();
+    let get = |name: &str| {
+        let same = entries.iter().filter(|(_, entry)| entry.name == name);
+        same.map(|(key, _)| key)
+            .find_map(|key| cache::lookup(shares(), key))
+    };
+    if let Some(blob) = names.iter().find_map(|name| get(name)) {
+        return Ok(Some(blob));
+    }
+    if !is_short(version) {
+        return Ok(None);
+    }
+    let cached = entries.iter().map(|(_, entry)| entry.name.as_str());
+    Ok(unique(cached, config, job, version)?.and_then(|name| get(&name)))
+}
