@@ -317,32 +317,42 @@ fn meta(output: &HeadObjectOutput) -> Meta {
     }
 }
 
-/// The checksum S3 vouches for. One of a multipart upload may be COMPOSITE, a checksum of checksums, which says nothing
-/// about the bytes in a row; its text then ends in `-N`.
+/// The checksum over the whole object that S3 vouches for. One of a multipart upload may be COMPOSITE, a checksum of the
+/// checksums of its parts, which says nothing about the bytes in a row.
 fn checksum(output: &HeadObjectOutput) -> Option<Checksum> {
-    if output
-        .checksum_type()
-        .is_some_and(|kind| *kind != ChecksumType::FullObject)
-    {
-        return None;
-    }
+    let whole = match output.checksum_type() {
+        Some(kind) => *kind == ChecksumType::FullObject,
+        // Not every store states the type. The entity tag of a multipart object ends in the number of its parts.
+        None => !output.e_tag().is_some_and(is_multipart),
+    };
     let decoded = |text: Option<&str>| base64::decode(text?).ok();
     let number = |bytes: Vec<u8>| {
         bytes
             .iter()
             .fold(0u64, |number, byte| number << 8 | u64::from(*byte))
     };
-    if let Some(bytes) = decoded(output.checksum_sha256()) {
-        return Some(Checksum::Sha256(bytes.try_into().ok()?));
-    }
     let crc = |crc, text, length| {
         decoded(text)
             .filter(|b| b.len() == length)
             .map(|b| Checksum::Crc(crc, number(b)))
     };
-    crc(Crc::Crc64Nvme, output.checksum_crc64_nvme(), 8)
+    // S3 has no composite form of this one.
+    let crc64 = || crc(Crc::Crc64Nvme, output.checksum_crc64_nvme(), 8);
+    if !whole {
+        return crc64().filter(|_| output.checksum_type().is_none());
+    }
+    let sha256 = decoded(output.checksum_sha256()).and_then(|bytes| bytes.try_into().ok());
+    sha256
+        .map(Checksum::Sha256)
+        .or_else(crc64)
         .or_else(|| crc(Crc::Crc32c, output.checksum_crc32_c(), 4))
         .or_else(|| crc(Crc::Crc32, output.checksum_crc32(), 4))
+}
+
+/// Whether an entity tag is that of a multipart upload: `"<hex>-<parts>"`.
+fn is_multipart(etag: &str) -> bool {
+    let parts = etag.trim_matches('"').rsplit_once('-');
+    parts.is_some_and(|(_, parts)| !parts.is_empty() && parts.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -429,30 +439,58 @@ mod tests {
     use super::*;
 
     #[test]
-    fn composite_checksums_are_not_taken_for_the_objects_own() {
-        let full = HeadObjectOutput::builder()
-            .checksum_sha256("ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=");
-        assert!(matches!(
-            checksum(&full.clone().build()),
-            Some(Checksum::Sha256(_))
-        ));
-        assert_eq!(
-            checksum(&full.checksum_type(ChecksumType::Composite).build()),
-            None
-        );
-        let composite = HeadObjectOutput::builder()
-            .checksum_crc32("AAAAAA==-3")
-            .build();
-        assert_eq!(checksum(&composite), None);
-    }
-
-    #[test]
-    fn the_widest_crc_wins() {
-        let output = HeadObjectOutput::builder()
-            .checksum_crc32("AAAAAQ==")
-            .checksum_crc64_nvme("AAAAAAAAAAI=")
-            .build();
-        assert_eq!(checksum(&output), Some(Checksum::Crc(Crc::Crc64Nvme, 2)));
+    fn only_a_checksum_of_the_whole_object_vouches_for_it() {
+        use ChecksumType::{Composite, FullObject};
+        const SHA256: &str = "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=";
+        const PLAIN: &str = "\"9f62\"";
+        const PARTS: &str = "\"9f62-3\"";
+        for (stated, etag, sha256, crc32, crc64, expected) in [
+            (None, PLAIN, Some(SHA256), None, None, "sha256"),
+            (Some(FullObject), PARTS, Some(SHA256), None, None, "sha256"),
+            // The type is not stated: the entity tag or the text of the checksum tells.
+            (None, PARTS, Some(SHA256), None, None, "none"),
+            (None, PARTS, None, Some("AAAAAQ=="), None, "none"),
+            (None, PLAIN, None, Some("AAAAAQ==-3"), None, "none"),
+            (
+                None,
+                PARTS,
+                Some(SHA256),
+                None,
+                Some("AAAAAAAAAAI="),
+                "crc64",
+            ),
+            (Some(Composite), PLAIN, Some(SHA256), None, None, "none"),
+            (Some(Composite), PARTS, None, Some("AAAAAQ=="), None, "none"),
+            // The widest CRC is used.
+            (
+                None,
+                PLAIN,
+                None,
+                Some("AAAAAQ=="),
+                Some("AAAAAAAAAAI="),
+                "crc64",
+            ),
+            (None, PLAIN, None, Some("AAAAAQ=="), None, "crc32"),
+            (None, "\"a-b\"", None, Some("AAAAAQ=="), None, "crc32"),
+        ] {
+            let output = HeadObjectOutput::builder()
+                .e_tag(etag)
+                .set_checksum_type(stated.clone())
+                .set_checksum_sha256(sha256.map(str::to_owned))
+                .set_checksum_crc32(crc32.map(str::to_owned))
+                .set_checksum_crc64_nvme(crc64.map(str::to_owned));
+            let found = match checksum(&output.build()) {
+                Some(Checksum::Sha256(_)) => "sha256",
+                Some(Checksum::Crc(Crc::Crc64Nvme, 2)) => "crc64",
+                Some(Checksum::Crc(Crc::Crc32, 1)) => "crc32",
+                Some(other) => panic!("{other:?}"),
+                None => "none",
+            };
+            assert_eq!(
+                found, expected,
+                "{stated:?} {etag} {sha256:?} {crc32:?} {crc64:?}"
+            );
+        }
     }
 
     #[test]
