@@ -22,6 +22,7 @@ mod https;
 mod integrity;
 mod kills;
 mod publish;
+mod replies;
 mod s3;
 mod seeds;
 mod trust;

@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
 
 use super::{
-    Body, Boxed, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError, of_status,
+    Body, Boxed, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError, cause_of, of_status,
 };
 use crate::settings::Access;
 use crate::source::Source;
@@ -102,7 +102,7 @@ impl ObjectStore for HttpStore {
                 // An empty object has no first byte to ask for (RFC 9110 section 15.5.17).
                 Err(error)
                     if want.range.is_some_and(|(first, _)| first == 0)
-                        && error.message.ends_with(" 416") =>
+                        && error.status == Some(416) =>
                 {
                     self.send(self.request(Method::GET, source)?, source)
                         .await?
@@ -303,7 +303,7 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
 /// Names what a reader of reqwest's error would have to guess.
 pub(super) fn explain(error: reqwest::Error, host: &str) -> StoreError {
     let error = error.without_url();
-    let explained = match tls_error(&error) {
+    let explained = match cause_of::<rustls::Error>(&error) {
         Some(error) => explain_tls(error, host),
         None if error.is_connect() => StoreError::new(Kind::Transient, "cannot connect"),
         None if error.is_timeout() => StoreError::new(Kind::Transient, "no answer in time"),
@@ -315,23 +315,7 @@ pub(super) fn explain(error: reqwest::Error, host: &str) -> StoreError {
     explained.because(error)
 }
 
-/// The TLS library's own error, which stands wrapped in an I/O error somewhere down the chain.
-fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        // An I/O error's `source` is not what it wraps but what that is caused by.
-        next = match error.downcast_ref::<std::io::Error>() {
-            Some(wrapping) => wrapping.get_ref().map(|inner| inner as _),
-            None => error.source(),
-        };
-    }
-    None
-}
-
-fn explain_tls(error: &rustls::Error, host: &str) -> StoreError {
+pub(super) fn explain_tls(error: &rustls::Error, host: &str) -> StoreError {
     use rustls::{AlertDescription, CertificateError as Certificate, Error as Tls};
     let fatal = |message: &str, remedy: &str| StoreError::new(Kind::Fatal, message).remedy(remedy);
     match error {
@@ -356,7 +340,7 @@ fn explain_tls(error: &rustls::Error, host: &str) -> StoreError {
         ),
         // The verifier has a name for it that TLS has not.
         Tls::InvalidCertificate(Certificate::Other(other))
-            if other.to_string().contains("CaUsedAsEndEntity") =>
+            if cause_of(other) == Some(&webpki::Error::CaUsedAsEndEntity) =>
         {
             fatal(
                 "the server presents a CA certificate as its own",

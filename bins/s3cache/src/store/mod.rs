@@ -1,5 +1,6 @@
 //! The seam to where artifacts are published: one trait, three stores, one error. Nothing here knows the cache.
 
+mod bounded;
 pub mod file;
 pub mod http;
 pub mod s3;
@@ -237,6 +238,8 @@ pub enum Kind {
 pub struct StoreError {
     /// What to do about it in code.
     pub kind: Kind,
+    /// The HTTP status, when a server gave one.
+    pub status: Option<u16>,
     /// What happened, without the object's name.
     pub message: String,
     /// What a person can do about it.
@@ -253,6 +256,7 @@ impl StoreError {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
             kind,
+            status: None,
             message: message.into(),
             remedy: None,
             retry_after: None,
@@ -321,6 +325,24 @@ impl From<std::io::Error> for StoreError {
     }
 }
 
+/// The first error of type `T` in a chain of causes: decisions are made by types, never by the text of an error.
+pub(crate) fn cause_of<'a, T: std::error::Error + 'static>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        // An I/O error's `source` is not the error that it wraps but the cause of that one.
+        next = match error.downcast_ref::<std::io::Error>() {
+            Some(wrapping) => wrapping.get_ref().map(|inner| inner as _),
+            None => error.source(),
+        };
+    }
+    None
+}
+
 /// What an HTTP status means for a fetch, for both the plain and the S3 store.
 #[must_use]
 pub fn of_status(status: u16, retry_after: Option<&str>) -> StoreError {
@@ -347,6 +369,7 @@ pub fn of_status(status: u16, retry_after: Option<&str>) -> StoreError {
              bucket may be listed (s3:ListBucket)",
         );
     }
+    error.status = Some(status);
     // Only whole seconds: the date form needs two clocks that agree (RFC 9110 section 10.2.3).
     error.retry_after = retry_after
         .and_then(|text| text.trim().parse().ok())

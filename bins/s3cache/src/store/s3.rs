@@ -8,6 +8,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::head_object::{HeadObjectError, HeadObjectOutput};
@@ -17,13 +18,16 @@ use aws_smithy_http_client::tls;
 use aws_smithy_types::base64;
 use hostkit::{Exit, Failure};
 
+use super::bounded::{BoundedClient, ReplyTooLong};
 use super::{
     Body, Boxed, Checksum, Crc, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError,
-    of_status,
+    cause_of, http, of_status,
 };
 use crate::settings::Access;
 use crate::source::Source;
 
+/// The longest cause that is printed (characters).
+const CAUSE_LIMIT: usize = 500;
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -47,7 +51,7 @@ impl S3Store {
             None => http,
         };
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(http.build_https())
+            .http_client(BoundedClient(http.build_https()))
             .retry_config(RetryConfig::standard())
             // The engine has its own idea of a stall, the same for every store.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
@@ -374,7 +378,6 @@ where
     let status = raw.map(|raw| raw.status().as_u16());
     let code = error.code().map(str::to_owned);
     let region = header("x-amz-bucket-region");
-    let chain = aws_smithy_types::error::display::DisplayErrorContext(&error).to_string();
     let explained = match (code.as_deref(), status) {
         (Some("RequestTimeTooSkewed"), _) => {
             StoreError::new(Kind::Denied, "this host's clock differs too much from S3's").remedy("set the clock (NTP)")
@@ -392,16 +395,20 @@ where
             StoreError::new(Kind::Denied, format!("S3 refuses these credentials ({code})"))
         }
         (_, Some(status)) => of_status(status, header("retry-after").as_deref()),
-        (_, None) if chain.contains("sso") && chain.contains("feature") => {
-            StoreError::new(Kind::Denied, "the profile signs in by SSO, which s3cache does not do").remedy(
-                "run `aws configure export-credentials --format env`, or give the profile a credential_process that does",
-            )
+        // The SDK keeps no more than the text of what it found in the profile, which is the cause below.
+        (_, None) if let Some(CredentialsError::InvalidConfiguration(_)) = cause_of(&error) => StoreError::new(
+            Kind::Denied,
+            "the AWS profile is wrong, or signs in by SSO or `aws login`, which s3cache does not do",
+        )
+        .remedy("run `aws configure export-credentials --format env`, or give the profile a credential_process that does"),
+        (_, None) if cause_of::<CredentialsError>(&error).is_some() => {
+            StoreError::new(Kind::Denied, "there are no usable AWS credentials")
+                .remedy("set AWS_PROFILE or AWS_ACCESS_KEY_ID, or --no-sign-request for a public bucket")
         }
-        (_, None) if chain.contains("redential") => StoreError::new(Kind::Denied, "there are no usable AWS credentials")
-            .remedy("set AWS_PROFILE or AWS_ACCESS_KEY_ID, or --no-sign-request for a public bucket"),
-        (_, None) if chain.contains("invalid peer certificate") => {
-            StoreError::new(Kind::Fatal, "the certificate of the S3 endpoint is not trusted")
-                .remedy("give its authority's certificate with --ca-file")
+        (_, None) if let Some(error) = cause_of(&error) => http::explain_tls(error, "the S3 endpoint"),
+        (_, None) if cause_of::<ReplyTooLong>(&error).is_some() => {
+            StoreError::new(Kind::Fatal, "the reply of S3 is too long")
+                .remedy("check that the endpoint is an S3 service")
         }
         (_, None) if matches!(error, SdkError::ConstructionFailure(_)) => {
             StoreError::new(Kind::Fatal, "the request to S3 cannot be made")
@@ -412,7 +419,16 @@ where
         (Some(code), Some(message)) => format!("S3 says {code}: {message}"),
         _ => causes(&error),
     };
-    explained.because(Cause(cause))
+    explained.because(Cause(one_line(&cause)))
+}
+
+/// The beginning of a text that a server may have written, as one line.
+fn one_line(text: &str) -> String {
+    let mut line: String = text.chars().take(CAUSE_LIMIT).collect();
+    if line.len() < text.len() {
+        line.push_str("...");
+    }
+    line.replace(char::is_control, " ")
 }
 
 /// The SDK's error chain as one line, without the layers that say the same again.

@@ -1,0 +1,147 @@
+//! An HTTP client for the SDK that bounds every reply which is not the object. The SDK reads error bodies, listings and
+//! the replies of credential services into memory whole, however long they are.
+
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::{
+    RuntimeComponents, RuntimeComponentsBuilder,
+};
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::byte_stream::ByteStream;
+use aws_smithy_types::config_bag::ConfigBag;
+
+/// The longest reply that is neither an object nor a listing (bytes).
+const REPLY_LIMIT: usize = 64 << 10;
+/// The longest page of a listing (bytes): 1,000 keys of 1,024 bytes, each of which may be escaped to six times that.
+const LISTING_LIMIT: usize = 8 << 20;
+
+/// A successful reply that is longer than its kind may be.
+#[derive(Debug, thiserror::Error)]
+#[error("the reply is longer than {0} bytes")]
+pub(super) struct ReplyTooLong(usize);
+
+/// Wraps the SDK's client. Belongs into the configuration that credential providers inherit, too.
+#[derive(Debug)]
+pub(super) struct BoundedClient(pub(super) SharedHttpClient);
+
+impl HttpClient for BoundedClient {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(BoundedConnector(
+            self.0.http_connector(settings, components),
+        ))
+    }
+
+    fn validate_base_client_config(
+        &self,
+        components: &RuntimeComponentsBuilder,
+        config: &ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.0.validate_base_client_config(components, config)
+    }
+
+    fn validate_final_config(
+        &self,
+        components: &RuntimeComponents,
+        config: &ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.0.validate_final_config(components, config)
+    }
+
+    fn connector_metadata(&self) -> Option<ConnectorMetadata> {
+        self.0.connector_metadata()
+    }
+}
+
+#[derive(Debug)]
+struct BoundedConnector(SharedHttpConnector);
+
+impl HttpConnector for BoundedConnector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let limit = success_limit(request.uri());
+        let response = self.0.call(request);
+        HttpConnectorFuture::new(async move { bound(response.await?, limit).await })
+    }
+}
+
+/// The bound of a successful reply, `None` for an object. The SDK names its operation in the query.
+fn success_limit(uri: &str) -> Option<usize> {
+    let query = uri.split_once('?').map_or("", |(_, query)| query);
+    let has = |pair: &str| query.split('&').any(|found| found == pair);
+    if has("x-id=GetObject") {
+        None
+    } else if has("list-type=2") {
+        Some(LISTING_LIMIT)
+    } else {
+        Some(REPLY_LIMIT)
+    }
+}
+
+/// Reads a reply that is bounded. An error that is too long loses its body: the status still says what it means, and
+/// half an XML document would be tried again as a transient failure.
+async fn bound(
+    mut response: HttpResponse,
+    success: Option<usize>,
+) -> Result<HttpResponse, ConnectorError> {
+    let is_success = response.status().is_success();
+    let limit = if is_success {
+        let Some(limit) = success else {
+            return Ok(response);
+        };
+        limit
+    } else {
+        REPLY_LIMIT
+    };
+    let mut body = ByteStream::new(response.take_body());
+    let mut kept = Vec::new();
+    while let Some(piece) = body
+        .try_next()
+        .await
+        .map_err(|error| ConnectorError::io(error.into()))?
+    {
+        let fits = piece.len().min(limit - kept.len());
+        kept.extend_from_slice(&piece[..fits]);
+        if fits == piece.len() {
+            continue;
+        }
+        if is_success {
+            return Err(ConnectorError::other(ReplyTooLong(limit).into(), None));
+        }
+        kept.clear();
+        break;
+    }
+    *response.body_mut() = SdkBody::from(kept);
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_object_is_unbounded() {
+        for (uri, limit) in [
+            ("http://h/b/k?x-id=GetObject", None),
+            ("http://h/b/k?versionId=1&x-id=GetObject", None),
+            ("http://h/b/x-id=GetObject", Some(REPLY_LIMIT)),
+            (
+                "http://h/b/k%3Fx-id=GetObject?x-id=PutObject",
+                Some(REPLY_LIMIT),
+            ),
+            ("http://h/b?list-type=2&prefix=p", Some(LISTING_LIMIT)),
+            ("http://h/b?prefix=list-type%3D2", Some(REPLY_LIMIT)),
+            ("http://169.254.169.254/latest/api/token", Some(REPLY_LIMIT)),
+        ] {
+            assert_eq!(success_limit(uri), limit, "{uri}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Replies that are not the object: however long they are, little of them is read and less is printed.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hostkit_tests::bin;
+
+use super::{HASH, Host, Outcome};
+
+/// What a flood promises (bytes).
+const LENGTH: usize = 400 << 20;
+/// What may leave for one run (bytes): buffers of the kernel on both sides, for a few attempts.
+const READ_MAX: usize = 64 << 20;
+/// What may be printed of it (bytes).
+const PRINTED_MAX: usize = 4096;
+
+/// A server that answers everything but HEAD with a body of [`LENGTH`] bytes, and counts what it gets rid of.
+struct Flood {
+    port: u16,
+    sent: Arc<AtomicUsize>,
+}
+
+impl Flood {
+    fn start(status: &'static str, begin: &'static str) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = sent.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, count) = (stream.unwrap(), count.clone());
+                std::thread::spawn(move || serve(stream, status, begin, &count));
+            }
+        });
+        Self { port, sent }
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+fn serve(mut stream: TcpStream, status: &str, begin: &str, count: &AtomicUsize) {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+        head.push(byte[0]);
+    }
+    let mut answer = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {LENGTH}\r\nConnection: close\r\n\r\n"
+    );
+    if head.starts_with(b"HEAD") {
+        // Its length is that of the body which a GET would have.
+        let _ = stream.write_all(answer.as_bytes());
+        return;
+    }
+    answer.push_str(begin);
+    let piece = "<x>flood\n</x>".repeat(8192);
+    let mut next = stream.write_all(answer.as_bytes());
+    while next.is_ok() && count.load(Ordering::Relaxed) < LENGTH {
+        next = stream.write_all(piece.as_bytes());
+        count.fetch_add(piece.len(), Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_reply_that_is_not_the_object_is_bounded_whatever_its_length() {
+    let host = Host::new();
+    std::fs::write(host.path("made.bin"), "the build").unwrap();
+    std::fs::write(host.path("token"), "a-token-of-the-cluster").unwrap();
+    let keys = [
+        ("AWS_ACCESS_KEY_ID", "id"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+    ];
+    let s3 = format!("s3://builds/job-{HASH}.bin");
+    let error = "<Error><Code>AccessDenied</Code><Message>";
+    let list = "<ListBucketResult><IsTruncated>false</IsTruncated><Name>";
+    let identity = [
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", "token"),
+        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/fetch"),
+    ];
+    let pexrun = ["--list", "job", "--repository=s3://builds", "--arch=x"];
+    for (what, status, begin, tool, args, endpoint, env, exit) in [
+        (
+            "refused fetch",
+            "403 Forbidden",
+            error,
+            "s3cache",
+            &[s3.as_str()] as &[&str],
+            "AWS_ENDPOINT_URL",
+            keys,
+            77,
+        ),
+        (
+            "refused exists",
+            "403 Forbidden",
+            error,
+            "s3cache",
+            &["exists", &s3],
+            "AWS_ENDPOINT_URL",
+            keys,
+            77,
+        ),
+        (
+            "refused put",
+            "403 Forbidden",
+            error,
+            "s3cache",
+            &["put", "made.bin", &s3],
+            "AWS_ENDPOINT_URL",
+            keys,
+            77,
+        ),
+        (
+            "listing",
+            "200 OK",
+            list,
+            "pexrun",
+            &pexrun,
+            "AWS_ENDPOINT_URL",
+            keys,
+            125,
+        ),
+        (
+            "refused listing",
+            "403 Forbidden",
+            error,
+            "pexrun",
+            &pexrun,
+            "AWS_ENDPOINT_URL",
+            keys,
+            125,
+        ),
+        (
+            "STS",
+            "200 OK",
+            "<x>",
+            "s3cache",
+            &[&s3],
+            "AWS_ENDPOINT_URL_STS",
+            identity,
+            77,
+        ),
+        (
+            "container keys",
+            "200 OK",
+            "<x>",
+            "s3cache",
+            &[&s3],
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+            [("X", ""); 2],
+            77,
+        ),
+        (
+            "refused http",
+            "403 Forbidden",
+            error,
+            "s3cache",
+            &["HTTP"],
+            "X",
+            keys,
+            77,
+        ),
+    ] {
+        let flood = Flood::start(status, begin);
+        let http = format!("{}/job-{HASH}.bin", flood.url());
+        let args = args
+            .iter()
+            .map(|arg| if *arg == "HTTP" { http.as_str() } else { arg });
+        let mut command = host.program(bin(tool));
+        command
+            .arg(format!("--cache-dir={}", host.cache().display()))
+            .args(args);
+        command
+            .envs(env)
+            .env(endpoint, flood.url())
+            .env("AWS_REGION", "us-east-1");
+        let told = Outcome::from(command.output().unwrap());
+        let sent = flood.sent.load(Ordering::Relaxed);
+        assert!(sent < READ_MAX, "{what}: {sent} bytes were read");
+        assert!(
+            told.stderr.len() < PRINTED_MAX,
+            "{what}: {} bytes were printed",
+            told.stderr.len()
+        );
+        let told = told.exits(exit);
+        assert!(
+            told.stderr.lines().all(|line| line.len() < 800),
+            "{what}: {}",
+            told.stderr
+        );
+    }
+}
