@@ -12,6 +12,7 @@ pub mod engine;
 pub mod fetch;
 pub mod flight;
 pub mod hasher;
+mod presigned;
 pub mod progress;
 pub mod settings;
 pub mod sink;

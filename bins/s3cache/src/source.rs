@@ -124,12 +124,12 @@ impl Source {
         }
     }
 
-    /// The name of this source in an index: SHA-256 of its full text, in hex. `endpoint` tells apart equal buckets of
+    /// The name of this source in an index: SHA-256 of its full text without the signature of a presigned URL, in hex. `endpoint` tells apart equal buckets of
     /// different S3 services.
     #[must_use]
     pub fn index_key(&self, endpoint: Option<&str>) -> String {
         let text = match self {
-            Self::Http(url) => url.to_string(),
+            Self::Http(url) => crate::presigned::identity(url),
             Self::S3 { bucket, key } => {
                 format!("s3://{bucket}/{key}\n{}", endpoint.unwrap_or_default())
             }

@@ -147,15 +147,53 @@ fn offline_and_immutable_never_ask_and_revalidate_always_does() {
 }
 
 #[test]
-fn a_server_without_head_is_asked_by_get() {
-    let (host, origin) = (Host::new(), Origin::start());
-    origin.put("/static.bin", "first");
-    let url = origin.url("/static.bin");
-    origin.fault("/static.bin", Fault::RefuseHead);
-    host.s3cache([&url, "--copy-to=out"]).exits(0);
-    origin.put("/static.bin", "second");
-    host.s3cache([&url, "--copy-to=out"]).exits(0);
-    assert_eq!(host.read("out"), b"second");
+fn a_server_that_refuses_head_is_asked_by_get() {
+    const QUERY: &str = "?X-Amz-Algorithm=A&X-Amz-Credential=c&X-Amz-Date=d&X-Amz-Expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature=";
+    for (code, redirected) in [401, 403, 405, 501]
+        .into_iter()
+        .flat_map(|code| [(code, false), (code, true)])
+    {
+        let what = format!("{code}, redirected: {redirected}");
+        let (host, origin) = (Host::new(), Origin::start());
+        let path = "/bucket/static.bin";
+        let url = |signature: &str| match redirected {
+            true => origin.url("/repo/static.bin"),
+            false => origin.url(&format!("{path}{QUERY}{signature}")),
+        };
+        let publish = |text: &'static str, signature: &str| {
+            origin.put(path, text);
+            origin.fault(path, Fault::HeadStatus(code));
+            let signed = Fault::Redirect(format!("{path}{QUERY}{signature}"));
+            origin.fault("/repo/static.bin", signed);
+        };
+        publish("first", "1");
+        host.s3cache([&url("1"), "--copy-to=out"]).exits(0);
+        // Another signature is not another object.
+        origin.reset_counters();
+        host.s3cache([&url("2"), "--copy-to=out"]).exits(0);
+        assert_eq!(origin.bodies(path), 0, "{what}: it is not fetched again");
+        let asked = origin.requests();
+        let last = asked.last().unwrap();
+        assert!(last.if_none_match.is_some(), "{what}: {asked:?}");
+        publish("second", "3");
+        host.s3cache([&url("3"), "--copy-to=out"]).exits(0);
+        assert_eq!(host.read("out"), b"second", "{what}");
+        let told = host.s3cache(["exists", "--json", &url("4")]).exits(0);
+        assert!(
+            told.stdout.contains("\"size\":6"),
+            "{what}: {}",
+            told.stdout
+        );
+        publish("", "5");
+        host.s3cache(["exists", &url("5")]).exits(0);
+        let closed = Fault::Status {
+            code: 403,
+            retry_after: None,
+        };
+        origin.fault(path, closed);
+        host.s3cache([&url("6"), "--copy-to=out"]).exits(77);
+        host.s3cache(["exists", &url("6")]).exits(77);
+    }
 }
 
 #[test]

@@ -40,7 +40,10 @@ pub(super) fn answer(
         set(&mut response, header::LOCATION, location);
         return response;
     }
-    if plan.refuse_head && reply.head || !(reply.head || method == Method::GET) {
+    if let Some(code) = plan.head_status.filter(|_| reply.head) {
+        return reply.text(code, "not this method\n");
+    }
+    if !(reply.head || method == Method::GET) {
         return reply.text(405, "not this method\n");
     }
     let authorization = text_of(headers, &header::AUTHORIZATION);

@@ -46,6 +46,8 @@ pub enum Fault {
     Redirect(String),
     /// Answers 405 to HEAD.
     RefuseHead,
+    /// Answers this status to HEAD, as a URL that is signed for GET does.
+    HeadStatus(u16),
 }
 
 /// A fault that is set on a path.
@@ -72,7 +74,7 @@ pub(super) struct Plan {
     pub(super) latency: Duration,
     pub(super) status: Option<(u16, Option<u64>)>,
     pub(super) redirect: Option<String>,
-    pub(super) refuse_head: bool,
+    pub(super) head_status: Option<u16>,
     pub(super) ranges: bool,
     pub(super) tags: Tags,
     pub(super) chunked: bool,
@@ -90,7 +92,7 @@ impl Plan {
             latency: Duration::ZERO,
             status: None,
             redirect: None,
-            refuse_head: false,
+            head_status: None,
             ranges: true,
             tags: Tags::Strong,
             chunked: false,
@@ -102,7 +104,7 @@ impl Plan {
         };
         for active in faults.iter_mut() {
             active.seen += 1;
-            if head == matches!(active.fault, Fault::RefuseHead) || !active.fault.needs_method() {
+            if head == active.fault.concerns_head() || !active.fault.needs_method() {
                 plan.add(active);
                 if let Some(left) = &mut active.left {
                     *left -= 1;
@@ -129,7 +131,8 @@ impl Plan {
             Fault::WeakEtag => self.tags = Tags::Weak,
             Fault::Chunked => (self.chunked, self.ranges) = (true, false),
             Fault::Redirect(location) => self.redirect = Some(location.clone()),
-            Fault::RefuseHead => self.refuse_head = true,
+            Fault::RefuseHead => self.head_status = Some(405),
+            Fault::HeadStatus(code) => self.head_status = Some(*code),
         }
     }
 }
@@ -145,7 +148,12 @@ impl Fault {
                 | Self::FlipByte(_)
                 | Self::Slow { .. }
                 | Self::RefuseHead
+                | Self::HeadStatus(_)
         )
+    }
+
+    const fn concerns_head(&self) -> bool {
+        matches!(self, Self::RefuseHead | Self::HeadStatus(_))
     }
 
     const fn swaps(&self) -> bool {

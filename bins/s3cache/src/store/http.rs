@@ -88,40 +88,84 @@ impl HttpStore {
     }
 }
 
+/// Statuses by which a server refuses HEAD where it may allow GET: a presigned URL is signed for one method, and some
+/// servers know only one.
+const HEAD_REFUSED: [u16; 4] = [401, 403, 405, 501];
+
+impl HttpStore {
+    /// Opens a body, or a range of it, under a condition.
+    async fn open(
+        &self,
+        source: &Source,
+        range: Option<(u64, u64)>,
+        condition: Option<(header::HeaderName, &str)>,
+    ) -> Result<reqwest::Response, StoreError> {
+        let request = |range: Option<(u64, u64)>| -> Result<RequestBuilder, StoreError> {
+            let mut request = self.request(Method::GET, source)?;
+            if let Some((first, last)) = range {
+                request = request.header(header::RANGE, format!("bytes={first}-{last}"));
+            }
+            if let Some((name, tag)) = &condition {
+                request = request.header(name, *tag);
+            }
+            Ok(request)
+        };
+        match self.send(request(range)?, source).await {
+            // An empty object has no first byte to ask for (RFC 9110 section 15.5.17).
+            Err(error)
+                if range.is_some_and(|(first, _)| first == 0) && error.status == Some(416) =>
+            {
+                self.send(request(None)?, source).await
+            }
+            other => other,
+        }
+    }
+
+    /// Asks by HEAD, and by a GET of one byte where HEAD is refused.
+    async fn properties(
+        &self,
+        source: &Source,
+        unless: Option<&str>,
+    ) -> Result<reqwest::Response, StoreError> {
+        let mut request = self.request(Method::HEAD, source)?;
+        if let Some(tag) = unless {
+            request = request.header(header::IF_NONE_MATCH, tag);
+        }
+        match self.send(request, source).await {
+            Err(error)
+                if error
+                    .status
+                    .is_some_and(|status| HEAD_REFUSED.contains(&status)) =>
+            {
+                let condition = unless.map(|tag| (header::IF_NONE_MATCH, tag));
+                self.open(source, Some((0, 0)), condition).await
+            }
+            other => other,
+        }
+    }
+}
+
+/// Whether a reply holds only a range of the object, from which byte on, and what it says of the whole object.
+fn extent(response: &reqwest::Response) -> Result<(bool, u64, Meta), StoreError> {
+    let mut meta = meta(response.headers());
+    if response.status() != StatusCode::PARTIAL_CONTENT {
+        return Ok((false, 0, meta));
+    }
+    let (offset, total) = text(response.headers(), header::CONTENT_RANGE)
+        .and_then(content_range)
+        .ok_or_else(|| {
+            StoreError::new(Kind::Fatal, "the server sent a range without saying which")
+        })?;
+    meta.size = total;
+    Ok((true, offset, meta))
+}
+
 impl ObjectStore for HttpStore {
     fn get<'a>(&'a self, source: &'a Source, want: Get) -> Boxed<'a, Result<Reply, StoreError>> {
         Box::pin(async move {
-            let mut request = self.request(Method::GET, source)?;
-            if let Some((first, last)) = want.range {
-                request = request.header(header::RANGE, format!("bytes={first}-{last}"));
-            }
-            if let Some(tag) = want.if_match {
-                request = request.header(header::IF_MATCH, tag);
-            }
-            let response = match self.send(request, source).await {
-                // An empty object has no first byte to ask for (RFC 9110 section 15.5.17).
-                Err(error)
-                    if want.range.is_some_and(|(first, _)| first == 0)
-                        && error.status == Some(416) =>
-                {
-                    self.send(self.request(Method::GET, source)?, source)
-                        .await?
-                }
-                other => other?,
-            };
-            let mut meta = meta(response.headers());
-            let partial = response.status() == StatusCode::PARTIAL_CONTENT;
-            let offset = if partial {
-                let (offset, total) = text(response.headers(), header::CONTENT_RANGE)
-                    .and_then(content_range)
-                    .ok_or_else(|| {
-                        StoreError::new(Kind::Fatal, "the server sent a range without saying which")
-                    })?;
-                meta.size = total;
-                offset
-            } else {
-                0
-            };
+            let condition = want.if_match.as_deref().map(|tag| (header::IF_MATCH, tag));
+            let response = self.open(source, want.range, condition).await?;
+            let (partial, offset, meta) = extent(&response)?;
             Ok(Reply {
                 meta,
                 offset,
@@ -137,15 +181,11 @@ impl ObjectStore for HttpStore {
         unless: Option<&'a str>,
     ) -> Boxed<'a, Result<Head, StoreError>> {
         Box::pin(async move {
-            let mut request = self.request(Method::HEAD, source)?;
-            if let Some(tag) = unless {
-                request = request.header(header::IF_NONE_MATCH, tag);
-            }
-            let response = self.send(request, source).await?;
+            let response = self.properties(source, unless).await?;
             if response.status() == StatusCode::NOT_MODIFIED {
                 return Ok(Head::NotModified);
             }
-            let meta = meta(response.headers());
+            let (_, _, meta) = extent(&response)?;
             // Some servers ignore If-None-Match; the tag itself says the same.
             let same = unless.is_some() && unless == meta.etag.as_deref();
             Ok(if same {
