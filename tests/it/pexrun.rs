@@ -14,6 +14,7 @@ mod config;
 mod find;
 mod launch;
 mod list;
+mod long_list;
 mod offline;
 mod pex;
 mod run;

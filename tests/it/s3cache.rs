@@ -186,14 +186,14 @@ fn every_file(directory: &Path) -> Vec<PathBuf> {
 
 /// A server that answers each request with what a function of its head says, and closes: for the few answers that no
 /// real server can be made to give here.
-struct Fake {
+pub(crate) struct Fake {
     port: u16,
     heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl Fake {
     /// Answers until the process ends.
-    fn start(answer: impl Fn(&str) -> String + Send + 'static) -> Self {
+    pub(crate) fn start(answer: impl Fn(&str) -> String + Send + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let heads = Arc::new(Mutex::new(Vec::new()));
@@ -218,7 +218,7 @@ impl Fake {
         Self { port, heads }
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
@@ -229,7 +229,7 @@ impl Fake {
 }
 
 /// An answer of [`Fake`]; `headers` holds whole lines.
-fn answer(status: &str, headers: &[&str], body: &str) -> String {
+pub(crate) fn answer(status: &str, headers: &[&str], body: &str) -> String {
     let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     let length = body.len();
     format!(

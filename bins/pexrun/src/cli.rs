@@ -47,6 +47,9 @@ pub struct Args {
     /// With --list: only what is cached; without JOB, every job
     #[arg(long, help_heading = "Instead of running")]
     pub cached: bool,
+    /// With --list: show only the N builds published last [default: 10000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000), help_heading = "Instead of running")]
+    pub limit: Option<u64>,
     /// Print the path of the build in the cache
     #[arg(long, help_heading = "Instead of running")]
     pub which: bool,

@@ -2,18 +2,21 @@
 
 pub mod in_cache;
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
 use hostkit::{Exit, Failure};
 use s3cache::cache::Blob;
 use s3cache::fetch::run as online;
 use s3cache::settings::Freshness;
-use s3cache::store::{self, Listed};
+use s3cache::store;
 use s3cache::{Got, Source, Want};
 use tracing::{debug, warn};
 
 use crate::config::Config;
 
-/// So many builds of one job are looked at in a listing.
-pub const LIST_LIMIT: usize = 10_000;
+/// So many builds that begin alike are named in an error.
+const ALIKE_LIMIT: usize = 20;
 /// The shortest beginning of a hash that is looked for.
 const SHORT_HASH_MIN: usize = 4;
 
@@ -240,9 +243,11 @@ fn by_beginning(
     version: &str,
 ) -> Result<Option<Blob>, Failure> {
     let prefix = format!("{}{version}", config.pex_name.prefix(job));
-    let listed = list(config, repository, &prefix)?;
-    let names = listed.iter().map(|object| object.name.as_str());
-    match unique(names, config, job, version)? {
+    let mut matches = Matches::new(config, job, version);
+    list(config, repository, &prefix, &mut |object| {
+        matches.add(&object.name)
+    })?;
+    match matches.only()? {
         Some(name) => fetch(config, source(repository, &name)?),
         None => Ok(None),
     }
@@ -258,38 +263,57 @@ fn hex(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// The one name whose version begins as asked.
-fn unique<'a>(
-    names: impl Iterator<Item = &'a str>,
-    config: &Config,
-    job: &str,
-    beginning: &str,
-) -> Result<Option<String>, Failure> {
-    let mut found: Vec<(String, String)> = names
-        .filter_map(|name| {
-            let (_, version) = config.pex_name.read(name, Some(job), &config.arch)?;
-            (version.starts_with(beginning) && hex(&version)).then(|| (version, name.to_owned()))
-        })
-        .collect();
-    found.sort();
-    found.dedup();
-    match found.as_slice() {
-        [] => Ok(None),
-        [(_, name)] => Ok(Some(name.clone())),
-        several => {
-            let hashes: Vec<&str> = several
-                .iter()
-                .map(|(version, _)| version.as_str())
-                .collect();
-            Err(Failure::new(
-                Exit::LAUNCHER_FAILED,
-                format!(
-                    "{beginning} is the beginning of {} builds of {job}",
-                    several.len()
-                ),
-            )
-            .remedy(format!("give more of it: {}", hashes.join(", "))))
+/// The builds of a job whose hash begins as asked, no more than an error names.
+struct Matches<'a> {
+    config: &'a Config,
+    job: &'a str,
+    beginning: &'a str,
+    /// Hash -> file name.
+    found: BTreeMap<String, String>,
+}
+
+impl<'a> Matches<'a> {
+    const fn new(config: &'a Config, job: &'a str, beginning: &'a str) -> Self {
+        Self {
+            config,
+            job,
+            beginning,
+            found: BTreeMap::new(),
         }
+    }
+
+    /// Takes the name of a file into account; breaks off when more of them change nothing.
+    fn add(&mut self, name: &str) -> ControlFlow<()> {
+        let Self { config, job, .. } = *self;
+        if let Some((_, version)) = config.pex_name.read(name, Some(job), &config.arch)
+            && version.starts_with(self.beginning)
+            && hex(&version)
+        {
+            self.found.insert(version, name.to_owned());
+        }
+        if self.found.len() > ALIKE_LIMIT {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The name of the only match.
+    fn only(self) -> Result<Option<String>, Failure> {
+        let Self { job, beginning, .. } = self;
+        let mut hashes: Vec<&str> = self.found.keys().map(String::as_str).collect();
+        let count = match hashes.len() {
+            0 | 1 => return Ok(self.found.into_values().next()),
+            count if count > ALIKE_LIMIT => {
+                hashes[ALIKE_LIMIT] = "...";
+                format!("more than {ALIKE_LIMIT}")
+            }
+            count => count.to_string(),
+        };
+        Err(Failure::new(
+            Exit::LAUNCHER_FAILED,
+            format!("{beginning} is the beginning of {count} builds of {job}"),
+        )
+        .remedy(format!("give more of it: {}", hashes.join(", "))))
     }
 }
 
@@ -315,17 +339,20 @@ fn fetch(config: &Config, source: Source) -> Result<Option<Blob>, Failure> {
     }
 }
 
-/// What a repository has under a beginning of a name.
+/// Hands `each` what a repository has under a beginning of a name, until all was seen or it breaks off.
 ///
 /// # Errors
-/// It cannot be listed: it is a web server, or it failed.
-pub fn list(config: &Config, repository: &str, prefix: &str) -> Result<Vec<Listed>, Failure> {
+/// It cannot be listed: it is a web server, it failed, or its end did not come in time.
+pub fn list(
+    config: &Config,
+    repository: &str,
+    prefix: &str,
+    each: store::Visitor<'_>,
+) -> Result<(), Failure> {
     let prefix = source(repository, prefix)?;
     online(config.settings.timeout, &prefix, async {
         let store = store::open(&prefix, &config.settings.access, config.settings.timeout).await?;
-        store
-            .list(&prefix, LIST_LIMIT)
-            .await
-            .map_err(|error| error.into_failure(&prefix))
+        let listed = store.list(&prefix, each).await;
+        listed.map_err(|error| error.into_failure(&prefix))
     })
 }

@@ -33,7 +33,7 @@ fn go(args: &Args) -> Result<Exit, Failure> {
     let config = Config::load(args)?;
     let Some((job, version)) = named else {
         let cached_only = args.cached || config.settings.freshness == Freshness::Offline;
-        return listing::run(&config, args.job.as_deref(), cached_only, args.json);
+        return listing::run(&config, args, cached_only);
     };
     if args.dry_run {
         return dry_run(&config, job, version, args);

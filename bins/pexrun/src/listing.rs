@@ -1,40 +1,92 @@
 //! `pexrun --list`: the builds of a job, newest first, and which of them are cached.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use hostkit::{Exit, Failure, out};
 use serde_json::json;
 use tracing::warn;
 
+use crate::cli::Args;
 use crate::config::{Config, trusted};
 use crate::find;
 
-/// Prints the builds of `job`, or with `cached_only` those in the cache, of every job when none is named.
+/// So many builds are shown unless `--limit` says otherwise.
+const LIMIT: usize = 10_000;
+
+/// A job and a version.
+type Build = (String, String);
+
+/// The builds published last, of a listing of any length: no more than `limit` are held.
+#[derive(Debug)]
+struct Newest {
+    limit: usize,
+    /// Build -> when it was published.
+    published: BTreeMap<Build, String>,
+    by_time: BTreeSet<(String, Build)>,
+    truncated: bool,
+}
+
+impl Newest {
+    const fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            published: BTreeMap::new(),
+            by_time: BTreeSet::new(),
+            truncated: false,
+        }
+    }
+
+    fn add(&mut self, build: Build, published: String) {
+        match self.published.get(&build) {
+            Some(known) if *known >= published => return,
+            Some(known) => {
+                self.by_time.remove(&(known.clone(), build.clone()));
+            }
+            None => {}
+        }
+        self.by_time.insert((published.clone(), build.clone()));
+        self.published.insert(build, published);
+        if self.by_time.len() > self.limit
+            && let Some((_, oldest)) = self.by_time.pop_first()
+        {
+            self.published.remove(&oldest);
+            self.truncated = true;
+        }
+    }
+
+    /// Newest first, and by name those of one second.
+    fn into_rows(self) -> Vec<(Build, String)> {
+        let mut rows: Vec<_> = self.published.into_iter().collect();
+        rows.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        rows
+    }
+}
+
+/// Prints the builds of a job, or with `cached_only` those in the cache, of every job when none is named.
 ///
 /// # Errors
 /// No repository could be listed (exit 125).
-pub fn run(
-    config: &Config,
-    job: Option<&str>,
-    cached_only: bool,
-    as_json: bool,
-) -> Result<Exit, Failure> {
+pub fn run(config: &Config, args: &Args, cached_only: bool) -> Result<Exit, Failure> {
+    let job = args.job.as_deref();
     let cached = cached(config, job);
-    // (job, version) -> when it was published.
-    let mut builds: BTreeMap<(String, String), String> = BTreeMap::new();
-    match job {
+    let limit = args.limit.map_or(LIMIT, |limit| limit as usize);
+    let (rows, truncated) = match job {
         _ if cached_only => {
-            builds.extend(cached.iter().cloned().map(|build| (build, String::new())))
+            let builds = cached.iter().cloned();
+            (builds.map(|build| (build, String::new())).collect(), false)
         }
-        Some(job) => published(config, job, &mut builds)?,
-        None => {}
-    }
-    let mut rows: Vec<_> = builds.into_iter().collect();
-    rows.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        Some(job) => {
+            let newest = published(config, job, limit)?;
+            let truncated = newest.truncated;
+            (newest.into_rows(), truncated)
+        }
+        None => (Vec::new(), false),
+    };
     for (build, modified) in rows {
         let is_cached = cached.contains(&build);
         let (job, version) = build;
-        if as_json {
+        if args.json {
             let published = Some(&modified).filter(|modified| !modified.is_empty());
             out::json(
                 &json!({"job": job, "version": version, "published": published, "cached": is_cached}),
@@ -49,27 +101,37 @@ pub fn run(
             )?;
         }
     }
+    if truncated {
+        let job = job.unwrap_or_default();
+        warn!(
+            "only the {limit} builds of {job} that were published last are listed: raise --limit to see older ones"
+        );
+        if args.json {
+            out::json(&json!({"job": job, "truncated": true, "limit": limit}))?;
+        }
+    }
     Ok(Exit::OK)
 }
 
-fn published(
-    config: &Config,
-    job: &str,
-    builds: &mut BTreeMap<(String, String), String>,
-) -> Result<(), Failure> {
+/// The builds of all repositories that can be listed.
+fn published(config: &Config, job: &str, limit: usize) -> Result<Newest, Failure> {
+    let templates = [&config.pex_name, &config.jar_name];
+    let prefixes = BTreeSet::from(templates.map(|template| template.prefix(job)));
+    let mut newest = Newest::new(limit);
     let mut last = None;
     let mut listed = false;
     for repository in &config.repositories {
-        for template in [&config.pex_name, &config.jar_name] {
-            match find::list(config, repository, &template.prefix(job)) {
-                Ok(objects) => {
-                    listed = true;
-                    for object in objects {
-                        if let Some(build) = template.read(&object.name, Some(job), &config.arch) {
-                            builds.insert(build, object.modified);
-                        }
+        for prefix in &prefixes {
+            let result = find::list(config, repository, prefix, &mut |object| {
+                for template in templates {
+                    if let Some(build) = template.read(&object.name, Some(job), &config.arch) {
+                        newest.add(build, object.modified.clone());
                     }
                 }
+                ControlFlow::Continue(())
+            });
+            match result {
+                Ok(()) => listed = true,
                 Err(failure) if failure.signal().is_some() => return Err(failure),
                 Err(failure) if failure.exit() == Exit::NOT_FOUND => listed = true,
                 Err(failure) => {
@@ -79,9 +141,10 @@ fn published(
             }
         }
     }
+    let nothing = newest.published.is_empty();
     match last {
-        Some(failure) if !listed || builds.is_empty() => Err(failure),
-        None if builds.is_empty() => Err(Failure::new(
+        Some(failure) if !listed || nothing => Err(failure),
+        None if nothing => Err(Failure::new(
             Exit::NO_SUCH_PROGRAM,
             format!("there are no builds of {job} for {}", config.arch),
         )
@@ -89,9 +152,9 @@ fn published(
         .because(format!("looked in {}", find::shown(&config.repositories)))),
         Some(failure) => {
             warn!("{failure}; the others are listed");
-            Ok(())
+            Ok(newest)
         }
-        None => Ok(()),
+        None => Ok(newest),
     }
 }
 
@@ -105,4 +168,38 @@ fn cached(config: &Config, job: Option<&str>) -> BTreeSet<(String, String)> {
                 .find_map(|template| template.read(&entry.name, job, &config.arch))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn newest_builds_are_those_of_the_whole_listing_sorted(
+            listing in proptest::collection::vec(("[a-d]{1,2}", "[0-9]{1,2}"), 0..40),
+            limit in 1..10_usize,
+        ) {
+            let mut newest = Newest::new(limit);
+            // A build of two repositories counts once, with its later time.
+            let mut all: BTreeMap<Build, String> = BTreeMap::new();
+            for (version, time) in listing {
+                let build = ("job".to_owned(), version);
+                newest.add(build.clone(), time.clone());
+                proptest::prop_assert!(newest.by_time.len() <= limit);
+                let known = all.entry(build).or_default();
+                *known = known.clone().max(time);
+            }
+            let mut times: Vec<String> = all.values().cloned().collect();
+            times.sort_by(|a, b| b.cmp(a));
+            times.truncate(limit);
+            proptest::prop_assert_eq!(newest.truncated, all.len() > limit);
+            let rows = newest.into_rows();
+            let kept: Vec<String> = rows.iter().map(|(_, time)| time.clone()).collect();
+            proptest::prop_assert_eq!(kept, times);
+            for (build, time) in rows {
+                proptest::prop_assert_eq!(&all[&build], &time);
+            }
+        }
+    }
 }

@@ -6,7 +6,7 @@ use s3cache::cache::{self, Blob, Entry};
 use s3cache::settings::Freshness;
 use s3cache::source::is_immutable;
 
-use super::{is_short, source, unique};
+use super::{Matches, is_short, source};
 use crate::config::{self, Config};
 
 /// A cached build that need not be asked about.
@@ -100,6 +100,9 @@ fn find(
     if !is_short(version) {
         return Ok(None);
     }
-    let cached = entries.iter().map(|(_, entry)| entry.name.as_str());
-    Ok(unique(cached, config, job, version)?.and_then(|name| get(&name)))
+    let mut matches = Matches::new(config, job, version);
+    let _ = entries
+        .iter()
+        .try_for_each(|(_, entry)| matches.add(&entry.name));
+    Ok(matches.only()?.and_then(|name| get(&name)))
 }

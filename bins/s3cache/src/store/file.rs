@@ -1,18 +1,20 @@
 //! The store behind `file:///`: a directory, such as a mounted share or a checkout on a build machine.
 
-use std::fs::File;
-use std::io::Write as _;
+use std::fs::{DirEntry, File};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use hostkit::dir::Dir;
 
-use super::{Body, Boxed, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError};
+use super::{Body, Boxed, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError, Visitor};
 use crate::source::Source;
 
 /// Bytes handed on at once.
 const PIECE: u64 = 256 << 10;
+/// Entries of a directory that are looked at before those found are handed on.
+const PAGE: usize = 1000;
 
 /// Files of this host. The entity tag of a file is made of its length, inode and times: a file that is replaced or
 /// written gets another one.
@@ -167,30 +169,69 @@ impl ObjectStore for FileStore {
     fn list<'a>(
         &'a self,
         prefix: &'a Source,
-        limit: usize,
-    ) -> Boxed<'a, Result<Vec<Listed>, StoreError>> {
+        each: Visitor<'a>,
+    ) -> Boxed<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let (parent, start) = split(prefix)?;
-            let mut found = Vec::new();
-            for entry in std::fs::read_dir(parent)? {
-                let entry = entry?;
-                let name = entry.file_name().to_string_lossy().into_owned();
-                let metadata = entry.metadata()?;
-                if !name.starts_with(&start) || !metadata.is_file() {
-                    continue;
+            // A directory may be on a server that does not answer, and its end may never come: a thread reads it.
+            let (pages, mut received) = tokio::sync::mpsc::channel(1);
+            tokio::task::spawn_blocking(move || read_pages(&parent, &start, &pages));
+            while let Some(page) = received.recv().await {
+                for object in page? {
+                    if each(object).is_break() {
+                        return Ok(());
+                    }
                 }
-                if found.len() == limit {
-                    break;
-                }
-                let modified = metadata.modified()?.max(std::time::SystemTime::UNIX_EPOCH);
-                let modified = humantime::format_rfc3339_seconds(modified).to_string();
-                found.push(Listed {
-                    name,
-                    modified,
-                    size: metadata.len(),
-                });
             }
-            Ok(found)
+            Ok(())
         })
     }
+}
+
+type Page = Result<Vec<Listed>, StoreError>;
+
+/// Sends the files of a directory whose name begins with `start`, until nothing receives them any more.
+fn read_pages(directory: &Path, start: &str, pages: &tokio::sync::mpsc::Sender<Page>) {
+    let mut entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => {
+            let _ = pages.blocking_send(Err(error.into()));
+            return;
+        }
+    };
+    loop {
+        let mut looked_at = 0;
+        let page: Result<Vec<_>, _> = entries
+            .by_ref()
+            .take(PAGE)
+            .inspect(|_| looked_at += 1)
+            .filter_map(|entry| listed(entry, start).transpose())
+            .collect();
+        let last = looked_at < PAGE || page.is_err();
+        if pages.blocking_send(page.map_err(Into::into)).is_err() || last {
+            return;
+        }
+    }
+}
+
+/// The file of a directory entry; `None` when it is not one, is called otherwise, or is gone by now.
+fn listed(entry: io::Result<DirEntry>, start: &str) -> io::Result<Option<Listed>> {
+    let entry = entry?;
+    let name = entry.file_name().to_string_lossy().into_owned();
+    if !name.starts_with(start) {
+        return Ok(None);
+    }
+    let metadata = match entry.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    if !metadata.is_file() {
+        return Ok(None);
+    }
+    let modified = metadata.modified()?.max(std::time::SystemTime::UNIX_EPOCH);
+    Ok(Some(Listed {
+        name,
+        modified: humantime::format_rfc3339_seconds(modified).to_string(),
+        size: metadata.len(),
+    }))
 }

@@ -13,7 +13,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
 
 use super::{
-    Body, Boxed, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError, cause_of, of_status,
+    Body, Boxed, Get, Head, Kind, Meta, ObjectStore, Reply, StoreError, Visitor, cause_of,
+    of_status,
 };
 use crate::settings::Access;
 use crate::source::Source;
@@ -211,7 +212,7 @@ impl ObjectStore for HttpStore {
         })
     }
 
-    fn list<'a>(&'a self, _: &'a Source, _: usize) -> Boxed<'a, Result<Vec<Listed>, StoreError>> {
+    fn list<'a>(&'a self, _: &'a Source, _: Visitor<'a>) -> Boxed<'a, Result<(), StoreError>> {
         Box::pin(async {
             Err(
                 StoreError::new(Kind::Fatal, "a web server does not list what it has")

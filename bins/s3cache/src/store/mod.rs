@@ -6,6 +6,7 @@ pub mod http;
 pub mod s3;
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
@@ -166,6 +167,9 @@ pub struct Listed {
     pub size: u64,
 }
 
+/// What is done with each object of a listing.
+pub type Visitor<'a> = &'a mut dyn FnMut(Listed) -> ControlFlow<()>;
+
 /// A place artifacts are fetched from and put to.
 pub trait ObjectStore {
     /// Opens the body of an object, or of a range of it.
@@ -185,12 +189,13 @@ pub trait ObjectStore {
         sha256: &'a str,
         replace: bool,
     ) -> Boxed<'a, Result<(), StoreError>>;
-    /// The objects whose name begins as `prefix` does, in no order, at most `limit` of them.
+    /// Hands `each` the objects whose name begins as `prefix` does, in no order, until all were seen or it breaks off.
+    /// One page of them is held at a time, however many there are.
     fn list<'a>(
         &'a self,
         prefix: &'a Source,
-        limit: usize,
-    ) -> Boxed<'a, Result<Vec<Listed>, StoreError>>;
+        each: Visitor<'a>,
+    ) -> Boxed<'a, Result<(), StoreError>>;
     /// Whether the first answer should be a HEAD, because only that carries checksums.
     fn wants_head(&self) -> bool {
         false

@@ -13,7 +13,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::head_object::{HeadObjectError, HeadObjectOutput};
 use aws_sdk_s3::primitives::{ByteStream, DateTimeFormat};
-use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
+use aws_sdk_s3::types::{ChecksumMode, ChecksumType, Object};
 use aws_smithy_http_client::tls;
 use aws_smithy_types::base64;
 use hostkit::{Exit, Failure};
@@ -21,7 +21,7 @@ use hostkit::{Exit, Failure};
 use super::bounded::{BoundedClient, ReplyTooLong};
 use super::{
     Body, Boxed, Checksum, Crc, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError,
-    cause_of, http, of_status,
+    Visitor, cause_of, http, of_status,
 };
 use crate::settings::Access;
 use crate::source::Source;
@@ -264,11 +264,10 @@ impl ObjectStore for S3Store {
     fn list<'a>(
         &'a self,
         prefix: &'a Source,
-        limit: usize,
-    ) -> Boxed<'a, Result<Vec<Listed>, StoreError>> {
+        each: Visitor<'a>,
+    ) -> Boxed<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let (bucket, key) = place(prefix)?;
-            let mut found = Vec::new();
             let mut pages = self
                 .client
                 .list_objects_v2()
@@ -279,34 +278,32 @@ impl ObjectStore for S3Store {
                 .send();
             while let Some(page) = pages.next().await {
                 for object in page.map_err(explain)?.contents() {
-                    if found.len() == limit {
-                        return Ok(found);
+                    if each(listed(object)).is_break() {
+                        return Ok(());
                     }
-                    let name = object
-                        .key()
-                        .unwrap_or_default()
-                        .rsplit('/')
-                        .next()
-                        .unwrap_or_default();
-                    let modified = object
-                        .last_modified()
-                        .and_then(|time| time.fmt(DateTimeFormat::DateTime).ok());
-                    found.push(Listed {
-                        name: name.to_owned(),
-                        modified: modified.unwrap_or_default(),
-                        size: object
-                            .size()
-                            .and_then(|size| u64::try_from(size).ok())
-                            .unwrap_or(0),
-                    });
                 }
             }
-            Ok(found)
+            Ok(())
         })
     }
 
     fn wants_head(&self) -> bool {
         true
+    }
+}
+
+fn listed(object: &Object) -> Listed {
+    let key = object.key().unwrap_or_default();
+    let modified = object
+        .last_modified()
+        .and_then(|time| time.fmt(DateTimeFormat::DateTime).ok());
+    Listed {
+        name: key.rsplit('/').next().unwrap_or_default().to_owned(),
+        modified: modified.unwrap_or_default(),
+        size: object
+            .size()
+            .and_then(|size| u64::try_from(size).ok())
+            .unwrap_or(0),
     }
 }
 

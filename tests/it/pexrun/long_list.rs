@@ -1,0 +1,105 @@
+//! Listings of any length: all of one is read, the newest builds of it are shown, and one without end is given up.
+
+use std::fmt::Write as _;
+
+use super::{HASH, Host, OTHER, Outcome, pex, program};
+use crate::s3cache::{Fake, answer};
+
+/// Builds in a page of S3.
+const PAGE: usize = 1000;
+
+/// An S3 server of `pages` pages (without end when `None`), whose builds are the newer the later they are listed.
+fn listing(pages: Option<usize>) -> Fake {
+    Fake::start(move |head| {
+        let token = head.split_once("continuation-token=").map(|(_, rest)| rest);
+        let digits = token.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+        let page: usize = digits.map_or(0, |digits| digits.parse().unwrap());
+        if !head.contains("list-type=2") {
+            return answer("404 Not Found", &[], "");
+        }
+        let prefix = "pex/job-";
+        let mut xml = "<ListBucketResult>".to_owned();
+        for at in page * PAGE..(page + 1) * PAGE {
+            let (hours, minutes, seconds) = (at / 3600 % 24, at / 60 % 60, at % 60);
+            write!(
+                xml,
+                "<Contents><Key>{prefix}{at:07}a-here_x86_64.pex</Key><Size>1</Size>\
+                 <LastModified>2015-07-06T{hours:02}:{minutes:02}:{seconds:02}Z</LastModified></Contents>"
+            )
+            .unwrap();
+        }
+        let next = page + 1;
+        let more = pages.is_none_or(|pages| next < pages);
+        let token = if more {
+            next.to_string()
+        } else {
+            String::new()
+        };
+        write!(xml, "<IsTruncated>{more}</IsTruncated><NextContinuationToken>{token}</NextContinuationToken></ListBucketResult>").unwrap();
+        answer("200 OK", &["Content-Type: application/xml"], &xml)
+    })
+}
+
+fn run(host: &Host, s3: &Fake, args: &[&str]) -> Outcome {
+    let mut command = host.command(args);
+    command
+        .env("AWS_ENDPOINT_URL", s3.url())
+        .env("HOSTKIT_PEXRUN_NO_SIGN_REQUEST", "1");
+    command.output().unwrap().into()
+}
+
+#[test]
+fn newest_builds_of_all_pages_are_listed() {
+    let (host, s3) = (Host::bare(), listing(Some(12)));
+    host.repositories(&["s3://builds/pex"]);
+    let outcome = run(&host, &s3, &["--list", "job"]).exits(0);
+    let rows: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!(rows.len(), 10_000);
+    assert_eq!(rows[0], "job 0011999a 2015-07-06T03:19:59Z");
+    assert_eq!(rows[9999], "job 0002000a 2015-07-06T00:33:20Z");
+    outcome
+        .says("only the 10000 builds of job that were published last")
+        .says("raise --limit");
+    let all = run(&host, &s3, &["--list", "job", "--limit=12000"]).exits(0);
+    assert_eq!(all.stdout.lines().count(), 12_000);
+    assert_eq!(all.stderr, "", "nothing is left out");
+    let two = run(&host, &s3, &["--list", "--json", "--limit", "2", "job"]).exits(0);
+    let rows: Vec<serde_json::Value> = two.stdout.lines().map(|row| row.parse().unwrap()).collect();
+    assert_eq!(rows[0]["version"], "0011999a");
+    assert_eq!(rows[1]["version"], "0011998a");
+    let last = serde_json::json!({"job": "job", "truncated": true, "limit": 2});
+    assert_eq!(rows[2..], [last]);
+    // A short hash is searched for in all of them, and those that begin alike are named up to a bound.
+    run(&host, &s3, &["--fetch-only", "job", "0000"])
+        .exits(125)
+        .says("0000 is the beginning of more than 20 builds of job")
+        .says("0000000a, ");
+    run(&host, &s3, &["--fetch-only", "job", "0011999a"]).exits(127);
+}
+
+#[test]
+fn directory_is_listed_whole() {
+    let host = Host::new();
+    for at in 0..2_500 {
+        host.publish(&pex("job", &format!("{at:07}a")), "");
+    }
+    host.publish(&pex("job", HASH), program("echo ran"));
+    std::fs::create_dir(host.path("repo").join(pex("job", OTHER))).unwrap();
+    let outcome = host.pexrun(["--list", "job"]).exits(0);
+    assert_eq!(outcome.stdout.lines().count(), 2_501);
+    host.pexrun(["job", "60a4"]).exits(0).prints("ran\n");
+    let few = host.pexrun(["--list", "job", "--limit=7"]).exits(0);
+    assert_eq!(few.says("only the 7 builds").stdout.lines().count(), 7);
+}
+
+#[test]
+fn listing_without_end_is_given_up_at_the_deadline() {
+    let (host, s3) = (Host::bare(), listing(None));
+    host.repositories(&["s3://builds/pex"]);
+    for args in [["--list", "job"].as_slice(), &["job", "beef"]] {
+        let args = [&["--timeout=1s"], args].concat();
+        run(&host, &s3, &args)
+            .exits(125)
+            .says("not finished within 1s");
+    }
+}
