@@ -12,6 +12,7 @@ use hostkit_tests::{Outcome, Running};
 use sha2::Digest as _;
 use tempfile::TempDir;
 
+mod access;
 mod bounds;
 mod directory;
 mod download;

@@ -84,9 +84,7 @@ pub enum Got {
 /// Everything that can go wrong, with the documented exit codes; nothing half-written is left.
 pub fn fetch(want: &Want, settings: &Settings) -> Result<(Got, How), Failure> {
     let name = want.source.name()?;
-    let key = want
-        .source
-        .index_key(settings.access.endpoint_url.as_deref());
+    let key = settings.index_key(&want.source)?;
     let cache = Cache::open(settings);
     let ask = match settings.freshness {
         Freshness::ByName => !is_immutable(&name),
@@ -144,7 +142,8 @@ pub fn fetch(want: &Want, settings: &Settings) -> Result<(Got, How), Failure> {
 /// Looks an artifact up in the cache, without asking whether it is current.
 #[must_use]
 pub fn cached(source: &Source, settings: &Settings) -> Option<Blob> {
-    let key = source.index_key(settings.access.endpoint_url.as_deref());
+    // A configuration that cannot be used is reported by the fetch that follows.
+    let key = settings.index_key(source).ok()?;
     match Cache::open(settings) {
         Ok(cache) => cache.lookup(&key),
         Err(unusable) => cache::lookup(unusable.readable.iter(), &key),

@@ -2,10 +2,15 @@
 //! validated set of values. Only the second is used.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use hostkit::{Exit, Failure, units};
 use serde::Deserialize;
+
+use crate::environment::Environment;
+use crate::s3_access::{OwnSettings, ProfileFiles, S3Access};
+use crate::source::Source;
 
 /// Where the cache is when nobody says otherwise.
 pub const CACHE_DIR: &str = "/var/cache/hostkit/s3cache";
@@ -60,7 +65,7 @@ pub struct FetchArgs {
     #[arg(long, help_heading = "Freshness")]
     pub offline: bool,
 
-    /// The S3 service, when it is not AWS (also AWS_ENDPOINT_URL)
+    /// The URL of the S3 service, if not AWS (also AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the profile)
     #[arg(long, value_name = "URL", global = true, help_heading = "S3")]
     pub endpoint_url: Option<String>,
     /// The bucket's region (also AWS_REGION, the profile, the instance)
@@ -187,10 +192,10 @@ pub struct Settings {
     pub access: Access,
 }
 
-/// How the stores are reached: endpoints, credentials, certificates.
+/// How the stores are reached, as our own settings say: endpoints, credentials, certificates.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// The S3 service, when it is not AWS.
+    /// The S3 service.
     pub endpoint_url: Option<String>,
     /// The bucket's region.
     pub region: Option<String>,
@@ -204,6 +209,8 @@ pub struct Access {
     pub ca_file: Option<PathBuf>,
     /// The client certificate and its key (PEM files).
     pub client_cert: Option<(PathBuf, PathBuf)>,
+    /// What [`Access::s3`] made of these and the settings of the AWS tools.
+    pub(crate) s3: OnceLock<S3Access>,
 }
 
 impl Settings {
@@ -280,26 +287,51 @@ impl Settings {
             timeout,
             stall_timeout,
             access: Access {
-                endpoint_url: args
-                    .endpoint_url
-                    .clone()
-                    .or(raw.endpoint_url)
-                    .or_else(endpoint_from_env),
+                endpoint_url: args.endpoint_url.clone().or(raw.endpoint_url),
                 region: args.region.clone().or(raw.region),
                 profile: args.profile.clone().or(raw.profile),
                 path_style: args.path_style || raw.path_style.unwrap_or(false),
                 no_sign_request: args.no_sign_request || raw.no_sign_request.unwrap_or(false),
                 ca_file: args.ca_file.clone().or(raw.ca_file),
                 client_cert: client_cert.or(raw.client_cert.zip(raw.client_key)),
+                ..Access::default()
             },
+        })
+    }
+
+    /// The name of a source in the cache's index. For S3 it holds the service, which the AWS configuration may name.
+    ///
+    /// # Errors
+    /// That configuration cannot be used (exit 78).
+    pub fn index_key(&self, source: &Source) -> Result<String, Failure> {
+        Ok(match source {
+            Source::S3 { .. } => source.index_key(self.access.s3()?.service()),
+            Source::Http(_) | Source::File(_) => source.index_key(None),
         })
     }
 }
 
-/// The variables the AWS tools read, the one for S3 first.
-fn endpoint_from_env() -> Option<String> {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    variable("AWS_ENDPOINT_URL_S3").or_else(|| variable("AWS_ENDPOINT_URL"))
+impl Access {
+    /// How S3 is reached, with the settings of the AWS tools. They are read once, when S3 is needed at all.
+    ///
+    /// # Errors
+    /// The AWS configuration cannot be used (exit 78).
+    pub fn s3(&self) -> Result<&S3Access, Failure> {
+        if let Some(resolved) = self.s3.get() {
+            return Ok(resolved);
+        }
+        let own = OwnSettings {
+            endpoint_url: self.endpoint_url.as_deref(),
+            region: self.region.as_deref(),
+            profile: self.profile.as_deref(),
+            path_style: self.path_style,
+            ca_file: self.ca_file.as_deref(),
+        };
+        let env = Environment::of_process();
+        let files = ProfileFiles::read(&env)?;
+        let resolved = S3Access::resolve(own, &env, files)?;
+        Ok(self.s3.get_or_init(|| resolved))
+    }
 }
 
 fn read<T>(

@@ -12,7 +12,7 @@ use crate::config::{self, Config};
 /// A cached build that need not be asked about.
 ///
 /// # Errors
-/// A repository is no place at all (exit 78).
+/// A repository is no place at all, or the AWS configuration cannot be used (exit 78).
 pub fn from_cache(config: &Config, names: &[String]) -> Result<Option<Blob>, Failure> {
     let sure = |name: &str| match config.settings.freshness {
         Freshness::Offline | Freshness::Immutable => true,
@@ -22,7 +22,7 @@ pub fn from_cache(config: &Config, names: &[String]) -> Result<Option<Blob>, Fai
     for repository in &config.repositories {
         for name in names.iter().filter(|name| sure(name)) {
             let source = source(repository, name)?;
-            let key = source.index_key(config.settings.access.endpoint_url.as_deref());
+            let key = config.settings.index_key(&source)?;
             let found = cache::lookup(config.readable.iter(), &key)
                 .or_else(|| s3cache::cached(&source, &config.settings));
             if found.is_some() {
@@ -69,9 +69,9 @@ pub(super) fn unlisted(
 ) -> Result<Option<Blob>, Failure> {
     find(config, names, job, version, |key, entry| {
         config.repositories.iter().any(|repository| {
-            source(repository, &entry.name).is_ok_and(|source| {
-                source.index_key(config.settings.access.endpoint_url.as_deref()) == key
-            })
+            source(repository, &entry.name)
+                .and_then(|source| config.settings.index_key(&source))
+                .is_ok_and(|own| own == key)
         })
     })
 }

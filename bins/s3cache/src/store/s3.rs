@@ -30,6 +30,8 @@ use crate::source::Source;
 const CAUSE_LIMIT: usize = 500;
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The region where no setting and no instance names one.
+const DEFAULT_REGION: &str = "us-east-1";
 
 /// An S3 client.
 #[derive(Debug)]
@@ -46,12 +48,15 @@ impl S3Store {
         let http = aws_smithy_http_client::Builder::new().tls_provider(tls::Provider::Rustls(
             tls::rustls_provider::CryptoMode::Ring,
         ));
-        let http = match ca_file(access) {
-            Some(file) => http.tls_context(trust(&file)?),
+        let s3 = access.s3()?;
+        let http = match &s3.ca_file {
+            Some(file) => http.tls_context(trust(file)?),
             None => http,
         };
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(BoundedClient(http.build_https()))
+            .profile_name(&s3.profile)
+            .profile_files(s3.files.for_sdk())
             .retry_config(RetryConfig::standard())
             // The engine has its own idea of a stall, the same for every store.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
@@ -61,31 +66,27 @@ impl S3Store {
                     .operation_timeout(timeout)
                     .build(),
             );
-        if let Some(profile) = &access.profile {
-            loader = loader.profile_name(profile);
-        }
-        if let Some(region) = &access.region {
-            loader = loader.region(Region::new(region.clone()));
-        } else if access.endpoint_url.is_some() {
-            // A service of one's own has no region worth asking an instance for; the environment still wins.
-            let region =
-                std::env::var("AWS_REGION").or_else(|_| std::env::var("AWS_DEFAULT_REGION"));
-            loader = loader.region(Region::new(
-                region.unwrap_or_else(|_| "us-east-1".to_owned()),
-            ));
+        // A service that is not AWS has no region that an instance knows.
+        let region = s3
+            .region
+            .clone()
+            .or_else(|| s3.endpoint.as_ref().map(|_| DEFAULT_REGION.to_owned()));
+        if let Some(region) = region {
+            loader = loader.region(Region::new(region));
         }
         if access.no_sign_request {
             loader = loader.no_credentials();
         }
         let shared = loader.load().await;
-        let mut config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(
-            access.path_style || access.endpoint_url.as_deref().is_some_and(is_address),
-        );
-        if shared.region().is_none() {
-            config = config.region(Region::new("us-east-1"));
-        }
-        if let Some(endpoint) = &access.endpoint_url {
-            config = config.endpoint_url(endpoint);
+        let mut config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(s3.path_style);
+        // Set also when there is none: the key of the cache is made from this one.
+        config.set_endpoint_url(s3.endpoint.clone());
+        // An empty variable counts as unset.
+        if shared
+            .region()
+            .is_none_or(|region| region.as_ref().is_empty())
+        {
+            config = config.region(Region::new(DEFAULT_REGION));
         }
         Ok(Self {
             client: Client::from_conf(config.build()),
@@ -111,22 +112,6 @@ impl S3Store {
         }
         explain(error)
     }
-}
-
-/// An endpoint that is a bare address cannot carry the bucket in its host name.
-fn is_address(endpoint: &str) -> bool {
-    url::Url::parse(endpoint).is_ok_and(|url| match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(_) => true,
-        None => false,
-    })
-}
-
-fn ca_file(access: &Access) -> Option<std::path::PathBuf> {
-    access
-        .ca_file
-        .clone()
-        .or_else(|| std::env::var_os("AWS_CA_BUNDLE").map(Into::into))
 }
 
 fn trust(file: &Path) -> Result<tls::TlsContext, Failure> {
@@ -504,15 +489,5 @@ mod tests {
                 "{stated:?} {etag} {sha256:?} {crc32:?} {crc64:?}"
             );
         }
-    }
-
-    #[test]
-    fn an_address_as_endpoint_means_path_style() {
-        assert!(
-            is_address("http://127.0.0.1:9000")
-                && is_address("http://localhost:1")
-                && is_address("http://[::1]:1")
-        );
-        assert!(!is_address("https://s3.example.org"));
     }
 }

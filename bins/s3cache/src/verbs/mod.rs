@@ -84,7 +84,7 @@ pub fn entries(share: &Share) -> Vec<(String, cache::Entry)> {
 fn matches(entry: &cache::Entry, key: &str, word: &str, settings: &Settings) -> bool {
     let source = crate::Source::parse(word)
         .ok()
-        .map(|source| source.index_key(settings.access.endpoint_url.as_deref()));
+        .and_then(|source| settings.index_key(&source).ok());
     source.as_deref() == Some(key)
         || entry.name == word
         || entry.source == word

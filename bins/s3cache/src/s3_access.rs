@@ -1,0 +1,360 @@
+//! Which S3 service is meant and how it is reached: one resolver of flags, environment and the AWS configuration files.
+//!
+//! The cache key and the S3 client are both made from its result, so that they cannot disagree about the object. It
+//! reads the environment and files only, never the network: a cached artifact opens no socket.
+
+mod files;
+
+use std::path::{Path, PathBuf};
+
+use aws_config::profile::ProfileSet;
+use aws_runtime::env_config::property::PropertiesKey;
+use hostkit::{Exit, Failure};
+use url::{Host, Url};
+
+use crate::environment::Environment;
+pub use files::{ProfileFile, ProfileFiles};
+
+/// What our own flags, variables and configuration file say. Each beats the settings of the AWS tools.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OwnSettings<'a> {
+    /// The S3 service.
+    pub endpoint_url: Option<&'a str>,
+    /// The bucket's region.
+    pub region: Option<&'a str>,
+    /// The profile of the AWS configuration files.
+    pub profile: Option<&'a str>,
+    /// The bucket goes into the path.
+    pub path_style: bool,
+    /// The certificate authorities to trust (PEM).
+    pub ca_file: Option<&'a Path>,
+}
+
+/// How S3 is reached.
+#[derive(Debug, Clone)]
+pub struct S3Access {
+    /// The URL of the S3 service in its normal form, when it is not AWS.
+    pub endpoint: Option<String>,
+    /// The region, when a setting names one; otherwise the instance knows it.
+    pub region: Option<String>,
+    /// The bucket goes into the path.
+    pub path_style: bool,
+    /// The certificate authorities to trust instead of the system's (PEM).
+    pub ca_file: Option<PathBuf>,
+    /// The profile that is in use.
+    pub profile: String,
+    /// The files that hold it.
+    pub files: ProfileFiles,
+}
+
+impl S3Access {
+    /// Settles each value: our own settings beat the AWS variables, which beat the profile.
+    ///
+    /// # Errors
+    /// A file or a value in it cannot be used, or there is no such profile (exit 78).
+    pub fn resolve(
+        own: OwnSettings<'_>,
+        env: &Environment,
+        files: ProfileFiles,
+    ) -> Result<Self, Failure> {
+        let name = own
+            .profile
+            .or_else(|| env.get("AWS_PROFILE"))
+            .or_else(|| env.get("AWS_DEFAULT_PROFILE"))
+            .unwrap_or("default");
+        let profile = files.parse(name)?;
+        if name != "default" && profile.get_profile(name).is_none() {
+            return Err(
+                Failure::new(Exit::CONFIG, format!("there is no AWS profile {name:?}")).remedy(
+                    format!(
+                        "add it to {}, or correct --profile or AWS_PROFILE",
+                        files.config.path.display()
+                    ),
+                ),
+            );
+        }
+        let setting = |key: &str| profile.get(key).filter(|value| !value.is_empty());
+        let endpoint = endpoint(own, env, &profile)?;
+        let style = setting("s3").and_then(|nested| nested_value(nested, "addressing_style"));
+        let path_style = own.path_style
+            || style == Some("path")
+            || endpoint
+                .as_deref()
+                .is_some_and(|endpoint| needs_path_style(endpoint, style));
+        Ok(Self {
+            path_style,
+            region: own
+                .region
+                .or_else(|| env.get("AWS_REGION"))
+                .or_else(|| env.get("AWS_DEFAULT_REGION"))
+                .or_else(|| setting("region"))
+                .map(str::to_owned),
+            ca_file: own
+                .ca_file
+                .or_else(|| env.get("AWS_CA_BUNDLE").map(Path::new))
+                .or_else(|| setting("ca_bundle").map(Path::new))
+                .map(Path::to_owned),
+            endpoint,
+            profile: name.to_owned(),
+            files,
+        })
+    }
+
+    /// What tells apart equal buckets of different services: the endpoint, or the partition of AWS. `None` is the
+    /// partition `aws`, whose keys are those of earlier releases, so that the caches of a fleet stay warm.
+    #[must_use]
+    pub fn service(&self) -> Option<&str> {
+        let partition = || Some(partition(self.region.as_deref()?)).filter(|name| *name != "aws");
+        self.endpoint.as_deref().or_else(partition)
+    }
+}
+
+/// The endpoint that is named first, in its normal form.
+fn endpoint(
+    own: OwnSettings<'_>,
+    env: &Environment,
+    profile: &ProfileSet,
+) -> Result<Option<String>, Failure> {
+    if let Some(url) = own.endpoint_url.filter(|url| !url.is_empty()) {
+        return normal_endpoint("endpoint-url", url).map(Some);
+    }
+    let ignored = "ignore_configured_endpoint_urls";
+    let ignore = match env.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") {
+        Some(value) => boolean("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", value)?,
+        None => match profile.get(ignored) {
+            Some(value) => boolean(ignored, value)?,
+            None => false,
+        },
+    };
+    if ignore {
+        return Ok(None);
+    }
+    let services = profile.get("services").and_then(|services| {
+        let key = PropertiesKey::builder()
+            .section_key("services")
+            .section_name(services)
+            .property_name("s3")
+            .sub_property_name("endpoint_url")
+            .build()
+            .ok()?;
+        profile.other_sections().get(&key).map(String::as_str)
+    });
+    let named = [
+        ("AWS_ENDPOINT_URL_S3", env.get("AWS_ENDPOINT_URL_S3")),
+        ("AWS_ENDPOINT_URL", env.get("AWS_ENDPOINT_URL")),
+        ("endpoint_url of the services section", services),
+        ("endpoint_url of the profile", profile.get("endpoint_url")),
+    ];
+    named
+        .into_iter()
+        .find_map(|(setting, url)| Some((setting, url.filter(|url| !url.is_empty())?)))
+        .map(|(setting, url)| normal_endpoint(setting, url))
+        .transpose()
+}
+
+/// The URL with scheme and host in lower case, without a default port and without slashes at its end.
+fn normal_endpoint(setting: &str, text: &str) -> Result<String, Failure> {
+    let wrong = |why: &str, remedy: String| {
+        let shown = hostkit::mask::url(text);
+        Failure::new(Exit::CONFIG, format!("invalid {setting} {shown:?}: {why}")).remedy(remedy)
+    };
+    let text = text.trim();
+    if !text.contains("://") {
+        // A password may stand before the host.
+        let host = text.rsplit('@').next().unwrap_or_default();
+        return Err(Failure::new(
+            Exit::CONFIG,
+            format!("invalid {setting}: {host:?} has no scheme"),
+        )
+        .remedy(format!("write https://{host} or http://{host}")));
+    }
+    let example = || "write https://host or http://host:port".to_owned();
+    let url = Url::parse(text).map_err(|error| wrong(&error.to_string(), example()))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(wrong("unknown scheme", example()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong(
+            "credentials in an endpoint are not used",
+            "put them into a profile".to_owned(),
+        ));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(wrong("an endpoint has no query", example()));
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// An address cannot carry the bucket in its host name; `localhost` can, but its names below rarely resolve.
+fn needs_path_style(endpoint: &str, style: Option<&str>) -> bool {
+    Url::parse(endpoint).is_ok_and(|url| match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" && style != Some("virtual"),
+        Some(Host::Ipv4(_) | Host::Ipv6(_)) => true,
+        None => false,
+    })
+}
+
+/// A value of a nested section, which the parser leaves as its lines.
+fn nested_value<'a>(nested: &'a str, key: &str) -> Option<&'a str> {
+    nested.lines().find_map(|line| {
+        let (name, value) = line.split_once('=')?;
+        // What follows a blank is a comment.
+        (name.trim().eq_ignore_ascii_case(key)).then(|| value.split_whitespace().next())?
+    })
+}
+
+fn boolean(setting: &str, value: &str) -> Result<bool, Failure> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(Failure::new(
+            Exit::CONFIG,
+            format!("invalid {setting} {value:?}: expected true or false"),
+        )
+        .remedy("correct it")),
+    }
+}
+
+/// The partition of AWS that a region belongs to. Each has buckets of its own.
+fn partition(region: &str) -> &'static str {
+    [
+        ("cn-", "aws-cn"),
+        ("us-gov-", "aws-us-gov"),
+        ("us-iso-", "aws-iso"),
+        ("us-isob-", "aws-iso-b"),
+        ("eu-isoe-", "aws-iso-e"),
+        ("us-isof-", "aws-iso-f"),
+        ("eusc-", "aws-eusc"),
+    ]
+    .into_iter()
+    .find(|(prefix, _)| region.starts_with(prefix))
+    .map_or("aws", |(_, partition)| partition)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROFILES: &str = "\
+[default]
+region = eu-west-1
+[profile plain]
+region = cn-north-1
+endpoint_url = https://Profile.org:443/
+ca_bundle = /profile.pem
+[profile service]
+endpoint_url = https://profile.org
+services = local
+s3 =
+    max_concurrent_requests = 20
+    addressing_style = path # behind a proxy
+[profile virtual]
+endpoint_url = http://localhost:9000
+s3 =
+    addressing_style = virtual
+[profile ignore]
+endpoint_url = https://profile.org
+ignore_configured_endpoint_urls = true
+[services local]
+s3 =
+    endpoint_url = http://127.0.0.1:9000
+dynamodb =
+    endpoint_url = http://127.0.0.1:8000
+";
+
+    /// Pairs `name=value` with blanks between.
+    fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
+        text.split_whitespace()
+            .filter_map(|pair| pair.split_once('='))
+    }
+
+    fn resolve(flags: &str, variables: &str) -> Result<S3Access, Failure> {
+        let flag = |name: &str| pairs(flags).find(|(flag, _)| *flag == name);
+        let flag = |name: &str| flag(name).map(|(_, value)| value);
+        let own = OwnSettings {
+            endpoint_url: flag("endpoint-url"),
+            region: flag("region"),
+            profile: flag("profile"),
+            path_style: flag("path-style").is_some(),
+            ca_file: flag("ca-file").map(Path::new),
+        };
+        let variables = pairs(variables).map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let file = |path: &str, text: &str| ProfileFile {
+            path: path.into(),
+            text: text.to_owned(),
+        };
+        let files = ProfileFiles {
+            config: file("config", PROFILES),
+            credentials: file("credentials", "[keys]\naws_access_key_id = a\n"),
+        };
+        S3Access::resolve(own, &variables.collect(), files)
+    }
+
+    #[test]
+    fn each_setting_comes_from_the_first_layer_that_names_it() {
+        // Flags, variables, then endpoint, region, style, CA file, and the service in the key of the cache.
+        let table = "\
+            | | - eu-west-1 host - -
+            | AWS_PROFILE= | - eu-west-1 host - -
+            profile=keys | | - - host - -
+            profile=plain | | https://profile.org cn-north-1 host /profile.pem https://profile.org
+            | AWS_PROFILE=plain | https://profile.org cn-north-1 host /profile.pem https://profile.org
+            | AWS_DEFAULT_PROFILE=plain AWS_PROFILE=keys | - - host - -
+            profile=service | | http://127.0.0.1:9000 - path - http://127.0.0.1:9000
+            profile=service endpoint-url=http://f.org | | http://f.org - path - http://f.org
+            profile=virtual | | http://localhost:9000 - host - http://localhost:9000
+            profile=plain | AWS_ENDPOINT_URL=http://e.org AWS_DEFAULT_REGION=r1 AWS_CA_BUNDLE=/e.pem | http://e.org r1 host /e.pem http://e.org
+            profile=service | AWS_ENDPOINT_URL_S3=http://e3.org AWS_ENDPOINT_URL=http://e.org | http://e3.org - path - http://e3.org
+            | AWS_REGION=r2 AWS_DEFAULT_REGION=r1 | - r2 host - -
+            profile=plain endpoint-url=http://[::1]:9000/ region=r3 ca-file=/f.pem | AWS_ENDPOINT_URL_S3=http://e3.org AWS_REGION=r2 AWS_CA_BUNDLE=/e.pem | http://[::1]:9000 r3 path /f.pem http://[::1]:9000
+            profile=plain endpoint-url=http://localhost:80 | | http://localhost cn-north-1 path /profile.pem http://localhost
+            profile=ignore | | - - host - -
+            profile=ignore | AWS_ENDPOINT_URL_S3=http://e3.org | - - host - -
+            profile=ignore | AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=false | https://profile.org - host - https://profile.org
+            profile=plain | AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=TRUE AWS_ENDPOINT_URL=http://e.org | - cn-north-1 host /profile.pem aws-cn
+            profile=ignore endpoint-url=HTTP://Flag.org/s3// | | http://flag.org/s3 - host - http://flag.org/s3
+            | AWS_REGION=us-gov-west-1 | - us-gov-west-1 host - aws-us-gov
+            path-style=true | AWS_REGION=ap-south-2 | - ap-south-2 path - -";
+        for row in table.lines() {
+            let [flags, variables, expected]: [&str; 3] =
+                row.split('|').collect::<Vec<_>>().try_into().unwrap();
+            let access = resolve(flags, variables).unwrap();
+            let found = [
+                access.endpoint.as_deref(),
+                access.region.as_deref(),
+                Some(if access.path_style { "path" } else { "host" }),
+                access.ca_file.as_deref().and_then(Path::to_str),
+                access.service(),
+            ];
+            let found = found.map(|value| value.unwrap_or("-")).join(" ");
+            assert_eq!(found, expected.trim(), "{row}");
+        }
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_used_names_itself_and_what_to_write() {
+        // Flags, variables, then what the error says.
+        let table = "\
+            endpoint-url=minio:9000 | | endpoint-url scheme http://minio:9000
+            | AWS_ENDPOINT_URL_S3=127.0.0.1:9000 | AWS_ENDPOINT_URL_S3 http://127.0.0.1:9000
+            | AWS_ENDPOINT_URL=s3://host | AWS_ENDPOINT_URL scheme
+            endpoint-url=http:// | | endpoint-url http://host:port
+            endpoint-url=http://me:hunter2@h | | credentials
+            endpoint-url=me:hunter2@h:9000 | | scheme https://h:9000
+            endpoint-url=http://h/?x=hunter2 | | query
+            profile=none | | \"none\" config --profile
+            | AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=yes | AWS_IGNORE_CONFIGURED_ENDPOINT_URLS true";
+        for row in table.lines() {
+            let [flags, variables, says]: [&str; 3] =
+                row.split('|').collect::<Vec<_>>().try_into().unwrap();
+            let failure = resolve(flags, variables).unwrap_err();
+            let text = failure.to_string();
+            assert_eq!(failure.exit(), Exit::CONFIG, "{text}");
+            assert!(
+                says.split_whitespace().all(|word| text.contains(word)),
+                "{text}"
+            );
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The two configuration files of the AWS tools: read once, for our resolver and for the SDK.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use aws_config::profile::ProfileSet;
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
+use aws_types::os_shim_internal::{Env, Fs};
+use hostkit::{Exit, Failure};
+
+use crate::environment::Environment;
+
+/// The longest file that is read (bytes).
+const FILE_LIMIT: u64 = 1 << 20;
+
+/// An AWS configuration file and its text, which is empty when there is no such file.
+#[derive(Debug, Clone, Default)]
+pub struct ProfileFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it says. May hold secret keys.
+    pub text: String,
+}
+
+/// The two files of the AWS tools.
+#[derive(Debug, Clone, Default)]
+pub struct ProfileFiles {
+    /// `~/.aws/config`.
+    pub config: ProfileFile,
+    /// `~/.aws/credentials`.
+    pub credentials: ProfileFile,
+}
+
+impl ProfileFiles {
+    /// Reads both from where the environment says.
+    ///
+    /// # Errors
+    /// One that the environment names cannot be read, or one is not a text (exit 78).
+    pub fn read(env: &Environment) -> Result<Self, Failure> {
+        Ok(Self {
+            config: read(env, "AWS_CONFIG_FILE", "~/.aws/config")?,
+            credentials: read(env, "AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")?,
+        })
+    }
+
+    /// Both for the SDK, which then reads no file itself.
+    #[must_use]
+    pub fn for_sdk(&self) -> EnvConfigFiles {
+        EnvConfigFiles::builder()
+            .with_contents(EnvConfigFileKind::Config, &self.config.text)
+            .with_contents(EnvConfigFileKind::Credentials, &self.credentials.text)
+            .build()
+    }
+
+    /// Parses both with the SDK's own parser. Their paths are only for its errors.
+    pub(super) fn parse(&self, profile: &str) -> Result<ProfileSet, Failure> {
+        let (config, credentials) = (&self.config, &self.credentials);
+        let files = EnvConfigFiles::builder()
+            .with_file(EnvConfigFileKind::Config, &config.path)
+            .with_file(EnvConfigFileKind::Credentials, &credentials.path)
+            .build();
+        let texts = [config, credentials].map(|file| {
+            let path = file.path.clone().into_os_string();
+            (path, file.text.clone().into_bytes())
+        });
+        let (fs, env) = (Fs::from_raw_map(texts.into()), Env::from(HashMap::new()));
+        let loading = aws_config::profile::load(&fs, &env, &files, Some(profile.to_owned().into()));
+        // Nothing in it waits: the texts are in memory.
+        match pin!(loading).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(parsed) => parsed.map_err(|error| {
+                Failure::new(Exit::CONFIG, "cannot parse the AWS configuration files")
+                    .remedy("correct the line, or name another file with AWS_CONFIG_FILE")
+                    .because(error)
+            }),
+            Poll::Pending => Err(Failure::new(Exit::FAILED, "the AWS configuration is late")),
+        }
+    }
+}
+
+fn read(env: &Environment, variable: &str, default: &str) -> Result<ProfileFile, Failure> {
+    let named = env.get(variable);
+    let path = expand_home(env, named.unwrap_or(default));
+    let unreadable = |error: std::io::Error| {
+        Failure::new(Exit::CONFIG, format!("cannot read {}", path.display()))
+            .remedy(format!("make it readable, or name another with {variable}"))
+            .because(error)
+    };
+    let mut text = Vec::new();
+    let read = std::fs::File::open(&path)
+        .and_then(|file| file.take(FILE_LIMIT + 1).read_to_end(&mut text));
+    match read {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        // The home of another user: its settings are not those of this one.
+        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::PermissionDenied => {
+            tracing::warn!(path = %path.display(), "cannot read the AWS configuration file: going on without it");
+        }
+        Err(error) => return Err(unreadable(error)),
+    }
+    if text.len() as u64 > FILE_LIMIT {
+        return Err(unreadable(std::io::ErrorKind::FileTooLarge.into()));
+    }
+    let text = String::from_utf8(text).map_err(|error| unreadable(std::io::Error::other(error)))?;
+    Ok(ProfileFile { path, text })
+}
+
+fn expand_home(env: &Environment, path: &str) -> PathBuf {
+    match (path.strip_prefix("~/"), env.get("HOME")) {
+        (Some(rest), Some(home)) => Path::new(home).join(rest),
+        _ => path.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{OwnSettings, S3Access};
+    use super::*;
+
+    #[test]
+    fn files_that_cannot_be_read_or_parsed_are_named() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("config");
+        let read = |variable: &str, path: &Path| {
+            let path = path.to_str().unwrap().to_owned();
+            ProfileFiles::read(&[(variable.to_owned(), path)].into_iter().collect())
+        };
+        let home = temp.path().join(".aws");
+        std::fs::create_dir(&home).unwrap();
+        std::fs::write(home.join("config"), "[default]\nregion = r\n").unwrap();
+        assert!(
+            read("HOME", temp.path())
+                .unwrap()
+                .config
+                .text
+                .contains("region")
+        );
+        assert_eq!(
+            read("AWS_CONFIG_FILE", &path).unwrap().config.text,
+            "",
+            "a missing file is empty"
+        );
+        std::fs::write(&path, [0xff]).unwrap();
+        assert!(read("AWS_CONFIG_FILE", &path).is_err(), "not a text");
+        std::fs::write(&path, vec![b' '; FILE_LIMIT as usize + 1]).unwrap();
+        assert!(
+            read("AWS_SHARED_CREDENTIALS_FILE", &path).is_err(),
+            "too long"
+        );
+        assert!(read("AWS_CONFIG_FILE", temp.path()).is_err(), "a directory");
+        std::fs::write(&path, "[default]\nno equals sign\n").unwrap();
+        let files = read("AWS_CONFIG_FILE", &path).unwrap();
+        let failure =
+            S3Access::resolve(OwnSettings::default(), &Environment::default(), files).unwrap_err();
+        let causes = failure.causes().join(" ");
+        assert!(
+            causes.contains("line 2") && causes.contains(path.to_str().unwrap()),
+            "{causes}"
+        );
+    }
+}
