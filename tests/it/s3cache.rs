@@ -17,6 +17,7 @@ mod bounds;
 mod directory;
 mod download;
 mod fetch;
+mod files;
 mod flight;
 mod freshness;
 mod https;

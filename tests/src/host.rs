@@ -3,13 +3,14 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::{eventually, which};
+use crate::{Running, eventually, which};
 
 /// The period that a CPU share is handed out in, in microseconds.
 const PERIOD: u32 = 100_000;
@@ -53,6 +54,56 @@ impl Tmpfs {
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.mount.point()
+    }
+}
+
+/// A FUSE file system whose server answers nothing, not even the kernel's first request. Whatever touches a path in it
+/// waits until it is killed.
+#[derive(Debug)]
+pub struct SilentFs {
+    // In this order: an unmount waits for a server that is still there.
+    _server: Running,
+    mount: TempDir,
+}
+
+impl SilentFs {
+    /// Mounts one.
+    ///
+    /// # Errors
+    /// This process is not root, or the kernel has no FUSE.
+    pub fn mount() -> Result<Self, String> {
+        root()?;
+        if !Path::new("/dev/fuse").exists() {
+            return Err("there is no /dev/fuse".to_owned());
+        }
+        let mount = TempDir::new().unwrap();
+        let script = "exec 3<>/dev/fuse && mount -i -t fuse \
+            -o fd=3,rootmode=40000,user_id=0,group_id=0 silent \"$0\" && echo mounted && exec sleep 100000";
+        let mut server = Command::new("sh");
+        server.args(["-c", script]).arg(mount.path());
+        let mut server = Running(server.stdout(Stdio::piped()).spawn().unwrap());
+        let mut told = String::new();
+        let output = server.0.stdout.take().unwrap();
+        BufReader::new(output).read_line(&mut told).unwrap();
+        if told.is_empty() {
+            return Err("FUSE cannot be mounted".to_owned());
+        }
+        Ok(Self {
+            _server: server,
+            mount,
+        })
+    }
+
+    /// A path in it.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.mount.path().join(name)
+    }
+}
+
+impl Drop for SilentFs {
+    fn drop(&mut self) {
+        let _ = succeed(Command::new("umount").arg("--lazy").arg(self.mount.path()));
     }
 }
 

@@ -1,12 +1,17 @@
 //! The store behind `file:///`: a directory, such as a mounted share or a checkout on a build machine.
+//!
+//! Every system call that touches a path runs on a thread of its own, because a network or FUSE file system may never
+//! answer: the deadlines of the runtime go on, and the process can end without that thread.
 
-use std::fs::{DirEntry, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::fs::{DirEntry, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hostkit::dir::Dir;
+use nix::fcntl::OFlag;
 
 use super::{Body, Boxed, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError, Visitor};
 use crate::source::Source;
@@ -24,62 +29,130 @@ pub struct FileStore;
 /// A range of an open file.
 #[derive(Debug)]
 pub struct FileBody {
-    file: File,
+    file: Option<Arc<File>>,
     at: u64,
     end: u64,
 }
 
 impl FileBody {
+    fn new(file: File, at: u64, end: u64) -> Self {
+        let file = Some(Arc::new(file));
+        Self { file, at, end }
+    }
+
     /// The next piece; `None` at the end.
     ///
     /// # Errors
     /// As pread(2); a file that became shorter is `Transient`, because it is being written.
-    pub fn next_piece(&mut self) -> Result<Option<Bytes>, StoreError> {
-        if self.at == self.end {
+    pub async fn next_piece(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let Some(file) = self.file.clone().filter(|_| self.at < self.end) else {
             return Ok(None);
-        }
-        let mut piece = vec![0; (self.end - self.at).min(PIECE) as usize];
-        let got = self.file.read_at(&mut piece, self.at)?;
-        if got == 0 {
+        };
+        let (at, length) = (self.at, (self.end - self.at).min(PIECE) as usize);
+        let piece = blocking(move || {
+            let mut piece = vec![0; length];
+            let got = file.read_at(&mut piece, at).map_err(unreadable);
+            got.map(|got| {
+                piece.truncate(got);
+                piece
+            })
+        })
+        .await?;
+        if piece.is_empty() {
             return Err(StoreError::new(
                 Kind::Transient,
                 "the file became shorter while it was read",
             ));
         }
-        piece.truncate(got);
-        self.at += got as u64;
+        self.at += piece.len() as u64;
         Ok(Some(piece.into()))
     }
 }
 
-fn path(source: &Source) -> Result<&Path, StoreError> {
+impl Drop for FileBody {
+    /// Closing asks the file system, too (FUSE's FLUSH).
+    fn drop(&mut self) {
+        let file = self.file.take();
+        let _ = std::thread::Builder::new().spawn(move || drop(file));
+    }
+}
+
+/// Runs system calls that may never return, off the runtime's thread.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is being shut down, and nothing waits any more.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// Opens a file that must be a regular one: opening a FIFO waits for a writer, and opening a device may do anything.
+///
+/// # Errors
+/// As stat(2) and open(2); `InvalidInput` for anything that is not a regular file.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let special = || io::Error::new(io::ErrorKind::InvalidInput, NOT_REGULAR);
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(special());
+    }
+    // It may have become another one since.
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path)?;
+    file.metadata()?
+        .is_file()
+        .then_some(file)
+        .ok_or_else(special)
+}
+
+const NOT_REGULAR: &str = "not a regular file";
+
+/// Why a file of the store cannot be read. It is never our own disk, which failed.
+fn unreadable(error: io::Error) -> StoreError {
+    use io::ErrorKind;
+    match error.kind() {
+        ErrorKind::InvalidInput => StoreError::new(Kind::Fatal, NOT_REGULAR).remedy("name a file"),
+        ErrorKind::NotFound | ErrorKind::NotADirectory => {
+            StoreError::new(Kind::Absent, "there is no such file")
+        }
+        ErrorKind::PermissionDenied => StoreError::new(Kind::Denied, "permission denied")
+            .remedy("make it readable for this user"),
+        _ => StoreError::new(Kind::Transient, "cannot read the file").because(error),
+    }
+}
+
+fn path(source: &Source) -> Result<PathBuf, StoreError> {
     match source {
-        Source::File(path) => Ok(path),
+        Source::File(path) => Ok(path.clone()),
         _ => Err(StoreError::new(Kind::Fatal, "not a file")),
     }
 }
 
-fn open(source: &Source) -> Result<(File, Meta), StoreError> {
-    let file = File::open(path(source)?)?;
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(StoreError::new(Kind::Fatal, "not a regular file").remedy("name a file"));
-    }
-    let tag = format!(
-        "\"{:x}-{:x}-{:x}.{:x}\"",
-        found.len(),
-        found.ino(),
-        found.ctime(),
-        found.ctime_nsec()
-    );
-    Ok((
-        file,
-        Meta {
+async fn open(source: &Source) -> Result<(File, Meta), StoreError> {
+    let path = path(source)?;
+    blocking(move || {
+        let file = open_regular(&path).map_err(unreadable)?;
+        let found = file.metadata().map_err(unreadable)?;
+        let tag = format!(
+            "\"{:x}-{:x}-{:x}.{:x}\"",
+            found.len(),
+            found.ino(),
+            found.ctime(),
+            found.ctime_nsec()
+        );
+        let meta = Meta {
             size: Some(found.len()),
             etag: Some(tag),
             ..Meta::default()
-        },
-    ))
+        };
+        Ok((file, meta))
+    })
+    .await
 }
 
 fn split(prefix: &Source) -> Result<(PathBuf, String), StoreError> {
@@ -94,7 +167,7 @@ fn split(prefix: &Source) -> Result<(PathBuf, String), StoreError> {
 impl ObjectStore for FileStore {
     fn get<'a>(&'a self, source: &'a Source, want: Get) -> Boxed<'a, Result<Reply, StoreError>> {
         Box::pin(async move {
-            let (file, meta) = open(source)?;
+            let (file, meta) = open(source).await?;
             if want.if_match.is_some() && want.if_match != meta.etag {
                 return Err(StoreError::new(
                     Kind::Changed,
@@ -111,7 +184,7 @@ impl ObjectStore for FileStore {
                 meta,
                 offset: at,
                 partial,
-                body: Body::File(FileBody { file, at, end }),
+                body: Body::File(FileBody::new(file, at, end)),
             })
         })
     }
@@ -122,7 +195,8 @@ impl ObjectStore for FileStore {
         unless: Option<&'a str>,
     ) -> Boxed<'a, Result<Head, StoreError>> {
         Box::pin(async move {
-            let (_, meta) = open(source)?;
+            let (body, meta) = open(source).await?;
+            drop(FileBody::new(body, 0, 0));
             Ok(if unless.is_some() && unless == meta.etag.as_deref() {
                 Head::NotModified
             } else {
@@ -138,31 +212,10 @@ impl ObjectStore for FileStore {
         _: &'a str,
         replace: bool,
     ) -> Boxed<'a, Result<(), StoreError>> {
+        let file = file.to_owned();
         Box::pin(async move {
-            let (parent, name) = split(source)?;
-            std::fs::create_dir_all(&parent)?;
-            let dir = Dir::open(&parent)?;
-            let temp = format!(".{name}.{}.tmp", std::process::id());
-            let _ = dir.remove_file(&temp);
-            let result = (|| {
-                let mut copy = dir.create_new(&temp, 0o644)?;
-                std::io::copy(&mut File::open(file)?, &mut copy)?;
-                copy.flush()?;
-                copy.sync_all()?;
-                if replace {
-                    return dir.rename(&temp, &dir, &name);
-                }
-                // A link, unlike a rename, never replaces what somebody else published meanwhile.
-                dir.link(&temp, &name)
-            })();
-            let _ = dir.remove_file(&temp);
-            match result {
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                    Err(StoreError::new(Kind::Exists, "it exists already"))
-                }
-                Err(error) => Err(error.into()),
-                Ok(()) => Ok(dir.sync()?),
-            }
+            let place = split(source)?;
+            blocking(move || publish(place, &file, replace)).await
         })
     }
 
@@ -188,6 +241,36 @@ impl ObjectStore for FileStore {
     }
 }
 
+/// Copies `file` into a directory under a name.
+fn publish(
+    (parent, name): (PathBuf, String),
+    file: &Path,
+    replace: bool,
+) -> Result<(), StoreError> {
+    std::fs::create_dir_all(&parent)?;
+    let dir = Dir::open(&parent)?;
+    let temp = format!(".{name}.{}.tmp", std::process::id());
+    let _ = dir.remove_file(&temp);
+    let result = (|| {
+        let mut copy = dir.create_new(&temp, 0o644)?;
+        io::copy(&mut open_regular(file)?, &mut copy)?;
+        copy.sync_all()?;
+        if replace {
+            return dir.rename(&temp, &dir, &name);
+        }
+        // A link, unlike a rename, never replaces what another process published meanwhile.
+        dir.link(&temp, &name)
+    })();
+    let _ = dir.remove_file(&temp);
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(StoreError::new(Kind::Exists, "it exists already"))
+        }
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(dir.sync()?),
+    }
+}
+
 type Page = Result<Vec<Listed>, StoreError>;
 
 /// Sends the files of a directory whose name begins with `start`, until nothing receives them any more.
@@ -195,7 +278,7 @@ fn read_pages(directory: &Path, start: &str, pages: &tokio::sync::mpsc::Sender<P
     let mut entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => {
-            let _ = pages.blocking_send(Err(error.into()));
+            let _ = pages.blocking_send(Err(unreadable(error)));
             return;
         }
     };
@@ -208,7 +291,7 @@ fn read_pages(directory: &Path, start: &str, pages: &tokio::sync::mpsc::Sender<P
             .filter_map(|entry| listed(entry, start).transpose())
             .collect();
         let last = looked_at < PAGE || page.is_err();
-        if pages.blocking_send(page.map_err(Into::into)).is_err() || last {
+        if pages.blocking_send(page.map_err(unreadable)).is_err() || last {
             return;
         }
     }

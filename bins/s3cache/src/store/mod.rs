@@ -142,7 +142,7 @@ impl Body {
             Self::S3(stream) => stream.try_next().await.map_err(|error| {
                 StoreError::new(Kind::Transient, "the connection to S3 broke").because(error)
             }),
-            Self::File(body) => body.next_piece(),
+            Self::File(body) => body.next_piece().await,
         }
     }
 }

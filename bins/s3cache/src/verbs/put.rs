@@ -1,17 +1,17 @@
 //! `s3cache put`: publishes an artifact once, with its `.sha256` beside it. What a build server calls.
 
-use std::fs::File;
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 
 use hostkit::{Exit, Failure, out};
 use serde_json::json;
 use tracing::info;
 
-use crate::digest;
+use crate::digest::{self, Hex};
 use crate::fetch::run as online;
 use crate::settings::Settings;
 use crate::source::Source;
+use crate::store::file::{blocking, open_regular};
 use crate::store::{self, Checksum, Head, Kind, ObjectStore, StoreError};
 use crate::verify;
 
@@ -35,12 +35,6 @@ pub struct Args {
 /// # Errors
 /// Another object of this name exists (exit 73), the file is a broken archive (exit 65), or the store failed.
 pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
-    let shown = args.file.display();
-    let unreadable = |error: std::io::Error| {
-        Failure::new(Exit::NOT_FOUND, format!("cannot read {shown}"))
-            .remedy("name a readable file")
-            .because(error)
-    };
     let base = args
         .file
         .file_name()
@@ -53,13 +47,11 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     };
     let dest = Source::parse(&dest)?;
     let name = dest.name()?;
-    let file = File::open(&args.file).map_err(unreadable)?;
-    let size = file.metadata().map_err(unreadable)?.len();
-    // A broken archive is refused here, not on a hundred hosts.
-    verify::archive(&dest, &name, &file)?;
-    let sha256 = digest::of_file(&file, size).map_err(unreadable)?;
-    let sidecar = sidecar(&sha256, &name).map_err(unreadable)?;
-    let published = online(settings.timeout, &dest, async {
+    let (size, sha256, published) = online(settings.timeout, &dest, async {
+        let (size, sha256, sidecar) = {
+            let (file, dest, name) = (args.file.clone(), dest.clone(), name.clone());
+            blocking(move || prepare(&file, &dest, &name)).await?
+        };
         let store = store::open(&dest, &settings.access, settings.timeout).await?;
         let put = store.put(&dest, &args.file, &sha256, args.replace).await;
         let published = match put {
@@ -82,20 +74,11 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
             Err(error) => return Err(error.into_failure(&dest)),
         };
         let beside = dest.with_suffix(".sha256");
-        let text_sha256 = digest::of_file(
-            sidecar.as_file(),
-            sidecar.as_file().metadata().map_err(unreadable)?.len(),
-        );
         store
-            .put(
-                &beside,
-                sidecar.path(),
-                &text_sha256.map_err(unreadable)?,
-                true,
-            )
+            .put(&beside, sidecar.file.path(), &sidecar.sha256, true)
             .await
             .map_err(|error| error.into_failure(&beside))?;
-        Ok(published)
+        Ok((size, sha256, published))
     })?;
     info!(%dest, bytes = size, sha256, "{}", if published { "published" } else { "was published before" });
     if args.json {
@@ -106,11 +89,39 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     Ok(Exit::OK)
 }
 
-fn sidecar(sha256: &str, name: &str) -> std::io::Result<tempfile::NamedTempFile> {
+/// The `.sha256` to publish.
+struct Sidecar {
+    file: tempfile::NamedTempFile,
+    sha256: Hex,
+}
+
+/// Checks and hashes the file to publish as `name`: its length, its digest and its sidecar.
+fn prepare(path: &Path, dest: &Source, name: &str) -> Result<(u64, Hex, Sidecar), Failure> {
+    let unreadable = |error: io::Error| {
+        Failure::new(Exit::NOT_FOUND, format!("cannot read {}", path.display()))
+            .remedy("name a readable file")
+            .because(error)
+    };
+    let file = open_regular(path).map_err(unreadable)?;
+    let size = file.metadata().map_err(unreadable)?.len();
+    // A broken archive is refused here, not on a hundred hosts.
+    verify::archive(dest, name, &file)?;
+    let sha256 = digest::of_file(&file, size).map_err(unreadable)?;
+    let sidecar = sidecar(&sha256, name).map_err(|error| {
+        Failure::new(Exit::CANNOT_CREATE, "cannot write a temporary file")
+            .remedy("make room in $TMPDIR")
+            .because(error)
+    })?;
+    Ok((size, sha256, sidecar))
+}
+
+fn sidecar(sha256: &str, name: &str) -> io::Result<Sidecar> {
     let mut file = tempfile::NamedTempFile::new()?;
-    writeln!(file, "{sha256}  {name}")?;
+    let line = format!("{sha256}  {name}\n");
+    file.write_all(line.as_bytes())?;
     file.flush()?;
-    Ok(file)
+    let sha256 = digest::of_file(file.as_file(), line.len() as u64)?;
+    Ok(Sidecar { file, sha256 })
 }
 
 /// Whether the object that exists has this digest, by what the store or the sidecar says.
