@@ -27,6 +27,7 @@ mod publish;
 mod replies;
 mod s3;
 mod seeds;
+mod sidecar;
 mod trust;
 mod upgrade;
 mod verbs;

@@ -1,4 +1,4 @@
-//! SHA-256 as people write it: hex, and the `.sha256` files that publish it.
+//! SHA-256: in hex, and of files.
 
 use std::fs::File;
 use std::io;
@@ -33,29 +33,6 @@ pub fn parse(text: &str) -> Result<Hex, String> {
     }
 }
 
-/// Reads a sidecar: a bare digest, or lines of sha256sum(1) of which the one for `name` counts, or the only one.
-#[must_use]
-pub fn parse_sidecar(text: &str, name: &str) -> Option<Hex> {
-    let lines: Vec<(Hex, &str)> = text
-        .lines()
-        .filter_map(|line| {
-            let line = line.trim();
-            let (digest, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-            Some((
-                parse(digest).ok()?,
-                rest.trim_start().trim_start_matches('*'),
-            ))
-        })
-        .collect();
-    let named = lines
-        .iter()
-        .find(|(_, path)| path.rsplit('/').next() == Some(name));
-    match (named, lines.as_slice()) {
-        (Some((digest, _)), _) | (None, [(digest, _)]) => Some(digest.clone()),
-        _ => None,
-    }
-}
-
 /// The SHA-256 of `length` bytes of an open file, from its start.
 ///
 /// # Errors
@@ -83,33 +60,6 @@ mod tests {
     use super::*;
 
     const A: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-    const B: &str = "cb8379ac2098aa165029e3938a51da0bcecfc008fd6795f401178647f96c5b34";
-
-    #[test]
-    fn sidecars_bare_and_as_sha256sum_writes_them() {
-        for text in [
-            A.to_owned(),
-            format!("{A}\n"),
-            format!("{A}  a.pex\n"),
-            format!("{} *a.pex", A.to_uppercase()),
-        ] {
-            assert_eq!(parse_sidecar(&text, "a.pex").as_deref(), Some(A), "{text}");
-        }
-        let both = format!("{B}  dist/b.pex\n{A}  dist/a.pex\n");
-        assert_eq!(parse_sidecar(&both, "a.pex").as_deref(), Some(A));
-        assert_eq!(parse_sidecar(&both, "c.pex"), None);
-        assert_eq!(parse_sidecar("<html>not found</html>", "a.pex"), None);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn whatever_a_sidecar_holds_what_is_read_from_it_is_a_digest_in_it(text in "([0-9a-fA-F]{62,66}[ *\\t]{0,3}[a-z./]{0,6}\\n?){0,4}\\PC{0,40}") {
-            if let Some(found) = parse_sidecar(&text, "a.pex") {
-                proptest::prop_assert!(parse(&found).is_ok());
-                proptest::prop_assert!(text.to_ascii_lowercase().contains(&found));
-            }
-        }
-    }
 
     #[test]
     fn a_file_shorter_than_said_is_an_error() {

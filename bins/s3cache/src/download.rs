@@ -24,6 +24,7 @@ use crate::fetch::{found, shown};
 use crate::flight::TURNS;
 use crate::progress::Progress;
 use crate::settings::Settings;
+use crate::sidecar::{self, SidecarDigest};
 use crate::sink::{Shape, Sink, Summary, Target};
 use crate::source::Source;
 use crate::store::{Checksum, Crc, Kind, Meta, ObjectStore, Reply, StoreError};
@@ -191,7 +192,8 @@ impl Download<'_> {
     /// The digest that vouches for the artifact: the caller's, else the published sidecar's.
     ///
     /// # Errors
-    /// The store could not say whether there is one (exit 69).
+    /// The store could not say whether there is one (exit 69); it cannot be read, or is missing though it is required
+    /// (exit 65).
     pub async fn vouched(&mut self) -> Result<Option<Vouched>, Failure> {
         if self.vouched.is_none() {
             let vouched = match self.sha256 {
@@ -199,20 +201,44 @@ impl Download<'_> {
                     sha256: sha256.to_owned(),
                     by: "flag",
                 }),
-                None => {
-                    let patience = self.settings.stall_timeout * 2;
-                    let sidecar = verify::sidecar(&*self.store, self.source, self.name);
-                    let late = StoreError::new(Kind::Transient, "no answer in time");
-                    let found = tokio::time::timeout(patience, sidecar)
-                        .await
-                        .unwrap_or(Err(late));
-                    found
-                        .map_err(|error| error.into_failure(&self.source.with_suffix(".sha256")))?
-                }
+                None => self.sidecar().await?,
             };
             self.vouched = Some(vouched);
         }
         Ok(self.vouched.clone().flatten())
+    }
+
+    async fn sidecar(&self) -> Result<Option<Vouched>, Failure> {
+        let sidecar = self.source.with_suffix(sidecar::SUFFIX);
+        let asked = sidecar::ask(&*self.store, self.source, self.name);
+        let late = StoreError::new(Kind::Transient, "no answer in time");
+        let found = tokio::time::timeout(self.settings.stall_timeout * 2, asked)
+            .await
+            .unwrap_or(Err(late));
+        match found.map_err(|error| error.into_failure(&sidecar))? {
+            SidecarDigest::Sha256(sha256) => Ok(Some(Vouched {
+                sha256,
+                by: "sidecar",
+            })),
+            SidecarDigest::NotUnderstood(why) => {
+                Err(
+                    Failure::new(Exit::CORRUPT, format!("{sidecar}: {why}")).remedy(format!(
+                        "publish it as `sha256sum {}` writes it, or give --sha256",
+                        self.name
+                    )),
+                )
+            }
+            SidecarDigest::Absent
+                if self.settings.require_sidecar && !self.name.ends_with(sidecar::SUFFIX) =>
+            {
+                Err(
+                    Failure::new(Exit::CORRUPT, format!("{sidecar}: there is none")).remedy(
+                        "publish it (`s3cache put` does), give --sha256, or drop --require-sidecar",
+                    ),
+                )
+            }
+            SidecarDigest::Absent => Ok(None),
+        }
     }
 
     /// What the store says of the object, asked once, when the store says more than its answers to GET do.

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use hostkit::{Exit, Failure, clock, shutdown};
@@ -11,7 +12,7 @@ use tokio::task::LocalSet;
 use tracing::{debug, info, warn};
 
 use crate::adopt;
-use crate::cache::{self, Blob, Cache, Entry, Share};
+use crate::cache::{self, Blob, Cache, Entry, Lookup, Share};
 use crate::digest::Hex;
 use crate::download::{self, Download};
 use crate::flight::{self, Boarding};
@@ -83,26 +84,81 @@ pub enum Got {
 /// # Errors
 /// Everything that can go wrong, with the documented exit codes; nothing half-written is left.
 pub fn fetch(want: &Want, settings: &Settings) -> Result<(Got, How), Failure> {
+    fetch_unless(want, settings, None)
+}
+
+/// Fetches an artifact and uses it. A cached copy that its use finds broken, as one may be that an s3cache cached which
+/// verified less, is put aside, and the artifact fetched again: once.
+///
+/// # Errors
+/// As [`fetch`] and the use.
+pub fn fetch_and_use<T>(
+    want: &Want,
+    settings: &Settings,
+    mut use_artifact: impl FnMut(&Got) -> Result<T, Failure>,
+) -> Result<(T, How), Failure> {
+    let (got, how) = fetch(want, settings)?;
+    let failure = match use_artifact(&got) {
+        Ok(used) => return Ok((used, how)),
+        Err(failure) => failure,
+    };
+    let broken = match got {
+        Got::Cached(blob)
+            if failure.exit() == Exit::CORRUPT
+                && how != How::Fetched
+                && settings.freshness != Freshness::Offline =>
+        {
+            blob.entry
+        }
+        _ => return Err(failure),
+    };
+    warn!(source = %want.source, "{failure}: the cached copy is put aside, fetching it again");
+    let key = settings.index_key(&want.source)?;
+    if let Ok(cache) = Cache::open(settings)
+        && (cache.own.entry(&key)).is_ok_and(|entry| entry.fetch_id == broken.fetch_id)
+        && let Err(error) = cache.own.quarantine(&key, &broken)
+    {
+        warn!(%error, "cannot put it aside");
+    }
+    let (got, how) = fetch_unless(want, settings, Some(&broken))?;
+    Ok((use_artifact(&got)?, how))
+}
+
+/// Gets an artifact onto this host, but not from the cached copy `broken`.
+fn fetch_unless(
+    want: &Want,
+    settings: &Settings,
+    broken: Option<&Entry>,
+) -> Result<(Got, How), Failure> {
     let name = want.source.name()?;
     let key = settings.index_key(&want.source)?;
     let cache = Cache::open(settings);
-    let ask = match settings.freshness {
+    let revalidate = match settings.freshness {
         Freshness::ByName => !is_immutable(&name),
         Freshness::Revalidate => true,
         Freshness::Immutable | Freshness::Offline => false,
     };
     // Read before the lookup: what others fetch from now on is new.
     let before: Vec<Entry> = match &cache {
-        Ok(cache) if ask || want.sha256.is_some() => {
+        Ok(cache)
+            if revalidate
+                || want.sha256.is_some()
+                || settings.require_sidecar
+                || broken.is_some() =>
+        {
             let entries = cache.shares().map(|share| share.entry(&key));
             entries.filter_map(Result::ok).collect()
         }
         _ => Vec::new(),
     };
-    let mut cached = match &cache {
+    let found = match &cache {
         Ok(cache) => cache.lookup(&key),
         Err(unusable) => cache::lookup(unusable.readable.iter(), &key),
     };
+    let was_corrupt = matches!(found, Lookup::Corrupt(_));
+    let mut cached = found
+        .hit()
+        .filter(|blob| broken.is_none_or(|broken| broken.fetch_id != blob.entry.fetch_id));
     if cached.as_ref().is_some_and(|blob| {
         want.sha256
             .as_ref()
@@ -111,13 +167,24 @@ pub fn fetch(want: &Want, settings: &Settings) -> Result<(Got, How), Failure> {
         debug!("the cached copy has another digest than the one asked for");
         cached = None;
     }
+    let offline = settings.freshness == Freshness::Offline;
+    let lacking = |exit, why: &str| {
+        Err(Failure::new(exit, format!("{}: {why}", want.source))
+            .remedy("fetch it once without --offline"))
+    };
     match cached {
-        Some(blob) if !ask => Ok((Got::Cached(Box::new(blob)), How::Hit)),
-        None if settings.freshness == Freshness::Offline => Err(Failure::new(
+        Some(blob) if offline && want.lacks_sidecar(settings, &blob.entry) => lacking(
             Exit::UNAVAILABLE,
-            format!("{} is not in the cache", want.source),
-        )
-        .remedy("fetch it once without --offline")),
+            "it is in the cache, but no sidecar vouched for it when it was fetched",
+        ),
+        Some(blob) if !revalidate && !want.lacks_sidecar(settings, &blob.entry) => {
+            Ok((Got::Cached(Box::new(blob)), How::Hit))
+        }
+        None if offline && was_corrupt => lacking(
+            Exit::CORRUPT,
+            "the cached copy was corrupt, and there is no other in the cache",
+        ),
+        None if offline => lacking(Exit::UNAVAILABLE, "it is not in the cache"),
         cached => run(settings.timeout, &want.source, async {
             let cache = cache
                 .as_ref()
@@ -130,6 +197,7 @@ pub fn fetch(want: &Want, settings: &Settings) -> Result<(Got, How), Failure> {
                     name: &name,
                     key: &key,
                     cache,
+                    revalidate,
                 },
                 cached,
                 before,
@@ -139,15 +207,19 @@ pub fn fetch(want: &Want, settings: &Settings) -> Result<(Got, How), Failure> {
     }
 }
 
-/// Looks an artifact up in the cache, without asking whether it is current.
+/// Looks an artifact up in the cache, without asking whether it is current. One without a sidecar that is required is
+/// not found.
 #[must_use]
 pub fn cached(source: &Source, settings: &Settings) -> Option<Blob> {
     // A configuration that cannot be used is reported by the fetch that follows.
     let key = settings.index_key(source).ok()?;
-    match Cache::open(settings) {
+    let found = match Cache::open(settings) {
         Ok(cache) => cache.lookup(&key),
         Err(unusable) => cache::lookup(unusable.readable.iter(), &key),
-    }
+    };
+    found
+        .hit()
+        .filter(|blob| !settings.lacks_sidecar(&blob.entry))
 }
 
 /// Runs the part that needs the network: within the timeout, and only until somebody asks us to stop. From then on a
@@ -200,6 +272,15 @@ struct Ask<'a> {
     name: &'a str,
     key: &'a str,
     cache: Option<&'a Cache>,
+    /// Whether a cached copy is used only if it is current.
+    revalidate: bool,
+}
+
+impl Want {
+    /// Whether a cached copy lacks the sidecar that is required; a digest that the caller names does as well.
+    fn lacks_sidecar(&self, settings: &Settings, entry: &Entry) -> bool {
+        self.sha256.is_none() && settings.lacks_sidecar(entry)
+    }
 }
 
 /// `before` are the entries that were there when the cache was asked, the one of `cached` among them.
@@ -210,7 +291,27 @@ async fn online(
 ) -> Result<(Got, How), Failure> {
     let source = &ask.want.source;
     let store = store::open(source, &ask.settings.access, ask.settings.timeout).await?;
-    let mut meta = None;
+    let store: Rc<dyn ObjectStore> = store.into();
+    let mut download = Download {
+        store: store.clone(),
+        source,
+        name: ask.name,
+        settings: ask.settings,
+        sha256: ask.want.sha256.as_deref(),
+        meta: None,
+        vouched: None,
+    };
+    let cached = match cached {
+        Some(blob) => match vouch(ask, &mut download, blob).await? {
+            Ok(blob) if ask.revalidate => Some(blob),
+            Ok(blob) => return Ok((Got::Cached(Box::new(blob)), How::Current)),
+            Err(other) => {
+                before.push(*other);
+                None
+            }
+        },
+        None => None,
+    };
     if let Some(blob) = cached {
         match revalidate(
             &*store,
@@ -221,7 +322,7 @@ async fn online(
         .await
         {
             Ok(Head::NotModified) => return Ok((Got::Cached(Box::new(blob)), How::Current)),
-            Ok(Head::Found(found)) => meta = Some(found),
+            Ok(Head::Found(found)) => download.meta = Some(found),
             Err(error) if error.kind == Kind::Transient => {
                 warn!(%source, because = cause(&error), "{error}: using the cached copy, which may be outdated");
                 return Ok((Got::Cached(Box::new(blob)), How::Stale));
@@ -235,21 +336,12 @@ async fn online(
         before.push(blob.entry);
     }
     // Another user's entry may be just what the origin has now.
-    let current = meta.as_ref().and_then(Meta::strong_etag);
+    let current = download.meta.as_ref().and_then(Meta::strong_etag);
     before.retain(|entry| current.is_none() || entry.etag.as_deref() != current);
     if let Some(sha256) = &ask.want.sha256 {
         before.retain(|entry| entry.sha256 != *sha256);
     }
     let known: Vec<String> = before.into_iter().map(|entry| entry.fetch_id).collect();
-    let mut download = Download {
-        store: store.into(),
-        source,
-        name: ask.name,
-        settings: ask.settings,
-        sha256: ask.want.sha256.as_deref(),
-        meta,
-        vouched: None,
-    };
     let Some(cache) = ask.cache else {
         return bypass(ask, &mut download, None).await;
     };
@@ -267,7 +359,14 @@ async fn online(
                 )
                 .remedy("it differs from --sha256; correct one of them"));
             }
-            return Ok((Got::Cached(blob), How::Joined));
+            return match vouch(ask, &mut download, *blob).await? {
+                Ok(blob) => Ok((Got::Cached(Box::new(blob)), How::Joined)),
+                Err(other) => Err(Failure::new(
+                    Exit::CORRUPT,
+                    format!("{source}: SHA-256 is {}", other.sha256),
+                )
+                .remedy("it differs from its sidecar; publish both again")),
+            };
         }
         Boarding::Lead(lead) => lead,
         Boarding::Refused(error) => {
@@ -300,6 +399,32 @@ async fn online(
             }
             Err(failure)
         }
+    }
+}
+
+/// Compares a cached copy that lacks a required sidecar with the one that is there now, and remembers it. `Err` is the
+/// entry of a copy that differs.
+async fn vouch(
+    ask: &Ask<'_>,
+    download: &mut Download<'_>,
+    mut blob: Blob,
+) -> Result<Result<Blob, Box<Entry>>, Failure> {
+    if !ask.want.lacks_sidecar(ask.settings, &blob.entry) {
+        return Ok(Ok(blob));
+    }
+    let vouched = download.vouched().await?;
+    match vouched.filter(|vouched| vouched.sha256 == blob.entry.sha256) {
+        Some(vouched) => {
+            blob.entry.vouched = Some(vouched.by.to_owned());
+            if let Some(own) = ask.cache.map(|cache| &cache.own)
+                && (own.entry(ask.key)).is_ok_and(|entry| entry.fetch_id == blob.entry.fetch_id)
+            {
+                // Without it the next run asks again, and that is all.
+                let _ = own.write_entry(ask.key, &blob.entry);
+            }
+            Ok(Ok(blob))
+        }
+        None => Ok(Err(Box::new(blob.entry))),
     }
 }
 

@@ -148,7 +148,7 @@ fn landed(cache: &Cache, key: &str, known: &[String]) -> Option<Blob> {
             .entry(key)
             .is_ok_and(|entry| !known.contains(&entry.fetch_id))
     };
-    crate::cache::lookup(cache.shares().filter(newer), key)
+    crate::cache::lookup(cache.shares().filter(newer), key).hit()
 }
 
 /// Takes the lock of every uid of the set, or none.

@@ -17,6 +17,7 @@ mod presigned;
 pub mod progress;
 pub mod s3_access;
 pub mod settings;
+pub mod sidecar;
 pub mod sink;
 pub mod source;
 pub mod store;
@@ -25,7 +26,7 @@ pub mod verbs;
 pub mod verify;
 
 pub use cli::Args;
-pub use fetch::{Got, How, Want, cached, fetch};
+pub use fetch::{Got, How, Want, cached, fetch, fetch_and_use};
 pub use settings::{FetchArgs, Settings};
 pub use source::Source;
 
@@ -80,8 +81,16 @@ fn get(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
         sha256: args.sha256.clone(),
         bypass,
     };
-    let (got, how) = fetch(&want, settings)?;
-    let (file, size, sha256, path) = match &got {
+    let (exit, how) =
+        fetch::fetch_and_use(&want, settings, |got| place(got, args, &name, &want.source))?;
+    let ms = clock::since_boot().saturating_sub(began).as_millis() as u64;
+    info!(source = %want.source, how = how.word(), ms, "done");
+    Ok(exit)
+}
+
+/// Puts a fetched artifact where it is wanted, or prints where it is.
+fn place(got: &Got, args: &Args, name: &str, source: &Source) -> Result<Exit, Failure> {
+    let (file, size, sha256, path) = match got {
         Got::Cached(blob) => (
             &blob.file,
             blob.entry.size,
@@ -94,32 +103,23 @@ fn get(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
             digest::of_file(file, *size).unwrap_or_default(),
             None,
         ),
-        Got::Placed => {
-            log(&want, how, began);
-            return Ok(Exit::OK);
-        }
+        Got::Placed => return Ok(Exit::OK),
     };
     if let Some(target) = &args.copy_to {
         copy::to_path(file, size, target, args.mode)?;
     }
     if let Some(directory) = &args.unpack_to {
-        unpack::unpack(file, &name, &sha256, directory)?;
+        unpack::unpack(file, name, &sha256, directory)?;
     }
-    log(&want, how, began);
     if args.copy_to.is_none() && args.unpack_to.is_none() {
         let path = path.ok_or_else(|| {
             Failure::new(
                 Exit::CANNOT_CREATE,
-                format!("{} cannot be kept in the cache", want.source),
+                format!("{source} cannot be kept in the cache"),
             )
             .remedy("use --copy-to")
         })?;
         out::line(path.display())?;
     }
     Ok(Exit::OK)
-}
-
-fn log(want: &Want, how: How, began: std::time::Duration) {
-    let ms = clock::since_boot().saturating_sub(began).as_millis() as u64;
-    info!(source = %want.source, how = how.word(), ms, "done");
 }

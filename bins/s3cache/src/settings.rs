@@ -8,8 +8,10 @@ use std::time::Duration;
 use hostkit::{Exit, Failure, units};
 use serde::Deserialize;
 
+use crate::cache::Entry;
 use crate::environment::Environment;
 use crate::s3_access::{OwnSettings, ProfileFiles, S3Access};
+use crate::sidecar;
 use crate::source::Source;
 
 /// Where the cache is when nobody says otherwise.
@@ -64,6 +66,10 @@ pub struct FetchArgs {
     /// Use the cache only, never the network
     #[arg(long, help_heading = "Freshness")]
     pub offline: bool,
+
+    /// Fail where no sidecar vouches for the artifact, nor --sha256
+    #[arg(long)]
+    pub require_sidecar: bool,
 
     /// The URL of the S3 service, if not AWS (also AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the profile)
     #[arg(long, value_name = "URL", global = true, help_heading = "S3")]
@@ -144,6 +150,7 @@ struct Raw {
     timeout: Option<Quantity>,
     stall_timeout: Option<Quantity>,
     trusted_uids: Option<Vec<u32>>,
+    require_sidecar: Option<bool>,
 }
 
 /// A number or a number with a unit.
@@ -176,6 +183,8 @@ pub struct Settings {
     pub freshness: Freshness,
     /// Uids, besides root and the caller, whose entries are used without asking anybody.
     pub trusted_uids: Vec<u32>,
+    /// Whether an artifact without a sidecar is refused.
+    pub require_sidecar: bool,
     /// Bytes per range request, when settled by the user.
     pub part_size: Option<u64>,
     /// Connections at once, when settled by the user.
@@ -270,6 +279,7 @@ impl Settings {
                 .unwrap_or(KEEP_FREE),
             freshness,
             trusted_uids: raw.trusted_uids.unwrap_or_default(),
+            require_sidecar: args.require_sidecar || raw.require_sidecar.unwrap_or(false),
             // Below 64 KiB a request costs more than the bytes it brings.
             part_size: args
                 .part_size
@@ -297,6 +307,13 @@ impl Settings {
                 ..Access::default()
             },
         })
+    }
+
+    /// Whether a cached copy lacks what these settings require: somebody named its digest when it was fetched.
+    #[must_use]
+    pub fn lacks_sidecar(&self, entry: &Entry) -> bool {
+        let vouched = matches!(entry.vouched.as_deref(), Some("sidecar" | "flag"));
+        self.require_sidecar && !vouched && !entry.name.ends_with(sidecar::SUFFIX)
     }
 
     /// The name of a source in the cache's index. For S3 it holds the service, which the AWS configuration may name.

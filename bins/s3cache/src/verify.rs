@@ -9,10 +9,7 @@ use hostkit::{Exit, Failure};
 use crate::digest::{self, Hex};
 use crate::sink::Summary;
 use crate::source::Source;
-use crate::store::{Checksum, Crc, Get, Kind, ObjectStore, StoreError};
-
-/// A sidecar longer than this is none (bytes).
-const SIDECAR_LIMIT: usize = 64 << 10;
+use crate::store::{Checksum, Crc};
 
 /// A digest and who vouches for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,42 +18,6 @@ pub struct Vouched {
     pub sha256: Hex,
     /// `flag`, `sidecar` or `store`.
     pub by: &'static str,
-}
-
-/// Looks for the published `<name>.sha256`: 404 and 403 mean that there is none.
-///
-/// # Errors
-/// The store cannot say (`Transient`), so nobody can tell whether the artifact is right.
-pub async fn sidecar(
-    store: &dyn ObjectStore,
-    source: &Source,
-    name: &str,
-) -> Result<Option<Vouched>, StoreError> {
-    if name.ends_with(".sha256") {
-        return Ok(None);
-    }
-    let sidecar = source.with_suffix(".sha256");
-    let mut reply = match store.get(&sidecar, Get::default()).await {
-        Ok(reply) => reply,
-        Err(error) if matches!(error.kind, Kind::Absent | Kind::Denied) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut text = Vec::new();
-    while let Some(piece) = reply.body.next().await? {
-        text.extend_from_slice(&piece);
-        if text.len() > SIDECAR_LIMIT {
-            tracing::warn!(source = %sidecar, "too long for a digest: ignored");
-            return Ok(None);
-        }
-    }
-    let found = digest::parse_sidecar(&String::from_utf8_lossy(&text), name);
-    if found.is_none() {
-        tracing::warn!(source = %sidecar, "there is no SHA-256 in it: ignored");
-    }
-    Ok(found.map(|sha256| Vouched {
-        sha256,
-        by: "sidecar",
-    }))
 }
 
 /// Compares what arrived with the checksum the store declares (as far as it is of the kind that was computed) and with

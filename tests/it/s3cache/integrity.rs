@@ -102,7 +102,14 @@ fn a_sidecar_of_another_build_is_65_in_every_format() {
 
 #[test]
 fn no_sidecar_is_none_and_an_unknown_one_fails_the_fetch() {
-    for (code, exit) in [(404, 0), (403, 0), (500, 69), (503, 69)] {
+    for (code, exit) in [
+        (404, 0),
+        (410, 0),
+        (403, 0),
+        (401, 77),
+        (500, 69),
+        (503, 69),
+    ] {
         let (host, origin, url) = start(b"the build");
         origin.fault(
             SIDECAR,
@@ -223,6 +230,19 @@ fn bit_rot_is_put_aside_said_and_fetched_again() {
     assert_eq!(aside.count(), 1, "the bad one is there to look at");
     host.s3cache([&url]).exits(0);
     assert_eq!(origin.bodies(PATH), 2);
+}
+
+#[test]
+fn corrupt_copy_that_may_not_be_fetched_again_is_65_and_then_missing() {
+    let (host, _origin, url) = start(&bytes(100_000, 1));
+    host.s3cache([&url]).exits(0);
+    rot(&files(&host, "blobs")[0]);
+    let told = host.s3cache([&url, "--offline", "--copy-to=out"]).exits(65);
+    told.says("put aside").says(&url).says("without --offline");
+    assert!(!host.path("out").exists());
+    host.s3cache([&url, "--offline"])
+        .exits(69)
+        .says("not in the cache");
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub fn from_cache(config: &Config, names: &[String]) -> Result<Option<Blob>, Fai
             let source = source(repository, name)?;
             let key = config.settings.index_key(&source)?;
             let found = cache::lookup(config.readable.iter(), &key)
+                .hit()
+                .filter(|blob| !config.settings.lacks_sidecar(&blob.entry))
                 .or_else(|| s3cache::cached(&source, &config.settings));
             if found.is_some() {
                 return Ok(found);
@@ -87,12 +89,12 @@ fn find(
     let shares = || shares.iter().chain(&config.readable);
     let entries: Vec<_> = shares()
         .flat_map(s3cache::verbs::entries)
-        .filter(|(key, entry)| eligible(key, entry))
+        .filter(|(key, entry)| eligible(key, entry) && !config.settings.lacks_sidecar(entry))
         .collect();
     let get = |name: &str| {
         let same = entries.iter().filter(|(_, entry)| entry.name == name);
         same.map(|(key, _)| key)
-            .find_map(|key| cache::lookup(shares(), key))
+            .find_map(|key| cache::lookup(shares(), key).hit())
     };
     if let Some(blob) = names.iter().find_map(|name| get(name)) {
         return Ok(Some(blob));

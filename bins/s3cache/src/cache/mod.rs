@@ -104,7 +104,7 @@ impl Cache {
 
     /// Looks a source up in every part that is used without asking anybody.
     #[must_use]
-    pub fn lookup(&self, key: &str) -> Option<Blob> {
+    pub fn lookup(&self, key: &str) -> Lookup {
         lookup(self.shares(), key)
     }
 
@@ -123,21 +123,26 @@ impl Cache {
 }
 
 /// Looks a source up in several parts; what is wrong with one of them is logged and the next one asked.
-pub fn lookup<'a>(shares: impl Iterator<Item = &'a Share>, key: &str) -> Option<Blob> {
+pub fn lookup<'a>(shares: impl Iterator<Item = &'a Share>, key: &str) -> Lookup {
+    let mut found = Lookup::Miss;
     for share in shares {
         match share.lookup(key) {
-            Ok(Lookup::Hit(blob)) => return Some(*blob),
+            Ok(hit @ Lookup::Hit(_)) => return hit,
             Ok(Lookup::Miss) => {}
-            Ok(Lookup::Corrupt(entry)) => warn!(
-                source = entry.source,
-                sha256 = entry.sha256,
-                uid = share.uid,
-                "the cached copy is corrupt: put aside, fetching it again"
-            ),
+            Ok(Lookup::Corrupt(entry)) => {
+                warn!(
+                    source = entry.source,
+                    sha256 = entry.sha256,
+                    uid = share.uid,
+                    "the cached copy is corrupt: {}",
+                    if share.own { "put aside" } else { "ignored" }
+                );
+                found = Lookup::Corrupt(entry);
+            }
             Err(error) => warn!(uid = share.uid, %error, "cannot read the cached copy"),
         }
     }
-    None
+    found
 }
 
 /// The uids that have a part of the cache.

@@ -52,6 +52,17 @@ pub enum Lookup {
     Corrupt(Entry),
 }
 
+impl Lookup {
+    /// The blob that can be used.
+    #[must_use]
+    pub fn hit(self) -> Option<Blob> {
+        match self {
+            Self::Hit(blob) => Some(*blob),
+            Self::Miss | Self::Corrupt(_) => None,
+        }
+    }
+}
+
 /// A uid's part of the cache.
 #[derive(Debug)]
 pub struct Share {

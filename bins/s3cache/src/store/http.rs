@@ -323,6 +323,7 @@ fn meta(headers: &HeaderMap) -> Meta {
         etag: text(headers, header::ETAG)
             .filter(|tag| tag.len() <= 1024)
             .map(str::to_owned),
+        content_type: text(headers, header::CONTENT_TYPE).map(str::to_owned),
         modified: text(headers, header::LAST_MODIFIED).map(str::to_owned),
         checksum: None,
     }

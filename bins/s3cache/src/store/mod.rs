@@ -30,6 +30,8 @@ pub struct Meta {
     pub etag: Option<String>,
     /// A checksum over the whole object that the store vouches for.
     pub checksum: Option<Checksum>,
+    /// The media type of the body.
+    pub content_type: Option<String>,
     /// When it was last changed, as the store writes it; shown in listings only.
     pub modified: Option<String>,
 }

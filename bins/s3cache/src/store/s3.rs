@@ -165,6 +165,7 @@ impl ObjectStore for S3Store {
             let meta = Meta {
                 size: if ranged.is_some() { total } else { length },
                 etag: output.e_tag().map(str::to_owned),
+                content_type: output.content_type().map(str::to_owned),
                 ..Meta::default()
             };
             Ok(Reply {
@@ -299,7 +300,7 @@ fn meta(output: &HeadObjectOutput) -> Meta {
             .and_then(|length| u64::try_from(length).ok()),
         etag: output.e_tag().map(str::to_owned),
         checksum: checksum(output),
-        modified: None,
+        ..Meta::default()
     }
 }
 

@@ -10,9 +10,10 @@ use tracing::info;
 use crate::digest::{self, Hex};
 use crate::fetch::run as online;
 use crate::settings::Settings;
+use crate::sidecar::{self, SidecarDigest};
 use crate::source::Source;
 use crate::store::file::{blocking, open_regular};
-use crate::store::{self, Checksum, Head, Kind, ObjectStore, StoreError};
+use crate::store::{self, Checksum, Head, Kind, ObjectStore};
 use crate::verify;
 
 /// Flags of `s3cache put`.
@@ -73,7 +74,7 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
             }
             Err(error) => return Err(error.into_failure(&dest)),
         };
-        let beside = dest.with_suffix(".sha256");
+        let beside = dest.with_suffix(sidecar::SUFFIX);
         store
             .put(&beside, sidecar.file.path(), &sidecar.sha256, true)
             .await
@@ -136,6 +137,6 @@ async fn same(store: &dyn ObjectStore, dest: &Source, name: &str, size: u64, sha
     if let Some(Checksum::Sha256(found)) = meta.checksum {
         return digest::hex(&found) == sha256;
     }
-    let beside: Result<_, StoreError> = verify::sidecar(store, dest, name).await;
-    matches!(beside, Ok(Some(vouched)) if vouched.sha256 == sha256)
+    let beside = sidecar::ask(store, dest, name).await;
+    matches!(beside, Ok(SidecarDigest::Sha256(found)) if found == sha256)
 }

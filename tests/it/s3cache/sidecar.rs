@@ -1,0 +1,143 @@
+//! The digest that is published beside an artifact: in the forms that the usual tools write it, one that cannot be read,
+//! a page where there is none, and sites that require one.
+
+use std::fs;
+use std::process::Command;
+
+use hostkit_tests::nginx::Nginx;
+use hostkit_tests::origin::Origin;
+use hostkit_tests::tls::Authority;
+use hostkit_tests::{or_skip, which};
+use tempfile::TempDir;
+
+use super::{Host, sha256};
+
+const PATH: &str = "/pex/job-1.2.bin";
+const SIDECAR: &str = "/pex/job-1.2.bin.sha256";
+
+/// A web server that answers 200 with a page for what it does not have, as many single-page sites do.
+fn nginx(root: &TempDir) -> Option<Nginx> {
+    fs::write(
+        root.path().join("page.html"),
+        format!("<html>{}", sha256(b"x")),
+    )
+    .unwrap();
+    let page = "error_page 404 =200 /page.html;";
+    or_skip(
+        "nginx",
+        Nginx::start_with(&Authority::new(), root.path(), page),
+    )
+}
+
+#[test]
+fn digest_written_by_real_tools_vouches_for_any_name() {
+    let root = TempDir::new().unwrap();
+    let Some(nginx) = nginx(&root) else { return };
+    for (name, in_url) in [
+        ("job-1.2.bin", "job-1.2.bin"),
+        ("büro (a b)-1.2.bin", "b%C3%BCro%20(a%20b)-1.2.bin"),
+    ] {
+        fs::write(root.path().join(name), "the build").unwrap();
+        for tool in [
+            "sha256sum \"$1\"",
+            "sha256sum -b \"./$1\"",
+            "sha256sum --tag \"$1\"",
+            "openssl dgst -sha256 \"$1\"",
+            "sha256sum <\"$1\"",
+            "sha256sum page.html \"$1\" | LC_ALL=C sed 's/^[0-9a-f]*/\\U&/; s/$/\\r/; 1s/^/\\xef\\xbb\\xbf/'",
+        ] {
+            if tool.starts_with("openssl") && or_skip("openssl", which("openssl")).is_none() {
+                continue;
+            }
+            let made = Command::new("bash")
+                .args([
+                    "-c",
+                    &format!("set -e -o pipefail; {tool} >\"$1.sha256\""),
+                    "-",
+                    name,
+                ])
+                .current_dir(root.path())
+                .status()
+                .unwrap();
+            assert!(made.success(), "{tool}");
+            let host = Host::new();
+            host.s3cache([nginx.url(&format!("/{in_url}"))]).exits(0);
+            let listed = host.s3cache(["ls", "--json"]).exits(0).stdout;
+            assert!(
+                listed.contains(r#""vouched":"sidecar""#),
+                "{name} {tool}: {listed}"
+            );
+        }
+    }
+}
+
+#[test]
+fn page_in_place_of_a_sidecar_is_absence() {
+    let root = TempDir::new().unwrap();
+    let Some(nginx) = nginx(&root) else { return };
+    fs::write(root.path().join("job-1.2.bin"), "the build").unwrap();
+    let (host, url) = (Host::new(), nginx.url("/job-1.2.bin"));
+    host.s3cache([url.as_str(), "--copy-to=out"]).exits(0);
+    assert_eq!(host.read("out"), b"the build");
+    Host::new()
+        .s3cache([url.as_str(), "--require-sidecar"])
+        .exits(65)
+        .says("job-1.2.bin.sha256");
+}
+
+#[test]
+fn sidecar_that_is_not_understood_is_65() {
+    let ours = sha256(b"the build");
+    for text in [
+        "d41d8cd98f00b204e9800998ecf8427e  job-1.2.bin\n".to_owned(),
+        format!("SHA512 (job-1.2.bin) = {ours}{ours}\n"),
+        format!("{ours}  other.bin\n"),
+        format!("{ours}\n{}\n", sha256(b"x")),
+        format!("{ours}\n{}", " ".repeat(64 << 10)),
+        "x".repeat(10 << 20),
+    ] {
+        let (host, origin) = (Host::new(), Origin::start());
+        origin.put(PATH, "the build");
+        origin.put(SIDECAR, text.clone());
+        host.s3cache([&origin.url(PATH), "--copy-to=out"])
+            .exits(65)
+            .says(&origin.url(SIDECAR))
+            .says("sha256sum");
+        assert!(!host.path("out").exists(), "{:.80}", text);
+        let digest = format!("--sha256={ours}");
+        host.s3cache([&origin.url(PATH), &digest]).exits(0);
+    }
+}
+
+#[test]
+fn required_sidecar_is_looked_for_until_it_has_vouched() {
+    let (host, origin) = (Host::new(), Origin::start());
+    origin.put(PATH, "the build");
+    let url = origin.url(PATH);
+    fs::write(host.path("s3cache.yaml"), "require-sidecar: true\n").unwrap();
+    let in_file = "--config=s3cache.yaml";
+    let ours = sha256(b"the build");
+    host.s3cache([&url, in_file])
+        .exits(65)
+        .says(SIDECAR)
+        .says("put");
+    host.s3cache([&url]).exits(0);
+    // In the cache, but nothing vouches for it.
+    host.s3cache([&url, "--require-sidecar"])
+        .exits(65)
+        .says(SIDECAR);
+    host.s3cache([&url, in_file, "--offline"])
+        .exits(69)
+        .says("sidecar");
+    host.s3cache([&url, in_file, &format!("--sha256={ours}")])
+        .exits(0);
+    origin.put(SIDECAR, sha256(b"another build"));
+    host.s3cache([&url, in_file]).exits(65).says("by sidecar");
+    origin.put(SIDECAR, ours);
+    host.s3cache([&url, in_file, "--copy-to=out"]).exits(0);
+    assert_eq!(host.read("out"), b"the build");
+    origin.reset_counters();
+    host.s3cache([&url, in_file]).exits(0);
+    host.s3cache([&url, in_file, "--offline"]).exits(0);
+    assert_eq!(origin.connections(), 0, "it has vouched");
+}
