@@ -23,10 +23,9 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The flag of every daemon.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Admin")]
 pub struct AdminFlags {
     /// Where /status and /metrics are served: 127.0.0.1:PORT or unix:PATH; nowhere by default
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Admin")]
     pub admin: Option<Address>,
 }
 

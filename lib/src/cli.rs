@@ -3,6 +3,9 @@
 //! A tool declares plain clap flags; [`command`] gives each its underscore spelling, its environment variable, and for
 //! a boolean a value (`--console=True`). Owns `main`, not what a tool does.
 
+mod environment;
+
+use std::any::TypeId;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -13,18 +16,26 @@ use clap::{Arg, ArgAction, ArgMatches, Command, Parser};
 use crate::log::{self, Level};
 use crate::{Exit, Failure};
 
+pub use environment::names_any;
+
 /// The flags common to all tools.
+// Each flag names its heading: a `next_help_heading` would go on over the flags of the tool behind it.
 #[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Logging")]
 pub struct Common {
     /// Least severe messages to log: debug, info, warning or error
-    #[arg(long, global = true, value_name = "LEVEL", ignore_case = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        ignore_case = true,
+        help_heading = "Logging"
+    )]
     pub loglevel: Option<Level>,
     /// Accepted for compatibility: logs always go to stderr
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Logging")]
     pub console: bool,
     /// Log one JSON object per line, in logstash v1 shape
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Logging")]
     pub logstash_format: bool,
     /// Tags added to every JSON log line
     #[arg(
@@ -32,7 +43,8 @@ pub struct Common {
         global = true,
         value_name = "A,B",
         value_delimiter = ',',
-        require_equals = true
+        require_equals = true,
+        help_heading = "Logging"
     )]
     pub logstash_tags: Vec<String>,
 }
@@ -45,6 +57,9 @@ pub trait Tool: Parser {
     const USAGE_EXIT: Exit = Exit::USAGE;
     /// The log level when nobody asks for one.
     const LOGLEVEL: Level = Level::Info;
+    /// Groups of flags that exclude one another. The first layer that names one decides: the command line, then the
+    /// environment, then the file.
+    const EXCLUSIVE: &[&[&str]] = &[];
     /// The flags it shares with all tools.
     fn common(&self) -> &Common;
 }
@@ -107,8 +122,10 @@ where
     T: Tool,
     I: IntoIterator<Item: Into<OsString> + Clone>,
 {
-    let mut command = command::<T>();
+    let argv: Vec<OsString> = argv.into_iter().map(Into::into).collect();
+    let mut command = environment::applicable(command::<T>(), T::EXCLUSIVE, &argv);
     let matches = command.try_get_matches_from_mut(argv)?;
+    environment::exclude(&mut command, T::EXCLUSIVE, &matches)?;
     let args = T::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
     Ok((args, matches))
 }
@@ -116,43 +133,56 @@ where
 /// The tool's clap command with every spelling and environment variable in place; also what man pages come from.
 #[must_use]
 pub fn command<T: Tool>() -> Command {
-    prepare(T::command().name(T::NAME).version(crate::VERSION), T::NAME)
+    prepare(
+        T::command().name(T::NAME).version(crate::VERSION),
+        T::NAME,
+        &[],
+    )
 }
 
-fn prepare(command: Command, tool: &str) -> Command {
+fn prepare(command: Command, tool: &str, verbs: &[String]) -> Command {
     command
-        .mut_args(|arg| spellings(arg, tool))
-        .mut_subcommands(|sub| prepare(sub, tool))
+        .mut_args(|arg| spellings(arg, tool, verbs))
+        .mut_subcommands(|sub| {
+            let verbs = [verbs, &[sub.get_name().to_owned()]].concat();
+            prepare(sub, tool, &verbs)
+        })
 }
 
-fn spellings(arg: Arg, tool: &str) -> Arg {
+fn spellings(arg: Arg, tool: &str, verbs: &[String]) -> Arg {
     let Some(long) = arg.get_long().map(str::to_owned) else {
         return arg;
     };
     if long == "help" || long == "version" {
         return arg;
     }
-    let variable = format!("HOSTKIT_{tool}_{long}")
-        .replace('-', "_")
-        .to_uppercase();
-    let arg = arg.env(variable).hide_env_values(true);
+    let arg = match environment::variable(tool, verbs, &long) {
+        Some(variable) => environment::with_variable(arg, variable),
+        None => arg,
+    };
     let arg = if long.contains('-') {
         arg.alias(long.replace('-', "_"))
     } else {
         arg
     };
-    if !matches!(arg.get_action(), ArgAction::SetTrue) {
+    let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
+    // `Option<bool>`: its default stands behind what a file says.
+    let is_optional_switch = arg.get_value_parser().type_id() == TypeId::of::<bool>();
+    if !is_switch && !is_optional_switch {
         return arg;
     }
-    arg.action(ArgAction::Set)
+    let arg = arg
+        .action(ArgAction::Set)
         .value_name("BOOL")
         .num_args(0..=1)
         .require_equals(true)
         .default_missing_value("true")
-        .default_value("false")
-        .hide_default_value(true)
         .hide_possible_values(true)
-        .value_parser(BoolishValueParser::new().map(|value| value))
+        .value_parser(BoolishValueParser::new().map(|value| value));
+    match is_switch {
+        true => arg.default_value("false").hide_default_value(true),
+        false => arg,
+    }
 }
 
 #[cfg(test)]
@@ -167,11 +197,14 @@ mod tests {
         cache_prefix: Option<String>,
         #[arg(long)]
         cache: bool,
+        #[arg(long)]
+        path_style: Option<bool>,
         rest: Vec<String>,
     }
 
     impl Tool for Args {
         const NAME: &'static str = "some-tool";
+        const EXCLUSIVE: &[&[&str]] = &[&["cache", "cache-prefix"]];
         fn common(&self) -> &Common {
             &self.common
         }
@@ -207,6 +240,13 @@ mod tests {
         ] {
             assert_eq!(parsed(line).cache, expected, "{line}");
         }
+        for (line, expected) in [
+            ("t --path-style", Some(true)),
+            ("t --path_style=no word", Some(false)),
+            ("t word", None),
+        ] {
+            assert_eq!(parsed(line).path_style, expected, "{line}");
+        }
         assert_eq!(
             parsed("t --cache word").rest,
             ["word"],
@@ -232,12 +272,43 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_has_an_environment_variable() {
-        let command = command::<Args>();
-        let flag = command
-            .get_arguments()
-            .find(|arg| arg.get_long() == Some("cache-prefix"))
-            .unwrap();
-        assert_eq!(flag.get_env().unwrap(), "HOSTKIT_SOME_TOOL_CACHE_PREFIX");
+    fn variables_of_flags_name_the_verb_and_one_shot_switches_have_none() {
+        let variable = |verbs: &[&str], flag| {
+            let verbs: Vec<String> = verbs.iter().map(ToString::to_string).collect();
+            environment::variable("some-tool", &verbs, flag)
+        };
+        for (verbs, flag, name) in [
+            (
+                &[][..],
+                "cache-prefix",
+                Some("HOSTKIT_SOME_TOOL_CACHE_PREFIX"),
+            ),
+            (
+                &["key", "new"],
+                "right",
+                Some("HOSTKIT_SOME_TOOL_KEY_NEW_RIGHT"),
+            ),
+            (
+                &["serve-acl"],
+                "listen",
+                Some("HOSTKIT_SOME_TOOL_SERVE_ACL_LISTEN"),
+            ),
+            (&[], "check", None),
+            (&["put"], "replace", None),
+        ] {
+            assert_eq!(variable(verbs, flag).as_deref(), name, "{flag}");
+        }
+    }
+
+    #[test]
+    fn flags_of_one_group_on_one_command_line_are_refused_unless_turned_off() {
+        for (line, is_refused) in [
+            ("t --cache --cache-prefix=x", true),
+            ("t --cache=no --cache-prefix=x", false),
+            ("t --cache", false),
+        ] {
+            let parsed = parse::<Args, _>(line.split_whitespace());
+            assert_eq!(parsed.is_err(), is_refused, "{line}");
+        }
     }
 }

@@ -40,13 +40,17 @@ pub const SNOOZE_FILE: &str = ".healthchecksnooze";
 
 /// The flags of everything that serves this contract. Its port is the tool's to declare.
 #[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Health")]
 pub struct HealthFlags {
     /// HTTP status of /health while it is sick
-    #[arg(long, value_name = "STATUS", default_value = "503")]
+    #[arg(
+        long,
+        value_name = "STATUS",
+        default_value = "503",
+        help_heading = "Health"
+    )]
     pub sick_status: SickStatus,
     /// How long after the start /health answers ok until the first success (0: not at all)
-    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration, help_heading = "Health")]
     pub grace: Duration,
     /// How it ends.
     #[command(flatten)]

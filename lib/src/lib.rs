@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod dir;
 pub mod endpoint;
+pub mod env;
 pub mod exit;
 pub mod failure;
 #[cfg(feature = "follow")]

@@ -9,6 +9,7 @@
 mod admin;
 mod aurora;
 mod authproxy;
+mod cli;
 mod fuzz;
 mod haproxy;
 mod harness;

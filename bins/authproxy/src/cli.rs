@@ -241,6 +241,7 @@ pub struct Networks(pub Vec<IpNet>);
 
 impl Tool for Args {
     const NAME: &'static str = "authproxy";
+    const EXCLUSIVE: &[&[&str]] = &[config::ENGINES];
     fn common(&self) -> &Common {
         &self.common
     }

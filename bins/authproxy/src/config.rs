@@ -18,6 +18,9 @@ use serde::{Deserialize, de};
 use crate::cli::{Args, Flags, Networks};
 use crate::settings::AccessLogChoice;
 
+/// The flags that each name a permissions engine; there is only one.
+pub const ENGINES: &[&str] = &["acl-file", "acl-server", "use-liveconf-aclserver"];
+
 /// An entry of `routes`, as written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -41,8 +44,16 @@ pub struct RouteEntry {
 /// # Errors
 /// The file cannot be read or is wrong (exit 78).
 pub fn merged(args: &Args, matches: &ArgMatches) -> Result<(Flags, bool), Failure> {
-    let file: Flags = hostkit::config::load("authproxy", args.config.as_deref(), None)?;
+    let mut file: Flags = hostkit::config::load("authproxy", args.config.as_deref(), None)?;
     let configured = file != Flags::default();
+    if hostkit::cli::names_any(ENGINES, matches) {
+        file = Flags {
+            acl_file: None,
+            acl_server: None,
+            use_liveconf_aclserver: None,
+            ..file
+        };
+    }
     let given: BTreeSet<&str> = matches
         .ids()
         .map(clap::Id::as_str)

@@ -35,7 +35,7 @@ impl Places {
     /// Those of this process.
     #[must_use]
     pub fn of_process() -> Self {
-        let variable = |name| std::env::var_os(name).map(PathBuf::from);
+        let variable = |name| hostkit::env::var_os(name).map(PathBuf::from);
         Self {
             here: PathBuf::from("."),
             mesos_sandbox: variable("MESOS_SANDBOX"),

@@ -32,7 +32,7 @@ use verdict::Status;
 /// # Errors
 /// stdout cannot be written, or the port cannot be bound (exit 73).
 pub fn run(args: &Args) -> Result<Exit, Failure> {
-    let instance = std::env::var("CB_AURORA_INSTANCE").ok();
+    let instance = hostkit::env::var("CB_AURORA_INSTANCE");
     let check = Check::new(args, Places::of_process(), instance.as_deref());
     match (check, args.port) {
         (Ok(check), Some(port)) => serve::serve(check, port, &args.health),

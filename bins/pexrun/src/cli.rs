@@ -77,6 +77,7 @@ pub struct Args {
 impl Tool for Args {
     const NAME: &'static str = "pexrun";
     const USAGE_EXIT: Exit = Exit::LAUNCHER_FAILED;
+    const EXCLUSIVE: &[&[&str]] = &[FetchArgs::FRESHNESS];
     // stderr is the program's; what pexrun did is of interest only when it went wrong.
     const LOGLEVEL: Level = Level::Warning;
     fn common(&self) -> &Common {

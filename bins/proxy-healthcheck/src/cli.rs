@@ -58,6 +58,12 @@ pub struct Args {
 
 impl Tool for Args {
     const NAME: &'static str = "proxy-healthcheck";
+    // A check without HTTP has no answer whose body, or Host header, could matter.
+    const EXCLUSIVE: &[&[&str]] = &[
+        &["tcp", "url"],
+        &["tcp", "expect-body", "expect-body-regex"],
+        &["tcp", "host-header"],
+    ];
     fn common(&self) -> &Common {
         &self.common
     }

@@ -34,30 +34,11 @@ impl Settings {
     /// It makes no sense (exit 2); the message says what to write.
     pub fn new(args: &Args) -> Result<Self, Failure> {
         let usage = |text: &str, remedy: &str| Failure::new(Exit::USAGE, text).remedy(remedy);
-        let only_connect = args.tcp;
-        match (only_connect, args.url.is_empty()) {
-            (false, true) => {
-                return Err(usage(
-                    "nothing to check",
-                    "give --url, or --tcp to only connect",
-                ));
-            }
-            (true, false) => {
-                return Err(usage(
-                    "--tcp asks for no --url",
-                    "give --tcp with --test-port, or --url without --tcp",
-                ));
-            }
-            _ => {}
-        }
-        if only_connect
-            && (args.expect_body.is_some()
-                || args.expect_body_regex.is_some()
-                || args.host_header.is_some())
-        {
+        // What excludes one another has been refused by then (`Args::EXCLUSIVE`).
+        if !args.tcp && args.url.is_empty() {
             return Err(usage(
-                "--tcp sees no answer",
-                "leave out --expect-body and --host-header, or --tcp",
+                "nothing to check",
+                "give --url, or --tcp to only connect",
             ));
         }
         if args.timeout.is_zero() {
@@ -66,15 +47,9 @@ impl Settings {
                 "give it a second or more",
             ));
         }
-        let body = match (&args.expect_body, &args.expect_body_regex) {
-            (Some(_), Some(_)) => {
-                return Err(usage(
-                    "there are two expected bodies",
-                    "give --expect-body or --expect-body-regex",
-                ));
-            }
-            (Some(text), None) => Some(Body::Exactly(text.clone())),
-            (None, pattern) => pattern.clone().map(Body::Matching),
+        let body = match &args.expect_body {
+            Some(text) => Some(Body::Exactly(text.clone())),
+            None => args.expect_body_regex.clone().map(Body::Matching),
         };
         let targets = args
             .url
@@ -154,23 +129,11 @@ mod tests {
         for (line, said) in [
             ("--port=1", "give --url"),
             ("--port=1 --tcp", "give --test-port"),
-            (
-                "--port=1 --tcp --test-port=2 --url=/",
-                "--url without --tcp",
-            ),
-            (
-                "--port=1 --tcp --test-port=2 --expect-body=ok",
-                "leave out --expect-body",
-            ),
             ("--port=1 --url=/", "a path needs --test-port"),
             ("--port=1 --url=https://h/", "https is not spoken"),
             (
                 "--port=1 --url=/ --test-port=2 --timeout=0",
                 "give it a second",
-            ),
-            (
-                "--port=1 --url=/ --test-port=2 --expect-body=a --expect-body-regex=a",
-                "give --expect-body or",
             ),
             (
                 "--port=1 --url=/ --test-port=2 --host-header=",

@@ -75,6 +75,7 @@ pub enum Verb {
 impl Tool for Args {
     const NAME: &'static str = "s3cache";
     const USAGE_EXIT: Exit = Exit::USAGE;
+    const EXCLUSIVE: &[&[&str]] = &[FetchArgs::FRESHNESS];
     fn common(&self) -> &Common {
         &self.common
     }

@@ -82,10 +82,10 @@ pub struct FetchArgs {
     pub profile: Option<String>,
     /// Put the bucket into the path, not the host name
     #[arg(long, global = true, help_heading = "S3")]
-    pub path_style: bool,
+    pub path_style: Option<bool>,
     /// Ask without credentials, for a public bucket
     #[arg(long, global = true, help_heading = "S3")]
-    pub no_sign_request: bool,
+    pub no_sign_request: Option<bool>,
 
     /// The certificate authorities to trust, instead of the system's (PEM)
     #[arg(long, value_name = "FILE", global = true, help_heading = "Network")]
@@ -126,6 +126,11 @@ pub struct FetchArgs {
     /// How long a connection may be silent before it is tried again [default: 10s]
     #[arg(long, value_name = "DUR", value_parser = units::duration, global = true, help_heading = "Network")]
     pub stall_timeout: Option<Duration>,
+}
+
+impl FetchArgs {
+    /// The flags that say how a cached copy is trusted to be current. They exclude one another.
+    pub const FRESHNESS: &[&str] = &["immutable", "revalidate", "offline"];
 }
 
 /// `/etc/hostkit/s3cache.yaml`, as written.
@@ -235,18 +240,12 @@ impl Settings {
             .unwrap_or(Path::new("/etc/hostkit/s3cache.yaml"));
         let size = |key: &str, value: &Option<Quantity>| read(file, key, value, units::size);
         let time = |key: &str, value: &Option<Quantity>| read(file, key, value, units::duration);
-        let freshness = match (args.immutable, args.revalidate, args.offline) {
-            (true, false, false) => Freshness::Immutable,
-            (false, true, false) => Freshness::Revalidate,
-            (false, false, true) => Freshness::Offline,
-            (false, false, false) => Freshness::ByName,
-            _ => {
-                return Err(Failure::new(
-                    Exit::USAGE,
-                    "--immutable, --revalidate and --offline exclude one another",
-                )
-                .remedy("give one of them"));
-            }
+        // The command line has one of them at most ([`FetchArgs::FRESHNESS`]).
+        let freshness = match args {
+            _ if args.offline => Freshness::Offline,
+            _ if args.revalidate => Freshness::Revalidate,
+            _ if args.immutable => Freshness::Immutable,
+            _ => Freshness::ByName,
         };
         let timeout = args
             .timeout
@@ -261,6 +260,16 @@ impl Settings {
                 Failure::new(Exit::CONFIG, "a timeout of 0 would give up before it began")
                     .remedy("raise it"),
             );
+        }
+        if raw.client_cert.is_some() != raw.client_key.is_some() {
+            return Err(Failure::new(
+                Exit::CONFIG,
+                format!(
+                    "{}: one of `client-cert` and `client-key` is missing",
+                    file.display()
+                ),
+            )
+            .remedy("give both, or neither"));
         }
         let client_cert = args.client_cert.clone().zip(args.client_key.clone());
         Ok(Self {
@@ -300,8 +309,11 @@ impl Settings {
                 endpoint_url: args.endpoint_url.clone().or(raw.endpoint_url),
                 region: args.region.clone().or(raw.region),
                 profile: args.profile.clone().or(raw.profile),
-                path_style: args.path_style || raw.path_style.unwrap_or(false),
-                no_sign_request: args.no_sign_request || raw.no_sign_request.unwrap_or(false),
+                path_style: args.path_style.or(raw.path_style).unwrap_or_default(),
+                no_sign_request: args
+                    .no_sign_request
+                    .or(raw.no_sign_request)
+                    .unwrap_or_default(),
                 ca_file: args.ca_file.clone().or(raw.ca_file),
                 client_cert: client_cert.or(raw.client_cert.zip(raw.client_key)),
                 ..Access::default()
@@ -394,6 +406,35 @@ mod tests {
         assert_eq!(settings.stall_timeout, Duration::from_millis(250));
         assert_eq!(settings.keep_free, KEEP_FREE);
         assert_eq!(settings.trusted_uids, [1001]);
+    }
+
+    #[test]
+    fn a_switch_that_is_turned_off_beats_the_file() {
+        let yaml = "path-style: true\nno-sign-request: true\n";
+        for (flag, expected) in [(None, true), (Some(false), false)] {
+            let args = FetchArgs {
+                path_style: flag,
+                no_sign_request: flag,
+                ..FetchArgs::default()
+            };
+            let access = load(yaml, args).unwrap().access;
+            assert_eq!(
+                (access.path_style, access.no_sign_request),
+                (expected, expected)
+            );
+        }
+    }
+
+    #[test]
+    fn half_a_client_certificate_is_refused() {
+        for key in ["client-cert", "client-key"] {
+            let failure = load(&format!("{key}: /x.pem\n"), FetchArgs::default()).unwrap_err();
+            assert_eq!(failure.exit(), Exit::CONFIG);
+            assert!(
+                failure.to_string().contains("s3cache.yaml: one of"),
+                "{failure}"
+            );
+        }
     }
 
     #[test]

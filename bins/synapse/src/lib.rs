@@ -92,7 +92,7 @@ fn sources(args: &Args) -> Result<Sources, Failure> {
     let file = args
         .config
         .clone()
-        .or_else(|| Some(std::env::var_os("SYNAPSE_CONFIG")?.into()));
+        .or_else(|| Some(hostkit::env::var_os("SYNAPSE_CONFIG")?.into()));
     Ok(Sources {
         file,
         directory: DIRECTORY.into(),

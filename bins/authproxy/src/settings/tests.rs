@@ -193,14 +193,6 @@ fn what_makes_no_sense_is_refused_with_its_name_and_a_remedy() {
             "nothing says who knows the keys",
         ),
         (
-            "--port=1 --server=unix:/s --acl-file=/a --acl-server=http://h/",
-            "more than one permissions engine",
-        ),
-        (
-            "--port=1 --server=unix:/s --acl-file=/a --use_liveconf_aclserver",
-            "more than one permissions engine",
-        ),
-        (
             "--port=1 --server=unix:/s --acl-server=ftp://h/",
             "write http://, https:// or unix:/PATH",
         ),
@@ -210,6 +202,11 @@ fn what_makes_no_sense_is_refused_with_its_name_and_a_remedy() {
         assert!(failure.to_string().contains(said), "{line}: {failure}");
     }
     for (file, said) in [
+        ("acl-server: http://h/", "more than one permissions engine"),
+        (
+            "use-liveconf-aclserver: true",
+            "more than one permissions engine",
+        ),
         ("timeout: 0", "--timeout=0 gives nobody a chance"),
         ("client-timeout: 0ms", "--client-timeout=0"),
         ("idle-timeout: 0", "--idle-timeout=0"),

@@ -1,0 +1,167 @@
+//! Environment variables of flags: their names, and which of them count beside a given command line.
+//!
+//! A flag of the tool itself has `HOSTKIT_<TOOL>_<FLAG>`, one of a verb `HOSTKIT_<TOOL>_<VERB>_<FLAG>` only, and a
+//! one-shot switch has none. Owns neither spellings nor values of flags.
+
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command};
+
+/// Flags that ask for one thing in one run. A variable would repeat that in every later run: `HOSTKIT_SYNAPSE_FORCE`
+/// would disarm the removal guard for good.
+const ONE_SHOT: [&str; 12] = [
+    "cached",
+    "check",
+    "dry-run",
+    "fetch-only",
+    "follow",
+    "force",
+    "json",
+    "lenient",
+    "list",
+    "replace",
+    "warm",
+    "which",
+];
+
+/// The variable of a flag that is declared by `verbs` of `tool`, or by the tool itself where there are none.
+pub(super) fn variable(tool: &str, verbs: &[String], flag: &str) -> Option<String> {
+    if ONE_SHOT.contains(&flag) {
+        return None;
+    }
+    let words = std::iter::once(tool)
+        .chain(verbs.iter().map(String::as_str))
+        .chain([flag]);
+    let words: Vec<String> = words
+        .map(|word| word.replace('-', "_").to_uppercase())
+        .collect();
+    Some(format!("HOSTKIT_{}", words.join("_")))
+}
+
+/// Gives a flag its variable, unless that is empty: an empty variable is an unset one.
+pub(super) fn with_variable(arg: Arg, variable: String) -> Arg {
+    let is_empty = std::env::var_os(&variable).is_some_and(|value| value.is_empty());
+    match is_empty {
+        true => arg,
+        false => arg.env(variable).hide_env_values(true),
+    }
+}
+
+/// The command without the variables that this command line overrules: those of flags that exclude one it gives, and,
+/// when it names a verb, those of flags that have no meaning there.
+pub(super) fn applicable(command: Command, exclusive: &[&[&str]], line: &[OsString]) -> Command {
+    // Most of the time none is set, and one parsing is enough.
+    if !is_concerned(&command, exclusive) {
+        return command;
+    }
+    // What the line alone says. Where it is wrong, the real parsing after this one says so.
+    let line_only = without_variables(command.clone()).ignore_errors(true);
+    match line_only.try_get_matches_from(line) {
+        Ok(given) => without_overruled(command, exclusive, &given),
+        // `--help` and `--version`.
+        Err(_) => command,
+    }
+}
+
+/// Whether a variable is set that a command line could overrule.
+fn is_concerned(command: &Command, exclusive: &[&[&str]]) -> bool {
+    let has_verbs = command.has_subcommands();
+    let is_set = |arg: &Arg| {
+        arg.get_env()
+            .is_some_and(|name| std::env::var_os(name).is_some())
+    };
+    let in_groups = |arg: &Arg| exclusive.iter().any(|group| in_group(arg, group));
+    command
+        .get_arguments()
+        .any(|arg| is_set(arg) && ((has_verbs && !arg.is_global_set()) || in_groups(arg)))
+        || command
+            .get_subcommands()
+            .any(|verb| is_concerned(verb, exclusive))
+}
+
+fn without_variables(command: Command) -> Command {
+    command
+        .mut_args(|arg| arg.env(None::<&str>))
+        .mut_subcommands(without_variables)
+}
+
+fn without_overruled(command: Command, exclusive: &[&[&str]], given: &ArgMatches) -> Command {
+    let verb = given.subcommand();
+    let is_excluded = |arg: &Arg| {
+        let of_arg = exclusive.iter().filter(|group| in_group(arg, group));
+        of_arg.copied().flatten().any(|flag| {
+            arg.get_long() != Some(flag) && layer(flag, given) == Some(ValueSource::CommandLine)
+        })
+    };
+    command
+        .mut_args(|arg| {
+            let has_no_meaning = verb.is_some() && !arg.is_global_set();
+            match has_no_meaning || is_excluded(&arg) {
+                true => arg.env(None::<&str>),
+                false => arg,
+            }
+        })
+        .mut_subcommands(|sub| match verb {
+            Some((name, given)) if sub.get_name() == name => {
+                without_overruled(sub, exclusive, given)
+            }
+            _ => sub,
+        })
+}
+
+/// Refuses two flags of one layer that exclude one another.
+pub(super) fn exclude(
+    command: &mut Command,
+    exclusive: &[&[&str]],
+    matches: &ArgMatches,
+) -> Result<(), clap::Error> {
+    for source in [ValueSource::CommandLine, ValueSource::EnvVariable] {
+        for group in exclusive {
+            let named: Vec<String> = command
+                .get_arguments()
+                .filter(|arg| in_group(arg, group))
+                .filter_map(|arg| {
+                    let flag = arg.get_long()?;
+                    (layer(flag, matches) == Some(source)).then_some(())?;
+                    Some(match source {
+                        ValueSource::EnvVariable => arg.get_env()?.to_string_lossy().into_owned(),
+                        _ => format!("--{flag}"),
+                    })
+                })
+                .collect();
+            if named.len() > 1 {
+                let text = format!("{} exclude one another: give one", named.join(" and "));
+                return Err(command.error(ErrorKind::ArgumentConflict, text));
+            }
+        }
+    }
+    match matches.subcommand() {
+        Some((name, matches)) => match command.find_subcommand_mut(name) {
+            Some(verb) => exclude(verb, exclusive, matches),
+            None => Ok(()),
+        },
+        None => Ok(()),
+    }
+}
+
+fn in_group(arg: &Arg, group: &[&str]) -> bool {
+    arg.get_long().is_some_and(|flag| group.contains(&flag))
+}
+
+/// Whether the command line or the environment names one of these flags: then what a file says of them does not count.
+#[must_use]
+pub fn names_any(flags: &[&str], matches: &ArgMatches) -> bool {
+    flags.iter().any(|flag| layer(flag, matches).is_some())
+}
+
+/// Where a flag is named: on the command line or in the environment. A switch that is turned off names nothing.
+fn layer(flag: &str, matches: &ArgMatches) -> Option<ValueSource> {
+    let id = flag.replace('-', "_");
+    // An error is a flag of another verb, or one with another value than a boolean.
+    let is_here = matches!(matches.try_contains_id(&id), Ok(true));
+    let is_off = matches!(matches.try_get_one::<bool>(&id), Ok(Some(false)));
+    let source = is_here.then(|| matches.value_source(&id)).flatten()?;
+    (source != ValueSource::DefaultValue && !is_off).then_some(source)
+}

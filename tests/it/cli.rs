@@ -1,0 +1,383 @@
+//! What the command lines of all tools have in common: variables of flags, layers, headings.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command as Process;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command};
+use hostkit::cli::{self, Tool};
+use hostkit_tests::{Outcome, bin};
+
+/// Set for the process that [`parses_a_line_in_a_process_of_its_own`] is meant for: the tool, and its command line.
+const LINE: &str = "HOSTKIT_TEST_LINE";
+
+/// One tool: its command, its exclusive flags, and its parser, which tells the flags a line and the environment name.
+struct Cli {
+    name: &'static str,
+    command: Command,
+    exclusive: &'static [&'static [&'static str]],
+    parse: fn(&[&str]) -> Result<Vec<(String, ValueSource)>, clap::Error>,
+    /// The shortest line that does something.
+    line: &'static str,
+}
+
+fn of<T: Tool>(line: &'static str) -> Cli {
+    Cli {
+        name: T::NAME,
+        command: cli::command::<T>(),
+        exclusive: T::EXCLUSIVE,
+        parse: |line| cli::parse::<T, _>(line).map(|(_, matches)| named(&matches)),
+        line,
+    }
+}
+
+fn tools() -> Vec<Cli> {
+    vec![
+        of::<s3cache::Args>("b/k"),
+        of::<pexrun::Args>("job 60a43ef"),
+        of::<authproxy::Args>(""),
+        of::<synapse::Args>(""),
+        of::<proxy_healthcheck::Args>("--port=1 --test-port=2"),
+        of::<log_healthcheck::Args>("--app-directory=a --freshness=1"),
+    ]
+}
+
+/// The flags that are given, of the verb if there is one.
+fn named(matches: &ArgMatches) -> Vec<(String, ValueSource)> {
+    if let Some((_, matches)) = matches.subcommand() {
+        return named(matches);
+    }
+    let ids = matches.ids().map(|id| id.as_str());
+    ids.filter_map(|id| {
+        let source = matches.value_source(id)?;
+        let is_off = matches!(matches.try_get_one::<bool>(id), Ok(Some(false)));
+        (source != ValueSource::DefaultValue && !is_off).then(|| (id.replace('_', "-"), source))
+    })
+    .collect()
+}
+
+/// Every command of a tool, with the verbs that lead to it.
+fn commands(command: &Command) -> Vec<(Vec<String>, Command)> {
+    let mut all = vec![(Vec::new(), command.clone())];
+    for verb in command.get_subcommands() {
+        for (verbs, command) in commands(verb) {
+            all.push(([vec![verb.get_name().to_owned()], verbs].concat(), command));
+        }
+    }
+    all
+}
+
+fn is_switch(arg: &Arg) -> bool {
+    arg.get_value_parser().type_id() == std::any::TypeId::of::<bool>()
+}
+
+/// The process of the tests below, which need an environment of their own: a test only because that is how this program
+/// can be started again.
+#[test]
+fn parses_a_line_in_a_process_of_its_own() {
+    let Ok(line) = std::env::var(LINE) else {
+        return;
+    };
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let tool = tools().into_iter().find(|tool| tool.name == words[0]);
+    match (tool.unwrap().parse)(&words) {
+        Ok(named) => println!("parsed: {named:?}"),
+        Err(error) => println!("parsed: {}", error.to_string().replace('\n', " ")),
+    }
+}
+
+/// What the process above says of a line of a tool under these variables.
+fn parse(tool: &Cli, line: &str, variables: &[(String, String)]) -> String {
+    let line = format!("{} {line} {}", tool.name, tool.line);
+    let output = Process::new(std::env::current_exe().unwrap())
+        .args(["--exact", "cli::parses_a_line_in_a_process_of_its_own"])
+        .arg("--nocapture")
+        .env(LINE, line)
+        .envs(variables.iter().cloned())
+        .output()
+        .unwrap();
+    let said = Outcome::from(output).exits(0).stdout;
+    let mut lines = said.lines();
+    let parsed = lines.find_map(|line| line.strip_prefix("parsed: "));
+    parsed.unwrap_or_else(|| panic!("{said}")).to_owned()
+}
+
+#[test]
+fn a_variable_belongs_to_one_flag_of_one_verb_and_one_shot_switches_have_none() {
+    let one_shot =
+        "check force replace json lenient dry-run list cached which warm fetch-only follow";
+    for tool in tools() {
+        let mut owners = BTreeMap::new();
+        for (verbs, command) in commands(&tool.command) {
+            for arg in command.get_arguments() {
+                let (Some(flag), Some(variable)) = (arg.get_long(), arg.get_env()) else {
+                    continue;
+                };
+                let words = [&[tool.name.to_owned()], &verbs[..], &[flag.to_owned()]].concat();
+                let wanted = format!("HOSTKIT_{}", words.join("_"));
+                let wanted = wanted.replace('-', "_").to_uppercase();
+                assert_eq!(variable.to_str(), Some(wanted.as_str()));
+                let is_one_shot = one_shot.split(' ').any(|name| name == flag);
+                assert!(!is_one_shot, "{wanted}");
+                assert!(verbs.is_empty() || !is_switch(arg), "{wanted}: a switch");
+                let other = owners.insert(wanted, (verbs.clone(), flag.to_owned()));
+                assert_eq!(other, None, "{variable:?} means two things");
+            }
+        }
+        assert!(owners.len() > 5, "{}", tool.name);
+    }
+}
+
+#[test]
+fn variables_of_the_daemon_mean_nothing_to_verbs() {
+    let authproxy = |args: &[&str], variables: &[(&str, &str)]| {
+        let mut process = Process::new(bin("authproxy"));
+        Outcome::from(
+            process
+                .args(args)
+                .envs(variables.iter().copied())
+                .output()
+                .unwrap(),
+        )
+    };
+    for (variable, value, rights) in [
+        ("HOSTKIT_AUTHPROXY_RIGHT", "admin", r#"rights: ["all"]"#),
+        // A wrong one does not stop a verb either.
+        ("HOSTKIT_AUTHPROXY_PORT", "http", r#"rights: ["all"]"#),
+        (
+            "HOSTKIT_AUTHPROXY_KEY_NEW_RIGHT",
+            "stats",
+            r#"rights: ["stats"]"#,
+        ),
+    ] {
+        let outcome = authproxy(&["key", "new"], &[(variable, value)]).exits(0);
+        assert!(outcome.stdout.contains(rights), "{variable}: {outcome:?}");
+    }
+    // The port is taken: it is opened, and not only the file checked.
+    let temp = tempfile::tempdir().unwrap();
+    let acl = temp.path().join("acl.yaml");
+    std::fs::write(&acl, "keys: []\n").unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (acl, taken) = (
+        acl.to_str().unwrap(),
+        taken.local_addr().unwrap().to_string(),
+    );
+    let serve = ["serve-acl", "--acl-file", acl, "--listen", &taken];
+    authproxy(&serve, &[("HOSTKIT_AUTHPROXY_CHECK", "1")]).exits(73);
+    authproxy(&serve, &[("HOSTKIT_AUTHPROXY_SERVE_ACL_CHECK", "1")]).exits(73);
+}
+
+#[test]
+fn no_variable_makes_put_overwrite_or_disarms_the_guard() {
+    let temp = tempfile::tempdir().unwrap();
+    let [file, object] = ["file", "job-1.2.3.txt"].map(|name| temp.path().join(name));
+    std::fs::write(&file, "new").unwrap();
+    std::fs::write(&object, "old").unwrap();
+    let outcome = Process::new(bin("s3cache"))
+        .arg("put")
+        .arg(&file)
+        .arg(format!("file://{}", object.display()))
+        .env("HOSTKIT_S3CACHE_REPLACE", "1")
+        .env("HOSTKIT_S3CACHE_PUT_REPLACE", "1")
+        .output();
+    Outcome::from(outcome.unwrap()).exits(73);
+    assert_eq!(std::fs::read_to_string(&object).unwrap(), "old");
+    let synapse = tools()
+        .into_iter()
+        .find(|tool| tool.name == "synapse")
+        .unwrap();
+    for (verb, variable) in [
+        ("", "FORCE"),
+        ("", "LENIENT"),
+        ("", "CHECK"),
+        ("reload", "RELOAD_FORCE"),
+    ] {
+        let variable = (format!("HOSTKIT_SYNAPSE_{variable}"), "1".to_owned());
+        let named = parse(&synapse, verb, &[variable]);
+        assert_eq!(named, "[]", "{verb}");
+    }
+}
+
+#[test]
+fn an_empty_variable_is_an_unset_one() {
+    for tool in tools() {
+        let variables: Vec<(String, String)> = commands(&tool.command)
+            .iter()
+            .flat_map(|(_, command)| command.get_arguments())
+            .filter_map(|arg| Some((arg.get_env()?.to_str()?.to_owned(), String::new())))
+            .collect();
+        let unset = parse(&tool, "", &[]);
+        assert!(unset.starts_with('['), "{unset}");
+        assert_eq!(parse(&tool, "", &variables), unset, "{}", tool.name);
+    }
+}
+
+#[test]
+fn of_flags_that_exclude_one_another_the_first_layer_that_names_one_wins() {
+    let value = |arg: &Arg| match arg.get_long().unwrap() {
+        _ if is_switch(arg) => "1",
+        "acl-file" | "url" => "/f",
+        "acl-server" => "http://h/",
+        _ => "a",
+    };
+    let mut pairs = 0;
+    for tool in tools() {
+        for (verbs, command) in commands(&tool.command) {
+            let args: Vec<&Arg> = command.get_arguments().collect();
+            let of_group = |group: &[&str]| {
+                let names = |arg: &&&Arg| arg.get_long().is_some_and(|flag| group.contains(&flag));
+                args.iter().filter(names).copied().collect::<Vec<_>>()
+            };
+            for group in tool.exclusive {
+                let members = of_group(group);
+                for (one, other) in members
+                    .iter()
+                    .flat_map(|one| members.iter().map(move |other| (one, other)))
+                {
+                    let (flag, rival) = (one.get_long().unwrap(), other.get_long().unwrap());
+                    if flag == rival {
+                        continue;
+                    }
+                    pairs += 1;
+                    let variable = |arg: &Arg| {
+                        (
+                            arg.get_env().unwrap().to_str().unwrap().to_owned(),
+                            value(arg).to_owned(),
+                        )
+                    };
+                    let given =
+                        |arg: &Arg, value: &str| format!("--{}={value}", arg.get_long().unwrap());
+                    let line = |flags: &str| format!("{} {flags}", verbs.join(" "));
+                    let with_flag = line(&given(one, value(one)));
+                    let both = line(&format!(
+                        "{} {}",
+                        given(one, value(one)),
+                        given(other, value(other))
+                    ));
+
+                    let said = parse(&tool, &with_flag, &[variable(other)]);
+                    assert!(said.contains(&format!("({flag:?}, CommandLine)")), "{said}");
+                    assert!(!said.contains(&format!("({rival:?}, ")), "{said}");
+                    for said in [
+                        parse(&tool, &both, &[]),
+                        parse(&tool, &line(""), &[variable(one), variable(other)]),
+                    ] {
+                        let refused = ["exclude one another", "cannot be used with"];
+                        assert!(
+                            refused.iter().any(|text| said.contains(text)),
+                            "{flag} {rival}: {said}"
+                        );
+                    }
+                    if is_switch(one) {
+                        let said = parse(
+                            &tool,
+                            &line(&given(one, "no")),
+                            &[variable(one), variable(other)],
+                        );
+                        let chosen = [format!("({rival:?}, EnvVariable)")];
+                        assert!(chosen.iter().all(|text| said.contains(text)), "{said}");
+                    }
+                }
+            }
+        }
+    }
+    assert!(pairs > 20, "{pairs}");
+}
+
+#[test]
+fn a_permissions_engine_of_a_stronger_layer_replaces_one_of_a_weaker() {
+    let temp = tempfile::tempdir().unwrap();
+    let acl = temp.path().join("acl.yaml");
+    std::fs::write(&acl, "keys: []\n").unwrap();
+    let acl = acl.display().to_string();
+    let config = temp.path().join("authproxy.yaml");
+    for (file, variable, flag, engine) in [
+        (
+            format!("acl-file: {acl}"),
+            None,
+            None,
+            Ok(format!("file {acl}")),
+        ),
+        (
+            format!("acl-file: {acl}"),
+            None,
+            Some("--acl-server=http://f/"),
+            Ok("servers http://f/".to_owned()),
+        ),
+        (
+            format!("acl-file: {acl}"),
+            Some(("ACL_SERVER", "http://e/")),
+            None,
+            Ok("servers http://e/".to_owned()),
+        ),
+        (
+            "acl-server: http://y/\nuse-liveconf-aclserver: true".to_owned(),
+            Some(("ACL_FILE", &*acl)),
+            None,
+            Ok(format!("file {acl}")),
+        ),
+        (
+            "use-liveconf-aclserver: true".to_owned(),
+            Some(("ACL_FILE", &*acl)),
+            Some("--acl-server=http://f/"),
+            Ok("servers http://f/".to_owned()),
+        ),
+        (
+            format!("acl-file: {acl}"),
+            Some(("USE_LIVECONF_ACLSERVER", "no")),
+            None,
+            Ok(format!("file {acl}")),
+        ),
+        (
+            format!("acl-file: {acl}\nacl-server: http://y/"),
+            None,
+            None,
+            Err(78),
+        ),
+    ] {
+        std::fs::write(
+            &config,
+            format!("server: http://h:1\nport: 1\nright: all\n{file}\n"),
+        )
+        .unwrap();
+        let mut process = Process::new(bin("authproxy"));
+        process
+            .arg("--check")
+            .arg("--config")
+            .arg(&config)
+            .args(flag);
+        process.envs(variable.map(|(name, value)| (format!("HOSTKIT_AUTHPROXY_{name}"), value)));
+        let outcome = Outcome::from(process.output().unwrap());
+        match engine {
+            Ok(engine) => assert!(
+                outcome.clone().exits(0).stdout.contains(&engine),
+                "{file} {variable:?} {flag:?}: {outcome:?}"
+            ),
+            Err(code) => drop(outcome.exits(code)),
+        }
+    }
+}
+
+#[test]
+fn a_heading_holds_the_same_flags_in_every_tool() {
+    for tool in tools() {
+        for (heading, flags) in [
+            ("Logging", "console loglevel logstash-format logstash-tags"),
+            ("Admin", "admin"),
+            ("Health", "grace sick-status"),
+        ] {
+            for (verbs, command) in commands(&tool.command) {
+                let under = command
+                    .get_arguments()
+                    .filter(|arg| arg.get_help_heading() == Some(heading));
+                let under: BTreeSet<&str> = under.filter_map(Arg::get_long).collect();
+                let expected: BTreeSet<&str> = flags.split(' ').collect();
+                assert!(
+                    under.is_empty() || under == expected,
+                    "{} {verbs:?} {heading}: {under:?}",
+                    tool.name
+                );
+            }
+        }
+    }
+}
