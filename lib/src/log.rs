@@ -68,7 +68,7 @@ pub fn init(tool: &'static str, level: Level, json: bool, tags: Vec<String>) {
 pub fn job() -> Vec<(&'static str, String)> {
     JOB_VARIABLES
         .iter()
-        .filter_map(|name| Some((*name, std::env::var(name).ok()?)))
+        .filter_map(|name| Some((*name, crate::env::var(name)?)))
         .collect()
 }
 
@@ -88,10 +88,21 @@ pub fn frame(
     line.insert("host".into(), hostname().into());
     line.insert("pid".into(), std::process::id().into());
     line.insert("tags".into(), tags.into());
+    line.retain(|_, value| !is_empty(value));
     for (name, value) in job {
         line.insert((*name).into(), value.clone().into());
     }
     line
+}
+
+/// Whether a field says nothing: such a one is left out of every line.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(values) => values.is_empty(),
+        _ => false,
+    }
 }
 
 struct Format {
@@ -209,6 +220,7 @@ impl Fields {
     fn add(&mut self, field: &Field, value: Value) {
         match (field.name(), value) {
             ("message", Value::String(text)) => self.message = text,
+            (_, value) if is_empty(&value) => {}
             (name, value) => self.rest.push((name.to_owned(), value)),
         }
     }
@@ -237,6 +249,8 @@ impl Visit for Fields {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+
     use super::*;
 
     fn format(json: bool) -> Format {
@@ -276,6 +290,32 @@ mod tests {
             stamp.len() == 24 && stamp.ends_with('Z') && stamp.as_bytes()[19] == b'.',
             "{stamp}"
         );
+    }
+
+    #[test]
+    fn empty_fields_are_left_out_of_lines() {
+        for json in [true, false] {
+            let mut file = tempfile::tempfile().unwrap();
+            let writer = file.try_clone().unwrap();
+            let format = Format {
+                tags: Vec::new(),
+                ..format(json)
+            };
+            let subscriber = tracing_subscriber::fmt()
+                .with_writer(move || writer.try_clone().unwrap())
+                .event_format(format)
+                .finish();
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::error!(because = "", path = %"", bytes = 0, "failed");
+            });
+            let mut line = String::new();
+            file.seek(SeekFrom::Start(0)).unwrap();
+            file.read_to_string(&mut line).unwrap();
+            for name in ["because", "path", "tags"] {
+                assert!(!line.contains(name), "{line}");
+            }
+            assert!(line.contains("bytes"), "0 is a value: {line}");
+        }
     }
 
     #[test]

@@ -60,7 +60,7 @@ fn pages() -> Vec<Page> {
     ]
 }
 
-/// Writes `man/<tool>.<section>` and `bash/<tool>`, `zsh/_<tool>` below `out`.
+/// Writes `man/<tool>.<section>`, one page per verb beside it (`man/<tool>-<verb>.<section>`), and `bash/<tool>`, `zsh/_<tool>` below `out`.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -75,12 +75,10 @@ pub fn write(out: &Path) -> io::Result<()> {
         end,
     } in pages()
     {
-        let mut roff = Vec::new();
-        clap_mangen::Man::new(command.clone())
-            .section(section)
-            .render(&mut roff)?;
-        roff.extend_from_slice(end.as_bytes());
-        fs::write(out.join(format!("man/{name}.{section}")), roff)?;
+        // `help` is not a verb with a page of its own.
+        let mut with_verbs = command.clone().disable_help_subcommand(true);
+        with_verbs.build();
+        write_pages(&out.join("man"), &with_verbs, section, end)?;
         for (shell, path) in [
             (Shell::Bash, format!("bash/{name}")),
             (Shell::Zsh, format!("zsh/_{name}")),
@@ -90,6 +88,26 @@ pub fn write(out: &Path) -> io::Result<()> {
             let script = with_builds(shell, name, String::from_utf8_lossy(&script).into_owned());
             fs::write(out.join(path), script)?;
         }
+    }
+    Ok(())
+}
+
+/// Writes the page of a command, and those of its verbs, which it points to.
+fn write_pages(out: &Path, command: &Command, section: &str, end: &str) -> io::Result<()> {
+    let page = clap_mangen::Man::new(command.clone())
+        .section(section)
+        .source(format!("hostkit {}", hostkit::VERSION));
+    let mut roff = Vec::new();
+    page.render(&mut roff)?;
+    roff.extend_from_slice(end.as_bytes());
+    fs::write(out.join(page.get_filename()), roff)?;
+    let name = command.get_display_name().unwrap_or(command.get_name());
+    let end = format!(
+        ".SH SEE ALSO\n.BR {} ({section})\n",
+        name.replace('-', "\\-")
+    );
+    for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+        write_pages(out, verb, section, &end)?;
     }
     Ok(())
 }
@@ -138,6 +156,50 @@ mod tests {
     }
 
     #[test]
+    fn pages_point_only_to_pages_that_are_written_and_verbs_have_their_flags() {
+        let temp = std::env::temp_dir().join(format!("hostkit-pages-{}", std::process::id()));
+        super::write(&temp).unwrap();
+        let tools: Vec<&str> = super::pages().iter().map(|page| page.name).collect();
+        let mut pointers = 0;
+        for page in std::fs::read_dir(temp.join("man")).unwrap() {
+            let page = page.unwrap().path();
+            let roff = std::fs::read_to_string(&page).unwrap().replace("\\-", "-");
+            for (before, after) in roff
+                .match_indices('(')
+                .map(|(at, _)| (&roff[..at], &roff[at + 1..]))
+            {
+                let name = before
+                    .trim_end_matches(' ')
+                    .rsplit([' ', '\n'])
+                    .next()
+                    .unwrap();
+                let Some((section @ ("1" | "8"), _)) = after.split_once(')') else {
+                    continue;
+                };
+                if tools.iter().any(|tool| name.starts_with(tool)) {
+                    pointers += 1;
+                    let target = temp.join(format!("man/{name}.{section}"));
+                    assert!(
+                        target.exists(),
+                        "{} points to {name}({section})",
+                        page.display()
+                    );
+                }
+            }
+        }
+        assert!(pointers > 40, "{pointers}");
+        for (page, flag) in [
+            ("authproxy-key-new.1", "HOSTKIT_AUTHPROXY_KEY_NEW_RIGHT"),
+            ("s3cache-put.1", "--replace"),
+            ("synapse-journal.8", "HOSTKIT_SYNAPSE_JOURNAL_SINCE"),
+        ] {
+            let roff = std::fs::read_to_string(temp.join("man").join(page)).unwrap();
+            assert!(roff.replace("\\-", "-").contains(flag), "{flag} in {page}");
+        }
+        std::fs::remove_dir_all(&temp).unwrap();
+    }
+
+    #[test]
     fn every_flag_is_in_the_page_and_in_the_completion() {
         let temp = std::env::temp_dir().join(format!("hostkit-packaging-{}", std::process::id()));
         super::write(&temp).unwrap();
@@ -158,6 +220,13 @@ mod tests {
             }
             for heading in ["EXIT STATUS", "FILES", "EXAMPLES"] {
                 assert!(roff.contains(heading), "{heading} of {}", page.name);
+            }
+            for heading in ["OPTIONS", "LOGGING"] {
+                assert!(
+                    roff.contains(&format!(".SH {heading}\n")),
+                    "{heading} of {}",
+                    page.name
+                );
             }
         }
         std::fs::remove_dir_all(&temp).unwrap();

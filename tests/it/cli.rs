@@ -11,12 +11,15 @@ use hostkit_tests::{Outcome, bin};
 /// Set for the process that [`parses_a_line_in_a_process_of_its_own`] is meant for: the tool, and its command line.
 const LINE: &str = "HOSTKIT_TEST_LINE";
 
+/// Flags that are given, and where.
+type Named = Vec<(String, ValueSource)>;
+
 /// One tool: its command, its exclusive flags, and its parser, which tells the flags a line and the environment name.
 struct Cli {
     name: &'static str,
     command: Command,
     exclusive: &'static [&'static [&'static str]],
-    parse: fn(&[&str]) -> Result<Vec<(String, ValueSource)>, clap::Error>,
+    parse: fn(&[&str]) -> Result<Named, clap::Error>,
     /// The shortest line that does something.
     line: &'static str,
 }
@@ -43,7 +46,7 @@ fn tools() -> Vec<Cli> {
 }
 
 /// The flags that are given, of the verb if there is one.
-fn named(matches: &ArgMatches) -> Vec<(String, ValueSource)> {
+fn named(matches: &ArgMatches) -> Named {
     if let Some((_, matches)) = matches.subcommand() {
         return named(matches);
     }

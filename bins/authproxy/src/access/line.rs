@@ -221,6 +221,10 @@ fn timestamp() -> humantime::Rfc3339Timestamp {
 
 /// `,"name":"value"`.
 fn member(to: &mut Vec<u8>, name: &str, value: &str) -> std::io::Result<()> {
+    // As in all our lines, a field that says nothing is left out: the query of `/?`.
+    if value.is_empty() {
+        return Ok(());
+    }
     write!(to, ",\"{name}\":")?;
     serde_json::to_writer(to, value)?;
     Ok(())

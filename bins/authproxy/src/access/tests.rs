@@ -127,6 +127,8 @@ fn a_json_line_is_a_logstash_object() {
     assert_eq!(line["tags"], serde_json::json!(["eight_ball"]));
     assert!(line["@timestamp"].is_string() && line["pid"].is_u64() && line["host"].is_string());
     assert!(line.get("refusal").is_none() && line.get("mark").is_none());
+    let line = json(&self::line(Shape::Json, INSIDE, "/?", |_| {}));
+    assert!(line.get("query").is_none(), "an empty field: {line}");
 }
 
 #[test]
