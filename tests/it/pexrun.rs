@@ -174,28 +174,34 @@ fn zip_behind(script: &str, entry: &[u8]) -> Vec<u8> {
 
 /// The smallest zip with an (empty) file in it.
 fn zip(entry: &[u8]) -> Vec<u8> {
-    let length = u8::try_from(entry.len()).unwrap();
-    let local = [
-        b"PK\x03\x04\x0a\0".as_slice(),
-        &[0; 20],
-        &[length, 0, 0, 0],
-        entry,
-    ]
-    .concat();
-    let central = [
-        b"PK\x01\x02\x0a\0\x0a\0".as_slice(),
-        &[0; 20],
-        &[length, 0],
-        &[0; 16],
-        entry,
-    ]
-    .concat();
-    let (at, size) = (local.len() as u32, central.len() as u32);
-    let mut end = b"PK\x05\x06\0\0\0\0\x01\0\x01\0".to_vec();
-    end.extend(size.to_le_bytes());
-    end.extend(at.to_le_bytes());
-    end.extend([0; 2]);
-    [local, central, end].concat()
+    zip_of([entry])
+}
+
+/// A zip of empty files.
+fn zip_of<T: AsRef<[u8]>>(entries: impl IntoIterator<Item = T>) -> Vec<u8> {
+    let (mut bytes, mut central, mut count) = (Vec::new(), Vec::new(), 0_u16);
+    for entry in entries {
+        let (entry, at) = (entry.as_ref(), bytes.len() as u32);
+        let length = u8::try_from(entry.len()).unwrap();
+        bytes.extend(b"PK\x03\x04\x0a\0");
+        bytes.extend([0; 20]);
+        bytes.extend([length, 0, 0, 0]);
+        bytes.extend(entry);
+        central.extend(b"PK\x01\x02\x0a\0\x0a\0");
+        central.extend([0; 20]);
+        central.extend([length, 0]);
+        central.extend([0; 12]);
+        central.extend(at.to_le_bytes());
+        central.extend(entry);
+        count += 1;
+    }
+    let (at, size) = (bytes.len() as u32, central.len() as u32);
+    bytes.extend(central);
+    bytes.extend(b"PK\x05\x06\0\0\0\0");
+    bytes.extend([count.to_le_bytes(), count.to_le_bytes()].concat());
+    bytes.extend([size.to_le_bytes(), at.to_le_bytes()].concat());
+    bytes.extend([0; 2]);
+    bytes
 }
 
 fn open_to_all(path: &Path) {

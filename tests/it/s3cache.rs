@@ -172,7 +172,7 @@ fn mix(seed: u64) -> u64 {
 }
 
 /// Every regular file below a directory.
-fn every_file(directory: &Path) -> Vec<PathBuf> {
+pub(crate) fn every_file(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).into_iter().flatten() {
         let entry = entry.unwrap();

@@ -52,7 +52,7 @@ impl Launch {
         } else {
             let mut command = Command::new(&path);
             command.args(args);
-            if let Some((root, lease)) = pex_root(config, &blob.file) {
+            if let Some((root, lease)) = pex_root(config, &blob) {
                 command.env("PEX_ROOT", root);
                 leases.push(lease);
             }
@@ -127,10 +127,8 @@ fn is_elf(file: &File) -> bool {
 
 /// Where pexes unpack themselves so that it outlives the sandbox, with the lock that keeps gc away. Only a directory
 /// that is the caller's alone: what lies there is run.
-fn pex_root(config: &Config, file: &File) -> Option<(PathBuf, File)> {
-    if config.pex_root == PexRoot::Keep
-        || std::env::var_os("PEX_ROOT").is_some()
-        || !s3cache::verify::is_pex(file)
+fn pex_root(config: &Config, blob: &Blob) -> Option<(PathBuf, File)> {
+    if config.pex_root == PexRoot::Keep || std::env::var_os("PEX_ROOT").is_some() || !blob.is_pex()
     {
         return None;
     }
@@ -166,7 +164,7 @@ fn pex_root(config: &Config, file: &File) -> Option<(PathBuf, File)> {
 /// It cannot be executed (exit 126), or its interpreter failed (exit 125).
 pub fn warm(config: &Config, blob: Blob) -> Result<Exit, Failure> {
     let path = blob.path.clone();
-    if !s3cache::verify::is_pex(&blob.file) {
+    if !blob.is_pex() {
         debug!(
             "{} is not a pex: there is nothing to unpack",
             path.display()

@@ -508,6 +508,7 @@ pub(crate) fn new_entry(
             std::process::id()
         ),
         vouched,
+        pex: None,
         stamp,
     }
 }

@@ -13,6 +13,7 @@ pub mod environment;
 pub mod fetch;
 pub mod flight;
 pub mod hasher;
+pub mod pex;
 mod presigned;
 pub mod progress;
 pub mod s3_access;

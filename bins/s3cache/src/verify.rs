@@ -101,16 +101,6 @@ pub fn archive(source: &Source, name: &str, file: &File) -> Result<(), Failure> 
     }
 }
 
-/// Whether the open file is a pex as the pex tool builds it, and not only a zip that Python runs.
-#[must_use]
-pub fn is_pex(file: &File) -> bool {
-    let Ok(reader) = file.try_clone() else {
-        return false;
-    };
-    zip::ZipArchive::new(BufReader::new(reader))
-        .is_ok_and(|archive| archive.index_for_name("PEX-INFO").is_some())
-}
-
 fn broken(source: &Source, extension: &str, why: String) -> Failure {
     Failure::new(
         Exit::CORRUPT,

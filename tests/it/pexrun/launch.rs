@@ -4,9 +4,9 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use hostkit_tests::host::{Tmpfs, is_root};
-use hostkit_tests::{Running, or_skip, skip};
+use hostkit_tests::{Running, or_skip, skip, which};
 
-use super::{HASH, Host, pex, pex_program, program, zip};
+use super::{HASH, Host, Outcome, pex, pex_program, program, zip, zip_of};
 
 /// A build that says it runs and ends with its stdin.
 const WAITS: &str = "echo runs; read line";
@@ -172,4 +172,57 @@ fn a_build_that_is_still_open_for_writing_is_waited_for() {
     drop(open.unwrap());
     let outcome = super::Outcome::from(child.wait_with_output().unwrap());
     outcome.exits(0).prints("ran\n");
+}
+
+#[test]
+fn warm_start_costs_the_same_for_a_pex_of_any_number_of_files() {
+    let Some(strace) = or_skip("system calls of a start", which("strace")) else {
+        return;
+    };
+    let host = Host::new();
+    // System calls, and bytes read.
+    let start = |job: &str| -> (usize, u64) {
+        let trace = host.path("trace");
+        let mut command = host.program(&strace);
+        command.args(["-qq", "-e", "signal=none", "-o"]).arg(&trace);
+        command.arg(hostkit_tests::bin("pexrun")).args([job, HASH]);
+        let outcome = Outcome::from(command.output().unwrap()).exits(0);
+        outcome.prints(&format!("{}\n", host.pex_root().display()));
+        let trace = std::fs::read_to_string(trace).unwrap();
+        let read = |call: &&str| {
+            ["read(", "pread64(", "readv("]
+                .iter()
+                .any(|name| call.starts_with(name))
+        };
+        let bytes = trace
+            .lines()
+            .filter(read)
+            .map(|call| call.rsplit(" = ").next().unwrap().parse().unwrap_or(0));
+        (trace.lines().count(), bytes.sum())
+    };
+    let [few, many] = [300, 30_000].map(|count| {
+        let job = format!("job{count:05}");
+        let names = (1..count).map(|n| format!("module_{n}.py"));
+        let zip = zip_of(names.chain(["PEX-INFO".to_owned()]));
+        let script = b"#!/bin/sh\necho $PEX_ROOT\nexit\n".to_vec();
+        host.publish(&pex(&job, HASH), [script, zip].concat());
+        host.pexrun(["--fetch-only", &job, HASH]).exits(0);
+        let warm = start(&job);
+        // An entry of an s3cache that did not look yet costs that once.
+        let index = host.share().join("index/v1");
+        for file in crate::s3cache::every_file(&index) {
+            let text = std::fs::read_to_string(&file).unwrap();
+            if text.contains(&job) {
+                assert!(text.contains("\"pex\":true,"), "{text}");
+                std::fs::write(&file, text.replace("\"pex\":true,", "")).unwrap();
+            }
+        }
+        let old = start(&job);
+        assert!(old.1 > warm.1, "{old:?} {warm:?}");
+        assert_eq!(start(&job), warm);
+        warm
+    });
+    assert_eq!(few.0, many.0, "system calls");
+    // The index entry holds the length of the pex.
+    assert!(many.1.abs_diff(few.1) < 20, "{few:?} {many:?}");
 }

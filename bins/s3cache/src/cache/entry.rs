@@ -26,6 +26,9 @@ pub struct Entry {
     pub fetch_id: String,
     /// Who vouched for the digest: `flag`, `sidecar`, `store`, or nobody.
     pub vouched: Option<String>,
+    /// Whether the blob is a pex; absent in entries of an s3cache that did not look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pex: Option<bool>,
     /// The blob's stamp when its digest was last known to be right.
     pub stamp: Stamp,
 }

@@ -21,7 +21,7 @@ use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
 use super::entry::{Entry, Stamp};
-use crate::digest;
+use crate::{digest, pex};
 
 /// The version of the index, lock and partial formats.
 const FORMAT: &str = "v1";
@@ -41,6 +41,14 @@ pub struct Blob {
     pub path: PathBuf,
 }
 
+impl Blob {
+    /// Whether it is a pex. Another user's entry that does not say is not changed, and the blob looked at.
+    #[must_use]
+    pub fn is_pex(&self) -> bool {
+        self.entry.pex.unwrap_or_else(|| pex::is_pex(&self.file))
+    }
+}
+
 /// What an index entry turned out to be worth.
 #[derive(Debug)]
 pub enum Lookup {
@@ -49,7 +57,7 @@ pub enum Lookup {
     /// There is no such entry, or its blob is gone.
     Miss,
     /// The blob had changed; it was put aside.
-    Corrupt(Entry),
+    Corrupt(Box<Entry>),
 }
 
 impl Lookup {
@@ -216,18 +224,24 @@ impl Share {
             return Ok(Lookup::Miss);
         };
         let stamp = Stamp::of(&file.metadata()?);
+        let mut changed = false;
         if stamp != entry.stamp {
             let length = file.metadata()?.len();
             if length != entry.size || digest::of_file(&file, length)? != entry.sha256 {
                 self.quarantine(key, &entry)?;
-                return Ok(Lookup::Corrupt(entry));
+                return Ok(Lookup::Corrupt(Box::new(entry)));
             }
             tracing::debug!(path = %path.display(), "the file's stamp changed, its bytes did not");
             entry.stamp = stamp;
-            if self.own {
-                // Without it the next run reads the blob again, and that is all.
-                let _ = self.write_entry(key, &entry);
-            }
+            changed = true;
+        }
+        if self.own && entry.pex.is_none() {
+            entry.pex = Some(pex::is_pex(&file));
+            changed = true;
+        }
+        if self.own && changed {
+            // Without it the next run reads the blob again, and that is all.
+            let _ = self.write_entry(key, &entry);
         }
         if self.own {
             self.touch(&entry.sha256);
@@ -283,7 +297,7 @@ impl Share {
 
     /// Moves the verified file `name` of `from` in as a blob and enters it in the index. `file` is that file, open for
     /// reading only, as nobody may have it open for writing any more: the kernel does not execute such a file.
-    /// The entry's stamp is set here, because moving changes it.
+    /// The entry's stamp is set here, because moving changes it, and whether it is a pex.
     ///
     /// # Errors
     /// As fsync(2), renameat(2) and [`Dir::write_atomic`]. Nothing unverified becomes visible at any moment.
@@ -337,6 +351,7 @@ impl Share {
         for made in dirs {
             made.sync()?;
         }
+        entry.pex = Some(pex::is_pex(file));
         entry.stamp = Stamp::of(&file.metadata()?);
         self.write_entry(key, entry)
     }
