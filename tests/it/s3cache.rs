@@ -23,6 +23,7 @@ mod freshness;
 mod https;
 mod integrity;
 mod kills;
+mod proxy;
 mod publish;
 mod replies;
 mod s3;

@@ -1,9 +1,7 @@
-//! https and proxies: whom s3cache trusts, what it shows, and that each failure names its remedy.
+//! https: whom s3cache trusts, what it shows, and that each failure names its remedy.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 
 use hostkit_tests::nginx::Nginx;
 use hostkit_tests::or_skip;
@@ -184,70 +182,4 @@ fn nginx_serves_over_tls() {
             .any(|line| line.starts_with("HEAD /static.bin 304 0")),
         "{log:?}"
     );
-}
-
-#[test]
-fn a_proxy_of_the_environment_is_asked_for_plain_http() {
-    let (host, proxy) = (Host::new(), Origin::start());
-    proxy.put(PATH, "through the proxy");
-    let address = proxy.url("");
-    let env = [("http_proxy".to_owned(), address)];
-    let url = format!("http://artifacts.invalid{PATH}");
-    host.s3cache_env([&url, "--copy-to=out"], &env).exits(0);
-    assert_eq!(host.read("out"), b"through the proxy");
-    let direct = [
-        env[0].clone(),
-        ("no_proxy".to_owned(), "artifacts.invalid".to_owned()),
-    ];
-    Host::new().s3cache_env([&url], &direct).exits(69);
-    assert_eq!(proxy.requests().len(), 2, "artifact and sidecar");
-}
-
-/// Reads one CONNECT, joins both ends, and returns the line that asked.
-fn tunnel(mut client: TcpStream) -> String {
-    let mut reader = BufReader::new(client.try_clone().unwrap());
-    let mut line = String::new();
-    reader.read_line(&mut line).unwrap();
-    let mut rest = String::new();
-    while reader.read_line(&mut rest).unwrap() > 2 {}
-    let target = line.split(' ').nth(1).unwrap();
-    let mut server = TcpStream::connect(target).unwrap();
-    client
-        .write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        .unwrap();
-    let (mut from, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-    std::thread::spawn(move || copy(&mut from, &mut to));
-    std::thread::spawn(move || copy(&mut client, &mut server));
-    line
-}
-
-fn copy(from: &mut TcpStream, to: &mut TcpStream) {
-    let mut piece = [0; 16 << 10];
-    while let Ok(got @ 1..) = from.read(&mut piece) {
-        if to.write_all(&piece[..got]).is_err() {
-            return;
-        }
-    }
-}
-
-#[test]
-fn a_proxy_of_the_environment_tunnels_https() {
-    let (host, authority) = (Host::new(), Authority::new());
-    let origin = origin(&authority);
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let proxy = format!("http://{}", listener.local_addr().unwrap());
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let log = asked.clone();
-    std::thread::spawn(move || {
-        for client in listener.incoming() {
-            log.lock().unwrap().push(tunnel(client.unwrap()));
-        }
-    });
-    let ca = format!("--ca-file={}", authority.ca().display());
-    let env = [("HTTPS_PROXY".to_owned(), proxy)];
-    host.s3cache_env([&origin.url(PATH), &ca, "--copy-to=out"], &env)
-        .exits(0);
-    assert_eq!(host.read("out"), b"over TLS");
-    let expected = format!("CONNECT 127.0.0.1:{} HTTP/1.1\r\n", origin.port());
-    assert_eq!(asked.lock().unwrap().first(), Some(&expected));
 }

@@ -3,6 +3,7 @@
 //! Proxies come from the environment, credentials from `~/.netrc`, certificates from flags.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hostkit::{Exit, Failure};
@@ -12,10 +13,12 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
 
+use super::proxy::{InvalidProxy, Proxies};
 use super::{
     Body, Boxed, Get, Head, Kind, Meta, ObjectStore, Reply, StoreError, Visitor, cause_of,
     of_status,
 };
+use crate::environment::Environment;
 use crate::settings::Access;
 use crate::source::Source;
 
@@ -28,6 +31,7 @@ const REDIRECTS: usize = 5;
 #[derive(Debug)]
 pub struct HttpStore {
     client: reqwest::Client,
+    proxies: Arc<Proxies>,
 }
 
 impl HttpStore {
@@ -36,21 +40,29 @@ impl HttpStore {
     /// # Errors
     /// A certificate file cannot be read or used (exit 78).
     pub fn new(access: &Access) -> Result<Self, Failure> {
+        let proxies = Arc::new(Proxies::of(&Environment::of_process()));
+        let rules = proxies.clone();
+        let through =
+            reqwest::Proxy::custom(move |url| rules.proxy_for(url).ok().flatten().cloned());
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls(access)?)
+            .proxy(through)
             .user_agent(concat!("s3cache/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(redirect::Policy::custom(follow))
             .referer(false)
             .build()
             .map_err(|error| Failure::new(Exit::CONFIG, "cannot set up https").because(error))?;
-        Ok(Self { client })
+        Ok(Self { client, proxies })
     }
 
     fn request(&self, method: Method, source: &Source) -> Result<RequestBuilder, StoreError> {
         let Source::Http(url) = source else {
             return Err(StoreError::new(Kind::Fatal, "not a URL"));
         };
+        self.proxies
+            .proxy_for(url)
+            .map_err(InvalidProxy::to_store_error)?;
         let request = self.client.request(method, url.clone());
         Ok(match credentials(url)? {
             Some((login, password)) => request.basic_auth(login, Some(password)),

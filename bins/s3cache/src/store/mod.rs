@@ -3,6 +3,7 @@
 mod bounded;
 pub mod file;
 pub mod http;
+mod proxy;
 pub mod s3;
 
 use std::future::Future;

@@ -19,10 +19,12 @@ use aws_smithy_types::base64;
 use hostkit::{Exit, Failure};
 
 use super::bounded::{BoundedClient, ReplyTooLong};
+use super::proxy::{self, InvalidProxy, Proxies};
 use super::{
     Body, Boxed, Checksum, Crc, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError,
     Visitor, cause_of, http, of_status,
 };
+use crate::environment::Environment;
 use crate::settings::Access;
 use crate::source::Source;
 
@@ -45,16 +47,15 @@ impl S3Store {
     /// # Errors
     /// The CA file cannot be used (exit 78).
     pub async fn new(access: &Access, timeout: Duration) -> Result<Self, Failure> {
-        let http = aws_smithy_http_client::Builder::new().tls_provider(tls::Provider::Rustls(
-            tls::rustls_provider::CryptoMode::Ring,
-        ));
         let s3 = access.s3()?;
-        let http = match &s3.ca_file {
-            Some(file) => http.tls_context(trust(file)?),
-            None => http,
+        let context = match &s3.ca_file {
+            Some(file) => trust(file)?,
+            None => tls::TlsContext::default(),
         };
+        let proxies = Proxies::of(&Environment::of_process());
+        let http = proxy::sdk_client(proxies, &context);
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(BoundedClient(http.build_https()))
+            .http_client(BoundedClient(http))
             .profile_name(&s3.profile)
             .profile_files(s3.files.for_sdk())
             .retry_config(RetryConfig::standard())
@@ -389,6 +390,7 @@ where
                 .remedy("set AWS_PROFILE or AWS_ACCESS_KEY_ID, or --no-sign-request for a public bucket")
         }
         (_, None) if let Some(error) = cause_of(&error) => http::explain_tls(error, "the S3 endpoint"),
+        (_, None) if let Some(error) = cause_of::<InvalidProxy>(&error) => error.to_store_error(),
         (_, None) if cause_of::<ReplyTooLong>(&error).is_some() => {
             StoreError::new(Kind::Fatal, "the reply of S3 is too long")
                 .remedy("check that the endpoint is an S3 service")

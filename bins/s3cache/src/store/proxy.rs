@@ -1,0 +1,331 @@
+//! Which proxy a request goes through: one decision from the environment for every client of the tool, by curl's rules.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::{Builder, Connector, tls};
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::{
+    RuntimeComponents, RuntimeComponentsBuilder,
+};
+use aws_smithy_types::config_bag::ConfigBag;
+use hyper_util::client::proxy::matcher::Matcher;
+use url::{Host, Url};
+
+use super::{Kind, StoreError};
+use crate::environment::Environment;
+
+/// Where the metadata service and the agents that hand out credentials are, beside the link-local addresses: the
+/// instance's own and that of EKS, both over IPv6.
+const CREDENTIAL_HOSTS: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),
+];
+/// The variables that name an endpoint which hands out credentials.
+const CREDENTIAL_ENDPOINTS: [&str; 2] = [
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+];
+
+/// A variable that names no proxy which can be used.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{variable} does not name an http or https proxy")]
+pub(super) struct InvalidProxy {
+    variable: &'static str,
+}
+
+impl InvalidProxy {
+    /// What a request ends with that would have to go through it.
+    pub(super) fn to_store_error(&self) -> StoreError {
+        StoreError::new(Kind::Fatal, self.to_string())
+            .remedy("write http://host:port (SOCKS is not supported), or add the host to NO_PROXY")
+    }
+}
+
+/// The proxies of the environment and what goes past them.
+#[derive(Debug)]
+pub(super) struct Proxies {
+    http: Option<Result<Url, InvalidProxy>>,
+    https: Option<Result<Url, InvalidProxy>>,
+    /// Intercepts what `NO_PROXY` does not name.
+    no_proxy: Matcher,
+    /// Host and port of endpoints that hand out credentials.
+    direct: Vec<(String, Option<u16>)>,
+}
+
+impl Proxies {
+    /// Reads the variables of curl, in capitals first.
+    #[must_use]
+    pub(super) fn of(env: &Environment) -> Self {
+        let proxy = |names: &[&'static str]| {
+            let named = names.iter().find_map(|name| Some((*name, env.get(name)?)));
+            named.map(|(variable, text)| proxy_url(text).ok_or(InvalidProxy { variable }))
+        };
+        // A CGI program gets the header `Proxy` of its client as HTTP_PROXY.
+        let http: &[_] = if env.get("REQUEST_METHOD").is_some() {
+            &["http_proxy", "ALL_PROXY", "all_proxy"]
+        } else {
+            &["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
+        };
+        let excluded = env.get("NO_PROXY").or_else(|| env.get("no_proxy"));
+        Self {
+            http: proxy(http),
+            https: proxy(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]),
+            no_proxy: Matcher::builder()
+                .all("http://proxy")
+                .no(excluded.unwrap_or_default())
+                .build(),
+            direct: CREDENTIAL_ENDPOINTS
+                .iter()
+                .filter_map(|name| Url::parse(env.get(name)?).ok())
+                .filter_map(|url| Some((url.host_str()?.to_owned(), url.port_or_known_default())))
+                .collect(),
+        }
+    }
+
+    /// The proxy of a request, `None` when it goes to its host directly.
+    ///
+    /// # Errors
+    /// The variable that holds for it names none that can be used.
+    pub(super) fn proxy_for(&self, url: &Url) -> Result<Option<&Url>, &InvalidProxy> {
+        let proxy = match url.scheme() {
+            "http" => &self.http,
+            "https" => &self.https,
+            _ => &None,
+        };
+        match proxy {
+            Some(proxy) if !self.goes_direct(url) => proxy.as_ref().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn goes_direct(&self, url: &Url) -> bool {
+        let (Some(host), Some(name)) = (url.host(), url.host_str()) else {
+            return true;
+        };
+        let port = url.port_or_known_default();
+        is_local(&host)
+            || self
+                .direct
+                .iter()
+                .any(|(host, at)| host == name && *at == port)
+            || format!("http://{name}")
+                .parse()
+                .is_ok_and(|uri| self.no_proxy.intercept(&uri).is_none())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.http.is_none() && self.https.is_none()
+    }
+}
+
+/// This host, its link, and the addresses that hand out credentials: a proxy would reach another host there.
+fn is_local(host: &Host<&str>) -> bool {
+    let v4 = |ip: Ipv4Addr| ip.is_loopback() || ip.is_link_local() || ip.is_unspecified();
+    match host {
+        Host::Domain(name) => *name == "localhost" || name.ends_with(".localhost"),
+        Host::Ipv4(ip) => v4(*ip),
+        Host::Ipv6(ip) => match ip.to_ipv4_mapped() {
+            Some(ip) => v4(ip),
+            None => {
+                ip.is_loopback()
+                    || ip.is_unspecified()
+                    || ip.is_unicast_link_local()
+                    || CREDENTIAL_HOSTS.contains(ip)
+            }
+        },
+    }
+}
+
+/// A proxy as people write it: `http` is assumed where no scheme stands.
+fn proxy_url(text: &str) -> Option<Url> {
+    let text = text.trim();
+    let url = if text.contains("://") {
+        Url::parse(text)
+    } else {
+        Url::parse(&format!("http://{text}"))
+    };
+    url.ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+}
+
+/// The SDK's HTTP client, with the TLS settings of one run, that sends each request as [`Proxies`] decide.
+pub(super) fn sdk_client(proxies: Proxies, context: &tls::TlsContext) -> SharedHttpClient {
+    let provider = || tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
+    let direct = Builder::new()
+        .tls_provider(provider())
+        .tls_context(context.clone())
+        .build_https();
+    if proxies.is_empty() {
+        return direct;
+    }
+    let named = [&proxies.http, &proxies.https].into_iter().flatten();
+    let through = named
+        .filter_map(|proxy| proxy.as_ref().ok())
+        .filter_map(|url| {
+            let config = ProxyConfig::all(url.as_str()).ok()?;
+            let context = context.clone();
+            let client = Builder::new().build_with_connector_fn(move |settings, components| {
+                let mut connector = Connector::builder().proxy_config(config.clone());
+                connector.set_connector_settings(settings.cloned());
+                connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+                let connector = connector.tls_provider(provider());
+                connector.tls_context(context.clone()).build()
+            });
+            Some((url.clone(), client))
+        })
+        .collect();
+    SharedHttpClient::new(ProxiedClient {
+        proxies: Arc::new(proxies),
+        direct,
+        through,
+    })
+}
+
+#[derive(Debug)]
+struct ProxiedClient {
+    proxies: Arc<Proxies>,
+    direct: SharedHttpClient,
+    through: Vec<(Url, SharedHttpClient)>,
+}
+
+impl HttpClient for ProxiedClient {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        let through = self.through.iter().map(|(proxy, client)| {
+            let connector = client.http_connector(settings, components);
+            (proxy.clone(), connector)
+        });
+        SharedHttpConnector::new(ProxiedConnector {
+            proxies: self.proxies.clone(),
+            direct: self.direct.http_connector(settings, components),
+            through: through.collect(),
+        })
+    }
+
+    fn validate_base_client_config(
+        &self,
+        components: &RuntimeComponentsBuilder,
+        config: &ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.direct.validate_base_client_config(components, config)
+    }
+
+    fn validate_final_config(
+        &self,
+        components: &RuntimeComponents,
+        config: &ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.direct.validate_final_config(components, config)
+    }
+
+    fn connector_metadata(&self) -> Option<ConnectorMetadata> {
+        self.direct.connector_metadata()
+    }
+}
+
+#[derive(Debug)]
+struct ProxiedConnector {
+    proxies: Arc<Proxies>,
+    direct: SharedHttpConnector,
+    through: Vec<(Url, SharedHttpConnector)>,
+}
+
+impl HttpConnector for ProxiedConnector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let proxy = match Url::parse(request.uri()) {
+            Ok(url) => self.proxies.proxy_for(&url).map_err(Clone::clone),
+            Err(_) => Ok(None),
+        };
+        let connector = match proxy {
+            Ok(None) => Some(&self.direct),
+            Ok(Some(proxy)) => {
+                let found = self.through.iter().find(|(url, _)| url == proxy);
+                found.map(|(_, connector)| connector)
+            }
+            Err(error) => {
+                return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into())));
+            }
+        };
+        match connector {
+            Some(connector) => connector.call(request),
+            None => HttpConnectorFuture::ready(Err(ConnectorError::user("no such proxy".into()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_rule_decides_for_every_client() {
+        // Variables, URL, then the proxy, `-` for none, `!` and the variable for one that cannot be used.
+        let table = "\
+            | http://h/ | -
+            HTTP_PROXY=http://p:3128 | http://h/ | http://p:3128/
+            HTTP_PROXY=http://p:3128 | https://h/ | -
+            http_proxy=p:3128 | http://h/ | http://p:3128/
+            HTTP_PROXY= http_proxy=p:3128 | http://h/ | http://p:3128/
+            HTTPS_PROXY=https://me:pw@p | https://h/ | https://me:pw@p/
+            https_proxy=http://p | https://s3.eu-west-1.amazonaws.com/b/k | http://p/
+            ALL_PROXY=http://p | https://h/ | http://p/
+            ALL_PROXY=http://all HTTP_PROXY=http://p | http://h/ | http://p/
+            ALL_PROXY=socks5://p | http://h/ | !ALL_PROXY
+            HTTPS_PROXY=:// | https://h/ | !HTTPS_PROXY
+            ALL_PROXY=socks5://p NO_PROXY=h | http://h/ | -
+            HTTP_PROXY=http://p REQUEST_METHOD=GET | http://h/ | -
+            HTTP_PROXY=http://p http_proxy=http://q REQUEST_METHOD=GET | http://h/ | http://q/
+            ALL_PROXY=http://p NO_PROXY=example.org | http://a.example.org/ | -
+            ALL_PROXY=http://p NO_PROXY=.example.org | http://example.org/ | -
+            ALL_PROXY=http://p NO_PROXY=example.org | http://notexample.org/ | http://p/
+            ALL_PROXY=http://p NO_PROXY=example.org | http://EXAMPLE.org:8080/ | -
+            ALL_PROXY=http://p no_proxy=a,10.0.0.0/8 | http://10.2.3.4:9000/ | -
+            ALL_PROXY=http://p NO_PROXY=10.0.0.0/8 | http://11.2.3.4/ | http://p/
+            ALL_PROXY=http://p NO_PROXY=fd00::/8 | http://[fd00::1]:9000/ | -
+            ALL_PROXY=http://p NO_PROXY=* | https://h/ | -
+            ALL_PROXY=http://p | http://127.0.0.1:9000/ | -
+            ALL_PROXY=http://p | http://127.9.9.9/ | -
+            ALL_PROXY=http://p | http://LOCALHOST:9000/ | -
+            ALL_PROXY=http://p | http://minio.localhost/ | -
+            ALL_PROXY=http://p | http://notlocalhost/ | http://p/
+            ALL_PROXY=http://p | http://[::1]:9000/ | -
+            ALL_PROXY=http://p | http://[::ffff:127.0.0.1]/ | -
+            ALL_PROXY=http://p | http://0.0.0.0/ | -
+            ALL_PROXY=http://p | http://169.254.169.254/latest | -
+            ALL_PROXY=http://p | http://169.254.170.2/v2 | -
+            ALL_PROXY=http://p | http://169.254.170.23/v1 | -
+            ALL_PROXY=http://p | http://[fe80::1]/ | -
+            ALL_PROXY=http://p | http://[fd00:ec2::254]/ | -
+            ALL_PROXY=http://p | http://[fd00:ec2::23]/ | -
+            ALL_PROXY=http://p | http://[fd00:ec2::24]/ | http://p/
+            ALL_PROXY=http://p AWS_CONTAINER_CREDENTIALS_FULL_URI=http://agent:81/x | http://agent:81/x | -
+            ALL_PROXY=http://p AWS_CONTAINER_CREDENTIALS_FULL_URI=http://agent:81/x | http://agent/ | http://p/
+            ALL_PROXY=http://p AWS_EC2_METADATA_SERVICE_ENDPOINT=http://imds | http://imds/latest | -";
+        for row in table.lines() {
+            let [variables, url, expected]: [&str; 3] =
+                row.split('|').collect::<Vec<_>>().try_into().unwrap();
+            let variables = variables
+                .split_whitespace()
+                .filter_map(|pair| pair.split_once('='));
+            let env = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let proxies = Proxies::of(&env.collect());
+            let found = match proxies.proxy_for(&Url::parse(url.trim()).unwrap()) {
+                Ok(proxy) => proxy.map_or("-".to_owned(), Url::to_string),
+                Err(error) => format!("!{}", error.variable),
+            };
+            assert_eq!(found, expected.trim(), "{row}");
+        }
+    }
+}
