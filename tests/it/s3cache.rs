@@ -23,6 +23,7 @@ mod freshness;
 mod https;
 mod integrity;
 mod kills;
+mod netrc;
 mod proxy;
 mod publish;
 mod replies;

@@ -6,13 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_smithy_types::base64;
 use hostkit::{Exit, Failure};
-use reqwest::header::{self, HeaderMap};
+use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, StatusCode, redirect};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use url::Url;
+use tokio::sync::OnceCell;
 
+use super::netrc::{Login, Netrc};
 use super::proxy::{InvalidProxy, Proxies};
 use super::{
     Body, Boxed, Get, Head, Kind, Meta, ObjectStore, Reply, StoreError, Visitor, cause_of,
@@ -32,6 +34,7 @@ const REDIRECTS: usize = 5;
 pub struct HttpStore {
     client: reqwest::Client,
     proxies: Arc<Proxies>,
+    netrc: OnceCell<Option<Netrc>>,
 }
 
 impl HttpStore {
@@ -53,10 +56,14 @@ impl HttpStore {
             .referer(false)
             .build()
             .map_err(|error| Failure::new(Exit::CONFIG, "cannot set up https").because(error))?;
-        Ok(Self { client, proxies })
+        Ok(Self {
+            client,
+            proxies,
+            netrc: OnceCell::new(),
+        })
     }
 
-    fn request(&self, method: Method, source: &Source) -> Result<RequestBuilder, StoreError> {
+    async fn request(&self, method: Method, source: &Source) -> Result<RequestBuilder, StoreError> {
         let Source::Http(url) = source else {
             return Err(StoreError::new(Kind::Fatal, "not a URL"));
         };
@@ -64,8 +71,13 @@ impl HttpStore {
             .proxy_for(url)
             .map_err(InvalidProxy::to_store_error)?;
         let request = self.client.request(method, url.clone());
-        Ok(match credentials(url)? {
-            Some((login, password)) => request.basic_auth(login, Some(password)),
+        let netrc = self.netrc.get_or_try_init(Netrc::read).await?.as_ref();
+        let login = match (netrc, url.host_str()) {
+            (Some(netrc), Some(host)) => netrc.login(host)?,
+            _ => None,
+        };
+        Ok(match login {
+            Some(login) => request.header(header::AUTHORIZATION, basic(&login)?),
             None => request,
         })
     }
@@ -113,8 +125,8 @@ impl HttpStore {
         range: Option<(u64, u64)>,
         condition: Option<(header::HeaderName, &str)>,
     ) -> Result<reqwest::Response, StoreError> {
-        let request = |range: Option<(u64, u64)>| -> Result<RequestBuilder, StoreError> {
-            let mut request = self.request(Method::GET, source)?;
+        let request = async |range: Option<(u64, u64)>| -> Result<RequestBuilder, StoreError> {
+            let mut request = self.request(Method::GET, source).await?;
             if let Some((first, last)) = range {
                 request = request.header(header::RANGE, format!("bytes={first}-{last}"));
             }
@@ -123,12 +135,12 @@ impl HttpStore {
             }
             Ok(request)
         };
-        match self.send(request(range)?, source).await {
+        match self.send(request(range).await?, source).await {
             // An empty object has no first byte to ask for (RFC 9110 section 15.5.17).
             Err(error)
                 if range.is_some_and(|(first, _)| first == 0) && error.status == Some(416) =>
             {
-                self.send(request(None)?, source).await
+                self.send(request(None).await?, source).await
             }
             other => other,
         }
@@ -140,7 +152,7 @@ impl HttpStore {
         source: &Source,
         unless: Option<&str>,
     ) -> Result<reqwest::Response, StoreError> {
-        let mut request = self.request(Method::HEAD, source)?;
+        let mut request = self.request(Method::HEAD, source).await?;
         if let Some(tag) = unless {
             request = request.header(header::IF_NONE_MATCH, tag);
         }
@@ -289,39 +301,13 @@ fn unusable(file: &Path, why: impl Into<Box<dyn std::error::Error + Send + Sync>
         .because(why)
 }
 
-/// The login for a host from `$NETRC` or `~/.netrc`; a broken file is an error, not a login less.
-fn credentials(url: &Url) -> Result<Option<(String, String)>, StoreError> {
-    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".netrc"));
-    let Some(path) = std::env::var_os("NETRC").map(Into::into).or_else(home) else {
-        return Ok(None);
-    };
-    let broken = |why: String| {
-        StoreError::new(Kind::Denied, format!("cannot use {}", path.display()))
-            .remedy("mend it or remove it")
-            .because(why)
-    };
-    let file = match std::fs::File::open(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|error| broken(error.to_string()))?,
-    };
-    let file = netrc::Netrc::parse(std::io::BufReader::new(file)).map_err(|error| match error {
-        // What the file says between the quotes may be a password.
-        netrc::Error::Io(error) => broken(error.to_string()),
-        netrc::Error::Parse(_, line) => broken(format!("line {line} is not understood")),
-    })?;
-    let named = |host: &str| {
-        file.hosts
-            .iter()
-            .find(|(name, _)| name == host)
-            .map(|(_, machine)| machine)
-    };
-    let machine = url.host_str().and_then(named).or(file.default.as_ref());
-    Ok(machine.map(|machine| {
-        (
-            machine.login.clone(),
-            machine.password.clone().unwrap_or_default(),
-        )
-    }))
+/// The header of a login (RFC 7617). Its bytes are sent as they stand in the file.
+fn basic(login: &Login) -> Result<HeaderValue, StoreError> {
+    let pair = [login.name.as_slice(), b":", login.password.as_slice()].concat();
+    let mut value = HeaderValue::try_from(format!("Basic {}", base64::encode(pair)))
+        .map_err(|error| StoreError::new(Kind::Fatal, "the login cannot be sent").because(error))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {

@@ -3,6 +3,7 @@
 mod bounded;
 pub mod file;
 pub mod http;
+mod netrc;
 mod proxy;
 pub mod s3;
 

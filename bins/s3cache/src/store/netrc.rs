@@ -1,0 +1,248 @@
+//! `~/.netrc` as curl reads it: comments, quoted words with escapes, macros, any layout, `default`. A line that cannot be
+//! read matters only to the host that it belongs to.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use tracing::warn;
+
+use super::file::blocking;
+use super::{Kind, StoreError};
+
+/// The longest file (bytes).
+const LIMIT: u64 = 1 << 20;
+
+/// What a host is sent: any bytes but those that end a word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Login {
+    pub(super) name: Vec<u8>,
+    pub(super) password: Vec<u8>,
+}
+
+/// A file of logins, once it was read.
+#[derive(Debug)]
+pub(super) struct Netrc {
+    path: PathBuf,
+    text: Vec<u8>,
+}
+
+impl Netrc {
+    /// Reads the file that `$NETRC` names, else `~/.netrc`; `None` when there is no such file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is too long. One that only its place suggests and another user owns is left out.
+    pub(super) async fn read() -> Result<Option<Self>, StoreError> {
+        let named = std::env::var_os("NETRC").filter(|path| !path.is_empty());
+        let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+        let implied = home.map(|home| Path::new(&home).join(".netrc"));
+        let is_named = named.is_some();
+        let Some(path) = named.map(PathBuf::from).or(implied) else {
+            return Ok(None);
+        };
+        let file = path.clone();
+        match blocking(move || contents(&file)).await {
+            Ok(text) => Ok(Some(Self { path, text })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_named => {
+                warn!(path = %path.display(), %error, "cannot read the logins: going on without them");
+                Ok(None)
+            }
+            Err(error) => Err(unusable(&path, error)),
+        }
+    }
+
+    /// The login for a host.
+    ///
+    /// # Errors
+    /// A line that belongs to this host cannot be read.
+    pub(super) fn login(&self, host: &str) -> Result<Option<Login>, StoreError> {
+        find(&self.text, host).map_err(|error| unusable(&self.path, error))
+    }
+}
+
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path)?.take(LIMIT + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > LIMIT {
+        return Err(io::Error::other(format!("it is longer than {LIMIT} bytes")));
+    }
+    Ok(text)
+}
+
+fn unusable(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+    StoreError::new(Kind::Denied, format!("cannot use {}", path.display()))
+        .remedy("mend it or remove it")
+        .because(error)
+}
+
+/// A quoted word has no end. What stands there may be a password, and is not shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("line {0} is not understood")]
+struct UnreadableLine(usize);
+
+/// What the next word is.
+enum Expected {
+    Keyword,
+    Machine,
+    Login,
+    Password,
+    Ignored,
+}
+
+fn find(text: &[u8], host: &str) -> Result<Option<Login>, UnreadableLine> {
+    // A URL has an IPv6 address in brackets.
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let (mut name, mut password) = (None, None);
+    let (mut is_ours, mut in_macro) = (false, false);
+    let mut expected = Expected::Keyword;
+    'lines: for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        if in_macro {
+            in_macro = !line.trim_ascii().is_empty();
+            continue;
+        }
+        let mut rest = line;
+        while let Some(word) = next_word(&mut rest) {
+            let Ok(word) = word else {
+                if is_ours {
+                    return Err(UnreadableLine(index + 1));
+                }
+                expected = Expected::Keyword;
+                continue 'lines;
+            };
+            let is = |keyword: &str| word.eq_ignore_ascii_case(keyword.as_bytes());
+            expected = match expected {
+                Expected::Machine => {
+                    is_ours = is(host);
+                    Expected::Keyword
+                }
+                Expected::Login if is_ours => {
+                    name = Some(word);
+                    Expected::Keyword
+                }
+                Expected::Password if is_ours => {
+                    password = Some(word);
+                    Expected::Keyword
+                }
+                Expected::Login | Expected::Password | Expected::Ignored => Expected::Keyword,
+                Expected::Keyword if is("machine") || is("default") => {
+                    if password.is_some() {
+                        break 'lines;
+                    }
+                    is_ours = is("default");
+                    if is_ours {
+                        Expected::Keyword
+                    } else {
+                        Expected::Machine
+                    }
+                }
+                Expected::Keyword if is("login") => Expected::Login,
+                Expected::Keyword if is("password") => Expected::Password,
+                Expected::Keyword if is("account") => Expected::Ignored,
+                Expected::Keyword if is("macdef") => {
+                    in_macro = true;
+                    continue 'lines;
+                }
+                Expected::Keyword => Expected::Keyword,
+            };
+        }
+    }
+    Ok((name.is_some() || password.is_some()).then(|| Login {
+        name: name.unwrap_or_default(),
+        password: password.unwrap_or_default(),
+    }))
+}
+
+/// A quoted word without an end.
+struct Unclosed;
+
+/// Takes the next word off a line. What begins with `#` is a comment up to the line's end.
+fn next_word(rest: &mut &[u8]) -> Option<Result<Vec<u8>, Unclosed>> {
+    let line = rest.trim_ascii_start();
+    let quoted = match line.first()? {
+        b'#' => return None,
+        b'"' => &line[1..],
+        _ => {
+            let end = line.iter().position(u8::is_ascii_whitespace);
+            let (word, after) = line.split_at(end.unwrap_or(line.len()));
+            *rest = after;
+            return Some(Ok(word.to_vec()));
+        }
+    };
+    let mut word = Vec::new();
+    let mut bytes = quoted.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => {
+                *rest = bytes.as_slice();
+                return Some(Ok(word));
+            }
+            b'\\' => word.push(match bytes.next() {
+                Some(b'n') => b'\n',
+                Some(b'r') => b'\r',
+                Some(b't') => b'\t',
+                Some(other) => *other,
+                None => break,
+            }),
+            other => word.push(*other),
+        }
+    }
+    *rest = &[];
+    Some(Err(Unclosed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_unreadable_line_concerns_its_own_host() {
+        let text = b"machine a login b password \"open\nmachine c login \"d\\\"\" password e\nmachine \"f\nlogin g\n";
+        assert_eq!(find(text, "a"), Err(UnreadableLine(1)));
+        let login = |name: &str, password: &str| {
+            Ok(Some(Login {
+                name: name.into(),
+                password: password.into(),
+            }))
+        };
+        assert_eq!(find(text, "C"), login("d\"", "e"));
+        assert_eq!(find(text, "f"), Ok(None));
+        assert_eq!(find(b"machine ::1 password x", "[::1]"), login("", "x"));
+    }
+
+    /// A word as some writers quote it.
+    fn written(word: &str, quote: bool) -> String {
+        if !quote
+            && !word.is_empty()
+            && !word.starts_with(['#', '"'])
+            && !word.contains([' ', '\t'])
+        {
+            return word.to_owned();
+        }
+        format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read_whatever_stands_around_it(
+            name in "[!-~]{1,8}",
+            password in "[ -~]{0,12}",
+            quote in any::<bool>(),
+            gaps in prop::collection::vec(prop::sample::select(vec![" ", "\t", "\n", "\r\n", " # said \"x\n\t"]), 6),
+            before in "(#[ -~]{0,12}\n|macdef x\n[ -~]{1,9}\n\n|machine o login [a-z]{1,4} password \"[a-z ]{0,6}\n|[a-c ]{0,6}\n){0,3}",
+            after in "(\nmachine [a-z]{1,4} \"[ -~]{0,12})?",
+        ) {
+            let (user, secret) = (written(&name, quote), written(&password, quote));
+            let [g0, g1, g2, g3, g4, g5] = <[&str; 6]>::try_from(gaps).unwrap();
+            let text = format!("{before}machine{g0}Host.example{g1}login{g2}{user}{g3}password{g4}{secret}{g5}{after}");
+            let login = Login { name: name.into(), password: password.into() };
+            prop_assert_eq!(find(text.as_bytes(), "host.example"), Ok(Some(login)), "{}", text);
+        }
+
+        #[test]
+        fn anything_is_read_without_a_panic(text in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = find(&text, "h");
+        }
+    }
+}
