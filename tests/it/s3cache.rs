@@ -13,6 +13,7 @@ use sha2::Digest as _;
 use tempfile::TempDir;
 
 mod access;
+mod archives;
 mod bounds;
 mod directory;
 mod download;

@@ -14,6 +14,7 @@ pub type Body = fn(&[u8]);
 /// Every body, by the name of its corpus.
 pub const BODIES: &[(&str, Body)] = &[
     ("answer", authproxy::fuzz_answer),
+    ("archive", archive),
     ("credential", credential::run),
     ("gate", gate::run),
     ("haproxy_config", haproxy_config),
@@ -110,6 +111,16 @@ fn source(bytes: &[u8]) {
     }
     if let Ok(digest) = s3cache::digest::parse(&text) {
         assert!(digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    }
+}
+
+/// An artifact that is a tar or gzip file by its name: whether it is whole does not depend on how it arrives.
+fn archive(bytes: &[u8]) {
+    use s3cache::archive::check;
+    use s3cache::unpack::Kind;
+    for kind in [Kind::Tar, Kind::Tgz, Kind::Gz] {
+        let pieces = std::io::BufReader::with_capacity(7, bytes);
+        assert_eq!(check(kind, bytes).is_ok(), check(kind, pieces).is_ok());
     }
 }
 

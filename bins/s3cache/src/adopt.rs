@@ -164,6 +164,7 @@ async fn take(
             sha256,
             size,
             crc: 0,
+            broken: None,
         };
         let stamp = Stamp::of(&file.metadata()?);
         let by = Some(vouched.by.to_owned());

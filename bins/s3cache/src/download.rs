@@ -28,6 +28,7 @@ use crate::sidecar::{self, SidecarDigest};
 use crate::sink::{Shape, Sink, Summary, Target};
 use crate::source::Source;
 use crate::store::{Checksum, Crc, Kind, Meta, ObjectStore, Reply, StoreError};
+use crate::unpack;
 use crate::verify::{self, Vouched};
 use destination::Destination;
 
@@ -70,6 +71,8 @@ pub enum Landed {
 /// What stopped an attempt.
 enum Stop {
     Store(StoreError),
+    /// The one stream of an object without ranges broke: it cannot be continued, but begun anew.
+    Stream(StoreError),
     NoRoom(String),
     Fail(Failure),
 }
@@ -125,7 +128,9 @@ impl Download<'_> {
                 }
                 return Ok(Landed::NoRoom(error.to_string()));
             }
-            Err(Stop::Store(error)) => return Err(error.into_failure(self.source)),
+            Err(Stop::Store(error) | Stop::Stream(error)) => {
+                return Err(error.into_failure(self.source));
+            }
             Err(Stop::Fail(failure)) => return Err(failure),
         };
         let size = arrived.summary.size;
@@ -183,7 +188,7 @@ impl Download<'_> {
                 target,
                 io::Error::from_raw_os_error(nix::errno::Errno::ENOSPC as i32),
             )),
-            Err(Stop::Store(error)) => Err(error.into_failure(self.source)),
+            Err(Stop::Store(error) | Stop::Stream(error)) => Err(error.into_failure(self.source)),
             Err(Stop::NoRoom(why)) => Err(Failure::new(Exit::CANNOT_CREATE, why)),
             Err(Stop::Fail(failure)) => Err(failure),
         }
@@ -288,13 +293,12 @@ impl Download<'_> {
         let mut restarts = 0;
         loop {
             let stopped = match self.attempt(into).await {
-                Err(Stop::Store(error)) => error,
+                Err(Stop::Stream(error)) => error,
+                Err(Stop::Store(error)) if error.kind == Kind::Changed => error,
                 other => return other,
             };
             restarts += 1;
-            let again =
-                matches!(stopped.kind, Kind::Changed) || stopped.message.starts_with(STREAM_BROKE);
-            if restarts > RESTARTS || !again {
+            if restarts > RESTARTS {
                 return Err(Stop::Store(stopped));
             }
             info!(source = %self.source, "{stopped}: beginning anew");
@@ -346,6 +350,7 @@ impl Download<'_> {
             size,
             part_size,
             crc,
+            archive: unpack::kind(self.name),
         };
         let (target, done) = into.open(shape, ranged.then_some(&meta), self.settings.max_rate)?;
         let reserved = size.unwrap_or(0);
@@ -407,11 +412,12 @@ impl Download<'_> {
                 })
                 .await
                 .map(|_| ())
-                .map_err(|mut error| {
-                    if error.kind == Kind::Transient {
-                        error.message = format!("{STREAM_BROKE}{}", error.message);
+                .map_err(|mut error| match error.kind {
+                    Kind::Transient => {
+                        error.message = format!("the transfer broke: {}", error.message);
+                        Stop::Stream(error)
                     }
-                    error
+                    _ => Stop::Store(error),
                 })
             }
             first => {
@@ -426,7 +432,9 @@ impl Download<'_> {
                         )
                     })
                     .collect();
-                job.ranges(meta, parts, first, &sink).await
+                job.ranges(meta, parts, first, &sink)
+                    .await
+                    .map_err(Stop::from)
             }
         };
         shown.abort();
@@ -445,7 +453,7 @@ impl Download<'_> {
             (_, Err(error)) if error.kind() != io::ErrorKind::Interrupted => {
                 Err(StoreError::disk(error).into())
             }
-            (Err(error), _) => Err(error.into()),
+            (Err(stop), _) => Err(stop),
             (Ok(()), Err(error)) => Err(StoreError::disk(error).into()),
         }
     }
@@ -463,7 +471,10 @@ impl Download<'_> {
             arrived.meta.checksum,
             vouched.as_ref(),
         )?;
-        verify::archive(self.source, self.name, &arrived.target.data)
+        match &arrived.summary.broken {
+            Some(why) => Err(verify::broken(self.source, self.name, why)),
+            None => verify::zip(self.source, self.name, &arrived.target.data),
+        }
     }
 
     fn entry(&self, arrived: &Arrived, file: &File) -> io::Result<Entry> {
@@ -512,9 +523,6 @@ pub(crate) fn new_entry(
         stamp,
     }
 }
-
-/// Marks the failure of a stream, which cannot be continued but can be begun anew.
-const STREAM_BROKE: &str = "the transfer broke: ";
 
 /// Waits for the sink's thread without holding up the runtime.
 async fn ended(thread: JoinHandle<io::Result<(Summary, Target)>>) -> io::Result<(Summary, Target)> {

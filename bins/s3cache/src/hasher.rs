@@ -1,24 +1,26 @@
-//! SHA-256 of a growing file, in a thread of its own: hashing is the most expensive thing done per byte, and neither the
-//! network nor the disk should wait for it.
+//! Work on every byte of a growing file in order, each kind in a thread of its own: SHA-256 is the most expensive thing
+//! done per byte, decompressing is dearer still, and neither the network nor the disk should wait for them.
 //!
-//! What comes in order is hashed from memory, while it is still in the processor's cache; what came early is read back.
+//! What comes in order is taken from memory, while it is still in the processor's cache; what came early is read back.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead, Read};
 use std::os::unix::fs::FileExt as _;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use sha2::{Digest as _, Sha256};
 
 use crate::digest::{self, Hex};
 
-/// Pieces waiting to be hashed.
+/// Pieces waiting to be read.
 const QUEUE: usize = 4;
+/// Bytes read back from the file at once.
+const BUFFER: usize = 256 << 10;
 
 /// The next bytes of the file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Next {
     /// These, which are in the file too.
     Piece(Bytes),
@@ -26,58 +28,119 @@ pub enum Next {
     Range(u64, u64),
 }
 
-/// A hashing thread.
+/// A thread that reads a file while it grows.
 #[derive(Debug)]
-pub struct Hasher {
+pub struct Follower<T> {
     queue: SyncSender<Next>,
-    thread: JoinHandle<io::Result<Hex>>,
+    thread: JoinHandle<T>,
 }
 
-impl Hasher {
-    /// Starts with the empty prefix of `file`.
+impl<T: Send + 'static> Follower<T> {
+    /// Starts at the beginning of `file`.
     #[must_use]
-    pub fn start(file: File) -> Self {
+    pub fn start(file: File, read: impl FnOnce(InOrder) -> T + Send + 'static) -> Self {
         let (queue, work) = sync_channel(QUEUE);
+        let bytes = InOrder {
+            file,
+            work,
+            piece: Bytes::new(),
+            range: (0, 0),
+            buffer: Vec::new(),
+            buffered: (0, 0),
+        };
         Self {
             queue,
-            thread: std::thread::spawn(move || run(&file, &work)),
+            thread: std::thread::spawn(move || read(bytes)),
         }
     }
 
-    /// Takes the bytes that follow those it has. Waits while hashing is slower than the network. That it failed is said
-    /// by [`Hasher::finish`].
+    /// Hands over the bytes that follow those it has. Waits while the thread is slower than the network, and does
+    /// nothing once it has read all that it wanted.
     pub fn take(&self, next: Next) {
         let _ = self.queue.send(next);
     }
 
-    /// The digest of all it was given.
+    /// What the thread made of all it was given.
     ///
     /// # Errors
-    /// A range could not be read back.
-    pub fn finish(self) -> io::Result<Hex> {
+    /// It panicked.
+    pub fn finish(self) -> io::Result<T> {
         drop(self.queue);
-        let failed = |_| Err(io::Error::other("the hashing thread failed"));
-        self.thread.join().unwrap_or_else(failed)
+        let failed = |_| io::Error::other("a thread that reads what arrives failed");
+        self.thread.join().map_err(failed)
     }
 }
 
-fn run(file: &File, work: &Receiver<Next>) -> io::Result<Hex> {
-    let mut hasher = Sha256::new();
-    let mut buffer = Vec::new();
-    while let Ok(next) = work.recv() {
-        match next {
-            Next::Piece(bytes) => hasher.update(&bytes),
-            Next::Range(mut at, end) => {
-                buffer.resize(256 << 10, 0);
-                while at < end {
-                    let want = usize::try_from(end - at).unwrap_or(usize::MAX);
-                    let piece = &mut buffer[..want.min(256 << 10)];
-                    file.read_exact_at(piece, at)?;
-                    hasher.update(&*piece);
-                    at += piece.len() as u64;
-                }
+/// The bytes of a growing file from its start. Reading waits for what has not arrived.
+#[derive(Debug)]
+pub struct InOrder {
+    file: File,
+    work: Receiver<Next>,
+    piece: Bytes,
+    /// What is to be read back before the next piece.
+    range: (u64, u64),
+    buffer: Vec<u8>,
+    /// The part of the buffer that was not consumed.
+    buffered: (usize, usize),
+}
+
+impl BufRead for InOrder {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.piece.is_empty() && self.buffered.0 == self.buffered.1 {
+            let (at, end) = self.range;
+            if at < end {
+                self.buffer.resize(BUFFER, 0);
+                let want = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
+                self.file.read_exact_at(&mut self.buffer[..want], at)?;
+                self.range.0 += want as u64;
+                self.buffered = (0, want);
+                continue;
+            }
+            match self.work.recv() {
+                Ok(Next::Piece(piece)) => self.piece = piece,
+                Ok(Next::Range(at, end)) => self.range = (at, end),
+                Err(_) => break,
             }
         }
+        Ok(if self.piece.is_empty() {
+            &self.buffer[self.buffered.0..self.buffered.1]
+        } else {
+            &self.piece
+        })
     }
-    Ok(digest::hex(&hasher.finalize()))
+
+    fn consume(&mut self, length: usize) {
+        if self.piece.is_empty() {
+            self.buffered.0 += length;
+        } else {
+            self.piece.advance(length);
+        }
+    }
+}
+
+impl Read for InOrder {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.fill_buf()?;
+        let length = bytes.len().min(into.len());
+        into[..length].copy_from_slice(&bytes[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+/// The SHA-256 of all bytes.
+///
+/// # Errors
+/// A range could not be read back.
+pub fn sha256(mut bytes: impl BufRead) -> io::Result<Hex> {
+    let mut hasher = Sha256::new();
+    loop {
+        let piece = bytes.fill_buf()?;
+        if piece.is_empty() {
+            return Ok(digest::hex(&hasher.finalize()));
+        }
+        hasher.update(piece);
+        let length = piece.len();
+        bytes.consume(length);
+    }
 }

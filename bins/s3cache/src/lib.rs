@@ -3,6 +3,7 @@
 //! The way of a fetch is [`mod@fetch`]; what is asked of it is [`cli`]; pexrun calls [`fetch::fetch`] as a library.
 
 pub mod adopt;
+pub mod archive;
 pub mod cache;
 pub mod cli;
 pub mod copy;

@@ -1,7 +1,7 @@
 //! The writing half of a download, in a thread of its own: puts pieces in place and records finished parts.
 //!
-//! SHA-256 cannot be computed out of order. Pieces at the frontier (all before it is hashed, or on its way to be) go to
-//! the hasher as they come; what lies beyond it does when the frontier reaches it.
+//! SHA-256 cannot be computed out of order, nor an archive checked. Pieces at the frontier (all before it is read, or on
+//! its way to be) go to the threads that do so as they come; what lies beyond it does when the frontier reaches it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,10 +15,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use crate::archive;
 use crate::cache::partial::{Done, Header, Partial};
 use crate::digest::Hex;
-use crate::hasher::{Hasher, Next};
+use crate::hasher::{self, Follower, Next};
 use crate::store::Crc;
+use crate::unpack::Kind;
 
 /// Pieces waiting to be written. A piece is what one read of a connection gives, 8 KiB to 400 KiB.
 const QUEUE: usize = 8;
@@ -45,6 +47,8 @@ pub struct Shape {
     pub part_size: u64,
     /// The CRC taken of each part.
     pub crc: Crc,
+    /// What the object is checked as while it arrives, when it is an archive.
+    pub archive: Option<Kind>,
 }
 
 enum Message {
@@ -61,6 +65,8 @@ pub struct Summary {
     pub size: u64,
     /// The CRC of the whole object.
     pub crc: u64,
+    /// What is wrong with the archive.
+    pub broken: Option<String>,
 }
 
 /// The sending end, held by the engine.
@@ -126,8 +132,9 @@ struct Writer {
     target: Target,
     shape: Shape,
     /// `None` once it has finished.
-    hasher: Option<Hasher>,
-    /// All bytes before this one were given to the hasher.
+    hasher: Option<Follower<io::Result<Hex>>>,
+    checker: Option<Follower<io::Result<()>>>,
+    /// All bytes before this one were given to these two.
     frontier: u64,
     /// Part -> bytes of it that are written, and their CRC so far.
     open: BTreeMap<u64, (u64, crc_fast::Digest)>,
@@ -145,6 +152,7 @@ impl Writer {
             target,
             shape,
             hasher: None,
+            checker: None,
             frontier: 0,
             open: BTreeMap::new(),
             done: BTreeMap::new(),
@@ -156,7 +164,13 @@ impl Writer {
     }
 
     fn run(&mut self, mut pieces: mpsc::Receiver<Message>, done: &[Done]) -> io::Result<Summary> {
-        self.hasher = Some(Hasher::start(self.target.data.try_clone()?));
+        let data = self.target.data.try_clone()?;
+        self.hasher = Some(Follower::start(data, hasher::sha256));
+        if let Some(kind) = self.shape.archive {
+            let data = self.target.data.try_clone()?;
+            let check = move |bytes| archive::check(kind, bytes);
+            self.checker = Some(Follower::start(data, check));
+        }
         for part in done {
             let length = self.part_length(part.part);
             self.done.insert(part.part, (length, part.crc));
@@ -200,7 +214,7 @@ impl Writer {
         *written += length;
         if at == self.frontier {
             self.frontier += length;
-            self.hash(Next::Piece(bytes));
+            self.follow(Next::Piece(bytes));
         }
         let arrived = self.arrived.fetch_add(length, Ordering::Relaxed) + length;
         if self.reported.elapsed() >= REPORT {
@@ -249,7 +263,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Hashes what the frontier has reached: whole parts, and the written beginning of the next one.
+    /// Hands on what the frontier has reached: whole parts, and the written beginning of the next one.
     fn catch_up(&mut self) {
         loop {
             let part = self.frontier / self.shape.part_size;
@@ -262,12 +276,15 @@ impl Writer {
             if end <= self.frontier {
                 return;
             }
-            self.hash(Next::Range(self.frontier, end));
+            self.follow(Next::Range(self.frontier, end));
             self.frontier = end;
         }
     }
 
-    fn hash(&self, next: Next) {
+    fn follow(&self, next: Next) {
+        if let Some(checker) = &self.checker {
+            checker.take(next.clone());
+        }
         if let Some(hasher) = &self.hasher {
             hasher.take(next);
         }
@@ -296,10 +313,16 @@ impl Writer {
             });
         let crc = whole.map_or_else(|| crc.digest().finalize(), |(_, crc)| crc);
         let sha256 = match self.hasher.take() {
-            Some(hasher) => hasher.finish()?,
+            Some(hasher) => hasher.finish()??,
             None => return Err(io::ErrorKind::Interrupted.into()),
         };
-        Ok(Summary { sha256, size, crc })
+        let checked = self.checker.take().map(Follower::finish).transpose()?;
+        Ok(Summary {
+            sha256,
+            size,
+            crc,
+            broken: checked.and_then(|checked| Some(checked.err()?.to_string())),
+        })
     }
 }
 
@@ -336,6 +359,7 @@ mod tests {
             size: Some(object.len() as u64),
             part_size,
             crc: Crc::Crc64Nvme,
+            archive: None,
         };
         let (sink, thread) = Sink::start(Target { data, record: None }, shape, &[]);
         block_on(async {
@@ -392,6 +416,7 @@ mod tests {
             size: Some(4),
             part_size: 4,
             crc: Crc::Crc64Nvme,
+            archive: None,
         };
         let (sink, thread) = Sink::start(
             Target {

@@ -20,13 +20,18 @@ const ATTEMPTS: u32 = 16;
 
 /// What an artifact is unpacked as, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
+    /// A tar archive.
     Tar,
+    /// A compressed one.
     Tgz,
+    /// One compressed file.
     Gz,
 }
 
-fn kind(name: &str) -> Option<Kind> {
+/// What a file of this name is unpacked as, and verified as when it arrives.
+#[must_use]
+pub fn kind(name: &str) -> Option<Kind> {
     let name = name.to_ascii_lowercase();
     if name.ends_with(".tar") {
         Some(Kind::Tar)

@@ -6,10 +6,12 @@ use std::path::Path;
 
 use hostkit::{Exit, Failure};
 
+use crate::archive;
 use crate::digest::{self, Hex};
 use crate::sink::Summary;
 use crate::source::Source;
 use crate::store::{Checksum, Crc};
+use crate::unpack;
 
 /// A digest and who vouches for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,12 +68,31 @@ pub fn digests(
     }
 }
 
+/// Checks a file that is an archive by its name: a tar or gzip one from its start to its end, a zip by its directory.
+///
+/// # Errors
+/// It is broken (exit 65), or cannot be read (exit 74).
+pub fn archive(source: &Source, name: &str, file: &File) -> Result<(), Failure> {
+    let Some(kind) = unpack::kind(name) else {
+        return zip(source, name, file);
+    };
+    let mut reader = file
+        .try_clone()
+        .map_err(|error| unreadable(source, error))?;
+    io::Seek::rewind(&mut reader).map_err(|error| unreadable(source, error))?;
+    match archive::check(kind, BufReader::with_capacity(256 << 10, reader)) {
+        Ok(()) => Ok(()),
+        Err(error) if error.raw_os_error().is_some() => Err(unreadable(source, error)),
+        Err(error) => Err(broken(source, name, &error.to_string())),
+    }
+}
+
 /// Checks that a `.pex` or `.jar` can be opened: the zip's central directory, which stands at its end, is readable. An
 /// ELF binary under such a name is a program and is let through.
 ///
 /// # Errors
 /// It is neither (exit 65), or cannot be read (exit 74).
-pub fn archive(source: &Source, name: &str, file: &File) -> Result<(), Failure> {
+pub fn zip(source: &Source, name: &str, file: &File) -> Result<(), Failure> {
     let extension = Path::new(name)
         .extension()
         .and_then(|extension| extension.to_str())
@@ -79,9 +100,7 @@ pub fn archive(source: &Source, name: &str, file: &File) -> Result<(), Failure> 
     if !matches!(extension, "pex" | "jar") {
         return Ok(());
     }
-    let unreadable = |error: io::Error| {
-        Failure::new(Exit::IO, format!("cannot read {source} back")).because(error)
-    };
+    let unreadable = |error| unreadable(source, error);
     let mut reader = file.try_clone().map_err(unreadable)?;
     io::Seek::rewind(&mut reader).map_err(unreadable)?;
     let mut magic = Vec::new();
@@ -96,17 +115,23 @@ pub fn archive(source: &Source, name: &str, file: &File) -> Result<(), Failure> 
     io::Seek::rewind(&mut reader).map_err(unreadable)?;
     match zip::ZipArchive::new(BufReader::new(reader)) {
         Ok(archive) if !archive.is_empty() => Ok(()),
-        Ok(_) => Err(broken(source, extension, "it is empty".into())),
-        Err(error) => Err(broken(source, extension, error.to_string())),
+        Ok(_) => Err(broken(source, name, "it is empty")),
+        Err(error) => Err(broken(source, name, &error.to_string())),
     }
 }
 
-fn broken(source: &Source, extension: &str, why: String) -> Failure {
+/// The failure of an archive that is not what its name says.
+pub fn broken(source: &Source, name: &str, why: &str) -> Failure {
+    let extension = name.rsplit('.').next().unwrap_or_default();
     Failure::new(
         Exit::CORRUPT,
         format!("{source} is not a readable .{extension}: {why}"),
     )
     .remedy("nothing was kept; publish a whole one")
+}
+
+fn unreadable(source: &Source, error: io::Error) -> Failure {
+    Failure::new(Exit::IO, format!("cannot read {source} back")).because(error)
 }
 
 #[cfg(test)]
@@ -163,6 +188,7 @@ mod tests {
             sha256: "aa".repeat(32),
             size: 1,
             crc: 7,
+            broken: None,
         };
         let check = |declared, vouched: Option<&Vouched>| {
             digests(&source, &summary, Crc::Crc32, declared, vouched)

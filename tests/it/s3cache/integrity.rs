@@ -1,12 +1,10 @@
-//! Whether the bytes are the right ones: digests that vouch, archives that open, stamps of what is cached, bit rot.
+//! Whether the bytes are the right ones: digests that vouch, stamps of what is cached, bit rot.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use hostkit_tests::eightball::build_zipapp;
-use hostkit_tests::or_skip;
 use hostkit_tests::origin::{Fault, Origin};
 use hostkit_tests::s3::S3;
 
@@ -141,35 +139,6 @@ fn a_sidecar_is_looked_for_once_per_fetch_and_never_on_a_hit() {
     let digest = format!("--sha256={}", sha256(b"the build"));
     Host::new().s3cache([&url, &digest]).exits(0);
     assert_eq!(asked(&origin, SIDECAR), 1, "the flag says it already");
-}
-
-#[test]
-fn archives_that_do_not_open_are_refused() {
-    let host = Host::new();
-    let Some(()) = or_skip("zipapps", build_zipapp(&host.path("whole"))) else {
-        return;
-    };
-    let whole = host.read("whole");
-    let origin = Origin::start();
-    let get = |name: &str, body: &[u8]| {
-        origin.put(name, body.to_vec());
-        Host::new().s3cache([origin.url(name)])
-    };
-    for extension in ["pex", "jar"] {
-        let name = |what: &str| format!("/{what}-1.2.{extension}");
-        get(&name("whole"), &whole).exits(0);
-        get(
-            &name("elf"),
-            &fs::read(hostkit_tests::bin("s3cache")).unwrap()[..100_000],
-        )
-        .exits(0);
-        get(&name("short"), &whole[..whole.len() - 10])
-            .exits(65)
-            .says("readable");
-        get(&name("page"), b"<html>Sign in</html>").exits(65);
-        get(&name("empty"), b"").exits(65);
-    }
-    get("/page-1.2.txt", b"<html>Sign in</html>").exits(0);
 }
 
 #[test]

@@ -1,0 +1,181 @@
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use proptest::prelude::*;
+
+use super::*;
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn is_whole(kind: Kind, bytes: &[u8]) -> bool {
+    check(kind, bytes).is_ok()
+}
+
+/// What a shell script writes to stdout in a directory of a file, a long name, a sparse file and links.
+fn made(script: &str) -> Vec<u8> {
+    let temp = tempfile::tempdir().unwrap();
+    let tree = "set -e -o pipefail; mkdir -p d; seq 3000 >d/f; ln -s f d/s; ln d/f d/h; truncate -s 1M d/hole; \
+        echo x >>d/hole; touch d/$(printf 'n%.0s' {1..180}) d/é; ";
+    let done = Command::new("bash")
+        .args(["-c", &format!("{tree}{script}")])
+        .current_dir(temp.path())
+        .stderr(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{script}");
+    done.stdout
+}
+
+#[test]
+fn tar_that_tar_reads_without_an_error_is_whole() {
+    for script in [
+        "tar c d",
+        "tar c --format=gnu d",
+        "tar c --format=posix d",
+        "tar c --format=ustar --exclude='nnn*' d",
+        "tar c --format=v7 --exclude='nnn*' d",
+        "tar cS --format=gnu d",
+        "tar cS --format=posix --sparse-version=0.0 d",
+        "tar cS --format=posix --sparse-version=0.1 d",
+        "tar cS --format=posix --sparse-version=1.0 d",
+        "tar c --label=volume d",
+        "tar c --format=posix --pax-option=globexthdr.name=g,comment=all d",
+        "tar c -g snapshot d",
+        "tar cf a.tar d; tar rf a.tar d/f; cat a.tar",
+        "tar c -T /dev/null",
+        // No end of archive, one block of it, and anything after it.
+        "tar c -b1 d | head -c -1024",
+        "tar c -b1 d | head -c -512",
+        "tar c d; echo more",
+        "tar c -b1 d | head -c -1024; echo more",
+    ] {
+        let tar = made(script);
+        check(Kind::Tar, tar.as_slice()).unwrap_or_else(|error| panic!("{script}: {error}"));
+        check(Kind::Tgz, gzip(&tar).as_slice()).unwrap_or_else(|error| panic!("{script}: {error}"));
+    }
+    for script in ["tar cz d", "tar cj d", "tar cJ d"] {
+        // tar(1) looks at what it is, not at the name; whatever that is, it is not for us to unpack.
+        assert!(is_whole(Kind::Tar, &made(script)), "{script}");
+    }
+}
+
+#[test]
+fn tar_that_is_damaged_is_refused_with_the_place() {
+    let tar = made("tar c -b1 d");
+    let at = |tar: &[u8]| check(Kind::Tar, tar).unwrap_err().to_string();
+    assert!(at(b"").contains("not a tar archive"));
+    assert!(at(b"<html>Sign in</html>").contains("not a tar archive"));
+    assert!(at(&[b'x'; 2048]).contains("not a tar archive"));
+    // Within the data of the last member, and within its padding.
+    let data = made("tar c -b1 d/f");
+    for length in [data.len() - 1025, 1000, 512] {
+        assert!(
+            at(&data[..length]).contains("ends within \"d/f\""),
+            "{length}"
+        );
+    }
+    let mut header = tar.clone();
+    header[512] ^= 1;
+    assert!(
+        at(&header).contains("byte 512 is damaged"),
+        "{}",
+        at(&header)
+    );
+    let mut pax = made("tar c --format=posix d/f");
+    pax[512] = b'x';
+    assert!(at(&pax).contains("PAX header at byte 0"));
+}
+
+#[test]
+fn gzip_ends_where_gzip_ends_it() {
+    let one = gzip(b"words\n");
+    for (what, bytes, whole) in [
+        ("one member", one.clone(), true),
+        (
+            "several members",
+            [one.clone(), gzip(b""), one.clone()].concat(),
+            true,
+        ),
+        ("padding", [one.clone(), vec![0; 700]].concat(), true),
+        (
+            "trailing bytes",
+            [one.as_slice(), b"\0\0junk"].concat(),
+            true,
+        ),
+        (
+            "half a magic number that goes on otherwise",
+            [one.as_slice(), b"\x1fx"].concat(),
+            true,
+        ),
+        (
+            "half a magic number",
+            [one.as_slice(), b"\x1f"].concat(),
+            false,
+        ),
+        (
+            "half a member",
+            [one.as_slice(), &one[..12]].concat(),
+            false,
+        ),
+        (
+            "an unknown method",
+            [one.as_slice(), b"\x1f\x8b\x09\0\0\0\0\0\0\0"].concat(),
+            false,
+        ),
+        ("no checksum", one[..one.len() - 1].to_vec(), false),
+        ("nothing", Vec::new(), false),
+    ] {
+        assert_eq!(is_whole(Kind::Gz, &bytes), whole, "{what}");
+        // Whatever the pieces are that it comes in.
+        let pieces = BufReader::with_capacity(1, bytes.as_slice());
+        assert_eq!(check(Kind::Gz, pieces).is_ok(), whole, "{what}, bytewise");
+        let mut gzip = Command::new("gzip");
+        let mut gzip = (gzip.arg("-t").stdin(Stdio::piped()).stderr(Stdio::null()))
+            .spawn()
+            .unwrap();
+        let _ = gzip.stdin.take().unwrap().write_all(&bytes);
+        let code = gzip.wait().unwrap().code();
+        // 2 is a warning: trailing garbage ignored.
+        assert_eq!(
+            matches!(code, Some(0 | 2)),
+            whole,
+            "{what}: gzip says {code:?}"
+        );
+    }
+    let page = check(Kind::Gz, b"words\n".as_slice()).unwrap_err();
+    assert!(page.to_string().contains("not gzip data"), "{page}");
+}
+
+#[test]
+fn checksum_behind_the_end_of_a_compressed_tar_is_compared() {
+    let mut tgz = gzip(&made("tar c d"));
+    assert!(is_whole(Kind::Tgz, &tgz));
+    let checksum = tgz.len() - 8;
+    tgz[checksum] ^= 1;
+    assert!(!is_whole(Kind::Tgz, &tgz));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn compressed_file_cut_or_changed_anywhere_is_refused(
+        bytes in proptest::collection::vec(any::<u8>(), 1..2000),
+        at in any::<prop::sample::Index>(),
+        bit in 0u8..8,
+    ) {
+        let whole = gzip(&bytes);
+        prop_assert!(is_whole(Kind::Gz, &whole));
+        prop_assert!(!is_whole(Kind::Gz, &whole[..at.index(whole.len())]));
+        // Time, operating system and strength stand in a header and are covered by no checksum.
+        let at = 10 + at.index(whole.len() - 10);
+        let mut changed = whole;
+        changed[at] ^= 1 << bit;
+        prop_assert!(!is_whole(Kind::Gz, &changed));
+    }
+}

@@ -1,0 +1,150 @@
+//! Archives: what is broken is not cached, what the tools read passes, and a cached one that turns out bad is fetched
+//! again.
+
+use std::fs;
+
+use hostkit_tests::eightball::build_zipapp;
+use hostkit_tests::nginx::Nginx;
+use hostkit_tests::or_skip;
+use hostkit_tests::origin::Origin;
+use hostkit_tests::tls::Authority;
+
+use super::Host;
+
+const ARCHIVE: &str = "/pex/job-1.2.tar";
+
+#[test]
+fn archives_that_do_not_open_are_refused() {
+    let host = Host::new();
+    let Some(()) = or_skip("zipapps", build_zipapp(&host.path("whole"))) else {
+        return;
+    };
+    let whole = host.read("whole");
+    let origin = Origin::start();
+    let get = |name: &str, body: &[u8]| {
+        origin.put(name, body.to_vec());
+        Host::new().s3cache([origin.url(name)])
+    };
+    for extension in ["pex", "jar"] {
+        let name = |what: &str| format!("/{what}-1.2.{extension}");
+        get(&name("whole"), &whole).exits(0);
+        get(
+            &name("elf"),
+            &fs::read(hostkit_tests::bin("s3cache")).unwrap()[..100_000],
+        )
+        .exits(0);
+        get(&name("short"), &whole[..whole.len() - 10])
+            .exits(65)
+            .says("readable");
+        // As java and Python open it: they look for its directory within the last 64 KiB.
+        for length in [1, 60_000] {
+            get(
+                &name(&format!("padded{length}")),
+                &[whole.clone(), vec![b'x'; length]].concat(),
+            )
+            .exits(0);
+        }
+        get(&name("page"), b"<html>Sign in</html>").exits(65);
+        get(&name("empty"), b"").exits(65);
+    }
+    get("/page-1.2.txt", b"<html>Sign in</html>").exits(0);
+}
+
+#[test]
+fn broken_tar_or_gzip_is_not_cached_and_the_right_one_is_fetched_later() {
+    let host = Host::new();
+    let script = "mkdir d && seq 300000 >d/a && seq 3 >d/z && tar cf a.tar d && gzip -k a.tar && gzip -c d/a >a.gz";
+    let made = host.program("bash").args(["-c", script]).status();
+    assert!(made.unwrap().success());
+    let [tar, tgz, gz] = ["a.tar", "a.tar.gz", "a.gz"].map(|name| host.read(name));
+    let origin = Origin::start();
+    let flipped = |bytes: &[u8], at: usize| {
+        let mut bytes = bytes.to_vec();
+        bytes[at] ^= 1;
+        bytes
+    };
+    for (name, whole, broken) in [
+        ("/cut-1.2.tar", &tar, tar[..tar.len() / 2].to_vec()),
+        ("/header-1.2.tar", &tar, flipped(&tar, 512)),
+        ("/page-1.2.tar", &tar, b"<html>Sign in</html>".to_vec()),
+        ("/flipped-1.2.tar.gz", &tgz, flipped(&tgz, tgz.len() / 2)),
+        ("/cut-1.2.tgz", &tgz, tgz[..tgz.len() - 4].to_vec()),
+        ("/plain-1.2.tgz", &tgz, tar.clone()),
+        ("/cut-1.2.txt.gz", &gz, gz[..gz.len() - 1].to_vec()),
+        ("/flipped-1.2.txt.gz", &gz, flipped(&gz, gz.len() - 5)),
+        ("/decoded-1.2.txt.gz", &gz, b"1\n2\n3\n".to_vec()),
+    ] {
+        let url = origin.url(name);
+        let get = |host: &Host| host.s3cache([&url, "--part-size=64K", "--connections=4"]);
+        origin.put(name, broken);
+        get(&host).exits(65).says(&url).says("is not a readable");
+        host.s3cache([&url, "--offline"]).exits(69);
+        // Neither is it put where the cache has no room, nor published.
+        let past = host.s3cache([&url, "--copy-to=past", "--max-size=1"]);
+        past.exits(65);
+        assert!(!host.path("past").exists(), "{name}");
+        origin.put(name, whole.clone());
+        get(&host).exits(0);
+        host.s3cache([&url, "--offline", "--copy-to=out"]).exits(0);
+        assert!(host.read("out") == *whole, "{name}");
+    }
+    fs::write(host.path("cut.tgz"), &tgz[..tgz.len() - 4]).unwrap();
+    let dest = format!("file://{}", host.path("repo/cut-1.2.tgz").display());
+    host.s3cache(["put", "cut.tgz", &dest])
+        .exits(65)
+        .says("is not a readable");
+}
+
+#[test]
+fn gzip_file_arrives_as_it_is_published() {
+    let root = tempfile::tempdir().unwrap();
+    let made = "seq 1000 >words.txt && gzip -k words.txt && tar czf words.tgz words.txt";
+    let mut bash = std::process::Command::new("bash");
+    let made = bash.args(["-c", made]).current_dir(root.path()).status();
+    assert!(made.unwrap().success());
+    let labelled = "add_header Content-Encoding gzip; gzip on; gzip_types *; gzip_min_length 1;";
+    for extra in ["", labelled] {
+        let served = Nginx::start_with(&Authority::new(), root.path(), extra);
+        let Some(nginx) = or_skip("nginx", served) else {
+            return;
+        };
+        for name in ["words.txt.gz", "words.tgz"] {
+            let host = Host::new();
+            let url = nginx.url(&format!("/{name}"));
+            host.s3cache([&url, "--copy-to=out"]).exits(0);
+            assert!(
+                host.read("out") == fs::read(root.path().join(name)).unwrap(),
+                "{name}"
+            );
+            host.s3cache([&url, "--unpack-to=words"]).exits(0);
+            assert!(
+                host.read("words/words.txt").starts_with(b"1\n2\n"),
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn cached_copy_that_cannot_be_unpacked_is_fetched_again_once() {
+    let host = Host::new();
+    let script = "echo x >a && ln -s /etc/passwd l && tar cf bad.tar a l && tar cf good.tar a";
+    let made = host.program("bash").args(["-c", script]).status();
+    assert!(made.unwrap().success());
+    let origin = Origin::start();
+    origin.put(ARCHIVE, host.read("bad.tar"));
+    let url = origin.url(ARCHIVE);
+    host.s3cache([&url]).exits(0);
+    let unpack = || host.s3cache([&url, "--unpack-to=out"]);
+    unpack().exits(65).says("fetching it again");
+    assert_eq!(origin.bodies(ARCHIVE), 2, "once, and no more");
+    let offline = host.s3cache([&url, "--unpack-to=out", "--offline"]);
+    offline.exits(65);
+    assert_eq!(origin.bodies(ARCHIVE), 2);
+    // Published again under a name that never changes, after it had been cached.
+    origin.put(ARCHIVE, host.read("good.tar"));
+    unpack().exits(0);
+    assert_eq!(host.read("out/a"), b"x\n");
+    unpack().exits(0);
+    assert_eq!(origin.bodies(ARCHIVE), 3);
+}
