@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 
+from . import archives
 from . import origin as origins
 from .measure import Failed, digest, median, ratio, sample, values
 from .peers import Peers
@@ -80,8 +81,9 @@ def measure(bench, peers: Peers):
             for scheme in SCHEMES
             for size in sizes
         ]
+        packed = archives.measure(bench, peers, origin)
     floor = bench.interleave("floor", 20, {"true": lambda _: sample(bench.run(["true"]))})
-    return {"cells": cells, "floor": floor["true"], "hash_rate": hash_rate()}
+    return {"cells": cells, "archive": packed, "floor": floor["true"], "hash_rate": hash_rate()}
 
 
 def hash_rate():
@@ -145,6 +147,9 @@ def report(raw):
                 f"SHA-256 alone, by OpenSSL on this processor, takes {alone * 1000:.0f} ms of CPU for {show(cell['size'])}: "
                 f"{alone / cpu:.2f}x of all that s5cmd uses, which verifies nothing."
             )
+    # Results of before it was measured have none.
+    if "archive" in raw:
+        archives.report(section, raw["archive"])
     return section
 
 
