@@ -4,10 +4,10 @@
 //! Owns single operations; what a tool keeps in which directory is the tool's.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, TryLockError};
+use std::fs::{File, Permissions, TryLockError};
 use std::io::{self, BufWriter, Read as _, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::dir::Type;
@@ -77,18 +77,60 @@ impl Dir {
         let name = name.as_ref();
         match self.child(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Another process has just made it, or was killed when it had.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                if self.stat(name)?.st_mode & 0o777 != 0 {
+                    return Err(error);
+                }
+                self.open_to_owner(name, mode)?;
+                return self.child(name);
+            }
             other => return other,
         }
-        let made = match mkdirat(&self.fd, name, Mode::from_bits_truncate(mode)) {
-            Ok(()) => true,
-            Err(Errno::EEXIST) => false,
+        match mkdirat(&self.fd, name, Mode::from_bits_truncate(mode)) {
+            Ok(()) => self.open_to_owner(name, mode)?,
+            Err(Errno::EEXIST) => return self.make_child(name, mode),
             Err(error) => return Err(error.into()),
-        };
-        let child = self.child(name)?;
-        if made {
-            fchmod(&child.fd, Mode::from_bits_truncate(mode))?;
         }
+        let child = self.child(name)?;
+        fchmod(&child.fd, Mode::from_bits_truncate(mode))?;
         Ok(child)
+    }
+
+    /// Makes the directory `name` of ours openable when the umask left no bit of its mode. A path handle needs no
+    /// permission, but cannot be changed itself; its link in /proc can.
+    fn open_to_owner(&self, name: &OsStr, mode: u32) -> io::Result<()> {
+        if self.stat(name)?.st_mode & 0o500 == 0o500 {
+            return Ok(());
+        }
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let handle = openat(&self.fd, name, flags, Mode::empty())?;
+        if fstat(&handle)?.st_uid != nix::unistd::geteuid().as_raw() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let link = format!("/proc/self/fd/{}", handle.as_raw_fd());
+        std::fs::set_permissions(link, Permissions::from_mode(mode))
+    }
+
+    /// Opens the directory `path`, made when it is missing with exactly `mode`, and with 0755 what is missing above it.
+    /// Symlinks in what is there are followed.
+    ///
+    /// # Errors
+    /// As open(2) and mkdirat(2).
+    pub fn make_all(path: &Path, mode: u32) -> io::Result<Self> {
+        let missing = match Self::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => error,
+            other => return other,
+        };
+        // A symlink that leads nowhere has a name and a parent, and is not replaced.
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(missing);
+        };
+        let parent = match parent.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => parent,
+        };
+        Self::make_all(parent, 0o755)?.make_child(name, mode)
     }
 
     /// The path this directory was opened by.

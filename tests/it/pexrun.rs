@@ -17,6 +17,7 @@ mod list;
 mod long_list;
 mod offline;
 mod pex;
+mod prune;
 mod run;
 mod unlistable;
 
@@ -139,6 +140,12 @@ impl Host {
         let mut command = self.program(hostkit_tests::bin("s3cache"));
         command.args(args).arg("--cache-dir").arg(self.cache());
         command.output().unwrap().into()
+    }
+
+    /// Makes all that is cached look as if it had last been used two hours earlier: the last hour is protected.
+    fn age_blobs(&self) {
+        let earlier = std::time::Duration::from_secs(7200);
+        hostkit_tests::cache::age_blobs(&self.share().join("blobs"), earlier);
     }
 
     /// Uploads a file to an S3 server.

@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hostkit_tests::{Outcome, Running};
 use sha2::Digest as _;
@@ -22,6 +23,7 @@ mod files;
 mod flight;
 mod freshness;
 mod https;
+mod in_use;
 mod integrity;
 mod kills;
 mod netrc;
@@ -33,6 +35,7 @@ mod seeds;
 mod sidecar;
 mod trust;
 mod upgrade;
+mod usage;
 mod verbs;
 
 /// A name that holds a git hash, so that it never changes.
@@ -132,6 +135,12 @@ impl Host {
     {
         let variables = env.iter().map(|(name, value)| (name, value));
         self.command(args).envs(variables).output().unwrap().into()
+    }
+
+    /// Makes all that is cached look as if it had last been used two hours earlier: the last hour is protected.
+    fn age_blobs(&self) {
+        let blobs = format!("{}/blobs", nix::unistd::geteuid());
+        hostkit_tests::cache::age_blobs(&self.cache().join(blobs), Duration::from_secs(7200));
     }
 
     /// Starts the binary; what it says goes to `/dev/null`.

@@ -82,6 +82,35 @@ pub fn build_pex(out: &Path, kind: Pex) -> Result<(), String> {
     })
 }
 
+/// Copies a pex as another build of it would be: what it unpacks has names of its own.
+///
+/// # Errors
+/// There is no Python here.
+pub fn vary_pex(from: &Path, to: &Path, seed: &str) -> Result<(), String> {
+    let script = "
+import hashlib, json, os, sys, zipfile
+source, target, seed = sys.argv[1:]
+with zipfile.ZipFile(source) as old:
+    info = json.loads(old.read('PEX-INFO'))
+    hashes = [info[key].encode() for key in ('pex_hash', 'code_hash', 'bootstrap_hash')]
+    def vary(data):
+        for found in hashes:
+            data = data.replace(found, hashlib.sha1(found + seed.encode()).hexdigest().encode())
+        return data
+    with open(source, 'rb') as data, open(target, 'wb') as out:
+        out.write(vary(data.read(min(entry.header_offset for entry in old.infolist()))))
+    with zipfile.ZipFile(target, 'a') as new:
+        for entry in old.infolist():
+            content = old.read(entry)
+            if entry.filename in ('PEX-INFO', '__main__.py'):
+                content = vary(content)
+            new.writestr(entry, content)
+os.chmod(target, 0o755)
+";
+    let mut command = Command::new(python()?);
+    succeed(command.args(["-c", script]).args([from, to]).arg(seed))
+}
+
 /// Builds a jar that prints its arguments, one per line, and then `probe=` with the system property of that name.
 ///
 /// # Errors

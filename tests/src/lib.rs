@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 pub mod acl;
 pub mod authproxy;
 pub mod backend;
+pub mod cache;
 pub mod dns;
 pub mod eightball;
 pub mod fuzz;

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use hostkit::dir::{Dir, try_shared};
+use hostkit::dir::Dir;
 use hostkit::{Exit, Failure};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::AccessFlags;
-use s3cache::cache::Blob;
+use s3cache::cache::{Blob, pex_root};
 use tracing::{debug, info, warn};
 
 use crate::config::{Config, PexRoot};
@@ -52,9 +52,9 @@ impl Launch {
         } else {
             let mut command = Command::new(&path);
             command.args(args);
-            if let Some((root, lease)) = pex_root(config, &blob) {
+            if let Some((root, held)) = pex_root(config, &blob) {
                 command.env("PEX_ROOT", root);
-                leases.push(lease);
+                leases.extend(held);
             }
             command
         };
@@ -125,9 +125,9 @@ fn is_elf(file: &File) -> bool {
     file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"\x7fELF"
 }
 
-/// Where pexes unpack themselves so that it outlives the sandbox, with the lock that keeps gc away. Only a directory
+/// Where pexes unpack themselves so that it outlives the sandbox, with the locks that keep gc away. Only a directory
 /// that is the caller's alone: what lies there is run.
-fn pex_root(config: &Config, blob: &Blob) -> Option<(PathBuf, File)> {
+fn pex_root(config: &Config, blob: &Blob) -> Option<(PathBuf, [File; 2])> {
     if config.pex_root == PexRoot::Keep || std::env::var_os("PEX_ROOT").is_some() || !blob.is_pex()
     {
         return None;
@@ -153,9 +153,13 @@ fn pex_root(config: &Config, blob: &Blob) -> Option<(PathBuf, File)> {
         );
         return None;
     }
-    let lease = File::from(dir.as_fd().try_clone_to_owned().ok()?);
-    let _ = try_shared(&lease);
-    Some((path, lease))
+    match pex_root::lease(&dir, &blob.entry.sha256, &blob.file) {
+        Ok(leases) => Some((path, leases)),
+        Err(error) => {
+            warn!(%error, "cannot take a lease in {}: PEX_ROOT is left alone", path.display());
+            None
+        }
+    }
 }
 
 /// Unpacks a pex by starting its interpreter with nothing to do. Other builds have nothing to unpack.

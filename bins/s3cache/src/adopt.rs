@@ -137,6 +137,7 @@ async fn take(
     let bounds = Bounds {
         max_size: download.settings.max_size,
         keep_free: download.settings.keep_free,
+        recent: download.recent,
     };
     // The lock of this turn is held: what lies there was left by a process that is gone.
     let turn = lead.adopting(share, key)?;

@@ -15,6 +15,7 @@ use hostkit::{Exit, Failure, clock};
 use tracing::{info, warn};
 
 use crate::cache::entry::Stamp;
+use crate::cache::evict::Recent;
 use crate::cache::partial::{Done, Partial};
 use crate::cache::space::{self, Bounds};
 use crate::cache::{Blob, Cache, Entry};
@@ -47,6 +48,8 @@ pub struct Download<'a> {
     pub settings: &'a Settings,
     /// The digest the caller demands.
     pub sha256: Option<&'a str>,
+    /// What becomes of recently used blobs when the cache is full.
+    pub recent: Recent,
     /// What is known of it already.
     pub meta: Option<Meta>,
     /// The digest somebody vouches for, once it was looked for: one look per fetch.
@@ -108,6 +111,7 @@ impl Download<'_> {
         let bounds = Bounds {
             max_size: self.settings.max_size,
             keep_free: self.settings.keep_free,
+            recent: self.recent,
         };
         let arrived = match self
             .attempts(&Destination::Share {

@@ -12,6 +12,7 @@ use tokio::task::LocalSet;
 use tracing::{debug, info, warn};
 
 use crate::adopt;
+use crate::cache::evict::Recent;
 use crate::cache::{self, Blob, Cache, Entry, Lookup, Share};
 use crate::digest::Hex;
 use crate::download::{self, Download};
@@ -298,6 +299,10 @@ async fn online(
         name: ask.name,
         settings: ask.settings,
         sha256: ask.want.sha256.as_deref(),
+        recent: match ask.want.bypass {
+            Some(_) => Recent::Keep,
+            None => Recent::Evict,
+        },
         meta: None,
         vouched: None,
     };

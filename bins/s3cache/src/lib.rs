@@ -53,7 +53,7 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
         None => get(&args, &settings),
         Some(Verb::Ls(verb)) => verbs::ls::run(verb, &settings),
         Some(Verb::Verify(verb)) => verbs::verify::run(verb, &settings),
-        Some(Verb::Gc(verb)) => verbs::gc::run(verb, &settings, &args.fetch),
+        Some(Verb::Gc(verb)) => verbs::gc::run(verb, &settings),
         Some(Verb::Rm(verb)) => verbs::rm::run(verb, &settings),
         Some(Verb::Stats(verb)) => verbs::stats::run(verb, &settings),
         Some(Verb::Exists(verb)) => verbs::exists::run(verb, &settings),

@@ -50,9 +50,12 @@ pub struct FetchArgs {
     /// The cache shared by all users of this host [default: /var/cache/hostkit/s3cache]
     #[arg(long, value_name = "DIR", global = true, help_heading = "Cache")]
     pub cache_dir: Option<PathBuf>,
-    /// The most this user keeps in the cache [default: 20G]
+    /// The most each user keeps: artifacts, partial downloads and unpacked pexes [default: 20G]
     #[arg(long, value_name = "SIZE", value_parser = units::size, global = true, help_heading = "Cache")]
     pub max_size: Option<u64>,
+    /// The most all users keep together; `s3cache gc` of root sees to it [default: no bound]
+    #[arg(long, value_name = "SIZE", value_parser = units::size, global = true, help_heading = "Cache")]
+    pub total_max_size: Option<u64>,
     /// What stays free on the cache's filesystem [default: 512M]
     #[arg(long, value_name = "SIZE", value_parser = units::size, global = true, help_heading = "Cache")]
     pub keep_free: Option<u64>,
@@ -139,6 +142,7 @@ impl FetchArgs {
 struct Raw {
     cache_dir: Option<PathBuf>,
     max_size: Option<Quantity>,
+    total_max_size: Option<Quantity>,
     keep_free: Option<Quantity>,
     endpoint_url: Option<String>,
     region: Option<String>,
@@ -180,8 +184,10 @@ impl Quantity {
 pub struct Settings {
     /// The cache shared by all users of the host.
     pub cache_dir: PathBuf,
-    /// The most this uid keeps (bytes).
+    /// The most each uid keeps (bytes).
     pub max_size: u64,
+    /// The most all uids keep together (bytes).
+    pub total_max_size: u64,
     /// What stays free on the cache's filesystem (bytes).
     pub keep_free: u64,
     /// How a cached copy is trusted to be current.
@@ -282,6 +288,10 @@ impl Settings {
                 .max_size
                 .or(size("max-size", &raw.max_size)?)
                 .unwrap_or(MAX_SIZE),
+            total_max_size: args
+                .total_max_size
+                .or(size("total-max-size", &raw.total_max_size)?)
+                .unwrap_or(u64::MAX),
             keep_free: args
                 .keep_free
                 .or(size("keep-free", &raw.keep_free)?)

@@ -4,9 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::DirBuilder;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -54,8 +52,7 @@ impl FileOutput {
     /// # Errors
     /// It cannot be made or opened (exit 73).
     pub fn open(path: &Path) -> Result<Self, Failure> {
-        let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
-        let dir = made.and_then(|()| Dir::open(path)).map_err(|error| {
+        let dir = Dir::make_all(path, 0o755).map_err(|error| {
             let what = format!("cannot use file_output directory {}", path.display());
             Failure::new(Exit::CANNOT_CREATE, what)
                 .remedy("give synapse the right to write there, or name another directory")

@@ -40,6 +40,7 @@ fn what_runs_is_not_removed() {
         let path = host.pexrun(["--which", "job", HASH]).exits(0).stdout;
         let path = std::path::Path::new(path.trim());
         host.s3cache(&["rm", &name]).exits(75).says("in use");
+        host.age_blobs();
         host.s3cache(&["gc", "--max-size", "0"]).exits(0);
         assert!(path.exists(), "gc left it");
         end(running);
@@ -48,11 +49,35 @@ fn what_runs_is_not_removed() {
     host.publish(&name, program("echo again"));
     host.pexrun(["job", HASH]).exits(0).prints("again\n");
     let path = host.pexrun(["--which", "job", HASH]).exits(0).stdout;
+    host.age_blobs();
     host.s3cache(&["gc", "--max-size", "0"]).exits(0);
     assert!(
         !std::path::Path::new(path.trim()).exists(),
         "now gc took it"
     );
+}
+
+/// Libraries that turn a program into a daemon close what it inherited, the lease among it.
+#[test]
+fn what_runs_is_not_removed_after_it_closed_its_lease() {
+    let Some(_python) = or_skip("python", which("python3")) else {
+        return;
+    };
+    let host = Host::new();
+    let name = pex("job", HASH);
+    let closes = "import os; os.closerange(3, 256); print('runs', flush=True); input()";
+    host.publish(
+        &name,
+        program(&format!("exec python3 -c \"{closes}\" \"$0\"")),
+    );
+    let running = start(&host);
+    let path = host.pexrun(["--which", "job", HASH]).exits(0).stdout;
+    host.age_blobs();
+    host.s3cache(&["gc", "--max-size", "0"]).exits(0);
+    assert!(std::path::Path::new(path.trim()).exists(), "gc left it");
+    host.s3cache(&["rm", &name]).exits(75).says("in use");
+    end(running);
+    host.s3cache(&["rm", &name]).exits(0);
 }
 
 #[test]

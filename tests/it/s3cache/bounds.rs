@@ -96,6 +96,7 @@ fn the_least_recently_used_goes_first_and_a_hit_is_a_use() {
     for n in [0, 1, 2, 3, 0, 2] {
         get(n);
     }
+    host.age_blobs();
     get(4);
     assert_eq!(
         [0, 1, 2, 3, 4].map(|n| is_cached(&host, n)),
@@ -126,11 +127,35 @@ fn what_is_in_use_is_not_evicted() {
     assert!(host.read("out") == bytes(MB as usize, 2));
     assert!(is_cached(&host, 0) && is_cached(&host, 1) && !is_cached(&host, 2));
     host.s3cache(["rm", "a-1.0"]).exits(75);
+    host.age_blobs();
     host.s3cache(["gc", "--max-size=1"]).exits(0);
     assert!(is_cached(&host, 0) && is_cached(&host, 1));
     drop(leases);
     get(2, 0);
     assert!(!is_cached(&host, 0));
+}
+
+#[test]
+fn recently_used_blobs_go_only_when_fetch_would_fail_without_their_room() {
+    let (host, origin) = (Host::new(), Origin::start());
+    let get = |n: u64, more: &[&str]| {
+        let url = origin.url(&publish(&origin, n));
+        let args = [&[url.as_str(), "--max-size=2M"], more].concat();
+        host.s3cache(args).exits(0)
+    };
+    for n in [0, 1] {
+        get(n, &[]);
+    }
+    get(2, &["--copy-to=out"]).says("used within the last hour");
+    assert!(host.read("out") == bytes(MB as usize, 2));
+    host.s3cache(["gc", "--max-size=0"]).exits(0);
+    assert_eq!([0, 1, 2].map(|n| is_cached(&host, n)), [true, true, false]);
+    // Its caller asked for a path in the cache: there is nowhere else to put it.
+    get(2, &[]);
+    assert_eq!([0, 1, 2].map(|n| is_cached(&host, n)), [false, true, true]);
+    // An age that was asked for is meant.
+    host.s3cache(["gc", "--max-age=0"]).exits(0);
+    assert_eq!([1, 2].map(|n| is_cached(&host, n)), [false, false]);
 }
 
 #[test]
@@ -237,19 +262,23 @@ fn a_wrong_counter_is_mended_and_a_missing_one_counted() {
     for n in 0..3 {
         get(n);
     }
+    host.age_blobs();
     let counter = share(&host, "index/v1/held");
     assert!(counter.exists());
     for (n, text) in (3..).zip(["99999999999", "not a number", "", "-5", "\u{fffd}"]) {
         std::fs::write(&counter, text).unwrap();
+        host.age_blobs();
         get(n);
         assert!(held(&host) <= 3 * MB, "after {text:?}");
     }
     std::fs::remove_file(&counter).unwrap();
+    host.age_blobs();
     get(20);
     assert!(held(&host) <= 3 * MB);
     // Too low only until gc has looked.
     std::fs::write(&counter, "0").unwrap();
     host.s3cache(["gc"]).exits(0);
+    host.age_blobs();
     get(21);
     assert!(held(&host) <= 3 * MB);
 }

@@ -39,6 +39,49 @@ fn a_missing_directory_is_made_with_all_above_it() {
 }
 
 #[test]
+fn directories_have_their_modes_whatever_the_umask() {
+    let (host, (_origin, url, body)) = (Host::new(), published());
+    let uid = 20_003;
+    let Some(_) = or_skip("another uid", run_as(uid, "true")) else {
+        return;
+    };
+    let program = host.path("s3cache");
+    std::fs::copy(hostkit_tests::bin("s3cache"), &program).unwrap();
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+    for (uid, umask) in [(uid, "0777"), (uid, "077"), (0, "0777"), (0, "000")] {
+        let home = host.path(format!("{uid}-{umask}"));
+        std::fs::create_dir(&home).unwrap();
+        std::os::unix::fs::chown(&home, Some(uid), Some(uid)).unwrap();
+        let mut command = run_as(uid, "/bin/sh").unwrap();
+        host.clean(&mut command);
+        let script = format!("umask {umask}; exec \"$@\"");
+        command.args(["-c", &script, "sh"]).arg(&program);
+        command.args([&url, "--copy-to=out", "--cache-dir=above/cache"]);
+        command.args(["--keep-free=0"]).current_dir(&home);
+        let told = Outcome::from(command.output().unwrap()).exits(0);
+        assert!(!told.stderr.contains("WARN"), "{umask}: {}", told.stderr);
+        assert!(std::fs::read(home.join("out")).unwrap() == body);
+        assert_eq!(mode(&home.join("above")), 0o755, "{umask}");
+        let top = if uid == 0 { 0o1777 } else { 0o755 };
+        assert_eq!(mode(&home.join("above/cache")), top, "{umask}");
+        let mine = home.join("above/cache").join(uid.to_string());
+        for (folder, expected) in [
+            ("", 0o755),
+            ("blobs", 0o755),
+            ("index/v1", 0o755),
+            ("locks/v1", 0o755),
+            ("partial/v1", 0o755),
+            ("pex-root", 0o700),
+        ] {
+            assert_eq!(mode(&mine.join(folder)), expected, "{umask}: {folder}");
+        }
+        for shelf in std::fs::read_dir(mine.join("blobs")).unwrap() {
+            assert_eq!(mode(&shelf.unwrap().path()), 0o755, "{umask}");
+        }
+    }
+}
+
+#[test]
 fn a_file_in_its_place_is_gone_around() {
     let (host, (_origin, url, body)) = (Host::new(), published());
     std::fs::write(host.cache(), "a file").unwrap();

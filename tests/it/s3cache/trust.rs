@@ -11,6 +11,7 @@ use hostkit_tests::{bin, or_skip};
 
 use super::{HASH, Host, Outcome, bytes, every_file, sha256};
 
+mod bounds;
 mod hostile;
 mod mutual;
 

@@ -109,6 +109,7 @@ fn ls_shows_who_holds_an_artifact_and_rm_leaves_it() {
     assert_eq!(rows[0]["leases"], serde_json::json!([]));
     host.s3cache(["rm", "static.bin"]).exits(75).says("in use");
     host.s3cache(["ls", "static.bin"]).exits(0);
+    host.age_blobs();
     host.s3cache(["gc", "--max-size=1"]).exits(0);
     assert!(
         blob(&host, "static.bin").exists(),

@@ -1,20 +1,27 @@
 //! Housekeeping that nobody waits for: what killed processes left, records without a blob, unpacked pexes, and the
 //! bounds of every share root may reach.
 
+use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
 use hostkit::clock;
-use hostkit::dir::{Dir, try_exclusive};
+use hostkit::dir::Dir;
 
+use super::evict::{Act, PartialKind, remove_dead_partials};
 use super::share::Share;
 use super::space::{self, Stored};
 
 /// Partial downloads older than this are not continued any more.
 const PARTIAL_AGE: Duration = Duration::from_secs(24 * 3600);
 
+/// Quarantined blobs are kept for this long, for those who look for the cause.
+const QUARANTINE_AGE: Duration = Duration::from_secs(24 * 3600);
+/// Failure records are of use to processes that waited when they were written.
+const FAILURE_AGE: Duration = Duration::from_secs(3600);
+
 /// Deeper than this nothing is unpacked: whoever nests directories without end only wants the stack to.
-const DEPTH: usize = 128;
+pub(super) const DEPTH: usize = 128;
 
 /// What housekeeping did to one share.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -25,20 +32,33 @@ pub struct Freed {
     pub bytes: u64,
     /// Index entries removed because their blob is gone.
     pub entries: u64,
-    /// Whether unpacked pexes were removed.
-    pub pex_root: bool,
+    /// Unpacked pexes removed.
+    pub pexes: u64,
 }
 
-/// Removes garbage of a share: dead partial downloads, quarantined blobs, entries without a blob, locks nobody holds,
-/// and what a killed process left of writing them.
+/// How long what lies in the folder of partial downloads is kept; `max_age` is what gc was told.
+fn kept_for(kind: PartialKind, max_age: Option<Duration>) -> Duration {
+    match kind {
+        PartialKind::Arriving => PARTIAL_AGE,
+        PartialKind::Quarantined => max_age.unwrap_or(QUARANTINE_AGE).min(QUARANTINE_AGE),
+        PartialKind::FailureRecord => FAILURE_AGE,
+    }
+}
+
+/// Removes garbage of a share: dead partial downloads, quarantined blobs, failure records, entries without a blob, locks
+/// nobody holds, and what a killed process left of writing them.
 ///
 /// # Errors
 /// The disk fails.
-pub fn sweep(share: &Share) -> io::Result<Freed> {
+pub fn sweep(share: &Share, max_age: Option<Duration>, act: Act) -> io::Result<Freed> {
+    let dead = remove_dead_partials(share, |kind| kept_for(kind, max_age), act);
     let mut freed = Freed {
-        bytes: share.own_failures(space::remove_dead_partials(share, PARTIAL_AGE))?,
+        bytes: share.own_failures(dead)?,
         ..Freed::default()
     };
+    if act == Act::Count {
+        return Ok(freed);
+    }
     share.own_failures(for_each_record(share, "index", |shelf, name| {
         if name.starts_with('.') {
             return remove_old(shelf, name);
@@ -123,11 +143,19 @@ pub fn pex_root_bytes(share: &Share) -> u64 {
     share
         .dir()
         .child("pex-root")
-        .and_then(|dir| tree_bytes(&dir, 0))
+        .and_then(|dir| tree_bytes(&dir))
         .unwrap_or(0)
 }
 
-fn tree_bytes(dir: &Dir, depth: usize) -> io::Result<u64> {
+/// Bytes of all files below a directory; links of one file count once.
+///
+/// # Errors
+/// The directory cannot be read. What cannot be read below it counts nothing.
+pub fn tree_bytes(dir: &Dir) -> io::Result<u64> {
+    add_tree(dir, 0, &mut HashSet::new())
+}
+
+fn add_tree(dir: &Dir, depth: usize, linked: &mut HashSet<u64>) -> io::Result<u64> {
     let mut bytes = 0;
     if depth > DEPTH {
         return Ok(bytes);
@@ -137,36 +165,15 @@ fn tree_bytes(dir: &Dir, depth: usize) -> io::Result<u64> {
         if is_dir {
             bytes += dir
                 .child(&name)
-                .and_then(|child| tree_bytes(&child, depth + 1))
+                .and_then(|child| add_tree(&child, depth + 1, linked))
                 .unwrap_or(0);
-        } else if let Ok(found) = dir.stat(&name) {
+        } else if let Ok(found) = dir.stat(&name)
+            && (found.st_nlink < 2 || linked.insert(found.st_ino))
+        {
             bytes += u64::try_from(found.st_size).unwrap_or(0);
         }
     }
     Ok(bytes)
-}
-
-/// Removes a share's unpacked pexes unless a program runs from them. What was unpacked is tied together by symlinks, so
-/// that it goes as a whole or not at all; the next start unpacks again.
-///
-/// # Errors
-/// As unlinkat(2).
-pub fn prune_pex_root(share: &Share) -> io::Result<bool> {
-    let Ok(root) = share.dir().child("pex-root") else {
-        return Ok(false);
-    };
-    let handle = std::fs::File::from(std::os::fd::AsFd::as_fd(&root).try_clone_to_owned()?);
-    // pexrun holds it shared across exec.
-    if !try_exclusive(&handle)? {
-        return Ok(false);
-    }
-    let remove = || {
-        for entry in root.entries()? {
-            root.remove_all(entry?.0)?;
-        }
-        Ok(true)
-    };
-    share.own_failures(remove())
 }
 
 /// A blob of some share.

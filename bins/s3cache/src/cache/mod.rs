@@ -5,10 +5,14 @@
 //! vouches for (`fetch::adopt`).
 
 pub mod entry;
+pub mod evict;
 pub mod gc;
+pub mod in_use;
 pub mod partial;
+pub mod pex_root;
 pub mod share;
 pub mod space;
+pub mod usage;
 
 use std::cell::OnceCell;
 use std::io;
@@ -169,10 +173,8 @@ pub fn root(path: &Path) -> Result<Dir, String> {
     let me = nix::unistd::geteuid().as_raw();
     let path = std::path::absolute(path).map_err(|error| error.to_string())?;
     if path.symlink_metadata().is_err() {
-        std::fs::create_dir_all(&path).map_err(|error| format!("cannot make it: {error}"))?;
         let mode = if me == 0 { 0o1777 } else { 0o755 };
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))
-            .map_err(|error| format!("cannot set its mode: {error}"))?;
+        Dir::make_all(&path, mode).map_err(|error| format!("cannot make it: {error}"))?;
     }
     for part in path.ancestors() {
         let found = part

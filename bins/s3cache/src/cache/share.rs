@@ -21,6 +21,8 @@ use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
 use super::entry::{Entry, Stamp};
+use super::evict::Act;
+use super::in_use::InUse;
 use crate::{digest, pex};
 
 /// The version of the index, lock and partial formats.
@@ -330,7 +332,7 @@ impl Share {
         let entered = self.enter([&dir, &shelf, &blobs], file, key, entry);
         if entered.is_err() {
             // Its caller gives the space back that it has, so that it must not stay.
-            let _ = super::space::remove_blob(self, &entry.sha256);
+            let _ = super::evict::remove_blob(self, &entry.sha256, &InUse::default(), Act::Remove);
         }
         entered.map(|()| dir.path().join(&entry.name))
     }

@@ -247,8 +247,7 @@ fn publish(
     file: &Path,
     replace: bool,
 ) -> Result<(), StoreError> {
-    std::fs::create_dir_all(&parent)?;
-    let dir = Dir::open(&parent)?;
+    let dir = Dir::make_all(&parent, 0o755)?;
     let temp = format!(".{name}.{}.tmp", std::process::id());
     let _ = dir.remove_file(&temp);
     let result = (|| {

@@ -1,4 +1,7 @@
-//! `s3cache gc`: removes garbage and what is over the bounds. As root it keeps the total of all users.
+//! `s3cache gc`: removes garbage and what is over the bounds; as root, for every user.
+
+use std::io;
+use std::time::Duration;
 
 use hostkit::dir::Dir;
 use hostkit::units::{duration, show_size};
@@ -7,16 +10,22 @@ use nix::sys::statvfs::fstatvfs;
 use serde_json::json;
 
 use super::{disk, own_shares};
-use crate::cache::gc::{Freed, by_age, pex_root_bytes, prune_pex_root, sweep};
-use crate::cache::{Share, space};
-use crate::settings::{FetchArgs, Settings};
+use crate::cache::evict::{Act, is_recent, remove_blob, remove_dead_partials};
+use crate::cache::gc::{Candidate, Freed, by_age, sweep};
+use crate::cache::in_use::InUse;
+use crate::cache::usage::Usage;
+use crate::cache::{Share, pex_root, space};
+use crate::settings::Settings;
 
 /// Flags of `s3cache gc`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Also remove what was not used for so long
+    /// Also remove artifacts that were not used for so long, even those of the last hour
     #[arg(long, value_name = "DUR", value_parser = duration)]
-    max_age: Option<std::time::Duration>,
+    max_age: Option<Duration>,
+    /// Say what would be removed, and change nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Print one JSON object per user
     #[arg(long)]
     json: bool,
@@ -26,91 +35,170 @@ pub struct Args {
 ///
 /// # Errors
 /// The disk fails (exit 74).
-pub fn run(args: &Args, settings: &Settings, flags: &FetchArgs) -> Result<Exit, Failure> {
+pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     let shares = own_shares(settings)?;
-    let mut freed: Vec<Freed> = Vec::new();
-    for share in &shares {
-        freed.push(sweep(share).map_err(|error| disk(share, error))?);
+    let mut round = Round::new(args, settings, &shares);
+    for (at, share) in shares.iter().enumerate() {
+        round.sweep(at).map_err(|error| disk(share, error))?;
     }
-    let total = |shares: &[Share]| -> Result<u64, Failure> {
-        shares.iter().try_fold(0, |sum, share| {
-            let held = space::recount(share).map_err(|error| disk(share, error))?;
-            Ok(sum + held + pex_root_bytes(share))
-        })
-    };
-    // As root the bound is for everybody together, and only one that was asked for.
-    let me = nix::unistd::geteuid();
-    let max = if me.is_root() {
-        flags.max_size.unwrap_or(u64::MAX)
-    } else {
-        settings.max_size
-    };
-    let free = || free_bytes(settings);
-    let over =
-        |held: u64| -> Result<bool, Failure> { Ok(held > max || free()? < settings.keep_free) };
-    let mut held = total(&shares)?;
-    // Unpacked pexes come back without the network, so they go first.
-    for (share, freed) in shares.iter().zip(&mut freed) {
-        if over(held)? {
-            let bytes = pex_root_bytes(share);
-            freed.pex_root =
-                bytes > 0 && prune_pex_root(share).map_err(|error| disk(share, error))?;
-            if freed.pex_root {
-                freed.bytes += bytes;
-                held = held.saturating_sub(bytes);
-            }
-        }
+    for (at, share) in shares.iter().enumerate() {
+        round.make_room(at).map_err(|error| disk(share, error))?;
     }
     let all: Vec<&Share> = shares.iter().collect();
     for candidate in by_age(&all).map_err(|error| disk(all[0], error))? {
-        let unused = clock::now()
-            .duration_since(candidate.blob.used)
-            .unwrap_or_default();
-        if !over(held)? && args.max_age.is_none_or(|max| unused <= max) {
-            continue;
-        }
-        let removed = match space::remove_blob(candidate.share, &candidate.blob.sha256) {
-            // A fetch that needed room was faster.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
-            other => other.map_err(|error| disk(candidate.share, error))?,
-        };
-        if removed {
-            held = held.saturating_sub(candidate.blob.size);
-            if let Some(at) = shares
-                .iter()
-                .position(|share| share.uid == candidate.share.uid)
-            {
-                freed[at].blobs += 1;
-                freed[at].bytes += candidate.blob.size;
-            }
-        }
+        let evicted = round.evict(&candidate);
+        evicted.map_err(|error| disk(candidate.share, error))?;
     }
-    for (share, freed) in shares.iter().zip(&mut freed) {
-        freed.entries += sweep(share).map_err(|error| disk(share, error))?.entries;
-        let held = space::recount(share).map_err(|error| disk(share, error))?;
-        if args.json {
-            out::json(
-                &json!({"uid": share.uid, "blobs": freed.blobs, "bytes": freed.bytes, "entries": freed.entries,
-                "pex_root": freed.pex_root, "held": held}),
-            )?;
-        } else {
-            let (bytes, held) = (show_size(freed.bytes), show_size(held));
-            out::line(format_args!(
-                "uid {}: freed {bytes} ({} artifacts), {held} held",
-                share.uid, freed.blobs
-            ))?;
-        }
+    for (at, share) in shares.iter().enumerate() {
+        round.finish(at).map_err(|error| disk(share, error))?;
+        round.report(at)?;
     }
     Ok(Exit::OK)
 }
 
-fn free_bytes(settings: &Settings) -> Result<u64, Failure> {
-    let path = &settings.cache_dir;
-    let unreadable = |error: std::io::Error| {
-        Failure::new(Exit::IO, format!("cannot read {}", path.display())).because(error)
-    };
-    let found = Dir::open(path)
-        .and_then(|dir| Ok(fstatvfs(&dir)?))
-        .map_err(unreadable)?;
+/// One collection. What is freed and what is held count the same: artifacts, partial downloads, quarantined blobs,
+/// failure records and unpacked pexes.
+struct Round<'a> {
+    args: &'a Args,
+    settings: &'a Settings,
+    shares: &'a [Share],
+    act: Act,
+    in_use: InUse,
+    /// The bound of all shares together (bytes).
+    total_max: u64,
+    /// What each share holds (bytes).
+    held: Vec<u64>,
+    /// What each share was relieved of.
+    freed: Vec<Freed>,
+}
+
+impl<'a> Round<'a> {
+    fn new(args: &'a Args, settings: &'a Settings, shares: &'a [Share]) -> Self {
+        Self {
+            args,
+            settings,
+            shares,
+            act: if args.dry_run {
+                Act::Count
+            } else {
+                Act::Remove
+            },
+            in_use: InUse::default(),
+            // Other users see only their own share.
+            total_max: match nix::unistd::geteuid().is_root() {
+                true => settings.total_max_size,
+                false => u64::MAX,
+            },
+            held: vec![0; shares.len()],
+            freed: vec![Freed::default(); shares.len()],
+        }
+    }
+
+    /// Whether a share, all together or the disk are over a bound, after `freed` more bytes of the share are gone.
+    fn is_over(&self, at: usize, freed: u64) -> io::Result<bool> {
+        let (mine, all) = (self.held[at], self.held.iter().sum::<u64>());
+        let counted = match self.act {
+            Act::Remove => 0,
+            Act::Count => self.freed.iter().map(|freed| freed.bytes).sum::<u64>() + freed,
+        };
+        Ok(mine.saturating_sub(freed) > self.settings.max_size
+            || all.saturating_sub(freed) > self.total_max
+            || free_bytes(self.settings)?.saturating_add(counted) < self.settings.keep_free)
+    }
+
+    fn count(&mut self, at: usize, bytes: u64) {
+        self.freed[at].bytes += bytes;
+        self.held[at] = self.held[at].saturating_sub(bytes);
+    }
+
+    /// Removes what nobody needs any more.
+    fn sweep(&mut self, at: usize) -> io::Result<()> {
+        let share = &self.shares[at];
+        self.held[at] = share.own_failures(Usage::of(share))?.held();
+        let freed = sweep(share, self.args.max_age, self.act)?;
+        self.freed[at].entries += freed.entries;
+        self.count(at, freed.bytes);
+        Ok(())
+    }
+
+    /// Removes what is given up before artifacts are, when a share is over a bound: quarantined blobs and dead downloads
+    /// whatever their age, then unpacked pexes, which come back without the network.
+    fn make_room(&mut self, at: usize) -> io::Result<()> {
+        let share = &self.shares[at];
+        if self.is_over(at, 0)? {
+            let dead = remove_dead_partials(share, |_| Duration::ZERO, self.act);
+            let mut bytes = share.own_failures(dead)?;
+            if self.act == Act::Count {
+                // The sweep has counted the old ones of them.
+                bytes = bytes.saturating_sub(self.freed[at].bytes);
+            }
+            self.count(at, bytes);
+        }
+        let enough = |freed| Ok(!self.is_over(at, freed)?);
+        let pruned = pex_root::prune(share, &self.in_use, self.act, enough);
+        let pruned = share.own_failures(pruned)?;
+        self.freed[at].pexes += pruned.pexes;
+        self.count(at, pruned.bytes);
+        Ok(())
+    }
+
+    /// Evicts a blob if it is too old, or if its share is over a bound and it was not used just now.
+    fn evict(&mut self, candidate: &Candidate<'_>) -> io::Result<()> {
+        let (share, blob) = (candidate.share, &candidate.blob);
+        let position = self.shares.iter().position(|found| found.uid == share.uid);
+        let Some(at) = position else { return Ok(()) };
+        let now = clock::now();
+        let unused = now.duration_since(blob.used).unwrap_or_default();
+        let expired = self.args.max_age.is_some_and(|max| unused > max);
+        if !expired && (is_recent(blob.used, now) || !self.is_over(at, 0)?) {
+            return Ok(());
+        }
+        let removed = match remove_blob(share, &blob.sha256, &self.in_use, self.act) {
+            // A fetch that needed room was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            other => other?,
+        };
+        if removed {
+            self.freed[at].blobs += 1;
+            self.count(at, blob.size);
+        }
+        Ok(())
+    }
+
+    /// Removes the entries of what was evicted, and corrects the counters.
+    fn finish(&mut self, at: usize) -> io::Result<()> {
+        if self.act == Act::Remove {
+            let share = &self.shares[at];
+            self.freed[at].entries += sweep(share, None, self.act)?.entries;
+            self.held[at] = space::recount(share)?.total();
+        }
+        Ok(())
+    }
+
+    fn report(&self, at: usize) -> Result<(), Failure> {
+        let (uid, freed, held) = (self.shares[at].uid, self.freed[at], self.held[at]);
+        if self.args.json {
+            return out::json(
+                &json!({"uid": uid, "blobs": freed.blobs, "bytes": freed.bytes, "entries": freed.entries,
+                "unpacked": freed.pexes, "held": held, "dry_run": self.args.dry_run}),
+            );
+        }
+        let would = if self.args.dry_run {
+            "would free"
+        } else {
+            "freed"
+        };
+        out::line(format_args!(
+            "uid {uid}: {would} {} ({} artifacts, {} unpacked pexes), {} held",
+            show_size(freed.bytes),
+            freed.blobs,
+            freed.pexes,
+            show_size(held),
+        ))
+    }
+}
+
+fn free_bytes(settings: &Settings) -> io::Result<u64> {
+    let found = fstatvfs(&Dir::open(&settings.cache_dir)?)?;
     Ok(found.blocks_available() * found.fragment_size())
 }

@@ -9,6 +9,7 @@ use hostkit::{Exit, Failure, clock, out};
 use serde_json::json;
 
 use super::{all_shares, entries, matches};
+use crate::cache::in_use::InUse;
 use crate::cache::space;
 use crate::settings::Settings;
 
@@ -28,7 +29,7 @@ pub struct Args {
 /// # Errors
 /// There is no cache (exit 66).
 pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
-    let holders = lease_holders();
+    let (holders, in_use) = (lease_holders(), InUse::default());
     let mut rows = Vec::new();
     for share in all_shares(settings)? {
         let used: HashMap<String, SystemTime> = space::blobs(&share)
@@ -67,14 +68,20 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
             "SIZE", "AGE", "USED", "UID", "LEASE", "SOURCE"
         ))?;
     }
-    for (last, uid, entry, leases) in rows {
+    for (last, uid, entry, mut leases) in rows {
+        let named_by = in_use.of_blob(&entry.sha256);
         if args.json {
             out::json(&json!({
                 "source": entry.source, "name": entry.name, "sha256": entry.sha256, "size": entry.size, "uid": uid,
                 "fetched": entry.fetched, "used": seconds(last), "vouched": entry.vouched, "leases": leases,
+                "named_by": named_by,
             }))?;
             continue;
         }
+        // For people both are the same: why it stays.
+        leases.extend(named_by);
+        leases.sort_unstable();
+        leases.dedup();
         let lease = leases
             .iter()
             .map(u32::to_string)

@@ -3,6 +3,8 @@
 use hostkit::{Exit, Failure, out};
 
 use super::{disk, entries, matches, own_shares};
+use crate::cache::evict::{Act, remove_blob};
+use crate::cache::in_use::InUse;
 use crate::cache::space;
 use crate::settings::Settings;
 
@@ -19,7 +21,7 @@ pub struct Args {
 /// # Errors
 /// One is not there (exit 66) or in use (exit 75).
 pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
-    let shares = own_shares(settings)?;
+    let (shares, in_use) = (own_shares(settings)?, InUse::default());
     for word in &args.what {
         let mut found = false;
         for share in &shares {
@@ -29,7 +31,7 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
                 }
                 found = true;
                 // An entry without a blob is only forgotten.
-                match space::remove_blob(share, &entry.sha256) {
+                match remove_blob(share, &entry.sha256, &in_use, Act::Remove) {
                     Ok(true) => {
                         space::release(share, entry.size).map_err(|error| disk(share, error))?
                     }

@@ -99,6 +99,10 @@ fn a_part_of_the_cache_full_of_traps_stops_neither_gc_nor_those_who_list() {
             users.run(uid, &[verb]).exits(0);
         }
     }
+    for uid in [0, ANN] {
+        let blobs = users.share(uid, "blobs");
+        hostkit_tests::cache::age_blobs(&blobs, std::time::Duration::from_secs(7200));
+    }
     users.run(0, &["gc", "--max-size=1"]).exits(0);
     assert!(!garbage.exists(), "root's own garbage went");
     for uid in [0, ANN] {

@@ -1,0 +1,327 @@
+//! Unpacked pexes (`PEX_ROOT`): the lease of each one that runs, and removing the least recently used ones that do not.
+//!
+//! ```text
+//! pex-root/.leases/<sha256 of the build>   the pex's hash; a shared flock while it runs, its time is the last start
+//! pex-root/.leases/gate                    shared while a lease is taken, exclusive while unpacked pexes are removed
+//! ```
+//!
+//! A removal excludes starts by the gate, for the time it takes: a pex that starts finds either all that it has unpacked
+//! or nothing, and unpacks itself again. pexes of earlier releases of pexrun hold a shared lock on the root alone; their
+//! age decides, and what running processes name.
+
+mod info;
+mod layout;
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::time::{Duration, SystemTime};
+
+use hostkit::clock;
+use hostkit::dir::{Dir, try_exclusive, try_shared};
+use tracing::info;
+
+use self::info::PexInfo;
+use self::layout::{Layout, Place, TRASH, UnpackedPex, is_hash, written};
+use super::evict::Act;
+use super::gc::tree_bytes;
+use super::in_use::InUse;
+use super::share::Share;
+
+/// The folder of leases.
+const LEASES: &str = ".leases";
+/// The lock that keeps starts and removals apart.
+const GATE: &str = "gate";
+/// The longest that a start waits for a removal.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+/// The longest that a removal waits for starts, each of which takes less than a millisecond.
+const PRUNE_PATIENCE: Duration = Duration::from_secs(1);
+/// How often the gate is tried until then.
+const POLL: Duration = Duration::from_millis(5);
+/// A pex that no lease tells of is left alone for so long after its last start.
+const UNLEASED_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// Takes the lease of a build that is about to run: what it unpacks, or has unpacked before, stays for as long as the
+/// files returned are open. `sha256` is the digest of the build, `file` the build itself.
+///
+/// # Errors
+/// As open(2) and flock(2); `TimedOut` when unpacked pexes are being removed for longer than a start waits.
+pub fn lease(root: &Dir, sha256: &str, file: &File) -> io::Result<[File; 2]> {
+    // gc of releases that know no leases removes all or, while this is held, nothing.
+    let whole = File::from(root.as_fd().try_clone_to_owned()?);
+    let leases = root.make_child(LEASES, 0o700)?;
+    let gate = leases.open_or_create(GATE, 0o600)?;
+    if !wait(START_PATIENCE, || try_shared(&whole))? || !wait(START_PATIENCE, || try_shared(&gate))?
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "unpacked pexes are being removed, and that does not end",
+        ));
+    }
+    let mut lease = leases.open_or_create(sha256, 0o600)?;
+    // Exclusively it is taken only by those who hold the gate.
+    try_shared(&lease)?;
+    if lease.metadata()?.len() == 0 {
+        // Without a hash nothing at all is removed while this lease is held.
+        let info = PexInfo::of_pex(file).unwrap_or_default();
+        lease.write_all(info.pex_hash.unwrap_or_default().as_bytes())?;
+    }
+    lease.set_modified(clock::now())?;
+    Ok([whole, lease])
+}
+
+fn wait(patience: Duration, mut attempt: impl FnMut() -> io::Result<bool>) -> io::Result<bool> {
+    let began = clock::since_boot();
+    while !attempt()? {
+        if clock::since_boot().saturating_sub(began) > patience {
+            return Ok(false);
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(true)
+}
+
+/// What was removed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Pruned {
+    /// Unpacked pexes.
+    pub pexes: u64,
+    /// Bytes, shared parts included.
+    pub bytes: u64,
+}
+
+/// Removes unpacked pexes of a share that do not run, the least recently started first, and the parts that no other pex
+/// needs, until `enough` says so of the bytes freed.
+///
+/// # Errors
+/// As unlinkat(2), and what `enough` returns.
+pub fn prune(
+    share: &Share,
+    in_use: &InUse,
+    act: Act,
+    enough: impl Fn(u64) -> io::Result<bool>,
+) -> io::Result<Pruned> {
+    let Ok(root) = share.dir().child("pex-root") else {
+        return Ok(Pruned::default());
+    };
+    let Some(closed) = close(share, &root)? else {
+        info!(
+            uid = share.uid,
+            "pexes are being started: unpacked pexes are left alone"
+        );
+        return Ok(Pruned::default());
+    };
+    let leases = Leases::read(&root)?;
+    let mut layout = Layout::read(&root)?;
+    let mut pruned = Pruned::default();
+    for place in std::mem::take(&mut layout.trash) {
+        pruned.bytes += remove(&root, &place, act)?;
+    }
+    while !enough(pruned.bytes)? {
+        let parts = if leases.unknown {
+            Vec::new()
+        } else {
+            layout.take_unneeded(&leases.running, |hash| in_use.has_unpacked(hash))
+        };
+        if !parts.is_empty() {
+            for place in parts {
+                pruned.bytes += remove(&root, &place, act)?;
+            }
+            continue;
+        }
+        let used = used(&layout, &leases, in_use);
+        let free = layout
+            .pexes
+            .iter()
+            .filter(|pex| leases.are_free(pex, closed.idle) && !used.contains(pex.hash.as_str()));
+        let oldest = free.min_by_key(|pex| leases.last_start(pex));
+        let Some(hash) = oldest.map(|pex| pex.hash.clone()) else {
+            break;
+        };
+        if act == Act::Remove {
+            info!(pex = hash, "unpacked pex removed");
+        }
+        pruned.pexes += 1;
+        for place in layout.take(&hash) {
+            pruned.bytes += remove(&root, &place, act)?;
+        }
+    }
+    // What pexes share besides, such as what they know of interpreters, or what another layout has.
+    let idle = closed.idle && layout.pexes.is_empty() && leases.are_all_free();
+    if idle && !enough(pruned.bytes)? {
+        pruned.bytes += remove_rest(&root, act)?;
+    }
+    if act == Act::Remove {
+        leases.forget(&root, &layout);
+    }
+    Ok(pruned)
+}
+
+/// The pexes that run: leased, named by a process although it may have closed the lease, or, where a process has a part
+/// mapped that none of these needs, all that need it.
+fn used<'a>(layout: &'a Layout, leases: &Leases, in_use: &InUse) -> HashSet<&'a str> {
+    let named = |pex: &&UnpackedPex| {
+        leases.running.contains(&pex.hash)
+            || in_use.has_unpacked(&pex.hash)
+            || layout
+                .shorts(&pex.hash)
+                .any(|place| in_use.has_unpacked(&place.name))
+    };
+    let (known, others): (Vec<_>, Vec<_>) = layout.pexes.iter().partition(named);
+    let parts = |pex: &'a UnpackedPex| pex.parts.iter().flatten();
+    let explained: HashSet<_> = known.iter().flat_map(|pex| parts(pex)).collect();
+    let mapping = others.into_iter().filter(|pex| {
+        let mut unexplained = parts(pex).filter(|part| !explained.contains(part));
+        unexplained.any(|part| in_use.has_unpacked(part))
+    });
+    let mapping = mapping.map(|pex| pex.hash.as_str());
+    known
+        .iter()
+        .map(|pex| pex.hash.as_str())
+        .chain(mapping)
+        .collect()
+}
+
+/// No pex is started while this exists.
+struct Closed {
+    /// Whether no program that pexrun started is running.
+    idle: bool,
+    _locks: [Option<File>; 2],
+}
+
+/// Closes the gate; `None` when pexes are being started all the time.
+fn close(share: &Share, root: &Dir) -> io::Result<Option<Closed>> {
+    let whole = File::from(root.as_fd().try_clone_to_owned()?);
+    // pexrun holds it shared across exec.
+    let idle = try_exclusive(&whole)?;
+    let mut gate = None;
+    if let Ok(leases) = root.child(LEASES) {
+        let closed = wait(PRUNE_PATIENCE, || {
+            gate = share.try_lock(&leases, GATE)?;
+            Ok(gate.is_some())
+        });
+        if !closed? {
+            return Ok(None);
+        }
+    } else if !idle {
+        // Only releases without leases have started pexes here, and one of them runs.
+        return Ok(None);
+    }
+    Ok(Some(Closed {
+        idle,
+        _locks: [idle.then_some(whole), gate.flatten()],
+    }))
+}
+
+/// The leases of a root.
+#[derive(Debug, Default)]
+struct Leases {
+    /// The hashes of pexes that run.
+    running: HashSet<String>,
+    /// Whether something runs of which the hash is not known.
+    unknown: bool,
+    /// The last start of each pex, by its hash.
+    started: HashMap<String, SystemTime>,
+    /// The files of leases that are free, and their hashes.
+    free: Vec<(String, String)>,
+}
+
+impl Leases {
+    fn read(root: &Dir) -> io::Result<Self> {
+        let mut leases = Self::default();
+        let Ok(dir) = root.child(LEASES) else {
+            return Ok(leases);
+        };
+        for entry in dir.entries()? {
+            let Ok(name) = entry?.0.into_string() else {
+                continue;
+            };
+            let Some(file) = dir.open_file(&name).ok().filter(|_| name != GATE) else {
+                continue;
+            };
+            let mut hash = String::new();
+            let _ = (&file).take(64).read_to_string(&mut hash);
+            let free = try_exclusive(&file)?;
+            match (free, is_hash(&hash)) {
+                (false, false) => leases.unknown = true,
+                (false, true) => {
+                    leases.running.insert(hash.clone());
+                }
+                (true, _) => leases.free.push((name.clone(), hash.clone())),
+            }
+            if let Ok(found) = dir.stat(&name) {
+                let last = leases.started.entry(hash).or_insert(SystemTime::UNIX_EPOCH);
+                *last = (*last).max(written(&found));
+            }
+        }
+        Ok(leases)
+    }
+
+    fn are_all_free(&self) -> bool {
+        self.running.is_empty() && !self.unknown
+    }
+
+    fn last_start(&self, pex: &UnpackedPex) -> SystemTime {
+        let leased = self.started.get(&pex.hash).copied();
+        leased.map_or(pex.used, |leased| leased.max(pex.used))
+    }
+
+    /// Whether no lease protects a pex. Where no lease tells of it, an earlier release may have started it: it is left
+    /// alone for a while, unless nothing runs at all.
+    fn are_free(&self, pex: &UnpackedPex, idle: bool) -> bool {
+        if self.unknown || self.running.contains(&pex.hash) {
+            return false;
+        }
+        let age = clock::now().duration_since(self.last_start(pex));
+        idle || self.started.contains_key(&pex.hash) || age.is_ok_and(|age| age > UNLEASED_AGE)
+    }
+
+    /// Removes the files of free leases on pexes that are gone.
+    fn forget(&self, root: &Dir, layout: &Layout) {
+        let Ok(dir) = root.child(LEASES) else { return };
+        for (name, hash) in &self.free {
+            if !layout.pexes.iter().any(|pex| pex.hash == *hash) {
+                // Left behind it costs a file of 40 bytes.
+                let _ = dir.remove_file(name);
+            }
+        }
+    }
+}
+
+/// Removes a directory; returns the bytes in it.
+fn remove(root: &Dir, place: &Place, act: Act) -> io::Result<u64> {
+    let parent = place.parent(root)?;
+    let bytes = parent.child(&place.name).and_then(|dir| tree_bytes(&dir))?;
+    if act == Act::Remove {
+        let mut name = place.name.clone();
+        if !name.ends_with(TRASH) {
+            name = format!("{name}{TRASH}");
+            // A kill in the middle must not leave half a pex under its name.
+            parent.rename(&place.name, &parent, &name)?;
+        }
+        parent.remove_all(name)?;
+    }
+    Ok(bytes)
+}
+
+/// Removes all but the leases; returns the bytes in it.
+fn remove_rest(root: &Dir, act: Act) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in root.entries()? {
+        let (name, is_dir) = entry?;
+        if name == LEASES {
+            continue;
+        }
+        bytes += if is_dir {
+            root.child(&name).and_then(|dir| tree_bytes(&dir))?
+        } else {
+            root.stat(&name)
+                .map_or(0, |found| u64::try_from(found.st_size).unwrap_or(0))
+        };
+        if act == Act::Remove {
+            root.remove_all(name)?;
+        }
+    }
+    Ok(bytes)
+}

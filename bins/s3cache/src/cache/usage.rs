@@ -1,0 +1,110 @@
+//! How much a share holds, kind by kind. The kinds add up to what `du -sb` says of its directory.
+
+use std::collections::HashSet;
+use std::io;
+
+use hostkit::dir::Dir;
+
+use super::evict::PartialKind;
+use super::gc::{DEPTH, pex_root_bytes};
+use super::share::Share;
+use super::space;
+
+/// A number of files and their length.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Amount {
+    /// How many.
+    pub count: u64,
+    /// Their length (bytes).
+    pub bytes: u64,
+}
+
+/// What a share holds.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Blobs.
+    pub artifacts: Amount,
+    /// Partial downloads and their records.
+    pub arriving: Amount,
+    /// Blobs that turned out corrupt and were put aside.
+    pub quarantined: Amount,
+    /// What leaders that failed left for those who waited.
+    pub failures: Amount,
+    /// Files of unpacked pexes (bytes).
+    pub unpacked: u64,
+    /// Directories, index and locks (bytes); they do not count toward `max-size`.
+    pub other: u64,
+}
+
+impl Usage {
+    /// Reads the whole share.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn of(share: &Share) -> io::Result<Self> {
+        let mut usage = Self::default();
+        let partial = share.records("partial")?;
+        for entry in partial.entries()? {
+            let (name, is_dir) = entry?;
+            let Ok(found) = partial.stat(&name) else {
+                continue;
+            };
+            if is_dir {
+                continue;
+            }
+            let amount = match PartialKind::of(&name.to_string_lossy()) {
+                PartialKind::Arriving => &mut usage.arriving,
+                PartialKind::Quarantined => &mut usage.quarantined,
+                PartialKind::FailureRecord => &mut usage.failures,
+            };
+            amount.count += 1;
+            amount.bytes += u64::try_from(found.st_size).unwrap_or(0);
+        }
+        for blob in space::blobs(share)? {
+            usage.artifacts.count += 1;
+            usage.artifacts.bytes += blob.size;
+        }
+        usage.unpacked = pex_root_bytes(share);
+        let all = whole(share.dir(), 0, &mut HashSet::new());
+        usage.other = all.saturating_sub(usage.held());
+        Ok(usage)
+    }
+
+    /// What counts toward `max-size` (bytes).
+    #[must_use]
+    pub const fn held(&self) -> u64 {
+        self.artifacts.bytes
+            + self.arriving.bytes
+            + self.quarantined.bytes
+            + self.failures.bytes
+            + self.unpacked
+    }
+
+    /// All of it (bytes).
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.held() + self.other
+    }
+}
+
+/// Bytes of a directory and all below it, as `du -sb` counts: each file once, directories too. What cannot be read
+/// counts nothing.
+fn whole(dir: &Dir, depth: usize, seen: &mut HashSet<u64>) -> u64 {
+    let size = |size: i64| u64::try_from(size).unwrap_or(0);
+    let mut bytes = dir.metadata().map_or(0, |found| size(found.st_size));
+    if depth > DEPTH {
+        return bytes;
+    }
+    for (name, is_dir) in dir.entries().into_iter().flatten().flatten() {
+        if is_dir {
+            bytes += dir
+                .child(&name)
+                .map_or(0, |child| whole(&child, depth + 1, seen));
+        } else if let Ok(found) = dir.stat(&name)
+            && (found.st_nlink < 2 || seen.insert(found.st_ino))
+        {
+            bytes += size(found.st_size);
+        }
+    }
+    bytes
+}

@@ -1,0 +1,35 @@
+//! `gc` of root: every user within its bound, and all of them together within theirs.
+
+use std::time::Duration;
+
+use hostkit_tests::origin::Origin;
+
+use super::{ANN, BOB, Users, bytes, every_file};
+
+#[test]
+fn root_collects_each_user_to_its_bound_and_all_to_the_total() {
+    let Some(users) = Users::new() else { return };
+    let origin = Origin::start();
+    let all = [ANN, BOB, 0];
+    for uid in all {
+        for n in 0..3 {
+            let path = format!("/{uid}-1.{n}");
+            origin.put(&path, bytes(1 << 20, u64::from(uid) * 3 + n));
+            users.run(uid, &[&origin.url(&path)]).exits(0);
+        }
+        let earlier = Duration::from_secs(7200);
+        hostkit_tests::cache::age_blobs(&users.share(uid, "blobs"), earlier);
+    }
+    let left = || all.map(|uid| every_file(&users.share(uid, "blobs")).len());
+    // Another user sees to nobody's bound but its own, and not to that of all.
+    let run = |uid: u32, flag: &str| users.run(uid, &["gc", flag]).exits(0);
+    run(ANN, "--total-max-size=1");
+    assert_eq!(left(), [3, 3, 3]);
+    run(BOB, "--max-size=2M");
+    assert_eq!(left(), [3, 2, 3]);
+    run(0, "--max-size=2M");
+    assert_eq!(left(), [2, 2, 2]);
+    // Least recently used first, whose ever it is.
+    run(0, "--total-max-size=3M");
+    assert_eq!(left(), [0, 1, 2]);
+}

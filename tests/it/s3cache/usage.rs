@@ -1,0 +1,193 @@
+//! What the cache holds, as `stats` and `gc` tell it: every byte is of one kind, counted once, and has an end.
+
+use std::fs::{self, File, FileTimes};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use hostkit_tests::origin::Origin;
+use serde_json::Value;
+
+use super::{Host, bytes};
+
+const MB: u64 = 1 << 20;
+
+fn share(host: &Host, path: &str) -> PathBuf {
+    host.cache()
+        .join(nix::unistd::geteuid().to_string())
+        .join(path)
+}
+
+/// The object of `--json` output.
+fn json(host: &Host, args: &[&str]) -> Value {
+    serde_json::from_str(&host.s3cache(args).exits(0).stdout).unwrap()
+}
+
+fn number(value: &Value, key: &str) -> u64 {
+    value[key]
+        .as_u64()
+        .unwrap_or_else(|| panic!("{key} in {value}"))
+}
+
+/// What `du` counts of this user's part of the cache.
+fn du(host: &Host) -> u64 {
+    let out = Command::new("du").arg("-sb").arg(share(host, "")).output();
+    let text = String::from_utf8(out.unwrap().stdout).unwrap();
+    text.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Everything below the cache directory, with its length.
+fn listing(directory: &Path) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        let metadata = entry.path().symlink_metadata().unwrap();
+        found.push((entry.path(), metadata.len()));
+        if metadata.is_dir() {
+            found.extend(listing(&entry.path()));
+        }
+    }
+    found.sort();
+    found
+}
+
+fn age(path: &Path, by: Duration) {
+    let file = File::options().read(true).open(path).unwrap();
+    let times = FileTimes::new().set_modified(hostkit::clock::now() - by);
+    file.set_times(times).unwrap();
+}
+
+/// The only file of the folder of partial downloads whose name ends so.
+fn partial(host: &Host, end: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(share(host, "partial/v1")).unwrap();
+    let mut paths = entries.map(|entry| entry.unwrap().path());
+    paths.find(|path| path.to_string_lossy().ends_with(end))
+}
+
+/// A host with one thing of every kind: two artifacts and one that turned out corrupt, of a megabyte each, a failed
+/// fetch, a download that a kill left, and unpacked files of 30,000 bytes that have links.
+fn one_of_each() -> (Host, Origin) {
+    let (host, origin) = (Host::new(), Origin::start());
+    for n in 0..3 {
+        let path = format!("/a-1.{n}");
+        origin.put(&path, bytes(MB as usize, n));
+        let blob = host.s3cache([&origin.url(&path)]).exits(0).stdout;
+        if n == 2 {
+            fs::set_permissions(blob.trim(), PermissionsExt::from_mode(0o755)).unwrap();
+            fs::write(blob.trim(), bytes(MB as usize, 7)).unwrap();
+            host.s3cache(["verify", "a-1.2"]).exits(65);
+        }
+    }
+    host.s3cache([&origin.url("/absent-1.2")]).exits(66);
+    let name = format!("partial/v1/{}.0.data", "ab".repeat(32));
+    fs::write(share(&host, &name), [0; 5000]).unwrap();
+    let unpacked = share(&host, "pex-root/unpacked/below");
+    fs::create_dir_all(&unpacked).unwrap();
+    fs::write(unpacked.join("file"), [0; 30_000]).unwrap();
+    fs::hard_link(unpacked.join("file"), unpacked.join("link")).unwrap();
+    symlink("file", unpacked.join("symlink")).unwrap();
+    (host, origin)
+}
+
+#[test]
+fn stats_of_every_kind_add_up_to_du() {
+    let (host, _origin) = one_of_each();
+    let stats = json(&host, &["stats", "--json"]);
+    let failure = partial(&host, ".failed").unwrap().metadata().unwrap().len();
+    for (key, expected) in [
+        ("blobs", 2),
+        ("bytes", 2 * MB),
+        ("partial_bytes", 5000),
+        ("quarantined", 1),
+        ("quarantined_bytes", MB),
+        ("failures", 1),
+        ("failure_bytes", failure),
+        ("pex_root_bytes", 30_004),
+        ("held_bytes", 3 * MB + 5000 + failure + 30_004),
+        ("total_bytes", du(&host)),
+    ] {
+        assert_eq!(number(&stats, key), expected, "{key}");
+    }
+    let sum = number(&stats, "held_bytes") + number(&stats, "other_bytes");
+    assert_eq!(sum, number(&stats, "total_bytes"));
+    let table = host.s3cache(["stats"]).exits(0).stdout;
+    for line in [
+        "1 quarantined blobs",
+        "1 records of failures",
+        "in all (du -sb)",
+    ] {
+        assert!(table.contains(line), "{line} in {table}");
+    }
+}
+
+#[test]
+fn dry_run_of_gc_changes_nothing_and_tells_what_gc_does() {
+    let (host, _origin) = one_of_each();
+    host.age_blobs();
+    let before = number(&json(&host, &["stats", "--json"]), "held_bytes");
+    for max in [
+        "--max-size=100G",
+        "--max-size=2M",
+        "--max-size=1M",
+        "--max-size=0",
+    ] {
+        let there = listing(&host.cache());
+        let mut told = json(&host, &["gc", "--json", "--dry-run", max]);
+        assert_eq!(listing(&host.cache()), there, "{max}");
+        assert_eq!(told["dry_run"], true);
+        told["dry_run"] = false.into();
+        let held = number(&json(&host, &["stats", "--json"]), "held_bytes");
+        let done = json(&host, &["gc", "--json", max]);
+        // How many entries lead nowhere shows only when their blobs are gone.
+        told["entries"] = done["entries"].clone();
+        assert_eq!(told, done, "{max}");
+        assert_eq!(
+            held - number(&done, "bytes"),
+            number(&done, "held"),
+            "{max}"
+        );
+        let left = number(&json(&host, &["stats", "--json"]), "held_bytes");
+        assert_eq!(left, number(&done, "held"), "{max}");
+    }
+    assert!(before > 3 * MB);
+    assert_eq!(number(&json(&host, &["stats", "--json"]), "held_bytes"), 0);
+}
+
+#[test]
+fn quarantined_blobs_and_failure_records_have_an_end() {
+    let hours = |n: u64| Duration::from_secs(n * 3600);
+    for (aged, args, left) in [
+        (hours(0), &[][..], (true, true)),
+        (hours(2), &[], (true, false)),
+        (hours(25), &[], (false, false)),
+        (hours(0), &["--max-size=1K"], (false, false)),
+        (hours(2), &["--max-age=1h"], (false, false)),
+    ] {
+        let (host, _origin) = one_of_each();
+        for end in [".bad", ".failed"] {
+            age(&partial(&host, end).unwrap(), aged);
+        }
+        host.s3cache([&["gc"], args].concat()).exits(0);
+        let found = [".bad", ".failed"].map(|end| partial(&host, end).is_some());
+        assert_eq!(found, [left.0, left.1], "{aged:?} {args:?}");
+    }
+}
+
+#[test]
+fn unpacked_pexes_count_toward_the_bound_of_fetches_and_go_before_artifacts() {
+    let (host, origin) = (Host::new(), Origin::start());
+    origin.put("/a-1.1", bytes(MB as usize, 1));
+    origin.put("/a-1.2", bytes(MB as usize, 2));
+    host.s3cache([&origin.url("/a-1.1")]).exits(0);
+    let unpacked = share(&host, "pex-root/unpacked");
+    fs::write(&unpacked, bytes(2 * MB as usize, 3)).unwrap();
+    // A fetch reads a counter; gc has it counted.
+    host.s3cache(["gc"]).exits(0);
+    assert!(unpacked.exists());
+    host.age_blobs();
+    let told = host.s3cache([&origin.url("/a-1.2"), "--copy-to=out", "--max-size=3M"]);
+    assert!(!told.exits(0).stderr.contains("WARN"));
+    assert!(!unpacked.exists());
+    assert_eq!(number(&json(&host, &["stats", "--json"]), "bytes"), 2 * MB);
+}
