@@ -106,7 +106,7 @@ pub fn fetch_and_use<T>(
     let broken = match got {
         Got::Cached(blob)
             if failure.exit() == Exit::CORRUPT
-                && how != How::Fetched
+                && matches!(how, How::Hit | How::Current | How::Stale)
                 && settings.freshness != Freshness::Offline =>
         {
             blob.entry

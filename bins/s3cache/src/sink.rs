@@ -18,8 +18,8 @@ use tokio::sync::mpsc;
 use crate::archive;
 use crate::cache::partial::{Done, Header, Partial};
 use crate::digest::Hex;
-use crate::hasher::{self, Follower, Next};
 use crate::store::Crc;
+use crate::stream_worker::{self, Next, StreamWorker};
 use crate::unpack::Kind;
 
 /// Pieces waiting to be written. A piece is what one read of a connection gives, 8 KiB to 400 KiB.
@@ -132,8 +132,8 @@ struct Writer {
     target: Target,
     shape: Shape,
     /// `None` once it has finished.
-    hasher: Option<Follower<io::Result<Hex>>>,
-    checker: Option<Follower<io::Result<()>>>,
+    hasher: Option<StreamWorker<io::Result<Hex>>>,
+    checker: Option<StreamWorker<io::Result<()>>>,
     /// All bytes before this one were given to these two.
     frontier: u64,
     /// Part -> bytes of it that are written, and their CRC so far.
@@ -165,11 +165,11 @@ impl Writer {
 
     fn run(&mut self, mut pieces: mpsc::Receiver<Message>, done: &[Done]) -> io::Result<Summary> {
         let data = self.target.data.try_clone()?;
-        self.hasher = Some(Follower::start(data, hasher::sha256));
+        self.hasher = Some(StreamWorker::start(data, stream_worker::sha256));
         if let Some(kind) = self.shape.archive {
             let data = self.target.data.try_clone()?;
             let check = move |bytes| archive::check(kind, bytes);
-            self.checker = Some(Follower::start(data, check));
+            self.checker = Some(StreamWorker::start(data, check));
         }
         for part in done {
             let length = self.part_length(part.part);
@@ -316,7 +316,7 @@ impl Writer {
             Some(hasher) => hasher.finish()??,
             None => return Err(io::ErrorKind::Interrupted.into()),
         };
-        let checked = self.checker.take().map(Follower::finish).transpose()?;
+        let checked = self.checker.take().map(StreamWorker::finish).transpose()?;
         Ok(Summary {
             sha256,
             size,
@@ -339,95 +339,4 @@ pub fn header(shape: Shape, etag: &str, max_rate: Option<u64>) -> Option<Header>
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::digest;
-    use proptest::prelude::*;
-    use sha2::{Digest as _, Sha256};
-
-    fn block_on<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap()
-            .block_on(future)
-    }
-
-    /// Sends the object in pieces of `piece` bytes, the parts in the order given, interleaved two by two.
-    fn sink_all(object: &[u8], part_size: u64, order: &[u64], piece: usize) -> Summary {
-        let data = tempfile::tempfile().unwrap();
-        let shape = Shape {
-            size: Some(object.len() as u64),
-            part_size,
-            crc: Crc::Crc64Nvme,
-            archive: None,
-        };
-        let (sink, thread) = Sink::start(Target { data, record: None }, shape, &[]);
-        block_on(async {
-            for pair in order.chunks(2) {
-                let range = |part: u64| {
-                    let start = (part * part_size) as usize;
-                    (start, object.len().min(start + part_size as usize))
-                };
-                let mut at: Vec<usize> = pair.iter().map(|part| range(*part).0).collect();
-                while at.iter().zip(pair).any(|(at, part)| *at < range(*part).1) {
-                    for (at, part) in at.iter_mut().zip(pair) {
-                        let end = range(*part).1.min(*at + piece);
-                        if *at < end {
-                            sink.piece(*at as u64, Bytes::copy_from_slice(&object[*at..end]))
-                                .await
-                                .unwrap();
-                            *at = end;
-                        }
-                    }
-                }
-                for part in pair {
-                    sink.finished(*part).await.unwrap();
-                }
-            }
-        });
-        drop(sink);
-        thread.join().unwrap().unwrap().0
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-        #[test]
-        fn digests_do_not_depend_on_the_order_of_arrival(
-            object in proptest::collection::vec(any::<u8>(), 0..5000),
-            part_size in 1u64..2000,
-            piece in 1usize..700,
-            seed in any::<u64>(),
-        ) {
-            let parts = (object.len() as u64).div_ceil(part_size).max(1);
-            let mut order: Vec<u64> = (0..parts).collect();
-            order.sort_by_key(|part| (part + 1).wrapping_mul(seed | 1));
-            let summary = sink_all(&object, part_size, &order, piece);
-            let mut crc = Crc::Crc64Nvme.digest();
-            crc.update(&object);
-            prop_assert_eq!(summary.sha256, digest::hex(&Sha256::digest(&object)));
-            prop_assert_eq!(summary.crc, crc.finalize());
-            prop_assert_eq!(summary.size, object.len() as u64);
-        }
-    }
-
-    #[test]
-    fn an_unfinished_object_has_no_digest() {
-        let shape = Shape {
-            size: Some(4),
-            part_size: 4,
-            crc: Crc::Crc64Nvme,
-            archive: None,
-        };
-        let (sink, thread) = Sink::start(
-            Target {
-                data: tempfile::tempfile().unwrap(),
-                record: None,
-            },
-            shape,
-            &[],
-        );
-        block_on(sink.piece(0, Bytes::from_static(b"ab"))).unwrap();
-        drop(sink);
-        assert!(thread.join().unwrap().is_err());
-    }
-}
+mod tests;

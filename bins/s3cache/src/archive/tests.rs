@@ -1,3 +1,5 @@
+//! Archives as the tools write them, and damaged ones.
+
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 

@@ -30,12 +30,12 @@ pub enum Next {
 
 /// A thread that reads a file while it grows.
 #[derive(Debug)]
-pub struct Follower<T> {
+pub struct StreamWorker<T> {
     queue: SyncSender<Next>,
     thread: JoinHandle<T>,
 }
 
-impl<T: Send + 'static> Follower<T> {
+impl<T: Send + 'static> StreamWorker<T> {
     /// Starts at the beginning of `file`.
     #[must_use]
     pub fn start(file: File, read: impl FnOnce(InOrder) -> T + Send + 'static) -> Self {
