@@ -187,10 +187,10 @@ fn fetch_unless(
         ),
         None if offline => lacking(Exit::UNAVAILABLE, "it is not in the cache"),
         cached => run(settings.timeout, &want.source, async {
-            let cache = cache
-                .as_ref()
-                .map_err(|unusable| warn!("{unusable}: going on without it"))
-                .ok();
+            let cache = cache.as_ref();
+            if let Err(unusable) = cache {
+                warn!("{unusable}: going on without it");
+            }
             online(
                 &Ask {
                     want,
@@ -272,7 +272,7 @@ struct Ask<'a> {
     settings: &'a Settings,
     name: &'a str,
     key: &'a str,
-    cache: Option<&'a Cache>,
+    cache: Result<&'a Cache, &'a cache::Unusable>,
     /// Whether a cached copy is used only if it is current.
     revalidate: bool,
 }
@@ -347,8 +347,11 @@ async fn online(
         before.retain(|entry| entry.sha256 != *sha256);
     }
     let known: Vec<String> = before.into_iter().map(|entry| entry.fetch_id).collect();
-    let Some(cache) = ask.cache else {
-        return bypass(ask, &mut download, None).await;
+    let cache = match ask.cache {
+        Ok(cache) => cache,
+        Err(unusable) => {
+            return bypass(ask, &mut download, NotKept::Unusable(unusable.to_string())).await;
+        }
     };
     let mut lead = match flight::board(cache, source, ask.key, &known, ask.settings).await? {
         Boarding::Landed(blob) => {
@@ -376,7 +379,7 @@ async fn online(
         Boarding::Lead(lead) => lead,
         Boarding::Refused(error) => {
             let why = format!("cannot lock in {}: {error}", shown(&cache.own));
-            return bypass(ask, &mut download, Some(why)).await;
+            return bypass(ask, &mut download, NotKept::Unusable(why)).await;
         }
     };
     let began = clock::since_boot();
@@ -395,7 +398,7 @@ async fn online(
         Ok(download::Landed::NoRoom(why)) => {
             // Those who wait find no room either: let each go its own way at once.
             drop(lead);
-            bypass(ask, &mut download, Some(why)).await
+            bypass(ask, &mut download, NotKept::NoRoom(why)).await
         }
         Err(failure) => {
             // A digest that only this caller demands says nothing to the others.
@@ -421,7 +424,7 @@ async fn vouch(
     match vouched.filter(|vouched| vouched.sha256 == blob.entry.sha256) {
         Some(vouched) => {
             blob.entry.vouched = Some(vouched.by.to_owned());
-            if let Some(own) = ask.cache.map(|cache| &cache.own)
+            if let Some(own) = ask.cache.ok().map(|cache| &cache.own)
                 && (own.entry(ask.key)).is_ok_and(|entry| entry.fetch_id == blob.entry.fetch_id)
             {
                 // Without it the next run asks again, and that is all.
@@ -433,19 +436,33 @@ async fn vouch(
     }
 }
 
+/// Why the cache does not keep an artifact.
+enum NotKept {
+    /// It cannot be made, read or written by this user.
+    Unusable(String),
+    /// It or its disk is full.
+    NoRoom(String),
+}
+
 /// Fetches straight to the destination, because the cache cannot hold it.
 async fn bypass(
     ask: &Ask<'_>,
     download: &mut Download<'_>,
-    why: Option<String>,
+    why: NotKept,
 ) -> Result<(Got, How), Failure> {
     let source = &ask.want.source;
-    let why = why.unwrap_or_else(|| "the cache cannot be used".to_owned());
+    let (why, remedy) = match why {
+        NotKept::Unusable(why) => (
+            why,
+            "name one that belongs to this user with --cache-dir (pexrun: XDG_CACHE_HOME or HOME), or correct its owner",
+        ),
+        NotKept::NoRoom(why) => (
+            why,
+            "make room in the cache (--max-size, --keep-free, the disk), or name another with --cache-dir",
+        ),
+    };
     let Some((target, mode)) = &ask.want.bypass else {
-        return Err(
-            Failure::new(Exit::CANNOT_CREATE, format!("{source}: {why}"))
-                .remedy("make room in the cache (--max-size, --keep-free, the disk), or name another with --cache-dir"),
-        );
+        return Err(Failure::new(Exit::CANNOT_CREATE, format!("{source}: {why}")).remedy(remedy));
     };
     warn!(%source, "{why}: fetching straight to {}", target.display());
     download.into_place(target, *mode).await?;

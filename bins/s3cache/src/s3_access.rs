@@ -15,6 +15,9 @@ use url::{Host, Url};
 use crate::environment::Environment;
 pub use files::{ProfileFile, ProfileFiles};
 
+/// The most profiles that take their role with one another.
+const PROFILE_CHAIN_LIMIT: usize = 16;
+
 /// What our own flags, variables and configuration file say. Each beats the settings of the AWS tools.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OwnSettings<'a> {
@@ -30,6 +33,24 @@ pub struct OwnSettings<'a> {
     pub ca_file: Option<&'a Path>,
 }
 
+/// A way to sign in that needs a browser, and the AWS tools to refresh what it gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignIn {
+    /// IAM Identity Center.
+    Sso,
+    /// `aws login`.
+    Login,
+}
+
+impl std::fmt::Display for SignIn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Sso => "SSO",
+            Self::Login => "`aws login`",
+        })
+    }
+}
+
 /// How S3 is reached.
 #[derive(Debug, Clone)]
 pub struct S3Access {
@@ -43,6 +64,8 @@ pub struct S3Access {
     pub ca_file: Option<PathBuf>,
     /// The profile that is in use.
     pub profile: String,
+    /// How it signs in, when the environment has no keys and s3cache cannot sign in so.
+    pub sign_in: Option<SignIn>,
     /// The files that hold it.
     pub files: ProfileFiles,
 }
@@ -95,6 +118,10 @@ impl S3Access {
                 .or_else(|| setting("ca_bundle").map(Path::new))
                 .map(Path::to_owned),
             endpoint,
+            sign_in: match env.get("AWS_ACCESS_KEY_ID") {
+                Some(_) => None,
+                None => sign_in(&profile, name),
+            },
             profile: name.to_owned(),
             files,
         })
@@ -194,6 +221,25 @@ fn needs_path_style(endpoint: &str, style: Option<&str>) -> bool {
     })
 }
 
+/// How a profile, or the one that it takes a role with, signs in. The order is that of the SDK.
+fn sign_in(profiles: &ProfileSet, name: &str) -> Option<SignIn> {
+    let (mut name, mut left) = (name, PROFILE_CHAIN_LIMIT);
+    loop {
+        let profile = profiles.get_profile(name)?;
+        let has = |keys: &[&str]| keys.iter().any(|key| profile.get(key).is_some());
+        match profile.get("source_profile") {
+            Some(source) if source != name && has(&["role_arn"]) && left > 0 => {
+                (name, left) = (source, left - 1);
+            }
+            _ if has(&["credential_source", "web_identity_token_file"]) => return None,
+            _ if has(&["sso_session", "sso_start_url", "sso_account_id"]) => {
+                return Some(SignIn::Sso);
+            }
+            _ => return has(&["login_session"]).then_some(SignIn::Login),
+        }
+    }
+}
+
 /// A value of a nested section, which the parser leaves as its lines.
 fn nested_value<'a>(nested: &'a str, key: &str) -> Option<&'a str> {
     nested.lines().find_map(|line| {
@@ -255,6 +301,20 @@ s3 =
 [profile ignore]
 endpoint_url = https://profile.org
 ignore_configured_endpoint_urls = true
+[profile people]
+sso_session = corp
+sso_account_id = 123456789012
+[profile role]
+role_arn = arn:aws:iam::123456789012:role/fetch
+source_profile = people
+[profile console]
+login_session = arn:aws:iam::123456789012:user/me
+[profile loop]
+role_arn = arn:aws:iam::123456789012:role/fetch
+source_profile = pool
+[profile pool]
+role_arn = arn:aws:iam::123456789012:role/fetch
+source_profile = loop
 [services local]
 s3 =
     endpoint_url = http://127.0.0.1:9000
@@ -328,6 +388,21 @@ dynamodb =
             ];
             let found = found.map(|value| value.unwrap_or("-")).join(" ");
             assert_eq!(found, expected.trim(), "{row}");
+        }
+    }
+
+    #[test]
+    fn a_profile_that_signs_in_through_a_browser_is_known_unless_there_are_keys() {
+        for (flags, variables, expected) in [
+            ("", "", None),
+            ("profile=people", "", Some(SignIn::Sso)),
+            ("profile=role", "", Some(SignIn::Sso)),
+            ("profile=console", "", Some(SignIn::Login)),
+            ("profile=loop", "", None),
+            ("profile=console", "AWS_ACCESS_KEY_ID=id", None),
+        ] {
+            let access = resolve(flags, variables).unwrap();
+            assert_eq!(access.sign_in, expected, "{flags} {variables}");
         }
     }
 

@@ -33,6 +33,11 @@ impl Source {
             Failure::new(Exit::USAGE, format!("{}: {why}", hostkit::mask::url(text)))
                 .remedy("write https://host/path, s3://bucket/key, bucket/key or file:///path")
         };
+        if text.trim_start_matches("s3://").starts_with("arn:") {
+            return Err(wrong("an ARN is not a source").remedy(
+                "name the bucket, s3://bucket/key, or the access point by its alias, s3://name-...-s3alias/key",
+            ));
+        }
         let Some((scheme, rest)) = text.split_once("://") else {
             if text.starts_with(['.', '/']) {
                 return Err(wrong("a path is not a source"));
@@ -230,6 +235,8 @@ mod tests {
     #[test]
     fn what_is_not_a_source_is_refused_with_the_forms_that_are() {
         for text in [
+            "arn:aws:s3:eu-west-1:123456789012:accesspoint/builds/a.pex",
+            "s3://arn:aws:s3:::builds/a.pex",
             "./a.pex",
             "/a.pex",
             "a.pex",
@@ -243,6 +250,8 @@ mod tests {
             let failure = Source::parse(text).unwrap_err();
             assert_eq!(failure.exit(), Exit::USAGE, "{text}");
         }
+        let failure = Source::parse("s3://arn:aws:s3:eu-west-1:1:accesspoint/builds/a.pex");
+        assert!(failure.unwrap_err().to_string().contains("s3alias"));
         let failure = Source::parse("https://me:hunter2@h/a.pex")
             .unwrap_err()
             .to_string();

@@ -160,3 +160,149 @@ fn what_the_profile_says_stays_when_a_flag_names_the_endpoint() {
         .exits(0);
     assert_eq!(host.read("out"), b"over TLS");
 }
+
+#[test]
+fn each_refusal_names_its_cause() {
+    let (host, s3) = (Host::new(), S3::start());
+    std::fs::write(
+        host.path("config"),
+        "[profile console]\nlogin_session = arn:aws:iam::123456789012:user/me\n\
+        [profile people]\nsso_session = corp\n[sso-session corp]\n",
+    )
+    .unwrap();
+    let archived = Fake::start(|head| {
+        let body = "<?xml version=\"1.0\"?><Error><Code>InvalidObjectState</Code><Message>m</Message></Error>";
+        if head.starts_with("HEAD") {
+            "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: 5\r\nConnection: close\r\n\r\n"
+                .to_owned()
+        } else {
+            answer("403 Forbidden", &["Content-Type: application/xml"], body)
+        }
+    });
+    let (uri, archive) = (uri(), archived.url());
+    let keyless = ("AWS_ACCESS_KEY_ID", "");
+    type Row<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a [&'a str]);
+    let rows: [Row<'_>; 8] = [
+        (
+            &[&uri],
+            &[("AWS_ENDPOINT_URL", &archive)],
+            69,
+            &["archived", "restore"],
+        ),
+        (
+            &["s3://arn:aws:s3:eu-west-1:1:accesspoint/b/a"],
+            &[],
+            2,
+            &["ARN", "alias"],
+        ),
+        (
+            &[&uri, "--endpoint-url=minio:9000"],
+            &[],
+            78,
+            &["minio:9000", "http://minio:9000"],
+        ),
+        (
+            &["ls", &uri, "--endpoint-url=minio:9000"],
+            &[],
+            78,
+            &["http://minio:9000"],
+        ),
+        (&[&uri, "--profile=none"], &[], 78, &["\"none\"", "config"]),
+        (
+            &[&uri, "--profile=console"],
+            &[keyless],
+            77,
+            &["aws login", "export-credentials"],
+        ),
+        (
+            &[&uri, "--profile=people"],
+            &[keyless],
+            77,
+            &["SSO", "export-credentials"],
+        ),
+        (
+            &["file:///etc/passwd", "--cache-dir=/proc/none"],
+            &[],
+            73,
+            &["/proc/none", "--cache-dir"],
+        ),
+    ];
+    for (args, more, exit, says) in rows {
+        let mut command = host.program(bin("s3cache"));
+        if !args.iter().any(|arg| arg.starts_with("--cache-dir")) {
+            command.args(host.own_flags());
+        }
+        let env = env(&s3, more);
+        let told = Outcome::from(command.args(args).envs(env).output().unwrap()).exits(exit);
+        let told = says.iter().fold(told, |told, word| told.says(word));
+        for wrong in ["check the credentials", "make room"] {
+            assert!(!told.stderr.contains(wrong), "{}", told.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_home_that_belongs_to_another_user_is_named_by_pexrun() {
+    let host = Host::new();
+    let mut command = host.program(bin("pexrun"));
+    // Not even root can make a directory there.
+    command.env("HOME", "/proc").args([
+        "--repository=file:///nowhere",
+        "--cache-dir=/proc/none",
+        "job",
+        HASH,
+    ]);
+    let told = Outcome::from(command.output().unwrap()).exits(125);
+    let told = told.says("/proc/.cache/hostkit/s3cache").says("HOME");
+    assert!(!told.stderr.contains("make room"), "{}", told.stderr);
+}
+
+#[test]
+fn ls_of_a_prefix_shows_what_the_store_has() {
+    let (host, s3) = (Host::new(), server("the build"));
+    std::fs::write(host.path("b-1.2.bin"), "other").unwrap();
+    host.s3cache_env(["put", "b-1.2.bin", "builds/pex/old/"], &s3.env())
+        .exits(0);
+    let ls = |args: &[&str]| host.s3cache_env(["ls"].iter().chain(args), &s3.env());
+    let table = ls(&["s3://builds/pex/"]).exits(0).stdout;
+    let sources: Vec<&str> = (table.lines().skip(1))
+        .filter_map(|row| row.split_whitespace().last())
+        .collect();
+    let (uri, sidecar) = (uri(), format!("{}.sha256", uri()));
+    assert_eq!(
+        sources,
+        [uri.as_str(), &sidecar, "s3://builds/pex/old/"],
+        "{table}"
+    );
+    let row = ls(&["--json", "s3://builds/pex/old/"]).exits(0).stdout;
+    let row: serde_json::Value = serde_json::from_str(row.lines().next().unwrap()).unwrap();
+    assert_eq!(row["source"], "s3://builds/pex/old/b-1.2.bin");
+    assert_eq!(
+        (&row["name"], &row["size"]),
+        (&"b-1.2.bin".into(), &5.into())
+    );
+    assert!(row["modified"].as_str().unwrap().ends_with('Z'));
+    for bucket in ["s3://builds", "s3://builds/", "S3://builds/"] {
+        assert!(ls(&[bucket]).exits(0).stdout.contains("s3://builds/pex/\n"));
+    }
+    ls(&["s3://builds/none/"])
+        .exits(66)
+        .says("s3://builds/none/");
+    ls(&["s3://nobucket/"]).exits(66).says("s3://nobucket/");
+    ls(&["s3://b u/"]).exits(2);
+    ls(&["https://127.0.0.1:9/pex/"])
+        .exits(69)
+        .says("does not list");
+    let directory = format!("file://{}/", s3.dir().join("builds").display());
+    assert!(
+        ls(&[&directory])
+            .exits(0)
+            .stdout
+            .ends_with("/builds/pex/\n")
+    );
+    // Without the slash it is an artifact, which is not cached.
+    host.s3cache_env([&uri], &s3.env()).exits(0);
+    let told = ls(&["s3://builds/pex"]).exits(0);
+    assert_eq!(told.stdout, "");
+    told.says("end the prefix in a slash");
+}

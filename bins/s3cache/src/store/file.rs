@@ -157,6 +157,9 @@ async fn open(source: &Source) -> Result<(File, Meta), StoreError> {
 
 fn split(prefix: &Source) -> Result<(PathBuf, String), StoreError> {
     let path = path(prefix)?;
+    if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        return Ok((path.to_owned(), String::new()));
+    }
     let name = path
         .file_name()
         .map(|name| name.to_string_lossy().into_owned())
@@ -307,9 +310,11 @@ fn listed(entry: io::Result<DirEntry>, start: &str) -> io::Result<Option<Listed>
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    if !metadata.is_file() {
-        return Ok(None);
-    }
+    let name = match metadata.is_dir() {
+        true if start.is_empty() => format!("{name}/"),
+        false if metadata.is_file() => name,
+        _ => return Ok(None),
+    };
     let modified = metadata.modified()?.max(std::time::SystemTime::UNIX_EPOCH);
     Ok(Some(Listed {
         name,

@@ -163,7 +163,7 @@ pub enum Head {
 /// An object of a listing.
 #[derive(Debug, Clone)]
 pub struct Listed {
-    /// The file name: what follows the last slash.
+    /// The file name: what follows the last slash; of a directory, its name and a slash.
     pub name: String,
     /// When it was last changed (RFC 3339, sorts as text).
     pub modified: String,
@@ -194,7 +194,8 @@ pub trait ObjectStore {
         replace: bool,
     ) -> Boxed<'a, Result<(), StoreError>>;
     /// Hands `each` the objects whose name begins as `prefix` does, in no order, until all were seen or it breaks off.
-    /// One page of them is held at a time, however many there are.
+    /// One page of them is held at a time, however many there are. When `prefix` ends in a slash, the directories below
+    /// it are among them.
     fn list<'a>(
         &'a self,
         prefix: &'a Source,

@@ -13,7 +13,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::head_object::{HeadObjectError, HeadObjectOutput};
 use aws_sdk_s3::primitives::{ByteStream, DateTimeFormat};
-use aws_sdk_s3::types::{ChecksumMode, ChecksumType, Object};
+use aws_sdk_s3::types::{ChecksumMode, ChecksumType, CommonPrefix, Object};
 use aws_smithy_http_client::tls;
 use aws_smithy_types::base64;
 use hostkit::{Exit, Failure};
@@ -45,9 +45,19 @@ impl S3Store {
     /// A client for the endpoint, region and credentials that flags, environment, profile or instance give.
     ///
     /// # Errors
-    /// The CA file cannot be used (exit 78).
+    /// The AWS configuration or the CA file cannot be used (exit 78), or the profile signs in through a browser (exit 77).
     pub async fn new(access: &Access, timeout: Duration) -> Result<Self, Failure> {
         let s3 = access.s3()?;
+        if let Some(sign_in) = s3.sign_in.filter(|_| !access.no_sign_request) {
+            let (profile, command) = (&s3.profile, "aws configure export-credentials");
+            return Err(Failure::new(
+                Exit::DENIED,
+                format!("the AWS profile {profile:?} signs in by {sign_in}, which s3cache does not do"),
+            )
+            .remedy(format!(
+                "run `{command} --profile {profile} --format env`, or give the profile a credential_process that does"
+            )));
+        }
         let context = match &s3.ca_file {
             Some(file) => trust(file)?,
             None => tls::TlsContext::default(),
@@ -255,6 +265,7 @@ impl ObjectStore for S3Store {
     ) -> Boxed<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let (bucket, key) = place(prefix)?;
+            let is_directory = key.is_empty() || key.ends_with('/');
             let mut pages = self
                 .client
                 .list_objects_v2()
@@ -264,8 +275,11 @@ impl ObjectStore for S3Store {
                 .into_paginator()
                 .send();
             while let Some(page) = pages.next().await {
-                for object in page.map_err(explain)?.contents() {
-                    if each(listed(object)).is_break() {
+                let page = page.map_err(explain)?;
+                let below = page.common_prefixes().iter().filter(|_| is_directory);
+                let found = page.contents().iter().map(listed);
+                for listed in found.chain(below.map(directory)) {
+                    if each(listed).is_break() {
                         return Ok(());
                     }
                 }
@@ -276,6 +290,16 @@ impl ObjectStore for S3Store {
 
     fn wants_head(&self) -> bool {
         true
+    }
+}
+
+fn directory(prefix: &CommonPrefix) -> Listed {
+    let path = prefix.prefix().unwrap_or_default().trim_end_matches('/');
+    let name = path.rsplit('/').next().unwrap_or_default();
+    Listed {
+        name: format!("{name}/"),
+        modified: String::new(),
+        size: 0,
     }
 }
 
@@ -364,10 +388,18 @@ where
     let region = header("x-amz-bucket-region");
     let explained = match (code.as_deref(), status) {
         (Some("RequestTimeTooSkewed"), _) => {
-            StoreError::new(Kind::Denied, "this host's clock differs too much from S3's").remedy("set the clock (NTP)")
+            StoreError::new(Kind::Denied, "this host's clock differs too much from S3's")
+                .remedy("set the clock (NTP)")
         }
         (Some("NoSuchBucket"), _) => StoreError::new(Kind::Absent, "there is no such bucket"),
-        (Some("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException"), _)
+        (
+            Some(
+                "PermanentRedirect"
+                | "AuthorizationHeaderMalformed"
+                | "IllegalLocationConstraintException",
+            ),
+            _,
+        )
         | (_, Some(301 | 307)) => {
             let error = StoreError::new(Kind::Fatal, "the bucket is in another region");
             match region {
@@ -375,21 +407,40 @@ where
                 None => error.remedy("name its region with --region"),
             }
         }
-        (Some(code @ ("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken")), _) => {
-            StoreError::new(Kind::Denied, format!("S3 refuses these credentials ({code})"))
-        }
-        (_, Some(status)) => of_status(status, header("retry-after").as_deref()),
-        // The SDK keeps no more than the text of what it found in the profile, which is the cause below.
-        (_, None) if let Some(CredentialsError::InvalidConfiguration(_)) = cause_of(&error) => StoreError::new(
+        (
+            Some(
+                code @ ("InvalidAccessKeyId"
+                | "SignatureDoesNotMatch"
+                | "ExpiredToken"
+                | "InvalidToken"),
+            ),
+            _,
+        ) => StoreError::new(
             Kind::Denied,
-            "the AWS profile is wrong, or signs in by SSO or `aws login`, which s3cache does not do",
+            format!("S3 refuses these credentials ({code})"),
+        ),
+        (Some("InvalidObjectState"), _) => StoreError::new(
+            Kind::Fatal,
+            "the object is archived, and cannot be read from there",
         )
-        .remedy("run `aws configure export-credentials --format env`, or give the profile a credential_process that does"),
-        (_, None) if cause_of::<CredentialsError>(&error).is_some() => {
-            StoreError::new(Kind::Denied, "there are no usable AWS credentials")
-                .remedy("set AWS_PROFILE or AWS_ACCESS_KEY_ID, or --no-sign-request for a public bucket")
+        .remedy(
+            "restore it first (aws s3api restore-object), or publish it in another storage class",
+        ),
+        (_, Some(status)) => of_status(status, header("retry-after").as_deref()),
+        // The SDK keeps no more than the text of what is wrong with the profile, which is the cause below.
+        (_, None) if let Some(CredentialsError::InvalidConfiguration(_)) = cause_of(&error) => {
+            StoreError::new(Kind::Denied, "the AWS profile gives no credentials").remedy(
+                "correct the profile in ~/.aws/config; the cause says what is wrong with it",
+            )
         }
-        (_, None) if let Some(error) = cause_of(&error) => http::explain_tls(error, "the S3 endpoint"),
+        (_, None) if cause_of::<CredentialsError>(&error).is_some() => {
+            StoreError::new(Kind::Denied, "there are no usable AWS credentials").remedy(
+                "set AWS_PROFILE or AWS_ACCESS_KEY_ID, or --no-sign-request for a public bucket",
+            )
+        }
+        (_, None) if let Some(error) = cause_of(&error) => {
+            http::explain_tls(error, "the S3 endpoint")
+        }
         (_, None) if let Some(error) = cause_of::<InvalidProxy>(&error) => error.to_store_error(),
         (_, None) if cause_of::<ReplyTooLong>(&error).is_some() => {
             StoreError::new(Kind::Fatal, "the reply of S3 is too long")

@@ -1,4 +1,5 @@
-//! `s3cache ls`: what is cached, how big, how old, when used last, and by whom it is in use.
+//! `s3cache ls`: what is cached, how big, how old, when used last, and by whom it is in use. A prefix is listed in its
+//! store instead.
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt as _;
@@ -8,7 +9,7 @@ use hostkit::units::{show_duration, show_size};
 use hostkit::{Exit, Failure, clock, out};
 use serde_json::json;
 
-use super::{all_shares, entries, matches};
+use super::{all_shares, check_words, entries, ls_store, matches};
 use crate::cache::in_use::InUse;
 use crate::cache::space;
 use crate::settings::Settings;
@@ -16,7 +17,8 @@ use crate::settings::Settings;
 /// Flags of `s3cache ls`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only these: a source, a file name, or the beginning of a digest
+    /// Only these: a source, a file name, or the beginning of a digest. A prefix that ends in a slash is listed in its
+    /// store: s3://bucket/prefix/
     #[arg(value_name = "WHAT")]
     what: Vec<String>,
     /// Print one JSON object per line
@@ -24,11 +26,22 @@ pub struct Args {
     json: bool,
 }
 
-/// Lists the cache.
+/// Lists the cache, or what stores have below the prefixes that are given.
 ///
 /// # Errors
-/// There is no cache (exit 66).
+/// There is no cache, or nothing below a prefix (exit 66); a store does not list it.
 pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
+    let mut what = Vec::new();
+    for word in &args.what {
+        match ls_store::prefix(word)? {
+            Some(prefix) => ls_store::run(&prefix, args.json, settings)?,
+            None => what.push(word.clone()),
+        }
+    }
+    if what.is_empty() && !args.what.is_empty() {
+        return Ok(Exit::OK);
+    }
+    check_words(&what, settings)?;
     let (holders, in_use) = (lease_holders(), InUse::default());
     let mut rows = Vec::new();
     for share in all_shares(settings)? {
@@ -38,9 +51,8 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
             .map(|blob| (blob.sha256, blob.used))
             .collect();
         for (key, entry) in entries(&share) {
-            if !args.what.is_empty()
-                && !args
-                    .what
+            if !what.is_empty()
+                && !what
                     .iter()
                     .any(|word| matches(&entry, &key, word, settings))
             {
@@ -60,6 +72,9 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
                 holders.get(&inode).cloned().unwrap_or_default(),
             ));
         }
+    }
+    if rows.is_empty() && what.iter().any(|word| word.contains("://")) {
+        tracing::warn!("not in the cache; to list a store, end the prefix in a slash");
     }
     rows.sort_by_key(|row| std::cmp::Reverse(row.0));
     if !args.json && !rows.is_empty() {

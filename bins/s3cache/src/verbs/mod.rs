@@ -3,6 +3,7 @@
 pub mod exists;
 pub mod gc;
 pub mod ls;
+mod ls_store;
 pub mod put;
 pub mod rm;
 pub mod stats;
@@ -13,6 +14,7 @@ use hostkit::{Exit, Failure};
 
 use crate::cache::{self, Share};
 use crate::settings::Settings;
+use crate::source::Source;
 
 /// Every share the caller can read: its own first, then the others by uid.
 ///
@@ -80,9 +82,18 @@ pub fn entries(share: &Share) -> Vec<(String, cache::Entry)> {
     found
 }
 
+/// Makes sure that the keys of sources can be computed, before entries are compared with them.
+///
+/// # Errors
+/// One is in S3, and the AWS configuration cannot be used (exit 78).
+fn check_words(words: &[String], settings: &Settings) -> Result<(), Failure> {
+    let mut sources = words.iter().filter_map(|word| Source::parse(word).ok());
+    sources.try_for_each(|source| settings.index_key(&source).map(drop))
+}
+
 /// What people name on a command line: a source, a digest or its beginning, or a file name.
 fn matches(entry: &cache::Entry, key: &str, word: &str, settings: &Settings) -> bool {
-    let source = crate::Source::parse(word)
+    let source = Source::parse(word)
         .ok()
         .and_then(|source| settings.index_key(&source).ok());
     source.as_deref() == Some(key)

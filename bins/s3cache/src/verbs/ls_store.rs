@@ -1,0 +1,92 @@
+//! `s3cache ls s3://bucket/prefix/`: what a store has, not what is cached of it.
+
+use std::ops::ControlFlow;
+
+use hostkit::units::show_size;
+use hostkit::{Exit, Failure, out};
+use serde_json::json;
+
+use crate::fetch::run as online;
+use crate::settings::Settings;
+use crate::source::Source;
+use crate::store::{self, Listed};
+
+/// The place that a word of the command line names, if it is not an artifact: it ends in a slash, or is a bare bucket.
+///
+/// # Errors
+/// It is such a place, but no source (exit 2).
+pub(super) fn prefix(word: &str) -> Result<Option<Source>, Failure> {
+    let bucket = word
+        .split_once("://")
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("s3"))
+        .map(|(_, rest)| rest.trim_end_matches('/'))
+        .filter(|rest| !rest.contains('/'));
+    match bucket {
+        // A bucket is no artifact either; any key makes it one.
+        Some(bucket) => match Source::parse(&format!("s3://{bucket}/key"))? {
+            Source::S3 { bucket, .. } => Ok(Some(Source::S3 {
+                bucket,
+                key: String::new(),
+            })),
+            other => Ok(Some(other)),
+        },
+        None if word.ends_with('/') => Source::parse(word).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Prints the objects of one level, as they arrive, and the prefixes below it.
+///
+/// # Errors
+/// There is nothing (exit 66), or the store does not list it.
+pub(super) fn run(prefix: &Source, json: bool, settings: &Settings) -> Result<(), Failure> {
+    let (mut any, mut printed) = (false, Ok(()));
+    online(settings.timeout, prefix, async {
+        let store = store::open(prefix, &settings.access, settings.timeout).await?;
+        let mut each = |listed: Listed| {
+            printed = print(prefix, &listed, json, !any);
+            any = true;
+            match printed {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        };
+        let listed = store.list(prefix, &mut each).await;
+        listed.map_err(|error| error.into_failure(prefix))
+    })?;
+    printed?;
+    if any {
+        return Ok(());
+    }
+    Err(
+        Failure::new(Exit::NOT_FOUND, format!("there is nothing below {prefix}"))
+            .remedy("check the prefix; without its slash `ls` shows what is cached"),
+    )
+}
+
+fn print(prefix: &Source, listed: &Listed, json: bool, first: bool) -> Result<(), Failure> {
+    let name: String = (listed.name.chars())
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect();
+    let source = format!("{prefix}{name}");
+    if json {
+        return out::json(&json!({
+            "source": source, "name": listed.name, "size": listed.size, "modified": listed.modified,
+        }));
+    }
+    if first {
+        out::line(format_args!(
+            "{:>10} {:<20} {}",
+            "SIZE", "MODIFIED", "SOURCE"
+        ))?;
+    }
+    let size = match listed.name.ends_with('/') {
+        true => "-".to_owned(),
+        false => show_size(listed.size),
+    };
+    let modified = match listed.modified.as_str() {
+        "" => "-",
+        modified => modified,
+    };
+    out::line(format_args!("{size:>10} {modified:<20} {source}"))
+}
