@@ -3,6 +3,8 @@
 //!
 //! Owns single operations; what a tool keeps in which directory is the tool's.
 
+mod remove;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions, TryLockError};
 use std::io::{self, BufWriter, Read as _, Write as _};
@@ -12,12 +14,9 @@ use std::path::{Path, PathBuf};
 
 use nix::dir::Type;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
-use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
-
-/// Directories nested deeper than this are not followed down: each takes a handle and a piece of the stack.
-const DEPTH: usize = 256;
+use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 /// What is written at once of a file that is written piece by piece (bytes).
 const BUFFER: usize = 64 << 10;
@@ -131,6 +130,14 @@ impl Dir {
             false => parent,
         };
         Self::make_all(parent, 0o755)?.make_child(name, mode)
+    }
+
+    /// Gives this directory exactly `mode`.
+    ///
+    /// # Errors
+    /// As fchmod(2).
+    pub fn set_mode(&self, mode: u32) -> io::Result<()> {
+        Ok(fchmod(&self.fd, Mode::from_bits_truncate(mode))?)
     }
 
     /// The path this directory was opened by.
@@ -332,6 +339,45 @@ impl Dir {
         )?)
     }
 
+    /// Gives the file or symlink `name` the second name `second` in `to`. A symlink is not followed.
+    ///
+    /// # Errors
+    /// As linkat(2).
+    pub fn link_to(
+        &self,
+        name: impl AsRef<OsStr>,
+        to: &Self,
+        second: impl AsRef<OsStr>,
+    ) -> io::Result<()> {
+        let (name, second) = (name.as_ref(), second.as_ref());
+        Ok(linkat(
+            &self.fd,
+            name,
+            &to.fd,
+            second,
+            LinkatFlags::empty(),
+        )?)
+    }
+
+    /// Makes the symlink `name` to `target`.
+    ///
+    /// # Errors
+    /// As symlinkat(2).
+    pub fn symlink(&self, target: impl AsRef<OsStr>, name: impl AsRef<OsStr>) -> io::Result<()> {
+        Ok(symlinkat(target.as_ref(), &self.fd, name.as_ref())?)
+    }
+
+    /// The target of the symlink `name`, or `None` when `name` is something else.
+    ///
+    /// # Errors
+    /// As readlinkat(2).
+    pub fn read_link(&self, name: impl AsRef<OsStr>) -> io::Result<Option<OsString>> {
+        match readlinkat(&self.fd, name.as_ref()) {
+            Err(Errno::EINVAL) => Ok(None),
+            other => Ok(Some(other?)),
+        }
+    }
+
     /// Removes the file `name`.
     ///
     /// # Errors
@@ -350,32 +396,6 @@ impl Dir {
     /// As unlinkat(2).
     pub fn remove_dir(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
         Ok(unlinkat(&self.fd, name.as_ref(), UnlinkatFlags::RemoveDir)?)
-    }
-
-    /// Removes `name` and, when it is a directory, all below it. No symlink is followed.
-    ///
-    /// # Errors
-    /// As unlinkat(2), and `InvalidInput` when directories are nested without end; what could be removed before is gone.
-    pub fn remove_all(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
-        self.remove_tree(name.as_ref(), 0)
-    }
-
-    fn remove_tree(&self, name: &OsStr, depth: usize) -> io::Result<()> {
-        if depth > DEPTH {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "directories are nested too deep",
-            ));
-        }
-        match self.remove_file(name) {
-            Err(error) if error.raw_os_error() == Some(Errno::EISDIR as i32) => {}
-            other => return other,
-        }
-        let child = self.child(name)?;
-        for entry in child.entries()? {
-            child.remove_tree(&entry?.0, depth + 1)?;
-        }
-        self.remove_dir(name)
     }
 
     /// The names in this directory, each with whether it is a directory. `.` and `..` are left out.
