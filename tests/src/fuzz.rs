@@ -3,6 +3,7 @@
 
 mod credential;
 mod gate;
+mod unpack;
 
 use std::collections::BTreeSet;
 
@@ -26,6 +27,7 @@ pub const BODIES: &[(&str, Body)] = &[
     ("sidecar", sidecar),
     ("source", source),
     ("units", units),
+    ("unpack", unpack::run),
     ("zookeeper_member", hostkit::zookeeper::fuzz),
 ];
 

@@ -83,15 +83,22 @@ fn get(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
         sha256: args.sha256.clone(),
         bypass,
     };
-    let (exit, how) =
-        fetch::fetch_and_use(&want, settings, |got| place(got, args, &name, &want.source))?;
+    let (exit, how) = fetch::fetch_and_use(&want, settings, |got| {
+        place(got, args, settings, &name, &want.source)
+    })?;
     let ms = clock::since_boot().saturating_sub(began).as_millis() as u64;
     info!(source = %want.source, how = how.word(), ms, "done");
     Ok(exit)
 }
 
 /// Puts a fetched artifact where it is wanted, or prints where it is.
-fn place(got: &Got, args: &Args, name: &str, source: &Source) -> Result<Exit, Failure> {
+fn place(
+    got: &Got,
+    args: &Args,
+    settings: &Settings,
+    name: &str,
+    source: &Source,
+) -> Result<Exit, Failure> {
     let (file, size, sha256, path) = match got {
         Got::Cached(blob) => (
             &blob.file,
@@ -111,7 +118,8 @@ fn place(got: &Got, args: &Args, name: &str, source: &Source) -> Result<Exit, Fa
         copy::to_path(file, size, target, args.mode)?;
     }
     if let Some(directory) = &args.unpack_to {
-        unpack::unpack(file, name, &sha256, directory)?;
+        let share = verbs::own_share(settings);
+        unpack::unpack(file, name, &sha256, directory, share.as_ref())?;
     }
     if args.copy_to.is_none() && args.unpack_to.is_none() {
         let path = path.ok_or_else(|| {

@@ -14,6 +14,7 @@ use super::{HASH, Host, Outcome, bytes, every_file, sha256};
 mod bounds;
 mod hostile;
 mod mutual;
+mod unpacking;
 
 const ANN: u32 = 20_001;
 const BOB: u32 = 20_002;

@@ -6,6 +6,7 @@
 //! <uid>/locks/v1/<ab>/<key>.<turn>     flock: who fetches a source
 //! <uid>/partial/v1/<key>.<turn>.*      bytes on their way in (cache::partial)
 //! <uid>/pex-root                       unpacked pexes, for pexrun
+//! <uid>/unpacking/v1/*                 paths of directories that are being filled (unpack::scratch)
 //! ```
 //!
 //! An s3cache of another format uses other `v<n>` folders and the same blobs: neither can misread the other's records,

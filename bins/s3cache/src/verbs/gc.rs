@@ -16,6 +16,7 @@ use crate::cache::in_use::InUse;
 use crate::cache::usage::Usage;
 use crate::cache::{Share, pex_root, space};
 use crate::settings::Settings;
+use crate::unpack;
 
 /// Flags of `s3cache gc`.
 #[derive(Debug, clap::Args)]
@@ -114,6 +115,9 @@ impl<'a> Round<'a> {
     /// Removes what nobody needs any more.
     fn sweep(&mut self, at: usize) -> io::Result<()> {
         let share = &self.shares[at];
+        if self.act == Act::Remove {
+            share.own_failures(unpack::sweep(share))?;
+        }
         self.held[at] = share.own_failures(Usage::of(share))?.held();
         let freed = sweep(share, self.args.max_age, self.act)?;
         self.freed[at].entries += freed.entries;

@@ -39,6 +39,12 @@ pub fn all_shares(settings: &Settings) -> Result<Vec<Share>, Failure> {
         .collect())
 }
 
+/// The caller's own share, where it is usable.
+pub(crate) fn own_share(settings: &Settings) -> Option<Share> {
+    let root = cache::root(&settings.cache_dir).ok()?;
+    Share::open(&root, nix::unistd::geteuid().as_raw(), true).ok()
+}
+
 /// The caller's own shares: as root, everybody's.
 fn own_shares(settings: &Settings) -> Result<Vec<Share>, Failure> {
     let me = nix::unistd::geteuid();

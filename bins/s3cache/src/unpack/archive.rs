@@ -1,0 +1,391 @@
+//! Reading a tar archive member by member. Where readers of tar differ in what they make of an archive, it is refused.
+//!
+//! The layout of headers is the `tar` crate's. Its iterator is not used: it reads names of any length into memory, splits
+//! extended headers at newlines inside values, and ignores the records that say how a member is stored.
+
+use std::borrow::Cow;
+use std::io::{self, Read};
+
+use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
+
+use super::pax::Extension;
+use super::sparse::{self, Segment};
+
+/// Bytes of a header, and what data is padded to.
+pub(super) const BLOCK: usize = 512;
+/// The longest path and link target, as Linux has it: with the NUL that ends it (bytes).
+pub(super) const PATH_LIMIT: usize = 4096;
+/// The longest extended header (bytes). That of a file with many holes holds their map.
+const PAX_LIMIT: u64 = 1 << 20;
+/// An archive with more members than this is refused.
+const MEMBERS: u64 = 1 << 24;
+
+/// Why an archive is not unpacked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UnpackError {
+    /// The archive is corrupt, hostile, or of a kind that is not read.
+    #[error("{member}: {reason}")]
+    Archive {
+        /// The member at fault, made printable.
+        member: String,
+        /// What is wrong with it.
+        reason: Cow<'static, str>,
+    },
+    /// The archive cannot be read from the disk.
+    #[error(transparent)]
+    Read(io::Error),
+    /// What was in the archive cannot be written.
+    #[error("{member}")]
+    Write {
+        /// The path within the directory, made printable.
+        member: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl UnpackError {
+    /// The archive is not one that is unpacked, because of the member `path`.
+    pub(super) fn archive(path: &[u8], reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::Archive {
+            member: printable(path),
+            reason: reason.into(),
+        }
+    }
+
+    /// The failure of writing `path`.
+    pub(super) fn write(path: &[u8]) -> impl Fn(io::Error) -> Self + use<> {
+        let member = printable(path);
+        move |source| Self::Write {
+            member: member.clone(),
+            source,
+        }
+    }
+}
+
+/// The failure of reading from the archive: the system's or the decoder's.
+impl From<io::Error> for UnpackError {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(_) => Self::Read(error),
+            None => Self::archive(b"the archive", error.to_string()),
+        }
+    }
+}
+
+/// Names from an archive reach a log line only so.
+fn printable(path: &[u8]) -> String {
+    let text: String = String::from_utf8_lossy(path).escape_debug().collect();
+    if text.is_empty() {
+        "a member without a name".to_owned()
+    } else {
+        text
+    }
+}
+
+/// One member of an archive. The data of a file is read from the archive.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// The path as it is written in the archive.
+    pub path: Vec<u8>,
+    pub kind: MemberKind,
+    /// Permissions, without set-id and sticky bits.
+    pub mode: u32,
+    /// Seconds since 1970, where they can be read.
+    pub mtime: Option<i64>,
+}
+
+#[derive(Debug)]
+pub(super) enum MemberKind {
+    /// Where the data belongs in a file of `size` bytes; the rest are holes.
+    File {
+        segments: Vec<Segment>,
+        size: u64,
+    },
+    Directory,
+    Symlink(Vec<u8>),
+    /// The path of another member.
+    HardLink(Vec<u8>),
+}
+
+/// An archive being read.
+pub(super) struct Archive<R> {
+    input: R,
+    /// Bytes of the current member's data that were not read yet.
+    left: u64,
+    /// Bytes after the current member's data.
+    padding: u64,
+    members: u64,
+}
+
+impl<R: Read> Archive<R> {
+    pub(super) fn new(input: R) -> Self {
+        Self {
+            input,
+            left: 0,
+            padding: 0,
+            members: 0,
+        }
+    }
+
+    /// The next member, or `None` at the end of the archive. All that follows the end is read, so that the checksum of
+    /// a compressed archive is compared.
+    pub(super) fn next(&mut self) -> Result<Option<Member>, UnpackError> {
+        let mut extension = Extension::default();
+        loop {
+            self.skip_data()?;
+            let mut header = Header::new_old();
+            let found = self.fill(header.as_mut_bytes())?;
+            if !found || header.as_bytes().iter().all(|byte| *byte == 0) {
+                if !extension.is_empty() {
+                    return Err(UnpackError::archive(
+                        b"the archive",
+                        "an extended header without a member",
+                    ));
+                }
+                io::copy(&mut self.input, &mut io::sink())?;
+                return Ok(None);
+            }
+            self.members += 1;
+            let path = header_path(&header);
+            let refuse = |reason| Err(UnpackError::archive(&path, reason));
+            if self.members > MEMBERS {
+                return refuse("the archive has too many members");
+            }
+            if !has_checksum(&header) {
+                return refuse("the checksum of its header is wrong");
+            }
+            let Some(size) = sparse::number(&header.as_old().size) else {
+                return refuse("its size is not a number");
+            };
+            let kind = header.as_old().linkflag[0];
+            match kind {
+                b'L' => extension.set_path(self.name(size)?)?,
+                b'K' => extension.set_link(self.name(size)?)?,
+                b'x' => extension.read(&self.whole(size, PAX_LIMIT)?)?,
+                b'g' => Extension::check_global(&self.whole(size, PAX_LIMIT)?)?,
+                _ => return self.member(&header, path, size, extension).map(Some),
+            }
+        }
+    }
+
+    /// The member that `header` begins and `extension` describes.
+    fn member(
+        &mut self,
+        header: &Header,
+        path: Vec<u8>,
+        size: u64,
+        mut extension: Extension,
+    ) -> Result<Member, UnpackError> {
+        let size = extension.size.unwrap_or(size);
+        let path = extension.take_path().unwrap_or(path);
+        let refuse = |reason| Err(UnpackError::archive(&path, reason));
+        let slash = path.ends_with(b"/");
+        let old = header.as_old();
+        let link = extension.link.take();
+        let link = link.unwrap_or_else(|| until_nul(&old.linkname).to_vec());
+        let kind = match old.linkflag[0] {
+            b'0' | 0 | b'7' if !(slash && size == 0) => {
+                if slash {
+                    return refuse("the name of a directory for a file with data");
+                }
+                self.begin(size);
+                let (numbers, real) = match extension.sparse.take() {
+                    None => (vec![0, size], size),
+                    Some(map) => map.resolve(self, &path)?,
+                };
+                file(&numbers, real, self.left)
+            }
+            b'S' => match header.as_gnu() {
+                Some(gnu) if extension.sparse.is_none() => {
+                    let real = sparse::number(&gnu.realsize);
+                    // Before the data, and not counted by its size.
+                    let numbers = self.old_map(&gnu.sparse, gnu.isextended[0] != 0)?;
+                    self.begin(size);
+                    real.and_then(|real| file(&numbers, real, size))
+                }
+                _ => None,
+            },
+            _ if size != 0 => return refuse("data on a member that is not a file"),
+            b'0' | 0 | b'7' | b'5' => Some(MemberKind::Directory),
+            b'1' => Some(MemberKind::HardLink(link)),
+            b'2' => Some(MemberKind::Symlink(link)),
+            _ => return refuse("neither a file, a directory nor a link"),
+        };
+        let Some(kind) = kind else {
+            return refuse(sparse::UNREADABLE);
+        };
+        if extension.sparse.is_some() {
+            return refuse("the map of a sparse file on another member");
+        }
+        let Some(mode) = sparse::number(&old.mode) else {
+            return refuse("its mode is not a number");
+        };
+        Ok(Member {
+            kind,
+            mode: (mode & 0o777) as u32,
+            mtime: sparse::number(&old.mtime).and_then(|mtime| i64::try_from(mtime).ok()),
+            path,
+        })
+    }
+
+    /// The map of a sparse file in GNU's old format: in the header and in the blocks after it.
+    fn old_map(
+        &mut self,
+        first: &[GnuSparseHeader],
+        mut extended: bool,
+    ) -> Result<Vec<u64>, UnpackError> {
+        let refuse = || UnpackError::archive(b"the archive", sparse::UNREADABLE);
+        let mut numbers = Vec::new();
+        let mut ended = false;
+        let mut add = |entries: &[GnuSparseHeader]| -> Option<()> {
+            for entry in entries {
+                if entry.numbytes[0] == 0 {
+                    ended = true;
+                } else if ended || numbers.len() >= sparse::NUMBERS {
+                    return None;
+                } else {
+                    numbers.push(sparse::number(&entry.offset)?);
+                    numbers.push(sparse::number(&entry.numbytes)?);
+                }
+            }
+            Some(())
+        };
+        add(first).ok_or_else(refuse)?;
+        while extended {
+            let mut block = GnuExtSparseHeader::new();
+            if !self.fill(block.as_mut_bytes())? {
+                return Err(refuse());
+            }
+            add(block.sparse()).ok_or_else(refuse)?;
+            extended = block.isextended[0] != 0;
+        }
+        Ok(numbers)
+    }
+
+    /// Begins to read data of `size` bytes.
+    fn begin(&mut self, size: u64) {
+        self.left = size;
+        self.padding = size.wrapping_neg() % BLOCK as u64;
+    }
+
+    /// Reads some of the current member's data; 0 at its end.
+    pub(super) fn read(&mut self, into: &mut [u8]) -> Result<usize, UnpackError> {
+        let most = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(into.len());
+        if most == 0 {
+            return Ok(0);
+        }
+        let read = self.input.read(&mut into[..most])?;
+        if read == 0 {
+            return Err(truncated());
+        }
+        self.left -= read as u64;
+        Ok(read)
+    }
+
+    /// Reads one whole block of the current member's data; `None` when there is less.
+    pub(super) fn data_block(&mut self) -> Result<Option<[u8; BLOCK]>, UnpackError> {
+        let mut block = [0; BLOCK];
+        if self.left < BLOCK as u64 || !self.fill(&mut block)? {
+            return Ok(None);
+        }
+        self.left -= BLOCK as u64;
+        Ok(Some(block))
+    }
+
+    fn skip_data(&mut self) -> Result<(), UnpackError> {
+        // Saturating: a size that large is never read to its end.
+        let rest = self.left.saturating_add(self.padding);
+        let skipped = io::copy(&mut (&mut self.input).take(rest), &mut io::sink())?;
+        (self.left, self.padding) = (0, 0);
+        if skipped == rest {
+            Ok(())
+        } else {
+            Err(truncated())
+        }
+    }
+
+    /// All data of an extension.
+    fn whole(&mut self, size: u64, limit: u64) -> Result<Vec<u8>, UnpackError> {
+        if size > limit {
+            return Err(UnpackError::archive(
+                b"the archive",
+                format!("an extended header of {size} bytes; at most {limit} are read"),
+            ));
+        }
+        self.begin(size);
+        let mut bytes = Vec::new();
+        (&mut self.input).take(size).read_to_end(&mut bytes)?;
+        self.left -= bytes.len() as u64;
+        if self.left == 0 {
+            Ok(bytes)
+        } else {
+            Err(truncated())
+        }
+    }
+
+    /// A name that is a member of its own, ended by NUL.
+    fn name(&mut self, size: u64) -> Result<Vec<u8>, UnpackError> {
+        let mut name = self.whole(size, PATH_LIMIT as u64)?;
+        while name.last() == Some(&0) {
+            name.pop();
+        }
+        Ok(name)
+    }
+
+    /// Fills a whole block; `false` at the end of the archive.
+    fn fill(&mut self, block: &mut [u8]) -> Result<bool, UnpackError> {
+        let mut filled = 0;
+        while filled < block.len() {
+            match self.input.read(&mut block[filled..]) {
+                Ok(0) if filled == 0 => return Ok(false),
+                Ok(0) => return Err(truncated()),
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn truncated() -> UnpackError {
+    UnpackError::archive(b"the archive", "it ends in the middle of a member")
+}
+
+/// A file whose data of `stored` bytes goes where pairs of offset and length say.
+fn file(numbers: &[u64], size: u64, stored: u64) -> Option<MemberKind> {
+    let segments = sparse::segments(numbers, size, stored)?;
+    Some(MemberKind::File { segments, size })
+}
+
+/// The path in a header. POSIX splits a long one over two fields, GNU has other things in the second one.
+fn header_path(header: &Header) -> Vec<u8> {
+    let bytes = header.as_bytes();
+    let name = until_nul(&header.as_old().name);
+    let prefix = match &bytes[257..263] {
+        b"ustar\0" => until_nul(&bytes[345..500]),
+        _ => &[],
+    };
+    if prefix.is_empty() {
+        name.to_vec()
+    } else {
+        [prefix, b"/", name].concat()
+    }
+}
+
+fn until_nul(field: &[u8]) -> &[u8] {
+    field.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// Whether the sum over a header is right, with its own field read as spaces. Old tars added signed bytes.
+fn has_checksum(header: &Header) -> bool {
+    let mut block = *header.as_bytes();
+    block[148..156].fill(b' ');
+    let plain: i64 = block.iter().map(|byte| i64::from(*byte)).sum();
+    let signed: i64 = block.iter().map(|byte| i64::from(byte.cast_signed())).sum();
+    let sum = sparse::number(&header.as_old().cksum).and_then(|sum| i64::try_from(sum).ok());
+    sum.is_some_and(|sum| sum == plain || sum == signed)
+}

@@ -1,0 +1,143 @@
+//! Symlinks of an unpacked tree: none of them may lead out of it, through whatever chain.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
+use hostkit::dir::Dir;
+use nix::errno::Errno;
+
+use super::archive::UnpackError;
+
+/// Linux follows so many symlinks in one path.
+pub(super) const HOPS: u32 = 40;
+/// The most names that are looked up for all symlinks of a tree: chains could be made to take for ever.
+const LOOKUPS: u64 = 1 << 23;
+
+/// Checks every symlink below `root`.
+pub(super) fn check(root: &Dir) -> Result<(), UnpackError> {
+    let root = root.child(".").map_err(UnpackError::write(b"."))?;
+    let mut walk = Walk {
+        directories: vec![root],
+        path: PathBuf::new(),
+        lookups: 0,
+    };
+    walk.check()
+}
+
+/// Where in the tree the check is: the open directories from the root down, and the path of the last one.
+struct Walk {
+    directories: Vec<Dir>,
+    path: PathBuf,
+    lookups: u64,
+}
+
+impl Walk {
+    fn check(&mut self) -> Result<(), UnpackError> {
+        let failed = UnpackError::write(self.path.as_os_str().as_bytes());
+        let mut below = Vec::new();
+        let here = &self.directories[self.directories.len() - 1];
+        for entry in here.entries().map_err(&failed)? {
+            let (name, is_dir) = entry.map_err(&failed)?;
+            if is_dir {
+                below.push(name);
+                continue;
+            }
+            let here = &self.directories[self.directories.len() - 1];
+            if let Some(target) = here.read_link(&name).map_err(&failed)?
+                && !self.stays(&target).map_err(&failed)?
+            {
+                let path = self.path.join(name);
+                let reason = "the link leads out of the directory";
+                return Err(UnpackError::archive(path.as_os_str().as_bytes(), reason));
+            }
+            if self.lookups > LOOKUPS {
+                return Err(UnpackError::archive(
+                    b"the archive",
+                    "its symlinks are too entangled",
+                ));
+            }
+        }
+        for name in below {
+            let here = &self.directories[self.directories.len() - 1];
+            let child = here.child(&name).map_err(&failed)?;
+            self.directories.push(child);
+            self.path.push(name);
+            self.check()?;
+            self.path.pop();
+            self.directories.pop();
+        }
+        Ok(())
+    }
+
+    /// Whether the target of a symlink in the last directory lies within the tree. What is missing there counts as a
+    /// directory, because one may be made there later.
+    fn stays(&mut self, target: &OsStr) -> io::Result<bool> {
+        let mut rest = Vec::new();
+        // How many of `directories` lead to where the target has led so far, and what it has entered below them.
+        let mut kept = self.directories.len();
+        let mut entered: Vec<Option<Dir>> = Vec::new();
+        let mut hops = 1;
+        if !push(&mut rest, target) {
+            return Ok(false);
+        }
+        while let Some(name) = rest.pop() {
+            self.lookups += 1;
+            if self.lookups > LOOKUPS {
+                return Ok(true);
+            }
+            if name == ".." {
+                if entered.pop().is_none() {
+                    kept -= 1;
+                }
+                if kept == 0 {
+                    return Ok(false);
+                }
+                continue;
+            }
+            let here = match entered.last() {
+                Some(dir) => dir.as_ref(),
+                None => Some(&self.directories[kept - 1]),
+            };
+            let link = match here {
+                Some(dir) => absent(dir.read_link(&name))?.flatten(),
+                None => None,
+            };
+            match (link, here) {
+                (Some(link), _) => {
+                    hops += 1;
+                    // Linux does not follow such a one to its end, wherever that is.
+                    if hops > HOPS {
+                        return Ok(true);
+                    }
+                    if !push(&mut rest, &link) {
+                        return Ok(false);
+                    }
+                }
+                (None, Some(dir)) => entered.push(absent(dir.child(&name))?),
+                (None, None) => entered.push(None),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Puts the names of a path on a stack, the first on top; `false` when it is absolute.
+fn push(rest: &mut Vec<OsString>, path: &OsStr) -> bool {
+    let names = path.as_bytes().split(|byte| *byte == b'/').rev();
+    let names = names.filter(|name| !matches!(name, [] | [b'.']));
+    rest.extend(names.map(|name| OsStr::from_bytes(name).to_owned()));
+    !path.as_bytes().starts_with(b"/")
+}
+
+/// `None` for what is not there or is no directory. Any other failure is one: it says nothing about where a link leads.
+fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result.map_err(|error| (error.raw_os_error().map(Errno::from_raw), error)) {
+        Ok(found) => Ok(Some(found)),
+        Err((Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENAMETOOLONG), _)) => {
+            Ok(None)
+        }
+        Err((_, error)) => Err(error),
+    }
+}

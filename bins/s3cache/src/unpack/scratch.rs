@@ -1,0 +1,236 @@
+//! The directory that is being filled, beside its target. It goes with its process; when that is killed, the next run
+//! with this target removes it, or `gc`, which finds it by a record in the cache.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use hostkit::clock;
+use hostkit::dir::{Dir, try_exclusive};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{Gid, Uid, geteuid, setfsgid, setfsuid};
+use tracing::{info, warn};
+
+use super::ATTEMPTS;
+use crate::cache::Share;
+
+/// Where a share keeps its records, in this format.
+const RECORDS: [&str; 2] = ["unpacking", "v1"];
+/// A record longer than this is not one (bytes).
+const RECORD_LIMIT: u64 = 4096;
+/// What is in the names of all directories made here.
+const INFIX: &str = ".s3cache-";
+/// So much of the target's name is in them (bytes): the name has to fit too.
+const BASE: usize = 200;
+
+/// A directory being filled, removed when dropped. In place of it there may then be the one that it replaced.
+pub(super) struct Scratch<'a> {
+    parent: &'a Dir,
+    pub name: OsString,
+    /// Its lock says that its maker lives.
+    pub root: Dir,
+    record: Option<Record>,
+}
+
+impl<'a> Scratch<'a> {
+    /// Makes a directory beside the target, after removing those that killed runs have left there.
+    pub(super) fn make(parent: &'a Dir, base: &OsStr, share: Option<&Share>) -> io::Result<Self> {
+        let mut prefix = OsString::from(".");
+        prefix.push(OsStr::from_bytes(&base.as_bytes()[..base.len().min(BASE)]));
+        prefix.push(INFIX);
+        for (name, is_dir) in parent.entries()?.flatten() {
+            if is_dir
+                && name.as_bytes().starts_with(prefix.as_bytes())
+                && let Ok(Some(_lock)) = lock(parent, &name)
+            {
+                let _ = parent.remove_all(&name);
+            }
+        }
+        for _ in 0..ATTEMPTS {
+            // A pid alone may be two processes, in two containers that share the directory.
+            let (pid, now) = (std::process::id(), clock::since_boot().as_nanos());
+            let mut name = prefix.clone();
+            name.push(format!("{pid}-{now:x}"));
+            // Before there is anything to find.
+            let record = share.and_then(|share| Record::write(share, parent, &name));
+            let made = mkdirat(parent, name.as_os_str(), Mode::S_IRWXU)
+                .map_err(io::Error::from)
+                .map(|()| lock(parent, &name));
+            let failure = match made {
+                Ok(Ok(Some(root))) => {
+                    return Ok(Self {
+                        parent,
+                        name,
+                        root,
+                        record,
+                    });
+                }
+                // Before it was locked it looked like a killed run's, and another run may have removed it.
+                Ok(Ok(None)) => None,
+                Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => None,
+                Ok(Err(error)) => {
+                    let _ = parent.remove_dir(&name);
+                    Some(error)
+                }
+                Err(error) => Some(error),
+            };
+            record.into_iter().for_each(Record::remove);
+            if let Some(error) = failure {
+                return Err(error);
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+}
+
+impl Drop for Scratch<'_> {
+    fn drop(&mut self) {
+        match self.parent.remove_all(&self.name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let path = self.parent.path().join(&self.name);
+                warn!(path = %path.display(), %error, "cannot remove a temporary directory");
+            }
+            _ => self.record.take().into_iter().for_each(Record::remove),
+        }
+    }
+}
+
+/// Opens a directory with a lock that no process holds; `None` when one does, or when another directory is there now.
+fn lock(parent: &Dir, name: &OsStr) -> io::Result<Option<Dir>> {
+    let dir = parent.child_to_remove(name)?;
+    // The lock belongs to the open directory, not to this copy of its descriptor.
+    let file = File::from(dir.as_fd().try_clone_to_owned()?);
+    Ok((try_exclusive(&file)? && parent.is_at(&file, name)?).then_some(dir))
+}
+
+/// Says in the cache where a directory is being filled. It is locked for as long as its maker lives.
+struct Record {
+    records: Dir,
+    name: String,
+    _lock: File,
+}
+
+impl Record {
+    /// Without a record unpacking goes on: it only helps `gc`.
+    fn write(share: &Share, parent: &Dir, name: &OsStr) -> Option<Self> {
+        let write = || -> io::Result<Option<Self>> {
+            let path = std::fs::canonicalize(parent.path())?.join(name);
+            let [folder, format] = RECORDS;
+            // Paths of sandboxes are for their owners.
+            let records = share.dir().make_child(folder, 0o700)?;
+            let records = records.make_child(format, 0o700)?;
+            let name = name.to_string_lossy();
+            let name = name.rsplit(INFIX).next().unwrap_or_default().to_owned();
+            let Some(mut lock) = records.try_lock(&name, 0o600)? else {
+                return Ok(None);
+            };
+            lock.write_all(path.as_os_str().as_bytes())?;
+            Ok(Some(Self {
+                records,
+                name,
+                _lock: lock,
+            }))
+        };
+        write().unwrap_or_else(|error| {
+            warn!(%error, "cannot record in the cache which directory is being filled");
+            None
+        })
+    }
+
+    fn remove(self) {
+        let _ = self.records.remove_file(&self.name);
+    }
+}
+
+/// Removes the directories that killed runs of a share's owner were filling, wherever they are. Returns how many.
+///
+/// # Errors
+/// The records cannot be read. What cannot be removed is logged, and tried again the next time.
+pub fn sweep(share: &Share) -> io::Result<u64> {
+    let mut removed = 0;
+    let found = RECORDS
+        .iter()
+        .try_fold(share.dir().child(".")?, |dir, name| dir.child(name));
+    let records = match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        other => other?,
+    };
+    for entry in records.entries()? {
+        let name = entry?.0.to_string_lossy().into_owned();
+        // Held while its directory is being filled.
+        let Ok(Some(_lock)) = share.try_lock(&records, &name) else {
+            continue;
+        };
+        let path = records.read(&name, RECORD_LIMIT).unwrap_or_default();
+        let path = PathBuf::from(OsString::from_vec(path));
+        match remove_left(&path, share) {
+            Ok(found) => {
+                removed += u64::from(found);
+                let _ = records.remove_file(&name);
+            }
+            Err(error) => {
+                warn!(path = %path.display(), %error, "cannot remove what a killed run has left");
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// Removes the directory that a record of this share names, if it is one that was being filled. The record is the
+/// owner's to write: nothing may be removed by it that the owner could not remove.
+fn remove_left(path: &Path, share: &Share) -> io::Result<bool> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(false);
+    };
+    let ours = path.is_absolute() && name.as_bytes().starts_with(b".");
+    if !ours || !name.to_string_lossy().contains(INFIX) {
+        return Ok(false);
+    }
+    let _owner = FileOwner::become_owner_of(share)?;
+    let removed = || -> io::Result<bool> {
+        let parent = Dir::open(parent)?;
+        if parent.stat(name)?.st_uid != share.uid {
+            return Ok(false);
+        }
+        let Some(_lock) = lock(&parent, name)? else {
+            return Ok(false);
+        };
+        parent.remove_all(name)?;
+        info!(path = %path.display(), "removed what a killed run has left");
+        Ok(true)
+    };
+    match removed() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => other,
+    }
+}
+
+/// While it lives, this thread has a user's rights on files, and not root's.
+struct FileOwner;
+
+impl FileOwner {
+    fn become_owner_of(share: &Share) -> io::Result<Option<Self>> {
+        if !geteuid().is_root() || share.uid == 0 {
+            return Ok(None);
+        }
+        let (uid, gid) = (share.uid, share.dir().metadata()?.st_gid);
+        let owner = Self;
+        setfsgid(Gid::from_raw(gid));
+        setfsuid(Uid::from_raw(uid));
+        // They report no failure; asked for again, they say what is in force.
+        if setfsuid(Uid::from_raw(uid)).as_raw() != uid {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        Ok(Some(owner))
+    }
+}
+
+impl Drop for FileOwner {
+    fn drop(&mut self) {
+        setfsuid(Uid::from_raw(0));
+        setfsgid(Gid::from_raw(0));
+    }
+}

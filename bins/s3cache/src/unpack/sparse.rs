@@ -1,0 +1,111 @@
+//! Where the data of a sparse file goes: the numbers of its map, whichever of GNU's formats they come from.
+
+use std::io::Read;
+
+use super::archive::{Archive, UnpackError};
+
+/// The most numbers in the map of one file, two for each piece of data.
+pub(super) const NUMBERS: usize = 1 << 18;
+
+/// Why such a file is refused.
+pub(super) const UNREADABLE: &str = "a sparse file whose map cannot be read";
+
+/// A piece of a file's data: its offset and its length.
+pub(super) type Segment = (u64, u64);
+
+/// Reads a number of a header: octal, or binary where the first bit is set.
+pub(super) fn number(field: &[u8]) -> Option<u64> {
+    if field.first()? & 0x80 != 0 {
+        // Negative ones, and those of more than 63 bits, count nothing.
+        let mut value: u64 = u64::from(field[0] & 0x7f);
+        for byte in &field[1..] {
+            value = value.checked_mul(256)? + u64::from(*byte);
+        }
+        return i64::try_from(value).ok().map(|_| value);
+    }
+    let text = field.split(|byte| *byte == 0).next()?.trim_ascii();
+    let octal = !text.is_empty() && text.iter().all(|byte| (b'0'..=b'7').contains(byte));
+    let text = std::str::from_utf8(text).ok().filter(|_| octal)?;
+    u64::from_str_radix(text, 8).ok()
+}
+
+/// The pieces of a file of `size` bytes, from pairs of offset and length. `None` when they are out of order, overlap,
+/// reach beyond the file, or do not take up the `stored` bytes exactly.
+pub(super) fn segments(numbers: &[u64], size: u64, stored: u64) -> Option<Vec<Segment>> {
+    i64::try_from(size).ok()?;
+    let (pairs, rest) = numbers.as_chunks::<2>();
+    let mut segments = Vec::with_capacity(pairs.len());
+    let (mut at, mut sum) = (0, 0u64);
+    for [offset, length] in pairs {
+        if *offset < at {
+            return None;
+        }
+        at = offset.checked_add(*length).filter(|end| *end <= size)?;
+        sum = sum.checked_add(*length)?;
+        segments.push((*offset, *length));
+    }
+    (rest.is_empty() && sum == stored).then_some(segments)
+}
+
+/// What extended headers say about a sparse file.
+#[derive(Debug, Default)]
+pub(super) struct PaxMap {
+    pub major: Option<u64>,
+    pub minor: Option<u64>,
+    pub name: Option<Vec<u8>>,
+    pub size: Option<u64>,
+    pub blocks: Option<u64>,
+    /// Offset and length in turn.
+    pub numbers: Vec<u64>,
+}
+
+impl PaxMap {
+    /// The map and the size of the file. Format 1.0 has the map before the data, 0.0 and 0.1 in the header.
+    pub(super) fn resolve<R: Read>(
+        self,
+        archive: &mut Archive<R>,
+        path: &[u8],
+    ) -> Result<(Vec<u64>, u64), UnpackError> {
+        let numbers = match (self.major, self.minor) {
+            (None, None) if self.blocks.is_some() => Some(self.numbers),
+            (Some(1), Some(0)) if self.numbers.is_empty() && self.blocks.is_none() => {
+                read_map(archive)?
+            }
+            _ => None,
+        };
+        numbers
+            .filter(|numbers| {
+                self.blocks
+                    .is_none_or(|blocks| blocks == numbers.len() as u64 / 2)
+            })
+            .zip(self.size)
+            .ok_or_else(|| UnpackError::archive(path, UNREADABLE))
+    }
+}
+
+/// Reads decimal numbers of a line each, the first of which counts the pairs that follow, and the rest of their block.
+fn read_map<R: Read>(archive: &mut Archive<R>) -> Result<Option<Vec<u64>>, UnpackError> {
+    let (mut numbers, mut count, mut digits) = (Vec::new(), None, Vec::new());
+    while let Some(block) = archive.data_block()? {
+        for byte in block {
+            if byte.is_ascii_digit() && digits.len() < 20 {
+                digits.push(byte);
+                continue;
+            }
+            let text = std::str::from_utf8(&digits).ok().filter(|_| byte == b'\n');
+            let Some(number) = text.and_then(|text| text.parse::<u64>().ok()) else {
+                return Ok(None);
+            };
+            digits.clear();
+            match count {
+                None if number > NUMBERS as u64 / 2 => return Ok(None),
+                None => count = Some(number as usize * 2),
+                Some(_) => numbers.push(number),
+            }
+            if count == Some(numbers.len()) {
+                return Ok(Some(numbers));
+            }
+        }
+    }
+    Ok(None)
+}

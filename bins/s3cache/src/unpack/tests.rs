@@ -1,0 +1,152 @@
+//! What is unpacked, what is refused, and that nothing lies outside afterwards.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use super::*;
+
+mod formats;
+mod hostile;
+
+fn unpack(blob: &File, name: &str, sha256: &str, target: &Path) -> Result<(), Failure> {
+    super::unpack(blob, name, sha256, target, None)
+}
+
+fn archive(build: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> File {
+    let mut builder = tar::Builder::new(Vec::new());
+    build(&mut builder);
+    file(&builder.into_inner().unwrap())
+}
+
+fn file(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+/// Adds an entry whose path is written as it is, which the builder itself would refuse.
+fn raw(
+    builder: &mut tar::Builder<Vec<u8>>,
+    path: &str,
+    kind: tar::EntryType,
+    link: &str,
+    body: &[u8],
+) {
+    let mut header = tar::Header::new_gnu();
+    header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+    header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+    header.set_entry_type(kind);
+    header.set_size(body.len() as u64);
+    header.set_mode(0o755);
+    header.set_cksum();
+    builder.append(&header, body).unwrap();
+}
+
+#[test]
+fn a_tar_is_unpacked_and_replaced_by_another() {
+    let temp = tempfile::tempdir().unwrap();
+    let target = temp.path().join("app");
+    let first = archive(|tar| raw(tar, "bin/run", tar::EntryType::Regular, "", b"one"));
+    unpack(&first, "a.tar", "11", &target).unwrap();
+    assert_eq!(std::fs::read(target.join("bin/run")).unwrap(), b"one");
+    std::fs::write(target.join("kept"), "by the job").unwrap();
+    unpack(&first, "a.tar", "11", &target).unwrap();
+    assert!(
+        target.join("kept").exists(),
+        "the same content again changes nothing"
+    );
+    let second = archive(|tar| raw(tar, "other", tar::EntryType::Regular, "", b"two"));
+    unpack(&second, "a.tar", "22", &target).unwrap();
+    assert!(target.join("other").exists() && !target.join("bin").exists());
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_directory_that_is_not_ours_is_left_alone() {
+    let temp = tempfile::tempdir().unwrap();
+    std::fs::write(temp.path().join("mine"), "x").unwrap();
+    let tar = archive(|tar| raw(tar, "a", tar::EntryType::Regular, "", b"x"));
+    assert_eq!(
+        unpack(&tar, "a.tar", "11", temp.path()).unwrap_err().exit(),
+        Exit::CANNOT_CREATE
+    );
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn nothing_escapes_and_nothing_is_left() {
+    use tar::EntryType::{Char, Fifo, Link, Regular, Symlink};
+    for (path, kind, link) in [
+        ("../evil", Regular, ""),
+        ("/tmp/evil", Regular, ""),
+        ("a/../../evil", Regular, ""),
+        ("link", Symlink, "/etc/passwd"),
+        ("link", Symlink, "../../etc/passwd"),
+        ("d/link", Symlink, "../../etc"),
+        ("link", Link, "../evil"),
+        ("fifo", Fifo, ""),
+        ("null", Char, ""),
+    ] {
+        let temp = tempfile::tempdir().unwrap();
+        let target = temp.path().join("app");
+        let tar = archive(|tar| {
+            raw(tar, "fine", Regular, "", b"x");
+            raw(tar, path, kind, link, b"");
+        });
+        let failure = unpack(&tar, "a.tar", "11", &target).unwrap_err();
+        assert_eq!(failure.exit(), Exit::CORRUPT, "{path} -> {link}");
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0, "{path}");
+    }
+}
+
+#[test]
+fn links_within_are_kept() {
+    let temp = tempfile::tempdir().unwrap();
+    let target = temp.path().join("app");
+    let tar = archive(|tar| {
+        raw(tar, "lib/one", tar::EntryType::Regular, "", b"x");
+        raw(tar, "bin/two", tar::EntryType::Symlink, "../lib/one", b"");
+    });
+    unpack(&tar, "a.tar", "11", &target).unwrap();
+    assert_eq!(std::fs::read(target.join("bin/two")).unwrap(), b"x");
+}
+
+#[test]
+fn gzip_alone_and_around_a_tar() {
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let temp = tempfile::tempdir().unwrap();
+    let packed = gzip(b"words\n");
+    unpack(
+        &file(&packed),
+        "words.txt.gz",
+        "11",
+        &temp.path().join("gz"),
+    )
+    .unwrap();
+    assert_eq!(
+        std::fs::read(temp.path().join("gz/words.txt")).unwrap(),
+        b"words\n"
+    );
+    let failure = unpack(
+        &file(&packed[..packed.len() - 3]),
+        "words.txt.gz",
+        "11",
+        &temp.path().join("no"),
+    );
+    assert_eq!(failure.unwrap_err().exit(), Exit::CORRUPT);
+    assert!(!temp.path().join("no").exists());
+    let mut builder = tar::Builder::new(Vec::new());
+    raw(&mut builder, "a", tar::EntryType::Regular, "", b"x");
+    unpack(
+        &file(&gzip(&builder.into_inner().unwrap())),
+        "a.tgz",
+        "11",
+        &temp.path().join("tgz"),
+    )
+    .unwrap();
+    assert!(temp.path().join("tgz/a").exists());
+}

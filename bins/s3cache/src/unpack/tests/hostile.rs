@@ -1,0 +1,295 @@
+//! Archives that want to lead out of their directory: some by hand, and random ones against what the kernel resolves.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::process::{Command, Stdio};
+
+use proptest::prelude::*;
+use tar::EntryType::{self, Directory, Link, Regular, Symlink};
+
+use super::*;
+
+type Members<'a> = &'a [(&'a str, EntryType, &'a str)];
+
+fn packed(members: Members<'_>) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, kind, link) in members {
+        raw(&mut builder, path, *kind, link, b"");
+    }
+    builder.into_inner().unwrap()
+}
+
+/// What stands below a directory: kind, mode, content or target, and links of everything.
+fn snapshot(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut below = vec![root.to_owned()];
+    while let Some(dir) = below.pop() {
+        for entry in std::fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            let at = path.symlink_metadata().unwrap();
+            let what = if at.is_dir() {
+                below.push(path.clone());
+                String::new()
+            } else if at.is_symlink() {
+                format!("-> {:?}", std::fs::read_link(&path).unwrap())
+            } else {
+                format!("{:?} {}", std::fs::read(&path).unwrap(), at.nlink())
+            };
+            let mode = if at.is_symlink() { 0 } else { at.mode() };
+            let path = path.strip_prefix(root).unwrap().to_owned();
+            found.insert(path, format!("{mode:o} {what}"));
+        }
+    }
+    found
+}
+
+/// A directory with things that archives might reach, and the place to unpack to.
+fn surroundings() -> (tempfile::TempDir, PathBuf) {
+    let temp = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(temp.path().join("a/b")).unwrap();
+    std::fs::create_dir(temp.path().join("in")).unwrap();
+    for victim in ["victim", "a/b/victim", "in/victim"] {
+        std::fs::write(temp.path().join(victim), "untouched").unwrap();
+    }
+    let target = temp.path().join("in/app");
+    (temp, target)
+}
+
+/// Links below a directory that lead out of it, as the kernel resolves them.
+fn leading_out(root: &Path) -> Vec<PathBuf> {
+    let inside = root.canonicalize().unwrap();
+    let out = |path: &PathBuf| path.canonicalize().is_ok_and(|to| !to.starts_with(&inside));
+    let found = snapshot(root).into_keys().map(|path| root.join(path));
+    found.filter(out).collect()
+}
+
+#[test]
+fn archives_that_lead_out_through_chains_are_refused_and_leave_nothing() {
+    let cases: &[Members<'_>] = &[
+        // The marker, as a link through a link and under other names.
+        &[
+            ("d", Directory, ""),
+            ("d/l", Symlink, ".."),
+            (MARKER, Symlink, "d/l/../victim"),
+        ],
+        &[(MARKER, Symlink, "nothing")],
+        &[(MARKER, Regular, "")],
+        &[("./.s3cache-unpacked/", Directory, "")],
+        &[("l", Symlink, "."), ("l/.s3cache-unpacked", Regular, "")],
+        &[("f", Regular, ""), (MARKER, Link, "f")],
+        // Lexically within, really not.
+        &[
+            ("a/b/c/l", Symlink, "../../.."),
+            ("m", Symlink, "a/b/c/l/../../../../etc"),
+        ],
+        &[
+            ("a/b/c", Directory, ""),
+            ("m", Symlink, "l/../x"),
+            ("l", Symlink, "a/.."),
+        ],
+        // Made so by what comes later.
+        &[
+            ("a/b", Directory, ""),
+            ("s", Symlink, "a/b/../.."),
+            ("a/b", Symlink, ".."),
+        ],
+        &[
+            ("l", Symlink, "a"),
+            ("a", Directory, ""),
+            ("a", Symlink, "../a"),
+        ],
+        &[("s", Symlink, "missing/../../victim")],
+        &[("s", Symlink, "file/../../victim"), ("file", Regular, "")],
+        // Through a link that leads up, even if not out.
+        &[("d/l", Symlink, ".."), ("d/l/victim", Regular, "")],
+        &[("d/l", Symlink, "../.."), ("d/l/victim", Regular, "")],
+        &[("d/l", Symlink, "../.."), ("hard", Link, "d/l/victim")],
+        &[("l", Symlink, "/etc"), ("hard", Link, "l/passwd")],
+        &[("l", Symlink, "/etc")],
+        // Hard links to something that is not a file before them.
+        &[("d", Directory, ""), ("hard", Link, "d")],
+        &[("hard", Link, "later"), ("later", Regular, "")],
+        // Places that are taken.
+        &[("f", Regular, ""), ("f/x", Regular, "")],
+        &[("d/x", Regular, ""), ("d", Regular, "")],
+        &[
+            ("a", Symlink, "b"),
+            ("b", Symlink, "a"),
+            ("a/x", Regular, ""),
+        ],
+    ];
+    for members in cases {
+        let (temp, target) = surroundings();
+        let before = snapshot(temp.path());
+        let unpacked = unpack(&file(&packed(members)), "a.tar", "11", &target);
+        let failure = unpacked.expect_err(&format!("{members:?}"));
+        assert_eq!(failure.exit(), Exit::CORRUPT, "{members:?}: {failure:?}");
+        assert_eq!(snapshot(temp.path()), before, "{members:?}");
+    }
+}
+
+#[test]
+fn a_marker_that_is_not_a_small_file_is_not_followed_or_believed() {
+    let tar = archive(|tar| raw(tar, "a", Regular, "", b"x"));
+    for kind in [
+        "link to what is endless",
+        "link to a marker",
+        "fifo",
+        "long",
+        "text",
+    ] {
+        let (temp, target) = surroundings();
+        std::fs::create_dir(&target).unwrap();
+        let marker = target.join(MARKER);
+        match kind {
+            "link to what is endless" => symlink("/dev/zero", &marker).unwrap(),
+            "link to a marker" => {
+                std::fs::write(temp.path().join("marker"), "11\n").unwrap();
+                symlink("../../marker", &marker).unwrap();
+            }
+            "fifo" => nix::unistd::mkfifo(&marker, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+            "long" => std::fs::write(&marker, "1".repeat(1 << 20)).unwrap(),
+            _ => std::fs::write(&marker, "not a digest").unwrap(),
+        }
+        let failure = unpack(&tar, "a.tar", "11", &target).unwrap_err();
+        assert_eq!(failure.exit(), Exit::CANNOT_CREATE, "{kind}");
+        assert!(marker.symlink_metadata().is_ok(), "{kind}");
+    }
+}
+
+#[test]
+fn entangled_and_unbounded_archives_are_refused() {
+    let deep = vec!["d"; 200].join("/");
+    let mut refused = vec![
+        archive(|tar| {
+            tar.append_data(&mut header(Directory, 0), &deep, &b""[..])
+                .unwrap()
+        }),
+        archive(|tar| {
+            let long = "n".repeat(256);
+            tar.append_data(&mut header(Regular, 0), &long, &b""[..])
+                .unwrap()
+        }),
+    ];
+    // A name and an extended header of a gigabyte each, of which hardly anything is there.
+    for kind in [
+        EntryType::GNULongName,
+        EntryType::XHeader,
+        EntryType::XGlobalHeader,
+    ] {
+        let mut header = header(kind, 1 << 30);
+        header.set_cksum();
+        refused.push(file(&[header.as_bytes().as_slice(), &[b'x'; 512]].concat()));
+    }
+    for archive in refused {
+        let (temp, target) = surroundings();
+        let before = snapshot(temp.path());
+        let failure = unpack(&archive, "a.tar", "11", &target).unwrap_err();
+        assert_eq!(failure.exit(), Exit::CORRUPT, "{failure:?}");
+        assert_eq!(snapshot(temp.path()), before);
+    }
+}
+
+fn header(kind: EntryType, size: u64) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_size(size);
+    header.set_mode(0o755);
+    header
+}
+
+/// A member: its path, what it is, and its content, mode or target.
+#[derive(Debug, Clone)]
+enum Part {
+    File(String, u8),
+    Directory(String, u32),
+    Symlink(String, String),
+    Link(String, String),
+}
+
+fn parts() -> impl Strategy<Value = Vec<Part>> {
+    let name = || prop::sample::select(vec!["a", "b", "c", "l", "a", "b", "c", "l", MARKER]);
+    let path = move || prop::collection::vec(name(), 1..4).prop_map(|names| names.join("/"));
+    let step = prop::sample::select(vec!["a", "b", "c", "l", "..", "..", "victim", "."]);
+    let up = prop::collection::vec(step, 1..6).prop_map(|names| names.join("/"));
+    let target = prop_oneof![3 => path(), 3 => up, 1 => Just("/etc".to_owned())];
+    let mode = prop::sample::select(vec![0o755, 0o555, 0o700, 0]);
+    let part = prop_oneof![
+        (path(), any::<u8>()).prop_map(|(path, byte)| Part::File(path, byte)),
+        (path(), mode).prop_map(|(path, mode)| Part::Directory(path, mode)),
+        (path(), target).prop_map(|(path, target)| Part::Symlink(path, target)),
+        (path(), path()).prop_map(|(path, target)| Part::Link(path, target)),
+    ];
+    prop::collection::vec(part, 1..10)
+}
+
+fn pack(parts: &[Part]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for part in parts {
+        let (path, kind, mode, link, body) = match part {
+            Part::File(path, byte) => (path, Regular, 0o644, "", vec![*byte]),
+            Part::Directory(path, mode) => (path, Directory, *mode, "", vec![]),
+            Part::Symlink(path, target) => (path, Symlink, 0o777, target.as_str(), vec![]),
+            Part::Link(path, target) => (path, Link, 0o644, target.as_str(), vec![]),
+        };
+        let mut header = header(kind, body.len() as u64);
+        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+        header.set_mode(mode);
+        header.set_cksum();
+        builder.append(&header, body.as_slice()).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// What GNU tar unpacks: `None` when it refuses, or is not here.
+fn with_gnu_tar(bytes: &[u8], into: &Path) -> Option<BTreeMap<PathBuf, String>> {
+    std::fs::create_dir_all(into).unwrap();
+    let mut command = Command::new("tar");
+    command
+        .args(["--no-same-owner", "-xpf", "-", "-C"])
+        .arg(into);
+    let pipe = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut child = pipe.ok()?;
+    // A refusal may close the pipe early.
+    let _ = child.stdin.take().unwrap().write_all(bytes);
+    child.wait().unwrap().success().then(|| snapshot(into))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_archives_stay_within_and_become_what_tar_makes_of_them(parts in parts()) {
+        let (temp, target) = surroundings();
+        let before = snapshot(temp.path());
+        let bytes = pack(&parts);
+        let unpacked = unpack(&file(&bytes), "a.tar", "11", &target);
+        let elsewhere = tempfile::tempdir().unwrap();
+        let theirs = nix::unistd::geteuid().is_root()
+            .then(|| with_gnu_tar(&bytes, &elsewhere.path().join("1/2/3/4/5/6"))).flatten();
+        match unpacked {
+            Err(failure) => {
+                prop_assert_eq!(failure.exit(), Exit::CORRUPT, "{:?}", failure);
+                prop_assert_eq!(snapshot(temp.path()), before);
+                let may_be_refused = parts.iter().any(|part| match part {
+                    Part::Symlink(path, target) => {
+                        path.contains(MARKER) || target.contains("..") || target.starts_with('/')
+                    }
+                    Part::File(path, _) | Part::Directory(path, _) | Part::Link(path, _) => path.contains(MARKER),
+                });
+                prop_assert!(theirs.is_none() || may_be_refused, "{:?}", failure);
+            }
+            Ok(()) => {
+                prop_assert_eq!(leading_out(&target), Vec::<PathBuf>::new());
+                let mut ours = snapshot(&target);
+                prop_assert!(ours.remove(Path::new(MARKER)).is_some());
+                std::fs::rename(&target, elsewhere.path().join("app")).unwrap();
+                prop_assert_eq!(snapshot(temp.path()), before);
+                if let Some(theirs) = theirs {
+                    prop_assert_eq!(ours, theirs);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The directory that an archive is unpacked into. Every path is walked from its handle, component by component and
+//! without following a link, so that nothing in an archive can lead out of it.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
+use hostkit::dir::Dir;
+use nix::errno::Errno;
+use nix::sys::stat::{SFlag, UtimensatFlags, futimens, utimensat};
+use nix::sys::time::TimeSpec;
+
+use super::archive::{Archive, Member, MemberKind, UnpackError};
+use super::links;
+use super::sparse::Segment;
+
+/// Directories nested deeper than this are refused: removing them takes a handle each.
+const DEPTH: usize = 128;
+/// The longest name in a directory, as Linux has it (bytes).
+const NAME: usize = 255;
+/// What may be remembered about directories until the end (bytes).
+const REMEMBERED: usize = 32 << 20;
+/// What is copied at once (bytes).
+const BUFFER: usize = 128 << 10;
+
+/// A path below the root whose every directory is a real one. Ordered, a directory comes before what is in it.
+type RealPath = Vec<OsString>;
+
+/// A tree being unpacked.
+pub(super) struct Tree<'a> {
+    root: &'a Dir,
+    /// Modes and times of directories. They are set last: a directory may forbid to write what the archive has in it.
+    directories: BTreeMap<RealPath, (u32, Option<i64>)>,
+    remembered: usize,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Tree<'a> {
+    pub(super) fn new(root: &'a Dir) -> Self {
+        Self {
+            root,
+            directories: BTreeMap::new(),
+            remembered: 0,
+            buffer: vec![0; BUFFER],
+        }
+    }
+
+    /// Unpacks one member, in place of what an earlier member of this name made.
+    pub(super) fn add<R: Read>(
+        &mut self,
+        archive: &mut Archive<R>,
+        member: &Member,
+    ) -> Result<(), UnpackError> {
+        let path = &member.path;
+        let mut parts = components(path)?;
+        let Some(name) = parts.pop() else {
+            return match member.kind {
+                // The directory itself, whose mode is not the archive's.
+                MemberKind::Directory => Ok(()),
+                _ => Err(UnpackError::archive(path, "not the name of a file")),
+            };
+        };
+        let (dir, mut real) = self.walk(path, &parts, Missing::Create)?;
+        real.push(name.clone());
+        let failed = UnpackError::write(path);
+        match &member.kind {
+            MemberKind::Directory => self.directory(member, &dir, real),
+            MemberKind::File { segments, size } => {
+                let file = self.place(path, &dir, &real, || dir.create_new(&name, member.mode))?;
+                self.write(archive, path, &file, segments, *size)?;
+                set_time(&file, member.mtime).map_err(failed)
+            }
+            MemberKind::Symlink(target) => {
+                let target = OsStr::from_bytes(target);
+                if target.is_empty() {
+                    return Err(UnpackError::archive(path, "a symlink without a target"));
+                }
+                self.place(path, &dir, &real, || dir.symlink(target, &name))?;
+                let (unchanged, time) = times(member.mtime);
+                utimensat(
+                    &dir,
+                    name.as_os_str(),
+                    &unchanged,
+                    &time,
+                    UtimensatFlags::NoFollowSymlink,
+                )
+                .map_err(|error| failed(error.into()))
+            }
+            MemberKind::HardLink(target) => self.hard_link(path, target, &dir, &real),
+        }
+    }
+
+    fn directory(&mut self, member: &Member, dir: &Dir, real: RealPath) -> Result<(), UnpackError> {
+        let (path, name) = (&member.path, &real[real.len() - 1]);
+        let failed = UnpackError::write(path);
+        if !is_directory(dir, name).map_err(failed)? {
+            self.place(path, dir, &real, || match dir.stat(name) {
+                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+                Err(_) => dir.make_child(name, 0o700).map(drop),
+            })?;
+        }
+        self.remembered += real.iter().map(|part| part.len() + 32).sum::<usize>() + 128;
+        if self.remembered > REMEMBERED {
+            return Err(UnpackError::archive(
+                path,
+                "the archive has too many directories",
+            ));
+        }
+        self.directories.insert(real, (member.mode, member.mtime));
+        Ok(())
+    }
+
+    fn hard_link(
+        &mut self,
+        path: &[u8],
+        target: &[u8],
+        dir: &Dir,
+        real: &RealPath,
+    ) -> Result<(), UnpackError> {
+        let refuse = || {
+            let reason = "a hard link to something that is not a file before it in the archive";
+            UnpackError::archive(path, reason)
+        };
+        let mut parts = components(target)?;
+        let source = parts.pop().ok_or_else(refuse)?;
+        let (from, mut from_real) = self.walk(path, &parts, Missing::Refuse)?;
+        // All that is not a directory is a file or a symlink of this run, and the check of symlinks comes last.
+        match is_directory(&from, &source) {
+            Ok(false) if from.stat(&source).is_ok() => {}
+            Err(error) => return Err(UnpackError::write(path)(error)),
+            Ok(_) => return Err(refuse()),
+        }
+        from_real.push(source.clone());
+        if from_real == *real {
+            return Ok(());
+        }
+        let name = &real[real.len() - 1];
+        self.place(path, dir, real, || from.link_to(&source, dir, name))
+    }
+
+    /// Makes something at a place, after removing what an earlier member has put there.
+    fn place<T>(
+        &mut self,
+        path: &[u8],
+        dir: &Dir,
+        real: &RealPath,
+        make: impl Fn() -> io::Result<T>,
+    ) -> Result<T, UnpackError> {
+        let failed = UnpackError::write(path);
+        match make() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other.map_err(failed),
+        }
+        let name = &real[real.len() - 1];
+        let removed = match dir.remove_file(name) {
+            Err(error) if error.raw_os_error() == Some(Errno::EISDIR as i32) => {
+                self.directories.remove(real);
+                dir.remove_dir(name)
+            }
+            other => other,
+        };
+        match removed {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                let reason = "a directory that is not empty is already there";
+                Err(UnpackError::archive(path, reason))
+            }
+            other => other.and_then(|()| make()).map_err(failed),
+        }
+    }
+
+    fn write<R: Read>(
+        &mut self,
+        archive: &mut Archive<R>,
+        path: &[u8],
+        mut file: &File,
+        segments: &[Segment],
+        size: u64,
+    ) -> Result<(), UnpackError> {
+        let failed = UnpackError::write(path);
+        let mut at = 0;
+        for (offset, length) in segments {
+            if *length == 0 {
+                // It only says where the file ends.
+                continue;
+            }
+            if *offset != at {
+                file.seek(SeekFrom::Start(*offset)).map_err(&failed)?;
+            }
+            at = offset + length;
+            let mut left = *length;
+            while left > 0 {
+                let most = usize::try_from(left).unwrap_or(BUFFER).min(BUFFER);
+                let read = archive.read(&mut self.buffer[..most])?;
+                file.write_all(&self.buffer[..read]).map_err(&failed)?;
+                left -= read as u64;
+            }
+        }
+        if at < size {
+            file.set_len(size).map_err(&failed)?;
+        }
+        Ok(())
+    }
+
+    /// Opens the directory that `parts` of `path` lead to. As tar does, it goes through a symlink of an earlier member
+    /// if that is relative and holds no `..`: such a one leads to what is below it.
+    fn walk(
+        &self,
+        path: &[u8],
+        parts: &[OsString],
+        missing: Missing,
+    ) -> Result<(Dir, RealPath), UnpackError> {
+        let (refuse, failed) = (
+            |reason: &'static str| Err(UnpackError::archive(path, reason)),
+            UnpackError::write(path),
+        );
+        let mut rest: Vec<OsString> = parts.iter().rev().cloned().collect();
+        let mut dir = self.root.child(".").map_err(&failed)?;
+        let (mut real, mut hops) = (RealPath::new(), 0);
+        while let Some(name) = rest.pop() {
+            if real.len() >= DEPTH {
+                return refuse("directories are nested too deep");
+            }
+            dir = match dir.child(&name) {
+                Ok(child) => child,
+                Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+                    Errno::ENOENT => match missing {
+                        Missing::Create => dir.make_child(&name, 0o755).map_err(&failed)?,
+                        Missing::Refuse => return refuse("it is not in the archive before"),
+                    },
+                    Errno::ELOOP | Errno::ENOTDIR => {
+                        let Some(target) = dir.read_link(&name).map_err(&failed)? else {
+                            return refuse("a file stands where it needs a directory");
+                        };
+                        let Ok(through) = components(target.as_bytes()) else {
+                            return refuse(
+                                "it leads through a symlink that is absolute or holds `..`",
+                            );
+                        };
+                        hops += 1;
+                        if hops > links::HOPS {
+                            return refuse("it leads through too many symlinks");
+                        }
+                        rest.extend(through.into_iter().rev());
+                        continue;
+                    }
+                    _ => return Err(failed(error)),
+                },
+            };
+            real.push(name);
+        }
+        Ok((dir, real))
+    }
+
+    /// Checks that no symlink leads out of the tree, and gives directories their modes and times.
+    pub(super) fn finish(self) -> Result<(), UnpackError> {
+        links::check(self.root)?;
+        // What is in a directory comes before it: its mode may forbid to go there.
+        for (real, (mode, mtime)) in self.directories.iter().rev() {
+            let path: PathBuf = real.iter().collect();
+            let set = || {
+                let mut dir = self.root.child(".")?;
+                for name in real {
+                    dir = dir.child(name)?;
+                }
+                set_time(&dir, *mtime)?;
+                dir.set_mode(*mode)
+            };
+            set().map_err(UnpackError::write(path.as_os_str().as_bytes()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether `name` is a directory itself. What is not there is none.
+fn is_directory(dir: &Dir, name: &OsStr) -> io::Result<bool> {
+    match dir.stat(name) {
+        Ok(found) => Ok(found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a walk does about a directory that is not there.
+#[derive(Clone, Copy)]
+enum Missing {
+    Create,
+    Refuse,
+}
+
+/// The names in a path. One that is absolute, holds `..`, or has a name that no directory takes is refused.
+fn components(path: &[u8]) -> Result<Vec<OsString>, UnpackError> {
+    let refuse = |reason| Err(UnpackError::archive(path, reason));
+    let mut names = Vec::new();
+    if path.starts_with(b"/") {
+        return refuse("the path leads out of the directory");
+    }
+    for name in path.split(|byte| *byte == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => return refuse("the path leads out of the directory"),
+            _ if name.len() > NAME => return refuse("a name in it is too long"),
+            _ => names.push(OsStr::from_bytes(name).to_owned()),
+        }
+    }
+    if names.len() > DEPTH {
+        return refuse("directories are nested too deep");
+    }
+    Ok(names)
+}
+
+fn times(mtime: Option<i64>) -> (TimeSpec, TimeSpec) {
+    let unchanged = TimeSpec::UTIME_OMIT;
+    (
+        unchanged,
+        mtime.map_or(unchanged, |mtime| TimeSpec::new(mtime, 0)),
+    )
+}
+
+fn set_time(file: impl AsFd, mtime: Option<i64>) -> io::Result<()> {
+    let (unchanged, time) = times(mtime);
+    Ok(futimens(file, &unchanged, &time)?)
+}

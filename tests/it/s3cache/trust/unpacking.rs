@@ -1,0 +1,157 @@
+//! Unpacking as a user that is not root: directories that forbid their owner to write, and what killed runs leave.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown, symlink,
+};
+use std::path::{Path, PathBuf};
+
+use hostkit_tests::host::{Tmpfs, run_as};
+use hostkit_tests::or_skip;
+use hostkit_tests::origin::Origin;
+
+use super::{ANN, BOB, Outcome, Users};
+
+/// A tar of directories that their owner may not write or read, and of a file of a MiB after them.
+fn packed(users: &Users) -> Vec<u8> {
+    let script = "mkdir -p in/none/in in/read && echo text | tee in/none/file in/read/file >in/none/in/file \
+        && head -c 1048576 /dev/zero >in/zeros && chmod 555 in/none/in in/read && chmod 0 in/none \
+        && tar -C in --sort=name -cf packed.tar . \
+        && tar -C in --sort=name -P --transform='s,^./zeros,../zeros,' -cf escaping.tar . && rm -r in";
+    let packed = users.host.program("bash").args(["-c", script]).status();
+    assert!(packed.unwrap().success());
+    users.host.read("packed.tar")
+}
+
+/// Names in the home of a user that begin with a dot: temporary ones.
+fn hidden(users: &Users, uid: u32) -> Vec<PathBuf> {
+    let entries = fs::read_dir(users.home(uid)).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+    paths.filter(|path| name(path).starts_with('.')).collect()
+}
+
+fn records(users: &Users, uid: u32) -> usize {
+    let records = fs::read_dir(users.share(uid, "unpacking/v1"));
+    records.map_or(0, Iterator::count)
+}
+
+#[test]
+fn directories_that_forbid_writing_are_unpacked_replaced_and_never_left_behind() {
+    let Some(users) = Users::new() else { return };
+    let origin = Origin::start();
+    let tar = packed(&users);
+    origin.put("/a-1.1.tar", tar.clone());
+    origin.put("/a-1.2.tar", [tar, vec![0; 512]].concat());
+    origin.put("/a-1.3.tar", users.host.read("escaping.tar"));
+    let unpack = |name: &str| users.run(ANN, &[&origin.url(name), "--unpack-to=out"]);
+    let mode = |path: &str| users.home(ANN).join(path).metadata().unwrap().mode() & 0o7777;
+    for name in ["/a-1.1.tar", "/a-1.2.tar"] {
+        unpack(name).exits(0);
+        assert_eq!((mode("out/read"), mode("out/none")), (0o555, 0), "{name}");
+        let file = fs::read(users.home(ANN).join("out/none/in/file")).unwrap();
+        assert_eq!(file, b"text\n", "{name}");
+        assert_eq!(hidden(&users, ANN), Vec::<PathBuf>::new(), "{name}");
+    }
+    unpack("/a-1.3.tar").exits(65).says("a-1.3.tar");
+    assert_eq!(hidden(&users, ANN), Vec::<PathBuf>::new());
+    assert_eq!(records(&users, ANN), 0);
+}
+
+/// Unpacks in the home of `uid` until the kernel kills it for the size of the last file.
+fn killed(users: &Users, uid: u32, url: &str) -> Outcome {
+    users.run(uid, &[url]).exits(0);
+    let mut command = run_as(uid, "prlimit").unwrap();
+    users.host.clean(&mut command);
+    command
+        .args(["--fsize=65536", "--core=0"])
+        .arg(users.program())
+        .args([url, "--unpack-to=out"])
+        .args(users.host.own_flags())
+        .env("HOME", users.home(uid))
+        .current_dir(users.home(uid));
+    command.output().unwrap().into()
+}
+
+#[test]
+fn gc_finds_and_removes_what_killed_runs_have_left() {
+    let Some(users) = Users::new() else { return };
+    let origin = Origin::start();
+    origin.put("/a-1.1.tar", packed(&users));
+    let url = origin.url("/a-1.1.tar");
+    for (who, collector) in [(ANN, ANN), (BOB, 0), (0, 0)] {
+        killed(&users, who, &url).exits(-25);
+        let left = hidden(&users, who);
+        assert_eq!((left.len(), records(&users, who)), (1, 1), "{left:?}");
+        assert!(left[0].join("read").exists());
+        users.run(collector, &["gc"]).exits(0);
+        assert_eq!(
+            hidden(&users, who),
+            Vec::<PathBuf>::new(),
+            "{who} {collector}"
+        );
+        assert_eq!(records(&users, who), 0, "{who} {collector}");
+    }
+    // Or the next run with the same target.
+    killed(&users, ANN, &url).exits(-25);
+    users.run(ANN, &[&url, "--unpack-to=out"]).exits(0);
+    assert_eq!(hidden(&users, ANN), Vec::<PathBuf>::new());
+}
+
+/// A directory with the name of one that is being filled.
+fn directory(path: &Path, owner: u32) -> PathBuf {
+    DirBuilder::new().mode(0o755).create(path).unwrap();
+    fs::write(path.join("file"), "kept").unwrap();
+    for path in [path, &path.join("file")] {
+        chown(path, Some(owner), Some(owner)).unwrap();
+    }
+    path.to_owned()
+}
+
+#[test]
+fn a_record_removes_nothing_that_its_owner_could_not_remove() {
+    let Some(users) = Users::new() else { return };
+    let root_only = users.home(0).join(".root.s3cache-1");
+    let at = |uid, name: &str| users.home(uid).join(name);
+    symlink(users.home(ANN), at(BOB, "ann")).unwrap();
+    let kept = [
+        // Of others, also through a link.
+        directory(&at(ANN, ".out.s3cache-1"), ANN),
+        directory(&at(ANN, ".out.s3cache-2"), BOB),
+        directory(&root_only, 0),
+        // No names of ours.
+        directory(&at(BOB, "documents"), BOB),
+        directory(&at(BOB, ".hidden"), BOB),
+    ];
+    let records = kept.iter().cloned().chain([
+        at(BOB, "ann/.out.s3cache-1"),
+        PathBuf::from("/"),
+        PathBuf::from(".s3cache-1"),
+        PathBuf::from("/nothing/.x.s3cache-1/.."),
+    ]);
+    for (number, path) in records.enumerate() {
+        let record = format!("unpacking/v1/{number}");
+        users.write(BOB, &record, path.as_os_str().as_encoded_bytes());
+    }
+    fs::set_permissions(users.share(BOB, ""), Permissions::from_mode(0o755)).unwrap();
+    users.run(0, &["gc"]).exits(0);
+    for path in kept {
+        assert!(path.join("file").exists(), "{}", path.display());
+    }
+}
+
+#[test]
+fn a_full_disk_is_73_and_leaves_nothing() {
+    let Some(users) = Users::new() else { return };
+    let Some(small) = or_skip("a small filesystem", Tmpfs::mount(512 << 10)) else {
+        return;
+    };
+    let origin = Origin::start();
+    origin.put("/a-1.1.tar", packed(&users));
+    let out = format!("--unpack-to={}", small.path().join("out").display());
+    let told = users.run(ANN, &[&origin.url("/a-1.1.tar"), &out]).exits(73);
+    told.says("free some space there")
+        .says("No space left")
+        .says("zeros");
+    assert_eq!(fs::read_dir(small.path()).unwrap().count(), 0);
+}
