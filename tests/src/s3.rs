@@ -24,6 +24,7 @@ pub struct S3 {
     server: Server,
     requests: Arc<Mutex<Vec<String>>>,
     unlistable: Arc<AtomicBool>,
+    unconditional: Arc<AtomicBool>,
     directory: TempDir,
 }
 
@@ -38,19 +39,34 @@ impl S3 {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let unlistable = Arc::new(AtomicBool::new(false));
         let (log, hides) = (requests.clone(), unlistable.clone());
+        let unconditional = Arc::new(AtomicBool::new(false));
+        let refuses = unconditional.clone();
         let server = Server::start("s3", move |tcp| {
             let (service, log, hides) = (service.clone(), log.clone(), hides.clone());
+            let refuses = refuses.clone();
             let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
                 let line = format!("{} {}", request.method(), request.uri());
                 log.lock().unwrap().push(line);
                 let lists = request.method() == "GET"
                     && request.uri().query().unwrap_or("").contains("list-type");
                 let hides = hides.load(Ordering::Relaxed);
-                let answered = Service::call(&service, request);
+                let is_conditional =
+                    request.method() == "PUT" && request.headers().contains_key("if-none-match");
+                let refuses = refuses.load(Ordering::Relaxed) && is_conditional;
+                let service = service.clone();
                 async move {
-                    let response = answered.await?;
+                    if refuses {
+                        // A client that still sends would not see the answer.
+                        let _ = http_body_util::BodyExt::collect(request.into_body()).await;
+                        return Ok(error(501, "NotImplemented"));
+                    }
+                    let response = Service::call(&service, request).await?;
                     let denies = hides && (lists || response.status() == 404);
-                    Ok::<_, s3s::HttpError>(if denies { denied() } else { response })
+                    Ok::<_, s3s::HttpError>(if denies {
+                        error(403, "AccessDenied")
+                    } else {
+                        response
+                    })
                 }
             });
             async move {
@@ -65,6 +81,7 @@ impl S3 {
             server,
             requests,
             unlistable,
+            unconditional,
             directory,
         }
     }
@@ -112,6 +129,11 @@ impl S3 {
         self.unlistable.store(true, Ordering::Relaxed);
     }
 
+    /// From now on it does not know `If-None-Match` of PUT, as some stores do not: it answers 501.
+    pub fn forbid_conditions(&self) {
+        self.unconditional.store(true, Ordering::Relaxed);
+    }
+
     /// The directory that holds a sub-directory per bucket.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -125,9 +147,11 @@ impl S3 {
     }
 }
 
-fn denied() -> s3s::HttpResponse {
-    let xml = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
-    let mut response = s3s::HttpResponse::new(s3s::Body::from(xml.to_owned()));
-    *response.status_mut() = hyper::StatusCode::FORBIDDEN;
+fn error(status: u16, code: &str) -> s3s::HttpResponse {
+    let xml = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{code}</Message></Error>"
+    );
+    let mut response = s3s::HttpResponse::new(s3s::Body::from(xml));
+    *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap();
     response
 }

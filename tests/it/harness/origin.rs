@@ -291,6 +291,15 @@ fn servers_that_cannot_do_what_others_can() {
     assert!(weak.starts_with("W/\""), "{weak}");
     assert_eq!(get(&origin, &[&format!("If-None-Match: {weak}")]).code, 304);
     assert_eq!(get(&origin, &[&format!("If-Match: {weak}")]).code, 412);
+    origin.fault(PATH, Fault::OtherTags);
+    let [one, other, again] =
+        [(); 3].map(|()| get(&origin, &[]).header("etag").unwrap().to_owned());
+    assert!(
+        one == again && one != other && !other.starts_with("W/"),
+        "{one} {other}"
+    );
+    origin.fault(PATH, Fault::HeadStatus(403));
+    assert_eq!(talk(origin.port(), "HEAD", PATH, &[]).code, 403);
     origin.fault(PATH, Fault::RefuseHead);
     assert_eq!(
         (

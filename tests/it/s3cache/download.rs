@@ -207,6 +207,20 @@ fn an_object_replaced_in_mid_flight_is_never_mixed() {
 }
 
 #[test]
+fn equal_bytes_under_different_tags_are_fetched_as_one_stream() {
+    let (host, origin, body) = (Host::new(), Origin::start(), bytes(SIZE, 1));
+    origin.put(PATH, body.clone());
+    origin.fault(PATH, Fault::OtherTags);
+    let digest = format!("--sha256={}", sha256(&body));
+    let told = fetch(&host, &origin, &[&digest]).exits(0);
+    told.says("as one stream");
+    assert!(host.read("out") == body);
+    let asked = origin.requests();
+    let last = asked.iter().rfind(|request| request.path == PATH).unwrap();
+    assert_eq!((&last.range, &last.if_match), (&None, &None));
+}
+
+#[test]
 fn a_server_that_lies_about_the_length_is_found_out() {
     let body = bytes(SIZE, 1);
     let digest = format!("--sha256={}", sha256(&body));

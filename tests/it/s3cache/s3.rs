@@ -2,7 +2,9 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use hostkit_tests::origin::Origin;
 use hostkit_tests::s3::S3;
+use hostkit_tests::tls::Authority;
 
 use super::{Fake, HASH, Host, Outcome, answer, sha256};
 
@@ -100,6 +102,31 @@ fn a_name_is_published_once_unless_it_is_replaced() {
 }
 
 #[test]
+fn a_store_without_conditional_writes_is_asked_before_it_is_written_to() {
+    let (host, s3) = start();
+    s3.forbid_conditions();
+    put(&host, &s3, "first", &[])
+        .exits(0)
+        .says("does not know conditional writes");
+    let again = put(&host, &s3, "first", &["--json"]).exits(0);
+    assert!(
+        again.stdout.contains(r#""published":false"#),
+        "{}",
+        again.stdout
+    );
+    put(&host, &s3, "other", &[]).exits(73).says("another name");
+    let object = s3.dir().join(format!("builds/pex/job-{HASH}.bin"));
+    assert_eq!(std::fs::read_to_string(&object).unwrap(), "first");
+    let replaced = put(&host, &s3, "other", &["--replace"]).exits(0);
+    assert!(
+        !replaced.stderr.contains("conditional"),
+        "{}",
+        replaced.stderr
+    );
+    assert_eq!(std::fs::read_to_string(&object).unwrap(), "other");
+}
+
+#[test]
 fn put_refuses_what_is_broken_or_missing_and_adds_the_name_behind_a_slash() {
     let (host, s3) = start();
     std::fs::write(host.path("a.pex"), "<html>").unwrap();
@@ -138,6 +165,9 @@ fn each_refusal_of_s3_has_its_exit_code_and_remedy() {
     let dead = format!("http://127.0.0.1:{}", hostkit_tests::free_port());
     let dead = env(&s3, &[("AWS_ENDPOINT_URL", Some(&dead))]);
     get(&uri(), &dead, &["--timeout=20"]).exits(69);
+    let stranger = Origin::start_tls(&Authority::new());
+    let stranger = env(&s3, &[("AWS_ENDPOINT_URL", Some(&stranger.url("")))]);
+    get(&uri(), &stranger, &[]).exits(69).says("--ca-file");
 }
 
 #[test]

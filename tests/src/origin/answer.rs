@@ -81,6 +81,7 @@ impl Reply<'_> {
         let etag = match self.plan.tags {
             Tags::Strong => Some(object.etag.clone()),
             Tags::Weak => Some(format!("W/{}", object.etag)),
+            Tags::Other => Some(object.etag.replacen('"', "\"other-", 1)),
             Tags::None => None,
         };
         let mut response = match self.condition(etag.as_deref(), object, headers) {
@@ -97,7 +98,7 @@ impl Reply<'_> {
     /// The status a condition of the request asks for instead of the object.
     fn condition(&self, etag: Option<&str>, object: &Object, headers: &HeaderMap) -> Option<u16> {
         if let (Some(etag), Some(wanted)) = (etag, text_of(headers, &header::IF_MATCH)) {
-            let strong = self.plan.tags == Tags::Strong;
+            let strong = matches!(self.plan.tags, Tags::Strong | Tags::Other);
             if wanted != "*" && !(strong && listed(wanted, etag)) {
                 return Some(412);
             }

@@ -40,6 +40,8 @@ pub enum Fault {
     NoEtag,
     /// The `ETag` is a weak one, which never satisfies `If-Match`.
     WeakEtag,
+    /// Every second request is answered by another server behind this address, whose `ETag` of the same bytes differs.
+    OtherTags,
     /// The body has no `Content-Length`; `Range` is ignored.
     Chunked,
     /// Answers 302 with this `Location`.
@@ -65,6 +67,8 @@ pub(super) struct Active {
 pub(super) enum Tags {
     Strong,
     Weak,
+    /// Strong, and not the one of the other requests.
+    Other,
     None,
 }
 
@@ -129,6 +133,8 @@ impl Plan {
             Fault::NoRanges => self.ranges = false,
             Fault::NoEtag => self.tags = Tags::None,
             Fault::WeakEtag => self.tags = Tags::Weak,
+            Fault::OtherTags if active.seen.is_multiple_of(2) => self.tags = Tags::Other,
+            Fault::OtherTags => {}
             Fault::Chunked => (self.chunked, self.ranges) = (true, false),
             Fault::Redirect(location) => self.redirect = Some(location.clone()),
             Fault::RefuseHead => self.head_status = Some(405),

@@ -368,6 +368,10 @@ pub fn of_status(status: u16, retry_after: Option<&str>) -> StoreError {
             Kind::Changed,
             "it was replaced in mid-flight (412)".to_owned(),
         ),
+        501 | 505 => (
+            Kind::Fatal,
+            format!("the server does not implement this request ({status})"),
+        ),
         408 | 425 | 429 | 500..=599 => (Kind::Transient, format!("the server answered {status}")),
         _ => (Kind::Fatal, format!("the server answered {status}")),
     };

@@ -17,6 +17,7 @@ use aws_sdk_s3::types::{ChecksumMode, ChecksumType, CommonPrefix, Object};
 use aws_smithy_http_client::tls;
 use aws_smithy_types::base64;
 use hostkit::{Exit, Failure};
+use tracing::warn;
 
 use super::bounded::{BoundedClient, ReplyTooLong};
 use super::proxy::{self, InvalidProxy, Proxies};
@@ -102,6 +103,36 @@ impl S3Store {
         Ok(Self {
             client: Client::from_conf(config.build()),
         })
+    }
+
+    /// Uploads a file, and only if the name is free when `only_new`.
+    async fn upload(
+        &self,
+        source: &Source,
+        file: &Path,
+        sha256: &str,
+        only_new: bool,
+    ) -> Result<(), StoreError> {
+        let (bucket, key) = place(source)?;
+        let body = ByteStream::from_path(file).await.map_err(|error| {
+            StoreError::new(Kind::Disk, format!("cannot read {}", file.display())).because(error)
+        })?;
+        let result = self
+            .client
+            .put_object()
+            .bucket(bucket)
+            .key(key)
+            .checksum_sha256(base64::encode(unhex(sha256)))
+            .set_if_none_match(only_new.then(|| "*".to_owned()))
+            .body(body)
+            .send()
+            .await;
+        match result.map_err(explain) {
+            Err(error) if error.kind == Kind::Changed => {
+                Err(StoreError::new(Kind::Exists, "it exists already"))
+            }
+            other => other.map(|_| ()),
+        }
     }
 
     /// Why a HEAD was refused. Its answer has no body to say so in, hence a GET of one byte is asked for the reason: a
@@ -234,26 +265,18 @@ impl ObjectStore for S3Store {
         replace: bool,
     ) -> Boxed<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            let (bucket, key) = place(source)?;
-            let body = ByteStream::from_path(file).await.map_err(|error| {
-                StoreError::new(Kind::Disk, format!("cannot read {}", file.display()))
-                    .because(error)
-            })?;
-            let result = self
-                .client
-                .put_object()
-                .bucket(bucket)
-                .key(key)
-                .checksum_sha256(base64::encode(unhex(sha256)))
-                .set_if_none_match((!replace).then(|| "*".to_owned()))
-                .body(body)
-                .send()
-                .await;
-            match result.map_err(explain) {
-                Err(error) if error.kind == Kind::Changed => {
-                    Err(StoreError::new(Kind::Exists, "it exists already"))
+            match self.upload(source, file, sha256, !replace).await {
+                Err(error) if !replace && error.status == Some(501) => {
+                    warn!(%source, "the store does not know conditional writes: an upload by another process between our look and our write is replaced");
+                    match self.head(source, None).await {
+                        Ok(_) => Err(StoreError::new(Kind::Exists, "it exists already")),
+                        Err(error) if error.kind == Kind::Absent => {
+                            self.upload(source, file, sha256, false).await
+                        }
+                        Err(error) => Err(error),
+                    }
                 }
-                other => other.map(|_| ()),
+                other => other,
             }
         })
     }
