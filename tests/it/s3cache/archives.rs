@@ -36,7 +36,7 @@ fn archives_that_do_not_open_are_refused() {
         get(&name("short"), &whole[..whole.len() - 10])
             .exits(65)
             .says("readable");
-        // As java and Python open it: they look for its directory within the last 64 KiB.
+        // As the class path of java and Python take it: they look for its directory within the last 64 KiB.
         for length in [1, 60_000] {
             get(
                 &name(&format!("padded{length}")),

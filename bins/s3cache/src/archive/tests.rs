@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -165,6 +166,35 @@ fn checksum_behind_the_end_of_a_compressed_tar_is_compared() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn archive_that_can_be_unpacked_is_never_refused(
+        format in 0usize..4,
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        length in any::<prop::sample::Index>(),
+        cut in any::<bool>(),
+    ) {
+        static TARS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+        let tars = TARS.get_or_init(|| {
+            ["--format=v7", "--format=gnu", "--format=posix", "-S --format=posix --sparse-version=1.0"]
+                .map(|format| made(&format!("tar c -b1 {format} d/hole d/s d/f")))
+                .into()
+        });
+        let mut tar = tars[format].clone();
+        for (at, byte) in edits {
+            let at = at.index(tar.len());
+            tar[at] = byte;
+        }
+        if cut {
+            tar.truncate(length.index(tar.len()));
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let mut blob = tempfile::tempfile().unwrap();
+        blob.write_all(&tar).unwrap();
+        if crate::unpack::unpack(&blob, "a.tar", "11", &temp.path().join("out"), None).is_ok() {
+            prop_assert!(is_whole(Kind::Tar, &tar));
+        }
+    }
+
     #[test]
     fn compressed_file_cut_or_changed_anywhere_is_refused(
         bytes in proptest::collection::vec(any::<u8>(), 1..2000),
