@@ -10,6 +10,7 @@ mod admin;
 mod aurora;
 mod authproxy;
 mod cli;
+mod conventions;
 mod fuzz;
 mod haproxy;
 mod harness;

@@ -67,6 +67,19 @@ fn only_a_regular_file_is_an_artifact() {
     assert!(File::open(host.path("out")).is_err());
 }
 
+#[test]
+fn a_certificate_file_that_never_comes_is_ended_by_the_deadline() {
+    let host = Host::new();
+    let fifo = host.path("ca.pem");
+    nix::unistd::mkfifo(&fifo, Mode::from_bits_truncate(0o644)).unwrap();
+    for source in ["https://127.0.0.1:9/a-1.2.bin", "s3://b/a-1.2.bin"] {
+        let args = [source, "--ca-file=ca.pem", "--timeout=1s"];
+        bounded(&host, &args)
+            .exits(75)
+            .says("not finished within 1s");
+    }
+}
+
 /// Whether a thread of a process waits in the kernel for what cannot be interrupted.
 fn is_stuck(pid: u32) -> bool {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))

@@ -218,7 +218,10 @@ pub async fn open(
 ) -> Result<Box<dyn ObjectStore>, Failure> {
     Ok(match source {
         Source::File(_) => Box::new(file::FileStore),
-        Source::Http(_) => Box::new(http::HttpStore::new(access)?),
+        Source::Http(_) => {
+            let access = access.clone();
+            Box::new(file::blocking(move || http::HttpStore::new(&access)).await?)
+        }
         Source::S3 { .. } => Box::new(s3::S3Store::new(access, timeout).await?),
     })
 }

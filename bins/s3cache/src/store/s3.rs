@@ -20,6 +20,7 @@ use hostkit::{Exit, Failure};
 use tracing::warn;
 
 use super::bounded::{BoundedClient, ReplyTooLong};
+use super::file::blocking;
 use super::proxy::{self, InvalidProxy, Proxies};
 use super::{
     Body, Boxed, Checksum, Crc, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError,
@@ -60,7 +61,10 @@ impl S3Store {
             )));
         }
         let context = match &s3.ca_file {
-            Some(file) => trust(file)?,
+            Some(file) => {
+                let file = file.clone();
+                blocking(move || trust(&file)).await?
+            }
             None => tls::TlsContext::default(),
         };
         let proxies = Proxies::of(&Environment::of_process());
