@@ -10,7 +10,7 @@ import time
 
 from .cold import show
 from .measure import Failed, digest, median, quantile, ratio, sample, values
-from .origin import Origin
+from .origin import BUCKET, Origin
 from .peers import QUIET
 from .report import Section, milliseconds, number, quartiles, spread
 from .world import PATH, Skipped, measured
@@ -70,16 +70,26 @@ def hits(bench, peers, origin, sha256, place, what):
 
 
 def sockets(bench, peers, origin):
-    """How many sockets a warm hit opens, and a fetch, which shows that they are counted."""
+    """How many sockets a warm hit opens, and a fetch, which shows that they are counted: over http, and from S3 where a
+    profile names the service, which is part of the key that is looked up."""
     if not shutil.which("strace", path=PATH):
         raise Skipped("strace is not installed")
     place = bench.directory("sockets")
+    config, out = place / "config", place / "out"
+    config.write_text(f"[profile bench]\nendpoint_url = {origin.endpoint('http')}\n")
+    sources = {
+        "http": [origin.url(KEY)],
+        "s3": [f"s3://{BUCKET}/{KEY}", "--profile=bench", "--no-sign-request"],
+    }
     counts = {}
-    for name in ("fetch", "hit"):
-        trace, out = place / name, place / "out"
-        command = ["strace", "-f", "-qq", "-e", "trace=%network", "-o", trace, peers.s3cache, origin.url(KEY)]
-        bench.run([*command, f"--cache-dir={place / 'cache'}", f"--copy-to={out}", *QUIET])
-        counts[name] = len(re.findall(r"\bsocket\(", trace.read_text()))
+    for scheme, source in sources.items():
+        counts[scheme] = {}
+        for name in ("fetch", "hit"):
+            trace = place / name
+            command = ["strace", "-f", "-qq", "-e", "trace=%network", "-o", trace, peers.s3cache, *source]
+            command += [f"--cache-dir={place / 'cache'}", f"--copy-to={out}", *QUIET]
+            bench.run(command, AWS_CONFIG_FILE=str(config))
+            counts[scheme][name] = len(re.findall(r"\bsocket\(", trace.read_text()))
     shutil.rmtree(place)
     return counts
 
@@ -118,15 +128,13 @@ def report(raw):
     section.table(None, ["filesystem", "`s3cache`", "`cp`", "difference", "budget", "verdict"], rows)
     counts = raw["sockets"]
     if not section.skipped("Sockets of a warm hit", counts):
-        verdict = section.check("sockets opened by a warm hit", counts["hit"], 0, str)
-        section.table(
-            "Sockets opened (strace)",
-            ["run", "socket(2)", "budget", "verdict"],
-            [
-                ["warm hit", counts["hit"], "0", verdict],
-                ["cold fetch, to show that they are counted", counts["fetch"], "–", "–"],
-            ],
-        )
+        rows = []
+        for scheme, where in (("http", "over http"), ("s3", "from S3, named by a profile")):
+            count = counts[scheme]
+            verdict = section.check(f"sockets opened by a warm hit {where}", count["hit"], 0, str)
+            rows.append([f"warm hit {where}", count["hit"], "0", verdict])
+            rows.append([f"cold fetch {where}, to show that they are counted", count["fetch"], "–", "–"])
+        section.table("Sockets opened (strace)", ["run", "socket(2)", "budget", "verdict"], rows)
     return section
 
 

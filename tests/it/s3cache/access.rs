@@ -182,7 +182,7 @@ fn each_refusal_names_its_cause() {
     let (uri, archive) = (uri(), archived.url());
     let keyless = ("AWS_ACCESS_KEY_ID", "");
     type Row<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a [&'a str]);
-    let rows: [Row<'_>; 8] = [
+    let rows: [Row<'_>; 10] = [
         (
             &[&uri],
             &[("AWS_ENDPOINT_URL", &archive)],
@@ -203,6 +203,18 @@ fn each_refusal_names_its_cause() {
         ),
         (
             &["ls", &uri, "--endpoint-url=minio:9000"],
+            &[],
+            78,
+            &["http://minio:9000"],
+        ),
+        (
+            &["rm", &uri, "--endpoint-url=minio:9000"],
+            &[],
+            78,
+            &["http://minio:9000"],
+        ),
+        (
+            &["verify", &uri, "--endpoint-url=minio:9000"],
             &[],
             78,
             &["http://minio:9000"],

@@ -2,7 +2,7 @@
 
 use hostkit::{Exit, Failure, out};
 
-use super::{disk, entries, matches, own_shares};
+use super::{check_words, disk, entries, matches, own_shares};
 use crate::cache::evict::{Act, remove_blob};
 use crate::cache::in_use::InUse;
 use crate::cache::space;
@@ -21,6 +21,7 @@ pub struct Args {
 /// # Errors
 /// One is not there (exit 66) or in use (exit 75).
 pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
+    check_words(&args.what, settings)?;
     let (shares, in_use) = (own_shares(settings)?, InUse::default());
     for word in &args.what {
         let mut found = false;

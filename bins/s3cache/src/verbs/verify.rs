@@ -4,7 +4,7 @@ use hostkit::units::show_size;
 use hostkit::{Exit, Failure, out};
 use serde_json::json;
 
-use super::{disk, entries, matches, own_shares};
+use super::{check_words, disk, entries, matches, own_shares};
 use crate::cache::Lookup;
 use crate::digest;
 use crate::settings::Settings;
@@ -25,6 +25,7 @@ pub struct Args {
 /// # Errors
 /// A blob was corrupt (exit 65) or cannot be read (exit 74).
 pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
+    check_words(&args.what, settings)?;
     let (mut good, mut bad, mut bytes) = (0u64, 0u64, 0u64);
     for share in own_shares(settings)? {
         for (key, entry) in entries(&share) {
