@@ -125,8 +125,8 @@ fn the_cache_is_synced_before_it_is_renamed_and_a_copy_is_not() {
     let synced = at(&|line| line.contains("sync(") && line.contains("/partial/"));
     let renamed = at(&|line| line.contains("rename") && line.contains("/blobs/"));
     let folder = at(&|line| line.contains("sync(") && line.contains("/blobs/"));
-    let indexed =
-        at(&|line| line.contains("rename") && line.contains("/index/") && !line.contains("held"));
+    // The entry of the artifact, on its shelf; records of the whole share stand beside the shelves.
+    let indexed = at(&|line| line.contains("rename") && line.contains("/index/v1/"));
     assert!(
         synced < renamed && renamed < folder && folder < indexed,
         "{cold}"
