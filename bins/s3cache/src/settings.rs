@@ -141,9 +141,12 @@ impl FetchArgs {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct Raw {
     cache_dir: Option<PathBuf>,
-    max_size: Option<Quantity>,
-    total_max_size: Option<Quantity>,
-    keep_free: Option<Quantity>,
+    #[serde(deserialize_with = "quantity::max_size")]
+    max_size: Option<u64>,
+    #[serde(deserialize_with = "quantity::total_max_size")]
+    total_max_size: Option<u64>,
+    #[serde(deserialize_with = "quantity::keep_free")]
+    keep_free: Option<u64>,
     endpoint_url: Option<String>,
     region: Option<String>,
     profile: Option<String>,
@@ -152,30 +155,70 @@ struct Raw {
     ca_file: Option<PathBuf>,
     client_cert: Option<PathBuf>,
     client_key: Option<PathBuf>,
-    part_size: Option<Quantity>,
+    #[serde(deserialize_with = "quantity::part_size")]
+    part_size: Option<u64>,
     connections: Option<u64>,
-    max_rate: Option<Quantity>,
-    min_rate: Option<Quantity>,
-    timeout: Option<Quantity>,
-    stall_timeout: Option<Quantity>,
+    #[serde(deserialize_with = "quantity::max_rate")]
+    max_rate: Option<u64>,
+    #[serde(deserialize_with = "quantity::min_rate")]
+    min_rate: Option<u64>,
+    #[serde(deserialize_with = "quantity::timeout")]
+    timeout: Option<Duration>,
+    #[serde(deserialize_with = "quantity::stall_timeout")]
+    stall_timeout: Option<Duration>,
     trusted_uids: Option<Vec<u32>>,
     require_sidecar: Option<bool>,
 }
 
-/// A number or a number with a unit.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Quantity {
-    Number(f64),
-    Text(String),
-}
+/// Values with a unit. Each key has a reader of its own, so that an error names the key, and the YAML reader adds file, line
+/// and column.
+mod quantity {
+    use std::time::Duration;
 
-impl Quantity {
-    fn text(&self) -> String {
-        match self {
-            Self::Number(number) => number.to_string(),
-            Self::Text(text) => text.clone(),
-        }
+    use hostkit::units;
+    use serde::de::{Deserialize, Deserializer, Error as _};
+
+    /// A number or a number with a unit.
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Quantity {
+        Number(f64),
+        Text(String),
+    }
+
+    fn read<'de, D: Deserializer<'de>, T>(
+        from: D,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, D::Error> {
+        let text = match Option::<Quantity>::deserialize(from)? {
+            None => return Ok(None),
+            Some(Quantity::Number(number)) => number.to_string(),
+            Some(Quantity::Text(text)) => text,
+        };
+        let parsed = parse(&text).map(Some);
+        parsed.map_err(|why| D::Error::custom(format!("`{key}: {text}`: {why}")))
+    }
+
+    macro_rules! readers {
+        ($($name:ident: $type:ty, $key:literal, $parse:path;)*) => {$(
+            pub(super) fn $name<'de, D: Deserializer<'de>>(
+                from: D,
+            ) -> Result<Option<$type>, D::Error> {
+                read(from, $key, $parse)
+            }
+        )*};
+    }
+
+    readers! {
+        max_size: u64, "max-size", units::size;
+        total_max_size: u64, "total-max-size", units::size;
+        keep_free: u64, "keep-free", units::size;
+        part_size: u64, "part-size", units::size;
+        max_rate: u64, "max-rate", units::size;
+        min_rate: u64, "min-rate", units::size;
+        timeout: Duration, "timeout", units::duration;
+        stall_timeout: Duration, "stall-timeout", units::duration;
     }
 }
 
@@ -244,8 +287,6 @@ impl Settings {
             .config
             .as_deref()
             .unwrap_or(Path::new("/etc/hostkit/s3cache.yaml"));
-        let size = |key: &str, value: &Option<Quantity>| read(file, key, value, units::size);
-        let time = |key: &str, value: &Option<Quantity>| read(file, key, value, units::duration);
         // The command line has one of them at most ([`FetchArgs::FRESHNESS`]).
         let freshness = match args {
             _ if args.offline => Freshness::Offline,
@@ -253,13 +294,10 @@ impl Settings {
             _ if args.immutable => Freshness::Immutable,
             _ => Freshness::ByName,
         };
-        let timeout = args
-            .timeout
-            .or(time("timeout", &raw.timeout)?)
-            .unwrap_or(TIMEOUT);
+        let timeout = args.timeout.or(raw.timeout).unwrap_or(TIMEOUT);
         let stall_timeout = args
             .stall_timeout
-            .or(time("stall-timeout", &raw.stall_timeout)?)
+            .or(raw.stall_timeout)
             .unwrap_or(STALL_TIMEOUT);
         if timeout.is_zero() || stall_timeout.is_zero() {
             return Err(
@@ -284,35 +322,23 @@ impl Settings {
                 .clone()
                 .or(raw.cache_dir)
                 .unwrap_or_else(|| CACHE_DIR.into()),
-            max_size: args
-                .max_size
-                .or(size("max-size", &raw.max_size)?)
-                .unwrap_or(MAX_SIZE),
+            max_size: args.max_size.or(raw.max_size).unwrap_or(MAX_SIZE),
             total_max_size: args
                 .total_max_size
-                .or(size("total-max-size", &raw.total_max_size)?)
+                .or(raw.total_max_size)
                 .unwrap_or(u64::MAX),
-            keep_free: args
-                .keep_free
-                .or(size("keep-free", &raw.keep_free)?)
-                .unwrap_or(KEEP_FREE),
+            keep_free: args.keep_free.or(raw.keep_free).unwrap_or(KEEP_FREE),
             freshness,
             trusted_uids: raw.trusted_uids.unwrap_or_default(),
             require_sidecar: args.require_sidecar || raw.require_sidecar.unwrap_or(false),
             // Below 64 KiB a request costs more than the bytes it brings.
             part_size: args
                 .part_size
-                .or(size("part-size", &raw.part_size)?)
+                .or(raw.part_size)
                 .map(|size| size.max(64 << 10)),
             connections: args.connections.or(raw.connections).map(|n| n.clamp(1, 64)),
-            max_rate: args
-                .max_rate
-                .or(size("max-rate", &raw.max_rate)?)
-                .map(|rate| rate.max(1)),
-            min_rate: args
-                .min_rate
-                .or(size("min-rate", &raw.min_rate)?)
-                .unwrap_or(MIN_RATE),
+            max_rate: args.max_rate.or(raw.max_rate).map(|rate| rate.max(1)),
+            min_rate: args.min_rate.or(raw.min_rate).unwrap_or(MIN_RATE),
             timeout,
             stall_timeout,
             access: Access {
@@ -373,19 +399,6 @@ impl Access {
     }
 }
 
-fn read<T>(
-    file: &Path,
-    key: &str,
-    value: &Option<Quantity>,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Option<T>, Failure> {
-    let Some(value) = value else { return Ok(None) };
-    let text = value.text();
-    parse(&text).map(Some).map_err(|why| {
-        Failure::new(Exit::CONFIG, format!("{}: `{key}: {text}`", file.display())).remedy(why)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,7 +415,7 @@ mod tests {
 
     #[test]
     fn a_flag_beats_the_file_and_the_file_beats_the_default() {
-        let yaml = "max-size: 1G\ntimeout: 90\nstall-timeout: 250ms\ntrusted-uids: [1001]\n";
+        let yaml = "max-size: 1G\ntotal-max-size: 2G\ntimeout: 90\nstall-timeout: 250ms\ntrusted-uids: [1001]\n";
         let settings = load(
             yaml,
             FetchArgs {
@@ -412,6 +425,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(settings.max_size, 7);
+        assert_eq!(settings.total_max_size, 2 << 30);
         assert_eq!(settings.timeout, Duration::from_secs(90));
         assert_eq!(settings.stall_timeout, Duration::from_millis(250));
         assert_eq!(settings.keep_free, KEEP_FREE);
@@ -449,11 +463,11 @@ mod tests {
 
     #[test]
     fn a_senseless_value_names_file_key_and_remedy() {
-        let failure = load("max-size: lots\n", FetchArgs::default()).unwrap_err();
+        let failure = load("keep-free: 1G\nmax-size: lots\n", FetchArgs::default()).unwrap_err();
         let text = failure.to_string();
         assert_eq!(failure.exit(), Exit::CONFIG);
         assert!(
-            text.contains("s3cache.yaml") && text.contains("max-size: lots"),
+            text.contains("s3cache.yaml:2:") && text.contains("max-size: lots"),
             "{text}"
         );
         assert!(load("timeout: 0\n", FetchArgs::default()).is_err());

@@ -33,6 +33,8 @@ use super::share::Share;
 const LEASES: &str = ".leases";
 /// The lock that keeps starts and removals apart.
 const GATE: &str = "gate";
+/// What the lease of a pex holds that has no hash.
+const NO_HASH: &str = "-";
 /// The longest that a start waits for a removal.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 /// The longest that a removal waits for starts, each of which takes less than a millisecond.
@@ -63,9 +65,11 @@ pub fn lease(root: &Dir, sha256: &str, file: &File) -> io::Result<[File; 2]> {
     // Exclusively it is taken only by those who hold the gate.
     try_shared(&lease)?;
     if lease.metadata()?.len() == 0 {
-        // Without a hash nothing at all is removed while this lease is held.
+        // Where there is none that is written down too, so that no later start reads the whole zip directory. Nothing at
+        // all is removed while such a lease is held.
         let info = PexInfo::of_pex(file).unwrap_or_default();
-        lease.write_all(info.pex_hash.unwrap_or_default().as_bytes())?;
+        let hash = info.pex_hash.unwrap_or_else(|| NO_HASH.to_owned());
+        lease.write_all(hash.as_bytes())?;
     }
     lease.set_modified(clock::now())?;
     Ok([whole, lease])
