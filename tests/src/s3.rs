@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use crate::serve::Server;
 
 const ACCESS_KEY: &str = "AKIDHOSTKITTESTS";
+const CONFLICT: &str = "ConditionalRequestConflict";
 const SECRET_KEY: &str = "a-secret-that-only-tests-know";
 
 /// A running S3 server. Dropping it removes its objects.
@@ -24,7 +25,7 @@ pub struct S3 {
     server: Server,
     requests: Arc<Mutex<Vec<String>>>,
     unlistable: Arc<AtomicBool>,
-    unconditional: Arc<AtomicBool>,
+    refusal: Arc<Mutex<Option<(u16, &'static str)>>>,
     directory: TempDir,
 }
 
@@ -39,8 +40,8 @@ impl S3 {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let unlistable = Arc::new(AtomicBool::new(false));
         let (log, hides) = (requests.clone(), unlistable.clone());
-        let unconditional = Arc::new(AtomicBool::new(false));
-        let refuses = unconditional.clone();
+        let refusal = Arc::new(Mutex::new(None));
+        let refuses = refusal.clone();
         let server = Server::start("s3", move |tcp| {
             let (service, log, hides) = (service.clone(), log.clone(), hides.clone());
             let refuses = refuses.clone();
@@ -52,13 +53,13 @@ impl S3 {
                 let hides = hides.load(Ordering::Relaxed);
                 let is_conditional =
                     request.method() == "PUT" && request.headers().contains_key("if-none-match");
-                let refuses = refuses.load(Ordering::Relaxed) && is_conditional;
+                let refuses = is_conditional.then(|| refusal_for(&refuses)).flatten();
                 let service = service.clone();
                 async move {
-                    if refuses {
+                    if let Some((status, code)) = refuses {
                         // A client that still sends would not see the answer.
                         let _ = http_body_util::BodyExt::collect(request.into_body()).await;
-                        return Ok(error(501, "NotImplemented"));
+                        return Ok(error(status, code));
                     }
                     let response = Service::call(&service, request).await?;
                     let denies = hides && (lists || response.status() == 404);
@@ -81,7 +82,7 @@ impl S3 {
             server,
             requests,
             unlistable,
-            unconditional,
+            refusal,
             directory,
         }
     }
@@ -131,7 +132,12 @@ impl S3 {
 
     /// From now on it does not know `If-None-Match` of PUT, as some stores do not: it answers 501.
     pub fn forbid_conditions(&self) {
-        self.unconditional.store(true, Ordering::Relaxed);
+        *self.refusal.lock().unwrap() = Some((501, "NotImplemented"));
+    }
+
+    /// The next conditional PUT meets another one under way: it is answered 409, as by AWS.
+    pub fn conflict_once(&self) {
+        *self.refusal.lock().unwrap() = Some((409, CONFLICT));
     }
 
     /// The directory that holds a sub-directory per bucket.
@@ -144,6 +150,15 @@ impl S3 {
     #[must_use]
     pub fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
+    }
+}
+
+/// How a conditional PUT is refused, if it is; a conflict is over afterwards.
+fn refusal_for(refusal: &Mutex<Option<(u16, &'static str)>>) -> Option<(u16, &'static str)> {
+    let mut refusal = refusal.lock().unwrap();
+    match *refusal {
+        Some((_, CONFLICT)) => refusal.take(),
+        other => other,
     }
 }
 

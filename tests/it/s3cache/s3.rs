@@ -127,6 +127,15 @@ fn a_store_without_conditional_writes_is_asked_before_it_is_written_to() {
 }
 
 #[test]
+fn an_upload_that_another_one_is_in_the_way_of_is_repeated() {
+    let (host, s3) = start();
+    s3.conflict_once();
+    put(&host, &s3, "first", &[]).exits(0);
+    s3.conflict_once();
+    put(&host, &s3, "other", &[]).exits(73).says("another name");
+}
+
+#[test]
 fn put_refuses_what_is_broken_or_missing_and_adds_the_name_behind_a_slash() {
     let (host, s3) = start();
     std::fs::write(host.path("a.pex"), "<html>").unwrap();

@@ -16,6 +16,7 @@ use aws_sdk_s3::primitives::{ByteStream, DateTimeFormat};
 use aws_sdk_s3::types::{ChecksumMode, ChecksumType, CommonPrefix, Object};
 use aws_smithy_http_client::tls;
 use aws_smithy_types::base64;
+use hostkit::backoff::Backoff;
 use hostkit::{Exit, Failure};
 use tracing::warn;
 
@@ -30,6 +31,8 @@ use crate::environment::Environment;
 use crate::settings::Access;
 use crate::source::Source;
 
+/// How often an upload is repeated that another one of the same name got in the way of.
+const CONFLICTS: u32 = 4;
 /// The longest cause that is printed (characters).
 const CAUSE_LIMIT: usize = 500;
 /// How long a connection may take to come up.
@@ -269,7 +272,19 @@ impl ObjectStore for S3Store {
         replace: bool,
     ) -> Boxed<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            match self.upload(source, file, sha256, !replace).await {
+            let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+            let mut conflicts = 0;
+            let uploaded = loop {
+                match self.upload(source, file, sha256, !replace).await {
+                    // Another upload of this name was under way; which one was first shows at the next attempt.
+                    Err(error) if error.status == Some(409) && conflicts < CONFLICTS => {
+                        conflicts += 1;
+                        tokio::time::sleep(backoff.next_delay()).await;
+                    }
+                    other => break other,
+                }
+            };
+            match uploaded {
                 Err(error) if !replace && error.status == Some(501) => {
                     warn!(%source, "the store does not know conditional writes: an upload by another process between our look and our write is replaced");
                     match self.head(source, None).await {
