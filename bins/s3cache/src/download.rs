@@ -2,6 +2,7 @@
 //! whether there is room for them, is `destination`'s.
 
 mod destination;
+mod vouching;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -25,7 +26,6 @@ use crate::fetch::{found, shown};
 use crate::flight::TURNS;
 use crate::progress::Progress;
 use crate::settings::Settings;
-use crate::sidecar::{self, SidecarDigest};
 use crate::sink::{Shape, Sink, Summary, Target};
 use crate::source::Source;
 use crate::store::{Checksum, Crc, Kind, Meta, ObjectStore, Reply, StoreError};
@@ -204,58 +204,6 @@ impl Download<'_> {
             Err(Stop::Store(error) | Stop::Stream(error)) => Err(error.into_failure(self.source)),
             Err(Stop::NoRoom(why)) => Err(Failure::new(Exit::CANNOT_CREATE, why)),
             Err(Stop::Fail(failure)) => Err(failure),
-        }
-    }
-
-    /// The digest that vouches for the artifact: the caller's, else the published sidecar's.
-    ///
-    /// # Errors
-    /// The store could not say whether there is one (exit 69); it cannot be read, or is missing though it is required
-    /// (exit 65).
-    pub async fn vouched(&mut self) -> Result<Option<Vouched>, Failure> {
-        if self.vouched.is_none() {
-            let vouched = match self.sha256 {
-                Some(sha256) => Some(Vouched {
-                    sha256: sha256.to_owned(),
-                    by: "flag",
-                }),
-                None => self.sidecar().await?,
-            };
-            self.vouched = Some(vouched);
-        }
-        Ok(self.vouched.clone().flatten())
-    }
-
-    async fn sidecar(&self) -> Result<Option<Vouched>, Failure> {
-        let sidecar = self.source.with_suffix(sidecar::SUFFIX);
-        let asked = sidecar::ask(&*self.store, self.source, self.name);
-        let late = StoreError::new(Kind::Transient, "no answer in time");
-        let found = tokio::time::timeout(self.settings.stall_timeout * 2, asked)
-            .await
-            .unwrap_or(Err(late));
-        match found.map_err(|error| error.into_failure(&sidecar))? {
-            SidecarDigest::Sha256(sha256) => Ok(Some(Vouched {
-                sha256,
-                by: "sidecar",
-            })),
-            SidecarDigest::NotUnderstood(why) => {
-                Err(
-                    Failure::new(Exit::CORRUPT, format!("{sidecar}: {why}")).remedy(format!(
-                        "publish it as `sha256sum {}` writes it, or give --sha256",
-                        self.name
-                    )),
-                )
-            }
-            SidecarDigest::Absent
-                if self.settings.require_sidecar && !self.name.ends_with(sidecar::SUFFIX) =>
-            {
-                Err(
-                    Failure::new(Exit::CORRUPT, format!("{sidecar}: there is none")).remedy(
-                        "publish it (`s3cache put` does), give --sha256, or drop --require-sidecar",
-                    ),
-                )
-            }
-            SidecarDigest::Absent => Ok(None),
         }
     }
 

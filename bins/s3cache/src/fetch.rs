@@ -1,6 +1,8 @@
 //! The whole way of one artifact: look it up, ask whether it is current, wait for whoever fetches it or fetch it,
 //! verify, publish. Owns the order of these steps; each step is elsewhere.
 
+mod reuse;
+
 use std::fs::File;
 use std::future::Future;
 use std::path::PathBuf;
@@ -20,6 +22,9 @@ use crate::flight::{self, Boarding};
 use crate::settings::{Freshness, Settings};
 use crate::source::{Source, is_immutable};
 use crate::store::{self, Head, Kind, Meta, ObjectStore, StoreError};
+use reuse::vouch;
+
+pub use reuse::fetch_and_use;
 
 /// What is wanted.
 #[derive(Debug, Clone)]
@@ -86,43 +91,6 @@ pub enum Got {
 /// Everything that can go wrong, with the documented exit codes; nothing half-written is left.
 pub fn fetch(want: &Want, settings: &Settings) -> Result<(Got, How), Failure> {
     fetch_unless(want, settings, None)
-}
-
-/// Fetches an artifact and uses it. A cached copy that its use finds broken, as one may be that an s3cache cached which
-/// verified less, is put aside, and the artifact fetched again: once.
-///
-/// # Errors
-/// As [`fetch`] and the use.
-pub fn fetch_and_use<T>(
-    want: &Want,
-    settings: &Settings,
-    mut use_artifact: impl FnMut(&Got) -> Result<T, Failure>,
-) -> Result<(T, How), Failure> {
-    let (got, how) = fetch(want, settings)?;
-    let failure = match use_artifact(&got) {
-        Ok(used) => return Ok((used, how)),
-        Err(failure) => failure,
-    };
-    let broken = match got {
-        Got::Cached(blob)
-            if failure.exit() == Exit::CORRUPT
-                && matches!(how, How::Hit | How::Current | How::Stale)
-                && settings.freshness != Freshness::Offline =>
-        {
-            blob.entry
-        }
-        _ => return Err(failure),
-    };
-    warn!(source = %want.source, "{failure}: the cached copy is put aside, fetching it again");
-    let key = settings.index_key(&want.source)?;
-    if let Ok(cache) = Cache::open(settings)
-        && (cache.own.entry(&key)).is_ok_and(|entry| entry.fetch_id == broken.fetch_id)
-        && let Err(error) = cache.own.quarantine(&key, &broken)
-    {
-        warn!(%error, "cannot put it aside");
-    }
-    let (got, how) = fetch_unless(want, settings, Some(&broken))?;
-    Ok((use_artifact(&got)?, how))
 }
 
 /// Gets an artifact onto this host, but not from the cached copy `broken`.
@@ -277,13 +245,6 @@ struct Ask<'a> {
     revalidate: bool,
 }
 
-impl Want {
-    /// Whether a cached copy lacks the sidecar that is required; a digest that the caller names does as well.
-    fn lacks_sidecar(&self, settings: &Settings, entry: &Entry) -> bool {
-        self.sha256.is_none() && settings.lacks_sidecar(entry)
-    }
-}
-
 /// `before` are the entries that were there when the cache was asked, the one of `cached` among them.
 async fn online(
     ask: &Ask<'_>,
@@ -407,32 +368,6 @@ async fn online(
             }
             Err(failure)
         }
-    }
-}
-
-/// Compares a cached copy that lacks a required sidecar with the one that is there now, and remembers it. `Err` is the
-/// entry of a copy that differs.
-async fn vouch(
-    ask: &Ask<'_>,
-    download: &mut Download<'_>,
-    mut blob: Blob,
-) -> Result<Result<Blob, Box<Entry>>, Failure> {
-    if !ask.want.lacks_sidecar(ask.settings, &blob.entry) {
-        return Ok(Ok(blob));
-    }
-    let vouched = download.vouched().await?;
-    match vouched.filter(|vouched| vouched.sha256 == blob.entry.sha256) {
-        Some(vouched) => {
-            blob.entry.vouched = Some(vouched.by.to_owned());
-            if let Some(own) = ask.cache.ok().map(|cache| &cache.own)
-                && (own.entry(ask.key)).is_ok_and(|entry| entry.fetch_id == blob.entry.fetch_id)
-            {
-                // Without it the next run asks again, and that is all.
-                let _ = own.write_entry(ask.key, &blob.entry);
-            }
-            Ok(Ok(blob))
-        }
-        None => Ok(Err(Box::new(blob.entry))),
     }
 }
 

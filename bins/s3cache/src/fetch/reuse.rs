@@ -1,0 +1,79 @@
+//! When a cached copy is not good enough: its use finds it broken, or the sidecar that is required never vouched for it.
+
+use hostkit::{Exit, Failure};
+use tracing::warn;
+
+use super::{Ask, Got, How, Want, fetch, fetch_unless};
+use crate::cache::{Blob, Cache, Entry};
+use crate::download::Download;
+use crate::settings::{Freshness, Settings};
+
+/// Fetches an artifact and uses it. A cached copy that its use finds broken, as one may be that an s3cache cached which
+/// verified less, is put aside, and the artifact fetched again: once.
+///
+/// # Errors
+/// As [`fetch`] and the use.
+pub fn fetch_and_use<T>(
+    want: &Want,
+    settings: &Settings,
+    mut use_artifact: impl FnMut(&Got) -> Result<T, Failure>,
+) -> Result<(T, How), Failure> {
+    let (got, how) = fetch(want, settings)?;
+    let failure = match use_artifact(&got) {
+        Ok(used) => return Ok((used, how)),
+        Err(failure) => failure,
+    };
+    let broken = match got {
+        Got::Cached(blob)
+            if failure.exit() == Exit::CORRUPT
+                && matches!(how, How::Hit | How::Current | How::Stale)
+                && settings.freshness != Freshness::Offline =>
+        {
+            blob.entry
+        }
+        _ => return Err(failure),
+    };
+    warn!(source = %want.source, "{failure}: the cached copy is put aside, fetching it again");
+    let key = settings.index_key(&want.source)?;
+    if let Ok(cache) = Cache::open(settings)
+        && (cache.own.entry(&key)).is_ok_and(|entry| entry.fetch_id == broken.fetch_id)
+        && let Err(error) = cache.own.quarantine(&key, &broken)
+    {
+        warn!(%error, "cannot put it aside");
+    }
+    let (got, how) = fetch_unless(want, settings, Some(&broken))?;
+    Ok((use_artifact(&got)?, how))
+}
+
+impl Want {
+    /// Whether a cached copy lacks the sidecar that is required; a digest that the caller names does as well.
+    pub(super) fn lacks_sidecar(&self, settings: &Settings, entry: &Entry) -> bool {
+        self.sha256.is_none() && settings.lacks_sidecar(entry)
+    }
+}
+
+/// Compares a cached copy that lacks a required sidecar with the one that is there now, and remembers it. `Err` is the
+/// entry of a copy that differs.
+pub(super) async fn vouch(
+    ask: &Ask<'_>,
+    download: &mut Download<'_>,
+    mut blob: Blob,
+) -> Result<Result<Blob, Box<Entry>>, Failure> {
+    if !ask.want.lacks_sidecar(ask.settings, &blob.entry) {
+        return Ok(Ok(blob));
+    }
+    let vouched = download.vouched().await?;
+    match vouched.filter(|vouched| vouched.sha256 == blob.entry.sha256) {
+        Some(vouched) => {
+            blob.entry.vouched = Some(vouched.by.to_owned());
+            if let Some(own) = ask.cache.ok().map(|cache| &cache.own)
+                && (own.entry(ask.key)).is_ok_and(|entry| entry.fetch_id == blob.entry.fetch_id)
+            {
+                // Without it the next run asks again, and that is all.
+                let _ = own.write_entry(ask.key, &blob.entry);
+            }
+            Ok(Ok(blob))
+        }
+        None => Ok(Err(Box::new(blob.entry))),
+    }
+}
