@@ -2,6 +2,8 @@
 //!
 //! Owns finding, parsing and merging. What the values mean is the tool's second stage.
 
+pub mod value;
+
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -124,13 +126,34 @@ pub fn explain(file: &Path, error: &serde_saphyr::Error) -> Failure {
     let text = error.without_snippet().to_string();
     // The place stands in front already.
     let text = text.split(" at line ").next().unwrap_or_default();
+    let place = match error.location().and_then(|at| key_at(file, &at)) {
+        Some(key) => format!("{place}: `{key}`"),
+        None => place,
+    };
     Failure::new(Exit::CONFIG, format!("{place}: {text}"))
+}
+
+/// The key whose value stands at a place, on the same line.
+fn key_at(file: &Path, at: &serde_saphyr::Location) -> Option<String> {
+    let text = read(file).ok()?;
+    let line = text
+        .lines()
+        .nth(usize::try_from(at.line()).ok()?.checked_sub(1)?)?;
+    let before: String = line
+        .chars()
+        .take(usize::try_from(at.column()).ok()?.checked_sub(1)?)
+        .collect();
+    let key = before.trim_end().strip_suffix(':')?;
+    let key = key
+        .rsplit(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)))
+        .next()?;
+    (!key.is_empty()).then(|| key.to_owned())
 }
 
 fn nearest<'a>(wrong: &str, keys: &[&'a str]) -> Option<&'a str> {
     keys.iter()
         .map(|key| (strsim::jaro_winkler(wrong, key), *key))
-        .filter(|(likeness, _)| *likeness > 0.7)
+        .filter(|(likeness, _)| *likeness > 0.85)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, key)| key)
 }
@@ -144,6 +167,10 @@ mod tests {
     struct Raw {
         cache_dir: Option<String>,
         max_size: Option<String>,
+        #[serde(default, deserialize_with = "value::timeout")]
+        timeout: Option<std::time::Duration>,
+        #[serde(default, deserialize_with = "value::size")]
+        room: Option<u64>,
         #[serde(default)]
         names: Vec<String>,
         #[serde(default)]
@@ -200,6 +227,46 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("did you mean `cache-dir`?"), "{text}");
+    }
+
+    #[test]
+    fn unlike_key_is_not_suggested() {
+        let temp = tree(&[("t.yaml", "endpoint-url: x\n")]);
+        let text = load_from::<Raw>(temp.path(), "t", None)
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("the keys are cache-dir, max-size"), "{text}");
+    }
+
+    #[test]
+    fn bad_value_is_named_with_its_place() {
+        for (value, says) in [
+            (
+                "timeout: soon",
+                "`timeout`: invalid value `soon`: unknown unit",
+            ),
+            (
+                "{timeout: 0}",
+                "`timeout`: invalid value `0`: a timeout of 0",
+            ),
+            ("timeout: [1]", "a text, a number or a boolean"),
+            ("room: 1X", "`1X`: unknown unit"),
+            ("room: -1.5", "`-1.5`: too large or negative"),
+        ] {
+            let temp = tree(&[("t.yaml", &format!("# A comment.\n\n{value}\n"))]);
+            let text = load_from::<Raw>(temp.path(), "t", None)
+                .unwrap_err()
+                .to_string();
+            assert!(text.contains("t.yaml:3:"), "{text}");
+            assert!(text.contains(says), "{text}");
+        }
+        let temp = tree(&[
+            ("t.yaml", "timeout:\nroom: 1.5K\n"),
+            ("t.d/1.yaml", "timeout: 250ms\n"),
+        ]);
+        let raw: Raw = load_from(temp.path(), "t", None).unwrap();
+        assert_eq!(raw.timeout, Some(std::time::Duration::from_millis(250)));
+        assert_eq!(raw.room, Some(1536));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod offline;
 mod pex;
 mod prune;
 mod run;
+mod settings;
 mod unlistable;
 
 /// What the builds here are for.

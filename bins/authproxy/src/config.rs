@@ -6,11 +6,13 @@ use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::net::IpAddr;
 use std::str::FromStr;
-use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, ValueEnum as _};
-use hostkit::{Failure, units};
+use hostkit::Failure;
+use hostkit::config::value;
+pub use hostkit::config::value::Scalar;
+pub(crate) use hostkit::config::value::{duration, size};
 use ipnet::IpNet;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, de};
@@ -141,76 +143,25 @@ fn network(text: &str) -> Result<IpNet, String> {
         .ok_or_else(|| format!("{text:?} is no network: write it like 10.0.0.0/8, or an address"))
 }
 
-/// A scalar of YAML, however it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Scalar(pub String);
-
-impl<'de> Deserialize<'de> for Scalar {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl Visitor<'_> for Any {
-            type Value = Scalar;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text, a number or a boolean")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Scalar, E> {
-                Ok(Scalar(text.to_owned()))
-            }
-            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Scalar, E> {
-                Ok(Scalar(value.to_string()))
-            }
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Scalar, E> {
-                Ok(Scalar(number.to_string()))
-            }
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Scalar, E> {
-                Ok(Scalar(number.to_string()))
-            }
-            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Scalar, E> {
-                Ok(Scalar(number.to_string()))
-            }
-        }
-        from.deserialize_any(Any)
-    }
-}
-
-fn with<'de, D: Deserializer<'de>, T>(
-    from: D,
-    parse: impl FnOnce(&str) -> Result<T, String>,
-) -> Result<Option<T>, D::Error> {
-    let Scalar(text) = Scalar::deserialize(from)?;
-    parse(&text).map(Some).map_err(D::Error::custom)
-}
-
 /// What a type makes of a text.
 pub(crate) fn text<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err: Display>,
 {
-    with(from, |text| {
-        text.parse()
-            .map_err(|error: T::Err| format!("{text:?}: {error}"))
+    value::parsed(from, |text| {
+        text.parse().map_err(|error: T::Err| error.to_string())
     })
-}
-
-/// A duration, as on the command line.
-pub(crate) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    with(from, units::duration)
-}
-
-/// A size, as on the command line.
-pub(crate) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    with(from, units::size)
 }
 
 /// The shape of the access log. `off` is a boolean in YAML.
 pub(crate) fn shape<'de, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Option<AccessLogChoice>, D::Error> {
-    with(from, |text| match text {
+    value::parsed(from, |text| match text {
         "false" => Ok(AccessLogChoice::Off),
         text => AccessLogChoice::from_str(text, false)
-            .map_err(|_| format!("{text:?} is no access log: write plain, json or off")),
+            .map_err(|_| "expected plain, json or off".to_owned()),
     })
 }
 

@@ -1,6 +1,7 @@
 //! The command line of pexrun. Everything behind the version belongs to the program that is run.
 
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 
 use clap::Parser;
 use hostkit::Exit;
@@ -37,6 +38,9 @@ pub struct Args {
     /// Where builds are published, instead of what the configuration says; several are tried in order
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub repository: Vec<String>,
+    /// s3cache's configuration file, instead of /etc/hostkit/s3cache.yaml (also HOSTKIT_S3CACHE_CONFIG)
+    #[arg(long, value_name = "FILE")]
+    pub s3cache_config: Option<PathBuf>,
     /// What builds are for, as in their names [default: of this host, such as trusty_x86_64]
     #[arg(long, value_name = "ARCH")]
     pub arch: Option<String>,
@@ -59,6 +63,9 @@ pub struct Args {
     /// Fetch it and unpack it, so that its first run is as fast as the next
     #[arg(long, help_heading = "Instead of running")]
     pub warm: bool,
+    /// Read and validate the configuration, print what is in force, and stop (exit 0 or 78)
+    #[arg(long, help_heading = "Instead of running")]
+    pub check: bool,
     /// Print what would be done
     #[arg(long, help_heading = "Instead of running")]
     pub dry_run: bool,

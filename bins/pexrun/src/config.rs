@@ -1,17 +1,20 @@
 //! What pexrun knows before it looks anywhere: repositories, names, cache, how to run a jar. From flags, environment
 //! and two configuration files, the host's and the user's.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use hostkit::{Exit, Failure};
 use nix::unistd::{AccessFlags, access};
 use s3cache::settings::Freshness;
-use s3cache::{Settings, cache};
+use s3cache::{FetchArgs, Settings, cache};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, Error as _, IntoDeserializer as _, SeqAccess, Visitor};
 use tracing::debug;
 
 use crate::arch;
 use crate::cli::Args;
+use crate::find;
 use crate::names::Template;
 
 /// The version that means "the build that has none".
@@ -21,21 +24,56 @@ pub const STATIC: &str = "static";
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct Raw {
-    repository: Option<OneOrMany>,
+    #[serde(deserialize_with = "repositories")]
+    repository: Option<Vec<String>>,
     cache_dir: Option<PathBuf>,
     arch: Option<String>,
-    pex_name: Option<String>,
-    jar_name: Option<String>,
+    pex_name: Option<Template>,
+    jar_name: Option<Template>,
     java: Option<String>,
     java_flags: Option<Vec<String>>,
     pex_root: Option<PexRoot>,
+    #[serde(deserialize_with = "s3cache::settings::endpoint")]
+    endpoint_url: Option<String>,
+    region: Option<String>,
+    profile: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
+/// One repository or a list of them.
+fn repositories<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    struct OneOrMany;
+    impl<'de> Visitor<'de> for OneOrMany {
+        type Value = Option<Vec<String>>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a URL or a list of them")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            let Repository(url) = Repository::deserialize(text.into_deserializer())?;
+            Ok(Some(vec![url]))
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut urls = Vec::new();
+            while let Some(Repository(url)) = list.next_element()? {
+                urls.push(url);
+            }
+            Ok(Some(urls))
+        }
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+    }
+    from.deserialize_any(OneOrMany)
+}
+
+/// A place where builds are published.
+struct Repository(String);
+
+impl<'de> Deserialize<'de> for Repository {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let url = String::deserialize(from)?;
+        find::source(&url, "JOB").map_err(D::Error::custom)?;
+        Ok(Self(url))
+    }
 }
 
 /// What happens to `PEX_ROOT` when the caller has not set it.
@@ -72,27 +110,69 @@ pub struct Config {
     pub readable: Vec<cache::Share>,
 }
 
+/// What was read besides, for `--check`.
+#[derive(Debug)]
+pub struct Layers {
+    /// The settings of s3cache that `pexrun.yaml` makes.
+    pub own_file: FetchArgs,
+    /// The same below those of flags and environment.
+    pub merged: FetchArgs,
+}
+
 impl Config {
     /// Settles everything.
     ///
     /// # Errors
     /// A configuration file is wrong, or nothing says where builds are published.
     pub fn load(args: &Args) -> Result<Self, Failure> {
-        // A relative one is nobody's home, but whatever directory this happens to be started in.
-        let absolute = |name| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
-        let home = absolute("HOME");
-        let personal = home
-            .as_ref()
-            .map(|home| home.join(".config/hostkit/pexrun.yaml"));
+        let (mut config, _) = Self::read(args)?;
+        let own = absolute_variable("XDG_CACHE_HOME")
+            .or_else(|| Some(absolute_variable("HOME")?.join(".cache")));
+        config.readable = writable_cache(&mut config.settings, own);
+        Ok(config)
+    }
+
+    /// The same without looking at the cache, which makes its directories.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn read(args: &Args) -> Result<(Self, Layers), Failure> {
+        let personal =
+            absolute_variable("HOME").map(|home| home.join(".config/hostkit/pexrun.yaml"));
         let raw: Raw =
             hostkit::config::load("pexrun", args.fetch.config.as_deref(), personal.as_deref())?;
-        let mut fetch = args.fetch.clone();
-        fetch.config = None;
-        fetch.cache_dir = fetch.cache_dir.or(raw.cache_dir);
+        let own_file = FetchArgs {
+            cache_dir: raw.cache_dir,
+            endpoint_url: raw.endpoint_url,
+            region: raw.region,
+            profile: raw.profile,
+            ..FetchArgs::default()
+        };
+        let s3cache_config = || hostkit::env::var_os("HOSTKIT_S3CACHE_CONFIG").map(PathBuf::from);
+        let fetch = FetchArgs {
+            config: args.s3cache_config.clone().or_else(s3cache_config),
+            cache_dir: args
+                .fetch
+                .cache_dir
+                .clone()
+                .or_else(|| own_file.cache_dir.clone()),
+            endpoint_url: args
+                .fetch
+                .endpoint_url
+                .clone()
+                .or_else(|| own_file.endpoint_url.clone()),
+            region: args
+                .fetch
+                .region
+                .clone()
+                .or_else(|| own_file.region.clone()),
+            profile: args
+                .fetch
+                .profile
+                .clone()
+                .or_else(|| own_file.profile.clone()),
+            ..args.fetch.clone()
+        };
         let mut settings = Settings::load(&fetch)?;
         // The program may go elsewhere, and takes PEX_ROOT and its own path along.
         settings.cache_dir = std::path::absolute(&settings.cache_dir).unwrap_or(settings.cache_dir);
@@ -103,8 +183,6 @@ impl Config {
             // The job may be called like a version.
             settings.freshness = Freshness::Revalidate;
         }
-        let own = absolute("XDG_CACHE_HOME").or_else(|| Some(home?.join(".cache")));
-        let readable = writable_cache(&mut settings, own);
         let given: Vec<String> = args
             .repository
             .iter()
@@ -113,9 +191,7 @@ impl Config {
             .collect();
         let repositories = match raw.repository {
             _ if !given.is_empty() => given,
-            Some(OneOrMany::One(one)) => vec![one],
-            Some(OneOrMany::Many(many)) => many,
-            None => Vec::new(),
+            written => written.unwrap_or_default(),
         };
         let offline = args.cached || settings.freshness == Freshness::Offline;
         if repositories.is_empty() && !offline {
@@ -124,10 +200,11 @@ impl Config {
                  ~/.config/hostkit/pexrun.yaml, or give --repository",
             ));
         }
-        let template = |text: Option<String>, default: &str| {
-            Template::parse(&text.unwrap_or_else(|| default.to_owned()))
+        let template = |written: Option<Template>, default: &str| match written {
+            Some(template) => Ok(template),
+            None => Template::parse(default),
         };
-        Ok(Self {
+        let config = Self {
             repositories,
             arch: match args.arch.clone().or(raw.arch) {
                 Some(arch) => arch,
@@ -139,8 +216,10 @@ impl Config {
             java_flags: raw.java_flags.unwrap_or_default(),
             pex_root: raw.pex_root.unwrap_or_default(),
             settings,
-            readable,
-        })
+            readable: Vec::new(),
+        };
+        let merged = fetch;
+        Ok((config, Layers { own_file, merged }))
     }
 
     /// The file names a version of a job may have, in the order they are looked for.
@@ -158,6 +237,12 @@ impl Config {
             self.jar_name.fill(job, version, &self.arch),
         ]
     }
+}
+
+/// The directory that a variable names. A relative one would be below whatever directory this happens to be started in.
+fn absolute_variable(name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(std::env::var_os(name)?);
+    path.is_absolute().then_some(path)
 }
 
 /// Uses the user's own cache, below `own`, where the shared one cannot be written; what can be read of that is returned.

@@ -22,10 +22,40 @@ use serde_json::json;
 /// # Errors
 /// See above.
 pub fn run(args: Args) -> Result<Exit, Failure> {
+    if args.check {
+        return check(&args);
+    }
     go(&args).map_err(|failure| match failure.exit() {
         Exit::NOT_EXECUTABLE | Exit::NO_SUCH_PROGRAM => failure,
         _ => failure.with_exit(Exit::LAUNCHER_FAILED),
     })
+}
+
+/// Prints the configuration. Nothing would run, so that a wrong one is 78 here, as for the other tools.
+fn check(args: &Args) -> Result<Exit, Failure> {
+    let (config, layers) = Config::read(args)?;
+    let above = [
+        (s3cache::settings::GIVEN, &args.fetch),
+        ("pexrun.yaml", &layers.own_file),
+    ];
+    let below = s3cache::settings::summary(&layers.merged, &above)?;
+    for (key, value) in [
+        ("repository", find::shown(&config.repositories)),
+        ("arch", config.arch),
+        ("pex-name", config.pex_name.to_string()),
+        ("jar-name", config.jar_name.to_string()),
+        (
+            "java",
+            [&[config.java], config.java_flags.as_slice()]
+                .concat()
+                .join(" "),
+        ),
+        ("pex-root", format!("{:?}", config.pex_root).to_lowercase()),
+    ] {
+        out::line(format_args!("{key:<16} {value}"))?;
+    }
+    out::text(&below)?;
+    Ok(Exit::OK)
 }
 
 fn go(args: &Args) -> Result<Exit, Failure> {

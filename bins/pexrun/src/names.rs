@@ -1,7 +1,10 @@
 //! The names of builds: filled in for a job and a version, and read back from a listing.
 
+use std::fmt;
+
 use hostkit::{Exit, Failure};
 use s3cache::source::is_hash;
+use serde::de::{Deserialize, Deserializer, Error as _};
 
 /// A file name with `{job}`, `{version}` and maybe `{arch}` in it, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +12,24 @@ pub struct Template {
     before_job: String,
     between: String,
     after_version: String,
+}
+
+/// Parsed while a configuration file is read, so that an error names its line.
+impl<'de> Deserialize<'de> for Template {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            before_job,
+            between,
+            after_version,
+        } = self;
+        write!(f, "{before_job}{{job}}{between}{{version}}{after_version}")
+    }
 }
 
 impl Template {

@@ -31,7 +31,7 @@ pub struct Args {
     #[command(subcommand)]
     pub verb: Option<Verb>,
     /// The artifact
-    #[arg(required = true)]
+    #[arg(required_unless_present = "check")]
     pub source: Option<String>,
     /// Copy it here; without this it is only cached, and its path in the cache printed
     #[arg(long, value_name = "PATH")]
@@ -45,6 +45,9 @@ pub struct Args {
     /// The SHA-256 it must have
     #[arg(long, value_name = "HEX", value_parser = digest::parse)]
     pub sha256: Option<String>,
+    /// Read and validate the configuration, print what is in force, and stop
+    #[arg(long)]
+    pub check: bool,
     /// How it is fetched.
     #[command(flatten)]
     pub fetch: FetchArgs,
@@ -121,6 +124,7 @@ mod tests {
                 .is_some()
         );
         assert!(parse("s3cache").is_err());
+        assert!(parse("s3cache --check").unwrap().check);
         assert!(parse("s3cache b/k --sha256=abc").is_err());
         assert!(parse("s3cache b/k --mode=9").is_err());
         assert!(parse("s3cache b/k --offline=False --revalidate=1").is_ok());

@@ -48,6 +48,11 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
         )
         .remedy("write the verb first, then what it is about"));
     }
+    if args.check {
+        let layers = [(settings::GIVEN, &args.fetch)];
+        out::text(&settings::summary(&args.fetch, &layers)?)?;
+        return Ok(Exit::OK);
+    }
     let settings = Settings::load(&args.fetch)?;
     match &args.verb {
         None => get(&args, &settings),

@@ -179,6 +179,14 @@ fn endpoint(
         .transpose()
 }
 
+/// Whether a text is the URL of a service.
+///
+/// # Errors
+/// It is not (exit 78).
+pub fn check_endpoint(text: &str) -> Result<(), Failure> {
+    normal_endpoint("endpoint-url", text).map(|_| ())
+}
+
 /// The URL with scheme and host in lower case, without a default port and without slashes at its end.
 fn normal_endpoint(setting: &str, text: &str) -> Result<String, Failure> {
     let wrong = |why: &str, remedy: String| {

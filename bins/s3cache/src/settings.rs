@@ -1,16 +1,22 @@
 //! Everything that steers a fetch, in two stages: what flags, environment and `/etc/hostkit/s3cache.yaml` say, then one
 //! validated set of values. Only the second is used.
 
+mod summary;
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+pub use summary::{GIVEN, summary};
+
+use hostkit::config::value;
 use hostkit::{Exit, Failure, units};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::cache::Entry;
 use crate::environment::Environment;
-use crate::s3_access::{OwnSettings, ProfileFiles, S3Access};
+use crate::s3_access::{self, OwnSettings, ProfileFiles, S3Access};
 use crate::sidecar;
 use crate::source::Source;
 
@@ -141,12 +147,13 @@ impl FetchArgs {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct Raw {
     cache_dir: Option<PathBuf>,
-    #[serde(deserialize_with = "quantity::max_size")]
+    #[serde(deserialize_with = "value::size")]
     max_size: Option<u64>,
-    #[serde(deserialize_with = "quantity::total_max_size")]
+    #[serde(deserialize_with = "value::size")]
     total_max_size: Option<u64>,
-    #[serde(deserialize_with = "quantity::keep_free")]
+    #[serde(deserialize_with = "value::size")]
     keep_free: Option<u64>,
+    #[serde(deserialize_with = "endpoint")]
     endpoint_url: Option<String>,
     region: Option<String>,
     profile: Option<String>,
@@ -155,71 +162,40 @@ struct Raw {
     ca_file: Option<PathBuf>,
     client_cert: Option<PathBuf>,
     client_key: Option<PathBuf>,
-    #[serde(deserialize_with = "quantity::part_size")]
+    #[serde(deserialize_with = "value::size")]
     part_size: Option<u64>,
+    #[serde(deserialize_with = "connections")]
     connections: Option<u64>,
-    #[serde(deserialize_with = "quantity::max_rate")]
+    #[serde(deserialize_with = "value::size")]
     max_rate: Option<u64>,
-    #[serde(deserialize_with = "quantity::min_rate")]
+    #[serde(deserialize_with = "value::size")]
     min_rate: Option<u64>,
-    #[serde(deserialize_with = "quantity::timeout")]
+    #[serde(deserialize_with = "value::timeout")]
     timeout: Option<Duration>,
-    #[serde(deserialize_with = "quantity::stall_timeout")]
+    #[serde(deserialize_with = "value::timeout")]
     stall_timeout: Option<Duration>,
     trusted_uids: Option<Vec<u32>>,
     require_sidecar: Option<bool>,
 }
 
-/// Values with a unit. Each key has a reader of its own, so that an error names the key, and the YAML reader adds file, line
-/// and column.
-mod quantity {
-    use std::time::Duration;
+/// The URL of an S3 service in a configuration file.
+///
+/// # Errors
+/// It is not one.
+pub fn endpoint<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(from)? else {
+        return Ok(None);
+    };
+    // The failure does not show a password that stands in it.
+    s3_access::check_endpoint(&text).map_err(D::Error::custom)?;
+    Ok(Some(text))
+}
 
-    use hostkit::units;
-    use serde::de::{Deserialize, Deserializer, Error as _};
-
-    /// A number or a number with a unit.
-    #[derive(serde::Deserialize)]
-    #[serde(untagged)]
-    enum Quantity {
-        Number(f64),
-        Text(String),
-    }
-
-    fn read<'de, D: Deserializer<'de>, T>(
-        from: D,
-        key: &str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Option<T>, D::Error> {
-        let text = match Option::<Quantity>::deserialize(from)? {
-            None => return Ok(None),
-            Some(Quantity::Number(number)) => number.to_string(),
-            Some(Quantity::Text(text)) => text,
-        };
-        let parsed = parse(&text).map(Some);
-        parsed.map_err(|why| D::Error::custom(format!("`{key}: {text}`: {why}")))
-    }
-
-    macro_rules! readers {
-        ($($name:ident: $type:ty, $key:literal, $parse:path;)*) => {$(
-            pub(super) fn $name<'de, D: Deserializer<'de>>(
-                from: D,
-            ) -> Result<Option<$type>, D::Error> {
-                read(from, $key, $parse)
-            }
-        )*};
-    }
-
-    readers! {
-        max_size: u64, "max-size", units::size;
-        total_max_size: u64, "total-max-size", units::size;
-        keep_free: u64, "keep-free", units::size;
-        part_size: u64, "part-size", units::size;
-        max_rate: u64, "max-rate", units::size;
-        min_rate: u64, "min-rate", units::size;
-        timeout: Duration, "timeout", units::duration;
-        stall_timeout: Duration, "stall-timeout", units::duration;
-    }
+fn connections<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    value::parsed(from, |text| match text.parse() {
+        Ok(number @ 1..=64) => Ok(number),
+        _ => Err("expected 1-64".to_owned()),
+    })
 }
 
 /// Validated settings of one run.
@@ -462,14 +438,30 @@ mod tests {
     }
 
     #[test]
-    fn a_senseless_value_names_file_key_and_remedy() {
-        let failure = load("keep-free: 1G\nmax-size: lots\n", FetchArgs::default()).unwrap_err();
-        let text = failure.to_string();
-        assert_eq!(failure.exit(), Exit::CONFIG);
-        assert!(
-            text.contains("s3cache.yaml:2:") && text.contains("max-size: lots"),
-            "{text}"
-        );
-        assert!(load("timeout: 0\n", FetchArgs::default()).is_err());
+    fn bad_value_names_file_line_key_and_remedy() {
+        for (line, says) in [
+            (
+                "max-size: lots",
+                "`max-size`: invalid value `lots`: unknown unit",
+            ),
+            ("timeout: 0", "`timeout`: invalid value `0`: a timeout of 0"),
+            ("stall-timeout: -1", "`stall-timeout`: invalid value `-1`"),
+            (
+                "connections: 65",
+                "`connections`: invalid value `65`: expected 1-64",
+            ),
+            ("endpoint-url: minio:9000", "write https://minio:9000"),
+            (
+                "endpoint-url: http://me:hunter2@h",
+                "credentials in an endpoint",
+            ),
+            ("path-style: perhaps", "`path-style`"),
+        ] {
+            let failure = load(&format!("# Ours.\n{line}\n"), FetchArgs::default()).unwrap_err();
+            let text = failure.to_string();
+            assert_eq!(failure.exit(), Exit::CONFIG, "{text}");
+            assert!(text.contains("s3cache.yaml:2:"), "{text}");
+            assert!(text.contains(says) && !text.contains("hunter2"), "{text}");
+        }
     }
 }

@@ -23,6 +23,9 @@ pub struct Args {
     /// Read and validate the configuration, print a summary, and stop
     #[arg(long)]
     pub check: bool,
+    /// Read and validate a file of clusters (/etc/hostkit/clusters.yaml), print them, and stop
+    #[arg(long, value_name = "FILE")]
+    pub check_clusters: Option<PathBuf>,
     /// Warn of what Synapse would have dropped or ignored instead of refusing it; with --check, the migration report
     #[arg(long, global = true)]
     pub lenient: bool,

@@ -21,7 +21,7 @@ mod service;
 mod top;
 mod tree;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hostkit::zookeeper::clusters::{self, Clusters};
@@ -30,7 +30,7 @@ use sha2::{Digest, Sha256};
 
 pub use context::{Finding, Kind};
 pub use generated::generated;
-pub use report::{report, summary};
+pub use report::{clusters_summary, report, summary};
 pub use schema::reference;
 
 use context::{Context, Map, join};
@@ -58,7 +58,15 @@ pub struct Sources {
 /// # Errors
 /// A file cannot be read or is wrong (exit 78).
 pub fn shared_clusters() -> Result<Vec<Cluster>, Failure> {
-    Ok(Clusters::load(None)?.iter().map(shared).collect())
+    clusters_of(None)
+}
+
+/// The clusters of a file, or the shared ones.
+///
+/// # Errors
+/// A file cannot be read or is wrong (exit 78).
+pub fn clusters_of(file: Option<&Path>) -> Result<Vec<Cluster>, Failure> {
+    Ok(Clusters::load(file)?.iter().map(shared).collect())
 }
 
 fn shared(cluster: &clusters::Cluster) -> Cluster {

@@ -49,6 +49,11 @@ const STACK: usize = 512 << 10;
 /// # Errors
 /// What failed, with the exit code of its kind.
 pub fn run(args: Args) -> Result<Exit, Failure> {
+    if let Some(file) = &args.check_clusters {
+        let clusters = config::clusters_of(Some(file))?;
+        out::text(&config::clusters_summary(&clusters))?;
+        return Ok(Exit::OK);
+    }
     let sources = sources(&args)?;
     let (settings, findings) = config::load(&sources, args.lenient)?;
     if args.check {

@@ -11,9 +11,10 @@ use clap::{Arg, ArgMatches, Command};
 
 /// Flags that ask for one thing in one run. A variable would repeat that in every later run: `HOSTKIT_SYNAPSE_FORCE`
 /// would disarm the removal guard for good.
-const ONE_SHOT: [&str; 12] = [
+const ONE_SHOT: [&str; 13] = [
     "cached",
     "check",
+    "check-clusters",
     "dry-run",
     "fetch-only",
     "follow",

@@ -9,12 +9,12 @@
 //!   digest_file: /etc/hostkit/zookeeper.digest
 //! ```
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::{self, Deserializer, Error as _, SeqAccess, Visitor};
 
 use super::{Ensemble, pattern};
 use crate::{Exit, Failure, config};
@@ -72,7 +72,7 @@ impl fmt::Display for JobKey {
 #[serde(deny_unknown_fields)]
 struct Raw {
     #[serde(default)]
-    clusters: Vec<RawCluster>,
+    clusters: Clusters,
 }
 
 #[derive(Deserialize)]
@@ -93,22 +93,7 @@ impl Clusters {
     /// A file cannot be read or is wrong (exit 78); the message names the file or the cluster.
     pub fn load(explicit: Option<&Path>) -> Result<Self, Failure> {
         let raw: Raw = config::load("clusters", explicit, None)?;
-        let mut clusters = Vec::with_capacity(raw.clusters.len());
-        let mut names = BTreeSet::new();
-        for raw in raw.clusters {
-            if !names.insert(raw.name.clone()) {
-                return Err(wrong(&raw.name, "is there twice"));
-            }
-            clusters.push(raw.check()?);
-        }
-        for (index, one) in clusters.iter().enumerate() {
-            let same = |other: &&Cluster| one.root == other.root && one.ensemble == other.ensemble;
-            if let Some(other) = clusters[..index].iter().find(same) {
-                let why = format!("has the ensemble and the root of cluster `{}`", other.name);
-                return Err(wrong(&one.name, &why));
-            }
-        }
-        Ok(Self(clusters))
+        Ok(raw.clusters)
     }
 
     /// The clusters.
@@ -126,7 +111,53 @@ impl Clusters {
     }
 }
 
+/// Checked while they are read, so that an error names file and line.
+impl<'de> Deserialize<'de> for Clusters {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Clusters;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of clusters")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Clusters, A::Error> {
+                let mut clusters: Vec<Cluster> = Vec::new();
+                while let Some(cluster) = list.next_element::<Cluster>()? {
+                    if let Some(why) = clusters.iter().find_map(|known| cluster.conflict(known)) {
+                        return Err(A::Error::custom(wrong(&cluster.name, &why)));
+                    }
+                    clusters.push(cluster);
+                }
+                Ok(Clusters(clusters))
+            }
+            fn visit_unit<E: de::Error>(self) -> Result<Clusters, E> {
+                Ok(Clusters::default())
+            }
+        }
+        from.deserialize_any(List)
+    }
+}
+
+impl<'de> Deserialize<'de> for Cluster {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        RawCluster::deserialize(from)?.check().map_err(|failure| {
+            let causes = failure.causes().into_iter();
+            let texts: Vec<String> = std::iter::once(failure.to_string()).chain(causes).collect();
+            D::Error::custom(texts.join(": "))
+        })
+    }
+}
+
 impl Cluster {
+    /// Why the two cannot both be configured.
+    fn conflict(&self, other: &Self) -> Option<String> {
+        if self.name == other.name {
+            return Some("is there twice".to_owned());
+        }
+        let same = self.root == other.root && self.ensemble == other.ensemble;
+        same.then(|| format!("has the ensemble and the root of cluster `{}`", other.name))
+    }
+
     /// The job that a path stands for, if it is `<root>/<role>/<environment>/<job>`.
     #[must_use]
     pub fn job(&self, path: &str) -> Option<JobKey> {
@@ -288,9 +319,11 @@ mod tests {
                 "did you mean `chroot`?",
             ),
         ] {
-            let failure = load(&format!("clusters: {text}\n")).unwrap_err();
+            let failure = load(&format!("# Ours.\nclusters: {text}\n")).unwrap_err();
             assert_eq!(failure.exit(), Exit::CONFIG);
             assert!(failure.to_string().contains(expected), "{failure}");
+            let place = failure.to_string().contains("clusters.yaml:2:");
+            assert!(place, "{failure}");
         }
     }
 }

@@ -300,7 +300,7 @@ fn a_wrong_config_names_file_line_and_key() {
     std::fs::write(host.path("c.yaml"), "max-size: lots\n").unwrap();
     host.s3cache(["b/k", "--config=c.yaml"])
         .exits(78)
-        .says("max-size: lots");
+        .says("`max-size`: invalid value `lots`");
     host.s3cache(["b/k", "--config=none.yaml"])
         .exits(78)
         .says("none.yaml");

@@ -278,3 +278,46 @@ fn exists_works_over_http_too() {
     drop(origin);
     host.s3cache(["exists", &urls[0]]).exits(69);
 }
+
+#[test]
+fn check_prints_what_is_in_force_and_writes_nothing() {
+    let host = Host::new();
+    let config = host.path("s3cache.yaml");
+    let config = config.to_str().unwrap();
+    std::fs::write(
+        config,
+        "max-size: 50G\nendpoint-url: http://S3.example.org:80/\n",
+    )
+    .unwrap();
+    let shown = host
+        .s3cache(["--check", "--config", config, "--region=r"])
+        .exits(0)
+        .stdout;
+    for row in [
+        format!(
+            "cache-dir        {} (flag or variable)\n",
+            host.cache().display()
+        ),
+        format!("max-size         50.0 GiB ({config})\n"),
+        format!("endpoint-url     http://s3.example.org ({config})\n"),
+        "region           r (flag or variable)\n".to_owned(),
+        "timeout          60m (default)\n".to_owned(),
+    ] {
+        assert!(shown.contains(&row), "{row} in {shown}");
+    }
+    for (line, says) in [
+        (
+            "max-size: lots",
+            "s3cache.yaml:1:11: `max-size`: invalid value `lots`",
+        ),
+        ("ca-file: /nowhere.pem", "/nowhere.pem"),
+        ("profile: none", "there is no AWS profile"),
+        ("max-sise: 1", "did you mean `max-size`?"),
+    ] {
+        std::fs::write(config, format!("{line}\n")).unwrap();
+        host.s3cache(["--check", "--config", config])
+            .exits(78)
+            .says(says);
+    }
+    assert!(!host.cache().exists());
+}

@@ -285,16 +285,16 @@ fn a_wrong_file_is_named_with_its_place() {
         ),
         (
             "port: 1\ntimeout: 3y",
-            "authproxy.yaml:2:10: unknown unit \"y\"",
+            "authproxy.yaml:2:10: `timeout`: invalid value `3y`: unknown unit \"y\"",
         ),
         (
             "server: https://h:1",
-            "authproxy.yaml:1:9: \"https://h:1\": TLS is not spoken",
+            "authproxy.yaml:1:9: `server`: invalid value `https://h:1`: TLS is not spoken",
         ),
         ("listen: [nowhere]", "authproxy.yaml:1:"),
         ("trusted-proxies: 10.0.0.0/99", "is no network"),
         ("routes: [{path: /a, right: x}]", "did you mean `rights`?"),
-        ("access-log: loud", "write plain, json or off"),
+        ("access-log: loud", "expected plain, json or off"),
     ] {
         let failure = loaded(file, "").unwrap_err();
         assert_eq!(failure.exit(), Exit::CONFIG, "{file}");

@@ -26,6 +26,36 @@ const LISTING_LIMIT: usize = 8 << 20;
 #[error("the reply is longer than {0} bytes")]
 pub(super) struct ReplyTooLong(usize);
 
+/// A request that got no reply.
+#[derive(Debug, thiserror::Error)]
+#[error("no reply from {server}")]
+pub(super) struct NoReply {
+    /// Scheme, host and port that the request was for.
+    pub(super) server: String,
+    source: BoxError,
+}
+
+/// The same error with the server's name: the SDK says what happened, not where.
+fn name_server(error: ConnectorError, server: String) -> ConnectorError {
+    let (is_io, is_timeout, is_user) = (error.is_io(), error.is_timeout(), error.is_user());
+    let kind = error.as_other();
+    let named = Box::new(NoReply {
+        server,
+        source: error.into_source(),
+    });
+    match () {
+        () if is_timeout => ConnectorError::timeout(named),
+        () if is_io => ConnectorError::io(named),
+        () if is_user => ConnectorError::user(named),
+        () => ConnectorError::other(named, kind),
+    }
+}
+
+/// Scheme, host and port of a URL.
+fn server_of(url: &str) -> String {
+    url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/")
+}
+
 /// Wraps the SDK's client. Belongs into the configuration that credential providers inherit, too.
 #[derive(Debug)]
 pub(super) struct BoundedClient(pub(super) SharedHttpClient);
@@ -68,8 +98,14 @@ struct BoundedConnector(SharedHttpConnector);
 impl HttpConnector for BoundedConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let limit = success_limit(request.uri());
+        let server = server_of(request.uri());
         let response = self.0.call(request);
-        HttpConnectorFuture::new(async move { bound(response.await?, limit).await })
+        HttpConnectorFuture::new(async move {
+            match response.await {
+                Ok(response) => bound(response, limit).await,
+                Err(error) => Err(name_server(error, server)),
+            }
+        })
     }
 }
 
@@ -126,6 +162,23 @@ async fn bound(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn server_is_scheme_host_and_port() {
+        for (url, server) in [
+            (
+                "http://127.0.0.1:9000/b/k?x-id=GetObject",
+                "http://127.0.0.1:9000",
+            ),
+            (
+                "https://b.s3.eu-west-1.amazonaws.com/k//l",
+                "https://b.s3.eu-west-1.amazonaws.com",
+            ),
+            ("https://h", "https://h"),
+        ] {
+            assert_eq!(server_of(url), server);
+        }
+    }
 
     #[test]
     fn only_an_object_is_unbounded() {

@@ -20,7 +20,7 @@ use hostkit::backoff::Backoff;
 use hostkit::{Exit, Failure};
 use tracing::warn;
 
-use super::bounded::{BoundedClient, ReplyTooLong};
+use super::bounded::{BoundedClient, NoReply, ReplyTooLong};
 use super::file::blocking;
 use super::proxy::{self, InvalidProxy, Proxies};
 use super::{
@@ -428,6 +428,8 @@ where
     let status = raw.map(|raw| raw.status().as_u16());
     let code = error.code().map(str::to_owned);
     let region = header("x-amz-bucket-region");
+    let no_reply = cause_of::<NoReply>(&error);
+    let server = no_reply.map_or("its endpoint", |no_reply| &no_reply.server);
     let explained = match (code.as_deref(), status) {
         (Some("RequestTimeTooSkewed"), _) => {
             StoreError::new(Kind::Denied, "this host's clock differs too much from S3's")
@@ -481,7 +483,7 @@ where
             )
         }
         (_, None) if let Some(error) = cause_of(&error) => {
-            http::explain_tls(error, "the S3 endpoint")
+            http::explain_tls(error, server)
         }
         (_, None) if let Some(error) = cause_of::<InvalidProxy>(&error) => error.to_store_error(),
         (_, None) if cause_of::<ReplyTooLong>(&error).is_some() => {
@@ -491,7 +493,8 @@ where
         (_, None) if matches!(error, SdkError::ConstructionFailure(_)) => {
             StoreError::new(Kind::Fatal, "the request to S3 cannot be made")
         }
-        (_, None) => StoreError::new(Kind::Transient, "cannot reach S3"),
+        (_, None) => StoreError::new(Kind::Transient, format!("cannot reach S3 at {server}"))
+            .remedy("check the endpoint (--endpoint-url, AWS_ENDPOINT_URL, the profile) and the network, or try again"),
     };
     let cause = match (&code, error.message()) {
         (Some(code), Some(message)) => format!("S3 says {code}: {message}"),

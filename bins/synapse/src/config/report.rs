@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::context::{Finding, Kind};
-use crate::settings::{Discovery, Haproxy, Resolver, Servers, Service, Settings};
+use crate::settings::{Cluster, Discovery, Haproxy, Resolver, Servers, Service, Settings};
 
 /// The configuration in a few lines, and each service in one or two: for `--check`.
 #[must_use]
@@ -34,15 +34,7 @@ pub fn summary(settings: &Settings) -> String {
         let _ = writeln!(text, "files    {}/<service>.json", directory.display());
     }
     let _ = writeln!(text, "state    {}", settings.state_file.display());
-    for cluster in &settings.clusters {
-        let _ = writeln!(
-            text,
-            "cluster  {} is {} of {}",
-            cluster.name,
-            cluster.root,
-            cluster.hosts.join(",")
-        );
-    }
+    text.push_str(&clusters_summary(&settings.clusters));
     for service in &settings.services {
         let _ = writeln!(text, "\n{}", service.name);
         let _ = writeln!(text, "  members  {}", watches(&service.discovery));
@@ -58,6 +50,21 @@ pub fn summary(settings: &Settings) -> String {
         if let (Some(_), Servers::Named(why)) = (&service.haproxy, &service.servers) {
             let _ = writeln!(text, "  named    because of {why}");
         }
+    }
+    text
+}
+
+/// Clusters, one per line.
+#[must_use]
+pub fn clusters_summary(clusters: &[Cluster]) -> String {
+    let mut text = String::new();
+    for cluster in clusters {
+        let Cluster { name, root, .. } = cluster;
+        let _ = writeln!(
+            text,
+            "cluster  {name} is {root} of {}",
+            cluster.hosts.join(",")
+        );
     }
     text
 }

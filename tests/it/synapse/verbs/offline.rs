@@ -63,6 +63,42 @@ fn the_configuration_is_found_by_flag_and_by_variable() {
 }
 
 #[test]
+fn clusters_are_checked_without_a_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("clusters.yaml");
+    let path = file.to_str().unwrap();
+    let elsewhere = [("HOSTKIT_SYNAPSE_CONFIG", "/nowhere")];
+    fs::write(
+        &file,
+        "clusters:\n- {name: east, hosts: ['zk1:2181', zk2]}\n",
+    )
+    .unwrap();
+    let said = ask(&["--check-clusters", path], &elsewhere);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert_eq!(said.out, "cluster  east is /aurora of zk1:2181,zk2:2181\n");
+    for (wrong, says) in [
+        (
+            "- {name: east, hosts: []}",
+            ":2:3: cluster `east` cannot be followed",
+        ),
+        (
+            "- {name: east, hosts: [zk], rot: /a}",
+            ":2:29: unknown key `rot`: did you mean `root`?",
+        ),
+        ("- name: east\n  hosts: zk1", ":3:10: `hosts`: "),
+        (
+            "- {name: a, hosts: [x]}\n- {name: b, hosts: [x]}",
+            ":2:3: cluster `b` has the ensemble",
+        ),
+    ] {
+        fs::write(&file, format!("clusters:\n{wrong}\n")).unwrap();
+        let said = ask(&["--check-clusters", path], &elsewhere);
+        assert_eq!(said.code, 78, "{}", said.out);
+        assert!(said.err.contains(&format!("{path}{says}")), "{}", said.err);
+    }
+}
+
+#[test]
 fn a_check_touches_nothing() {
     let desk = Desk::new();
     let before = fs::read_dir(desk.directory.path()).unwrap().count();

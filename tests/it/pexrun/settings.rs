@@ -1,0 +1,150 @@
+//! Where the settings of S3 come from, and `--check`.
+
+use hostkit_tests::s3::S3;
+
+use super::{ARCH, HASH, Host, Outcome, pex, program};
+
+/// Runs it with the credentials of the server, but without its endpoint in the environment.
+fn run(host: &Host, s3: &S3, env: &[(&str, &str)], args: &[&str]) -> Outcome {
+    let mut command = host.command(args);
+    command.envs(s3.env()).env_remove("AWS_ENDPOINT_URL");
+    command.envs(env.iter().copied()).output().unwrap().into()
+}
+
+#[test]
+fn endpoint_comes_from_the_first_layer_that_names_it() {
+    let (host, s3) = (Host::bare(), S3::start());
+    s3.create_bucket("builds");
+    let build = program("echo ran");
+    let to = format!("s3://builds/pex/{}", pex("job", HASH));
+    host.upload(&s3, "b.pex", &build, &to);
+    let file = |name: &str, endpoint: &str| {
+        let path = host.path(name);
+        std::fs::write(
+            &path,
+            format!("endpoint-url: {endpoint}\nregion: r-{name}\n"),
+        )
+        .unwrap();
+        path.display().to_string()
+    };
+    let right = s3.endpoint();
+    let dead = format!("http://127.0.0.1:{}", hostkit_tests::free_port());
+    let (good, bad) = (file("good", &right), file("bad", &dead));
+    let own = |endpoint: &str| {
+        host.configure(&format!("repository: s3://builds/pex\n{endpoint}\n"));
+    };
+    let own_right = format!("endpoint-url: {right}");
+    // pexrun.yaml, variables, flags, and the layer that wins.
+    for (at, (yaml, env, flags, layer)) in [
+        (
+            &own_right,
+            vec![("HOSTKIT_S3CACHE_CONFIG", bad.as_str())],
+            vec![],
+            "pexrun.yaml",
+        ),
+        (
+            &String::new(),
+            vec![("HOSTKIT_S3CACHE_CONFIG", good.as_str())],
+            vec![],
+            good.as_str(),
+        ),
+        (
+            &String::new(),
+            vec![("HOSTKIT_S3CACHE_CONFIG", bad.as_str())],
+            vec!["--s3cache-config", &good],
+            good.as_str(),
+        ),
+        (
+            &format!("endpoint-url: {dead}"),
+            vec![("HOSTKIT_PEXRUN_ENDPOINT_URL", right.as_str())],
+            vec![],
+            "flag or variable",
+        ),
+        (
+            &String::new(),
+            vec![("AWS_ENDPOINT_URL", right.as_str())],
+            vec![],
+            "settings of the AWS tools",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        own(yaml);
+        let cache = host.path(&format!("cache-{at}"));
+        let cache = format!("--cache-dir={}", cache.display());
+        let args = [&[cache.as_str()], flags.as_slice()].concat();
+        let shown = run(&host, &s3, &env, &[&args, ["--check"].as_slice()].concat()).exits(0);
+        let row = format!("endpoint-url     {right} ({layer})\n");
+        assert!(shown.stdout.contains(&row), "{row} in {}", shown.stdout);
+        run(
+            &host,
+            &s3,
+            &env,
+            &[&args, ["job", HASH].as_slice()].concat(),
+        )
+        .exits(0)
+        .prints("ran\n");
+    }
+    own(&format!("endpoint-url: {dead}"));
+    run(&host, &s3, &[], &["job", HASH])
+        .exits(125)
+        .says(&format!("cannot reach S3 at {dead}"));
+}
+
+#[test]
+fn check_prints_what_is_in_force_and_writes_nothing() {
+    let host = Host::new();
+    let shown = host.pexrun(["--check", "--max-size=1G"]).exits(0).stdout;
+    for row in [
+        format!("repository       {}\n", host.repository()),
+        format!("arch             {ARCH}\n"),
+        "pex-name         {job}-{version}-{arch}.pex\n".to_owned(),
+        "pex-root         cache\n".to_owned(),
+        format!(
+            "cache-dir        {} (pexrun.yaml)\n",
+            host.cache().display()
+        ),
+        "max-size         1.0 GiB (flag or variable)\n".to_owned(),
+        "keep-free        512.0 MiB (default)\n".to_owned(),
+    ] {
+        assert!(shown.contains(&row), "{row} in {shown}");
+    }
+    assert!(!host.cache().exists());
+    let file = host.home().join(".config/hostkit/pexrun.yaml");
+    let file = file.display();
+    for (line, says) in [
+        (
+            "repository: /srv/pex",
+            "3:13: `repository`: /srv/pex/JOB: a path is not a source",
+        ),
+        (
+            "repository: [file:///a, 'ftp://b']",
+            "3:25: ftp://b/JOB: unknown scheme",
+        ),
+        (
+            "pex-name: '{job}.pex'",
+            "3:11: `pex-name`: `{job}.pex` is not a name of builds",
+        ),
+        (
+            "endpoint-url: minio:9000",
+            "3:15: `endpoint-url`: invalid endpoint-url",
+        ),
+        (
+            "ca-file: /x",
+            "3:1: unknown key `ca-file`: the keys are repository",
+        ),
+        ("region: x", "nothing says where builds are published"),
+    ] {
+        host.configure(&format!("{line}\n"));
+        let outcome = host.pexrun(["--check"]).exits(78).says(says);
+        let place = says.starts_with('3');
+        assert!(
+            !place || outcome.stderr.contains(&format!("{file}:{says}")),
+            "{outcome:?}"
+        );
+        // A program would have run: then env(1) says how it ends.
+        host.pexrun(["job", HASH]).exits(125).says(says);
+    }
+    assert!(!host.cache().exists());
+}
