@@ -6,9 +6,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use assert_fs::TempDir;
+use assert_fs::prelude::*;
 use hostkit_tests::Outcome;
 use hostkit_tests::s3::S3;
-use tempfile::TempDir;
 
 mod config;
 mod find;
@@ -48,8 +49,9 @@ impl Host {
         let host = Self {
             directory: TempDir::new().unwrap(),
         };
-        std::fs::create_dir(host.home()).unwrap();
-        std::fs::create_dir(host.path("repo")).unwrap();
+        for name in ["home", "repo"] {
+            host.directory.child(name).create_dir_all().unwrap();
+        }
         // Other users must be able to reach the cache in the tests of trust.
         open_to_all(host.directory.path());
         host
@@ -84,11 +86,10 @@ impl Host {
 
     /// Writes the user's configuration: this, the arch and the cache.
     fn configure(&self, yaml: &str) {
-        let file = self.home().join(".config/hostkit/pexrun.yaml");
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         let cache = self.cache();
         let common = format!("arch: {ARCH}\ncache-dir: {}\n", cache.display());
-        std::fs::write(file, format!("{common}{yaml}")).unwrap();
+        let file = self.directory.child("home/.config/hostkit/pexrun.yaml");
+        file.write_str(&format!("{common}{yaml}")).unwrap();
     }
 
     /// Configures repositories in this order.
@@ -98,9 +99,9 @@ impl Host {
 
     /// Publishes a file in the repository.
     fn publish(&self, name: &str, data: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.path("repo").join(name);
-        std::fs::write(&path, data).unwrap();
-        path
+        let file = self.directory.child("repo").child(name);
+        file.write_binary(data.as_ref()).unwrap();
+        file.to_path_buf()
     }
 
     /// The binary with these arguments and a clean environment, not yet started.
@@ -151,10 +152,10 @@ impl Host {
 
     /// Uploads a file to an S3 server.
     fn upload(&self, s3: &S3, name: &str, data: &[u8], to: &str) {
-        let file = self.path(name);
-        std::fs::write(&file, data).unwrap();
+        let file = self.directory.child(name);
+        file.write_binary(data).unwrap();
         let mut command = self.program(hostkit_tests::bin("s3cache"));
-        command.arg("put").arg(&file).arg(to).envs(s3.env());
+        command.arg("put").arg(file.path()).arg(to).envs(s3.env());
         Outcome::from(command.output().unwrap()).exits(0);
     }
 }

@@ -9,9 +9,11 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use assert_fs::TempDir;
+use assert_fs::fixture::ChildPath;
+use assert_fs::prelude::*;
 use hostkit_tests::{Outcome, Running};
 use sha2::Digest as _;
-use tempfile::TempDir;
 
 mod access;
 mod archives;
@@ -53,7 +55,7 @@ impl Host {
         // Built here and not at the first run, which somebody may be timing.
         let _built = hostkit_tests::bin("s3cache");
         let directory = TempDir::new().unwrap();
-        std::fs::create_dir(directory.path().join("sandbox")).unwrap();
+        directory.child("sandbox").create_dir_all().unwrap();
         // Other users must be able to reach the cache in the tests of trust.
         let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(directory.path(), everybody).unwrap();
@@ -73,6 +75,11 @@ impl Host {
     /// A path in the sandbox.
     fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.sandbox().join(name)
+    }
+
+    /// A file or directory of the sandbox, to make or to assert.
+    fn file(&self, name: impl AsRef<Path>) -> ChildPath {
+        ChildPath::new(self.path(name))
     }
 
     /// What a file of the sandbox holds.

@@ -67,7 +67,7 @@ fn an_ambiguous_short_hash_is_ambiguous_offline_too() {
 /// Two users of one host, and a binary that both may run.
 struct Users {
     host: Host,
-    _directory: tempfile::TempDir,
+    _directory: assert_fs::TempDir,
     binary: PathBuf,
 }
 
