@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_saphyr::{DefaultMessageFormatter, MessageFormatter as _};
 
 use crate::{Exit, Failure};
 
@@ -106,6 +107,13 @@ fn overlay(base: &mut Value, over: Value) {
     }
 }
 
+/// What an error says, in one line and without the place, which its reader puts in front.
+#[must_use]
+pub fn message(error: &serde_saphyr::Error) -> String {
+    let text = DefaultMessageFormatter.format_message(error.without_snippet());
+    text.replace(char::is_control, " ")
+}
+
 /// What is wrong with a YAML file (exit 78): the message names file, line, column, the key and the nearest valid one.
 #[must_use]
 pub fn explain(file: &Path, error: &serde_saphyr::Error) -> Failure {
@@ -123,9 +131,7 @@ pub fn explain(file: &Path, error: &serde_saphyr::Error) -> Failure {
             None => failure.remedy(format!("the keys are {}", expected.join(", "))),
         };
     }
-    let text = error.without_snippet().to_string();
-    // The place stands in front already.
-    let text = text.split(" at line ").next().unwrap_or_default();
+    let text = message(error);
     let place = match error.location().and_then(|at| key_at(file, &at)) {
         Some(key) => format!("{place}: `{key}`"),
         None => place,
@@ -160,6 +166,9 @@ fn nearest<'a>(wrong: &str, keys: &[&'a str]) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use assert_fs::TempDir;
+    use assert_fs::prelude::*;
+
     use super::*;
 
     #[derive(Debug, serde::Deserialize, PartialEq)]
@@ -177,11 +186,11 @@ mod tests {
         map: std::collections::BTreeMap<String, u32>,
     }
 
-    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let temp = tempfile::tempdir().unwrap();
-        std::fs::create_dir(temp.path().join("t.d")).unwrap();
+    fn tree(files: &[(&str, &str)]) -> TempDir {
+        let temp = TempDir::new().unwrap();
+        temp.child("t.d").create_dir_all().unwrap();
         for (name, text) in files {
-            std::fs::write(temp.path().join(name), text).unwrap();
+            temp.child(name).write_str(text).unwrap();
         }
         temp
     }
@@ -249,6 +258,8 @@ mod tests {
                 "{timeout: 0}",
                 "`timeout`: invalid value `0`: a timeout of 0",
             ),
+            // What it says is not cut off at words that look like the place.
+            ("timeout: soon at line 3", "invalid value `soon at line 3`"),
             ("timeout: [1]", "a text, a number or a boolean"),
             ("room: 1X", "`1X`: unknown unit"),
             ("room: -1.5", "`-1.5`: too large or negative"),

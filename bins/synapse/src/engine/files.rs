@@ -45,7 +45,7 @@ pub(super) struct Files {
 /// What a write came to.
 pub(crate) struct Written {
     /// What became of each file, by the word that metrics have for it.
-    pub(super) results: Vec<(&'static str, Result<(), Failure>)>,
+    pub(super) results: Vec<(Output, Result<(), Failure>)>,
     pub(super) state: State,
 }
 
@@ -237,7 +237,7 @@ impl Engine {
             let results = results.unwrap_or_else(|error| {
                 let failure =
                     Failure::new(hostkit::Exit::FAILED, "the task that writes files failed");
-                vec![("all", Err(failure.because(error)))]
+                vec![(Output::All, Err(failure.because(error)))]
             });
             Done::Written(Written { results, state })
         });
@@ -252,18 +252,20 @@ impl Engine {
         let mut failed = false;
         for (file, result) in written.results {
             let word = if result.is_ok() { "ok" } else { "failed" };
-            self.metrics.file_writes.with(&[file, word]).inc();
+            self.metrics.file_writes.with(&[file.label(), word]).inc();
             match result {
-                Ok(()) if file == "haproxy" => self.files.ours = true,
-                Ok(()) if file == "state" => {
-                    self.state = written.state.clone();
-                    // What is followed is known from there.
-                    let followed = &self.tracked;
-                    self.state
-                        .services
-                        .retain(|name, _| !followed.contains_key(name));
-                }
-                Ok(()) => {}
+                Ok(()) => match file {
+                    Output::Haproxy => self.files.ours = true,
+                    Output::State => {
+                        self.state = written.state.clone();
+                        // What is followed is known from there.
+                        let followed = &self.tracked;
+                        self.state
+                            .services
+                            .retain(|name, _| !followed.contains_key(name));
+                    }
+                    _ => {}
+                },
                 Err(failure) => {
                     failed = true;
                     let causes = failure.causes().join("; ");
@@ -302,6 +304,40 @@ impl Engine {
     }
 }
 
+/// What is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Output {
+    /// HAProxy's configuration.
+    Haproxy,
+    /// HAProxy's server-state file.
+    ServerState,
+    /// Our own state.
+    State,
+    /// `proxies.json`.
+    Proxies,
+    /// `file_output`.
+    Services,
+    /// `status.json`.
+    Status,
+    /// The task that writes all of them.
+    All,
+}
+
+impl Output {
+    /// Its label in metrics.
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Haproxy => "haproxy",
+            Self::ServerState => "server-state",
+            Self::State => "state",
+            Self::Proxies => "proxies",
+            Self::Services => "output",
+            Self::Status => "status",
+            Self::All => "all",
+        }
+    }
+}
+
 /// One round of writing.
 struct Job {
     config: Option<PathBuf>,
@@ -321,10 +357,10 @@ struct Job {
 
 impl Job {
     /// Everything is tried, whatever fails.
-    fn run(self) -> Vec<(&'static str, Result<(), Failure>)> {
+    fn run(self) -> Vec<(Output, Result<(), Failure>)> {
         let mut results = Vec::new();
         // The state first: what HAProxy's file says can be made from it, and not the other way round.
-        results.push(("state", self.store.save(&self.state)));
+        results.push((Output::State, self.store.save(&self.state)));
         if let Some(path) = &self.config {
             // HAProxy would believe an old line about a new occupant: this file first.
             let read = self.rendered.chunks().filter(|_| !self.dump.is_empty());
@@ -333,18 +369,21 @@ impl Job {
                 server_state::write(out, &self.dump, &declared, &self.ours)
             });
             results.push((
-                "server-state",
+                Output::ServerState,
                 state.map_err(|error| cannot_write(&self.server_state, error)),
             ));
             let text = renew(path, |mut out| self.rendered.write_to(&mut out));
-            results.push(("haproxy", text.map_err(|error| cannot_write(path, error))));
+            results.push((
+                Output::Haproxy,
+                text.map_err(|error| cannot_write(path, error)),
+            ));
         }
-        results.push(("proxies", self.write_proxies()));
+        results.push((Output::Proxies, self.write_proxies()));
         if let Some(directory) = &self.output {
-            results.push(("output", self.write_output(directory)));
+            results.push((Output::Services, self.write_output(directory)));
         }
         let (path, status) = &self.status;
-        results.push(("status", write_if_changed(path, status.as_bytes())));
+        results.push((Output::Status, write_if_changed(path, status.as_bytes())));
         results
     }
 }

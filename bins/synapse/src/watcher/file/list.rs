@@ -75,23 +75,19 @@ fn parse(path: &Path, text: &str) -> Result<Vec<Entry>, String> {
     let path = path.display();
     if path.to_string().ends_with(".json") {
         return serde_json::from_str(text).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
             let what = error.to_string();
             // The place stands in front already.
-            let what = what.split(" at line ").next().unwrap_or_default();
-            format!(
-                "{path}:{}:{}: {}",
-                error.line(),
-                error.column(),
-                shown(what)
-            )
+            let place = format!(" at line {line} column {column}");
+            let what = what.strip_suffix(&place).unwrap_or(&what);
+            format!("{path}:{line}:{column}: {}", shown(what))
         });
     }
     let entries: Option<Vec<Entry>> = serde_saphyr::from_str(text).map_err(|error| {
-        let what = error.without_snippet().to_string();
-        let what = what.split(" at line ").next().unwrap_or_default();
+        let what = hostkit::config::message(&error);
         match error.location() {
-            Some(at) => format!("{path}:{}:{}: {}", at.line(), at.column(), shown(what)),
-            None => format!("{path}:1:1: {}", shown(what)),
+            Some(at) => format!("{path}:{}:{}: {}", at.line(), at.column(), shown(&what)),
+            None => format!("{path}:1:1: {}", shown(&what)),
         }
     })?;
     entries.ok_or_else(|| format!("{path}:1:1: no list: an empty one is `[]`"))
@@ -121,6 +117,23 @@ mod tests {
   id: 3
 - {host: web.example.com, port: 81}
 ";
+
+    #[test]
+    fn a_value_that_names_a_line_is_shown_whole_and_the_place_once() {
+        for (name, text, value) in [
+            (
+                "l.json",
+                r#"[{"host": "h", "port": "x at line 3"}]"#,
+                "x at line 3",
+            ),
+            ("l.yaml", "- {host: h, port: x at line 3}", "invalid"),
+        ] {
+            let why = list(name, text).unwrap_err();
+            assert!(why.starts_with(&format!("{name}:1:")), "{why}");
+            assert!(why.contains(value), "{why}");
+            assert!(!why.contains("column"), "{why}");
+        }
+    }
 
     #[test]
     fn yaml_and_json_have_the_keys_of_default_servers() {
