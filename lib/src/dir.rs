@@ -3,6 +3,7 @@
 //!
 //! Owns single operations; what a tool keeps in which directory is the tool's.
 
+mod name;
 mod remove;
 
 use std::ffi::{OsStr, OsString};
@@ -17,6 +18,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, symlinkat, unlinkat};
+
+pub use name::{LONGEST_NAME, temporary_prefix};
 
 /// What is written at once of a file that is written piece by piece (bytes).
 const BUFFER: usize = 64 << 10;
@@ -261,7 +264,8 @@ impl Dir {
     ) -> io::Result<()> {
         // A pid alone may be two processes, in two containers that share the directory.
         let (pid, now) = (std::process::id(), crate::clock::since_boot().as_nanos());
-        let temp = format!(".{name}.{pid}-{now:x}.tmp");
+        let mut temp = temporary_prefix(OsStr::new(name));
+        temp.push(format!(".{pid}-{now:x}.tmp"));
         let result = self.create_new(&temp, mode).and_then(|file| {
             let mut out = BufWriter::with_capacity(BUFFER, &file);
             write(&mut out)?;

@@ -19,6 +19,7 @@ pub mod health;
 pub mod log;
 pub mod mask;
 pub mod out;
+pub mod runtime;
 mod server;
 pub mod shutdown;
 pub mod units;

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command as Process;
 
+use assert_fs::TempDir;
+use assert_fs::prelude::*;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 use hostkit::cli::{self, Tool};
@@ -157,9 +159,9 @@ fn variables_of_the_daemon_mean_nothing_to_verbs() {
         assert!(outcome.stdout.contains(rights), "{variable}: {outcome:?}");
     }
     // The port is taken: it is opened, and not only the file checked.
-    let temp = tempfile::tempdir().unwrap();
-    let acl = temp.path().join("acl.yaml");
-    std::fs::write(&acl, "keys: []\n").unwrap();
+    let temp = TempDir::new().unwrap();
+    let acl = temp.child("acl.yaml");
+    acl.write_str("keys: []\n").unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (acl, taken) = (
         acl.to_str().unwrap(),
@@ -172,19 +174,19 @@ fn variables_of_the_daemon_mean_nothing_to_verbs() {
 
 #[test]
 fn no_variable_makes_put_overwrite_or_disarms_the_guard() {
-    let temp = tempfile::tempdir().unwrap();
-    let [file, object] = ["file", "job-1.2.3.txt"].map(|name| temp.path().join(name));
-    std::fs::write(&file, "new").unwrap();
-    std::fs::write(&object, "old").unwrap();
+    let temp = TempDir::new().unwrap();
+    let (file, object) = (temp.child("file"), temp.child("job-1.2.3.txt"));
+    file.write_str("new").unwrap();
+    object.write_str("old").unwrap();
     let outcome = Process::new(bin("s3cache"))
         .arg("put")
-        .arg(&file)
+        .arg(file.path())
         .arg(format!("file://{}", object.display()))
         .env("HOSTKIT_S3CACHE_REPLACE", "1")
         .env("HOSTKIT_S3CACHE_PUT_REPLACE", "1")
         .output();
     Outcome::from(outcome.unwrap()).exits(73);
-    assert_eq!(std::fs::read_to_string(&object).unwrap(), "old");
+    object.assert("old");
     let synapse = tools()
         .into_iter()
         .find(|tool| tool.name == "synapse")
@@ -289,11 +291,11 @@ fn of_flags_that_exclude_one_another_the_first_layer_that_names_one_wins() {
 
 #[test]
 fn a_permissions_engine_of_a_stronger_layer_replaces_one_of_a_weaker() {
-    let temp = tempfile::tempdir().unwrap();
-    let acl = temp.path().join("acl.yaml");
-    std::fs::write(&acl, "keys: []\n").unwrap();
+    let temp = TempDir::new().unwrap();
+    let acl = temp.child("acl.yaml");
+    acl.write_str("keys: []\n").unwrap();
     let acl = acl.display().to_string();
-    let config = temp.path().join("authproxy.yaml");
+    let config = temp.child("authproxy.yaml");
     for (file, variable, flag, engine) in [
         (
             format!("acl-file: {acl}"),
@@ -338,16 +340,13 @@ fn a_permissions_engine_of_a_stronger_layer_replaces_one_of_a_weaker() {
             Err(78),
         ),
     ] {
-        std::fs::write(
-            &config,
-            format!("server: http://h:1\nport: 1\nright: all\n{file}\n"),
-        )
-        .unwrap();
+        let text = format!("server: http://h:1\nport: 1\nright: all\n{file}\n");
+        config.write_str(&text).unwrap();
         let mut process = Process::new(bin("authproxy"));
         process
             .arg("--check")
             .arg("--config")
-            .arg(&config)
+            .arg(config.path())
             .args(flag);
         process.envs(variable.map(|(name, value)| (format!("HOSTKIT_AUTHPROXY_{name}"), value)));
         let outcome = Outcome::from(process.output().unwrap());
@@ -358,6 +357,68 @@ fn a_permissions_engine_of_a_stronger_layer_replaces_one_of_a_weaker() {
             ),
             Err(code) => drop(outcome.exits(code)),
         }
+    }
+}
+
+#[test]
+fn too_few_open_files_are_an_error_and_never_a_panic() {
+    let temp = TempDir::new().unwrap();
+    let (acl, synapse) = (temp.child("acl.yaml"), temp.child("synapse.yaml"));
+    acl.write_str("keys: []\n").unwrap();
+    let haproxy = "global: [], defaults: [], do_writes: false, do_reloads: false";
+    let paths = [
+        "config_file_path: h.cfg",
+        "socket_file_path: h.sock",
+        "state_file_path: s.json",
+    ];
+    let paths = paths
+        .join(", ")
+        .replace(": ", &format!(": {}/", temp.display()));
+    let text = format!("services: {{}}\nhaproxy: {{{haproxy}, {paths}}}\n");
+    synapse.write_str(&text).unwrap();
+    temp.child("job-1.2.3.txt").write_str("object").unwrap();
+    // Each ends by itself: what it wants to listen on is taken, or nothing answers.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (taken, dead) = (taken.local_addr().unwrap(), hostkit_tests::free_port());
+    let port = taken.port();
+    let lines = [
+        format!("s3cache --cache-dir cache http://127.0.0.1:{dead}/job-1.2.3.txt"),
+        format!(
+            "s3cache --cache-dir cache --endpoint-url http://127.0.0.1:{dead} --no-sign-request s3://b/job-1.2.3.txt"
+        ),
+        format!(
+            "s3cache --cache-dir cache file://{}/job-1.2.3.txt",
+            temp.path().display()
+        ),
+        format!("s3cache exists http://127.0.0.1:{dead}/x"),
+        format!("pexrun --cache-dir cache --repository http://127.0.0.1:{dead}/ job 60a43ef"),
+        format!(
+            "authproxy --listen {taken} --server http://127.0.0.1:{dead} --right a --acl-file acl.yaml"
+        ),
+        format!("authproxy serve-acl --acl-file acl.yaml --listen {taken}"),
+        "authproxy key new".to_owned(),
+        format!("proxy-healthcheck --port {port} --tcp --test-port {dead}"),
+        format!("log-healthcheck --port {port} --file x.log --freshness 9"),
+        format!("synapse -c synapse.yaml --admin {taken}"),
+        "synapse -c synapse.yaml doctor".to_owned(),
+    ];
+    for line in lines {
+        let (tool, args) = line.split_once(' ').unwrap();
+        let mut is_refused = line.ends_with("key new");
+        for limit in 4..24 {
+            let mut process = Process::new("sh");
+            process.args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh"]);
+            process.arg(bin(tool)).args(args.split(' '));
+            process.env("AWS_EC2_METADATA_DISABLED", "true");
+            let outcome = Outcome::from(process.current_dir(&temp).output().unwrap());
+            let said = format!("{line} with {limit}: {outcome:?}");
+            assert!(!outcome.stderr.contains("panicked"), "{said}");
+            assert!((0..=127).contains(&outcome.code), "{said}");
+            is_refused |= outcome
+                .stderr
+                .contains("cannot start a runtime: allow this process");
+        }
+        assert!(is_refused, "{line}: the limit is named");
     }
 }
 

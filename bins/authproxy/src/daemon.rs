@@ -40,12 +40,12 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// # Errors
 /// An address cannot be bound (exit 73), the ACL file is wrong (exit 78), or the system gives no thread (exit 1).
 pub(crate) fn run(args: Args, matches: &ArgMatches, settings: Settings) -> Result<Exit, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder
         .enable_all()
         .max_blocking_threads(THREADS)
-        .thread_stack_size(STACK)
-        .build()
-        .map_err(|error| Failure::new(Exit::FAILED, "cannot start a runtime").because(error))?;
+        .thread_stack_size(STACK);
+    let runtime = hostkit::runtime::build(&mut builder)?;
     let end = runtime.block_on(serve(args, matches.clone(), settings));
     // What waits for a disk or a name server must not keep the process.
     runtime.shutdown_background();

@@ -176,10 +176,8 @@ fn start(
 ) -> Result<JoinHandle<()>, Failure> {
     let failed =
         |error: io::Error| Failure::new(Exit::FAILED, "cannot start a thread").because(error);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed)?;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = hostkit::runtime::build(builder.enable_all())?;
     let guard = runtime.enter();
     let listeners = listeners(sockets)?;
     drop(guard);

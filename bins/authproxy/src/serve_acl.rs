@@ -87,10 +87,8 @@ pub fn run(args: &ServeAcl) -> Result<Exit, Failure> {
         unknown: AtomicU64::new(0),
         refused: AtomicU64::new(0),
     });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Exit::FAILED, "cannot start").because(error))?;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = hostkit::runtime::build(builder.enable_all())?;
     runtime.block_on(serve(args, engine))
 }
 

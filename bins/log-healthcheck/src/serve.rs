@@ -19,10 +19,8 @@ const DEADLINE: Duration = Duration::from_millis(4500);
 /// # Errors
 /// The port cannot be bound (exit 73).
 pub(crate) fn serve(check: Check, port: u16, flags: &HealthFlags) -> Result<Exit, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Exit::FAILED, "cannot start a runtime").because(error))?;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = hostkit::runtime::build(builder.enable_all())?;
     let sandbox = check.sandbox();
     let log = Log(Mutex::new(Resident {
         check,

@@ -30,12 +30,10 @@ const MARGIN: Duration = Duration::from_secs(1);
 /// The command line makes no sense (exit 2), or the port cannot be bound (exit 73).
 pub fn run(args: Args) -> Result<Exit, Failure> {
     let settings = Settings::new(&args)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        // For looking up names, one at a time; localhost and addresses need none.
-        .max_blocking_threads(1)
-        .build()
-        .map_err(|error| Failure::new(Exit::FAILED, "cannot start a runtime").because(error))?;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    // For looking up names, one at a time; localhost and addresses need none.
+    builder.enable_all().max_blocking_threads(1);
+    let runtime = hostkit::runtime::build(&mut builder)?;
     tracing::info!(server = settings.shown(), timeout = ?settings.timeout, "checking");
     let server = Server(settings);
     // Thermos starts a task's processes in its sandbox.

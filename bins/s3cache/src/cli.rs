@@ -33,7 +33,8 @@ pub struct Args {
     /// The artifact
     #[arg(required_unless_present = "check")]
     pub source: Option<String>,
-    /// Copy it here; without this it is only cached, and its path in the cache printed
+    /// Copy it here, with a slash at the end into this directory; without this it is only cached, and its path in the
+    /// cache printed
     #[arg(long, value_name = "PATH")]
     pub copy_to: Option<PathBuf>,
     /// The mode of the copy, in octal

@@ -6,9 +6,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use hostkit::dir::{Dir, try_exclusive};
+use hostkit::dir::{Dir, temporary_prefix, try_exclusive};
 use hostkit::{Exit, Failure};
 use nix::errno::Errno;
 use nix::fcntl::copy_file_range;
@@ -54,7 +54,12 @@ impl Placing {
         if let Ok(found) = dir.stat(&name) {
             match SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits()) {
                 SFlag::S_IFREG => {}
-                SFlag::S_IFDIR => return Err(refused("a directory is there", "name a file in it")),
+                SFlag::S_IFDIR => {
+                    return Err(refused(
+                        "a directory is there",
+                        "name a file in it, or write a slash at its end to copy into it",
+                    ));
+                }
                 SFlag::S_IFLNK => {
                     return Err(refused(
                         "a symlink is there, and is not replaced",
@@ -69,8 +74,7 @@ impl Placing {
                 }
             }
         }
-        let mut prefix = OsString::from(".");
-        prefix.push(&name);
+        let mut prefix = temporary_prefix(&name);
         prefix.push(".s3cache-");
         remove_leftovers(&dir, &prefix);
         let (temp, file) =
@@ -134,6 +138,32 @@ fn remove_leftovers(dir: &Dir, prefix: &OsStr) {
             && try_exclusive(&file).unwrap_or(false)
         {
             let _ = dir.remove_file(&name);
+        }
+    }
+}
+
+/// The file that `--copy-to` means for an artifact called `name`: the path as it is or, when that ends in a slash, `name`
+/// in this directory.
+///
+/// # Errors
+/// There is no such directory (exit 73).
+pub fn target(path: &Path, name: &str) -> Result<PathBuf, Failure> {
+    if !path.as_os_str().as_bytes().ends_with(b"/") {
+        return Ok(path.to_owned());
+    }
+    let shown = path.display();
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(path.join(name)),
+        found => {
+            let failure = Failure::new(
+                Exit::CANNOT_CREATE,
+                format!("cannot copy into {shown}: there is no such directory"),
+            )
+            .remedy("make it first with `mkdir -p`, or leave out the slash to name a file");
+            Err(match found {
+                Ok(_) => failure,
+                Err(error) => failure.because(error),
+            })
         }
     }
 }

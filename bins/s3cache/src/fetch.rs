@@ -201,10 +201,8 @@ pub fn run<T>(
     source: &Source,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Exit::FAILED, "cannot start").because(error))?;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = hostkit::runtime::build(builder.enable_all())?;
     let mut signalled = Box::pin(shutdown::signalled());
     let done = LocalSet::new().block_on(&runtime, async {
         tokio::select! {

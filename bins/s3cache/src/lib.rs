@@ -32,6 +32,8 @@ pub use fetch::{Got, How, Want, cached, fetch, fetch_and_use};
 pub use settings::{FetchArgs, Settings};
 pub use source::Source;
 
+use std::path::Path;
+
 use cli::Verb;
 use hostkit::{Exit, Failure, clock, out};
 use tracing::info;
@@ -74,12 +76,13 @@ fn get(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     if args.unpack_to.is_some() {
         unpack::check(&name)?;
     }
-    let bypass = args
-        .copy_to
+    let copy_to = args.copy_to.as_deref();
+    let copy_to = copy_to.map(|path| copy::target(path, &name)).transpose()?;
+    let bypass = copy_to
         .clone()
         .filter(|_| args.unpack_to.is_none())
         .map(|path| (path, args.mode));
-    if let Some(target) = &args.copy_to {
+    if let Some(target) = &copy_to {
         // What cannot be written is said before a gigabyte is fetched for it.
         copy::check(target)?;
     }
@@ -89,7 +92,8 @@ fn get(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
         bypass,
     };
     let (exit, how) = fetch::fetch_and_use(&want, settings, |got| {
-        place(got, args, settings, &name, &want.source)
+        let copy_to = copy_to.as_deref();
+        place(got, args, settings, copy_to, &name, &want.source)
     })?;
     let ms = clock::since_boot().saturating_sub(began).as_millis() as u64;
     info!(source = %want.source, how = how.word(), ms, "done");
@@ -101,6 +105,7 @@ fn place(
     got: &Got,
     args: &Args,
     settings: &Settings,
+    copy_to: Option<&Path>,
     name: &str,
     source: &Source,
 ) -> Result<Exit, Failure> {
@@ -119,14 +124,14 @@ fn place(
         ),
         Got::Placed => return Ok(Exit::OK),
     };
-    if let Some(target) = &args.copy_to {
+    if let Some(target) = copy_to {
         copy::to_path(file, size, target, args.mode)?;
     }
     if let Some(directory) = &args.unpack_to {
         let share = verbs::own_share(settings);
         unpack::unpack(file, name, &sha256, directory, share.as_ref())?;
     }
-    if args.copy_to.is_none() && args.unpack_to.is_none() {
+    if copy_to.is_none() && args.unpack_to.is_none() {
         let path = path.ok_or_else(|| {
             Failure::new(
                 Exit::CANNOT_CREATE,

@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use hostkit::dir::LONGEST_NAME;
 use hostkit::{Exit, Failure};
+use percent_encoding::percent_decode_str;
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
@@ -91,11 +93,18 @@ impl Source {
             Self::S3 { key, .. } => key.clone(),
             Self::File(path) => path.to_string_lossy().into_owned(),
         };
-        let name = path.rsplit('/').next().unwrap_or_default();
+        let mut name = path.rsplit('/').next().unwrap_or_default().to_owned();
+        // Percent-encoding makes three bytes of one. Only a name that would not fit is decoded: those of caches stay.
+        if matches!(self, Self::Http(_))
+            && name.len() > LONGEST_NAME
+            && let Ok(decoded) = percent_decode_str(&name).decode_utf8()
+        {
+            name = decoded.into_owned();
+        }
         if name.is_empty()
             || name == "."
             || name == ".."
-            || name.len() > 200
+            || name.contains('/')
             || name.chars().any(char::is_control)
         {
             return Err(Failure::new(
@@ -104,7 +113,13 @@ impl Source {
             )
             .remedy("name one artifact, not a directory"));
         }
-        Ok(name.to_owned())
+        if name.len() > LONGEST_NAME {
+            let text = format!("{self}: its name has {} bytes", name.len());
+            return Err(Failure::new(Exit::USAGE, text).remedy(format!(
+                "publish it under a name of at most {LONGEST_NAME}, which is what file systems take"
+            )));
+        }
+        Ok(name)
     }
 
     /// The same place with `suffix` behind its path: the `.sha256` sidecar.
@@ -229,6 +244,44 @@ mod tests {
             let source = Source::parse(text).unwrap();
             assert_eq!(source.to_string(), shown);
             assert_eq!(source.name().unwrap(), name);
+        }
+    }
+
+    #[test]
+    fn a_name_is_as_long_as_the_file_system_takes_once_decoded() {
+        let umlauts = |number: usize| "\u{e4}".repeat(number);
+        let name = |text: &str| Source::parse(text).unwrap().name();
+        for (text, expected) in [
+            (
+                format!("https://h/{}", "a".repeat(255)),
+                Ok("a".repeat(255)),
+            ),
+            (
+                format!("https://h/{}", umlauts(42)),
+                Ok("%C3%A4".repeat(42)),
+            ),
+            (format!("https://h/{}", umlauts(127)), Ok(umlauts(127))),
+            (format!("b/{}", umlauts(127)), Ok(umlauts(127))),
+            (
+                format!("https://h/{}", umlauts(128)),
+                Err("its name has 256 bytes"),
+            ),
+            (
+                format!("b/{}", "a".repeat(256)),
+                Err("its name has 256 bytes"),
+            ),
+            (
+                format!("https://h/{}%2F..%2Fx", umlauts(50)),
+                Err("a usable file name"),
+            ),
+        ] {
+            match (name(&text), expected) {
+                (Ok(name), Ok(expected)) => assert_eq!(name, expected),
+                (Err(failure), Err(said)) => {
+                    assert!(failure.to_string().contains(said), "{failure}")
+                }
+                other => panic!("{text}: {other:?}"),
+            }
         }
     }
 

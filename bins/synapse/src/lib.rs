@@ -63,14 +63,14 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
         out::text(&config::summary(&settings))?;
         return Ok(Exit::OK);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    // What its threads do is read and write files, most of it waiting for a disk. Each has its own share of the
+    // allocator's memory.
+    builder
         .enable_all()
-        // What runs there is files being read and written, most of it waiting for a disk. Each thread has its own share
-        // of the allocator's memory.
         .max_blocking_threads(THREADS)
-        .thread_stack_size(STACK)
-        .build()
-        .map_err(|error| Failure::new(Exit::FAILED, "cannot start a runtime").because(error))?;
+        .thread_stack_size(STACK);
+    let runtime = hostkit::runtime::build(&mut builder)?;
     let end = match args.verb.clone() {
         Some(verb) => runtime.block_on(ask(&settings, verb)),
         None => {

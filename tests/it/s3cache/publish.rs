@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use assert_fs::prelude::*;
 use hostkit_tests::host::{LoopFs, Tmpfs};
 use hostkit_tests::or_skip;
 use hostkit_tests::origin::{Fault, Origin};
@@ -94,6 +95,62 @@ fn a_copy_is_the_tasks_own_file() {
     std::fs::set_permissions(host.path("out"), std::fs::Permissions::from_mode(0o700)).unwrap();
     host.s3cache([&url, "--copy-to=other"]).exits(0);
     assert_eq!(host.read("other"), b"what a job runs");
+}
+
+#[test]
+fn a_copy_to_a_path_with_a_slash_goes_into_that_directory() {
+    let (host, origin) = (Host::new(), Origin::start());
+    origin.put("/job-1.2.bin", "what a job runs");
+    let url = origin.url("/job-1.2.bin");
+    host.s3cache([&url, "--copy-to=new/"])
+        .exits(73)
+        .says("cannot copy into new/: there is no such directory: make it first with `mkdir -p`");
+    assert!(!host.path("new").exists());
+    assert!(
+        origin.requests().is_empty(),
+        "said before anything is fetched"
+    );
+    host.file("new").create_dir_all().unwrap();
+    host.s3cache([&url, "--copy-to=new/"]).exits(0);
+    host.file("new/job-1.2.bin").assert("what a job runs");
+    // Without the slash it is no file name, and nothing is guessed.
+    host.s3cache([&url, "--copy-to=new"])
+        .exits(73)
+        .says("a directory is there: name a file in it, or write a slash at its end");
+    host.file("file").write_str("x").unwrap();
+    host.s3cache([&url, "--copy-to=file/"])
+        .exits(73)
+        .says("cannot copy into file/");
+}
+
+#[test]
+fn a_name_that_just_fits_is_cached_copied_and_replaced() {
+    let (host, origin) = (Host::new(), Origin::start());
+    // 381 bytes in the URL, 127 in the file system.
+    let umlauts = format!("job-1.2-{}", "%C3%A4".repeat(120));
+    origin.put(&format!("/{umlauts}"), "one");
+    let decoded = format!("job-1.2-{}", "\u{e4}".repeat(120));
+    let path = host
+        .s3cache([origin.url(&format!("/{umlauts}"))])
+        .exits(0)
+        .stdout;
+    assert!(path.trim_end().ends_with(&decoded), "{path}");
+    let longest = format!("job-1.2-{}", "x".repeat(247));
+    host.file(&longest).write_str("two").unwrap();
+    let source = format!("file://{}", host.path(&longest).display());
+    for _ in 0..2 {
+        host.file("to").create_dir_all().unwrap();
+        host.s3cache([&source, "--copy-to=to/"]).exits(0);
+        host.file("to").child(&longest).assert("two");
+    }
+    assert_eq!(
+        every_file(&host.path("to")).len(),
+        1,
+        "nothing temporary stays"
+    );
+    host.s3cache([&format!("{source}x")])
+        .exits(2)
+        .says("its name has 256 bytes");
 }
 
 #[test]

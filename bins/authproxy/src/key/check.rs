@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use hostkit::{Exit, Failure, clock, out};
 use serde_json::json;
+use tokio::runtime::Builder;
 use url::Url;
 
 use crate::grant::{Grant, KeyHash};
@@ -75,10 +76,7 @@ fn find(check: &Check, key: KeyHash) -> Result<Option<Arc<Grant>>, Failure> {
         return Ok(AclFile::open(file)?.get(&key));
     }
     let servers = Servers::new(&check.acl_server, PATIENCE)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Exit::FAILED, "cannot start").because(error))?;
+    let runtime = hostkit::runtime::build(Builder::new_current_thread().enable_all())?;
     let found = runtime.block_on(servers.find(key));
     // The resolver may still be busy with a name, and nobody waits for it any more.
     runtime.shutdown_background();

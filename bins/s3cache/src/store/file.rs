@@ -117,7 +117,8 @@ fn unreadable(error: io::Error) -> StoreError {
     use io::ErrorKind;
     match error.kind() {
         ErrorKind::InvalidInput => StoreError::new(Kind::Fatal, NOT_REGULAR).remedy("name a file"),
-        ErrorKind::NotFound | ErrorKind::NotADirectory => {
+        // A name that does not fit is that of a sidecar beside a file whose name just does.
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename => {
             StoreError::new(Kind::Absent, "there is no such file")
         }
         ErrorKind::PermissionDenied => StoreError::new(Kind::Denied, "permission denied")
