@@ -128,7 +128,9 @@ fn is_elf(file: &File) -> bool {
 /// Where pexes unpack themselves so that it outlives the sandbox, with the locks that keep gc away. Only a directory
 /// that is the caller's alone: what lies there is run.
 fn pex_root(config: &Config, blob: &Blob) -> Option<(PathBuf, [File; 2])> {
-    if config.pex_root == PexRoot::Keep || std::env::var_os("PEX_ROOT").is_some() || !blob.is_pex()
+    if config.pex_root == PexRoot::Keep
+        || hostkit::env::var_os("PEX_ROOT").is_some()
+        || !blob.is_pex()
     {
         return None;
     }
