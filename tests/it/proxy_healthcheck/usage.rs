@@ -90,7 +90,7 @@ fn what_makes_no_sense_is_said_before_anything_is_bound() {
         ("--port=1 --tcp", "give --test-port"),
         (
             "--port=1 --tcp=1 --url=/ --test-port=2",
-            "--tcp and --url exclude one another: give one",
+            "--url and --tcp exclude one another: give one",
         ),
         (
             "--port=1 --url=/ --test-port=2 --expect-status=ok",
