@@ -1,5 +1,6 @@
-//! The store behind `s3://`: the AWS SDK on ring, with its whole credential chain. Owns the mapping of its errors to
-//! what a person can do.
+//! The store behind `s3://`: the AWS SDK on ring, with its whole credential chain.
+
+mod explain;
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +9,6 @@ use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
-use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::head_object::{HeadObjectError, HeadObjectOutput};
@@ -20,21 +20,20 @@ use hostkit::backoff::Backoff;
 use hostkit::{Exit, Failure};
 use tracing::warn;
 
-use super::bounded::{BoundedClient, NoReply, ReplyTooLong};
+use super::bounded::BoundedClient;
 use super::file::blocking;
-use super::proxy::{self, InvalidProxy, Proxies};
+use super::proxy::{self, Proxies};
 use super::{
     Body, Boxed, Checksum, Crc, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError,
-    Visitor, cause_of, http, of_status,
+    Visitor,
 };
 use crate::environment::Environment;
 use crate::settings::Access;
 use crate::source::Source;
+use explain::explain;
 
 /// How often an upload is repeated that another one of the same name got in the way of.
 const CONFLICTS: u32 = 4;
-/// The longest cause that is printed (characters).
-const CAUSE_LIMIT: usize = 500;
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The region where no setting and no instance names one.
@@ -415,121 +414,6 @@ fn unhex(text: &str) -> Vec<u8> {
         .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
         .collect()
 }
-
-fn explain<E>(error: SdkError<E>) -> StoreError
-where
-    E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
-{
-    let raw = error.raw_response();
-    let header = |name: &str| {
-        raw.and_then(|raw| raw.headers().get(name))
-            .map(str::to_owned)
-    };
-    let status = raw.map(|raw| raw.status().as_u16());
-    let code = error.code().map(str::to_owned);
-    let region = header("x-amz-bucket-region");
-    let no_reply = cause_of::<NoReply>(&error);
-    let server = no_reply.map_or("its endpoint", |no_reply| &no_reply.server);
-    let explained = match (code.as_deref(), status) {
-        (Some("RequestTimeTooSkewed"), _) => {
-            StoreError::new(Kind::Denied, "this host's clock differs too much from S3's")
-                .remedy("set the clock (NTP)")
-        }
-        (Some("NoSuchBucket"), _) => StoreError::new(Kind::Absent, "there is no such bucket"),
-        (
-            Some(
-                "PermanentRedirect"
-                | "AuthorizationHeaderMalformed"
-                | "IllegalLocationConstraintException",
-            ),
-            _,
-        )
-        | (_, Some(301 | 307)) => {
-            let error = StoreError::new(Kind::Fatal, "the bucket is in another region");
-            match region {
-                Some(region) => error.remedy(format!("use --region {region}")),
-                None => error.remedy("name its region with --region"),
-            }
-        }
-        (
-            Some(
-                code @ ("InvalidAccessKeyId"
-                | "SignatureDoesNotMatch"
-                | "ExpiredToken"
-                | "InvalidToken"),
-            ),
-            _,
-        ) => StoreError::new(
-            Kind::Denied,
-            format!("S3 refuses these credentials ({code})"),
-        ),
-        (Some("InvalidObjectState"), _) => StoreError::new(
-            Kind::Fatal,
-            "the object is archived, and cannot be read from there",
-        )
-        .remedy(
-            "restore it first (aws s3api restore-object), or publish it in another storage class",
-        ),
-        (_, Some(status)) => of_status(status, header("retry-after").as_deref()),
-        // The SDK keeps no more than the text of what is wrong with the profile, which is the cause below.
-        (_, None) if let Some(CredentialsError::InvalidConfiguration(_)) = cause_of(&error) => {
-            StoreError::new(Kind::Denied, "the AWS profile gives no credentials").remedy(
-                "correct the profile in ~/.aws/config; the cause says what is wrong with it",
-            )
-        }
-        (_, None) if cause_of::<CredentialsError>(&error).is_some() => {
-            StoreError::new(Kind::Denied, "there are no usable AWS credentials").remedy(
-                "set AWS_PROFILE or AWS_ACCESS_KEY_ID, or --no-sign-request for a public bucket",
-            )
-        }
-        (_, None) if let Some(error) = cause_of(&error) => {
-            http::explain_tls(error, server)
-        }
-        (_, None) if let Some(error) = cause_of::<InvalidProxy>(&error) => error.to_store_error(),
-        (_, None) if cause_of::<ReplyTooLong>(&error).is_some() => {
-            StoreError::new(Kind::Fatal, "the reply of S3 is too long")
-                .remedy("check that the endpoint is an S3 service")
-        }
-        (_, None) if matches!(error, SdkError::ConstructionFailure(_)) => {
-            StoreError::new(Kind::Fatal, "the request to S3 cannot be made")
-        }
-        (_, None) => StoreError::new(Kind::Transient, format!("cannot reach S3 at {server}"))
-            .remedy("check the endpoint (--endpoint-url, AWS_ENDPOINT_URL, the profile) and the network, or try again"),
-    };
-    let cause = match (&code, error.message()) {
-        (Some(code), Some(message)) => format!("S3 says {code}: {message}"),
-        _ => causes(&error),
-    };
-    explained.because(Cause(one_line(&cause)))
-}
-
-/// The beginning of a text that a server may have written, as one line.
-fn one_line(text: &str) -> String {
-    let mut line: String = text.chars().take(CAUSE_LIMIT).collect();
-    if line.len() < text.len() {
-        line.push_str("...");
-    }
-    line.replace(char::is_control, " ")
-}
-
-/// The SDK's error chain as one line, without the layers that say the same again.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let said = cause.to_string();
-        if !text.ends_with(&said) {
-            text.push_str(&format!(": {said}"));
-        }
-        next = cause.source();
-    }
-    text
-}
-
-/// What the SDK's error says, for people.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Cause(String);
 
 #[cfg(test)]
 mod tests {
