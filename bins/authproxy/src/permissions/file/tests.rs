@@ -79,7 +79,7 @@ fn what_is_wrong_is_named_with_its_place() {
         (format!("keys:\n{}", one.replace("id: one, ", "")), "id"),
         (
             format!("keys:\n{}", one.replace("one", "two words")),
-            ":2:8: \"two words\" is no name",
+            ":2:8: `id`: \"two words\" is no name",
         ),
         (
             format!("keys:\n{}", one.replace(", rights: [all]", "")),
