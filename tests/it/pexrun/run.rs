@@ -220,13 +220,14 @@ fn a_pex_gets_a_pex_root_and_nothing_else() {
 }
 
 #[test]
-fn a_pex_root_that_is_set_stays() {
+fn pex_root_that_is_set_stays_and_an_empty_one_is_unset() {
     let host = Host::new();
     host.publish(&pex("job", HASH), pex_program("env -0"));
     let with = |value: &'static str| (OsStr::new("PEX_ROOT"), OsStr::new(value));
-    for given in ["/mine", ""] {
+    let ours = host.pex_root().display().to_string();
+    for (given, expected) in [("/mine", "/mine"), ("", ours.as_str())] {
         let seen = environment(&mut host.command(["job", HASH]), &[with(given)]);
-        assert_eq!(value(&seen, "PEX_ROOT").as_deref(), Some(given));
+        assert_eq!(value(&seen, "PEX_ROOT").as_deref(), Some(expected));
     }
 }
 
