@@ -1,9 +1,45 @@
 //! The one error a tool ends with: what failed, what to do about it, why, and the exit code.
 
 use std::error::Error;
-use std::fmt;
+use std::{fmt, io, iter};
+
+use nix::errno::Errno;
 
 use crate::Exit;
+
+/// What helps when there is no descriptor left, in whatever it is that failed for want of one.
+const MORE_FILES: &str =
+    "allow this process more open files: `ulimit -n` in a shell, LimitNOFILE= in a unit of systemd";
+
+/// An error and its causes, outermost first.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    // An I/O error's `source` is not the error that it wraps but the cause of that one.
+    iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| {
+        let error = *error;
+        match error.downcast_ref::<io::Error>() {
+            Some(wrapping) => wrapping.get_ref().map(|inner| inner as _),
+            None => error.source(),
+        }
+    })
+}
+
+/// The first error of type `T` in a chain of causes: decisions are made by types, never by the text of an error.
+#[must_use]
+pub fn cause_of<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    chain(error).find_map(|cause| cause.downcast_ref())
+}
+
+/// Whether the cause is that this process, or the host, has as many files open as it may.
+#[must_use]
+pub fn is_out_of_files(error: &(dyn Error + 'static)) -> bool {
+    chain(error).any(|cause| {
+        let errno = match cause.downcast_ref::<io::Error>() {
+            Some(error) => error.raw_os_error().map(Errno::from_raw),
+            None => cause.downcast_ref().copied(),
+        };
+        matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
+    })
+}
 
 /// A failure as its reader needs it. `message` names the object (a URL, a path, a host:port), `remedy` says what to do.
 #[derive(Debug)]
@@ -39,15 +75,29 @@ impl Failure {
     /// Adds what the reader can do about it.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
-        self.remedy = Some(remedy.into());
+        if !self.is_out_of_files() {
+            self.remedy = Some(remedy.into());
+        }
         self
     }
 
-    /// Adds the cause, printed as one `because:` line per link of its chain.
+    /// Adds the cause, printed as one `because:` line per link of its chain. Too few open files are an I/O error with
+    /// a remedy of its own, whatever failed for want of them.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
+        if self.is_out_of_files() {
+            self.exit = Exit::IO;
+            self.remedy = Some(MORE_FILES.to_owned());
+        }
         self
+    }
+
+    /// Whether it failed for want of a file descriptor.
+    #[must_use]
+    pub fn is_out_of_files(&self) -> bool {
+        let source = self.source.as_deref();
+        source.is_some_and(|source| is_out_of_files(source))
     }
 
     /// The same failure with another exit code, for a tool that has its own (pexrun).
@@ -116,6 +166,39 @@ mod tests {
             .because(inner);
         assert_eq!(failure.to_string(), "cannot write /x: buy a disk");
         assert_eq!(failure.causes(), ["disk on fire"]);
+    }
+
+    #[test]
+    fn too_few_open_files_are_an_io_error_with_its_remedy_wherever_they_are_the_cause() {
+        let error = |errno| io::Error::from_raw_os_error(errno as i32);
+        for (cause, is_out) in [
+            (
+                Box::<dyn Error + Send + Sync>::from(error(Errno::EMFILE)),
+                true,
+            ),
+            (error(Errno::ENFILE).into(), true),
+            (Errno::EMFILE.into(), true),
+            (io::Error::other(error(Errno::EMFILE)).into(), true),
+            (
+                Failure::new(Exit::CONFIG, "x")
+                    .because(error(Errno::EMFILE))
+                    .into(),
+                true,
+            ),
+            (error(Errno::EACCES).into(), false),
+            ("Too many open files".into(), false),
+        ] {
+            let said = format!("{cause:?}");
+            let failure = Failure::new(Exit::CONFIG, "x")
+                .remedy("a")
+                .because(cause)
+                .remedy("b");
+            let expected = match is_out {
+                true => (Exit::IO, format!("x: {MORE_FILES}")),
+                false => (Exit::CONFIG, "x: b".to_owned()),
+            };
+            assert_eq!((failure.exit(), failure.to_string()), expected, "{said}");
+        }
     }
 
     #[test]

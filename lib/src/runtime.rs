@@ -7,26 +7,33 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{Exit, Failure};
 
+/// Descriptors that must be free for a runtime and what runs on it. A runtime takes five: an epoll, an eventfd, and a
+/// pair of sockets for signals, of which each runtime has one end more. The rest is for files and connections.
+const DESCRIPTORS: usize = 24;
+
 /// Builds the runtime that `builder` describes.
 ///
 /// # Errors
-/// The process may not open enough files, or the system gives none (exit 1).
+/// As [`check_open_files`]; or the system gives none (exit 1).
 pub fn build(builder: &mut Builder) -> Result<Runtime, Failure> {
-    reserve().and_then(|()| builder.build()).map_err(|error| {
-        Failure::new(Exit::FAILED, "cannot start a runtime")
-            .remedy(
-                "allow this process at least 64 open files: `ulimit -n` in a shell, LimitNOFILE= \
-                 in a unit of systemd",
-            )
-            .because(error)
-    })
+    // tokio panics when it cannot make the pair of sockets (`tokio::signal::unix`).
+    check_open_files()?;
+    builder.build().map_err(not_started)
 }
 
-/// Finds out whether there are as many descriptors as a runtime takes: an epoll, an eventfd, and a pair of sockets for
-/// signals, of which each runtime has one end more. tokio panics when the pair cannot be made
-/// (`tokio::signal::unix`), so that it has to be known before.
-fn reserve() -> io::Result<()> {
-    let pairs = [UnixStream::pair()?, UnixStream::pair()?];
-    let _fifth = pairs[0].0.try_clone()?;
-    Ok(())
+/// Makes sure that there are descriptors for a runtime: without them, what is there cannot be opened and seems absent.
+///
+/// # Errors
+/// The process may not open enough files (exit 74).
+pub fn check_open_files() -> Result<(), Failure> {
+    let reserve = || {
+        let (first, _second) = UnixStream::pair()?;
+        let others = std::iter::repeat_with(|| first.try_clone()).take(DESCRIPTORS - 2);
+        others.collect::<io::Result<Vec<_>>>().map(drop)
+    };
+    reserve().map_err(not_started)
+}
+
+fn not_started(error: io::Error) -> Failure {
+    Failure::new(Exit::FAILED, "cannot start a runtime").because(error)
 }

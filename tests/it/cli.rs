@@ -8,6 +8,7 @@ use assert_fs::prelude::*;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 use hostkit::cli::{self, Tool};
+use hostkit_tests::origin::Origin;
 use hostkit_tests::{Outcome, bin};
 
 /// Set for the process that [`parses_a_line_in_a_process_of_its_own`] is meant for: the tool, and its command line.
@@ -419,6 +420,61 @@ fn too_few_open_files_are_an_error_and_never_a_panic() {
                 .contains("cannot start a runtime: allow this process");
         }
         assert!(is_refused, "{line}: the limit is named");
+    }
+}
+
+#[test]
+fn a_fetch_with_too_few_open_files_is_an_io_error_that_names_the_limit() {
+    let origin = Origin::start();
+    origin.put("/b/job-1.2.3.txt", "object");
+    origin.put("/b/job-1.2.3.jar", "\x7fELF");
+    let temp = TempDir::new().unwrap();
+    temp.child("job-1.2.3.txt").write_str("object").unwrap();
+    let (url, file) = (origin.url("/b/job-1.2.3.txt"), temp.child("job-1.2.3.txt"));
+    let file = format!("file://{}", file.display());
+    let lines = [
+        format!("s3cache --cache-dir new {url}"),
+        format!("s3cache --cache-dir new --copy-to copy {url}"),
+        format!("s3cache --cache-dir new {file}"),
+        format!(
+            "s3cache --cache-dir new --endpoint-url {} --no-sign-request s3://b/job-1.2.3.txt",
+            origin.url("").trim_end_matches('/')
+        ),
+        format!("s3cache --cache-dir warm --offline {url}"),
+        format!(
+            "pexrun --cache-dir new --repository {} --fetch-only job 1.2.3",
+            origin.url("/b/")
+        ),
+    ];
+    let run = |line: &str, limit: u64| {
+        let (tool, args) = line.split_once(' ').unwrap();
+        let mut process = Process::new("sh");
+        process.args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh"]);
+        process.arg(bin(tool)).args(args.split(' '));
+        process
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_REGION", "us-east-1");
+        Outcome::from(process.current_dir(&temp).output().unwrap())
+    };
+    let first = run(&lines[0].replace("new", "warm"), 1000);
+    first.exits(0);
+    for line in lines {
+        let failed = match line.starts_with("pexrun") {
+            true => 125,
+            false => 74,
+        };
+        for limit in 4..=40 {
+            let _ = std::fs::remove_dir_all(temp.child("new"));
+            let outcome = run(&line, limit);
+            let said = format!("{line} with {limit}: {outcome:?}");
+            assert!([0, failed].contains(&outcome.code), "{said}");
+            let is_named = outcome
+                .stderr
+                .contains("allow this process more open files");
+            assert!(is_named || outcome.code == 0, "{said}");
+            assert!(!outcome.stderr.contains("belongs to this user"), "{said}");
+        }
+        run(&line, 100).exits(0);
     }
 }
 

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use hostkit::failure::is_out_of_files;
 use hostkit::{Exit, Failure, clock};
 use tracing::{info, warn};
 
@@ -178,6 +179,7 @@ impl Download<'_> {
                 let _ = hostkit::dir::try_shared(&file);
                 Ok(Landed::Published(Box::new(Blob { entry, file, path })))
             }
+            Err(error) if is_out_of_files(&error) => Err(disk(error)),
             Err(error) => {
                 warn!(%error, "cannot publish in {}: going on without the cache", shown(share));
                 let _ = space::release(share, Partial::remove(&dir, key, turn));

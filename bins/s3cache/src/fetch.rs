@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use hostkit::failure::is_out_of_files;
 use hostkit::{Exit, Failure, clock, shutdown};
 use tokio::task::LocalSet;
 use tracing::{debug, info, warn};
@@ -138,6 +139,7 @@ fn fetch_unless(
     }
     let offline = settings.freshness == Freshness::Offline;
     let lacking = |exit, why: &str| {
+        hostkit::runtime::check_open_files()?;
         Err(Failure::new(exit, format!("{}: {why}", want.source))
             .remedy("fetch it once without --offline"))
     };
@@ -336,6 +338,10 @@ async fn online(
             };
         }
         Boarding::Lead(lead) => lead,
+        Boarding::Refused(error) if is_out_of_files(&error) => {
+            let lock = format!("{source}: cannot lock in {}", shown(&cache.own));
+            return Err(Failure::new(Exit::IO, lock).because(error));
+        }
         Boarding::Refused(error) => {
             let why = format!("cannot lock in {}: {error}", shown(&cache.own));
             return bypass(ask, &mut download, NotKept::Unusable(why)).await;

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
+pub(crate) use hostkit::failure::cause_of;
+use hostkit::failure::is_out_of_files;
 use hostkit::{Exit, Failure};
 
 use crate::settings::Access;
@@ -289,10 +291,14 @@ impl StoreError {
         self
     }
 
-    /// Adds the cause.
+    /// Adds the cause. For want of a file descriptor another attempt fails too, and so does going without the cache.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+        let source = source.into();
+        if is_out_of_files(&*source) {
+            self.kind = Kind::Fatal;
+        }
+        self.source = Some(source);
         self
     }
 
@@ -334,26 +340,8 @@ impl From<std::io::Error> for StoreError {
             ErrorKind::PermissionDenied => Kind::Denied,
             _ => Kind::Disk,
         };
-        Self::new(kind, error.to_string())
+        Self::new(kind, error.to_string()).because(error)
     }
-}
-
-/// The first error of type `T` in a chain of causes: decisions are made by types, never by the text of an error.
-pub(crate) fn cause_of<'a, T: std::error::Error + 'static>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        // An I/O error's `source` is not the error that it wraps but the cause of that one.
-        next = match error.downcast_ref::<std::io::Error>() {
-            Some(wrapping) => wrapping.get_ref().map(|inner| inner as _),
-            None => error.source(),
-        };
-    }
-    None
 }
 
 /// What an HTTP status means for a fetch, for both the plain and the S3 store.

@@ -2,6 +2,7 @@
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use hostkit::failure::is_out_of_files;
 
 use crate::store::bounded::{NoReply, ReplyTooLong};
 use crate::store::proxy::InvalidProxy;
@@ -15,6 +16,10 @@ pub(super) fn explain<E>(error: SdkError<E>) -> StoreError
 where
     E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
 {
+    // Only the text of a cause is kept below, and the exit code of this one goes by its type.
+    if is_out_of_files(&error) {
+        return StoreError::new(Kind::Fatal, "the request to S3 cannot be made").because(error);
+    }
     let raw = error.raw_response();
     let header = |name: &str| {
         raw.and_then(|raw| raw.headers().get(name))
