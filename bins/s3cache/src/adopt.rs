@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
 use hostkit::Failure;
-use hostkit::dir::{Dir, try_shared};
+use hostkit::dir::Dir;
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -171,7 +171,6 @@ async fn take(
         let by = Some(vouched.by.to_owned());
         let mut entry = new_entry(download.source, download.name, &summary, etag, by, stamp);
         let path = share.publish(&dir, &name, &file, key, &mut entry)?;
-        let _ = try_shared(&file);
         Partial::remove_record(&dir, key, turn);
         Ok(Taken::Adopted(Box::new(Blob { entry, file, path })))
     });

@@ -176,7 +176,6 @@ impl Download<'_> {
                 for turn in 0..TURNS {
                     Partial::remove_record(&dir, key, turn);
                 }
-                let _ = hostkit::dir::try_shared(&file);
                 Ok(Landed::Published(Box::new(Blob { entry, file, path })))
             }
             Err(error) if is_out_of_files(&error) => Err(disk(error)),

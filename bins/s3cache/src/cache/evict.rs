@@ -14,7 +14,7 @@ use tracing::info;
 use super::in_use::InUse;
 use super::pex_root;
 use super::share::Share;
-use super::space::{Bounds, Held, count, free, write_unpacked};
+use super::space::{Bounds, Held, Stored, count, free, stored, write_unpacked};
 
 /// With more blobs than this an eviction goes a sixteenth below the bound, so that the next fetches need none.
 const MANY: usize = 256;
@@ -90,7 +90,7 @@ pub(super) fn evict(share: &Share, bounds: Bounds, more: u64) -> io::Result<Held
         if recent && bounds.recent == Recent::Keep {
             continue;
         }
-        let removed = match remove_blob(share, &blob.sha256, &in_use, Act::Remove) {
+        let removed = match evict_blob(share, &blob, &in_use, Act::Remove) {
             // gc may be going on.
             Err(error) if error.kind() == io::ErrorKind::NotFound => true,
             other => other?,
@@ -108,13 +108,40 @@ pub(super) fn evict(share: &Share, bounds: Bounds, more: u64) -> io::Result<Held
 /// # Errors
 /// As unlinkat(2); `NotFound` when it was gone before.
 pub fn remove_blob(share: &Share, sha256: &str, in_use: &InUse, act: Act) -> io::Result<bool> {
-    match unlink_blob(share, sha256, in_use, act) {
+    remove_unused(share, sha256, None, in_use, act)
+}
+
+/// Does as [`remove_blob`], but leaves a blob that was used since it was chosen.
+///
+/// # Errors
+/// As unlinkat(2); `NotFound` when it was gone before.
+pub fn evict_blob(share: &Share, chosen: &Stored, in_use: &InUse, act: Act) -> io::Result<bool> {
+    remove_unused(share, &chosen.sha256, Some(chosen.used), in_use, act)
+}
+
+fn remove_unused(
+    share: &Share,
+    sha256: &str,
+    used: Option<SystemTime>,
+    in_use: &InUse,
+    act: Act,
+) -> io::Result<bool> {
+    // Before the locks are taken, which starts wait for: it may have to read all of /proc.
+    if !in_use.of_blob(sha256).is_empty() {
+        return Ok(false);
+    }
+    match unlink_blob(share, sha256, used, act) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error),
         other => share.own_failures(other),
     }
 }
 
-fn unlink_blob(share: &Share, sha256: &str, in_use: &InUse, act: Act) -> io::Result<bool> {
+fn unlink_blob(
+    share: &Share,
+    sha256: &str,
+    used: Option<SystemTime>,
+    act: Act,
+) -> io::Result<bool> {
     let start = sha256.get(..2).ok_or(io::ErrorKind::InvalidInput)?;
     let shelf = share.dir().child("blobs")?.child(start)?;
     let dir = shelf.child(sha256)?;
@@ -133,7 +160,9 @@ fn unlink_blob(share: &Share, sha256: &str, in_use: &InUse, act: Act) -> io::Res
             locks.push((inode, file));
         }
     }
-    if !in_use.of_blob(sha256).is_empty() {
+    // A program may have been started from it, and have given its lease up, after the processes were looked at.
+    let found = used.and_then(|_| stored(&shelf, sha256));
+    if found.is_some_and(|found| Some(found.used) > used) {
         return Ok(false);
     }
     if act == Act::Count {

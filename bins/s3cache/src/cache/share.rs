@@ -16,7 +16,9 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use hostkit::clock;
 use hostkit::dir::{Dir, Durability, try_exclusive, try_shared};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
@@ -32,6 +34,11 @@ const FORMAT: &str = "v1";
 const ENTRY_LIMIT: u64 = 64 << 10;
 /// The mode of a blob: for everybody to read and run, for nobody to write.
 const BLOB_MODE: u32 = 0o555;
+/// The longest that a lease is waited for. An eviction holds the lock for less than a millisecond per blob; who holds it
+/// for longer is not evicting.
+const LEASE_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is tried until then.
+const LEASE_POLL: Duration = Duration::from_millis(2);
 
 /// A blob that is open, with a lease on it when nobody is evicting it: eviction takes the lock exclusively.
 #[derive(Debug)]
@@ -223,7 +230,7 @@ impl Share {
         let Ok(mut entry) = self.entry(key) else {
             return Ok(Lookup::Miss);
         };
-        let Ok((file, path)) = self.open_blob(&entry.sha256, &entry.name) else {
+        let Ok((file, path)) = self.lease_blob(&entry.sha256, &entry.name) else {
             return Ok(Lookup::Miss);
         };
         let stamp = Stamp::of(&file.metadata()?);
@@ -252,23 +259,40 @@ impl Share {
         Ok(Lookup::Hit(Box::new(Blob { entry, file, path })))
     }
 
-    /// Opens a blob and takes a lease on it.
+    /// Opens a blob only to look at it: it may be evicted at any moment.
     ///
     /// # Errors
-    /// It is not there, or is being evicted.
+    /// It is not there.
     pub fn open_blob(&self, sha256: &str, name: &str) -> io::Result<(File, PathBuf)> {
-        let dir = self
-            .dir
-            .child("blobs")?
-            .child(&sha256[..2])?
-            .child(sha256)?;
+        let dir = self.blob_dir(sha256)?;
+        Ok((dir.open_file(name)?, dir.path().join(name)))
+    }
+
+    /// Opens a blob and takes a lease on it. An eviction that has its lock is waited for, and it turns out whether the
+    /// blob was left.
+    ///
+    /// # Errors
+    /// It is not there, or was evicted.
+    fn lease_blob(&self, sha256: &str, name: &str) -> io::Result<(File, PathBuf)> {
+        let dir = self.blob_dir(sha256)?;
         let file = dir.open_file(name)?;
-        // Without a lease the open file can still be copied; only its path may go.
-        let _ = try_shared(&file)?;
+        let began = clock::since_boot();
+        while !try_shared(&file)? {
+            if clock::since_boot().saturating_sub(began) > LEASE_PATIENCE {
+                // Every user can lock what every user can read, and must not be able to take the cache from others.
+                tracing::warn!(path = %dir.path().display(), "a process keeps its lock: used without a lease");
+                break;
+            }
+            std::thread::sleep(LEASE_POLL);
+        }
         if !dir.is_at(&file, name)? {
             return Err(io::ErrorKind::NotFound.into());
         }
         Ok((file, dir.path().join(name)))
+    }
+
+    fn blob_dir(&self, sha256: &str) -> io::Result<Dir> {
+        self.dir.child("blobs")?.child(&sha256[..2])?.child(sha256)
     }
 
     /// Marks a blob as used now: what eviction goes by. The mark is the time of its folder, because the times of the
@@ -300,7 +324,8 @@ impl Share {
 
     /// Moves the verified file `name` of `from` in as a blob and enters it in the index. `file` is that file, open for
     /// reading only, as nobody may have it open for writing any more: the kernel does not execute such a file.
-    /// The entry's stamp is set here, because moving changes it, and whether it is a pex.
+    /// The entry's stamp is set here, because moving changes it, and whether it is a pex. `file` holds the lease from
+    /// before anything can find the blob.
     ///
     /// # Errors
     /// As fsync(2), renameat(2) and [`Dir::write_atomic`]. Nothing unverified becomes visible at any moment.
@@ -318,6 +343,7 @@ impl Share {
         }
         nix::sys::stat::fchmod(file, nix::sys::stat::Mode::from_bits_truncate(BLOB_MODE))?;
         file.sync_all()?;
+        try_shared(file)?;
         let blobs = self.dir.child("blobs")?;
         let shelf = blobs.make_child(&entry.sha256[..2], 0o755)?;
         let dir = loop {
@@ -333,6 +359,7 @@ impl Share {
         let entered = self.enter([&dir, &shelf, &blobs], file, key, entry);
         if entered.is_err() {
             // Its caller gives the space back that it has, so that it must not stay.
+            file.unlock()?;
             let _ = super::evict::remove_blob(self, &entry.sha256, &InUse::default(), Act::Remove);
         }
         entered.map(|()| dir.path().join(&entry.name))
@@ -386,5 +413,77 @@ impl Share {
     /// As unlinkat(2).
     pub fn forget(&self, key: &str) -> io::Result<()> {
         self.shelf("index", key)?.remove_file(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::cache::evict::{evict_blob, remove_blob};
+    use crate::cache::space;
+
+    /// A share with one blob.
+    fn share_with_blob() -> (tempfile::TempDir, Share, String) {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(temp.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let root = Dir::open(temp.path()).unwrap();
+        let share = Share::open(&root, nix::unistd::geteuid().as_raw(), true).unwrap();
+        let sha256 = "ab".repeat(32);
+        let shelf = share.dir.child("blobs").unwrap();
+        let dir = shelf.make_child("ab", 0o755).unwrap();
+        let dir = dir.make_child(&sha256, 0o755).unwrap();
+        std::fs::write(dir.path().join("job"), "job").unwrap();
+        (temp, share, sha256)
+    }
+
+    #[test]
+    fn blob_whose_lock_an_eviction_holds_is_leased_when_left_and_missed_when_gone() {
+        for left in [true, false] {
+            let (_temp, share, sha256) = share_with_blob();
+            let (evicting, path) = share.open_blob(&sha256, "job").unwrap();
+            assert!(try_exclusive(&evicting).unwrap());
+            let leased = std::thread::scope(|scope| {
+                let start = scope.spawn(|| share.lease_blob(&sha256, "job"));
+                // Over as soon as the other thread has the file open, whatever the order of what follows.
+                while !start.is_finished() && opened(&path) < 2 {
+                    std::thread::yield_now();
+                }
+                if !left {
+                    std::fs::remove_file(&path).unwrap();
+                }
+                evicting.unlock().unwrap();
+                start.join().unwrap()
+            });
+            assert_eq!(leased.is_ok(), left);
+            if left {
+                assert!(!try_exclusive(&evicting).unwrap(), "it has a lease");
+                let removed = remove_blob(&share, &sha256, &InUse::default(), Act::Remove);
+                assert!(!removed.unwrap());
+            }
+        }
+    }
+
+    /// How often this process has a file open.
+    fn opened(path: &std::path::Path) -> usize {
+        let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
+        let targets =
+            descriptors.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+        targets.filter(|target| target == path).count()
+    }
+
+    #[test]
+    fn blob_used_since_it_was_chosen_is_not_evicted() {
+        let (_temp, share, sha256) = share_with_blob();
+        let mut chosen = space::blobs(&share).unwrap().remove(0);
+        let used = chosen.used;
+        chosen.used -= Duration::from_secs(1);
+        for act in [Act::Count, Act::Remove] {
+            assert!(!evict_blob(&share, &chosen, &InUse::default(), act).unwrap());
+        }
+        chosen.used = used;
+        assert!(evict_blob(&share, &chosen, &InUse::default(), Act::Remove).unwrap());
+        assert!(share.open_blob(&sha256, "job").is_err());
     }
 }

@@ -299,7 +299,8 @@ pub fn blobs(share: &Share) -> io::Result<Vec<Stored>> {
     Ok(found)
 }
 
-fn stored(shelf: &Dir, sha256: &str) -> Option<Stored> {
+/// What a blob of this shelf is; `None` when it is gone.
+pub(super) fn stored(shelf: &Dir, sha256: &str) -> Option<Stored> {
     let dir = shelf.child(sha256).ok()?;
     let at = |seconds: i64, nanoseconds: i64| {
         let (seconds, nanoseconds) = (u64::try_from(seconds), u32::try_from(nanoseconds));

@@ -10,7 +10,7 @@ use nix::sys::statvfs::fstatvfs;
 use serde_json::json;
 
 use super::{disk, own_shares};
-use crate::cache::evict::{Act, is_recent, remove_blob, remove_dead_partials};
+use crate::cache::evict::{Act, evict_blob, is_recent, remove_dead_partials};
 use crate::cache::gc::{Candidate, Freed, by_age, sweep};
 use crate::cache::in_use::InUse;
 use crate::cache::usage::Usage;
@@ -157,7 +157,7 @@ impl<'a> Round<'a> {
         if !expired && (is_recent(blob.used, now) || !self.is_over(at, 0)?) {
             return Ok(());
         }
-        let removed = match remove_blob(share, &blob.sha256, &self.in_use, self.act) {
+        let removed = match evict_blob(share, blob, &self.in_use, self.act) {
             // A fetch that needed room was faster.
             Err(error) if error.kind() == io::ErrorKind::NotFound => true,
             other => other?,
