@@ -157,17 +157,13 @@ fn fetch_unless(
         ),
         None if offline => lacking(Exit::UNAVAILABLE, "it is not in the cache"),
         cached => run(settings.timeout, &want.source, async {
-            let cache = cache.as_ref();
-            if let Err(unusable) = cache {
-                warn!("{unusable}: going on without it");
-            }
             online(
                 &Ask {
                     want,
                     settings,
                     name: &name,
                     key: &key,
-                    cache,
+                    cache: cache.as_ref(),
                     revalidate,
                 },
                 cached,
@@ -393,7 +389,7 @@ async fn bypass(
     let (why, remedy) = match why {
         NotKept::Unusable(why) => (
             why,
-            "name one that belongs to this user with --cache-dir (pexrun: XDG_CACHE_HOME or HOME), or correct its owner",
+            "name one that belongs to this user with --cache-dir, or correct its owner",
         ),
         NotKept::NoRoom(why) => (
             why,

@@ -59,11 +59,18 @@ pub fn digests(
         _ => {}
     }
     match vouched {
-        Some(vouched) if vouched.sha256 != summary.sha256 => Err(differs(
-            "SHA-256",
-            &format!("{} (by {})", vouched.sha256, vouched.by),
-            &summary.sha256,
-        )),
+        Some(vouched) if vouched.sha256 != summary.sha256 => {
+            let by = match vouched.by {
+                "flag" => "--sha256",
+                "sidecar" => "its sidecar",
+                other => other,
+            };
+            Err(differs(
+                "SHA-256",
+                &format!("{} (by {by})", vouched.sha256),
+                &summary.sha256,
+            ))
+        }
         _ => Ok(()),
     }
 }
@@ -127,7 +134,7 @@ pub fn broken(source: &Source, name: &str, why: &str) -> Failure {
         Exit::CORRUPT,
         format!("{source} is not a readable .{extension}: {why}"),
     )
-    .remedy("nothing was kept; publish a whole one")
+    .remedy("nothing was kept; publish a complete file")
 }
 
 fn unreadable(source: &Source, error: io::Error) -> Failure {
@@ -204,6 +211,6 @@ mod tests {
         };
         let failure = check(None, Some(&wrong)).unwrap_err();
         assert_eq!(failure.exit(), Exit::CORRUPT);
-        assert!(failure.to_string().contains("by sidecar"));
+        assert!(failure.to_string().contains("(by its sidecar)"));
     }
 }

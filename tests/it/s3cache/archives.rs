@@ -92,7 +92,8 @@ fn broken_tar_or_gzip_is_not_cached_and_the_right_one_is_fetched_later() {
     let dest = format!("file://{}", host.path("repo/cut-1.2.tgz").display());
     host.s3cache(["put", "cut.tgz", &dest])
         .exits(65)
-        .says("is not a readable");
+        .says("is not a readable")
+        .says("nothing was published");
 }
 
 #[test]

@@ -92,7 +92,13 @@ fn a_file_in_its_place_is_gone_around() {
     let told = host.s3cache([&url, "--copy-to=out"]);
     told.exits(0).says("cannot use the cache");
     assert!(host.read("out") == body);
-    host.s3cache([&url]).exits(73);
+    let told = host.s3cache([&url]).exits(73);
+    let lines = told.stderr.matches("cannot use the cache").count();
+    assert!(
+        lines == 1 && !told.stderr.contains("pexrun"),
+        "{}",
+        told.stderr
+    );
     assert_eq!(std::fs::read(host.cache()).unwrap(), b"a file");
 }
 

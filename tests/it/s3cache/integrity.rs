@@ -56,7 +56,7 @@ fn the_digest_asked_for_is_compared_in_any_case() {
     let wrong = sha256(b"another");
     host.s3cache([&url, "--copy-to=out", &format!("--sha256={wrong}")])
         .exits(65)
-        .says(&wrong)
+        .says(&format!("{wrong} (by --sha256)"))
         .says(&digest);
     assert!(files(&host, "blobs").is_empty());
     host.s3cache([&url, "--offline"]).exits(69);
@@ -93,7 +93,7 @@ fn a_sidecar_of_another_build_is_65_in_every_format() {
         origin.put(SIDECAR, text);
         host.s3cache([&url, "--copy-to=out"])
             .exits(65)
-            .says("by sidecar");
+            .says("(by its sidecar)");
         assert!(files(&host, "blobs").is_empty() && !host.path("out").exists());
     }
 }
@@ -120,7 +120,9 @@ fn no_sidecar_is_none_and_an_unknown_one_fails_the_fetch() {
         assert_eq!(host.path("out").exists(), exit == 0, "{code}");
         assert_eq!(files(&host, "blobs").is_empty(), exit != 0, "{code}");
         if exit != 0 {
-            told.says(SIDECAR);
+            let told = told.says(SIDECAR);
+            let later = format!("server returned {code}: try again later");
+            assert_eq!(told.stderr.contains(&later), code >= 500, "{}", told.stderr);
         }
     }
     let (host, origin, url) = start(b"the build");

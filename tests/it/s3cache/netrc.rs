@@ -91,7 +91,7 @@ fn a_netrc_that_cannot_be_read_stops_only_its_own_host() {
         .exits(0);
     assert_eq!(sent(&origin).as_deref(), Some("u:p"));
     let told = fetch(b"\nmachine 127.0.0.1 login u password \"secret\n").exits(77);
-    let told = told.says("logins").says("line 2 is not understood");
+    let told = told.says("logins:2: unterminated quote: correct this line");
     assert!(!told.stderr.contains("secret"), "{}", told.stderr);
     fetch(&vec![b'\n'; 2 << 20]).exits(77).says("longer than");
     // Nothing ever writes to this one.

@@ -208,3 +208,52 @@ fn a_proxy_that_cannot_be_used_is_named() {
             .says("ALL_PROXY");
     }
 }
+
+#[test]
+fn a_proxy_that_gives_no_connection_is_named_with_its_variable_and_without_its_password() {
+    let dead = format!("127.0.0.1:{}", hostkit_tests::free_port());
+    let refusal = Fake::start(|_| answer("403 Forbidden", &[], ""));
+    let refusing = refusal.url();
+    let refused = format!("cannot connect through the proxy {refusing}");
+    for (proxy, named) in [
+        (
+            format!("http://{dead}"),
+            format!("cannot connect to the proxy http://{dead}"),
+        ),
+        (
+            dead.clone(),
+            format!("cannot connect to the proxy http://{dead}"),
+        ),
+        (
+            format!("http://me:secret@{dead}"),
+            format!("cannot connect to the proxy http://***@{dead}"),
+        ),
+        (
+            "proxy.invalid".to_owned(),
+            "cannot connect to the proxy http://proxy.invalid".to_owned(),
+        ),
+        (refusing.clone(), refused),
+    ] {
+        for source in [
+            format!("https://artifacts.invalid{PATH}"),
+            format!("s3:/{PATH}"),
+        ] {
+            let env = [
+                ("HTTPS_PROXY", proxy.as_str()),
+                ("AWS_ACCESS_KEY_ID", "id"),
+                ("AWS_SECRET_ACCESS_KEY", "key"),
+            ];
+            let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let told = Host::new().s3cache_env(["exists", &source], &env).exits(69);
+            let told = told.says(&format!("{named}: correct HTTPS_PROXY, or add"));
+            assert!(!told.stderr.contains("secret"), "{}", told.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_said_to() {
+    let told = Host::new().s3cache(["exists", "http://artifacts.invalid/x"]);
+    told.exits(69)
+        .says("cannot resolve host \"artifacts.invalid\": check the name");
+}

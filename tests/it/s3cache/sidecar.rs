@@ -132,7 +132,9 @@ fn required_sidecar_is_looked_for_until_it_has_vouched() {
     host.s3cache([&url, in_file, &format!("--sha256={ours}")])
         .exits(0);
     origin.put(SIDECAR, sha256(b"another build"));
-    host.s3cache([&url, in_file]).exits(65).says("by sidecar");
+    host.s3cache([&url, in_file])
+        .exits(65)
+        .says("(by its sidecar)");
     origin.put(SIDECAR, ours);
     host.s3cache([&url, in_file, "--copy-to=out"]).exits(0);
     assert_eq!(host.read("out"), b"the build");

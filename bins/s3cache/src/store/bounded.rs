@@ -35,14 +35,14 @@ pub(super) struct NoReply {
     source: BoxError,
 }
 
-/// The same error with the server's name: the SDK says what happened, not where.
-fn name_server(error: ConnectorError, server: String) -> ConnectorError {
+/// An error of the same kind, with another one around its cause: the SDK says what happened, not where.
+pub(super) fn wrap<E>(error: ConnectorError, around: impl FnOnce(BoxError) -> E) -> ConnectorError
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
     let (is_io, is_timeout, is_user) = (error.is_io(), error.is_timeout(), error.is_user());
     let kind = error.as_other();
-    let named = Box::new(NoReply {
-        server,
-        source: error.into_source(),
-    });
+    let named = Box::new(around(error.into_source()));
     match () {
         () if is_timeout => ConnectorError::timeout(named),
         () if is_io => ConnectorError::io(named),
@@ -103,7 +103,7 @@ impl HttpConnector for BoundedConnector {
         HttpConnectorFuture::new(async move {
             match response.await {
                 Ok(response) => bound(response, limit).await,
-                Err(error) => Err(name_server(error, server)),
+                Err(error) => Err(wrap(error, |source| NoReply { server, source })),
             }
         })
     }

@@ -15,7 +15,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::OnceCell;
 
 use super::netrc::{Login, Netrc};
-use super::proxy::{InvalidProxy, Proxies};
+use super::proxy::{InvalidProxy, Proxies, Proxy};
+use super::resolve::{SystemResolver, UnresolvedHost};
 use super::{
     Body, Boxed, Get, Head, Kind, Meta, ObjectStore, Reply, StoreError, Visitor, cause_of,
     of_status,
@@ -46,10 +47,11 @@ impl HttpStore {
         let proxies = Arc::new(Proxies::of(&Environment::of_process()));
         let rules = proxies.clone();
         let through =
-            reqwest::Proxy::custom(move |url| rules.proxy_for(url).ok().flatten().cloned());
+            reqwest::Proxy::custom(move |url| Some(rules.proxy_for(url).ok()??.url.clone()));
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls(access)?)
             .proxy(through)
+            .dns_resolver(SystemResolver)
             .user_agent(concat!("s3cache/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(redirect::Policy::custom(follow))
@@ -91,7 +93,13 @@ impl HttpStore {
             Source::Http(url) => url.host_str().unwrap_or_default(),
             _ => "",
         };
-        let response = request.send().await.map_err(|error| explain(error, host))?;
+        let response = request.send().await.map_err(|error| {
+            // After a redirect it is another host's.
+            let proxy = error
+                .url()
+                .and_then(|url| self.proxies.proxy_for(url).ok()?);
+            explain(error, host, proxy)
+        })?;
         let status = response.status();
         if status.is_success() || status == StatusCode::NOT_MODIFIED {
             return Ok(response);
@@ -341,10 +349,18 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
 }
 
 /// Names what a reader of reqwest's error would have to guess.
-pub(super) fn explain(error: reqwest::Error, host: &str) -> StoreError {
+pub(super) fn explain(error: reqwest::Error, host: &str, proxy: Option<&Proxy>) -> StoreError {
     let error = error.without_url();
     let explained = match cause_of::<rustls::Error>(&error) {
         Some(error) => explain_tls(error, host),
+        None if error.is_connect()
+            && let Some(proxy) = proxy =>
+        {
+            proxy.to_store_error(&error)
+        }
+        None if let Some(unresolved) = cause_of::<UnresolvedHost>(&error) => {
+            StoreError::new(Kind::Transient, unresolved.to_string()).remedy("check the name")
+        }
         None if error.is_connect() => StoreError::new(Kind::Transient, "cannot connect"),
         None if error.is_timeout() => StoreError::new(Kind::Transient, "no answer in time"),
         None if error.is_builder() || error.is_redirect() => {

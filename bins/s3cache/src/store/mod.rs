@@ -5,6 +5,7 @@ pub mod file;
 pub mod http;
 mod netrc;
 mod proxy;
+mod resolve;
 pub mod s3;
 
 use std::future::Future;
@@ -144,7 +145,7 @@ impl Body {
             Self::Http(response) => response
                 .chunk()
                 .await
-                .map_err(|error| http::explain(error, "")),
+                .map_err(|error| http::explain(error, "", None)),
             Self::S3(stream) => stream.try_next().await.map_err(|error| {
                 StoreError::new(Kind::Transient, "the connection to S3 broke").because(error)
             }),
@@ -319,7 +320,7 @@ impl StoreError {
             Kind::Transient => (Exit::UNAVAILABLE, "try again when the service answers"),
             Kind::Fatal => (
                 Exit::UNAVAILABLE,
-                "mend what is named here; trying again will not help",
+                "correct what is named here; trying again will not help",
             ),
             Kind::Disk => (Exit::CANNOT_CREATE, "make room there"),
         };
@@ -363,8 +364,8 @@ pub fn of_status(status: u16, retry_after: Option<&str>) -> StoreError {
             Kind::Fatal,
             format!("the server does not implement this request ({status})"),
         ),
-        408 | 425 | 429 | 500..=599 => (Kind::Transient, format!("the server answered {status}")),
-        _ => (Kind::Fatal, format!("the server answered {status}")),
+        408 | 425 | 429 | 500..=599 => (Kind::Transient, format!("server returned {status}")),
+        _ => (Kind::Fatal, format!("server returned {status}")),
     };
     let mut error = StoreError::new(kind, message);
     if status == 403 {
@@ -373,6 +374,9 @@ pub fn of_status(status: u16, retry_after: Option<&str>) -> StoreError {
             "check the name, the credentials and what they may read; for an absent object S3 answers 403 too, unless the \
              bucket may be listed (s3:ListBucket)",
         );
+    }
+    if kind == Kind::Transient {
+        error = error.remedy("try again later");
     }
     error.status = Some(status);
     // Only whole seconds: the date form needs two clocks that agree (RFC 9110 section 10.2.3).

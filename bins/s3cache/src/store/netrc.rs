@@ -57,7 +57,11 @@ impl Netrc {
     /// # Errors
     /// A line that belongs to this host cannot be read.
     pub(super) fn login(&self, host: &str) -> Result<Option<Login>, StoreError> {
-        find(&self.text, host).map_err(|error| unusable(&self.path, error))
+        find(&self.text, host).map_err(|Unterminated { line }| {
+            let place = format!("{}:{line}", self.path.display());
+            StoreError::new(Kind::Denied, format!("{place}: unterminated quote"))
+                .remedy("correct this line")
+        })
     }
 }
 
@@ -70,16 +74,17 @@ fn contents(path: &Path) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-fn unusable(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
-    StoreError::new(Kind::Denied, format!("cannot use {}", path.display()))
-        .remedy("mend it or remove it")
+fn unusable(path: &Path, error: io::Error) -> StoreError {
+    StoreError::new(Kind::Denied, format!("cannot read {}", path.display()))
+        .remedy("correct it or remove it")
         .because(error)
 }
 
 /// A quoted word has no end. What stands there may be a password, and is not shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("line {0} is not understood")]
-struct UnreadableLine(usize);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Unterminated {
+    line: usize,
+}
 
 /// What the next word is.
 enum Expected {
@@ -90,7 +95,7 @@ enum Expected {
     Ignored,
 }
 
-fn find(text: &[u8], host: &str) -> Result<Option<Login>, UnreadableLine> {
+fn find(text: &[u8], host: &str) -> Result<Option<Login>, Unterminated> {
     // A URL has an IPv6 address in brackets.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let (mut name, mut password) = (None, None);
@@ -105,7 +110,7 @@ fn find(text: &[u8], host: &str) -> Result<Option<Login>, UnreadableLine> {
         while let Some(word) = next_word(&mut rest) {
             let Ok(word) = word else {
                 if is_ours {
-                    return Err(UnreadableLine(index + 1));
+                    return Err(Unterminated { line: index + 1 });
                 }
                 expected = Expected::Keyword;
                 continue 'lines;
@@ -199,7 +204,7 @@ mod tests {
     #[test]
     fn an_unreadable_line_concerns_its_own_host() {
         let text = b"machine a login b password \"open\nmachine c login \"d\\\"\" password e\nmachine \"f\nlogin g\n";
-        assert_eq!(find(text, "a"), Err(UnreadableLine(1)));
+        assert_eq!(find(text, "a"), Err(Unterminated { line: 1 }));
         let login = |name: &str, password: &str| {
             Ok(Some(Login {
                 name: name.into(),

@@ -17,10 +17,13 @@ use aws_smithy_runtime_api::client::runtime_components::{
     RuntimeComponents, RuntimeComponentsBuilder,
 };
 use aws_smithy_types::config_bag::ConfigBag;
+use hyper_util::client::legacy;
 use hyper_util::client::proxy::matcher::Matcher;
 use url::{Host, Url};
 
-use super::{Kind, StoreError};
+use super::bounded::wrap;
+use super::resolve::UnresolvedHost;
+use super::{Kind, StoreError, cause_of};
 use crate::environment::Environment;
 
 /// Where the metadata service and the agents that hand out credentials are, beside the link-local addresses: the
@@ -50,11 +53,46 @@ impl InvalidProxy {
     }
 }
 
+/// A proxy, and the variable that names it.
+#[derive(Debug, Clone)]
+pub(super) struct Proxy {
+    pub(super) url: Url,
+    variable: &'static str,
+}
+
+impl Proxy {
+    /// What a request ends with for which there was no connection, because of `error`.
+    pub(super) fn to_store_error(&self, error: &(dyn std::error::Error + 'static)) -> StoreError {
+        // The rest is between the proxy and the host: it refuses a tunnel, or wants credentials.
+        let is_unreachable = cause_of::<std::io::Error>(error).is_some()
+            || cause_of::<UnresolvedHost>(error).is_some();
+        let preposition = if is_unreachable { "to" } else { "through" };
+        let shown = hostkit::mask::url(self.url.as_str());
+        let shown = shown.trim_end_matches('/');
+        StoreError::new(
+            Kind::Transient,
+            format!("cannot connect {preposition} the proxy {shown}"),
+        )
+        .remedy(format!(
+            "correct {}, or add the host to NO_PROXY",
+            self.variable
+        ))
+    }
+}
+
+/// A request of the SDK for which there was no connection through a proxy.
+#[derive(Debug, thiserror::Error)]
+#[error("no connection through the proxy")]
+pub(super) struct ProxyFailed {
+    pub(super) proxy: Proxy,
+    source: BoxError,
+}
+
 /// The proxies of the environment and what goes past them.
 #[derive(Debug)]
 pub(super) struct Proxies {
-    http: Option<Result<Url, InvalidProxy>>,
-    https: Option<Result<Url, InvalidProxy>>,
+    http: Option<Result<Proxy, InvalidProxy>>,
+    https: Option<Result<Proxy, InvalidProxy>>,
     /// Intercepts what `NO_PROXY` does not name.
     no_proxy: Matcher,
     /// Host and port of endpoints that hand out credentials.
@@ -67,7 +105,10 @@ impl Proxies {
     pub(super) fn of(env: &Environment) -> Self {
         let proxy = |names: &[&'static str]| {
             let named = names.iter().find_map(|name| Some((*name, env.get(name)?)));
-            named.map(|(variable, text)| proxy_url(text).ok_or(InvalidProxy { variable }))
+            named.map(|(variable, text)| match proxy_url(text) {
+                Some(url) => Ok(Proxy { url, variable }),
+                None => Err(InvalidProxy { variable }),
+            })
         };
         // A CGI program gets the header `Proxy` of its client as HTTP_PROXY.
         let http: &[_] = if env.get("REQUEST_METHOD").is_some() {
@@ -95,7 +136,7 @@ impl Proxies {
     ///
     /// # Errors
     /// The variable that holds for it names none that can be used.
-    pub(super) fn proxy_for(&self, url: &Url) -> Result<Option<&Url>, &InvalidProxy> {
+    pub(super) fn proxy_for(&self, url: &Url) -> Result<Option<&Proxy>, &InvalidProxy> {
         let proxy = match url.scheme() {
             "http" => &self.http,
             "https" => &self.https,
@@ -170,7 +211,7 @@ pub(super) fn sdk_client(proxies: Proxies, context: &tls::TlsContext) -> SharedH
     let named = [&proxies.http, &proxies.https].into_iter().flatten();
     let through = named
         .filter_map(|proxy| proxy.as_ref().ok())
-        .filter_map(|url| {
+        .filter_map(|Proxy { url, .. }| {
             let config = ProxyConfig::all(url.as_str()).ok()?;
             let context = context.clone();
             let client = Builder::new().build_with_connector_fn(move |settings, components| {
@@ -248,20 +289,26 @@ impl HttpConnector for ProxiedConnector {
             Ok(url) => self.proxies.proxy_for(&url).map_err(Clone::clone),
             Err(_) => Ok(None),
         };
-        let connector = match proxy {
-            Ok(None) => Some(&self.direct),
-            Ok(Some(proxy)) => {
-                let found = self.through.iter().find(|(url, _)| url == proxy);
-                found.map(|(_, connector)| connector)
-            }
+        let proxy = match proxy {
+            Ok(None) => return self.direct.call(request),
+            Ok(Some(proxy)) => proxy,
             Err(error) => {
                 return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into())));
             }
         };
-        match connector {
-            Some(connector) => connector.call(request),
-            None => HttpConnectorFuture::ready(Err(ConnectorError::user("no such proxy".into()))),
-        }
+        let Some((_, connector)) = self.through.iter().find(|(url, _)| *url == proxy.url) else {
+            return HttpConnectorFuture::ready(Err(ConnectorError::user("no such proxy".into())));
+        };
+        let (proxy, response) = (proxy.clone(), connector.call(request));
+        HttpConnectorFuture::new(async move {
+            response.await.map_err(|error| {
+                if cause_of(&error).is_some_and(legacy::Error::is_connect) {
+                    wrap(error, |source| ProxyFailed { proxy, source })
+                } else {
+                    error
+                }
+            })
+        })
     }
 }
 
@@ -322,7 +369,7 @@ mod tests {
             let env = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
             let proxies = Proxies::of(&env.collect());
             let found = match proxies.proxy_for(&Url::parse(url.trim()).unwrap()) {
-                Ok(proxy) => proxy.map_or("-".to_owned(), Url::to_string),
+                Ok(proxy) => proxy.map_or("-".to_owned(), |proxy| proxy.url.to_string()),
                 Err(error) => format!("!{}", error.variable),
             };
             assert_eq!(found, expected.trim(), "{row}");

@@ -105,7 +105,7 @@ pub fn unpack(
     let scratch = Scratch::make(&parent, base, share).map_err(cannot)?;
     fill(blob, name, sha256, &scratch.root).map_err(|error| match error {
         UnpackError::Archive { .. } => Failure::new(Exit::CORRUPT, format!("cannot unpack {name}"))
-            .remedy("nothing was left; publish one that is whole and stays within its directory")
+            .remedy("no files were unpacked; publish a complete archive that stays within its directory")
             .because(error),
         UnpackError::Read(error) => Failure::new(Exit::IO, format!("cannot read {name}"))
             .remedy("look at the disk of the cache")

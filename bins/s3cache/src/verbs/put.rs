@@ -106,7 +106,10 @@ fn prepare(path: &Path, dest: &Source, name: &str) -> Result<(u64, Hex, Sidecar)
     let file = open_regular(path).map_err(unreadable)?;
     let size = file.metadata().map_err(unreadable)?.len();
     // A broken archive is refused here, not on a hundred hosts.
-    verify::archive(dest, name, &file)?;
+    verify::archive(dest, name, &file).map_err(|failure| {
+        let remedy = format!("nothing was published; check {}", path.display());
+        failure.remedy(remedy)
+    })?;
     let sha256 = digest::of_file(&file, size).map_err(unreadable)?;
     let sidecar = sidecar(&sha256, name).map_err(|error| {
         Failure::new(Exit::CANNOT_CREATE, "cannot write a temporary file")

@@ -5,7 +5,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use hostkit::failure::is_out_of_files;
 
 use crate::store::bounded::{NoReply, ReplyTooLong};
-use crate::store::proxy::InvalidProxy;
+use crate::store::proxy::{InvalidProxy, ProxyFailed};
 use crate::store::{Kind, StoreError, cause_of, http, of_status};
 
 /// The longest cause that is printed (characters).
@@ -86,6 +86,9 @@ where
             http::explain_tls(error, server)
         }
         (_, None) if let Some(error) = cause_of::<InvalidProxy>(&error) => error.to_store_error(),
+        (_, None) if let Some(failed) = cause_of::<ProxyFailed>(&error) => {
+            failed.proxy.to_store_error(failed)
+        }
         (_, None) if cause_of::<ReplyTooLong>(&error).is_some() => {
             StoreError::new(Kind::Fatal, "the reply of S3 is too long")
                 .remedy("check that the endpoint is an S3 service")
