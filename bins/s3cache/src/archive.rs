@@ -2,32 +2,106 @@
 //! Nothing is unpacked. What tar(1) and gzip(1) read without an error passes; what only they could judge passes too.
 
 pub mod gzip;
+pub mod header;
 mod tar;
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
 use crate::unpack::Kind;
 use gzip::GzipReader;
+use header::{BLOCK, is_header};
 
 /// Bytes decompressed at once.
 const BUFFER: usize = 64 << 10;
+
+/// What compressed archives begin with, as tar(1) recognises them.
+const COMPRESSED: [(&[u8], &str); 9] = [
+    (b"\x1f\x8b", GZIP),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\x1f\x9d", "compress"),
+    (b"LZIP", "lzip"),
+    (b"\x89LZO", "lzop"),
+    (b"\xffLZMA", "lzma"),
+    (b"\x5d\0\0", "lzma"),
+];
+const GZIP: &str = "gzip";
+
+/// The bytes of an artifact. tar(1) looks at what an archive is, not at its name, and so does this.
+pub enum Layer<R> {
+    /// Without compression.
+    Plain(Chain<Cursor<Vec<u8>>, R>),
+    /// Compressed with gzip.
+    Gzip(Box<GzipReader<Chain<Cursor<Vec<u8>>, R>>>),
+    /// Compressed with a program that is not read here.
+    Other(&'static str),
+}
+
+/// Finds out how an artifact is compressed.
+///
+/// # Errors
+/// Reading failed, or it should be a tar and is neither that nor compressed.
+pub fn open<R: BufRead>(kind: Kind, mut bytes: R) -> io::Result<Layer<R>> {
+    let mut block = [0; BLOCK];
+    let got = fill(&mut bytes, &mut block)?;
+    let whole = Cursor::new(block[..got].to_vec()).chain(bytes);
+    let is_tar = got == BLOCK && (is_header(&block) || kind == Kind::Tar && is_zero(&block));
+    Ok(match compression(&block) {
+        _ if kind == Kind::Gz => Layer::Gzip(Box::new(GzipReader::new(whole))),
+        _ if is_tar => Layer::Plain(whole),
+        Some(GZIP) => Layer::Gzip(Box::new(GzipReader::new(whole))),
+        Some(program) => Layer::Other(program),
+        // Its reader says what is wrong.
+        None if kind == Kind::Tgz => Layer::Gzip(Box::new(GzipReader::new(whole))),
+        None => return Err(invalid("it is not a tar archive")),
+    })
+}
+
+/// The program that compressed what begins so.
+fn compression(block: &[u8]) -> Option<&'static str> {
+    let mut known = COMPRESSED.iter();
+    known.find_map(|(magic, program)| block.starts_with(magic).then_some(*program))
+}
+
+fn is_zero(block: &[u8]) -> bool {
+    block.iter().all(|byte| *byte == 0)
+}
 
 /// Reads an archive to the end of what can be checked.
 ///
 /// # Errors
 /// It is damaged or not of this kind, or reading failed.
-pub fn check(kind: Kind, mut bytes: impl BufRead) -> io::Result<()> {
-    match kind {
-        Kind::Tar => tar::check(&mut bytes),
-        Kind::Tgz | Kind::Gz => {
-            let mut bytes = BufReader::with_capacity(BUFFER, GzipReader::new(bytes));
-            if kind == Kind::Tgz {
+pub fn check(kind: Kind, bytes: impl BufRead) -> io::Result<()> {
+    match open(kind, bytes)? {
+        Layer::Plain(mut bytes) => tar::check(&mut bytes),
+        Layer::Gzip(bytes) => {
+            let mut bytes = BufReader::with_capacity(BUFFER, bytes);
+            if kind != Kind::Gz {
                 tar::check(&mut bytes)?;
             }
             // The checksum stands at the end.
             skip(&mut bytes, u64::MAX).map(|_| ())
         }
+        Layer::Other(_) => Ok(()),
     }
+}
+
+/// Reads a block, or what there is of one.
+///
+/// # Errors
+/// Reading failed.
+pub fn fill(bytes: &mut impl Read, block: &mut [u8]) -> io::Result<usize> {
+    let mut got = 0;
+    while got < block.len() {
+        match bytes.read(&mut block[got..]) {
+            Ok(0) => break,
+            Ok(read) => got += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(got)
 }
 
 /// Reads past `length` bytes; returns how many of them there were.

@@ -350,7 +350,7 @@ fn a_directory_that_a_killed_unpacking_left_is_removed_by_the_next_one() {
     let [tar, ..] = packed(&host);
     origin.put("/p-1.2.tar", tar);
     // As one with this number leaves it: no process has it any more.
-    let left = host.path(".out.s3cache-4194304");
+    let left = host.path(".out.s3cache-4194304-0");
     std::fs::create_dir(&left).unwrap();
     std::fs::write(left.join("half"), "half").unwrap();
     host.s3cache([&origin.url("/p-1.2.tar"), "--unpack-to=out"])

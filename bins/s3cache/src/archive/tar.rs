@@ -3,13 +3,11 @@
 
 use std::io::{self, BufRead, Read as _};
 
-use super::{invalid, skip};
+use super::header::{BLOCK, is_header, unsigned};
+use super::{compression, fill, invalid, is_zero, skip};
 
-const BLOCK: usize = 512;
 /// PAX headers longer than this are not read (bytes).
 const PAX_LIMIT: u64 = 1 << 20;
-/// What the compressed archives begin with that tar(1) reads whatever their name.
-const COMPRESSED: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
 
 /// Reads a tar up to its end, or up to the first member that readers of tar do not agree about.
 ///
@@ -23,13 +21,20 @@ pub(super) fn check(bytes: &mut impl BufRead) -> io::Result<()> {
         let mut block = [0; BLOCK];
         let got = fill(bytes, &mut block)?;
         let first = at == 0;
-        if first && COMPRESSED.iter().any(|magic| block.starts_with(magic)) {
-            return Ok(());
-        }
-        if got < BLOCK && !first || got == BLOCK && block.iter().all(|byte| *byte == 0) {
+        // Nothing at all, in gzip, is an empty archive.
+        let ended = if got < BLOCK {
+            !first || got == 0
+        } else {
+            is_zero(&block)
+        };
+        if ended {
             return Ok(());
         }
         if !is_header(&block) {
+            // Compressed twice.
+            if first && compression(&block).is_some() {
+                return Ok(());
+            }
             return Err(invalid(if first {
                 "it is not a tar archive".to_owned()
             } else {
@@ -37,7 +42,7 @@ pub(super) fn check(bytes: &mut impl BufRead) -> io::Result<()> {
             }));
         }
         let name = name(&block);
-        let size = number(&block[124..136])
+        let size = unsigned(&block[124..136])
             .ok_or_else(|| invalid(format!("{name} has a length that is not a number")))?;
         let member = at;
         at += BLOCK as u64;
@@ -68,11 +73,15 @@ pub(super) fn check(bytes: &mut impl BufRead) -> io::Result<()> {
             b'K' | b'L' => size,
             kind => {
                 let size = stated.take().unwrap_or(size);
-                // Whether the bytes of a hard link follow is something that writers do not agree about.
-                if kind == b'1' && size > 0 {
-                    return Ok(());
+                match kind {
+                    // Without data, whatever the size says (POSIX: allocated space, or unspecified).
+                    b'2'..=b'6' => 0,
+                    // Whether the bytes of a hard link follow is something that writers do not agree about.
+                    b'1' if size > 0 => return Ok(()),
+                    // A directory as v7 wrote it, or a file with data: readers differ.
+                    b'0' | b'7' | 0 if size > 0 && is_named_directory(&block) => return Ok(()),
+                    _ => size,
                 }
-                size
             }
         };
         if block[156] == b'S' {
@@ -100,69 +109,30 @@ fn cut_short(name: &str, member: u64) -> io::Error {
     )
 }
 
-/// Reads a block, or what there is of one.
-fn fill(bytes: &mut impl BufRead, block: &mut [u8; BLOCK]) -> io::Result<usize> {
-    let mut got = 0;
-    while got < BLOCK {
-        match bytes.read(&mut block[got..]) {
-            Ok(0) => break,
-            Ok(read) => got += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(got)
-}
-
 /// A length in whole blocks.
 fn padded(size: u64) -> io::Result<u64> {
     size.checked_next_multiple_of(BLOCK as u64)
         .ok_or_else(|| invalid("a member is longer than any file"))
 }
 
-/// Whether the checksum is right: the sum of all bytes, its own field taken as spaces. Old tars added signed bytes.
-fn is_header(block: &[u8; BLOCK]) -> bool {
-    let field = 148..156;
-    let (mut plain, mut signed) = (0i64, 0i64);
-    for (at, byte) in block.iter().enumerate() {
-        let byte = if field.contains(&at) { b' ' } else { *byte };
-        plain += i64::from(byte);
-        signed += i64::from(byte.cast_signed());
-    }
-    number(&block[field]).is_some_and(|sum| {
-        let sum = i64::try_from(sum).unwrap_or(-1);
-        sum == plain || sum == signed
-    })
+fn name_field(block: &[u8; BLOCK]) -> &[u8] {
+    let field = &block[..100];
+    field.split(|byte| *byte == 0).next().unwrap_or(field)
 }
 
-/// A number in octal, or in base 256 as GNU tar writes large ones.
-fn number(field: &[u8]) -> Option<u64> {
-    if let [0x80, rest @ ..] = field {
-        return rest.iter().try_fold(0u64, |number, byte| {
-            number.checked_mul(256)?.checked_add(u64::from(*byte))
-        });
-    }
-    let digits = field.trim_ascii_start();
-    let end = digits
-        .iter()
-        .position(|byte| matches!(byte, b' ' | 0))
-        .unwrap_or(digits.len());
-    digits[..end].iter().try_fold(0u64, |number, digit| {
-        let digit = (*digit as char).to_digit(8)?;
-        number.checked_mul(8)?.checked_add(u64::from(digit))
-    })
+fn is_named_directory(block: &[u8; BLOCK]) -> bool {
+    name_field(block).ends_with(b"/")
 }
 
 /// The beginning of the name, for people.
 fn name(block: &[u8; BLOCK]) -> String {
-    let end = block.iter().position(|byte| *byte == 0).unwrap_or(100);
-    format!("{:?}", String::from_utf8_lossy(&block[..end.min(100)]))
+    format!("{:?}", String::from_utf8_lossy(name_field(block)))
 }
 
-/// The `size` among PAX records, each `LENGTH KEY=VALUE\n`; the last one counts.
+/// The `size` among PAX records, each `LENGTH KEY=VALUE\n`; the last one counts. NUL pads them.
 fn pax_size(mut records: &[u8]) -> Result<Option<u64>, ()> {
     let mut size = None;
-    while !records.is_empty() {
+    while !matches!(records, [] | [0, ..]) {
         let space = records.iter().position(|byte| *byte == b' ').ok_or(())?;
         let length: usize = decimal(&records[..space])?;
         let record = records.get(space + 1..length).ok_or(())?;

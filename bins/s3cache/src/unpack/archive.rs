@@ -10,13 +10,15 @@ use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
 use super::pax::Extension;
 use super::sparse::{self, Segment};
+use crate::archive::fill;
+use crate::archive::header::{BLOCK, is_header, number, unsigned};
 
-/// Bytes of a header, and what data is padded to.
-pub(super) const BLOCK: usize = 512;
 /// The longest path and link target, as Linux has it: with the NUL that ends it (bytes).
 pub(super) const PATH_LIMIT: usize = 4096;
-/// The longest extended header (bytes). That of a file with many holes holds their map.
-const PAX_LIMIT: u64 = 1 << 20;
+/// The most that is read about one member from extended headers (bytes): its attributes and the map of its holes.
+const EXTENSION_LIMIT: u64 = 8 << 20;
+/// Why a longer one is refused.
+pub(super) const TOO_LONG: &str = "a path of over 4095 bytes";
 /// An archive with more members than this is refused.
 const MEMBERS: u64 = 1 << 24;
 
@@ -89,7 +91,7 @@ pub(super) struct Member {
     /// The path as it is written in the archive.
     pub path: Vec<u8>,
     pub kind: MemberKind,
-    /// Permissions, without set-id and sticky bits.
+    /// Permissions as with umask 022, without set-id and sticky bits.
     pub mode: u32,
     /// Seconds since 1970, where they can be read.
     pub mtime: Option<i64>,
@@ -132,11 +134,16 @@ impl<R: Read> Archive<R> {
     /// a compressed archive is compared.
     pub(super) fn next(&mut self) -> Result<Option<Member>, UnpackError> {
         let mut extension = Extension::default();
+        let mut budget = EXTENSION_LIMIT;
         loop {
             self.skip_data()?;
             let mut header = Header::new_old();
-            let found = self.fill(header.as_mut_bytes())?;
-            if !found || header.as_bytes().iter().all(|byte| *byte == 0) {
+            let got = fill(&mut self.input, header.as_mut_bytes())?;
+            if got < BLOCK && got > 0 && self.members == 0 {
+                return Err(UnpackError::archive(b"the archive", "not a tar"));
+            }
+            // As for tar(1), less than a block is the end too.
+            if got < BLOCK || header.as_bytes().iter().all(|byte| *byte == 0) {
                 if !extension.is_empty() {
                     return Err(UnpackError::archive(
                         b"the archive",
@@ -152,18 +159,20 @@ impl<R: Read> Archive<R> {
             if self.members > MEMBERS {
                 return refuse("the archive has too many members");
             }
-            if !has_checksum(&header) {
+            if !is_header(header.as_bytes()) {
                 return refuse("the checksum of its header is wrong");
             }
-            let Some(size) = sparse::number(&header.as_old().size) else {
+            let Some(size) = unsigned(&header.as_old().size) else {
                 return refuse("its size is not a number");
             };
             let kind = header.as_old().linkflag[0];
             match kind {
-                b'L' => extension.set_path(self.name(size)?)?,
-                b'K' => extension.set_link(self.name(size)?)?,
-                b'x' => extension.read(&self.whole(size, PAX_LIMIT)?)?,
-                b'g' => Extension::check_global(&self.whole(size, PAX_LIMIT)?)?,
+                b'L' => extension.set_path(self.name(size, &mut budget)?)?,
+                b'K' => extension.set_link(self.name(size, &mut budget)?)?,
+                b'x' => extension.read(&self.whole(size, &mut budget)?)?,
+                b'g' => Extension::check_global(&self.whole(size, &mut budget)?)?,
+                // The label of a volume.
+                b'V' if extension.is_empty() => self.begin(size),
                 _ => return self.member(&header, path, size, extension).map(Some),
             }
         }
@@ -177,11 +186,18 @@ impl<R: Read> Archive<R> {
         size: u64,
         mut extension: Extension,
     ) -> Result<Member, UnpackError> {
-        let size = extension.size.unwrap_or(size);
+        let old = header.as_old();
+        let size = match old.linkflag[0] {
+            // Without data, whatever their size says: some writers state that of the original.
+            b'1' | b'2' | b'5' => 0,
+            _ => extension.size.unwrap_or(size),
+        };
         let path = extension.take_path().unwrap_or(path);
         let refuse = |reason| Err(UnpackError::archive(&path, reason));
         let slash = path.ends_with(b"/");
-        let old = header.as_old();
+        if extension.real_size.is_some_and(|real| real != size) {
+            return refuse(sparse::UNREADABLE);
+        }
         let link = extension.link.take();
         let link = link.unwrap_or_else(|| until_nul(&old.linkname).to_vec());
         let kind = match old.linkflag[0] {
@@ -198,7 +214,7 @@ impl<R: Read> Archive<R> {
             }
             b'S' => match header.as_gnu() {
                 Some(gnu) if extension.sparse.is_none() => {
-                    let real = sparse::number(&gnu.realsize);
+                    let real = unsigned(&gnu.realsize);
                     // Before the data, and not counted by its size.
                     let numbers = self.old_map(&gnu.sparse, gnu.isextended[0] != 0)?;
                     self.begin(size);
@@ -206,7 +222,6 @@ impl<R: Read> Archive<R> {
                 }
                 _ => None,
             },
-            _ if size != 0 => return refuse("data on a member that is not a file"),
             b'0' | 0 | b'7' | b'5' => Some(MemberKind::Directory),
             b'1' => Some(MemberKind::HardLink(link)),
             b'2' => Some(MemberKind::Symlink(link)),
@@ -218,13 +233,13 @@ impl<R: Read> Archive<R> {
         if extension.sparse.is_some() {
             return refuse("the map of a sparse file on another member");
         }
-        let Some(mode) = sparse::number(&old.mode) else {
+        let Some(mode) = unsigned(&old.mode) else {
             return refuse("its mode is not a number");
         };
         Ok(Member {
             kind,
-            mode: (mode & 0o777) as u32,
-            mtime: sparse::number(&old.mtime).and_then(|mtime| i64::try_from(mtime).ok()),
+            mode: (mode & 0o755) as u32,
+            mtime: number(&old.mtime),
             path,
         })
     }
@@ -245,8 +260,8 @@ impl<R: Read> Archive<R> {
                 } else if ended || numbers.len() >= sparse::NUMBERS {
                     return None;
                 } else {
-                    numbers.push(sparse::number(&entry.offset)?);
-                    numbers.push(sparse::number(&entry.numbytes)?);
+                    numbers.push(unsigned(&entry.offset)?);
+                    numbers.push(unsigned(&entry.numbytes)?);
                 }
             }
             Some(())
@@ -254,8 +269,8 @@ impl<R: Read> Archive<R> {
         add(first).ok_or_else(refuse)?;
         while extended {
             let mut block = GnuExtSparseHeader::new();
-            if !self.fill(block.as_mut_bytes())? {
-                return Err(refuse());
+            if fill(&mut self.input, block.as_mut_bytes())? < BLOCK {
+                return Err(truncated());
             }
             add(block.sparse()).ok_or_else(refuse)?;
             extended = block.isextended[0] != 0;
@@ -288,7 +303,7 @@ impl<R: Read> Archive<R> {
     /// Reads one whole block of the current member's data; `None` when there is less.
     pub(super) fn data_block(&mut self) -> Result<Option<[u8; BLOCK]>, UnpackError> {
         let mut block = [0; BLOCK];
-        if self.left < BLOCK as u64 || !self.fill(&mut block)? {
+        if self.left < BLOCK as u64 || fill(&mut self.input, &mut block)? < BLOCK {
             return Ok(None);
         }
         self.left -= BLOCK as u64;
@@ -307,14 +322,15 @@ impl<R: Read> Archive<R> {
         }
     }
 
-    /// All data of an extension.
-    fn whole(&mut self, size: u64, limit: u64) -> Result<Vec<u8>, UnpackError> {
-        if size > limit {
+    /// All data of an extension, taken off what may be read before one member.
+    fn whole(&mut self, size: u64, budget: &mut u64) -> Result<Vec<u8>, UnpackError> {
+        let Some(left) = budget.checked_sub(size) else {
             return Err(UnpackError::archive(
                 b"the archive",
-                format!("an extended header of {size} bytes; at most {limit} are read"),
+                format!("extended headers of over {EXTENSION_LIMIT} bytes for one member"),
             ));
-        }
+        };
+        *budget = left;
         self.begin(size);
         let mut bytes = Vec::new();
         (&mut self.input).take(size).read_to_end(&mut bytes)?;
@@ -327,27 +343,15 @@ impl<R: Read> Archive<R> {
     }
 
     /// A name that is a member of its own, ended by NUL.
-    fn name(&mut self, size: u64) -> Result<Vec<u8>, UnpackError> {
-        let mut name = self.whole(size, PATH_LIMIT as u64)?;
+    fn name(&mut self, size: u64, budget: &mut u64) -> Result<Vec<u8>, UnpackError> {
+        if size > PATH_LIMIT as u64 {
+            return Err(UnpackError::archive(b"the archive", TOO_LONG));
+        }
+        let mut name = self.whole(size, budget)?;
         while name.last() == Some(&0) {
             name.pop();
         }
         Ok(name)
-    }
-
-    /// Fills a whole block; `false` at the end of the archive.
-    fn fill(&mut self, block: &mut [u8]) -> Result<bool, UnpackError> {
-        let mut filled = 0;
-        while filled < block.len() {
-            match self.input.read(&mut block[filled..]) {
-                Ok(0) if filled == 0 => return Ok(false),
-                Ok(0) => return Err(truncated()),
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(true)
     }
 }
 
@@ -378,14 +382,4 @@ fn header_path(header: &Header) -> Vec<u8> {
 
 fn until_nul(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
-}
-
-/// Whether the sum over a header is right, with its own field read as spaces. Old tars added signed bytes.
-fn has_checksum(header: &Header) -> bool {
-    let mut block = *header.as_bytes();
-    block[148..156].fill(b' ');
-    let plain: i64 = block.iter().map(|byte| i64::from(*byte)).sum();
-    let signed: i64 = block.iter().map(|byte| i64::from(byte.cast_signed())).sum();
-    let sum = sparse::number(&header.as_old().cksum).and_then(|sum| i64::try_from(sum).ok());
-    sum.is_some_and(|sum| sum == plain || sum == signed)
 }

@@ -17,7 +17,7 @@ use hostkit::{Exit, Failure};
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat2};
 
-use crate::archive::gzip::GzipReader;
+use crate::archive::{self as layers, Layer};
 use crate::cache::Share;
 use archive::{Archive, UnpackError};
 use scratch::Scratch;
@@ -213,16 +213,21 @@ fn fill(blob: &File, name: &str, sha256: &str, root: &Dir) -> Result<(), UnpackE
     let mut blob = blob.try_clone()?;
     io::Seek::rewind(&mut blob)?;
     let reader = BufReader::with_capacity(256 << 10, blob);
-    match kind(name) {
-        Some(Kind::Gz) => {
+    let kind = kind(name).unwrap_or(Kind::Tar);
+    match layers::open(kind, reader)? {
+        Layer::Gzip(mut reader) if kind == Kind::Gz => {
             let stem = Path::new(name).file_stem().unwrap_or_default();
             let mut file = root
                 .create_new(stem, 0o644)
                 .map_err(UnpackError::write(stem.as_encoded_bytes()))?;
-            copy(&mut GzipReader::new(reader), &mut file, stem)?;
+            copy(&mut reader, &mut file, stem)?;
         }
-        Some(Kind::Tgz) => tar(GzipReader::new(reader), root)?,
-        Some(Kind::Tar) | None => tar(reader, root)?,
+        Layer::Gzip(reader) => tar(reader, root)?,
+        Layer::Plain(reader) => tar(reader, root)?,
+        Layer::Other(program) => {
+            let reason = format!("compressed with {program}; only gzip is unpacked");
+            return Err(UnpackError::archive(b"the archive", reason));
+        }
     }
     let failed = UnpackError::write(MARKER.as_bytes());
     match root.create_new(MARKER, 0o644) {

@@ -1,21 +1,23 @@
 //! Extended headers: what they say about the next member. Records that change how data is read are understood or
 //! refused; all others (times, owners, attributes) are left out, as they were by tar's first readers.
 
-use super::archive::{PATH_LIMIT, UnpackError};
-use super::sparse::PaxMap;
+use super::archive::{PATH_LIMIT, TOO_LONG, UnpackError};
+use super::sparse::{NUMBERS, PaxMap};
 
 /// What stands before a member about it.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Extension {
     path: Option<Vec<u8>>,
     pub link: Option<Vec<u8>>,
     pub size: Option<u64>,
+    /// The size as star repeats it; that of a sparse file is another one.
+    pub real_size: Option<u64>,
     pub sparse: Option<PaxMap>,
 }
 
 impl Extension {
     pub(super) fn is_empty(&self) -> bool {
-        self.path.is_none() && self.link.is_none() && self.size.is_none() && self.sparse.is_none()
+        *self == Self::default()
     }
 
     /// The path of the member; that of a sparse file stands in a record of its own.
@@ -25,49 +27,63 @@ impl Extension {
     }
 
     pub(super) fn set_path(&mut self, path: Vec<u8>) -> Result<(), UnpackError> {
-        set_name(&mut self.path, path)
+        let path = Some(check_path(path)?);
+        set(&mut self.path, b"path", path)
     }
 
     pub(super) fn set_link(&mut self, link: Vec<u8>) -> Result<(), UnpackError> {
-        set_name(&mut self.link, link)
+        let link = Some(check_name(link)?);
+        set(&mut self.link, b"linkpath", link)
     }
 
-    /// Adds the records of an extended header.
+    /// Adds the records of an extended header. The last of several with one key counts; readers differ about several
+    /// headers, which may therefore not contradict one another.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
+        let mut new = Self::default();
         for record in Records(bytes) {
             let (key, value) = record?;
             match key {
-                b"path" => self.set_path(value.to_vec())?,
-                b"linkpath" => self.set_link(value.to_vec())?,
-                b"size" => set(&mut self.size, key, decimal(key, value)?)?,
+                b"path" => new.path = Some(check_path(value.to_vec())?),
+                // Writers state an empty one for what is not a link.
+                b"linkpath" => new.link = Some(check_name(value.to_vec())?),
+                b"size" => new.size = Some(decimal(key, value)?),
+                b"SCHILY.realsize" => new.real_size = Some(decimal(key, value)?),
                 _ => match key.strip_prefix(b"GNU.sparse.") {
-                    Some(rest) => self.sparse_record(key, rest, value)?,
+                    Some(rest) => new.sparse_record(key, rest, value)?,
                     None => check(key, value)?,
                 },
             }
         }
-        Ok(())
+        set(&mut self.path, b"path", new.path)?;
+        set(&mut self.link, b"linkpath", new.link)?;
+        set(&mut self.size, b"size", new.size)?;
+        set(&mut self.real_size, b"SCHILY.realsize", new.real_size)?;
+        set(&mut self.sparse, b"GNU.sparse", new.sparse)
     }
 
     fn sparse_record(&mut self, key: &[u8], rest: &[u8], value: &[u8]) -> Result<(), UnpackError> {
         let map = self.sparse.get_or_insert_default();
         match rest {
-            b"major" => set(&mut map.major, key, decimal(key, value)?),
-            b"minor" => set(&mut map.minor, key, decimal(key, value)?),
-            b"name" => set_name(&mut map.name, value.to_vec()),
-            b"size" | b"realsize" => set(&mut map.size, key, decimal(key, value)?),
-            b"numblocks" => set(&mut map.blocks, key, decimal(key, value)?),
+            b"major" => set(&mut map.major, key, Some(decimal(key, value)?)),
+            b"minor" => set(&mut map.minor, key, Some(decimal(key, value)?)),
+            b"name" => set(&mut map.name, key, Some(check_path(value.to_vec())?)),
+            b"size" | b"realsize" => set(&mut map.size, key, Some(decimal(key, value)?)),
+            b"numblocks" => set(&mut map.blocks, key, Some(decimal(key, value)?)),
             b"offset" | b"numbytes" => {
-                if map.numbers.len() % 2 != usize::from(rest == b"numbytes") {
+                let expected = map.numbers.len() % 2 == usize::from(rest == b"numbytes");
+                if !expected || map.numbers.len() >= NUMBERS {
                     return Err(broken(key));
                 }
                 map.numbers.push(decimal(key, value)?);
                 Ok(())
             }
             b"map" if map.numbers.is_empty() => {
-                let numbers = value.split(|byte| *byte == b',');
-                let numbers: Result<_, _> = numbers.map(|part| decimal(key, part)).collect();
-                map.numbers = numbers?;
+                for part in value.split(|byte| *byte == b',') {
+                    if map.numbers.len() >= NUMBERS {
+                        return Err(broken(key));
+                    }
+                    map.numbers.push(decimal(key, part)?);
+                }
                 Ok(())
             }
             _ => Err(broken(key)),
@@ -97,7 +113,9 @@ fn check(key: &[u8], value: &[u8]) -> Result<(), UnpackError> {
                 b"dev" | b"ino" | b"nlink" | b"devmajor" | b"devminor" | b"fflags" | b"archtype"
                 | b"release",
             ) => true,
-            Some(rest) => rest.starts_with(b"xattr.") || rest.starts_with(b"acl."),
+            Some(rest) => [&b"xattr."[..], b"acl.", b"volhdr."]
+                .iter()
+                .any(|harmless| rest.starts_with(harmless)),
             None => !key.starts_with(b"GNU."),
         },
     };
@@ -108,23 +126,36 @@ fn broken(key: &[u8]) -> UnpackError {
     UnpackError::archive(key, "an extended header record that is not understood here")
 }
 
-fn set<T>(slot: &mut Option<T>, key: &[u8], value: T) -> Result<(), UnpackError> {
-    match slot.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(broken(key)),
+/// Fills a slot that is empty, or holds the same already.
+fn set<T: PartialEq>(
+    slot: &mut Option<T>,
+    key: &[u8],
+    value: Option<T>,
+) -> Result<(), UnpackError> {
+    if slot.is_some() && value.is_some() && *slot != value {
+        let reason = "extended headers of one member contradict one another";
+        return Err(UnpackError::archive(key, reason));
     }
+    *slot = value.or(slot.take());
+    Ok(())
 }
 
-/// A name comes once: readers differ in which of two counts, and in what an empty one means.
-fn set_name(slot: &mut Option<Vec<u8>>, name: Vec<u8>) -> Result<(), UnpackError> {
-    let reason = match slot {
-        Some(_) => "an extended header names the member again",
-        None if name.is_empty() || name.contains(&0) => "an extended header without a name",
-        None if name.len() >= PATH_LIMIT => "a path of over 4095 bytes",
-        None => {
-            *slot = Some(name);
-            return Ok(());
-        }
+/// Readers differ in what an empty path means.
+fn check_path(path: Vec<u8>) -> Result<Vec<u8>, UnpackError> {
+    if path.is_empty() {
+        return Err(UnpackError::archive(
+            &path,
+            "an extended header without a name",
+        ));
+    }
+    check_name(path)
+}
+
+fn check_name(name: Vec<u8>) -> Result<Vec<u8>, UnpackError> {
+    let reason = match name.len() {
+        _ if name.contains(&0) => "a NUL in a path",
+        PATH_LIMIT.. => TOO_LONG,
+        _ => return Ok(name),
     };
     Err(UnpackError::archive(
         &name[..name.len().min(PATH_LIMIT)],
@@ -139,7 +170,7 @@ fn decimal(key: &[u8], value: &[u8]) -> Result<u64, UnpackError> {
     number.ok_or_else(|| broken(key))
 }
 
-/// The records `LENGTH KEY=VALUE\n`, where LENGTH counts the whole record.
+/// The records `LENGTH KEY=VALUE\n`, where LENGTH counts the whole record. NUL pads them.
 struct Records<'a>(&'a [u8]);
 
 impl<'a> Records<'a> {
@@ -158,7 +189,7 @@ impl<'a> Iterator for Records<'a> {
     type Item = Result<(&'a [u8], &'a [u8]), UnpackError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
+        if matches!(self.0, [] | [0, ..]) {
             return None;
         }
         let record = self.take();

@@ -44,6 +44,8 @@ impl<'a> Scratch<'a> {
         for (name, is_dir) in parent.entries()?.flatten() {
             if is_dir
                 && name.as_bytes().starts_with(prefix.as_bytes())
+                && is_ours(&name)
+                && (parent.stat(&name)).is_ok_and(|found| found.st_uid == geteuid().as_raw())
                 && let Ok(Some(_lock)) = lock(parent, &name)
             {
                 let _ = parent.remove_all(&name);
@@ -96,6 +98,20 @@ impl Drop for Scratch<'_> {
             _ => self.record.take().into_iter().for_each(Record::remove),
         }
     }
+}
+
+/// Whether a directory has the name of one that is made here: the end of it is a pid and a number.
+fn is_ours(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let end = name
+        .rsplit_once(INFIX)
+        .and_then(|(_, end)| end.split_once('-'));
+    name.starts_with('.')
+        && end.is_some_and(|(pid, number)| {
+            !(pid.is_empty() || number.is_empty())
+                && pid.bytes().all(|byte| byte.is_ascii_digit())
+                && number.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
 }
 
 /// Opens a directory with a lock that no process holds; `None` when one does, or when another directory is there now.
@@ -185,8 +201,7 @@ fn remove_left(path: &Path, share: &Share) -> io::Result<bool> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(false);
     };
-    let ours = path.is_absolute() && name.as_bytes().starts_with(b".");
-    if !ours || !name.to_string_lossy().contains(INFIX) {
+    if !path.is_absolute() || !is_ours(name) {
         return Ok(false);
     }
     let _owner = FileOwner::become_owner_of(share)?;

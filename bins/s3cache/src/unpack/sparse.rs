@@ -13,22 +13,6 @@ pub(super) const UNREADABLE: &str = "a sparse file whose map cannot be read";
 /// A piece of a file's data: its offset and its length.
 pub(super) type Segment = (u64, u64);
 
-/// Reads a number of a header: octal, or binary where the first bit is set.
-pub(super) fn number(field: &[u8]) -> Option<u64> {
-    if field.first()? & 0x80 != 0 {
-        // Negative ones, and those of more than 63 bits, count nothing.
-        let mut value: u64 = u64::from(field[0] & 0x7f);
-        for byte in &field[1..] {
-            value = value.checked_mul(256)? + u64::from(*byte);
-        }
-        return i64::try_from(value).ok().map(|_| value);
-    }
-    let text = field.split(|byte| *byte == 0).next()?.trim_ascii();
-    let octal = !text.is_empty() && text.iter().all(|byte| (b'0'..=b'7').contains(byte));
-    let text = std::str::from_utf8(text).ok().filter(|_| octal)?;
-    u64::from_str_radix(text, 8).ok()
-}
-
 /// The pieces of a file of `size` bytes, from pairs of offset and length. `None` when they are out of order, overlap,
 /// reach beyond the file, or do not take up the `stored` bytes exactly.
 pub(super) fn segments(numbers: &[u64], size: u64, stored: u64) -> Option<Vec<Segment>> {
@@ -48,7 +32,7 @@ pub(super) fn segments(numbers: &[u64], size: u64, stored: u64) -> Option<Vec<Se
 }
 
 /// What extended headers say about a sparse file.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct PaxMap {
     pub major: Option<u64>,
     pub minor: Option<u64>,

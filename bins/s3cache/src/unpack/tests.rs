@@ -7,6 +7,7 @@ use super::*;
 
 mod formats;
 mod hostile;
+mod makers;
 
 fn unpack(blob: &File, name: &str, sha256: &str, target: &Path) -> Result<(), Failure> {
     super::unpack(blob, name, sha256, target, None)
@@ -71,6 +72,27 @@ fn a_directory_that_is_not_ours_is_left_alone() {
         Exit::CANNOT_CREATE
     );
     assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn only_what_a_killed_run_has_left_is_removed_beside_the_target() {
+    let left = [".app.s3cache-123-a5f", ".app.s3cache-123-1"];
+    let kept = [
+        ".app.s3cache-mybackup",
+        ".app.s3cache-1",
+        ".app.s3cache-1-old",
+        ".other.s3cache-123-1",
+    ];
+    let temp = tempfile::tempdir().unwrap();
+    for name in left.iter().chain(&kept) {
+        std::fs::create_dir(temp.path().join(name)).unwrap();
+    }
+    let tar = archive(|tar| raw(tar, "a", tar::EntryType::Regular, "", b"x"));
+    unpack(&tar, "a.tar", "11", &temp.path().join("app")).unwrap();
+    for name in kept {
+        assert!(temp.path().join(name).exists(), "{name}");
+    }
+    assert!(left.iter().all(|name| !temp.path().join(name).exists()));
 }
 
 #[test]

@@ -111,23 +111,23 @@ fn directory(path: &Path, owner: u32) -> PathBuf {
 #[test]
 fn a_record_removes_nothing_that_its_owner_could_not_remove() {
     let Some(users) = Users::new() else { return };
-    let root_only = users.home(0).join(".root.s3cache-1");
+    let root_only = users.home(0).join(".root.s3cache-1-a");
     let at = |uid, name: &str| users.home(uid).join(name);
     symlink(users.home(ANN), at(BOB, "ann")).unwrap();
     let kept = [
         // Of others, also through a link.
-        directory(&at(ANN, ".out.s3cache-1"), ANN),
-        directory(&at(ANN, ".out.s3cache-2"), BOB),
+        directory(&at(ANN, ".out.s3cache-1-a"), ANN),
+        directory(&at(ANN, ".out.s3cache-2-a"), BOB),
         directory(&root_only, 0),
         // No names of ours.
         directory(&at(BOB, "documents"), BOB),
         directory(&at(BOB, ".hidden"), BOB),
     ];
     let records = kept.iter().cloned().chain([
-        at(BOB, "ann/.out.s3cache-1"),
+        at(BOB, "ann/.out.s3cache-1-a"),
         PathBuf::from("/"),
-        PathBuf::from(".s3cache-1"),
-        PathBuf::from("/nothing/.x.s3cache-1/.."),
+        PathBuf::from(".x.s3cache-1-a"),
+        PathBuf::from("/nothing/.x.s3cache-1-a/.."),
     ]);
     for (number, path) in records.enumerate() {
         let record = format!("unpacking/v1/{number}");

@@ -181,6 +181,10 @@ fn entangled_and_unbounded_archives_are_refused() {
         header.set_cksum();
         refused.push(file(&[header.as_bytes().as_slice(), &[b'x'; 512]].concat()));
     }
+    // Extended headers that are long together.
+    let comment = makers::record("comment", &"x".repeat(1 << 20));
+    let end = packed(&[("f", Regular, "")]);
+    refused.push(file(&[comment.repeat(9), end].concat()));
     for archive in refused {
         let (temp, target) = surroundings();
         let before = snapshot(temp.path());
@@ -219,7 +223,7 @@ fn parts() -> impl Strategy<Value = Vec<Part>> {
     } else {
         2
     };
-    let mode = prop::sample::select([0o755, 0o700, 0o555, 0][..seen].to_vec());
+    let mode = prop::sample::select([0o755, 0o777, 0o555, 0][..seen].to_vec());
     let part = prop_oneof![
         (path(), any::<u8>()).prop_map(|(path, byte)| Part::File(path, byte)),
         (path(), mode).prop_map(|(path, mode)| Part::Directory(path, mode)),
@@ -233,7 +237,7 @@ fn pack(parts: &[Part]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for part in parts {
         let (path, kind, mode, link, body) = match part {
-            Part::File(path, byte) => (path, Regular, 0o644, "", vec![*byte]),
+            Part::File(path, byte) => (path, Regular, 0o666, "", vec![*byte]),
             Part::Directory(path, mode) => (path, Directory, *mode, "", vec![]),
             Part::Symlink(path, target) => (path, Symlink, 0o777, target.as_str(), vec![]),
             Part::Link(path, target) => (path, Link, 0o644, target.as_str(), vec![]),
@@ -251,10 +255,9 @@ fn pack(parts: &[Part]) -> Vec<u8> {
 /// What GNU tar unpacks: `None` when it refuses, or is not here.
 fn with_gnu_tar(bytes: &[u8], into: &Path) -> Option<BTreeMap<PathBuf, String>> {
     std::fs::create_dir_all(into).unwrap();
-    let mut command = Command::new("tar");
-    command
-        .args(["--no-same-owner", "-xpf", "-", "-C"])
-        .arg(into);
+    let mut command = Command::new("sh");
+    let script = "umask 022; exec tar --no-same-owner --no-same-permissions -xf - -C \"$0\"";
+    command.args(["-c", script]).arg(into);
     let pipe = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn();
     let mut child = pipe.ok()?;
     // A refusal may close the pipe early.
@@ -292,7 +295,12 @@ proptest! {
                 prop_assert!(ours.remove(Path::new(MARKER)).is_some());
                 std::fs::rename(&target, elsewhere.path().join("app")).unwrap();
                 prop_assert_eq!(snapshot(temp.path()), before);
-                if let Some(theirs) = theirs {
+                // GNU tar puts an empty file in place of such a link until the end, and then takes a file that got
+                // its inode number for it.
+                let delayed = parts.iter().any(|part| {
+                    matches!(part, Part::Symlink(_, to) if to.contains("..") || to.starts_with('/'))
+                });
+                if let Some(theirs) = theirs.filter(|_| !delayed) {
                     prop_assert_eq!(ours, theirs);
                 }
             }
