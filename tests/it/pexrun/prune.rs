@@ -102,3 +102,68 @@ fn sleeping_pex_that_closed_its_lease_keeps_running_while_others_are_pruned() {
     sleeping_pex_survives(Pex::WithSix, CLOSES);
     sleeping_pex_survives(Pex::Venv, CLOSES);
 }
+
+/// What the cache holds, as `stats` says: all that counts toward the bound, and unpacked pexes of it.
+fn stats(host: &Host) -> (u64, u64) {
+    let stats = json(host, &["stats", "--json"]);
+    let number = |key: &str| stats[key].as_u64().unwrap();
+    (number("held_bytes"), number("pex_root_bytes"))
+}
+
+fn json(host: &Host, args: &[&str]) -> serde_json::Value {
+    serde_json::from_str(&host.s3cache(args).exits(0).stdout).unwrap()
+}
+
+/// A host on which three builds have unpacked themselves. pex makes hard links between its folders.
+fn three_unpacked(seed: &str) -> Option<Host> {
+    let host = Host::new();
+    let built = host.path("built");
+    or_skip("pex", build_pex(&built, Pex::WithSix))?;
+    for n in 0..3 {
+        let job = format!("job{n}");
+        let build = host.path("repo").join(pex(&job, OTHER));
+        vary_pex(&built, &build, &format!("{seed} {job}")).unwrap();
+        host.pexrun(["--warm", &job, OTHER]).exits(0);
+    }
+    Some(host)
+}
+
+#[test]
+fn gc_of_linked_unpacked_files_counts_each_once_and_keeps_the_bound() {
+    let Some(host) = three_unpacked("gc") else {
+        return;
+    };
+    let (whole, unpacked) = stats(&host);
+    let artifacts = whole - unpacked;
+    for share in [100, 90, 60, 30, 1, 0] {
+        let max = artifacts + unpacked * share / 100;
+        let flag = format!("--max-size={max}");
+        let before = stats(&host);
+        let mut told = json(&host, &["gc", "--json", "--dry-run", &flag]);
+        assert_eq!(stats(&host), before, "{share} %");
+        told["dry_run"] = false.into();
+        let done = json(&host, &["gc", "--json", &flag]);
+        assert_eq!(told, done, "{share} %");
+        let after = stats(&host);
+        assert_eq!(done["bytes"], before.0 - after.0, "{share} %: {before:?}");
+        assert_eq!(done["held"], after.0, "{share} %");
+        assert!(after.0 <= max, "{share} %: {after:?}, at most {max}");
+    }
+}
+
+#[test]
+fn fetch_that_prunes_linked_unpacked_files_keeps_the_bound_and_counts_what_is_left() {
+    let Some(host) = three_unpacked("fetch") else {
+        return;
+    };
+    host.s3cache(&["gc"]).exits(0);
+    let (whole, unpacked) = stats(&host);
+    let url = format!("file://{}", host.publish("data-1.2", "data").display());
+    let max = whole - unpacked * 2 / 3;
+    host.s3cache(&[&url, "--keep-free=0", &format!("--max-size={max}")])
+        .exits(0);
+    let (held, left) = stats(&host);
+    assert!(held <= max, "{held}, at most {max}");
+    let counter = std::fs::read_to_string(host.share().join("index/v1/unpacked")).unwrap();
+    assert_eq!(counter.trim(), left.to_string());
+}

@@ -314,7 +314,7 @@ fn ls_of_a_prefix_shows_what_the_store_has() {
     );
     // Without the slash it is an artifact, which is not cached.
     host.s3cache_env([&uri], &s3.env()).exits(0);
-    let told = ls(&["s3://builds/pex"]).exits(0);
+    let told = ls(&["s3://builds/pex"]).exits(66);
     assert_eq!(told.stdout, "");
     told.says("end the prefix in a slash");
 }

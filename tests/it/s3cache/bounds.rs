@@ -172,17 +172,26 @@ fn what_is_larger_than_the_cache_is_fetched_past_it() {
 }
 
 #[test]
-fn what_would_leave_too_little_free_is_fetched_past_it() {
+fn what_would_leave_too_little_free_is_fetched_past_it_and_evicts_nothing() {
     let (host, origin) = (Host::new(), Origin::start());
-    let url = origin.url(&publish(&origin, 1));
-    let mut command = host.program(bin("s3cache"));
+    let urls = [0, 1].map(|n| origin.url(&publish(&origin, n)));
+    host.s3cache([&urls[0]]).exits(0);
+    host.age_blobs();
     let cache = format!("--cache-dir={}", host.cache().display());
-    command.args([&url, "--copy-to=out", "--keep-free=900T", &cache]);
-    Outcome::from(command.output().unwrap())
-        .exits(0)
-        .says("there is no room");
+    let why = "cannot keep 900.0 TiB free";
+    for (args, code) in [
+        (&[&urls[1], "--copy-to=out"][..], 0),
+        (&[&urls[1]], 73),
+        (&["gc", "--dry-run"], 0),
+        (&["gc"], 0),
+    ] {
+        let mut command = host.program(bin("s3cache"));
+        command.args(args).args(["--keep-free=900T", &cache]);
+        let told = Outcome::from(command.output().unwrap());
+        told.exits(code).says(why);
+        assert!(is_cached(&host, 0) && !is_cached(&host, 1), "{args:?}");
+    }
     assert!(host.read("out") == bytes(MB as usize, 1));
-    assert!(!is_cached(&host, 1));
 }
 
 #[test]

@@ -288,3 +288,30 @@ fn verify_reads_what_has_the_right_stamp() {
     );
     host.s3cache(["verify"]).exits(65);
 }
+
+#[test]
+fn verify_reads_and_counts_a_blob_of_several_sources_once() {
+    let (host, origin) = (Host::new(), Origin::start());
+    for path in ["/x/a-1.2", "/y/a-1.2", "/x/b-1.2"] {
+        origin.put(path, bytes(100_000, 1));
+        host.s3cache([origin.url(path)]).exits(0);
+    }
+    let told = host.s3cache(["verify"]).exits(0);
+    assert_eq!(told.stdout, "1 ok, 0 corrupt, 97.7 KiB read\n");
+    rot(&files(&host, "blobs")[0]);
+    let told = host
+        .s3cache(["verify"])
+        .exits(65)
+        .says("1 cached artifact was corrupt");
+    assert_eq!(
+        told.stdout.matches("corrupt ").count(),
+        3,
+        "{}",
+        told.stdout
+    );
+    assert!(
+        told.stdout.ends_with("0 ok, 1 corrupt, 97.7 KiB read\n"),
+        "{}",
+        told.stdout
+    );
+}

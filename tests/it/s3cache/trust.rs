@@ -305,3 +305,42 @@ fn nobody_else_can_hold_a_lone_users_lock() {
         assert_eq!(mode, 0o600, "{}", lock.display());
     }
 }
+
+#[test]
+fn stats_of_another_user_says_what_is_not_readable() {
+    let Some(users) = Users::new() else { return };
+    let (origin, path, body) = published();
+    users.get(ANN, &origin.url(&path));
+    let stats = |uid: u32| -> serde_json::Value {
+        let told = users.run(uid, &["stats", "--json"]).exits(0);
+        serde_json::from_str(&told.stdout).unwrap()
+    };
+    let (hers, his) = (stats(ANN), stats(BOB));
+    for key in ["pex_root_bytes", "held_bytes", "total_bytes"] {
+        assert!(hers[key].is_u64() && his[key].is_null(), "{key}: {his}");
+    }
+    assert_eq!(his["bytes"], body.len());
+    let table = users.run(BOB, &["stats"]).exits(0).stdout;
+    assert_eq!(table.matches("not readable").count(), 3, "{table}");
+    assert!(!users.run(ANN, &["stats"]).stdout.contains("not readable"));
+    // A folder that is closed holds an unknown number of artifacts, not none.
+    std::fs::set_permissions(users.share(ANN, "blobs"), PermissionsExt::from_mode(0o700)).unwrap();
+    let told = users.run(BOB, &["stats"]).exits(0);
+    assert_eq!(told.stdout, "");
+    told.says("cannot read this user's part of the cache");
+}
+
+#[test]
+fn gc_of_one_user_says_that_the_bound_of_all_needs_root() {
+    let Some(users) = Users::new() else { return };
+    let (origin, path, _) = published();
+    users.get(ANN, &origin.url(&path));
+    for (uid, warned) in [(ANN, true), (0, false)] {
+        let told = users.run(uid, &["gc", "--total-max-size=1G"]).exits(0);
+        assert_eq!(
+            told.stderr.contains("--total-max-size has no effect"),
+            warned,
+            "{uid}"
+        );
+    }
+}

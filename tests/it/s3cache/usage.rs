@@ -113,8 +113,9 @@ fn stats_of_every_kind_add_up_to_du() {
     assert_eq!(sum, number(&stats, "total_bytes"));
     let table = host.s3cache(["stats"]).exits(0).stdout;
     for line in [
-        "1 quarantined blobs",
-        "1 records of failures",
+        "2 artifacts (2 sources)",
+        "1 quarantined blob\n",
+        "1 record of a failure\n",
         "in all (du -sb)",
     ] {
         assert!(table.contains(line), "{line} in {table}");

@@ -141,6 +141,37 @@ fn rm_takes_a_source_a_name_or_a_digest_and_names_what_is_not_there() {
 }
 
 #[test]
+fn each_verb_takes_what_s3cache_printed_and_names_what_is_not_there() {
+    let (host, _origin, urls) = start();
+    let digest = sha256(b"static");
+    let path = blob(&host, "static.bin").display().to_string();
+    let (short, elsewhere) = (&digest[..7], path.replace("/blobs/", "/other/"));
+    for verb in ["ls", "verify", "rm"] {
+        for word in ["nothing.bin", short, &elsewhere, "https://repo/no-1.2"] {
+            let told = host.s3cache([verb, word]).exits(66);
+            told.says(&format!("{word} is not in the cache"));
+        }
+    }
+    for verb in ["ls", "verify"] {
+        host.s3cache([verb, &urls[0], "no", "nor"])
+            .exits(66)
+            .says("no, nor are not in the cache");
+        for word in [&path, &digest, &digest[..8], &urls[1], "static.bin"] {
+            let rows = json(&host, [verb, "--json", word]);
+            assert_eq!(rows.len(), 1, "{verb} {word}");
+            assert_eq!(rows[0]["source"], urls[1], "{verb} {word}");
+        }
+    }
+    let told = host.s3cache(["rm", &path]).exits(0);
+    assert_eq!(told.stdout, format!("removed {}\n", urls[1]));
+    host.s3cache(["rm", &urls[0]]).exits(0);
+    for verb in ["ls", "verify"] {
+        host.s3cache([verb]).exits(0);
+        host.s3cache([verb, &urls[0]]).exits(66);
+    }
+}
+
+#[test]
 fn stats_and_verify_count_what_is_there() {
     let (host, _origin, urls) = start();
     let stats = &json(&host, ["stats", "--json"])[0];

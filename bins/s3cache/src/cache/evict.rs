@@ -11,10 +11,11 @@ use hostkit::dir::try_exclusive;
 use nix::errno::Errno;
 use tracing::info;
 
+use super::gc::pex_root_bytes;
 use super::in_use::InUse;
 use super::pex_root;
 use super::share::Share;
-use super::space::{Bounds, Held, Stored, count, free, stored, write_unpacked};
+use super::space::{Bounds, Held, Stored, free, stored, write_unpacked};
 
 /// With more blobs than this an eviction goes a sixteenth below the bound, so that the next fetches need none.
 const MANY: usize = 256;
@@ -58,10 +59,16 @@ pub fn is_recent(used: SystemTime, now: SystemTime) -> bool {
         < RECENT
 }
 
-/// Evicts until `more` bytes fit within the bounds, or nothing is left to evict. Returns what is held then.
-pub(super) fn evict(share: &Share, bounds: Bounds, more: u64) -> io::Result<Held> {
-    remove_dead_partials(share, |_| Duration::ZERO, Act::Remove)?;
-    let (mut blobs, mut held) = count(share)?;
+/// Evicts until `more` bytes fit within the bounds, or nothing is left to evict. `blobs` and `held` are what was just
+/// counted. Returns what is held then.
+pub(super) fn evict(
+    share: &Share,
+    bounds: Bounds,
+    more: u64,
+    (mut blobs, mut held): (Vec<Stored>, Held),
+) -> io::Result<Held> {
+    let dead = remove_dead_partials(share, |_| Duration::ZERO, Act::Remove)?;
+    held.cached = held.cached.saturating_sub(dead);
     let slack = if blobs.len() > MANY {
         bounds.max_size / 16
     } else {
@@ -74,10 +81,14 @@ pub(super) fn evict(share: &Share, bounds: Bounds, more: u64) -> io::Result<Held
     };
     let (in_use, now) = (InUse::default(), clock::now());
     // Unpacked pexes come back without the network, so they go first.
-    if held.unpacked > 0 && !fits(held.total(), 0)? {
+    while held.unpacked > 0 && !fits(held.total(), 0)? {
         let enough = |freed| fits(held.total().saturating_sub(freed), 0);
         let pruned = pex_root::prune(share, &in_use, Act::Remove, enough)?;
-        held.unpacked = held.unpacked.saturating_sub(pruned.bytes);
+        if pruned.bytes == 0 {
+            break;
+        }
+        // Counted again: what was known of them may have been a minute old.
+        held.unpacked = pex_root_bytes(share).unwrap_or(0);
         write_unpacked(share, held.unpacked)?;
     }
     blobs.sort_by_key(|blob| blob.used);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hostkit::clock;
 use hostkit::dir::Dir;
+use nix::sys::stat::FileStat;
 
 use super::evict::{Act, PartialKind, remove_dead_partials};
 use super::share::Share;
@@ -138,13 +139,14 @@ fn for_each_record(
 }
 
 /// Bytes below a share's folder of unpacked pexes.
-#[must_use]
-pub fn pex_root_bytes(share: &Share) -> u64 {
-    share
-        .dir()
-        .child("pex-root")
-        .and_then(|dir| tree_bytes(&dir))
-        .unwrap_or(0)
+///
+/// # Errors
+/// The folder cannot be read: it is closed to other users.
+pub fn pex_root_bytes(share: &Share) -> io::Result<u64> {
+    match share.dir().child("pex-root") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        dir => tree_bytes(&dir?),
+    }
 }
 
 /// Bytes of all files below a directory; links of one file count once.
@@ -152,28 +154,40 @@ pub fn pex_root_bytes(share: &Share) -> u64 {
 /// # Errors
 /// The directory cannot be read. What cannot be read below it counts nothing.
 pub fn tree_bytes(dir: &Dir) -> io::Result<u64> {
-    add_tree(dir, 0, &mut HashSet::new())
+    let (mut bytes, mut linked) = (0, HashSet::new());
+    for_each_file(dir, 0, &mut |found| {
+        if found.st_nlink < 2 || linked.insert(found.st_ino) {
+            bytes += bytes_of(found);
+        }
+    })?;
+    Ok(bytes)
 }
 
-fn add_tree(dir: &Dir, depth: usize, linked: &mut HashSet<u64>) -> io::Result<u64> {
-    let mut bytes = 0;
+/// Visits every link of every file below a directory, except where it cannot be read.
+///
+/// # Errors
+/// The directory itself cannot be read.
+pub fn for_each_file(dir: &Dir, depth: usize, visit: &mut impl FnMut(&FileStat)) -> io::Result<()> {
     if depth > DEPTH {
-        return Ok(bytes);
+        return Ok(());
     }
     for entry in dir.entries()? {
         let (name, is_dir) = entry?;
         if is_dir {
-            bytes += dir
+            let _ = dir
                 .child(&name)
-                .and_then(|child| add_tree(&child, depth + 1, linked))
-                .unwrap_or(0);
-        } else if let Ok(found) = dir.stat(&name)
-            && (found.st_nlink < 2 || linked.insert(found.st_ino))
-        {
-            bytes += u64::try_from(found.st_size).unwrap_or(0);
+                .and_then(|child| for_each_file(&child, depth + 1, visit));
+        } else if let Ok(found) = dir.stat(&name) {
+            visit(&found);
         }
     }
-    Ok(bytes)
+    Ok(())
+}
+
+/// The length of a file (bytes).
+#[must_use]
+pub fn bytes_of(found: &FileStat) -> u64 {
+    u64::try_from(found.st_size).unwrap_or(0)
 }
 
 /// A blob of some share.

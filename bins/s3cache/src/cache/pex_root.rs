@@ -11,6 +11,7 @@
 
 mod info;
 mod layout;
+mod removal;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -23,9 +24,10 @@ use hostkit::dir::{Dir, try_exclusive, try_shared};
 use tracing::info;
 
 use self::info::PexInfo;
-use self::layout::{Layout, Place, TRASH, UnpackedPex, is_hash, written};
+use self::layout::{Layout, UnpackedPex, is_hash, written};
+use self::removal::Removal;
 use super::evict::Act;
-use super::gc::tree_bytes;
+use super::gc::bytes_of;
 use super::in_use::InUse;
 use super::share::Share;
 
@@ -91,7 +93,7 @@ fn wait(patience: Duration, mut attempt: impl FnMut() -> io::Result<bool>) -> io
 pub struct Pruned {
     /// Unpacked pexes.
     pub pexes: u64,
-    /// Bytes, shared parts included.
+    /// Bytes, shared parts included, and a file with several links once.
     pub bytes: u64,
 }
 
@@ -118,11 +120,11 @@ pub fn prune(
     };
     let leases = Leases::read(&root)?;
     let mut layout = Layout::read(&root)?;
-    let mut pruned = Pruned::default();
+    let (mut pexes, mut removal) = (0, Removal::new(&root, act));
     for place in std::mem::take(&mut layout.trash) {
-        pruned.bytes += remove(&root, &place, act)?;
+        removal.remove(&place)?;
     }
-    while !enough(pruned.bytes)? {
+    while !enough(removal.freed)? {
         let parts = if leases.unknown {
             Vec::new()
         } else {
@@ -130,7 +132,7 @@ pub fn prune(
         };
         if !parts.is_empty() {
             for place in parts {
-                pruned.bytes += remove(&root, &place, act)?;
+                removal.remove(&place)?;
             }
             continue;
         }
@@ -146,20 +148,18 @@ pub fn prune(
         if act == Act::Remove {
             info!(pex = hash, "unpacked pex removed");
         }
-        pruned.pexes += 1;
+        pexes += 1;
         for place in layout.take(&hash) {
-            pruned.bytes += remove(&root, &place, act)?;
+            removal.remove(&place)?;
         }
     }
     // What pexes share besides, such as what they know of interpreters, or what another layout has.
     let idle = closed.idle && layout.pexes.is_empty() && leases.are_all_free();
-    if idle && !enough(pruned.bytes)? {
-        pruned.bytes += remove_rest(&root, act)?;
+    if idle && !enough(removal.freed)? {
+        removal.remove_rest()?;
     }
-    if act == Act::Remove {
-        leases.forget(&root, &layout);
-    }
-    Ok(pruned)
+    let bytes = removal.freed + leases.forget(&root, &layout, act);
+    Ok(Pruned { pexes, bytes })
 }
 
 /// The pexes that run: leased, named by a process although it may have closed the lease, or, where a process has a part
@@ -281,51 +281,22 @@ impl Leases {
         idle || self.started.contains_key(&pex.hash) || age.is_ok_and(|age| age > UNLEASED_AGE)
     }
 
-    /// Removes the files of free leases on pexes that are gone.
-    fn forget(&self, root: &Dir, layout: &Layout) {
-        let Ok(dir) = root.child(LEASES) else { return };
+    /// Removes the files of free leases on pexes that are gone; returns the bytes freed.
+    fn forget(&self, root: &Dir, layout: &Layout, act: Act) -> u64 {
+        let Ok(dir) = root.child(LEASES) else {
+            return 0;
+        };
+        let mut freed = 0;
         for (name, hash) in &self.free {
-            if !layout.pexes.iter().any(|pex| pex.hash == *hash) {
-                // Left behind it costs a file of 40 bytes.
-                let _ = dir.remove_file(name);
+            if layout.pexes.iter().any(|pex| pex.hash == *hash) {
+                continue;
+            }
+            let bytes = dir.stat(name).map_or(0, |found| bytes_of(&found));
+            // Left behind it costs a file of 40 bytes.
+            if act == Act::Count || dir.remove_file(name).is_ok() {
+                freed += bytes;
             }
         }
+        freed
     }
-}
-
-/// Removes a directory; returns the bytes in it.
-fn remove(root: &Dir, place: &Place, act: Act) -> io::Result<u64> {
-    let parent = place.parent(root)?;
-    let bytes = parent.child(&place.name).and_then(|dir| tree_bytes(&dir))?;
-    if act == Act::Remove {
-        let mut name = place.name.clone();
-        if !name.ends_with(TRASH) {
-            name = format!("{name}{TRASH}");
-            // A kill in the middle must not leave half a pex under its name.
-            parent.rename(&place.name, &parent, &name)?;
-        }
-        parent.remove_all(name)?;
-    }
-    Ok(bytes)
-}
-
-/// Removes all but the leases; returns the bytes in it.
-fn remove_rest(root: &Dir, act: Act) -> io::Result<u64> {
-    let mut bytes = 0;
-    for entry in root.entries()? {
-        let (name, is_dir) = entry?;
-        if name == LEASES {
-            continue;
-        }
-        bytes += if is_dir {
-            root.child(&name).and_then(|dir| tree_bytes(&dir))?
-        } else {
-            root.stat(&name)
-                .map_or(0, |found| u64::try_from(found.st_size).unwrap_or(0))
-        };
-        if act == Act::Remove {
-            root.remove_all(name)?;
-        }
-    }
-    Ok(bytes)
 }

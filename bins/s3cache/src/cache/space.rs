@@ -122,7 +122,13 @@ fn reserve_locked(
         Ok::<_, io::Error>(held.total().saturating_add(more) <= bounds.max_size && room)
     };
     if !fits(held)? {
-        held = evict(share, bounds, more)?;
+        let counted = count(share)?;
+        if let Some(why) = cannot_keep_free(free(share)?, counted.1.total(), bounds.keep_free, more)
+        {
+            write_counter(share, CACHED, counted.1.cached)?;
+            return Ok(Err(why));
+        }
+        held = evict(share, bounds, more, counted)?;
         if !fits(held)? {
             // The counter may have been wrong, and is right now.
             write_counter(share, CACHED, held.cached)?;
@@ -164,12 +170,26 @@ pub fn recount(share: &Share) -> io::Result<Held> {
     let recount = || {
         let _lock = lock(share)?;
         let mut held = count(share)?.1;
-        held.unpacked = pex_root_bytes(share);
+        held.unpacked = pex_root_bytes(share).unwrap_or(0);
         write_counter(share, CACHED, held.cached)?;
         write_unpacked(share, held.unpacked)?;
         Ok(held)
     };
     share.own_failures(recount())
+}
+
+/// Why `keep_free` bytes and `more` would not be free even if all that is `held` were evicted: then nothing is, because
+/// it would help nothing.
+#[must_use]
+pub fn cannot_keep_free(free: u64, held: u64, keep_free: u64, more: u64) -> Option<String> {
+    (free.saturating_add(held) < keep_free.saturating_add(more)).then(|| {
+        format!(
+            "cannot keep {} free: the filesystem has {} free and the cache holds {}: lower --keep-free",
+            show_size(keep_free),
+            show_size(free),
+            show_size(held)
+        )
+    })
 }
 
 fn allocate(data: &File, have: u64, more: u64) -> io::Result<()> {
@@ -232,7 +252,7 @@ fn unpacked(share: &Share) -> io::Result<u64> {
     if recently && let Some(bytes) = read_counter(share, UNPACKED) {
         return Ok(bytes);
     }
-    let bytes = pex_root_bytes(share);
+    let bytes = pex_root_bytes(share).unwrap_or(0);
     write_unpacked(share, bytes)?;
     Ok(bytes)
 }

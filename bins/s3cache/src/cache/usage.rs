@@ -30,8 +30,8 @@ pub struct Usage {
     pub quarantined: Amount,
     /// What leaders that failed left for those who waited.
     pub failures: Amount,
-    /// Files of unpacked pexes (bytes).
-    pub unpacked: u64,
+    /// Files of unpacked pexes (bytes); `None` when they cannot be read, as those of another user.
+    pub unpacked: Option<u64>,
     /// Directories, index and locks (bytes); they do not count toward `max-size`.
     pub other: u64,
 }
@@ -64,25 +64,25 @@ impl Usage {
             usage.artifacts.count += 1;
             usage.artifacts.bytes += blob.size;
         }
-        usage.unpacked = pex_root_bytes(share);
+        usage.unpacked = pex_root_bytes(share).ok();
         let all = whole(share.dir(), 0, &mut HashSet::new());
         usage.other = all.saturating_sub(usage.held());
         Ok(usage)
     }
 
-    /// What counts toward `max-size` (bytes).
+    /// What counts toward `max-size` (bytes), without what cannot be read.
     #[must_use]
-    pub const fn held(&self) -> u64 {
+    pub fn held(&self) -> u64 {
         self.artifacts.bytes
             + self.arriving.bytes
             + self.quarantined.bytes
             + self.failures.bytes
-            + self.unpacked
+            + self.unpacked.unwrap_or(0)
     }
 
-    /// All of it (bytes).
+    /// All of it (bytes), without what cannot be read.
     #[must_use]
-    pub const fn total(&self) -> u64 {
+    pub fn total(&self) -> u64 {
         self.held() + self.other
     }
 }

@@ -8,8 +8,9 @@ use hostkit::units::{duration, show_size};
 use hostkit::{Exit, Failure, clock, out};
 use nix::sys::statvfs::fstatvfs;
 use serde_json::json;
+use tracing::warn;
 
-use super::{disk, own_shares};
+use super::{counted, disk, own_shares};
 use crate::cache::evict::{Act, evict_blob, is_recent, remove_dead_partials};
 use crate::cache::gc::{Candidate, Freed, by_age, sweep};
 use crate::cache::in_use::InUse;
@@ -38,10 +39,19 @@ pub struct Args {
 /// The disk fails (exit 74).
 pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     let shares = own_shares(settings)?;
+    if shares.is_empty() {
+        return Ok(Exit::OK);
+    }
+    if settings.total_max_size < u64::MAX && !nix::unistd::geteuid().is_root() {
+        warn!("--total-max-size has no effect unless gc runs as root");
+    }
     let mut round = Round::new(args, settings, &shares);
     for (at, share) in shares.iter().enumerate() {
         round.sweep(at).map_err(|error| disk(share, error))?;
     }
+    round
+        .check_keep_free()
+        .map_err(|error| disk(&shares[0], error))?;
     for (at, share) in shares.iter().enumerate() {
         round.make_room(at).map_err(|error| disk(share, error))?;
     }
@@ -67,6 +77,8 @@ struct Round<'a> {
     in_use: InUse,
     /// The bound of all shares together (bytes).
     total_max: u64,
+    /// What stays free on the filesystem (bytes).
+    keep_free: u64,
     /// What each share holds (bytes).
     held: Vec<u64>,
     /// What each share was relieved of.
@@ -90,6 +102,7 @@ impl<'a> Round<'a> {
                 true => settings.total_max_size,
                 false => u64::MAX,
             },
+            keep_free: settings.keep_free,
             held: vec![0; shares.len()],
             freed: vec![Freed::default(); shares.len()],
         }
@@ -98,13 +111,35 @@ impl<'a> Round<'a> {
     /// Whether a share, all together or the disk are over a bound, after `freed` more bytes of the share are gone.
     fn is_over(&self, at: usize, freed: u64) -> io::Result<bool> {
         let (mine, all) = (self.held[at], self.held.iter().sum::<u64>());
-        let counted = match self.act {
+        let more = match self.act {
             Act::Remove => 0,
-            Act::Count => self.freed.iter().map(|freed| freed.bytes).sum::<u64>() + freed,
+            Act::Count => freed,
         };
         Ok(mine.saturating_sub(freed) > self.settings.max_size
             || all.saturating_sub(freed) > self.total_max
-            || free_bytes(self.settings)?.saturating_add(counted) < self.settings.keep_free)
+            || self.free()?.saturating_add(more) < self.keep_free)
+    }
+
+    /// What is free on the filesystem, or would be (bytes).
+    fn free(&self) -> io::Result<u64> {
+        let free = free_bytes(self.settings)?;
+        Ok(match self.act {
+            Act::Remove => free,
+            Act::Count => self
+                .freed
+                .iter()
+                .fold(free, |free, more| free.saturating_add(more.bytes)),
+        })
+    }
+
+    /// Leaves `keep_free` alone when evicting everything would not reach it.
+    fn check_keep_free(&mut self) -> io::Result<()> {
+        let (free, held) = (self.free()?, self.held.iter().sum());
+        if let Some(why) = space::cannot_keep_free(free, held, self.keep_free, 0) {
+            warn!("{why}; nothing is evicted for it");
+            self.keep_free = 0;
+        }
+        Ok(())
     }
 
     fn count(&mut self, at: usize, bytes: u64) {
@@ -193,10 +228,10 @@ impl<'a> Round<'a> {
             "freed"
         };
         out::line(format_args!(
-            "uid {uid}: {would} {} ({} artifacts, {} unpacked pexes), {} held",
+            "uid {uid}: {would} {} ({}, {}), {} held",
             show_size(freed.bytes),
-            freed.blobs,
-            freed.pexes,
+            counted(freed.blobs, "artifact", "artifacts"),
+            counted(freed.pexes, "unpacked pex", "unpacked pexes"),
             show_size(held),
         ))
     }

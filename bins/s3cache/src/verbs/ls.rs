@@ -1,7 +1,7 @@
 //! `s3cache ls`: what is cached, how big, how old, when used last, and by whom it is in use. A prefix is listed in its
 //! store instead.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use hostkit::units::{show_duration, show_size};
 use hostkit::{Exit, Failure, clock, out};
 use serde_json::json;
 
-use super::{all_shares, check_words, entries, ls_store, matches};
+use super::{all_shares, check_found, check_words, entries, ls_store, names_of};
 use crate::cache::in_use::InUse;
 use crate::cache::space;
 use crate::settings::Settings;
@@ -17,8 +17,8 @@ use crate::settings::Settings;
 /// Flags of `s3cache ls`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only these: a source, a file name, or the beginning of a digest. A prefix that ends in a slash is listed in its
-    /// store: s3://bucket/prefix/
+    /// Only these: a source, a file name, the first 8 or more digits of a digest, or the path of a cached artifact. A
+    /// prefix that ends in a slash is listed in its store: s3://bucket/prefix/
     #[arg(value_name = "WHAT")]
     what: Vec<String>,
     /// Print one JSON object per line
@@ -29,7 +29,7 @@ pub struct Args {
 /// Lists the cache, or what stores have below the prefixes that are given.
 ///
 /// # Errors
-/// There is no cache, or nothing below a prefix (exit 66); a store does not list it.
+/// There is no cache, nothing below a prefix, or no such artifact (exit 66); a store does not list it.
 pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     let mut what = Vec::new();
     for word in &args.what {
@@ -43,27 +43,26 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     }
     check_words(&what, settings)?;
     let (holders, in_use) = (lease_holders(), InUse::default());
-    let mut rows = Vec::new();
+    let (mut rows, mut listed) = (Vec::new(), HashSet::new());
     for share in all_shares(settings)? {
         let used: HashMap<String, SystemTime> = space::blobs(&share)
             .unwrap_or_default()
             .into_iter()
             .map(|blob| (blob.sha256, blob.used))
             .collect();
-        for (key, entry) in entries(&share) {
-            if !what.is_empty()
-                && !what
-                    .iter()
-                    .any(|word| matches(&entry, &key, word, settings))
-            {
+        for found in entries(&share) {
+            let named = names_of(&share, &found, &what, settings);
+            if named.is_empty() && !what.is_empty() {
                 continue;
             }
+            let (_, entry) = found;
             let inode = share
                 .open_blob(&entry.sha256, &entry.name)
                 .ok()
                 .and_then(|(file, _)| Some(file.metadata().ok()?.ino()));
             // Without a blob the entry is a leftover, which gc removes.
             let Some(inode) = inode else { continue };
+            listed.extend(named);
             let last = used.get(&entry.sha256).copied().unwrap_or(UNIX_EPOCH);
             rows.push((
                 last,
@@ -72,9 +71,6 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
                 holders.get(&inode).cloned().unwrap_or_default(),
             ));
         }
-    }
-    if rows.is_empty() && what.iter().any(|word| word.contains("://")) {
-        tracing::warn!("not in the cache; to list a store, end the prefix in a slash");
     }
     rows.sort_by_key(|row| std::cmp::Reverse(row.0));
     if !args.json && !rows.is_empty() {
@@ -110,6 +106,7 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
             printable(&entry.source)
         ))?;
     }
+    check_found(&what, |word| listed.contains(word))?;
     Ok(Exit::OK)
 }
 

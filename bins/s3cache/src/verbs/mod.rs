@@ -9,6 +9,8 @@ pub mod rm;
 pub mod stats;
 pub mod verify;
 
+use std::path::{Path, PathBuf};
+
 use hostkit::dir::Dir;
 use hostkit::{Exit, Failure};
 
@@ -97,8 +99,14 @@ fn check_words(words: &[String], settings: &Settings) -> Result<(), Failure> {
     sources.try_for_each(|source| settings.index_key(&source).map(drop))
 }
 
-/// What people name on a command line: a source, a digest or its beginning, or a file name.
-fn matches(entry: &cache::Entry, key: &str, word: &str, settings: &Settings) -> bool {
+/// What people name on a command line: a source, a digest or its beginning, a file name, or the path of a blob as it was
+/// printed.
+fn matches(
+    share: &Share,
+    (key, entry): &(String, cache::Entry),
+    word: &str,
+    settings: &Settings,
+) -> bool {
     let source = Source::parse(word)
         .ok()
         .and_then(|source| settings.index_key(&source).ok());
@@ -106,4 +114,52 @@ fn matches(entry: &cache::Entry, key: &str, word: &str, settings: &Settings) -> 
         || entry.name == word
         || entry.source == word
         || (word.len() >= 8 && entry.sha256.starts_with(&word.to_ascii_lowercase()))
+        || (word.starts_with('/') && is_path_of(share, entry, Path::new(word)))
+}
+
+/// The words of a command line that name an entry.
+fn names_of<'a>(
+    share: &Share,
+    found: &(String, cache::Entry),
+    words: &'a [String],
+    settings: &Settings,
+) -> Vec<&'a str> {
+    let words = words.iter().map(String::as_str);
+    words
+        .filter(|word| matches(share, found, word, settings))
+        .collect()
+}
+
+fn is_path_of(share: &Share, entry: &cache::Entry, path: &Path) -> bool {
+    let blobs = std::path::absolute(share.dir().path().join("blobs"));
+    let blob = [&entry.sha256[..2], &entry.sha256, &entry.name];
+    blobs.is_ok_and(|blobs| path == blobs.join(blob.iter().collect::<PathBuf>()))
+}
+
+/// Makes sure that each word of a command line named something.
+///
+/// # Errors
+/// Some did not (exit 66).
+fn check_found(words: &[String], is_found: impl Fn(&str) -> bool) -> Result<(), Failure> {
+    let missing = words.iter().filter(|word| !is_found(word));
+    let missing: Vec<_> = missing.map(|word| hostkit::mask::url(word)).collect();
+    let verb = match missing.len() {
+        0 => return Ok(()),
+        1 => "is",
+        _ => "are",
+    };
+    let store = match missing.iter().any(|word| word.contains("://")) {
+        true => "; to list a store, end the prefix in a slash",
+        false => "",
+    };
+    Err(Failure::new(
+        Exit::NOT_FOUND,
+        format!("{} {verb} not in the cache", missing.join(", ")),
+    )
+    .remedy(format!("`s3cache ls` lists what is{store}")))
+}
+
+/// A number of things, for people.
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }

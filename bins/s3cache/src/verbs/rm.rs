@@ -2,7 +2,7 @@
 
 use hostkit::{Exit, Failure, out};
 
-use super::{check_words, disk, entries, matches, own_shares};
+use super::{check_found, check_words, disk, entries, matches, own_shares};
 use crate::cache::evict::{Act, remove_blob};
 use crate::cache::in_use::InUse;
 use crate::cache::space;
@@ -11,7 +11,8 @@ use crate::settings::Settings;
 /// Flags of `s3cache rm`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What to remove: a source, a file name, or the beginning of a digest
+    /// What to remove: a source, a file name, the first 8 or more digits of a digest, or the path of a cached
+    /// artifact
     #[arg(value_name = "WHAT", required = true)]
     what: Vec<String>,
 }
@@ -26,11 +27,12 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     for word in &args.what {
         let mut found = false;
         for share in &shares {
-            for (key, entry) in entries(share) {
-                if !matches(&entry, &key, word, settings) {
+            for found_entry in entries(share) {
+                if !matches(share, &found_entry, word, settings) {
                     continue;
                 }
                 found = true;
+                let (key, entry) = found_entry;
                 // An entry without a blob is only forgotten.
                 match remove_blob(share, &entry.sha256, &in_use, Act::Remove) {
                     Ok(true) => {
@@ -50,13 +52,7 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
                 out::line(format_args!("removed {}", entry.source))?;
             }
         }
-        if !found {
-            return Err(Failure::new(
-                Exit::NOT_FOUND,
-                format!("{} is not in the cache", hostkit::mask::url(word)),
-            )
-            .remedy("`s3cache ls` lists what is"));
-        }
+        check_found(std::slice::from_ref(word), |_| found)?;
     }
     Ok(Exit::OK)
 }

@@ -3,8 +3,9 @@
 use hostkit::units::show_size;
 use hostkit::{Exit, Failure, out};
 use serde_json::json;
+use tracing::warn;
 
-use super::{all_shares, entries};
+use super::{all_shares, counted, disk, entries};
 use crate::cache::usage::Usage;
 use crate::settings::Settings;
 
@@ -19,13 +20,21 @@ pub struct Args {
 /// Counts the cache.
 ///
 /// # Errors
-/// There is no cache (exit 66).
+/// There is no cache (exit 66), or the caller's part of it cannot be read (exit 74).
 pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     for share in all_shares(settings)? {
-        // What cannot be read of another user's part counts nothing.
-        let usage = Usage::of(&share).unwrap_or_default();
-        let sources = entries(&share).len();
+        let usage = match Usage::of(&share) {
+            Ok(usage) => usage,
+            Err(error) if share.own => return Err(disk(&share, error)),
+            Err(error) => {
+                warn!(uid = share.uid, %error, "cannot read this user's part of the cache");
+                continue;
+            }
+        };
+        let sources = entries(&share).len() as u64;
         if args.json {
+            // A sum of which a part is not known is not known either.
+            let sum = |bytes: u64| usage.unpacked.map(|_| bytes);
             out::json(&json!({
                 "uid": share.uid,
                 "sources": sources,
@@ -37,9 +46,9 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
                 "failures": usage.failures.count,
                 "failure_bytes": usage.failures.bytes,
                 "pex_root_bytes": usage.unpacked,
-                "held_bytes": usage.held(),
+                "held_bytes": sum(usage.held()),
                 "other_bytes": usage.other,
-                "total_bytes": usage.total(),
+                "total_bytes": sum(usage.total()),
             }))?;
         } else {
             table(share.uid, &usage, sources, settings.max_size)?;
@@ -48,32 +57,56 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     Ok(Exit::OK)
 }
 
-fn table(uid: u32, usage: &Usage, sources: usize, max_size: u64) -> Result<(), Failure> {
+fn table(uid: u32, usage: &Usage, sources: u64, max_size: u64) -> Result<(), Failure> {
+    let without = match usage.unpacked {
+        Some(_) => "",
+        None => ", without what is not readable",
+    };
     let rows = [
         (
-            usage.artifacts.bytes,
-            format!("{} artifacts ({sources} sources)", usage.artifacts.count),
+            Some(usage.artifacts.bytes),
+            format!(
+                "{} ({})",
+                counted(usage.artifacts.count, "artifact", "artifacts"),
+                counted(sources, "source", "sources")
+            ),
         ),
-        (usage.arriving.bytes, "partial downloads".to_owned()),
+        (Some(usage.arriving.bytes), "partial downloads".to_owned()),
         (
-            usage.quarantined.bytes,
-            format!("{} quarantined blobs", usage.quarantined.count),
+            Some(usage.quarantined.bytes),
+            counted(
+                usage.quarantined.count,
+                "quarantined blob",
+                "quarantined blobs",
+            ),
         ),
         (
-            usage.failures.bytes,
-            format!("{} records of failures", usage.failures.count),
+            Some(usage.failures.bytes),
+            counted(
+                usage.failures.count,
+                "record of a failure",
+                "records of failures",
+            ),
         ),
         (usage.unpacked, "unpacked pexes".to_owned()),
         (
-            usage.held(),
-            format!("together, of at most {} (max-size)", show_size(max_size)),
+            Some(usage.held()),
+            format!(
+                "together, of at most {} (max-size){without}",
+                show_size(max_size)
+            ),
         ),
-        (usage.other, "index, locks, directories".to_owned()),
-        (usage.total(), "in all (du -sb)".to_owned()),
+        (Some(usage.other), "index, locks, directories".to_owned()),
+        (Some(usage.total()), format!("in all (du -sb){without}")),
     ];
     out::line(format_args!("uid {uid}"))?;
     for (bytes, what) in rows {
-        out::line(format_args!("{bytes:>16} {:>10}  {what}", show_size(bytes)))?;
+        match bytes {
+            Some(bytes) => {
+                out::line(format_args!("{bytes:>16} {:>10}  {what}", show_size(bytes)))?;
+            }
+            None => out::line(format_args!("{:>27}  {what}", "not readable"))?,
+        }
     }
     Ok(())
 }

@@ -1,18 +1,22 @@
 //! `s3cache verify`: reads blobs again and compares their digest; what differs is put aside.
 
+use std::collections::{HashMap, HashSet, hash_map};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+
 use hostkit::units::show_size;
 use hostkit::{Exit, Failure, out};
 use serde_json::json;
 
-use super::{check_words, disk, entries, matches, own_shares};
-use crate::cache::Lookup;
-use crate::digest;
+use super::{check_found, check_words, counted, disk, entries, names_of, own_shares};
+use crate::cache::{Entry, Lookup, Share};
+use crate::digest::{self, Hex};
 use crate::settings::Settings;
 
 /// Flags of `s3cache verify`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only these: a source, a file name, or the beginning of a digest
+    /// Only these: a source, a file name, the first 8 or more digits of a digest, or the path of a cached artifact
     #[arg(value_name = "WHAT")]
     what: Vec<String>,
     /// Print one JSON object per line
@@ -23,48 +27,37 @@ pub struct Args {
 /// Verifies the caller's blobs; as root, everybody's.
 ///
 /// # Errors
-/// A blob was corrupt (exit 65) or cannot be read (exit 74).
+/// A blob was corrupt (exit 65) or cannot be read (exit 74), or nothing is cached of what is named (exit 66).
 pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     check_words(&args.what, settings)?;
     let (mut good, mut bad, mut bytes) = (0u64, 0u64, 0u64);
+    let mut verified = HashSet::new();
     for share in own_shares(settings)? {
-        for (key, entry) in entries(&share) {
-            if !args.what.is_empty()
-                && !args
-                    .what
-                    .iter()
-                    .any(|word| matches(&entry, &key, word, settings))
-            {
+        let mut blobs = Blobs::default();
+        for found in entries(&share) {
+            let named = names_of(&share, &found, &args.what, settings);
+            if named.is_empty() && !args.what.is_empty() {
                 continue;
             }
-            // Looking it up mends or puts aside what its stamp gives away; reading it finds the rest.
-            let state = match share.lookup(&key).map_err(|error| disk(&share, error))? {
-                Lookup::Miss => continue,
-                Lookup::Corrupt(_) => "corrupt",
-                Lookup::Hit(blob) => match digest::of_file(&blob.file, entry.size) {
-                    Ok(found) if found == entry.sha256 => "ok",
-                    _ => {
-                        share
-                            .quarantine(&key, &entry)
-                            .map_err(|error| disk(&share, error))?;
-                        "corrupt"
-                    }
-                },
+            let (key, entry) = found;
+            let sound = blobs.verify(&share, &key, &entry);
+            let Some(sound) = sound.map_err(|error| disk(&share, error))? else {
+                continue;
             };
-            if state == "ok" {
-                good += 1
-            } else {
-                bad += 1
-            }
-            bytes += entry.size;
+            verified.extend(named);
             if args.json {
+                let state = if sound { "ok" } else { "corrupt" };
                 out::json(
                     &json!({"source": entry.source, "sha256": entry.sha256, "uid": share.uid, "state": state}),
                 )?;
-            } else if state != "ok" {
+            } else if !sound {
                 out::line(format_args!("corrupt {} {}", entry.sha256, entry.source))?;
             }
         }
+        bytes += blobs.bytes;
+        let sound = blobs.sound.values().filter(|sound| **sound).count() as u64;
+        good += sound;
+        bad += blobs.sound.len() as u64 - sound;
     }
     if !args.json {
         out::line(format_args!(
@@ -75,9 +68,55 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     if bad > 0 {
         return Err(Failure::new(
             Exit::CORRUPT,
-            format!("{bad} cached artifacts were corrupt"),
+            format!(
+                "{} corrupt",
+                counted(bad, "cached artifact was", "cached artifacts were")
+            ),
         )
-        .remedy("they were put aside and are fetched again when needed; check the disk"));
+        .remedy("what is corrupt was put aside and is fetched again when needed; check the disk"));
     }
+    check_found(&args.what, |word| verified.contains(word))?;
     Ok(Exit::OK)
+}
+
+/// The blobs of a share as far as they are verified. Many sources may lead to one, which is read and counted once.
+#[derive(Debug, Default)]
+struct Blobs {
+    /// Whether each is what its digest says.
+    sound: HashMap<Hex, bool>,
+    /// The same of each file, by its inode: what has the names of several sources is one file, or was.
+    files: HashMap<u64, bool>,
+    /// The length of all of them.
+    bytes: u64,
+}
+
+impl Blobs {
+    /// Verifies the blob of a source, and puts it aside when it is corrupt; `None` when there is none.
+    fn verify(&mut self, share: &Share, key: &str, entry: &Entry) -> io::Result<Option<bool>> {
+        // Looking it up mends or puts aside what its stamp gives away; reading it finds the rest.
+        let sound = match share.lookup(key)? {
+            // Another source of it was met before, and it was put aside.
+            Lookup::Miss if self.sound.get(&entry.sha256) == Some(&false) => false,
+            Lookup::Miss => return Ok(None),
+            Lookup::Corrupt(_) => false,
+            Lookup::Hit(blob) => {
+                let file = self.files.entry(blob.file.metadata()?.ino());
+                let sound = *file.or_insert_with(|| {
+                    digest::of_file(&blob.file, entry.size).is_ok_and(|found| found == entry.sha256)
+                });
+                if !sound {
+                    share.quarantine(key, entry)?;
+                }
+                sound
+            }
+        };
+        match self.sound.entry(entry.sha256.clone()) {
+            hash_map::Entry::Occupied(mut known) => *known.get_mut() &= sound,
+            hash_map::Entry::Vacant(unknown) => {
+                unknown.insert(sound);
+                self.bytes += entry.size;
+            }
+        }
+        Ok(Some(sound))
+    }
 }

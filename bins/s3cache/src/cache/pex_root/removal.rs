@@ -1,0 +1,111 @@
+//! Removing parts of a root, and how many bytes that frees: pex makes hard links between its folders, and a file is
+//! freed with its last link only.
+
+use std::collections::HashMap;
+use std::io;
+
+use hostkit::dir::Dir;
+
+use super::LEASES;
+use super::layout::{Place, TRASH};
+use crate::cache::evict::Act;
+use crate::cache::gc::{bytes_of, for_each_file, tree_bytes};
+
+/// The removals of one pruning, or what they would be.
+pub(super) struct Removal<'a> {
+    root: &'a Dir,
+    act: Act,
+    /// Bytes freed so far.
+    pub(super) freed: u64,
+    /// Read at the first removal: a walk over thousands of files, which a pruning that removes nothing does not need.
+    census: Option<Census>,
+}
+
+/// What there was below the root at first.
+#[derive(Default)]
+struct Census {
+    /// All of it (bytes).
+    bytes: u64,
+    /// How many links below the root that are not removed yet a file has.
+    links: HashMap<u64, u64>,
+}
+
+impl Census {
+    fn of(root: &Dir) -> io::Result<Self> {
+        let mut census = Self::default();
+        for_each_file(root, 0, &mut |found| {
+            let links = census.links.entry(found.st_ino).or_insert(0);
+            *links += 1;
+            if *links == 1 {
+                census.bytes += bytes_of(found);
+            }
+        })?;
+        Ok(census)
+    }
+}
+
+impl<'a> Removal<'a> {
+    pub(super) fn new(root: &'a Dir, act: Act) -> Self {
+        Self {
+            root,
+            act,
+            freed: 0,
+            census: None,
+        }
+    }
+
+    /// Removes a directory.
+    pub(super) fn remove(&mut self, place: &Place) -> io::Result<()> {
+        let parent = place.parent(self.root)?;
+        let freed = self.unlinked(&parent.child(&place.name)?)?;
+        if self.act == Act::Remove {
+            let mut name = place.name.clone();
+            if !name.ends_with(TRASH) {
+                name = format!("{name}{TRASH}");
+                // A kill in the middle must not leave half a pex under its name.
+                parent.rename(&place.name, &parent, &name)?;
+            }
+            parent.remove_all(name)?;
+        }
+        self.freed += freed;
+        Ok(())
+    }
+
+    fn census(&mut self) -> io::Result<&mut Census> {
+        match &mut self.census {
+            Some(census) => Ok(census),
+            census @ None => Ok(census.insert(Census::of(self.root)?)),
+        }
+    }
+
+    /// The bytes that go with a directory.
+    fn unlinked(&mut self, dir: &Dir) -> io::Result<u64> {
+        let census = self.census()?;
+        let mut bytes = 0;
+        for_each_file(
+            dir,
+            0,
+            &mut |found| match census.links.get_mut(&found.st_ino) {
+                Some(left) if *left > 1 => *left -= 1,
+                _ => bytes += bytes_of(found),
+            },
+        )?;
+        Ok(bytes)
+    }
+
+    /// Removes all but the leases.
+    pub(super) fn remove_rest(&mut self) -> io::Result<()> {
+        let leases = self.root.child(LEASES).and_then(|dir| tree_bytes(&dir));
+        // A walk would count again what was only to be counted.
+        self.freed = self.census()?.bytes.saturating_sub(leases.unwrap_or(0));
+        if self.act == Act::Remove {
+            for entry in self.root.entries()? {
+                let (name, _) = entry?;
+                if name != LEASES {
+                    self.root.remove_all(name)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
