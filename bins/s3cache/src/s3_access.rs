@@ -127,12 +127,13 @@ impl S3Access {
         })
     }
 
-    /// What tells apart equal buckets of different services: the endpoint, or the partition of AWS. `None` is the
-    /// partition `aws`, whose keys are those of earlier releases, so that the caches of a fleet stay warm.
+    /// What tells apart equal buckets of different services: the endpoint, or the partition of AWS. It is never empty:
+    /// earlier releases filed objects of AWS under an empty service, and with them those of endpoints that a profile or
+    /// `AWS_ENDPOINT_URL` names.
     #[must_use]
-    pub fn service(&self) -> Option<&str> {
-        let partition = || Some(partition(self.region.as_deref()?)).filter(|name| *name != "aws");
-        self.endpoint.as_deref().or_else(partition)
+    pub fn service(&self) -> &str {
+        let region = self.region.as_deref();
+        (self.endpoint.as_deref()).unwrap_or_else(|| region.map_or("aws", partition))
     }
 }
 
@@ -362,27 +363,27 @@ dynamodb =
     fn each_setting_comes_from_the_first_layer_that_names_it() {
         // Flags, variables, then endpoint, region, style, CA file, and the service in the key of the cache.
         let table = "\
-            | | - eu-west-1 host - -
-            | AWS_PROFILE= | - eu-west-1 host - -
-            profile=keys | | - - host - -
+            | | - eu-west-1 host - aws
+            | AWS_PROFILE= | - eu-west-1 host - aws
+            profile=keys | | - - host - aws
             profile=plain | | https://profile.org cn-north-1 host /profile.pem https://profile.org
             | AWS_PROFILE=plain | https://profile.org cn-north-1 host /profile.pem https://profile.org
-            | AWS_DEFAULT_PROFILE=plain AWS_PROFILE=keys | - - host - -
+            | AWS_DEFAULT_PROFILE=plain AWS_PROFILE=keys | - - host - aws
             profile=service | | http://127.0.0.1:9000 - path - http://127.0.0.1:9000
             profile=service endpoint-url=http://f.org | | http://f.org - path - http://f.org
             profile=virtual | | http://localhost:9000 - host - http://localhost:9000
             profile=plain | AWS_ENDPOINT_URL=http://e.org AWS_DEFAULT_REGION=r1 AWS_CA_BUNDLE=/e.pem | http://e.org r1 host /e.pem http://e.org
             profile=service | AWS_ENDPOINT_URL_S3=http://e3.org AWS_ENDPOINT_URL=http://e.org | http://e3.org - path - http://e3.org
-            | AWS_REGION=r2 AWS_DEFAULT_REGION=r1 | - r2 host - -
+            | AWS_REGION=r2 AWS_DEFAULT_REGION=r1 | - r2 host - aws
             profile=plain endpoint-url=http://[::1]:9000/ region=r3 ca-file=/f.pem | AWS_ENDPOINT_URL_S3=http://e3.org AWS_REGION=r2 AWS_CA_BUNDLE=/e.pem | http://[::1]:9000 r3 path /f.pem http://[::1]:9000
             profile=plain endpoint-url=http://localhost:80 | | http://localhost cn-north-1 path /profile.pem http://localhost
-            profile=ignore | | - - host - -
-            profile=ignore | AWS_ENDPOINT_URL_S3=http://e3.org | - - host - -
+            profile=ignore | | - - host - aws
+            profile=ignore | AWS_ENDPOINT_URL_S3=http://e3.org | - - host - aws
             profile=ignore | AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=false | https://profile.org - host - https://profile.org
             profile=plain | AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=TRUE AWS_ENDPOINT_URL=http://e.org | - cn-north-1 host /profile.pem aws-cn
             profile=ignore endpoint-url=HTTP://Flag.org/s3// | | http://flag.org/s3 - host - http://flag.org/s3
             | AWS_REGION=us-gov-west-1 | - us-gov-west-1 host - aws-us-gov
-            path-style=true | AWS_REGION=ap-south-2 | - ap-south-2 path - -";
+            path-style=true | AWS_REGION=ap-south-2 | - ap-south-2 path - aws";
         for row in table.lines() {
             let [flags, variables, expected]: [&str; 3] =
                 row.split('|').collect::<Vec<_>>().try_into().unwrap();
@@ -392,7 +393,7 @@ dynamodb =
                 access.region.as_deref(),
                 Some(if access.path_style { "path" } else { "host" }),
                 access.ca_file.as_deref().and_then(Path::to_str),
-                access.service(),
+                Some(access.service()),
             ];
             let found = found.map(|value| value.unwrap_or("-")).join(" ");
             assert_eq!(found, expected.trim(), "{row}");

@@ -345,10 +345,10 @@ impl Settings {
     /// # Errors
     /// That configuration cannot be used (exit 78).
     pub fn index_key(&self, source: &Source) -> Result<String, Failure> {
-        Ok(match source {
-            Source::S3 { .. } => source.index_key(self.access.s3()?.service()),
-            Source::Http(_) | Source::File(_) => source.index_key(None),
-        })
+        Ok(source.index_key(match source {
+            Source::S3 { .. } => self.access.s3()?.service(),
+            Source::Http(_) | Source::File(_) => "",
+        }))
     }
 }
 

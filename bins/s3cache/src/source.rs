@@ -145,15 +145,13 @@ impl Source {
     }
 
     /// The name of this source in an index: SHA-256 of its full text without the signature of a presigned URL, in hex.
-    /// `service` tells apart equal buckets of different S3 services. Everything else takes it from
-    /// `Settings::index_key`.
+    /// `service` tells apart equal buckets of different S3 services; other sources have none. Everything else takes it
+    /// from `Settings::index_key`.
     #[must_use]
-    pub(crate) fn index_key(&self, service: Option<&str>) -> String {
+    pub(crate) fn index_key(&self, service: &str) -> String {
         let text = match self {
             Self::Http(url) => crate::presigned::identity(url),
-            Self::S3 { bucket, key } => {
-                format!("s3://{bucket}/{key}\n{}", service.unwrap_or_default())
-            }
+            Self::S3 { bucket, key } => format!("s3://{bucket}/{key}\n{service}"),
             Self::File(path) => format!("file://{}", path.display()),
         };
         crate::digest::hex(&Sha256::digest(text.as_bytes()))
@@ -364,27 +362,28 @@ mod tests {
         for (text, service, key) in [
             (
                 "https://repo:7443/pex/a-1.pex",
-                None,
+                "",
                 "f7ca3a5b1c94f0d3f74d6e4d1f3e931501c94dabbc8be6f39e1d0ab203fc2e2c",
             ),
             (
                 "http://repo/a.pex?versionId=1",
-                None,
+                "",
                 "09deec7edc8e58689ccccdc991aef2de7237256b76fb32d7bb1fc5de39b7160e",
             ),
             (
+                // Not the key of earlier releases, which stood for other services too.
                 "s3://builds/pex/a.pex",
-                None,
-                "eea839c60f1780ebb3cdec5baa66ec3d2254d29f2b5f8b3b68899d5f670936b3",
+                "aws",
+                "62ceffc75a8d998cd3c240ed4b4e6cc7ef4c14f9251c08610bea4294950c3dc2",
             ),
             (
                 "s3://builds/pex/a.pex",
-                Some("http://127.0.0.1:9000"),
+                "http://127.0.0.1:9000",
                 "44ad54d6c6a751849c2d489c4c547cf8e4e3afbe0cb282d650c9fd4a6bea6b87",
             ),
             (
                 "file:///srv/pex/a.pex",
-                None,
+                "",
                 "1e85819af39aada8400edb424a971433ebd6600bf185b692aa761cf37546e4e2",
             ),
         ] {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use hostkit_tests::origin::{Fault, Origin};
+use hostkit_tests::s3::S3;
 use hostkit_tests::{eventually, old_bin, or_skip};
 
 use super::flight::{Run, blobs_are_right, recorded};
@@ -122,6 +123,29 @@ fn cached_artifacts_are_hits_across_releases() {
         let listed = second.run(&host, &["ls", "--json"]).exits(0).stdout;
         assert_eq!(listed.lines().count(), urls.len(), "{label}: {listed}");
     }
+}
+
+#[test]
+fn object_of_an_endpoint_from_the_environment_is_not_served_as_one_of_aws() {
+    let Some([(old, new), _]) = pairs() else {
+        return;
+    };
+    let (host, s3) = (Host::new(), S3::start());
+    s3.create_bucket("builds");
+    let name = format!("job-{HASH}.bin");
+    std::fs::write(s3.dir().join("builds").join(&name), "of the endpoint").unwrap();
+    let uri = format!("s3://builds/{name}");
+    let run = |release: &Release, args: &[&str], more: &[(&str, &str)]| -> Outcome {
+        let mut command = release.command(&host, args);
+        command.envs(s3.env()).envs(more.iter().copied());
+        command.output().unwrap().into()
+    };
+    run(&old, &[&uri, "--path-style"], &[]).exits(0);
+    let aws = [("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")];
+    run(&new, &[&uri, "--offline"], &aws).exits(69);
+    run(&new, &[&uri], &[]).exits(0);
+    run(&new, &[&uri, "--offline"], &[]).exits(0);
+    run(&new, &[&uri, "--offline"], &aws).exits(69);
 }
 
 #[test]
