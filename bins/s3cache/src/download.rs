@@ -265,7 +265,7 @@ impl Download<'_> {
                 if way == Way::OneStream || stopped.kind != Kind::Changed {
                     return Err(Stop::Store(stopped));
                 }
-                warn!(source = %self.source, "every answer is about another object, as from servers that tag equal bytes differently: fetching it as one stream");
+                warn!(source = %self.source, "its ranges do not fit together, as from servers that tag equal bytes differently or know no ranges: fetching it as one stream");
                 (restarts, way) = (0, Way::OneStream);
             }
             info!(source = %self.source, "{stopped}: beginning anew");

@@ -322,21 +322,23 @@ impl Load {
 
 /// Compares an answer with what the object is known to be.
 fn same_object(meta: &Meta, reply: &Reply, at: u64) -> Result<(), StoreError> {
-    if !reply.partial && at != 0 || reply.offset != at {
+    let changed = |why: &str| Err(StoreError::new(Kind::Changed, why));
+    if !reply.partial && at != 0 {
+        return changed("the server answered a range with the whole object");
+    }
+    if reply.offset != at {
         return Err(StoreError::new(
             Kind::Transient,
             "the server sent another range than was asked for",
         ));
     }
     let size = reply.meta.size.is_none() || reply.meta.size == meta.size;
-    let etag = reply.meta.etag.is_none() || reply.meta.etag == meta.etag;
-    if size && etag {
-        return Ok(());
+    match &reply.meta.etag {
+        // A server or proxy that does not send it may not have looked at If-Match either.
+        None => changed("the server did not say which object its range is of"),
+        etag if size && *etag == meta.etag => Ok(()),
+        _ => changed("it was replaced in mid-flight"),
     }
-    Err(StoreError::new(
-        Kind::Changed,
-        "it was replaced in mid-flight",
-    ))
 }
 
 /// A placeholder for the error the sink's thread ends with.

@@ -298,6 +298,19 @@ fn servers_that_cannot_do_what_others_can() {
         one == again && one != other && !other.starts_with("W/"),
         "{one} {other}"
     );
+    let seen = |range: &str| {
+        let seen = get(&origin, &[range, "If-Match: \"x\""]);
+        (seen.code, seen.header("etag").is_some())
+    };
+    for (fault, expected) in [
+        (Fault::UntaggedLaterRanges, [(412, true), (206, false)]),
+        (Fault::NoLaterRanges, [(412, true), (412, true)]),
+    ] {
+        origin.fault(PATH, fault);
+        assert_eq!(["Range: bytes=0-9", "Range: bytes=5-9"].map(seen), expected);
+    }
+    let whole = get(&origin, &["Range: bytes=5-9"]);
+    assert_eq!((whole.code, whole.body.len()), (200, SIZE));
     origin.fault(PATH, Fault::HeadStatus(403));
     assert_eq!(talk(origin.port(), "HEAD", PATH, &[]).code, 403);
     origin.fault(PATH, Fault::RefuseHead);

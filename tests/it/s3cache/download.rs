@@ -221,6 +221,25 @@ fn equal_bytes_under_different_tags_are_fetched_as_one_stream() {
 }
 
 #[test]
+fn later_ranges_without_a_tag_or_of_the_whole_object_are_never_used() {
+    for faults in [
+        vec![Fault::UntaggedLaterRanges],
+        vec![Fault::UntaggedLaterRanges, Fault::SwapAfter(3)],
+        vec![Fault::NoLaterRanges],
+    ] {
+        let (host, origin) = (Host::new(), Origin::start());
+        origin.put(PATH, bytes(SIZE, 1));
+        origin.faults(PATH, faults.clone());
+        let told = fetch(&host, &origin, &[]).exits(0);
+        told.says("as one stream");
+        assert!(
+            host.read("out") == origin.object(PATH).unwrap(),
+            "{faults:?}"
+        );
+    }
+}
+
+#[test]
 fn a_server_that_lies_about_the_length_is_found_out() {
     let body = bytes(SIZE, 1);
     let digest = format!("--sha256={}", sha256(&body));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 
-use super::fault::{Plan, Tags};
+use super::fault::{LaterRange, Plan, Tags};
 use super::wire::{Body, End, Pace, Signals};
 use super::{Object, Shared};
 
@@ -78,7 +78,10 @@ struct Reply<'a> {
 
 impl Reply<'_> {
     fn object(&self, object: &Object, headers: &HeaderMap) -> Response<Body> {
+        let range = text_of(headers, &header::RANGE);
+        let later_range = self.plan.later_range.filter(|_| is_later(range));
         let etag = match self.plan.tags {
+            _ if later_range == Some(LaterRange::Untagged) => None,
             Tags::Strong => Some(object.etag.clone()),
             Tags::Weak => Some(format!("W/{}", object.etag)),
             Tags::Other => Some(object.etag.replacen('"', "\"other-", 1)),
@@ -86,7 +89,10 @@ impl Reply<'_> {
         };
         let mut response = match self.condition(etag.as_deref(), object, headers) {
             Some(code) => self.text(code, ""),
-            None => self.body(object, text_of(headers, &header::RANGE)),
+            None => self.body(
+                object,
+                range.filter(|_| later_range != Some(LaterRange::Whole)),
+            ),
         };
         if let Some(etag) = etag {
             set(&mut response, header::ETAG, &etag);
@@ -211,6 +217,11 @@ impl Reply<'_> {
         }
         response
     }
+}
+
+/// Whether a range does not begin the object.
+fn is_later(range: Option<&str>) -> bool {
+    range.is_some_and(|range| !range.starts_with("bytes=0-"))
 }
 
 enum Range {

@@ -42,6 +42,10 @@ pub enum Fault {
     WeakEtag,
     /// Every second request is answered by another server behind this address, whose `ETag` of the same bytes differs.
     OtherTags,
+    /// A range that does not begin the object carries no `ETag`, and conditions on one are not looked at.
+    UntaggedLaterRanges,
+    /// A range that does not begin the object is ignored: the answer is 200 with the whole object.
+    NoLaterRanges,
     /// The body has no `Content-Length`; `Range` is ignored.
     Chunked,
     /// Answers 302 with this `Location`.
@@ -72,6 +76,13 @@ pub(super) enum Tags {
     None,
 }
 
+/// What is different for a range that does not begin the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LaterRange {
+    Untagged,
+    Whole,
+}
+
 /// Everything that is to go wrong with one request.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -80,6 +91,7 @@ pub(super) struct Plan {
     pub(super) redirect: Option<String>,
     pub(super) head_status: Option<u16>,
     pub(super) ranges: bool,
+    pub(super) later_range: Option<LaterRange>,
     pub(super) tags: Tags,
     pub(super) chunked: bool,
     pub(super) length_delta: i64,
@@ -98,6 +110,7 @@ impl Plan {
             redirect: None,
             head_status: None,
             ranges: true,
+            later_range: None,
             tags: Tags::Strong,
             chunked: false,
             length_delta: 0,
@@ -135,6 +148,8 @@ impl Plan {
             Fault::WeakEtag => self.tags = Tags::Weak,
             Fault::OtherTags if active.seen.is_multiple_of(2) => self.tags = Tags::Other,
             Fault::OtherTags => {}
+            Fault::UntaggedLaterRanges => self.later_range = Some(LaterRange::Untagged),
+            Fault::NoLaterRanges => self.later_range = Some(LaterRange::Whole),
             Fault::Chunked => (self.chunked, self.ranges) = (true, false),
             Fault::Redirect(location) => self.redirect = Some(location.clone()),
             Fault::RefuseHead => self.head_status = Some(405),
