@@ -58,6 +58,9 @@ pub async fn ask(
 /// `name` count. `name` may be percent-encoded, as in a URL.
 #[must_use]
 pub fn parse(body: &[u8], content_type: Option<&str>, name: &str) -> SidecarDigest {
+    if is_raw_digest(body) {
+        return SidecarDigest::NotUnderstood("it holds raw bytes, not text");
+    }
     let html = is_html(content_type);
     if html && body.len() > LIMIT || is_markup(body) {
         return SidecarDigest::Absent;
@@ -86,7 +89,8 @@ pub fn parse(body: &[u8], content_type: Option<&str>, name: &str) -> SidecarDige
         // Frameworks give this type to whatever a handler returns, so that it counts only where no digest is read.
         ([], ..) if html => SidecarDigest::Absent,
         ([], [], true) => SidecarDigest::NotUnderstood("it holds digests of other names only"),
-        ([], [], false) if body.contains(&0) && holds_digest(text) => {
+        // UTF-16, a compressed body, another file: whether there is a digest in it is not to be seen.
+        ([], [], false) if has_control_bytes(body) => {
             SidecarDigest::NotUnderstood("it is not UTF-8 text")
         }
         ([], [], false) if holds_digest(text) => SidecarDigest::NotUnderstood(
@@ -109,6 +113,16 @@ fn is_html(content_type: Option<&str>) -> bool {
 fn is_markup(body: &[u8]) -> bool {
     let skipped = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n";
     body.iter().find(|byte| !skipped.contains(byte)) == Some(&b'<')
+}
+
+/// Whether the body may be a SHA-256, -384 or -512 as the bytes that it is.
+fn is_raw_digest(body: &[u8]) -> bool {
+    matches!(body.len(), 32 | 48 | 64) && std::str::from_utf8(body).is_err()
+}
+
+fn has_control_bytes(body: &[u8]) -> bool {
+    body.iter()
+        .any(|byte| byte.is_ascii_control() && !byte.is_ascii_whitespace())
 }
 
 /// One line: a SHA-256, and the path it is for, unless it is that of standard input.
@@ -154,16 +168,31 @@ fn read_plain(line: &str) -> Option<(Hex, Option<&str>)> {
     Some((sha256(digest)?, path))
 }
 
-/// A SHA-256 in hex or base64, bare or as `sha256:` and `sha256-` introduce it.
+/// A SHA-256 in hex (`openssl dgst -c` writes colons between its bytes) or base64, bare or as `sha256:` and `sha256-`
+/// introduce it.
 fn sha256(word: &str) -> Option<Hex> {
     let prefixed = word.get(..7).filter(|start| {
         start.eq_ignore_ascii_case("sha256:") || start.eq_ignore_ascii_case("sha256-")
     });
     let word = prefixed.map_or(word, |_| &word[7..]);
+    let pairs: Vec<&str> = word.split(':').collect();
+    if pairs.len() == 32 && pairs.iter().all(|pair| pair.len() == 2) {
+        return digest::parse(&pairs.concat()).ok();
+    }
     digest::parse(word).ok().or_else(|| {
-        let bytes = base64::decode(word).ok()?;
+        let bytes = if word.len() == 43 && is_mixed(word) {
+            base64::decode(format!("{word}=")).ok()?
+        } else {
+            base64::decode(word).ok()?
+        };
         (bytes.len() == 32).then(|| digest::hex(&bytes))
     })
+}
+
+/// Whether a word has letters of both cases and digits, as base64 without padding has and words of a language have not.
+fn is_mixed(word: &str) -> bool {
+    let has = |kind: fn(&u8) -> bool| word.as_bytes().iter().any(kind);
+    has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_digit)
 }
 
 fn unescape(path: &str) -> String {
@@ -185,25 +214,54 @@ fn unescape(path: &str) -> String {
     plain
 }
 
-/// Whether there is anything like a digest in a text: a run of 32 hex digits or more, a base64 SHA-256, or the eight
-/// words of gpg(1). NULs do not part a run, because those of UTF-16 would hide it.
+/// Whether there is anything like a digest in a text, as a whole, in groups, or broken over lines or by characters that
+/// are not shown.
 fn holds_digest(text: &str) -> bool {
-    let text = text.replace('\0', "");
-    let hex = |word: &[u8]| word.iter().all(u8::is_ascii_hexdigit);
-    let encoded = |extra: &'static str| {
-        text.split(move |c: char| !c.is_ascii_alphanumeric() && !extra.contains(c))
-            .any(|word| word.len() == 44 && word.find('=') == Some(43))
-    };
-    let words: Vec<&[u8]> = text.split_whitespace().map(str::as_bytes).collect();
-    text.as_bytes()
-        .split(|byte| !byte.is_ascii_hexdigit())
-        .any(|run| run.len() >= 32)
-        || encoded("+/=")
-        || encoded("-_=")
-        || words.windows(8).any(|eight| {
-            eight.iter().all(|word| word.len() == 8 && hex(word))
-                && eight.concat().iter().any(u8::is_ascii_alphabetic)
-        })
+    let shown = |c: &char| matches!(c, ' ' | '\t') || c.is_ascii_graphic();
+    let joined: String = text.chars().filter(shown).collect();
+    let joined_run = hex_runs(&joined).any(|run| run.iter().any(u8::is_ascii_alphabetic));
+    let pairs = text.split(|c: char| !c.is_ascii_alphanumeric());
+    hex_runs(text).next().is_some()
+        || joined_run
+        || [text, &joined].into_iter().any(holds_base64)
+        || holds_groups(text.split_whitespace(), &[4, 8])
+        || holds_groups(pairs.filter(|pair| !pair.is_empty()), &[2])
+}
+
+/// Runs of 32 hex digits or more.
+fn hex_runs(text: &str) -> impl Iterator<Item = &[u8]> {
+    let runs = text.as_bytes().split(|byte| !byte.is_ascii_hexdigit());
+    runs.filter(|run| run.len() >= 32)
+}
+
+/// Whether a text holds a SHA-256, -384 or -512 in one of the alphabets of base64.
+fn holds_base64(text: &str) -> bool {
+    ["+/", "-_"].into_iter().any(|extra| {
+        let splits = |c: char| !c.is_ascii_alphanumeric() && !extra.contains(c);
+        let padded = text.split(|c: char| splits(c) && c != '=');
+        let mut words = text.split(splits);
+        words.any(|word| matches!(word.len(), 43 | 64 | 86) && is_mixed(word))
+            || padded
+                .into_iter()
+                .any(|word| word.len() == 44 && word.find('=') == Some(43))
+    })
+}
+
+/// Whether hex digits in groups of one of these widths come to 32 or more in a row, as gpg(1) writes digests. Groups of
+/// decimal digits are dates and counts.
+fn holds_groups<'a>(mut words: impl Iterator<Item = &'a str>, widths: &[usize]) -> bool {
+    let (mut width, mut digits, mut has_letter) = (0, 0, false);
+    words.any(|word| {
+        let is_group = widths.contains(&word.len()) && word.bytes().all(|b| b.is_ascii_hexdigit());
+        if !is_group || word.len() != width {
+            (width, digits, has_letter) = (word.len(), 0, false);
+        }
+        if is_group {
+            digits += width;
+            has_letter |= word.bytes().any(|byte| byte.is_ascii_alphabetic());
+        }
+        digits >= 32 && has_letter
+    })
 }
 
 #[cfg(test)]
@@ -216,6 +274,12 @@ mod tests {
     const A64: &str = "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=";
     const B: &str = "cb8379ac2098aa165029e3938a51da0bcecfc008fd6795f401178647f96c5b34";
 
+    /// Its bytes with `separator` between.
+    fn in_pairs(separator: &str) -> String {
+        let pairs: Vec<&str> = (0..32).map(|n| &A[2 * n..2 * n + 2]).collect();
+        pairs.join(separator)
+    }
+
     fn read(text: &str, name: &str) -> SidecarDigest {
         parse(text.as_bytes(), Some("text/plain"), name)
     }
@@ -223,6 +287,7 @@ mod tests {
     #[test]
     fn sidecar_in_a_form_that_tools_write_vouches() {
         let upper = A.to_uppercase();
+        let colons = in_pairs(":");
         for (text, name) in [
             (A.to_owned(), "a.pex"),
             (format!("\u{feff}{upper}\r\n"), "a.pex"),
@@ -250,6 +315,9 @@ mod tests {
             (format!("SHA256(dist/a.pex)= {A}\n"), "a.pex"),
             (format!("SHA2-256(a.pex)= {A}\n"), "a.pex"),
             (format!("SHA2-256(stdin)= {A}\n"), "a.pex"),
+            (format!("SHA2-256(a.pex)= {colons}\n"), "a.pex"),
+            (format!("sha256:{colons}  a.pex\n"), "a.pex"),
+            (A64.trim_end_matches('=').to_owned(), "a.pex"),
             (format!("{A64}\n"), "a.pex"),
             (format!("sha256:{A}\n"), "a.pex"),
             (format!("sha256-{A64}\n"), "a.pex"),
@@ -285,6 +353,17 @@ mod tests {
                 b"20261101 20261102 20261103 20261104 20261105 20261106 20261107 20261108",
                 None,
             ),
+            (b"20261101\n20261102\n20261103\n20261104\n20261105\n", None),
+            (
+                b"2026-11-30 07:12:14 26-11-30 07:12:14 26-11-30 07:12:14",
+                None,
+            ),
+            (
+                b"2001:0db8:85a3:0000:0000:8a2e:0370:7334 52:54:00:ab:cd:ef",
+                None,
+            ),
+            (b"at SimpleBeanFactoryAwareAspectInstanceFactory", None),
+            (b"nicht verf\xfcgbar\r\n", Some("text/plain")),
             (format!("<html>{A}").as_bytes(), None),
             (page.as_bytes(), Some("application/octet-stream")),
             (&wide, None),
@@ -305,6 +384,8 @@ mod tests {
                 .flat_map(u16::to_le_bytes)
                 .collect::<Vec<_>>()
         };
+        let raw = base64::decode(A64).unwrap();
+        let sha512 = base64::encode([raw.clone(), raw.clone()].concat());
         for body in [
             b"d41d8cd98f00b204e9800998ecf8427e  a.pex\n".to_vec(),
             format!("{A}{B}  a.pex\n").into_bytes(),
@@ -322,6 +403,26 @@ mod tests {
             format!("integrity=\"sha256-{A64}\"").into_bytes(),
             b"a.pex: BA7816BF 8F01CFEA 414140DE 5DAE2223  B00361A3 96177A9C B410FF61 F20015AD\n"
                 .to_vec(),
+            in_pairs(" ").into_bytes(),
+            in_pairs(" ").as_bytes()[..48].to_vec(),
+            format!(
+                "a.pex: {}\n    {}",
+                &in_pairs(" ")[..48],
+                &in_pairs(" ")[48..]
+            )
+            .into_bytes(),
+            format!("{}\n", in_pairs("-")).into_bytes(),
+            format!("{}\n{}\n{}\n", &A[..31], &A[31..62], &A[62..]).into_bytes(),
+            format!("{}\u{200b}{}\u{200b}{}", &A[..30], &A[30..60], &A[60..]).into_bytes(),
+            format!("digest={}", A64.trim_end_matches('=')).into_bytes(),
+            sha512.clone().into_bytes(),
+            sha512.trim_end_matches('=').as_bytes().to_vec(),
+            format!("sha512-{}\n{}", &sha512[..76], &sha512[76..]).into_bytes(),
+            raw.clone(),
+            [b"<".as_slice(), &raw[1..]].concat(),
+            [b"\x1f\x8b\x08".as_slice(), &raw, &raw[..15]].concat(),
+            b"not found\x1b[0m".to_vec(),
+            utf16("not found"),
             utf16(A),
             utf16(&format!("\u{feff}{A}  a.pex\r\n")),
             format!("{A}  a.pex\n{}", "\n".repeat(LIMIT)).into_bytes(),

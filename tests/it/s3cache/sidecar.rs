@@ -43,6 +43,7 @@ fn digest_written_by_real_tools_vouches_for_any_name() {
             "sha256sum -b \"./$1\"",
             "sha256sum --tag \"$1\"",
             "openssl dgst -sha256 \"$1\"",
+            "openssl dgst -sha256 -c \"$1\"",
             "sha256sum <\"$1\"",
             "sha256sum page.html \"$1\" | LC_ALL=C sed 's/^[0-9a-f]*/\\U&/; s/$/\\r/; 1s/^/\\xef\\xbb\\xbf/'",
         ] {
