@@ -250,6 +250,30 @@ fn unpacked_tree_of_old_release_is_recognised_and_replaced() {
 }
 
 #[test]
+fn broken_archive_that_old_release_cached_is_fetched_again_once() {
+    let Some([(old, new), _]) = pairs() else {
+        return;
+    };
+    let (host, origin) = (Host::new(), Origin::start());
+    let made = "seq 1000 >a && tar czf good.tgz a";
+    let made = host.program("bash").args(["-c", made]).status();
+    assert!(made.unwrap().success());
+    let good = host.read("good.tgz");
+    let path = "/cut-1.2.tgz";
+    origin.put(path, good[..good.len() - 4].to_vec());
+    let url = origin.url(path);
+    old.run(&host, &[&url]).exits(0);
+    let unpack = || new.run(&host, &[&url, "--unpack-to=out"]);
+    unpack().exits(65).says("fetching it again");
+    assert_eq!(origin.bodies(path), 2, "once, and no more");
+    // Published again under a name that never changes.
+    origin.put(path, good);
+    unpack().exits(0);
+    unpack().exits(0);
+    assert_eq!(origin.bodies(path), 3);
+}
+
+#[test]
 fn running_program_of_one_release_survives_gc_of_the_other() {
     for (first, second) in pairs().into_iter().flatten() {
         let label = format!("{} runs, {} collects", first.label, second.label);

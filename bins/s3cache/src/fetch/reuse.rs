@@ -5,11 +5,14 @@ use tracing::warn;
 
 use super::{Ask, Got, How, Want, fetch, fetch_unless};
 use crate::cache::{Blob, Cache, Entry};
+use crate::digest;
 use crate::download::Download;
 use crate::settings::{Freshness, Settings};
+use crate::source::Source;
+use crate::verify;
 
 /// Fetches an artifact and uses it. A cached copy that its use finds broken, as one may be that an s3cache cached which
-/// verified less, is put aside, and the artifact fetched again: once.
+/// verified less, is put aside, and the artifact fetched again: once. An intact one whose content is refused stays.
 ///
 /// # Errors
 /// As [`fetch`] and the use.
@@ -27,7 +30,8 @@ pub fn fetch_and_use<T>(
         Got::Cached(blob)
             if failure.exit() == Exit::CORRUPT
                 && matches!(how, How::Hit | How::Current | How::Stale)
-                && settings.freshness != Freshness::Offline =>
+                && settings.freshness != Freshness::Offline
+                && !is_intact(&want.source, &blob) =>
         {
             blob.entry
         }
@@ -43,6 +47,13 @@ pub fn fetch_and_use<T>(
     }
     let (got, how) = fetch_unless(want, settings, Some(&broken))?;
     Ok((use_artifact(&got)?, how))
+}
+
+/// Whether a cached copy passes what a fetch checks: another fetch would bring the same.
+fn is_intact(source: &Source, blob: &Blob) -> bool {
+    let (entry, file) = (&blob.entry, &blob.file);
+    verify::archive(source, &entry.name, file).is_ok()
+        && digest::of_file(file, entry.size).is_ok_and(|sha256| sha256 == entry.sha256)
 }
 
 impl Want {
