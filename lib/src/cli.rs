@@ -16,7 +16,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, Parser};
 use crate::log::{self, Level};
 use crate::{Exit, Failure};
 
-pub use environment::names_any;
+pub use environment::{names_any, origin};
 
 /// The flags common to all tools.
 // Each flag names its heading: a `next_help_heading` would go on over the flags of the tool behind it.

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use serde_saphyr::{DefaultMessageFormatter, MessageFormatter as _};
+use serde_saphyr::{MessageFormatter as _, UserMessageFormatter};
 
 use crate::{Exit, Failure};
 
+/// Where the files of all tools are.
+const DIRECTORY: &str = "/etc/hostkit";
 /// A configuration file larger than this is not one (bytes).
 const LIMIT: u64 = 1 << 20;
 
@@ -27,17 +29,19 @@ pub fn load<T: DeserializeOwned>(
     explicit: Option<&Path>,
     personal: Option<&Path>,
 ) -> Result<T, Failure> {
-    match explicit {
-        Some(file) => merge::<T>(&[file.to_owned()]),
-        None => load_from(Path::new("/etc/hostkit"), tool, personal),
-    }
+    merge::<T>(&files(Path::new(DIRECTORY), tool, explicit, personal))
 }
 
-fn load_from<T: DeserializeOwned>(
+/// The files that [`load`] reads, the weakest first.
+fn files(
     directory: &Path,
     tool: &str,
+    explicit: Option<&Path>,
     personal: Option<&Path>,
-) -> Result<T, Failure> {
+) -> Vec<PathBuf> {
+    if let Some(file) = explicit {
+        return vec![file.to_owned()];
+    }
     let main = directory.join(format!("{tool}.yaml"));
     let mut files: Vec<PathBuf> = main.exists().then_some(main).into_iter().collect();
     let drop_ins = directory.join(format!("{tool}.d"));
@@ -53,7 +57,27 @@ fn load_from<T: DeserializeOwned>(
         files.extend(found);
     }
     files.extend(personal.filter(|file| file.exists()).map(Path::to_owned));
-    merge(&files)
+    files
+}
+
+/// Where the key of the outermost map stands whose value [`load`] takes: ``FILE:LINE: `KEY` ``, for errors that are found
+/// only when the value is used. Flow maps (`{key: value}`) are not searched.
+#[must_use]
+pub fn place(
+    tool: &str,
+    explicit: Option<&Path>,
+    personal: Option<&Path>,
+    key: &str,
+) -> Option<String> {
+    let files = files(Path::new(DIRECTORY), tool, explicit, personal);
+    files.iter().rev().find_map(|file| {
+        let text = read(file).ok()?;
+        let line = text.lines().position(|line| {
+            let rest = line.strip_prefix(key);
+            rest.is_some_and(|rest| rest.trim_start().starts_with(':'))
+        })?;
+        Some(format!("{}:{}: `{key}`", file.display(), line + 1))
+    })
 }
 
 fn merge<T: DeserializeOwned>(files: &[PathBuf]) -> Result<T, Failure> {
@@ -83,6 +107,7 @@ fn read(file: &Path) -> Result<String, Failure> {
             Exit::CONFIG,
             format!("cannot read configuration file {}", file.display()),
         )
+        .remedy("name a file that exists and is readable")
         .because(error)
     };
     let length = std::fs::metadata(file).map_err(unreadable)?.len();
@@ -110,7 +135,16 @@ fn overlay(base: &mut Value, over: Value) {
 /// What an error says, in one line and without the place, which its reader puts in front.
 #[must_use]
 pub fn message(error: &serde_saphyr::Error) -> String {
-    let text = DefaultMessageFormatter.format_message(error.without_snippet());
+    use serde_saphyr::Error;
+    let text = match error.without_snippet() {
+        Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("duplicate key `{key}`: remove one")
+        }
+        Error::InvalidScalar { ty, .. } if ty.starts_with(['u', 'i']) => {
+            "invalid value: write a whole number".to_owned()
+        }
+        error => UserMessageFormatter.format_message(error).into_owned(),
+    };
     text.replace(char::is_control, " ")
 }
 
@@ -132,28 +166,57 @@ pub fn explain(file: &Path, error: &serde_saphyr::Error) -> Failure {
         };
     }
     let text = message(error);
-    let place = match error.location().and_then(|at| key_at(file, &at)) {
-        Some(key) => format!("{place}: `{key}`"),
-        None => place,
+    // What is missing stands nowhere: the place is that of the whole map.
+    let names_value = !matches!(
+        error.without_snippet(),
+        serde_saphyr::Error::SerdeMissingField { .. }
+    );
+    let key = error.location().and_then(|at| key_at(file, &at));
+    let place = match key {
+        Some(key) if names_value && !text.contains(&format!("`{key}`")) => {
+            format!("{place}: `{key}`")
+        }
+        _ => place,
     };
     Failure::new(Exit::CONFIG, format!("{place}: {text}"))
 }
 
-/// The key whose value stands at a place, on the same line.
+/// The key whose value holds a place: before it on its line, or on one above that leaves its value to the next ones.
 fn key_at(file: &Path, at: &serde_saphyr::Location) -> Option<String> {
     let text = read(file).ok()?;
-    let line = text
-        .lines()
-        .nth(usize::try_from(at.line()).ok()?.checked_sub(1)?)?;
+    let above = usize::try_from(at.line()).ok()?.checked_sub(1)?;
+    let line = text.lines().nth(above).unwrap_or_default();
     let before: String = line
         .chars()
         .take(usize::try_from(at.column()).ok()?.checked_sub(1)?)
         .collect();
-    let key = before.trim_end().strip_suffix(':')?;
-    let key = key
-        .rsplit(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)))
-        .next()?;
-    (!key.is_empty()).then(|| key.to_owned())
+    if let Some((key, _)) = last_key(&before) {
+        return Some(key.to_owned());
+    }
+    let from_here = line.chars().skip(before.chars().count());
+    let word: String = from_here.take_while(|c| is_plain(*c)).collect();
+    if !word.is_empty() {
+        let is_key = line.chars().nth(before.chars().count() + word.len()) == Some(':');
+        return is_key.then_some(word);
+    }
+    let lines: Vec<&str> = text.lines().take(above).collect();
+    let (key, value) = lines.iter().rev().find_map(|line| last_key(line))?;
+    let is_open = value.is_empty() || value.starts_with(['[', '{', '"', '\'', '|', '>', '#']);
+    is_open.then(|| key.to_owned())
+}
+
+/// The last key of a line and what follows it.
+fn last_key(line: &str) -> Option<(&str, &str)> {
+    let (before, after) = line.rsplit_once(": ").or_else(|| {
+        let before = line.trim_end().strip_suffix(':')?;
+        Some((before, ""))
+    })?;
+    let key = before.rsplit(|c| !is_plain(c)).next()?;
+    (!key.is_empty() && !line.trim_start().starts_with('#')).then(|| (key, after.trim()))
+}
+
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-_.".contains(c)
 }
 
 fn nearest<'a>(wrong: &str, keys: &[&'a str]) -> Option<&'a str> {
@@ -195,13 +258,14 @@ mod tests {
         temp
     }
 
+    fn load_from(directory: &Path) -> Result<Raw, Failure> {
+        merge(&files(directory, "t", None, None))
+    }
+
     #[test]
     fn nothing_there_is_an_empty_configuration() {
         let temp = tree(&[]);
-        assert_eq!(
-            load_from::<Raw>(temp.path(), "t", None).unwrap().cache_dir,
-            None
-        );
+        assert_eq!(load_from(temp.path()).unwrap().cache_dir, None);
     }
 
     #[test]
@@ -216,7 +280,7 @@ mod tests {
             ("t.d/ignored.txt", "nonsense: ["),
             ("t.d/30-empty.yaml", "# nothing\n"),
         ]);
-        let raw: Raw = load_from(temp.path(), "t", None).unwrap();
+        let raw = load_from(temp.path()).unwrap();
         assert_eq!(raw.cache_dir.as_deref(), Some("/c"));
         assert_eq!(raw.names, ["z"]);
         assert_eq!(
@@ -228,7 +292,7 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
         let temp = tree(&[("t.yaml", "max-size: 1G\ncache-dri: /a\n")]);
-        let failure = load_from::<Raw>(temp.path(), "t", None).unwrap_err();
+        let failure = load_from(temp.path()).unwrap_err();
         let text = failure.to_string();
         assert_eq!(failure.exit(), Exit::CONFIG);
         assert!(
@@ -241,9 +305,7 @@ mod tests {
     #[test]
     fn unlike_key_is_not_suggested() {
         let temp = tree(&[("t.yaml", "endpoint-url: x\n")]);
-        let text = load_from::<Raw>(temp.path(), "t", None)
-            .unwrap_err()
-            .to_string();
+        let text = load_from(temp.path()).unwrap_err().to_string();
         assert!(text.contains("the keys are cache-dir, max-size"), "{text}");
     }
 
@@ -263,11 +325,14 @@ mod tests {
             ("timeout: [1]", "a text, a number or a boolean"),
             ("room: 1X", "`1X`: unknown unit"),
             ("room: -1.5", "`-1.5`: too large or negative"),
+            ("names: [", "`names`: "),
+            (
+                "map: {one: some}",
+                "`one`: invalid value: write a whole number",
+            ),
         ] {
             let temp = tree(&[("t.yaml", &format!("# A comment.\n\n{value}\n"))]);
-            let text = load_from::<Raw>(temp.path(), "t", None)
-                .unwrap_err()
-                .to_string();
+            let text = load_from(temp.path()).unwrap_err().to_string();
             assert!(text.contains("t.yaml:3:"), "{text}");
             assert!(text.contains(says), "{text}");
         }
@@ -275,14 +340,50 @@ mod tests {
             ("t.yaml", "timeout:\nroom: 1.5K\n"),
             ("t.d/1.yaml", "timeout: 250ms\n"),
         ]);
-        let raw: Raw = load_from(temp.path(), "t", None).unwrap();
+        let raw = load_from(temp.path()).unwrap();
         assert_eq!(raw.timeout, Some(std::time::Duration::from_millis(250)));
         assert_eq!(raw.room, Some(1536));
     }
 
     #[test]
+    fn error_in_a_value_of_several_lines_names_its_key() {
+        for (text, says) in [
+            (
+                "names:\n  - x\nmap:\n  one: 1\nnames: [y]\n",
+                "t.yaml:5:1: duplicate key `names`: remove one",
+            ),
+            ("names: [\n  x,\n  {y: z}\n]\n", "t.yaml:3:"),
+            ("names:\n  # Ours.\n  - [x]\n", "t.yaml:3:5: `names`"),
+            ("cache-dir: /a\nroom: [\n", "`room`"),
+            ("cache-dir: /a\n- x\n", "t.yaml:2:"),
+        ] {
+            let temp = tree(&[("t.yaml", text)]);
+            let failure = load_from(temp.path()).unwrap_err().to_string();
+            assert!(failure.contains(says), "{failure}");
+            assert!(
+                !failure.contains("`cache-dir`") && !failure.contains("Policy"),
+                "{failure}"
+            );
+        }
+    }
+
+    #[test]
+    fn place_of_a_value_is_in_the_file_that_decides() {
+        let temp = tree(&[("t.yaml", "# Ours.\ncache-dir: /a\n")]);
+        let file = temp.path().join("t.yaml");
+        let place = |key| super::place("t", Some(&file), None, key);
+        assert!(
+            place("cache-dir")
+                .unwrap()
+                .ends_with("t.yaml:2: `cache-dir`")
+        );
+        assert_eq!(place("cache"), None);
+    }
+
+    #[test]
     fn a_named_file_that_is_missing_is_an_error() {
         let failure = load::<Raw>("t", Some(Path::new("/nowhere/t.yaml")), None).unwrap_err();
-        assert!(failure.to_string().contains("/nowhere/t.yaml"));
+        let text = failure.to_string();
+        assert!(text.contains("/nowhere/t.yaml: name a file"), "{text}");
     }
 }

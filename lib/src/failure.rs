@@ -81,6 +81,13 @@ impl Failure {
         self
     }
 
+    /// Puts the place that is to be corrected in front of the message.
+    #[must_use]
+    pub fn at(mut self, place: &str) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+
     /// Adds the cause, printed as one `because:` line per link of its chain. Too few open files are an I/O error with
     /// a remedy of its own, whatever failed for want of them.
     #[must_use]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Parses a duration: a bare number is seconds; `ms`, `s`, `m` and `h` are accepted behind it. Fractions are allowed.
+/// Parses a duration: a bare number is seconds; `ms`, `s`, `m`, `h` and `d` are accepted behind it. Fractions are allowed.
 ///
 /// # Errors
 /// The text is not such a number, is negative, or is longer than a century.
@@ -13,22 +13,23 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "ms" => 0.001,
         "m" => 60.0,
         "h" => 3600.0,
+        "d" => 86_400.0,
         _ => {
             return Err(format!(
-                "unknown unit {unit:?}: write seconds, or a number with ms, s, m or h"
+                "unknown unit {unit:?}: write seconds, or a number with ms, s, m, h or d"
             ));
         }
     };
     let value: f64 = number
         .parse()
-        .map_err(|_| "write seconds, or a number with ms, s, m or h".to_owned())?;
+        .map_err(|_| "write seconds, or a number with ms, s, m, h or d".to_owned())?;
     Duration::try_from_secs_f64(value * seconds)
         .ok()
         .filter(|duration| duration.as_secs() <= 100 * 365 * 86_400)
         .ok_or_else(|| "a duration is between 0 and a hundred years".to_owned())
 }
 
-/// Parses a size in bytes: a bare number, or with `K`, `M`, `G` or `T` as powers of 1024.
+/// Parses a size in bytes: a bare number, or with `K`, `M`, `G` or `T` (also `KiB` and so on) as powers of 1024.
 ///
 /// # Errors
 /// The text is not such a number or does not fit.
@@ -36,10 +37,17 @@ pub fn size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
     let factor: u64 = match unit {
         "" | "B" => 1,
-        "K" | "k" => 1 << 10,
-        "M" | "m" => 1 << 20,
-        "G" | "g" => 1 << 30,
-        "T" | "t" => 1 << 40,
+        "K" | "k" | "KiB" => 1 << 10,
+        "M" | "m" | "MiB" => 1 << 20,
+        "G" | "g" | "GiB" => 1 << 30,
+        "T" | "t" | "TiB" => 1 << 40,
+        // Powers of 1000 for some, of 1024 for others.
+        "KB" | "kB" | "MB" | "GB" | "TB" => {
+            let letter = unit[..1].to_uppercase();
+            return Err(format!(
+                "ambiguous unit {unit:?}: write {number}{letter} (powers of 1024)"
+            ));
+        }
         _ => {
             return Err(format!(
                 "unknown unit {unit:?}: write bytes, or a number with K, M, G or T"
@@ -99,6 +107,24 @@ pub fn show_duration(duration: Duration) -> String {
     }
 }
 
+/// A span as it is set, exactly: in the largest unit of which it is a whole number.
+#[must_use]
+pub fn show_setting(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "m"),
+        (1000, "s"),
+    ]
+    .into_iter()
+    .find(|(unit, _)| milliseconds > 0 && milliseconds.is_multiple_of(*unit))
+    .map_or_else(
+        || format!("{milliseconds}ms"),
+        |(unit, name)| format!("{}{name}", milliseconds / unit),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +137,7 @@ mod tests {
             ("250ms", 250),
             ("2m", 120_000),
             ("1h", 3_600_000),
+            ("30d", 2_592_000_000),
             ("0", 0),
         ] {
             assert_eq!(
@@ -119,7 +146,7 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["", "x", "-1", "5d", "1e300", "NaN", "inf"] {
+        for text in ["", "x", "-1", "5w", "40000d", "1e300", "NaN", "inf"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }
@@ -132,12 +159,15 @@ mod tests {
             ("64K", 65_536),
             ("1.5G", 3 << 29),
             ("2T", 2 << 40),
+            ("512KiB", 512 << 10),
+            ("1.5 GiB", 3 << 29),
         ] {
             assert_eq!(size(text).unwrap(), expected, "{text}");
         }
         for text in ["", "K", "-1", "1P", "99999999999T", "1e30"] {
             assert!(size(text).is_err(), "{text}");
         }
+        assert!(size("2GB").unwrap_err().contains("write 2G "));
     }
 
     #[test]
@@ -146,5 +176,8 @@ mod tests {
         assert_eq!(show_size(3 << 29), "1.5 GiB");
         assert_eq!(show_duration(Duration::from_millis(12)), "12ms");
         assert_eq!(show_duration(Duration::from_secs(259_200)), "3d");
+        for text in ["3d", "1h", "90m", "150s", "1500ms", "0ms"] {
+            assert_eq!(show_setting(duration(text).unwrap()), text);
+        }
     }
 }

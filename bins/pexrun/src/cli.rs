@@ -20,6 +20,8 @@ The version is a git hash (a unique beginning will do where the repository can b
 /etc/hostkit/pexrun.yaml, then ~/.config/hostkit/pexrun.yaml, say where builds are published:
   repository: s3://builds/pex
 
+SIZE is bytes, or a number with K, M, G or T (powers of 1024). DUR is seconds, or a number with ms, s, m, h or d.
+
 Exit codes: 125 pexrun itself failed, 126 the build cannot be executed, 127 there is no such build, otherwise the
 program's own.";
 

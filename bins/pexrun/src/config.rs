@@ -1,6 +1,7 @@
 //! What pexrun knows before it looks anywhere: repositories, names, cache, how to run a jar. From flags, environment
 //! and two configuration files, the host's and the user's.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -117,6 +118,10 @@ pub struct Layers {
     pub own_file: FetchArgs,
     /// The same below those of flags and environment.
     pub merged: FetchArgs,
+    /// The keys of its own that `pexrun.yaml` has.
+    pub written: Vec<&'static str>,
+    /// The name of that file.
+    pub file: String,
 }
 
 impl Config {
@@ -141,6 +146,23 @@ impl Config {
             absolute_variable("HOME").map(|home| home.join(".config/hostkit/pexrun.yaml"));
         let raw: Raw =
             hostkit::config::load("pexrun", args.fetch.config.as_deref(), personal.as_deref())?;
+        let written = [
+            ("repository", raw.repository.is_some()),
+            ("arch", raw.arch.is_some()),
+            ("pex-name", raw.pex_name.is_some()),
+            ("jar-name", raw.jar_name.is_some()),
+            ("java", raw.java.is_some()),
+            ("java-flags", raw.java_flags.is_some()),
+            ("pex-root", raw.pex_root.is_some()),
+        ];
+        let written = written.into_iter().filter(|(_, is_written)| *is_written);
+        let written = written.map(|(key, _)| key).collect();
+        let mut places = BTreeMap::new();
+        if raw.profile.is_some() && args.fetch.profile.is_none() {
+            let explicit = args.fetch.config.as_deref();
+            let place = hostkit::config::place("pexrun", explicit, personal.as_deref(), "profile");
+            places.extend(place.map(|place| ("profile", place)));
+        }
         let own_file = FetchArgs {
             cache_dir: raw.cache_dir,
             endpoint_url: raw.endpoint_url,
@@ -171,6 +193,7 @@ impl Config {
                 .profile
                 .clone()
                 .or_else(|| own_file.profile.clone()),
+            places,
             ..args.fetch.clone()
         };
         let mut settings = Settings::load(&fetch)?;
@@ -218,8 +241,16 @@ impl Config {
             settings,
             readable: Vec::new(),
         };
-        let merged = fetch;
-        Ok((config, Layers { own_file, merged }))
+        let layers = Layers {
+            own_file,
+            merged: fetch,
+            written,
+            file: match &args.fetch.config {
+                Some(file) => file.display().to_string(),
+                None => "pexrun.yaml".to_owned(),
+            },
+        };
+        Ok((config, layers))
     }
 
     /// The file names a version of a job may have, in the order they are looked for.

@@ -12,6 +12,7 @@ pub mod names;
 pub use cli::Args;
 pub use config::Config;
 
+use clap::ArgMatches;
 use hostkit::{Exit, Failure, out};
 use launch::Launch;
 use s3cache::settings::Freshness;
@@ -21,9 +22,9 @@ use serde_json::json;
 ///
 /// # Errors
 /// See above.
-pub fn run(args: Args) -> Result<Exit, Failure> {
+pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
     if args.check {
-        return check(&args);
+        return check(&args, matches);
     }
     go(&args).map_err(|failure| match failure.exit() {
         Exit::NOT_EXECUTABLE | Exit::NO_SUCH_PROGRAM => failure,
@@ -32,27 +33,30 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
 }
 
 /// Prints the configuration. Nothing would run, so that a wrong one is 78 here, as for the other tools.
-fn check(args: &Args) -> Result<Exit, Failure> {
+fn check(args: &Args, matches: &ArgMatches) -> Result<Exit, Failure> {
     let (config, layers) = Config::read(args)?;
-    let above = [
-        (s3cache::settings::GIVEN, &args.fetch),
-        ("pexrun.yaml", &layers.own_file),
-    ];
-    let below = s3cache::settings::summary(&layers.merged, &above)?;
+    let given = |flag: &str| hostkit::cli::origin::<Args>(flag, matches);
+    let file = layers.file.as_str();
+    let below = s3cache::settings::summary(&layers.merged, given, Some((file, &layers.own_file)))?;
     for (key, value) in [
         ("repository", find::shown(&config.repositories)),
         ("arch", config.arch),
         ("pex-name", config.pex_name.to_string()),
         ("jar-name", config.jar_name.to_string()),
+        ("java", config.java),
         (
-            "java",
-            [&[config.java], config.java_flags.as_slice()]
-                .concat()
-                .join(" "),
+            "java-flags",
+            match config.java_flags.as_slice() {
+                [] => "none".to_owned(),
+                flags => flags.join(" "),
+            },
         ),
         ("pex-root", format!("{:?}", config.pex_root).to_lowercase()),
     ] {
-        out::line(format_args!("{key:<16} {value}"))?;
+        let written = layers.written.contains(&key).then(|| file.to_owned());
+        let from = given(key).or(written);
+        let from = from.as_deref().unwrap_or("default");
+        out::line(format_args!("{key:<16} {value} ({from})"))?;
     }
     out::text(&below)?;
     Ok(Exit::OK)
@@ -111,6 +115,19 @@ fn named(args: &Args) -> Result<Option<(&str, &str)>, Failure> {
     if args.list {
         if args.job.is_none() && !args.cached && !args.fetch.offline {
             return Err(usage("--list needs a job".to_owned()).remedy("name one, or add --cached"));
+        }
+        if let Some(version) = version {
+            return Err(usage(format!("--list takes a job only, not {version:?}"))
+                .remedy("leave out what stands behind the job"));
+        }
+        let others = [
+            ("--which", args.which),
+            ("--fetch-only", args.fetch_only),
+            ("--warm", args.warm),
+            ("--dry-run", args.dry_run),
+        ];
+        if let Some((flag, _)) = others.iter().find(|(_, is_given)| *is_given) {
+            return Err(usage(format!("--list and {flag} exclude one another")).remedy("give one"));
         }
         return Ok(None);
     }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    hostkit::cli::main(|args: pexrun::Args, _| pexrun::run(args))
+    hostkit::cli::main(|args: pexrun::Args, matches| pexrun::run(args, matches))
 }

@@ -20,6 +20,8 @@ SOURCE is https://host/path, http://host/path, s3://bucket/key, bucket/key (s3) 
 A name with a git hash or a version never changes: once cached, it is served without a connection. Any other name is
 revalidated on every use.
 
+SIZE is bytes, or a number with K, M, G or T (powers of 1024). DUR is seconds, or a number with ms, s, m, h or d.
+
 Exit codes: 0 ok, 2 usage, 65 corrupt, 66 not found, 69 unreachable, 73 cannot write, 74 I/O error, 75 try again,
 77 denied, 78 bad configuration.";
 
@@ -60,7 +62,7 @@ pub struct Args {
 /// What else can be done with artifacts.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// List what is cached, for all users
+    /// List what is cached, or what a store has below s3://bucket/prefix/
     Ls(verbs::ls::Args),
     /// Read every cached artifact again and compare its digest
     Verify(verbs::verify::Args),
@@ -128,6 +130,8 @@ mod tests {
         assert!(parse("s3cache --check").unwrap().check);
         assert!(parse("s3cache b/k --sha256=abc").is_err());
         assert!(parse("s3cache b/k --mode=9").is_err());
+        assert!(parse("s3cache b/k --part-size=0").is_err());
+        assert!(parse("s3cache b/k --max-rate=0").is_err());
         assert!(parse("s3cache b/k --offline=False --revalidate=1").is_ok());
     }
 }

@@ -34,6 +34,7 @@ pub use source::Source;
 
 use std::path::Path;
 
+use clap::ArgMatches;
 use cli::Verb;
 use hostkit::{Exit, Failure, clock, out};
 use tracing::info;
@@ -42,7 +43,7 @@ use tracing::info;
 ///
 /// # Errors
 /// As the verb, with the documented exit codes.
-pub fn run(args: Args) -> Result<Exit, Failure> {
+pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
     if let (Some(_), Some(source)) = (&args.verb, &args.source) {
         return Err(Failure::new(
             Exit::USAGE,
@@ -51,8 +52,14 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
         .remedy("write the verb first, then what it is about"));
     }
     if args.check {
-        let layers = [(settings::GIVEN, &args.fetch)];
-        out::text(&settings::summary(&args.fetch, &layers)?)?;
+        if args.verb.is_some() || args.source.is_some() {
+            let text = "--check looks at the configuration only, not at an artifact";
+            return Err(
+                Failure::new(Exit::USAGE, text).remedy("give it without SOURCE and COMMAND")
+            );
+        }
+        let given = |flag: &str| hostkit::cli::origin::<Args>(flag, matches);
+        out::text(&settings::summary(&args.fetch, given, None)?)?;
         return Ok(Exit::OK);
     }
     let settings = Settings::load(&args.fetch)?;

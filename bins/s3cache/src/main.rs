@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    hostkit::cli::main(|args: s3cache::Args, _| s3cache::run(args))
+    hostkit::cli::main(|args: s3cache::Args, matches| s3cache::run(args, matches))
 }

@@ -27,6 +27,8 @@ pub struct OwnSettings<'a> {
     pub region: Option<&'a str>,
     /// The profile of the AWS configuration files.
     pub profile: Option<&'a str>,
+    /// Where a configuration file names that profile.
+    pub profile_place: Option<&'a str>,
     /// The bucket goes into the path.
     pub path_style: bool,
     /// The certificate authorities to trust (PEM).
@@ -87,14 +89,18 @@ impl S3Access {
             .unwrap_or("default");
         let profile = files.parse(name)?;
         if name != "default" && profile.get_profile(name).is_none() {
-            return Err(
-                Failure::new(Exit::CONFIG, format!("there is no AWS profile {name:?}")).remedy(
-                    format!(
-                        "add it to {}, or correct --profile or AWS_PROFILE",
-                        files.config.path.display()
-                    ),
-                ),
-            );
+            let wrong = match (own.profile_place, own.profile) {
+                (Some(_), _) => "its name here",
+                (None, Some(_)) => "--profile",
+                (None, None) => "AWS_PROFILE",
+            };
+            let config = files.config.path.display();
+            let failure = Failure::new(Exit::CONFIG, format!("there is no AWS profile {name:?}"))
+                .remedy(format!("add it to {config}, or correct {wrong}"));
+            return Err(match own.profile_place {
+                Some(place) => failure.at(place),
+                None => failure,
+            });
         }
         let setting = |key: &str| profile.get(key).filter(|value| !value.is_empty());
         let endpoint = endpoint(own, env, &profile)?;
@@ -344,6 +350,7 @@ dynamodb =
             endpoint_url: flag("endpoint-url"),
             region: flag("region"),
             profile: flag("profile"),
+            profile_place: flag("profile-place"),
             path_style: flag("path-style").is_some(),
             ca_file: flag("ca-file").map(Path::new),
         };
@@ -427,6 +434,8 @@ dynamodb =
             endpoint-url=me:hunter2@h:9000 | | scheme https://h:9000
             endpoint-url=http://h/?x=hunter2 | | query
             profile=none | | \"none\" config --profile
+            profile=none profile-place=c.yaml:3 | | c.yaml:3: \"none\" here
+            | AWS_PROFILE=none | \"none\" AWS_PROFILE
             | AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=yes | AWS_IGNORE_CONFIGURED_ENDPOINT_URLS true";
         for row in table.lines() {
             let [flags, variables, says]: [&str; 3] =

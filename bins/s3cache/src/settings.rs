@@ -3,11 +3,12 @@
 
 mod summary;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-pub use summary::{GIVEN, summary};
+pub use summary::summary;
 
 use hostkit::config::value;
 use hostkit::{Exit, Failure, units};
@@ -76,9 +77,9 @@ pub struct FetchArgs {
     #[arg(long, help_heading = "Freshness")]
     pub offline: bool,
 
-    /// Fail where no sidecar vouches for the artifact, nor --sha256
+    /// Refuse an artifact without a published sidecar (URL.sha256)
     #[arg(long)]
-    pub require_sidecar: bool,
+    pub require_sidecar: Option<bool>,
 
     /// The URL of the S3 service, if not AWS (also AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the profile)
     #[arg(long, value_name = "URL", global = true, help_heading = "S3")]
@@ -117,14 +118,14 @@ pub struct FetchArgs {
         requires = "client_cert"
     )]
     pub client_key: Option<PathBuf>,
-    /// Bytes per range request [default: by size]
-    #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Network")]
+    /// Bytes per range request, at least 64K [default: by size]
+    #[arg(long, value_name = "SIZE", value_parser = positive_size, help_heading = "Network")]
     pub part_size: Option<u64>,
     /// Connections at once [default: by size]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=64), help_heading = "Network")]
     pub connections: Option<u64>,
-    /// The most to fetch per second
-    #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Network")]
+    /// The most to fetch per second [default: no bound]
+    #[arg(long, value_name = "SIZE", value_parser = positive_size, help_heading = "Network")]
     pub max_rate: Option<u64>,
     /// A process fetching for others slower than this is overtaken [default: 128K]
     #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Network")]
@@ -135,6 +136,10 @@ pub struct FetchArgs {
     /// How long a connection may be silent before it is tried again [default: 10s]
     #[arg(long, value_name = "DUR", value_parser = units::duration, global = true, help_heading = "Network")]
     pub stall_timeout: Option<Duration>,
+
+    /// Where the tool's own configuration file names a value of these, for errors.
+    #[arg(skip)]
+    pub places: BTreeMap<&'static str, String>,
 }
 
 impl FetchArgs {
@@ -162,11 +167,11 @@ struct Raw {
     ca_file: Option<PathBuf>,
     client_cert: Option<PathBuf>,
     client_key: Option<PathBuf>,
-    #[serde(deserialize_with = "value::size")]
+    #[serde(deserialize_with = "positive")]
     part_size: Option<u64>,
     #[serde(deserialize_with = "connections")]
     connections: Option<u64>,
-    #[serde(deserialize_with = "value::size")]
+    #[serde(deserialize_with = "positive")]
     max_rate: Option<u64>,
     #[serde(deserialize_with = "value::size")]
     min_rate: Option<u64>,
@@ -189,6 +194,18 @@ pub fn endpoint<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D:
     // The failure does not show a password that stands in it.
     s3_access::check_endpoint(&text).map_err(D::Error::custom)?;
     Ok(Some(text))
+}
+
+/// A size of which 0 makes no sense.
+fn positive_size(text: &str) -> Result<u64, String> {
+    match units::size(text)? {
+        0 => Err("0 makes no sense here: leave it out for the default".to_owned()),
+        size => Ok(size),
+    }
+}
+
+fn positive<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    value::parsed(from, positive_size)
 }
 
 fn connections<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
@@ -248,6 +265,8 @@ pub struct Access {
     pub ca_file: Option<PathBuf>,
     /// The client certificate and its key (PEM files).
     pub client_cert: Option<(PathBuf, PathBuf)>,
+    /// Where a configuration file names a value of these that is in force.
+    pub(crate) places: BTreeMap<&'static str, String>,
     /// What [`Access::s3`] made of these and the settings of the AWS tools.
     pub(crate) s3: OnceLock<S3Access>,
 }
@@ -291,6 +310,26 @@ impl Settings {
             )
             .remedy("give both, or neither"));
         }
+        let mut places = args.places.clone();
+        for (key, is_in_force) in [
+            ("ca-file", args.ca_file.is_none() && raw.ca_file.is_some()),
+            (
+                "client-cert",
+                args.client_cert.is_none() && raw.client_cert.is_some(),
+            ),
+            (
+                "client-key",
+                args.client_key.is_none() && raw.client_key.is_some(),
+            ),
+            ("profile", args.profile.is_none() && raw.profile.is_some()),
+        ] {
+            if is_in_force
+                && let Some(place) =
+                    hostkit::config::place("s3cache", args.config.as_deref(), None, key)
+            {
+                places.insert(key, place);
+            }
+        }
         let client_cert = args.client_cert.clone().zip(args.client_key.clone());
         Ok(Self {
             cache_dir: args
@@ -306,14 +345,17 @@ impl Settings {
             keep_free: args.keep_free.or(raw.keep_free).unwrap_or(KEEP_FREE),
             freshness,
             trusted_uids: raw.trusted_uids.unwrap_or_default(),
-            require_sidecar: args.require_sidecar || raw.require_sidecar.unwrap_or(false),
+            require_sidecar: args
+                .require_sidecar
+                .or(raw.require_sidecar)
+                .unwrap_or_default(),
             // Below 64 KiB a request costs more than the bytes it brings.
             part_size: args
                 .part_size
                 .or(raw.part_size)
                 .map(|size| size.max(64 << 10)),
             connections: args.connections.or(raw.connections).map(|n| n.clamp(1, 64)),
-            max_rate: args.max_rate.or(raw.max_rate).map(|rate| rate.max(1)),
+            max_rate: args.max_rate.or(raw.max_rate),
             min_rate: args.min_rate.or(raw.min_rate).unwrap_or(MIN_RATE),
             timeout,
             stall_timeout,
@@ -328,7 +370,8 @@ impl Settings {
                     .unwrap_or_default(),
                 ca_file: args.ca_file.clone().or(raw.ca_file),
                 client_cert: client_cert.or(raw.client_cert.zip(raw.client_key)),
-                ..Access::default()
+                places,
+                s3: OnceLock::new(),
             },
         })
     }
@@ -353,6 +396,14 @@ impl Settings {
 }
 
 impl Access {
+    /// The failure of a value, with the place in a configuration file that names it.
+    pub(crate) fn locate(&self, key: &str, failure: Failure) -> Failure {
+        match self.places.get(key) {
+            Some(place) => failure.at(place),
+            None => failure,
+        }
+    }
+
     /// How S3 is reached, with the settings of the AWS tools. They are read once, when S3 is needed at all.
     ///
     /// # Errors
@@ -365,6 +416,7 @@ impl Access {
             endpoint_url: self.endpoint_url.as_deref(),
             region: self.region.as_deref(),
             profile: self.profile.as_deref(),
+            profile_place: self.places.get("profile").map(String::as_str),
             path_style: self.path_style,
             ca_file: self.ca_file.as_deref(),
         };
@@ -410,17 +462,23 @@ mod tests {
 
     #[test]
     fn a_switch_that_is_turned_off_beats_the_file() {
-        let yaml = "path-style: true\nno-sign-request: true\n";
+        let yaml = "path-style: true\nno-sign-request: true\nrequire-sidecar: true\n";
         for (flag, expected) in [(None, true), (Some(false), false)] {
             let args = FetchArgs {
                 path_style: flag,
                 no_sign_request: flag,
+                require_sidecar: flag,
                 ..FetchArgs::default()
             };
-            let access = load(yaml, args).unwrap().access;
+            let settings = load(yaml, args).unwrap();
+            let access = settings.access;
             assert_eq!(
-                (access.path_style, access.no_sign_request),
-                (expected, expected)
+                [
+                    access.path_style,
+                    access.no_sign_request,
+                    settings.require_sidecar
+                ],
+                [expected; 3]
             );
         }
     }
@@ -456,6 +514,9 @@ mod tests {
                 "credentials in an endpoint",
             ),
             ("path-style: perhaps", "`path-style`"),
+            ("trusted-uids: [bob]", "`trusted-uids`: invalid value"),
+            ("part-size: 0", "`part-size`: invalid value `0`"),
+            ("max-rate: 0", "`max-rate`: invalid value `0`"),
         ] {
             let failure = load(&format!("# Ours.\n{line}\n"), FetchArgs::default()).unwrap_err();
             let text = failure.to_string();

@@ -42,7 +42,11 @@ impl Source {
         }
         let Some((scheme, rest)) = text.split_once("://") else {
             if text.starts_with(['.', '/']) {
-                return Err(wrong("a path is not a source"));
+                let failure = wrong("a path is not a source");
+                return Err(match std::path::absolute(text) {
+                    Ok(path) => failure.remedy(format!("write file://{}", path.display())),
+                    Err(_) => failure,
+                });
             }
             return Self::s3(text).ok_or_else(|| wrong("not a source"));
         };
@@ -303,6 +307,8 @@ mod tests {
         }
         let failure = Source::parse("s3://arn:aws:s3:eu-west-1:1:accesspoint/builds/a.pex");
         assert!(failure.unwrap_err().to_string().contains("s3alias"));
+        let failure = Source::parse("/srv/a.pex").unwrap_err().to_string();
+        assert!(failure.ends_with("write file:///srv/a.pex"), "{failure}");
         let failure = Source::parse("https://me:hunter2@h/a.pex")
             .unwrap_err()
             .to_string();

@@ -157,6 +157,20 @@ pub fn names_any(flags: &[&str], matches: &ArgMatches) -> bool {
     flags.iter().any(|flag| layer(flag, matches).is_some())
 }
 
+/// What names a flag of the tool itself: the flag or its variable, also one that turns a switch off.
+#[must_use]
+pub fn origin<T: super::Tool>(flag: &str, matches: &ArgMatches) -> Option<String> {
+    let id = flag.replace('-', "_");
+    if !matches!(matches.try_contains_id(&id), Ok(true)) {
+        return None;
+    }
+    match matches.value_source(&id)? {
+        ValueSource::CommandLine => Some(format!("--{flag}")),
+        ValueSource::EnvVariable => variable(T::NAME, &[], flag),
+        _ => None,
+    }
+}
+
 /// Where a flag is named: on the command line or in the environment. A switch that is turned off names nothing.
 fn layer(flag: &str, matches: &ArgMatches) -> Option<ValueSource> {
     let id = flag.replace('-', "_");

@@ -165,6 +165,15 @@ fn usage() {
         (vec!["job"], "which build of job?"),
         (vec!["--list"], "--list needs a job"),
         (vec!["--cached", "job", HASH], "--cached goes with --list"),
+        (vec!["--list", "job", "x", "y"], "--list takes a job only"),
+        (
+            vec!["--list", "--which", "job"],
+            "--list and --which exclude",
+        ),
+        (
+            vec!["--list", "--dry-run", "job"],
+            "--list and --dry-run exclude",
+        ),
         (vec!["--lst", "job"], "--list"),
         (vec!["--offline", "--revalidate", "job", HASH], "exclude"),
     ] {

@@ -58,7 +58,7 @@ fn endpoint_comes_from_the_first_layer_that_names_it() {
             &format!("endpoint-url: {dead}"),
             vec![("HOSTKIT_PEXRUN_ENDPOINT_URL", right.as_str())],
             vec![],
-            "flag or variable",
+            "HOSTKIT_PEXRUN_ENDPOINT_URL",
         ),
         (
             &String::new(),
@@ -97,19 +97,38 @@ fn check_prints_what_is_in_force_and_writes_nothing() {
     let host = Host::new();
     let shown = host.pexrun(["--check", "--max-size=1G"]).exits(0).stdout;
     for row in [
-        format!("repository       {}\n", host.repository()),
-        format!("arch             {ARCH}\n"),
-        "pex-name         {job}-{version}-{arch}.pex\n".to_owned(),
-        "pex-root         cache\n".to_owned(),
+        format!("repository       {} (pexrun.yaml)\n", host.repository()),
+        format!("arch             {ARCH} (pexrun.yaml)\n"),
+        "pex-name         {job}-{version}-{arch}.pex (default)\n".to_owned(),
+        "java             java (default)\n".to_owned(),
+        "pex-root         cache (default)\n".to_owned(),
         format!(
             "cache-dir        {} (pexrun.yaml)\n",
             host.cache().display()
         ),
-        "max-size         1.0 GiB (flag or variable)\n".to_owned(),
+        "max-size         1.0 GiB (--max-size)\n".to_owned(),
         "keep-free        512.0 MiB (default)\n".to_owned(),
     ] {
         assert!(shown.contains(&row), "{row} in {shown}");
     }
+    let path = host.path("pr9.yaml");
+    let path = path.to_str().unwrap();
+    std::fs::write(path, "repository: file:///srv\nregion: r\n").unwrap();
+    let shown = host
+        .pexrun(["--check", "--config", path, "--arch=x"])
+        .exits(0)
+        .stdout;
+    for row in [
+        format!("repository       file:///srv ({path})\n"),
+        format!("region           r ({path})\n"),
+        "arch             x (--arch)\n".to_owned(),
+    ] {
+        assert!(shown.contains(&row), "{row} in {shown}");
+    }
+    std::fs::write(path, "repository: file:///srv\nprofile: none\n").unwrap();
+    host.pexrun(["--check", "--config", path])
+        .exits(78)
+        .says("pr9.yaml:2: `profile`: there is no AWS profile");
     assert!(!host.cache().exists());
     let file = host.home().join(".config/hostkit/pexrun.yaml");
     let file = file.display();
@@ -120,7 +139,7 @@ fn check_prints_what_is_in_force_and_writes_nothing() {
         ),
         (
             "repository: [file:///a, 'ftp://b']",
-            "3:25: ftp://b/JOB: unknown scheme",
+            "3:25: `repository`: ftp://b/JOB: unknown scheme",
         ),
         (
             "pex-name: '{job}.pex'",

@@ -300,11 +300,14 @@ fn ls_of_a_prefix_shows_what_the_store_has() {
     ls(&["s3://builds/none/"])
         .exits(66)
         .says("s3://builds/none/");
-    ls(&["s3://nobucket/"]).exits(66).says("s3://nobucket/");
+    ls(&["s3://nobucket/"])
+        .exits(66)
+        .says("s3://nobucket/")
+        .says("correct the name or create it");
     ls(&["s3://b u/"]).exits(2);
     ls(&["https://127.0.0.1:9/pex/"])
-        .exits(69)
-        .says("does not list");
+        .exits(2)
+        .says("only s3:// and file:/// can be listed");
     let directory = format!("file://{}/", s3.dir().join("builds").display());
     assert!(
         ls(&[&directory])

@@ -282,6 +282,7 @@ fn what_nobody_can_mean_is_a_usage_error() {
         &["b/k.txt", "--unpack-to=dir"],
         &["b/k", "--client-cert=x"],
         &["https://h/dir/"],
+        &["put", "k", "https://h/k"],
     ] {
         let told = host.s3cache(args).exits(2);
         assert!(!told.stderr.is_empty(), "{args:?}");

@@ -120,9 +120,13 @@ fn required_sidecar_is_looked_for_until_it_has_vouched() {
     let ours = sha256(b"the build");
     host.s3cache([&url, in_file])
         .exits(65)
+        .says("artifact has no sidecar")
         .says(SIDECAR)
         .says("put");
-    host.s3cache([&url]).exits(0);
+    host.s3cache([&url, in_file, "--require-sidecar=no"])
+        .exits(0);
+    let off = ["HOSTKIT_S3CACHE_REQUIRE_SIDECAR", "false"].map(str::to_owned);
+    host.s3cache_env([&url, in_file], &[off.into()]).exits(0);
     // In the cache, but nothing vouches for it.
     host.s3cache([&url, "--require-sidecar"])
         .exits(65)

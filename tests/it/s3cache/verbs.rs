@@ -317,7 +317,8 @@ fn check_prints_what_is_in_force_and_writes_nothing() {
     let config = config.to_str().unwrap();
     std::fs::write(
         config,
-        "max-size: 50G\nendpoint-url: http://S3.example.org:80/\n",
+        "max-size: 50G\nendpoint-url: http://S3.example.org:80/\n\
+         require-sidecar: true\ntrusted-uids: [1001, 1002]\n",
     )
     .unwrap();
     let shown = host
@@ -326,23 +327,49 @@ fn check_prints_what_is_in_force_and_writes_nothing() {
         .stdout;
     for row in [
         format!(
-            "cache-dir        {} (flag or variable)\n",
+            "cache-dir        {} (--cache-dir)\n",
             host.cache().display()
         ),
         format!("max-size         50.0 GiB ({config})\n"),
         format!("endpoint-url     http://s3.example.org ({config})\n"),
-        "region           r (flag or variable)\n".to_owned(),
-        "timeout          60m (default)\n".to_owned(),
+        "region           r (--region)\n".to_owned(),
+        "profile          default (default)\n".to_owned(),
+        "total-max-size   unbounded (default)\n".to_owned(),
+        format!("require-sidecar  true ({config})\n"),
+        format!("trusted-uids     1001, 1002 ({config})\n"),
+        "timeout          1h (default)\n".to_owned(),
     ] {
         assert!(shown.contains(&row), "{row} in {shown}");
+    }
+    let off = ["HOSTKIT_S3CACHE_REQUIRE_SIDECAR", "no"].map(str::to_owned);
+    let shown = host.s3cache_env(["--check", "--config", config], &[off.into()]);
+    let shown = shown.exits(0).stdout;
+    for row in [
+        "region           us-east-1 (implied by the endpoint)\n",
+        "require-sidecar  false (HOSTKIT_S3CACHE_REQUIRE_SIDECAR)\n",
+    ] {
+        assert!(shown.contains(row), "{row} in {shown}");
+    }
+    for line in [&["--check", "b/k"][..], &["--check", "stats"]] {
+        host.s3cache(line).exits(2).says("--check");
     }
     for (line, says) in [
         (
             "max-size: lots",
             "s3cache.yaml:1:11: `max-size`: invalid value `lots`",
         ),
-        ("ca-file: /nowhere.pem", "/nowhere.pem"),
-        ("profile: none", "there is no AWS profile"),
+        (
+            "ca-file: /nowhere.pem",
+            "s3cache.yaml:1: `ca-file`: cannot use /nowhere.pem",
+        ),
+        (
+            "client-cert: /nowhere.pem\nclient-key: /nowhere.key",
+            "s3cache.yaml:2: `client-key`: cannot use /nowhere.key",
+        ),
+        (
+            "profile: none",
+            "s3cache.yaml:1: `profile`: there is no AWS profile",
+        ),
         ("max-sise: 1", "did you mean `max-size`?"),
     ] {
         std::fs::write(config, format!("{line}\n")).unwrap();

@@ -42,7 +42,7 @@ impl Download<'_> {
             SidecarDigest::NotUnderstood(why) => {
                 Err(
                     Failure::new(Exit::CORRUPT, format!("{sidecar}: {why}")).remedy(format!(
-                        "publish it as `sha256sum {}` writes it, or give --sha256",
+                        "publish it as `sha256sum {}` writes it, or remove it",
                         self.name
                     )),
                 )
@@ -50,11 +50,9 @@ impl Download<'_> {
             SidecarDigest::Absent
                 if self.settings.require_sidecar && !self.name.ends_with(sidecar::SUFFIX) =>
             {
-                Err(
-                    Failure::new(Exit::CORRUPT, format!("{sidecar}: there is none")).remedy(
-                        "publish it (`s3cache put` does), give --sha256, or drop --require-sidecar",
-                    ),
-                )
+                let text = format!("artifact has no sidecar ({sidecar})");
+                Err(Failure::new(Exit::CORRUPT, text)
+                    .remedy("publish one (`s3cache put` does), or turn require-sidecar off"))
             }
             SidecarDigest::Absent => Ok(None),
         }

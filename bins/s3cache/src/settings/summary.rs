@@ -1,22 +1,25 @@
 //! What `--check` prints of the settings of a fetch: each value that is in force, and where it comes from.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use hostkit::Failure;
-use hostkit::units::{show_duration, show_size};
+use hostkit::units::{show_setting, show_size};
 
 use super::{FetchArgs, Raw, Settings};
 use crate::store::http::HttpStore;
+use crate::store::s3::DEFAULT_REGION;
 
-/// Where a value comes from that a flag or its environment variable names.
-pub const GIVEN: &str = "flag or variable";
-
-/// Validates the settings that `merged` and s3cache's configuration file make, and shows them. The layers that were
-/// merged, the strongest first, say where a value comes from.
+/// Validates the settings that `merged` and s3cache's configuration file make, and shows them. `given` names the flag or
+/// variable that gives a value; `own` is what the tool's own configuration file was merged from, and its name.
 ///
 /// # Errors
 /// The configuration file, a certificate or the AWS configuration cannot be used (exit 78).
-pub fn summary(merged: &FetchArgs, layers: &[(&str, &FetchArgs)]) -> Result<String, Failure> {
+pub fn summary(
+    merged: &FetchArgs,
+    given: impl Fn(&str) -> Option<String>,
+    own: Option<(&str, &FetchArgs)>,
+) -> Result<String, Failure> {
     let raw: Raw = hostkit::config::load("s3cache", merged.config.as_deref(), None)?;
     let settings = Settings::load(merged)?;
     let access = &settings.access;
@@ -27,42 +30,61 @@ pub fn summary(merged: &FetchArgs, layers: &[(&str, &FetchArgs)]) -> Result<Stri
         None => "s3cache.yaml".to_owned(),
     };
     let mut text = String::new();
-    let mut row = |key: &str, value: Option<String>, from: &str| {
-        if let Some(value) = value {
-            let _ = writeln!(text, "{key:<16} {value} ({from})");
-        }
+    let mut row = |key: &str, value: String, from: &str| {
+        let _ = writeln!(text, "{key:<16} {value} ({from})");
     };
     macro_rules! rows {
         ($($field:ident: $value:expr, else $otherwise:expr;)*) => {$({
-            let layer = layers.iter().find(|(_, layer)| layer.$field.is_some());
-            let from = match (layer, &raw.$field) {
-                (Some((name, _)), _) => *name,
-                (None, Some(_)) => &file,
-                (None, None) => $otherwise,
-            };
-            row(&stringify!($field).replace('_', "-"), $value, from);
+            let key = stringify!($field).replace('_', "-");
+            let given = given(&key);
+            let own = own.filter(|(_, own)| own.$field.is_some()).map(|(name, _)| name);
+            let written = raw.$field.as_ref().map(|_| file.as_str());
+            let from = given.as_deref().or(own).or(written).unwrap_or($otherwise);
+            row(&key, $value, from);
         })*};
     }
-    let size = |bytes: u64| Some(show_size(bytes));
-    let aws = "settings of the AWS tools";
+    let size = |bytes: Option<u64>, otherwise: &str| bytes.map_or(otherwise.to_owned(), show_size);
+    let aws = |is_theirs| match is_theirs {
+        true => "settings of the AWS tools",
+        false => "default",
+    };
+    let path = |path: Option<&PathBuf>, otherwise: &str| {
+        path.map_or(otherwise.to_owned(), |path| path.display().to_string())
+    };
+    let endpoint = s3.endpoint.as_deref();
+    let (region, region_from) = match (&s3.region, endpoint) {
+        (Some(region), _) => (region.as_str(), aws(true)),
+        (None, Some(_)) => (DEFAULT_REGION, "implied by the endpoint"),
+        (None, None) => ("that of the instance", "default"),
+    };
+    let total = Some(settings.total_max_size).filter(|bytes| *bytes < u64::MAX);
     rows! {
-        cache_dir: Some(settings.cache_dir.display().to_string()), else "default";
-        max_size: size(settings.max_size), else "default";
-        total_max_size: Some(settings.total_max_size).filter(|bytes| *bytes < u64::MAX).and_then(size), else "default";
-        keep_free: size(settings.keep_free), else "default";
-        endpoint_url: s3.endpoint.as_deref().map(hostkit::mask::url), else aws;
-        region: s3.region.clone(), else aws;
-        profile: Some(s3.profile.clone()), else aws;
-        path_style: Some(s3.path_style.to_string()), else "endpoint or profile";
-        no_sign_request: Some(access.no_sign_request.to_string()), else "default";
-        ca_file: s3.ca_file.as_ref().map(|file| file.display().to_string()), else aws;
-        client_cert: access.client_cert.as_ref().map(|(file, _)| file.display().to_string()), else "default";
-        part_size: settings.part_size.and_then(size), else "default";
-        connections: settings.connections.map(|n| n.to_string()), else "default";
-        max_rate: settings.max_rate.and_then(size), else "default";
-        min_rate: size(settings.min_rate), else "default";
-        timeout: Some(show_duration(settings.timeout)), else "default";
-        stall_timeout: Some(show_duration(settings.stall_timeout)), else "default";
+        cache_dir: settings.cache_dir.display().to_string(), else "default";
+        max_size: show_size(settings.max_size), else "default";
+        total_max_size: size(total, "unbounded"), else "default";
+        keep_free: show_size(settings.keep_free), else "default";
+        require_sidecar: settings.require_sidecar.to_string(), else "default";
+        endpoint_url: endpoint.map_or("AWS".to_owned(), hostkit::mask::url), else aws(endpoint.is_some());
+        region: region.to_owned(), else region_from;
+        profile: s3.profile.clone(), else aws(s3.profile != "default");
+        path_style: s3.path_style.to_string(), else if s3.path_style { "endpoint or profile" } else { "default" };
+        no_sign_request: access.no_sign_request.to_string(), else "default";
+        ca_file: path(s3.ca_file.as_ref(), "that of the system"), else aws(s3.ca_file.is_some());
+        client_cert: path(access.client_cert.as_ref().map(|(file, _)| file), "none"), else "default";
+        client_key: path(access.client_cert.as_ref().map(|(_, file)| file), "none"), else "default";
+        part_size: size(settings.part_size, "by size"), else "default";
+        connections: settings.connections.map_or("by size".to_owned(), |n| n.to_string()), else "default";
+        max_rate: size(settings.max_rate, "unbounded"), else "default";
+        min_rate: show_size(settings.min_rate), else "default";
+        timeout: show_setting(settings.timeout), else "default";
+        stall_timeout: show_setting(settings.stall_timeout), else "default";
     }
+    let uids: Vec<String> = settings.trusted_uids.iter().map(u32::to_string).collect();
+    let from = raw.trusted_uids.map_or("default", |_| file.as_str());
+    let uids = match uids.is_empty() {
+        true => "none".to_owned(),
+        false => uids.join(", "),
+    };
+    row("trusted-uids", uids, from);
     Ok(text)
 }

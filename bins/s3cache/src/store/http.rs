@@ -248,7 +248,7 @@ impl ObjectStore for HttpStore {
         Box::pin(async {
             Err(
                 StoreError::new(Kind::Fatal, "a web server does not list what it has")
-                    .remedy("give the whole git hash, or use an s3:// or file:/// repository"),
+                    .remedy("only s3:// and file:/// can be listed"),
             )
         })
     }
@@ -270,11 +270,13 @@ fn tls(access: &Access) -> Result<rustls::ClientConfig, Failure> {
     let mut roots = rustls::RootCertStore::empty();
     match &access.ca_file {
         Some(file) => {
-            for certificate in certificates(file)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| unusable(file, error))?;
-            }
+            let trusted = certificates(file).and_then(|certificates| {
+                let mut certificates = certificates.into_iter();
+                certificates
+                    .try_for_each(|certificate| roots.add(certificate))
+                    .map_err(|error| unusable(file, error))
+            });
+            trusted.map_err(|failure| access.locate("ca-file", failure))?;
         }
         None => {
             // One broken certificate among the system's many is not our reader's problem.
@@ -289,10 +291,14 @@ fn tls(access: &Access) -> Result<rustls::ClientConfig, Failure> {
     let Some((chain, key)) = &access.client_cert else {
         return Ok(builder.with_no_client_auth());
     };
-    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error))?;
-    builder
-        .with_client_auth_cert(certificates(chain)?, secret)
-        .map_err(|error| unusable(chain, error))
+    let secret = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| access.locate("client-key", unusable(key, error)))?;
+    certificates(chain)
+        .and_then(|certificates| {
+            let config = builder.with_client_auth_cert(certificates, secret);
+            config.map_err(|error| unusable(chain, error))
+        })
+        .map_err(|failure| access.locate("client-cert", failure))
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {

@@ -37,7 +37,7 @@ const CONFLICTS: u32 = 4;
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The region where no setting and no instance names one.
-const DEFAULT_REGION: &str = "us-east-1";
+pub(crate) const DEFAULT_REGION: &str = "us-east-1";
 
 /// An S3 client.
 #[derive(Debug)]
@@ -65,7 +65,9 @@ impl S3Store {
         let context = match &s3.ca_file {
             Some(file) => {
                 let file = file.clone();
-                blocking(move || trust(&file)).await?
+                blocking(move || trust(&file))
+                    .await
+                    .map_err(|failure| access.locate("ca-file", failure))?
             }
             None => tls::TlsContext::default(),
         };

@@ -16,6 +16,15 @@ use crate::store::{self, Listed};
 /// # Errors
 /// It is such a place, but no source (exit 2).
 pub(super) fn prefix(word: &str) -> Result<Option<Source>, Failure> {
+    let prefix = parse_prefix(word)?;
+    if let Some(source @ Source::Http(_)) = &prefix {
+        let text = format!("{source}: a web server does not list what it has");
+        return Err(Failure::new(Exit::USAGE, text).remedy("only s3:// and file:/// can be listed"));
+    }
+    Ok(prefix)
+}
+
+fn parse_prefix(word: &str) -> Result<Option<Source>, Failure> {
     let bucket = word
         .split_once("://")
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("s3"))

@@ -47,6 +47,10 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
         args.dest.clone()
     };
     let dest = Source::parse(&dest)?;
+    if matches!(dest, Source::Http(_)) {
+        let text = format!("{dest}: artifacts are not published over http");
+        return Err(Failure::new(Exit::USAGE, text).remedy("put to s3:// or file:///"));
+    }
     let name = dest.name()?;
     let (size, sha256, published) = online(settings.timeout, &dest, async {
         let (size, sha256, sidecar) = {

@@ -35,7 +35,8 @@ where
             StoreError::new(Kind::Denied, "this host's clock differs too much from S3's")
                 .remedy("set the clock (NTP)")
         }
-        (Some("NoSuchBucket"), _) => StoreError::new(Kind::Absent, "there is no such bucket"),
+        (Some("NoSuchBucket"), _) => StoreError::new(Kind::Absent, "there is no such bucket")
+            .remedy("correct the name or create it"),
         (
             Some(
                 "PermanentRedirect"
