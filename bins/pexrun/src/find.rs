@@ -83,7 +83,8 @@ pub fn build(config: &Config, job: &str, version: &str) -> Result<Blob, Failure>
     Err(because(failure, &failures))
 }
 
-fn because(failure: Failure, failures: &[Failure]) -> Failure {
+/// The failure with others as its causes.
+pub(crate) fn because(failure: Failure, failures: &[Failure]) -> Failure {
     match Causes::of(failures) {
         Some(causes) => failure.because(causes),
         None => failure,

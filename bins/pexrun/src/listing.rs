@@ -1,5 +1,6 @@
 //! `pexrun --list`: the builds of a job, newest first, and which of them are cached.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
@@ -23,7 +24,8 @@ struct Newest {
     limit: usize,
     /// Build -> when it was published.
     published: BTreeMap<Build, String>,
-    by_time: BTreeSet<(String, Build)>,
+    /// In the reverse order of the rows, so that what is left out is the last of them.
+    by_time: BTreeSet<(String, Reverse<Build>)>,
     truncated: bool,
 }
 
@@ -41,14 +43,16 @@ impl Newest {
         match self.published.get(&build) {
             Some(known) if *known >= published => return,
             Some(known) => {
-                self.by_time.remove(&(known.clone(), build.clone()));
+                self.by_time
+                    .remove(&(known.clone(), Reverse(build.clone())));
             }
             None => {}
         }
-        self.by_time.insert((published.clone(), build.clone()));
+        self.by_time
+            .insert((published.clone(), Reverse(build.clone())));
         self.published.insert(build, published);
         if self.by_time.len() > self.limit
-            && let Some((_, oldest)) = self.by_time.pop_first()
+            && let Some((_, Reverse(oldest))) = self.by_time.pop_first()
         {
             self.published.remove(&oldest);
             self.truncated = true;
@@ -57,9 +61,9 @@ impl Newest {
 
     /// Newest first, and by name those of one second.
     fn into_rows(self) -> Vec<(Build, String)> {
-        let mut rows: Vec<_> = self.published.into_iter().collect();
-        rows.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        rows
+        let rows = self.by_time.into_iter().rev();
+        rows.map(|(published, Reverse(build))| (build, published))
+            .collect()
     }
 }
 
@@ -119,6 +123,7 @@ fn published(config: &Config, job: &str, limit: usize) -> Result<Newest, Failure
     let prefixes = BTreeSet::from(templates.map(|template| template.prefix(job)));
     let mut newest = Newest::new(limit);
     let mut last = None;
+    let mut missing = Vec::new();
     let mut listed = false;
     for repository in &config.repositories {
         for prefix in &prefixes {
@@ -133,7 +138,11 @@ fn published(config: &Config, job: &str, limit: usize) -> Result<Newest, Failure
             match result {
                 Ok(()) => listed = true,
                 Err(failure) if failure.signal().is_some() => return Err(failure),
-                Err(failure) if failure.exit() == Exit::NOT_FOUND => listed = true,
+                Err(failure) if failure.exit() == Exit::NOT_FOUND => {
+                    listed = true;
+                    missing.push(failure);
+                    break;
+                }
                 Err(failure) => {
                     last = Some(failure);
                     break;
@@ -144,12 +153,16 @@ fn published(config: &Config, job: &str, limit: usize) -> Result<Newest, Failure
     let nothing = newest.published.is_empty();
     match last {
         Some(failure) if !listed || nothing => Err(failure),
-        None if nothing => Err(Failure::new(
-            Exit::NO_SUCH_PROGRAM,
-            format!("there are no builds of {job} for {}", config.arch),
-        )
-        .remedy("check its name; --arch lists those for other hosts")
-        .because(format!("looked in {}", find::shown(&config.repositories)))),
+        None if nothing => {
+            let text = format!("there are no builds of {job} for {}", config.arch);
+            let failure = Failure::new(Exit::NO_SUCH_PROGRAM, text);
+            Err(match missing.is_empty() {
+                true => failure
+                    .remedy("check its name; --arch lists those for other hosts")
+                    .because(format!("looked in {}", find::shown(&config.repositories))),
+                false => find::because(failure.remedy("correct the repository"), &missing),
+            })
+        }
         Some(failure) => {
             warn!("{failure}; the others are listed");
             Ok(newest)
@@ -190,16 +203,11 @@ mod tests {
                 let known = all.entry(build).or_default();
                 *known = known.clone().max(time);
             }
-            let mut times: Vec<String> = all.values().cloned().collect();
-            times.sort_by(|a, b| b.cmp(a));
-            times.truncate(limit);
             proptest::prop_assert_eq!(newest.truncated, all.len() > limit);
-            let rows = newest.into_rows();
-            let kept: Vec<String> = rows.iter().map(|(_, time)| time.clone()).collect();
-            proptest::prop_assert_eq!(kept, times);
-            for (build, time) in rows {
-                proptest::prop_assert_eq!(&all[&build], &time);
-            }
+            let mut rows: Vec<_> = all.into_iter().collect();
+            rows.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+            rows.truncate(limit);
+            proptest::prop_assert_eq!(newest.into_rows(), rows);
         }
     }
 }

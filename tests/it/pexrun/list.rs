@@ -71,6 +71,12 @@ fn a_bucket_is_listed_too() {
     let mut command = host.command(["--fetch-only", "job", &HASH[..9]]);
     Outcome::from(command.envs(s3.env()).output().unwrap()).exits(0);
     assert_eq!(list().stdout, format!("{} cached\n", first.trim()));
+    host.repositories(&["s3://bilds/pex"]);
+    let mut command = host.command(["--list", "job"]);
+    Outcome::from(command.envs(s3.env()).output().unwrap())
+        .exits(127)
+        .says("correct the repository")
+        .says("s3://bilds/pex/job-: there is no such bucket");
 }
 
 #[test]
