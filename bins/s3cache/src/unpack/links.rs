@@ -45,18 +45,15 @@ impl Walk {
                 continue;
             }
             let here = &self.directories[self.directories.len() - 1];
-            if let Some(target) = here.read_link(&name).map_err(&failed)?
-                && !self.stays(&target).map_err(&failed)?
-            {
+            if let Some(target) = here.read_link(&name).map_err(&failed)? {
+                let reason = match self.follow(&name, &target).map_err(&failed)? {
+                    Destination::Within => continue,
+                    Destination::Outside => "the link leads out of the directory",
+                    Destination::Unknown => "the symlinks of the archive are too entangled",
+                    Destination::TooFar => "the link leads through over 40 symlinks",
+                };
                 let path = self.path.join(name);
-                let reason = "the link leads out of the directory";
                 return Err(UnpackError::archive(path.as_os_str().as_bytes(), reason));
-            }
-            if self.lookups > LOOKUPS {
-                return Err(UnpackError::archive(
-                    b"the archive",
-                    "its symlinks are too entangled",
-                ));
             }
         }
         for name in below {
@@ -71,28 +68,35 @@ impl Walk {
         Ok(())
     }
 
-    /// Whether the target of a symlink in the last directory lies within the tree. What is missing there counts as a
-    /// directory, because one may be made there later.
-    fn stays(&mut self, target: &OsStr) -> io::Result<bool> {
+    /// Follows the symlink `name` of the last directory. What is missing counts as a directory, because one may be made
+    /// there later, and so does a symlink that leads to itself.
+    fn follow(&mut self, name: &OsStr, target: &OsStr) -> io::Result<Destination> {
         let mut rest = Vec::new();
         // How many of `directories` lead to where the target has led so far, and what it has entered below them.
         let mut kept = self.directories.len();
         let mut entered: Vec<Option<Dir>> = Vec::new();
         let mut hops = 1;
+        // The symlinks whose targets are being followed, and how many names come after each of them.
+        let here = &self.directories[kept - 1];
+        let mut followed = vec![(place(here, name)?, 0)];
         if !push(&mut rest, target) {
-            return Ok(false);
+            return Ok(Destination::Outside);
         }
-        while let Some(name) = rest.pop() {
+        loop {
+            while followed.pop_if(|(_, after)| *after >= rest.len()).is_some() {}
+            let Some(name) = rest.pop() else {
+                return Ok(Destination::Within);
+            };
             self.lookups += 1;
             if self.lookups > LOOKUPS {
-                return Ok(true);
+                return Ok(Destination::Unknown);
             }
             if name == ".." {
                 if entered.pop().is_none() {
                     kept -= 1;
                 }
                 if kept == 0 {
-                    return Ok(false);
+                    return Ok(Destination::Outside);
                 }
                 continue;
             }
@@ -105,22 +109,44 @@ impl Walk {
                 None => None,
             };
             match (link, here) {
-                (Some(link), _) => {
-                    hops += 1;
-                    // Linux does not follow such a one to its end, wherever that is.
-                    if hops > HOPS {
-                        return Ok(true);
+                (Some(link), Some(dir)) => {
+                    let link_place = place(dir, &name)?;
+                    let earlier = followed.iter().position(|(at, _)| *at == link_place);
+                    if let Some(earlier) = earlier {
+                        rest.truncate(followed[earlier].1);
+                        entered.push(None);
+                        continue;
                     }
+                    hops += 1;
+                    if hops > HOPS {
+                        return Ok(Destination::TooFar);
+                    }
+                    followed.push((link_place, rest.len()));
                     if !push(&mut rest, &link) {
-                        return Ok(false);
+                        return Ok(Destination::Outside);
                     }
                 }
                 (None, Some(dir)) => entered.push(absent(dir.child(&name))?),
-                (None, None) => entered.push(None),
+                (_, None) => entered.push(None),
             }
         }
-        Ok(true)
     }
+}
+
+/// Where a symlink leads.
+enum Destination {
+    Within,
+    Outside,
+    /// Through more symlinks than Linux follows. Another program may follow them all.
+    TooFar,
+    /// Too much was looked up to find out.
+    Unknown,
+}
+
+/// Which entry of which directory.
+fn place(dir: &Dir, name: &OsStr) -> io::Result<(u64, u64, OsString)> {
+    let found = dir.metadata()?;
+    Ok((found.st_dev, found.st_ino, name.to_owned()))
 }
 
 /// Puts the names of a path on a stack, the first on top; `false` when it is absolute.

@@ -194,6 +194,34 @@ fn entangled_and_unbounded_archives_are_refused() {
     }
 }
 
+#[test]
+fn chain_of_more_symlinks_than_linux_follows_is_refused_and_a_loop_is_not() {
+    for (links, end, fine) in [(38, "d", true), (39, "../x", false), (60, "d", false)] {
+        let mut members: Vec<_> = (0..links)
+            .map(|link| (format!("l{link}"), format!("l{}", link + 1)))
+            .collect();
+        members.push((format!("l{links}"), ".".to_owned()));
+        members.push(("z".to_owned(), format!("l0/{end}")));
+        let members: Vec<_> = (members.iter())
+            .map(|(path, to)| (path.as_str(), Symlink, to.as_str()))
+            .collect();
+        let (_temp, target) = surroundings();
+        let unpacked = unpack(&file(&packed(&members)), "a.tar", "11", &target);
+        assert_eq!(unpacked.is_ok(), fine, "{links} {end}: {unpacked:?}");
+    }
+    let (_temp, target) = surroundings();
+    let round: Members<'_> = &[
+        ("a", Symlink, "b/x"),
+        ("b", Symlink, "a"),
+        ("c", Symlink, "c"),
+        ("d/e", Symlink, "../a/../d/e"),
+    ];
+    unpack(&file(&packed(round)), "a.tar", "11", &target).unwrap();
+    let (_temp, target) = surroundings();
+    let out: Members<'_> = &[("a", Symlink, "a"), ("z", Symlink, "a/../../victim")];
+    unpack(&file(&packed(out)), "a.tar", "11", &target).unwrap_err();
+}
+
 fn header(kind: EntryType, size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(kind);
