@@ -138,7 +138,7 @@ fn remove_unused(
     act: Act,
 ) -> io::Result<bool> {
     // Before the locks are taken, which starts wait for: it may have to read all of /proc.
-    if !in_use.of_blob(sha256).is_empty() {
+    if !in_use.of_blob(sha256)?.is_empty() {
         return Ok(false);
     }
     match unlink_blob(share, sha256, used, act) {

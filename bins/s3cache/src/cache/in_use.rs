@@ -5,10 +5,12 @@
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
 
 /// The folders of a `PEX_ROOT` whose entries count.
 const UNPACKED: [&str; 5] = [
@@ -23,91 +25,167 @@ const CMDLINE_LIMIT: u64 = 1 << 20;
 /// Mappings beyond this many bytes of one process are not read.
 const MAPS_LIMIT: u64 = 16 << 20;
 
-/// What running processes name, read from /proc when it is first asked for and then kept: each round of eviction makes
-/// one of its own.
-#[derive(Debug, Default)]
-pub struct InUse(OnceCell<HashMap<String, Vec<u32>>>);
+/// Why it is not known what running processes use: then nothing may be evicted.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot tell what is in use, so nothing is evicted: {why}")]
+pub struct Unknown {
+    why: String,
+}
 
-impl InUse {
-    /// The processes that name the blob of this digest.
+impl Unknown {
+    /// Whether this is what an error says.
     #[must_use]
-    pub fn of_blob(&self, sha256: &str) -> &[u32] {
-        self.named().get(sha256).map_or(&[], Vec::as_slice)
-    }
-
-    /// Whether a process names this directory of an unpacked pex: its hash, that of a part of it, or the short name of
-    /// a venv.
-    #[must_use]
-    pub fn has_unpacked(&self, name: &str) -> bool {
-        self.named().contains_key(name)
-    }
-
-    fn named(&self) -> &HashMap<String, Vec<u32>> {
-        self.0.get_or_init(|| scan(Path::new("/proc")))
+    pub fn is_cause(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|cause| cause.is::<Self>())
     }
 }
 
-/// Reads `exe`, `cwd` and `cmdline` of every process but this one, and `maps`, which are long, of the caller's only. What
-/// cannot be read, or ends meanwhile, uses nothing.
-fn scan(proc: &Path) -> HashMap<String, Vec<u32>> {
-    let (me, caller) = (std::process::id(), nix::unistd::geteuid().as_raw());
+/// What running processes name, read from /proc when it is first asked for and then kept: each round of eviction makes
+/// one of its own.
+#[derive(Debug)]
+pub struct InUse {
+    proc: PathBuf,
+    named: OnceCell<Result<HashMap<String, Vec<u32>>, String>>,
+}
+
+impl Default for InUse {
+    fn default() -> Self {
+        Self {
+            proc: PathBuf::from("/proc"),
+            named: OnceCell::new(),
+        }
+    }
+}
+
+impl InUse {
+    /// The processes that name the blob of this digest.
+    ///
+    /// # Errors
+    /// [`Unknown`].
+    pub fn of_blob(&self, sha256: &str) -> io::Result<&[u32]> {
+        Ok(self.named()?.get(sha256).map_or(&[], Vec::as_slice))
+    }
+
+    /// The names of directories of unpacked pexes that processes name: the hash of a pex, that of a part of one, or the
+    /// short name of a venv.
+    ///
+    /// # Errors
+    /// [`Unknown`].
+    pub fn named(&self) -> io::Result<&HashMap<String, Vec<u32>>> {
+        let scan = || {
+            scan(&self.proc)
+                .map_err(|error| format!("cannot read {}: {error}", self.proc.display()))
+        };
+        let named = self.named.get_or_init(scan).as_ref();
+        named.map_err(|why| io::Error::other(Unknown { why: why.clone() }))
+    }
+}
+
+/// Reads `exe`, `cwd` and `cmdline` of every process but this one, and `maps`, which are long, of the caller's only.
+fn scan(proc: &Path) -> io::Result<HashMap<String, Vec<u32>>> {
+    // What is mounted there may be something else, or show the processes of a namespace that is not ours.
+    let me = std::fs::read_link(proc.join("self"))?;
+    let (mut lists_me, caller) = (false, nix::unistd::geteuid().as_raw());
     let mut named: HashMap<String, Vec<u32>> = HashMap::new();
-    for entry in std::fs::read_dir(proc).into_iter().flatten().flatten() {
-        let pid = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        let Some(pid) = pid.filter(|pid: &u32| *pid != me) else {
+    for entry in std::fs::read_dir(proc)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        let (process, mut found) = (entry.path(), HashSet::new());
-        let cwd = std::fs::read_link(process.join("cwd")).unwrap_or_default();
-        let exe = std::fs::read_link(process.join("exe")).unwrap_or_default();
-        for path in [&cwd, &exe] {
-            collect(path.as_os_str().as_bytes(), &mut found);
+        if name == me {
+            lists_me = true;
+            continue;
         }
-        let mut cmdline = Vec::new();
-        if let Ok(file) = File::open(process.join("cmdline")) {
-            let _ = file.take(CMDLINE_LIMIT).read_to_end(&mut cmdline);
-        }
-        collect(&cmdline, &mut found);
-        for argument in cmdline.split(|byte| *byte == 0) {
-            if !argument.starts_with(b"/") {
-                let path = [cwd.as_os_str().as_bytes(), b"/", argument].concat();
-                collect(&path, &mut found);
-            }
-        }
-        if entry.metadata().is_ok_and(|found| found.uid() == caller)
-            && let Ok(file) = File::open(process.join("maps"))
-        {
-            let lines = BufReader::new(file.take(MAPS_LIMIT)).split(b'\n');
-            for line in lines.map_while(Result::ok) {
-                collect(&line, &mut found);
-            }
-        }
-        for name in found {
+        let process = entry.path();
+        let own = entry.metadata().is_ok_and(|found| found.uid() == caller);
+        for name in names(&process, own)? {
             named.entry(name).or_default().push(pid);
         }
     }
-    named
+    if !lists_me {
+        return Err(io::Error::other("it does not list this process"));
+    }
+    Ok(named)
+}
+
+/// What a process names.
+fn names(process: &Path, own: bool) -> io::Result<HashSet<String>> {
+    let mut found = HashSet::new();
+    let cwd = seen(std::fs::read_link(process.join("cwd")))?;
+    let exe = seen(std::fs::read_link(process.join("exe")))?;
+    let mut cmdline = Vec::new();
+    if let Some(file) = seen(File::open(process.join("cmdline")).map(Some))? {
+        seen(file.take(CMDLINE_LIMIT).read_to_end(&mut cmdline))?;
+    }
+    let cwd = cwd.as_os_str().as_bytes();
+    for text in [cwd, exe.as_os_str().as_bytes(), &cmdline] {
+        collect(text, &mut found);
+    }
+    collect_relative(cwd, &cmdline, &mut found);
+    if own && let Some(file) = seen(File::open(process.join("maps")).map(Some))? {
+        let mut lines = BufReader::new(file.take(MAPS_LIMIT)).split(b'\n');
+        while let Some(line) = seen(lines.next().transpose())? {
+            collect(&line, &mut found);
+        }
+    }
+    Ok(found)
+}
+
+/// What came of a look at another process. One that ended, or may not be looked at, uses nothing that we know of; one
+/// that we had no files or memory to look at may use anything.
+fn seen<T: Default>(look: io::Result<T>) -> io::Result<T> {
+    let code = |error: &io::Error| error.raw_os_error().map(Errno::from_raw);
+    match look {
+        Err(error)
+            if matches!(
+                code(&error),
+                Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)
+            ) =>
+        {
+            Err(error)
+        }
+        look => Ok(look.unwrap_or_default()),
+    }
 }
 
 /// Adds what a text names of blobs (`<ab>/<sha256>`) and of unpacked pexes (`<folder>/<version>/<hash>`, and the short
 /// names of venvs), whatever the path before it is: a process in a container may see the cache directory elsewhere.
 fn collect(text: &[u8], found: &mut HashSet<String>) {
-    let is_hex = |word: &[u8]| word.iter().all(u8::is_ascii_hexdigit);
-    let is_folder = |word: &[u8]| UNPACKED.iter().any(|folder| word == folder.as_bytes());
     let (mut above, mut before): (&[u8], &[u8]) = (b"", b"");
-    for word in text.split(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_') {
-        let blob = word.len() == 64 && before.len() == 2 && word.starts_with(before);
-        let unpacked = word.len() >= 40
-            && (is_folder(before) || is_folder(above) && before.iter().all(u8::is_ascii_digit));
-        let short = word.len() >= 8 && before == b"s";
-        if (blob || unpacked || short) && is_hex(word) {
+    for word in words(text) {
+        let is_version = before.iter().all(u8::is_ascii_digit);
+        if stands_in(word, before) || is_version && stands_in(word, above) {
             found.insert(String::from_utf8_lossy(word).into_owned());
         }
         (above, before) = (before, word);
     }
+}
+
+/// Adds what arguments name relative to a working directory in the cache. However the path is written (`./`, `../`, in a
+/// list, behind an option), the name is in it.
+fn collect_relative(cwd: &[u8], arguments: &[u8], found: &mut HashSet<String>) {
+    let folders: Vec<&[u8]> = words(cwd).collect();
+    for word in words(arguments) {
+        if folders.iter().any(|folder| stands_in(word, folder)) {
+            found.insert(String::from_utf8_lossy(word).into_owned());
+        }
+    }
+}
+
+/// The names in a text of paths: neither `//` nor `/./` separates them.
+fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_')
+        .filter(|word| !word.is_empty())
+}
+
+/// Whether a word is the name of a blob or of a directory of an unpacked pex, and `folder` the name of what they stand in.
+fn stands_in(word: &[u8], folder: &[u8]) -> bool {
+    let blob =
+        word.len() == 64 && (folder == b"blobs" || folder.len() == 2 && word.starts_with(folder));
+    let unpacked = word.len() >= 40 && UNPACKED.iter().any(|name| folder == name.as_bytes());
+    let short = word.len() >= 8 && folder == b"s";
+    (blob || unpacked || short) && word.iter().all(u8::is_ascii_hexdigit)
 }
 
 #[cfg(test)]
@@ -156,6 +234,9 @@ mod tests {
                 format!("7f00-7f01 r-xp 00000000 fd:01 7 /c/blobs/ab/{sha256}/a (deleted)"),
                 true,
             ),
+            (format!("/c/0/blobs/ab//{sha256}/job.pex"), true),
+            (format!("/c/0/blobs/ab/./{sha256}/job.pex"), true),
+            (format!("--class-path=/c/0/blobs/ab/{sha256}/../x"), true),
             (format!("s3cache\0rm\0{sha256}"), false),
             (format!("/c/0/blobs/cd/{sha256}/job.pex"), false),
             (format!("/c/0/blobs/ab/{sha256}0/job.pex"), false),
@@ -163,6 +244,90 @@ mod tests {
             let mut found = HashSet::new();
             collect(text.as_bytes(), &mut found);
             assert_eq!(found.contains(&sha256), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_relative_to_a_directory_of_the_cache_counts_however_it_is_written() {
+        let (sha256, other) = ("ab".repeat(32), format!("ab{}", "0".repeat(62)));
+        let hash = "cd".repeat(20);
+        for (cwd, argument, name, expected) in [
+            ("/c/0/blobs/ab", format!("{sha256}/x.jar"), &sha256, true),
+            ("/c/0/blobs/ab", format!("./{sha256}/x.jar"), &sha256, true),
+            (
+                "/c/0/blobs/ab",
+                format!("a.jar:{sha256}/x.jar"),
+                &sha256,
+                true,
+            ),
+            (
+                "/c/0/blobs/ab",
+                format!("--class-path={sha256}/x"),
+                &sha256,
+                true,
+            ),
+            (
+                &format!("/c/ab/{other}")[..],
+                format!("../{sha256}/x"),
+                &sha256,
+                true,
+            ),
+            ("/c/0/blobs", format!("./ab/.//{sha256}/x"), &sha256, true),
+            (
+                "/c/0/blobs/cd",
+                format!("../ab/../ab/{sha256}/x"),
+                &sha256,
+                true,
+            ),
+            (
+                "/c/0/pex-root/venvs/4/s/12345678",
+                "../988e3f0a/pex".to_owned(),
+                &"988e3f0a".to_owned(),
+                true,
+            ),
+            (
+                "/c/0/pex-root/unzipped_pexes",
+                format!("4/./{hash}"),
+                &hash,
+                true,
+            ),
+            ("/repository", format!("commit={sha256}"), &sha256, false),
+        ] {
+            let mut found = HashSet::new();
+            collect_relative(cwd.as_bytes(), argument.as_bytes(), &mut found);
+            assert_eq!(found.contains(name), expected, "{cwd} {argument}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_known_without_a_list_of_processes() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path();
+        let known = || {
+            let in_use = InUse {
+                proc: root.join("proc"),
+                named: OnceCell::new(),
+            };
+            let known = in_use.of_blob("ab").map(<[u32]>::len);
+            known.map_err(|error| assert!(Unknown::is_cause(&error), "{error}"))
+        };
+        assert!(known().is_err(), "not there");
+        std::fs::create_dir(root.join("proc")).unwrap();
+        assert!(known().is_err(), "empty");
+        std::os::unix::fs::symlink("7", root.join("proc/self")).unwrap();
+        std::fs::create_dir(root.join("proc/1")).unwrap();
+        assert!(known().is_err(), "this process is not in it");
+        std::fs::create_dir(root.join("proc/7")).unwrap();
+        assert_eq!(known(), Ok(0), "a process that shows nothing uses nothing");
+        for (code, fatal) in [
+            (Errno::EMFILE, true),
+            (Errno::ENFILE, true),
+            (Errno::ENOMEM, true),
+            (Errno::ENOENT, false),
+            (Errno::ESRCH, false),
+            (Errno::EACCES, false),
+        ] {
+            assert_eq!(seen::<()>(Err(code.into())).is_err(), fatal, "{code}");
         }
     }
 }

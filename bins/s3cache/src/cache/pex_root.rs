@@ -24,7 +24,7 @@ use hostkit::dir::{Dir, try_exclusive, try_shared};
 use tracing::info;
 
 use self::info::PexInfo;
-use self::layout::{Layout, UnpackedPex, is_hash, written};
+use self::layout::{Layout, UnpackedPex, existing, is_hash, written};
 use self::removal::Removal;
 use super::evict::Act;
 use super::gc::bytes_of;
@@ -125,10 +125,11 @@ pub fn prune(
         removal.remove(&place)?;
     }
     while !enough(removal.freed)? {
+        let named = in_use.named()?;
         let parts = if leases.unknown {
             Vec::new()
         } else {
-            layout.take_unneeded(&leases.running, |hash| in_use.has_unpacked(hash))
+            layout.take_unneeded(&leases.running, |hash| named.contains_key(hash))
         };
         if !parts.is_empty() {
             for place in parts {
@@ -136,7 +137,7 @@ pub fn prune(
             }
             continue;
         }
-        let used = used(&layout, &leases, in_use);
+        let used = used(&layout, &leases, |name| named.contains_key(name));
         let free = layout
             .pexes
             .iter()
@@ -164,20 +165,22 @@ pub fn prune(
 
 /// The pexes that run: leased, named by a process although it may have closed the lease, or, where a process has a part
 /// mapped that none of these needs, all that need it.
-fn used<'a>(layout: &'a Layout, leases: &Leases, in_use: &InUse) -> HashSet<&'a str> {
+fn used<'a>(
+    layout: &'a Layout,
+    leases: &Leases,
+    is_named: impl Fn(&str) -> bool,
+) -> HashSet<&'a str> {
     let named = |pex: &&UnpackedPex| {
         leases.running.contains(&pex.hash)
-            || in_use.has_unpacked(&pex.hash)
-            || layout
-                .shorts(&pex.hash)
-                .any(|place| in_use.has_unpacked(&place.name))
+            || is_named(&pex.hash)
+            || layout.shorts(&pex.hash).any(|place| is_named(&place.name))
     };
     let (known, others): (Vec<_>, Vec<_>) = layout.pexes.iter().partition(named);
     let parts = |pex: &'a UnpackedPex| pex.parts.iter().flatten();
     let explained: HashSet<_> = known.iter().flat_map(|pex| parts(pex)).collect();
     let mapping = others.into_iter().filter(|pex| {
         let mut unexplained = parts(pex).filter(|part| !explained.contains(part));
-        unexplained.any(|part| in_use.has_unpacked(part))
+        unexplained.any(|part| is_named(part))
     });
     let mapping = mapping.map(|pex| pex.hash.as_str());
     known
@@ -200,7 +203,7 @@ fn close(share: &Share, root: &Dir) -> io::Result<Option<Closed>> {
     // pexrun holds it shared across exec.
     let idle = try_exclusive(&whole)?;
     let mut gate = None;
-    if let Ok(leases) = root.child(LEASES) {
+    if let Some(leases) = existing(root.child(LEASES))? {
         let closed = wait(PRUNE_PATIENCE, || {
             gate = share.try_lock(&leases, GATE)?;
             Ok(gate.is_some())
@@ -234,14 +237,16 @@ struct Leases {
 impl Leases {
     fn read(root: &Dir) -> io::Result<Self> {
         let mut leases = Self::default();
-        let Ok(dir) = root.child(LEASES) else {
+        // What cannot be read may be held: only what is not there is free.
+        let Some(dir) = existing(root.child(LEASES))? else {
             return Ok(leases);
         };
         for entry in dir.entries()? {
-            let Ok(name) = entry?.0.into_string() else {
+            let (name, is_dir) = entry?;
+            let Some(name) = name.to_str().filter(|name| !is_dir && *name != GATE) else {
                 continue;
             };
-            let Some(file) = dir.open_file(&name).ok().filter(|_| name != GATE) else {
+            let Some(file) = existing(dir.open_file(name))? else {
                 continue;
             };
             let mut hash = String::new();
@@ -252,9 +257,9 @@ impl Leases {
                 (false, true) => {
                     leases.running.insert(hash.clone());
                 }
-                (true, _) => leases.free.push((name.clone(), hash.clone())),
+                (true, _) => leases.free.push((name.to_owned(), hash.clone())),
             }
-            if let Ok(found) = dir.stat(&name) {
+            if let Ok(found) = dir.stat(name) {
                 let last = leases.started.entry(hash).or_insert(SystemTime::UNIX_EPOCH);
                 *last = (*last).max(written(&found));
             }

@@ -17,6 +17,7 @@ use nix::sys::statvfs::fstatvfs;
 
 use super::evict::{Recent, evict};
 use super::gc::pex_root_bytes;
+use super::in_use::Unknown;
 use super::share::Share;
 use crate::digest;
 
@@ -82,7 +83,9 @@ pub fn reserve(
     want: u64,
 ) -> io::Result<Result<(), String>> {
     match reserve_locked(share, bounds, data, have, want) {
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(Err(error.to_string())),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut || Unknown::is_cause(&error) => {
+            Ok(Err(error.to_string()))
+        }
         // Not even a counter can be written.
         Err(error) if is_full(&error) => Ok(Err(format!(
             "the disk of {} is full",

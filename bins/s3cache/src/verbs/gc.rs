@@ -165,6 +165,8 @@ impl<'a> Round<'a> {
     fn make_room(&mut self, at: usize) -> io::Result<()> {
         let share = &self.shares[at];
         if self.is_over(at, 0)? {
+            // In another user's part too this is not its owner's doing.
+            self.in_use.named()?;
             let dead = remove_dead_partials(share, |_| Duration::ZERO, self.act);
             let mut bytes = share.own_failures(dead)?;
             if self.act == Act::Count {

@@ -80,7 +80,8 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
         ))?;
     }
     for (last, uid, entry, mut leases) in rows {
-        let named_by = in_use.of_blob(&entry.sha256);
+        // Without a readable /proc it is not known.
+        let named_by = in_use.of_blob(&entry.sha256).ok();
         if args.json {
             out::json(&json!({
                 "source": entry.source, "name": entry.name, "sha256": entry.sha256, "size": entry.size, "uid": uid,
@@ -90,7 +91,7 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
             continue;
         }
         // For people both are the same: why it stays.
-        leases.extend(named_by);
+        leases.extend(named_by.unwrap_or_default());
         leases.sort_unstable();
         leases.dedup();
         let lease = leases

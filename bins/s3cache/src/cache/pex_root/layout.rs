@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hostkit::clock;
 use hostkit::dir::Dir;
@@ -38,6 +38,8 @@ const INTERPRETER_DEPTH: usize = 5;
 pub(super) const TRASH: &str = ".hostkit-trash";
 /// How the name of a directory ends that a pex is unpacking to.
 const WORK: &str = ".work";
+/// One that was last written before this time is nobody's any more.
+const WORK_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// A directory below the root.
 #[derive(Debug, Clone)]
@@ -97,7 +99,15 @@ pub(super) fn is_hash(name: &str) -> bool {
 /// When something was last written, or read.
 pub(super) fn written(found: &FileStat) -> SystemTime {
     let seconds = u64::try_from(found.st_mtime).unwrap_or(0);
-    SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds)
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+/// What was opened; `None` only when it is not there.
+pub(super) fn existing<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
 }
 
 impl Layout {
@@ -105,11 +115,11 @@ impl Layout {
     pub(super) fn read(root: &Dir) -> io::Result<Self> {
         let mut layout = Self::default();
         for folder in PEXES.into_iter().chain(PARTS) {
-            if let Ok(dir) = root.child(folder) {
+            if let Some(dir) = existing(root.child(folder))? {
                 layout.read_folder(&dir, vec![folder.to_owned()])?;
             }
         }
-        if let Ok(dir) = root.child("interpreters") {
+        if let Some(dir) = existing(root.child("interpreters"))? {
             layout.read_interpreters(&dir, &["interpreters".to_owned()])?;
         }
         Ok(layout)
@@ -129,11 +139,16 @@ impl Layout {
                 self.trash.push(place);
             } else if name.ends_with(WORK) {
                 // An old one is what a killed pex left.
-                self.unpacking |= dir
-                    .stat(name)
-                    .is_ok_and(|found| is_recent(written(&found), clock::now()));
+                let Ok(found) = dir.stat(name) else { continue };
+                let (written, now) = (written(&found), clock::now());
+                self.unpacking |= is_recent(written, now);
+                if now.duration_since(written).is_ok_and(|age| age > WORK_AGE) {
+                    self.trash.push(place);
+                }
             } else if is_hash(name) {
-                let Ok(child) = dir.child(name) else { continue };
+                let Some(child) = existing(dir.child(name))? else {
+                    continue;
+                };
                 if PEXES.contains(&parents[0].as_str()) {
                     self.read_pex(&child, place)?;
                 } else {
@@ -155,7 +170,7 @@ impl Layout {
             for entry in dir.entries()? {
                 let (name, is_dir) = entry?;
                 if is_dir {
-                    dirs.extend(dir.child(name));
+                    dirs.extend(existing(dir.child(name))?);
                 }
             }
         } else {
@@ -240,10 +255,11 @@ impl Layout {
     fn read_shorts(&mut self, dir: &Dir, mut parents: Vec<String>) -> io::Result<()> {
         parents.push("s".to_owned());
         for entry in dir.entries()? {
-            let Ok(short) = entry?.0.into_string() else {
+            let (short, is_dir) = entry?;
+            let Some(short) = short.to_str().filter(|_| is_dir) else {
                 continue;
             };
-            let Ok(child) = dir.child(&short) else {
+            let Some(child) = existing(dir.child(short))? else {
                 continue;
             };
             let Ok(target) = nix::fcntl::readlinkat(child.as_fd(), "venv") else {
@@ -252,7 +268,7 @@ impl Layout {
             if let Some(hash) = hashes(target.as_bytes()).next() {
                 let place = Place {
                     parents: parents.clone(),
-                    name: short,
+                    name: short.to_owned(),
                 };
                 self.shorts.push((place, hash));
             }
@@ -317,4 +333,35 @@ fn hashes(path: &[u8]) -> impl Iterator<Item = String> {
         .filter_map(|name| std::str::from_utf8(name).ok())
         .filter(|name| is_hash(name))
         .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directory_that_a_killed_pex_was_unpacking_to_is_trash_after_a_day() {
+        for (age, unpacking, trash) in [(0, true, 0), (2, false, 0), (25, false, 1)] {
+            let temp = tempfile::tempdir().unwrap();
+            let root = Dir::open(temp.path()).unwrap();
+            for folder in ["unzipped_pexes/4", "installed_wheels/2"] {
+                let work = temp
+                    .path()
+                    .join(folder)
+                    .join(format!("{}.lck.work", "ab".repeat(20)));
+                std::fs::create_dir_all(&work).unwrap();
+                let written = clock::now() - Duration::from_secs(age * 3600);
+                std::fs::File::open(&work)
+                    .unwrap()
+                    .set_modified(written)
+                    .unwrap();
+            }
+            let layout = Layout::read(&root).unwrap();
+            assert_eq!(
+                (layout.unpacking, layout.trash.len()),
+                (unpacking, 2 * trash),
+                "{age} h"
+            );
+        }
+    }
 }
