@@ -128,10 +128,7 @@ fn is_elf(file: &File) -> bool {
 /// Where pexes unpack themselves so that it outlives the sandbox, with the locks that keep gc away. Only a directory
 /// that is the caller's alone: what lies there is run.
 fn pex_root(config: &Config, blob: &Blob) -> Option<(PathBuf, [File; 2])> {
-    if config.pex_root == PexRoot::Keep
-        || hostkit::env::var_os("PEX_ROOT").is_some()
-        || !blob.is_pex()
-    {
+    if config.pex_root == PexRoot::Keep || !blob.is_pex() {
         return None;
     }
     let me = nix::unistd::geteuid().as_raw();
@@ -140,6 +137,10 @@ fn pex_root(config: &Config, blob: &Blob) -> Option<(PathBuf, [File; 2])> {
         .cache_dir
         .join(me.to_string())
         .join("pex-root");
+    // A program that pexrun runs may run another one: that one needs a lease of its own.
+    if hostkit::env::var_os("PEX_ROOT").is_some_and(|given| given != *path) {
+        return None;
+    }
     let dir = match Dir::open(&path) {
         Ok(dir) => dir,
         Err(error) => {
@@ -218,10 +219,14 @@ fn explain(program: &Path, build: &Path, error: io::Error) -> Failure {
             "mount it without, or name another cache with --cache-dir",
         );
     }
-    let executable = build
-        .metadata()
-        .is_ok_and(|found| found.mode() & 0o111 != 0);
-    let remedy = if executable && error.kind() == io::ErrorKind::NotFound {
+    let found = build.metadata();
+    let is_gone = found
+        .as_ref()
+        .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let executable = found.is_ok_and(|found| found.mode() & 0o111 != 0);
+    let remedy = if is_gone {
+        "it was removed meanwhile: try again"
+    } else if executable && error.kind() == io::ErrorKind::NotFound {
         "its loader or interpreter is missing: run a build for this host's distribution"
     } else if executable {
         "check that it is a program for this machine"

@@ -133,6 +133,14 @@ impl S3Access {
         })
     }
 
+    /// The endpoint as the SDK joins it with a bucket: a path must end in a slash.
+    #[must_use]
+    pub fn sdk_endpoint(&self) -> Option<String> {
+        let endpoint = self.endpoint.as_deref()?;
+        let has_path = Url::parse(endpoint).is_ok_and(|url| url.path() != "/");
+        Some(format!("{endpoint}{}", if has_path { "/" } else { "" }))
+    }
+
     /// What tells apart equal buckets of different services: the endpoint, or the partition of AWS. It is never empty:
     /// earlier releases filed objects of AWS under an empty service, and with them those of endpoints that a profile or
     /// `AWS_ENDPOINT_URL` names.

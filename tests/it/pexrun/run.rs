@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use hostkit_tests::{or_skip, which};
@@ -229,6 +230,22 @@ fn pex_root_that_is_set_stays_and_an_empty_one_is_unset() {
         let seen = environment(&mut host.command(["job", HASH]), &[with(given)]);
         assert_eq!(value(&seen, "PEX_ROOT").as_deref(), Some(expected));
     }
+}
+
+#[test]
+fn lease_of_our_pex_root_is_taken_also_when_it_is_set_already() {
+    let host = Host::new();
+    host.publish(
+        &pex("job", HASH),
+        pex_program("readlink /proc/$$/fd/*; true"),
+    );
+    let leases = |given: &Path| {
+        let mut command = host.command(["job", HASH]);
+        let outcome = Outcome::from(command.env("PEX_ROOT", given).output().unwrap()).exits(0);
+        outcome.stdout.matches("/.leases/").count()
+    };
+    assert_eq!(leases(&host.pex_root()), 1);
+    assert_eq!(leases(Path::new("/mine")), 0);
 }
 
 #[test]

@@ -162,6 +162,36 @@ fn what_the_profile_says_stays_when_a_flag_names_the_endpoint() {
 }
 
 #[test]
+fn path_of_an_endpoint_stands_before_the_bucket_with_or_without_a_final_slash() {
+    let (host, s3) = (Host::new(), S3::start());
+    let seen = Fake::start(|_| answer("404 Not Found", &[], ""));
+    let key = format!("pex/job-{HASH}.bin");
+    for (slash, style) in [("", "path"), ("/", "path"), ("", "host"), ("/", "host")] {
+        let endpoint = match style {
+            "path" => seen.url(),
+            _ => "http://h.invalid".to_owned(),
+        };
+        let expected = match style {
+            "path" => format!("HEAD /storage/v1/s3/builds/{key} "),
+            _ => format!("HEAD http://builds.h.invalid/storage/v1/s3/{key} "),
+        };
+        let named = format!("--endpoint-url={endpoint}/storage/v1/s3{slash}");
+        let env = env(
+            &s3,
+            &[("http_proxy", &seen.url()), ("no_proxy", "127.0.0.1")],
+        );
+        host.s3cache_env([&uri(), &named], &env).exits(66);
+        let heads = seen.heads();
+        let head = heads
+            .iter()
+            .rev()
+            .find(|head| head.starts_with("HEAD") && head.contains(&format!("{key} ")));
+        let head = head.unwrap();
+        assert!(head.starts_with(&expected), "{named}: {head}");
+    }
+}
+
+#[test]
 fn each_refusal_names_its_cause() {
     let (host, s3) = (Host::new(), S3::start());
     std::fs::write(

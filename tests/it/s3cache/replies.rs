@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hostkit_tests::bin;
 
-use super::{HASH, Host, Outcome};
+use super::{Fake, HASH, Host, Outcome, answer};
 
 /// What a flood promises (bytes).
 const LENGTH: usize = 400 << 20;
@@ -191,5 +191,74 @@ fn a_reply_that_is_not_the_object_is_bounded_whatever_its_length() {
             "{what}: {}",
             told.stderr
         );
+    }
+}
+
+#[test]
+fn a_reply_that_is_not_a_whole_listing_fails_and_names_the_endpoint() {
+    let page = |rest: &str| {
+        format!(
+            "<ListBucketResult><Contents><Key>pex/job-1-x.pex</Key><Size>1</Size></Contents>{rest}"
+        )
+    };
+    let more = "<IsTruncated>true</IsTruncated>";
+    let again =
+        format!("{more}<NextContinuationToken>t</NextContinuationToken></ListBucketResult>");
+    for (status, body, says) in [
+        ("200 OK", page(&again), "no token for the next part"),
+        (
+            "200 OK",
+            page(&format!("{more}</ListBucketResult>")),
+            "no token for the next part",
+        ),
+        (
+            "200 OK",
+            page("<Contents><Key>pex/jo"),
+            "a listing that is not one of S3",
+        ),
+        (
+            "200 OK",
+            page("<Contents><Key>pex/jo</ListBucketResult>"),
+            "a listing that is not one of S3",
+        ),
+        (
+            "200 OK",
+            "<html><body>sign in</body></html>".to_owned(),
+            "a listing that is not one of S3",
+        ),
+        (
+            "400 Bad Request",
+            "<html>no</html>".to_owned(),
+            "answered 400 and named no S3 error",
+        ),
+        (
+            "405 Method Not Allowed",
+            String::new(),
+            "answered 405 and named no S3 error",
+        ),
+    ] {
+        let (host, is_ok) = (Host::new(), status.starts_with("200"));
+        let s3 = Fake::start(move |head| match head.contains("list-type=2") {
+            true => answer(status, &["Content-Type: application/xml"], &body),
+            false => answer("404 Not Found", &[], ""),
+        });
+        let run = |tool: &str, args: &[&str]| {
+            let mut command = host.program(bin(tool));
+            command
+                .arg(format!("--cache-dir={}", host.cache().display()))
+                .args(args)
+                .env("AWS_ENDPOINT_URL", s3.url())
+                .env("AWS_ACCESS_KEY_ID", "id")
+                .env("AWS_SECRET_ACCESS_KEY", "secret");
+            Outcome::from(command.output().unwrap())
+        };
+        let told = run("s3cache", &["ls", "s3://builds/pex/"]).exits(69);
+        let told = told.says(says).says("is an S3 service");
+        assert!(!is_ok || told.stderr.contains(&s3.url()), "{}", told.stderr);
+        // Whether there is such a build is not known.
+        let repository = ["--repository=s3://builds/pex", "--arch=x"];
+        for args in [&["--list", "job"], &["job", "beef"]] {
+            run("pexrun", &[&repository[..], args].concat()).exits(125);
+        }
     }
 }

@@ -16,6 +16,8 @@ use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
 use aws_smithy_types::config_bag::ConfigBag;
 
+use super::listing::{self, MalformedListing};
+
 /// The longest reply that is neither an object nor a listing (bytes).
 const REPLY_LIMIT: usize = 64 << 10;
 /// The longest page of a listing (bytes): 1,000 keys of 1,024 bytes, each of which may be escaped to six times that.
@@ -25,6 +27,15 @@ const LISTING_LIMIT: usize = 8 << 20;
 #[derive(Debug, thiserror::Error)]
 #[error("the reply is longer than {0} bytes")]
 pub(super) struct ReplyTooLong(usize);
+
+/// A successful reply that should be a listing and is not. The SDK takes what it can read of one to be complete.
+#[derive(Debug, thiserror::Error)]
+#[error("no listing from {server}")]
+pub(super) struct InvalidListing {
+    /// Scheme, host and port that the request was for.
+    pub(super) server: String,
+    source: MalformedListing,
+}
 
 /// A request that got no reply.
 #[derive(Debug, thiserror::Error)]
@@ -97,28 +108,47 @@ struct BoundedConnector(SharedHttpConnector);
 
 impl HttpConnector for BoundedConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let limit = success_limit(request.uri());
+        let expected = ExpectedReply::of(request.uri());
         let server = server_of(request.uri());
         let response = self.0.call(request);
         HttpConnectorFuture::new(async move {
             match response.await {
-                Ok(response) => bound(response, limit).await,
+                Ok(response) => bound(response, expected, server).await,
                 Err(error) => Err(wrap(error, |source| NoReply { server, source })),
             }
         })
     }
 }
 
-/// The bound of a successful reply, `None` for an object. The SDK names its operation in the query.
-fn success_limit(uri: &str) -> Option<usize> {
-    let query = uri.split_once('?').map_or("", |(_, query)| query);
-    let has = |pair: &str| query.split('&').any(|found| found == pair);
-    if has("x-id=GetObject") {
-        None
-    } else if has("list-type=2") {
-        Some(LISTING_LIMIT)
-    } else {
-        Some(REPLY_LIMIT)
+/// What a successful reply holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ExpectedReply {
+    Object,
+    Listing,
+    Other,
+}
+
+impl ExpectedReply {
+    /// The SDK names its operation in the query.
+    fn of(uri: &str) -> Self {
+        let query = uri.split_once('?').map_or("", |(_, query)| query);
+        let has = |pair: &str| query.split('&').any(|found| found == pair);
+        if has("x-id=GetObject") {
+            Self::Object
+        } else if has("list-type=2") {
+            Self::Listing
+        } else {
+            Self::Other
+        }
+    }
+
+    /// How long it may be (bytes); an object has no bound.
+    const fn limit(self) -> Option<usize> {
+        match self {
+            Self::Object => None,
+            Self::Listing => Some(LISTING_LIMIT),
+            Self::Other => Some(REPLY_LIMIT),
+        }
     }
 }
 
@@ -126,11 +156,12 @@ fn success_limit(uri: &str) -> Option<usize> {
 /// half an XML document would be tried again as a transient failure.
 async fn bound(
     mut response: HttpResponse,
-    success: Option<usize>,
+    expected: ExpectedReply,
+    server: String,
 ) -> Result<HttpResponse, ConnectorError> {
     let is_success = response.status().is_success();
     let limit = if is_success {
-        let Some(limit) = success else {
+        let Some(limit) = expected.limit() else {
             return Ok(response);
         };
         limit
@@ -154,6 +185,13 @@ async fn bound(
         }
         kept.clear();
         break;
+    }
+    if is_success
+        && expected == ExpectedReply::Listing
+        && let Err(source) = listing::check(&kept)
+    {
+        let invalid = Box::new(InvalidListing { server, source });
+        return Err(ConnectorError::other(invalid, None));
     }
     *response.body_mut() = SdkBody::from(kept);
     Ok(response)
@@ -181,20 +219,26 @@ mod tests {
     }
 
     #[test]
-    fn only_an_object_is_unbounded() {
-        for (uri, limit) in [
-            ("http://h/b/k?x-id=GetObject", None),
-            ("http://h/b/k?versionId=1&x-id=GetObject", None),
-            ("http://h/b/x-id=GetObject", Some(REPLY_LIMIT)),
+    fn query_tells_what_reply_is_expected() {
+        for (uri, expected) in [
+            ("http://h/b/k?x-id=GetObject", ExpectedReply::Object),
+            (
+                "http://h/b/k?versionId=1&x-id=GetObject",
+                ExpectedReply::Object,
+            ),
+            ("http://h/b/x-id=GetObject", ExpectedReply::Other),
             (
                 "http://h/b/k%3Fx-id=GetObject?x-id=PutObject",
-                Some(REPLY_LIMIT),
+                ExpectedReply::Other,
             ),
-            ("http://h/b?list-type=2&prefix=p", Some(LISTING_LIMIT)),
-            ("http://h/b?prefix=list-type%3D2", Some(REPLY_LIMIT)),
-            ("http://169.254.169.254/latest/api/token", Some(REPLY_LIMIT)),
+            ("http://h/b?list-type=2&prefix=p", ExpectedReply::Listing),
+            ("http://h/b?prefix=list-type%3D2", ExpectedReply::Other),
+            (
+                "http://169.254.169.254/latest/api/token",
+                ExpectedReply::Other,
+            ),
         ] {
-            assert_eq!(success_limit(uri), limit, "{uri}");
+            assert_eq!(ExpectedReply::of(uri), expected, "{uri}");
         }
     }
 }

@@ -113,9 +113,11 @@ impl HttpStore {
                 "add `machine {host} login .. password ..` to ~/.netrc"
             ));
         } else if status.is_redirection() {
-            error = error.remedy(
-                "it redirects from https to http, or without end; name the final https URL",
-            );
+            error = error.remedy(if response.headers().contains_key(header::LOCATION) {
+                "it redirects from https to http, or without end; name the final https URL"
+            } else {
+                "it redirects without naming a place (Location); name the final URL"
+            });
         }
         Err(error)
     }

@@ -3,6 +3,7 @@
 mod bounded;
 pub mod file;
 pub mod http;
+mod listing;
 mod netrc;
 mod proxy;
 mod resolve;

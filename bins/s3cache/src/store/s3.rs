@@ -30,7 +30,7 @@ use super::{
 use crate::environment::Environment;
 use crate::settings::Access;
 use crate::source::Source;
-use explain::explain;
+use explain::{NOT_S3, explain};
 
 /// How often an upload is repeated that another one of the same name got in the way of.
 const CONFLICTS: u32 = 4;
@@ -43,6 +43,8 @@ pub(crate) const DEFAULT_REGION: &str = "us-east-1";
 #[derive(Debug)]
 pub struct S3Store {
     client: Client,
+    /// The service, for errors.
+    service: String,
 }
 
 impl S3Store {
@@ -100,7 +102,7 @@ impl S3Store {
         let shared = loader.load().await;
         let mut config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(s3.path_style);
         // Set also when there is none: the key of the cache is made from this one.
-        config.set_endpoint_url(s3.endpoint.clone());
+        config.set_endpoint_url(s3.sdk_endpoint());
         // An empty variable counts as unset.
         if shared
             .region()
@@ -110,6 +112,7 @@ impl S3Store {
         }
         Ok(Self {
             client: Client::from_conf(config.build()),
+            service: s3.endpoint.clone().unwrap_or_else(|| "S3".to_owned()),
         })
     }
 
@@ -317,6 +320,7 @@ impl ObjectStore for S3Store {
                 .delimiter("/")
                 .into_paginator()
                 .send();
+            let mut token = None;
             while let Some(page) = pages.next().await {
                 let page = page.map_err(explain)?;
                 let below = page.common_prefixes().iter().filter(|_| is_directory);
@@ -326,6 +330,22 @@ impl ObjectStore for S3Store {
                         return Ok(());
                     }
                 }
+                // Without a new token the SDK takes the listing to be complete.
+                let next = page
+                    .next_continuation_token()
+                    .filter(|next| !next.is_empty());
+                let is_stuck = match next {
+                    Some(_) => next == token.as_deref(),
+                    None => page.is_truncated() == Some(true),
+                };
+                if is_stuck {
+                    let message = format!(
+                        "{} sent part of a listing and no token for the next part",
+                        self.service
+                    );
+                    return Err(StoreError::new(Kind::Fatal, message).remedy(NOT_S3));
+                }
+                token = next.map(str::to_owned);
             }
             Ok(())
         })

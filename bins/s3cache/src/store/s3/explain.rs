@@ -4,12 +4,16 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use hostkit::failure::is_out_of_files;
 
-use crate::store::bounded::{NoReply, ReplyTooLong};
+use crate::store::bounded::{InvalidListing, NoReply, ReplyTooLong};
 use crate::store::proxy::{InvalidProxy, ProxyFailed};
 use crate::store::{Kind, StoreError, cause_of, http, of_status};
 
 /// The longest cause that is printed (characters).
 const CAUSE_LIMIT: usize = 500;
+
+/// What to do about a reply that S3 does not send.
+pub(super) const NOT_S3: &str =
+    "check that the endpoint (--endpoint-url, AWS_ENDPOINT_URL, the profile) is an S3 service";
 
 /// The kind of a failed request, what happened, and what a person can do about it.
 pub(super) fn explain<E>(error: SdkError<E>) -> StoreError
@@ -71,7 +75,14 @@ where
         .remedy(
             "restore it first (aws s3api restore-object), or publish it in another storage class",
         ),
-        (_, Some(status)) => of_status(status, header("retry-after").as_deref()),
+        (code, Some(status)) => {
+            let mut error = of_status(status, header("retry-after").as_deref());
+            if code.is_none() && error.kind == Kind::Fatal {
+                error.message = format!("the server answered {status} and named no S3 error");
+                error = error.remedy(NOT_S3);
+            }
+            error
+        }
         // The SDK keeps no more than the text of what is wrong with the profile, which is the cause below.
         (_, None) if let Some(CredentialsError::InvalidConfiguration(_)) = cause_of(&error) => {
             StoreError::new(Kind::Denied, "the AWS profile gives no credentials").remedy(
@@ -93,6 +104,10 @@ where
         (_, None) if cause_of::<ReplyTooLong>(&error).is_some() => {
             StoreError::new(Kind::Fatal, "the reply of S3 is too long")
                 .remedy("check that the endpoint is an S3 service")
+        }
+        (_, None) if let Some(invalid) = cause_of::<InvalidListing>(&error) => {
+            let message = format!("{} sent a listing that is not one of S3", invalid.server);
+            StoreError::new(Kind::Fatal, message).remedy(NOT_S3)
         }
         (_, None) if matches!(error, SdkError::ConstructionFailure(_)) => {
             StoreError::new(Kind::Fatal, "the request to S3 cannot be made")
