@@ -66,7 +66,7 @@ fn a_file_without_keys_is_a_file() {
 fn what_is_wrong_is_named_with_its_place() {
     let one = entry("one", "one");
     for (text, expected) in [
-        (String::new(), "end of input"),
+        (String::new(), "unexpected end of file"),
         ("keys:\n".to_owned(), "a list of keys"),
         (
             "kyes: []\n".to_owned(),
