@@ -142,8 +142,7 @@ impl S3Access {
     }
 
     /// What tells apart equal buckets of different services: the endpoint, or the partition of AWS. It is never empty:
-    /// earlier releases filed objects of AWS under an empty service, and with them those of endpoints that a profile or
-    /// `AWS_ENDPOINT_URL` names.
+    /// earlier releases filed objects of AWS under an empty service, and with them those of endpoints that a profile names.
     #[must_use]
     pub fn service(&self) -> &str {
         let region = self.region.as_deref();

@@ -126,7 +126,7 @@ fn cached_artifacts_are_hits_across_releases() {
 }
 
 #[test]
-fn object_of_an_endpoint_from_the_environment_is_not_served_as_one_of_aws() {
+fn object_of_an_endpoint_from_the_profile_is_not_served_as_one_of_aws() {
     let Some([(old, new), _]) = pairs() else {
         return;
     };
@@ -135,9 +135,13 @@ fn object_of_an_endpoint_from_the_environment_is_not_served_as_one_of_aws() {
     let name = format!("job-{HASH}.bin");
     std::fs::write(s3.dir().join("builds").join(&name), "of the endpoint").unwrap();
     let uri = format!("s3://builds/{name}");
+    std::fs::create_dir(host.path(".aws")).unwrap();
+    let profile = format!("[default]\nendpoint_url = {}\n", s3.endpoint());
+    std::fs::write(host.path(".aws/config"), profile).unwrap();
     let run = |release: &Release, args: &[&str], more: &[(&str, &str)]| -> Outcome {
         let mut command = release.command(&host, args);
-        command.envs(s3.env()).envs(more.iter().copied());
+        command.envs(s3.env()).env_remove("AWS_ENDPOINT_URL");
+        command.envs(more.iter().copied());
         command.output().unwrap().into()
     };
     run(&old, &[&uri, "--path-style"], &[]).exits(0);
