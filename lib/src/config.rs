@@ -4,6 +4,8 @@
 
 pub mod value;
 
+use std::io::Read as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -110,15 +112,27 @@ fn read(file: &Path) -> Result<String, Failure> {
         .remedy("name a file that exists and is readable")
         .because(error)
     };
-    let length = std::fs::metadata(file).map_err(unreadable)?.len();
-    if length > LIMIT {
+    let kind = std::fs::metadata(file).map_err(unreadable)?.file_type();
+    if kind.is_fifo() || kind.is_socket() {
+        let pipe = format!("configuration file {} is a pipe", file.display());
+        return Err(Failure::new(Exit::CONFIG, pipe)
+            .remedy("write it to a file: it is read more than once"));
+    }
+    let mut text = Vec::new();
+    // A device has no length to look at before.
+    let opened = std::fs::File::open(file).map_err(unreadable)?;
+    opened
+        .take(LIMIT + 1)
+        .read_to_end(&mut text)
+        .map_err(unreadable)?;
+    if text.len() as u64 > LIMIT {
         return Err(Failure::new(
             Exit::CONFIG,
-            format!("{} is {length} bytes", file.display()),
+            format!("{} is longer than {LIMIT} bytes", file.display()),
         )
         .remedy("a configuration file has at most 1 MiB"));
     }
-    std::fs::read_to_string(file).map_err(unreadable)
+    String::from_utf8(text).map_err(|error| unreadable(std::io::Error::other(error)))
 }
 
 fn overlay(base: &mut Value, over: Value) {
@@ -378,6 +392,18 @@ mod tests {
                 .ends_with("t.yaml:2: `cache-dir`")
         );
         assert_eq!(place("cache"), None);
+    }
+
+    #[test]
+    fn no_more_of_a_file_is_read_than_a_configuration_may_have() {
+        let failure = load::<Raw>("t", Some(Path::new("/dev/zero")), None).unwrap_err();
+        assert!(failure.to_string().contains("longer than"), "{failure}");
+        assert!(load::<Raw>("t", Some(Path::new("/dev/null")), None).is_ok());
+        use std::os::fd::AsRawFd as _;
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let pipe = PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
+        let failure = load::<Raw>("t", Some(&pipe), None).unwrap_err();
+        assert!(failure.to_string().contains("is a pipe"), "{failure}");
     }
 
     #[test]

@@ -25,6 +25,14 @@ pub fn line(text: impl std::fmt::Display) -> Result<(), Failure> {
     }
 }
 
+/// A text of others with `?` for each character that a terminal obeys or that shows nothing of itself: controls, and
+/// Unicode's invisible and bidirectional ones, which reorder what stands beside them.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let is_format = |c| matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    text.replace(|c: char| c.is_control() || is_format(c), "?")
+}
+
 /// Writes a text that ends its own lines, as [`line()`] does.
 ///
 /// # Errors
@@ -43,4 +51,20 @@ pub fn text(text: &str) -> Result<(), Failure> {
 /// As [`line()`].
 pub fn json(value: &serde_json::Value) -> Result<(), Failure> {
     line(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_terminal_shows_as_it_is_stays() {
+        for (text, expected) in [
+            ("s3://b/gr\u{fc}n-1.2.pex", "s3://b/gr\u{fc}n-1.2.pex"),
+            ("a\u{1b}[31m\u{9b}\n\u{7f}", "a?[31m???"),
+            ("\u{202e}xep\u{2066}\u{200f}\u{feff}", "?xep???"),
+        ] {
+            assert_eq!(printable(text), expected);
+        }
+    }
 }

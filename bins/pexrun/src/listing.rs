@@ -98,7 +98,7 @@ pub fn run(config: &Config, args: &Args, cached_only: bool) -> Result<Exit, Fail
         } else {
             let mark = if is_cached { "cached" } else { "" };
             out::line(
-                format!("{job} {version} {modified} {mark}")
+                out::printable(&format!("{job} {version} {modified} {mark}"))
                     .split_whitespace()
                     .collect::<Vec<_>>()
                     .join(" "),

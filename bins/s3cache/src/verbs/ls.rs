@@ -104,7 +104,7 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
         let (size, age, used) = (show_size(entry.size), since(fetched), since(last));
         out::line(format_args!(
             "{size:>10} {age:>5} {used:>5} {uid:>6}  {lease:<12} {}",
-            printable(&entry.source)
+            out::printable(&entry.source)
         ))?;
     }
     check_found(&what, |word| listed.contains(word))?;
@@ -119,13 +119,6 @@ fn seconds(time: SystemTime) -> u64 {
 fn since(time: SystemTime) -> String {
     // A clock that was set back shows as "now".
     show_duration(clock::now().duration_since(time).unwrap_or_default())
-}
-
-/// The source of somebody else's entry is somebody else's text.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
 }
 
 /// Inode -> pids that hold a shared flock on it. An inode number of another filesystem may be among them; the list is

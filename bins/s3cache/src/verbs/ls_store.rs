@@ -74,11 +74,8 @@ pub(super) fn run(prefix: &Source, json: bool, settings: &Settings) -> Result<()
 }
 
 fn print(prefix: &Source, listed: &Listed, json: bool, first: bool) -> Result<(), Failure> {
-    let name: String = (listed.name.chars())
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect();
-    let source = format!("{prefix}{name}");
     if json {
+        let source = format!("{prefix}{}", listed.name);
         return out::json(&json!({
             "source": source, "name": listed.name, "size": listed.size, "modified": listed.modified,
         }));
@@ -89,6 +86,7 @@ fn print(prefix: &Source, listed: &Listed, json: bool, first: bool) -> Result<()
             "SIZE", "MODIFIED", "SOURCE"
         ))?;
     }
+    let source = out::printable(&format!("{prefix}{}", listed.name));
     let size = match listed.name.ends_with('/') {
         true => "-".to_owned(),
         false => show_size(listed.size),
