@@ -131,10 +131,14 @@ impl Config {
     /// A configuration file is wrong, or nothing says where builds are published.
     pub fn load(args: &Args) -> Result<Self, Failure> {
         let (mut config, _) = Self::read(args)?;
-        let own = absolute_variable("XDG_CACHE_HOME")
-            .or_else(|| Some(absolute_variable("HOME")?.join(".cache")));
-        config.readable = writable_cache(&mut config.settings, own);
+        config.readable = writable_cache(&mut config.settings, own_cache());
         Ok(config)
+    }
+
+    /// Whether the cache is the user's own one, because the shared one cannot be written.
+    #[must_use]
+    pub fn has_own_cache(&self) -> bool {
+        own_cache().is_some_and(|own| self.settings.cache_dir.starts_with(own))
     }
 
     /// The same without looking at the cache, which makes its directories.
@@ -268,6 +272,11 @@ impl Config {
             self.jar_name.fill(job, version, &self.arch),
         ]
     }
+}
+
+/// Where a user's own caches are.
+fn own_cache() -> Option<PathBuf> {
+    absolute_variable("XDG_CACHE_HOME").or_else(|| Some(absolute_variable("HOME")?.join(".cache")))
 }
 
 /// The directory that a variable names. A relative one would be below whatever directory this happens to be started in.

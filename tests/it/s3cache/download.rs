@@ -263,18 +263,18 @@ fn a_server_that_lies_about_the_length_is_found_out() {
 fn one_flipped_byte_is_found_and_nothing_kept() {
     let body = bytes(SIZE, 1);
     let digest = sha256(&body);
-    for by in ["flag", "sidecar"] {
+    for by in ["--sha256", "its sidecar"] {
         let (host, origin) = (Host::new(), Origin::start());
         origin.put(PATH, body.clone());
         origin.fault(PATH, Fault::FlipByte(2_000_000));
         let flag = format!("--sha256={digest}");
-        let told = if by == "flag" {
+        let told = if by == "--sha256" {
             fetch(&host, &origin, &[&flag])
         } else {
             origin.put(&format!("{PATH}.sha256"), digest.clone());
             fetch(&host, &origin, &[])
         };
-        told.exits(65).says(by).says(&digest);
+        told.exits(65).says(&format!("(by {by})")).says(&digest);
         nothing_kept(&host);
         // What was wrong is not continued from.
         origin.clear_faults();

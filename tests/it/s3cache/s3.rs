@@ -146,7 +146,7 @@ fn put_refuses_what_is_broken_or_missing_and_adds_the_name_behind_a_slash() {
     put("a-1.2.txt", "builds/text/").exits(0);
     assert!(s3.dir().join("builds/text/a-1.2.txt").exists());
     put("a-1.2.txt", "http://127.0.0.1:9/a")
-        .exits(69)
+        .exits(2)
         .says("s3://");
 }
 

@@ -201,8 +201,13 @@ impl<'a> Reader<'a> {
         if next == indent
             && let Value::List(items) = &node.value
         {
-            // The full parser places a list that is not indented at its first item.
-            node.at = items.first()?.at;
+            // The full parser places a list that is not indented at its first item, and knows best where that is when
+            // the item begins on a later line than its dash.
+            let first = items.first()?.at;
+            if first.line != node.at.line {
+                return None;
+            }
+            node.at = first;
         }
         Some(node)
     }
@@ -462,6 +467,7 @@ mod tests {
             "a: \u{e9}",
             "a: b\n c: d",
             "a:\n  b: c\n d: e",
+            "a:\n-\n  b",
             "[a]: b",
             "- a\nb: c",
             "a: %b",
