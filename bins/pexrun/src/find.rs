@@ -337,9 +337,8 @@ fn fetch(config: &Config, source: Source) -> Result<Option<Blob>, Failure> {
         .remedy("make room there, or name another with --cache-dir")),
         Err(failure) if failure.exit() == Exit::NOT_FOUND => Ok(None),
         Err(failure) if failure.exit() == Exit::CANNOT_CREATE && config.has_own_cache() => {
-            Err(failure.remedy(
-                "make room there, name another with --cache-dir, or correct XDG_CACHE_HOME or HOME",
-            ))
+            Err(failure
+                .remedy("name another cache with --cache-dir, or correct XDG_CACHE_HOME or HOME"))
         }
         Err(failure) => Err(failure),
     }

@@ -152,7 +152,7 @@ fn one_who_is_stopped_while_it_takes_bytes_is_overtaken_without_harm() {
     users.run(ANN, &[&origin.url(&path)]).exits(0);
     let start = |to: &str| {
         let copy_to = format!("--copy-to={to}");
-        let args = [&origin.url(&path), copy_to.as_str(), "--stall-timeout=1"];
+        let args = [&origin.url(&path), copy_to.as_str(), "--stall-timeout=3"];
         Run::start(&users.host, to, users.command(BOB, &args))
     };
     let arriving = || {
