@@ -79,7 +79,7 @@ fn clusters_are_checked_without_a_configuration() {
     for (wrong, says) in [
         (
             "- {name: east, hosts: []}",
-            ":2:3: cluster `east` cannot be followed",
+            ":2:3: `clusters`: cluster `east` cannot be followed",
         ),
         (
             "- {name: east, hosts: [zk], rot: /a}",
@@ -88,7 +88,7 @@ fn clusters_are_checked_without_a_configuration() {
         ("- name: east\n  hosts: zk1", ":3:10: `hosts`: "),
         (
             "- {name: a, hosts: [x]}\n- {name: b, hosts: [x]}",
-            ":2:3: cluster `b` has the ensemble",
+            ":2:3: `clusters`: cluster `b` has the ensemble",
         ),
     ] {
         fs::write(&file, format!("clusters:\n{wrong}\n")).unwrap();
