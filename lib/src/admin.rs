@@ -6,6 +6,7 @@
 
 mod address;
 mod client;
+mod exposition;
 mod listener;
 
 use serde_json::{Map, Value};
@@ -16,11 +17,6 @@ pub use listener::Listener;
 
 pub use crate::server::{Call, Reply, Routes};
 
-/// OpenMetrics 1.0, section 4.1: the text ends with `# EOF`, and no Prometheus text of format 0.0.4 does.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// The Prometheus text format before OpenMetrics.
-const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
-
 /// The flag of every daemon.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct AdminFlags {
@@ -29,14 +25,9 @@ pub struct AdminFlags {
     pub admin: Option<Address>,
 }
 
-fn metrics_reply(body: String) -> Reply {
-    let open = body.ends_with("# EOF\n");
-    Reply::new(200, if open { OPEN_METRICS } else { PROMETHEUS }, body)
-}
-
 impl Routes {
     /// `GET /status` and `GET /metrics`. `version` and `uptime_seconds` (from this call on) are added to the status;
-    /// the metrics are Prometheus text of format 0.0.4, or OpenMetrics, which ends with `# EOF`.
+    /// the metrics are OpenMetrics, served as they are to clients that ask for it, to others as Prometheus text.
     #[must_use]
     pub fn new(
         status: impl Fn() -> Map<String, Value> + Send + Sync + 'static,
@@ -52,6 +43,8 @@ impl Routes {
                 members.append(&mut status());
                 Reply::json(200, &Value::Object(members))
             })
-            .route("GET", "/metrics", move |_| metrics_reply(metrics()))
+            .route("GET", "/metrics", move |call| {
+                exposition::reply(metrics(), call.accept)
+            })
     }
 }

@@ -27,6 +27,8 @@ pub struct Call<'a> {
     pub query: &'a str,
     /// The body, at most 64 KiB.
     pub body: &'a [u8],
+    /// Which media types the client takes: the `Accept` headers as one; empty when there is none.
+    pub accept: &'a str,
 }
 
 /// What a handler answers.

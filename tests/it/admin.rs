@@ -109,16 +109,27 @@ fn status_and_metrics_are_served() {
     assert_eq!(status["config_hash"], "abc");
     assert_eq!(status["version"], hostkit::VERSION);
     assert!(status["uptime_seconds"].is_u64());
-    let answer = daemon.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    assert!(
-        answer.contains("content-type: application/openmetrics-text; version=1.0.0"),
-        "{answer}"
-    );
-    assert!(
-        answer.ends_with("\r\n\r\n# TYPE up gauge\nup 1\n# EOF\n"),
-        "{answer}"
-    );
+    for (accept, content_type, body) in [
+        ("", "text/plain; version=0.0.4; charset=utf-8", "up 1\n"),
+        (
+            "Accept: */*\r\n",
+            "text/plain; version=0.0.4; charset=utf-8",
+            "up 1\n",
+        ),
+        (
+            "Accept: text/plain;q=0.5\r\naccept: application/openmetrics-text; version=1.0.0\r\n",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            "up 1\n# EOF\n",
+        ),
+    ] {
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: x\r\n{accept}\r\n");
+        let answer = daemon.send(request.as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let line = format!("\r\ncontent-type: {content_type}\r\n");
+        assert!(answer.contains(&line), "{answer}");
+        let end = format!("\r\n\r\n# TYPE up gauge\n{body}");
+        assert!(answer.ends_with(&end), "{answer}");
+    }
 }
 
 #[test]
@@ -126,7 +137,7 @@ fn a_head_has_no_body_and_a_wrong_path_or_method_is_said_in_json() {
     let daemon = Daemon::start("127.0.0.1:0");
     let answer = daemon.send(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(
-        answer.starts_with("HTTP/1.1 200 ") && answer.contains("content-length: 27"),
+        answer.starts_with("HTTP/1.1 200 ") && answer.contains("content-length: 21"),
         "{answer}"
     );
     assert!(answer.ends_with("\r\n\r\n"), "{answer}");

@@ -16,6 +16,7 @@ mod haproxy;
 mod harness;
 mod load;
 mod log_healthcheck;
+mod metrics;
 mod pexrun;
 mod proxy_healthcheck;
 mod s3cache;

@@ -206,11 +206,14 @@ impl Engine {
         // Writing to a string cannot fail.
         let _ = write!(
             text,
-            "# TYPE authproxy_acl_keys gauge\n\
+            "# HELP authproxy_acl_keys Keys in the ACL file that is in force.\n\
+             # TYPE authproxy_acl_keys gauge\n\
              authproxy_acl_keys {}\n\
+             # HELP authproxy_acl_loads New texts of the ACL file: taken or refused.\n\
              # TYPE authproxy_acl_loads counter\n\
              authproxy_acl_loads_total{{result=\"taken\"}} {}\n\
              authproxy_acl_loads_total{{result=\"refused\"}} {}\n\
+             # HELP authproxy_acl_questions Questions, by what they were answered.\n\
              # TYPE authproxy_acl_questions counter\n\
              authproxy_acl_questions_total{{answer=\"known\"}} {}\n\
              authproxy_acl_questions_total{{answer=\"unknown\"}} {}\n\

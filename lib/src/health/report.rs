@@ -51,17 +51,22 @@ fn metrics_of(ok: Option<bool>, counts: &Counts) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "# TYPE healthcheck_ok gauge\nhealthcheck_ok {}",
+            "# HELP healthcheck_ok Whether the last verdict was healthy.\n\
+             # TYPE healthcheck_ok gauge\n\
+             healthcheck_ok {}",
             u8::from(ok)
         );
     }
     let _ = write!(
         text,
-        "# TYPE healthcheck_checks counter\n\
+        "# HELP healthcheck_checks Health checks that were answered.\n\
+         # TYPE healthcheck_checks counter\n\
          healthcheck_checks_total {checks}\n\
+         # HELP healthcheck_probes Probes by their verdict.\n\
          # TYPE healthcheck_probes counter\n\
          healthcheck_probes_total{{verdict=\"healthy\"}} {healthy}\n\
          healthcheck_probes_total{{verdict=\"sick\"}} {sick}\n\
+         # HELP healthcheck_probe_seconds Time that probes took.\n\
          # TYPE healthcheck_probe_seconds summary\n\
          healthcheck_probe_seconds_sum {}\n\
          healthcheck_probe_seconds_count {}\n\

@@ -17,6 +17,8 @@ pub(super) struct Head {
     pub(super) query: String,
     /// The length of the body.
     pub(super) length: usize,
+    /// The `Accept` headers, with commas.
+    pub(super) accept: String,
 }
 
 /// Where the head ends: behind its empty line. The first `searched` bytes are known to hold no beginning of one.
@@ -47,6 +49,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Head, Reply> {
         return Err(broken());
     };
     let mut length = None;
+    let mut accept: Vec<&str> = Vec::new();
     for header in request.headers.iter() {
         if header.name.eq_ignore_ascii_case("transfer-encoding") {
             return Err(Reply::error(411, "a body needs a Content-Length"));
@@ -62,6 +65,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Head, Reply> {
                 return Err(broken());
             }
             length = value;
+        }
+        if header.name.eq_ignore_ascii_case("accept") {
+            accept.extend(std::str::from_utf8(header.value).ok());
         }
     }
     let length = length.unwrap_or(0);
@@ -81,6 +87,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Head, Reply> {
         path: path.to_owned(),
         query: query.to_owned(),
         length,
+        accept: accept.join(","),
     })
 }
 
@@ -117,12 +124,14 @@ mod tests {
             ("GET http://localhost", "", ""),
         ] {
             let head =
-                parse(format!("{line} HTTP/1.1\r\ncontent-LENGTH: 7\r\n\r\n").as_bytes()).unwrap();
+                parse(format!("{line} HTTP/1.1\r\nACCEPT: a/b\r\ncontent-LENGTH: 7\r\nAccept: */*;q=0.1\r\n\r\n").as_bytes())
+                    .unwrap();
             let expected = Head {
                 method: "GET".to_owned(),
                 path: path.to_owned(),
                 query: query.to_owned(),
                 length: 7,
+                accept: "a/b,*/*;q=0.1".to_owned(),
             };
             assert_eq!(head, expected, "{line}");
         }

@@ -119,8 +119,12 @@ async fn answer(
         Ok(read) => read?,
         Err(_) => return Ok(Reply::error(408, "the body took too long")),
     };
-    let query = &head.query;
-    Ok(handler(&Call { query, body: &body }).await)
+    let call = Call {
+        query: &head.query,
+        body: &body,
+        accept: &head.accept,
+    };
+    Ok(handler(&call).await)
 }
 
 /// A request's head and what was read of its body, or the answer to one that cannot be served.

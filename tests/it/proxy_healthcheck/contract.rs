@@ -248,7 +248,7 @@ fn the_admin_listener_has_status_and_metrics() {
         "healthcheck_probes_total{verdict=\"healthy\"} 1",
         "healthcheck_probes_total{verdict=\"sick\"} 1",
         "healthcheck_probe_seconds_count 2",
-        "# EOF",
+        "# TYPE healthcheck_checks_total counter",
     ] {
         assert!(
             metrics().lines().any(|found| found == line),
