@@ -11,12 +11,18 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::builder::{BoolishValueParser, TypedValueParser as _};
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, Parser};
 
 use crate::log::{self, Level};
 use crate::{Exit, Failure};
 
 pub use environment::{names_any, origin};
+
+/// Words that are the value of a boolean (those of clap's `BoolishValueParser`).
+const BOOLEANS: [&str; 12] = [
+    "1", "0", "y", "n", "yes", "no", "t", "f", "true", "false", "on", "off",
+];
 
 /// The flags common to all tools.
 // Each flag names its heading: a `next_help_heading` would go on over the flags of the tool behind it.
@@ -124,10 +130,36 @@ where
 {
     let argv: Vec<OsString> = argv.into_iter().map(Into::into).collect();
     let mut command = environment::applicable(command::<T>(), T::EXCLUSIVE, &argv);
-    let matches = command.try_get_matches_from_mut(argv)?;
+    let matches = command
+        .try_get_matches_from_mut(&argv)
+        .map_err(|error| without_equals(&mut command, &argv, error))?;
     environment::exclude(&mut command, T::EXCLUSIVE, &matches)?;
     let args = T::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
     Ok((args, matches))
+}
+
+/// The error of a command line. A word that was not understood behind a switch is most likely its value.
+fn without_equals(command: &mut Command, argv: &[OsString], error: clap::Error) -> clap::Error {
+    if !matches!(
+        error.kind(),
+        ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument
+    ) {
+        return error;
+    }
+    let words: Vec<&str> = argv.iter().filter_map(|word| word.to_str()).collect();
+    let found = words.windows(2).find_map(|pair| {
+        let &[flag, value] = pair else { return None };
+        let name = flag.strip_prefix("--")?;
+        let is_value = BOOLEANS.contains(&value.to_lowercase().as_str());
+        (is_value && has_switch(command, name)).then_some((flag, value))
+    });
+    match found {
+        Some((flag, value)) => {
+            let text = format!("{flag} takes a value only behind `=`: write {flag}={value}");
+            command.error(ErrorKind::ValueValidation, text)
+        }
+        None => error,
+    }
 }
 
 /// The tool's clap command with every spelling and environment variable in place; also what man pages come from.
@@ -167,8 +199,7 @@ fn spellings(arg: Arg, tool: &str, verbs: &[String]) -> Arg {
     };
     let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
     // `Option<bool>`: its default stands behind what a file says.
-    let is_optional_switch = arg.get_value_parser().type_id() == TypeId::of::<bool>();
-    if !is_switch && !is_optional_switch {
+    if !is_switch && !is_boolean(&arg) {
         return arg;
     }
     let arg = arg
@@ -183,6 +214,20 @@ fn spellings(arg: Arg, tool: &str, verbs: &[String]) -> Arg {
         true => arg.default_value("false").hide_default_value(true),
         false => arg,
     }
+}
+
+/// Whether a command or one of its verbs has a boolean flag of this name, in either spelling.
+fn has_switch(command: &Command, name: &str) -> bool {
+    let name = name.replace('_', "-");
+    let is_it = |arg: &Arg| arg.get_long() == Some(&name) && is_boolean(arg);
+    command.get_arguments().any(is_it)
+        || command
+            .get_subcommands()
+            .any(|verb| has_switch(verb, &name))
+}
+
+fn is_boolean(arg: &Arg) -> bool {
+    arg.get_value_parser().type_id() == TypeId::of::<bool>()
 }
 
 #[cfg(test)]
@@ -205,6 +250,31 @@ mod tests {
     impl Tool for Args {
         const NAME: &'static str = "some-tool";
         const EXCLUSIVE: &[&[&str]] = &[&["cache", "cache-prefix"]];
+        fn common(&self) -> &Common {
+            &self.common
+        }
+    }
+
+    /// A tool without operands, and with a verb.
+    #[derive(Debug, Parser)]
+    struct Bare {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long)]
+        cache: bool,
+        #[arg(long)]
+        path_style: Option<bool>,
+        #[command(subcommand)]
+        verb: Option<Verb>,
+    }
+
+    #[derive(Debug, clap::Subcommand)]
+    enum Verb {
+        Check,
+    }
+
+    impl Tool for Bare {
+        const NAME: &'static str = "some-tool";
         fn common(&self) -> &Common {
             &self.common
         }
@@ -252,6 +322,32 @@ mod tests {
             ["word"],
             "a bare boolean takes no following word"
         );
+    }
+
+    #[test]
+    fn value_of_a_boolean_in_a_word_of_its_own_is_refused_with_the_equals_sign() {
+        for (line, says) in [
+            ("t --cache 1 two three", None),
+            ("bare --cache 1", Some("--cache=1")),
+            ("bare --path_style True", Some("--path_style=True")),
+            ("bare --console off --cache", Some("--console=off")),
+            ("bare --logstash-tags True", None),
+            ("bare --cache perhaps", None),
+        ] {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let error = match words[0] {
+                "t" => parse::<Args, _>(words).err(),
+                _ => parse::<Bare, _>(words).err(),
+            };
+            let said = error.map(|error| error.to_string()).unwrap_or_default();
+            match says {
+                Some(says) => assert!(
+                    said.contains(&format!("behind `=`: write {says}")),
+                    "{said}"
+                ),
+                None => assert!(!said.contains("behind `=`"), "{said}"),
+            }
+        }
     }
 
     #[test]
