@@ -26,7 +26,7 @@ use crate::proxy::Proxy;
 use crate::record::Telemetry;
 use crate::reload::Reload;
 use crate::serve::{self, Sockets};
-use crate::settings::{self, Engine, Live, Settings};
+use crate::settings::{self, Engine, Live, Loaded, Settings};
 
 /// How many threads may read files and look up names at once.
 const THREADS: usize = 4;
@@ -39,20 +39,21 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// An address cannot be bound (exit 73), the ACL file is wrong (exit 78), or the system gives no thread (exit 1).
-pub(crate) fn run(args: Args, matches: &ArgMatches, settings: Settings) -> Result<Exit, Failure> {
+pub(crate) fn run(args: Args, matches: &ArgMatches, start: Loaded) -> Result<Exit, Failure> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder
         .enable_all()
         .max_blocking_threads(THREADS)
         .thread_stack_size(STACK);
     let runtime = hostkit::runtime::build(&mut builder)?;
-    let end = runtime.block_on(serve(args, matches.clone(), settings));
+    let end = runtime.block_on(serve(args, matches.clone(), start));
     // What waits for a disk or a name server must not keep the process.
     runtime.shutdown_background();
     end
 }
 
-async fn serve(args: Args, matches: ArgMatches, settings: Settings) -> Result<Exit, Failure> {
+async fn serve(args: Args, matches: ArgMatches, start: Loaded) -> Result<Exit, Failure> {
+    let settings = start.settings.clone();
     let signals = Signals::new()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot catch signals").because(error))?;
     let door = door(&settings)?;
@@ -82,7 +83,7 @@ async fn serve(args: Args, matches: ArgMatches, settings: Settings) -> Result<Ex
         server = settings.server.to_string(),
         "started"
     );
-    let reload = Arc::new(Reload::new(args, matches, &settings));
+    let reload = Arc::new(Reload::new(args, matches, start));
     let drain_timeout = settings.drain_timeout;
     let proxy = Arc::new(Proxy {
         site: Live::new(Arc::clone(&settings.site)),

@@ -62,5 +62,5 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
         out::text(&daemon::check(&loaded.settings)?)?;
         return Ok(Exit::OK);
     }
-    daemon::run(args, matches, loaded.settings)
+    daemon::run(args, matches, loaded)
 }

@@ -9,13 +9,15 @@ use serde_json::{Value, json};
 
 use crate::cli::Args;
 use crate::proxy::Proxy;
-use crate::settings::{self, Settings};
+use crate::settings::{self, Loaded};
 
 /// The command line, which is the same for ever, and what became of the file.
 #[derive(Debug)]
 pub struct Reload {
     args: Args,
     matches: ArgMatches,
+    /// What the process was started with.
+    start: Loaded,
     state: Mutex<State>,
 }
 
@@ -30,14 +32,15 @@ struct State {
 impl Reload {
     /// Of a process that was started with this command line, and runs with these settings.
     #[must_use]
-    pub fn new(args: Args, matches: ArgMatches, settings: &Settings) -> Self {
+    pub fn new(args: Args, matches: ArgMatches, start: Loaded) -> Self {
         let state = State {
-            hash: settings.hash.clone(),
+            hash: start.settings.hash.clone(),
             trouble: None,
         };
         Self {
             args,
             matches,
+            start,
             state: Mutex::new(state),
         }
     }
@@ -61,8 +64,8 @@ impl Reload {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        for what in settings::restarts(&proxy.settings, &loaded.settings) {
-            tracing::warn!("{what} needs a restart to change: the one before stays in force");
+        for name in settings::restarts(&self.start, &loaded) {
+            tracing::warn!("{name} needs a restart to change: the value before stays in force");
         }
         proxy.site.replace(loaded.settings.site);
         tracing::info!(

@@ -20,6 +20,7 @@ use std::time::Duration;
 pub use address::{Listen, Server};
 pub use live::{Live, View};
 pub use summary::summary;
+pub(crate) use validate::judging;
 pub use validate::{Loaded, load, restarts};
 
 use hostkit::admin::Address;
@@ -167,18 +168,18 @@ pub struct Cache {
 }
 
 /// What is shared with other hosts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shared {
     /// memcached servers, as `host:port`.
     pub servers: Vec<String>,
     /// The beginning of every memcached key.
     pub prefix: String,
-    /// What entries are signed with; at least 16 bytes.
-    pub secret: Secret,
+    /// What entries are signed with, at least 16 bytes, and after it what else they may be signed with.
+    pub secrets: Vec<Secret>,
 }
 
 /// Bytes that are never shown.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub Vec<u8>);
 
 impl std::fmt::Debug for Secret {

@@ -312,7 +312,7 @@ fn a_new_configuration_is_in_force_at_once_and_a_wrong_one_never() {
     );
     proxy.signal(Signal::SIGHUP);
     proxy.says("the new configuration is in force");
-    proxy.says("--lame-duck needs a restart to change");
+    proxy.says("lame-duck needs a restart to change");
     assert_eq!(over(), "403");
     let answer = proxy.get_with_key("/", KEY);
     assert_eq!(answer.status, 403);

@@ -1,6 +1,7 @@
 //! Answers shared over real memcached servers: signed, bounded in time, never believed from anybody else.
 
 mod hosts;
+mod secrets;
 
 use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -89,10 +90,17 @@ impl World {
 
     /// A host that has just been started, with other settings or another secret than most.
     fn host_with(&self, settings: settings::Cache, secret: &[u8]) -> Cache<Engine> {
+        self.host_with_secrets(settings, &[secret])
+    }
+
+    fn host_with_secrets(&self, settings: settings::Cache, secrets: &[&[u8]]) -> Cache<Engine> {
+        let secrets = secrets
+            .iter()
+            .map(|secret| settings::Secret(secret.to_vec()));
         let shared = settings::Shared {
             servers: self.servers.iter().map(Memcached::address).collect(),
             prefix: "eightball".to_owned(),
-            secret: settings::Secret(secret.to_vec()),
+            secrets: secrets.collect(),
         };
         let shared = Shared::new(&shared).unwrap();
         Cache::new(self.engine.clone(), settings, Some(shared))
@@ -340,7 +348,7 @@ fn a_liar_admits_nobody() {
     let shared = settings::Shared {
         servers: vec![address],
         prefix: "eightball".to_owned(),
-        secret: settings::Secret(SECRET.to_vec()),
+        secrets: vec![settings::Secret(SECRET.to_vec())],
     };
     world.servers.clear();
     let shared = Shared::new(&shared).unwrap();

@@ -22,7 +22,10 @@ use crate::settings;
 #[derive(Debug)]
 pub struct Shared {
     servers: Vec<Placed>,
+    /// Signs entries.
     signer: Signer,
+    /// Opens those that other hosts sign while the secret is changed.
+    other: Option<Signer>,
     /// What was issued until then is not believed: milliseconds since 1970 UTC.
     purged: AtomicU64,
     /// Entries that are not ours, or over.
@@ -46,9 +49,16 @@ impl Shared {
             seed: first_eight(&Sha256::digest(name).into()),
             server: Server::new(name.clone()),
         };
+        let mut secrets = settings.secrets.iter();
+        let mut signer = || {
+            secrets
+                .next()
+                .map(|secret| Signer::new(&settings.prefix, secret))
+        };
         Ok(Self {
             servers: settings.servers.iter().map(place).collect(),
-            signer: Signer::new(&settings.prefix, &settings.secret)?,
+            signer: signer().ok_or("there is no secret")??,
+            other: signer().transpose()?,
             purged: AtomicU64::new(0),
             refused: Count::default(),
         })
@@ -56,9 +66,23 @@ impl Shared {
 
     /// What the key's server has of it, if that can be believed.
     pub(super) async fn get(&self, key: &KeyHash, settings: &settings::Cache) -> Option<Kept> {
-        let (name, place) = self.signer.name(key);
+        for signer in self.signers() {
+            if let Some(kept) = self.get_signed(signer, key, settings).await {
+                return Some(kept);
+            }
+        }
+        None
+    }
+
+    async fn get_signed(
+        &self,
+        signer: &Signer,
+        key: &KeyHash,
+        settings: &settings::Cache,
+    ) -> Option<Kept> {
+        let (name, place) = signer.name(key);
         let entry = self.server(place)?.get(name).await?;
-        let opened = self.signer.open(key, &entry, settings, clock::now());
+        let opened = signer.open(key, &entry, settings, clock::now());
         let Some((issued, kept)) = opened else {
             if self.refused.add() == 0 {
                 tracing::warn!(
@@ -89,10 +113,16 @@ impl Shared {
 
     /// Deletes what the key's server has of it.
     pub(super) async fn delete(&self, key: &KeyHash) {
-        let (name, place) = self.signer.name(key);
-        if let Some(server) = self.server(place) {
-            server.delete(name).await;
+        for signer in self.signers() {
+            let (name, place) = signer.name(key);
+            if let Some(server) = self.server(place) {
+                server.delete(name).await;
+            }
         }
+    }
+
+    fn signers(&self) -> impl Iterator<Item = &Signer> {
+        std::iter::once(&self.signer).chain(&self.other)
     }
 
     /// The server that a key belongs to.
@@ -129,7 +159,7 @@ mod tests {
         Shared::new(&settings::Shared {
             servers: servers.iter().map(|&name| name.to_owned()).collect(),
             prefix: "test".to_owned(),
-            secret: settings::Secret(b"0123456789abcdef".to_vec()),
+            secrets: vec![settings::Secret(b"0123456789abcdef".to_vec())],
         })
         .unwrap()
     }

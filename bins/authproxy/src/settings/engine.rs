@@ -51,10 +51,10 @@ pub(super) fn shared(flags: &Flags, warnings: &mut Vec<String>) -> Result<Option
         .map(|server| memcached(server.trim()))
         .collect::<Result<_, _>>()?;
     if servers.is_empty() {
-        return Err(wrong(
-            "--cache shares what is known of keys over memcached, but no server is named",
-            "give --memcache-servers=HOST:PORT,HOST:PORT, or leave out --cache",
-        ));
+        warnings.push(
+            "--cache shares nothing without --memcache-servers: keys are remembered in this process only".to_owned(),
+        );
+        return Ok(None);
     }
     let prefix = flags.cache_prefix.clone().unwrap_or("authproxy".to_owned());
     if prefix.len() > LONGEST_PREFIX || !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -66,18 +66,19 @@ pub(super) fn shared(flags: &Flags, warnings: &mut Vec<String>) -> Result<Option
     let default = Path::new(SECRET);
     let path = flags.cache_secret_file.as_deref().unwrap_or(default);
     match secret::read(path)? {
-        secret::Read::Secret(secret, warning) => {
+        secret::Read::Secrets(secrets, warning) => {
             warnings.extend(warning);
             Ok(Some(Shared {
                 servers,
                 prefix,
-                secret,
+                secrets,
             }))
         }
         secret::Read::Missing(error) if path == default => {
             warnings.push(format!(
-                "memcached is not used, for want of a secret to sign entries with: {SECRET}: {error}. Put at least 16 \
-                 random bytes there, the same on all hosts, or name a file with --cache-secret-file"
+                "memcached is not used, for want of a secret to sign entries with: {SECRET}: {error}: {}, or name a file \
+                 with --cache-secret-file",
+                remedy(&error)
             ));
             Ok(None)
         }
@@ -86,8 +87,18 @@ pub(super) fn shared(flags: &Flags, warnings: &mut Vec<String>) -> Result<Option
                 "cannot read --cache-secret-file={}: {error}",
                 path.display()
             ),
-            "make one with `openssl rand -hex 32`, the same for all hosts",
+            remedy(&error),
         )),
+    }
+}
+
+/// What helps where the secret cannot be read.
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "let the user of this job read it, by a group or with `setfacl -m u:ROLE:r FILE`"
+        }
+        _ => "make one with `openssl rand -hex 32`, the same for all hosts",
     }
 }
 

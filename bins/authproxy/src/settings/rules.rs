@@ -61,18 +61,23 @@ pub(super) fn rules(flags: &Flags) -> Result<Rules, Wrong> {
             ));
         }
     }
-    let everything = |route: &Route| route.prefix == "/" && route.methods.is_empty();
-    if rights.is_empty() && !routes.iter().any(everything) {
-        return Err(wrong(
-            "nothing says which right a key needs",
-            "give --right=NAME, or a route for the path / in the configuration file",
-        ));
-    }
     Ok(Rules {
         rights,
         routes,
         host_parameter: flags.host_param.clone(),
     })
+}
+
+/// Refuses rules by which some request would need no right.
+pub(super) fn complete(rules: &Rules) -> Result<(), Wrong> {
+    let everything = |route: &Route| route.prefix == "/" && route.methods.is_empty();
+    if rules.rights.is_empty() && !rules.routes.iter().any(everything) {
+        return Err(wrong(
+            "nothing says which right a key needs",
+            "give --right=NAME, or a route for the path / in the configuration file",
+        ));
+    }
+    Ok(())
 }
 
 fn route(entry: &RouteEntry) -> Result<Route, Wrong> {

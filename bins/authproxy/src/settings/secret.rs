@@ -1,4 +1,4 @@
-//! The file with the secret that entries in memcached are signed with.
+//! The file with the secret that entries in memcached are signed with, or with two of them while it is changed.
 
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,13 +14,14 @@ const LONGEST: u64 = 4096;
 
 /// What became of a secret file.
 pub(super) enum Read {
-    /// The secret, and what should be done about the file.
-    Secret(Secret, Option<String>),
+    /// The secrets, that which signs first, and what should be done about the file.
+    Secrets(Vec<Secret>, Option<String>),
     /// There is none, or it cannot be read.
     Missing(std::io::Error),
 }
 
-/// Reads a secret. White space around it does not count.
+/// Reads secrets. White space around them does not count. Access is a matter of the file's mode and ACL: whoever can
+/// read it may use it, and only its owner may write it.
 ///
 /// # Errors
 /// The file is one that must not be used.
@@ -52,15 +53,27 @@ pub(super) fn read(path: &Path) -> Result<Read, Wrong> {
             "is it the right file?",
         ));
     }
-    let secret = bytes.trim_ascii();
-    if secret.len() < SHORTEST {
+    let secrets = split(bytes.trim_ascii());
+    if secrets.iter().any(|secret| secret.len() < SHORTEST) {
         return Err(wrong(
-            format!("the secret in {shown} is shorter than {SHORTEST} bytes"),
+            format!("a secret in {shown} is shorter than {SHORTEST} bytes"),
             "make one with `openssl rand -hex 32`, the same for all hosts",
         ));
     }
     let warning = (mode & 0o004 != 0).then(|| {
         format!("{shown} can be read by everybody, who can then admit keys: chmod o-r it")
     });
-    Ok(Read::Secret(Secret(secret.to_vec()), warning))
+    let secrets = secrets.into_iter().map(|secret| Secret(secret.to_vec()));
+    Ok(Read::Secrets(secrets.collect(), warning))
+}
+
+/// Two lines of visible characters are two secrets. Everything else is one, whatever bytes are in it.
+fn split(text: &[u8]) -> Vec<&[u8]> {
+    let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let lines: Vec<&[u8]> = lines.collect();
+    let is_visible = |line: &&[u8]| line.iter().all(u8::is_ascii_graphic);
+    match lines.as_slice() {
+        [_, _] if lines.iter().all(is_visible) => lines,
+        _ => vec![text],
+    }
 }

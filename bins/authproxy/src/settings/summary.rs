@@ -1,10 +1,13 @@
-//! What `--check` prints.
+//! What `--check` prints: every setting, also those that nobody named.
 
 use hostkit::units::{show_duration, show_size};
 
-use super::{AccessLog, Engine, Settings};
+use super::{
+    AccessLog, Cache, Credentials, Engine, Limits, Route, Rules, Settings, Shared, Site, Timeouts,
+};
 
 /// The settings, for people: one line each, with what is in force and was not said.
+// Everything is taken apart by name: a new setting that is not told here does not compile.
 #[must_use]
 pub fn summary(settings: &Settings) -> String {
     let Settings {
@@ -22,109 +25,194 @@ pub fn summary(settings: &Settings) -> String {
         site,
         hash: _,
     } = settings;
-    let mut lines: Vec<(&str, String)> = Vec::new();
-    let listen: Vec<String> = listen.iter().map(ToString::to_string).collect();
-    lines.push(("listen", listen.join(", ")));
-    lines.push(("server", server.to_string()));
-    let threads = format!("{threads}, {connections} connections");
-    lines.push(("threads", threads));
-    lines.push((
-        "engine",
-        match engine {
-            Engine::File(path) => format!("file {}", path.display()),
-            Engine::Servers(urls) => {
-                let urls: Vec<String> = urls
-                    .iter()
-                    .map(|url| hostkit::mask::url(url.as_str()))
-                    .collect();
-                format!("servers {}", urls.join(", "))
-            }
-            Engine::Liveconf(path) => format!("`aclserver` in {}", path.display()),
-        },
-    ));
-    lines.push((
-        "cache",
-        format!(
-            "{} keys; allowed {}, denied {}, error {}, stale {}",
-            cache.entries,
-            show_duration(cache.allowed),
-            show_duration(cache.denied),
-            show_duration(cache.error),
-            show_duration(cache.stale)
+    let Site {
+        credentials,
+        rules,
+        trusted,
+        cors,
+        health_path,
+        fail_open,
+        timeouts,
+        limits,
+    } = &**site;
+    let Timeouts {
+        server: server_timeout,
+        client,
+        idle,
+    } = timeouts;
+    let Limits {
+        head,
+        body,
+        rate,
+        server_connections,
+    } = limits;
+    let mut lines: Vec<(&str, String)> = vec![
+        ("listen", list(listen)),
+        ("server", server.to_string()),
+        ("threads", format!("{threads}, {connections} connections")),
+        ("engine", told_engine(engine)),
+        ("cache", told_cache(cache)),
+        ("memcached", told_shared(shared.as_ref())),
+        ("keys in", told_credentials(credentials)),
+    ];
+    lines.extend(told_rules(rules));
+    lines.extend(cors.iter().map(|(name, value)| {
+        let value = value.to_str().unwrap_or_default();
+        ("cors", format!("{name}: {value}"))
+    }));
+    let none = || "none".to_owned();
+    lines.extend([
+        ("health", health_path.clone().unwrap_or_else(none)),
+        ("trusted", list(trusted)),
+        (
+            "deadlines",
+            format!(
+                "server {}, client {}, idle {}; lame duck {}, drain {}",
+                show_duration(*server_timeout),
+                show_duration(*client),
+                show_duration(*idle),
+                show_duration(*lame_duck),
+                show_duration(*drain_timeout)
+            ),
         ),
-    ));
-    lines.push((
-        "memcached",
-        shared.as_ref().map_or("not used".to_owned(), |shared| {
-            format!("{}, prefix {}", shared.servers.join(", "), shared.prefix)
-        }),
-    ));
-    lines.push(("rights", list(&site.rules.rights)));
-    for route in &site.rules.routes {
-        let needs = match &route.rights {
-            Some(rights) => list(rights),
-            None => "open".to_owned(),
-        };
-        let methods = match route.methods.as_slice() {
-            [] => String::new(),
-            methods => format!(" {}", methods.join(",")),
-        };
-        lines.push(("route", format!("{}{methods}: {needs}", route.prefix)));
-    }
-    let trusted: Vec<String> = site.trusted.iter().map(ToString::to_string).collect();
-    lines.push(("trusted", list(&trusted)));
-    let timeouts = &site.timeouts;
-    lines.push((
-        "deadlines",
-        format!(
-            "server {}, client {}, idle {}; lame duck {}, drain {}",
-            show_duration(timeouts.server),
-            show_duration(timeouts.client),
-            show_duration(timeouts.idle),
-            show_duration(*lame_duck),
-            show_duration(*drain_timeout)
+        (
+            "limits",
+            format!(
+                "head {}, body {}, {rate} B/s, {server_connections} connections to the server a thread",
+                show_size(*head as u64),
+                body.map_or("any length".to_owned(), show_size),
+            ),
         ),
-    ));
-    let limits = &site.limits;
-    let body = limits.body.map_or("any length".to_owned(), show_size);
-    lines.push((
-        "limits",
-        format!(
-            "head {}, body {body}, {} B/s, {} connections to the server a thread",
-            show_size(limits.head as u64),
-            limits.rate,
-            limits.server_connections
-        ),
-    ));
-    if site.fail_open {
-        lines.push((
+        (
             "fail-open",
-            "ON: unknown keys pass while the engine is away".to_owned(),
-        ));
-    }
-    lines.push((
-        "access log",
-        match access_log {
-            Some(AccessLog::Plain) => "plain",
-            Some(AccessLog::Json) => "json",
-            None => "off",
-        }
-        .to_owned(),
-    ));
-    lines.push((
-        "admin",
-        admin.as_ref().map_or("off".to_owned(), ToString::to_string),
-    ));
+            match fail_open {
+                true => "ON: unknown keys pass while the engine is away",
+                false => "off",
+            }
+            .to_owned(),
+        ),
+        (
+            "access log",
+            match access_log {
+                Some(AccessLog::Plain) => "plain",
+                Some(AccessLog::Json) => "json",
+                None => "off",
+            }
+            .to_owned(),
+        ),
+        (
+            "admin",
+            admin.as_ref().map_or("off".to_owned(), ToString::to_string),
+        ),
+    ]);
     lines
         .into_iter()
         .map(|(name, value)| format!("{name:<10}  {value}\n"))
         .collect()
 }
 
-fn list(names: &[String]) -> String {
-    if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(", ")
+fn told_engine(engine: &Engine) -> String {
+    match engine {
+        Engine::File(path) => format!("file {}", path.display()),
+        Engine::Servers(urls) => {
+            let urls: Vec<String> = urls
+                .iter()
+                .map(|url| hostkit::mask::url(url.as_str()))
+                .collect();
+            format!("servers {}", urls.join(", "))
+        }
+        Engine::Liveconf(path) => format!("`aclserver` in {}", path.display()),
+    }
+}
+
+fn told_cache(cache: &Cache) -> String {
+    let Cache {
+        entries,
+        allowed,
+        denied,
+        error,
+        stale,
+    } = *cache;
+    format!(
+        "{entries} keys; allowed {}, denied {}, error {}, stale {}",
+        show_duration(allowed),
+        show_duration(denied),
+        show_duration(error),
+        show_duration(stale)
+    )
+}
+
+fn told_shared(shared: Option<&Shared>) -> String {
+    let Some(Shared {
+        servers,
+        prefix,
+        secrets,
+    }) = shared
+    else {
+        return "not used".to_owned();
+    };
+    let secrets = match secrets.len() {
+        1 => "",
+        _ => "; two secrets, the first signs",
+    };
+    format!("{}, prefix {prefix}{secrets}", servers.join(", "))
+}
+
+fn told_credentials(credentials: &Credentials) -> String {
+    let Credentials {
+        header,
+        parameter,
+        hide,
+    } = credentials;
+    let hidden = match hide {
+        true => "hidden from the server",
+        false => "passed on to the server",
+    };
+    format!("{header}, Authorization, ?{parameter}=; {hidden}")
+}
+
+fn told_rules(rules: &Rules) -> Vec<(&'static str, String)> {
+    let Rules {
+        rights,
+        routes,
+        host_parameter,
+    } = rules;
+    let mut lines = vec![("rights", list(rights))];
+    for Route {
+        name,
+        prefix,
+        methods,
+        rights,
+    } in routes
+    {
+        let needs = match rights {
+            Some(rights) => list(rights),
+            None => "open".to_owned(),
+        };
+        let methods = match methods.as_slice() {
+            [] => String::new(),
+            methods => format!(" {}", methods.join(",")),
+        };
+        let name = match **name == **prefix {
+            true => String::new(),
+            false => format!(" ({name})"),
+        };
+        lines.push(("route", format!("{prefix}{methods}{name}: {needs}")));
+    }
+    let host = match host_parameter {
+        Some(name) => format!("?{name}="),
+        None => "the Host header".to_owned(),
+    };
+    lines.push(("host", host));
+    lines
+}
+
+fn list(items: &[impl ToString]) -> String {
+    match items {
+        [] => "none".to_owned(),
+        items => {
+            let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+            items.join(", ")
+        }
     }
 }

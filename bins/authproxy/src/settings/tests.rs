@@ -217,7 +217,6 @@ fn what_makes_no_sense_is_refused_with_its_name_and_a_remedy() {
         ("key-header: x_forwarded_for", "means something else"),
         ("key-parameter: a=b", "no name of a query parameter"),
         ("host-param: ''", "no name of a query parameter"),
-        ("cache: true", "no server is named"),
         ("cache: true\nmemcache-servers: h:x", "is no server"),
         ("cache: true\nmemcache-servers: h/y", "is no server"),
         (
@@ -371,12 +370,12 @@ fn memcached_needs_a_secret_that_only_we_know() {
     let shared = good.settings.shared.unwrap();
     assert_eq!(shared.servers, ["h1:11211", "[::1]:2"]);
     assert_eq!(
-        (shared.secret.0.len(), shared.prefix.as_str()),
+        (shared.secrets[0].0.len(), shared.prefix.as_str()),
         (16, "authproxy")
     );
     assert!(good.warnings.is_empty(), "{:?}", good.warnings);
     assert!(
-        !format!("{:?}", shared.secret).contains("48"),
+        !format!("{:?}", shared.secrets).contains("48"),
         "secrets are never shown"
     );
     let open = with(b"0123456789abcdef", 0o644).unwrap();
@@ -390,6 +389,141 @@ fn memcached_needs_a_secret_that_only_we_know() {
         let failure = with(bytes, mode).unwrap_err();
         assert!(failure.to_string().contains(said), "{failure}");
     }
+}
+
+#[test]
+fn two_visible_lines_are_two_secrets_and_everything_else_is_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let with = |bytes: &[u8]| {
+        let path = secret(temp.path(), bytes, 0o640);
+        least(
+            &format!("cache: true\nmemcache-servers: h\ncache-secret-file: {path}\n"),
+            "",
+        )
+    };
+    for (bytes, lengths) in [
+        (&b"0123456789abcdef"[..], &[16][..]),
+        (b"\n0123456789abcdef\r\n0123456789abcdefg \n\n", &[16, 17]),
+        // What an earlier version took for one stays one.
+        (b"0123456789abcdef\n\n0123456789abcdef", &[34]),
+        (b"0123456789abcdef\n0123456789abcde\xff", &[33]),
+        (b"0123456789\nabcdef\n0123456789abcdef", &[34]),
+    ] {
+        let secrets = with(bytes).unwrap().settings.shared.unwrap().secrets;
+        let found: Vec<usize> = secrets.iter().map(|secret| secret.0.len()).collect();
+        assert_eq!(found, lengths, "{bytes:?}");
+    }
+    let failure = with(b"0123456789abcdef\nshort").unwrap_err();
+    assert!(failure.to_string().contains("a secret in"), "{failure}");
+    let two = with(b"0123456789abcdef\nfedcba9876543210").unwrap();
+    let shown = summary(&two.settings);
+    assert!(shown.contains("two secrets, the first signs"), "{shown}");
+    assert!(!shown.contains("fedcba"), "{shown}");
+}
+
+#[test]
+fn summary_tells_every_setting_that_is_not_the_default() {
+    let temp = tempfile::tempdir().unwrap();
+    let secret = secret(temp.path(), &[7; 32], 0o600);
+    let shared = format!("cache: true\nmemcache-servers: h\ncache-secret-file: {secret}\n");
+    let before = summary(&least(&shared, "").unwrap().settings);
+    let command = hostkit::cli::command::<crate::Args>();
+    let flags = command.get_arguments().filter_map(clap::Arg::get_long);
+    let mut told = Vec::new();
+    for flag in flags {
+        let line = match flag {
+            // They say nothing of how requests are served, or where that stands.
+            "help" | "version" | "config" | "check" | "loglevel" | "console"
+            | "logstash-format" | "logstash-tags" | "cache-secret-file" | "liveconf" => continue,
+            // There is a lower bound: the processors of this host.
+            "threads" => continue,
+            "listen" => "--listen=127.0.0.1",
+            "server" => "--server=http://h:5000",
+            "acl-file" => "--acl-file=/5000",
+            "acl-server" => "--acl-server=http://h:5000",
+            "use-liveconf-aclserver" => "--use-liveconf-aclserver --liveconf=/5000",
+            "cache" => "--cache=false",
+            "fail-open" | "hide-credentials" => &format!("--{flag}"),
+            "memcache-servers" => "--memcache-servers=h:5000",
+            "trusted-proxies" => "--trusted-proxies=10.5.0.0/16",
+            "key-header" => "--key-header=x-5000",
+            "health-path" => "--health-path=/5000",
+            "access-log" => "--access-log=off",
+            "admin" => "--admin=127.0.0.1:5000",
+            _ => &format!("--{flag}=5000"),
+        };
+        let after = summary(&least(&shared, line).unwrap().settings);
+        assert_ne!(after, before, "{line} is not told");
+        told.push(flag.to_owned());
+    }
+    assert!(told.len() > 25, "{told:?}");
+    for file in [
+        "routes: [{path: /a, rights: x}]",
+        "routes: [{path: /a, rights: x, methods: PUT}]",
+        "routes: [{path: /a, rights: x, name: of-a}]",
+        "open: /a",
+        "host-param: of",
+        "cors: {allow-origin: '*'}",
+    ] {
+        let after = summary(&least(&format!("{shared}{file}\n"), "").unwrap().settings);
+        assert_ne!(after, before, "{file} is not told");
+    }
+}
+
+#[test]
+fn setting_that_needs_a_restart_is_named_as_it_was_written() {
+    let temp = tempfile::tempdir().unwrap();
+    let secret_of = |bytes: &[u8]| {
+        let path = secret(temp.path(), bytes, 0o600);
+        least(
+            &format!("cache: true\nmemcache-servers: h\ncache-secret-file: {path}\n"),
+            "",
+        )
+    };
+    let names = |before: &str, after: &str| {
+        let of = |text: &str| loaded(&format!("server: unix:/s\nright: all\n{text}"), "").unwrap();
+        restarts(&of(before), &of(after)).join(" ")
+    };
+    let acl = "acl-file: /acl\n";
+    for (before, after, expected) in [
+        ("port: 1", "port: 2", "port"),
+        ("port: 1", "listen: '[::]:2'", "port listen"),
+        // The same by another name.
+        ("port: 1", "listen: '[::]:1'", ""),
+        ("port: 1\nthreads: 1", "port: 1", ""),
+        (
+            "port: 1",
+            "port: 1\nttl-denied: 3s\ncache-entries: 7",
+            "cache-entries ttl-denied",
+        ),
+        (
+            "port: 1",
+            "port: 1\nlame-duck: 1\nmax-connections: 9",
+            "max-connections lame-duck",
+        ),
+        (
+            "port: 1",
+            "port: 1\ndrain-timeout: 1\naccess-log: off",
+            "drain-timeout access-log",
+        ),
+        ("port: 1", "port: 1\nadmin: unix:/a\ntimeout: 3", "admin"),
+    ] {
+        assert_eq!(
+            names(&format!("{acl}{before}\n"), &format!("{acl}{after}\n")),
+            expected,
+            "{after}"
+        );
+    }
+    assert_eq!(
+        names(
+            "port: 1\nacl-file: /a\n",
+            "port: 1\nacl-server: 'http://h/'\n"
+        ),
+        "acl-file acl-server"
+    );
+    let before = secret_of(&[7; 32]).unwrap();
+    let after = secret_of(&[8; 32]).unwrap();
+    assert_eq!(restarts(&before, &after), ["cache-secret-file"]);
 }
 
 #[test]
@@ -407,6 +541,7 @@ fn what_is_odd_is_said_and_no_reason_to_stop() {
     let warned = |file: &str| least(file, "").unwrap().warnings.join("\n");
     assert_eq!(warned(""), "");
     assert!(warned("memcache-servers: h:1").contains("give --cache"));
+    assert!(warned("cache: true").contains("shares nothing without --memcache-servers"));
     assert!(warned("fail-open: true").contains("--fail-open is on"));
     let many = least("threads: 60000", "").unwrap();
     assert!(many.settings.threads < 60_000 && many.warnings[0].contains("share of processors"));

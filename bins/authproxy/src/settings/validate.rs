@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    AccessLog, AccessLogChoice, Cache, Credentials, Limits, Listen, Server, Settings, Site,
+    AccessLog, AccessLogChoice, Cache, Credentials, Engine, Limits, Listen, Server, Settings, Site,
     Timeouts, engine, rules,
 };
 use crate::cli::{Args, Flags};
@@ -31,6 +31,8 @@ const TRUSTED: &str = "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
+    /// What was said of them, by the names that its writer used.
+    said: Flags,
     /// What is odd, but no reason not to run. Each names its object and the remedy.
     pub warnings: Vec<String>,
 }
@@ -48,40 +50,87 @@ pub fn load(args: &Args, matches: &ArgMatches) -> Result<Loaded, Failure> {
         Exit::USAGE
     };
     let mut warnings = Vec::new();
-    let settings = settle(flags, args.common.logstash_format, &mut warnings)
+    let settings = settle(&flags, args.common.logstash_format, &mut warnings)
         .map_err(|Wrong { what, remedy }| Failure::new(exit, what).remedy(remedy))?;
-    Ok(Loaded { settings, warnings })
+    Ok(Loaded {
+        settings,
+        said: flags,
+        warnings,
+    })
 }
 
-/// What differs between two settings and cannot be changed while running, by flag.
-#[must_use]
-pub fn restarts(before: &Settings, after: &Settings) -> Vec<&'static str> {
-    let fixed = |of: &Settings| {
-        let secret = of.shared.as_ref().map(|shared| shared.secret.0.clone());
-        [
-            ("--listen", format!("{:?}", of.listen)),
-            ("--server", of.server.to_string()),
-            ("--threads", of.threads.to_string()),
-            ("--max-connections", of.connections.to_string()),
-            (
-                "--server-connections",
-                of.site.limits.server_connections.to_string(),
-            ),
-            ("the permissions engine", format!("{:?}", of.engine)),
-            ("the cache", format!("{:?}", of.cache)),
-            ("memcached", format!("{:?}", of.shared)),
-            ("--cache-secret-file", format!("{secret:?}")),
-            ("--lame-duck", format!("{:?}", of.lame_duck)),
-            ("--drain-timeout", format!("{:?}", of.drain_timeout)),
-            ("--admin", format!("{:?}", of.admin)),
-            ("--access-log", format!("{:?}", of.access_log)),
-        ]
+/// What decides about a key: who knows it, and what requests need. For `key check`; with `all_requests` every request has to
+/// need a right, as for [`load`].
+///
+/// # Errors
+/// What was said does not go together (exit 78).
+pub(crate) fn judging(flags: &Flags, all_requests: bool) -> Result<(Engine, Site), Failure> {
+    let settled = || {
+        let site = site(flags, &mut Vec::new())?;
+        if all_requests {
+            rules::complete(&site.rules)?;
+        }
+        Ok((engine::engine(flags)?, site))
     };
-    let pairs = fixed(before).into_iter().zip(fixed(after));
-    pairs
-        .filter(|(before, after)| before != after)
-        .map(|((name, _), _)| name)
-        .collect()
+    settled().map_err(|Wrong { what, remedy }| Failure::new(Exit::CONFIG, what).remedy(remedy))
+}
+
+/// What differs between two settings and cannot be changed while running, by the names under which it was said.
+#[must_use]
+pub fn restarts(before: &Loaded, after: &Loaded) -> Vec<String> {
+    /// Whether a part of the settings differs, and which of its names were said otherwise.
+    macro_rules! part {
+        ($what:expr, $($name:ident),+) => {{
+            let what = $what;
+            let differs = what(&before.settings) != what(&after.settings);
+            let said = [$((stringify!($name), before.said.$name != after.said.$name)),+];
+            let said = said.into_iter().filter(|(_, differs)| *differs);
+            let mut names: Vec<&str> = said.map(|(name, _)| name).collect();
+            if names.is_empty() {
+                // What it names has changed: the secret in its file.
+                names.extend([$(stringify!($name)),+].last());
+            }
+            differs.then_some(names)
+        }};
+    }
+    let parts = [
+        part!(|of: &Settings| format!("{:?}", of.listen), port, listen),
+        part!(|of: &Settings| of.server.to_string(), server),
+        part!(|of: &Settings| of.threads, threads),
+        part!(|of: &Settings| of.connections, max_connections),
+        part!(
+            |of: &Settings| of.site.limits.server_connections,
+            server_connections
+        ),
+        part!(
+            |of: &Settings| format!("{:?}", of.engine),
+            acl_file,
+            acl_server,
+            use_liveconf_aclserver,
+            liveconf
+        ),
+        part!(
+            |of: &Settings| format!("{:?}", of.cache),
+            cache_entries,
+            ttl_allowed,
+            ttl_denied,
+            ttl_error,
+            stale_if_error
+        ),
+        part!(
+            |of: &Settings| of.shared.clone(),
+            cache,
+            memcache_servers,
+            cache_prefix,
+            cache_secret_file
+        ),
+        part!(|of: &Settings| of.lame_duck, lame_duck),
+        part!(|of: &Settings| of.drain_timeout, drain_timeout),
+        part!(|of: &Settings| of.admin.clone(), admin),
+        part!(|of: &Settings| of.access_log, access_log),
+    ];
+    let names = parts.into_iter().flatten().flatten();
+    names.map(|name| name.replace('_', "-")).collect()
 }
 
 /// What is wrong, and what to do about it.
@@ -97,9 +146,10 @@ pub(super) fn wrong(what: impl Into<String>, remedy: impl Into<String>) -> Wrong
     }
 }
 
-fn settle(flags: Flags, logstash: bool, warnings: &mut Vec<String>) -> Result<Settings, Wrong> {
+fn settle(flags: &Flags, logstash: bool, warnings: &mut Vec<String>) -> Result<Settings, Wrong> {
     let hash = Sha256::digest(format!("{flags:?}"));
-    let site = site(&flags, warnings)?;
+    let site = site(flags, warnings)?;
+    rules::complete(&site.rules)?;
     let server = flags.server.clone().ok_or_else(|| {
         wrong(
             "nothing says where requests go",
@@ -118,7 +168,7 @@ fn settle(flags: Flags, logstash: bool, warnings: &mut Vec<String>) -> Result<Se
         server,
         threads: threads(flags.threads.unwrap_or(1).into(), warnings),
         connections: count("--max-connections", flags.max_connections, 20_000)?,
-        engine: engine::engine(&flags)?,
+        engine: engine::engine(flags)?,
         cache: Cache {
             entries: count("--cache-entries", flags.cache_entries, 10_000)?,
             allowed: flags.ttl_allowed.unwrap_or(Duration::from_secs(60)),
@@ -126,10 +176,10 @@ fn settle(flags: Flags, logstash: bool, warnings: &mut Vec<String>) -> Result<Se
             error: flags.ttl_error.unwrap_or(Duration::from_secs(1)),
             stale: flags.stale_if_error.unwrap_or(Duration::from_secs(600)),
         },
-        shared: engine::shared(&flags, warnings)?,
+        shared: engine::shared(flags, warnings)?,
         lame_duck: flags.lame_duck.unwrap_or(Duration::from_secs(3)),
         drain_timeout: flags.drain_timeout.unwrap_or(Duration::from_secs(10)),
-        admin: flags.admin,
+        admin: flags.admin.clone(),
         access_log: match flags.access_log {
             Some(AccessLogChoice::Off) => None,
             Some(AccessLogChoice::Json) => Some(AccessLog::Json),

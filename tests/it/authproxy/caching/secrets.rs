@@ -1,0 +1,143 @@
+//! The secret of a cache that is shared: which jobs can read it, and how it is changed without a gap.
+
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
+use std::process::Command;
+
+use hostkit_tests::host::is_root;
+use hostkit_tests::{Outcome, bin, or_skip, skip, which};
+
+use super::*;
+
+const OLD: &[u8] = b"the secret of last year";
+const NEW: &[u8] = b"the secret of this year";
+
+#[test]
+fn hosts_share_answers_while_the_secret_is_changed() {
+    // Which hosts find what which hosts stored: [before], [during], [after].
+    let (before, during, after) = (&[OLD][..], &[NEW, OLD][..], &[NEW][..]);
+    for (writer, reader, finds) in [
+        (before, during, true),
+        (during, during, true),
+        (during, after, true),
+        (after, during, true),
+        // With the new one alone before all hosts know it, nothing is shared, and nothing is wrong.
+        (before, after, false),
+        (during, before, false),
+    ] {
+        let Some(world) = World::new(2) else { return };
+        world.engine.know(key(1));
+        let writer = world.host_with_secrets(SETTINGS, writer);
+        world.learn(&writer, key(1), true);
+        let found = || {
+            let asked = world.engine.asked();
+            let host = world.host_with_secrets(SETTINGS, reader);
+            assert_eq!(world.says(&host, key(1)), Some(true));
+            (world.engine.asked() == asked, host)
+        };
+        match finds {
+            true => eventually("the entry is found", || found().0),
+            false => {
+                let (is_found, host) = found();
+                assert!(!is_found);
+                assert_eq!(host.snapshot().shared_refused, 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn purge_during_a_change_removes_the_entries_of_both_secrets() {
+    let Some(world) = World::new(1) else { return };
+    world.engine.know(key(1));
+    for secret in [OLD, NEW] {
+        world.learn(&world.host_with(SETTINGS, secret), key(1), true);
+    }
+    assert_eq!(world.names().len(), 2);
+    let host = world.host_with_secrets(SETTINGS, &[NEW, OLD]);
+    assert_eq!(world.says(&host, key(1)), Some(true));
+    world.purge(&host, &Purge::Key(key(1)));
+    eventually("both are gone", || {
+        world.pass();
+        world.names().is_empty()
+    });
+}
+
+/// A job as thermos starts it: the user and group of its role, and the supplementary groups that the role is a member
+/// of (`os.setgroups` before `os.setgid` and `os.setuid` in its process.py).
+fn job(uid: u32, groups: &str, secret: &Path) -> Outcome {
+    let keys = secret.with_file_name("keys.yaml");
+    let mut command = Command::new("setpriv");
+    command.args([format!("--reuid={uid}"), format!("--regid={uid}")]);
+    match groups {
+        "" => command.arg("--clear-groups"),
+        groups => command.arg(format!("--groups={groups}")),
+    };
+    command
+        .arg(bin("authproxy"))
+        .args([
+            "--check",
+            "--port=1",
+            "--server=unix:/s",
+            "--right=read",
+            "--cache=1",
+        ])
+        .arg("--memcache-servers=h")
+        .arg(format!("--acl-file={}", keys.display()))
+        .arg(format!("--cache-secret-file={}", secret.display()))
+        .output()
+        .unwrap()
+        .into()
+}
+
+#[test]
+fn role_reads_the_secret_by_a_supplementary_group_or_an_acl() {
+    const ROLE: u32 = 61_001;
+    const GROUP: u32 = 61_002;
+    if !is_root() {
+        return skip("jobs of a role", "this is not root");
+    }
+    let Some(setfacl) = or_skip("setfacl", which("setfacl")) else {
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(directory.path().join("keys.yaml"), "keys: []\n").unwrap();
+    let secret = directory.path().join("secret");
+    let (reads, denied) = ("memcached   h:11211", "setfacl -m u:ROLE:r");
+    for (mode, acl, groups, says) in [
+        (0o640, "", "61002", reads),
+        (0o640, "", "7,61002,9", reads),
+        (0o640, "", "7", denied),
+        (0o640, "", "", denied),
+        (0o600, "", "61002", denied),
+        // The mask of an ACL stands where the mode of the group did.
+        (0o600, "u:61001:r", "", reads),
+        (0o640, "u:61003:r", "", denied),
+        (0o600, "g:61004:r", "61004", reads),
+        // Whoever may write it may choose the secret.
+        (
+            0o600,
+            "u:61001:rw",
+            "",
+            "can be written by others (mode 0660)",
+        ),
+        (0o660, "", "61002", "can be written by others (mode 0660)"),
+    ] {
+        std::fs::write(&secret, OLD).unwrap();
+        chown(&secret, Some(0), Some(GROUP)).unwrap();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(mode)).unwrap();
+        if !acl.is_empty() {
+            let set = Command::new(&setfacl)
+                .args(["-m", acl])
+                .arg(&secret)
+                .status();
+            assert!(set.unwrap().success(), "{acl}");
+        }
+        let told = job(ROLE, groups, &secret);
+        let said = format!("{}{}", told.stdout, told.stderr);
+        assert!(said.contains(says), "{mode:o} {acl} {groups}: {said}");
+        assert_eq!(told.code, if says == reads { 0 } else { 78 }, "{said}");
+        std::fs::remove_file(&secret).unwrap();
+    }
+}
