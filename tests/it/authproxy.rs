@@ -11,6 +11,7 @@ mod load;
 mod memory;
 mod outage;
 mod proxying;
+mod rights;
 mod seeds;
 mod upgrade;
 mod verbs;

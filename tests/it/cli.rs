@@ -147,9 +147,9 @@ fn variables_of_the_daemon_mean_nothing_to_verbs() {
         )
     };
     for (variable, value, rights) in [
-        ("HOSTKIT_AUTHPROXY_RIGHT", "admin", r#"rights: ["all"]"#),
+        ("HOSTKIT_AUTHPROXY_RIGHT", "admin", r#"rights: ["read"]"#),
         // A wrong one does not stop a verb either.
-        ("HOSTKIT_AUTHPROXY_PORT", "http", r#"rights: ["all"]"#),
+        ("HOSTKIT_AUTHPROXY_PORT", "http", r#"rights: ["read"]"#),
         (
             "HOSTKIT_AUTHPROXY_KEY_NEW_RIGHT",
             "stats",

@@ -7,9 +7,9 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
+use crate::door::Refused;
 use crate::headers::X_REQUEST_ID;
 use crate::lifecycle::Phase;
-use crate::refusal::Refusal;
 use crate::settings::Site;
 
 /// Which ways of sending a key there are (RFC 9110 section 11.6.1).
@@ -21,10 +21,11 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// The answer to a request that does not go on: `{"error": WORD, "message": SENTENCE, "request_id": ID}`. hyper leaves
 /// the body out of answers to HEAD.
 #[must_use]
-pub fn refuse(refusal: Refusal, site: &Site, id: &HeaderValue) -> Response<Bytes> {
+pub fn refuse(refused: &Refused, site: &Site, id: &HeaderValue) -> Response<Bytes> {
+    let refusal = refused.refusal;
     let body = json!({
         "error": refusal.word(),
-        "message": refusal.sentence(),
+        "message": refused.message(),
         "request_id": id.to_str().unwrap_or_default(),
     });
     let status = refusal.status();
@@ -77,6 +78,7 @@ fn answer(status: StatusCode, content_type: &'static str, body: String) -> Respo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::refusal::Refusal;
     use crate::settings::tests::site;
 
     fn header<'a>(answer: &'a Response<Bytes>, name: &str) -> Option<&'a str> {
@@ -87,7 +89,7 @@ mod tests {
     fn a_refusal_says_why_to_machines_people_and_browsers() {
         let site = site("cors: {allow-origin: '*', allow-headers: x-api-key, max-age: 600}\n");
         let id = HeaderValue::from_static("id7");
-        let answer = refuse(Refusal::NoKey, &site, &id);
+        let answer = refuse(&Refusal::NoKey.into(), &site, &id);
         let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
         assert_eq!(
             body,
@@ -116,11 +118,15 @@ mod tests {
     #[test]
     fn what_cannot_be_judged_now_may_be_asked_again_and_what_cannot_be_read_ends() {
         let (site, id) = (site(""), HeaderValue::from_static("id7"));
-        let answer = refuse(Refusal::EngineUnavailable, &site, &id);
+        let answer = refuse(&Refusal::EngineUnavailable.into(), &site, &id);
         assert_eq!(answer.status(), 503);
         assert_eq!(header(&answer, "retry-after"), Some("1"));
         assert_eq!(header(&answer, "www-authenticate"), None);
-        let answer = refuse(Refusal::Malformed("a \"bare\" line feed"), &site, &id);
+        let answer = refuse(
+            &Refusal::Malformed("a \"bare\" line feed").into(),
+            &site,
+            &id,
+        );
         assert_eq!(answer.status(), 400);
         assert_eq!(header(&answer, "connection"), Some("close"));
         let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();

@@ -276,8 +276,9 @@ async fn say(stream: &mut TcpStream, refusal: Refusal, client: &Client) -> io::R
     let id = headers::request_id(&parts.headers, &client.who);
     let telemetry = &client.thread.proxy.telemetry;
     let mut record = Record::begin(telemetry, &site, &parts, &client.who, id.clone());
-    record.refuse(&refusal.into());
-    let answer = answer::refuse(refusal, &site, &id);
+    let refused = refusal.into();
+    record.refuse(&refused);
+    let answer = answer::refuse(&refused, &site, &id);
     let mut bytes = format!("HTTP/1.1 {}\r\n", answer.status()).into_bytes();
     for (name, value) in answer.headers() {
         bytes.extend_from_slice(name.as_str().as_bytes());

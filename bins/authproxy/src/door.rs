@@ -64,6 +64,23 @@ pub struct Refused {
     pub key: Option<KeyHash>,
     /// The name of the route that decided; none where no route fits, or none could be found.
     pub route: Option<Arc<str>>,
+    /// The rights that the request needs, if the key lacks one of them.
+    pub needed: Box<[String]>,
+}
+
+impl Refused {
+    /// The sentence for people: with the rights that the key lacks.
+    #[must_use]
+    pub fn message(&self) -> Cow<'static, str> {
+        let sentence = self.refusal.sentence();
+        let has = |right| (self.id.as_ref()).is_some_and(|grant| grant.rights.contains(right));
+        let missing = self.needed.iter().filter(|right| !has(right));
+        let missing: Vec<&str> = missing.map(String::as_str).collect();
+        match missing.as_slice() {
+            [] => sentence.into(),
+            missing => format!("{sentence}: {}", missing.join(", ")).into(),
+        }
+    }
 }
 
 impl From<Refusal> for Refused {
@@ -73,6 +90,7 @@ impl From<Refusal> for Refused {
             id: None,
             key: None,
             route: None,
+            needed: Box::default(),
         }
     }
 }
@@ -159,7 +177,7 @@ impl Door {
 }
 
 /// The questions, in their order.
-async fn decide<F: Future<Output = Answer>>(
+pub(crate) async fn decide<F: Future<Output = Answer>>(
     site: &Site,
     parts: &Parts,
     find: impl FnOnce(KeyHash) -> F,
@@ -178,6 +196,7 @@ async fn decide<F: Future<Output = Answer>>(
         id,
         key: None,
         route: matched.name.cloned(),
+        needed: Box::default(),
     };
     if preflight.is_some() {
         return Ok(pass(None, Mark::Preflight));
@@ -203,6 +222,10 @@ async fn decide<F: Future<Output = Answer>>(
     match allows(&grant, site, parts, rights) {
         Ok(()) if stale => Ok(pass(Some(grant), Mark::Stale)),
         Ok(()) => Ok(pass(Some(grant), Mark::Known)),
+        Err(Refusal::MissingRight) => Err(Refused {
+            needed: rights.into(),
+            ..refuse(Refusal::MissingRight, Some(grant))
+        }),
         Err(refusal) => Err(refuse(refusal, Some(grant))),
     }
 }

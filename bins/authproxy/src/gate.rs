@@ -33,6 +33,8 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::refusal::Refusal;
+
 use chunked::{Chunked, Piece};
 use head::{Framing, Head};
 use watch::{Fault, Shared};
@@ -97,6 +99,14 @@ impl State {
             Framing::Chunked => Self::Chunked(Chunked::new(limit)),
         }
     }
+}
+
+/// Judges a head on its own, as the gate does one that arrives.
+///
+/// # Errors
+/// The rule that it breaks.
+pub(crate) fn check_head(head: &[u8], limit: usize) -> Result<(), Refusal> {
+    Head::new().scan(head, limit).map(|_| ())
 }
 
 /// What the first of some bytes are good for.

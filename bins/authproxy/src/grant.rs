@@ -16,6 +16,7 @@ pub(crate) mod read;
 mod tests;
 
 pub use expiry::parse as expiry;
+pub(crate) use expiry::{LAST, show as show_expiry};
 
 /// The SHA-256 of a key: all of a key that is looked up, stored, cached, sent or logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,6 +27,12 @@ impl KeyHash {
     #[must_use]
     pub fn of(key: &[u8]) -> Self {
         Self(Sha256::digest(key).into())
+    }
+
+    /// As much of it as shows which one it is.
+    #[must_use]
+    pub fn short(&self) -> String {
+        format!("{:.8}", self.to_string())
     }
 
     /// Its 32 bytes.

@@ -138,7 +138,7 @@ pub(crate) async fn handle(
         Ok(Answer::Ours(response)) => response.map(|bytes| ToClient::ours(bytes, entry)),
         Err(refused) => {
             entry.note(|record| record.refuse(&refused));
-            let response = answer::refuse(refused.refusal, &site, &id);
+            let response = answer::refuse(&refused, &site, &id);
             if refused.refusal.closes() {
                 client.linger();
             }
@@ -208,6 +208,7 @@ async fn answer(
             id: pass.id.clone(),
             key: None,
             route: pass.route.clone(),
+            needed: Box::default(),
         })?;
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
     if switched && !(asked && headers::is_websocket(&head.headers)) {

@@ -41,6 +41,8 @@ pub struct Record {
     pub(crate) route: Option<Arc<str>>,
     pub(crate) mark: Option<Mark>,
     pub(crate) refusal: Option<Refusal>,
+    /// The rights that the request needs, if its key lacks one of them.
+    pub(crate) needed: Box<[String]>,
     pub(crate) status: Option<StatusCode>,
     pub(crate) server: Option<Duration>,
     /// Bytes of the request's body so far.
@@ -98,6 +100,7 @@ impl Record {
             route: None,
             mark: None,
             refusal: None,
+            needed: Box::default(),
             status: None,
             server: None,
             received: 0,
@@ -118,6 +121,7 @@ impl Record {
         self.grant.clone_from(&refused.id);
         self.key = refused.key;
         self.route.clone_from(&refused.route);
+        self.needed.clone_from(&refused.needed);
         self.end(refused.refusal);
     }
 

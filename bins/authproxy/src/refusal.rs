@@ -114,7 +114,7 @@ impl Refusal {
             Self::NoKey => "an API key is needed",
             Self::UnknownKey => "this API key is not known",
             Self::ExpiredKey => "this API key has expired",
-            Self::MissingRight => "this API key does not have the right that is needed",
+            Self::MissingRight => "this API key does not have a right that is needed",
             Self::HostNotAllowed => "this API key is not for this host",
             Self::PathNotAllowed => "this API key is not for this path",
             Self::MethodNotAllowed => "this API key is not for this method",

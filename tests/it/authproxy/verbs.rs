@@ -1,6 +1,7 @@
 //! The verbs of authproxy as people and scripts use them.
 
 mod key;
+mod manage;
 mod serve_acl;
 
 use std::io::Write as _;

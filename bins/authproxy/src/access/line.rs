@@ -100,6 +100,9 @@ impl Format {
         if let Some(refusal) = record.refusal {
             write!(to, " refused={}", refusal.word())?;
         }
+        if let Some((needed, has)) = rights(record) {
+            write!(to, " needed={} has={}", Printable(&needed), Printable(&has))?;
+        }
         if let Some(grant) = &record.grant {
             write!(to, " key={}", Printable(&grant.id))?;
         }
@@ -143,6 +146,10 @@ impl Format {
         }
         if let Some(refusal) = record.refusal {
             member(to, "refusal", refusal.word())?;
+        }
+        if let Some((needed, has)) = rights(record) {
+            member(to, "needed", &needed)?;
+            member(to, "has", &has)?;
         }
         if let Some(grant) = &record.grant {
             member(to, "key_id", &grant.id)?;
@@ -204,6 +211,13 @@ fn client(forwarded_for: Option<&HeaderValue>, peer: IpAddr) -> Cow<'_, str> {
         Some(Cow::Owned(first)) => Cow::Owned(start(&first, LONGEST_CLIENT).to_owned()),
         None => Cow::Owned(peer.to_string()),
     }
+}
+
+/// The rights that a request needs and those of its key, if the key lacks one of them.
+fn rights(record: &Record) -> Option<(String, String)> {
+    let grant = record.grant.as_ref()?;
+    let listed = |rights: &[String]| start(&rights.join(","), LONGEST).to_owned();
+    (!record.needed.is_empty()).then(|| (listed(&record.needed), listed(&grant.rights)))
 }
 
 fn start(text: &str, longest: usize) -> &str {

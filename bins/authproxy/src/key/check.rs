@@ -1,47 +1,60 @@
 //! `key check`: what a key may do, and whether a request with it would pass.
+//!
+//! Owns what is asked and how it is told. The judgement is the daemon's own: `gate`, `door` and `scope`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
-use hostkit::{Exit, Failure, clock, out};
+use hostkit::{Exit, Failure, out};
+use hyper::Request;
+use hyper::header::{HOST, HeaderValue};
+use hyper::http::request::Parts;
 use serde_json::json;
 use tokio::runtime::Builder;
-use url::Url;
+use url::{Url, form_urlencoded};
 
-use crate::grant::{Grant, KeyHash};
-use crate::permissions::Permissions as _;
+use crate::cache::Known;
+use crate::cli::Flags;
+use crate::door::{self, Mark, Pass, Refused};
+use crate::gate;
+use crate::grant::{Grant, KeyHash, show_expiry};
 use crate::permissions::file::AclFile;
+use crate::permissions::liveconf::Liveconf;
 use crate::permissions::server::Servers;
+use crate::permissions::{Permissions as _, Remote};
 use crate::refusal::Refusal;
-use crate::scope::{self, Asked};
+use crate::settings::{self, Engine, Site};
 
 /// How long a person waits for a permissions engine.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Flags of `key check`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(group = clap::ArgGroup::new("engine").required(true))]
+#[command(group = clap::ArgGroup::new("engine").required(true).multiple(true))]
 pub struct Check {
     /// Refused: it would stay in the shell's history, and everybody on this host could see it
     #[arg(hide = true)]
     pub(super) key: Option<String>,
-    /// Who knows it: a YAML file of keys
+    /// Judge --path by the rules and the permissions engine of this configuration file of the daemon
+    #[arg(long, value_name = "FILE", group = "engine", requires = "path")]
+    config: Option<PathBuf>,
+    /// The permissions engine: a YAML file of keys
     #[arg(long, value_name = "FILE", group = "engine")]
     acl_file: Option<PathBuf>,
-    /// Who knows it: http or https URLs that are asked in this order. Repeatable, or with commas
+    /// The permissions engine: http or https URLs that are asked in this order. Repeatable, or with commas
     #[arg(long, value_name = "URL", value_delimiter = ',', group = "engine")]
-    acl_server: Vec<Url>,
-    /// A right that is needed. Repeatable, or with commas: then all of them
+    acl_server: Option<Vec<Url>>,
+    /// A right that requests need, as the daemon's --right. Repeatable, or with commas: then all of them
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    right: Vec<String>,
-    /// The host of the request
+    right: Option<Vec<String>>,
+    /// The host of the request [default: one that the key is for]
     #[arg(long, value_name = "HOST")]
     host: Option<String>,
-    /// The path of the request
+    /// The path of the request, with its query if that matters [default: one that the key is for]
     #[arg(long, value_name = "PATH")]
     path: Option<String>,
-    /// The method of the request
+    /// The method of the request [default: one that the key is for; GET with --config]
     #[arg(long, value_name = "METHOD")]
     method: Option<String>,
     /// Print JSON
@@ -50,66 +63,144 @@ pub struct Check {
 }
 
 pub(super) fn run(check: &Check, key: KeyHash) -> Result<Exit, Failure> {
-    let grant = find(check, key)?;
-    let judged = match &grant {
-        Some(grant) => judge(check, grant),
-        None => Err(Refusal::UnknownKey),
-    };
+    let (engine, site) = settings::judging(&flags(check)?, check.config.is_some())?;
+    let runtime = hostkit::runtime::build(Builder::new_current_thread().enable_all())?;
+    let judged = runtime.block_on(async {
+        let grant = find(engine, key).await?;
+        let judged = judge(check, &site, grant.clone()).await?;
+        Ok::<_, Failure>((grant, judged))
+    });
+    // The resolver may still be busy with a name, and nothing waits for it any more.
+    runtime.shutdown_background();
+    let (grant, judged) = judged?;
     match check.json {
-        true => out::json(&json!({
-            "known": grant.is_some(),
-            "sha256": key.to_string(),
-            "grant": grant.as_deref(),
-            "passes": judged.is_ok(),
-            "error": judged.err().map(Refusal::word),
-        }))?,
-        false => out::text(&describe(grant.as_deref(), judged))?,
+        true => {
+            let refused = judged.as_ref().err();
+            let route = match &judged {
+                Ok(pass) => &pass.route,
+                Err(refused) => &refused.route,
+            };
+            out::json(&json!({
+                "known": grant.is_some(),
+                "sha256": key.to_string(),
+                "grant": grant.as_deref(),
+                "passes": judged.is_ok(),
+                "route": route.as_deref(),
+                "error": refused.map(|refused| refused.refusal.word()),
+                "needed": refused.map(|refused| &refused.needed),
+            }))?;
+        }
+        false => out::text(&describe(grant.as_deref(), &judged))?,
     }
     Ok(match judged {
-        Ok(()) => Exit::OK,
+        Ok(_) => Exit::OK,
         Err(_) => Exit::DENIED,
     })
 }
 
-fn find(check: &Check, key: KeyHash) -> Result<Option<Arc<Grant>>, Failure> {
-    if let Some(file) = &check.acl_file {
-        return Ok(AclFile::open(file)?.get(&key));
+/// What the daemon's file says, and over it what the command line does.
+fn flags(check: &Check) -> Result<Flags, Failure> {
+    let mut flags = match &check.config {
+        Some(_) => hostkit::config::load("authproxy", check.config.as_deref(), None)?,
+        None => Flags::default(),
+    };
+    if check.acl_file.is_some() || check.acl_server.is_some() {
+        flags.acl_file.clone_from(&check.acl_file);
+        flags.acl_server.clone_from(&check.acl_server);
+        flags.use_liveconf_aclserver = None;
     }
-    let servers = Servers::new(&check.acl_server, PATIENCE)?;
-    let runtime = hostkit::runtime::build(Builder::new_current_thread().enable_all())?;
-    let found = runtime.block_on(servers.find(key));
-    // The resolver may still be busy with a name, and nobody waits for it any more.
-    runtime.shutdown_background();
-    let found = found.map_err(|why| {
+    if check.right.is_some() {
+        flags.right.clone_from(&check.right);
+    }
+    Ok(flags)
+}
+
+async fn find(engine: Engine, key: KeyHash) -> Result<Option<Arc<Grant>>, Failure> {
+    let remote = match engine {
+        Engine::File(path) => return Ok(AclFile::open(&path)?.get(&key)),
+        Engine::Servers(urls) => Remote::Servers(Servers::new(&urls, PATIENCE)?),
+        Engine::Liveconf(path) => Remote::Liveconf(Arc::new(Liveconf::open(&path))),
+    };
+    let found = remote.find(key).await.map_err(|why| {
         Failure::new(Exit::UNAVAILABLE, "no permissions engine can be asked").because(why)
     })?;
     Ok(found.grant)
 }
 
-/// Judges by what was named on the command line; of the rest nothing is asked.
-fn judge(check: &Check, grant: &Grant) -> Result<(), Refusal> {
-    let mut asked_for = grant.clone();
-    if check.host.is_none() {
-        asked_for.hosts.clear();
+/// Judges as the daemon would: by what was named on the command line; of the rest nothing is asked.
+async fn judge(
+    check: &Check,
+    site: &Site,
+    grant: Option<Arc<Grant>>,
+) -> Result<Result<Pass, Refused>, Failure> {
+    let parts = request(check, site)?;
+    let method = parts.method.as_str();
+    let head = format!("{method} {} HTTP/1.1\r\nHost: h\r\n\r\n", parts.uri);
+    if let Err(refusal) = gate::check_head(head.as_bytes(), site.limits.head) {
+        return Ok(Err(refusal.into()));
     }
-    if check.path.is_none() {
-        asked_for.paths.clear();
+    if site.health_path.as_deref() == Some(parts.uri.path()) {
+        return Ok(Ok(Pass {
+            id: None,
+            route: None,
+            mark: Mark::Open,
+        }));
     }
-    if check.method.is_none() {
-        asked_for.methods.clear();
-    }
-    let now = clock::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let asked = Asked {
-        method: check.method.as_deref().unwrap_or_default(),
-        path: check.path.as_deref().unwrap_or_default(),
-        host: check.host.as_deref().unwrap_or_default(),
-        rights: &check.right,
-        now: now.as_secs(),
+    let known = match grant {
+        Some(grant) => Known::Grant {
+            grant: Arc::new(as_asked(check, &grant)),
+            stale: false,
+        },
+        None => Known::Nobody,
     };
-    scope::allows(&asked_for, &asked)
+    Ok(door::decide(site, &parts, async |_| Ok(known)).await)
 }
 
-fn describe(grant: Option<&Grant>, judged: Result<(), Refusal>) -> String {
+/// The request that is judged. Its key stands for the one that was typed: what is known of that is at hand.
+fn request(check: &Check, site: &Site) -> Result<Parts, Failure> {
+    let mut target = check.path.clone().unwrap_or("/".to_owned());
+    if let (Some(name), Some(host)) = (&site.rules.host_parameter, &check.host) {
+        let pair = form_urlencoded::Serializer::new(String::new())
+            .append_pair(name, host)
+            .finish();
+        let separator = if target.contains('?') { '&' } else { '?' };
+        target.push_str(&format!("{separator}{pair}"));
+    }
+    let host = HeaderValue::from_str(check.host.as_deref().unwrap_or("localhost"));
+    let built = host.map_err(Into::into).and_then(|host| {
+        Request::builder()
+            .method(check.method.as_deref().unwrap_or("GET"))
+            .uri(target)
+            .header(HOST, host)
+            .header(&site.credentials.header, HeaderValue::from_static("key"))
+            .body(())
+    });
+    match built {
+        Ok(request) => Ok(request.into_parts().0),
+        Err(error) => Err(
+            Failure::new(Exit::USAGE, "no request has this method, host and path")
+                .remedy("write --method GET, --host example.com, --path /stats")
+                .because(error),
+        ),
+    }
+}
+
+/// The grant without what restricts it to something that was not asked about.
+fn as_asked(check: &Check, grant: &Grant) -> Grant {
+    let mut grant = grant.clone();
+    if check.host.is_none() {
+        grant.hosts.clear();
+    }
+    if check.path.is_none() {
+        grant.paths.clear();
+    }
+    if check.method.is_none() && check.config.is_none() {
+        grant.methods.clear();
+    }
+    grant
+}
+
+fn describe(grant: Option<&Grant>, judged: &Result<Pass, Refused>) -> String {
     let mut text = String::new();
     if let Some(grant) = grant {
         let mut tell = |name: &str, value: &str| text.push_str(&format!("{name}: {value}\n"));
@@ -122,25 +213,37 @@ fn describe(grant: Option<&Grant>, judged: Result<(), Refusal>) -> String {
         tell("hosts", &all(&grant.hosts));
         tell("paths", &all(&grant.paths));
         tell("methods", &all(&grant.methods));
-        let end = grant
-            .expires
-            .and_then(|end| UNIX_EPOCH.checked_add(Duration::from_secs(end)));
-        match end {
-            Some(end) => tell(
-                "expires",
-                &humantime::format_rfc3339_seconds(end).to_string(),
-            ),
+        match grant.expires {
+            Some(end) => tell("expires", &show_expiry(end)),
             None => tell("expires", "never"),
         }
     }
+    let route = |route: &Option<Arc<str>>| match route {
+        Some(route) => format!("route: {route}\n"),
+        None => String::new(),
+    };
     match judged {
-        Ok(()) => text.push_str("passes\n"),
-        Err(refusal) => text.push_str(&format!(
-            "refused: {} ({}, {})\n",
-            refusal.sentence(),
-            refusal.status().as_u16(),
-            refusal.word()
-        )),
+        Ok(pass) => {
+            text.push_str(&route(&pass.route));
+            text.push_str(match pass.mark {
+                Mark::Open => "passes: this path needs no key\n",
+                _ => "passes\n",
+            });
+        }
+        Err(refused) => {
+            text.push_str(&route(&refused.route));
+            text.push_str(&format!(
+                "refused: {} ({}, {})",
+                refused.message(),
+                refused.refusal.status().as_u16(),
+                refused.refusal.word()
+            ));
+            if let (Refusal::MissingRight, Some(grant)) = (refused.refusal, grant) {
+                let needed = refused.needed.join(",");
+                text.push_str(&format!(" needed={needed} has={}", grant.rights.join(",")));
+            }
+            text.push('\n');
+        }
     }
     text
 }

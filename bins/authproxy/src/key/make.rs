@@ -1,8 +1,13 @@
 //! `key new`: 256 random bits, and the entry of the ACL file that lets them in.
 
+use std::io::Write as _;
+use std::path::PathBuf;
+
 use hostkit::{Exit, Failure, out};
 use serde_json::{Value, json};
 
+use super::edit;
+use super::file::KeyFile;
 use crate::grant::{Grant, KeyHash};
 
 /// What every key begins with, so that it can be recognised where it should not be.
@@ -22,7 +27,7 @@ pub struct New {
         long,
         value_name = "NAME",
         value_delimiter = ',',
-        default_value = "all"
+        default_value = "read"
     )]
     right: Vec<String>,
     /// A host it may be used for, `*.example.com` for all below it. Repeatable, or with commas [default: all]
@@ -37,24 +42,33 @@ pub struct New {
     /// When it ends: 2027-01-31, or 2027-01-31T12:00:00Z [default: never]
     #[arg(long, value_name = "TIME")]
     expires: Option<String>,
+    /// Add the entry to this ACL file, which is made if it is missing
+    #[arg(long, value_name = "FILE")]
+    into: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(new: &New) -> Result<Exit, Failure> {
-    let key = key()?;
-    let hash = KeyHash::of(key.as_bytes());
-    let grant = grant(new, &hash)?;
-    let mut entry = serde_json::to_value(&grant).unwrap_or_default();
-    entry["sha256"] = hash.to_string().into();
-    if new.json {
-        out::json(&json!({ "key": key, "entry": entry }))?;
-    } else {
-        out::text(&format!(
-            "{key}\n\n# Above: the key, shown this once. Below: its entry among the `keys` of the ACL file.\n{}",
-            yaml(&entry)
-        ))?;
+    let key = NewKey::random()?;
+    let grant = grant(new, &key.hash)?;
+    let entry = entry(&key.hash, &grant);
+    if let Some(path) = &new.into {
+        let file = KeyFile::open(path, true)?;
+        let added = edit::append(&file.text, &file.entries, &yaml(&entry));
+        let mut keys = file.keys();
+        keys.push((key.hash, grant.clone()));
+        file.replace(added.into_iter().collect(), &keys)?;
+    }
+    key.show(&grant.id)?;
+    match (new.json, &new.into) {
+        (true, _) => out::json(&json!({ "entry": entry }))?,
+        (false, None) => out::text(&yaml(&entry))?,
+        (false, Some(path)) => {
+            let short = key.hash.short();
+            out::line(format!("added {} {short} to {}", grant.id, path.display()))?;
+        }
     }
     Ok(Exit::OK)
 }
@@ -62,7 +76,7 @@ pub(super) fn run(new: &New) -> Result<Exit, Failure> {
 fn grant(new: &New, hash: &KeyHash) -> Result<Grant, Failure> {
     let id = match &new.id {
         Some(id) => id.clone(),
-        None => format!("key-{}", &hash.to_string()[..8]),
+        None => format!("key-{}", hash.short()),
     };
     let said = json!({
         "id": id,
@@ -75,8 +89,15 @@ fn grant(new: &New, hash: &KeyHash) -> Result<Grant, Failure> {
     serde_json::from_value(said).map_err(|error| Failure::new(Exit::USAGE, error.to_string()))
 }
 
+/// An entry of an ACL file.
+pub(super) fn entry(hash: &KeyHash, grant: &Grant) -> Value {
+    let mut entry = serde_json::to_value(grant).unwrap_or_default();
+    entry["sha256"] = hash.to_string().into();
+    entry
+}
+
 /// The members in the order of the page that describes them. Values as in JSON, which is YAML.
-fn yaml(entry: &Value) -> String {
+pub(super) fn yaml(entry: &Value) -> String {
     let mut text = String::new();
     for name in [
         "id", "sha256", "rights", "hosts", "paths", "methods", "expires",
@@ -89,24 +110,44 @@ fn yaml(entry: &Value) -> String {
     text
 }
 
-/// A new key. Every digit is as likely as every other.
-fn key() -> Result<String, Failure> {
-    let random = rustls::crypto::ring::default_provider().secure_random;
-    let mut key = PREFIX.to_owned();
-    while key.len() < PREFIX.len() + LENGTH {
-        let mut bytes = [0; 64];
-        random
-            .fill(&mut bytes)
-            .map_err(|_| Failure::new(Exit::FAILED, "the system has no randomness"))?;
-        // 248 is the largest multiple of 62 in a byte; the rest would make the first digits likelier.
-        let fair = bytes.iter().filter(|byte| **byte < 248);
-        let wanted = PREFIX.len() + LENGTH - key.len();
-        key.extend(
-            fair.take(wanted)
-                .map(|byte| DIGITS[usize::from(byte % 62)] as char),
-        );
+/// A key that nothing has seen yet.
+pub(super) struct NewKey {
+    text: String,
+    pub(super) hash: KeyHash,
+}
+
+impl NewKey {
+    /// A new key. Every digit is as likely as every other.
+    pub(super) fn random() -> Result<Self, Failure> {
+        let random = rustls::crypto::ring::default_provider().secure_random;
+        let mut text = PREFIX.to_owned();
+        while text.len() < PREFIX.len() + LENGTH {
+            let mut bytes = [0; 64];
+            random
+                .fill(&mut bytes)
+                .map_err(|_| Failure::new(Exit::FAILED, "the system has no randomness"))?;
+            // 248 is the largest multiple of 62 in a byte; the rest would make the first digits likelier.
+            let fair = bytes.iter().filter(|byte| **byte < 248);
+            let wanted = PREFIX.len() + LENGTH - text.len();
+            text.extend(
+                fair.take(wanted)
+                    .map(|byte| DIGITS[usize::from(byte % 62)] as char),
+            );
+        }
+        let hash = KeyHash::of(text.as_bytes());
+        Ok(Self { text, hash })
     }
-    Ok(key)
+
+    /// Shows it, on stderr alone: stdout ends in files.
+    pub(super) fn show(&self, id: &str) -> Result<(), Failure> {
+        let text = format!("The key of {id}, shown only now:\n{}\n", self.text);
+        let shown = std::io::stderr().write_all(text.as_bytes());
+        shown.map_err(|error| {
+            Failure::new(Exit::IO, format!("cannot show the key of {id}"))
+                .remedy("remove its entry with `authproxy key revoke`, and make another one")
+                .because(error)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -117,7 +158,7 @@ mod tests {
 
     #[test]
     fn keys_differ_and_use_all_digits() {
-        let keys: HashSet<String> = (0..500).map(|_| key().unwrap()).collect();
+        let keys: HashSet<String> = (0..500).map(|_| NewKey::random().unwrap().text).collect();
         assert_eq!(keys.len(), 500);
         let mut digits = HashSet::new();
         for key in &keys {

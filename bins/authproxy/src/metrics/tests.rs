@@ -71,6 +71,7 @@ fn a_request_is_counted_when_it_has_ended() {
         id: Some(grant("alice")),
         key: None,
         route: None,
+        needed: Box::default(),
     });
     drop(refused);
     drop(begin(&telemetry));

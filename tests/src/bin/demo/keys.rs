@@ -1,31 +1,34 @@
 //! The demo's API behind authproxy: a key is made, asked with, and a request without one is turned away.
 
 use hostkit_tests::authproxy::Authproxy;
-use serde_json::{Value, json};
 
 use super::{Stage, said, start_instance, step};
 
 pub(super) fn ask_for_one(stage: &Stage) {
     step("authproxy in front of eightball: a key or nothing");
     let (_instance, private) = start_instance(stage);
+    let file = stage.path("acl.yaml");
     let made = stage
         .tool("authproxy")
-        .args(["key", "new", "--id=demo", "--right=all", "--json"])
+        .args(["key", "new", "--id=demo", "--right=read", "--into"])
+        .arg(&file)
         .output()
         .unwrap();
-    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
-    let key = made["key"].as_str().unwrap();
-    said("authproxy key new --id=demo --right=all");
+    let shown = String::from_utf8(made.stderr).unwrap();
+    let key = shown.lines().find(|line| line.starts_with("hk_")).unwrap();
+    said("authproxy key new --id=demo --right=read --into acl.yaml");
     said(&format!(
-        "  {}.. is shown once; the ACL file has",
+        "  {}.. is shown once, on the terminal; acl.yaml has",
         &key[..8]
     ));
-    said(&format!("  {}", made["entry"]));
-    let file = stage.path("acl.yaml");
-    std::fs::write(&file, json!({"keys": [made["entry"]]}).to_string()).unwrap();
-    let proxy = Authproxy::before(private, &[&format!("--acl-file={}", file.display())]);
+    for line in std::fs::read_to_string(&file).unwrap().lines() {
+        said(&format!("  {line}"));
+    }
+    let server = format!("--server=http://localhost:{private}");
+    let acl = format!("--acl-file={}", file.display());
+    let proxy = Authproxy::start(&[&server, "--right=read", &acl]);
     said(&format!(
-        "authproxy --port={} --server=http://localhost:{private} --right=all --acl-file=acl.yaml",
+        "authproxy --port={} {server} --right=read --acl-file=acl.yaml",
         proxy.port()
     ));
     let path = "/shake/?question=allowed";

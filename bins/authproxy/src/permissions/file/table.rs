@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hostkit::{Exit, Failure, config, follow};
-use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_saphyr::Spanned;
 use sha2::{Digest as _, Sha256};
 
 use crate::grant::{Grant, KeyHash, read};
@@ -54,16 +55,55 @@ struct Entry {
     expires: Option<u64>,
 }
 
-/// Reads a file; none if its text is the one that is `known`.
+/// An entry, and where it begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) key: KeyHash,
+    pub(crate) grant: Grant,
+    /// The line of its first member, counted from 0.
+    pub(crate) line: usize,
+    /// The characters before that.
+    pub(crate) column: usize,
+}
+
+/// The text of an ACL file.
 ///
 /// # Errors
-/// It cannot be read or is not valid (exit 78).
-pub(super) fn read(path: &Path, known: Option<&str>) -> Result<Option<Table>, Failure> {
-    let text = follow::text(path, LIMIT).map_err(|why| Failure::new(Exit::CONFIG, why))?;
-    let sha256 = format!("{:x}", Bytes::copy_from_slice(&Sha256::digest(&text)));
-    if known == Some(&sha256) {
-        return Ok(None);
+/// It cannot be read (exit 78).
+pub(crate) fn text(path: &Path) -> Result<String, Failure> {
+    follow::text(path, LIMIT).map_err(|why| Failure::new(Exit::CONFIG, why))
+}
+
+/// The entries of a text, in their order.
+///
+/// # Errors
+/// It is not valid (exit 78).
+pub(crate) fn entries(path: &Path, text: &str) -> Result<Vec<Listed>, Failure> {
+    #[derive(Deserialize)]
+    struct Spans {
+        keys: Vec<Spanned<Entry>>,
     }
+    // What is not valid as a whole has no entries.
+    parse::<Text>(path, text)?;
+    let place = |number: u64| {
+        usize::try_from(number)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(1)
+    };
+    let listed = |entry: Spanned<Entry>| Listed {
+        key: entry.value.sha256,
+        line: place(entry.referenced.line()),
+        column: place(entry.referenced.column()),
+        grant: entry.value.into(),
+    };
+    Ok(parse::<Spans>(path, text)?
+        .keys
+        .into_iter()
+        .map(listed)
+        .collect())
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, Failure> {
     // What is counted here cannot be more than the bytes of the file are.
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -71,10 +111,22 @@ pub(super) fn read(path: &Path, known: Option<&str>) -> Result<Option<Table>, Fa
             max_nodes: LIMIT as usize,
         },
     };
-    let parsed: Result<Text, _> = serde_saphyr::from_str_with_options(&text, options);
-    let text = parsed.map_err(|error| config::explain(path, &error))?;
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| config::explain(path, &error))
+}
+
+/// Reads a file; none if its text is the one that is `known`.
+///
+/// # Errors
+/// It cannot be read or is not valid (exit 78).
+pub(super) fn read(path: &Path, known: Option<&str>) -> Result<Option<Table>, Failure> {
+    let text = text(path)?;
+    let sha256 = format!("{:x}", Bytes::copy_from_slice(&Sha256::digest(&text)));
+    if known == Some(&sha256) {
+        return Ok(None);
+    }
     Ok(Some(Table {
-        grants: text.keys.0,
+        grants: parse::<Text>(path, &text)?.keys.0,
         sha256,
     }))
 }

@@ -1,0 +1,310 @@
+//! Edits of an ACL file by whole lines, so that comments and the shape of all other entries stay.
+//!
+//! Owns which lines an entry has. Pure; what comes out is parsed again by `file`, so a text that is read wrongly here is
+//! refused and never damaged.
+
+use std::ops::Range;
+
+use crate::permissions::file::Listed;
+
+/// Lines that take the place of others.
+#[derive(Debug)]
+pub(super) struct Edit {
+    lines: Range<usize>,
+    with: String,
+}
+
+/// The lines of an entry.
+struct Span {
+    /// From that of its dash to the last one that says something.
+    lines: Range<usize>,
+    /// What stands before its dash.
+    indent: String,
+}
+
+/// Adds an entry behind the last one. None where entries are not lines of their own.
+pub(super) fn append(text: &str, entries: &[Listed], entry: &str) -> Option<Edit> {
+    match entries.last() {
+        Some(last) => behind(text, last, entry),
+        None => {
+            let (at, line) = list(text)?;
+            let (indent, _) = line.split_once("keys:")?;
+            let with = format!("{indent}keys:\n{}", indented(entry, indent));
+            // `keys: []` and nothing else, but a comment.
+            let rest = line.split_once("[]")?.1.trim();
+            let is_whole = rest.is_empty() || rest.starts_with('#');
+            is_whole.then_some(Edit {
+                lines: at..at + 1,
+                with,
+            })
+        }
+    }
+}
+
+/// Adds an entry behind another.
+pub(super) fn behind(text: &str, other: &Listed, entry: &str) -> Option<Edit> {
+    let Span { lines, indent } = span(text, other)?;
+    Some(Edit {
+        lines: lines.end..lines.end,
+        with: indented(entry, &indent),
+    })
+}
+
+/// Removes entries; a list that has no others is an empty one.
+pub(super) fn remove(text: &str, entries: &[Listed], which: &[usize]) -> Option<Vec<Edit>> {
+    let removed = which.iter().map(|index| {
+        let Span { lines, .. } = span(text, entries.get(*index)?)?;
+        Some(Edit {
+            lines,
+            with: String::new(),
+        })
+    });
+    let mut edits: Vec<Edit> = removed.collect::<Option<_>>()?;
+    if which.len() == entries.len() {
+        let (at, line) = list(text)?;
+        let with = line.replacen("keys:", "keys: []", 1) + "\n";
+        edits.push(Edit {
+            lines: at..at + 1,
+            with,
+        });
+    }
+    Some(edits)
+}
+
+/// Gives an entry an end, or another one. `new` is what takes the place of an entry in flow style (`{id: ..}`).
+pub(super) fn expire(text: &str, entry: &Listed, end: &str, new: &str) -> Option<Edit> {
+    let Span { lines, indent } = span(text, entry)?;
+    let all: Vec<&str> = text.lines().collect();
+    if all.get(entry.line)?.chars().nth(entry.column) == Some('{') {
+        let with = indented(new, &indent);
+        return Some(Edit { lines, with });
+    }
+    // What stands before a member: space, and in the first line the dash.
+    let before = |line: &str| -> String { line.chars().take(entry.column).collect() };
+    let is_end = |line: &&str| {
+        let before = before(line);
+        let is_member = before.trim_matches([' ', '-']).is_empty();
+        is_member && line[before.len()..].starts_with("expires:")
+    };
+    let found = lines.clone().find(|at| is_end(&all[*at]));
+    let (lines, before) = match found {
+        Some(at) => (at..at + 1, before(all[at])),
+        None => (lines.end..lines.end, " ".repeat(entry.column)),
+    };
+    let with = format!("{before}expires: {end}\n");
+    Some(Edit { lines, with })
+}
+
+/// The text after edits that do not overlap. Of two at one place the first comes first.
+pub(super) fn apply(text: &str, mut edits: Vec<Edit>) -> String {
+    edits.sort_by_key(|edit| (edit.lines.start, edit.lines.end));
+    let mut lines = text.split_inclusive('\n');
+    let mut at = 0;
+    let mut new = String::with_capacity(text.len() + 256);
+    for Edit { lines: range, with } in edits {
+        new.extend(lines.by_ref().take(range.start.saturating_sub(at)));
+        // The last line of a file may have no end.
+        if !with.is_empty() && !new.is_empty() && !new.ends_with('\n') {
+            new.push('\n');
+        }
+        new.push_str(&with);
+        lines.by_ref().take(range.len()).for_each(drop);
+        at = range.end;
+    }
+    new.extend(lines);
+    new
+}
+
+/// The lines of an entry of a block sequence.
+fn span(text: &str, entry: &Listed) -> Option<Span> {
+    let lines: Vec<&str> = text.lines().collect();
+    let dash = |line: &str| line.trim_start().starts_with('-');
+    let start = (0..=entry.line)
+        .rev()
+        .find(|at| lines.get(*at).is_some_and(|line| dash(line)))?;
+    let indent = indent(lines[start]);
+    let mut end = start + 1;
+    for (at, line) in lines.iter().enumerate().skip(start + 1) {
+        let says = line.trim_start();
+        if says.is_empty() || says.starts_with('#') {
+            continue;
+        }
+        if self::indent(line).len() <= indent.len() {
+            break;
+        }
+        end = at + 1;
+    }
+    Some(Span {
+        lines: start..end,
+        indent: indent.to_owned(),
+    })
+}
+
+/// The line that begins the list.
+fn list(text: &str) -> Option<(usize, &str)> {
+    let mut lines = text.lines().enumerate();
+    lines.find(|(_, line)| line.trim_start().starts_with("keys:"))
+}
+
+fn indent(line: &str) -> &str {
+    &line[..line.len() - line.trim_start_matches(' ').len()]
+}
+
+fn indented(entry: &str, indent: &str) -> String {
+    entry
+        .lines()
+        .map(|line| format!("{indent}{line}\n"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::permissions::file;
+
+    /// A text with a SHA-256 of its own for each `@`, of as many digits as `@` has.
+    fn with_hashes(text: &str) -> String {
+        let mut parts = text.split('@');
+        let mut whole = parts.next().unwrap().to_owned();
+        for (number, part) in parts.enumerate() {
+            whole.push_str(&format!("{number:064x}{part}"));
+        }
+        whole
+    }
+
+    fn entries(text: &str) -> Vec<Listed> {
+        file::entries(Path::new("keys.yaml"), text).unwrap()
+    }
+
+    const NEW: &str = "- id: new\n  sha256: ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff\n  rights: [x]\n";
+
+    #[test]
+    fn edits_leave_everything_else_as_it_was() {
+        let block = with_hashes(
+            "# Ours.\nkeys:\n  # Alice's.\n  - id: a   # the first\n    sha256: \"@\"\n    rights:\n    - x\n\n  # Bob's.\n  - sha256: \"@\"\n    id: b\n    expires: 2999-01-01  # soon\n    rights: [x]\n# The end.\n",
+        );
+        let found = entries(&block);
+        assert_eq!(
+            found.iter().map(|entry| entry.line).collect::<Vec<_>>(),
+            [3, 9]
+        );
+        let new: String = NEW.lines().map(|line| format!("  {line}\n")).collect();
+
+        let added = apply(&block, vec![append(&block, &found, NEW).unwrap()]);
+        assert_eq!(
+            added,
+            block.replace("# The end.\n", &format!("{new}# The end.\n"))
+        );
+
+        let without = apply(&block, remove(&block, &found, &[0]).unwrap());
+        let (start, end) = (
+            block.find("  - id: a").unwrap(),
+            block.find("\n  # Bob's").unwrap(),
+        );
+        assert_eq!(without, format!("{}{}", &block[..start], &block[end..]));
+        let none = apply(&block, remove(&block, &found, &[0, 1]).unwrap());
+        assert_eq!(
+            none,
+            "# Ours.\nkeys: []\n  # Alice's.\n\n  # Bob's.\n# The end.\n"
+        );
+        assert_eq!(entries(&none), []);
+
+        let ended = apply(
+            &block,
+            vec![
+                expire(&block, &found[0], "2030-01-01", "").unwrap(),
+                expire(&block, &found[1], "2030-01-01", "").unwrap(),
+                behind(&block, &found[0], NEW).unwrap(),
+            ],
+        );
+        let expected = block
+            .replace(
+                "    - x\n",
+                &format!("    - x\n    expires: 2030-01-01\n{new}"),
+            )
+            .replace(
+                "    expires: 2999-01-01  # soon\n",
+                "    expires: 2030-01-01\n",
+            );
+        assert_eq!(ended, expected);
+    }
+
+    #[test]
+    fn shapes_of_a_list_are_edited_or_left_alone() {
+        for (text, can) in [
+            ("keys: []\n", true),
+            ("keys: []", true),
+            ("keys: [] # none yet\n", true),
+            ("keys:\n- id: a\n  sha256: '@'\n  rights: [x]", true),
+            ("keys:\n- {id: a, sha256: '@', rights: [x]}\n", true),
+            (
+                "keys:\n- {id: a, sha256: '@',\n   rights: [x]}\n- id: b\n  sha256: '@'\n  rights: []\n",
+                true,
+            ),
+            (
+                "keys:\n-\n  id: a\n  sha256: '@'\n  rights:\n  - x\n  - y\n",
+                true,
+            ),
+            (
+                "keys:\r\n- id: a\r\n  sha256: '@'\r\n  rights: [x]\r\n",
+                true,
+            ),
+            (
+                "---\nkeys:\n- rights: [x]\n  expires: 2040-01-01\n  id: a\n  sha256: '@'\n...\n",
+                true,
+            ),
+            (
+                "keys:\n- expires: 2040-01-01\n  rights: [x]\n  id: a\n  sha256: '@'\n",
+                true,
+            ),
+            ("keys: [{id: a, sha256: '@', rights: [x]}]\n", false),
+            (
+                "{\"keys\": [\n  {\"id\": \"a\", \"sha256\": \"@\", \"rights\": [\"x\"]}\n]}\n",
+                false,
+            ),
+            ("keys: [\n]\n", false),
+        ] {
+            let text = with_hashes(text);
+            let before = entries(&text);
+            let keys = |text: &str| {
+                let parsed = file::entries(Path::new("keys.yaml"), text);
+                let keys = parsed.unwrap_or_default();
+                keys.into_iter()
+                    .map(|entry| (entry.grant.id, entry.grant.expires))
+                    .collect::<Vec<_>>()
+            };
+            let added = append(&text, &before, NEW).map(|edit| apply(&text, vec![edit]));
+            let mut expected = keys(&text);
+            expected.push(("new".to_owned(), None));
+            assert_eq!(
+                added.is_some_and(|added| keys(&added) == expected),
+                can,
+                "{text}"
+            );
+            let Some(last) = before.last() else { continue };
+            let removed =
+                remove(&text, &before, &[before.len() - 1]).map(|edits| apply(&text, edits));
+            let expected = &keys(&text)[..before.len() - 1];
+            let is_gone = removed.is_some_and(|removed| {
+                file::entries(Path::new("keys.yaml"), &removed).is_ok()
+                    && keys(&removed) == expected
+            });
+            assert_eq!(is_gone, can, "{text}");
+            let new = format!(
+                "- {{id: {}, sha256: '{}', rights: [x], expires: 2030-01-01}}\n",
+                last.grant.id, last.key
+            );
+            let ended =
+                expire(&text, last, "2030-01-01", &new).map(|edit| apply(&text, vec![edit]));
+            let mut expected = keys(&text);
+            expected[before.len() - 1].1 = Some(1_893_456_000);
+            assert_eq!(
+                ended.is_some_and(|ended| keys(&ended) == expected),
+                can,
+                "{text}"
+            );
+        }
+    }
+}

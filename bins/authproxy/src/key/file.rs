@@ -1,0 +1,197 @@
+//! An ACL file that is being edited: by one process at a time, as a whole or not at all.
+//!
+//! Owns the lock, what stays of the file, and that what comes out says what was meant. Which lines change is `edit`'s.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use hostkit::dir::{Dir, Durability, try_exclusive};
+use hostkit::{Exit, Failure, clock};
+use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
+use rustix::io::Errno;
+
+use super::edit::{self, Edit};
+use crate::grant::{Grant, KeyHash};
+use crate::permissions::file::{self, Listed};
+
+/// How long another process may hold the lock: an edit takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The mode of a file that was missing.
+const MODE: u32 = 0o640;
+/// Where Linux keeps a POSIX ACL (acl(5)).
+const ACL: &str = "system.posix_acl_access";
+/// The longest ACL that is kept: more entries than a file system takes.
+const LONGEST_ACL: usize = 64 << 10;
+
+/// An ACL file, locked for as long as this is there.
+pub(super) struct KeyFile {
+    pub(super) text: String,
+    pub(super) entries: Vec<Listed>,
+    /// Where it is, symlinks resolved: the file is replaced, not a link to it.
+    path: PathBuf,
+    is_new: bool,
+    /// The directory, because the file itself is replaced.
+    _lock: File,
+}
+
+impl KeyFile {
+    /// Opens a file, or begins one where `create` allows it.
+    ///
+    /// # Errors
+    /// It is missing, wrong, managed by Puppet, another user's, or being edited.
+    pub(super) fn open(path: &Path, create: bool) -> Result<Self, Failure> {
+        let is_new = create && !path.exists();
+        let path = resolved(path, is_new).map_err(|error| {
+            Failure::new(Exit::CONFIG, format!("cannot read {}", path.display())).because(error)
+        })?;
+        let lock = lock(&path)?;
+        let text = match is_new && !path.exists() {
+            true => "keys: []\n".to_owned(),
+            false => file::text(&path)?,
+        };
+        if is_managed(&text) {
+            let what = format!(
+                "{} is managed by Puppet, which would undo the change",
+                path.display()
+            );
+            return Err(Failure::new(Exit::DENIED, what).remedy(
+                "change its source; `authproxy key new` without --into prints an entry for it",
+            ));
+        }
+        let entries = file::entries(&path, &text)?;
+        Ok(Self {
+            text,
+            entries,
+            path,
+            is_new,
+            _lock: lock,
+        })
+    }
+
+    /// Its keys, in their order.
+    pub(super) fn keys(&self) -> Vec<(KeyHash, Grant)> {
+        let keys = self.entries.iter();
+        keys.map(|entry| (entry.key, entry.grant.clone())).collect()
+    }
+
+    /// Writes the file with these edits; afterwards its keys are `expected`, or nothing has changed.
+    ///
+    /// # Errors
+    /// The edits do not lead there, or the file cannot be replaced.
+    pub(super) fn replace(
+        self,
+        edits: Vec<Edit>,
+        expected: &[(KeyHash, Grant)],
+    ) -> Result<(), Failure> {
+        let text = edit::apply(&self.text, edits);
+        let entries = file::entries(&self.path, &text);
+        let found = entries
+            .iter()
+            .flatten()
+            .map(|entry| (&entry.key, &entry.grant));
+        if !found.eq(expected.iter().map(|(key, grant)| (key, grant))) {
+            let what = format!("cannot edit {} by lines", self.path.display());
+            return Err(Failure::new(Exit::CONFIG, what).remedy(
+                "write every entry of `keys` on lines of its own, `- id: ..` and its other members below, or edit it by hand",
+            ));
+        }
+        self.write(text.as_bytes()).map_err(|error| {
+            Failure::new(
+                Exit::CANNOT_CREATE,
+                format!("cannot replace {}", self.path.display()),
+            )
+            .remedy("run this as the owner of the file and its directory, or as root")
+            .because(error)
+        })
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let (directory, name) = parts(&self.path)?;
+        let before = match File::open(&self.path) {
+            Ok(file) => Some(file),
+            Err(error) if self.is_new && error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let mode = match &before {
+            Some(file) => file.metadata()?.permissions().mode() & 0o7777,
+            None => MODE,
+        };
+        let name = name.to_str().ok_or(io::ErrorKind::InvalidFilename)?;
+        let directory = Dir::open(directory)?;
+        directory.sweep(name)?;
+        directory.write_atomic_with(name, mode, Durability::Crash, |out| {
+            if let Some(before) = &before {
+                adopt(out.get_ref(), before)?;
+            }
+            out.write_all(bytes)
+        })
+    }
+}
+
+/// Gives a file the owner, the group and the ACL of another. The mode it has; with an ACL its group bits are the mask.
+fn adopt(file: &File, other: &File) -> io::Result<()> {
+    let metadata = other.metadata()?;
+    fchown(file, Some(metadata.uid()), Some(metadata.gid()))?;
+    let mut acl = vec![0; LONGEST_ACL];
+    match fgetxattr(other, ACL, acl.as_mut_slice()) {
+        Ok(length) => fsetxattr(file, ACL, &acl[..length], XattrFlags::empty())?,
+        // There is none, or the file system has none.
+        Err(Errno::NODATA | Errno::NOTSUP) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// Where a file is or is going to be, without symlinks.
+fn resolved(path: &Path, is_new: bool) -> io::Result<PathBuf> {
+    if !is_new {
+        return path.canonicalize();
+    }
+    let (directory, name) = parts(path)?;
+    let directory = match directory.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => directory,
+    };
+    Ok(directory.canonicalize()?.join(name))
+}
+
+fn parts(path: &Path) -> io::Result<(&Path, OsString)> {
+    match (path.parent(), path.file_name()) {
+        (Some(directory), Some(name)) => Ok((directory, name.to_owned())),
+        _ => Err(io::ErrorKind::IsADirectory.into()),
+    }
+}
+
+/// The lock of everything in a directory that is edited like this.
+fn lock(path: &Path) -> Result<File, Failure> {
+    let cannot = |error: io::Error| {
+        Failure::new(Exit::IO, format!("cannot lock {}", path.display())).because(error)
+    };
+    let directory = parts(path).map_err(cannot)?.0;
+    let lock = File::open(directory).map_err(cannot)?;
+    let start = clock::since_boot();
+    while !try_exclusive(&lock).map_err(cannot)? {
+        if clock::since_boot().saturating_sub(start) > PATIENCE {
+            let what = format!("{} is being edited by another process", path.display());
+            return Err(Failure::new(Exit::TRY_AGAIN, what).remedy("try again"));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(lock)
+}
+
+/// Whether a comment says that Puppet writes the file.
+fn is_managed(text: &str) -> bool {
+    let mut comments = text
+        .lines()
+        .filter(|line| line.trim_start().starts_with('#'));
+    comments.any(|line| {
+        let line = line.to_ascii_lowercase();
+        line.contains("managed") && line.contains("puppet")
+    })
+}

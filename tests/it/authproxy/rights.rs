@@ -1,0 +1,192 @@
+//! What a key lacks is named: in the answer, in the log, and by `key check`, which judges as the daemon does.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use hostkit_tests::acl;
+use hostkit_tests::authproxy::{Authproxy, ask};
+use hostkit_tests::backend::Backend;
+use hostkit_tests::backend::reading::Personality;
+use hostkit_tests::{Outcome, bin, eventually};
+use serde_json::{Value, json};
+
+const RULES: &str = "\
+right: read
+health-path: /health
+open: /static
+routes:
+- {path: /admin, methods: [POST, PUT], rights: [admin, write], name: admin}
+- {path: /stats, rights: stats}
+";
+
+/// What `key check` says of a request with a key.
+fn key_check(args: &[&str], key: &str) -> Outcome {
+    let mut child = Command::new(bin("authproxy"))
+        .args(["key", "check"])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _ = child.stdin.take().unwrap().write_all(key.as_bytes());
+    child.wait_with_output().unwrap().into()
+}
+
+#[test]
+fn right_that_is_missing_is_named_in_answer_log_and_key_check() {
+    let scratch = tempfile::tempdir().unwrap();
+    let backend = Backend::start(Personality::ALL[0]);
+    let file = scratch.path().join("keys.yaml");
+    acl::write_file(
+        &file,
+        &[("all-key", &["all"]), ("reader", &["read", "admin"])],
+    );
+    let config = scratch.path().join("authproxy.yaml");
+    let text = format!(
+        "server: {}\nacl-file: {}\n{RULES}",
+        backend.url(),
+        file.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let config = format!("--config={}", config.display());
+    let proxy = Authproxy::start(&[&config]);
+    for (key, method, path, needed, has, missing) in [
+        // `all` is a right like any other.
+        ("all-key", "GET", "/", "read", "all", "read"),
+        ("all-key", "GET", "/stats/x", "stats", "all", "stats"),
+        (
+            "reader",
+            "POST",
+            "/admin",
+            "admin,write",
+            "read,admin",
+            "write",
+        ),
+    ] {
+        let answer = ask(proxy.port(), method, path, &[&format!("X-API-Key: {key}")]);
+        let body: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(
+            (answer.status, &body["error"]),
+            (403, &json!("missing_right"))
+        );
+        let message = body["message"].as_str().unwrap();
+        assert!(message.ends_with(&format!(": {missing}")), "{message}");
+        proxy.says(&format!(
+            " refused=missing_right needed={needed} has={has} key="
+        ));
+        let told = key_check(&[&config, "--method", method, "--path", path], key).exits(77);
+        let end = format!(": {missing} (403, missing_right) needed={needed} has={has}\n");
+        assert!(told.stdout.ends_with(&end), "{}", told.stdout);
+    }
+}
+
+#[test]
+fn missing_right_is_a_field_of_the_json_log() {
+    let scratch = tempfile::tempdir().unwrap();
+    let backend = Backend::start(Personality::ALL[0]);
+    let file = scratch.path().join("keys.yaml");
+    acl::write_file(&file, &[("key", &["all", "x"])]);
+    let server = format!("--server={}", backend.url());
+    let file = format!("--acl-file={}", file.display());
+    let proxy = Authproxy::start(&[&server, "--right=read", &file, "--logstash-format"]);
+    assert_eq!(proxy.get_with_key("/", "key").status, 403);
+    eventually("its line", || {
+        let log = proxy.log();
+        let lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let rights = |line: &Value| (line["needed"] == "read") && (line["has"] == "all,x");
+        lines
+            .filter(|line| line["refusal"] == "missing_right")
+            .any(|line| rights(&line))
+    });
+}
+
+#[test]
+fn key_check_with_a_configuration_says_what_the_daemon_says() {
+    let scratch = tempfile::tempdir().unwrap();
+    let backend = Backend::start(Personality::ALL[0]);
+    let keys = json!({"keys": [
+        {"id": "reader", "sha256": acl::hash("reader"), "rights": ["read", "stats"]},
+        {"id": "bound", "sha256": acl::hash("bound"), "rights": ["read"], "paths": ["/a"], "methods": ["GET"],
+         "hosts": ["api.example.com"]},
+        {"id": "over", "sha256": acl::hash("over"), "rights": ["read"], "expires": "2001-01-01"},
+    ]});
+    let file = scratch.path().join("keys.yaml");
+    std::fs::write(&file, keys.to_string()).unwrap();
+    for (name, more) in [("host", ""), ("parameter", "host-param: site\n")] {
+        let config = scratch.path().join(format!("{name}.yaml"));
+        let text = format!(
+            "server: {}\nacl-file: {}\n{RULES}{more}",
+            backend.url(),
+            file.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let config = format!("--config={}", config.display());
+        let proxy = Authproxy::start(&[&config]);
+        let mut refused = 0;
+        for key in ["reader", "bound", "over", "unknown"] {
+            for (method, path) in [
+                ("GET", "/a/b"),
+                ("HEAD", "/a"),
+                ("POST", "/a"),
+                ("GET", "/b"),
+                ("GET", "/a/../b"),
+                ("GET", "/static/x"),
+                ("GET", "/health"),
+                ("GET", "/stats"),
+                ("PUT", "/admin/x?y=1"),
+                ("GET", "/admin"),
+                ("CONNECT", "/a"),
+            ] {
+                for host in ["api.example.com", "example.com:80"] {
+                    let headers = [format!("X-API-Key: {key}"), format!("Host: {host}")];
+                    let target = match (more.is_empty(), path.contains('?')) {
+                        (true, _) => path.to_owned(),
+                        (false, true) => format!("{path}&site={host}"),
+                        (false, false) => format!("{path}?site={host}"),
+                    };
+                    let answer = ask(proxy.port(), method, &target, &[&headers[0], &headers[1]]);
+                    let args = [
+                        &*config, "--json", "--method", method, "--path", path, "--host", host,
+                    ];
+                    let told = key_check(&args, key);
+                    let told: Value = serde_json::from_str(&told.stdout).unwrap();
+                    let word = match method {
+                        // It has no body.
+                        "HEAD" if answer.status >= 400 => told["error"].as_str().map(str::to_owned),
+                        _ => answer.word(),
+                    };
+                    let what = format!("{key} {method} {path} {host}: {answer:?} {told}");
+                    assert_eq!(told["error"].as_str(), word.as_deref(), "{what}");
+                    assert_eq!(told["passes"], json!(answer.status < 400), "{what}");
+                    refused += usize::from(word.is_some());
+                }
+            }
+        }
+        assert!(refused > 20, "{refused}");
+    }
+}
+
+#[test]
+fn key_check_with_a_configuration_needs_a_path_and_rules() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("keys.yaml");
+    acl::write_file(&file, &[("key", &["read"])]);
+    let config = scratch.path().join("authproxy.yaml");
+    std::fs::write(&config, format!("acl-file: {}\n", file.display())).unwrap();
+    let config = format!("--config={}", config.display());
+    key_check(&[&config], "key").exits(2).says("--path");
+    // Where the daemon's command line has --right, this one has, too.
+    key_check(&[&config, "--path=/"], "key")
+        .exits(78)
+        .says("which right a key needs");
+    key_check(&[&config, "--path=/", "--right=read"], "key").exits(0);
+    key_check(&[&config, "--path=/", "--right=write"], "key").exits(77);
+    // The engine of the command line replaces that of the file.
+    let other = scratch.path().join("other.yaml");
+    acl::write_file(&other, &[]);
+    let other = format!("--acl-file={}", other.display());
+    key_check(&[&config, &other, "--path=/", "--right=read"], "key").exits(77);
+}

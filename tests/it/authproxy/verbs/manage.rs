@@ -1,0 +1,364 @@
+//! `key new --into`, `key list`, `key revoke`, `key rotate`: keys of a file that is in use.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hostkit_tests::acl::hash;
+use hostkit_tests::authproxy::Authproxy;
+use hostkit_tests::backend::Backend;
+use hostkit_tests::backend::reading::Personality;
+use hostkit_tests::host::{is_root, run_as};
+use hostkit_tests::{Outcome, eventually, or_skip, which};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::key::secret_of;
+use super::{authproxy, check, parsed, run};
+
+/// A file of keys in a directory of its own.
+struct File {
+    directory: TempDir,
+    path: PathBuf,
+}
+
+impl File {
+    fn new(text: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.yaml");
+        std::fs::write(&path, text).unwrap();
+        Self { directory, path }
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(&self.path).unwrap()
+    }
+
+    /// `authproxy key VERB` on it.
+    fn key(&self, verb: &[&str]) -> Outcome {
+        let flag = if verb[0] == "new" {
+            "--into"
+        } else {
+            "--acl-file"
+        };
+        let path = self.path.to_str().unwrap();
+        run(authproxy(&[&["key"], verb, &[flag, path]].concat()), "")
+    }
+
+    fn ids(&self) -> Vec<String> {
+        let listed = parsed(&self.key(&["list", "--json"]).exits(0));
+        let listed = listed.as_array().unwrap().iter();
+        listed
+            .map(|key| key["id"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    fn passes(&self, key: &str, code: i32) -> Outcome {
+        check(&["--acl-file", self.path.to_str().unwrap()], &[], key).exits(code)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.directory.path()).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+}
+
+fn entry(id: &str, key: &str) -> String {
+    format!(
+        "- id: {id}  # of {id}\n  sha256: {}\n  rights: [read]\n",
+        hash(key)
+    )
+}
+
+#[test]
+fn keys_are_added_listed_rotated_and_revoked_in_a_file() {
+    let file = File::new(&format!(
+        "# Ours.\nkeys:\n{}{}",
+        entry("bob", "bob's"),
+        entry("alice", "first")
+    ));
+    let new = file
+        .key(&[
+            "new",
+            "--id=carol",
+            "--right=read,stats",
+            "--path=/stats",
+            "--expires=2999-01-01",
+        ])
+        .exits(0);
+    let carol = secret_of(&new.stderr).to_owned();
+    assert_eq!(
+        new.stdout,
+        format!(
+            "added carol {} to {}\n",
+            &hash(&carol)[..8],
+            file.path.display()
+        )
+    );
+    file.passes(&carol, 0);
+    assert!(
+        !file.text().contains("hk_")
+            && file
+                .text()
+                .starts_with("# Ours.\nkeys:\n- id: bob  # of bob\n")
+    );
+    let listed = file.key(&["list"]).exits(0).stdout;
+    let lines: Vec<&str> = listed.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "ID     SHA256    RIGHTS      EXPIRES               ONLY".to_owned(),
+            format!("bob    {}  read        never", &hash("bob's")[..8]),
+            format!("alice  {}  read        never", &hash("first")[..8]),
+            format!(
+                "carol  {}  read,stats  2999-01-01T00:00:00Z  paths=/stats",
+                &hash(&carol)[..8]
+            ),
+        ]
+    );
+
+    let rotated = file
+        .key(&["rotate", "alice", "--keep", "24h", "--json"])
+        .exits(0);
+    let second = secret_of(&rotated.stderr).to_owned();
+    let told = parsed(&rotated);
+    assert_eq!(
+        (&told["entry"]["id"], &told["entry"]["sha256"]),
+        (&json!("alice"), &json!(hash(&second)))
+    );
+    let old = file.passes("first", 0);
+    let end = format!("expires: {}\n", told["keep_until"].as_str().unwrap());
+    assert!(old.stdout.contains(&end), "{}", old.stdout);
+    assert!(file.passes(&second, 0).stdout.contains("expires: never\n"));
+    assert!(
+        file.text().contains("- id: alice  # of alice\n"),
+        "{}",
+        file.text()
+    );
+    assert_eq!(file.ids(), ["bob", "alice", "alice", "carol"]);
+    // Once more: the first one does not get a longer time than it had, the last one none.
+    let third = secret_of(&file.key(&["rotate", "alice", "--keep=0"]).exits(0).stderr).to_owned();
+    assert!(file.passes("first", 77).stdout.contains("expired_key"));
+    file.passes(&second, 77);
+    file.passes(&third, 0);
+
+    let short = &hash("first")[..8];
+    let revoked = file.key(&["revoke", short]).exits(0);
+    assert_eq!(revoked.stdout, format!("revoked alice {short}\n"));
+    file.key(&["revoke", "alice", "--json"]).exits(0);
+    assert!(file.passes(&third, 77).stdout.contains("unknown_key"));
+    assert_eq!(file.ids(), ["bob", "carol"]);
+    let nothing = file.key(&["revoke", "alice"]).exits(66).says("keys.yaml");
+    assert!(nothing.stdout.is_empty());
+    file.key(&["revoke", "bob"]).exits(0);
+    file.key(&["revoke", "carol"]).exits(0);
+    assert_eq!(file.text(), "# Ours.\nkeys: []\n");
+    file.key(&["new"]).exits(0);
+    assert_eq!(file.ids().len(), 1);
+    assert_eq!(file.names(), ["keys.yaml"], "nothing is left behind");
+}
+
+#[test]
+fn rotation_of_a_key_that_has_an_end_keeps_it() {
+    let file = File::new("");
+    std::fs::remove_file(&file.path).unwrap();
+    // A file that is missing is begun, for its owner and group.
+    let new = file
+        .key(&[
+            "new",
+            "--id=a",
+            "--expires=2099-01-01",
+            "--host=example.com",
+        ])
+        .exits(0);
+    assert_eq!(
+        file.path.metadata().unwrap().permissions().mode() & 0o7777,
+        0o640
+    );
+    file.passes(secret_of(&new.stderr), 0);
+    let next = file.key(&["rotate", "a"]).exits(0);
+    let told = file.passes(secret_of(&next.stderr), 0).stdout;
+    assert!(
+        told.contains("hosts: example.com\n") && told.contains("expires: 2099-01-01T00:00:00Z\n"),
+        "{told}"
+    );
+    let over = File::new(&format!(
+        "keys:\n{}  expires: 2001-01-01\n",
+        entry("a", "key")
+    ));
+    let before = over.text();
+    let refused = over.key(&["rotate", "a"]).exits(66).says("has expired");
+    assert!(!refused.stderr.contains("hk_"));
+    assert_eq!(over.text(), before);
+}
+
+#[test]
+fn owner_mode_acl_and_links_stay_when_a_file_is_edited() {
+    if !is_root() {
+        hostkit_tests::skip("owners of files", "this is not root");
+        return;
+    }
+    let Some(setfacl) = or_skip("setfacl", which("setfacl")) else {
+        return;
+    };
+    let file = File::new(&format!("keys:\n{}", entry("a", "key")));
+    std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(0o604)).unwrap();
+    chown(&file.path, Some(1234), Some(1235)).unwrap();
+    let set = Command::new(setfacl)
+        .args(["-m", "u:1236:r"])
+        .arg(&file.path)
+        .status()
+        .unwrap();
+    assert!(set.success());
+    let access = || {
+        let told = Command::new("getfacl")
+            .args(["-cpn"])
+            .arg(&file.path)
+            .output()
+            .unwrap();
+        let metadata = file.path.metadata().unwrap();
+        let shown = String::from_utf8(told.stdout).unwrap();
+        (metadata.uid(), metadata.gid(), metadata.mode(), shown)
+    };
+    let before = access();
+    assert!(before.3.contains("user:1236:r--"), "{}", before.3);
+    let link = file.directory.path().join("link.yaml");
+    symlink("keys.yaml", &link).unwrap();
+    let new = ["key", "new", "--id=b", "--into", link.to_str().unwrap()];
+    run(authproxy(&new), "").exits(0);
+    file.key(&["rotate", "a"]).exits(0);
+    file.key(&["revoke", "b"]).exits(0);
+    assert_eq!(access(), before);
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert_eq!(file.ids(), ["a", "a"]);
+
+    // Another user, who may write in the directory, cannot keep the owner.
+    std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::set_permissions(
+        file.directory.path(),
+        std::fs::Permissions::from_mode(0o777),
+    )
+    .unwrap();
+    let Some(mut stranger) = or_skip(
+        "another user",
+        run_as(1237, hostkit_tests::bin("authproxy")),
+    ) else {
+        return;
+    };
+    stranger
+        .args(["key", "revoke", "a", "--acl-file"])
+        .arg(&file.path);
+    run(stranger, "").exits(73).says("as the owner of the file");
+    assert_eq!(file.ids(), ["a", "a"]);
+    assert_eq!(file.names().len(), 2, "{:?}", file.names());
+}
+
+#[test]
+fn file_that_is_managed_wrong_or_not_in_lines_is_left_alone() {
+    let one = entry("a", "key");
+    for (text, code, says) in [
+        (
+            format!("# This file is managed by Puppet.\nkeys:\n{one}"),
+            77,
+            "managed by Puppet",
+        ),
+        (
+            format!("# MANAGED BY PUPPET: do not edit\nkeys:\n{one}"),
+            77,
+            "managed by Puppet",
+        ),
+        (
+            format!("keys:\n{one}- {{idd: b}}\n"),
+            78,
+            "unknown key `idd`",
+        ),
+        (
+            json!({"keys": [{"id": "a", "sha256": hash("key"), "rights": []}]}).to_string(),
+            78,
+            "by lines",
+        ),
+    ] {
+        let file = File::new(&text);
+        for verb in [&["new"][..], &["revoke", "a"], &["rotate", "a"]] {
+            let refused = file.key(verb).exits(code).says(says);
+            assert!(!refused.stderr.contains("hk_"), "{}", refused.stderr);
+            assert_eq!(
+                (file.text(), file.names()),
+                (text.clone(), vec!["keys.yaml".to_owned()])
+            );
+        }
+    }
+    let managed = File::new(&format!("# Managed by Puppet\nkeys:\n{one}"));
+    assert_eq!(managed.ids(), ["a"], "it may be listed");
+    for verb in [&["revoke", "a"][..], &["list"]] {
+        let missing = File::new("");
+        std::fs::remove_file(&missing.path).unwrap();
+        missing.key(verb).exits(78).says("keys.yaml");
+    }
+}
+
+#[test]
+fn processes_that_edit_a_file_at_once_lose_no_key() {
+    let file = File::new("keys: []\n");
+    let running: Vec<_> = (0..8)
+        .map(|number| {
+            let mut command = authproxy(&["key", "new", "--id"]);
+            command
+                .arg(format!("id{number}"))
+                .arg("--into")
+                .arg(&file.path);
+            std::thread::spawn(move || run(command, ""))
+        })
+        .collect();
+    for one in running {
+        one.join().unwrap().exits(0);
+    }
+    let mut ids = file.ids();
+    ids.sort();
+    assert_eq!(
+        ids,
+        ["id0", "id1", "id2", "id3", "id4", "id5", "id6", "id7"]
+    );
+}
+
+#[test]
+fn daemon_takes_both_keys_during_a_rotation_and_neither_after_a_revocation() {
+    let backend = Backend::start(Personality::ALL[0]);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.yaml");
+    std::fs::write(&path, "keys: []\n").unwrap();
+    let acl = format!("--acl-file={}", path.display());
+    let server = format!("--server={}", backend.url());
+    let proxy = Authproxy::start(&[&server, "--right=read", &acl]);
+    let on = |path: &Path, verb: &[&str]| {
+        let flag = if verb[0] == "new" {
+            "--into"
+        } else {
+            "--acl-file"
+        };
+        run(
+            authproxy(&[&["key"], verb, &[flag, path.to_str().unwrap()]].concat()),
+            "",
+        )
+        .exits(0)
+    };
+    let first = on(&path, &["new", "--id=alice"]);
+    let first = secret_of(&first.stderr);
+    let status = |key: &str| proxy.get_with_key("/", key).status;
+    eventually("the new key passes", || status(first) == 200);
+    let second = on(&path, &["rotate", "alice"]);
+    let second = secret_of(&second.stderr);
+    eventually("the next key passes", || status(second) == 200);
+    assert_eq!(status(first), 200);
+    on(&path, &["revoke", "alice"]);
+    eventually("no key passes", || {
+        status(first) == 403 && status(second) == 403
+    });
+    let status: Value = proxy.status();
+    assert_eq!(
+        status["engine"]["file"]["refused"], 0,
+        "no half of a file was ever there"
+    );
+}
