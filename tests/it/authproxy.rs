@@ -2,6 +2,7 @@
 
 mod access;
 mod caching;
+mod causes;
 mod connections;
 mod deadlines;
 mod drain;

@@ -78,7 +78,7 @@ fn answer(status: StatusCode, content_type: &'static str, body: String) -> Respo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::refusal::Refusal;
+    use crate::refusal::{EngineFailure, Refusal};
     use crate::settings::tests::site;
 
     fn header<'a>(answer: &'a Response<Bytes>, name: &str) -> Option<&'a str> {
@@ -118,7 +118,8 @@ mod tests {
     #[test]
     fn what_cannot_be_judged_now_may_be_asked_again_and_what_cannot_be_read_ends() {
         let (site, id) = (site(""), HeaderValue::from_static("id7"));
-        let answer = refuse(&Refusal::EngineUnavailable.into(), &site, &id);
+        let failed = Refusal::EngineUnavailable(EngineFailure::Failed);
+        let answer = refuse(&failed.into(), &site, &id);
         assert_eq!(answer.status(), 503);
         assert_eq!(header(&answer, "retry-after"), Some("1"));
         assert_eq!(header(&answer, "www-authenticate"), None);

@@ -14,8 +14,8 @@ use crate::conn::Client;
 use crate::deadline::Turn;
 use crate::headers;
 use crate::proxy::Entry;
-use crate::refusal::Refusal;
-use crate::upstream::Exchange;
+use crate::refusal::{Refusal, Truncation};
+use crate::upstream::{Exchange, Truncated};
 
 /// A body that ends before its end. Why is known elsewhere.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
@@ -159,9 +159,9 @@ impl ToClient {
                 }
                 Poll::Ready(Some(Ok(pass(frame))))
             }
-            Some(Err(Cut)) => {
+            Some(Err(truncated)) => {
                 self.source = Source::Cut;
-                self.entry.cut();
+                self.entry.cut(truncated);
                 // hyper drops what it has not written yet when a body fails: what has come is written first.
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -176,11 +176,12 @@ impl ToClient {
 
 impl Drop for ToClient {
     fn drop(&mut self) {
-        // The client is gone, or was too slow.
         if let Source::Server(exchange) = &self.source
             && !exchange.is_whole()
         {
-            self.entry.cut();
+            let aborted = self.entry.client().aborted();
+            let cause = aborted.unwrap_or(Truncation::ClientClosed);
+            self.entry.cut(Truncated::from(cause));
         }
     }
 }

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 
 use crate::grant::{Grant, KeyHash};
 use crate::permissions::{Permissions, Unavailable};
+use crate::refusal::EngineFailure;
 use crate::settings;
 use counts::Counts;
 use table::{Kept, Seen, Table};
@@ -86,6 +87,8 @@ struct State {
     flights: HashMap<KeyHash, Flight>,
     /// How many flights there have been.
     last: u64,
+    /// Why the engine failed last.
+    last_failure: String,
 }
 
 /// What is known of a key, or that nothing is.
@@ -124,6 +127,7 @@ impl<P: Permissions> Cache<P> {
             table: Table::new(settings),
             flights: HashMap::new(),
             last: 0,
+            last_failure: String::new(),
         };
         Self {
             inner: Arc::new(Inner {
@@ -156,7 +160,7 @@ impl<P: Permissions> Cache<P> {
         answer
             .ok()
             .and_then(|answer| answer.clone())
-            .unwrap_or_else(|| Err(Unavailable("the question was given up".to_owned())))
+            .unwrap_or_else(|| Err(Unavailable::failed("the question was given up")))
     }
 
     /// What this process remembers, or who will know.
@@ -174,9 +178,8 @@ impl<P: Permissions> Cache<P> {
             }
             Seen::Failed => {
                 counts.resting.add();
-                Ok(Err(Unavailable(
-                    "the engine failed a moment ago".to_owned(),
-                )))
+                let why = format!("it failed a moment ago: {}", state.last_failure);
+                Ok(Err(Unavailable::failed(why)))
             }
             Seen::Ask { otherwise } => {
                 counts.misses.add();
@@ -187,9 +190,10 @@ impl<P: Permissions> Cache<P> {
                         counts.hit(&known);
                         Ok(Ok(known))
                     }
-                    (None, None) => Ok(Err(Unavailable(format!(
-                        "{FLIGHTS} other keys are being asked about"
-                    )))),
+                    (None, None) => Ok(Err(Unavailable::new(
+                        EngineFailure::Overloaded,
+                        format!("{FLIGHTS} other keys are being asked about"),
+                    ))),
                 }
             }
         }
@@ -368,6 +372,7 @@ impl<P: Permissions> Inner<P> {
                 self.counts.failures.add();
                 let now = (self.now)();
                 let mut state = self.state();
+                state.last_failure.clone_from(&unavailable.why);
                 let known = if state.land(&key, number) {
                     state.table.fail(key, shared.as_ref(), now)
                 } else {

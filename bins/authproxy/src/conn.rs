@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ use crate::headers;
 use crate::lifecycle::Phase;
 use crate::proxy::{self, Thread};
 use crate::record::Record;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Truncation, UpstreamFailure};
 use crate::tunnel::Tunnel;
 
 /// How much of what a client cannot take is kept for it, in the process and again in the kernel.
@@ -51,6 +51,8 @@ pub(crate) struct Client {
     tunnel: Mutex<Option<Tunnel>>,
     lingers: AtomicBool,
     resets: AtomicBool,
+    /// Why the connection was aborted within a response.
+    aborted: OnceLock<Truncation>,
 }
 
 impl Client {
@@ -70,6 +72,11 @@ impl Client {
     /// The connection ends within an answer, and only a reset says so.
     pub(crate) fn reset(&self) {
         self.resets.store(true, Relaxed);
+    }
+
+    /// Why the connection was aborted within a response, if it was.
+    pub(crate) fn aborted(&self) -> Option<Truncation> {
+        self.aborted.get().copied()
     }
 
     /// The connection becomes a tunnel after the answer.
@@ -170,6 +177,7 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
         tunnel: Mutex::default(),
         lingers: AtomicBool::new(false),
         resets: AtomicBool::new(false),
+        aborted: OnceLock::new(),
     });
     let served = Arc::clone(&client);
     let service = service_fn(move |request| {
@@ -218,9 +226,15 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
                 // The request's own future answers.
                 Verdict::Body if client.flow.is_waiting() => client.flow.fail(Refusal::SlowRequest),
                 Verdict::Server if client.flow.is_waiting() => {
-                    client.flow.fail(Refusal::GatewayTimeout);
+                    let failure = UpstreamFailure::ResponseTimeout;
+                    client.flow.fail(Refusal::Upstream(failure));
                 }
-                Verdict::Body | Verdict::Server | Verdict::Reader => {
+                Verdict::Server => {
+                    let _ = client.aborted.set(Truncation::UpstreamTimeout);
+                    return Poll::Ready(End::Abort);
+                }
+                Verdict::Body | Verdict::Reader => {
+                    let _ = client.aborted.set(Truncation::ClientTimeout);
                     return Poll::Ready(End::Abort);
                 }
             }

@@ -23,7 +23,7 @@ use crate::permissions::file::AclFile;
 use crate::permissions::liveconf::Liveconf;
 use crate::permissions::server::{DEADLINE, Servers};
 use crate::proxy::Proxy;
-use crate::record::Telemetry;
+use crate::record::{FailureLog, Telemetry};
 use crate::reload::Reload;
 use crate::serve::{self, Sockets};
 use crate::settings::{self, Engine, Live, Loaded, Settings};
@@ -70,6 +70,7 @@ async fn serve(args: Args, matches: ArgMatches, start: Loaded) -> Result<Exit, F
     let telemetry = Arc::new(Telemetry {
         metrics: Metrics::default(),
         access,
+        failures: FailureLog::default(),
     });
     let listen: Vec<String> = sockets
         .addresses()

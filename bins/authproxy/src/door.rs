@@ -58,6 +58,8 @@ pub enum Mark {
 pub struct Refused {
     /// Why.
     pub refusal: Refusal,
+    /// What is known of it beyond that, for the access log and the warning.
+    pub detail: Option<Cow<'static, str>>,
     /// Who sent it, as far as is known: a key that is known, but not for this.
     pub id: Option<Arc<Grant>>,
     /// Which key it was, if nobody has it.
@@ -87,6 +89,10 @@ impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         Self {
             refusal,
+            detail: match refusal {
+                Refusal::Malformed(rule) => Some(Cow::Borrowed(rule)),
+                _ => None,
+            },
             id: None,
             key: None,
             route: None,
@@ -193,6 +199,7 @@ pub(crate) async fn decide<F: Future<Output = Answer>>(
     };
     let refuse = |refusal, id| Refused {
         refusal,
+        detail: None,
         id,
         key: None,
         route: matched.name.cloned(),
@@ -217,7 +224,12 @@ pub(crate) async fn decide<F: Future<Output = Answer>>(
             });
         }
         Err(_) if site.fail_open => return Ok(pass(None, Mark::FailOpen)),
-        Err(_) => return Err(refuse(Refusal::EngineUnavailable, None)),
+        Err(unavailable) => {
+            return Err(Refused {
+                detail: Some(unavailable.why.into()),
+                ..refuse(Refusal::EngineUnavailable(unavailable.cause), None)
+            });
+        }
     };
     match allows(&grant, site, parts, rights) {
         Ok(()) if stale => Ok(pass(Some(grant), Mark::Stale)),

@@ -15,6 +15,7 @@ use hyper::StatusCode;
 
 use crate::door::Mark;
 use crate::record::Record;
+use crate::refusal::Truncation;
 
 pub use families::Seen;
 pub use number::{Bounded, Count, Gauge, Histogram};
@@ -62,7 +63,7 @@ pub struct Metrics {
     pub(crate) keys: Bounded<Use>,
     pub(crate) received: Count,
     pub(crate) sent: Count,
-    pub(crate) cut: Count,
+    pub(crate) cut: [Count; Truncation::ALL.len()],
     pub(crate) fail_open: Count,
     pub(crate) stale: Count,
     pub(crate) open: Count,
@@ -88,7 +89,7 @@ impl Default for Metrics {
             keys: Bounded::new(IDS),
             received: Count::default(),
             sent: Count::default(),
-            cut: Count::default(),
+            cut: Default::default(),
             fail_open: Count::default(),
             stale: Count::default(),
             open: Count::default(),
@@ -115,7 +116,7 @@ impl Metrics {
             Some(route) => self.routes.with(route, count),
         }
         if let Some(refusal) = record.refusal {
-            self.refusals.with(refusal.word(), |count| count.add(1));
+            self.refusals.with(refusal.cause(), |count| count.add(1));
         }
         if let Some(grant) = &record.grant {
             self.keys.with(&grant.id, |used| match record.mark {
@@ -130,8 +131,8 @@ impl Metrics {
             Some(Mark::Preflight) => self.preflights.add(1),
             Some(Mark::Known) | None => {}
         }
-        if record.cut {
-            self.cut.add(1);
+        if let Some(truncation) = record.cut {
+            self.cut[truncation as usize].add(1);
         }
         self.received.add(record.received);
         self.sent.add(record.sent);

@@ -17,6 +17,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::grant::{Found, KeyHash};
+use crate::refusal::EngineFailure;
 use liveconf::Liveconf;
 use server::Servers;
 
@@ -63,11 +64,26 @@ impl Permissions for Remote {
 
 /// The engine cannot say anything about a key.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct Unavailable(
+#[error("{why}")]
+pub struct Unavailable {
+    /// The cause.
+    pub cause: EngineFailure,
     /// What went wrong, with the server's name and without any key.
-    pub String,
-);
+    pub why: String,
+}
+
+impl Unavailable {
+    /// No server gave a valid answer.
+    #[must_use]
+    pub fn failed(why: impl Into<String>) -> Self {
+        Self::new(EngineFailure::Failed, why)
+    }
+
+    pub(crate) fn new(cause: EngineFailure, why: impl Into<String>) -> Self {
+        let why = why.into();
+        Self { cause, why }
+    }
+}
 
 /// What an engine tells of itself, for `/status` and `/metrics`.
 #[derive(Debug, Clone, Default, Serialize)]

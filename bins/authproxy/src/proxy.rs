@@ -23,10 +23,10 @@ use crate::door::{Door, Refused};
 use crate::headers;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::record::{Record, Telemetry};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, UpstreamFailure};
 use crate::settings::{Live, Settings, Site, View};
 use crate::tunnel::Tunnel;
-use crate::upstream::{Exchange, Upstream};
+use crate::upstream::{Exchange, ExchangeError, Truncated, Upstream};
 
 /// The longest rest of a refused request that is read, so that the connection can be kept.
 const REST: u64 = 64 << 10;
@@ -77,6 +77,7 @@ pub(crate) struct Entry {
     record: Option<Box<Record>>,
     /// The request's version: one of HTTP/1.0 knows no chunks.
     version: Version,
+    id: HeaderValue,
 }
 
 impl Entry {
@@ -90,8 +91,15 @@ impl Entry {
 
     /// The answer ends before its end. Chunks and lengths show that to the client; without them the end of the
     /// connection would be that of the answer, and only a reset is none.
-    pub(crate) fn cut(&mut self) {
-        self.note(|record| record.cut = true);
+    pub(crate) fn cut(&mut self, truncated: Truncated) {
+        let proxy = &self.client.thread.proxy;
+        let server = &proxy.settings.server;
+        let failures = &proxy.telemetry.failures;
+        failures.truncated(&truncated, &self.id, server);
+        self.note(|record| {
+            record.cut = Some(truncated.cause);
+            record.detail = truncated.detail;
+        });
         if self.version == Version::HTTP_10 {
             self.client.reset();
         }
@@ -126,6 +134,7 @@ pub(crate) async fn handle(
     let mut entry = Entry {
         record: Some(Box::new(record)),
         version: parts.version,
+        id: id.clone(),
         client: Arc::clone(&client),
     };
     let answered = match fault {
@@ -137,6 +146,9 @@ pub(crate) async fn handle(
         Ok(Answer::Server(response)) => response.map(|exchange| ToClient::server(exchange, entry)),
         Ok(Answer::Ours(response)) => response.map(|bytes| ToClient::ours(bytes, entry)),
         Err(refused) => {
+            let proxy = &client.thread.proxy;
+            let failures = &proxy.telemetry.failures;
+            failures.refused(&refused, &id, &proxy.settings.server);
             entry.note(|record| record.refuse(&refused));
             let response = answer::refuse(&refused, &site, &id);
             if refused.refusal.closes() {
@@ -196,29 +208,31 @@ async fn answer(
     let body = ToServer::new(body, &client, site.limits.body);
     let upstream = &client.thread.upstream;
     let sent = upstream.exchange(parts, body, &client.flow, site).await;
-    let (mut head, mut exchange) = sent
-        .inspect_err(|_| {
-            if has_body {
-                // How much of it is still to come nobody knows.
-                client.linger();
-            }
-        })
-        .map_err(|refusal| Refused {
-            refusal,
+    let failed = |error: ExchangeError| {
+        if has_body {
+            // How much of it is still to come nobody knows.
+            client.linger();
+        }
+        Refused {
+            refusal: error.refusal,
+            detail: error.detail,
             id: pass.id.clone(),
             key: None,
             route: pass.route.clone(),
             needed: Box::default(),
-        })?;
+        }
+    };
+    let (mut head, mut exchange) = sent.map_err(failed)?;
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
     if switched && !(asked && headers::is_websocket(&head.headers)) {
-        tracing::debug!("the server switched to a protocol that nobody has asked for");
-        return Err(Refusal::BadGateway.into());
+        return Err(failed(ExchangeError::unrequested_upgrade()));
     }
+    client.thread.proxy.telemetry.failures.succeeded();
     headers::to_client(&mut head, id, pass.mark);
     entry.note(|record| record.answered(head.status));
     if switched {
-        let (server, ahead) = exchange.upgraded().ok_or(Refusal::BadGateway)?;
+        let upgraded = exchange.upgraded();
+        let (server, ahead) = upgraded.ok_or(Refusal::Upstream(UpstreamFailure::Closed))?;
         client.open(Tunnel { server, ahead });
         return Ok(Answer::Ours(Response::from_parts(head, Bytes::new())));
     }

@@ -2,6 +2,9 @@
 //!
 //! Owns what is remembered of a request. How it is counted is `metrics`'s, how it is written `access`'s.
 
+mod failures;
+
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,8 +18,9 @@ use crate::door::{Mark, Pass, Refused};
 use crate::grant::{Grant, KeyHash};
 use crate::headers::{Client, forwarded_for};
 use crate::metrics::Metrics;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Truncation};
 use crate::settings::Site;
+pub use failures::FailureLog;
 
 /// Where records go.
 #[derive(Debug, Default)]
@@ -25,6 +29,8 @@ pub struct Telemetry {
     pub metrics: Metrics,
     /// What is written, if anything is.
     pub access: Option<AccessLog>,
+    /// What of it is worth a warning.
+    pub failures: FailureLog,
 }
 
 /// What is known of a request. It is counted and logged when it is dropped: once the last byte of the answer has been
@@ -43,14 +49,16 @@ pub struct Record {
     pub(crate) refusal: Option<Refusal>,
     /// The rights that the request needs, if its key lacks one of them.
     pub(crate) needed: Box<[String]>,
+    /// What is known of a refusal or a truncation beyond its cause.
+    pub(crate) detail: Option<Cow<'static, str>>,
     pub(crate) status: Option<StatusCode>,
     pub(crate) server: Option<Duration>,
     /// Bytes of the request's body so far.
     pub received: u64,
     /// Bytes of the answer's body so far.
     pub sent: u64,
-    /// The answer ended before its end.
-    pub cut: bool,
+    /// Why the answer ended before its end.
+    pub cut: Option<Truncation>,
 }
 
 /// What the access log says of a request as it came. Nothing else needs it: without a log it is not copied, and does not
@@ -101,11 +109,12 @@ impl Record {
             mark: None,
             refusal: None,
             needed: Box::default(),
+            detail: None,
             status: None,
             server: None,
             received: 0,
             sent: 0,
-            cut: false,
+            cut: None,
         }
     }
 
@@ -122,6 +131,7 @@ impl Record {
         self.key = refused.key;
         self.route.clone_from(&refused.route);
         self.needed.clone_from(&refused.needed);
+        self.detail.clone_from(&refused.detail);
         self.end(refused.refusal);
     }
 

@@ -3,9 +3,14 @@
 //! Owns the list of reasons: the status, the machine word and the sentence of each. The bytes of the answer are
 //! `answer`'s.
 
+mod cause;
+
 use hyper::StatusCode;
 
-/// A reason. Its word stands in the JSON body, the access log and the metrics.
+pub use cause::{EngineFailure, Truncation, UpstreamFailure};
+
+/// A reason. Its word stands in the JSON body; its cause, which says more where the client is not at fault, in the access
+/// log and the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// 400: the request's bytes could be read in two ways, or are no HTTP/1.1. The sentence says which rule they break.
@@ -40,14 +45,10 @@ pub enum Refusal {
     LargeHead,
     /// 501: a method that makes a tunnel.
     NotImplemented,
-    /// 502: the server refused the connection, or its answer is no HTTP.
-    BadGateway,
     /// 503: the permissions engine cannot be asked.
-    EngineUnavailable,
-    /// 503: as many requests are on their way to the server as may be.
-    Overloaded,
-    /// 504: the server did not answer in time.
-    GatewayTimeout,
+    EngineUnavailable(EngineFailure),
+    /// 502, 503 or 504: there is no response of the server.
+    Upstream(UpstreamFailure),
 }
 
 impl Refusal {
@@ -70,9 +71,8 @@ impl Refusal {
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::LargeHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
-            Self::BadGateway => StatusCode::BAD_GATEWAY,
-            Self::EngineUnavailable | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-            Self::GatewayTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::EngineUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Upstream(failure) => failure.status(),
         }
     }
 
@@ -96,10 +96,22 @@ impl Refusal {
             Self::Expectation => "unknown_expectation",
             Self::LargeHead => "large_head",
             Self::NotImplemented => "not_implemented",
-            Self::BadGateway => "bad_gateway",
-            Self::EngineUnavailable => "engine_unavailable",
-            Self::Overloaded => "overloaded",
-            Self::GatewayTimeout => "gateway_timeout",
+            Self::EngineUnavailable(_) => "engine_unavailable",
+            Self::Upstream(failure) => match failure.status() {
+                StatusCode::GATEWAY_TIMEOUT => "gateway_timeout",
+                StatusCode::SERVICE_UNAVAILABLE => "overloaded",
+                _ => "bad_gateway",
+            },
+        }
+    }
+
+    /// The word for operators: what a client need not know.
+    #[must_use]
+    pub const fn cause(self) -> &'static str {
+        match self {
+            Self::EngineUnavailable(failure) => failure.word(),
+            Self::Upstream(failure) => failure.word(),
+            _ => self.word(),
         }
     }
 
@@ -123,10 +135,12 @@ impl Refusal {
             Self::Expectation => "the only expectation known here is 100-continue",
             Self::LargeHead => "the head is too large",
             Self::NotImplemented => "tunnels are not made here",
-            Self::BadGateway => "the server cannot be reached, or does not speak HTTP",
-            Self::EngineUnavailable => "API keys cannot be checked at the moment",
-            Self::Overloaded => "too many requests are waiting for the server",
-            Self::GatewayTimeout => "the server did not answer in time",
+            Self::EngineUnavailable(_) => "API keys cannot be checked at the moment",
+            Self::Upstream(failure) => match failure.status() {
+                StatusCode::GATEWAY_TIMEOUT => "the server did not answer in time",
+                StatusCode::SERVICE_UNAVAILABLE => "too many requests are waiting for the server",
+                _ => "the server cannot be reached, or does not speak HTTP",
+            },
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::refusal::Refusal;
+use crate::refusal::{EngineFailure, Refusal, Truncation, UpstreamFailure};
 
 /// Every reason for a refusal.
 const REFUSALS: [Refusal; 20] = [
@@ -23,11 +23,32 @@ const REFUSALS: [Refusal; 20] = [
     Refusal::Expectation,
     Refusal::LargeHead,
     Refusal::NotImplemented,
-    Refusal::BadGateway,
-    Refusal::EngineUnavailable,
-    Refusal::Overloaded,
-    Refusal::GatewayTimeout,
+    Refusal::Upstream(UpstreamFailure::Refused),
+    Refusal::EngineUnavailable(EngineFailure::Failed),
+    Refusal::Upstream(UpstreamFailure::QueueFull),
+    Refusal::Upstream(UpstreamFailure::ResponseTimeout),
 ];
+
+#[test]
+fn page_explains_every_cause_of_a_gateway_error_and_of_a_truncated_response() {
+    let page = include_str!("../README.md");
+    let upstream =
+        UpstreamFailure::ALL.map(|failure| (Refusal::Upstream(failure), failure.event()));
+    let engine =
+        EngineFailure::ALL.map(|failure| (Refusal::EngineUnavailable(failure), failure.event()));
+    let refusals = upstream.into_iter().chain(engine);
+    let refusals = refusals.map(|(refusal, event)| {
+        let (cause, status) = (refusal.cause(), refusal.status().as_u16());
+        format!("| `{cause}` | {status} | {event}")
+    });
+    let cuts = Truncation::ALL.map(|cause| {
+        let event = cause.event().unwrap_or("none");
+        format!("| `{}` | cut | {event}", cause.word())
+    });
+    for row in refusals.chain(cuts) {
+        assert!(page.contains(&row), "{row}");
+    }
+}
 
 /// Puts `table` between the markers of `name` in `page`.
 fn with(page: &str, name: &str, table: &str) -> String {

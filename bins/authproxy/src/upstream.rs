@@ -6,10 +6,12 @@
 
 mod answer;
 mod connect;
+mod error;
 mod live;
 mod request;
 
 use std::future::poll_fn;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -27,11 +29,12 @@ use crate::body::{Cut, ToServer};
 use crate::deadline::{Flow, Turn};
 use crate::proxy::Proxy;
 use crate::record::Telemetry;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Truncation, UpstreamFailure};
 use crate::settings::{Server, Site};
 pub use answer::fuzz as fuzz_answer;
-use answer::{Piece, Receiving};
+use answer::{Malformed, Piece, Receiving};
 pub(crate) use connect::Stream;
+pub(crate) use error::{ExchangeError, Truncated};
 use live::Live;
 use request::Sending;
 
@@ -40,6 +43,10 @@ const SWEEP: Duration = Duration::from_secs(15);
 
 /// How much may come before the answer that counts, and with its head.
 const BEFORE: usize = 256 << 10;
+const ENDLESS: Malformed = Malformed("no final response within 256 KiB");
+
+/// The client is most likely gone.
+const INCOMPLETE: Refusal = Refusal::Malformed("the body ended before its end");
 
 /// Exchanges take a connection and give it back: only its pointer moves.
 type Idle = Vec<Box<Live>>;
@@ -58,14 +65,28 @@ pub(crate) struct Upstream {
 }
 
 /// Why an attempt failed.
-enum Failed {
-    /// Not the server's fault.
-    Refused(Refusal),
-    /// The connection ended, or what came over it is no HTTP.
-    Lost {
-        /// The server has begun to answer.
-        answered: bool,
-    },
+struct Failed {
+    error: ExchangeError,
+    /// The connection ended without a byte of a response.
+    unanswered: bool,
+}
+
+impl<E: Into<ExchangeError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self {
+            error: error.into(),
+            unanswered: false,
+        }
+    }
+}
+
+/// Which side broke off a request that was being sent.
+#[derive(Debug)]
+enum Interrupted {
+    /// The client, or what is wrong with its body.
+    Client,
+    /// The server.
+    Server(io::Error),
 }
 
 impl Upstream {
@@ -98,7 +119,7 @@ impl Upstream {
         body: ToServer,
         flow: &Flow,
         site: &Site,
-    ) -> Result<(response::Parts, Exchange), Refusal> {
+    ) -> Result<(response::Parts, Exchange), ExchangeError> {
         let mut exchange = self.slot(site, body).await?;
         let repeatable = exchange.sending.is_whole() && is_idempotent(&parts.method);
         // What could not be sent again is not sent to somebody who is gone.
@@ -106,30 +127,32 @@ impl Upstream {
             exchange.live = Some(live);
             match exchange.send(&mut parts, flow).await {
                 Ok(head) => return Ok((head, exchange)),
-                Err(Failed::Refused(refusal)) => return Err(refusal),
-                Err(Failed::Lost { answered: false }) if repeatable => {
+                Err(failed) if failed.unanswered && repeatable => {
                     self.telemetry.metrics.retries.add(1);
                 }
-                Err(Failed::Lost { .. }) => return Err(Refusal::BadGateway),
+                Err(failed) => return Err(failed.error),
             }
         }
         flow.turn(Turn::Proxy);
         exchange.live = Some(self.connect(site).await?);
         match exchange.send(&mut parts, flow).await {
             Ok(head) => Ok((head, exchange)),
-            Err(Failed::Refused(refusal)) => Err(refusal),
-            Err(Failed::Lost { .. }) => Err(Refusal::BadGateway),
+            Err(failed) => Err(failed.error),
         }
     }
 
     /// Waits until an exchange may begin: first come, first served.
-    async fn slot(self: &Arc<Self>, site: &Site, body: ToServer) -> Result<Exchange, Refusal> {
+    async fn slot(
+        self: &Arc<Self>,
+        site: &Site,
+        body: ToServer,
+    ) -> Result<Exchange, ExchangeError> {
         if let Ok(permit) = self.slots.try_acquire() {
             permit.forget();
             return Ok(Exchange::new(self, body));
         }
         if self.waiting.load(Relaxed) >= site.limits.server_connections {
-            return Err(Refusal::Overloaded);
+            return Err(UpstreamFailure::QueueFull.into());
         }
         let _place = Place::new(self);
         match timeout(site.timeouts.server, self.slots.acquire()).await {
@@ -137,7 +160,7 @@ impl Upstream {
                 permit.forget();
                 Ok(Exchange::new(self, body))
             }
-            _ => Err(Refusal::Overloaded),
+            _ => Err(UpstreamFailure::QueueTimeout.into()),
         }
     }
 
@@ -152,14 +175,11 @@ impl Upstream {
         }
     }
 
-    async fn connect(&self, site: &Site) -> Result<Box<Live>, Refusal> {
+    async fn connect(&self, site: &Site) -> Result<Box<Live>, ExchangeError> {
         let connected = timeout(site.timeouts.server, connect::connect(&self.server)).await;
         let stream = connected
-            .map_err(|_| Refusal::GatewayTimeout)?
-            .map_err(|error| {
-                tracing::debug!(%error, server = %self.server, "cannot connect to the server");
-                Refusal::BadGateway
-            })?;
+            .map_err(|_| UpstreamFailure::ConnectTimeout)?
+            .map_err(|error| ExchangeError::connecting(&error))?;
         Ok(Box::new(Live::new(stream, Arc::clone(&self.telemetry))))
     }
 
@@ -249,7 +269,7 @@ impl Exchange {
     async fn send(&mut self, parts: &mut Parts, flow: &Flow) -> Result<response::Parts, Failed> {
         flow.turn(Turn::Server);
         let Some(live) = self.live.as_deref_mut() else {
-            return Err(Failed::Lost { answered: false });
+            return Err(UpstreamFailure::Closed.into());
         };
         self.sending.head(parts, live.output());
         let before = live.moved;
@@ -257,32 +277,35 @@ impl Exchange {
         let head = poll_fn(|cx| {
             loop {
                 if let Some(refusal) = flow.take_failure() {
-                    return Poll::Ready(Err(Failed::Refused(refusal)));
+                    return Poll::Ready(Err(refusal.into()));
                 }
                 // A server that does not take the request may have answered it all the same.
                 let written = go_on(live, &mut self.sending, cx);
                 if let Some(refusal) = flow.take_failure() {
-                    return Poll::Ready(Err(Failed::Refused(refusal)));
+                    return Poll::Ready(Err(refusal.into()));
                 }
                 let came = live.poll_read(cx);
                 flow.moved(live.moved - before);
-                let lost = |what: &dyn std::fmt::Display, read: usize| {
-                    tracing::debug!("no answer of the server: {what}");
-                    Poll::Ready(Err(Failed::Lost { answered: read > 0 }))
+                let lost = |error: ExchangeError, read: usize| {
+                    let unanswered = read == 0;
+                    Poll::Ready(Err(Failed { error, unanswered }))
                 };
-                match came {
-                    Poll::Pending if written.is_err() => return lost(&Cut, read),
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(0)) => return lost(&"it has closed the connection", read),
-                    Poll::Ready(Ok(bytes)) => read += bytes,
-                    Poll::Ready(Err(error)) => return lost(&error, read),
+                match (came, written) {
+                    (_, Err(Interrupted::Client)) => return Poll::Ready(Err(INCOMPLETE.into())),
+                    (Poll::Pending, Ok(())) => return Poll::Pending,
+                    (Poll::Ready(Ok(0)), _) => return lost(UpstreamFailure::Closed.into(), read),
+                    (Poll::Ready(Ok(bytes)), _) => read += bytes,
+                    (Poll::Ready(Err(error)), _)
+                    | (Poll::Pending, Err(Interrupted::Server(error))) => {
+                        return lost(ExchangeError::closed(&error), read);
+                    }
                 }
                 match answer::head(&mut live.input, &parts.method, &mut parts.headers) {
                     Ok(Some(head)) => return Poll::Ready(Ok(head)),
                     // Informational answers may come before the one that counts, but not without end.
-                    Ok(None) if read > BEFORE => return lost(&"it does not come to an end", read),
+                    Ok(None) if read > BEFORE => return Poll::Ready(Err(ENDLESS.into())),
                     Ok(None) => {}
-                    Err(error) => return lost(&error, read),
+                    Err(malformed) => return Poll::Ready(Err(malformed.into())),
                 }
             }
         });
@@ -297,7 +320,7 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
         flow: &Flow,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
         let Some(live) = self.live.as_deref_mut() else {
             return Poll::Ready(None);
         };
@@ -306,10 +329,7 @@ impl Exchange {
                 Ok(Piece::Frame(frame)) => return Poll::Ready(Some(Ok(frame))),
                 Ok(Piece::End) => return Poll::Ready(None),
                 Ok(Piece::More) => {}
-                Err(error) => {
-                    tracing::debug!(%error, "the server's answer is broken");
-                    return Poll::Ready(Some(Err(Cut)));
-                }
+                Err(malformed) => return Poll::Ready(Some(Err(malformed.into()))),
             }
             let before = live.moved;
             // What is left of the request may still be wanted, or not: the answer goes on either way.
@@ -322,10 +342,8 @@ impl Exchange {
                     self.receiving = Receiving::Whole;
                     return Poll::Ready(None);
                 }
-                Ok(0) | Err(_) => {
-                    tracing::debug!("the server's answer was cut short");
-                    return Poll::Ready(Some(Err(Cut)));
-                }
+                Ok(0) => return Poll::Ready(Some(Err(Truncation::UpstreamClosed.into()))),
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }
         }
     }
@@ -351,16 +369,17 @@ impl Exchange {
 }
 
 /// Sends what there is of a request.
-fn go_on(live: &mut Live, sending: &mut Sending, cx: &mut Context<'_>) -> Result<(), Cut> {
+fn go_on(live: &mut Live, sending: &mut Sending, cx: &mut Context<'_>) -> Result<(), Interrupted> {
     loop {
         if !sending.is_whole() {
-            sending.fill(cx, live.output())?;
+            let filled = sending.fill(cx, live.output());
+            filled.map_err(|Cut| Interrupted::Client)?;
         }
         let more = !live.is_written() && !sending.is_whole();
         match live.poll_write(cx) {
             // There may be room for more of the body.
             Poll::Ready(Ok(())) if more => {}
-            Poll::Ready(Err(_)) => return Err(Cut),
+            Poll::Ready(Err(error)) => return Err(Interrupted::Server(error)),
             Poll::Ready(Ok(())) | Poll::Pending => return Ok(()),
         }
     }

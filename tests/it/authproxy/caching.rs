@@ -43,7 +43,7 @@ impl Permissions for Engine {
         // Everybody who asks at the same time has time to.
         tokio::task::yield_now().await;
         if *self.fails.lock().unwrap() {
-            return Err(Unavailable("it fails".to_owned()));
+            return Err(Unavailable::failed("it fails"));
         }
         let grant = self.known.lock().unwrap().contains(&key).then(|| {
             Arc::new(Grant {

@@ -13,6 +13,8 @@ use hostkit_tests::patience;
 
 /// The key that everything is allowed with.
 pub(super) const KEY: &str = "wire-key";
+/// Another one.
+pub(super) const OTHER: &str = "other-key";
 
 /// authproxy before a server, with a file that knows [`KEY`].
 pub(super) fn proxy(server: u16, args: &[&str]) -> Authproxy {
@@ -29,14 +31,19 @@ pub(super) fn with_key(server: &str, args: &[&str]) -> Authproxy {
     Authproxy::start(&all)
 }
 
-/// A file with [`KEY`], one for all tests of this run.
+/// A file with [`KEY`] and [`OTHER`], one for all tests of this run.
 pub(super) fn acl_file() -> PathBuf {
     static FILE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     let file = FILE.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap().keep();
         let file = directory.join("acl.yaml");
-        let hash = hostkit_tests::acl::hash(KEY);
-        let text = format!("keys:\n  - {{id: wire, sha256: {hash}, rights: [all]}}\n");
+        let mut text = "keys:\n".to_owned();
+        for (id, key) in [("wire", KEY), ("other", OTHER)] {
+            let hash = hostkit_tests::acl::hash(key);
+            text.push_str(&format!(
+                "  - {{id: {id}, sha256: {hash}, rights: [all]}}\n"
+            ));
+        }
         std::fs::write(&file, text).unwrap();
         file
     });

@@ -18,6 +18,8 @@ use crate::settings::AccessLog as Shape;
 const LONGEST: usize = 4096;
 /// What is shown of a client's address that is none, in bytes.
 const LONGEST_CLIENT: usize = 64;
+/// What is shown of a detail, in bytes.
+const LONGEST_DETAIL: usize = 512;
 /// What our lines are logged as.
 const LOGGER: &str = "authproxy.access";
 
@@ -98,7 +100,7 @@ impl Format {
         }
         write!(to, " in={} out={}", record.received, record.sent)?;
         if let Some(refusal) = record.refusal {
-            write!(to, " refused={}", refusal.word())?;
+            write!(to, " refused={}", refusal.cause())?;
         }
         if let Some((needed, has)) = rights(record) {
             write!(to, " needed={} has={}", Printable(&needed), Printable(&has))?;
@@ -115,8 +117,11 @@ impl Format {
         if let Some(mark) = said.mark {
             write!(to, " mark={mark}")?;
         }
-        if record.cut {
-            write!(to, " cut")?;
+        if let Some(truncation) = record.cut {
+            write!(to, " cut={}", truncation.word())?;
+        }
+        if let Some(detail) = &record.detail {
+            write!(to, " detail={:?}", start(detail, LONGEST_DETAIL))?;
         }
         writeln!(to, " request={}{}", Printable(said.id), self.fixed)
     }
@@ -145,7 +150,7 @@ impl Format {
             write!(to, ",\"server_ms\":{server:.3}")?;
         }
         if let Some(refusal) = record.refusal {
-            member(to, "refusal", refusal.word())?;
+            member(to, "refusal", refusal.cause())?;
         }
         if let Some((needed, has)) = rights(record) {
             member(to, "needed", &needed)?;
@@ -163,8 +168,12 @@ impl Format {
         if let Some(mark) = said.mark {
             member(to, "mark", mark)?;
         }
-        if record.cut {
+        if let Some(truncation) = record.cut {
             write!(to, ",\"cut\":true")?;
+            member(to, "cut_cause", truncation.word())?;
+        }
+        if let Some(detail) = &record.detail {
+            member(to, "detail", start(detail, LONGEST_DETAIL))?;
         }
         member(to, "request_id", said.id)?;
         writeln!(to, "}}")

@@ -12,7 +12,7 @@ use crate::door::Refused;
 use crate::grant::KeyHash;
 use crate::headers::Client;
 use crate::record::{Asked, Telemetry};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Truncation};
 use crate::settings::AccessLog as Shape;
 use crate::settings::tests::site;
 
@@ -106,7 +106,7 @@ fn a_refusal_is_told_with_its_word_and_no_more_of_the_key_than_shows_which_it_is
 fn a_json_line_is_a_logstash_object() {
     let text = line(Shape::Json, INSIDE, "/a\"b?c=d", |record| {
         record.answered(StatusCode::OK);
-        record.cut = true;
+        record.cut = Some(Truncation::UpstreamClosed);
     });
     let line = json(&text);
     for (name, value) in [
@@ -123,6 +123,7 @@ fn a_json_line_is_a_logstash_object() {
         assert_eq!(line[name], value, "{name}");
     }
     assert_eq!((&line["status"], &line["cut"]), (&200.into(), &true.into()));
+    assert_eq!(line["cut_cause"], "upstream_closed");
     assert_eq!(line["duration_ms"], 12.345);
     assert_eq!(line["tags"], serde_json::json!(["eight_ball"]));
     assert!(line["@timestamp"].is_string() && line["pid"].is_u64() && line["host"].is_string());

@@ -124,7 +124,7 @@ const NOBODY: Told = Ok(Found {
 });
 
 fn failed() -> Told {
-    Err(Unavailable("told to".to_owned()))
+    Err(Unavailable::failed("told to"))
 }
 
 /// A cache before an engine.

@@ -148,7 +148,7 @@ fn the_first_failure_is_said_once_and_never_to_the_next_request() {
     flow.begin();
     assert_eq!(flow.take_failure(), None);
     flow.fail(Refusal::LargeBody);
-    flow.fail(Refusal::GatewayTimeout);
+    flow.fail(Refusal::SlowRequest);
     assert_eq!(flow.take_failure(), Some(Refusal::LargeBody));
     assert_eq!(flow.take_failure(), None);
     flow.fail(Refusal::SlowRequest);

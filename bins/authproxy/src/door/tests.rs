@@ -7,6 +7,7 @@ use hyper::header::HeaderName;
 
 use super::*;
 use crate::permissions::Unavailable;
+use crate::refusal::EngineFailure;
 use crate::settings::{Credentials, Limits, Route, Timeouts};
 
 fn site() -> Site {
@@ -71,7 +72,7 @@ fn known(stale: bool) -> Answer {
 }
 
 fn unavailable() -> Answer {
-    Err(Unavailable("it is away".to_owned()))
+    Err(Unavailable::failed("it is away"))
 }
 
 /// What is decided when this is known of the key `k`; nothing may be asked about when it is none.
@@ -113,7 +114,10 @@ async fn a_key_decides() {
     let refused = door(&site, &request, Some(unavailable()))
         .await
         .unwrap_err();
-    assert_eq!(refused.refusal, Refusal::EngineUnavailable);
+    assert_eq!(
+        refused.refusal,
+        Refusal::EngineUnavailable(EngineFailure::Failed)
+    );
     let without = parts(Request::get("/data"));
     let refused = door(&site, &without, None).await.unwrap_err();
     assert_eq!(refused.refusal, Refusal::NoKey);

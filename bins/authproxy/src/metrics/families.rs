@@ -7,6 +7,7 @@ use super::{Classes, Count, NO_ROUTE};
 use crate::cache::Snapshot;
 use crate::permissions::{BreakerState, ServerStatus, Status};
 use crate::record::Telemetry;
+use crate::refusal::Truncation;
 
 /// What is looked at for one page.
 #[derive(Debug)]
@@ -57,7 +58,11 @@ pub(super) fn families(seen: &Seen<'_>) -> Vec<Family> {
     all
 }
 
-fn requests(Telemetry { metrics, access }: &Telemetry) -> Vec<Family> {
+fn requests(
+    Telemetry {
+        metrics, access, ..
+    }: &Telemetry,
+) -> Vec<Family> {
     let class = |digit: usize| match digit {
         0 => "none".to_owned(),
         digit => format!("{digit}xx"),
@@ -81,6 +86,7 @@ fn requests(Telemetry { metrics, access }: &Telemetry) -> Vec<Family> {
             ([id.into_string(), "refused".to_owned()], refused),
         ]
     });
+    let cut = Truncation::ALL.map(|cause| ([cause.word()], metrics.cut[cause as usize].get()));
     let refusals = metrics.refusals.get(Count::get);
     let refusals = refusals.into_iter().map(|(word, count)| ([word], count));
     vec![
@@ -93,7 +99,7 @@ fn requests(Telemetry { metrics, access }: &Telemetry) -> Vec<Family> {
         family(
             "authproxy_refusals_total",
             &["reason"],
-            "Requests that were answered here, by the word in the answer's body",
+            "Requests that were answered here, by the cause in the access log",
             Samples::Counts(labelled(refusals)),
         ),
         family(
@@ -133,9 +139,9 @@ fn requests(Telemetry { metrics, access }: &Telemetry) -> Vec<Family> {
         ),
         family(
             "authproxy_answers_cut_total",
-            &[],
-            "Answers that ended before their end",
-            &metrics.cut,
+            &["cause"],
+            "Answers that ended before their end, by the cause in the access log",
+            Samples::Counts(labelled(cut)),
         ),
         family(
             "authproxy_received_bytes_total",

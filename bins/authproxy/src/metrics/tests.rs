@@ -10,7 +10,7 @@ use crate::door::{Pass, Refused};
 use crate::grant::Grant;
 use crate::headers::Client;
 use crate::record::Telemetry;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Truncation, UpstreamFailure};
 use crate::settings::tests::site;
 
 fn begin(telemetry: &Arc<Telemetry>) -> Record {
@@ -68,6 +68,7 @@ fn a_request_is_counted_when_it_has_ended() {
     let mut refused = begin(&telemetry);
     refused.refuse(&Refused {
         refusal: Refusal::MissingRight,
+        detail: None,
         id: Some(grant("alice")),
         key: None,
         route: None,
@@ -101,13 +102,16 @@ fn a_request_is_counted_when_it_has_ended() {
 fn a_refusal_after_the_door_keeps_the_word_and_the_status() {
     let telemetry = Arc::default();
     let mut record = passed(&telemetry, "alice", None, Mark::FailOpen);
-    record.end(Refusal::BadGateway);
+    record.end(Refusal::Upstream(UpstreamFailure::Refused));
+    record.cut = Some(Truncation::UpstreamClosed);
     drop(record);
     shows(
         &telemetry,
         &[
             "authproxy_requests_total{route=\"none\",class=\"5xx\"} 1",
-            "authproxy_refusals_total{reason=\"bad_gateway\"} 1",
+            "authproxy_refusals_total{reason=\"upstream_refused\"} 1",
+            "authproxy_answers_cut_total{cause=\"client_closed\"} 0",
+            "authproxy_answers_cut_total{cause=\"upstream_closed\"} 1",
             "authproxy_unjudged_total{why=\"fail-open\"} 1",
         ],
     );

@@ -14,6 +14,7 @@ use super::news::News;
 use super::server::{DEADLINE, Servers};
 use super::{Permissions, Status, Unavailable};
 use crate::grant::{Found, KeyHash};
+use crate::refusal::EngineFailure;
 
 /// A larger file is no configuration (bytes).
 const LIMIT: u64 = 1 << 20;
@@ -120,7 +121,7 @@ impl Permissions for Liveconf {
             state
                 .servers
                 .clone()
-                .ok_or_else(|| Unavailable(trouble.to_owned()))?
+                .ok_or_else(|| Unavailable::new(EngineFailure::NotConfigured, trouble))?
         };
         servers.find(key).await
     }

@@ -19,6 +19,7 @@ use url::Url;
 
 use super::{Permissions, ServerStatus, Unavailable, protocol};
 use crate::grant::{Found, KeyHash};
+use crate::refusal::EngineFailure;
 use connect::Connector;
 use endpoint::Endpoint;
 
@@ -129,9 +130,10 @@ impl Servers {
 impl Permissions for Servers {
     async fn find(&self, key: KeyHash) -> Result<Found, Unavailable> {
         let Ok(_under_way) = self.questions.try_acquire() else {
-            return Err(Unavailable(format!("{QUESTIONS} questions are under way")));
+            let why = format!("{QUESTIONS} questions are under way");
+            return Err(Unavailable::new(EngineFailure::Overloaded, why));
         };
         let question = Bytes::from(protocol::question(&key));
-        self.ask(&question).await.map_err(Unavailable)
+        self.ask(&question).await.map_err(Unavailable::failed)
     }
 }

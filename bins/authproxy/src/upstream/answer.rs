@@ -26,7 +26,7 @@ const SMALL: usize = 4 << 10;
 /// What is not HTTP, or cannot be relied on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Malformed(&'static str);
+pub(super) struct Malformed(pub(super) &'static str);
 
 /// A head.
 pub(super) struct Head {
@@ -82,15 +82,15 @@ pub(super) fn head(
         let length = match parsed {
             Ok(httparse::Status::Complete(length)) if length <= HEAD => length,
             Ok(httparse::Status::Partial) if input.len() < HEAD => return Ok(None),
-            Ok(_) => return Err(Malformed("the head is too long")),
-            Err(_) => return Err(Malformed("the head is not HTTP")),
+            Ok(_) => return Err(Malformed("longer than 64 KiB")),
+            Err(error) => return Err(Malformed(invalid(error))),
         };
         let code = read.code.unwrap_or_default();
         if (100..200).contains(&code) && code != 101 {
             input.advance(length);
             continue;
         }
-        let status = StatusCode::from_u16(code).map_err(|_| Malformed("the status is none"))?;
+        let status = StatusCode::from_u16(code).map_err(|_| Malformed("invalid status code"))?;
         let (mut parts, ()) = Response::new(()).into_parts();
         parts.status = status;
         let reason = read.reason.unwrap_or_default();
@@ -107,11 +107,11 @@ pub(super) fn head(
         let mut said = Said::default();
         for line in &*read.headers {
             let name = HeaderName::from_bytes(line.name.as_bytes())
-                .map_err(|_| Malformed("the name of a header is none"))?;
+                .map_err(|_| Malformed("invalid header name"))?;
             let start = line.value.as_ptr() as usize - input.as_ptr() as usize;
             let value = bytes.slice(start..start + line.value.len());
             let value = HeaderValue::from_maybe_shared(value)
-                .map_err(|_| Malformed("the value of a header is none"))?;
+                .map_err(|_| Malformed("invalid header value"))?;
             if said.hear(&name, &value)? {
                 parts.headers.append(name, value);
             }
@@ -124,6 +124,19 @@ pub(super) fn head(
             body,
             keeps: keeps && !said.close && (is_1_1 || said.keep_alive),
         }));
+    }
+}
+
+/// What httparse has found.
+const fn invalid(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => "invalid header name",
+        httparse::Error::HeaderValue => "invalid header value",
+        httparse::Error::NewLine => "invalid end of line",
+        httparse::Error::Status => "invalid status code",
+        httparse::Error::Token => "invalid status line",
+        httparse::Error::TooManyHeaders => "more than 100 headers",
+        httparse::Error::Version => "not HTTP/1.0 or HTTP/1.1",
     }
 }
 
@@ -147,13 +160,13 @@ impl Said {
             return match self.length.replace(length) {
                 None => Ok(true),
                 Some(before) if before == length => Ok(false),
-                Some(_) => Err(Malformed("two lengths of one body")),
+                Some(_) => Err(Malformed("different values of Content-Length")),
             };
         }
         if *name == TRANSFER_ENCODING {
             for coding in value.as_bytes().split(|byte| *byte == b',') {
                 if self.chunked {
-                    return Err(Malformed("a coding on top of chunks"));
+                    return Err(Malformed("a transfer coding after chunked"));
                 }
                 self.chunked = coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
                 self.coded |= !self.chunked;
@@ -185,10 +198,10 @@ impl Said {
     ) -> Result<Receiving, Malformed> {
         let encoded = self.chunked || self.coded;
         if encoded && self.length.is_some() {
-            return Err(Malformed("a length, and chunks too"));
+            return Err(Malformed("both Content-Length and Transfer-Encoding"));
         }
         if encoded && !is_1_1 {
-            return Err(Malformed("chunks in HTTP/1.0"));
+            return Err(Malformed("Transfer-Encoding in HTTP/1.0"));
         }
         let without = status.is_informational()
             || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
@@ -199,7 +212,7 @@ impl Said {
             Some(length) => Receiving::Length(length),
             // What is coded otherwise would lose its coding on the way, which the client could not undo.
             None if self.chunked && !self.coded => Receiving::ChunkLine,
-            None if encoded => return Err(Malformed("a coding that is not passed on")),
+            None if encoded => return Err(Malformed("a transfer coding other than chunked")),
             None => Receiving::Close,
         })
     }
@@ -211,7 +224,7 @@ fn length(value: &[u8]) -> Result<u64, Malformed> {
     let number = std::str::from_utf8(value).ok().filter(|_| digits);
     number
         .and_then(|number| number.parse().ok())
-        .ok_or(Malformed("a length that is none"))
+        .ok_or(Malformed("invalid Content-Length"))
 }
 
 impl Receiving {
@@ -249,7 +262,7 @@ impl Receiving {
                 }
                 // The parser takes no digits for a zero.
                 Self::ChunkLine if !input[0].is_ascii_hexdigit() => {
-                    return Err(Malformed("the line before a chunk is none"));
+                    return Err(Malformed("invalid chunk size"));
                 }
                 Self::ChunkLine => match httparse::parse_chunk_size(input) {
                     Ok(httparse::Status::Complete((line, size))) if line <= CHUNK_LINE => {
@@ -262,7 +275,7 @@ impl Receiving {
                     Ok(httparse::Status::Partial) if input.len() < CHUNK_LINE => {
                         return Ok(Piece::More);
                     }
-                    _ => return Err(Malformed("the line before a chunk is none")),
+                    _ => return Err(Malformed("invalid chunk size")),
                 },
                 Self::ChunkEnd => match input.first_chunk() {
                     Some(b"\r\n") => {
@@ -270,7 +283,7 @@ impl Receiving {
                         *self = Self::ChunkLine;
                     }
                     None if input[0] == b'\r' => return Ok(Piece::More),
-                    _ => return Err(Malformed("a chunk does not end where it says")),
+                    _ => return Err(Malformed("a chunk does not end after its size")),
                 },
                 Self::Trailers => {
                     let Some(trailers) = trailers(input)? else {
@@ -305,14 +318,14 @@ fn trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
     let (length, lines) = match httparse::parse_headers(input, &mut lines) {
         Ok(httparse::Status::Complete(parsed)) if parsed.0 <= HEAD => parsed,
         Ok(httparse::Status::Partial) if input.len() < HEAD => return Ok(None),
-        _ => return Err(Malformed("the trailers are none")),
+        _ => return Err(Malformed("invalid trailers")),
     };
     let mut trailers = HeaderMap::new();
     for line in lines {
         let name = HeaderName::from_bytes(line.name.as_bytes());
         let value = HeaderValue::from_bytes(line.value);
         let (Ok(name), Ok(value)) = (name, value) else {
-            return Err(Malformed("a trailer is none"));
+            return Err(Malformed("invalid trailer"));
         };
         trailers.append(name, value);
     }

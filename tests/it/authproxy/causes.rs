@@ -1,0 +1,289 @@
+//! Why a request got no response, or only a part of one: the access log says it beside the request's id, a warning says
+//! it once, and metrics count it.
+
+use std::any::Any;
+
+use hostkit_tests::authproxy::Authproxy;
+use hostkit_tests::misbehave::Full;
+use hostkit_tests::{eventually, free_port};
+
+use super::wire::{KEY, OTHER, Origin, Wire, acl_file, request};
+
+/// A server at this address that behaves in one way for as long as the second part lives.
+type Server = (String, Box<dyn Any>);
+
+fn local(port: u16, server: impl Any) -> Server {
+    (format!("http://127.0.0.1:{port}"), Box::new(server))
+}
+
+fn origin(script: impl Fn(&mut Wire) + Send + Sync + 'static) -> Server {
+    let origin = Origin::start(move |wire, _| script(wire));
+    local(origin.port(), origin)
+}
+
+/// One that sends these bytes after a request's head and closes.
+fn sends(bytes: &'static str) -> Server {
+    origin(move |wire| {
+        wire.head();
+        wire.send(bytes);
+    })
+}
+
+/// One that sends these bytes after a request's head and is silent from then on.
+fn stalls(bytes: &'static str) -> Server {
+    origin(move |wire| {
+        wire.head();
+        wire.send(bytes);
+        wire.rest();
+    })
+}
+
+/// With an access log, and a file of two keys unless `args` names another permissions engine.
+fn start(server: &str, args: &[&str]) -> Authproxy {
+    let server = format!("--server={server}");
+    let file = format!("--acl-file={}", acl_file().display());
+    let mut all = vec![server.as_str(), "--right=all"];
+    if !args.iter().any(|arg| arg.contains("acl")) {
+        all.push(&file);
+    }
+    all.extend(args);
+    Authproxy::start(&all)
+}
+
+/// Waits for the line of the access log with this id, and these words in it.
+#[track_caller]
+fn logs(proxy: &Authproxy, id: &str, words: &[&str]) {
+    let mut line = String::new();
+    eventually("a line of the access log", || {
+        let log = proxy.log();
+        let found = log
+            .lines()
+            .find(|line| line.contains("authproxy.access") && line.contains(id));
+        line = found.unwrap_or_default().to_owned();
+        found.is_some()
+    });
+    for word in words {
+        assert!(line.contains(word), "{word}: {line}");
+    }
+}
+
+/// How many warnings there are of a cause.
+fn warnings(proxy: &Authproxy, cause: &str) -> usize {
+    let (log, cause) = (proxy.log(), format!(" cause={cause} "));
+    log.lines()
+        .filter(|line| line.contains(" WARNING authproxy: ") && line.contains(&cause))
+        .count()
+}
+
+#[test]
+fn request_without_response_is_found_by_its_id_with_its_cause() {
+    let soon: &[&str] = &["--timeout=300ms"];
+    let nobody = format!("--acl-server=http://127.0.0.1:{}/", free_port());
+    let engine = || sends("");
+    for (server, args, status, word, cause, detail) in [
+        (
+            local(free_port(), ()),
+            &[][..],
+            502,
+            "bad_gateway",
+            "upstream_refused",
+            "",
+        ),
+        (
+            ("unix:/nowhere/socket".to_owned(), Box::new(()) as Box<_>),
+            &[],
+            502,
+            "bad_gateway",
+            "upstream_unreachable",
+            "detail=\"No such file or directory",
+        ),
+        (sends(""), &[], 502, "bad_gateway", "upstream_closed", ""),
+        (
+            sends("HTTP/1.1 200 OK\r\nContent-"),
+            &[],
+            502,
+            "bad_gateway",
+            "upstream_closed",
+            "",
+        ),
+        (
+            sends("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx"),
+            &[],
+            502,
+            "bad_gateway",
+            "upstream_malformed_head",
+            "detail=\"different values of Content-Length\"",
+        ),
+        (
+            sends("SSH-2.0-OpenSSH\r\n"),
+            &[],
+            502,
+            "bad_gateway",
+            "upstream_malformed_head",
+            "detail=\"not HTTP/1.0 or HTTP/1.1\"",
+        ),
+        (
+            sends(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+            ),
+            &[],
+            502,
+            "bad_gateway",
+            "upstream_malformed_head",
+            "key=wire detail=\"switched to a protocol",
+        ),
+        (
+            {
+                let full = Full::start();
+                local(full.port(), full)
+            },
+            soon,
+            504,
+            "gateway_timeout",
+            "upstream_connect_timeout",
+            "",
+        ),
+        (
+            stalls(""),
+            soon,
+            504,
+            "gateway_timeout",
+            "upstream_response_timeout",
+            "",
+        ),
+        (
+            engine(),
+            &[&nobody],
+            503,
+            "engine_unavailable",
+            "engine_failed",
+            "Connection refused",
+        ),
+        (
+            engine(),
+            &["--use_liveconf_aclserver", "--liveconf=/nowhere"],
+            503,
+            "engine_unavailable",
+            "engine_not_configured",
+            "/nowhere",
+        ),
+    ] {
+        let (url, _server) = server;
+        let proxy = start(&url, args);
+        let mut client = Wire::connect(proxy.port());
+        for _ in 0..3 {
+            let answer = client.ask(request("GET /", ""));
+            assert_eq!((answer.status(), answer.word().as_str()), (status, word));
+            let id = answer.header("x-request-id").unwrap();
+            logs(&proxy, id, &[&format!(" refused={cause} "), detail]);
+        }
+        assert_eq!(warnings(&proxy, cause), 1, "{}", proxy.log());
+        let metric = format!("authproxy_refusals_total{{reason=\"{cause}\"}}");
+        assert_eq!(proxy.metric(&metric), Some(3.0), "{cause}");
+    }
+}
+
+#[test]
+fn request_that_gets_no_connection_says_which_bound_it_met() {
+    let args = ["--server-connections=1", "--timeout=3s"];
+    let (url, _server) = stalls("");
+    let proxy = start(&url, &args);
+    // It has the only connection for as long as it does not send the rest.
+    let mut holder = Wire::connect(proxy.port());
+    holder.send(request("POST /", "Content-Length: 100\r\n") + "some");
+    eventually("the connection is taken", || {
+        proxy.metric_sum("authproxy_server_connections") == 1.0
+    });
+    let mut waiting = Wire::connect(proxy.port());
+    waiting.send(request("GET /", ""));
+    eventually("a request waits", || {
+        proxy.metric_sum("authproxy_server_waiting") == 1.0
+    });
+    let other = request("GET /", "").replace(KEY, OTHER);
+    let refused = Wire::connect(proxy.port()).ask(other);
+    let expired = waiting.message().unwrap();
+    for (answer, cause) in [
+        (refused, "upstream_queue_full"),
+        (expired, "upstream_queue_timeout"),
+    ] {
+        assert_eq!(
+            (answer.status(), answer.word().as_str()),
+            (503, "overloaded")
+        );
+        let id = answer.header("x-request-id").unwrap();
+        logs(&proxy, id, &[&format!(" refused={cause} ")]);
+        assert_eq!(warnings(&proxy, cause), 1, "{}", proxy.log());
+    }
+}
+
+#[test]
+fn truncated_response_says_which_side_ended_it() {
+    const LONG: &str = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this";
+    let endless = || {
+        origin(|wire| {
+            wire.head();
+            wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            let chunk = format!("10000\r\n{}\r\n", "x".repeat(1 << 16));
+            while wire.send(&chunk) {}
+        })
+    };
+    for (server, args, leaves, cause, warned) in [
+        (sends(LONG), &[][..], false, "upstream_closed", 1),
+        (
+            sends("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"),
+            &[],
+            false,
+            "upstream_malformed_body",
+            1,
+        ),
+        (
+            stalls(LONG),
+            &["--timeout=300ms"],
+            false,
+            "upstream_timeout",
+            1,
+        ),
+        (
+            endless(),
+            &["--client-timeout=400ms"],
+            false,
+            "client_timeout",
+            0,
+        ),
+        (endless(), &[], true, "client_closed", 0),
+    ] {
+        let (url, _server) = server;
+        let proxy = start(&url, args);
+        let mut client = Wire::connect(proxy.port());
+        client.send(request("GET /", "X-Request-Id: of-this-one\r\n"));
+        assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
+        let kept = (!leaves).then_some(client);
+        logs(&proxy, "of-this-one", &[" 200 ", &format!(" cut={cause} ")]);
+        drop(kept);
+        assert_eq!(warnings(&proxy, cause), warned, "{}", proxy.log());
+        let metric = format!("authproxy_answers_cut_total{{cause=\"{cause}\"}}");
+        assert_eq!(proxy.metric(&metric), Some(1.0), "{cause}");
+    }
+}
+
+#[test]
+fn upload_that_the_client_breaks_off_is_not_the_servers_failure() {
+    let (url, _server) = stalls("");
+    let proxy = start(&url, &[]);
+    for body in ["Content-Length: 100\r\n", "Transfer-Encoding: chunked\r\n"] {
+        let mut client = Wire::connect(proxy.port());
+        let id = format!("X-Request-Id: broken-{}\r\n", body.len());
+        client.send(request("POST /", &format!("{id}{body}")) + "4\r\nsome\r\n");
+        eventually("the request is under way", || {
+            proxy.metric_sum("authproxy_server_connections") == 1.0
+        });
+        client.finish();
+        let _ = client.rest();
+        drop(client);
+        logs(&proxy, &format!("broken-{}", body.len()), &[]);
+        eventually("the connection is closed", || {
+            proxy.metric_sum("authproxy_server_connections") == 0.0
+        });
+    }
+    assert!(!proxy.log().contains("upstream_"), "{}", proxy.log());
+}
