@@ -14,6 +14,7 @@ mod outage;
 mod proxying;
 mod rights;
 mod seeds;
+mod streaming;
 mod upgrade;
 mod verbs;
 mod wire;

@@ -154,6 +154,7 @@ impl ToClient {
         };
         match ready!(exchange.poll_frame(cx, &self.entry.client().flow)) {
             Some(Ok(frame)) => {
+                self.entry.client().flow.body();
                 if exchange.is_whole() {
                     self.source = Source::Gone;
                 }

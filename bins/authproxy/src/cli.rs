@@ -178,6 +178,14 @@ pub struct Flags {
     #[arg(long, value_name = "DURATION", value_parser = units::duration, help_heading = "Deadlines")]
     #[serde(deserialize_with = "config::duration")]
     pub idle_timeout: Option<Duration>,
+    /// Longest silence of the server within a streaming response: text/event-stream, and all with --stream-all
+    /// [default: 1h]
+    #[arg(long, value_name = "DURATION", value_parser = units::duration, help_heading = "Deadlines")]
+    #[serde(deserialize_with = "config::duration")]
+    pub stream_timeout: Option<Duration>,
+    /// Treat every response as a streaming one from the first byte of its body on
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Deadlines")]
+    pub stream_all: Option<bool>,
     /// How long new connections are still taken when told to stop, while the health path says so [default: 3s]
     #[arg(long, value_name = "DURATION", value_parser = units::duration, help_heading = "Deadlines")]
     #[serde(deserialize_with = "config::duration")]

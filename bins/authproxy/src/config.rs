@@ -105,6 +105,8 @@ pub fn merged(args: &Args, matches: &ArgMatches) -> Result<(Flags, bool), Failur
         timeout,
         client_timeout,
         idle_timeout,
+        stream_timeout,
+        stream_all,
         lame_duck,
         max_connections,
         server_connections,

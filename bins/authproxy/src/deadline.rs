@@ -31,6 +31,15 @@ pub(crate) enum Turn {
     Server,
 }
 
+/// Whether the idle timeout of streaming responses applies to the response under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Streaming {
+    No,
+    /// From the first byte of its body on.
+    AfterFirstByte,
+    Yes,
+}
+
 /// What is under way on one connection. Written where it happens, read by the clock; all in one task.
 #[derive(Debug, Default)]
 pub(crate) struct Flow {
@@ -44,6 +53,7 @@ pub(crate) struct Flow {
     blocked: AtomicBool,
     /// The client has the head of an answer, or will.
     answered: AtomicBool,
+    streaming: AtomicU8,
     /// hyper is done with the connection, and bytes pass: its end is the tunnel's.
     open: AtomicBool,
     /// Why the request cannot go on, found while it was on its way.
@@ -58,6 +68,7 @@ impl Flow {
             .store(self.requests.load(Relaxed) + 1, Relaxed);
         self.turn(Turn::Proxy);
         self.answered.store(false, Relaxed);
+        self.streaming(Streaming::No);
         self.received.store(0, Relaxed);
         // One that came too late for the request before.
         self.take_failure();
@@ -76,6 +87,18 @@ impl Flow {
     /// There is an answer.
     pub(crate) fn answer(&self) {
         self.answered.store(true, Relaxed);
+    }
+
+    /// Whether the response is a streaming one.
+    pub(crate) fn streaming(&self, streaming: Streaming) {
+        self.streaming.store(streaming as u8, Relaxed);
+    }
+
+    /// A piece of the response's body is here.
+    pub(crate) fn body(&self) {
+        if self.streaming.load(Relaxed) == Streaming::AfterFirstByte as u8 {
+            self.streaming(Streaming::Yes);
+        }
     }
 
     /// Whether a request is under way that has no answer yet.
@@ -159,6 +182,7 @@ impl Flow {
             turn,
             reading,
             blocked: self.is_blocked(),
+            streaming: self.streaming.load(Relaxed) == Streaming::Yes as u8,
             moved: Moved {
                 requests: self.requests.load(Relaxed),
                 read: client.0,
@@ -175,6 +199,7 @@ pub(crate) struct Seen {
     turn: Turn,
     reading: Reading,
     blocked: bool,
+    streaming: bool,
     moved: Moved,
 }
 
@@ -252,8 +277,10 @@ impl Clock {
             server,
             client,
             idle,
+            stream,
         } = self.timeouts;
-        PARK.min(idle).min(client / 2).min(server / 2).max(SHORTEST)
+        let shortest = PARK.min(idle).min(client / 2);
+        shortest.min(server / 2).min(stream / 2).max(SHORTEST)
     }
 
     /// Judges what is seen now.
@@ -265,6 +292,10 @@ impl Clock {
         let passed = now - self.last;
         self.last = now;
         let still = now - self.since;
+        let silence = match seen.streaming {
+            true => self.timeouts.stream,
+            false => self.timeouts.server,
+        };
         let wait = match seen {
             Seen { blocked: true, .. } => Wait::Reader,
             Seen {
@@ -286,7 +317,7 @@ impl Clock {
             } if still >= PARK.min(self.timeouts.idle) => return Verdict::Park,
             Seen {
                 turn: Turn::Server, ..
-            } if still >= self.timeouts.server => return Verdict::Server,
+            } if still >= silence => return Verdict::Server,
             _ => return Verdict::Wait,
         };
         let late = self.wait(wait, passed, seen.moved);

@@ -172,6 +172,15 @@ pub fn is_websocket(headers: &HeaderMap) -> bool {
         && tokens(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
 }
 
+/// Whether a response is a stream of server-sent events (HTML Standard, section 9.2).
+#[must_use]
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        let media_type = value.as_bytes().split(|byte| *byte == b';').next();
+        media_type.is_some_and(|of| of.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
+    })
+}
+
 /// Removes what `Connection` names. What is not of a hop stays, whatever a client says: it must not be able to take
 /// away what proxies in front of this one have added, nor where a body ends.
 fn remove_named(headers: &mut HeaderMap) {

@@ -18,7 +18,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use crate::answer;
 use crate::body::{ToClient, ToServer};
 use crate::conn::Client;
-use crate::deadline::Turn;
+use crate::deadline::{Streaming, Turn};
 use crate::door::{Door, Refused};
 use crate::headers;
 use crate::lifecycle::{Lifecycle, Phase};
@@ -228,6 +228,11 @@ async fn answer(
         return Err(failed(ExchangeError::unrequested_upgrade()));
     }
     client.thread.proxy.telemetry.failures.succeeded();
+    if headers::is_event_stream(&head.headers) {
+        client.flow.streaming(Streaming::Yes);
+    } else if site.stream_all {
+        client.flow.streaming(Streaming::AfterFirstByte);
+    }
     headers::to_client(&mut head, id, pass.mark);
     entry.note(|record| record.answered(head.status));
     if switched {

@@ -77,6 +77,8 @@ pub struct Site {
     pub fail_open: bool,
     /// Deadlines of phases.
     pub timeouts: Timeouts,
+    /// `--stream-all`: every response is a streaming one from the first byte of its body on.
+    pub stream_all: bool,
     /// Bounds of requests.
     pub limits: Limits,
 }
@@ -126,6 +128,8 @@ pub struct Timeouts {
     pub client: Duration,
     /// How long a connection without a request is kept.
     pub idle: Duration,
+    /// `--stream-timeout`: the longest silence of the server within a streaming response.
+    pub stream: Duration,
 }
 
 /// Bounds of requests.

@@ -20,6 +20,7 @@ impl History {
             server: 20 * SECOND,
             client: 10 * SECOND,
             idle: 60 * SECOND,
+            stream: 100 * SECOND,
         };
         let limits = Limits {
             head: 16 << 10,
@@ -133,6 +134,32 @@ fn a_server_that_is_silent_ends_in_time() {
     let (said, when) = history.run(60, |_| {});
     assert_eq!(said, Verdict::Server);
     assert!((20..=24).contains(&when), "{when}");
+}
+
+#[test]
+fn streaming_response_has_an_idle_timeout_of_its_own() {
+    for (streaming, has_body, limit) in [
+        (Streaming::No, true, 20),
+        (Streaming::AfterFirstByte, false, 20),
+        (Streaming::AfterFirstByte, true, 100),
+        (Streaming::Yes, false, 100),
+    ] {
+        let mut history = History::new();
+        history.flow.begin();
+        history.flow.streaming(streaming);
+        history.flow.turn(Turn::Server);
+        if has_body {
+            history.flow.body();
+        }
+        let (said, when) = history.run(200, |_| {});
+        assert_eq!(said, Verdict::Server, "{streaming:?}");
+        assert!((limit..=limit + 4).contains(&when), "{streaming:?}: {when}");
+        // The next response is not a streaming one.
+        history.flow.begin();
+        history.flow.turn(Turn::Server);
+        let (_, when) = history.run(200, |_| {});
+        assert!((20..=24).contains(&when), "{streaming:?}: {when}");
+    }
 }
 
 #[test]

@@ -36,10 +36,12 @@ fn site() -> Site {
         cors: Vec::new(),
         health_path: None,
         fail_open: false,
+        stream_all: false,
         timeouts: Timeouts {
             server: second,
             client: second,
             idle: second,
+            stream: second,
         },
         limits: Limits {
             head: 16_384,

@@ -400,3 +400,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn event_stream_is_recognised_by_its_media_type() {
+    for (content_type, streams) in [
+        (Some("text/event-stream"), true),
+        (Some("Text/Event-Stream ; charset=utf-8"), true),
+        (Some("text/event-stream-ish"), false),
+        (Some("text/html; x=text/event-stream"), false),
+        (None, false),
+    ] {
+        let mut headers = HeaderMap::new();
+        if let Some(value) = content_type {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(value));
+        }
+        assert_eq!(is_event_stream(&headers), streams, "{content_type:?}");
+    }
+}

@@ -33,13 +33,19 @@ pub fn summary(settings: &Settings) -> String {
         health_path,
         fail_open,
         timeouts,
+        stream_all,
         limits,
     } = &**site;
     let Timeouts {
         server: server_timeout,
         client,
         idle,
+        stream,
     } = timeouts;
+    let streams = match stream_all {
+        true => "every response after its first byte",
+        false => "event streams",
+    };
     let Limits {
         head,
         body,
@@ -67,10 +73,11 @@ pub fn summary(settings: &Settings) -> String {
         (
             "deadlines",
             format!(
-                "server {}, client {}, idle {}; lame duck {}, drain {}",
+                "server {}, client {}, idle {}, {streams} {}; lame duck {}, drain {}",
                 show_duration(*server_timeout),
                 show_duration(*client),
                 show_duration(*idle),
+                show_duration(*stream),
                 show_duration(*lame_duck),
                 show_duration(*drain_timeout)
             ),

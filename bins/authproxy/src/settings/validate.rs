@@ -216,7 +216,9 @@ fn site(flags: &Flags, warnings: &mut Vec<String>) -> Result<Site, Wrong> {
             server: span("--timeout", flags.timeout, 15)?,
             client: span("--client-timeout", flags.client_timeout, 15)?,
             idle: span("--idle-timeout", flags.idle_timeout, 60)?,
+            stream: span("--stream-timeout", flags.stream_timeout, 3600)?,
         },
+        stream_all: flags.stream_all.unwrap_or_default(),
         limits: Limits {
             head: head(flags.max_head)?,
             body: flags.max_body,

@@ -1,0 +1,107 @@
+//! Streaming responses may be silent for longer than others, but not for ever.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hostkit_tests::authproxy::Authproxy;
+use hostkit_tests::eventually;
+
+use super::wire::{Origin, Wire, proxy, request};
+
+const EVENTS: &str = "text/event-stream; charset=utf-8";
+const FIRST: &str = "5\r\nfirst\r\n";
+/// The last chunk of a whole body.
+const END: &str = "0\r\n\r\n";
+
+fn head(content_type: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n")
+}
+
+/// A server whose response stops after its first part, and ends once it is told to; that of `/stalled` never does.
+fn silent(content_type: &'static str, first: &'static str, told: Arc<AtomicBool>) -> Origin {
+    Origin::start(move |wire, _| {
+        let Some(request) = wire.head() else { return };
+        if request.starts_with("GET /stalled") {
+            wire.send(head("text/plain"));
+            wire.rest();
+            return;
+        }
+        wire.send(head(content_type) + first);
+        eventually("told to go on", || told.load(Ordering::SeqCst));
+        wire.send(format!("6\r\nsecond\r\n{END}"));
+    })
+}
+
+/// Lets `--timeout` pass several times.
+fn let_the_timeout_pass(proxy: &Authproxy) {
+    for _ in 0..4 {
+        let mut client = Wire::connect(proxy.port());
+        client.send(request("GET /stalled", ""));
+        let response = String::from_utf8(client.rest()).unwrap();
+        assert!(!response.ends_with(END), "{response}");
+    }
+}
+
+#[test]
+fn streaming_response_outlives_the_timeout_of_others() {
+    let timeouts = ["--timeout=300ms", "--stream-timeout=1h"];
+    for (content_type, first, args) in [
+        (EVENTS, FIRST, &timeouts[..1]),
+        (EVENTS, "", &timeouts),
+        ("text/plain", FIRST, &["--timeout=300ms", "--stream-all"]),
+    ] {
+        let told = Arc::new(AtomicBool::new(false));
+        let origin = silent(content_type, first, told.clone());
+        let proxy = proxy(origin.port(), args);
+        let mut client = Wire::connect(proxy.port());
+        client.send(request("GET /", ""));
+        assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
+        assert_eq!(client.exactly(first.len()), first.as_bytes());
+        let_the_timeout_pass(&proxy);
+        told.store(true, Ordering::SeqCst);
+        let rest = String::from_utf8(client.exactly(11 + END.len())).unwrap();
+        assert_eq!(
+            rest,
+            format!("6\r\nsecond\r\n{END}"),
+            "{content_type} {args:?}"
+        );
+    }
+}
+
+#[test]
+fn response_that_does_not_stream_or_is_silent_for_too_long_is_truncated() {
+    for (content_type, first, args) in [
+        ("text/plain", FIRST, &["--timeout=300ms"][..]),
+        // Before its first byte it is like any other.
+        ("text/plain", "", &["--timeout=300ms", "--stream-all"]),
+        (EVENTS, FIRST, &["--timeout=1h", "--stream-timeout=300ms"]),
+        (EVENTS, "", &["--timeout=1h", "--stream-timeout=300ms"]),
+    ] {
+        let told = Arc::new(AtomicBool::new(false));
+        let origin = silent(content_type, first, told.clone());
+        let proxy = proxy(origin.port(), args);
+        let mut client = Wire::connect(proxy.port());
+        client.send(request("GET /", ""));
+        assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
+        assert_eq!(client.rest(), first.as_bytes(), "{content_type} {args:?}");
+        let cause = "authproxy_answers_cut_total{cause=\"upstream_timeout\"}";
+        eventually("it is counted", || proxy.metric(cause) == Some(1.0));
+        told.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn client_that_leaves_a_silent_stream_frees_its_connection() {
+    let told = Arc::new(AtomicBool::new(false));
+    let origin = silent(EVENTS, FIRST, told.clone());
+    let proxy = proxy(origin.port(), &[]);
+    let mut client = Wire::connect(proxy.port());
+    client.send(request("GET /", ""));
+    assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
+    drop(client);
+    eventually("nothing is held", || {
+        proxy.metric_sum("authproxy_connections") == 0.0
+            && proxy.metric_sum("authproxy_server_connections") == 0.0
+    });
+    told.store(true, Ordering::SeqCst);
+}
