@@ -7,6 +7,7 @@ mod connections;
 mod deadlines;
 mod drain;
 mod engines;
+mod fairness;
 mod framing;
 mod load;
 mod memory;

@@ -35,7 +35,12 @@ pub fn refuse(refused: &Refused, site: &Site, id: &HeaderValue) -> Response<Byte
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, CHALLENGE);
     }
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if [
+        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::TOO_MANY_REQUESTS,
+    ]
+    .contains(&status)
+    {
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);
     }
     if refusal.closes() {

@@ -194,7 +194,8 @@ pub struct Flags {
     /// Connections of clients at once; more wait [default: 20000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Limits")]
     pub max_connections: Option<u32>,
-    /// Connections to the server of each thread; as many requests again wait for one, then it is 503 [default: 1024]
+    /// Connections to the server of each thread, shared between keys; as many requests again wait for one, then it is
+    /// 503, and 429 for a key that fills half of those places [default: 1024]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Limits")]
     pub server_connections: Option<u32>,
     /// The longest head of a request, 1K to 64K [default: 16K]

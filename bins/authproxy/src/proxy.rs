@@ -26,7 +26,7 @@ use crate::record::{Record, Telemetry};
 use crate::refusal::{Refusal, UpstreamFailure};
 use crate::settings::{Live, Settings, Site, View};
 use crate::tunnel::Tunnel;
-use crate::upstream::{Exchange, ExchangeError, Truncated, Upstream};
+use crate::upstream::{Account, Exchange, ExchangeError, Truncated, Upstream};
 
 /// The longest rest of a refused request that is read, so that the connection can be kept.
 const REST: u64 = 64 << 10;
@@ -207,7 +207,9 @@ async fn answer(
     let has_body = !body.is_end_stream();
     let body = ToServer::new(body, &client, site.limits.body);
     let upstream = &client.thread.upstream;
-    let sent = upstream.exchange(parts, body, &client.flow, site).await;
+    let account = Account(pass.id.clone());
+    let sent = upstream.exchange(parts, body, account, &client.flow, site);
+    let sent = sent.await;
     let failed = |error: ExchangeError| {
         if has_body {
             // How much of it is still to come nobody knows.

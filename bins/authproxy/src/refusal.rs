@@ -41,6 +41,8 @@ pub enum Refusal {
     LargeBody,
     /// 417: an expectation other than `100-continue`.
     Expectation,
+    /// 429: as many requests of this key wait for the server as may.
+    TooManyRequests,
     /// 431: the head is longer than `--max-head`.
     LargeHead,
     /// 501: a method that makes a tunnel.
@@ -69,6 +71,7 @@ impl Refusal {
             Self::SlowRequest => StatusCode::REQUEST_TIMEOUT,
             Self::LargeBody => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::LargeHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::EngineUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -94,6 +97,7 @@ impl Refusal {
             Self::SlowRequest => "slow_request",
             Self::LargeBody => "large_body",
             Self::Expectation => "unknown_expectation",
+            Self::TooManyRequests => "too_many_requests",
             Self::LargeHead => "large_head",
             Self::NotImplemented => "not_implemented",
             Self::EngineUnavailable(_) => "engine_unavailable",
@@ -133,6 +137,7 @@ impl Refusal {
             Self::SlowRequest => "the request did not arrive in time",
             Self::LargeBody => "the body is too large",
             Self::Expectation => "the only expectation known here is 100-continue",
+            Self::TooManyRequests => "too many requests of this API key are waiting for the server",
             Self::LargeHead => "the head is too large",
             Self::NotImplemented => "tunnels are not made here",
             Self::EngineUnavailable(_) => "API keys cannot be checked at the moment",

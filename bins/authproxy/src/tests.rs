@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::refusal::{EngineFailure, Refusal, Truncation, UpstreamFailure};
 
 /// Every reason for a refusal.
-const REFUSALS: [Refusal; 20] = [
+const REFUSALS: [Refusal; 21] = [
     Refusal::Malformed("x"),
     Refusal::AmbiguousKey,
     Refusal::AmbiguousPath,
@@ -21,6 +21,7 @@ const REFUSALS: [Refusal; 20] = [
     Refusal::SlowRequest,
     Refusal::LargeBody,
     Refusal::Expectation,
+    Refusal::TooManyRequests,
     Refusal::LargeHead,
     Refusal::NotImplemented,
     Refusal::Upstream(UpstreamFailure::Refused),

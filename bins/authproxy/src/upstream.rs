@@ -7,12 +7,14 @@
 mod answer;
 mod connect;
 mod error;
+mod fair;
 mod live;
 mod request;
+mod slot;
 
 use std::future::poll_fn;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -22,7 +24,6 @@ use hyper::Method;
 use hyper::body::{Frame, SizeHint};
 use hyper::http::request::Parts;
 use hyper::http::response;
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use crate::body::{Cut, ToServer};
@@ -37,6 +38,8 @@ pub(crate) use connect::Stream;
 pub(crate) use error::{ExchangeError, Truncated};
 use live::Live;
 use request::Sending;
+pub(crate) use slot::Account;
+use slot::{Slot, Slots};
 
 /// A connection that was idle for this long is closed, at the latest after twice that.
 const SWEEP: Duration = Duration::from_secs(15);
@@ -56,8 +59,7 @@ pub(crate) struct Upstream {
     server: Server,
     telemetry: Arc<Telemetry>,
     /// Exchanges that may begin. Connections are only opened when none is idle, so there are never more of them.
-    slots: Semaphore,
-    waiting: AtomicUsize,
+    slots: Slots,
     /// The newest is last, and is taken first: what a burst has opened gets to be idle long enough to be closed.
     idle: Mutex<Idle>,
     sweeps: AtomicU64,
@@ -96,8 +98,7 @@ impl Upstream {
         Arc::new(Self {
             server: proxy.settings.server.clone(),
             telemetry: Arc::clone(&proxy.telemetry),
-            slots: Semaphore::new(limit.min(Semaphore::MAX_PERMITS)),
-            waiting: AtomicUsize::new(0),
+            slots: Slots::new(limit),
             idle: Mutex::default(),
             sweeps: AtomicU64::new(0),
             sweeping: AtomicBool::new(false),
@@ -117,10 +118,12 @@ impl Upstream {
         self: &Arc<Self>,
         mut parts: Parts,
         body: ToServer,
+        account: Account,
         flow: &Flow,
         site: &Site,
     ) -> Result<(response::Parts, Exchange), ExchangeError> {
-        let mut exchange = self.slot(site, body).await?;
+        let slot = Slot::acquire(self, account, site.timeouts.server).await?;
+        let mut exchange = Exchange::new(slot, body);
         let repeatable = exchange.sending.is_whole() && is_idempotent(&parts.method);
         // What could not be sent again is not sent to somebody who is gone.
         if let Some(live) = self.take(!repeatable) {
@@ -138,29 +141,6 @@ impl Upstream {
         match exchange.send(&mut parts, flow).await {
             Ok(head) => Ok((head, exchange)),
             Err(failed) => Err(failed.error),
-        }
-    }
-
-    /// Waits until an exchange may begin: first come, first served.
-    async fn slot(
-        self: &Arc<Self>,
-        site: &Site,
-        body: ToServer,
-    ) -> Result<Exchange, ExchangeError> {
-        if let Ok(permit) = self.slots.try_acquire() {
-            permit.forget();
-            return Ok(Exchange::new(self, body));
-        }
-        if self.waiting.load(Relaxed) >= site.limits.server_connections {
-            return Err(UpstreamFailure::QueueFull.into());
-        }
-        let _place = Place::new(self);
-        match timeout(site.timeouts.server, self.slots.acquire()).await {
-            Ok(Ok(permit)) => {
-                permit.forget();
-                Ok(Exchange::new(self, body))
-            }
-            _ => Err(UpstreamFailure::QueueTimeout.into()),
         }
     }
 
@@ -214,24 +194,6 @@ impl Upstream {
     }
 }
 
-/// A place in the queue.
-struct Place<'a>(&'a Upstream);
-
-impl<'a> Place<'a> {
-    fn new(upstream: &'a Upstream) -> Self {
-        upstream.waiting.fetch_add(1, Relaxed);
-        upstream.telemetry.metrics.server_waiting.add(1);
-        Self(upstream)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Relaxed);
-        self.0.telemetry.metrics.server_waiting.add(-1);
-    }
-}
-
 /// Whether doing it twice is doing it once (RFC 9110 section 9.2.2).
 fn is_idempotent(method: &Method) -> bool {
     [
@@ -247,7 +209,7 @@ fn is_idempotent(method: &Method) -> bool {
 
 /// An exchange with the server, from the moment it may begin until its answer is whole or given up.
 pub(crate) struct Exchange {
-    pool: Arc<Upstream>,
+    slot: Slot,
     live: Option<Box<Live>>,
     sending: Sending,
     receiving: Receiving,
@@ -256,9 +218,9 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    fn new(pool: &Arc<Upstream>, body: ToServer) -> Self {
+    fn new(slot: Slot, body: ToServer) -> Self {
         Self {
-            pool: Arc::clone(pool),
+            slot,
             live: None,
             sending: Sending::new(body),
             receiving: Receiving::Whole,
@@ -395,8 +357,8 @@ impl Drop for Exchange {
             && live.input.is_empty()
             && live.is_written()
         {
-            self.pool.keep(live);
+            self.slot.upstream.keep(live);
         }
-        self.pool.slots.add_permits(1);
+        // Only then the slot goes to the next exchange, which finds it.
     }
 }

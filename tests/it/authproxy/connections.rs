@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use hostkit_tests::authproxy::Authproxy;
 use hostkit_tests::{Running, eventually, free_port};
 
-use super::wire::{KEY, Message, Origin, Wire, ok, proxy, request, with_key};
+use super::wire::{KEY, Message, OTHER, Origin, Wire, ok, proxy, request, with_key};
 
 #[test]
 fn a_connection_that_breaks_off_takes_its_request_with_it() {
@@ -274,7 +274,14 @@ fn exchanges_with_the_server_have_a_limit_and_a_queue_that_has_one_too() {
     eventually("the second waits", || {
         proxy.metric_sum("authproxy_server_waiting") > 0.0
     });
+    // The only waiting place is this key's, and taken.
     let answer = clients[2].ask(request("GET /", ""));
+    assert_eq!(
+        (answer.status(), answer.word().as_str()),
+        (429, "too_many_requests")
+    );
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    let answer = clients[2].ask(request("GET /", "").replace(KEY, OTHER));
     assert_eq!(
         (answer.status(), answer.word().as_str()),
         (503, "overloaded")

@@ -1,0 +1,138 @@
+//! Waiting for a place in the upstream pool, and giving it back.
+//!
+//! Which request gets the next one is `fair`'s.
+
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::fair::{Admission, FairPool, Ticket};
+use super::{ExchangeError, Upstream};
+use crate::grant::Grant;
+use crate::refusal::{Refusal, UpstreamFailure};
+
+/// The key that a request's connection counts for, by its id; all requests without a key count for one.
+#[derive(Debug, Clone)]
+pub(crate) struct Account(pub(crate) Option<Arc<Grant>>);
+
+impl Account {
+    fn id(&self) -> Option<&str> {
+        self.0.as_deref().map(|grant| grant.id.as_str())
+    }
+}
+
+impl PartialEq for Account {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl Eq for Account {}
+
+impl Hash for Account {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id().hash(state);
+    }
+}
+
+/// The pool of one thread.
+#[derive(Debug)]
+pub(super) struct Slots(Mutex<FairPool<Account, oneshot::Sender<()>>>);
+
+impl Slots {
+    pub(super) fn new(size: usize) -> Self {
+        Self(Mutex::new(FairPool::new(size)))
+    }
+
+    fn pool(&self) -> MutexGuard<'_, FairPool<Account, oneshot::Sender<()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn release(&self, account: &Account) {
+        let next = self.pool().release(account);
+        // One that has gone meanwhile gives it back itself.
+        let _ = next.map(|waker| waker.send(()));
+    }
+}
+
+/// The right to use one connection.
+pub(super) struct Slot {
+    pub(super) upstream: Arc<Upstream>,
+    account: Account,
+}
+
+impl Slot {
+    /// Waits for one, for so long at most.
+    ///
+    /// # Errors
+    /// Too many requests wait already, or none became free in time.
+    pub(super) async fn acquire(
+        upstream: &Arc<Upstream>,
+        account: Account,
+        longest: Duration,
+    ) -> Result<Self, ExchangeError> {
+        let mut granted = None;
+        let admission = upstream.slots.pool().acquire(account.clone(), || {
+            let (waker, receiver) = oneshot::channel();
+            granted = Some(receiver);
+            waker
+        });
+        match (admission, granted) {
+            (Admission::Queued(ticket), Some(granted)) => {
+                let mut place = Place::new(upstream, &account, ticket);
+                let granted = timeout(longest, granted).await;
+                place.granted = matches!(granted, Ok(Ok(())));
+                if !place.granted {
+                    return Err(UpstreamFailure::QueueTimeout.into());
+                }
+            }
+            (Admission::Granted, _) => {}
+            // Of requests without a key none is to blame.
+            (Admission::KeyQueueFull, _) if account.0.is_some() => {
+                return Err(Refusal::TooManyRequests.into());
+            }
+            _ => return Err(UpstreamFailure::QueueFull.into()),
+        }
+        let upstream = Arc::clone(upstream);
+        Ok(Self { upstream, account })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.upstream.slots.release(&self.account);
+    }
+}
+
+/// A place in the queue. Whatever ends the wait, it is left, and what was granted meanwhile goes to the next.
+struct Place<'a> {
+    upstream: &'a Upstream,
+    account: &'a Account,
+    ticket: Ticket,
+    granted: bool,
+}
+
+impl<'a> Place<'a> {
+    fn new(upstream: &'a Upstream, account: &'a Account, ticket: Ticket) -> Self {
+        upstream.telemetry.metrics.server_waiting.add(1);
+        Self {
+            upstream,
+            account,
+            ticket,
+            granted: false,
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.upstream.telemetry.metrics.server_waiting.add(-1);
+        let slots = &self.upstream.slots;
+        if !self.granted && !slots.pool().cancel(self.account, self.ticket) {
+            slots.release(self.account);
+        }
+    }
+}

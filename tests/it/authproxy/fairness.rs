@@ -1,0 +1,115 @@
+//! One key that takes all it can get, and the others beside it.
+
+use std::io::{ErrorKind, Write as _};
+use std::net::TcpStream;
+use std::thread;
+
+use hostkit_tests::acl;
+use hostkit_tests::authproxy::Authproxy;
+use hostkit_tests::backend::Backend;
+use hostkit_tests::backend::reading::Personality;
+use hostkit_tests::eventually;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::wire::{Wire, request};
+
+const GREEDY: &str = "greedy-key";
+const OTHERS: [&str; 4] = ["alice-key", "bob-key", "carol-key", "dave-key"];
+const BODY: &str = "0123456789";
+
+/// The connections of the pool: what is the default, unless this process may not open a file for each end of every
+/// upload.
+fn pool() -> usize {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let wanted = 16_384.min(hard);
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard).unwrap();
+    if wanted < 16_384 { 128 } else { 1024 }
+}
+
+/// An upload that has begun and does not go on.
+fn begin(proxy: &Authproxy) -> Wire {
+    let mut client = Wire::connect(proxy.port());
+    let head = request("POST /", &format!("Content-Length: {}\r\n", 2 * BODY.len()));
+    client.send(head.replace(super::wire::KEY, GREEDY) + BODY);
+    client
+}
+
+/// Whether anything of a response is here.
+fn is_answered(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let peeked = stream.peek(&mut [0]);
+    stream.set_nonblocking(false).unwrap();
+    !matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
+}
+
+/// A request of each of the others, again and again, all of them at once.
+fn serve_others(proxy: &Authproxy, rounds: usize) {
+    thread::scope(|scope| {
+        for key in OTHERS {
+            scope.spawn(move || {
+                let mut client = Wire::connect(proxy.port());
+                let ask = request("GET /", "").replace(super::wire::KEY, key);
+                for round in 0..rounds {
+                    let answer = client.ask(&ask);
+                    assert_eq!(answer.status(), 200, "{key}, {round}: {answer:?}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn slow_uploads_of_one_key_leave_room_for_all_others() {
+    let size = pool();
+    let backend = Backend::start(Personality::ALL[0]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("keys.yaml");
+    let all = OTHERS.map(|key| (key, &["all"][..]));
+    acl::write_file(&file, &[&[(GREEDY, &["all"][..])], &all[..]].concat());
+    let (file, connections) = (
+        format!("--acl-file={}", file.display()),
+        format!("--server-connections={size}"),
+    );
+    let patient = ["--timeout=1h", "--client-timeout=1h", "--access-log=off"];
+    let args = [&[file.as_str(), &connections], &patient[..]].concat();
+    let proxy = Authproxy::before(backend.port(), &args);
+
+    let (held, queued) = (size - size / 10, size / 2);
+    // 2,100 of a pool of 1,024.
+    let count = size * 2 + size / 20;
+    let mut uploads: Vec<Wire> = (0..count).map(|_| begin(&proxy)).collect();
+    let refused = "authproxy_refusals_total{reason=\"too_many_requests\"}";
+    eventually("all are held, waiting or refused", || {
+        proxy.metric(refused) == Some((count - held - queued) as f64)
+            && proxy.metric_sum("authproxy_requests_in_flight") == (held + queued) as f64
+            && proxy.metric_sum("authproxy_server_waiting") == queued as f64
+    });
+    serve_others(&proxy, 50);
+
+    // What was refused has an answer; what waits is served as others end.
+    let (mut refused, mut served) = (0, 0);
+    uploads.retain_mut(|upload| {
+        let answered = is_answered(&upload.stream);
+        if answered {
+            let answer = upload.message().unwrap();
+            assert_eq!(
+                (answer.status(), answer.word().as_str()),
+                (429, "too_many_requests")
+            );
+            assert_eq!(answer.header("retry-after"), Some("1"));
+            refused += 1;
+        }
+        !answered
+    });
+    assert_eq!(refused, count - held - queued);
+    for upload in &mut uploads {
+        upload.stream.write_all(BODY.as_bytes()).unwrap();
+    }
+    for upload in &mut uploads {
+        assert_eq!(upload.message().unwrap().status(), 200);
+        served += 1;
+    }
+    assert_eq!(served, held + queued);
+    serve_others(&proxy, 5);
+    assert_eq!(proxy.metric_sum("authproxy_server_waiting"), 0.0);
+}
