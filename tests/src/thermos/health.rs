@@ -191,6 +191,12 @@ impl Counters {
         self.attempts
     }
 
+    /// Successes in a row.
+    #[must_use]
+    pub const fn successes(&self) -> u32 {
+        self.successes
+    }
+
     /// Failures in a row that count.
     #[must_use]
     pub const fn failures(&self) -> u32 {
