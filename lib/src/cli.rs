@@ -15,7 +15,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, Parser};
 
 use crate::log::{self, Level};
-use crate::{Exit, Failure};
+use crate::{Exit, Failure, nagios, out};
 
 pub use environment::{names_any, origin};
 
@@ -61,6 +61,11 @@ pub trait Tool: Parser {
     const NAME: &'static str;
     /// How a wrong command line ends.
     const USAGE_EXIT: Exit = Exit::USAGE;
+    /// Whether this command line, right or wrong, is that of a Nagios plugin: then a wrong one is a result, on stdout and
+    /// UNKNOWN.
+    fn is_plugin(_line: &[OsString]) -> bool {
+        false
+    }
     /// The log level when nobody asks for one.
     const LOGLEVEL: Level = Level::Info;
     /// Groups of flags that exclude one another. The first layer that names one decides: the command line, then the
@@ -72,14 +77,10 @@ pub trait Tool: Parser {
 
 /// Parses the command line, runs the tool and turns what comes back into an exit code: the whole of a `main`.
 pub fn main<T: Tool>(run: impl FnOnce(T, &ArgMatches) -> Result<Exit, Failure>) -> ExitCode {
-    let (args, matches) = match parse::<T, _>(std::env::args_os()) {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    let (args, matches) = match parse::<T, _>(line.clone()) {
         Ok(parsed) => parsed,
-        Err(error) => {
-            let help = error.exit_code() == 0;
-            // A closed pipe (`--help | head`) is not an error.
-            let _ = error.print();
-            return if help { Exit::OK } else { T::USAGE_EXIT }.into();
-        }
+        Err(error) => return refuse::<T>(&error, &line).into(),
     };
     let common = args.common();
     let json = common.logstash_format;
@@ -98,6 +99,23 @@ pub fn main<T: Tool>(run: impl FnOnce(T, &ArgMatches) -> Result<Exit, Failure>) 
             report(T::NAME, &failure, json);
             failure.exit().into()
         }
+    }
+}
+
+/// Prints what clap says in place of running the tool: of a wrong command line, or because it was asked for help.
+fn refuse<T: Tool>(error: &clap::Error, line: &[OsString]) -> Exit {
+    let is_help = error.exit_code() == 0;
+    let is_result = !is_help && T::is_plugin(line);
+    if is_result {
+        // Nobody is left to tell when stdout cannot be written.
+        let _ = out::line(nagios::usage_line(error));
+    }
+    // A closed pipe (`--help | head`) is not an error.
+    let _ = error.print();
+    match (is_help, is_result) {
+        (true, _) => Exit::OK,
+        (_, true) => nagios::Status::Unknown.exit(),
+        _ => T::USAGE_EXIT,
     }
 }
 

@@ -29,7 +29,8 @@ pub enum Host {
     Local,
     /// An address.
     Ip(IpAddr),
-    /// A name, looked up for each connection.
+    /// A name, looked up for each connection; also an IPv6 address with a zone (`fe80::1%eth0`), which only the resolver
+    /// can read.
     Name(String),
 }
 
@@ -99,6 +100,8 @@ impl fmt::Display for Endpoint {
             Host::Local => write!(f, "localhost:{port}"),
             Host::Ip(IpAddr::V6(address)) => write!(f, "[{address}]:{port}"),
             Host::Ip(address) => write!(f, "{address}:{port}"),
+            // An IPv6 address with a zone.
+            Host::Name(name) if name.contains(':') => write!(f, "[{name}]:{port}"),
             Host::Name(name) => write!(f, "{name}:{port}"),
         }
     }

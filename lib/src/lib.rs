@@ -18,6 +18,7 @@ pub mod follow;
 pub mod health;
 pub mod log;
 pub mod mask;
+pub mod nagios;
 pub mod out;
 pub mod runtime;
 mod server;

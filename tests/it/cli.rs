@@ -111,7 +111,7 @@ fn parse(tool: &Cli, line: &str, variables: &[(String, String)]) -> String {
 #[test]
 fn a_variable_belongs_to_one_flag_of_one_verb_and_one_shot_switches_have_none() {
     let one_shot =
-        "check force replace json lenient dry-run list cached which warm fetch-only follow";
+        "check force replace json lenient dry-run list cached which warm fetch-only follow once";
     for tool in tools() {
         let mut owners = BTreeMap::new();
         for (verbs, command) in commands(&tool.command) {

@@ -3,6 +3,7 @@
 mod contract;
 mod end;
 mod many;
+mod once;
 mod servers;
 mod usage;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hostkit::{Exit, Failure};
 
-use crate::cli::{Args, share};
+use crate::cli::{Args, TimeFrom, share};
 use crate::find::{Places, Wanted};
 use crate::moment::Moment;
 use crate::pattern::Pattern;
@@ -64,6 +64,7 @@ impl Check {
         let wanted = Wanted {
             app_directory: args.app_directory.clone(),
             files: args.file.clone(),
+            birth: Moment::birth,
         };
         if wanted.app_directory.as_deref().is_some_and(is_elsewhere) {
             return Err(unknown(
@@ -72,6 +73,10 @@ impl Check {
             .remedy(
                 "give the name of the process as in .logs, or the path of its directory there",
             ));
+        }
+        if args.warning.is_some_and(|warning| warning > args.freshness) {
+            return Err(unknown("--warning is longer than --freshness".to_owned())
+                .remedy("give an age below that of --freshness"));
         }
         let id = identity(args);
         let path = args.state_file.clone().unwrap_or_else(|| {
@@ -82,6 +87,8 @@ impl Check {
             question: Question {
                 pattern,
                 assume_utc: args.assume_utc,
+                time_from: args.time_from,
+                warning: args.warning,
                 freshness: args.freshness + spread(args.spread, instance),
             },
             wanted,
@@ -165,8 +172,7 @@ impl Check {
 
 /// When a directory was made.
 fn born(directory: &Path) -> Option<Moment> {
-    let birth = directory.metadata().ok()?.created().ok()?;
-    Some(Moment::from(birth))
+    Moment::birth(&directory.metadata().ok()?)
 }
 
 /// A relative path that is not one name.
@@ -184,7 +190,11 @@ fn identity(args: &Args) -> u64 {
         .iter()
         .map(|path| path.as_os_str().as_bytes());
     let files = args.file.iter().map(|path| path.as_os_str().as_bytes());
-    let flags = [u8::from(args.regex), u8::from(args.assume_utc)];
+    let from_file = u8::from(args.time_from == TimeFrom::File);
+    let flags = [
+        u8::from(args.regex),
+        u8::from(args.assume_utc) | from_file << 1,
+    ];
     app.chain([&b"\0"[..]])
         .chain(files)
         .chain([&b"\0"[..], args.line_pattern.as_bytes(), &flags])

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,13 +9,13 @@ use hostkit::Exit;
 use hostkit::cli::{Common, Tool};
 use hostkit::health::HealthFlags;
 use hostkit::log::Level;
-use hostkit::units;
+use hostkit::{nagios, units};
 
 const AFTER_HELP: &str = "\
 A line's time is the one it carries (JSON: @timestamp, timestamp or time; other lines: at their beginning), else the
 file's time of modification at the first check that finds it.
 
-Exit codes, as Nagios has them: 0 OK, 2 CRITICAL, 3 UNKNOWN (a wrong command line too).";
+Exit codes, as Nagios has them: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN (a wrong command line too).";
 
 /// Tells whether a line that begins with a pattern was written to a log lately
 ///
@@ -39,15 +40,21 @@ pub struct Args {
     /// The pattern is a regular expression, matched at the beginning of a line
     #[arg(long)]
     pub regex: bool,
-    /// How old the newest such line may be
-    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    /// How old the newest such line may be; older is CRITICAL
+    #[arg(short = 'c', long, value_name = "DURATION", value_parser = units::duration)]
     pub freshness: Duration,
+    /// How old it may be without being WARNING, which Aurora takes for a failure
+    #[arg(short = 'w', long, value_name = "DURATION", value_parser = units::duration)]
+    pub warning: Option<Duration>,
     /// A share of this is added to it, another one for each instance of a job ($CB_AURORA_INSTANCE)
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
     pub spread: Duration,
     /// Times without a zone are UTC; else they are no times
     #[arg(long)]
     pub assume_utc: bool,
+    /// What a line's time is: the one it carries, where it carries one, or always the file's time of modification
+    #[arg(long, value_name = "SOURCE", default_value = "line")]
+    pub time_from: TimeFrom,
     /// What is remembered from one check to the next [default: .log-healthcheck-HASH in the sandbox]
     #[arg(long, value_name = "FILE")]
     pub state_file: Option<PathBuf>,
@@ -66,10 +73,22 @@ pub struct Args {
     pub common: Common,
 }
 
+/// Where the time of a line comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum TimeFrom {
+    /// The line, if it carries a time; else the file.
+    Line,
+    /// The file's time of modification.
+    File,
+}
+
 impl Tool for Args {
     const NAME: &'static str = "log-healthcheck";
     const USAGE_EXIT: Exit = Exit::from_code(3);
     const LOGLEVEL: Level = Level::Info;
+    fn is_plugin(line: &[OsString]) -> bool {
+        !nagios::has_switch(line, "--port")
+    }
     fn common(&self) -> &Common {
         &self.common
     }
@@ -105,6 +124,9 @@ mod tests {
         }
         let args = parsed("l --file a b --freshness 1m --line-pattern -x").unwrap();
         assert_eq!((args.file.len(), args.line_pattern.as_str()), (2, "-x"));
+        let args = parsed("l --file a -w 1m -c 100").unwrap();
+        let ages = (args.warning.unwrap().as_secs(), args.freshness.as_secs());
+        assert_eq!(ages, (60, 100));
         assert!(parsed("l --freshness 100").is_err());
         assert!(parsed("l --file a").is_err());
     }

@@ -1,21 +1,22 @@
 //! Where logs are: below the sandbox as thermos writes them, or what was named. Owns paths; what is in the files is
 //! [`crate::watch`]'s.
 
-use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, DirEntry, Metadata};
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use hostkit::{Exit, Failure};
 
-use crate::state::FILES;
+use crate::moment::Moment;
+use crate::state::{FILES, Run};
 use crate::wildcard;
 
 /// Run directories that are looked into, the highest.
 const RUNS: usize = 64;
-/// Names of one directory that are looked at.
-const NAMES: usize = 10_000;
 /// What thermos calls the two logs of a process.
 const STREAMS: [&str; 2] = ["stdout", "stderr"];
 
@@ -80,6 +81,8 @@ pub struct Wanted {
     pub app_directory: Option<PathBuf>,
     /// Files, also with wildcards.
     pub files: Vec<PathBuf>,
+    /// When a directory was made, where that is known: [`Moment::birth`] but in tests.
+    pub birth: fn(&Metadata) -> Option<Moment>,
 }
 
 /// Where logs are now.
@@ -88,9 +91,13 @@ pub struct Logs {
     /// Files to look at, whether they are there or not.
     pub paths: Vec<PathBuf>,
     /// The highest run directory.
-    pub run: Option<u64>,
+    pub run: Option<Run>,
+    /// Which of the files are those of lower runs.
+    pub earlier: Range<usize>,
     /// The directories they were looked for in, for who asks why there are none.
     pub searched: Vec<PathBuf>,
+    /// What is left out because there are too many, if something is.
+    pub left_out: Option<String>,
 }
 
 impl Wanted {
@@ -117,11 +124,13 @@ impl Wanted {
     ///
     /// # Errors
     /// More files than are watched, or a directory that cannot be read (exit 3 in both cases).
-    pub fn find(&self, places: &Places, since: Option<u64>) -> Result<Logs, Failure> {
+    pub fn find(&self, places: &Places, since: Option<Run>) -> Result<Logs, Failure> {
         let mut logs = Logs {
             paths: Vec::new(),
             run: None,
+            earlier: 0..0,
             searched: Vec::new(),
+            left_out: None,
         };
         if let Some(process) = &self.app_directory {
             let directory = if process.is_absolute() {
@@ -129,7 +138,7 @@ impl Wanted {
             } else {
                 self.sandbox(places).join(".logs").join(process)
             };
-            logs.run = runs(&directory, since, &mut logs.paths)?;
+            logs.add_runs(&directory, since, self.birth)?;
             logs.searched.push(directory);
         }
         for file in &self.files {
@@ -145,37 +154,86 @@ impl Wanted {
     }
 }
 
-/// Adds the logs of the runs in `directory` to `paths`; returns the highest run. A directory without runs is one itself.
-fn runs(
-    directory: &Path,
-    since: Option<u64>,
-    paths: &mut Vec<PathBuf>,
-) -> Result<Option<u64>, Failure> {
-    let mut runs: Vec<(u64, PathBuf)> = Vec::new();
-    for name in names(directory)? {
-        let number = name.to_str().filter(|name| !name.starts_with('+'));
-        let Some(number) = number.and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let path = directory.join(name);
-        if path.is_dir() {
-            runs.push((number, path));
+impl Logs {
+    /// Adds those of the runs in `directory` from `since` on, or of the highest one. A directory without runs is one
+    /// itself.
+    fn add_runs(
+        &mut self,
+        directory: &Path,
+        last: Option<Run>,
+        birth: fn(&Metadata) -> Option<Moment>,
+    ) -> Result<(), Failure> {
+        let mut runs = BTreeSet::new();
+        let mut dropped = None;
+        for entry in entries(directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(number) = run_number(&name).filter(|_| is_directory(&entry)) else {
+                continue;
+            };
+            runs.insert((number, name));
+            if runs.len() > RUNS {
+                dropped = dropped.max(runs.pop_first().map(|(number, _)| number));
+            }
         }
+        let Some((highest, name)) = runs.last() else {
+            self.add_run(directory);
+            return Ok(());
+        };
+        let highest = Run {
+            number: *highest,
+            birth: self::birth(&directory.join(name), *highest, last, birth),
+        };
+        let since = last.map_or(highest.number, |last| last.number.min(highest.number));
+        self.run = Some(highest);
+        for (number, name) in runs.iter().rev() {
+            if *number >= since {
+                self.add_run(&directory.join(name));
+            }
+        }
+        self.earlier = STREAMS.len()..self.paths.len();
+        if dropped.is_some_and(|number| number >= since) {
+            let runs = directory.display();
+            self.left_out = Some(format!(
+                "more than {RUNS} runs in {runs} since the last check"
+            ));
+        }
+        Ok(())
     }
-    runs.sort();
-    let highest = runs.last().map(|(number, _)| *number);
-    let since = since.or(highest).min(highest);
-    let count = runs
-        .iter()
-        .filter(|(number, _)| Some(*number) >= since)
-        .count();
-    if runs.is_empty() {
-        runs.push((0, directory.to_owned()));
+
+    fn add_run(&mut self, run: &Path) {
+        self.paths.extend(STREAMS.map(|stream| run.join(stream)));
     }
-    for (_, run) in runs.iter().rev().take(count.clamp(1, RUNS)) {
-        paths.extend(STREAMS.iter().map(|stream| run.join(stream)));
+}
+
+/// When a run directory was made. Where the file system does not know, that is the lowest time of a change that was
+/// seen: the directory changes when logs are made in it.
+fn birth(
+    path: &Path,
+    number: u64,
+    last: Option<Run>,
+    birth: fn(&Metadata) -> Option<Moment>,
+) -> Moment {
+    let known = last.filter(|last| last.number == number);
+    let known = known.map_or(Moment(i64::MAX), |last| last.birth);
+    match path.metadata() {
+        Ok(metadata) => birth(&metadata).unwrap_or(Moment::changed(&metadata).min(known)),
+        Err(_) => known,
     }
-    Ok(highest)
+}
+
+/// The number that the name of a run directory is.
+fn run_number(name: &OsStr) -> Option<u64> {
+    let name = name.to_str().filter(|name| !name.starts_with('+'))?;
+    name.parse().ok()
+}
+
+/// Whether an entry is a directory, or leads to one.
+fn is_directory(entry: &DirEntry) -> bool {
+    match entry.file_type() {
+        Ok(kind) if kind.is_symlink() => entry.path().is_dir(),
+        kind => kind.is_ok_and(|kind| kind.is_dir()),
+    }
 }
 
 /// The files that a name with or without wildcards stands for. A name that stands for nothing yet stands for itself.
@@ -187,30 +245,27 @@ fn matching(name: &Path) -> Vec<PathBuf> {
     }
 }
 
-/// What rotation has made of logs, `stdout.1` or `app.log-20261121`, each with the index of its log. Compressed ones are
-/// not logs.
-pub(crate) fn rotated(logs: &[PathBuf]) -> Vec<(usize, PathBuf)> {
-    let mut found = Vec::new();
+/// Calls `found` with what rotation has made of logs, `stdout.1` or `app.log-20261121`, each with the index of its log.
+/// Compressed ones are not logs.
+pub(crate) fn each_rotated(logs: &[PathBuf], mut found: impl FnMut(usize, &Path)) {
     let mut listed: Vec<&Path> = Vec::new();
     for directory in logs.iter().filter_map(|log| log.parent()) {
         if listed.contains(&directory) {
             continue;
         }
         listed.push(directory);
-        let itself = directory.as_os_str().is_empty();
         // Whether a log can be read is told where it is opened.
-        let names = names(if itself { Path::new(".") } else { directory }).unwrap_or_default();
-        for name in names {
+        for entry in entries(or_here(directory)).into_iter().flatten().flatten() {
+            let name = entry.file_name();
             let is_of = |log: &PathBuf| {
                 log.parent() == Some(directory)
                     && log.file_name().is_some_and(|log| is_rotated(&name, log))
             };
             if let Some(index) = logs.iter().position(is_of) {
-                found.push((index, directory.join(name)));
+                found(index, &directory.join(name));
             }
         }
     }
-    found
 }
 
 /// Whether `name` is what rotation makes of `log`.
@@ -225,24 +280,35 @@ fn is_rotated(name: &OsStr, log: &OsStr) -> bool {
     })
 }
 
-/// The names in a directory; none when there is no such directory.
-pub(crate) fn names(directory: &Path) -> Result<Vec<OsString>, Failure> {
-    let unreadable = |error: io::Error| {
-        Failure::new(
-            Exit::from_code(3),
-            format!("cannot list {}", directory.display()),
-        )
-        .remedy("run the check as the user of the job")
-        .because(error)
-    };
-    match fs::read_dir(directory) {
-        Ok(entries) => entries
-            .take(NAMES)
-            .map(|entry| entry.map(|entry| entry.file_name()).map_err(unreadable))
-            .collect(),
-        Err(error) if is_missing(&error) => Ok(Vec::new()),
-        Err(error) => Err(unreadable(error)),
+/// The directory to list for a path that may be empty.
+pub(crate) fn or_here(directory: &Path) -> &Path {
+    match directory.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => directory,
     }
+}
+
+/// The entries of a directory, one at a time, however many there are; none when there is no such directory.
+pub(crate) fn entries(
+    directory: &Path,
+) -> Result<impl Iterator<Item = Result<DirEntry, Failure>>, Failure> {
+    let unreadable = {
+        let message = format!("cannot list {}", directory.display());
+        move |error: io::Error| {
+            Failure::new(Exit::from_code(3), message.clone())
+                .remedy("run the check as the user of the job")
+                .because(error)
+        }
+    };
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => Some(entries),
+        Err(error) if is_missing(&error) => None,
+        Err(error) => return Err(unreadable(error)),
+    };
+    Ok(entries
+        .into_iter()
+        .flatten()
+        .map(move |entry| entry.map_err(&unreadable)))
 }
 
 /// Whether the error says that there is no such file.
@@ -254,144 +320,4 @@ pub(crate) fn is_missing(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn below(files: &[&str]) -> tempfile::TempDir {
-        let directory = tempfile::tempdir().unwrap();
-        for file in files {
-            let path = directory.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, "").unwrap();
-        }
-        directory
-    }
-
-    fn places(here: &Path) -> Places {
-        Places {
-            here: here.to_owned(),
-            mesos_sandbox: None,
-            mesos_directory: None,
-        }
-    }
-
-    fn app(name: impl Into<PathBuf>) -> Wanted {
-        Wanted {
-            app_directory: Some(name.into()),
-            files: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn the_highest_run_is_so_by_number() {
-        let home = below(&[
-            ".logs/app/9/stderr",
-            ".logs/app/10/stderr",
-            ".logs/app/x/stderr",
-            ".logs/app/11",
-        ]);
-        let logs = app("app").find(&places(home.path()), None).unwrap();
-        let run = home.path().join(".logs/app/10");
-        assert_eq!(logs.paths, [run.join("stdout"), run.join("stderr")]);
-        assert_eq!(logs.run, Some(10));
-        let logs = app("app").find(&places(home.path()), Some(9)).unwrap();
-        assert_eq!(logs.paths.len(), 4);
-        let logs = app("app").find(&places(home.path()), Some(99)).unwrap();
-        assert_eq!(logs.paths.len(), 2, "another sandbox's state");
-    }
-
-    #[test]
-    fn sandboxes_in_their_order() {
-        let home = below(&[
-            "a/.logs/app/0/stdout",
-            "b/sandbox/.logs/app/0/stdout",
-            "c/.logs/app/0/stdout",
-            "d/sandbox/.logs/app/0/stdout",
-            "e/.logs/other/0/stdout",
-            "f/x",
-        ]);
-        let find = |here: &str, mesos: bool| {
-            let variable = |name: &str| mesos.then(|| home.path().join(name));
-            let places = Places {
-                here: home.path().join(here),
-                mesos_sandbox: variable("c"),
-                mesos_directory: variable("d"),
-            };
-            let path = app("app").sandbox(&places);
-            path.strip_prefix(home.path())
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .to_owned()
-        };
-        assert_eq!(find("a", true), "a");
-        assert_eq!(find("b", true), "b/sandbox");
-        assert_eq!(
-            find("e", true),
-            "c",
-            "where the process is goes before where any is"
-        );
-        assert_eq!(find("e", false), "e");
-        assert_eq!(find("f", true), "c");
-        assert_eq!(find("f", false), "f");
-        let absolute = app(home.path().join("d/sandbox/.logs/app"));
-        assert_eq!(
-            absolute.sandbox(&places(home.path())),
-            home.path().join("d/sandbox")
-        );
-    }
-
-    #[test]
-    fn a_directory_without_runs_is_a_run() {
-        let home = below(&["run/stdout"]);
-        let logs = app(home.path().join("run"))
-            .find(&places(home.path()), None)
-            .unwrap();
-        assert_eq!(logs.paths[0], home.path().join("run/stdout"));
-    }
-
-    #[test]
-    fn wildcards_and_names_that_look_like_them() {
-        let home = below(&["a.log", "b.log", "c[1].log", "d.txt"]);
-        let find = |name: &str| matching(&home.path().join(name)).len();
-        assert_eq!(find("*.log"), 3);
-        assert_eq!(find("c[1].log"), 1);
-        assert_eq!(find("none-*.log"), 0);
-        assert_eq!(
-            find("none.log"),
-            1,
-            "a name is one whether it is there or not"
-        );
-    }
-
-    #[test]
-    fn what_rotation_makes() {
-        let home = below(&[
-            "x.log",
-            "x.log.1",
-            "x.log.2.gz",
-            "x.log-20261121",
-            "x.log.bak",
-            "x.log1",
-            "y.log.1",
-        ]);
-        let found = rotated(&[home.path().join("y"), home.path().join("x.log")]);
-        let mut paths: Vec<&PathBuf> = found.iter().map(|(_, path)| path).collect();
-        paths.sort();
-        let expected = ["x.log-20261121", "x.log.1"].map(|name| home.path().join(name));
-        assert_eq!(paths, expected.iter().collect::<Vec<_>>());
-        assert!(found.iter().all(|(log, _)| *log == 1));
-    }
-
-    #[test]
-    fn too_many_files_are_not_watched_in_part() {
-        let names: Vec<String> = (0..=FILES).map(|number| format!("{number}.log")).collect();
-        let home = below(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        let wanted = Wanted {
-            app_directory: None,
-            files: vec![home.path().join("*.log")],
-        };
-        let failure = wanted.find(&places(home.path()), None).unwrap_err();
-        assert_eq!(failure.exit().code(), 3);
-    }
-}
+mod tests;

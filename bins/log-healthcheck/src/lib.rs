@@ -22,10 +22,10 @@ pub use cli::Args;
 use check::Check;
 use find::Places;
 use hostkit::health::{self, SNOOZE_FILE};
+use hostkit::nagios::{self, Status};
 use hostkit::{Exit, Failure, clock, out};
 use moment::Moment;
 use serde_json::json;
-use verdict::Status;
 
 /// Does what the command line asks for: looks once, or answers on a port until told to end.
 ///
@@ -58,26 +58,17 @@ fn once(mut check: Check, json: bool) -> Result<Exit, Failure> {
     Ok(verdict.status.exit())
 }
 
-/// Says on stdout, where Nagios looks, why nobody can tell.
+/// Says on stdout, where Nagios looks, why it could not be checked.
 fn unknown(failure: &Failure, json: bool) -> Result<Exit, Failure> {
-    let causes = failure
-        .causes()
-        .into_iter()
-        .map(|cause| format!("; {cause}"));
-    let message = format!("{failure}{}", causes.collect::<String>());
-    say(Status::Unknown, "error", &message, json)
+    say(Status::Unknown, "error", &nagios::text_of(failure), json)
 }
 
 /// Says what was found out without looking.
 fn say(status: Status, reason: &str, message: &str, json: bool) -> Result<Exit, Failure> {
-    let word = status.word();
-    if json {
-        out::json(&json!({"status": word, "reason": reason, "message": message}))?;
-    } else {
-        out::line(format_args!(
-            "{word}: {reason}: {}",
-            verdict::printable(message)
-        ))?;
+    if !json {
+        return nagios::print(status, &format!("{reason}: {message}"), None);
     }
+    let word = status.word();
+    out::json(&json!({"status": word, "reason": reason, "message": message}))?;
     Ok(status.exit())
 }

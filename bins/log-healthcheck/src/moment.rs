@@ -13,12 +13,30 @@ impl Moment {
     /// When the file was last written to.
     #[must_use]
     pub fn modified(metadata: &Metadata) -> Self {
-        Self(
-            metadata
-                .mtime()
-                .saturating_mul(1000)
-                .saturating_add(metadata.mtime_nsec() / 1_000_000),
-        )
+        Self::of(metadata.mtime(), metadata.mtime_nsec())
+    }
+
+    /// When the file, or what is known of it, was last changed.
+    #[must_use]
+    pub fn changed(metadata: &Metadata) -> Self {
+        Self::of(metadata.ctime(), metadata.ctime_nsec())
+    }
+
+    /// When the file was made; `None` where the file system does not know.
+    #[must_use]
+    pub fn birth(metadata: &Metadata) -> Option<Self> {
+        metadata.created().ok().map(Self::from)
+    }
+
+    fn of(seconds: i64, nanoseconds: i64) -> Self {
+        let millis = seconds.saturating_mul(1000);
+        Self(millis.saturating_add(nanoseconds / 1_000_000))
+    }
+
+    /// How far two are from one another.
+    #[must_use]
+    pub fn distance(self, other: Self) -> Duration {
+        Duration::from_millis(self.0.abs_diff(other.0))
     }
 
     /// How long it is ago at `now`; zero when it is still to come.

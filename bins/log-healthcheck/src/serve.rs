@@ -4,11 +4,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hostkit::health::{self, HealthFlags, Quit, Reason, Verdict};
+use hostkit::nagios::Status;
 use hostkit::{Exit, Failure, clock};
 
 use crate::check::Check;
 use crate::moment::Moment;
-use crate::verdict::Status;
 
 /// The longest that an answer may take to be sent after a check, which itself is not interrupted: two gigabytes of new
 /// lines take half a second, and a disk that does not answer is told by the port not doing so either.
@@ -72,7 +72,7 @@ impl Resident {
             );
         }
         self.unread = unread;
-        if verdict.status == Status::Ok || unread {
+        if matches!(verdict.status, Status::Ok | Status::Warning) || unread {
             Verdict::healthy(verdict.message)
         } else {
             Verdict::sick(verdict.reason.aurora(), verdict.message)

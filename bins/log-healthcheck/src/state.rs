@@ -13,7 +13,7 @@ pub(crate) const FILES: usize = 256;
 /// A state file of more bytes is not read.
 pub(crate) const BYTES: u64 = 64 << 10;
 /// The first line of a state file.
-const FORMAT: &str = "log-healthcheck 1";
+const FORMAT: &str = "log-healthcheck 2";
 /// Bytes at the beginning of a file, and before the place it was read to, that it is recognised by.
 const MARKED: u64 = 64;
 
@@ -27,9 +27,18 @@ pub struct State {
     /// The time of the newest line that begins with the pattern.
     pub newest: Option<Moment>,
     /// The highest run directory.
-    pub run: Option<u64>,
+    pub run: Option<Run>,
     /// The files that were seen, those of the last check first.
     pub files: Vec<Known>,
+}
+
+/// A run directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Its name.
+    pub number: u64,
+    /// When it was made.
+    pub birth: Moment,
 }
 
 /// A file that was seen.
@@ -43,6 +52,8 @@ pub struct Known {
     pub line: Option<u64>,
     /// What it is recognised by, if it was read.
     pub mark: Option<Mark>,
+    /// When it was written to last.
+    pub modified: Moment,
 }
 
 /// A file, whatever its name. The time of its birth tells two with the same inode number apart, where there is one.
@@ -63,7 +74,7 @@ impl Id {
         Self {
             device: metadata.dev(),
             inode: metadata.ino(),
-            birth: metadata.created().ok().map(Moment::from),
+            birth: Moment::birth(metadata),
         }
     }
 }
@@ -114,19 +125,20 @@ impl State {
             let _ = writeln!(text, "newest {}", newest.0);
         }
         if let Some(run) = self.run {
-            let _ = writeln!(text, "run {run}");
+            let _ = writeln!(text, "run {} {}", run.number, run.birth.0);
         }
         let shown = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
         for file in &self.files {
             let _ = writeln!(
                 text,
-                "file {} {} {} {} {} {}",
+                "file {} {} {} {} {} {} {}",
                 file.id.device,
                 file.id.inode,
                 shown(file.id.birth.map(|birth| birth.0.to_string())),
                 file.end,
                 shown(file.line.map(|line| line.to_string())),
                 shown(file.mark.map(|mark| format!("{}:{}", mark.at, mark.hash))),
+                file.modified.0,
             );
         }
         text.push_str("end\n");
@@ -158,7 +170,11 @@ impl State {
             state.newest = Some(Moment(newest.parse().ok()?));
         }
         if let Some(run) = optional("run ") {
-            state.run = Some(run.parse().ok()?);
+            let (number, birth) = run.split_once(' ')?;
+            state.run = Some(Run {
+                number: number.parse().ok()?,
+                birth: Moment(birth.parse().ok()?),
+            });
         }
         for line in lines {
             if state.files.len() == FILES {
@@ -172,8 +188,8 @@ impl State {
 
 impl Known {
     fn parse(line: &str) -> Option<Self> {
-        let fields: Vec<&str> = line.splitn(7, ' ').collect();
-        let [device, inode, birth, end, line, mark] = fields[..] else {
+        let fields: Vec<&str> = line.splitn(8, ' ').collect();
+        let [device, inode, birth, end, line, mark, modified] = fields[..] else {
             return None;
         };
         let present = |text: &str| (text != "-").then(|| text.to_owned());
@@ -201,6 +217,7 @@ impl Known {
                 }
                 None => None,
             },
+            modified: Moment(modified.parse().ok()?),
         };
         // Places that no file can have would only overflow something later.
         let sensible = known.end <= i64::MAX as u64
@@ -222,33 +239,39 @@ mod tests {
             any::<(u64, u64, Option<i64>)>(),
             place,
             any::<Option<(u64, u64)>>(),
-            any::<Option<u64>>(),
+            any::<(Option<u64>, i64)>(),
         )
-            .prop_map(|((device, inode, birth), end, mark, line)| Known {
-                id: Id {
-                    device,
-                    inode,
-                    birth: birth.map(Moment),
+            .prop_map(
+                |((device, inode, birth), end, mark, (line, modified))| Known {
+                    id: Id {
+                        device,
+                        inode,
+                        birth: birth.map(Moment),
+                    },
+                    end,
+                    line: line.map(|line| line.min(end)),
+                    mark: mark.map(|(at, hash)| Mark {
+                        at: at.min(end),
+                        hash,
+                    }),
+                    modified: Moment(modified),
                 },
-                end,
-                line: line.map(|line| line.min(end)),
-                mark: mark.map(|(at, hash)| Mark {
-                    at: at.min(end),
-                    hash,
-                }),
-            })
+            )
     }
 
     fn any_state() -> impl Strategy<Value = State> {
         (
-            any::<(u64, i64, Option<i64>, Option<u64>)>(),
+            any::<(u64, i64, Option<i64>, Option<(u64, i64)>)>(),
             prop::collection::vec(any_known(), 0..5),
         )
             .prop_map(|((question, first, newest, run), files)| State {
                 question,
                 first_check: Moment(first),
                 newest: newest.map(Moment),
-                run,
+                run: run.map(|(number, birth)| Run {
+                    number,
+                    birth: Moment(birth),
+                }),
                 files,
             })
     }
@@ -278,18 +301,21 @@ mod tests {
 
     #[test]
     fn bounds_hold() {
-        let file = "file 1 1 - 5 - -\n";
-        let head = "log-healthcheck 1\nquestion 0\nfirst 0\n";
+        let file = "file 1 1 - 5 - - 0\n";
+        let head = "log-healthcheck 2\nquestion 0\nfirst 0\n";
         let text = |files: &str| format!("{head}{files}end\n").into_bytes();
         assert!(State::parse(&text(&file.repeat(FILES))).is_some());
         for wrong in [
             &file.repeat(FILES + 1),
-            "file 1 1 - 5 6 -\n",
-            "file 1 1 - 5 - 6:0\n",
-            "file 1 1 - 5 - 5\n",
-            "file 1 1 - 9223372036854775808 - -\n",
+            "file 1 1 - 5 6 - 0\n",
+            "file 1 1 - 5 - 6:0 0\n",
+            "file 1 1 - 5 - 5 0\n",
+            "file 1 1 - 9223372036854775808 - - 0\n",
             "file 1 1 - 5 - - -\n",
+            "file 1 1 - 5 - -\n",
+            "file 1 1 - 5 - - 0 0\n",
             "newest 1\nnewest 1\n",
+            "run 1\n",
             "\n",
         ] {
             assert_eq!(State::parse(&text(wrong)), None, "{wrong}");

@@ -5,59 +5,32 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
-use hostkit::Exit;
+use hostkit::nagios::{Status, printable};
 use serde_json::{Value, json};
 
 use crate::moment::Moment;
 use crate::state::State;
 use crate::watch::{Question, Seen};
 
-/// Nagios' states that are used here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// Healthy.
-    Ok,
-    /// Sick.
-    Critical,
-    /// Nobody can tell.
-    Unknown,
-}
-
-impl Status {
-    /// Nagios' exit code.
-    #[must_use]
-    pub const fn exit(self) -> Exit {
-        Exit::from_code(match self {
-            Self::Ok => 0,
-            Self::Critical => 2,
-            Self::Unknown => 3,
-        })
-    }
-
-    /// Nagios' word.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "OK",
-            Self::Critical => "CRITICAL",
-            Self::Unknown => "UNKNOWN",
-        }
-    }
-}
-
 /// Why, in what fits into the 7 bytes that Aurora's page shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// A line is new enough, or there has not been enough time for one.
     Ok,
+    /// The newest line is older than `--warning`.
+    Aging,
     /// The newest line is too old, or nothing at all was written for that long.
     Stale,
     /// Something was written, but no line that begins so.
     NoLines,
+    /// Something was written, but in an encoding in which no line can begin so.
+    NoMatch,
     /// There is no log.
     NoLog,
     /// A log cannot be read.
     Unread,
+    /// There are more logs than are looked at.
+    TooMany,
 }
 
 impl Reason {
@@ -67,10 +40,13 @@ impl Reason {
         use hostkit::health::Reason as Aurora;
         match self {
             Self::Ok => Aurora::OK,
+            Self::Aging => const { Aurora::word("aging") },
             Self::Stale => const { Aurora::word("stale") },
             Self::NoLines => const { Aurora::word("nolines") },
+            Self::NoMatch => const { Aurora::word("nomatch") },
             Self::NoLog => const { Aurora::word("nolog") },
             Self::Unread => const { Aurora::word("unread") },
+            Self::TooMany => const { Aurora::word("toomany") },
         }
     }
 
@@ -79,10 +55,13 @@ impl Reason {
     pub fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Aging => "aging",
             Self::Stale => "stale",
             Self::NoLines => "nolines",
+            Self::NoMatch => "nomatch",
             Self::NoLog => "nolog",
             Self::Unread => "unread",
+            Self::TooMany => "toomany",
         }
     }
 }
@@ -139,7 +118,10 @@ pub fn decide(
     };
     if let Some(age) = age.filter(|age| *age <= limit) {
         let message = format!("a {wanted} was written {} ago{in_log}", seconds(age));
-        return verdict(Status::Ok, Reason::Ok, message);
+        return match question.warning.is_some_and(|warning| age > warning) {
+            true => verdict(Status::Warning, Reason::Aging, message),
+            false => verdict(Status::Ok, Reason::Ok, message),
+        };
     }
     let sick = if let Some((path, error)) = &seen.unread {
         let message = format!(
@@ -156,11 +138,19 @@ pub fn decide(
     } else if let Some(silence) = silence {
         let message = format!("nothing was written for {}{in_log}", seconds(silence));
         verdict(Status::Critical, Reason::Stale, message)
+    } else if seen.utf16 && (age.is_some() || watched > limit) {
+        let message = format!("UTF-16: no pattern is found{in_log}: let its writer use UTF-8");
+        verdict(Status::Critical, Reason::NoMatch, message)
     } else if let Some(age) = age {
         let message = format!("no {wanted} was written for {}{in_log}", seconds(age));
         verdict(Status::Critical, Reason::Stale, message)
     } else if watched <= limit {
-        let message = format!("no {wanted} yet{in_log}, watched for {}", seconds(watched));
+        let encoding = match seen.utf16 {
+            true => ", which is UTF-16: no pattern is found in that",
+            false => "",
+        };
+        let watched = seconds(watched);
+        let message = format!("no {wanted} yet{in_log}{encoding}, watched for {watched}");
         return verdict(Status::Ok, Reason::Ok, message);
     } else {
         let message = format!("no {wanted} in {}{in_log}", seconds(watched));
@@ -174,6 +164,13 @@ pub fn decide(
         );
         return verdict(Status::Ok, Reason::Ok, message);
     }
+    if let Some(left_out) = &seen.left_out {
+        let message = format!(
+            "{}, but not all logs were looked at: {left_out}",
+            sick.message
+        );
+        return verdict(Status::Unknown, Reason::TooMany, message);
+    }
     sick
 }
 
@@ -183,6 +180,17 @@ impl Verdict {
         if seen.future {
             self.message
                 .push_str("; a time in the future counts as now: clocks differ or were set");
+        }
+        if let Some(apart) = seen
+            .apart
+            .filter(|_| seen.future || self.status != Status::Ok)
+        {
+            let _ = write!(
+                self.message,
+                "; the newest time in a line is {} from the time of its file: if it is not when the line was written, \
+                 give --time-from file",
+                seconds(apart)
+            );
         }
         if let Err(error) = saved {
             let _ = write!(
@@ -203,10 +211,14 @@ impl Verdict {
             Some(age) => format!("{:.3}s", age.as_secs_f64()),
             None => "U".to_owned(),
         };
+        let warning = question
+            .warning
+            .map(|warning| warning.as_secs_f64().to_string());
         format!(
-            "{}: {reason}{} | age={age};;{};0 read={}B",
+            "{}: {reason}{} | age={age};{};{};0 read={}B",
             self.status.word(),
             printable(&self.message),
+            warning.unwrap_or_default(),
             question.freshness.as_secs_f64(),
             seen.read,
         )
@@ -220,6 +232,7 @@ impl Verdict {
             "reason": self.reason.word(),
             "message": self.message,
             "age_seconds": self.age.map(|age| age.as_secs_f64()),
+            "warning_seconds": question.warning.map(|warning| warning.as_secs_f64()),
             "freshness_seconds": question.freshness.as_secs_f64(),
             "logs": seen.logs,
             "read_bytes": seen.read,
@@ -234,18 +247,4 @@ fn seconds(span: Duration) -> String {
         seconds if seconds < 10.0 => format!("{seconds:.1} s"),
         seconds => format!("{seconds:.0} s"),
     }
-}
-
-/// On one line, and without what begins Nagios' performance data.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            let shown: Vec<char> = match c {
-                '|' => "\\x7c".chars().collect(),
-                c if c.is_control() => c.escape_default().collect(),
-                c => vec![c],
-            };
-            shown
-        })
-        .collect()
 }

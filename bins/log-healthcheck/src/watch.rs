@@ -1,8 +1,8 @@
 //! One look at the logs: which files there are, what is new in them since the last look, and when that was written.
 //!
 //! A line's time is the one it carries, else the file's time of modification at the first look that finds it; a line
-//! that grew is found again. A file whose time of modification is too old is not read: nothing in it can be new enough.
-//! The state of the last look and the time are arguments; nothing here is kept.
+//! that grew is found again, and so are all lines of a file that was written to and is as long as before. A file whose
+//! time of modification is too old is not read: nothing in it can be new enough. The state of the last look and the time are arguments; nothing here is kept.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
+use nix::sys::statvfs::fstatvfs;
 
-use crate::find::{Logs, is_missing, rotated};
+use crate::cli::TimeFrom;
+use crate::find::{Logs, each_rotated, is_missing};
 use crate::moment::Moment;
 use crate::pattern::Pattern;
 use crate::scan::{First, Scanner};
@@ -29,6 +31,10 @@ pub struct Question {
     pub pattern: Pattern,
     /// Whether times without a zone are UTC.
     pub assume_utc: bool,
+    /// Whether times in lines count.
+    pub time_from: TimeFrom,
+    /// How old the newest line may be without a warning.
+    pub warning: Option<Duration>,
     /// How old the newest line may be.
     pub freshness: Duration,
 }
@@ -46,8 +52,14 @@ pub struct Seen {
     pub unread: Option<(PathBuf, io::Error)>,
     /// A path that is something else than a regular file.
     pub not_a_file: Option<PathBuf>,
+    /// What was left out because there is too much of it.
+    pub left_out: Option<String>,
+    /// Whether no line was in time, and the log that was written to last is UTF-16.
+    pub utf16: bool,
     /// Whether a time lay in the future.
     pub future: bool,
+    /// How far the newest time in the lines of a log is from the time of its file, if that is more than the freshness.
+    pub apart: Option<Duration>,
     /// Bytes read.
     pub read: u64,
 }
@@ -78,6 +90,14 @@ struct Look<'a> {
 }
 
 impl Question {
+    /// The time that a line carries, if it counts.
+    fn time_of(&self, line: &[u8]) -> Option<Moment> {
+        match self.time_from {
+            TimeFrom::Line => stamp::of(line, self.assume_utc),
+            TimeFrom::File => None,
+        }
+    }
+
     fn is_fresh(&self, time: Moment, now: Moment) -> bool {
         time.age(now) <= self.freshness
     }
@@ -91,7 +111,10 @@ impl Question {
             prior,
             now,
             scanner: Scanner::new(),
-            seen: Seen::default(),
+            seen: Seen {
+                left_out: logs.left_out.clone(),
+                ..Seen::default()
+            },
             newest: None,
             files: Vec::new(),
         };
@@ -99,14 +122,18 @@ impl Question {
             look.seen.future = newest > now;
             look.newest = Some(newest.min(now));
         }
-        let known: Vec<_> = logs
-            .paths
-            .iter()
-            .map(|path| look.path(path, Role::Log))
+        let until = |log: usize| {
+            logs.run
+                .filter(|_| logs.earlier.contains(&log))
+                .map(|run| run.birth)
+        };
+        let paths = logs.paths.iter().enumerate();
+        let known: Vec<_> = paths
+            .map(|(log, path)| look.path(path, Role::Log, until(log)))
             .collect();
-        for (log, path) in rotated(&logs.paths) {
-            look.path(&path, Role::Rotated(known[log]));
-        }
+        each_rotated(&logs.paths, |log, path| {
+            look.path(path, Role::Rotated(known[log]), until(log));
+        });
         // One that was not met may only be between two names.
         let gone = prior.map_or(&[][..], |prior| &prior.files);
         for known in gone {
@@ -115,6 +142,9 @@ impl Question {
             }
         }
         look.files.truncate(FILES);
+        if !look.newest.is_some_and(|newest| self.is_fresh(newest, now)) {
+            look.seen.utf16 = look.is_utf16().unwrap_or(false);
+        }
         look.seen.read = look.scanner.read;
         let state = State {
             question: id,
@@ -128,8 +158,9 @@ impl Question {
 }
 
 impl<'a> Look<'a> {
-    /// Looks at what a path leads to, once; returns what was known of it.
-    fn path(&mut self, path: &Path, role: Role<'_>) -> Option<&'a Known> {
+    /// Looks at what a path leads to, once; returns what was known of it. In the log of an earlier run nothing counts that
+    /// was written after `until`, when the current run began: a process that it left behind may still write.
+    fn path(&mut self, path: &Path, role: Role<'_>, until: Option<Moment>) -> Option<&'a Known> {
         let found = match open(path) {
             Ok(Some(found)) => found,
             Ok(None) => {
@@ -153,24 +184,55 @@ impl<'a> Look<'a> {
         if let Role::Log = role {
             self.seen.logs += 1;
             self.seen.birth = self.seen.birth.max(id.birth);
-            let written = self.seen.written.as_ref();
-            if written.is_none_or(|(_, time)| *time < modified) {
-                self.seen.written = Some((path.to_owned(), modified));
+            let last = self.seen.written.as_ref();
+            let written = until.map_or(modified, |until| modified.min(until));
+            if last.is_none_or(|(_, time)| *time < written) {
+                self.seen.written = Some((path.to_owned(), written));
             }
         }
-        let result = if self.question.is_fresh(modified, self.now) {
+        let is_fresh = self.question.is_fresh(modified, self.now);
+        if let Role::Rotated(_) = role {
+            // What cannot be remembered would be new at every check. Old files leave room for fresh ones.
+            let room = if is_fresh { FILES } else { FILES / 2 };
+            if self.files.len() >= room {
+                if is_fresh {
+                    let beside = path.with_file_name("");
+                    self.seen.left_out.get_or_insert_with(|| {
+                        format!(
+                            "more than {FILES} logs written to lately in {}",
+                            beside.display()
+                        )
+                    });
+                }
+                return known;
+            }
+        }
+        let result = if is_fresh {
             let news = found
                 .file
-                .and_then(|file| self.news(&file, &found.metadata, known, role));
+                .and_then(|file| self.news(&file, &found.metadata, known, role, until));
             news.map(Some).unwrap_or_else(|error| {
                 self.unread(path, role, error);
                 known.cloned()
             })
         } else {
-            Some(passed(id, found.metadata.len(), known))
+            Some(passed(id, &found.metadata, known))
         };
         self.files.extend(result);
         known
+    }
+
+    /// Whether the log that was written to last begins as UTF-16 does: with a byte order mark, or every other byte is NUL.
+    fn is_utf16(&mut self) -> Option<bool> {
+        let (path, _) = self.seen.written.as_ref()?;
+        let file = open(path).ok()??.file.ok()?;
+        let beginning = self.scanner.piece(&file, 0, 64).ok()?;
+        let is_nul = |odd: usize| {
+            let mut bytes = beginning.iter().skip(odd).step_by(2);
+            beginning.len() > 3 && bytes.all(|byte| *byte == 0)
+        };
+        let is_marked = matches!(beginning, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]);
+        Some(is_marked || is_nul(0) != is_nul(1))
     }
 
     /// Notes that a log cannot be read. What rotation has put away may be nobody's but root's, and is not missed.
@@ -187,41 +249,66 @@ impl<'a> Look<'a> {
         metadata: &Metadata,
         known: Option<&Known>,
         role: Role<'_>,
+        until: Option<Moment>,
     ) -> io::Result<Known> {
         let (id, end) = (Id::of(metadata), metadata.len());
+        let modified = Moment::modified(metadata);
         let first_look = self.prior.is_none();
         let known = match (known, role) {
-            (None, Role::Rotated(_)) if first_look => return Ok(passed(id, end, None)),
+            (None, Role::Rotated(_)) if first_look => return Ok(passed(id, metadata, None)),
             (None, Role::Rotated(log)) => log,
             (known, _) => known,
         };
-        let (from, first) = match known {
-            Some(known) if self.holds(file, end, known)? => {
-                let first = known.line.map_or(First::Behind(LOOK_BACK), First::At);
-                (known.end, first)
-            }
-            None if first_look && end > LOOK_BACK => (end - LOOK_BACK, First::Behind(0)),
-            _ => (0, First::At(0)),
+        let known = match known {
+            Some(known) if self.holds(file, end, known)? => Some(known),
+            _ => None,
         };
-        if let Some(known) = known.filter(|known| known.id == id && known.end == end && from == end)
+        let unchanged = known.filter(|known| known.id == id && known.end == end);
+        if let Some(known) = unchanged
+            && (known.modified == modified || is_full(file))
         {
             return Ok(known.clone());
         }
-        let modified = Moment::modified(metadata);
+        let was_rewritten = unchanged.is_some();
+        let (from, first) = match known {
+            Some(known) if !was_rewritten => {
+                let first = known.line.map_or(First::Behind(LOOK_BACK), First::At);
+                (known.end, first)
+            }
+            _ if (first_look || was_rewritten) && end > LOOK_BACK => {
+                (end - LOOK_BACK, First::Behind(0))
+            }
+            _ => (0, First::At(0)),
+        };
         let (question, now) = (self.question, self.now);
-        let (mut newest, mut future) = (None, false);
+        let (mut newest, mut carried, mut future) = (None, None, false);
         let scanned = self
             .scanner
             .lines(file, &question.pattern, (from, end), first, |line| {
-                let time = stamp::of(line, question.assume_utc).unwrap_or(modified);
+                let own = question.time_of(line);
+                let time = own.unwrap_or(modified);
+                if until.is_some_and(|until| time > until) {
+                    return false;
+                }
                 future |= time > now;
+                carried = carried.max(own);
                 // One that is still to come is taken for now, once and for all: otherwise a clock that was set
                 // back would hide for hours that nothing is written.
                 newest = newest.max(Some(time.min(now)));
                 newest.is_some_and(|newest| self.question.is_fresh(newest, now))
             })?;
+        // The kernel changes a file's time before its length: then it was an appended line whose bytes come now.
+        if let Some(known) = unchanged
+            && file.metadata()?.len() != end
+        {
+            return Ok(known.clone());
+        }
         self.seen.future |= future;
         self.newest = self.newest.max(newest);
+        let apart = carried.map(|carried| carried.distance(modified));
+        self.seen.apart = apart
+            .filter(|apart| *apart > question.freshness)
+            .or(self.seen.apart);
         // One that was shortened under our eyes is read from its beginning the next time.
         let (end, line) = if scanned.shrunk {
             (0, Some(0))
@@ -234,6 +321,7 @@ impl<'a> Look<'a> {
             end,
             line,
             mark,
+            modified,
         })
     }
 
@@ -247,8 +335,14 @@ impl<'a> Look<'a> {
     }
 }
 
+/// Whether there is no room left where the file is. There a write that fails changes the time of the file, too.
+fn is_full(file: &File) -> bool {
+    fstatvfs(file).is_ok_and(|system| system.blocks() > 0 && system.blocks_available() == 0)
+}
+
 /// What is known of a file that was passed over: all that is in it is too old to count, now and later.
-fn passed(id: Id, end: u64, known: Option<&Known>) -> Known {
+fn passed(id: Id, metadata: &Metadata, known: Option<&Known>) -> Known {
+    let end = metadata.len();
     let same = known.filter(|known| known.end <= end);
     Known {
         id,
@@ -257,6 +351,7 @@ fn passed(id: Id, end: u64, known: Option<&Known>) -> Known {
             .filter(|known| known.end == end)
             .and_then(|known| known.line),
         mark: same.and_then(|known| known.mark),
+        modified: Moment::modified(metadata),
     }
 }
 

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use crate::find::names;
+use crate::find::{entries, or_here};
 
 /// Whether there are wildcards in a name.
 pub(crate) fn has_any(name: &OsStr) -> bool {
@@ -14,30 +14,28 @@ pub(crate) fn has_any(name: &OsStr) -> bool {
 
 /// The paths that `pattern` matches, sorted, and no more than one above `limit`. What cannot be listed has no names.
 pub(crate) fn expand(pattern: &Path, limit: usize) -> Vec<PathBuf> {
-    let mut paths = vec![PathBuf::new()];
-    for component in pattern.components() {
-        let mut next = Vec::new();
-        for path in paths {
-            match component {
-                Component::Normal(name) if has_any(name) => {
-                    let here = if path.as_os_str().is_empty() {
-                        Path::new(".")
-                    } else {
-                        &path
-                    };
-                    let mut names = names(here).unwrap_or_default();
-                    names.retain(|found| matches(name.as_bytes(), found.as_bytes()));
-                    names.sort();
-                    next.extend(names.iter().map(|name| path.join(name)));
-                }
-                other => next.push(path.join(other)),
-            }
-            next.truncate(limit + 1);
-        }
-        paths = next;
-    }
-    paths.retain(|path| path.symlink_metadata().is_ok());
+    let components: Vec<_> = pattern.components().collect();
+    let mut paths = Vec::new();
+    add(Path::new(""), &components, limit, &mut paths);
+    paths.sort();
     paths
+}
+
+/// Adds the paths below `path` that match. Only whole matches are kept, however many directories they are searched in.
+fn add(path: &Path, components: &[Component<'_>], limit: usize, paths: &mut Vec<PathBuf>) {
+    match components {
+        [] if path.symlink_metadata().is_ok() => paths.push(path.to_owned()),
+        [] => {}
+        [Component::Normal(name), rest @ ..] if has_any(name) => {
+            for entry in entries(or_here(path)).into_iter().flatten().flatten() {
+                let found = entry.file_name();
+                if paths.len() <= limit && matches(name.as_bytes(), found.as_bytes()) {
+                    add(&path.join(found), rest, limit, paths);
+                }
+            }
+        }
+        [other, rest @ ..] => add(&path.join(other), rest, limit, paths),
+    }
 }
 
 /// Whether a name matches. Each star is tried from where the last one gave up, so that no pattern takes long.

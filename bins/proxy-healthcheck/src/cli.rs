@@ -1,11 +1,12 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::Parser;
 use hostkit::cli::{Common, Tool};
 use hostkit::health::HealthFlags;
-use hostkit::units;
+use hostkit::{nagios, units};
 use regex_lite::Regex;
 
 use crate::expect::Statuses;
@@ -22,8 +23,11 @@ pub struct Args {
     #[command(flatten)]
     pub common: Common,
     /// The port that Aurora asks, of 127.0.0.1 and ::1: `{{thermos.ports[health]}}`
-    #[arg(long, value_name = "PORT")]
-    pub port: u16,
+    #[arg(long, value_name = "PORT", required_unless_present = "once")]
+    pub port: Option<u16>,
+    /// Ask once instead of listening on --port, as a Nagios plugin: exit 0 OK, 2 CRITICAL or 3 UNKNOWN
+    #[arg(long)]
+    pub once: bool,
     /// What is asked of the server: a path, on --test-port, or an http URL. All that are given must pass
     #[arg(long, value_name = "URL", value_delimiter = ' ')]
     pub url: Vec<String>,
@@ -64,6 +68,9 @@ impl Tool for Args {
         &["tcp", "expect-body", "expect-body-regex"],
         &["tcp", "host-header"],
     ];
+    fn is_plugin(line: &[OsString]) -> bool {
+        nagios::has_switch(line, "--once")
+    }
     fn common(&self) -> &Common {
         &self.common
     }

@@ -17,9 +17,12 @@ pub use cli::Args;
 use std::path::Path;
 use std::time::Duration;
 
-use hostkit::health::{self, Check, Quit, Verdict};
+use hostkit::health::{self, Check, Quit, Reason, SNOOZE_FILE, Verdict};
+use hostkit::nagios::{self, Status};
 use hostkit::{Exit, Failure};
 use settings::Settings;
+use tokio::runtime::Runtime;
+use tokio::time::Instant;
 
 /// What a probe may take beyond its own deadline, which tells more of what went wrong.
 const MARGIN: Duration = Duration::from_secs(1);
@@ -29,23 +32,54 @@ const MARGIN: Duration = Duration::from_secs(1);
 /// # Errors
 /// The command line makes no sense (exit 2), or the port cannot be bound (exit 73).
 pub fn run(args: Args) -> Result<Exit, Failure> {
+    let Some(port) = args.port.filter(|_| !args.once) else {
+        let unknown =
+            |failure: Failure| nagios::print(Status::Unknown, &nagios::text_of(&failure), None);
+        return once(&args).or_else(unknown);
+    };
     let settings = Settings::new(&args)?;
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    // For looking up names, one at a time; localhost and addresses need none.
-    builder.enable_all().max_blocking_threads(1);
-    let runtime = hostkit::runtime::build(&mut builder)?;
+    let runtime = runtime()?;
     tracing::info!(server = settings.shown(), timeout = ?settings.timeout, "checking");
     let server = Server(settings);
     // Thermos starts a task's processes in its sandbox.
-    let end = runtime.block_on(health::serve(
-        args.port,
-        Path::new("."),
-        &args.health,
-        server,
-    ));
+    let end = runtime.block_on(health::serve(port, Path::new("."), &args.health, server));
     // A name server that does not answer must not keep the process.
     runtime.shutdown_background();
     end
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    // For looking up names, one at a time; localhost and addresses need none.
+    builder.enable_all().max_blocking_threads(1);
+    hostkit::runtime::build(&mut builder)
+}
+
+/// Asks the server once and prints the result for Nagios.
+fn once(args: &Args) -> Result<Exit, Failure> {
+    if health::is_snoozed(Path::new(".")) {
+        let text = format!("snoozed: not checked as long as there is {SNOOZE_FILE}");
+        return nagios::print(Status::Ok, &text, None);
+    }
+    let settings = Settings::new(args)?;
+    let runtime = runtime()?;
+    let (verdict, took) = runtime.block_on(async {
+        let start = Instant::now();
+        (probe::all(&settings).await, start.elapsed())
+    });
+    runtime.shutdown_background();
+    let status = match verdict.reason() {
+        Reason::OK => Status::Ok,
+        Reason::ERROR => Status::Unknown,
+        _ => Status::Critical,
+    };
+    let text = match status {
+        Status::Ok => verdict.detail().to_owned(),
+        _ => format!("{}: {}", verdict.reason(), verdict.detail()),
+    };
+    let limit = settings.timeout.as_secs_f64();
+    let data = format!("time={:.6}s;;{limit};0;{limit}", took.as_secs_f64());
+    nagios::print(status, &text, Some(&data))
 }
 
 /// The server, as Aurora's contract sees it.

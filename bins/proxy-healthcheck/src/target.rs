@@ -1,6 +1,8 @@
 //! What is asked: URLs as people write them, made into an address, a path and a Host header before anything is sent.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -43,9 +45,8 @@ impl Target {
 
     fn absolute(text: &str) -> Result<Self, String> {
         let remedy = "write a path that begins with /, or http://HOST:PORT/PATH";
-        let uri: Uri = without_fragment(text)
-            .parse()
-            .map_err(|error| format!("{error}: {remedy}"))?;
+        let (text, zone) = without_zone(without_fragment(text));
+        let uri: Uri = text.parse().map_err(|error| format!("{error}: {remedy}"))?;
         match uri.scheme_str() {
             Some("http") => {}
             Some("https") => {
@@ -68,10 +69,13 @@ impl Target {
                 .ok_or(remedy)?,
         };
         let bare = name.trim_start_matches('[').trim_end_matches(']');
-        let host = Host::from(bare);
-        if matches!(host, Host::Name(_)) && (name.is_empty() || bare != name) {
-            return Err(remedy.to_owned());
-        }
+        let host = match (Host::from(bare), zone) {
+            // The resolver knows zones, and asks nobody for an address.
+            (Host::Ip(IpAddr::V6(address)), Some(zone)) => Host::Name(format!("{address}%{zone}")),
+            (Host::Name(_), _) if name.is_empty() || bare != name => return Err(remedy.to_owned()),
+            (host, None) => host,
+            _ => return Err(remedy.to_owned()),
+        };
         Ok(Self {
             endpoint: Endpoint { host, port },
             path: uri
@@ -81,6 +85,26 @@ impl Target {
             host_header: header(authority.as_str())?,
         })
     }
+}
+
+/// The URL without the zone of an IPv6 address, which is nothing to its server, and the zone: `http://[fe80::1%25eth0]/`
+/// (RFC 6874), also with a bare `%`.
+fn without_zone(url: &str) -> (Cow<'_, str>, Option<&str>) {
+    let found = || {
+        let (before, rest) = url.split_once("://[")?;
+        let (address, rest) = rest.split_once(']')?;
+        let (address, zone) = address.split_once('%')?;
+        let zone = zone.strip_prefix("25").unwrap_or(zone);
+        let is_zone = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+        let is_valid = !zone.is_empty() && zone.chars().all(is_zone) && !before.contains('/');
+        is_valid.then(|| {
+            (
+                Cow::Owned(format!("{before}://[{address}]{rest}")),
+                Some(zone),
+            )
+        })
+    };
+    found().unwrap_or((Cow::Borrowed(url), None))
 }
 
 fn without_fragment(url: &str) -> &str {
@@ -174,6 +198,25 @@ mod tests {
                 "/",
             ),
             ("http://[::1]:9/", "http://[::1]:9/", "[::1]:9", "/"),
+            // A zone is not sent.
+            (
+                "http://[fe80::1%25eth0]:9/x",
+                "http://[fe80::1%eth0]:9/x",
+                "[fe80::1]:9",
+                "/x",
+            ),
+            (
+                "http://[FE80::1%vlan-7.2]/",
+                "http://[fe80::1%vlan-7.2]:80/",
+                "[FE80::1]",
+                "/",
+            ),
+            (
+                "http://[fe80::1%252]:9/?u=[a%25b]",
+                "http://[fe80::1%2]:9/?u=***",
+                "[fe80::1]:9",
+                "/?u=[a%25b]",
+            ),
             (
                 "HTTP://api7.example:9?q",
                 "http://api7.example:9/?***",
@@ -206,6 +249,11 @@ mod tests {
             ("http://localhost:70000/", "write a path"),
             ("http://localhost:0/", "write a path"),
             ("http://[x]/", "write a path"),
+            ("http://[x%25eth0]/", "write a path"),
+            ("http://[127.0.0.1%25eth0]/", "write a path"),
+            ("http://[fe80::1%25]/", "write a path"),
+            ("http://[fe80::1%]/", "write a path"),
+            ("http://[fe80::1%25a b]/", "write a path"),
         ] {
             let error = Target::new(text, Some(8080)).unwrap_err();
             assert!(error.contains(said), "{text}: {error}");

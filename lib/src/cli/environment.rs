@@ -11,7 +11,7 @@ use clap::{Arg, ArgMatches, Command};
 
 /// Flags that ask for one thing in one run. A variable would repeat that in every later run: `HOSTKIT_SYNAPSE_FORCE`
 /// would disarm the removal guard for good.
-const ONE_SHOT: [&str; 13] = [
+const ONE_SHOT: [&str; 14] = [
     "cached",
     "check",
     "check-clusters",
@@ -22,6 +22,7 @@ const ONE_SHOT: [&str; 13] = [
     "json",
     "lenient",
     "list",
+    "once",
     "replace",
     "warm",
     "which",

@@ -87,6 +87,30 @@ fn a_full_disk_changes_no_verdict() {
 }
 
 #[test]
+fn a_write_that_fails_on_a_full_disk_is_not_a_write() {
+    let Some(disk) = hostkit_tests::or_skip("a full disk", Tmpfs::mount(256 << 10)) else {
+        return;
+    };
+    let log = disk.path().join("app.log");
+    // A whole block, so that there is no room for another byte.
+    fs::write(&log, b"{\"a\":1}\n".repeat(512)).unwrap();
+    let sandbox = Sandbox::new();
+    let check = || {
+        let args = ["--line-pattern={", "--freshness=100", "--file"].map(OsStr::new);
+        sandbox.run(args.into_iter().chain([log.as_os_str()]))
+    };
+    age(&log, 60);
+    assert!(perfdata(&check().exits(0), "age") >= 60.0);
+    fill(&disk.path());
+    let before = log.metadata().unwrap().modified().unwrap();
+    let mut file = OpenOptions::new().append(true).open(&log).unwrap();
+    let error = file.write_all(b"{\"b\":1}\n").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    assert_ne!(log.metadata().unwrap().modified().unwrap(), before);
+    assert!(perfdata(&check().exits(0), "age") >= 60.0);
+}
+
+#[test]
 fn without_a_state_a_log_is_as_old_as_its_file() {
     let sandbox = Sandbox::new();
     sandbox.logs("noise\n");
@@ -129,7 +153,7 @@ fn hostile_states_are_none() {
         let outcome = sandbox.check().exits(0);
         assert!(perfdata(&outcome, "age") < 100.0, "{}", outcome.stdout);
         let saved = fs::read_to_string(&state).unwrap();
-        assert!(saved.starts_with("log-healthcheck 1\n") && saved.len() < 1000);
+        assert!(saved.starts_with("log-healthcheck 2\n") && saved.len() < 1000);
     }
     // A symlink is not written through.
     let target = sandbox.path("target");

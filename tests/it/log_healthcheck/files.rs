@@ -182,6 +182,50 @@ fn rotation_truncation_and_a_new_run_lose_nothing() {
 }
 
 #[test]
+fn what_an_earlier_run_writes_after_the_next_one_began_does_not_count() {
+    let sandbox = Sandbox::new();
+    sandbox.logs(timed(80));
+    sandbox.check().exits(0);
+    sandbox.write(".logs/app/1/stderr", "noise\n");
+    let birth = sandbox.path(".logs/app/1").metadata().unwrap().created();
+    let Some(birth) = hostkit_tests::or_skip("birth times", birth.map_err(|e| e.to_string()))
+    else {
+        return;
+    };
+    // A child that run 0 left behind.
+    hostkit_tests::eventually("it writes later", || {
+        sandbox.logs("{\"a\":1}\n");
+        let written = sandbox.log().metadata().unwrap().modified().unwrap();
+        written > birth + Duration::from_millis(1)
+    });
+    let outcome = sandbox.check().exits(0);
+    assert!(perfdata(&outcome, "age") >= 80.0, "{}", outcome.stdout);
+    sandbox.write(".logs/app/1/stderr", "{\"b\":1}\n");
+    assert!(perfdata(&sandbox.check().exits(0), "age") < 80.0);
+}
+
+#[test]
+fn a_log_written_anew_with_equal_bytes_is_fresh_and_not_read_as_a_whole() {
+    let sandbox = Sandbox::new();
+    let lines = "{\"a\":1}\n".repeat(100_000);
+    sandbox.logs(&lines);
+    sandbox.age(60);
+    assert!(perfdata(&sandbox.check().exits(0), "age") >= 60.0);
+    fs::write(sandbox.log(), &lines).unwrap();
+    let outcome = sandbox.check().exits(0);
+    assert!(perfdata(&outcome, "age") < 50.0, "{}", outcome.stdout);
+    assert!(perfdata(&outcome, "read") < 70e3, "{}", outcome.stdout);
+    // A line that carries a time is as old as that, however often it is written.
+    let sandbox = Sandbox::new();
+    let line = timed(70);
+    sandbox.logs(&line);
+    sandbox.age(60);
+    sandbox.check().exits(0);
+    fs::write(sandbox.log(), &line).unwrap();
+    assert!(perfdata(&sandbox.check().exits(0), "age") >= 70.0);
+}
+
+#[test]
 fn a_line_that_grows_counts_whatever_its_length() {
     let sandbox = Sandbox::new();
     sandbox.logs("{\"a\":\"");

@@ -111,6 +111,32 @@ fn times_in_lines_rule() {
 }
 
 #[test]
+fn times_that_are_not_when_a_line_was_written_are_named_and_can_be_left_out() {
+    // The time of an event of an hour ago; local time marked Z, east and west of Greenwich.
+    for (seconds, code) in [(3600, 2), (-7200, 0), (18_000, 2)] {
+        let sandbox = Sandbox::new();
+        sandbox.logs(timed(seconds));
+        let outcome = sandbox.check().exits(code);
+        told(
+            &outcome,
+            " s from the time of its file: if it is not when the line was written, give --time-from file",
+        );
+        let outcome = sandbox
+            .run(SEEDS.iter().chain([&"--time-from=file"]))
+            .exits(0);
+        assert!(perfdata(&outcome, "age") < 100.0, "{}", outcome.stdout);
+        assert!(
+            !outcome.stdout.contains("--time-from"),
+            "{}",
+            outcome.stdout
+        );
+    }
+    let sandbox = Sandbox::new();
+    sandbox.logs(timed(50));
+    assert!(!sandbox.check().exits(0).stdout.contains("--time-from"));
+}
+
+#[test]
 fn a_time_to_come_counts_as_now_once() {
     let sandbox = Sandbox::new();
     sandbox.logs(timed(-1000));
@@ -206,6 +232,48 @@ fn without_a_state_64_mebibytes_are_looked_back() {
 }
 
 #[test]
+fn a_log_in_utf_16_is_named() {
+    let line = "x\r\n{\"a\":1}\r\n";
+    let units: Vec<u16> = line.encode_utf16().collect();
+    let little = units.iter().flat_map(|unit| unit.to_le_bytes());
+    let big = units.iter().flat_map(|unit| unit.to_be_bytes());
+    let marked = |mark: [u8; 2], bytes: &[u8]| [&mark, bytes].concat();
+    let (little, big): (Vec<u8>, Vec<u8>) = (little.collect(), big.collect());
+    for (bytes, is_utf16) in [
+        (marked([0xff, 0xfe], &little), true),
+        (marked([0xfe, 0xff], &big), true),
+        (little, true),
+        (big, true),
+        // A hole that a writer has left, and text in another encoding.
+        (b"\0\0\0\0\0\0noise".to_vec(), false),
+        (b"\xe9t\xe9 noise".to_vec(), false),
+        (Vec::new(), false),
+    ] {
+        let sandbox = Sandbox::new();
+        sandbox.logs(&bytes);
+        let outcome = sandbox.check().exits(0);
+        let is_named = outcome
+            .stdout
+            .contains("stderr, which is UTF-16: no pattern");
+        assert_eq!(is_named, is_utf16, "{bytes:?}: {}", outcome.stdout);
+        let fast = ["--app-directory=app", "--line-pattern={", "--freshness=0.3"];
+        let mut last = None;
+        hostkit_tests::eventually("it gives up hope", || {
+            sandbox.logs("");
+            sandbox.age(0);
+            last = Some(sandbox.run(fast));
+            last.as_ref().unwrap().code == 2
+        });
+        let reason = if is_utf16 {
+            "nomatch: UTF-16: "
+        } else {
+            "nolines: "
+        };
+        told(&last.unwrap(), &format!("CRITICAL: {reason}"));
+    }
+}
+
+#[test]
 fn regular_expressions() {
     let sandbox = Sandbox::new();
     sandbox.logs("2026 WARN x\n");
@@ -252,35 +320,69 @@ fn json_says_the_same() {
 }
 
 #[test]
-fn a_wrong_command_line_is_unknown() {
+fn a_wrong_command_line_is_an_unknown_result() {
     let sandbox = Sandbox::new();
-    sandbox
-        .run(["--freshness", "1"])
-        .exits(3)
-        .says("--app-directory");
-    sandbox
-        .run(["--app-directory", "app"])
-        .exits(3)
-        .says("--freshness");
-    sandbox
-        .run(["--app-directory=app", "--freshness=soon"])
-        .exits(3)
-        .says("write seconds");
-    told(
-        &sandbox
-            .run(["--app-directory=../x", "--freshness=1"])
-            .exits(3),
-        "neither a name nor",
+    let long = format!(
+        "--app-directory=a --freshness=1 --line-pattern={}",
+        "x".repeat(2000)
     );
-    let long = "x".repeat(2000);
-    let outcome = sandbox.run([
-        "--app-directory=app",
-        "--freshness=1",
-        "--line-pattern",
-        &long,
-    ]);
-    told(&outcome.exits(3), "longer than");
-    sandbox.run(["--help"]).exits(0);
+    for (args, said) in [
+        (
+            "--freshness 1",
+            "UNKNOWN - the following required arguments were not provided: --app-directory <NAME>",
+        ),
+        (
+            "--app-directory app",
+            "UNKNOWN - the following required arguments were not provided: --freshness <DURATION>",
+        ),
+        (
+            "--app-directory=app --freshness=soon",
+            "UNKNOWN - invalid value 'soon' for '--freshness <DURATION>': unknown unit",
+        ),
+        (
+            "--app-directory=app -c 1 --fresh",
+            "UNKNOWN - unexpected argument '--fresh' found",
+        ),
+        (
+            "--app-directory=../x --freshness=1",
+            "UNKNOWN: error: --app-directory is neither a name nor",
+        ),
+        (
+            "--file a -w 200 -c 100",
+            "UNKNOWN: error: --warning is longer than --freshness",
+        ),
+        (&long, "longer than"),
+    ] {
+        let outcome = sandbox.run(args.split_whitespace()).exits(3);
+        told(&outcome, said);
+        assert!(outcome.stdout.starts_with("UNKNOWN"), "{}", outcome.stdout);
+    }
+    assert!(sandbox.run(["--help"]).exits(0).stdout.starts_with("Tells"));
+}
+
+#[test]
+fn ages_are_ok_warning_or_critical() {
+    let sandbox = Sandbox::new();
+    for (seconds, code, said) in [
+        (10, 0, "OK: a line beginning"),
+        (70, 1, "WARNING: aging: a line beginning"),
+        (200, 2, "CRITICAL: stale: "),
+    ] {
+        let name = format!("{seconds}.log");
+        sandbox.write(&name, timed(seconds));
+        // As Nagios calls it: of no job, with the state where it may write.
+        let args = ["--line-pattern={", "-w", "60", "-c", "100", "--file", &name];
+        let outcome = sandbox.run(args).exits(code);
+        told(&outcome, said);
+        assert!(
+            outcome.stdout.contains(";60;100;0 read="),
+            "{}",
+            outcome.stdout
+        );
+        let outcome = sandbox.run(args.iter().chain([&"--json"])).exits(code);
+        let value: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+        assert_eq!(value["warning_seconds"], 60.0, "{value}");
+    }
 }
 
 #[test]

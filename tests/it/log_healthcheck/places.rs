@@ -161,3 +161,31 @@ fn instances_are_spread() {
         );
     }
 }
+
+#[test]
+fn the_newest_of_twelve_thousand_runs_decides() {
+    let sandbox = Sandbox::new();
+    for run in 0..=12_000 {
+        fs::create_dir_all(sandbox.path(format!(".logs/app/{run}"))).unwrap();
+    }
+    sandbox.write(".logs/app/12000/stderr", "{\"a\":1}\n");
+    told(&sandbox.check().exits(0), "was written");
+    // After more runs than are looked into the answer is not known, once.
+    for run in 12_001..12_100 {
+        fs::create_dir_all(sandbox.path(format!(".logs/app/{run}"))).unwrap();
+    }
+    age(&sandbox.path(".logs/app/12000/stderr"), 500);
+    let mut state = fs::read_dir(sandbox.path(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let state = state.find(|path| path.is_file()).unwrap();
+    let text = fs::read_to_string(&state).unwrap();
+    let newest = text
+        .lines()
+        .find(|line| line.starts_with("newest "))
+        .unwrap();
+    fs::write(&state, text.replace(newest, "newest 0")).unwrap();
+    sandbox.write(".logs/app/12099/stderr", "noise\n");
+    told(&sandbox.check().exits(3), "UNKNOWN: toomany: ");
+    told(&sandbox.check().exits(2), "CRITICAL: stale: ");
+}
