@@ -6,6 +6,7 @@ mod causes;
 mod connections;
 mod deadlines;
 mod drain;
+mod early_answers;
 mod engines;
 mod fairness;
 mod framing;

@@ -5,7 +5,8 @@
 
 use std::future::{Future as _, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::mem::MaybeUninit;
+use std::net::{Shutdown, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -16,13 +17,13 @@ use hyper::Request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::answer;
 use crate::deadline::{Clock, Flow, Turn, Verdict};
-use crate::gate::{Gate, Reading, Watch};
+use crate::gate::{Gate, Reading, Watch, poll_discard};
 use crate::headers;
 use crate::lifecycle::Phase;
 use crate::proxy::{self, Thread};
@@ -35,10 +36,10 @@ const BUFFER: usize = 64 << 10;
 /// How long a connection that was accepted while draining may take to send its first byte: it was queued, so its
 /// request is on its way.
 const FIRST: Duration = Duration::from_secs(1);
-/// How long, and for how many bytes, a client is listened to that has been answered before it had sent everything.
-/// Closing at once would reset the connection, and the answer may be lost with it (RFC 9112 section 9.6).
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 1 << 20;
+/// How long a client that was answered before it had sent everything is read without a byte from it,
+const LINGER_IDLE: Duration = Duration::from_secs(5);
+/// and how long in all.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// What is known of a client while hyper serves its connection.
 pub(crate) struct Client {
@@ -142,9 +143,7 @@ async fn parked(stream: &TcpStream, new: bool, thread: &Thread) -> bool {
     }
     // What has arrived already is served.
     let patience = if new { FIRST } else { Duration::ZERO };
-    let mut byte = [std::mem::MaybeUninit::uninit()];
-    matches!(SockRef::from(stream).peek(&mut byte), Ok(1))
-        || matches!(timeout(patience, stream.readable()).await, Ok(Ok(())))
+    has_unread(stream) || matches!(timeout(patience, stream.readable()).await, Ok(Ok(())))
 }
 
 /// Why a session ends.
@@ -243,7 +242,6 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
     .await;
 
     let tunnel = lock(&client.tunnel).take();
-    let unread = client.watch.reading() != Reading::Idle || client.lingers();
     let parts = connection.into_parts();
     if let Some(tunnel) = tunnel {
         client.written();
@@ -253,6 +251,7 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
         }
         return None;
     }
+    let between_requests = parts.io.is_between_requests();
     let (plain, _) = parts.io.into_inner();
     let mut stream = plain.stream;
     match end {
@@ -260,14 +259,16 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
         End::Closed if client.resets.load(Relaxed) => {
             let _ = stream.set_zero_linger();
         }
-        End::Closed if unread => linger(stream).await,
+        End::Closed if client.lingers() || !between_requests || has_unread(&stream) => {
+            linger(stream, thread).await;
+        }
         End::Closed => {}
         End::SlowHead => {
             if say(&mut stream, Refusal::SlowRequest, &client)
                 .await
                 .is_ok()
             {
-                linger(stream).await;
+                linger(stream, thread).await;
             }
         }
         // What the kernel still holds for the client would stay there for minutes.
@@ -302,28 +303,35 @@ async fn say(stream: &mut TcpStream, refusal: Refusal, client: &Client) -> io::R
     }
     bytes.extend_from_slice(b"\r\n");
     bytes.extend_from_slice(answer.body());
-    timeout(LINGER, stream.write_all(&bytes)).await?
+    timeout(LINGER_IDLE, stream.write_all(&bytes)).await?
 }
 
-/// Reads what a client still sends, until it has seen that nothing more is read.
-async fn linger(mut stream: TcpStream) {
-    if SockRef::from(&stream)
-        .shutdown(std::net::Shutdown::Write)
-        .is_err()
-    {
+/// Whether the client has sent something that was not read.
+fn has_unread(stream: &TcpStream) -> bool {
+    let mut byte = [MaybeUninit::uninit()];
+    matches!(SockRef::from(stream).peek(&mut byte), Ok(1))
+}
+
+/// Reads what a client still sends and keeps nothing of it, until the client has seen that it is answered. Closing at
+/// once would reset the connection, and a client that sends everything before it reads would lose the answer with it
+/// (RFC 9112 section 9.6). When connections run short, the one that lingers for longest is closed.
+async fn linger(mut stream: TcpStream, thread: &Thread) {
+    if SockRef::from(&stream).shutdown(Shutdown::Write).is_err() {
         return;
     }
-    let read = async {
-        let mut room = vec![0; 8 << 10];
-        let mut left = LINGER_BYTES;
-        while let Ok(bytes @ 1..) = stream.read(&mut room).await {
-            left = left.saturating_sub(bytes);
-            if left == 0 {
+    let mut place = thread.proxy.lingering.enter();
+    let discard = async {
+        loop {
+            let more = poll_fn(|cx| poll_discard(&mut stream, cx));
+            if !matches!(timeout(LINGER_IDLE, more).await, Ok(Ok(true))) {
                 return;
             }
         }
     };
-    let _ = timeout(LINGER, read).await;
+    tokio::select! {
+        _ = timeout(LINGER, discard) => {}
+        () = place.evicted() => {}
+    }
 }
 
 /// The client's socket, as the gate reads and writes it.

@@ -16,6 +16,7 @@ use crate::admin;
 use crate::cache::{Cache, Shared};
 use crate::cli::Args;
 use crate::door::{Door, Source};
+use crate::eviction::EvictionQueue;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::permissions::Remote;
@@ -92,6 +93,7 @@ async fn serve(args: Args, matches: ArgMatches, start: Loaded) -> Result<Exit, F
         door,
         telemetry: Arc::clone(&telemetry),
         lifecycle: Lifecycle::default(),
+        lingering: EvictionQueue::default(),
     });
     // Both end with the runtime.
     if let Some(admin) = admin {

@@ -54,6 +54,20 @@ thread_local! {
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
+/// Reads once, and throws away what came. Whether there may be more.
+pub(crate) fn poll_discard(
+    stream: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<bool>> {
+    let mut scratch = BUFFER.take();
+    scratch.resize(SCRATCH, 0);
+    let mut buf = ReadBuf::new(&mut scratch);
+    let polled = Pin::new(stream).poll_read(cx, &mut buf);
+    let more = !buf.filled().is_empty();
+    BUFFER.set(scratch);
+    polled.map_ok(|()| more)
+}
+
 /// A connection as hyper sees it.
 pub struct Gate<S> {
     stream: S,
@@ -137,6 +151,11 @@ impl<S> Gate<S> {
     #[must_use]
     pub const fn get_ref(&self) -> &S {
         &self.stream
+    }
+
+    /// Whether the client is between two requests: all that it has sent belongs to whole ones.
+    pub fn is_between_requests(&self) -> bool {
+        matches!(self.state, State::Head { .. }) && self.rest.is_empty()
     }
 
     /// The connection, and what was read from it and not passed on: after an upgrade its first bytes, after a refusal

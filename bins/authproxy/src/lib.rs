@@ -16,6 +16,7 @@ pub mod credential;
 mod daemon;
 mod deadline;
 pub mod door;
+mod eviction;
 pub mod gate;
 pub mod grant;
 pub mod headers;

@@ -20,6 +20,7 @@ use crate::body::{ToClient, ToServer};
 use crate::conn::Client;
 use crate::deadline::{Streaming, Turn};
 use crate::door::{Door, Refused};
+use crate::eviction::EvictionQueue;
 use crate::headers;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::record::{Record, Telemetry};
@@ -44,6 +45,8 @@ pub struct Proxy {
     pub telemetry: Arc<Telemetry>,
     /// How far the process is on its way to its end.
     pub lifecycle: Lifecycle,
+    /// Connections of clients that are answered and still send.
+    pub(crate) lingering: EvictionQueue,
 }
 
 /// What the connections of one thread share.
@@ -234,6 +237,10 @@ async fn answer(
         client.flow.streaming(Streaming::Yes);
     } else if site.stream_all {
         client.flow.streaming(Streaming::AfterFirstByte);
+    }
+    if !exchange.is_sent() {
+        // The server has answered early, and does most likely not take the rest.
+        client.linger();
     }
     headers::to_client(&mut head, id, pass.mark);
     entry.note(|record| record.answered(head.status));

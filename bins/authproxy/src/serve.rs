@@ -4,9 +4,8 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{
-    Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream,
-};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::thread::JoinHandle;
@@ -25,7 +24,8 @@ use crate::proxy::{Proxy, Thread};
 
 /// Connections that wait to be accepted, for each address.
 const BACKLOG: i32 = 1024;
-/// How long nothing is accepted after accepting failed, most likely for want of file descriptors.
+/// How long nothing is accepted after accepting failed, most likely for want of file descriptors, and how long a
+/// connection waits for a place before one more of those that linger is closed.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The bound addresses.
@@ -90,7 +90,7 @@ fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
-/// Every connection takes one, before it is accepted: with all of them back, there is none left.
+/// Every connection takes one: with all of them back, there is none left.
 struct Places {
     free: Arc<Semaphore>,
     all: u32,
@@ -206,46 +206,21 @@ fn listeners(sockets: &Sockets) -> Result<Vec<TcpListener>, Failure> {
         .map_err(|error| Failure::new(Exit::FAILED, "cannot share a listener").because(error))
 }
 
-/// Accepts until draining begins, and then what is queued.
+/// Accepts until draining begins, and then what is queued. A connection that is accepted waits here for its place.
 async fn accept(listeners: Vec<TcpListener>, thread: Arc<Thread>, (free, _accepting): Share) {
-    let draining = thread.proxy.lifecycle.clone();
-    tokio::select! {
-        biased;
-        () = draining.reached(Phase::Draining) => {}
-        () = accept_all(&listeners, &thread, &free) => return,
-    }
-    for listener in listeners {
-        let Ok(listener) = listener.into_std() else {
-            continue;
-        };
-        while let Ok(place) = Arc::clone(&free).acquire_owned().await {
-            match listener.accept() {
-                Ok((stream, peer)) => spawn_std(stream, peer, &thread, place),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if is_one_connections(&error) => {}
-                Err(_) => sleep(PAUSE).await,
-            }
-        }
-    }
-}
-
-/// Accepts for ever.
-async fn accept_all(listeners: &[TcpListener], thread: &Arc<Thread>, free: &Arc<Semaphore>) {
+    let lifecycle = thread.proxy.lifecycle.clone();
+    let mut draining = pin!(lifecycle.reached(Phase::Draining));
     let mut fails = false;
-    while let Ok(place) = Arc::clone(free).acquire_owned().await {
-        let accepted = poll_fn(|cx| {
-            for listener in listeners {
-                if let Poll::Ready(accepted) = listener.poll_accept(cx) {
-                    return Poll::Ready(accepted);
-                }
-            }
-            Poll::Pending
-        })
-        .await;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut draining => break,
+            accepted = accept_any(&listeners) => accepted,
+        };
         match accepted {
             Ok((stream, peer)) => {
                 fails = false;
-                spawn(stream, peer, thread, place);
+                spawn(stream, peer, &thread, take_place(&free, &thread).await);
             }
             Err(error) if is_one_connections(&error) => {}
             Err(error) => {
@@ -257,22 +232,61 @@ async fn accept_all(listeners: &[TcpListener], thread: &Arc<Thread>, free: &Arc<
             }
         }
     }
-}
-
-fn spawn_std(
-    stream: StdStream,
-    peer: SocketAddr,
-    thread: &Arc<Thread>,
-    place: OwnedSemaphorePermit,
-) {
-    if stream.set_nonblocking(true).is_ok()
-        && let Ok(stream) = TcpStream::from_std(stream)
-    {
-        spawn(stream, peer, thread, place);
+    for listener in listeners {
+        let Ok(listener) = listener.into_std() else {
+            continue;
+        };
+        loop {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    let place = take_place(&free, &thread).await;
+                    if stream.set_nonblocking(true).is_ok()
+                        && let Ok(stream) = TcpStream::from_std(stream)
+                    {
+                        spawn(stream, peer, &thread, place);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if is_one_connections(&error) => {}
+                Err(_) => sleep(PAUSE).await,
+            }
+        }
     }
 }
 
-fn spawn(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>, place: OwnedSemaphorePermit) {
+async fn accept_any(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|cx| {
+        for listener in listeners {
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Waits for a place for a connection that is there. As long as there is none, the connections that only linger give up
+/// theirs, the oldest first.
+async fn take_place(free: &Arc<Semaphore>, thread: &Thread) -> Option<OwnedSemaphorePermit> {
+    if let Ok(place) = Arc::clone(free).try_acquire_owned() {
+        return Some(place);
+    }
+    loop {
+        thread.proxy.lingering.evict_oldest();
+        if let Ok(place) = timeout(PAUSE, Arc::clone(free).acquire_owned()).await {
+            // The semaphore is never closed.
+            return place.ok();
+        }
+    }
+}
+
+fn spawn(
+    stream: TcpStream,
+    peer: SocketAddr,
+    thread: &Arc<Thread>,
+    place: Option<OwnedSemaphorePermit>,
+) {
     let metrics = &thread.proxy.telemetry.metrics;
     metrics.accepted.add(1);
     metrics.connections.add(1);
@@ -286,7 +300,7 @@ fn spawn(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>, place: Owned
 /// A connection that counts.
 struct Open {
     thread: Arc<Thread>,
-    _place: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Open {

@@ -82,15 +82,6 @@ impl<E: Into<ExchangeError>> From<E> for Failed {
     }
 }
 
-/// Which side broke off a request that was being sent.
-#[derive(Debug)]
-enum Interrupted {
-    /// The client, or what is wrong with its body.
-    Client,
-    /// The server.
-    Server(io::Error),
-}
-
 impl Upstream {
     /// None yet.
     pub(crate) fn new(proxy: &Proxy) -> Arc<Self> {
@@ -241,7 +232,6 @@ impl Exchange {
                 if let Some(refusal) = flow.take_failure() {
                     return Poll::Ready(Err(refusal.into()));
                 }
-                // A server that does not take the request may have answered it all the same.
                 let written = go_on(live, &mut self.sending, cx);
                 if let Some(refusal) = flow.take_failure() {
                     return Poll::Ready(Err(refusal.into()));
@@ -253,12 +243,11 @@ impl Exchange {
                     Poll::Ready(Err(Failed { error, unanswered }))
                 };
                 match (came, written) {
-                    (_, Err(Interrupted::Client)) => return Poll::Ready(Err(INCOMPLETE.into())),
+                    (_, Err(Cut)) => return Poll::Ready(Err(INCOMPLETE.into())),
                     (Poll::Pending, Ok(())) => return Poll::Pending,
                     (Poll::Ready(Ok(0)), _) => return lost(UpstreamFailure::Closed.into(), read),
                     (Poll::Ready(Ok(bytes)), _) => read += bytes,
-                    (Poll::Ready(Err(error)), _)
-                    | (Poll::Pending, Err(Interrupted::Server(error))) => {
+                    (Poll::Ready(Err(error)), _) => {
                         return lost(ExchangeError::closed(&error), read);
                     }
                 }
@@ -310,6 +299,11 @@ impl Exchange {
         }
     }
 
+    /// Whether the request was sent to its end.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.sending.is_whole()
+    }
+
     /// Whether the answer was read to its end.
     pub(crate) fn is_whole(&self) -> bool {
         self.receiving.is_whole()
@@ -331,18 +325,20 @@ impl Exchange {
 }
 
 /// Sends what there is of a request.
-fn go_on(live: &mut Live, sending: &mut Sending, cx: &mut Context<'_>) -> Result<(), Interrupted> {
+///
+/// # Errors
+/// The client breaks off.
+fn go_on(live: &mut Live, sending: &mut Sending, cx: &mut Context<'_>) -> Result<(), Cut> {
     loop {
         if !sending.is_whole() {
-            let filled = sending.fill(cx, live.output());
-            filled.map_err(|Cut| Interrupted::Client)?;
+            sending.fill(cx, live.output())?;
         }
         let more = !live.is_written() && !sending.is_whole();
         match live.poll_write(cx) {
             // There may be room for more of the body.
             Poll::Ready(Ok(())) if more => {}
-            Poll::Ready(Err(error)) => return Err(Interrupted::Server(error)),
-            Poll::Ready(Ok(())) | Poll::Pending => return Ok(()),
+            // A server that takes no more may have answered: what there is to read says so, or that it has gone.
+            Poll::Ready(_) | Poll::Pending => return Ok(()),
         }
     }
 }
