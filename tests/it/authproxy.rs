@@ -10,6 +10,7 @@ mod early_answers;
 mod engines;
 mod fairness;
 mod framing;
+mod leniency;
 mod load;
 mod memory;
 mod outage;

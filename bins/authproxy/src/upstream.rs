@@ -13,7 +13,6 @@ mod request;
 mod slot;
 
 use std::future::poll_fn;
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};

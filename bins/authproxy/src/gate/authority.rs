@@ -7,7 +7,8 @@ use std::net::Ipv6Addr;
 
 use super::octets;
 
-/// Whether these bytes are a host and perhaps a port, neither of them empty.
+/// Whether these bytes are a host, and perhaps a colon and a port, which may be empty (RFC 3986 3.2.3): nobody reads that as
+/// anything but the default port.
 pub(super) fn is_authority(bytes: &[u8]) -> bool {
     let (host_ok, port) = match bytes {
         [b'[', literal @ ..] => {
@@ -30,8 +31,9 @@ pub(super) fn is_authority(bytes: &[u8]) -> bool {
 }
 
 fn is_port(digits: &[u8]) -> bool {
-    digits.iter().all(u8::is_ascii_digit)
-        && std::str::from_utf8(digits).is_ok_and(|port| port.parse::<u16>().is_ok())
+    digits.is_empty()
+        || digits.iter().all(u8::is_ascii_digit)
+            && std::str::from_utf8(digits).is_ok_and(|port| port.parse::<u16>().is_ok())
 }
 
 fn is_ipv6(literal: &[u8]) -> bool {

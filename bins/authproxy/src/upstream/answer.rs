@@ -16,8 +16,10 @@ use hyper::{Method, Response, StatusCode};
 
 /// The longest head, and the longest trailers.
 const HEAD: usize = 64 << 10;
-/// The most lines of either.
+/// As many lines as most heads have at most, and the most lines of a head or of trailers. HTTP has no limit, and real
+/// answers have more than the hundred that most clients allow for.
 const LINES: usize = 100;
+const MOST_LINES: usize = 1000;
 /// The longest line before a chunk.
 const CHUNK_LINE: usize = 1024;
 /// Pieces up to this size are copied: the buffer that they came in can then be used again.
@@ -75,10 +77,15 @@ pub(super) fn head(
     headers: &mut HeaderMap,
 ) -> Result<Option<Head>, Malformed> {
     loop {
-        let mut lines = [const { MaybeUninit::uninit() }; LINES];
+        let parser = httparse::ParserConfig::default();
+        let (mut few, mut many) = ([const { MaybeUninit::uninit() }; LINES], Vec::new());
         let mut read = httparse::Response::new(&mut []);
-        let parsed = httparse::ParserConfig::default()
-            .parse_response_with_uninit_headers(&mut read, input, &mut lines);
+        let mut parsed = parser.parse_response_with_uninit_headers(&mut read, input, &mut few);
+        if parsed == Err(httparse::Error::TooManyHeaders) {
+            many.resize(MOST_LINES, MaybeUninit::uninit());
+            read = httparse::Response::new(&mut []);
+            parsed = parser.parse_response_with_uninit_headers(&mut read, input, &mut many);
+        }
         let length = match parsed {
             Ok(httparse::Status::Complete(length)) if length <= HEAD => length,
             Ok(httparse::Status::Partial) if input.len() < HEAD => return Ok(None),
@@ -117,8 +124,11 @@ pub(super) fn head(
             }
         }
         input.advance(length);
-        let body = said.body(status, method, is_1_1)?;
-        let keeps = body != Receiving::Close && status != StatusCode::SWITCHING_PROTOCOLS;
+        let body = said.body(status, method)?;
+        // RFC 9112 6.1: where a server of HTTP/1.0 speaks of a transfer coding, its connection is not used again.
+        let keeps = body != Receiving::Close
+            && status != StatusCode::SWITCHING_PROTOCOLS
+            && (is_1_1 || !said.is_encoded());
         return Ok(Some(Head {
             parts,
             body,
@@ -135,7 +145,7 @@ const fn invalid(error: httparse::Error) -> &'static str {
         httparse::Error::NewLine => "invalid end of line",
         httparse::Error::Status => "invalid status code",
         httparse::Error::Token => "invalid status line",
-        httparse::Error::TooManyHeaders => "more than 100 headers",
+        httparse::Error::TooManyHeaders => "more than 1000 headers",
         httparse::Error::Version => "not HTTP/1.0 or HTTP/1.1",
     }
 }
@@ -189,19 +199,16 @@ impl Said {
         Ok(true)
     }
 
+    /// Whether the head names a transfer coding.
+    fn is_encoded(&self) -> bool {
+        self.chunked || self.coded
+    }
+
     /// How the body is framed (RFC 9112 section 6.3).
-    fn body(
-        &self,
-        status: StatusCode,
-        method: &Method,
-        is_1_1: bool,
-    ) -> Result<Receiving, Malformed> {
-        let encoded = self.chunked || self.coded;
+    fn body(&self, status: StatusCode, method: &Method) -> Result<Receiving, Malformed> {
+        let encoded = self.is_encoded();
         if encoded && self.length.is_some() {
             return Err(Malformed("both Content-Length and Transfer-Encoding"));
-        }
-        if encoded && !is_1_1 {
-            return Err(Malformed("Transfer-Encoding in HTTP/1.0"));
         }
         let without = status.is_informational()
             || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
@@ -314,7 +321,7 @@ fn take(input: &mut BytesMut, left: &mut u64) -> Bytes {
 }
 
 fn trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
-    let mut lines = [httparse::EMPTY_HEADER; LINES];
+    let mut lines = vec![httparse::EMPTY_HEADER; MOST_LINES];
     let (length, lines) = match httparse::parse_headers(input, &mut lines) {
         Ok(httparse::Status::Complete(parsed)) if parsed.0 <= HEAD => parsed,
         Ok(httparse::Status::Partial) if input.len() < HEAD => return Ok(None),

@@ -104,6 +104,19 @@ fn framings() {
             0,
             true,
         ),
+        // A server of HTTP/1.0 that sends chunks all the same.
+        (
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            "ok",
+            0,
+            false,
+        ),
+        (
+            "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            "ok",
+            0,
+            false,
+        ),
         ("HTTP/1.1 200 OK\r\n\r\nto the end", "to the end", 0, false),
         (
             "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\nto the end",
@@ -187,7 +200,8 @@ fn what_is_no_http_is_refused() {
         "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nx",
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n",
-        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
@@ -209,11 +223,29 @@ fn what_is_no_http_is_refused() {
     }
     let long = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "x".repeat(HEAD));
     assert!(get(&long).is_err());
-    let many = "A: b\r\n".repeat(LINES + 1);
+    let many = "A: b\r\n".repeat(MOST_LINES + 1);
     assert!(get(&format!("HTTP/1.1 200 OK\r\n{many}\r\n")).is_err());
+    let trailers = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{many}\r\n");
+    assert!(get(&trailers).is_err());
     let line = "1;".to_owned() + &"x".repeat(CHUNK_LINE);
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert!(get(&format!("{chunked}{line}")).is_err());
+}
+
+#[test]
+fn head_and_trailers_may_have_as_many_lines_as_fit() {
+    for lines in [LINES, LINES + 1, 150, MOST_LINES - 1] {
+        let lines = "A: b\r\n".repeat(lines);
+        let text = format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n{lines}\r\n2\r\nok\r\n0\r\n{lines}\r\n"
+        );
+        let whole = get(&text).unwrap().unwrap();
+        assert_eq!(whole.body, b"ok");
+        assert_eq!(
+            read(text.as_bytes(), &Method::GET, &[7, 100]),
+            Ok(Some(whole))
+        );
+    }
 }
 
 #[test]
