@@ -34,6 +34,7 @@ mod serve;
 pub mod tasks;
 pub mod thermos;
 pub mod tls;
+pub mod web;
 pub mod zookeeper;
 
 pub use outcome::Outcome;

@@ -1,0 +1,166 @@
+//! Web servers that people put behind authproxy, each with the same application: it answers `METHOD WHAT HOST ID`, as it
+//! has read the request. `WHAT` is `admin` or `open` below those paths, else `other`; `ID` is the X-Auth-Id, or `-`.
+
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::nginx::Nginx;
+use crate::tls::Authority;
+use crate::{Running, eventually, free_port, tools, which, workspace};
+
+/// How often another port is tried when another process took one in between.
+const ATTEMPTS: u32 = 5;
+
+/// A server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// node's `http`.
+    Node,
+    /// Express with `trust proxy` and method-override.
+    Express,
+    /// hypercorn.
+    Hypercorn,
+    /// gunicorn with the options that make it as lenient as its earlier releases.
+    Gunicorn,
+    /// Debian's nginx with locations that ignore case, and headers with underscores.
+    Nginx,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Node,
+        Self::Express,
+        Self::Hypercorn,
+        Self::Gunicorn,
+        Self::Nginx,
+    ];
+
+    /// What people call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Express => "Express",
+            Self::Hypercorn => "hypercorn",
+            Self::Gunicorn => "gunicorn",
+            Self::Nginx => "nginx",
+        }
+    }
+
+    /// How it is started on `PORT`; nginx is not started by one.
+    const fn command_line(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Node => "node node.js PORT",
+            Self::Express => "node express.js PORT",
+            // In the process that is stopped at the end, and not in one of its children.
+            Self::Hypercorn => "hypercorn --workers 0 --bind 127.0.0.1:PORT applications:asgi",
+            // A worker notices within its timeout that it was left alone.
+            Self::Gunicorn => {
+                "gunicorn --timeout 2 --permit-unconventional-http-method --casefold-http-method \
+                 --header-map dangerous --bind 127.0.0.1:PORT applications:wsgi"
+            }
+            Self::Nginx => return None,
+        })
+    }
+}
+
+/// A running server. Dropping it stops it.
+#[derive(Debug)]
+pub struct Web {
+    port: u16,
+    _server: Server,
+}
+
+#[derive(Debug)]
+enum Server {
+    Process { _process: Running },
+    Nginx { _nginx: Nginx, _root: TempDir },
+}
+
+impl Web {
+    /// Starts one on a free port of 127.0.0.1.
+    ///
+    /// # Errors
+    /// It is not installed.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start(kind: Kind) -> Result<Self, String> {
+        let Some(line) = kind.command_line() else {
+            return nginx();
+        };
+        for _ in 0..ATTEMPTS {
+            let port = free_port();
+            let child = command(&line.replace("PORT", &port.to_string()))?
+                .spawn()
+                .unwrap();
+            let mut process = Running(child);
+            let mut ended = false;
+            eventually("the server accepts connections", || {
+                ended = process.0.try_wait().unwrap().is_some();
+                ended || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+            });
+            if !ended {
+                return Ok(Self {
+                    port,
+                    _server: Server::Process { _process: process },
+                });
+            }
+        }
+        panic!("{kind:?} does not start");
+    }
+
+    /// Its port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+/// A command of what `tests/run` installs, in the directory of the applications.
+fn command(line: &str) -> Result<Command, String> {
+    let web = tools().join("web");
+    if !web.join("versions").is_file() {
+        return Err(format!(
+            "{} is not there: tests/run installs it",
+            web.display()
+        ));
+    }
+    let mut words = line.split(' ');
+    let program = match words.next() {
+        Some("node") => which("node")?,
+        program => web.join("venv/bin").join(program.unwrap_or_default()),
+    };
+    let mut command = Command::new(program);
+    command
+        .args(words)
+        .current_dir(workspace().join("tests/fixtures/web"))
+        .env("NODE_PATH", web.join("node_modules"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Ok(command)
+}
+
+fn nginx() -> Result<Web, String> {
+    let answer =
+        |what: &str| format!("return 200 \"$request_method {what} $host ${{http_x_auth_id}}\";");
+    let extra = format!(
+        "underscores_in_headers on; location ~* ^/admin(/|$) {{ {} }} location ~* ^/open(/|$) {{ {} }} location / {{ {} }}",
+        answer("admin"),
+        answer("open"),
+        answer("other")
+    );
+    let root = tempfile::tempdir().unwrap();
+    let nginx = Nginx::start_with(&Authority::new(), root.path(), &extra)?;
+    Ok(Web {
+        port: nginx.port(),
+        _server: Server::Nginx {
+            _nginx: nginx,
+            _root: root,
+        },
+    })
+}
