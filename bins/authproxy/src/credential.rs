@@ -111,17 +111,39 @@ pub fn without<'q>(query: &'q str, name: &str) -> Cow<'q, str> {
     Cow::Owned(left)
 }
 
-/// The query with `***` for the value of every parameter of this name: for people to read.
+/// The query with `***` for the value of every parameter that looks like the key's, or like its header, also if the case
+/// or the hyphens of the name are others: for people to read. A key that is sent under a wrong name is one all the same.
 #[must_use]
-pub fn masked<'q>(query: &'q str, name: &str) -> Cow<'q, str> {
+pub fn masked<'q>(query: &'q str, credentials: &Credentials) -> Cow<'q, str> {
     let mut shown = Cow::Borrowed(query);
+    let names = [credentials.parameter.as_str(), credentials.header.as_str()];
+    let is_key = |piece: &Piece<'_>| names.iter().any(|name| piece.resembles(name));
     // From behind, so that what is before stays where it is.
-    let found: Vec<Piece<'_>> = pieces(query).filter(|piece| piece.is_named(name)).collect();
+    let found: Vec<Piece<'_>> = pieces(query).filter(is_key).collect();
     for piece in found.iter().rev().filter(|piece| !piece.value().is_empty()) {
         let value = piece.end() - piece.value().len()..piece.end();
         shown.to_mut().replace_range(value, "***");
     }
     shown
+}
+
+/// The path with `***` for what follows the parameter's name in it: the `?` before it was forgotten, or encoded.
+#[must_use]
+pub fn masked_path<'p>(path: &'p str, credentials: &Credentials) -> Cow<'p, str> {
+    let value = path.contains(['=', '%']).then(|| {
+        let name = credentials.parameter.to_ascii_lowercase();
+        let lower = path.to_ascii_lowercase();
+        let mut found = lower.match_indices(&name).map(|(at, name)| at + name.len());
+        found.find_map(|end| {
+            let signs = ["=", "%3d"];
+            let sign = signs.iter().find(|sign| lower[end..].starts_with(**sign))?;
+            Some(end + sign.len())
+        })
+    });
+    match value.flatten() {
+        Some(value) if value < path.len() => Cow::Owned(format!("{}***", &path[..value])),
+        _ => Cow::Borrowed(path),
+    }
 }
 
 /// What stands between two separators of a query.
@@ -140,9 +162,24 @@ impl<'q> Piece<'q> {
         self.text.split_once('=').map_or("", |(_, value)| value)
     }
 
-    fn is_named(self, name: &str) -> bool {
+    fn name(self) -> impl Iterator<Item = u8> {
         let own = self.text.split_once('=').map_or(self.text, |(own, _)| own);
-        decode(own).eq(name.bytes())
+        decode(own)
+    }
+
+    fn is_named(self, name: &str) -> bool {
+        self.name().eq(name.bytes())
+    }
+
+    /// Whether its letters and digits are those of this name.
+    fn resembles(self, name: &str) -> bool {
+        let letter = |byte: u8| {
+            byte.is_ascii_alphanumeric()
+                .then_some(byte.to_ascii_lowercase())
+        };
+        self.name()
+            .filter_map(letter)
+            .eq(name.bytes().filter_map(letter))
     }
 }
 

@@ -107,10 +107,37 @@ pub fn to_server(
     }
 }
 
-/// What a trusted peer says of where the request came from.
-pub(crate) fn forwarded_for(headers: &HeaderMap, client: &Client) -> Option<HeaderValue> {
-    let said = client.trusted.then(|| headers.get(X_FORWARDED_FOR));
-    said.flatten().cloned()
+/// The address that a request came from: of those that trusted proxies name, and the peer, the last that is not one of
+/// a trusted proxy. What stands before it is what a client says of itself. If all are trusted, the first one.
+pub(crate) fn client_address(headers: &HeaderMap, client: &Client, site: &Site) -> IpAddr {
+    if !client.trusted {
+        return client.peer;
+    }
+    let mut found = client.peer;
+    // A proxy adds its peer to the last line, or in a line of its own.
+    for line in headers.get_all(X_FORWARDED_FOR).iter().rev() {
+        for node in line.as_bytes().rsplit(|byte| *byte == b',') {
+            if let Some(address) = address(node.trim_ascii()) {
+                found = address;
+                if !site.trusts(address) {
+                    return found;
+                }
+            }
+        }
+    }
+    found
+}
+
+/// An address, with or without a port.
+fn address(node: &[u8]) -> Option<IpAddr> {
+    let node = std::str::from_utf8(node).ok()?;
+    let in_brackets = |node: &str| node.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let address: IpAddr = node
+        .parse()
+        .ok()
+        .or_else(|| in_brackets(node))
+        .or_else(|| node.parse().ok().map(|socket: SocketAddr| socket.ip()))?;
+    Some(address.to_canonical())
 }
 
 /// What of the trailers of a body goes on, either way: no framing, nothing of the hop, and nobody's word on who the

@@ -16,7 +16,7 @@ use hyper::{Method, StatusCode, Uri};
 use crate::access::AccessLog;
 use crate::door::{Mark, Pass, Refused};
 use crate::grant::{Grant, KeyHash};
-use crate::headers::{Client, forwarded_for};
+use crate::headers::{Client, client_address};
 use crate::metrics::Metrics;
 use crate::refusal::{Refusal, Truncation};
 use crate::settings::Site;
@@ -68,8 +68,8 @@ pub(crate) struct Asked {
     pub(crate) site: Arc<Site>,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
-    pub(crate) peer: IpAddr,
-    pub(crate) forwarded_for: Option<HeaderValue>,
+    /// The address that it came from.
+    pub(crate) client: IpAddr,
     /// The id of the request.
     pub(crate) id: HeaderValue,
 }
@@ -80,8 +80,7 @@ impl Asked {
             site: Arc::clone(site),
             method: parts.method.clone(),
             uri: parts.uri.clone(),
-            peer: client.peer,
-            forwarded_for: forwarded_for(&parts.headers, client),
+            client: client_address(&parts.headers, client, site),
             id,
         }
     }

@@ -43,7 +43,7 @@ pub(super) fn run(bytes: &[u8]) {
 
     let query = parts.uri.query().unwrap_or_default().to_owned();
     let in_query = credential::parameter(&query, PARAMETER);
-    let shown = credential::masked(&query, PARAMETER);
+    let shown = credential::masked(&query, &credentials);
     if let Ok(Some(found)) = &in_query
         && !found.value.is_empty()
     {
@@ -53,7 +53,7 @@ pub(super) fn run(bytes: &[u8]) {
             assert_eq!(key, KeyHash::of(&found.value), "{query}");
         }
     }
-    assert_eq!(credential::masked(&shown, PARAMETER), shown);
+    assert_eq!(credential::masked(&shown, &credentials), shown);
     let left = credential::without(&query, PARAMETER);
     assert_eq!(credential::parameter(&left, PARAMETER), Ok(None), "{query}");
     parts.uri = Uri::try_from(format!("/?{left}")).unwrap();

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use hostkit::{clock, log};
-use hyper::header::HeaderValue;
 
 use crate::credential;
 use crate::door::Mark;
@@ -16,8 +15,6 @@ use crate::settings::AccessLog as Shape;
 
 /// What is shown of a path and of a query, in bytes each.
 const LONGEST: usize = 4096;
-/// What is shown of a client's address that is none, in bytes.
-const LONGEST_CLIENT: usize = 64;
 /// What is shown of a detail, in bytes.
 const LONGEST_DETAIL: usize = 512;
 /// What our lines are logged as.
@@ -35,9 +32,9 @@ pub struct Format {
 struct Said<'r> {
     /// The id of the request.
     id: &'r str,
-    client: Cow<'r, str>,
+    client: IpAddr,
     method: &'r str,
-    path: &'r str,
+    path: Cow<'r, str>,
     query: Option<Cow<'r, str>>,
     status: u16,
     milliseconds: f64,
@@ -87,9 +84,9 @@ impl Format {
             to,
             "{} {LOGGER}: {} {} {}",
             timestamp(),
-            Printable(&said.client),
+            said.client,
             said.method,
-            Printable(said.path)
+            Printable(&said.path)
         )?;
         if let Some(query) = &said.query {
             write!(to, "?{}", Printable(query))?;
@@ -135,9 +132,9 @@ impl Format {
         )?;
         let message = format_args!("{} {} {}", said.method, said.path, said.status);
         serde_json::to_writer(&mut *to, &Text(message))?;
-        member(to, "client", &said.client)?;
+        write!(to, ",\"client\":\"{}\"", said.client)?;
         member(to, "method", said.method)?;
-        member(to, "path", said.path)?;
+        member(to, "path", &said.path)?;
         if let Some(query) = &said.query {
             member(to, "query", query)?;
         }
@@ -181,20 +178,14 @@ impl Format {
 }
 
 fn said<'r>(record: &Record, asked: &'r Asked, took: Duration) -> Said<'r> {
-    let parameter = &asked.site.credentials.parameter;
-    let query = asked
-        .uri
-        .query()
-        .map(|query| match credential::masked(query, parameter) {
-            Cow::Borrowed(query) => Cow::Borrowed(start(query, LONGEST)),
-            Cow::Owned(query) => Cow::Owned(start(&query, LONGEST).to_owned()),
-        });
+    let credentials = &asked.site.credentials;
+    let query = asked.uri.query();
     Said {
         id: asked.id.to_str().unwrap_or_default(),
-        client: client(asked.forwarded_for.as_ref(), asked.peer),
+        client: asked.client,
         method: asked.method.as_str(),
-        path: start(asked.uri.path(), LONGEST),
-        query,
+        path: short(credential::masked_path(asked.uri.path(), credentials)),
+        query: query.map(|query| short(credential::masked(query, credentials))),
         status: record.status.map_or(0, |status| status.as_u16()),
         milliseconds: milliseconds(took),
         server_milliseconds: record.server.map(milliseconds),
@@ -208,18 +199,16 @@ fn said<'r>(record: &Record, asked: &'r Asked, took: Duration) -> Said<'r> {
     }
 }
 
-/// The first address of what a trusted peer says, or that of the peer.
-fn client(forwarded_for: Option<&HeaderValue>, peer: IpAddr) -> Cow<'_, str> {
-    let first = forwarded_for.and_then(|chain| {
-        let first = chain.as_bytes().split(|byte| *byte == b',').next()?;
-        let first = first.trim_ascii();
-        (!first.is_empty()).then(|| String::from_utf8_lossy(first))
-    });
-    match first {
-        Some(Cow::Borrowed(first)) => Cow::Borrowed(start(first, LONGEST_CLIENT)),
-        Some(Cow::Owned(first)) => Cow::Owned(start(&first, LONGEST_CLIENT).to_owned()),
-        None => Cow::Owned(peer.to_string()),
+/// No more of a text than is shown.
+fn short(text: Cow<'_, str>) -> Cow<'_, str> {
+    match text {
+        Cow::Borrowed(text) => Cow::Borrowed(start(text, LONGEST)),
+        Cow::Owned(text) => Cow::Owned(start(&text, LONGEST).to_owned()),
     }
+}
+
+fn start(text: &str, longest: usize) -> &str {
+    &text[..text.floor_char_boundary(longest)]
 }
 
 /// The rights that a request needs and those of its key, if the key lacks one of them.
@@ -227,10 +216,6 @@ fn rights(record: &Record) -> Option<(String, String)> {
     let grant = record.grant.as_ref()?;
     let listed = |rights: &[String]| start(&rights.join(","), LONGEST).to_owned();
     (!record.needed.is_empty()).then(|| (listed(&record.needed), listed(&grant.rights)))
-}
-
-fn start(text: &str, longest: usize) -> &str {
-    &text[..text.floor_char_boundary(longest)]
 }
 
 fn milliseconds(took: Duration) -> f64 {

@@ -133,22 +133,62 @@ fn a_json_line_is_a_logstash_object() {
 }
 
 #[test]
-fn nobody_outside_says_who_the_client_is() {
-    let line = json(&line(Shape::Json, OUTSIDE, "/", |_| {}));
-    assert_eq!(line["client"], "192.0.2.7");
-    assert_eq!(line["status"], 0, "the client went before there was one");
+fn the_client_is_the_last_address_that_is_not_a_trusted_proxy() {
+    let telemetry = Arc::default();
+    for (peer, lines, expected) in [
+        (OUTSIDE, &["198.51.100.1"][..], "192.0.2.7"),
+        (INSIDE, &[], "10.0.0.9"),
+        (INSIDE, &["198.51.100.1"], "198.51.100.1"),
+        // What the client has sent stands before what proxies have added.
+        (INSIDE, &["1.1.1.1, 198.51.100.1, 10.0.0.1"], "198.51.100.1"),
+        (
+            INSIDE,
+            &["1.1.1.1", "198.51.100.1,10.0.0.1"],
+            "198.51.100.1",
+        ),
+        (INSIDE, &["127.0.0.1, 198.51.100.1"], "198.51.100.1"),
+        (INSIDE, &["10.0.0.2,10.0.0.3", "10.0.0.1"], "10.0.0.2"),
+        (INSIDE, &["junk, 10.0.0.3, unknown"], "10.0.0.3"),
+        (INSIDE, &["junk", "", ", ,"], "10.0.0.9"),
+        (INSIDE, &["198.51.100.1:4711"], "198.51.100.1"),
+        (INSIDE, &["[2001:DB8::1]:80"], "2001:db8::1"),
+        (INSIDE, &["[2001:db8::1]"], "2001:db8::1"),
+        (INSIDE, &["2001:db8::1, ::ffff:10.0.0.1"], "2001:db8::1"),
+        (INSIDE, &["::ffff:198.51.100.1"], "198.51.100.1"),
+        (INSIDE, &["1.1.1.1\u{9b}2J\tx"], "10.0.0.9"),
+    ] {
+        let chain: Vec<_> = lines
+            .iter()
+            .map(|line| ("x-forwarded-for", *line))
+            .collect();
+        let record = record(&telemetry, peer, "/", &chain);
+        for shape in [Shape::Plain, Shape::Json] {
+            let mut written = Vec::new();
+            Format::new(shape, &[]).write(&mut written, &record, Duration::ZERO);
+            let text = String::from_utf8(written).unwrap();
+            let found = match shape {
+                Shape::Plain => text.split(' ').nth(2).unwrap().to_owned(),
+                Shape::Json => json(&text)["client"].as_str().unwrap().to_owned(),
+            };
+            assert_eq!(found, expected, "{peer} {lines:?}");
+        }
+    }
+}
+
+#[test]
+fn a_request_without_an_answer_has_status_0() {
+    assert_eq!(json(&line(Shape::Json, OUTSIDE, "/", |_| {}))["status"], 0);
 }
 
 #[test]
 fn a_client_cannot_write_lines_of_its_own() {
     let telemetry = Arc::default();
-    let forged = "1.1.1.1\u{9b}2J\tx";
-    let record = record(&telemetry, INSIDE, "/", &[("x-forwarded-for", forged)]);
+    let record = record(&telemetry, INSIDE, "/a\u{9b}2J?\u{9b}", &[]);
     let mut plain = Vec::new();
     Format::new(Shape::Plain, &[]).write(&mut plain, &record, Duration::ZERO);
     let plain = String::from_utf8(plain).unwrap();
     assert!(!plain.trim_end().contains(char::is_control), "{plain:?}");
-    assert!(plain.contains("1.1.1.1\\u{9b}2J\\u{9}x GET"), "{plain}");
+    assert!(plain.contains("GET /a\\u{9b}2J?\\u{9b} "), "{plain}");
     let long = format!("/{}?{}", "a".repeat(9_000), "b".repeat(9_000));
     assert!(line(Shape::Plain, OUTSIDE, &long, |_| {}).len() < 9_000);
 }

@@ -164,8 +164,28 @@ fn the_key_is_not_shown() {
             "apikey=***;apikey=***&apikey=&apikey",
         ),
         ("a=1", "a=1"),
+        (
+            "ApiKey=k&APIKEY=k&aPI%6bey=k",
+            "ApiKey=***&APIKEY=***&aPI%6bey=***",
+        ),
+        (
+            "api_key=k&Api-Key=k&X-API-Key=k",
+            "api_key=***&Api-Key=***&X-API-Key=***",
+        ),
+        ("apikeys=k&xapi=k", "apikeys=k&xapi=k"),
     ] {
-        assert_eq!(masked(query, "apikey"), shown, "{query}");
+        assert_eq!(masked(query, &credentials()), shown, "{query}");
+    }
+    for (path, shown) in [
+        ("/a&ApiKey=k/y", "/a&ApiKey=***"),
+        ("/a;apikey=k", "/a;apikey=***"),
+        ("/a%3Fapikey%3Dk", "/a%3Fapikey%3D***"),
+        ("/apikey/apikey=k", "/apikey/apikey=***"),
+        ("/apikey/%3d", "/apikey/%3d"),
+        ("/a=apikey", "/a=apikey"),
+        ("/apikey=", "/apikey="),
+    ] {
+        assert_eq!(masked_path(path, &credentials()), shown, "{path}");
     }
 }
 
@@ -201,6 +221,6 @@ proptest! {
         let values = |query: &str| -> Vec<String> {
             pieces(query).filter(|piece| piece.is_named("apikey")).map(|piece| piece.value().to_owned()).collect()
         };
-        prop_assert!(values(&masked(&query, "apikey")).iter().all(|value| value.is_empty() || value == "***"));
+        prop_assert!(values(&masked(&query, &credentials())).iter().all(|value| value.is_empty() || value == "***"));
     }
 }
