@@ -13,6 +13,51 @@ use crate::refusal::Refusal;
 /// Header lines in one head, and in the trailers of one body: what hyper takes.
 pub(super) const LINES: usize = 100;
 
+/// IANA's registry of methods (RFC 9110 section 16.1). Case matters in a method, yet there are servers that read it in
+/// upper case, and a rule about `POST` would not be asked about the `post` that they take for it.
+const METHODS: &[&str] = &[
+    "ACL",
+    "BASELINE-CONTROL",
+    "BIND",
+    "CHECKIN",
+    "CHECKOUT",
+    "CONNECT",
+    "COPY",
+    "DELETE",
+    "GET",
+    "HEAD",
+    "LABEL",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MKREDIRECTREF",
+    "MKWORKSPACE",
+    "MOVE",
+    "OPTIONS",
+    "ORDERPATCH",
+    "PATCH",
+    "POST",
+    "PRI",
+    "PROPFIND",
+    "PROPPATCH",
+    "PUT",
+    "QUERY",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "TRACE",
+    "UNBIND",
+    "UNCHECKOUT",
+    "UNLINK",
+    "UNLOCK",
+    "UPDATE",
+    "UPDATEREDIRECTREF",
+    "VERSION-CONTROL",
+];
+
 /// How far a head has been looked at. Offsets are from its first byte.
 pub(super) struct Head {
     /// No line ends before here but those that were judged.
@@ -91,6 +136,13 @@ impl Head {
         };
         if method == b"CONNECT" {
             return Err(Refusal::NotImplemented);
+        }
+        if method.iter().any(u8::is_ascii_lowercase)
+            && METHODS
+                .iter()
+                .any(|name| method.eq_ignore_ascii_case(name.as_bytes()))
+        {
+            return malformed("the method is a standard one in another case");
         }
         let target = at.end - rest.len();
         let length = match rest {

@@ -8,6 +8,8 @@ pub(super) const SOUND: &[&str] = &[
     "GET /\"{^\\|}[] HTTP/1.1\r\n@",
     "M-SEARCH!#$%&'*+.^_`|~9 / HTTP/1.1\r\n@",
     "OPTIONS * HTTP/1.1\r\n@",
+    "purge / HTTP/1.1\r\n@",
+    "GETs / HTTP/1.1\r\n@",
     "GET http://a HTTP/1.1\r\n@",
     "GET HTTP://A/b?c HTTP/1.1\r\n@",
     "GET https://a?b=http://c HTTP/1.1\r\n@",
@@ -79,6 +81,12 @@ pub(super) const MALFORMED: &[(&str, &str)] = &[
     ("GET / HTTP/2.0\r\n@", VERSION),
     ("GET / HTTP/1.01\r\n@", VERSION),
     ("\r\n\r\nGET / HTTP/1.1\r\n@", METHOD),
+    ("get / HTTP/1.1\r\n@", CASE),
+    ("Post / HTTP/1.1\r\n@", CASE),
+    ("options * HTTP/1.1\r\n@", CASE),
+    ("connect a:80 HTTP/1.1\r\n@", CASE),
+    ("propFind / HTTP/1.1\r\n@", CASE),
+    ("version-control / HTTP/1.1\r\n@", CASE),
     // Ends of lines, and other control characters.
     ("\nGET / HTTP/1.1\r\n@", BARE_LF),
     ("GET / HTTP/1.1\n@", BARE_LF),
@@ -284,6 +292,7 @@ pub(super) const MALFORMED_BODIES: &[(&str, &str)] = &[
 ];
 
 const METHOD: &str = "the request line does not begin with a method and one space";
+const CASE: &str = "the method is a standard one in another case";
 const TARGET: &str = "the request target is neither a path nor an http URL";
 const TARGET_HOST: &str = "the request target does not name a host";
 const CHARACTER: &str = "the request target has a character that must be percent-encoded";
