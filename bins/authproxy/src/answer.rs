@@ -46,7 +46,21 @@ pub fn refuse(refused: &Refused, site: &Site, id: &HeaderValue) -> Response<Byte
     if refusal.closes() {
         close(headers);
     }
-    headers.extend(site.cors.iter().cloned());
+    headers.extend(site.cors.headers.iter().cloned());
+    answer
+}
+
+/// The answer to a CORS preflight (Fetch standard, "CORS-preflight fetch"), from `cors` alone.
+#[must_use]
+pub fn preflight(site: &Site, request: &HeaderMap, id: &HeaderValue) -> Response<Bytes> {
+    let mut answer = Response::new(Bytes::new());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    let headers = answer.headers_mut();
+    headers.insert(X_REQUEST_ID, id.clone());
+    headers.extend(site.cors.headers.iter().cloned());
+    if let Some(origin) = site.cors.origin(request) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    }
     answer
 }
 

@@ -17,8 +17,8 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use url::Url;
 
-use crate::config::{self, RouteEntry, Scalar};
-use crate::settings::{AccessLogChoice, Listen, Server};
+use crate::config::{self, CorsValue, RouteEntry};
+use crate::settings::{AccessLogChoice, Listen, Preflight, Server};
 
 /// Checks the API key of every request, and passes the request on to the server.
 ///
@@ -164,6 +164,21 @@ pub struct Flags {
     #[arg(long, value_name = "LIST", value_parser = config::networks, help_heading = "Keys")]
     #[serde(deserialize_with = "config::trusted")]
     pub trusted_proxies: Option<Networks>,
+    /// Headers that proxies in front set, beside X-SSL-*, X-Forwarded-*, X-Real-IP and X-Request-Id: a request whose
+    /// Connection header names one is 400. With commas; a `*` at the end stands for all that begin so
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        help_heading = "Keys"
+    )]
+    #[serde(deserialize_with = "config::list")]
+    pub protected_headers: Option<Vec<String>>,
+    /// CORS preflights, which carry no key: off (they need one), answer (here, from `cors` in the file) or pass (to the
+    /// server) [default: answer if there is `cors`, else off]
+    #[arg(long, value_name = "MODE", help_heading = "Keys")]
+    #[serde(deserialize_with = "config::preflight")]
+    pub cors_preflight: Option<Preflight>,
 
     /// Longest time for the server to take a connection, to begin its answer, and to go on with it [default: 15s]
     #[arg(long, value_name = "DURATION", value_parser = units::duration, help_heading = "Deadlines")]
@@ -241,7 +256,7 @@ pub struct Flags {
     pub host_param: Option<String>,
     /// `cors`: what our own answers say to browsers. Only in the file.
     #[arg(skip)]
-    pub cors: Option<BTreeMap<String, Scalar>>,
+    pub cors: Option<BTreeMap<String, CorsValue>>,
 }
 
 /// Networks that are trusted; a type of its own, since clap would take a list for a flag that is repeated.

@@ -18,7 +18,7 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 
 use crate::cli::{Args, Flags, Networks};
-use crate::settings::AccessLogChoice;
+use crate::settings::{AccessLogChoice, Preflight};
 
 /// The flags that each name a permissions engine; there is only one.
 pub const ENGINES: &[&str] = &["acl-file", "acl-server", "use-liveconf-aclserver"];
@@ -39,6 +39,32 @@ pub struct RouteEntry {
     pub rights: Option<Vec<String>>,
     /// Nothing is needed.
     pub open: bool,
+    /// What becomes of CORS preflights that ask about it; the same as elsewhere when nothing is said.
+    #[serde(deserialize_with = "preflight")]
+    pub cors_preflight: Option<Preflight>,
+}
+
+/// A value of `cors`, as written.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "expected a text, a number, a boolean or a list")]
+pub enum CorsValue {
+    /// One.
+    One(Scalar),
+    /// A list.
+    List(Vec<Scalar>),
+}
+
+impl CorsValue {
+    /// As it stands in a header.
+    pub(crate) fn join(&self) -> String {
+        match self {
+            Self::One(Scalar(text)) => text.clone(),
+            Self::List(values) => {
+                let texts: Vec<&str> = values.iter().map(|Scalar(text)| text.as_str()).collect();
+                texts.join(", ")
+            }
+        }
+    }
 }
 
 /// What was said, by whoever has the last word: the command line, then the environment, then the file.
@@ -102,6 +128,8 @@ pub fn merged(args: &Args, matches: &ArgMatches) -> Result<(Flags, bool), Failur
         key_parameter,
         hide_credentials,
         trusted_proxies,
+        protected_headers,
+        cors_preflight,
         timeout,
         client_timeout,
         idle_timeout,
@@ -164,6 +192,16 @@ pub(crate) fn shape<'de, D: Deserializer<'de>>(
         "false" => Ok(AccessLogChoice::Off),
         text => AccessLogChoice::from_str(text, false)
             .map_err(|_| "expected plain, json or off".to_owned()),
+    })
+}
+
+/// What becomes of CORS preflights. `off` is a boolean in YAML.
+pub(crate) fn preflight<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Preflight>, D::Error> {
+    value::parsed(from, |text| match text {
+        "false" => Ok(Preflight::Off),
+        text => {
+            Preflight::from_str(text, false).map_err(|_| "expected off, answer or pass".to_owned())
+        }
     })
 }
 

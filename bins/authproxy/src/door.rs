@@ -7,30 +7,32 @@
 mod tests;
 
 use std::borrow::Cow;
-use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use hostkit::clock;
-use hyper::Method;
-use hyper::header::{
-    ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE,
-};
+use hyper::header::HOST;
 use hyper::http::request::Parts;
 
 use crate::cache::{Answer, Cache, Known, Purge, Snapshot};
 use crate::credential;
 use crate::grant::{Grant, KeyHash};
+use crate::headers::{Client, named};
 use crate::permissions::file::AclFile;
 use crate::permissions::{Permissions as _, Remote, Status};
+use crate::preflight;
 use crate::refusal::Refusal;
 use crate::scope::{self, Asked};
-use crate::settings::{Rules, Site};
+use crate::settings::{Preflight, Rules, Site};
+
+/// How often the log says at most that preflights are refused.
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// What is said of a request that goes on to the server.
 #[derive(Debug, Clone)]
 pub struct Pass {
-    /// Who sent it; nobody where no key was looked at ([`Mark::Open`], [`Mark::Preflight`]) or could be
-    /// ([`Mark::FailOpen`]).
+    /// The grant of its key; none where no key was looked at ([`Mark::Open`], [`Mark::Preflight`], [`Mark::Answered`])
+    /// or could be ([`Mark::FailOpen`]).
     pub id: Option<Arc<Grant>>,
     /// The name of the route that decided, for metrics; none where no route fits.
     pub route: Option<Arc<str>>,
@@ -47,8 +49,10 @@ pub enum Mark {
     Stale,
     /// The path needs no key, and one that is sent is not looked at: open paths do not depend on the engine.
     Open,
-    /// A browser asks whether it may ask: a CORS preflight, which never carries a key.
+    /// It is a CORS preflight, which never carries a key, and `cors-preflight` passes it on.
     Preflight,
+    /// It is a CORS preflight, and is answered here.
+    Answered,
     /// The permissions engine cannot be asked, and `--fail-open` is on.
     FailOpen,
 }
@@ -105,6 +109,8 @@ impl From<Refusal> for Refused {
 #[derive(Debug, Clone)]
 pub struct Door {
     source: Source,
+    /// When the log last said that preflights are refused.
+    told: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Where grants come from.
@@ -119,16 +125,43 @@ pub enum Source {
 impl Door {
     /// A door that asks this.
     #[must_use]
-    pub const fn new(source: Source) -> Self {
-        Self { source }
+    pub fn new(source: Source) -> Self {
+        Self {
+            source,
+            told: Arc::default(),
+        }
     }
 
     /// Whether a request may go on. Waits only for a key of which this process knows nothing.
     ///
     /// # Errors
     /// Why not.
-    pub async fn decide(&self, site: &Site, parts: &Parts) -> Result<Pass, Refused> {
-        decide(site, parts, |key| self.find(key)).await
+    pub async fn decide(
+        &self,
+        site: &Site,
+        parts: &Parts,
+        client: &Client,
+    ) -> Result<Pass, Refused> {
+        let decided = decide(site, parts, client.trusted, |key| self.find(key)).await;
+        if let Err(refused) = &decided
+            && refused.refusal == Refusal::NoKey
+            && preflight::asked_method(parts).is_some()
+        {
+            self.tell_of_preflight();
+        }
+        decided
+    }
+
+    /// Names the setting: whoever runs the site sees only that browsers fail.
+    fn tell_of_preflight(&self) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= MINUTE) {
+            *told = Some(Instant::now());
+            tracing::warn!(
+                "a CORS preflight without a key was refused: give `cors` in the configuration file to have preflights \
+                 answered here, or --cors-preflight=pass"
+            );
+        }
     }
 
     async fn find(&self, key: KeyHash) -> Answer {
@@ -186,12 +219,31 @@ impl Door {
 pub(crate) async fn decide<F: Future<Output = Answer>>(
     site: &Site,
     parts: &Parts,
+    trusted: bool,
     find: impl FnOnce(KeyHash) -> F,
 ) -> Result<Pass, Refused> {
     let path = parts.uri.path();
-    let preflight = preflight(parts);
-    let method = preflight.unwrap_or(parts.method.as_str());
-    let matched = scope::route(&site.rules, method, path)?;
+    if let Some(method) = preflight::asked_method(parts) {
+        let asked_about = scope::route(&site.rules, method, path)?;
+        let mark = match asked_about.preflight {
+            Preflight::Off => None,
+            Preflight::Answer => Some(Mark::Answered),
+            Preflight::Pass => Some(Mark::Preflight),
+        };
+        if let Some(mark) = mark {
+            return Ok(Pass {
+                id: None,
+                route: asked_about.name.cloned(),
+                mark,
+            });
+        }
+    }
+    let mut matched = scope::route(&site.rules, parts.method.as_str(), path)?;
+    if !site.rules.routes.is_empty() {
+        for method in named::methods(&parts.headers) {
+            matched = matched.and(scope::route(&site.rules, method?, path)?);
+        }
+    }
     let pass = |id, mark| Pass {
         id,
         route: matched.name.cloned(),
@@ -205,10 +257,7 @@ pub(crate) async fn decide<F: Future<Output = Answer>>(
         route: matched.name.cloned(),
         needed: Box::default(),
     };
-    if preflight.is_some() {
-        return Ok(pass(None, Mark::Preflight));
-    }
-    let Some(rights) = matched.rights else {
+    let Some(rights) = &matched.rights else {
         return Ok(pass(None, Mark::Open));
     };
     let key = credential::key(parts, &site.credentials)
@@ -231,23 +280,29 @@ pub(crate) async fn decide<F: Future<Output = Answer>>(
             });
         }
     };
-    match allows(&grant, site, parts, rights) {
+    match allows(&grant, site, parts, trusted, rights) {
         Ok(()) if stale => Ok(pass(Some(grant), Mark::Stale)),
         Ok(()) => Ok(pass(Some(grant), Mark::Known)),
         Err(Refusal::MissingRight) => Err(Refused {
-            needed: rights.into(),
+            needed: Box::from(&rights[..]),
             ..refuse(Refusal::MissingRight, Some(grant))
         }),
         Err(refusal) => Err(refuse(refusal, Some(grant))),
     }
 }
 
-fn allows(grant: &Grant, site: &Site, parts: &Parts, rights: &[String]) -> Result<(), Refusal> {
+fn allows(
+    grant: &Grant,
+    site: &Site,
+    parts: &Parts,
+    trusted: bool,
+    rights: &[String],
+) -> Result<(), Refusal> {
     // Only where it decides must it be certain.
-    let host = if grant.hosts.is_empty() {
-        Cow::Borrowed("")
+    let hosts = if grant.hosts.is_empty() {
+        Vec::new()
     } else {
-        host(parts, &site.rules)?
+        hosts(parts, &site.rules, trusted)?
     };
     // Most grants have no end, and need no clock. By one that cannot be right, everything is over.
     let now = grant.expires.map_or(0, |_| {
@@ -257,45 +312,37 @@ fn allows(grant: &Grant, site: &Site, parts: &Parts, rights: &[String]) -> Resul
     let asked = Asked {
         method: parts.method.as_str(),
         path: parts.uri.path(),
-        host: &host,
+        hosts: &hosts,
         rights,
         now,
     };
-    scope::allows(grant, &asked)
+    scope::allows(grant, &asked)?;
+    if !grant.methods.is_empty() {
+        for method in named::methods(&parts.headers) {
+            let method = &method?.to_ascii_uppercase();
+            scope::allows(grant, &Asked { method, ..asked })?;
+        }
+    }
+    Ok(())
 }
 
-/// The host that a request is about; empty if it does not say.
-fn host<'p>(parts: &'p Parts, rules: &Rules) -> Result<Cow<'p, str>, Refusal> {
+/// The hosts that a request names.
+fn hosts<'p>(parts: &'p Parts, rules: &Rules, trusted: bool) -> Result<Vec<Cow<'p, str>>, Refusal> {
     if let Some(name) = &rules.host_parameter {
         let query = parts.uri.query().unwrap_or_default();
         return match credential::parameter(query, name) {
-            Ok(None) => Ok(Cow::Borrowed("")),
-            Ok(Some(found)) if !found.semicolon => Ok(match found.value {
+            Ok(None) => Ok(Vec::new()),
+            Ok(Some(found)) if !found.semicolon => Ok(vec![match found.value {
                 Cow::Borrowed(value) => String::from_utf8_lossy(value),
                 Cow::Owned(value) => String::from_utf8_lossy(&value).into_owned().into(),
-            }),
+            }]),
             Ok(Some(_)) | Err(_) => Err(Refusal::AmbiguousHost),
         };
     }
     // There is one, and a target in absolute form has no other: the gate has seen to it.
     let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
-    let host = host.unwrap_or_default();
-    Ok(Cow::Borrowed(host))
-}
-
-/// The method that a browser asks about, if this is a CORS preflight (Fetch standard, "CORS-preflight request"). With a
-/// body or an upgrade it would be more than a question, and no browser sends it.
-fn preflight(parts: &Parts) -> Option<&str> {
-    let headers = &parts.headers;
-    if parts.method != Method::OPTIONS || !headers.contains_key(ORIGIN) {
-        return None;
-    }
-    let has_body = headers.contains_key(TRANSFER_ENCODING)
-        || headers
-            .get(CONTENT_LENGTH)
-            .is_some_and(|length| length != "0");
-    if has_body || headers.contains_key(UPGRADE) {
-        return None;
-    }
-    headers.get(ACCESS_CONTROL_REQUEST_METHOD)?.to_str().ok()
+    // Those of all others do not reach the server.
+    let forwarded = trusted.then(|| named::hosts(&parts.headers));
+    let hosts = host.into_iter().chain(forwarded.into_iter().flatten());
+    Ok(hosts.map(Cow::Borrowed).collect())
 }

@@ -5,6 +5,7 @@
 
 mod id;
 mod identity;
+pub(crate) mod named;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use hyper::{StatusCode, Uri};
 
 use crate::credential;
 use crate::door::{Mark, Pass};
+use crate::refusal::Refusal;
 use crate::settings::{Credentials, Site};
 
 pub use id::request_id;
@@ -184,7 +186,7 @@ pub fn to_client(head: &mut response::Parts, id: &HeaderValue, mark: Mark) {
     match mark {
         Mark::FailOpen => headers.insert(X_AUTH_FAIL_OPEN, ONE),
         Mark::Stale => headers.insert(X_AUTH_STALE, ONE),
-        Mark::Known | Mark::Open | Mark::Preflight => None,
+        Mark::Known | Mark::Open | Mark::Preflight | Mark::Answered => None,
     };
 }
 
@@ -208,15 +210,38 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Refuses a request whose `Connection` names a header that a proxy in front may have set: here it would stay, and a
+/// server behind the next proxy would not see it.
+///
+/// # Errors
+/// It names one.
+pub fn check_connection(headers: &HeaderMap, site: &Site) -> Result<(), Refusal> {
+    if names_nothing(headers) {
+        return Ok(());
+    }
+    let is_protected = |option: &str| {
+        let option = option.to_ascii_lowercase();
+        is_identity(&option)
+            || site
+                .protected
+                .iter()
+                .any(|name| match name.strip_suffix('*') {
+                    Some(start) => option.starts_with(start),
+                    None => option == *name,
+                })
+    };
+    if tokens(headers, &header::CONNECTION).any(is_protected) {
+        return Err(Refusal::Malformed(
+            "Connection names a header that proxies set",
+        ));
+    }
+    Ok(())
+}
+
 /// Removes what `Connection` names. What is not of a hop stays, whatever a client says: it must not be able to take
 /// away what proxies in front of this one have added, nor where a body ends.
 fn remove_named(headers: &mut HeaderMap) {
-    // Mostly it names nothing but itself, and what goes anyway.
-    let usual = |value: &HeaderValue| {
-        let value = value.as_bytes();
-        value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
-    };
-    if headers.get_all(header::CONNECTION).iter().all(usual) {
+    if names_nothing(headers) {
         return;
     }
     let kept = |name: &HeaderName| {
@@ -239,6 +264,15 @@ fn remove_named(headers: &mut HeaderMap) {
     for name in &named {
         headers.remove(name);
     }
+}
+
+/// Whether `Connection` names nothing but what goes anyway, as it mostly does.
+fn names_nothing(headers: &HeaderMap) -> bool {
+    let usual = |value: &HeaderValue| {
+        let value = value.as_bytes();
+        value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
+    };
+    headers.get_all(header::CONNECTION).iter().all(usual)
 }
 
 /// The members of a list header (RFC 9110 section 5.6.1).

@@ -24,6 +24,7 @@ pub mod key;
 pub mod lifecycle;
 pub mod metrics;
 pub mod permissions;
+mod preflight;
 pub mod proxy;
 pub mod record;
 pub mod refusal;

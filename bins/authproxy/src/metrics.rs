@@ -129,7 +129,7 @@ impl Metrics {
             Some(Mark::Stale) => self.stale.add(1),
             Some(Mark::Open) => self.open.add(1),
             Some(Mark::Preflight) => self.preflights.add(1),
-            Some(Mark::Known) | None => {}
+            Some(Mark::Known | Mark::Answered) | None => {}
         }
         if let Some(truncation) = record.cut {
             self.cut[truncation as usize].add(1);

@@ -11,7 +11,7 @@ use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
+use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
@@ -19,10 +19,11 @@ use crate::answer;
 use crate::body::{ToClient, ToServer};
 use crate::conn::Client;
 use crate::deadline::{Streaming, Turn};
-use crate::door::{Door, Refused};
+use crate::door::{Door, Mark, Refused};
 use crate::eviction::EvictionQueue;
 use crate::headers;
 use crate::lifecycle::{Lifecycle, Phase};
+use crate::preflight;
 use crate::record::{Record, Telemetry};
 use crate::refusal::{Refusal, UpstreamFailure};
 use crate::settings::{Live, Settings, Site, View};
@@ -134,6 +135,7 @@ pub(crate) async fn handle(
     let id = headers::request_id(&parts.headers, &client.who);
     let telemetry = &client.thread.proxy.telemetry;
     let record = Record::begin(telemetry, &site, &parts, &client.who, id.clone());
+    let origin = site.cors.origin(&parts.headers);
     let mut entry = Entry {
         record: Some(Box::new(record)),
         version: parts.version,
@@ -153,7 +155,12 @@ pub(crate) async fn handle(
             let failures = &proxy.telemetry.failures;
             failures.refused(&refused, &id, &proxy.settings.server);
             entry.note(|record| record.refuse(&refused));
-            let response = answer::refuse(&refused, &site, &id);
+            let mut response = answer::refuse(&refused, &site, &id);
+            if let Some(origin) = origin {
+                response
+                    .headers_mut()
+                    .insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            }
             if refused.refusal.closes() {
                 client.linger();
             }
@@ -191,7 +198,7 @@ async fn answer(
     let judged = match check(&mut parts, &body, site) {
         Ok(()) => {
             let door = &client.thread.proxy.door;
-            door.decide(site, &parts).await
+            door.decide(site, &parts, &client.who).await
         }
         Err(refusal) => Err(refusal.into()),
     };
@@ -205,6 +212,15 @@ async fn answer(
         }
     };
     entry.note(|record| record.pass(&pass));
+    match pass.mark {
+        Mark::Answered => {
+            let answer = answer::preflight(site, &parts.headers, id);
+            entry.note(|record| record.answered(answer.status()));
+            return Ok(Answer::Ours(answer));
+        }
+        Mark::Preflight => preflight::strip(&mut parts),
+        Mark::Known | Mark::Stale | Mark::Open | Mark::FailOpen => {}
+    }
     let asked = parts.headers.contains_key(UPGRADE) && upgrades(&mut parts, &body);
     headers::to_server(&mut parts, &pass, &client.who, id, site);
     let has_body = !body.is_end_stream();
@@ -268,6 +284,7 @@ fn check(parts: &mut Parts, body: &Incoming, site: &Site) -> Result<(), Refusal>
             None => Uri::from_static("/"),
         };
     }
+    headers::check_connection(&parts.headers, site)?;
     // A request of HTTP/1.0 cannot expect anything (RFC 9110 section 10.1.1).
     if parts.version == Version::HTTP_11
         && let Some(expected) = parts.headers.get(EXPECT)

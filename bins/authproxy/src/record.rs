@@ -143,7 +143,8 @@ impl Record {
     /// The head of the server's answer is here, or that of our own which is no refusal.
     pub fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
-        self.server = self.mark.map(|_| self.started.elapsed());
+        let is_server = self.mark.is_some_and(|mark| mark != Mark::Answered);
+        self.server = is_server.then(|| self.started.elapsed());
     }
 }
 

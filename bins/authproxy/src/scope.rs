@@ -8,14 +8,18 @@ mod path;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+use std::iter;
 use std::sync::Arc;
 
 use crate::grant::Grant;
 use crate::refusal::Refusal;
-use crate::settings::Rules;
+use crate::settings::{Preflight, Route, Rules};
 
 pub use host::pattern as host_pattern;
 pub use path::{is_plain, prefix};
+
+use path::Case;
 
 /// What a request asks of a grant.
 #[derive(Debug, Clone, Copy)]
@@ -24,8 +28,8 @@ pub struct Asked<'a> {
     pub method: &'a str,
     /// The path as it was sent, without the query.
     pub path: &'a str,
-    /// The host it is about, with or without a port; empty when it names none.
-    pub host: &'a str,
+    /// The hosts it names, all of which have to be allowed, with or without a port. One that cannot be read fits no key.
+    pub hosts: &'a [Cow<'a, str>],
     /// The rights it needs, all of them.
     pub rights: &'a [String],
     /// Seconds since 1970 UTC.
@@ -44,12 +48,17 @@ pub fn allows(grant: &Grant, asked: &Asked<'_>) -> Result<(), Refusal> {
     if !asked.rights.iter().all(|one| grant.rights.contains(one)) {
         return Err(Refusal::MissingRight);
     }
-    if !grant.hosts.is_empty() && !host::matches(&grant.hosts, asked.host) {
+    let is_allowed = |host: &Cow<'_, str>| host::matches(&grant.hosts, host);
+    if !grant.hosts.is_empty() && (asked.hosts.is_empty() || !asked.hosts.iter().all(is_allowed)) {
         return Err(Refusal::HostNotAllowed);
     }
     if !grant.paths.is_empty() && !grant.paths.iter().any(|prefix| path::is_root(prefix)) {
         let path = path::plain(asked.path).ok_or(Refusal::AmbiguousPath)?;
-        if !grant.paths.iter().any(|prefix| path.begins(prefix)) {
+        let fits = |path: &[u8]| {
+            let mut prefixes = grant.paths.iter();
+            prefixes.any(|prefix| path::begins(path, prefix, Case::Sent))
+        };
+        if !path.readings().all(fits) {
             return Err(Refusal::PathNotAllowed);
         }
     }
@@ -60,43 +69,93 @@ pub fn allows(grant: &Grant, asked: &Asked<'_>) -> Result<(), Refusal> {
 }
 
 /// What the route table says of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matched<'s> {
     /// The route; none where no route fits.
     pub name: Option<&'s Arc<str>>,
     /// What is needed; all of them. None: the path is open, and needs no key.
-    pub rights: Option<&'s [String]>,
+    pub rights: Option<Cow<'s, [String]>>,
+    /// What becomes of CORS preflights that ask about it.
+    pub preflight: Preflight,
+}
+
+impl Matched<'_> {
+    /// What a request needs that servers read in these two ways: what both need, and it is open only if both are.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let rights = match (self.rights, other.rights) {
+            (Some(mut all), Some(others)) if all != others => {
+                for right in others.iter() {
+                    if !all.contains(right) {
+                        all.to_mut().push(right.clone());
+                    }
+                }
+                Some(all)
+            }
+            (own, others) => own.or(others),
+        };
+        Self {
+            name: self.name.or(other.name),
+            rights,
+            preflight: self.preflight.min(other.preflight),
+        }
+    }
 }
 
 /// Which route decides about a request: the longest prefix that fits, with a method that fits. Of two equally long ones
 /// that which names methods, then the first.
 ///
+/// Servers differ over case, and over percent-encoding that is not needed. Where a route depends on either, the request
+/// needs what every reading of it needs.
+///
 /// # Errors
 /// [`Refusal::AmbiguousPath`]: there are routes, and servers read this path differently.
 pub fn route<'s>(rules: &'s Rules, method: &str, path: &str) -> Result<Matched<'s>, Refusal> {
-    let everywhere = Matched {
-        name: None,
-        rights: Some(&rules.rights),
-    };
     if rules.routes.is_empty() {
-        return Ok(everywhere);
+        return Ok(everywhere(rules));
     }
-    let judged = match path::plain(path) {
-        Some(path) => Some(path),
-        None if rules
-            .routes
-            .iter()
-            .all(|route| path::is_root(&route.prefix)) =>
-        {
-            None
+    let plain = path::plain(path);
+    let needs_path = |route: &Route| !path::is_root(&route.prefix);
+    if plain.is_none() && rules.routes.iter().any(needs_path) {
+        return Err(Refusal::AmbiguousPath);
+    }
+    // The gate lets no standard method come in another case; this is for those of a server's own.
+    let is_lower = method.bytes().any(|byte| byte.is_ascii_lowercase());
+    let upper = is_lower.then(|| method.to_ascii_uppercase());
+    let mut strictest: Option<Matched<'s>> = None;
+    for method in iter::once(method).chain(upper.as_deref()) {
+        let mut read = |fits: &dyn Fn(&str) -> bool| {
+            let matched = longest(rules, method, fits);
+            strictest = Some(match strictest.take() {
+                Some(before) => before.and(matched),
+                None => matched,
+            });
+        };
+        match &plain {
+            // Every route is about all paths.
+            None => read(&|_| true),
+            Some(plain) => {
+                for path in plain.readings() {
+                    read(&|prefix| path::begins(path, prefix, Case::Sent));
+                    read(&|prefix| path::begins(path, prefix, Case::Ignored));
+                }
+            }
         }
-        None => return Err(Refusal::AmbiguousPath),
-    };
-    let fits = |prefix: &str| match &judged {
-        Some(path) => path.begins(prefix),
-        // Every route is about all paths.
-        None => true,
-    };
+    }
+    Ok(strictest.unwrap_or_else(|| everywhere(rules)))
+}
+
+/// What is said of requests that no route is about.
+fn everywhere(rules: &Rules) -> Matched<'_> {
+    Matched {
+        name: None,
+        rights: Some(Cow::Borrowed(&rules.rights)),
+        preflight: rules.preflight,
+    }
+}
+
+/// The route that decides in one reading of a request.
+fn longest<'s>(rules: &'s Rules, method: &str, fits: &dyn Fn(&str) -> bool) -> Matched<'s> {
     let found = rules
         .routes
         .iter()
@@ -104,10 +163,14 @@ pub fn route<'s>(rules: &'s Rules, method: &str, path: &str) -> Result<Matched<'
         .filter(|route| is_method(&route.methods, method) && fits(&route.prefix))
         // The last of the greatest, hence from the end.
         .max_by_key(|route| (path::length(&route.prefix), !route.methods.is_empty()));
-    Ok(found.map_or(everywhere, |route| Matched {
-        name: Some(&route.name),
-        rights: route.rights.as_deref(),
-    }))
+    found.map_or_else(
+        || everywhere(rules),
+        |route| Matched {
+            name: Some(&route.name),
+            rights: route.rights.as_deref().map(Cow::Borrowed),
+            preflight: route.preflight,
+        },
+    )
 }
 
 /// Whether a method is in a list; in an empty one all are. Case matters (RFC 9110 section 9.1). `GET` brings `HEAD`,

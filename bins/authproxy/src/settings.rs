@@ -25,7 +25,7 @@ pub use validate::{Loaded, load, restarts};
 
 use hostkit::admin::Address;
 
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use ipnet::IpNet;
 use url::Url;
 
@@ -69,8 +69,11 @@ pub struct Site {
     pub rules: Rules,
     /// Whose `X-Forwarded-*` and `X-Request-Id` are believed.
     pub trusted: Vec<IpNet>,
-    /// `Access-Control-*` headers of our own answers.
-    pub cors: Vec<(HeaderName, HeaderValue)>,
+    /// Headers, in lower case, that `Connection` may not name, beside those that say who the client is; all that begin
+    /// so where a `*` is the end.
+    pub protected: Vec<String>,
+    /// What our own answers tell browsers.
+    pub cors: Cors,
     /// A path that is answered here, without a key: `200 ok`, or `503 draining`.
     pub health_path: Option<String>,
     /// Requests that nobody can judge pass.
@@ -101,6 +104,8 @@ pub struct Rules {
     pub rights: Vec<String>,
     /// The longest prefix that fits, with a method that fits, decides.
     pub routes: Vec<Route>,
+    /// What becomes of CORS preflights that no route says otherwise about.
+    pub preflight: Preflight,
     /// The query parameter that names the host that the request is about, instead of the Host header.
     pub host_parameter: Option<String>,
 }
@@ -116,6 +121,37 @@ pub struct Route {
     pub methods: Vec<String>,
     /// What is needed; all of them. None: the path is open, and needs no key.
     pub rights: Option<Vec<String>>,
+    /// What becomes of CORS preflights that ask about it.
+    pub preflight: Preflight,
+}
+
+/// What becomes of a CORS preflight, the strictest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Preflight {
+    /// It needs a key, as every other request does.
+    Off,
+    /// It is answered here, from `cors`.
+    Answer,
+    /// It goes on to the server without a key.
+    Pass,
+}
+
+/// What our own answers tell browsers.
+#[derive(Debug, Clone, Default)]
+pub struct Cors {
+    /// The headers that are the same for every request: `Access-Control-*`, and `Vary` if there are `origins`.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// If there are several origins: those, of which an answer names the request's.
+    pub origins: Vec<HeaderValue>,
+}
+
+impl Cors {
+    /// The origin that the answer to a request names beside [`Cors::headers`].
+    #[must_use]
+    pub fn origin(&self, request: &HeaderMap) -> Option<HeaderValue> {
+        let own = self.origins.first().and(request.get(ORIGIN))?;
+        self.origins.iter().find(|origin| *origin == own).cloned()
+    }
 }
 
 /// Deadlines of phases.

@@ -192,7 +192,7 @@ fn said<'r>(record: &Record, asked: &'r Asked, took: Duration) -> Said<'r> {
         mark: match record.mark {
             Some(Mark::Stale) => Some("stale"),
             Some(Mark::Open) => Some("open"),
-            Some(Mark::Preflight) => Some("preflight"),
+            Some(Mark::Preflight | Mark::Answered) => Some("preflight"),
             Some(Mark::FailOpen) => Some("fail-open"),
             Some(Mark::Known) | None => None,
         },

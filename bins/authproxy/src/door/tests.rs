@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use hyper::Request;
-use hyper::header::HeaderName;
+use hyper::header::{HeaderName, HeaderValue};
 
 use super::*;
 use crate::permissions::Unavailable;
 use crate::refusal::EngineFailure;
-use crate::settings::{Credentials, Limits, Route, Timeouts};
+use crate::settings::{Cors, Credentials, Limits, Route, Timeouts};
 
 fn site() -> Site {
     let second = Duration::from_secs(1);
@@ -17,6 +17,7 @@ fn site() -> Site {
         prefix: prefix.to_owned(),
         methods: methods.iter().map(|&one| one.to_owned()).collect(),
         rights: rights.map(|right| vec![right.to_owned()]),
+        preflight: Preflight::Off,
     };
     Site {
         credentials: Credentials {
@@ -30,10 +31,12 @@ fn site() -> Site {
                 route("ping", "/ping", &[], None),
                 route("change", "/", &["POST"], Some("write")),
             ],
+            preflight: Preflight::Off,
             host_parameter: None,
         },
         trusted: Vec::new(),
-        cors: Vec::new(),
+        protected: Vec::new(),
+        cors: Cors::default(),
         health_path: None,
         fail_open: false,
         stream_all: false,
@@ -77,9 +80,18 @@ fn unavailable() -> Answer {
     Err(Unavailable::failed("it is away"))
 }
 
-/// What is decided when this is known of the key `k`; nothing may be asked about when it is none.
+/// What is decided when this is known of the key `k`, of a trusted peer; nothing may be asked about when it is none.
 async fn door(site: &Site, parts: &Parts, answer: Option<Answer>) -> Result<Pass, Refused> {
-    decide(site, parts, async |key| {
+    door_for(true, site, parts, answer).await
+}
+
+async fn door_for(
+    trusted: bool,
+    site: &Site,
+    parts: &Parts,
+    answer: Option<Answer>,
+) -> Result<Pass, Refused> {
+    decide(site, parts, trusted, async |key| {
         assert_eq!(key, KeyHash::of(b"k"));
         answer.expect("nobody has to be asked")
     })
@@ -160,31 +172,84 @@ async fn open_paths_depend_on_nobody() {
 }
 
 #[tokio::test]
-async fn a_preflight_needs_no_key_and_nothing_else_passes_as_one() {
-    let preflight = || {
-        Request::options("/data")
-            .header("origin", "https://example.com")
-            .header("access-control-request-method", "POST")
+async fn only_a_well_formed_preflight_passes_without_a_key_and_only_as_configured() {
+    const ORIGIN: &str = "origin: https://example.com";
+    const METHOD: &str = "access-control-request-method: POST";
+    let request = |method: &str, path: &str, lines: &[&str]| {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in lines.iter().filter_map(|line| line.split_once(": ")) {
+            request = request.header(name, value);
+        }
+        parts(request)
     };
-    let request = parts(preflight().header("content-length", "0"));
-    let pass = door(&site(), &request, None).await.unwrap();
-    assert_eq!((pass.mark, pass.id), (Mark::Preflight, None));
-    assert_eq!(
-        pass.route.as_deref(),
-        Some("change"),
-        "the route of what is asked about"
-    );
-    for request in [
-        preflight().method("GET"),
-        preflight().header("content-length", "1"),
-        preflight().header("transfer-encoding", "chunked"),
-        preflight().header("upgrade", "websocket"),
-        Request::options("/data").header("origin", "https://example.com"),
-        Request::options("/data").header("access-control-request-method", "POST"),
+    let mut site = site();
+    for (mode, mark) in [
+        (Preflight::Off, None),
+        (Preflight::Answer, Some(Mark::Answered)),
+        (Preflight::Pass, Some(Mark::Preflight)),
     ] {
-        let refused = door(&site(), &parts(request), None).await.unwrap_err();
-        assert_eq!(refused.refusal, Refusal::NoKey);
+        // The route of what is asked about decides, and not that of OPTIONS.
+        site.rules.routes[1].preflight = mode;
+        for more in [
+            &[][..],
+            &["content-length: 0"],
+            &["access-control-request-headers: x-api-key, content-type"],
+        ] {
+            let lines = [&[ORIGIN, METHOD], more].concat();
+            let decided = door(&site, &request("OPTIONS", "/data", &lines), None).await;
+            match (decided, mark) {
+                (Ok(pass), Some(mark)) => {
+                    assert_eq!((pass.mark, pass.id), (mark, None));
+                    assert_eq!(pass.route.as_deref(), Some("change"));
+                }
+                (Err(refused), None) => assert_eq!(refused.refusal, Refusal::NoKey),
+                (decided, _) => panic!("{mode:?} {more:?}: {decided:?}"),
+            }
+        }
     }
+    for (method, path, lines) in [
+        ("GET", "/data", &[ORIGIN, METHOD][..]),
+        ("OPTIONS", "*", &[ORIGIN, METHOD]),
+        ("OPTIONS", "/data", &[ORIGIN]),
+        ("OPTIONS", "/data", &[METHOD]),
+        ("OPTIONS", "/data", &[ORIGIN, ORIGIN, METHOD]),
+        ("OPTIONS", "/data", &[ORIGIN, METHOD, METHOD]),
+        ("OPTIONS", "/data", &["origin: example.com", METHOD]),
+        (
+            "OPTIONS",
+            "/data",
+            &["origin: https://a, https://b", METHOD],
+        ),
+        ("OPTIONS", "/data", &["origin: https://a/path", METHOD]),
+        (
+            "OPTIONS",
+            "/data",
+            &[ORIGIN, "access-control-request-method: PO ST"],
+        ),
+        (
+            "OPTIONS",
+            "/data",
+            &[ORIGIN, METHOD, "access-control-request-headers: a b"],
+        ),
+        ("OPTIONS", "/data", &[ORIGIN, METHOD, "content-length: 1"]),
+        (
+            "OPTIONS",
+            "/data",
+            &[ORIGIN, METHOD, "transfer-encoding: chunked"],
+        ),
+        ("OPTIONS", "/data", &[ORIGIN, METHOD, "upgrade: websocket"]),
+        (
+            "OPTIONS",
+            "/data",
+            &[ORIGIN, METHOD, "expect: 100-continue"],
+        ),
+    ] {
+        let refused = door(&site, &request(method, path, lines), None).await;
+        assert_eq!(refused.unwrap_err().refusal, Refusal::NoKey, "{lines:?}");
+    }
+    let open = request("OPTIONS", "/ping", &[ORIGIN, METHOD]);
+    let pass = door(&site, &open, None).await.unwrap();
+    assert_eq!(pass.mark, Mark::Open, "its server answers for itself");
 }
 
 #[tokio::test]
@@ -267,4 +332,108 @@ async fn the_host_is_that_of_the_header_or_of_the_parameter() {
     door(&site, &get("/?host=a&host=b"), answer(&[]))
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn every_host_that_a_trusted_peer_names_has_to_be_one_of_the_key() {
+    let site = site();
+    let decided = async |trusted: bool, lines: &[(&str, &str)], hosts: &[&str]| {
+        let mut request = Request::get("/").header("x-api-key", "k");
+        for (name, value) in [("host", "a.com")].iter().chain(lines) {
+            request = request.header(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let grant = grant(hosts);
+        let answer = Ok(Known::Grant {
+            grant,
+            stale: false,
+        });
+        let decided = door_for(trusted, &site, &parts(request), Some(answer)).await;
+        decided.map(|_| ()).map_err(|refused| refused.refusal)
+    };
+    let ours = &["a.com", "b.com"][..];
+    for allowed in [
+        &[("x-forwarded-host", "b.com:80, A.com")][..],
+        &[("x-forwarded-host", "")],
+        &[("x-host", "a.com"), ("x-original-host", "b.com")],
+        &[(
+            "forwarded",
+            "for=1.1.1.1;Host=\"b.com:8080\", for=x;host=a.com",
+        )],
+        &[("forwarded", "for=\"[::1]\";proto=https")],
+        &[("x-forwarded-server", "front7"), ("x-hosts", "c.com")],
+    ] {
+        assert_eq!(decided(true, allowed, ours).await, Ok(()), "{allowed:?}");
+    }
+    for other in [
+        &[("x-forwarded-host", "c.com")][..],
+        &[("x-forwarded-host", "a.com, c.com")],
+        &[("x-forwarded-host", "c.com, a.com")],
+        &[("x-forwarded-host", "a.com"), ("x-forwarded-host", "c.com")],
+        &[("x-forwarded-host", "a.com\u{e9}")],
+        &[("x-host", "c.com")],
+        &[("x-original-host", "c.com")],
+        &[("x-http-host-override", "c.com")],
+        &[("forwarded", "host=c.com")],
+        &[("forwarded", "host=a.com, host=c.com")],
+        &[("forwarded", "for=\"a;host=b.com\"; HOST = c.com")],
+        &[("forwarded", "host=\"a.com,c.com\"")],
+        &[("forwarded", "host=")],
+        &[("forwarded", "host=a.com;x=\u{e9}")],
+    ] {
+        let refused = Err(Refusal::HostNotAllowed);
+        assert_eq!(decided(true, other, ours).await, refused, "{other:?}");
+        assert_eq!(
+            decided(false, other, ours).await,
+            Ok(()),
+            "it does not reach the server"
+        );
+        assert_eq!(
+            decided(true, other, &[]).await,
+            Ok(()),
+            "a key for all hosts"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_method_that_a_header_names_is_judged_too() {
+    let site = site();
+    let decided = async |name: &str, value: &str, methods: &[&str]| {
+        let mut grant = (*grant(&[])).clone();
+        grant.methods = methods.iter().map(|&one| one.to_owned()).collect();
+        let answer = Ok(Known::Grant {
+            grant: Arc::new(grant),
+            stale: false,
+        });
+        let request = Request::get("/").header("x-api-key", "k");
+        let request = parts(request.header(name, value));
+        let decided = door(&site, &request, Some(answer)).await;
+        decided.map(|_| ()).map_err(|refused| refused.refusal)
+    };
+    for name in [
+        "x-http-method-override",
+        "X_HTTP_Method",
+        "x-method-override",
+    ] {
+        for value in ["POST", "post"] {
+            let judged = decided(name, value, &[]).await;
+            assert_eq!(judged, Err(Refusal::MissingRight), "{name} {value}");
+        }
+        assert_eq!(decided(name, "PUT", &[]).await, Ok(()), "{name}");
+        assert_eq!(
+            decided(name, "put", &["GET", "PUT"]).await,
+            Ok(()),
+            "{name}"
+        );
+        let judged = decided(name, "DELETE", &["GET"]).await;
+        assert_eq!(judged, Err(Refusal::MethodNotAllowed), "{name}");
+        for list in ["PUT, POST", "", "P\tT"] {
+            let judged = decided(name, list, &[]).await;
+            assert!(
+                matches!(judged, Err(Refusal::Malformed(_))),
+                "{list}: {judged:?}"
+            );
+        }
+    }
+    assert_eq!(decided("x-http-methods", "POST", &["GET"]).await, Ok(()));
 }

@@ -33,6 +33,14 @@ fn is_of_proxies(name: &str) -> bool {
         || is(name, "forwarded")
         || is(name, "x-real-ip")
         || is(name, "x-request-id")
+        || is(name, "x-host")
+        || is(name, "x-original-host")
+        || is(name, "x-http-host-override")
+}
+
+/// Whether a header, in lower case, makes some frameworks take another method than that of the request line.
+pub(super) fn is_override(name: &str) -> bool {
+    is(name, "x-http-method-override") || is(name, "x-http-method") || is(name, "x-method-override")
 }
 
 /// Whether a header, in lower case, does not go on to the server. What a trusted peer may say it has to spell right.

@@ -65,6 +65,9 @@ fn a_client_is_named_by_us_alone() {
             ("x-forwarded-port", "443"),
             ("forwarded", "for=127.0.0.1"),
             ("x-real-ip", "127.0.0.1"),
+            ("x-host", "admin.example"),
+            ("x-original-host", "admin.example"),
+            ("x-http_host-override", "admin.example"),
             ("x-request-id", "mine"),
             ("x-auth-id", "root"),
             ("x_auth_id", "root"),
@@ -103,6 +106,9 @@ fn a_trusted_peer_is_believed_and_added_to_the_chain() {
             ("x-forwarded-port", "443"),
             ("forwarded", "for=192.0.2.7"),
             ("x-real-ip", "192.0.2.7"),
+            ("x-host", "api.public"),
+            ("x-original-host", "api.public"),
+            ("x_original_host", "admin.example"),
             ("x-request-id", "from-the-balancer"),
             ("x-auth-id", "root"),
             ("x_forwarded_for", "127.0.0.1"),
@@ -119,6 +125,8 @@ fn a_trusted_peer_is_believed_and_added_to_the_chain() {
             "x-forwarded-host: api.public",
             "x-forwarded-port: 443",
             "x-forwarded-proto: https",
+            "x-host: api.public",
+            "x-original-host: api.public",
             "x-real-ip: 192.0.2.7",
             "x-request-id: from-the-balancer",
         ]
@@ -185,6 +193,34 @@ fn nothing_of_the_hop_goes_on() {
             "x-forwarded-proto: http",
         ]
     );
+}
+
+#[test]
+fn connection_may_not_name_a_header_that_proxies_set() {
+    let site = site("protected-headers: [X-Tenant, 'X-Zone-*']\n");
+    let checked = |values: &[&str]| {
+        let values = values
+            .iter()
+            .map(|value| HeaderValue::from_str(value).unwrap());
+        let headers = values.map(|value| (header::CONNECTION, value)).collect();
+        check_connection(&headers, &site)
+    };
+    for values in [
+        &["X-SSL-Client-CN"][..],
+        &["close, x-forwarded-for"],
+        &["X-Forwarded-Client-Cert"],
+        &["close", "x-real-ip"],
+        &["X_Real_IP"],
+        &["x-request-id"],
+        &["forwarded"],
+        &["x-host"],
+        &["x-tenant"],
+        &["X-ZONE-A"],
+    ] {
+        assert!(checked(values).is_err(), "{values:?}");
+    }
+    let sound = ["close, x-hop", "upgrade, x-tenants, x-zone, x-ssl, te"];
+    assert_eq!(checked(&sound), Ok(()));
 }
 
 #[test]

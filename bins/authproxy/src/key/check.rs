@@ -153,7 +153,7 @@ async fn judge(
         },
         None => Known::Nobody,
     };
-    Ok(door::decide(site, &parts, async |_| Ok(known)).await)
+    Ok(door::decide(site, &parts, false, async |_| Ok(known)).await)
 }
 
 /// The request that is judged. Its key stands for the one that was typed: what is known of that is at hand.

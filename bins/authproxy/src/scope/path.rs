@@ -1,23 +1,48 @@
 //! Paths that all servers read alike, and their beginnings.
 //!
 //! A rule about `/admin` is worth nothing if the server also serves it as `/x/../admin`, `//admin` or `/admin;x`, and
-//! whether it does depends on the server. So such a path is not judged.
+//! whether it does depends on the server. So such a path is not judged. Of `/%61dmin` there are only two readings, and
+//! both are judged.
 
 use std::borrow::Cow;
+use std::iter;
 
-/// A path that all servers read alike, without its percent-encoding.
+/// A path of which servers agree where its segments are.
 #[derive(Debug)]
-pub(super) struct Plain<'a>(Cow<'a, [u8]>);
+pub(super) struct Plain<'a> {
+    /// Without its percent-encoding.
+    decoded: Cow<'a, [u8]>,
+    /// As it was sent, if some of its percent-encoding was not needed: there are servers that compare it so.
+    sent: Option<&'a [u8]>,
+}
 
 impl Plain<'_> {
-    /// Whether it is `prefix` or something below it. `/a/` means the same as `/a`.
-    pub(super) fn begins(&self, prefix: &str) -> bool {
-        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-        match self.0.strip_prefix(prefix.as_bytes()) {
-            Some(rest) => matches!(rest.first(), None | Some(b'/')),
-            None => false,
-        }
+    /// What servers take it for.
+    pub(super) fn readings(&self) -> impl Iterator<Item = &[u8]> {
+        iter::once(&*self.decoded).chain(self.sent)
     }
+}
+
+/// Whether the case of ASCII letters matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Case {
+    /// As it was sent.
+    Sent,
+    /// It does not.
+    Ignored,
+}
+
+/// Whether a reading of a path is `prefix` or something below it. `/a/` means the same as `/a`.
+pub(super) fn begins(path: &[u8], prefix: &str, case: Case) -> bool {
+    let prefix = prefix.strip_suffix('/').unwrap_or(prefix).as_bytes();
+    let Some((start, rest)) = path.split_at_checked(prefix.len()) else {
+        return false;
+    };
+    let same = match case {
+        Case::Sent => start == prefix,
+        Case::Ignored => start.eq_ignore_ascii_case(prefix),
+    };
+    same && matches!(rest.first(), None | Some(b'/'))
 }
 
 /// Whether a prefix is about all paths, and so no rule about paths.
@@ -30,7 +55,7 @@ pub(super) fn length(prefix: &str) -> usize {
     prefix.strip_suffix('/').unwrap_or(prefix).len()
 }
 
-/// Whether all servers read a path alike. `*` (of `OPTIONS`) is such a path, and begins with no prefix.
+/// Whether servers agree over the segments of a path. `*` (of `OPTIONS`) is such a path, and begins with no prefix.
 #[must_use]
 pub fn is_plain(path: &str) -> bool {
     plain(path).is_some()
@@ -54,20 +79,23 @@ pub fn prefix(text: &str) -> Result<String, String> {
         )
     };
     let plain = plain(text).ok_or_else(wrong)?;
-    let mut kept = String::from_utf8(plain.0.into_owned()).map_err(|_| wrong())?;
+    let mut kept = String::from_utf8(plain.decoded.into_owned()).map_err(|_| wrong())?;
     if kept.len() > 1 && kept.ends_with('/') {
         kept.pop();
     }
     Ok(kept)
 }
 
-/// The path without its percent-encoding; none if servers differ over what it means.
+/// The path without its percent-encoding; none if servers differ over where its segments are.
 pub(super) fn plain(path: &str) -> Option<Plain<'_>> {
+    let mut sent = None;
     if path == "*" {
-        return Some(Plain(Cow::Borrowed(path.as_bytes())));
+        let decoded = Cow::Borrowed(path.as_bytes());
+        return Some(Plain { decoded, sent });
     }
     let decoded = if path.contains('%') {
-        let decoded = decode(path.as_bytes())?;
+        let (decoded, needless) = decode(path.as_bytes())?;
+        sent = needless.then_some(path.as_bytes());
         // Overlong forms of `/` and `.` are no UTF-8, and some servers read them all the same.
         std::str::from_utf8(&decoded).ok()?;
         Cow::Owned(decoded)
@@ -85,13 +113,15 @@ pub(super) fn plain(path: &str) -> Option<Plain<'_>> {
         }
     }
     let clear = |byte: &u8| !matches!(byte, b'\\' | b';' | 0x7f | ..=0x1f);
-    decoded.iter().all(clear).then_some(Plain(decoded))
+    decoded.iter().all(clear).then_some(Plain { decoded, sent })
 }
 
-/// Percent-decodes once. None for a broken escape, and for an escape of what a second reading would take for syntax: a
-/// separator, or the percent sign of another escape.
-fn decode(path: &[u8]) -> Option<Vec<u8>> {
+/// Percent-decodes once; and whether a character was encoded that never has to be (RFC 3986 section 2.3). None for a
+/// broken escape, and for an escape of what a second reading would take for syntax: a separator, or the percent sign of
+/// another escape.
+fn decode(path: &[u8]) -> Option<(Vec<u8>, bool)> {
     let mut decoded = Vec::with_capacity(path.len());
+    let mut needless = false;
     let mut rest = path;
     while let Some((&byte, behind)) = rest.split_first() {
         rest = behind;
@@ -105,9 +135,10 @@ fn decode(path: &[u8]) -> Option<Vec<u8>> {
         if again || matches!(meant, b'/' | b'\\' | b'?' | b'#' | 0) {
             return None;
         }
+        needless |= meant.is_ascii_alphanumeric() || b"-._~".contains(&meant);
         decoded.push(meant);
     }
-    Some(decoded)
+    Some((decoded, needless))
 }
 
 /// The byte that two hex digits stand for.

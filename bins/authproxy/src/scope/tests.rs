@@ -26,7 +26,7 @@ fn asked(path: &str) -> Asked<'_> {
     Asked {
         method: "GET",
         path,
-        host: "api.example.com:8080",
+        hosts: &[Cow::Borrowed("api.example.com:8080")],
         rights: &[],
         now: 1000,
     }
@@ -37,7 +37,14 @@ fn for_host(pattern: &str, host: &str) -> bool {
         hosts: vec![host_pattern(pattern).unwrap()],
         ..grant()
     };
-    let judged = allows(&grant, &Asked { host, ..asked("/") });
+    let hosts = &[host.into()];
+    let judged = allows(
+        &grant,
+        &Asked {
+            hosts,
+            ..asked("/")
+        },
+    );
     assert!(matches!(judged, Ok(()) | Err(Refusal::HostNotAllowed)));
     judged.is_ok()
 }
@@ -126,6 +133,32 @@ fn hosts_without_regard_to_case_port_and_last_dot() {
 }
 
 #[test]
+fn every_host_that_a_request_names_has_to_be_allowed() {
+    let grant = Grant {
+        hosts: strings(&["a.com", "*.b.com"]),
+        ..grant()
+    };
+    for (hosts, expected) in [
+        (&["a.com", "x.b.com:80"][..], true),
+        (&["a.com", "c.com"], false),
+        (&["c.com", "a.com"], false),
+        (&["a.com", ""], false),
+        (&[], false),
+    ] {
+        let hosts: Vec<Cow<'_, str>> = hosts.iter().map(|&host| host.into()).collect();
+        let judged = allows(
+            &grant,
+            &Asked {
+                hosts: &hosts,
+                ..asked("/")
+            },
+        );
+        let expected = expected.then_some(()).ok_or(Refusal::HostNotAllowed);
+        assert_eq!(judged, expected, "{hosts:?}");
+    }
+}
+
+#[test]
 fn what_is_no_pattern_of_hosts_is_refused() {
     for text in [
         "",
@@ -160,7 +193,9 @@ fn prefixes_end_at_the_borders_of_segments() {
         ("/a/b", "/a", false),
         ("/a/b", "/A/b", false),
         ("/a/b", "/x/a/b", false),
-        ("/a/b", "/%61/%62", true),
+        ("/a/b", "/a/b/%63", true),
+        ("/a/b", "/%61/%62", false),
+        ("/a/b", "/a/%62", false),
         ("/%61/b", "/a/b", true),
         ("/caf%C3%A9", "/café/x", true),
         ("/a/b", "*", false),
@@ -276,10 +311,12 @@ fn rules(routes: &[Line<'_>]) -> Rules {
         prefix: super::prefix(prefix).unwrap(),
         methods: strings(methods),
         rights: rights.map(strings),
+        preflight: Preflight::Off,
     };
     Rules {
         rights: strings(&["all"]),
         routes: routes.iter().enumerate().map(route).collect(),
+        preflight: Preflight::Off,
         host_parameter: None,
     }
 }
@@ -299,7 +336,6 @@ fn the_longest_prefix_with_a_method_that_fits_decides() {
         ("GET", "/publicly", None, Some(&all)),
         ("POST", "/publicly", Some("0"), Some(&strings(&["write"]))),
         ("GET", "/public", Some("1"), None),
-        ("POST", "/%70ublic/x", Some("1"), None),
         (
             "POST",
             "/public/not/x",
@@ -312,21 +348,61 @@ fn the_longest_prefix_with_a_method_that_fits_decides() {
     ] {
         let matched = route(&rules, method, path).unwrap();
         assert_eq!(matched.name.map(|name| &**name), name, "{method} {path}");
-        assert_eq!(matched.rights, rights, "{method} {path}");
+        assert_eq!(matched.rights.as_deref(), rights, "{method} {path}");
     }
     let refused = route(&rules, "GET", "/public/../private");
     assert_eq!(refused, Err(Refusal::AmbiguousPath));
 }
 
 #[test]
+fn a_request_needs_what_every_reading_of_it_needs() {
+    let rules = rules(&[
+        ("/", &["POST", "PURGE"], Some(&["write"])),
+        ("/admin", &[], Some(&["admin"])),
+        ("/admin/logs", &[], Some(&["logs"])),
+        ("/open", &[], None),
+        ("/Mixed", &[], Some(&["mixed"])),
+    ]);
+    for (method, path, name, rights) in [
+        ("GET", "/admin", Some("1"), Some(&["admin"][..])),
+        ("GET", "/ADMIN", Some("1"), Some(&["all", "admin"])),
+        ("GET", "/aDmin/x", Some("1"), Some(&["all", "admin"])),
+        ("GET", "/admin/LOGS", Some("1"), Some(&["admin", "logs"])),
+        ("GET", "/%61dmin", Some("1"), Some(&["admin", "all"])),
+        ("GET", "/admin/%6cogs", Some("2"), Some(&["logs", "admin"])),
+        ("GET", "/%41dmin", Some("1"), Some(&["all", "admin"])),
+        ("GET", "/administrator", None, Some(&["all"])),
+        ("GET", "/open", Some("3"), None),
+        ("GET", "/open/%61", Some("3"), None),
+        ("GET", "/OPEN", Some("3"), Some(&["all"])),
+        ("GET", "/%6fpen", Some("3"), Some(&["all"])),
+        ("GET", "/Mixed", Some("4"), Some(&["mixed"])),
+        ("GET", "/mixed", Some("4"), Some(&["all", "mixed"])),
+        ("PURGE", "/x", Some("0"), Some(&["write"])),
+        ("purge", "/x", Some("0"), Some(&["all", "write"])),
+        ("purge", "/open", Some("3"), None),
+        ("purge", "/OPEN", Some("3"), Some(&["all", "write"])),
+    ] {
+        let matched = route(&rules, method, path).unwrap();
+        assert_eq!(matched.name.map(|name| &**name), name, "{method} {path}");
+        let rights = rights.map(strings);
+        assert_eq!(
+            matched.rights.as_deref(),
+            rights.as_deref(),
+            "{method} {path}"
+        );
+    }
+}
+
+#[test]
 fn routes_that_are_not_about_paths_judge_every_path() {
     let methods = rules(&[("/", &["POST"], Some(&["write"]))]);
     let matched = route(&methods, "POST", "/a/../b").unwrap();
-    assert_eq!(matched.rights, Some(&strings(&["write"])[..]));
+    assert_eq!(matched.rights.as_deref(), Some(&strings(&["write"])[..]));
     let none = rules(&[]);
     let matched = route(&none, "POST", "/a/../b").unwrap();
     assert_eq!(
-        (matched.name, matched.rights),
+        (matched.name, matched.rights.as_deref()),
         (None, Some(&none.rights[..]))
     );
 }
@@ -395,11 +471,14 @@ proptest! {
         times in 1usize..3,
     ) {
         let path = format!("/{}", parts.concat());
-        let inside = served(&path, times);
-        let inside = inside == b"/a" || inside.starts_with(b"/a/");
+        // There are servers that do not decode at all.
+        let inside = [0, times].map(|times| {
+            let served = served(&path, times);
+            served == b"/a" || served.starts_with(b"/a/")
+        });
         match for_path("/a", &path) {
-            Ok(()) => prop_assert!(inside, "{path} leads out"),
-            Err(Refusal::PathNotAllowed) => prop_assert!(!inside, "{path} leads in"),
+            Ok(()) => prop_assert!(inside == [true; 2], "{path} leads out"),
+            Err(Refusal::PathNotAllowed) => prop_assert!(inside != [true; 2], "{path} leads in"),
             Err(_) => {}
         }
     }
@@ -413,7 +492,8 @@ proptest! {
             methods: strings(&["GET"]),
             ..grant()
         };
-        let _ = allows(&grant, &Asked { host: &host, path: &path, method: &method, ..asked("/") });
+        let hosts = &[host.into()];
+        let _ = allows(&grant, &Asked { hosts, path: &path, method: &method, ..asked("/") });
     }
 
     #[test]
@@ -422,7 +502,8 @@ proptest! {
             prop_assert_eq!(host_pattern(&kept), Ok(kept));
         }
         if let Ok(kept) = prefix(&path) {
-            prop_assert!(for_path(&path, &path).is_ok());
+            let readings = path::plain(&path).unwrap().readings().count();
+            prop_assert!(readings == 2 || for_path(&path, &path).is_ok());
             prop_assert!(kept == "/" || !kept.ends_with('/'));
         }
     }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{HeaderName, HeaderValue, ORIGIN, VARY};
 
 use super::validate::{Wrong, wrong};
-use super::{Route, Rules};
+use super::{Cors, Preflight, Route, Rules};
 use crate::cli::Flags;
 use crate::config::RouteEntry;
 use crate::scope;
@@ -23,12 +23,23 @@ const CORS: [&str; 6] = [
     "max-age",
 ];
 
-pub(super) fn rules(flags: &Flags) -> Result<Rules, Wrong> {
+pub(super) fn rules(flags: &Flags, cors: &Cors) -> Result<Rules, Wrong> {
     let rights = names("--right", flags.right.as_deref().unwrap_or_default())?;
+    let preflight = match flags.cors_preflight {
+        Some(asked) => possible(asked, cors)?,
+        None if cors.headers.is_empty() => Preflight::Off,
+        None => Preflight::Answer,
+    };
     let mut routes: Vec<Route> = Vec::new();
     let entries = flags.routes.as_deref().unwrap_or_default();
     for entry in entries {
-        routes.push(route(entry)?);
+        let preflight = match entry.cors_preflight {
+            Some(asked) => possible(asked, cors)?,
+            // It passes as every request does, and the server's own answer fits the server's other answers.
+            None if entry.open && entry.methods.is_none() => Preflight::Off,
+            None => preflight,
+        };
+        routes.push(route(entry, preflight)?);
     }
     for prefix in flags.open.iter().flatten() {
         let prefix = path("open", prefix)?;
@@ -37,6 +48,7 @@ pub(super) fn rules(flags: &Flags) -> Result<Rules, Wrong> {
             prefix,
             methods: Vec::new(),
             rights: None,
+            preflight: Preflight::Off,
         });
     }
     if routes.len() > ROUTES {
@@ -48,6 +60,18 @@ pub(super) fn rules(flags: &Flags) -> Result<Rules, Wrong> {
         ));
     }
     for (index, route) in routes.iter().enumerate() {
+        let differs = |other: &&Route| {
+            other.prefix != route.prefix && other.prefix.eq_ignore_ascii_case(&route.prefix)
+        };
+        if let Some(other) = routes[..index].iter().find(differs) {
+            return Err(wrong(
+                format!(
+                    "the routes for {} and {} differ only in case",
+                    other.prefix, route.prefix
+                ),
+                "write both alike: there are servers to which they are one path",
+            ));
+        }
         let both = |other: &&Route| {
             let same = |method| other.methods.contains(method);
             other.prefix == route.prefix
@@ -64,6 +88,7 @@ pub(super) fn rules(flags: &Flags) -> Result<Rules, Wrong> {
     Ok(Rules {
         rights,
         routes,
+        preflight,
         host_parameter: flags.host_param.clone(),
     })
 }
@@ -80,7 +105,18 @@ pub(super) fn complete(rules: &Rules) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn route(entry: &RouteEntry) -> Result<Route, Wrong> {
+/// An answer to preflights needs something to say.
+fn possible(asked: Preflight, cors: &Cors) -> Result<Preflight, Wrong> {
+    if asked == Preflight::Answer && cors.headers.is_empty() {
+        return Err(wrong(
+            "cors-preflight: answer has nothing to answer with",
+            "give `cors: {allow-origin: https://example.com, allow-headers: X-API-Key}` in the configuration file",
+        ));
+    }
+    Ok(asked)
+}
+
+fn route(entry: &RouteEntry, preflight: Preflight) -> Result<Route, Wrong> {
     let prefix = path("routes: path", &entry.path)?;
     let what = format!("the route for {prefix}");
     let methods = entry.methods.clone().unwrap_or_default();
@@ -120,6 +156,7 @@ fn route(entry: &RouteEntry) -> Result<Route, Wrong> {
         name: Arc::from(name),
         methods,
         rights,
+        preflight,
         prefix,
     })
 }
@@ -154,10 +191,10 @@ pub(super) fn health(path: &str) -> Result<String, Wrong> {
     Ok(path.to_owned())
 }
 
-pub(super) fn cors(flags: &Flags) -> Result<Vec<(HeaderName, HeaderValue)>, Wrong> {
-    let mut headers = Vec::new();
-    for (key, value) in flags.cors.iter().flatten() {
-        let name = CORS
+pub(super) fn cors(flags: &Flags) -> Result<Cors, Wrong> {
+    let mut cors = Cors::default();
+    for (key, values) in flags.cors.iter().flatten() {
+        let name: HeaderName = CORS
             .contains(&key.as_str())
             .then(|| format!("access-control-{key}").parse().ok())
             .flatten()
@@ -167,13 +204,24 @@ pub(super) fn cors(flags: &Flags) -> Result<Vec<(HeaderName, HeaderValue)>, Wron
                     format!("the keys are {}", CORS.join(", ")),
                 )
             })?;
-        let value = HeaderValue::from_str(&value.0).map_err(|_| {
-            wrong(
-                format!("cors: {key}: {:?} cannot stand in a header", value.0),
-                "use visible ASCII",
-            )
-        })?;
-        headers.push((name, value));
+        let value = |text: &str| {
+            HeaderValue::from_str(text).map_err(|_| {
+                wrong(
+                    format!("cors: {key}: {text:?} cannot stand in a header"),
+                    "use visible ASCII",
+                )
+            })
+        };
+        let text = values.join();
+        // Browsers take one origin, not a list.
+        if key == "allow-origin" && text.contains(',') {
+            for origin in text.split(',') {
+                cors.origins.push(value(origin.trim())?);
+            }
+            cors.headers.push((VARY, HeaderValue::from_name(ORIGIN)));
+        } else {
+            cors.headers.push((name, value(&text)?));
+        }
     }
-    Ok(headers)
+    Ok(cors)
 }

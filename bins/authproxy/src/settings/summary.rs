@@ -1,9 +1,11 @@
 //! What `--check` prints: every setting, also those that nobody named.
 
 use hostkit::units::{show_duration, show_size};
+use hyper::header::ACCESS_CONTROL_ALLOW_ORIGIN;
 
 use super::{
-    AccessLog, Cache, Credentials, Engine, Limits, Route, Rules, Settings, Shared, Site, Timeouts,
+    AccessLog, Cache, Cors, Credentials, Engine, Limits, Preflight, Route, Rules, Settings, Shared,
+    Site, Timeouts,
 };
 
 /// The settings, for people: one line each, with what is in force and was not said.
@@ -29,6 +31,7 @@ pub fn summary(settings: &Settings) -> String {
         credentials,
         rules,
         trusted,
+        protected,
         cors,
         health_path,
         fail_open,
@@ -62,14 +65,12 @@ pub fn summary(settings: &Settings) -> String {
         ("keys in", told_credentials(credentials)),
     ];
     lines.extend(told_rules(rules));
-    lines.extend(cors.iter().map(|(name, value)| {
-        let value = value.to_str().unwrap_or_default();
-        ("cors", format!("{name}: {value}"))
-    }));
+    lines.extend(told_cors(cors));
     let none = || "none".to_owned();
     lines.extend([
         ("health", health_path.clone().unwrap_or_else(none)),
         ("trusted", list(trusted)),
+        ("protected", list(protected)),
         (
             "deadlines",
             format!(
@@ -182,6 +183,7 @@ fn told_rules(rules: &Rules) -> Vec<(&'static str, String)> {
     let Rules {
         rights,
         routes,
+        preflight: everywhere,
         host_parameter,
     } = rules;
     let mut lines = vec![("rights", list(rights))];
@@ -190,6 +192,7 @@ fn told_rules(rules: &Rules) -> Vec<(&'static str, String)> {
         prefix,
         methods,
         rights,
+        preflight,
     } in routes
     {
         let needs = match rights {
@@ -204,14 +207,46 @@ fn told_rules(rules: &Rules) -> Vec<(&'static str, String)> {
             true => String::new(),
             false => format!(" ({name})"),
         };
-        lines.push(("route", format!("{prefix}{methods}{name}: {needs}")));
+        let preflights = match preflight == everywhere {
+            true => String::new(),
+            false => format!("; preflights {}", told_preflight(*preflight)),
+        };
+        lines.push((
+            "route",
+            format!("{prefix}{methods}{name}: {needs}{preflights}"),
+        ));
     }
+    lines.push(("preflights", told_preflight(*everywhere).to_owned()));
     let host = match host_parameter {
         Some(name) => format!("?{name}="),
         None => "the Host header".to_owned(),
     };
     lines.push(("host", host));
     lines
+}
+
+const fn told_preflight(preflight: Preflight) -> &'static str {
+    match preflight {
+        Preflight::Off => "off",
+        Preflight::Answer => "answer",
+        Preflight::Pass => "pass",
+    }
+}
+
+fn told_cors(cors: &Cors) -> Vec<(&'static str, String)> {
+    let Cors { headers, origins } = cors;
+    let origins = origins
+        .iter()
+        .map(|origin| (&ACCESS_CONTROL_ALLOW_ORIGIN, origin));
+    headers
+        .iter()
+        .map(|(name, value)| (name, value))
+        .chain(origins)
+        .map(|(name, value)| {
+            let value = value.to_str().unwrap_or_default();
+            ("cors", format!("{name}: {value}"))
+        })
+        .collect()
 }
 
 fn list(items: &[impl ToString]) -> String {

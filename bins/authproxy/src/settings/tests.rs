@@ -136,6 +136,8 @@ fn every_flag_is_a_key_of_the_file() {
             "key-header" => "x-key",
             "health-path" => "/health",
             "access-log" => "off",
+            "cors-preflight" => "pass",
+            "protected-headers" => "x-tenant",
             "admin" => "unix:/a",
             "right" | "liveconf" | "cache-prefix" | "key-parameter" => "stats",
             _ => "5000",
@@ -216,6 +218,9 @@ fn what_makes_no_sense_is_refused_with_its_name_and_a_remedy() {
         ("key-header: host", "means something else"),
         ("key-header: X-Auth-Id", "means something else"),
         ("key-header: x_forwarded_for", "means something else"),
+        ("protected-headers: 'a b'", "is not the name of a header"),
+        ("protected-headers: [x-*-y]", "is not the name of a header"),
+        ("protected-headers: ['*']", "is not the name of a header"),
         ("key-parameter: a=b", "no name of a query parameter"),
         ("host-param: ''", "no name of a query parameter"),
         ("cache: true\nmemcache-servers: h:x", "is no server"),
@@ -264,7 +269,20 @@ fn what_makes_no_sense_is_refused_with_its_name_and_a_remedy() {
             "routes: [{path: /a, rights: x}]\nopen: /a",
             "two routes are for /a",
         ),
+        (
+            "routes: [{path: /Admin, rights: x}, {path: /admin, rights: x, methods: GET}]",
+            "the routes for /Admin and /admin differ only in case",
+        ),
+        (
+            "routes: [{path: /A, rights: x}]\nopen: /a",
+            "the routes for /A and /a differ only in case",
+        ),
         ("cors: {allow-orgin: '*'}", "unknown key `allow-orgin`"),
+        ("cors-preflight: answer", "has nothing to answer with"),
+        (
+            "routes: [{path: /a, rights: x, cors-preflight: answer}]",
+            "has nothing to answer with",
+        ),
         (
             "cors: {allow-origin: \"a\\nb\"}",
             "cannot stand in a header",
@@ -295,6 +313,7 @@ fn a_wrong_file_is_named_with_its_place() {
         ("trusted-proxies: 10.0.0.0/99", "is no network"),
         ("routes: [{path: /a, right: x}]", "did you mean `rights`?"),
         ("access-log: loud", "expected plain, json or off"),
+        ("cors-preflight: on", "expected off, answer or pass"),
     ] {
         let failure = loaded(file, "").unwrap_err();
         assert_eq!(failure.exit(), Exit::CONFIG, "{file}");
@@ -337,6 +356,97 @@ routes:
         ]
     );
     assert_eq!(site.rules.host_parameter.as_deref(), Some("host"));
+}
+
+#[test]
+fn preflights_are_answered_where_there_is_cors_and_need_a_key_elsewhere() {
+    use Preflight::{Answer, Off, Pass};
+    const ROUTES: &str = "\
+open: [/static]
+routes:
+- {path: /a, rights: a}
+- {path: /b, rights: b, cors-preflight: pass}
+- {path: /c, methods: GET, open: true}
+- {path: /d, open: true}
+- {path: /e, rights: e, cors-preflight: off}
+";
+    for (file, everywhere, routes) in [
+        ("", Off, [Off, Pass, Off, Off, Off, Off]),
+        (
+            "cors-preflight: off\n",
+            Off,
+            [Off, Pass, Off, Off, Off, Off],
+        ),
+        (
+            "cors: {allow-origin: '*'}\n",
+            Answer,
+            [Answer, Pass, Answer, Off, Off, Off],
+        ),
+        (
+            "cors: {allow-origin: '*'}\ncors-preflight: off\n",
+            Off,
+            [Off, Pass, Off, Off, Off, Off],
+        ),
+        (
+            "cors-preflight: pass\n",
+            Pass,
+            [Pass, Pass, Pass, Off, Off, Off],
+        ),
+    ] {
+        let rules = &site(&format!("{file}{ROUTES}")).rules;
+        let found: Vec<_> = rules.routes.iter().map(|route| route.preflight).collect();
+        assert_eq!(rules.preflight, everywhere, "{file}");
+        assert_eq!(found, routes, "{file}");
+    }
+}
+
+#[test]
+fn an_answer_names_the_origin_of_the_request_when_there_are_several() {
+    let shown = |origins: &str, origin: &'static str| {
+        let site = site(&format!("cors: {{allow-origin: {origins}, max-age: 5}}\n"));
+        let request = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))]);
+        let mut headers: Vec<String> = site
+            .cors
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        headers.extend(
+            site.cors
+                .origin(&request)
+                .map(|origin| format!("chosen {origin:?}")),
+        );
+        headers.join("; ")
+    };
+    for (origins, origin, expected) in [
+        (
+            "'*'",
+            "https://a",
+            "access-control-allow-origin: *; access-control-max-age: 5",
+        ),
+        (
+            "[https://b]",
+            "https://a",
+            "access-control-allow-origin: https://b; access-control-max-age: 5",
+        ),
+        (
+            "[https://a, https://b]",
+            "https://b",
+            "vary: origin; access-control-max-age: 5; chosen \"https://b\"",
+        ),
+        (
+            "'https://a,https://b'",
+            "https://B",
+            "vary: origin; access-control-max-age: 5",
+        ),
+        (
+            "[https://a, https://b]",
+            "null",
+            "vary: origin; access-control-max-age: 5",
+        ),
+    ] {
+        assert_eq!(shown(origins, origin), expected, "{origins} {origin}");
+    }
 }
 
 #[test]
@@ -451,6 +561,7 @@ fn summary_tells_every_setting_that_is_not_the_default() {
             "health-path" => "--health-path=/5000",
             "access-log" => "--access-log=off",
             "admin" => "--admin=127.0.0.1:5000",
+            "cors-preflight" => "--cors-preflight=pass",
             _ => &format!("--{flag}=5000"),
         };
         let after = summary(&least(&shared, line).unwrap().settings);

@@ -1,5 +1,6 @@
 //! From what was said to what is in force: defaults, bounds, and what does not go together.
 
+use std::iter;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -196,9 +197,10 @@ fn site(flags: &Flags, warnings: &mut Vec<String>) -> Result<Site, Wrong> {
     if fail_open {
         warnings.push("--fail-open is on: every key passes while the engine is away".to_owned());
     }
+    let cors = rules::cors(flags)?;
     Ok(Site {
         credentials: credentials(flags)?,
-        rules: rules::rules(flags)?,
+        rules: rules::rules(flags, &cors)?,
         trusted: match &flags.trusted_proxies {
             Some(networks) => networks.0.iter().map(IpNet::trunc).collect(),
             None => TRUSTED
@@ -206,7 +208,8 @@ fn site(flags: &Flags, warnings: &mut Vec<String>) -> Result<Site, Wrong> {
                 .filter_map(|net| net.parse().ok())
                 .collect(),
         },
-        cors: rules::cors(flags)?,
+        protected: protected(flags.protected_headers.as_deref().unwrap_or_default())?,
+        cors,
         health_path: match &flags.health_path {
             Some(path) => Some(rules::health(path)?),
             None => None,
@@ -327,6 +330,24 @@ fn credentials(flags: &Flags) -> Result<Credentials, Wrong> {
         parameter: parameter("--key-parameter", name)?,
         hide: flags.hide_credentials.unwrap_or_default(),
     })
+}
+
+/// Headers that proxies in front set.
+fn protected(names: &[String]) -> Result<Vec<String>, Wrong> {
+    let name = |name: &String| {
+        let start = name.strip_suffix('*').unwrap_or(name);
+        match HeaderName::try_from(start) {
+            Ok(start) if !start.as_str().contains('*') => Ok(name.to_ascii_lowercase()),
+            _ => Err(wrong(
+                format!("--protected-headers: {name:?} is not the name of a header"),
+                "write X-Tenant, or X-Tenant-* for all that begin so",
+            )),
+        }
+    };
+    // Terminators of TLS name the client's certificate so.
+    iter::once(Ok("x-ssl-*".to_owned()))
+        .chain(names.iter().map(name))
+        .collect()
 }
 
 fn span(flag: &str, asked: Option<Duration>, default: u64) -> Result<Duration, Wrong> {

@@ -1,0 +1,137 @@
+//! CORS preflights, by what the configuration says of them.
+
+use hostkit_tests::authproxy::{Answer, Authproxy, ask};
+use hostkit_tests::or_skip;
+use hostkit_tests::web::{Kind, Web};
+
+use super::wire::{Origin, ok, proxy};
+
+const PREFLIGHT: &[&str] = &[
+    "Origin: https://a.example",
+    "Access-Control-Request-Method: DELETE",
+    "Access-Control-Request-Headers: x-api-key",
+];
+
+/// What could make more of a preflight than a question.
+const MORE: &[&str] = &[
+    "X-HTTP-Method-Override: DELETE",
+    "X-Method-Override: DELETE",
+    "Authorization: Bearer wire-key",
+    "X-API-Key: wire-key",
+    "Cookie: session=1",
+    "X-Auth-Id: root",
+    "X-Custom: 1",
+];
+
+fn ask_first(proxy: &Authproxy, path: &str, more: &[&str]) -> Answer {
+    ask(proxy.port(), "OPTIONS", path, &[PREFLIGHT, more].concat())
+}
+
+/// authproxy before a server, with this in its configuration file.
+fn configured(server: u16, text: &str) -> Authproxy {
+    let directory = tempfile::tempdir().unwrap().keep();
+    let file = directory.join("authproxy.yaml");
+    std::fs::write(&file, text).unwrap();
+    proxy(server, &["--config", file.to_str().unwrap()])
+}
+
+#[test]
+fn preflights_need_a_key_by_default_and_the_log_names_the_setting_once() {
+    let (origin, requests) = Origin::answering(ok("data"));
+    let proxy = proxy(origin.port(), &[]);
+    for _ in 0..3 {
+        let answer = ask_first(&proxy, "/secret", &[]);
+        assert_eq!(
+            (answer.status, answer.word().as_deref()),
+            (401, Some("no_key"))
+        );
+    }
+    assert!(requests.lock().unwrap().is_empty());
+    let answer = ask_first(&proxy, "/", &["X-API-Key: wire-key"]);
+    assert_eq!(answer.body, "data", "with a key it is a request");
+    proxy.says("--cors-preflight");
+    assert_eq!(
+        proxy.log().matches("--cors-preflight").count(),
+        1,
+        "{}",
+        proxy.log()
+    );
+}
+
+#[test]
+fn preflights_are_answered_from_cors_and_the_server_hears_nothing() {
+    let (origin, requests) = Origin::answering(ok("data"));
+    let proxy = configured(
+        origin.port(),
+        "cors: {allow-origin: [https://a.example, https://b.example], allow-methods: [GET, DELETE], max-age: 600, \
+         allow-headers: X-API-Key}\n",
+    );
+    let answer = ask_first(&proxy, "/secret", MORE);
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (204, ""),
+        "{answer:?}"
+    );
+    for (name, value) in [
+        ("access-control-allow-origin", Some("https://a.example")),
+        ("access-control-allow-methods", Some("GET, DELETE")),
+        ("access-control-allow-headers", Some("X-API-Key")),
+        ("access-control-max-age", Some("600")),
+        ("vary", Some("origin")),
+        ("content-length", None),
+    ] {
+        assert_eq!(answer.header(name), value, "{name}: {answer:?}");
+    }
+    let refused = ask(proxy.port(), "GET", "/", &["Origin: https://b.example"]);
+    let origin_of = |answer: &Answer| {
+        let found = answer.header("access-control-allow-origin");
+        found.map(str::to_owned)
+    };
+    assert_eq!(
+        (refused.status, origin_of(&refused).as_deref()),
+        (401, Some("https://b.example"))
+    );
+    let other = ask(proxy.port(), "GET", "/", &["Origin: https://c.example"]);
+    assert_eq!((other.status, origin_of(&other)), (401, None));
+    assert!(requests.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_preflight_that_passes_is_nothing_but_a_question() {
+    let (origin, requests) =
+        Origin::answering("HTTP/1.1 204 Fine\r\nAccess-Control-Allow-Origin: *\r\n\r\n");
+    let proxy = configured(
+        origin.port(),
+        "routes:\n- {path: /a, rights: all, cors-preflight: pass}\n- {path: /, rights: all}\n",
+    );
+    let answer = ask_first(&proxy, "/a/x?apikey=wire-key&_method=DELETE", MORE);
+    assert_eq!(
+        (answer.status, answer.header("access-control-allow-origin")),
+        (204, Some("*"))
+    );
+    let seen = requests.lock().unwrap()[0].head.to_lowercase();
+    assert!(seen.starts_with("options /a/x http/1.1\r\n"), "{seen}");
+    for line in PREFLIGHT {
+        assert!(seen.contains(&line.to_lowercase()), "{line}: {seen}");
+    }
+    for word in ["wire-key", "override", "cookie", "root", "x-custom"] {
+        assert!(!seen.contains(word), "{word}: {seen}");
+    }
+    // Elsewhere, and what is no preflight.
+    for (path, more) in [("/b", &[][..]), ("/a", &["Content-Length: 1", "", "x"])] {
+        assert_eq!(ask_first(&proxy, path, more).status, 401, "{path} {more:?}");
+    }
+    assert_eq!(requests.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_header_that_replaces_the_method_does_not_pass_with_a_preflight() {
+    let Some(web) = or_skip("Express", Web::start(Kind::Express)) else {
+        return;
+    };
+    let proxy = proxy(web.port(), &["--cors-preflight=pass"]);
+    let direct = ask(web.port(), "OPTIONS", "/x", &[PREFLIGHT, MORE].concat());
+    assert!(direct.body.contains("DELETE other"), "{direct:?}");
+    let answer = ask_first(&proxy, "/x", MORE);
+    assert!(answer.body.contains("OPTIONS other"), "{answer:?}");
+}

@@ -1,0 +1,305 @@
+//! What servers read differently: one table, of which every row is tried on the servers that it names, without authproxy
+//! and behind it. The same table stands in the operator's page.
+
+use std::path::Path;
+
+use hostkit_tests::authproxy::{Authproxy, ask};
+use hostkit_tests::web::{Kind, Web};
+use hostkit_tests::{acl, or_skip, workspace};
+
+/// What becomes of a request.
+enum Verdict {
+    /// It is answered here.
+    Refused(u16, &'static str),
+    /// The server answers, with a text that begins so.
+    Passed(&'static str),
+}
+
+/// A request that is read in two ways.
+struct Row {
+    /// What is odd about it, for the page.
+    request: &'static str,
+    /// The servers that take it for something else, and their answer to it.
+    servers: &'static [(Kind, &'static str)],
+    /// What they take it for, for the page.
+    means: &'static str,
+    /// What authproxy does, for the page.
+    reading: &'static str,
+    method: &'static str,
+    target: &'static str,
+    headers: &'static [&'static str],
+    verdict: Verdict,
+}
+
+use Kind::{Express, Gunicorn, Hypercorn, Nginx, Node};
+use Verdict::{Passed, Refused};
+
+/// Keys that may read; the second on one host only. Nothing here needs more, but for what [`RULES`] says.
+const READER: &str = "X-API-Key: reader";
+const HERE: &str = "X-API-Key: here";
+const RULES: &str = "\
+right: read
+routes:
+  - {path: /admin, rights: [admin]}
+  - {path: /open, open: true}
+  - {path: /, methods: [POST, DELETE, PURGE], rights: [write]}
+";
+
+const ROWS: &[Row] = &[
+    Row {
+        request: "`OPTIONS` with the headers of a CORS preflight",
+        servers: &[
+            (Node, "OPTIONS admin"),
+            (Express, "OPTIONS admin"),
+            (Hypercorn, "OPTIONS admin"),
+            (Gunicorn, "OPTIONS admin"),
+            (Nginx, "OPTIONS admin"),
+        ],
+        means: "a `GET`, if the application does not look at the method",
+        reading: "needs a key, as every request (`--cors-preflight`)",
+        method: "OPTIONS",
+        target: "/admin",
+        headers: &[
+            "Origin: https://a.example",
+            "Access-Control-Request-Method: GET",
+        ],
+        verdict: Refused(401, "no_key"),
+    },
+    Row {
+        request: "`post`",
+        servers: &[(Hypercorn, "POST other"), (Gunicorn, "POST other")],
+        means: "`POST`",
+        reading: "refused, as every standard method in another case",
+        method: "post",
+        target: "/x",
+        headers: &[READER],
+        verdict: Refused(400, "malformed_request"),
+    },
+    Row {
+        request: "`purge`, of a server that knows `PURGE`",
+        servers: &[(Hypercorn, "PURGE other"), (Gunicorn, "PURGE other")],
+        means: "`PURGE`",
+        reading: "needs the rights of both",
+        method: "purge",
+        target: "/x",
+        headers: &[READER],
+        verdict: Refused(403, "missing_right"),
+    },
+    Row {
+        request: "`X-HTTP-Method-Override: DELETE`, `X-HTTP-Method`, `X-Method-Override`",
+        servers: &[(Express, "DELETE other")],
+        means: "`DELETE`",
+        reading: "needs the rights of both, and a key's `methods` must have both",
+        method: "GET",
+        target: "/x",
+        headers: &["X-HTTP-Method-Override: DELETE", READER],
+        verdict: Refused(403, "missing_right"),
+    },
+    Row {
+        request: "`/ADMIN`",
+        servers: &[(Express, "GET admin"), (Nginx, "GET admin")],
+        means: "`/admin`",
+        reading: "needs the rights of both, and is open only if both are; a key's `paths` are compared with their case",
+        method: "GET",
+        target: "/ADMIN",
+        headers: &[READER],
+        verdict: Refused(403, "missing_right"),
+    },
+    Row {
+        request: "`/%61dmin`",
+        servers: &[
+            (Hypercorn, "GET admin"),
+            (Gunicorn, "GET admin"),
+            (Nginx, "GET admin"),
+        ],
+        means: "`/admin`",
+        reading: "needs the rights of both, and is open only if both are; a key's `paths` must fit both",
+        method: "GET",
+        target: "/%61dmin",
+        headers: &[READER],
+        verdict: Refused(403, "missing_right"),
+    },
+    Row {
+        request: "`/%6fpen`",
+        servers: &[(Node, "GET other"), (Express, "GET other")],
+        means: "another path than `/open`",
+        reading: "needs the rights of both, and is open only if both are",
+        method: "GET",
+        target: "/%6fpen",
+        headers: &[],
+        verdict: Refused(401, "no_key"),
+    },
+    Row {
+        request: "`/open/../admin`, `/open/%2e%2e/admin`",
+        servers: &[(Nginx, "GET admin")],
+        means: "`/admin`",
+        reading: "refused where a rule is about paths",
+        method: "GET",
+        target: "/open/../admin",
+        headers: &[READER],
+        verdict: Refused(400, "ambiguous_path"),
+    },
+    Row {
+        request: "`//admin`",
+        servers: &[(Nginx, "GET admin")],
+        means: "`/admin`",
+        reading: "refused where a rule is about paths",
+        method: "GET",
+        target: "//admin",
+        headers: &[READER],
+        verdict: Refused(400, "ambiguous_path"),
+    },
+    Row {
+        request: "`/open%2f..%2fadmin`",
+        servers: &[(Nginx, "GET admin")],
+        means: "`/admin`",
+        reading: "refused where a rule is about paths",
+        method: "GET",
+        target: "/open%2f..%2fadmin",
+        headers: &[READER],
+        verdict: Refused(400, "ambiguous_path"),
+    },
+    Row {
+        request: "`/admin;x`",
+        servers: &[],
+        means: "`/admin`, in servlet containers",
+        reading: "refused where a rule is about paths",
+        method: "GET",
+        target: "/admin;x",
+        headers: &[READER],
+        verdict: Refused(400, "ambiguous_path"),
+    },
+    Row {
+        request: "`X-Forwarded-Host`, `Forwarded`, `X-Host`, `X-Original-Host` or `X-HTTP-Host-Override` beside `Host`",
+        servers: &[(Express, "GET other b.example")],
+        means: "the host",
+        reading: "every host that is named must be one of the key's `hosts`; from peers that are not trusted they are \
+                  removed",
+        method: "GET",
+        target: "/x",
+        headers: &["Host: a.example", "X-Forwarded-Host: b.example", HERE],
+        verdict: Refused(403, "host_not_allowed"),
+    },
+    Row {
+        request: "`X_Auth_Id: root`",
+        servers: &[
+            (Gunicorn, "GET other localhost root"),
+            (Nginx, "GET other localhost root"),
+        ],
+        means: "`X-Auth-Id`",
+        reading: "removed, in every spelling",
+        method: "GET",
+        target: "/x",
+        headers: &["X_Auth_Id: root", READER],
+        verdict: Passed("GET other localhost reader"),
+    },
+    Row {
+        request: "`Connection: X-SSL-Client-CN`",
+        servers: &[],
+        means: "nothing of that header, to proxies",
+        reading: "refused: Connection may not name what proxies in front set (`--protected-headers`)",
+        method: "GET",
+        target: "/x",
+        headers: &["X-SSL-Client-CN: a", "Connection: X-SSL-Client-CN", READER],
+        verdict: Refused(400, "malformed_request"),
+    },
+];
+
+/// The table as it stands in the page.
+fn markdown() -> String {
+    let mut table =
+        "| the request has | and means | to | authproxy | answers |\n|---|---|---|---|---|\n"
+            .to_owned();
+    for row in ROWS {
+        let names: Vec<&str> = row.servers.iter().map(|(kind, _)| kind.name()).collect();
+        let verdict = match row.verdict {
+            Refused(status, word) => format!("{status} `{word}`"),
+            Passed(_) => "passes".to_owned(),
+        };
+        table += &format!(
+            "| {} | {} | {} | {} | {verdict} |\n",
+            row.request,
+            row.means,
+            names.join(", "),
+            row.reading
+        );
+    }
+    table
+}
+
+/// authproxy in front of a server, with the rules and keys of the table.
+fn proxy(directory: &Path, port: u16) -> Authproxy {
+    let (keys, config) = (
+        directory.join("keys.yaml"),
+        directory.join("authproxy.yaml"),
+    );
+    let [reader, here] = ["reader", "here"].map(acl::hash);
+    let text = format!(
+        "keys:\n  - {{id: reader, sha256: {reader}, rights: [read]}}\n  - {{id: here, sha256: {here}, rights: [read], \
+         hosts: [a.example]}}\n"
+    );
+    std::fs::write(&keys, text).unwrap();
+    let text = format!(
+        "server: http://127.0.0.1:{port}\nacl-file: {}\n{RULES}",
+        keys.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    Authproxy::start(&["--config", config.to_str().unwrap()])
+}
+
+#[test]
+fn the_strictest_reading_of_any_server_decides() {
+    let scratch = tempfile::tempdir().unwrap();
+    for kind in Kind::ALL {
+        let Some(web) = or_skip(kind.name(), Web::start(kind)) else {
+            continue;
+        };
+        let proxy = proxy(scratch.path(), web.port());
+        for row in ROWS {
+            let what = format!("{} {} {:?}", row.method, row.target, row.headers);
+            let own = row.servers.iter().find(|(own, _)| *own == kind);
+            if let Some((_, read)) = own {
+                let direct = ask(web.port(), row.method, row.target, row.headers);
+                assert!(direct.body.contains(read), "{kind:?}, {what}: {direct:?}");
+            }
+            let answer = ask(proxy.port(), row.method, row.target, row.headers);
+            match row.verdict {
+                Refused(status, word) => {
+                    let found = (answer.status, answer.word());
+                    assert_eq!(found, (status, Some(word.to_owned())), "{kind:?}, {what}");
+                }
+                Passed(read) if own.is_some() => {
+                    assert!(answer.body.contains(read), "{kind:?}, {what}: {answer:?}");
+                }
+                Passed(_) => assert_eq!(answer.status, 200, "{kind:?}, {what}: {answer:?}"),
+            }
+        }
+        // What all read alike passes.
+        let open = ask(proxy.port(), "GET", "/open/x", &[]);
+        assert!(open.body.contains("GET open"), "{kind:?}: {open:?}");
+        for headers in [&[READER][..], &[HERE, "Host: a.example"]] {
+            let passed = ask(proxy.port(), "GET", "/x", headers);
+            assert!(passed.body.contains("GET other"), "{kind:?}: {passed:?}");
+        }
+    }
+}
+
+#[test]
+fn the_page_has_the_table_of_readings() {
+    let file = workspace().join("bins/authproxy/README.md");
+    let page = std::fs::read_to_string(&file).unwrap();
+    let start = "<!-- readings: generated, see CONTRIBUTING.md -->\n";
+    let end = "<!-- end of readings -->";
+    let (before, rest) = page.split_once(start).unwrap();
+    let (_, after) = rest.split_once(end).unwrap();
+    let wanted = format!("{before}{start}\n{}\n{end}{after}", markdown());
+    if std::env::var("HOSTKIT_BLESS").is_ok_and(|value| value == "1") {
+        std::fs::write(&file, wanted).unwrap();
+    } else {
+        assert!(
+            page == wanted,
+            "the table of readings of {} differs from the test: HOSTKIT_BLESS=1 writes it",
+            file.display()
+        );
+    }
+}
