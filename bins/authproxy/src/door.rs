@@ -93,10 +93,7 @@ impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         Self {
             refusal,
-            detail: match refusal {
-                Refusal::Malformed(rule) => Some(Cow::Borrowed(rule)),
-                _ => None,
-            },
+            detail: refusal.detail().map(Cow::Borrowed),
             id: None,
             key: None,
             route: None,

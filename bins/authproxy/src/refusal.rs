@@ -119,6 +119,15 @@ impl Refusal {
         }
     }
 
+    /// What is known of it beyond its cause.
+    #[must_use]
+    pub const fn detail(self) -> Option<&'static str> {
+        match self {
+            Self::Malformed(rule) => Some(rule),
+            _ => None,
+        }
+    }
+
     /// The sentence for people.
     #[must_use]
     pub const fn sentence(self) -> &'static str {

@@ -278,12 +278,16 @@ fn upload_that_the_client_breaks_off_is_not_the_servers_failure() {
             proxy.metric_sum("authproxy_server_connections") == 1.0
         });
         client.finish();
-        let _ = client.rest();
-        drop(client);
-        logs(&proxy, &format!("broken-{}", body.len()), &[]);
+        let answer = client.message().unwrap();
+        assert_eq!(
+            (answer.status(), answer.word().as_str()),
+            (400, "malformed_request")
+        );
+        let words = [" refused=malformed_request ", "detail=\"the body ended"];
+        logs(&proxy, &format!("broken-{}", body.len()), &words);
         eventually("the connection is closed", || {
             proxy.metric_sum("authproxy_server_connections") == 0.0
         });
     }
-    assert!(!proxy.log().contains("upstream_"), "{}", proxy.log());
+    assert!(!proxy.log().contains("WARNING"), "{}", proxy.log());
 }

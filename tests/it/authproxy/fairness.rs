@@ -113,3 +113,30 @@ fn slow_uploads_of_one_key_leave_room_for_all_others() {
     serve_others(&proxy, 5);
     assert_eq!(proxy.metric_sum("authproxy_server_waiting"), 0.0);
 }
+
+#[test]
+fn request_that_leaves_the_queue_gives_its_place_back() {
+    let backend = Backend::start(Personality::ALL[0]);
+    let proxy = super::wire::proxy(backend.port(), &["--server-connections=1"]);
+    let mut holder = Wire::connect(proxy.port());
+    holder.send(request("POST /", "Content-Length: 10\r\n"));
+    let waiting = |count: f64| {
+        eventually(&format!("{count} wait"), || {
+            proxy.metric_sum("authproxy_requests_in_flight") == 1.0 + count
+                && proxy.metric_sum("authproxy_server_waiting") == count
+        });
+    };
+    waiting(0.0);
+    // There is one place, which each of them takes and leaves.
+    for _ in 0..3 {
+        let mut client = Wire::connect(proxy.port());
+        client.send(request("GET /", ""));
+        waiting(1.0);
+        drop(client);
+        waiting(0.0);
+    }
+    holder.send(BODY);
+    assert_eq!(holder.message().unwrap().status(), 200);
+    let answer = Wire::connect(proxy.port()).ask(request("GET /", ""));
+    assert_eq!(answer.status(), 200);
+}

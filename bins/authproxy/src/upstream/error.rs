@@ -43,7 +43,7 @@ impl ExchangeError {
 
 impl From<Refusal> for ExchangeError {
     fn from(refusal: Refusal) -> Self {
-        let detail = None;
+        let detail = refusal.detail().map(Cow::Borrowed);
         Self { refusal, detail }
     }
 }
