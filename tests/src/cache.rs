@@ -1,7 +1,7 @@
 //! The cache directory as tests prepare it.
 
 use std::fs::{self, File, FileTimes};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Makes every blob below a `blobs` directory look as if it had been used earlier by this much: what was used within the
@@ -28,4 +28,39 @@ pub fn age_blobs(blobs: &Path, by: Duration) {
             File::open(&folder).unwrap().set_modified(modified).unwrap();
         }
     }
+}
+
+/// Makes every unpacked pex below a `PEX_ROOT` look as if it had been started earlier by this much: the last hour's are
+/// protected. Their order of use stays.
+pub fn age_unpacked(root: &Path, by: Duration) {
+    for entry in fs::read_dir(root).unwrap() {
+        let entry = entry.unwrap();
+        let path = entry.path();
+        if entry.file_type().unwrap().is_dir() {
+            age_unpacked(&path, by);
+        } else if root.ends_with(".leases")
+            || path.ends_with(".last-access")
+            || path.ends_with("PEX-INFO")
+        {
+            let modified = entry.metadata().unwrap().modified().unwrap() - by;
+            File::open(&path).unwrap().set_modified(modified).unwrap();
+        }
+    }
+}
+
+/// Puts below a `PEX_ROOT` what a pex of this hash would have unpacked, with a lease that no process holds. Returns its
+/// directory.
+pub fn unpack_pex(root: &Path, hash: &str, bytes: usize) -> PathBuf {
+    let directory = root.join("unzipped_pexes/4").join(hash);
+    fs::create_dir_all(&directory).unwrap();
+    for (name, content) in [
+        ("PEX-INFO", &b"{}"[..]),
+        (".last-access", b""),
+        ("file", &vec![7; bytes]),
+    ] {
+        fs::write(directory.join(name), content).unwrap();
+    }
+    fs::create_dir_all(root.join(".leases")).unwrap();
+    fs::write(root.join(".leases").join(hash), hash).unwrap();
+    directory
 }

@@ -192,3 +192,24 @@ fn unpacked_pexes_count_toward_the_bound_of_fetches_and_go_before_artifacts() {
     assert!(!unpacked.exists());
     assert_eq!(number(&json(&host, &["stats", "--json"]), "bytes"), 2 * MB);
 }
+
+#[test]
+fn every_field_of_json_output_is_in_the_readme() {
+    let (host, origin) = one_of_each();
+    let readme = hostkit_tests::workspace().join("bins/s3cache/README.md");
+    let readme = fs::read_to_string(readme).unwrap();
+    let url = origin.url("/a-1.1");
+    for args in [
+        &["ls", "--json", "a-1.1"][..],
+        &["stats", "--json"],
+        &["gc", "--json"],
+        &["verify", "--json", "a-1.1"],
+        &["exists", "--json", &url],
+    ] {
+        let row = format!("| `{}` | ", args[0]);
+        let row = readme.lines().find(|line| line.starts_with(&row)).unwrap();
+        for field in json(&host, args).as_object().unwrap().keys() {
+            assert!(row.contains(&format!("`{field}`")), "{field} in {row}");
+        }
+    }
+}

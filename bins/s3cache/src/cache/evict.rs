@@ -14,6 +14,7 @@ use tracing::info;
 use super::gc::pex_root_bytes;
 use super::in_use::InUse;
 use super::pex_root;
+use super::repair::existing_file;
 use super::share::Share;
 use super::space::{Bounds, Held, Stored, free, stored, write_unpacked};
 
@@ -236,7 +237,9 @@ pub fn remove_dead_partials(
     age: impl Fn(PartialKind) -> Duration,
     act: Act,
 ) -> io::Result<u64> {
-    let dir = share.records("partial")?;
+    let Some(dir) = share.existing_records("partial")? else {
+        return Ok(0);
+    };
     let mut freed = 0;
     for entry in dir.entries()? {
         let (name, is_dir) = entry?;
@@ -280,6 +283,8 @@ fn lock_of(share: &Share, key: &str, turn: &str, act: Act) -> io::Result<Option<
         return share.try_lock(&share.shelf("locks", key)?, &name);
     }
     let start = key.get(..2).ok_or(io::ErrorKind::InvalidInput)?;
-    let file = share.records("locks")?.child(start)?.open_file(&name)?;
-    Ok(try_exclusive(&file)?.then_some(Some(file)))
+    match existing_file(&share.records("locks")?.child(start)?, &name)? {
+        Some(file) => Ok(try_exclusive(&file)?.then_some(Some(file))),
+        None => Ok(Some(None)),
+    }
 }

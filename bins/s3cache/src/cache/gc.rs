@@ -10,6 +10,7 @@ use hostkit::dir::Dir;
 use nix::sys::stat::FileStat;
 
 use super::evict::{Act, PartialKind, remove_dead_partials};
+use super::repair::existing_folder;
 use super::share::Share;
 use super::space::{self, Stored};
 
@@ -143,10 +144,8 @@ fn for_each_record(
 /// # Errors
 /// The folder cannot be read: it is closed to other users.
 pub fn pex_root_bytes(share: &Share) -> io::Result<u64> {
-    match share.dir().child("pex-root") {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        dir => tree_bytes(&dir?),
-    }
+    let dir = existing_folder(share.dir(), "pex-root")?;
+    dir.map_or(Ok(0), |dir| tree_bytes(&dir))
 }
 
 /// Bytes of all files below a directory; links of one file count once.
@@ -199,20 +198,15 @@ pub struct Candidate<'a> {
     pub blob: Stored,
 }
 
-/// All blobs of several shares, the least recently used first.
-///
-/// # Errors
-/// The disk fails.
-pub fn by_age<'a>(shares: &[&'a Share]) -> io::Result<Vec<Candidate<'a>>> {
+/// All blobs of several shares, the least recently used first. What cannot be read is left out: counting what the share
+/// holds has failed before.
+#[must_use]
+pub fn by_age<'a>(shares: &[&'a Share]) -> Vec<Candidate<'a>> {
     let mut found = Vec::new();
     for share in shares {
-        found.extend(
-            share
-                .own_failures(space::blobs(share))?
-                .into_iter()
-                .map(|blob| Candidate { share, blob }),
-        );
+        let blobs = space::blobs(share).unwrap_or_default().into_iter();
+        found.extend(blobs.map(|blob| Candidate { share, blob }));
     }
     found.sort_by_key(|candidate| candidate.blob.used);
-    Ok(found)
+    found
 }

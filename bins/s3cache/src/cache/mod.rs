@@ -10,6 +10,7 @@ pub mod gc;
 pub mod in_use;
 pub mod partial;
 pub mod pex_root;
+pub mod repair;
 pub mod share;
 pub mod space;
 pub mod usage;

@@ -24,15 +24,16 @@ use hostkit::dir::{Dir, try_exclusive, try_shared};
 use tracing::info;
 
 use self::info::PexInfo;
-use self::layout::{Layout, UnpackedPex, existing, is_hash, written};
+use self::layout::{Layout, UnpackedPex, is_hash, written};
 use self::removal::Removal;
 use super::evict::Act;
 use super::gc::bytes_of;
 use super::in_use::InUse;
+use super::repair::{existing_file, existing_folder};
 use super::share::Share;
 
 /// The folder of leases.
-const LEASES: &str = ".leases";
+pub(super) const LEASES: &str = ".leases";
 /// The lock that keeps starts and removals apart.
 const GATE: &str = "gate";
 /// What the lease of a pex holds that has no hash.
@@ -203,7 +204,7 @@ fn close(share: &Share, root: &Dir) -> io::Result<Option<Closed>> {
     // pexrun holds it shared across exec.
     let idle = try_exclusive(&whole)?;
     let mut gate = None;
-    if let Some(leases) = existing(root.child(LEASES))? {
+    if let Some(leases) = existing_folder(root, LEASES)? {
         let closed = wait(PRUNE_PATIENCE, || {
             gate = share.try_lock(&leases, GATE)?;
             Ok(gate.is_some())
@@ -238,7 +239,7 @@ impl Leases {
     fn read(root: &Dir) -> io::Result<Self> {
         let mut leases = Self::default();
         // What cannot be read may be held: only what is not there is free.
-        let Some(dir) = existing(root.child(LEASES))? else {
+        let Some(dir) = existing_folder(root, LEASES)? else {
             return Ok(leases);
         };
         for entry in dir.entries()? {
@@ -246,7 +247,7 @@ impl Leases {
             let Some(name) = name.to_str().filter(|name| !is_dir && *name != GATE) else {
                 continue;
             };
-            let Some(file) = existing(dir.open_file(name))? else {
+            let Some(file) = existing_file(&dir, name)? else {
                 continue;
             };
             let mut hash = String::new();

@@ -20,16 +20,17 @@ use std::time::Duration;
 
 use hostkit::clock;
 use hostkit::dir::{Dir, Durability, try_exclusive, try_shared};
-use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::stat::{SFlag, UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
 use super::entry::{Entry, Stamp};
 use super::evict::Act;
 use super::in_use::InUse;
+use super::repair::{existing, existing_file, existing_folder, is_impostor};
 use crate::{digest, pex};
 
 /// The version of the index, lock and partial formats.
-const FORMAT: &str = "v1";
+pub(super) const FORMAT: &str = "v1";
 /// An index entry larger than this is not one (bytes).
 const ENTRY_LIMIT: u64 = 64 << 10;
 /// The mode of a blob: for everybody to read and run, for nobody to write.
@@ -128,9 +129,12 @@ impl Share {
                 ("partial", 0o755),
                 ("pex-root", 0o700),
             ] {
-                let folder = dir.make_child(folder, mode)?;
-                if mode == 0o755 && !folder.path().ends_with("blobs") {
-                    folder.make_child(FORMAT, mode)?;
+                let named = |error: io::Error| {
+                    io::Error::new(error.kind(), format!("its folder {folder}: {error}"))
+                };
+                let made = dir.make_child(folder, mode).map_err(named)?;
+                if mode == 0o755 && folder != "blobs" {
+                    made.make_child(FORMAT, mode).map_err(named)?;
                 }
             }
         }
@@ -171,6 +175,17 @@ impl Share {
         self.dir.child(folder)?.child(FORMAT)
     }
 
+    /// The same, or `None` where it is missing: another user may have removed anything of its own.
+    ///
+    /// # Errors
+    /// As openat(2).
+    pub fn existing_records(&self, folder: &str) -> io::Result<Option<Dir>> {
+        match existing_folder(&self.dir, folder)? {
+            Some(folder) => existing_folder(&folder, FORMAT),
+            None => Ok(None),
+        }
+    }
+
     /// The folder of records that begin as `key` does.
     ///
     /// # Errors
@@ -186,19 +201,21 @@ impl Share {
         }
     }
 
-    /// Takes a lock that is held for as long as the file is open; `None` when somebody else holds it. In somebody
-    /// else's part only a file that is there can be locked, and one that is missing is nobody's.
+    /// Takes a lock that is held for as long as the file is open; `None` when another process holds it. In another
+    /// user's part only a file that is there can be locked. What is missing, or not a file, no process holds.
     ///
     /// # Errors
     /// As openat(2) and flock(2).
     pub fn try_lock(&self, dir: &Dir, name: &str) -> io::Result<Option<Option<File>>> {
         if self.creates {
-            return Ok(dir.try_lock(name, 0o600)?.map(Some));
+            return match dir.try_lock(name, 0o600) {
+                Err(_) if is_impostor(dir, name, SFlag::S_IFREG) => Ok(Some(None)),
+                taken => Ok(taken?.map(Some)),
+            };
         }
-        match dir.open_file(name) {
-            Ok(file) => Ok(try_exclusive(&file)?.then_some(Some(file))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(None)),
-            Err(error) => Err(error),
+        match existing_file(dir, name)? {
+            Some(file) => Ok(try_exclusive(&file)?.then_some(Some(file))),
+            None => Ok(Some(None)),
         }
     }
 
@@ -392,16 +409,21 @@ impl Share {
     /// As renameat(2). In somebody else's part nothing is done.
     pub fn quarantine(&self, key: &str, entry: &Entry) -> io::Result<()> {
         if self.own {
-            let dir = self
-                .dir
-                .child("blobs")?
-                .child(&entry.sha256[..2])?
-                .child(&entry.sha256)?;
+            let dir = self.blob_dir(&entry.sha256)?;
+            let corrupt = dir.stat(&entry.name)?.st_ino;
             dir.rename(
                 &entry.name,
                 &self.records("partial")?,
                 format!("{}.bad", entry.sha256),
             )?;
+            // The other names of the same file are as corrupt. rename(2) between two names of one file leaves both, so
+            // that they would stay, and count twice.
+            for other in dir.entries()? {
+                let (other, _) = other?;
+                if (dir.stat(&other)).is_ok_and(|found| found.st_ino == corrupt) {
+                    existing(dir.remove_file(&other))?;
+                }
+            }
             self.forget(key)?;
         }
         Ok(())
@@ -417,73 +439,4 @@ impl Share {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-    use crate::cache::evict::{evict_blob, remove_blob};
-    use crate::cache::space;
-
-    /// A share with one blob.
-    fn share_with_blob() -> (tempfile::TempDir, Share, String) {
-        let temp = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(temp.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let root = Dir::open(temp.path()).unwrap();
-        let share = Share::open(&root, nix::unistd::geteuid().as_raw(), true).unwrap();
-        let sha256 = "ab".repeat(32);
-        let shelf = share.dir.child("blobs").unwrap();
-        let dir = shelf.make_child("ab", 0o755).unwrap();
-        let dir = dir.make_child(&sha256, 0o755).unwrap();
-        std::fs::write(dir.path().join("job"), "job").unwrap();
-        (temp, share, sha256)
-    }
-
-    #[test]
-    fn blob_whose_lock_an_eviction_holds_is_leased_when_left_and_missed_when_gone() {
-        for left in [true, false] {
-            let (_temp, share, sha256) = share_with_blob();
-            let (evicting, path) = share.open_blob(&sha256, "job").unwrap();
-            assert!(try_exclusive(&evicting).unwrap());
-            let leased = std::thread::scope(|scope| {
-                let start = scope.spawn(|| share.lease_blob(&sha256, "job"));
-                // Over as soon as the other thread has the file open, whatever the order of what follows.
-                while !start.is_finished() && opened(&path) < 2 {
-                    std::thread::yield_now();
-                }
-                if !left {
-                    std::fs::remove_file(&path).unwrap();
-                }
-                evicting.unlock().unwrap();
-                start.join().unwrap()
-            });
-            assert_eq!(leased.is_ok(), left);
-            if left {
-                assert!(!try_exclusive(&evicting).unwrap(), "it has a lease");
-                let removed = remove_blob(&share, &sha256, &InUse::default(), Act::Remove);
-                assert!(!removed.unwrap());
-            }
-        }
-    }
-
-    /// How often this process has a file open.
-    fn opened(path: &std::path::Path) -> usize {
-        let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
-        let targets =
-            descriptors.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
-        targets.filter(|target| target == path).count()
-    }
-
-    #[test]
-    fn blob_used_since_it_was_chosen_is_not_evicted() {
-        let (_temp, share, sha256) = share_with_blob();
-        let mut chosen = space::blobs(&share).unwrap().remove(0);
-        let used = chosen.used;
-        chosen.used -= Duration::from_secs(1);
-        for act in [Act::Count, Act::Remove] {
-            assert!(!evict_blob(&share, &chosen, &InUse::default(), act).unwrap());
-        }
-        chosen.used = used;
-        assert!(evict_blob(&share, &chosen, &InUse::default(), Act::Remove).unwrap());
-        assert!(share.open_blob(&sha256, "job").is_err());
-    }
-}
+mod tests;

@@ -18,6 +18,7 @@ use nix::sys::statvfs::fstatvfs;
 use super::evict::{Recent, evict};
 use super::gc::pex_root_bytes;
 use super::in_use::Unknown;
+use super::repair::existing_folder;
 use super::share::Share;
 use crate::digest;
 
@@ -28,9 +29,11 @@ const POLL: Duration = Duration::from_millis(5);
 /// For how long a count of unpacked pexes holds while fetches make room.
 const COUNT_AGE: Duration = Duration::from_secs(60);
 /// The counter of blobs and partial downloads.
-const CACHED: &str = "held";
+pub(super) const CACHED: &str = "held";
 /// The counter of unpacked pexes.
-const UNPACKED: &str = "unpacked";
+pub(super) const UNPACKED: &str = "unpacked";
+/// The lock of both counters, among the locks.
+pub(super) const LOCK: &str = "space";
 
 /// The bounds of one share.
 #[derive(Debug, Clone, Copy)]
@@ -170,15 +173,12 @@ pub fn release(share: &Share, bytes: u64) -> io::Result<()> {
 /// # Errors
 /// The disk fails.
 pub fn recount(share: &Share) -> io::Result<Held> {
-    let recount = || {
-        let _lock = lock(share)?;
-        let mut held = count(share)?.1;
-        held.unpacked = pex_root_bytes(share).unwrap_or(0);
-        write_counter(share, CACHED, held.cached)?;
-        write_unpacked(share, held.unpacked)?;
-        Ok(held)
-    };
-    share.own_failures(recount())
+    let _lock = lock(share)?;
+    let mut held = count(share)?.1;
+    held.unpacked = pex_root_bytes(share).unwrap_or(0);
+    write_counter(share, CACHED, held.cached)?;
+    write_unpacked(share, held.unpacked)?;
+    Ok(held)
 }
 
 /// Why `keep_free` bytes and `more` would not be free even if all that is `held` were evicted: then nothing is, because
@@ -220,7 +220,7 @@ fn lock(share: &Share) -> io::Result<Option<File>> {
     let dir = share.records("locks")?;
     let began = clock::since_boot();
     loop {
-        if let Some(lock) = share.try_lock(&dir, "space")? {
+        if let Some(lock) = share.try_lock(&dir, LOCK)? {
             return Ok(lock);
         }
         if clock::since_boot().saturating_sub(began) > PATIENCE {
@@ -284,7 +284,9 @@ pub(super) fn count(share: &Share) -> io::Result<(Vec<Stored>, Held)> {
 
 /// What lies in the folder of partial downloads, reservations included (bytes).
 fn partial_bytes(share: &Share) -> io::Result<u64> {
-    let dir = share.records("partial")?;
+    let Some(dir) = share.existing_records("partial")? else {
+        return Ok(0);
+    };
     let mut bytes = 0;
     for entry in dir.entries()? {
         bytes += dir
@@ -299,7 +301,9 @@ fn partial_bytes(share: &Share) -> io::Result<u64> {
 /// # Errors
 /// The disk fails.
 pub fn blobs(share: &Share) -> io::Result<Vec<Stored>> {
-    let root = share.dir().child("blobs")?;
+    let Some(root) = existing_folder(share.dir(), "blobs")? else {
+        return Ok(Vec::new());
+    };
     let mut found = Vec::new();
     for shelf in root.entries()? {
         let start = shelf?.0.to_string_lossy().into_owned();

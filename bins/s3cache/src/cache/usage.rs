@@ -43,22 +43,8 @@ impl Usage {
     /// The disk fails.
     pub fn of(share: &Share) -> io::Result<Self> {
         let mut usage = Self::default();
-        let partial = share.records("partial")?;
-        for entry in partial.entries()? {
-            let (name, is_dir) = entry?;
-            let Ok(found) = partial.stat(&name) else {
-                continue;
-            };
-            if is_dir {
-                continue;
-            }
-            let amount = match PartialKind::of(&name.to_string_lossy()) {
-                PartialKind::Arriving => &mut usage.arriving,
-                PartialKind::Quarantined => &mut usage.quarantined,
-                PartialKind::FailureRecord => &mut usage.failures,
-            };
-            amount.count += 1;
-            amount.bytes += u64::try_from(found.st_size).unwrap_or(0);
+        if let Some(partial) = share.existing_records("partial")? {
+            usage.count_partials(&partial)?;
         }
         for blob in space::blobs(share)? {
             usage.artifacts.count += 1;
@@ -68,6 +54,26 @@ impl Usage {
         let all = whole(share.dir(), 0, &mut HashSet::new());
         usage.other = all.saturating_sub(usage.held());
         Ok(usage)
+    }
+
+    fn count_partials(&mut self, dir: &Dir) -> io::Result<()> {
+        for entry in dir.entries()? {
+            let (name, is_dir) = entry?;
+            let Ok(found) = dir.stat(&name) else {
+                continue;
+            };
+            if is_dir {
+                continue;
+            }
+            let amount = match PartialKind::of(&name.to_string_lossy()) {
+                PartialKind::Arriving => &mut self.arriving,
+                PartialKind::Quarantined => &mut self.quarantined,
+                PartialKind::FailureRecord => &mut self.failures,
+            };
+            amount.count += 1;
+            amount.bytes += u64::try_from(found.st_size).unwrap_or(0);
+        }
+        Ok(())
     }
 
     /// What counts toward `max-size` (bytes), without what cannot be read.

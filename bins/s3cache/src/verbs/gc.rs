@@ -14,6 +14,7 @@ use super::{counted, disk, own_shares};
 use crate::cache::evict::{Act, evict_blob, is_recent, remove_dead_partials};
 use crate::cache::gc::{Candidate, Freed, by_age, sweep};
 use crate::cache::in_use::InUse;
+use crate::cache::repair::repair;
 use crate::cache::usage::Usage;
 use crate::cache::{Share, pex_root, space};
 use crate::settings::Settings;
@@ -36,7 +37,7 @@ pub struct Args {
 /// Collects garbage.
 ///
 /// # Errors
-/// The disk fails (exit 74).
+/// The disk fails (exit 74); the parts of other users are collected all the same.
 pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     let shares = own_shares(settings)?;
     if shares.is_empty() {
@@ -46,25 +47,30 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
         warn!("--total-max-size has no effect unless gc runs as root");
     }
     let mut round = Round::new(args, settings, &shares);
+    let mut failed = None;
+    let mut check = |share: &Share, done: io::Result<()>| {
+        if let Err(error) = done {
+            failed.get_or_insert_with(|| disk(share, error));
+        }
+    };
     for (at, share) in shares.iter().enumerate() {
-        round.sweep(at).map_err(|error| disk(share, error))?;
+        check(share, round.sweep(at));
     }
     round
         .check_keep_free()
         .map_err(|error| disk(&shares[0], error))?;
     for (at, share) in shares.iter().enumerate() {
-        round.make_room(at).map_err(|error| disk(share, error))?;
+        check(share, round.make_room(at));
     }
     let all: Vec<&Share> = shares.iter().collect();
-    for candidate in by_age(&all).map_err(|error| disk(all[0], error))? {
-        let evicted = round.evict(&candidate);
-        evicted.map_err(|error| disk(candidate.share, error))?;
+    for candidate in by_age(&all) {
+        check(candidate.share, round.evict(&candidate));
     }
     for (at, share) in shares.iter().enumerate() {
-        round.finish(at).map_err(|error| disk(share, error))?;
+        check(share, round.finish(at));
         round.report(at)?;
     }
-    Ok(Exit::OK)
+    failed.map_or(Ok(Exit::OK), Err)
 }
 
 /// One collection. What is freed and what is held count the same: artifacts, partial downloads, quarantined blobs,
@@ -151,6 +157,7 @@ impl<'a> Round<'a> {
     fn sweep(&mut self, at: usize) -> io::Result<()> {
         let share = &self.shares[at];
         if self.act == Act::Remove {
+            repair(share);
             share.own_failures(unpack::sweep(share))?;
         }
         self.held[at] = share.own_failures(Usage::of(share))?.held();
@@ -211,7 +218,10 @@ impl<'a> Round<'a> {
         if self.act == Act::Remove {
             let share = &self.shares[at];
             self.freed[at].entries += sweep(share, None, self.act)?.entries;
-            self.held[at] = space::recount(share)?.total();
+            let counted = space::recount(share).map(Some);
+            if let Some(held) = share.own_failures(counted)? {
+                self.held[at] = held.total();
+            }
         }
         Ok(())
     }

@@ -9,10 +9,12 @@ pub mod rm;
 pub mod stats;
 pub mod verify;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use hostkit::dir::Dir;
 use hostkit::{Exit, Failure};
+use tracing::warn;
 
 use crate::cache::{self, Share};
 use crate::settings::Settings;
@@ -23,6 +25,12 @@ use crate::source::Source;
 /// # Errors
 /// There is no such directory (exit 66).
 pub fn all_shares(settings: &Settings) -> Result<Vec<Share>, Failure> {
+    let opened = open_shares(settings)?.into_iter();
+    Ok(opened.filter_map(|(_, share)| share.ok()).collect())
+}
+
+/// The part of each uid, opened or not.
+fn open_shares(settings: &Settings) -> Result<Vec<(u32, io::Result<Share>)>, Failure> {
     let path = &settings.cache_dir;
     let root = Dir::open(path).map_err(|error| {
         Failure::new(
@@ -35,10 +43,8 @@ pub fn all_shares(settings: &Settings) -> Result<Vec<Share>, Failure> {
     let me = nix::unistd::geteuid().as_raw();
     let mut uids = cache::uids(&root);
     uids.sort_by_key(|uid| (*uid != me, *uid));
-    Ok(uids
-        .into_iter()
-        .filter_map(|uid| Share::open(&root, uid, uid == me || me == 0).ok())
-        .collect())
+    let open = |uid| (uid, Share::open(&root, uid, uid == me || me == 0));
+    Ok(uids.into_iter().map(open).collect())
 }
 
 /// The caller's own share, where it is usable.
@@ -47,22 +53,36 @@ pub(crate) fn own_share(settings: &Settings) -> Option<Share> {
     Share::open(&root, nix::unistd::geteuid().as_raw(), true).ok()
 }
 
-/// The caller's own shares: as root, everybody's.
+/// The caller's own shares: as root, those of all users. One that root cannot use is only logged, as it must not keep
+/// root from those of others.
+///
+/// # Errors
+/// There is no cache (exit 66), or the caller's own part of it is not usable (exit 74).
 fn own_shares(settings: &Settings) -> Result<Vec<Share>, Failure> {
     let me = nix::unistd::geteuid();
-    Ok(all_shares(settings)?
-        .into_iter()
-        .filter(|share| me.is_root() || share.uid == me.as_raw())
-        .collect())
+    let mut shares = Vec::new();
+    for (uid, opened) in open_shares(settings)? {
+        match opened {
+            Ok(share) if share.own => shares.push(share),
+            Err(error) if me.is_root() => {
+                warn!(uid, %error, "cannot use this user's part of the cache");
+            }
+            Err(error) if uid == me.as_raw() => {
+                return Err(disk_at(&settings.cache_dir.join(uid.to_string()), error));
+            }
+            _ => {}
+        }
+    }
+    Ok(shares)
 }
 
 /// The failure of reading or writing a share.
-fn disk(share: &Share, error: std::io::Error) -> Failure {
-    Failure::new(
-        Exit::IO,
-        format!("cannot work on {}", share.dir().path().display()),
-    )
-    .because(error)
+fn disk(share: &Share, error: io::Error) -> Failure {
+    disk_at(share.dir().path(), error)
+}
+
+fn disk_at(share: &Path, error: io::Error) -> Failure {
+    Failure::new(Exit::IO, format!("cannot work on {}", share.display())).because(error)
 }
 
 /// All index entries of a share, with their keys; what cannot be read is left out.

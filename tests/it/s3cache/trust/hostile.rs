@@ -1,11 +1,15 @@
 //! What a user might put into its own part of the cache to hurt others: root's gc, those who list, those who take.
 
 use std::fs::File;
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, chown, lchown, symlink};
+use std::path::Path;
+use std::time::Duration;
 
+use hostkit_tests::cache::{age_blobs, age_unpacked, unpack_pex};
 use hostkit_tests::eventually;
 use hostkit_tests::origin::Origin;
 use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, SFlag, mknod};
 
 use super::super::flight::{Run, before_now};
 use super::{ANN, BOB, HASH, Users, bytes, every_file, published, sha256, vouch};
@@ -101,7 +105,7 @@ fn a_part_of_the_cache_full_of_traps_stops_neither_gc_nor_those_who_list() {
     }
     for uid in [0, ANN] {
         let blobs = users.share(uid, "blobs");
-        hostkit_tests::cache::age_blobs(&blobs, std::time::Duration::from_secs(7200));
+        age_blobs(&blobs, Duration::from_secs(7200));
     }
     users.run(0, &["gc", "--max-size=1"]).exits(0);
     assert!(!garbage.exists(), "root's own garbage went");
@@ -111,6 +115,125 @@ fn a_part_of_the_cache_full_of_traps_stops_neither_gc_nor_those_who_list() {
     // Its owner is hurt by nothing but itself.
     let told = users.run(BOB, &["gc"]);
     assert!(!told.stderr.contains("panicked"), "{}", told.stderr);
+}
+
+/// What may stand in place of a file or a folder.
+#[derive(Debug, Clone, Copy)]
+enum Impostor {
+    Fifo,
+    Socket,
+    Symlink,
+    Directory,
+    Nothing,
+}
+
+impl Impostor {
+    fn put(self, at: &Path) {
+        let _ = std::fs::remove_file(at);
+        let _ = std::fs::remove_dir_all(at);
+        match self {
+            Self::Fifo => nix::unistd::mkfifo(at, Mode::S_IRWXU).unwrap(),
+            Self::Socket => mknod(at, SFlag::S_IFSOCK, Mode::S_IRWXU, 0).unwrap(),
+            Self::Symlink => symlink("/dev/zero", at).unwrap(),
+            Self::Directory => std::fs::create_dir_all(at.join("below")).unwrap(),
+            Self::Nothing => return,
+        }
+        lchown(at, Some(ANN), Some(ANN)).unwrap();
+    }
+}
+
+#[test]
+fn impostor_of_file_or_folder_keeps_nothing_from_gc_of_root_and_is_removed() {
+    let Some(users) = Users::new() else { return };
+    let (origin, path, body) = published();
+    let (hash, later, bound) = ("ab".repeat(20), Duration::from_secs(7200), "--max-size=60K");
+    users.run(ANN, &[&origin.url(&path)]).exits(0);
+    let mut locks = every_file(&users.share(ANN, "locks")).into_iter();
+    let key = locks.find_map(|path| {
+        let name = path.file_name()?.to_str()?;
+        name.strip_suffix(".0").map(str::to_owned)
+    });
+    let key = key.unwrap();
+    let shelf = &key[..2];
+    use Impostor::{Directory, Fifo, Nothing, Socket, Symlink};
+    let files = [Fifo, Socket, Symlink, Directory, Nothing];
+    let folders = [Fifo, Socket, Symlink, Nothing];
+    for (place, impostors) in [
+        ("pex-root/.leases/gate", &files[..]),
+        ("pex-root/.leases/other", &files[..]),
+        (&*format!("pex-root/.leases/{hash}"), &files[..]),
+        ("pex-root/.leases", &folders[..]),
+        ("locks/v1/space", &files[..]),
+        (&*format!("locks/v1/{shelf}/{key}.0"), &files[..]),
+        (&*format!("locks/v1/{shelf}"), &folders[..]),
+        ("locks/v1", &folders[..]),
+        ("index/v1/held", &files[..]),
+        ("index/v1/unpacked", &files[..]),
+        (&*format!("index/v1/{shelf}/{key}"), &files[..]),
+        ("index", &folders[..]),
+        (&*format!("partial/v1/{key}.0.data"), &files[..]),
+        (&*format!("partial/v1/{key}.0.record"), &files[..]),
+        (&*format!("partial/v1/{key}.failed"), &files[..]),
+        ("partial/v1", &folders[..]),
+        ("partial", &folders[..]),
+        ("unpacking", &folders[..]),
+        ("blobs", &folders[..]),
+        ("pex-root/unzipped_pexes/9", &folders[..]),
+    ] {
+        for impostor in impostors {
+            let case = format!("{place}: {impostor:?}");
+            for uid in [ANN, BOB] {
+                users.run(uid, &[&origin.url(&path)]).exits(0);
+                age_blobs(&users.share(uid, "blobs"), later);
+            }
+            let unpacked = unpack_pex(&users.share(ANN, "pex-root"), &hash, 100_000);
+            age_unpacked(&users.share(ANN, "pex-root"), later);
+            let place = users.share(ANN, place);
+            impostor.put(&place);
+            let told = users.run(0, &["gc", "--dry-run", "--json", bound]).exits(0);
+            assert!(
+                told.stdout.contains("\"unpacked\":1"),
+                "{case}: {}",
+                told.stdout
+            );
+            users.run(0, &["gc", bound]).exits(0);
+            for uid in [ANN, BOB] {
+                assert_eq!(
+                    every_file(&users.share(uid, "blobs")).len(),
+                    0,
+                    "{case}: {uid}"
+                );
+            }
+            assert!(!unpacked.exists(), "{case}: over the bound, and idle");
+            let (told, copy) = users.get(ANN, &origin.url(&path));
+            assert!(
+                copy == body && !told.stderr.contains("WARN"),
+                "{case}: {}",
+                told.stderr
+            );
+            users.blob(ANN);
+        }
+    }
+}
+
+#[test]
+fn part_that_others_can_write_to_is_reported_by_gc_of_root() {
+    let Some(users) = Users::new() else { return };
+    let (origin, path, _) = published();
+    for uid in [ANN, BOB] {
+        users.run(uid, &[&origin.url(&path)]).exits(0);
+        age_blobs(&users.share(uid, "blobs"), Duration::from_secs(7200));
+    }
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(users.share(ANN, ""), open).unwrap();
+    let told = users.run(0, &["gc", "--max-size=1"]).exits(0);
+    told.says("cannot use this user's part of the cache")
+        .says("uid=20001");
+    assert_eq!(every_file(&users.share(BOB, "blobs")).len(), 0);
+    users
+        .run(ANN, &["gc"])
+        .exits(74)
+        .says("others can write to it");
 }
 
 #[test]

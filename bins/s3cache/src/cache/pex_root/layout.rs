@@ -23,6 +23,7 @@ use nix::sys::stat::FileStat;
 
 use super::info::{self, PexInfo};
 use crate::cache::evict::is_recent;
+use crate::cache::repair::{existing, existing_folder};
 
 /// Folders of what belongs to one pex.
 const PEXES: [&str; 2] = ["unzipped_pexes", "venvs"];
@@ -102,24 +103,16 @@ pub(super) fn written(found: &FileStat) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-/// What was opened; `None` only when it is not there.
-pub(super) fn existing<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
-    match opened {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        opened => opened.map(Some),
-    }
-}
-
 impl Layout {
     /// Reads the root.
     pub(super) fn read(root: &Dir) -> io::Result<Self> {
         let mut layout = Self::default();
         for folder in PEXES.into_iter().chain(PARTS) {
-            if let Some(dir) = existing(root.child(folder))? {
+            if let Some(dir) = existing_folder(root, folder)? {
                 layout.read_folder(&dir, vec![folder.to_owned()])?;
             }
         }
-        if let Some(dir) = existing(root.child("interpreters"))? {
+        if let Some(dir) = existing_folder(root, "interpreters")? {
             layout.read_interpreters(&dir, &["interpreters".to_owned()])?;
         }
         Ok(layout)
