@@ -150,6 +150,12 @@ impl Host {
         hostkit_tests::cache::age_blobs(&self.share().join("blobs"), earlier);
     }
 
+    /// The same of what is unpacked.
+    fn age_unpacked(&self) {
+        let earlier = std::time::Duration::from_secs(7200);
+        hostkit_tests::cache::age_unpacked(&self.pex_root(), earlier);
+    }
+
     /// Uploads a file to an S3 server.
     fn upload(&self, s3: &S3, name: &str, data: &[u8], to: &str) {
         let file = self.directory.child(name);

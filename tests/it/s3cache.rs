@@ -150,6 +150,12 @@ impl Host {
         hostkit_tests::cache::age_blobs(&self.cache().join(blobs), Duration::from_secs(7200));
     }
 
+    /// The same of what is unpacked.
+    fn age_unpacked(&self) {
+        let root = format!("{}/pex-root", nix::unistd::geteuid());
+        hostkit_tests::cache::age_unpacked(&self.cache().join(root), Duration::from_secs(7200));
+    }
+
     /// Starts the binary; what it says goes to `/dev/null`.
     fn start<I>(&self, args: I) -> Running
     where

@@ -88,6 +88,7 @@ fn a_pex_root_is_not_pruned_below_a_pex_that_runs() {
     let unpacked = host.pex_root().join("unpacked");
     std::fs::create_dir(&unpacked).unwrap();
     std::fs::write(unpacked.join("file"), vec![0; 4096]).unwrap();
+    host.age_unpacked();
     host.s3cache(&["gc", "--max-size", "0"]).exits(0);
     assert!(unpacked.exists());
     end(running);

@@ -1,11 +1,12 @@
 //! Unpacked pexes share the bound of the cache: those that do not run go, the one that runs stays whole.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::Stdio;
 
 use hostkit_tests::eightball::{Pex, build_pex, vary_pex};
-use hostkit_tests::{Running, or_skip};
+use hostkit_tests::{Running, eventually, old_bin, or_skip};
 
 use super::{HASH, Host, OTHER, pex};
 
@@ -64,6 +65,7 @@ fn sleeping_pex_survives(kind: Pex, code: &str) {
     let artifacts = bytes(&host.share().join("blobs"));
     // Any of them may go, if gc thinks so.
     host.age_blobs();
+    host.age_unpacked();
     let max = (artifacts + alone + 100_000).to_string();
     host.s3cache(&["gc", "--keep-free=0", "--max-size", &max])
         .exits(0);
@@ -75,6 +77,7 @@ fn sleeping_pex_survives(kind: Pex, code: &str) {
     assert!(bytes(&host.pex_root()) < alone + 100_000, "{kind:?}");
     // What was removed unpacks itself again.
     host.pexrun(["--warm", "job3", OTHER]).exits(0);
+    host.age_unpacked();
     host.s3cache(&["gc", "--max-size=0"]).exits(0);
     assert_eq!(names(&host, "unzipped_pexes"), mine);
     running.0.stdin.take().unwrap().write_all(b"\n").unwrap();
@@ -103,6 +106,72 @@ fn sleeping_pex_that_closed_its_lease_keeps_running_while_others_are_pruned() {
     sleeping_pex_survives(Pex::Venv, CLOSES);
 }
 
+/// A daemon that closes what it inherited and shows nothing of where it runs from.
+const HIDES: &str = "import os, sys; os.closerange(3, 256); os.environ['PYTHONPATH'] = ':'.join(sys.path); \
+    os.execv(sys.executable, [sys.executable, '-c', os.environ['SLEEPS']])";
+
+#[test]
+fn pex_without_lease_and_name_keeps_its_files_for_an_hour_after_its_start() {
+    let host = Host::new();
+    let built = host.path("built");
+    let Some(()) = or_skip("pex", build_pex(&built, Pex::WithSix)) else {
+        return;
+    };
+    vary_pex(&built, &host.path("repo").join(pex("ball", HASH)), "hides").unwrap();
+    let mut command = host.command(["ball", HASH, "-c", HIDES]);
+    command.env("PEX_INTERPRETER", "1").env("SLEEPS", SLEEPS);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut running = Running(command.spawn().unwrap());
+    let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "runs\n");
+    let before = bytes(&host.pex_root());
+    host.s3cache(&["gc", "--max-size=0"]).exits(0);
+    assert_eq!(bytes(&host.pex_root()), before);
+    running.0.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "six\n", "it still imports");
+    host.age_unpacked();
+    host.s3cache(&["gc", "--max-size=0"]).exits(0);
+    assert!(bytes(&host.pex_root()) < 1000, "nothing runs: all goes");
+}
+
+/// It holds a lock on the whole root, and goes on without one when a removal has it.
+#[test]
+fn pex_that_old_release_started_without_lock_unpacks_itself_beside_gc() {
+    let Some(old) = or_skip("an old pexrun", old_bin("pexrun")) else {
+        return;
+    };
+    let host = Host::new();
+    let built = host.path("built");
+    let Some(()) = or_skip("pex", build_pex(&built, Pex::WithSix)) else {
+        return;
+    };
+    let build = host.path("repo").join(pex("ball", HASH));
+    vary_pex(&built, &build, "old").unwrap();
+    host.s3cache(&[&format!("file://{}", build.display())])
+        .exits(0);
+    let removal = File::open(host.pex_root()).unwrap();
+    removal.lock().unwrap();
+    let mut command = host.program(old);
+    command.args(["--warm", "ball", HASH]);
+    let mut starting = Running(command.spawn().unwrap());
+    eventually("it unpacks", || {
+        std::fs::read_dir(host.pex_root()).unwrap().next().is_some()
+    });
+    drop(removal);
+    let code = loop {
+        if let Some(status) = starting.0.try_wait().unwrap() {
+            break status.code();
+        }
+        host.s3cache(&["gc", "--max-size=0"]).exits(0);
+    };
+    assert_eq!(code, Some(0));
+    assert_eq!(names(&host, "unzipped_pexes").len(), 1);
+}
+
 /// What the cache holds, as `stats` says: all that counts toward the bound, and unpacked pexes of it.
 fn stats(host: &Host) -> (u64, u64) {
     let stats = json(host, &["stats", "--json"]);
@@ -125,6 +194,7 @@ fn three_unpacked(seed: &str) -> Option<Host> {
         vary_pex(&built, &build, &format!("{seed} {job}")).unwrap();
         host.pexrun(["--warm", &job, OTHER]).exits(0);
     }
+    host.age_unpacked();
     Some(host)
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use hostkit_tests::cache::unpack_pex;
 use hostkit_tests::origin::Origin;
 use serde_json::Value;
 
@@ -191,6 +192,107 @@ fn unpacked_pexes_count_toward_the_bound_of_fetches_and_go_before_artifacts() {
     assert!(!told.exits(0).stderr.contains("WARN"));
     assert!(!unpacked.exists());
     assert_eq!(number(&json(&host, &["stats", "--json"]), "bytes"), 2 * MB);
+}
+
+/// Two hours ago counts as long ago, now as just used.
+#[test]
+fn what_was_just_used_goes_after_what_was_not_and_only_where_fetch_would_fail() {
+    const LONG_AGO: bool = true;
+    const NOW: bool = false;
+    let hash = "ab".repeat(20);
+    for (pex, artifact, args, pex_stays, artifact_stays, cached) in [
+        (
+            LONG_AGO,
+            LONG_AGO,
+            &["--copy-to=out"][..],
+            false,
+            true,
+            true,
+        ),
+        (NOW, LONG_AGO, &["--copy-to=out"], true, false, true),
+        (NOW, NOW, &["--copy-to=out"], true, true, false),
+        (LONG_AGO, NOW, &["--copy-to=out"], false, true, true),
+        (NOW, LONG_AGO, &[], true, false, true),
+        (NOW, NOW, &[], false, true, true),
+    ] {
+        let case = format!("{pex} {artifact} {args:?}");
+        let (host, origin) = (Host::new(), Origin::start());
+        for n in 1..3 {
+            origin.put(&format!("/a-1.{n}"), bytes(MB as usize, n));
+        }
+        let (old, new) = (origin.url("/a-1.1"), origin.url("/a-1.2"));
+        let old = host.s3cache([&old]).exits(0).stdout;
+        let unpacked = unpack_pex(&share(&host, "pex-root"), &hash, MB as usize);
+        host.s3cache(["gc"]).exits(0);
+        if pex == LONG_AGO {
+            host.age_unpacked();
+        }
+        if artifact == LONG_AGO {
+            host.age_blobs();
+        }
+        host.s3cache([&[&*new, "--max-size=2200K"], args].concat())
+            .exits(0);
+        assert_eq!(unpacked.exists(), pex_stays, "{case}");
+        assert_eq!(Path::new(old.trim()).exists(), artifact_stays, "{case}");
+        host.s3cache([&*new, "--offline", "--copy-to=out"])
+            .exits(if cached { 0 } else { 69 });
+    }
+}
+
+#[test]
+fn gc_takes_unpacked_pex_that_was_not_started_for_an_hour_or_max_age() {
+    let hash = "ab".repeat(20);
+    let minutes = |n: u64| Duration::from_secs(n * 60);
+    for (started, args, left) in [
+        (minutes(1), &["--max-size=1K"][..], true),
+        (minutes(70), &["--max-size=1K"], false),
+        (minutes(1), &["--max-size=1K", "--max-age=0"], false),
+        (minutes(20), &["--max-size=1K", "--max-age=30m"], true),
+        (minutes(40), &["--max-size=1K", "--max-age=30m"], false),
+        (minutes(70), &["--max-size=1K", "--max-age=2h"], false),
+        // Its age alone is no reason.
+        (minutes(70), &["--max-age=0"], true),
+    ] {
+        let host = Host::new();
+        host.s3cache(["gc"]).exits(66);
+        let origin = Origin::start();
+        origin.put("/a-1.1", "a");
+        host.s3cache([&origin.url("/a-1.1")]).exits(0);
+        let unpacked = unpack_pex(&share(&host, "pex-root"), &hash, 5000);
+        hostkit_tests::cache::age_unpacked(&share(&host, "pex-root"), started);
+        let told = json(&host, &[&["gc", "--json", "--dry-run"], args].concat());
+        let done = json(&host, &[&["gc", "--json"], args].concat());
+        for told in [told, done] {
+            assert_eq!(number(&told, "unpacked"), u64::from(!left), "{args:?}");
+        }
+        assert_eq!(unpacked.exists(), left, "{started:?} {args:?}");
+    }
+}
+
+#[test]
+fn what_was_unpacked_since_the_last_count_is_counted_before_an_artifact_goes() {
+    let (host, origin) = (Host::new(), Origin::start());
+    for n in 1..4 {
+        origin.put(&format!("/a-1.{n}"), bytes(MB as usize, n));
+    }
+    let get = |n: u64, max: &str| {
+        let max = format!("--max-size={max}");
+        host.s3cache([&*origin.url(&format!("/a-1.{n}")), "--copy-to=out", &max])
+            .exits(0);
+        host.age_blobs();
+    };
+    get(1, "10M");
+    get(2, "10M");
+    // Now the counter says that nothing is unpacked, and the blobs alone are over the bound of the next fetch.
+    host.s3cache(["gc"]).exits(0);
+    let unpacked = ["ab", "cd"]
+        .map(|hash| unpack_pex(&share(&host, "pex-root"), &hash.repeat(20), 2 * MB as usize));
+    host.age_unpacked();
+    get(3, "2500K");
+    assert_eq!(unpacked.map(|path| path.exists()), [false; 2]);
+    let stats = json(&host, &["stats", "--json"]);
+    assert_eq!(number(&stats, "blobs"), 2, "{stats}");
+    assert!(number(&stats, "held_bytes") <= 2500 << 10, "{stats}");
 }
 
 #[test]

@@ -11,17 +11,16 @@ use hostkit::dir::try_exclusive;
 use nix::errno::Errno;
 use tracing::info;
 
-use super::gc::pex_root_bytes;
 use super::in_use::InUse;
 use super::pex_root;
 use super::repair::existing_file;
 use super::share::Share;
-use super::space::{Bounds, Held, Stored, free, stored, write_unpacked};
+use super::space::{Bounds, Held, Stored, count_unpacked, free, stored};
 
 /// With more blobs than this an eviction goes a sixteenth below the bound, so that the next fetches need none.
 const MANY: usize = 256;
 /// What was used within this time is recent: the program that was started from it may still be loading from it.
-const RECENT: Duration = Duration::from_secs(3600);
+pub const RECENT: Duration = Duration::from_secs(3600);
 
 /// Whether something is removed, or only counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +31,7 @@ pub enum Act {
     Count,
 }
 
-/// What an eviction does with blobs that were used within the last hour.
+/// What an eviction does with blobs and unpacked pexes that were used within the last hour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recent {
     /// They stay: the fetch that needs room can go past the cache.
@@ -51,13 +50,18 @@ impl Recent {
     }
 }
 
-/// Whether something used at `used` counts as recently used. A time further in the future says nothing: the clock was
-/// set back.
+/// Whether something used at `used` counts as recently used.
 #[must_use]
 pub fn is_recent(used: SystemTime, now: SystemTime) -> bool {
+    is_within(RECENT, used, now)
+}
+
+/// Whether `used` is less than `span` before `now`. A time further in the future says nothing: the clock was set back.
+#[must_use]
+pub fn is_within(span: Duration, used: SystemTime, now: SystemTime) -> bool {
     now.duration_since(used)
         .unwrap_or_else(|ahead| ahead.duration())
-        < RECENT
+        < span
 }
 
 /// Evicts until `more` bytes fit within the bounds, or nothing is left to evict. `blobs` and `held` are what was just
@@ -81,36 +85,43 @@ pub(super) fn evict(
         Ok::<_, io::Error>(most <= bounds.max_size && room)
     };
     let (in_use, now) = (InUse::default(), clock::now());
-    // Unpacked pexes come back without the network, so they go first.
-    while held.unpacked > 0 && !fits(held.total(), 0)? {
-        let enough = |freed| fits(held.total().saturating_sub(freed), 0);
-        let pruned = pex_root::prune(share, &in_use, Act::Remove, enough)?;
-        if pruned.bytes == 0 {
-            break;
+    let prune = |held: &mut Held, spare: Duration| -> io::Result<()> {
+        let all = held.total();
+        if held.unpacked == 0 || fits(all, 0)? {
+            return Ok(());
         }
-        // Counted again: what was known of them may have been a minute old.
-        held.unpacked = pex_root_bytes(share).unwrap_or(0);
-        write_unpacked(share, held.unpacked)?;
-    }
+        let enough = |freed| fits(all.saturating_sub(freed), 0);
+        if pex_root::prune(share, &in_use, Act::Remove, spare, enough)?.bytes > 0 {
+            held.unpacked = count_unpacked(share)?;
+        }
+        Ok(())
+    };
+    let evict_blobs = |held: &mut Held, blobs: Vec<Stored>, slack: u64| -> io::Result<()> {
+        for blob in blobs {
+            if fits(held.total(), slack)? {
+                break;
+            }
+            let removed = match evict_blob(share, &blob, &in_use, Act::Remove) {
+                // gc may be going on.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+                other => other?,
+            };
+            if removed {
+                info!(sha256 = blob.sha256, bytes = blob.size, "evicted");
+                held.cached = held.cached.saturating_sub(blob.size);
+            }
+        }
+        Ok(())
+    };
     blobs.sort_by_key(|blob| blob.used);
-    for blob in blobs {
-        let recent = is_recent(blob.used, now);
+    let (recent, others) = (blobs.into_iter()).partition(|blob| is_recent(blob.used, now));
+    // Unpacked pexes come back without the network, so they go first.
+    prune(&mut held, RECENT)?;
+    evict_blobs(&mut held, others, slack)?;
+    if bounds.recent == Recent::Evict {
+        prune(&mut held, Duration::ZERO)?;
         // Room for the fetches to come is not worth what was just used.
-        if fits(held.total(), if recent { 0 } else { slack })? {
-            break;
-        }
-        if recent && bounds.recent == Recent::Keep {
-            continue;
-        }
-        let removed = match evict_blob(share, &blob, &in_use, Act::Remove) {
-            // gc may be going on.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-            other => other?,
-        };
-        if removed {
-            info!(sha256 = blob.sha256, bytes = blob.size, "evicted");
-            held.cached = held.cached.saturating_sub(blob.size);
-        }
+        evict_blobs(&mut held, recent, 0)?;
     }
     Ok(held)
 }

@@ -26,7 +26,7 @@ use tracing::info;
 use self::info::PexInfo;
 use self::layout::{Layout, UnpackedPex, is_hash, written};
 use self::removal::Removal;
-use super::evict::Act;
+use super::evict::{Act, is_within};
 use super::gc::bytes_of;
 use super::in_use::InUse;
 use super::repair::{existing_file, existing_folder};
@@ -46,6 +46,9 @@ const PRUNE_PATIENCE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(5);
 /// A pex that no lease tells of is left alone for so long after its last start.
 const UNLEASED_AGE: Duration = Duration::from_secs(24 * 3600);
+/// A directory to which a pex that took no lease is unpacking is left alone for so long after it was last written, even
+/// when nothing else is spared.
+const WORK_SPAN: Duration = Duration::from_secs(5 * 60);
 
 /// Takes the lease of a build that is about to run: what it unpacks, or has unpacked before, stays for as long as the
 /// files returned are open. `sha256` is the digest of the build, `file` the build itself.
@@ -98,8 +101,9 @@ pub struct Pruned {
     pub bytes: u64,
 }
 
-/// Removes unpacked pexes of a share that do not run, the least recently started first, and the parts that no other pex
-/// needs, until `enough` says so of the bytes freed.
+/// Removes unpacked pexes of a share that do not run and were last started at least `spare` ago, the least recently
+/// started first, and the parts that no other pex needs, until `enough` says so of the bytes freed. `spare` is for
+/// programs that gave up their lease and are named by nothing that processes show.
 ///
 /// # Errors
 /// As unlinkat(2), and what `enough` returns.
@@ -107,6 +111,7 @@ pub fn prune(
     share: &Share,
     in_use: &InUse,
     act: Act,
+    spare: Duration,
     enough: impl Fn(u64) -> io::Result<bool>,
 ) -> io::Result<Pruned> {
     let Ok(root) = share.dir().child("pex-root") else {
@@ -120,7 +125,8 @@ pub fn prune(
         return Ok(Pruned::default());
     };
     let leases = Leases::read(&root)?;
-    let mut layout = Layout::read(&root)?;
+    let work_span = spare.max(WORK_SPAN);
+    let mut layout = Layout::read(&root, work_span)?;
     let (mut pexes, mut removal) = (0, Removal::new(&root, act));
     for place in std::mem::take(&mut layout.trash) {
         removal.remove(&place)?;
@@ -139,10 +145,11 @@ pub fn prune(
             continue;
         }
         let used = used(&layout, &leases, |name| named.contains_key(name));
-        let free = layout
-            .pexes
-            .iter()
-            .filter(|pex| leases.are_free(pex, closed.idle) && !used.contains(pex.hash.as_str()));
+        let free = layout.pexes.iter().filter(|pex| {
+            leases.are_free(pex, closed.idle, spare)
+                && !used.contains(pex.hash.as_str())
+                && !layout.unpacking.contains(&pex.hash)
+        });
         let oldest = free.min_by_key(|pex| leases.last_start(pex));
         let Some(hash) = oldest.map(|pex| pex.hash.clone()) else {
             break;
@@ -156,11 +163,11 @@ pub fn prune(
         }
     }
     // What pexes share besides, such as what they know of interpreters, or what another layout has.
-    let idle = closed.idle && layout.pexes.is_empty() && leases.are_all_free();
+    let idle = closed.idle && layout.pexes.is_empty() && leases.are_all_free(spare);
     if idle && !enough(removal.freed)? {
-        removal.remove_rest()?;
+        removal.remove_rest(work_span)?;
     }
-    let bytes = removal.freed + leases.forget(&root, &layout, act);
+    let bytes = removal.freed + leases.forget(&root, &layout, act, spare);
     Ok(Pruned { pexes, bytes })
 }
 
@@ -229,7 +236,7 @@ struct Leases {
     running: HashSet<String>,
     /// Whether something runs of which the hash is not known.
     unknown: bool,
-    /// The last start of each pex, by its hash.
+    /// The last start of each pex, by its hash, and of those without one.
     started: HashMap<String, SystemTime>,
     /// The files of leases that are free, and their hashes.
     free: Vec<(String, String)>,
@@ -261,6 +268,10 @@ impl Leases {
                 (true, _) => leases.free.push((name.to_owned(), hash.clone())),
             }
             if let Ok(found) = dir.stat(name) {
+                let hash = match is_hash(&hash) {
+                    true => hash,
+                    false => NO_HASH.to_owned(),
+                };
                 let last = leases.started.entry(hash).or_insert(SystemTime::UNIX_EPOCH);
                 *last = (*last).max(written(&found));
             }
@@ -268,8 +279,13 @@ impl Leases {
         Ok(leases)
     }
 
-    fn are_all_free(&self) -> bool {
-        self.running.is_empty() && !self.unknown
+    /// Whether nothing runs, and nothing was started within `spare`.
+    fn are_all_free(&self, spare: Duration) -> bool {
+        let now = clock::now();
+        let mut starts = self.started.values();
+        self.running.is_empty()
+            && !self.unknown
+            && !starts.any(|start| is_within(spare, *start, now))
     }
 
     fn last_start(&self, pex: &UnpackedPex) -> SystemTime {
@@ -277,27 +293,36 @@ impl Leases {
         leased.map_or(pex.used, |leased| leased.max(pex.used))
     }
 
-    /// Whether no lease protects a pex. Where no lease tells of it, an earlier release may have started it: it is left
-    /// alone for a while, unless nothing runs at all.
-    fn are_free(&self, pex: &UnpackedPex, idle: bool) -> bool {
-        if self.unknown || self.running.contains(&pex.hash) {
+    /// Whether no lease protects a pex, and its last start was at least `spare` ago. Where no lease tells of it, an
+    /// earlier release may have started it: it is left alone for a while, unless nothing runs at all.
+    fn are_free(&self, pex: &UnpackedPex, idle: bool, spare: Duration) -> bool {
+        let (started, now) = (self.last_start(pex), clock::now());
+        let is_recent = |start: &SystemTime| is_within(spare, *start, now);
+        // It may be the one that has no hash in its lease.
+        let recent = is_recent(&started) || self.started.get(NO_HASH).is_some_and(is_recent);
+        if recent || self.unknown || self.running.contains(&pex.hash) {
             return false;
         }
-        let age = clock::now().duration_since(self.last_start(pex));
+        let age = now.duration_since(started);
         idle || self.started.contains_key(&pex.hash) || age.is_ok_and(|age| age > UNLEASED_AGE)
     }
 
-    /// Removes the files of free leases on pexes that are gone; returns the bytes freed.
-    fn forget(&self, root: &Dir, layout: &Layout, act: Act) -> u64 {
+    /// Removes the files of free leases on pexes that are gone, but not before their last start was `spare` ago; returns
+    /// the bytes freed.
+    fn forget(&self, root: &Dir, layout: &Layout, act: Act, spare: Duration) -> u64 {
         let Ok(dir) = root.child(LEASES) else {
             return 0;
         };
-        let mut freed = 0;
+        let (mut freed, now) = (0, clock::now());
         for (name, hash) in &self.free {
             if layout.pexes.iter().any(|pex| pex.hash == *hash) {
                 continue;
             }
-            let bytes = dir.stat(name).map_or(0, |found| bytes_of(&found));
+            let Ok(found) = dir.stat(name) else { continue };
+            if is_within(spare, written(&found), now) {
+                continue;
+            }
+            let bytes = bytes_of(&found);
             // Left behind it costs a file of 40 bytes.
             if act == Act::Count || dir.remove_file(name).is_ok() {
                 freed += bytes;
@@ -306,3 +331,6 @@ impl Leases {
         freed
     }
 }
+
+#[cfg(test)]
+mod tests;

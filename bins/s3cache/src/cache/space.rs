@@ -2,7 +2,7 @@
 //!
 //! The amount in use is a counter beside the index, and another one for unpacked pexes; only when they say "full" is
 //! anything read, so that a fetch into a cache of 100,000 artifacts costs what one into an empty cache does. What pexes
-//! unpack between two counts is not known to the counter.
+//! unpack between two counts is not known to the counter; before something is evicted, all is counted.
 
 use std::fs::File;
 use std::io;
@@ -26,8 +26,6 @@ use crate::digest;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the lock is tried until then.
 const POLL: Duration = Duration::from_millis(5);
-/// For how long a count of unpacked pexes holds while fetches make room.
-const COUNT_AGE: Duration = Duration::from_secs(60);
 /// The counter of blobs and partial downloads.
 pub(super) const CACHED: &str = "held";
 /// The counter of unpacked pexes.
@@ -174,10 +172,8 @@ pub fn release(share: &Share, bytes: u64) -> io::Result<()> {
 /// The disk fails.
 pub fn recount(share: &Share) -> io::Result<Held> {
     let _lock = lock(share)?;
-    let mut held = count(share)?.1;
-    held.unpacked = pex_root_bytes(share).unwrap_or(0);
+    let held = count(share)?.1;
     write_counter(share, CACHED, held.cached)?;
-    write_unpacked(share, held.unpacked)?;
     Ok(held)
 }
 
@@ -238,25 +234,10 @@ fn read_counter(share: &Share, name: &str) -> Option<u64> {
     std::str::from_utf8(&bytes).ok()?.trim().parse().ok()
 }
 
-/// Writes down what unpacked pexes hold, until they are counted again.
-pub(super) fn write_unpacked(share: &Share, bytes: u64) -> io::Result<()> {
-    write_counter(share, UNPACKED, bytes)
-}
-
-/// What unpacked pexes hold: a walk over thousands of files, so that a count of a minute ago will do.
-fn unpacked(share: &Share) -> io::Result<u64> {
-    let counted = share.records("index")?.stat(UNPACKED);
-    let recently = counted.is_ok_and(|found| {
-        let seconds = u64::try_from(found.st_mtime).unwrap_or(0);
-        let age =
-            clock::now().duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-        age.is_ok_and(|age| age < COUNT_AGE)
-    });
-    if recently && let Some(bytes) = read_counter(share, UNPACKED) {
-        return Ok(bytes);
-    }
+/// What unpacked pexes hold, counted by a walk over them and written down for the fetches to come (bytes).
+pub(super) fn count_unpacked(share: &Share) -> io::Result<u64> {
     let bytes = pex_root_bytes(share).unwrap_or(0);
-    write_unpacked(share, bytes)?;
+    write_counter(share, UNPACKED, bytes)?;
     Ok(bytes)
 }
 
@@ -277,7 +258,7 @@ pub(super) fn count(share: &Share) -> io::Result<(Vec<Stored>, Held)> {
     let blobs = blobs(share)?;
     let held = Held {
         cached: partial + blobs.iter().map(|blob| blob.size).sum::<u64>(),
-        unpacked: unpacked(share)?,
+        unpacked: count_unpacked(share)?,
     };
     Ok((blobs, held))
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use tracing::warn;
 
 use super::{counted, disk, own_shares};
-use crate::cache::evict::{Act, evict_blob, is_recent, remove_dead_partials};
+use crate::cache::evict::{Act, RECENT, evict_blob, is_recent, remove_dead_partials};
 use crate::cache::gc::{Candidate, Freed, by_age, sweep};
 use crate::cache::in_use::InUse;
 use crate::cache::repair::repair;
@@ -23,7 +23,8 @@ use crate::unpack;
 /// Flags of `s3cache gc`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Also remove artifacts that were not used for so long, even those of the last hour
+    /// Also remove artifacts that were not used for so long, even those of the last hour; less than 1h also shortens
+    /// the hour after their start for which unpacked pexes stay
     #[arg(long, value_name = "DUR", value_parser = duration)]
     max_age: Option<Duration>,
     /// Say what would be removed, and change nothing
@@ -182,8 +183,9 @@ impl<'a> Round<'a> {
             }
             self.count(at, bytes);
         }
+        let spare = self.args.max_age.map_or(RECENT, |max| max.min(RECENT));
         let enough = |freed| Ok(!self.is_over(at, freed)?);
-        let pruned = pex_root::prune(share, &self.in_use, self.act, enough);
+        let pruned = pex_root::prune(share, &self.in_use, self.act, spare, enough);
         let pruned = share.own_failures(pruned)?;
         self.freed[at].pexes += pruned.pexes;
         self.count(at, pruned.bytes);

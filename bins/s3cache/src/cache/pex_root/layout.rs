@@ -22,7 +22,7 @@ use hostkit::dir::Dir;
 use nix::sys::stat::FileStat;
 
 use super::info::{self, PexInfo};
-use crate::cache::evict::is_recent;
+use crate::cache::evict::is_within;
 use crate::cache::repair::{existing, existing_folder};
 
 /// Folders of what belongs to one pex.
@@ -37,7 +37,7 @@ const INTERPRETER_LIMIT: u64 = 1 << 20;
 const INTERPRETER_DEPTH: usize = 5;
 /// How the name of a directory ends that is being removed: renamed first, so that no pex finds half of it.
 pub(super) const TRASH: &str = ".hostkit-trash";
-/// How the name of a directory ends that a pex is unpacking to.
+/// How the name of a directory ends that a pex is unpacking to; it gets its own name when it is finished.
 const WORK: &str = ".work";
 /// One that was last written before this time is nobody's any more.
 const WORK_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -52,6 +52,19 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The names of the directories down to it, its own the last.
+    fn path(&self) -> Vec<String> {
+        [self.parents.as_slice(), std::slice::from_ref(&self.name)].concat()
+    }
+
+    /// A directory in it.
+    fn child(&self, name: &str) -> Self {
+        Self {
+            parents: self.path(),
+            name: name.to_owned(),
+        }
+    }
+
     /// Opens the directory that holds it.
     pub(super) fn parent(&self, root: &Dir) -> io::Result<Dir> {
         let mut dir = root.child(".")?;
@@ -88,8 +101,10 @@ pub(super) struct Layout {
     interpreters: Vec<(Place, HashSet<String>)>,
     /// What an earlier run did not finish to remove.
     pub(super) trash: Vec<Place>,
-    /// Whether a pex is unpacking itself at this moment.
-    unpacking: bool,
+    /// A directory that was written within this time is still being unpacked to.
+    work_span: Duration,
+    /// The hashes of what is being unpacked: pexes, and parts of them.
+    pub(super) unpacking: HashSet<String>,
 }
 
 /// Whether a name is a hash as pex writes them.
@@ -103,19 +118,51 @@ pub(super) fn written(found: &FileStat) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
+/// Whether a name is that of a directory that a pex is unpacking to. pex puts a digest in place of what a file name has
+/// no room for.
+pub(super) fn is_work(name: &str) -> bool {
+    let shortened = name.rsplit_once("...");
+    name.ends_with(WORK) || shortened.is_some_and(|(_, digest)| is_hash(digest))
+}
+
 impl Layout {
-    /// Reads the root.
-    pub(super) fn read(root: &Dir) -> io::Result<Self> {
-        let mut layout = Self::default();
+    /// Reads the root. Pexes that took no lease may be unpacking themselves meanwhile: what is renamed or gone when its
+    /// turn comes is left out. A directory that was written within `work_span` is still being unpacked to.
+    pub(super) fn read(root: &Dir, work_span: Duration) -> io::Result<Self> {
+        let mut layout = Self {
+            work_span,
+            ..Self::default()
+        };
         for folder in PEXES.into_iter().chain(PARTS) {
             if let Some(dir) = existing_folder(root, folder)? {
-                layout.read_folder(&dir, vec![folder.to_owned()])?;
+                existing(layout.read_folder(&dir, vec![folder.to_owned()]))?;
             }
         }
         if let Some(dir) = existing_folder(root, "interpreters")? {
-            layout.read_interpreters(&dir, &["interpreters".to_owned()])?;
+            existing(layout.read_interpreters(&dir, &["interpreters".to_owned()]))?;
         }
         Ok(layout)
+    }
+
+    /// Notes a directory that is being unpacked to, or that a killed pex or removal has left; says whether it is one.
+    /// `hash` is that of the pex or part which it is for.
+    fn is_unfinished(&mut self, dir: &Dir, place: &Place, hash: Option<String>) -> bool {
+        if place.name.ends_with(TRASH) {
+            self.trash.push(place.clone());
+            return true;
+        }
+        if !is_work(&place.name) {
+            return false;
+        }
+        if let Ok(found) = dir.stat(&place.name) {
+            let (written, now) = (written(&found), clock::now());
+            if is_within(self.work_span, written, now) {
+                self.unpacking.insert(hash.unwrap_or_default());
+            } else if now.duration_since(written).is_ok_and(|age| age > WORK_AGE) {
+                self.trash.push(place.clone());
+            }
+        }
+        true
     }
 
     fn read_folder(&mut self, dir: &Dir, parents: Vec<String>) -> io::Result<()> {
@@ -128,31 +175,25 @@ impl Layout {
                 parents: parents.clone(),
                 name: name.to_owned(),
             };
-            if name.ends_with(TRASH) {
-                self.trash.push(place);
-            } else if name.ends_with(WORK) {
-                // An old one is what a killed pex left.
-                let Ok(found) = dir.stat(name) else { continue };
-                let (written, now) = (written(&found), clock::now());
-                self.unpacking |= is_recent(written, now);
-                if now.duration_since(written).is_ok_and(|age| age > WORK_AGE) {
-                    self.trash.push(place);
-                }
-            } else if is_hash(name) {
-                let Some(child) = existing(dir.child(name))? else {
-                    continue;
-                };
-                if PEXES.contains(&parents[0].as_str()) {
-                    self.read_pex(&child, place)?;
-                } else {
-                    self.read_part(&child, place)?;
+            if self.is_unfinished(dir, &place, hashes(name.as_bytes()).next()) {
+                continue;
+            }
+            let Some(child) = existing(dir.child(name))? else {
+                continue;
+            };
+            let read = if is_hash(name) {
+                match PEXES.contains(&parents[0].as_str()) {
+                    true => self.read_pex(&child, place),
+                    false => self.read_part(&child, place),
                 }
             } else if name == "s" && parents[0] == "venvs" {
-                self.read_shorts(&dir.child(name)?, parents.clone())?;
+                self.read_shorts(&child, &place.path())
             } else if parents.len() == 1 && name.bytes().all(|byte| byte.is_ascii_digit()) {
-                let parents = vec![parents[0].clone(), name.to_owned()];
-                self.read_folder(&dir.child(name)?, parents)?;
-            }
+                self.read_folder(&child, place.path())
+            } else {
+                Ok(())
+            };
+            existing(read)?;
         }
         Ok(())
     }
@@ -162,7 +203,10 @@ impl Layout {
         if place.parents[0] == "venvs" {
             for entry in dir.entries()? {
                 let (name, is_dir) = entry?;
-                if is_dir {
+                let Some(name) = name.to_str().filter(|_| is_dir) else {
+                    continue;
+                };
+                if !self.is_unfinished(dir, &place.child(name), Some(place.name.clone())) {
                     dirs.extend(existing(dir.child(name))?);
                 }
             }
@@ -210,8 +254,10 @@ impl Layout {
         if place.parents[0] == "installed_wheels" {
             for entry in dir.entries()? {
                 let (name, is_dir) = entry?;
-                if !is_dir && let Ok(target) = nix::fcntl::readlinkat(dir.as_fd(), name.as_os_str())
-                {
+                if is_dir {
+                    let name = name.to_string_lossy();
+                    self.is_unfinished(dir, &place.child(&name), Some(place.name.clone()));
+                } else if let Ok(target) = nix::fcntl::readlinkat(dir.as_fd(), name.as_os_str()) {
                     let aliases = self.aliases.entry(place.name.clone()).or_default();
                     aliases.extend(hashes(target.as_bytes()));
                 }
@@ -227,26 +273,26 @@ impl Layout {
             let Some(name) = name.to_str().filter(|_| is_dir) else {
                 continue;
             };
-            let (child, place) = (
-                dir.child(name)?,
-                Place {
-                    parents: path.to_vec(),
-                    name: name.to_owned(),
-                },
-            );
-            if name.ends_with(TRASH) {
-                self.trash.push(place);
-            } else if let Ok(text) = child.read(INTERPRETER, INTERPRETER_LIMIT) {
+            let place = Place {
+                parents: path.to_vec(),
+                name: name.to_owned(),
+            };
+            if self.is_unfinished(dir, &place, None) {
+                continue;
+            }
+            let Some(child) = existing(dir.child(name))? else {
+                continue;
+            };
+            if let Ok(text) = child.read(INTERPRETER, INTERPRETER_LIMIT) {
                 self.interpreters.push((place, hashes(&text).collect()));
             } else if path.len() < INTERPRETER_DEPTH {
-                self.read_interpreters(&child, &[path, &[name.to_owned()]].concat())?;
+                existing(self.read_interpreters(&child, &place.path()))?;
             }
         }
         Ok(())
     }
 
-    fn read_shorts(&mut self, dir: &Dir, mut parents: Vec<String>) -> io::Result<()> {
-        parents.push("s".to_owned());
+    fn read_shorts(&mut self, dir: &Dir, path: &[String]) -> io::Result<()> {
         for entry in dir.entries()? {
             let (short, is_dir) = entry?;
             let Some(short) = short.to_str().filter(|_| is_dir) else {
@@ -255,15 +301,14 @@ impl Layout {
             let Some(child) = existing(dir.child(short))? else {
                 continue;
             };
-            let Ok(target) = nix::fcntl::readlinkat(child.as_fd(), "venv") else {
-                continue;
+            let target = nix::fcntl::readlinkat(child.as_fd(), "venv").unwrap_or_default();
+            let hash = hashes(target.as_bytes()).next();
+            let place = Place {
+                parents: path.to_vec(),
+                name: short.to_owned(),
             };
-            if let Some(hash) = hashes(target.as_bytes()).next() {
-                let place = Place {
-                    parents: parents.clone(),
-                    name: short.to_owned(),
-                };
-                self.shorts.push((place, hash));
+            if !self.is_unfinished(dir, &place, hash.clone()) {
+                self.shorts.extend(hash.map(|hash| (place, hash)));
             }
         }
         Ok(())
@@ -302,7 +347,7 @@ impl Layout {
             needed.extend(parts.iter().map(String::as_str));
         }
         let finished = |hash: &String| self.pexes.iter().any(|pex| pex.hash == *hash);
-        if self.unpacking || !running.iter().all(finished) {
+        if !self.unpacking.is_empty() || !running.iter().all(finished) {
             return Vec::new();
         }
         let targets: Vec<&String> = needed
@@ -329,32 +374,4 @@ fn hashes(path: &[u8]) -> impl Iterator<Item = String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn directory_that_a_killed_pex_was_unpacking_to_is_trash_after_a_day() {
-        for (age, unpacking, trash) in [(0, true, 0), (2, false, 0), (25, false, 1)] {
-            let temp = tempfile::tempdir().unwrap();
-            let root = Dir::open(temp.path()).unwrap();
-            for folder in ["unzipped_pexes/4", "installed_wheels/2"] {
-                let work = temp
-                    .path()
-                    .join(folder)
-                    .join(format!("{}.lck.work", "ab".repeat(20)));
-                std::fs::create_dir_all(&work).unwrap();
-                let written = clock::now() - Duration::from_secs(age * 3600);
-                std::fs::File::open(&work)
-                    .unwrap()
-                    .set_modified(written)
-                    .unwrap();
-            }
-            let layout = Layout::read(&root).unwrap();
-            assert_eq!(
-                (layout.unpacking, layout.trash.len()),
-                (unpacking, 2 * trash),
-                "{age} h"
-            );
-        }
-    }
-}
+mod tests;

@@ -3,13 +3,15 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::time::{Duration, SystemTime};
 
+use hostkit::clock;
 use hostkit::dir::Dir;
 
 use super::LEASES;
-use super::layout::{Place, TRASH};
-use crate::cache::evict::Act;
-use crate::cache::gc::{bytes_of, for_each_file, tree_bytes};
+use super::layout::{Place, TRASH, is_work, written};
+use crate::cache::evict::{Act, is_within};
+use crate::cache::gc::{DEPTH, bytes_of, for_each_file, tree_bytes};
 
 /// The removals of one pruning, or what they would be.
 pub(super) struct Removal<'a> {
@@ -56,6 +58,13 @@ impl<'a> Removal<'a> {
 
     /// Removes a directory.
     pub(super) fn remove(&mut self, place: &Place) -> io::Result<()> {
+        match self.remove_whole(place) {
+            Err(error) if is_interference(&error) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn remove_whole(&mut self, place: &Place) -> io::Result<()> {
         let parent = place.parent(self.root)?;
         let freed = self.unlinked(&parent.child(&place.name)?)?;
         if self.act == Act::Remove {
@@ -93,8 +102,12 @@ impl<'a> Removal<'a> {
         Ok(bytes)
     }
 
-    /// Removes all but the leases.
-    pub(super) fn remove_rest(&mut self) -> io::Result<()> {
+    /// Removes all but the leases; nothing while a pex that took no lease is unpacking itself, to directories that were
+    /// written within `work_span`.
+    pub(super) fn remove_rest(&mut self, work_span: Duration) -> io::Result<()> {
+        if has_work(self.root, work_span, clock::now(), 0) {
+            return Ok(());
+        }
         let leases = self.root.child(LEASES).and_then(|dir| tree_bytes(&dir));
         // A walk would count again what was only to be counted.
         self.freed = self.census()?.bytes.saturating_sub(leases.unwrap_or(0));
@@ -102,10 +115,42 @@ impl<'a> Removal<'a> {
             for entry in self.root.entries()? {
                 let (name, _) = entry?;
                 if name != LEASES {
-                    self.root.remove_all(name)?;
+                    match self.root.remove_all(name) {
+                        Err(error) if is_interference(&error) => {}
+                        other => other?,
+                    }
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Whether another process removed it first, or is writing there: earlier releases of pexrun take no lease. The next
+/// removal finds what is left.
+fn is_interference(error: &io::Error) -> bool {
+    use io::ErrorKind::{DirectoryNotEmpty, NotFound};
+    matches!(error.kind(), NotFound | DirectoryNotEmpty)
+}
+
+/// Whether there is a directory that a pex was unpacking to within `span`, at any depth: other layouts have folders of
+/// their own.
+fn has_work(dir: &Dir, span: Duration, now: SystemTime, depth: usize) -> bool {
+    depth <= DEPTH
+        && dir
+            .entries()
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|(name, is_dir)| {
+                let work = || {
+                    let found = dir.stat(&name);
+                    found.is_ok_and(|found| is_within(span, written(&found), now))
+                };
+                is_dir
+                    && (name.to_str().is_some_and(is_work) && work()
+                        || dir
+                            .child(&name)
+                            .is_ok_and(|child| has_work(&child, span, now, depth + 1)))
+            })
 }

@@ -1,0 +1,83 @@
+//! What a root looks like while pexes unpack themselves, and after they were killed.
+
+use std::path::Path;
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Makes a directory that a pex was unpacking to until `age` ago.
+fn work_directory(path: &Path, age: Duration) {
+    std::fs::create_dir_all(path).unwrap();
+    let written = clock::now() - age;
+    std::fs::File::open(path)
+        .unwrap()
+        .set_modified(written)
+        .unwrap();
+}
+
+#[test]
+fn directory_that_a_pex_unpacks_to_counts_for_a_while_and_is_trash_after_a_day() {
+    let (hash, part) = ("ab".repeat(20), "cd".repeat(20));
+    for place in [
+        format!("unzipped_pexes/4/{hash}.lck.work"),
+        format!("unzipped_pexes/{hash}.{}.work", "0f".repeat(16)),
+        format!("venvs/4/{hash}/{part}.lck.work"),
+        format!("installed_wheels/2/{hash}.lck.work"),
+        format!("installed_wheels/3/{hash}/six-1.0.whl.lck.work"),
+        format!("installed_wheels/3/{hash}/long-1.0...{}", "0f".repeat(32)),
+        format!("interpreters/2/{part}/{part}.lck.work"),
+        "venvs/4/s/988e3f0a.lck.work".to_owned(),
+    ] {
+        for (age, unpacking, trash) in [
+            (Duration::ZERO, 1, 0),
+            (HOUR * 9 / 10, 1, 0),
+            (HOUR * 2, 0, 0),
+            (HOUR * 25, 0, 1),
+        ] {
+            let temp = tempfile::tempdir().unwrap();
+            work_directory(&temp.path().join(&place), age);
+            let layout = Layout::read(&Dir::open(temp.path()).unwrap(), HOUR).unwrap();
+            assert_eq!(
+                (layout.unpacking.len(), layout.trash.len()),
+                (unpacking, trash),
+                "{place}, {age:?}"
+            );
+        }
+    }
+}
+
+/// pexes of earlier releases, and those that were not started by pexrun, take no lease.
+#[test]
+fn root_is_read_while_directories_in_it_are_renamed_and_removed() {
+    let temp = tempfile::tempdir().unwrap();
+    let hash = "ab".repeat(20);
+    let folders = [
+        "unzipped_pexes/4",
+        "venvs/4/s",
+        "installed_wheels/3",
+        "interpreters/2",
+    ];
+    let (root, done) = (
+        Dir::open(temp.path()).unwrap(),
+        std::sync::atomic::AtomicBool::new(false),
+    );
+    let order = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(order) {
+                for folder in folders.map(|folder| temp.path().join(folder)) {
+                    let (work, whole) =
+                        (folder.join(format!("{hash}.lck.work")), folder.join(&hash));
+                    std::fs::create_dir_all(work.join("below")).unwrap();
+                    std::fs::rename(&work, &whole).unwrap();
+                    std::fs::remove_dir_all(folder).unwrap();
+                }
+            }
+        });
+        let reads = (0..1000).map(|_| Layout::read(&root, HOUR));
+        let read = reads.collect::<io::Result<Vec<_>>>();
+        done.store(true, order);
+        read.unwrap();
+    });
+}
