@@ -150,14 +150,18 @@ where
     let mut command = environment::applicable(command::<T>(), T::EXCLUSIVE, &argv);
     let matches = command
         .try_get_matches_from_mut(&argv)
-        .map_err(|error| without_equals(&mut command, &argv, error))?;
+        .map_err(|error| explain_missing_equals(&mut command, &argv, error))?;
     environment::exclude(&mut command, T::EXCLUSIVE, &matches)?;
     let args = T::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
     Ok((args, matches))
 }
 
 /// The error of a command line. A word that was not understood behind a switch is most likely its value.
-fn without_equals(command: &mut Command, argv: &[OsString], error: clap::Error) -> clap::Error {
+fn explain_missing_equals(
+    command: &mut Command,
+    argv: &[OsString],
+    error: clap::Error,
+) -> clap::Error {
     if !matches!(
         error.kind(),
         ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument

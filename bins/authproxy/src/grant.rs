@@ -16,7 +16,7 @@ pub(crate) mod read;
 mod tests;
 
 pub use expiry::parse as expiry;
-pub(crate) use expiry::{LAST, show as show_expiry};
+pub(crate) use expiry::{LAST_SECOND, show as show_expiry};
 
 /// The SHA-256 of a key: all of a key that is looked up, stored, cached, sent or logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

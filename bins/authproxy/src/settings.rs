@@ -20,7 +20,7 @@ use std::time::Duration;
 pub use address::{Listen, Server};
 pub use live::{Live, View};
 pub use summary::summary;
-pub(crate) use validate::judging;
+pub(crate) use validate::resolve_rules;
 pub use validate::{Loaded, load, restarts};
 
 use hostkit::admin::Address;

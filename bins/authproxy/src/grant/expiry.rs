@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::{Serialize as _, Serializer};
 
 /// The last second that a time of RFC 3339 can say: 9999-12-31T23:59:59Z.
-pub(crate) const LAST: u64 = 253_402_300_799;
+pub(crate) const LAST_SECOND: u64 = 253_402_300_799;
 
 /// The seconds since 1970 UTC of a time: RFC 3339 with any offset, UTC if it has none, the beginning of the day if it is
 /// only a date.
@@ -25,7 +25,10 @@ pub fn parse(text: &str) -> Result<u64, String> {
     };
     let time = humantime::parse_rfc3339_weak(time).map_err(|_| wrong())?;
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Ok(since.as_secs().saturating_add_signed(behind).min(LAST))
+    Ok(since
+        .as_secs()
+        .saturating_add_signed(behind)
+        .min(LAST_SECOND))
 }
 
 /// A time without its offset, and the seconds that lead from it to UTC.
@@ -47,7 +50,7 @@ fn offset(text: &str) -> (&str, i64) {
 
 /// Seconds since 1970 UTC as a time of RFC 3339.
 pub(crate) fn show(seconds: u64) -> String {
-    let time = UNIX_EPOCH + Duration::from_secs(seconds.min(LAST));
+    let time = UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND));
     humantime::format_rfc3339_seconds(time).to_string()
 }
 

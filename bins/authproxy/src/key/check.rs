@@ -63,7 +63,7 @@ pub struct Check {
 }
 
 pub(super) fn run(check: &Check, key: KeyHash) -> Result<Exit, Failure> {
-    let (engine, site) = settings::judging(&flags(check)?, check.config.is_some())?;
+    let (engine, site) = settings::resolve_rules(&flags(check)?, check.config.is_some())?;
     let runtime = hostkit::runtime::build(Builder::new_current_thread().enable_all())?;
     let judged = runtime.block_on(async {
         let grant = find(engine, key).await?;

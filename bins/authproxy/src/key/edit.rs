@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::permissions::file::Listed;
+use crate::permissions::file::AclEntry;
 
 /// Lines that take the place of others.
 #[derive(Debug)]
@@ -23,11 +23,11 @@ struct Span {
 }
 
 /// Adds an entry behind the last one. None where entries are not lines of their own.
-pub(super) fn append(text: &str, entries: &[Listed], entry: &str) -> Option<Edit> {
+pub(super) fn append(text: &str, entries: &[AclEntry], entry: &str) -> Option<Edit> {
     match entries.last() {
-        Some(last) => behind(text, last, entry),
+        Some(last) => insert_after(text, last, entry),
         None => {
-            let (at, line) = list(text)?;
+            let (at, line) = find_list(text)?;
             let (indent, _) = line.split_once("keys:")?;
             let with = format!("{indent}keys:\n{}", indented(entry, indent));
             // `keys: []` and nothing else, but a comment.
@@ -42,8 +42,8 @@ pub(super) fn append(text: &str, entries: &[Listed], entry: &str) -> Option<Edit
 }
 
 /// Adds an entry behind another.
-pub(super) fn behind(text: &str, other: &Listed, entry: &str) -> Option<Edit> {
-    let Span { lines, indent } = span(text, other)?;
+pub(super) fn insert_after(text: &str, other: &AclEntry, entry: &str) -> Option<Edit> {
+    let Span { lines, indent } = find_span(text, other)?;
     Some(Edit {
         lines: lines.end..lines.end,
         with: indented(entry, &indent),
@@ -51,9 +51,9 @@ pub(super) fn behind(text: &str, other: &Listed, entry: &str) -> Option<Edit> {
 }
 
 /// Removes entries; a list that has no others is an empty one.
-pub(super) fn remove(text: &str, entries: &[Listed], which: &[usize]) -> Option<Vec<Edit>> {
+pub(super) fn remove(text: &str, entries: &[AclEntry], which: &[usize]) -> Option<Vec<Edit>> {
     let removed = which.iter().map(|index| {
-        let Span { lines, .. } = span(text, entries.get(*index)?)?;
+        let Span { lines, .. } = find_span(text, entries.get(*index)?)?;
         Some(Edit {
             lines,
             with: String::new(),
@@ -61,7 +61,7 @@ pub(super) fn remove(text: &str, entries: &[Listed], which: &[usize]) -> Option<
     });
     let mut edits: Vec<Edit> = removed.collect::<Option<_>>()?;
     if which.len() == entries.len() {
-        let (at, line) = list(text)?;
+        let (at, line) = find_list(text)?;
         let with = line.replacen("keys:", "keys: []", 1) + "\n";
         edits.push(Edit {
             lines: at..at + 1,
@@ -72,8 +72,8 @@ pub(super) fn remove(text: &str, entries: &[Listed], which: &[usize]) -> Option<
 }
 
 /// Gives an entry an end, or another one. `new` is what takes the place of an entry in flow style (`{id: ..}`).
-pub(super) fn expire(text: &str, entry: &Listed, end: &str, new: &str) -> Option<Edit> {
-    let Span { lines, indent } = span(text, entry)?;
+pub(super) fn set_expiry(text: &str, entry: &AclEntry, end: &str, new: &str) -> Option<Edit> {
+    let Span { lines, indent } = find_span(text, entry)?;
     let all: Vec<&str> = text.lines().collect();
     if all.get(entry.line)?.chars().nth(entry.column) == Some('{') {
         let with = indented(new, &indent);
@@ -116,7 +116,7 @@ pub(super) fn apply(text: &str, mut edits: Vec<Edit>) -> String {
 }
 
 /// The lines of an entry of a block sequence.
-fn span(text: &str, entry: &Listed) -> Option<Span> {
+fn find_span(text: &str, entry: &AclEntry) -> Option<Span> {
     let lines: Vec<&str> = text.lines().collect();
     let dash = |line: &str| line.trim_start().starts_with('-');
     let start = (0..=entry.line)
@@ -141,7 +141,7 @@ fn span(text: &str, entry: &Listed) -> Option<Span> {
 }
 
 /// The line that begins the list.
-fn list(text: &str) -> Option<(usize, &str)> {
+fn find_list(text: &str) -> Option<(usize, &str)> {
     let mut lines = text.lines().enumerate();
     lines.find(|(_, line)| line.trim_start().starts_with("keys:"))
 }
@@ -174,8 +174,8 @@ mod tests {
         whole
     }
 
-    fn entries(text: &str) -> Vec<Listed> {
-        file::entries(Path::new("keys.yaml"), text).unwrap()
+    fn entries(text: &str) -> Vec<AclEntry> {
+        file::read_entries(Path::new("keys.yaml"), text).unwrap()
     }
 
     const NEW: &str = "- id: new\n  sha256: ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff\n  rights: [x]\n";
@@ -214,9 +214,9 @@ mod tests {
         let ended = apply(
             &block,
             vec![
-                expire(&block, &found[0], "2030-01-01", "").unwrap(),
-                expire(&block, &found[1], "2030-01-01", "").unwrap(),
-                behind(&block, &found[0], NEW).unwrap(),
+                set_expiry(&block, &found[0], "2030-01-01", "").unwrap(),
+                set_expiry(&block, &found[1], "2030-01-01", "").unwrap(),
+                insert_after(&block, &found[0], NEW).unwrap(),
             ],
         );
         let expected = block
@@ -269,7 +269,7 @@ mod tests {
             let text = with_hashes(text);
             let before = entries(&text);
             let keys = |text: &str| {
-                let parsed = file::entries(Path::new("keys.yaml"), text);
+                let parsed = file::read_entries(Path::new("keys.yaml"), text);
                 let keys = parsed.unwrap_or_default();
                 keys.into_iter()
                     .map(|entry| (entry.grant.id, entry.grant.expires))
@@ -288,7 +288,7 @@ mod tests {
                 remove(&text, &before, &[before.len() - 1]).map(|edits| apply(&text, edits));
             let expected = &keys(&text)[..before.len() - 1];
             let is_gone = removed.is_some_and(|removed| {
-                file::entries(Path::new("keys.yaml"), &removed).is_ok()
+                file::read_entries(Path::new("keys.yaml"), &removed).is_ok()
                     && keys(&removed) == expected
             });
             assert_eq!(is_gone, can, "{text}");
@@ -297,7 +297,7 @@ mod tests {
                 last.grant.id, last.key
             );
             let ended =
-                expire(&text, last, "2030-01-01", &new).map(|edit| apply(&text, vec![edit]));
+                set_expiry(&text, last, "2030-01-01", &new).map(|edit| apply(&text, vec![edit]));
             let mut expected = keys(&text);
             expected[before.len() - 1].1 = Some(1_893_456_000);
             assert_eq!(

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::edit::{self, Edit};
 use crate::grant::{Grant, KeyHash};
-use crate::permissions::file::{self, Listed};
+use crate::permissions::file::{self, AclEntry};
 
 /// How long another process may hold the lock: an edit takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ const LONGEST_ACL: usize = 64 << 10;
 /// An ACL file, locked for as long as this is there.
 pub(super) struct KeyFile {
     pub(super) text: String,
-    pub(super) entries: Vec<Listed>,
+    pub(super) entries: Vec<AclEntry>,
     /// Where it is, symlinks resolved: the file is replaced, not a link to it.
     path: PathBuf,
     is_new: bool,
@@ -52,7 +52,7 @@ impl KeyFile {
         let lock = lock(&path)?;
         let text = match is_new && !path.exists() {
             true => "keys: []\n".to_owned(),
-            false => file::text(&path)?,
+            false => file::read_text(&path)?,
         };
         if is_managed(&text) {
             let what = format!(
@@ -63,7 +63,7 @@ impl KeyFile {
                 "change its source; `authproxy key new` without --into prints an entry for it",
             ));
         }
-        let entries = file::entries(&path, &text)?;
+        let entries = file::read_entries(&path, &text)?;
         Ok(Self {
             text,
             entries,
@@ -89,7 +89,7 @@ impl KeyFile {
         expected: &[(KeyHash, Grant)],
     ) -> Result<(), Failure> {
         let text = edit::apply(&self.text, edits);
-        let entries = file::entries(&self.path, &text);
+        let entries = file::read_entries(&self.path, &text);
         let found = entries
             .iter()
             .flatten()
@@ -126,7 +126,7 @@ impl KeyFile {
         directory.sweep(name)?;
         directory.write_atomic_with(name, mode, Durability::Crash, |out| {
             if let Some(before) = &before {
-                adopt(out.get_ref(), before)?;
+                copy_access(out.get_ref(), before)?;
             }
             out.write_all(bytes)
         })
@@ -134,7 +134,7 @@ impl KeyFile {
 }
 
 /// Gives a file the owner, the group and the ACL of another. The mode it has; with an ACL its group bits are the mask.
-fn adopt(file: &File, other: &File) -> io::Result<()> {
+fn copy_access(file: &File, other: &File) -> io::Result<()> {
     let metadata = other.metadata()?;
     fchown(file, Some(metadata.uid()), Some(metadata.gid()))?;
     let mut acl = vec![0; LONGEST_ACL];

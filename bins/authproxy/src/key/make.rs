@@ -51,7 +51,7 @@ pub struct New {
 }
 
 pub(super) fn run(new: &New) -> Result<Exit, Failure> {
-    let key = NewKey::random()?;
+    let key = NewKey::generate()?;
     let grant = grant(new, &key.hash)?;
     let entry = entry(&key.hash, &grant);
     if let Some(path) = &new.into {
@@ -118,7 +118,7 @@ pub(super) struct NewKey {
 
 impl NewKey {
     /// A new key. Every digit is as likely as every other.
-    pub(super) fn random() -> Result<Self, Failure> {
+    pub(super) fn generate() -> Result<Self, Failure> {
         let random = rustls::crypto::ring::default_provider().secure_random;
         let mut text = PREFIX.to_owned();
         while text.len() < PREFIX.len() + LENGTH {
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn keys_differ_and_use_all_digits() {
-        let keys: HashSet<String> = (0..500).map(|_| NewKey::random().unwrap().text).collect();
+        let keys: HashSet<String> = (0..500).map(|_| NewKey::generate().unwrap().text).collect();
         assert_eq!(keys.len(), 500);
         let mut digits = HashSet::new();
         for key in &keys {

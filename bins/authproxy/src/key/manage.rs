@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::edit;
 use super::file::KeyFile;
 use super::make::{self, NewKey};
-use crate::grant::{Grant, LAST, show_expiry};
-use crate::permissions::file::{self, Listed};
+use crate::grant::{Grant, LAST_SECOND, show_expiry};
+use crate::permissions::file::{self, AclEntry};
 
 /// Flags of `key list`.
 #[derive(Debug, Clone, clap::Args)]
@@ -53,10 +53,10 @@ pub struct Rotate {
 }
 
 pub(super) fn list(list: &List) -> Result<Exit, Failure> {
-    let entries = file::entries(&list.acl_file, &file::text(&list.acl_file)?)?;
+    let entries = file::read_entries(&list.acl_file, &file::read_text(&list.acl_file)?)?;
     match list.json {
-        true => out::json(&all(&entries))?,
-        false => out::text(&table(&entries))?,
+        true => out::json(&entries_json(&entries))?,
+        false => out::text(&render_table(&entries))?,
     }
     Ok(Exit::OK)
 }
@@ -66,13 +66,13 @@ pub(super) fn revoke(revoke: &Revoke) -> Result<Exit, Failure> {
     let which = find(&file, &revoke.id, &revoke.acl_file)?;
     let edits = edit::remove(&file.text, &file.entries, &which);
     let mut keys = file.keys();
-    let revoked: Vec<Listed> = which.iter().map(|at| file.entries[*at].clone()).collect();
+    let revoked: Vec<AclEntry> = which.iter().map(|at| file.entries[*at].clone()).collect();
     for at in which.iter().rev() {
         keys.remove(*at);
     }
     file.replace(edits.unwrap_or_default(), &keys)?;
     match revoke.json {
-        true => out::json(&json!({ "revoked": all(&revoked) }))?,
+        true => out::json(&json!({ "revoked": entries_json(&revoked) }))?,
         false => {
             for entry in &revoked {
                 out::line(format!("revoked {} {}", entry.grant.id, entry.key.short()))?;
@@ -86,7 +86,7 @@ pub(super) fn rotate(rotate: &Rotate) -> Result<Exit, Failure> {
     let file = KeyFile::open(&rotate.acl_file, false)?;
     let which = find(&file, &rotate.id, &rotate.acl_file)?;
     let now = now();
-    let end = now.saturating_add(rotate.keep.as_secs()).min(LAST);
+    let end = now.saturating_add(rotate.keep.as_secs()).min(LAST_SECOND);
     let expires = |grant: &Grant| grant.expires.unwrap_or(u64::MAX);
     let newest = which
         .iter()
@@ -99,7 +99,7 @@ pub(super) fn rotate(rotate: &Rotate) -> Result<Exit, Failure> {
         )
         .remedy("make one with `authproxy key new --into`"));
     };
-    let key = NewKey::random()?;
+    let key = NewKey::generate()?;
     let grant = file.entries[newest].grant.clone();
     let mut keys = file.keys();
     let mut edits = Vec::new();
@@ -108,11 +108,11 @@ pub(super) fn rotate(rotate: &Rotate) -> Result<Exit, Failure> {
         if expires(&old.grant) > end {
             keys[at].1.expires = Some(end);
             let new = make::yaml(&make::entry(&old.key, &keys[at].1));
-            edits.extend(edit::expire(&file.text, old, &show_expiry(end), &new));
+            edits.extend(edit::set_expiry(&file.text, old, &show_expiry(end), &new));
         }
     }
     let entry = make::entry(&key.hash, &grant);
-    edits.extend(edit::behind(
+    edits.extend(edit::insert_after(
         &file.text,
         &file.entries[newest],
         &make::yaml(&entry),
@@ -135,7 +135,7 @@ pub(super) fn rotate(rotate: &Rotate) -> Result<Exit, Failure> {
 
 /// The entries of an id; if it has none, that whose hash begins so.
 fn find(file: &KeyFile, id: &str, path: &Path) -> Result<Vec<usize>, Failure> {
-    let those = |is: &dyn Fn(&Listed) -> bool| -> Vec<usize> {
+    let those = |is: &dyn Fn(&AclEntry) -> bool| -> Vec<usize> {
         let entries = file.entries.iter().enumerate();
         entries
             .filter(|(_, entry)| is(entry))
@@ -157,7 +157,7 @@ fn find(file: &KeyFile, id: &str, path: &Path) -> Result<Vec<usize>, Failure> {
     }
 }
 
-fn all(entries: &[Listed]) -> Value {
+fn entries_json(entries: &[AclEntry]) -> Value {
     let entries = entries.iter();
     entries
         .map(|entry| make::entry(&entry.key, &entry.grant))
@@ -165,9 +165,9 @@ fn all(entries: &[Listed]) -> Value {
 }
 
 /// A line for each key, in columns.
-fn table(entries: &[Listed]) -> String {
+fn render_table(entries: &[AclEntry]) -> String {
     let now = now();
-    let row = |entry: &Listed| {
+    let row = |entry: &AclEntry| {
         let Grant {
             id,
             rights,

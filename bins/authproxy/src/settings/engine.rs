@@ -78,7 +78,7 @@ pub(super) fn shared(flags: &Flags, warnings: &mut Vec<String>) -> Result<Option
             warnings.push(format!(
                 "memcached is not used, for want of a secret to sign entries with: {SECRET}: {error}: {}, or name a file \
                  with --cache-secret-file",
-                remedy(&error)
+                suggest_remedy(&error)
             ));
             Ok(None)
         }
@@ -87,13 +87,13 @@ pub(super) fn shared(flags: &Flags, warnings: &mut Vec<String>) -> Result<Option
                 "cannot read --cache-secret-file={}: {error}",
                 path.display()
             ),
-            remedy(&error),
+            suggest_remedy(&error),
         )),
     }
 }
 
 /// What helps where the secret cannot be read.
-fn remedy(error: &std::io::Error) -> &'static str {
+fn suggest_remedy(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::PermissionDenied => {
             "let the user of this job read it, by a group or with `setfacl -m u:ROLE:r FILE`"

@@ -53,7 +53,7 @@ pub(super) fn read(path: &Path) -> Result<Read, Wrong> {
             "is it the right file?",
         ));
     }
-    let secrets = split(bytes.trim_ascii());
+    let secrets = split_secrets(bytes.trim_ascii());
     if secrets.iter().any(|secret| secret.len() < SHORTEST) {
         return Err(wrong(
             format!("a secret in {shown} is shorter than {SHORTEST} bytes"),
@@ -68,7 +68,7 @@ pub(super) fn read(path: &Path) -> Result<Read, Wrong> {
 }
 
 /// Two lines of visible characters are two secrets. Everything else is one, whatever bytes are in it.
-fn split(text: &[u8]) -> Vec<&[u8]> {
+fn split_secrets(text: &[u8]) -> Vec<&[u8]> {
     let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let lines: Vec<&[u8]> = lines.collect();
     let is_visible = |line: &&[u8]| line.iter().all(u8::is_ascii_graphic);

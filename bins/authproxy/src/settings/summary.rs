@@ -59,13 +59,13 @@ pub fn summary(settings: &Settings) -> String {
         ("listen", list(listen)),
         ("server", server.to_string()),
         ("threads", format!("{threads}, {connections} connections")),
-        ("engine", told_engine(engine)),
-        ("cache", told_cache(cache)),
-        ("memcached", told_shared(shared.as_ref())),
-        ("keys in", told_credentials(credentials)),
+        ("engine", describe_engine(engine)),
+        ("cache", describe_cache(cache)),
+        ("memcached", describe_shared(shared.as_ref())),
+        ("keys in", describe_credentials(credentials)),
     ];
-    lines.extend(told_rules(rules));
-    lines.extend(told_cors(cors));
+    lines.extend(describe_rules(rules));
+    lines.extend(describe_cors(cors));
     let none = || "none".to_owned();
     lines.extend([
         ("health", health_path.clone().unwrap_or_else(none)),
@@ -119,7 +119,7 @@ pub fn summary(settings: &Settings) -> String {
         .collect()
 }
 
-fn told_engine(engine: &Engine) -> String {
+fn describe_engine(engine: &Engine) -> String {
     match engine {
         Engine::File(path) => format!("file {}", path.display()),
         Engine::Servers(urls) => {
@@ -133,7 +133,7 @@ fn told_engine(engine: &Engine) -> String {
     }
 }
 
-fn told_cache(cache: &Cache) -> String {
+fn describe_cache(cache: &Cache) -> String {
     let Cache {
         entries,
         allowed,
@@ -150,7 +150,7 @@ fn told_cache(cache: &Cache) -> String {
     )
 }
 
-fn told_shared(shared: Option<&Shared>) -> String {
+fn describe_shared(shared: Option<&Shared>) -> String {
     let Some(Shared {
         servers,
         prefix,
@@ -166,7 +166,7 @@ fn told_shared(shared: Option<&Shared>) -> String {
     format!("{}, prefix {prefix}{secrets}", servers.join(", "))
 }
 
-fn told_credentials(credentials: &Credentials) -> String {
+fn describe_credentials(credentials: &Credentials) -> String {
     let Credentials {
         header,
         parameter,
@@ -179,7 +179,7 @@ fn told_credentials(credentials: &Credentials) -> String {
     format!("{header}, Authorization, ?{parameter}=; {hidden}")
 }
 
-fn told_rules(rules: &Rules) -> Vec<(&'static str, String)> {
+fn describe_rules(rules: &Rules) -> Vec<(&'static str, String)> {
     let Rules {
         rights,
         routes,
@@ -209,14 +209,14 @@ fn told_rules(rules: &Rules) -> Vec<(&'static str, String)> {
         };
         let preflights = match preflight == everywhere {
             true => String::new(),
-            false => format!("; preflights {}", told_preflight(*preflight)),
+            false => format!("; preflights {}", describe_preflight(*preflight)),
         };
         lines.push((
             "route",
             format!("{prefix}{methods}{name}: {needs}{preflights}"),
         ));
     }
-    lines.push(("preflights", told_preflight(*everywhere).to_owned()));
+    lines.push(("preflights", describe_preflight(*everywhere).to_owned()));
     let host = match host_parameter {
         Some(name) => format!("?{name}="),
         None => "the Host header".to_owned(),
@@ -225,7 +225,7 @@ fn told_rules(rules: &Rules) -> Vec<(&'static str, String)> {
     lines
 }
 
-const fn told_preflight(preflight: Preflight) -> &'static str {
+const fn describe_preflight(preflight: Preflight) -> &'static str {
     match preflight {
         Preflight::Off => "off",
         Preflight::Answer => "answer",
@@ -233,7 +233,7 @@ const fn told_preflight(preflight: Preflight) -> &'static str {
     }
 }
 
-fn told_cors(cors: &Cors) -> Vec<(&'static str, String)> {
+fn describe_cors(cors: &Cors) -> Vec<(&'static str, String)> {
     let Cors { headers, origins } = cors;
     let origins = origins
         .iter()

@@ -33,7 +33,7 @@ pub struct Loaded {
     /// The settings.
     pub settings: Settings,
     /// What was said of them, by the names that its writer used.
-    said: Flags,
+    flags: Flags,
     /// What is odd, but no reason not to run. Each names its object and the remedy.
     pub warnings: Vec<String>,
 }
@@ -55,20 +55,23 @@ pub fn load(args: &Args, matches: &ArgMatches) -> Result<Loaded, Failure> {
         .map_err(|Wrong { what, remedy }| Failure::new(exit, what).remedy(remedy))?;
     Ok(Loaded {
         settings,
-        said: flags,
+        flags,
         warnings,
     })
 }
 
-/// What decides about a key: who knows it, and what requests need. For `key check`; with `all_requests` every request has to
+/// What decides about a key: who knows it, and what requests need. For `key check`; with `require_rights` every request has to
 /// need a right, as for [`load`].
 ///
 /// # Errors
 /// What was said does not go together (exit 78).
-pub(crate) fn judging(flags: &Flags, all_requests: bool) -> Result<(Engine, Site), Failure> {
+pub(crate) fn resolve_rules(
+    flags: &Flags,
+    require_rights: bool,
+) -> Result<(Engine, Site), Failure> {
     let settled = || {
         let site = site(flags, &mut Vec::new())?;
-        if all_requests {
+        if require_rights {
             rules::complete(&site.rules)?;
         }
         Ok((engine::engine(flags)?, site))
@@ -84,7 +87,7 @@ pub fn restarts(before: &Loaded, after: &Loaded) -> Vec<String> {
         ($what:expr, $($name:ident),+) => {{
             let what = $what;
             let differs = what(&before.settings) != what(&after.settings);
-            let said = [$((stringify!($name), before.said.$name != after.said.$name)),+];
+            let said = [$((stringify!($name), before.flags.$name != after.flags.$name)),+];
             let said = said.into_iter().filter(|(_, differs)| *differs);
             let mut names: Vec<&str> = said.map(|(name, _)| name).collect();
             if names.is_empty() {

@@ -57,7 +57,7 @@ struct Entry {
 
 /// An entry, and where it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Listed {
+pub(crate) struct AclEntry {
     pub(crate) key: KeyHash,
     pub(crate) grant: Grant,
     /// The line of its first member, counted from 0.
@@ -70,7 +70,7 @@ pub(crate) struct Listed {
 ///
 /// # Errors
 /// It cannot be read (exit 78).
-pub(crate) fn text(path: &Path) -> Result<String, Failure> {
+pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
     follow::text(path, LIMIT).map_err(|why| Failure::new(Exit::CONFIG, why))
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn text(path: &Path) -> Result<String, Failure> {
 ///
 /// # Errors
 /// It is not valid (exit 78).
-pub(crate) fn entries(path: &Path, text: &str) -> Result<Vec<Listed>, Failure> {
+pub(crate) fn read_entries(path: &Path, text: &str) -> Result<Vec<AclEntry>, Failure> {
     #[derive(Deserialize)]
     struct Spans {
         keys: Vec<Spanned<Entry>>,
@@ -90,7 +90,7 @@ pub(crate) fn entries(path: &Path, text: &str) -> Result<Vec<Listed>, Failure> {
             .unwrap_or(usize::MAX)
             .saturating_sub(1)
     };
-    let listed = |entry: Spanned<Entry>| Listed {
+    let listed = |entry: Spanned<Entry>| AclEntry {
         key: entry.value.sha256,
         line: place(entry.referenced.line()),
         column: place(entry.referenced.column()),
@@ -120,7 +120,7 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, Failure> {
 /// # Errors
 /// It cannot be read or is not valid (exit 78).
 pub(super) fn read(path: &Path, known: Option<&str>) -> Result<Option<Table>, Failure> {
-    let text = text(path)?;
+    let text = read_text(path)?;
     let sha256 = format!("{:x}", Bytes::copy_from_slice(&Sha256::digest(&text)));
     if known == Some(&sha256) {
         return Ok(None);
