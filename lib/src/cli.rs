@@ -15,6 +15,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, Parser};
 
 use crate::log::{self, Level};
+use crate::printable::escape;
 use crate::{Exit, Failure, nagios, out};
 
 pub use environment::{names_any, origin};
@@ -129,9 +130,9 @@ fn report(tool: &str, failure: &Failure, json: bool) {
         );
         return;
     }
-    let mut text = format!("{tool}: {failure}\n");
+    let mut text = format!("{tool}: {}\n", escape(&failure.to_string()));
     for cause in failure.causes() {
-        text.push_str(&format!("  because: {cause}\n"));
+        text.push_str(&format!("  because: {}\n", escape(&cause)));
     }
     // Nobody is left to tell when stderr is closed.
     let _ = std::io::stderr().write_all(text.as_bytes());

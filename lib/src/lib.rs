@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod env;
 pub mod exit;
 pub mod failure;
+pub mod file;
 #[cfg(feature = "follow")]
 pub mod follow;
 pub mod health;
@@ -20,9 +21,11 @@ pub mod log;
 pub mod mask;
 pub mod nagios;
 pub mod out;
+pub mod printable;
 pub mod runtime;
 mod server;
 pub mod shutdown;
+pub mod thread;
 pub mod units;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;

@@ -12,6 +12,8 @@ use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::printable::{escape, escape_json};
+
 /// The variables thermos jobs carry (`.thermos_profile`); each that is set is a field of every line.
 const JOB_VARIABLES: [&str; 4] = [
     "CB_AURORA_INSTANCE",
@@ -146,7 +148,8 @@ where
             other => other.as_str(),
         };
         let line = if self.json {
-            self.logstash(level, logger, fields).to_string()
+            let line = self.logstash(level, logger, fields).to_string();
+            escape_json(&line).into_owned()
         } else {
             self.plain(level, logger, &fields)
         };
@@ -159,16 +162,16 @@ impl Format {
         let mut line = format!(
             "{} {level} {logger}: {}",
             timestamp(),
-            printable(&fields.message)
+            escape(&fields.message)
         );
         for (name, value) in &fields.rest {
             match value {
-                Value::String(text) => line.push_str(&format!(" {name}={}", printable(text))),
+                Value::String(text) => line.push_str(&format!(" {name}={}", escape(text))),
                 other => line.push_str(&format!(" {name}={other}")),
             }
         }
         for (name, value) in &self.job {
-            line.push_str(&format!(" {name}={}", printable(value)));
+            line.push_str(&format!(" {name}={}", escape(value)));
         }
         line
     }
@@ -194,20 +197,6 @@ fn hostname() -> String {
     nix::unistd::gethostname()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default()
-}
-
-/// The text with control characters shown as escapes: what a remote peer sent must not drive a terminal, nor begin a
-/// line that looks like ours.
-fn printable(text: &str) -> String {
-    text.chars()
-        .fold(String::with_capacity(text.len()), |mut shown, c| {
-            if c.is_control() {
-                shown.extend(c.escape_default())
-            } else {
-                shown.push(c)
-            }
-            shown
-        })
 }
 
 #[derive(Default)]
@@ -321,11 +310,11 @@ mod tests {
     #[test]
     fn plain_lines_cannot_be_forged() {
         let hostile = Fields {
-            message: "got \x1b[2J\nERROR s3cache: gone".into(),
-            rest: Vec::new(),
+            message: "got \x1b[2J\nERROR s3cache: gone \u{202e}".into(),
+            rest: vec![("path".into(), "\u{2066}xep".into())],
         };
         let line = format(false).plain("INFO", "s3cache", &hostile);
-        assert!(!line.contains('\n') && !line.contains('\x1b'), "{line}");
+        assert!(line.chars().all(crate::printable::is_printable), "{line}");
         assert!(line.ends_with("CB_AURORA_INSTANCE=3"));
     }
 }

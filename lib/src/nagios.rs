@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use crate::printable::is_printable;
 use crate::{Exit, Failure, out};
 
 /// The state of what was checked.
@@ -73,7 +74,7 @@ pub fn printable(text: &str) -> String {
         .flat_map(|c| {
             let shown: Vec<char> = match c {
                 '|' => "\\x7c".chars().collect(),
-                c if c.is_control() => c.escape_default().collect(),
+                c if !is_printable(c) => c.escape_default().collect(),
                 c => vec![c],
             };
             shown

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Write as _};
 
+use crate::printable::{escape_json, is_printable};
 use crate::{Exit, Failure};
 
 /// Writes one line of result to stdout. When the reader has closed the pipe the process ends with 0: whoever asked has
@@ -25,12 +26,10 @@ pub fn line(text: impl std::fmt::Display) -> Result<(), Failure> {
     }
 }
 
-/// A text of others with `?` for each character that a terminal obeys or that shows nothing of itself: controls, and
-/// Unicode's invisible and bidirectional ones, which reorder what stands beside them.
+/// A text of others with `?` for each character that is not printable.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    let is_format = |c| matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    text.replace(|c: char| c.is_control() || is_format(c), "?")
+    text.replace(|c| !is_printable(c), "?")
 }
 
 /// Writes a text that ends its own lines, as [`line()`] does.
@@ -50,7 +49,7 @@ pub fn text(text: &str) -> Result<(), Failure> {
 /// # Errors
 /// As [`line()`].
 pub fn json(value: &serde_json::Value) -> Result<(), Failure> {
-    line(value)
+    line(escape_json(&value.to_string()))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hostkit::out;
 use hostkit::units::show_size;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
@@ -30,7 +31,7 @@ impl Progress {
             bar.set_style(style);
         }
         let name = what.rsplit('/').next().unwrap_or(what);
-        bar.set_message(format!("{verb} {name}"));
+        bar.set_message(out::printable(&format!("{verb} {name}")));
         Self {
             bar,
             what: format!("{verb} {what}"),

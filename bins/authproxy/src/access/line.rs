@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use hostkit::printable::{escape_json, is_printable};
 use hostkit::{clock, log};
 
 use crate::credential;
@@ -76,6 +77,12 @@ impl Format {
         if written.is_err() {
             // A vector takes everything; what cannot be shown leaves no half of a line.
             to.truncate(before);
+        }
+        if self.shape == Shape::Json && !to[before..].is_ascii() {
+            let line = String::from_utf8_lossy(&to[before..]).into_owned();
+            to.truncate(before);
+            to.extend_from_slice(escape_json(line.trim_end()).as_bytes());
+            to.push(b'\n');
         }
     }
 
@@ -252,7 +259,7 @@ struct Printable<'a>(&'a str);
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plain = |c: char| !c.is_control() && c != ' ';
+        let plain = |c: char| is_printable(c) && c != ' ';
         if self.0.chars().all(plain) {
             return f.write_str(self.0);
         }
