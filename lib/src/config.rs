@@ -4,8 +4,8 @@
 
 pub mod value;
 
-use std::io::Read as _;
-use std::os::unix::fs::FileTypeExt as _;
+use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -82,6 +82,29 @@ pub fn place(
     })
 }
 
+/// The file whose value [`load`] takes, for each key of the outermost map.
+///
+/// # Errors
+/// As [`load`].
+pub fn deciding_files(
+    tool: &str,
+    explicit: Option<&Path>,
+    personal: Option<&Path>,
+) -> Result<BTreeMap<String, PathBuf>, Failure> {
+    last_files(&files(Path::new(DIRECTORY), tool, explicit, personal))
+}
+
+fn last_files(files: &[PathBuf]) -> Result<BTreeMap<String, PathBuf>, Failure> {
+    let mut last = BTreeMap::new();
+    for file in files {
+        let parsed = serde_saphyr::from_str::<Value>(&read(file)?);
+        let value = parsed.map_err(|error| explain(file, &error))?;
+        let keys = value.as_object().into_iter().flat_map(|map| map.keys());
+        last.extend(keys.map(|key| (key.clone(), file.clone())));
+    }
+    Ok(last)
+}
+
 fn merge<T: DeserializeOwned>(files: &[PathBuf]) -> Result<T, Failure> {
     let mut merged = Value::Object(serde_json::Map::new());
     for file in files {
@@ -104,35 +127,19 @@ fn merge<T: DeserializeOwned>(files: &[PathBuf]) -> Result<T, Failure> {
 }
 
 fn read(file: &Path) -> Result<String, Failure> {
-    let unreadable = |error: std::io::Error| {
-        Failure::new(
-            Exit::CONFIG,
-            format!("cannot read configuration file {}", file.display()),
-        )
-        .remedy("name a file that exists and is readable")
-        .because(error)
+    let unreadable = |error: io::Error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::InvalidInput => "write it to a regular file: it is read more than once",
+            io::ErrorKind::FileTooLarge => "a configuration file has at most 1 MiB",
+            _ => "name a file that exists and is readable",
+        };
+        let text = format!("cannot read configuration file {}", file.display());
+        Failure::new(Exit::CONFIG, text)
+            .remedy(remedy)
+            .because(error)
     };
-    let kind = std::fs::metadata(file).map_err(unreadable)?.file_type();
-    if kind.is_fifo() || kind.is_socket() {
-        let pipe = format!("configuration file {} is a pipe", file.display());
-        return Err(Failure::new(Exit::CONFIG, pipe)
-            .remedy("write it to a file: it is read more than once"));
-    }
-    let mut text = Vec::new();
-    // A device has no length to look at before.
-    let opened = std::fs::File::open(file).map_err(unreadable)?;
-    opened
-        .take(LIMIT + 1)
-        .read_to_end(&mut text)
-        .map_err(unreadable)?;
-    if text.len() as u64 > LIMIT {
-        return Err(Failure::new(
-            Exit::CONFIG,
-            format!("{} is longer than {LIMIT} bytes", file.display()),
-        )
-        .remedy("a configuration file has at most 1 MiB"));
-    }
-    String::from_utf8(text).map_err(|error| unreadable(std::io::Error::other(error)))
+    let text = crate::file::read(file, LIMIT).map_err(unreadable)?;
+    String::from_utf8(text).map_err(|error| unreadable(io::Error::other(error)))
 }
 
 fn overlay(base: &mut Value, over: Value) {
@@ -296,6 +303,10 @@ mod tests {
         ]);
         let raw = load_from(temp.path()).unwrap();
         assert_eq!(raw.cache_dir.as_deref(), Some("/c"));
+        let decide = last_files(&files(temp.path(), "t", None, None)).unwrap();
+        for (key, file) in [("cache-dir", "20.yaml"), ("names", "10.yaml")] {
+            assert!(decide[key].ends_with(file), "{key}: {decide:?}");
+        }
         assert_eq!(raw.names, ["z"]);
         assert_eq!(
             raw.map.into_iter().collect::<Vec<_>>(),
@@ -336,7 +347,10 @@ mod tests {
             ),
             // What it says is not cut off at words that look like the place.
             ("timeout: soon at line 3", "invalid value `soon at line 3`"),
-            ("timeout: [1]", "a text, a number or a boolean"),
+            (
+                "timeout: [1]",
+                "`timeout`: invalid type: sequence, expected seconds",
+            ),
             ("room: 1X", "`1X`: unknown unit"),
             ("room: -1.5", "`-1.5`: too large or negative"),
             ("names: [", "`names`: "),
@@ -396,14 +410,20 @@ mod tests {
 
     #[test]
     fn no_more_of_a_file_is_read_than_a_configuration_may_have() {
-        let failure = load::<Raw>("t", Some(Path::new("/dev/zero")), None).unwrap_err();
-        assert!(failure.to_string().contains("longer than"), "{failure}");
-        assert!(load::<Raw>("t", Some(Path::new("/dev/null")), None).is_ok());
         use std::os::fd::AsRawFd as _;
+        assert!(load::<Raw>("t", Some(Path::new("/dev/null")), None).is_ok());
+        let temp = tree(&[("long.yaml", &" ".repeat(LIMIT as usize + 1))]);
         let (reader, _writer) = std::io::pipe().unwrap();
         let pipe = PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
-        let failure = load::<Raw>("t", Some(&pipe), None).unwrap_err();
-        assert!(failure.to_string().contains("is a pipe"), "{failure}");
+        for (path, says) in [
+            ("/dev/zero".into(), "write it to a regular file"),
+            (pipe, "write it to a regular file"),
+            (temp.path().join("long.yaml"), "has at most 1 MiB"),
+        ] {
+            let failure = load::<Raw>("t", Some(&path), None).unwrap_err().to_string();
+            assert!(failure.contains(says), "{failure}");
+            assert!(failure.contains(path.to_str().unwrap()), "{failure}");
+        }
     }
 
     #[test]

@@ -6,10 +6,14 @@ use std::{fmt, io, iter};
 use nix::errno::Errno;
 
 use crate::Exit;
+use crate::thread::NoThread;
 
 /// What helps when there is no descriptor left, in whatever it is that failed for want of one.
 const MORE_FILES: &str =
     "allow this process more open files: `ulimit -n` in a shell, LimitNOFILE= in a unit of systemd";
+
+/// What helps when no thread can be started.
+const MORE_PROCESSES: &str = "allow this user more processes: `ulimit -u` in a shell, LimitNPROC= or TasksMax= in a unit of systemd";
 
 /// An error and its causes, outermost first.
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
@@ -29,15 +33,23 @@ pub fn cause_of<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Opt
     chain(error).find_map(|cause| cause.downcast_ref())
 }
 
-/// Whether the cause is that this process, or the host, has as many files open as it may.
+/// Whether the cause is that this process, its user or the host has as many files open, or as many threads, as it may.
 #[must_use]
-pub fn is_out_of_files(error: &(dyn Error + 'static)) -> bool {
-    chain(error).any(|cause| {
+pub fn is_out_of_resources(error: &(dyn Error + 'static)) -> bool {
+    more_resources(error).is_some()
+}
+
+/// What helps when the cause is such a limit.
+fn more_resources(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    chain(error).find_map(|cause| {
+        if cause.is::<NoThread>() {
+            return Some(MORE_PROCESSES);
+        }
         let errno = match cause.downcast_ref::<io::Error>() {
             Some(error) => error.raw_os_error().map(Errno::from_raw),
             None => cause.downcast_ref().copied(),
         };
-        matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
+        matches!(errno, Some(Errno::EMFILE | Errno::ENFILE)).then_some(MORE_FILES)
     })
 }
 
@@ -75,7 +87,7 @@ impl Failure {
     /// Adds what the reader can do about it.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
-        if !self.is_out_of_files() {
+        if self.more_resources().is_none() {
             self.remedy = Some(remedy.into());
         }
         self
@@ -88,23 +100,20 @@ impl Failure {
         self
     }
 
-    /// Adds the cause, printed as one `because:` line per link of its chain. Too few open files are an I/O error with
-    /// a remedy of its own, whatever failed for want of them.
+    /// Adds the cause, printed as one `because:` line per link of its chain. Too few open files
+    /// or threads are an I/O error with a remedy of its own, whatever failed for want of them.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
-        if self.is_out_of_files() {
+        if let Some(remedy) = self.more_resources() {
             self.exit = Exit::IO;
-            self.remedy = Some(MORE_FILES.to_owned());
+            self.remedy = Some(remedy.to_owned());
         }
         self
     }
 
-    /// Whether it failed for want of a file descriptor.
-    #[must_use]
-    pub fn is_out_of_files(&self) -> bool {
-        let source = self.source.as_deref();
-        source.is_some_and(|source| is_out_of_files(source))
+    fn more_resources(&self) -> Option<&'static str> {
+        more_resources(self.source.as_deref()?)
     }
 
     /// The same failure with another exit code, for a tool that has its own (pexrun).

@@ -1,6 +1,8 @@
 //! What the command lines of all tools have in common: variables of flags, layers, headings.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command as Process;
 
 use assert_fs::TempDir;
@@ -8,8 +10,9 @@ use assert_fs::prelude::*;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 use hostkit::cli::{self, Tool};
+use hostkit_tests::host::run_as;
 use hostkit_tests::origin::Origin;
-use hostkit_tests::{Outcome, bin};
+use hostkit_tests::{Outcome, bin, or_skip};
 
 /// Set for the process that [`parses_a_line_in_a_process_of_its_own`] is meant for: the tool, and its command line.
 const LINE: &str = "HOSTKIT_TEST_LINE";
@@ -473,6 +476,71 @@ fn a_fetch_with_too_few_open_files_is_an_io_error_that_names_the_limit() {
                 .contains("allow this process more open files");
             assert!(is_named || outcome.code == 0, "{said}");
             assert!(!outcome.stderr.contains("belongs to this user"), "{said}");
+        }
+        run(&line, 100).exits(0);
+    }
+}
+
+#[test]
+fn fetch_with_too_few_processes_is_an_io_error_that_names_the_limit() {
+    // The limit counts all processes of a user: this one has no others.
+    const ALONE: u32 = 54_987;
+    if or_skip("another uid", run_as(ALONE, "true")).is_none() {
+        return;
+    }
+    let origin = Origin::start();
+    origin.put("/b/job-1.2.3.tar", vec![0; 10_240]);
+    origin.put("/b/job-1.2.3.jar", "\x7fELF");
+    let temp = TempDir::new().unwrap();
+    let everybody: Permissions = PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&temp, everybody).unwrap();
+    for tool in ["s3cache", "pexrun"] {
+        if std::fs::hard_link(bin(tool), temp.child(tool)).is_err() {
+            std::fs::copy(bin(tool), temp.child(tool)).unwrap();
+        }
+    }
+    temp.child("job-1.2.3.txt").write_str("object").unwrap();
+    let url = origin.url("/b/job-1.2.3.tar");
+    let service = origin.url("").trim_end_matches('/').to_owned();
+    let lines = [
+        format!("s3cache --cache-dir new {url} --copy-to copy"),
+        format!(
+            "s3cache --cache-dir new file://{}",
+            temp.child("job-1.2.3.txt").display()
+        ),
+        format!(
+            "s3cache --cache-dir new put job-1.2.3.txt file://{}/new/",
+            temp.display()
+        ),
+        format!(
+            "s3cache --cache-dir new --endpoint-url {service} --no-sign-request s3://b/job-1.2.3.tar"
+        ),
+        format!("pexrun --cache-dir new --repository {service}/b --fetch-only job 1.2.3"),
+    ];
+    let run = |line: &str, limit: u64| {
+        let (tool, args) = line.split_once(' ').unwrap();
+        let mut process = run_as(ALONE, "bash").unwrap();
+        let script = format!("rm -rf new copy; ulimit -u {limit}; exec \"$@\"");
+        process.args(["-c", &script, "bash"]);
+        process.arg(temp.child(tool).path()).args(args.split(' '));
+        process
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_REGION", "us-east-1")
+            .env("HOME", temp.path());
+        Outcome::from(process.current_dir(&temp).output().unwrap())
+    };
+    for line in lines {
+        let failed = match line.starts_with("pexrun") {
+            true => 125,
+            false => 74,
+        };
+        for limit in 1..=12 {
+            let outcome = run(&line, limit);
+            let said = format!("{line} with {limit}: {outcome:?}");
+            assert!([0, failed].contains(&outcome.code), "{said}");
+            let is_named = outcome.stderr.contains("allow this user more processes");
+            assert!(is_named || outcome.code == 0, "{said}");
+            assert!(limit > 1 || outcome.code == failed, "{said}");
         }
         run(&line, 100).exits(0);
     }

@@ -25,6 +25,7 @@ pub struct S3 {
     server: Server,
     requests: Arc<Mutex<Vec<String>>>,
     unlistable: Arc<AtomicBool>,
+    unreadable: Arc<AtomicBool>,
     refusal: Arc<Mutex<Option<(u16, &'static str)>>>,
     directory: TempDir,
 }
@@ -40,11 +41,13 @@ impl S3 {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let unlistable = Arc::new(AtomicBool::new(false));
         let (log, hides) = (requests.clone(), unlistable.clone());
+        let unreadable = Arc::new(AtomicBool::new(false));
+        let denies_reading = unreadable.clone();
         let refusal = Arc::new(Mutex::new(None));
         let refuses = refusal.clone();
         let server = Server::start("s3", move |tcp| {
             let (service, log, hides) = (service.clone(), log.clone(), hides.clone());
-            let refuses = refuses.clone();
+            let (refuses, denies_reading) = (refuses.clone(), denies_reading.clone());
             let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
                 let line = format!("{} {}", request.method(), request.uri());
                 log.lock().unwrap().push(line);
@@ -55,7 +58,11 @@ impl S3 {
                     request.method() == "PUT" && request.headers().contains_key("if-none-match");
                 let refuses = is_conditional.then(|| refusal_for(&refuses)).flatten();
                 let service = service.clone();
+                let is_denied = request.method() != "PUT" && denies_reading.load(Ordering::Relaxed);
                 async move {
+                    if is_denied {
+                        return Ok(error(403, "AccessDenied"));
+                    }
                     if let Some((status, code)) = refuses {
                         // A client that still sends would not see the answer.
                         let _ = http_body_util::BodyExt::collect(request.into_body()).await;
@@ -82,6 +89,7 @@ impl S3 {
             server,
             requests,
             unlistable,
+            unreadable,
             refusal,
             directory,
         }
@@ -130,9 +138,14 @@ impl S3 {
         self.unlistable.store(true, Ordering::Relaxed);
     }
 
-    /// From now on it does not know `If-None-Match` of PUT, as some stores do not: it answers 501.
-    pub fn forbid_conditions(&self) {
-        *self.refusal.lock().unwrap() = Some((501, "NotImplemented"));
+    /// From now on its client may only write.
+    pub fn forbid_reading(&self) {
+        self.unreadable.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on it does not know `If-None-Match` of PUT, as some stores do not: it answers this status.
+    pub fn forbid_conditions(&self, status: u16) {
+        *self.refusal.lock().unwrap() = Some((status, "NotImplemented"));
     }
 
     /// The next conditional PUT meets another one under way: it is answered 409, as by AWS.

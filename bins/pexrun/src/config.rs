@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use hostkit::config::value::{self, Text};
 use hostkit::{Exit, Failure};
 use nix::unistd::{AccessFlags, access};
 use s3cache::settings::Freshness;
@@ -16,7 +17,7 @@ use tracing::debug;
 use crate::arch;
 use crate::cli::Args;
 use crate::find;
-use crate::names::Template;
+use crate::names::{Template, spellings};
 
 /// The version that means "the build that has none".
 pub const STATIC: &str = "static";
@@ -27,16 +28,22 @@ pub const STATIC: &str = "static";
 struct Raw {
     #[serde(deserialize_with = "repositories")]
     repository: Option<Vec<String>>,
+    #[serde(deserialize_with = "value::text")]
     cache_dir: Option<PathBuf>,
+    #[serde(deserialize_with = "value::text")]
     arch: Option<String>,
     pex_name: Option<Template>,
     jar_name: Option<Template>,
+    #[serde(deserialize_with = "value::text")]
     java: Option<String>,
+    #[serde(deserialize_with = "value::texts")]
     java_flags: Option<Vec<String>>,
     pex_root: Option<PexRoot>,
     #[serde(deserialize_with = "s3cache::settings::endpoint")]
     endpoint_url: Option<String>,
+    #[serde(deserialize_with = "value::text")]
     region: Option<String>,
+    #[serde(deserialize_with = "value::text")]
     profile: Option<String>,
 }
 
@@ -71,7 +78,7 @@ struct Repository(String);
 
 impl<'de> Deserialize<'de> for Repository {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let url = String::deserialize(from)?;
+        let Text(url) = Text::deserialize(from)?;
         find::source(&url, "JOB").map_err(D::Error::custom)?;
         Ok(Self(url))
     }
@@ -120,8 +127,6 @@ pub struct Layers {
     pub merged: FetchArgs,
     /// The keys of its own that `pexrun.yaml` has.
     pub written: Vec<&'static str>,
-    /// The name of that file.
-    pub file: String,
 }
 
 impl Config {
@@ -146,8 +151,7 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn read(args: &Args) -> Result<(Self, Layers), Failure> {
-        let personal =
-            absolute_variable("HOME").map(|home| home.join(".config/hostkit/pexrun.yaml"));
+        let personal = personal_file();
         let raw: Raw =
             hostkit::config::load("pexrun", args.fetch.config.as_deref(), personal.as_deref())?;
         let written = [
@@ -249,10 +253,6 @@ impl Config {
             own_file,
             merged: fetch,
             written,
-            file: match &args.fetch.config {
-                Some(file) => file.display().to_string(),
-                None => "pexrun.yaml".to_owned(),
-            },
         };
         Ok((config, layers))
     }
@@ -267,11 +267,25 @@ impl Config {
                 format!("{job}.jar"),
             ];
         }
-        vec![
-            self.pex_name.fill(job, version, &self.arch),
-            self.jar_name.fill(job, version, &self.arch),
-        ]
+        let of = |version: String| {
+            [&self.pex_name, &self.jar_name].map(|name| name.fill(job, &version, &self.arch))
+        };
+        spellings(version).into_iter().flat_map(of).collect()
     }
+}
+
+/// The configuration file that decides, for each key of `pexrun.yaml`.
+///
+/// # Errors
+/// As [`Config::load`].
+pub fn deciding_files(args: &Args) -> Result<BTreeMap<String, PathBuf>, Failure> {
+    let explicit = args.fetch.config.as_deref();
+    hostkit::config::deciding_files("pexrun", explicit, personal_file().as_deref())
+}
+
+/// The user's own configuration file.
+fn personal_file() -> Option<PathBuf> {
+    Some(absolute_variable("HOME")?.join(".config/hostkit/pexrun.yaml"))
 }
 
 /// Where a user's own caches are.

@@ -14,11 +14,10 @@ use s3cache::{Got, Source, Want};
 use tracing::{debug, warn};
 
 use crate::config::Config;
+use crate::names::{SHORT_HASH_MIN, is_hex, spellings};
 
 /// So many builds that begin alike are named in an error.
 const ALIKE_LIMIT: usize = 20;
-/// The shortest beginning of a hash that is looked for.
-const SHORT_HASH_MIN: usize = 4;
 
 /// Gets a build onto this host.
 ///
@@ -143,7 +142,7 @@ fn no_such_build(config: &Config, job: &str, version: &str, names: &[String]) ->
     let web = config.repositories.iter().any(is_web);
     let remedy = if is_short(version) && web {
         "a web server cannot be searched: give the whole git hash".to_owned()
-    } else if hex(version) && version.len() < SHORT_HASH_MIN {
+    } else if is_hex(version) && version.len() < SHORT_HASH_MIN {
         format!("give at least {SHORT_HASH_MIN} digits of its git hash")
     } else if config.repositories.iter().all(is_web) {
         "check its name and version".to_owned()
@@ -243,11 +242,13 @@ fn by_beginning(
     job: &str,
     version: &str,
 ) -> Result<Option<Blob>, Failure> {
-    let prefix = format!("{}{version}", config.pex_name.prefix(job));
     let mut matches = Matches::new(config, job, version);
-    list(config, repository, &prefix, &mut |object| {
-        matches.add(&object.name)
-    })?;
+    for version in spellings(version) {
+        let prefix = format!("{}{version}", config.pex_name.prefix(job));
+        list(config, repository, &prefix, &mut |object| {
+            matches.add(&object.name)
+        })?;
+    }
     match matches.only()? {
         Some(name) => fetch(config, source(repository, &name)?),
         None => Ok(None),
@@ -257,11 +258,13 @@ fn by_beginning(
 /// Whether a version may be the beginning of a git hash.
 #[must_use]
 pub fn is_short(version: &str) -> bool {
-    (SHORT_HASH_MIN..40).contains(&version.len()) && hex(version)
+    (SHORT_HASH_MIN..40).contains(&version.len()) && is_hex(version)
 }
 
-fn hex(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_hexdigit())
+/// Whether a hash begins so, in capitals or not.
+fn begins(hash: &str, beginning: &str) -> bool {
+    let start = hash.as_bytes().get(..beginning.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(beginning.as_bytes()))
 }
 
 /// The builds of a job whose hash begins as asked, no more than an error names.
@@ -287,10 +290,11 @@ impl<'a> Matches<'a> {
     fn add(&mut self, name: &str) -> ControlFlow<()> {
         let Self { config, job, .. } = *self;
         if let Some((_, version)) = config.pex_name.read(name, Some(job), &config.arch)
-            && version.starts_with(self.beginning)
-            && hex(&version)
+            && is_hex(&version)
+            && begins(&version, self.beginning)
         {
-            self.found.insert(version, name.to_owned());
+            self.found
+                .insert(version.to_ascii_lowercase(), name.to_owned());
         }
         if self.found.len() > ALIKE_LIMIT {
             return ControlFlow::Break(());
@@ -355,7 +359,7 @@ pub fn list(
     each: store::Visitor<'_>,
 ) -> Result<(), Failure> {
     let prefix = source(repository, prefix)?;
-    online(config.settings.timeout, &prefix, async {
+    online(&config.settings.deadline(&prefix), async {
         let store = store::open(&prefix, &config.settings.access, config.settings.timeout).await?;
         let listed = store.list(&prefix, each).await;
         listed.map_err(|error| error.into_failure(&prefix))

@@ -15,6 +15,7 @@ pub use config::Config;
 use clap::ArgMatches;
 use hostkit::{Exit, Failure, out};
 use launch::Launch;
+use names::spellings;
 use s3cache::settings::Freshness;
 use serde_json::json;
 
@@ -23,6 +24,7 @@ use serde_json::json;
 /// # Errors
 /// See above.
 pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
+    check_usage(&args, matches)?;
     if args.check {
         return check(&args, matches);
     }
@@ -36,8 +38,13 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
 fn check(args: &Args, matches: &ArgMatches) -> Result<Exit, Failure> {
     let (config, layers) = Config::read(args)?;
     let given = |flag: &str| hostkit::cli::origin::<Args>(flag, matches);
-    let file = layers.file.as_str();
-    let below = s3cache::settings::summary(&layers.merged, given, Some((file, &layers.own_file)))?;
+    let files = config::deciding_files(args)?;
+    let repositories = config.repositories.iter();
+    let sources: Vec<_> = repositories
+        .map(|repository| find::source(repository, "job"))
+        .collect::<Result<_, _>>()?;
+    let own = Some((&files, &layers.own_file));
+    let below = s3cache::settings::summary(&layers.merged, given, own, &sources)?;
     for (key, value) in [
         ("repository", find::shown(&config.repositories)),
         ("arch", config.arch),
@@ -53,13 +60,53 @@ fn check(args: &Args, matches: &ArgMatches) -> Result<Exit, Failure> {
         ),
         ("pex-root", format!("{:?}", config.pex_root).to_lowercase()),
     ] {
-        let written = layers.written.contains(&key).then(|| file.to_owned());
+        let written = files.get(key).filter(|_| layers.written.contains(&key));
+        let written = written.map(|file| file.display().to_string());
         let from = given(key).or(written);
         let from = from.as_deref().unwrap_or("default");
         out::line(format_args!("{key:<16} {value} ({from})"))?;
     }
     out::text(&below)?;
     Ok(Exit::OK)
+}
+
+/// Refuses flags that would have no effect. A variable may stand there for other runs.
+///
+/// # Errors
+/// There is one (exit 125).
+fn check_usage(args: &Args, matches: &ArgMatches) -> Result<(), Failure> {
+    let usage =
+        |text: &str, remedy: &str| Err(Failure::new(Exit::LAUNCHER_FAILED, text).remedy(remedy));
+    if args.check {
+        let others = [
+            args.job.is_some(),
+            args.list,
+            args.cached,
+            args.which,
+            args.fetch_only,
+            args.warm,
+            args.dry_run,
+            args.json,
+        ];
+        if others.contains(&true) {
+            let text = "--check looks at the configuration only, not at a build";
+            return usage(
+                text,
+                "give it without JOB and without other flags of what to do",
+            );
+        }
+    }
+    let limit = hostkit::cli::origin::<Args>("limit", matches);
+    if limit.as_deref() == Some("--limit") && !args.list {
+        return usage("--limit goes with --list", "leave it out, or add --list");
+    }
+    if args.json && !args.list && !args.which {
+        return usage(
+            "--json goes with --list or --which",
+            "leave it out, or add one of them",
+        );
+    }
+    Ok(())
 }
 
 fn go(args: &Args) -> Result<Exit, Failure> {
@@ -167,7 +214,10 @@ fn dry_run(config: &Config, job: &str, version: &str, args: &Args) -> Result<Exi
             };
             out::line(format_args!("{verb} {source}"))?;
         }
-        if find::is_short(version) {
+        for version in spellings(version)
+            .iter()
+            .filter(|version| find::is_short(version))
+        {
             let prefix = format!("{}{version}", config.pex_name.prefix(job));
             out::line(format_args!("list {}", find::source(repository, &prefix)?))?;
         }

@@ -104,6 +104,24 @@ impl Template {
     }
 }
 
+/// The shortest beginning of a git hash that is looked for.
+pub const SHORT_HASH_MIN: usize = 4;
+
+/// Whether a text is hexadecimal throughout.
+#[must_use]
+pub fn is_hex(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// A version as it is given, and then, if it may be a git hash, in lower case as git writes that.
+#[must_use]
+pub fn spellings(version: &str) -> Vec<String> {
+    let lower = version.to_ascii_lowercase();
+    let is_other = version.len() >= SHORT_HASH_MIN && is_hex(version) && lower != version;
+    let lower = is_other.then_some(lower);
+    std::iter::once(version.to_owned()).chain(lower).collect()
+}
+
 /// Whether it begins like a version number.
 fn is_number(version: &str) -> bool {
     version

@@ -14,8 +14,12 @@ use nix::errno::Errno;
 use nix::fcntl::copy_file_range;
 use nix::sys::stat::{Mode, SFlag, fchmod};
 
+use crate::deadline::Deadline;
+
 /// So often another name is tried for a temporary file.
 const ATTEMPTS: u32 = 16;
+/// What is copied between two looks at the clock (bytes).
+const STEP: u64 = 64 << 20;
 
 /// A file on its way to its place: made beside it, renamed when complete. Dropped before that, it leaves nothing.
 ///
@@ -112,8 +116,9 @@ impl Drop for Placing {
     }
 }
 
-/// Makes a temporary file and locks it until the rename: one of this kind without a lock belongs to nobody any more.
-fn make_locked(dir: &Dir, prefix: &OsStr, mode: u32) -> io::Result<(OsString, File)> {
+/// Makes a temporary file and locks it until the rename: one of this kind without a lock is left from a killed process.
+/// Where files cannot be locked, it is made all the same.
+pub(crate) fn make_locked(dir: &Dir, prefix: &OsStr, mode: u32) -> io::Result<(OsString, File)> {
     for attempt in 0..ATTEMPTS {
         let mut temp = prefix.to_owned();
         temp.push(format!("{}-{attempt}", std::process::id()));
@@ -123,14 +128,15 @@ fn make_locked(dir: &Dir, prefix: &OsStr, mode: u32) -> io::Result<(OsString, Fi
             other => other?,
         };
         // Before it was locked it looked like a dead one's, and somebody may have removed it.
-        if try_exclusive(&file)? && dir.is_at(&file, &temp)? {
+        if try_exclusive(&file).unwrap_or(true) && dir.is_at(&file, &temp)? {
             return Ok((temp, file));
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
-fn remove_leftovers(dir: &Dir, prefix: &OsStr) {
+/// Removes temporary files whose names begin so and that no process has locked.
+pub(crate) fn remove_leftovers(dir: &Dir, prefix: &OsStr) {
     let Ok(entries) = dir.entries() else { return };
     for (name, _) in entries.flatten() {
         if name.as_bytes().starts_with(prefix.as_bytes())
@@ -192,25 +198,26 @@ pub fn cannot_write(target: &Path, error: io::Error) -> Failure {
     .because(error)
 }
 
-/// Copies all of an open blob to `target`, by a temporary file and a rename.
+/// Copies all of an open blob to `target`, by a temporary file and a rename, sharing the blocks where the filesystem can.
 ///
 /// # Errors
-/// As [`Placing::new`], and when the copy does not fit (exit 73).
-pub fn to_path(blob: &File, length: u64, target: &Path, mode: u32) -> Result<(), Failure> {
+/// As [`Placing::new`], when the copy does not fit (exit 73), or the deadline is over (exit 75).
+pub fn to_path(
+    blob: &File,
+    length: u64,
+    target: &Path,
+    mode: u32,
+    deadline: &Deadline,
+) -> Result<(), Failure> {
     let placing = Placing::new(target, mode)?;
-    whole(blob, &placing.file, length).map_err(|error| cannot_write(target, error))?;
-    placing.place()
-}
-
-/// Copies `length` bytes into an empty file, sharing the blocks where the filesystem can.
-///
-/// # Errors
-/// As write(2).
-pub fn whole(from: &File, to: &File, length: u64) -> io::Result<()> {
-    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
-        return Ok(());
+    if rustix::fs::ioctl_ficlone(&placing.file, blob).is_err() {
+        for at in (0..length).step_by(STEP as usize) {
+            deadline.check().map_err(|_| deadline.failure())?;
+            range(blob, &placing.file, at, STEP.min(length - at))
+                .map_err(|error| cannot_write(target, error))?;
+        }
     }
-    range(from, to, 0, length)
+    placing.place()
 }
 
 /// Copies a range to the same place of another file.
@@ -226,9 +233,7 @@ pub fn range(from: &File, to: &File, start: u64, length: u64) -> io::Result<()> 
             i64::try_from(at).unwrap_or(i64::MAX),
         );
         // The kernel copies at most 2 GiB at once; a smaller step keeps a signal from waiting long.
-        let step = usize::try_from(end - at)
-            .unwrap_or(usize::MAX)
-            .min(64 << 20);
+        let step = usize::try_from((end - at).min(STEP)).unwrap_or(usize::MAX);
         match copy_file_range(from, Some(&mut source), to, Some(&mut target), step) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(copied) => at += copied as u64,
@@ -265,6 +270,12 @@ fn by_hand(from: &File, to: &File, mut at: u64, end: u64) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Duration;
+
+    fn to_path(blob: &File, length: u64, target: &Path, mode: u32) -> Result<(), Failure> {
+        let hour = Duration::from_secs(3600);
+        super::to_path(blob, length, target, mode, &Deadline::new("a", hour))
+    }
 
     fn blob(temp: &Path, text: &str) -> File {
         std::fs::write(temp.join("blob"), text).unwrap();
@@ -320,5 +331,18 @@ mod tests {
         let file = blob(temp.path(), "bytes");
         let short = File::create(temp.path().join("to")).unwrap();
         assert!(range(&file, &short, 0, 6).is_err());
+    }
+
+    #[test]
+    fn copy_ends_at_the_deadline_and_leaves_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = blob(temp.path(), "bytes");
+        let over = Deadline::new("s3://b/a", Duration::ZERO);
+        let failure = super::to_path(&file, 5, &temp.path().join("out"), 0o644, &over);
+        // A file system that shares blocks has copied it at once.
+        if let Err(failure) = failure {
+            assert_eq!(failure.exit(), Exit::TRY_AGAIN);
+            assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
+        }
     }
 }

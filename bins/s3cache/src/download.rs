@@ -9,10 +9,9 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hostkit::failure::is_out_of_files;
+use hostkit::failure::is_out_of_resources;
 use hostkit::{Exit, Failure, clock};
 use tracing::{info, warn};
 
@@ -27,7 +26,7 @@ use crate::fetch::{found, shown};
 use crate::flight::TURNS;
 use crate::progress::Progress;
 use crate::settings::Settings;
-use crate::sink::{Shape, Sink, Summary, Target};
+use crate::sink::{Shape, Sink, SinkThread, Summary, Target};
 use crate::source::Source;
 use crate::store::{Checksum, Crc, Kind, Meta, ObjectStore, Reply, StoreError};
 use crate::unpack;
@@ -178,7 +177,7 @@ impl Download<'_> {
                 }
                 Ok(Landed::Published(Box::new(Blob { entry, file, path })))
             }
-            Err(error) if is_out_of_files(&error) => Err(disk(error)),
+            Err(error) if is_out_of_resources(&error) => Err(disk(error)),
             Err(error) => {
                 warn!(%error, "cannot publish in {}: going on without the cache", shown(share));
                 let _ = space::release(share, Partial::remove(&dir, key, turn));
@@ -375,7 +374,7 @@ impl Download<'_> {
         into: &Destination<'_>,
     ) -> Result<(Target, Summary), Stop> {
         let room = target.data.try_clone().map_err(StoreError::disk)?;
-        let (sink, thread) = Sink::start(target, shape, &done);
+        let (sink, thread) = Sink::start(target, shape, &done).map_err(StoreError::disk)?;
         let arrived = sink.arrived();
         let shown = tokio::task::spawn_local({
             let mut progress = Progress::new(&self.source.to_string(), "fetching");
@@ -516,7 +515,7 @@ pub(crate) fn new_entry(
 }
 
 /// Waits for the sink's thread without holding up the runtime.
-async fn ended(thread: JoinHandle<io::Result<(Summary, Target)>>) -> io::Result<(Summary, Target)> {
+async fn ended(thread: SinkThread) -> io::Result<(Summary, Target)> {
     tokio::task::spawn_blocking(|| thread.join())
         .await
         .map_err(io::Error::other)?

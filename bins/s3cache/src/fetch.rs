@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use hostkit::failure::is_out_of_files;
+use hostkit::failure::is_out_of_resources;
 use hostkit::{Exit, Failure, clock, shutdown};
 use tokio::task::LocalSet;
 use tracing::{debug, info, warn};
@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use crate::adopt;
 use crate::cache::evict::Recent;
 use crate::cache::{self, Blob, Cache, Entry, Lookup, Share};
+use crate::deadline::Deadline;
 use crate::digest::Hex;
 use crate::download::{self, Download};
 use crate::flight::{self, Boarding};
@@ -91,13 +92,14 @@ pub enum Got {
 /// # Errors
 /// Everything that can go wrong, with the documented exit codes; nothing half-written is left.
 pub fn fetch(want: &Want, settings: &Settings) -> Result<(Got, How), Failure> {
-    fetch_unless(want, settings, None)
+    fetch_unless(want, settings, &settings.deadline(&want.source), None)
 }
 
 /// Gets an artifact onto this host, but not from the cached copy `broken`.
 fn fetch_unless(
     want: &Want,
     settings: &Settings,
+    deadline: &Deadline,
     broken: Option<&Entry>,
 ) -> Result<(Got, How), Failure> {
     let name = want.source.name()?;
@@ -156,7 +158,7 @@ fn fetch_unless(
             "the cached copy was corrupt, and there is no other in the cache",
         ),
         None if offline => lacking(Exit::UNAVAILABLE, "it is not in the cache"),
-        cached => run(settings.timeout, &want.source, async {
+        cached => run(deadline, async {
             online(
                 &Ask {
                     want,
@@ -189,25 +191,26 @@ pub fn cached(source: &Source, settings: &Settings) -> Option<Blob> {
         .filter(|blob| !settings.lacks_sidecar(&blob.entry))
 }
 
-/// Runs the part that needs the network: within the timeout, and only until somebody asks us to stop. From then on a
+/// Runs the part that needs the network: until the deadline, and only until somebody asks us to stop. From then on a
 /// signal ends this process at once.
 ///
 /// # Errors
 /// As the future, and those two.
 pub fn run<T>(
-    timeout: Duration,
-    source: &Source,
+    deadline: &Deadline,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
+    // tokio panics when it has no thread for what blocks and gets none: it keeps the first one.
+    hostkit::thread::check().map_err(|error| {
+        Failure::new(Exit::IO, "cannot start what a fetch needs").because(error)
+    })?;
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    let runtime = hostkit::runtime::build(builder.enable_all())?;
+    builder.enable_all().thread_keep_alive(deadline.left());
+    let runtime = hostkit::runtime::build(&mut builder)?;
     let mut signalled = Box::pin(shutdown::signalled());
     let done = LocalSet::new().block_on(&runtime, async {
         tokio::select! {
-            done = tokio::time::timeout(timeout, work) => done.unwrap_or_else(|_| {
-                Err(Failure::new(Exit::TRY_AGAIN, format!("{source}: not finished within {}", hostkit::units::show_duration(timeout)))
-                    .remedy("try again, or raise --timeout"))
-            }),
+            done = tokio::time::timeout(deadline.left(), work) => done.unwrap_or_else(|_| Err(deadline.failure())),
             signal = &mut signalled => Err(match signal {
                 Ok(signal) => Failure::interrupted(signal),
                 Err(error) => Failure::new(Exit::FAILED, "cannot listen for signals").because(error),
@@ -220,15 +223,19 @@ pub fn run<T>(
     {
         // A thread that reads or writes may take its time; nobody waits for it any more.
         runtime.shutdown_background();
-    } else {
-        // The signals stay caught, and a copy of gigabytes may follow.
-        std::thread::spawn(move || {
-            if let Ok(signal) = runtime.block_on(signalled) {
-                shutdown::die_of(signal);
-            }
-        });
+        return done;
     }
-    done
+    // The signals stay caught, and a copy of gigabytes may follow.
+    let listener = hostkit::thread::spawn(move || {
+        if let Ok(signal) = runtime.block_on(signalled) {
+            shutdown::die_of(signal);
+        }
+    });
+    match listener {
+        Ok(_) => done,
+        Err(error) => done
+            .and_then(|_| Err(Failure::new(Exit::IO, "cannot listen for signals").because(error))),
+    }
 }
 
 struct Ask<'a> {
@@ -334,7 +341,7 @@ async fn online(
             };
         }
         Boarding::Lead(lead) => lead,
-        Boarding::Refused(error) if is_out_of_files(&error) => {
+        Boarding::Refused(error) if is_out_of_resources(&error) => {
             let lock = format!("{source}: cannot lock in {}", shown(&cache.own));
             return Err(Failure::new(Exit::IO, lock).because(error));
         }

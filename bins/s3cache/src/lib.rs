@@ -7,12 +7,14 @@ pub mod archive;
 pub mod cache;
 pub mod cli;
 pub mod copy;
+pub mod deadline;
 pub mod digest;
 pub mod download;
 pub mod engine;
 pub mod environment;
 pub mod fetch;
 pub mod flight;
+pub mod named_file;
 pub mod pex;
 mod presigned;
 pub mod progress;
@@ -36,6 +38,7 @@ use std::path::Path;
 
 use clap::ArgMatches;
 use cli::Verb;
+use deadline::Deadline;
 use hostkit::{Exit, Failure, clock, out};
 use tracing::info;
 
@@ -59,7 +62,7 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
             );
         }
         let given = |flag: &str| hostkit::cli::origin::<Args>(flag, matches);
-        out::text(&settings::summary(&args.fetch, given, None)?)?;
+        out::text(&settings::summary(&args.fetch, given, None, &[])?)?;
         return Ok(Exit::OK);
     }
     let settings = Settings::load(&args.fetch)?;
@@ -98,21 +101,33 @@ fn get(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
         sha256: args.sha256.clone(),
         bypass,
     };
-    let (exit, how) = fetch::fetch_and_use(&want, settings, |got| {
-        let copy_to = copy_to.as_deref();
-        place(got, args, settings, copy_to, &name, &want.source)
+    let (exit, how) = fetch::fetch_and_use(&want, settings, |got, deadline| {
+        let to = Place {
+            copy_to: copy_to.as_deref(),
+            unpack_to: args.unpack_to.as_deref(),
+            mode: args.mode,
+            deadline,
+        };
+        place(got, &to, settings, &name, &want.source)
     })?;
     let ms = clock::since_boot().saturating_sub(began).as_millis() as u64;
     info!(source = %want.source, how = how.word(), ms, "done");
     Ok(exit)
 }
 
+/// Where a fetched artifact is wanted, and until when.
+struct Place<'a> {
+    copy_to: Option<&'a Path>,
+    unpack_to: Option<&'a Path>,
+    mode: u32,
+    deadline: &'a Deadline,
+}
+
 /// Puts a fetched artifact where it is wanted, or prints where it is.
 fn place(
     got: &Got,
-    args: &Args,
+    to: &Place<'_>,
     settings: &Settings,
-    copy_to: Option<&Path>,
     name: &str,
     source: &Source,
 ) -> Result<Exit, Failure> {
@@ -131,14 +146,14 @@ fn place(
         ),
         Got::Placed => return Ok(Exit::OK),
     };
-    if let Some(target) = copy_to {
-        copy::to_path(file, size, target, args.mode)?;
+    if let Some(target) = to.copy_to {
+        copy::to_path(file, size, target, to.mode, to.deadline)?;
     }
-    if let Some(directory) = &args.unpack_to {
+    if let Some(directory) = to.unpack_to {
         let share = verbs::own_share(settings);
-        unpack::unpack(file, name, &sha256, directory, share.as_ref())?;
+        unpack::unpack(file, name, &sha256, directory, share.as_ref(), to.deadline)?;
     }
-    if copy_to.is_none() && args.unpack_to.is_none() {
+    if to.copy_to.is_none() && to.unpack_to.is_none() {
         let path = path.ok_or_else(|| {
             Failure::new(
                 Exit::CANNOT_CREATE,

@@ -5,14 +5,13 @@
 
 mod files;
 
-use std::path::{Path, PathBuf};
-
 use aws_config::profile::ProfileSet;
 use aws_runtime::env_config::property::PropertiesKey;
 use hostkit::{Exit, Failure};
 use url::{Host, Url};
 
 use crate::environment::Environment;
+use crate::named_file::NamedFile;
 pub use files::{ProfileFile, ProfileFiles};
 
 /// The most profiles that take their role with one another.
@@ -32,7 +31,7 @@ pub struct OwnSettings<'a> {
     /// The bucket goes into the path.
     pub path_style: bool,
     /// The certificate authorities to trust (PEM).
-    pub ca_file: Option<&'a Path>,
+    pub ca_file: Option<&'a NamedFile>,
 }
 
 /// A way to sign in that needs a browser, and the AWS tools to refresh what it gave.
@@ -63,7 +62,9 @@ pub struct S3Access {
     /// The bucket goes into the path.
     pub path_style: bool,
     /// The certificate authorities to trust instead of the system's (PEM).
-    pub ca_file: Option<PathBuf>,
+    pub ca_file: Option<NamedFile>,
+    /// The files that a token for credentials is read from, when the environment has no keys.
+    pub token_files: Vec<NamedFile>,
     /// The profile that is in use.
     pub profile: String,
     /// How it signs in, when the environment has no keys and s3cache cannot sign in so.
@@ -120,10 +121,14 @@ impl S3Access {
                 .map(str::to_owned),
             ca_file: own
                 .ca_file
-                .or_else(|| env.get("AWS_CA_BUNDLE").map(Path::new))
-                .or_else(|| setting("ca_bundle").map(Path::new))
-                .map(Path::to_owned),
+                .cloned()
+                .or_else(|| of_variable(env, "AWS_CA_BUNDLE"))
+                .or_else(|| of_profile("ca_bundle", name, setting("ca_bundle"))),
             endpoint,
+            token_files: match env.get("AWS_ACCESS_KEY_ID") {
+                Some(_) => Vec::new(),
+                None => token_files(env, &profile, name),
+            },
             sign_in: match env.get("AWS_ACCESS_KEY_ID") {
                 Some(_) => None,
                 None => sign_in(&profile, name),
@@ -243,6 +248,38 @@ fn needs_path_style(endpoint: &str, style: Option<&str>) -> bool {
     })
 }
 
+/// The file that a variable of the AWS tools names.
+fn of_variable(env: &Environment, name: &str) -> Option<NamedFile> {
+    env.get(name).map(|path| NamedFile::new(path, name))
+}
+
+/// The file that a setting of a profile names.
+fn of_profile(key: &str, profile: &str, path: Option<&str>) -> Option<NamedFile> {
+    path.map(|path| NamedFile::new(path, format!("{key} of the AWS profile {profile:?}")))
+}
+
+/// The files from which the SDK would read a token, whatever they are and however long.
+fn token_files<'a>(env: &Environment, profiles: &'a ProfileSet, name: &'a str) -> Vec<NamedFile> {
+    const KEY: &str = "web_identity_token_file";
+    let mut files: Vec<_> = [
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    ]
+    .into_iter()
+    .filter_map(|variable| of_variable(env, variable))
+    .collect();
+    let mut next = Some(name);
+    for _ in 0..PROFILE_CHAIN_LIMIT {
+        let Some((name, profile)) = next.and_then(|name| Some((name, profiles.get_profile(name)?)))
+        else {
+            break;
+        };
+        files.extend(of_profile(KEY, name, profile.get(KEY)));
+        next = profile.get("source_profile");
+    }
+    files
+}
+
 /// How a profile, or the one that it takes a role with, signs in. The order is that of the SDK.
 fn sign_in(profiles: &ProfileSet, name: &str) -> Option<SignIn> {
     let (mut name, mut left) = (name, PROFILE_CHAIN_LIMIT);
@@ -353,13 +390,14 @@ dynamodb =
     fn resolve(flags: &str, variables: &str) -> Result<S3Access, Failure> {
         let flag = |name: &str| pairs(flags).find(|(flag, _)| *flag == name);
         let flag = |name: &str| flag(name).map(|(_, value)| value);
+        let ca_file = flag("ca-file").map(|path| NamedFile::new(path, "--ca-file"));
         let own = OwnSettings {
             endpoint_url: flag("endpoint-url"),
             region: flag("region"),
             profile: flag("profile"),
             profile_place: flag("profile-place"),
             path_style: flag("path-style").is_some(),
-            ca_file: flag("ca-file").map(Path::new),
+            ca_file: ca_file.as_ref(),
         };
         let variables = pairs(variables).map(|(name, value)| (name.to_owned(), value.to_owned()));
         let file = |path: &str, text: &str| ProfileFile {
@@ -406,7 +444,7 @@ dynamodb =
                 access.endpoint.as_deref(),
                 access.region.as_deref(),
                 Some(if access.path_style { "path" } else { "host" }),
-                access.ca_file.as_deref().and_then(Path::to_str),
+                access.ca_file.as_ref().and_then(|file| file.path.to_str()),
                 Some(access.service()),
             ];
             let found = found.map(|value| value.unwrap_or("-")).join(" ");

@@ -16,7 +16,9 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::cache::Entry;
+use crate::deadline::Deadline;
 use crate::environment::Environment;
+use crate::named_file::NamedFile;
 use crate::s3_access::{self, OwnSettings, ProfileFiles, S3Access};
 use crate::sidecar;
 use crate::source::Source;
@@ -151,6 +153,7 @@ impl FetchArgs {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct Raw {
+    #[serde(deserialize_with = "value::text")]
     cache_dir: Option<PathBuf>,
     #[serde(deserialize_with = "value::size")]
     max_size: Option<u64>,
@@ -160,12 +163,17 @@ struct Raw {
     keep_free: Option<u64>,
     #[serde(deserialize_with = "endpoint")]
     endpoint_url: Option<String>,
+    #[serde(deserialize_with = "value::text")]
     region: Option<String>,
+    #[serde(deserialize_with = "value::text")]
     profile: Option<String>,
     path_style: Option<bool>,
     no_sign_request: Option<bool>,
+    #[serde(deserialize_with = "value::text")]
     ca_file: Option<PathBuf>,
+    #[serde(deserialize_with = "value::text")]
     client_cert: Option<PathBuf>,
+    #[serde(deserialize_with = "value::text")]
     client_key: Option<PathBuf>,
     #[serde(deserialize_with = "positive")]
     part_size: Option<u64>,
@@ -188,7 +196,7 @@ struct Raw {
 /// # Errors
 /// It is not one.
 pub fn endpoint<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
-    let Some(text) = Option::<String>::deserialize(from)? else {
+    let Some(text) = value::text::<D, String>(from)? else {
         return Ok(None);
     };
     // The failure does not show a password that stands in it.
@@ -205,11 +213,11 @@ fn positive_size(text: &str) -> Result<u64, String> {
 }
 
 fn positive<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    value::parsed(from, positive_size)
+    value::parsed_as(from, value::SIZE, positive_size)
 }
 
 fn connections<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    value::parsed(from, |text| match text.parse() {
+    value::parsed_as(from, "a number, 1-64", |text| match text.parse() {
         Ok(number @ 1..=64) => Ok(number),
         _ => Err("expected 1-64".to_owned()),
     })
@@ -262,11 +270,11 @@ pub struct Access {
     /// Ask without credentials.
     pub no_sign_request: bool,
     /// The certificate authorities to trust instead of the system's (PEM).
-    pub ca_file: Option<PathBuf>,
+    pub ca_file: Option<NamedFile>,
     /// The client certificate and its key (PEM files).
-    pub client_cert: Option<(PathBuf, PathBuf)>,
-    /// Where a configuration file names a value of these that is in force.
-    pub(crate) places: BTreeMap<&'static str, String>,
+    pub client_cert: Option<(NamedFile, NamedFile)>,
+    /// Where a configuration file names the profile that is in force.
+    pub(crate) profile_place: Option<String>,
     /// What [`Access::s3`] made of these and the settings of the AWS tools.
     pub(crate) s3: OnceLock<S3Access>,
 }
@@ -330,7 +338,14 @@ impl Settings {
                 places.insert(key, place);
             }
         }
-        let client_cert = args.client_cert.clone().zip(args.client_key.clone());
+        let named = |key: &'static str, path: Option<PathBuf>| {
+            let setting = places.get(key).cloned();
+            path.map(|path| NamedFile::new(path, setting.unwrap_or_else(|| format!("--{key}"))))
+        };
+        let (client_cert, client_key) = match &args.client_cert {
+            Some(_) => (args.client_cert.clone(), args.client_key.clone()),
+            None => (raw.client_cert, raw.client_key),
+        };
         Ok(Self {
             cache_dir: args
                 .cache_dir
@@ -368,12 +383,18 @@ impl Settings {
                     .no_sign_request
                     .or(raw.no_sign_request)
                     .unwrap_or_default(),
-                ca_file: args.ca_file.clone().or(raw.ca_file),
-                client_cert: client_cert.or(raw.client_cert.zip(raw.client_key)),
-                places,
+                ca_file: named("ca-file", args.ca_file.clone().or(raw.ca_file)),
+                client_cert: named("client-cert", client_cert).zip(named("client-key", client_key)),
+                profile_place: places.get("profile").cloned(),
                 s3: OnceLock::new(),
             },
         })
+    }
+
+    /// The end of a run that begins now, about a source.
+    #[must_use]
+    pub fn deadline(&self, source: &Source) -> Deadline {
+        Deadline::new(source, self.timeout)
     }
 
     /// Whether a cached copy lacks what these settings require: somebody named its digest when it was fetched.
@@ -396,14 +417,6 @@ impl Settings {
 }
 
 impl Access {
-    /// The failure of a value, with the place in a configuration file that names it.
-    pub(crate) fn locate(&self, key: &str, failure: Failure) -> Failure {
-        match self.places.get(key) {
-            Some(place) => failure.at(place),
-            None => failure,
-        }
-    }
-
     /// How S3 is reached, with the settings of the AWS tools. They are read once, when S3 is needed at all.
     ///
     /// # Errors
@@ -416,9 +429,9 @@ impl Access {
             endpoint_url: self.endpoint_url.as_deref(),
             region: self.region.as_deref(),
             profile: self.profile.as_deref(),
-            profile_place: self.places.get("profile").map(String::as_str),
+            profile_place: self.profile_place.as_deref(),
             path_style: self.path_style,
-            ca_file: self.ca_file.as_deref(),
+            ca_file: self.ca_file.as_ref(),
         };
         let env = Environment::of_process();
         let files = ProfileFiles::read(&env)?;
@@ -515,6 +528,20 @@ mod tests {
             ),
             ("path-style: perhaps", "`path-style`"),
             ("trusted-uids: [bob]", "`trusted-uids`: invalid value"),
+            ("cache-dir: ''", "`cache-dir`: invalid empty value"),
+            ("endpoint-url: ''", "`endpoint-url`: invalid empty value"),
+            ("region: ''", "`region`: invalid empty value"),
+            ("profile: \" \"", "`profile`: invalid empty value"),
+            ("ca-file: ''", "`ca-file`: invalid empty value"),
+            ("client-cert: ''", "`client-cert`: invalid empty value"),
+            ("client-key: ''", "`client-key`: invalid empty value"),
+            ("max-size: ''", "`max-size`: invalid value ``"),
+            ("timeout: ''", "`timeout`: invalid value ``"),
+            ("max-size: [1]", "bytes, or a number with K, M, G or T"),
+            ("max-size: {a: 1}", "bytes, or a number with K, M, G or T"),
+            ("max-size: [", "bytes, or a number with K, M, G or T"),
+            ("timeout: [", "seconds, or a number with ms, s, m, h or d"),
+            ("connections: [2]", "a number, 1-64"),
             ("part-size: 0", "`part-size`: invalid value `0`"),
             ("max-rate: 0", "`max-rate`: invalid value `0`"),
         ] {

@@ -69,6 +69,9 @@ pub struct Summary {
     pub broken: Option<String>,
 }
 
+/// The thread that writes, which ends with what it has written.
+pub type SinkThread = JoinHandle<io::Result<(Summary, Target)>>;
+
 /// The sending end, held by the engine.
 #[derive(Debug, Clone)]
 pub struct Sink {
@@ -82,21 +85,20 @@ pub struct Gone;
 
 impl Sink {
     /// Starts the thread. `done` are parts that stand in the file already, verified.
-    pub fn start(
-        target: Target,
-        shape: Shape,
-        done: &[Done],
-    ) -> (Self, JoinHandle<io::Result<(Summary, Target)>>) {
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(target: Target, shape: Shape, done: &[Done]) -> io::Result<(Self, SinkThread)> {
         let (queue, pieces) = mpsc::channel(QUEUE);
         let arrived = Arc::new(AtomicU64::new(0));
         let mut writer = Writer::new(target, shape, arrived.clone());
         let done = done.to_vec();
-        let thread = std::thread::spawn(move || {
+        let thread = hostkit::thread::spawn(move || {
             writer
                 .run(pieces, &done)
                 .map(|summary| (summary, writer.target))
-        });
-        (Self { queue, arrived }, thread)
+        })?;
+        Ok((Self { queue, arrived }, thread))
     }
 
     /// Hands over bytes that belong at `at`. Waits while the disk is slower than the network.
@@ -165,11 +167,11 @@ impl Writer {
 
     fn run(&mut self, mut pieces: mpsc::Receiver<Message>, done: &[Done]) -> io::Result<Summary> {
         let data = self.target.data.try_clone()?;
-        self.hasher = Some(StreamWorker::start(data, stream_worker::sha256));
+        self.hasher = Some(StreamWorker::start(data, stream_worker::sha256)?);
         if let Some(kind) = self.shape.archive {
             let data = self.target.data.try_clone()?;
             let check = move |bytes| archive::check(kind, bytes);
-            self.checker = Some(StreamWorker::start(data, check));
+            self.checker = Some(StreamWorker::start(data, check)?);
         }
         for part in done {
             let length = self.part_length(part.part);
@@ -238,7 +240,8 @@ impl Writer {
             self.unsynced = 0;
             self.synced()?;
             let data = self.target.data.try_clone()?;
-            self.syncing = Some(std::thread::spawn(move || data.sync_data()));
+            // Without a thread the final fsync has more to do.
+            self.syncing = hostkit::thread::spawn(move || data.sync_data()).ok();
         }
         Ok(())
     }

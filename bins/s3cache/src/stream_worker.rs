@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::{Buf as _, Bytes};
+use hostkit::thread::NoThread;
 use sha2::{Digest as _, Sha256};
 
 use crate::digest::{self, Hex};
@@ -37,8 +38,13 @@ pub struct StreamWorker<T> {
 
 impl<T: Send + 'static> StreamWorker<T> {
     /// Starts at the beginning of `file`.
-    #[must_use]
-    pub fn start(file: File, read: impl FnOnce(InOrder) -> T + Send + 'static) -> Self {
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(
+        file: File,
+        read: impl FnOnce(InOrder) -> T + Send + 'static,
+    ) -> Result<Self, NoThread> {
         let (queue, work) = sync_channel(QUEUE);
         let bytes = InOrder {
             file,
@@ -48,10 +54,8 @@ impl<T: Send + 'static> StreamWorker<T> {
             buffer: Vec::new(),
             buffered: (0, 0),
         };
-        Self {
-            queue,
-            thread: std::thread::spawn(move || read(bytes)),
-        }
+        let thread = hostkit::thread::spawn(move || read(bytes))?;
+        Ok(Self { queue, thread })
     }
 
     /// Hands over the bytes that follow those it has. Waits while the thread is slower than the network, and does

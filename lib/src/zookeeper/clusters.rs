@@ -10,7 +10,7 @@
 //! ```
 
 use std::fmt;
-use std::io::Read as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -214,10 +214,8 @@ fn read_digest(name: &str, file: &Path) -> Result<String, Failure> {
         let why = format!("has a digest_file {} that cannot be read", file.display());
         wrong(name, &why).because(error)
     };
-    let mut text = String::new();
-    std::fs::File::open(file)
-        .and_then(|open| open.take(DIGEST).read_to_string(&mut text))
-        .map_err(unreadable)?;
+    let text = crate::file::read(file, DIGEST).map_err(unreadable)?;
+    let text = String::from_utf8(text).map_err(|error| unreadable(io::Error::other(error)))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 

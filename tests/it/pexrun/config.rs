@@ -174,6 +174,24 @@ fn usage() {
             vec!["--list", "--dry-run", "job"],
             "--list and --dry-run exclude",
         ),
+        (
+            vec!["--check", "job"],
+            "--check looks at the configuration only",
+        ),
+        (
+            vec!["--check", "--list"],
+            "--check looks at the configuration only",
+        ),
+        (
+            vec!["--check", "--json"],
+            "--check looks at the configuration only",
+        ),
+        (vec!["--limit=3", "job", HASH], "--limit goes with --list"),
+        (
+            vec!["--json", "job", HASH],
+            "--json goes with --list or --which",
+        ),
+        (vec!["--json", "--warm", "job", HASH], "--json goes with"),
         (vec!["--lst", "job"], "--list"),
         (vec!["--offline", "--revalidate", "job", HASH], "exclude"),
     ] {

@@ -211,6 +211,12 @@ fn a_short_hash_is_looked_up_where_a_repository_can_be_listed() {
             .says("60a43ef is the beginning of 2 builds of job")
             .says(HASH)
             .says(ALIKE);
+        // As git reads it, in capitals too.
+        run(&HASH[..8].to_uppercase()).exits(0).prints("one\n");
+        run(&OTHER.to_uppercase()).exits(0).prints("three\n");
+        run("60A43EF")
+            .exits(125)
+            .says("60A43EF is the beginning of 2 builds of job");
         run("60a").exits(127).says("at least 4 digits");
         run("beef").exits(127).says("`pexrun --list job`");
     }

@@ -34,13 +34,15 @@ fn endpoint_comes_from_the_first_layer_that_names_it() {
         host.configure(&format!("repository: s3://builds/pex\n{endpoint}\n"));
     };
     let own_right = format!("endpoint-url: {right}");
+    let own_file = host.home().join(".config/hostkit/pexrun.yaml");
+    let own_file = own_file.display().to_string();
     // pexrun.yaml, variables, flags, and the layer that wins.
     for (at, (yaml, env, flags, layer)) in [
         (
             &own_right,
             vec![("HOSTKIT_S3CACHE_CONFIG", bad.as_str())],
             vec![],
-            "pexrun.yaml",
+            own_file.as_str(),
         ),
         (
             &String::new(),
@@ -95,17 +97,16 @@ fn endpoint_comes_from_the_first_layer_that_names_it() {
 #[test]
 fn check_prints_what_is_in_force_and_writes_nothing() {
     let host = Host::new();
+    let file = host.home().join(".config/hostkit/pexrun.yaml");
+    let file = file.display();
     let shown = host.pexrun(["--check", "--max-size=1G"]).exits(0).stdout;
     for row in [
-        format!("repository       {} (pexrun.yaml)\n", host.repository()),
-        format!("arch             {ARCH} (pexrun.yaml)\n"),
+        format!("repository       {} ({file})\n", host.repository()),
+        format!("arch             {ARCH} ({file})\n"),
         "pex-name         {job}-{version}-{arch}.pex (default)\n".to_owned(),
         "java             java (default)\n".to_owned(),
         "pex-root         cache (default)\n".to_owned(),
-        format!(
-            "cache-dir        {} (pexrun.yaml)\n",
-            host.cache().display()
-        ),
+        format!("cache-dir        {} ({file})\n", host.cache().display()),
         "max-size         1.0 GiB (--max-size)\n".to_owned(),
         "keep-free        512.0 MiB (default)\n".to_owned(),
     ] {
@@ -130,8 +131,6 @@ fn check_prints_what_is_in_force_and_writes_nothing() {
         .exits(78)
         .says("pr9.yaml:2: `profile`: there is no AWS profile");
     assert!(!host.cache().exists());
-    let file = host.home().join(".config/hostkit/pexrun.yaml");
-    let file = file.display();
     for (line, says) in [
         (
             "repository: /srv/pex",
@@ -154,6 +153,31 @@ fn check_prints_what_is_in_force_and_writes_nothing() {
             "3:1: unknown key `ca-file`: the keys are repository",
         ),
         ("region: x", "nothing says where builds are published"),
+        ("repository: ''", "3:13: `repository`: invalid empty value"),
+        (
+            "repository: [file:///a, '']",
+            "3:25: `repository`: invalid empty value",
+        ),
+        ("region: ''", "3:9: `region`: invalid empty value"),
+        ("profile: ' '", "3:10: `profile`: invalid empty value"),
+        (
+            "endpoint-url: \"\"",
+            "3:15: `endpoint-url`: invalid empty value",
+        ),
+        ("java: ''", "3:7: `java`: invalid empty value"),
+        (
+            "java-flags: [-Xmx1g, '']",
+            "3:22: `java-flags`: invalid empty value",
+        ),
+        (
+            "pex-name: ''",
+            "3:11: `pex-name`: `` is not a name of builds",
+        ),
+        (
+            "jar-name: ''",
+            "3:11: `jar-name`: `` is not a name of builds",
+        ),
+        ("pex-root: ''", "3:11: `pex-root`"),
     ] {
         host.configure(&format!("{line}\n"));
         let outcome = host.pexrun(["--check"]).exits(78).says(says);
@@ -166,4 +190,53 @@ fn check_prints_what_is_in_force_and_writes_nothing() {
         host.pexrun(["job", HASH]).exits(125).says(says);
     }
     assert!(!host.cache().exists());
+    for key in ["arch", "cache-dir"] {
+        let path = host.path("empty.yaml");
+        std::fs::write(&path, format!("repository: file:///srv\n{key}: ''\n")).unwrap();
+        host.pexrun(["--check", "--config", path.to_str().unwrap()])
+            .exits(78)
+            .says(&format!("`{key}`: invalid empty value"));
+    }
+}
+
+#[test]
+fn check_looks_at_what_the_repositories_need() {
+    let host = Host::bare();
+    // Repositories, variables, and what is said; without it the check passes.
+    for (repository, variables, says) in [
+        (
+            "s3://builds/pex",
+            &[("AWS_CA_BUNDLE", "/nope.pem")][..],
+            "AWS_CA_BUNDLE: cannot use /nope.pem",
+        ),
+        (
+            "https://repo.example.org/pex",
+            &[("AWS_CA_BUNDLE", "/nope.pem")],
+            "",
+        ),
+        (
+            "https://repo.example.org/pex",
+            &[("ALL_PROXY", "socks5://p")],
+            "ALL_PROXY does not name",
+        ),
+        (
+            "https://repo.example.org/pex",
+            &[("ALL_PROXY", "socks5://p"), ("NO_PROXY", ".example.org")],
+            "",
+        ),
+        (
+            "s3://builds/pex",
+            &[("HTTPS_PROXY", "socks5://p")],
+            "HTTPS_PROXY",
+        ),
+        ("file:///srv/pex", &[("ALL_PROXY", "socks5://p")], ""),
+    ] {
+        host.repositories(&[repository]);
+        let mut command = host.command(["--check"]);
+        command.envs(variables.iter().copied());
+        let code = if says.is_empty() { 0 } else { 78 };
+        Outcome::from(command.output().unwrap())
+            .exits(code)
+            .says(says);
+    }
 }

@@ -142,3 +142,23 @@ fn intact_archive_that_is_refused_stays_cached() {
     assert_eq!(origin.bodies(ARCHIVE), 1);
     host.s3cache([&url, "--offline"]).exits(0);
 }
+
+#[test]
+fn unpacking_of_a_tangled_archive_ends_at_the_deadline() {
+    let host = Host::new();
+    // Chains of links that are just short enough, each with detours: millions of names to look up.
+    let script = "detour=$(printf 'd/../%.0s' {1..800}); for at in {0..227}; do \
+        [ $((at % 38)) = 37 ] && to=. || to=${detour}l$((at + 1)); ln -s $to l$at; done; tar cf a-1.2.tar l* && rm l*";
+    let made = host.program("bash").args(["-c", script]).status();
+    assert!(made.unwrap().success());
+    let url = format!("file://{}", host.path("a-1.2.tar").display());
+    host.s3cache([&url]).exits(0);
+    host.s3cache([&url, "--unpack-to=out", "--timeout=500ms"])
+        .exits(75)
+        .says(&format!(
+            "{url}: not finished within 500ms: try again, or raise --timeout"
+        ));
+    let left = std::fs::read_dir(host.sandbox()).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["a-1.2.tar"]);
+}

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use hostkit_tests::host::SilentFs;
+use hostkit_tests::tls::Authority;
 use hostkit_tests::{bin, eventually, or_skip};
 use nix::sys::stat::Mode;
 
@@ -68,15 +69,164 @@ fn only_a_regular_file_is_an_artifact() {
 }
 
 #[test]
-fn a_certificate_file_that_never_comes_is_ended_by_the_deadline() {
+fn file_that_states_no_length_is_refused_and_never_an_empty_artifact() {
     let host = Host::new();
-    let fifo = host.path("ca.pem");
-    nix::unistd::mkfifo(&fifo, Mode::from_bits_truncate(0o644)).unwrap();
-    for source in ["https://127.0.0.1:9/a-1.2.bin", "s3://b/a-1.2.bin"] {
-        let args = [source, "--ca-file=ca.pem", "--timeout=1s"];
-        bounded(&host, &args)
-            .exits(75)
-            .says("not finished within 1s");
+    let repo = url(&host.path("repo/version-1.2"));
+    for (args, code) in [
+        (&["file:///proc/version", "--copy-to=out"][..], 69),
+        (&["exists", "file:///proc/version"], 69),
+        (&["put", "/proc/version", &repo], 66),
+    ] {
+        host.s3cache(args)
+            .exits(code)
+            .says("it has content, but states a length of 0");
+    }
+    assert!(!host.path("out").exists() && !host.path("repo").exists());
+    std::fs::write(host.path("empty.txt"), "").unwrap();
+    host.s3cache([&url(&host.path("empty.txt")), "--copy-to=out"])
+        .exits(0);
+    assert_eq!(host.read("out"), b"");
+}
+
+#[test]
+fn put_that_is_ended_by_a_signal_leaves_no_temporary_file() {
+    let host = Host::new();
+    let made = File::create(host.path("made.txt")).unwrap();
+    made.set_len(256 << 20).unwrap();
+    let repo = host.path("repo");
+    let mut running = host.start(["put", "made.txt", &url(&repo.join("made.txt"))]);
+    eventually("the copy has begun", || {
+        std::fs::read_dir(&repo).is_ok_and(|mut found| found.next().is_some())
+    });
+    let pid = nix::unistd::Pid::from_raw(running.0.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    running.0.wait().unwrap();
+    let left = std::fs::read_dir(&repo).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    // It may have been done before the signal came.
+    let hidden = |name: &std::ffi::OsString| name.as_encoded_bytes().starts_with(b".");
+    assert!(!left.iter().any(hidden), "{left:?}");
+}
+
+/// Runs s3cache with these variables, but not for ever.
+fn bounded_env(host: &Host, args: &[&str], env: &[(&str, &str)]) -> Outcome {
+    let mut command = host.program("timeout");
+    command.arg("60").arg(bin("s3cache")).args(args);
+    command.args(host.own_flags());
+    command.envs(env.iter().copied()).output().unwrap().into()
+}
+
+#[test]
+fn file_that_a_setting_names_is_bounded_regular_and_named_in_the_error() {
+    const HTTPS: &str = "https://127.0.0.1:9/a-1.2.bin";
+    const S3: &str = "s3://b/a-1.2.bin";
+    let host = Host::new();
+    nix::unistd::mkfifo(&host.path("fifo"), Mode::from_bits_truncate(0o644)).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", host.path("device")).unwrap();
+    std::fs::write(host.path("long"), vec![b' '; (1 << 20) + 1]).unwrap();
+    let authority = Authority::new();
+    let cert = format!("--client-cert={}", authority.client().display());
+    let key = format!("--client-key={}", authority.client_key().display());
+    std::fs::write(
+        host.path("profiles"),
+        "[profile ca]\nca_bundle = BAD\n[profile token]\nrole_arn = r\nweb_identity_token_file = BAD\n",
+    )
+    .unwrap();
+    let keys = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    for bad in ["fifo", "device", "long"] {
+        let profiles = std::fs::read_to_string(host.path("profiles")).unwrap();
+        std::fs::write(host.path("config"), profiles.replace("BAD", bad)).unwrap();
+        std::fs::write(host.path("own.yaml"), format!("# Ours.\nca-file: {bad}\n")).unwrap();
+        let ca = format!("--ca-file={bad}");
+        let bad_cert = format!("--client-cert={bad}");
+        let bad_key = format!("--client-key={bad}");
+        let config = format!("--config={bad}");
+        let role = ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/fetch");
+        // Arguments, variables, the exit code, and the setting as the error names it.
+        for (args, env, code, setting) in [
+            (vec![HTTPS, &ca], vec![], 78, "--ca-file"),
+            (vec![S3, &ca], keys.to_vec(), 78, "--ca-file"),
+            (
+                vec![HTTPS, "--config=own.yaml"],
+                vec![],
+                78,
+                "own.yaml:2: `ca-file`",
+            ),
+            (
+                vec![S3],
+                [&keys[..], &[("AWS_CA_BUNDLE", bad)]].concat(),
+                78,
+                "AWS_CA_BUNDLE",
+            ),
+            (
+                vec![S3, "--profile=ca"],
+                [&keys[..], &[("AWS_CONFIG_FILE", "config")]].concat(),
+                78,
+                "ca_bundle of the AWS profile \"ca\"",
+            ),
+            (vec![HTTPS, &cert, &bad_key], vec![], 78, "--client-key"),
+            (vec![HTTPS, &bad_cert, &key], vec![], 78, "--client-cert"),
+            (
+                vec![HTTPS],
+                vec![("SSL_CERT_FILE", bad)],
+                78,
+                "SSL_CERT_FILE",
+            ),
+            (
+                vec![S3],
+                vec![("AWS_WEB_IDENTITY_TOKEN_FILE", bad), role],
+                78,
+                "AWS_WEB_IDENTITY_TOKEN_FILE",
+            ),
+            (
+                vec![S3],
+                vec![("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", bad)],
+                78,
+                "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+            ),
+            (
+                vec![S3, "--profile=token"],
+                vec![("AWS_CONFIG_FILE", "config")],
+                78,
+                "web_identity_token_file of the AWS profile \"token\"",
+            ),
+            (
+                vec![S3],
+                vec![("AWS_CONFIG_FILE", bad)],
+                78,
+                "name another with AWS_CONFIG_FILE",
+            ),
+            (
+                vec![S3],
+                vec![("AWS_SHARED_CREDENTIALS_FILE", bad)],
+                78,
+                "name another with AWS_SHARED_CREDENTIALS_FILE",
+            ),
+            (vec![HTTPS], vec![("NETRC", bad)], 77, "NETRC"),
+            (vec![HTTPS, &config], vec![], 78, "configuration file"),
+        ] {
+            let told = bounded_env(&host, &args, &env).exits(code).says(setting);
+            told.says(bad).says(match bad {
+                "long" => "longer than 1048576 bytes",
+                _ => "not a regular file",
+            });
+        }
+    }
+    // A file that is not there is the AWS tools' affair, and /dev/null is an empty one.
+    let env = [&keys[..], &[("AWS_CONFIG_FILE", "/dev/null")]].concat();
+    let dead = [S3, "--endpoint-url=http://127.0.0.1:9", "--timeout=20"];
+    bounded_env(&host, &dead, &env).exits(69);
+    // A bundle that is not PEM is an error for S3 as it is for https.
+    for source in [S3, HTTPS] {
+        for text in [
+            "no certificate",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        ] {
+            std::fs::write(host.path("bundle"), text).unwrap();
+            bounded_env(&host, &[source, "--ca-file=bundle"], &keys)
+                .exits(78)
+                .says("--ca-file: cannot use bundle: name a file of certificates");
+        }
     }
 }
 

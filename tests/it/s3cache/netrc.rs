@@ -108,6 +108,6 @@ fn a_netrc_that_cannot_be_read_stops_only_its_own_host() {
         .output()
         .unwrap();
     super::Outcome::from(told)
-        .exits(75)
-        .says("not finished within 1s");
+        .exits(77)
+        .says("not a regular file");
 }

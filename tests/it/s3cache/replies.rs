@@ -205,7 +205,7 @@ fn a_reply_that_is_not_a_whole_listing_fails_and_names_the_endpoint() {
     let again =
         format!("{more}<NextContinuationToken>t</NextContinuationToken></ListBucketResult>");
     for (status, body, says) in [
-        ("200 OK", page(&again), "no token for the next part"),
+        ("200 OK", page(&again), "a token of its listing again"),
         (
             "200 OK",
             page(&format!("{more}</ListBucketResult>")),
@@ -261,4 +261,32 @@ fn a_reply_that_is_not_a_whole_listing_fails_and_names_the_endpoint() {
             run("pexrun", &[&repository[..], args].concat()).exits(125);
         }
     }
+}
+
+#[test]
+fn listing_whose_tokens_come_round_again_fails() {
+    // The tokens t1, t2, t3, t1, ..
+    let s3 = Fake::start(|head| {
+        let at = head.split("continuation-token=t").nth(1);
+        let at = at
+            .and_then(|rest| rest[..1].parse::<u32>().ok())
+            .unwrap_or(0);
+        let next = at % 3 + 1;
+        let body = format!(
+            "<ListBucketResult><Contents><Key>pex/job-{at}-x.pex</Key><Size>1</Size></Contents>\
+             <IsTruncated>true</IsTruncated><NextContinuationToken>t{next}</NextContinuationToken></ListBucketResult>"
+        );
+        answer("200 OK", &["Content-Type: application/xml"], &body)
+    });
+    let host = Host::new();
+    let env = [
+        ("AWS_ENDPOINT_URL", s3.url()),
+        ("AWS_ACCESS_KEY_ID", "id".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "secret".to_owned()),
+    ];
+    let env = env.map(|(name, value)| (name.to_owned(), value));
+    host.s3cache_env(["ls", "s3://builds/pex/", "--timeout=60"], &env)
+        .exits(69)
+        .says("sent a token of its listing again: the listing has no end");
+    assert!(s3.heads().len() < 20, "{:?}", s3.heads());
 }

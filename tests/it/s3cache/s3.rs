@@ -103,27 +103,58 @@ fn a_name_is_published_once_unless_it_is_replaced() {
 
 #[test]
 fn a_store_without_conditional_writes_is_asked_before_it_is_written_to() {
+    for status in [400, 405, 501] {
+        let (host, s3) = start();
+        s3.forbid_conditions(status);
+        put(&host, &s3, "first", &[])
+            .exits(0)
+            .says("does not know conditional writes");
+        let again = put(&host, &s3, "first", &["--json"]).exits(0);
+        assert!(
+            again.stdout.contains(r#""published":false"#),
+            "{}",
+            again.stdout
+        );
+        put(&host, &s3, "other", &[]).exits(73).says("another name");
+        let object = s3.dir().join(format!("builds/pex/job-{HASH}.bin"));
+        assert_eq!(std::fs::read_to_string(&object).unwrap(), "first");
+        let replaced = put(&host, &s3, "other", &["--replace"]).exits(0);
+        assert!(
+            !replaced.stderr.contains("conditional"),
+            "{}",
+            replaced.stderr
+        );
+        assert_eq!(std::fs::read_to_string(&object).unwrap(), "other");
+    }
+}
+
+#[test]
+fn publisher_that_may_only_write_never_replaces_and_is_told_what_is_missing() {
+    for (status, listing_only) in [(400, false), (501, false), (501, true)] {
+        let (host, s3) = start();
+        s3.forbid_conditions(status);
+        match listing_only {
+            true => s3.forbid_listing(),
+            false => s3.forbid_reading(),
+        }
+        let object = s3.dir().join(format!("builds/pex/job-{HASH}.bin"));
+        put(&host, &s3, "first", &[])
+            .exits(77)
+            .says(&format!("the store refuses conditional writes ({status})"))
+            .says("does not say whether the object exists: access denied (403)")
+            .says("s3:ListBucket")
+            .says("--replace, which overwrites");
+        assert!(!object.exists());
+        put(&host, &s3, "first", &["--replace"]).exits(0);
+        assert_eq!(std::fs::read_to_string(&object).unwrap(), "first");
+    }
+    // With conditional writes, reading is needed only to compare.
     let (host, s3) = start();
-    s3.forbid_conditions();
+    s3.forbid_reading();
+    put(&host, &s3, "first", &[]).exits(0);
     put(&host, &s3, "first", &[])
-        .exits(0)
-        .says("does not know conditional writes");
-    let again = put(&host, &s3, "first", &["--json"]).exits(0);
-    assert!(
-        again.stdout.contains(r#""published":false"#),
-        "{}",
-        again.stdout
-    );
-    put(&host, &s3, "other", &[]).exits(73).says("another name");
-    let object = s3.dir().join(format!("builds/pex/job-{HASH}.bin"));
-    assert_eq!(std::fs::read_to_string(&object).unwrap(), "first");
-    let replaced = put(&host, &s3, "other", &["--replace"]).exits(0);
-    assert!(
-        !replaced.stderr.contains("conditional"),
-        "{}",
-        replaced.stderr
-    );
-    assert_eq!(std::fs::read_to_string(&object).unwrap(), "other");
+        .exits(73)
+        .says("exists, and cannot be compared with this file");
 }
 
 #[test]

@@ -377,5 +377,34 @@ fn check_prints_what_is_in_force_and_writes_nothing() {
             .exits(78)
             .says(says);
     }
+    // What the environment names is checked too, as far as that needs no network.
+    for (variables, says) in [
+        (
+            &[("AWS_CA_BUNDLE", "/nope.pem")][..],
+            "AWS_CA_BUNDLE: cannot use /nope.pem",
+        ),
+        (
+            &[("ALL_PROXY", "socks5://127.0.0.1:1080")],
+            "ALL_PROXY does not name an http or https proxy",
+        ),
+        (
+            &[("https_proxy", "socks5h://p"), ("NO_PROXY", "example.org")],
+            "https_proxy does not name an http or https proxy",
+        ),
+        (&[("NETRC", "/dev/zero")], "NETRC: cannot read /dev/zero"),
+        (
+            &[("SSL_CERT_FILE", "/dev/zero")],
+            "SSL_CERT_FILE: cannot use",
+        ),
+        (&[("ALL_PROXY", "socks5://p"), ("NO_PROXY", "*")], ""),
+        (&[("ALL_PROXY", "http://p:3128")], ""),
+    ] {
+        let env = variables.iter().copied();
+        let env: Vec<_> = env
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let code = if says.is_empty() { 0 } else { 78 };
+        host.s3cache_env(["--check"], &env).exits(code).says(says);
+    }
     assert!(!host.cache().exists());
 }

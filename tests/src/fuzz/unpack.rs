@@ -3,8 +3,10 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use hostkit::Exit;
+use s3cache::deadline::Deadline;
 
 /// Bytes of a header of tar.
 const BLOCK: usize = 512;
@@ -39,7 +41,8 @@ pub(super) fn run(bytes: &[u8]) {
     fs::write(temp.path().join("victim"), "untouched").expect("a file");
     let mut blob = tempfile::tempfile().expect("a temporary file");
     blob.write_all(&with_checksums(bytes)).expect("its content");
-    match s3cache::unpack::unpack(&blob, "a.tar", "00", &root, None) {
+    let deadline = Deadline::new("a.tar", Duration::from_secs(3600));
+    match s3cache::unpack::unpack(&blob, "a.tar", "00", &root, None, &deadline) {
         Ok(()) => check_links(&root, &root),
         // A name may be one that the filesystem does not take.
         Err(failure) => assert!(

@@ -27,7 +27,7 @@ pub(super) enum Read {
 /// The file is one that must not be used.
 pub(super) fn read(path: &Path) -> Result<Read, Wrong> {
     let shown = path.display();
-    let opened = std::fs::File::open(path).and_then(|file| {
+    let opened = hostkit::file::open_regular(path).and_then(|file| {
         let metadata = file.metadata()?;
         let mut bytes = Vec::new();
         file.take(LONGEST + 1).read_to_end(&mut bytes)?;

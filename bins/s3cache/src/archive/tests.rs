@@ -3,12 +3,14 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
 use super::*;
+use crate::deadline::Deadline;
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -190,7 +192,9 @@ proptest! {
         let temp = tempfile::tempdir().unwrap();
         let mut blob = tempfile::tempfile().unwrap();
         blob.write_all(&tar).unwrap();
-        if crate::unpack::unpack(&blob, "a.tar", "11", &temp.path().join("out"), None).is_ok() {
+        let deadline = Deadline::new("a.tar", Duration::from_secs(3600));
+        let out = temp.path().join("out");
+        if crate::unpack::unpack(&blob, "a.tar", "11", &out, None, &deadline).is_ok() {
             prop_assert!(is_whole(Kind::Tar, &tar));
         }
     }

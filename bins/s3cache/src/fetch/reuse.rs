@@ -3,26 +3,28 @@
 use hostkit::{Exit, Failure};
 use tracing::warn;
 
-use super::{Ask, Got, How, Want, fetch, fetch_unless};
+use super::{Ask, Got, How, Want, fetch_unless};
 use crate::cache::{Blob, Cache, Entry};
+use crate::deadline::Deadline;
 use crate::digest;
 use crate::download::Download;
 use crate::settings::{Freshness, Settings};
 use crate::source::Source;
 use crate::verify;
 
-/// Fetches an artifact and uses it. A cached copy that its use finds broken, as one may be that an s3cache cached which
+/// Fetches an artifact and uses it, within one deadline. A cached copy that its use finds broken, as one may be that an s3cache cached which
 /// verified less, is put aside, and the artifact fetched again: once. An intact one whose content is refused stays.
 ///
 /// # Errors
-/// As [`fetch`] and the use.
+/// As [`fetch`](super::fetch) and the use.
 pub fn fetch_and_use<T>(
     want: &Want,
     settings: &Settings,
-    mut use_artifact: impl FnMut(&Got) -> Result<T, Failure>,
+    mut use_artifact: impl FnMut(&Got, &Deadline) -> Result<T, Failure>,
 ) -> Result<(T, How), Failure> {
-    let (got, how) = fetch(want, settings)?;
-    let failure = match use_artifact(&got) {
+    let deadline = settings.deadline(&want.source);
+    let (got, how) = fetch_unless(want, settings, &deadline, None)?;
+    let failure = match use_artifact(&got, &deadline) {
         Ok(used) => return Ok((used, how)),
         Err(failure) => failure,
     };
@@ -45,8 +47,8 @@ pub fn fetch_and_use<T>(
     {
         warn!(%error, "cannot put it aside");
     }
-    let (got, how) = fetch_unless(want, settings, Some(&broken))?;
-    Ok((use_artifact(&got)?, how))
+    let (got, how) = fetch_unless(want, settings, &deadline, Some(&broken))?;
+    Ok((use_artifact(&got, &deadline)?, how))
 }
 
 /// Whether a cached copy passes what a fetch checks: another fetch would bring the same.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::io::Read as _;
+use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -84,27 +84,24 @@ impl ProfileFiles {
 fn read(env: &Environment, variable: &str, default: &str) -> Result<ProfileFile, Failure> {
     let named = env.get(variable);
     let path = expand_home(env, named.unwrap_or(default));
-    let unreadable = |error: std::io::Error| {
+    let unreadable = |error: Error| {
         Failure::new(Exit::CONFIG, format!("cannot read {}", path.display()))
-            .remedy(format!("make it readable, or name another with {variable}"))
+            .remedy(format!(
+                "make it a readable file of at most 1 MiB, or name another with {variable}"
+            ))
             .because(error)
     };
-    let mut text = Vec::new();
-    let read = std::fs::File::open(&path)
-        .and_then(|file| file.take(FILE_LIMIT + 1).read_to_end(&mut text));
-    match read {
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+    let text = match hostkit::file::read(&path, FILE_LIMIT) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
         // The home of another user: its settings are not those of this one.
-        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::PermissionDenied => {
+        Err(error) if named.is_none() && error.kind() == ErrorKind::PermissionDenied => {
             tracing::warn!(path = %path.display(), "cannot read the AWS configuration file: going on without it");
+            Vec::new()
         }
         Err(error) => return Err(unreadable(error)),
-    }
-    if text.len() as u64 > FILE_LIMIT {
-        return Err(unreadable(std::io::ErrorKind::FileTooLarge.into()));
-    }
-    let text = String::from_utf8(text).map_err(|error| unreadable(std::io::Error::other(error)))?;
+    };
+    let text = String::from_utf8(text).map_err(|error| unreadable(Error::other(error)))?;
     Ok(ProfileFile { path, text })
 }
 

@@ -1,5 +1,6 @@
 //! What `--check` prints of the settings of a fetch: each value that is in force, and where it comes from.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -7,28 +8,32 @@ use hostkit::Failure;
 use hostkit::units::{show_setting, show_size};
 
 use super::{FetchArgs, Raw, Settings};
-use crate::store::http::HttpStore;
+use crate::source::Source;
+use crate::store;
 use crate::store::s3::DEFAULT_REGION;
 
+/// The configuration file that decides, for each key.
+type Files = BTreeMap<String, PathBuf>;
+
 /// Validates the settings that `merged` and s3cache's configuration file make, and shows them. `given` names the flag or
-/// variable that gives a value; `own` is what the tool's own configuration file was merged from, and its name.
+/// variable that gives a value; `own` is what the tool's own configuration files say, and which of them says it. `sources`
+/// are examples of what will be fetched, where they are known.
 ///
 /// # Errors
 /// The configuration file, a certificate or the AWS configuration cannot be used (exit 78).
 pub fn summary(
     merged: &FetchArgs,
     given: impl Fn(&str) -> Option<String>,
-    own: Option<(&str, &FetchArgs)>,
+    own: Option<(&Files, &FetchArgs)>,
+    sources: &[Source],
 ) -> Result<String, Failure> {
     let raw: Raw = hostkit::config::load("s3cache", merged.config.as_deref(), None)?;
     let settings = Settings::load(merged)?;
     let access = &settings.access;
-    HttpStore::new(access)?;
     let s3 = access.s3()?;
-    let file = match &merged.config {
-        Some(file) => file.display().to_string(),
-        None => "s3cache.yaml".to_owned(),
-    };
+    store::check(access, sources)?;
+    let files = hostkit::config::deciding_files("s3cache", merged.config.as_deref(), None)?;
+    let named = |files: &Files, key: &str| files.get(key).map(|file| file.display().to_string());
     let mut text = String::new();
     let mut row = |key: &str, value: String, from: &str| {
         let _ = writeln!(text, "{key:<16} {value} ({from})");
@@ -37,10 +42,10 @@ pub fn summary(
         ($($field:ident: $value:expr, else $otherwise:expr;)*) => {$({
             let key = stringify!($field).replace('_', "-");
             let given = given(&key);
-            let own = own.filter(|(_, own)| own.$field.is_some()).map(|(name, _)| name);
-            let written = raw.$field.as_ref().map(|_| file.as_str());
-            let from = given.as_deref().or(own).or(written).unwrap_or($otherwise);
-            row(&key, $value, from);
+            let own = own.filter(|(_, own)| own.$field.is_some()).and_then(|(files, _)| named(files, &key));
+            let written = raw.$field.as_ref().and_then(|_| named(&files, &key));
+            let from = given.or(own).or(written);
+            row(&key, $value, from.as_deref().unwrap_or($otherwise));
         })*};
     }
     let size = |bytes: Option<u64>, otherwise: &str| bytes.map_or(otherwise.to_owned(), show_size);
@@ -69,9 +74,9 @@ pub fn summary(
         profile: s3.profile.clone(), else aws(s3.profile != "default");
         path_style: s3.path_style.to_string(), else if s3.path_style { "endpoint or profile" } else { "default" };
         no_sign_request: access.no_sign_request.to_string(), else "default";
-        ca_file: path(s3.ca_file.as_ref(), "that of the system"), else aws(s3.ca_file.is_some());
-        client_cert: path(access.client_cert.as_ref().map(|(file, _)| file), "none"), else "default";
-        client_key: path(access.client_cert.as_ref().map(|(_, file)| file), "none"), else "default";
+        ca_file: path(s3.ca_file.as_ref().map(|file| &file.path), "that of the system"), else aws(s3.ca_file.is_some());
+        client_cert: path(access.client_cert.as_ref().map(|(file, _)| &file.path), "none"), else "default";
+        client_key: path(access.client_cert.as_ref().map(|(_, file)| &file.path), "none"), else "default";
         part_size: size(settings.part_size, "by size"), else "default";
         connections: settings.connections.map_or("by size".to_owned(), |n| n.to_string()), else "default";
         max_rate: size(settings.max_rate, "unbounded"), else "default";
@@ -80,11 +85,11 @@ pub fn summary(
         stall_timeout: show_setting(settings.stall_timeout), else "default";
     }
     let uids: Vec<String> = settings.trusted_uids.iter().map(u32::to_string).collect();
-    let from = raw.trusted_uids.map_or("default", |_| file.as_str());
+    let from = raw.trusted_uids.and_then(|_| named(&files, "trusted-uids"));
     let uids = match uids.is_empty() {
         true => "none".to_owned(),
         false => uids.join(", "),
     };
-    row("trusted-uids", uids, from);
+    row("trusted-uids", uids, from.as_deref().unwrap_or("default"));
     Ok(text)
 }

@@ -41,7 +41,7 @@ fn sink_all(
         crc: Crc::Crc64Nvme,
         archive,
     };
-    let (sink, thread) = Sink::start(Target { data, record: None }, shape, &done);
+    let (sink, thread) = Sink::start(Target { data, record: None }, shape, &done).unwrap();
     block_on(async {
         for pair in order.chunks(2) {
             let range = |part: u64| {
@@ -128,7 +128,8 @@ fn an_unfinished_object_has_no_digest() {
         },
         shape,
         &[],
-    );
+    )
+    .unwrap();
     block_on(sink.piece(0, Bytes::from_static(b"ab"))).unwrap();
     drop(sink);
     assert!(thread.join().unwrap().is_err());

@@ -3,18 +3,20 @@
 //! Every system call that touches a path runs on a thread of its own, because a network or FUSE file system may never
 //! answer: the deadlines of the runtime go on, and the process can end without that thread.
 
-use std::fs::{DirEntry, File, OpenOptions};
+mod upload;
+
+use std::fs::{DirEntry, File};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hostkit::dir::Dir;
-use nix::fcntl::OFlag;
+use hostkit::file::{length, open_regular};
 
 use super::{Body, Boxed, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError, Visitor};
 use crate::source::Source;
+use upload::{Removal, Upload};
 
 /// Bytes handed on at once.
 const PIECE: u64 = 256 << 10;
@@ -89,34 +91,15 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
 }
 
-/// Opens a file that must be a regular one: opening a FIFO waits for a writer, and opening a device may do anything.
-///
-/// # Errors
-/// As stat(2) and open(2); `InvalidInput` for anything that is not a regular file.
-pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
-    let special = || io::Error::new(io::ErrorKind::InvalidInput, NOT_REGULAR);
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(special());
-    }
-    // It may have become another one since.
-    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits())
-        .open(path)?;
-    file.metadata()?
-        .is_file()
-        .then_some(file)
-        .ok_or_else(special)
-}
-
-const NOT_REGULAR: &str = "not a regular file";
-
 /// Why a file of the store cannot be read. It is never our own disk, which failed.
 fn unreadable(error: io::Error) -> StoreError {
     use io::ErrorKind;
     match error.kind() {
-        ErrorKind::InvalidInput => StoreError::new(Kind::Fatal, NOT_REGULAR).remedy("name a file"),
+        ErrorKind::InvalidInput => {
+            StoreError::new(Kind::Fatal, error.to_string()).remedy("name a file")
+        }
+        ErrorKind::InvalidData => StoreError::new(Kind::Fatal, error.to_string())
+            .remedy("copy it to a file first, and name that one"),
         // A name that does not fit is that of a sidecar beside a file whose name just does.
         ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename => {
             StoreError::new(Kind::Absent, "there is no such file")
@@ -138,16 +121,16 @@ async fn open(source: &Source) -> Result<(File, Meta), StoreError> {
     let path = path(source)?;
     blocking(move || {
         let file = open_regular(&path).map_err(unreadable)?;
+        let length = length(&file).map_err(unreadable)?;
         let found = file.metadata().map_err(unreadable)?;
         let tag = format!(
-            "\"{:x}-{:x}-{:x}.{:x}\"",
-            found.len(),
+            "\"{length:x}-{:x}-{:x}.{:x}\"",
             found.ino(),
             found.ctime(),
             found.ctime_nsec()
         );
         let meta = Meta {
-            size: Some(found.len()),
+            size: Some(length),
             etag: Some(tag),
             ..Meta::default()
         };
@@ -219,7 +202,10 @@ impl ObjectStore for FileStore {
         let file = file.to_owned();
         Box::pin(async move {
             let place = split(source)?;
-            blocking(move || publish(place, &file, replace)).await
+            let upload = Arc::new(blocking(move || Upload::begin(place)).await?);
+            // Dropped with this future, while a thread may still copy.
+            let _removal = Removal(upload.clone());
+            blocking(move || upload.finish(&file, replace)).await
         })
     }
 
@@ -242,35 +228,6 @@ impl ObjectStore for FileStore {
             }
             Ok(())
         })
-    }
-}
-
-/// Copies `file` into a directory under a name.
-fn publish(
-    (parent, name): (PathBuf, String),
-    file: &Path,
-    replace: bool,
-) -> Result<(), StoreError> {
-    let dir = Dir::make_all(&parent, 0o755)?;
-    let temp = format!(".{name}.{}.tmp", std::process::id());
-    let _ = dir.remove_file(&temp);
-    let result = (|| {
-        let mut copy = dir.create_new(&temp, 0o644)?;
-        io::copy(&mut open_regular(file)?, &mut copy)?;
-        copy.sync_all()?;
-        if replace {
-            return dir.rename(&temp, &dir, &name);
-        }
-        // A link, unlike a rename, never replaces what another process published meanwhile.
-        dir.link(&temp, &name)
-    })();
-    let _ = dir.remove_file(&temp);
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(StoreError::new(Kind::Exists, "it exists already"))
-        }
-        Err(error) => Err(error.into()),
-        Ok(()) => Ok(dir.sync()?),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Proxies come from the environment, credentials from `~/.netrc`, certificates from flags.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::OnceCell;
 
+use super::file::blocking;
 use super::netrc::{Login, Netrc};
 use super::proxy::{InvalidProxy, Proxies, Proxy};
 use super::resolve::{SystemResolver, UnresolvedHost};
@@ -22,6 +23,7 @@ use super::{
     of_status,
 };
 use crate::environment::Environment;
+use crate::named_file::NamedFile;
 use crate::settings::Access;
 use crate::source::Source;
 
@@ -29,6 +31,9 @@ use crate::source::Source;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Redirects followed.
 const REDIRECTS: usize = 5;
+
+/// What to do about a file that is not one of certificates or keys.
+const PEM: &str = "name a file of certificates or a key in PEM format";
 
 /// An HTTP client with its connections.
 #[derive(Debug)]
@@ -73,7 +78,8 @@ impl HttpStore {
             .proxy_for(url)
             .map_err(InvalidProxy::to_store_error)?;
         let request = self.client.request(method, url.clone());
-        let netrc = self.netrc.get_or_try_init(Netrc::read).await?.as_ref();
+        let read = || blocking(Netrc::read);
+        let netrc = self.netrc.get_or_try_init(read).await?.as_ref();
         let login = match (netrc, url.host_str()) {
             (Some(netrc), Some(host)) => netrc.login(host)?,
             _ => None,
@@ -269,22 +275,16 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
 }
 
 fn tls(access: &Access) -> Result<rustls::ClientConfig, Failure> {
-    let mut roots = rustls::RootCertStore::empty();
-    match &access.ca_file {
-        Some(file) => {
-            let trusted = certificates(file).and_then(|certificates| {
-                let mut certificates = certificates.into_iter();
-                certificates
-                    .try_for_each(|certificate| roots.add(certificate))
-                    .map_err(|error| unusable(file, error))
-            });
-            trusted.map_err(|failure| access.locate("ca-file", failure))?;
-        }
+    let roots = match &access.ca_file {
+        Some(file) => authorities(file)?.0,
         None => {
+            check_system_authorities()?;
+            let mut roots = rustls::RootCertStore::empty();
             // One broken certificate among the system's many is not our reader's problem.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            roots
         }
-    }
+    };
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -293,28 +293,44 @@ fn tls(access: &Access) -> Result<rustls::ClientConfig, Failure> {
     let Some((chain, key)) = &access.client_cert else {
         return Ok(builder.with_no_client_auth());
     };
-    let secret = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| access.locate("client-key", unusable(key, error)))?;
-    certificates(chain)
-        .and_then(|certificates| {
-            let config = builder.with_client_auth_cert(certificates, secret);
-            config.map_err(|error| unusable(chain, error))
-        })
-        .map_err(|failure| access.locate("client-cert", failure))
+    let secret =
+        PrivateKeyDer::from_pem_slice(&key.read()?).map_err(|error| key.unusable(PEM, error))?;
+    let certificates = certificates(chain, &chain.read()?)?;
+    let config = builder.with_client_auth_cert(certificates, secret);
+    config.map_err(|error| chain.unusable(PEM, error))
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    let parsed: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
-    match parsed.map_err(|error| unusable(file, error))? {
-        none if none.is_empty() => Err(unusable(file, "there is no certificate in it")),
-        found => Ok(found),
+/// Makes sure that the file of certificates which the environment names in place of the system's can be read.
+///
+/// # Errors
+/// It is not a regular file, or too long (exit 78).
+pub(super) fn check_system_authorities() -> Result<(), Failure> {
+    match hostkit::env::var_os("SSL_CERT_FILE") {
+        Some(path) => NamedFile::new(PathBuf::from(path), "SSL_CERT_FILE").check(),
+        None => Ok(()),
     }
 }
 
-fn unusable(file: &Path, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
-    Failure::new(Exit::CONFIG, format!("cannot use {}", file.display()))
-        .remedy("give a readable PEM file")
-        .because(why)
+/// The certificate authorities of a file, and the text of the file.
+///
+/// # Errors
+/// It cannot be read, or is not a file of certificates (exit 78).
+pub(super) fn authorities(file: &NamedFile) -> Result<(rustls::RootCertStore, Vec<u8>), Failure> {
+    let pem = file.read()?;
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in certificates(file, &pem)? {
+        let added = roots.add(certificate);
+        added.map_err(|error| file.unusable(PEM, error))?;
+    }
+    Ok((roots, pem))
+}
+
+fn certificates(file: &NamedFile, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match parsed.map_err(|error| file.unusable(PEM, error))? {
+        none if none.is_empty() => Err(file.unusable(PEM, "there is no certificate in it")),
+        found => Ok(found),
+    }
 }
 
 /// The header of a login (RFC 7617). Its bytes are sent as they stand in the file.
@@ -467,7 +483,7 @@ mod tests {
         let file = temp.path().join("ca.pem");
         std::fs::write(&file, "not a certificate").unwrap();
         let access = Access {
-            ca_file: Some(file),
+            ca_file: Some(NamedFile::new(file, "--ca-file")),
             ..Access::default()
         };
         let failure = HttpStore::new(&access).unwrap_err();

@@ -1,4 +1,4 @@
-//! Whether a reply is a whole listing of S3. The SDK skips what it cannot read of one, such as its second half.
+//! Whether a reply is a whole listing of S3, and whether the listing has an end. The SDK skips what it cannot read of one, such as its second half.
 
 use xmlparser::{ElementEnd, Token, Tokenizer};
 
@@ -56,9 +56,45 @@ pub(super) fn check(reply: &[u8]) -> Result<(), MalformedListing> {
     }
 }
 
+/// Finds out that the tokens of a listing come round again, however long the round is, by remembering one of them: each
+/// that is remembered is compared with twice as many as the one before (Brent's algorithm).
+#[derive(Debug, Default)]
+pub(super) struct TokenCycle {
+    remembered: Option<String>,
+    compared: u64,
+    limit: u64,
+}
+
+impl TokenCycle {
+    /// Whether this token, the next one, was there before.
+    pub(super) fn is_closed_by(&mut self, token: &str) -> bool {
+        if self.remembered.as_deref() == Some(token) {
+            return true;
+        }
+        self.compared += 1;
+        if self.compared > self.limit {
+            self.remembered = Some(token.to_owned());
+            (self.compared, self.limit) = (0, self.limit * 2 + 1);
+        }
+        false
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn listing_whose_tokens_come_round_ends_and_no_other_does(before in 0..40_u32, round in 1..40_u32) {
+            let mut tokens = TokenCycle::default();
+            let all = (0..before).chain((before..before + round).cycle());
+            let ends = all.take(500).position(|token| tokens.is_closed_by(&token.to_string()));
+            proptest::prop_assert!(ends.is_some_and(|at| at as u32 >= before + round));
+            let mut tokens = TokenCycle::default();
+            proptest::prop_assert!(!(0..1000).any(|token| tokens.is_closed_by(&token.to_string())));
+        }
+    }
 
     #[test]
     fn only_a_whole_listing_is_one() {

@@ -1,6 +1,7 @@
 //! The seam to where artifacts are published: one trait, three stores, one error. Nothing here knows the cache.
 
 mod bounded;
+mod check;
 pub mod file;
 pub mod http;
 mod listing;
@@ -16,9 +17,10 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+pub use check::check;
 use crc_fast::CrcAlgorithm;
 pub(crate) use hostkit::failure::cause_of;
-use hostkit::failure::is_out_of_files;
+use hostkit::failure::is_out_of_resources;
 use hostkit::{Exit, Failure};
 
 use crate::settings::Access;
@@ -293,11 +295,11 @@ impl StoreError {
         self
     }
 
-    /// Adds the cause. For want of a file descriptor another attempt fails too, and so does going without the cache.
+    /// Adds the cause. For want of a file descriptor or a thread another attempt fails too, and so does going without the cache.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         let source = source.into();
-        if is_out_of_files(&*source) {
+        if is_out_of_resources(&*source) {
             self.kind = Kind::Fatal;
         }
         self.source = Some(source);
@@ -327,6 +329,19 @@ impl StoreError {
         };
         let failure = Failure::new(exit, format!("{source}: {}", self.message))
             .remedy(self.remedy.as_deref().unwrap_or(remedy));
+        match self.source {
+            Some(cause) => failure.because(cause),
+            None => failure,
+        }
+    }
+
+    /// The failure of a configuration that no request can succeed with (exit 78).
+    fn into_config_failure(self) -> Failure {
+        let failure = Failure::new(Exit::CONFIG, self.message).remedy(
+            self.remedy
+                .as_deref()
+                .unwrap_or("correct what is named here"),
+        );
         match self.source {
             Some(cause) => failure.because(cause),
             None => failure,

@@ -1,13 +1,11 @@
 //! `~/.netrc` as curl reads it: comments, quoted words with escapes, macros, any layout, `default`. A line that cannot be
 //! read matters only to the host that it belongs to.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use super::file::blocking;
 use super::{Kind, StoreError};
 
 /// The longest file (bytes).
@@ -32,23 +30,28 @@ impl Netrc {
     ///
     /// # Errors
     /// It cannot be read, or is too long. One that only its place suggests and another user owns is left out.
-    pub(super) async fn read() -> Result<Option<Self>, StoreError> {
-        let named = std::env::var_os("NETRC").filter(|path| !path.is_empty());
-        let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+    pub(super) fn read() -> Result<Option<Self>, StoreError> {
+        let named = hostkit::env::var_os("NETRC");
+        let home = hostkit::env::var_os("HOME");
         let implied = home.map(|home| Path::new(&home).join(".netrc"));
         let is_named = named.is_some();
         let Some(path) = named.map(PathBuf::from).or(implied) else {
             return Ok(None);
         };
-        let file = path.clone();
-        match blocking(move || contents(&file)).await {
+        match hostkit::file::read(&path, LIMIT) {
             Ok(text) => Ok(Some(Self { path, text })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_named => {
                 warn!(path = %path.display(), %error, "cannot read the logins: going on without them");
                 Ok(None)
             }
-            Err(error) => Err(unusable(&path, error)),
+            Err(error) => {
+                let setting = if is_named { "NETRC: " } else { "" };
+                let message = format!("{setting}cannot read {}", path.display());
+                Err(StoreError::new(Kind::Denied, message)
+                    .remedy("correct it or remove it; a file of logins has at most 1 MiB")
+                    .because(error))
+            }
         }
     }
 
@@ -63,21 +66,6 @@ impl Netrc {
                 .remedy("correct this line")
         })
     }
-}
-
-fn contents(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    File::open(path)?.take(LIMIT + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > LIMIT {
-        return Err(io::Error::other(format!("it is longer than {LIMIT} bytes")));
-    }
-    Ok(text)
-}
-
-fn unusable(path: &Path, error: io::Error) -> StoreError {
-    StoreError::new(Kind::Denied, format!("cannot read {}", path.display()))
-        .remedy("correct it or remove it")
-        .because(error)
 }
 
 /// A quoted word has no end. What stands there may be a password, and is not shown.

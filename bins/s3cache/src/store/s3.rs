@@ -22,18 +22,24 @@ use tracing::warn;
 
 use super::bounded::BoundedClient;
 use super::file::blocking;
+use super::http;
+use super::listing::TokenCycle;
 use super::proxy::{self, Proxies};
 use super::{
     Body, Boxed, Checksum, Crc, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError,
     Visitor,
 };
 use crate::environment::Environment;
+use crate::named_file::NamedFile;
+use crate::s3_access::S3Access;
 use crate::settings::Access;
 use crate::source::Source;
 use explain::{NOT_S3, explain};
 
 /// How often an upload is repeated that another one of the same name got in the way of.
 const CONFLICTS: u32 = 4;
+/// Statuses by which stores refuse a condition of a PUT that they do not know.
+const CONDITION_REFUSED: [u16; 3] = [400, 405, 501];
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The region where no setting and no instance names one.
@@ -64,15 +70,8 @@ impl S3Store {
                 "run `{command} --profile {profile} --format env`, or give the profile a credential_process that does"
             )));
         }
-        let context = match &s3.ca_file {
-            Some(file) => {
-                let file = file.clone();
-                blocking(move || trust(&file))
-                    .await
-                    .map_err(|failure| access.locate("ca-file", failure))?
-            }
-            None => tls::TlsContext::default(),
-        };
+        let (files, is_signed) = (s3.clone(), !access.no_sign_request);
+        let context = blocking(move || trust(&files, is_signed)).await?;
         let proxies = Proxies::of(&Environment::of_process());
         let http = proxy::sdk_client(proxies, &context);
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
@@ -146,6 +145,36 @@ impl S3Store {
         }
     }
 
+    /// Uploads a file to a name that is free, where the store refused to make sure of that itself, with `status`.
+    async fn look_and_upload(
+        &self,
+        source: &Source,
+        file: &Path,
+        sha256: &str,
+        status: u16,
+    ) -> Result<(), StoreError> {
+        let refusal = match self.head(source, None).await {
+            Ok(_) => return Err(StoreError::new(Kind::Exists, "it exists already")),
+            Err(error) if error.kind == Kind::Absent => {
+                warn!(%source, "the store does not know conditional writes: an upload by another process between our look and our write is replaced");
+                return self.upload(source, file, sha256, false).await;
+            }
+            Err(error) if matches!(error.kind, Kind::Denied | Kind::Fatal) => error,
+            Err(error) => return Err(error),
+        };
+        let message = format!(
+            "the store refuses conditional writes ({status}), and does not say whether the object exists: {refusal}"
+        );
+        // https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html, "Permissions".
+        let remedy = "allow the publisher to look (s3:GetObject, and s3:ListBucket for objects that are absent), or give \
+             --replace, which overwrites what is there";
+        let error = StoreError::new(refusal.kind, message).remedy(remedy);
+        Err(match refusal.source {
+            Some(cause) => error.because(cause),
+            None => error,
+        })
+    }
+
     /// Why a HEAD was refused. Its answer has no body to say so in, hence a GET of one byte is asked for the reason: a
     /// wrong clock, a wrong signature and a missing permission are all a bare 403 otherwise.
     async fn refusal(
@@ -167,20 +196,35 @@ impl S3Store {
     }
 }
 
-fn trust(file: &Path) -> Result<tls::TlsContext, Failure> {
-    let unusable = |error: Box<dyn std::error::Error + Send + Sync>| {
-        Failure::new(Exit::CONFIG, format!("cannot use {}", file.display()))
-            .remedy("give a readable PEM file")
-            .because(error)
+/// The authorities that the client trusts. The files that the SDK reads by itself are checked with them.
+///
+/// # Errors
+/// One of these files cannot be used (exit 78).
+fn trust(s3: &S3Access, is_signed: bool) -> Result<tls::TlsContext, Failure> {
+    if is_signed {
+        s3.token_files.iter().try_for_each(NamedFile::check)?;
+    }
+    let Some(file) = &s3.ca_file else {
+        http::check_system_authorities()?;
+        return Ok(tls::TlsContext::default());
     };
-    let pem = std::fs::read(file).map_err(|error| unusable(error.into()))?;
+    // The SDK panics at a certificate that it cannot read.
+    let (_, pem) = http::authorities(file)?;
     let store = tls::TrustStore::empty()
         .with_native_roots(false)
         .with_pem_certificate(pem);
     tls::TlsContext::builder()
         .with_trust_store(store)
         .build()
-        .map_err(|error| unusable(error.into()))
+        .map_err(|error| Failure::new(Exit::CONFIG, "cannot set up TLS").because(error))
+}
+
+/// Finds what can be found without a request.
+///
+/// # Errors
+/// As [`S3Store::new`].
+pub(super) fn check(access: &Access) -> Result<(), Failure> {
+    trust(access.s3()?, !access.no_sign_request).map(drop)
 }
 
 fn place(source: &Source) -> Result<(&str, &str), StoreError> {
@@ -289,15 +333,11 @@ impl ObjectStore for S3Store {
                 }
             };
             match uploaded {
-                Err(error) if !replace && error.status == Some(501) => {
-                    warn!(%source, "the store does not know conditional writes: an upload by another process between our look and our write is replaced");
-                    match self.head(source, None).await {
-                        Ok(_) => Err(StoreError::new(Kind::Exists, "it exists already")),
-                        Err(error) if error.kind == Kind::Absent => {
-                            self.upload(source, file, sha256, false).await
-                        }
-                        Err(error) => Err(error),
-                    }
+                Err(StoreError {
+                    status: Some(status),
+                    ..
+                }) if !replace && CONDITION_REFUSED.contains(&status) => {
+                    self.look_and_upload(source, file, sha256, status).await
                 }
                 other => other,
             }
@@ -319,8 +359,10 @@ impl ObjectStore for S3Store {
                 .prefix(key)
                 .delimiter("/")
                 .into_paginator()
+                // It would take what came before a repeated token for the whole listing.
+                .stop_on_duplicate_token(false)
                 .send();
-            let mut token = None;
+            let mut tokens = TokenCycle::default();
             while let Some(page) = pages.next().await {
                 let page = page.map_err(explain)?;
                 let below = page.common_prefixes().iter().filter(|_| is_directory);
@@ -330,22 +372,20 @@ impl ObjectStore for S3Store {
                         return Ok(());
                     }
                 }
-                // Without a new token the SDK takes the listing to be complete.
                 let next = page
                     .next_continuation_token()
                     .filter(|next| !next.is_empty());
-                let is_stuck = match next {
-                    Some(_) => next == token.as_deref(),
-                    None => page.is_truncated() == Some(true),
+                let problem = match next {
+                    None if page.is_truncated() == Some(true) => {
+                        "part of a listing and no token for the next part"
+                    }
+                    Some(next) if tokens.is_closed_by(next) => {
+                        "a token of its listing again: the listing has no end"
+                    }
+                    _ => continue,
                 };
-                if is_stuck {
-                    let message = format!(
-                        "{} sent part of a listing and no token for the next part",
-                        self.service
-                    );
-                    return Err(StoreError::new(Kind::Fatal, message).remedy(NOT_S3));
-                }
-                token = next.map(str::to_owned);
+                let message = format!("{} sent {problem}", self.service);
+                return Err(StoreError::new(Kind::Fatal, message).remedy(NOT_S3));
             }
             Ok(())
         })

@@ -6,12 +6,14 @@
 use std::borrow::Cow;
 use std::io::{self, Read};
 
+use hostkit::failure::cause_of;
 use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
 use super::pax::Extension;
 use super::sparse::{self, Segment};
 use crate::archive::fill;
 use crate::archive::header::{BLOCK, is_header, number, unsigned};
+use crate::deadline::DeadlineExceeded;
 
 /// The longest path and link target, as Linux has it: with the NUL that ends it (bytes).
 pub(super) const PATH_LIMIT: usize = 4096;
@@ -36,6 +38,9 @@ pub(super) enum UnpackError {
     /// The archive cannot be read from the disk.
     #[error(transparent)]
     Read(io::Error),
+    /// The time for it is over.
+    #[error(transparent)]
+    Deadline(#[from] DeadlineExceeded),
     /// What was in the archive cannot be written.
     #[error("{member}")]
     Write {
@@ -58,9 +63,12 @@ impl UnpackError {
     /// The failure of writing `path`.
     pub(super) fn write(path: &[u8]) -> impl Fn(io::Error) -> Self + use<> {
         let member = printable(path);
-        move |source| Self::Write {
-            member: member.clone(),
-            source,
+        move |source| match cause_of(&source) {
+            Some(DeadlineExceeded) => DeadlineExceeded.into(),
+            None => Self::Write {
+                member: member.clone(),
+                source,
+            },
         }
     }
 }
@@ -69,6 +77,7 @@ impl UnpackError {
 impl From<io::Error> for UnpackError {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error() {
+            _ if let Some(DeadlineExceeded) = cause_of(&error) => DeadlineExceeded.into(),
             Some(_) => Self::Read(error),
             None => Self::archive(b"the archive", error.to_string()),
         }

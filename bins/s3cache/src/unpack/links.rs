@@ -9,6 +9,7 @@ use hostkit::dir::Dir;
 use nix::errno::Errno;
 
 use super::archive::UnpackError;
+use crate::deadline::Deadline;
 
 /// Linux follows so many symlinks in one path.
 pub(super) const HOPS: u32 = 40;
@@ -16,30 +17,33 @@ pub(super) const HOPS: u32 = 40;
 const LOOKUPS: u64 = 1 << 23;
 
 /// Checks every symlink below `root`.
-pub(super) fn check(root: &Dir) -> Result<(), UnpackError> {
+pub(super) fn check(root: &Dir, deadline: &Deadline) -> Result<(), UnpackError> {
     let root = root.child(".").map_err(UnpackError::write(b"."))?;
     let mut walk = Walk {
         directories: vec![root],
         path: PathBuf::new(),
         lookups: 0,
+        deadline,
     };
     walk.check()
 }
 
 /// Where in the tree the check is: the open directories from the root down, and the path of the last one.
-struct Walk {
+struct Walk<'a> {
     directories: Vec<Dir>,
     path: PathBuf,
     lookups: u64,
+    deadline: &'a Deadline,
 }
 
-impl Walk {
+impl Walk<'_> {
     fn check(&mut self) -> Result<(), UnpackError> {
         let failed = UnpackError::write(self.path.as_os_str().as_bytes());
         let mut below = Vec::new();
         let here = &self.directories[self.directories.len() - 1];
         for entry in here.entries().map_err(&failed)? {
             let (name, is_dir) = entry.map_err(&failed)?;
+            self.deadline.check()?;
             if is_dir {
                 below.push(name);
                 continue;
@@ -87,6 +91,7 @@ impl Walk {
             let Some(name) = rest.pop() else {
                 return Ok(Destination::Within);
             };
+            self.deadline.check()?;
             self.lookups += 1;
             if self.lookups > LOOKUPS {
                 return Ok(Destination::Unknown);

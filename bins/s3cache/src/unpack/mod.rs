@@ -19,6 +19,7 @@ use nix::fcntl::{RenameFlags, renameat2};
 
 use crate::archive::{self as layers, Layer};
 use crate::cache::Share;
+use crate::deadline::{Deadline, UntilDeadline};
 use archive::{Archive, UnpackError};
 use scratch::Scratch;
 use tree::Tree;
@@ -77,14 +78,15 @@ pub fn check(name: &str) -> Result<(), Failure> {
 /// again changes nothing. `share` is where it is recorded which directory is being filled, for [`sweep`] to find.
 ///
 /// # Errors
-/// The archive is broken or wants to write elsewhere (exit 65), it cannot be read (exit 74), or the directory cannot be
-/// made (exit 73). `target` is then as it was.
+/// The archive is broken or wants to write elsewhere (exit 65), it cannot be read (exit 74), the directory cannot be made
+/// (exit 73), or the deadline is over (exit 75). `target` is then as it was.
 pub fn unpack(
     blob: &File,
     name: &str,
     sha256: &str,
     target: &Path,
     share: Option<&Share>,
+    deadline: &Deadline,
 ) -> Result<(), Failure> {
     let cannot = |error: io::Error| crate::copy::cannot_write(target, error);
     let parent = target
@@ -103,7 +105,8 @@ pub fn unpack(
         return Ok(());
     }
     let scratch = Scratch::make(&parent, base, share).map_err(cannot)?;
-    fill(blob, name, sha256, &scratch.root).map_err(|error| match error {
+    fill(blob, name, sha256, &scratch.root, deadline).map_err(|error| match error {
+        UnpackError::Deadline(_) => deadline.failure(),
         UnpackError::Archive { .. } => Failure::new(Exit::CORRUPT, format!("cannot unpack {name}"))
             .remedy("no files were unpacked; publish a complete archive that stays within its directory")
             .because(error),
@@ -209,21 +212,33 @@ fn swap_in(
 }
 
 /// Unpacks into an empty directory, and marks it as unpacked from this artifact.
-fn fill(blob: &File, name: &str, sha256: &str, root: &Dir) -> Result<(), UnpackError> {
+fn fill(
+    blob: &File,
+    name: &str,
+    sha256: &str,
+    root: &Dir,
+    deadline: &Deadline,
+) -> Result<(), UnpackError> {
     let mut blob = blob.try_clone()?;
     io::Seek::rewind(&mut blob)?;
-    let reader = BufReader::with_capacity(256 << 10, blob);
+    let bytes = UntilDeadline {
+        bytes: blob,
+        deadline,
+    };
+    let reader = BufReader::with_capacity(256 << 10, bytes);
     let kind = kind(name).unwrap_or(Kind::Tar);
     match layers::open(kind, reader)? {
-        Layer::Gzip(mut reader) if kind == Kind::Gz => {
+        // A few compressed bytes may be very many.
+        Layer::Gzip(bytes) if kind == Kind::Gz => {
+            let mut reader = UntilDeadline { bytes, deadline };
             let stem = Path::new(name).file_stem().unwrap_or_default();
             let mut file = root
                 .create_new(stem, 0o644)
                 .map_err(UnpackError::write(stem.as_encoded_bytes()))?;
             copy(&mut reader, &mut file, stem)?;
         }
-        Layer::Gzip(reader) => tar(reader, root)?,
-        Layer::Plain(reader) => tar(reader, root)?,
+        Layer::Gzip(bytes) => tar(bytes, root, deadline)?,
+        Layer::Plain(bytes) => tar(bytes, root, deadline)?,
         Layer::Other(program) => {
             let reason = format!("compressed with {program}; only gzip is unpacked");
             return Err(UnpackError::archive(b"the archive", reason));
@@ -254,9 +269,9 @@ fn copy(from: &mut impl Read, to: &mut File, name: &OsStr) -> Result<(), UnpackE
     }
 }
 
-fn tar(reader: impl Read, root: &Dir) -> Result<(), UnpackError> {
-    let mut archive = Archive::new(reader);
-    let mut tree = Tree::new(root);
+fn tar(bytes: impl Read, root: &Dir, deadline: &Deadline) -> Result<(), UnpackError> {
+    let mut archive = Archive::new(UntilDeadline { bytes, deadline });
+    let mut tree = Tree::new(root, deadline);
     while let Some(member) = archive.next()? {
         tree.add(&mut archive, &member)?;
     }

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::*;
 
@@ -10,7 +11,8 @@ mod hostile;
 mod makers;
 
 fn unpack(blob: &File, name: &str, sha256: &str, target: &Path) -> Result<(), Failure> {
-    super::unpack(blob, name, sha256, target, None)
+    let deadline = Deadline::new(name, Duration::from_secs(3600));
+    super::unpack(blob, name, sha256, target, None, &deadline)
 }
 
 fn archive(build: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> File {
@@ -171,4 +173,39 @@ fn gzip_alone_and_around_a_tar() {
     )
     .unwrap();
     assert!(temp.path().join("tgz/a").exists());
+}
+
+#[test]
+fn unpacking_that_is_late_is_a_timeout_and_leaves_nothing() {
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let mut builder = tar::Builder::new(Vec::new());
+    raw(&mut builder, "a", tar::EntryType::Regular, "", b"x");
+    let tar = builder.into_inner().unwrap();
+    let late = Deadline::new("s3://b/a", Duration::ZERO);
+    for (name, bytes) in [
+        ("a.tar", tar.clone()),
+        ("a.tgz", gzip(&tar)),
+        ("a.gz", gzip(b"x")),
+    ] {
+        let temp = tempfile::tempdir().unwrap();
+        let target = temp.path().join("out");
+        let failure = super::unpack(&file(&bytes), name, "11", &target, None, &late).unwrap_err();
+        assert_eq!(failure.exit(), Exit::TRY_AGAIN, "{name}");
+        let text = failure.to_string();
+        assert!(text.starts_with("s3://b/a: not finished within"), "{text}");
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0, "{name}");
+    }
+    // What reads nothing more looks at the clock too.
+    let temp = tempfile::tempdir().unwrap();
+    std::fs::write(temp.path().join("f"), "").unwrap();
+    let root = Dir::open(temp.path()).unwrap();
+    let checked = links::check(&root, &late);
+    assert!(
+        matches!(checked, Err(UnpackError::Deadline(_))),
+        "{checked:?}"
+    );
 }

@@ -17,6 +17,7 @@ use nix::sys::time::TimeSpec;
 use super::archive::{Archive, Member, MemberKind, UnpackError};
 use super::links;
 use super::sparse::Segment;
+use crate::deadline::Deadline;
 
 /// Directories nested deeper than this are refused: removing them takes a handle each.
 const DEPTH: usize = 128;
@@ -33,6 +34,7 @@ type RealPath = Vec<OsString>;
 /// A tree being unpacked.
 pub(super) struct Tree<'a> {
     root: &'a Dir,
+    deadline: &'a Deadline,
     /// Modes and times of directories. They are set last: a directory may forbid to write what the archive has in it.
     directories: BTreeMap<RealPath, (u32, Option<i64>)>,
     remembered: usize,
@@ -40,9 +42,10 @@ pub(super) struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    pub(super) fn new(root: &'a Dir) -> Self {
+    pub(super) fn new(root: &'a Dir, deadline: &'a Deadline) -> Self {
         Self {
             root,
+            deadline,
             directories: BTreeMap::new(),
             remembered: 0,
             buffer: vec![0; BUFFER],
@@ -257,9 +260,10 @@ impl<'a> Tree<'a> {
 
     /// Checks that no symlink leads out of the tree, and gives directories their modes and times.
     pub(super) fn finish(self) -> Result<(), UnpackError> {
-        links::check(self.root)?;
+        links::check(self.root, self.deadline)?;
         // What is in a directory comes before it: its mode may forbid to go there.
         for (real, (mode, mtime)) in self.directories.iter().rev() {
+            self.deadline.check()?;
             let path: PathBuf = real.iter().collect();
             let set = || {
                 let mut dir = self.root.child(".")?;

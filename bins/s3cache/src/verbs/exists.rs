@@ -24,7 +24,7 @@ pub struct Args {
 /// It is not there (exit 66), or the store cannot say (exit 69 or 77).
 pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     let source = Source::parse(&args.source)?;
-    let meta = online(settings.timeout, &source, async {
+    let meta = online(&settings.deadline(&source), async {
         let store = store::open(&source, &settings.access, settings.timeout).await?;
         let asked = match store.head(&source, None).await {
             // A server that knows no HEAD is asked for one byte.

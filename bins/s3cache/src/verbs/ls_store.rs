@@ -50,7 +50,7 @@ fn parse_prefix(word: &str) -> Result<Option<Source>, Failure> {
 /// There is nothing (exit 66), or the store does not list it.
 pub(super) fn run(prefix: &Source, json: bool, settings: &Settings) -> Result<(), Failure> {
     let (mut any, mut printed) = (false, Ok(()));
-    online(settings.timeout, prefix, async {
+    online(&settings.deadline(prefix), async {
         let store = store::open(prefix, &settings.access, settings.timeout).await?;
         let mut each = |listed: Listed| {
             printed = print(prefix, &listed, json, !any);

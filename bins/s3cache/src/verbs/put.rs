@@ -3,17 +3,18 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use hostkit::file::{length, open_regular};
 use hostkit::{Exit, Failure, out};
 use serde_json::json;
 use tracing::info;
 
 use crate::digest::{self, Hex};
-use crate::fetch::run as online;
+use crate::fetch::{found, run as online};
 use crate::settings::Settings;
 use crate::sidecar::{self, SidecarDigest};
 use crate::source::Source;
-use crate::store::file::{blocking, open_regular};
-use crate::store::{self, Checksum, Head, Kind, ObjectStore};
+use crate::store::file::blocking;
+use crate::store::{self, Checksum, Kind, ObjectStore};
 use crate::verify;
 
 /// Flags of `s3cache put`.
@@ -52,7 +53,7 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
         return Err(Failure::new(Exit::USAGE, text).remedy("put to s3:// or file:///"));
     }
     let name = dest.name()?;
-    let (size, sha256, published) = online(settings.timeout, &dest, async {
+    let (size, sha256, published) = online(&settings.deadline(&dest), async {
         let (size, sha256, sidecar) = {
             let (file, dest, name) = (args.file.clone(), dest.clone(), name.clone());
             blocking(move || prepare(&file, &dest, &name)).await?
@@ -61,20 +62,9 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
         let put = store.put(&dest, &args.file, &sha256, args.replace).await;
         let published = match put {
             Ok(()) => true,
-            Err(error)
-                if error.kind == Kind::Exists
-                    && same(&*store, &dest, &name, size, &sha256).await =>
-            {
-                false
-            }
             Err(error) if error.kind == Kind::Exists => {
-                return Err(Failure::new(
-                    Exit::CANNOT_CREATE,
-                    format!("{dest} exists and is another one"),
-                )
-                .remedy(
-                    "publish under another name; --replace is for names that are not immutable",
-                ));
+                compare(&*store, &dest, &name, size, &sha256).await?;
+                false
             }
             Err(error) => return Err(error.into_failure(&dest)),
         };
@@ -108,7 +98,7 @@ fn prepare(path: &Path, dest: &Source, name: &str) -> Result<(u64, Hex, Sidecar)
             .because(error)
     };
     let file = open_regular(path).map_err(unreadable)?;
-    let size = file.metadata().map_err(unreadable)?.len();
+    let size = length(&file).map_err(unreadable)?;
     // A broken archive is refused here, not on a hundred hosts.
     verify::archive(dest, name, &file).map_err(|failure| {
         let remedy = format!("nothing was published; check {}", path.display());
@@ -132,18 +122,41 @@ fn sidecar(sha256: &str, name: &str) -> io::Result<Sidecar> {
     Ok(Sidecar { file, sha256 })
 }
 
-/// Whether the object that exists has this digest, by what the store or the sidecar says.
-async fn same(store: &dyn ObjectStore, dest: &Source, name: &str, size: u64, sha256: &str) -> bool {
-    let meta = match store.head(dest, None).await {
-        Ok(Head::Found(meta)) => meta,
-        _ => return false,
+/// Makes sure that the object that exists has this digest, by what the store or the sidecar says.
+///
+/// # Errors
+/// It has another one, or nothing says which (exit 73).
+async fn compare(
+    store: &dyn ObjectStore,
+    dest: &Source,
+    name: &str,
+    size: u64,
+    sha256: &str,
+) -> Result<(), Failure> {
+    let unknown = |why: Box<dyn std::error::Error + Send + Sync>| {
+        let text = format!("{dest} exists, and cannot be compared with this file");
+        Failure::new(Exit::CANNOT_CREATE, text)
+            .remedy("allow the publisher to read it and its .sha256, or publish under another name; --replace overwrites it")
+            .because(why)
     };
-    if meta.size != Some(size) {
-        return false;
+    let meta = store.head(dest, None).await.map(found);
+    let meta = meta.map_err(|error| unknown(error.into()))?;
+    let digest = match meta.checksum {
+        _ if meta.size != Some(size) => None,
+        Some(Checksum::Sha256(found)) => Some(digest::hex(&found)),
+        _ => match sidecar::ask(store, dest, name).await {
+            Ok(SidecarDigest::Sha256(found)) => Some(found),
+            Ok(SidecarDigest::Absent) => return Err(unknown("it has no .sha256".into())),
+            Ok(SidecarDigest::NotUnderstood(why)) => {
+                return Err(unknown(format!("its .sha256 cannot be read: {why}").into()));
+            }
+            Err(error) => return Err(unknown(error.into())),
+        },
+    };
+    if digest.as_deref() == Some(sha256) {
+        return Ok(());
     }
-    if let Some(Checksum::Sha256(found)) = meta.checksum {
-        return digest::hex(&found) == sha256;
-    }
-    let beside = sidecar::ask(store, dest, name).await;
-    matches!(beside, Ok(SidecarDigest::Sha256(found)) if found == sha256)
+    let text = format!("{dest} exists and is another one");
+    Err(Failure::new(Exit::CANNOT_CREATE, text)
+        .remedy("publish under another name; --replace is for names that are not immutable"))
 }

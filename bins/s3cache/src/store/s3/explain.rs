@@ -2,7 +2,7 @@
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use hostkit::failure::is_out_of_files;
+use hostkit::failure::is_out_of_resources;
 
 use crate::store::bounded::{InvalidListing, NoReply, ReplyTooLong};
 use crate::store::proxy::{InvalidProxy, ProxyFailed};
@@ -21,7 +21,7 @@ where
     E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
 {
     // Only the text of a cause is kept below, and the exit code of this one goes by its type.
-    if is_out_of_files(&error) {
+    if is_out_of_resources(&error) {
         return StoreError::new(Kind::Fatal, "the request to S3 cannot be made").because(error);
     }
     let raw = error.raw_response();

@@ -1,0 +1,53 @@
+//! What `--check` finds without a request: files that cannot be read, proxies that cannot be used.
+
+use hostkit::Failure;
+use url::Url;
+
+use super::netrc::Netrc;
+use super::proxy::Proxies;
+use super::{StoreError, http, s3};
+use crate::environment::Environment;
+use crate::settings::Access;
+use crate::source::Source;
+
+/// URLs of a host that `NO_PROXY` names only by `*`.
+const ANY_HOST: [&str; 2] = ["http://host.invalid", "https://host.invalid"];
+/// The URL that stands for S3 when there is no endpoint.
+const AWS: &str = "https://s3.amazonaws.com";
+
+/// Finds what would make every request to one of these sources fail, without one; with no sources, to any host.
+///
+/// # Errors
+/// A file of certificates, tokens or logins, the AWS configuration or a proxy cannot be used (exit 78).
+pub fn check(access: &Access, sources: &[Source]) -> Result<(), Failure> {
+    http::HttpStore::new(access)?;
+    Netrc::read().map_err(StoreError::into_config_failure)?;
+    let is_s3 = |source: &Source| matches!(source, Source::S3 { .. });
+    if sources.is_empty() || sources.iter().any(is_s3) {
+        s3::check(access)?;
+    }
+    let proxies = Proxies::of(&Environment::of_process());
+    urls(access, sources)?.iter().try_for_each(|url| {
+        let proxy = proxies.proxy_for(url).map(drop);
+        proxy.map_err(|invalid| invalid.to_store_error().into_config_failure())
+    })
+}
+
+/// The URLs that sources are asked at; for S3 that of the service.
+fn urls(access: &Access, sources: &[Source]) -> Result<Vec<Url>, Failure> {
+    if sources.is_empty() {
+        return Ok(ANY_HOST.iter().flat_map(|url| Url::parse(url)).collect());
+    }
+    let mut urls = Vec::new();
+    for source in sources {
+        match source {
+            Source::Http(url) => urls.push(url.clone()),
+            Source::S3 { .. } => {
+                let endpoint = access.s3()?.endpoint.as_deref();
+                urls.extend(Url::parse(endpoint.unwrap_or(AWS)));
+            }
+            Source::File(_) => {}
+        }
+    }
+    Ok(urls)
+}
