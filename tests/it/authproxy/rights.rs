@@ -139,6 +139,9 @@ fn key_check_with_a_configuration_says_what_the_daemon_says() {
                 ("PUT", "/admin/x?y=1"),
                 ("GET", "/admin"),
                 ("CONNECT", "/a"),
+                ("post", "/admin"),
+                ("POST", "/ADMIN/x"),
+                ("POST", "/%61dmin"),
             ] {
                 for host in ["api.example.com", "example.com:80"] {
                     let headers = [format!("X-API-Key: {key}"), format!("Host: {host}")];
