@@ -10,7 +10,7 @@ use nix::sys::statvfs::fstatvfs;
 use serde_json::json;
 use tracing::warn;
 
-use super::{counted, disk, own_shares};
+use super::{counted, disk, usable_shares};
 use crate::cache::evict::{Act, RECENT, evict_blob, is_recent, remove_dead_partials};
 use crate::cache::gc::{Candidate, Freed, by_age, sweep};
 use crate::cache::in_use::InUse;
@@ -40,15 +40,14 @@ pub struct Args {
 /// # Errors
 /// The disk fails (exit 74); the parts of other users are collected all the same.
 pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
-    let shares = own_shares(settings)?;
+    let (shares, mut failed) = usable_shares(settings)?;
     if shares.is_empty() {
-        return Ok(Exit::OK);
+        return failed.map_or(Ok(Exit::OK), Err);
     }
     if settings.total_max_size < u64::MAX && !nix::unistd::geteuid().is_root() {
         warn!("--total-max-size has no effect unless gc runs as root");
     }
     let mut round = Round::new(args, settings, &shares);
-    let mut failed = None;
     let mut check = |share: &Share, done: io::Result<()>| {
         if let Err(error) = done {
             failed.get_or_insert_with(|| disk(share, error));

@@ -53,27 +53,38 @@ pub(crate) fn own_share(settings: &Settings) -> Option<Share> {
     Share::open(&root, nix::unistd::geteuid().as_raw(), true).ok()
 }
 
-/// The caller's own shares: as root, those of all users. One that root cannot use is only logged, as it must not keep
-/// root from those of others.
+/// The caller's own shares: as root, those of all users.
 ///
 /// # Errors
 /// There is no cache (exit 66), or the caller's own part of it is not usable (exit 74).
 fn own_shares(settings: &Settings) -> Result<Vec<Share>, Failure> {
+    match usable_shares(settings)? {
+        (_, Some(failure)) => Err(failure),
+        (shares, None) => Ok(shares),
+    }
+}
+
+/// The caller's own shares, and why the caller's own part is not one of them: it does not keep root from those of others.
+/// What is wrong with another user's part is logged.
+///
+/// # Errors
+/// There is no cache (exit 66).
+fn usable_shares(settings: &Settings) -> Result<(Vec<Share>, Option<Failure>), Failure> {
     let me = nix::unistd::geteuid();
-    let mut shares = Vec::new();
+    let (mut shares, mut failed) = (Vec::new(), None);
     for (uid, opened) in open_shares(settings)? {
         match opened {
             Ok(share) if share.own => shares.push(share),
+            Err(error) if uid == me.as_raw() => {
+                failed = Some(disk_at(&settings.cache_dir.join(uid.to_string()), error));
+            }
             Err(error) if me.is_root() => {
                 warn!(uid, %error, "cannot use this user's part of the cache");
-            }
-            Err(error) if uid == me.as_raw() => {
-                return Err(disk_at(&settings.cache_dir.join(uid.to_string()), error));
             }
             _ => {}
         }
     }
-    Ok(shares)
+    Ok((shares, failed))
 }
 
 /// The failure of reading or writing a share.

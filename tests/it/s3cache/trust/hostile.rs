@@ -234,6 +234,17 @@ fn part_that_others_can_write_to_is_reported_by_gc_of_root() {
         .run(ANN, &["gc"])
         .exits(74)
         .says("others can write to it");
+    // Root's own part does not keep it from those of others either.
+    for uid in [0, BOB] {
+        users.run(uid, &[&origin.url(&path)]).exits(0);
+    }
+    age_blobs(&users.share(BOB, "blobs"), Duration::from_secs(7200));
+    let own = users.share(0, "partial");
+    std::fs::remove_dir_all(&own).unwrap();
+    std::fs::write(&own, "").unwrap();
+    let told = users.run(0, &["gc", "--max-size=1"]).exits(74);
+    told.says("its folder partial: Not a directory");
+    assert_eq!(every_file(&users.share(BOB, "blobs")).len(), 0);
 }
 
 #[test]
