@@ -28,6 +28,9 @@ pub struct Args {
     /// Ask once instead of listening on --port, as a Nagios plugin: exit 0 OK, 2 CRITICAL or 3 UNKNOWN
     #[arg(long)]
     pub once: bool,
+    /// Print the result of --once as JSON
+    #[arg(long)]
+    pub json: bool,
     /// What is asked of the server: a path, on --test-port, or an http URL. All that are given must pass
     #[arg(long, value_name = "URL", value_delimiter = ' ')]
     pub url: Vec<String>,

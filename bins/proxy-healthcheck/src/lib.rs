@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use hostkit::health::{self, Check, Quit, Reason, SNOOZE_FILE, Verdict};
 use hostkit::nagios::{self, Status};
-use hostkit::{Exit, Failure};
+use hostkit::{Exit, Failure, out};
+use serde_json::json;
 use settings::Settings;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
@@ -33,8 +34,15 @@ const MARGIN: Duration = Duration::from_secs(1);
 /// The command line makes no sense (exit 2), or the port cannot be bound (exit 73).
 pub fn run(args: Args) -> Result<Exit, Failure> {
     let Some(port) = args.port.filter(|_| !args.once) else {
-        let unknown =
-            |failure: Failure| nagios::print(Status::Unknown, &nagios::text_of(&failure), None);
+        let unknown = |failure: Failure| {
+            say(
+                Status::Unknown,
+                Reason::ERROR,
+                &nagios::text_of(&failure),
+                None,
+                args.json,
+            )
+        };
         return once(&args).or_else(unknown);
     };
     let settings = Settings::new(&args)?;
@@ -58,8 +66,8 @@ fn runtime() -> Result<Runtime, Failure> {
 /// Asks the server once and prints the result for Nagios.
 fn once(args: &Args) -> Result<Exit, Failure> {
     if health::is_snoozed(Path::new(".")) {
-        let text = format!("snoozed: not checked as long as there is {SNOOZE_FILE}");
-        return nagios::print(Status::Ok, &text, None);
+        let text = format!("not checked as long as there is {SNOOZE_FILE}");
+        return say(Status::Ok, Reason::SNOOZED, &text, None, args.json);
     }
     let settings = Settings::new(args)?;
     let runtime = runtime()?;
@@ -73,13 +81,40 @@ fn once(args: &Args) -> Result<Exit, Failure> {
         Reason::ERROR => Status::Unknown,
         _ => Status::Critical,
     };
-    let text = match status {
-        Status::Ok => verdict.detail().to_owned(),
-        _ => format!("{}: {}", verdict.reason(), verdict.detail()),
+    let times = (took.as_secs_f64(), settings.timeout.as_secs_f64());
+    say(
+        status,
+        verdict.reason(),
+        verdict.detail(),
+        Some(times),
+        args.json,
+    )
+}
+
+/// Prints a result, with the seconds that the check took and that it might have taken.
+fn say(
+    status: Status,
+    reason: Reason,
+    text: &str,
+    times: Option<(f64, f64)>,
+    json: bool,
+) -> Result<Exit, Failure> {
+    if json {
+        out::json(&json!({
+            "status": status.word(),
+            "reason": reason.to_string(),
+            "message": text,
+            "time_seconds": times.map(|(took, _)| took),
+            "timeout_seconds": times.map(|(_, limit)| limit),
+        }))?;
+        return Ok(status.exit());
+    }
+    let data = times.map(|(took, limit)| format!("time={took:.6}s;;{limit};0;{limit}"));
+    let text = match reason {
+        Reason::OK => text.to_owned(),
+        reason => format!("{reason}: {text}"),
     };
-    let limit = settings.timeout.as_secs_f64();
-    let data = format!("time={:.6}s;;{limit};0;{limit}", took.as_secs_f64());
-    nagios::print(status, &text, Some(&data))
+    nagios::print(status, &text, data.as_deref())
 }
 
 /// The server, as Aurora's contract sees it.

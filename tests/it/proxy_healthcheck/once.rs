@@ -61,12 +61,34 @@ fn one_check_is_one_line_with_performance_data() {
 }
 
 #[test]
+fn json_says_the_same() {
+    let sick = Misbehaving::start(Manner::Answer(answer("503 No", "")));
+    let outcome = once(&format!(
+        "--once --json --url=/ --test-port={}",
+        sick.port()
+    ))
+    .exits(2);
+    let value: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(
+        (&value["status"], &value["reason"]),
+        (&"CRITICAL".into(), &"http503".into())
+    );
+    assert!(value["time_seconds"].as_f64().unwrap() < value["timeout_seconds"].as_f64().unwrap());
+    let outcome = once("--once --json").exits(3);
+    let value: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(
+        (&value["status"], &value["reason"]),
+        (&"UNKNOWN".into(), &"error".into())
+    );
+}
+
+#[test]
 fn a_wrong_command_line_is_an_unknown_result_only_with_once() {
     for (args, said) in [
-        ("--once", "UNKNOWN: nothing to check: give --url"),
+        ("--once", "UNKNOWN: error: nothing to check: give --url"),
         (
             "--once --url=/",
-            "UNKNOWN: --url /: a path needs --test-port",
+            "UNKNOWN: error: --url /: a path needs --test-port",
         ),
         (
             "--once --url=/ --test-port=no",
