@@ -58,26 +58,19 @@ fn root_is_read_while_directories_in_it_are_renamed_and_removed() {
         "installed_wheels/3",
         "interpreters/2",
     ];
-    let (root, done) = (
-        Dir::open(temp.path()).unwrap(),
-        std::sync::atomic::AtomicBool::new(false),
-    );
-    let order = std::sync::atomic::Ordering::Relaxed;
+    let root = Dir::open(temp.path()).unwrap();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(order) {
-                for folder in folders.map(|folder| temp.path().join(folder)) {
-                    let (work, whole) =
-                        (folder.join(format!("{hash}.lck.work")), folder.join(&hash));
-                    std::fs::create_dir_all(work.join("below")).unwrap();
-                    std::fs::rename(&work, &whole).unwrap();
-                    std::fs::remove_dir_all(folder).unwrap();
-                }
+        let starts = scope.spawn(|| {
+            for folder in folders.iter().cycle().take(1000) {
+                let folder = temp.path().join(folder);
+                let (work, whole) = (folder.join(format!("{hash}.lck.work")), folder.join(&hash));
+                std::fs::create_dir_all(work.join("below")).unwrap();
+                std::fs::rename(&work, &whole).unwrap();
+                std::fs::remove_dir_all(folder).unwrap();
             }
         });
-        let reads = (0..1000).map(|_| Layout::read(&root, HOUR));
-        let read = reads.collect::<io::Result<Vec<_>>>();
-        done.store(true, order);
-        read.unwrap();
+        while !starts.is_finished() {
+            Layout::read(&root, HOUR).unwrap();
+        }
     });
 }
