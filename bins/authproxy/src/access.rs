@@ -30,8 +30,9 @@ const FULL: usize = 32 << 10;
 const MOST: usize = 256 << 10;
 /// How long a line waits for others.
 const GATHER: Duration = Duration::from_secs(1);
-/// The stack of the thread that writes.
-const STACK: usize = 64 << 10;
+/// The stack of the thread that writes. The allocator's slow paths need more than the thread itself; what is not touched
+/// costs nothing.
+const STACK: usize = 256 << 10;
 
 /// A running access log.
 #[derive(Debug)]

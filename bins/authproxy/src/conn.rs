@@ -7,12 +7,14 @@ use std::future::{Future as _, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
+use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use hyper::Request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,6 +31,7 @@ use crate::lifecycle::Phase;
 use crate::proxy::{self, Thread};
 use crate::record::Record;
 use crate::refusal::{Refusal, Truncation, UpstreamFailure};
+use crate::settings::Site;
 use crate::tunnel::Tunnel;
 
 /// How much of what a client cannot take is kept for it, in the process and again in the kernel.
@@ -36,6 +39,8 @@ const BUFFER: usize = 64 << 10;
 /// How long a connection that was accepted while draining may take to send its first byte: it was queued, so its
 /// request is on its way.
 const FIRST: Duration = Duration::from_secs(1);
+/// How much may be kept of heads that are not whole, of all connections together.
+pub(crate) const UNFINISHED_HEADS: usize = 4 << 20;
 /// How long a client that was answered before it had sent everything is read without a byte from it,
 const LINGER_IDLE: Duration = Duration::from_secs(5);
 /// and how long in all.
@@ -108,7 +113,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// Serves a connection until it ends.
 ///
 /// It starts parked, and is parked whenever it was idle for a while: then there is only the socket. hyper, with its
-/// fifteen kilobytes, comes when bytes do.
+/// fifteen kilobytes, comes when a whole head has.
 pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) {
     // An answer is one write, and must not wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
@@ -124,11 +129,22 @@ pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, thread: &Arc<
     while parked(&stream, new, thread).await {
         new = false;
         // In a box, so that a parked connection does not hold the room for it.
-        match Box::pin(session(stream, peer, thread)).await {
-            Some(idle) => stream = idle,
-            None => return,
+        match Box::pin(active(stream, peer, thread)).await {
+            Next::Park(idle) => stream = idle,
+            Next::Linger(stream) => return linger(stream, thread).await,
+            Next::Close => return,
         }
     }
+}
+
+/// What becomes of a connection that is not served any more.
+enum Next {
+    /// It is idle.
+    Park(TcpStream),
+    /// The client was answered, and may still send.
+    Linger(TcpStream),
+    /// It is over.
+    Close,
 }
 
 /// Waits for bytes. Whether there are some; else the connection has been idle for too long, or has to go.
@@ -146,27 +162,15 @@ async fn parked(stream: &TcpStream, new: bool, thread: &Thread) -> bool {
     has_unread(stream) || matches!(timeout(patience, stream.readable()).await, Ok(Ok(())))
 }
 
-/// Why a session ends.
-enum End {
-    /// hyper is done with it.
-    Closed,
-    /// It is idle.
-    Park,
-    /// The head of a request does not become whole.
-    SlowHead,
-    /// The client or the server takes too long, in the middle of an answer.
-    Abort,
-}
-
-/// Serves a connection with hyper, until it is idle (then it is returned) or ends.
-async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> Option<TcpStream> {
+/// Serves a connection from the first byte of a request on.
+async fn active(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> Next {
     let site = thread.site();
     let flow = Arc::new(Flow::default());
     let plain = Plain {
         stream,
         flow: Arc::clone(&flow),
     };
-    let (gate, watch) = Gate::new(plain, site.limits.head);
+    let (mut gate, watch) = Gate::new(plain, site.limits.head);
     let client = Arc::new(Client {
         thread: Arc::clone(thread),
         who: headers::Client::new(peer, &site),
@@ -178,7 +182,87 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
         resets: AtomicBool::new(false),
         aborted: OnceLock::new(),
     });
-    let served = Arc::clone(&client);
+    loop {
+        match head(&mut gate, thread, site.timeouts.client).await {
+            Arrived::Head => {}
+            Arrived::Nothing => return Next::Park(gate.into_inner().0.stream),
+            Arrived::End => return Next::Close,
+            Arrived::Late => {
+                let mut stream = gate.into_inner().0.stream;
+                return match say(&mut stream, Refusal::SlowRequest, &client).await {
+                    Ok(()) => Next::Linger(stream),
+                    Err(_) => Next::Close,
+                };
+            }
+        }
+        // In a box, so that a connection that waits for a head does not hold the room for it.
+        match Box::pin(session(gate, &client, &site)).await {
+            ControlFlow::Continue(waiting) => gate = waiting,
+            ControlFlow::Break(next) => return next,
+        }
+    }
+}
+
+/// What came when a head was waited for.
+enum Arrived {
+    /// All of it, or as much as shows that it is wrong.
+    Head,
+    /// Not a byte of it.
+    Nothing,
+    /// The end of the connection.
+    End,
+    /// Less of it than in time, or than there is memory for.
+    Late,
+}
+
+/// Waits for a head. While a part of it is here, that is kept where the heads of all connections are bounded.
+async fn head(gate: &mut Gate<Plain>, thread: &Thread, patience: Duration) -> Arrived {
+    let arrived = |whole| match whole {
+        Ok(true) => Arrived::Head,
+        Ok(false) | Err(_) => Arrived::End,
+    };
+    let mut part = gate.take_unfinished();
+    if let Poll::Ready(whole) = poll_fn(|cx| Poll::Ready(gate.poll_head(cx, &mut part))).await {
+        return arrived(whole);
+    }
+    if part.is_empty() && gate.is_between_requests() {
+        return Arrived::Nothing;
+    }
+    let mut place = thread.proxy.unfinished_heads.enter(BytesMut::new());
+    let weight = part.capacity();
+    place.swap(&mut part, weight);
+    let rest = poll_fn(|cx| {
+        if place.poll_evicted(cx).is_ready() || !place.swap(&mut part, 0) {
+            return Poll::Ready(Arrived::Late);
+        }
+        let polled = gate.poll_head(cx, &mut part);
+        let weight = part.capacity();
+        place.swap(&mut part, weight);
+        polled.map(arrived)
+    });
+    timeout(patience, rest).await.unwrap_or(Arrived::Late)
+}
+
+/// Why hyper does not serve a connection any more.
+enum End {
+    /// hyper is done with it.
+    Closed,
+    /// It is idle.
+    Park,
+    /// A part of the next head is here.
+    Head,
+    /// The client or the server takes too long, in the middle of an answer.
+    Abort,
+}
+
+/// Serves a connection with hyper: until it waits for a head that it has a part of, or is not to be served any more.
+async fn session(
+    gate: Gate<Plain>,
+    client: &Arc<Client>,
+    site: &Site,
+) -> ControlFlow<Next, Gate<Plain>> {
+    let thread = &client.thread;
+    let served = Arc::clone(client);
     let service = service_fn(move |request| {
         // At once: later it may be the next request's.
         let fault = served.watch.take_fault();
@@ -199,12 +283,18 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
                 return Poll::Ready(End::Closed);
             }
             client.written();
+            if !client.flow.is_busy()
+                && !client.flow.is_blocked()
+                && client.watch.reading() == Reading::Head
+            {
+                return Poll::Ready(End::Head);
+            }
             // It wakes this task once; until then looking at the phase is all there is to do.
             if !drains && (!waits || client.phase() == Phase::Draining) {
                 waits = true;
                 drains = draining.as_mut().poll(cx).is_ready();
             }
-            if drains && is_idle(&client) {
+            if drains && is_idle(client) {
                 return Poll::Ready(End::Park);
             }
             // The same: a poll that registers the task once more costs more than a look.
@@ -221,7 +311,6 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
             match clock.tick(now, client.flow.seen(reading, moved)) {
                 Verdict::Wait => {}
                 Verdict::Park => return Poll::Ready(End::Park),
-                Verdict::Head => return Poll::Ready(End::SlowHead),
                 // The request's own future answers.
                 Verdict::Body if client.flow.is_waiting() => client.flow.fail(Refusal::SlowRequest),
                 Verdict::Server if client.flow.is_waiting() => {
@@ -243,40 +332,36 @@ async fn session(stream: TcpStream, peer: SocketAddr, thread: &Arc<Thread>) -> O
 
     let tunnel = lock(&client.tunnel).take();
     let parts = connection.into_parts();
+    let gate = parts.io;
     if let Some(tunnel) = tunnel {
         client.written();
         let patience = site.timeouts.client;
-        if let Err(error) = tunnel.run(parts.io, parts.read_buf, patience).await {
-            tracing::debug!(%error, %peer, "a tunnel ended");
+        if let Err(error) = tunnel.run(gate, parts.read_buf, patience).await {
+            tracing::debug!(%error, peer = %client.who.peer, "a tunnel ended");
         }
-        return None;
+        return ControlFlow::Break(Next::Close);
     }
-    let between_requests = parts.io.is_between_requests();
-    let (plain, _) = parts.io.into_inner();
-    let mut stream = plain.stream;
-    match end {
-        End::Park => return Some(stream),
-        End::Closed if client.resets.load(Relaxed) => {
-            let _ = stream.set_zero_linger();
+    let between_requests = gate.is_between_requests();
+    let socket = |gate: Gate<Plain>| gate.into_inner().0.stream;
+    ControlFlow::Break(match end {
+        End::Head => return ControlFlow::Continue(gate),
+        End::Park => Next::Park(socket(gate)),
+        End::Closed if client.resets.load(Relaxed) => reset(&socket(gate)),
+        End::Closed
+            if client.lingers() || !between_requests || has_unread(&gate.get_ref().stream) =>
+        {
+            Next::Linger(socket(gate))
         }
-        End::Closed if client.lingers() || !between_requests || has_unread(&stream) => {
-            linger(stream, thread).await;
-        }
-        End::Closed => {}
-        End::SlowHead => {
-            if say(&mut stream, Refusal::SlowRequest, &client)
-                .await
-                .is_ok()
-            {
-                linger(stream, thread).await;
-            }
-        }
+        End::Closed => Next::Close,
         // What the kernel still holds for the client would stay there for minutes.
-        End::Abort => {
-            let _ = stream.set_zero_linger();
-        }
-    }
-    None
+        End::Abort => reset(&socket(gate)),
+    })
+}
+
+/// The connection ends with a reset.
+fn reset(stream: &TcpStream) -> Next {
+    let _ = stream.set_zero_linger();
+    Next::Close
 }
 
 /// Whether nothing is under way, and nothing of a next request is here.
@@ -319,7 +404,7 @@ async fn linger(mut stream: TcpStream, thread: &Thread) {
     if SockRef::from(&stream).shutdown(Shutdown::Write).is_err() {
         return;
     }
-    let mut place = thread.proxy.lingering.enter();
+    let mut place = thread.proxy.lingering.enter(());
     let discard = async {
         loop {
             let more = poll_fn(|cx| poll_discard(&mut stream, cx));
@@ -330,7 +415,7 @@ async fn linger(mut stream: TcpStream, thread: &Thread) {
     };
     tokio::select! {
         _ = timeout(LINGER, discard) => {}
-        () = place.evicted() => {}
+        () = poll_fn(|cx| place.poll_evicted(cx)) => {}
     }
 }
 

@@ -15,6 +15,7 @@ use crate::access::AccessLog;
 use crate::admin;
 use crate::cache::{Cache, Shared};
 use crate::cli::Args;
+use crate::conn;
 use crate::door::{Door, Source};
 use crate::eviction::EvictionQueue;
 use crate::lifecycle::Lifecycle;
@@ -93,7 +94,8 @@ async fn serve(args: Args, matches: ArgMatches, start: Loaded) -> Result<Exit, F
         door,
         telemetry: Arc::clone(&telemetry),
         lifecycle: Lifecycle::default(),
-        lingering: EvictionQueue::default(),
+        lingering: EvictionQueue::new(usize::MAX),
+        unfinished_heads: EvictionQueue::new(conn::UNFINISHED_HEADS),
     });
     // Both end with the runtime.
     if let Some(admin) = admin {

@@ -219,8 +219,6 @@ pub(crate) enum Verdict {
     Wait,
     /// Nothing has happened for [`PARK`], and nothing is under way.
     Park,
-    /// The head does not become whole.
-    Head,
     /// The client does not send its body, or too slowly.
     Body,
     /// The client does not read the answer, or too slowly.
@@ -232,7 +230,6 @@ pub(crate) enum Verdict {
 /// What the client is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wait {
-    Head,
     Body,
     Reader,
 }
@@ -301,11 +298,6 @@ impl Clock {
             Seen {
                 turn: Turn::Client, ..
             } => Wait::Body,
-            Seen {
-                turn: Turn::Nobody,
-                reading: Reading::Head,
-                ..
-            } => Wait::Head,
             // What is left of the body of a request that was answered.
             Seen {
                 turn: Turn::Nobody,
@@ -322,7 +314,6 @@ impl Clock {
         };
         let late = self.wait(wait, passed, seen.moved);
         match wait {
-            Wait::Head if late => Verdict::Head,
             Wait::Body if late || still >= self.timeouts.client => Verdict::Body,
             Wait::Reader if late || still >= self.timeouts.client => Verdict::Reader,
             _ => Verdict::Wait,
@@ -333,7 +324,7 @@ impl Clock {
     /// interrupted goes on when it is found again: what the server takes its time for is not the client's.
     fn wait(&mut self, wait: Wait, passed: Duration, moved: Moved) -> bool {
         let bytes = match wait {
-            Wait::Head | Wait::Body => moved.read,
+            Wait::Body => moved.read,
             Wait::Reader => moved.written,
         };
         let same = self
@@ -353,10 +344,8 @@ impl Clock {
         if patience.waited < self.timeouts.client {
             return false;
         }
-        // A head has one deadline as a whole.
-        wait == Wait::Head
-            || u128::from(bytes - patience.bytes) * 1000
-                < u128::from(self.rate) * patience.waited.as_millis()
+        u128::from(bytes - patience.bytes) * 1000
+            < u128::from(self.rate) * patience.waited.as_millis()
     }
 }
 

@@ -154,8 +154,13 @@ impl<S> Gate<S> {
     }
 
     /// Whether the client is between two requests: all that it has sent belongs to whole ones.
-    pub fn is_between_requests(&self) -> bool {
-        matches!(self.state, State::Head { .. }) && self.rest.is_empty()
+    pub(crate) fn is_between_requests(&self) -> bool {
+        matches!(self.state, State::Head { skipped: false, .. }) && self.rest.is_empty()
+    }
+
+    /// What has come of a head that is not whole, for [`Gate::poll_head`] to go on with.
+    pub(crate) fn take_unfinished(&mut self) -> BytesMut {
+        mem::take(&mut self.rest)
     }
 
     /// The connection, and what was read from it and not passed on: after an upgrade its first bytes, after a refusal
@@ -273,6 +278,44 @@ impl<S: fmt::Debug> fmt::Debug for Gate<S> {
 }
 
 impl<S: AsyncRead + Unpin> Gate<S> {
+    /// Reads until there is something for hyper: a whole head, or one that breaks a rule. `unfinished` keeps what has come
+    /// of a head in between. Whether there is; else the client has ended.
+    pub(crate) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        unfinished: &mut BytesMut,
+    ) -> Poll<io::Result<bool>> {
+        mem::swap(&mut self.rest, unfinished);
+        loop {
+            if self.sound == 0 && !self.rest.is_empty() {
+                let mut rest = mem::take(&mut self.rest);
+                let judged = self.judge(&rest);
+                rest.advance(judged.dropped);
+                self.rest = rest;
+                self.sound = judged.sound;
+            }
+            if self.sound > 0 || !matches!(self.state, State::Head { .. }) {
+                return Poll::Ready(Ok(true));
+            }
+            let mut scratch = BUFFER.take();
+            scratch.resize(SCRATCH, 0);
+            let mut buf = ReadBuf::new(&mut scratch[..self.head_limit]);
+            let polled = Pin::new(&mut self.stream).poll_read(cx, &mut buf);
+            let came = buf.filled().len();
+            self.shared.count_read(came);
+            self.rest.extend_from_slice(buf.filled());
+            BUFFER.set(scratch);
+            match polled {
+                Poll::Pending => {
+                    mem::swap(&mut self.rest, unfinished);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(())) if came > 0 => {}
+                Poll::Ready(ended) => return Poll::Ready(ended.map(|()| false)),
+            }
+        }
+    }
+
     /// Reads once, and passes on what is sound. Whether the client has anything more to say.
     fn poll_fill(
         &mut self,

@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use hyper::http::request::Parts;
@@ -47,7 +47,9 @@ pub struct Proxy {
     /// How far the process is on its way to its end.
     pub lifecycle: Lifecycle,
     /// Connections of clients that are answered and still send.
-    pub(crate) lingering: EvictionQueue,
+    pub(crate) lingering: EvictionQueue<()>,
+    /// What has come of heads that are not whole.
+    pub(crate) unfinished_heads: EvictionQueue<BytesMut>,
 }
 
 /// What the connections of one thread share.

@@ -34,6 +34,7 @@ daemon off;
 pid nginx.pid;
 error_log error.log;
 worker_processes 1;
+worker_rlimit_nofile 16384;
 events {{ worker_connections 8192; }}
 http {{
     keepalive_requests 1000000000;

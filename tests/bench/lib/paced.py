@@ -1,17 +1,20 @@
-"""Parts 2 and 3: what a gateway holds, idle and with a thousand connections, and how much later than the API it answers
-when it is asked 500 times a second."""
+"""Parts 2 and 3: what a gateway holds, idle, with a thousand connections and after a burst of unfinished heads, and how
+much later than the API it answers when it is asked 500 times a second."""
 
 import contextlib
+import resource
 import socket
 import time
 
-from .gateways import ALL, DIRECT, OURS, OURS_LOG, PLAIN
+from .gateways import ALL, AUTH, DIRECT, OURS, OURS_LOG, PLAIN
 from .measure import Failed, median, quantile, values
 from .report import Section, megabytes, number
 from .saturation import contenders, h2load
 
 IDLE, CROWDED = 5e6, 12e6
 CROWD = 1000
+# Connections with an unfinished head of so many bytes, and the time in which what they took is to be given back.
+BURST, HEAD, BACK = 4000, 15_000, 30
 CLIENTS, RATE = 10, 50
 # What is open for this long without a request is put aside by those who do that.
 SETTLE = 4
@@ -42,7 +45,41 @@ def measure_memory(bench):
                 "after": one.memory()["pss"],
                 "wakeups": wakeups[kind],
             }
+    raw["burst"] = measure_burst(bench)
     return raw
+
+
+def measure_burst(bench):
+    """What a burst of unfinished heads takes, and what is left of it: processes of their own, each after 100 requests."""
+    raw = {"kinds": {}}
+    count = bench.pick(BURST, 400)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contenders(bench, (OURS, AUTH)) as (_, running):
+        for kind, one in running.items():
+            bench.say(f"  {count} unfinished heads to {kind}")
+            h2load(bench, one.url(), "-n", 100, "-c", 1)
+            time.sleep(SETTLE)
+            before = one.memory()["pss"]
+            with unfinished(one, count):
+                time.sleep(1)
+                open_ = one.memory()["pss"]
+            time.sleep(BACK)
+            raw["kinds"][kind] = {"before": before, "open": open_, "after": one.memory()["pss"]}
+    raw["count"] = count
+    return raw
+
+
+@contextlib.contextmanager
+def unfinished(one, count):
+    """As many connections at once, each with a head that has no end."""
+    with contextlib.ExitStack() as stack:
+        line = b"X-Filler: " + b"x" * 180 + b"\r\n"
+        head = (f"GET {one.path} HTTP/1.1\r\nHost: localhost\r\n".encode() + line * (HEAD // len(line) + 1))[:HEAD]
+        for _ in range(count):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", one.port), timeout=20))
+            connection.sendall(head)
+        yield
 
 
 @contextlib.contextmanager
@@ -84,7 +121,26 @@ def report_memory(raw):
         rows.append([*row, "<= 5 MB, <= 12 MB, 0" if ours else "–", verdict])
     columns = ["gateway", "idle", "RSS, idle", f"{CROWD:,} open", "after", "idle wake-ups", "budget", "verdict"]
     section.table(None, columns, rows)
+    if "burst" in raw:
+        report_burst(section, raw["burst"])
     return section
+
+
+def report_burst(section, raw):
+    """The memory of a burst, for people."""
+    section.text(
+        f"A burst of unfinished heads: {raw['count']:,} connections, each with {HEAD:,} bytes of a head and no key, 1 s after the "
+        f"last; and {BACK} s after they are closed."
+    )
+    rows = []
+    for kind, found in raw["kinds"].items():
+        name, verdict = "memory after a burst of unfinished heads", "–"
+        if kind == OURS:
+            verdict = section.check(name, found["after"], CROWDED, megabytes)
+        row = [f"`{kind}`", *(megabytes(found[name]) for name in ("before", "open", "after"))]
+        rows.append([*row, "<= 12 MB" if kind == OURS else "–", verdict])
+    columns = ["gateway", "before", f"{raw['count']:,} open", f"after {BACK} s", "budget", "verdict"]
+    section.table("Memory after a burst of unfinished heads", columns, rows)
 
 
 def measure_latency(bench):

@@ -258,3 +258,86 @@ fn a_million_keys_that_nobody_has_are_forgotten() {
     assert_eq!(acl.asked(), asked + 3000);
     assert_eq!(acl.asked_about(KEY), 1);
 }
+
+/// A head of this many bytes, without its end.
+const UNFINISHED: usize = 15_000;
+/// What the heads of all connections together may hold, as `README.md` says.
+const UNFINISHED_HEADS: u64 = 4 << 20;
+/// What a connection costs that waits for the rest of a head, which is not in it.
+const WAITING: u64 = 6 << 10;
+/// How much more than before may be held when a burst is over.
+const LEFT: u64 = 6 << 20;
+
+/// Memory in bytes that is not of a file.
+fn anonymous(proxy: &Authproxy) -> u64 {
+    field(proxy, "RssAnon:") * 1024
+}
+
+/// Waits until what a burst took is given back.
+#[track_caller]
+fn gives_back(proxy: &Authproxy, before: u64) {
+    eventually("the memory is given back", || {
+        anonymous(proxy) <= before + LEFT
+    });
+}
+
+#[test]
+fn unfinished_heads_are_bounded_and_their_memory_is_given_back() {
+    let _alone = alone();
+    let count = connections().min(4000);
+    let rig = Rig::start();
+    let proxy = &rig.proxy;
+    let before = anonymous(proxy);
+    let mut head = b"GET / HTTP/1.1\r\nHost: x\r\n".to_vec();
+    while head.len() < UNFINISHED {
+        head.extend(format!("X-Filler: {}\r\n", "x".repeat(200)).as_bytes());
+    }
+    // Half of them were served before: that makes no difference.
+    let begin = |at: usize| {
+        let mut stream = connect(proxy);
+        if at.is_multiple_of(2) {
+            assert!(request(&mut stream, KEY).contains(" 200 "));
+        }
+        stream.write_all(&head).unwrap();
+        stream
+    };
+    let mut begun: Vec<TcpStream> = (0..count).map(begin).collect();
+    // Those that are too many are answered, the oldest first.
+    let kept = UNFINISHED_HEADS as usize / UNFINISHED;
+    let refused = || proxy.metric_sum("authproxy_refusals_total") as usize;
+    eventually("the oldest are refused", || refused() >= count - kept);
+    let mut answer = [0; 12];
+    begun[0].read_exact(&mut answer).unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 408");
+    let newest = begun.last_mut().unwrap();
+    newest.write_all(b"X-API-Key: idle-key\r\n\r\n").unwrap();
+    newest.read_exact(&mut answer).unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 200");
+    let most = field(proxy, "VmHWM:") * 1024;
+    let grown = most - resident(proxy).min(most) + anonymous(proxy).saturating_sub(before);
+    let bound = UNFINISHED_HEADS * 2 + count as u64 * WAITING;
+    assert!(grown <= bound, "{grown} bytes for {count} connections");
+    drop(begun);
+    gives_back(proxy, before);
+}
+
+#[test]
+fn memory_of_many_requests_at_once_is_given_back() {
+    let _alone = alone();
+    let count = connections().min(4000);
+    let rig = Rig::start();
+    let before = anonymous(&rig.proxy);
+    let mut streams: Vec<TcpStream> = (0..count).map(|_| connect(&rig.proxy)).collect();
+    for stream in &mut streams {
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+    }
+    for stream in &mut streams {
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 401");
+    }
+    drop(streams);
+    gives_back(&rig.proxy, before);
+}

@@ -72,15 +72,6 @@ fn a_connection_with_requests_is_not() {
 }
 
 #[test]
-fn a_head_has_one_deadline_however_it_drips() {
-    let mut history = History::new();
-    history.reading = Reading::Head;
-    let (said, when) = history.run(60, |now| now.client.0 += 1000);
-    assert_eq!(said, Verdict::Head);
-    assert!((10..=14).contains(&when), "{when}");
-}
-
-#[test]
 fn a_body_that_stops_ends_in_time_and_one_that_drips_too() {
     for bytes in [0, 20, 99] {
         let mut history = History::new();

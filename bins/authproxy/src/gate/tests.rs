@@ -10,6 +10,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use bytes::BytesMut;
 use hyper::rt::Read as _;
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -190,4 +191,31 @@ fn after_a_fault_nothing_is_read_nor_opened() {
         assert_eq!(second.fault, None, "told twice");
         assert_eq!(gate.stream.0.len(), 1);
     }
+}
+
+#[test]
+fn head_that_is_not_whole_is_kept_outside_of_gate() {
+    const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut cx = Context::from_waker(Waker::noop());
+    let (mut gate, _) = Gate::new(Client(VecDeque::new()), LIMIT);
+    let mut part = BytesMut::new();
+    assert!(gate.is_between_requests());
+    let bytes = [b"\r\n", HEAD].concat();
+    for (at, byte) in bytes.iter().enumerate() {
+        gate.stream.0.push_back(vec![*byte]);
+        let polled = gate.poll_head(&mut cx, &mut part);
+        if at + 1 < bytes.len() {
+            assert!(polled.is_pending() && gate.rest.is_empty(), "{at}");
+            assert!(!part.is_empty() || !gate.is_between_requests(), "{at}");
+        } else {
+            assert!(matches!(polled, Poll::Ready(Ok(true))));
+        }
+    }
+    assert_eq!(
+        (&gate.rest[..], gate.sound, part.len()),
+        (HEAD, HEAD.len(), 0)
+    );
+    let (mut ended, _) = Gate::new(tokio::io::empty(), LIMIT);
+    let polled = ended.poll_head(&mut cx, &mut part);
+    assert!(matches!(polled, Poll::Ready(Ok(false))));
 }
