@@ -3,15 +3,17 @@
 //! Owns its task: when hyper serves it and when it rests without, its deadlines, and how it ends. What a request means
 //! is `proxy`'s, which bytes are HTTP `gate`'s.
 
+mod linger;
+mod plain;
+
 use std::future::{Future as _, poll_fn};
 use std::io;
-use std::mem::MaybeUninit;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -19,13 +21,13 @@ use hyper::Request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
+use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::answer;
 use crate::deadline::{Clock, Flow, Turn, Verdict};
-use crate::gate::{Gate, Reading, Watch, poll_discard};
+use crate::gate::{Gate, Reading, Watch};
 use crate::headers;
 use crate::lifecycle::Phase;
 use crate::proxy::{self, Thread};
@@ -33,6 +35,8 @@ use crate::record::Record;
 use crate::refusal::{Refusal, Truncation, UpstreamFailure};
 use crate::settings::Site;
 use crate::tunnel::Tunnel;
+use linger::{LINGER_IDLE, has_unread, linger};
+pub(crate) use plain::Plain;
 
 /// How much of what a client cannot take is kept for it, in the process and again in the kernel.
 const BUFFER: usize = 64 << 10;
@@ -41,10 +45,6 @@ const BUFFER: usize = 64 << 10;
 const FIRST: Duration = Duration::from_secs(1);
 /// How much may be kept of heads that are not whole, of all connections together.
 pub(crate) const UNFINISHED_HEADS: usize = 4 << 20;
-/// How long a client that was answered before it had sent everything is read without a byte from it,
-const LINGER_IDLE: Duration = Duration::from_secs(5);
-/// and how long in all.
-const LINGER: Duration = Duration::from_secs(30);
 
 /// What is known of a client while hyper serves its connection.
 pub(crate) struct Client {
@@ -389,96 +389,4 @@ async fn say(stream: &mut TcpStream, refusal: Refusal, client: &Client) -> io::R
     bytes.extend_from_slice(b"\r\n");
     bytes.extend_from_slice(answer.body());
     timeout(LINGER_IDLE, stream.write_all(&bytes)).await?
-}
-
-/// Whether the client has sent something that was not read.
-fn has_unread(stream: &TcpStream) -> bool {
-    let mut byte = [MaybeUninit::uninit()];
-    matches!(SockRef::from(stream).peek(&mut byte), Ok(1))
-}
-
-/// Reads what a client still sends and keeps nothing of it, until the client has seen that it is answered. Closing at
-/// once would reset the connection, and a client that sends everything before it reads would lose the answer with it
-/// (RFC 9112 section 9.6). When connections run short, the one that lingers for longest is closed.
-async fn linger(mut stream: TcpStream, thread: &Thread) {
-    if SockRef::from(&stream).shutdown(Shutdown::Write).is_err() {
-        return;
-    }
-    let mut place = thread.proxy.lingering.enter(());
-    let discard = async {
-        loop {
-            let more = poll_fn(|cx| poll_discard(&mut stream, cx));
-            if !matches!(timeout(LINGER_IDLE, more).await, Ok(Ok(true))) {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        _ = timeout(LINGER, discard) => {}
-        () = poll_fn(|cx| place.poll_evicted(cx)) => {}
-    }
-}
-
-/// The client's socket, as the gate reads and writes it.
-#[derive(Debug)]
-pub(crate) struct Plain {
-    stream: TcpStream,
-    flow: Arc<Flow>,
-}
-
-impl Plain {
-    /// The socket.
-    pub(crate) const fn get_ref(&self) -> &TcpStream {
-        &self.stream
-    }
-}
-
-impl AsyncRead for Plain {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Plain {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.flow.blocked(polled.is_pending());
-        polled
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.flow.blocked(polled.is_pending());
-        polled
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    /// Only a tunnel ends a direction this way. hyper does when it is done, but then the client may still be sending:
-    /// how the connection ends is for `session` to say.
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.flow.is_open() {
-            Pin::new(&mut self.stream).poll_shutdown(cx)
-        } else {
-            Poll::Ready(Ok(()))
-        }
-    }
 }
