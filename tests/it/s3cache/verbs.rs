@@ -13,10 +13,16 @@ use super::{HASH, Host, bytes, every_file, sha256};
 
 /// A host with two artifacts cached, `job` of 100,000 bytes and then `static.bin`, and their URLs.
 fn start() -> (Host, Origin, [String; 2]) {
+    start_with("static")
+}
+
+/// With these bytes as `static.bin`. A test that names their digest in a command needs others than the tests beside it,
+/// for which that command is a process that uses their artifact.
+fn start_with(content: &'static str) -> (Host, Origin, [String; 2]) {
     let (host, origin) = (Host::new(), Origin::start());
     let paths = [format!("/pex/job-{HASH}.bin"), "/static.bin".to_owned()];
     origin.put(&paths[0], bytes(100_000, 1));
-    origin.put(&paths[1], "static");
+    origin.put(&paths[1], content);
     let urls = paths.map(|path| origin.url(&path));
     for url in &urls {
         host.s3cache([url]).exits(0);
@@ -142,8 +148,8 @@ fn rm_takes_a_source_a_name_or_a_digest_and_names_what_is_not_there() {
 
 #[test]
 fn each_verb_takes_what_s3cache_printed_and_names_what_is_not_there() {
-    let (host, _origin, urls) = start();
-    let digest = sha256(b"static");
+    let (host, _origin, urls) = start_with("named by commands");
+    let digest = sha256(b"named by commands");
     let path = blob(&host, "static.bin").display().to_string();
     let (short, elsewhere) = (&digest[..7], path.replace("/blobs/", "/other/"));
     for verb in ["ls", "verify", "rm"] {
