@@ -12,7 +12,7 @@ use super::archive::UnpackError;
 use crate::deadline::Deadline;
 
 /// Linux follows so many symlinks in one path.
-pub(super) const HOPS: u32 = 40;
+pub(super) const HOPS: usize = 40;
 /// The most names that are looked up for all symlinks of a tree: chains could be made to take for ever.
 const LOOKUPS: u64 = 1 << 23;
 

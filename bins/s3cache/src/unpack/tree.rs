@@ -67,8 +67,16 @@ impl<'a> Tree<'a> {
                 _ => Err(UnpackError::archive(path, "not the name of a file")),
             };
         };
-        let (dir, mut real) = self.walk(path, &parts, Missing::Create)?;
+        let Walked {
+            dir,
+            mut real,
+            links,
+        } = self.walk(path, &parts, Missing::Create)?;
         real.push(name.clone());
+        if links.contains(&real) {
+            let reason = "it takes the place of a symlink that it leads through";
+            return Err(UnpackError::archive(path, reason));
+        }
         let failed = UnpackError::write(path);
         match &member.kind {
             MemberKind::Directory => self.directory(member, &dir, real),
@@ -130,16 +138,16 @@ impl<'a> Tree<'a> {
         };
         let mut parts = components(target)?;
         let source = parts.pop().ok_or_else(refuse)?;
-        let (from, mut from_real) = self.walk(path, &parts, Missing::Refuse)?;
+        let walked = self.walk(path, &parts, Missing::Refuse)?;
+        let (from, mut from_real) = (walked.dir, walked.real);
+        from_real.push(source.clone());
+        let is_itself = from_real == *real;
         // All that is not a directory is a file or a symlink of this run, and the check of symlinks comes last.
         match is_directory(&from, &source) {
+            Ok(_) if is_itself && from.stat(&source).is_ok() => return Ok(()),
             Ok(false) if from.stat(&source).is_ok() => {}
             Err(error) => return Err(UnpackError::write(path)(error)),
             Ok(_) => return Err(refuse()),
-        }
-        from_real.push(source.clone());
-        if from_real == *real {
-            return Ok(());
         }
         let name = &real[real.len() - 1];
         self.place(path, dir, real, || from.link_to(&source, dir, name))
@@ -215,14 +223,14 @@ impl<'a> Tree<'a> {
         path: &[u8],
         parts: &[OsString],
         missing: Missing,
-    ) -> Result<(Dir, RealPath), UnpackError> {
+    ) -> Result<Walked, UnpackError> {
         let (refuse, failed) = (
             |reason: &'static str| Err(UnpackError::archive(path, reason)),
             UnpackError::write(path),
         );
         let mut rest: Vec<OsString> = parts.iter().rev().cloned().collect();
         let mut dir = self.root.child(".").map_err(&failed)?;
-        let (mut real, mut hops) = (RealPath::new(), 0);
+        let (mut real, mut links) = (RealPath::new(), Vec::new());
         while let Some(name) = rest.pop() {
             if real.len() >= DEPTH {
                 return refuse("directories are nested too deep");
@@ -243,10 +251,10 @@ impl<'a> Tree<'a> {
                                 "it leads through a symlink that is absolute or holds `..`",
                             );
                         };
-                        hops += 1;
-                        if hops > links::HOPS {
+                        if links.len() >= links::HOPS {
                             return refuse("it leads through too many symlinks");
                         }
+                        links.push([real.as_slice(), &[name]].concat());
                         rest.extend(through.into_iter().rev());
                         continue;
                     }
@@ -255,7 +263,7 @@ impl<'a> Tree<'a> {
             };
             real.push(name);
         }
-        Ok((dir, real))
+        Ok(Walked { dir, real, links })
     }
 
     /// Checks that no symlink leads out of the tree, and gives directories their modes and times.
@@ -286,6 +294,16 @@ fn is_directory(dir: &Dir, name: &OsStr) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Where a path leads.
+struct Walked {
+    /// The directory.
+    dir: Dir,
+    /// Its path.
+    real: RealPath,
+    /// The symlinks that the path leads through.
+    links: Vec<RealPath>,
 }
 
 /// What a walk does about a directory that is not there.

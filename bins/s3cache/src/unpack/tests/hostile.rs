@@ -109,6 +109,13 @@ fn archives_that_lead_out_through_chains_are_refused_and_leave_nothing() {
         // Hard links to something that is not a file before them.
         &[("d", Directory, ""), ("hard", Link, "d")],
         &[("hard", Link, "later"), ("later", Regular, "")],
+        // In place of the link it goes through.
+        &[("a", Symlink, "."), ("a/a", Directory, "")],
+        &[
+            ("a", Symlink, "b"),
+            ("b", Symlink, "."),
+            ("a/b", Regular, ""),
+        ],
         // Places that are taken.
         &[("f", Regular, ""), ("f/x", Regular, "")],
         &[("d/x", Regular, ""), ("d", Regular, "")],
@@ -315,6 +322,8 @@ proptest! {
                     }
                     Part::File(path, _) | Part::Directory(path, _) | Part::Link(path, _) => path.contains(MARKER),
                 });
+                // tar removes the link, and makes a directory in its place.
+                let may_be_refused = may_be_refused || format!("{failure:?}").contains("symlink that it leads through");
                 prop_assert!(theirs.is_none() || may_be_refused, "{:?}", failure);
             }
             Ok(()) => {
