@@ -116,7 +116,9 @@ fn answers_without_a_body_end_with_their_head() {
                 assert_eq!(got.header("content-length"), Some("5000"));
             }
         }
-        assert_eq!(origin.accepted(), 1, "{answer:?}");
+        // A server that sends the body all the same would give it to the next client.
+        let may_follow = method == "HEAD" || answer.contains("Content-Length");
+        assert_eq!(origin.accepted(), 1 + usize::from(may_follow), "{answer:?}");
     }
 }
 

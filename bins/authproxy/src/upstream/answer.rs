@@ -128,6 +128,7 @@ pub(super) fn head(
         // RFC 9112 6.1: where a server of HTTP/1.0 speaks of a transfer coding, its connection is not used again.
         let keeps = body != Receiving::Close
             && status != StatusCode::SWITCHING_PROTOCOLS
+            && !said.may_have_body_still(body, status)
             && (is_1_1 || !said.is_encoded());
         return Ok(Some(Head {
             parts,
@@ -202,6 +203,18 @@ impl Said {
     /// Whether the head names a transfer coding.
     fn is_encoded(&self) -> bool {
         self.chunked || self.coded
+    }
+
+    /// Whether an answer has no body, yet its head is that of one with a body. gunicorn sends what the application
+    /// returns, after HEAD, too: on a kept connection that would be read as the answer to the next request, which is that
+    /// of another client.
+    fn may_have_body_still(&self, body: Receiving, status: StatusCode) -> bool {
+        let has_none = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
+        let is_empty = match self.length {
+            Some(length) => length == 0,
+            None => has_none && !self.is_encoded(),
+        };
+        body == Receiving::Whole && !is_empty
     }
 
     /// How the body is framed (RFC 9112 section 6.3).

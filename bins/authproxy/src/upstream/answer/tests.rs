@@ -138,7 +138,7 @@ fn framings() {
         ),
         ("HTTP/1.1 204 No Content\r\n\r\n", "", 0, true),
         (
-            "HTTP/1.1 304 Not Modified\r\nContent-Length: 50\r\n\r\n",
+            "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\n\r\n",
             "",
             0,
             true,
@@ -165,9 +165,54 @@ fn framings() {
             "{text:?}"
         );
     }
-    let text = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n";
-    let read = read(text, &Method::HEAD, &[usize::MAX]).unwrap().unwrap();
-    assert!(read.keeps && read.body.is_empty());
+}
+
+#[test]
+fn connection_after_an_answer_that_a_body_may_follow_against_all_rules_is_not_kept() {
+    let (head, get) = (Method::HEAD, Method::GET);
+    for (method, text, keeps) in [
+        (
+            &head,
+            "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n",
+            false,
+        ),
+        (
+            &head,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            false,
+        ),
+        (&head, "HTTP/1.1 200 OK\r\n\r\n", false),
+        (&head, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true),
+        (&head, "HTTP/1.1 304 Not Modified\r\n\r\n", true),
+        (
+            &get,
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 50\r\n\r\n",
+            false,
+        ),
+        (
+            &get,
+            "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n",
+            false,
+        ),
+        (
+            &get,
+            "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
+            false,
+        ),
+        (
+            &get,
+            "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
+            true,
+        ),
+    ] {
+        let read = read(text.as_bytes(), method, &[usize::MAX]);
+        let read = read.unwrap().unwrap();
+        assert_eq!(
+            (read.keeps, read.body.len()),
+            (keeps, 0),
+            "{method} {text:?}"
+        );
+    }
 }
 
 #[test]
