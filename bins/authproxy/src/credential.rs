@@ -111,39 +111,77 @@ pub fn without<'q>(query: &'q str, name: &str) -> Cow<'q, str> {
     Cow::Owned(left)
 }
 
-/// The query with `***` for the value of every parameter that looks like the key's, or like its header, also if the case
-/// or the hyphens of the name are others: for people to read. A key that is sent under a wrong name is one all the same.
+/// The query with `***` for the value of every parameter whose name ends like the key's, or like its header, also if the
+/// case or the hyphens are others, or if what stands before is no separator: for people to read. A key that is sent under a
+/// wrong name is one all the same, and so is one behind a second `?`.
 #[must_use]
 pub fn masked<'q>(query: &'q str, credentials: &Credentials) -> Cow<'q, str> {
     let mut shown = Cow::Borrowed(query);
-    let names = [credentials.parameter.as_str(), credentials.header.as_str()];
-    let is_key = |piece: &Piece<'_>| names.iter().any(|name| piece.resembles(name));
     // From behind, so that what is before stays where it is.
-    let found: Vec<Piece<'_>> = pieces(query).filter(is_key).collect();
-    for piece in found.iter().rev().filter(|piece| !piece.value().is_empty()) {
-        let value = piece.end() - piece.value().len()..piece.end();
-        shown.to_mut().replace_range(value, "***");
+    let found: Vec<(usize, usize)> = pieces(query)
+        .filter_map(|piece| {
+            Some((
+                piece.start + value_of_key(piece.text, credentials)?,
+                piece.end(),
+            ))
+        })
+        .collect();
+    for (start, end) in found.into_iter().rev() {
+        shown.to_mut().replace_range(start..end, "***");
     }
     shown
 }
 
-/// The path with `***` for what follows the parameter's name in it: the `?` before it was forgotten, or encoded.
+/// The path with `***` for what follows such a name in it: the `?` before it was forgotten, or encoded.
 #[must_use]
 pub fn masked_path<'p>(path: &'p str, credentials: &Credentials) -> Cow<'p, str> {
-    let value = path.contains(['=', '%']).then(|| {
-        let name = credentials.parameter.to_ascii_lowercase();
-        let lower = path.to_ascii_lowercase();
-        let mut found = lower.match_indices(&name).map(|(at, name)| at + name.len());
-        found.find_map(|end| {
-            let signs = ["=", "%3d"];
-            let sign = signs.iter().find(|sign| lower[end..].starts_with(**sign))?;
-            Some(end + sign.len())
-        })
-    });
-    match value.flatten() {
-        Some(value) if value < path.len() => Cow::Owned(format!("{}***", &path[..value])),
-        _ => Cow::Borrowed(path),
+    match value_of_key(path, credentials) {
+        Some(value) => Cow::Owned(format!("{}***", &path[..value])),
+        None => Cow::Borrowed(path),
     }
+}
+
+/// Where what could be a key begins, if there is any: behind a name that ends like one of a place for keys, and `=`, which
+/// may be percent-encoded.
+fn value_of_key(text: &str, credentials: &Credentials) -> Option<usize> {
+    let names = [&credentials.parameter, credentials.header.as_str()];
+    text.match_indices(['=', '%']).find_map(|(at, sign)| {
+        let (before, rest) = text.as_bytes().split_at(at);
+        let length = match (sign, rest.get(1..3)) {
+            ("=", _) => 1,
+            (_, Some(digits)) if digits.eq_ignore_ascii_case(b"3d") => 3,
+            _ => return None,
+        };
+        let is_name = names.iter().any(|name| ends_like(before, name));
+        (is_name && rest.len() > length).then_some(at + length)
+    })
+}
+
+/// Whether the letters and digits at the end of a text, percent-decoded, are those of a name.
+fn ends_like(mut text: &[u8], name: &str) -> bool {
+    let letters = name.bytes().rev().filter(u8::is_ascii_alphanumeric);
+    for letter in letters {
+        loop {
+            let encoded = match text {
+                [before @ .., b'%', high, low] => hex(&[*high, *low]).map(|byte| (before, byte)),
+                _ => None,
+            };
+            let Some((before, byte)) =
+                encoded.or_else(|| text.split_last().map(|(last, before)| (before, *last)))
+            else {
+                return false;
+            };
+            text = before;
+            if byte.eq_ignore_ascii_case(&letter) {
+                break;
+            }
+            // What people write between the words of a name, and behind it.
+            if !b"-_.+ []".contains(&byte) {
+                return false;
+            }
+        }
+    }
+    true
 }
 
 /// What stands between two separators of a query.
@@ -169,17 +207,6 @@ impl<'q> Piece<'q> {
 
     fn is_named(self, name: &str) -> bool {
         self.name().eq(name.bytes())
-    }
-
-    /// Whether its letters and digits are those of this name.
-    fn resembles(self, name: &str) -> bool {
-        let letter = |byte: u8| {
-            byte.is_ascii_alphanumeric()
-                .then_some(byte.to_ascii_lowercase())
-        };
-        self.name()
-            .filter_map(letter)
-            .eq(name.bytes().filter_map(letter))
     }
 }
 

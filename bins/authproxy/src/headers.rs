@@ -79,7 +79,12 @@ pub fn to_server(
     // Mostly there is none: nothing is allocated, and nothing more looked for.
     let gone: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| identity::goes(name.as_str(), client.trusted))
+        .filter(|name| {
+            let name = name.as_str();
+            // A proxy in front replaces the one that it sets, and not another spelling of it.
+            identity::goes(name, client.trusted)
+                || (!identity::is_exact(name) && is_misspelled(name, site))
+        })
         .cloned()
         .collect();
     if !gone.is_empty() {
@@ -219,23 +224,34 @@ pub fn check_connection(headers: &HeaderMap, site: &Site) -> Result<(), Refusal>
     if names_nothing(headers) {
         return Ok(());
     }
-    let is_protected = |option: &str| {
+    let is_named = |option: &str| {
         let option = option.to_ascii_lowercase();
-        is_identity(&option)
-            || site
-                .protected
-                .iter()
-                .any(|name| match name.strip_suffix('*') {
-                    Some(start) => option.starts_with(start),
-                    None => option == *name,
-                })
+        is_identity(&option) || is_protected(&option, site)
     };
-    if tokens(headers, &header::CONNECTION).any(is_protected) {
+    if tokens(headers, &header::CONNECTION).any(is_named) {
         return Err(Refusal::Malformed(
             "Connection names a header that proxies set",
         ));
     }
     Ok(())
+}
+
+/// Whether a header, in lower case, is one that proxies in front set, in whatever spelling.
+fn is_protected(name: &str, site: &Site) -> bool {
+    let is = |protected: &String| match protected.strip_suffix('*') {
+        Some(start) => identity::begins(name, start),
+        None => identity::is(name, protected),
+    };
+    site.protected.iter().any(is)
+}
+
+/// Whether a header, in lower case, is one that proxies in front set, and in another spelling than theirs.
+fn is_misspelled(name: &str, site: &Site) -> bool {
+    let is_exact = |protected: &String| match protected.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == protected,
+    };
+    is_protected(name, site) && !site.protected.iter().any(is_exact)
 }
 
 /// Removes what `Connection` names. What is not of a hop stays, whatever a client says: it must not be able to take

@@ -173,6 +173,14 @@ fn the_key_is_not_shown() {
             "api_key=***&Api-Key=***&X-API-Key=***",
         ),
         ("apikeys=k&xapi=k", "apikeys=k&xapi=k"),
+        ("a=1?apikey=k&b=2", "a=1?apikey=***&b=2"),
+        ("a=1%26api_key=k=", "a=1%26api_key=***"),
+        (
+            "a=h%3A%2F%2Fb%3FX-Api%2DKey%3dk",
+            "a=h%3A%2F%2Fb%3FX-Api%2DKey%3d***",
+        ),
+        ("apikey%3Dk&apikey%3d", "apikey%3D***&apikey%3d"),
+        ("apikey[]=k&api+key=k", "apikey[]=***&api+key=***"),
     ] {
         assert_eq!(masked(query, &credentials()), shown, "{query}");
     }
@@ -183,6 +191,9 @@ fn the_key_is_not_shown() {
         ("/apikey/apikey=k", "/apikey/apikey=***"),
         ("/apikey/%3d", "/apikey/%3d"),
         ("/a=apikey", "/a=apikey"),
+        ("/a&api_key=k", "/a&api_key=***"),
+        ("/a%3Fapi%5Fkey=k", "/a%3Fapi%5Fkey=***"),
+        ("/a&X-API-Key=k", "/a&X-API-Key=***"),
         ("/apikey=", "/apikey="),
     ] {
         assert_eq!(masked_path(path, &credentials()), shown, "{path}");

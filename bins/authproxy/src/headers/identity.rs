@@ -74,17 +74,17 @@ pub(super) fn returns_not(name: &str) -> bool {
     }
 }
 
-fn is_exact(name: &str) -> bool {
+pub(super) fn is_exact(name: &str) -> bool {
     name.bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-fn is(name: &str, ours: &str) -> bool {
+pub(super) fn is(name: &str, ours: &str) -> bool {
     name.len() == ours.len() && begins(name, ours)
 }
 
 /// Whether a name begins like one of ours, when all that is no letter or digit is a hyphen.
-fn begins(name: &str, ours: &str) -> bool {
+pub(super) fn begins(name: &str, ours: &str) -> bool {
     let same =
         |(byte, ours): (u8, u8)| byte == ours || (ours == b'-' && !byte.is_ascii_alphanumeric());
     name.len() >= ours.len() && name.bytes().zip(ours.bytes()).all(same)

@@ -15,14 +15,19 @@ const HOSTS: &[&str] = &[
     "x-http-host-override",
 ];
 
-/// The hosts that headers of a trusted peer name. What cannot be read is `?`, which no key is for.
+/// The hosts that headers of a trusted peer name. What cannot be read is `?`, which no key is for. So is an empty member of a
+/// list, which servers take for no host at all; an empty header alone says nothing.
 pub(crate) fn hosts(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let says_something = |name: &&&str| {
+        let mut values = headers.get_all(**name).iter();
+        values.next().is_some_and(|value| !value.is_empty()) || values.next().is_some()
+    };
     let lists = HOSTS
         .iter()
+        .filter(says_something)
         .flat_map(|name| headers.get_all(*name))
         .flat_map(|value| value.to_str().unwrap_or("?").split(','))
-        .map(str::trim)
-        .filter(|host| !host.is_empty());
+        .map(str::trim);
     let forwarded = headers
         .get_all(FORWARDED)
         .iter()

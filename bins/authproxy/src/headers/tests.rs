@@ -215,12 +215,40 @@ fn connection_may_not_name_a_header_that_proxies_set() {
         &["forwarded"],
         &["x-host"],
         &["x-tenant"],
+        &["X_Tenant"],
         &["X-ZONE-A"],
     ] {
         assert!(checked(values).is_err(), "{values:?}");
     }
     let sound = ["close, x-hop", "upgrade, x-tenants, x-zone, x-ssl, te"];
     assert_eq!(checked(&sound), Ok(()));
+}
+
+#[test]
+fn header_that_proxies_set_in_another_spelling_is_removed_and_theirs_stays() {
+    let site = site("protected-headers: [X-Tenant, X_Zone]\n");
+    let lines = [
+        "x-ssl-client-cn",
+        "x_ssl_client_cn",
+        "x-ssl_client-cn",
+        "x-tenant",
+        "x.tenant",
+        "x_zone",
+        "x_other",
+    ];
+    let mut request = Request::builder().uri("/").header("host", "api.example");
+    for name in lines {
+        request = request.header(name, "a");
+    }
+    let (mut parts, ()) = request.body(()).unwrap().into_parts();
+    let client = Client::new(INSIDE.parse().unwrap(), &site);
+    let id = request_id(&parts.headers, &client);
+    to_server(&mut parts, &pass(None), &client, &id, &site);
+    let left: Vec<&str> = lines
+        .into_iter()
+        .filter(|name| parts.headers.contains_key(*name))
+        .collect();
+    assert_eq!(left, ["x-ssl-client-cn", "x-tenant", "x_zone", "x_other"]);
 }
 
 #[test]

@@ -131,14 +131,16 @@ fn decode(path: &[u8]) -> Option<(Vec<u8>, bool)> {
         }
         let meant = escape(rest)?;
         rest = rest.get(2..)?;
-        let again = meant == b'%' && escape(rest).is_some();
-        if again || matches!(meant, b'/' | b'\\' | b'?' | b'#' | 0) {
+        if matches!(meant, b'/' | b'\\' | b'?' | b'#' | 0) {
             return None;
         }
         needless |= meant.is_ascii_alphanumeric() || b"-._~".contains(&meant);
         decoded.push(meant);
     }
-    Some((decoded, needless))
+    // Its digits may have been encoded themselves.
+    let mut signs = decoded.split(|byte| *byte == b'%').skip(1);
+    let again = signs.any(|behind| escape(behind).is_some());
+    (!again).then_some((decoded, needless))
 }
 
 /// The byte that two hex digits stand for.
