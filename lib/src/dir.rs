@@ -254,7 +254,7 @@ impl Dir {
     /// Replaces the file `name` by what `write` writes, without ever having all of it in memory.
     ///
     /// # Errors
-    /// As [`Self::write_atomic`], and what `write` returns.
+    /// As [`Self::write_atomic`], `InvalidInput` when a device has that name, and what `write` returns.
     pub fn write_atomic_with(
         &self,
         name: &str,
@@ -262,6 +262,7 @@ impl Dir {
         durability: Durability,
         write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
     ) -> io::Result<()> {
+        self.check_is_no_device(name)?;
         // A pid alone may be two processes, in two containers that share the directory.
         let (pid, now) = (std::process::id(), crate::clock::since_boot().as_nanos());
         let mut temp = temporary_prefix(OsStr::new(name));
@@ -281,6 +282,23 @@ impl Dir {
             self.sync()?;
         }
         result
+    }
+
+    /// A setting may name /dev/null: root could rename a file over it, and every process of the host would lose it. What
+    /// else is there, a FIFO too, is replaced: so a cache repairs itself.
+    fn check_is_no_device(&self, name: &str) -> io::Result<()> {
+        let kind = match self.stat(name) {
+            Ok(stat) => SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match kind {
+            SFlag::S_IFCHR | SFlag::S_IFBLK => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a device is not replaced by a file",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Removes what processes that were killed while they replaced `name` have left. To be called by whoever is alone in
@@ -527,6 +545,29 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, [".a.b.7-1f.tmp", ".a.txt.tmp", "a"]);
+    }
+
+    #[test]
+    fn write_atomic_leaves_a_device_alone() {
+        let (temp, dir) = scratch();
+        let null = nix::sys::stat::makedev(1, 3);
+        let made = nix::sys::stat::mknod(
+            &temp.path().join("null"),
+            SFlag::S_IFCHR,
+            Mode::S_IRWXU,
+            null,
+        );
+        if made.is_err() {
+            eprintln!("SKIP devices: this is not root, or may not make any");
+            return;
+        }
+        let error = dir
+            .write_atomic("null", b"x", 0o640, Durability::Process)
+            .unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        let kind = dir.stat("null").unwrap().st_mode & SFlag::S_IFMT.bits();
+        assert_eq!(kind, SFlag::S_IFCHR.bits());
+        assert_eq!(dir.entries().unwrap().count(), 1);
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub struct Args {
     /// Only connect to --test-port, for servers that do not speak HTTP
     #[arg(long)]
     pub tcp: bool,
-    /// Whom to tell when the task ends, by POST: http://127.0.0.1:PORT/PATH, or unix:PATH for its /drain. Repeatable
+    /// POST here when the task ends: http://127.0.0.1:PORT/PATH, or unix:PATH for its /drain. Repeatable
     #[arg(long, value_name = "TARGET", value_delimiter = ' ')]
     pub quit_notify: Vec<Notify>,
     /// The contract with Aurora.
