@@ -57,7 +57,7 @@ pub struct Args {
 /// What it does instead of proxying.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum Verb {
-    /// Make, hash or check API keys
+    /// Make, list, rotate, revoke, hash or check API keys
     #[command(subcommand)]
     Key(crate::key::KeyVerb),
     /// Run a permissions engine

@@ -204,15 +204,15 @@ fn describe(grant: Option<&Grant>, judged: &Result<Pass, Refused>) -> String {
     let mut text = String::new();
     if let Some(grant) = grant {
         let mut tell = |name: &str, value: &str| text.push_str(&format!("{name}: {value}\n"));
-        let all = |values: &[String]| match values {
-            [] => "all".to_owned(),
+        let any = |values: &[String]| match values {
+            [] => "any".to_owned(),
             values => values.join(", "),
         };
         tell("id", &grant.id);
         tell("rights", &grant.rights.join(", "));
-        tell("hosts", &all(&grant.hosts));
-        tell("paths", &all(&grant.paths));
-        tell("methods", &all(&grant.methods));
+        tell("hosts", &any(&grant.hosts));
+        tell("paths", &any(&grant.paths));
+        tell("methods", &any(&grant.methods));
         match grant.expires {
             Some(end) => tell("expires", &show_expiry(end)),
             None => tell("expires", "never"),

@@ -34,7 +34,8 @@ pub(super) struct KeyFile {
     pub(super) entries: Vec<AclEntry>,
     /// Where it is, symlinks resolved: the file is replaced, not a link to it.
     path: PathBuf,
-    is_new: bool,
+    /// What was in it; none if it is to be made.
+    before: Option<String>,
     /// The directory, because the file itself is replaced.
     _lock: File,
 }
@@ -45,15 +46,31 @@ impl KeyFile {
     /// # Errors
     /// It is missing, wrong, managed by Puppet, another user's, or being edited.
     pub(super) fn open(path: &Path, create: bool) -> Result<Self, Failure> {
-        let is_new = create && !path.exists();
+        let is_new = create && is_missing(path);
         let path = resolved(path, is_new).map_err(|error| {
-            Failure::new(Exit::CONFIG, format!("cannot read {}", path.display())).because(error)
+            let failure = Failure::new(Exit::CONFIG, format!("cannot read {}", path.display()));
+            let failure = match error.kind() {
+                io::ErrorKind::NotFound if path.is_symlink() => failure.remedy(
+                    "it is a symlink to a file that is missing: make that one, or name another",
+                ),
+                io::ErrorKind::NotFound if is_new => failure.remedy("make its directory"),
+                io::ErrorKind::NotFound => failure.remedy(file::REMEDY_MISSING),
+                _ => failure,
+            };
+            failure.because(error)
         })?;
         let lock = lock(&path)?;
-        let text = match is_new && !path.exists() {
-            true => "keys: []\n".to_owned(),
-            false => file::read_text(&path)?,
+        let before = match is_new && is_missing(&path) {
+            true => None,
+            false => Some(file::read_text(&path)?),
         };
+        let mut text = before.clone().unwrap_or_default();
+        if create && says_nothing(&text) {
+            if !text.is_empty() && !text.ends_with('\n') {
+                text.push('\n');
+            }
+            text.push_str("keys: []\n");
+        }
         if is_managed(&text) {
             let what = format!(
                 "{} is managed by Puppet, which would undo the change",
@@ -68,7 +85,7 @@ impl KeyFile {
             text,
             entries,
             path,
-            is_new,
+            before,
             _lock: lock,
         })
     }
@@ -100,13 +117,32 @@ impl KeyFile {
                 "write every entry of `keys` on lines of its own, `- id: ..` and its other members below, or edit it by hand",
             ));
         }
+        // Editors and Puppet know nothing of the lock.
+        let now = match is_missing(&self.path) {
+            true => None,
+            false => Some(file::read_text(&self.path)?),
+        };
+        if now != self.before {
+            let what = format!(
+                "{} was changed by another program meanwhile",
+                self.path.display()
+            );
+            return Err(Failure::new(Exit::TRY_AGAIN, what).remedy("try again"));
+        }
         self.write(text.as_bytes()).map_err(|error| {
-            Failure::new(
-                Exit::CANNOT_CREATE,
-                format!("cannot replace {}", self.path.display()),
-            )
-            .remedy("run this as the owner of the file and its directory, or as root")
-            .because(error)
+            let remedy = match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "free some space there"
+                }
+                io::ErrorKind::ReadOnlyFilesystem => {
+                    "its file system is mounted read-only: edit it where it is written"
+                }
+                _ => "run this as the owner of the file and its directory, or as root",
+            };
+            let what = format!("cannot replace {}", self.path.display());
+            Failure::new(Exit::CANNOT_CREATE, what)
+                .remedy(remedy)
+                .because(error)
         })
     }
 
@@ -114,7 +150,7 @@ impl KeyFile {
         let (directory, name) = parts(&self.path)?;
         let before = match File::open(&self.path) {
             Ok(file) => Some(file),
-            Err(error) if self.is_new && error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if self.before.is_none() && error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
         let mode = match &before {
@@ -145,6 +181,17 @@ fn copy_access(file: &File, other: &File) -> io::Result<()> {
         Err(error) => return Err(error.into()),
     }
     Ok(())
+}
+
+/// Whether nothing is at a path. A symlink to nothing is something: the file is elsewhere.
+fn is_missing(path: &Path) -> bool {
+    matches!(path.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Whether a text has comments at most, like a file that `touch` has made for its owner and mode.
+fn says_nothing(text: &str) -> bool {
+    let mut lines = text.lines().map(str::trim);
+    lines.all(|line| line.is_empty() || line.starts_with('#'))
 }
 
 /// Where a file is or is going to be, without symlinks.
@@ -194,4 +241,39 @@ fn is_managed(text: &str) -> bool {
         let line = line.to_ascii_lowercase();
         line.contains("managed") && line.contains("puppet")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_that_another_program_changes_during_an_edit_keeps_that_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.yaml");
+        for before in [
+            None,
+            Some(""),
+            Some("keys: []\n"),
+            Some("# Ours.\nkeys: []\n"),
+        ] {
+            match before {
+                Some(text) => std::fs::write(&path, text).unwrap(),
+                None => assert!(is_missing(&path)),
+            }
+            let file = KeyFile::open(&path, true).unwrap();
+            std::fs::write(&path, "keys: [] # theirs\n").unwrap();
+            let refused = file.replace(Vec::new(), &[]).unwrap_err();
+            assert_eq!(refused.exit(), Exit::TRY_AGAIN, "{before:?}: {refused}");
+            assert_eq!(
+                std::fs::read_to_string(&path).unwrap(),
+                "keys: [] # theirs\n"
+            );
+        }
+        let gone = KeyFile::open(&path, true).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let refused = gone.replace(Vec::new(), &[]).unwrap_err();
+        assert_eq!(refused.exit(), Exit::TRY_AGAIN, "{refused}");
+        assert!(is_missing(&path));
+    }
 }

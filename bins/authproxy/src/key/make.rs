@@ -43,7 +43,7 @@ pub struct New {
     #[arg(long, value_name = "TIME")]
     expires: Option<String>,
     /// Add the entry to this ACL file, which is made if it is missing
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, alias = "acl-file", value_name = "FILE")]
     into: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
@@ -143,8 +143,13 @@ impl NewKey {
         let text = format!("The key of {id}, shown only now:\n{}\n", self.text);
         let shown = std::io::stderr().write_all(text.as_bytes());
         shown.map_err(|error| {
+            // Not by its id: that would remove the keys before it as well.
+            let remedy = format!(
+                "where an entry of it was added, remove that with `authproxy key revoke {}`, and make another one",
+                self.hash.short()
+            );
             Failure::new(Exit::IO, format!("cannot show the key of {id}"))
-                .remedy("remove its entry with `authproxy key revoke`, and make another one")
+                .remedy(remedy)
                 .because(error)
         })
     }

@@ -16,7 +16,7 @@ use crate::permissions::file::{self, AclEntry};
 #[derive(Debug, Clone, clap::Args)]
 pub struct List {
     /// The ACL file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, alias = "into", value_name = "FILE")]
     acl_file: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -29,7 +29,7 @@ pub struct Revoke {
     /// The id whose keys are removed, or the first 8 or more digits of the SHA-256 of one key
     id: String,
     /// The ACL file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, alias = "into", value_name = "FILE")]
     acl_file: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -42,7 +42,7 @@ pub struct Rotate {
     /// The id that gets a new key, or the first 8 or more digits of the SHA-256 of the key that is replaced
     id: String,
     /// The ACL file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, alias = "into", value_name = "FILE")]
     acl_file: PathBuf,
     /// How long the keys of today stay good
     #[arg(long, value_name = "DURATION", value_parser = units::duration, default_value = "24h")]

@@ -17,7 +17,7 @@ use super::news::News;
 use super::{FileStatus, Permissions, Unavailable};
 use crate::grant::{Found, Grant, KeyHash};
 use table::Table;
-pub(crate) use table::{AclEntry, read_entries, read_text};
+pub(crate) use table::{AclEntry, REMEDY_MISSING, read_entries, read_text};
 
 /// The keys of a file. There are always some in force: those of the last valid text.
 #[derive(Debug)]

@@ -63,6 +63,14 @@ pub(super) fn read(path: &Path) -> Result<Read, Wrong> {
     let warning = (mode & 0o004 != 0).then(|| {
         format!("{shown} can be read by everybody, who can then admit keys: chmod o-r it")
     });
+    // A line too many would go unnoticed: other hosts have no such secret, and nothing is shared.
+    let warning = warning.or_else(|| {
+        let is_text = bytes.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
+        let lines = bytes.trim_ascii().split(|byte| *byte == b'\n').count();
+        (is_text && secrets.len() == 1 && lines > 1).then(|| {
+            format!("the {lines} lines of {shown} are one secret: while it is changed, leave two, the new and the old one")
+        })
+    });
     let secrets = secrets.into_iter().map(|secret| Secret(secret.to_vec()));
     Ok(Read::Secrets(secrets.collect(), warning))
 }

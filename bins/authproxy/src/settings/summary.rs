@@ -70,7 +70,10 @@ pub fn summary(settings: &Settings) -> String {
     lines.extend([
         ("health", health_path.clone().unwrap_or_else(none)),
         ("trusted", list(trusted)),
-        ("protected", list(protected)),
+        (
+            "protected",
+            format!("x-forwarded-*, x-real-ip, x-request-id, {}", list(protected)),
+        ),
         (
             "deadlines",
             format!(

@@ -512,15 +512,34 @@ fn two_visible_lines_are_two_secrets_and_everything_else_is_one() {
             "",
         )
     };
-    for (bytes, lengths) in [
-        (&b"0123456789abcdef"[..], &[16][..]),
-        (b"\n0123456789abcdef\r\n0123456789abcdefg \n\n", &[16, 17]),
+    for (bytes, lengths, warning) in [
+        (&b"0123456789abcdef"[..], &[16][..], ""),
+        (
+            b"\n0123456789abcdef\r\n0123456789abcdefg \n\n",
+            &[16, 17],
+            "",
+        ),
         // What an earlier version took for one stays one.
-        (b"0123456789abcdef\n\n0123456789abcdef", &[34]),
-        (b"0123456789abcdef\n0123456789abcde\xff", &[33]),
-        (b"0123456789\nabcdef\n0123456789abcdef", &[34]),
+        (
+            b"0123456789abcdef\n\n0123456789abcdef",
+            &[34],
+            "the 3 lines of ",
+        ),
+        (b"0123456789abcdef\n0123456789abcde\xff", &[33], ""),
+        (
+            b"0123456789\nabcdef\n0123456789abcdef",
+            &[34],
+            "the 3 lines of ",
+        ),
     ] {
-        let secrets = with(bytes).unwrap().settings.shared.unwrap().secrets;
+        let loaded = with(bytes).unwrap();
+        assert!(
+            loaded.warnings.concat().starts_with(warning)
+                && loaded.warnings.is_empty() == warning.is_empty(),
+            "{bytes:?}: {:?}",
+            loaded.warnings
+        );
+        let secrets = loaded.settings.shared.unwrap().secrets;
         let found: Vec<usize> = secrets.iter().map(|secret| secret.0.len()).collect();
         assert_eq!(found, lengths, "{bytes:?}");
     }

@@ -65,7 +65,7 @@ fn a_new_key_is_shown_once_and_its_entry_lets_it_in() {
     assert!(other.stdout.starts_with("id: key-"), "{}", other.stdout);
     assert!(
         other.stdout.ends_with(
-            "rights: read\nhosts: all\npaths: all\nmethods: all\nexpires: never\npasses\n"
+            "rights: read\nhosts: any\npaths: any\nmethods: any\nexpires: never\npasses\n"
         )
     );
 }

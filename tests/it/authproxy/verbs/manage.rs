@@ -8,7 +8,7 @@ use hostkit_tests::acl::hash;
 use hostkit_tests::authproxy::Authproxy;
 use hostkit_tests::backend::Backend;
 use hostkit_tests::backend::reading::Personality;
-use hostkit_tests::host::{is_root, run_as};
+use hostkit_tests::host::{Tmpfs, is_root, run_as};
 use hostkit_tests::{Outcome, eventually, or_skip, which};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -256,6 +256,47 @@ fn owner_mode_acl_and_links_stay_when_a_file_is_edited() {
 }
 
 #[test]
+fn new_key_makes_the_list_of_a_touched_file_and_leaves_a_link_to_nothing() {
+    for before in ["", "\n", "# Ours.", "# Ours.\n\n"] {
+        let file = File::new(before);
+        std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(0o604)).unwrap();
+        let new = file.key(&["new", "--id=a"]).exits(0);
+        file.passes(secret_of(&new.stderr), 0);
+        assert!(file.text().starts_with(before), "{}", file.text());
+        let mode = file.path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o604);
+    }
+    // The file that a link names may be on a disk that is not mounted yet: a new one there would hide it.
+    let file = File::new("");
+    std::fs::remove_file(&file.path).unwrap();
+    symlink("away/keys.yaml", &file.path).unwrap();
+    file.key(&["new"])
+        .exits(78)
+        .says("is a symlink to a file that is missing");
+    assert!(file.path.is_symlink());
+    assert_eq!(file.names(), ["keys.yaml"]);
+}
+
+#[test]
+fn edit_on_a_full_disk_says_so_and_changes_nothing() {
+    let Some(disk) = or_skip("tmpfs", Tmpfs::mount(64 << 10)) else {
+        return;
+    };
+    let path = disk.path().join("keys.yaml");
+    let text = format!("keys:\n{}", entry("a", "key"));
+    std::fs::write(&path, &text).unwrap();
+    let fill = std::fs::write(disk.path().join("fill"), [0; 64 << 10]);
+    assert!(fill.is_err(), "the disk has room");
+    // The same flag is good for every verb.
+    for verb in [&["new"][..], &["rotate", "a"], &["revoke", "a"]] {
+        let line = [&["key"], verb, &["--into", path.to_str().unwrap()]].concat();
+        let refused = run(authproxy(&line), "").exits(73).says("free some space");
+        assert!(!refused.stderr.contains("hk_"), "{}", refused.stderr);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    }
+}
+
+#[test]
 fn file_that_is_managed_wrong_or_not_in_lines_is_left_alone() {
     let one = entry("a", "key");
     for (text, code, says) in [
@@ -295,7 +336,10 @@ fn file_that_is_managed_wrong_or_not_in_lines_is_left_alone() {
     for verb in [&["revoke", "a"][..], &["list"]] {
         let missing = File::new("");
         std::fs::remove_file(&missing.path).unwrap();
-        missing.key(verb).exits(78).says("keys.yaml");
+        missing
+            .key(verb)
+            .exits(78)
+            .says("`authproxy key new --into` makes one");
     }
 }
 

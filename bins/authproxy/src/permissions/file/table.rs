@@ -28,6 +28,10 @@ pub(super) struct Table {
     pub(super) sha256: String,
 }
 
+/// What to do about an ACL file that is missing.
+pub(crate) const REMEDY_MISSING: &str =
+    "name a file that is there; `authproxy key new --into` makes one";
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Text {
@@ -71,7 +75,13 @@ pub(crate) struct AclEntry {
 /// # Errors
 /// It cannot be read (exit 78).
 pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
-    follow::text(path, LIMIT).map_err(|why| Failure::new(Exit::CONFIG, why))
+    follow::text(path, LIMIT).map_err(|why| {
+        let failure = Failure::new(Exit::CONFIG, why);
+        match path.try_exists() {
+            Ok(false) => failure.remedy(REMEDY_MISSING),
+            _ => failure,
+        }
+    })
 }
 
 /// The entries of a text, in their order.
@@ -145,7 +155,7 @@ impl<'de> Visitor<'de> for KeysVisitor {
     type Value = Keys;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of keys")
+        f.write_str("a list of keys, or `keys: []`")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Keys, A::Error> {
