@@ -90,7 +90,7 @@ fn is_token(text: &str) -> bool {
 }
 
 /// `null`, or a scheme and an authority (RFC 6454 section 7.1).
-fn is_origin(text: &str) -> bool {
+pub(crate) fn is_origin(text: &str) -> bool {
     let authority = |text: &str| {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%:[]!$&'()*+=".contains(&byte);
         !text.is_empty() && text.bytes().all(fits)

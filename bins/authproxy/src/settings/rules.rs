@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use hyper::header::{HeaderName, HeaderValue, ORIGIN, VARY};
+use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HeaderName, HeaderValue, ORIGIN, VARY};
 
 use super::validate::{Wrong, wrong};
 use super::{Cors, Preflight, Route, Rules};
 use crate::cli::Flags;
 use crate::config::RouteEntry;
+use crate::preflight;
 use crate::scope;
 
 /// The longest route table: it is gone through for every request.
@@ -177,6 +178,12 @@ fn names(what: &str, rights: &[String]) -> Result<Vec<String>, Wrong> {
 
 /// A path in a rule.
 pub(super) fn path(what: &str, path: &str) -> Result<String, Wrong> {
+    if path.contains(['*', '?', '#']) {
+        return Err(wrong(
+            format!("{what}: {path:?} is no path, and a `*`, `?` or `#` in it stands for nothing"),
+            "write /admin, which is that path and all below it",
+        ));
+    }
     scope::prefix(path).map_err(|error| wrong(what, error))
 }
 
@@ -213,15 +220,38 @@ pub(super) fn cors(flags: &Flags) -> Result<Cors, Wrong> {
             })
         };
         let text = values.join();
+        let whole = value(&text)?;
+        let origins: Vec<&str> = text.split(',').map(str::trim).collect();
+        if key == "allow-origin" && text != "*" {
+            let is_sent = |origin: &str| {
+                preflight::is_origin(origin) && !origin.contains(|c: char| c.is_ascii_uppercase())
+            };
+            if let Some(odd) = origins.iter().find(|origin| !is_sent(origin)) {
+                return Err(wrong(
+                    format!("cors: allow-origin: {odd:?} is no origin that a browser sends"),
+                    "write https://example.com in lower case and without a slash behind it, or `*` alone",
+                ));
+            }
+        }
         // Browsers take one origin, not a list.
-        if key == "allow-origin" && text.contains(',') {
-            for origin in text.split(',') {
-                cors.origins.push(value(origin.trim())?);
+        if key == "allow-origin" && origins.len() > 1 {
+            for origin in origins {
+                cors.origins.push(value(origin)?);
             }
             cors.headers.push((VARY, HeaderValue::from_name(ORIGIN)));
         } else {
-            cors.headers.push((name, value(&text)?));
+            cors.headers.push((name, whole));
         }
+    }
+    let names_origins = |cors: &[(HeaderName, HeaderValue)]| {
+        cors.iter()
+            .any(|(name, _)| *name == ACCESS_CONTROL_ALLOW_ORIGIN || *name == VARY)
+    };
+    if !cors.headers.is_empty() && !names_origins(&cors.headers) {
+        return Err(wrong(
+            "cors: allow-origin is missing, without which browsers hear nothing of the rest",
+            "name the origins whose pages may ask, or `*`",
+        ));
     }
     Ok(cors)
 }

@@ -279,6 +279,31 @@ fn what_makes_no_sense_is_refused_with_its_name_and_a_remedy() {
         ),
         ("cors: {allow-orgin: '*'}", "unknown key `allow-orgin`"),
         ("cors-preflight: answer", "has nothing to answer with"),
+        ("cors: {max-age: 5}", "allow-origin is missing"),
+        (
+            "cors: {allow-origin: a.example}",
+            "no origin that a browser sends",
+        ),
+        (
+            "cors: {allow-origin: 'https://a.example/'}",
+            "no origin that a browser sends",
+        ),
+        (
+            "cors: {allow-origin: 'https://A.example'}",
+            "no origin that a browser sends",
+        ),
+        (
+            "cors: {allow-origin: ['*', 'https://a']}",
+            "no origin that a browser sends",
+        ),
+        (
+            "cors: {allow-origin: 'https://a https://b'}",
+            "no origin that a browser sends",
+        ),
+        ("cors: {allow-origin: []}", "no origin that a browser sends"),
+        ("routes: [{path: '/a*', rights: x}]", "stands for nothing"),
+        ("open: ['/a/*']", "stands for nothing"),
+        ("open: ['/a?b=c']", "stands for nothing"),
         (
             "routes: [{path: /a, rights: x, cors-preflight: answer}]",
             "has nothing to answer with",
