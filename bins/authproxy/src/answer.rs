@@ -70,7 +70,7 @@ pub fn health(phase: Phase) -> Response<Bytes> {
     let text = "text/plain; charset=utf-8";
     match phase {
         Phase::Serving => answer(StatusCode::OK, text, "ok".to_owned()),
-        Phase::LameDuck | Phase::Draining => {
+        Phase::LameDuck | Phase::Draining | Phase::Ending => {
             let body = phase.word().to_owned();
             let mut answer = answer(StatusCode::SERVICE_UNAVAILABLE, text, body);
             close(answer.headers_mut());

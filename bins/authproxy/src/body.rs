@@ -13,6 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use crate::conn::Client;
 use crate::deadline::Turn;
 use crate::headers;
+use crate::lifecycle::Phase;
 use crate::proxy::Entry;
 use crate::refusal::{Refusal, Truncation};
 use crate::upstream::{Exchange, Truncated};
@@ -180,8 +181,11 @@ impl Drop for ToClient {
         if let Source::Server(exchange) = &self.source
             && !exchange.is_whole()
         {
-            let aborted = self.entry.client().aborted();
-            let cause = aborted.unwrap_or(Truncation::ClientClosed);
+            let client = self.entry.client();
+            let cause = client.aborted().unwrap_or_else(|| match client.phase() {
+                Phase::Ending => Truncation::Drained,
+                _ => Truncation::ClientClosed,
+            });
             self.entry.cut(Truncated::from(cause));
         }
     }

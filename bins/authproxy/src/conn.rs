@@ -290,7 +290,7 @@ async fn session(
                 return Poll::Ready(End::Head);
             }
             // It wakes this task once; until then looking at the phase is all there is to do.
-            if !drains && (!waits || client.phase() == Phase::Draining) {
+            if !drains && (!waits || client.phase() >= Phase::Draining) {
                 waits = true;
                 drains = draining.as_mut().poll(cx).is_ready();
             }

@@ -51,10 +51,14 @@ pub(crate) fn run(args: Args, matches: &ArgMatches, start: Loaded) -> Result<Exi
     let end = runtime.block_on(serve(args, matches.clone(), start));
     // What waits for a disk or a name server must not keep the process.
     runtime.shutdown_background();
-    end
+    // The last requests ended with the runtime.
+    if let Some(access) = &end?.access {
+        access.finish(LAST_LINES);
+    }
+    Ok(Exit::OK)
 }
 
-async fn serve(args: Args, matches: ArgMatches, start: Loaded) -> Result<Exit, Failure> {
+async fn serve(args: Args, matches: ArgMatches, start: Loaded) -> Result<Arc<Telemetry>, Failure> {
     let settings = start.settings.clone();
     let signals = Signals::new()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot catch signals").because(error))?;
@@ -103,10 +107,7 @@ async fn serve(args: Args, matches: ArgMatches, start: Loaded) -> Result<Exit, F
     }
     tokio::spawn(listen_to(signals, Arc::clone(&proxy), reload));
     serve::serve(sockets, proxy, drain_timeout).await?;
-    if let Some(access) = &telemetry.access {
-        access.finish(LAST_LINES);
-    }
-    Ok(Exit::OK)
+    Ok(telemetry)
 }
 
 /// Does what signals say, for ever.

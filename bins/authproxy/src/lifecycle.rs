@@ -17,6 +17,8 @@ pub enum Phase {
     LameDuck,
     /// Nothing new is accepted; what is under way is finished.
     Draining,
+    /// What is still under way is broken off: the time for it is over.
+    Ending,
 }
 
 impl Phase {
@@ -27,6 +29,7 @@ impl Phase {
             Self::Serving => "serving",
             Self::LameDuck => "lame duck",
             Self::Draining => "draining",
+            Self::Ending => "ending",
         }
     }
 }

@@ -156,6 +156,7 @@ pub async fn serve(
             connections = left,
             "ending, although not all is done: --drain-timeout is over"
         );
+        lifecycle.advance(Phase::Ending);
     }
     here.abort();
     ended.send_replace(true);

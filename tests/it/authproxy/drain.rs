@@ -8,7 +8,7 @@ use hostkit_tests::eventually;
 use hostkit_tests::load::{Connections, Load, Plan};
 use nix::sys::signal::Signal;
 
-use super::wire::{KEY, Origin, Wire, proxy, request};
+use super::wire::{KEY, Origin, Wire, acl_file, proxy, request};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nservice \n";
 
@@ -199,6 +199,34 @@ fn the_end_comes_when_its_time_is_over() {
     proxy.signal(Signal::SIGTERM);
     client.closes();
     proxy.says("--drain-timeout is over");
+    assert_eq!(proxy.ends(), 0);
+}
+
+#[test]
+fn request_that_the_end_breaks_off_is_in_the_access_log() {
+    let origin = Origin::start(|wire, _| {
+        let asked = wire.message().expect("a request");
+        if asked.head.contains("/stream") {
+            wire.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n");
+        }
+        wire.rest();
+    });
+    let proxy = Authproxy::start(&[
+        &format!("--server=http://127.0.0.1:{}", origin.port()),
+        &format!("--acl-file={}", acl_file().display()),
+        "--right=all",
+        "--lame-duck=0",
+        "--drain-timeout=100ms",
+    ]);
+    let (mut silent, mut stream) = (Wire::connect(proxy.port()), Wire::connect(proxy.port()));
+    silent.send(request("GET /silent", ""));
+    stream.send(request("GET /stream", ""));
+    assert!(stream.head().is_some());
+    eventually("both are at the server", || origin.accepted() == 2);
+    proxy.signal(Signal::SIGTERM);
+    proxy.says("--drain-timeout is over");
+    proxy.says("GET /silent 0 ");
+    proxy.says("cut=drain_timeout");
     assert_eq!(proxy.ends(), 0);
 }
 

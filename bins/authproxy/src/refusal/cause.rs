@@ -124,6 +124,8 @@ pub enum Truncation {
     ClientClosed,
     /// The client did not read, or not send the rest of its body, in time.
     ClientTimeout,
+    /// This process has ended, and its time to finish what was under way was over.
+    Drained,
     /// The server closed the connection.
     UpstreamClosed,
     /// The framing of the server's body is invalid.
@@ -134,9 +136,10 @@ pub enum Truncation {
 
 impl Truncation {
     /// Every cause, in the order of their numbers.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::ClientClosed,
         Self::ClientTimeout,
+        Self::Drained,
         Self::UpstreamClosed,
         Self::MalformedBody,
         Self::UpstreamTimeout,
@@ -148,6 +151,7 @@ impl Truncation {
         match self {
             Self::ClientClosed => "client_closed",
             Self::ClientTimeout => "client_timeout",
+            Self::Drained => "drain_timeout",
             Self::UpstreamClosed => "upstream_closed",
             Self::MalformedBody => "upstream_malformed_body",
             Self::UpstreamTimeout => "upstream_timeout",
@@ -158,7 +162,7 @@ impl Truncation {
     #[must_use]
     pub const fn event(self) -> Option<&'static str> {
         match self {
-            Self::ClientClosed | Self::ClientTimeout => None,
+            Self::ClientClosed | Self::ClientTimeout | Self::Drained => None,
             Self::UpstreamClosed => Some("upstream closed the connection within its response"),
             Self::MalformedBody => Some("malformed response body"),
             Self::UpstreamTimeout => Some("timed out waiting for the rest of a response"),
