@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::edit;
 use super::file::KeyFile;
-use crate::grant::{Grant, KeyHash};
+use super::manage::now;
+use crate::grant::{Grant, KeyHash, show_expiry};
 
 /// What every key begins with, so that it can be recognised where it should not be.
 const PREFIX: &str = "hk_";
@@ -53,6 +54,10 @@ pub struct New {
 pub(super) fn run(new: &New) -> Result<Exit, Failure> {
     let key = NewKey::generate()?;
     let grant = grant(new, &key.hash)?;
+    if let Some(end) = grant.expires.filter(|end| *end <= now()) {
+        let what = format!("--expires={}: that is over", show_expiry(end));
+        return Err(Failure::new(Exit::USAGE, what).remedy("give a time that is to come"));
+    }
     let entry = entry(&key.hash, &grant);
     if let Some(path) = &new.into {
         let file = KeyFile::open(path, true)?;

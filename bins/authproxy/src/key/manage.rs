@@ -213,7 +213,7 @@ fn render_table(entries: &[AclEntry]) -> String {
 }
 
 /// Seconds since 1970 UTC.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     clock::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |now| now.as_secs())

@@ -79,6 +79,7 @@ fn a_new_key_that_nothing_could_read_is_not_made() {
         "--path=a",
         "--method=get",
         "--expires=soon",
+        "--expires=2001-01-01",
     ] {
         let refused = run(authproxy(&["key", "new", wrong]), "").exits(2);
         assert!(refused.stdout.is_empty(), "{wrong}");
