@@ -148,6 +148,11 @@ impl S3 {
         *self.refusal.lock().unwrap() = Some((status, "NotImplemented"));
     }
 
+    /// From now on a conditional PUT does not arrive whole, and is answered 400 with this code.
+    pub fn lose_conditional_uploads(&self, code: &'static str) {
+        *self.refusal.lock().unwrap() = Some((400, code));
+    }
+
     /// The next conditional PUT meets another one under way: it is answered 409, as by AWS.
     pub fn conflict_once(&self) {
         *self.refusal.lock().unwrap() = Some((409, CONFLICT));

@@ -229,7 +229,14 @@ fn check_looks_at_what_the_repositories_need() {
             &[("HTTPS_PROXY", "socks5://p")],
             "HTTPS_PROXY",
         ),
+        (
+            "https://repo.example.org/pex",
+            &[("NETRC", "/dev/zero")],
+            "NETRC: cannot read /dev/zero",
+        ),
+        ("s3://builds/pex", &[("NETRC", "/dev/zero")], ""),
         ("file:///srv/pex", &[("ALL_PROXY", "socks5://p")], ""),
+        ("file:///srv/pex", &[("NETRC", "/dev/zero")], ""),
     ] {
         host.repositories(&[repository]);
         let mut command = host.command(["--check"]);

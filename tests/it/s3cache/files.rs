@@ -292,3 +292,25 @@ fn a_file_system_that_does_not_answer_is_ended_by_the_deadline_and_by_signals() 
         Some(15)
     );
 }
+
+/// As a publisher leaves it that was killed in between, and as another one sees it that publishes at the same moment.
+#[test]
+fn object_without_a_sidecar_is_compared_by_its_content_and_gets_one() {
+    let host = Host::new();
+    let (published, sidecar) = (host.path("repo/a.txt"), host.path("repo/a.txt.sha256"));
+    std::fs::create_dir(host.path("repo")).unwrap();
+    std::fs::write(&published, "made").unwrap();
+    let put = |content: &str| {
+        std::fs::write(host.path("made.txt"), content).unwrap();
+        host.s3cache(["put", "--json", "made.txt", &url(&published)])
+    };
+    put("late").exits(73).says("exists and is another one");
+    assert!(!sidecar.exists());
+    let told = put("made").exits(0);
+    assert!(
+        told.stdout.contains(r#""published":false"#),
+        "{}",
+        told.stdout
+    );
+    assert!(sidecar.exists());
+}

@@ -158,6 +158,17 @@ fn publisher_that_may_only_write_never_replaces_and_is_told_what_is_missing() {
 }
 
 #[test]
+fn upload_that_does_not_arrive_whole_is_not_repeated_without_its_condition() {
+    for code in ["RequestTimeout", "BadDigest", "IncompleteBody"] {
+        let (host, s3) = start();
+        s3.lose_conditional_uploads(code);
+        let told = put(&host, &s3, "first", &[]).exits(69).says(code);
+        assert!(!told.stderr.contains("conditional"), "{}", told.stderr);
+        assert!(!s3.dir().join(format!("builds/pex/job-{HASH}.bin")).exists());
+    }
+}
+
+#[test]
 fn an_upload_that_another_one_is_in_the_way_of_is_repeated() {
     let (host, s3) = start();
     s3.conflict_once();

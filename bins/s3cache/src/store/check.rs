@@ -21,7 +21,10 @@ const AWS: &str = "https://s3.amazonaws.com";
 /// A file of certificates, tokens or logins, the AWS configuration or a proxy cannot be used (exit 78).
 pub fn check(access: &Access, sources: &[Source]) -> Result<(), Failure> {
     http::HttpStore::new(access)?;
-    Netrc::read().map_err(StoreError::into_config_failure)?;
+    let is_http = |source: &Source| matches!(source, Source::Http(_));
+    if sources.is_empty() || sources.iter().any(is_http) {
+        Netrc::read().map_err(StoreError::into_config_failure)?;
+    }
     let is_s3 = |source: &Source| matches!(source, Source::S3 { .. });
     if sources.is_empty() || sources.iter().any(is_s3) {
         s3::check(access)?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use hostkit::file::{length, open_regular};
 use hostkit::{Exit, Failure, out};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use tracing::info;
 
 use crate::digest::{self, Hex};
@@ -14,7 +15,7 @@ use crate::settings::Settings;
 use crate::sidecar::{self, SidecarDigest};
 use crate::source::Source;
 use crate::store::file::blocking;
-use crate::store::{self, Checksum, Kind, ObjectStore};
+use crate::store::{self, Checksum, Get, Kind, ObjectStore, StoreError};
 use crate::verify;
 
 /// Flags of `s3cache put`.
@@ -122,7 +123,8 @@ fn sidecar(sha256: &str, name: &str) -> io::Result<Sidecar> {
     Ok(Sidecar { file, sha256 })
 }
 
-/// Makes sure that the object that exists has this digest, by what the store or the sidecar says.
+/// Makes sure that the object that exists has this digest, by what the store or the sidecar says, or by its content where
+/// there is no sidecar.
 ///
 /// # Errors
 /// It has another one, or nothing says which (exit 73).
@@ -146,7 +148,11 @@ async fn compare(
         Some(Checksum::Sha256(found)) => Some(digest::hex(&found)),
         _ => match sidecar::ask(store, dest, name).await {
             Ok(SidecarDigest::Sha256(found)) => Some(found),
-            Ok(SidecarDigest::Absent) => return Err(unknown("it has no .sha256".into())),
+            // Its publisher was killed before it wrote one, or is about to.
+            Ok(SidecarDigest::Absent) => {
+                let read = read_digest(store, dest).await;
+                Some(read.map_err(|error| unknown(error.into()))?)
+            }
             Ok(SidecarDigest::NotUnderstood(why)) => {
                 return Err(unknown(format!("its .sha256 cannot be read: {why}").into()));
             }
@@ -159,4 +165,14 @@ async fn compare(
     let text = format!("{dest} exists and is another one");
     Err(Failure::new(Exit::CANNOT_CREATE, text)
         .remedy("publish under another name; --replace is for names that are not immutable"))
+}
+
+/// The digest of an object's content.
+async fn read_digest(store: &dyn ObjectStore, source: &Source) -> Result<Hex, StoreError> {
+    let mut body = store.get(source, Get::default()).await?.body;
+    let mut hasher = Sha256::new();
+    while let Some(piece) = body.next().await? {
+        hasher.update(&piece);
+    }
+    Ok(digest::hex(&hasher.finalize()))
 }

@@ -68,6 +68,12 @@ where
             Kind::Denied,
             format!("S3 refuses these credentials ({code})"),
         ),
+        // Statuses of 400, but they say nothing of the request's conditions: the next attempt may succeed.
+        (Some(code @ ("RequestTimeout" | "BadDigest" | "IncompleteBody")), _) => StoreError::new(
+            Kind::Transient,
+            format!("S3 did not receive the whole request ({code})"),
+        )
+        .remedy("try again"),
         (Some("InvalidObjectState"), _) => StoreError::new(
             Kind::Fatal,
             "the object is archived, and cannot be read from there",
