@@ -224,6 +224,7 @@ impl Exchange {
             return Err(UpstreamFailure::Closed.into());
         };
         self.sending.head(parts, live.output());
+        let is_last = self.sending.is_last(&parts.method);
         let before = live.moved;
         let mut read = 0;
         let head = poll_fn(|cx| {
@@ -261,7 +262,7 @@ impl Exchange {
         });
         let head = head.await?;
         self.receiving = head.body;
-        self.keeps = head.keeps;
+        self.keeps = head.keeps && !is_last;
         Ok(head.parts)
     }
 

@@ -67,7 +67,16 @@ impl Sending {
             Framing::Whole if takes_body(&parts.method) => line("content-length", b"0", to),
             Framing::Whole => {}
         }
+        if self.is_last(&parts.method) {
+            line("connection", b"close", to);
+        }
         to.put_slice(b"\r\n");
+    }
+
+    /// Whether a request has to be the last of its connection: it has a body where none is expected. A server that does not
+    /// read it would read it as the next request, which was never judged.
+    pub(super) fn is_last(&self, method: &Method) -> bool {
+        self.framing != Framing::Whole && !takes_body(method)
     }
 
     /// Hands out what has come of the body, up to a bound.
