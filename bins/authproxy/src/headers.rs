@@ -147,8 +147,8 @@ fn address(node: &[u8]) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// What of the trailers of a body goes on, either way: no framing, nothing of the hop, and nobody's word on who the
-/// client is.
+/// What of the trailers of a body goes on, either way: no framing, nothing of the hop, nobody's word on who the client is,
+/// and nothing that replaces the method, which is judged before trailers come.
 pub fn trailers(trailers: &mut HeaderMap) {
     let framing = |name: &HeaderName| {
         [
@@ -162,7 +162,10 @@ pub fn trailers(trailers: &mut HeaderMap) {
     };
     let gone: Vec<HeaderName> = trailers
         .keys()
-        .filter(|name| identity::goes(name.as_str(), false) || framing(name))
+        .filter(|name| {
+            let is_judged = identity::is_override(name.as_str());
+            identity::goes(name.as_str(), false) || is_judged || framing(name)
+        })
         .cloned()
         .collect();
     for name in &gone {

@@ -368,6 +368,7 @@ fn trailers_say_nothing_of_the_client_nor_of_framing() {
         ("x-sum", "1"),
         ("x-auth-id", "root"),
         ("x_forwarded-for", "1"),
+        ("x-http-method-override", "DELETE"),
         ("content-length", "1"),
         ("transfer-encoding", "chunked"),
         ("host", "h"),
