@@ -135,11 +135,23 @@ pub(crate) fn make_locked(dir: &Dir, prefix: &OsStr, mode: u32) -> io::Result<(O
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
+/// Whether a name is one that [`make_locked`] gives, now or in earlier releases.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    let marked = name
+        .strip_prefix('.')
+        .and_then(|name| name.rsplit_once(".s3cache-"));
+    marked.is_some_and(|(_, numbers)| {
+        let mut bytes = numbers.bytes();
+        bytes.all(|byte| byte.is_ascii_digit() || byte == b'-')
+    })
+}
+
 /// Removes temporary files whose names begin so and that no process has locked.
 pub(crate) fn remove_leftovers(dir: &Dir, prefix: &OsStr) {
     let Ok(entries) = dir.entries() else { return };
     for (name, _) in entries.flatten() {
         if name.as_bytes().starts_with(prefix.as_bytes())
+            && is_temporary(&name.to_string_lossy())
             && let Ok(file) = dir.open_file(&name)
             && try_exclusive(&file).unwrap_or(false)
         {

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use hostkit::file::{length, open_regular};
 
 use super::{Body, Boxed, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError, Visitor};
+use crate::copy::is_temporary;
 use crate::source::Source;
 use upload::{Removal, Upload};
 
@@ -257,11 +258,11 @@ fn read_pages(directory: &Path, start: &str, pages: &tokio::sync::mpsc::Sender<P
     }
 }
 
-/// The file of a directory entry; `None` when it is not one, is called otherwise, or is gone by now.
+/// The file of a directory entry; `None` when it is not one, is called otherwise, is not published yet, or is gone by now.
 fn listed(entry: io::Result<DirEntry>, start: &str) -> io::Result<Option<Listed>> {
     let entry = entry?;
     let name = entry.file_name().to_string_lossy().into_owned();
-    if !name.starts_with(start) {
+    if !name.starts_with(start) || is_temporary(&name) {
         return Ok(None);
     }
     let metadata = match entry.metadata() {

@@ -54,7 +54,10 @@ impl Upload {
             io::copy(&mut open_regular(from)?, &mut &self.file)?;
             self.file.sync_all()?;
             if replace {
-                return dir.rename(&self.temp, dir, name);
+                dir.rename(&self.temp, dir, name)?;
+                // The name is free again: what gets it now is not ours.
+                self.is_removed.store(true, Ordering::Relaxed);
+                return Ok(());
             }
             // A link, unlike a rename, never replaces what another process published meanwhile.
             dir.link(&self.temp, name)
@@ -135,6 +138,27 @@ mod tests {
         other.finish(&from, true).unwrap_err();
         assert_eq!(names(), ["a.txt"]);
         begin().finish(&from, true).unwrap();
+    }
+
+    #[test]
+    fn file_on_its_way_is_not_listed_and_one_of_a_like_name_is_neither_hidden_nor_removed() {
+        use crate::store::ObjectStore as _;
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join(".a.txt.s3cache-notes"), "kept").unwrap();
+        let upload = Upload::begin((temp.path().to_owned(), "a.txt".to_owned())).unwrap();
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 2);
+        let mut names = Vec::new();
+        let prefix = crate::Source::File(temp.path().join(""));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let listed = runtime.block_on(super::super::FileStore.list(&prefix, &mut |found| {
+            names.push(found.name);
+            std::ops::ControlFlow::Continue(())
+        }));
+        listed.unwrap();
+        assert_eq!(names, [".a.txt.s3cache-notes"]);
+        drop(upload);
     }
 
     #[test]
