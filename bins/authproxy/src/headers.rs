@@ -22,7 +22,7 @@ use crate::refusal::Refusal;
 use crate::settings::{Credentials, Site};
 
 pub use id::request_id;
-pub use identity::is_identity;
+pub use identity::{is_identity, is_override};
 
 use identity::{FORWARDED, X_AUTH_ID, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 

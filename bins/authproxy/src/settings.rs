@@ -69,7 +69,7 @@ pub struct Site {
     pub rules: Rules,
     /// Whose `X-Forwarded-*` and `X-Request-Id` are believed.
     pub trusted: Vec<IpNet>,
-    /// Headers, in lower case, that `Connection` may not name, beside those that say who the client is; all that begin
+    /// Headers, in lower case, that `Connection` may not name, beside those that identify the client; all that begin
     /// so where a `*` is the end.
     pub protected: Vec<String>,
     /// What our own answers tell browsers.

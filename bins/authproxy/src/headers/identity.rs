@@ -39,7 +39,7 @@ fn is_of_proxies(name: &str) -> bool {
 }
 
 /// Whether a header, in lower case, makes some frameworks take another method than that of the request line.
-pub(super) fn is_override(name: &str) -> bool {
+pub fn is_override(name: &str) -> bool {
     is(name, "x-http-method-override") || is(name, "x-http-method") || is(name, "x-method-override")
 }
 

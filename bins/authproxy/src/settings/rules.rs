@@ -228,7 +228,7 @@ pub(super) fn cors(flags: &Flags) -> Result<Cors, Wrong> {
             };
             if let Some(odd) = origins.iter().find(|origin| !is_sent(origin)) {
                 return Err(wrong(
-                    format!("cors: allow-origin: {odd:?} is no origin that a browser sends"),
+                    format!("cors: allow-origin: {odd:?} is not an origin as browsers send it"),
                     "write https://example.com in lower case and without a slash behind it, or `*` alone",
                 ));
             }

@@ -20,8 +20,8 @@ pub(super) enum Read {
     Missing(std::io::Error),
 }
 
-/// Reads secrets. White space around them does not count. Access is a matter of the file's mode and ACL: whoever can
-/// read it may use it, and only its owner may write it.
+/// Reads secrets. White space around them does not count. Access is a matter of the file's mode and ACL: a process
+/// that can read it may use it, and only its owner may write it.
 ///
 /// # Errors
 /// The file is one that must not be used.

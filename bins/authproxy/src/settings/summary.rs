@@ -1,4 +1,4 @@
-//! What `--check` prints: every setting, also those that nobody named.
+//! What `--check` prints: every setting, also those that have their defaults.
 
 use hostkit::units::{show_duration, show_size};
 use hyper::header::ACCESS_CONTROL_ALLOW_ORIGIN;

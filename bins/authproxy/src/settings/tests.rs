@@ -7,6 +7,9 @@ use hostkit::{Exit, Failure};
 
 use super::*;
 
+mod preflights;
+mod secrets;
+
 /// What has to be said.
 const LEAST: &str = "port: 1\nserver: unix:/s\nright: all\nacl-file: /acl\n";
 
@@ -218,11 +221,15 @@ fn what_makes_no_sense_is_refused_with_its_name_and_a_remedy() {
         ("key-header: host", "means something else"),
         ("key-header: X-Auth-Id", "means something else"),
         ("key-header: x_forwarded_for", "means something else"),
+        ("key-header: content_length", "means something else"),
+        ("key-header: origin", "means something else"),
+        ("key-header: X-HTTP-Method-Override", "means something else"),
         ("protected-headers: 'a b'", "is not the name of a header"),
         ("protected-headers: [x-*-y]", "is not the name of a header"),
         ("protected-headers: ['*']", "is not the name of a header"),
         ("key-parameter: a=b", "no name of a query parameter"),
         ("host-param: ''", "no name of a query parameter"),
+        ("host-param: apikey", "is the parameter of the key"),
         ("cache: true\nmemcache-servers: h:x", "is no server"),
         ("cache: true\nmemcache-servers: h/y", "is no server"),
         (
@@ -282,25 +289,28 @@ fn what_makes_no_sense_is_refused_with_its_name_and_a_remedy() {
         ("cors: {max-age: 5}", "allow-origin is missing"),
         (
             "cors: {allow-origin: a.example}",
-            "no origin that a browser sends",
+            "not an origin as browsers send it",
         ),
         (
             "cors: {allow-origin: 'https://a.example/'}",
-            "no origin that a browser sends",
+            "not an origin as browsers send it",
         ),
         (
             "cors: {allow-origin: 'https://A.example'}",
-            "no origin that a browser sends",
+            "not an origin as browsers send it",
         ),
         (
             "cors: {allow-origin: ['*', 'https://a']}",
-            "no origin that a browser sends",
+            "not an origin as browsers send it",
         ),
         (
             "cors: {allow-origin: 'https://a https://b'}",
-            "no origin that a browser sends",
+            "not an origin as browsers send it",
         ),
-        ("cors: {allow-origin: []}", "no origin that a browser sends"),
+        (
+            "cors: {allow-origin: []}",
+            "not an origin as browsers send it",
+        ),
         ("routes: [{path: '/a*', rights: x}]", "stands for nothing"),
         ("open: ['/a/*']", "stands for nothing"),
         ("open: ['/a?b=c']", "stands for nothing"),
@@ -384,97 +394,6 @@ routes:
 }
 
 #[test]
-fn preflights_are_answered_where_there_is_cors_and_need_a_key_elsewhere() {
-    use Preflight::{Answer, Off, Pass};
-    const ROUTES: &str = "\
-open: [/static]
-routes:
-- {path: /a, rights: a}
-- {path: /b, rights: b, cors-preflight: pass}
-- {path: /c, methods: GET, open: true}
-- {path: /d, open: true}
-- {path: /e, rights: e, cors-preflight: off}
-";
-    for (file, everywhere, routes) in [
-        ("", Off, [Off, Pass, Off, Off, Off, Off]),
-        (
-            "cors-preflight: off\n",
-            Off,
-            [Off, Pass, Off, Off, Off, Off],
-        ),
-        (
-            "cors: {allow-origin: '*'}\n",
-            Answer,
-            [Answer, Pass, Answer, Off, Off, Off],
-        ),
-        (
-            "cors: {allow-origin: '*'}\ncors-preflight: off\n",
-            Off,
-            [Off, Pass, Off, Off, Off, Off],
-        ),
-        (
-            "cors-preflight: pass\n",
-            Pass,
-            [Pass, Pass, Pass, Off, Off, Off],
-        ),
-    ] {
-        let rules = &site(&format!("{file}{ROUTES}")).rules;
-        let found: Vec<_> = rules.routes.iter().map(|route| route.preflight).collect();
-        assert_eq!(rules.preflight, everywhere, "{file}");
-        assert_eq!(found, routes, "{file}");
-    }
-}
-
-#[test]
-fn an_answer_names_the_origin_of_the_request_when_there_are_several() {
-    let shown = |origins: &str, origin: &'static str| {
-        let site = site(&format!("cors: {{allow-origin: {origins}, max-age: 5}}\n"));
-        let request = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))]);
-        let mut headers: Vec<String> = site
-            .cors
-            .headers
-            .iter()
-            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
-            .collect();
-        headers.extend(
-            site.cors
-                .origin(&request)
-                .map(|origin| format!("chosen {origin:?}")),
-        );
-        headers.join("; ")
-    };
-    for (origins, origin, expected) in [
-        (
-            "'*'",
-            "https://a",
-            "access-control-allow-origin: *; access-control-max-age: 5",
-        ),
-        (
-            "[https://b]",
-            "https://a",
-            "access-control-allow-origin: https://b; access-control-max-age: 5",
-        ),
-        (
-            "[https://a, https://b]",
-            "https://b",
-            "vary: origin; access-control-max-age: 5; chosen \"https://b\"",
-        ),
-        (
-            "'https://a,https://b'",
-            "https://B",
-            "vary: origin; access-control-max-age: 5",
-        ),
-        (
-            "[https://a, https://b]",
-            "null",
-            "vary: origin; access-control-max-age: 5",
-        ),
-    ] {
-        assert_eq!(shown(origins, origin), expected, "{origins} {origin}");
-    }
-}
-
-#[test]
 fn something_has_to_be_needed_everywhere() {
     let bare = "port: 1\nserver: unix:/s\nacl-file: /acl\n";
     let with = |routes: &str| loaded(&format!("{bare}{routes}"), "");
@@ -491,89 +410,6 @@ fn something_has_to_be_needed_everywhere() {
     }
     assert!(with("routes: [{path: /, rights: x}]").is_ok());
     assert!(with("open: /").is_ok());
-}
-
-#[test]
-fn memcached_needs_a_secret_that_only_we_know() {
-    let temp = tempfile::tempdir().unwrap();
-    let with = |bytes: &[u8], mode: u32| {
-        let path = secret(temp.path(), bytes, mode);
-        let file =
-            format!("cache: 1\nmemcache-servers: 'h1, [::1]:2'\ncache-secret-file: {path}\n");
-        least(&file.replace("cache: 1", "cache: true"), "")
-    };
-    let good = with(b"0123456789abcdef\n", 0o640).unwrap();
-    let shared = good.settings.shared.unwrap();
-    assert_eq!(shared.servers, ["h1:11211", "[::1]:2"]);
-    assert_eq!(
-        (shared.secrets[0].0.len(), shared.prefix.as_str()),
-        (16, "authproxy")
-    );
-    assert!(good.warnings.is_empty(), "{:?}", good.warnings);
-    assert!(
-        !format!("{:?}", shared.secrets).contains("48"),
-        "secrets are never shown"
-    );
-    let open = with(b"0123456789abcdef", 0o644).unwrap();
-    assert!(open.settings.shared.is_some() && open.warnings[0].contains("read by everybody"));
-    for (bytes, mode, said) in [
-        (&b"0123456789abcde\n"[..], 0o600, "shorter than 16 bytes"),
-        (&[7; 5_000], 0o600, "longer than"),
-        (&[7; 32], 0o620, "can be written by others"),
-        (&[7; 32], 0o602, "can be written by others"),
-    ] {
-        let failure = with(bytes, mode).unwrap_err();
-        assert!(failure.to_string().contains(said), "{failure}");
-    }
-}
-
-#[test]
-fn two_visible_lines_are_two_secrets_and_everything_else_is_one() {
-    let temp = tempfile::tempdir().unwrap();
-    let with = |bytes: &[u8]| {
-        let path = secret(temp.path(), bytes, 0o640);
-        least(
-            &format!("cache: true\nmemcache-servers: h\ncache-secret-file: {path}\n"),
-            "",
-        )
-    };
-    for (bytes, lengths, warning) in [
-        (&b"0123456789abcdef"[..], &[16][..], ""),
-        (
-            b"\n0123456789abcdef\r\n0123456789abcdefg \n\n",
-            &[16, 17],
-            "",
-        ),
-        // What an earlier version took for one stays one.
-        (
-            b"0123456789abcdef\n\n0123456789abcdef",
-            &[34],
-            "the 3 lines of ",
-        ),
-        (b"0123456789abcdef\n0123456789abcde\xff", &[33], ""),
-        (
-            b"0123456789\nabcdef\n0123456789abcdef",
-            &[34],
-            "the 3 lines of ",
-        ),
-    ] {
-        let loaded = with(bytes).unwrap();
-        assert!(
-            loaded.warnings.concat().starts_with(warning)
-                && loaded.warnings.is_empty() == warning.is_empty(),
-            "{bytes:?}: {:?}",
-            loaded.warnings
-        );
-        let secrets = loaded.settings.shared.unwrap().secrets;
-        let found: Vec<usize> = secrets.iter().map(|secret| secret.0.len()).collect();
-        assert_eq!(found, lengths, "{bytes:?}");
-    }
-    let failure = with(b"0123456789abcdef\nshort").unwrap_err();
-    assert!(failure.to_string().contains("a secret in"), "{failure}");
-    let two = with(b"0123456789abcdef\nfedcba9876543210").unwrap();
-    let shown = summary(&two.settings);
-    assert!(shown.contains("two secrets, the first signs"), "{shown}");
-    assert!(!shown.contains("fedcba"), "{shown}");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use super::{
 use crate::cli::{Args, Flags};
 use crate::config;
 use crate::gate;
+use crate::headers;
 
 /// Bounds of `--max-head`, in bytes.
 const HEADS: std::ops::RangeInclusive<u64> = 1024..=gate::MAX_HEAD as u64;
@@ -60,7 +61,7 @@ pub fn load(args: &Args, matches: &ArgMatches) -> Result<Loaded, Failure> {
     })
 }
 
-/// What decides about a key: who knows it, and what requests need. For `key check`; with `require_rights` every request has to
+/// What decides about a key: where its grant is found, and what requests need. For `key check`; with `require_rights` every request has to
 /// need a right, as for [`load`].
 ///
 /// # Errors
@@ -297,18 +298,28 @@ fn credentials(flags: &Flags) -> Result<Credentials, Wrong> {
         .clone()
         .unwrap_or(HeaderName::from_static("x-api-key"));
     let reserved = [
+        header::ACCESS_CONTROL_REQUEST_HEADERS,
+        header::ACCESS_CONTROL_REQUEST_METHOD,
         header::AUTHORIZATION,
         header::CONNECTION,
+        header::CONTENT_ENCODING,
         header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
         header::COOKIE,
         header::EXPECT,
         header::HOST,
+        header::ORIGIN,
         header::TE,
         header::TRAILER,
         header::TRANSFER_ENCODING,
         header::UPGRADE,
     ];
-    if reserved.contains(&header) || crate::headers::is_identity(header.as_str()) {
+    // Some servers take `_` for `-`.
+    let name = header.as_str().replace('_', "-");
+    if reserved.iter().any(|reserved| *reserved == *name)
+        || headers::is_identity(&name)
+        || headers::is_override(&name)
+    {
         return Err(wrong(
             format!("--key-header={header} means something else"),
             "choose a header of its own; Authorization is looked at in any case",
@@ -324,13 +335,19 @@ fn credentials(flags: &Flags) -> Result<Credentials, Wrong> {
         }
         Ok(name.to_owned())
     };
-    if let Some(name) = &flags.host_param {
-        parameter("host-param", name)?;
+    let key = flags.key_parameter.as_deref().unwrap_or("apikey");
+    let key = parameter("--key-parameter", key)?;
+    if let Some(name) = &flags.host_param
+        && parameter("host-param", name)? == key
+    {
+        return Err(wrong(
+            format!("host-param: {name} is the parameter of the key"),
+            "choose another name for one of them (--key-parameter)",
+        ));
     }
-    let name = flags.key_parameter.as_deref().unwrap_or("apikey");
     Ok(Credentials {
         header,
-        parameter: parameter("--key-parameter", name)?,
+        parameter: key,
         hide: flags.hide_credentials.unwrap_or_default(),
     })
 }
