@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// Whether a terminal shows a character as it is: not a control, and none of Unicode's invisible and bidirectional
-/// ones, which hide text or reorder what stands beside it (https://trojansource.codes).
+/// ones, which hide text or reorder what stands beside it (<https://trojansource.codes>).
 #[must_use]
 pub fn is_printable(c: char) -> bool {
     !c.is_control()

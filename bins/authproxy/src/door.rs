@@ -149,7 +149,7 @@ impl Door {
         decided
     }
 
-    /// Names the setting: whoever runs the site sees only that browsers fail.
+    /// Logs the name of the setting: without that an operator sees only that browsers fail.
     fn tell_of_preflight(&self) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| told.elapsed() >= MINUTE) {

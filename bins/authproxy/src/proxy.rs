@@ -233,7 +233,7 @@ async fn answer(
     let sent = sent.await;
     let failed = |error: ExchangeError| {
         if has_body {
-            // How much of it is still to come nobody knows.
+            // How much of it is still to come is not known.
             client.linger();
         }
         Refused {

@@ -90,7 +90,7 @@ fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
-/// Every connection takes one: with all of them back, there is none left.
+/// Every connection takes one: when all are free, no connection is left.
 struct Places {
     free: Arc<Semaphore>,
     all: u32,

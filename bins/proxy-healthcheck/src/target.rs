@@ -70,7 +70,7 @@ impl Target {
         };
         let bare = name.trim_start_matches('[').trim_end_matches(']');
         let host = match (Host::from(bare), zone) {
-            // The resolver knows zones, and asks nobody for an address.
+            // The resolver reads zones, and sends no query for an address.
             (Host::Ip(IpAddr::V6(address)), Some(zone)) => Host::Name(format!("{address}%{zone}")),
             (Host::Name(_), _) if name.is_empty() || bare != name => return Err(remedy.to_owned()),
             (host, None) => host,

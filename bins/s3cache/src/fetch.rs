@@ -191,7 +191,7 @@ pub fn cached(source: &Source, settings: &Settings) -> Option<Blob> {
         .filter(|blob| !settings.lacks_sidecar(&blob.entry))
 }
 
-/// Runs the part that needs the network: until the deadline, and only until somebody asks us to stop. From then on a
+/// Runs the part that needs the network: until the deadline, and only until a signal asks this process to stop. From then on a
 /// signal ends this process at once.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
 //! The two texts of `/metrics`: OpenMetrics 1.0, which every daemon writes, and Prometheus' text format 0.0.4, which it is
-//! converted to for whoever does not ask for OpenMetrics.
+//! converted to for clients that do not ask for OpenMetrics.
 //!
 //! Owns which one an `Accept` header asks for, and the conversion: the samples are the same, names and types of families
 //! differ.

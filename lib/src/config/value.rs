@@ -28,7 +28,7 @@ impl<'de> Deserialize<'de> for Scalar {
     }
 }
 
-/// Takes a scalar as text, and says of anything else what is expected. An empty value is none.
+/// Takes a scalar as text, and says of anything else what is expected. An empty value counts as absent.
 #[derive(Clone, Copy)]
 struct Expected(&'static str);
 

@@ -7,8 +7,8 @@ use std::net::Ipv6Addr;
 
 use super::octets;
 
-/// Whether these bytes are a host, and perhaps a colon and a port, which may be empty (RFC 3986 3.2.3): nobody reads that as
-/// anything but the default port.
+/// Whether these bytes are a host, and perhaps a colon and a port, which may be empty (RFC 3986 3.2.3): every
+/// server reads that as the default port.
 pub(super) fn is_authority(bytes: &[u8]) -> bool {
     let (host_ok, port) = match bytes {
         [b'[', literal @ ..] => {

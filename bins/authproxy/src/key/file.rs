@@ -176,7 +176,7 @@ fn copy_access(file: &File, other: &File) -> io::Result<()> {
     let mut acl = vec![0; LONGEST_ACL];
     match fgetxattr(other, ACL, acl.as_mut_slice()) {
         Ok(length) => fsetxattr(file, ACL, &acl[..length], XattrFlags::empty())?,
-        // There is none, or the file system has none.
+        // The file has no ACL, or its filesystem keeps none.
         Err(Errno::NODATA | Errno::NOTSUP) => {}
         Err(error) => return Err(error.into()),
     }

@@ -6,7 +6,7 @@ use super::*;
 
 type Key = char;
 
-/// A pool beside the lists of who holds and who waits, in the order of arrival.
+/// A pool, and the keys that hold a connection or wait for one, in the order of arrival.
 struct Model {
     pool: FairPool<Key, u64>,
     held: Vec<Key>,

@@ -80,7 +80,7 @@ pub(super) fn newest_of(bytes: &[u8], seen: usize, modified: i64, until: i64) ->
         let time = text
             .split_once("\"@timestamp\":\"")
             .and_then(|(_, rest)| rest.split_once('"'));
-        // One that another line was written over, or into, is none.
+        // A time that another line was written over, or into, cannot be read.
         let time = time.and_then(|(time, _)| humantime::parse_rfc3339(time).ok());
         let time = time.map(|time| {
             let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap();
