@@ -17,6 +17,7 @@ mod outage;
 mod preflight;
 mod proxying;
 mod readings;
+mod releases;
 mod rights;
 mod seeds;
 mod streaming;

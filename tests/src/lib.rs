@@ -104,7 +104,7 @@ fn build_tools() -> PathBuf {
     directory
 }
 
-/// The path of `s3cache` or `pexrun` as of the release that caches of a fleet were written by.
+/// The path of `s3cache`, `pexrun` or `authproxy` as of the release that caches of a fleet were written by.
 ///
 /// # Errors
 /// `tests/run` did not build it.

@@ -1,0 +1,62 @@
+//! An earlier release and this one beside each other: what one has stored in memcached, the other believes.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use hostkit_tests::acl::Acl;
+use hostkit_tests::authproxy::Authproxy;
+use hostkit_tests::backend::Backend;
+use hostkit_tests::backend::reading::{Ends, Framing, Personality};
+use hostkit_tests::memcached::Memcached;
+use hostkit_tests::{eventually, old_bin, or_skip};
+
+const KEY: &str = "alice-key";
+
+#[test]
+fn answer_that_one_release_stored_is_believed_by_the_other() {
+    let Some(old) = or_skip("an earlier release", old_bin("authproxy")) else {
+        return;
+    };
+    // In place of the program that the harness names.
+    let old = [
+        "sh",
+        "-c",
+        "shift; exec \"$0\" \"$@\"",
+        old.to_str().unwrap(),
+    ];
+    for [writer, reader] in [[&old[..], &["env"]], [&["env"], &old[..]]] {
+        let Some(memcached) = or_skip("memcached", Memcached::start()) else {
+            return;
+        };
+        let (acl, directory) = (Acl::start(), tempfile::tempdir().unwrap());
+        acl.know_all([KEY]);
+        let backend = Backend::start(Personality {
+            ends: Ends::Crlf,
+            framing: Framing::Chunked,
+        });
+        let secret = directory.path().join("secret");
+        std::fs::write(&secret, "a secret that all hosts share").unwrap();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let args = [
+            format!("--server=http://localhost:{}", backend.port()),
+            format!("--acl-server={}", acl.url()),
+            format!("--memcache_servers={}", memcached.address()),
+            format!("--cache-secret-file={}", secret.display()),
+        ];
+        let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+        args.extend(["--right=all", "--cache=1", "--cache_prefix=eightball"]);
+        args.extend(["--ttl-error=50ms", "--access-log=off"]);
+        let host = Authproxy::start_by(writer, &args);
+        eventually("it is stored", || {
+            assert_eq!(host.get_with_key("/", KEY).status, 200);
+            !memcached.keys().is_empty()
+        });
+        // From here on only memcached knows the key.
+        acl.kill();
+        let other = Authproxy::start_by(reader, &args);
+        assert_ne!(host.status()["version"], other.status()["version"]);
+        eventually("it is believed", || {
+            other.get_with_key("/", KEY).status == 200
+        });
+        assert_eq!(other.get_with_key("/", "another-key").status, 503);
+    }
+}
