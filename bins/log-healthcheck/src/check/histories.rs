@@ -1,7 +1,7 @@
 //! Random histories of logs on a real filesystem, with a clock that steps, against a model that keeps everything that
 //! was written and decides by the rule: a line's time is the one it carries, else the file's time of modification at
 //! the first check that finds it. All lines of a file are found again when other bytes stand where it was read, and
-//! when it was written to and is as long as before.
+//! when it was written to and is as long as before, and those of a copy whose log was replaced before a check saw it.
 //!
 //! Left out is what cannot be seen: that a file which was never read, because it was too old, was written anew and has
 //! grown beyond its former size.
@@ -224,6 +224,34 @@ fn a_log_that_is_written_anew_every_second_is_fresh_until_that_ends() {
         );
         assert!(!last, "{write:?}");
     }
+}
+
+#[test]
+fn copy_whose_log_was_replaced_before_a_check_is_new() {
+    let style = Style {
+        copies: true,
+        appends: false,
+    };
+    let rotate = Step::Rotate {
+        stream: 0,
+        make: false,
+        reopen: false,
+    };
+    let replace = Step::Rewrite {
+        stream: 0,
+        way: Rewrite::Rename,
+        same: true,
+    };
+    let write = Step::Write(0, Line::Bare, None);
+    let steps = [
+        write,
+        Step::Check,
+        Step::Pass(FRESHNESS + 1),
+        Step::Check,
+        rotate,
+        replace,
+    ];
+    assert_eq!(live(style, &steps).unwrap(), [true, false, true]);
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub(super) struct Kept {
     pub(super) seen_modified: i64,
     /// What it held when a check read it last.
     pub(super) read: Vec<u8>,
+    /// Whether it is a copy that no check has seen: it is recognised by the log that it was made of.
+    pub(super) is_new_copy: bool,
 }
 
 impl Kept {

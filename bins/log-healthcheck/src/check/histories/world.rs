@@ -91,6 +91,7 @@ impl World {
             seen: 0,
             seen_modified: 0,
             read: Vec::new(),
+            is_new_copy: false,
         });
         self.touch(self.files.len() - 1);
     }
@@ -233,6 +234,7 @@ impl World {
             let base = kept.path.clone();
             kept.path = base.with_extension("1");
             kept.rotated = 1;
+            kept.is_new_copy = true;
             fs::copy(&base, &kept.path).unwrap();
             // It is another file, which nothing was written to since.
             kept.seen_modified = self.now;
@@ -284,6 +286,12 @@ impl World {
         let index = match way {
             Rewrite::Rename => {
                 self.remove(log);
+                let run = self.run;
+                let copies =
+                    |kept: &&mut Kept| kept.run == run && kept.stream == stream && kept.is_new_copy;
+                for kept in self.files.iter_mut().filter(copies) {
+                    (kept.seen, kept.read) = (0, Vec::new());
+                }
                 self.files.push(Kept {
                     path,
                     run: self.run,
@@ -294,6 +302,7 @@ impl World {
                     seen: 0,
                     seen_modified: 0,
                     read: Vec::new(),
+                    is_new_copy: false,
                 });
                 self.files.len() - 1
             }
@@ -364,6 +373,7 @@ impl World {
                 }
             }
             (kept.seen, kept.seen_modified) = (length, kept.modified);
+            kept.is_new_copy = false;
         }
         newest = newest.map(|newest| newest.min(now));
         (self.first_check, self.newest, self.seen_run) = (Some(first_check), newest, self.run);
