@@ -122,7 +122,7 @@ fn no_other_upgrade_reaches_the_server() {
 
 #[test]
 fn what_is_no_websocket_request_is_not_upgraded() {
-    let proxied = |asked: String| {
+    let proxied = |asked: String, connection: Option<&str>| {
         let (origin, requests) =
             Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain");
         let proxy = proxy(origin.port(), &[]);
@@ -131,15 +131,16 @@ fn what_is_no_websocket_request_is_not_upgraded() {
         let seen = requests.lock().unwrap().remove(0);
         assert_eq!(
             (seen.header("upgrade"), seen.header("connection")),
-            (None, None),
+            (None, connection),
             "{seen:?}"
         );
     };
-    proxied(request("POST /", &format!("{ASKED}Content-Length: 2\r\n")) + "{}");
-    proxied(request("GET /", &format!("{ASKED}Content-Length: 2\r\n")) + "{}");
-    proxied(format!(
-        "GET / HTTP/1.0\r\nHost: h\r\nX-API-Key: {KEY}\r\n{ASKED}\r\n"
-    ));
+    let body = format!("{ASKED}Content-Length: 2\r\n");
+    proxied(request("POST /", &body) + "{}", None);
+    // A server may leave the body of a GET unread.
+    proxied(request("GET /", &body) + "{}", Some("close"));
+    let old = format!("GET / HTTP/1.0\r\nHost: h\r\nX-API-Key: {KEY}\r\n{ASKED}\r\n");
+    proxied(old, None);
 }
 
 #[test]
