@@ -216,7 +216,10 @@ proptest! {
             })
             .filter(|(name, _)| name == b"apikey")
             .collect();
-        let read = parameter(&query, "apikey").map(|found| found.map(|found| found.value.into_owned()));
+        // The url crate reads bytes that are not UTF-8 as U+FFFD.
+        let read = parameter(&query, "apikey").map(|found| {
+            found.map(|found| String::from_utf8_lossy(&found.value).into_owned().into_bytes())
+        });
         match &pairs[..] {
             [] => prop_assert_eq!(read, Ok(None)),
             [(_, value)] => prop_assert_eq!(read, Ok(Some(value.clone()))),
