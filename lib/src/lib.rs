@@ -17,6 +17,7 @@ pub mod file;
 #[cfg(feature = "follow")]
 pub mod follow;
 pub mod health;
+pub mod listen;
 pub mod log;
 pub mod mask;
 pub mod nagios;

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{Exit, Failure};
@@ -32,6 +33,18 @@ pub fn check_open_files() -> Result<(), Failure> {
         others.collect::<io::Result<Vec<_>>>().map(drop)
     };
     reserve().map_err(not_started)
+}
+
+/// Raises the soft limit of open files to `wanted`, as far as the hard limit allows. Returns the limit in force.
+pub fn raise_open_files(wanted: u64) -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return wanted;
+    };
+    let raised = wanted.min(hard);
+    if soft < raised && setrlimit(Resource::RLIMIT_NOFILE, raised, hard).is_ok() {
+        return raised;
+    }
+    soft
 }
 
 fn not_started(error: io::Error) -> Failure {

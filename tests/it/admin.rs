@@ -227,7 +227,9 @@ fn a_socket_file_has_its_mode_and_replaces_only_a_dead_one() {
     let failure = bind_error(&path);
     assert_eq!(failure.exit(), Exit::CANNOT_CREATE);
     assert!(
-        failure.to_string().contains("something else listens there"),
+        failure
+            .to_string()
+            .contains("stop the process that listens there"),
         "{failure}"
     );
     assert!(daemon.get("/status").is_ok(), "the live one was left alone");

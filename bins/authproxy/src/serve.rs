@@ -4,16 +4,16 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use hostkit::listen::{bind_tcp, cannot_listen};
+use hostkit::runtime::raise_open_files;
 use hostkit::{Exit, Failure};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
@@ -22,8 +22,6 @@ use crate::conn;
 use crate::lifecycle::Phase;
 use crate::proxy::{Proxy, Thread};
 
-/// Connections that wait to be accepted, for each address.
-const BACKLOG: i32 = 1024;
 /// How long nothing is accepted after accepting failed, most likely for want of file descriptors, and how long a
 /// connection waits for a place before one more of those that linger is closed.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -33,25 +31,16 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Sockets(Vec<StdListener>);
 
 impl Sockets {
-    /// Binds and listens. Without `SO_REUSEPORT`: a second process on the same port is an error, and not a silent half
-    /// of the connections.
+    /// Binds and listens.
     ///
     /// # Errors
     /// An address is taken, or may not be bound (exit 73).
     pub fn bind(addresses: &[SocketAddr]) -> Result<Self, Failure> {
         let bound = addresses.iter().map(|address| {
-            listen(*address, addresses).map_err(|error| {
-                let remedy = match error.kind() {
-                    io::ErrorKind::AddrInUse => {
-                        "something else listens there: stop it, or choose another --port"
-                    }
-                    io::ErrorKind::PermissionDenied => "choose a --port that this user can bind",
-                    _ => "choose another --port or --listen",
-                };
-                Failure::new(Exit::CANNOT_CREATE, format!("cannot listen on {address}"))
-                    .remedy(remedy)
-                    .because(error)
-            })
+            // `[::]` takes IPv4 too, but where that is asked for by name.
+            let has_v4 = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
+            bind_tcp(*address, addresses.iter().any(has_v4))
+                .map_err(|error| cannot_listen(address, "--port or --listen", error))
         });
         bound.collect::<Result<_, _>>().map(Self)
     }
@@ -64,30 +53,6 @@ impl Sockets {
             .filter_map(|socket| socket.local_addr().ok())
             .collect()
     }
-}
-
-fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<StdListener> {
-    let (address, socket) = match Socket::new(Domain::for_address(address), Type::STREAM, None) {
-        // A host without IPv6.
-        Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {
-            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
-            (address, Socket::new(Domain::IPV4, Type::STREAM, None)?)
-        }
-        socket => (address, socket?),
-    };
-    // Connections of a process that has just ended do not count as somebody who listens.
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        // `[::]` takes IPv4 too, but where that is asked for by name.
-        let both = all
-            .iter()
-            .any(|other| other.is_ipv4() && other.port() == address.port());
-        socket.set_only_v6(both)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
 }
 
 /// Every connection takes one: when all are free, no connection is left.
@@ -109,7 +74,8 @@ pub async fn serve(
     proxy: Arc<Proxy>,
     drain_timeout: Duration,
 ) -> Result<(), Failure> {
-    raise_files();
+    // Two for every request, as far as the hard limit allows.
+    raise_open_files(u64::MAX);
     let threads = proxy.settings.threads.max(1);
     let all = u32::try_from(proxy.settings.connections)
         .unwrap_or(u32::MAX)
@@ -318,14 +284,4 @@ fn is_one_connections(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::Interrupted
     )
-}
-
-/// As many files as this process may open: two for every request.
-fn raise_files() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        // Without it there are fewer connections at once.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
 }

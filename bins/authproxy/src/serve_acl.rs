@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hostkit::admin::{AdminFlags, Listener, Routes};
+use hostkit::listen::{bind_tcp, cannot_listen};
 use hostkit::shutdown::{DrainFlags, Signals, Told};
 use hostkit::{Exit, Failure, out};
 use hyper::server::conn::http1::Builder;
@@ -95,16 +96,9 @@ pub fn run(args: &ServeAcl) -> Result<Exit, Failure> {
 async fn serve(args: &ServeAcl, engine: Arc<Engine>) -> Result<Exit, Failure> {
     let mut signals = Signals::new()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot catch signals").because(error))?;
-    let cannot_listen = |error: std::io::Error| {
-        Failure::new(
-            Exit::CANNOT_CREATE,
-            format!("cannot listen on {}", args.listen),
-        )
-        .remedy("choose another --listen")
-        .because(error)
-    };
-    let listener = TcpListener::bind(args.listen)
-        .await
+    let cannot_listen = |error| cannot_listen(args.listen, "--listen", error);
+    let listener = bind_tcp(args.listen, false)
+        .and_then(TcpListener::from_std)
         .map_err(cannot_listen)?;
     let address = listener.local_addr().map_err(cannot_listen)?;
     let admin = match &args.admin.admin {

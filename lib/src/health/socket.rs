@@ -3,16 +3,15 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 
+use crate::Failure;
+use crate::listen::{bind_tcp, cannot_listen};
+use crate::runtime::raise_open_files;
 use crate::server::Socket;
-use crate::{Exit, Failure};
 
 /// Checks served at once. They share one probe, so each costs no more than its connection.
 const CONNECTIONS: usize = 1024;
-/// Connections that wait to be accepted, for each address.
-const BACKLOG: u32 = 1024;
 /// File descriptors for everything else: a probe must not fail for want of one.
 const OTHERS: usize = 64;
 
@@ -43,13 +42,7 @@ pub(super) async fn bind(port: u16) -> Result<(Vec<Socket>, Vec<String>), Failur
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    bind_tcp(address, true).and_then(TcpListener::from_std)
 }
 
 /// Whether the host has no such addresses: IPv6 is not in the kernel, or it is turned off.
@@ -59,30 +52,12 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 fn refuse(address: SocketAddr, error: io::Error) -> Failure {
-    let remedy = match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "something else listens there: stop it, or choose another --port"
-        }
-        io::ErrorKind::PermissionDenied => "choose a --port that this user can bind",
-        _ => "choose another --port",
-    };
-    Failure::new(Exit::CANNOT_CREATE, format!("cannot listen on {address}"))
-        .remedy(remedy)
-        .because(error)
+    cannot_listen(address, "--port", error)
 }
 
 /// How many connections may be open at once, after the limit of open files has been raised as far as that needs.
 pub(super) fn connections() -> usize {
-    let wanted = (CONNECTIONS + OTHERS) as u64;
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return CONNECTIONS;
-    };
-    let raised = wanted.min(hard);
-    let limit = if soft < raised && setrlimit(Resource::RLIMIT_NOFILE, raised, hard).is_ok() {
-        raised
-    } else {
-        soft
-    };
+    let limit = raise_open_files((CONNECTIONS + OTHERS) as u64);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     limit.saturating_sub(OTHERS).clamp(1, CONNECTIONS)
 }

@@ -275,7 +275,7 @@ async fn both_families_are_bound_to_one_port_and_a_taken_one_is_named() {
     assert_eq!(failure.exit(), Exit::CANNOT_CREATE);
     let said = failure.to_string();
     assert!(
-        said.contains(&addresses[0]) && said.contains("something else listens there"),
+        said.contains(&addresses[0]) && said.contains("stop the process that listens there"),
         "{said}"
     );
 }

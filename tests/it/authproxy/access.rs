@@ -431,7 +431,7 @@ fn two_processes_never_share_a_port() {
         .output()
         .unwrap()
         .into();
-    second.exits(73).says("something else listens there");
+    second.exits(73).says("stop the process that listens there");
 }
 
 #[test]

@@ -311,7 +311,10 @@ fn a_second_process_on_the_port_is_an_error_with_a_remedy() {
     });
     let said = std::io::read_to_string(second.0.stderr.take().unwrap()).unwrap();
     assert_eq!(status.and_then(|status| status.code()), Some(73), "{said}");
-    assert!(said.contains("something else listens there"), "{said}");
+    assert!(
+        said.contains("stop the process that listens there"),
+        "{said}"
+    );
     assert_eq!(proxy.get_with_key("/", KEY).status, 200);
 }
 

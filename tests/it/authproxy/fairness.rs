@@ -4,12 +4,12 @@ use std::io::{ErrorKind, Write as _};
 use std::net::TcpStream;
 use std::thread;
 
+use hostkit::runtime::raise_open_files;
 use hostkit_tests::acl;
 use hostkit_tests::authproxy::Authproxy;
 use hostkit_tests::backend::Backend;
 use hostkit_tests::backend::reading::Personality;
 use hostkit_tests::eventually;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::wire::{Wire, request};
 
@@ -20,10 +20,11 @@ const BODY: &str = "0123456789";
 /// The connections of the pool: what is the default, unless this process may not open a file for each end of every
 /// upload.
 fn pool() -> usize {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let wanted = 16_384.min(hard);
-    setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard).unwrap();
-    if wanted < 16_384 { 128 } else { 1024 }
+    if raise_open_files(16_384) < 16_384 {
+        128
+    } else {
+        1024
+    }
 }
 
 /// An upload that has begun and does not go on.

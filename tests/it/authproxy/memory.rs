@@ -5,12 +5,12 @@ use std::net::TcpStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use hostkit::runtime::raise_open_files;
 use hostkit_tests::acl::{self, Acl};
 use hostkit_tests::authproxy::Authproxy;
 use hostkit_tests::backend::Backend;
 use hostkit_tests::backend::reading::{Ends, Framing, Personality};
 use hostkit_tests::{eventually, long, patience, within};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 const KEY: &str = "idle-key";
@@ -51,11 +51,8 @@ fn files(proxy: &Authproxy) -> usize {
 
 /// How many connections can be had: this process holds one end of each, and other tests run in it.
 fn connections() -> usize {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let wanted = MANY as u64 + 4096;
-    setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted.min(hard)), hard).unwrap();
-    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    MANY.min((soft as usize).saturating_sub(4096))
+    let limit = raise_open_files(MANY as u64 + 4096);
+    MANY.min((limit as usize).saturating_sub(4096))
 }
 
 fn connect(proxy: &Authproxy) -> TcpStream {

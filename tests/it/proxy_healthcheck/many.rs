@@ -3,9 +3,9 @@
 use std::io::Write as _;
 use std::net::TcpStream;
 
+use hostkit::runtime::raise_open_files;
 use hostkit_tests::misbehave::{Manner, Misbehaving, answer};
 use hostkit_tests::{eventually, patience};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{Checker, LOCALHOST, ask, read};
 
@@ -58,9 +58,7 @@ fn metric(admin: u16, name: &str) -> u64 {
 
 #[test]
 fn a_thousand_checks_at_once_share_one_probe_and_leave_nothing_behind() {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let wanted = 2 * MANY as u64;
-    setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted.min(hard)), hard).unwrap();
+    raise_open_files(2 * MANY as u64);
     let server = Misbehaving::start(Manner::Answer(answer("200 OK", "")));
     let admin = hostkit_tests::free_port();
     let checker = Checker::before(

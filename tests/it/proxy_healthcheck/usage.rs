@@ -143,7 +143,7 @@ fn a_port_that_is_taken_is_named() {
     start(port)
         .exits(73)
         .says(&format!(
-            "cannot listen on 127.0.0.1:{port}: something else listens there"
+            "cannot listen on 127.0.0.1:{port}: stop the process that listens there"
         ))
         .says("because: Address already in use");
     if let Ok(v6) = TcpListener::bind(("::1", 0)) {
