@@ -15,7 +15,7 @@ use std::thread;
 use hostkit::Exit;
 use hostkit::admin::{self, Address, Listener, Reply, Routes};
 use hostkit::shutdown::{Signals, Told};
-use hostkit_tests::{eventually, patience};
+use hostkit_tests::{wait_limit, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
@@ -47,7 +47,7 @@ impl Daemon {
                 }
             });
         });
-        let address = told.recv_timeout(patience()).unwrap();
+        let address = told.recv_timeout(wait_limit()).unwrap();
         Self {
             address,
             purges,
@@ -61,7 +61,7 @@ impl Daemon {
             panic!("not TCP");
         };
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(patience())).unwrap();
+        stream.set_read_timeout(Some(wait_limit())).unwrap();
         stream
     }
 
@@ -278,7 +278,7 @@ fn a_daemon_that_prints_what_it_is_told() {
         writeln!(err, "terminate").unwrap();
     });
     // Nobody waits for signals any more, and nothing runs: as a drain that hangs.
-    thread::sleep(patience());
+    thread::sleep(wait_limit());
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn a_hangup_reloads_and_the_second_termination_ends_a_daemon_that_hangs() {
     assert!(child.try_wait().unwrap().is_none(), "it drains");
     kill(pid, Signal::SIGTERM).unwrap();
     let mut ended = None;
-    eventually("the second signal ends it", || {
+    wait_until("the second signal ends it", || {
         ended = child.try_wait().unwrap();
         ended.is_some()
     });

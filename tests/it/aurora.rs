@@ -12,7 +12,7 @@ mod tasks;
 
 use std::time::Duration;
 
-use hostkit_tests::thermos::{HealthCheck, Http};
+use hostkit_tests::thermos::{HealthCheck, HttpCheck};
 
 /// How long one of Aurora's seconds is where nobody else has to keep up.
 const SECOND: Duration = Duration::from_millis(20);
@@ -23,7 +23,7 @@ const fn seconds(seconds: u64) -> Duration {
 
 /// The health check of the blog's API jobs; its template sets no initial interval.
 fn blog() -> HealthCheck {
-    HealthCheck::http(Http::default())
+    HealthCheck::http(HttpCheck::default())
         .timeout(seconds(5))
         .interval(seconds(5))
         .max_consecutive_failures(5)

@@ -11,8 +11,8 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 use hostkit::cli::{self, Tool};
 use hostkit_tests::host::run_as;
-use hostkit_tests::origin::Origin;
-use hostkit_tests::{Outcome, bin, or_skip};
+use hostkit_tests::origin::OriginServer;
+use hostkit_tests::{CommandOutcome, bin, or_skip};
 
 /// Set for the process that [`parses_a_line_in_a_process_of_its_own`] is meant for: the tool, and its command line.
 const LINE: &str = "HOSTKIT_TEST_LINE";
@@ -105,7 +105,7 @@ fn parse(tool: &Cli, line: &str, variables: &[(String, String)]) -> String {
         .envs(variables.iter().cloned())
         .output()
         .unwrap();
-    let said = Outcome::from(output).exits(0).stdout;
+    let said = CommandOutcome::from(output).exits(0).stdout;
     let mut lines = said.lines();
     let parsed = lines.find_map(|line| line.strip_prefix("parsed: "));
     parsed.unwrap_or_else(|| panic!("{said}")).to_owned()
@@ -141,7 +141,7 @@ fn a_variable_belongs_to_one_flag_of_one_verb_and_one_shot_switches_have_none() 
 fn variables_of_the_daemon_mean_nothing_to_verbs() {
     let authproxy = |args: &[&str], variables: &[(&str, &str)]| {
         let mut process = Process::new(bin("authproxy"));
-        Outcome::from(
+        CommandOutcome::from(
             process
                 .args(args)
                 .envs(variables.iter().copied())
@@ -189,7 +189,7 @@ fn no_variable_makes_put_overwrite_or_disarms_the_guard() {
         .env("HOSTKIT_S3CACHE_REPLACE", "1")
         .env("HOSTKIT_S3CACHE_PUT_REPLACE", "1")
         .output();
-    Outcome::from(outcome.unwrap()).exits(73);
+    CommandOutcome::from(outcome.unwrap()).exits(73);
     object.assert("old");
     let synapse = tools()
         .into_iter()
@@ -353,7 +353,7 @@ fn a_permissions_engine_of_a_stronger_layer_replaces_one_of_a_weaker() {
             .arg(config.path())
             .args(flag);
         process.envs(variable.map(|(name, value)| (format!("HOSTKIT_AUTHPROXY_{name}"), value)));
-        let outcome = Outcome::from(process.output().unwrap());
+        let outcome = CommandOutcome::from(process.output().unwrap());
         match engine {
             Ok(engine) => assert!(
                 outcome.clone().exits(0).stdout.contains(&engine),
@@ -414,7 +414,7 @@ fn too_few_open_files_are_an_error_and_never_a_panic() {
             process.args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh"]);
             process.arg(bin(tool)).args(args.split(' '));
             process.env("AWS_EC2_METADATA_DISABLED", "true");
-            let outcome = Outcome::from(process.current_dir(&temp).output().unwrap());
+            let outcome = CommandOutcome::from(process.current_dir(&temp).output().unwrap());
             let said = format!("{line} with {limit}: {outcome:?}");
             assert!(!outcome.stderr.contains("panicked"), "{said}");
             assert!((0..=127).contains(&outcome.code), "{said}");
@@ -428,7 +428,7 @@ fn too_few_open_files_are_an_error_and_never_a_panic() {
 
 #[test]
 fn a_fetch_with_too_few_open_files_is_an_io_error_that_names_the_limit() {
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     origin.put("/b/job-1.2.3.txt", "object");
     origin.put("/b/job-1.2.3.jar", "\x7fELF");
     let temp = TempDir::new().unwrap();
@@ -457,7 +457,7 @@ fn a_fetch_with_too_few_open_files_is_an_io_error_that_names_the_limit() {
         process
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("AWS_REGION", "us-east-1");
-        Outcome::from(process.current_dir(&temp).output().unwrap())
+        CommandOutcome::from(process.current_dir(&temp).output().unwrap())
     };
     let first = run(&lines[0].replace("new", "warm"), 1000);
     first.exits(0);
@@ -488,7 +488,7 @@ fn fetch_with_too_few_processes_is_an_io_error_that_names_the_limit() {
     if or_skip("another uid", run_as(ALONE, "true")).is_none() {
         return;
     }
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     origin.put("/b/job-1.2.3.tar", vec![0; 10_240]);
     origin.put("/b/job-1.2.3.jar", "\x7fELF");
     let temp = TempDir::new().unwrap();
@@ -527,7 +527,7 @@ fn fetch_with_too_few_processes_is_an_io_error_that_names_the_limit() {
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("AWS_REGION", "us-east-1")
             .env("HOME", temp.path());
-        Outcome::from(process.current_dir(&temp).output().unwrap())
+        CommandOutcome::from(process.current_dir(&temp).output().unwrap())
     };
     for line in lines {
         let failed = match line.starts_with("pexrun") {

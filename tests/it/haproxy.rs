@@ -16,7 +16,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use hostkit_tests::free_port;
-use hostkit_tests::haproxy::{Haproxy, Mode};
+use hostkit_tests::haproxy::{HaproxyInstance, HaproxyMode};
 use synapse::haproxy::{
     Applied, ApplyError, Change, Deadlines, Info, Live, Socket, Step, Way, apply, live,
 };
@@ -31,16 +31,16 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
-fn socket(haproxy: &Haproxy) -> Socket {
+fn socket(haproxy: &HaproxyInstance) -> Socket {
     Socket::new(haproxy.socket())
 }
 
-fn info(haproxy: &Haproxy) -> Info {
+fn info(haproxy: &HaproxyInstance) -> Info {
     Info::parse(&block_on(socket(haproxy).ask("show info")).unwrap()).unwrap()
 }
 
 /// The server `name` of backend `b`.
-fn state(haproxy: &Haproxy, name: &str) -> Live {
+fn state(haproxy: &HaproxyInstance, name: &str) -> Live {
     let text = block_on(socket(haproxy).ask("show servers state")).unwrap();
     let servers = live::servers(&text).unwrap();
     let mut found = servers
@@ -50,12 +50,12 @@ fn state(haproxy: &Haproxy, name: &str) -> Live {
 }
 
 /// The settings that drive this HAProxy.
-fn settings(haproxy: &Haproxy, mode: Mode) -> settings::Haproxy {
+fn settings(haproxy: &HaproxyInstance, mode: HaproxyMode) -> settings::Haproxy {
     settings::Haproxy {
         config_file: Some(haproxy.config()),
         sockets: vec![haproxy.socket()],
-        master_socket: (mode == Mode::Master).then(|| haproxy.master_socket()),
-        pid_file: (mode == Mode::Daemon).then(|| haproxy.pid_file()),
+        master_socket: (mode == HaproxyMode::Master).then(|| haproxy.master_socket()),
+        pid_file: (mode == HaproxyMode::Daemon).then(|| haproxy.pid_file()),
         binary: haproxy.binary(),
         server_state_file: haproxy.directory().join("servers.state"),
         ..settings::Haproxy::default()
@@ -63,7 +63,7 @@ fn settings(haproxy: &Haproxy, mode: Mode) -> settings::Haproxy {
 }
 
 /// The head of a file that sets its structure and keeps the states of servers.
-fn head(haproxy: &Haproxy, structure: &str) -> String {
+fn head(haproxy: &HaproxyInstance, structure: &str) -> String {
     let state = haproxy.directory().join("servers.state");
     haproxy
         .head()
@@ -119,8 +119,8 @@ fn changed(
 }
 
 /// An HAProxy on a file with structure `one`, its frontend's port, and the settings that drive it.
-fn started(mode: Mode, backend: &str) -> Option<(Haproxy, u16, settings::Haproxy)> {
-    let haproxy = hostkit_tests::or_skip("haproxy", Haproxy::prepare(mode))?;
+fn started(mode: HaproxyMode, backend: &str) -> Option<(HaproxyInstance, u16, settings::Haproxy)> {
+    let haproxy = hostkit_tests::or_skip("haproxy", HaproxyInstance::prepare(mode))?;
     let port = free_port();
     haproxy.write(&format!(
         "{}{}",

@@ -9,15 +9,15 @@ mod player;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use hostkit_tests::load::{Connections, Plan};
-use hostkit_tests::tasks::{Announcement, Registry, Serial};
+use hostkit_tests::load::{ConnectionReuse, LoadPlan};
+use hostkit_tests::tasks::{TaskAnnouncement, TaskRegistry, TaskSerial};
 
 /// A load that is over soon, and heavy enough to meet what is looked for.
-fn plan(target: SocketAddr, connections: Connections) -> Plan {
-    Plan {
+fn plan(target: SocketAddr, connections: ConnectionReuse) -> LoadPlan {
+    LoadPlan {
         clients: 4,
         rate: 100.0,
-        ..Plan::new(target, "eightball", connections)
+        ..LoadPlan::new(target, "eightball", connections)
     }
 }
 
@@ -31,31 +31,31 @@ enum Told {
 
 /// A registry that only remembers.
 #[derive(Debug, Default)]
-struct Ledger(Mutex<Vec<(Told, Serial)>>);
+struct Ledger(Mutex<Vec<(Told, TaskSerial)>>);
 
 impl Ledger {
     /// All that was told of a task, in order.
-    fn of(&self, serial: Serial) -> Vec<Told> {
+    fn of(&self, serial: TaskSerial) -> Vec<Told> {
         let ledger = self.0.lock().unwrap();
         let own = ledger.iter().filter(|(_, task)| *task == serial);
         own.map(|(told, _)| *told).collect()
     }
 
-    fn note(&self, told: Told, task: &Announcement) {
+    fn note(&self, told: Told, task: &TaskAnnouncement) {
         self.0.lock().unwrap().push((told, task.serial));
     }
 }
 
-impl Registry for Ledger {
-    fn announce(&self, task: &Announcement) {
+impl TaskRegistry for Ledger {
+    fn announce(&self, task: &TaskAnnouncement) {
         self.note(Told::Announce, task);
     }
 
-    fn leave(&self, task: &Announcement) {
+    fn leave(&self, task: &TaskAnnouncement) {
         self.note(Told::Leave, task);
     }
 
-    fn abandon(&self, task: &Announcement) {
+    fn abandon(&self, task: &TaskAnnouncement) {
         self.note(Told::Abandon, task);
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use hostkit_tests::Outcome;
+use hostkit_tests::CommandOutcome;
 use tempfile::TempDir;
 
 mod disk;
@@ -86,7 +86,7 @@ impl Sandbox {
     }
 
     /// Runs the binary.
-    fn run<I>(&self, args: I) -> Outcome
+    fn run<I>(&self, args: I) -> CommandOutcome
     where
         I: IntoIterator,
         I::Item: AsRef<OsStr>,
@@ -96,7 +96,7 @@ impl Sandbox {
     }
 
     /// Runs the check of the articles.
-    fn check(&self) -> Outcome {
+    fn check(&self) -> CommandOutcome {
         self.run(SEEDS)
     }
 }
@@ -113,7 +113,7 @@ fn age(path: &Path, seconds: u64) {
 
 /// The value of a label of the performance data.
 #[track_caller]
-fn perfdata(outcome: &Outcome, label: &str) -> f64 {
+fn perfdata(outcome: &CommandOutcome, label: &str) -> f64 {
     let (_, data) = outcome
         .stdout
         .trim_end()
@@ -131,7 +131,7 @@ fn perfdata(outcome: &Outcome, label: &str) -> f64 {
 
 /// Asserts that the one line of the result says this.
 #[track_caller]
-fn told(outcome: &Outcome, text: &str) {
+fn told(outcome: &CommandOutcome, text: &str) {
     assert!(
         outcome.stdout.contains(text),
         "no {text:?} in {}",

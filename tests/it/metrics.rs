@@ -6,16 +6,18 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use hostkit_tests::acl::{Acl, write_file};
-use hostkit_tests::authproxy::ask;
-use hostkit_tests::backend::Backend;
-use hostkit_tests::backend::reading::Personality;
-use hostkit_tests::memcached::Memcached;
-use hostkit_tests::{Outcome, Running, bin, eventually, free_port, or_skip, which};
+use hostkit_tests::authproxy::send_request;
+use hostkit_tests::memcached::MemcachedServer;
+use hostkit_tests::permissions::{PermissionsServer, write_acl_file};
+use hostkit_tests::upstream::RecordingUpstream;
+use hostkit_tests::upstream::parser::ParserProfile;
+use hostkit_tests::{
+    ChildGuard, CommandOutcome, bin, find_program, free_port, or_skip, wait_until,
+};
 use serde_json::json;
 
 /// What `promtool check metrics` says of a page: nothing and exit code 0 where it is valid and follows the conventions.
-fn promtool(program: &Path, page: &str) -> Outcome {
+fn promtool(program: &Path, page: &str) -> CommandOutcome {
     let mut child = Command::new(program)
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -34,18 +36,18 @@ fn promtool(program: &Path, page: &str) -> Outcome {
 
 #[test]
 fn metrics_of_every_daemon_pass_promtool_and_come_in_both_formats() {
-    let Some(program) = or_skip("promtool", which("promtool")) else {
+    let Some(program) = or_skip("promtool", find_program("promtool")) else {
         return;
     };
-    let Some(memcached) = or_skip("memcached", Memcached::start()) else {
+    let Some(memcached) = or_skip("memcached", MemcachedServer::start()) else {
         return;
     };
     let temp = tempfile::tempdir().unwrap();
     let path = |name: &str| temp.path().join(name).display().to_string();
-    let backend = Backend::start(Personality::ALL[0]);
-    let acl = Acl::start();
-    acl.know("key", json!({"rights": ["read"]}));
-    write_file(&temp.path().join("keys.yaml"), &[("key", &["read"])]);
+    let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
+    let acl = PermissionsServer::start();
+    acl.add_key("key", json!({"rights": ["read"]}));
+    write_acl_file(&temp.path().join("keys.yaml"), &[("key", &["read"])]);
     std::fs::write(path("secret"), [7; 32]).unwrap();
     std::fs::write(path("app.log"), "{\"a\": 1}\n").unwrap();
     std::fs::create_dir_all(path(".logs/app/0")).unwrap();
@@ -124,13 +126,13 @@ fn metrics_of_every_daemon_pass_promtool_and_come_in_both_formats() {
             .stderr(std::fs::File::create(path("log")).unwrap())
             .spawn()
             .unwrap();
-        let mut process = Running(child);
+        let mut process = ChildGuard(child);
         let wanted = if requests.is_empty() {
             vec![admin]
         } else {
             vec![admin, port]
         };
-        eventually("the daemon listens", || {
+        wait_until("the daemon listens", || {
             let ended = process.0.try_wait().unwrap();
             assert!(
                 ended.is_none(),
@@ -142,10 +144,10 @@ fn metrics_of_every_daemon_pass_promtool_and_come_in_both_formats() {
                 .all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok())
         });
         for (path, headers, status) in requests {
-            let answer = ask(port, "GET", path, headers);
+            let answer = send_request(port, "GET", path, headers);
             assert_eq!(answer.status, *status, "{tool} {args:?}: {answer:?}");
         }
-        let plain = ask(admin, "GET", "/metrics", &[]);
+        let plain = send_request(admin, "GET", "/metrics", &[]);
         assert_eq!(
             plain.header("content-type"),
             Some("text/plain; version=0.0.4; charset=utf-8")
@@ -157,7 +159,7 @@ fn metrics_of_every_daemon_pass_promtool_and_come_in_both_formats() {
             "{tool} {args:?}: {}",
             plain.body
         );
-        let open = ask(
+        let open = send_request(
             admin,
             "GET",
             "/metrics",

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 use assert_fs::TempDir;
 use assert_fs::prelude::*;
-use hostkit_tests::Outcome;
-use hostkit_tests::s3::S3;
+use hostkit_tests::CommandOutcome;
+use hostkit_tests::s3::S3Server;
 
 mod config;
 mod find;
@@ -129,7 +129,7 @@ impl Host {
     }
 
     /// Runs the binary to its end.
-    fn pexrun<I>(&self, args: I) -> Outcome
+    fn pexrun<I>(&self, args: I) -> CommandOutcome
     where
         I: IntoIterator,
         I::Item: AsRef<OsStr>,
@@ -138,7 +138,7 @@ impl Host {
     }
 
     /// Runs `s3cache` on the same cache.
-    fn s3cache(&self, args: &[&str]) -> Outcome {
+    fn s3cache(&self, args: &[&str]) -> CommandOutcome {
         let mut command = self.program(hostkit_tests::bin("s3cache"));
         command.args(args).arg("--cache-dir").arg(self.cache());
         command.output().unwrap().into()
@@ -157,12 +157,12 @@ impl Host {
     }
 
     /// Uploads a file to an S3 server.
-    fn upload(&self, s3: &S3, name: &str, data: &[u8], to: &str) {
+    fn upload(&self, s3: &S3Server, name: &str, data: &[u8], to: &str) {
         let file = self.directory.child(name);
         file.write_binary(data).unwrap();
         let mut command = self.program(hostkit_tests::bin("s3cache"));
         command.arg("put").arg(file.path()).arg(to).envs(s3.env());
-        Outcome::from(command.output().unwrap()).exits(0);
+        CommandOutcome::from(command.output().unwrap()).exits(0);
     }
 }
 

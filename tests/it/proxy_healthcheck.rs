@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use hostkit_tests::{Running, bin, eventually, patience};
+use hostkit_tests::{ChildGuard, bin, wait_limit, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -38,7 +38,7 @@ impl Answer {
 
 /// A running checker in a sandbox of its own.
 struct Checker {
-    child: Running,
+    child: ChildGuard,
     port: u16,
     log: Arc<Mutex<String>>,
     sandbox: TempDir,
@@ -64,10 +64,10 @@ impl Checker {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut child = Running(child);
+        let mut child = ChildGuard(child);
         let log = follow(&mut child);
         let mut port = None;
-        eventually("the checker listens", || {
+        wait_until("the checker listens", || {
             let log = log.lock().unwrap();
             let ended = child.0.try_wait().unwrap();
             assert!(ended.is_none(), "it ended: {log}");
@@ -115,8 +115,8 @@ impl Checker {
     }
 
     #[track_caller]
-    fn says(&self, text: &str) {
-        eventually(&format!("{text:?} in {}", self.log()), || {
+    fn logs(&self, text: &str) {
+        wait_until(&format!("{text:?} in {}", self.log()), || {
             self.log().contains(text)
         });
     }
@@ -129,7 +129,7 @@ impl Checker {
     #[track_caller]
     fn ends(mut self) -> i32 {
         let mut status = None;
-        eventually("the checker ends", || {
+        wait_until("the checker ends", || {
             status = self.child.0.try_wait().unwrap();
             status.is_some()
         });
@@ -147,7 +147,7 @@ fn started_port(log: &str) -> Option<u16> {
     rest[..digits].parse().ok()
 }
 
-fn follow(child: &mut Running) -> Arc<Mutex<String>> {
+fn follow(child: &mut ChildGuard) -> Arc<Mutex<String>> {
     let log = Arc::new(Mutex::new(String::new()));
     let (sink, stderr) = (Arc::clone(&log), child.0.stderr.take().unwrap());
     thread::spawn(move || {
@@ -163,7 +163,7 @@ fn follow(child: &mut Running) -> Arc<Mutex<String>> {
 #[track_caller]
 fn ask(host: IpAddr, port: u16, method: &str, path: &str) -> Answer {
     let mut stream = TcpStream::connect((host, port)).unwrap();
-    stream.set_read_timeout(Some(patience())).unwrap();
+    stream.set_read_timeout(Some(wait_limit())).unwrap();
     let length = if method == "POST" {
         "Content-Length: 0\r\n"
     } else {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use assert_fs::TempDir;
 use assert_fs::fixture::ChildPath;
 use assert_fs::prelude::*;
-use hostkit_tests::{Outcome, Running};
+use hostkit_tests::{ChildGuard, CommandOutcome};
 use sha2::Digest as _;
 
 mod access;
@@ -126,7 +126,7 @@ impl Host {
     }
 
     /// Runs the binary to its end.
-    fn s3cache<I>(&self, args: I) -> Outcome
+    fn s3cache<I>(&self, args: I) -> CommandOutcome
     where
         I: IntoIterator,
         I::Item: AsRef<OsStr>,
@@ -135,7 +135,7 @@ impl Host {
     }
 
     /// Runs the binary to its end with these variables too.
-    fn s3cache_env<I>(&self, args: I, env: &[(String, String)]) -> Outcome
+    fn s3cache_env<I>(&self, args: I, env: &[(String, String)]) -> CommandOutcome
     where
         I: IntoIterator,
         I::Item: AsRef<OsStr>,
@@ -157,14 +157,14 @@ impl Host {
     }
 
     /// Starts the binary; what it says goes to `/dev/null`.
-    fn start<I>(&self, args: I) -> Running
+    fn start<I>(&self, args: I) -> ChildGuard
     where
         I: IntoIterator,
         I::Item: AsRef<OsStr>,
     {
         let mut command = self.command(args);
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        Running(command.spawn().unwrap())
+        ChildGuard(command.spawn().unwrap())
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use hostkit_tests::{Running, eventually, or_skip, which, workspace};
+use hostkit_tests::{ChildGuard, find_program, or_skip, wait_until, workspace};
 use synapse::render::Rendered;
 
 mod cases;
@@ -33,7 +33,7 @@ fn check(haproxy: &Path, file: &Path) -> Result<String, String> {
 /// A HAProxy that runs, and the way to its runtime API.
 #[derive(Debug)]
 struct Haproxy {
-    _running: Running,
+    _running: ChildGuard,
     socket: PathBuf,
 }
 
@@ -49,10 +49,10 @@ impl Haproxy {
             .spawn()
             .unwrap();
         let haproxy = Self {
-            _running: Running(child),
+            _running: ChildGuard(child),
             socket: socket.to_owned(),
         };
-        eventually("haproxy answers", || UnixStream::connect(socket).is_ok());
+        wait_until("haproxy answers", || UnixStream::connect(socket).is_ok());
         haproxy
     }
 

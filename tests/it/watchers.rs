@@ -8,7 +8,7 @@ mod zookeeper;
 
 use std::sync::Arc;
 
-use hostkit_tests::eventually;
+use hostkit_tests::wait_until;
 use synapse::model::Discovered;
 use synapse::settings::Discovery;
 use synapse::watcher::{Context, Watch, start};
@@ -57,7 +57,7 @@ impl Running {
 
     /// Waits until it knows exactly these endpoints and has no trouble.
     fn finds(&self, what: &str, endpoints: &[&str]) {
-        eventually(what, || {
+        wait_until(what, || {
             let now = self.now();
             now.synced.is_some() && now.trouble.is_none() && self.endpoints() == endpoints
         });
@@ -65,7 +65,7 @@ impl Running {
 
     /// Waits until it is in trouble for a reason that holds `text`, and knows exactly these endpoints.
     fn suffers(&self, text: &str, endpoints: &[&str]) {
-        eventually(&format!("trouble with {text}"), || {
+        wait_until(&format!("trouble with {text}"), || {
             let trouble = self.now().trouble.clone().unwrap_or_default();
             trouble.contains(text) && self.endpoints() == endpoints
         });

@@ -14,8 +14,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hostkit::zookeeper::{Ensemble, Follow, Format, Options, Pattern, Sessions, Stats, Tree};
-use hostkit_tests::eventually;
-use hostkit_tests::zookeeper::{Announcer, Task, Zookeeper};
+use hostkit_tests::wait_until;
+use hostkit_tests::zookeeper::{AnnouncerSession, ServerSetMember, ZookeeperServer};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -54,9 +54,9 @@ impl Program {
     }
 
     /// Follows ServerSets of a server, and returns when all has been read.
-    fn follow_now(&self, server: &Zookeeper, pattern: &str) -> Follow {
+    fn follow_now(&self, server: &ZookeeperServer, pattern: &str) -> Follow {
         let follow = self.follow(&ensemble(server), pattern, Format::ServerSet);
-        eventually("all is read", || tree(&follow).synced.is_some());
+        wait_until("all is read", || tree(&follow).synced.is_some());
         follow
     }
 
@@ -84,7 +84,7 @@ fn options() -> Options {
     }
 }
 
-fn ensemble(server: &Zookeeper) -> Ensemble {
+fn ensemble(server: &ZookeeperServer) -> Ensemble {
     Ensemble::new([server.host()], None, None).unwrap()
 }
 
@@ -105,15 +105,15 @@ fn shards(follow: &Follow, path: &str) -> Vec<u32> {
 }
 
 fn see(follow: &Follow, path: &str, expected: &[u32]) {
-    eventually(&format!("{path} has {expected:?}"), || {
+    wait_until(&format!("{path} has {expected:?}"), || {
         shards(follow, path) == expected
     });
 }
 
-fn announce(announcer: &Announcer, job: &str, shard: u32) -> String {
+fn announce(announcer: &AnnouncerSession, job: &str, shard: u32) -> String {
     let port = 31000 + u16::try_from(shard).unwrap();
     let ports = [("http", port), ("health", port + 500)];
-    let task = Task {
+    let task = ServerSetMember {
         host: "agent1.example.com",
         shard,
         ports: &ports,

@@ -10,16 +10,16 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::haproxy::send;
-use crate::{Running, bin, eventually, free_port, patience};
+use crate::haproxy::send_signal;
+use crate::{ChildGuard, bin, free_port, wait_limit, wait_until};
 
 /// How often another pair of ports is tried when somebody took one in between.
 const ATTEMPTS: u32 = 5;
 
 /// A running authproxy. Dropping it kills it.
 #[derive(Debug)]
-pub struct Authproxy {
-    process: Running,
+pub struct AuthproxyProcess {
+    process: ChildGuard,
     args: Vec<String>,
     port: u16,
     admin: u16,
@@ -29,7 +29,7 @@ pub struct Authproxy {
 
 /// An answer as it came over the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct RawResponse {
     /// The status code.
     pub status: u16,
     /// Status line and headers.
@@ -38,7 +38,7 @@ pub struct Answer {
     pub body: String,
 }
 
-impl Authproxy {
+impl AuthproxyProcess {
     /// With these flags on a free port of 127.0.0.1, and an admin listener on another, once it accepts connections.
     ///
     /// # Panics
@@ -59,7 +59,7 @@ impl Authproxy {
         Self::start(&all)
     }
 
-    /// The same as [`Authproxy::start`], started by another program, which must replace itself by it.
+    /// The same as [`AuthproxyProcess::start`], started by another program, which must replace itself by it.
     #[must_use]
     #[track_caller]
     pub fn start_by(launcher: &[&str], args: &[&str]) -> Self {
@@ -142,8 +142,8 @@ impl Authproxy {
     /// # Panics
     /// It never does.
     #[track_caller]
-    pub fn says(&self, text: &str) {
-        eventually(&format!("{text:?} in the log"), || {
+    pub fn logs(&self, text: &str) {
+        wait_until(&format!("{text:?} in the log"), || {
             self.log().contains(text)
         });
     }
@@ -151,21 +151,21 @@ impl Authproxy {
     /// `GET path` with these header lines, each without its end, on a connection of its own.
     #[must_use]
     #[track_caller]
-    pub fn get(&self, path: &str, headers: &[&str]) -> Answer {
-        ask(self.port, "GET", path, headers)
+    pub fn get(&self, path: &str, headers: &[&str]) -> RawResponse {
+        send_request(self.port, "GET", path, headers)
     }
 
     /// `GET path` with a key in `X-API-Key`.
     #[must_use]
     #[track_caller]
-    pub fn get_with_key(&self, path: &str, key: &str) -> Answer {
+    pub fn get_with_key(&self, path: &str, key: &str) -> RawResponse {
         self.get(path, &[&format!("X-API-Key: {key}")])
     }
 
     /// The value of a metric, its labels included in the name; none when there is no such line.
     #[must_use]
     pub fn metric(&self, name: &str) -> Option<f64> {
-        let text = ask(self.admin, "GET", "/metrics", &[]).body;
+        let text = send_request(self.admin, "GET", "/metrics", &[]).body;
         let mut values = text.lines().filter_map(|line| line.strip_prefix(name));
         values.find_map(|value| value.strip_prefix(' ')?.parse().ok())
     }
@@ -173,7 +173,7 @@ impl Authproxy {
     /// The sum of a metric over all its labels.
     #[must_use]
     pub fn metric_sum(&self, name: &str) -> f64 {
-        let text = ask(self.admin, "GET", "/metrics", &[]).body;
+        let text = send_request(self.admin, "GET", "/metrics", &[]).body;
         let lines = text.lines().filter_map(|line| line.strip_prefix(name));
         let values = lines.filter(|rest| rest.starts_with([' ', '{']));
         values
@@ -185,20 +185,20 @@ impl Authproxy {
     #[must_use]
     #[track_caller]
     pub fn status(&self) -> Value {
-        let answer = ask(self.admin, "GET", "/status", &[]);
+        let answer = send_request(self.admin, "GET", "/status", &[]);
         serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
     }
 
     /// A request to the admin listener.
     #[must_use]
     #[track_caller]
-    pub fn tell(&self, method: &str, path: &str) -> Answer {
-        ask(self.admin, method, path, &["Content-Length: 0"])
+    pub fn request_admin(&self, method: &str, path: &str) -> RawResponse {
+        send_request(self.admin, method, path, &["Content-Length: 0"])
     }
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        send(self.pid(), signal);
+        send_signal(self.pid(), signal);
     }
 
     /// Its exit code, once it has ended by itself; the signal's number, negative, when one ended it.
@@ -209,7 +209,7 @@ impl Authproxy {
     pub fn ends(mut self) -> i32 {
         use std::os::unix::process::ExitStatusExt as _;
         let mut status = None;
-        eventually("authproxy ends", || {
+        wait_until("authproxy ends", || {
             status = self.process.0.try_wait().unwrap();
             status.is_some()
         });
@@ -225,7 +225,7 @@ fn launch(
     port: u16,
     admin: u16,
     directory: &Path,
-) -> Result<(Running, Arc<Mutex<String>>), String> {
+) -> Result<(ChildGuard, Arc<Mutex<String>>), String> {
     let child = Command::new(launcher[0])
         .args(&launcher[1..])
         .arg(bin("authproxy"))
@@ -237,11 +237,11 @@ fn launch(
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut process = Running(child);
+    let mut process = ChildGuard(child);
     let log = Arc::new(Mutex::new(String::new()));
     let reader = follow(&mut process, &log);
     let mut ended = false;
-    eventually("authproxy accepts connections", || {
+    wait_until("authproxy accepts connections", || {
         ended = process.0.try_wait().unwrap().is_some();
         ended || [port, admin].iter().all(|port| connect(*port).is_ok())
     });
@@ -253,7 +253,7 @@ fn launch(
     Ok((process, log))
 }
 
-fn follow(process: &mut Running, log: &Arc<Mutex<String>>) -> std::thread::JoinHandle<()> {
+fn follow(process: &mut ChildGuard, log: &Arc<Mutex<String>>) -> std::thread::JoinHandle<()> {
     let stderr = process.0.stderr.take().unwrap();
     let log = log.clone();
     std::thread::spawn(move || {
@@ -273,7 +273,7 @@ fn follow(process: &mut Running, log: &Arc<Mutex<String>>) -> std::thread::JoinH
 
 fn connect(port: u16) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    stream.set_read_timeout(Some(patience()))?;
+    stream.set_read_timeout(Some(wait_limit()))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -284,7 +284,7 @@ fn connect(port: u16) -> std::io::Result<TcpStream> {
 /// There is no answer, or it is no HTTP.
 #[must_use]
 #[track_caller]
-pub fn ask(port: u16, method: &str, path: &str, headers: &[&str]) -> Answer {
+pub fn send_request(port: u16, method: &str, path: &str, headers: &[&str]) -> RawResponse {
     let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|line| line.starts_with("Host:")) {
         request.push_str("Host: localhost\r\n");
@@ -294,8 +294,8 @@ pub fn ask(port: u16, method: &str, path: &str, headers: &[&str]) -> Answer {
         request.push_str("\r\n");
     }
     request.push_str("\r\n");
-    let bytes = exchange(port, request.as_bytes());
-    Answer::parse(&bytes).unwrap_or_else(|| panic!("no answer to {request:?}: {bytes:?}"))
+    let bytes = exchange_bytes(port, request.as_bytes());
+    RawResponse::parse(&bytes).unwrap_or_else(|| panic!("no answer to {request:?}: {bytes:?}"))
 }
 
 /// Sends bytes and reads until the other side closes, which a reset is too.
@@ -304,7 +304,7 @@ pub fn ask(port: u16, method: &str, path: &str, headers: &[&str]) -> Answer {
 /// It closes not.
 #[must_use]
 #[track_caller]
-pub fn exchange(port: u16, bytes: &[u8]) -> Vec<u8> {
+pub fn exchange_bytes(port: u16, bytes: &[u8]) -> Vec<u8> {
     let mut stream = connect(port).unwrap();
     // Who answers before all has come may close, too.
     let _ = stream.write_all(bytes);
@@ -315,7 +315,7 @@ pub fn exchange(port: u16, bytes: &[u8]) -> Vec<u8> {
     answer
 }
 
-impl Answer {
+impl RawResponse {
     /// The first answer in these bytes; all that follows its head is its body.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {

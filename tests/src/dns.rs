@@ -24,9 +24,9 @@ const SRV: u16 = 33;
 
 /// What a name of one type is answered with.
 #[derive(Debug, Clone)]
-pub enum Answer {
+pub enum DnsAnswer {
     /// These records, with this TTL in seconds.
-    Records(u32, Vec<Data>),
+    Records(u32, Vec<RecordData>),
     /// No records of this type, on the word of the zone (with its SOA record and this TTL).
     Empty(u32),
     /// No records and nothing that vouches for it.
@@ -39,7 +39,7 @@ pub enum Answer {
 
 /// One record.
 #[derive(Debug, Clone)]
-pub enum Data {
+pub enum RecordData {
     /// An A or AAAA record.
     Address(IpAddr),
     /// An SRV record; the target as its labels, which may hold any bytes.
@@ -55,7 +55,7 @@ pub enum Data {
     },
 }
 
-impl Data {
+impl RecordData {
     /// An address.
     #[must_use]
     pub fn address(text: &str) -> Self {
@@ -105,26 +105,26 @@ impl Data {
 
 /// A running server. Dropping it closes its port.
 #[derive(Debug)]
-pub struct Dns {
+pub struct NameServer {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<DnsState>,
     threads: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    zone: Mutex<Zone>,
+struct DnsState {
+    zone: Mutex<DnsZone>,
     stop: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-struct Zone {
-    answers: HashMap<(String, u16), Answer>,
+struct DnsZone {
+    answers: HashMap<(String, u16), DnsAnswer>,
     asked: HashMap<String, usize>,
     held: bool,
 }
 
-impl Dns {
+impl NameServer {
     /// A server on a free port that knows no names.
     #[must_use]
     pub fn start() -> Self {
@@ -144,7 +144,7 @@ impl Dns {
         let tcp = TcpListener::bind(address)?;
         udp.set_read_timeout(Some(TICK))?;
         tcp.set_nonblocking(true)?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(DnsState::default());
         let (datagrams, streams) = (Arc::clone(&shared), Arc::clone(&shared));
         let threads = vec![
             std::thread::spawn(move || datagrams.serve_udp(&udp)),
@@ -164,17 +164,17 @@ impl Dns {
     }
 
     /// Answers questions about `name` with these records, and about its other types with none.
-    pub fn records(&self, name: &str, ttl: u32, records: &[Data]) {
+    pub fn records(&self, name: &str, ttl: u32, records: &[RecordData]) {
         for kind in [A, AAAA, SRV] {
-            let of_kind: Vec<Data> = records
+            let of_kind: Vec<RecordData> = records
                 .iter()
                 .filter(|record| record.kind() == kind)
                 .cloned()
                 .collect();
             let answer = if of_kind.is_empty() {
-                Answer::Empty(ttl)
+                DnsAnswer::Empty(ttl)
             } else {
-                Answer::Records(ttl, of_kind)
+                DnsAnswer::Records(ttl, of_kind)
             };
             self.zone()
                 .answers
@@ -183,7 +183,7 @@ impl Dns {
     }
 
     /// Answers every question about `name` with `answer`.
-    pub fn answer(&self, name: &str, answer: &Answer) {
+    pub fn answer(&self, name: &str, answer: &DnsAnswer) {
         for kind in [A, AAAA, SRV] {
             let key = (name.to_lowercase(), kind);
             self.zone().answers.insert(key, answer.clone());
@@ -202,16 +202,16 @@ impl Dns {
 
     /// How often `name` was asked for, in all types together.
     #[must_use]
-    pub fn asked(&self, name: &str) -> usize {
+    pub fn query_count(&self, name: &str) -> usize {
         self.zone().asked.get(name).copied().unwrap_or_default()
     }
 
-    fn zone(&self) -> MutexGuard<'_, Zone> {
+    fn zone(&self) -> MutexGuard<'_, DnsZone> {
         self.shared.zone.lock().unwrap()
     }
 }
 
-impl Drop for Dns {
+impl Drop for NameServer {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
@@ -221,7 +221,7 @@ impl Drop for Dns {
     }
 }
 
-impl Shared {
+impl DnsState {
     fn serve_udp(&self, socket: &UdpSocket) {
         let mut waiting: Vec<(Vec<u8>, SocketAddr)> = Vec::new();
         let mut buffer = [0; 4096];
@@ -293,12 +293,12 @@ impl Shared {
         let kind = u16::from_be_bytes([question[12 + length - 4], question[12 + length - 3]]);
         let key = (asked_name(question), kind);
         let answer = self.zone.lock().unwrap().answers.get(&key).cloned();
-        let (code, ttl, records, soa) = match answer.unwrap_or(Answer::Error(3)) {
-            Answer::Records(ttl, records) => (0, ttl, records, false),
-            Answer::Empty(ttl) => (0, ttl, Vec::new(), true),
-            Answer::Hollow => (0, 0, Vec::new(), false),
-            Answer::Error(code) => (code, 1, Vec::new(), code == 3),
-            Answer::Silence => return None,
+        let (code, ttl, records, soa) = match answer.unwrap_or(DnsAnswer::Error(3)) {
+            DnsAnswer::Records(ttl, records) => (0, ttl, records, false),
+            DnsAnswer::Empty(ttl) => (0, ttl, Vec::new(), true),
+            DnsAnswer::Hollow => (0, 0, Vec::new(), false),
+            DnsAnswer::Error(code) => (code, 1, Vec::new(), code == 3),
+            DnsAnswer::Silence => return None,
         };
         // Header: the same id; a response, authoritative, recursion as it was desired, recursion available.
         let mut reply = question[..2].to_vec();

@@ -9,11 +9,11 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use crate::host::succeed;
-use crate::{tools, which, workspace};
+use crate::{find_program, tools, workspace};
 
 /// The shapes a pex comes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pex {
+pub enum PexLayout {
     /// A zipapp without dependencies.
     Plain,
     /// A zipapp that carries `six`.
@@ -22,7 +22,7 @@ pub enum Pex {
     Venv,
 }
 
-impl Pex {
+impl PexLayout {
     const fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
@@ -63,7 +63,7 @@ pub fn build_zipapp(out: &Path) -> Result<(), String> {
 ///
 /// # Errors
 /// There is no `pex` here, or it failed.
-pub fn build_pex(out: &Path, kind: Pex) -> Result<(), String> {
+pub fn build_pex(out: &Path, kind: PexLayout) -> Result<(), String> {
     let source = fixture("eightball").join("eightball.py");
     let name = format!("{}.pex", kind.name());
     keep(&name, &source, out, |scratch, made| {
@@ -71,7 +71,7 @@ pub fn build_pex(out: &Path, kind: Pex) -> Result<(), String> {
         fs::create_dir(&sources).unwrap();
         fs::copy(&source, sources.join("eightball.py")).unwrap();
         succeed(
-            Command::new(which("pex")?)
+            Command::new(find_program("pex")?)
                 .args(kind.arguments())
                 .arg("--sources-directory")
                 .arg(&sources)
@@ -119,13 +119,13 @@ pub fn build_jar(out: &Path) -> Result<(), String> {
     let source = fixture("hello").join("Hello.java");
     keep("hello.jar", &source, out, |scratch, made| {
         succeed(
-            Command::new(which("javac")?)
+            Command::new(find_program("javac")?)
                 .arg("-d")
                 .arg(scratch)
                 .arg(&source),
         )?;
         succeed(
-            Command::new(which("jar")?)
+            Command::new(find_program("jar")?)
                 .args(["--create", "--main-class", "Hello", "--file"])
                 .arg(made)
                 .arg("-C")
@@ -167,7 +167,7 @@ fn python() -> Result<PathBuf, String> {
     if system.is_file() {
         return Ok(system);
     }
-    which("python3")
+    find_program("python3")
 }
 
 fn fixture(name: &str) -> PathBuf {

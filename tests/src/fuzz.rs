@@ -10,10 +10,10 @@ use std::collections::BTreeSet;
 use synapse::haproxy::{Info, Processes, bindings, live, server_state};
 
 /// Takes any bytes, and panics when something does not hold.
-pub type Body = fn(&[u8]);
+pub type FuzzBody = fn(&[u8]);
 
 /// Every body, by the name of its corpus.
-pub const BODIES: &[(&str, Body)] = &[
+pub const BODIES: &[(&str, FuzzBody)] = &[
     ("answer", authproxy::fuzz_answer),
     ("archive", archive),
     ("credential", credential::run),

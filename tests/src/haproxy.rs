@@ -16,11 +16,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::{eventually, which};
+use crate::{find_program, wait_until};
 
 /// How it is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum HaproxyMode {
     /// `-D -p PIDFILE`: reloaded by a new process with `-x SOCKET -sf PIDS`.
     Daemon,
     /// `-W -S MASTER-SOCKET`: reloaded by its master.
@@ -29,15 +29,15 @@ pub enum Mode {
 
 /// An HAProxy with a directory of its own. Dropping it kills every process that was started on its file, whoever
 /// started it.
-pub struct Haproxy {
+pub struct HaproxyInstance {
     directory: PathBuf,
     /// `None` in a process that only looks at what another one started.
     owned: Option<TempDir>,
-    mode: Mode,
+    mode: HaproxyMode,
     real: PathBuf,
 }
 
-impl fmt::Debug for Haproxy {
+impl fmt::Debug for HaproxyInstance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Haproxy")
             .field("directory", &self.directory)
@@ -46,12 +46,12 @@ impl fmt::Debug for Haproxy {
     }
 }
 
-impl Haproxy {
-    /// A running HAProxy with these proxies below [`Haproxy::head`].
+impl HaproxyInstance {
+    /// A running HAProxy with these proxies below [`HaproxyInstance::head`].
     ///
     /// # Errors
     /// haproxy is not installed.
-    pub fn start(mode: Mode, proxies: &str) -> Result<Self, String> {
+    pub fn start(mode: HaproxyMode, proxies: &str) -> Result<Self, String> {
         let haproxy = Self::prepare(mode)?;
         haproxy.write(&format!("{}{proxies}", haproxy.head()));
         haproxy.run();
@@ -62,13 +62,13 @@ impl Haproxy {
     ///
     /// # Errors
     /// haproxy is not installed.
-    pub fn prepare(mode: Mode) -> Result<Self, String> {
+    pub fn prepare(mode: HaproxyMode) -> Result<Self, String> {
         let directory = tempfile::tempdir().unwrap();
         let haproxy = Self {
             directory: directory.path().to_owned(),
             owned: Some(directory),
             mode,
-            real: which("haproxy")?,
+            real: find_program("haproxy")?,
         };
         // Every run of it is noted, because who starts HAProxy, how often and with what is what tests are about.
         let script = format!(
@@ -95,12 +95,12 @@ impl Haproxy {
     /// # Panics
     /// haproxy is not installed.
     #[must_use]
-    pub fn at(directory: &Path, mode: Mode) -> Self {
+    pub fn at(directory: &Path, mode: HaproxyMode) -> Self {
         Self {
             directory: directory.to_owned(),
             owned: None,
             mode,
-            real: which("haproxy").unwrap(),
+            real: find_program("haproxy").unwrap(),
         }
     }
 
@@ -127,19 +127,19 @@ impl Haproxy {
         self.directory().join("haproxy.cfg")
     }
 
-    /// The stats socket that [`Haproxy::head`] has; a test's own file must have it too.
+    /// The stats socket that [`HaproxyInstance::head`] has; a test's own file must have it too.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.directory().join("stats.sock")
     }
 
-    /// The master's socket, in [`Mode::Master`].
+    /// The master's socket, in [`HaproxyMode::Master`].
     #[must_use]
     pub fn master_socket(&self) -> PathBuf {
         self.directory().join("master.sock")
     }
 
-    /// The pid file, in [`Mode::Daemon`].
+    /// The pid file, in [`HaproxyMode::Daemon`].
     #[must_use]
     pub fn pid_file(&self) -> PathBuf {
         self.directory().join("haproxy.pid")
@@ -155,7 +155,7 @@ impl Haproxy {
         self.directory().join("runs")
     }
 
-    /// The arguments of every run of [`Haproxy::binary`] so far, `-c` ones too. A master that executes itself again is
+    /// The arguments of every run of [`HaproxyInstance::binary`] so far, `-c` ones too. A master that executes itself again is
     /// not one.
     #[must_use]
     pub fn runs(&self) -> Vec<String> {
@@ -176,8 +176,8 @@ impl Haproxy {
         let mut command = Command::new(self.binary());
         command.arg("-f").arg(self.config());
         match self.mode {
-            Mode::Daemon => command.arg("-D").arg("-p").arg(self.pid_file()),
-            Mode::Master => command
+            HaproxyMode::Daemon => command.arg("-D").arg("-p").arg(self.pid_file()),
+            HaproxyMode::Master => command
                 .args(["-W", "-D", "-S"])
                 .arg(format!("{},mode,600", self.master_socket().display())),
         };
@@ -193,9 +193,9 @@ impl Haproxy {
         let said = || fs::read_to_string(&said).unwrap_or_default();
         assert!(status.success(), "haproxy does not start: {}", said());
         // A master executes itself again once its worker runs: only then does it answer for long.
-        eventually("haproxy answers", || {
+        wait_until("haproxy answers", || {
             self.ask("show info").is_some()
-                && (self.mode == Mode::Daemon || self.ask_master("show proc").is_some())
+                && (self.mode == HaproxyMode::Daemon || self.ask_master("show proc").is_some())
         });
     }
 
@@ -234,8 +234,8 @@ impl Haproxy {
     #[must_use]
     pub fn reloads(&self) -> usize {
         match self.mode {
-            Mode::Master => self.proc_line("master").1,
-            Mode::Daemon => {
+            HaproxyMode::Master => self.proc_line("master").1,
+            HaproxyMode::Daemon => {
                 let runs = self.runs();
                 runs.iter().filter(|run| run.contains(" -sf ")).count()
             }
@@ -246,7 +246,7 @@ impl Haproxy {
     fn proc_line(&self, kind: &str) -> (i32, usize) {
         let mut text = String::new();
         // While it reloads it executes itself, and what was asked meanwhile is lost.
-        eventually("the master answers", || {
+        wait_until("the master answers", || {
             text = self.ask_master("show proc").unwrap_or_default();
             text.contains(kind)
         });
@@ -280,16 +280,16 @@ impl Haproxy {
 
     /// Sends a signal to the process that serves now.
     pub fn signal(&self, signal: Signal) {
-        send(self.worker(), signal);
+        send_signal(self.worker(), signal);
     }
 
     /// Kills everything of it with SIGKILL and waits until it is gone; sockets and files stay.
     pub fn kill(&self) {
         let mut killed = Vec::new();
-        eventually("haproxy is gone", || {
+        wait_until("haproxy is gone", || {
             let processes = self.processes();
             for pid in &processes {
-                send(*pid, Signal::SIGKILL);
+                send_signal(*pid, Signal::SIGKILL);
             }
             killed.extend(&processes);
             processes.is_empty() && killed.iter().all(|pid| ended(*pid))
@@ -303,7 +303,7 @@ impl Haproxy {
     }
 }
 
-impl Drop for Haproxy {
+impl Drop for HaproxyInstance {
     fn drop(&mut self) {
         if self.owned.is_none() {
             return;
@@ -315,7 +315,7 @@ impl Drop for Haproxy {
                 return;
             }
             for pid in processes {
-                send(pid, Signal::SIGKILL);
+                send_signal(pid, Signal::SIGKILL);
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -323,7 +323,7 @@ impl Drop for Haproxy {
 }
 
 /// Sends a signal to a process that may have ended. Pid 0 and below are groups, and never meant.
-pub fn send(pid: i32, signal: Signal) {
+pub fn send_signal(pid: i32, signal: Signal) {
     if pid > 1 {
         let _ = kill(Pid::from_raw(pid), signal);
     }

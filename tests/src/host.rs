@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::{Running, eventually, which};
+use crate::{ChildGuard, find_program, wait_until};
 
 /// The period that a CPU share is handed out in, in microseconds.
 const PERIOD: u32 = 100_000;
@@ -35,18 +35,18 @@ pub fn run_as(uid: u32, program: impl AsRef<OsStr>) -> Result<Command, String> {
 
 /// A tmpfs of its own, unmounted on drop.
 #[derive(Debug)]
-pub struct Tmpfs {
-    mount: Mount,
+pub struct TmpfsMount {
+    mount: MountPoint,
 }
 
-impl Tmpfs {
+impl TmpfsMount {
     /// Mounts one that holds `size` bytes, writable by everybody.
     ///
     /// # Errors
     /// This process is not root, or may not mount.
     pub fn mount(size: u64) -> Result<Self, String> {
         let options = format!("size={size},mode=1777");
-        let mount = Mount::new(&["-t", "tmpfs", "-o", &options, "tmpfs"], TempDir::new())?;
+        let mount = MountPoint::new(&["-t", "tmpfs", "-o", &options, "tmpfs"], TempDir::new())?;
         Ok(Self { mount })
     }
 
@@ -62,7 +62,7 @@ impl Tmpfs {
 #[derive(Debug)]
 pub struct SilentFs {
     // In this order: an unmount waits for a server that is still there.
-    _server: Running,
+    _server: ChildGuard,
     mount: TempDir,
 }
 
@@ -81,7 +81,7 @@ impl SilentFs {
             -o fd=3,rootmode=40000,user_id=0,group_id=0 silent \"$0\" && echo mounted && exec sleep 100000";
         let mut server = Command::new("sh");
         server.args(["-c", script]).arg(mount.path());
-        let mut server = Running(server.stdout(Stdio::piped()).spawn().unwrap());
+        let mut server = ChildGuard(server.stdout(Stdio::piped()).spawn().unwrap());
         let mut told = String::new();
         let output = server.0.stdout.take().unwrap();
         BufReader::new(output).read_line(&mut told).unwrap();
@@ -110,7 +110,7 @@ impl Drop for SilentFs {
 /// A filesystem in a sparse file, unmounted on drop.
 #[derive(Debug)]
 pub struct LoopFs {
-    mount: Mount,
+    mount: MountPoint,
 }
 
 impl LoopFs {
@@ -126,7 +126,7 @@ impl LoopFs {
             .unwrap()
             .set_len(512 << 20)
             .unwrap();
-        let mut make = Command::new(which(&format!("mkfs.{kind}"))?);
+        let mut make = Command::new(find_program(&format!("mkfs.{kind}"))?);
         if kind == "xfs" {
             make.args(["-q", "-m", "reflink=1"]);
         } else {
@@ -137,7 +137,7 @@ impl LoopFs {
             .to_str()
             .expect("a path of plain characters")
             .to_owned();
-        let mount = Mount::new(&["-t", kind, "-o", "loop", &image], Ok(directory))?;
+        let mount = MountPoint::new(&["-t", kind, "-o", "loop", &image], Ok(directory))?;
         let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
         fs::set_permissions(mount.point(), everybody).unwrap();
         Ok(Self { mount })
@@ -151,11 +151,11 @@ impl LoopFs {
 }
 
 #[derive(Debug)]
-struct Mount {
+struct MountPoint {
     directory: TempDir,
 }
 
-impl Mount {
+impl MountPoint {
     fn new(arguments: &[&str], directory: std::io::Result<TempDir>) -> Result<Self, String> {
         root()?;
         let directory = directory.unwrap();
@@ -172,7 +172,7 @@ impl Mount {
     }
 }
 
-impl Drop for Mount {
+impl Drop for MountPoint {
     fn drop(&mut self) {
         let point = self.point();
         if succeed(Command::new("umount").arg(&point)).is_err() {
@@ -256,7 +256,7 @@ impl Drop for CpuLimit {
             .parent()
             .expect("a group has a parent")
             .join("cgroup.procs");
-        eventually("the cgroup is empty", || {
+        wait_until("the cgroup is empty", || {
             let inside = fs::read_to_string(self.group.join("cgroup.procs")).unwrap_or_default();
             for pid in inside.lines() {
                 // It may have ended since.
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_tmpfs_is_as_small_as_asked_and_goes() {
-        let Some(tmpfs) = or_skip("tmpfs", Tmpfs::mount(1 << 20)) else {
+        let Some(tmpfs) = or_skip("tmpfs", TmpfsMount::mount(1 << 20)) else {
             return;
         };
         let path = tmpfs.path();
@@ -339,7 +339,7 @@ mod tests {
             return;
         };
         let child = Command::new("sleep").arg("60").spawn().unwrap();
-        let child = crate::Running(child);
+        let child = crate::ChildGuard(child);
         limit.add(child.0.id()).unwrap();
         let group = limit
             .group

@@ -14,9 +14,7 @@ use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-pub mod acl;
 pub mod authproxy;
-pub mod backend;
 pub mod cache;
 pub mod dns;
 pub mod eightball;
@@ -25,19 +23,21 @@ pub mod haproxy;
 pub mod host;
 pub mod load;
 pub mod memcached;
-pub mod misbehave;
+pub mod misbehavior;
 pub mod nginx;
 pub mod origin;
 mod outcome;
+pub mod permissions;
 pub mod s3;
-mod serve;
 pub mod tasks;
+mod tcp_server;
 pub mod thermos;
 pub mod tls;
+pub mod upstream;
 pub mod web;
 pub mod zookeeper;
 
-pub use outcome::Outcome;
+pub use outcome::CommandOutcome;
 
 /// The tools that [`bin`] knows.
 pub const TOOLS: &[&str] = &[
@@ -142,32 +142,32 @@ pub fn workspace() -> &'static Path {
 
 /// How long a test waits for anything before it fails (`HOSTKIT_TEST_PATIENCE` in seconds; 30).
 #[must_use]
-pub fn patience() -> Duration {
+pub fn wait_limit() -> Duration {
     let seconds = std::env::var("HOSTKIT_TEST_PATIENCE").ok();
     Duration::from_secs(seconds.and_then(|text| text.parse().ok()).unwrap_or(30))
 }
 
 /// Whether the variants that take long are to be run, too (`HOSTKIT_TEST_LONG=1`).
 #[must_use]
-pub fn long() -> bool {
+pub fn is_long_run() -> bool {
     std::env::var("HOSTKIT_TEST_LONG").is_ok_and(|value| value == "1")
 }
 
 /// Returns as soon as `condition` holds.
 ///
 /// # Panics
-/// When it does not within [`patience`]; the message names `what`.
-pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
-    let longest = patience();
+/// When it does not within [`wait_limit`]; the message names `what`.
+pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    let longest = wait_limit();
     assert!(
-        within(longest, condition),
+        wait_within(longest, condition),
         "waited {longest:.1?} in vain: {what}"
     );
 }
 
-/// Returns as soon as `condition` holds, or the time is over; whether it held. For what takes longer than [`patience`]
+/// Returns as soon as `condition` holds, or the time is over; whether it held. For what takes longer than [`wait_limit`]
 /// by its nature.
-pub fn within(longest: Duration, mut condition: impl FnMut() -> bool) -> bool {
+pub fn wait_within(longest: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !condition() {
         if start.elapsed() >= longest {
@@ -195,15 +195,15 @@ pub fn or_skip<T>(what: &str, found: Result<T, String>) -> Option<T> {
 
 /// Whether a program is installed; the directories of system programs count whatever `PATH` says.
 #[must_use]
-pub fn have(program: &str) -> bool {
-    which(program).is_ok()
+pub fn is_installed(program: &str) -> bool {
+    find_program(program).is_ok()
 }
 
 /// The path of an installed program, or why there is none.
 ///
 /// # Errors
 /// It is neither in `PATH` nor where system programs are, nor among what `tests/run` installs for itself.
-pub fn which(program: &str) -> Result<PathBuf, String> {
+pub fn find_program(program: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into(), tools().join("bin")])
@@ -229,9 +229,9 @@ pub fn free_port() -> u16 {
 
 /// A child process that does not outlive the test.
 #[derive(Debug)]
-pub struct Running(pub Child);
+pub struct ChildGuard(pub Child);
 
-impl Drop for Running {
+impl Drop for ChildGuard {
     fn drop(&mut self) {
         // One that has ended by itself cannot be killed, and need not be.
         let _ = self.0.kill();

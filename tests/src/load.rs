@@ -20,14 +20,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use crate::{eventually, patience};
-pub use exchange::Kind;
-use report::Tally;
-pub use report::{Failure, Gap, Latency, Report};
+use crate::{wait_limit, wait_until};
+pub use exchange::FailureKind;
+use report::LoadTally;
+pub use report::{LatencySummary, LoadFailure, LoadReport, SuccessGap};
 
 /// What is asked for, and how often.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct LoadPlan {
     /// Where the requests go.
     pub target: SocketAddr,
     /// The service that must answer: the first word of every body, as [`crate::tasks`] writes it.
@@ -41,24 +41,24 @@ pub struct Plan {
     /// Requests per second of each client.
     pub rate: f64,
     /// Whether connections are used again.
-    pub connections: Connections,
+    pub connections: ConnectionReuse,
     /// How long an attempt may take in all.
     pub timeout: Duration,
 }
 
 /// How many requests a connection carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Connections {
+pub enum ConnectionReuse {
     /// One, and the request says so.
     Fresh,
     /// As many as the other side allows.
     KeepAlive,
 }
 
-impl Plan {
+impl LoadPlan {
     /// 16 clients with 60 requests a second each, for `/`, of 5 s at most.
     #[must_use]
-    pub fn new(target: SocketAddr, service: &str, connections: Connections) -> Self {
+    pub fn new(target: SocketAddr, service: &str, connections: ConnectionReuse) -> Self {
         Self {
             target,
             service: service.to_owned(),
@@ -73,8 +73,8 @@ impl Plan {
 
     fn request(&self) -> Vec<u8> {
         let close = match self.connections {
-            Connections::Fresh => "Connection: close\r\n",
-            Connections::KeepAlive => "",
+            ConnectionReuse::Fresh => "Connection: close\r\n",
+            ConnectionReuse::KeepAlive => "",
         };
         format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\n{close}\r\n",
@@ -86,21 +86,21 @@ impl Plan {
 
 /// A running load. Dropping it stops it.
 #[derive(Debug)]
-pub struct Load {
+pub struct LoadGenerator {
     start: Instant,
     rate: f64,
-    tally: Arc<Mutex<Tally>>,
+    tally: Arc<Mutex<LoadTally>>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Load {
+impl LoadGenerator {
     /// Starts all clients, spread over the time between two requests of one.
     #[must_use]
-    pub fn start(plan: Plan) -> Self {
+    pub fn start(plan: LoadPlan) -> Self {
         let start = Instant::now();
         let rate = plan.rate * f64::from(plan.clients);
-        let tally = Arc::new(Mutex::new(Tally::default()));
+        let tally = Arc::new(Mutex::new(LoadTally::default()));
         let (stop, stopped) = watch::channel(false);
         let shared = tally.clone();
         let thread = std::thread::Builder::new()
@@ -118,7 +118,7 @@ impl Load {
 
     /// What it came to so far.
     #[must_use]
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> LoadReport {
         let tally = self.tally.lock().unwrap();
         tally.report(self.start.elapsed())
     }
@@ -126,11 +126,11 @@ impl Load {
     /// Returns when `count` more attempts have ended.
     ///
     /// # Panics
-    /// When they have not within twice the time they should take and [`patience`].
+    /// When they have not within twice the time they should take and [`wait_limit`].
     pub fn more(&self, count: u64) {
         let ended = || self.tally.lock().unwrap().attempts();
         let goal = ended() + count;
-        let limit = Duration::from_secs_f64(2.0 * count as f64 / self.rate) + patience();
+        let limit = Duration::from_secs_f64(2.0 * count as f64 / self.rate) + wait_limit();
         let began = Instant::now();
         while ended() < goal {
             assert!(
@@ -144,16 +144,16 @@ impl Load {
 
     /// Lets the attempts under way end, and says what it all came to.
     #[must_use]
-    pub fn stop(mut self) -> Report {
+    pub fn stop(mut self) -> LoadReport {
         self.stop.send_replace(true);
         let thread = self.thread.take().expect("it is stopped once");
-        eventually("the load ends", || thread.is_finished());
+        wait_until("the load ends", || thread.is_finished());
         thread.join().expect("the load did not panic");
         self.report()
     }
 }
 
-impl Drop for Load {
+impl Drop for LoadGenerator {
     fn drop(&mut self) {
         self.stop.send_replace(true);
         if let Some(thread) = self.thread.take() {
@@ -163,7 +163,12 @@ impl Drop for Load {
     }
 }
 
-fn run(plan: Arc<Plan>, start: Instant, tally: Arc<Mutex<Tally>>, stopped: watch::Receiver<bool>) {
+fn run(
+    plan: Arc<LoadPlan>,
+    start: Instant,
+    tally: Arc<Mutex<LoadTally>>,
+    stopped: watch::Receiver<bool>,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -171,7 +176,7 @@ fn run(plan: Arc<Plan>, start: Instant, tally: Arc<Mutex<Tally>>, stopped: watch
     runtime.block_on(async {
         let mut clients = tokio::task::JoinSet::new();
         for number in 0..plan.clients {
-            let client = Client {
+            let client = LoadClient {
                 plan: plan.clone(),
                 start,
                 tally: tally.clone(),
@@ -185,14 +190,14 @@ fn run(plan: Arc<Plan>, start: Instant, tally: Arc<Mutex<Tally>>, stopped: watch
     });
 }
 
-struct Client {
-    plan: Arc<Plan>,
+struct LoadClient {
+    plan: Arc<LoadPlan>,
     start: Instant,
-    tally: Arc<Mutex<Tally>>,
+    tally: Arc<Mutex<LoadTally>>,
     stopped: watch::Receiver<bool>,
 }
 
-impl Client {
+impl LoadClient {
     async fn run(mut self, number: u32) {
         let request = self.plan.request();
         let period = Duration::from_secs_f64(1.0 / self.plan.rate);

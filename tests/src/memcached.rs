@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::haproxy::send;
-use crate::{Running, eventually, free_port, which};
+use crate::haproxy::send_signal;
+use crate::{ChildGuard, find_program, free_port, wait_until};
 
 /// How often another port is tried when somebody took it in between.
 const ATTEMPTS: u32 = 5;
@@ -22,18 +22,18 @@ const BUSY: &str = "BUSY";
 
 /// A running memcached with 16 MiB. Dropping it stops it.
 #[derive(Debug)]
-pub struct Memcached {
+pub struct MemcachedServer {
     port: u16,
-    process: Mutex<Option<Running>>,
+    process: Mutex<Option<ChildGuard>>,
 }
 
-impl Memcached {
+impl MemcachedServer {
     /// On a free port of 127.0.0.1.
     ///
     /// # Errors
     /// memcached is not installed.
     pub fn start() -> Result<Self, String> {
-        which("memcached")?;
+        find_program("memcached")?;
         for _ in 0..ATTEMPTS {
             let port = free_port();
             if let Some(process) = launch(port) {
@@ -92,12 +92,12 @@ impl Memcached {
 
     /// Stops it where it is: connections are taken by the kernel, and nothing is ever answered.
     pub fn stall(&self) {
-        send(self.pid(), Signal::SIGSTOP);
+        send_signal(self.pid(), Signal::SIGSTOP);
     }
 
     /// Lets it go on.
     pub fn resume(&self) {
-        send(self.pid(), Signal::SIGCONT);
+        send_signal(self.pid(), Signal::SIGCONT);
     }
 
     /// What it has under a key.
@@ -130,7 +130,7 @@ impl Memcached {
     pub fn keys(&self) -> Vec<String> {
         let mut lines = Vec::new();
         // One crawler runs at a time.
-        eventually("the crawler is free", || {
+        wait_until("the crawler is free", || {
             lines = self.ask("lru_crawler metadump all");
             !lines.iter().any(|line| line.starts_with(BUSY))
         });
@@ -183,14 +183,14 @@ impl Memcached {
 
 /// The value of `--memcache-servers` for these.
 #[must_use]
-pub fn addresses(servers: &[Memcached]) -> String {
-    let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
+pub fn join_addresses(servers: &[MemcachedServer]) -> String {
+    let addresses: Vec<String> = servers.iter().map(MemcachedServer::address).collect();
     addresses.join(",")
 }
 
 /// A process that answers on the port; none when it ended, which it does when the port is taken.
-fn launch(port: u16) -> Option<Running> {
-    let child = Command::new(which("memcached").unwrap())
+fn launch(port: u16) -> Option<ChildGuard> {
+    let child = Command::new(find_program("memcached").unwrap())
         .args(["-l", "127.0.0.1", "-U", "0", "-m", "16", "-t", "1", "-p"])
         .arg(port.to_string())
         // It refuses to run as root unless it is told to; others stay who they are.
@@ -200,9 +200,9 @@ fn launch(port: u16) -> Option<Running> {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut process = Running(child);
+    let mut process = ChildGuard(child);
     let mut ended = false;
-    eventually("memcached accepts connections", || {
+    wait_until("memcached accepts connections", || {
         ended = process.0.try_wait().unwrap().is_some();
         ended || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
     });
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn it_keeps_what_it_is_given_until_it_dies() {
-        let Some(servers) = or_skip("memcached", Memcached::several(2)) else {
+        let Some(servers) = or_skip("memcached", MemcachedServer::several(2)) else {
             return;
         };
         let [one, other] = &servers[..] else {
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_stalled_one_takes_connections_and_is_silent() {
-        let Some(server) = or_skip("memcached", Memcached::start()) else {
+        let Some(server) = or_skip("memcached", MemcachedServer::start()) else {
             return;
         };
         server.stall();

@@ -5,27 +5,27 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::tls::Authority;
-use crate::{Running, eventually, free_port, which};
+use crate::tls::CertificateAuthority;
+use crate::{ChildGuard, find_program, free_port, wait_until};
 
 /// How often another pair of ports is tried when somebody took one in between.
 const ATTEMPTS: u32 = 5;
 
 /// A running nginx in the foreground. Dropping it stops it.
 #[derive(Debug)]
-pub struct Nginx {
-    _process: Running,
+pub struct NginxServer {
+    _process: ChildGuard,
     prefix: TempDir,
     http: u16,
     https: u16,
 }
 
-impl Nginx {
+impl NginxServer {
     /// Serves the files below `root`, with the leaf of `authority` over TLS.
     ///
     /// # Errors
     /// nginx is not installed.
-    pub fn start(authority: &Authority, root: &Path) -> Result<Self, String> {
+    pub fn start(authority: &CertificateAuthority, root: &Path) -> Result<Self, String> {
         Self::start_with(authority, root, "")
     }
 
@@ -33,7 +33,11 @@ impl Nginx {
     ///
     /// # Errors
     /// nginx is not installed.
-    pub fn start_limited(authority: &Authority, root: &Path, rate: &str) -> Result<Self, String> {
+    pub fn start_limited(
+        authority: &CertificateAuthority,
+        root: &Path,
+        rate: &str,
+    ) -> Result<Self, String> {
         Self::start_with(authority, root, &format!("limit_rate {rate};"))
     }
 
@@ -41,8 +45,12 @@ impl Nginx {
     ///
     /// # Errors
     /// nginx is not installed.
-    pub fn start_with(authority: &Authority, root: &Path, extra: &str) -> Result<Self, String> {
-        let nginx = which("nginx")?;
+    pub fn start_with(
+        authority: &CertificateAuthority,
+        root: &Path,
+        extra: &str,
+    ) -> Result<Self, String> {
+        let nginx = find_program("nginx")?;
         let prefix = tempfile::tempdir().unwrap();
         for _ in 0..ATTEMPTS {
             let (http, https) = (free_port(), free_port());
@@ -57,9 +65,9 @@ impl Nginx {
                 .stdin(Stdio::null())
                 .spawn()
                 .unwrap();
-            let mut process = Running(child);
+            let mut process = ChildGuard(child);
             let mut ended = false;
-            eventually("nginx accepts connections", || {
+            wait_until("nginx accepts connections", || {
                 ended = process.0.try_wait().unwrap().is_some();
                 ended || std::net::TcpStream::connect(("127.0.0.1", https)).is_ok()
             });
@@ -108,7 +116,13 @@ impl Nginx {
     }
 }
 
-fn configuration(authority: &Authority, root: &Path, extra: &str, http: u16, https: u16) -> String {
+fn configuration(
+    authority: &CertificateAuthority,
+    root: &Path,
+    extra: &str,
+    http: u16,
+    https: u16,
+) -> String {
     let scratch: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
         .map(|what| format!("    {what}_temp_path {what};\n"))

@@ -1,5 +1,5 @@
 //! An HTTP/1.1 origin that misbehaves on command and counts what it was asked for. It holds objects in memory; what
-//! goes wrong with them is in [`Fault`].
+//! goes wrong with them is in [`OriginFault`].
 
 mod answer;
 mod fault;
@@ -22,16 +22,16 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
-use crate::serve::Server;
-use crate::tls::Authority;
+use crate::tcp_server::TcpServer;
+use crate::tls::CertificateAuthority;
 use answer::{answer, text_of};
-pub use fault::Fault;
-use fault::{Active, Plan};
-use wire::{Body, Signals, Wire};
+pub use fault::OriginFault;
+use fault::{ActiveFault, FaultPlan};
+use wire::{OriginBody, OriginSocket, WireSignals};
 
 /// A request as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
+pub struct OriginRequest {
     /// The method, in capitals.
     pub method: String,
     /// The path, as it was escaped, without the query.
@@ -51,17 +51,17 @@ pub struct Request {
 }
 
 #[derive(Debug, Clone)]
-struct Object {
+struct OriginObject {
     data: Bytes,
     etag: String,
     last_modified: String,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    objects: HashMap<String, Object>,
-    faults: HashMap<String, Vec<Active>>,
-    requests: Vec<Request>,
+struct OriginState {
+    objects: HashMap<String, OriginObject>,
+    faults: HashMap<String, Vec<ActiveFault>>,
+    requests: Vec<OriginRequest>,
     bodies: HashMap<String, u64>,
     sent: HashMap<String, Arc<AtomicU64>>,
     authorization: Option<String>,
@@ -69,20 +69,20 @@ struct State {
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
+struct OriginContext {
+    state: Mutex<OriginState>,
     connections: AtomicU64,
 }
 
 /// A running origin. Dropping it closes its port and all connections.
 #[derive(Debug)]
-pub struct Origin {
-    server: Server,
-    shared: Arc<Shared>,
+pub struct OriginServer {
+    server: TcpServer,
+    shared: Arc<OriginContext>,
     scheme: &'static str,
 }
 
-impl Origin {
+impl OriginServer {
     /// Serves plain HTTP.
     #[must_use]
     pub fn start() -> Self {
@@ -91,25 +91,25 @@ impl Origin {
 
     /// Serves HTTPS with the leaf of `authority`.
     #[must_use]
-    pub fn start_tls(authority: &Authority) -> Self {
+    pub fn start_tls(authority: &CertificateAuthority) -> Self {
         Self::serve(Some(authority.server_config()))
     }
 
     /// Serves HTTPS to those who have a client certificate of `authority`.
     #[must_use]
-    pub fn start_mutual_tls(authority: &Authority) -> Self {
+    pub fn start_mutual_tls(authority: &CertificateAuthority) -> Self {
         Self::serve(Some(authority.server_config_for_clients()))
     }
 
     fn serve(config: Option<Arc<ServerConfig>>) -> Self {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(OriginContext::default());
         let scheme = if config.is_some() { "https" } else { "http" };
         let (tls, served) = (config.map(TlsAcceptor::from), shared.clone());
-        let server = Server::start("origin", move |tcp| {
+        let server = TcpServer::start("origin", move |tcp| {
             let (tls, shared) = (tls.clone(), served.clone());
             shared.connections.fetch_add(1, Ordering::Relaxed);
             async move {
-                let (wire, signals) = Wire::new(tcp);
+                let (wire, signals) = OriginSocket::new(tcp);
                 match tls {
                     None => connection(wire, signals, shared).await,
                     Some(tls) => {
@@ -168,10 +168,10 @@ impl Origin {
     }
 
     /// Sets the one fault of a path.
-    pub fn fault(&self, path: &str, fault: Fault) {
+    pub fn fault(&self, path: &str, fault: OriginFault) {
         self.set(
             path,
-            vec![Active {
+            vec![ActiveFault {
                 fault,
                 left: None,
                 seen: 0,
@@ -180,8 +180,8 @@ impl Origin {
     }
 
     /// Sets several faults of a path, which all apply to each request.
-    pub fn faults(&self, path: &str, faults: impl IntoIterator<Item = Fault>) {
-        let active = |fault| Active {
+    pub fn faults(&self, path: &str, faults: impl IntoIterator<Item = OriginFault>) {
+        let active = |fault| ActiveFault {
             fault,
             left: None,
             seen: 0,
@@ -190,14 +190,14 @@ impl Origin {
     }
 
     /// Sets the one fault of a path for the next `times` requests that it concerns.
-    pub fn fault_times(&self, path: &str, fault: Fault, times: u64) {
+    pub fn fault_times(&self, path: &str, fault: OriginFault, times: u64) {
         let left = Some(times);
         self.set(
             path,
             if times == 0 {
                 vec![]
             } else {
-                vec![Active {
+                vec![ActiveFault {
                     fault,
                     left,
                     seen: 0,
@@ -206,7 +206,7 @@ impl Origin {
         );
     }
 
-    fn set(&self, path: &str, faults: Vec<Active>) {
+    fn set(&self, path: &str, faults: Vec<ActiveFault>) {
         self.shared
             .state
             .lock()
@@ -222,7 +222,7 @@ impl Origin {
 
     /// The requests so far, in the order they came.
     #[must_use]
-    pub fn requests(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<OriginRequest> {
         self.shared.state.lock().unwrap().requests.clone()
     }
 
@@ -260,7 +260,7 @@ impl Origin {
 
     /// Waits until `count` requests have come for a path.
     pub fn wait_requests(&self, path: &str, count: usize) {
-        crate::eventually(&format!("{count} requests for {path}"), || {
+        crate::wait_until(&format!("{count} requests for {path}"), || {
             let state = self.shared.state.lock().unwrap();
             state
                 .requests
@@ -272,7 +272,7 @@ impl Origin {
     }
 }
 
-impl State {
+impl OriginState {
     fn put(&mut self, path: &str, data: Bytes) -> String {
         self.puts += 1;
         let digest = Sha256::digest(&data);
@@ -287,7 +287,7 @@ impl State {
         let last_modified = format!("Mon, 06 Jul 2015 10:{minute:02}:{second:02} GMT");
         self.objects.insert(
             path.to_owned(),
-            Object {
+            OriginObject {
                 data,
                 etag: etag.clone(),
                 last_modified,
@@ -297,12 +297,12 @@ impl State {
     }
 
     /// Writes a request down and says what is to go wrong with it.
-    fn note(&mut self, request: Request) -> Plan {
+    fn note(&mut self, request: OriginRequest) -> FaultPlan {
         let path = request.path.clone();
         let head = request.method == "HEAD";
         self.requests.push(request);
         let faults = self.faults.entry(path.clone()).or_default();
-        let plan = Plan::take(faults, head);
+        let plan = FaultPlan::take(faults, head);
         if plan.swap
             && let Some(object) = self.objects.get(&path)
         {
@@ -313,7 +313,7 @@ impl State {
     }
 }
 
-async fn connection<T>(stream: T, signals: Arc<Signals>, shared: Arc<Shared>)
+async fn connection<T>(stream: T, signals: Arc<WireSignals>, shared: Arc<OriginContext>)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -330,12 +330,12 @@ where
 }
 
 async fn respond(
-    shared: &Shared,
-    signals: Arc<Signals>,
+    shared: &OriginContext,
+    signals: Arc<WireSignals>,
     request: &hyper::Request<Incoming>,
-) -> Response<Body> {
+) -> Response<OriginBody> {
     let value = |name| text_of(request.headers(), &name).map(str::to_owned);
-    let noted = Request {
+    let noted = OriginRequest {
         method: request.method().to_string(),
         path: request.uri().path().to_owned(),
         query: request.uri().query().map(str::to_owned),

@@ -5,7 +5,7 @@ use std::process::Output;
 
 /// A finished run.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub struct CommandOutcome {
     /// The exit code; the signal's number, negative, when one ended it.
     pub code: i32,
     /// Its results.
@@ -14,7 +14,7 @@ pub struct Outcome {
     pub stderr: String,
 }
 
-impl From<Output> for Outcome {
+impl From<Output> for CommandOutcome {
     fn from(output: Output) -> Self {
         let signal = -output.status.signal().unwrap_or_default();
         Self {
@@ -25,7 +25,7 @@ impl From<Output> for Outcome {
     }
 }
 
-impl Outcome {
+impl CommandOutcome {
     /// Asserts the exit code, and shows what was said when it is another.
     ///
     /// # Panics
@@ -41,7 +41,7 @@ impl Outcome {
     /// # Panics
     /// It does not.
     #[track_caller]
-    pub fn says(self, text: &str) -> Self {
+    pub fn logs(self, text: &str) -> Self {
         assert!(
             self.stderr.contains(text),
             "no {text:?} in: {}",

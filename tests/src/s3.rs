@@ -13,7 +13,7 @@ use s3s::service::S3ServiceBuilder;
 use s3s_fs::FileSystem;
 use tempfile::TempDir;
 
-use crate::serve::Server;
+use crate::tcp_server::TcpServer;
 
 const ACCESS_KEY: &str = "AKIDHOSTKITTESTS";
 const CONFLICT: &str = "ConditionalRequestConflict";
@@ -21,8 +21,8 @@ const SECRET_KEY: &str = "a-secret-that-only-tests-know";
 
 /// A running S3 server. Dropping it removes its objects.
 #[derive(Debug)]
-pub struct S3 {
-    server: Server,
+pub struct S3Server {
+    server: TcpServer,
     requests: Arc<Mutex<Vec<String>>>,
     unlistable: Arc<AtomicBool>,
     unreadable: Arc<AtomicBool>,
@@ -30,7 +30,7 @@ pub struct S3 {
     directory: TempDir,
 }
 
-impl S3 {
+impl S3Server {
     /// Starts one without buckets.
     #[must_use]
     pub fn start() -> Self {
@@ -45,7 +45,7 @@ impl S3 {
         let denies_reading = unreadable.clone();
         let refusal = Arc::new(Mutex::new(None));
         let refuses = refusal.clone();
-        let server = Server::start("s3", move |tcp| {
+        let server = TcpServer::start("s3", move |tcp| {
             let (service, log, hides) = (service.clone(), log.clone(), hides.clone());
             let (refuses, denies_reading) = (refuses.clone(), denies_reading.clone());
             let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {

@@ -1,7 +1,7 @@
 //! Many Aurora tasks played by one thread: each is announced, listens some time later, answers HTTP, and is stopped or
 //! dies, in the order in which Aurora does it and with the small disorder that comes with it. All chance is seeded.
 //!
-//! It does not know where tasks are announced: that is the test's [`Registry`].
+//! It does not know where tasks are announced: that is the test's [`TaskRegistry`].
 
 mod chance;
 mod life;
@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::patience;
-use chance::Chance;
-use life::{End, live};
-pub use rolling::Job;
-use serve::Allotted;
+use crate::wait_limit;
+use chance::RandomSequence;
+use life::{TaskEnd, live};
+pub use rolling::RollingJob;
+use serve::ReservedPort;
 
 /// How many lives may wait for the thread to begin.
 const BIRTHS: usize = 1024;
@@ -28,11 +28,11 @@ const BIRTHS: usize = 1024;
 const TELLERS: usize = 8;
 
 /// A task among all that were launched, from 0.
-pub type Serial = u64;
+pub type TaskSerial = u64;
 
 /// A task to launch.
 #[derive(Debug, Clone)]
-pub struct Task {
+pub struct TaskLaunch {
     /// The service it is announced as, one word.
     pub service: String,
     /// Its instance number.
@@ -45,7 +45,7 @@ pub struct Task {
     pub answer_after: Duration,
 }
 
-impl Task {
+impl TaskLaunch {
     /// A task that listens as soon as it is announced and answers at once.
     #[must_use]
     pub fn new(service: &str, shard: u32) -> Self {
@@ -61,9 +61,9 @@ impl Task {
 
 /// What is announced of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Announcement {
+pub struct TaskAnnouncement {
     /// Which task it is.
-    pub serial: Serial,
+    pub serial: TaskSerial,
     /// The service.
     pub service: String,
     /// The instance number.
@@ -74,20 +74,20 @@ pub struct Announcement {
 
 /// Where tasks are announced. Each call may block; calls for different tasks come from different threads, those for one
 /// task one after the other.
-pub trait Registry: Send + Sync + 'static {
+pub trait TaskRegistry: Send + Sync + 'static {
     /// The executor announces the task. When this returns it is announced.
-    fn announce(&self, task: &Announcement);
+    fn announce(&self, task: &TaskAnnouncement);
 
     /// The executor takes the announcement back. When this returns it is gone.
-    fn leave(&self, task: &Announcement);
+    fn leave(&self, task: &TaskAnnouncement);
 
     /// The executor is gone with its task: the announcement remains until the registry notices by itself.
-    fn abandon(&self, task: &Announcement);
+    fn abandon(&self, task: &TaskAnnouncement);
 }
 
 /// What is known of one life. Times are since the player started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Record {
+pub struct TaskRecord {
     /// When the registry had it.
     pub announced: Option<Duration>,
     /// When it began to listen.
@@ -110,7 +110,7 @@ pub struct Record {
     pub after_leaving: u64,
 }
 
-impl Record {
+impl TaskRecord {
     /// The time from listening to the first request.
     #[must_use]
     pub fn listen_to_first(&self) -> Option<Duration> {
@@ -120,16 +120,16 @@ impl Record {
 
 /// The record of a life that is still written.
 #[derive(Debug)]
-struct Book {
+struct TaskJournal {
     start: Instant,
-    announcement: Announcement,
+    announcement: TaskAnnouncement,
     /// What it answers: its service and its serial.
     body: String,
-    record: Mutex<Record>,
+    record: Mutex<TaskRecord>,
 }
 
-impl Book {
-    fn note(&self, write: impl FnOnce(&mut Record, Duration)) {
+impl TaskJournal {
+    fn note(&self, write: impl FnOnce(&mut TaskRecord, Duration)) {
         write(&mut self.record.lock().unwrap(), self.start.elapsed());
     }
 
@@ -151,36 +151,36 @@ impl Book {
 }
 
 /// A life that begins.
-struct Birth {
-    task: Task,
-    port: Allotted,
-    book: Arc<Book>,
-    chance: Chance,
-    end: oneshot::Receiver<End>,
+struct TaskStart {
+    task: TaskLaunch,
+    port: ReservedPort,
+    book: Arc<TaskJournal>,
+    chance: RandomSequence,
+    end: oneshot::Receiver<TaskEnd>,
 }
 
 /// The player. Dropping it ends all lives at once, without telling the registry.
 #[derive(Debug)]
-pub struct Tasks {
+pub struct TaskPlayer {
     start: Instant,
-    chance: Chance,
+    chance: RandomSequence,
     draws: AtomicU64,
-    lives: Mutex<Vec<Life>>,
-    births: Option<mpsc::Sender<Birth>>,
+    lives: Mutex<Vec<TaskHandle>>,
+    births: Option<mpsc::Sender<TaskStart>>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Life {
-    book: Arc<Book>,
+struct TaskHandle {
+    book: Arc<TaskJournal>,
     /// Taken when it is ended.
-    end: Option<oneshot::Sender<End>>,
+    end: Option<oneshot::Sender<TaskEnd>>,
 }
 
-impl Tasks {
+impl TaskPlayer {
     /// A player without tasks yet. What it leaves to chance is the same for the same `seed`.
     #[must_use]
-    pub fn start(seed: u64, registry: Arc<dyn Registry>) -> Self {
+    pub fn start(seed: u64, registry: Arc<dyn TaskRegistry>) -> Self {
         let (births, born) = mpsc::channel(BIRTHS);
         let thread = std::thread::Builder::new()
             .name("tasks".to_owned())
@@ -188,7 +188,7 @@ impl Tasks {
             .expect("a thread");
         Self {
             start: Instant::now(),
-            chance: Chance::new(seed),
+            chance: RandomSequence::new(seed),
             draws: AtomicU64::new(0),
             lives: Mutex::new(Vec::new()),
             births: Some(births),
@@ -200,14 +200,14 @@ impl Tasks {
     ///
     /// # Panics
     /// When somebody else has the port that was given.
-    pub fn launch(&self, task: Task) -> Serial {
+    pub fn launch(&self, task: TaskLaunch) -> TaskSerial {
         let mut lives = self.lives.lock().unwrap();
-        let serial = lives.len() as Serial;
+        let serial = lives.len() as TaskSerial;
         let wanted = task.address.unwrap_or_else(|| own_address(serial));
-        let port = Allotted::take(wanted).unwrap_or_else(|error| panic!("{wanted}: {error}"));
-        let book = Arc::new(Book {
+        let port = ReservedPort::take(wanted).unwrap_or_else(|error| panic!("{wanted}: {error}"));
+        let book = Arc::new(TaskJournal {
             start: self.start,
-            announcement: Announcement {
+            announcement: TaskAnnouncement {
                 serial,
                 service: task.service.clone(),
                 shard: task.shard,
@@ -217,12 +217,12 @@ impl Tasks {
             record: Mutex::default(),
         });
         let (end, ended) = oneshot::channel();
-        lives.push(Life {
+        lives.push(TaskHandle {
             book: book.clone(),
             end: Some(end),
         });
         drop(lives);
-        let birth = Birth {
+        let birth = TaskStart {
             task,
             port,
             book,
@@ -235,16 +235,16 @@ impl Tasks {
     }
 
     /// Stops a task as Aurora does: it leaves the registry and quits at the same time, give or take 20 ms.
-    pub fn stop(&self, serial: Serial) {
-        self.end(serial, End::Stop);
+    pub fn stop(&self, serial: TaskSerial) {
+        self.end(serial, TaskEnd::Stop);
     }
 
     /// Ends a task without leaving: its port and its connections are gone, its announcement is not.
-    pub fn kill(&self, serial: Serial) {
-        self.end(serial, End::Die);
+    pub fn kill(&self, serial: TaskSerial) {
+        self.end(serial, TaskEnd::Die);
     }
 
-    fn end(&self, serial: Serial, how: End) {
+    fn end(&self, serial: TaskSerial, how: TaskEnd) {
         let end = self.lives.lock().unwrap()[serial as usize].end.take();
         // One that has been ended already stays so.
         let _ = end.map(|end| end.send(how));
@@ -252,29 +252,29 @@ impl Tasks {
 
     /// What is announced of a task.
     #[must_use]
-    pub fn announcement(&self, serial: Serial) -> Announcement {
+    pub fn announcement(&self, serial: TaskSerial) -> TaskAnnouncement {
         self.book(serial).announcement.clone()
     }
 
     /// What is known of a life.
     #[must_use]
-    pub fn record(&self, serial: Serial) -> Record {
+    pub fn record(&self, serial: TaskSerial) -> TaskRecord {
         self.book(serial).record.lock().unwrap().clone()
     }
 
     /// What is known of all lives, by serial.
     #[must_use]
-    pub fn records(&self) -> Vec<Record> {
-        let count = self.lives.lock().unwrap().len() as Serial;
+    pub fn records(&self) -> Vec<TaskRecord> {
+        let count = self.lives.lock().unwrap().len() as TaskSerial;
         (0..count).map(|serial| self.record(serial)).collect()
     }
 
     /// Returns when a task listens.
     ///
     /// # Panics
-    /// When it does not within [`patience`].
-    pub fn await_listening(&self, serial: Serial) {
-        self.wait(serial, patience(), "listens", |record| {
+    /// When it does not within [`wait_limit`].
+    pub fn await_listening(&self, serial: TaskSerial) {
+        self.wait(serial, wait_limit(), "listens", |record| {
             record.listening.is_some()
         });
     }
@@ -282,12 +282,20 @@ impl Tasks {
     /// Returns when a task that was stopped or killed is gone: its connections, and its announcement if it left.
     ///
     /// # Panics
-    /// When it is not within [`patience`].
-    pub fn await_end(&self, serial: Serial) {
-        self.wait(serial, patience(), "ends", |record| record.ended.is_some());
+    /// When it is not within [`wait_limit`].
+    pub fn await_end(&self, serial: TaskSerial) {
+        self.wait(serial, wait_limit(), "ends", |record| {
+            record.ended.is_some()
+        });
     }
 
-    fn wait(&self, serial: Serial, limit: Duration, what: &str, holds: impl Fn(&Record) -> bool) {
+    fn wait(
+        &self,
+        serial: TaskSerial,
+        limit: Duration,
+        what: &str,
+        holds: impl Fn(&TaskRecord) -> bool,
+    ) {
         let book = self.book(serial);
         let began = Instant::now();
         while !holds(&book.record.lock().unwrap()) {
@@ -300,18 +308,18 @@ impl Tasks {
         }
     }
 
-    fn book(&self, serial: Serial) -> Arc<Book> {
+    fn book(&self, serial: TaskSerial) -> Arc<TaskJournal> {
         self.lives.lock().unwrap()[serial as usize].book.clone()
     }
 
     /// The next of the numbers that the caller's own decisions are made by.
-    fn draw(&self) -> Chance {
+    fn draw(&self) -> RandomSequence {
         let number = self.draws.fetch_add(1, Ordering::Relaxed);
         self.chance.fork(number | 1 << 63)
     }
 }
 
-impl Drop for Tasks {
+impl Drop for TaskPlayer {
     fn drop(&mut self) {
         drop(self.births.take());
         if let Some(thread) = self.thread.take() {
@@ -322,12 +330,12 @@ impl Drop for Tasks {
 }
 
 /// A free port of an address that no other life has, so that no endpoint ever comes back.
-fn own_address(serial: Serial) -> SocketAddr {
+fn own_address(serial: TaskSerial) -> SocketAddr {
     let [.., high, middle, low] = serial.to_be_bytes();
     SocketAddr::from((Ipv4Addr::new(127, 64 + high % 64, middle, low), 0))
 }
 
-fn run(registry: Arc<dyn Registry>, mut born: mpsc::Receiver<Birth>) {
+fn run(registry: Arc<dyn TaskRegistry>, mut born: mpsc::Receiver<TaskStart>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(TELLERS)

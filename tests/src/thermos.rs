@@ -1,5 +1,5 @@
 //! Tasks as Aurora's thermos runs them, on this host: what a task is, in which order its processes start, what is filled
-//! into their command lines, and how its health is checked. Running them is [`Runner`]'s. Left out: everything that asks
+//! into their command lines, and how its health is checked. Running them is [`TaskRunner`]'s. Left out: everything that asks
 //! Mesos or ZooKeeper.
 
 mod executor;
@@ -14,22 +14,22 @@ mod urllib;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-pub use executor::Health;
-pub use health::{Contract, Counters, HealthCheck};
-pub use lifecycle::{Lifecycle, Told};
-pub use run::{Runner, RunningTask};
-pub use signaler::{Answer, Http, Signaler};
-pub use supervise::{State, TaskState};
+pub use executor::TaskHealth;
+pub use health::{AuroraRelease, HealthCheck, HealthCounters};
+pub use lifecycle::{HttpLifecycle, LifecycleMessage};
+pub use run::{RunningTask, TaskRunner};
+pub use signaler::{HttpCheck, HttpSignaler, SignalerResponse};
+pub use supervise::{ProcessState, TaskState};
 
 /// One process of a task.
 #[derive(Debug, Clone)]
-pub struct Process {
+pub struct ThermosProcess {
     name: String,
     cmdline: String,
     max_failures: u32,
 }
 
-impl Process {
+impl ThermosProcess {
     /// A process that fails for good with its first failure.
     #[must_use]
     pub fn new(name: &str, cmdline: &str) -> Self {
@@ -50,22 +50,22 @@ impl Process {
 
 /// A task: processes, the order they start in, and the ports they are given.
 #[derive(Debug, Clone)]
-pub struct Task {
+pub struct ThermosTask {
     name: String,
-    processes: Vec<Process>,
+    processes: Vec<ThermosProcess>,
     constraints: Vec<Vec<String>>,
     ports: BTreeMap<String, u16>,
     env: Vec<(String, String)>,
     instance: u32,
     grace: Duration,
     uid: Option<u32>,
-    contract: Contract,
+    contract: AuroraRelease,
     health: Option<HealthCheck>,
-    lifecycle: Option<Lifecycle>,
+    lifecycle: Option<HttpLifecycle>,
     second: Duration,
 }
 
-impl Task {
+impl ThermosTask {
     /// A task without processes: instance 0, five seconds of grace, no health check and no lifecycle.
     #[must_use]
     pub fn new(name: &str) -> Self {
@@ -78,7 +78,7 @@ impl Task {
             instance: 0,
             grace: Duration::from_secs(5),
             uid: None,
-            contract: Contract::Last,
+            contract: AuroraRelease::Last,
             health: None,
             lifecycle: None,
             second: Duration::from_secs(1),
@@ -87,7 +87,7 @@ impl Task {
 
     /// Adds a process. The ports its command line names are allocated.
     #[must_use]
-    pub fn process(mut self, process: Process) -> Self {
+    pub fn process(mut self, process: ThermosProcess) -> Self {
         for rest in process.cmdline.split("{{thermos.ports[").skip(1) {
             let name = rest.split("]}}").next().unwrap_or_default();
             self = self.port(name);
@@ -152,7 +152,7 @@ impl Task {
 
     /// Has an executor of this version. (the last one)
     #[must_use]
-    pub const fn contract(mut self, contract: Contract) -> Self {
+    pub const fn contract(mut self, contract: AuroraRelease) -> Self {
         self.contract = contract;
         self
     }
@@ -166,7 +166,7 @@ impl Task {
 
     /// Is asked to go over HTTP before it is signalled, if it has the port.
     #[must_use]
-    pub fn lifecycle(mut self, lifecycle: Lifecycle) -> Self {
+    pub fn lifecycle(mut self, lifecycle: HttpLifecycle) -> Self {
         self.lifecycle = Some(lifecycle);
         self
     }
@@ -229,16 +229,16 @@ impl Task {
 mod tests {
     use super::*;
 
-    fn blog() -> Task {
-        Task::new("eightball")
+    fn blog() -> ThermosTask {
+        ThermosTask::new("eightball")
             .instance(7)
-            .process(Process::new("envvar_setup", "true"))
-            .process(Process::new("pexinstall", "true"))
-            .process(Process::new(
+            .process(ThermosProcess::new("envvar_setup", "true"))
+            .process(ThermosProcess::new("pexinstall", "true"))
+            .process(ThermosProcess::new(
                 "eightball",
                 "./e --port={{thermos.ports[private]}}",
             ))
-            .process(Process::new(
+            .process(ThermosProcess::new(
                 "check",
                 "c {{thermos.ports[health]}} {{thermos.ports[private]}}",
             ))

@@ -15,11 +15,11 @@ use tempfile::TempDir;
 
 /// A certificate authority and what it signed, as PEM files that go when this is dropped.
 #[derive(Debug)]
-pub struct Authority {
+pub struct CertificateAuthority {
     directory: TempDir,
 }
 
-impl Authority {
+impl CertificateAuthority {
     /// An authority whose leaf is good for `localhost` and 127.0.0.1.
     #[must_use]
     pub fn new() -> Self {
@@ -131,7 +131,7 @@ impl Authority {
     }
 }
 
-impl Default for Authority {
+impl Default for CertificateAuthority {
     fn default() -> Self {
         Self::new()
     }

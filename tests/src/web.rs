@@ -5,16 +5,16 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::nginx::Nginx;
-use crate::tls::Authority;
-use crate::{Running, eventually, free_port, tools, which, workspace};
+use crate::nginx::NginxServer;
+use crate::tls::CertificateAuthority;
+use crate::{ChildGuard, find_program, free_port, tools, wait_until, workspace};
 
 /// How often another port is tried when another process took one in between.
 const ATTEMPTS: u32 = 5;
 
 /// A server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum WebServerKind {
     /// node's `http`.
     Node,
     /// Express with `trust proxy` and method-override.
@@ -27,7 +27,7 @@ pub enum Kind {
     Nginx,
 }
 
-impl Kind {
+impl WebServerKind {
     /// All of them.
     pub const ALL: [Self; 5] = [
         Self::Node,
@@ -68,18 +68,18 @@ impl Kind {
 
 /// A running server. Dropping it stops it.
 #[derive(Debug)]
-pub struct Web {
+pub struct WebServer {
     port: u16,
-    _server: Server,
+    _server: WebProcess,
 }
 
 #[derive(Debug)]
-enum Server {
-    Process { _process: Running },
-    Nginx { _nginx: Nginx, _root: TempDir },
+enum WebProcess {
+    Process { _process: ChildGuard },
+    Nginx { _nginx: NginxServer, _root: TempDir },
 }
 
-impl Web {
+impl WebServer {
     /// Starts one on a free port of 127.0.0.1.
     ///
     /// # Errors
@@ -87,7 +87,7 @@ impl Web {
     ///
     /// # Panics
     /// It does not start.
-    pub fn start(kind: Kind) -> Result<Self, String> {
+    pub fn start(kind: WebServerKind) -> Result<Self, String> {
         let Some(line) = kind.command_line() else {
             return nginx();
         };
@@ -96,16 +96,16 @@ impl Web {
             let child = command(&line.replace("PORT", &port.to_string()))?
                 .spawn()
                 .unwrap();
-            let mut process = Running(child);
+            let mut process = ChildGuard(child);
             let mut ended = false;
-            eventually("the server accepts connections", || {
+            wait_until("the server accepts connections", || {
                 ended = process.0.try_wait().unwrap().is_some();
                 ended || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
             });
             if !ended {
                 return Ok(Self {
                     port,
-                    _server: Server::Process { _process: process },
+                    _server: WebProcess::Process { _process: process },
                 });
             }
         }
@@ -130,7 +130,7 @@ fn command(line: &str) -> Result<Command, String> {
     }
     let mut words = line.split(' ');
     let program = match words.next() {
-        Some("node") => which("node")?,
+        Some("node") => find_program("node")?,
         program => web.join("venv/bin").join(program.unwrap_or_default()),
     };
     let mut command = Command::new(program);
@@ -145,7 +145,7 @@ fn command(line: &str) -> Result<Command, String> {
     Ok(command)
 }
 
-fn nginx() -> Result<Web, String> {
+fn nginx() -> Result<WebServer, String> {
     let answer =
         |what: &str| format!("return 200 \"$request_method {what} $host ${{http_x_auth_id}}\";");
     let extra = format!(
@@ -155,10 +155,10 @@ fn nginx() -> Result<Web, String> {
         answer("other")
     );
     let root = tempfile::tempdir().unwrap();
-    let nginx = Nginx::start_with(&Authority::new(), root.path(), &extra)?;
-    Ok(Web {
+    let nginx = NginxServer::start_with(&CertificateAuthority::new(), root.path(), &extra)?;
+    Ok(WebServer {
         port: nginx.port(),
-        _server: Server::Nginx {
+        _server: WebProcess::Nginx {
             _nginx: nginx,
             _root: root,
         },

@@ -15,13 +15,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::{Running, eventually, free_port, tools, which};
+use crate::{ChildGuard, find_program, free_port, tools, wait_until};
 
 pub mod announcer;
 mod relay;
 
-pub use announcer::{Announcer, Task};
-pub use relay::Relay;
+pub use announcer::{AnnouncerSession, ServerSetMember};
+pub use relay::ZookeeperRelay;
 
 /// Where Debian's package installs jars.
 const DEBIAN_JARS: &str = "/usr/share/java";
@@ -34,7 +34,7 @@ const TICK: u32 = 500;
 
 /// Which ZooKeeper a server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Release {
+pub enum ZookeeperRelease {
     /// Debian's.
     Current,
     /// 3.4, where it was fetched: no persistent watches, no removal of watches.
@@ -43,15 +43,15 @@ pub enum Release {
 
 /// A ZooKeeper server of its own on loopback. Dropping it stops it and removes its data.
 #[derive(Debug)]
-pub struct Zookeeper {
-    process: Option<Running>,
+pub struct ZookeeperServer {
+    process: Option<ChildGuard>,
     home: TempDir,
     port: u16,
-    release: Release,
+    release: ZookeeperRelease,
     classpath: String,
 }
 
-impl Zookeeper {
+impl ZookeeperServer {
     /// Starts Debian's server and waits until it answers.
     ///
     /// # Errors
@@ -61,7 +61,7 @@ impl Zookeeper {
             format!("{DEBIAN_JARS}/zookeeper.jar"),
             format!("{DEBIAN_JARS}/slf4j-simple.jar"),
         ];
-        Self::launch(Release::Current, &jars.map(PathBuf::from))
+        Self::launch(ZookeeperRelease::Current, &jars.map(PathBuf::from))
     }
 
     /// Starts a 3.4 server and waits until it answers.
@@ -74,11 +74,11 @@ impl Zookeeper {
             .map_err(|_| format!("{} is not there: tests/run fetches it", directory.display()))?;
         let mut jars: Vec<PathBuf> = listing.map(|entry| entry.unwrap().path()).collect();
         jars.sort();
-        Self::launch(Release::Old, &jars)
+        Self::launch(ZookeeperRelease::Old, &jars)
     }
 
-    fn launch(release: Release, jars: &[PathBuf]) -> Result<Self, String> {
-        which("java")?;
+    fn launch(release: ZookeeperRelease, jars: &[PathBuf]) -> Result<Self, String> {
+        find_program("java")?;
         for jar in jars {
             if !jar.is_file() {
                 return Err(format!("{} is not there", jar.display()));
@@ -114,7 +114,7 @@ impl Zookeeper {
         std::fs::write(home.join("zoo.cfg"), configuration(&data, self.port)).unwrap();
         std::fs::write(home.join("log4j.properties"), LOG4J).unwrap();
         let log = std::fs::File::create(self.log_file()).unwrap();
-        let child = Command::new(which("java").unwrap())
+        let child = Command::new(find_program("java").unwrap())
             .args(["-Xmx128m", "-Xss256k", "-XX:+UseSerialGC"])
             .args(["-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"])
             .args([
@@ -133,9 +133,9 @@ impl Zookeeper {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut process = Running(child);
+        let mut process = ChildGuard(child);
         let mut ended = false;
-        eventually("ZooKeeper answers", || {
+        wait_until("ZooKeeper answers", || {
             ended = process.0.try_wait().unwrap().is_some();
             // `ruok` is answered before sessions are: `srvr` names a mode only when they are.
             ended
@@ -155,7 +155,7 @@ impl Zookeeper {
 
     /// Which ZooKeeper it is.
     #[must_use]
-    pub fn release(&self) -> Release {
+    pub fn release(&self) -> ZookeeperRelease {
         self.release
     }
 

@@ -1,15 +1,15 @@
 //! How results are counted under both contracts. The cases of the last one are those of Aurora's own tests
 //! (`test_health_checker.py`), the corners of its arithmetic, and what the blog's settings come to.
 
-use hostkit_tests::thermos::Contract::{self, Last, V0_15};
-use hostkit_tests::thermos::{Counters, HealthCheck, Http};
+use hostkit_tests::thermos::AuroraRelease::{self, Last, V0_15};
+use hostkit_tests::thermos::{HealthCheck, HealthCounters, HttpCheck};
 
 use super::{blog, seconds};
 
 /// What results lead to, a letter for each: starting (`.`), running (`r`), dead (`D`). Results are a letter each:
 /// success (`s`), failure (`f`). One more letter than results says that the next check was not made.
-fn trace(contract: Contract, check: &HealthCheck, results: &str) -> String {
-    let mut counters = Counters::new(contract, check);
+fn trace(contract: AuroraRelease, check: &HealthCheck, results: &str) -> String {
+    let mut counters = HealthCounters::new(contract, check);
     let mut seen = String::new();
     for result in results.chars() {
         assert!(counters.dead().is_none(), "dead after {seen}");
@@ -34,7 +34,7 @@ fn trace(contract: Contract, check: &HealthCheck, results: &str) -> String {
 
 /// Initial interval and interval in seconds, failures tolerated, successes needed.
 fn check(initial: u64, interval: u64, failures: u32, successes: u32) -> HealthCheck {
-    HealthCheck::http(Http::default())
+    HealthCheck::http(HttpCheck::default())
         .initial_interval(seconds(initial))
         .interval(seconds(interval))
         .max_consecutive_failures(failures)
@@ -42,7 +42,7 @@ fn check(initial: u64, interval: u64, failures: u32, successes: u32) -> HealthCh
 }
 
 #[track_caller]
-fn table(contract: Contract, rows: &[(HealthCheck, &str, &str)]) {
+fn table(contract: AuroraRelease, rows: &[(HealthCheck, &str, &str)]) {
     for (check, results, expected) in rows {
         let found = trace(contract, check, results);
         assert_eq!(&found, expected, "{contract:?}: {results} with {check:?}");
@@ -128,10 +128,10 @@ fn the_contract_of_0_15() {
 fn without_an_initial_interval_0_15_judges_by_one_check() {
     let check = check(0, 10, 5, 1);
     let sick = Err("sick".to_owned());
-    let mut counters = Counters::new(V0_15, &check);
+    let mut counters = HealthCounters::new(V0_15, &check);
     counters.count_at_once(&sick);
     assert_eq!(counters.dead(), Some("sick"));
-    let mut counters = Counters::new(V0_15, &check);
+    let mut counters = HealthCounters::new(V0_15, &check);
     counters.count_at_once(&Ok(()));
     counters.count(&sick);
     assert_eq!((counters.dead(), counters.failures()), (None, 1));

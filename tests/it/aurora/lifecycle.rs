@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hostkit_tests::free_port;
 use hostkit_tests::thermos::{
-    Contract, HealthCheck, Http, Lifecycle, Process, Runner, RunningTask, State, Task, TaskState,
-    Told,
+    AuroraRelease, HealthCheck, HttpCheck, HttpLifecycle, LifecycleMessage, ProcessState,
+    RunningTask, TaskRunner, TaskState, ThermosProcess, ThermosTask,
 };
 use tempfile::TempDir;
 
@@ -19,20 +19,20 @@ const SECOND: Duration = Duration::from_millis(250);
 /// A job that ends as soon as the file `quit` is there, or at SIGTERM.
 const QUITS: &str = "until [ -e quit ]; do sleep 0.01; done";
 
-fn start(task: Task) -> (RunningTask, TempDir) {
+fn start(task: ThermosTask) -> (RunningTask, TempDir) {
     let parent = TempDir::new().unwrap();
-    (Runner::start(task, parent.path()), parent)
+    (TaskRunner::start(task, parent.path()), parent)
 }
 
-fn task(port: u16) -> Task {
-    Task::new("t")
+fn task(port: u16) -> ThermosTask {
+    ThermosTask::new("t")
         .port_at("health", port)
-        .lifecycle(Lifecycle::default().waits(seconds(2), seconds(3)))
+        .lifecycle(HttpLifecycle::default().waits(seconds(2), seconds(3)))
         .second(SECOND)
 }
 
-fn told(endpoint: &str, handled: bool, looks: u32) -> Told {
-    Told {
+fn told(endpoint: &str, handled: bool, looks: u32) -> LifecycleMessage {
+    LifecycleMessage {
         endpoint: endpoint.to_owned(),
         handled,
         looks,
@@ -40,7 +40,7 @@ fn told(endpoint: &str, handled: bool, looks: u32) -> Told {
 }
 
 /// Stops it and says what it was told.
-fn stopped(task: &mut RunningTask) -> Vec<Told> {
+fn stopped(task: &mut RunningTask) -> Vec<LifecycleMessage> {
     task.stop();
     task.health().told
 }
@@ -49,9 +49,9 @@ fn stopped(task: &mut RunningTask) -> Vec<Told> {
 fn any_answer_is_waited_for_and_then_it_is_signalled() {
     for status in ["404 Not Found", "500 No"] {
         let server = Server::says(answer(status, "x"));
-        let task = task(server.port()).lifecycle(Lifecycle::default());
-        let (mut task, _parent) = start(task.process(Process::new("job", "exec sleep 600")));
-        task.wait_for("job", State::Running);
+        let task = task(server.port()).lifecycle(HttpLifecycle::default());
+        let (mut task, _parent) = start(task.process(ThermosProcess::new("job", "exec sleep 600")));
+        task.wait_for("job", ProcessState::Running);
         let seen = stopped(&mut task);
         // At once, and then once a second until the five are over.
         let expected = [
@@ -71,8 +71,9 @@ fn any_answer_is_waited_for_and_then_it_is_signalled() {
 fn who_does_not_answer_is_not_waited_for() {
     let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     for port in [free_port(), silent.local_addr().unwrap().port()] {
-        let (mut task, _parent) = start(task(port).process(Process::new("job", "exec sleep 600")));
-        task.wait_for("job", State::Running);
+        let (mut task, _parent) =
+            start(task(port).process(ThermosProcess::new("job", "exec sleep 600")));
+        task.wait_for("job", ProcessState::Running);
         let expected = [
             told("/quitquitquit", false, 0),
             told("/abortabortabort", false, 0),
@@ -91,8 +92,8 @@ fn one_stage_may_be_handled_and_the_other_not() {
         stream.write_all(answer("200 OK", "").as_bytes())
     });
     let (mut task, _parent) =
-        start(task(server.port()).process(Process::new("job", "exec sleep 600")));
-    task.wait_for("job", State::Running);
+        start(task(server.port()).process(ThermosProcess::new("job", "exec sleep 600")));
+    task.wait_for("job", ProcessState::Running);
     let expected = [
         told("/quitquitquit", false, 0),
         told("/abortabortabort", true, 4),
@@ -101,7 +102,7 @@ fn one_stage_may_be_handled_and_the_other_not() {
 }
 
 /// Stops a task whose two processes both look for `quit`, which the server of the port writes, or only one of them.
-fn quit(contract: Contract, both: bool) -> (Vec<Told>, Vec<String>, TaskState) {
+fn quit(contract: AuroraRelease, both: bool) -> (Vec<LifecycleMessage>, Vec<String>, TaskState) {
     let parent = TempDir::new().unwrap();
     let sandbox = parent.path().join("1700000000000-t-0/sandbox");
     let server = Server::start(move |line, stream| {
@@ -113,23 +114,23 @@ fn quit(contract: Contract, both: bool) -> (Vec<Told>, Vec<String>, TaskState) {
     let second = if both { QUITS } else { "exec sleep 600" };
     let task = task(server.port())
         .contract(contract)
-        .process(Process::new("server", QUITS))
-        .process(Process::new("checker", second));
-    let mut task = Runner::start(task, parent.path());
-    task.wait_for("checker", State::Running);
+        .process(ThermosProcess::new("server", QUITS))
+        .process(ThermosProcess::new("checker", second));
+    let mut task = TaskRunner::start(task, parent.path());
+    task.wait_for("checker", ProcessState::Running);
     let seen = stopped(&mut task);
     (seen, server.requests(), task.task_state())
 }
 
 #[test]
 fn a_task_that_has_ended_is_not_told_to_abort() {
-    let (seen, requests, state) = quit(Contract::Last, true);
+    let (seen, requests, state) = quit(AuroraRelease::Last, true);
     assert_eq!(requests, ["POST /quitquitquit"]);
     assert_eq!(seen.len(), 1);
     assert!(seen[0].handled && seen[0].looks < 4, "{seen:?}");
     assert_eq!(state, TaskState::Success, "it went by itself");
     // 0.15 does not look before the time is over.
-    let (seen, requests, state) = quit(Contract::V0_15, true);
+    let (seen, requests, state) = quit(AuroraRelease::V0_15, true);
     assert_eq!(requests, ["POST /quitquitquit"]);
     assert_eq!(seen, [told("/quitquitquit", true, 1)]);
     assert_eq!(state, TaskState::Success);
@@ -137,7 +138,10 @@ fn a_task_that_has_ended_is_not_told_to_abort() {
 
 #[test]
 fn one_process_that_stays_keeps_the_whole_task() {
-    for (contract, looks) in [(Contract::Last, [3, 4]), (Contract::V0_15, [1, 1])] {
+    for (contract, looks) in [
+        (AuroraRelease::Last, [3, 4]),
+        (AuroraRelease::V0_15, [1, 1]),
+    ] {
         let (seen, requests, state) = quit(contract, false);
         assert_eq!(requests, ["POST /quitquitquit", "POST /abortabortabort"]);
         let expected = [
@@ -151,11 +155,11 @@ fn one_process_that_stays_keeps_the_whole_task() {
 #[test]
 fn a_sick_task_is_told_too() {
     let server = Server::says(answer("200 OK", "sick"));
-    let check = HealthCheck::http(Http::default())
+    let check = HealthCheck::http(HttpCheck::default())
         .initial_interval(Duration::ZERO)
         .timeout(seconds(100));
     let task = task(server.port())
-        .process(Process::new("job", "exec sleep 600"))
+        .process(ThermosProcess::new("job", "exec sleep 600"))
         .health(check);
     let (task, _parent) = start(task);
     assert_eq!(task.finished(), TaskState::Failed);
@@ -174,19 +178,19 @@ fn a_sick_task_is_told_too() {
 fn only_a_task_with_the_port_is_told() {
     let server = Server::says(answer("200 OK", ""));
     let (mut other, _parent) = start(
-        Task::new("t")
+        ThermosTask::new("t")
             .port_at("http", server.port())
-            .process(Process::new("job", "exec sleep 600"))
-            .lifecycle(Lifecycle::default())
+            .process(ThermosProcess::new("job", "exec sleep 600"))
+            .lifecycle(HttpLifecycle::default())
             .second(SECOND),
     );
     assert_eq!(stopped(&mut other), []);
     let (mut named, _parent) = start(
-        Task::new("t")
+        ThermosTask::new("t")
             .port_at("admin", server.port())
-            .process(Process::new("job", "exec sleep 600"))
+            .process(ThermosProcess::new("job", "exec sleep 600"))
             .lifecycle(
-                Lifecycle::default()
+                HttpLifecycle::default()
                     .port("admin")
                     .waits(Duration::ZERO, Duration::ZERO),
             )

@@ -6,9 +6,10 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use hostkit_tests::thermos::{
-    Contract, HealthCheck, Http, Lifecycle, Process, Runner, Signaler, State, Task, TaskState,
+    AuroraRelease, HealthCheck, HttpCheck, HttpLifecycle, HttpSignaler, ProcessState, TaskRunner,
+    TaskState, ThermosProcess, ThermosTask,
 };
-use hostkit_tests::{Running, bin, eventually, free_port};
+use hostkit_tests::{ChildGuard, bin, free_port, wait_until};
 use tempfile::TempDir;
 
 use super::seconds;
@@ -41,14 +42,14 @@ fn blog(check: HealthCheck) -> HealthCheck {
 
 /// A consumer that is left alone as long as it consumes, and killed when it hangs, with this check. What the page shows
 /// has this in it.
-fn consumes_and_hangs(contract: Contract, name: &str, task: Task, shown: &str) {
+fn consumes_and_hangs(contract: AuroraRelease, name: &str, task: ThermosTask, shown: &str) {
     let parent = TempDir::new().unwrap();
     let task = task
-        .process(Process::new("consumer", CONSUMER))
+        .process(ThermosProcess::new("consumer", CONSUMER))
         .contract(contract)
         .second(SECOND);
-    let task = Runner::start(task, parent.path());
-    eventually("many checks", || task.health().counters.attempts() > 8);
+    let task = TaskRunner::start(task, parent.path());
+    wait_until("many checks", || task.health().counters.attempts() > 8);
     let health = task.health();
     assert_eq!(
         health.counters.failures(),
@@ -70,11 +71,11 @@ fn consumes_and_hangs(contract: Contract, name: &str, task: Task, shown: &str) {
 fn a_consumer_is_killed_when_only_others_write_to_its_log() {
     std::thread::scope(|scope| {
         for (contract, shown) in [
-            (Contract::V0_15, "returned non-zero exit status 2"),
-            (Contract::Last, "exit status 2 with output 'CRITICAL"),
+            (AuroraRelease::V0_15, "returned non-zero exit status 2"),
+            (AuroraRelease::Last, "exit status 2 with output 'CRITICAL"),
         ] {
             scope.spawn(move || {
-                let task = Task::new("shell").health(blog(HealthCheck::shell(&looks())));
+                let task = ThermosTask::new("shell").health(blog(HealthCheck::shell(&looks())));
                 consumes_and_hangs(contract, "shell", task, shown);
             });
             scope.spawn(move || {
@@ -82,9 +83,9 @@ fn a_consumer_is_killed_when_only_others_write_to_its_log() {
                     "exec {} --port={{{{thermos.ports[health]}}}} --sick-status=200",
                     looks()
                 );
-                let task = Task::new("resident")
-                    .process(Process::new("checker", &served))
-                    .health(blog(HealthCheck::http(Http::default())));
+                let task = ThermosTask::new("resident")
+                    .process(ThermosProcess::new("checker", &served))
+                    .health(blog(HealthCheck::http(HttpCheck::default())));
                 consumes_and_hangs(contract, "resident", task, "got \"stale\"");
             });
         }
@@ -95,22 +96,22 @@ fn a_consumer_is_killed_when_only_others_write_to_its_log() {
 fn a_resident_checker_goes_when_it_is_told_and_costs_one_wait() {
     let parent = TempDir::new().unwrap();
     let served = format!("exec {} --port={{{{thermos.ports[health]}}}}", looks());
-    let task = Task::new("quits")
-        .process(Process::new("checker", &served))
-        .process(Process::new("consumer", CONSUMER))
-        .lifecycle(Lifecycle::default())
+    let task = ThermosTask::new("quits")
+        .process(ThermosProcess::new("checker", &served))
+        .process(ThermosProcess::new("consumer", CONSUMER))
+        .lifecycle(HttpLifecycle::default())
         .second(Duration::from_millis(300));
-    let mut task = Runner::start(task, parent.path());
+    let mut task = TaskRunner::start(task, parent.path());
     let port = task.port("health");
-    eventually("it is healthy", || {
-        Signaler::new(port).check(&Http::default()).is_ok()
+    wait_until("it is healthy", || {
+        HttpSignaler::new(port).check(&HttpCheck::default()).is_ok()
     });
     task.stop();
     let told = task.health().told;
     let seen: Vec<_> = told.iter().map(|told| (told.handled, told.looks)).collect();
     // Nobody is there to be told to abort, which is moved on from at once.
     assert_eq!(seen, [(true, 6), (false, 0)], "{told:?}");
-    assert_eq!(task.state("checker"), State::Done);
+    assert_eq!(task.state("checker"), ProcessState::Done);
 }
 
 #[test]
@@ -130,10 +131,10 @@ fn the_words_of_a_resident_checker_fit_on_the_page() {
         .stderr(File::create(directory.path().join("log")).unwrap())
         .spawn()
         .unwrap();
-    let _process = Running(process);
-    let signaler = Signaler::new(port).timeout(seconds(10));
-    eventually("it listens", || signaler.query("GET", "/history").is_ok());
-    let verdict = || signaler.check(&Http::default());
+    let _process = ChildGuard(process);
+    let signaler = HttpSignaler::new(port).timeout(seconds(10));
+    wait_until("it listens", || signaler.query("GET", "/history").is_ok());
+    let verdict = || signaler.check(&HttpCheck::default());
     let got = |word: &str| {
         Err(format!(
             "Response differs from expected response (expected \"ok\", got \"{word}\")"

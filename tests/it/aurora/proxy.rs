@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use hostkit_tests::thermos::{Http, Signaler};
-use hostkit_tests::{Running, bin, eventually, free_port};
+use hostkit_tests::thermos::{HttpCheck, HttpSignaler};
+use hostkit_tests::{ChildGuard, bin, free_port, wait_until};
 use tempfile::TempDir;
 
 use super::server::{Server, answer, drip};
@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_millis(500);
 struct Checker {
     port: u16,
     sandbox: TempDir,
-    process: Running,
+    process: ChildGuard,
 }
 
 impl Checker {
@@ -41,21 +41,21 @@ impl Checker {
         let checker = Self {
             port,
             sandbox,
-            process: Running(process),
+            process: ChildGuard(process),
         };
-        eventually("the checker listens", || {
+        wait_until("the checker listens", || {
             TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
         checker
     }
 
-    fn signaler(&self) -> Signaler {
-        Signaler::new(self.port).timeout(Duration::from_secs(5))
+    fn signaler(&self) -> HttpSignaler {
+        HttpSignaler::new(self.port).timeout(Duration::from_secs(5))
     }
 
     /// The verdict, as Aurora's page shows it.
     fn verdict(&self) -> Result<(), String> {
-        self.signaler().check(&Http::default())
+        self.signaler().check(&HttpCheck::default())
     }
 
     fn log(&self) -> String {
@@ -81,7 +81,7 @@ fn healthy_is_ok_to_aurora_on_every_address_of_localhost() {
         let signaler = checker.signaler().host(host);
         let answer = signaler.query("GET", "/health").unwrap();
         assert_eq!((answer.code, answer.body.as_slice()), (200, &b"ok"[..]));
-        assert_eq!(signaler.check(&Http::default().code(200)), Ok(()));
+        assert_eq!(signaler.check(&HttpCheck::default().code(200)), Ok(()));
     }
     let asked = server.requests();
     assert!(
@@ -206,9 +206,9 @@ fn a_quit_is_answered_in_time_whatever_the_server_does_and_the_checker_goes_when
         });
         let mut checker = Checker::start(server.port(), &["--sick-status=200"]);
         // The signaler of the lifecycle has a second.
-        assert_eq!(Signaler::new(checker.port).post(path), Ok(()));
+        assert_eq!(HttpSignaler::new(checker.port).post(path), Ok(()));
         assert_eq!(checker.verdict(), got("quit"));
-        eventually("the server is told", || {
+        wait_until("the server is told", || {
             server.requests().contains(&format!("POST {path}"))
         });
         assert!(
@@ -216,7 +216,7 @@ fn a_quit_is_answered_in_time_whatever_the_server_does_and_the_checker_goes_when
             "the server is there"
         );
         drop(server);
-        eventually("the checker has gone", || {
+        wait_until("the checker has gone", || {
             checker.process.0.try_wait().unwrap().is_some()
         });
         assert!(checker.process.0.wait().unwrap().success());
@@ -231,8 +231,11 @@ fn siblings_are_told_to_drain() {
     );
     let notify = format!("--quit-notify=http://127.0.0.1:{}/drain", sibling.port());
     let checker = Checker::start(server.port(), &[&notify]);
-    assert_eq!(Signaler::new(checker.port).post("/quitquitquit"), Ok(()));
-    eventually("it is told", || sibling.requests() == ["POST /drain"]);
+    assert_eq!(
+        HttpSignaler::new(checker.port).post("/quitquitquit"),
+        Ok(())
+    );
+    wait_until("it is told", || sibling.requests() == ["POST /drain"]);
     assert!(
         Path::new("/proc")
             .join(checker.process.0.id().to_string())

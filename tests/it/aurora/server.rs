@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hostkit_tests::patience;
+use hostkit_tests::wait_limit;
 
 /// Listens on a free port of 127.0.0.1 until it is dropped.
 pub(super) struct Server {
@@ -43,7 +43,7 @@ impl Server {
                 let (seen, answer, mut stream) = (seen.clone(), answer.clone(), stream.unwrap());
                 std::thread::spawn(move || {
                     stream.set_nodelay(true).unwrap();
-                    stream.set_read_timeout(Some(patience())).unwrap();
+                    stream.set_read_timeout(Some(wait_limit())).unwrap();
                     let head = head(&stream);
                     let line = head.lines().next().unwrap_or_default().to_owned();
                     seen.lock().unwrap().push(head);

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use hostkit_tests::eventually;
 use hostkit_tests::thermos::{
-    Contract, HealthCheck, Http, Process, Runner, RunningTask, State, Task, TaskState,
+    AuroraRelease, HealthCheck, HttpCheck, ProcessState, RunningTask, TaskRunner, TaskState,
+    ThermosProcess, ThermosTask,
 };
+use hostkit_tests::wait_until;
 use tempfile::TempDir;
 
 use super::server::{Server, answer};
@@ -17,14 +18,14 @@ use super::{SECOND, seconds};
 /// Where tasks run; each has a name of its own.
 static PARENT: LazyLock<TempDir> = LazyLock::new(|| TempDir::new().unwrap());
 
-fn idle(name: &str) -> Task {
-    Task::new(name)
-        .process(Process::new("job", "exec sleep 600"))
+fn idle(name: &str) -> ThermosTask {
+    ThermosTask::new(name)
+        .process(ThermosProcess::new("job", "exec sleep 600"))
         .second(SECOND)
 }
 
-fn start(task: Task) -> RunningTask {
-    Runner::start(task, PARENT.path())
+fn start(task: ThermosTask) -> RunningTask {
+    TaskRunner::start(task, PARENT.path())
 }
 
 /// A check that shows nothing but its first result.
@@ -36,7 +37,7 @@ fn first(cmdline: &str) -> HealthCheck {
 }
 
 /// Why a task with this check ends.
-fn killed(name: &str, contract: Contract, check: HealthCheck) -> String {
+fn killed(name: &str, contract: AuroraRelease, check: HealthCheck) -> String {
     let task = start(idle(name).contract(contract).health(check));
     assert_eq!(task.finished(), TaskState::Failed);
     task.health().counters.dead().unwrap().to_owned()
@@ -44,23 +45,23 @@ fn killed(name: &str, contract: Contract, check: HealthCheck) -> String {
 
 #[test]
 fn a_shell_check_is_its_exit_status() {
-    for contract in [Contract::V0_15, Contract::Last] {
+    for contract in [AuroraRelease::V0_15, AuroraRelease::Last] {
         let name = format!("passes-{contract:?}");
         let check = first("echo noise; echo more >&2; true");
         let task = start(idle(&name).contract(contract).health(check));
-        eventually("it is checked", || task.health().counters.attempts() > 2);
+        wait_until("it is checked", || task.health().counters.attempts() > 2);
         assert_eq!(task.health().reasons, [""; 0]);
     }
     let sick = "echo oops; echo help >&2; exit 3";
     assert_eq!(
-        killed("old-exit", Contract::V0_15, first(sick)),
+        killed("old-exit", AuroraRelease::V0_15, first(sick)),
         format!("Command '{sick}' returned non-zero exit status 3")
     );
     assert_eq!(
-        killed("exit", Contract::Last, first(sick)),
+        killed("exit", AuroraRelease::Last, first(sick)),
         format!("Command '{sick}' returned non-zero exit status 3 with output 'oops\nhelp\n'")
     );
-    let signal = killed("signal", Contract::Last, first("kill -9 $$"));
+    let signal = killed("signal", AuroraRelease::Last, first("kill -9 $$"));
     assert!(signal.contains("exit status -9 with output ''"), "{signal}");
 }
 
@@ -69,13 +70,13 @@ fn the_shell_is_sh_and_then_bash() {
     // dash does not know arrays; where sh is bash too there is nothing to see.
     let only_bash = || first("a=(1 2); test ${a[1]} = 2");
     let task = start(idle("bash").health(only_bash()));
-    eventually("it is checked", || task.health().counters.attempts() > 1);
+    wait_until("it is checked", || task.health().counters.attempts() > 1);
     assert_eq!(task.task_state(), TaskState::Active);
     let name = |shell| killed(&format!("name-{shell:?}"), shell, first("echo $0; exit 1"));
-    assert!(name(Contract::Last).ends_with("with output '/bin/bash\n'"));
+    assert!(name(AuroraRelease::Last).ends_with("with output '/bin/bash\n'"));
     let sh = std::fs::canonicalize("/bin/sh").unwrap();
     if !sh.ends_with("bash") {
-        let _ = killed("dash", Contract::V0_15, only_bash());
+        let _ = killed("dash", AuroraRelease::V0_15, only_bash());
     }
 }
 
@@ -83,11 +84,11 @@ fn the_shell_is_sh_and_then_bash() {
 fn a_shell_check_is_killed_at_its_timeout() {
     let check = || first("exec sleep 600").timeout(seconds(2));
     assert_eq!(
-        killed("slow", Contract::Last, check()),
+        killed("slow", AuroraRelease::Last, check()),
         "Health check timed out."
     );
     assert_eq!(
-        killed("old-slow", Contract::V0_15, check()),
+        killed("old-slow", AuroraRelease::V0_15, check()),
         format!(
             "Internal health check error: Command 'exec sleep 600' timed out after {} seconds",
             (2 * SECOND).as_secs_f64()
@@ -97,14 +98,14 @@ fn a_shell_check_is_killed_at_its_timeout() {
 
 #[test]
 fn a_shell_check_runs_as_the_executor_and_not_as_the_task() {
-    let task = Task::new("where")
+    let task = ThermosTask::new("where")
         .port("health")
         .env("ONLY_OF_THE_TASK", "1")
-        .process(Process::new(
+        .process(ThermosProcess::new(
             "setup",
             "echo 'export STAGE=prod' > .thermos_profile",
         ))
-        .process(Process::new("job", "echo up >&2; exec sleep 600"))
+        .process(ThermosProcess::new("job", "echo up >&2; exec sleep 600"))
         .constraint("setup < job")
         .second(SECOND)
         .health(
@@ -115,9 +116,9 @@ fn a_shell_check_runs_as_the_executor_and_not_as_the_task() {
                 .max_consecutive_failures(1000),
         );
     let task = start(task);
-    task.wait_for("job", State::Running);
+    task.wait_for("job", ProcessState::Running);
     let seen = task.health().reasons.len();
-    eventually("a check after that", || {
+    wait_until("a check after that", || {
         task.health().reasons.len() > seen + 1
     });
     let said = task.health().reasons.pop().unwrap();
@@ -138,14 +139,14 @@ fn a_shell_check_runs_as_the_executor_and_not_as_the_task() {
 #[test]
 fn a_shell_wins_over_http_and_http_without_a_port_is_always_healthy() {
     let server = Server::says(answer("200 OK", "ok"));
-    let both = HealthCheck::http(Http::default())
+    let both = HealthCheck::http(HttpCheck::default())
         .and_shell("exit 1")
         .initial_interval(Duration::ZERO);
     let task = idle("both").port_at("health", server.port()).health(both);
     assert_eq!(start(task).finished(), TaskState::Failed);
     assert_eq!(server.requests(), [""; 0]);
 
-    let nobody = HealthCheck::http(Http::default()).initial_interval(Duration::ZERO);
+    let nobody = HealthCheck::http(HttpCheck::default()).initial_interval(Duration::ZERO);
     let asked = idle("refused")
         .port("health")
         .health(nobody.clone().interval(seconds(1)));
@@ -175,9 +176,9 @@ fn switch() -> (Server, Arc<AtomicBool>) {
 
 #[test]
 fn a_task_is_killed_when_failures_exceed_what_is_tolerated() {
-    for contract in [Contract::V0_15, Contract::Last] {
+    for contract in [AuroraRelease::V0_15, AuroraRelease::Last] {
         let (server, well) = switch();
-        let check = HealthCheck::http(Http::default())
+        let check = HealthCheck::http(HttpCheck::default())
             .initial_interval(seconds(1))
             .interval(seconds(1))
             .timeout(seconds(500))
@@ -187,7 +188,7 @@ fn a_task_is_killed_when_failures_exceed_what_is_tolerated() {
             .port_at("health", server.port())
             .health(check);
         let task = start(task);
-        eventually("it is running", || task.health().counters.attempts() > 1);
+        wait_until("it is running", || task.health().counters.attempts() > 1);
         assert!(task.health().counters.running());
         well.store(false, Ordering::Relaxed);
         assert_eq!(task.finished(), TaskState::Failed);
@@ -196,18 +197,18 @@ fn a_task_is_killed_when_failures_exceed_what_is_tolerated() {
         assert_eq!(health.counters.failures(), 6);
         let shown = "Response differs from expected response (expected \"ok\", got \"sick\")";
         assert_eq!(health.counters.dead(), Some(shown));
-        assert_eq!(task.state("job"), State::Failed, "it was stopped");
+        assert_eq!(task.state("job"), ProcessState::Failed, "it was stopped");
     }
 }
 
 #[test]
 fn only_0_15_sleeps_before_it_asks() {
     let long = || {
-        HealthCheck::http(Http::default())
+        HealthCheck::http(HttpCheck::default())
             .initial_interval(seconds(100_000))
             .interval(seconds(1))
     };
-    let servers = [Contract::V0_15, Contract::Last].map(|contract| {
+    let servers = [AuroraRelease::V0_15, AuroraRelease::Last].map(|contract| {
         let server = Server::says(answer("200 OK", "sick"));
         let task = idle(&format!("sleeps-{contract:?}"))
             .contract(contract)
@@ -216,7 +217,7 @@ fn only_0_15_sleeps_before_it_asks() {
         (start(task), server)
     });
     let [(old, _), (last, _)] = &servers;
-    eventually("the last one asks on", || {
+    wait_until("the last one asks on", || {
         last.health().counters.attempts() > 10
     });
     assert_eq!(
@@ -237,9 +238,9 @@ fn only_0_15_sleeps_before_it_asks() {
 
 #[test]
 fn a_snooze_file_counts_as_success() {
-    for contract in [Contract::V0_15, Contract::Last] {
+    for contract in [AuroraRelease::V0_15, AuroraRelease::Last] {
         let (server, well) = switch();
-        let check = HealthCheck::http(Http::default())
+        let check = HealthCheck::http(HttpCheck::default())
             .initial_interval(seconds(1))
             .interval(seconds(2))
             .timeout(seconds(500))
@@ -252,10 +253,10 @@ fn a_snooze_file_counts_as_success() {
         let file = task.sandbox().join(".healthchecksnooze");
         std::fs::write(&file, "").unwrap();
         well.store(false, Ordering::Relaxed);
-        eventually("it snoozes", || task.health().snoozed > 0);
+        wait_until("it snoozes", || task.health().snoozed > 0);
         let asked = server.requests().len();
         let snoozed = task.health().snoozed;
-        eventually("and goes on so", || task.health().snoozed > snoozed + 8);
+        wait_until("and goes on so", || task.health().snoozed > snoozed + 8);
         assert_eq!(server.requests().len(), asked, "nobody is asked");
         assert_eq!(task.health().counters.failures(), 0);
         std::fs::remove_file(&file).unwrap();

@@ -5,15 +5,17 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use hostkit_tests::free_port;
-use hostkit_tests::thermos::{Http, Signaler};
+use hostkit_tests::thermos::{HttpCheck, HttpSignaler};
 
 use super::server::{Server, answer, drip};
 
 /// Long beside a pause, short beside a test.
 const TIMEOUT: Duration = Duration::from_millis(400);
 
-fn checked(server: &Server, http: &Http) -> Result<(), String> {
-    Signaler::new(server.port()).timeout(TIMEOUT).check(http)
+fn checked(server: &Server, http: &HttpCheck) -> Result<(), String> {
+    HttpSignaler::new(server.port())
+        .timeout(TIMEOUT)
+        .check(http)
 }
 
 /// What the page shows for an answer to a check with the defaults.
@@ -47,7 +49,7 @@ fn what_passes_by_default() {
         "ok\n".to_owned(),
     ] {
         let server = Server::says(said.clone());
-        assert_eq!(checked(&server, &Http::default()), Ok(()), "{said:?}");
+        assert_eq!(checked(&server, &HttpCheck::default()), Ok(()), "{said:?}");
     }
 }
 
@@ -74,7 +76,7 @@ fn what_fails_by_default_and_what_the_page_shows() {
         ("not http\n".to_owned(), differs("not http")),
     ] {
         let server = Server::says(said.clone());
-        let found = checked(&server, &Http::default());
+        let found = checked(&server, &HttpCheck::default());
         assert_eq!(found, Err(shown), "{said:?}");
     }
 }
@@ -105,13 +107,17 @@ fn answers_that_httplib_refuses() {
     ] {
         let server = Server::says(said.clone());
         let shown = lost(server.port(), &format!("Error within {exception}"));
-        assert_eq!(checked(&server, &Http::default()), Err(shown), "{said:?}");
+        assert_eq!(
+            checked(&server, &HttpCheck::default()),
+            Err(shown),
+            "{said:?}"
+        );
     }
 }
 
 #[test]
 fn expectations_are_configured() {
-    let http = Http::default;
+    let http = HttpCheck::default;
     let code = |expected, got| {
         Err(format!(
             "Response code differs from expected response (expected {expected}, got {got})"
@@ -154,8 +160,8 @@ fn expectations_are_configured() {
 #[test]
 fn a_request_is_what_urllib_sends_on_a_connection_of_its_own() {
     let server = Server::says(answer("200 OK", "ok"));
-    let signaler = Signaler::new(server.port());
-    signaler.check(&Http::default()).unwrap();
+    let signaler = HttpSignaler::new(server.port());
+    signaler.check(&HttpCheck::default()).unwrap();
     signaler.post("/quitquitquit").unwrap();
     let (host, rest) = (
         format!("Host: localhost:{}", server.port()),
@@ -196,7 +202,7 @@ fn redirects_are_followed() {
         let answer = format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n");
         stream.write_all(answer.as_bytes())
     });
-    let get = |path: &str| checked(&server, &Http::default().endpoint(path));
+    let get = |path: &str| checked(&server, &HttpCheck::default().endpoint(path));
     for path in [
         "/absolute",
         "/root",
@@ -220,7 +226,7 @@ fn redirects_are_followed() {
         "four times to one place"
     );
 
-    let signaler = Signaler::new(server.port());
+    let signaler = HttpSignaler::new(server.port());
     let posted = |path: &str| {
         let before = server.requests().len();
         signaler.query("POST", path).unwrap();
@@ -235,7 +241,7 @@ fn the_timeout_is_for_each_operation_and_not_for_their_sum() {
     let slow =
         Server::start(|_, stream| drip(stream, answer("200 OK", "ok").as_bytes(), TIMEOUT / 16));
     let before = std::time::Instant::now();
-    assert_eq!(checked(&slow, &Http::default()), Ok(()));
+    assert_eq!(checked(&slow, &HttpCheck::default()), Ok(()));
     assert!(before.elapsed() > 2 * TIMEOUT, "it was to take long");
 
     let part = |bytes: &'static str| {
@@ -252,13 +258,17 @@ fn the_timeout_is_for_each_operation_and_not_for_their_sum() {
     ] {
         let server = part(stuck);
         let shown = lost(server.port(), "Error within timeout");
-        assert_eq!(checked(&server, &Http::default()), Err(shown), "{stuck:?}");
+        assert_eq!(
+            checked(&server, &HttpCheck::default()),
+            Err(shown),
+            "{stuck:?}"
+        );
     }
     // What is not 2xx is not read, and so not waited for.
     let sick = part("HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n");
-    assert_eq!(checked(&sick, &Http::default()), Err(differs("")));
+    assert_eq!(checked(&sick, &HttpCheck::default()), Err(differs("")));
     assert_eq!(
-        Signaler::new(sick.port())
+        HttpSignaler::new(sick.port())
             .timeout(TIMEOUT)
             .post("/quitquitquit"),
         Ok(())
@@ -268,17 +278,20 @@ fn the_timeout_is_for_each_operation_and_not_for_their_sum() {
 #[test]
 fn nobody_there() {
     let port = free_port();
-    let signaler = Signaler::new(port).timeout(TIMEOUT);
+    let signaler = HttpSignaler::new(port).timeout(TIMEOUT);
     let refused = "<urlopen error [Errno 111] Connection refused>";
-    assert_eq!(signaler.check(&Http::default()), Err(lost(port, refused)));
+    assert_eq!(
+        signaler.check(&HttpCheck::default()),
+        Err(lost(port, refused))
+    );
     assert!(signaler.post("/quitquitquit").is_err());
 
     // The kernel accepts, and nobody ever reads.
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let signaler = Signaler::new(port).timeout(TIMEOUT);
+    let signaler = HttpSignaler::new(port).timeout(TIMEOUT);
     let shown = lost(port, "Error within timeout");
-    assert_eq!(signaler.check(&Http::default()), Err(shown));
+    assert_eq!(signaler.check(&HttpCheck::default()), Err(shown));
     assert!(signaler.post("/quitquitquit").is_err());
 
     let reset = Server::start(|_, stream| {
@@ -289,7 +302,7 @@ fn nobody_there() {
         reset.port(),
         "Unexpected error: [Errno 104] Connection reset by peer",
     );
-    assert_eq!(checked(&reset, &Http::default()), Err(shown));
+    assert_eq!(checked(&reset, &HttpCheck::default()), Err(shown));
 }
 
 #[test]
@@ -304,7 +317,7 @@ fn any_answer_counts_for_the_lifecycle() {
     ] {
         let server = Server::says(answer(status, "anything"));
         assert_eq!(
-            Signaler::new(server.port()).post("/quitquitquit"),
+            HttpSignaler::new(server.port()).post("/quitquitquit"),
             Ok(()),
             "{status}"
         );

@@ -9,9 +9,12 @@ use std::time::Duration;
 use hostkit_tests::eightball::build_zipapp;
 use hostkit_tests::host::CpuLimit;
 use hostkit_tests::thermos::{
-    Contract, Health, Lifecycle, Process, Runner, RunningTask, State, Task, TaskState, Told,
+    AuroraRelease, HttpLifecycle, LifecycleMessage, ProcessState, RunningTask, TaskHealth,
+    TaskRunner, TaskState, ThermosProcess, ThermosTask,
 };
-use hostkit_tests::{bin, eventually, long, or_skip, patience, which, within, workspace};
+use hostkit_tests::{
+    bin, find_program, is_long_run, or_skip, wait_limit, wait_until, wait_within, workspace,
+};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,54 +23,54 @@ use tempfile::TempDir;
 use super::server::{Server, answer};
 use super::{blog, seconds};
 
-const BOTH: [Contract; 2] = [Contract::V0_15, Contract::Last];
+const BOTH: [AuroraRelease; 2] = [AuroraRelease::V0_15, AuroraRelease::Last];
 
 /// How many checks show that a task is left alone: several times what kills it.
 fn many() -> u32 {
-    if long() { 60 } else { 12 }
+    if is_long_run() { 60 } else { 12 }
 }
 
 /// A task with the blog's command line of the checker, in which only the deadline is scaled.
-fn checked(name: &str, second: Duration) -> Task {
+fn checked(name: &str, second: Duration) -> ThermosTask {
     patient(name, second, second * 9 / 2)
 }
 
 /// The same with another deadline.
-fn patient(name: &str, second: Duration, deadline: Duration) -> Task {
+fn patient(name: &str, second: Duration, deadline: Duration) -> ThermosTask {
     let deadline = deadline.as_millis();
     let cmdline = format!(
         "exec {} --port={{{{thermos.ports[health]}}}} --url=\"/private/stats/\" \
          --test_port={{{{thermos.ports[private]}}}} --timeout={deadline}ms --sick-status=200",
         bin("proxy-healthcheck").display()
     );
-    Task::new(name)
-        .process(Process::new("checker", &cmdline))
+    ThermosTask::new(name)
+        .process(ThermosProcess::new("checker", &cmdline))
         .health(blog())
-        .lifecycle(Lifecycle::default())
+        .lifecycle(HttpLifecycle::default())
         .second(second)
 }
 
 /// The blog's eight-ball, which knows nothing of Aurora's endpoints.
-fn eightball(task: Task, directory: &Path) -> Option<Task> {
+fn eightball(task: ThermosTask, directory: &Path) -> Option<ThermosTask> {
     let program = directory.join("eightball.pex");
     or_skip("python3", build_zipapp(&program))?;
     let cmdline = format!(
         "exec {} --port={{{{thermos.ports[private]}}}}",
         program.display()
     );
-    Some(task.process(Process::new("eightball", &cmdline)))
+    Some(task.process(ThermosProcess::new("eightball", &cmdline)))
 }
 
 /// A server that ends when it is told to.
-fn quitter(task: Task) -> Option<Task> {
-    let python = or_skip("python3", which("python3"))?;
+fn quitter(task: ThermosTask) -> Option<ThermosTask> {
+    let python = or_skip("python3", find_program("python3"))?;
     let program = workspace().join("tests/fixtures/quitter.py");
     let cmdline = format!(
         "exec {} {} {{{{thermos.ports[private]}}}}",
         python.display(),
         program.display()
     );
-    Some(task.process(Process::new("server", &cmdline)))
+    Some(task.process(ThermosProcess::new("server", &cmdline)))
 }
 
 /// Waits for two successes in a row. What failed before does not matter: where a host is busy, several checks are late
@@ -78,7 +81,11 @@ fn healthy(task: &RunningTask) {
         counters.running() && counters.successes() >= 2
     };
     // In real time the first attempts alone take longer than a test is patient.
-    assert!(within(3 * patience(), is_healthy), "{:?}", task.health());
+    assert!(
+        wait_within(3 * wait_limit(), is_healthy),
+        "{:?}",
+        task.health()
+    );
 }
 
 /// Sends a signal to a process, unless it has ended.
@@ -97,12 +104,12 @@ fn a_dead_server_is_killed_at_the_sixth_failure_in_a_row() {
         let Some(task) = eightball(task, parent.path()) else {
             return;
         };
-        let mut task = Runner::start(task, parent.path());
+        let mut task = TaskRunner::start(task, parent.path());
         healthy(&task);
         let before = task.health().reasons.len();
         // It is there, and never answers again: the worst way of being dead.
         signal(&task, "eightball", Signal::SIGSTOP);
-        eventually("it is sick", || task.health().counters.dead().is_some());
+        wait_until("it is sick", || task.health().counters.dead().is_some());
         let health = task.health();
         let shown = "Response differs from expected response (expected \"ok\", got \"timeout\")";
         assert_eq!(health.counters.dead(), Some(shown), "{contract:?}");
@@ -118,12 +125,12 @@ fn a_dead_server_is_killed_at_the_sixth_failure_in_a_row() {
 
 #[test]
 fn a_server_that_never_listens_is_killed_when_the_forgiven_attempts_are_over() {
-    for (contract, failures) in [(Contract::V0_15, 6), (Contract::Last, 9)] {
+    for (contract, failures) in [(AuroraRelease::V0_15, 6), (AuroraRelease::Last, 9)] {
         let parent = TempDir::new().unwrap();
         let task = checked("absent", Duration::from_millis(60))
             .contract(contract)
-            .process(Process::new("eightball", "exec sleep 600"));
-        let task = Runner::start(task, parent.path());
+            .process(ThermosProcess::new("eightball", "exec sleep 600"));
+        let task = TaskRunner::start(task, parent.path());
         assert_eq!(task.finished(), TaskState::Failed);
         let health = task.health();
         assert_eq!(health.reasons.len(), failures, "{contract:?}");
@@ -140,7 +147,7 @@ fn quit_ends_a_task_before_it_is_told_to_abort() {
         let task = checked("quits", Duration::from_millis(500)).contract(contract);
         let task = task.health(soon);
         let Some(task) = quitter(task) else { return };
-        let mut task = Runner::start(task, parent.path());
+        let mut task = TaskRunner::start(task, parent.path());
         healthy(&task);
         task.stop();
         let told = task.health().told;
@@ -150,7 +157,11 @@ fn quit_ends_a_task_before_it_is_told_to_abort() {
             ("/quitquitquit", true)
         );
         // The last contract looks every second and stops when the task has ended; 0.15 looks once, after five.
-        let enough = if contract == Contract::Last { 4 } else { 1 };
+        let enough = if contract == AuroraRelease::Last {
+            4
+        } else {
+            1
+        };
         assert!(told[0].looks <= enough, "{told:?}");
         assert_eq!(
             task.task_state(),
@@ -159,7 +170,7 @@ fn quit_ends_a_task_before_it_is_told_to_abort() {
         );
         assert_eq!(
             (task.state("server"), task.state("checker")),
-            (State::Done, State::Done)
+            (ProcessState::Done, ProcessState::Done)
         );
     }
 }
@@ -171,10 +182,10 @@ fn a_server_that_cannot_quit_costs_both_waits_and_the_checker_stays_with_it() {
     let Some(task) = eightball(task, parent.path()) else {
         return;
     };
-    let mut task = Runner::start(task, parent.path());
+    let mut task = TaskRunner::start(task, parent.path());
     healthy(&task);
     task.stop();
-    let told = |endpoint: &str| Told {
+    let told = |endpoint: &str| LifecycleMessage {
         endpoint: endpoint.to_owned(),
         handled: true,
         looks: 6,
@@ -187,7 +198,7 @@ fn a_server_that_cannot_quit_costs_both_waits_and_the_checker_stays_with_it() {
     let states = (task.state("eightball"), task.state("checker"));
     assert_eq!(
         states,
-        (State::Done, State::Done),
+        (ProcessState::Done, ProcessState::Done),
         "SIGTERM is exit 0 for both"
     );
 }
@@ -213,14 +224,14 @@ fn flapping_kills_only_what_fails_six_times_in_a_row() {
             .health(blog().timeout(seconds(200)))
             .contract(contract)
             .port_at("private", server.port());
-        let task = Runner::start(task, parent.path());
-        eventually("many checks", || {
+        let task = TaskRunner::start(task, parent.path());
+        wait_until("many checks", || {
             task.health().counters.attempts() > 3 * 6 + 3
         });
         assert_eq!(task.health().counters.dead(), None);
         assert_eq!(task.task_state(), TaskState::Active);
         flaps.store(false, Ordering::Relaxed);
-        eventually("it is sick", || task.health().counters.dead().is_some());
+        wait_until("it is sick", || task.health().counters.dead().is_some());
         assert_eq!(task.health().counters.failures(), 6);
     }
 }
@@ -239,8 +250,8 @@ fn a_throttled_server_that_stalls_is_left_alone_and_killed_when_it_is_dead() {
 
 /// The rule is one of real seconds. Time is compressed first, which only makes it harder to keep: a check takes as long
 /// as it does. Where a busy host makes checks too slow for that, real time decides.
-fn stalls(contract: Contract) {
-    let seconds: &[u64] = if long() { &[1000] } else { &[100, 1000] };
+fn stalls(contract: AuroraRelease) {
+    let seconds: &[u64] = if is_long_run() { &[1000] } else { &[100, 1000] };
     let failed: Vec<_> = seconds
         .iter()
         .map_while(|millis| survives_stalls(contract, Duration::from_millis(*millis)).err())
@@ -250,14 +261,14 @@ fn stalls(contract: Contract) {
 
 /// Whether a task of which the server stalls for 4 of 8 seconds goes on, and is killed when the server no longer
 /// answers at all. The error is what the checks of a task saw that was killed before.
-fn survives_stalls(contract: Contract, second: Duration) -> Result<(), Health> {
+fn survives_stalls(contract: AuroraRelease, second: Duration) -> Result<(), TaskHealth> {
     let limit = CpuLimit::percent(5).unwrap();
     let parent = TempDir::new().unwrap();
     let task = checked("stalls", second).contract(contract);
     let Some(task) = eightball(task, parent.path()) else {
         return Ok(());
     };
-    let task = Runner::start(task, parent.path());
+    let task = TaskRunner::start(task, parent.path());
     healthy(&task);
     // What Mesos limits is the task: the checker too.
     for process in ["eightball", "checker"] {
@@ -278,7 +289,7 @@ fn survives_stalls(contract: Contract, second: Duration) -> Result<(), Health> {
                 std::thread::sleep(second * 4);
             }
         });
-        let decided = within(patience() + many() * 12 * second, is_decided);
+        let decided = wait_within(wait_limit() + many() * 12 * second, is_decided);
         over.store(true, Ordering::Relaxed);
         decided
     });
@@ -291,7 +302,7 @@ fn survives_stalls(contract: Contract, second: Duration) -> Result<(), Health> {
     let is_dead = || task.health().counters.dead().is_some();
     // In real time that takes longer than a test is patient.
     assert!(
-        within(patience() + many() * second, is_dead),
+        wait_within(wait_limit() + many() * second, is_dead),
         "{:?}",
         task.health()
     );

@@ -6,11 +6,11 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use hostkit_tests::acl::{self, Acl};
-use hostkit_tests::authproxy::{Authproxy, ask, exchange};
-use hostkit_tests::backend::Backend;
-use hostkit_tests::backend::reading::Personality;
-use hostkit_tests::{Outcome, Running, bin, eventually, free_port, patience};
+use hostkit_tests::authproxy::{AuthproxyProcess, exchange_bytes, send_request};
+use hostkit_tests::permissions::{self, PermissionsServer};
+use hostkit_tests::upstream::RecordingUpstream;
+use hostkit_tests::upstream::parser::ParserProfile;
+use hostkit_tests::{ChildGuard, CommandOutcome, bin, free_port, wait_limit, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ const KEY: &str = "some-key";
 /// A file of keys in a directory: one key, with the right `all`.
 fn keys(directory: &Path) -> String {
     let path = directory.join("keys.yaml");
-    acl::write_file(&path, &[(KEY, &["all"])]);
+    permissions::write_acl_file(&path, &[(KEY, &["all"])]);
     format!("--acl-file={}", path.display())
 }
 
@@ -34,13 +34,13 @@ fn requests(log: &str) -> Vec<Value> {
 #[test]
 fn every_request_is_a_line_that_says_who_what_and_how() {
     let scratch = tempfile::tempdir().unwrap();
-    let backend = Backend::start(Personality::ALL[0]);
+    let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let args = [
         &*keys(scratch.path()),
         "--logstash_format=True",
         "--logstash-tags=a,b",
     ];
-    let proxy = Authproxy::before(backend.port(), &args);
+    let proxy = AuthproxyProcess::before(backend.port(), &args);
     let chain = "X-Forwarded-For: 192.0.2.7, 10.0.0.1";
     let id = "X-Request-Id: from-the-balancer";
     let answer = proxy.get("/a?x=1&apikey=some-key", &[chain, id]);
@@ -53,7 +53,7 @@ fn every_request_is_a_line_that_says_who_what_and_how() {
     assert_eq!(proxy.get("/b", &[]).status, 401);
     assert_eq!(proxy.get_with_key("/c", "made-up").status, 403);
     let mut lines = Vec::new();
-    eventually("three lines", || {
+    wait_until("three lines", || {
         lines = requests(&proxy.log());
         lines.len() == 3
     });
@@ -81,14 +81,17 @@ fn every_request_is_a_line_that_says_who_what_and_how() {
         (&"no_key".into(), &401.into())
     );
     assert_eq!(lines[2]["refusal"], "unknown_key");
-    assert_eq!(lines[2]["key_sha256"], acl::hash("made-up")[..8]);
+    assert_eq!(
+        lines[2]["key_sha256"],
+        permissions::hash_key("made-up")[..8]
+    );
     assert!(!proxy.log().contains("made-up"), "{}", proxy.log());
 }
 
 #[test]
 fn the_last_lines_are_written_before_the_end() {
     let scratch = tempfile::tempdir().unwrap();
-    let backend = Backend::start(Personality::ALL[0]);
+    let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let log = scratch.path().join("log");
     let port = free_port();
     let child = Command::new(bin("authproxy"))
@@ -98,12 +101,12 @@ fn the_last_lines_are_written_before_the_end() {
         .stderr(std::fs::File::create(&log).unwrap())
         .spawn()
         .unwrap();
-    let mut process = Running(child);
-    eventually("it listens", || {
+    let mut process = ChildGuard(child);
+    wait_until("it listens", || {
         TcpStream::connect(("127.0.0.1", port)).is_ok()
     });
-    assert_eq!(ask(port, "GET", "/last", &[]).status, 401);
-    hostkit_tests::haproxy::send(process.0.id().try_into().unwrap(), Signal::SIGTERM);
+    assert_eq!(send_request(port, "GET", "/last", &[]).status, 401);
+    hostkit_tests::haproxy::send_signal(process.0.id().try_into().unwrap(), Signal::SIGTERM);
     let ended = process.0.wait().unwrap();
     let log = std::fs::read_to_string(&log).unwrap();
     assert!(
@@ -127,16 +130,16 @@ fn nobody_has_to_read_the_log() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let _process = Running(child);
-    eventually("it listens", || {
+    let _process = ChildGuard(child);
+    wait_until("it listens", || {
         TcpStream::connect(("127.0.0.1", port)).is_ok()
     });
     // Lines of 4 KiB: a pipe holds 64 KiB, the log 256 KiB.
     let request = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(4000));
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(patience())).unwrap();
+    stream.set_read_timeout(Some(wait_limit())).unwrap();
     let dropped = || {
-        let page = ask(admin, "GET", "/metrics", &[]).body;
+        let page = send_request(admin, "GET", "/metrics", &[]).body;
         let name = "authproxy_access_lines_dropped_total ";
         let line = page.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap().parse::<u64>().unwrap()
@@ -162,19 +165,19 @@ fn there_need_not_be_a_log() {
         "--access-log=off",
         &*keys(scratch.path()),
     ];
-    let proxy = Authproxy::start(&args);
+    let proxy = AuthproxyProcess::start(&args);
     assert_eq!(proxy.get_with_key("/", KEY).status, 502);
     proxy.signal(Signal::SIGHUP);
-    proxy.says("the new configuration is in force");
+    proxy.logs("the new configuration is in force");
     assert!(!proxy.log().contains("authproxy.access"), "{}", proxy.log());
 }
 
 #[test]
 fn status_and_metrics_tell_what_is_going_on() {
-    let backend = Backend::start(Personality::ALL[0]);
-    let acl = Acl::start();
-    acl.know_all([KEY]);
-    let proxy = Authproxy::before(backend.port(), &[&format!("--acl-server={}", acl.url())]);
+    let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
+    let acl = PermissionsServer::start();
+    acl.add_keys([KEY]);
+    let proxy = AuthproxyProcess::before(backend.port(), &[&format!("--acl-server={}", acl.url())]);
     assert_eq!(proxy.get_with_key("/", KEY).status, 200);
     assert_eq!(proxy.get_with_key("/", KEY).status, 200);
     assert_eq!(proxy.get("/", &[]).status, 401);
@@ -229,31 +232,31 @@ fn status_and_metrics_tell_what_is_going_on() {
         assert_eq!(proxy.metric(name), Some(value), "{name}");
     }
     assert_eq!(proxy.metric_sum("authproxy_engine_up"), 1.0);
-    assert_eq!(proxy.tell("GET", "/health").body, "ok");
-    assert_eq!(proxy.tell("POST", "/drain").status, 202);
-    assert_eq!(proxy.tell("GET", "/health").status, 503);
+    assert_eq!(proxy.request_admin("GET", "/health").body, "ok");
+    assert_eq!(proxy.request_admin("POST", "/drain").status, 202);
+    assert_eq!(proxy.request_admin("GET", "/health").status, 503);
     assert_eq!(proxy.status()["phase"], "lame duck");
     assert_eq!(proxy.metric("authproxy_draining"), Some(1.0));
 }
 
 #[test]
 fn what_is_purged_is_asked_for_again() {
-    let backend = Backend::start(Personality::ALL[0]);
-    let acl = Acl::start();
-    acl.know_all([KEY, "second-key"]);
-    let proxy = Authproxy::before(backend.port(), &[&format!("--acl-server={}", acl.url())]);
-    let hash = acl::hash(KEY);
+    let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
+    let acl = PermissionsServer::start();
+    acl.add_keys([KEY, "second-key"]);
+    let proxy = AuthproxyProcess::before(backend.port(), &[&format!("--acl-server={}", acl.url())]);
+    let hash = permissions::hash_key(KEY);
     let mut asked = 1;
     assert_eq!(proxy.get_with_key("/", KEY).status, 200);
     assert_eq!(proxy.get_with_key("/", "second-key").status, 200);
     for query in [
         format!("key_sha256={hash}"),
-        format!("id={}", acl::id_of(KEY)),
+        format!("id={}", permissions::key_id(KEY)),
         "all".to_owned(),
     ] {
         assert_eq!(proxy.get_with_key("/", KEY).status, 200);
-        assert_eq!(acl.asked_about(KEY), asked, "remembered");
-        let answer = proxy.tell("POST", &format!("/purge?{query}"));
+        assert_eq!(acl.request_count_for(KEY), asked, "remembered");
+        let answer = proxy.request_admin("POST", &format!("/purge?{query}"));
         assert_eq!(answer.status, 200, "{answer:?}");
         let all = if query == "all" { 2 } else { 1 };
         assert_eq!(
@@ -263,7 +266,7 @@ fn what_is_purged_is_asked_for_again() {
         );
         assert_eq!(proxy.get_with_key("/", KEY).status, 200);
         asked += 1;
-        assert_eq!(acl.asked_about(KEY), asked, "{query}");
+        assert_eq!(acl.request_count_for(KEY), asked, "{query}");
     }
     for query in [
         "",
@@ -273,17 +276,17 @@ fn what_is_purged_is_asked_for_again() {
         "?all&id=x",
         "?other",
     ] {
-        let answer = proxy.tell("POST", &format!("/purge{query}"));
+        let answer = proxy.request_admin("POST", &format!("/purge{query}"));
         assert_eq!(answer.status, 400, "{query}: {answer:?}");
         assert!(!answer.body.contains(KEY), "{answer:?}");
     }
-    assert_eq!(proxy.tell("GET", "/purge").status, 405);
+    assert_eq!(proxy.request_admin("GET", "/purge").status, 405);
 }
 
 #[test]
 fn a_new_configuration_is_in_force_at_once_and_a_wrong_one_never() {
     let scratch = tempfile::tempdir().unwrap();
-    let backend = Backend::start(Personality::ALL[0]);
+    let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let file = scratch.path().join("authproxy.yaml");
     let always = format!(
         "server: {}\n{}\n",
@@ -292,11 +295,11 @@ fn a_new_configuration_is_in_force_at_once_and_a_wrong_one_never() {
     );
     let write = |rest: &str| std::fs::write(&file, format!("{always}{rest}")).unwrap();
     write("right: all\n");
-    let proxy = Authproxy::start(&["--config", file.to_str().unwrap()]);
+    let proxy = AuthproxyProcess::start(&["--config", file.to_str().unwrap()]);
     let before = proxy.status();
     // A connection that is there already follows, too.
     let mut kept = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
-    kept.set_read_timeout(Some(patience())).unwrap();
+    kept.set_read_timeout(Some(wait_limit())).unwrap();
     let mut over = || {
         let request = format!("GET /open HTTP/1.1\r\nHost: h\r\nX-API-Key: {KEY}\r\n\r\n");
         kept.write_all(request.as_bytes()).unwrap();
@@ -311,8 +314,8 @@ fn a_new_configuration_is_in_force_at_once_and_a_wrong_one_never() {
         "right: other\nopen: /open/below\ncors: {allow-origin: 'https://a.example'}\nserver-connections: 7\nthreads: 1\nlame-duck: 1\n",
     );
     proxy.signal(Signal::SIGHUP);
-    proxy.says("the new configuration is in force");
-    proxy.says("lame-duck needs a restart to change");
+    proxy.logs("the new configuration is in force");
+    proxy.logs("lame-duck needs a restart to change");
     assert_eq!(over(), "403");
     let answer = proxy.get_with_key("/", KEY);
     assert_eq!(answer.status, 403);
@@ -338,7 +341,7 @@ fn a_new_configuration_is_in_force_at_once_and_a_wrong_one_never() {
             .unwrap();
         write(wrong);
         proxy.signal(Signal::SIGHUP);
-        eventually("it is refused", || {
+        wait_until("it is refused", || {
             let now = proxy.metric("authproxy_config_reloads_total{result=\"refused\"}");
             now == Some(refused + 1.0)
         });
@@ -354,10 +357,10 @@ fn a_new_configuration_is_in_force_at_once_and_a_wrong_one_never() {
             "{wrong}"
         );
     }
-    proxy.says("did you mean `right`?");
+    proxy.logs("did you mean `right`?");
     write("right: all\n");
     proxy.signal(Signal::SIGHUP);
-    eventually("all is well again", || {
+    wait_until("all is well again", || {
         proxy.status()["config"]["trouble"].is_null()
     });
     assert_eq!(over(), "200");
@@ -367,7 +370,7 @@ fn a_new_configuration_is_in_force_at_once_and_a_wrong_one_never() {
     );
 }
 
-fn check(directory: &Path, line: &str) -> Outcome {
+fn check(directory: &Path, line: &str) -> CommandOutcome {
     Command::new(bin("authproxy"))
         .current_dir(directory)
         .arg("--check")
@@ -401,27 +404,27 @@ fn a_check_reads_everything_and_binds_nothing() {
         "--port=1 --server=http://localhost:2 --right=all",
     )
     .exits(78)
-    .says("nothing says who knows the keys");
+    .logs("nothing says who knows the keys");
     check(scratch.path(), "--config=missing.yaml")
         .exits(78)
-        .says("missing.yaml");
+        .logs("missing.yaml");
     check(scratch.path(), "--no-such-flag").exits(2);
     std::fs::write(scratch.path().join("keys.yaml"), "keys: [{id: a}]\n").unwrap();
-    check(scratch.path(), &line).exits(78).says("keys.yaml");
+    check(scratch.path(), &line).exits(78).logs("keys.yaml");
     check(scratch.path(), &line.replace("keys.yaml", "nowhere.yaml"))
         .exits(78)
-        .says("nowhere.yaml");
+        .logs("nowhere.yaml");
 }
 
 #[test]
 fn two_processes_never_share_a_port() {
     let scratch = tempfile::tempdir().unwrap();
-    let proxy = Authproxy::start(&[
+    let proxy = AuthproxyProcess::start(&[
         "--server=unix:/nowhere",
         "--right=all",
         &*keys(scratch.path()),
     ]);
-    let second: Outcome = Command::new(bin("authproxy"))
+    let second: CommandOutcome = Command::new(bin("authproxy"))
         .arg(format!("--port={}", proxy.port()))
         .args([
             "--server=unix:/nowhere",
@@ -431,7 +434,7 @@ fn two_processes_never_share_a_port() {
         .output()
         .unwrap()
         .into();
-    second.exits(73).says("stop the process that listens there");
+    second.exits(73).logs("stop the process that listens there");
 }
 
 #[test]
@@ -445,7 +448,8 @@ fn our_own_answers_are_for_machines_people_and_browsers() {
     )
     .unwrap();
     std::fs::write(&file, text).unwrap();
-    let proxy = Authproxy::start(&["--config", file.to_str().unwrap(), &keys(scratch.path())]);
+    let proxy =
+        AuthproxyProcess::start(&["--config", file.to_str().unwrap(), &keys(scratch.path())]);
     let answer = proxy.get("/", &["X-Request-Id: mine"]);
     let body: Value = serde_json::from_str(&answer.body).unwrap();
     assert_eq!(
@@ -462,7 +466,7 @@ fn our_own_answers_are_for_machines_people_and_browsers() {
     ] {
         assert!(answer.head.contains(line), "{line}: {}", answer.head);
     }
-    let head = ask(proxy.port(), "HEAD", "/", &[]);
+    let head = send_request(proxy.port(), "HEAD", "/", &[]);
     assert_eq!((head.status, head.body.as_str()), (401, ""));
     assert!(
         head.head
@@ -472,7 +476,7 @@ fn our_own_answers_are_for_machines_people_and_browsers() {
     );
     let answer = proxy.get_with_key("/", KEY);
     assert_eq!(answer.status, 502, "the server is away: {answer:?}");
-    let bytes = exchange(
+    let bytes = exchange_bytes(
         proxy.port(),
         b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
     );

@@ -14,8 +14,8 @@ use authproxy::cache::{Cache, Known, Purge, Shared};
 use authproxy::grant::{Found, Grant, KeyHash};
 use authproxy::permissions::{Permissions, Unavailable};
 use authproxy::settings;
-use hostkit_tests::memcached::Memcached;
-use hostkit_tests::{eventually, or_skip};
+use hostkit_tests::memcached::MemcachedServer;
+use hostkit_tests::{or_skip, wait_until};
 use tokio::runtime::Runtime;
 
 const SECRET: &[u8] = b"of nobody but us";
@@ -60,11 +60,11 @@ impl Permissions for Engine {
 }
 
 impl Engine {
-    fn asked(&self) -> usize {
+    fn request_count(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 
-    fn know(&self, key: KeyHash) {
+    fn add_key(&self, key: KeyHash) {
         self.known.lock().unwrap().insert(key);
     }
 }
@@ -73,13 +73,13 @@ impl Engine {
 struct World {
     runtime: Runtime,
     engine: Engine,
-    servers: Vec<Memcached>,
+    servers: Vec<MemcachedServer>,
 }
 
 impl World {
     /// None without memcached.
     fn new(servers: usize) -> Option<Self> {
-        let servers = or_skip("memcached", Memcached::several(servers))?;
+        let servers = or_skip("memcached", MemcachedServer::several(servers))?;
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         Some(Self {
             runtime: runtime.enable_all().build().unwrap(),
@@ -98,7 +98,7 @@ impl World {
             .iter()
             .map(|secret| settings::Secret(secret.to_vec()));
         let shared = settings::Shared {
-            servers: self.servers.iter().map(Memcached::address).collect(),
+            servers: self.servers.iter().map(MemcachedServer::address).collect(),
             prefix: "eightball".to_owned(),
             secrets: secrets.collect(),
         };
@@ -111,7 +111,7 @@ impl World {
     }
 
     /// What a host says of a key: whether somebody has it; none if it does not know.
-    fn says(&self, host: &Cache<Engine>, key: KeyHash) -> Option<bool> {
+    fn lookup(&self, host: &Cache<Engine>, key: KeyHash) -> Option<bool> {
         let answer = self.runtime.block_on(host.find(key)).ok()?;
         Some(matches!(answer, Known::Grant { .. }))
     }
@@ -120,9 +120,9 @@ impl World {
     /// 10 ms here may be left alone for a moment, and then gets none.
     fn learn(&self, host: &Cache<Engine>, key: KeyHash, known: bool) {
         let before = self.names().len();
-        eventually("the entry is written", || {
+        wait_until("the entry is written", || {
             self.purge(host, &Purge::Key(key));
-            assert_eq!(self.says(host, key), Some(known));
+            assert_eq!(self.lookup(host, key), Some(known));
             self.pass();
             self.names().len() > before
         });
@@ -130,7 +130,10 @@ impl World {
 
     /// The names of all entries.
     fn names(&self) -> Vec<String> {
-        self.servers.iter().flat_map(Memcached::keys).collect()
+        self.servers
+            .iter()
+            .flat_map(MemcachedServer::keys)
+            .collect()
     }
 
     fn purge(&self, host: &Cache<Engine>, what: &Purge) -> usize {
@@ -147,9 +150,9 @@ impl World {
     /// Waits for a host that has just been started and says this of a key after so many questions to the engine. A
     /// memcached that takes longer than 10 ms here has no entry, so that one may be asked more.
     fn a_new_host_says(&self, key: KeyHash, known: bool, questions: u64) {
-        eventually("a new host needs that many questions", || {
+        wait_until("a new host needs that many questions", || {
             let host = self.host();
-            assert_eq!(self.says(&host, key), Some(known));
+            assert_eq!(self.lookup(&host, key), Some(known));
             host.snapshot().questions == questions
         });
     }
@@ -162,7 +165,7 @@ fn key(number: usize) -> KeyHash {
 #[test]
 fn a_host_believes_what_another_was_told() {
     let Some(world) = World::new(1) else { return };
-    world.engine.know(key(1));
+    world.engine.add_key(key(1));
     let host = world.host();
     world.learn(&host, key(1), true);
     world.learn(&host, key(2), false);
@@ -184,7 +187,7 @@ fn a_host_believes_what_another_was_told() {
 fn a_secret_of_somebody_else_is_worth_nothing() {
     let Some(world) = World::new(1) else { return };
     let stranger = world.host_with(SETTINGS, b"of somebody else");
-    world.engine.know(key(1));
+    world.engine.add_key(key(1));
     world.learn(&stranger, key(1), true);
     world.engine.known.lock().unwrap().clear();
     world.a_new_host_says(key(1), false, 1);
@@ -194,7 +197,7 @@ fn a_secret_of_somebody_else_is_worth_nothing() {
 fn nobody_on_the_network_can_admit_a_key() {
     let Some(world) = World::new(1) else { return };
     let (known, made_up) = (key(1), key(2));
-    world.engine.know(known);
+    world.engine.add_key(known);
     let [server] = &world.servers[..] else {
         panic!("one")
     };
@@ -214,9 +217,9 @@ fn nobody_on_the_network_can_admit_a_key() {
     let truncated = &entry[..entry.len() / 2];
     for forged in [&entry[..], &flipped, truncated, b"", b"1", &[b'1'; 1000]] {
         server.set(name_of_made_up, forged);
-        eventually("it was looked at", || {
+        wait_until("it was looked at", || {
             let host = world.host();
-            assert_eq!(world.says(&host, made_up), Some(false));
+            assert_eq!(world.lookup(&host, made_up), Some(false));
             host.snapshot().shared_refused == 1
         });
     }
@@ -231,7 +234,7 @@ fn of_several_servers_one_may_die() {
     let Some(world) = World::new(3) else { return };
     let host = world.host();
     for number in 0..KEYS {
-        world.engine.know(key(number));
+        world.engine.add_key(key(number));
         world.learn(&host, key(number), true);
     }
     let [lost, ..] = &world.servers[..] else {
@@ -243,10 +246,10 @@ fn of_several_servers_one_may_die() {
         "each has its share: {of_lost}"
     );
     lost.kill();
-    eventually("only its entries are missed", || {
+    wait_until("only its entries are missed", || {
         let host = world.host();
         for number in 0..KEYS {
-            assert_eq!(world.says(&host, key(number)), Some(true));
+            assert_eq!(world.lookup(&host, key(number)), Some(true));
         }
         let counts = host.snapshot();
         let down = counts.servers.iter().filter(|server| !server.up).count();
@@ -258,21 +261,21 @@ fn of_several_servers_one_may_die() {
 fn without_any_server_the_engine_is_asked() {
     let Some(world) = World::new(2) else { return };
     let host = world.host();
-    world.engine.know(key(0));
-    assert_eq!(world.says(&host, key(0)), Some(true));
-    world.servers.iter().for_each(Memcached::kill);
+    world.engine.add_key(key(0));
+    assert_eq!(world.lookup(&host, key(0)), Some(true));
+    world.servers.iter().for_each(MemcachedServer::kill);
     for number in 1..50 {
-        world.engine.know(key(number));
-        assert_eq!(world.says(&host, key(number)), Some(true));
+        world.engine.add_key(key(number));
+        assert_eq!(world.lookup(&host, key(number)), Some(true));
     }
-    assert_eq!(world.engine.asked(), 50);
+    assert_eq!(world.engine.request_count(), 50);
     assert!(host.snapshot().servers.iter().all(|server| !server.up));
     // They come back, empty, and are used again.
-    world.servers.iter().for_each(Memcached::restart);
+    world.servers.iter().for_each(MemcachedServer::restart);
     let mut number = 50;
-    eventually("both have entries", || {
+    wait_until("both have entries", || {
         number += 1;
-        world.says(&host, key(number));
+        world.lookup(&host, key(number));
         world.pass();
         world.servers.iter().all(|server| !server.keys().is_empty())
     });
@@ -288,7 +291,7 @@ fn a_black_hole_is_left_alone_until_it_answers() {
     world.learn(&host, key(0), false);
     server.stall();
     for number in 1..200 {
-        assert_eq!(world.says(&host, key(number)), Some(false));
+        assert_eq!(world.lookup(&host, key(number)), Some(false));
     }
     let [counts] = &host.snapshot().servers[..] else {
         panic!("one")
@@ -300,9 +303,9 @@ fn a_black_hole_is_left_alone_until_it_answers() {
     );
     server.resume();
     let mut number = 200;
-    eventually("it is asked again", || {
+    wait_until("it is asked again", || {
         number += 1;
-        world.says(&host, key(number));
+        world.lookup(&host, key(number));
         world.pass();
         host.snapshot().servers[0].up
     });
@@ -316,7 +319,7 @@ fn a_liar_admits_nobody() {
     let [truth] = &world.servers[..] else {
         panic!("one")
     };
-    world.engine.know(key(1));
+    world.engine.add_key(key(1));
     let host = world.host();
     world.learn(&host, key(1), true);
     let entry = truth.get(&world.names()[0]).unwrap();
@@ -354,7 +357,7 @@ fn a_liar_admits_nobody() {
     let shared = Shared::new(&shared).unwrap();
     let host = Cache::new(world.engine.clone(), SETTINGS, Some(shared));
     for number in 2..100 {
-        assert_eq!(world.says(&host, key(number)), Some(false));
+        assert_eq!(world.lookup(&host, key(number)), Some(false));
     }
     assert!(host.snapshot().shared_refused > 0 || host.snapshot().servers[0].failures > 0);
 }
@@ -362,7 +365,7 @@ fn a_liar_admits_nobody() {
 #[test]
 fn of_a_thousand_one_asks_and_then_nobody() {
     let Some(world) = World::new(2) else { return };
-    world.engine.know(key(1));
+    world.engine.add_key(key(1));
     let host = world.host();
     let askers = (0..1_000).map(|_| {
         let host = host.clone();
@@ -374,7 +377,7 @@ fn of_a_thousand_one_asks_and_then_nobody() {
     for asker in askers {
         assert!(world.runtime.block_on(asker).unwrap());
     }
-    assert_eq!(world.engine.asked(), 1);
+    assert_eq!(world.engine.request_count(), 1);
     world.a_new_host_says(key(1), true, 0);
 }
 
@@ -386,12 +389,12 @@ fn a_host_that_starts_while_the_engine_fails_knows_what_others_knew() {
         denied: Duration::from_secs(1),
         ..SETTINGS
     };
-    world.engine.know(key(1));
+    world.engine.add_key(key(1));
     let host = world.host_with(short, SECRET);
     world.learn(&host, key(1), true);
     world.learn(&host, key(2), false);
     *world.engine.fails.lock().unwrap() = true;
-    eventually("the grant is over, and believed", || {
+    wait_until("the grant is over, and believed", || {
         let host = world.host_with(short, SECRET);
         let answer = world.runtime.block_on(host.find(key(1)));
         // A memcached that is slow here has nothing for it.
@@ -399,14 +402,14 @@ fn a_host_that_starts_while_the_engine_fails_knows_what_others_knew() {
     });
     // That nobody has a key is not.
     let host = world.host_with(short, SECRET);
-    assert_eq!(world.says(&host, key(2)), None);
+    assert_eq!(world.lookup(&host, key(2)), None);
     // Nor is a grant by a host that believes nothing for longer.
     let strict = settings::Cache {
         stale: Duration::ZERO,
         ..short
     };
     let host = world.host_with(strict, SECRET);
-    assert_eq!(world.says(&host, key(1)), None);
+    assert_eq!(world.lookup(&host, key(1)), None);
 }
 
 #[test]
@@ -414,11 +417,11 @@ fn a_purge_reaches_memcached() {
     let Some(world) = World::new(2) else { return };
     let host = world.host();
     for number in 0..20 {
-        world.engine.know(key(number));
+        world.engine.add_key(key(number));
         world.learn(&host, key(number), true);
     }
     // Also that of which the host that is told knows nothing. It may be slow here, and need to be told again.
-    eventually("the entry is deleted", || {
+    wait_until("the entry is deleted", || {
         world.purge(&world.host(), &Purge::Key(key(19)));
         world.pass();
         world.names().len() == 19
@@ -427,23 +430,23 @@ fn a_purge_reaches_memcached() {
     // What this host does not know itself is not believed either: it was there before.
     let before = world.host();
     world.purge(&before, &Purge::All);
-    assert_eq!(world.says(&before, key(0)), Some(false));
+    assert_eq!(world.lookup(&before, key(0)), Some(false));
 
     assert_eq!(world.purge(&host, &Purge::Id(key(1).to_string())), 1);
-    assert_eq!(world.says(&host, key(1)), Some(false));
+    assert_eq!(world.lookup(&host, key(1)), Some(false));
     assert_eq!(world.purge(&host, &Purge::Key(key(2))), 1);
-    assert_eq!(world.says(&host, key(2)), Some(false));
-    assert_eq!(world.says(&host, key(3)), Some(true));
+    assert_eq!(world.lookup(&host, key(2)), Some(false));
+    assert_eq!(world.lookup(&host, key(3)), Some(true));
     world.purge(&host, &Purge::All);
     for number in 0..20 {
-        assert_eq!(world.says(&host, key(number)), Some(false));
+        assert_eq!(world.lookup(&host, key(number)), Some(false));
     }
     // Nor does a host that starts now find any grant.
-    let asked = world.engine.asked();
-    eventually("all grants are deleted", || {
+    let asked = world.engine.request_count();
+    wait_until("all grants are deleted", || {
         world.pass();
         let host = world.host();
-        (0..20).all(|number| world.says(&host, key(number)) == Some(false))
+        (0..20).all(|number| world.lookup(&host, key(number)) == Some(false))
     });
-    assert!(world.engine.asked() >= asked);
+    assert!(world.engine.request_count() >= asked);
 }

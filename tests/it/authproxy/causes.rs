@@ -3,9 +3,9 @@
 
 use std::any::Any;
 
-use hostkit_tests::authproxy::Authproxy;
-use hostkit_tests::misbehave::Full;
-use hostkit_tests::{eventually, free_port};
+use hostkit_tests::authproxy::AuthproxyProcess;
+use hostkit_tests::misbehavior::FullBacklog;
+use hostkit_tests::{free_port, wait_until};
 
 use super::wire::{KEY, OTHER, Origin, Wire, acl_file, request};
 
@@ -39,7 +39,7 @@ fn stalls(bytes: &'static str) -> Server {
 }
 
 /// With an access log, and a file of two keys unless `args` names another permissions engine.
-fn start(server: &str, args: &[&str]) -> Authproxy {
+fn start(server: &str, args: &[&str]) -> AuthproxyProcess {
     let server = format!("--server={server}");
     let file = format!("--acl-file={}", acl_file().display());
     let mut all = vec![server.as_str(), "--right=all"];
@@ -47,14 +47,14 @@ fn start(server: &str, args: &[&str]) -> Authproxy {
         all.push(&file);
     }
     all.extend(args);
-    Authproxy::start(&all)
+    AuthproxyProcess::start(&all)
 }
 
 /// Waits for the line of the access log with this id, and these words in it.
 #[track_caller]
-fn logs(proxy: &Authproxy, id: &str, words: &[&str]) {
+fn logs(proxy: &AuthproxyProcess, id: &str, words: &[&str]) {
     let mut line = String::new();
-    eventually("a line of the access log", || {
+    wait_until("a line of the access log", || {
         let log = proxy.log();
         let found = log
             .lines()
@@ -68,7 +68,7 @@ fn logs(proxy: &Authproxy, id: &str, words: &[&str]) {
 }
 
 /// How many warnings there are of a cause.
-fn warnings(proxy: &Authproxy, cause: &str) -> usize {
+fn warnings(proxy: &AuthproxyProcess, cause: &str) -> usize {
     let (log, cause) = (proxy.log(), format!(" cause={cause} "));
     log.lines()
         .filter(|line| line.contains(" WARNING authproxy: ") && line.contains(&cause))
@@ -134,7 +134,7 @@ fn request_without_response_is_found_by_its_id_with_its_cause() {
         ),
         (
             {
-                let full = Full::start();
+                let full = FullBacklog::start();
                 local(full.port(), full)
             },
             soon,
@@ -191,12 +191,12 @@ fn request_that_gets_no_connection_says_which_bound_it_met() {
     // It has the only connection for as long as it does not send the rest.
     let mut holder = Wire::connect(proxy.port());
     holder.send(request("POST /", "Content-Length: 100\r\n") + "some");
-    eventually("the connection is taken", || {
+    wait_until("the connection is taken", || {
         proxy.metric_sum("authproxy_server_connections") == 1.0
     });
     let mut waiting = Wire::connect(proxy.port());
     waiting.send(request("GET /", ""));
-    eventually("a request waits", || {
+    wait_until("a request waits", || {
         proxy.metric_sum("authproxy_server_waiting") == 1.0
     });
     let other = request("GET /", "").replace(KEY, OTHER);
@@ -274,7 +274,7 @@ fn upload_that_the_client_breaks_off_is_not_the_servers_failure() {
         let mut client = Wire::connect(proxy.port());
         let id = format!("X-Request-Id: broken-{}\r\n", body.len());
         client.send(request("POST /", &format!("{id}{body}")) + "4\r\nsome\r\n");
-        eventually("the request is under way", || {
+        wait_until("the request is under way", || {
             proxy.metric_sum("authproxy_server_connections") == 1.0
         });
         client.finish();
@@ -285,7 +285,7 @@ fn upload_that_the_client_breaks_off_is_not_the_servers_failure() {
         );
         let words = [" refused=malformed_request ", "detail=\"the body ended"];
         logs(&proxy, &format!("broken-{}", body.len()), &words);
-        eventually("the connection is closed", || {
+        wait_until("the connection is closed", || {
             proxy.metric_sum("authproxy_server_connections") == 0.0
         });
     }

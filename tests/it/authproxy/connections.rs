@@ -4,8 +4,8 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hostkit_tests::authproxy::Authproxy;
-use hostkit_tests::{Running, eventually, free_port};
+use hostkit_tests::authproxy::AuthproxyProcess;
+use hostkit_tests::{ChildGuard, free_port, wait_until};
 
 use super::wire::{KEY, Message, OTHER, Origin, Wire, ok, proxy, request, with_key};
 
@@ -28,11 +28,11 @@ fn a_connection_that_breaks_off_takes_its_request_with_it() {
         let before = came.load(Ordering::SeqCst);
         let mut client = Wire::connect(proxy.port());
         client.send(unfinished);
-        eventually("the request arrives", || {
+        wait_until("the request arrives", || {
             came.load(Ordering::SeqCst) > before
         });
         drop(client);
-        eventually("the server hears of it", || {
+        wait_until("the server hears of it", || {
             gone.load(Ordering::SeqCst) > before
         });
     }
@@ -154,7 +154,7 @@ fn a_connection_that_the_server_has_closed_is_not_used_for_anything() {
     for number in 1..=20 {
         let answer = client.ask(request("POST /", "Content-Length: 4\r\n") + "body");
         assert_eq!(answer.status(), 200, "request {number}");
-        eventually("the server has closed", || !established(origin.port()));
+        wait_until("the server has closed", || !established(origin.port()));
     }
     assert_eq!((seen.load(Ordering::SeqCst), origin.accepted()), (20, 20));
 }
@@ -261,16 +261,16 @@ fn exchanges_with_the_server_have_a_limit_and_a_queue_that_has_one_too() {
     let origin = Origin::start(move |wire, _| {
         while wire.message().is_some() {
             let turn = counted.fetch_add(1, Ordering::SeqCst);
-            eventually("released", || released.load(Ordering::SeqCst) > turn);
+            wait_until("released", || released.load(Ordering::SeqCst) > turn);
             wire.send(ok("ok"));
         }
     });
     let proxy = proxy(origin.port(), &["--server-connections=1"]);
     let mut clients: Vec<Wire> = (0..3).map(|_| Wire::connect(proxy.port())).collect();
     clients[0].send(request("GET /", ""));
-    eventually("the first is there", || held.load(Ordering::SeqCst) == 1);
+    wait_until("the first is there", || held.load(Ordering::SeqCst) == 1);
     clients[1].send(request("GET /", ""));
-    eventually("the second waits", || {
+    wait_until("the second waits", || {
         proxy.metric_sum("authproxy_server_waiting") > 0.0
     });
     // The only waiting place is this key's, and taken.
@@ -303,9 +303,9 @@ fn a_second_process_on_the_port_is_an_error_with_a_remedy() {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let mut second = Running(second);
+    let mut second = ChildGuard(second);
     let mut status = None;
-    eventually("the second ends", || {
+    wait_until("the second ends", || {
         status = second.0.try_wait().unwrap();
         status.is_some()
     });
@@ -333,12 +333,12 @@ fn files_that_run_out_are_waited_for() {
     let (origin, _) = Origin::answering(ok("ok"));
     let acl = format!("--acl-file={}", super::wire::acl_file().display());
     let server = format!("--server=http://127.0.0.1:{}", origin.port());
-    let proxy = Authproxy::start_by(
+    let proxy = AuthproxyProcess::start_by(
         &["prlimit", "--nofile=40:40"],
         &[&server, "--right=all", "--access-log=off", &acl],
     );
     let mut clients: Vec<Wire> = (0..60).map(|_| Wire::connect(proxy.port())).collect();
-    proxy.says("cannot accept connections");
+    proxy.logs("cannot accept connections");
     let served = clients.split_off(59);
     drop(clients);
     for mut client in served {

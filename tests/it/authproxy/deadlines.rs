@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hostkit_tests::authproxy::Authproxy;
-use hostkit_tests::eventually;
-use hostkit_tests::misbehave::Full;
+use hostkit_tests::authproxy::AuthproxyProcess;
+use hostkit_tests::misbehavior::FullBacklog;
+use hostkit_tests::wait_until;
 use socket2::SockRef;
 
 use super::wire::{Origin, Wire, proxy, request};
@@ -24,8 +24,8 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const LONG: Duration = Duration::from_secs(2);
 
 /// Waits until no connection of a client is left.
-fn rid(proxy: &Authproxy) {
-    eventually("no client is left", || {
+fn rid(proxy: &AuthproxyProcess) {
+    wait_until("no client is left", || {
         proxy.metric_sum("authproxy_connections") == 0.0
     });
 }
@@ -59,7 +59,7 @@ fn a_head_that_does_not_become_whole_is_408() {
     assert_eq!(client.message().unwrap().status(), 200);
     client.send("GET / HTTP/1.1\r\n");
     client.stream.set_nonblocking(true).unwrap();
-    eventually("the head is given up", || {
+    wait_until("the head is given up", || {
         client.send("a: b\r\n");
         client.stream.peek(&mut [0]).is_ok()
     });
@@ -93,7 +93,7 @@ fn a_body_that_stops_is_408_and_the_server_hears_of_it() {
             (408, "slow_request")
         );
         client.closes();
-        eventually("the server is rid of it", || {
+        wait_until("the server is rid of it", || {
             gone.load(Ordering::SeqCst) > before
         });
     }
@@ -109,7 +109,7 @@ fn a_body_that_drips_below_the_rate_is_408_and_one_above_it_may_take_its_time() 
     let mut client = Wire::connect(proxy.port());
     client.send(request("POST /", "Content-Length: 100000\r\n"));
     client.stream.set_nonblocking(true).unwrap();
-    eventually("the body is given up", || {
+    wait_until("the body is given up", || {
         client.send("x");
         std::thread::sleep(Duration::from_millis(50));
         client.stream.peek(&mut [0]).is_ok()
@@ -166,7 +166,7 @@ fn who_does_not_read_the_answer_is_dropped() {
     client.send(request("GET /", ""));
     assert!(client.head().is_some());
     rid(&proxy);
-    eventually("the server is rid of it", || {
+    wait_until("the server is rid of it", || {
         gone.load(Ordering::SeqCst) == 1
     });
     drop(client);
@@ -176,7 +176,7 @@ fn who_does_not_read_the_answer_is_dropped() {
         .set_recv_buffer_size(4096)
         .unwrap();
     client.send(request("GET /", ""));
-    eventually("the slow reader is dropped", || {
+    wait_until("the slow reader is dropped", || {
         use std::io::Read as _;
         let _ = client.stream.read(&mut [0; 1000]);
         proxy.metric_sum("authproxy_connections") == 0.0
@@ -240,7 +240,7 @@ fn a_server_that_is_silent_is_504() {
         assert_eq!(again.status(), 504);
     }
     // It does not even accept.
-    let full = Full::start();
+    let full = FullBacklog::start();
     let proxy = proxy(full.port(), &SHORT);
     let answer = Wire::connect(proxy.port()).ask(request("GET /", ""));
     assert_eq!(

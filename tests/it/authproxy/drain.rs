@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use hostkit_tests::authproxy::Authproxy;
-use hostkit_tests::eventually;
-use hostkit_tests::load::{Connections, Load, Plan};
+use hostkit_tests::authproxy::AuthproxyProcess;
+use hostkit_tests::load::{ConnectionReuse, LoadGenerator, LoadPlan};
+use hostkit_tests::wait_until;
 use nix::sys::signal::Signal;
 
 use super::wire::{KEY, Origin, Wire, acl_file, proxy, request};
@@ -29,7 +29,7 @@ impl Held {
         let origin = Origin::start(move |wire, _| {
             while wire.message().is_some() {
                 counted.fetch_add(1, Ordering::SeqCst);
-                eventually("the server answers", || freed.load(Ordering::SeqCst));
+                wait_until("the server answers", || freed.load(Ordering::SeqCst));
                 wire.send(OK);
             }
         });
@@ -37,7 +37,7 @@ impl Held {
     }
 
     fn has(&self, requests: usize) {
-        eventually("the requests are at the server", || {
+        wait_until("the requests are at the server", || {
             self.here.load(Ordering::SeqCst) == requests
         });
     }
@@ -47,14 +47,14 @@ impl Held {
     }
 }
 
-fn load(proxy: &Authproxy, connections: Connections) -> Load {
-    let mut plan = Plan::new(
+fn load(proxy: &AuthproxyProcess, connections: ConnectionReuse) -> LoadGenerator {
+    let mut plan = LoadPlan::new(
         ([127, 0, 0, 1], proxy.port()).into(),
         "service",
         connections,
     );
     plan.path = format!("/?apikey={KEY}");
-    Load::start(plan)
+    LoadGenerator::start(plan)
 }
 
 /// Whether somebody accepts connections there.
@@ -65,7 +65,7 @@ fn accepts(port: u16) -> bool {
 #[test]
 fn no_request_of_a_load_fails_while_its_route_is_withdrawn() {
     for threads in ["--threads=1", "--threads=2"] {
-        for connections in [Connections::Fresh, Connections::KeepAlive] {
+        for connections in [ConnectionReuse::Fresh, ConnectionReuse::KeepAlive] {
             let (origin, _) = Origin::answering(OK);
             let proxy = proxy(origin.port(), &["--lame-duck=2s", threads]);
             let load = load(&proxy, connections);
@@ -102,7 +102,7 @@ fn what_is_queued_is_served_before_the_end() {
         // Two are at the server, eight in the queue of the kernel.
         server.has(2);
         proxy.signal(Signal::SIGTERM);
-        proxy.says("told to stop");
+        proxy.logs("told to stop");
         server.answer();
         for client in &mut clients {
             let answer = client.message().expect("an answer");
@@ -130,7 +130,7 @@ fn a_lame_duck_serves_says_so_and_closes() {
     assert_eq!((health.status, health.body.as_str()), (200, "ok"));
     let mut kept = Wire::connect(proxy.port());
     assert_eq!(kept.ask(request("GET /", "")).header("connection"), None);
-    let told = proxy.tell("POST", "/drain");
+    let told = proxy.request_admin("POST", "/drain");
     assert!((200..300).contains(&told.status), "{told:?}");
     let health = proxy.get("/health", &[]);
     assert_eq!(health.status, 503);
@@ -166,13 +166,13 @@ fn the_end_waits_for_what_is_under_way_and_for_nothing_else() {
     assert_eq!(used.ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n").status(), 401);
     let mut late = Wire::connect(proxy.port());
     late.send("GET / HTTP/1.1\r\nHost: h\r\n");
-    eventually("all are known", || {
+    wait_until("all are known", || {
         proxy.metric_sum("authproxy_connections") == 4.0
     });
     proxy.signal(Signal::SIGTERM);
     silent.closes();
     used.closes();
-    eventually("nobody accepts", || !accepts(proxy.port()));
+    wait_until("nobody accepts", || !accepts(proxy.port()));
     late.send("\r\n");
     let answer = late.message().unwrap();
     assert_eq!(
@@ -198,7 +198,7 @@ fn the_end_comes_when_its_time_is_over() {
     server.has(1);
     proxy.signal(Signal::SIGTERM);
     client.closes();
-    proxy.says("--drain-timeout is over");
+    proxy.logs("--drain-timeout is over");
     assert_eq!(proxy.ends(), 0);
 }
 
@@ -211,7 +211,7 @@ fn request_that_the_end_breaks_off_is_in_the_access_log() {
         }
         wire.rest();
     });
-    let proxy = Authproxy::start(&[
+    let proxy = AuthproxyProcess::start(&[
         &format!("--server=http://127.0.0.1:{}", origin.port()),
         &format!("--acl-file={}", acl_file().display()),
         "--right=all",
@@ -222,11 +222,11 @@ fn request_that_the_end_breaks_off_is_in_the_access_log() {
     silent.send(request("GET /silent", ""));
     stream.send(request("GET /stream", ""));
     assert!(stream.head().is_some());
-    eventually("both are at the server", || origin.accepted() == 2);
+    wait_until("both are at the server", || origin.accepted() == 2);
     proxy.signal(Signal::SIGTERM);
-    proxy.says("--drain-timeout is over");
-    proxy.says("GET /silent 0 ");
-    proxy.says("cut=drain_timeout");
+    proxy.logs("--drain-timeout is over");
+    proxy.logs("GET /silent 0 ");
+    proxy.logs("cut=drain_timeout");
     assert_eq!(proxy.ends(), 0);
 }
 
@@ -241,7 +241,7 @@ fn a_second_signal_ends_at_once() {
     client.send(request("GET /", ""));
     server.has(1);
     proxy.signal(Signal::SIGTERM);
-    proxy.says("told to stop");
+    proxy.logs("told to stop");
     proxy.signal(Signal::SIGTERM);
     client.closes();
     assert_eq!(proxy.ends(), -(Signal::SIGTERM as i32));
@@ -263,7 +263,7 @@ fn a_tunnel_may_go_on_until_the_time_is_over() {
     let lines = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
     assert_eq!(client.ask_head(request("GET /", lines)).status(), 101);
     proxy.signal(Signal::SIGTERM);
-    eventually("nobody accepts", || !accepts(proxy.port()));
+    wait_until("nobody accepts", || !accepts(proxy.port()));
     for _ in 0..3 {
         client.send("ping");
         assert_eq!(client.exactly(4), b"pong");

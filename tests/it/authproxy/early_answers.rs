@@ -6,8 +6,8 @@ use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hostkit_tests::authproxy::Authproxy;
-use hostkit_tests::{eventually, long, or_skip, patience, which, within};
+use hostkit_tests::authproxy::AuthproxyProcess;
+use hostkit_tests::{find_program, is_long_run, or_skip, wait_limit, wait_until, wait_within};
 
 use super::wire::{Origin, Wire, ok, proxy, request};
 
@@ -117,7 +117,7 @@ fn clients_of_others_see_refusal_of_large_upload() {
         ),
     ];
     for (name, program, option, script) in programs {
-        let Some(program) = or_skip(name, which(program)) else {
+        let Some(program) = or_skip(name, find_program(program)) else {
             continue;
         };
         let run = Command::new(program)
@@ -132,9 +132,12 @@ fn clients_of_others_see_refusal_of_large_upload() {
 }
 
 /// Waits until no connection of a client is left.
-fn rid(proxy: &Authproxy, longest: Duration) {
+fn rid(proxy: &AuthproxyProcess, longest: Duration) {
     let left = || proxy.metric_sum("authproxy_connections") > 0.0;
-    assert!(within(longest, || !left()), "a connection lingers for ever");
+    assert!(
+        wait_within(longest, || !left()),
+        "a connection lingers for ever"
+    );
 }
 
 #[test]
@@ -149,17 +152,17 @@ fn lingering_connection_ends_without_progress_and_in_any_case() {
         client
     };
     let silent = refused();
-    rid(&proxy, patience());
+    rid(&proxy, wait_limit());
     drop(silent);
     // 30 s.
-    if long() {
+    if is_long_run() {
         let mut dripping = refused();
-        eventually("it is closed, although it sends", || !dripping.send("x"));
+        wait_until("it is closed, although it sends", || !dripping.send("x"));
     }
 }
 
 /// A client that is refused, and goes on to send until its connection is closed.
-fn uploading(proxy: &Authproxy) -> (JoinHandle<()>, Arc<AtomicBool>) {
+fn uploading(proxy: &AuthproxyProcess) -> (JoinHandle<()>, Arc<AtomicBool>) {
     let mut client = Wire::connect(proxy.port());
     let answer = client.ask(keyless("POST /", "Content-Length: 1000000000\r\n"));
     assert_eq!(answer.status(), 401);
@@ -188,7 +191,7 @@ fn oldest_lingering_connection_gives_its_place_to_new_client() {
     let soon = Some(Duration::from_secs(20));
     client.stream.set_read_timeout(soon).unwrap();
     assert_eq!(client.ask(request("GET /", "")).status(), 200);
-    eventually("the oldest is closed", || lingering[0].0.is_finished());
+    wait_until("the oldest is closed", || lingering[0].0.is_finished());
     assert!(!lingering[2].0.is_finished(), "the newest is closed too");
     for (thread, stop) in lingering {
         stop.store(true, Ordering::SeqCst);

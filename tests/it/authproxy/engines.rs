@@ -9,7 +9,7 @@ use std::time::Duration;
 use authproxy::grant::{Found, KeyHash};
 use authproxy::permissions::Permissions;
 use authproxy::permissions::server::Servers;
-use hostkit_tests::patience;
+use hostkit_tests::wait_limit;
 
 /// Long: a busy machine must not make a good server a slow one.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -19,7 +19,7 @@ fn block_on<T>(test: impl Future<Output = T>) -> T {
         .enable_all()
         .build()
         .unwrap();
-    let limited = async { tokio::time::timeout(patience(), test).await };
+    let limited = async { tokio::time::timeout(wait_limit(), test).await };
     let done = runtime.block_on(limited).expect("the test ends in time");
     runtime.shutdown_background();
     done

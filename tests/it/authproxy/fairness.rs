@@ -5,11 +5,11 @@ use std::net::TcpStream;
 use std::thread;
 
 use hostkit::runtime::raise_open_files;
-use hostkit_tests::acl;
-use hostkit_tests::authproxy::Authproxy;
-use hostkit_tests::backend::Backend;
-use hostkit_tests::backend::reading::Personality;
-use hostkit_tests::eventually;
+use hostkit_tests::authproxy::AuthproxyProcess;
+use hostkit_tests::permissions;
+use hostkit_tests::upstream::RecordingUpstream;
+use hostkit_tests::upstream::parser::ParserProfile;
+use hostkit_tests::wait_until;
 
 use super::wire::{Wire, request};
 
@@ -28,7 +28,7 @@ fn pool() -> usize {
 }
 
 /// An upload that has begun and does not go on.
-fn begin(proxy: &Authproxy) -> Wire {
+fn begin(proxy: &AuthproxyProcess) -> Wire {
     let mut client = Wire::connect(proxy.port());
     let head = request("POST /", &format!("Content-Length: {}\r\n", 2 * BODY.len()));
     client.send(head.replace(super::wire::KEY, GREEDY) + BODY);
@@ -44,7 +44,7 @@ fn is_answered(stream: &TcpStream) -> bool {
 }
 
 /// A request of each of the others, again and again, all of them at once.
-fn serve_others(proxy: &Authproxy, rounds: usize) {
+fn serve_others(proxy: &AuthproxyProcess, rounds: usize) {
     thread::scope(|scope| {
         for key in OTHERS {
             scope.spawn(move || {
@@ -62,25 +62,25 @@ fn serve_others(proxy: &Authproxy, rounds: usize) {
 #[test]
 fn slow_uploads_of_one_key_leave_room_for_all_others() {
     let size = pool();
-    let backend = Backend::start(Personality::ALL[0]);
+    let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("keys.yaml");
     let all = OTHERS.map(|key| (key, &["all"][..]));
-    acl::write_file(&file, &[&[(GREEDY, &["all"][..])], &all[..]].concat());
+    permissions::write_acl_file(&file, &[&[(GREEDY, &["all"][..])], &all[..]].concat());
     let (file, connections) = (
         format!("--acl-file={}", file.display()),
         format!("--server-connections={size}"),
     );
     let patient = ["--timeout=1h", "--client-timeout=1h", "--access-log=off"];
     let args = [&[file.as_str(), &connections], &patient[..]].concat();
-    let proxy = Authproxy::before(backend.port(), &args);
+    let proxy = AuthproxyProcess::before(backend.port(), &args);
 
     let (held, queued) = (size - size / 10, size / 2);
     // 2,100 of a pool of 1,024.
     let count = size * 2 + size / 20;
     let mut uploads: Vec<Wire> = (0..count).map(|_| begin(&proxy)).collect();
     let refused = "authproxy_refusals_total{reason=\"too_many_requests\"}";
-    eventually("all are held, waiting or refused", || {
+    wait_until("all are held, waiting or refused", || {
         proxy.metric(refused) == Some((count - held - queued) as f64)
             && proxy.metric_sum("authproxy_requests_in_flight") == (held + queued) as f64
             && proxy.metric_sum("authproxy_server_waiting") == queued as f64
@@ -117,12 +117,12 @@ fn slow_uploads_of_one_key_leave_room_for_all_others() {
 
 #[test]
 fn request_that_leaves_the_queue_gives_its_place_back() {
-    let backend = Backend::start(Personality::ALL[0]);
+    let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let proxy = super::wire::proxy(backend.port(), &["--server-connections=1"]);
     let mut holder = Wire::connect(proxy.port());
     holder.send(request("POST /", "Content-Length: 10\r\n"));
     let waiting = |count: f64| {
-        eventually(&format!("{count} wait"), || {
+        wait_until(&format!("{count} wait"), || {
             proxy.metric_sum("authproxy_requests_in_flight") == 1.0 + count
                 && proxy.metric_sum("authproxy_server_waiting") == count
         });

@@ -10,36 +10,38 @@ mod sender;
 mod suite;
 mod table;
 
-use hostkit_tests::acl;
-use hostkit_tests::authproxy::Authproxy;
-use hostkit_tests::backend::Backend;
-use hostkit_tests::backend::reading::{Ends, Framing, Personality, Reading, Request};
+use hostkit_tests::authproxy::AuthproxyProcess;
+use hostkit_tests::permissions;
+use hostkit_tests::upstream::RecordingUpstream;
+use hostkit_tests::upstream::parser::{
+    FramingPreference, LineEnding, ParsedRequest, ParsedStream, ParserProfile,
+};
 use tempfile::TempDir;
 
 /// The one key that is worth anything.
 const KEY: &str = "valid-key";
 
 /// The backend that reads most strictly; what others would see in the same bytes is known from the record.
-const STRICT: Personality = Personality {
-    ends: Ends::Crlf,
-    framing: Framing::Chunked,
+const STRICT: ParserProfile = ParserProfile {
+    ends: LineEnding::Crlf,
+    framing: FramingPreference::Chunked,
 };
 
 /// authproxy between attackers and a backend that records.
 struct Rig {
-    backend: Backend,
-    proxy: Authproxy,
+    backend: RecordingUpstream,
+    proxy: AuthproxyProcess,
     _directory: TempDir,
 }
 
 impl Rig {
     /// Whatever never ends is ended soon.
-    fn start(personality: Personality) -> Self {
+    fn start(personality: ParserProfile) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("acl.yaml");
-        acl::write_file(&file, &[(KEY, &["all"])]);
-        let backend = Backend::start(personality);
-        let proxy = Authproxy::before(
+        permissions::write_acl_file(&file, &[(KEY, &["all"])]);
+        let backend = RecordingUpstream::start(personality);
+        let proxy = AuthproxyProcess::before(
             backend.port(),
             &[
                 &format!("--acl-file={}", file.display()),
@@ -58,7 +60,7 @@ impl Rig {
 }
 
 /// Whether a request has the valid key where authproxy looks for one, or is what a browser asks before it sends one.
-fn may_be_there(request: &Request) -> bool {
+fn may_be_there(request: &ParsedRequest) -> bool {
     let authorization = request.values("authorization").any(|value| {
         let key = value.split_once(' ').map(|(_, key)| key.trim());
         key == Some(KEY)
@@ -95,10 +97,10 @@ fn decode(text: &str) -> String {
 }
 
 /// What is wrong with a record, in words: lines without a key, framing that is broken, and what not all read alike.
-fn violations(backend: &Backend) -> Vec<String> {
+fn violations(backend: &RecordingUpstream) -> Vec<String> {
     let mut found = Vec::new();
     for (connection, bytes) in backend.record().iter().enumerate() {
-        let readings = Personality::ALL.map(|personality| (personality, personality.read(bytes)));
+        let readings = ParserProfile::ALL.map(|personality| (personality, personality.read(bytes)));
         for (personality, reading) in &readings {
             let named = |what: &str| format!("{connection} {personality:?}: {what}");
             let keyless = reading.requests.iter().filter(|one| !may_be_there(one));
@@ -118,11 +120,11 @@ fn violations(backend: &Backend) -> Vec<String> {
     found
 }
 
-fn lines(reading: &Reading) -> Vec<&str> {
+fn lines(reading: &ParsedStream) -> Vec<&str> {
     let requests = reading.requests.iter();
     requests.map(|request| request.line.as_str()).collect()
 }
 
-fn last_line(reading: &Reading) -> &str {
+fn last_line(reading: &ParsedStream) -> &str {
     lines(reading).last().copied().unwrap_or_default()
 }

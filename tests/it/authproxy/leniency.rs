@@ -1,8 +1,8 @@
 //! What has one reading only passes, as it does through nginx.
 
-use hostkit_tests::nginx::Nginx;
+use hostkit_tests::nginx::NginxServer;
 use hostkit_tests::or_skip;
-use hostkit_tests::tls::Authority;
+use hostkit_tests::tls::CertificateAuthority;
 
 use super::wire::{KEY, Origin, Wire, ok, proxy};
 
@@ -44,7 +44,7 @@ fn bytes_with_one_reading_pass_through_authproxy_and_nginx_alike() {
     let sound = ("200", ok("ok"));
     let answered = answers.iter().map(|answer| (answer, &plain));
     let asked = requests.iter().map(|request| (&sound, request));
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     let root = tempfile::tempdir().unwrap();
     for ((answer, bytes), (request, head)) in answered.chain(asked) {
         let bytes = bytes.clone();
@@ -58,7 +58,7 @@ fn bytes_with_one_reading_pass_through_authproxy_and_nginx_alike() {
         );
         let Some(nginx) = or_skip(
             "nginx",
-            Nginx::start_with(&authority, root.path(), &through),
+            NginxServer::start_with(&authority, root.path(), &through),
         ) else {
             return;
         };

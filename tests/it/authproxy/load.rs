@@ -5,26 +5,26 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use hostkit_tests::acl::{self, Acl, Manner};
-use hostkit_tests::authproxy::{Answer, Authproxy, exchange};
-use hostkit_tests::backend::reading::{Ends, Framing, Personality};
-use hostkit_tests::backend::{BODY, Backend};
-use hostkit_tests::load::{Connections, Load, Plan};
-use hostkit_tests::nginx::Nginx;
-use hostkit_tests::tls::Authority;
-use hostkit_tests::{Running, eventually, or_skip, patience, which};
+use hostkit_tests::authproxy::{AuthproxyProcess, RawResponse, exchange_bytes};
+use hostkit_tests::load::{ConnectionReuse, LoadGenerator, LoadPlan};
+use hostkit_tests::nginx::NginxServer;
+use hostkit_tests::permissions::{self, PermissionsBehavior, PermissionsServer};
+use hostkit_tests::tls::CertificateAuthority;
+use hostkit_tests::upstream::parser::{FramingPreference, LineEnding, ParserProfile};
+use hostkit_tests::upstream::{RESPONSE_BODY, RecordingUpstream};
+use hostkit_tests::{ChildGuard, find_program, or_skip, wait_limit, wait_until};
 use tempfile::TempDir;
 
 const KEY: &str = "browser-key";
 
-const PERSONALITY: Personality = Personality {
-    ends: Ends::Crlf,
-    framing: Framing::Chunked,
+const PERSONALITY: ParserProfile = ParserProfile {
+    ends: LineEnding::Crlf,
+    framing: FramingPreference::Chunked,
 };
 
 /// An nginx with a small file and a large one, which answers preflights as an API does.
 struct Rig {
-    nginx: Nginx,
+    nginx: NginxServer,
     directory: TempDir,
 }
 
@@ -35,9 +35,9 @@ impl Rig {
         std::fs::create_dir(&root).unwrap();
         std::fs::write(root.join("small"), "ok here").unwrap();
         std::fs::write(root.join("large"), vec![b'x'; 8 << 20]).unwrap();
-        let authority = Authority::new();
-        let nginx = Nginx::start_with(&authority, &root, PREFLIGHT)?;
-        acl::write_file(&directory.path().join("acl.yaml"), &[(KEY, &["all"])]);
+        let authority = CertificateAuthority::new();
+        let nginx = NginxServer::start_with(&authority, &root, PREFLIGHT)?;
+        permissions::write_acl_file(&directory.path().join("acl.yaml"), &[(KEY, &["all"])]);
         Ok(Self { nginx, directory })
     }
 
@@ -45,11 +45,11 @@ impl Rig {
         self.directory.path().join(name).display().to_string()
     }
 
-    fn proxy(&self, args: &[&str]) -> Authproxy {
+    fn proxy(&self, args: &[&str]) -> AuthproxyProcess {
         let file = format!("--acl-file={}", self.path("acl.yaml"));
         let mut all = vec![file.as_str(), "--access-log=off"];
         all.extend(args);
-        Authproxy::before(self.nginx.port(), &all)
+        AuthproxyProcess::before(self.nginx.port(), &all)
     }
 }
 
@@ -86,23 +86,23 @@ fn number(report: &str, line: &str, word: &str) -> u64 {
 
 #[test]
 fn h2load_loses_nothing_and_one_cold_key_is_one_question() {
-    let Some(h2load) = or_skip("h2load", which("h2load")) else {
+    let Some(h2load) = or_skip("h2load", find_program("h2load")) else {
         return;
     };
-    let backend = Backend::start(PERSONALITY);
-    let acl = Acl::start();
-    acl.know_all([KEY]);
+    let backend = RecordingUpstream::start(PERSONALITY);
+    let acl = PermissionsServer::start();
+    acl.add_keys([KEY]);
     // Long enough for many to ask about the same key at once.
-    acl.behave(Manner::After(Duration::from_millis(100)));
+    acl.set_behavior(PermissionsBehavior::After(Duration::from_millis(100)));
     let engine = format!("--acl-server={}", acl.url());
-    let proxy = Authproxy::before(backend.port(), &[&engine, "--access-log=off"]);
+    let proxy = AuthproxyProcess::before(backend.port(), &[&engine, "--access-log=off"]);
     let header = format!("X-API-Key: {KEY}");
     let url = proxy.url("/small");
     let args = ["--h1", "-n", "3000", "-c", "1000", "-H", &header, &url];
     let report = output(&h2load, &args);
     assert_eq!(number(&report, "requests:", "succeeded"), 3000, "{report}");
     assert_eq!(number(&report, "status codes:", "2xx"), 3000, "{report}");
-    assert_eq!(acl.asked(), 1);
+    assert_eq!(acl.request_count(), 1);
     // The other way: none of them may pass.
     let report = output(&h2load, &["--h1", "-n", "1000", "-c", "10", &url]);
     assert_eq!(number(&report, "status codes:", "4xx"), 1000, "{report}");
@@ -113,12 +113,12 @@ fn h2load_loses_nothing_and_one_cold_key_is_one_question() {
 /// tool itself would go on for much longer.
 #[track_caller]
 fn slow(server: u16, args: &[&str], path: &str) {
-    let Some(slowhttptest) = or_skip("slowhttptest", which("slowhttptest")) else {
+    let Some(slowhttptest) = or_skip("slowhttptest", find_program("slowhttptest")) else {
         return;
     };
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("acl.yaml");
-    acl::write_file(&file, &[(KEY, &["all"])]);
+    permissions::write_acl_file(&file, &[(KEY, &["all"])]);
     let file = format!("--acl-file={}", file.display());
     // Longer than the pause of the tool: it is not silence alone that ends them.
     let times = [
@@ -126,22 +126,22 @@ fn slow(server: u16, args: &[&str], path: &str) {
         "--idle-timeout=2s",
         "--access-log=off",
     ];
-    let proxy = Authproxy::before(server, &[&[file.as_str()], &times[..]].concat());
+    let proxy = AuthproxyProcess::before(server, &[&[file.as_str()], &times[..]].concat());
     let files = || {
         let directory = format!("/proc/{}/fd", proxy.pid());
         std::fs::read_dir(directory).unwrap().count()
     };
     let target = SocketAddr::from(([127, 0, 0, 1], proxy.port()));
-    let load = Load::start(Plan {
+    let load = LoadGenerator::start(LoadPlan {
         path: format!("/small?apikey={KEY}"),
         clients: 4,
         rate: 20.0,
-        timeout: patience(),
-        ..Plan::new(target, BODY, Connections::KeepAlive)
+        timeout: wait_limit(),
+        ..LoadPlan::new(target, RESPONSE_BODY, ConnectionReuse::KeepAlive)
     });
     load.more(20);
     let before = files();
-    let limit = (10 * patience().as_secs()).to_string();
+    let limit = (10 * wait_limit().as_secs()).to_string();
     let url = proxy.url(&format!("{path}?apikey={KEY}"));
     let child = Command::new(slowhttptest)
         .args([
@@ -151,10 +151,10 @@ fn slow(server: u16, args: &[&str], path: &str) {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let _tool = Running(child);
-    eventually("they are there", || files() > before + 150);
+    let _tool = ChildGuard(child);
+    wait_until("they are there", || files() > before + 150);
     // The server's connections that rest are not among those.
-    eventually("all slow connections are closed", || {
+    wait_until("all slow connections are closed", || {
         load.more(1);
         files() < before + 20
     });
@@ -165,13 +165,13 @@ fn slow(server: u16, args: &[&str], path: &str) {
 
 #[test]
 fn slow_heads_end_and_others_are_served_meanwhile() {
-    let backend = Backend::start(PERSONALITY);
+    let backend = RecordingUpstream::start(PERSONALITY);
     slow(backend.port(), &["-H", "-x", "24"], "/");
 }
 
 #[test]
 fn slow_bodies_end_and_others_are_served_meanwhile() {
-    let backend = Backend::start(PERSONALITY);
+    let backend = RecordingUpstream::start(PERSONALITY);
     slow(backend.port(), &["-B", "-s", "8192", "-x", "16"], "/");
 }
 
@@ -218,8 +218,8 @@ fn a_browser_may_ask_before_it_shows_its_key_and_reads_why_it_was_refused() {
             text.push_str(&line.replace("keep-alive", "close"));
             text.push_str("\r\n");
         }
-        let bytes = exchange(proxy.port(), format!("{text}\r\n").as_bytes());
-        Answer::parse(&bytes).unwrap_or_else(|| panic!("no answer to {text}"))
+        let bytes = exchange_bytes(proxy.port(), format!("{text}\r\n").as_bytes());
+        RawResponse::parse(&bytes).unwrap_or_else(|| panic!("no answer to {text}"))
     };
     let origin = Some("https://example.com");
     let asked = send("OPTIONS /small HTTP/1.1", "none", &[]);

@@ -6,11 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hostkit::runtime::raise_open_files;
-use hostkit_tests::acl::{self, Acl};
-use hostkit_tests::authproxy::Authproxy;
-use hostkit_tests::backend::Backend;
-use hostkit_tests::backend::reading::{Ends, Framing, Personality};
-use hostkit_tests::{eventually, long, patience, within};
+use hostkit_tests::authproxy::AuthproxyProcess;
+use hostkit_tests::permissions::{self, PermissionsServer};
+use hostkit_tests::upstream::RecordingUpstream;
+use hostkit_tests::upstream::parser::{FramingPreference, LineEnding, ParserProfile};
+use hostkit_tests::{is_long_run, wait_limit, wait_until, wait_within};
 use tempfile::TempDir;
 
 const KEY: &str = "idle-key";
@@ -25,13 +25,13 @@ const QUIET: Duration = Duration::from_secs(6);
 /// The same where it is enough that every connection was put aside.
 const PARKED: Duration = Duration::from_secs(3);
 
-const PERSONALITY: Personality = Personality {
-    ends: Ends::Crlf,
-    framing: Framing::Chunked,
+const PERSONALITY: ParserProfile = ParserProfile {
+    ends: LineEnding::Crlf,
+    framing: FramingPreference::Chunked,
 };
 
 /// What the kernel knows of a process (proc(5)).
-fn field(proxy: &Authproxy, name: &str) -> u64 {
+fn field(proxy: &AuthproxyProcess, name: &str) -> u64 {
     let path = format!("/proc/{}/status", proxy.pid());
     let status = std::fs::read_to_string(path).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -40,11 +40,11 @@ fn field(proxy: &Authproxy, name: &str) -> u64 {
 }
 
 /// Resident memory in bytes.
-fn resident(proxy: &Authproxy) -> u64 {
+fn resident(proxy: &AuthproxyProcess) -> u64 {
     field(proxy, "VmRSS:") * 1024
 }
 
-fn files(proxy: &Authproxy) -> usize {
+fn files(proxy: &AuthproxyProcess) -> usize {
     let path = format!("/proc/{}/fd", proxy.pid());
     std::fs::read_dir(path).unwrap().count()
 }
@@ -55,9 +55,9 @@ fn connections() -> usize {
     MANY.min((limit as usize).saturating_sub(4096))
 }
 
-fn connect(proxy: &Authproxy) -> TcpStream {
+fn connect(proxy: &AuthproxyProcess) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
-    stream.set_read_timeout(Some(patience())).unwrap();
+    stream.set_read_timeout(Some(wait_limit())).unwrap();
     stream.set_nodelay(true).unwrap();
     stream
 }
@@ -90,11 +90,11 @@ fn request(stream: &mut TcpStream, key: &str) -> String {
 
 /// Waits until nothing has woken it up for so long.
 #[track_caller]
-fn rests(proxy: &Authproxy, quiet: Duration) {
+fn rests(proxy: &AuthproxyProcess, quiet: Duration) {
     let slept = || field(proxy, "voluntary_ctxt_switches:");
     let mut last = (slept(), Instant::now());
     // What the requests before have set going takes its own time to end.
-    let is_at_rest = within(3 * patience(), || {
+    let is_at_rest = wait_within(3 * wait_limit(), || {
         let now = slept();
         if now != last.0 {
             last = (now, Instant::now());
@@ -112,17 +112,17 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 struct Rig {
-    proxy: Authproxy,
-    _backend: Backend,
+    proxy: AuthproxyProcess,
+    _backend: RecordingUpstream,
     _directory: TempDir,
 }
 
 impl Rig {
     fn start() -> Self {
-        let backend = Backend::start(PERSONALITY);
+        let backend = RecordingUpstream::start(PERSONALITY);
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("acl.yaml");
-        acl::write_file(&file, &[(KEY, &["all"])]);
+        permissions::write_acl_file(&file, &[(KEY, &["all"])]);
         let file = format!("--acl-file={}", file.display());
         let args = [
             &file,
@@ -130,7 +130,7 @@ impl Rig {
             "--client-timeout=1h",
             "--access-log=off",
         ];
-        let proxy = Authproxy::before(backend.port(), &args);
+        let proxy = AuthproxyProcess::before(backend.port(), &args);
         // What is allocated once is not what is measured.
         for _ in 0..200 {
             assert!(request(&mut connect(&proxy), KEY).contains(" 200 "));
@@ -145,14 +145,14 @@ impl Rig {
 
 /// Bytes of resident memory for each of so many connections.
 #[track_caller]
-fn cost(proxy: &Authproxy, before: u64, count: usize, most: u64) -> u64 {
+fn cost(proxy: &AuthproxyProcess, before: u64, count: usize, most: u64) -> u64 {
     let each = resident(proxy).saturating_sub(before) / count as u64;
     assert!(each <= most, "{each} bytes for each of {count} connections");
     each
 }
 
 /// Opens connections with one request each.
-fn used(proxy: &Authproxy, count: usize) -> Vec<TcpStream> {
+fn used(proxy: &AuthproxyProcess, count: usize) -> Vec<TcpStream> {
     let open = |_| {
         let mut stream = connect(proxy);
         assert!(request(&mut stream, KEY).contains(" 200 "));
@@ -169,7 +169,7 @@ fn ten_thousand_connections_that_were_never_used_cost_little_and_wake_nobody() {
     let proxy = &rig.proxy;
     let before = resident(proxy);
     let mut idle: Vec<TcpStream> = (0..count).map(|_| connect(proxy)).collect();
-    eventually("all are accepted", || files(proxy) >= count);
+    wait_until("all are accepted", || files(proxy) >= count);
     rests(proxy, QUIET);
     let each = cost(proxy, before, count, IDLE);
     println!("{count} connections, {each} bytes each");
@@ -178,7 +178,7 @@ fn ten_thousand_connections_that_were_never_used_cost_little_and_wake_nobody() {
         assert!(request(stream, KEY).contains(" 200 "));
     }
     drop(idle);
-    eventually("all are closed", || files(proxy) < 100);
+    wait_until("all are closed", || files(proxy) < 100);
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn ten_thousand_connections_that_were_used_wake_nobody() {
 
 #[test]
 fn what_a_connection_holds_while_it_is_used_is_given_back_when_it_is_idle() {
-    let (rounds, batch) = if long() { (10, 1000) } else { (3, 300) };
+    let (rounds, batch) = if is_long_run() { (10, 1000) } else { (3, 300) };
     let rig = Rig::start();
     let proxy = &rig.proxy;
     // The first ones make the room that later ones find.
@@ -220,10 +220,10 @@ fn what_a_connection_holds_while_it_is_used_is_given_back_when_it_is_idle() {
 
 #[test]
 fn a_million_keys_that_nobody_has_are_forgotten() {
-    let keys = if long() { 1_000_000 } else { 12_000 };
-    let backend = Backend::start(PERSONALITY);
-    let acl = Acl::start();
-    acl.know_all([KEY]);
+    let keys = if is_long_run() { 1_000_000 } else { 12_000 };
+    let backend = RecordingUpstream::start(PERSONALITY);
+    let acl = PermissionsServer::start();
+    acl.add_keys([KEY]);
     let engine = format!("--acl-server={}", acl.url());
     let args = [
         &engine,
@@ -231,7 +231,7 @@ fn a_million_keys_that_nobody_has_are_forgotten() {
         "--ttl-denied=1h",
         "--access-log=off",
     ];
-    let proxy = Authproxy::before(backend.port(), &args);
+    let proxy = AuthproxyProcess::before(backend.port(), &args);
     let mut stream = connect(&proxy);
     let mut ask = |from: usize, to: usize| {
         for number in from..to {
@@ -245,17 +245,17 @@ fn a_million_keys_that_nobody_has_are_forgotten() {
     let grown = resident(&proxy).saturating_sub(before);
     println!("{keys} keys: grown by {grown} bytes");
     assert!(grown <= 512 << 10, "grown by {grown} bytes");
-    assert_eq!(acl.asked(), keys);
+    assert_eq!(acl.request_count(), keys);
     // Nor did they push out who is known.
     assert!(request(&mut stream, KEY).contains(" 200 "));
-    let asked = acl.asked();
+    let asked = acl.request_count();
     for number in 0..3000 {
         let status = request(&mut stream, &format!("nobody-again-{number}"));
         assert!(status.contains(" 403 "), "{status}");
     }
     assert!(request(&mut stream, KEY).contains(" 200 "));
-    assert_eq!(acl.asked(), asked + 3000);
-    assert_eq!(acl.asked_about(KEY), 1);
+    assert_eq!(acl.request_count(), asked + 3000);
+    assert_eq!(acl.request_count_for(KEY), 1);
 }
 
 /// A head of this many bytes, without its end.
@@ -268,14 +268,14 @@ const WAITING: u64 = 6 << 10;
 const LEFT: u64 = 6 << 20;
 
 /// Memory in bytes that is not of a file.
-fn anonymous(proxy: &Authproxy) -> u64 {
+fn anonymous(proxy: &AuthproxyProcess) -> u64 {
     field(proxy, "RssAnon:") * 1024
 }
 
 /// Waits until what a burst took is given back.
 #[track_caller]
-fn gives_back(proxy: &Authproxy, before: u64) {
-    eventually("the memory is given back", || {
+fn gives_back(proxy: &AuthproxyProcess, before: u64) {
+    wait_until("the memory is given back", || {
         anonymous(proxy) <= before + LEFT
     });
 }
@@ -304,7 +304,7 @@ fn unfinished_heads_are_bounded_and_their_memory_is_given_back() {
     // Those that are too many are answered, the oldest first.
     let kept = UNFINISHED_HEADS as usize / UNFINISHED;
     let refused = || proxy.metric_sum("authproxy_refusals_total") as usize;
-    eventually("the oldest are refused", || refused() >= count - kept);
+    wait_until("the oldest are refused", || refused() >= count - kept);
     let mut answer = [0; 12];
     begun[0].read_exact(&mut answer).unwrap();
     assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 408");

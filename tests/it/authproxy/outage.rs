@@ -5,13 +5,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use hostkit_tests::acl::{Acl, Manner};
-use hostkit_tests::authproxy::Authproxy;
-use hostkit_tests::backend::reading::{Ends, Framing, Personality};
-use hostkit_tests::backend::{BODY, Backend};
-use hostkit_tests::load::{Connections, Load, Plan, Report};
-use hostkit_tests::memcached::{Memcached, addresses};
-use hostkit_tests::{eventually, long, or_skip, patience, within};
+use hostkit_tests::authproxy::AuthproxyProcess;
+use hostkit_tests::load::{ConnectionReuse, LoadGenerator, LoadPlan, LoadReport};
+use hostkit_tests::memcached::{MemcachedServer, join_addresses};
+use hostkit_tests::permissions::{PermissionsBehavior, PermissionsServer};
+use hostkit_tests::upstream::parser::{FramingPreference, LineEnding, ParserProfile};
+use hostkit_tests::upstream::{RESPONSE_BODY, RecordingUpstream};
+use hostkit_tests::{is_long_run, or_skip, wait_limit, wait_until, wait_within};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -21,16 +21,16 @@ const SECRET: &str = "a secret that all hosts share";
 
 /// A minute of the issue.
 fn minutes(count: u32) -> Duration {
-    let minute = if long() { 60 } else { 1 };
+    let minute = if is_long_run() { 60 } else { 1 };
     Duration::from_secs(minute) * count
 }
 
 /// authproxy with all that it depends on.
 struct Rig {
-    acl: Acl,
-    memcached: Vec<Memcached>,
-    backend: Backend,
-    proxy: Authproxy,
+    acl: PermissionsServer,
+    memcached: Vec<MemcachedServer>,
+    backend: RecordingUpstream,
+    proxy: AuthproxyProcess,
     _directory: TempDir,
 }
 
@@ -43,19 +43,19 @@ impl Rig {
     }
 
     fn with(args: &[&str]) -> Result<Self, String> {
-        let memcached = Memcached::several(3)?;
-        let acl = Acl::start();
-        acl.know_all(KEYS.iter().copied());
-        let backend = Backend::start(Personality {
-            ends: Ends::Crlf,
-            framing: Framing::Chunked,
+        let memcached = MemcachedServer::several(3)?;
+        let acl = PermissionsServer::start();
+        acl.add_keys(KEYS.iter().copied());
+        let backend = RecordingUpstream::start(ParserProfile {
+            ends: LineEnding::Crlf,
+            framing: FramingPreference::Chunked,
         });
         let directory = tempfile::tempdir().unwrap();
         let secret = directory.path().join("secret");
         std::fs::write(&secret, SECRET).unwrap();
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&secret, private).unwrap();
-        let (engine, servers) = (acl.url(), addresses(&memcached));
+        let (engine, servers) = (acl.url(), join_addresses(&memcached));
         let own = [
             format!("--acl-server={engine}"),
             format!("--memcache_servers={servers}"),
@@ -69,7 +69,7 @@ impl Rig {
         ]);
         all.extend(["--ttl-error=50ms", "--access-log=off"]);
         all.extend(args);
-        let proxy = Authproxy::before(backend.port(), &all);
+        let proxy = AuthproxyProcess::before(backend.port(), &all);
         Ok(Self {
             acl,
             memcached,
@@ -80,18 +80,18 @@ impl Rig {
     }
 
     /// A load for each known key, all of whom have been served.
-    fn loads(&self) -> Vec<Load> {
+    fn loads(&self) -> Vec<LoadGenerator> {
         let target = SocketAddr::from(([127, 0, 0, 1], self.proxy.port()));
         let start = |key: &&str| {
-            Load::start(Plan {
+            LoadGenerator::start(LoadPlan {
                 path: format!("/?apikey={key}"),
                 clients: 4,
                 rate: 20.0,
-                timeout: patience(),
-                ..Plan::new(target, BODY, Connections::KeepAlive)
+                timeout: wait_limit(),
+                ..LoadPlan::new(target, RESPONSE_BODY, ConnectionReuse::KeepAlive)
             })
         };
-        let loads: Vec<Load> = KEYS.iter().map(start).collect();
+        let loads: Vec<LoadGenerator> = KEYS.iter().map(start).collect();
         loads.iter().for_each(|load| load.more(10));
         loads
     }
@@ -106,8 +106,8 @@ impl Rig {
 const UNAVAILABLE: &str = "engine_unavailable";
 
 #[track_caller]
-fn nobody_noticed(loads: Vec<Load>) {
-    let reports: Vec<Report> = loads.into_iter().map(Load::stop).collect();
+fn nobody_noticed(loads: Vec<LoadGenerator>) {
+    let reports: Vec<LoadReport> = loads.into_iter().map(LoadGenerator::stop).collect();
     for report in reports {
         assert!(report.clean(), "{report}");
     }
@@ -120,10 +120,10 @@ fn nobody_with_a_known_key_notices_ten_minutes_without_engine_and_memcached() {
     };
     let loads = rig.loads();
     rig.acl.kill();
-    rig.memcached.iter().for_each(Memcached::kill);
+    rig.memcached.iter().for_each(MemcachedServer::kill);
     // Grants were last believed at most a minute before; what is left of the ten is less the time to stop the loads.
     let mut number = 0;
-    within(minutes(9), || {
+    wait_within(minutes(9), || {
         number += 1;
         let unknown = rig.ask(&format!("unknown-{number}"));
         assert_eq!(unknown, (503, Some(UNAVAILABLE.to_owned())));
@@ -135,17 +135,17 @@ fn nobody_with_a_known_key_notices_ten_minutes_without_engine_and_memcached() {
     let stale = rig.proxy.get_with_key("/", KEYS[0]);
     assert_eq!(stale.header("x-auth-stale"), Some("1"), "{stale:?}");
     // It is bounded.
-    let limit = minutes(3) + patience();
+    let limit = minutes(3) + wait_limit();
     let mut last = (200, None);
-    let ended = within(limit, || {
+    let ended = wait_within(limit, || {
         last = rig.ask(KEYS[0]);
         last.0 != 200
     });
     assert!(ended, "still believed");
     assert_eq!(last, (503, Some(UNAVAILABLE.to_owned())));
     rig.acl.restart();
-    eventually("all is as it was", || rig.ask(KEYS[0]).0 == 200);
-    eventually("unknown is unknown again", || rig.ask("unknown-1").0 == 403);
+    wait_until("all is as it was", || rig.ask(KEYS[0]).0 == 200);
+    wait_until("unknown is unknown again", || rig.ask("unknown-1").0 == 403);
     let fresh = rig.proxy.get_with_key("/", KEYS[0]);
     assert_eq!(fresh.header("x-auth-stale"), None);
 }
@@ -160,7 +160,7 @@ fn memcached_dies_hangs_and_comes_back_and_nobody_notices() {
     let newcomers = |name: &str| {
         for number in 0..10 {
             let key = format!("{name}-{number}");
-            rig.acl.know(&key, json!({}));
+            rig.acl.add_key(&key, json!({}));
             assert_eq!(rig.ask(&key).0, 200, "{key}");
         }
     };
@@ -168,25 +168,25 @@ fn memcached_dies_hangs_and_comes_back_and_nobody_notices() {
         let gets = rig.memcached.iter().map(|one| one.stat("cmd_get"));
         gets.sum::<u64>()
     };
-    eventually("memcached is used", || used() > 0);
+    wait_until("memcached is used", || used() > 0);
     rig.memcached[0].stall();
     newcomers("one-stalled");
     more();
-    rig.memcached.iter().for_each(Memcached::stall);
+    rig.memcached.iter().for_each(MemcachedServer::stall);
     newcomers("all-stalled");
     more();
-    rig.memcached.iter().for_each(Memcached::resume);
+    rig.memcached.iter().for_each(MemcachedServer::resume);
     rig.memcached[1].kill();
     newcomers("one-dead");
     more();
-    rig.memcached.iter().for_each(Memcached::kill);
+    rig.memcached.iter().for_each(MemcachedServer::kill);
     newcomers("all-dead");
     more();
-    rig.memcached.iter().for_each(Memcached::restart);
+    rig.memcached.iter().for_each(MemcachedServer::restart);
     newcomers("all-new");
     more();
     let before = used();
-    eventually("memcached is used again", || {
+    wait_until("memcached is used again", || {
         loads.iter().for_each(|load| load.more(1));
         used() > before
     });
@@ -201,43 +201,48 @@ fn an_engine_that_flaps_hangs_and_lies_is_not_noticed_by_those_it_knew() {
     let loads = rig.loads();
     let html = "<html>It works!</html>".to_owned();
     let lies = [
-        Manner::Status(200, html.clone()),
-        Manner::Status(
+        PermissionsBehavior::Status(200, html.clone()),
+        PermissionsBehavior::Status(
             200,
             r#"{"known":"yes","id":"x","rights":["all"]}"#.to_owned(),
         ),
-        Manner::Status(200, r#"{"known":true,"rights":["all"]}"#.to_owned()),
-        Manner::Status(200, r#"{"known":true,"id":"x"}"#.to_owned()),
-        Manner::Status(
+        PermissionsBehavior::Status(200, r#"{"known":true,"rights":["all"]}"#.to_owned()),
+        PermissionsBehavior::Status(200, r#"{"known":true,"id":"x"}"#.to_owned()),
+        PermissionsBehavior::Status(
             200,
             r#"[{"known":true,"id":"x","rights":["all"]}]"#.to_owned(),
         ),
-        Manner::Status(200, String::new()),
-        Manner::Status(200, format!("{{\"known\":true,{}", " ".repeat(1 << 20))),
-        Manner::Status(404, r#"{"known":false}"#.to_owned()),
-        Manner::Status(403, html),
-        Manner::Status(500, String::new()),
-        Manner::Status(302, String::new()),
-        Manner::Garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{\"known\":true".to_vec()),
-        Manner::Garbage(vec![0; 4096]),
-        Manner::Close,
+        PermissionsBehavior::Status(200, String::new()),
+        PermissionsBehavior::Status(200, format!("{{\"known\":true,{}", " ".repeat(1 << 20))),
+        PermissionsBehavior::Status(404, r#"{"known":false}"#.to_owned()),
+        PermissionsBehavior::Status(403, html),
+        PermissionsBehavior::Status(500, String::new()),
+        PermissionsBehavior::Status(302, String::new()),
+        PermissionsBehavior::Garbage(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{\"known\":true".to_vec(),
+        ),
+        PermissionsBehavior::Garbage(vec![0; 4096]),
+        PermissionsBehavior::Close,
     ];
     for (number, lie) in lies.iter().enumerate() {
-        rig.acl.behave(lie.clone());
+        rig.acl.set_behavior(lie.clone());
         let unknown = rig.ask(&format!("lied-about-{number}"));
         assert_eq!(unknown, (503, Some(UNAVAILABLE.to_owned())), "{lie:.100?}");
-        eventually("known keys are asked about, too", || {
+        wait_until("known keys are asked about, too", || {
             loads.iter().for_each(|load| load.more(1));
-            KEYS.iter().any(|key| rig.acl.asked_about(key) > 0)
+            KEYS.iter().any(|key| rig.acl.request_count_for(key) > 0)
         });
     }
-    let mut turns = vec![Manner::Answer, Manner::After(Duration::from_millis(20))];
+    let mut turns = vec![
+        PermissionsBehavior::Answer,
+        PermissionsBehavior::After(Duration::from_millis(20)),
+    ];
     turns.extend(lies);
-    rig.acl.behave_in_turn(turns);
+    rig.acl.set_behaviors(turns);
     loads.iter().for_each(|load| load.more(100));
-    rig.acl.behave(Manner::Hang);
+    rig.acl.set_behavior(PermissionsBehavior::Hang);
     loads.iter().for_each(|load| load.more(100));
-    rig.acl.behave(Manner::Answer);
+    rig.acl.set_behavior(PermissionsBehavior::Answer);
     nobody_noticed(loads);
 }
 
@@ -250,7 +255,7 @@ fn a_restart_during_the_outage_takes_what_memcached_has() {
     for key in KEYS {
         assert_eq!(rig.ask(key).0, 200);
     }
-    eventually("memcached has them all", || {
+    wait_until("memcached has them all", || {
         let held = rig.memcached.iter().map(|one| one.keys().len());
         held.sum::<usize>() == KEYS.len()
     });
@@ -259,14 +264,14 @@ fn a_restart_during_the_outage_takes_what_memcached_has() {
     for key in KEYS {
         assert_eq!(rig.ask(key), (200, None), "{key}");
     }
-    eventually("they are stale, and served", || {
+    wait_until("they are stale, and served", || {
         let answer = rig.proxy.get_with_key("/", KEYS[0]);
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.header("x-auth-stale").is_some()
     });
     assert_eq!(rig.ask("unknown"), (503, Some(UNAVAILABLE.to_owned())));
     // Without memcached a restart forgets; that is no denial either.
-    rig.memcached.iter().for_each(Memcached::kill);
+    rig.memcached.iter().for_each(MemcachedServer::kill);
     rig.proxy.restart();
     assert_eq!(rig.ask(KEYS[0]), (503, Some(UNAVAILABLE.to_owned())));
     assert!(rig.backend.requests().iter().all(|request| {

@@ -1,8 +1,8 @@
 //! CORS preflights, by what the configuration says of them.
 
-use hostkit_tests::authproxy::{Answer, Authproxy, ask};
+use hostkit_tests::authproxy::{AuthproxyProcess, RawResponse, send_request};
 use hostkit_tests::or_skip;
-use hostkit_tests::web::{Kind, Web};
+use hostkit_tests::web::{WebServer, WebServerKind};
 
 use super::wire::{Origin, ok, proxy};
 
@@ -23,12 +23,12 @@ const MORE: &[&str] = &[
     "X-Custom: 1",
 ];
 
-fn ask_first(proxy: &Authproxy, path: &str, more: &[&str]) -> Answer {
-    ask(proxy.port(), "OPTIONS", path, &[PREFLIGHT, more].concat())
+fn ask_first(proxy: &AuthproxyProcess, path: &str, more: &[&str]) -> RawResponse {
+    send_request(proxy.port(), "OPTIONS", path, &[PREFLIGHT, more].concat())
 }
 
 /// authproxy before a server, with this in its configuration file.
-fn configured(server: u16, text: &str) -> Authproxy {
+fn configured(server: u16, text: &str) -> AuthproxyProcess {
     let directory = tempfile::tempdir().unwrap().keep();
     let file = directory.join("authproxy.yaml");
     std::fs::write(&file, text).unwrap();
@@ -49,7 +49,7 @@ fn preflights_need_a_key_by_default_and_the_log_names_the_setting_once() {
     assert!(requests.lock().unwrap().is_empty());
     let answer = ask_first(&proxy, "/", &["X-API-Key: wire-key"]);
     assert_eq!(answer.body, "data", "with a key it is a request");
-    proxy.says("--cors-preflight");
+    proxy.logs("--cors-preflight");
     assert_eq!(
         proxy.log().matches("--cors-preflight").count(),
         1,
@@ -82,8 +82,8 @@ fn preflights_are_answered_from_cors_and_the_server_hears_nothing() {
     ] {
         assert_eq!(answer.header(name), value, "{name}: {answer:?}");
     }
-    let refused = ask(proxy.port(), "GET", "/", &["Origin: https://b.example"]);
-    let origin_of = |answer: &Answer| {
+    let refused = send_request(proxy.port(), "GET", "/", &["Origin: https://b.example"]);
+    let origin_of = |answer: &RawResponse| {
         let found = answer.header("access-control-allow-origin");
         found.map(str::to_owned)
     };
@@ -91,7 +91,7 @@ fn preflights_are_answered_from_cors_and_the_server_hears_nothing() {
         (refused.status, origin_of(&refused).as_deref()),
         (401, Some("https://b.example"))
     );
-    let other = ask(proxy.port(), "GET", "/", &["Origin: https://c.example"]);
+    let other = send_request(proxy.port(), "GET", "/", &["Origin: https://c.example"]);
     assert_eq!((other.status, origin_of(&other)), (401, None));
     assert!(requests.lock().unwrap().is_empty());
 }
@@ -126,11 +126,11 @@ fn a_preflight_that_passes_is_nothing_but_a_question() {
 
 #[test]
 fn a_header_that_replaces_the_method_does_not_pass_with_a_preflight() {
-    let Some(web) = or_skip("Express", Web::start(Kind::Express)) else {
+    let Some(web) = or_skip("Express", WebServer::start(WebServerKind::Express)) else {
         return;
     };
     let proxy = proxy(web.port(), &["--cors-preflight=pass"]);
-    let direct = ask(web.port(), "OPTIONS", "/x", &[PREFLIGHT, MORE].concat());
+    let direct = send_request(web.port(), "OPTIONS", "/x", &[PREFLIGHT, MORE].concat());
     assert!(direct.body.contains("DELETE other"), "{direct:?}");
     let answer = ask_first(&proxy, "/x", MORE);
     assert!(answer.body.contains("OPTIONS other"), "{answer:?}");

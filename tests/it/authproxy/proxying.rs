@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hostkit_tests::eventually;
+use hostkit_tests::wait_until;
 
 use super::wire::{KEY, Origin, Wire, ok, proxy, request};
 
@@ -355,7 +355,7 @@ fn a_client_of_http_1_0_sees_that_an_answer_was_cut_short() {
     assert!(all.starts_with(b"HTTP/1.0 200 OK\r\n"));
     let error = end.expect_err("the end of the connection would be that of the answer");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    eventually("it is counted", || {
+    wait_until("it is counted", || {
         proxy.metric_sum("authproxy_answers_cut_total") == 1.0
     });
 }

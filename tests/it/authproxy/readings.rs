@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use hostkit_tests::authproxy::{Authproxy, ask};
-use hostkit_tests::web::{Kind, Web};
-use hostkit_tests::{acl, or_skip, workspace};
+use hostkit_tests::authproxy::{AuthproxyProcess, send_request};
+use hostkit_tests::web::{WebServer, WebServerKind};
+use hostkit_tests::{or_skip, permissions, workspace};
 
 /// What becomes of a request.
 enum Verdict {
@@ -20,7 +20,7 @@ struct Row {
     /// What is odd about it, for the page.
     request: &'static str,
     /// The servers that take it for something else, and their answer to it.
-    servers: &'static [(Kind, &'static str)],
+    servers: &'static [(WebServerKind, &'static str)],
     /// What they take it for, for the page.
     means: &'static str,
     /// What authproxy does, for the page.
@@ -31,8 +31,8 @@ struct Row {
     verdict: Verdict,
 }
 
-use Kind::{Express, Gunicorn, Hypercorn, Nginx, Node};
 use Verdict::{Passed, Refused};
+use WebServerKind::{Express, Gunicorn, Hypercorn, Nginx, Node};
 
 /// Keys that may read; the second on one host only. Nothing here needs more, but for what [`RULES`] says.
 const READER: &str = "X-API-Key: reader";
@@ -228,12 +228,12 @@ fn markdown() -> String {
 }
 
 /// authproxy in front of a server, with the rules and keys of the table.
-fn proxy(directory: &Path, port: u16) -> Authproxy {
+fn proxy(directory: &Path, port: u16) -> AuthproxyProcess {
     let (keys, config) = (
         directory.join("keys.yaml"),
         directory.join("authproxy.yaml"),
     );
-    let [reader, here] = ["reader", "here"].map(acl::hash);
+    let [reader, here] = ["reader", "here"].map(permissions::hash_key);
     let text = format!(
         "keys:\n  - {{id: reader, sha256: {reader}, rights: [read]}}\n  - {{id: here, sha256: {here}, rights: [read], \
          hosts: [a.example]}}\n"
@@ -244,14 +244,14 @@ fn proxy(directory: &Path, port: u16) -> Authproxy {
         keys.display()
     );
     std::fs::write(&config, text).unwrap();
-    Authproxy::start(&["--config", config.to_str().unwrap()])
+    AuthproxyProcess::start(&["--config", config.to_str().unwrap()])
 }
 
 #[test]
 fn the_strictest_reading_of_any_server_decides() {
     let scratch = tempfile::tempdir().unwrap();
-    for kind in Kind::ALL {
-        let Some(web) = or_skip(kind.name(), Web::start(kind)) else {
+    for kind in WebServerKind::ALL {
+        let Some(web) = or_skip(kind.name(), WebServer::start(kind)) else {
             continue;
         };
         let proxy = proxy(scratch.path(), web.port());
@@ -259,10 +259,10 @@ fn the_strictest_reading_of_any_server_decides() {
             let what = format!("{} {} {:?}", row.method, row.target, row.headers);
             let own = row.servers.iter().find(|(own, _)| *own == kind);
             if let Some((_, read)) = own {
-                let direct = ask(web.port(), row.method, row.target, row.headers);
+                let direct = send_request(web.port(), row.method, row.target, row.headers);
                 assert!(direct.body.contains(read), "{kind:?}, {what}: {direct:?}");
             }
-            let answer = ask(proxy.port(), row.method, row.target, row.headers);
+            let answer = send_request(proxy.port(), row.method, row.target, row.headers);
             match row.verdict {
                 Refused(status, word) => {
                     let found = (answer.status, answer.word());
@@ -275,10 +275,10 @@ fn the_strictest_reading_of_any_server_decides() {
             }
         }
         // What all read alike passes.
-        let open = ask(proxy.port(), "GET", "/open/x", &[]);
+        let open = send_request(proxy.port(), "GET", "/open/x", &[]);
         assert!(open.body.contains("GET open"), "{kind:?}: {open:?}");
         for headers in [&[READER][..], &[HERE, "Host: a.example"]] {
-            let passed = ask(proxy.port(), "GET", "/x", headers);
+            let passed = send_request(proxy.port(), "GET", "/x", headers);
             assert!(passed.body.contains("GET other"), "{kind:?}: {passed:?}");
         }
     }

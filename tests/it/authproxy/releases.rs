@@ -2,12 +2,12 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use hostkit_tests::acl::Acl;
-use hostkit_tests::authproxy::Authproxy;
-use hostkit_tests::backend::Backend;
-use hostkit_tests::backend::reading::{Ends, Framing, Personality};
-use hostkit_tests::memcached::Memcached;
-use hostkit_tests::{eventually, old_bin, or_skip};
+use hostkit_tests::authproxy::AuthproxyProcess;
+use hostkit_tests::memcached::MemcachedServer;
+use hostkit_tests::permissions::PermissionsServer;
+use hostkit_tests::upstream::RecordingUpstream;
+use hostkit_tests::upstream::parser::{FramingPreference, LineEnding, ParserProfile};
+use hostkit_tests::{old_bin, or_skip, wait_until};
 
 const KEY: &str = "alice-key";
 
@@ -24,14 +24,14 @@ fn answer_that_one_release_stored_is_believed_by_the_other() {
         old.to_str().unwrap(),
     ];
     for [writer, reader] in [[&old[..], &["env"]], [&["env"], &old[..]]] {
-        let Some(memcached) = or_skip("memcached", Memcached::start()) else {
+        let Some(memcached) = or_skip("memcached", MemcachedServer::start()) else {
             return;
         };
-        let (acl, directory) = (Acl::start(), tempfile::tempdir().unwrap());
-        acl.know_all([KEY]);
-        let backend = Backend::start(Personality {
-            ends: Ends::Crlf,
-            framing: Framing::Chunked,
+        let (acl, directory) = (PermissionsServer::start(), tempfile::tempdir().unwrap());
+        acl.add_keys([KEY]);
+        let backend = RecordingUpstream::start(ParserProfile {
+            ends: LineEnding::Crlf,
+            framing: FramingPreference::Chunked,
         });
         let secret = directory.path().join("secret");
         std::fs::write(&secret, "a secret that all hosts share").unwrap();
@@ -45,16 +45,16 @@ fn answer_that_one_release_stored_is_believed_by_the_other() {
         let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
         args.extend(["--right=all", "--cache=1", "--cache_prefix=eightball"]);
         args.extend(["--ttl-error=50ms", "--access-log=off"]);
-        let host = Authproxy::start_by(writer, &args);
-        eventually("it is stored", || {
+        let host = AuthproxyProcess::start_by(writer, &args);
+        wait_until("it is stored", || {
             assert_eq!(host.get_with_key("/", KEY).status, 200);
             !memcached.keys().is_empty()
         });
         // From here on only memcached knows the key.
         acl.kill();
-        let other = Authproxy::start_by(reader, &args);
+        let other = AuthproxyProcess::start_by(reader, &args);
         assert_ne!(host.status()["version"], other.status()["version"]);
-        eventually("it is believed", || {
+        wait_until("it is believed", || {
             other.get_with_key("/", KEY).status == 200
         });
         assert_eq!(other.get_with_key("/", "another-key").status, 503);

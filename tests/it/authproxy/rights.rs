@@ -3,11 +3,11 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use hostkit_tests::acl;
-use hostkit_tests::authproxy::{Authproxy, ask};
-use hostkit_tests::backend::Backend;
-use hostkit_tests::backend::reading::Personality;
-use hostkit_tests::{Outcome, bin, eventually};
+use hostkit_tests::authproxy::{AuthproxyProcess, send_request};
+use hostkit_tests::permissions;
+use hostkit_tests::upstream::RecordingUpstream;
+use hostkit_tests::upstream::parser::ParserProfile;
+use hostkit_tests::{CommandOutcome, bin, wait_until};
 use serde_json::{Value, json};
 
 const RULES: &str = "\
@@ -20,7 +20,7 @@ routes:
 ";
 
 /// What `key check` says of a request with a key.
-fn key_check(args: &[&str], key: &str) -> Outcome {
+fn key_check(args: &[&str], key: &str) -> CommandOutcome {
     let mut child = Command::new(bin("authproxy"))
         .args(["key", "check"])
         .args(args)
@@ -36,9 +36,9 @@ fn key_check(args: &[&str], key: &str) -> Outcome {
 #[test]
 fn right_that_is_missing_is_named_in_answer_log_and_key_check() {
     let scratch = tempfile::tempdir().unwrap();
-    let backend = Backend::start(Personality::ALL[0]);
+    let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let file = scratch.path().join("keys.yaml");
-    acl::write_file(
+    permissions::write_acl_file(
         &file,
         &[("all-key", &["all"]), ("reader", &["read", "admin"])],
     );
@@ -50,7 +50,7 @@ fn right_that_is_missing_is_named_in_answer_log_and_key_check() {
     );
     std::fs::write(&config, text).unwrap();
     let config = format!("--config={}", config.display());
-    let proxy = Authproxy::start(&[&config]);
+    let proxy = AuthproxyProcess::start(&[&config]);
     for (key, method, path, needed, has, missing) in [
         // `all` is a right like any other.
         ("all-key", "GET", "/", "read", "all", "read"),
@@ -64,7 +64,7 @@ fn right_that_is_missing_is_named_in_answer_log_and_key_check() {
             "write",
         ),
     ] {
-        let answer = ask(proxy.port(), method, path, &[&format!("X-API-Key: {key}")]);
+        let answer = send_request(proxy.port(), method, path, &[&format!("X-API-Key: {key}")]);
         let body: Value = serde_json::from_str(&answer.body).unwrap();
         assert_eq!(
             (answer.status, &body["error"]),
@@ -72,7 +72,7 @@ fn right_that_is_missing_is_named_in_answer_log_and_key_check() {
         );
         let message = body["message"].as_str().unwrap();
         assert!(message.ends_with(&format!(": {missing}")), "{message}");
-        proxy.says(&format!(
+        proxy.logs(&format!(
             " refused=missing_right needed={needed} has={has} key="
         ));
         let told = key_check(&[&config, "--method", method, "--path", path], key).exits(77);
@@ -84,14 +84,14 @@ fn right_that_is_missing_is_named_in_answer_log_and_key_check() {
 #[test]
 fn missing_right_is_a_field_of_the_json_log() {
     let scratch = tempfile::tempdir().unwrap();
-    let backend = Backend::start(Personality::ALL[0]);
+    let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let file = scratch.path().join("keys.yaml");
-    acl::write_file(&file, &[("key", &["all", "x"])]);
+    permissions::write_acl_file(&file, &[("key", &["all", "x"])]);
     let server = format!("--server={}", backend.url());
     let file = format!("--acl-file={}", file.display());
-    let proxy = Authproxy::start(&[&server, "--right=read", &file, "--logstash-format"]);
+    let proxy = AuthproxyProcess::start(&[&server, "--right=read", &file, "--logstash-format"]);
     assert_eq!(proxy.get_with_key("/", "key").status, 403);
-    eventually("its line", || {
+    wait_until("its line", || {
         let log = proxy.log();
         let lines = log
             .lines()
@@ -106,12 +106,12 @@ fn missing_right_is_a_field_of_the_json_log() {
 #[test]
 fn key_check_with_a_configuration_says_what_the_daemon_says() {
     let scratch = tempfile::tempdir().unwrap();
-    let backend = Backend::start(Personality::ALL[0]);
+    let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let keys = json!({"keys": [
-        {"id": "reader", "sha256": acl::hash("reader"), "rights": ["read", "stats"]},
-        {"id": "bound", "sha256": acl::hash("bound"), "rights": ["read"], "paths": ["/a"], "methods": ["GET"],
+        {"id": "reader", "sha256": permissions::hash_key("reader"), "rights": ["read", "stats"]},
+        {"id": "bound", "sha256": permissions::hash_key("bound"), "rights": ["read"], "paths": ["/a"], "methods": ["GET"],
          "hosts": ["api.example.com"]},
-        {"id": "over", "sha256": acl::hash("over"), "rights": ["read"], "expires": "2001-01-01"},
+        {"id": "over", "sha256": permissions::hash_key("over"), "rights": ["read"], "expires": "2001-01-01"},
     ]});
     let file = scratch.path().join("keys.yaml");
     std::fs::write(&file, keys.to_string()).unwrap();
@@ -124,7 +124,7 @@ fn key_check_with_a_configuration_says_what_the_daemon_says() {
         );
         std::fs::write(&config, text).unwrap();
         let config = format!("--config={}", config.display());
-        let proxy = Authproxy::start(&[&config]);
+        let proxy = AuthproxyProcess::start(&[&config]);
         let mut refused = 0;
         for key in ["reader", "bound", "over", "unknown"] {
             for (method, path) in [
@@ -150,7 +150,8 @@ fn key_check_with_a_configuration_says_what_the_daemon_says() {
                         (false, true) => format!("{path}&site={host}"),
                         (false, false) => format!("{path}?site={host}"),
                     };
-                    let answer = ask(proxy.port(), method, &target, &[&headers[0], &headers[1]]);
+                    let answer =
+                        send_request(proxy.port(), method, &target, &[&headers[0], &headers[1]]);
                     let args = [
                         &*config, "--json", "--method", method, "--path", path, "--host", host,
                     ];
@@ -176,20 +177,20 @@ fn key_check_with_a_configuration_says_what_the_daemon_says() {
 fn key_check_with_a_configuration_needs_a_path_and_rules() {
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("keys.yaml");
-    acl::write_file(&file, &[("key", &["read"])]);
+    permissions::write_acl_file(&file, &[("key", &["read"])]);
     let config = scratch.path().join("authproxy.yaml");
     std::fs::write(&config, format!("acl-file: {}\n", file.display())).unwrap();
     let config = format!("--config={}", config.display());
-    key_check(&[&config], "key").exits(2).says("--path");
+    key_check(&[&config], "key").exits(2).logs("--path");
     // Where the daemon's command line has --right, this one has, too.
     key_check(&[&config, "--path=/"], "key")
         .exits(78)
-        .says("which right a key needs");
+        .logs("which right a key needs");
     key_check(&[&config, "--path=/", "--right=read"], "key").exits(0);
     key_check(&[&config, "--path=/", "--right=write"], "key").exits(77);
     // The engine of the command line replaces that of the file.
     let other = scratch.path().join("other.yaml");
-    acl::write_file(&other, &[]);
+    permissions::write_acl_file(&other, &[]);
     let other = format!("--acl-file={}", other.display());
     key_check(&[&config, &other, "--path=/", "--right=read"], "key").exits(77);
 }

@@ -4,11 +4,11 @@
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
-use hostkit_tests::acl::Acl;
-use hostkit_tests::authproxy::ask;
-use hostkit_tests::backend::Backend;
-use hostkit_tests::backend::reading::Personality;
-use hostkit_tests::{Running, bin, eventually, free_port};
+use hostkit_tests::authproxy::send_request;
+use hostkit_tests::permissions::PermissionsServer;
+use hostkit_tests::upstream::RecordingUpstream;
+use hostkit_tests::upstream::parser::ParserProfile;
+use hostkit_tests::{ChildGuard, bin, free_port, wait_until};
 use serde_json::Value;
 
 /// Part 2, the process `authproxy` of the job `eightball`.
@@ -17,9 +17,9 @@ const QUOTED: &str = "./authproxy_server-ANOTHERGITHASH-trusty_x86_64.pex --port
 #[test]
 fn the_line_of_the_article_runs_as_quoted() {
     let scratch = tempfile::tempdir().unwrap();
-    let backend = Backend::start(Personality::ALL[0]);
-    let acl = Acl::start();
-    acl.know_all(["some-key"]);
+    let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
+    let acl = PermissionsServer::start();
+    acl.add_keys(["some-key"]);
     let (port, nobody) = (free_port(), free_port());
     let program = scratch
         .path()
@@ -55,8 +55,8 @@ fn the_line_of_the_article_runs_as_quoted() {
         .stderr(std::fs::File::create(&log).unwrap())
         .spawn()
         .unwrap();
-    let mut process = Running(child);
-    eventually("authproxy listens", || {
+    let mut process = ChildGuard(child);
+    wait_until("authproxy listens", || {
         assert!(
             process.0.try_wait().unwrap().is_none(),
             "{}",
@@ -66,15 +66,15 @@ fn the_line_of_the_article_runs_as_quoted() {
     });
 
     // Nothing says yet where the permissions engine is.
-    assert_eq!(ask(port, "GET", "/", &[]).status, 401);
-    let answer = ask(port, "GET", "/", &["X-API-Key: some-key"]);
+    assert_eq!(send_request(port, "GET", "/", &[]).status, 401);
+    let answer = send_request(port, "GET", "/", &["X-API-Key: some-key"]);
     assert_eq!(answer.status, 503, "{answer:?}");
     assert!(answer.body.contains("engine_unavailable"), "{answer:?}");
     std::fs::write(&liveconf, format!("other: 1\naclserver: {}\n", acl.url())).unwrap();
-    eventually("the key is known", || {
-        ask(port, "GET", "/x", &["X-API-Key: some-key"]).status == 200
+    wait_until("the key is known", || {
+        send_request(port, "GET", "/x", &["X-API-Key: some-key"]).status == 200
     });
-    assert_eq!(ask(port, "GET", "/?apikey=other", &[]).status, 403);
+    assert_eq!(send_request(port, "GET", "/?apikey=other", &[]).status, 403);
 
     drop(process);
     let log = std::fs::read_to_string(&log).unwrap();

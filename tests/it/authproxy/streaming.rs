@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hostkit_tests::authproxy::Authproxy;
-use hostkit_tests::eventually;
+use hostkit_tests::authproxy::AuthproxyProcess;
+use hostkit_tests::wait_until;
 
 use super::wire::{Origin, Wire, proxy, request};
 
@@ -27,13 +27,13 @@ fn silent(content_type: &'static str, first: &'static str, told: Arc<AtomicBool>
             return;
         }
         wire.send(head(content_type) + first);
-        eventually("told to go on", || told.load(Ordering::SeqCst));
+        wait_until("told to go on", || told.load(Ordering::SeqCst));
         wire.send(format!("6\r\nsecond\r\n{END}"));
     })
 }
 
 /// Lets `--timeout` pass several times.
-fn let_the_timeout_pass(proxy: &Authproxy) {
+fn let_the_timeout_pass(proxy: &AuthproxyProcess) {
     for _ in 0..4 {
         let mut client = Wire::connect(proxy.port());
         client.send(request("GET /stalled", ""));
@@ -85,7 +85,7 @@ fn response_that_does_not_stream_or_is_silent_for_too_long_is_truncated() {
         assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
         assert_eq!(client.rest(), first.as_bytes(), "{content_type} {args:?}");
         let cause = "authproxy_answers_cut_total{cause=\"upstream_timeout\"}";
-        eventually("it is counted", || proxy.metric(cause) == Some(1.0));
+        wait_until("it is counted", || proxy.metric(cause) == Some(1.0));
         told.store(true, Ordering::SeqCst);
     }
 }
@@ -99,7 +99,7 @@ fn client_that_leaves_a_silent_stream_frees_its_connection() {
     client.send(request("GET /", ""));
     assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
     drop(client);
-    eventually("nothing is held", || {
+    wait_until("nothing is held", || {
         proxy.metric_sum("authproxy_connections") == 0.0
             && proxy.metric_sum("authproxy_server_connections") == 0.0
     });

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use hostkit_tests::{Running, eventually, free_port, skip};
+use hostkit_tests::{ChildGuard, free_port, skip, wait_until};
 
 use super::wire::{KEY, Message, Origin, Wire, proxy, request};
 
@@ -206,14 +206,14 @@ fn a_tunnel_ends_when_either_side_is_gone() {
     std::thread::sleep(Duration::from_secs(1));
     stays.send("bye");
     stays.closes();
-    eventually("the tunnel ends", || {
+    wait_until("the tunnel ends", || {
         proxy.metric_sum("authproxy_connections") == 0.0
     });
 
     let mut leaves = Wire::connect(proxy.port());
     switch(&mut leaves, ASKED);
     drop(leaves);
-    eventually("the tunnel ends", || {
+    wait_until("the tunnel ends", || {
         proxy.metric_sum("authproxy_connections") == 0.0
     });
 }
@@ -228,7 +228,7 @@ fn who_does_not_read_ends_the_tunnel() {
     let proxy = proxy(origin.port(), &["--client-timeout=400ms"]);
     let mut client = Wire::connect(proxy.port());
     assert_eq!(switch(&mut client, ASKED).status(), 101);
-    eventually("the tunnel ends", || {
+    wait_until("the tunnel ends", || {
         proxy.metric_sum("authproxy_connections") == 0.0
     });
 }
@@ -258,8 +258,8 @@ fn a_real_client_and_a_real_server_understand_each_other() {
                   async def main():\n\
                   \x20   async with websockets.serve(echo, '127.0.0.1', int(sys.argv[1]), max_size=None): await asyncio.Future()\n\
                   asyncio.run(main())\n";
-    let _server = Running(python(server, &[port.to_string()]).spawn().unwrap());
-    eventually("the server listens", || {
+    let _server = ChildGuard(python(server, &[port.to_string()]).spawn().unwrap());
+    wait_until("the server listens", || {
         std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
     });
     let proxy = proxy(port, &[]);

@@ -7,7 +7,7 @@ mod serve_acl;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use hostkit_tests::{Outcome, bin};
+use hostkit_tests::{CommandOutcome, bin};
 use serde_json::Value;
 
 fn authproxy(args: &[&str]) -> Command {
@@ -18,7 +18,7 @@ fn authproxy(args: &[&str]) -> Command {
 
 /// Runs it with `stdin`.
 #[track_caller]
-fn run(mut command: Command, stdin: &str) -> Outcome {
+fn run(mut command: Command, stdin: &str) -> CommandOutcome {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -30,10 +30,10 @@ fn run(mut command: Command, stdin: &str) -> Outcome {
     child.wait_with_output().unwrap().into()
 }
 
-fn check(engine: &[&str], asked: &[&str], key: &str) -> Outcome {
+fn check(engine: &[&str], asked: &[&str], key: &str) -> CommandOutcome {
     run(authproxy(&[&["key", "check"], engine, asked].concat()), key)
 }
 
-fn parsed(outcome: &Outcome) -> Value {
+fn parsed(outcome: &CommandOutcome) -> Value {
     serde_json::from_str(&outcome.stdout).unwrap()
 }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use hostkit_tests::authproxy::Authproxy;
-use hostkit_tests::patience;
+use hostkit_tests::authproxy::AuthproxyProcess;
+use hostkit_tests::wait_limit;
 
 /// The key that everything is allowed with.
 pub(super) const KEY: &str = "wire-key";
@@ -17,18 +17,18 @@ pub(super) const KEY: &str = "wire-key";
 pub(super) const OTHER: &str = "other-key";
 
 /// authproxy before a server, with a file that knows [`KEY`].
-pub(super) fn proxy(server: u16, args: &[&str]) -> Authproxy {
+pub(super) fn proxy(server: u16, args: &[&str]) -> AuthproxyProcess {
     let server = format!("--server=http://127.0.0.1:{server}");
     with_key(&server, args)
 }
 
 /// The same, the server given as a flag.
-pub(super) fn with_key(server: &str, args: &[&str]) -> Authproxy {
+pub(super) fn with_key(server: &str, args: &[&str]) -> AuthproxyProcess {
     let acl = acl_file();
     let acl = format!("--acl-file={}", acl.display());
     let mut all = vec![server, "--right=all", "--access-log=off", acl.as_str()];
     all.extend(args);
-    Authproxy::start(&all)
+    AuthproxyProcess::start(&all)
 }
 
 /// A file with [`KEY`] and [`OTHER`], one for all tests of this run.
@@ -39,7 +39,7 @@ pub(super) fn acl_file() -> PathBuf {
         let file = directory.join("acl.yaml");
         let mut text = "keys:\n".to_owned();
         for (id, key) in [("wire", KEY), ("other", OTHER)] {
-            let hash = hostkit_tests::acl::hash(key);
+            let hash = hostkit_tests::permissions::hash_key(key);
             text.push_str(&format!(
                 "  - {{id: {id}, sha256: {hash}, rights: [all]}}\n"
             ));
@@ -103,7 +103,7 @@ impl Wire {
 
     fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(patience())).unwrap();
+        stream.set_read_timeout(Some(wait_limit())).unwrap();
         Self {
             stream,
             ahead: Vec::new(),

@@ -4,8 +4,8 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use hostkit_tests::haproxy::{Haproxy, Mode};
-use hostkit_tests::{eventually, free_port};
+use hostkit_tests::haproxy::{HaproxyInstance, HaproxyMode};
+use hostkit_tests::{free_port, wait_until};
 use synapse::haproxy::command::Quiet;
 use synapse::haproxy::live::{CheckResult, Operation};
 use synapse::haproxy::{Features, Reply, Server, live};
@@ -48,18 +48,18 @@ fn free(number: usize) -> Vec<String> {
 
 /// Sends the commands; all must be done.
 #[track_caller]
-fn done(haproxy: &Haproxy, commands: &[String]) {
+fn done(haproxy: &HaproxyInstance, commands: &[String]) {
     for (command, reply) in commands.iter().zip(replies(haproxy, commands)) {
         assert_eq!(reply, Reply::Done, "{command}");
     }
 }
 
-fn replies(haproxy: &Haproxy, commands: &[String]) -> Vec<Reply> {
+fn replies(haproxy: &HaproxyInstance, commands: &[String]) -> Vec<Reply> {
     let replies = block_on(socket(haproxy).batch(commands)).unwrap();
     replies.iter().map(|reply| Reply::of(reply)).collect()
 }
 
-fn quiet(haproxy: &Haproxy, name: &str) -> Quiet {
+fn quiet(haproxy: &HaproxyInstance, name: &str) -> Quiet {
     let server = state(haproxy, name);
     let commands = [
         "show servers conn b".to_owned(),
@@ -78,7 +78,7 @@ const PLAIN: &str = "    server-template slot 1-4 127.0.0.1:1 disabled\n";
 
 #[test]
 fn a_slot_is_filled_drained_and_freed() {
-    let Some((haproxy, port, _)) = started(Mode::Daemon, CHECKED) else {
+    let Some((haproxy, port, _)) = started(HaproxyMode::Daemon, CHECKED) else {
         return;
     };
     let server = Named::start("A");
@@ -87,7 +87,7 @@ fn a_slot_is_filled_drained_and_freed() {
     assert_eq!((found.port, found.weight), (server.port(), 50));
     assert!(found.serves(), "at once, before any check: {found:?}");
     assert_eq!(Client::connect(port).get("/"), "200 A");
-    eventually("its check passes", || {
+    wait_until("its check passes", || {
         state(&haproxy, "slot1").check == CheckResult::Passed
     });
 
@@ -111,12 +111,12 @@ fn a_slot_is_filled_drained_and_freed() {
 
 #[test]
 fn a_new_occupant_does_not_inherit_down() {
-    let Some((haproxy, _, _)) = started(Mode::Daemon, CHECKED) else {
+    let Some((haproxy, _, _)) = started(HaproxyMode::Daemon, CHECKED) else {
         return;
     };
     done(&haproxy, &fill(1, free_port(), None, Admin::Ready));
     let down = || state(&haproxy, "slot1").operation == Operation::Stopped;
-    eventually("the first check that fails takes it down", down);
+    wait_until("the first check that fails takes it down", down);
     let server = Named::start("A");
     done(&haproxy, &fill(1, server.port(), None, Admin::Ready));
     assert_eq!(state(&haproxy, "slot1").operation, Operation::Running);
@@ -124,7 +124,7 @@ fn a_new_occupant_does_not_inherit_down() {
 
 #[test]
 fn idle_connections_do_not_outlast_an_address() {
-    let Some((haproxy, port, _)) = started(Mode::Daemon, PLAIN) else {
+    let Some((haproxy, port, _)) = started(HaproxyMode::Daemon, PLAIN) else {
         return;
     };
     let (a, b) = (Named::start("A"), Named::start("B"));
@@ -146,14 +146,14 @@ fn idle_connections_do_not_outlast_an_address() {
 
 #[test]
 fn a_slot_in_use_is_not_quiet_and_would_mix_its_occupants() {
-    let Some((haproxy, port, _)) = started(Mode::Daemon, PLAIN) else {
+    let Some((haproxy, port, _)) = started(HaproxyMode::Daemon, PLAIN) else {
         return;
     };
     let (a, b) = (Named::start("A"), Named::start("B"));
     done(&haproxy, &fill(1, a.port(), None, Admin::Ready));
     let mut client = Client::connect(port);
     client.ask("/hold");
-    eventually("the request is held", || a.held() == 1);
+    wait_until("the request is held", || a.held() == 1);
     assert!(!quiet(&haproxy, "slot1").is_quiet());
 
     // What must not be done, and why: the connection comes back to the pool of what is another server by then.
@@ -169,44 +169,44 @@ fn a_slot_in_use_is_not_quiet_and_would_mix_its_occupants() {
     // What must be done: wait, and only then fill.
     done(&haproxy, &fill(2, a.port(), None, Admin::Ready));
     done(&haproxy, &free(2));
-    eventually("it is quiet", || quiet(&haproxy, "slot2").is_quiet());
+    wait_until("it is quiet", || quiet(&haproxy, "slot2").is_quiet());
 }
 
 #[test]
 fn freeing_lets_requests_end_and_shutting_down_does_not() {
-    let Some((haproxy, port, _)) = started(Mode::Daemon, PLAIN) else {
+    let Some((haproxy, port, _)) = started(HaproxyMode::Daemon, PLAIN) else {
         return;
     };
     let a = Named::start("A");
     done(&haproxy, &fill(1, a.port(), None, Admin::Ready));
     let mut clients = [Client::connect(port), Client::connect(port)];
     clients[0].ask("/hold");
-    eventually("the request is held", || a.held() == 1);
+    wait_until("the request is held", || a.held() == 1);
     done(&haproxy, &free(1));
     a.release();
     assert_eq!(clients[0].answer(), "200 A");
-    eventually("it is quiet", || quiet(&haproxy, "slot1").is_quiet());
+    wait_until("it is quiet", || quiet(&haproxy, "slot1").is_quiet());
 
     let b = Named::start("B");
     done(&haproxy, &fill(1, b.port(), None, Admin::Ready));
     clients[1].ask("/hold");
-    eventually("the request is held", || b.held() == 1);
+    wait_until("the request is held", || b.held() == 1);
     done(&haproxy, &[slot(1).shutdown_sessions()]);
     assert_ne!(clients[1].answer(), "200 B");
-    eventually("it is quiet", || quiet(&haproxy, "slot1").is_quiet());
+    wait_until("it is quiet", || quiet(&haproxy, "slot1").is_quiet());
 }
 
 #[test]
 fn sessions_count_where_connections_do_not() {
     let lines = format!("    http-reuse never\n{PLAIN}");
-    let Some((haproxy, port, _)) = started(Mode::Daemon, &lines) else {
+    let Some((haproxy, port, _)) = started(HaproxyMode::Daemon, &lines) else {
         return;
     };
     let a = Named::start("A");
     done(&haproxy, &fill(1, a.port(), None, Admin::Ready));
     let mut client = Client::connect(port);
     client.ask("/hold");
-    eventually("the request is held", || a.held() == 1);
+    wait_until("the request is held", || a.held() == 1);
     let found = quiet(&haproxy, "slot1");
     assert_eq!((found.connections.used, found.sessions), (0, 1));
     assert!(!found.is_quiet());
@@ -215,7 +215,7 @@ fn sessions_count_where_connections_do_not() {
 
 #[test]
 fn named_servers_come_and_go() {
-    let Some((haproxy, port, _)) = started(Mode::Daemon, "") else {
+    let Some((haproxy, port, _)) = started(HaproxyMode::Daemon, "") else {
         return;
     };
     let features = Features::of(info(&haproxy).version);
@@ -231,7 +231,7 @@ fn named_servers_come_and_go() {
     );
     assert_eq!(Client::connect(port).get("/"), "200 A");
     assert_eq!(state(&haproxy, server.name()).weight, 9);
-    eventually("it is checked", || {
+    wait_until("it is checked", || {
         state(&haproxy, server.name()).check == CheckResult::Passed
     });
     let again = replies(&haproxy, &server.add(&ready, "", features).unwrap());
@@ -239,7 +239,7 @@ fn named_servers_come_and_go() {
 
     let mut client = Client::connect(port);
     client.ask("/hold");
-    eventually("the request is held", || a.held() == 1);
+    wait_until("the request is held", || a.held() == 1);
     assert_eq!(
         replies(&haproxy, &server.delete(features)).last(),
         Some(&Reply::Busy)
@@ -247,7 +247,7 @@ fn named_servers_come_and_go() {
     a.release();
     assert_eq!(client.answer(), "200 A");
     drop(client);
-    eventually("it is deleted", || {
+    wait_until("it is deleted", || {
         replies(&haproxy, &server.delete(features)).last() == Some(&Reply::Done)
     });
     assert_eq!(

@@ -1,7 +1,7 @@
 //! What the doctor finds, healthy and not.
 
 use hostkit_tests::free_port;
-use hostkit_tests::haproxy::Mode;
+use hostkit_tests::haproxy::HaproxyMode;
 use synapse::haproxy::doctor::{Check, Health, doctor};
 
 use super::{block_on, started};
@@ -15,7 +15,7 @@ fn of<'a>(checks: &'a [Check], name: &str) -> &'a Check {
 
 #[test]
 fn a_healthy_haproxy_has_nothing() {
-    for mode in [Mode::Daemon, Mode::Master] {
+    for mode in [HaproxyMode::Daemon, HaproxyMode::Master] {
         let Some((_haproxy, _, settings)) = started(mode, "") else {
             return;
         };
@@ -42,7 +42,7 @@ fn a_healthy_haproxy_has_nothing() {
 
 #[test]
 fn every_illness_has_its_name() {
-    let Some((haproxy, _, mut settings)) = started(Mode::Daemon, "") else {
+    let Some((haproxy, _, mut settings)) = started(HaproxyMode::Daemon, "") else {
         return;
     };
     let text = std::fs::read_to_string(haproxy.config()).unwrap();

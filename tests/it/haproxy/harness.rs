@@ -1,7 +1,7 @@
 //! The harness itself: it starts, counts reloads, and leaves nothing running.
 
-use hostkit_tests::haproxy::{Haproxy, Mode, send};
-use hostkit_tests::{eventually, free_port, or_skip};
+use hostkit_tests::haproxy::{HaproxyInstance, HaproxyMode, send_signal};
+use hostkit_tests::{free_port, or_skip, wait_until};
 use nix::sys::signal::Signal;
 
 fn proxies() -> String {
@@ -13,7 +13,10 @@ fn proxies() -> String {
 
 #[test]
 fn a_daemon_is_found_restarted_and_stopped() {
-    let Some(haproxy) = or_skip("haproxy", Haproxy::start(Mode::Daemon, &proxies())) else {
+    let Some(haproxy) = or_skip(
+        "haproxy",
+        HaproxyInstance::start(HaproxyMode::Daemon, &proxies()),
+    ) else {
         return;
     };
     let first = haproxy.worker();
@@ -24,22 +27,25 @@ fn a_daemon_is_found_restarted_and_stopped() {
     assert_ne!(first, second);
     assert_eq!(haproxy.runs().len(), 2);
     drop(haproxy);
-    eventually("it is gone", || {
+    wait_until("it is gone", || {
         !std::path::Path::new(&format!("/proc/{second}/fd/0")).exists()
     });
 }
 
 #[test]
 fn a_master_counts_its_reloads() {
-    let Some(haproxy) = or_skip("haproxy", Haproxy::start(Mode::Master, &proxies())) else {
+    let Some(haproxy) = or_skip(
+        "haproxy",
+        HaproxyInstance::start(HaproxyMode::Master, &proxies()),
+    ) else {
         return;
     };
     let (master, first) = (haproxy.master(), haproxy.worker());
     assert_ne!(master, first);
-    send(master, Signal::SIGUSR2);
-    eventually("another worker serves", || {
+    send_signal(master, Signal::SIGUSR2);
+    wait_until("another worker serves", || {
         ![0, first].contains(&haproxy.worker())
     });
-    eventually("the reload is counted", || haproxy.reloads() == 1);
+    wait_until("the reload is counted", || haproxy.reloads() == 1);
     assert_eq!(haproxy.master(), master);
 }

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use hostkit_tests::haproxy::{Haproxy, Mode, send};
-use hostkit_tests::{eventually, free_port};
+use hostkit_tests::haproxy::{HaproxyInstance, HaproxyMode, send_signal};
+use hostkit_tests::{free_port, wait_until};
 use nix::sys::signal::Signal;
 use synapse::haproxy::Step;
 
@@ -25,7 +25,7 @@ const STEPS: [Step; 7] = [
 
 #[test]
 fn a_kill_between_any_two_steps_leaves_a_file_to_start_with() {
-    for mode in [Mode::Daemon, Mode::Master] {
+    for mode in [HaproxyMode::Daemon, HaproxyMode::Master] {
         let a = Named::start("A");
         let line = format!("    server s 127.0.0.1:{}\n", a.port());
         let Some((haproxy, port, settings)) = started(mode, &line) else {
@@ -53,7 +53,7 @@ fn a_kill_between_any_two_steps_leaves_a_file_to_start_with() {
 }
 
 /// Runs [`victim`] in a process of its own, and waits until it has killed itself.
-fn die_before(haproxy: &Haproxy, mode: Mode, step: Step, text: &str) {
+fn die_before(haproxy: &HaproxyInstance, mode: HaproxyMode, step: Step, text: &str) {
     let file = haproxy.directory().join("wanted");
     std::fs::write(&file, text).unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
@@ -85,17 +85,17 @@ fn victim() {
     let told = std::env::var(VICTIM).expect("it is run by the test above");
     let words: Vec<&str> = told.split(' ').collect();
     let mode = if words[2] == "Master" {
-        Mode::Master
+        HaproxyMode::Master
     } else {
-        Mode::Daemon
+        HaproxyMode::Daemon
     };
-    let haproxy = Haproxy::at(words[0].as_ref(), mode);
+    let haproxy = HaproxyInstance::at(words[0].as_ref(), mode);
     let text = std::fs::read_to_string(haproxy.directory().join("wanted")).unwrap();
     let settings = settings(&haproxy, mode);
     let _ = change(&settings, &text, "two", &mut |step| {
         if step.word() == words[1] {
-            send(std::process::id().cast_signed(), Signal::SIGKILL);
+            send_signal(std::process::id().cast_signed(), Signal::SIGKILL);
         }
     });
-    eventually("it is dead", || false);
+    wait_until("it is dead", || false);
 }

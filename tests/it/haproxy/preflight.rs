@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use hostkit_tests::free_port;
-use hostkit_tests::haproxy::Mode;
+use hostkit_tests::haproxy::HaproxyMode;
 
 use synapse::haproxy::check::{CheckError, check};
 use synapse::haproxy::{Cause, Outcome, Step};
@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(30);
 
 #[test]
 fn alerts_come_with_their_lines() {
-    let Some((haproxy, _, _)) = started(Mode::Daemon, "") else {
+    let Some((haproxy, _, _)) = started(HaproxyMode::Daemon, "") else {
         return;
     };
     let file = haproxy.directory().join("candidate");
@@ -43,7 +43,7 @@ fn alerts_come_with_their_lines() {
 
 #[test]
 fn a_bad_file_is_refused_and_the_old_one_serves() {
-    for mode in [Mode::Daemon, Mode::Master] {
+    for mode in [HaproxyMode::Daemon, HaproxyMode::Master] {
         let a = Named::start("A");
         let line = format!("    server s 127.0.0.1:{}\n", a.port());
         let Some((haproxy, port, settings)) = started(mode, &line) else {
@@ -69,7 +69,7 @@ fn a_bad_file_is_refused_and_the_old_one_serves() {
 
 #[test]
 fn a_bind_that_is_held_is_found_where_haproxy_sees_nothing() {
-    for mode in [Mode::Daemon, Mode::Master] {
+    for mode in [HaproxyMode::Daemon, HaproxyMode::Master] {
         let a = Named::start("A");
         let line = format!("    server s 127.0.0.1:{}\n", a.port());
         let Some((haproxy, port, settings)) = started(mode, &line) else {
@@ -109,7 +109,7 @@ fn a_bind_that_is_held_is_found_where_haproxy_sees_nothing() {
 
 #[test]
 fn a_place_beside_one_that_haproxy_holds_is_no_conflict() {
-    let Some((haproxy, port, settings)) = started(Mode::Daemon, "") else {
+    let Some((haproxy, port, settings)) = started(HaproxyMode::Daemon, "") else {
         return;
     };
     let wide = format!("{}listen wide\n    bind *:{port}\n", head(&haproxy, "two"));
@@ -124,7 +124,7 @@ fn a_place_beside_one_that_haproxy_holds_is_no_conflict() {
 
 #[test]
 fn more_connections_than_files_are_refused() {
-    let Some((haproxy, port, settings)) = started(Mode::Daemon, "") else {
+    let Some((haproxy, port, settings)) = started(HaproxyMode::Daemon, "") else {
         return;
     };
     let text = format!("{}{}", head(&haproxy, "two"), proxies(port, ""));
@@ -144,7 +144,7 @@ fn more_connections_than_files_are_refused() {
 
 #[test]
 fn the_operators_check_has_a_say() {
-    let Some((haproxy, port, mut settings)) = started(Mode::Daemon, "") else {
+    let Some((haproxy, port, mut settings)) = started(HaproxyMode::Daemon, "") else {
         return;
     };
     let text = format!("{}{}", head(&haproxy, "two"), proxies(port, ""));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use hostkit_tests::haproxy::{Haproxy, Mode};
+use hostkit_tests::haproxy::{HaproxyInstance, HaproxyMode};
 use hostkit_tests::or_skip;
 use synapse::haproxy::quarantine::{Candidate, Checker, QuarantineError, Quarantined};
 
@@ -40,7 +40,7 @@ fn render(head: &str, services: &Services, without: &BTreeSet<String>, blame: bo
 }
 
 fn quarantine(
-    haproxy: &Haproxy,
+    haproxy: &HaproxyInstance,
     head: &str,
     services: &Services,
     blame: bool,
@@ -62,7 +62,7 @@ fn without(found: &Quarantined) -> Vec<&str> {
 
 #[test]
 fn bad_services_are_left_out_and_no_other() {
-    let Some(haproxy) = or_skip("haproxy", Haproxy::prepare(Mode::Daemon)) else {
+    let Some(haproxy) = or_skip("haproxy", HaproxyInstance::prepare(HaproxyMode::Daemon)) else {
         return;
     };
     let head = haproxy.head();
@@ -85,7 +85,7 @@ fn bad_services_are_left_out_and_no_other() {
 
 #[test]
 fn without_a_line_to_blame_they_are_found_by_halving() {
-    let Some(haproxy) = or_skip("haproxy", Haproxy::prepare(Mode::Daemon)) else {
+    let Some(haproxy) = or_skip("haproxy", HaproxyInstance::prepare(HaproxyMode::Daemon)) else {
         return;
     };
     let bad = services(&[(7, "    bogus\n"), (31, "    bogus\n")]);
@@ -96,7 +96,7 @@ fn without_a_line_to_blame_they_are_found_by_halving() {
 
 #[test]
 fn good_services_are_all_kept() {
-    let Some(haproxy) = or_skip("haproxy", Haproxy::prepare(Mode::Daemon)) else {
+    let Some(haproxy) = or_skip("haproxy", HaproxyInstance::prepare(HaproxyMode::Daemon)) else {
         return;
     };
     let found = quarantine(&haproxy, &haproxy.head(), &services(&[]), true, 20).unwrap();
@@ -106,7 +106,7 @@ fn good_services_are_all_kept() {
 
 #[test]
 fn one_that_was_blamed_for_anothers_fault_is_taken_back() {
-    let Some(haproxy) = or_skip("haproxy", Haproxy::prepare(Mode::Daemon)) else {
+    let Some(haproxy) = or_skip("haproxy", HaproxyInstance::prepare(HaproxyMode::Daemon)) else {
         return;
     };
     // A second proxy of the same name: HAProxy blames whoever comes second, and both lines are bad besides.
@@ -120,7 +120,7 @@ fn one_that_was_blamed_for_anothers_fault_is_taken_back() {
 
 #[test]
 fn a_fault_of_nobodys_is_said() {
-    let Some(haproxy) = or_skip("haproxy", Haproxy::prepare(Mode::Daemon)) else {
+    let Some(haproxy) = or_skip("haproxy", HaproxyInstance::prepare(HaproxyMode::Daemon)) else {
         return;
     };
     let head = haproxy.head().replace("global\n", "global\n    bogus\n");
@@ -132,7 +132,7 @@ fn a_fault_of_nobodys_is_said() {
 
 #[test]
 fn the_search_is_bounded() {
-    let Some(haproxy) = or_skip("haproxy", Haproxy::prepare(Mode::Daemon)) else {
+    let Some(haproxy) = or_skip("haproxy", HaproxyInstance::prepare(HaproxyMode::Daemon)) else {
         return;
     };
     let all: Vec<(usize, &str)> = (0..40).map(|n| (n, "    bogus\n")).collect();

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use hostkit_tests::haproxy::{Haproxy, Mode, send};
-use hostkit_tests::{eventually, free_port, or_skip};
+use hostkit_tests::haproxy::{HaproxyInstance, HaproxyMode, send_signal};
+use hostkit_tests::{free_port, or_skip, wait_until};
 use nix::sys::signal::Signal;
 use synapse::haproxy::info::environment;
 use synapse::haproxy::{Processes, Reply, Socket, SocketError, Version, live};
@@ -12,14 +12,14 @@ use super::{block_on, info, proxies, socket, state};
 
 const SLOTS: &str = "    server-template slot 1-600 127.0.0.1:1 disabled\n";
 
-fn start(mode: Mode) -> Option<Haproxy> {
+fn start(mode: HaproxyMode) -> Option<HaproxyInstance> {
     let proxies = proxies(free_port(), SLOTS);
-    or_skip("haproxy", Haproxy::start(mode, &proxies))
+    or_skip("haproxy", HaproxyInstance::start(mode, &proxies))
 }
 
 #[test]
 fn a_batch_of_500_has_500_replies_in_order() {
-    let Some(haproxy) = start(Mode::Daemon) else {
+    let Some(haproxy) = start(HaproxyMode::Daemon) else {
         return;
     };
     let mut commands: Vec<String> = (1..=500)
@@ -42,7 +42,7 @@ fn a_batch_of_500_has_500_replies_in_order() {
 
 #[test]
 fn a_batch_with_large_replies_does_not_stall() {
-    let Some(haproxy) = start(Mode::Daemon) else {
+    let Some(haproxy) = start(HaproxyMode::Daemon) else {
         return;
     };
     let commands = vec!["show servers state".to_owned(); 300];
@@ -57,7 +57,7 @@ fn a_batch_with_large_replies_does_not_stall() {
 
 #[test]
 fn what_haproxy_says_of_itself_is_read() {
-    let Some(haproxy) = start(Mode::Master) else {
+    let Some(haproxy) = start(HaproxyMode::Master) else {
         return;
     };
     let info = info(&haproxy);
@@ -84,7 +84,7 @@ fn what_haproxy_says_of_itself_is_read() {
 
 #[test]
 fn a_level_that_is_too_low_is_named() {
-    let Some(haproxy) = or_skip("haproxy", Haproxy::prepare(Mode::Daemon)) else {
+    let Some(haproxy) = or_skip("haproxy", HaproxyInstance::prepare(HaproxyMode::Daemon)) else {
         return;
     };
     let low = haproxy.directory().join("low.sock");
@@ -112,13 +112,13 @@ fn a_level_that_is_too_low_is_named() {
 
 #[test]
 fn a_socket_that_is_gone_comes_back() {
-    let Some(haproxy) = start(Mode::Daemon) else {
+    let Some(haproxy) = start(HaproxyMode::Daemon) else {
         return;
     };
     let socket = socket(&haproxy);
     let before = info(&haproxy).pid;
     haproxy.kill();
-    eventually("nobody listens", || {
+    wait_until("nobody listens", || {
         match block_on(socket.ask("show info")) {
             Err(SocketError::Refused { .. }) => true,
             // What connects while it dies is cut off, and that is no answer.
@@ -135,11 +135,11 @@ fn a_socket_that_is_gone_comes_back() {
 
 #[test]
 fn a_haproxy_that_hangs_hits_the_deadline() {
-    let Some(haproxy) = start(Mode::Daemon) else {
+    let Some(haproxy) = start(HaproxyMode::Daemon) else {
         return;
     };
     let pid = haproxy.worker();
-    send(pid, Signal::SIGSTOP);
+    send_signal(pid, Signal::SIGSTOP);
     let socket = socket(&haproxy).with_deadline(Duration::from_millis(200));
     let commands = vec!["show info".to_owned(); 3];
     for error in [
@@ -148,13 +148,13 @@ fn a_haproxy_that_hangs_hits_the_deadline() {
     ] {
         assert!(matches!(error, SocketError::TimedOut { .. }), "{error}");
     }
-    send(pid, Signal::SIGCONT);
+    send_signal(pid, Signal::SIGCONT);
     assert!(block_on(super::socket(&haproxy).ask("show info")).is_ok());
 }
 
 #[test]
 fn a_batch_that_is_cut_short_is_no_success() {
-    let Some(haproxy) = start(Mode::Daemon) else {
+    let Some(haproxy) = start(HaproxyMode::Daemon) else {
         return;
     };
     let commands = ["show info", "quit", "show info"].map(str::to_owned);

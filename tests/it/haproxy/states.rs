@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use hostkit_tests::haproxy::Mode;
-use hostkit_tests::{eventually, free_port};
+use hostkit_tests::haproxy::HaproxyMode;
+use hostkit_tests::{free_port, wait_until};
 use synapse::haproxy::live::Operation;
 use synapse::haproxy::{Server, keep_in_step};
 use synapse::membership::Admin;
@@ -15,14 +15,14 @@ use super::{block_on, changed, head, proxies, socket, started, state};
 const SLOW: &str = "check inter 60s";
 
 /// Takes a server down, as its check would.
-fn down(haproxy: &hostkit_tests::haproxy::Haproxy, name: &str) {
+fn down(haproxy: &hostkit_tests::haproxy::HaproxyInstance, name: &str) {
     haproxy.ask(&format!("set server b/{name} health down"));
     assert_eq!(state(haproxy, name).operation, Operation::Stopped);
 }
 
 #[test]
 fn what_is_down_stays_down_and_what_is_new_is_not() {
-    for mode in [Mode::Daemon, Mode::Master] {
+    for mode in [HaproxyMode::Daemon, HaproxyMode::Master] {
         let (a, b) = (Named::start("A"), Named::start("B"));
         let lines = |second: u16| {
             format!(
@@ -55,7 +55,7 @@ fn what_is_down_stays_down_and_what_is_new_is_not() {
 #[test]
 fn a_file_that_says_otherwise_wins() {
     let lines = "    server-template slot 1-3 127.0.0.1:1 disabled\n";
-    let Some((haproxy, port, settings)) = started(Mode::Daemon, lines) else {
+    let Some((haproxy, port, settings)) = started(HaproxyMode::Daemon, lines) else {
         return;
     };
     let now = "set server b/slot1 addr 127.0.0.7 port 31007;set server b/slot1 state ready;\
@@ -83,7 +83,7 @@ fn what_was_set_at_run_time_survives_a_restart_when_the_file_is_kept_in_step() {
     let a = Named::start("A");
     let free =
         "    server slot1 127.0.0.1:1 id 1 disabled\n    server slot2 127.0.0.1:1 id 2 disabled\n";
-    let Some((haproxy, port, settings)) = started(Mode::Daemon, free) else {
+    let Some((haproxy, port, settings)) = started(HaproxyMode::Daemon, free) else {
         return;
     };
     // A state of long ago, which nobody kept in step.
@@ -109,12 +109,13 @@ fn what_was_set_at_run_time_survives_a_restart_when_the_file_is_kept_in_step() {
     block_on(keep_in_step(&settings, &text, &servers, &ours)).unwrap();
     haproxy.restart();
     assert_eq!(state(&haproxy, "slot1").port, a.port());
-    eventually("it serves", || Client::connect(port).get("/") == "200 A");
+    wait_until("it serves", || Client::connect(port).get("/") == "200 A");
 }
 
 #[test]
 fn foreign_servers_keep_what_was_set_at_run_time() {
-    let Some((haproxy, port, settings)) = started(Mode::Daemon, "    server s 127.0.0.1:1\n")
+    let Some((haproxy, port, settings)) =
+        started(HaproxyMode::Daemon, "    server s 127.0.0.1:1\n")
     else {
         return;
     };

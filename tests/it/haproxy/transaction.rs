@@ -2,8 +2,8 @@
 
 use std::net::TcpListener;
 
-use hostkit_tests::haproxy::{Haproxy, Mode, send};
-use hostkit_tests::{eventually, free_port, or_skip};
+use hostkit_tests::haproxy::{HaproxyInstance, HaproxyMode, send_signal};
+use hostkit_tests::{free_port, or_skip, wait_until};
 use nix::sys::signal::Signal;
 
 use synapse::haproxy::reload::ReloadError;
@@ -12,13 +12,13 @@ use synapse::haproxy::{Cause, Outcome, Step, Way};
 use super::server::{Client, Named};
 use super::{block_on, change, changed, head, proxies, settings, started};
 
-fn file(haproxy: &Haproxy) -> String {
+fn file(haproxy: &HaproxyInstance) -> String {
     std::fs::read_to_string(haproxy.config()).unwrap()
 }
 
 #[test]
 fn a_new_structure_is_applied() {
-    for mode in [Mode::Daemon, Mode::Master] {
+    for mode in [HaproxyMode::Daemon, HaproxyMode::Master] {
         let a = Named::start("A");
         let line = format!("    server s 127.0.0.1:{}\n", a.port());
         let Some((haproxy, port, settings)) = started(mode, &line) else {
@@ -49,7 +49,7 @@ fn a_new_structure_is_applied() {
         assert_ne!(haproxy.worker(), worker);
         assert_eq!(applied.info.unwrap().pid, haproxy.worker());
         assert_eq!(haproxy.reloads(), 1);
-        if mode == Mode::Daemon {
+        if mode == HaproxyMode::Daemon {
             let handed = format!("-x {} -sf {worker}", haproxy.socket().display());
             assert!(haproxy.runs().last().unwrap().ends_with(&handed));
         }
@@ -67,14 +67,14 @@ fn a_new_structure_is_applied() {
 
 #[test]
 fn the_operators_command_reloads_too() {
-    let Some((haproxy, port, mut settings)) = started(Mode::Master, "") else {
+    let Some((haproxy, port, mut settings)) = started(HaproxyMode::Master, "") else {
         return;
     };
     settings.master_socket = None;
     settings.reload_command = Some(format!("kill -USR2 {}", haproxy.master()));
     let text = format!("{}{}", head(&haproxy, "two"), proxies(port, ""));
     changed(&settings, &text, "two").unwrap();
-    eventually("the reload is counted", || haproxy.reloads() == 1);
+    wait_until("the reload is counted", || haproxy.reloads() == 1);
 
     settings.reload_command = Some("echo no such unit; exit 5".to_owned());
     let text = format!("{}{}", head(&haproxy, "three"), proxies(port, ""));
@@ -105,7 +105,7 @@ fn the_operators_command_reloads_too() {
 
 #[test]
 fn a_canary_that_does_not_answer_is_rolled_back() {
-    for mode in [Mode::Daemon, Mode::Master] {
+    for mode in [HaproxyMode::Daemon, HaproxyMode::Master] {
         let a = Named::start("A");
         let line = format!("    server s 127.0.0.1:{}\n", a.port());
         let Some((haproxy, port, mut settings)) = started(mode, &line) else {
@@ -138,7 +138,7 @@ fn a_canary_that_does_not_answer_is_rolled_back() {
 
 #[test]
 fn another_structure_than_was_written_is_rolled_back() {
-    let Some((haproxy, port, settings)) = started(Mode::Daemon, "") else {
+    let Some((haproxy, port, settings)) = started(HaproxyMode::Daemon, "") else {
         return;
     };
     let text = format!("{}{}", head(&haproxy, "two"), proxies(port, ""));
@@ -154,7 +154,7 @@ fn another_structure_than_was_written_is_rolled_back() {
 /// What preflight cannot see happens all the same: somebody takes the port between the probe and the reload.
 #[test]
 fn a_port_that_is_taken_at_the_last_moment_is_rolled_back() {
-    for mode in [Mode::Daemon, Mode::Master] {
+    for mode in [HaproxyMode::Daemon, HaproxyMode::Master] {
         let a = Named::start("A");
         let line = format!("    server s 127.0.0.1:{}\n", a.port());
         let Some((haproxy, port, settings)) = started(mode, &line) else {
@@ -188,10 +188,10 @@ fn a_port_that_is_taken_at_the_last_moment_is_rolled_back() {
 
 #[test]
 fn a_haproxy_that_does_not_run_is_started() {
-    let Some(haproxy) = or_skip("haproxy", Haproxy::prepare(Mode::Daemon)) else {
+    let Some(haproxy) = or_skip("haproxy", HaproxyInstance::prepare(HaproxyMode::Daemon)) else {
         return;
     };
-    let settings = settings(&haproxy, Mode::Daemon);
+    let settings = settings(&haproxy, HaproxyMode::Daemon);
     let (port, a) = (free_port(), Named::start("A"));
     let line = format!("    server s 127.0.0.1:{}\n", a.port());
     let text = format!("{}{}", head(&haproxy, "one"), proxies(port, &line));
@@ -212,20 +212,20 @@ fn a_haproxy_that_does_not_run_is_started() {
 
 #[test]
 fn a_pid_that_was_used_again_is_left_alone() {
-    let Some((haproxy, port, settings)) = started(Mode::Daemon, "") else {
+    let Some((haproxy, port, settings)) = started(HaproxyMode::Daemon, "") else {
         return;
     };
     let stranger = std::process::Command::new("sleep")
         .arg("1000")
         .spawn()
         .unwrap();
-    let mut stranger = hostkit_tests::Running(stranger);
+    let mut stranger = hostkit_tests::ChildGuard(stranger);
     let worker = haproxy.worker();
     std::fs::write(haproxy.pid_file(), format!("{}\n", stranger.0.id())).unwrap();
     let text = format!("{}{}", head(&haproxy, "two"), proxies(port, ""));
     changed(&settings, &text, "two").unwrap();
     assert!(stranger.0.try_wait().unwrap().is_none());
-    eventually("the old worker ends, whatever the pid file says", || {
+    wait_until("the old worker ends, whatever the pid file says", || {
         haproxy.processes() == [haproxy.worker()]
     });
     assert_ne!(haproxy.worker(), worker);
@@ -233,7 +233,7 @@ fn a_pid_that_was_used_again_is_left_alone() {
 
 #[test]
 fn leftover_workers_are_counted_until_they_end() {
-    for mode in [Mode::Daemon, Mode::Master] {
+    for mode in [HaproxyMode::Daemon, HaproxyMode::Master] {
         let a = Named::start("A");
         let line = format!("    server s 127.0.0.1:{}\n", a.port());
         let Some((haproxy, port, settings)) = started(mode, &line) else {
@@ -244,7 +244,7 @@ fn leftover_workers_are_counted_until_they_end() {
         assert!(leftover().is_empty());
         let mut client = Client::connect(port);
         client.ask("/hold");
-        eventually("the request is held", || a.held() == 1);
+        wait_until("the request is held", || a.held() == 1);
         let old = haproxy.worker();
         let text = format!("{}{}", head(&haproxy, "two"), proxies(port, &line));
         changed(&settings, &text, "two").unwrap();
@@ -252,17 +252,17 @@ fn leftover_workers_are_counted_until_they_end() {
         a.release();
         assert_eq!(client.answer(), "200 A");
         drop(client);
-        eventually("it ends", || leftover().is_empty());
+        wait_until("it ends", || leftover().is_empty());
     }
 }
 
 #[test]
 fn a_master_that_is_gone_is_an_error_and_the_old_file_stays() {
-    let Some((haproxy, port, settings)) = started(Mode::Master, "") else {
+    let Some((haproxy, port, settings)) = started(HaproxyMode::Master, "") else {
         return;
     };
     let old = file(&haproxy);
-    send(haproxy.master(), Signal::SIGSTOP);
+    send_signal(haproxy.master(), Signal::SIGSTOP);
     let text = format!("{}{}", head(&haproxy, "two"), proxies(port, ""));
     let error = changed(&settings, &text, "two").unwrap_err();
     assert_eq!(
@@ -275,7 +275,7 @@ fn a_master_that_is_gone_is_an_error_and_the_old_file_stays() {
 
 #[test]
 fn a_directory_that_cannot_be_written_is_named() {
-    let Some((haproxy, port, mut settings)) = started(Mode::Daemon, "") else {
+    let Some((haproxy, port, mut settings)) = started(HaproxyMode::Daemon, "") else {
         return;
     };
     settings.candidate_file = Some("/nowhere/haproxy.cfg.tmp".into());

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hostkit_tests::origin::{Fault, Origin};
+use hostkit_tests::origin::{OriginFault, OriginServer};
 
 use super::{Ended, Seen, talk};
 
@@ -13,18 +13,18 @@ fn data() -> Vec<u8> {
     (0..SIZE).map(|i| (i * 31 / 8) as u8).collect()
 }
 
-fn origin() -> Origin {
-    let origin = Origin::start();
+fn origin() -> OriginServer {
+    let origin = OriginServer::start();
     origin.put(PATH, data());
     origin
 }
 
-fn get(origin: &Origin, headers: &[&str]) -> Seen {
+fn get(origin: &OriginServer, headers: &[&str]) -> Seen {
     talk(origin.port(), "GET", PATH, headers)
 }
 
 /// What a client sees under one fault.
-fn under(fault: Fault) -> Seen {
+fn under(fault: OriginFault) -> Seen {
     let origin = origin();
     origin.fault(PATH, fault);
     get(&origin, &[])
@@ -145,9 +145,9 @@ fn requests_are_written_down_and_counted() {
 #[test]
 fn a_body_is_cut_at_the_byte_named() {
     for (fault, end) in [
-        (Fault::Truncate(123_456), Ended::Closed),
-        (Fault::Reset(123_456), Ended::Reset),
-        (Fault::Stall(123_456), Ended::Silent),
+        (OriginFault::Truncate(123_456), Ended::Closed),
+        (OriginFault::Reset(123_456), Ended::Reset),
+        (OriginFault::Stall(123_456), Ended::Silent),
     ] {
         let seen = under(fault.clone());
         assert_eq!(seen.header("content-length"), Some("300000"), "{fault:?}");
@@ -158,7 +158,7 @@ fn a_body_is_cut_at_the_byte_named() {
         );
         assert_eq!(seen.end, end, "{fault:?}");
     }
-    let nothing = under(Fault::Truncate(0));
+    let nothing = under(OriginFault::Truncate(0));
     assert_eq!(
         (nothing.code, nothing.body.len(), nothing.end),
         (200, 0, Ended::Closed)
@@ -168,7 +168,7 @@ fn a_body_is_cut_at_the_byte_named() {
 #[test]
 fn a_cut_counts_from_the_start_of_the_answer_and_ends_with_its_times() {
     let origin = origin();
-    origin.fault_times(PATH, Fault::Truncate(10), 1);
+    origin.fault_times(PATH, OriginFault::Truncate(10), 1);
     assert_eq!(talk(origin.port(), "HEAD", PATH, &[]).code, 200);
     assert!(get(&origin, &["Range: bytes=1000-1999"]).body == data()[1000..1010]);
     assert_eq!(get(&origin, &["Range: bytes=1000-1999"]).body.len(), 1000);
@@ -176,7 +176,7 @@ fn a_cut_counts_from_the_start_of_the_answer_and_ends_with_its_times() {
 
 #[test]
 fn a_status_may_ask_for_patience() {
-    let seen = under(Fault::Status {
+    let seen = under(OriginFault::Status {
         code: 503,
         retry_after: Some(7),
     });
@@ -184,7 +184,7 @@ fn a_status_may_ask_for_patience() {
     let origin = origin();
     origin.fault_times(
         PATH,
-        Fault::Status {
+        OriginFault::Status {
             code: 500,
             retry_after: None,
         },
@@ -195,19 +195,19 @@ fn a_status_may_ask_for_patience() {
 
 #[test]
 fn lengths_lie_by_the_delta() {
-    let longer = under(Fault::WrongLength(5));
+    let longer = under(OriginFault::WrongLength(5));
     assert_eq!(
         (longer.header("content-length"), longer.body.len()),
         (Some("300005"), SIZE)
     );
     assert_eq!(longer.end, Ended::Closed);
-    let shorter = under(Fault::WrongLength(-5));
+    let shorter = under(OriginFault::WrongLength(-5));
     assert_eq!(
         (shorter.header("content-length"), shorter.body.len()),
         (Some("299995"), SIZE - 5)
     );
     let origin = origin();
-    origin.fault(PATH, Fault::WrongLength(5));
+    origin.fault(PATH, OriginFault::WrongLength(5));
     let part = get(&origin, &["Range: bytes=0-9"]);
     assert_eq!(part.header("content-range"), Some("bytes 0-9/300005"));
     assert_eq!(
@@ -220,7 +220,7 @@ fn lengths_lie_by_the_delta() {
 fn one_byte_is_flipped_under_the_true_etag() {
     let origin = origin();
     let etag = origin.put(PATH, data());
-    origin.fault(PATH, Fault::FlipByte(200_000));
+    origin.fault(PATH, OriginFault::FlipByte(200_000));
     let mut expected = data();
     expected[200_000] = !expected[200_000];
     let seen = get(&origin, &[]);
@@ -234,7 +234,7 @@ fn one_byte_is_flipped_under_the_true_etag() {
 fn the_object_is_swapped_between_two_requests() {
     let origin = origin();
     let first = get(&origin, &[]).header("etag").unwrap().to_owned();
-    origin.fault(PATH, Fault::SwapAfter(1));
+    origin.fault(PATH, OriginFault::SwapAfter(1));
     assert_eq!(get(&origin, &[]).header("etag"), Some(first.as_str()));
     let second = get(&origin, &["Range: bytes=0-99"]);
     assert_ne!(second.header("etag"), Some(first.as_str()));
@@ -257,7 +257,7 @@ fn the_object_is_swapped_between_two_requests() {
 #[test]
 fn slowness_is_kept_to() {
     let started = Instant::now();
-    let seen = under(Fault::Slow {
+    let seen = under(OriginFault::Slow {
         bytes_per_second: 600_000,
     });
     assert!(seen.body == data());
@@ -267,31 +267,34 @@ fn slowness_is_kept_to() {
         started.elapsed()
     );
     let started = Instant::now();
-    assert_eq!(under(Fault::Latency(Duration::from_millis(200))).code, 200);
+    assert_eq!(
+        under(OriginFault::Latency(Duration::from_millis(200))).code,
+        200
+    );
     assert!(started.elapsed() >= Duration::from_millis(200));
 }
 
 #[test]
 fn servers_that_cannot_do_what_others_can() {
     let origin = origin();
-    origin.fault(PATH, Fault::NoRanges);
+    origin.fault(PATH, OriginFault::NoRanges);
     let seen = get(&origin, &["Range: bytes=0-9"]);
     assert_eq!(
         (seen.code, seen.header("accept-ranges"), seen.body.len()),
         (200, None, SIZE)
     );
-    origin.fault(PATH, Fault::Chunked);
+    origin.fault(PATH, OriginFault::Chunked);
     let seen = get(&origin, &["Range: bytes=0-9"]);
     assert_eq!((seen.code, seen.header("content-length")), (200, None));
     assert_eq!(seen.header("transfer-encoding"), Some("chunked"));
-    origin.fault(PATH, Fault::NoEtag);
+    origin.fault(PATH, OriginFault::NoEtag);
     assert_eq!(get(&origin, &["If-Match: \"x\""]).header("etag"), None);
-    origin.fault(PATH, Fault::WeakEtag);
+    origin.fault(PATH, OriginFault::WeakEtag);
     let weak = get(&origin, &[]).header("etag").unwrap().to_owned();
     assert!(weak.starts_with("W/\""), "{weak}");
     assert_eq!(get(&origin, &[&format!("If-None-Match: {weak}")]).code, 304);
     assert_eq!(get(&origin, &[&format!("If-Match: {weak}")]).code, 412);
-    origin.fault(PATH, Fault::OtherTags);
+    origin.fault(PATH, OriginFault::OtherTags);
     let [one, other, again] =
         [(); 3].map(|()| get(&origin, &[]).header("etag").unwrap().to_owned());
     assert!(
@@ -303,17 +306,20 @@ fn servers_that_cannot_do_what_others_can() {
         (seen.code, seen.header("etag").is_some())
     };
     for (fault, expected) in [
-        (Fault::UntaggedLaterRanges, [(412, true), (206, false)]),
-        (Fault::NoLaterRanges, [(412, true), (412, true)]),
+        (
+            OriginFault::UntaggedLaterRanges,
+            [(412, true), (206, false)],
+        ),
+        (OriginFault::NoLaterRanges, [(412, true), (412, true)]),
     ] {
         origin.fault(PATH, fault);
         assert_eq!(["Range: bytes=0-9", "Range: bytes=5-9"].map(seen), expected);
     }
     let whole = get(&origin, &["Range: bytes=5-9"]);
     assert_eq!((whole.code, whole.body.len()), (200, SIZE));
-    origin.fault(PATH, Fault::HeadStatus(403));
+    origin.fault(PATH, OriginFault::HeadStatus(403));
     assert_eq!(talk(origin.port(), "HEAD", PATH, &[]).code, 403);
-    origin.fault(PATH, Fault::RefuseHead);
+    origin.fault(PATH, OriginFault::RefuseHead);
     assert_eq!(
         (
             talk(origin.port(), "HEAD", PATH, &[]).code,
@@ -321,7 +327,7 @@ fn servers_that_cannot_do_what_others_can() {
         ),
         (405, 200)
     );
-    origin.fault(PATH, Fault::Redirect("/elsewhere".to_owned()));
+    origin.fault(PATH, OriginFault::Redirect("/elsewhere".to_owned()));
     let seen = get(&origin, &[]);
     assert_eq!(
         (seen.code, seen.header("location")),
@@ -334,7 +340,14 @@ fn servers_that_cannot_do_what_others_can() {
 #[test]
 fn several_faults_apply_together() {
     let origin = origin();
-    origin.faults(PATH, [Fault::Chunked, Fault::Truncate(1000), Fault::NoEtag]);
+    origin.faults(
+        PATH,
+        [
+            OriginFault::Chunked,
+            OriginFault::Truncate(1000),
+            OriginFault::NoEtag,
+        ],
+    );
     let seen = get(&origin, &[]);
     assert_eq!(
         (seen.header("etag"), seen.header("content-length")),

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::process::Command;
 
-use hostkit_tests::eightball::{Pex, build_jar, build_pex, build_zipapp};
-use hostkit_tests::nginx::Nginx;
-use hostkit_tests::origin::{Fault, Origin};
-use hostkit_tests::s3::S3;
-use hostkit_tests::thermos::{Process, Runner, State, Task};
-use hostkit_tests::tls::Authority;
-use hostkit_tests::{TOOLS, bin, eventually, have, or_skip, skip};
+use hostkit_tests::eightball::{PexLayout, build_jar, build_pex, build_zipapp};
+use hostkit_tests::nginx::NginxServer;
+use hostkit_tests::origin::{OriginFault, OriginServer};
+use hostkit_tests::s3::S3Server;
+use hostkit_tests::thermos::{ProcessState, TaskRunner, ThermosProcess, ThermosTask};
+use hostkit_tests::tls::CertificateAuthority;
+use hostkit_tests::{TOOLS, bin, is_installed, or_skip, skip, wait_until};
 use tempfile::TempDir;
 
 use super::talk;
@@ -28,7 +28,7 @@ fn curl(ca: &Path, rest: &[&str]) -> (i32, String) {
 
 #[test]
 fn s3_turns_away_the_unsigned() {
-    let s3 = S3::start();
+    let s3 = S3Server::start();
     s3.create_bucket("artifacts");
     let port = s3.endpoint().rsplit_once(':').unwrap().1.parse().unwrap();
     let seen = talk(port, "GET", "/artifacts/a.pex", &[]);
@@ -38,10 +38,10 @@ fn s3_turns_away_the_unsigned() {
 
 #[test]
 fn s3_stores_what_is_signed_with_its_key() {
-    if !have("curl") {
+    if !is_installed("curl") {
         return skip("curl", "not installed");
     }
-    let s3 = S3::start();
+    let s3 = S3Server::start();
     s3.create_bucket("artifacts");
     let url = format!("{}/artifacts/a.pex", s3.endpoint());
     let sign = |key: &str, rest: &[&str]| {
@@ -70,11 +70,11 @@ fn s3_stores_what_is_signed_with_its_key() {
 
 #[test]
 fn tls_is_trusted_only_where_it_should_be() {
-    if !have("curl") {
+    if !is_installed("curl") {
         return skip("curl", "not installed");
     }
-    let good = Authority::new();
-    let origin = Origin::start_tls(&good);
+    let good = CertificateAuthority::new();
+    let origin = OriginServer::start_tls(&good);
     origin.put("/a", "hello");
     assert_eq!(
         curl(&good.ca(), &[&origin.url("/a")]),
@@ -82,12 +82,15 @@ fn tls_is_trusted_only_where_it_should_be() {
     );
     let untrusted = 60;
     assert_eq!(
-        curl(&Authority::new().ca(), &[&origin.url("/a")]).0,
+        curl(&CertificateAuthority::new().ca(), &[&origin.url("/a")]).0,
         untrusted
     );
-    for bad in [Authority::expired(), Authority::wrong_name()] {
+    for bad in [
+        CertificateAuthority::expired(),
+        CertificateAuthority::wrong_name(),
+    ] {
         assert_eq!(
-            curl(&bad.ca(), &[&Origin::start_tls(&bad).url("/a")]).0,
+            curl(&bad.ca(), &[&OriginServer::start_tls(&bad).url("/a")]).0,
             untrusted
         );
     }
@@ -95,13 +98,13 @@ fn tls_is_trusted_only_where_it_should_be() {
 
 #[test]
 fn mutual_tls_wants_a_certificate() {
-    if !have("curl") {
+    if !is_installed("curl") {
         return skip("curl", "not installed");
     }
-    let authority = Authority::new();
-    let origin = Origin::start_mutual_tls(&authority);
+    let authority = CertificateAuthority::new();
+    let origin = OriginServer::start_mutual_tls(&authority);
     origin.put("/a", vec![7; 100_000]);
-    origin.fault("/a", Fault::Truncate(70_000));
+    origin.fault("/a", OriginFault::Truncate(70_000));
     let (client, key) = (authority.client(), authority.client_key());
     let identity = [
         "--cert",
@@ -130,9 +133,9 @@ fn mutual_tls_wants_a_certificate() {
 
 #[test]
 fn nginx_serves_ranges_over_tls() {
-    let (authority, root) = (Authority::new(), TempDir::new().unwrap());
+    let (authority, root) = (CertificateAuthority::new(), TempDir::new().unwrap());
     std::fs::write(root.path().join("a.pex"), "0123456789").unwrap();
-    let started = Nginx::start_limited(&authority, root.path(), "40m");
+    let started = NginxServer::start_limited(&authority, root.path(), "40m");
     let Some(nginx) = or_skip("nginx", started) else {
         return;
     };
@@ -145,7 +148,7 @@ fn nginx_serves_ranges_over_tls() {
         curl(&authority.ca(), &[&nginx.url("/a.pex")]),
         (0, "0123456789".to_owned())
     );
-    eventually("both are in the access log", || nginx.requests().len() == 2);
+    wait_until("both are in the access log", || nginx.requests().len() == 2);
     assert_eq!(
         nginx.requests(),
         ["GET /a.pex 206 3 bytes=2-4", "GET /a.pex 200 10 -"]
@@ -164,10 +167,10 @@ fn the_eight_ball_answers_as_a_zipapp_under_thermos() {
          --workers=34 --console --logstash_format=True --logstash_tags=eight_ball",
         zipapp.display()
     );
-    let process = Process::new("eightball", &cmdline);
-    let mut task = Runner::start(Task::new("eightball").process(process), temp.path());
+    let process = ThermosProcess::new("eightball", &cmdline);
+    let mut task = TaskRunner::start(ThermosTask::new("eightball").process(process), temp.path());
     let port = task.port("private");
-    eventually("it listens", || {
+    wait_until("it listens", || {
         task.log("eightball", 0, "stderr")
             .contains(&format!("listening on {port}\n"))
     });
@@ -208,13 +211,17 @@ fn the_eight_ball_answers_as_a_zipapp_under_thermos() {
         (Some(404), Some("eight_ball"))
     );
     task.stop();
-    assert_eq!(task.state("eightball"), State::Done, "SIGTERM is exit 0");
+    assert_eq!(
+        task.state("eightball"),
+        ProcessState::Done,
+        "SIGTERM is exit 0"
+    );
 }
 
 #[test]
 fn pexes_and_jars_run() {
     let temp = TempDir::new().unwrap();
-    for kind in [Pex::Plain, Pex::WithSix, Pex::Venv] {
+    for kind in [PexLayout::Plain, PexLayout::WithSix, PexLayout::Venv] {
         let pex = temp.path().join("eightball.pex");
         let Some(()) = or_skip("pex", build_pex(&pex, kind)) else {
             continue;

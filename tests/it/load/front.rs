@@ -7,14 +7,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use hostkit_tests::{Running, eventually, free_port, which};
+use hostkit_tests::{ChildGuard, find_program, free_port, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// A running HAProxy. Dropping it stops it.
 pub(super) struct Front {
-    process: Option<Running>,
+    process: Option<ChildGuard>,
     directory: TempDir,
     address: SocketAddr,
 }
@@ -22,7 +22,7 @@ pub(super) struct Front {
 impl Front {
     /// Starts it in front of these server lines. `extra` are lines of its `defaults`.
     pub(super) fn start(extra: &[&str], servers: &[String]) -> Result<Self, String> {
-        which("haproxy")?;
+        find_program("haproxy")?;
         let directory = tempfile::tempdir().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let lines = |lines: &[&str]| {
@@ -63,7 +63,7 @@ impl Front {
     }
 
     fn launch(&mut self) {
-        let child = Command::new(which("haproxy").unwrap())
+        let child = Command::new(find_program("haproxy").unwrap())
             .args(["-W", "-db", "-f"])
             .arg(self.path("haproxy.cfg"))
             .arg("-S")
@@ -73,8 +73,8 @@ impl Front {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        self.process = Some(Running(child));
-        eventually("haproxy accepts connections", || {
+        self.process = Some(ChildGuard(child));
+        wait_until("haproxy accepts connections", || {
             std::net::TcpStream::connect(self.address).is_ok()
         });
     }
@@ -89,7 +89,7 @@ impl Front {
     pub(super) fn reload(&self) {
         let before = self.worker();
         kill(self.pid(), Signal::SIGUSR2).unwrap();
-        eventually("a new worker runs", || {
+        wait_until("a new worker runs", || {
             // The master is away for a moment while it executes itself.
             self.worker().is_some_and(|worker| Some(worker) != before)
         });

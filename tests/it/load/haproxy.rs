@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use hostkit_tests::load::{Connections, Kind, Load, Plan, Report};
+use hostkit_tests::load::{ConnectionReuse, FailureKind, LoadGenerator, LoadPlan, LoadReport};
 use hostkit_tests::or_skip;
-use hostkit_tests::tasks::{Serial, Task, Tasks};
+use hostkit_tests::tasks::{TaskLaunch, TaskPlayer, TaskSerial};
 
 use super::front::Front;
 use super::{ledger, plan};
@@ -15,10 +15,10 @@ const IDLE_CLOSE: &str = "option idle-close-on-response";
 const TIMES: usize = 4;
 
 /// Three tasks that listen, and a HAProxy in front of them.
-fn stage(extra: &[&str]) -> Option<(Tasks, Vec<Serial>, Front)> {
-    let tasks = Tasks::start(1, ledger());
+fn stage(extra: &[&str]) -> Option<(TaskPlayer, Vec<TaskSerial>, Front)> {
+    let tasks = TaskPlayer::start(1, ledger());
     let serials: Vec<_> = (0..3)
-        .map(|shard| tasks.launch(Task::new("eightball", shard)))
+        .map(|shard| tasks.launch(TaskLaunch::new("eightball", shard)))
         .collect();
     let lines: Vec<_> = serials
         .iter()
@@ -37,10 +37,10 @@ fn stage(extra: &[&str]) -> Option<(Tasks, Vec<Serial>, Front)> {
 /// What a load through HAProxy comes to while something is done to it.
 fn under_load(
     front: &mut Front,
-    connections: Connections,
+    connections: ConnectionReuse,
     mut disturb: impl FnMut(&mut Front),
-) -> Report {
-    let load = Load::start(Plan {
+) -> LoadReport {
+    let load = LoadGenerator::start(LoadPlan {
         clients: 8,
         timeout: Duration::from_secs(10),
         ..plan(front.address(), connections)
@@ -58,7 +58,7 @@ fn nothing_is_lost_while_nothing_happens() {
     let Some((tasks, serials, mut front)) = stage(&[]) else {
         return;
     };
-    for connections in [Connections::Fresh, Connections::KeepAlive] {
+    for connections in [ConnectionReuse::Fresh, ConnectionReuse::KeepAlive] {
         let report = under_load(&mut front, connections, |_| {});
         assert!(report.clean(), "{report}");
     }
@@ -72,9 +72,9 @@ fn a_restart_is_seen() {
     let Some((_tasks, _, mut front)) = stage(&[IDLE_CLOSE]) else {
         return;
     };
-    for connections in [Connections::Fresh, Connections::KeepAlive] {
+    for connections in [ConnectionReuse::Fresh, ConnectionReuse::KeepAlive] {
         let report = under_load(&mut front, connections, Front::restart);
-        assert!(report.count(Kind::Refused) > 0, "{report}");
+        assert!(report.count(FailureKind::Refused) > 0, "{report}");
     }
 }
 
@@ -83,14 +83,20 @@ fn a_reload_loses_idle_connections_unless_they_are_closed_on_response() {
     let Some((_tasks, _, mut front)) = stage(&[]) else {
         return;
     };
-    let report = under_load(&mut front, Connections::KeepAlive, |front| front.reload());
-    assert!(report.count(Kind::EofReused) > 0, "{report}");
-    assert_eq!(report.count(Kind::EofReused), report.failed(), "{report}");
+    let report = under_load(&mut front, ConnectionReuse::KeepAlive, |front| {
+        front.reload()
+    });
+    assert!(report.count(FailureKind::EofReused) > 0, "{report}");
+    assert_eq!(
+        report.count(FailureKind::EofReused),
+        report.failed(),
+        "{report}"
+    );
 
     let Some((_tasks, _, mut front)) = stage(&[IDLE_CLOSE]) else {
         return;
     };
-    for connections in [Connections::Fresh, Connections::KeepAlive] {
+    for connections in [ConnectionReuse::Fresh, ConnectionReuse::KeepAlive] {
         let report = under_load(&mut front, connections, |front| front.reload());
         assert!(report.clean(), "{report}");
     }
@@ -101,7 +107,7 @@ fn a_backend_without_servers_is_a_status() {
     let Some((tasks, serials, front)) = stage(&[]) else {
         return;
     };
-    let load = Load::start(plan(front.address(), Connections::KeepAlive));
+    let load = LoadGenerator::start(plan(front.address(), ConnectionReuse::KeepAlive));
     load.more(40);
     for &serial in &serials {
         front.runtime(&format!("set server eightball/task{serial} state maint"));
@@ -110,7 +116,11 @@ fn a_backend_without_servers_is_a_status() {
     load.more(80);
     let report = load.stop();
     assert!(before.clean(), "{before}");
-    assert!(report.count(Kind::Status(503)) > 0, "{report}");
-    assert_eq!(report.count(Kind::Status(503)), report.failed(), "{report}");
+    assert!(report.count(FailureKind::Status(503)) > 0, "{report}");
+    assert_eq!(
+        report.count(FailureKind::Status(503)),
+        report.failed(),
+        "{report}"
+    );
     drop(tasks);
 }

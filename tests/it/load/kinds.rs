@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use hostkit_tests::free_port;
-use hostkit_tests::load::{Connections, Kind, Load, Plan, Report};
+use hostkit_tests::load::{ConnectionReuse, FailureKind, LoadGenerator, LoadPlan, LoadReport};
 use socket2::SockRef;
 
 use super::plan;
@@ -70,8 +70,8 @@ fn hear(stream: &mut TcpStream) {
 }
 
 /// What a load of at least 40 attempts on this server comes to.
-fn judged(script: &'static [Act], connections: Connections) -> Report {
-    let load = Load::start(Plan {
+fn judged(script: &'static [Act], connections: ConnectionReuse) -> LoadReport {
+    let load = LoadGenerator::start(LoadPlan {
         timeout: Duration::from_millis(300),
         ..plan(server(script), connections)
     });
@@ -81,43 +81,43 @@ fn judged(script: &'static [Act], connections: Connections) -> Report {
 
 /// Asserts that every attempt failed, and in this way.
 #[track_caller]
-fn all(report: &Report, kind: Kind) {
+fn all(report: &LoadReport, kind: FailureKind) {
     assert_eq!(report.count(kind), report.attempts, "{report}");
     assert_eq!(report.ok, 0, "{report}");
 }
 
 #[test]
 fn a_closed_port_is_refused() {
-    let load = Load::start(plan(
+    let load = LoadGenerator::start(plan(
         ([127, 0, 0, 1], free_port()).into(),
-        Connections::Fresh,
+        ConnectionReuse::Fresh,
     ));
     load.more(40);
     let report = load.stop();
-    all(&report, Kind::Refused);
+    all(&report, FailureKind::Refused);
     assert_eq!(report.gaps[0].length, report.lasted, "{report}");
     assert_eq!(report.first.len(), 20);
 }
 
 #[test]
 fn what_fails_on_a_new_connection_has_its_name() {
-    let fresh = Connections::Fresh;
-    all(&judged(&[Hear, Reset], fresh), Kind::Reset);
-    all(&judged(&[Hear, Close], fresh), Kind::Eof);
-    all(&judged(&[Hear, Hang], fresh), Kind::Timeout);
+    let fresh = ConnectionReuse::Fresh;
+    all(&judged(&[Hear, Reset], fresh), FailureKind::Reset);
+    all(&judged(&[Hear, Close], fresh), FailureKind::Eof);
+    all(&judged(&[Hear, Hang], fresh), FailureKind::Timeout);
     all(
         &judged(
             &[Say("HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno")],
             fresh,
         ),
-        Kind::Status(503),
+        FailureKind::Status(503),
     );
     all(
         &judged(
             &[Say("HTTP/1.1 302 Go\r\nContent-Length: 0\r\n\r\n")],
             fresh,
         ),
-        Kind::Status(302),
+        FailureKind::Status(302),
     );
     all(
         &judged(
@@ -126,7 +126,7 @@ fn what_fails_on_a_new_connection_has_its_name() {
             )],
             fresh,
         ),
-        Kind::BadBody,
+        FailureKind::BadBody,
     );
     all(
         &judged(
@@ -136,13 +136,16 @@ fn what_fails_on_a_new_connection_has_its_name() {
             ],
             fresh,
         ),
-        Kind::Truncated,
+        FailureKind::Truncated,
     );
     all(
         &judged(&[Say("HTTP/1.1 200"), Close], fresh),
-        Kind::Truncated,
+        FailureKind::Truncated,
     );
-    all(&judged(&[Say("hello\r\n\r\n")], fresh), Kind::BadResponse);
+    all(
+        &judged(&[Say("hello\r\n\r\n")], fresh),
+        FailureKind::BadResponse,
+    );
     all(
         &judged(
             &[Say(
@@ -150,14 +153,18 @@ fn what_fails_on_a_new_connection_has_its_name() {
             )],
             fresh,
         ),
-        Kind::BadResponse,
+        FailureKind::BadResponse,
     );
 }
 
 #[test]
 fn an_idle_connection_that_is_closed_fails_the_next_request_and_no_other() {
-    let report = judged(&[Say(OK), Close], Connections::KeepAlive);
-    assert_eq!(report.count(Kind::EofReused), report.failed(), "{report}");
+    let report = judged(&[Say(OK), Close], ConnectionReuse::KeepAlive);
+    assert_eq!(
+        report.count(FailureKind::EofReused),
+        report.failed(),
+        "{report}"
+    );
     // The first on every connection succeeds, the second does not.
     assert!(report.ok.abs_diff(report.failed()) <= 4, "{report}");
     assert_eq!(report.connections, report.ok, "{report}");
@@ -165,8 +172,12 @@ fn an_idle_connection_that_is_closed_fails_the_next_request_and_no_other() {
 
 #[test]
 fn a_connection_that_is_reset_when_used_again_has_its_name() {
-    let report = judged(&[Say(OK), Hear, Reset], Connections::KeepAlive);
-    assert_eq!(report.count(Kind::ResetReused), report.failed(), "{report}");
+    let report = judged(&[Say(OK), Hear, Reset], ConnectionReuse::KeepAlive);
+    assert_eq!(
+        report.count(FailureKind::ResetReused),
+        report.failed(),
+        "{report}"
+    );
     assert!(report.ok.abs_diff(report.failed()) <= 4, "{report}");
 }
 
@@ -177,7 +188,7 @@ fn a_close_that_is_announced_is_honoured() {
         Say("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 11\r\n\r\neightball 1"),
         Close,
     ];
-    let report = judged(script, Connections::KeepAlive);
+    let report = judged(script, ConnectionReuse::KeepAlive);
     assert!(report.clean(), "{report}");
     assert!(
         report.connections.abs_diff(report.attempts / 2) <= 4,
@@ -185,7 +196,7 @@ fn a_close_that_is_announced_is_honoured() {
     );
     // HTTP/1.0 has no other way to say it.
     let script = &[Say("HTTP/1.0 200 OK\r\n\r\neightball 1"), Close];
-    let report = judged(script, Connections::KeepAlive);
+    let report = judged(script, ConnectionReuse::KeepAlive);
     assert!(report.clean(), "{report}");
     assert_eq!(report.connections, report.attempts, "{report}");
 }
@@ -193,17 +204,17 @@ fn a_close_that_is_announced_is_honoured() {
 #[test]
 fn kept_connections_are_used_again_and_fresh_ones_are_not() {
     let long = &[Say(OK); 100];
-    let report = judged(long, Connections::KeepAlive);
+    let report = judged(long, ConnectionReuse::KeepAlive);
     assert!(report.clean(), "{report}");
     assert_eq!(report.connections, 4, "{report}");
-    let report = judged(long, Connections::Fresh);
+    let report = judged(long, ConnectionReuse::Fresh);
     assert!(report.clean(), "{report}");
     assert_eq!(report.connections, report.attempts, "{report}");
 }
 
 #[test]
 fn requests_that_were_due_during_a_wait_are_not_made_up_for() {
-    let report = judged(&[Hear, Hang], Connections::Fresh);
+    let report = judged(&[Hear, Hang], ConnectionReuse::Fresh);
     // Of a request every 10 ms, one in 300 ms is made.
     assert!(report.missed > 10 * report.attempts, "{report}");
 }

@@ -4,9 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use hostkit_tests::eventually;
-use hostkit_tests::load::{Connections, Kind, Load};
-use hostkit_tests::tasks::{Job, Task, Tasks};
+use hostkit_tests::load::{ConnectionReuse, FailureKind, LoadGenerator};
+use hostkit_tests::tasks::{RollingJob, TaskLaunch, TaskPlayer};
+use hostkit_tests::wait_until;
 
 use super::{Told, ledger, plan};
 
@@ -33,24 +33,24 @@ fn refused(address: SocketAddr) -> bool {
 #[test]
 fn a_task_is_announced_before_it_listens_and_then_serves() {
     let ledger = ledger();
-    let tasks = Tasks::start(1, ledger.clone());
-    let serial = tasks.launch(Task {
+    let tasks = TaskPlayer::start(1, ledger.clone());
+    let serial = tasks.launch(TaskLaunch {
         listen_after: 300 * MS,
-        ..Task::new("eightball", 7)
+        ..TaskLaunch::new("eightball", 7)
     });
     let announced = tasks.announcement(serial);
     assert_eq!(
         (announced.shard, announced.service.as_str()),
         (7, "eightball")
     );
-    eventually("it is announced", || ledger.of(serial) == [Told::Announce]);
+    wait_until("it is announced", || ledger.of(serial) == [Told::Announce]);
     assert!(refused(announced.address), "it does not listen yet");
     tasks.await_listening(serial);
     let record = tasks.record(serial);
     assert!(record.listening.unwrap() - record.announced.unwrap() >= 300 * MS);
 
-    for connections in [Connections::Fresh, Connections::KeepAlive] {
-        let load = Load::start(plan(announced.address, connections));
+    for connections in [ConnectionReuse::Fresh, ConnectionReuse::KeepAlive] {
+        let load = LoadGenerator::start(plan(announced.address, connections));
         load.more(100);
         let report = load.stop();
         assert!(report.clean(), "{report}");
@@ -63,8 +63,8 @@ fn a_task_is_announced_before_it_listens_and_then_serves() {
 
 #[test]
 fn health_is_answered_and_is_not_a_request() {
-    let tasks = Tasks::start(1, ledger());
-    let serial = tasks.launch(Task::new("eightball", 0));
+    let tasks = TaskPlayer::start(1, ledger());
+    let serial = tasks.launch(TaskLaunch::new("eightball", 0));
     tasks.await_listening(serial);
     let mut stream = TcpStream::connect(tasks.announcement(serial).address).unwrap();
     write!(stream, "GET /health HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
@@ -77,10 +77,10 @@ fn health_is_answered_and_is_not_a_request() {
 #[test]
 fn a_task_that_stops_answers_what_was_asked_and_closes_what_is_idle() {
     let ledger = ledger();
-    let tasks = Tasks::start(1, ledger.clone());
-    let serial = tasks.launch(Task {
+    let tasks = TaskPlayer::start(1, ledger.clone());
+    let serial = tasks.launch(TaskLaunch {
         answer_after: 300 * MS,
-        ..Task::new("eightball", 0)
+        ..TaskLaunch::new("eightball", 0)
     });
     tasks.await_listening(serial);
     let address = tasks.announcement(serial).address;
@@ -93,7 +93,7 @@ fn a_task_that_stops_answers_what_was_asked_and_closes_what_is_idle() {
     assert!(last.read(&mut [0; 100]).unwrap() > 0);
     tasks.stop(serial);
     assert_eq!(rest(&mut idle).unwrap(), "");
-    eventually("the port is closed", || refused(address));
+    wait_until("the port is closed", || refused(address));
     let text = rest(&mut asked).unwrap();
     assert!(text.contains("Connection: close\r\n"), "{text}");
     assert!(text.ends_with("\r\n\r\neightball 0\n"), "{text}");
@@ -107,10 +107,10 @@ fn a_task_that_stops_answers_what_was_asked_and_closes_what_is_idle() {
 #[test]
 fn a_task_that_dies_takes_its_connections_along_and_leaves_its_entry() {
     let ledger = ledger();
-    let tasks = Tasks::start(1, ledger.clone());
-    let serial = tasks.launch(Task {
+    let tasks = TaskPlayer::start(1, ledger.clone());
+    let serial = tasks.launch(TaskLaunch {
         answer_after: Duration::from_secs(60),
-        ..Task::new("eightball", 0)
+        ..TaskLaunch::new("eightball", 0)
     });
     tasks.await_listening(serial);
     let address = tasks.announcement(serial).address;
@@ -140,12 +140,12 @@ fn a_task_that_dies_takes_its_connections_along_and_leaves_its_entry() {
 #[test]
 fn a_task_that_is_stopped_before_it_listens_never_does() {
     let ledger = ledger();
-    let tasks = Tasks::start(1, ledger.clone());
-    let serial = tasks.launch(Task {
+    let tasks = TaskPlayer::start(1, ledger.clone());
+    let serial = tasks.launch(TaskLaunch {
         listen_after: Duration::from_secs(3600),
-        ..Task::new("eightball", 0)
+        ..TaskLaunch::new("eightball", 0)
     });
-    eventually("it is announced", || ledger.of(serial) == [Told::Announce]);
+    wait_until("it is announced", || ledger.of(serial) == [Told::Announce]);
     tasks.stop(serial);
     tasks.await_end(serial);
     assert_eq!(tasks.record(serial).listening, None);
@@ -154,9 +154,9 @@ fn a_task_that_is_stopped_before_it_listens_never_does() {
 
 #[test]
 fn leaving_and_quitting_come_in_either_order_and_no_endpoint_comes_back() {
-    let tasks = Tasks::start(3, ledger());
+    let tasks = TaskPlayer::start(3, ledger());
     let serials: Vec<_> = (0..40)
-        .map(|shard| tasks.launch(Task::new("eightball", shard)))
+        .map(|shard| tasks.launch(TaskLaunch::new("eightball", shard)))
         .collect();
     let mut addresses = std::collections::BTreeSet::new();
     for &serial in &serials {
@@ -177,33 +177,38 @@ fn leaving_and_quitting_come_in_either_order_and_no_endpoint_comes_back() {
 
 #[test]
 fn a_given_port_can_be_taken_again_by_the_next_life() {
-    let tasks = Tasks::start(1, ledger());
+    let tasks = TaskPlayer::start(1, ledger());
     let address = SocketAddr::from(([127, 0, 0, 1], hostkit_tests::free_port()));
-    let load = Load::start(plan(address, Connections::KeepAlive));
+    let load = LoadGenerator::start(plan(address, ConnectionReuse::KeepAlive));
     for shard in 0..5 {
-        let serial = tasks.launch(Task {
+        let serial = tasks.launch(TaskLaunch {
             address: Some(address),
-            ..Task::new("eightball", shard)
+            ..TaskLaunch::new("eightball", shard)
         });
         tasks.await_listening(serial);
         let before = tasks.record(serial).served;
-        eventually("it serves", || tasks.record(serial).served > before + 20);
+        wait_until("it serves", || tasks.record(serial).served > before + 20);
         tasks.stop(serial);
         tasks.await_end(serial);
     }
     let report = load.stop();
     // Each life closes the idle connections of all clients, and is away for a moment.
-    assert!(report.count(Kind::EofReused) > 0, "{report}");
-    assert!(report.count(Kind::Refused) > 0, "{report}");
-    let known = [Kind::EofReused, Kind::ResetReused, Kind::Refused].map(|kind| report.count(kind));
+    assert!(report.count(FailureKind::EofReused) > 0, "{report}");
+    assert!(report.count(FailureKind::Refused) > 0, "{report}");
+    let known = [
+        FailureKind::EofReused,
+        FailureKind::ResetReused,
+        FailureKind::Refused,
+    ]
+    .map(|kind| report.count(kind));
     assert_eq!(known.iter().sum::<u64>(), report.failed(), "{report}");
 }
 
 #[test]
 fn an_update_replaces_every_instance_batch_by_batch() {
     let ledger = ledger();
-    let tasks = Tasks::start(5, ledger.clone());
-    let job = Job {
+    let tasks = TaskPlayer::start(5, ledger.clone());
+    let job = RollingJob {
         service: "eightball".to_owned(),
         instances: 5,
         batch: 2,

@@ -1,6 +1,6 @@
 //! The state file: full disks, other checks, hostile contents. None of that changes a verdict.
 
-use hostkit_tests::host::Tmpfs;
+use hostkit_tests::host::TmpfsMount;
 
 use super::*;
 
@@ -28,7 +28,7 @@ fn fill(directory: &Path) {
 
 #[test]
 fn a_full_disk_changes_no_verdict() {
-    let Some(disk) = hostkit_tests::or_skip("a full disk", Tmpfs::mount(256 << 10)) else {
+    let Some(disk) = hostkit_tests::or_skip("a full disk", TmpfsMount::mount(256 << 10)) else {
         return;
     };
     let program = hostkit_tests::bin("log-healthcheck");
@@ -36,7 +36,7 @@ fn a_full_disk_changes_no_verdict() {
         let home = disk.path().join(remembered.to_string());
         let log = home.join(".logs/app/0/stderr");
         fs::create_dir_all(log.parent().unwrap()).unwrap();
-        let check = || -> Outcome {
+        let check = || -> CommandOutcome {
             let mut command = Command::new(&program);
             command
                 .env_clear()
@@ -88,7 +88,7 @@ fn a_full_disk_changes_no_verdict() {
 
 #[test]
 fn a_write_that_fails_on_a_full_disk_is_not_a_write() {
-    let Some(disk) = hostkit_tests::or_skip("a full disk", Tmpfs::mount(256 << 10)) else {
+    let Some(disk) = hostkit_tests::or_skip("a full disk", TmpfsMount::mount(256 << 10)) else {
         return;
     };
     let log = disk.path().join("app.log");
@@ -126,7 +126,7 @@ fn without_a_state_a_log_is_as_old_as_its_file() {
         "state not saved (No such file or directory",
     );
     // The first check is not remembered, but when the log was made is known.
-    hostkit_tests::eventually("it gives up hope", || {
+    hostkit_tests::wait_until("it gives up hope", || {
         sandbox.logs("noise\n");
         sandbox.run(args).code == 2
     });
@@ -196,7 +196,7 @@ fn checks_at_once_agree() {
     for _ in 0..3 {
         let checks: Vec<_> = (0..8).map(|_| start()).collect();
         for check in checks {
-            let outcome: Outcome = check.wait_with_output().unwrap().into();
+            let outcome: CommandOutcome = check.wait_with_output().unwrap().into();
             assert!(perfdata(&outcome.exits(0), "age") >= 50.0);
         }
         sandbox.logs("noise\n");

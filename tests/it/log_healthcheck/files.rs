@@ -10,7 +10,7 @@ use super::*;
 /// A user who has nothing to do with the job.
 const NOBODY: u32 = 54_321;
 
-fn files(sandbox: &Sandbox, globs: &[&OsStr]) -> Outcome {
+fn files(sandbox: &Sandbox, globs: &[&OsStr]) -> CommandOutcome {
     let fixed = ["--line-pattern={", "--freshness=100", "--file"].map(OsStr::new);
     sandbox.run(fixed.iter().chain(globs))
 }
@@ -58,7 +58,7 @@ fn a_fifo_is_neither_opened_nor_waited_for() {
         &sandbox.check().exits(2),
         "nolog: ./.logs/app/0/stdout is not a regular file",
     );
-    if !hostkit_tests::have("strace") {
+    if !hostkit_tests::is_installed("strace") {
         return hostkit_tests::skip("what is opened", "strace is not installed");
     }
     // A reader that comes and goes would end the writer by SIGPIPE.
@@ -109,16 +109,16 @@ fn what_cannot_be_read_is_unknown_unless_it_is_old() {
     };
     sandbox.clean(&mut command);
     command.args(SEEDS);
-    let outcome: Outcome = command.output().unwrap().into();
+    let outcome: CommandOutcome = command.output().unwrap().into();
     told(
         &outcome.exits(3),
         "UNKNOWN: unread: cannot read ./.logs/app/0/stderr",
     );
     sandbox.age(200);
-    let outcome: Outcome = command.output().unwrap().into();
+    let outcome: CommandOutcome = command.output().unwrap().into();
     told(&outcome.exits(2), "stale: nothing was written");
     fs::set_permissions(sandbox.path(".logs"), fs::Permissions::from_mode(0o700)).unwrap();
-    let outcome: Outcome = command.output().unwrap().into();
+    let outcome: CommandOutcome = command.output().unwrap().into();
     assert_ne!(outcome.code, 0, "{}", outcome.stdout);
 }
 
@@ -193,7 +193,7 @@ fn what_an_earlier_run_writes_after_the_next_one_began_does_not_count() {
         return;
     };
     // A child that run 0 left behind.
-    hostkit_tests::eventually("it writes later", || {
+    hostkit_tests::wait_until("it writes later", || {
         sandbox.logs("{\"a\":1}\n");
         let written = sandbox.log().metadata().unwrap().modified().unwrap();
         written > birth + Duration::from_millis(1)

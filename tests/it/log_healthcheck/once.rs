@@ -72,7 +72,7 @@ fn without_any_line_it_is_ok_for_as_long_as_a_line_may_be_old() {
         "OK: no line beginning with \"{\" yet",
     );
     let mut last = None;
-    hostkit_tests::eventually("it gives up hope", || {
+    hostkit_tests::wait_until("it gives up hope", || {
         sandbox.logs("noise\n");
         let outcome = sandbox.run(args);
         let given_up = outcome.code == 2;
@@ -157,12 +157,12 @@ fn a_missing_log_is_critical_after_the_grace() {
     );
     let patient = |grace: &str| sandbox.run(SEEDS.iter().chain([&"--grace", &grace]));
     told(&patient("1h").exits(0), "within the grace of 3600 s");
-    hostkit_tests::eventually("the grace ends", || patient("0.5").code == 2);
+    hostkit_tests::wait_until("the grace ends", || patient("0.5").code == 2);
 }
 
 #[test]
 fn nothing_is_read_when_nothing_was_written() {
-    if !hostkit_tests::have("strace") {
+    if !hostkit_tests::is_installed("strace") {
         return hostkit_tests::skip("bytes read", "strace is not installed");
     }
     let sandbox = Sandbox::new();
@@ -177,7 +177,7 @@ fn nothing_is_read_when_nothing_was_written() {
         strace
             .arg(hostkit_tests::bin("log-healthcheck"))
             .args(SEEDS);
-        let outcome: Outcome = strace.output().unwrap().into();
+        let outcome: CommandOutcome = strace.output().unwrap().into();
         let trace = fs::read_to_string(trace).unwrap();
         let calls = trace.lines().filter(|call| call.contains("/0/stderr>"));
         let bytes = calls
@@ -258,7 +258,7 @@ fn a_log_in_utf_16_is_named() {
         assert_eq!(is_named, is_utf16, "{bytes:?}: {}", outcome.stdout);
         let fast = ["--app-directory=app", "--line-pattern={", "--freshness=0.3"];
         let mut last = None;
-        hostkit_tests::eventually("it gives up hope", || {
+        hostkit_tests::wait_until("it gives up hope", || {
             sandbox.logs("");
             sandbox.age(0);
             last = Some(sandbox.run(fast));

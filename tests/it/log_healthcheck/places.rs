@@ -47,7 +47,7 @@ fn as_aurora_calls_it() {
             let path =
                 std::env::join_paths([names.as_path(), Path::new("/usr/bin"), Path::new("/bin")]);
             command.env("PATH", path.unwrap());
-            let outcome: Outcome = command.output().unwrap().into();
+            let outcome: CommandOutcome = command.output().unwrap().into();
             assert_eq!(
                 outcome.code, expected,
                 "{shell} {line}: {}{}",
@@ -93,7 +93,7 @@ fn sandboxes_of_mesos() {
         ("MESOS_DIRECTORY", executor.path("")),
     ] {
         let mut command = elsewhere.command(hostkit_tests::bin("log-healthcheck"));
-        let outcome: Outcome = command
+        let outcome: CommandOutcome = command
             .args(SEEDS)
             .env(name, value)
             .output()
@@ -119,7 +119,7 @@ fn every_flag_has_a_variable() {
     command.env("HOSTKIT_LOG_HEALTHCHECK_APP_DIRECTORY", "app");
     command.env("HOSTKIT_LOG_HEALTHCHECK_LINE_PATTERN", "{");
     command.env("HOSTKIT_LOG_HEALTHCHECK_FRESHNESS", "30");
-    let outcome: Outcome = command.output().unwrap().into();
+    let outcome: CommandOutcome = command.output().unwrap().into();
     told(&outcome.exits(0), ";;30;0");
 }
 
@@ -133,7 +133,7 @@ fn instances_are_spread() {
         if let Some(instance) = instance {
             command.env("CB_AURORA_INSTANCE", instance);
         }
-        let outcome: Outcome = command.output().unwrap().into();
+        let outcome: CommandOutcome = command.output().unwrap().into();
         let outcome = outcome.exits(0);
         let limit = outcome
             .stdout

@@ -4,13 +4,13 @@ use std::io::Read as _;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 
-use hostkit_tests::Running;
+use hostkit_tests::ChildGuard;
 use hostkit_tests::host::run_as;
 
 use super::*;
 
 struct Resident {
-    process: Running,
+    process: ChildGuard,
     port: u16,
 }
 
@@ -35,9 +35,9 @@ impl Resident {
             .open(sandbox.path("log"))
             .unwrap();
         command.stderr(log);
-        let process = Running(command.spawn().unwrap());
+        let process = ChildGuard(command.spawn().unwrap());
         let resident = Self { process, port };
-        hostkit_tests::eventually("the port is open", || {
+        hostkit_tests::wait_until("the port is open", || {
             TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
         resident
@@ -47,7 +47,7 @@ impl Resident {
     fn ask(&self, request: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream
-            .set_read_timeout(Some(hostkit_tests::patience()))
+            .set_read_timeout(Some(hostkit_tests::wait_limit()))
             .unwrap();
         write!(
             stream,
@@ -87,7 +87,7 @@ fn verdicts_in_auroras_words() {
     }
     assert_eq!(resident.ask("POST /quitquitquit").0, 200);
     let mut process = resident.process;
-    hostkit_tests::eventually("it ends when told to", || {
+    hostkit_tests::wait_until("it ends when told to", || {
         process
             .0
             .try_wait()
@@ -180,7 +180,7 @@ fn checks_leave_nothing_behind() {
     };
     resident.health(200, "ok");
     let mut before = (0, 0);
-    hostkit_tests::eventually("one thread is left", || {
+    hostkit_tests::wait_until("one thread is left", || {
         before = held();
         before.1 == 1
     });
@@ -188,5 +188,5 @@ fn checks_leave_nothing_behind() {
         sandbox.logs("{\"a\":1}\nnoise\n");
         resident.health(200, "ok");
     }
-    hostkit_tests::eventually("as many files and threads as before", || held() <= before);
+    hostkit_tests::wait_until("as many files and threads as before", || held() <= before);
 }

@@ -1,8 +1,8 @@
 //! Flags, environment and configuration files: which wins, and what is said of a wrong one.
 
-use hostkit_tests::origin::Origin;
+use hostkit_tests::origin::OriginServer;
 
-use super::{ARCH, HASH, Host, Outcome, pex, program};
+use super::{ARCH, CommandOutcome, HASH, Host, pex, program};
 
 #[test]
 fn without_any_configuration_it_says_what_to_write_where() {
@@ -10,10 +10,10 @@ fn without_any_configuration_it_says_what_to_write_where() {
     for args in [["job", HASH], ["--list", "job"]] {
         host.pexrun(args)
             .exits(125)
-            .says("nothing says where builds are published")
-            .says("repository: s3://bucket/prefix")
-            .says("/etc/hostkit/pexrun.yaml")
-            .says("~/.config/hostkit/pexrun.yaml");
+            .logs("nothing says where builds are published")
+            .logs("repository: s3://bucket/prefix")
+            .logs("/etc/hostkit/pexrun.yaml")
+            .logs("~/.config/hostkit/pexrun.yaml");
     }
 }
 
@@ -34,7 +34,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
         if let Some(value) = variable {
             command.env("HOSTKIT_PEXRUN_REPOSITORY", value);
         }
-        let outcome = Outcome::from(command.args(["job", "static-v1"]).output().unwrap());
+        let outcome = CommandOutcome::from(command.args(["job", "static-v1"]).output().unwrap());
         outcome.exits(0).stdout
     };
     assert_eq!(run(&[], None), "file\n");
@@ -60,7 +60,8 @@ fn the_cache_directory_too() {
         if let Some(value) = variable {
             command.env("HOSTKIT_PEXRUN_CACHE_DIR", host.path(value));
         }
-        let outcome = Outcome::from(command.args(["--which", "job", HASH]).output().unwrap());
+        let outcome =
+            CommandOutcome::from(command.args(["--which", "job", HASH]).output().unwrap());
         outcome.exits(0).stdout
     };
     let below = |path: &str| host.path(path).display().to_string();
@@ -80,20 +81,20 @@ fn a_wrong_configuration_names_file_line_and_key() {
     host.configure("repositry: file:///srv\n");
     host.pexrun(["job", HASH])
         .exits(125)
-        .says(&format!("{file}:3:1: unknown key `repositry`"))
-        .says("did you mean `repository`?");
+        .logs(&format!("{file}:3:1: unknown key `repositry`"))
+        .logs("did you mean `repository`?");
     host.configure("pex-root: sometimes\n");
     host.pexrun(["job", HASH])
         .exits(125)
-        .says(&format!("{file}:3:"))
-        .says("sometimes");
+        .logs(&format!("{file}:3:"))
+        .logs("sometimes");
     host.configure("repository: file:///srv\npex-name: '{job}.pex'\n");
     host.pexrun(["job", HASH])
         .exits(125)
-        .says("`{job}.pex` is not a name of builds");
+        .logs("`{job}.pex` is not a name of builds");
     host.pexrun(["--config", "/nowhere/pexrun.yaml", "job", HASH])
         .exits(125)
-        .says("/nowhere/pexrun.yaml");
+        .logs("/nowhere/pexrun.yaml");
 }
 
 #[test]
@@ -105,14 +106,14 @@ fn a_repository_that_is_no_place_is_refused() {
         ("http://me:hunter2@host/pex", ".netrc"),
     ] {
         host.repositories(&[repository]);
-        let outcome = host.pexrun(["job", HASH]).exits(125).says(says);
+        let outcome = host.pexrun(["job", HASH]).exits(125).logs(says);
         assert!(!outcome.stderr.contains("hunter2"), "{}", outcome.stderr);
     }
 }
 
 #[test]
 fn names_and_arch_come_from_the_configuration() {
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     let host = Host::bare();
     let url = origin.url("");
     host.configure(&format!(
@@ -153,7 +154,7 @@ fn what_is_no_name_is_refused_before_anything_is_asked() {
     ] {
         host.pexrun([job, version])
             .exits(125)
-            .says("is not the name of a job or a version");
+            .logs("is not the name of a job or a version");
     }
 }
 
@@ -195,7 +196,7 @@ fn usage() {
         (vec!["--lst", "job"], "--list"),
         (vec!["--offline", "--revalidate", "job", HASH], "exclude"),
     ] {
-        host.pexrun(args).exits(125).says(says);
+        host.pexrun(args).exits(125).logs(says);
     }
     let version = host.pexrun(["--version"]).exits(0).stdout;
     assert!(version.starts_with("pexrun 0."), "{version}");

@@ -3,13 +3,13 @@
 use std::process::Stdio;
 
 use hostkit_tests::eightball::build_jar;
-use hostkit_tests::origin::{Fault, Origin};
-use hostkit_tests::s3::S3;
-use hostkit_tests::{or_skip, skip, which};
+use hostkit_tests::origin::{OriginFault, OriginServer};
+use hostkit_tests::s3::S3Server;
+use hostkit_tests::{find_program, or_skip, skip};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{ALIKE, HASH, Host, OTHER, Outcome, dead, pex, program, zip};
+use super::{ALIKE, CommandOutcome, HASH, Host, OTHER, dead, pex, program, zip};
 
 #[test]
 fn a_pex_of_each_kind_of_repository() {
@@ -18,12 +18,12 @@ fn a_pex_of_each_kind_of_repository() {
     host.publish(&pex("job", HASH), &build);
     host.pexrun(["job", HASH, "it"]).exits(0).prints("it ran\n");
 
-    let (host, origin) = (Host::bare(), Origin::start());
+    let (host, origin) = (Host::bare(), OriginServer::start());
     origin.put(&format!("/pex/{}", pex("job", HASH)), build.clone());
     host.repositories(&[&origin.url("/pex/")]);
     host.pexrun(["job", HASH, "it"]).exits(0).prints("it ran\n");
 
-    let (host, s3) = (Host::bare(), S3::start());
+    let (host, s3) = (Host::bare(), S3Server::start());
     s3.create_bucket("builds");
     host.upload(
         &s3,
@@ -33,14 +33,14 @@ fn a_pex_of_each_kind_of_repository() {
     );
     host.repositories(&["s3://builds/pex"]);
     let mut command = host.command(["job", HASH, "it"]);
-    Outcome::from(command.envs(s3.env()).output().unwrap())
+    CommandOutcome::from(command.envs(s3.env()).output().unwrap())
         .exits(0)
         .prints("it ran\n");
 }
 
 #[test]
 fn a_jar_runs_where_there_is_no_pex() {
-    if let Err(why) = which("java") {
+    if let Err(why) = find_program("java") {
         return skip("java", &why);
     }
     let host = Host::new();
@@ -67,7 +67,7 @@ fn a_missing_java_is_named() {
     ));
     host.pexrun(["job", "1.2"])
         .exits(126)
-        .says("java-of-nobody is not installed");
+        .logs("java-of-nobody is not installed");
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn the_static_build_is_asked_about_every_time() {
         ("job", format!("job-{}.pex", super::ARCH)),
         ("kafka-0.8", "kafka-0.8.pex".to_owned()),
     ] {
-        let (host, origin) = (Host::bare(), Origin::start());
+        let (host, origin) = (Host::bare(), OriginServer::start());
         let path = format!("/{name}");
         host.repositories(&[&origin.url("")]);
         origin.put(&path, program("echo one"));
@@ -90,14 +90,14 @@ fn the_static_build_is_asked_about_every_time() {
         host.pexrun([job, "static"]).exits(0).prints("two\n");
         // The origin is gone: what is cached may be outdated, and that is said.
         drop(origin);
-        let last = host.pexrun([job, "static"]).exits(0).says("outdated");
+        let last = host.pexrun([job, "static"]).exits(0).logs("outdated");
         assert_eq!(last.stdout, "two\n");
     }
 }
 
 #[test]
 fn the_next_repository_has_what_the_first_has_not() {
-    let (first, second) = (Origin::start(), Origin::start());
+    let (first, second) = (OriginServer::start(), OriginServer::start());
     let path = format!("/{}", pex("job", HASH));
     second.put(&path, program("echo second"));
     let host = Host::bare();
@@ -109,10 +109,10 @@ fn the_next_repository_has_what_the_first_has_not() {
 #[test]
 fn the_next_repository_has_what_the_first_cannot_give() {
     let path = format!("/{}", pex("job", HASH));
-    let (failing, second) = (Origin::start(), Origin::start());
+    let (failing, second) = (OriginServer::start(), OriginServer::start());
     failing.fault(
         &path,
-        Fault::Status {
+        OriginFault::Status {
             code: 503,
             retry_after: None,
         },
@@ -121,7 +121,7 @@ fn the_next_repository_has_what_the_first_cannot_give() {
     for first in [failing.url(""), dead()] {
         let host = Host::bare();
         host.repositories(&[&first, &second.url("")]);
-        let outcome = host.pexrun(["job", HASH]).exits(0).says(&first);
+        let outcome = host.pexrun(["job", HASH]).exits(0).logs(&first);
         assert_eq!(outcome.stdout, "second\n");
         // Once it is cached nobody is asked, so there is nothing to complain of.
         host.pexrun(["job", HASH]).exits(0).prints("second\n");
@@ -131,13 +131,13 @@ fn the_next_repository_has_what_the_first_cannot_give() {
 #[test]
 fn absent_everywhere_is_127_and_unknown_is_125() {
     let host = Host::new();
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     let nothing = host.repository();
     host.repositories(&[&origin.url("/pex"), &nothing]);
     host.pexrun(["job", HASH])
         .exits(127)
-        .says(&format!("there is no build {HASH} of job: "))
-        .says(&format!(
+        .logs(&format!("there is no build {HASH} of job: "))
+        .logs(&format!(
             "looked for {} and job-{HASH}.jar in {}, {nothing}",
             pex("job", HASH),
             origin.url("/pex")
@@ -147,25 +147,25 @@ fn absent_everywhere_is_127_and_unknown_is_125() {
     let outcome = host
         .pexrun(["job", HASH])
         .exits(125)
-        .says("cannot get build")
-        .says(&dead);
+        .logs("cannot get build")
+        .logs(&dead);
     assert_eq!(outcome.stderr.matches(&dead).count(), 1, "said once");
     host.repositories(&["s3cache-of-nobody"]);
     host.command(["job", HASH])
         .env("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
         .output()
-        .map(Outcome::from)
+        .map(CommandOutcome::from)
         .unwrap()
         .exits(125)
-        .says("s3://s3cache-of-nobody/job-");
+        .logs("s3://s3cache-of-nobody/job-");
 }
 
 #[test]
 fn an_immutable_build_is_run_again_without_a_socket() {
-    let Some(strace) = or_skip("strace", which("strace")) else {
+    let Some(strace) = or_skip("strace", find_program("strace")) else {
         return;
     };
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     let path = format!("/{}", pex("job", HASH));
     origin.put(&path, program("echo ran"));
     let host = Host::bare();
@@ -175,7 +175,7 @@ fn an_immutable_build_is_run_again_without_a_socket() {
         let mut command = host.program(&strace);
         command.args(["-f", "-e", "trace=socket,connect,execve", "-o"]);
         command.arg(&trace).arg(hostkit_tests::bin("pexrun"));
-        let outcome = Outcome::from(command.args(["job", HASH]).output().unwrap());
+        let outcome = CommandOutcome::from(command.args(["job", HASH]).output().unwrap());
         outcome.exits(0).prints("ran\n");
         std::fs::read_to_string(&trace).unwrap()
     };
@@ -189,7 +189,7 @@ fn an_immutable_build_is_run_again_without_a_socket() {
 
 #[test]
 fn a_short_hash_is_looked_up_where_a_repository_can_be_listed() {
-    let s3 = S3::start();
+    let s3 = S3Server::start();
     s3.create_bucket("builds");
     let host = Host::new();
     for (hash, says) in [(HASH, "one"), (ALIKE, "two"), (OTHER, "three")] {
@@ -202,35 +202,35 @@ fn a_short_hash_is_looked_up_where_a_repository_can_be_listed() {
     for repository in [host.repository(), "s3://builds/pex".to_owned()] {
         let run = |hash: &str| {
             let mut command = host.command(["--repository", &repository, "job", hash]);
-            Outcome::from(command.envs(s3.env()).output().unwrap())
+            CommandOutcome::from(command.envs(s3.env()).output().unwrap())
         };
         run(&HASH[..8]).exits(0).prints("one\n");
         run("f00d").exits(0).prints("three\n");
         run("60a43ef")
             .exits(125)
-            .says("60a43ef is the beginning of 2 builds of job")
-            .says(HASH)
-            .says(ALIKE);
+            .logs("60a43ef is the beginning of 2 builds of job")
+            .logs(HASH)
+            .logs(ALIKE);
         // As git reads it, in capitals too.
         run(&HASH[..8].to_uppercase()).exits(0).prints("one\n");
         run(&OTHER.to_uppercase()).exits(0).prints("three\n");
         run("60A43EF")
             .exits(125)
-            .says("60A43EF is the beginning of 2 builds of job");
-        run("60a").exits(127).says("at least 4 digits");
-        run("beef").exits(127).says("`pexrun --list job`");
+            .logs("60A43EF is the beginning of 2 builds of job");
+        run("60a").exits(127).logs("at least 4 digits");
+        run("beef").exits(127).logs("`pexrun --list job`");
     }
 }
 
 #[test]
 fn a_web_server_knows_whole_hashes_only() {
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     origin.put(&format!("/{}", pex("job", HASH)), program("echo ran"));
     let host = Host::bare();
     host.repositories(&[&origin.url("")]);
     host.pexrun(["job", &HASH[..8]])
         .exits(127)
-        .says("give the whole git hash");
+        .logs("give the whole git hash");
     host.pexrun(["job", HASH]).exits(0).prints("ran\n");
     // The cache does not make up for it: it cannot know what else begins so.
     host.pexrun(["job", &HASH[..8]]).exits(127);
@@ -240,15 +240,15 @@ fn a_web_server_knows_whole_hashes_only() {
 fn a_listing_that_fails_is_not_an_absence() {
     let host = Host::bare();
     host.repositories(&["s3://builds/pex"]);
-    let s3 = S3::start();
+    let s3 = S3Server::start();
     s3.create_bucket("builds");
     let mut command = host.command(["job", "60a43ef"]);
     command
         .envs(s3.env())
         .env("AWS_SECRET_ACCESS_KEY", "not-the-secret");
-    Outcome::from(command.output().unwrap())
+    CommandOutcome::from(command.output().unwrap())
         .exits(125)
-        .says("cannot get build");
+        .logs("cannot get build");
 }
 
 #[test]
@@ -258,8 +258,8 @@ fn a_corrupt_build_is_not_run() {
     host.publish(&pex("job", HASH), &whole[..whole.len() - 30]);
     host.pexrun(["job", HASH])
         .exits(125)
-        .says("cannot get build")
-        .says("is not a readable .pex");
+        .logs("cannot get build")
+        .logs("is not a readable .pex");
     // Nothing of it was kept: the mended one runs.
     host.publish(&pex("job", HASH), &whole);
     host.pexrun(["job", HASH]).exits(0).prints("ran\n");
@@ -274,16 +274,16 @@ fn a_bad_copy_in_the_cache_is_fetched_again() {
     std::fs::remove_file(path).unwrap();
     std::fs::write(path, program("echo wrong")).unwrap();
     super::open_to_all(path);
-    let outcome = host.pexrun(["job", HASH]).exits(0).says("corrupt");
+    let outcome = host.pexrun(["job", HASH]).exits(0).logs("corrupt");
     assert_eq!(outcome.stdout, "right\n");
 }
 
 #[test]
 fn a_signal_while_fetching_ends_it_by_that_signal() {
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     let path = format!("/{}", pex("job", HASH));
     origin.put(&path, program("echo ran"));
-    origin.fault(&path, Fault::Stall(10));
+    origin.fault(&path, OriginFault::Stall(10));
     let host = Host::bare();
     host.repositories(&[&origin.url("")]);
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
@@ -293,7 +293,7 @@ fn a_signal_while_fetching_ends_it_by_that_signal() {
         let child = command.spawn().unwrap();
         origin.wait_requests(&path, 1);
         kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
-        let outcome = Outcome::from(child.wait_with_output().unwrap());
+        let outcome = CommandOutcome::from(child.wait_with_output().unwrap());
         outcome.exits(-(signal as i32)).prints("");
     }
 }

@@ -3,16 +3,16 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use hostkit_tests::host::{Tmpfs, is_root};
-use hostkit_tests::{Running, or_skip, skip, which};
+use hostkit_tests::host::{TmpfsMount, is_root};
+use hostkit_tests::{ChildGuard, find_program, or_skip, skip};
 
-use super::{HASH, Host, Outcome, pex, pex_program, program, zip, zip_of};
+use super::{CommandOutcome, HASH, Host, pex, pex_program, program, zip, zip_of};
 
 /// A build that says it runs and ends with its stdin.
 const WAITS: &str = "echo runs; read line";
 
 /// Starts it and waits until it runs.
-fn start(host: &Host) -> Running {
+fn start(host: &Host) -> ChildGuard {
     let mut command = host.command(["job", HASH]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child: Child = command.spawn().unwrap();
@@ -21,10 +21,10 @@ fn start(host: &Host) -> Running {
         .read_line(&mut line)
         .unwrap();
     assert_eq!(line, "runs\n");
-    Running(child)
+    ChildGuard(child)
 }
 
-fn end(mut running: Running) {
+fn end(mut running: ChildGuard) {
     drop(running.0.stdin.take());
     running.0.wait().unwrap();
 }
@@ -39,7 +39,7 @@ fn what_runs_is_not_removed() {
         let running = start(&host);
         let path = host.pexrun(["--which", "job", HASH]).exits(0).stdout;
         let path = std::path::Path::new(path.trim());
-        host.s3cache(&["rm", &name]).exits(75).says("in use");
+        host.s3cache(&["rm", &name]).exits(75).logs("in use");
         host.age_blobs();
         host.s3cache(&["gc", "--max-size", "0"]).exits(0);
         assert!(path.exists(), "gc left it");
@@ -60,7 +60,7 @@ fn what_runs_is_not_removed() {
 /// Libraries that turn a program into a daemon close what it inherited, the lease among it.
 #[test]
 fn what_runs_is_not_removed_after_it_closed_its_lease() {
-    let Some(_python) = or_skip("python", which("python3")) else {
+    let Some(_python) = or_skip("python", find_program("python3")) else {
         return;
     };
     let host = Host::new();
@@ -75,7 +75,7 @@ fn what_runs_is_not_removed_after_it_closed_its_lease() {
     host.age_blobs();
     host.s3cache(&["gc", "--max-size", "0"]).exits(0);
     assert!(std::path::Path::new(path.trim()).exists(), "gc left it");
-    host.s3cache(&["rm", &name]).exits(75).says("in use");
+    host.s3cache(&["rm", &name]).exits(75).logs("in use");
     end(running);
     host.s3cache(&["rm", &name]).exits(0);
 }
@@ -117,7 +117,7 @@ fn a_missing_interpreter_is_named() {
         host.publish(&pex("job", version), build);
         for flags in [&[][..], &["--warm"]] {
             let args = [flags, &["job", version]].concat();
-            host.pexrun(args).exits(126).says(named);
+            host.pexrun(args).exits(126).logs(named);
         }
     }
 }
@@ -128,7 +128,7 @@ fn a_zip_without_an_interpreter_is_not_handed_to_the_shell() {
     host.publish(&pex("job", HASH), zip(b"a"));
     host.pexrun(["job", HASH])
         .exits(126)
-        .says("does not begin with #!");
+        .logs("does not begin with #!");
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_filesystem_without_exec_is_named() {
     if !is_root() {
         return skip("noexec", "needs root");
     }
-    let Some(tmpfs) = or_skip("tmpfs", Tmpfs::mount(8 << 20)) else {
+    let Some(tmpfs) = or_skip("tmpfs", TmpfsMount::mount(8 << 20)) else {
         return;
     };
     let remount = Command::new("mount")
@@ -148,10 +148,10 @@ fn a_filesystem_without_exec_is_named() {
     host.publish(&pex("job", HASH), program("echo ran"));
     let mut command = host.command(["--keep-free=0", "job", HASH]);
     command.env("HOSTKIT_PEXRUN_CACHE_DIR", tmpfs.path().join("cache"));
-    super::Outcome::from(command.output().unwrap())
+    super::CommandOutcome::from(command.output().unwrap())
         .exits(126)
-        .says("is on a filesystem mounted noexec")
-        .says("--cache-dir");
+        .logs("is on a filesystem mounted noexec")
+        .logs("--cache-dir");
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn many_at_once_fetch_once_and_all_run() {
         })
         .collect();
     for child in started {
-        let outcome = super::Outcome::from(child.wait_with_output().unwrap());
+        let outcome = super::CommandOutcome::from(child.wait_with_output().unwrap());
         outcome.exits(0).prints("ran\n");
     }
 }
@@ -196,13 +196,13 @@ fn a_build_that_is_still_open_for_writing_is_waited_for() {
     BufReader::new(log).read_line(&mut line).unwrap();
     assert!(line.contains("open for writing: waiting"), "{line}");
     drop(open.unwrap());
-    let outcome = super::Outcome::from(child.wait_with_output().unwrap());
+    let outcome = super::CommandOutcome::from(child.wait_with_output().unwrap());
     outcome.exits(0).prints("ran\n");
 }
 
 #[test]
 fn warm_start_costs_the_same_for_a_pex_of_any_number_of_files() {
-    let Some(strace) = or_skip("system calls of a start", which("strace")) else {
+    let Some(strace) = or_skip("system calls of a start", find_program("strace")) else {
         return;
     };
     let host = Host::new();
@@ -212,7 +212,7 @@ fn warm_start_costs_the_same_for_a_pex_of_any_number_of_files() {
         let mut command = host.program(&strace);
         command.args(["-qq", "-e", "signal=none", "-o"]).arg(&trace);
         command.arg(hostkit_tests::bin("pexrun")).args([job, HASH]);
-        let outcome = Outcome::from(command.output().unwrap()).exits(0);
+        let outcome = CommandOutcome::from(command.output().unwrap()).exits(0);
         outcome.prints(&format!("{}\n", host.pex_root().display()));
         let trace = std::fs::read_to_string(trace).unwrap();
         let read = |call: &&str| {

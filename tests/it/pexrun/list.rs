@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use hostkit_tests::origin::Origin;
-use hostkit_tests::s3::S3;
+use hostkit_tests::origin::OriginServer;
+use hostkit_tests::s3::S3Server;
 
-use super::{ALIKE, HASH, Host, OTHER, Outcome, dead, pex, pex_program, program, zip};
+use super::{ALIKE, CommandOutcome, HASH, Host, OTHER, dead, pex, pex_program, program, zip};
 
 /// A repository with three pexes and a jar of one job, the newest first, and what must not be listed with them.
 fn published(host: &Host) {
@@ -54,7 +54,7 @@ fn the_newest_first_and_the_cached_marked() {
 
 #[test]
 fn a_bucket_is_listed_too() {
-    let (host, s3) = (Host::bare(), S3::start());
+    let (host, s3) = (Host::bare(), S3Server::start());
     s3.create_bucket("builds");
     for job in ["job", "job-two"] {
         let to = format!("s3://builds/pex/{}", pex(job, HASH));
@@ -63,25 +63,25 @@ fn a_bucket_is_listed_too() {
     host.repositories(&["s3://builds/pex"]);
     let list = || {
         let mut command = host.command(["--list", "job"]);
-        Outcome::from(command.envs(s3.env()).output().unwrap()).exits(0)
+        CommandOutcome::from(command.envs(s3.env()).output().unwrap()).exits(0)
     };
     let first = list().stdout;
     assert!(first.starts_with(&format!("job {HASH} 20")), "{first}");
     assert_eq!(first.lines().count(), 1, "{first}");
     let mut command = host.command(["--fetch-only", "job", &HASH[..9]]);
-    Outcome::from(command.envs(s3.env()).output().unwrap()).exits(0);
+    CommandOutcome::from(command.envs(s3.env()).output().unwrap()).exits(0);
     assert_eq!(list().stdout, format!("{} cached\n", first.trim()));
     host.repositories(&["s3://bilds/pex"]);
     let mut command = host.command(["--list", "job"]);
-    Outcome::from(command.envs(s3.env()).output().unwrap())
+    CommandOutcome::from(command.envs(s3.env()).output().unwrap())
         .exits(127)
-        .says("correct the repository")
-        .says("s3://bilds/pex/job-: there is no such bucket");
+        .logs("correct the repository")
+        .logs("s3://bilds/pex/job-: there is no such bucket");
 }
 
 #[test]
 fn what_is_cached_is_listed_without_the_network() {
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     let host = Host::bare();
     host.repositories(&[&origin.url("")]);
     origin.put(&format!("/{}", pex("job", HASH)), program("echo ran"));
@@ -147,20 +147,20 @@ fn what_cannot_be_listed_is_said() {
     published(&host);
     host.pexrun(["--list", "nothing"])
         .exits(127)
-        .says("there are no builds of nothing for here_x86_64")
-        .says(&host.repository());
-    let origin = Origin::start();
+        .logs("there are no builds of nothing for here_x86_64")
+        .logs(&host.repository());
+    let origin = OriginServer::start();
     let dead = dead();
     host.repositories(&[&origin.url("")]);
     host.pexrun(["--list", "job"])
         .exits(125)
-        .says("a web server does not list what it has");
+        .logs("a web server does not list what it has");
     // One of several is enough, but the gap is told.
     let listed = host.repository();
     host.repositories(&[&dead, &listed]);
-    let outcome = host.pexrun(["--list", "job"]).exits(0).says(&dead);
+    let outcome = host.pexrun(["--list", "job"]).exits(0).logs(&dead);
     assert_eq!(outcome.stdout.lines().count(), 4);
-    host.pexrun(["--list", "nothing"]).exits(125).says(&dead);
+    host.pexrun(["--list", "nothing"]).exits(125).logs(&dead);
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn which_prints_a_path_with_the_original_name() {
 
 #[test]
 fn a_dry_run_asks_nobody_and_fetches_nothing() {
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     let path = format!("/{}", pex("job", HASH));
     origin.put(&path, pex_program("touch ran"));
     let host = Host::bare();

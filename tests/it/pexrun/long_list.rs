@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{HASH, Host, OTHER, Outcome, pex, program};
+use super::{CommandOutcome, HASH, Host, OTHER, pex, program};
 use crate::s3cache::{Fake, answer};
 
 /// Builds in a page of S3.
@@ -40,7 +40,7 @@ fn listing(pages: Option<usize>) -> Fake {
     })
 }
 
-fn run(host: &Host, s3: &Fake, args: &[&str]) -> Outcome {
+fn run(host: &Host, s3: &Fake, args: &[&str]) -> CommandOutcome {
     let mut command = host.command(args);
     command
         .env("AWS_ENDPOINT_URL", s3.url())
@@ -58,8 +58,8 @@ fn newest_builds_of_all_pages_are_listed() {
     assert_eq!(rows[0], "job 0011999a 2015-07-06T03:19:59Z");
     assert_eq!(rows[9999], "job 0002000a 2015-07-06T00:33:20Z");
     outcome
-        .says("only the 10000 builds of job that were published last")
-        .says("raise --limit");
+        .logs("only the 10000 builds of job that were published last")
+        .logs("raise --limit");
     let all = run(&host, &s3, &["--list", "job", "--limit=12000"]).exits(0);
     assert_eq!(all.stdout.lines().count(), 12_000);
     assert_eq!(all.stderr, "", "nothing is left out");
@@ -72,8 +72,8 @@ fn newest_builds_of_all_pages_are_listed() {
     // A short hash is searched for in all of them, and those that begin alike are named up to a bound.
     run(&host, &s3, &["--fetch-only", "job", "0000"])
         .exits(125)
-        .says("0000 is the beginning of more than 20 builds of job")
-        .says("0000000a, ");
+        .logs("0000 is the beginning of more than 20 builds of job")
+        .logs("0000000a, ");
     run(&host, &s3, &["--fetch-only", "job", "0011999a"]).exits(127);
 }
 
@@ -89,7 +89,7 @@ fn directory_is_listed_whole() {
     assert_eq!(outcome.stdout.lines().count(), 2_501);
     host.pexrun(["job", "60a4"]).exits(0).prints("ran\n");
     let few = host.pexrun(["--list", "job", "--limit=7"]).exits(0);
-    assert_eq!(few.says("only the 7 builds").stdout.lines().count(), 7);
+    assert_eq!(few.logs("only the 7 builds").stdout.lines().count(), 7);
 }
 
 #[test]
@@ -100,6 +100,6 @@ fn listing_without_end_is_given_up_at_the_deadline() {
         let args = [&["--timeout=1s"], args].concat();
         run(&host, &s3, &args)
             .exits(125)
-            .says("not finished within 1s");
+            .logs("not finished within 1s");
     }
 }

@@ -4,18 +4,20 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use hostkit_tests::host::{Tmpfs, is_root, run_as};
-use hostkit_tests::origin::Origin;
+use hostkit_tests::host::{TmpfsMount, is_root, run_as};
+use hostkit_tests::origin::OriginServer;
 use hostkit_tests::{or_skip, skip};
 
-use super::{ALIKE, ARCH, HASH, Host, OTHER, Outcome, for_everybody, open_to_all, pex, program};
+use super::{
+    ALIKE, ARCH, CommandOutcome, HASH, Host, OTHER, for_everybody, open_to_all, pex, program,
+};
 
 /// A uid that is nobody's.
 const SOMEBODY: u32 = 54_321;
 
 #[test]
 fn offline_runs_what_is_cached_and_asks_nobody() {
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     origin.put(&format!("/{}", pex("job", HASH)), program("echo ran"));
     origin.put("/job.pex", program("echo static"));
     let host = Host::bare();
@@ -34,8 +36,8 @@ fn offline_runs_what_is_cached_and_asks_nobody() {
     for missing in [OTHER, "f00d", "1.2"] {
         host.pexrun(["--offline", "job", missing])
             .exits(125)
-            .says("is not in the cache")
-            .says("without --offline");
+            .logs("is not in the cache")
+            .logs("without --offline");
     }
     assert_eq!(origin.connections(), 0);
     // What is here can be run although nothing says where it was published.
@@ -44,7 +46,7 @@ fn offline_runs_what_is_cached_and_asks_nobody() {
     command
         .env("HOSTKIT_PEXRUN_CACHE_DIR", host.cache())
         .env("HOSTKIT_PEXRUN_ARCH", ARCH);
-    Outcome::from(command.output().unwrap())
+    CommandOutcome::from(command.output().unwrap())
         .exits(0)
         .prints("ran\n");
 }
@@ -60,8 +62,8 @@ fn an_ambiguous_short_hash_is_ambiguous_offline_too() {
     }
     host.pexrun(["--offline", "job", "60a43ef"])
         .exits(125)
-        .says(HASH)
-        .says(ALIKE);
+        .logs(HASH)
+        .logs(ALIKE);
 }
 
 /// Two users of one host, and a binary that both may run.
@@ -87,7 +89,7 @@ impl Users {
     }
 
     /// As the other user, whose home is `own`; the shared cache and the repository are the same.
-    fn other(&self, args: &[&str]) -> Outcome {
+    fn other(&self, args: &[&str]) -> CommandOutcome {
         let mut command = run_as(SOMEBODY, &self.binary).unwrap();
         self.set_up(&mut command);
         command.args(args).output().unwrap().into()
@@ -118,7 +120,7 @@ fn root_does_not_run_what_somebody_else_cached() {
     for version in [HASH, &HASH[..6]] {
         host.pexrun(["--offline", "job", version])
             .exits(125)
-            .says("is not in the cache");
+            .logs("is not in the cache");
     }
     host.pexrun(["--list", "--cached"]).exits(0).prints("");
     users
@@ -162,7 +164,7 @@ fn a_shared_cache_that_became_read_only_is_still_read() {
     if !is_root() {
         return skip("a read-only filesystem", "needs root");
     }
-    let Some(tmpfs) = or_skip("tmpfs", Tmpfs::mount(8 << 20)) else {
+    let Some(tmpfs) = or_skip("tmpfs", TmpfsMount::mount(8 << 20)) else {
         return;
     };
     let host = Host::new();

@@ -5,15 +5,15 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use hostkit_tests::eightball::{Pex, build_pex, build_zipapp};
-use hostkit_tests::{Running, or_skip};
+use hostkit_tests::eightball::{PexLayout, build_pex, build_zipapp};
+use hostkit_tests::{ChildGuard, or_skip};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{HASH, Host, Outcome, pex};
+use super::{CommandOutcome, HASH, Host, pex};
 
 /// A host whose repository has the eight ball as a pex of this kind.
-fn host(kind: Pex) -> Option<Host> {
+fn host(kind: PexLayout) -> Option<Host> {
     let host = Host::new();
     let out = host.path("repo").join(pex("ball", HASH));
     or_skip("pex", build_pex(&out, kind))?;
@@ -21,7 +21,7 @@ fn host(kind: Pex) -> Option<Host> {
 }
 
 /// Runs Python code inside the pex, as pexes offer it, in a home of its own.
-fn python(host: &Host, home: &Path, code: &str) -> Outcome {
+fn python(host: &Host, home: &Path, code: &str) -> CommandOutcome {
     let mut command = host.command(["ball", HASH, "-c", code]);
     command.env("PEX_INTERPRETER", "1");
     at(&mut command, host, home).output().unwrap().into()
@@ -63,7 +63,7 @@ fn unpacked(root: &Path) -> Vec<PathBuf> {
 fn serves(host: &Host) {
     let mut command = host.command(["ball", HASH, "--port=0", "--console", "--logstash_tags=a,b"]);
     let child = command.stderr(Stdio::piped()).spawn().unwrap();
-    let mut child = Running(child);
+    let mut child = ChildGuard(child);
     let pid = child.0.id();
     let mut stderr = BufReader::new(child.0.stderr.take().unwrap());
     let mut line = String::new();
@@ -81,7 +81,7 @@ fn serves(host: &Host) {
     assert_eq!(child.0.wait().unwrap().code(), Some(0));
 }
 
-fn runs_as_itself(kind: Pex) {
+fn runs_as_itself(kind: PexLayout) {
     let Some(host) = host(kind) else { return };
     serves(&host);
     let first = unpacked(&host.pex_root());
@@ -101,13 +101,13 @@ fn runs_as_itself(kind: Pex) {
 
 #[test]
 fn a_plain_pex() {
-    runs_as_itself(Pex::Plain);
+    runs_as_itself(PexLayout::Plain);
 }
 
 #[test]
 fn a_pex_with_a_dependency() {
-    runs_as_itself(Pex::WithSix);
-    let Some(host) = host(Pex::WithSix) else {
+    runs_as_itself(PexLayout::WithSix);
+    let Some(host) = host(PexLayout::WithSix) else {
         return;
     };
     let seen = python(
@@ -120,12 +120,12 @@ fn a_pex_with_a_dependency() {
 
 #[test]
 fn a_pex_that_is_a_venv_behind_a_shell() {
-    runs_as_itself(Pex::Venv);
+    runs_as_itself(PexLayout::Venv);
 }
 
 #[test]
 fn warming_unpacks_and_runs_nothing() {
-    for kind in [Pex::WithSix, Pex::Venv] {
+    for kind in [PexLayout::WithSix, PexLayout::Venv] {
         let Some(host) = host(kind) else { return };
         host.pexrun(["--warm", "ball", HASH]).exits(0).prints("");
         let warmed = unpacked(&host.pex_root());

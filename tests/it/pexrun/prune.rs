@@ -5,8 +5,8 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::Stdio;
 
-use hostkit_tests::eightball::{Pex, build_pex, vary_pex};
-use hostkit_tests::{Running, eventually, old_bin, or_skip};
+use hostkit_tests::eightball::{PexLayout, build_pex, vary_pex};
+use hostkit_tests::{ChildGuard, old_bin, or_skip, wait_until};
 
 use super::{HASH, Host, OTHER, pex};
 
@@ -36,7 +36,7 @@ fn names(host: &Host, folder: &str) -> Vec<String> {
         .collect()
 }
 
-fn sleeping_pex_survives(kind: Pex, code: &str) {
+fn sleeping_pex_survives(kind: PexLayout, code: &str) {
     let host = Host::new();
     let repository = host.path("repo");
     let (built, build) = (host.path("built"), repository.join(pex("ball", HASH)));
@@ -49,7 +49,7 @@ fn sleeping_pex_survives(kind: Pex, code: &str) {
     let mut command = host.command(["ball", HASH, "-c", code]);
     command.env("PEX_INTERPRETER", "1");
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut running = Running(command.spawn().unwrap());
+    let mut running = ChildGuard(command.spawn().unwrap());
     let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
@@ -92,18 +92,18 @@ fn sleeping_pex_survives(kind: Pex, code: &str) {
 
 #[test]
 fn sleeping_pex_keeps_running_while_others_are_pruned() {
-    sleeping_pex_survives(Pex::WithSix, SLEEPS);
+    sleeping_pex_survives(PexLayout::WithSix, SLEEPS);
 }
 
 #[test]
 fn sleeping_venv_keeps_running_while_others_are_pruned() {
-    sleeping_pex_survives(Pex::Venv, SLEEPS);
+    sleeping_pex_survives(PexLayout::Venv, SLEEPS);
 }
 
 #[test]
 fn sleeping_pex_that_closed_its_lease_keeps_running_while_others_are_pruned() {
-    sleeping_pex_survives(Pex::WithSix, CLOSES);
-    sleeping_pex_survives(Pex::Venv, CLOSES);
+    sleeping_pex_survives(PexLayout::WithSix, CLOSES);
+    sleeping_pex_survives(PexLayout::Venv, CLOSES);
 }
 
 /// A daemon that closes what it inherited and shows nothing of where it runs from.
@@ -114,14 +114,14 @@ const HIDES: &str = "import os, sys; os.closerange(3, 256); os.environ['PYTHONPA
 fn pex_without_lease_and_name_keeps_its_files_for_an_hour_after_its_start() {
     let host = Host::new();
     let built = host.path("built");
-    let Some(()) = or_skip("pex", build_pex(&built, Pex::WithSix)) else {
+    let Some(()) = or_skip("pex", build_pex(&built, PexLayout::WithSix)) else {
         return;
     };
     vary_pex(&built, &host.path("repo").join(pex("ball", HASH)), "hides").unwrap();
     let mut command = host.command(["ball", HASH, "-c", HIDES]);
     command.env("PEX_INTERPRETER", "1").env("SLEEPS", SLEEPS);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut running = Running(command.spawn().unwrap());
+    let mut running = ChildGuard(command.spawn().unwrap());
     let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
@@ -146,7 +146,7 @@ fn pex_that_old_release_started_without_lock_unpacks_itself_beside_gc() {
     };
     let host = Host::new();
     let built = host.path("built");
-    let Some(()) = or_skip("pex", build_pex(&built, Pex::WithSix)) else {
+    let Some(()) = or_skip("pex", build_pex(&built, PexLayout::WithSix)) else {
         return;
     };
     let build = host.path("repo").join(pex("ball", HASH));
@@ -157,8 +157,8 @@ fn pex_that_old_release_started_without_lock_unpacks_itself_beside_gc() {
     removal.lock().unwrap();
     let mut command = host.program(old);
     command.args(["--warm", "ball", HASH]);
-    let mut starting = Running(command.spawn().unwrap());
-    eventually("it unpacks", || {
+    let mut starting = ChildGuard(command.spawn().unwrap());
+    wait_until("it unpacks", || {
         std::fs::read_dir(host.pex_root()).unwrap().next().is_some()
     });
     drop(removal);
@@ -187,7 +187,7 @@ fn json(host: &Host, args: &[&str]) -> serde_json::Value {
 fn three_unpacked(seed: &str) -> Option<Host> {
     let host = Host::new();
     let built = host.path("built");
-    or_skip("pex", build_pex(&built, Pex::WithSix))?;
+    or_skip("pex", build_pex(&built, PexLayout::WithSix))?;
     for n in 0..3 {
         let job = format!("job{n}");
         let build = host.path("repo").join(pex(&job, OTHER));

@@ -6,9 +6,9 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use hostkit_tests::{or_skip, which};
+use hostkit_tests::{find_program, or_skip};
 
-use super::{HASH, Host, Outcome, pex, pex_program, program};
+use super::{CommandOutcome, HASH, Host, pex, pex_program, program};
 
 /// What nobody may touch on its way to the program.
 fn awkward() -> Vec<OsString> {
@@ -99,7 +99,7 @@ fn the_process_stays_the_same() {
         let mut command = host.command(["job", HASH]);
         let child = command.stdout(Stdio::piped()).spawn().unwrap();
         let pid = child.id();
-        let outcome = Outcome::from(child.wait_with_output().unwrap());
+        let outcome = CommandOutcome::from(child.wait_with_output().unwrap());
         assert_eq!(outcome.exits(0).stdout, format!("{pid}\n"));
     }
 }
@@ -120,7 +120,7 @@ fn streams_and_working_directory_are_passed_on() {
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"from stdin\n").unwrap();
     drop(stdin);
-    let outcome = Outcome::from(child.wait_with_output().unwrap()).exits(0);
+    let outcome = CommandOutcome::from(child.wait_with_output().unwrap()).exits(0);
     let umask = String::from_utf8(
         Command::new("sh")
             .args(["-c", "umask"])
@@ -138,7 +138,7 @@ fn streams_and_working_directory_are_passed_on() {
 
 #[test]
 fn the_terminal_is_kept() {
-    let Some(script) = or_skip("script", which("script")) else {
+    let Some(script) = or_skip("script", find_program("script")) else {
         return;
     };
     let host = Host::new();
@@ -151,7 +151,7 @@ fn the_terminal_is_kept() {
     command
         .args(["--quiet", "--return", "--command", &line, "/dev/null"])
         .env("SHELL", "/bin/sh");
-    let outcome = Outcome::from(command.output().unwrap()).exits(0);
+    let outcome = CommandOutcome::from(command.output().unwrap()).exits(0);
     assert!(outcome.stdout.contains("a terminal"), "{outcome:?}");
 }
 
@@ -241,7 +241,8 @@ fn lease_of_our_pex_root_is_taken_also_when_it_is_set_already() {
     );
     let leases = |given: &Path| {
         let mut command = host.command(["job", HASH]);
-        let outcome = Outcome::from(command.env("PEX_ROOT", given).output().unwrap()).exits(0);
+        let outcome =
+            CommandOutcome::from(command.env("PEX_ROOT", given).output().unwrap()).exits(0);
         outcome.stdout.matches("/.leases/").count()
     };
     assert_eq!(leases(&host.pex_root()), 1);
@@ -269,7 +270,7 @@ fn a_pex_root_that_is_open_to_others_is_not_used() {
     let outcome = host
         .pexrun(["job", HASH])
         .exits(0)
-        .says("is open to others");
+        .logs("is open to others");
     assert_eq!(outcome.stdout, "root=\n");
 }
 

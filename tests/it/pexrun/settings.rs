@@ -1,11 +1,11 @@
 //! Where the settings of S3 come from, and `--check`.
 
-use hostkit_tests::s3::S3;
+use hostkit_tests::s3::S3Server;
 
-use super::{ARCH, HASH, Host, Outcome, pex, program};
+use super::{ARCH, CommandOutcome, HASH, Host, pex, program};
 
 /// Runs it with the credentials of the server, but without its endpoint in the environment.
-fn run(host: &Host, s3: &S3, env: &[(&str, &str)], args: &[&str]) -> Outcome {
+fn run(host: &Host, s3: &S3Server, env: &[(&str, &str)], args: &[&str]) -> CommandOutcome {
     let mut command = host.command(args);
     command.envs(s3.env()).env_remove("AWS_ENDPOINT_URL");
     command.envs(env.iter().copied()).output().unwrap().into()
@@ -13,7 +13,7 @@ fn run(host: &Host, s3: &S3, env: &[(&str, &str)], args: &[&str]) -> Outcome {
 
 #[test]
 fn endpoint_comes_from_the_first_layer_that_names_it() {
-    let (host, s3) = (Host::bare(), S3::start());
+    let (host, s3) = (Host::bare(), S3Server::start());
     s3.create_bucket("builds");
     let build = program("echo ran");
     let to = format!("s3://builds/pex/{}", pex("job", HASH));
@@ -91,7 +91,7 @@ fn endpoint_comes_from_the_first_layer_that_names_it() {
     own(&format!("endpoint-url: {dead}"));
     run(&host, &s3, &[], &["job", HASH])
         .exits(125)
-        .says(&format!("cannot reach S3 at {dead}"));
+        .logs(&format!("cannot reach S3 at {dead}"));
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn check_prints_what_is_in_force_and_writes_nothing() {
     std::fs::write(path, "repository: file:///srv\nprofile: none\n").unwrap();
     host.pexrun(["--check", "--config", path])
         .exits(78)
-        .says("pr9.yaml:2: `profile`: there is no AWS profile");
+        .logs("pr9.yaml:2: `profile`: there is no AWS profile");
     assert!(!host.cache().exists());
     for (line, says) in [
         (
@@ -180,14 +180,14 @@ fn check_prints_what_is_in_force_and_writes_nothing() {
         ("pex-root: ''", "3:11: `pex-root`"),
     ] {
         host.configure(&format!("{line}\n"));
-        let outcome = host.pexrun(["--check"]).exits(78).says(says);
+        let outcome = host.pexrun(["--check"]).exits(78).logs(says);
         let place = says.starts_with('3');
         assert!(
             !place || outcome.stderr.contains(&format!("{file}:{says}")),
             "{outcome:?}"
         );
         // A program would have run: then env(1) says how it ends.
-        host.pexrun(["job", HASH]).exits(125).says(says);
+        host.pexrun(["job", HASH]).exits(125).logs(says);
     }
     assert!(!host.cache().exists());
     for key in ["arch", "cache-dir"] {
@@ -195,7 +195,7 @@ fn check_prints_what_is_in_force_and_writes_nothing() {
         std::fs::write(&path, format!("repository: file:///srv\n{key}: ''\n")).unwrap();
         host.pexrun(["--check", "--config", path.to_str().unwrap()])
             .exits(78)
-            .says(&format!("`{key}`: invalid empty value"));
+            .logs(&format!("`{key}`: invalid empty value"));
     }
 }
 
@@ -242,8 +242,8 @@ fn check_looks_at_what_the_repositories_need() {
         let mut command = host.command(["--check"]);
         command.envs(variables.iter().copied());
         let code = if says.is_empty() { 0 } else { 78 };
-        Outcome::from(command.output().unwrap())
+        CommandOutcome::from(command.output().unwrap())
             .exits(code)
-            .says(says);
+            .logs(says);
     }
 }

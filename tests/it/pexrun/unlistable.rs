@@ -1,13 +1,13 @@
 //! Repositories that cannot be listed: an absent build looks like a forbidden one, and a short hash has the cache only.
 
-use hostkit_tests::origin::{Fault, Origin};
-use hostkit_tests::s3::S3;
+use hostkit_tests::origin::{OriginFault, OriginServer};
+use hostkit_tests::s3::S3Server;
 
-use super::{ALIKE, HASH, Host, OTHER, Outcome, pex, program, zip};
+use super::{ALIKE, CommandOutcome, HASH, Host, OTHER, pex, program, zip};
 
 /// A host and a bucket `builds` with a jar and another build, whose client may not list it.
-fn unlistable() -> (Host, S3) {
-    let (host, s3) = (Host::bare(), S3::start());
+fn unlistable() -> (Host, S3Server) {
+    let (host, s3) = (Host::bare(), S3Server::start());
     s3.create_bucket("builds");
     s3.create_bucket("empty");
     let jar = zip(b"a");
@@ -19,9 +19,9 @@ fn unlistable() -> (Host, S3) {
 #[test]
 fn forbidden_name_is_followed_by_next_name_and_repository() {
     let (host, s3) = unlistable();
-    let denying = Origin::start();
+    let denying = OriginServer::start();
     for name in [pex("job", "1.2"), "job-1.2.jar".to_owned()] {
-        let denied = Fault::Status {
+        let denied = OriginFault::Status {
             code: 403,
             retry_after: None,
         };
@@ -36,7 +36,8 @@ fn forbidden_name_is_followed_by_next_name_and_repository() {
         let cache = host.path(&format!("cache-{at}"));
         let mut command = host.command(["--arch", super::ARCH, "--repository", repositories]);
         command.arg("--cache-dir").arg(cache).envs(s3.env());
-        let outcome = Outcome::from(command.args(["--which", "job", "1.2"]).output().unwrap());
+        let outcome =
+            CommandOutcome::from(command.args(["--which", "job", "1.2"]).output().unwrap());
         let path = outcome.exits(0).stdout;
         assert!(path.ends_with("/job-1.2.jar\n"), "{path}");
     }
@@ -55,18 +56,18 @@ fn forbidden_everywhere_is_125_because_absence_is_unknown() {
         host.repositories(&repositories);
         for version in [HASH, "60a43ef", "9.9", "static"] {
             let mut command = host.command(["job", version]);
-            Outcome::from(command.envs(s3.env()).output().unwrap())
+            CommandOutcome::from(command.envs(s3.env()).output().unwrap())
                 .exits(125)
-                .says("cannot get build")
-                .says("for an absent object S3 answers 403 too")
-                .says("s3:ListBucket");
+                .logs("cannot get build")
+                .logs("for an absent object S3 answers 403 too")
+                .logs("s3:ListBucket");
         }
     }
 }
 
 #[test]
 fn short_hash_runs_the_only_cached_match_when_listing_is_impossible() {
-    let (host, s3) = (Host::bare(), S3::start());
+    let (host, s3) = (Host::bare(), S3Server::start());
     let nothing = host.repository();
     s3.create_bucket("builds");
     s3.create_bucket("other");
@@ -86,7 +87,7 @@ fn short_hash_runs_the_only_cached_match_when_listing_is_impossible() {
         if !secret.is_empty() {
             command.env("AWS_SECRET_ACCESS_KEY", secret);
         }
-        Outcome::from(command.output().unwrap())
+        CommandOutcome::from(command.output().unwrap())
     };
     for (bucket, hash) in [("builds", HASH), ("builds", OTHER), ("other", "f00dfeedaa")] {
         run(&format!("s3://{bucket}/pex"), "", hash).exits(0);
@@ -94,16 +95,16 @@ fn short_hash_runs_the_only_cached_match_when_listing_is_impossible() {
     let builds = "s3://builds/pex";
     let check = |secret: &str, cause: &str| {
         // A build of a repository that is not asked does not make it ambiguous.
-        let outcome = run(builds, secret, "f00d").exits(0).says(cause);
+        let outcome = run(builds, secret, "f00d").exits(0).logs(cause);
         assert_eq!(
             outcome.stdout,
             "three
 "
         );
-        outcome.says("running the only cached one").says(OTHER);
+        outcome.logs("running the only cached one").logs(OTHER);
         let outcome = run(&format!("{nothing},{builds}"), secret, "60a43ef");
-        outcome.exits(0).says(cause);
-        run(builds, secret, "beef").exits(125).says(cause);
+        outcome.exits(0).logs(cause);
+        run(builds, secret, "beef").exits(125).logs(cause);
         run("s3://other/pex", secret, "60a43ef").exits(125);
     };
     check("wrong", "SignatureDoesNotMatch");
@@ -121,8 +122,8 @@ fn short_hash_runs_the_only_cached_match_when_listing_is_impossible() {
     std::fs::remove_dir_all(host.path("repo")).unwrap();
     run(&format!("{nothing},{builds}"), "", "60a43ef")
         .exits(125)
-        .says("60a43ef is the beginning of 2 builds of job")
-        .says(HASH)
-        .says(ALIKE)
-        .says("cannot reach S3");
+        .logs("60a43ef is the beginning of 2 builds of job")
+        .logs(HASH)
+        .logs(ALIKE)
+        .logs("cannot reach S3");
 }

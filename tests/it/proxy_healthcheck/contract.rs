@@ -5,14 +5,14 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv6Addr, TcpListener, TcpStream};
 use std::process::Command;
 
-use hostkit_tests::misbehave::{Manner, Misbehaving, answer};
-use hostkit_tests::{eventually, free_port, or_skip, skip};
+use hostkit_tests::misbehavior::{ConnectionBehavior, MisbehavingServer, format_response};
+use hostkit_tests::{free_port, or_skip, skip, wait_until};
 use serde_json::Value;
 
 use super::{Checker, LOCALHOST, ask};
 
-fn healthy() -> Misbehaving {
-    Misbehaving::start(Manner::Answer(answer("200 OK", "ok")))
+fn healthy() -> MisbehavingServer {
+    MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "ok")))
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn an_answer_is_short_has_a_length_and_ends_the_connection() {
 fn both_families_are_served_on_one_port() {
     let server = healthy();
     let checker = Checker::before(server.port(), &[]);
-    checker.says(&format!(
+    checker.logs(&format!(
         "health=127.0.0.1:{} [::1]:{}",
         checker.port, checker.port
     ));
@@ -74,7 +74,7 @@ fn a_host_without_ipv6_is_served_on_the_other() {
         );
     }
     let checker = Checker::start_by(&launcher, &["--tcp", "--test-port=1"]);
-    checker.says("no IPv6 on this host");
+    checker.logs("no IPv6 on this host");
     assert!(!checker.log().contains("[::1]"), "{}", checker.log());
 }
 
@@ -90,10 +90,10 @@ fn grace_forgives_until_the_first_success() {
     let port = free_port();
     let checker = Checker::before(port, &["--grace=1h"]);
     assert_eq!(checker.health(), (200, "ok".to_owned()));
-    checker.says("not healthy yet, within --grace reason=refused");
-    let server = Misbehaving::on(
+    checker.logs("not healthy yet, within --grace reason=refused");
+    let server = MisbehavingServer::on(
         (LOCALHOST, port).into(),
-        Manner::Answer(answer("200 OK", "")),
+        ConnectionBehavior::Answer(format_response("200 OK", "")),
     );
     assert_eq!(checker.health(), (200, "ok".to_owned()));
     drop(server);
@@ -102,20 +102,20 @@ fn grace_forgives_until_the_first_success() {
     assert_eq!(checker.verdicts()[2]["ok"], true);
     // And it has an end.
     let checker = Checker::before(port, &["--grace=1ms"]);
-    eventually("the grace ends", || {
+    wait_until("the grace ends", || {
         checker.health() == (503, "refused".to_owned())
     });
 }
 
 #[test]
 fn a_snoozed_task_is_left_alone() {
-    let server = Misbehaving::start(Manner::Close);
+    let server = MisbehavingServer::start(ConnectionBehavior::Close);
     let checker = Checker::before(server.port(), &[]);
     let file = checker.sandbox.path().join(".healthchecksnooze");
     fs::write(&file, "").unwrap();
     assert_eq!(checker.health(), (200, "ok".to_owned()));
     assert_eq!(server.connections(), 0);
-    checker.says("not checked reason=snoozed");
+    checker.logs("not checked reason=snoozed");
     fs::remove_file(file).unwrap();
     assert_eq!(checker.health(), (503, "closed".to_owned()));
 }
@@ -127,11 +127,11 @@ fn a_change_is_one_line_and_no_change_is_none() {
     for _ in 0..5 {
         checker.health();
     }
-    server.behave(Manner::Close);
+    server.set_behavior(ConnectionBehavior::Close);
     for _ in 0..5 {
         checker.health();
     }
-    checker.says("WARNING proxy-healthcheck: sick reason=closed");
+    checker.logs("WARNING proxy-healthcheck: sick reason=closed");
     let log = checker.log();
     let verdicts: Vec<&str> = log
         .lines()
@@ -152,7 +152,7 @@ fn lines_for_logstash_carry_reason_and_latency() {
         &["--logstash_format=True", "--logstash_tags=eight_ball"],
     );
     checker.health();
-    checker.says("\"reason\":\"refused\"");
+    checker.logs("\"reason\":\"refused\"");
     let log = checker.log();
     let lines: Vec<Value> = log
         .lines()
@@ -200,29 +200,29 @@ fn the_last_verdicts_are_remembered_newest_first() {
 
 #[test]
 fn a_probe_ends_although_aurora_has_given_up() {
-    let server = Misbehaving::start(Manner::Stall(Vec::new()));
+    let server = MisbehavingServer::start(ConnectionBehavior::Stall(Vec::new()));
     let checker = Checker::before(server.port(), &[]);
     let mut aurora = TcpStream::connect((LOCALHOST, checker.port)).unwrap();
     aurora
         .write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
-    eventually("the server is asked", || server.connections() == 1);
+    wait_until("the server is asked", || server.connections() == 1);
     drop(aurora);
-    checker.says("sick reason=timeout");
+    checker.logs("sick reason=timeout");
 }
 
 #[test]
 fn what_a_server_says_cannot_forge_a_log_line() {
     let location = "HTTP/1.1 302 Found\r\nLocation: /\x1b[2J\tx\r\nContent-Length: 0\r\n\r\n";
-    let server = Misbehaving::start(Manner::Answer(location.into()));
+    let server = MisbehavingServer::start(ConnectionBehavior::Answer(location.into()));
     let checker = Checker::before(server.port(), &["--expect-body=ok"]);
     checker.health();
-    server.behave(Manner::Answer(answer(
+    server.set_behavior(ConnectionBehavior::Answer(format_response(
         "200 OK",
         "x\r\n2020 INFO proxy-healthcheck: fine\x07",
     )));
     checker.health();
-    checker.says("badbody");
+    checker.logs("badbody");
     let log = checker.log();
     assert!(!log.contains(['\x1b', '\x07', '\t']), "{log:?}");
     assert!(!log.contains("\n2020 INFO"), "{log}");
@@ -233,14 +233,14 @@ fn the_admin_listener_has_status_and_metrics() {
     let server = healthy();
     let admin = free_port();
     let checker = Checker::before(server.port(), &[&format!("--admin=127.0.0.1:{admin}")]);
-    checker.says(&format!("admin=127.0.0.1:{admin}"));
+    checker.logs(&format!("admin=127.0.0.1:{admin}"));
     let metrics = || ask(LOCALHOST, admin, "GET", "/metrics").body;
     assert!(
         !metrics().contains("healthcheck_ok "),
         "there is no verdict yet"
     );
     checker.health();
-    server.behave(Manner::Close);
+    server.set_behavior(ConnectionBehavior::Close);
     checker.health();
     for line in [
         "healthcheck_ok 0",

@@ -6,18 +6,20 @@ use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::Duration;
 
-use hostkit_tests::misbehave::{Full, Manner, Misbehaving, answer};
-use hostkit_tests::{eventually, free_port};
+use hostkit_tests::misbehavior::{
+    ConnectionBehavior, FullBacklog, MisbehavingServer, format_response,
+};
+use hostkit_tests::{free_port, wait_until};
 use nix::sys::signal::Signal;
 
 use super::{Checker, LOCALHOST};
 
-fn with(status: &str) -> Misbehaving {
-    Misbehaving::start(Manner::Answer(answer(status, "")))
+fn with(status: &str) -> MisbehavingServer {
+    MisbehavingServer::start(ConnectionBehavior::Answer(format_response(status, "")))
 }
 
 /// The request lines a server has seen.
-fn lines(server: &Misbehaving) -> Vec<String> {
+fn lines(server: &MisbehavingServer) -> Vec<String> {
     let requests = server.requests();
     let lines = requests.iter().filter_map(|request| request.lines().next());
     lines.map(|line| line.replace(" HTTP/1.1", "")).collect()
@@ -29,7 +31,7 @@ fn quit_is_passed_on_and_the_checker_ends_with_the_server() {
     let checker = Checker::before(server.port(), &[]);
     assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
     assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
-    eventually("the server is told", || {
+    wait_until("the server is told", || {
         lines(&server) == ["POST /quitquitquit"]
     });
     assert!(
@@ -40,7 +42,7 @@ fn quit_is_passed_on_and_the_checker_ends_with_the_server() {
     assert_eq!(checker.health(), (503, "quit".to_owned()));
     assert_eq!(checker.verdicts()[0]["reason"], "quit");
     assert_eq!(checker.ask("POST", "/abortabortabort").seen(), (200, "ok"));
-    eventually("the server is told again", || {
+    wait_until("the server is told again", || {
         lines(&server) == ["POST /quitquitquit", "POST /abortabortabort"]
     });
     assert_eq!(
@@ -48,7 +50,7 @@ fn quit_is_passed_on_and_the_checker_ends_with_the_server() {
         (503, "quit".to_owned()),
         "the server is still there"
     );
-    checker.says("told to end reason=quit");
+    checker.logs("told to end reason=quit");
     let log = std::sync::Arc::clone(&checker.log);
     drop(server);
     assert_eq!(checker.ends(), 0);
@@ -65,7 +67,7 @@ fn a_server_without_the_endpoint_is_left_alone() {
         let server = with(status);
         let checker = Checker::before(server.port(), &["--sick-status=200"]);
         assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
-        checker.says(&format!(
+        checker.logs(&format!(
             "/quitquitquit cannot be told: it answered {}",
             &status[..3]
         ));
@@ -77,8 +79,8 @@ fn a_server_without_the_endpoint_is_left_alone() {
 
 #[test]
 fn a_server_that_does_not_answer_keeps_nobody_waiting() {
-    let silent = Misbehaving::start(Manner::Stall(Vec::new()));
-    let full = Full::start();
+    let silent = MisbehavingServer::start(ConnectionBehavior::Stall(Vec::new()));
+    let full = FullBacklog::start();
     for port in [silent.port(), full.port()] {
         let checker = Checker::before(port, &["--drain-timeout=1s"]);
         // The answer does not wait for anybody: the other side is told after it.
@@ -115,7 +117,10 @@ fn siblings_are_told_before_the_server_and_a_deaf_one_does_not_matter() {
     });
     // The sibling takes its time to answer, the server would not.
     let slow = Duration::from_millis(3);
-    sibling.behave(Manner::Drip(answer("202 Accepted", ""), slow));
+    sibling.set_behavior(ConnectionBehavior::Drip(
+        format_response("202 Accepted", ""),
+        slow,
+    ));
     let args = [
         format!(
             "--quit-notify=http://127.0.0.1:{}/drain?why=quit",
@@ -127,11 +132,11 @@ fn siblings_are_told_before_the_server_and_a_deaf_one_does_not_matter() {
     ];
     let checker = Checker::before(server.port(), &args.each_ref().map(String::as_str));
     assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
-    eventually("the socket file is asked", || seen.is_finished());
+    wait_until("the socket file is asked", || seen.is_finished());
     let head = seen.join().unwrap();
     assert!(head.starts_with("POST /drain HTTP/1.1\r\n"), "{head}");
-    checker.says("could not tell unix:/nowhere/admin.sock");
-    checker.says(" told http://localhost:");
+    checker.logs("could not tell unix:/nowhere/admin.sock");
+    checker.logs(" told http://localhost:");
     assert_eq!(lines(&sibling), ["POST /drain?why=quit"]);
     let log = checker.log();
     let told = |what: &str| log.find(what).unwrap_or_else(|| panic!("{what} in {log}"));
@@ -149,7 +154,7 @@ fn a_server_that_is_only_connected_to_is_not_posted_to() {
     let port = format!("--test-port={}", server.port());
     let checker = Checker::start(&["--tcp", &port]);
     checker.ask("POST", "/quitquitquit");
-    eventually("its port is watched", || server.connections() > 1);
+    wait_until("its port is watched", || server.connections() > 1);
     assert_eq!(lines(&server), [""; 0]);
     drop(server);
     assert_eq!(checker.ends(), 0);
@@ -157,17 +162,17 @@ fn a_server_that_is_only_connected_to_is_not_posted_to() {
 
 #[test]
 fn a_signal_ends_it_after_what_was_begun() {
-    let server = Misbehaving::start(Manner::Held(answer("200 OK", "")));
+    let server = MisbehavingServer::start(ConnectionBehavior::Held(format_response("200 OK", "")));
     // Shorter than what a silent peer may take for its head: one that asks nothing does not count.
     let checker = Checker::before(server.port(), &["--timeout=60s", "--drain-timeout=4s"]);
     let _silent = TcpStream::connect((LOCALHOST, checker.port)).unwrap();
     let port = checker.port;
     let asked = thread::spawn(move || super::ask(LOCALHOST, port, "GET", "/health"));
-    eventually("the server is asked", || server.connections() == 1);
+    wait_until("the server is asked", || server.connections() == 1);
     checker.signal(Signal::SIGHUP);
     checker.signal(Signal::SIGTERM);
-    checker.says("told to stop");
-    eventually("the port is closed", || {
+    checker.logs("told to stop");
+    wait_until("the port is closed", || {
         TcpStream::connect((LOCALHOST, port)).is_err()
     });
     server.release();
@@ -179,7 +184,7 @@ fn a_signal_ends_it_after_what_was_begun() {
 
 #[test]
 fn a_drain_has_an_end_and_a_second_signal_does_not_wait_for_it() {
-    let server = Misbehaving::start(Manner::Stall(Vec::new()));
+    let server = MisbehavingServer::start(ConnectionBehavior::Stall(Vec::new()));
     for (drain, signals, code) in [
         ("--drain-timeout=100ms", 1, 0),
         ("--drain-timeout=1h", 2, -1),
@@ -191,9 +196,9 @@ fn a_drain_has_an_end_and_a_second_signal_does_not_wait_for_it() {
         asking
             .write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .unwrap();
-        eventually("the server is asked", || server.connections() > connections);
+        wait_until("the server is asked", || server.connections() > connections);
         checker.signal(Signal::SIGTERM);
-        checker.says("told to stop");
+        checker.logs("told to stop");
         if signals == 2 {
             checker.signal(Signal::SIGINT);
         }

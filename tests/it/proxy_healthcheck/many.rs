@@ -4,8 +4,8 @@ use std::io::Write as _;
 use std::net::TcpStream;
 
 use hostkit::runtime::raise_open_files;
-use hostkit_tests::misbehave::{Manner, Misbehaving, answer};
-use hostkit_tests::{eventually, patience};
+use hostkit_tests::misbehavior::{ConnectionBehavior, MisbehavingServer, format_response};
+use hostkit_tests::{wait_limit, wait_until};
 
 use super::{Checker, LOCALHOST, ask, read};
 
@@ -59,7 +59,8 @@ fn metric(admin: u16, name: &str) -> u64 {
 #[test]
 fn a_thousand_checks_at_once_share_one_probe_and_leave_nothing_behind() {
     raise_open_files(2 * MANY as u64);
-    let server = Misbehaving::start(Manner::Answer(answer("200 OK", "")));
+    let server =
+        MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "")));
     let admin = hostkit_tests::free_port();
     let checker = Checker::before(
         server.port(),
@@ -69,7 +70,7 @@ fn a_thousand_checks_at_once_share_one_probe_and_leave_nothing_behind() {
     let before = Usage::of(&checker);
     let mut after = Vec::new();
     for round in 1..=3 {
-        server.behave(Manner::Held(answer("200 OK", "")));
+        server.set_behavior(ConnectionBehavior::Held(format_response("200 OK", "")));
         let (asked, probed) = (
             metric(admin, "healthcheck_checks_total"),
             server.connections(),
@@ -77,14 +78,14 @@ fn a_thousand_checks_at_once_share_one_probe_and_leave_nothing_behind() {
         let checks: Vec<TcpStream> = (0..MANY)
             .map(|_| {
                 let mut stream = TcpStream::connect((LOCALHOST, checker.port)).unwrap();
-                stream.set_read_timeout(Some(patience())).unwrap();
+                stream.set_read_timeout(Some(wait_limit())).unwrap();
                 stream
                     .write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
                     .unwrap();
                 stream
             })
             .collect();
-        eventually("all have asked", || {
+        wait_until("all have asked", || {
             metric(admin, "healthcheck_checks_total") == asked + MANY as u64
         });
         server.release();
@@ -92,8 +93,8 @@ fn a_thousand_checks_at_once_share_one_probe_and_leave_nothing_behind() {
             assert_eq!(read(check).seen(), (200, "ok"));
         }
         assert_eq!(server.connections(), probed + 1, "round {round}");
-        server.behave(Manner::Answer(answer("200 OK", "")));
-        eventually("all connections are closed", || {
+        server.set_behavior(ConnectionBehavior::Answer(format_response("200 OK", "")));
+        wait_until("all connections are closed", || {
             Usage::of(&checker).files <= before.files
         });
         after.push(Usage::of(&checker));
@@ -104,23 +105,30 @@ fn a_thousand_checks_at_once_share_one_probe_and_leave_nothing_behind() {
 
 #[test]
 fn a_day_of_checks_leaves_no_trace() {
-    let server = Misbehaving::start(Manner::Answer(answer("200 OK", "ok")));
+    let server =
+        MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "ok")));
     let checker = Checker::before(server.port(), &["--expect-body=ok", "--timeout=60s"]);
     let check = |index: usize| {
         // Now and then something is wrong.
         let (manner, status) = match index % 97 {
-            0 => (Manner::Close, 503),
-            1 => (Manner::Answer(answer("500 No", "no")), 503),
-            2 => (Manner::Answer(b"garbage".to_vec()), 503),
-            _ => (Manner::Answer(answer("200 OK", "ok")), 200),
+            0 => (ConnectionBehavior::Close, 503),
+            1 => (
+                ConnectionBehavior::Answer(format_response("500 No", "no")),
+                503,
+            ),
+            2 => (ConnectionBehavior::Answer(b"garbage".to_vec()), 503),
+            _ => (
+                ConnectionBehavior::Answer(format_response("200 OK", "ok")),
+                200,
+            ),
         };
-        server.behave(manner);
+        server.set_behavior(manner);
         assert_eq!(checker.health().0, status, "check {index}");
     };
     (0..DAY / 8).for_each(check);
     let before = Usage::of(&checker);
     (0..DAY).for_each(check);
-    eventually("all connections are closed", || {
+    wait_until("all connections are closed", || {
         Usage::of(&checker).files <= before.files
     });
     let after = Usage::of(&checker);
@@ -135,7 +143,8 @@ fn a_day_of_checks_leaves_no_trace() {
 
 #[test]
 fn silent_peers_keep_nobody_from_asking() {
-    let server = Misbehaving::start(Manner::Answer(answer("200 OK", "")));
+    let server =
+        MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "")));
     let checker = Checker::before(server.port(), &[]);
     let silent: Vec<_> = (0..200)
         .map(|_| TcpStream::connect((LOCALHOST, checker.port)).unwrap())

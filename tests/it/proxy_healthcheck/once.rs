@@ -4,10 +4,10 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::Command;
 
-use hostkit_tests::misbehave::{Manner, Misbehaving, answer};
-use hostkit_tests::{Outcome, bin, free_port};
+use hostkit_tests::misbehavior::{ConnectionBehavior, MisbehavingServer, format_response};
+use hostkit_tests::{CommandOutcome, bin, free_port};
 
-fn once(args: &str) -> Outcome {
+fn once(args: &str) -> CommandOutcome {
     let sandbox = tempfile::tempdir().unwrap();
     let outcome = Command::new(bin("proxy-healthcheck"))
         .args(args.split_whitespace())
@@ -18,8 +18,10 @@ fn once(args: &str) -> Outcome {
 
 #[test]
 fn one_check_is_one_line_with_performance_data() {
-    let healthy = Misbehaving::start(Manner::Answer(answer("200 OK", "{}")));
-    let sick = Misbehaving::start(Manner::Answer(answer("503 No", "a|b")));
+    let healthy =
+        MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "{}")));
+    let sick =
+        MisbehavingServer::start(ConnectionBehavior::Answer(format_response("503 No", "a|b")));
     let (healthy, sick) = (healthy.port(), sick.port());
     let nowhere = free_port();
     for (args, code, said) in [
@@ -62,7 +64,7 @@ fn one_check_is_one_line_with_performance_data() {
 
 #[test]
 fn json_says_the_same() {
-    let sick = Misbehaving::start(Manner::Answer(answer("503 No", "")));
+    let sick = MisbehavingServer::start(ConnectionBehavior::Answer(format_response("503 No", "")));
     let outcome = once(&format!(
         "--once --json --url=/ --test-port={}",
         sick.port()
@@ -122,7 +124,7 @@ fn a_zone_chooses_the_interface_and_is_not_sent() {
         let (mut stream, _) = listener.accept().unwrap();
         let mut request = [0; 1024];
         let length = stream.read(&mut request).unwrap();
-        stream.write_all(&answer("200 OK", "")).unwrap();
+        stream.write_all(&format_response("200 OK", "")).unwrap();
         String::from_utf8_lossy(&request[..length]).to_ascii_lowercase()
     });
     let outcome = once(&format!("--once --url=http://[::1%251]:{port}/x")).exits(0);

@@ -2,29 +2,31 @@
 
 use std::time::Duration;
 
-use hostkit_tests::misbehave::{Full, Manner, Misbehaving, answer};
+use hostkit_tests::misbehavior::{
+    ConnectionBehavior, FullBacklog, MisbehavingServer, format_response,
+};
 use hostkit_tests::{free_port, or_skip};
 
 use super::Checker;
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\n";
 
-fn raw(text: &str) -> Manner {
-    Manner::Answer(text.as_bytes().to_vec())
+fn raw(text: &str) -> ConnectionBehavior {
+    ConnectionBehavior::Answer(text.as_bytes().to_vec())
 }
 
 /// Starts a checker in front of a server that behaves so, and asserts what it says of it.
 #[track_caller]
 fn expect(
-    manner: Manner,
+    manner: ConnectionBehavior,
     args: &[&str],
     status: u16,
     body: &str,
     detail: &str,
-) -> (Misbehaving, Checker) {
+) -> (MisbehavingServer, Checker) {
     let shown = format!("{manner:?}");
     let shown: String = shown.chars().take(80).collect();
-    let server = Misbehaving::start(manner);
+    let server = MisbehavingServer::start(manner);
     let checker = Checker::before(server.port(), args);
     let (got, log) = (checker.health(), checker.log());
     assert_eq!(
@@ -41,7 +43,7 @@ fn expect(
 
 #[test]
 fn answers_that_are_healthy() {
-    let ok = |text: &str| Manner::Answer(text.replace('\n', "\r\n").into_bytes());
+    let ok = |text: &str| ConnectionBehavior::Answer(text.replace('\n', "\r\n").into_bytes());
     for (manner, args) in [
         (raw("HTTP/1.1 204 No Content\r\n\r\n"), &[][..]),
         (ok("HTTP/1.1 299 Fine\nContent-Length: 0\n\n"), &[]),
@@ -81,7 +83,7 @@ fn answers_that_are_healthy() {
             &["--expect-status=200,404"],
         ),
         (
-            Manner::Drip(answer("200 OK", "ok"), Duration::from_millis(1)),
+            ConnectionBehavior::Drip(format_response("200 OK", "ok"), Duration::from_millis(1)),
             &["--timeout=10s", "--expect-body=ok"],
         ),
     ] {
@@ -93,56 +95,66 @@ fn answers_that_are_healthy() {
 fn answers_that_are_sick() {
     for (manner, args, reason, detail) in [
         (
-            Manner::Answer(answer("503 Busy", "ok")),
+            ConnectionBehavior::Answer(format_response("503 Busy", "ok")),
             &[][..],
             "http503",
             "expected 2xx",
         ),
         (
-            Manner::Answer(answer("200 OK", "ok")),
+            ConnectionBehavior::Answer(format_response("200 OK", "ok")),
             &["--expect-status=204"],
             "http200",
             "expected 204",
         ),
         (
-            Manner::Answer(answer("200 OK", "okay")),
+            ConnectionBehavior::Answer(format_response("200 OK", "okay")),
             &["--expect-body=ok"],
             "badbody",
             "\"okay\"",
         ),
         (
-            Manner::Answer(answer("200 OK", "red")),
+            ConnectionBehavior::Answer(format_response("200 OK", "red")),
             &["--expect-body-regex=^green"],
             "badbody",
             "a match of ^green",
         ),
         (
-            Manner::Answer(answer("500 No", "ok")),
+            ConnectionBehavior::Answer(format_response("500 No", "ok")),
             &["--expect-body=ok"],
             "http500",
             "expected 2xx",
         ),
         (
-            Manner::Stall(Vec::new()),
+            ConnectionBehavior::Stall(Vec::new()),
             &[],
             "timeout",
             "took the connection, but did not answer within 300ms",
         ),
-        (Manner::Stall(HEAD.into()), &[], "timeout", "did not answer"),
         (
-            Manner::Stall([HEAD, "\r\no"].concat().into()),
+            ConnectionBehavior::Stall(HEAD.into()),
+            &[],
+            "timeout",
+            "did not answer",
+        ),
+        (
+            ConnectionBehavior::Stall([HEAD, "\r\no"].concat().into()),
             &["--expect-body=ok"],
             "timeout",
             "its body did not end",
         ),
         (
-            Manner::Drip(answer("200 OK", "ok"), Duration::from_millis(100)),
+            ConnectionBehavior::Drip(format_response("200 OK", "ok"), Duration::from_millis(100)),
             &[],
             "timeout",
             "did not answer",
         ),
-        (Manner::Close, &[], "closed", "without an answer"),
-        (Manner::Reset, &[], "closed", "reset"),
+        (
+            ConnectionBehavior::Close,
+            &[],
+            "closed",
+            "without an answer",
+        ),
+        (ConnectionBehavior::Reset, &[], "closed", "reset"),
         (raw(HEAD), &[], "closed", "without an answer"),
         (
             raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"),
@@ -166,19 +178,19 @@ fn answers_that_are_sick() {
         (raw("HTTP/1.1 99 Low\r\n\r\n"), &[], "garbage", ""),
         (raw("HTTP/2 200\r\n\r\n"), &[], "garbage", ""),
         (
-            Manner::Endless(HEAD.into(), b"X: y\r\n".repeat(100)),
+            ConnectionBehavior::Endless(HEAD.into(), b"X: y\r\n".repeat(100)),
             &[],
             "garbage",
             "",
         ),
         (
-            Manner::Endless(Vec::new(), b"\0".repeat(100)),
+            ConnectionBehavior::Endless(Vec::new(), b"\0".repeat(100)),
             &[],
             "garbage",
             "",
         ),
         (
-            Manner::Endless(Vec::new(), b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()),
+            ConnectionBehavior::Endless(Vec::new(), b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()),
             &[],
             "timeout",
             "did not answer",
@@ -192,19 +204,20 @@ fn answers_that_are_sick() {
 fn a_dead_server_is_refused_and_one_that_does_not_accept_is_late() {
     let checker = Checker::before(free_port(), &[]);
     assert_eq!(checker.health(), (503, "refused".to_owned()));
-    let full = Full::start();
+    let full = FullBacklog::start();
     for args in [&["--timeout=300ms"][..], &["--timeout=300ms", "--tcp"]] {
         let port = format!("--test-port={}", full.port());
         let url: &[&str] = if args.len() == 1 { &["--url=/"] } else { &[] };
         let checker = Checker::start(&[&[port.as_str()], args, url].concat());
         assert_eq!(checker.health(), (503, "timeout".to_owned()));
-        checker.says("did not take the connection");
+        checker.logs("did not take the connection");
     }
 }
 
 #[test]
 fn a_redirect_is_not_followed() {
-    let target = Misbehaving::start(Manner::Answer(answer("200 OK", "ok")));
+    let target =
+        MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "ok")));
     let location = format!("http://127.0.0.1:{}/?token=secret", target.port());
     let redirect =
         format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
@@ -222,7 +235,7 @@ fn a_redirect_is_not_followed() {
 #[test]
 fn a_body_of_a_gigabyte_is_not_read() {
     let head = format!("{HEAD}Content-Length: {}\r\n\r\n", 1 << 30);
-    let endless = || Manner::Endless(head.clone().into(), vec![b'x'; 1 << 16]);
+    let endless = || ConnectionBehavior::Endless(head.clone().into(), vec![b'x'; 1 << 16]);
     // What the kernels of both sides hold is not the checker's to refuse.
     let buffers = 24 << 20;
     for (args, status, body) in [
@@ -247,16 +260,23 @@ fn a_body_of_a_gigabyte_is_not_read() {
 #[test]
 fn a_body_that_never_ends_does_not_matter_when_nobody_expects_one() {
     let head = format!("{HEAD}Content-Length: 9\r\n\r\no");
-    expect(Manner::Stall(head.into()), &[], 200, "ok", "answered 200");
+    expect(
+        ConnectionBehavior::Stall(head.into()),
+        &[],
+        200,
+        "ok",
+        "answered 200",
+    );
 }
 
 #[test]
 fn a_busy_server_is_healthy() {
-    let server = Misbehaving::start(Manner::Held(answer("200 OK", "ok")));
+    let server =
+        MisbehavingServer::start(ConnectionBehavior::Held(format_response("200 OK", "ok")));
     let checker = Checker::before(server.port(), &["--timeout=30s"]);
     let asked = std::thread::scope(|scope| {
         let asked = scope.spawn(|| checker.health());
-        hostkit_tests::eventually("it is asked", || server.requests().len() == 1);
+        hostkit_tests::wait_until("it is asked", || server.requests().len() == 1);
         server.release();
         asked.join().unwrap()
     });
@@ -265,8 +285,8 @@ fn a_busy_server_is_healthy() {
 
 #[test]
 fn a_server_on_the_other_address_family_is_found() {
-    let ok = Manner::Answer(answer("200 OK", "ok"));
-    let Some(server) = or_skip("IPv6", Misbehaving::start_v6(ok)) else {
+    let ok = ConnectionBehavior::Answer(format_response("200 OK", "ok"));
+    let Some(server) = or_skip("IPv6", MisbehavingServer::start_v6(ok)) else {
         return;
     };
     let url = format!("http://[::1]:{}/", server.port());
@@ -282,16 +302,29 @@ fn a_server_on_the_other_address_family_is_found() {
 
 #[test]
 fn a_flapping_server_is_told_as_it_is() {
-    let server = Misbehaving::start(Manner::Answer(answer("200 OK", "")));
+    let server =
+        MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "")));
     let checker = Checker::before(server.port(), &[]);
     for (manner, expected) in [
-        (Manner::Answer(answer("200 OK", "")), (200, "ok")),
-        (Manner::Close, (503, "closed")),
-        (Manner::Answer(answer("200 OK", "")), (200, "ok")),
-        (Manner::Answer(answer("500 No", "")), (503, "http500")),
-        (Manner::Answer(answer("200 OK", "")), (200, "ok")),
+        (
+            ConnectionBehavior::Answer(format_response("200 OK", "")),
+            (200, "ok"),
+        ),
+        (ConnectionBehavior::Close, (503, "closed")),
+        (
+            ConnectionBehavior::Answer(format_response("200 OK", "")),
+            (200, "ok"),
+        ),
+        (
+            ConnectionBehavior::Answer(format_response("500 No", "")),
+            (503, "http500"),
+        ),
+        (
+            ConnectionBehavior::Answer(format_response("200 OK", "")),
+            (200, "ok"),
+        ),
     ] {
-        server.behave(manner);
+        server.set_behavior(manner);
         let got = checker.health();
         assert_eq!((got.0, got.1.as_str()), expected);
     }
@@ -305,7 +338,8 @@ fn a_flapping_server_is_told_as_it_is() {
 
 #[test]
 fn what_is_asked_is_a_plain_get_on_a_connection_of_its_own() {
-    let server = Misbehaving::start(Manner::Answer(answer("200 OK", "")));
+    let server =
+        MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "")));
     let checker = Checker::before(server.port(), &[]);
     checker.health();
     checker.health();
@@ -320,8 +354,11 @@ fn what_is_asked_is_a_plain_get_on_a_connection_of_its_own() {
 
 #[test]
 fn all_urls_are_asked_at_once_and_all_must_pass() {
-    let held = || Manner::Held(answer("200 OK", ""));
-    let (one, two) = (Misbehaving::start(held()), Misbehaving::start(held()));
+    let held = || ConnectionBehavior::Held(format_response("200 OK", ""));
+    let (one, two) = (
+        MisbehavingServer::start(held()),
+        MisbehavingServer::start(held()),
+    );
     let urls = [
         format!("--test-port={}", one.port()),
         "--url=/a".to_owned(),
@@ -331,7 +368,7 @@ fn all_urls_are_asked_at_once_and_all_must_pass() {
     let checker = Checker::start(&urls.each_ref().map(String::as_str));
     let asked = std::thread::scope(|scope| {
         let asked = scope.spawn(|| checker.health());
-        hostkit_tests::eventually("both are asked", || {
+        hostkit_tests::wait_until("both are asked", || {
             one.requests().len() == 1 && two.requests().len() == 1
         });
         one.release();
@@ -339,15 +376,16 @@ fn all_urls_are_asked_at_once_and_all_must_pass() {
         asked.join().unwrap()
     });
     assert_eq!(asked, (200, "ok".to_owned()));
-    two.behave(Manner::Answer(answer("500 No", "")));
+    two.set_behavior(ConnectionBehavior::Answer(format_response("500 No", "")));
     // The first one never answers, and need not.
     assert_eq!(checker.health(), (503, "http500".to_owned()));
-    checker.says("/b answered 500");
+    checker.logs("/b answered 500");
 }
 
 #[test]
 fn a_name_is_looked_up() {
-    let server = Misbehaving::start(Manner::Answer(answer("200 OK", "")));
+    let server =
+        MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "")));
     let url = format!("--url=http://nothing.invalid:{}/", server.port());
     assert_eq!(
         Checker::start(&[&url, "--timeout=20s"]).health(),
@@ -357,7 +395,7 @@ fn a_name_is_looked_up() {
 
 #[test]
 fn it_is_enough_to_connect_where_that_is_asked_for() {
-    let server = Misbehaving::start(Manner::Stall(Vec::new()));
+    let server = MisbehavingServer::start(ConnectionBehavior::Stall(Vec::new()));
     let port = format!("--test_port={}", server.port());
     let checker = Checker::start(&["--tcp", &port]);
     assert_eq!(checker.health(), (200, "ok".to_owned()));

@@ -3,12 +3,12 @@
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
-use hostkit_tests::misbehave::{Manner, Misbehaving, answer};
-use hostkit_tests::{Outcome, Running, bin, eventually, free_port};
+use hostkit_tests::misbehavior::{ConnectionBehavior, MisbehavingServer, format_response};
+use hostkit_tests::{ChildGuard, CommandOutcome, bin, free_port, wait_until};
 
 use super::{LOCALHOST, ask};
 
-fn run(args: &[&str]) -> Outcome {
+fn run(args: &[&str]) -> CommandOutcome {
     Command::new(bin("proxy-healthcheck"))
         .args(args)
         .output()
@@ -22,7 +22,8 @@ const QUOTED: &str = "./aurora-proxy-healthcheck-ATHIRDGITHASH-trusty_x86_64.pex
 
 #[test]
 fn the_quoted_line_runs_as_quoted() {
-    let server = Misbehaving::start(Manner::Answer(answer("200 OK", "{}")));
+    let server =
+        MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "{}")));
     let (sandbox, health) = (tempfile::tempdir().unwrap(), free_port());
     let line = QUOTED
         .replace("ATHIRDGITHASH", "3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f")
@@ -36,8 +37,8 @@ fn the_quoted_line_runs_as_quoted() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let _child = Running(child);
-    eventually("it listens", || {
+    let _child = ChildGuard(child);
+    wait_until("it listens", || {
         std::net::TcpStream::connect((LOCALHOST, health)).is_ok()
     });
     assert_eq!(ask(LOCALHOST, health, "GET", "/health").seen(), (200, "ok"));
@@ -46,7 +47,8 @@ fn the_quoted_line_runs_as_quoted() {
 
 #[test]
 fn every_flag_can_be_given_by_the_environment() {
-    let server = Misbehaving::start(Manner::Answer(answer("200 OK", "")));
+    let server =
+        MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "")));
     let health = free_port();
     let child = Command::new(bin("proxy-healthcheck"))
         .env("HOSTKIT_PROXY_HEALTHCHECK_PORT", health.to_string())
@@ -58,8 +60,8 @@ fn every_flag_can_be_given_by_the_environment() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let _child = Running(child);
-    eventually("it listens", || {
+    let _child = ChildGuard(child);
+    wait_until("it listens", || {
         std::net::TcpStream::connect((LOCALHOST, health)).is_ok()
     });
     assert_eq!(ask(LOCALHOST, health, "GET", "/health").seen(), (200, "ok"));
@@ -119,7 +121,7 @@ fn what_makes_no_sense_is_said_before_anything_is_bound() {
         ),
     ] {
         let args: Vec<&str> = args.split_whitespace().collect();
-        let told = run(&args).exits(2).says(said);
+        let told = run(&args).exits(2).logs(said);
         assert!(
             !told.stderr.contains("secret") && !told.stderr.contains("started"),
             "{}",
@@ -142,15 +144,15 @@ fn a_port_that_is_taken_is_named() {
     let start = |port: u16| run(&args(port).each_ref().map(String::as_str));
     start(port)
         .exits(73)
-        .says(&format!(
+        .logs(&format!(
             "cannot listen on 127.0.0.1:{port}: stop the process that listens there"
         ))
-        .says("because: Address already in use");
+        .logs("because: Address already in use");
     if let Ok(v6) = TcpListener::bind(("::1", 0)) {
         let port = v6.local_addr().unwrap().port();
         start(port)
             .exits(73)
-            .says(&format!("cannot listen on [::1]:{port}"));
+            .logs(&format!("cannot listen on [::1]:{port}"));
     }
 }
 

@@ -1,19 +1,19 @@
 //! Which S3 service is meant: by flags, environment and the AWS configuration files; and how it is reached.
 
-use hostkit_tests::origin::Origin;
-use hostkit_tests::s3::S3;
-use hostkit_tests::tls::Authority;
-use hostkit_tests::{bin, or_skip, which};
+use hostkit_tests::origin::OriginServer;
+use hostkit_tests::s3::S3Server;
+use hostkit_tests::tls::CertificateAuthority;
+use hostkit_tests::{bin, find_program, or_skip};
 
-use super::{Fake, HASH, Host, Outcome, answer};
+use super::{CommandOutcome, Fake, HASH, Host, answer};
 
 fn uri() -> String {
     format!("s3://builds/pex/job-{HASH}.bin")
 }
 
 /// A server that has `text` at [`uri`].
-fn server(text: &str) -> S3 {
-    let (host, s3) = (Host::new(), S3::start());
+fn server(text: &str) -> S3Server {
+    let (host, s3) = (Host::new(), S3Server::start());
     s3.create_bucket("builds");
     std::fs::write(host.path("made"), text).unwrap();
     host.s3cache_env(["put", "made", &uri()], &s3.env())
@@ -22,7 +22,7 @@ fn server(text: &str) -> S3 {
 }
 
 /// The environment of a client that has the keys of the servers, and nothing else but the configuration file.
-fn env(s3: &S3, more: &[(&str, &str)]) -> Vec<(String, String)> {
+fn env(s3: &S3Server, more: &[(&str, &str)]) -> Vec<(String, String)> {
     let mut env = s3.env();
     env.retain(|(name, _)| !matches!(name.as_str(), "AWS_ENDPOINT_URL" | "AWS_REGION"));
     let more = [("AWS_CONFIG_FILE", "config")].iter().chain(more);
@@ -85,7 +85,7 @@ fn one_bucket_name_on_two_services_is_two_entries_however_the_service_is_named()
 
 #[test]
 fn a_cached_object_opens_no_socket_whatever_names_the_service() {
-    let Some(strace) = or_skip("system calls of a hit", which("strace")) else {
+    let Some(strace) = or_skip("system calls of a hit", find_program("strace")) else {
         return;
     };
     let (host, s3) = (Host::new(), server("the build"));
@@ -120,7 +120,7 @@ fn a_cached_object_opens_no_socket_whatever_names_the_service() {
             // The instance is asked for its region if anything asks for it.
             .env("AWS_EC2_METADATA_DISABLED", "false")
             .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9");
-        let told = Outcome::from(command.output().unwrap());
+        let told = CommandOutcome::from(command.output().unwrap());
         (told, String::from_utf8(host.read("calls")).unwrap())
     };
     sockets("a", &[]).0.exits(0);
@@ -135,14 +135,14 @@ fn a_cached_object_opens_no_socket_whatever_names_the_service() {
 
 #[test]
 fn what_the_profile_says_stays_when_a_flag_names_the_endpoint() {
-    let (host, authority) = (Host::new(), Authority::new());
+    let (host, authority) = (Host::new(), CertificateAuthority::new());
     let ca = authority.ca();
     let config = format!(
         "[profile p]\nregion = eu-central-1\nca_bundle = {}\ns3 =\n  addressing_style = path\n",
         ca.display()
     );
     std::fs::write(host.path("config"), config).unwrap();
-    let s3 = S3::start();
+    let s3 = S3Server::start();
     let env = env(&s3, &[("AWS_PROFILE", "p")]);
     let seen = Fake::start(|_| answer("404 Not Found", &[], ""));
     let named = format!("--endpoint-url=http://localhost:{}", seen.port);
@@ -153,7 +153,7 @@ fn what_the_profile_says_stays_when_a_flag_names_the_endpoint() {
         head.contains("/builds/pex/job-"),
         "the bucket is in the path: {head}"
     );
-    let origin = Origin::start_tls(&authority);
+    let origin = OriginServer::start_tls(&authority);
     origin.put(&format!("/builds/pex/job-{HASH}.bin"), "over TLS");
     let named = format!("--endpoint-url={}", origin.url(""));
     host.s3cache_env([&uri(), &named, "--copy-to=out"], &env)
@@ -163,7 +163,7 @@ fn what_the_profile_says_stays_when_a_flag_names_the_endpoint() {
 
 #[test]
 fn path_of_an_endpoint_stands_before_the_bucket_with_or_without_a_final_slash() {
-    let (host, s3) = (Host::new(), S3::start());
+    let (host, s3) = (Host::new(), S3Server::start());
     let seen = Fake::start(|_| answer("404 Not Found", &[], ""));
     let key = format!("pex/job-{HASH}.bin");
     for (slash, style) in [("", "path"), ("/", "path"), ("", "host"), ("/", "host")] {
@@ -193,7 +193,7 @@ fn path_of_an_endpoint_stands_before_the_bucket_with_or_without_a_final_slash() 
 
 #[test]
 fn each_refusal_names_its_cause() {
-    let (host, s3) = (Host::new(), S3::start());
+    let (host, s3) = (Host::new(), S3Server::start());
     std::fs::write(
         host.path("config"),
         "[profile console]\nlogin_session = arn:aws:iam::123456789012:user/me\n\
@@ -275,8 +275,8 @@ fn each_refusal_names_its_cause() {
             command.args(host.own_flags());
         }
         let env = env(&s3, more);
-        let told = Outcome::from(command.args(args).envs(env).output().unwrap()).exits(exit);
-        let told = says.iter().fold(told, |told, word| told.says(word));
+        let told = CommandOutcome::from(command.args(args).envs(env).output().unwrap()).exits(exit);
+        let told = says.iter().fold(told, |told, word| told.logs(word));
         for wrong in ["check the credentials", "make room"] {
             assert!(!told.stderr.contains(wrong), "{}", told.stderr);
         }
@@ -294,8 +294,8 @@ fn a_home_that_belongs_to_another_user_is_named_by_pexrun() {
         "job",
         HASH,
     ]);
-    let told = Outcome::from(command.output().unwrap()).exits(125);
-    let told = told.says("/proc/.cache/hostkit/s3cache").says("HOME");
+    let told = CommandOutcome::from(command.output().unwrap()).exits(125);
+    let told = told.logs("/proc/.cache/hostkit/s3cache").logs("HOME");
     assert!(!told.stderr.contains("make room"), "{}", told.stderr);
 }
 
@@ -329,15 +329,15 @@ fn ls_of_a_prefix_shows_what_the_store_has() {
     }
     ls(&["s3://builds/none/"])
         .exits(66)
-        .says("s3://builds/none/");
+        .logs("s3://builds/none/");
     ls(&["s3://nobucket/"])
         .exits(66)
-        .says("s3://nobucket/")
-        .says("correct the name or create it");
+        .logs("s3://nobucket/")
+        .logs("correct the name or create it");
     ls(&["s3://b u/"]).exits(2);
     ls(&["https://127.0.0.1:9/pex/"])
         .exits(2)
-        .says("only s3:// and file:/// can be listed");
+        .logs("only s3:// and file:/// can be listed");
     let directory = format!("file://{}/", s3.dir().join("builds").display());
     assert!(
         ls(&[&directory])
@@ -349,5 +349,5 @@ fn ls_of_a_prefix_shows_what_the_store_has() {
     host.s3cache_env([&uri], &s3.env()).exits(0);
     let told = ls(&["s3://builds/pex"]).exits(66);
     assert_eq!(told.stdout, "");
-    told.says("end the prefix in a slash");
+    told.logs("end the prefix in a slash");
 }

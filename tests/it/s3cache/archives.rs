@@ -3,10 +3,10 @@
 use std::fs;
 
 use hostkit_tests::eightball::build_zipapp;
-use hostkit_tests::nginx::Nginx;
+use hostkit_tests::nginx::NginxServer;
 use hostkit_tests::or_skip;
-use hostkit_tests::origin::Origin;
-use hostkit_tests::tls::Authority;
+use hostkit_tests::origin::OriginServer;
+use hostkit_tests::tls::CertificateAuthority;
 
 use super::Host;
 
@@ -19,7 +19,7 @@ fn archives_that_do_not_open_are_refused() {
         return;
     };
     let whole = host.read("whole");
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     let get = |name: &str, body: &[u8]| {
         origin.put(name, body.to_vec());
         Host::new().s3cache([origin.url(name)])
@@ -34,7 +34,7 @@ fn archives_that_do_not_open_are_refused() {
         .exits(0);
         get(&name("short"), &whole[..whole.len() - 10])
             .exits(65)
-            .says("readable");
+            .logs("readable");
         // As the class path of java and Python take it: they look for its directory within the last 64 KiB.
         for length in [1, 60_000] {
             get(
@@ -56,7 +56,7 @@ fn broken_tar_or_gzip_is_not_cached_and_the_right_one_is_fetched_later() {
     let made = host.program("bash").args(["-c", script]).status();
     assert!(made.unwrap().success());
     let [tar, tgz, gz] = ["a.tar", "a.tar.gz", "a.gz"].map(|name| host.read(name));
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     let flipped = |bytes: &[u8], at: usize| {
         let mut bytes = bytes.to_vec();
         bytes[at] ^= 1;
@@ -75,7 +75,7 @@ fn broken_tar_or_gzip_is_not_cached_and_the_right_one_is_fetched_later() {
         let url = origin.url(name);
         let get = |host: &Host| host.s3cache([&url, "--part-size=64K", "--connections=4"]);
         origin.put(name, broken);
-        get(&host).exits(65).says(&url).says("is not a readable");
+        get(&host).exits(65).logs(&url).logs("is not a readable");
         host.s3cache([&url, "--offline"]).exits(69);
         // Neither is it put where the cache has no room, nor published.
         let past = host.s3cache([&url, "--copy-to=past", "--max-size=1"]);
@@ -90,8 +90,8 @@ fn broken_tar_or_gzip_is_not_cached_and_the_right_one_is_fetched_later() {
     let dest = format!("file://{}", host.path("repo/cut-1.2.tgz").display());
     host.s3cache(["put", "cut.tgz", &dest])
         .exits(65)
-        .says("is not a readable")
-        .says("nothing was published");
+        .logs("is not a readable")
+        .logs("nothing was published");
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn gzip_file_arrives_as_it_is_published() {
     assert!(made.unwrap().success());
     let labelled = "add_header Content-Encoding gzip; gzip on; gzip_types *; gzip_min_length 1;";
     for extra in ["", labelled] {
-        let served = Nginx::start_with(&Authority::new(), root.path(), extra);
+        let served = NginxServer::start_with(&CertificateAuthority::new(), root.path(), extra);
         let Some(nginx) = or_skip("nginx", served) else {
             return;
         };
@@ -130,7 +130,7 @@ fn intact_archive_that_is_refused_stays_cached() {
     let script = "echo x >a && ln -s /etc/passwd l && tar cf bad.tar a l";
     let made = host.program("bash").args(["-c", script]).status();
     assert!(made.unwrap().success());
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     origin.put(ARCHIVE, host.read("bad.tar"));
     let url = origin.url(ARCHIVE);
     host.s3cache([&url]).exits(0);
@@ -155,7 +155,7 @@ fn unpacking_of_a_tangled_archive_ends_at_the_deadline() {
     host.s3cache([&url]).exits(0);
     host.s3cache([&url, "--unpack-to=out", "--timeout=500ms"])
         .exits(75)
-        .says(&format!(
+        .logs(&format!(
             "{url}: not finished within 500ms: try again, or raise --timeout"
         ));
     let left = std::fs::read_dir(host.sandbox()).unwrap();

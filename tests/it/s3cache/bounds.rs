@@ -7,13 +7,13 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hostkit_tests::host::Tmpfs;
-use hostkit_tests::origin::{Fault, Origin};
-use hostkit_tests::{bin, or_skip, which};
+use hostkit_tests::host::TmpfsMount;
+use hostkit_tests::origin::{OriginFault, OriginServer};
+use hostkit_tests::{bin, find_program, or_skip};
 use nix::unistd::geteuid;
 
 use super::flight::{Run, after_now, blobs_are_right, fetch};
-use super::{HASH, Host, Outcome, bytes, every_file, sha256};
+use super::{CommandOutcome, HASH, Host, bytes, every_file, sha256};
 
 const MB: u64 = 1 << 20;
 
@@ -33,7 +33,7 @@ fn held(host: &Host) -> u64 {
 }
 
 /// Publishes an artifact of a megabyte, another one for each `n`.
-fn publish(origin: &Origin, n: u64) -> String {
+fn publish(origin: &OriginServer, n: u64) -> String {
     let path = format!("/a-1.{n}");
     origin.put(&path, bytes(MB as usize, n));
     path
@@ -46,7 +46,7 @@ fn is_cached(host: &Host, n: u64) -> bool {
 
 #[test]
 fn sixty_four_fetches_into_a_cache_that_holds_four() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let (bound, done) = (4 * MB, AtomicBool::new(false));
     let most = std::thread::scope(|scope| {
         let watch = scope.spawn(|| {
@@ -86,7 +86,7 @@ fn sixty_four_fetches_into_a_cache_that_holds_four() {
 
 #[test]
 fn the_least_recently_used_goes_first_and_a_hit_is_a_use() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let get = |n: u64| {
         let path = publish(&origin, n);
         let url = origin.url(&path);
@@ -108,7 +108,7 @@ fn the_least_recently_used_goes_first_and_a_hit_is_a_use() {
 
 #[test]
 fn what_is_in_use_is_not_evicted() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let get = |n: u64, code: i32| {
         let path = publish(&origin, n);
         let told = host.s3cache([&origin.url(&path), "--max-size=2M"]);
@@ -123,7 +123,7 @@ fn what_is_in_use_is_not_evicted() {
     }
     get(2, 73);
     let copy = fetch(&host, &origin.url("/a-1.2"), "out", &["--max-size=2M"]);
-    copy.end().exits(0).says("nothing more to evict");
+    copy.end().exits(0).logs("nothing more to evict");
     assert!(host.read("out") == bytes(MB as usize, 2));
     assert!(is_cached(&host, 0) && is_cached(&host, 1) && !is_cached(&host, 2));
     host.s3cache(["rm", "a-1.0"]).exits(75);
@@ -137,7 +137,7 @@ fn what_is_in_use_is_not_evicted() {
 
 #[test]
 fn recently_used_blobs_go_only_when_fetch_would_fail_without_their_room() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let get = |n: u64, more: &[&str]| {
         let url = origin.url(&publish(&origin, n));
         let args = [&[url.as_str(), "--max-size=2M"], more].concat();
@@ -146,7 +146,7 @@ fn recently_used_blobs_go_only_when_fetch_would_fail_without_their_room() {
     for n in [0, 1] {
         get(n, &[]);
     }
-    get(2, &["--copy-to=out"]).says("used within the last hour");
+    get(2, &["--copy-to=out"]).logs("used within the last hour");
     assert!(host.read("out") == bytes(MB as usize, 2));
     host.s3cache(["gc", "--max-size=0"]).exits(0);
     assert_eq!([0, 1, 2].map(|n| is_cached(&host, n)), [true, true, false]);
@@ -160,20 +160,20 @@ fn recently_used_blobs_go_only_when_fetch_would_fail_without_their_room() {
 
 #[test]
 fn what_is_larger_than_the_cache_is_fetched_past_it() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let url = origin.url(&publish(&origin, 1));
     let told = host.s3cache([url.as_str(), "--copy-to=out", "--max-size=1000K"]);
-    told.exits(0).says("--max-size").says("WARN");
+    told.exits(0).logs("--max-size").logs("WARN");
     assert!(host.read("out") == bytes(MB as usize, 1));
     host.s3cache([url.as_str(), "--max-size=1000K"])
         .exits(73)
-        .says("make room in the cache");
+        .logs("make room in the cache");
     assert!(held(&host) < 10_000, "nothing half-written is left");
 }
 
 #[test]
 fn what_would_leave_too_little_free_is_fetched_past_it_and_evicts_nothing() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let urls = [0, 1].map(|n| origin.url(&publish(&origin, n)));
     host.s3cache([&urls[0]]).exits(0);
     host.age_blobs();
@@ -187,8 +187,8 @@ fn what_would_leave_too_little_free_is_fetched_past_it_and_evicts_nothing() {
     ] {
         let mut command = host.program(bin("s3cache"));
         command.args(args).args(["--keep-free=900T", &cache]);
-        let told = Outcome::from(command.output().unwrap());
-        told.exits(code).says(why);
+        let told = CommandOutcome::from(command.output().unwrap());
+        told.exits(code).logs(why);
         assert!(is_cached(&host, 0) && !is_cached(&host, 1), "{args:?}");
     }
     assert!(host.read("out") == bytes(MB as usize, 1));
@@ -196,11 +196,11 @@ fn what_would_leave_too_little_free_is_fetched_past_it_and_evicts_nothing() {
 
 #[test]
 fn a_full_disk_is_fetched_past_and_two_full_disks_are_an_error() {
-    let Some(small) = or_skip("full disks", Tmpfs::mount(MB)) else {
+    let Some(small) = or_skip("full disks", TmpfsMount::mount(MB)) else {
         return;
     };
-    let (host, origin) = (Host::new(), Origin::start());
-    let run = |path: &str, to: PathBuf| -> Outcome {
+    let (host, origin) = (Host::new(), OriginServer::start());
+    let run = |path: &str, to: PathBuf| -> CommandOutcome {
         let mut command = host.program(bin("s3cache"));
         command
             .arg(origin.url(path))
@@ -210,10 +210,10 @@ fn a_full_disk_is_fetched_past_and_two_full_disks_are_an_error() {
         command.output().unwrap().into()
     };
     let path = publish(&origin, 1);
-    run(&path, host.path("out")).exits(0).says("WARN");
+    run(&path, host.path("out")).exits(0).logs("WARN");
     assert!(host.read("out") == bytes(MB as usize, 1));
     let told = run(&path, small.path().join("out"));
-    told.exits(73).says("free some space");
+    told.exits(73).logs("free some space");
     assert!(
         every_file(&small.path())
             .iter()
@@ -226,15 +226,15 @@ fn a_full_disk_is_fetched_past_and_two_full_disks_are_an_error() {
     let mut file = File::create(small.path().join("filler")).unwrap();
     while std::io::Write::write_all(&mut file, &filler).is_ok() {}
     let other = publish(&origin, 2);
-    run(&other, host.path("other")).exits(0).says("WARN");
+    run(&other, host.path("other")).exits(0).logs("WARN");
     assert!(host.read("other") == bytes(MB as usize, 2));
 }
 
 #[test]
 fn an_object_of_unknown_length_keeps_to_the_bound() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let path = publish(&origin, 1);
-    origin.fault(&path, Fault::Chunked);
+    origin.fault(&path, OriginFault::Chunked);
     let url = origin.url(&path);
     host.s3cache([url.as_str(), "--copy-to=out", "--max-size=100M"])
         .exits(0);
@@ -247,20 +247,20 @@ fn an_object_of_unknown_length_keeps_to_the_bound() {
 
 #[test]
 fn an_object_of_unknown_length_that_does_not_fit_is_fetched_past_the_cache() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let large = format!("/job-{HASH}.bin");
     origin.put(&large, bytes(80 << 20, 3));
-    origin.fault(&large, Fault::Chunked);
+    origin.fault(&large, OriginFault::Chunked);
     let url = origin.url(&large);
     let told = host.s3cache([url.as_str(), "--copy-to=out", "--max-size=70M"]);
-    told.exits(0).says("WARN");
+    told.exits(0).logs("WARN");
     assert!(host.read("out") == bytes(80 << 20, 3));
     assert!(held(&host) <= 70 * MB);
 }
 
 #[test]
 fn a_wrong_counter_is_mended_and_a_missing_one_counted() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let get = |n: u64| {
         let url = origin.url(&publish(&origin, n));
         let told = host.s3cache([url.as_str(), "--copy-to=out", "--max-size=3M"]);
@@ -295,7 +295,7 @@ fn a_wrong_counter_is_mended_and_a_missing_one_counted() {
 /// What cannot be entered in the index must not stay behind uncounted.
 #[test]
 fn what_cannot_be_entered_does_not_stay() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let path = publish(&origin, 1);
     host.s3cache([origin.url(&path)]).exits(0);
     let index = every_file(&share(&host, "index"));
@@ -303,18 +303,18 @@ fn what_cannot_be_entered_does_not_stay() {
     host.s3cache(["rm", "a-1.1"]).exits(0);
     std::fs::create_dir_all(entry.join("in-the-way")).unwrap();
     let told = host.s3cache([&origin.url(&path), "--copy-to=out"]);
-    told.exits(0).says("cannot publish");
+    told.exits(0).logs("cannot publish");
     assert!(host.read("out") == bytes(MB as usize, 1));
     assert_eq!(every_file(&share(&host, "blobs")).len(), 0);
 }
 
 #[test]
 fn a_clock_that_steps_loses_nothing() {
-    let Some(faketime) = or_skip("clock steps", which("faketime")) else {
+    let Some(faketime) = or_skip("clock steps", find_program("faketime")) else {
         return;
     };
-    let (host, origin) = (Host::new(), Origin::start());
-    let run = |step: &str, args: &[&str]| -> Outcome {
+    let (host, origin) = (Host::new(), OriginServer::start());
+    let run = |step: &str, args: &[&str]| -> CommandOutcome {
         let mut command: Command = host.program(&faketime);
         command.args(["-f", step]).arg(bin("s3cache")).args(args);
         // Only the clock steps: what the disk says stays.
@@ -352,10 +352,10 @@ fn a_clock_that_steps_loses_nothing() {
 
 #[test]
 fn a_hit_costs_the_same_in_a_cache_of_twenty_thousand() {
-    let Some(strace) = or_skip("system calls of a hit", which("strace")) else {
+    let Some(strace) = or_skip("system calls of a hit", find_program("strace")) else {
         return;
     };
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let calls = |n: u64, which: &str| -> usize {
         let url = origin.url(&publish(&origin, n));
         let mut command = host.program(&strace);
@@ -371,7 +371,7 @@ fn a_hit_costs_the_same_in_a_cache_of_twenty_thousand() {
             "calls",
         ]);
         command.arg(bin("s3cache")).args([&url, "--copy-to=out"]);
-        let told = Outcome::from(command.args(host.own_flags()).output().unwrap());
+        let told = CommandOutcome::from(command.args(host.own_flags()).output().unwrap());
         told.exits(0);
         String::from_utf8(host.read("calls"))
             .unwrap()

@@ -6,19 +6,19 @@ use std::path::PathBuf;
 
 use hostkit_tests::host::{is_root, run_as};
 use hostkit_tests::or_skip;
-use hostkit_tests::origin::{Fault, Origin};
+use hostkit_tests::origin::{OriginFault, OriginServer};
 use nix::unistd::geteuid;
 
 use super::flight::fetch;
-use super::{HASH, Host, Outcome, bytes, every_file};
+use super::{CommandOutcome, HASH, Host, bytes, every_file};
 
 fn share(host: &Host, path: &str) -> PathBuf {
     host.cache().join(geteuid().to_string()).join(path)
 }
 
 /// An origin with one artifact that never changes, and its URL.
-fn published() -> (Origin, String, Vec<u8>) {
-    let (origin, path) = (Origin::start(), format!("/job-{HASH}.bin"));
+fn published() -> (OriginServer, String, Vec<u8>) {
+    let (origin, path) = (OriginServer::start(), format!("/job-{HASH}.bin"));
     let body = bytes(100_000, 5);
     origin.put(&path, body.clone());
     let url = origin.url(&path);
@@ -32,7 +32,7 @@ fn a_missing_directory_is_made_with_all_above_it() {
     let flag = format!("--cache-dir={}", deep.display());
     let mut command = host.program(hostkit_tests::bin("s3cache"));
     command.args([&url, "--copy-to=out", "--keep-free=0", &flag]);
-    Outcome::from(command.output().unwrap()).exits(0);
+    CommandOutcome::from(command.output().unwrap()).exits(0);
     assert!(host.read("out") == body);
     let mode = deep.metadata().unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode, if is_root() { 0o1777 } else { 0o755 });
@@ -62,7 +62,7 @@ fn directories_have_their_modes_whatever_the_umask() {
         command.args(["-c", &script, "sh"]).arg(&program);
         command.args([&url, "--copy-to=out", "--cache-dir=above/cache"]);
         command.args(["--keep-free=0"]).current_dir(&home);
-        let told = Outcome::from(command.output().unwrap()).exits(0);
+        let told = CommandOutcome::from(command.output().unwrap()).exits(0);
         assert!(!told.stderr.contains("WARN"), "{umask}: {}", told.stderr);
         assert!(std::fs::read(home.join("out")).unwrap() == body);
         assert_eq!(mode(&home.join("above")), 0o755, "{umask}");
@@ -90,7 +90,7 @@ fn a_file_in_its_place_is_gone_around() {
     let (host, (_origin, url, body)) = (Host::new(), published());
     std::fs::write(host.cache(), "a file").unwrap();
     let told = host.s3cache([&url, "--copy-to=out"]);
-    told.exits(0).says("cannot use the cache");
+    told.exits(0).logs("cannot use the cache");
     assert!(host.read("out") == body);
     let told = host.s3cache([&url]).exits(73);
     let lines = told.stderr.matches("cannot use the cache").count();
@@ -117,7 +117,7 @@ fn a_directory_that_cannot_be_written_is_gone_around_and_its_entries_are_used() 
         return;
     };
     std::os::unix::fs::chown(&home, Some(uid), Some(uid)).unwrap();
-    let run = |args: &[&str]| -> Outcome {
+    let run = |args: &[&str]| -> CommandOutcome {
         let mut command = run_as(uid, &program).unwrap();
         host.clean(&mut command);
         command.args(args).args(host.own_flags()).current_dir(&home);
@@ -131,7 +131,7 @@ fn a_directory_that_cannot_be_written_is_gone_around_and_its_entries_are_used() 
     mode(host.cache(), 0o755);
     run(&[&url, "--copy-to=out"])
         .exits(0)
-        .says("cannot use the cache");
+        .logs("cannot use the cache");
     assert!(std::fs::read(home.join("out")).unwrap() == body);
     // One's own part is there, and nothing more can be made in it.
     mode(host.cache(), 0o1777);
@@ -169,14 +169,14 @@ fn a_directory_removed_with_what_arrives_in_it_costs_no_output() {
 
 /// Removes a folder of the cache, or all of it, while something is fetched into it.
 fn goes_away(what: &str) {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let body = bytes(1 << 20, 4);
     origin.put("/a-1.1", body.clone());
     let bytes_per_second = 1 << 20;
-    origin.fault("/a-1.1", Fault::Slow { bytes_per_second });
+    origin.fault("/a-1.1", OriginFault::Slow { bytes_per_second });
     let run = fetch(&host, &origin.url("/a-1.1"), "out", &[]);
     origin.wait_requests("/a-1.1", 1);
-    hostkit_tests::eventually("it began", || origin.bytes("/a-1.1") > 100_000);
+    hostkit_tests::wait_until("it began", || origin.bytes("/a-1.1") > 100_000);
     std::fs::remove_dir_all(share(&host, what)).unwrap();
     run.end().exits(0);
     assert!(host.read("out") == body, "without {what:?}");

@@ -3,16 +3,16 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use hostkit_tests::origin::{Fault, Origin};
+use hostkit_tests::origin::{OriginFault, OriginServer};
 
-use super::{Host, Outcome, bytes, every_file, mix, sha256};
+use super::{CommandOutcome, Host, bytes, every_file, mix, sha256};
 
 const PATH: &str = "/pex/job-1.2.bin";
 const SIZE: usize = 3 << 20;
 const PART: usize = 256 << 10;
 
 /// Fetches [`PATH`] in twelve parts over four connections, to `out`.
-fn fetch(host: &Host, origin: &Origin, more: &[&str]) -> Outcome {
+fn fetch(host: &Host, origin: &OriginServer, more: &[&str]) -> CommandOutcome {
     let url = origin.url(PATH);
     let args = [
         &url,
@@ -25,7 +25,7 @@ fn fetch(host: &Host, origin: &Origin, more: &[&str]) -> Outcome {
 }
 
 /// First and last byte of each range asked for, in the order they were asked for.
-fn ranges(origin: &Origin) -> Vec<(usize, usize)> {
+fn ranges(origin: &OriginServer) -> Vec<(usize, usize)> {
     let asked = origin
         .requests()
         .into_iter()
@@ -52,10 +52,10 @@ fn nothing_kept(host: &Host) {
 
 #[test]
 fn parts_come_over_several_connections_each_byte_once_and_under_if_match() {
-    let (host, origin, body) = (Host::new(), Origin::start(), bytes(SIZE, 1));
+    let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(SIZE, 1));
     let etag = origin.put(PATH, body.clone());
     // Long enough for the others to find the first connection taken.
-    origin.fault(PATH, Fault::Latency(Duration::from_millis(30)));
+    origin.fault(PATH, OriginFault::Latency(Duration::from_millis(30)));
     fetch(&host, &origin, &[]).exits(0);
     assert!(host.read("out") == body);
     assert!(
@@ -86,7 +86,7 @@ fn parts_come_over_several_connections_each_byte_once_and_under_if_match() {
 
 #[test]
 fn part_size_and_connections_are_as_asked() {
-    let (host, origin, body) = (Host::new(), Origin::start(), bytes(1 << 20, 1));
+    let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(1 << 20, 1));
     origin.put(PATH, body.clone());
     let url = origin.url(PATH);
     host.s3cache([&url, "--copy-to=out", "--part-size=100K", "--connections=1"])
@@ -99,7 +99,7 @@ fn part_size_and_connections_are_as_asked() {
 #[test]
 fn a_small_object_is_one_request() {
     for size in [0, 1, PART - 1, PART] {
-        let (host, origin, body) = (Host::new(), Origin::start(), bytes(size, 1));
+        let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(size, 1));
         origin.put(PATH, body.clone());
         fetch(&host, &origin, &[]).exits(0);
         assert!(host.read("out") == body, "{size}");
@@ -116,12 +116,12 @@ fn a_small_object_is_one_request() {
 #[test]
 fn servers_that_know_less_are_fetched_from_all_the_same() {
     for fault in [
-        Fault::NoRanges,
-        Fault::NoEtag,
-        Fault::WeakEtag,
-        Fault::Chunked,
+        OriginFault::NoRanges,
+        OriginFault::NoEtag,
+        OriginFault::WeakEtag,
+        OriginFault::Chunked,
     ] {
-        let (host, origin, body) = (Host::new(), Origin::start(), bytes(SIZE, 1));
+        let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(SIZE, 1));
         origin.put(PATH, body.clone());
         origin.fault(PATH, fault.clone());
         fetch(&host, &origin, &[]).exits(0);
@@ -140,8 +140,8 @@ fn servers_that_know_less_are_fetched_from_all_the_same() {
 
 #[test]
 fn a_broken_or_silent_connection_is_continued_where_it_was() {
-    for fault in [Fault::Truncate(100_000), Fault::Stall(100_000)] {
-        let (host, origin, body) = (Host::new(), Origin::start(), bytes(SIZE, 1));
+    for fault in [OriginFault::Truncate(100_000), OriginFault::Stall(100_000)] {
+        let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(SIZE, 1));
         origin.put(PATH, body.clone());
         origin.fault_times(PATH, fault.clone(), 5);
         fetch(&host, &origin, &[]).exits(0);
@@ -160,30 +160,38 @@ fn a_broken_or_silent_connection_is_continued_where_it_was() {
 
 #[test]
 fn resets_are_survived() {
-    let (host, origin, body) = (Host::new(), Origin::start(), bytes(SIZE, 1));
+    let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(SIZE, 1));
     origin.put(PATH, body.clone());
-    origin.fault_times(PATH, Fault::Reset(100_000), 5);
+    origin.fault_times(PATH, OriginFault::Reset(100_000), 5);
     fetch(&host, &origin, &[]).exits(0);
     assert!(host.read("out") == body);
 }
 
 #[test]
 fn a_connection_that_always_breaks_at_once_is_given_up() {
-    for fault in [Fault::Truncate(0), Fault::Reset(0), Fault::Stall(0)] {
-        let (host, origin) = (Host::new(), Origin::start());
+    for fault in [
+        OriginFault::Truncate(0),
+        OriginFault::Reset(0),
+        OriginFault::Stall(0),
+    ] {
+        let (host, origin) = (Host::new(), OriginServer::start());
         origin.put(PATH, bytes(SIZE, 1));
         origin.fault(PATH, fault);
-        fetch(&host, &origin, &[]).exits(69).says(&origin.url(PATH));
+        fetch(&host, &origin, &[]).exits(69).logs(&origin.url(PATH));
         nothing_kept(&host);
     }
 }
 
 #[test]
 fn a_stream_that_breaks_is_begun_anew_and_never_joined() {
-    for base in [Fault::NoRanges, Fault::Chunked, Fault::NoEtag] {
-        let (host, origin, body) = (Host::new(), Origin::start(), bytes(SIZE, 1));
+    for base in [
+        OriginFault::NoRanges,
+        OriginFault::Chunked,
+        OriginFault::NoEtag,
+    ] {
+        let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(SIZE, 1));
         origin.put(PATH, body.clone());
-        origin.faults(PATH, [base.clone(), Fault::Truncate(1 << 20)]);
+        origin.faults(PATH, [base.clone(), OriginFault::Truncate(1 << 20)]);
         fetch(&host, &origin, &[]).exits(69);
         nothing_kept(&host);
         origin.fault(PATH, base.clone());
@@ -196,10 +204,10 @@ fn a_stream_that_breaks_is_begun_anew_and_never_joined() {
 fn an_object_replaced_in_mid_flight_is_never_mixed() {
     let first = bytes(SIZE, 1);
     for requests in [1, 2, 5, 11] {
-        let (host, origin) = (Host::new(), Origin::start());
+        let (host, origin) = (Host::new(), OriginServer::start());
         origin.put(PATH, first.clone());
-        origin.fault(PATH, Fault::SwapAfter(requests));
-        fetch(&host, &origin, &[]).exits(0).says("beginning anew");
+        origin.fault(PATH, OriginFault::SwapAfter(requests));
+        fetch(&host, &origin, &[]).exits(0).logs("beginning anew");
         let second = origin.object(PATH).unwrap();
         assert!(host.read("out") == second, "after {requests} requests");
         assert!(second != first);
@@ -208,12 +216,12 @@ fn an_object_replaced_in_mid_flight_is_never_mixed() {
 
 #[test]
 fn equal_bytes_under_different_tags_are_fetched_as_one_stream() {
-    let (host, origin, body) = (Host::new(), Origin::start(), bytes(SIZE, 1));
+    let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(SIZE, 1));
     origin.put(PATH, body.clone());
-    origin.fault(PATH, Fault::OtherTags);
+    origin.fault(PATH, OriginFault::OtherTags);
     let digest = format!("--sha256={}", sha256(&body));
     let told = fetch(&host, &origin, &[&digest]).exits(0);
-    told.says("as one stream");
+    told.logs("as one stream");
     assert!(host.read("out") == body);
     let asked = origin.requests();
     let last = asked.iter().rfind(|request| request.path == PATH).unwrap();
@@ -223,15 +231,15 @@ fn equal_bytes_under_different_tags_are_fetched_as_one_stream() {
 #[test]
 fn later_ranges_without_a_tag_or_of_the_whole_object_are_never_used() {
     for faults in [
-        vec![Fault::UntaggedLaterRanges],
-        vec![Fault::UntaggedLaterRanges, Fault::SwapAfter(3)],
-        vec![Fault::NoLaterRanges],
+        vec![OriginFault::UntaggedLaterRanges],
+        vec![OriginFault::UntaggedLaterRanges, OriginFault::SwapAfter(3)],
+        vec![OriginFault::NoLaterRanges],
     ] {
-        let (host, origin) = (Host::new(), Origin::start());
+        let (host, origin) = (Host::new(), OriginServer::start());
         origin.put(PATH, bytes(SIZE, 1));
         origin.faults(PATH, faults.clone());
         let told = fetch(&host, &origin, &[]).exits(0);
-        told.says("as one stream");
+        told.logs("as one stream");
         assert!(
             host.read("out") == origin.object(PATH).unwrap(),
             "{faults:?}"
@@ -244,17 +252,23 @@ fn a_server_that_lies_about_the_length_is_found_out() {
     let body = bytes(SIZE, 1);
     let digest = format!("--sha256={}", sha256(&body));
     for (faults, exit) in [
-        (vec![Fault::WrongLength(100)], 69),
-        (vec![Fault::WrongLength(100), Fault::NoRanges], 69),
-        (vec![Fault::WrongLength(-100)], 65),
-        (vec![Fault::WrongLength(-100), Fault::NoRanges], 65),
+        (vec![OriginFault::WrongLength(100)], 69),
+        (
+            vec![OriginFault::WrongLength(100), OriginFault::NoRanges],
+            69,
+        ),
+        (vec![OriginFault::WrongLength(-100)], 65),
+        (
+            vec![OriginFault::WrongLength(-100), OriginFault::NoRanges],
+            65,
+        ),
     ] {
-        let (host, origin) = (Host::new(), Origin::start());
+        let (host, origin) = (Host::new(), OriginServer::start());
         origin.put(PATH, body.clone());
         origin.faults(PATH, faults);
         fetch(&host, &origin, &[&digest])
             .exits(exit)
-            .says(&origin.url(PATH));
+            .logs(&origin.url(PATH));
         nothing_kept(&host);
     }
 }
@@ -264,9 +278,9 @@ fn one_flipped_byte_is_found_and_nothing_kept() {
     let body = bytes(SIZE, 1);
     let digest = sha256(&body);
     for by in ["--sha256", "its sidecar"] {
-        let (host, origin) = (Host::new(), Origin::start());
+        let (host, origin) = (Host::new(), OriginServer::start());
         origin.put(PATH, body.clone());
-        origin.fault(PATH, Fault::FlipByte(2_000_000));
+        origin.fault(PATH, OriginFault::FlipByte(2_000_000));
         let flag = format!("--sha256={digest}");
         let told = if by == "--sha256" {
             fetch(&host, &origin, &[&flag])
@@ -274,7 +288,7 @@ fn one_flipped_byte_is_found_and_nothing_kept() {
             origin.put(&format!("{PATH}.sha256"), digest.clone());
             fetch(&host, &origin, &[])
         };
-        told.exits(65).says(&format!("(by {by})")).says(&digest);
+        told.exits(65).logs(&format!("(by {by})")).logs(&digest);
         nothing_kept(&host);
         // What was wrong is not continued from.
         origin.clear_faults();
@@ -285,7 +299,7 @@ fn one_flipped_byte_is_found_and_nothing_kept() {
 
 #[test]
 fn max_rate_is_not_exceeded() {
-    let (host, origin, body) = (Host::new(), Origin::start(), bytes(600 << 10, 1));
+    let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(600 << 10, 1));
     origin.put(PATH, body.clone());
     let began = Instant::now();
     fetch(&host, &origin, &["--max-rate=400K"]).exits(0);
@@ -298,43 +312,46 @@ fn max_rate_is_not_exceeded() {
 }
 
 /// One to three faults, chosen by a number; how often they apply, and whether they forge bytes unnoticed by HTTP.
-fn some_faults(seed: u64) -> (Vec<Fault>, bool) {
+fn some_faults(seed: u64) -> (Vec<OriginFault>, bool) {
     let mut faults = Vec::new();
     for at in 0..=mix(seed) % 3 {
         let roll = mix(seed * 7 + at);
         let offset = mix(roll) % SIZE as u64;
         let early = mix(roll) % (300 << 10);
         faults.push(match roll % 13 {
-            0 => Fault::Truncate(early),
-            1 => Fault::Stall(early),
-            2 => Fault::Reset(early),
-            3 => Fault::Status {
+            0 => OriginFault::Truncate(early),
+            1 => OriginFault::Stall(early),
+            2 => OriginFault::Reset(early),
+            3 => OriginFault::Status {
                 code: [403, 404, 429, 500, 503][(roll / 13 % 5) as usize],
                 retry_after: None,
             },
-            4 => Fault::WrongLength((offset % 2000) as i64 - 1000),
-            5 => Fault::FlipByte(offset),
-            6 => Fault::SwapAfter(roll / 13 % 14),
-            7 => Fault::Slow {
+            4 => OriginFault::WrongLength((offset % 2000) as i64 - 1000),
+            5 => OriginFault::FlipByte(offset),
+            6 => OriginFault::SwapAfter(roll / 13 % 14),
+            7 => OriginFault::Slow {
                 bytes_per_second: 4 << 20,
             },
-            8 => Fault::Latency(Duration::from_millis(roll / 13 % 50)),
-            9 => Fault::NoRanges,
-            10 => Fault::NoEtag,
-            11 => Fault::WeakEtag,
-            _ => Fault::Chunked,
+            8 => OriginFault::Latency(Duration::from_millis(roll / 13 % 50)),
+            9 => OriginFault::NoRanges,
+            10 => OriginFault::NoEtag,
+            11 => OriginFault::WeakEtag,
+            _ => OriginFault::Chunked,
         });
     }
-    let forged = faults
-        .iter()
-        .any(|fault| matches!(fault, Fault::FlipByte(_) | Fault::WrongLength(_)));
+    let forged = faults.iter().any(|fault| {
+        matches!(
+            fault,
+            OriginFault::FlipByte(_) | OriginFault::WrongLength(_)
+        )
+    });
     (faults, forged)
 }
 
 /// One fetch under some faults and one without: the first ends with exact bytes or a named error and nothing, the
 /// second, which may continue the first, with exact bytes.
 fn survive(seed: u64) {
-    let (host, origin, first) = (Host::new(), Origin::start(), bytes(SIZE, seed));
+    let (host, origin, first) = (Host::new(), OriginServer::start(), bytes(SIZE, seed));
     origin.put(PATH, first.clone());
     let (faults, forged) = some_faults(seed);
     let shown = format!("seed {seed}: {faults:?}");

@@ -5,9 +5,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
-use hostkit_tests::origin::{Fault, Origin};
-use hostkit_tests::s3::S3;
-use hostkit_tests::tls::Authority;
+use hostkit_tests::origin::{OriginFault, OriginServer};
+use hostkit_tests::s3::S3Server;
+use hostkit_tests::tls::CertificateAuthority;
 
 use super::{HASH, Host, bytes, every_file};
 
@@ -18,7 +18,7 @@ fn immutable() -> String {
 
 #[test]
 fn a_cold_fetch_asks_once_and_a_warm_one_not_at_all() {
-    let (host, origin, path) = (Host::new(), Origin::start(), immutable());
+    let (host, origin, path) = (Host::new(), OriginServer::start(), immutable());
     let body = bytes(100_000, 1);
     origin.put(&path, body.clone());
     host.s3cache([&origin.url(&path), "--copy-to=cold"])
@@ -37,7 +37,7 @@ fn a_cold_fetch_asks_once_and_a_warm_one_not_at_all() {
 
 #[test]
 fn stdout_has_the_path_of_a_prefetch_and_nothing_of_a_copy() {
-    let (host, origin, path) = (Host::new(), Origin::start(), immutable());
+    let (host, origin, path) = (Host::new(), OriginServer::start(), immutable());
     origin.put(&path, "what a job runs");
     let prefetch = host.s3cache([origin.url(&path)]).exits(0);
     let cached = prefetch.stdout.strip_suffix('\n').unwrap();
@@ -53,7 +53,7 @@ fn stdout_has_the_path_of_a_prefetch_and_nothing_of_a_copy() {
 
 #[test]
 fn a_copy_replaces_a_file_and_has_the_mode_asked_for() {
-    let (host, origin, path) = (Host::new(), Origin::start(), immutable());
+    let (host, origin, path) = (Host::new(), OriginServer::start(), immutable());
     origin.put(&path, "new");
     let mode = || host.path("out").metadata().unwrap().permissions().mode() & 0o7777;
     std::fs::write(host.path("out"), "something longer and older").unwrap();
@@ -67,7 +67,7 @@ fn a_copy_replaces_a_file_and_has_the_mode_asked_for() {
 
 #[test]
 fn a_target_need_not_be_text() {
-    let (host, origin, path) = (Host::new(), Origin::start(), immutable());
+    let (host, origin, path) = (Host::new(), OriginServer::start(), immutable());
     origin.put(&path, "new");
     let name = OsStr::from_bytes(b"out-\xff");
     let mut target = OsStr::new("--copy-to=").to_owned();
@@ -79,14 +79,14 @@ fn a_target_need_not_be_text() {
 
 #[test]
 fn directories_and_symlinks_are_refused_before_anything_is_asked() {
-    let (host, origin, path) = (Host::new(), Origin::start(), immutable());
+    let (host, origin, path) = (Host::new(), OriginServer::start(), immutable());
     origin.put(&path, "new");
     std::fs::create_dir(host.path("dir")).unwrap();
     std::fs::write(host.path("file"), "old").unwrap();
     std::os::unix::fs::symlink("file", host.path("link")).unwrap();
     for target in ["dir", "link", "missing/out"] {
         let told = host.s3cache([&origin.url(&path), &format!("--copy-to={target}")]);
-        told.exits(73).says(target);
+        told.exits(73).logs(target);
     }
     assert_eq!(origin.connections(), 0);
     assert_eq!(host.read("file"), b"old");
@@ -94,8 +94,8 @@ fn directories_and_symlinks_are_refused_before_anything_is_asked() {
 
 #[test]
 fn every_form_of_source_brings_the_bytes() {
-    let (host, s3, authority) = (Host::new(), S3::start(), Authority::new());
-    let (plain, tls) = (Origin::start(), Origin::start_tls(&authority));
+    let (host, s3, authority) = (Host::new(), S3Server::start(), CertificateAuthority::new());
+    let (plain, tls) = (OriginServer::start(), OriginServer::start_tls(&authority));
     let name = format!("job-{HASH}.bin");
     std::fs::write(host.path("source"), "the bytes").unwrap();
     std::fs::write(host.path(&name), "the bytes").unwrap();
@@ -126,33 +126,33 @@ fn every_form_of_source_brings_the_bytes() {
 
 #[test]
 fn redirects_are_followed_up_to_a_bound_and_never_to_plain_http() {
-    let (host, authority) = (Host::new(), Authority::new());
-    let (plain, tls) = (Origin::start(), Origin::start_tls(&authority));
+    let (host, authority) = (Host::new(), CertificateAuthority::new());
+    let (plain, tls) = (OriginServer::start(), OriginServer::start_tls(&authority));
     let ca = format!("--ca-file={}", authority.ca().display());
     plain.put("/real-1.2", "there");
-    plain.fault("/moved-1.2", Fault::Redirect("/real-1.2".into()));
+    plain.fault("/moved-1.2", OriginFault::Redirect("/real-1.2".into()));
     host.s3cache([&plain.url("/moved-1.2"), "--copy-to=out"])
         .exits(0);
     assert_eq!(host.read("out"), b"there");
-    plain.fault("/loop-1.2", Fault::Redirect("/loop-1.2".into()));
+    plain.fault("/loop-1.2", OriginFault::Redirect("/loop-1.2".into()));
     host.s3cache([plain.url("/loop-1.2")])
         .exits(69)
-        .says("without end");
+        .logs("without end");
     assert!(plain.requests().len() < 15, "{}", plain.requests().len());
-    tls.fault("/down-1.2", Fault::Redirect(plain.url("/real-1.2")));
+    tls.fault("/down-1.2", OriginFault::Redirect(plain.url("/real-1.2")));
     host.s3cache([tls.url("/down-1.2"), ca])
         .exits(69)
-        .says("from https to http");
+        .logs("from https to http");
 }
 
 #[test]
 fn a_password_comes_from_netrc_and_its_lack_is_named() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/a-1.2", "for members");
     origin.require_basic("deploy", "hunter2");
     host.s3cache([origin.url("/a-1.2")])
         .exits(77)
-        .says("machine 127.0.0.1 login");
+        .logs("machine 127.0.0.1 login");
     let netrc = "machine 127.0.0.1 login deploy password hunter2\n";
     std::fs::write(host.path(".netrc"), netrc).unwrap();
     let told = host.s3cache([&origin.url("/a-1.2"), "--copy-to=out", "--loglevel=debug"]);
@@ -162,7 +162,7 @@ fn a_password_comes_from_netrc_and_its_lack_is_named() {
 
 #[test]
 fn each_answer_has_its_exit_code() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     for (code, exit) in [
         (403, 77),
         (404, 66),
@@ -174,7 +174,7 @@ fn each_answer_has_its_exit_code() {
         let path = format!("/a-1.{code}");
         origin.fault(
             &path,
-            Fault::Status {
+            OriginFault::Status {
                 code,
                 retry_after: None,
             },
@@ -182,7 +182,7 @@ fn each_answer_has_its_exit_code() {
         let told = host
             .s3cache([&origin.url(&path), "--copy-to=out"])
             .exits(exit);
-        let told = told.says(&origin.url(&path)).stderr;
+        let told = told.logs(&origin.url(&path)).stderr;
         assert!(
             told.lines().last().unwrap().starts_with("s3cache: "),
             "{told}"
@@ -199,9 +199,9 @@ fn each_answer_has_its_exit_code() {
 
 #[test]
 fn retry_after_is_waited_for() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/a-1.2", "at last");
-    let busy = Fault::Status {
+    let busy = OriginFault::Status {
         code: 503,
         retry_after: Some(1),
     };
@@ -218,24 +218,24 @@ fn retry_after_is_waited_for() {
 fn nobody_listening_is_69_and_names_the_url() {
     let host = Host::new();
     let url = format!("http://127.0.0.1:{}/a-1.2", hostkit_tests::free_port());
-    let told = host.s3cache([&url, "--copy-to=out"]).exits(69).says(&url);
+    let told = host.s3cache([&url, "--copy-to=out"]).exits(69).logs(&url);
     assert!(told.stderr.contains("because:"), "{}", told.stderr);
 }
 
 #[test]
 fn the_timeout_bounds_everything() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/a-1.2", bytes(1000, 1));
-    origin.fault("/a-1.2", Fault::Stall(10));
+    origin.fault("/a-1.2", OriginFault::Stall(10));
     host.s3cache([&origin.url("/a-1.2"), "--copy-to=out", "--timeout=300ms"])
         .exits(75)
-        .says("--timeout");
+        .logs("--timeout");
     assert!(!host.path("out").exists());
 }
 
 #[test]
 fn secrets_of_a_url_are_written_nowhere() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/a-1.2", "presigned");
     let url =
         origin.url("/a-1.2?X-Amz-Credential=AKIDSECRET&X-Amz-Signature=hunter2&token=hunter3");
@@ -295,21 +295,21 @@ fn a_wrong_config_names_file_line_and_key() {
     std::fs::write(host.path("c.yaml"), "max-size: 1G\ntime-out: 3\n").unwrap();
     host.s3cache(["b/k", "--config=c.yaml"])
         .exits(78)
-        .says("c.yaml:2:")
-        .says("`time-out`")
-        .says("`timeout`");
+        .logs("c.yaml:2:")
+        .logs("`time-out`")
+        .logs("`timeout`");
     std::fs::write(host.path("c.yaml"), "max-size: lots\n").unwrap();
     host.s3cache(["b/k", "--config=c.yaml"])
         .exits(78)
-        .says("`max-size`: invalid value `lots`");
+        .logs("`max-size`: invalid value `lots`");
     host.s3cache(["b/k", "--config=none.yaml"])
         .exits(78)
-        .says("none.yaml");
+        .logs("none.yaml");
 }
 
 #[test]
 fn the_environment_and_the_config_steer_as_the_flags_do() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/static.bin", "one");
     let url = origin.url("/static.bin");
     host.s3cache([&url]).exits(0);

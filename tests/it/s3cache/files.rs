@@ -5,14 +5,14 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use hostkit_tests::host::SilentFs;
-use hostkit_tests::tls::Authority;
-use hostkit_tests::{bin, eventually, or_skip};
+use hostkit_tests::tls::CertificateAuthority;
+use hostkit_tests::{bin, or_skip, wait_until};
 use nix::sys::stat::Mode;
 
-use super::{Host, Outcome};
+use super::{CommandOutcome, Host};
 
 /// Runs s3cache, but not for ever: 124 says that it did not end by itself.
-fn bounded(host: &Host, args: &[&str]) -> Outcome {
+fn bounded(host: &Host, args: &[&str]) -> CommandOutcome {
     let mut command = host.program("timeout");
     command.arg("60").arg(bin("s3cache")).args(args);
     command.args(host.own_flags()).output().unwrap().into()
@@ -42,7 +42,7 @@ fn only_a_regular_file_is_an_artifact() {
         let path = host.path(name);
         let url = url(&path);
         let says = |args: &[&str], code| {
-            bounded(&host, args).exits(code).says("not a regular file");
+            bounded(&host, args).exits(code).logs("not a regular file");
         };
         says(&[&url, "--copy-to=out"], 69);
         says(&["exists", &url], 69);
@@ -64,7 +64,7 @@ fn only_a_regular_file_is_an_artifact() {
     .unwrap();
     bounded(&host, &[&url(&host.path("made.txt"))])
         .exits(69)
-        .says("not a regular file");
+        .logs("not a regular file");
     assert!(File::open(host.path("out")).is_err());
 }
 
@@ -79,7 +79,7 @@ fn file_that_states_no_length_is_refused_and_never_an_empty_artifact() {
     ] {
         host.s3cache(args)
             .exits(code)
-            .says("it has content, but states a length of 0");
+            .logs("it has content, but states a length of 0");
     }
     assert!(!host.path("out").exists() && !host.path("repo").exists());
     std::fs::write(host.path("empty.txt"), "").unwrap();
@@ -95,7 +95,7 @@ fn put_that_is_ended_by_a_signal_leaves_no_temporary_file() {
     made.set_len(256 << 20).unwrap();
     let repo = host.path("repo");
     let mut running = host.start(["put", "made.txt", &url(&repo.join("made.txt"))]);
-    eventually("the copy has begun", || {
+    wait_until("the copy has begun", || {
         std::fs::read_dir(&repo).is_ok_and(|mut found| found.next().is_some())
     });
     let pid = nix::unistd::Pid::from_raw(running.0.id() as i32);
@@ -109,7 +109,7 @@ fn put_that_is_ended_by_a_signal_leaves_no_temporary_file() {
 }
 
 /// Runs s3cache with these variables, but not for ever.
-fn bounded_env(host: &Host, args: &[&str], env: &[(&str, &str)]) -> Outcome {
+fn bounded_env(host: &Host, args: &[&str], env: &[(&str, &str)]) -> CommandOutcome {
     let mut command = host.program("timeout");
     command.arg("60").arg(bin("s3cache")).args(args);
     command.args(host.own_flags());
@@ -124,7 +124,7 @@ fn file_that_a_setting_names_is_bounded_regular_and_named_in_the_error() {
     nix::unistd::mkfifo(&host.path("fifo"), Mode::from_bits_truncate(0o644)).unwrap();
     std::os::unix::fs::symlink("/dev/zero", host.path("device")).unwrap();
     std::fs::write(host.path("long"), vec![b' '; (1 << 20) + 1]).unwrap();
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     let cert = format!("--client-cert={}", authority.client().display());
     let key = format!("--client-key={}", authority.client_key().display());
     std::fs::write(
@@ -205,8 +205,8 @@ fn file_that_a_setting_names_is_bounded_regular_and_named_in_the_error() {
             (vec![HTTPS], vec![("NETRC", bad)], 77, "NETRC"),
             (vec![HTTPS, &config], vec![], 78, "configuration file"),
         ] {
-            let told = bounded_env(&host, &args, &env).exits(code).says(setting);
-            told.says(bad).says(match bad {
+            let told = bounded_env(&host, &args, &env).exits(code).logs(setting);
+            told.logs(bad).logs(match bad {
                 "long" => "longer than 1048576 bytes",
                 _ => "not a regular file",
             });
@@ -225,7 +225,7 @@ fn file_that_a_setting_names_is_bounded_regular_and_named_in_the_error() {
             std::fs::write(host.path("bundle"), text).unwrap();
             bounded_env(&host, &[source, "--ca-file=bundle"], &keys)
                 .exits(78)
-                .says("--ca-file: cannot use bundle: name a file of certificates");
+                .logs("--ca-file: cannot use bundle: name a file of certificates");
         }
     }
 }
@@ -264,7 +264,7 @@ fn a_file_system_that_does_not_answer_is_ended_by_the_deadline_and_by_signals() 
     ] {
         bounded(&host, &[args, &["--timeout=1s"]].concat())
             .exits(75)
-            .says("not finished within 1s");
+            .logs("not finished within 1s");
     }
     let repository = format!("--repository={}", url(&silent.path("repo")));
     let mut list = host.program("timeout");
@@ -276,12 +276,12 @@ fn a_file_system_that_does_not_answer_is_ended_by_the_deadline_and_by_signals() 
         &repository,
     ]);
     list.arg(format!("--cache-dir={}", host.cache().display()));
-    Outcome::from(list.output().unwrap())
+    CommandOutcome::from(list.output().unwrap())
         .exits(125)
-        .says("not finished within 1s");
+        .logs("not finished within 1s");
 
     let mut running = host.start([&source]);
-    eventually("s3cache waits for the file system", || {
+    wait_until("s3cache waits for the file system", || {
         is_stuck(running.0.id())
     });
     let pid = nix::unistd::Pid::from_raw(running.0.id() as i32);
@@ -304,7 +304,7 @@ fn object_without_a_sidecar_is_compared_by_its_content_and_gets_one() {
         std::fs::write(host.path("made.txt"), content).unwrap();
         host.s3cache(["put", "--json", "made.txt", &url(&published)])
     };
-    put("late").exits(73).says("exists and is another one");
+    put("late").exits(73).logs("exists and is another one");
     assert!(!sidecar.exists());
     let told = put("made").exits(0);
     assert!(

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use hostkit_tests::host::CpuLimit;
-use hostkit_tests::origin::{Fault, Origin, Request};
-use hostkit_tests::{eventually, or_skip};
+use hostkit_tests::origin::{OriginFault, OriginRequest, OriginServer};
+use hostkit_tests::{or_skip, wait_until};
 use nix::sys::signal::Signal;
 
 use super::{HASH, Host, bytes, every_file, sha256};
@@ -14,13 +14,13 @@ mod run;
 pub(super) use run::{Run, after_now, before_now, blobs_are_right, fetch, recorded};
 
 /// The requests for the object itself.
-fn gets(origin: &Origin, path: &str) -> Vec<Request> {
+fn gets(origin: &OriginServer, path: &str) -> Vec<OriginRequest> {
     let all = origin.requests().into_iter();
     all.filter(|request| request.method == "GET" && request.path == path)
         .collect()
 }
 
-fn looks_at_sidecar(origin: &Origin) -> usize {
+fn looks_at_sidecar(origin: &OriginServer) -> usize {
     let all = origin.requests().into_iter();
     all.filter(|request| request.path.ends_with(".sha256"))
         .count()
@@ -31,22 +31,22 @@ const PART: u64 = 256 << 10;
 const PARTS: [&str; 2] = ["--part-size=256K", "--connections=2"];
 
 /// An object of sixteen parts that takes some two seconds over two connections.
-fn slow_object(origin: &Origin, path: &str) -> Vec<u8> {
+fn slow_object(origin: &OriginServer, path: &str) -> Vec<u8> {
     let body = bytes(16 * PART as usize, 3);
     origin.put(path, body.clone());
     let bytes_per_second = 1 << 20;
-    origin.fault(path, Fault::Slow { bytes_per_second });
+    origin.fault(path, OriginFault::Slow { bytes_per_second });
     body
 }
 
 #[test]
 fn sixty_four_processes_fetch_one_body() {
     for (path, megabytes) in [(format!("/job-{HASH}.bin"), 16), ("/static.bin".into(), 4)] {
-        let (host, origin) = (Host::new(), Origin::start());
+        let (host, origin) = (Host::new(), OriginServer::start());
         let body = bytes(megabytes << 20, 7);
         origin.put(&path, body.clone());
         let bytes_per_second = 8 << 20;
-        origin.fault(&path, Fault::Slow { bytes_per_second });
+        origin.fault(&path, OriginFault::Slow { bytes_per_second });
         let runs: Vec<Run> = (0..64)
             .map(|n| fetch(&host, &origin.url(&path), &format!("out{n}"), &[]))
             .collect();
@@ -64,11 +64,11 @@ fn sixty_four_processes_fetch_one_body() {
 
 #[test]
 fn a_killed_leader_is_followed_by_one_that_continues() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = slow_object(&origin, &path);
     let mut leader = fetch(&host, &origin.url(&path), "leader", &PARTS);
-    eventually("some parts are finished", || recorded(&host).len() >= 4);
+    wait_until("some parts are finished", || recorded(&host).len() >= 4);
     let follower = fetch(&host, &origin.url(&path), "follower", &PARTS);
     follower.wait_for("another process is fetching it");
     leader.kill();
@@ -77,7 +77,7 @@ fn a_killed_leader_is_followed_by_one_that_continues() {
         finished.len() < 16,
         "killed too late for this test: {finished:?}"
     );
-    follower.end().exits(0).says("continuing an interrupted");
+    follower.end().exits(0).logs("continuing an interrupted");
     assert!(host.read("follower") == body);
     assert!(!host.path("leader").exists());
     for request in gets(&origin, &path).split_off(asked) {
@@ -96,10 +96,10 @@ fn a_killed_leader_is_followed_by_one_that_continues() {
 
 #[test]
 fn an_object_replaced_after_the_leader_died_is_fetched_anew() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     slow_object(&origin, "/static.bin");
     let mut leader = fetch(&host, &origin.url("/static.bin"), "leader", &PARTS);
-    eventually("some parts are finished", || recorded(&host).len() >= 4);
+    wait_until("some parts are finished", || recorded(&host).len() >= 4);
     let follower = fetch(&host, &origin.url("/static.bin"), "follower", &PARTS);
     follower.wait_for("another process is fetching it");
     // Kept from leading until the object is another one.
@@ -116,11 +116,11 @@ fn an_object_replaced_after_the_leader_died_is_fetched_anew() {
 
 #[test]
 fn an_object_replaced_under_the_leader_is_begun_anew() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     slow_object(&origin, "/static.bin");
     let leader = fetch(&host, &origin.url("/static.bin"), "leader", &PARTS);
     let follower = fetch(&host, &origin.url("/static.bin"), "follower", &PARTS);
-    eventually("some parts are finished", || recorded(&host).len() >= 4);
+    wait_until("some parts are finished", || recorded(&host).len() >= 4);
     let replaced = bytes(10 * PART as usize, 4);
     origin.put("/static.bin", replaced.clone());
     for run in [leader, follower] {
@@ -132,12 +132,12 @@ fn an_object_replaced_under_the_leader_is_begun_anew() {
 
 #[test]
 fn a_stopped_leader_is_overtaken_and_damages_nothing_later() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = slow_object(&origin, &path);
     let flags = [PARTS[0], PARTS[1], "--stall-timeout=1"];
     let leader = fetch(&host, &origin.url(&path), "leader", &flags);
-    eventually("some parts are finished", || recorded(&host).len() >= 4);
+    wait_until("some parts are finished", || recorded(&host).len() >= 4);
     leader.signal(Signal::SIGSTOP);
     let follower = fetch(&host, &origin.url(&path), "follower", &flags);
     let third = fetch(&host, &origin.url(&path), "third", &flags);
@@ -162,11 +162,11 @@ fn a_stopped_leader_is_overtaken_and_damages_nothing_later() {
 
 #[test]
 fn a_leader_that_is_too_slow_is_overtaken_and_can_be_told_to_stop() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = bytes(2 << 20, 3);
     origin.put(&path, body.clone());
-    let slow = Fault::Slow {
+    let slow = OriginFault::Slow {
         bytes_per_second: 20 << 10,
     };
     origin.fault_times(&path, slow, 1);
@@ -174,7 +174,7 @@ fn a_leader_that_is_too_slow_is_overtaken_and_can_be_told_to_stop() {
     let leader = fetch(&host, &origin.url(&path), "leader", &flags);
     origin.wait_requests(&path, 1);
     let follower = fetch(&host, &origin.url(&path), "follower", &flags);
-    follower.end().exits(0).says("overtaking it");
+    follower.end().exits(0).logs("overtaking it");
     assert!(host.read("follower") == body);
     leader.signal(Signal::SIGTERM);
     leader.end().exits(-15);
@@ -186,7 +186,7 @@ fn a_throttled_leader_that_gets_on_leads_for_all() {
     let Some(quarter) = or_skip("a throttled leader", CpuLimit::quarter()) else {
         return;
     };
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = slow_object(&origin, &path);
     let leader = fetch(&host, &origin.url(&path), "leader", &PARTS);
@@ -206,7 +206,7 @@ fn a_throttled_leader_that_gets_on_leads_for_all() {
 
 #[test]
 fn a_leader_that_keeps_to_its_rate_is_not_overtaken() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     origin.put(&path, bytes(192 << 10, 3));
     let flags = ["--max-rate=48K", "--part-size=64K", "--stall-timeout=1"];
@@ -221,11 +221,11 @@ fn a_leader_that_keeps_to_its_rate_is_not_overtaken() {
 
 #[test]
 fn a_leader_that_has_all_bytes_is_given_time_to_finish() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     origin.put(&path, bytes(100_000, 3));
     let sidecar = format!("{path}.sha256");
-    origin.fault(&sidecar, Fault::Latency(Duration::from_secs(4)));
+    origin.fault(&sidecar, OriginFault::Latency(Duration::from_secs(4)));
     let leader = fetch(&host, &origin.url(&path), "leader", &[]);
     origin.wait_requests(&sidecar, 1);
     // Patience of 1.2 s with a leader that fetches, of 6 s with one that finishes.
@@ -239,12 +239,12 @@ fn a_leader_that_has_all_bytes_is_given_time_to_finish() {
 
 #[test]
 fn what_a_leader_had_when_it_died_before_publishing_is_not_fetched_again() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = bytes(4 << 20, 3);
     origin.put(&path, body.clone());
     let sidecar = format!("{path}.sha256");
-    origin.fault(&sidecar, Fault::Latency(Duration::from_secs(60)));
+    origin.fault(&sidecar, OriginFault::Latency(Duration::from_secs(60)));
     let mut leader = fetch(&host, &origin.url(&path), "leader", &PARTS);
     origin.wait_requests(&sidecar, 1);
     let follower = fetch(&host, &origin.url(&path), "follower", &PARTS);
@@ -252,16 +252,16 @@ fn what_a_leader_had_when_it_died_before_publishing_is_not_fetched_again() {
     origin.clear_faults();
     let asked = gets(&origin, &path).len();
     leader.kill();
-    follower.end().exits(0).says("continuing an interrupted");
+    follower.end().exits(0).logs("continuing an interrupted");
     assert!(host.read("follower") == body);
     assert_eq!(gets(&origin, &path).len(), asked + 1, "only the probe");
 }
 
 #[test]
 fn different_artifacts_never_wait_for_each_other() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/stuck-1.2", bytes(1 << 20, 1));
-    origin.fault("/stuck-1.2", Fault::Stall(1000));
+    origin.fault("/stuck-1.2", OriginFault::Stall(1000));
     let mut stuck = fetch(&host, &origin.url("/stuck-1.2"), "stuck", &[]);
     origin.wait_requests("/stuck-1.2", 1);
     for n in 0..4 {
@@ -278,7 +278,7 @@ fn different_artifacts_never_wait_for_each_other() {
 /// Whoever makes room holds the lock of the counter; one that is stopped there must not hold up anybody for ever.
 #[test]
 fn a_process_stopped_while_it_makes_room_is_not_waited_for() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     for n in 1..4 {
         origin.put(&format!("/a-1.{n}"), "bytes");
     }
@@ -288,25 +288,25 @@ fn a_process_stopped_while_it_makes_room_is_not_waited_for() {
     let held = std::fs::File::open(space).unwrap();
     held.lock().unwrap();
     let told = fetch(&host, &origin.url("/a-1.2"), "out", &[]).end();
-    told.exits(0).says("fetching straight to");
+    told.exits(0).logs("fetching straight to");
     assert_eq!(host.read("out"), b"bytes");
     let waiting = fetch(&host, &origin.url("/a-1.3"), "waiting", &[]);
     origin.wait_requests("/a-1.3", 1);
     // It has the folder of the lock open for as long as it tries to have the lock.
-    eventually("it waits for the lock", || waiting.has_open("locks/v1"));
+    wait_until("it waits for the lock", || waiting.has_open("locks/v1"));
     waiting.signal(Signal::SIGTERM);
     waiting.end().exits(-15);
 }
 
 #[test]
 fn those_who_wait_share_the_failure() {
-    let slow = || Fault::Latency(Duration::from_secs(2));
-    let busy = Fault::Status {
+    let slow = || OriginFault::Latency(Duration::from_secs(2));
+    let busy = OriginFault::Status {
         code: 503,
         retry_after: None,
     };
     for (faults, code, most) in [(vec![slow()], 66, 4), (vec![slow(), busy], 69, 20)] {
-        let (host, origin) = (Host::new(), Origin::start());
+        let (host, origin) = (Host::new(), OriginServer::start());
         let path = format!("/job-{HASH}.bin");
         origin.faults(&path, faults);
         let runs: Vec<Run> = (0..64)
@@ -322,11 +322,11 @@ fn those_who_wait_share_the_failure() {
 
 #[test]
 fn a_failure_recorded_before_the_host_booted_is_nobodys() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = slow_object(&origin, &path);
     let mut leader = fetch(&host, &origin.url(&path), "leader", &PARTS);
-    eventually("some parts are finished", || recorded(&host).len() >= 2);
+    wait_until("some parts are finished", || recorded(&host).len() >= 2);
     // A name as the leader's own files have it; the time is one that this boot has not reached.
     let record = every_file(&host.cache())
         .into_iter()
@@ -344,9 +344,9 @@ fn a_failure_recorded_before_the_host_booted_is_nobodys() {
 
 #[test]
 fn the_timeout_bounds_the_waiting() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/stuck-1.2", bytes(1 << 20, 1));
-    origin.fault("/stuck-1.2", Fault::Stall(1000));
+    origin.fault("/stuck-1.2", OriginFault::Stall(1000));
     let _stuck = fetch(&host, &origin.url("/stuck-1.2"), "stuck", &[]);
     origin.wait_requests("/stuck-1.2", 1);
     let waiting = fetch(
@@ -355,13 +355,13 @@ fn the_timeout_bounds_the_waiting() {
         "waiting",
         &["--timeout=1"],
     );
-    waiting.end().exits(75).says("not finished within 1s");
+    waiting.end().exits(75).logs("not finished within 1s");
     assert!(!host.path("waiting").exists());
 }
 
 #[test]
 fn a_cached_copy_with_another_digest_than_asked_for_is_fetched_again() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/static.bin", "old");
     host.s3cache([origin.url("/static.bin")]).exits(0);
     origin.put("/static.bin", "new");

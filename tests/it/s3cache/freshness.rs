@@ -2,17 +2,17 @@
 
 use std::process::Command;
 
-use hostkit_tests::origin::{Fault, Origin};
-use hostkit_tests::{bin, or_skip, which};
+use hostkit_tests::origin::{OriginFault, OriginServer};
+use hostkit_tests::{bin, find_program, or_skip};
 
 use super::{HASH, Host};
 
 #[test]
 fn a_hit_of_an_immutable_name_opens_no_socket() {
-    let Some(strace) = or_skip("system calls of a hit", which("strace")) else {
+    let Some(strace) = or_skip("system calls of a hit", find_program("strace")) else {
         return;
     };
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     for name in [format!("/job-{HASH}.bin"), "/static.bin".to_owned()] {
         origin.put(&name, "bytes");
         host.s3cache([origin.url(&name)]).exits(0);
@@ -46,7 +46,7 @@ fn a_hit_of_an_immutable_name_opens_no_socket() {
 
 #[test]
 fn a_mutable_name_is_asked_about_every_time_and_fetched_when_it_changed() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let etag = origin.put("/static.bin", "first");
     let url = origin.url("/static.bin");
     host.s3cache([&url, "--copy-to=out"]).exits(0);
@@ -67,7 +67,7 @@ fn a_mutable_name_is_asked_about_every_time_and_fetched_when_it_changed() {
 #[test]
 fn a_dead_origin_means_the_cached_copy_with_a_warning() {
     let host = Host::new();
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     origin.put("/static.bin", "kept");
     let (url, other) = (origin.url("/static.bin"), origin.url("/other.bin"));
     host.s3cache([&url]).exits(0);
@@ -78,7 +78,7 @@ fn a_dead_origin_means_the_cached_copy_with_a_warning() {
         "{}",
         told.stderr
     );
-    told.says("may be outdated").says(&url);
+    told.logs("may be outdated").logs(&url);
     assert_eq!(host.read("out"), b"kept");
     host.s3cache([&other, "--copy-to=none"]).exits(69);
     assert!(!host.path("none").exists());
@@ -86,33 +86,33 @@ fn a_dead_origin_means_the_cached_copy_with_a_warning() {
 
 #[test]
 fn an_origin_in_trouble_or_silent_means_the_cached_copy_too() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/static.bin", "kept");
     let url = origin.url("/static.bin");
     host.s3cache([&url]).exits(0);
     for fault in [
-        Fault::Status {
+        OriginFault::Status {
             code: 503,
             retry_after: Some(60),
         },
-        Fault::Latency(std::time::Duration::from_secs(60)),
+        OriginFault::Latency(std::time::Duration::from_secs(60)),
     ] {
         origin.fault("/static.bin", fault);
         let args = [url.as_str(), "--copy-to=out", "--stall-timeout=200ms"];
-        host.s3cache(args).exits(0).says("may be outdated");
+        host.s3cache(args).exits(0).logs("may be outdated");
         assert_eq!(host.read("out"), b"kept");
     }
 }
 
 #[test]
 fn what_was_withdrawn_or_closed_is_not_served_from_the_cache() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/static.bin", "kept");
     let url = origin.url("/static.bin");
     host.s3cache([&url]).exits(0);
     origin.fault(
         "/static.bin",
-        Fault::Status {
+        OriginFault::Status {
             code: 403,
             retry_after: None,
         },
@@ -126,13 +126,13 @@ fn what_was_withdrawn_or_closed_is_not_served_from_the_cache() {
 
 #[test]
 fn offline_and_immutable_never_ask_and_revalidate_always_does() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let hashed = format!("/job-{HASH}.bin");
     for path in ["/static.bin", &hashed] {
         origin.put(path, "bytes");
         host.s3cache(["--offline", &origin.url(path)])
             .exits(69)
-            .says("without --offline");
+            .logs("without --offline");
         host.s3cache(["--immutable", &origin.url(path)]).exits(0);
     }
     origin.reset_counters();
@@ -154,7 +154,7 @@ fn a_server_that_refuses_head_is_asked_by_get() {
         .flat_map(|code| [(code, false), (code, true)])
     {
         let what = format!("{code}, redirected: {redirected}");
-        let (host, origin) = (Host::new(), Origin::start());
+        let (host, origin) = (Host::new(), OriginServer::start());
         let path = "/bucket/static.bin";
         let url = |signature: &str| match redirected {
             true => origin.url("/repo/static.bin"),
@@ -162,8 +162,8 @@ fn a_server_that_refuses_head_is_asked_by_get() {
         };
         let publish = |text: &'static str, signature: &str| {
             origin.put(path, text);
-            origin.fault(path, Fault::HeadStatus(code));
-            let signed = Fault::Redirect(format!("{path}{QUERY}{signature}"));
+            origin.fault(path, OriginFault::HeadStatus(code));
+            let signed = OriginFault::Redirect(format!("{path}{QUERY}{signature}"));
             origin.fault("/repo/static.bin", signed);
         };
         publish("first", "1");
@@ -186,7 +186,7 @@ fn a_server_that_refuses_head_is_asked_by_get() {
         );
         publish("", "5");
         host.s3cache(["exists", &url("5")]).exits(0);
-        let closed = Fault::Status {
+        let closed = OriginFault::Status {
             code: 403,
             retry_after: None,
         };
@@ -198,9 +198,9 @@ fn a_server_that_refuses_head_is_asked_by_get() {
 
 #[test]
 fn a_server_without_tags_is_fetched_from_again() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/static.bin", "first");
-    origin.fault("/static.bin", Fault::NoEtag);
+    origin.fault("/static.bin", OriginFault::NoEtag);
     let url = origin.url("/static.bin");
     host.s3cache([&url, "--copy-to=out"]).exits(0);
     origin.put("/static.bin", "second");
@@ -210,7 +210,7 @@ fn a_server_without_tags_is_fetched_from_again() {
 
 #[test]
 fn a_changed_build_behind_an_immutable_name_needs_a_digest_to_be_noticed() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     origin.put(&path, "first");
     host.s3cache([origin.url(&path)]).exits(0);

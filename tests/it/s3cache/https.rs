@@ -3,17 +3,21 @@
 use std::net::TcpStream;
 use std::process::Command;
 
-use hostkit_tests::nginx::Nginx;
+use hostkit_tests::nginx::NginxServer;
 use hostkit_tests::or_skip;
-use hostkit_tests::origin::Origin;
-use hostkit_tests::tls::Authority;
+use hostkit_tests::origin::OriginServer;
+use hostkit_tests::tls::CertificateAuthority;
 
-use super::{Host, Outcome, bytes};
+use super::{CommandOutcome, Host, bytes};
 
 const PATH: &str = "/pex/job-1.2.bin";
 
 /// Fetches [`PATH`] over TLS, trusting `authority`.
-fn fetch(origin: &Origin, authority: &Authority, more: &[String]) -> (Host, Outcome) {
+fn fetch(
+    origin: &OriginServer,
+    authority: &CertificateAuthority,
+    more: &[String],
+) -> (Host, CommandOutcome) {
     let host = Host::new();
     let ca = format!("--ca-file={}", authority.ca().display());
     let args = [origin.url(PATH), ca, "--copy-to=out".to_owned()];
@@ -21,22 +25,22 @@ fn fetch(origin: &Origin, authority: &Authority, more: &[String]) -> (Host, Outc
     (host, told)
 }
 
-fn origin(authority: &Authority) -> Origin {
-    let origin = Origin::start_tls(authority);
+fn origin(authority: &CertificateAuthority) -> OriginServer {
+    let origin = OriginServer::start_tls(authority);
     origin.put(PATH, "over TLS");
     origin
 }
 
 #[test]
 fn the_authority_of_the_flag_is_trusted_and_only_it() {
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     let origin = origin(&authority);
     let (host, told) = fetch(&origin, &authority, &[]);
     told.exits(0);
     assert_eq!(host.read("out"), b"over TLS");
-    let (_, told) = fetch(&origin, &Authority::new(), &[]);
+    let (_, told) = fetch(&origin, &CertificateAuthority::new(), &[]);
     // Two authorities of the same name: to this one the signature is wrong.
-    told.exits(69).says(&origin.url(PATH));
+    told.exits(69).logs(&origin.url(PATH));
     assert_eq!(
         origin.requests().len(),
         2,
@@ -46,34 +50,34 @@ fn the_authority_of_the_flag_is_trusted_and_only_it() {
 
 #[test]
 fn an_unknown_authority_names_the_flag() {
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     let origin = origin(&authority);
     let told = Host::new().s3cache([origin.url(PATH)]).exits(69);
-    told.says("unknown authority").says("--ca-file");
+    told.logs("unknown authority").logs("--ca-file");
     assert!(origin.connections() <= 2, "trying again would not help");
 }
 
 #[test]
 fn an_expired_certificate_and_one_for_another_name_say_so() {
-    let expired = Authority::expired();
+    let expired = CertificateAuthority::expired();
     let (_, told) = fetch(&origin(&expired), &expired, &[]);
-    told.exits(69).says("not valid now").says("clock");
-    let elsewhere = Authority::wrong_name();
+    told.exits(69).logs("not valid now").logs("clock");
+    let elsewhere = CertificateAuthority::wrong_name();
     let (_, told) = fetch(&origin(&elsewhere), &elsewhere, &[]);
-    told.exits(69).says("is not for 127.0.0.1");
+    told.exits(69).logs("is not for 127.0.0.1");
 }
 
 #[test]
 fn a_port_that_speaks_no_tls_is_named() {
-    let plain = Origin::start();
+    let plain = OriginServer::start();
     let url = plain.url(PATH).replace("http:", "https:");
-    Host::new().s3cache([&url]).exits(69).says("TLS").says(&url);
+    Host::new().s3cache([&url]).exits(69).logs("TLS").logs(&url);
 }
 
 #[test]
 fn a_client_certificate_is_shown_when_there_is_one_and_asked_for_when_not() {
-    let authority = Authority::new();
-    let origin = Origin::start_mutual_tls(&authority);
+    let authority = CertificateAuthority::new();
+    let origin = OriginServer::start_mutual_tls(&authority);
     origin.put(PATH, "for members");
     let pair = [
         format!("--client-cert={}", authority.client().display()),
@@ -84,38 +88,38 @@ fn a_client_certificate_is_shown_when_there_is_one_and_asked_for_when_not() {
     assert_eq!(host.read("out"), b"for members");
     let (_, told) = fetch(&origin, &authority, &[]);
     told.exits(69)
-        .says("wants a client certificate")
-        .says("--client-cert");
-    let stranger = Authority::new();
+        .logs("wants a client certificate")
+        .logs("--client-cert");
+    let stranger = CertificateAuthority::new();
     let foreign = [
         format!("--client-cert={}", stranger.client().display()),
         format!("--client-key={}", stranger.client_key().display()),
     ];
     let (_, told) = fetch(&origin, &authority, &foreign);
-    told.exits(69).says("refuses the client certificate");
+    told.exits(69).logs("refuses the client certificate");
 }
 
 #[test]
 fn files_that_are_no_certificates_are_config_errors() {
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     let host = Host::new();
     std::fs::write(host.path("none.pem"), "nothing").unwrap();
     for flag in ["--ca-file=none.pem", "--ca-file=missing.pem"] {
         host.s3cache(["https://127.0.0.1:9/a-1.2", flag])
             .exits(78)
-            .says(&flag[10..]);
+            .logs(&flag[10..]);
     }
     let cert = format!("--client-cert={}", authority.client().display());
     host.s3cache(["https://127.0.0.1:9/a-1.2", &cert, "--client-key=none.pem"])
         .exits(78)
-        .says("none.pem");
+        .logs("none.pem");
 }
 
 #[test]
 fn a_certificate_that_signs_itself_as_authority_is_explained() {
     let Some(openssl) = or_skip(
         "self-signed CA certificates",
-        hostkit_tests::which("openssl"),
+        hostkit_tests::find_program("openssl"),
     ) else {
         return;
     };
@@ -141,8 +145,8 @@ fn a_certificate_that_signs_itself_as_authority_is_explained() {
         .arg(format!("127.0.0.1:{port}"))
         .current_dir(host.sandbox())
         .spawn();
-    let _serving = hostkit_tests::Running(serve.unwrap());
-    hostkit_tests::eventually("openssl listens", || {
+    let _serving = hostkit_tests::ChildGuard(serve.unwrap());
+    hostkit_tests::wait_until("openssl listens", || {
         TcpStream::connect(("127.0.0.1", port)).is_ok()
     });
     host.s3cache([
@@ -150,18 +154,18 @@ fn a_certificate_that_signs_itself_as_authority_is_explained() {
         "--ca-file=cert.pem",
     ])
     .exits(69)
-    .says("CA certificate as its own")
-    .says("CA:FALSE");
+    .logs("CA certificate as its own")
+    .logs("CA:FALSE");
 }
 
 #[test]
 fn nginx_serves_over_tls() {
-    let (host, authority) = (Host::new(), Authority::new());
+    let (host, authority) = (Host::new(), CertificateAuthority::new());
     let root = tempfile::tempdir().unwrap();
     let body = bytes(3 << 20, 1);
     std::fs::write(root.path().join("job-1.2.bin"), &body).unwrap();
     std::fs::write(root.path().join("static.bin"), "static").unwrap();
-    let Some(nginx) = or_skip("nginx", Nginx::start(&authority, root.path())) else {
+    let Some(nginx) = or_skip("nginx", NginxServer::start(&authority, root.path())) else {
         return;
     };
     let ca = format!("--ca-file={}", authority.ca().display());
@@ -171,7 +175,7 @@ fn nginx_serves_over_tls() {
     assert!(host.read("out") == body);
     get("/static.bin").exits(0);
     get("/static.bin").exits(0);
-    hostkit_tests::eventually("nginx wrote its log", || nginx.requests().len() >= 7);
+    hostkit_tests::wait_until("nginx wrote its log", || nginx.requests().len() >= 7);
     let log = nginx.requests();
     let parts = log
         .iter()

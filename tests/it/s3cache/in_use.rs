@@ -5,8 +5,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use hostkit_tests::origin::Origin;
-use hostkit_tests::{Running, or_skip, which};
+use hostkit_tests::origin::OriginServer;
+use hostkit_tests::{ChildGuard, find_program, or_skip};
 
 use super::Host;
 
@@ -50,10 +50,10 @@ fn programs(host: &Host, blob: &Path, python: &Path) -> Vec<(&'static str, Comma
 
 #[test]
 fn blob_named_by_running_process_is_neither_evicted_nor_removed() {
-    let Some(python) = or_skip("python", which("python3")) else {
+    let Some(python) = or_skip("python", find_program("python3")) else {
         return;
     };
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/sh-1.1", std::fs::read("/bin/sh").unwrap());
     origin.put("/other-1.1", vec![0; 1 << 20]);
     let url = origin.url("/sh-1.1");
@@ -63,7 +63,7 @@ fn blob_named_by_running_process_is_neither_evicted_nor_removed() {
     for (how, mut command) in programs(&host, blob, &python) {
         cache();
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut running = Running(child.spawn().unwrap());
+        let mut running = ChildGuard(child.spawn().unwrap());
         let mut line = String::new();
         let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
@@ -75,10 +75,10 @@ fn blob_named_by_running_process_is_neither_evicted_nor_removed() {
         host.age_blobs();
         host.s3cache(["gc", "--max-size=0", "--max-age=0"]).exits(0);
         assert!(blob.exists(), "{how}: gc left it");
-        host.s3cache(["rm", "sh-1.1"]).exits(75).says("in use");
+        host.s3cache(["rm", "sh-1.1"]).exits(75).logs("in use");
         host.s3cache([&origin.url("/other-1.1"), "--max-size=1M"])
             .exits(73)
-            .says("nothing more to evict");
+            .logs("nothing more to evict");
         assert!(blob.exists(), "{how}: a fetch left it");
         drop(running);
         host.s3cache(["gc", "--max-size=0"]).exits(0);

@@ -5,8 +5,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use hostkit_tests::origin::{Fault, Origin};
-use hostkit_tests::s3::S3;
+use hostkit_tests::origin::{OriginFault, OriginServer};
+use hostkit_tests::s3::S3Server;
 
 use super::{Host, bytes, every_file, sha256};
 
@@ -14,14 +14,14 @@ const PATH: &str = "/pex/job-1.2.bin";
 const SIDECAR: &str = "/pex/job-1.2.bin.sha256";
 
 /// An origin with an artifact, a host, and the artifact's URL.
-fn start(body: &[u8]) -> (Host, Origin, String) {
-    let origin = Origin::start();
+fn start(body: &[u8]) -> (Host, OriginServer, String) {
+    let origin = OriginServer::start();
     origin.put(PATH, body.to_vec());
     let url = origin.url(PATH);
     (Host::new(), origin, url)
 }
 
-fn asked(origin: &Origin, path: &str) -> usize {
+fn asked(origin: &OriginServer, path: &str) -> usize {
     origin
         .requests()
         .iter()
@@ -56,8 +56,8 @@ fn the_digest_asked_for_is_compared_in_any_case() {
     let wrong = sha256(b"another");
     host.s3cache([&url, "--copy-to=out", &format!("--sha256={wrong}")])
         .exits(65)
-        .says(&format!("{wrong} (by --sha256)"))
-        .says(&digest);
+        .logs(&format!("{wrong} (by --sha256)"))
+        .logs(&digest);
     assert!(files(&host, "blobs").is_empty());
     host.s3cache([&url, "--offline"]).exits(69);
     let upper = format!("--sha256={}", digest.to_uppercase());
@@ -93,7 +93,7 @@ fn a_sidecar_of_another_build_is_65_in_every_format() {
         origin.put(SIDECAR, text);
         host.s3cache([&url, "--copy-to=out"])
             .exits(65)
-            .says("(by its sidecar)");
+            .logs("(by its sidecar)");
         assert!(files(&host, "blobs").is_empty() && !host.path("out").exists());
     }
 }
@@ -111,7 +111,7 @@ fn no_sidecar_is_none_and_an_unknown_one_fails_the_fetch() {
         let (host, origin, url) = start(b"the build");
         origin.fault(
             SIDECAR,
-            Fault::Status {
+            OriginFault::Status {
                 code,
                 retry_after: None,
             },
@@ -120,16 +120,16 @@ fn no_sidecar_is_none_and_an_unknown_one_fails_the_fetch() {
         assert_eq!(host.path("out").exists(), exit == 0, "{code}");
         assert_eq!(files(&host, "blobs").is_empty(), exit != 0, "{code}");
         if exit != 0 {
-            let told = told.says(SIDECAR);
+            let told = told.logs(SIDECAR);
             let later = format!("server returned {code}: try again later");
             assert_eq!(told.stderr.contains(&later), code >= 500, "{}", told.stderr);
         }
     }
     let (host, origin, url) = start(b"the build");
-    origin.fault(SIDECAR, Fault::Latency(Duration::from_secs(60)));
+    origin.fault(SIDECAR, OriginFault::Latency(Duration::from_secs(60)));
     host.s3cache([&url, "--copy-to=out", "--stall-timeout=100ms"])
         .exits(69)
-        .says(SIDECAR);
+        .logs(SIDECAR);
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn a_sidecar_is_looked_for_once_per_fetch_and_never_on_a_hit() {
 
 #[test]
 fn the_checksum_that_s3_keeps_is_compared() {
-    let (host, s3) = (Host::new(), S3::start());
+    let (host, s3) = (Host::new(), S3Server::start());
     s3.create_bucket("builds");
     fs::write(host.path("made"), bytes(100_000, 1)).unwrap();
     host.s3cache_env(["put", "made", "builds/job-1.2.bin"], &s3.env())
@@ -158,8 +158,8 @@ fn the_checksum_that_s3_keeps_is_compared() {
     fs::write(&stored, &rotten).unwrap();
     host.s3cache_env(["builds/job-1.2.bin", "--copy-to=out"], &s3.env())
         .exits(65)
-        .says("by S3")
-        .says(&sha256(&rotten));
+        .logs("by S3")
+        .logs(&sha256(&rotten));
     assert!(files(&host, "blobs").is_empty());
 }
 
@@ -174,7 +174,7 @@ fn a_touched_blob_is_read_again_once_and_is_still_a_hit() {
     let reread = "stamp changed";
     host.s3cache([&url, "--copy-to=out", "--loglevel=debug"])
         .exits(0)
-        .says(reread);
+        .logs(reread);
     let third = host
         .s3cache([&url, "--copy-to=out", "--loglevel=debug"])
         .exits(0);
@@ -190,9 +190,9 @@ fn bit_rot_is_put_aside_said_and_fetched_again() {
     rot(&files(&host, "blobs")[0]);
     host.s3cache([&url, "--copy-to=out"])
         .exits(0)
-        .says("corrupt")
-        .says("put aside")
-        .says(&url);
+        .logs("corrupt")
+        .logs("put aside")
+        .logs(&url);
     assert!(host.read("out") == body);
     assert_eq!(origin.bodies(PATH), 2);
     let aside = files(&host, "partial")
@@ -209,11 +209,11 @@ fn corrupt_copy_that_may_not_be_fetched_again_is_65_and_then_missing() {
     host.s3cache([&url]).exits(0);
     rot(&files(&host, "blobs")[0]);
     let told = host.s3cache([&url, "--offline", "--copy-to=out"]).exits(65);
-    told.says("put aside").says(&url).says("without --offline");
+    told.logs("put aside").logs(&url).logs("without --offline");
     assert!(!host.path("out").exists());
     host.s3cache([&url, "--offline"])
         .exits(69)
-        .says("not in the cache");
+        .logs("not in the cache");
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn a_shorter_or_missing_blob_is_fetched_again() {
         .unwrap()
         .set_len(99_999)
         .unwrap();
-    host.s3cache([&url]).exits(0).says("corrupt");
+    host.s3cache([&url]).exits(0).logs("corrupt");
     fs::remove_file(&blob).unwrap();
     host.s3cache([&url]).exits(0);
     assert_eq!(origin.bodies(PATH), 3);
@@ -291,7 +291,7 @@ fn verify_reads_what_has_the_right_stamp() {
 
 #[test]
 fn verify_reads_and_counts_a_blob_of_several_sources_once() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     for path in ["/x/a-1.2", "/y/a-1.2", "/x/b-1.2"] {
         origin.put(path, bytes(100_000, 1));
         host.s3cache([origin.url(path)]).exits(0);
@@ -302,7 +302,7 @@ fn verify_reads_and_counts_a_blob_of_several_sources_once() {
     let told = host
         .s3cache(["verify"])
         .exits(65)
-        .says("1 cached artifact was corrupt");
+        .logs("1 cached artifact was corrupt");
     assert_eq!(
         told.stdout.matches("corrupt ").count(),
         3,

@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::time::{Duration, Instant};
 
-use hostkit_tests::eventually;
-use hostkit_tests::host::Tmpfs;
-use hostkit_tests::origin::{Fault, Origin};
-use hostkit_tests::{or_skip, which};
+use hostkit_tests::host::TmpfsMount;
+use hostkit_tests::origin::{OriginFault, OriginServer};
+use hostkit_tests::wait_until;
+use hostkit_tests::{find_program, or_skip};
 use nix::sys::signal::Signal;
 
 use super::flight::{Run, before_now, blobs_are_right, fetch, recorded};
@@ -14,7 +14,7 @@ use super::{HASH, Host, bytes, every_file, mix};
 
 /// How many leaders are killed.
 fn rounds() -> u64 {
-    let long = hostkit_tests::long();
+    let long = hostkit_tests::is_long_run();
     if long { 1000 } else { 60 }
 }
 
@@ -40,14 +40,14 @@ fn age(host: &Host) {
 
 #[test]
 fn killed_leaders_leave_no_wrong_byte_and_no_lasting_garbage() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let body = bytes(2 << 20, 11);
     let bytes_per_second = 2 << 20;
     let flags = ["--part-size=128K", "--connections=4"];
     let artifact = |n: u64| {
         let path = format!("/job-1.{n}");
         origin.put(&path, body.clone());
-        origin.fault(&path, Fault::Slow { bytes_per_second });
+        origin.fault(&path, OriginFault::Slow { bytes_per_second });
         path
     };
     // Built before it is timed.
@@ -98,7 +98,7 @@ fn killed_leaders_leave_no_wrong_byte_and_no_lasting_garbage() {
 
 #[test]
 fn what_writing_a_record_left_is_collected() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/a-1.1", "bytes");
     host.s3cache([origin.url("/a-1.1")]).exits(0);
     let entry = every_file(&host.cache())
@@ -126,13 +126,13 @@ fn what_writing_a_record_left_is_collected() {
 
 #[test]
 fn a_copy_killed_in_the_middle_leaves_the_old_file_and_the_next_one_cleans_up() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let body = bytes(48 << 20, 2);
     let path = format!("/job-{HASH}.bin");
     origin.put(&path, body.clone());
     host.s3cache([origin.url(&path)]).exits(0);
     // Another filesystem, so that the copy takes time; without one it is only faster.
-    let tmpfs = or_skip("a copy that takes time", Tmpfs::mount(128 << 20));
+    let tmpfs = or_skip("a copy that takes time", TmpfsMount::mount(128 << 20));
     let sandbox = tmpfs
         .as_ref()
         .map_or_else(|| host.sandbox(), |tmpfs| tmpfs.path());
@@ -164,11 +164,11 @@ fn told_to_stop_while_fetching_it_dies_of_the_signal_and_leaves_nothing_in_the_s
     for (signal, code) in [(Signal::SIGTERM, -15), (Signal::SIGINT, -2)] {
         // Into the cache, and straight to the sandbox because the cache is too small.
         for flag in ["--max-size=1G", "--max-size=1K"] {
-            let (host, origin) = (Host::new(), Origin::start());
+            let (host, origin) = (Host::new(), OriginServer::start());
             origin.put("/a-1.1", bytes(1 << 20, 1));
-            origin.fault("/a-1.1", Fault::Stall(500_000));
+            origin.fault("/a-1.1", OriginFault::Stall(500_000));
             let run = fetch(&host, &origin.url("/a-1.1"), "out", &[flag]);
-            eventually("it fetches", || origin.bytes("/a-1.1") >= 500_000);
+            wait_until("it fetches", || origin.bytes("/a-1.1") >= 500_000);
             run.signal(signal);
             run.end().exits(code);
             let names: Vec<_> = std::fs::read_dir(host.sandbox()).unwrap().collect();
@@ -180,11 +180,11 @@ fn told_to_stop_while_fetching_it_dies_of_the_signal_and_leaves_nothing_in_the_s
 /// The copy is held up by a tracer for as long as it takes.
 #[test]
 fn told_to_stop_while_copying_it_dies_of_the_signal() {
-    let Some(strace) = or_skip("a copy that takes time", which("strace")) else {
+    let Some(strace) = or_skip("a copy that takes time", find_program("strace")) else {
         return;
     };
     for warm in [false, true] {
-        let (host, origin) = (Host::new(), Origin::start());
+        let (host, origin) = (Host::new(), OriginServer::start());
         let url = origin.url("/a-1.1");
         origin.put("/a-1.1", bytes(1 << 20, 1));
         if warm {
@@ -198,7 +198,7 @@ fn told_to_stop_while_copying_it_dies_of_the_signal() {
             .arg(hostkit_tests::bin("s3cache"));
         command.args([&url, "--copy-to=out"]).args(host.own_flags());
         let run = Run::start(&host, "traced", command);
-        eventually("it copies", || {
+        wait_until("it copies", || {
             let calls = std::fs::read_to_string(host.path("calls"));
             calls.is_ok_and(|calls| calls.contains("copy_file_range"))
         });
@@ -210,14 +210,14 @@ fn told_to_stop_while_copying_it_dies_of_the_signal() {
 
 #[test]
 fn told_to_stop_while_waiting_it_dies_of_the_signal_and_the_leader_goes_on() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let body = bytes(2 << 20, 1);
     origin.put("/a-1.1", body.clone());
     let bytes_per_second = 1 << 20;
-    origin.fault("/a-1.1", Fault::Slow { bytes_per_second });
+    origin.fault("/a-1.1", OriginFault::Slow { bytes_per_second });
     let flags = ["--part-size=128K"];
     let leader = fetch(&host, &origin.url("/a-1.1"), "leader", &flags);
-    eventually("it fetches", || !recorded(&host).is_empty());
+    wait_until("it fetches", || !recorded(&host).is_empty());
     let follower = fetch(&host, &origin.url("/a-1.1"), "follower", &flags);
     follower.wait_for("another process is fetching it");
     follower.signal(Signal::SIGTERM);

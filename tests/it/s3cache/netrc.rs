@@ -1,13 +1,13 @@
 //! Logins of `~/.netrc`, compared with those that curl sends.
 
 use base64::Engine as _;
-use hostkit_tests::origin::Origin;
-use hostkit_tests::{or_skip, which};
+use hostkit_tests::origin::OriginServer;
+use hostkit_tests::{find_program, or_skip};
 
 use super::Host;
 
 /// What the origin was sent by the last request, as `login:password`.
-fn sent(origin: &Origin) -> Option<String> {
+fn sent(origin: &OriginServer) -> Option<String> {
     let header = origin.requests().last()?.authorization.clone()?;
     let pair = base64::engine::general_purpose::STANDARD.decode(header.strip_prefix("Basic ")?);
     String::from_utf8(pair.unwrap()).ok()
@@ -15,8 +15,8 @@ fn sent(origin: &Origin) -> Option<String> {
 
 #[test]
 fn a_netrc_is_read_as_curl_reads_it() {
-    let curl = or_skip("comparing netrc with curl", which("curl"));
-    let (host, origin) = (Host::new(), Origin::start());
+    let curl = or_skip("comparing netrc with curl", find_program("curl"));
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/static.bin", "bytes");
     let url = origin.url("/static.bin");
     for (text, login) in [
@@ -79,7 +79,7 @@ fn a_netrc_is_read_as_curl_reads_it() {
 
 #[test]
 fn a_netrc_that_cannot_be_read_stops_only_its_own_host() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/static.bin", "bytes");
     let url = origin.url("/static.bin");
     let fetch = |text: &[u8]| {
@@ -91,9 +91,9 @@ fn a_netrc_that_cannot_be_read_stops_only_its_own_host() {
         .exits(0);
     assert_eq!(sent(&origin).as_deref(), Some("u:p"));
     let told = fetch(b"\nmachine 127.0.0.1 login u password \"secret\n").exits(77);
-    let told = told.says("logins:2: unterminated quote: correct this line");
+    let told = told.logs("logins:2: unterminated quote: correct this line");
     assert!(!told.stderr.contains("secret"), "{}", told.stderr);
-    fetch(&vec![b'\n'; 2 << 20]).exits(77).says("longer than");
+    fetch(&vec![b'\n'; 2 << 20]).exits(77).logs("longer than");
     // Nothing ever writes to this one.
     let fifo = host.path("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
@@ -107,7 +107,7 @@ fn a_netrc_that_cannot_be_read_stops_only_its_own_host() {
         .env("NETRC", &fifo)
         .output()
         .unwrap();
-    super::Outcome::from(told)
+    super::CommandOutcome::from(told)
         .exits(77)
-        .says("not a regular file");
+        .logs("not a regular file");
 }

@@ -4,9 +4,9 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use hostkit_tests::origin::Origin;
-use hostkit_tests::s3::S3;
-use hostkit_tests::tls::Authority;
+use hostkit_tests::origin::OriginServer;
+use hostkit_tests::s3::S3Server;
+use hostkit_tests::tls::CertificateAuthority;
 
 use super::{Fake, HASH, Host, answer};
 
@@ -77,7 +77,7 @@ fn copy(from: &mut TcpStream, to: &mut TcpStream) {
 
 #[test]
 fn plain_http_and_s3_are_asked_for_through_the_proxy_unless_no_proxy_names_the_host() {
-    let (origin, s3) = (Origin::start(), S3::start());
+    let (origin, s3) = (OriginServer::start(), S3Server::start());
     origin.put(PATH, "through the proxy");
     s3.create_bucket("builds");
     let host = Host::new();
@@ -123,8 +123,8 @@ fn plain_http_and_s3_are_asked_for_through_the_proxy_unless_no_proxy_names_the_h
 
 #[test]
 fn https_and_s3_over_tls_go_through_a_tunnel() {
-    let authority = Authority::wrong_name();
-    let origin = Origin::start_tls(&authority);
+    let authority = CertificateAuthority::wrong_name();
+    let origin = OriginServer::start_tls(&authority);
     origin.put(PATH, "over TLS");
     let ca = format!("--ca-file={}", authority.ca().display());
     for args in [
@@ -148,7 +148,7 @@ fn https_and_s3_over_tls_go_through_a_tunnel() {
 
 #[test]
 fn loopback_and_the_instance_are_never_asked_through_a_proxy() {
-    let (host, origin, s3) = (Host::new(), Origin::start(), S3::start());
+    let (host, origin, s3) = (Host::new(), OriginServer::start(), S3Server::start());
     origin.put(PATH, "direct");
     s3.create_bucket("builds");
     std::fs::write(host.path("made"), "direct").unwrap();
@@ -205,7 +205,7 @@ fn a_proxy_that_cannot_be_used_is_named() {
         Host::new()
             .s3cache_env([source], &env)
             .exits(69)
-            .says("ALL_PROXY");
+            .logs("ALL_PROXY");
     }
 }
 
@@ -245,7 +245,7 @@ fn a_proxy_that_gives_no_connection_is_named_with_its_variable_and_without_its_p
             ];
             let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
             let told = Host::new().s3cache_env(["exists", &source], &env).exits(69);
-            let told = told.says(&format!("{named}: correct HTTPS_PROXY, or add"));
+            let told = told.logs(&format!("{named}: correct HTTPS_PROXY, or add"));
             assert!(!told.stderr.contains("secret"), "{}", told.stderr);
         }
     }
@@ -255,5 +255,5 @@ fn a_proxy_that_gives_no_connection_is_named_with_its_variable_and_without_its_p
 fn a_name_that_does_not_resolve_is_said_to() {
     let told = Host::new().s3cache(["exists", "http://artifacts.invalid/x"]);
     told.exits(69)
-        .says("cannot resolve host \"artifacts.invalid\": check the name");
+        .logs("cannot resolve host \"artifacts.invalid\": check the name");
 }

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use assert_fs::prelude::*;
-use hostkit_tests::host::{LoopFs, Tmpfs};
+use hostkit_tests::host::{LoopFs, TmpfsMount};
 use hostkit_tests::or_skip;
-use hostkit_tests::origin::{Fault, Origin};
+use hostkit_tests::origin::{OriginFault, OriginServer};
 
-use super::{Host, Outcome, bytes, every_file};
+use super::{CommandOutcome, Host, bytes, every_file};
 
 const SIZE: usize = 8 << 20;
 
@@ -35,7 +35,7 @@ fn free(path: &Path) -> u64 {
 }
 
 /// Fetches with a cache directory other than the host's own.
-fn with_cache(host: &Host, cache: &Path, args: &[&str]) -> Outcome {
+fn with_cache(host: &Host, cache: &Path, args: &[&str]) -> CommandOutcome {
     let mut command = host.program(hostkit_tests::bin("s3cache"));
     command
         .args(args)
@@ -50,7 +50,7 @@ fn a_copy_shares_its_blocks_where_the_filesystem_can() {
         let Some(mounted) = or_skip(kind, LoopFs::mount(kind)) else {
             continue;
         };
-        let (host, origin, root) = (Host::new(), Origin::start(), mounted.path());
+        let (host, origin, root) = (Host::new(), OriginServer::start(), mounted.path());
         origin.put("/job-1.2.bin", bytes(SIZE, 1));
         let (url, cache) = (origin.url("/job-1.2.bin"), root.join("cache"));
         with_cache(&host, &cache, &[&url]).exits(0);
@@ -86,7 +86,7 @@ fn a_copy_shares_its_blocks_where_the_filesystem_can() {
 
 #[test]
 fn a_copy_is_the_tasks_own_file() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/job-1.2.bin", "what a job runs");
     let url = origin.url("/job-1.2.bin");
     host.s3cache([&url, "--copy-to=out"]).exits(0);
@@ -99,12 +99,12 @@ fn a_copy_is_the_tasks_own_file() {
 
 #[test]
 fn a_copy_to_a_path_with_a_slash_goes_into_that_directory() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/job-1.2.bin", "what a job runs");
     let url = origin.url("/job-1.2.bin");
     host.s3cache([&url, "--copy-to=new/"])
         .exits(73)
-        .says("cannot copy into new/: there is no such directory: make it first with `mkdir -p`");
+        .logs("cannot copy into new/: there is no such directory: make it first with `mkdir -p`");
     assert!(!host.path("new").exists());
     assert!(
         origin.requests().is_empty(),
@@ -116,16 +116,16 @@ fn a_copy_to_a_path_with_a_slash_goes_into_that_directory() {
     // Without the slash it is no file name, and nothing is guessed.
     host.s3cache([&url, "--copy-to=new"])
         .exits(73)
-        .says("a directory is there: name a file in it, or write a slash at its end");
+        .logs("a directory is there: name a file in it, or write a slash at its end");
     host.file("file").write_str("x").unwrap();
     host.s3cache([&url, "--copy-to=file/"])
         .exits(73)
-        .says("cannot copy into file/");
+        .logs("cannot copy into file/");
 }
 
 #[test]
 fn a_name_that_just_fits_is_cached_copied_and_replaced() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     // 381 bytes in the URL, 127 in the file system.
     let umlauts = format!("job-1.2-{}", "%C3%A4".repeat(120));
     origin.put(&format!("/{umlauts}"), "one");
@@ -150,15 +150,18 @@ fn a_name_that_just_fits_is_cached_copied_and_replaced() {
     );
     host.s3cache([&format!("{source}x")])
         .exits(2)
-        .says("its name has 256 bytes");
+        .logs("its name has 256 bytes");
 }
 
 #[test]
 fn the_cache_is_synced_before_it_is_renamed_and_a_copy_is_not() {
-    let Some(strace) = or_skip("system calls of a fetch", hostkit_tests::which("strace")) else {
+    let Some(strace) = or_skip(
+        "system calls of a fetch",
+        hostkit_tests::find_program("strace"),
+    ) else {
         return;
     };
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/job-1.2.bin", bytes(100_000, 1));
     let traced = |out: &str| {
         let mut traced = host.program(&strace);
@@ -199,7 +202,7 @@ fn the_cache_is_synced_before_it_is_renamed_and_a_copy_is_not() {
 
 #[test]
 fn many_may_write_to_one_place_at_once() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let [tar, ..] = packed(&host);
     origin.put("/p-1.2.tar", tar.clone());
     let url = origin.url("/p-1.2.tar");
@@ -210,7 +213,7 @@ fn many_may_write_to_one_place_at_once() {
             command.stderr(Stdio::piped()).spawn().unwrap()
         };
         for running in std::iter::repeat_with(run).take(24).collect::<Vec<_>>() {
-            Outcome::from(running.wait_with_output().unwrap()).exits(0);
+            CommandOutcome::from(running.wait_with_output().unwrap()).exits(0);
         }
     }
     assert!(host.read("out") == tar);
@@ -219,13 +222,13 @@ fn many_may_write_to_one_place_at_once() {
 
 #[test]
 fn what_a_killed_copy_left_is_removed_by_the_next_one() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/job-1.2.bin", bytes(SIZE, 1));
-    origin.fault("/job-1.2.bin", Fault::Stall(100_000));
+    origin.fault("/job-1.2.bin", OriginFault::Stall(100_000));
     // A cache that cannot hold it: the download goes straight to a file beside the target.
     let args = ["--copy-to=out", "--max-size=1M", "--stall-timeout=60"].map(str::to_owned);
     let mut running = host.start([origin.url("/job-1.2.bin")].into_iter().chain(args));
-    hostkit_tests::eventually("the copy has begun", || {
+    hostkit_tests::wait_until("the copy has begun", || {
         every_file(&host.sandbox())
             .iter()
             .any(|file| file.metadata().is_ok_and(|found| found.len() > 0))
@@ -243,10 +246,10 @@ fn what_a_killed_copy_left_is_removed_by_the_next_one() {
 
 #[test]
 fn a_full_disk_leaves_nothing_half_written() {
-    let Some(small) = or_skip("a small tmpfs", Tmpfs::mount(1 << 20)) else {
+    let Some(small) = or_skip("a small tmpfs", TmpfsMount::mount(1 << 20)) else {
         return;
     };
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/job-1.2.bin", bytes(SIZE, 1));
     let target = small.path().join("out");
     std::fs::write(&target, "old").unwrap();
@@ -256,8 +259,8 @@ fn a_full_disk_leaves_nothing_half_written() {
         let told = host
             .s3cache([&url, &copy])
             .exits(73)
-            .says(target.to_str().unwrap());
-        told.says("free some space").says("No space left");
+            .logs(target.to_str().unwrap());
+        told.logs("free some space").logs("No space left");
         assert_eq!(
             every_file(&small.path()),
             std::slice::from_ref(&target),
@@ -288,7 +291,7 @@ fn packed(host: &Host) -> [Vec<u8>; 3] {
 
 #[test]
 fn archives_are_unpacked_into_a_directory() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let [tar, tgz, gz] = packed(&host);
     for (name, body) in [
         ("/p-1.2.tar", &tar),
@@ -316,7 +319,7 @@ fn archives_are_unpacked_into_a_directory() {
 
 #[test]
 fn unpacking_replaces_its_own_directory_as_a_whole_and_nobody_elses() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let [tar, tgz, _] = packed(&host);
     origin.put("/p-1.2.tar", tar);
     origin.put("/q-1.2.tgz", tgz[..tgz.len() / 2].to_vec());
@@ -324,11 +327,11 @@ fn unpacking_replaces_its_own_directory_as_a_whole_and_nobody_elses() {
         |name: &str, to: &str| host.s3cache([&origin.url(name), &format!("--unpack-to={to}")]);
     unpack("/p-1.2.tar", "out").exits(0);
     unpack("/p-1.2.tar", "out").exits(0);
-    unpack("/q-1.2.tgz", "out").exits(65).says("q-1.2.tgz");
+    unpack("/q-1.2.tgz", "out").exits(65).logs("q-1.2.tgz");
     assert_eq!(host.read("out/lib/a.txt"), b"text\n", "the old one stays");
     std::fs::create_dir(host.path("mine")).unwrap();
     std::fs::write(host.path("mine/file"), "mine").unwrap();
-    unpack("/p-1.2.tar", "mine").exits(73).says("not empty");
+    unpack("/p-1.2.tar", "mine").exits(73).logs("not empty");
     std::fs::write(host.path("file"), "mine").unwrap();
     unpack("/p-1.2.tar", "file").exits(73);
     assert_eq!(
@@ -346,7 +349,7 @@ fn unpacking_replaces_its_own_directory_as_a_whole_and_nobody_elses() {
 
 #[test]
 fn a_directory_that_a_killed_unpacking_left_is_removed_by_the_next_one() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let [tar, ..] = packed(&host);
     origin.put("/p-1.2.tar", tar);
     // As one with this number leaves it: no process has it any more.

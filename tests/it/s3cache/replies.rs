@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hostkit_tests::bin;
 
-use super::{Fake, HASH, Host, Outcome, answer};
+use super::{CommandOutcome, Fake, HASH, Host, answer};
 
 /// What a flood promises (bytes).
 const LENGTH: usize = 400 << 20;
@@ -177,7 +177,7 @@ fn a_reply_that_is_not_the_object_is_bounded_whatever_its_length() {
             .envs(env)
             .env(endpoint, flood.url())
             .env("AWS_REGION", "us-east-1");
-        let told = Outcome::from(command.output().unwrap());
+        let told = CommandOutcome::from(command.output().unwrap());
         let sent = flood.sent.load(Ordering::Relaxed);
         assert!(sent < READ_MAX, "{what}: {sent} bytes were read");
         assert!(
@@ -250,10 +250,10 @@ fn a_reply_that_is_not_a_whole_listing_fails_and_names_the_endpoint() {
                 .env("AWS_ENDPOINT_URL", s3.url())
                 .env("AWS_ACCESS_KEY_ID", "id")
                 .env("AWS_SECRET_ACCESS_KEY", "secret");
-            Outcome::from(command.output().unwrap())
+            CommandOutcome::from(command.output().unwrap())
         };
         let told = run("s3cache", &["ls", "s3://builds/pex/"]).exits(69);
-        let told = told.says(says).says("is an S3 service");
+        let told = told.logs(says).logs("is an S3 service");
         assert!(!is_ok || told.stderr.contains(&s3.url()), "{}", told.stderr);
         // Whether there is such a build is not known.
         let repository = ["--repository=s3://builds/pex", "--arch=x"];
@@ -287,6 +287,6 @@ fn listing_whose_tokens_come_round_again_fails() {
     let env = env.map(|(name, value)| (name.to_owned(), value));
     host.s3cache_env(["ls", "s3://builds/pex/", "--timeout=60"], &env)
         .exits(69)
-        .says("sent a token of its listing again: the listing has no end");
+        .logs("sent a token of its listing again: the listing has no end");
     assert!(s3.heads().len() < 20, "{:?}", s3.heads());
 }

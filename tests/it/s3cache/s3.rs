@@ -2,15 +2,15 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use hostkit_tests::origin::Origin;
-use hostkit_tests::s3::S3;
-use hostkit_tests::tls::Authority;
+use hostkit_tests::origin::OriginServer;
+use hostkit_tests::s3::S3Server;
+use hostkit_tests::tls::CertificateAuthority;
 
-use super::{Fake, HASH, Host, Outcome, answer, sha256};
+use super::{CommandOutcome, Fake, HASH, Host, answer, sha256};
 
 /// A server with a bucket `builds`, and a host.
-fn start() -> (Host, S3) {
-    let s3 = S3::start();
+fn start() -> (Host, S3Server) {
+    let s3 = S3Server::start();
     s3.create_bucket("builds");
     (Host::new(), s3)
 }
@@ -20,7 +20,7 @@ fn uri() -> String {
 }
 
 /// Publishes `text` at [`uri`].
-fn put(host: &Host, s3: &S3, text: &str, more: &[&str]) -> Outcome {
+fn put(host: &Host, s3: &S3Server, text: &str, more: &[&str]) -> CommandOutcome {
     std::fs::write(host.path("made"), text).unwrap();
     let uri = uri();
     let args = ["put", "made", &uri];
@@ -28,7 +28,7 @@ fn put(host: &Host, s3: &S3, text: &str, more: &[&str]) -> Outcome {
 }
 
 /// The environment of the server's client, with some variables changed and those without a value left out.
-fn env(s3: &S3, changes: &[(&str, Option<&str>)]) -> Vec<(String, String)> {
+fn env(s3: &S3Server, changes: &[(&str, Option<&str>)]) -> Vec<(String, String)> {
     let mut env = s3.env();
     for (name, value) in changes {
         env.retain(|(known, _)| known != name);
@@ -38,14 +38,14 @@ fn env(s3: &S3, changes: &[(&str, Option<&str>)]) -> Vec<(String, String)> {
 }
 
 /// The environment without keys.
-fn keyless(s3: &S3, more: &[(&str, &str)]) -> Vec<(String, String)> {
+fn keyless(s3: &S3Server, more: &[(&str, &str)]) -> Vec<(String, String)> {
     let keys = [("AWS_ACCESS_KEY_ID", None), ("AWS_SECRET_ACCESS_KEY", None)];
     let more = more.iter().map(|(name, value)| (*name, Some(*value)));
     env(s3, &keys.into_iter().chain(more).collect::<Vec<_>>())
 }
 
 /// The server's keys as the metadata services give them.
-fn keys(s3: &S3) -> String {
+fn keys(s3: &S3Server) -> String {
     let (id, secret) = (s3.access_key(), s3.secret_key());
     format!(
         r#"{{"Version": 1, "Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": "{id}", "SecretAccessKey": "{secret}",
@@ -90,7 +90,7 @@ fn a_name_is_published_once_unless_it_is_replaced() {
         "{}",
         again.stdout
     );
-    put(&host, &s3, "other", &[]).exits(73).says("another name");
+    put(&host, &s3, "other", &[]).exits(73).logs("another name");
     assert_eq!(std::fs::read_to_string(&object).unwrap(), "first");
     host.s3cache_env([&uri(), "--copy-to=out"], &s3.env())
         .exits(0);
@@ -108,14 +108,14 @@ fn a_store_without_conditional_writes_is_asked_before_it_is_written_to() {
         s3.forbid_conditions(status);
         put(&host, &s3, "first", &[])
             .exits(0)
-            .says("does not know conditional writes");
+            .logs("does not know conditional writes");
         let again = put(&host, &s3, "first", &["--json"]).exits(0);
         assert!(
             again.stdout.contains(r#""published":false"#),
             "{}",
             again.stdout
         );
-        put(&host, &s3, "other", &[]).exits(73).says("another name");
+        put(&host, &s3, "other", &[]).exits(73).logs("another name");
         let object = s3.dir().join(format!("builds/pex/job-{HASH}.bin"));
         assert_eq!(std::fs::read_to_string(&object).unwrap(), "first");
         let replaced = put(&host, &s3, "other", &["--replace"]).exits(0);
@@ -140,10 +140,10 @@ fn publisher_that_may_only_write_never_replaces_and_is_told_what_is_missing() {
         let object = s3.dir().join(format!("builds/pex/job-{HASH}.bin"));
         put(&host, &s3, "first", &[])
             .exits(77)
-            .says(&format!("the store refuses conditional writes ({status})"))
-            .says("does not say whether the object exists: access denied (403)")
-            .says("s3:ListBucket")
-            .says("--replace, which overwrites");
+            .logs(&format!("the store refuses conditional writes ({status})"))
+            .logs("does not say whether the object exists: access denied (403)")
+            .logs("s3:ListBucket")
+            .logs("--replace, which overwrites");
         assert!(!object.exists());
         put(&host, &s3, "first", &["--replace"]).exits(0);
         assert_eq!(std::fs::read_to_string(&object).unwrap(), "first");
@@ -154,7 +154,7 @@ fn publisher_that_may_only_write_never_replaces_and_is_told_what_is_missing() {
     put(&host, &s3, "first", &[]).exits(0);
     put(&host, &s3, "first", &[])
         .exits(73)
-        .says("exists, and cannot be compared with this file");
+        .logs("exists, and cannot be compared with this file");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn upload_that_does_not_arrive_whole_is_not_repeated_without_its_condition() {
     for code in ["RequestTimeout", "BadDigest", "IncompleteBody"] {
         let (host, s3) = start();
         s3.lose_conditional_uploads(code);
-        let told = put(&host, &s3, "first", &[]).exits(69).says(code);
+        let told = put(&host, &s3, "first", &[]).exits(69).logs(code);
         assert!(!told.stderr.contains("conditional"), "{}", told.stderr);
         assert!(!s3.dir().join(format!("builds/pex/job-{HASH}.bin")).exists());
     }
@@ -174,7 +174,7 @@ fn an_upload_that_another_one_is_in_the_way_of_is_repeated() {
     s3.conflict_once();
     put(&host, &s3, "first", &[]).exits(0);
     s3.conflict_once();
-    put(&host, &s3, "other", &[]).exits(73).says("another name");
+    put(&host, &s3, "other", &[]).exits(73).logs("another name");
 }
 
 #[test]
@@ -182,14 +182,14 @@ fn put_refuses_what_is_broken_or_missing_and_adds_the_name_behind_a_slash() {
     let (host, s3) = start();
     std::fs::write(host.path("a.pex"), "<html>").unwrap();
     let put = |file: &str, to: &str| host.s3cache_env(["put", file, to], &s3.env());
-    put("a.pex", "builds/pex/").exits(65).says("a.pex");
-    put("none.txt", "builds/pex/").exits(66).says("none.txt");
+    put("a.pex", "builds/pex/").exits(65).logs("a.pex");
+    put("none.txt", "builds/pex/").exits(66).logs("none.txt");
     std::fs::write(host.path("a-1.2.txt"), "text").unwrap();
     put("a-1.2.txt", "builds/text/").exits(0);
     assert!(s3.dir().join("builds/text/a-1.2.txt").exists());
     put("a-1.2.txt", "http://127.0.0.1:9/a")
         .exits(2)
-        .says("s3://");
+        .logs("s3://");
 }
 
 #[test]
@@ -199,26 +199,26 @@ fn each_refusal_of_s3_has_its_exit_code_and_remedy() {
     let get = |source: &str, env: &[(String, String)], more: &[&str]| {
         let told = host.s3cache_env([source, "--copy-to=out"].iter().chain(more), env);
         assert!(!host.path("out").exists());
-        told.says(source)
+        told.logs(source)
     };
     let wrong = env(&s3, &[("AWS_SECRET_ACCESS_KEY", Some("wrong"))]);
     get(&uri(), &wrong, &[])
         .exits(77)
-        .says("SignatureDoesNotMatch");
+        .logs("SignatureDoesNotMatch");
     let unknown = env(&s3, &[("AWS_ACCESS_KEY_ID", Some("AKIDNOBODY"))]);
     get(&uri(), &unknown, &[]).exits(77);
     get(&uri(), &keyless(&s3, &[]), &["--no-sign-request"]).exits(77);
     get(&uri(), &keyless(&s3, &[]), &[])
         .exits(77)
-        .says("AWS_PROFILE");
+        .logs("AWS_PROFILE");
     get("s3://builds/none-1.2", &s3.env(), &[]).exits(66);
     get("s3://nobucket/a-1.2", &s3.env(), &[]).exits(66);
     let dead = format!("http://127.0.0.1:{}", hostkit_tests::free_port());
     let dead = env(&s3, &[("AWS_ENDPOINT_URL", Some(&dead))]);
     get(&uri(), &dead, &["--timeout=20"]).exits(69);
-    let stranger = Origin::start_tls(&Authority::new());
+    let stranger = OriginServer::start_tls(&CertificateAuthority::new());
     let stranger = env(&s3, &[("AWS_ENDPOINT_URL", Some(&stranger.url("")))]);
-    get(&uri(), &stranger, &[]).exits(69).says("--ca-file");
+    get(&uri(), &stranger, &[]).exits(69).logs("--ca-file");
 }
 
 #[test]
@@ -245,8 +245,8 @@ fn exists_answers_by_its_exit_code() {
     s3.forbid_listing();
     exists("builds/none", &s3.env())
         .exits(77)
-        .says("for an absent object S3 answers 403 too")
-        .says("s3:ListBucket");
+        .logs("for an absent object S3 answers 403 too")
+        .logs("s3:ListBucket");
     exists(&uri(), &s3.env()).exits(0);
 }
 
@@ -294,8 +294,8 @@ fn a_profile_that_signs_in_by_sso_is_told_what_to_do() {
     );
     host.s3cache_env([uri()], &env)
         .exits(77)
-        .says("SSO")
-        .says("aws configure export-credentials");
+        .logs("SSO")
+        .logs("aws configure export-credentials");
 }
 
 #[test]
@@ -386,7 +386,7 @@ fn a_bucket_elsewhere_and_a_wrong_clock_are_named_with_their_remedy() {
     let at = |url: String| env(&s3, &[("AWS_ENDPOINT_URL", Some(&url))]);
     host.s3cache_env([uri()], &at(moved.url()))
         .exits(69)
-        .says("--region eu-west-1");
+        .logs("--region eu-west-1");
     let skewed = Fake::start(|head| {
         let body = "<?xml version=\"1.0\"?><Error><Code>RequestTimeTooSkewed</Code><Message>m</Message></Error>";
         answer(
@@ -397,7 +397,7 @@ fn a_bucket_elsewhere_and_a_wrong_clock_are_named_with_their_remedy() {
     });
     host.s3cache_env([uri()], &at(skewed.url()))
         .exits(77)
-        .says("clock");
+        .logs("clock");
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use hostkit_tests::bin;
-use hostkit_tests::origin::Origin;
-use hostkit_tests::tls::Authority;
+use hostkit_tests::origin::OriginServer;
+use hostkit_tests::tls::CertificateAuthority;
 
-use super::{Host, Outcome};
+use super::{CommandOutcome, Host};
 
 /// The lines of part 2 in their order: three processes of the job `eightball`, and the template they are made from,
 /// whose line the article wraps.
@@ -20,7 +20,7 @@ const QUOTED: [&str; 4] = [
 ];
 
 /// What stands for what, in this order.
-fn substitutions(host: &Host, origin: &Origin) -> Vec<(&'static str, String)> {
+fn substitutions(host: &Host, origin: &OriginServer) -> Vec<(&'static str, String)> {
     let server = format!("127.0.0.1:{}", origin.port());
     vec![
         ("\n", " ".to_owned()),
@@ -51,7 +51,7 @@ fn substitutions(host: &Host, origin: &Origin) -> Vec<(&'static str, String)> {
 }
 
 /// Runs a line as thermos does: by bash, in the sandbox.
-fn bash(host: &Host, authority: &Authority, line: &str) -> Outcome {
+fn bash(host: &Host, authority: &CertificateAuthority, line: &str) -> CommandOutcome {
     let tools = bin("s3cache");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories =
@@ -65,8 +65,8 @@ fn bash(host: &Host, authority: &Authority, line: &str) -> Outcome {
 
 #[test]
 fn every_quoted_line_installs_its_program_cold_and_warm() {
-    let authority = Authority::new();
-    let (host, origin) = (Host::new(), Origin::start_tls(&authority));
+    let authority = CertificateAuthority::new();
+    let (host, origin) = (Host::new(), OriginServer::start_tls(&authority));
     for quoted in QUOTED {
         let line = substitutions(&host, &origin)
             .iter()
@@ -111,8 +111,8 @@ fn is_logstash(log: &str, run: &str) {
 
 #[test]
 fn a_line_that_fails_does_not_reach_its_chmod() {
-    let authority = Authority::new();
-    let (host, origin) = (Host::new(), Origin::start_tls(&authority));
+    let authority = CertificateAuthority::new();
+    let (host, origin) = (Host::new(), OriginServer::start_tls(&authority));
     let line = substitutions(&host, &origin)
         .iter()
         .fold(QUOTED[0].to_owned(), |line, (from, to)| {

@@ -4,10 +4,10 @@
 use std::fs;
 use std::process::Command;
 
-use hostkit_tests::nginx::Nginx;
-use hostkit_tests::origin::Origin;
-use hostkit_tests::tls::Authority;
-use hostkit_tests::{or_skip, which};
+use hostkit_tests::nginx::NginxServer;
+use hostkit_tests::origin::OriginServer;
+use hostkit_tests::tls::CertificateAuthority;
+use hostkit_tests::{find_program, or_skip};
 use tempfile::TempDir;
 
 use super::{Host, sha256};
@@ -16,7 +16,7 @@ const PATH: &str = "/pex/job-1.2.bin";
 const SIDECAR: &str = "/pex/job-1.2.bin.sha256";
 
 /// A web server that answers 200 with a page for what it does not have, as many single-page sites do.
-fn nginx(root: &TempDir) -> Option<Nginx> {
+fn nginx(root: &TempDir) -> Option<NginxServer> {
     fs::write(
         root.path().join("page.html"),
         format!("<html>{}", sha256(b"x")),
@@ -25,7 +25,7 @@ fn nginx(root: &TempDir) -> Option<Nginx> {
     let page = "error_page 404 =200 /page.html;";
     or_skip(
         "nginx",
-        Nginx::start_with(&Authority::new(), root.path(), page),
+        NginxServer::start_with(&CertificateAuthority::new(), root.path(), page),
     )
 }
 
@@ -47,7 +47,8 @@ fn digest_written_by_real_tools_vouches_for_any_name() {
             "sha256sum <\"$1\"",
             "sha256sum page.html \"$1\" | LC_ALL=C sed 's/^[0-9a-f]*/\\U&/; s/$/\\r/; 1s/^/\\xef\\xbb\\xbf/'",
         ] {
-            if tool.starts_with("openssl") && or_skip("openssl", which("openssl")).is_none() {
+            if tool.starts_with("openssl") && or_skip("openssl", find_program("openssl")).is_none()
+            {
                 continue;
             }
             let made = Command::new("bash")
@@ -83,7 +84,7 @@ fn page_in_place_of_a_sidecar_is_absence() {
     Host::new()
         .s3cache([url.as_str(), "--require-sidecar"])
         .exits(65)
-        .says("job-1.2.bin.sha256");
+        .logs("job-1.2.bin.sha256");
 }
 
 #[test]
@@ -97,13 +98,13 @@ fn sidecar_that_is_not_understood_is_65() {
         format!("{ours}\n{}", " ".repeat(64 << 10)),
         "x".repeat(10 << 20),
     ] {
-        let (host, origin) = (Host::new(), Origin::start());
+        let (host, origin) = (Host::new(), OriginServer::start());
         origin.put(PATH, "the build");
         origin.put(SIDECAR, text.clone());
         host.s3cache([&origin.url(PATH), "--copy-to=out"])
             .exits(65)
-            .says(&origin.url(SIDECAR))
-            .says("sha256sum");
+            .logs(&origin.url(SIDECAR))
+            .logs("sha256sum");
         assert!(!host.path("out").exists(), "{:.80}", text);
         let digest = format!("--sha256={ours}");
         host.s3cache([&origin.url(PATH), &digest]).exits(0);
@@ -112,7 +113,7 @@ fn sidecar_that_is_not_understood_is_65() {
 
 #[test]
 fn required_sidecar_is_looked_for_until_it_has_vouched() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put(PATH, "the build");
     let url = origin.url(PATH);
     fs::write(host.path("s3cache.yaml"), "require-sidecar: true\n").unwrap();
@@ -120,9 +121,9 @@ fn required_sidecar_is_looked_for_until_it_has_vouched() {
     let ours = sha256(b"the build");
     host.s3cache([&url, in_file])
         .exits(65)
-        .says("artifact has no sidecar")
-        .says(SIDECAR)
-        .says("put");
+        .logs("artifact has no sidecar")
+        .logs(SIDECAR)
+        .logs("put");
     host.s3cache([&url, in_file, "--require-sidecar=no"])
         .exits(0);
     let off = ["HOSTKIT_S3CACHE_REQUIRE_SIDECAR", "false"].map(str::to_owned);
@@ -130,16 +131,16 @@ fn required_sidecar_is_looked_for_until_it_has_vouched() {
     // In the cache, but nothing vouches for it.
     host.s3cache([&url, "--require-sidecar"])
         .exits(65)
-        .says(SIDECAR);
+        .logs(SIDECAR);
     host.s3cache([&url, in_file, "--offline"])
         .exits(69)
-        .says("sidecar");
+        .logs("sidecar");
     host.s3cache([&url, in_file, &format!("--sha256={ours}")])
         .exits(0);
     origin.put(SIDECAR, sha256(b"another build"));
     host.s3cache([&url, in_file])
         .exits(65)
-        .says("(by its sidecar)");
+        .logs("(by its sidecar)");
     origin.put(SIDECAR, ours);
     host.s3cache([&url, in_file, "--copy-to=out"]).exits(0);
     assert_eq!(host.read("out"), b"the build");

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use hostkit_tests::host::run_as;
-use hostkit_tests::origin::Origin;
+use hostkit_tests::origin::OriginServer;
 use hostkit_tests::{bin, or_skip};
 
-use super::{HASH, Host, Outcome, bytes, every_file, sha256};
+use super::{CommandOutcome, HASH, Host, bytes, every_file, sha256};
 
 mod bounds;
 mod hostile;
@@ -72,13 +72,13 @@ impl Users {
         command
     }
 
-    fn run(&self, uid: u32, args: &[&str]) -> Outcome {
+    fn run(&self, uid: u32, args: &[&str]) -> CommandOutcome {
         self.command(uid, args).output().unwrap().into()
     }
 
     /// Fetches to the file `out` in the home of `uid`, and returns what is there then.
     #[track_caller]
-    fn get(&self, uid: u32, url: &str) -> (Outcome, Vec<u8>) {
+    fn get(&self, uid: u32, url: &str) -> (CommandOutcome, Vec<u8>) {
         let told = self.run(uid, &[url, "--copy-to=out"]).exits(0);
         (told, std::fs::read(self.home(uid).join("out")).unwrap())
     }
@@ -104,14 +104,14 @@ impl Users {
 }
 
 /// An origin with one artifact, and its path.
-fn published() -> (Origin, String, Vec<u8>) {
-    let (origin, path) = (Origin::start(), format!("/job-{HASH}.bin"));
+fn published() -> (OriginServer, String, Vec<u8>) {
+    let (origin, path) = (OriginServer::start(), format!("/job-{HASH}.bin"));
     let body = bytes(100_000, 5);
     origin.put(&path, body.clone());
     (origin, path, body)
 }
 
-fn vouch(origin: &Origin, path: &str, body: &[u8]) {
+fn vouch(origin: &OriginServer, path: &str, body: &[u8]) {
     origin.put(&format!("{path}.sha256"), sha256(body));
 }
 
@@ -142,7 +142,7 @@ fn what_another_user_has_is_taken_when_the_store_vouches_for_it() {
     vouch(&origin, &path, &body);
     users.get(ANN, &origin.url(&path));
     let (told, copy) = users.get(BOB, &origin.url(&path));
-    told.says("digest compared");
+    told.logs("digest compared");
     assert_eq!(copy, body);
     assert_eq!(origin.bodies(&path), 1, "one body in all");
     assert_eq!(users.blob(BOB).metadata().unwrap().uid(), BOB);
@@ -162,7 +162,7 @@ fn a_poisoned_blob_of_another_user_is_not_taken() {
     poison[50_000] ^= 1;
     std::fs::write(users.blob(ANN), poison).unwrap();
     let (told, copy) = users.get(BOB, &origin.url(&path));
-    told.says("not what it says");
+    told.logs("not what it says");
     assert_eq!(copy, body);
     assert_eq!(origin.bodies(&path), 2);
 }
@@ -213,15 +213,15 @@ fn a_folder_somebody_else_made_is_not_used() {
     std::fs::create_dir(&trap).unwrap();
     chown(&trap, Some(BOB), Some(BOB)).unwrap();
     let (told, copy) = users.get(ANN, &origin.url(&path));
-    told.says("cannot use the cache")
-        .says("belongs to uid 20002");
+    told.logs("cannot use the cache")
+        .logs("belongs to uid 20002");
     assert_eq!(copy, body);
     assert_eq!(std::fs::read_dir(&trap).unwrap().count(), 0);
     // One's own that others can write to is no better.
     chown(&trap, Some(ANN), Some(ANN)).unwrap();
     std::fs::set_permissions(&trap, PermissionsExt::from_mode(0o777)).unwrap();
     let (told, copy) = users.get(ANN, &origin.url(&path));
-    told.says("others can write to it");
+    told.logs("others can write to it");
     assert_eq!(copy, body);
     // A prefetch has nowhere to go.
     users.run(ANN, &[&origin.url(&path)]).exits(73);
@@ -245,7 +245,7 @@ fn a_cache_where_everybody_may_rename_is_refused_with_the_remedy() {
     let (origin, path, body) = published();
     users.set_mode(0o777);
     let (told, copy) = users.get(ANN, &origin.url(&path));
-    told.says("chmod +t");
+    told.logs("chmod +t");
     assert_eq!(copy, body);
     assert!(!users.share(ANN, "").exists());
 }
@@ -257,18 +257,18 @@ fn a_symlink_to_the_cache_is_followed_only_when_root_or_oneself_made_it() {
     let link = users.host.path("link");
     symlink(users.host.cache(), &link).unwrap();
     let flag = format!("--cache-dir={}", link.display());
-    let get = |uid: u32| -> Outcome {
+    let get = |uid: u32| -> CommandOutcome {
         let mut command = run_as(uid, users.program()).unwrap();
         users.host.clean(&mut command);
         command.args([&origin.url(&path), "--copy-to=out", "--keep-free=0", &flag]);
         command.current_dir(users.home(uid));
-        let told = Outcome::from(command.output().unwrap()).exits(0);
+        let told = CommandOutcome::from(command.output().unwrap()).exits(0);
         assert_eq!(std::fs::read(users.home(uid).join("out")).unwrap(), body);
         told
     };
     lchown(&link, Some(BOB), Some(BOB)).unwrap();
     for uid in [ANN, 0] {
-        get(uid).says("a symlink of uid 20002");
+        get(uid).logs("a symlink of uid 20002");
         assert!(!users.share(uid, "").exists());
     }
     for (owner, uid) in [(BOB, BOB), (0, ANN)] {
@@ -281,7 +281,7 @@ fn a_symlink_to_the_cache_is_followed_only_when_root_or_oneself_made_it() {
 #[test]
 fn an_older_entry_of_root_is_no_newer_one() {
     let Some(users) = Users::new() else { return };
-    let (origin, url) = (Origin::start(), "/static.bin");
+    let (origin, url) = (OriginServer::start(), "/static.bin");
     let url = origin.url(url);
     for (uid, text) in [(0, "first"), (ANN, "second"), (ANN, "third")] {
         origin.put("/static.bin", text);
@@ -327,7 +327,7 @@ fn stats_of_another_user_says_what_is_not_readable() {
     std::fs::set_permissions(users.share(ANN, "blobs"), PermissionsExt::from_mode(0o700)).unwrap();
     let told = users.run(BOB, &["stats"]).exits(0);
     assert_eq!(told.stdout, "");
-    told.says("cannot read this user's part of the cache");
+    told.logs("cannot read this user's part of the cache");
 }
 
 #[test]

@@ -4,12 +4,12 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use hostkit_tests::origin::{Fault, Origin};
-use hostkit_tests::s3::S3;
-use hostkit_tests::{eventually, old_bin, or_skip};
+use hostkit_tests::origin::{OriginFault, OriginServer};
+use hostkit_tests::s3::S3Server;
+use hostkit_tests::{old_bin, or_skip, wait_until};
 
 use super::flight::{Run, blobs_are_right, recorded};
-use super::{HASH, Host, Outcome, bytes};
+use super::{CommandOutcome, HASH, Host, bytes};
 use crate::pexrun::program;
 
 /// The s3cache and the pexrun of one release.
@@ -48,7 +48,7 @@ impl Release {
         command
     }
 
-    fn run(&self, host: &Host, args: &[&str]) -> Outcome {
+    fn run(&self, host: &Host, args: &[&str]) -> CommandOutcome {
         self.command(host, args).output().unwrap().into()
     }
 
@@ -82,7 +82,7 @@ fn configuration(host: &Host) -> PathBuf {
 fn cached_artifacts_are_hits_across_releases() {
     for (first, second) in pairs().into_iter().flatten() {
         let label = format!("{} then {}", first.label, second.label);
-        let (host, origin) = (Host::new(), Origin::start());
+        let (host, origin) = (Host::new(), OriginServer::start());
         // What a cache of a fleet holds: names that never change, names that do, a version in the query, a local file.
         let immutable = format!("/pex/job-{HASH}.bin");
         let (mutable, versioned) = ("/pex/static.bin", "/pex/tool.bin");
@@ -108,7 +108,7 @@ fn cached_artifacts_are_hits_across_releases() {
             let copy = format!("--copy-to=second{n}");
             let outcome = second.run(&host, &[url, &copy, "--loglevel=info"]);
             let how = if matches!(n, 0 | 3) { "hit" } else { "current" };
-            outcome.exits(0).says(&format!("how={how}"));
+            outcome.exits(0).logs(&format!("how={how}"));
         }
         assert_eq!(origin.bodies(&immutable), 0, "{label}");
         assert_eq!(origin.bodies(mutable), 0, "{label}");
@@ -130,7 +130,7 @@ fn object_of_an_endpoint_from_the_profile_is_not_served_as_one_of_aws() {
     let Some([(old, new), _]) = pairs() else {
         return;
     };
-    let (host, s3) = (Host::new(), S3::start());
+    let (host, s3) = (Host::new(), S3Server::start());
     s3.create_bucket("builds");
     let name = format!("job-{HASH}.bin");
     std::fs::write(s3.dir().join("builds").join(&name), "of the endpoint").unwrap();
@@ -138,7 +138,7 @@ fn object_of_an_endpoint_from_the_profile_is_not_served_as_one_of_aws() {
     std::fs::create_dir(host.path(".aws")).unwrap();
     let profile = format!("[default]\nendpoint_url = {}\n", s3.endpoint());
     std::fs::write(host.path(".aws/config"), profile).unwrap();
-    let run = |release: &Release, args: &[&str], more: &[(&str, &str)]| -> Outcome {
+    let run = |release: &Release, args: &[&str], more: &[(&str, &str)]| -> CommandOutcome {
         let mut command = release.command(&host, args);
         command.envs(s3.env()).env_remove("AWS_ENDPOINT_URL");
         command.envs(more.iter().copied());
@@ -156,25 +156,25 @@ fn object_of_an_endpoint_from_the_profile_is_not_served_as_one_of_aws() {
 fn partial_download_of_killed_release_is_continued_by_other_release() {
     for (first, second) in pairs().into_iter().flatten() {
         let label = format!("{} then {}", first.label, second.label);
-        let (host, origin) = (Host::new(), Origin::start());
+        let (host, origin) = (Host::new(), OriginServer::start());
         let path = format!("/job-{HASH}.bin");
         let body = bytes(4 << 20, 3);
         origin.put(&path, body.clone());
         origin.fault(
             &path,
-            Fault::Slow {
+            OriginFault::Slow {
                 bytes_per_second: 1 << 20,
             },
         );
         let url = origin.url(&path);
         let args = [url.as_str(), "--copy-to=first", "--loglevel=debug"];
         let mut leader = Run::start(&host, "first", first.command(&host, &args));
-        eventually("some parts are finished", || recorded(&host).len() >= 4);
+        wait_until("some parts are finished", || recorded(&host).len() >= 4);
         let args = [url.as_str(), "--copy-to=second", "--loglevel=debug"];
         let follower = Run::start(&host, "second", second.command(&host, &args));
         follower.wait_for("another process is fetching it");
         leader.kill();
-        follower.end().exits(0).says("continuing an interrupted");
+        follower.end().exits(0).logs("continuing an interrupted");
         assert!(host.read("second") == body, "{label}");
         assert_eq!(blobs_are_right(&host), 1, "{label}");
     }
@@ -185,13 +185,13 @@ fn concurrent_processes_of_both_releases_fetch_one_body() {
     let Some([(old, new), _]) = pairs() else {
         return;
     };
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = bytes(4 << 20, 9);
     origin.put(&path, body.clone());
     origin.fault(
         &path,
-        Fault::Slow {
+        OriginFault::Slow {
             bytes_per_second: 4 << 20,
         },
     );
@@ -222,7 +222,7 @@ fn unpacked_tree_of_old_release_is_recognised_and_replaced() {
     let Some([(old, new), _]) = pairs() else {
         return;
     };
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     for (name, content) in [("one", "1"), ("two", "2")] {
         std::fs::create_dir(host.path(name)).unwrap();
         std::fs::write(host.path(name).join("file"), content).unwrap();
@@ -258,7 +258,7 @@ fn broken_archive_that_old_release_cached_is_fetched_again_once() {
     let Some([(old, new), _]) = pairs() else {
         return;
     };
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     let made = "seq 1000 >a && tar czf good.tgz a";
     let made = host.program("bash").args(["-c", made]).status();
     assert!(made.unwrap().success());
@@ -268,7 +268,7 @@ fn broken_archive_that_old_release_cached_is_fetched_again_once() {
     let url = origin.url(path);
     old.run(&host, &[&url]).exits(0);
     let unpack = || new.run(&host, &[&url, "--unpack-to=out"]);
-    unpack().exits(65).says("fetching it again");
+    unpack().exits(65).logs("fetching it again");
     assert_eq!(origin.bodies(path), 2, "once, and no more");
     // Published again under a name that never changes.
     origin.put(path, good);
@@ -289,7 +289,7 @@ fn running_program_of_one_release_survives_gc_of_the_other() {
         let mut command = first.pexrun(&host, &repository, &["job", HASH, "mark"]);
         command.stdin(std::process::Stdio::piped());
         let running = Run::start(&host, "running", command);
-        eventually("the program runs", || host.path("mark").exists());
+        wait_until("the program runs", || host.path("mark").exists());
         // The newer release would spare it for having been used within the hour.
         host.age_blobs();
         second.run(&host, &["gc", "--max-size=0"]).exits(0);
@@ -298,7 +298,7 @@ fn running_program_of_one_release_survives_gc_of_the_other() {
             .pexrun(&host, &repository, &["--which", "job", HASH])
             .output()
             .unwrap();
-        Outcome::from(again).exits(0);
+        CommandOutcome::from(again).exits(0);
         drop(running);
     }
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use hostkit_tests::cache::unpack_pex;
-use hostkit_tests::origin::Origin;
+use hostkit_tests::origin::OriginServer;
 use serde_json::Value;
 
 use super::{Host, bytes};
@@ -68,8 +68,8 @@ fn partial(host: &Host, end: &str) -> Option<PathBuf> {
 
 /// A host with one thing of every kind: two artifacts and one that turned out corrupt, of a megabyte each, a failed
 /// fetch, a download that a kill left, and unpacked files of 30,000 bytes that have links.
-fn one_of_each() -> (Host, Origin) {
-    let (host, origin) = (Host::new(), Origin::start());
+fn one_of_each() -> (Host, OriginServer) {
+    let (host, origin) = (Host::new(), OriginServer::start());
     for n in 0..3 {
         let path = format!("/a-1.{n}");
         origin.put(&path, bytes(MB as usize, n));
@@ -178,7 +178,7 @@ fn quarantined_blobs_and_failure_records_have_an_end() {
 
 #[test]
 fn unpacked_pexes_count_toward_the_bound_of_fetches_and_go_before_artifacts() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/a-1.1", bytes(MB as usize, 1));
     origin.put("/a-1.2", bytes(MB as usize, 2));
     host.s3cache([&origin.url("/a-1.1")]).exits(0);
@@ -216,7 +216,7 @@ fn what_was_just_used_goes_after_what_was_not_and_only_where_fetch_would_fail() 
         (NOW, NOW, &[], false, true, true),
     ] {
         let case = format!("{pex} {artifact} {args:?}");
-        let (host, origin) = (Host::new(), Origin::start());
+        let (host, origin) = (Host::new(), OriginServer::start());
         for n in 1..3 {
             origin.put(&format!("/a-1.{n}"), bytes(MB as usize, n));
         }
@@ -255,7 +255,7 @@ fn gc_takes_unpacked_pex_that_was_not_started_for_an_hour_or_max_age() {
     ] {
         let host = Host::new();
         host.s3cache(["gc"]).exits(66);
-        let origin = Origin::start();
+        let origin = OriginServer::start();
         origin.put("/a-1.1", "a");
         host.s3cache([&origin.url("/a-1.1")]).exits(0);
         let unpacked = unpack_pex(&share(&host, "pex-root"), &hash, 5000);
@@ -271,7 +271,7 @@ fn gc_takes_unpacked_pex_that_was_not_started_for_an_hour_or_max_age() {
 
 #[test]
 fn what_was_unpacked_since_the_last_count_is_counted_before_an_artifact_goes() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     for n in 1..4 {
         origin.put(&format!("/a-1.{n}"), bytes(MB as usize, n));
     }

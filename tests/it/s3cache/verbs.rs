@@ -5,21 +5,21 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use hostkit_tests::Running;
-use hostkit_tests::origin::{Fault, Origin};
+use hostkit_tests::ChildGuard;
+use hostkit_tests::origin::{OriginFault, OriginServer};
 use serde_json::Value;
 
 use super::{HASH, Host, bytes, every_file, sha256};
 
 /// A host with two artifacts cached, `job` of 100,000 bytes and then `static.bin`, and their URLs.
-fn start() -> (Host, Origin, [String; 2]) {
+fn start() -> (Host, OriginServer, [String; 2]) {
     start_with("static")
 }
 
 /// With these bytes as `static.bin`. A test that names their digest in a command needs others than the tests beside it,
 /// for which that command is a process that uses their artifact.
-fn start_with(content: &'static str) -> (Host, Origin, [String; 2]) {
-    let (host, origin) = (Host::new(), Origin::start());
+fn start_with(content: &'static str) -> (Host, OriginServer, [String; 2]) {
+    let (host, origin) = (Host::new(), OriginServer::start());
     let paths = [format!("/pex/job-{HASH}.bin"), "/static.bin".to_owned()];
     origin.put(&paths[0], bytes(100_000, 1));
     origin.put(&paths[1], content);
@@ -40,14 +40,14 @@ fn json<const N: usize>(host: &Host, args: [&str; N]) -> Vec<Value> {
 }
 
 /// A program that holds a cached file as pexrun's programs do: open, with a shared lock.
-fn hold(host: &Host, blob: &PathBuf) -> Running {
+fn hold(host: &Host, blob: &PathBuf) -> ChildGuard {
     let file = std::fs::File::open(blob).unwrap();
     file.lock_shared().unwrap();
     let mut holder: Command = host.program("sleep");
     holder
         .arg("600")
         .stdin(Stdio::from(file.as_fd().try_clone_to_owned().unwrap()));
-    Running(holder.spawn().unwrap())
+    ChildGuard(holder.spawn().unwrap())
 }
 
 fn blob(host: &Host, name: &str) -> PathBuf {
@@ -113,7 +113,7 @@ fn ls_shows_who_holds_an_artifact_and_rm_leaves_it() {
     );
     let rows = json(&host, ["ls", "--json", &urls[0]]);
     assert_eq!(rows[0]["leases"], serde_json::json!([]));
-    host.s3cache(["rm", "static.bin"]).exits(75).says("in use");
+    host.s3cache(["rm", "static.bin"]).exits(75).logs("in use");
     host.s3cache(["ls", "static.bin"]).exits(0);
     host.age_blobs();
     host.s3cache(["gc", "--max-size=1"]).exits(0);
@@ -131,7 +131,7 @@ fn rm_takes_a_source_a_name_or_a_digest_and_names_what_is_not_there() {
     let (host, origin, urls) = start();
     host.s3cache(["rm", "nothing.bin"])
         .exits(66)
-        .says("nothing.bin");
+        .logs("nothing.bin");
     let told = host.s3cache(["rm", &urls[0]]).exits(0);
     assert_eq!(told.stdout, format!("removed {}\n", urls[0]));
     host.s3cache(["rm", &sha256(b"static")[..12]]).exits(0);
@@ -155,13 +155,13 @@ fn each_verb_takes_what_s3cache_printed_and_names_what_is_not_there() {
     for verb in ["ls", "verify", "rm"] {
         for word in ["nothing.bin", short, &elsewhere, "https://repo/no-1.2"] {
             let told = host.s3cache([verb, word]).exits(66);
-            told.says(&format!("{word} is not in the cache"));
+            told.logs(&format!("{word} is not in the cache"));
         }
     }
     for verb in ["ls", "verify"] {
         host.s3cache([verb, &urls[0], "no", "nor"])
             .exits(66)
-            .says("no, nor are not in the cache");
+            .logs("no, nor are not in the cache");
         for word in [&path, &digest, &digest[..8], &urls[1], "static.bin"] {
             let rows = json(&host, [verb, "--json", word]);
             assert_eq!(rows.len(), 1, "{verb} {word}");
@@ -224,16 +224,16 @@ fn gc_keeps_the_bound_and_what_was_used_last() {
 
 #[test]
 fn gc_removes_what_a_killed_fetch_left() {
-    let (host, origin) = (Host::new(), Origin::start());
+    let (host, origin) = (Host::new(), OriginServer::start());
     origin.put("/big-1.2.bin", bytes(1 << 20, 1));
-    origin.fault("/big-1.2.bin", Fault::Stall(100_000));
+    origin.fault("/big-1.2.bin", OriginFault::Stall(100_000));
     let mut running = host.start([origin.url("/big-1.2.bin"), "--part-size=256K".to_owned()]);
     let partial = || {
         json(&host, ["stats", "--json"])[0]["partial_bytes"]
             .as_u64()
             .unwrap()
     };
-    hostkit_tests::eventually("bytes arrive", || host.cache().exists() && partial() > 0);
+    hostkit_tests::wait_until("bytes arrive", || host.cache().exists() && partial() > 0);
     json(&host, ["gc", "--json"]);
     assert!(partial() > 0, "what is on its way is left alone");
     running.0.kill().unwrap();
@@ -284,8 +284,8 @@ fn without_a_cache_each_verb_names_the_directory() {
     let host = Host::new();
     for verb in ["ls", "stats", "verify", "gc"] {
         let told = host.s3cache([verb]).exits(66);
-        told.says(host.cache().to_str().unwrap())
-            .says("--cache-dir");
+        told.logs(host.cache().to_str().unwrap())
+            .logs("--cache-dir");
     }
 }
 
@@ -294,11 +294,11 @@ fn exists_works_over_http_too() {
     let (host, origin, urls) = start();
     host.s3cache(["exists", &urls[0]]).exits(0);
     host.s3cache(["exists", &origin.url("/none")]).exits(66);
-    origin.fault("/static.bin", Fault::RefuseHead);
+    origin.fault("/static.bin", OriginFault::RefuseHead);
     assert_eq!(json(&host, ["exists", "--json", &urls[1]])[0]["size"], 6);
     origin.fault(
         "/static.bin",
-        Fault::Status {
+        OriginFault::Status {
             code: 403,
             retry_after: None,
         },
@@ -306,7 +306,7 @@ fn exists_works_over_http_too() {
     host.s3cache(["exists", &urls[1]]).exits(77);
     origin.fault(
         "/static.bin",
-        Fault::Status {
+        OriginFault::Status {
             code: 500,
             retry_after: None,
         },
@@ -357,7 +357,7 @@ fn check_prints_what_is_in_force_and_writes_nothing() {
         assert!(shown.contains(row), "{row} in {shown}");
     }
     for line in [&["--check", "b/k"][..], &["--check", "stats"]] {
-        host.s3cache(line).exits(2).says("--check");
+        host.s3cache(line).exits(2).logs("--check");
     }
     for (line, says) in [
         (
@@ -381,7 +381,7 @@ fn check_prints_what_is_in_force_and_writes_nothing() {
         std::fs::write(config, format!("{line}\n")).unwrap();
         host.s3cache(["--check", "--config", config])
             .exits(78)
-            .says(says);
+            .logs(says);
     }
     // What the environment names is checked too, as far as that needs no network.
     for (variables, says) in [
@@ -410,7 +410,7 @@ fn check_prints_what_is_in_force_and_writes_nothing() {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         let code = if says.is_empty() { 0 } else { 78 };
-        host.s3cache_env(["--check"], &env).exits(code).says(says);
+        host.s3cache_env(["--check"], &env).exits(code).logs(says);
     }
     assert!(!host.cache().exists());
 }

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use hostkit_tests::eventually;
-use hostkit_tests::haproxy::Mode;
+use hostkit_tests::haproxy::HaproxyMode;
+use hostkit_tests::wait_until;
 use serde_json::json;
 
 use super::fleet::Fleet;
@@ -13,7 +13,7 @@ const SERVICES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 /// Five services, the first with a task.
 fn stage() -> Option<(Rig, Fleet)> {
-    let mut rig = Rig::new(Mode::Master)?;
+    let mut rig = Rig::new(HaproxyMode::Master)?;
     for service in SERVICES {
         rig.service(service);
     }
@@ -27,7 +27,7 @@ fn stage() -> Option<(Rig, Fleet)> {
 /// Whether the last configuration was refused, and why.
 fn refusal(rig: &Rig) -> String {
     let mut why = String::new();
-    eventually("it is refused", || {
+    wait_until("it is refused", || {
         why = rig.status()["troubles"].to_string();
         why.contains("the old one stays in force")
     });
@@ -51,8 +51,8 @@ fn a_bad_configuration_is_refused_and_the_old_one_stays_in_force() {
     assert!((rig.metric_of("synapse_config_reloads_total", "refused") - 1.0).abs() < 0.1);
     // And one that is no YAML at all.
     fs::write(rig.config_file(), "services: [").unwrap();
-    hostkit_tests::haproxy::send(rig.pid(), nix::sys::signal::Signal::SIGHUP);
-    eventually("it is refused, too", || {
+    hostkit_tests::haproxy::send_signal(rig.pid(), nix::sys::signal::Signal::SIGHUP);
+    wait_until("it is refused, too", || {
         rig.metric_of("synapse_config_reloads_total", "refused") > 1.5
     });
     fleet.launch("a", 1);
@@ -133,7 +133,7 @@ fn it_does_not_start_with_one_that_removes_too_much() {
     rig.run_with(&["--force"]);
     rig.in_force();
     fleet.served(&rig);
-    eventually("it is accepted for good", || {
+    wait_until("it is accepted for good", || {
         let state = fs::read_to_string(rig.path("state.json")).unwrap();
         let state: serde_json::Value = serde_json::from_str(&state).unwrap();
         state["accepted"] == json!(["a", "b"])

@@ -6,10 +6,10 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
-use hostkit_tests::haproxy::Mode;
-use hostkit_tests::host::Tmpfs;
-use hostkit_tests::load::{Connections, Load, Plan};
-use hostkit_tests::{eventually, long, or_skip};
+use hostkit_tests::haproxy::HaproxyMode;
+use hostkit_tests::host::TmpfsMount;
+use hostkit_tests::load::{ConnectionReuse, LoadGenerator, LoadPlan};
+use hostkit_tests::{is_long_run, or_skip, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -18,7 +18,7 @@ use super::rig::{Rig, Server};
 
 /// One service with this many tasks, served and in the file.
 fn stage(tasks: usize) -> Option<(Rig, Fleet, std::net::SocketAddr)> {
-    let mut rig = Rig::new(Mode::Master)?;
+    let mut rig = Rig::new(HaproxyMode::Master)?;
     let address = rig.service("web");
     let mut fleet = Fleet::new(&rig, 0);
     fleet.launch("web", tasks);
@@ -51,7 +51,7 @@ fn killed_at_any_moment_it_comes_back_right_and_reloads_nothing() {
     };
     let reloads = rig.reloads();
     let mut chance: u64 = 0x2545_f491_4f6c_dd1d;
-    for round in 0..if long() { 200 } else { 20 } {
+    for round in 0..if is_long_run() { 200 } else { 20 } {
         fleet.stop("web");
         fleet.launch("web", 1);
         // A xorshift: what matters is that the moments are others every time.
@@ -110,7 +110,7 @@ fn without_its_state_nothing_that_haproxy_serves_is_touched() {
         return;
     };
     let reloads = rig.reloads();
-    let load = Load::start(Plan::new(address, "web", Connections::Fresh));
+    let load = LoadGenerator::start(LoadPlan::new(address, "web", ConnectionReuse::Fresh));
     for bytes in [Some(&b"{\"services\": {\"web"[..]), None] {
         rig.stop();
         match bytes {
@@ -126,7 +126,7 @@ fn without_its_state_nothing_that_haproxy_serves_is_touched() {
         assert_eq!(rig.file(), file);
         fleet.served(&rig);
         rig.zookeeper.resume();
-        eventually("they are known", || rig.of("web", "ready") == 3);
+        wait_until("they are known", || rig.of("web", "ready") == 3);
         fleet.served(&rig);
         assert_eq!(rig.reloads(), reloads);
     }
@@ -141,8 +141,8 @@ fn without_its_state_nothing_that_haproxy_serves_is_touched() {
 #[test]
 fn a_full_disk_stops_no_change() {
     let (Some(mut rig), Some(disk)) = (
-        Rig::new(Mode::Master),
-        or_skip("a full disk", Tmpfs::mount(256 << 10)),
+        Rig::new(HaproxyMode::Master),
+        or_skip("a full disk", TmpfsMount::mount(256 << 10)),
     ) else {
         return;
     };
@@ -160,7 +160,7 @@ fn a_full_disk_stops_no_change() {
     fleet.launch("web", 1);
     fleet.stop("web");
     fleet.served(&rig);
-    eventually("it says so", || {
+    wait_until("it says so", || {
         let troubles = rig.status()["troubles"].to_string();
         troubles.contains("disk full") && rig.metric_of("synapse_file_writes_total", "failed") > 0.0
     });
@@ -169,7 +169,7 @@ fn a_full_disk_stops_no_change() {
 
     fs::remove_file(&ballast).unwrap();
     let newest = fleet.endpoints("web");
-    eventually("the state is written", || {
+    wait_until("the state is written", || {
         let state = fs::read_to_string(disk.path().join("state.json")).unwrap();
         newest.iter().all(|endpoint| {
             let port = endpoint.rsplit_once(':').unwrap().1;
@@ -182,8 +182,8 @@ fn a_full_disk_stops_no_change() {
 #[test]
 fn no_room_for_haproxys_file_stops_no_change() {
     let (Some(mut rig), Some(disk)) = (
-        Rig::new(Mode::Master),
-        or_skip("a full disk", Tmpfs::mount(256 << 10)),
+        Rig::new(HaproxyMode::Master),
+        or_skip("a full disk", TmpfsMount::mount(256 << 10)),
     ) else {
         return;
     };
@@ -203,7 +203,7 @@ fn no_room_for_haproxys_file_stops_no_change() {
     fleet.launch("web", 1);
     fleet.stop("web");
     fleet.served(&rig);
-    eventually("it says so", || {
+    wait_until("it says so", || {
         rig.metric_of("synapse_file_writes_total", "failed") > 0.0
     });
     assert_eq!(rig.file(), before, "a whole file is in place");

@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hostkit_tests::eventually;
-use hostkit_tests::tasks::{Registry as _, Serial, Task, Tasks};
-use hostkit_tests::zookeeper::Announcer;
+use hostkit_tests::tasks::{TaskLaunch, TaskPlayer, TaskRegistry as _, TaskSerial};
+use hostkit_tests::wait_until;
+use hostkit_tests::zookeeper::AnnouncerSession;
 
 use super::rig::{Members, Rig};
 
 /// Tasks of any services, and who of them should get requests.
 pub(super) struct Fleet {
     // First: it ends before its registry does.
-    tasks: Tasks,
+    tasks: TaskPlayer,
     registry: Arc<Members>,
-    pub(super) alive: BTreeMap<String, Vec<Serial>>,
+    pub(super) alive: BTreeMap<String, Vec<TaskSerial>>,
     shards: u32,
 }
 
@@ -23,7 +23,7 @@ impl Fleet {
     pub(super) fn new(rig: &Rig, shards: u32) -> Self {
         let registry = rig.registry();
         Self {
-            tasks: Tasks::start(u64::from(shards) + 1, registry.clone()),
+            tasks: TaskPlayer::start(u64::from(shards) + 1, registry.clone()),
             registry,
             alive: BTreeMap::new(),
             shards,
@@ -33,7 +33,7 @@ impl Fleet {
     /// Starts `count` tasks of a service.
     pub(super) fn launch(&mut self, service: &str, count: usize) {
         for _ in 0..count {
-            let serial = self.tasks.launch(Task::new(service, self.shards));
+            let serial = self.tasks.launch(TaskLaunch::new(service, self.shards));
             self.shards += 1;
             let of_service = self.alive.entry(service.to_owned()).or_default();
             of_service.push(serial);
@@ -54,22 +54,22 @@ impl Fleet {
     }
 
     /// Takes the announcement of a task back; the task goes on.
-    pub(super) fn forget(&self, serial: Serial) {
+    pub(super) fn remove_key(&self, serial: TaskSerial) {
         self.registry.leave(&self.tasks.announcement(serial));
     }
 
     /// Announces a task again.
-    pub(super) fn announce(&self, serial: Serial) {
+    pub(super) fn announce(&self, serial: TaskSerial) {
         self.registry.announce(&self.tasks.announcement(serial));
     }
 
     /// The session that announces them.
-    pub(super) fn announcer(&self) -> &Announcer {
+    pub(super) fn announcer(&self) -> &AnnouncerSession {
         &self.registry.announcer
     }
 
     /// Where a task listens.
-    pub(super) fn endpoint(&self, serial: Serial) -> String {
+    pub(super) fn endpoint(&self, serial: TaskSerial) -> String {
         self.tasks.announcement(serial).address.to_string()
     }
 
@@ -90,7 +90,7 @@ impl Fleet {
 
     /// Returns when HAProxy serves these tasks and no others.
     pub(super) fn served(&self, rig: &Rig) {
-        eventually("HAProxy serves those who live", || self.is_served(rig));
+        wait_until("HAProxy serves those who live", || self.is_served(rig));
     }
 
     /// Whether HAProxy's file has these tasks in its slots and no others; those who drain get nothing and do not count.
@@ -117,6 +117,6 @@ impl Fleet {
 
     /// Returns when HAProxy's file has these tasks.
     pub(super) fn written(&self, rig: &Rig) {
-        eventually("HAProxy's file has those who live", || self.is_written(rig));
+        wait_until("HAProxy's file has those who live", || self.is_written(rig));
     }
 }

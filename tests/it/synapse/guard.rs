@@ -1,8 +1,8 @@
 //! Most members of many services vanish at once: they are kept until HAProxy's own checks agree, and everyday changes
 //! are followed at once all the while.
 
-use hostkit_tests::eventually;
-use hostkit_tests::haproxy::Mode;
+use hostkit_tests::haproxy::HaproxyMode;
+use hostkit_tests::wait_until;
 use serde_json::json;
 
 use super::fleet::Fleet;
@@ -13,7 +13,7 @@ const TASKS: usize = 4;
 
 /// Four services with four tasks each, and whoever has nothing keeps nothing.
 fn stage() -> Option<(Rig, Fleet)> {
-    let mut rig = Rig::new(Mode::Master)?;
+    let mut rig = Rig::new(HaproxyMode::Master)?;
     for service in SERVICES {
         rig.service(service);
         rig.config["services"][service]["use_previous_backends"] = json!(false);
@@ -31,7 +31,7 @@ fn stage() -> Option<(Rig, Fleet)> {
 fn vanish(fleet: &Fleet, services: &[&str]) {
     for service in services {
         for serial in &fleet.alive[*service] {
-            fleet.forget(*serial);
+            fleet.remove_key(*serial);
         }
     }
 }
@@ -42,7 +42,7 @@ fn a_mass_removal_is_held_until_the_checks_of_haproxy_agree() {
         return;
     };
     vanish(&fleet, &SERVICES);
-    eventually("all are held", || {
+    wait_until("all are held", || {
         rig.metric("synapse_held_removals") == (SERVICES.len() * TASKS) as f64
     });
     fleet.served(&rig);
@@ -59,7 +59,7 @@ fn a_mass_removal_is_held_until_the_checks_of_haproxy_agree() {
     let mut others = Fleet::new(&rig, 100);
     others.launch("a", 1);
     let newcomer = &others.endpoints("a")[0];
-    eventually("the newcomer is served", || {
+    wait_until("the newcomer is served", || {
         rig.serving("a").contains(newcomer)
     });
 
@@ -67,7 +67,7 @@ fn a_mass_removal_is_held_until_the_checks_of_haproxy_agree() {
     for _ in 0..2 {
         fleet.kill("b");
     }
-    eventually("those who are down are given up", || {
+    wait_until("those who are down are given up", || {
         rig.of("b", "held") + rig.of("b", "ready") == 2 && rig.serving("b") == fleet.endpoints("b")
     });
     assert_eq!(rig.serving("c"), fleet.endpoints("c"));
@@ -78,7 +78,7 @@ fn a_mass_removal_is_held_until_the_checks_of_haproxy_agree() {
             fleet.announce(*serial);
         }
     }
-    eventually("what is found again is no longer held", || {
+    wait_until("what is found again is no longer held", || {
         rig.status()["services"]["c"]["kept"].is_null()
     });
     assert_eq!(rig.serving("c"), fleet.endpoints("c"));
@@ -87,7 +87,7 @@ fn a_mass_removal_is_held_until_the_checks_of_haproxy_agree() {
 
 #[test]
 fn what_is_held_ends_when_its_time_has_passed() {
-    let Some(mut rig) = Rig::new(Mode::Master) else {
+    let Some(mut rig) = Rig::new(HaproxyMode::Master) else {
         return;
     };
     for service in SERVICES {
@@ -102,15 +102,15 @@ fn what_is_held_ends_when_its_time_has_passed() {
     rig.start();
     fleet.served(&rig);
     vanish(&fleet, &SERVICES);
-    eventually("they are held", || {
+    wait_until("they are held", || {
         rig.metric("synapse_held_removals") == 4.0
     });
-    eventually("they are let go", || {
+    wait_until("they are let go", || {
         SERVICES
             .iter()
             .all(|service| rig.serving(service).is_empty())
     });
-    eventually("nothing is held", || {
+    wait_until("nothing is held", || {
         rig.metric("synapse_held_removals") < 0.5
     });
 }

@@ -5,8 +5,8 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use hostkit_tests::haproxy::Mode;
-use hostkit_tests::{eventually, free_port, long};
+use hostkit_tests::haproxy::HaproxyMode;
+use hostkit_tests::{free_port, is_long_run, wait_until};
 use serde_json::json;
 
 use super::fleet::Fleet;
@@ -14,7 +14,7 @@ use super::rig::{Rig, Server, job};
 
 /// One service with three tasks, served and in the file.
 fn stage(configure: impl FnOnce(&mut Rig)) -> Option<(Rig, Fleet, SocketAddr)> {
-    let mut rig = Rig::new(Mode::Master)?;
+    let mut rig = Rig::new(HaproxyMode::Master)?;
     let address = rig.service("web");
     configure(&mut rig);
     let mut fleet = Fleet::new(&rig, 0);
@@ -44,7 +44,7 @@ fn a_restarted_haproxy_is_brought_up_to_date() {
         return;
     };
     rig.haproxy.kill();
-    eventually("it is missed", || {
+    wait_until("it is missed", || {
         rig.status()["haproxy"][0]["trouble"].is_string()
     });
     fleet.stop("web");
@@ -80,19 +80,19 @@ fn without_its_socket_haproxy_serves_on_and_is_found_again() {
         return;
     };
     fs::remove_file(rig.haproxy.socket()).unwrap();
-    eventually("it is missed", || {
+    wait_until("it is missed", || {
         rig.metric_of("synapse_socket_errors_total", "missing") > 0.0
     });
     fleet.launch("web", 1);
     fleet.stop("web");
     fleet.written(&rig);
-    eventually("whoever drains is not waited for for ever", || {
+    wait_until("whoever drains is not waited for for ever", || {
         rig.of("web", "draining") == 0 && rig.of("web", "ready") == 3
     });
     rig.haproxy.restart();
     fleet.served(&rig);
     assert_eq!(rig.reloads(), 0);
-    eventually("nothing is wrong", || {
+    wait_until("nothing is wrong", || {
         rig.status()["haproxy"][0]["trouble"].is_null()
     });
 }
@@ -124,7 +124,7 @@ fn what_somebody_tells_haproxy_is_put_right_and_what_is_not_ours_is_left() {
     // A free one, too.
     set(&rig, "pool/slot8", "addr 127.0.0.9 port 9");
     set(&rig, "pool/slot8", "state ready");
-    eventually("all is put right", || {
+    wait_until("all is put right", || {
         let servers = rig.servers().remove("pool").unwrap();
         let serving: Vec<&Server> = servers.iter().filter(|server| server.serves()).collect();
         rig.serving("pool") == endpoints
@@ -148,11 +148,11 @@ fn a_reload_by_somebody_else_changes_nothing_and_asks_for_none() {
     let before = rig.metric("synapse_reloads_total");
     let worker = rig.haproxy.worker();
     let _ = rig.haproxy.ask_master("reload");
-    eventually("another worker serves", || {
+    wait_until("another worker serves", || {
         rig.reloads() == reloads + 1 && rig.haproxy.worker() != worker
     });
     let pid = rig.haproxy.worker();
-    eventually("synapse has seen it", || {
+    wait_until("synapse has seen it", || {
         rig.status()["haproxy"][0]["pid"] == pid
     });
     fleet.served(&rig);
@@ -182,7 +182,7 @@ fn without_the_runtime_api_members_come_by_reload() {
 
 #[test]
 fn a_file_that_somebody_else_writes_is_left_to_them() {
-    let Some(mut rig) = Rig::new(Mode::Master) else {
+    let Some(mut rig) = Rig::new(HaproxyMode::Master) else {
         return;
     };
     rig.service("web");
@@ -212,11 +212,11 @@ fn a_file_that_somebody_else_writes_is_left_to_them() {
 
 #[test]
 fn two_sockets_are_both_kept_in_step() {
-    let Some(other) = Rig::new(Mode::Master) else {
+    let Some(other) = Rig::new(HaproxyMode::Master) else {
         return;
     };
     let socket = other.haproxy.socket();
-    let Some(mut rig) = Rig::new(Mode::Master) else {
+    let Some(mut rig) = Rig::new(HaproxyMode::Master) else {
         return;
     };
     rig.service("web");
@@ -270,7 +270,7 @@ fn a_storm_of_changes_is_told_in_few_batches() {
         })
     };
     let path = job("web");
-    let length = Duration::from_secs(if long() { 60 } else { 5 });
+    let length = Duration::from_secs(if is_long_run() { 60 } else { 5 });
     let start = Instant::now();
     let mut changes = 0u32;
     let mut there = std::collections::VecDeque::new();
@@ -307,6 +307,6 @@ fn a_storm_of_changes_is_told_in_few_batches() {
         batches * 20.0 <= f64::from(changes),
         "{batches} in {seconds} s"
     );
-    eventually("no slot is left over", || rig.of("web", "draining") == 0);
+    wait_until("no slot is left over", || rig.of("web", "draining") == 0);
     assert_eq!(rig.reloads(), reloads);
 }

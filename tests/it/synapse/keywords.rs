@@ -66,7 +66,8 @@ const REFUSALS: [&str; 9] = [
 
 #[test]
 fn haproxy_agrees_on_where_each_keyword_stands() {
-    let Some(haproxy) = hostkit_tests::or_skip("proxy keywords", hostkit_tests::which("haproxy"))
+    let Some(haproxy) =
+        hostkit_tests::or_skip("proxy keywords", hostkit_tests::find_program("haproxy"))
     else {
         return;
     };
@@ -92,7 +93,8 @@ fn haproxy_agrees_on_where_each_keyword_stands() {
 
 #[test]
 fn haproxy_has_none_of_the_keywords_that_are_gone() {
-    let Some(haproxy) = hostkit_tests::or_skip("proxy keywords", hostkit_tests::which("haproxy"))
+    let Some(haproxy) =
+        hostkit_tests::or_skip("proxy keywords", hostkit_tests::find_program("haproxy"))
     else {
         return;
     };

@@ -11,10 +11,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hostkit::admin::{self, Address};
-use hostkit_tests::haproxy::{Haproxy, Mode, send};
-use hostkit_tests::tasks::{Announcement, Registry, Serial};
-use hostkit_tests::zookeeper::{Announcer, Task, Zookeeper};
-use hostkit_tests::{Running, bin, eventually, free_port, or_skip};
+use hostkit_tests::haproxy::{HaproxyInstance, HaproxyMode, send_signal};
+use hostkit_tests::tasks::{TaskAnnouncement, TaskRegistry, TaskSerial};
+use hostkit_tests::zookeeper::{AnnouncerSession, ServerSetMember, ZookeeperServer};
+use hostkit_tests::{ChildGuard, bin, free_port, or_skip, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -24,20 +24,20 @@ const ROOT: &str = "/aurora/www/prod";
 /// The three of them, with a directory. Dropping it stops them all.
 pub(super) struct Rig {
     // First: it is stopped first.
-    synapse: Option<Running>,
-    pub(super) haproxy: Haproxy,
-    pub(super) zookeeper: Zookeeper,
+    synapse: Option<ChildGuard>,
+    pub(super) haproxy: HaproxyInstance,
+    pub(super) zookeeper: ZookeeperServer,
     /// The configuration, as JSON: YAML that everybody can change.
     pub(super) config: Value,
-    mode: Mode,
+    mode: HaproxyMode,
     admin: u16,
 }
 
 impl Rig {
     /// ZooKeeper runs and HAProxy does not; no service yet, no synapse. `None` when one of them is not installed.
-    pub(super) fn new(mode: Mode) -> Option<Self> {
-        let haproxy = or_skip("haproxy", Haproxy::prepare(mode))?;
-        let zookeeper = or_skip("zookeeper", Zookeeper::start())?;
+    pub(super) fn new(mode: HaproxyMode) -> Option<Self> {
+        let haproxy = or_skip("haproxy", HaproxyInstance::prepare(mode))?;
+        let zookeeper = or_skip("zookeeper", ZookeeperServer::start())?;
         let mut rig = Self {
             synapse: None,
             haproxy,
@@ -63,10 +63,12 @@ impl Rig {
             },
         });
         match mode {
-            Mode::Master => {
+            HaproxyMode::Master => {
                 rig.config["haproxy"]["master_socket"] = json!(rig.haproxy.master_socket())
             }
-            Mode::Daemon => rig.config["haproxy"]["pid_file"] = json!(rig.haproxy.pid_file()),
+            HaproxyMode::Daemon => {
+                rig.config["haproxy"]["pid_file"] = json!(rig.haproxy.pid_file())
+            }
         }
         Some(rig)
     }
@@ -105,14 +107,14 @@ impl Rig {
         self.launch();
         self.in_force();
         // HAProxy had it before synapse knows that it does.
-        eventually("synapse has verified it", || {
+        wait_until("synapse has verified it", || {
             self.status()["structure"]["loaded"].is_string()
         });
     }
 
     /// The same, and returns when synapse answers.
     pub(super) fn launch(&mut self) {
-        if self.mode == Mode::Master && self.haproxy.processes().is_empty() {
+        if self.mode == HaproxyMode::Master && self.haproxy.processes().is_empty() {
             let first = format!(
                 "{}frontend first\n    bind 127.0.0.1:{}\n",
                 self.haproxy.head(),
@@ -148,9 +150,9 @@ impl Rig {
             .stderr(log)
             .spawn()
             .unwrap();
-        self.synapse = Some(Running(child));
+        self.synapse = Some(ChildGuard(child));
         let mut ended = None;
-        eventually("synapse answers", || {
+        wait_until("synapse answers", || {
             ended = self
                 .synapse
                 .as_mut()
@@ -183,11 +185,11 @@ impl Rig {
     /// Sends it these signals, one right after the other, and returns how it ended.
     pub(super) fn end(&mut self, signals: &[Signal]) -> ExitStatus {
         for signal in signals {
-            send(self.pid(), *signal);
+            send_signal(self.pid(), *signal);
         }
         let mut synapse = self.synapse.take().expect("synapse runs");
         let mut status = None;
-        eventually("synapse ends", || {
+        wait_until("synapse ends", || {
             status = synapse.0.try_wait().unwrap();
             status.is_some()
         });
@@ -211,8 +213,8 @@ impl Rig {
     pub(super) fn hangup(&self) {
         self.write_config();
         let before = self.metric("synapse_config_reloads_total");
-        send(self.pid(), Signal::SIGHUP);
-        eventually("the configuration is read", || {
+        send_signal(self.pid(), Signal::SIGHUP);
+        wait_until("the configuration is read", || {
             self.metric("synapse_config_reloads_total") > before
         });
     }
@@ -235,7 +237,7 @@ impl Rig {
             .collect();
         wanted.sort_unstable();
         let mut found = Vec::new();
-        eventually("HAProxy has the configured services", || {
+        wait_until("HAProxy has the configured services", || {
             found = self.backends();
             found == wanted
         });
@@ -244,7 +246,7 @@ impl Rig {
     /// `/status`.
     pub(super) fn status(&self) -> Value {
         let mut status = None;
-        eventually("synapse says its status", || {
+        wait_until("synapse says its status", || {
             status = self.get("/status");
             status.is_some()
         });
@@ -364,7 +366,7 @@ impl Rig {
     /// A registry for [`hostkit_tests::tasks`].
     pub(super) fn registry(&self) -> Arc<Members> {
         Arc::new(Members {
-            announcer: Arc::new(Announcer::connect(&self.zookeeper)),
+            announcer: Arc::new(AnnouncerSession::connect(&self.zookeeper)),
             paths: Mutex::default(),
             expiries: Mutex::default(),
         })
@@ -420,8 +422,8 @@ pub(super) fn job(service: &str) -> String {
 
 /// The members of all services in ZooKeeper.
 pub(super) struct Members {
-    pub(super) announcer: Arc<Announcer>,
-    paths: Mutex<BTreeMap<Serial, String>>,
+    pub(super) announcer: Arc<AnnouncerSession>,
+    paths: Mutex<BTreeMap<TaskSerial, String>>,
     /// The expiries under way.
     expiries: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -430,16 +432,16 @@ pub(super) struct Members {
 const SESSION: Duration = Duration::from_secs(2);
 
 impl Members {
-    fn take(&self, serial: Serial) -> Option<String> {
+    fn take(&self, serial: TaskSerial) -> Option<String> {
         self.paths.lock().unwrap().remove(&serial)
     }
 }
 
-impl Registry for Members {
-    fn announce(&self, task: &Announcement) {
+impl TaskRegistry for Members {
+    fn announce(&self, task: &TaskAnnouncement) {
         let host = task.address.ip().to_string();
         let ports = [("http", task.address.port())];
-        let member = Task {
+        let member = ServerSetMember {
             host: &host,
             shard: task.shard,
             ports: &ports,
@@ -448,13 +450,13 @@ impl Registry for Members {
         self.paths.lock().unwrap().insert(task.serial, path);
     }
 
-    fn leave(&self, task: &Announcement) {
+    fn leave(&self, task: &TaskAnnouncement) {
         if let Some(path) = self.take(task.serial) {
             self.announcer.remove(&path);
         }
     }
 
-    fn abandon(&self, task: &Announcement) {
+    fn abandon(&self, task: &TaskAnnouncement) {
         if let Some(path) = self.take(task.serial) {
             let announcer = Arc::clone(&self.announcer);
             let expiry = std::thread::spawn(move || {

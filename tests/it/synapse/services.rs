@@ -11,10 +11,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hostkit_tests::haproxy::Mode;
-use hostkit_tests::tasks::{Announcement, Registry, Task, Tasks};
-use hostkit_tests::zookeeper::{self, Announcer};
-use hostkit_tests::{eventually, free_port};
+use hostkit_tests::haproxy::HaproxyMode;
+use hostkit_tests::tasks::{TaskAnnouncement, TaskLaunch, TaskPlayer, TaskRegistry};
+use hostkit_tests::zookeeper::{self, AnnouncerSession};
+use hostkit_tests::{free_port, wait_until};
 use serde_json::{Value, json};
 
 use super::rig::Rig;
@@ -22,25 +22,25 @@ use super::rig::Rig;
 /// Tasks that the tests announce themselves.
 struct Mute;
 
-impl Registry for Mute {
-    fn announce(&self, _: &Announcement) {}
-    fn leave(&self, _: &Announcement) {}
-    fn abandon(&self, _: &Announcement) {}
+impl TaskRegistry for Mute {
+    fn announce(&self, _: &TaskAnnouncement) {}
+    fn leave(&self, _: &TaskAnnouncement) {}
+    fn abandon(&self, _: &TaskAnnouncement) {}
 }
 
 /// The rig, tasks that listen, and who announces them.
 struct Stage {
     rig: Rig,
-    tasks: Tasks,
-    announcer: Announcer,
+    tasks: TaskPlayer,
+    announcer: AnnouncerSession,
 }
 
 impl Stage {
     fn new() -> Option<Self> {
-        let rig = Rig::new(Mode::Master)?;
-        let announcer = Announcer::connect(&rig.zookeeper);
+        let rig = Rig::new(HaproxyMode::Master)?;
+        let announcer = AnnouncerSession::connect(&rig.zookeeper);
         Some(Self {
-            tasks: Tasks::start(7, Arc::new(Mute)),
+            tasks: TaskPlayer::start(7, Arc::new(Mute)),
             announcer,
             rig,
         })
@@ -48,16 +48,16 @@ impl Stage {
 
     /// A task that listens, and answers with `name` and its number.
     fn task(&self, name: &str) -> SocketAddr {
-        let serial = self.tasks.launch(Task::new(name, 0));
+        let serial = self.tasks.launch(TaskLaunch::new(name, 0));
         self.tasks.await_listening(serial);
         self.tasks.announcement(serial).address
     }
 
     /// The same on 127.0.0.1.
     fn local_task(&self, name: &str) -> SocketAddr {
-        let serial = self.tasks.launch(Task {
+        let serial = self.tasks.launch(TaskLaunch {
             address: Some(SocketAddr::from(([127, 0, 0, 1], free_port()))),
-            ..Task::new(name, 0)
+            ..TaskLaunch::new(name, 0)
         });
         self.tasks.await_listening(serial);
         self.tasks.announcement(serial).address
@@ -69,7 +69,7 @@ impl Stage {
         let ports = [("http", address.port())];
         self.announcer.announce(
             path,
-            &zookeeper::Task {
+            &zookeeper::ServerSetMember {
                 host: &host,
                 shard,
                 ports: &ports,
@@ -91,7 +91,7 @@ impl Stage {
         let mut expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
         expected.sort_unstable();
         let mut found = Vec::new();
-        eventually(&format!("{backend} is served by {expected:?}"), || {
+        wait_until(&format!("{backend} is served by {expected:?}"), || {
             found = self.rig.serving(backend);
             found == expected
         });
@@ -135,7 +135,7 @@ fn get(port: u16) -> Option<String> {
 }
 
 fn answers(port: u16, body: &str) {
-    eventually(&format!("{port} answers {body}"), || {
+    wait_until(&format!("{port} answers {body}"), || {
         get(port).is_some_and(|found| found.starts_with(body))
     });
 }

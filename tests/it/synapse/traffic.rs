@@ -9,10 +9,10 @@ mod threshold;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hostkit_tests::haproxy::Mode;
-use hostkit_tests::load::{Connections, Load, Plan};
-use hostkit_tests::tasks::{Serial, Task, Tasks};
-use hostkit_tests::{eventually, long};
+use hostkit_tests::haproxy::HaproxyMode;
+use hostkit_tests::load::{ConnectionReuse, LoadGenerator, LoadPlan};
+use hostkit_tests::tasks::{TaskLaunch, TaskPlayer, TaskSerial};
+use hostkit_tests::{is_long_run, wait_until};
 
 use super::rig::{Members, Rig};
 
@@ -25,57 +25,63 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// How many of something there are, in a normal and in a long run.
 fn count(normal: usize, many: usize) -> usize {
-    if long() { many } else { normal }
+    if is_long_run() { many } else { normal }
 }
 
 /// A rig with these services and where their frontends are, synapse running, and a player of tasks. In this order, so
 /// that the player ends before ZooKeeper does.
-fn stage(mode: Mode, services: &[&str]) -> Option<(Rig, Arc<Members>, Tasks, Vec<SocketAddr>)> {
+fn stage(
+    mode: HaproxyMode,
+    services: &[&str],
+) -> Option<(Rig, Arc<Members>, TaskPlayer, Vec<SocketAddr>)> {
     let mut rig = Rig::new(mode)?;
     let addresses = services.iter().map(|name| rig.service(name)).collect();
     rig.start();
     let members = rig.registry();
-    let tasks = Tasks::start(1, members.clone());
+    let tasks = TaskPlayer::start(1, members.clone());
     Some((rig, members, tasks, addresses))
 }
 
 /// Launches tasks that listen at once, and returns when HAProxy sends them requests.
-fn populate(rig: &Rig, tasks: &Tasks, service: &str, count: u32) -> Vec<Serial> {
-    let serials: Vec<Serial> = (0..count)
-        .map(|shard| tasks.launch(Task::new(service, shard)))
+fn populate(rig: &Rig, tasks: &TaskPlayer, service: &str, count: u32) -> Vec<TaskSerial> {
+    let serials: Vec<TaskSerial> = (0..count)
+        .map(|shard| tasks.launch(TaskLaunch::new(service, shard)))
         .collect();
     serving(rig, tasks, service, &serials);
     serials
 }
 
 /// Returns when these tasks get requests, and nobody else.
-fn serving(rig: &Rig, tasks: &Tasks, service: &str, serials: &[Serial]) {
+fn serving(rig: &Rig, tasks: &TaskPlayer, service: &str, serials: &[TaskSerial]) {
     let mut wanted: Vec<String> = serials
         .iter()
         .map(|&serial| tasks.announcement(serial).address.to_string())
         .collect();
     wanted.sort_unstable();
     let mut found = Vec::new();
-    eventually(&format!("{service}: {wanted:?} serve"), || {
+    wait_until(&format!("{service}: {wanted:?} serve"), || {
         found = rig.serving(service);
         found == wanted
     });
 }
 
 /// Requests to services, over fresh and over kept connections.
-struct Loads(Vec<(String, Load)>);
+struct Loads(Vec<(String, LoadGenerator)>);
 
 impl Loads {
     fn start(services: &[(&str, SocketAddr)]) -> Self {
-        let both = [Connections::Fresh, Connections::KeepAlive];
+        let both = [ConnectionReuse::Fresh, ConnectionReuse::KeepAlive];
         let loads = services.iter().flat_map(|&(service, target)| {
             both.map(|connections| {
-                let plan = Plan {
+                let plan = LoadPlan {
                     clients: 6,
                     rate: 40.0,
-                    ..Plan::new(target, service, connections)
+                    ..LoadPlan::new(target, service, connections)
                 };
-                (format!("{service} {connections:?}"), Load::start(plan))
+                (
+                    format!("{service} {connections:?}"),
+                    LoadGenerator::start(plan),
+                )
             })
         });
         let loads = Self(loads.collect());

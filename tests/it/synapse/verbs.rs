@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use hostkit_tests::{Running, bin, eventually, free_port};
+use hostkit_tests::{ChildGuard, bin, free_port, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -45,9 +45,9 @@ pub(super) fn ask(arguments: &[&str], variables: &[(&str, &str)]) -> Said {
         .stdout(File::create(&out).unwrap())
         .stderr(File::create(&err).unwrap())
         .spawn();
-    let mut child = Running(child.unwrap());
+    let mut child = ChildGuard(child.unwrap());
     let mut ended = None;
-    eventually(&format!("synapse {arguments:?} ends"), || {
+    wait_until(&format!("synapse {arguments:?} ends"), || {
         ended = child.0.try_wait().unwrap();
         ended.is_some()
     });
@@ -122,7 +122,7 @@ impl Desk {
         )
     }
 
-    fn start(&self, more: &[&str], variables: &[(&str, &str)]) -> Running {
+    fn start(&self, more: &[&str], variables: &[(&str, &str)]) -> ChildGuard {
         let config = self.path("synapse.yaml");
         let log = File::options()
             .create(true)
@@ -130,7 +130,7 @@ impl Desk {
             .open(self.path("log"))
             .unwrap();
         let arguments = [&["-c", config.to_str().unwrap()], more].concat();
-        Running(command(&arguments, variables).stderr(log).spawn().unwrap())
+        ChildGuard(command(&arguments, variables).stderr(log).spawn().unwrap())
     }
 
     fn log(&self) -> String {

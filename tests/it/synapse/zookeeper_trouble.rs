@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use hostkit_tests::eventually;
-use hostkit_tests::haproxy::Mode;
+use hostkit_tests::haproxy::HaproxyMode;
+use hostkit_tests::wait_until;
 use serde_json::json;
 
 use super::fleet::Fleet;
@@ -17,7 +17,7 @@ use super::rig::Rig;
 
 /// A rig with these services, three tasks each, all served.
 fn stage(services: &[&str]) -> Option<(Rig, Fleet)> {
-    let mut rig = Rig::new(Mode::Master)?;
+    let mut rig = Rig::new(HaproxyMode::Master)?;
     for service in services {
         rig.service(service);
     }
@@ -35,7 +35,7 @@ fn is_connected(rig: &Rig) -> bool {
 }
 
 fn lost(rig: &Rig) {
-    eventually("the connection is lost", || !is_connected(rig));
+    wait_until("the connection is lost", || !is_connected(rig));
 }
 
 /// Announces one more task of `web` in a session of its own, because those before may not have survived, and waits until
@@ -44,7 +44,7 @@ fn newcomer(rig: &Rig) -> (Fleet, String) {
     let mut others = Fleet::new(rig, 100);
     others.launch("web", 1);
     let endpoint = others.endpoints("web")[0].clone();
-    eventually("the newcomer is served", || {
+    wait_until("the newcomer is served", || {
         rig.serving("web").contains(&endpoint)
     });
     (others, endpoint)
@@ -61,10 +61,10 @@ fn a_restarted_server_is_followed_again() {
         lost(&rig);
         assert!(fleet.is_served(&rig));
         rig.zookeeper.restart();
-        eventually("the connection is back", || is_connected(&rig));
+        wait_until("the connection is back", || is_connected(&rig));
         let (mut others, endpoint) = newcomer(&rig);
         others.stop("web");
-        eventually("it has left", || !rig.serving("web").contains(&endpoint));
+        wait_until("it has left", || !rig.serving("web").contains(&endpoint));
     }
     assert_eq!(rig.reloads(), reloads);
     fleet.alive.clear();
@@ -76,7 +76,7 @@ fn an_outage_longer_than_the_session_removes_nobody() {
         return;
     };
     rig.zookeeper.kill();
-    eventually("the session is given up", || {
+    wait_until("the session is given up", || {
         rig.metric("synapse_zookeeper_expirations_total") > 0.0
     });
     assert!(fleet.is_served(&rig));
@@ -96,7 +96,7 @@ fn of_an_empty_ensemble_only_additions_are_believed() {
     others.launch("a", 1);
     let newcomer = &others.endpoints("a")[0];
     // As many as are missing are kept beside it.
-    eventually("the newcomer is served beside two of before", || {
+    wait_until("the newcomer is served beside two of before", || {
         let serving = rig.serving("a");
         serving.contains(newcomer) && serving.len() == 3
     });
@@ -106,10 +106,10 @@ fn of_an_empty_ensemble_only_additions_are_believed() {
     // Also when synapse is killed meanwhile.
     rig.kill();
     rig.run();
-    eventually("ZooKeeper has answered", || {
+    wait_until("ZooKeeper has answered", || {
         rig.status()["services"]["a"]["age_seconds"].is_number()
     });
-    eventually("the members are held", || {
+    wait_until("the members are held", || {
         rig.metric("synapse_held_removals") > 0.0
     });
     assert_eq!(rig.serving("a").len(), 3);
@@ -127,7 +127,7 @@ fn a_server_that_stopped_answering_is_as_good_as_away() {
     lost(&rig);
     assert!(fleet.is_served(&rig));
     rig.zookeeper.resume();
-    eventually("the connection is back", || is_connected(&rig));
+    wait_until("the connection is back", || is_connected(&rig));
     newcomer(&rig);
     fleet.alive.clear();
 }
@@ -179,7 +179,7 @@ fn forward(mut from: TcpStream, mut to: TcpStream, delay: &AtomicU64, cut: &Atom
 
 #[test]
 fn a_slow_and_then_a_parted_network_delays_changes_and_loses_none() {
-    let Some(mut rig) = Rig::new(Mode::Master) else {
+    let Some(mut rig) = Rig::new(HaproxyMode::Master) else {
         return;
     };
     rig.service("web");

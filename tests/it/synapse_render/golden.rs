@@ -35,7 +35,7 @@ fn no_file_is_left_of_a_case_that_is_gone() {
 
 #[test]
 fn haproxy_takes_every_file() {
-    let Some(haproxy) = or_skip("haproxy", which("haproxy")) else {
+    let Some(haproxy) = or_skip("haproxy", find_program("haproxy")) else {
         return;
     };
     for (name, _) in cases::all() {

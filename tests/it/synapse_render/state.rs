@@ -27,7 +27,7 @@ fn case_in(
 
 #[test]
 fn slots_come_up_as_the_file_says_whatever_stood_in_them_before() {
-    let Some(program) = or_skip("haproxy", which("haproxy")) else {
+    let Some(program) = or_skip("haproxy", find_program("haproxy")) else {
         return;
     };
     let directory = tempfile::tempdir().unwrap();
@@ -56,7 +56,7 @@ fn slots_come_up_as_the_file_says_whatever_stood_in_them_before() {
              set server eightball/slot3 state maint; set server eightball/slot5 weight 9; \
              set server eightball/slot6 state drain",
         );
-        eventually("checks have failed", || {
+        wait_until("checks have failed", || {
             let down = haproxy.servers();
             [1, 2, 4, 5].iter().all(|slot| {
                 let begins = format!("eightball/slot{slot} ");
@@ -115,7 +115,7 @@ fn slots_come_up_as_the_file_says_whatever_stood_in_them_before() {
 
 #[test]
 fn haproxy_itself_would_mix_the_addresses_of_two_members() {
-    let Some(program) = or_skip("haproxy", which("haproxy")) else {
+    let Some(program) = or_skip("haproxy", find_program("haproxy")) else {
         return;
     };
     let directory = tempfile::tempdir().unwrap();

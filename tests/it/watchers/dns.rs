@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hostkit_tests::dns::{Answer, Data, Dns};
-use hostkit_tests::eventually;
+use hostkit_tests::dns::{DnsAnswer, NameServer, RecordData};
+use hostkit_tests::wait_until;
 use synapse::settings::{Discovery, DnsDiscovery, DnsServer};
 
 use super::Running;
@@ -19,11 +19,11 @@ fn server(host: &str, port: Option<u16>) -> DnsServer {
 }
 
 /// Follows `servers`, as often as their TTL asks for.
-fn follow(dns: &Dns, servers: &[DnsServer]) -> Running {
+fn follow(dns: &NameServer, servers: &[DnsServer]) -> Running {
     follow_every(dns, servers, Duration::from_secs(3600))
 }
 
-fn follow_every(dns: &Dns, servers: &[DnsServer], check_interval: Duration) -> Running {
+fn follow_every(dns: &NameServer, servers: &[DnsServer], check_interval: Duration) -> Running {
     Running::start(&Discovery::Dns(DnsDiscovery {
         servers: servers.to_vec(),
         nameserver: Some(dns.address().to_string()),
@@ -32,9 +32,11 @@ fn follow_every(dns: &Dns, servers: &[DnsServer], check_interval: Duration) -> R
 }
 
 /// Waits until `name` was asked for again.
-fn asked_again(dns: &Dns, name: &str) {
-    let before = dns.asked(name);
-    eventually(&format!("{name} is asked for"), || dns.asked(name) > before);
+fn asked_again(dns: &NameServer, name: &str) {
+    let before = dns.query_count(name);
+    wait_until(&format!("{name} is asked for"), || {
+        dns.query_count(name) > before
+    });
 }
 
 const WEB: &str = "web.example.com";
@@ -42,53 +44,62 @@ const SRV: &str = "_web._tcp.example.com";
 
 #[test]
 fn addresses_become_backends_and_follow_their_ttl() {
-    let dns = Dns::start();
-    let both = [Data::address("10.0.0.2"), Data::address("10.0.0.1")];
+    let dns = NameServer::start();
+    let both = [
+        RecordData::address("10.0.0.2"),
+        RecordData::address("10.0.0.1"),
+    ];
     dns.records(WEB, 1, &both);
     let running = follow(&dns, &[server(WEB, Some(80))]);
     running.finds("both", &["10.0.0.1:80", "10.0.0.2:80"]);
     assert_eq!(running.now().backends[0].rare.labels["from"], WEB);
-    dns.records(WEB, 1, &[Data::address("10.0.0.3")]);
+    dns.records(WEB, 1, &[RecordData::address("10.0.0.3")]);
     running.finds("the new one", &["10.0.0.3:80"]);
     // A long TTL is believed: only this name is asked again.
     let other = "other.example.com";
-    dns.records(other, 3600, &[Data::address("10.0.0.4")]);
+    dns.records(other, 3600, &[RecordData::address("10.0.0.4")]);
     let running = follow(&dns, &[server(WEB, Some(80)), server(other, Some(80))]);
     running.finds("both names", &["10.0.0.3:80", "10.0.0.4:80"]);
     asked_again(&dns, WEB);
     asked_again(&dns, WEB);
-    assert_eq!(dns.asked(other), 1);
+    assert_eq!(dns.query_count(other), 1);
 }
 
 #[test]
 fn the_interval_bounds_a_long_ttl() {
-    let dns = Dns::start();
-    dns.records(WEB, 3600, &[Data::address("10.0.0.1")]);
+    let dns = NameServer::start();
+    dns.records(WEB, 3600, &[RecordData::address("10.0.0.1")]);
     let running = follow_every(&dns, &[server(WEB, Some(80))], Duration::from_secs(1));
     running.finds("the address", &["10.0.0.1:80"]);
-    dns.records(WEB, 3600, &[Data::address("10.0.0.2")]);
+    dns.records(WEB, 3600, &[RecordData::address("10.0.0.2")]);
     running.finds("the new address", &["10.0.0.2:80"]);
 }
 
 #[test]
 fn rotated_answers_are_no_news() {
-    let dns = Dns::start();
-    let (a, b) = (Data::address("10.0.0.1"), Data::address("10.0.0.2"));
+    let dns = NameServer::start();
+    let (a, b) = (
+        RecordData::address("10.0.0.1"),
+        RecordData::address("10.0.0.2"),
+    );
     dns.records(WEB, 0, &[a.clone(), b.clone()]);
     let mut running = follow(&dns, &[server(WEB, Some(80))]);
     running.finds("both", &["10.0.0.1:80", "10.0.0.2:80"]);
     running.watch.found.mark_unchanged();
     let synced = running.now().synced;
     dns.records(WEB, 0, &[b, a]);
-    eventually("it was asked again", || running.now().synced > synced);
+    wait_until("it was asked again", || running.now().synced > synced);
     assert!(!running.watch.found.has_changed().unwrap());
 }
 
 #[test]
 fn ipv6_is_used_where_there_is_no_ipv4() {
-    let dns = Dns::start();
-    dns.records("six.example.com", 60, &[Data::address("2001:db8::1")]);
-    let both = [Data::address("2001:db8::2"), Data::address("10.0.0.1")];
+    let dns = NameServer::start();
+    dns.records("six.example.com", 60, &[RecordData::address("2001:db8::1")]);
+    let both = [
+        RecordData::address("2001:db8::2"),
+        RecordData::address("10.0.0.1"),
+    ];
     dns.records("both.example.com", 60, &both);
     let servers = ["six.example.com", "both.example.com", "::1", "10.9.9.9"]
         .map(|host| server(host, Some(80)));
@@ -101,14 +112,14 @@ fn ipv6_is_used_where_there_is_no_ipv4() {
 
 #[test]
 fn srv_records_bring_port_and_weight() {
-    let dns = Dns::start();
+    let dns = NameServer::start();
     dns.records(
         SRV,
         1,
         &[
-            Data::srv(10, 31000, "a.example.com"),
-            Data::srv(20, 31001, "b.example.com"),
-            Data::srv(0, 31002, "c.example.com"),
+            RecordData::srv(10, 31000, "a.example.com"),
+            RecordData::srv(20, 31001, "b.example.com"),
+            RecordData::srv(0, 31002, "c.example.com"),
         ],
     );
     let running = follow(&dns, &[server(SRV, None)]);
@@ -122,23 +133,23 @@ fn srv_records_bring_port_and_weight() {
     let weights: Vec<Option<u16>> = now.backends.iter().map(|backend| backend.weight).collect();
     assert_eq!(weights, [Some(128), Some(256), Some(1)]);
 
-    let worse = Data::Srv {
+    let worse = RecordData::Srv {
         priority: 2,
         weight: 1,
         port: 9,
         target: vec![b"spare".to_vec()],
     };
-    dns.records(SRV, 1, &[Data::srv(5, 31000, "a.example.com"), worse]);
+    dns.records(SRV, 1, &[RecordData::srv(5, 31000, "a.example.com"), worse]);
     running.finds("the first priority", &["a.example.com:31000"]);
     assert_eq!(running.now().backends[0].weight, None);
-    dns.records(SRV, 1, &[Data::srv(0, 0, "")]);
+    dns.records(SRV, 1, &[RecordData::srv(0, 0, "")]);
     running.finds("no service, decidedly", &[]);
 }
 
 #[test]
 fn hostile_targets_are_refused_one_by_one() {
-    let dns = Dns::start();
-    let target = |port, labels: &[&[u8]]| Data::Srv {
+    let dns = NameServer::start();
+    let target = |port, labels: &[&[u8]]| RecordData::Srv {
         priority: 1,
         weight: 1,
         port,
@@ -168,27 +179,27 @@ fn hostile_targets_are_refused_one_by_one() {
 
 #[test]
 fn an_answer_too_long_for_a_datagram_is_fetched_over_tcp() {
-    let dns = Dns::start();
-    let records: Vec<Data> = (0..200)
-        .map(|index| Data::srv(1, 31000 + index, "task.example.com"))
+    let dns = NameServer::start();
+    let records: Vec<RecordData> = (0..200)
+        .map(|index| RecordData::srv(1, 31000 + index, "task.example.com"))
         .collect();
     dns.records(SRV, 60, &records);
     let running = follow(&dns, &[server(SRV, None)]);
-    eventually("all 200", || running.now().backends.len() == 200);
+    wait_until("all 200", || running.now().backends.len() == 200);
 }
 
 #[test]
 fn what_is_not_an_answer_keeps_the_last_good_one() {
-    let dns = Dns::start();
-    let good = [Data::address("10.0.0.1")];
+    let dns = NameServer::start();
+    let good = [RecordData::address("10.0.0.1")];
     dns.records(WEB, 1, &good);
     let running = follow(&dns, &[server(WEB, Some(80))]);
     let faults = [
-        (Answer::Error(3), "no such name (NXDOMAIN)"),
-        (Answer::Error(2), "Server Failure"),
-        (Answer::Error(5), "Refused"),
-        (Answer::Hollow, "without the zone's SOA record"),
-        (Answer::Silence, "no answer about A records"),
+        (DnsAnswer::Error(3), "no such name (NXDOMAIN)"),
+        (DnsAnswer::Error(2), "Server Failure"),
+        (DnsAnswer::Error(5), "Refused"),
+        (DnsAnswer::Hollow, "without the zone's SOA record"),
+        (DnsAnswer::Silence, "no answer about A records"),
     ];
     for (fault, told) in faults {
         running.finds("the address", &["10.0.0.1:80"]);
@@ -198,35 +209,35 @@ fn what_is_not_an_answer_keeps_the_last_good_one() {
         dns.records(WEB, 1, &good);
     }
     running.finds("the address, still", &["10.0.0.1:80"]);
-    dns.answer(WEB, &Answer::Empty(1));
+    dns.answer(WEB, &DnsAnswer::Empty(1));
     running.finds("none, on the word of the zone", &[]);
 }
 
 #[test]
 fn a_server_that_dies_and_comes_back_loses_nothing() {
-    let dns = Dns::start();
-    dns.records(WEB, 1, &[Data::address("10.0.0.1")]);
+    let dns = NameServer::start();
+    dns.records(WEB, 1, &[RecordData::address("10.0.0.1")]);
     let running = follow(&dns, &[server(WEB, Some(80))]);
     running.finds("the address", &["10.0.0.1:80"]);
     let address = dns.address();
     drop(dns);
     running.suffers(WEB, &["10.0.0.1:80"]);
     let mut back = None;
-    eventually("the port is free again", || {
-        back = Dns::start_at(address).ok();
+    wait_until("the port is free again", || {
+        back = NameServer::start_at(address).ok();
         back.is_some()
     });
     let dns = back.unwrap();
-    dns.records(WEB, 1, &[Data::address("10.0.0.2")]);
+    dns.records(WEB, 1, &[RecordData::address("10.0.0.2")]);
     running.finds("the new address", &["10.0.0.2:80"]);
 }
 
 #[test]
 fn a_name_that_is_answered_late_does_not_hold_back_or_lose_the_others() {
-    let dns = Dns::start();
+    let dns = NameServer::start();
     let slow = "slow.example.com";
-    dns.records(WEB, 1, &[Data::address("10.0.0.1")]);
-    dns.answer(slow, &Answer::Silence);
+    dns.records(WEB, 1, &[RecordData::address("10.0.0.1")]);
+    dns.answer(slow, &DnsAnswer::Silence);
     let running = follow(&dns, &[server(WEB, Some(80)), server(slow, Some(80))]);
     asked_again(&dns, WEB);
     asked_again(&dns, WEB);
@@ -235,7 +246,7 @@ fn a_name_that_is_answered_late_does_not_hold_back_or_lose_the_others() {
         running.now().synced.is_some(),
         "it does not hold back the others"
     );
-    dns.records(slow, 1, &[Data::address("10.0.0.2")]);
+    dns.records(slow, 1, &[RecordData::address("10.0.0.2")]);
     running.finds("both", &["10.0.0.1:80", "10.0.0.2:80"]);
     dns.hold();
     running.suffers("no answer", &["10.0.0.1:80", "10.0.0.2:80"]);

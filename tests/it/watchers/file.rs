@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use hostkit_tests::eventually;
+use hostkit_tests::wait_until;
 use synapse::settings::Discovery;
 use tempfile::TempDir;
 
@@ -73,14 +73,14 @@ fn the_first_part_of_a_list_is_never_taken_for_the_list() {
         known
     };
     for _ in 0..10 {
-        eventually("the short list", || known() == 1);
+        wait_until("the short list", || known() == 1);
         let mut writer = fs::File::create(&file).unwrap();
         for part in ports.chunks(10) {
             writer.write_all(list(part).as_bytes()).unwrap();
             known();
         }
         drop(writer);
-        eventually("the whole list", || known() == ports.len());
+        wait_until("the whole list", || known() == ports.len());
         rename_over(&file, &list(&[1]));
     }
 }

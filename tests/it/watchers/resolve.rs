@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use hostkit_tests::dns::{Answer, Data, Dns};
-use hostkit_tests::{eventually, or_skip};
+use hostkit_tests::dns::{DnsAnswer, NameServer, RecordData};
+use hostkit_tests::{or_skip, wait_until};
 use synapse::watcher::resolve::{Hosts, Resolution};
 use tokio::runtime::Runtime;
 
@@ -34,17 +34,20 @@ fn an_address_is_its_own() {
 
 #[test]
 fn a_name_is_pending_and_then_known_and_whoever_waits_is_woken() {
-    let dns = Dns::start();
+    let dns = NameServer::start();
     dns.records(
         SLAVE,
         60,
-        &[Data::address("10.0.0.3"), Data::address("2001:db8::3")],
+        &[
+            RecordData::address("10.0.0.3"),
+            RecordData::address("2001:db8::3"),
+        ],
     );
     dns.hold();
     let (mut hosts, runtime) = hosts(Some(dns.address()));
     let mut changed = hosts.changed();
     assert_eq!(hosts.resolve(SLAVE), Resolution::Pending);
-    eventually("it is asked for", || dns.asked(SLAVE) > 0);
+    wait_until("it is asked for", || dns.query_count(SLAVE) > 0);
     assert_eq!(
         hosts.resolve(SLAVE),
         Resolution::Pending,
@@ -54,43 +57,45 @@ fn a_name_is_pending_and_then_known_and_whoever_waits_is_woken() {
     runtime.block_on(changed.changed()).unwrap();
     assert_eq!(hosts.resolve(SLAVE), known("10.0.0.3"));
     assert_eq!(hosts.resolve(&SLAVE.to_uppercase()), known("10.0.0.3"));
-    assert_eq!(dns.asked(SLAVE), 1);
+    assert_eq!(dns.query_count(SLAVE), 1);
 }
 
 #[test]
 fn a_host_with_ipv6_alone_is_known_by_it() {
-    let dns = Dns::start();
-    dns.records(SLAVE, 60, &[Data::address("2001:db8::3")]);
+    let dns = NameServer::start();
+    dns.records(SLAVE, 60, &[RecordData::address("2001:db8::3")]);
     let (mut hosts, _runtime) = hosts(Some(dns.address()));
-    eventually("its address", || {
+    wait_until("its address", || {
         hosts.resolve(SLAVE) == known("2001:db8::3")
     });
 }
 
 #[test]
 fn a_failure_is_told_and_asked_again() {
-    let dns = Dns::start();
+    let dns = NameServer::start();
     let (mut hosts, _runtime) = hosts(Some(dns.address()));
-    eventually("the failure", || match hosts.resolve(SLAVE) {
+    wait_until("the failure", || match hosts.resolve(SLAVE) {
         Resolution::Failed(why) => why == format!("{SLAVE}: no such name (NXDOMAIN)"),
         _ => false,
     });
-    dns.records(SLAVE, 60, &[Data::address("10.0.0.3")]);
-    eventually("its address", || hosts.resolve(SLAVE) == known("10.0.0.3"));
+    dns.records(SLAVE, 60, &[RecordData::address("10.0.0.3")]);
+    wait_until("its address", || hosts.resolve(SLAVE) == known("10.0.0.3"));
 }
 
 #[test]
 fn a_known_address_outlives_failures_and_follows_changes() {
-    let dns = Dns::start();
-    dns.records(SLAVE, 0, &[Data::address("10.0.0.3")]);
+    let dns = NameServer::start();
+    dns.records(SLAVE, 0, &[RecordData::address("10.0.0.3")]);
     let (mut hosts, _runtime) = hosts(Some(dns.address()));
-    eventually("its address", || hosts.resolve(SLAVE) == known("10.0.0.3"));
-    dns.answer(SLAVE, &Answer::Error(2));
-    let asked = dns.asked(SLAVE);
-    eventually("it is asked twice more", || dns.asked(SLAVE) > asked + 1);
+    wait_until("its address", || hosts.resolve(SLAVE) == known("10.0.0.3"));
+    dns.answer(SLAVE, &DnsAnswer::Error(2));
+    let asked = dns.query_count(SLAVE);
+    wait_until("it is asked twice more", || {
+        dns.query_count(SLAVE) > asked + 1
+    });
     assert_eq!(hosts.resolve(SLAVE), known("10.0.0.3"));
-    dns.records(SLAVE, 0, &[Data::address("10.0.0.4")]);
-    eventually("the new address", || {
+    dns.records(SLAVE, 0, &[RecordData::address("10.0.0.4")]);
+    wait_until("the new address", || {
         hosts.resolve(SLAVE) == known("10.0.0.4")
     });
 }
@@ -110,20 +115,20 @@ fn the_hosts_file_counts() {
         return;
     };
     let (mut hosts, _runtime) = hosts(None);
-    eventually("its address", || {
+    wait_until("its address", || {
         hosts.resolve(name) == Resolution::Known(address)
     });
 }
 
 #[test]
 fn many_names_are_asked_a_few_at_a_time() {
-    let dns = Dns::start();
+    let dns = NameServer::start();
     let names: Vec<String> = (0..300)
         .map(|index| format!("host{index}.example.com"))
         .collect();
     for (index, name) in names.iter().enumerate() {
         let address = format!("10.0.{}.{}", index / 250, index % 250 + 1);
-        dns.records(name, 60, &[Data::address(&address)]);
+        dns.records(name, 60, &[RecordData::address(&address)]);
     }
     dns.hold();
     let (mut hosts, _runtime) = hosts(Some(dns.address()));
@@ -131,13 +136,13 @@ fn many_names_are_asked_a_few_at_a_time() {
         hosts.resolve(name);
     }
     // Once the first is asked for the second time, whoever may be asked for at all has been.
-    eventually("one is asked again", || {
-        names.iter().any(|name| dns.asked(name) > 1)
+    wait_until("one is asked again", || {
+        names.iter().any(|name| dns.query_count(name) > 1)
     });
-    let asked = names.iter().filter(|name| dns.asked(name) > 0);
+    let asked = names.iter().filter(|name| dns.query_count(name) > 0);
     assert_eq!(asked.count(), 64);
     dns.release();
-    eventually("all are known", || {
+    wait_until("all are known", || {
         names
             .iter()
             .all(|name| matches!(hosts.resolve(name), Resolution::Known(_)))

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hostkit_tests::zookeeper::{Announcer, Task, Zookeeper};
-use hostkit_tests::{eventually, or_skip};
+use hostkit_tests::zookeeper::{AnnouncerSession, ServerSetMember, ZookeeperServer};
+use hostkit_tests::{or_skip, wait_until};
 use synapse::model::{Backend, Job, Reason};
 use synapse::settings::{Cluster, Decode, Discovery, ZookeeperDiscovery};
 use synapse::watcher::{Context, Found};
@@ -14,11 +14,11 @@ use super::Running;
 const JOB: &str = "/aurora/www-data/prod/eightball";
 const OTHER: &str = "/aurora/www-data/prod/other";
 
-fn server() -> Option<Zookeeper> {
-    or_skip("zookeeper", Zookeeper::start())
+fn server() -> Option<ZookeeperServer> {
+    or_skip("zookeeper", ZookeeperServer::start())
 }
 
-fn discovery(server: &Zookeeper, path: &str, decode: Decode) -> ZookeeperDiscovery {
+fn discovery(server: &ZookeeperServer, path: &str, decode: Decode) -> ZookeeperDiscovery {
     ZookeeperDiscovery {
         hosts: vec![server.host()],
         path: path.to_owned(),
@@ -32,7 +32,7 @@ fn http() -> Decode {
 }
 
 /// One cluster, as settings have it.
-fn context(server: &Zookeeper) -> Context {
+fn context(server: &ZookeeperServer) -> Context {
     Context {
         clusters: vec![Cluster {
             name: "ny4".to_owned(),
@@ -45,12 +45,12 @@ fn context(server: &Zookeeper) -> Context {
     }
 }
 
-fn follow(server: &Zookeeper, discovery: ZookeeperDiscovery) -> Running {
+fn follow(server: &ZookeeperServer, discovery: ZookeeperDiscovery) -> Running {
     Running::start_with(&Discovery::Zookeeper(discovery), context(server))
 }
 
 fn task(shard: u32, port: u16) -> Vec<u8> {
-    let task = Task {
+    let task = ServerSetMember {
         host: "mesos-slave03.example.com",
         shard,
         ports: &[("http", port), ("health", port + 1000)],
@@ -76,15 +76,15 @@ fn backends(found: &Found) -> Vec<Arc<Backend>> {
 #[test]
 fn a_task_is_a_backend_from_its_announcement_to_its_end() {
     let Some(server) = server() else { return };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     let running = follow(&server, discovery(&server, JOB, http()));
     let there = |running: &Running| running.watch.found.borrow().get(JOB).cloned();
-    eventually("the path is missed", || {
+    wait_until("the path is missed", || {
         let trouble = there(&running).and_then(|discovered| discovered.trouble.clone());
         trouble.is_some_and(|trouble| trouble.contains("does not exist"))
     });
     let path = announcer.register(JOB, "member_", &task(7, 31000));
-    eventually("the task", || {
+    wait_until("the task", || {
         backends(&running.watch.found.borrow()).len() == 1
     });
     let found = there(&running).unwrap();
@@ -104,7 +104,7 @@ fn a_task_is_a_backend_from_its_announcement_to_its_end() {
         })
     );
     announcer.remove(&path);
-    eventually("it is gone", || {
+    wait_until("it is gone", || {
         there(&running).is_some_and(|found| found.backends.is_empty() && found.synced.is_some())
     });
 }
@@ -112,7 +112,7 @@ fn a_task_is_a_backend_from_its_announcement_to_its_end() {
 #[test]
 fn what_cannot_be_a_backend_is_refused_with_its_reason() {
     let Some(server) = server() else { return };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announcer.make(JOB);
     let endpoint = |status: &str, host: &str, port: &str| {
         format!(
@@ -158,7 +158,7 @@ fn what_cannot_be_a_backend_is_refused_with_its_reason() {
     announcer.register(JOB, "member_", &task(5, 31005));
     announcer.register(JOB, "member_", endpoint("ALIVE", "::1", "80").as_bytes());
     let running = follow(&server, discovery(&server, JOB, http()));
-    eventually("the good ones", || {
+    wait_until("the good ones", || {
         backends(&running.watch.found.borrow()).len() == 2
     });
     let found = running.watch.found.borrow();
@@ -176,7 +176,7 @@ fn what_cannot_be_a_backend_is_refused_with_its_reason() {
 #[test]
 fn nerve_registers_names_weights_options_and_labels() {
     let Some(server) = server() else { return };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     let path = "/nerve/services/web/services";
     announcer.make(path);
     let good = r#"{"host": "10.0.3.7", "port": 3000, "name": "i-0abc", "weight": 10,
@@ -195,7 +195,7 @@ fn nerve_registers_names_weights_options_and_labels() {
         announcer.register(path, "evil_", payload.as_bytes());
     }
     let running = follow(&server, discovery(&server, path, Decode::Nerve));
-    eventually("all are read", || {
+    wait_until("all are read", || {
         refused(&running.watch.found.borrow()).len() == hostile.len()
     });
     let found = running.watch.found.borrow();
@@ -220,14 +220,14 @@ fn nerve_registers_names_weights_options_and_labels() {
 #[test]
 fn a_pattern_finds_jobs_as_they_come_and_touches_no_other() {
     let Some(server) = server() else { return };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announcer.register(JOB, "member_", &task(0, 31000));
     announcer.register("/aurora/www-data/staging/eightball", "member_", &task(0, 1));
     let running = follow(&server, discovery(&server, "/aurora/*/prod/*", http()));
-    eventually("the job", || running.watch.found.borrow().contains_key(JOB));
+    wait_until("the job", || running.watch.found.borrow().contains_key(JOB));
     let before = running.watch.found.borrow()[JOB].clone();
     announcer.register(OTHER, "member_", &task(0, 31500));
-    eventually("the new job", || {
+    wait_until("the new job", || {
         let found = running.watch.found.borrow();
         found
             .get(OTHER)
@@ -252,7 +252,7 @@ fn a_pattern_that_matches_nothing_is_an_answer() {
 #[test]
 fn generator_configuration_stands_in_the_path_or_elsewhere() {
     let Some(server) = server() else { return };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announcer.make(JOB);
     announcer.make("/config");
     let own = r#"{"haproxy":{"server_options":"check"}}"#;
@@ -277,13 +277,13 @@ fn generator_configuration_stands_in_the_path_or_elsewhere() {
     let inside = follow(&server, inside);
     let elsewhere = follow(&server, elsewhere);
     let disabled = follow(&server, disabled);
-    eventually("its own", || config(&inside).as_deref() == Some(own));
-    eventually("the other", || config(&elsewhere).as_deref() == Some(other));
+    wait_until("its own", || config(&inside).as_deref() == Some(own));
+    wait_until("the other", || config(&elsewhere).as_deref() == Some(other));
     announcer.set("/config", own.as_bytes());
-    eventually("the change", || config(&elsewhere).as_deref() == Some(own));
+    wait_until("the change", || config(&elsewhere).as_deref() == Some(own));
     announcer.set(JOB, b"10.0.0.1");
-    eventually("an address is none", || config(&inside).is_none());
-    eventually("the path", || {
+    wait_until("an address is none", || config(&inside).is_none());
+    wait_until("the path", || {
         disabled.watch.found.borrow().contains_key(JOB)
     });
     assert_eq!(config(&disabled), None);
@@ -292,19 +292,19 @@ fn generator_configuration_stands_in_the_path_or_elsewhere() {
 #[test]
 fn what_zookeeper_said_last_stands_while_it_is_away() {
     let Some(mut server) = server() else { return };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announcer.register(JOB, "member_", &task(0, 31000));
     let running = follow(&server, discovery(&server, JOB, http()));
-    eventually("the task", || {
+    wait_until("the task", || {
         backends(&running.watch.found.borrow()).len() == 1
     });
     server.kill();
-    eventually("the trouble is told", || {
+    wait_until("the trouble is told", || {
         running.watch.found.borrow()[JOB].trouble.is_some()
     });
     assert_eq!(backends(&running.watch.found.borrow()).len(), 1);
     server.restart();
-    eventually("it is back", || {
+    wait_until("it is back", || {
         running.watch.found.borrow()[JOB].trouble.is_none()
     });
 }

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use hostkit::zookeeper::{Ensemble, Format, Node, Port, Reason, Refusal, State};
-use hostkit_tests::zookeeper::{Announcer, Zookeeper};
-use hostkit_tests::{eventually, or_skip};
+use hostkit_tests::zookeeper::{AnnouncerSession, ZookeeperServer};
+use hostkit_tests::{or_skip, wait_until};
 
 use super::{JOB, Program, announce, ensemble, options, see, shards, tree};
 
 #[test]
 fn members_come_and_go() {
-    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announce(&announcer, JOB, 0);
     let one = announce(&announcer, JOB, 1);
     let program = Program::start(options());
@@ -25,7 +25,7 @@ fn members_come_and_go() {
     announcer.remove(&one);
     see(&follow, JOB, &[0, 2]);
 
-    let other = Announcer::connect(&server);
+    let other = AnnouncerSession::connect(&server);
     announce(&other, JOB, 7);
     see(&follow, JOB, &[0, 2, 7]);
     drop(other);
@@ -48,10 +48,10 @@ fn members_come_and_go() {
 
 #[test]
 fn a_pattern_finds_new_jobs_and_forgets_removed_ones() {
-    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announce(&announcer, JOB, 0);
     announcer.make("/aurora/www/test/eightball");
     let program = Program::start(options());
@@ -78,7 +78,7 @@ fn a_pattern_finds_new_jobs_and_forgets_removed_ones() {
 
     announcer.remove("/aurora/ads/prod/bidder/member_0000000000");
     announcer.remove("/aurora/ads/prod/bidder");
-    eventually("the job is forgotten", || {
+    wait_until("the job is forgotten", || {
         !tree(&follow).paths.contains_key("/aurora/ads/prod/bidder")
     });
     // The second of its name has the same child name, and is another one.
@@ -89,13 +89,13 @@ fn a_pattern_finds_new_jobs_and_forgets_removed_ones() {
 
 #[test]
 fn a_path_that_does_not_exist_is_waited_for_and_never_made() {
-    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
     let program = Program::start(options());
     let follow = program.follow_now(&server, JOB);
     assert_eq!(*tree(&follow).paths[JOB], Node::default());
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     assert_eq!(server.counter("zk_znode_count"), 5, "only ZooKeeper's own");
 
     announce(&announcer, JOB, 3);
@@ -103,17 +103,17 @@ fn a_path_that_does_not_exist_is_waited_for_and_never_made() {
     assert!(tree(&follow).paths[JOB].exists);
     announcer.remove(&format!("{JOB}/member_0000000000"));
     announcer.remove(JOB);
-    eventually("it is gone again", || !tree(&follow).paths[JOB].exists);
+    wait_until("it is gone again", || !tree(&follow).paths[JOB].exists);
     announce(&announcer, JOB, 4);
     see(&follow, JOB, &[4]);
 }
 
 #[test]
 fn the_data_of_a_path_is_followed_up_to_a_bound() {
-    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announcer.make(JOB);
     announcer.set(JOB, b"{\"haproxy\": {}}");
     let program = Program::start(options());
@@ -121,25 +121,25 @@ fn the_data_of_a_path_is_followed_up_to_a_bound() {
     let data = || Arc::clone(&tree(&follow).paths[JOB].data);
     assert_eq!(&*data(), b"{\"haproxy\": {}}");
     announcer.set(JOB, b"{}");
-    eventually("the data changes", || &*data() == b"{}");
+    wait_until("the data changes", || &*data() == b"{}");
     announcer.set(JOB, &vec![b'x'; (64 << 10) + 1]);
-    eventually("it is too large", || data().is_empty());
+    wait_until("it is too large", || data().is_empty());
     let trouble = tree(&follow).trouble.clone().unwrap();
     assert_eq!(
         trouble,
         format!("{JOB}: its 65537 bytes of data are not used")
     );
     announcer.set(JOB, b"{}");
-    eventually("it is used again", || &*data() == b"{}");
-    eventually("nothing is wrong", || tree(&follow).trouble.is_none());
+    wait_until("it is used again", || &*data() == b"{}");
+    wait_until("nothing is wrong", || tree(&follow).trouble.is_none());
 }
 
 #[test]
 fn what_cannot_be_read_is_refused_beside_what_can() {
-    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announce(&announcer, JOB, 0);
     let bad = announcer.register(JOB, "member_", b"\x0c\x00\x01 thrift");
     announcer.register(JOB, "lock-", b"somebody else's");
@@ -163,10 +163,10 @@ fn what_cannot_be_read_is_refused_beside_what_can() {
 
 #[test]
 fn nerve_members_change_in_place_and_carry_payloads_in_names() {
-    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     let path = "/nerve/services/web/services";
     let payload = serde_json::json!({"host": "10.0.0.1", "port": 3000, "weight": 1});
     let child = announcer.announce_nerve(path, "i-1", &payload);
@@ -183,27 +183,27 @@ fn nerve_members_change_in_place_and_carry_payloads_in_names() {
             .filter_map(|child| child.member()?.registration.as_ref()?.weight)
             .collect()
     };
-    eventually("it is read", || weights() == [1]);
+    wait_until("it is read", || weights() == [1]);
     announcer.set(
         &child,
         br#"{"host": "10.0.0.1", "port": 3000, "weight": 5}"#,
     );
-    eventually("it is read again", || weights() == [5]);
+    wait_until("it is read again", || weights() == [5]);
 
     let reads = program.stats().reads;
     // {"host":"h","port":1,"weight":9}
     let encoded = "eyJob3N0IjoiaCIsInBvcnQiOjEsIndlaWdodCI6OX0=";
     announcer.register(path, &format!("base64_{}_{encoded}_", encoded.len()), b"");
-    eventually("the name is read", || weights().contains(&9));
+    wait_until("the name is read", || weights().contains(&9));
     assert_eq!(program.stats().reads, reads, "nothing had to be asked for");
 }
 
 #[test]
 fn a_path_that_may_not_be_read_is_named_and_the_others_go_on() {
-    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let owner = Announcer::connect_as(&server, Some("aurora:secret"));
+    let owner = AnnouncerSession::connect_as(&server, Some("aurora:secret"));
     announce(&owner, JOB, 0);
     let private = "/aurora/www/prod/private";
     owner.make_private(private);
@@ -228,10 +228,10 @@ fn a_path_that_may_not_be_read_is_named_and_the_others_go_on() {
 
 #[test]
 fn a_member_that_may_not_be_read_is_refused_beside_those_that_can() {
-    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let owner = Announcer::connect_as(&server, Some("aurora:secret"));
+    let owner = AnnouncerSession::connect_as(&server, Some("aurora:secret"));
     // More than one request asks for.
     for shard in 0..40 {
         announce(&owner, JOB, shard);
@@ -252,15 +252,15 @@ fn a_member_that_may_not_be_read_is_refused_beside_those_that_can() {
 
 #[test]
 fn paths_are_relative_to_the_chroot() {
-    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     let program = Program::start(options());
     let below = Ensemble::new([server.host()], Some("/site"), None).unwrap();
     // Not even the chroot exists yet.
     let follow = program.follow(&below, "/aurora/*/*/*", Format::ServerSet);
-    eventually("all is read", || tree(&follow).synced.is_some());
+    wait_until("all is read", || tree(&follow).synced.is_some());
     announce(&announcer, &format!("/site{JOB}"), 0);
     announce(&announcer, JOB, 5);
     see(&follow, JOB, &[0]);
@@ -270,10 +270,10 @@ fn paths_are_relative_to_the_chroot() {
 
 #[test]
 fn equal_followers_are_one_and_the_last_one_ends_the_session() {
-    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announce(&announcer, JOB, 0);
     let program = Program::start(options());
     let one = program.follow_now(&server, JOB);
@@ -286,7 +286,7 @@ fn equal_followers_are_one_and_the_last_one_ends_the_session() {
     let connections = || server.counter("zk_num_alive_connections");
     let before = connections();
     drop(two);
-    eventually("the session is closed", || connections() < before);
+    wait_until("the session is closed", || connections() < before);
     assert_eq!(program.sessions.stats(), []);
     let again = program.follow_now(&server, JOB);
     see(&again, JOB, &[0, 1]);

@@ -1,7 +1,7 @@
 //! Many paths at once, and what they cost the server.
 
-use hostkit_tests::zookeeper::{Announcer, Task, Zookeeper};
-use hostkit_tests::{eventually, or_skip};
+use hostkit_tests::zookeeper::{AnnouncerSession, ServerSetMember, ZookeeperServer};
+use hostkit_tests::{or_skip, wait_until};
 
 use super::{Program, announce, options, see, tree};
 
@@ -10,14 +10,14 @@ const EACH: u32 = 3;
 
 #[test]
 fn a_thousand_jobs_are_read_once_and_a_new_member_costs_one_read() {
-    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     let job = |index: usize| format!("/aurora/role{}/prod/job{index}", index % 10);
     let payload = |shard| {
         let ports = [("http", 31000)];
-        Task {
+        ServerSetMember {
             host: "agent1",
             shard,
             ports: &ports,
@@ -60,7 +60,7 @@ fn a_thousand_jobs_are_read_once_and_a_new_member_costs_one_read() {
     for _ in 0..5 {
         let before = program.stats();
         server.restart();
-        eventually("all is read again", || {
+        wait_until("all is read again", || {
             let now = program.stats();
             now.disconnects + now.expirations > before.disconnects + before.expirations
                 && tree(&follow).trouble.is_none()
@@ -77,17 +77,17 @@ fn a_thousand_jobs_are_read_once_and_a_new_member_costs_one_read() {
 
 #[test]
 fn a_storm_of_changes_ends_in_the_truth() {
-    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     let path = "/aurora/www/prod/storm";
     announce(&announcer, path, 99);
     let program = Program::start(options());
     let follow = program.follow_now(&server, path);
     let task = |shard| {
         let ports = [("http", 31000)];
-        Task {
+        ServerSetMember {
             host: "agent1",
             shard,
             ports: &ports,

@@ -2,8 +2,8 @@
 //! the same.
 
 use hostkit::zookeeper::{Format, Node};
-use hostkit_tests::zookeeper::{Announcer, Zookeeper};
-use hostkit_tests::{eventually, or_skip};
+use hostkit_tests::zookeeper::{AnnouncerSession, ZookeeperServer};
+use hostkit_tests::{or_skip, wait_until};
 
 use super::{JOB, Program, announce, ensemble, options, see, shards, tree};
 
@@ -11,10 +11,10 @@ const PATTERN: &str = "/aurora/*/prod/*";
 
 #[test]
 fn members_and_jobs_come_and_go() {
-    let Some(server) = or_skip("zookeeper 3.4", Zookeeper::start_old()) else {
+    let Some(server) = or_skip("zookeeper 3.4", ZookeeperServer::start_old()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     let program = Program::start(options());
     // Nothing exists yet, not even the root.
     let follow = program.follow_now(&server, PATTERN);
@@ -33,11 +33,11 @@ fn members_and_jobs_come_and_go() {
     see(&follow, "/aurora/ads/prod/bidder", &[5]);
     announcer.remove("/aurora/ads/prod/bidder/member_0000000000");
     announcer.remove("/aurora/ads/prod/bidder");
-    eventually("the job is forgotten", || {
+    wait_until("the job is forgotten", || {
         !tree(&follow).paths.contains_key("/aurora/ads/prod/bidder")
     });
     announcer.set(JOB, b"data");
-    eventually("the data changes", || {
+    wait_until("the data changes", || {
         &*tree(&follow).paths[JOB].data == b"data"
     });
 
@@ -66,10 +66,10 @@ fn members_and_jobs_come_and_go() {
 
 #[test]
 fn nerve_members_change_in_place() {
-    let Some(server) = or_skip("zookeeper 3.4", Zookeeper::start_old()) else {
+    let Some(server) = or_skip("zookeeper 3.4", ZookeeperServer::start_old()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     let path = "/nerve/services/web/services";
     let register = |child: &str, weight: u32| {
         let payload = format!(r#"{{"host": "h", "port": 1, "weight": {weight}}}"#);
@@ -88,38 +88,38 @@ fn nerve_members_change_in_place() {
     };
     for expected in [1, 2, 3] {
         register(&child, expected);
-        eventually("it is read", || weight() == Some(expected));
+        wait_until("it is read", || weight() == Some(expected));
     }
     announcer.remove(&child);
-    eventually("it is gone", || weight().is_none());
+    wait_until("it is gone", || weight().is_none());
     register(&child, 4);
-    eventually("it is back", || weight() == Some(4));
+    wait_until("it is back", || weight() == Some(4));
 }
 
 #[test]
 fn changes_are_seen_after_a_server_was_killed_and_restarted() {
-    let Some(mut server) = or_skip("zookeeper 3.4", Zookeeper::start_old()) else {
+    let Some(mut server) = or_skip("zookeeper 3.4", ZookeeperServer::start_old()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announce(&announcer, JOB, 0);
     let program = Program::start(options());
     let follow = program.follow_now(&server, PATTERN);
     for _ in 0..3 {
         let before = program.stats().disconnects;
         server.restart();
-        eventually("all is well again", || {
+        wait_until("all is well again", || {
             program.stats().disconnects > before && tree(&follow).trouble.is_none()
         });
-        let other = Announcer::connect(&server);
+        let other = AnnouncerSession::connect(&server);
         announce(&other, JOB, 7);
-        eventually("the change is seen", || shards(&follow, JOB).contains(&7));
+        wait_until("the change is seen", || shards(&follow, JOB).contains(&7));
         drop(other);
-        eventually("it is gone", || !shards(&follow, JOB).contains(&7));
+        wait_until("it is gone", || !shards(&follow, JOB).contains(&7));
     }
     server.restart_empty();
-    eventually("it is seen as it is", || tree(&follow).paths.is_empty());
-    let other = Announcer::connect(&server);
+    wait_until("it is seen as it is", || tree(&follow).paths.is_empty());
+    let other = AnnouncerSession::connect(&server);
     announce(&other, JOB, 8);
     see(&follow, JOB, &[8]);
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use hostkit::zookeeper::{Ensemble, Format, State};
-use hostkit_tests::zookeeper::{Announcer, Relay, Zookeeper};
-use hostkit_tests::{eventually, or_skip};
+use hostkit_tests::zookeeper::{AnnouncerSession, ZookeeperRelay, ZookeeperServer};
+use hostkit_tests::{or_skip, wait_until};
 
 use super::{JOB, Program, announce, ensemble, options, see, shards, tree};
 
@@ -14,10 +14,10 @@ const PATTERN: &str = "/aurora/*/prod/*";
 /// more after a restart.
 #[test]
 fn changes_are_seen_after_a_server_was_killed_and_restarted() {
-    let Some(mut server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(mut server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announce(&announcer, JOB, 0);
     let program = Program::start(options());
     let follow = program.follow_now(&server, PATTERN);
@@ -26,18 +26,18 @@ fn changes_are_seen_after_a_server_was_killed_and_restarted() {
         let before = program.stats().disconnects;
         server.restart();
         for each in [&follow, &literal] {
-            eventually("all is well again", || {
+            wait_until("all is well again", || {
                 program.stats().disconnects > before && tree(each).trouble.is_none()
             });
         }
-        let other = Announcer::connect(&server);
+        let other = AnnouncerSession::connect(&server);
         announce(&other, JOB, 7);
         for each in [&follow, &literal] {
-            eventually("the change is seen", || shards(each, JOB).contains(&7));
+            wait_until("the change is seen", || shards(each, JOB).contains(&7));
         }
         drop(other);
         for each in [&follow, &literal] {
-            eventually("it is gone", || !shards(each, JOB).contains(&7));
+            wait_until("it is gone", || !shards(each, JOB).contains(&7));
         }
         assert_eq!(server.watches(), 2, "one for each root");
     }
@@ -46,10 +46,10 @@ fn changes_are_seen_after_a_server_was_killed_and_restarted() {
 
 #[test]
 fn a_change_during_the_outage_is_found_when_the_server_is_back() {
-    let Some(mut server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(mut server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let keeper = Announcer::connect(&server);
+    let keeper = AnnouncerSession::connect(&server);
     keeper.make(JOB);
     keeper.make("/aurora/www/prod/removed");
     let program = Program::start(options());
@@ -58,25 +58,25 @@ fn a_change_during_the_outage_is_found_when_the_server_is_back() {
     drop(keeper);
     // Nobody listens while these happen: the follower is told to, as a partition would.
     server.pause();
-    eventually("it is noticed", || tree(&follow).trouble.is_some());
+    wait_until("it is noticed", || tree(&follow).trouble.is_some());
     server.kill();
     server.restart();
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announce(&announcer, JOB, 1);
     announcer.remove("/aurora/www/prod/removed");
     announce(&announcer, "/aurora/www/prod/new", 2);
     see(&follow, JOB, &[1]);
     see(&follow, "/aurora/www/prod/new", &[2]);
     assert_eq!(tree(&follow).paths.len(), 2);
-    eventually("nothing is wrong", || tree(&follow).trouble.is_none());
+    wait_until("nothing is wrong", || tree(&follow).trouble.is_none());
 }
 
 #[test]
 fn members_stay_while_the_server_is_away_for_longer_than_a_session() {
-    let Some(mut server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(mut server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announce(&announcer, JOB, 0);
     announce(&announcer, JOB, 1);
     let program = Program::start(options());
@@ -84,7 +84,7 @@ fn members_stay_while_the_server_is_away_for_longer_than_a_session() {
     let (before, synced) = (shards(&follow, JOB), tree(&follow).synced);
     assert_eq!(before, [0, 1]);
     server.kill();
-    eventually("the session is given up", || {
+    wait_until("the session is given up", || {
         program.stats().expirations > 0
     });
     let now = tree(&follow);
@@ -101,30 +101,30 @@ fn members_stay_while_the_server_is_away_for_longer_than_a_session() {
     drop(announcer);
 
     server.restart();
-    let other = Announcer::connect(&server);
+    let other = AnnouncerSession::connect(&server);
     announce(&other, JOB, 5);
     // The old members remain until the server, which counts from its start, has expired their session.
-    eventually("the new member is seen", || {
+    wait_until("the new member is seen", || {
         shards(&follow, JOB).contains(&5)
     });
     see(&follow, JOB, &[5]);
     assert!(program.stats().sessions >= 2);
-    eventually("nothing is wrong", || tree(&follow).trouble.is_none());
+    wait_until("nothing is wrong", || tree(&follow).trouble.is_none());
     assert!(tree(&follow).synced > synced);
 }
 
 #[test]
 fn a_member_that_registers_again_while_its_old_session_lives_is_there_twice() {
-    let Some(mut server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(mut server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let first = Announcer::connect(&server);
+    let first = AnnouncerSession::connect(&server);
     announce(&first, JOB, 0);
     let program = Program::start(options());
     let follow = program.follow_now(&server, JOB);
     // The executor loses its session, as it sees it, and registers again in a new one.
     server.restart();
-    let second = Announcer::connect(&server);
+    let second = AnnouncerSession::connect(&server);
     announce(&second, JOB, 0);
     see(&follow, JOB, &[0, 0]);
     let sequences: Vec<Option<u64>> = tree(&follow).paths[JOB]
@@ -139,25 +139,25 @@ fn a_member_that_registers_again_while_its_old_session_lives_is_there_twice() {
 
 #[test]
 fn an_ensemble_that_comes_back_empty_is_believed_when_all_of_it_was_read() {
-    let Some(mut server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(mut server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announce(&announcer, JOB, 0);
     let program = Program::start(options());
     let follow = program.follow_now(&server, JOB);
     let all = program.follow_now(&server, PATTERN);
     drop(announcer);
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announce(&announcer, JOB, 1);
     see(&follow, JOB, &[1]);
 
     server.restart_empty();
-    eventually("it is seen as it is", || {
+    wait_until("it is seen as it is", || {
         !tree(&follow).paths[JOB].exists && tree(&all).paths.is_empty()
     });
     // In another ensemble an old name is another member.
-    let other = Announcer::connect(&server);
+    let other = AnnouncerSession::connect(&server);
     announce(&other, JOB, 8);
     see(&follow, JOB, &[8]);
     see(&all, JOB, &[8]);
@@ -165,51 +165,51 @@ fn an_ensemble_that_comes_back_empty_is_believed_when_all_of_it_was_read() {
 
 #[test]
 fn a_server_that_does_not_answer_changes_nothing() {
-    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announce(&announcer, JOB, 0);
     let program = Program::start(options());
     let follow = program.follow_now(&server, JOB);
     server.pause();
-    eventually("it is noticed", || tree(&follow).trouble.is_some());
+    wait_until("it is noticed", || tree(&follow).trouble.is_some());
     assert_eq!(shards(&follow, JOB), [0]);
     // Somebody who begins meanwhile is told so, too.
     let late = program.follow(&ensemble(&server), PATTERN, Format::ServerSet);
-    eventually("it says why", || tree(&late).trouble.is_some());
+    wait_until("it says why", || tree(&late).trouble.is_some());
     assert_eq!(tree(&late).synced, None);
     server.resume();
     for each in [&follow, &late] {
         see(each, JOB, &[0]);
-        eventually("nothing is wrong", || tree(each).trouble.is_none());
+        wait_until("nothing is wrong", || tree(each).trouble.is_none());
     }
 }
 
 #[test]
 fn a_server_that_is_not_there_yet_is_waited_for() {
-    let Some(mut server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(mut server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
     server.kill();
     let program = Program::start(options());
     let follow = program.follow(&ensemble(&server), JOB, Format::ServerSet);
-    eventually("it says why", || {
+    wait_until("it says why", || {
         let tree = tree(&follow);
         tree.trouble
             .as_ref()
             .is_some_and(|why| why.contains("cannot reach"))
     });
     server.restart();
-    eventually("all is read", || tree(&follow).synced.is_some());
+    wait_until("all is read", || tree(&follow).synced.is_some());
 }
 
 #[test]
 fn an_audit_that_finds_nothing_changes_nothing() {
-    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     announce(&announcer, JOB, 0);
     let mut options = options();
     options.audit = Duration::from_millis(100);
@@ -217,7 +217,7 @@ fn an_audit_that_finds_nothing_changes_nothing() {
     let follow = program.follow_now(&server, PATTERN);
     let before = tree(&follow);
     let lists = program.stats().lists;
-    eventually("audits run", || program.stats().lists > lists + 10);
+    wait_until("audits run", || program.stats().lists > lists + 10);
     let after = tree(&follow);
     assert!(after.synced > before.synced);
     assert!(std::sync::Arc::ptr_eq(
@@ -236,12 +236,12 @@ fn an_audit_that_finds_nothing_changes_nothing() {
 
 #[test]
 fn an_audit_finds_what_no_event_has_told() {
-    let Some(server) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(server) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let announcer = Announcer::connect(&server);
+    let announcer = AnnouncerSession::connect(&server);
     let old = announce(&announcer, JOB, 0);
-    let relay = Relay::before(&server);
+    let relay = ZookeeperRelay::before(&server);
     let mut options = options();
     options.audit = Duration::from_millis(200);
     let program = Program::start(options);
@@ -261,17 +261,17 @@ fn an_audit_finds_what_no_event_has_told() {
 
 #[test]
 fn an_ensemble_that_was_replaced_is_read_anew_although_all_names_are_the_same() {
-    let Some(mut first) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(mut first) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
-    let Some(second) = or_skip("zookeeper", Zookeeper::start()) else {
+    let Some(second) = or_skip("zookeeper", ZookeeperServer::start()) else {
         return;
     };
     // The same history, down to the numbers of the transactions; only what the member says differs.
-    let before = Announcer::connect(&first);
-    let after = Announcer::connect(&second);
+    let before = AnnouncerSession::connect(&first);
+    let after = AnnouncerSession::connect(&second);
     assert_eq!(announce(&before, JOB, 1), announce(&after, JOB, 2));
-    let relay = Relay::before(&first);
+    let relay = ZookeeperRelay::before(&first);
     let program = Program::start(options());
     let ensemble = Ensemble::new([relay.host()], None, None).unwrap();
     let follow = program.follow(&ensemble, PATTERN, Format::ServerSet);

@@ -1,6 +1,6 @@
 //! The demo: a sample job from its build to its answers, on this machine alone, with nothing but Rust and python3.
 //!
-//! A step is a function; later tools add theirs. What a step needs and leaves is in [`Stage`].
+//! A step is a function; later tools add theirs. What a step needs and leaves is in [`DemoContext`].
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -20,18 +20,18 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use hostkit_tests::haproxy::{Haproxy, Mode};
-use hostkit_tests::s3::S3;
-use hostkit_tests::thermos::{Process, Runner, State, Task};
-use hostkit_tests::{Running, bin, eightball, eventually, free_port};
+use hostkit_tests::haproxy::{HaproxyInstance, HaproxyMode};
+use hostkit_tests::s3::S3Server;
+use hostkit_tests::thermos::{ProcessState, TaskRunner, ThermosProcess, ThermosTask};
+use hostkit_tests::{ChildGuard, bin, eightball, free_port, wait_until};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 /// What the steps share.
-struct Stage {
+struct DemoContext {
     scratch: TempDir,
-    s3: S3,
+    s3: S3Server,
     arch: String,
     /// The git hash the build is published under.
     hash: String,
@@ -53,12 +53,12 @@ fn main() {
     println!("\nEverything worked.");
 }
 
-fn set_the_stage() -> Stage {
+fn set_the_stage() -> DemoContext {
     step("Start an S3 server, which checks signatures");
-    let s3 = S3::start();
+    let s3 = S3Server::start();
     s3.create_bucket("builds");
     said(&format!("listening on {}", s3.endpoint()));
-    Stage {
+    DemoContext {
         scratch: tempfile::tempdir().unwrap(),
         s3,
         arch: pexrun::arch::of_this_host().unwrap_or_else(|_| "demo_x86_64".to_owned()),
@@ -66,7 +66,7 @@ fn set_the_stage() -> Stage {
     }
 }
 
-impl Stage {
+impl DemoContext {
     fn path(&self, name: &str) -> PathBuf {
         self.scratch.path().join(name)
     }
@@ -101,7 +101,7 @@ impl Stage {
     }
 }
 
-fn publish(stage: &mut Stage) {
+fn publish(stage: &mut DemoContext) {
     step("Build the sample job and publish it, as a build server does");
     let build = stage.path("eightball.pex");
     eightball::build_zipapp(&build)
@@ -125,7 +125,7 @@ fn publish(stage: &mut Stage) {
     said(&format!("published with its .sha256 in {}", took(before)));
 }
 
-fn run_by_hand(stage: &Stage, temper: &str, what: &str) {
+fn run_by_hand(stage: &DemoContext, temper: &str, what: &str) {
     step(&format!("pexrun, {temper}: {what}"));
     let asked = stage.s3.requests().len();
     let port = free_port();
@@ -137,8 +137,8 @@ fn run_by_hand(stage: &Stage, temper: &str, what: &str) {
         .arg(format!("--port={port}"))
         .stderr(File::create(&log).unwrap());
     said(&format!("pexrun eightball {} --port={port}", stage.hash));
-    let mut program = Running(command.spawn().unwrap());
-    eventually("the program answers", || {
+    let mut program = ChildGuard(command.spawn().unwrap());
+    wait_until("the program answers", || {
         if let Some(status) = program.0.try_wait().unwrap() {
             let log = std::fs::read_to_string(&log).unwrap();
             panic!("pexrun ended with {status}\n{log}");
@@ -163,7 +163,7 @@ fn run_by_hand(stage: &Stage, temper: &str, what: &str) {
     drop(program);
 }
 
-fn run_as_a_job(stage: &Stage) {
+fn run_as_a_job(stage: &DemoContext) {
     step("The same build as a job, the way thermos runs it");
     let name = stage.build_name();
     let asked = stage.s3.requests().len();
@@ -186,10 +186,10 @@ export CB_AURORA_STAGE=prod' > .thermos_profile; echo '{}' > service_overrides.y
         tools.parent().unwrap().display(),
         std::env::var("PATH").unwrap_or_default()
     );
-    let mut task = Task::new("eightball")
-        .process(Process::new("envvar_setup", setup))
-        .process(Process::new("pexinstall", &install))
-        .process(Process::new("eightball", &serve))
+    let mut task = ThermosTask::new("eightball")
+        .process(ThermosProcess::new("envvar_setup", setup))
+        .process(ThermosProcess::new("pexinstall", &install))
+        .process(ThermosProcess::new("eightball", &serve))
         .constraint("envvar_setup")
         .constraint("pexinstall < eightball")
         .env("PATH", &path);
@@ -198,8 +198,8 @@ export CB_AURORA_STAGE=prod' > .thermos_profile; echo '{}' > service_overrides.y
     }
     let sandboxes = stage.path("sandboxes");
     std::fs::create_dir(&sandboxes).unwrap();
-    let mut job = Runner::start(task, &sandboxes);
-    job.wait_for("pexinstall", State::Done);
+    let mut job = TaskRunner::start(task, &sandboxes);
+    job.wait_for("pexinstall", ProcessState::Done);
     said(&format!(
         "pexinstall: s3cache .. --copy-to={name} && chmod 700 {name}"
     ));
@@ -209,7 +209,7 @@ export CB_AURORA_STAGE=prod' > .thermos_profile; echo '{}' > service_overrides.y
         took(before)
     ));
     let port = job.port("private");
-    eventually("the job answers", || get(port, "/private/stats/").is_some());
+    wait_until("the job answers", || get(port, "/private/stats/").is_some());
     said(&format!(
         "eightball answers on its private port, {port}, after {}",
         took(before)
@@ -232,24 +232,24 @@ export CB_AURORA_STAGE=prod' > .thermos_profile; echo '{}' > service_overrides.y
 }
 
 /// A running eightball and its port.
-type Instance = (Running, u16);
+type EightballInstance = (ChildGuard, u16);
 
-fn start_instance(stage: &Stage) -> Instance {
+fn start_instance(stage: &DemoContext) -> EightballInstance {
     let port = free_port();
     let mut command = stage.tool("pexrun");
     command
         .args(["eightball", &stage.hash])
         .arg(format!("--port={port}"))
         .stderr(Stdio::null());
-    let program = Running(command.spawn().unwrap());
-    eventually("the instance answers", || {
+    let program = ChildGuard(command.spawn().unwrap());
+    wait_until("the instance answers", || {
         get(port, "/private/stats/").is_some()
     });
     (program, port)
 }
 
 /// Writes the list that synapse follows, whole or not at all.
-fn announce(stage: &Stage, ports: &[u16]) {
+fn announce(stage: &DemoContext, ports: &[u16]) {
     let list: Vec<_> = ports
         .iter()
         .map(|port| json!({"host": "127.0.0.1", "port": port}))
@@ -259,14 +259,14 @@ fn announce(stage: &Stage, ports: &[u16]) {
     std::fs::rename(&part, stage.path("instances.json")).unwrap();
 }
 
-fn synapse(stage: &Stage, arguments: &[&str]) -> String {
+fn synapse(stage: &DemoContext, arguments: &[&str]) -> String {
     let mut command = stage.tool("synapse");
     command.arg("-c").arg(stage.path("synapse.yaml"));
     let output = command.args(arguments).output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn follow_with_synapse(stage: &Stage) -> [Instance; 2] {
+fn follow_with_synapse(stage: &DemoContext) -> [EightballInstance; 2] {
     step("synapse follows a list of two instances");
     let instances = [start_instance(stage), start_instance(stage)];
     let ports = [instances[0].1, instances[1].1];
@@ -284,7 +284,7 @@ fn follow_with_synapse(stage: &Stage) -> [Instance; 2] {
 }
 
 /// A configuration for an HAProxy that lives in `directory`.
-fn write_synapse_config(stage: &Stage, directory: &std::path::Path, port: u16) {
+fn write_synapse_config(stage: &DemoContext, directory: &std::path::Path, port: u16) {
     let config = json!({
         "services": {"eightball": {
             "discovery": {"method": "file", "path": stage.path("instances.json")},
@@ -305,9 +305,9 @@ fn write_synapse_config(stage: &Stage, directory: &std::path::Path, port: u16) {
     std::fs::write(stage.path("synapse.yaml"), config.to_string()).unwrap();
 }
 
-fn route_through_haproxy(stage: &Stage, instances: [Instance; 2]) {
+fn route_through_haproxy(stage: &DemoContext, instances: [EightballInstance; 2]) {
     step("Requests go through HAProxy while an instance leaves and another comes");
-    let haproxy = match Haproxy::prepare(Mode::Master) {
+    let haproxy = match HaproxyInstance::prepare(HaproxyMode::Master) {
         Ok(haproxy) => haproxy,
         Err(why) => return said(&format!("left out: {why}")),
     };
@@ -326,8 +326,8 @@ fn route_through_haproxy(stage: &Stage, instances: [Instance; 2]) {
         .arg("-c")
         .arg(stage.path("synapse.yaml"))
         .stderr(log);
-    let _synapse = Running(command.spawn().unwrap());
-    eventually("HAProxy serves the instances", || {
+    let _synapse = ChildGuard(command.spawn().unwrap());
+    wait_until("HAProxy serves the instances", || {
         get(port, "/private/stats/").is_some()
     });
     said(&format!(
@@ -353,12 +353,12 @@ fn route_through_haproxy(stage: &Stage, instances: [Instance; 2]) {
         said(&format!(
             "port {first} left and was killed, port {third} came"
         ));
-        eventually("the new one has a slot and the old one none", || {
+        wait_until("the new one has a slot and the old one none", || {
             let servers = haproxy.ask("show servers state").unwrap_or_default();
             servers.contains(&format!(" {third} ")) && !served_by(&haproxy, first)
         });
         let seen = served.load(Ordering::Relaxed);
-        eventually("more requests", || {
+        wait_until("more requests", || {
             served.load(Ordering::Relaxed) > seen + 50
         });
         stop.store(true, Ordering::Relaxed);
@@ -373,7 +373,7 @@ fn route_through_haproxy(stage: &Stage, instances: [Instance; 2]) {
     said("synapse explain eightball");
     // It reads the state that synapse saves at most a second later.
     let mut explained = String::new();
-    eventually("the state is saved", || {
+    wait_until("the state is saved", || {
         explained = synapse(stage, &["explain", "eightball"]);
         explained.matches(" ready ").count() == 2 && explained.lines().count() == 3
     });
@@ -383,7 +383,7 @@ fn route_through_haproxy(stage: &Stage, instances: [Instance; 2]) {
 }
 
 /// Whether HAProxy sends new requests to this port.
-fn served_by(haproxy: &Haproxy, port: u16) -> bool {
+fn served_by(haproxy: &HaproxyInstance, port: u16) -> bool {
     let servers = haproxy.ask("show servers state").unwrap_or_default();
     // The seventh field is the administrative state: 1 and 8 are maintenance and drain.
     let serving = |line: &str| {
@@ -396,7 +396,7 @@ fn served_by(haproxy: &Haproxy, port: u16) -> bool {
     servers.lines().any(serving)
 }
 
-fn look_at_the_cache(stage: &Stage) {
+fn look_at_the_cache(stage: &DemoContext) {
     step("What the host has now");
     let output = stage.tool("s3cache").arg("ls").output().unwrap();
     for line in String::from_utf8_lossy(&output.stdout).lines() {

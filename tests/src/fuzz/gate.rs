@@ -1,5 +1,5 @@
 //! Bytes of a client, and all who may come to read what authproxy's gate passes on of them: hyper behind it, and the
-//! four kinds of servers of [`crate::backend::reading`]. One request that only one of them sees is a way past the keys.
+//! four kinds of servers of [`crate::upstream::parser`]. One request that only one of them sees is a way past the keys.
 
 use std::convert::Infallible;
 use std::sync::Mutex;
@@ -15,7 +15,7 @@ use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
-use crate::backend::reading::{Personality, Reading};
+use crate::upstream::parser::{ParsedStream, ParserProfile};
 
 const HEAD_LIMIT: usize = 16 * 1024;
 
@@ -62,8 +62,8 @@ pub(super) fn run(bytes: &[u8]) {
 }
 
 /// What the four see, which is the same and sound.
-fn read_alike(passed: &[u8]) -> Reading {
-    let [first, others @ ..] = Personality::ALL.map(|reader| reader.read(passed));
+fn read_alike(passed: &[u8]) -> ParsedStream {
+    let [first, others @ ..] = ParserProfile::ALL.map(|reader| reader.read(passed));
     assert!(
         others.iter().all(|other| *other == first),
         "{first:#?}\n{others:#?}"
@@ -267,7 +267,7 @@ mod tests {
     }
 
     fn cases() -> u32 {
-        if crate::long() { 200_000 } else { 4_000 }
+        if crate::is_long_run() { 200_000 } else { 4_000 }
     }
 
     proptest! {

@@ -6,12 +6,12 @@ use std::io::ErrorKind;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::head::Head;
-use super::{Connections, Plan};
+use super::head::MessageHead;
+use super::{ConnectionReuse, LoadPlan};
 
 /// What became of an attempt that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum FailureKind {
     /// A status other than 2xx.
     Status(u16),
     /// The connection was refused.
@@ -37,7 +37,7 @@ pub enum Kind {
     BadResponse,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for FailureKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Status(code) => return write!(f, "status-{code}"),
@@ -56,32 +56,32 @@ impl fmt::Display for Kind {
 }
 
 /// A connection that is kept for the next request.
-pub(super) struct Connection {
+pub(super) struct ClientConnection {
     stream: TcpStream,
     /// Whether it has carried a response.
     reused: bool,
 }
 
 /// A failed attempt: its kind, and what was seen.
-type Failed = (Kind, String);
+type ExchangeFailure = (FailureKind, String);
 
 /// Sends one request, over the kept connection if there is one, and reads the response. The connection is kept again
 /// when both sides may go on with it.
 pub(super) async fn attempt(
-    plan: &Plan,
+    plan: &LoadPlan,
     request: &[u8],
-    kept: &mut Option<Connection>,
-) -> Result<(), Failed> {
+    kept: &mut Option<ClientConnection>,
+) -> Result<(), ExchangeFailure> {
     // Taken out: an attempt that runs into its timeout drops the connection with itself.
     let before = kept.take();
     let exchange = async {
         let mut connection = match before {
             Some(connection) => connection,
-            None => Connection::open(plan).await?,
+            None => ClientConnection::open(plan).await?,
         };
         connection.send(request).await?;
         let close = connection.receive(plan).await?;
-        Ok((!close && plan.connections == Connections::KeepAlive).then_some(connection))
+        Ok((!close && plan.connections == ConnectionReuse::KeepAlive).then_some(connection))
     };
     match tokio::time::timeout(plan.timeout, exchange).await {
         Ok(Ok(connection)) => {
@@ -89,18 +89,21 @@ pub(super) async fn attempt(
             Ok(())
         }
         Ok(Err(failed)) => Err(failed),
-        Err(_) => Err((Kind::Timeout, format!("no end after {:?}", plan.timeout))),
+        Err(_) => Err((
+            FailureKind::Timeout,
+            format!("no end after {:?}", plan.timeout),
+        )),
     }
 }
 
-impl Connection {
-    async fn open(plan: &Plan) -> Result<Self, Failed> {
+impl ClientConnection {
+    async fn open(plan: &LoadPlan) -> Result<Self, ExchangeFailure> {
         let opened = TcpStream::connect(plan.target).await;
         let stream = opened.map_err(|error| {
             let kind = match error.kind() {
-                ErrorKind::ConnectionRefused => Kind::Refused,
-                ErrorKind::ConnectionReset => Kind::Reset,
-                _ => Kind::Connect,
+                ErrorKind::ConnectionRefused => FailureKind::Refused,
+                ErrorKind::ConnectionReset => FailureKind::Reset,
+                _ => FailureKind::Connect,
             };
             (kind, error.to_string())
         })?;
@@ -111,7 +114,7 @@ impl Connection {
         })
     }
 
-    async fn send(&mut self, request: &[u8]) -> Result<(), Failed> {
+    async fn send(&mut self, request: &[u8]) -> Result<(), ExchangeFailure> {
         match self.stream.write_all(request).await {
             Ok(()) => Ok(()),
             // The close had come before the request was written; reading would say the same.
@@ -121,19 +124,19 @@ impl Connection {
     }
 
     /// Reads one response and whether the connection ends with it.
-    async fn receive(&mut self, plan: &Plan) -> Result<bool, Failed> {
+    async fn receive(&mut self, plan: &LoadPlan) -> Result<bool, ExchangeFailure> {
         let mut bytes = Vec::with_capacity(1024);
         let head = loop {
-            match Head::parse(&bytes) {
+            match MessageHead::parse(&bytes) {
                 Ok(Some(head)) => break head,
                 Ok(None) => {}
-                Err(what) => return Err((Kind::BadResponse, what)),
+                Err(what) => return Err((FailureKind::BadResponse, what)),
             }
             match self.stream.read_buf(&mut bytes).await {
                 Ok(0) if bytes.is_empty() => return Err(self.ended("before the response")),
                 Err(error) if bytes.is_empty() => return Err(self.reset(error)),
-                Ok(0) => return Err((Kind::Truncated, "within the head".to_owned())),
-                Err(error) => return Err((Kind::Truncated, error.to_string())),
+                Ok(0) => return Err((FailureKind::Truncated, "within the head".to_owned())),
+                Err(error) => return Err((FailureKind::Truncated, error.to_string())),
                 Ok(_) => {}
             }
         };
@@ -142,14 +145,14 @@ impl Connection {
             match self.stream.read_buf(&mut bytes).await {
                 // A body without a length ends with the connection (RFC 9112 section 6.3).
                 Ok(0) if end.is_none() => break,
-                Ok(0) => return Err((Kind::Truncated, "within the body".to_owned())),
-                Err(error) => return Err((Kind::Truncated, error.to_string())),
+                Ok(0) => return Err((FailureKind::Truncated, "within the body".to_owned())),
+                Err(error) => return Err((FailureKind::Truncated, error.to_string())),
                 Ok(_) => {}
             }
         }
         if end.is_some_and(|end| bytes.len() > end) {
             return Err((
-                Kind::BadResponse,
+                FailureKind::BadResponse,
                 "more bytes than were promised".to_owned(),
             ));
         }
@@ -158,38 +161,38 @@ impl Connection {
         Ok(head.close || end.is_none())
     }
 
-    fn ended(&self, why: impl fmt::Display) -> Failed {
+    fn ended(&self, why: impl fmt::Display) -> ExchangeFailure {
         let kind = if self.reused {
-            Kind::EofReused
+            FailureKind::EofReused
         } else {
-            Kind::Eof
+            FailureKind::Eof
         };
         (kind, why.to_string())
     }
 
-    fn reset(&self, why: impl fmt::Display) -> Failed {
+    fn reset(&self, why: impl fmt::Display) -> ExchangeFailure {
         let kind = if self.reused {
-            Kind::ResetReused
+            FailureKind::ResetReused
         } else {
-            Kind::Reset
+            FailureKind::Reset
         };
         (kind, why.to_string())
     }
 }
 
 /// Whether a complete response is the one that was asked for.
-fn judge(plan: &Plan, bytes: &[u8], head: &Head) -> Result<(), Failed> {
+fn judge(plan: &LoadPlan, bytes: &[u8], head: &MessageHead) -> Result<(), ExchangeFailure> {
     let body = String::from_utf8_lossy(&bytes[head.length..]);
     let code = std::str::from_utf8(&bytes[head.second.clone()]).unwrap_or_default();
     let seen = || format!("{code}: {:.80}", body.trim_end());
     match code.parse::<u16>() {
         Ok(200..300) => {}
-        Ok(code) => return Err((Kind::Status(code), seen())),
-        Err(_) => return Err((Kind::BadResponse, seen())),
+        Ok(code) => return Err((FailureKind::Status(code), seen())),
+        Err(_) => return Err((FailureKind::BadResponse, seen())),
     }
     if body.split(' ').next() == Some(plan.service.as_str()) {
         Ok(())
     } else {
-        Err((Kind::BadBody, seen()))
+        Err((FailureKind::BadBody, seen()))
     }
 }

@@ -8,7 +8,7 @@ const LIMIT: usize = 16 << 10;
 
 /// What the head of a request or a response says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Head {
+pub(crate) struct MessageHead {
     /// Bytes of the message up to and with the empty line.
     pub(crate) length: usize,
     /// The request target, or the status code.
@@ -19,7 +19,7 @@ pub(crate) struct Head {
     pub(crate) close: bool,
 }
 
-impl Head {
+impl MessageHead {
     /// The head at the beginning of `bytes`, or `None` when it has not come yet.
     ///
     /// # Errors
@@ -71,8 +71,8 @@ impl Head {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Option<Head>, String> {
-        Head::parse(text.as_bytes())
+    fn parse(text: &str) -> Result<Option<MessageHead>, String> {
+        MessageHead::parse(text.as_bytes())
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::exchange::Kind;
+use super::exchange::FailureKind;
 
 /// How many failures are kept with their time and detail.
 const KEPT: usize = 20;
@@ -15,7 +15,7 @@ const LATENCIES: usize = 3_600_000;
 
 /// What a load came to, so far or in all.
 #[derive(Debug, Clone, Default)]
-pub struct Report {
+pub struct LoadReport {
     /// Since the load started.
     pub lasted: Duration,
     /// Requests that were tried.
@@ -23,34 +23,34 @@ pub struct Report {
     /// Those that were answered by the right service with 2xx.
     pub ok: u64,
     /// The others, by what became of them.
-    pub failures: BTreeMap<Kind, u64>,
+    pub failures: BTreeMap<FailureKind, u64>,
     /// The first 20 failures.
-    pub first: Vec<Failure>,
+    pub first: Vec<LoadFailure>,
     /// Requests that were due while their client waited for the one before, and so were not made. Many of them mean
     /// that the counts understate an outage.
     pub missed: u64,
     /// Connections that were opened, or would have been.
     pub connections: u64,
     /// How long the attempts that succeeded took, from opening the connection to the last byte.
-    pub latency: Latency,
+    pub latency: LatencySummary,
     /// The longest times in which no client had a success, longest first.
-    pub gaps: Vec<Gap>,
+    pub gaps: Vec<SuccessGap>,
 }
 
 /// A failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct LoadFailure {
     /// When it ended, since the load started.
     pub at: Duration,
     /// What became of it.
-    pub kind: Kind,
+    pub kind: FailureKind,
     /// What was seen.
     pub detail: String,
 }
 
 /// Percentiles; zero when nothing succeeded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Latency {
+pub struct LatencySummary {
     /// The median.
     pub p50: Duration,
     /// 99 of 100 took at most this long.
@@ -63,14 +63,14 @@ pub struct Latency {
 
 /// A time without a success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gap {
+pub struct SuccessGap {
     /// When it began, since the load started.
     pub at: Duration,
     /// How long it lasted.
     pub length: Duration,
 }
 
-impl Report {
+impl LoadReport {
     /// How many attempts failed.
     #[must_use]
     pub fn failed(&self) -> u64 {
@@ -79,7 +79,7 @@ impl Report {
 
     /// How many attempts failed in this way.
     #[must_use]
-    pub fn count(&self, kind: Kind) -> u64 {
+    pub fn count(&self, kind: FailureKind) -> u64 {
         self.failures.get(&kind).copied().unwrap_or_default()
     }
 
@@ -90,9 +90,9 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Latency {
+        let LatencySummary {
             p50,
             p99,
             p999,
@@ -114,10 +114,10 @@ impl fmt::Display for Report {
         for (kind, count) in &self.failures {
             writeln!(f, "  {count} x {kind}")?;
         }
-        for Failure { at, kind, detail } in &self.first {
+        for LoadFailure { at, kind, detail } in &self.first {
             writeln!(f, "  at {at:.3?} {kind}: {detail}")?;
         }
-        for Gap { at, length } in &self.gaps {
+        for SuccessGap { at, length } in &self.gaps {
             writeln!(f, "  nothing succeeded for {length:.1?} from {at:.3?} on")?;
         }
         Ok(())
@@ -126,13 +126,13 @@ impl fmt::Display for Report {
 
 /// The counts while the load runs. Times are since its start.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
-    report: Report,
+pub(super) struct LoadTally {
+    report: LoadReport,
     micros: Vec<u32>,
     last_ok: Duration,
 }
 
-impl Tally {
+impl LoadTally {
     pub(super) fn attempts(&self) -> u64 {
         self.report.attempts
     }
@@ -150,7 +150,7 @@ impl Tally {
         &mut self,
         began: Duration,
         ended: Duration,
-        came: Result<(), (Kind, String)>,
+        came: Result<(), (FailureKind, String)>,
     ) {
         let report = &mut self.report;
         report.attempts += 1;
@@ -168,14 +168,14 @@ impl Tally {
                 *report.failures.entry(kind).or_default() += 1;
                 if report.first.len() < KEPT {
                     let at = ended;
-                    report.first.push(Failure { at, kind, detail });
+                    report.first.push(LoadFailure { at, kind, detail });
                 }
             }
         }
     }
 
     /// The report at this time.
-    pub(super) fn report(&self, now: Duration) -> Report {
+    pub(super) fn report(&self, now: Duration) -> LoadReport {
         let mut report = self.report.clone();
         report.lasted = now;
         note_gap(&mut report.gaps, self.last_ok, now);
@@ -186,7 +186,7 @@ impl Tally {
             let place = (last as f64 * share).ceil() as usize;
             Duration::from_micros(micros.get(place).copied().unwrap_or_default().into())
         };
-        report.latency = Latency {
+        report.latency = LatencySummary {
             p50: share(0.5),
             p99: share(0.99),
             p999: share(0.999),
@@ -197,13 +197,13 @@ impl Tally {
 }
 
 /// Keeps a gap if it is one of the longest.
-fn note_gap(gaps: &mut Vec<Gap>, at: Duration, until: Duration) {
+fn note_gap(gaps: &mut Vec<SuccessGap>, at: Duration, until: Duration) {
     let length = until.saturating_sub(at);
     if gaps.len() == GAPS && gaps.last().is_some_and(|least| length <= least.length) {
         return;
     }
     let place = gaps.partition_point(|gap| gap.length >= length);
-    gaps.insert(place, Gap { at, length });
+    gaps.insert(place, SuccessGap { at, length });
     gaps.truncate(GAPS);
 }
 
@@ -215,14 +215,18 @@ mod tests {
 
     #[test]
     fn counts_gaps_and_percentiles_are_of_what_was_added() {
-        let mut tally = Tally::default();
+        let mut tally = LoadTally::default();
         for at in 1..=100 {
             tally.add(at * 10 * MS, at * 10 * MS + at * MS, Ok(()));
         }
-        tally.add(1200 * MS, 1200 * MS, Err((Kind::Refused, "no".to_owned())));
+        tally.add(
+            1200 * MS,
+            1200 * MS,
+            Err((FailureKind::Refused, "no".to_owned())),
+        );
         let report = tally.report(2 * Duration::from_secs(1));
         assert_eq!((report.attempts, report.ok, report.failed()), (101, 100, 1));
-        assert_eq!(report.count(Kind::Refused), 1);
+        assert_eq!(report.count(FailureKind::Refused), 1);
         assert_eq!(report.first[0].at, 1200 * MS);
         assert_eq!(report.latency.max, 100 * MS);
         assert_eq!(report.latency.p50, 51 * MS);
@@ -234,9 +238,9 @@ mod tests {
 
     #[test]
     fn no_attempt_is_not_a_success() {
-        let report = Tally::default().report(Duration::from_secs(1));
+        let report = LoadTally::default().report(Duration::from_secs(1));
         assert!(!report.clean());
         assert_eq!(report.gaps[0].length, Duration::from_secs(1));
-        assert_eq!(report.latency, Latency::default());
+        assert_eq!(report.latency, LatencySummary::default());
     }
 }

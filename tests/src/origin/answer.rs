@@ -6,20 +6,20 @@ use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 
-use super::fault::{LaterRange, Plan, Tags};
-use super::wire::{Body, End, Pace, Signals};
-use super::{Object, Shared};
+use super::fault::{EtagStrength, FaultPlan, LaterRange};
+use super::wire::{BodyEnd, OriginBody, SendPace, WireSignals};
+use super::{OriginContext, OriginObject};
 
 /// Answers `path`, whose `plan` has been drawn up.
 pub(super) fn answer(
-    shared: &Shared,
-    signals: Arc<Signals>,
+    shared: &OriginContext,
+    signals: Arc<WireSignals>,
     method: &Method,
     path: &str,
     headers: &HeaderMap,
-    plan: &Plan,
-) -> Response<Body> {
-    let reply = Reply {
+    plan: &FaultPlan,
+) -> Response<OriginBody> {
+    let reply = ResponseBuilder {
         shared,
         signals,
         path,
@@ -68,24 +68,24 @@ pub(super) fn answer(
 }
 
 /// One answer in the making.
-struct Reply<'a> {
-    shared: &'a Shared,
-    signals: Arc<Signals>,
+struct ResponseBuilder<'a> {
+    shared: &'a OriginContext,
+    signals: Arc<WireSignals>,
     path: &'a str,
     head: bool,
-    plan: &'a Plan,
+    plan: &'a FaultPlan,
 }
 
-impl Reply<'_> {
-    fn object(&self, object: &Object, headers: &HeaderMap) -> Response<Body> {
+impl ResponseBuilder<'_> {
+    fn object(&self, object: &OriginObject, headers: &HeaderMap) -> Response<OriginBody> {
         let range = text_of(headers, &header::RANGE);
         let later_range = self.plan.later_range.filter(|_| is_later(range));
         let etag = match self.plan.tags {
             _ if later_range == Some(LaterRange::Untagged) => None,
-            Tags::Strong => Some(object.etag.clone()),
-            Tags::Weak => Some(format!("W/{}", object.etag)),
-            Tags::Other => Some(object.etag.replacen('"', "\"other-", 1)),
-            Tags::None => None,
+            EtagStrength::Strong => Some(object.etag.clone()),
+            EtagStrength::Weak => Some(format!("W/{}", object.etag)),
+            EtagStrength::Other => Some(object.etag.replacen('"', "\"other-", 1)),
+            EtagStrength::None => None,
         };
         let mut response = match self.condition(etag.as_deref(), object, headers) {
             Some(code) => self.text(code, ""),
@@ -102,9 +102,14 @@ impl Reply<'_> {
     }
 
     /// The status a condition of the request asks for instead of the object.
-    fn condition(&self, etag: Option<&str>, object: &Object, headers: &HeaderMap) -> Option<u16> {
+    fn condition(
+        &self,
+        etag: Option<&str>,
+        object: &OriginObject,
+        headers: &HeaderMap,
+    ) -> Option<u16> {
         if let (Some(etag), Some(wanted)) = (etag, text_of(headers, &header::IF_MATCH)) {
-            let strong = matches!(self.plan.tags, Tags::Strong | Tags::Other);
+            let strong = matches!(self.plan.tags, EtagStrength::Strong | EtagStrength::Other);
             if wanted != "*" && !(strong && listed(wanted, etag)) {
                 return Some(412);
             }
@@ -118,7 +123,7 @@ impl Reply<'_> {
         }
     }
 
-    fn body(&self, object: &Object, range: Option<&str>) -> Response<Body> {
+    fn body(&self, object: &OriginObject, range: Option<&str>) -> Response<OriginBody> {
         let total = object.data.len() as u64;
         let told = total.saturating_add_signed(self.plan.length_delta);
         let range = range
@@ -126,7 +131,7 @@ impl Reply<'_> {
             .and_then(|text| parse(text, total));
         let (code, from, to) = match range {
             None => (200, 0, total),
-            Some(Range::Outside) => {
+            Some(RequestedRange::Outside) => {
                 let mut response = self.text(416, "");
                 set(
                     &mut response,
@@ -135,7 +140,7 @@ impl Reply<'_> {
                 );
                 return response;
             }
-            Some(Range::Bytes(from, to)) => (206, from, to),
+            Some(RequestedRange::Bytes(from, to)) => (206, from, to),
         };
         let mut response = self.data(
             object.data.slice(from as usize..to as usize),
@@ -158,17 +163,17 @@ impl Reply<'_> {
         response
     }
 
-    fn data(&self, mut data: Bytes, from: u64, code: u16, told: u64) -> Response<Body> {
+    fn data(&self, mut data: Bytes, from: u64, code: u16, told: u64) -> Response<OriginBody> {
         let length = if code == 200 { told } else { data.len() as u64 };
         let mut end = if length > data.len() as u64 {
-            End::Close
+            BodyEnd::Close
         } else {
-            End::Clean
+            BodyEnd::Clean
         };
         data.truncate(length as usize);
         if self.head {
             data.clear();
-            end = End::Clean;
+            end = BodyEnd::Clean;
         } else if let Some((bytes, cut)) = self.plan.cut
             && bytes < data.len() as u64
         {
@@ -182,11 +187,11 @@ impl Reply<'_> {
             }
             state.sent.entry(self.path.to_owned()).or_default().clone()
         };
-        let mut response = Response::new(Body {
+        let mut response = Response::new(OriginBody {
             data,
             end,
             flip: self.plan.flip.and_then(|offset| offset.checked_sub(from)),
-            pace: self.plan.bytes_per_second.map(Pace::new),
+            pace: self.plan.bytes_per_second.map(SendPace::new),
             signals: self.signals.clone(),
             count,
         });
@@ -200,10 +205,10 @@ impl Reply<'_> {
     }
 
     /// An answer without an object; its few bytes are not counted.
-    fn text(&self, code: u16, text: &'static str) -> Response<Body> {
-        let mut response = Response::new(Body {
+    fn text(&self, code: u16, text: &'static str) -> Response<OriginBody> {
+        let mut response = Response::new(OriginBody {
             data: Bytes::from_static(if self.head { b"" } else { text.as_bytes() }),
-            end: End::Clean,
+            end: BodyEnd::Clean,
             flip: None,
             pace: None,
             signals: self.signals.clone(),
@@ -224,14 +229,14 @@ fn is_later(range: Option<&str>) -> bool {
     range.is_some_and(|range| !range.starts_with("bytes=0-"))
 }
 
-enum Range {
+enum RequestedRange {
     /// From the first offset up to, not including, the second.
     Bytes(u64, u64),
     Outside,
 }
 
 /// A single byte range of an object of `total` bytes; anything else is as if not asked for.
-fn parse(text: &str, total: u64) -> Option<Range> {
+fn parse(text: &str, total: u64) -> Option<RequestedRange> {
     let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
     let (from, to) = match (first, last) {
         ("", suffix) => (total.saturating_sub(suffix.parse().ok()?), total),
@@ -242,9 +247,9 @@ fn parse(text: &str, total: u64) -> Option<Range> {
         ),
     };
     Some(if from < to {
-        Range::Bytes(from, to)
+        RequestedRange::Bytes(from, to)
     } else {
-        Range::Outside
+        RequestedRange::Outside
     })
 }
 
@@ -258,7 +263,7 @@ pub(super) fn text_of<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> 
     headers.get(name)?.to_str().ok()
 }
 
-fn set(response: &mut Response<Body>, name: header::HeaderName, value: &str) {
+fn set(response: &mut Response<OriginBody>, name: header::HeaderName, value: &str) {
     response
         .headers_mut()
         .insert(name, HeaderValue::from_str(value).expect("a header value"));

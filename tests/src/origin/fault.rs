@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::wire::End;
+use super::wire::BodyEnd;
 
 /// One misbehaviour of one path. Those that concern a body leave requests alone that are answered without one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
+pub enum OriginFault {
     /// The connection is closed after this many bytes of a body whose full length was promised.
     Truncate(u64),
     /// After this many bytes of a body nothing more comes, and the connection stays open.
@@ -58,8 +58,8 @@ pub enum Fault {
 
 /// A fault that is set on a path.
 #[derive(Debug)]
-pub(super) struct Active {
-    pub(super) fault: Fault,
+pub(super) struct ActiveFault {
+    pub(super) fault: OriginFault,
     /// How many more requests it applies to; without end when `None`.
     pub(super) left: Option<u64>,
     /// Requests seen since it was set.
@@ -68,7 +68,7 @@ pub(super) struct Active {
 
 /// What the strength of an `ETag` is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tags {
+pub(super) enum EtagStrength {
     Strong,
     Weak,
     /// Strong, and not the one of the other requests.
@@ -85,25 +85,25 @@ pub(super) enum LaterRange {
 
 /// Everything that is to go wrong with one request.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct FaultPlan {
     pub(super) latency: Duration,
     pub(super) status: Option<(u16, Option<u64>)>,
     pub(super) redirect: Option<String>,
     pub(super) head_status: Option<u16>,
     pub(super) ranges: bool,
     pub(super) later_range: Option<LaterRange>,
-    pub(super) tags: Tags,
+    pub(super) tags: EtagStrength,
     pub(super) chunked: bool,
     pub(super) length_delta: i64,
-    pub(super) cut: Option<(u64, End)>,
+    pub(super) cut: Option<(u64, BodyEnd)>,
     pub(super) flip: Option<u64>,
     pub(super) bytes_per_second: Option<u64>,
     pub(super) swap: bool,
 }
 
-impl Plan {
+impl FaultPlan {
     /// What the faults of a path do to one more request, which they are spent on.
-    pub(super) fn take(faults: &mut Vec<Active>, head: bool) -> Self {
+    pub(super) fn take(faults: &mut Vec<ActiveFault>, head: bool) -> Self {
         let mut plan = Self {
             latency: Duration::ZERO,
             status: None,
@@ -111,7 +111,7 @@ impl Plan {
             head_status: None,
             ranges: true,
             later_range: None,
-            tags: Tags::Strong,
+            tags: EtagStrength::Strong,
             chunked: false,
             length_delta: 0,
             cut: None,
@@ -132,33 +132,37 @@ impl Plan {
         plan
     }
 
-    fn add(&mut self, active: &Active) {
+    fn add(&mut self, active: &ActiveFault) {
         match &active.fault {
-            Fault::Truncate(bytes) => self.cut = Some((*bytes, End::Close)),
-            Fault::Stall(bytes) => self.cut = Some((*bytes, End::Stall)),
-            Fault::Reset(bytes) => self.cut = Some((*bytes, End::Reset)),
-            Fault::Status { code, retry_after } => self.status = Some((*code, *retry_after)),
-            Fault::WrongLength(delta) => self.length_delta = *delta,
-            Fault::FlipByte(offset) => self.flip = Some(*offset),
-            Fault::SwapAfter(requests) => self.swap = active.seen > *requests,
-            Fault::Slow { bytes_per_second } => self.bytes_per_second = Some(*bytes_per_second),
-            Fault::Latency(delay) => self.latency = *delay,
-            Fault::NoRanges => self.ranges = false,
-            Fault::NoEtag => self.tags = Tags::None,
-            Fault::WeakEtag => self.tags = Tags::Weak,
-            Fault::OtherTags if active.seen.is_multiple_of(2) => self.tags = Tags::Other,
-            Fault::OtherTags => {}
-            Fault::UntaggedLaterRanges => self.later_range = Some(LaterRange::Untagged),
-            Fault::NoLaterRanges => self.later_range = Some(LaterRange::Whole),
-            Fault::Chunked => (self.chunked, self.ranges) = (true, false),
-            Fault::Redirect(location) => self.redirect = Some(location.clone()),
-            Fault::RefuseHead => self.head_status = Some(405),
-            Fault::HeadStatus(code) => self.head_status = Some(*code),
+            OriginFault::Truncate(bytes) => self.cut = Some((*bytes, BodyEnd::Close)),
+            OriginFault::Stall(bytes) => self.cut = Some((*bytes, BodyEnd::Stall)),
+            OriginFault::Reset(bytes) => self.cut = Some((*bytes, BodyEnd::Reset)),
+            OriginFault::Status { code, retry_after } => self.status = Some((*code, *retry_after)),
+            OriginFault::WrongLength(delta) => self.length_delta = *delta,
+            OriginFault::FlipByte(offset) => self.flip = Some(*offset),
+            OriginFault::SwapAfter(requests) => self.swap = active.seen > *requests,
+            OriginFault::Slow { bytes_per_second } => {
+                self.bytes_per_second = Some(*bytes_per_second)
+            }
+            OriginFault::Latency(delay) => self.latency = *delay,
+            OriginFault::NoRanges => self.ranges = false,
+            OriginFault::NoEtag => self.tags = EtagStrength::None,
+            OriginFault::WeakEtag => self.tags = EtagStrength::Weak,
+            OriginFault::OtherTags if active.seen.is_multiple_of(2) => {
+                self.tags = EtagStrength::Other
+            }
+            OriginFault::OtherTags => {}
+            OriginFault::UntaggedLaterRanges => self.later_range = Some(LaterRange::Untagged),
+            OriginFault::NoLaterRanges => self.later_range = Some(LaterRange::Whole),
+            OriginFault::Chunked => (self.chunked, self.ranges) = (true, false),
+            OriginFault::Redirect(location) => self.redirect = Some(location.clone()),
+            OriginFault::RefuseHead => self.head_status = Some(405),
+            OriginFault::HeadStatus(code) => self.head_status = Some(*code),
         }
     }
 }
 
-impl Fault {
+impl OriginFault {
     /// Whether it concerns only bodies, or only HEAD: other requests do not use it up.
     const fn needs_method(&self) -> bool {
         matches!(

@@ -21,7 +21,7 @@ const PIECES_PER_SECOND: u64 = 50;
 
 /// How a body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum BodyEnd {
     /// As promised.
     Clean,
     /// The connection is closed.
@@ -34,7 +34,7 @@ pub(super) enum End {
 
 /// What a body and the socket below it tell one another.
 #[derive(Debug, Default)]
-pub(super) struct Signals {
+pub(super) struct WireSignals {
     /// Set by a body that waits until its bytes have left.
     waiting: Mutex<Option<Waker>>,
     flushed: AtomicBool,
@@ -43,14 +43,14 @@ pub(super) struct Signals {
 
 /// The socket of one connection.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct OriginSocket {
     tcp: TcpStream,
-    signals: Arc<Signals>,
+    signals: Arc<WireSignals>,
 }
 
-impl Wire {
-    pub(super) fn new(tcp: TcpStream) -> (Self, Arc<Signals>) {
-        let signals = Arc::new(Signals::default());
+impl OriginSocket {
+    pub(super) fn new(tcp: TcpStream) -> (Self, Arc<WireSignals>) {
+        let signals = Arc::new(WireSignals::default());
         (
             Self {
                 tcp,
@@ -61,7 +61,7 @@ impl Wire {
     }
 }
 
-impl Drop for Wire {
+impl Drop for OriginSocket {
     fn drop(&mut self) {
         if self.signals.reset.load(Ordering::Acquire) {
             let _ = self.tcp.set_zero_linger();
@@ -69,7 +69,7 @@ impl Drop for Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for OriginSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -79,7 +79,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for OriginSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -104,18 +104,18 @@ impl AsyncWrite for Wire {
 
 /// The body of one answer.
 #[derive(Debug)]
-pub(super) struct Body {
+pub(super) struct OriginBody {
     pub(super) data: Bytes,
-    pub(super) end: End,
+    pub(super) end: BodyEnd,
     /// The offset in `data` of a byte to invert.
     pub(super) flip: Option<u64>,
-    pub(super) pace: Option<Pace>,
-    pub(super) signals: Arc<Signals>,
+    pub(super) pace: Option<SendPace>,
+    pub(super) signals: Arc<WireSignals>,
     /// Where the bytes sent are counted.
     pub(super) count: Arc<AtomicU64>,
 }
 
-impl hyper::body::Body for Body {
+impl hyper::body::Body for OriginBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -148,22 +148,22 @@ impl hyper::body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.data.is_empty() && self.end == End::Clean
+        self.data.is_empty() && self.end == BodyEnd::Clean
     }
 }
 
-impl Body {
+impl OriginBody {
     fn poll_end(&self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match self.end {
-            End::Clean => return Poll::Ready(None),
-            End::Stall => return Poll::Pending,
-            End::Close | End::Reset => {}
+            BodyEnd::Clean => return Poll::Ready(None),
+            BodyEnd::Stall => return Poll::Pending,
+            BodyEnd::Close | BodyEnd::Reset => {}
         }
         if !self.signals.flushed.load(Ordering::Acquire) {
             *self.signals.waiting.lock().unwrap() = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let reset = self.end == End::Reset;
+        let reset = self.end == BodyEnd::Reset;
         self.signals.reset.store(reset, Ordering::Release);
         Poll::Ready(Some(Err(io::Error::other("a fault ends this connection"))))
     }
@@ -177,13 +177,13 @@ fn inverted_at(piece: &Bytes, offset: usize) -> Bytes {
 
 /// Hands out the right to send bytes at a steady rate.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct SendPace {
     bytes: usize,
     every: Duration,
     due: Pin<Box<Sleep>>,
 }
 
-impl Pace {
+impl SendPace {
     pub(super) fn new(bytes_per_second: u64) -> Self {
         let bytes = (bytes_per_second / PIECES_PER_SECOND).clamp(1, PIECE as u64);
         Self {

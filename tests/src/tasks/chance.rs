@@ -4,9 +4,9 @@ use std::time::Duration;
 
 /// A sequence of random numbers (splitmix64).
 #[derive(Debug, Clone)]
-pub(super) struct Chance(u64);
+pub(super) struct RandomSequence(u64);
 
-impl Chance {
+impl RandomSequence {
     /// The sequence of a seed.
     pub(super) const fn new(seed: u64) -> Self {
         Self(seed)
@@ -47,11 +47,11 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_and_numbers_differ() {
-        let draw = |seed, number| Chance::new(seed).fork(number).share();
+        let draw = |seed, number| RandomSequence::new(seed).fork(number).share();
         assert_eq!(draw(1, 2).to_bits(), draw(1, 2).to_bits());
         assert_ne!(draw(1, 2).to_bits(), draw(1, 3).to_bits());
         assert_ne!(draw(1, 2).to_bits(), draw(2, 2).to_bits());
-        let mut chance = Chance::new(7);
+        let mut chance = RandomSequence::new(7);
         let heads = (0..10_000).filter(|_| chance.happens(0.25)).count();
         assert!((2_300..2_700).contains(&heads), "{heads}");
     }

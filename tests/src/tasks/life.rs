@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::chance::Chance;
-use super::serve::{Phase, serve};
-use super::{Announcement, Birth, Book, Registry};
+use super::chance::RandomSequence;
+use super::serve::{ServingPhase, serve};
+use super::{TaskAnnouncement, TaskJournal, TaskRegistry, TaskStart};
 
 /// How far leaving and quitting are apart at most, whichever comes first.
 const APART: Duration = Duration::from_millis(20);
@@ -18,7 +18,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// How a life ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum TaskEnd {
     /// It leaves and quits.
     Stop,
     /// It is gone, and its entry remains until the registry notices.
@@ -26,8 +26,8 @@ pub(super) enum End {
 }
 
 /// Lives one life.
-pub(super) async fn live(birth: Birth, registry: Arc<dyn Registry>) {
-    let Birth {
+pub(super) async fn live(birth: TaskStart, registry: Arc<dyn TaskRegistry>) {
+    let TaskStart {
         task,
         port,
         book,
@@ -45,7 +45,7 @@ pub(super) async fn live(birth: Birth, registry: Arc<dyn Registry>) {
         end = &mut end => Some(end),
         () = tokio::time::sleep(task.listen_after) => None,
     };
-    let (phase, told) = watch::channel(Phase::Serving);
+    let (phase, told) = watch::channel(ServingPhase::Serving);
     let serving = if early.is_some() {
         // It never listened: all there is to give back is the port.
         drop(port);
@@ -69,18 +69,18 @@ pub(super) async fn live(birth: Birth, registry: Arc<dyn Registry>) {
         None => end.await,
     };
     match end {
-        Ok(End::Stop) => {
+        Ok(TaskEnd::Stop) => {
             book.note(|record, now| record.stopped = Some(now));
             stop(&book, &registry, &phase, &mut chance).await;
             if let Some(serving) = serving
                 && tokio::time::timeout(GRACE, serving).await.is_err()
             {
-                phase.send_replace(Phase::Dead);
+                phase.send_replace(ServingPhase::Dead);
             }
         }
-        Ok(End::Die) => {
+        Ok(TaskEnd::Die) => {
             book.note(|record, now| record.died = Some(now));
-            phase.send_replace(Phase::Dead);
+            phase.send_replace(ServingPhase::Dead);
             if let Some(serving) = serving {
                 let _ = serving.await;
             }
@@ -97,10 +97,10 @@ pub(super) async fn live(birth: Birth, registry: Arc<dyn Registry>) {
 
 /// Leaves the registry and quits, at most [`APART`] between the two.
 async fn stop(
-    book: &Book,
-    registry: &Arc<dyn Registry>,
-    phase: &watch::Sender<Phase>,
-    chance: &mut Chance,
+    book: &TaskJournal,
+    registry: &Arc<dyn TaskRegistry>,
+    phase: &watch::Sender<ServingPhase>,
+    chance: &mut RandomSequence,
 ) {
     let apart = chance.between(Duration::ZERO, APART);
     let (leave_after, quit_after) = if chance.happens(0.5) {
@@ -118,16 +118,16 @@ async fn stop(
     };
     let quit = async {
         tokio::time::sleep(quit_after).await;
-        phase.send_replace(Phase::Quitting);
+        phase.send_replace(ServingPhase::Quitting);
     };
     tokio::join!(leave, quit);
 }
 
 /// Tells the registry something, without keeping the other lives waiting.
 async fn tell(
-    registry: &Arc<dyn Registry>,
-    announcement: &Announcement,
-    what: fn(&dyn Registry, &Announcement),
+    registry: &Arc<dyn TaskRegistry>,
+    announcement: &TaskAnnouncement,
+    what: fn(&dyn TaskRegistry, &TaskAnnouncement),
 ) {
     let (registry, announcement) = (registry.clone(), announcement.clone());
     let told = tokio::task::spawn_blocking(move || what(&*registry, &announcement)).await;

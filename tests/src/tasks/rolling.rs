@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Serial, Task, Tasks};
-use crate::patience;
+use super::{TaskLaunch, TaskPlayer, TaskSerial};
+use crate::wait_limit;
 
 /// A job that is deployed and updated in batches.
 #[derive(Debug, Clone)]
-pub struct Job {
+pub struct RollingJob {
     /// The service its tasks are announced as.
     pub service: String,
     /// How many instances it has.
@@ -23,12 +23,12 @@ pub struct Job {
     pub answer_after: Duration,
 }
 
-impl Tasks {
+impl TaskPlayer {
     /// Starts all instances of a job and returns when they listen.
     ///
     /// # Panics
-    /// When one does not within its time and [`patience`].
-    pub fn deploy(&self, job: &Job) -> Vec<Serial> {
+    /// When one does not within its time and [`wait_limit`].
+    pub fn deploy(&self, job: &RollingJob) -> Vec<TaskSerial> {
         let started: Vec<_> = (0..job.instances)
             .map(|shard| self.instance(job, shard))
             .collect();
@@ -40,13 +40,13 @@ impl Tasks {
     /// when its tasks listen and `healthy` says so of their serials.
     ///
     /// # Panics
-    /// When a batch is not done within its time and [`patience`].
+    /// When a batch is not done within its time and [`wait_limit`].
     pub fn update(
         &self,
-        job: &Job,
-        old: &[Serial],
-        mut healthy: impl FnMut(&[Serial]) -> bool,
-    ) -> Vec<Serial> {
+        job: &RollingJob,
+        old: &[TaskSerial],
+        mut healthy: impl FnMut(&[TaskSerial]) -> bool,
+    ) -> Vec<TaskSerial> {
         let mut all = Vec::with_capacity(old.len());
         for batch in old.chunks(job.batch) {
             for &serial in batch {
@@ -66,7 +66,7 @@ impl Tasks {
             let began = Instant::now();
             while !healthy(&started) {
                 assert!(
-                    began.elapsed() < patience(),
+                    began.elapsed() < wait_limit(),
                     "waited in vain for instances {}.. of {}",
                     all.len(),
                     job.service
@@ -78,18 +78,18 @@ impl Tasks {
         all
     }
 
-    fn instance(&self, job: &Job, shard: u32) -> Serial {
+    fn instance(&self, job: &RollingJob, shard: u32) -> TaskSerial {
         let (least, most) = job.listen_after;
         let listen_after = self.draw().between(least, most);
-        self.launch(Task {
+        self.launch(TaskLaunch {
             listen_after,
             answer_after: job.answer_after,
-            ..Task::new(&job.service, shard)
+            ..TaskLaunch::new(&job.service, shard)
         })
     }
 
-    fn all_listen(&self, job: &Job, serials: &[Serial]) {
-        let limit = job.listen_after.1 + patience();
+    fn all_listen(&self, job: &RollingJob, serials: &[TaskSerial]) {
+        let limit = job.listen_after.1 + wait_limit();
         for &serial in serials {
             self.wait(serial, limit, "listens", |record| {
                 record.listening.is_some()

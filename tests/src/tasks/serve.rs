@@ -10,15 +10,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::Book;
-use crate::load::head::Head;
+use super::TaskJournal;
+use crate::load::head::MessageHead;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
 /// What the connections of a task are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum ServingPhase {
     /// Answer.
     Serving,
     /// Answer what was asked, close what is idle.
@@ -29,9 +29,9 @@ pub(super) enum Phase {
 
 /// A port that the task has and does not listen on yet: connections to it are refused, and nobody else can have it.
 #[derive(Debug)]
-pub(super) struct Allotted(Socket);
+pub(super) struct ReservedPort(Socket);
 
-impl Allotted {
+impl ReservedPort {
     /// Takes a port of an address; port 0 is one that is free.
     pub(super) fn take(address: SocketAddr) -> std::io::Result<Self> {
         let socket = Socket::new(
@@ -60,17 +60,17 @@ impl Allotted {
     }
 }
 
-/// Serves until the phase is no longer [`Phase::Serving`], then closes the port and waits for the connections.
+/// Serves until the phase is no longer [`ServingPhase::Serving`], then closes the port and waits for the connections.
 pub(super) async fn serve(
     listener: TcpListener,
-    book: Arc<Book>,
+    book: Arc<TaskJournal>,
     answer_after: Duration,
-    mut phase: watch::Receiver<Phase>,
+    mut phase: watch::Receiver<ServingPhase>,
     mut resets: impl FnMut() -> bool,
 ) {
     let mut connections = tokio::task::JoinSet::new();
     let mut told = phase.clone();
-    let over = told.wait_for(|&phase| phase != Phase::Serving);
+    let over = told.wait_for(|&phase| phase != ServingPhase::Serving);
     tokio::pin!(over);
     loop {
         tokio::select! {
@@ -86,7 +86,7 @@ pub(super) async fn serve(
         }
     }
     // Whom the kernel let in already is in: closing the port would reset them.
-    while *phase.borrow_and_update() == Phase::Quitting
+    while *phase.borrow_and_update() == ServingPhase::Quitting
         && let Ok((socket, _)) = SockRef::from(&listener).accept()
         && let Ok(stream) = TcpStream::from_std(nonblocking(socket))
     {
@@ -123,16 +123,16 @@ fn waiting(stream: &TcpStream, bytes: &mut Vec<u8>) -> bool {
 /// Answers the requests of one connection.
 async fn connection(
     mut stream: TcpStream,
-    book: Arc<Book>,
+    book: Arc<TaskJournal>,
     answer_after: Duration,
-    mut phase: watch::Receiver<Phase>,
+    mut phase: watch::Receiver<ServingPhase>,
     reset: bool,
 ) {
     let _ = stream.set_nodelay(true);
     let mut death = phase.clone();
     tokio::select! {
         biased;
-        _ = death.wait_for(|&phase| phase == Phase::Dead) => {}
+        _ = death.wait_for(|&phase| phase == ServingPhase::Dead) => {}
         () = answer_all(&mut stream, &book, answer_after, &mut phase) => return,
     }
     if reset {
@@ -142,17 +142,17 @@ async fn connection(
 
 async fn answer_all(
     stream: &mut TcpStream,
-    book: &Book,
+    book: &TaskJournal,
     answer_after: Duration,
-    phase: &mut watch::Receiver<Phase>,
+    phase: &mut watch::Receiver<ServingPhase>,
 ) {
     let mut bytes = Vec::with_capacity(1024);
     loop {
-        let head = match Head::parse(&bytes) {
+        let head = match MessageHead::parse(&bytes) {
             Ok(Some(head)) => head,
             Ok(None) => {
                 // A request whose bytes are here was asked before the connection closed.
-                let quitting = *phase.borrow_and_update() != Phase::Serving;
+                let quitting = *phase.borrow_and_update() != ServingPhase::Serving;
                 if quitting {
                     if waiting(stream, &mut bytes) {
                         continue;
@@ -183,7 +183,7 @@ async fn answer_all(
         if !health && !answer_after.is_zero() {
             tokio::time::sleep(answer_after).await;
         }
-        let close = head.close || *phase.borrow() != Phase::Serving;
+        let close = head.close || *phase.borrow() != ServingPhase::Serving;
         let body = &book.body;
         let response = format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{}\r\n{body}",

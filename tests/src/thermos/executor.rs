@@ -6,42 +6,46 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::lifecycle::Told;
-use super::shell::Shell;
-use super::supervise::{Table, TaskState};
-use super::{Contract, Counters, HealthCheck, Signaler, Task};
+use super::lifecycle::LifecycleMessage;
+use super::shell::ShellCheck;
+use super::supervise::{ProcessTable, TaskState};
+use super::{AuroraRelease, HealthCheck, HealthCounters, HttpSignaler, ThermosTask};
 use crate::POLL;
 
 /// What the executor knows of a task's health.
 #[derive(Debug, Clone)]
-pub struct Health {
+pub struct TaskHealth {
     /// The counters; they stand still without a check.
-    pub counters: Counters,
+    pub counters: HealthCounters,
     /// The reason of each failure, oldest first, counted or not.
     pub reasons: Vec<String>,
     /// How many checks were left out because of the snooze file.
     pub snoozed: u32,
     /// What the lifecycle told the task.
-    pub told: Vec<Told>,
+    pub told: Vec<LifecycleMessage>,
 }
 
 /// What both the checking thread and the test act on.
 #[derive(Debug)]
-pub(super) struct Executor {
-    pub(super) task: Task,
+pub(super) struct TaskExecutor {
+    pub(super) task: ThermosTask,
     pub(super) sandbox: PathBuf,
-    pub(super) table: Arc<Mutex<Table>>,
-    health: Mutex<Health>,
+    pub(super) table: Arc<Mutex<ProcessTable>>,
+    health: Mutex<TaskHealth>,
     /// No more checks.
     over: AtomicBool,
 }
 
-impl Executor {
-    pub(super) fn new(task: Task, sandbox: PathBuf, table: Arc<Mutex<Table>>) -> Self {
-        let any = HealthCheck::http(super::Http::default());
+impl TaskExecutor {
+    pub(super) fn new(
+        task: ThermosTask,
+        sandbox: PathBuf,
+        table: Arc<Mutex<ProcessTable>>,
+    ) -> Self {
+        let any = HealthCheck::http(super::HttpCheck::default());
         let check = task.health.as_ref().unwrap_or(&any);
-        let health = Health {
-            counters: Counters::new(task.contract, check),
+        let health = TaskHealth {
+            counters: HealthCounters::new(task.contract, check),
             reasons: Vec::new(),
             snoozed: 0,
             told: Vec::new(),
@@ -55,7 +59,7 @@ impl Executor {
         }
     }
 
-    pub(super) fn health(&self) -> Health {
+    pub(super) fn health(&self) -> TaskHealth {
         self.lock().clone()
     }
 
@@ -67,9 +71,9 @@ impl Executor {
 
     /// Checks until the task has ended, and ends it when it is sick.
     pub(super) fn watch(&self, check: &HealthCheck) {
-        if self.task.contract == Contract::V0_15 {
+        if self.task.contract == AuroraRelease::V0_15 {
             if check.initial_interval.is_zero() {
-                self.attempt(check, Counters::count_at_once);
+                self.attempt(check, HealthCounters::count_at_once);
             } else {
                 self.pause(check.initial_interval);
             }
@@ -82,7 +86,7 @@ impl Executor {
             if dead {
                 return self.end(TaskState::Failed);
             }
-            self.attempt(check, Counters::count);
+            self.attempt(check, HealthCounters::count);
             if self.lock().counters.dead().is_none() {
                 self.pause(check.interval);
             }
@@ -100,7 +104,8 @@ impl Executor {
             && let Some(port) = self.task.ports.get(&lifecycle.port)
             && !self.ended()
         {
-            let signaler = Signaler::new(*port).timeout(self.task.scaled(Duration::from_secs(1)));
+            let signaler =
+                HttpSignaler::new(*port).timeout(self.task.scaled(Duration::from_secs(1)));
             lifecycle.escalate(
                 self.task.contract,
                 &signaler,
@@ -115,7 +120,11 @@ impl Executor {
         }
     }
 
-    fn attempt(&self, check: &HealthCheck, count: impl Fn(&mut Counters, &Result<(), String>)) {
+    fn attempt(
+        &self,
+        check: &HealthCheck,
+        count: impl Fn(&mut HealthCounters, &Result<(), String>),
+    ) {
         let snoozed = self.sandbox.join(".healthchecksnooze").is_file();
         let result = if snoozed { Ok(()) } else { self.ask(check) };
         if self.over() {
@@ -130,7 +139,7 @@ impl Executor {
     fn ask(&self, check: &HealthCheck) -> Result<(), String> {
         let timeout = self.task.scaled(check.timeout);
         if let Some(cmdline) = &check.shell {
-            return Shell {
+            return ShellCheck {
                 contract: self.task.contract,
                 cmdline: &self.task.fill(cmdline),
                 timeout,
@@ -140,7 +149,7 @@ impl Executor {
             .check();
         }
         let port = self.task.ports["health"];
-        Signaler::new(port).timeout(timeout).check(&check.http)
+        HttpSignaler::new(port).timeout(timeout).check(&check.http)
     }
 
     /// Where Mesos runs the executor; the sandbox is the directory `sandbox` in it.
@@ -167,7 +176,7 @@ impl Executor {
         table.state != TaskState::Active
     }
 
-    fn lock(&self) -> MutexGuard<'_, Health> {
+    fn lock(&self) -> MutexGuard<'_, TaskHealth> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use super::signaler::Http;
+use super::signaler::HttpCheck;
 
 /// Which Aurora plays the executor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Contract {
+pub enum AuroraRelease {
     /// 0.15 of 2016: nothing is asked during the initial interval, then failures are counted. Shell checks go through
     /// `/bin/sh`; each stage of a stop is waited for in full.
     V0_15,
@@ -16,10 +16,10 @@ pub enum Contract {
     Last,
 }
 
-/// How a task is checked. All times are Aurora's: [`Task::second`](super::Task::second) scales them.
+/// How a task is checked. All times are Aurora's: [`ThermosTask::second`](super::Task::second) scales them.
 #[derive(Debug, Clone)]
 pub struct HealthCheck {
-    pub(super) http: Http,
+    pub(super) http: HttpCheck,
     pub(super) shell: Option<String>,
     pub(super) initial_interval: Duration,
     pub(super) interval: Duration,
@@ -31,7 +31,7 @@ pub struct HealthCheck {
 impl HealthCheck {
     /// Asks the port named `health`; without one the task is always healthy.
     #[must_use]
-    pub fn http(http: Http) -> Self {
+    pub fn http(http: HttpCheck) -> Self {
         Self {
             http,
             shell: None,
@@ -46,7 +46,7 @@ impl HealthCheck {
     /// Runs a command line, in which ports are filled in.
     #[must_use]
     pub fn shell(cmdline: &str) -> Self {
-        Self::http(Http::default()).and_shell(cmdline)
+        Self::http(HttpCheck::default()).and_shell(cmdline)
     }
 
     /// Configures a command line beside HTTP.
@@ -94,8 +94,8 @@ impl HealthCheck {
 
 /// The state that the results of checks lead to.
 #[derive(Debug, Clone)]
-pub struct Counters {
-    contract: Contract,
+pub struct HealthCounters {
+    contract: AuroraRelease,
     max_failures: u32,
     min_successes: u32,
     /// Under the last contract: attempts whose failure does not count, and attempts after which it is too late.
@@ -108,10 +108,10 @@ pub struct Counters {
     dead: Option<String>,
 }
 
-impl Counters {
+impl HealthCounters {
     /// Before the first check.
     #[must_use]
-    pub fn new(contract: Contract, check: &HealthCheck) -> Self {
+    pub fn new(contract: AuroraRelease, check: &HealthCheck) -> Self {
         let attempts = check.initial_interval.as_secs_f64() / check.interval.as_secs_f64();
         #[expect(
             clippy::cast_possible_truncation,
@@ -128,7 +128,7 @@ impl Counters {
             attempts: 0,
             successes: 0,
             failures: 0,
-            running: contract == Contract::V0_15,
+            running: contract == AuroraRelease::V0_15,
             dead: None,
         }
     }
@@ -169,7 +169,7 @@ impl Counters {
 
     fn failure(&mut self, why: &str) {
         self.successes = 0;
-        let counted = self.contract == Contract::V0_15 || self.attempts > self.forgiven;
+        let counted = self.contract == AuroraRelease::V0_15 || self.attempts > self.forgiven;
         if !counted {
             return;
         }

@@ -3,19 +3,19 @@
 
 use std::time::Duration;
 
-use super::{Contract, Signaler};
+use super::{AuroraRelease, HttpSignaler};
 
 /// How often the executor looks whether the task has ended.
 const WAIT_POLL: Duration = Duration::from_secs(1);
 
 /// The endpoints that are told to quit, and how long each is waited for.
 #[derive(Debug, Clone)]
-pub struct Lifecycle {
+pub struct HttpLifecycle {
     pub(super) port: String,
     stages: [(String, Duration); 2],
 }
 
-impl Default for Lifecycle {
+impl Default for HttpLifecycle {
     /// `/quitquitquit` and `/abortabortabort` of the port `health`, 5 s each.
     fn default() -> Self {
         let wait = Duration::from_secs(5);
@@ -26,7 +26,7 @@ impl Default for Lifecycle {
     }
 }
 
-impl Lifecycle {
+impl HttpLifecycle {
     /// Tells another port. (`health`)
     #[must_use]
     pub fn port(mut self, name: &str) -> Self {
@@ -45,7 +45,7 @@ impl Lifecycle {
 
 /// One message of the lifecycle.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct LifecycleMessage {
     /// The endpoint.
     pub endpoint: String,
     /// Whether there was any answer.
@@ -54,27 +54,27 @@ pub struct Told {
     pub looks: u32,
 }
 
-impl Lifecycle {
+impl HttpLifecycle {
     /// Tells the stages one after the other until the task has ended. `scaled` makes Aurora's times real.
     pub(super) fn escalate(
         &self,
-        contract: Contract,
-        signaler: &Signaler,
+        contract: AuroraRelease,
+        signaler: &HttpSignaler,
         scaled: impl Fn(Duration) -> Duration,
         ended: impl Fn() -> bool,
-        mut note: impl FnMut(Told),
+        mut note: impl FnMut(LifecycleMessage),
     ) {
         for (endpoint, wait) in &self.stages {
             let handled = signaler.post(endpoint).is_ok();
             let (looks, gone) = match contract {
                 _ if !handled => (0, false),
-                Contract::V0_15 => {
+                AuroraRelease::V0_15 => {
                     std::thread::sleep(scaled(*wait));
                     (1, ended())
                 }
-                Contract::Last => polled(*wait, &scaled, &ended),
+                AuroraRelease::Last => polled(*wait, &scaled, &ended),
             };
-            note(Told {
+            note(LifecycleMessage {
                 endpoint: endpoint.clone(),
                 handled,
                 looks,

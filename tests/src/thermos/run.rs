@@ -5,19 +5,21 @@ use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use super::Task;
-use super::executor::{Executor, Health};
-use super::supervise::{Slot, State, Supervisor, Table, TaskState, logs};
-use crate::eventually;
+use super::ThermosTask;
+use super::executor::{TaskExecutor, TaskHealth};
+use super::supervise::{
+    ProcessSlot, ProcessState, ProcessSupervisor, ProcessTable, TaskState, logs,
+};
+use crate::wait_until;
 
 /// Starts tasks.
 #[derive(Debug)]
-pub struct Runner;
+pub struct TaskRunner;
 
-impl Runner {
+impl TaskRunner {
     /// Starts a task in a new sandbox: `sandbox` in a directory below `parent` that is named after the task's id.
     #[must_use]
-    pub fn start(task: Task, parent: &Path) -> RunningTask {
+    pub fn start(task: ThermosTask, parent: &Path) -> RunningTask {
         let known = |name: &String| task.processes.iter().any(|process| process.name == *name);
         let unknown = task.constraints.iter().flatten().find(|name| !known(name));
         assert_eq!(unknown, None, "a constraint names no process");
@@ -29,14 +31,14 @@ impl Runner {
         let slots = task
             .processes
             .iter()
-            .map(|process| (process.name.clone(), Slot::default()));
-        let table = Table {
+            .map(|process| (process.name.clone(), ProcessSlot::default()));
+        let table = ProcessTable {
             slots: slots.collect(),
             state: TaskState::Active,
             stopping: None,
         };
         let table = Arc::new(Mutex::new(table));
-        let supervisor = Supervisor {
+        let supervisor = ProcessSupervisor {
             task: task.clone(),
             sandbox: sandbox.clone(),
             table: table.clone(),
@@ -45,7 +47,7 @@ impl Runner {
             .name("thermos".to_owned())
             .spawn(move || supervisor.supervise())
             .expect("a thread");
-        let executor = Arc::new(Executor::new(task, sandbox, table));
+        let executor = Arc::new(TaskExecutor::new(task, sandbox, table));
         let watch = executor.check().cloned().map(|check| {
             let executor = executor.clone();
             std::thread::Builder::new()
@@ -64,7 +66,7 @@ impl Runner {
 /// A task that was started. Dropping it stops it.
 #[derive(Debug)]
 pub struct RunningTask {
-    executor: Arc<Executor>,
+    executor: Arc<TaskExecutor>,
     /// Checks the health.
     watch: Option<JoinHandle<()>>,
     /// Supervises the processes.
@@ -87,8 +89,8 @@ impl RunningTask {
 
     /// What a process is doing.
     #[must_use]
-    pub fn state(&self, process: &str) -> State {
-        self.slot(process, Slot::state)
+    pub fn state(&self, process: &str) -> ProcessState {
+        self.slot(process, ProcessSlot::state)
     }
 
     /// The pid of a process while it runs, which is also its process group.
@@ -113,10 +115,10 @@ impl RunningTask {
     ///
     /// # Panics
     /// When it is not in time, or has ended otherwise; the message holds what it wrote to stderr.
-    pub fn wait_for(&self, process: &str, state: State) {
-        eventually(&format!("process {process} is {state:?}"), || {
+    pub fn wait_for(&self, process: &str, state: ProcessState) {
+        wait_until(&format!("process {process} is {state:?}"), || {
             let now = self.state(process);
-            let ended = matches!(now, State::Done | State::Failed);
+            let ended = matches!(now, ProcessState::Done | ProcessState::Failed);
             let over = now != state && (ended || self.task_state() != TaskState::Active);
             if over {
                 let said = self.log(process, self.runs(process).saturating_sub(1), "stderr");
@@ -135,7 +137,7 @@ impl RunningTask {
 
     /// What the executor knows of its health.
     #[must_use]
-    pub fn health(&self) -> Health {
+    pub fn health(&self) -> TaskHealth {
         self.executor.health()
     }
 
@@ -145,7 +147,7 @@ impl RunningTask {
     /// When it does not in time.
     #[must_use]
     pub fn finished(&self) -> TaskState {
-        eventually("the task ends", || self.task_state() != TaskState::Active);
+        wait_until("the task ends", || self.task_state() != TaskState::Active);
         self.task_state()
     }
 
@@ -165,7 +167,7 @@ impl RunningTask {
         );
     }
 
-    fn slot<T>(&self, process: &str, of: impl Fn(&Slot) -> T) -> T {
+    fn slot<T>(&self, process: &str, of: impl Fn(&ProcessSlot) -> T) -> T {
         let table = self.executor.table.lock().unwrap();
         of(table
             .slots
@@ -188,19 +190,19 @@ mod tests {
     use nix::unistd::Pid;
     use tempfile::TempDir;
 
-    use super::super::Process;
+    use super::super::ThermosProcess;
     use super::*;
 
-    fn start(task: Task) -> (RunningTask, TempDir) {
+    fn start(task: ThermosTask) -> (RunningTask, TempDir) {
         let parent = TempDir::new().unwrap();
-        (Runner::start(task, parent.path()), parent)
+        (TaskRunner::start(task, parent.path()), parent)
     }
 
     #[test]
     fn processes_start_when_their_predecessors_have_succeeded() {
-        let note = |name: &str| Process::new(name, &format!("echo {name} >> order"));
+        let note = |name: &str| ThermosProcess::new(name, &format!("echo {name} >> order"));
         let (task, _parent) = start(
-            Task::new("t")
+            ThermosTask::new("t")
                 .process(note("third"))
                 .process(note("second"))
                 .process(note("first"))
@@ -210,18 +212,18 @@ mod tests {
         assert_eq!(task.finished(), TaskState::Success);
         let order = std::fs::read_to_string(task.sandbox().join("order")).unwrap();
         assert_eq!(order, "first\nsecond\nthird\n");
-        assert_eq!(task.state("third"), State::Done);
+        assert_eq!(task.state("third"), ProcessState::Done);
     }
 
     #[test]
     fn only_thermos_variables_are_there_and_the_profile_is_sourced() {
         let (task, _parent) = start(
-            Task::new("t")
-                .process(Process::new(
+            ThermosTask::new("t")
+                .process(ThermosProcess::new(
                     "setup",
                     "echo 'export STAGE=prod' > .thermos_profile",
                 ))
-                .process(Process::new(
+                .process(ThermosProcess::new(
                     "job",
                     "echo $STAGE $EXTRA {{thermos.ports[http]}}; env",
                 ))
@@ -251,25 +253,33 @@ mod tests {
     #[test]
     fn a_failing_process_runs_again_until_it_has_failed_too_often() {
         let (task, _parent) = start(
-            Task::new("t")
-                .process(Process::new("bad", "echo oops >&2; exit 3").max_failures(2))
-                .process(Process::new("good", "exec sleep 60")),
+            ThermosTask::new("t")
+                .process(ThermosProcess::new("bad", "echo oops >&2; exit 3").max_failures(2))
+                .process(ThermosProcess::new("good", "exec sleep 60")),
         );
         assert_eq!(task.finished(), TaskState::Failed);
-        assert_eq!((task.state("bad"), task.runs("bad")), (State::Failed, 2));
+        assert_eq!(
+            (task.state("bad"), task.runs("bad")),
+            (ProcessState::Failed, 2)
+        );
         assert_eq!(task.log("bad", 0, "stderr"), "oops\n");
         assert_eq!(task.log("bad", 1, "stderr"), "oops\n");
-        assert_eq!(task.state("good"), State::Failed, "stopped with the task");
+        assert_eq!(
+            task.state("good"),
+            ProcessState::Failed,
+            "stopped with the task"
+        );
     }
 
     #[test]
     fn a_killed_process_is_lost_and_not_failed() {
-        let (task, _parent) = start(Task::new("t").process(Process::new("job", "exec sleep 60")));
-        task.wait_for("job", State::Running);
+        let (task, _parent) =
+            start(ThermosTask::new("t").process(ThermosProcess::new("job", "exec sleep 60")));
+        task.wait_for("job", ProcessState::Running);
         let pid = i32::try_from(task.pid("job").unwrap()).unwrap();
         nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-        eventually("it runs again", || task.runs("job") == 2);
-        task.wait_for("job", State::Running);
+        wait_until("it runs again", || task.runs("job") == 2);
+        task.wait_for("job", ProcessState::Running);
         assert_eq!(task.task_state(), TaskState::Active);
     }
 
@@ -278,24 +288,24 @@ mod tests {
         let polite = "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done";
         let deaf = "trap '' TERM; echo up; while :; do sleep 0.01; done";
         let (mut task, _parent) = start(
-            Task::new("t")
-                .process(Process::new("polite", polite))
-                .process(Process::new("deaf", deaf))
+            ThermosTask::new("t")
+                .process(ThermosProcess::new("polite", polite))
+                .process(ThermosProcess::new("deaf", deaf))
                 .grace(Duration::from_millis(500)),
         );
         for name in ["polite", "deaf"] {
-            eventually(name, || task.log(name, 0, "stdout").starts_with("up"));
+            wait_until(name, || task.log(name, 0, "stdout").starts_with("up"));
         }
         let group = Pid::from_raw(i32::try_from(task.pid("deaf").unwrap()).unwrap());
         task.stop();
         assert_eq!(task.log("polite", 0, "stdout"), "up\nbye\n");
         assert_eq!(
             (task.state("polite"), task.state("deaf")),
-            (State::Done, State::Failed)
+            (ProcessState::Done, ProcessState::Failed)
         );
         assert_eq!(task.task_state(), TaskState::Killed);
         let gone = || killpg(group, None) == Err(nix::errno::Errno::ESRCH);
-        eventually("its process group is gone", gone);
+        wait_until("its process group is gone", gone);
     }
 
     #[test]
@@ -306,8 +316,11 @@ mod tests {
         let parent = TempDir::new().unwrap();
         let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(parent.path(), everybody).unwrap();
-        let job = Process::new("job", "id -u; id -G; touch mine");
-        let task = Runner::start(Task::new("t").process(job).user(12_345), parent.path());
+        let job = ThermosProcess::new("job", "id -u; id -G; touch mine");
+        let task = TaskRunner::start(
+            ThermosTask::new("t").process(job).user(12_345),
+            parent.path(),
+        );
         assert_eq!(
             task.finished(),
             TaskState::Success,

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use super::Contract;
+use super::AuroraRelease;
 use crate::POLL;
 
 /// One check.
-pub(super) struct Shell<'a> {
-    pub(super) contract: Contract,
+pub(super) struct ShellCheck<'a> {
+    pub(super) contract: AuroraRelease,
     pub(super) cmdline: &'a str,
     pub(super) timeout: Duration,
     /// Where the executor runs, which Mesos gave it.
@@ -19,14 +19,14 @@ pub(super) struct Shell<'a> {
     pub(super) uid: Option<u32>,
 }
 
-impl Shell<'_> {
+impl ShellCheck<'_> {
     /// Runs it; the reason for a failure, as Aurora's page shows it.
     pub(super) fn check(&self) -> Result<(), String> {
         let mut command = self.command();
         let output = match self.contract {
             // The output goes where the executor's own goes.
-            Contract::V0_15 => None,
-            Contract::Last => {
+            AuroraRelease::V0_15 => None,
+            AuroraRelease::Last => {
                 let (read, write) = std::io::pipe().expect("a pipe");
                 let same = write.try_clone().expect("a pipe");
                 command.stdout(write).stderr(same);
@@ -56,24 +56,24 @@ impl Shell<'_> {
         let (command, status) = (self.cmdline, status.map(code));
         match (status, self.contract) {
             (Some(0), _) => Ok(()),
-            (Some(code), Contract::V0_15) => Err(format!(
+            (Some(code), AuroraRelease::V0_15) => Err(format!(
                 "Command '{command}' returned non-zero exit status {code}"
             )),
-            (Some(code), Contract::Last) => Err(format!(
+            (Some(code), AuroraRelease::Last) => Err(format!(
                 "Command '{command}' returned non-zero exit status {code} with output '{said}'"
             )),
-            (None, Contract::V0_15) => Err(format!(
+            (None, AuroraRelease::V0_15) => Err(format!(
                 "Internal health check error: Command '{command}' timed out after {} seconds",
                 self.timeout.as_secs_f64()
             )),
-            (None, Contract::Last) => Err("Health check timed out.".to_owned()),
+            (None, AuroraRelease::Last) => Err("Health check timed out.".to_owned()),
         }
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new(match self.contract {
-            Contract::V0_15 => "/bin/sh",
-            Contract::Last => "/bin/bash",
+            AuroraRelease::V0_15 => "/bin/sh",
+            AuroraRelease::Last => "/bin/bash",
         });
         command
             .args(["-c", self.cmdline])

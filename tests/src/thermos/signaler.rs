@@ -1,11 +1,11 @@
 //! The question that Aurora's executor asks a task, and the verdict on its answer:
 //! `apache/aurora/common/health_check/http_signaler.py`. How it travels is urllib's; when it is asked, and what
-//! follows, is [`Counters`](super::Counters)' and [`Lifecycle`](super::Lifecycle)'s.
+//! follows, is [`HealthCounters`](super::Counters)' and [`HttpLifecycle`](super::Lifecycle)'s.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::urllib::{Place, Reply, Trouble};
+use super::urllib::{HttpUrl, UrllibError, UrllibResponse};
 
 /// urllib2's most redirects, in all and to one place.
 const REDIRECTS: (usize, u32) = (10, 4);
@@ -14,7 +14,7 @@ const SHORTENED: usize = 10;
 
 /// Asks a port of localhost, one connection per question.
 #[derive(Debug, Clone)]
-pub struct Signaler {
+pub struct HttpSignaler {
     host: String,
     port: u16,
     timeout: Duration,
@@ -22,13 +22,13 @@ pub struct Signaler {
 
 /// What a health check wants to hear.
 #[derive(Debug, Clone)]
-pub struct Http {
+pub struct HttpCheck {
     pub(super) endpoint: String,
     pub(super) response: String,
     pub(super) code: u16,
 }
 
-impl Default for Http {
+impl Default for HttpCheck {
     fn default() -> Self {
         Self {
             endpoint: "/health".to_owned(),
@@ -38,7 +38,7 @@ impl Default for Http {
     }
 }
 
-impl Http {
+impl HttpCheck {
     /// Asks for another path. (`/health`)
     #[must_use]
     pub fn endpoint(mut self, endpoint: &str) -> Self {
@@ -63,14 +63,14 @@ impl Http {
 
 /// What urllib2 hands to the signaler.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct SignalerResponse {
     /// The status code of the last answer.
     pub code: u16,
     /// Its body; empty when the code is not 2xx, whatever was sent.
     pub body: Vec<u8>,
 }
 
-impl Signaler {
+impl HttpSignaler {
     /// One that waits 1 s for each operation on its socket, which is what the lifecycle's has; nothing bounds their sum.
     #[must_use]
     pub fn new(port: u16) -> Self {
@@ -99,7 +99,7 @@ impl Signaler {
     ///
     /// # Errors
     /// The reason for the failure, as Aurora's page shows it after `Failed health check! `.
-    pub fn check(&self, http: &Http) -> Result<(), String> {
+    pub fn check(&self, http: &HttpCheck) -> Result<(), String> {
         let answer = self.query("GET", &http.endpoint)?;
         let body = strip(&answer.body).to_ascii_lowercase();
         if !http.response.is_empty() && body != http.response.to_ascii_lowercase().as_bytes() {
@@ -130,29 +130,29 @@ impl Signaler {
     ///
     /// # Errors
     /// There was no answer.
-    pub fn query(&self, method: &str, endpoint: &str) -> Result<Answer, String> {
-        let start = Place {
+    pub fn query(&self, method: &str, endpoint: &str) -> Result<SignalerResponse, String> {
+        let start = HttpUrl {
             host: self.host.clone(),
             port: self.port,
             path: endpoint.to_owned(),
         };
-        let failed = |why: Trouble| format!("Failed to signal {start}: {why}");
+        let failed = |why: UrllibError| format!("Failed to signal {start}: {why}");
         let (mut place, mut method) = (start.clone(), method.to_owned());
         let mut visited = BTreeMap::new();
         loop {
-            let mut reply = Reply::ask(&place, &method, self.timeout).map_err(failed)?;
+            let mut reply = UrllibResponse::ask(&place, &method, self.timeout).map_err(failed)?;
             let code = reply.code;
             if (200..300).contains(&code) {
                 let body = reply.body().map_err(failed)?;
-                return Ok(Answer { code, body });
+                return Ok(SignalerResponse { code, body });
             }
             let body = Vec::new();
             let Some(next) = reply.redirect(&place, &method) else {
-                return Ok(Answer { code, body });
+                return Ok(SignalerResponse { code, body });
             };
             let visits: u32 = visited.get(&next.to_string()).copied().unwrap_or(0);
             if visits >= REDIRECTS.1 || visited.len() >= REDIRECTS.0 {
-                return Ok(Answer { code, body });
+                return Ok(SignalerResponse { code, body });
             }
             visited.insert(next.to_string(), visits + 1);
             reply.body().map_err(failed)?;

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, Uid, User};
 
-use super::{Process, Task};
-use crate::{POLL, patience};
+use super::{ThermosProcess, ThermosTask};
+use crate::{POLL, wait_limit};
 
 /// What a process is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum ProcessState {
     /// Not started, or about to be started again.
     Waiting,
     /// Started and not ended.
@@ -42,17 +42,17 @@ pub enum TaskState {
 }
 
 #[derive(Debug)]
-pub(super) struct Table {
-    pub(super) slots: BTreeMap<String, Slot>,
+pub(super) struct ProcessTable {
+    pub(super) slots: BTreeMap<String, ProcessSlot>,
     pub(super) state: TaskState,
     /// What the task is once its processes have been stopped, and when their grace ends.
     pub(super) stopping: Option<(TaskState, Instant)>,
 }
 
-impl Table {
+impl ProcessTable {
     /// Asks every process to end; after `grace` the supervisor no longer asks.
     pub(super) fn stop(&mut self, state: TaskState, grace: Duration) {
-        for group in self.slots.values().filter_map(Slot::group) {
+        for group in self.slots.values().filter_map(ProcessSlot::group) {
             let _ = killpg(group, Signal::SIGTERM);
         }
         self.stopping = Some((state, Instant::now() + grace));
@@ -61,19 +61,19 @@ impl Table {
 
 /// One process through all its runs.
 #[derive(Debug, Default)]
-pub(super) struct Slot {
+pub(super) struct ProcessSlot {
     pub(super) child: Option<Child>,
     /// `None` while it waits or runs.
-    ended: Option<State>,
+    ended: Option<ProcessState>,
     pub(super) runs: u32,
     failures: u32,
 }
 
-impl Slot {
-    pub(super) fn state(&self) -> State {
+impl ProcessSlot {
+    pub(super) fn state(&self) -> ProcessState {
         match (&self.child, self.ended) {
-            (Some(_), _) => State::Running,
-            (None, ended) => ended.unwrap_or(State::Waiting),
+            (Some(_), _) => ProcessState::Running,
+            (None, ended) => ended.unwrap_or(ProcessState::Waiting),
         }
     }
 
@@ -89,18 +89,18 @@ impl Slot {
         }
         self.child = None;
         if status.success() {
-            self.ended = Some(State::Done);
+            self.ended = Some(ProcessState::Done);
         } else if status.signal().is_none() {
             // A process that a signal ended is lost, not failed: it starts again and nothing is counted.
             self.failures += 1;
             if max_failures != 0 && self.failures >= max_failures {
-                self.ended = Some(State::Failed);
+                self.ended = Some(ProcessState::Failed);
             }
         }
     }
 }
 
-impl Drop for Slot {
+impl Drop for ProcessSlot {
     fn drop(&mut self) {
         // Only when the supervisor did not come to its end.
         if let Some(group) = self.group() {
@@ -113,13 +113,13 @@ impl Drop for Slot {
 }
 
 /// The thread that starts and reaps.
-pub(super) struct Supervisor {
-    pub(super) task: Task,
+pub(super) struct ProcessSupervisor {
+    pub(super) task: ThermosTask,
     pub(super) sandbox: PathBuf,
-    pub(super) table: Arc<Mutex<Table>>,
+    pub(super) table: Arc<Mutex<ProcessTable>>,
 }
 
-impl Supervisor {
+impl ProcessSupervisor {
     pub(super) fn supervise(&self) {
         while self.step() {
             std::thread::sleep(POLL);
@@ -143,12 +143,16 @@ impl Supervisor {
         if table
             .slots
             .values()
-            .any(|slot| slot.state() == State::Failed)
+            .any(|slot| slot.state() == ProcessState::Failed)
         {
             table.stop(TaskState::Failed, self.task.grace);
             return true;
         }
-        if table.slots.values().all(|slot| slot.state() == State::Done) {
+        if table
+            .slots
+            .values()
+            .all(|slot| slot.state() == ProcessState::Done)
+        {
             table.state = TaskState::Success;
             return false;
         }
@@ -156,9 +160,9 @@ impl Supervisor {
             let before = self.task.predecessors(&process.name);
             let ready = before
                 .iter()
-                .all(|name| table.slots[name].state() == State::Done);
+                .all(|name| table.slots[name].state() == ProcessState::Done);
             let slot = table.slots.get_mut(&process.name).unwrap();
-            if ready && slot.state() == State::Waiting {
+            if ready && slot.state() == ProcessState::Waiting {
                 slot.child = Some(self.launch(process, slot.runs));
                 slot.runs += 1;
             }
@@ -166,25 +170,25 @@ impl Supervisor {
         true
     }
 
-    fn end(&self, table: &mut Table, state: TaskState, deadline: Instant) -> bool {
+    fn end(&self, table: &mut ProcessTable, state: TaskState, deadline: Instant) -> bool {
         if Instant::now() >= deadline {
-            for group in table.slots.values().filter_map(Slot::group) {
+            for group in table.slots.values().filter_map(ProcessSlot::group) {
                 let _ = killpg(group, Signal::SIGKILL);
             }
         }
         if table.slots.values().any(|slot| slot.child.is_some()) {
-            let over = Instant::now() > deadline + patience();
+            let over = Instant::now() > deadline + wait_limit();
             assert!(!over, "a process of {} does not end", self.task.name);
             return true;
         }
         for slot in table.slots.values_mut().filter(|slot| slot.runs > 0) {
-            slot.ended.get_or_insert(State::Failed);
+            slot.ended.get_or_insert(ProcessState::Failed);
         }
         table.state = state;
         false
     }
 
-    fn launch(&self, process: &Process, run: u32) -> Child {
+    fn launch(&self, process: &ThermosProcess, run: u32) -> Child {
         let logs = logs(&self.sandbox, &process.name, run);
         std::fs::create_dir_all(&logs).unwrap();
         let uid = self.task.uid.map_or_else(Uid::current, Uid::from_raw);

@@ -7,7 +7,7 @@ use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
-use crate::patience;
+use crate::wait_limit;
 
 /// httplib's longest line.
 const LINE: u64 = 65_536;
@@ -18,7 +18,7 @@ const KEPT: u64 = 1 << 20;
 
 /// How a question ends without an answer; its words are those of the executor.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum UrllibError {
     /// Before the request was sent: urllib2's `URLError`.
     Unsent(String),
     /// A timeout, or an answer that httplib refuses: the name of the exception.
@@ -27,7 +27,7 @@ pub(super) enum Trouble {
     Unexpected(String),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for UrllibError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unsent(why) => write!(out, "<urlopen error {why}>"),
@@ -39,19 +39,19 @@ impl fmt::Display for Trouble {
 
 /// A URL, its scheme being http.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct HttpUrl {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) path: String,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for HttpUrl {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "http://{}:{}{}", self.host, self.port, self.path)
     }
 }
 
-impl Place {
+impl HttpUrl {
     /// Where a `Location` leads from here; `None` for what is not http.
     fn join(&self, location: &str) -> Option<Self> {
         let Some((scheme, rest)) = location.split_once("://") else {
@@ -79,18 +79,22 @@ impl Place {
 }
 
 /// An answer whose body is not read yet.
-pub(super) struct Reply {
+pub(super) struct UrllibResponse {
     pub(super) code: u16,
     headers: Vec<(String, String)>,
     /// What an answer without a head began with.
     start: Vec<u8>,
-    stream: Patient,
+    stream: TimedStream,
 }
 
-impl Reply {
+impl UrllibResponse {
     /// Sends a request and reads the head of the answer.
-    pub(super) fn ask(place: &Place, method: &str, timeout: Duration) -> Result<Self, Trouble> {
-        let unsent = |error: std::io::Error| Trouble::Unsent(python(&error));
+    pub(super) fn ask(
+        place: &HttpUrl,
+        method: &str,
+        timeout: Duration,
+    ) -> Result<Self, UrllibError> {
+        let unsent = |error: std::io::Error| UrllibError::Unsent(python(&error));
         let mut stream = connect(place, timeout).map_err(unsent)?;
         stream
             .write_all(request(place, method).as_bytes())
@@ -99,7 +103,7 @@ impl Reply {
             code: 0,
             headers: Vec::new(),
             start: Vec::new(),
-            stream: Patient::new(stream),
+            stream: TimedStream::new(stream),
         };
         loop {
             let line = reply.stream.line()?;
@@ -114,9 +118,9 @@ impl Reply {
     }
 
     /// Reads a status line; `false` when it is none, and so the first line of an HTTP/0.9 body.
-    fn status(&mut self, line: Vec<u8>) -> Result<bool, Trouble> {
+    fn status(&mut self, line: Vec<u8>) -> Result<bool, UrllibError> {
         if line.is_empty() {
-            return Err(Trouble::Within("BadStatusLine"));
+            return Err(UrllibError::Within("BadStatusLine"));
         }
         let text = String::from_utf8_lossy(&line).into_owned();
         let mut words = text.split_ascii_whitespace();
@@ -126,14 +130,14 @@ impl Reply {
             return Ok(false);
         };
         let code = code.parse().ok().filter(|code| (100..1000).contains(code));
-        self.code = code.ok_or(Trouble::Within("BadStatusLine"))?;
+        self.code = code.ok_or(UrllibError::Within("BadStatusLine"))?;
         if version.starts_with("HTTP/1.") || version == "HTTP/0.9" {
             return Ok(true);
         }
-        Err(Trouble::Within("UnknownProtocol"))
+        Err(UrllibError::Within("UnknownProtocol"))
     }
 
-    fn head(&mut self) -> Result<(), Trouble> {
+    fn head(&mut self) -> Result<(), UrllibError> {
         self.headers.clear();
         loop {
             let line = String::from_utf8_lossy(&self.stream.line()?).into_owned();
@@ -141,7 +145,7 @@ impl Reply {
                 return Ok(());
             }
             if self.headers.len() == HEADERS {
-                return Err(Trouble::Within("HTTPException"));
+                return Err(UrllibError::Within("HTTPException"));
             }
             if let Some((name, value)) = line.split_once(':') {
                 self.headers
@@ -156,7 +160,7 @@ impl Reply {
     }
 
     /// Where urllib2 goes on, if it does: a POST goes on as a GET, except where that would repeat it.
-    pub(super) fn redirect(&self, from: &Place, method: &str) -> Option<Place> {
+    pub(super) fn redirect(&self, from: &HttpUrl, method: &str) -> Option<HttpUrl> {
         let follows = match self.code {
             301..=303 => true,
             307 => method == "GET",
@@ -166,7 +170,7 @@ impl Reply {
     }
 
     /// Reads the body, however long that takes.
-    pub(super) fn body(&mut self) -> Result<Vec<u8>, Trouble> {
+    pub(super) fn body(&mut self) -> Result<Vec<u8>, UrllibError> {
         let mut body = std::mem::take(&mut self.start);
         let chunked = self.header("transfer-encoding");
         if chunked.is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
@@ -184,17 +188,17 @@ impl Reply {
         Ok(body)
     }
 
-    fn chunks(&mut self, body: &mut Vec<u8>) -> Result<(), Trouble> {
+    fn chunks(&mut self, body: &mut Vec<u8>) -> Result<(), UrllibError> {
         loop {
             let line = String::from_utf8_lossy(&self.stream.line()?).into_owned();
             let size = line.split(';').next().unwrap_or_default().trim();
             let size =
-                u64::from_str_radix(size, 16).map_err(|_| Trouble::Within("IncompleteRead"))?;
+                u64::from_str_radix(size, 16).map_err(|_| UrllibError::Within("IncompleteRead"))?;
             if size == 0 {
                 return Ok(());
             }
             if self.stream.read(size, body)? < size {
-                return Err(Trouble::Within("IncompleteRead"));
+                return Err(UrllibError::Within("IncompleteRead"));
             }
             self.stream.line()?;
         }
@@ -202,21 +206,21 @@ impl Reply {
 }
 
 /// A stream that is read with a timeout for each operation, and with the harness's own bound on the whole.
-struct Patient {
+struct TimedStream {
     stream: BufReader<TcpStream>,
     until: Instant,
 }
 
-impl Patient {
+impl TimedStream {
     fn new(stream: TcpStream) -> Self {
         Self {
             stream: BufReader::new(stream),
-            until: Instant::now() + 2 * patience(),
+            until: Instant::now() + 2 * wait_limit(),
         }
     }
 
     /// One line with its end; less at the end of the stream.
-    fn line(&mut self) -> Result<Vec<u8>, Trouble> {
+    fn line(&mut self) -> Result<Vec<u8>, UrllibError> {
         let mut line = Vec::new();
         let read = self
             .stream
@@ -225,13 +229,13 @@ impl Patient {
             .read_until(b'\n', &mut line);
         read.map_err(|error| while_reading(&error))?;
         if line.len() as u64 > LINE {
-            return Err(Trouble::Within("LineTooLong"));
+            return Err(UrllibError::Within("LineTooLong"));
         }
         Ok(line)
     }
 
     /// Reads up to `length` bytes and keeps the first of them; how many there were.
-    fn read(&mut self, length: u64, into: &mut Vec<u8>) -> Result<u64, Trouble> {
+    fn read(&mut self, length: u64, into: &mut Vec<u8>) -> Result<u64, UrllibError> {
         let mut seen = 0;
         while seen < length {
             assert!(Instant::now() < self.until, "an answer without end");
@@ -254,7 +258,7 @@ impl Patient {
 }
 
 /// The first address of the host that takes the connection; each has the whole timeout.
-fn connect(place: &Place, timeout: Duration) -> std::io::Result<TcpStream> {
+fn connect(place: &HttpUrl, timeout: Duration) -> std::io::Result<TcpStream> {
     let host = place.host.trim_matches(['[', ']']);
     let mut last = std::io::Error::from(ErrorKind::AddrNotAvailable);
     for address in (host, place.port).to_socket_addrs()? {
@@ -271,7 +275,7 @@ fn connect(place: &Place, timeout: Duration) -> std::io::Result<TcpStream> {
 }
 
 /// The bytes that httplib writes, in one piece.
-fn request(place: &Place, method: &str) -> String {
+fn request(place: &HttpUrl, method: &str) -> String {
     let of_a_form = match method {
         "POST" => "Content-Length: 0\r\nContent-Type: application/x-www-form-urlencoded\r\n",
         _ => "",
@@ -287,11 +291,11 @@ fn timed_out(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
-fn while_reading(error: &std::io::Error) -> Trouble {
+fn while_reading(error: &std::io::Error) -> UrllibError {
     if timed_out(error) {
-        return Trouble::Within("timeout");
+        return UrllibError::Within("timeout");
     }
-    Trouble::Unexpected(python(error))
+    UrllibError::Unexpected(python(error))
 }
 
 /// An error in Python's words.

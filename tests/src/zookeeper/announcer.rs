@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
-use super::{Release, Zookeeper};
+use super::{ZookeeperRelease, ZookeeperServer};
 
 /// The session timeout asked for; the server grants at least two of its ticks.
 const SESSION: Duration = Duration::from_secs(4);
@@ -18,12 +18,12 @@ const SESSION: Duration = Duration::from_secs(4);
 /// How long any one request may take.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// How many registrations [`Announcer::register_all`] has under way at once.
+/// How many registrations [`AnnouncerSession::register_all`] has under way at once.
 const IN_FLIGHT: usize = 128;
 
 /// One session that announces any number of tasks. Dropping it ends the session, and with it all of them, at once.
 #[derive(Debug)]
-pub struct Announcer {
+pub struct AnnouncerSession {
     handle: Handle,
     client: Option<Client>,
     stop: Option<oneshot::Sender<()>>,
@@ -32,7 +32,7 @@ pub struct Announcer {
 
 /// What Aurora's executor announces of a task: all ports on one host.
 #[derive(Debug, Clone)]
-pub struct Task<'a> {
+pub struct ServerSetMember<'a> {
     /// The agent's host name.
     pub host: &'a str,
     /// The instance number.
@@ -41,7 +41,7 @@ pub struct Task<'a> {
     pub ports: &'a [(&'a str, u16)],
 }
 
-impl Task<'_> {
+impl ServerSetMember<'_> {
     /// The bytes of its member node.
     ///
     /// # Panics
@@ -66,13 +66,13 @@ impl Task<'_> {
     }
 }
 
-impl Announcer {
+impl AnnouncerSession {
     /// Opens a session.
     ///
     /// # Panics
     /// When the server cannot be reached in time.
     #[must_use]
-    pub fn connect(server: &Zookeeper) -> Self {
+    pub fn connect(server: &ZookeeperServer) -> Self {
         Self::connect_as(server, None)
     }
 
@@ -81,7 +81,7 @@ impl Announcer {
     /// # Panics
     /// When the server cannot be reached in time.
     #[must_use]
-    pub fn connect_as(server: &Zookeeper, digest: Option<&str>) -> Self {
+    pub fn connect_as(server: &ZookeeperServer, digest: Option<&str>) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let (give, take) = sync_channel(1);
         let thread = std::thread::spawn(move || {
@@ -101,7 +101,7 @@ impl Announcer {
             thread: Some(thread),
         };
         let mut connector = Client::connector().with_session_timeout(SESSION);
-        if server.release() == Release::Old {
+        if server.release() == ZookeeperRelease::Old {
             connector = connector.with_server_version(3, 4, 6);
         }
         if let Some(digest) = digest {
@@ -160,7 +160,7 @@ impl Announcer {
 
     /// Announces a task as Aurora's executor does: ephemeral `member_<sequence>` below the job's path, which is made if
     /// need be. Returns the member's path.
-    pub fn announce(&self, job: &str, task: &Task<'_>) -> String {
+    pub fn announce(&self, job: &str, task: &ServerSetMember<'_>) -> String {
         self.register(job, "member_", &task.payload())
     }
 
@@ -250,7 +250,7 @@ impl Announcer {
     }
 }
 
-impl Drop for Announcer {
+impl Drop for AnnouncerSession {
     fn drop(&mut self) {
         let client = self.client.take();
         if let Some(client) = client {

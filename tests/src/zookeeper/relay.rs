@@ -6,24 +6,24 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::Zookeeper;
+use super::ZookeeperServer;
 
 /// The `xid` of replies that are watch events (ZooKeeper's `ClientCnxn`, `NOTIFICATION_XID`).
 const NOTIFICATION: [u8; 4] = (-1i32).to_be_bytes();
 
 /// A relay in front of a server. It lives as long as the process; its connections end with the server's.
 #[derive(Debug)]
-pub struct Relay {
+pub struct ZookeeperRelay {
     port: u16,
     host: Arc<Mutex<String>>,
     deaf: Arc<AtomicBool>,
     dropped: Arc<AtomicU64>,
 }
 
-impl Relay {
+impl ZookeeperRelay {
     /// Starts a relay that passes everything on.
     #[must_use]
-    pub fn before(server: &Zookeeper) -> Self {
+    pub fn before(server: &ZookeeperServer) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (deaf, dropped) = (
@@ -65,7 +65,7 @@ impl Relay {
     }
 
     /// Leads new connections to another server.
-    pub fn lead_to(&self, server: &Zookeeper) {
+    pub fn lead_to(&self, server: &ZookeeperServer) {
         *self.host.lock().unwrap() = server.host();
     }
 

@@ -5,12 +5,12 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use hostkit_tests::acl::{Acl, Manner, hash, id_of};
-use hostkit_tests::authproxy::Authproxy;
-use hostkit_tests::backend::Backend;
-use hostkit_tests::backend::reading::{Ends, Framing, Personality};
-use hostkit_tests::memcached::{Memcached, addresses};
-use hostkit_tests::{eventually, or_skip, patience};
+use hostkit_tests::authproxy::AuthproxyProcess;
+use hostkit_tests::memcached::{MemcachedServer, join_addresses};
+use hostkit_tests::permissions::{PermissionsBehavior, PermissionsServer, hash_key, key_id};
+use hostkit_tests::upstream::RecordingUpstream;
+use hostkit_tests::upstream::parser::{FramingPreference, LineEnding, ParserProfile};
+use hostkit_tests::{or_skip, wait_limit, wait_until};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -18,21 +18,21 @@ const KEY: &str = "a-key-that-is-long-enough-to-be-found";
 
 /// A server, a permissions engine and memcached, for any number of hosts.
 struct Site {
-    acl: Acl,
-    memcached: Vec<Memcached>,
-    backend: Backend,
+    acl: PermissionsServer,
+    memcached: Vec<MemcachedServer>,
+    backend: RecordingUpstream,
     directory: TempDir,
 }
 
 impl Site {
     /// One that knows [`KEY`]. None without memcached.
     fn start() -> Option<Self> {
-        let memcached = or_skip("memcached", Memcached::several(2))?;
-        let acl = Acl::start();
-        acl.know(KEY, json!({}));
-        let backend = Backend::start(Personality {
-            ends: Ends::Crlf,
-            framing: Framing::Chunked,
+        let memcached = or_skip("memcached", MemcachedServer::several(2))?;
+        let acl = PermissionsServer::start();
+        acl.add_key(KEY, json!({}));
+        let backend = RecordingUpstream::start(ParserProfile {
+            ends: LineEnding::Crlf,
+            framing: FramingPreference::Chunked,
         });
         let directory = tempfile::tempdir().unwrap();
         let secret = directory.path().join("secret");
@@ -46,34 +46,38 @@ impl Site {
         })
     }
 
-    fn host(&self) -> Authproxy {
+    fn host(&self) -> AuthproxyProcess {
         let secret = self.directory.path().join("secret");
         let own = [
             format!("--acl-server={}", self.acl.url()),
-            format!("--memcache_servers={}", addresses(&self.memcached)),
+            format!("--memcache_servers={}", join_addresses(&self.memcached)),
             format!("--cache-secret-file={}", secret.display()),
         ];
         let mut args = vec!["--cache=1", "--cache_prefix=eightball", "--ttl-denied=1h"];
         args.extend(own.iter().map(String::as_str));
-        Authproxy::before(self.backend.port(), &args)
+        AuthproxyProcess::before(self.backend.port(), &args)
     }
 
     fn names(&self) -> Vec<String> {
-        self.memcached.iter().flat_map(Memcached::keys).collect()
+        self.memcached
+            .iter()
+            .flat_map(MemcachedServer::keys)
+            .collect()
     }
 }
 
 #[test]
 fn a_thousand_connections_with_a_cold_key_ask_once_and_the_next_host_never() {
     let Some(site) = Site::start() else { return };
-    site.acl.behave(Manner::After(Duration::from_millis(100)));
+    site.acl
+        .set_behavior(PermissionsBehavior::After(Duration::from_millis(100)));
     let host = site.host();
     let request =
         format!("GET / HTTP/1.1\r\nHost: h\r\nX-API-Key: {KEY}\r\nConnection: close\r\n\r\n");
     let mut clients: Vec<TcpStream> = (0..1_000)
         .map(|_| {
             let client = TcpStream::connect(("127.0.0.1", host.port())).unwrap();
-            client.set_read_timeout(Some(patience())).unwrap();
+            client.set_read_timeout(Some(wait_limit())).unwrap();
             client
         })
         .collect();
@@ -89,14 +93,14 @@ fn a_thousand_connections_with_a_cold_key_ask_once_and_the_next_host_never() {
             String::from_utf8_lossy(&answer)
         );
     }
-    assert_eq!(site.acl.asked(), 1);
+    assert_eq!(site.acl.request_count(), 1);
 
     let mut other = site.host();
-    eventually("another host finds the answer", || {
-        let asked = site.acl.asked();
+    wait_until("another host finds the answer", || {
+        let asked = site.acl.request_count();
         other.restart();
         assert_eq!(other.get_with_key("/", KEY).status, 200);
-        site.acl.asked() == asked
+        site.acl.request_count() == asked
     });
 }
 
@@ -105,17 +109,17 @@ fn a_revoked_key_is_let_go_by_a_purge() {
     let Some(site) = Site::start() else { return };
     let host = site.host();
     let purges = [
-        format!("/purge?key_sha256={}", hash(KEY)),
-        format!("/purge?id={}", id_of(KEY)),
+        format!("/purge?key_sha256={}", hash_key(KEY)),
+        format!("/purge?id={}", key_id(KEY)),
         "/purge?all".to_owned(),
     ];
     for purge in purges {
-        site.acl.know(KEY, json!({}));
-        let _ = host.tell("POST", "/purge?all");
+        site.acl.add_key(KEY, json!({}));
+        let _ = host.request_admin("POST", "/purge?all");
         assert_eq!(host.get_with_key("/", KEY).status, 200);
-        site.acl.forget(KEY);
+        site.acl.remove_key(KEY);
         assert_eq!(host.get_with_key("/", KEY).status, 200, "it is remembered");
-        let answer = host.tell("POST", &purge);
+        let answer = host.request_admin("POST", &purge);
         assert_eq!(
             (answer.status, answer.body.trim()),
             (200, r#"{"purged":1}"#),
@@ -132,8 +136,8 @@ fn a_revoked_key_is_let_go_by_a_purge() {
 fn memcached_sees_neither_the_key_nor_its_hash() {
     let Some(site) = Site::start() else { return };
     let host = site.host();
-    eventually("an entry is there", || {
-        let _ = host.tell("POST", "/purge?all");
+    wait_until("an entry is there", || {
+        let _ = host.request_admin("POST", "/purge?all");
         assert_eq!(host.get_with_key("/", KEY).status, 200);
         !site.names().is_empty()
     });
@@ -143,11 +147,11 @@ fn memcached_sees_neither_the_key_nor_its_hash() {
             let shown = format!("{name} {}", String::from_utf8_lossy(&value));
             assert!(shown.starts_with("eightball:1:"), "{shown}");
             assert!(
-                !shown.contains(KEY) && !shown.contains(&hash(KEY)),
+                !shown.contains(KEY) && !shown.contains(&hash_key(KEY)),
                 "{shown}"
             );
             assert!(
-                !value.windows(32).any(|bytes| bytes == raw(&hash(KEY))),
+                !value.windows(32).any(|bytes| bytes == raw(&hash_key(KEY))),
                 "{shown}"
             );
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use hostkit_tests::host::is_root;
-use hostkit_tests::{Outcome, bin, or_skip, skip, which};
+use hostkit_tests::{CommandOutcome, bin, find_program, or_skip, skip};
 
 use super::*;
 
@@ -28,19 +28,19 @@ fn hosts_share_answers_while_the_secret_is_changed() {
         // Whether the first host that looks finds it: it stores what it had to ask for itself.
         let is_found = || {
             let world = World::new(1)?;
-            world.engine.know(key(1));
+            world.engine.add_key(key(1));
             world.learn(&world.host_with_secrets(SETTINGS, writer), key(1), true);
-            let asked = world.engine.asked();
+            let asked = world.engine.request_count();
             let host = world.host_with_secrets(SETTINGS, reader);
-            assert_eq!(world.says(&host, key(1)), Some(true));
+            assert_eq!(world.lookup(&host, key(1)), Some(true));
             assert_eq!(host.snapshot().shared_refused, 0);
-            Some(world.engine.asked() == asked)
+            Some(world.engine.request_count() == asked)
         };
         match (is_found(), finds) {
             (None, _) => return,
             (Some(found), false) => assert!(!found, "{reader:?}"),
             // A memcached that takes longer than 10 ms here has no entry.
-            (Some(false), true) => eventually("the entry is found", || is_found() == Some(true)),
+            (Some(false), true) => wait_until("the entry is found", || is_found() == Some(true)),
             (Some(true), true) => {}
         }
     }
@@ -49,15 +49,15 @@ fn hosts_share_answers_while_the_secret_is_changed() {
 #[test]
 fn purge_during_a_change_removes_the_entries_of_both_secrets() {
     let Some(world) = World::new(1) else { return };
-    world.engine.know(key(1));
+    world.engine.add_key(key(1));
     for secret in [OLD, NEW] {
         world.learn(&world.host_with(SETTINGS, secret), key(1), true);
     }
     assert_eq!(world.names().len(), 2);
     let host = world.host_with_secrets(SETTINGS, &[NEW, OLD]);
-    assert_eq!(world.says(&host, key(1)), Some(true));
+    assert_eq!(world.lookup(&host, key(1)), Some(true));
     world.purge(&host, &Purge::Key(key(1)));
-    eventually("both are gone", || {
+    wait_until("both are gone", || {
         world.pass();
         world.names().is_empty()
     });
@@ -65,7 +65,7 @@ fn purge_during_a_change_removes_the_entries_of_both_secrets() {
 
 /// A job as thermos starts it: the user and group of its role, and the supplementary groups that the role is a member
 /// of (`os.setgroups` before `os.setgid` and `os.setuid` in its process.py).
-fn job(uid: u32, groups: &str, secret: &Path) -> Outcome {
+fn job(uid: u32, groups: &str, secret: &Path) -> CommandOutcome {
     let keys = secret.with_file_name("keys.yaml");
     let mut command = Command::new("setpriv");
     command.args([format!("--reuid={uid}"), format!("--regid={uid}")]);
@@ -97,7 +97,7 @@ fn role_reads_the_secret_by_a_supplementary_group_or_an_acl() {
     if !is_root() {
         return skip("jobs of a role", "this is not root");
     }
-    let Some(setfacl) = or_skip("setfacl", which("setfacl")) else {
+    let Some(setfacl) = or_skip("setfacl", find_program("setfacl")) else {
         return;
     };
     let directory = tempfile::tempdir().unwrap();

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use authproxy::permissions::Permissions as _;
 use authproxy::permissions::file::AclFile;
-use hostkit_tests::acl::{Acl, write_file};
-use hostkit_tests::eventually;
+use hostkit_tests::permissions::{PermissionsServer, write_acl_file};
+use hostkit_tests::wait_until;
 use serde_json::json;
 
 use super::{PATIENCE, block_on, hash, servers};
@@ -48,10 +48,10 @@ fn under_load(file: &Arc<AclFile>, mut swap: impl FnMut(usize)) {
             let before = looked.load(Ordering::Relaxed);
             swap(turn);
             let newest = hash(&format!("turn-{turn}"));
-            eventually("the newest text is in force", || {
+            wait_until("the newest text is in force", || {
                 file.get(&newest).is_some()
             });
-            eventually("keys were looked up", || {
+            wait_until("keys were looked up", || {
                 looked.load(Ordering::Relaxed) > before
             });
         }
@@ -62,7 +62,7 @@ fn under_load(file: &Arc<AclFile>, mut swap: impl FnMut(usize)) {
 
 fn write(path: &Path, turn: usize) {
     let newest = format!("turn-{turn}");
-    write_file(path, &[("always", &["all"]), (&newest, &["all"])]);
+    write_acl_file(path, &[("always", &["all"]), (&newest, &["all"])]);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_file_that_is_removed_or_broken_takes_no_key_away() {
             1 => std::fs::write(&path, "keys:\n- {id: half").unwrap(),
             _ => std::fs::write(&path, "").unwrap(),
         }
-        eventually("the file is refused", || file.status().refused > refused);
+        wait_until("the file is refused", || file.status().refused > refused);
         assert!(file.status().trouble.is_some());
         write(&path, turn);
     });
@@ -164,8 +164,8 @@ fn grants_of_a_server_and_of_a_file_are_the_same() {
     }
     std::fs::write(&path, json!({ "keys": [entry] }).to_string()).unwrap();
     let file = AclFile::open(&path).unwrap();
-    let acl = Acl::start();
-    acl.know("good", answer);
+    let acl = PermissionsServer::start();
+    acl.add_key("good", answer);
     let found = block_on(async { servers(&[acl.url()], PATIENCE).find(hash("good")).await });
     let grant = file.get(&hash("good"));
     assert!(grant.is_some());

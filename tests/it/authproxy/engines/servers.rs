@@ -8,8 +8,8 @@ use std::time::Duration;
 use authproxy::permissions::liveconf::Liveconf;
 use authproxy::permissions::server::{DEADLINE, Servers};
 use authproxy::permissions::{BreakerState, Permissions as _};
-use hostkit_tests::acl::{Acl, Manner};
 use hostkit_tests::free_port;
+use hostkit_tests::permissions::{PermissionsBehavior, PermissionsServer};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
@@ -35,12 +35,12 @@ async fn relay(port: u16) -> (u16, Arc<AtomicUsize>) {
 
 #[test]
 fn a_question_names_a_hash_and_an_answer_all_of_the_grant() {
-    let acl = Acl::start();
+    let acl = PermissionsServer::start();
     let grant = json!({
         "id": "eightball", "rights": ["all", "write"], "hosts": ["*.Example.com"], "paths": ["/a/"],
         "methods": ["GET"], "expires": "2027-01-31T00:00:00+00:00", "ttl": 30, "note": "for others",
     });
-    acl.know("some-raw-key", grant);
+    acl.add_key("some-raw-key", grant);
     block_on(async {
         let url = acl.url().replace("http://", "http://me:open%20sesame@");
         let servers = servers(&[format!("{url}/x?y=z")], PATIENCE);
@@ -80,12 +80,12 @@ fn a_question_names_a_hash_and_an_answer_all_of_the_grant() {
 
 #[test]
 fn whatever_is_no_answer_is_neither_a_grant_nor_a_denial() {
-    let status = |status: u16, body: &str| Manner::Status(status, body.to_owned());
-    let raw = |text: &str| Manner::Garbage(text.as_bytes().to_vec());
+    let status = |status: u16, body: &str| PermissionsBehavior::Status(status, body.to_owned());
+    let raw = |text: &str| PermissionsBehavior::Garbage(text.as_bytes().to_vec());
     let known = r#"{"known":true,"id":"liar","rights":["all"]}"#;
     let ok = "HTTP/1.1 200 OK\r\n";
     let mut manners = vec![
-        Manner::Close,
+        PermissionsBehavior::Close,
         status(200, ""),
         status(200, "{}"),
         status(200, "<html>"),
@@ -134,22 +134,22 @@ fn whatever_is_no_answer_is_neither_a_grant_nor_a_denial() {
         manners.push(status(code, known));
         manners.push(status(code, r#"{"known":false}"#));
     }
-    let acl = Acl::start();
-    acl.know("good", json!({"id": "good"}));
+    let acl = PermissionsServer::start();
+    acl.add_key("good", json!({"id": "good"}));
     block_on(async {
         for manner in manners {
             // New ones: the breaker of the others would soon be open.
             let servers = servers(&[acl.url()], PATIENCE);
-            acl.behave(manner.clone());
+            acl.set_behavior(manner.clone());
             let answer = told(&servers, "good").await;
             let why = answer.expect_err(&format!("{manner:?}"));
             assert!(why.starts_with(&acl.url()) && !why.contains('\n'), "{why}");
             assert_eq!(
-                acl.asked(),
+                acl.request_count(),
                 2,
                 "once more, in case it was a hiccup: {manner:?}"
             );
-            acl.behave(Manner::Answer);
+            acl.set_behavior(PermissionsBehavior::Answer);
             assert_eq!(told(&servers, "good").await, Ok(Some("good".to_owned())));
         }
     });
@@ -157,8 +157,8 @@ fn whatever_is_no_answer_is_neither_a_grant_nor_a_denial() {
 
 #[test]
 fn connections_are_kept_and_a_stale_one_costs_nobody_an_answer() {
-    let acl = Acl::start();
-    acl.know_all(["good"]);
+    let acl = PermissionsServer::start();
+    acl.add_keys(["good"]);
     block_on(async {
         let (port, connections) = relay(acl.port()).await;
         let servers = servers(&[format!("http://127.0.0.1:{port}")], PATIENCE);
@@ -178,10 +178,13 @@ fn connections_are_kept_and_a_stale_one_costs_nobody_an_answer() {
 
 #[test]
 fn a_kept_connection_that_fails_under_the_question_is_replaced() {
-    let acl = Acl::start();
-    acl.know_all(["good"]);
+    let acl = PermissionsServer::start();
+    acl.add_keys(["good"]);
     // The second question of a connection is never answered.
-    acl.behave_in_turn(vec![Manner::Answer, Manner::Close]);
+    acl.set_behaviors(vec![
+        PermissionsBehavior::Answer,
+        PermissionsBehavior::Close,
+    ]);
     block_on(async {
         let servers = servers(&[acl.url()], PATIENCE);
         for _ in 0..6 {
@@ -193,9 +196,13 @@ fn a_kept_connection_that_fails_under_the_question_is_replaced() {
 
 #[test]
 fn the_next_server_answers_where_one_fails() {
-    let (dead, slow, well) = (free_port(), Acl::start(), Acl::start());
-    well.know_all(["good"]);
-    slow.behave(Manner::Hang);
+    let (dead, slow, well) = (
+        free_port(),
+        PermissionsServer::start(),
+        PermissionsServer::start(),
+    );
+    well.add_keys(["good"]);
+    slow.set_behavior(PermissionsBehavior::Hang);
     block_on(async {
         let dead = format!("http://127.0.0.1:{dead}");
         let servers = servers(&[dead, slow.url(), well.url()], Duration::from_secs(1));
@@ -220,15 +227,18 @@ fn the_next_server_answers_where_one_fails() {
                 .contains("no answer within"),
             "{status:?}"
         );
-        assert_eq!(slow.asked(), 5);
+        assert_eq!(slow.request_count(), 5);
     });
 }
 
 #[test]
 fn a_server_that_fails_every_other_time_answers_every_question() {
-    let acl = Acl::start();
-    acl.know_all(["good"]);
-    acl.behave_in_turn(vec![Manner::Status(500, String::new()), Manner::Answer]);
+    let acl = PermissionsServer::start();
+    acl.add_keys(["good"]);
+    acl.set_behaviors(vec![
+        PermissionsBehavior::Status(500, String::new()),
+        PermissionsBehavior::Answer,
+    ]);
     block_on(async {
         let servers = servers(&[acl.url()], PATIENCE);
         for _ in 0..20 {
@@ -240,22 +250,22 @@ fn a_server_that_fails_every_other_time_answers_every_question() {
 
 #[test]
 fn a_dead_server_is_left_alone_until_one_question_finds_it_well() {
-    let acl = Acl::start();
-    acl.know_all(["good"]);
-    acl.behave(Manner::Status(500, String::new()));
+    let acl = PermissionsServer::start();
+    acl.add_keys(["good"]);
+    acl.set_behavior(PermissionsBehavior::Status(500, String::new()));
     block_on(async {
         let servers = Arc::new(servers(&[acl.url()], PATIENCE));
         while servers.status()[0].breaker == BreakerState::Closed {
             assert!(told(&*servers, "good").await.is_err());
         }
-        assert_eq!(acl.asked(), 5);
+        assert_eq!(acl.request_count(), 5);
         let why = told(&*servers, "good").await.unwrap_err();
         assert!(
             why.contains("left alone") && why.contains("answered 500"),
             "{why}"
         );
 
-        acl.behave(Manner::Hang);
+        acl.set_behavior(PermissionsBehavior::Hang);
         let probing = tokio::spawn({
             let servers = Arc::clone(&servers);
             async move {
@@ -265,18 +275,18 @@ fn a_dead_server_is_left_alone_until_one_question_finds_it_well() {
                 }
             }
         });
-        until(|| acl.asked() > 0).await;
+        until(|| acl.request_count() > 0).await;
         assert_eq!(servers.status()[0].breaker, BreakerState::HalfOpen);
         assert!(
             told(&*servers, "good").await.is_err(),
             "one probe is enough"
         );
-        assert_eq!(acl.asked(), 1);
+        assert_eq!(acl.request_count(), 1);
         probing.abort();
         assert!(probing.await.is_err());
 
         // Whoever probed has given up: the next one does it.
-        acl.behave(Manner::Answer);
+        acl.set_behavior(PermissionsBehavior::Answer);
         while told(&*servers, "good").await.is_err() {
             tokio::task::yield_now().await;
         }
@@ -287,9 +297,9 @@ fn a_dead_server_is_left_alone_until_one_question_finds_it_well() {
 
 #[test]
 fn no_more_questions_are_under_way_than_are_bearable() {
-    let acl = Acl::start();
-    acl.know_all(["good"]);
-    acl.behave(Manner::Hang);
+    let acl = PermissionsServer::start();
+    acl.add_keys(["good"]);
+    acl.set_behavior(PermissionsBehavior::Hang);
     block_on(async {
         let servers = Arc::new(servers(&[acl.url()], PATIENCE));
         let asking: Vec<_> = (0..64)
@@ -298,12 +308,12 @@ fn no_more_questions_are_under_way_than_are_bearable() {
                 tokio::spawn(async move { told(&*servers, "good").await })
             })
             .collect();
-        until(|| acl.asked() == 64).await;
+        until(|| acl.request_count() == 64).await;
         let why = told(&*servers, "good").await.unwrap_err();
         assert!(why.contains("under way"), "{why}");
-        assert_eq!(acl.asked(), 64);
+        assert_eq!(acl.request_count(), 64);
         asking.iter().for_each(tokio::task::JoinHandle::abort);
-        acl.behave(Manner::Answer);
+        acl.set_behavior(PermissionsBehavior::Answer);
         while told(&*servers, "good").await.is_err() {
             tokio::task::yield_now().await;
         }
@@ -312,8 +322,8 @@ fn no_more_questions_are_under_way_than_are_bearable() {
 
 #[test]
 fn a_socket_file_is_a_server_too() {
-    let acl = Acl::start();
-    acl.know_all(["good"]);
+    let acl = PermissionsServer::start();
+    acl.add_keys(["good"]);
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("a socket");
     block_on(async {
@@ -351,9 +361,9 @@ fn what_is_no_url_of_an_engine_is_refused_without_its_password() {
 
 #[test]
 fn the_live_configuration_may_come_later_and_change() {
-    let (one, two) = (Acl::start(), Acl::start());
-    one.know("good", json!({"id": "one"}));
-    two.know("good", json!({"id": "two"}));
+    let (one, two) = (PermissionsServer::start(), PermissionsServer::start());
+    one.add_key("good", json!({"id": "one"}));
+    two.add_key("good", json!({"id": "two"}));
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("liveconf.yaml");
     let say = |text: String| {

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::{Duration, Instant};
 
-use hostkit_tests::{long, patience};
+use hostkit_tests::{is_long_run, wait_limit};
 
 use super::attacks;
 use super::bytes::{latin, victim};
@@ -109,7 +109,7 @@ fn no_mutation_of_an_attack_shows_any_parser_a_request_without_a_key() {
     let rig = Rig::start(STRICT);
     let begun = Instant::now();
     let mut round = 0;
-    while round < ROUNDS || long() && begun.elapsed() < LONG {
+    while round < ROUNDS || is_long_run() && begun.elapsed() < LONG {
         // The record grows: each round has a rig of its own after the first.
         let rig = if round == 0 {
             &rig
@@ -126,7 +126,7 @@ fn no_mutation_of_an_attack_shows_any_parser_a_request_without_a_key() {
             bytes.extend(latin(&victim("fuzz")));
             cases.push(bytes);
         }
-        let came = send_all(rig.proxy.port(), cases.clone(), patience());
+        let came = send_all(rig.proxy.port(), cases.clone(), wait_limit());
         for one in came {
             assert!(
                 one.closed,

@@ -6,10 +6,10 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use hostkit_tests::authproxy::Answer;
-use hostkit_tests::backend::Backend;
-use hostkit_tests::backend::reading::Personality;
-use hostkit_tests::{long, patience};
+use hostkit_tests::authproxy::RawResponse;
+use hostkit_tests::upstream::RecordingUpstream;
+use hostkit_tests::upstream::parser::ParserProfile;
+use hostkit_tests::{is_long_run, wait_limit};
 
 use super::attacks::{self, Case};
 use super::bytes::{latin, victim};
@@ -26,22 +26,22 @@ fn numbered(number: usize, case: &Case) -> Vec<u8> {
 
 #[test]
 fn no_attack_shows_any_parser_a_request_without_a_key() {
-    let personalities = if long() {
-        Personality::ALL.to_vec()
+    let personalities = if is_long_run() {
+        ParserProfile::ALL.to_vec()
     } else {
         vec![STRICT]
     };
     for personality in personalities {
         let rig = Rig::start(personality);
-        let cases = attacks::all(long());
+        let cases = attacks::all(is_long_run());
         println!("{} attacks", cases.len());
         let bytes = cases.iter().enumerate();
         let bytes = bytes.map(|(number, case)| numbered(number, case)).collect();
         let mut passed = 0;
-        for came in send_all(rig.proxy.port(), bytes, patience()) {
+        for came in send_all(rig.proxy.port(), bytes, wait_limit()) {
             let case = &cases[came.case];
             assert!(came.closed, "still open: {case:?}");
-            let answer = Answer::parse(&came.answer);
+            let answer = RawResponse::parse(&came.answer);
             passed += usize::from(answer.is_some_and(|answer| answer.status == 200));
         }
         assert_eq!(violations(&rig.backend), [""; 0]);
@@ -87,7 +87,7 @@ fn copier(backend: u16) -> u16 {
 
 #[test]
 fn the_detector_sees_every_technique_when_nobody_stops_it() {
-    let backend = Backend::start(STRICT);
+    let backend = RecordingUpstream::start(STRICT);
     let cases: Vec<Case> = attacks::all(false);
     let bytes = cases.iter().enumerate();
     let bytes = bytes.map(|(number, case)| numbered(number, case)).collect();
@@ -101,7 +101,7 @@ fn the_detector_sees_every_technique_when_nobody_stops_it() {
             let number = number.and_then(|rest| rest.parse::<usize>().ok());
             if let Some(number) = number {
                 let technique = cases[number].technique;
-                let of_four = at % Personality::ALL.len();
+                let of_four = at % ParserProfile::ALL.len();
                 seen.entry(technique).or_default().insert(of_four);
             }
         }
@@ -114,7 +114,8 @@ fn the_detector_sees_every_technique_when_nobody_stops_it() {
     assert!(missed.is_empty(), "nobody saw {missed:?}: {seen:?}");
     // And one that only some see.
     assert!(
-        seen.values().any(|who| who.len() < Personality::ALL.len()),
+        seen.values()
+            .any(|who| who.len() < ParserProfile::ALL.len()),
         "{seen:?}"
     );
 }

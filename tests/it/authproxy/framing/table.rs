@@ -1,7 +1,7 @@
 //! What is refused by rule: 400, closed, and the backend saw nothing of it.
 
-use hostkit_tests::authproxy::{Answer, exchange};
-use hostkit_tests::eventually;
+use hostkit_tests::authproxy::{RawResponse, exchange_bytes};
+use hostkit_tests::wait_until;
 
 use super::bytes::{head, latin, victim};
 use super::{Rig, STRICT, violations};
@@ -183,13 +183,13 @@ const CHUNKS: &[&str] = &[
 
 /// Sends a case with a request behind it, which nobody must take for one. The one answer.
 #[track_caller]
-fn refused(rig: &Rig, case: &str) -> Answer {
+fn refused(rig: &Rig, case: &str) -> RawResponse {
     let all = latin(&format!("{case}{}", victim("table")));
-    let bytes = exchange(rig.proxy.port(), &all);
+    let bytes = exchange_bytes(rig.proxy.port(), &all);
     let text = String::from_utf8_lossy(&bytes);
     let answers = text.lines().filter(|line| line.starts_with("HTTP/1."));
     let answers = answers.count();
-    let answer = Answer::parse(&bytes).unwrap_or_else(|| panic!("no answer to {case:?}"));
+    let answer = RawResponse::parse(&bytes).unwrap_or_else(|| panic!("no answer to {case:?}"));
     assert_eq!((answer.status, answers), (400, 1), "{case:?}: {answer:?}");
     let word = answer.word();
     assert_eq!(
@@ -256,7 +256,7 @@ fn chunks_that_are_no_chunks_end_the_request_and_the_connection() {
     for chunks in CHUNKS {
         refused(&rig, &keyed(LINE, &["Transfer-Encoding: chunked"], chunks));
     }
-    eventually("what was passed on is given up", || {
+    wait_until("what was passed on is given up", || {
         rig.backend
             .seen()
             .iter()
@@ -300,7 +300,7 @@ fn what_is_right_is_passed_on_whole() {
         all.push_str(&keyed(line, headers, body));
     }
     // Pipelined, too.
-    let bytes = exchange(rig.proxy.port(), &latin(&(all + &victim("right"))));
+    let bytes = exchange_bytes(rig.proxy.port(), &latin(&(all + &victim("right"))));
     let answers = String::from_utf8_lossy(&bytes);
     assert_eq!(
         answers.matches("HTTP/1.1 200 OK").count(),

@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use hostkit_tests::acl::{Acl, Manner, hash};
-use hostkit_tests::tls::Authority;
-use hostkit_tests::{Running, bin, free_port};
+use hostkit_tests::permissions::{PermissionsBehavior, PermissionsServer, hash_key};
+use hostkit_tests::tls::CertificateAuthority;
+use hostkit_tests::{ChildGuard, bin, free_port};
 use serde_json::json;
 use tokio_rustls::TlsAcceptor;
 
@@ -54,7 +54,7 @@ fn a_new_key_is_shown_once_and_its_entry_lets_it_in() {
     let engine = ["--acl-file", file.to_str().unwrap()];
     let told = check(&engine, &["--json"], &format!("{key}\n")).exits(0);
     let expected = json!({
-        "known": true, "passes": true, "error": null, "needed": null, "route": null, "sha256": hash(key),
+        "known": true, "passes": true, "error": null, "needed": null, "route": null, "sha256": hash_key(key),
         "grant": {
             "id": "alice", "rights": ["all", "write"], "hosts": ["*.example.com"], "paths": ["/a", "/b"],
             "methods": ["GET"], "expires": "2999-01-31T00:00:00Z",
@@ -96,14 +96,14 @@ fn a_hash_is_that_of_what_was_typed() {
         );
     }
     let json = run(authproxy(&["key", "hash", "--json"]), "secret1").exits(0);
-    assert_eq!(parsed(&json), json!({"sha256": hash("secret1")}));
+    assert_eq!(parsed(&json), json!({"sha256": hash_key("secret1")}));
     run(authproxy(&["key", "hash"]), "\n")
         .exits(2)
-        .says("there is no key");
+        .logs("there is no key");
     run(authproxy(&["key", "hash"]), "").exits(2);
     run(authproxy(&["key", "hash"]), &"x".repeat(20_000))
         .exits(2)
-        .says("16 KiB");
+        .logs("16 KiB");
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_key_on_the_command_line_is_refused_and_not_repeated() {
         &["key", "hash", "hk_secret"][..],
         &["key", "check", "hk_secret", "--acl-file=/x"],
     ] {
-        let refused = run(authproxy(verb), "").exits(2).says("history");
+        let refused = run(authproxy(verb), "").exits(2).logs("history");
         assert!(!refused.stderr.contains("hk_secret"), "{}", refused.stderr);
     }
 }
@@ -131,7 +131,7 @@ fn a_key_that_is_typed_is_not_shown() {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let mut stdout = child.stdout.take().unwrap();
-    let _child = Running(child);
+    let _child = ChildGuard(child);
     let mut shown = Vec::new();
     while !shown.ends_with(b"Key: ") {
         let mut byte = [0];
@@ -147,7 +147,7 @@ fn a_key_that_is_typed_is_not_shown() {
     stdout.read_to_end(&mut shown).unwrap();
     let shown = String::from_utf8_lossy(&shown);
     assert!(
-        shown.contains(&hash("hk_secret")) && !shown.contains("hk_secret"),
+        shown.contains(&hash_key("hk_secret")) && !shown.contains("hk_secret"),
         "{shown}"
     );
 }
@@ -157,11 +157,11 @@ fn a_check_says_which_word_a_request_would_get() {
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("acl.yaml");
     let entry = json!({
-        "id": "alice", "sha256": hash("key"), "rights": ["all"], "hosts": ["example.com"], "paths": ["/a"],
+        "id": "alice", "sha256": hash_key("key"), "rights": ["all"], "hosts": ["example.com"], "paths": ["/a"],
         "methods": ["GET"],
     });
     let old =
-        json!({"id": "bob", "sha256": hash("old"), "rights": ["all"], "expires": "2001-01-01"});
+        json!({"id": "bob", "sha256": hash_key("old"), "rights": ["all"], "expires": "2001-01-01"});
     std::fs::write(&file, json!({"keys": [entry, old]}).to_string()).unwrap();
     let engine = ["--acl-file", file.to_str().unwrap()];
     for (key, asked, word) in [
@@ -201,30 +201,33 @@ fn a_check_says_which_word_a_request_would_get() {
     let missing = temp.path().join("other.yaml");
     check(&["--acl-file", missing.to_str().unwrap()], &[], "key")
         .exits(78)
-        .says("other.yaml");
+        .logs("other.yaml");
     check(&[], &[], "key").exits(2);
 }
 
 #[test]
 fn a_check_asks_servers_as_the_proxy_would() {
-    let acl = Acl::start();
-    acl.know("key", json!({"id": "alice"}));
+    let acl = PermissionsServer::start();
+    acl.add_key("key", json!({"id": "alice"}));
     let dead = format!("http://me:secret@127.0.0.1:{}/", free_port());
     let engine = format!("--acl-server={dead},{}", acl.url());
     check(&[&engine], &[], "key").exits(0);
     check(&[&engine], &[], "other").exits(77);
-    acl.behave(Manner::Status(403, r#"{"known":false}"#.to_owned()));
+    acl.set_behavior(PermissionsBehavior::Status(
+        403,
+        r#"{"known":false}"#.to_owned(),
+    ));
     let failed = check(&[&engine], &[], "other")
         .exits(69)
-        .says("answered 403");
+        .logs("answered 403");
     assert!(!failed.stderr.contains("secret"), "{}", failed.stderr);
     check(&["--acl-server=ftp://x"], &[], "key")
         .exits(78)
-        .says("cannot be a permissions engine");
+        .logs("cannot be a permissions engine");
 }
 
 /// Speaks TLS with the certificate of `authority`, in front of a port; to the end of the test process.
-fn tls(authority: &Authority, port: u16) -> u16 {
+fn tls(authority: &CertificateAuthority, port: u16) -> u16 {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let here = listener.local_addr().unwrap().port();
     listener.set_nonblocking(true).unwrap();
@@ -253,29 +256,32 @@ fn tls(authority: &Authority, port: u16) -> u16 {
 
 #[test]
 fn a_server_has_to_show_a_certificate_that_this_host_trusts() {
-    let acl = Acl::start();
-    acl.know("key", json!({"id": "alice"}));
+    let acl = PermissionsServer::start();
+    acl.add_key("key", json!({"id": "alice"}));
     let ask = |port: u16, host: &str, ca: &Path| {
         let server = format!("--acl-server=https://{host}:{port}/");
         let mut command = authproxy(&["key", "check", &server]);
         command.env("SSL_CERT_FILE", ca).env_remove("SSL_CERT_DIR");
         run(command, "key")
     };
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     let port = tls(&authority, acl.port());
     ask(port, "localhost", &authority.ca()).exits(0);
     ask(port, "127.0.0.1", &authority.ca()).exits(0);
-    ask(port, "localhost", &Authority::new().ca())
+    ask(port, "localhost", &CertificateAuthority::new().ca())
         .exits(69)
-        .says("certificate");
-    for authority in [Authority::expired(), Authority::wrong_name()] {
+        .logs("certificate");
+    for authority in [
+        CertificateAuthority::expired(),
+        CertificateAuthority::wrong_name(),
+    ] {
         let port = tls(&authority, acl.port());
         ask(port, "localhost", &authority.ca())
             .exits(69)
-            .says("certificate");
+            .logs("certificate");
     }
     ask(port, "localhost", Path::new("/dev/null"))
         .exits(78)
-        .says("SSL_CERT_FILE");
+        .logs("SSL_CERT_FILE");
     ask(acl.port(), "localhost", &authority.ca()).exits(69);
 }

@@ -4,12 +4,12 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hostkit_tests::acl::hash;
-use hostkit_tests::authproxy::Authproxy;
-use hostkit_tests::backend::Backend;
-use hostkit_tests::backend::reading::Personality;
-use hostkit_tests::host::{Tmpfs, is_root, run_as};
-use hostkit_tests::{Outcome, eventually, or_skip, which};
+use hostkit_tests::authproxy::AuthproxyProcess;
+use hostkit_tests::host::{TmpfsMount, is_root, run_as};
+use hostkit_tests::permissions::hash_key;
+use hostkit_tests::upstream::RecordingUpstream;
+use hostkit_tests::upstream::parser::ParserProfile;
+use hostkit_tests::{CommandOutcome, find_program, or_skip, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -35,7 +35,7 @@ impl File {
     }
 
     /// `authproxy key VERB` on it.
-    fn key(&self, verb: &[&str]) -> Outcome {
+    fn key(&self, verb: &[&str]) -> CommandOutcome {
         let flag = if verb[0] == "new" {
             "--into"
         } else {
@@ -53,7 +53,7 @@ impl File {
             .collect()
     }
 
-    fn passes(&self, key: &str, code: i32) -> Outcome {
+    fn passes(&self, key: &str, code: i32) -> CommandOutcome {
         check(&["--acl-file", self.path.to_str().unwrap()], &[], key).exits(code)
     }
 
@@ -68,7 +68,7 @@ impl File {
 fn entry(id: &str, key: &str) -> String {
     format!(
         "- id: {id}  # of {id}\n  sha256: {}\n  rights: [read]\n",
-        hash(key)
+        hash_key(key)
     )
 }
 
@@ -93,7 +93,7 @@ fn keys_are_added_listed_rotated_and_revoked_in_a_file() {
         new.stdout,
         format!(
             "added carol {} to {}\n",
-            &hash(&carol)[..8],
+            &hash_key(&carol)[..8],
             file.path.display()
         )
     );
@@ -110,11 +110,11 @@ fn keys_are_added_listed_rotated_and_revoked_in_a_file() {
         lines,
         [
             "ID     SHA256    RIGHTS      EXPIRES               ONLY".to_owned(),
-            format!("bob    {}  read        never", &hash("bob's")[..8]),
-            format!("alice  {}  read        never", &hash("first")[..8]),
+            format!("bob    {}  read        never", &hash_key("bob's")[..8]),
+            format!("alice  {}  read        never", &hash_key("first")[..8]),
             format!(
                 "carol  {}  read,stats  2999-01-01T00:00:00Z  paths=/stats",
-                &hash(&carol)[..8]
+                &hash_key(&carol)[..8]
             ),
         ]
     );
@@ -126,7 +126,7 @@ fn keys_are_added_listed_rotated_and_revoked_in_a_file() {
     let told = parsed(&rotated);
     assert_eq!(
         (&told["entry"]["id"], &told["entry"]["sha256"]),
-        (&json!("alice"), &json!(hash(&second)))
+        (&json!("alice"), &json!(hash_key(&second)))
     );
     let old = file.passes("first", 0);
     let end = format!("expires: {}\n", told["keep_until"].as_str().unwrap());
@@ -144,13 +144,13 @@ fn keys_are_added_listed_rotated_and_revoked_in_a_file() {
     file.passes(&second, 77);
     file.passes(&third, 0);
 
-    let short = &hash("first")[..8];
+    let short = &hash_key("first")[..8];
     let revoked = file.key(&["revoke", short]).exits(0);
     assert_eq!(revoked.stdout, format!("revoked alice {short}\n"));
     file.key(&["revoke", "alice", "--json"]).exits(0);
     assert!(file.passes(&third, 77).stdout.contains("unknown_key"));
     assert_eq!(file.ids(), ["bob", "carol"]);
-    let nothing = file.key(&["revoke", "alice"]).exits(66).says("keys.yaml");
+    let nothing = file.key(&["revoke", "alice"]).exits(66).logs("keys.yaml");
     assert!(nothing.stdout.is_empty());
     file.key(&["revoke", "bob"]).exits(0);
     file.key(&["revoke", "carol"]).exits(0);
@@ -189,7 +189,7 @@ fn rotation_of_a_key_that_has_an_end_keeps_it() {
         entry("a", "key")
     ));
     let before = over.text();
-    let refused = over.key(&["rotate", "a"]).exits(66).says("has expired");
+    let refused = over.key(&["rotate", "a"]).exits(66).logs("has expired");
     assert!(!refused.stderr.contains("hk_"));
     assert_eq!(over.text(), before);
 }
@@ -200,7 +200,7 @@ fn owner_mode_acl_and_links_stay_when_a_file_is_edited() {
         hostkit_tests::skip("owners of files", "this is not root");
         return;
     }
-    let Some(setfacl) = or_skip("setfacl", which("setfacl")) else {
+    let Some(setfacl) = or_skip("setfacl", find_program("setfacl")) else {
         return;
     };
     let file = File::new(&format!("keys:\n{}", entry("a", "key")));
@@ -250,7 +250,7 @@ fn owner_mode_acl_and_links_stay_when_a_file_is_edited() {
     stranger
         .args(["key", "revoke", "a", "--acl-file"])
         .arg(&file.path);
-    run(stranger, "").exits(73).says("as the owner of the file");
+    run(stranger, "").exits(73).logs("as the owner of the file");
     assert_eq!(file.ids(), ["a", "a"]);
     assert_eq!(file.names().len(), 2, "{:?}", file.names());
 }
@@ -272,14 +272,14 @@ fn new_key_makes_the_list_of_a_touched_file_and_leaves_a_link_to_nothing() {
     symlink("away/keys.yaml", &file.path).unwrap();
     file.key(&["new"])
         .exits(78)
-        .says("is a symlink to a file that is missing");
+        .logs("is a symlink to a file that is missing");
     assert!(file.path.is_symlink());
     assert_eq!(file.names(), ["keys.yaml"]);
 }
 
 #[test]
 fn edit_on_a_full_disk_says_so_and_changes_nothing() {
-    let Some(disk) = or_skip("tmpfs", Tmpfs::mount(64 << 10)) else {
+    let Some(disk) = or_skip("tmpfs", TmpfsMount::mount(64 << 10)) else {
         return;
     };
     let path = disk.path().join("keys.yaml");
@@ -290,7 +290,7 @@ fn edit_on_a_full_disk_says_so_and_changes_nothing() {
     // The same flag is good for every verb.
     for verb in [&["new"][..], &["rotate", "a"], &["revoke", "a"]] {
         let line = [&["key"], verb, &["--into", path.to_str().unwrap()]].concat();
-        let refused = run(authproxy(&line), "").exits(73).says("free some space");
+        let refused = run(authproxy(&line), "").exits(73).logs("free some space");
         assert!(!refused.stderr.contains("hk_"), "{}", refused.stderr);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
     }
@@ -316,14 +316,14 @@ fn file_that_is_managed_wrong_or_not_in_lines_is_left_alone() {
             "unknown key `idd`",
         ),
         (
-            json!({"keys": [{"id": "a", "sha256": hash("key"), "rights": []}]}).to_string(),
+            json!({"keys": [{"id": "a", "sha256": hash_key("key"), "rights": []}]}).to_string(),
             78,
             "by lines",
         ),
     ] {
         let file = File::new(&text);
         for verb in [&["new"][..], &["revoke", "a"], &["rotate", "a"]] {
-            let refused = file.key(verb).exits(code).says(says);
+            let refused = file.key(verb).exits(code).logs(says);
             assert!(!refused.stderr.contains("hk_"), "{}", refused.stderr);
             assert_eq!(
                 (file.text(), file.names()),
@@ -339,7 +339,7 @@ fn file_that_is_managed_wrong_or_not_in_lines_is_left_alone() {
         missing
             .key(verb)
             .exits(78)
-            .says("`authproxy key new --into` makes one");
+            .logs("`authproxy key new --into` makes one");
     }
 }
 
@@ -369,13 +369,13 @@ fn processes_that_edit_a_file_at_once_lose_no_key() {
 
 #[test]
 fn daemon_takes_both_keys_during_a_rotation_and_neither_after_a_revocation() {
-    let backend = Backend::start(Personality::ALL[0]);
+    let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keys.yaml");
     std::fs::write(&path, "keys: []\n").unwrap();
     let acl = format!("--acl-file={}", path.display());
     let server = format!("--server={}", backend.url());
-    let proxy = Authproxy::start(&[&server, "--right=read", &acl]);
+    let proxy = AuthproxyProcess::start(&[&server, "--right=read", &acl]);
     let on = |path: &Path, verb: &[&str]| {
         let flag = if verb[0] == "new" {
             "--into"
@@ -391,13 +391,13 @@ fn daemon_takes_both_keys_during_a_rotation_and_neither_after_a_revocation() {
     let first = on(&path, &["new", "--id=alice"]);
     let first = secret_of(&first.stderr);
     let status = |key: &str| proxy.get_with_key("/", key).status;
-    eventually("the new key passes", || status(first) == 200);
+    wait_until("the new key passes", || status(first) == 200);
     let second = on(&path, &["rotate", "alice"]);
     let second = secret_of(&second.stderr);
-    eventually("the next key passes", || status(second) == 200);
+    wait_until("the next key passes", || status(second) == 200);
     assert_eq!(status(first), 200);
     on(&path, &["revoke", "alice"]);
-    eventually("no key passes", || {
+    wait_until("no key passes", || {
         status(first) == 403 && status(second) == 403
     });
     let status: Value = proxy.status();

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
-use hostkit_tests::acl::{Acl, Manner, hash, write_file};
-use hostkit_tests::{Running, eventually, free_port, patience, workspace};
+use hostkit_tests::permissions::{
+    PermissionsBehavior, PermissionsServer, hash_key, write_acl_file,
+};
+use hostkit_tests::{ChildGuard, free_port, wait_limit, wait_until, workspace};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -16,7 +18,7 @@ use super::{authproxy, check, run};
 
 /// A running `serve-acl`.
 struct Engine {
-    process: Running,
+    process: ChildGuard,
     port: u16,
     log: Arc<Mutex<String>>,
 }
@@ -40,9 +42,9 @@ impl Engine {
                 kept.lock().unwrap().push_str(&format!("{line}\n"));
             }
         });
-        let process = Running(child);
+        let process = ChildGuard(child);
         let mut port = None;
-        eventually("serve-acl listens", || {
+        wait_until("serve-acl listens", || {
             let log = log.lock().unwrap();
             port = log.split_once("listen=127.0.0.1:").map(|(_, rest)| {
                 let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
@@ -63,7 +65,7 @@ impl Engine {
 
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
-        stream.set_read_timeout(Some(patience())).unwrap();
+        stream.set_read_timeout(Some(wait_limit())).unwrap();
         stream
     }
 
@@ -91,20 +93,20 @@ impl Engine {
         serde_json::from_str::<Value>(&body).unwrap()["known"] == true
     }
 
-    fn tell(&self, signal: Signal) {
+    fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.process.0.id().try_into().unwrap());
         kill(pid, signal).unwrap();
     }
 }
 
 fn question(key: &str) -> String {
-    json!({"v": 1, "key_sha256": hash(key)}).to_string()
+    json!({"v": 1, "key_sha256": hash_key(key)}).to_string()
 }
 
 fn acl(keys: &[(&str, &[&str])]) -> (tempfile::TempDir, PathBuf) {
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("acl.yaml");
-    write_file(&file, keys);
+    write_acl_file(&file, keys);
     (temp, file)
 }
 
@@ -182,11 +184,11 @@ fn serve_acl_follows_its_file() {
     let (_temp, file) = acl(&[("one", &["all"])]);
     let engine = Engine::start(&file, &[]);
     assert!(engine.knows("one"));
-    write_file(&file, &[("two", &["all"])]);
-    eventually("the new file is in force", || engine.knows("two"));
+    write_acl_file(&file, &[("two", &["all"])]);
+    wait_until("the new file is in force", || engine.knows("two"));
     assert!(!engine.knows("one"));
     std::fs::write(&file, "keys:\n- {idd: x}\n").unwrap();
-    eventually("the bad file is told about", || {
+    wait_until("the bad file is told about", || {
         engine
             .log
             .lock()
@@ -210,8 +212,8 @@ fn serve_acl_finishes_what_was_begun() {
     begun.write_all(&body.as_bytes()[..10]).unwrap();
     // Another question after it: what came before was accepted by then.
     assert!(engine.knows("key"));
-    engine.tell(Signal::SIGTERM);
-    eventually("it listens no more", || {
+    engine.signal(Signal::SIGTERM);
+    wait_until("it listens no more", || {
         TcpStream::connect((Ipv4Addr::LOCALHOST, engine.port)).is_err()
     });
     begun.write_all(&body.as_bytes()[10..]).unwrap();
@@ -239,12 +241,12 @@ fn serve_acl_starts_with_a_valid_file_or_not_at_all() {
     assert!(checked.stdout.contains("1 keys"), "{}", checked.stdout);
     serve(&temp.path().join("none"), "--check")
         .exits(78)
-        .says("none");
+        .logs("none");
     let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let listen = format!("--listen={}", taken.local_addr().unwrap());
     serve(&file, &listen)
         .exits(73)
-        .says("choose another --listen");
+        .logs("choose another --listen");
 }
 
 #[test]
@@ -272,10 +274,10 @@ fn the_examples_of_the_page_are_valid() {
     let liveconf = authproxy::permissions::liveconf::Liveconf::open(&live_file);
     assert_eq!(liveconf.status().servers.len(), 2);
 
-    let acl = Acl::start();
+    let acl = PermissionsServer::start();
     let engine = format!("--acl-server={}", acl.url());
     for (number, code) in [(1, 0), (2, 77)] {
-        acl.behave(Manner::Status(200, example("json", number)));
+        acl.set_behavior(PermissionsBehavior::Status(200, example("json", number)));
         check(&[&engine], &["--path=/stats/x", "--right=read"], "key").exits(code);
     }
 }

@@ -4,16 +4,16 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
-use hostkit_tests::{Running, eventually};
+use hostkit_tests::{ChildGuard, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::super::{Host, Outcome, every_file, sha256};
+use super::super::{CommandOutcome, Host, every_file, sha256};
 
 /// A run of the binary whose log can be read while it runs.
 #[derive(Debug)]
 pub(in super::super) struct Run {
-    child: Running,
+    child: ChildGuard,
     log: PathBuf,
 }
 
@@ -28,7 +28,7 @@ impl Run {
         command
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap());
-        let child = Running(command.spawn().unwrap());
+        let child = ChildGuard(command.spawn().unwrap());
         Self { child, log }
     }
 
@@ -39,7 +39,7 @@ impl Run {
 
     /// Waits until it has said this.
     pub(in super::super) fn wait_for(&self, text: &str) {
-        eventually(&format!("{text:?} in {}", self.log.display()), || {
+        wait_until(&format!("{text:?} in {}", self.log.display()), || {
             self.log().contains(text)
         });
     }
@@ -85,14 +85,14 @@ impl Run {
     }
 
     /// Waits for its end. A signal that ended it is the code, negative.
-    pub(in super::super) fn end(mut self) -> Outcome {
+    pub(in super::super) fn end(mut self) -> CommandOutcome {
         use std::os::unix::process::ExitStatusExt as _;
-        eventually(&format!("the end of {}", self.log.display()), || {
+        wait_until(&format!("the end of {}", self.log.display()), || {
             self.ended()
         });
         let status = self.child.0.wait().unwrap();
         let signal = status.signal().unwrap_or(1);
-        Outcome {
+        CommandOutcome {
             code: status.code().unwrap_or(-signal),
             stdout: String::new(),
             stderr: self.log(),

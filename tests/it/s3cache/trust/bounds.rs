@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use hostkit_tests::origin::Origin;
+use hostkit_tests::origin::OriginServer;
 
 use super::{ANN, BOB, Users, bytes, every_file};
 
 #[test]
 fn root_collects_each_user_to_its_bound_and_all_to_the_total() {
     let Some(users) = Users::new() else { return };
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     let all = [ANN, BOB, 0];
     for uid in all {
         for n in 0..3 {

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use hostkit_tests::cache::{age_blobs, age_unpacked, unpack_pex};
-use hostkit_tests::eventually;
-use hostkit_tests::origin::Origin;
+use hostkit_tests::origin::OriginServer;
+use hostkit_tests::wait_until;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag, mknod};
 
@@ -17,7 +17,7 @@ use super::{ANN, BOB, HASH, Users, bytes, every_file, published, sha256, vouch};
 #[test]
 fn a_blob_of_another_length_makes_nobody_make_room() {
     let Some(users) = Users::new() else { return };
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     let bound = ["--max-size=4M", "--copy-to=out"];
     for n in 0..3 {
         let path = format!("/a-1.{n}");
@@ -227,13 +227,13 @@ fn part_that_others_can_write_to_is_reported_by_gc_of_root() {
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(users.share(ANN, ""), open).unwrap();
     let told = users.run(0, &["gc", "--max-size=1"]).exits(0);
-    told.says("cannot use this user's part of the cache")
-        .says("uid=20001");
+    told.logs("cannot use this user's part of the cache")
+        .logs("uid=20001");
     assert_eq!(every_file(&users.share(BOB, "blobs")).len(), 0);
     users
         .run(ANN, &["gc"])
         .exits(74)
-        .says("others can write to it");
+        .logs("others can write to it");
     // Root's own part does not keep it from those of others either.
     for uid in [0, BOB] {
         users.run(uid, &[&origin.url(&path)]).exits(0);
@@ -243,7 +243,7 @@ fn part_that_others_can_write_to_is_reported_by_gc_of_root() {
     std::fs::remove_dir_all(&own).unwrap();
     std::fs::write(&own, "").unwrap();
     let told = users.run(0, &["gc", "--max-size=1"]).exits(74);
-    told.says("its folder partial: Not a directory");
+    told.logs("its folder partial: Not a directory");
     assert_eq!(every_file(&users.share(BOB, "blobs")).len(), 0);
 }
 
@@ -279,7 +279,7 @@ fn what_root_collects_stays_usable_for_its_owner() {
 #[test]
 fn one_who_is_stopped_while_it_takes_bytes_is_overtaken_without_harm() {
     let Some(users) = Users::new() else { return };
-    let (origin, path) = (Origin::start(), format!("/job-{HASH}.bin"));
+    let (origin, path) = (OriginServer::start(), format!("/job-{HASH}.bin"));
     let body = bytes(128 << 20, 5);
     origin.put(&path, body.clone());
     vouch(&origin, &path, &body);
@@ -299,7 +299,7 @@ fn one_who_is_stopped_while_it_takes_bytes_is_overtaken_without_harm() {
     // On a busy host it can be done before it is stopped.
     let first = loop {
         let first = start("first");
-        eventually("it copies", || arriving() || copied());
+        wait_until("it copies", || arriving() || copied());
         first.signal(Signal::SIGSTOP);
         if !copied() {
             break first;
@@ -311,7 +311,7 @@ fn one_who_is_stopped_while_it_takes_bytes_is_overtaken_without_harm() {
     let second = start("second").end().exits(0);
     first.signal(Signal::SIGCONT);
     first.end().exits(0);
-    second.says("overtaking it");
+    second.logs("overtaking it");
     for to in ["first", "second"] {
         assert!(std::fs::read(users.home(BOB).join(to)).unwrap() == body);
     }

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use hostkit_tests::eventually;
 use hostkit_tests::host::run_as;
-use hostkit_tests::origin::{Fault, Origin};
+use hostkit_tests::origin::{OriginFault, OriginServer};
+use hostkit_tests::wait_until;
 
 use super::super::flight::{Run, recorded};
 use super::{ANN, BOB, HASH, Users, bytes};
@@ -23,25 +23,25 @@ fn start(users: &Users, uid: u32, url: &str, to: &str, flags: &[&str]) -> Run {
     Run::start(&users.host, to, users.command(uid, &args))
 }
 
-fn slow_object(origin: &Origin, path: &str) -> Vec<u8> {
+fn slow_object(origin: &OriginServer, path: &str) -> Vec<u8> {
     let body = bytes(4 << 20, 8);
     origin.put(path, body.clone());
     let bytes_per_second = 1 << 20;
-    origin.fault(path, Fault::Slow { bytes_per_second });
+    origin.fault(path, OriginFault::Slow { bytes_per_second });
     body
 }
 
 #[test]
 fn two_uids_fetch_one_body_between_them() {
     let Some(users) = Users::new() else { return };
-    let (origin, config) = (Origin::start(), config(&users));
+    let (origin, config) = (OriginServer::start(), config(&users));
     // Again and again from nothing: their parts of the cache come into being at the same time.
     for round in 0..5 {
         let path = format!("/job-1.{round}");
         let body = bytes(1 << 20, round);
         origin.put(&path, body.clone());
         let bytes_per_second = 4 << 20;
-        origin.fault(&path, Fault::Slow { bytes_per_second });
+        origin.fault(&path, OriginFault::Slow { bytes_per_second });
         let runs: Vec<(u32, String, Run)> = (0..32)
             .map(|n| {
                 let (uid, to) = ([ANN, BOB][n % 2], format!("out{round}-{n}"));
@@ -63,18 +63,18 @@ fn two_uids_fetch_one_body_between_them() {
 #[test]
 fn a_dead_leader_of_the_other_uid_is_followed() {
     let Some(users) = Users::new() else { return };
-    let (origin, config) = (Origin::start(), config(&users));
+    let (origin, config) = (OriginServer::start(), config(&users));
     let path = format!("/job-{HASH}.bin");
     let body = slow_object(&origin, &path);
     let flags = [&config, "--part-size=256K", "--connections=2"];
     let mut leader = start(&users, ANN, &origin.url(&path), "leader", &flags);
-    eventually("some parts are finished", || {
+    wait_until("some parts are finished", || {
         recorded(&users.host).len() >= 4
     });
     let follower = start(&users, BOB, &origin.url(&path), "follower", &flags);
     follower.wait_for("another process is fetching it");
     leader.kill();
-    follower.end().exits(0).says("continuing an interrupted");
+    follower.end().exits(0).logs("continuing an interrupted");
     assert!(std::fs::read(users.home(BOB).join("follower")).unwrap() == body);
     assert!(origin.bytes(&path) <= body.len() as u64 + 3 * (256 << 10));
     origin.reset_counters();
@@ -88,7 +88,7 @@ fn a_dead_leader_of_the_other_uid_is_followed() {
 #[test]
 fn a_narrow_umask_and_an_older_lock_do_not_make_two_leaders() {
     let Some(users) = Users::new() else { return };
-    let (origin, config) = (Origin::start(), config(&users));
+    let (origin, config) = (OriginServer::start(), config(&users));
     let path = format!("/job-{HASH}.bin");
     // From the time when each was alone there are locks for nobody else.
     for uid in [ANN, BOB] {

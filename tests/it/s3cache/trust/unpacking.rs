@@ -6,11 +6,11 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 
-use hostkit_tests::host::{Tmpfs, run_as};
+use hostkit_tests::host::{TmpfsMount, run_as};
 use hostkit_tests::or_skip;
-use hostkit_tests::origin::Origin;
+use hostkit_tests::origin::OriginServer;
 
-use super::{ANN, BOB, Outcome, Users};
+use super::{ANN, BOB, CommandOutcome, Users};
 
 /// A tar of directories that their owner may not write or read, and of a file of a MiB after them.
 fn packed(users: &Users) -> Vec<u8> {
@@ -39,7 +39,7 @@ fn records(users: &Users, uid: u32) -> usize {
 #[test]
 fn directories_that_forbid_writing_are_unpacked_replaced_and_never_left_behind() {
     let Some(users) = Users::new() else { return };
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     let tar = packed(&users);
     origin.put("/a-1.1.tar", tar.clone());
     origin.put("/a-1.2.tar", [tar, vec![0; 512]].concat());
@@ -53,13 +53,13 @@ fn directories_that_forbid_writing_are_unpacked_replaced_and_never_left_behind()
         assert_eq!(file, b"text\n", "{name}");
         assert_eq!(hidden(&users, ANN), Vec::<PathBuf>::new(), "{name}");
     }
-    unpack("/a-1.3.tar").exits(65).says("a-1.3.tar");
+    unpack("/a-1.3.tar").exits(65).logs("a-1.3.tar");
     assert_eq!(hidden(&users, ANN), Vec::<PathBuf>::new());
     assert_eq!(records(&users, ANN), 0);
 }
 
 /// Unpacks in the home of `uid` until the kernel kills it for the size of the last file.
-fn killed(users: &Users, uid: u32, url: &str) -> Outcome {
+fn killed(users: &Users, uid: u32, url: &str) -> CommandOutcome {
     users.run(uid, &[url]).exits(0);
     let mut command = run_as(uid, "prlimit").unwrap();
     users.host.clean(&mut command);
@@ -76,7 +76,7 @@ fn killed(users: &Users, uid: u32, url: &str) -> Outcome {
 #[test]
 fn gc_finds_and_removes_what_killed_runs_have_left() {
     let Some(users) = Users::new() else { return };
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     origin.put("/a-1.1.tar", packed(&users));
     let url = origin.url("/a-1.1.tar");
     for (who, collector) in [(ANN, ANN), (BOB, 0), (0, 0)] {
@@ -143,15 +143,15 @@ fn a_record_removes_nothing_that_its_owner_could_not_remove() {
 #[test]
 fn a_full_disk_is_73_and_leaves_nothing() {
     let Some(users) = Users::new() else { return };
-    let Some(small) = or_skip("a small filesystem", Tmpfs::mount(512 << 10)) else {
+    let Some(small) = or_skip("a small filesystem", TmpfsMount::mount(512 << 10)) else {
         return;
     };
-    let origin = Origin::start();
+    let origin = OriginServer::start();
     origin.put("/a-1.1.tar", packed(&users));
     let out = format!("--unpack-to={}", small.path().join("out").display());
     let told = users.run(ANN, &[&origin.url("/a-1.1.tar"), &out]).exits(73);
-    told.says("free some space there")
-        .says("No space left")
-        .says("zeros");
+    told.logs("free some space there")
+        .logs("No space left")
+        .logs("zeros");
     assert_eq!(fs::read_dir(small.path()).unwrap().count(), 0);
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 
-use hostkit_tests::zookeeper::Announcer;
-use hostkit_tests::{eventually, free_port};
+use hostkit_tests::zookeeper::AnnouncerSession;
+use hostkit_tests::{free_port, wait_until};
 use serde_json::{Value, json};
 
 use super::{Stage, answers, get, get_with, section};
@@ -98,21 +98,21 @@ fn a_new_job_needs_no_configuration() {
         let (head, body) = get_with(shared, &format!("host: {job}.test\r\n"))?;
         head.contains(" 200 ").then_some(body)
     };
-    eventually("the job is reachable", || {
+    wait_until("the job is reachable", || {
         asked("eightball").is_some_and(|body| body.starts_with("first"))
     });
 
     let second = stage.task("second");
     let member = stage.announce("/aurora/data/prod/answers", 0, second);
     stage.announce("/aurora/data/devel/answers", 0, first);
-    eventually("the new job is reachable", || {
+    wait_until("the new job is reachable", || {
         asked("answers").is_some_and(|body| body.starts_with("second"))
     });
     let proxies = || -> Value {
         let text = fs::read(stage.rig.path("proxies.json")).unwrap();
         serde_json::from_slice(&text).unwrap()
     };
-    eventually("proxies.json names its job", || {
+    wait_until("proxies.json names its job", || {
         proxies()["data-answers"]["job"]["cluster"] == "east"
     });
     assert!(!stage.rig.servers().contains_key("devel-answers"));
@@ -122,7 +122,7 @@ fn a_new_job_needs_no_configuration() {
     stage.announcer.remove(&member);
     stage.announcer.remove("/aurora/data/prod/answers");
     stage.announce("/aurora/www/prod/later", 0, second);
-    eventually("what came after it is reachable", || {
+    wait_until("what came after it is reachable", || {
         asked("later").is_some()
     });
     assert!(stage.rig.servers().contains_key("data-answers"));
@@ -184,7 +184,7 @@ fn named_servers_keep_their_cookies_and_come_and_go() {
     answers(plain, "task");
     stage.announcer.remove(&member);
     stage.serves("plain", &tasks[..2]);
-    eventually("its server is deleted", || {
+    wait_until("its server is deleted", || {
         stage.rig.servers()["plain"].len() == 2
     });
     assert_eq!(stage.rig.reloads(), reloads);
@@ -268,7 +268,7 @@ fn a_registry_may_say_how_a_service_is_written() {
         ),
     ] {
         says(&json!({"haproxy": section}));
-        eventually(&format!("it says {word}"), || {
+        wait_until(&format!("it says {word}"), || {
             trouble().as_str().is_some_and(|text| text.contains(&word))
         });
     }
@@ -278,7 +278,7 @@ fn a_registry_may_say_how_a_service_is_written() {
 
     // It holds over a restart without the registry, and an emptied znode takes nothing back.
     says(&json!({"haproxy": {"port": theirs}}));
-    eventually("it is right again", || {
+    wait_until("it is right again", || {
         trouble() == Value::Null && !stage.rig.file().contains("httpchk")
     });
     stage.announcer.set(path, b"");
@@ -296,7 +296,7 @@ fn a_registry_may_say_how_a_service_is_written() {
     assert_eq!(stage.rig.file(), before);
     assert_eq!(stage.rig.reloads(), reloads);
     stage.rig.zookeeper.restart();
-    stage.announcer = Announcer::connect(&stage.rig.zookeeper);
+    stage.announcer = AnnouncerSession::connect(&stage.rig.zookeeper);
     stage.announcer.set(path, b"{}");
     answers(own, "web");
     stage.rig.stop();

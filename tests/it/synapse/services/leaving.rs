@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use ::synapse::membership::table::PATIENCE;
-use hostkit_tests::{eventually, free_port, long, patience, within};
+use hostkit_tests::{free_port, is_long_run, wait_limit, wait_until, wait_within};
 use serde_json::json;
 
 use super::{Stage, section};
@@ -33,7 +33,7 @@ fn who_leaves_gets_nothing_new_and_finishes_what_it_has() {
     let mut client = Client::connect(port);
     client.ask("/hold");
     let mut holds = None;
-    eventually("a request is held", || {
+    wait_until("a request is held", || {
         holds = servers.iter().position(|(_, server)| server.held() == 1);
         holds.is_some()
     });
@@ -57,13 +57,13 @@ fn who_leaves_gets_nothing_new_and_finishes_what_it_has() {
     goes.1.release();
     assert_eq!(client.answer(), format!("200 {}", goes.0));
     drop(client);
-    eventually("its slot is free", || !has(&stage));
+    wait_until("its slot is free", || !has(&stage));
 }
 
 /// It may be this host that reaches nobody: half a minute of patience cannot be had faster.
 #[test]
 fn after_half_a_minute_members_take_part_unproven() {
-    if !long() {
+    if !is_long_run() {
         return;
     }
     let Some(mut stage) = Stage::new() else {
@@ -78,14 +78,14 @@ fn after_half_a_minute_members_take_part_unproven() {
         stage.announce(JOB, shard, address);
     }
     stage.rig.start();
-    eventually("they are waited for", || {
+    wait_until("they are waited for", || {
         stage.rig.of("web", "probing") == 3
     });
     assert!(stage.rig.serving("web").is_empty());
     // As many as `panic_threshold` (50 %) of three needs.
-    let longest = PATIENCE + patience();
+    let longest = PATIENCE + wait_limit();
     assert!(
-        within(longest, || stage.rig.serving("web").len() == 2),
+        wait_within(longest, || stage.rig.serving("web").len() == 2),
         "nobody takes part"
     );
 }

@@ -5,8 +5,8 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 
-use hostkit_tests::dns::{Data, Dns};
-use hostkit_tests::{eventually, free_port};
+use hostkit_tests::dns::{NameServer, RecordData};
+use hostkit_tests::{free_port, wait_until};
 use serde_json::{Value, json};
 
 use super::{Stage, answers, exchange, section};
@@ -16,7 +16,7 @@ fn every_source_is_followed() {
     let Some(mut stage) = Stage::new() else {
         return;
     };
-    let dns = Dns::start();
+    let dns = NameServer::start();
     let ports: Vec<u16> = (0..9).map(|_| free_port()).collect();
     let [
         nerve,
@@ -45,10 +45,14 @@ fn every_source_is_followed() {
         ),
     )
     .unwrap();
-    dns.records("a.test", 1, &[Data::address(&tasks["a"].ip().to_string())]);
+    dns.records(
+        "a.test",
+        1,
+        &[RecordData::address(&tasks["a"].ip().to_string())],
+    );
     // Targets are resolved as any host name is: by this host.
     let local = [stage.local_task("srv"), stage.local_task("srv")];
-    let srv_record = |address: SocketAddr| [Data::srv(1, address.port(), "localhost")];
+    let srv_record = |address: SocketAddr| [RecordData::srv(1, address.port(), "localhost")];
     dns.records("_srv._tcp.test", 1, &srv_record(local[0]));
     let with =
         |discovery: Value, port: u16| json!({"discovery": discovery, "haproxy": section(port)});
@@ -118,7 +122,7 @@ fn every_source_is_followed() {
     answers(srv, "srv");
     stage.serves("union", &[tasks["file"], tasks["serverset"]]);
     stage.serves("sequential", &[tasks["serverset"]]);
-    eventually("a name that nobody has is refused", || {
+    wait_until("a name that nobody has is refused", || {
         stage.rejects("file") == 1
     });
 
@@ -144,7 +148,7 @@ fn every_source_is_followed() {
         let file = stage.rig.path("lists").join(format!("{service}.json"));
         serde_json::from_slice(&fs::read(file).unwrap_or_default()).unwrap_or_default()
     };
-    eventually("the list has the new one", || {
+    wait_until("the list has the new one", || {
         output("late")[0]["port"] == tasks["other"].port()
     });
     assert_eq!(output("nerve")[0]["name"], "one");
@@ -155,7 +159,7 @@ fn every_source_is_followed() {
     stage.rig.stop();
 }
 
-fn dns_address(dns: &Dns) -> String {
+fn dns_address(dns: &NameServer) -> String {
     dns.address().to_string()
 }
 
@@ -242,7 +246,7 @@ fn members_are_chosen_as_configured() {
     stage.rig.launch();
 
     stage.serves("labels", &[tasks[0]]);
-    eventually("two are refused", || stage.rejects("labels") == 2);
+    wait_until("two are refused", || stage.rejects("labels") == 2);
     stage.serves("leader", &[tasks[1]]);
     stage.serves("keep", &[tasks[0], fallback]);
     stage.serves("empty", &[tasks[0]]);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use hostkit_tests::haproxy::Mode;
-use hostkit_tests::tasks::{Job, Tasks};
+use hostkit_tests::haproxy::HaproxyMode;
+use hostkit_tests::tasks::{RollingJob, TaskPlayer};
 use serde_json::json;
 
 use super::{Loads, Rig, alone, count, serving};
@@ -11,8 +11,8 @@ use super::{Loads, Rig, alone, count, serving};
 const SERVICES: [&str; 2] = ["eightball", "search"];
 const INSTANCES: u32 = 12;
 
-fn job(service: &str) -> Job {
-    Job {
+fn job(service: &str) -> RollingJob {
+    RollingJob {
         service: service.to_owned(),
         instances: INSTANCES,
         // Half of them at once (`--batch-size=6`).
@@ -27,13 +27,13 @@ fn job(service: &str) -> Job {
 /// Rolling updates of two jobs under load, as many as it takes for so many lives.
 fn updates(lives: usize, configure: impl Fn(&mut Rig)) {
     let _alone = alone();
-    let Some(mut rig) = Rig::new(Mode::Master) else {
+    let Some(mut rig) = Rig::new(HaproxyMode::Master) else {
         return;
     };
     let addresses = SERVICES.map(|service| rig.service(service));
     configure(&mut rig);
     rig.start();
-    let tasks = Tasks::start(1, rig.registry());
+    let tasks = TaskPlayer::start(1, rig.registry());
     let jobs = SERVICES.map(job);
     let mut running = jobs.each_ref().map(|job| tasks.deploy(job));
     for (service, serials) in SERVICES.iter().zip(&running) {

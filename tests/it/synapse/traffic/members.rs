@@ -1,7 +1,7 @@
 //! Members come and go by the runtime API alone.
 
-use hostkit_tests::haproxy::Mode;
-use hostkit_tests::tasks::Registry as _;
+use hostkit_tests::haproxy::HaproxyMode;
+use hostkit_tests::tasks::TaskRegistry as _;
 
 use super::{Loads, alone, count, populate, serving, stage};
 
@@ -14,7 +14,7 @@ const SERVICES: [&str; 3] = ["eightball", "search", "pings"];
 #[test]
 fn a_thousand_changes_lose_nothing() {
     let _alone = alone();
-    let Some((rig, members, tasks, addresses)) = stage(Mode::Master, &SERVICES) else {
+    let Some((rig, members, tasks, addresses)) = stage(HaproxyMode::Master, &SERVICES) else {
         return;
     };
     let all: Vec<Vec<_>> = SERVICES
@@ -64,7 +64,8 @@ fn a_thousand_changes_lose_nothing() {
 #[test]
 fn a_killed_synapse_loses_nothing() {
     let _alone = alone();
-    let Some((mut rig, members, tasks, addresses)) = stage(Mode::Master, &["eightball"]) else {
+    let Some((mut rig, members, tasks, addresses)) = stage(HaproxyMode::Master, &["eightball"])
+    else {
         return;
     };
     let serials = populate(&rig, &tasks, "eightball", 4);

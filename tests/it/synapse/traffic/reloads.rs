@@ -2,15 +2,15 @@
 
 use std::net::TcpListener;
 
-use hostkit_tests::haproxy::Mode;
-use hostkit_tests::tasks::Tasks;
-use hostkit_tests::{eventually, free_port};
+use hostkit_tests::haproxy::HaproxyMode;
+use hostkit_tests::tasks::TaskPlayer;
+use hostkit_tests::{free_port, wait_until};
 use serde_json::json;
 
 use super::{Loads, Rig, alone, count, populate, stage};
 
 /// Services come and go and slots are added; how often in each way.
-fn reloads(mode: Mode) {
+fn reloads(mode: HaproxyMode) {
     let _alone = alone();
     let Some((mut rig, _members, tasks, addresses)) = stage(mode, &["eightball", "search"]) else {
         return;
@@ -32,7 +32,7 @@ fn reloads(mode: Mode) {
             _ => more_than_fit(&rig, &tasks),
         }
         rig.reconfigure();
-        eventually("HAProxy is reloaded", || rig.reloads() > reloads);
+        wait_until("HAProxy is reloaded", || rig.reloads() > reloads);
         loads.more(10);
     }
     let way = format!("{} reloads, {mode:?}", rig.reloads() - before);
@@ -44,44 +44,44 @@ fn reloads(mode: Mode) {
             .all(|&serial| tasks.record(serial).served > 0)
     );
     let processes = match mode {
-        Mode::Master => 2,
-        Mode::Daemon => 1,
+        HaproxyMode::Master => 2,
+        HaproxyMode::Daemon => 1,
     };
-    eventually("workers of before have ended", || {
+    wait_until("workers of before have ended", || {
         rig.haproxy.processes().len() == processes
     });
 }
 
 /// Launches as many tasks as make slots grow.
-fn more_than_fit(rig: &Rig, tasks: &Tasks) {
+fn more_than_fit(rig: &Rig, tasks: &TaskPlayer) {
     // HAProxy is asked: what synapse says of itself may be a second old.
     let slots = rig.servers()["eightball"].len() as u64;
     for shard in rig.serving("eightball").len() as u64..slots {
-        tasks.launch(hostkit_tests::tasks::Task::new(
+        tasks.launch(hostkit_tests::tasks::TaskLaunch::new(
             "eightball",
             shard.try_into().unwrap(),
         ));
     }
-    eventually("there are more slots", || {
+    wait_until("there are more slots", || {
         rig.of("eightball", "slots") > slots
     });
-    eventually("all serve", || {
+    wait_until("all serve", || {
         rig.serving("eightball").len() as u64 == slots
     });
 }
 
 #[test]
 fn reloads_through_a_master_lose_nothing() {
-    reloads(Mode::Master);
+    reloads(HaproxyMode::Master);
 }
 
 #[test]
 fn reloads_by_a_new_process_lose_nothing() {
-    reloads(Mode::Daemon);
+    reloads(HaproxyMode::Daemon);
 }
 
 /// `haproxy -c` does not see that a port is taken, and a reload would be an outage of seconds.
-fn conflict(mode: Mode) {
+fn conflict(mode: HaproxyMode) {
     let _alone = alone();
     let Some((mut rig, _members, tasks, addresses)) = stage(mode, &["eightball"]) else {
         return;
@@ -90,7 +90,7 @@ fn conflict(mode: Mode) {
     let owner = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = owner.local_addr().unwrap().port();
     // It is written at most once a second.
-    eventually("the file has the members", || {
+    wait_until("the file has the members", || {
         rig.file().contains("slot 4-8 ")
     });
     let (file, reloads) = (rig.file(), rig.reloads());
@@ -100,7 +100,7 @@ fn conflict(mode: Mode) {
     rig.config["services"]["blocked"]["haproxy"]["port"] = json!(port);
     rig.hangup();
     let holds = format!("process {} (", std::process::id());
-    eventually("the port's owner is named", || {
+    wait_until("the port's owner is named", || {
         why(&rig, "blocked").contains(&holds)
     });
     loads.more(20);
@@ -111,7 +111,7 @@ fn conflict(mode: Mode) {
     // It is in nobody else's way.
     rig.service("pings");
     rig.hangup();
-    eventually("the other new service is there", || {
+    wait_until("the other new service is there", || {
         rig.backends().contains(&"pings".to_owned())
     });
     assert!(!rig.backends().contains(&"blocked".to_owned()) && !rig.file().contains(&bind));
@@ -119,7 +119,7 @@ fn conflict(mode: Mode) {
     drop(owner);
     rig.reconfigure();
     assert!(rig.file().contains(&bind));
-    eventually("nothing is kept back", || why(&rig, "blocked").is_empty());
+    wait_until("nothing is kept back", || why(&rig, "blocked").is_empty());
     loads.clean(&rig, &format!("a port that is taken, {mode:?}"));
 }
 
@@ -132,18 +132,19 @@ fn why(rig: &Rig, service: &str) -> String {
 
 #[test]
 fn a_port_that_is_taken_is_refused_before_a_master_reloads() {
-    conflict(Mode::Master);
+    conflict(HaproxyMode::Master);
 }
 
 #[test]
 fn a_port_that_is_taken_is_refused_before_a_new_process_starts() {
-    conflict(Mode::Daemon);
+    conflict(HaproxyMode::Daemon);
 }
 
 #[test]
 fn a_bad_line_keeps_its_own_service_back_and_no_other() {
     let _alone = alone();
-    let Some((mut rig, _members, tasks, addresses)) = stage(Mode::Master, &["eightball", "search"])
+    let Some((mut rig, _members, tasks, addresses)) =
+        stage(HaproxyMode::Master, &["eightball", "search"])
     else {
         return;
     };
@@ -158,11 +159,11 @@ fn a_bad_line_keeps_its_own_service_back_and_no_other() {
             json!(["balance no-such-algorithm"]);
     }
     rig.hangup();
-    eventually("the good service is there", || {
+    wait_until("the good service is there", || {
         rig.backends().contains(&"pings".to_owned())
     });
     for service in ["bad", "search"] {
-        eventually("the line is named", || {
+        wait_until("the line is named", || {
             why(&rig, service).contains("no-such-algorithm")
         });
     }
@@ -170,14 +171,14 @@ fn a_bad_line_keeps_its_own_service_back_and_no_other() {
     assert_eq!(rig.serving("search").len(), 3, "it is as it was");
     populate(&rig, &tasks, "pings", 1);
     // What is kept back goes on to follow its members.
-    let more = tasks.launch(hostkit_tests::tasks::Task::new("search", 3));
-    eventually("a new member serves", || tasks.record(more).served > 0);
+    let more = tasks.launch(hostkit_tests::tasks::TaskLaunch::new("search", 3));
+    wait_until("a new member serves", || tasks.record(more).served > 0);
 
     for service in ["bad", "search"] {
         rig.config["services"][service]["haproxy"]["backend"] = json!(["balance leastconn"]);
     }
     rig.reconfigure();
-    eventually("nothing is kept back", || {
+    wait_until("nothing is kept back", || {
         ["bad", "search"]
             .iter()
             .all(|service| why(&rig, service).is_empty())
@@ -190,7 +191,8 @@ fn a_bad_line_keeps_its_own_service_back_and_no_other() {
 #[test]
 fn a_frontend_moves_to_another_port() {
     let _alone = alone();
-    let Some((mut rig, _members, tasks, addresses)) = stage(Mode::Master, &["eightball", "search"])
+    let Some((mut rig, _members, tasks, addresses)) =
+        stage(HaproxyMode::Master, &["eightball", "search"])
     else {
         return;
     };
@@ -200,10 +202,10 @@ fn a_frontend_moves_to_another_port() {
     let port = free_port();
     rig.config["services"]["search"]["haproxy"]["port"] = json!(port);
     rig.hangup();
-    eventually("it listens there", || {
+    wait_until("it listens there", || {
         std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
     });
-    eventually("and no longer where it was", || {
+    wait_until("and no longer where it was", || {
         std::net::TcpStream::connect(addresses[1]).is_err()
     });
     loads.clean(&rig, "a frontend that moves");

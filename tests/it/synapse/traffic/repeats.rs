@@ -4,9 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use hostkit_tests::haproxy::Mode;
-use hostkit_tests::zookeeper::Task as Member;
-use hostkit_tests::{eventually, patience};
+use hostkit_tests::haproxy::HaproxyMode;
+use hostkit_tests::zookeeper::ServerSetMember as Member;
+use hostkit_tests::{wait_limit, wait_until};
 
 use super::super::rig::job;
 use super::stage;
@@ -51,7 +51,7 @@ fn head(stream: &mut TcpStream) -> String {
 
 #[test]
 fn only_safe_requests_are_repeated() {
-    let Some((rig, members, _tasks, addresses)) = stage(Mode::Master, &["eightball"]) else {
+    let Some((rig, members, _tasks, addresses)) = stage(HaproxyMode::Master, &["eightball"]) else {
         return;
     };
     let seen = Seen::default();
@@ -61,7 +61,7 @@ fn only_safe_requests_are_repeated() {
         ports: &[("http", member(Arc::clone(&seen)).port())],
     };
     members.announcer.announce(&job("eightball"), &task);
-    eventually("it serves", || rig.serving("eightball").len() == 1);
+    wait_until("it serves", || rig.serving("eightball").len() == 1);
     for (method, repeated) in [
         ("GET", true),
         ("HEAD", true),
@@ -73,7 +73,7 @@ fn only_safe_requests_are_repeated() {
     ] {
         seen.lock().unwrap().clear();
         let mut stream = TcpStream::connect(addresses[0]).unwrap();
-        stream.set_read_timeout(Some(patience())).unwrap();
+        stream.set_read_timeout(Some(wait_limit())).unwrap();
         let request = format!("{method} / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
         let answers = [(); 2].map(|()| {
             stream.write_all(request.as_bytes()).unwrap();

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::process::Stdio;
 
-use hostkit_tests::{Running, eventually};
+use hostkit_tests::{ChildGuard, wait_until};
 use serde_json::{Value, json};
 
 use super::{Desk, ask, command};
@@ -299,10 +299,10 @@ fn a_reader_that_goes_away_is_no_error() {
             .stdout(Stdio::piped())
             .stderr(File::create(&err).unwrap())
             .spawn();
-        let mut child = Running(child.unwrap());
+        let mut child = ChildGuard(child.unwrap());
         drop(child.0.stdout.take());
         let mut ended = None;
-        eventually("it ends", || {
+        wait_until("it ends", || {
             ended = child.0.try_wait().unwrap();
             ended.is_some()
         });

@@ -4,9 +4,9 @@ use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use hostkit_tests::Running;
-use hostkit_tests::eventually;
-use hostkit_tests::haproxy::send;
+use hostkit_tests::ChildGuard;
+use hostkit_tests::haproxy::send_signal;
+use hostkit_tests::wait_until;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ fn the_running_one_is_shown_and_told_to_read_again() {
     }
     desk.write();
     let mut synapse = desk.start(&[], &[]);
-    eventually("there is a status", || desk.ask(&["status"]).code == 0);
+    wait_until("there is a status", || desk.ask(&["status"]).code == 0);
     let pid = synapse.0.id();
     let status = desk.ask(&["status"]);
     assert!(
@@ -93,8 +93,8 @@ fn the_running_one_is_shown_and_told_to_read_again() {
     assert_eq!(journal.len(), 2);
     assert_eq!(journal[1]["cause"], "loaded", "{journal:?}");
 
-    send(pid.try_into().unwrap(), Signal::SIGTERM);
-    eventually("it ends", || synapse.0.try_wait().unwrap().is_some());
+    send_signal(pid.try_into().unwrap(), Signal::SIGTERM);
+    wait_until("it ends", || synapse.0.try_wait().unwrap().is_some());
     let status = desk.ask(&["status"]);
     assert!(
         status.out.starts_with("synapse does not run; "),
@@ -112,7 +112,7 @@ fn the_journal_is_filtered_and_followed() {
     let desk = Desk::new();
     let mut synapse = desk.start(&[], &[]);
     let journal = |more: &[&str]| desk.ask(&[&["journal"], more].concat()).out;
-    eventually("members are noted", || {
+    wait_until("members are noted", || {
         journal(&["--service", "eightball"]).lines().count() >= 2
     });
     let own = journal(&["--service", "eightball"]);
@@ -135,24 +135,24 @@ fn the_journal_is_filtered_and_followed() {
     let follower = command(&arguments, &[])
         .stdout(File::create(&out).unwrap())
         .spawn();
-    let _follower = Running(follower.unwrap());
+    let _follower = ChildGuard(follower.unwrap());
     let followed = || fs::read_to_string(&out).unwrap();
-    eventually("what was is shown", || followed() == own);
+    wait_until("what was is shown", || followed() == own);
     desk.members(
         &json!([{"host": "127.0.0.1", "port": 31001}, {"host": "127.0.0.3", "port": 31003}]),
     );
-    eventually("what comes is shown", || {
+    wait_until("what comes is shown", || {
         followed().contains("127.0.0.3:31003")
     });
-    send(synapse.0.id().try_into().unwrap(), Signal::SIGTERM);
-    eventually("it ends", || synapse.0.try_wait().unwrap().is_some());
+    send_signal(synapse.0.id().try_into().unwrap(), Signal::SIGTERM);
+    wait_until("it ends", || synapse.0.try_wait().unwrap().is_some());
 }
 
 #[test]
 fn what_goes_wrong_at_the_start_has_its_exit_code() {
     let mut desk = Desk::new();
     let mut first = desk.start(&[], &[]);
-    eventually("it runs", || desk.ask(&["status"]).code == 0);
+    wait_until("it runs", || desk.ask(&["status"]).code == 0);
     let second = desk.ask(&[]);
     assert_eq!(second.code, 75, "{}", second.err);
     assert!(
@@ -160,8 +160,8 @@ fn what_goes_wrong_at_the_start_has_its_exit_code() {
         "{}",
         second.err
     );
-    send(first.0.id().try_into().unwrap(), Signal::SIGTERM);
-    eventually("it ends", || first.0.try_wait().unwrap().is_some());
+    send_signal(first.0.id().try_into().unwrap(), Signal::SIGTERM);
+    wait_until("it ends", || first.0.try_wait().unwrap().is_some());
     desk.config["haproxy"]["state_file_path"] = json!("/proc/nowhere/state.json");
     desk.write();
     let said = desk.ask(&[]);
@@ -181,7 +181,7 @@ fn systemd_is_told() {
     let pid = synapse.0.id().try_into().unwrap();
     let mut heard = Vec::new();
     let mut await_message = |wanted: &str| {
-        eventually(&format!("systemd hears {wanted}"), || {
+        wait_until(&format!("systemd hears {wanted}"), || {
             let mut bytes = [0; 512];
             if let Ok(length) = socket.recv(&mut bytes) {
                 heard.push(String::from_utf8_lossy(&bytes[..length]).into_owned());
@@ -199,10 +199,10 @@ fn systemd_is_told() {
     };
     await_message("READY=1");
     await_message("WATCHDOG=1");
-    send(pid, Signal::SIGHUP);
+    send_signal(pid, Signal::SIGHUP);
     await_message("RELOADING=1");
     await_message("READY=1");
-    send(pid, Signal::SIGTERM);
+    send_signal(pid, Signal::SIGTERM);
     await_message("STOPPING=1");
-    eventually("it ends", || synapse.0.try_wait().unwrap().is_some());
+    wait_until("it ends", || synapse.0.try_wait().unwrap().is_some());
 }

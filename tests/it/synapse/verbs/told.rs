@@ -5,10 +5,10 @@ use std::io::Write as _;
 use std::net::{TcpStream, UdpSocket};
 use std::sync::Arc;
 
-use hostkit_tests::haproxy::Mode;
-use hostkit_tests::tasks::{Task, Tasks};
-use hostkit_tests::zookeeper::Announcer;
-use hostkit_tests::{eventually, free_port};
+use hostkit_tests::haproxy::HaproxyMode;
+use hostkit_tests::tasks::{TaskLaunch, TaskPlayer};
+use hostkit_tests::zookeeper::AnnouncerSession;
+use hostkit_tests::{free_port, wait_until};
 use serde_json::{Value, json};
 
 use super::super::rig::{Members, Rig, job};
@@ -18,7 +18,7 @@ use super::{Said, ask};
 struct Stage {
     rig: Rig,
     members: Arc<Members>,
-    tasks: Tasks,
+    tasks: TaskPlayer,
     receiver: UdpSocket,
 }
 
@@ -34,7 +34,7 @@ impl Stage {
 
 #[test]
 fn everything_is_explained_counted_and_told() {
-    let Some(mut rig) = Rig::new(Mode::Master) else {
+    let Some(mut rig) = Rig::new(HaproxyMode::Master) else {
         return;
     };
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -44,11 +44,11 @@ fn everything_is_explained_counted_and_told() {
     rig.config["statsd"] =
         json!({"host": "127.0.0.1", "port": receiver.local_addr().unwrap().port()});
     let members = rig.registry();
-    let tasks = Tasks::start(1, members.clone());
+    let tasks = TaskPlayer::start(1, members.clone());
     rig.start();
-    tasks.launch(Task::new("eightball", 0));
-    tasks.launch(Task::new("eightball", 1));
-    eventually("they serve", || rig.serving("eightball").len() == 2);
+    tasks.launch(TaskLaunch::new("eightball", 0));
+    tasks.launch(TaskLaunch::new("eightball", 1));
+    wait_until("they serve", || rig.serving("eightball").len() == 2);
     let mut stage = Stage {
         rig,
         members,
@@ -101,7 +101,7 @@ fn every_registration_is_explained(stage: &Stage) {
         .members
         .announcer
         .register(&path, "member_", again.as_bytes());
-    eventually("all are refused", || {
+    wait_until("all are refused", || {
         stage.rig.of("eightball", "rejected") == 6
     });
     let explained = stage.ask(&["explain", "eightball", "--json"]).json();
@@ -147,7 +147,7 @@ fn every_registration_is_explained(stage: &Stage) {
 }
 
 fn a_plan_says_what_would_change(stage: &Stage) {
-    eventually("the plan is empty", || {
+    wait_until("the plan is empty", || {
         stage
             .ask(&["plan"])
             .out
@@ -182,7 +182,7 @@ fn a_plan_says_what_would_change(stage: &Stage) {
         runtime.is_empty() || runtime[0]["change"] == "ready",
         "{plan}"
     );
-    eventually("the audit repairs it", || {
+    wait_until("the audit repairs it", || {
         stage.rig.serving("eightball").len() == 2
     });
     assert!(stage.rig.metric("synapse_drift_repaired_total") >= 1.0);
@@ -234,19 +234,19 @@ fn old_workers_are_counted_until_they_end(stage: &mut Stage, port: u16) {
     };
     let before = rig.reloads();
     section(rig, json!({"port": port, "listen": ["mode tcp"]}));
-    eventually("it is reloaded", || rig.reloads() == before + 1);
-    eventually("they serve", || rig.serving("eightball").len() == 2);
+    wait_until("it is reloaded", || rig.reloads() == before + 1);
+    wait_until("they serve", || rig.serving("eightball").len() == 2);
     let mut held = TcpStream::connect(("127.0.0.1", port)).unwrap();
     held.write_all(b"GET /").unwrap();
     section(
         rig,
         json!({"port": port, "listen": ["mode tcp", "timeout connect 1s"]}),
     );
-    eventually("the old worker is counted", || {
+    wait_until("the old worker is counted", || {
         rig.metric("synapse_leftover_workers") == 1.0
     });
     drop(held);
-    eventually("it has ended and is no longer", || {
+    wait_until("it has ended and is no longer", || {
         rig.metric("synapse_leftover_workers") == 0.0
     });
 }
@@ -256,7 +256,7 @@ fn last_known_good_stands_in_for_the_registry(stage: &mut Stage) {
     assert_eq!(health.code, 0, "{}", health.out);
 
     stage.rig.zookeeper.kill();
-    eventually("the session is gone", || {
+    wait_until("the session is gone", || {
         stage.rig.metric("synapse_zookeeper_connected") == 0.0
     });
     let plan = stage.ask(&["plan", "--wait", "300ms"]);
@@ -298,7 +298,7 @@ fn statsd_was_told(stage: &Stage) {
         "synapse.watcher.zk.discovery:1|c|#zk_cluster:",
         "synapse.watcher.zk.parse_child_failed:1|c|#service_name:eightball",
     ] {
-        eventually(&format!("StatsD gets {name}"), || {
+        wait_until(&format!("StatsD gets {name}"), || {
             while let Ok(length) = stage.receiver.recv(&mut bytes) {
                 packets.push_str(std::str::from_utf8(&bytes[..length]).unwrap());
                 packets.push('\n');
@@ -310,7 +310,7 @@ fn statsd_was_told(stage: &Stage) {
 
 #[test]
 fn the_doctor_finds_what_is_not_permitted() {
-    let Some(mut rig) = Rig::new(Mode::Master) else {
+    let Some(mut rig) = Rig::new(HaproxyMode::Master) else {
         return;
     };
     rig.service("eightball");
@@ -320,7 +320,7 @@ fn the_doctor_finds_what_is_not_permitted() {
         free_port()
     ));
     rig.haproxy.run();
-    let private = Announcer::connect_as(&rig.zookeeper, Some("them:secret"));
+    let private = AnnouncerSession::connect_as(&rig.zookeeper, Some("them:secret"));
     private.make("/aurora/www/prod");
     private.make_private(&job("eightball"));
     fs::write(rig.config_file(), rig.config.to_string()).unwrap();

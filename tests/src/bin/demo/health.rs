@@ -4,15 +4,16 @@ use std::process::Command;
 use std::time::Duration;
 
 use hostkit_tests::thermos::{
-    HealthCheck, Http, Process, Runner, RunningTask, Signaler, State, Task,
+    HealthCheck, HttpCheck, HttpSignaler, ProcessState, RunningTask, TaskRunner, ThermosProcess,
+    ThermosTask,
 };
-use hostkit_tests::{bin, eventually};
+use hostkit_tests::{bin, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Stage, said, step};
+use super::{DemoContext, said, step};
 
-pub(super) fn check(stage: &Stage) {
+pub(super) fn check(stage: &DemoContext) {
     step("The job with its health checked, as Aurora does it");
     let serve = format!(
         "exec pexrun eightball {} --port={{{{thermos.ports[private]}}}} --logstash_format=True",
@@ -28,13 +29,13 @@ pub(super) fn check(stage: &Stage) {
     );
     // The blog's settings; a second is shorter here.
     let seconds = Duration::from_secs;
-    let checked = HealthCheck::http(Http::default())
+    let checked = HealthCheck::http(HttpCheck::default())
         .timeout(seconds(5))
         .interval(seconds(5))
         .max_consecutive_failures(5);
-    let mut task = Task::new("checked")
-        .process(Process::new("eightball", &serve))
-        .process(Process::new(
+    let mut task = ThermosTask::new("checked")
+        .process(ThermosProcess::new("eightball", &serve))
+        .process(ThermosProcess::new(
             "proxy-healthcheck",
             &format!("exec {checker}"),
         ))
@@ -44,17 +45,19 @@ pub(super) fn check(stage: &Stage) {
     for (name, value) in stage.settings() {
         task = task.env(&name, &value);
     }
-    let job = Runner::start(task, &stage.path("sandboxes"));
+    let job = TaskRunner::start(task, &stage.path("sandboxes"));
     said(checker);
-    let page = Signaler::new(job.port("health"));
-    eventually("it is healthy", || page.check(&Http::default()).is_ok());
-    eventually("it is running", || job.health().counters.running());
+    let page = HttpSignaler::new(job.port("health"));
+    wait_until("it is healthy", || {
+        page.check(&HttpCheck::default()).is_ok()
+    });
+    wait_until("it is running", || job.health().counters.running());
     said("Aurora asks /health, which asks eightball: ok, the task is RUNNING");
     said("log-healthcheck --app-directory=eightball --line-pattern='{' --freshness=1");
     said(&format!("  {}", look_at_its_log(&job, "OK")));
     let pid = job.pid("eightball").and_then(|pid| i32::try_from(pid).ok());
     kill(Pid::from_raw(pid.unwrap()), Signal::SIGTERM).unwrap();
-    job.wait_for("eightball", State::Done);
+    job.wait_for("eightball", ProcessState::Done);
     said("eightball is killed");
     let _ = job.finished();
     let ended = job.health().counters;
@@ -76,7 +79,7 @@ pub(super) fn check(stage: &Stage) {
 /// What log-healthcheck says from where Aurora runs shell checks, as soon as it says this.
 fn look_at_its_log(job: &RunningTask, wanted: &str) -> String {
     let mut found = String::new();
-    eventually(&format!("the log is {wanted}"), || {
+    wait_until(&format!("the log is {wanted}"), || {
         let mut command = Command::new(bin("log-healthcheck"));
         command
             .args([

@@ -1,10 +1,10 @@
 //! The demo's API behind authproxy: a key is made, asked with, and a request without one is turned away.
 
-use hostkit_tests::authproxy::Authproxy;
+use hostkit_tests::authproxy::AuthproxyProcess;
 
-use super::{Stage, said, start_instance, step};
+use super::{DemoContext, said, start_instance, step};
 
-pub(super) fn ask_for_one(stage: &Stage) {
+pub(super) fn ask_for_one(stage: &DemoContext) {
     step("authproxy in front of eightball: a key or nothing");
     let (_instance, private) = start_instance(stage);
     let file = stage.path("acl.yaml");
@@ -26,7 +26,7 @@ pub(super) fn ask_for_one(stage: &Stage) {
     }
     let server = format!("--server=http://localhost:{private}");
     let acl = format!("--acl-file={}", file.display());
-    let proxy = Authproxy::start(&[&server, "--right=read", &acl]);
+    let proxy = AuthproxyProcess::start(&[&server, "--right=read", &acl]);
     said(&format!(
         "authproxy --port={} {server} --right=read --acl-file=acl.yaml",
         proxy.port()
@@ -41,7 +41,7 @@ pub(super) fn ask_for_one(stage: &Stage) {
         "GET {path} with the key -> 200 {}",
         passed.body.trim()
     ));
-    proxy.says("GET /shake/");
+    proxy.logs("GET /shake/");
     said("its access log:");
     for line in proxy
         .log()

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 /// What ends a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ends {
+pub enum LineEnding {
     /// CR LF, and nothing else.
     Crlf,
     /// LF, and a CR before it.
@@ -18,7 +18,7 @@ pub enum Ends {
 
 /// What says how long a body is when there are two to say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
+pub enum FramingPreference {
     /// `Transfer-Encoding`.
     Chunked,
     /// `Content-Length`.
@@ -27,16 +27,16 @@ pub enum Framing {
 
 /// A kind of server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Personality {
+pub struct ParserProfile {
     /// What ends a line.
-    pub ends: Ends,
+    pub ends: LineEnding,
     /// What says how long a body is.
-    pub framing: Framing,
+    pub framing: FramingPreference,
 }
 
 /// A request as somebody sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
+pub struct ParsedRequest {
     /// Whatever stands where a request begins.
     pub line: String,
     /// Names in lower case with `-` for `_`, and values without blanks around them; folded lines are one.
@@ -47,9 +47,9 @@ pub struct Request {
 
 /// What somebody sees in a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
+pub struct ParsedStream {
     /// The requests whose line is there.
-    pub requests: Vec<Request>,
+    pub requests: Vec<ParsedRequest>,
     /// How many bytes those take that are there whole.
     pub taken: usize,
     /// How many of them are there whole: all, or all but the last.
@@ -58,21 +58,21 @@ pub struct Reading {
     pub broken: bool,
 }
 
-impl Reading {
+impl ParsedStream {
     /// The requests that are there to their end.
     #[must_use]
-    pub fn whole(&self) -> &[Request] {
+    pub fn whole(&self) -> &[ParsedRequest] {
         &self.requests[..self.whole]
     }
 
     /// The one whose head is there, but not its end.
     #[must_use]
-    pub fn partial(&self) -> Option<&Request> {
+    pub fn partial(&self) -> Option<&ParsedRequest> {
         self.requests.get(self.whole)
     }
 }
 
-impl Request {
+impl ParsedRequest {
     /// The value of the first header with this name, in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -121,7 +121,7 @@ impl Request {
 }
 
 /// What became of reading something.
-enum Step {
+enum ParseStep {
     /// It is there, and ends here.
     Done(usize),
     /// More has to come.
@@ -130,23 +130,23 @@ enum Step {
     Broken,
 }
 
-impl Personality {
+impl ParserProfile {
     /// All four.
     pub const ALL: [Self; 4] = [
-        Self::new(Ends::Crlf, Framing::Chunked),
-        Self::new(Ends::Crlf, Framing::Length),
-        Self::new(Ends::Lf, Framing::Chunked),
-        Self::new(Ends::Lf, Framing::Length),
+        Self::new(LineEnding::Crlf, FramingPreference::Chunked),
+        Self::new(LineEnding::Crlf, FramingPreference::Length),
+        Self::new(LineEnding::Lf, FramingPreference::Chunked),
+        Self::new(LineEnding::Lf, FramingPreference::Length),
     ];
 
-    const fn new(ends: Ends, framing: Framing) -> Self {
+    const fn new(ends: LineEnding, framing: FramingPreference) -> Self {
         Self { ends, framing }
     }
 
     /// What it sees in the bytes of a connection.
     #[must_use]
-    pub fn read(self, bytes: &[u8]) -> Reading {
-        let mut reading = Reading {
+    pub fn read(self, bytes: &[u8]) -> ParsedStream {
+        let mut reading = ParsedStream {
             requests: Vec::new(),
             taken: 0,
             whole: 0,
@@ -171,12 +171,12 @@ impl Personality {
             let end = self.body(bytes, body, &mut request);
             reading.requests.push(request);
             match end {
-                Step::Done(end) => {
+                ParseStep::Done(end) => {
                     reading.taken = end;
                     reading.whole += 1;
                 }
-                Step::Partial => return reading,
-                Step::Broken => {
+                ParseStep::Partial => return reading,
+                ParseStep::Broken => {
                     reading.broken = true;
                     return reading;
                 }
@@ -189,11 +189,11 @@ impl Personality {
     fn line(self, bytes: &[u8], from: usize) -> Option<(&[u8], usize)> {
         let rest = &bytes[from..];
         match self.ends {
-            Ends::Crlf => {
+            LineEnding::Crlf => {
                 let end = rest.windows(2).position(|two| two == b"\r\n")?;
                 Some((&rest[..end], from + end + 2))
             }
-            Ends::Lf => {
+            LineEnding::Lf => {
                 let end = rest.iter().position(|byte| *byte == b'\n')?;
                 let line = &rest[..end];
                 Some((line.strip_suffix(b"\r").unwrap_or(line), from + end + 1))
@@ -202,9 +202,9 @@ impl Personality {
     }
 
     /// The request whose line begins here, if that is there, and where its body begins, if its head is there whole.
-    fn head(self, bytes: &[u8], from: usize) -> Option<(Request, Option<usize>)> {
+    fn head(self, bytes: &[u8], from: usize) -> Option<(ParsedRequest, Option<usize>)> {
         let (line, mut at) = self.line(bytes, from)?;
-        let mut request = Request {
+        let mut request = ParsedRequest {
             line: text(line),
             headers: Vec::new(),
             body: Vec::new(),
@@ -239,21 +239,23 @@ impl Personality {
         Some((request, None))
     }
 
-    fn body(self, bytes: &[u8], from: usize, request: &mut Request) -> Step {
+    fn body(self, bytes: &[u8], from: usize, request: &mut ParsedRequest) -> ParseStep {
         let (chunked, length) = (request.chunked(), request.length());
         match (self.framing, length) {
-            (Framing::Length, Some(length)) => fixed(bytes, from, length, request),
-            (Framing::Chunked, _) | (_, None) if chunked => self.chunks(bytes, from, request),
+            (FramingPreference::Length, Some(length)) => fixed(bytes, from, length, request),
+            (FramingPreference::Chunked, _) | (_, None) if chunked => {
+                self.chunks(bytes, from, request)
+            }
             (_, Some(length)) => fixed(bytes, from, length, request),
-            (_, None) => Step::Done(from),
+            (_, None) => ParseStep::Done(from),
         }
     }
 
-    fn chunks(self, bytes: &[u8], from: usize, request: &mut Request) -> Step {
+    fn chunks(self, bytes: &[u8], from: usize, request: &mut ParsedRequest) -> ParseStep {
         let mut at = from;
         loop {
             let Some((line, next)) = self.line(bytes, at) else {
-                return Step::Partial;
+                return ParseStep::Partial;
             };
             let size = text(line);
             let size = size.trim();
@@ -261,7 +263,7 @@ impl Personality {
                 .find(|c: char| !c.is_ascii_hexdigit())
                 .unwrap_or(size.len())];
             let Ok(size) = usize::from_str_radix(size, 16) else {
-                return Step::Broken;
+                return ParseStep::Broken;
             };
             at = next;
             if size == 0 {
@@ -269,27 +271,27 @@ impl Personality {
             }
             let Some(end) = at.checked_add(size).filter(|end| *end <= bytes.len()) else {
                 request.body.extend(&bytes[at..]);
-                return Step::Partial;
+                return ParseStep::Partial;
             };
             request.body.extend(&bytes[at..end]);
             at = match self.line(bytes, end) {
                 Some((b"", next)) => next,
-                Some(_) => return Step::Broken,
-                None if self.may_end(&bytes[end..]) => return Step::Partial,
-                None => return Step::Broken,
+                Some(_) => return ParseStep::Broken,
+                None if self.may_end(&bytes[end..]) => return ParseStep::Partial,
+                None => return ParseStep::Broken,
             };
         }
     }
 
-    fn trailers(self, bytes: &[u8], from: usize) -> Step {
+    fn trailers(self, bytes: &[u8], from: usize) -> ParseStep {
         let mut at = from;
         while let Some((line, next)) = self.line(bytes, at) {
             at = next;
             if line.is_empty() {
-                return Step::Done(at);
+                return ParseStep::Done(at);
             }
         }
-        Step::Partial
+        ParseStep::Partial
     }
 
     /// Whether these bytes are the beginning of a line's end.
@@ -298,14 +300,14 @@ impl Personality {
     }
 }
 
-fn fixed(bytes: &[u8], from: usize, length: usize, request: &mut Request) -> Step {
+fn fixed(bytes: &[u8], from: usize, length: usize, request: &mut ParsedRequest) -> ParseStep {
     let end: Range<usize> = from..from.saturating_add(length);
     let Some(body) = bytes.get(end.clone()) else {
         request.body.extend(&bytes[from..]);
-        return Step::Partial;
+        return ParseStep::Partial;
     };
     request.body.extend(body);
-    Step::Done(end.end)
+    ParseStep::Done(end.end)
 }
 
 /// Bytes as characters, one for one, so that nothing is lost in what a test prints or compares.
@@ -317,7 +319,7 @@ fn text(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn lines(personality: Personality, bytes: &str) -> Vec<String> {
+    fn lines(personality: ParserProfile, bytes: &str) -> Vec<String> {
         let requests = personality.read(bytes.as_bytes()).requests;
         requests.into_iter().map(|request| request.line).collect()
     }
@@ -327,7 +329,7 @@ mod tests {
         let bytes = "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc\
                      PUT /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nde\r\n0\r\nT: 1\r\n\r\n\
                      GET /c HTTP/1.1\r\n\r\nGET /d HTT";
-        for personality in Personality::ALL {
+        for personality in ParserProfile::ALL {
             let reading = personality.read(bytes.as_bytes());
             assert_eq!(reading.whole().len(), 3, "{personality:?}");
             assert_eq!(reading.requests.len(), 3);
@@ -342,31 +344,31 @@ mod tests {
     #[test]
     fn they_differ_where_servers_differ() {
         let both = "POST /a HTTP/1.1\r\nContent-Length: 9\r\nTransfer_Encoding:\x0bx, Chunked\r\n\r\n0\r\n\r\n";
-        for personality in Personality::ALL {
+        for personality in ParserProfile::ALL {
             let reading = personality.read(format!("{both}GET").as_bytes());
             let all = reading.taken == both.len();
             assert_eq!(
                 all,
-                personality.framing == Framing::Chunked,
+                personality.framing == FramingPreference::Chunked,
                 "{personality:?}"
             );
         }
         let bare = "GET /a HTTP/1.1\r\nX: y\nContent-Length: 19\r\n\r\nGET /b HTTP/1.1\r\n\r\n";
-        for personality in Personality::ALL {
+        for personality in ParserProfile::ALL {
             let two = lines(personality, bare).len() == 2;
-            assert_eq!(two, personality.ends == Ends::Crlf, "{personality:?}");
+            assert_eq!(two, personality.ends == LineEnding::Crlf, "{personality:?}");
         }
     }
 
     #[test]
     fn what_makes_no_sense_is_broken_and_what_is_cut_off_is_not() {
         let head = "POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
-        for personality in Personality::ALL {
+        for personality in ParserProfile::ALL {
             let broken = |rest: &str| personality.read(format!("{head}{rest}").as_bytes()).broken;
             assert!(broken("x\r\n") && broken("1\r\nabc\r\n") && broken("1\r\nabc"));
             assert!(!broken("") && !broken("1") && !broken("3\r\nab") && !broken("1\r\na\r"));
         }
-        let lf = Personality::ALL[2];
+        let lf = ParserProfile::ALL[2];
         let folded = "POST / HTTP/1.1\nTransfer-Encoding:\n chunked\n\n0\n\nGET /b HTTP/1.1\n\n";
         assert_eq!(lines(lf, folded), ["POST / HTTP/1.1", "GET /b HTTP/1.1"]);
     }

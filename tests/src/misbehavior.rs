@@ -12,14 +12,14 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use crate::serve::Server;
+use crate::tcp_server::TcpServer;
 
 /// What is done with a connection.
 #[derive(Debug, Clone)]
-pub enum Manner {
+pub enum ConnectionBehavior {
     /// A request is answered with these bytes, and the connection is closed.
     Answer(Vec<u8>),
-    /// The same after [`Misbehaving::release`].
+    /// The same after [`MisbehavingServer::release`].
     Held(Vec<u8>),
     /// The same, one byte after another with a pause before each.
     Drip(Vec<u8>, Duration),
@@ -35,14 +35,14 @@ pub enum Manner {
 
 /// A whole answer with a length.
 #[must_use]
-pub fn answer(status: &str, body: &str) -> Vec<u8> {
+pub fn format_response(status: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
 }
 
 #[derive(Debug)]
-struct Shared {
-    manner: Mutex<Manner>,
+struct BehaviorState {
+    manner: Mutex<ConnectionBehavior>,
     requests: Mutex<Vec<String>>,
     connections: AtomicUsize,
     written: AtomicU64,
@@ -51,15 +51,15 @@ struct Shared {
 
 /// A running server. Dropping it closes its port and every connection.
 #[derive(Debug)]
-pub struct Misbehaving {
-    server: Server,
-    shared: Arc<Shared>,
+pub struct MisbehavingServer {
+    server: TcpServer,
+    shared: Arc<BehaviorState>,
 }
 
-impl Misbehaving {
+impl MisbehavingServer {
     /// On a free port of 127.0.0.1.
     #[must_use]
-    pub fn start(manner: Manner) -> Self {
+    pub fn start(manner: ConnectionBehavior) -> Self {
         Self::on((Ipv4Addr::LOCALHOST, 0).into(), manner)
     }
 
@@ -67,7 +67,7 @@ impl Misbehaving {
     ///
     /// # Errors
     /// There is no IPv6 on this host.
-    pub fn start_v6(manner: Manner) -> Result<Self, String> {
+    pub fn start_v6(manner: ConnectionBehavior) -> Result<Self, String> {
         match TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
             Ok(listener) => Ok(Self::with(listener, manner)),
             Err(error) => Err(format!("no IPv6: {error}")),
@@ -76,12 +76,12 @@ impl Misbehaving {
 
     /// On an address, which must be free.
     #[must_use]
-    pub fn on(address: SocketAddr, manner: Manner) -> Self {
+    pub fn on(address: SocketAddr, manner: ConnectionBehavior) -> Self {
         Self::with(TcpListener::bind(address).expect("a free port"), manner)
     }
 
-    fn with(listener: TcpListener, manner: Manner) -> Self {
-        let shared = Arc::new(Shared {
+    fn with(listener: TcpListener, manner: ConnectionBehavior) -> Self {
+        let shared = Arc::new(BehaviorState {
             manner: Mutex::new(manner),
             requests: Mutex::default(),
             connections: AtomicUsize::default(),
@@ -89,7 +89,7 @@ impl Misbehaving {
             released: Notify::new(),
         });
         let served = Arc::clone(&shared);
-        let server = Server::on(listener, "misbehaving", move |stream| {
+        let server = TcpServer::on(listener, "misbehaving", move |stream| {
             served.connections.fetch_add(1, Ordering::SeqCst);
             serve(stream, Arc::clone(&served))
         });
@@ -103,7 +103,7 @@ impl Misbehaving {
     }
 
     /// Behaves otherwise from the next connection on.
-    pub fn behave(&self, manner: Manner) {
+    pub fn set_behavior(&self, manner: ConnectionBehavior) {
         *self.shared.manner.lock().unwrap() = manner;
     }
 
@@ -131,14 +131,18 @@ impl Misbehaving {
     }
 }
 
-async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+async fn serve(stream: TcpStream, shared: Arc<BehaviorState>) {
     let manner = shared.manner.lock().unwrap().clone();
     // Whoever leaves early is what many of these are about.
     let _ = behave(stream, manner, &shared).await;
 }
 
-async fn behave(mut stream: TcpStream, manner: Manner, shared: &Shared) -> std::io::Result<()> {
-    if matches!(manner, Manner::Close) {
+async fn behave(
+    mut stream: TcpStream,
+    manner: ConnectionBehavior,
+    shared: &BehaviorState,
+) -> std::io::Result<()> {
+    if matches!(manner, ConnectionBehavior::Close) {
         return Ok(());
     }
     let released = shared.released.notified();
@@ -149,25 +153,25 @@ async fn behave(mut stream: TcpStream, manner: Manner, shared: &Shared) -> std::
     let text = String::from_utf8_lossy(&head).trim_end().to_owned();
     shared.requests.lock().unwrap().push(text);
     match manner {
-        Manner::Close => {}
-        Manner::Reset => stream.set_zero_linger()?,
-        Manner::Answer(bytes) => send(&mut stream, &bytes, shared).await?,
-        Manner::Held(bytes) => {
+        ConnectionBehavior::Close => {}
+        ConnectionBehavior::Reset => stream.set_zero_linger()?,
+        ConnectionBehavior::Answer(bytes) => send(&mut stream, &bytes, shared).await?,
+        ConnectionBehavior::Held(bytes) => {
             released.await;
             send(&mut stream, &bytes, shared).await?;
         }
-        Manner::Drip(bytes, pause) => {
+        ConnectionBehavior::Drip(bytes, pause) => {
             for byte in bytes {
                 sleep(pause).await;
                 send(&mut stream, &[byte], shared).await?;
             }
         }
-        Manner::Stall(bytes) => {
+        ConnectionBehavior::Stall(bytes) => {
             send(&mut stream, &bytes, shared).await?;
             // The next byte would be the end of the connection.
             let _ = stream.read_u8().await;
         }
-        Manner::Endless(first, rest) => {
+        ConnectionBehavior::Endless(first, rest) => {
             send(&mut stream, &first, shared).await?;
             loop {
                 send(&mut stream, &rest, shared).await?;
@@ -177,7 +181,11 @@ async fn behave(mut stream: TcpStream, manner: Manner, shared: &Shared) -> std::
     Ok(())
 }
 
-async fn send(stream: &mut TcpStream, mut bytes: &[u8], shared: &Shared) -> std::io::Result<()> {
+async fn send(
+    stream: &mut TcpStream,
+    mut bytes: &[u8],
+    shared: &BehaviorState,
+) -> std::io::Result<()> {
     while !bytes.is_empty() {
         let written = stream.write(bytes).await?;
         shared.written.fetch_add(written as u64, Ordering::SeqCst);
@@ -188,12 +196,12 @@ async fn send(stream: &mut TcpStream, mut bytes: &[u8], shared: &Shared) -> std:
 
 /// A port that somebody listens on whose queue is full: connections are not refused, and not taken either.
 #[derive(Debug)]
-pub struct Full {
+pub struct FullBacklog {
     listener: Socket,
     _waiting: Vec<Socket>,
 }
 
-impl Full {
+impl FullBacklog {
     /// On a free port of 127.0.0.1.
     #[must_use]
     pub fn start() -> Self {

@@ -9,13 +9,13 @@ use tokio::sync::oneshot;
 
 /// A listener on a free loopback port. Dropping it closes the port and every connection.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub(crate) struct TcpServer {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Server {
+impl TcpServer {
     /// Calls `serve` with each connection, all of them on one thread named `name`.
     pub(crate) fn start<F, S>(name: &str, serve: F) -> Self
     where
@@ -52,7 +52,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for TcpServer {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {

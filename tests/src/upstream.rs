@@ -1,9 +1,9 @@
 //! A server that writes down every byte it is sent, and answers as one of four kinds of parsers would.
 //!
-//! Owns the recording. How each kind of parser reads the record is [`reading`]'s; which requests may be in it is the
+//! Owns the recording. How each kind of parser reads the record is [`parser`]'s; which requests may be in it is the
 //! test's to say.
 
-pub mod reading;
+pub mod parser;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex};
@@ -11,41 +11,41 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::serve::Server;
-use reading::{Personality, Reading, Request};
+use crate::tcp_server::TcpServer;
+use parser::{ParsedRequest, ParsedStream, ParserProfile};
 
 /// The body of every answer.
-pub const BODY: &str = "ok";
+pub const RESPONSE_BODY: &str = "ok";
 
-type Record = Arc<Mutex<Vec<Vec<u8>>>>;
+type RecordedBytes = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// A running backend. Dropping it closes its port and every connection.
 #[derive(Debug)]
-pub struct Backend {
-    server: Server,
-    record: Record,
-    personality: Personality,
+pub struct RecordingUpstream {
+    server: TcpServer,
+    record: RecordedBytes,
+    personality: ParserProfile,
 }
 
 /// What one kind of parser sees in one connection.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct ConnectionView {
     /// The number of the connection, in the order they were accepted.
     pub connection: usize,
     /// Who looks.
-    pub personality: Personality,
+    pub personality: ParserProfile,
     /// What it sees.
-    pub reading: Reading,
+    pub reading: ParsedStream,
 }
 
-impl Backend {
+impl RecordingUpstream {
     /// On a free port of 127.0.0.1.
     #[must_use]
-    pub fn start(personality: Personality) -> Self {
-        let record = Record::default();
+    pub fn start(personality: ParserProfile) -> Self {
+        let record = RecordedBytes::default();
         let shared = record.clone();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let server = Server::on(listener, "backend", move |stream| {
+        let server = TcpServer::on(listener, "backend", move |stream| {
             let number = {
                 let mut record = shared.lock().unwrap();
                 record.push(Vec::new());
@@ -84,10 +84,10 @@ impl Backend {
 
     /// What each of the four sees in each connection so far.
     #[must_use]
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<ConnectionView> {
         let record = self.record();
         let each = |(connection, bytes): (usize, &Vec<u8>)| {
-            Personality::ALL.map(|personality| Seen {
+            ParserProfile::ALL.map(|personality| ConnectionView {
                 connection,
                 personality,
                 reading: personality.read(bytes),
@@ -98,7 +98,7 @@ impl Backend {
 
     /// The requests so far as the backend itself sees them, connection by connection.
     #[must_use]
-    pub fn requests(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<ParsedRequest> {
         let record = self.record();
         let each = |bytes: &Vec<u8>| self.personality.read(bytes).requests;
         record.iter().flat_map(each).collect()
@@ -107,8 +107,8 @@ impl Backend {
 
 async fn serve(
     mut stream: TcpStream,
-    personality: Personality,
-    record: &Record,
+    personality: ParserProfile,
+    record: &RecordedBytes,
     number: usize,
 ) -> std::io::Result<()> {
     // What is not read yet as a request that is whole.
@@ -143,13 +143,13 @@ async fn serve(
     }
 }
 
-fn answer(request: &Request) -> Vec<u8> {
+fn answer(request: &ParsedRequest) -> Vec<u8> {
     let body = if request.line.starts_with("HEAD ") {
         ""
     } else {
-        BODY
+        RESPONSE_BODY
     };
-    let length = BODY.len();
+    let length = RESPONSE_BODY.len();
     format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
 }
 
@@ -158,14 +158,14 @@ mod tests {
     use std::io::{Read as _, Write as _};
     use std::time::Duration;
 
-    use super::reading::{Ends, Framing};
+    use super::parser::{FramingPreference, LineEnding};
     use super::*;
 
     #[test]
     fn it_answers_as_it_sees_and_shows_what_others_see() {
-        let backend = Backend::start(Personality {
-            ends: Ends::Crlf,
-            framing: Framing::Length,
+        let backend = RecordingUpstream::start(ParserProfile {
+            ends: LineEnding::Crlf,
+            framing: FramingPreference::Length,
         });
         let smuggled = "GET /b HTTP/1.1\r\n\r\n";
         let body = format!("0\r\n\r\n{smuggled}");
@@ -192,9 +192,9 @@ mod tests {
             let lines = requests.iter().map(|request| request.line.clone());
             lines.collect::<Vec<_>>()
         };
-        assert_eq!(lines(Framing::Length), ["POST /a HTTP/1.1"]);
+        assert_eq!(lines(FramingPreference::Length), ["POST /a HTTP/1.1"]);
         assert_eq!(
-            lines(Framing::Chunked),
+            lines(FramingPreference::Chunked),
             ["POST /a HTTP/1.1", "GET /b HTTP/1.1"]
         );
         assert_eq!(backend.requests().len(), 1);

@@ -13,12 +13,12 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::eventually;
-use crate::serve::Server;
+use crate::tcp_server::TcpServer;
+use crate::wait_until;
 
 /// What is done with a question. All but the first two end the connection.
 #[derive(Debug, Clone)]
-pub enum Manner {
+pub enum PermissionsBehavior {
     /// It is answered from what is known, on a connection that stays.
     Answer,
     /// The same after a while.
@@ -34,10 +34,10 @@ pub enum Manner {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct PermissionsState {
     known: HashMap<String, Value>,
     /// What is done in turn, round and round.
-    manners: Vec<Manner>,
+    manners: Vec<PermissionsBehavior>,
     /// The hash that each question named, in order.
     asked: Vec<String>,
     requests: Vec<String>,
@@ -45,17 +45,17 @@ struct State {
 
 /// A running engine. Dropping it closes its port and every connection.
 #[derive(Debug)]
-pub struct Acl {
+pub struct PermissionsServer {
     port: u16,
-    server: Mutex<Option<Server>>,
-    state: Arc<Mutex<State>>,
+    server: Mutex<Option<TcpServer>>,
+    state: Arc<Mutex<PermissionsState>>,
 }
 
-impl Acl {
+impl PermissionsServer {
     /// One that knows nobody, on a free port of 127.0.0.1.
     #[must_use]
     pub fn start() -> Self {
-        let state = Arc::new(Mutex::new(State::default()));
+        let state = Arc::new(Mutex::new(PermissionsState::default()));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let port = listener.local_addr().unwrap().port();
         let server = Mutex::new(Some(serve_on(listener, &state)));
@@ -80,32 +80,33 @@ impl Acl {
 
     /// Knows a key from now on. The grant is what stands in the answer besides `known`; without `id` it is the key's
     /// first eight characters, and without `rights` it is `all`.
-    pub fn know(&self, key: &str, grant: Value) {
-        let mut answer = json!({"known": true, "id": id_of(key), "rights": ["all"]});
+    pub fn add_key(&self, key: &str, grant: Value) {
+        let mut answer = json!({"known": true, "id": key_id(key), "rights": ["all"]});
         if let (Value::Object(answer), Value::Object(grant)) = (&mut answer, grant) {
             answer.extend(grant);
         }
         let mut state = self.state.lock().unwrap();
-        state.known.insert(hash(key), answer);
+        state.known.insert(hash_key(key), answer);
     }
 
     /// Knows many keys, all with the right `all`.
-    pub fn know_all<'k>(&self, keys: impl IntoIterator<Item = &'k str>) {
-        keys.into_iter().for_each(|key| self.know(key, json!({})));
+    pub fn add_keys<'k>(&self, keys: impl IntoIterator<Item = &'k str>) {
+        keys.into_iter()
+            .for_each(|key| self.add_key(key, json!({})));
     }
 
     /// Does not know a key any more.
-    pub fn forget(&self, key: &str) {
-        self.state.lock().unwrap().known.remove(&hash(key));
+    pub fn remove_key(&self, key: &str) {
+        self.state.lock().unwrap().known.remove(&hash_key(key));
     }
 
     /// Behaves otherwise from the next question on.
-    pub fn behave(&self, manner: Manner) {
-        self.behave_in_turn(vec![manner]);
+    pub fn set_behavior(&self, manner: PermissionsBehavior) {
+        self.set_behaviors(vec![manner]);
     }
 
     /// Does one after another from the next question on, and then begins again.
-    pub fn behave_in_turn(&self, manners: Vec<Manner>) {
+    pub fn set_behaviors(&self, manners: Vec<PermissionsBehavior>) {
         let mut state = self.state.lock().unwrap();
         state.manners = manners;
         state.asked.clear();
@@ -114,14 +115,14 @@ impl Acl {
 
     /// How many questions came since it last changed its manner.
     #[must_use]
-    pub fn asked(&self) -> usize {
+    pub fn request_count(&self) -> usize {
         self.state.lock().unwrap().asked.len()
     }
 
     /// The same for those about one key.
     #[must_use]
-    pub fn asked_about(&self, key: &str) -> usize {
-        let hash = hash(key);
+    pub fn request_count_for(&self, key: &str) -> usize {
+        let hash = hash_key(key);
         let state = self.state.lock().unwrap();
         state.asked.iter().filter(|asked| **asked == hash).count()
     }
@@ -141,7 +142,7 @@ impl Acl {
     pub fn restart(&self) {
         self.kill();
         let mut listener = None;
-        eventually("the engine's port is free", || {
+        wait_until("the engine's port is free", || {
             listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).ok();
             listener.is_some()
         });
@@ -151,22 +152,22 @@ impl Acl {
 
 /// What stands for a key in files, questions and logs: the SHA-256 in hex.
 #[must_use]
-pub fn hash(key: &str) -> String {
+pub fn hash_key(key: &str) -> String {
     let digest = Sha256::digest(key.as_bytes());
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The id that a key has here unless a test gives it another.
 #[must_use]
-pub fn id_of(key: &str) -> String {
+pub fn key_id(key: &str) -> String {
     key.chars().take(8).collect()
 }
 
 /// Writes a file for `--acl-file`, whole or not at all: each key with its rights.
-pub fn write_file(path: &Path, keys: &[(&str, &[&str])]) {
+pub fn write_acl_file(path: &Path, keys: &[(&str, &[&str])]) {
     let keys: Vec<Value> = keys
         .iter()
-        .map(|(key, rights)| json!({"id": id_of(key), "sha256": hash(key), "rights": rights}))
+        .map(|(key, rights)| json!({"id": key_id(key), "sha256": hash_key(key), "rights": rights}))
         .collect();
     // JSON is YAML.
     let part = path.with_extension("part");
@@ -174,9 +175,9 @@ pub fn write_file(path: &Path, keys: &[(&str, &[&str])]) {
     std::fs::rename(&part, path).unwrap();
 }
 
-fn serve_on(listener: TcpListener, state: &Arc<Mutex<State>>) -> Server {
+fn serve_on(listener: TcpListener, state: &Arc<Mutex<PermissionsState>>) -> TcpServer {
     let state = state.clone();
-    Server::on(listener, "acl", move |stream| {
+    TcpServer::on(listener, "acl", move |stream| {
         let state = state.clone();
         async move {
             // One that hangs up is its own affair.
@@ -185,7 +186,7 @@ fn serve_on(listener: TcpListener, state: &Arc<Mutex<State>>) -> Server {
     })
 }
 
-async fn serve(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
+async fn serve(mut stream: TcpStream, state: &Mutex<PermissionsState>) -> std::io::Result<()> {
     let mut bytes = Vec::new();
     loop {
         let Some((request, body)) = question(&mut stream, &mut bytes).await? else {
@@ -196,25 +197,25 @@ async fn serve(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<(
         let hash = hash.unwrap_or_default();
         let manner = state.lock().unwrap().take(&hash, request);
         match manner {
-            Manner::Answer => {
+            PermissionsBehavior::Answer => {
                 let answer = state.lock().unwrap().answer(&hash);
                 stream
                     .write_all(&response(200, &answer, "keep-alive"))
                     .await?;
             }
-            Manner::After(delay) => {
+            PermissionsBehavior::After(delay) => {
                 tokio::time::sleep(delay).await;
                 let answer = state.lock().unwrap().answer(&hash);
                 stream
                     .write_all(&response(200, &answer, "keep-alive"))
                     .await?;
             }
-            Manner::Status(status, body) => {
+            PermissionsBehavior::Status(status, body) => {
                 return stream.write_all(&response(status, &body, "close")).await;
             }
-            Manner::Garbage(bytes) => return stream.write_all(&bytes).await,
-            Manner::Close => return Ok(()),
-            Manner::Hang => {
+            PermissionsBehavior::Garbage(bytes) => return stream.write_all(&bytes).await,
+            PermissionsBehavior::Close => return Ok(()),
+            PermissionsBehavior::Hang => {
                 // The next byte would be the end of the connection.
                 let _ = stream.read_u8().await;
                 return Ok(());
@@ -261,14 +262,16 @@ fn response(status: u16, body: &str, connection: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-impl State {
+impl PermissionsState {
     /// Notes a question, and says what is done with it.
-    fn take(&mut self, hash: &str, request: String) -> Manner {
+    fn take(&mut self, hash: &str, request: String) -> PermissionsBehavior {
         let turn = self.asked.len();
         self.asked.push(hash.to_owned());
         self.requests.push(request);
         let turn = turn.checked_rem(self.manners.len());
-        turn.map_or(Manner::Answer, |turn| self.manners[turn].clone())
+        turn.map_or(PermissionsBehavior::Answer, |turn| {
+            self.manners[turn].clone()
+        })
     }
 
     fn answer(&self, hash: &str) -> String {
@@ -283,8 +286,8 @@ mod tests {
 
     use super::*;
 
-    fn ask(acl: &Acl, key: &str) -> std::io::Result<String> {
-        let body = json!({"v": 1, "key_sha256": hash(key)}).to_string();
+    fn ask(acl: &PermissionsServer, key: &str) -> std::io::Result<String> {
+        let body = json!({"v": 1, "key_sha256": hash_key(key)}).to_string();
         let length = body.len();
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", acl.port()))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -300,29 +303,35 @@ mod tests {
 
     #[test]
     fn it_knows_what_it_was_told_and_counts() {
-        let acl = Acl::start();
-        acl.know("secret-key", json!({"rights": ["a"], "ttl": 3}));
+        let acl = PermissionsServer::start();
+        acl.add_key("secret-key", json!({"rights": ["a"], "ttl": 3}));
         let known = ask(&acl, "secret-key").unwrap();
         assert!(known.contains(r#""known":true"#), "{known}");
         assert!(known.contains(r#""id":"secret-k""#) && known.contains(r#""rights":["a"]"#));
         assert!(ask(&acl, "other").unwrap().contains(r#"{"known":false}"#));
-        assert_eq!((acl.asked(), acl.asked_about("other")), (2, 1));
-        acl.forget("secret-key");
+        assert_eq!(
+            (acl.request_count(), acl.request_count_for("other")),
+            (2, 1)
+        );
+        acl.remove_key("secret-key");
         assert!(ask(&acl, "secret-key").unwrap().contains("false"));
     }
 
     #[test]
     fn it_misbehaves_in_turn_and_comes_back_on_its_port() {
-        let acl = Acl::start();
-        acl.behave_in_turn(vec![Manner::Status(500, String::new()), Manner::Close]);
+        let acl = PermissionsServer::start();
+        acl.set_behaviors(vec![
+            PermissionsBehavior::Status(500, String::new()),
+            PermissionsBehavior::Close,
+        ]);
         assert!(ask(&acl, "k").unwrap().starts_with("HTTP/1.1 500"));
         assert_eq!(ask(&acl, "k").unwrap(), "");
         assert!(ask(&acl, "k").unwrap().starts_with("HTTP/1.1 500"));
         acl.kill();
         assert!(ask(&acl, "k").is_err());
         acl.restart();
-        acl.behave(Manner::Answer);
+        acl.set_behavior(PermissionsBehavior::Answer);
         assert!(ask(&acl, "k").unwrap().contains("known"));
-        assert_eq!(acl.asked(), 1);
+        assert_eq!(acl.request_count(), 1);
     }
 }
