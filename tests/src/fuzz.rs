@@ -14,7 +14,7 @@ pub type FuzzBody = fn(&[u8]);
 
 /// Every body, by the name of its corpus.
 pub const BODIES: &[(&str, FuzzBody)] = &[
-    ("answer", authproxy::fuzz_answer),
+    ("answer", authproxy::fuzz_response),
     ("archive", archive),
     ("credential", credential::run),
     ("gate", gate::run),

@@ -10,36 +10,40 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use crate::conn::Client;
-use crate::deadline::Turn;
+use crate::connection::ClientConnection;
+use crate::deadline::ActiveParty;
 use crate::headers;
 use crate::lifecycle::Phase;
-use crate::proxy::Entry;
-use crate::refusal::{Refusal, Truncation};
-use crate::upstream::{Exchange, Truncated};
+use crate::proxy::ActiveRequest;
+use crate::request_error::{RequestError, TruncationReason};
+use crate::upstream::{TruncatedResponse, UpstreamExchange};
 
 /// A body that ends before its end. Why is known elsewhere.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the body was cut short")]
-pub(crate) struct Cut;
+pub(crate) struct IncompleteBody;
 
 /// What a server is sent.
-pub(crate) struct ToServer(Option<FromClient>);
+pub(crate) struct RequestBody(Option<ClientBody>);
 
-struct FromClient {
+struct ClientBody {
     incoming: Incoming,
-    client: Arc<Client>,
+    client: Arc<ClientConnection>,
     /// How much more may come.
     left: u64,
 }
 
-impl ToServer {
+impl RequestBody {
     /// The body of a client's request, of `limit` bytes at most.
-    pub(crate) fn new(incoming: Incoming, client: &Arc<Client>, limit: Option<u64>) -> Self {
+    pub(crate) fn new(
+        incoming: Incoming,
+        client: &Arc<ClientConnection>,
+        limit: Option<u64>,
+    ) -> Self {
         if incoming.is_end_stream() {
             return Self(None);
         }
-        Self(Some(FromClient {
+        Self(Some(ClientBody {
             incoming,
             client: Arc::clone(client),
             left: limit.unwrap_or(u64::MAX),
@@ -47,40 +51,40 @@ impl ToServer {
     }
 }
 
-impl Body for ToServer {
+impl Body for RequestBody {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = IncompleteBody;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, IncompleteBody>>> {
         let Some(body) = &mut self.0 else {
             return Poll::Ready(None);
         };
-        let flow = &body.client.flow;
+        let activity = &body.client.activity;
         let Poll::Ready(frame) = Pin::new(&mut body.incoming).poll_frame(cx) else {
-            flow.turn(Turn::Client);
+            activity.set_active_party(ActiveParty::Client);
             return Poll::Pending;
         };
-        flow.turn(Turn::Server);
+        activity.set_active_party(ActiveParty::Upstream);
         let frame = match frame {
             None => return Poll::Ready(None),
-            Some(Ok(frame)) => pass(frame),
+            Some(Ok(frame)) => filter_frame(frame),
             Some(Err(_)) => {
                 if let Some(refusal) = body.client.watch.body_fault() {
-                    flow.fail(refusal);
+                    activity.fail(refusal);
                 }
-                return Poll::Ready(Some(Err(Cut)));
+                return Poll::Ready(Some(Err(IncompleteBody)));
             }
         };
         let length = frame.data_ref().map_or(0, Bytes::len) as u64;
         if length > body.left {
-            flow.fail(Refusal::LargeBody);
-            return Poll::Ready(Some(Err(Cut)));
+            activity.fail(RequestError::BodyTooLarge);
+            return Poll::Ready(Some(Err(IncompleteBody)));
         }
         body.left -= length;
-        flow.receive(length);
+        activity.add_received(length);
         Poll::Ready(Some(Ok(frame)))
     }
 
@@ -98,7 +102,7 @@ impl Body for ToServer {
 }
 
 /// What goes on of a piece: all of it, but trailers only as far as `headers` lets them.
-fn pass(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+fn filter_frame(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
         headers::trailers(trailers);
     }
@@ -106,102 +110,102 @@ fn pass(mut frame: Frame<Bytes>) -> Frame<Bytes> {
 }
 
 /// What a client is sent.
-pub(crate) struct ToClient {
-    source: Source,
+pub(crate) struct ResponseBody {
+    source: ResponseSource,
     /// Handed on when the last byte is with hyper, or nobody wants it any more.
-    entry: Entry,
+    active: ActiveRequest,
 }
 
-enum Source {
+enum ResponseSource {
     /// An answer of our own.
-    Ours(Bytes),
+    Local(Bytes),
     /// The server's.
-    Server(Exchange),
+    Upstream(UpstreamExchange),
     /// It was cut short.
-    Cut,
+    Truncated,
     /// It has ended.
-    Gone,
+    Ended,
 }
 
-impl ToClient {
+impl ResponseBody {
     /// An answer of our own.
-    pub(crate) const fn ours(bytes: Bytes, entry: Entry) -> Self {
+    pub(crate) const fn local(bytes: Bytes, active: ActiveRequest) -> Self {
         Self {
-            source: Source::Ours(bytes),
-            entry,
+            source: ResponseSource::Local(bytes),
+            active,
         }
     }
 
     /// The server's answer.
-    pub(crate) fn server(exchange: Exchange, entry: Entry) -> Self {
-        let source = if exchange.is_whole() {
-            Source::Gone
+    pub(crate) fn upstream(exchange: UpstreamExchange, active: ActiveRequest) -> Self {
+        let source = if exchange.is_complete() {
+            ResponseSource::Ended
         } else {
-            Source::Server(exchange)
+            ResponseSource::Upstream(exchange)
         };
-        Self { source, entry }
+        Self { source, active }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, IncompleteBody>>> {
         let exchange = match &mut self.source {
-            Source::Gone => return Poll::Ready(None),
-            Source::Cut => return Poll::Ready(Some(Err(Cut))),
-            Source::Ours(bytes) => {
+            ResponseSource::Ended => return Poll::Ready(None),
+            ResponseSource::Truncated => return Poll::Ready(Some(Err(IncompleteBody))),
+            ResponseSource::Local(bytes) => {
                 let bytes = std::mem::take(bytes);
-                self.source = Source::Gone;
+                self.source = ResponseSource::Ended;
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
-            Source::Server(exchange) => exchange,
+            ResponseSource::Upstream(exchange) => exchange,
         };
-        match ready!(exchange.poll_frame(cx, &self.entry.client().flow)) {
+        match ready!(exchange.poll_frame(cx, &self.active.client().activity)) {
             Some(Ok(frame)) => {
-                self.entry.client().flow.body();
-                if exchange.is_whole() {
-                    self.source = Source::Gone;
+                self.active.client().activity.begin_response_body();
+                if exchange.is_complete() {
+                    self.source = ResponseSource::Ended;
                 }
-                Poll::Ready(Some(Ok(pass(frame))))
+                Poll::Ready(Some(Ok(filter_frame(frame))))
             }
             Some(Err(truncated)) => {
-                self.source = Source::Cut;
-                self.entry.cut(truncated);
+                self.source = ResponseSource::Truncated;
+                self.active.truncate(truncated);
                 // hyper drops what it has not written yet when a body fails: what has come is written first.
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
             None => {
-                self.source = Source::Gone;
+                self.source = ResponseSource::Ended;
                 Poll::Ready(None)
             }
         }
     }
 }
 
-impl Drop for ToClient {
+impl Drop for ResponseBody {
     fn drop(&mut self) {
-        if let Source::Server(exchange) = &self.source
-            && !exchange.is_whole()
+        if let ResponseSource::Upstream(exchange) = &self.source
+            && !exchange.is_complete()
         {
-            let client = self.entry.client();
+            let client = self.active.client();
             let cause = client.aborted().unwrap_or_else(|| match client.phase() {
-                Phase::Ending => Truncation::Drained,
-                _ => Truncation::ClientClosed,
+                Phase::Ending => TruncationReason::Drained,
+                _ => TruncationReason::ClientClosed,
             });
-            self.entry.cut(Truncated::from(cause));
+            self.active.truncate(TruncatedResponse::from(cause));
         }
     }
 }
 
-impl Body for ToClient {
+impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = IncompleteBody;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, IncompleteBody>>> {
         let polled = self.poll(cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(record) = self.entry.record()
+            && let Some(record) = self.active.record()
         {
             record.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
         }
@@ -210,19 +214,19 @@ impl Body for ToClient {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Gone => true,
-            Source::Cut => false,
-            Source::Ours(bytes) => bytes.is_empty(),
-            Source::Server(exchange) => exchange.is_whole(),
+            ResponseSource::Ended => true,
+            ResponseSource::Truncated => false,
+            ResponseSource::Local(bytes) => bytes.is_empty(),
+            ResponseSource::Upstream(exchange) => exchange.is_complete(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Gone => SizeHint::with_exact(0),
-            Source::Cut => SizeHint::default(),
-            Source::Ours(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Server(exchange) => exchange.size_hint(),
+            ResponseSource::Ended => SizeHint::with_exact(0),
+            ResponseSource::Truncated => SizeHint::default(),
+            ResponseSource::Local(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            ResponseSource::Upstream(exchange) => exchange.size_hint(),
         }
     }
 }

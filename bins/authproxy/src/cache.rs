@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 use crate::grant::{Grant, KeyHash};
 use crate::permissions::{Permissions, Unavailable};
-use crate::refusal::EngineFailure;
+use crate::request_error::PermissionsFailure;
 use crate::settings;
 use counts::Counts;
 use table::{Kept, Seen, Table};
@@ -191,7 +191,7 @@ impl<P: Permissions> Cache<P> {
                         Ok(Ok(known))
                     }
                     (None, None) => Ok(Err(Unavailable::new(
-                        EngineFailure::Overloaded,
+                        PermissionsFailure::Overloaded,
                         format!("{FLIGHTS} other keys are being asked about"),
                     ))),
                 }

@@ -15,27 +15,27 @@ use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::http::request::Parts;
 
 use crate::grant::KeyHash;
-use crate::refusal::Refusal;
+use crate::request_error::RequestError;
 use crate::settings::Credentials;
 
 /// The hash of the key that a request carries, if it carries one. The same key may stand in several places.
 ///
 /// # Errors
-/// [`Refusal::AmbiguousKey`]: two places hold different keys, or one place is there twice.
-pub fn key(parts: &Parts, credentials: &Credentials) -> Result<Option<KeyHash>, Refusal> {
+/// [`RequestError::AmbiguousKey`]: two places hold different keys, or one place is there twice.
+pub fn key(parts: &Parts, credentials: &Credentials) -> Result<Option<KeyHash>, RequestError> {
     let mut headers = parts.headers.get_all(&credentials.header).iter();
     let header = headers.next().map(|value| Cow::Borrowed(value.as_bytes()));
     if headers.next().is_some() {
-        return Err(Refusal::AmbiguousKey);
+        return Err(RequestError::AmbiguousKey);
     }
     let authorizations = parts.headers.get_all(AUTHORIZATION);
     let authorization = authorizations.iter().find_map(of_authorization);
     if authorization.is_some() && authorizations.iter().nth(1).is_some() {
-        return Err(Refusal::AmbiguousKey);
+        return Err(RequestError::AmbiguousKey);
     }
     let query = parts.uri.query().unwrap_or_default();
     let parameter = parameter(query, &credentials.parameter)
-        .map_err(|Ambiguous| Refusal::AmbiguousKey)?
+        .map_err(|Ambiguous| RequestError::AmbiguousKey)?
         .map(|found| found.value);
     let mut keys = [header, authorization.map(Cow::Borrowed), parameter]
         .into_iter()
@@ -45,7 +45,7 @@ pub fn key(parts: &Parts, credentials: &Credentials) -> Result<Option<KeyHash>, 
         return Ok(None);
     };
     if keys.any(|other| other != key) {
-        return Err(Refusal::AmbiguousKey);
+        return Err(RequestError::AmbiguousKey);
     }
     Ok(Some(KeyHash::of(&key)))
 }

@@ -11,13 +11,13 @@ use hostkit::shutdown::{Signals, Told};
 use hostkit::{Exit, Failure};
 use tokio::task::spawn_blocking;
 
-use crate::access::AccessLog;
+use crate::access_log::AccessLog;
 use crate::admin;
 use crate::cache::{Cache, Shared};
 use crate::cli::Args;
-use crate::conn;
+use crate::connection;
 use crate::door::{Door, Source};
-use crate::eviction::EvictionQueue;
+use crate::eviction_queue::EvictionQueue;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::permissions::Remote;
@@ -27,7 +27,7 @@ use crate::permissions::server::{DEADLINE, Servers};
 use crate::proxy::Proxy;
 use crate::record::{FailureLog, Telemetry};
 use crate::reload::Reload;
-use crate::serve::{self, Sockets};
+use crate::server::{self, ListenSockets};
 use crate::settings::{self, Engine, Live, Loaded, Settings};
 
 /// How many threads may read files and look up names at once.
@@ -63,7 +63,7 @@ async fn serve(args: Args, matches: ArgMatches, start: Loaded) -> Result<Arc<Tel
     let signals = Signals::new()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot catch signals").because(error))?;
     let door = door(&settings)?;
-    let sockets = Sockets::bind(&settings.listen)?;
+    let sockets = ListenSockets::bind(&settings.listen)?;
     let admin = match &settings.admin {
         Some(address) => Some(Listener::bind(address).await?),
         None => None,
@@ -99,14 +99,14 @@ async fn serve(args: Args, matches: ArgMatches, start: Loaded) -> Result<Arc<Tel
         telemetry: Arc::clone(&telemetry),
         lifecycle: Lifecycle::default(),
         lingering: EvictionQueue::new(usize::MAX),
-        unfinished_heads: EvictionQueue::new(conn::UNFINISHED_HEADS),
+        unfinished_heads: EvictionQueue::new(connection::UNFINISHED_HEADS),
     });
     // Both end with the runtime.
     if let Some(admin) = admin {
         tokio::spawn(admin.serve(admin::routes(&proxy, &reload)));
     }
     tokio::spawn(listen_to(signals, Arc::clone(&proxy), reload));
-    serve::serve(sockets, proxy, drain_timeout).await?;
+    server::serve(sockets, proxy, drain_timeout).await?;
     Ok(telemetry)
 }
 

@@ -1,6 +1,6 @@
 //! When a client connection has waited long enough, and for whom.
 //!
-//! Owns what is under way on a connection as far as waiting goes ([`Flow`]), and the judgement ([`Clock`]). A connection
+//! Owns what is under way on a connection as far as waiting goes ([`ConnectionActivity`]), and the judgement ([`DeadlineClock`]). A connection
 //! has one timer, which ticks every two seconds at most while hyper serves it. Nothing is noted per request but a few
 //! plain stores: a tick compares what has moved with what had moved at the tick before, so a deadline is found one tick
 //! late at most. What is done about it is `conn`'s.
@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::gate::Reading;
-use crate::refusal::Refusal;
+use crate::request_error::RequestError;
+use crate::request_validation::ReadPhase;
 use crate::settings::{Limits, Timeouts};
 
 /// How long a connection is idle before it is parked.
@@ -20,20 +20,19 @@ const SHORTEST: Duration = Duration::from_millis(10);
 
 /// Who has to act next for the request to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum ActiveParty {
     /// There is no request.
-    Nobody,
-    /// This proxy: it judges the key, or connects. These have deadlines of their own.
+    None,
+    /// This proxy: it authorizes the request, or connects. Both have deadlines of their own.
     Proxy,
-    /// The client: the server wants more of the body.
+    /// The client: upstream takes more of the request body.
     Client,
-    /// The server.
-    Server,
+    Upstream,
 }
 
 /// Whether the idle timeout of streaming responses applies to the response under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Streaming {
+pub(crate) enum StreamingMode {
     No,
     /// From the first byte of its body on.
     AfterFirstByte,
@@ -42,7 +41,7 @@ pub(crate) enum Streaming {
 
 /// What is under way on one connection. Written where it happens, read by the clock; all in one task.
 #[derive(Debug, Default)]
-pub(crate) struct Flow {
+pub(crate) struct ConnectionActivity {
     turn: AtomicU8,
     requests: AtomicU64,
     /// Bytes to and from the server in the exchange under way.
@@ -58,66 +57,66 @@ pub(crate) struct Flow {
     open: AtomicBool,
     /// Why the request cannot go on, found while it was on its way.
     failed: AtomicBool,
-    failure: Mutex<Option<Refusal>>,
+    failure: Mutex<Option<RequestError>>,
 }
 
-impl Flow {
+impl ConnectionActivity {
     /// A request is here.
-    pub(crate) fn begin(&self) {
+    pub(crate) fn begin_request(&self) {
         self.requests
             .store(self.requests.load(Relaxed) + 1, Relaxed);
-        self.turn(Turn::Proxy);
+        self.set_active_party(ActiveParty::Proxy);
         self.answered.store(false, Relaxed);
-        self.streaming(Streaming::No);
+        self.set_streaming(StreamingMode::No);
         self.received.store(0, Relaxed);
         // One that came too late for the request before.
         self.take_failure();
     }
 
     /// Somebody else's turn.
-    pub(crate) fn turn(&self, turn: Turn) {
+    pub(crate) fn set_active_party(&self, turn: ActiveParty) {
         self.turn.store(turn as u8, Relaxed);
     }
 
     /// Whether a request is under way.
     pub(crate) fn is_busy(&self) -> bool {
-        self.turn.load(Relaxed) != Turn::Nobody as u8
+        self.turn.load(Relaxed) != ActiveParty::None as u8
     }
 
     /// There is an answer.
-    pub(crate) fn answer(&self) {
+    pub(crate) fn begin_response(&self) {
         self.answered.store(true, Relaxed);
     }
 
     /// Whether the response is a streaming one.
-    pub(crate) fn streaming(&self, streaming: Streaming) {
+    pub(crate) fn set_streaming(&self, streaming: StreamingMode) {
         self.streaming.store(streaming as u8, Relaxed);
     }
 
     /// A piece of the response's body is here.
-    pub(crate) fn body(&self) {
-        if self.streaming.load(Relaxed) == Streaming::AfterFirstByte as u8 {
-            self.streaming(Streaming::Yes);
+    pub(crate) fn begin_response_body(&self) {
+        if self.streaming.load(Relaxed) == StreamingMode::AfterFirstByte as u8 {
+            self.set_streaming(StreamingMode::Yes);
         }
     }
 
     /// Whether a request is under way that has no answer yet.
-    pub(crate) fn is_waiting(&self) -> bool {
+    pub(crate) fn awaits_response(&self) -> bool {
         self.is_busy() && !self.answered.load(Relaxed)
     }
 
     /// The protocol is another one from here on.
-    pub(crate) fn open(&self) {
+    pub(crate) fn begin_tunnel(&self) {
         self.open.store(true, Relaxed);
     }
 
     /// Whether the protocol is another one.
-    pub(crate) fn is_open(&self) -> bool {
+    pub(crate) fn is_tunnel(&self) -> bool {
         self.open.load(Relaxed)
     }
 
     /// Bytes of the request's body have come.
-    pub(crate) fn receive(&self, bytes: u64) {
+    pub(crate) fn add_received(&self, bytes: u64) {
         self.received.store(self.received() + bytes, Relaxed);
     }
 
@@ -127,12 +126,12 @@ impl Flow {
     }
 
     /// How many bytes have gone to and come from the server.
-    pub(crate) fn moved(&self, bytes: u64) {
+    pub(crate) fn set_upstream_bytes(&self, bytes: u64) {
         self.server.store(bytes, Relaxed);
     }
 
     /// Whether the client's socket took what was written last.
-    pub(crate) fn blocked(&self, blocked: bool) {
+    pub(crate) fn set_write_blocked(&self, blocked: bool) {
         // Rarely changes, and is read where it is written: a load is all it costs.
         if self.blocked.load(Relaxed) != blocked {
             self.blocked.store(blocked, Relaxed);
@@ -140,12 +139,12 @@ impl Flow {
     }
 
     /// Whether bytes wait for the client.
-    pub(crate) fn is_blocked(&self) -> bool {
+    pub(crate) fn is_write_blocked(&self) -> bool {
         self.blocked.load(Relaxed)
     }
 
     /// Ends the exchange under way. The first reason stands.
-    pub(crate) fn fail(&self, refusal: Refusal) {
+    pub(crate) fn fail(&self, refusal: RequestError) {
         self.failure
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -154,7 +153,7 @@ impl Flow {
     }
 
     /// Why the exchange under way has to end, if it has to. Once.
-    pub(crate) fn take_failure(&self) -> Option<Refusal> {
+    pub(crate) fn take_failure(&self) -> Option<RequestError> {
         if !self.failed.load(Relaxed) {
             return None;
         }
@@ -166,24 +165,24 @@ impl Flow {
     }
 
     /// So many more of them.
-    pub(crate) fn more(&self, bytes: u64) {
-        self.moved(self.server.load(Relaxed) + bytes);
+    pub(crate) fn add_upstream_bytes(&self, bytes: u64) {
+        self.set_upstream_bytes(self.server.load(Relaxed) + bytes);
     }
 
     /// What the clock compares. `reading` and `client` (bytes read, bytes written) are the gate's.
-    pub(crate) fn seen(&self, reading: Reading, client: (u64, u64)) -> Seen {
+    pub(crate) fn snapshot(&self, reading: ReadPhase, client: (u64, u64)) -> ActivitySnapshot {
         let turn = match self.turn.load(Relaxed) {
-            turn if turn == Turn::Proxy as u8 => Turn::Proxy,
-            turn if turn == Turn::Client as u8 => Turn::Client,
-            turn if turn == Turn::Server as u8 => Turn::Server,
-            _ => Turn::Nobody,
+            turn if turn == ActiveParty::Proxy as u8 => ActiveParty::Proxy,
+            turn if turn == ActiveParty::Client as u8 => ActiveParty::Client,
+            turn if turn == ActiveParty::Upstream as u8 => ActiveParty::Upstream,
+            _ => ActiveParty::None,
         };
-        Seen {
+        ActivitySnapshot {
             turn,
             reading,
-            blocked: self.is_blocked(),
-            streaming: self.streaming.load(Relaxed) == Streaming::Yes as u8,
-            moved: Moved {
+            blocked: self.is_write_blocked(),
+            streaming: self.streaming.load(Relaxed) == StreamingMode::Yes as u8,
+            moved: TransferCounters {
                 requests: self.requests.load(Relaxed),
                 read: client.0,
                 written: client.1,
@@ -195,17 +194,17 @@ impl Flow {
 
 /// A connection at one moment.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Seen {
-    turn: Turn,
-    reading: Reading,
+pub(crate) struct ActivitySnapshot {
+    turn: ActiveParty,
+    reading: ReadPhase,
     blocked: bool,
     streaming: bool,
-    moved: Moved,
+    moved: TransferCounters,
 }
 
 /// What only grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Moved {
+struct TransferCounters {
     requests: u64,
     read: u64,
     written: u64,
@@ -214,54 +213,53 @@ struct Moved {
 
 /// What a tick says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// All is well.
-    Wait,
+pub(crate) enum DeadlineVerdict {
+    Continue,
     /// Nothing has happened for [`PARK`], and nothing is under way.
     Park,
-    /// The client does not send its body, or too slowly.
-    Body,
-    /// The client does not read the answer, or too slowly.
-    Reader,
-    /// The server does nothing.
-    Server,
+    /// The client sends its body too slowly, or not at all.
+    RequestBodyTimeout,
+    /// The client reads the response too slowly, or not at all.
+    ClientReadTimeout,
+    /// Upstream neither takes nor sends anything.
+    UpstreamTimeout,
 }
 
 /// What the client is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wait {
-    Body,
-    Reader,
+enum ClientWait {
+    RequestBody,
+    ResponseRead,
 }
 
 /// The judge of one connection.
 #[derive(Debug)]
-pub(crate) struct Clock {
+pub(crate) struct DeadlineClock {
     timeouts: Timeouts,
     rate: u64,
     /// What had moved at the last tick, and when that was.
-    moved: Moved,
+    moved: TransferCounters,
     last: Instant,
     /// The first tick that found what has moved since then unchanged.
     since: Instant,
     /// What the client has been waited for since when, tick for tick.
-    waits: Option<(Wait, Patience)>,
+    waits: Option<(ClientWait, WaitWindow)>,
 }
 
 /// How long the client has been waited for in one phase of one request, and what had moved when that began.
 #[derive(Debug, Clone, Copy)]
-struct Patience {
+struct WaitWindow {
     request: u64,
     bytes: u64,
     waited: Duration,
 }
 
-impl Clock {
+impl DeadlineClock {
     pub(crate) fn new(timeouts: Timeouts, limits: Limits, now: Instant) -> Self {
         Self {
             timeouts,
             rate: limits.rate,
-            moved: Moved::default(),
+            moved: TransferCounters::default(),
             last: now,
             since: now,
             waits: None,
@@ -281,7 +279,7 @@ impl Clock {
     }
 
     /// Judges what is seen now.
-    pub(crate) fn tick(&mut self, now: Instant, seen: Seen) -> Verdict {
+    pub(crate) fn tick(&mut self, now: Instant, seen: ActivitySnapshot) -> DeadlineVerdict {
         if self.moved != seen.moved {
             self.moved = seen.moved;
             self.since = now;
@@ -294,44 +292,51 @@ impl Clock {
             false => self.timeouts.server,
         };
         let wait = match seen {
-            Seen { blocked: true, .. } => Wait::Reader,
-            Seen {
-                turn: Turn::Client, ..
-            } => Wait::Body,
-            // What is left of the body of a request that was answered.
-            Seen {
-                turn: Turn::Nobody,
-                reading: Reading::Body,
+            ActivitySnapshot { blocked: true, .. } => ClientWait::ResponseRead,
+            ActivitySnapshot {
+                turn: ActiveParty::Client,
                 ..
-            } => Wait::Body,
-            Seen {
-                turn: Turn::Nobody, ..
-            } if still >= PARK.min(self.timeouts.idle) => return Verdict::Park,
-            Seen {
-                turn: Turn::Server, ..
-            } if still >= silence => return Verdict::Server,
-            _ => return Verdict::Wait,
+            } => ClientWait::RequestBody,
+            // What is left of the body of a request that was answered.
+            ActivitySnapshot {
+                turn: ActiveParty::None,
+                reading: ReadPhase::Body,
+                ..
+            } => ClientWait::RequestBody,
+            ActivitySnapshot {
+                turn: ActiveParty::None,
+                ..
+            } if still >= PARK.min(self.timeouts.idle) => return DeadlineVerdict::Park,
+            ActivitySnapshot {
+                turn: ActiveParty::Upstream,
+                ..
+            } if still >= silence => return DeadlineVerdict::UpstreamTimeout,
+            _ => return DeadlineVerdict::Continue,
         };
         let late = self.wait(wait, passed, seen.moved);
         match wait {
-            Wait::Body if late || still >= self.timeouts.client => Verdict::Body,
-            Wait::Reader if late || still >= self.timeouts.client => Verdict::Reader,
-            _ => Verdict::Wait,
+            ClientWait::RequestBody if late || still >= self.timeouts.client => {
+                DeadlineVerdict::RequestBodyTimeout
+            }
+            ClientWait::ResponseRead if late || still >= self.timeouts.client => {
+                DeadlineVerdict::ClientReadTimeout
+            }
+            _ => DeadlineVerdict::Continue,
         }
     }
 
     /// Counts time that the client is waited for; whether it was too long for what came of it. A phase that is
     /// interrupted goes on when it is found again: what the server takes its time for is not the client's.
-    fn wait(&mut self, wait: Wait, passed: Duration, moved: Moved) -> bool {
+    fn wait(&mut self, wait: ClientWait, passed: Duration, moved: TransferCounters) -> bool {
         let bytes = match wait {
-            Wait::Body => moved.read,
-            Wait::Reader => moved.written,
+            ClientWait::RequestBody => moved.read,
+            ClientWait::ResponseRead => moved.written,
         };
         let same = self
             .waits
             .filter(|(before, patience)| *before == wait && patience.request == moved.requests);
         let Some((_, mut patience)) = same else {
-            let begun = Patience {
+            let begun = WaitWindow {
                 request: moved.requests,
                 bytes,
                 waited: Duration::ZERO,

@@ -17,11 +17,11 @@ use hyper::http::request::Parts;
 use crate::cache::{Answer, Cache, Known, Purge, Snapshot};
 use crate::credential;
 use crate::grant::{Grant, KeyHash};
-use crate::headers::{Client, named};
+use crate::headers::{PeerAddress, overrides};
 use crate::permissions::file::AclFile;
 use crate::permissions::{Permissions as _, Remote, Status};
 use crate::preflight;
-use crate::refusal::Refusal;
+use crate::request_error::RequestError;
 use crate::scope::{self, Asked};
 use crate::settings::{Preflight, Rules, Site};
 
@@ -61,7 +61,7 @@ pub enum Mark {
 #[derive(Debug, Clone)]
 pub struct Refused {
     /// Why.
-    pub refusal: Refusal,
+    pub refusal: RequestError,
     /// What is known of it beyond that, for the access log and the warning.
     pub detail: Option<Cow<'static, str>>,
     /// Who sent it, as far as is known: a key that is known, but not for this.
@@ -78,7 +78,7 @@ impl Refused {
     /// The sentence for people: with the rights that the key lacks.
     #[must_use]
     pub fn message(&self) -> Cow<'static, str> {
-        let sentence = self.refusal.sentence();
+        let sentence = self.refusal.message();
         let has = |right| (self.id.as_ref()).is_some_and(|grant| grant.rights.contains(right));
         let missing = self.needed.iter().filter(|right| !has(right));
         let missing: Vec<&str> = missing.map(String::as_str).collect();
@@ -89,8 +89,8 @@ impl Refused {
     }
 }
 
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
+impl From<RequestError> for Refused {
+    fn from(refusal: RequestError) -> Self {
         Self {
             refusal,
             detail: refusal.detail().map(Cow::Borrowed),
@@ -137,12 +137,12 @@ impl Door {
         &self,
         site: &Site,
         parts: &Parts,
-        client: &Client,
+        client: &PeerAddress,
     ) -> Result<Pass, Refused> {
         let decided = decide(site, parts, client.trusted, |key| self.find(key)).await;
         if let Err(refused) = &decided
-            && refused.refusal == Refusal::NoKey
-            && preflight::asked_method(parts).is_some()
+            && refused.refusal == RequestError::MissingKey
+            && preflight::requested_method(parts).is_some()
         {
             self.tell_of_preflight();
         }
@@ -220,7 +220,7 @@ pub(crate) async fn decide<F: Future<Output = Answer>>(
     find: impl FnOnce(KeyHash) -> F,
 ) -> Result<Pass, Refused> {
     let path = parts.uri.path();
-    if let Some(method) = preflight::asked_method(parts) {
+    if let Some(method) = preflight::requested_method(parts) {
         let asked_about = scope::route(&site.rules, method, path)?;
         let mark = match asked_about.preflight {
             Preflight::Off => None,
@@ -237,7 +237,7 @@ pub(crate) async fn decide<F: Future<Output = Answer>>(
     }
     let mut matched = scope::route(&site.rules, parts.method.as_str(), path)?;
     if !site.rules.routes.is_empty() {
-        for method in named::methods(&parts.headers) {
+        for method in overrides::method_overrides(&parts.headers) {
             matched = matched.and(scope::route(&site.rules, method?, path)?);
         }
     }
@@ -258,7 +258,7 @@ pub(crate) async fn decide<F: Future<Output = Answer>>(
         return Ok(pass(None, Mark::Open));
     };
     let key = credential::key(parts, &site.credentials)
-        .and_then(|key| key.ok_or(Refusal::NoKey))
+        .and_then(|key| key.ok_or(RequestError::MissingKey))
         .map_err(|refusal| refuse(refusal, None))?;
     let (grant, stale) = match find(key).await {
         Ok(Known::Grant { grant, stale }) => (grant, stale),
@@ -266,23 +266,26 @@ pub(crate) async fn decide<F: Future<Output = Answer>>(
             let key = Some(key);
             return Err(Refused {
                 key,
-                ..refuse(Refusal::UnknownKey, None)
+                ..refuse(RequestError::UnknownKey, None)
             });
         }
         Err(_) if site.fail_open => return Ok(pass(None, Mark::FailOpen)),
         Err(unavailable) => {
             return Err(Refused {
                 detail: Some(unavailable.why.into()),
-                ..refuse(Refusal::EngineUnavailable(unavailable.cause), None)
+                ..refuse(
+                    RequestError::PermissionsUnavailable(unavailable.cause),
+                    None,
+                )
             });
         }
     };
     match allows(&grant, site, parts, trusted, rights) {
         Ok(()) if stale => Ok(pass(Some(grant), Mark::Stale)),
         Ok(()) => Ok(pass(Some(grant), Mark::Known)),
-        Err(Refusal::MissingRight) => Err(Refused {
+        Err(RequestError::MissingRight) => Err(Refused {
             needed: Box::from(&rights[..]),
-            ..refuse(Refusal::MissingRight, Some(grant))
+            ..refuse(RequestError::MissingRight, Some(grant))
         }),
         Err(refusal) => Err(refuse(refusal, Some(grant))),
     }
@@ -294,7 +297,7 @@ fn allows(
     parts: &Parts,
     trusted: bool,
     rights: &[String],
-) -> Result<(), Refusal> {
+) -> Result<(), RequestError> {
     // Only where it decides must it be certain.
     let hosts = if grant.hosts.is_empty() {
         Vec::new()
@@ -315,7 +318,7 @@ fn allows(
     };
     scope::allows(grant, &asked)?;
     if !grant.methods.is_empty() {
-        for method in named::methods(&parts.headers) {
+        for method in overrides::method_overrides(&parts.headers) {
             let method = &method?.to_ascii_uppercase();
             scope::allows(grant, &Asked { method, ..asked })?;
         }
@@ -324,7 +327,11 @@ fn allows(
 }
 
 /// The hosts that a request names.
-fn hosts<'p>(parts: &'p Parts, rules: &Rules, trusted: bool) -> Result<Vec<Cow<'p, str>>, Refusal> {
+fn hosts<'p>(
+    parts: &'p Parts,
+    rules: &Rules,
+    trusted: bool,
+) -> Result<Vec<Cow<'p, str>>, RequestError> {
     if let Some(name) = &rules.host_parameter {
         let query = parts.uri.query().unwrap_or_default();
         return match credential::parameter(query, name) {
@@ -333,13 +340,13 @@ fn hosts<'p>(parts: &'p Parts, rules: &Rules, trusted: bool) -> Result<Vec<Cow<'
                 Cow::Borrowed(value) => String::from_utf8_lossy(value),
                 Cow::Owned(value) => String::from_utf8_lossy(&value).into_owned().into(),
             }]),
-            Ok(Some(_)) | Err(_) => Err(Refusal::AmbiguousHost),
+            Ok(Some(_)) | Err(_) => Err(RequestError::AmbiguousHost),
         };
     }
     // There is one, and a target in absolute form has no other: the gate has seen to it.
     let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
     // Those of all others do not reach the server.
-    let forwarded = trusted.then(|| named::hosts(&parts.headers));
+    let forwarded = trusted.then(|| overrides::host_overrides(&parts.headers));
     let hosts = host.into_iter().chain(forwarded.into_iter().flatten());
     Ok(hosts.map(Cow::Borrowed).collect())
 }

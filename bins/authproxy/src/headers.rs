@@ -3,9 +3,9 @@
 //! Owns hop-by-hop headers (RFC 9110 section 7.6.1), who the client is said to be, and the id of a request. Framing is
 //! the gate's and hyper's; keys are `credential`'s.
 
-mod id;
 mod identity;
-pub(crate) mod named;
+pub(crate) mod overrides;
+mod request_id;
 #[cfg(test)]
 mod tests;
 
@@ -18,11 +18,11 @@ use hyper::{StatusCode, Uri};
 
 use crate::credential;
 use crate::door::{Mark, Pass};
-use crate::refusal::Refusal;
+use crate::request_error::RequestError;
 use crate::settings::{Credentials, Site};
 
-pub use id::request_id;
-pub use identity::{is_identity, is_override};
+pub use identity::{is_identity_header, is_method_override_header};
+pub use request_id::request_id;
 
 use identity::{FORWARDED, X_AUTH_ID, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 
@@ -38,25 +38,25 @@ const ONE: HeaderValue = HeaderValue::from_static("1");
 
 /// Who is at the other end of a connection. Made once per connection.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub struct PeerAddress {
     /// Its address; an IPv4 one even where it came over an IPv6 socket.
-    pub peer: IpAddr,
+    pub ip: IpAddr,
     /// Whether it may say who the client is.
     pub trusted: bool,
     /// The address as `X-Forwarded-For` has it.
-    shown: HeaderValue,
+    header_value: HeaderValue,
 }
 
-impl Client {
+impl PeerAddress {
     /// The peer of a connection, as the site in force sees it.
     #[must_use]
     pub fn new(peer: SocketAddr, site: &Site) -> Self {
         let peer = peer.ip().to_canonical();
         Self {
-            peer,
+            ip: peer,
             trusted: site.trusts(peer),
             // An address is visible ASCII.
-            shown: HeaderValue::try_from(peer.to_string())
+            header_value: HeaderValue::try_from(peer.to_string())
                 .unwrap_or(HeaderValue::from_static("unknown")),
         }
     }
@@ -69,7 +69,7 @@ impl Client {
 pub fn to_server(
     parts: &mut request::Parts,
     pass: &Pass,
-    client: &Client,
+    client: &PeerAddress,
     id: &HeaderValue,
     site: &Site,
 ) {
@@ -116,11 +116,11 @@ pub fn to_server(
 
 /// The address that a request came from: of those that trusted proxies name, and the peer, the last that is not one of
 /// a trusted proxy. What stands before it is what a client says of itself. If all are trusted, the first one.
-pub(crate) fn client_address(headers: &HeaderMap, client: &Client, site: &Site) -> IpAddr {
+pub(crate) fn client_address(headers: &HeaderMap, client: &PeerAddress, site: &Site) -> IpAddr {
     if !client.trusted {
-        return client.peer;
+        return client.ip;
     }
-    let mut found = client.peer;
+    let mut found = client.ip;
     // A proxy adds its peer to the last line, or in a line of its own.
     for line in headers.get_all(X_FORWARDED_FOR).iter().rev() {
         for node in line.as_bytes().rsplit(|byte| *byte == b',') {
@@ -163,7 +163,7 @@ pub fn trailers(trailers: &mut HeaderMap) {
     let gone: Vec<HeaderName> = trailers
         .keys()
         .filter(|name| {
-            let is_judged = identity::is_override(name.as_str());
+            let is_judged = identity::is_method_override_header(name.as_str());
             identity::goes(name.as_str(), false) || is_judged || framing(name)
         })
         .cloned()
@@ -223,16 +223,16 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 /// It names one.
-pub fn check_connection(headers: &HeaderMap, site: &Site) -> Result<(), Refusal> {
+pub fn check_connection(headers: &HeaderMap, site: &Site) -> Result<(), RequestError> {
     if names_nothing(headers) {
         return Ok(());
     }
     let is_named = |option: &str| {
         let option = option.to_ascii_lowercase();
-        is_identity(&option) || is_protected(&option, site)
+        is_identity_header(&option) || is_protected(&option, site)
     };
     if tokens(headers, &header::CONNECTION).any(is_named) {
-        return Err(Refusal::Malformed(
+        return Err(RequestError::InvalidRequest(
             "Connection names a header that proxies set",
         ));
     }
@@ -274,7 +274,7 @@ fn remove_named(headers: &mut HeaderMap) {
             header::COOKIE,
         ]
         .contains(name)
-            || is_identity(name.as_str())
+            || is_identity_header(name.as_str())
     };
     let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
         .filter_map(|token| token.parse().ok())
@@ -313,12 +313,12 @@ fn wants_trailers(headers: &HeaderMap) -> bool {
 }
 
 /// Says where the request came from.
-fn forwarded(headers: &mut HeaderMap, client: &Client) {
+fn forwarded(headers: &mut HeaderMap, client: &PeerAddress) {
     let host = headers.get(header::HOST).cloned();
     let chain = client.trusted.then(|| longer(headers, client)).flatten();
     headers.insert(
         X_FORWARDED_FOR,
-        chain.unwrap_or_else(|| client.shown.clone()),
+        chain.unwrap_or_else(|| client.header_value.clone()),
     );
     // What is there is that of a trusted peer.
     let is_new = |headers: &HeaderMap, name| !client.trusted || !headers.contains_key(name);
@@ -334,9 +334,9 @@ fn forwarded(headers: &mut HeaderMap, client: &Client) {
 
 /// What a trusted peer says of where the request came from, and the peer: as `Forwarded`, if that is there, and as the
 /// value of `X-Forwarded-For`.
-fn longer(headers: &mut HeaderMap, client: &Client) -> Option<HeaderValue> {
+fn longer(headers: &mut HeaderMap, client: &PeerAddress) -> Option<HeaderValue> {
     if let Entry::Occupied(mut chain) = headers.entry(FORWARDED) {
-        let node = match client.peer {
+        let node = match client.ip {
             IpAddr::V4(ip) => format!("for={ip}"),
             IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
         };
@@ -350,7 +350,7 @@ fn longer(headers: &mut HeaderMap, client: &Client) -> Option<HeaderValue> {
         value.extend_from_slice(part.as_bytes());
         value.extend_from_slice(b", ");
     }
-    value.extend_from_slice(client.shown.as_bytes());
+    value.extend_from_slice(client.header_value.as_bytes());
     HeaderValue::from_maybe_shared(bytes::Bytes::from(value)).ok()
 }
 

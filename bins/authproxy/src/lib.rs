@@ -1,37 +1,37 @@
 //! authproxy: checks the API key of every request, and passes the request on to the server.
 //!
-//! A request goes this way: `serve` accepts, `gate` reads its bytes strictly, `conn` has hyper parse them, `proxy` asks
-//! the `door` (`credential`, `cache`, `permissions`, `scope`), changes its `headers` and hands it to `upstream`; what
+//! A request goes this way: `server` accepts, `request_validation` reads its bytes strictly, `connection` has hyper parse
+//! them, `proxy` asks the `door` (`credential`, `cache`, `permissions`, `scope`), changes its `headers` and hands it to `upstream`; what
 //! became of it is a `record`.
 
-pub mod access;
+pub mod access_log;
 pub mod admin;
-pub mod answer;
 mod body;
 pub mod cache;
 pub mod cli;
 pub mod config;
-mod conn;
+mod connection;
 pub mod credential;
 mod daemon;
 mod deadline;
 pub mod door;
-mod eviction;
-pub mod gate;
+mod eviction_queue;
 pub mod grant;
 pub mod headers;
 pub mod key;
 pub mod lifecycle;
+pub mod local_response;
 pub mod metrics;
 pub mod permissions;
 mod preflight;
 pub mod proxy;
 pub mod record;
-pub mod refusal;
 pub mod reload;
+pub mod request_error;
+pub mod request_validation;
 pub mod scope;
-pub mod serve;
 pub mod serve_acl;
+pub mod server;
 pub mod settings;
 mod tunnel;
 mod upstream;
@@ -40,7 +40,7 @@ mod upstream;
 mod tests;
 
 pub use cli::Args;
-pub use upstream::fuzz_answer;
+pub use upstream::fuzz_response;
 
 use clap::ArgMatches;
 use cli::Verb;

@@ -15,7 +15,7 @@ use hyper::StatusCode;
 
 use crate::door::Mark;
 use crate::record::Record;
-use crate::refusal::Truncation;
+use crate::request_error::TruncationReason;
 
 pub use families::Seen;
 pub use number::{Bounded, Count, Gauge, Histogram};
@@ -63,7 +63,7 @@ pub struct Metrics {
     pub(crate) keys: Bounded<Use>,
     pub(crate) received: Count,
     pub(crate) sent: Count,
-    pub(crate) cut: [Count; Truncation::ALL.len()],
+    pub(crate) cut: [Count; TruncationReason::ALL.len()],
     pub(crate) fail_open: Count,
     pub(crate) stale: Count,
     pub(crate) open: Count,
@@ -116,7 +116,7 @@ impl Metrics {
             Some(route) => self.routes.with(route, count),
         }
         if let Some(refusal) = record.refusal {
-            self.refusals.with(refusal.cause(), |count| count.add(1));
+            self.refusals.with(refusal.reason(), |count| count.add(1));
         }
         if let Some(grant) = &record.grant {
             self.keys.with(&grant.id, |used| match record.mark {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::grant::{Found, KeyHash};
-use crate::refusal::EngineFailure;
+use crate::request_error::PermissionsFailure;
 use liveconf::Liveconf;
 use server::Servers;
 
@@ -67,7 +67,7 @@ impl Permissions for Remote {
 #[error("{why}")]
 pub struct Unavailable {
     /// The cause.
-    pub cause: EngineFailure,
+    pub cause: PermissionsFailure,
     /// What went wrong, with the server's name and without any key.
     pub why: String,
 }
@@ -76,10 +76,10 @@ impl Unavailable {
     /// No server gave a valid answer.
     #[must_use]
     pub fn failed(why: impl Into<String>) -> Self {
-        Self::new(EngineFailure::Failed, why)
+        Self::new(PermissionsFailure::Failed, why)
     }
 
-    pub(crate) fn new(cause: EngineFailure, why: impl Into<String>) -> Self {
+    pub(crate) fn new(cause: PermissionsFailure, why: impl Into<String>) -> Self {
         let why = why.into();
         Self { cause, why }
     }

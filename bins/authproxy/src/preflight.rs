@@ -14,7 +14,7 @@ use hyper::{Method, Uri};
 use crate::headers;
 
 /// The method that a browser asks about, if this is a well-formed preflight (Fetch standard, "CORS-preflight fetch").
-pub(crate) fn asked_method(parts: &Parts) -> Option<&str> {
+pub(crate) fn requested_method(parts: &Parts) -> Option<&str> {
     let headers = &parts.headers;
     if parts.method != Method::OPTIONS || !parts.uri.path().starts_with('/') {
         return None;
@@ -73,7 +73,7 @@ fn stays(name: &HeaderName) -> bool {
             .iter()
             .any(|start| name.as_str().starts_with(start))
         || matches!(name.as_str(), "traceparent" | "tracestate")
-        || headers::is_identity(name.as_str())
+        || headers::is_identity_header(name.as_str())
 }
 
 /// The value of a header that stands there once.

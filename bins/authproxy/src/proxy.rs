@@ -15,23 +15,25 @@ use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONNECTION, EXPECT, HOST, Heade
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
-use crate::answer;
-use crate::body::{ToClient, ToServer};
-use crate::conn::Client;
-use crate::deadline::{Streaming, Turn};
+use crate::body::{RequestBody, ResponseBody};
+use crate::connection::ClientConnection;
+use crate::deadline::{ActiveParty, StreamingMode};
 use crate::door::{Door, Mark, Refused};
-use crate::eviction::EvictionQueue;
+use crate::eviction_queue::EvictionQueue;
 use crate::headers;
 use crate::lifecycle::{Lifecycle, Phase};
+use crate::local_response;
 use crate::preflight;
 use crate::record::{Record, Telemetry};
-use crate::refusal::{Refusal, UpstreamFailure};
+use crate::request_error::{RequestError, UpstreamFailure};
 use crate::settings::{Live, Settings, Site, View};
 use crate::tunnel::Tunnel;
-use crate::upstream::{Account, Exchange, ExchangeError, Truncated, Upstream};
+use crate::upstream::{
+    ExchangeError, KeyAccount, TruncatedResponse, UpstreamExchange, UpstreamPool,
+};
 
 /// The longest rest of a refused request that is read, so that the connection can be kept.
-const REST: u64 = 64 << 10;
+const MAX_READ_REST: u64 = 64 << 10;
 
 /// What all threads share.
 #[derive(Debug)]
@@ -53,16 +55,16 @@ pub struct Proxy {
 }
 
 /// What the connections of one thread share.
-pub(crate) struct Thread {
+pub(crate) struct WorkerThread {
     pub(crate) proxy: Arc<Proxy>,
-    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) upstream: Arc<UpstreamPool>,
     view: Mutex<View>,
 }
 
-impl Thread {
+impl WorkerThread {
     pub(crate) fn new(proxy: Arc<Proxy>) -> Arc<Self> {
         let view = proxy.site.view();
-        let upstream = Upstream::new(&proxy);
+        let upstream = UpstreamPool::new(&proxy);
         Arc::new(Self {
             upstream,
             view: Mutex::new(view),
@@ -78,16 +80,16 @@ impl Thread {
 }
 
 /// A request under way. Wherever it ends, its record does.
-pub(crate) struct Entry {
-    client: Arc<Client>,
+pub(crate) struct ActiveRequest {
+    client: Arc<ClientConnection>,
     record: Option<Box<Record>>,
     /// The request's version: one of HTTP/1.0 knows no chunks.
     version: Version,
     id: HeaderValue,
 }
 
-impl Entry {
-    pub(crate) fn client(&self) -> &Client {
+impl ActiveRequest {
+    pub(crate) fn client(&self) -> &ClientConnection {
         &self.client
     }
 
@@ -97,7 +99,7 @@ impl Entry {
 
     /// The answer ends before its end. Chunks and lengths show that to the client; without them the end of the
     /// connection would be that of the answer, and only a reset is none.
-    pub(crate) fn cut(&mut self, truncated: Truncated) {
+    pub(crate) fn truncate(&mut self, truncated: TruncatedResponse) {
         let proxy = &self.client.thread.proxy;
         let server = &proxy.settings.server;
         let failures = &proxy.telemetry.failures;
@@ -116,10 +118,10 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         if let Some(mut record) = self.record.take() {
-            record.received = self.client.flow.received();
+            record.received = self.client.activity.received();
             self.client.finish(record);
         }
     }
@@ -127,18 +129,18 @@ impl Drop for Entry {
 
 /// Answers a request. `fault` is what the gate has found, and then the request is the gate's own.
 pub(crate) async fn handle(
-    client: Arc<Client>,
-    fault: Option<Refusal>,
+    client: Arc<ClientConnection>,
+    fault: Option<RequestError>,
     request: Request<Incoming>,
-) -> Result<Response<ToClient>, Infallible> {
-    client.flow.begin();
+) -> Result<Response<ResponseBody>, Infallible> {
+    client.activity.begin_request();
     let site = client.thread.site();
     let (parts, body) = request.into_parts();
-    let id = headers::request_id(&parts.headers, &client.who);
+    let id = headers::request_id(&parts.headers, &client.peer);
     let telemetry = &client.thread.proxy.telemetry;
-    let record = Record::begin(telemetry, &site, &parts, &client.who, id.clone());
+    let record = Record::begin(telemetry, &site, &parts, &client.peer, id.clone());
     let origin = site.cors.origin(&parts.headers);
-    let mut entry = Entry {
+    let mut active = ActiveRequest {
         record: Some(Box::new(record)),
         version: parts.version,
         id: id.clone(),
@@ -146,27 +148,31 @@ pub(crate) async fn handle(
     };
     let answered = match fault {
         Some(refusal) => Err(refusal.into()),
-        None => answer(&mut entry, &site, &id, parts, body).await,
+        None => respond(&mut active, &site, &id, parts, body).await,
     };
-    client.flow.answer();
+    client.activity.begin_response();
     let mut response = match answered {
-        Ok(Answer::Server(response)) => response.map(|exchange| ToClient::server(exchange, entry)),
-        Ok(Answer::Ours(response)) => response.map(|bytes| ToClient::ours(bytes, entry)),
+        Ok(ProxyResponse::Upstream(response)) => {
+            response.map(|exchange| ResponseBody::upstream(exchange, active))
+        }
+        Ok(ProxyResponse::Local(response)) => {
+            response.map(|bytes| ResponseBody::local(bytes, active))
+        }
         Err(refused) => {
             let proxy = &client.thread.proxy;
             let failures = &proxy.telemetry.failures;
             failures.refused(&refused, &id, &proxy.settings.server);
-            entry.note(|record| record.refuse(&refused));
-            let mut response = answer::refuse(&refused, &site, &id);
+            active.note(|record| record.refuse(&refused));
+            let mut response = local_response::error_response(&refused, &site, &id);
             if let Some(origin) = origin {
                 response
                     .headers_mut()
                     .insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             }
-            if refused.refusal.closes() {
+            if refused.refusal.closes_connection() {
                 client.linger();
             }
-            response.map(|bytes| ToClient::ours(bytes, entry))
+            response.map(|bytes| ResponseBody::local(bytes, active))
         }
     };
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -178,58 +184,58 @@ pub(crate) async fn handle(
 }
 
 /// What a request is answered with.
-enum Answer {
-    Server(Response<Exchange>),
-    Ours(Response<Bytes>),
+enum ProxyResponse {
+    Upstream(Response<UpstreamExchange>),
+    Local(Response<Bytes>),
 }
 
-async fn answer(
-    entry: &mut Entry,
+async fn respond(
+    active: &mut ActiveRequest,
     site: &Site,
     id: &HeaderValue,
     mut parts: Parts,
     body: Incoming,
-) -> Result<Answer, Refused> {
-    let client = Arc::clone(&entry.client);
+) -> Result<ProxyResponse, Refused> {
+    let client = Arc::clone(&active.client);
     if site.health_path.as_deref() == Some(parts.uri.path()) {
-        spare(&client, &parts, body).await;
-        let health = answer::health(client.phase());
-        entry.note(|record| record.answered(health.status()));
-        return Ok(Answer::Ours(health));
+        read_rest_of_body(&client, &parts, body).await;
+        let health = local_response::health_response(client.phase());
+        active.note(|record| record.answered(health.status()));
+        return Ok(ProxyResponse::Local(health));
     }
-    let judged = match check(&mut parts, &body, site) {
+    let judged = match validate(&mut parts, &body, site) {
         Ok(()) => {
             let door = &client.thread.proxy.door;
-            door.decide(site, &parts, &client.who).await
+            door.decide(site, &parts, &client.peer).await
         }
         Err(refusal) => Err(refusal.into()),
     };
     let pass = match judged {
         Ok(pass) => pass,
         Err(refused) => {
-            if !refused.refusal.closes() {
-                spare(&client, &parts, body).await;
+            if !refused.refusal.closes_connection() {
+                read_rest_of_body(&client, &parts, body).await;
             }
             return Err(refused);
         }
     };
-    entry.note(|record| record.pass(&pass));
+    active.note(|record| record.pass(&pass));
     match pass.mark {
         Mark::Answered => {
-            let answer = answer::preflight(site, &parts.headers, id);
-            entry.note(|record| record.answered(answer.status()));
-            return Ok(Answer::Ours(answer));
+            let answer = local_response::preflight_response(site, &parts.headers, id);
+            active.note(|record| record.answered(answer.status()));
+            return Ok(ProxyResponse::Local(answer));
         }
         Mark::Preflight => preflight::strip(&mut parts),
         Mark::Known | Mark::Stale | Mark::Open | Mark::FailOpen => {}
     }
-    let asked = parts.headers.contains_key(UPGRADE) && upgrades(&mut parts, &body);
-    headers::to_server(&mut parts, &pass, &client.who, id, site);
+    let asked = parts.headers.contains_key(UPGRADE) && check_upgrade(&mut parts, &body);
+    headers::to_server(&mut parts, &pass, &client.peer, id, site);
     let has_body = !body.is_end_stream();
-    let body = ToServer::new(body, &client, site.limits.body);
+    let body = RequestBody::new(body, &client, site.limits.body);
     let upstream = &client.thread.upstream;
-    let account = Account(pass.id.clone());
-    let sent = upstream.exchange(parts, body, account, &client.flow, site);
+    let account = KeyAccount(pass.id.clone());
+    let sent = upstream.exchange(parts, body, account, &client.activity, site);
     let sent = sent.await;
     let failed = |error: ExchangeError| {
         if has_body {
@@ -252,34 +258,39 @@ async fn answer(
     }
     client.thread.proxy.telemetry.failures.succeeded();
     if headers::is_event_stream(&head.headers) {
-        client.flow.streaming(Streaming::Yes);
+        client.activity.set_streaming(StreamingMode::Yes);
     } else if site.stream_all {
-        client.flow.streaming(Streaming::AfterFirstByte);
+        client.activity.set_streaming(StreamingMode::AfterFirstByte);
     }
     if !exchange.is_sent() {
         // The server has answered early, and does most likely not take the rest.
         client.linger();
     }
     headers::to_client(&mut head, id, pass.mark);
-    entry.note(|record| record.answered(head.status));
+    active.note(|record| record.answered(head.status));
     if switched {
         let upgraded = exchange.upgraded();
-        let (server, ahead) = upgraded.ok_or(Refusal::Upstream(UpstreamFailure::Closed))?;
+        let (server, ahead) = upgraded.ok_or(RequestError::Upstream(UpstreamFailure::Closed))?;
         client.open(Tunnel { server, ahead });
-        return Ok(Answer::Ours(Response::from_parts(head, Bytes::new())));
+        return Ok(ProxyResponse::Local(Response::from_parts(
+            head,
+            Bytes::new(),
+        )));
     }
-    Ok(Answer::Server(Response::from_parts(head, exchange)))
+    Ok(ProxyResponse::Upstream(Response::from_parts(
+        head, exchange,
+    )))
 }
 
 /// What is wrong with a request whoever sends it. The host that the request line names counts (RFC 9112 section 3.2.2),
 /// for whoever looks at it later.
-fn check(parts: &mut Parts, body: &Incoming, site: &Site) -> Result<(), Refusal> {
+fn validate(parts: &mut Parts, body: &Incoming, site: &Site) -> Result<(), RequestError> {
     if parts.method == Method::CONNECT {
-        return Err(Refusal::NotImplemented);
+        return Err(RequestError::NotImplemented);
     }
     if let Some(authority) = parts.uri.authority() {
         let host = HeaderValue::from_str(authority.as_str())
-            .map_err(|_| Refusal::Malformed("the request line names no host"))?;
+            .map_err(|_| RequestError::InvalidRequest("the request line names no host"))?;
         parts.headers.insert(HOST, host);
         parts.uri = match parts.uri.path_and_query() {
             Some(path) => Uri::from(path.clone()),
@@ -292,16 +303,16 @@ fn check(parts: &mut Parts, body: &Incoming, site: &Site) -> Result<(), Refusal>
         && let Some(expected) = parts.headers.get(EXPECT)
         && !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")
     {
-        return Err(Refusal::Expectation);
+        return Err(RequestError::UnsupportedExpectation);
     }
     match (site.limits.body, body.size_hint().exact()) {
-        (Some(limit), Some(length)) if length > limit => Err(Refusal::LargeBody),
+        (Some(limit), Some(length)) if length > limit => Err(RequestError::BodyTooLarge),
         _ => Ok(()),
     }
 }
 
 /// Whether a request becomes a tunnel if the server agrees (RFC 6455 section 4.1). One that may not does not ask.
-fn upgrades(parts: &mut Parts, body: &Incoming) -> bool {
+fn check_upgrade(parts: &mut Parts, body: &Incoming) -> bool {
     let may = parts.method == Method::GET
         && parts.version == Version::HTTP_11
         && body.is_end_stream()
@@ -314,20 +325,23 @@ fn upgrades(parts: &mut Parts, body: &Incoming) -> bool {
 
 /// Reads what is left of a request that is answered here, so that the connection can be kept for the next one. What is
 /// long, of unknown length or not on its way yet is not waited for: the connection ends instead.
-async fn spare(client: &Client, parts: &Parts, body: Incoming) {
+async fn read_rest_of_body(client: &ClientConnection, parts: &Parts, body: Incoming) {
     if body.is_end_stream() {
         return;
     }
-    let short = body.size_hint().upper().is_some_and(|most| most <= REST);
+    let short = body
+        .size_hint()
+        .upper()
+        .is_some_and(|most| most <= MAX_READ_REST);
     if !short || parts.headers.contains_key(EXPECT) {
         client.linger();
         return;
     }
-    client.flow.turn(Turn::Client);
+    client.activity.set_active_party(ActiveParty::Client);
     let mut body = pin!(body);
     let whole = poll_fn(|cx| {
         loop {
-            if client.flow.take_failure().is_some() {
+            if client.activity.take_failure().is_some() {
                 return Poll::Ready(false);
             }
             match ready!(body.as_mut().poll_frame(cx)) {

@@ -13,12 +13,12 @@ use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode, Uri};
 
-use crate::access::AccessLog;
+use crate::access_log::AccessLog;
 use crate::door::{Mark, Pass, Refused};
 use crate::grant::{Grant, KeyHash};
-use crate::headers::{Client, client_address};
+use crate::headers::{PeerAddress, client_address};
 use crate::metrics::Metrics;
-use crate::refusal::{Refusal, Truncation};
+use crate::request_error::{RequestError, TruncationReason};
 use crate::settings::Site;
 pub use failures::FailureLog;
 
@@ -46,7 +46,7 @@ pub struct Record {
     pub(crate) key: Option<KeyHash>,
     pub(crate) route: Option<Arc<str>>,
     pub(crate) mark: Option<Mark>,
-    pub(crate) refusal: Option<Refusal>,
+    pub(crate) refusal: Option<RequestError>,
     /// The rights that the request needs, if its key lacks one of them.
     pub(crate) needed: Box<[String]>,
     /// What is known of a refusal or a truncation beyond its cause.
@@ -58,7 +58,7 @@ pub struct Record {
     /// Bytes of the answer's body so far.
     pub sent: u64,
     /// Why the answer ended before its end.
-    pub cut: Option<Truncation>,
+    pub cut: Option<TruncationReason>,
 }
 
 /// What the access log says of a request as it came. Nothing else needs it: without a log it is not copied, and does not
@@ -75,7 +75,12 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    pub(crate) fn new(site: &Arc<Site>, parts: &Parts, client: &Client, id: HeaderValue) -> Self {
+    pub(crate) fn new(
+        site: &Arc<Site>,
+        parts: &Parts,
+        client: &PeerAddress,
+        id: HeaderValue,
+    ) -> Self {
         Self {
             site: Arc::clone(site),
             method: parts.method.clone(),
@@ -93,7 +98,7 @@ impl Record {
         telemetry: &Arc<Telemetry>,
         site: &Arc<Site>,
         parts: &Parts,
-        client: &Client,
+        client: &PeerAddress,
         id: HeaderValue,
     ) -> Self {
         telemetry.metrics.in_flight.add(1);
@@ -135,7 +140,7 @@ impl Record {
     }
 
     /// It is answered here, whatever was said before.
-    pub fn end(&mut self, refusal: Refusal) {
+    pub fn end(&mut self, refusal: RequestError) {
         self.refusal = Some(refusal);
         self.status = Some(refusal.status());
     }

@@ -13,7 +13,7 @@ use std::iter;
 use std::sync::Arc;
 
 use crate::grant::Grant;
-use crate::refusal::Refusal;
+use crate::request_error::RequestError;
 use crate::settings::{Preflight, Route, Rules};
 
 pub use host::pattern as host_pattern;
@@ -40,30 +40,30 @@ pub struct Asked<'a> {
 ///
 /// # Errors
 /// The first thing that it is not good for, in this order: time, rights, host, path, method. A path that servers read
-/// differently is [`Refusal::AmbiguousPath`] where the grant has `paths`.
-pub fn allows(grant: &Grant, asked: &Asked<'_>) -> Result<(), Refusal> {
+/// differently is [`RequestError::AmbiguousPath`] where the grant has `paths`.
+pub fn allows(grant: &Grant, asked: &Asked<'_>) -> Result<(), RequestError> {
     if grant.expires.is_some_and(|end| asked.now >= end) {
-        return Err(Refusal::ExpiredKey);
+        return Err(RequestError::ExpiredKey);
     }
     if !asked.rights.iter().all(|one| grant.rights.contains(one)) {
-        return Err(Refusal::MissingRight);
+        return Err(RequestError::MissingRight);
     }
     let is_allowed = |host: &Cow<'_, str>| host::matches(&grant.hosts, host);
     if !grant.hosts.is_empty() && (asked.hosts.is_empty() || !asked.hosts.iter().all(is_allowed)) {
-        return Err(Refusal::HostNotAllowed);
+        return Err(RequestError::HostNotAllowed);
     }
     if !grant.paths.is_empty() && !grant.paths.iter().any(|prefix| path::is_root(prefix)) {
-        let path = path::plain(asked.path).ok_or(Refusal::AmbiguousPath)?;
+        let path = path::plain(asked.path).ok_or(RequestError::AmbiguousPath)?;
         let fits = |path: &[u8]| {
             let mut prefixes = grant.paths.iter();
             prefixes.any(|prefix| path::begins(path, prefix, Case::Sent))
         };
         if !path.readings().all(fits) {
-            return Err(Refusal::PathNotAllowed);
+            return Err(RequestError::PathNotAllowed);
         }
     }
     if !is_method(&grant.methods, asked.method) {
-        return Err(Refusal::MethodNotAllowed);
+        return Err(RequestError::MethodNotAllowed);
     }
     Ok(())
 }
@@ -109,15 +109,15 @@ impl Matched<'_> {
 /// needs what every reading of it needs.
 ///
 /// # Errors
-/// [`Refusal::AmbiguousPath`]: there are routes, and servers read this path differently.
-pub fn route<'s>(rules: &'s Rules, method: &str, path: &str) -> Result<Matched<'s>, Refusal> {
+/// [`RequestError::AmbiguousPath`]: there are routes, and servers read this path differently.
+pub fn route<'s>(rules: &'s Rules, method: &str, path: &str) -> Result<Matched<'s>, RequestError> {
     if rules.routes.is_empty() {
         return Ok(everywhere(rules));
     }
     let plain = path::plain(path);
     let needs_path = |route: &Route| !path::is_root(&route.prefix);
     if plain.is_none() && rules.routes.iter().any(needs_path) {
-        return Err(Refusal::AmbiguousPath);
+        return Err(RequestError::AmbiguousPath);
     }
     // The gate lets no standard method come in another case; this is for those of a server's own.
     let is_lower = method.bytes().any(|byte| byte.is_ascii_lowercase());

@@ -3,48 +3,52 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::refusal::{EngineFailure, Refusal, Truncation, UpstreamFailure};
+use crate::request_error::{PermissionsFailure, RequestError, TruncationReason, UpstreamFailure};
 
 /// Every reason for a refusal.
-const REFUSALS: [Refusal; 21] = [
-    Refusal::Malformed("x"),
-    Refusal::AmbiguousKey,
-    Refusal::AmbiguousPath,
-    Refusal::AmbiguousHost,
-    Refusal::NoKey,
-    Refusal::UnknownKey,
-    Refusal::ExpiredKey,
-    Refusal::MissingRight,
-    Refusal::HostNotAllowed,
-    Refusal::PathNotAllowed,
-    Refusal::MethodNotAllowed,
-    Refusal::SlowRequest,
-    Refusal::LargeBody,
-    Refusal::Expectation,
-    Refusal::TooManyRequests,
-    Refusal::LargeHead,
-    Refusal::NotImplemented,
-    Refusal::Upstream(UpstreamFailure::Refused),
-    Refusal::EngineUnavailable(EngineFailure::Failed),
-    Refusal::Upstream(UpstreamFailure::QueueFull),
-    Refusal::Upstream(UpstreamFailure::ResponseTimeout),
+const REFUSALS: [RequestError; 21] = [
+    RequestError::InvalidRequest("x"),
+    RequestError::AmbiguousKey,
+    RequestError::AmbiguousPath,
+    RequestError::AmbiguousHost,
+    RequestError::MissingKey,
+    RequestError::UnknownKey,
+    RequestError::ExpiredKey,
+    RequestError::MissingRight,
+    RequestError::HostNotAllowed,
+    RequestError::PathNotAllowed,
+    RequestError::MethodNotAllowed,
+    RequestError::RequestTimeout,
+    RequestError::BodyTooLarge,
+    RequestError::UnsupportedExpectation,
+    RequestError::TooManyRequests,
+    RequestError::HeadTooLarge,
+    RequestError::NotImplemented,
+    RequestError::Upstream(UpstreamFailure::Refused),
+    RequestError::PermissionsUnavailable(PermissionsFailure::Failed),
+    RequestError::Upstream(UpstreamFailure::QueueFull),
+    RequestError::Upstream(UpstreamFailure::ResponseTimeout),
 ];
 
 #[test]
 fn page_explains_every_cause_of_a_gateway_error_and_of_a_truncated_response() {
     let page = include_str!("../README.md");
     let upstream =
-        UpstreamFailure::ALL.map(|failure| (Refusal::Upstream(failure), failure.event()));
-    let engine =
-        EngineFailure::ALL.map(|failure| (Refusal::EngineUnavailable(failure), failure.event()));
+        UpstreamFailure::ALL.map(|failure| (RequestError::Upstream(failure), failure.warning()));
+    let engine = PermissionsFailure::ALL.map(|failure| {
+        (
+            RequestError::PermissionsUnavailable(failure),
+            failure.warning(),
+        )
+    });
     let refusals = upstream.into_iter().chain(engine);
     let refusals = refusals.map(|(refusal, event)| {
-        let (cause, status) = (refusal.cause(), refusal.status().as_u16());
+        let (cause, status) = (refusal.reason(), refusal.status().as_u16());
         format!("| `{cause}` | {status} | {event}")
     });
-    let cuts = Truncation::ALL.map(|cause| {
-        let event = cause.event().unwrap_or("none");
-        format!("| `{}` | cut | {event}", cause.word())
+    let cuts = TruncationReason::ALL.map(|cause| {
+        let event = cause.warning().unwrap_or("none");
+        format!("| `{}` | cut | {event}", cause.as_str())
     });
     for row in refusals.chain(cuts) {
         assert!(page.contains(&row), "{row}");
@@ -115,7 +119,7 @@ fn the_page_has_the_options_and_metrics_that_there_are() {
 fn the_page_explains_every_refusal_with_its_status() {
     let page = include_str!("../README.md");
     for refusal in REFUSALS {
-        let row = format!("| {} | `{}` | ", refusal.status().as_u16(), refusal.word());
+        let row = format!("| {} | `{}` | ", refusal.status().as_u16(), refusal.code());
         assert!(page.contains(&row), "{row}");
     }
     let rows = page

@@ -13,9 +13,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, sp
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::conn::Plain;
-use crate::gate::Gate;
-use crate::upstream::Stream;
+use crate::connection::ClientStream;
+use crate::request_validation::RequestValidator;
+use crate::upstream::UpstreamStream;
 
 /// After this much silence the kernel asks whether the other side is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ const ROOM: usize = 8 << 10;
 #[derive(Debug)]
 pub(crate) struct Tunnel {
     /// The connection.
-    pub(crate) server: Stream,
+    pub(crate) server: UpstreamStream,
     /// What was read of it beyond the answer's head.
     pub(crate) ahead: Bytes,
 }
@@ -41,7 +41,7 @@ impl Tunnel {
     /// gone without a word is found by TCP's keepalive, on both sides.
     pub(crate) async fn run(
         self,
-        client: Gate<Plain>,
+        client: RequestValidator<ClientStream>,
         ahead: Bytes,
         patience: Duration,
     ) -> io::Result<()> {
@@ -50,7 +50,7 @@ impl Tunnel {
             ahead: answered,
         } = self;
         watch(client.get_ref().get_ref());
-        if let Stream::Tcp(stream) = &server {
+        if let UpstreamStream::Tcp(stream) = &server {
             watch(stream);
         }
         let mut client = TokioIo::new(client);

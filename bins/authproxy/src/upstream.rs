@@ -4,13 +4,13 @@
 //! request is sent a second time, and the order of writing and reading. There is no task and no queue between an exchange
 //! and its connection: whoever answers the client polls both, and nobody is woken.
 
-mod answer;
-mod connect;
+mod connection;
 mod error;
-mod fair;
-mod live;
+mod fair_pool;
 mod request;
+mod response;
 mod slot;
+mod stream;
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -22,57 +22,57 @@ use bytes::Bytes;
 use hyper::Method;
 use hyper::body::{Frame, SizeHint};
 use hyper::http::request::Parts;
-use hyper::http::response;
+use hyper::http::response::Parts as ResponseParts;
 use tokio::time::{sleep, timeout};
 
-use crate::body::{Cut, ToServer};
-use crate::deadline::{Flow, Turn};
+use crate::body::{IncompleteBody, RequestBody};
+use crate::deadline::{ActiveParty, ConnectionActivity};
 use crate::proxy::Proxy;
 use crate::record::Telemetry;
-use crate::refusal::{Refusal, Truncation, UpstreamFailure};
+use crate::request_error::{RequestError, TruncationReason, UpstreamFailure};
 use crate::settings::{Server, Site};
-pub use answer::fuzz as fuzz_answer;
-use answer::{Malformed, Piece, Receiving};
-pub(crate) use connect::Stream;
-pub(crate) use error::{ExchangeError, Truncated};
-use live::Live;
-use request::Sending;
-pub(crate) use slot::Account;
-use slot::{Slot, Slots};
+use connection::UpstreamConnection;
+pub(crate) use error::{ExchangeError, TruncatedResponse};
+use request::RequestWriter;
+pub use response::fuzz as fuzz_response;
+use response::{BodyDecoder, BodyPiece, InvalidResponse};
+pub(crate) use slot::KeyAccount;
+use slot::{PoolSlot, SlotQueue};
+pub(crate) use stream::UpstreamStream;
 
 /// A connection that was idle for this long is closed, at the latest after twice that.
 const SWEEP: Duration = Duration::from_secs(15);
 
 /// How much may come before the answer that counts, and with its head.
 const BEFORE: usize = 256 << 10;
-const ENDLESS: Malformed = Malformed("no final response within 256 KiB");
+const ENDLESS: InvalidResponse = InvalidResponse("no final response within 256 KiB");
 
 /// The client is most likely gone.
-const INCOMPLETE: Refusal = Refusal::Malformed("the body ended before its end");
+const INCOMPLETE: RequestError = RequestError::InvalidRequest("the body ended before its end");
 
 /// Exchanges take a connection and give it back: only its pointer moves.
-type Idle = Vec<Box<Live>>;
+type IdleConnections = Vec<Box<UpstreamConnection>>;
 
 /// The connections of one thread.
-pub(crate) struct Upstream {
+pub(crate) struct UpstreamPool {
     server: Server,
     telemetry: Arc<Telemetry>,
     /// Exchanges that may begin. Connections are only opened when none is idle, so there are never more of them.
-    slots: Slots,
+    slots: SlotQueue,
     /// The newest is last, and is taken first: what a burst has opened gets to be idle long enough to be closed.
-    idle: Mutex<Idle>,
+    idle: Mutex<IdleConnections>,
     sweeps: AtomicU64,
     sweeping: AtomicBool,
 }
 
 /// Why an attempt failed.
-struct Failed {
+struct AttemptError {
     error: ExchangeError,
     /// The connection ended without a byte of a response.
     unanswered: bool,
 }
 
-impl<E: Into<ExchangeError>> From<E> for Failed {
+impl<E: Into<ExchangeError>> From<E> for AttemptError {
     fn from(error: E) -> Self {
         Self {
             error: error.into(),
@@ -81,14 +81,14 @@ impl<E: Into<ExchangeError>> From<E> for Failed {
     }
 }
 
-impl Upstream {
+impl UpstreamPool {
     /// None yet.
     pub(crate) fn new(proxy: &Proxy) -> Arc<Self> {
         let limit = proxy.site.get().limits.server_connections;
         Arc::new(Self {
             server: proxy.settings.server.clone(),
             telemetry: Arc::clone(&proxy.telemetry),
-            slots: Slots::new(limit),
+            slots: SlotQueue::new(limit),
             idle: Mutex::default(),
             sweeps: AtomicU64::new(0),
             sweeping: AtomicBool::new(false),
@@ -107,18 +107,18 @@ impl Upstream {
     pub(crate) async fn exchange(
         self: &Arc<Self>,
         mut parts: Parts,
-        body: ToServer,
-        account: Account,
-        flow: &Flow,
+        body: RequestBody,
+        account: KeyAccount,
+        activity: &ConnectionActivity,
         site: &Site,
-    ) -> Result<(response::Parts, Exchange), ExchangeError> {
-        let slot = Slot::acquire(self, account, site.timeouts.server).await?;
-        let mut exchange = Exchange::new(slot, body);
-        let repeatable = exchange.sending.is_whole() && is_idempotent(&parts.method);
+    ) -> Result<(ResponseParts, UpstreamExchange), ExchangeError> {
+        let slot = PoolSlot::acquire(self, account, site.timeouts.server).await?;
+        let mut exchange = UpstreamExchange::new(slot, body);
+        let repeatable = exchange.sending.is_complete() && is_idempotent(&parts.method);
         // What could not be sent again is not sent to somebody who is gone.
         if let Some(live) = self.take(!repeatable) {
             exchange.live = Some(live);
-            match exchange.send(&mut parts, flow).await {
+            match exchange.send(&mut parts, activity).await {
                 Ok(head) => return Ok((head, exchange)),
                 Err(failed) if failed.unanswered && repeatable => {
                     self.telemetry.metrics.retries.add(1);
@@ -126,16 +126,16 @@ impl Upstream {
                 Err(failed) => return Err(failed.error),
             }
         }
-        flow.turn(Turn::Proxy);
+        activity.set_active_party(ActiveParty::Proxy);
         exchange.live = Some(self.connect(site).await?);
-        match exchange.send(&mut parts, flow).await {
+        match exchange.send(&mut parts, activity).await {
             Ok(head) => Ok((head, exchange)),
             Err(failed) => Err(failed.error),
         }
     }
 
     /// The connection that was used last and is still there.
-    fn take(&self, surely: bool) -> Option<Box<Live>> {
+    fn take(&self, surely: bool) -> Option<Box<UpstreamConnection>> {
         let mut idle = self.idle();
         loop {
             let mut live = idle.pop()?;
@@ -145,16 +145,19 @@ impl Upstream {
         }
     }
 
-    async fn connect(&self, site: &Site) -> Result<Box<Live>, ExchangeError> {
-        let connected = timeout(site.timeouts.server, connect::connect(&self.server)).await;
+    async fn connect(&self, site: &Site) -> Result<Box<UpstreamConnection>, ExchangeError> {
+        let connected = timeout(site.timeouts.server, stream::connect(&self.server)).await;
         let stream = connected
             .map_err(|_| UpstreamFailure::ConnectTimeout)?
             .map_err(|error| ExchangeError::connecting(&error))?;
-        Ok(Box::new(Live::new(stream, Arc::clone(&self.telemetry))))
+        Ok(Box::new(UpstreamConnection::new(
+            stream,
+            Arc::clone(&self.telemetry),
+        )))
     }
 
     /// Keeps a connection for the next exchange.
-    fn keep(self: &Arc<Self>, mut live: Box<Live>) {
+    fn keep(self: &Arc<Self>, mut live: Box<UpstreamConnection>) {
         live.rest();
         live.epoch = self.sweeps.load(Relaxed);
         self.idle().push(live);
@@ -179,7 +182,7 @@ impl Upstream {
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Idle> {
+    fn idle(&self) -> MutexGuard<'_, IdleConnections> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -198,28 +201,32 @@ fn is_idempotent(method: &Method) -> bool {
 }
 
 /// An exchange with the server, from the moment it may begin until its answer is whole or given up.
-pub(crate) struct Exchange {
-    slot: Slot,
-    live: Option<Box<Live>>,
-    sending: Sending,
-    receiving: Receiving,
+pub(crate) struct UpstreamExchange {
+    slot: PoolSlot,
+    live: Option<Box<UpstreamConnection>>,
+    sending: RequestWriter,
+    receiving: BodyDecoder,
     /// The connection may carry another one.
     keeps: bool,
 }
 
-impl Exchange {
-    fn new(slot: Slot, body: ToServer) -> Self {
+impl UpstreamExchange {
+    fn new(slot: PoolSlot, body: RequestBody) -> Self {
         Self {
             slot,
             live: None,
-            sending: Sending::new(body),
-            receiving: Receiving::Whole,
+            sending: RequestWriter::new(body),
+            receiving: BodyDecoder::Complete,
             keeps: false,
         }
     }
 
-    async fn send(&mut self, parts: &mut Parts, flow: &Flow) -> Result<response::Parts, Failed> {
-        flow.turn(Turn::Server);
+    async fn send(
+        &mut self,
+        parts: &mut Parts,
+        activity: &ConnectionActivity,
+    ) -> Result<ResponseParts, AttemptError> {
+        activity.set_active_party(ActiveParty::Upstream);
         let Some(live) = self.live.as_deref_mut() else {
             return Err(UpstreamFailure::Closed.into());
         };
@@ -229,21 +236,21 @@ impl Exchange {
         let mut read = 0;
         let head = poll_fn(|cx| {
             loop {
-                if let Some(refusal) = flow.take_failure() {
+                if let Some(refusal) = activity.take_failure() {
                     return Poll::Ready(Err(refusal.into()));
                 }
                 let written = go_on(live, &mut self.sending, cx);
-                if let Some(refusal) = flow.take_failure() {
+                if let Some(refusal) = activity.take_failure() {
                     return Poll::Ready(Err(refusal.into()));
                 }
                 let came = live.poll_read(cx);
-                flow.moved(live.moved - before);
+                activity.set_upstream_bytes(live.moved - before);
                 let lost = |error: ExchangeError, read: usize| {
                     let unanswered = read == 0;
-                    Poll::Ready(Err(Failed { error, unanswered }))
+                    Poll::Ready(Err(AttemptError { error, unanswered }))
                 };
                 match (came, written) {
-                    (_, Err(Cut)) => return Poll::Ready(Err(INCOMPLETE.into())),
+                    (_, Err(IncompleteBody)) => return Poll::Ready(Err(INCOMPLETE.into())),
                     (Poll::Pending, Ok(())) => return Poll::Pending,
                     (Poll::Ready(Ok(0)), _) => return lost(UpstreamFailure::Closed.into(), read),
                     (Poll::Ready(Ok(bytes)), _) => read += bytes,
@@ -251,7 +258,7 @@ impl Exchange {
                         return lost(ExchangeError::closed(&error), read);
                     }
                 }
-                match answer::head(&mut live.input, &parts.method, &mut parts.headers) {
+                match response::head(&mut live.input, &parts.method, &mut parts.headers) {
                     Ok(Some(head)) => return Poll::Ready(Ok(head)),
                     // Informational answers may come before the one that counts, but not without end.
                     Ok(None) if read > BEFORE => return Poll::Ready(Err(ENDLESS.into())),
@@ -270,30 +277,30 @@ impl Exchange {
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-        flow: &Flow,
-    ) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
+        activity: &ConnectionActivity,
+    ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
         let Some(live) = self.live.as_deref_mut() else {
             return Poll::Ready(None);
         };
         loop {
             match self.receiving.next(&mut live.input) {
-                Ok(Piece::Frame(frame)) => return Poll::Ready(Some(Ok(frame))),
-                Ok(Piece::End) => return Poll::Ready(None),
-                Ok(Piece::More) => {}
+                Ok(BodyPiece::Frame(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Ok(BodyPiece::End) => return Poll::Ready(None),
+                Ok(BodyPiece::NeedMore) => {}
                 Err(malformed) => return Poll::Ready(Some(Err(malformed.into()))),
             }
             let before = live.moved;
             // What is left of the request may still be wanted, or not: the answer goes on either way.
             let _ = go_on(live, &mut self.sending, cx);
             let came = live.poll_read(cx);
-            flow.more(live.moved - before);
+            activity.add_upstream_bytes(live.moved - before);
             match ready!(came) {
                 Ok(1..) => {}
-                Ok(0) if self.receiving == Receiving::Close => {
-                    self.receiving = Receiving::Whole;
+                Ok(0) if self.receiving == BodyDecoder::Close => {
+                    self.receiving = BodyDecoder::Complete;
                     return Poll::Ready(None);
                 }
-                Ok(0) => return Poll::Ready(Some(Err(Truncation::UpstreamClosed.into()))),
+                Ok(0) => return Poll::Ready(Some(Err(TruncationReason::UpstreamClosed.into()))),
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }
         }
@@ -301,25 +308,25 @@ impl Exchange {
 
     /// Whether the request was sent to its end.
     pub(crate) fn is_sent(&self) -> bool {
-        self.sending.is_whole()
+        self.sending.is_complete()
     }
 
     /// Whether the answer was read to its end.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.receiving.is_whole()
+    pub(crate) fn is_complete(&self) -> bool {
+        self.receiving.is_complete()
     }
 
     /// The length of what is left of the answer's body.
     pub(crate) fn size_hint(&self) -> SizeHint {
         match self.receiving {
-            Receiving::Whole => SizeHint::with_exact(0),
-            Receiving::Length(left) => SizeHint::with_exact(left),
+            BodyDecoder::Complete => SizeHint::with_exact(0),
+            BodyDecoder::Length(left) => SizeHint::with_exact(left),
             _ => SizeHint::default(),
         }
     }
 
     /// The connection, which the server has agreed to use for another protocol, and what was read beyond the answer.
-    pub(crate) fn upgraded(&mut self) -> Option<(Stream, Bytes)> {
+    pub(crate) fn upgraded(&mut self) -> Option<(UpstreamStream, Bytes)> {
         self.live.take().map(|live| live.into_parts())
     }
 }
@@ -328,12 +335,16 @@ impl Exchange {
 ///
 /// # Errors
 /// The client breaks off.
-fn go_on(live: &mut Live, sending: &mut Sending, cx: &mut Context<'_>) -> Result<(), Cut> {
+fn go_on(
+    live: &mut UpstreamConnection,
+    sending: &mut RequestWriter,
+    cx: &mut Context<'_>,
+) -> Result<(), IncompleteBody> {
     loop {
-        if !sending.is_whole() {
+        if !sending.is_complete() {
             sending.fill(cx, live.output())?;
         }
-        let more = !live.is_written() && !sending.is_whole();
+        let more = !live.is_written() && !sending.is_complete();
         match live.poll_write(cx) {
             // There may be room for more of the body.
             Poll::Ready(Ok(())) if more => {}
@@ -343,13 +354,13 @@ fn go_on(live: &mut Live, sending: &mut Sending, cx: &mut Context<'_>) -> Result
     }
 }
 
-impl Drop for Exchange {
+impl Drop for UpstreamExchange {
     fn drop(&mut self) {
         // An exchange that is not over has nothing to give back.
         if let Some(live) = self.live.take()
             && self.keeps
-            && self.receiving.is_whole()
-            && self.sending.is_whole()
+            && self.receiving.is_complete()
+            && self.sending.is_complete()
             && live.input.is_empty()
             && live.is_written()
         {

@@ -3,7 +3,7 @@
 use authproxy::cache::{Asked, LONGEST_VALUE, Reply, parse_reply};
 use authproxy::credential;
 use authproxy::grant::KeyHash;
-use authproxy::refusal::Refusal;
+use authproxy::request_error::RequestError;
 use authproxy::settings::Credentials;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
@@ -39,7 +39,7 @@ pub(super) fn run(bytes: &[u8]) {
         hide: true,
     };
     let key = credential::key(&parts, &credentials);
-    assert!(matches!(key, Ok(_) | Err(Refusal::AmbiguousKey)));
+    assert!(matches!(key, Ok(_) | Err(RequestError::AmbiguousKey)));
 
     let query = parts.uri.query().unwrap_or_default().to_owned();
     let in_query = credential::parameter(&query, PARAMETER);

@@ -4,8 +4,8 @@
 use std::convert::Infallible;
 use std::sync::Mutex;
 
-use authproxy::gate::Gate;
-use authproxy::refusal::Refusal;
+use authproxy::request_error::RequestError;
+use authproxy::request_validation::RequestValidator;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -20,14 +20,14 @@ use crate::upstream::parser::{ParsedStream, ParserProfile};
 const HEAD_LIMIT: usize = 16 * 1024;
 
 /// What hyper is given in place of a head that is refused.
-const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: -\r\nconnection: close\r\n\r\n";
+const SUBSTITUTE_HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: -\r\nconnection: close\r\n\r\n";
 
 /// What became of a client's bytes.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     passed: Vec<u8>,
-    fault: Option<Refusal>,
-    body_fault: Option<Refusal>,
+    fault: Option<RequestError>,
+    body_fault: Option<RequestError>,
 }
 
 /// The body of the fuzz target.
@@ -75,17 +75,19 @@ fn read_alike(passed: &[u8]) -> ParsedStream {
 /// What the gate passes on, through a pipe of this size.
 async fn pass(bytes: &[u8], pipe: usize) -> Outcome {
     let (client, server) = duplex(pipe);
-    let (gate, watch) = Gate::new(server, HEAD_LIMIT);
+    let (gate, watch) = RequestValidator::new(server, HEAD_LIMIT);
     let read = async {
         let mut gate = TokioIo::new(gate);
         // Room for all of it, so that the gate's own head comes whole.
-        let mut passed = Vec::with_capacity(bytes.len() + STAND_IN.len());
+        let mut passed = Vec::with_capacity(bytes.len() + SUBSTITUTE_HEAD.len());
         let mut fault = None;
         while fault.is_none() && matches!(gate.read_buf(&mut passed).await, Ok(1..)) {
             fault = watch.take_fault();
         }
         if fault.is_some() {
-            let sound = passed.strip_suffix(STAND_IN).expect("the gate's own head");
+            let sound = passed
+                .strip_suffix(SUBSTITUTE_HEAD)
+                .expect("the gate's own head");
             passed.truncate(sound.len());
         }
         Outcome {
@@ -111,7 +113,7 @@ async fn send(client: DuplexStream, bytes: &[u8]) {
 /// The whole requests, with their bodies, that hyper sees behind the gate.
 async fn serve(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
     let (client, server) = duplex(64 * 1024);
-    let (gate, watch) = Gate::new(server, HEAD_LIMIT);
+    let (gate, watch) = RequestValidator::new(server, HEAD_LIMIT);
     let seen = Mutex::new(Vec::new());
     let service = service_fn(|request: Request<Incoming>| {
         let refused = watch.take_fault().is_some();

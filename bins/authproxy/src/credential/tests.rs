@@ -15,7 +15,7 @@ fn credentials() -> Credentials {
 }
 
 /// The key of a request with this target and these headers.
-fn found(target: &str, headers: &[(&str, &str)]) -> Result<Option<KeyHash>, Refusal> {
+fn found(target: &str, headers: &[(&str, &str)]) -> Result<Option<KeyHash>, RequestError> {
     let mut request = Request::get(target);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -113,7 +113,7 @@ fn two_keys_or_a_repeated_one_are_refused() {
     ] {
         assert_eq!(
             found(target, headers),
-            Err(Refusal::AmbiguousKey),
+            Err(RequestError::AmbiguousKey),
             "{target} {headers:?}"
         );
     }

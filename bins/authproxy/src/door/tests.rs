@@ -9,7 +9,7 @@ use hyper::header::{HeaderName, HeaderValue};
 
 use super::*;
 use crate::permissions::Unavailable;
-use crate::refusal::EngineFailure;
+use crate::request_error::PermissionsFailure;
 use crate::settings::{Cors, Credentials, Limits, Route, Timeouts};
 
 fn site() -> Site {
@@ -125,21 +125,21 @@ async fn a_key_decides() {
     let refused = door(&site, &request, Some(Ok(Known::Nobody)))
         .await
         .unwrap_err();
-    assert_eq!(refused.refusal, Refusal::UnknownKey);
+    assert_eq!(refused.refusal, RequestError::UnknownKey);
     assert_eq!(refused.key, Some(KeyHash::of(b"k")), "for the log");
     let refused = door(&site, &request, Some(unavailable()))
         .await
         .unwrap_err();
     assert_eq!(
         refused.refusal,
-        Refusal::EngineUnavailable(EngineFailure::Failed)
+        RequestError::PermissionsUnavailable(PermissionsFailure::Failed)
     );
     let without = parts(Request::get("/data"));
     let refused = door(&site, &without, None).await.unwrap_err();
-    assert_eq!(refused.refusal, Refusal::NoKey);
+    assert_eq!(refused.refusal, RequestError::MissingKey);
     let two = parts(Request::get("/data?apikey=j").header("x-api-key", "k"));
     let refused = door(&site, &two, None).await.unwrap_err();
-    assert_eq!(refused.refusal, Refusal::AmbiguousKey);
+    assert_eq!(refused.refusal, RequestError::AmbiguousKey);
 }
 
 #[tokio::test]
@@ -147,13 +147,13 @@ async fn a_refusal_says_whose_key_it_was_and_which_route_decided() {
     let refused = door(&site(), &with_key("POST", "/data"), Some(known(false)))
         .await
         .unwrap_err();
-    assert_eq!(refused.refusal, Refusal::MissingRight);
+    assert_eq!(refused.refusal, RequestError::MissingRight);
     assert_eq!(refused.id.unwrap().id, "alice");
     assert_eq!(refused.route.as_deref(), Some("change"));
     let refused = door(&site(), &with_key("GET", "/a/../ping"), None)
         .await
         .unwrap_err();
-    assert_eq!(refused.refusal, Refusal::AmbiguousPath);
+    assert_eq!(refused.refusal, RequestError::AmbiguousPath);
 }
 
 #[tokio::test]
@@ -204,7 +204,7 @@ async fn only_a_well_formed_preflight_passes_without_a_key_and_only_as_configure
                     assert_eq!((pass.mark, pass.id), (mark, None));
                     assert_eq!(pass.route.as_deref(), Some("change"));
                 }
-                (Err(refused), None) => assert_eq!(refused.refusal, Refusal::NoKey),
+                (Err(refused), None) => assert_eq!(refused.refusal, RequestError::MissingKey),
                 (decided, _) => panic!("{mode:?} {more:?}: {decided:?}"),
             }
         }
@@ -247,7 +247,11 @@ async fn only_a_well_formed_preflight_passes_without_a_key_and_only_as_configure
         ),
     ] {
         let refused = door(&site, &request(method, path, lines), None).await;
-        assert_eq!(refused.unwrap_err().refusal, Refusal::NoKey, "{lines:?}");
+        assert_eq!(
+            refused.unwrap_err().refusal,
+            RequestError::MissingKey,
+            "{lines:?}"
+        );
     }
     let open = request("OPTIONS", "/ping", &[ORIGIN, METHOD]);
     let pass = door(&site, &open, None).await.unwrap();
@@ -268,11 +272,11 @@ async fn fail_open_is_for_an_engine_that_cannot_be_asked_and_nothing_else() {
     let refused = door(&site, &request, Some(Ok(Known::Nobody)))
         .await
         .unwrap_err();
-    assert_eq!(refused.refusal, Refusal::UnknownKey);
+    assert_eq!(refused.refusal, RequestError::UnknownKey);
     let refused = door(&site, &parts(Request::get("/")), None)
         .await
         .unwrap_err();
-    assert_eq!(refused.refusal, Refusal::NoKey);
+    assert_eq!(refused.refusal, RequestError::MissingKey);
     let expired = Grant {
         expires: Some(1_000_000_000),
         ..(*grant(&[])).clone()
@@ -282,7 +286,7 @@ async fn fail_open_is_for_an_engine_that_cannot_be_asked_and_nothing_else() {
         stale: true,
     });
     let refused = door(&site, &request, Some(answer)).await.unwrap_err();
-    assert_eq!(refused.refusal, Refusal::ExpiredKey);
+    assert_eq!(refused.refusal, RequestError::ExpiredKey);
 }
 
 #[tokio::test]
@@ -304,28 +308,28 @@ async fn the_host_is_that_of_the_header_or_of_the_parameter() {
     let refused = door(&site, &get("/"), answer(&["other.com"]))
         .await
         .unwrap_err();
-    assert_eq!(refused.refusal, Refusal::HostNotAllowed);
+    assert_eq!(refused.refusal, RequestError::HostNotAllowed);
 
     site.rules.host_parameter = Some("host".to_owned());
     for target in ["/?host=example.com", "/?a&h%6Fst=example%2Ecom&host2=x"] {
         door(&site, &get(target), ours()).await.unwrap();
     }
     for (target, refusal) in [
-        ("/?host=other.com", Refusal::HostNotAllowed),
-        ("/?host=", Refusal::HostNotAllowed),
-        ("/", Refusal::HostNotAllowed),
-        ("/?host=%ffexample.com", Refusal::HostNotAllowed),
-        ("/?host=example%252Ecom", Refusal::HostNotAllowed),
+        ("/?host=other.com", RequestError::HostNotAllowed),
+        ("/?host=", RequestError::HostNotAllowed),
+        ("/", RequestError::HostNotAllowed),
+        ("/?host=%ffexample.com", RequestError::HostNotAllowed),
+        ("/?host=example%252Ecom", RequestError::HostNotAllowed),
         (
             "/?host=example.com&host=example.com",
-            Refusal::AmbiguousHost,
+            RequestError::AmbiguousHost,
         ),
         (
             "/?host=example.com&%68ost=other.com",
-            Refusal::AmbiguousHost,
+            RequestError::AmbiguousHost,
         ),
-        ("/?host=example.com;a=b", Refusal::AmbiguousHost),
-        ("/?a=b;host=example.com", Refusal::AmbiguousHost),
+        ("/?host=example.com;a=b", RequestError::AmbiguousHost),
+        ("/?a=b;host=example.com", RequestError::AmbiguousHost),
     ] {
         let refused = door(&site, &get(target), ours()).await.unwrap_err();
         assert_eq!(refused.refusal, refusal, "{target}");

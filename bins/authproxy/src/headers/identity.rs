@@ -13,7 +13,7 @@ pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forw
 
 /// Whether a header, in lower case, says who the client is or what it asked for, in whatever spelling.
 #[must_use]
-pub fn is_identity(name: &str) -> bool {
+pub fn is_identity_header(name: &str) -> bool {
     is_ours(name) || is_of_proxies(name)
 }
 
@@ -39,7 +39,7 @@ fn is_of_proxies(name: &str) -> bool {
 }
 
 /// Whether a header, in lower case, makes some frameworks take another method than that of the request line.
-pub fn is_override(name: &str) -> bool {
+pub fn is_method_override_header(name: &str) -> bool {
     is(name, "x-http-method-override") || is(name, "x-http-method") || is(name, "x-method-override")
 }
 

@@ -36,7 +36,7 @@ fn sent_with(site: &Site, peer: &str, uri: &str, lines: &[(&str, &str)]) -> (Vec
         request = request.header(*name, *value);
     }
     let (mut parts, ()) = request.body(()).unwrap().into_parts();
-    let client = Client::new(peer.parse().unwrap(), site);
+    let client = PeerAddress::new(peer.parse().unwrap(), site);
     let id = request_id(&parts.headers, &client);
     to_server(&mut parts, &pass(Some("alice")), &client, &id, site);
     let mut seen: Vec<String> = parts
@@ -138,7 +138,7 @@ fn ids_are_fresh_or_plain() {
     let site = site("");
     let id = |peer: &str, sent: &str| {
         let headers = HeaderMap::from_iter([(X_REQUEST_ID, HeaderValue::from_str(sent).unwrap())]);
-        let client = Client::new(peer.parse().unwrap(), &site);
+        let client = PeerAddress::new(peer.parse().unwrap(), &site);
         request_id(&headers, &client).to_str().unwrap().to_owned()
     };
     assert_eq!(id(INSIDE, "a-b.c:7"), "a-b.c:7");
@@ -241,7 +241,7 @@ fn header_that_proxies_set_in_another_spelling_is_removed_and_theirs_stays() {
         request = request.header(name, "a");
     }
     let (mut parts, ()) = request.body(()).unwrap().into_parts();
-    let client = Client::new(INSIDE.parse().unwrap(), &site);
+    let client = PeerAddress::new(INSIDE.parse().unwrap(), &site);
     let id = request_id(&parts.headers, &client);
     to_server(&mut parts, &pass(None), &client, &id, &site);
     let left: Vec<&str> = lines
@@ -438,7 +438,7 @@ proptest! {
             request = request.header(name.as_str(), value.as_str());
         }
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        let client = Client::new(peer.parse().unwrap(), &site);
+        let client = PeerAddress::new(peer.parse().unwrap(), &site);
         let id = request_id(&parts.headers, &client);
         to_server(&mut parts, &pass(known.then_some("alice")), &client, &id, &site);
         let mut said: Vec<(String, String)> = parts

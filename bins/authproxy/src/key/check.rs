@@ -17,13 +17,13 @@ use url::{Url, form_urlencoded};
 use crate::cache::Known;
 use crate::cli::Flags;
 use crate::door::{self, Mark, Pass, Refused};
-use crate::gate;
 use crate::grant::{Grant, KeyHash, show_expiry};
 use crate::permissions::file::AclFile;
 use crate::permissions::liveconf::Liveconf;
 use crate::permissions::server::Servers;
 use crate::permissions::{Permissions as _, Remote};
-use crate::refusal::Refusal;
+use crate::request_error::RequestError;
+use crate::request_validation;
 use crate::settings::{self, Engine, Site};
 
 /// How long a person waits for a permissions engine.
@@ -86,7 +86,7 @@ pub(super) fn run(check: &Check, key: KeyHash) -> Result<Exit, Failure> {
                 "grant": grant.as_deref(),
                 "passes": judged.is_ok(),
                 "route": route.as_deref(),
-                "error": refused.map(|refused| refused.refusal.word()),
+                "error": refused.map(|refused| refused.refusal.code()),
                 "needed": refused.map(|refused| &refused.needed),
             }))?;
         }
@@ -136,7 +136,7 @@ async fn judge(
     let parts = request(check, site)?;
     let method = parts.method.as_str();
     let head = format!("{method} {} HTTP/1.1\r\nHost: h\r\n\r\n", parts.uri);
-    if let Err(refusal) = gate::check_head(head.as_bytes(), site.limits.head) {
+    if let Err(refusal) = request_validation::validate_head(head.as_bytes(), site.limits.head) {
         return Ok(Err(refusal.into()));
     }
     if site.health_path.as_deref() == Some(parts.uri.path()) {
@@ -236,9 +236,9 @@ fn describe(grant: Option<&Grant>, judged: &Result<Pass, Refused>) -> String {
                 "refused: {} ({}, {})",
                 refused.message(),
                 refused.refusal.status().as_u16(),
-                refused.refusal.word()
+                refused.refusal.code()
             ));
-            if let (Refusal::MissingRight, Some(grant)) = (refused.refusal, grant) {
+            if let (RequestError::MissingRight, Some(grant)) = (refused.refusal, grant) {
                 let needed = refused.needed.join(",");
                 text.push_str(&format!(" needed={needed} has={}", grant.rights.join(",")));
             }

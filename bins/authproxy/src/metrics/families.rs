@@ -7,7 +7,7 @@ use super::{Classes, Count, NO_ROUTE};
 use crate::cache::Snapshot;
 use crate::permissions::{BreakerState, ServerStatus, Status};
 use crate::record::Telemetry;
-use crate::refusal::Truncation;
+use crate::request_error::TruncationReason;
 
 /// What is looked at for one page.
 #[derive(Debug)]
@@ -86,7 +86,8 @@ fn requests(
             ([id.into_string(), "refused".to_owned()], refused),
         ]
     });
-    let cut = Truncation::ALL.map(|cause| ([cause.word()], metrics.cut[cause as usize].get()));
+    let cut =
+        TruncationReason::ALL.map(|cause| ([cause.as_str()], metrics.cut[cause as usize].get()));
     let refusals = metrics.refusals.get(Count::get);
     let refusals = refusals.into_iter().map(|(word, count)| ([word], count));
     vec![
@@ -159,7 +160,9 @@ fn requests(
             "authproxy_access_lines_dropped_total",
             &[],
             "Lines of the access log that nobody took from stderr in time",
-            access.as_ref().map_or(0, crate::access::AccessLog::dropped),
+            access
+                .as_ref()
+                .map_or(0, crate::access_log::AccessLog::dropped),
         ),
     ]
 }

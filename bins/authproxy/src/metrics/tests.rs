@@ -8,15 +8,15 @@ use hyper::header::HeaderValue;
 use super::*;
 use crate::door::{Pass, Refused};
 use crate::grant::Grant;
-use crate::headers::Client;
+use crate::headers::PeerAddress;
 use crate::record::Telemetry;
-use crate::refusal::{Refusal, Truncation, UpstreamFailure};
+use crate::request_error::{RequestError, TruncationReason, UpstreamFailure};
 use crate::settings::tests::site;
 
 fn begin(telemetry: &Arc<Telemetry>) -> Record {
     let (parts, ()) = Request::new(()).into_parts();
     let site = site("");
-    let client = Client::new("192.0.2.7:1".parse().unwrap(), &site);
+    let client = PeerAddress::new("192.0.2.7:1".parse().unwrap(), &site);
     Record::begin(
         telemetry,
         &site,
@@ -67,7 +67,7 @@ fn a_request_is_counted_when_it_has_ended() {
     drop(passed(&telemetry, "alice", None, Mark::Stale));
     let mut refused = begin(&telemetry);
     refused.refuse(&Refused {
-        refusal: Refusal::MissingRight,
+        refusal: RequestError::MissingRight,
         detail: None,
         id: Some(grant("alice")),
         key: None,
@@ -102,8 +102,8 @@ fn a_request_is_counted_when_it_has_ended() {
 fn a_refusal_after_the_door_keeps_the_word_and_the_status() {
     let telemetry = Arc::default();
     let mut record = passed(&telemetry, "alice", None, Mark::FailOpen);
-    record.end(Refusal::Upstream(UpstreamFailure::Refused));
-    record.cut = Some(Truncation::UpstreamClosed);
+    record.end(RequestError::Upstream(UpstreamFailure::Refused));
+    record.cut = Some(TruncationReason::UpstreamClosed);
     drop(record);
     shows(
         &telemetry,

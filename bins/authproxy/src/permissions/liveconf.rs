@@ -14,7 +14,7 @@ use super::news::News;
 use super::server::{DEADLINE, Servers};
 use super::{Permissions, Status, Unavailable};
 use crate::grant::{Found, KeyHash};
-use crate::refusal::EngineFailure;
+use crate::request_error::PermissionsFailure;
 
 /// A larger file is no configuration (bytes).
 const LIMIT: u64 = 1 << 20;
@@ -121,7 +121,7 @@ impl Permissions for Liveconf {
             state
                 .servers
                 .clone()
-                .ok_or_else(|| Unavailable::new(EngineFailure::NotConfigured, trouble))?
+                .ok_or_else(|| Unavailable::new(PermissionsFailure::NotConfigured, trouble))?
         };
         servers.find(key).await
     }

@@ -19,7 +19,7 @@ use url::Url;
 
 use super::{Permissions, ServerStatus, Unavailable, protocol};
 use crate::grant::{Found, KeyHash};
-use crate::refusal::EngineFailure;
+use crate::request_error::PermissionsFailure;
 use connect::Connector;
 use endpoint::Endpoint;
 
@@ -131,7 +131,7 @@ impl Permissions for Servers {
     async fn find(&self, key: KeyHash) -> Result<Found, Unavailable> {
         let Ok(_under_way) = self.questions.try_acquire() else {
             let why = format!("{QUESTIONS} questions are under way");
-            return Err(Unavailable::new(EngineFailure::Overloaded, why));
+            return Err(Unavailable::new(PermissionsFailure::Overloaded, why));
         };
         let question = Bytes::from(protocol::question(&key));
         self.ask(&question).await.map_err(Unavailable::failed)

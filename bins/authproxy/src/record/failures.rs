@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use hyper::header::HeaderValue;
 
 use crate::door::Refused;
-use crate::refusal::Refusal;
-use crate::upstream::Truncated;
+use crate::request_error::RequestError;
+use crate::upstream::TruncatedResponse;
 
 /// The time between two warnings of one cause, and without a failure until it counts as ended.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// What is failing. The causes are the words of [`crate::refusal`], so there are only so many.
+/// What is failing. The causes are the words of [`crate::request_error`], so there are only so many.
 #[derive(Debug, Default)]
 pub struct FailureLog {
     /// Whether there is anything in `lasting`: all that a request that succeeds looks at.
@@ -39,19 +39,24 @@ impl FailureLog {
     /// A request got no response. Warns of what is not the client's fault.
     pub(crate) fn refused(&self, refused: &Refused, id: &HeaderValue, server: &dyn Display) {
         let event = match refused.refusal {
-            Refusal::Upstream(failure) => failure.event(),
-            Refusal::EngineUnavailable(failure) => failure.event(),
+            RequestError::Upstream(failure) => failure.warning(),
+            RequestError::PermissionsUnavailable(failure) => failure.warning(),
             _ => return,
         };
-        let server = matches!(refused.refusal, Refusal::Upstream(_)).then_some(server);
+        let server = matches!(refused.refusal, RequestError::Upstream(_)).then_some(server);
         let detail = refused.detail.as_deref();
-        self.warn(refused.refusal.cause(), event, detail, id, server);
+        self.warn(refused.refusal.reason(), event, detail, id, server);
     }
 
     /// A response was truncated.
-    pub(crate) fn truncated(&self, truncated: &Truncated, id: &HeaderValue, server: &dyn Display) {
-        if let Some(event) = truncated.cause.event() {
-            let cause = truncated.cause.word();
+    pub(crate) fn truncated(
+        &self,
+        truncated: &TruncatedResponse,
+        id: &HeaderValue,
+        server: &dyn Display,
+    ) {
+        if let Some(event) = truncated.cause.warning() {
+            let cause = truncated.cause.as_str();
             self.warn(cause, event, truncated.detail.as_deref(), id, Some(server));
         }
     }

@@ -45,11 +45,11 @@ fn for_host(pattern: &str, host: &str) -> bool {
             ..asked("/")
         },
     );
-    assert!(matches!(judged, Ok(()) | Err(Refusal::HostNotAllowed)));
+    assert!(matches!(judged, Ok(()) | Err(RequestError::HostNotAllowed)));
     judged.is_ok()
 }
 
-fn for_path(pattern: &str, path: &str) -> Result<(), Refusal> {
+fn for_path(pattern: &str, path: &str) -> Result<(), RequestError> {
     let grant = Grant {
         paths: vec![prefix(pattern).unwrap()],
         ..grant()
@@ -63,9 +63,9 @@ fn all_rights_are_needed() {
         (&[][..], Ok(())),
         (&["all"], Ok(())),
         (&["all", "write"], Ok(())),
-        (&["all", "admin"], Err(Refusal::MissingRight)),
-        (&["ALL"], Err(Refusal::MissingRight)),
-        (&["al"], Err(Refusal::MissingRight)),
+        (&["all", "admin"], Err(RequestError::MissingRight)),
+        (&["ALL"], Err(RequestError::MissingRight)),
+        (&["al"], Err(RequestError::MissingRight)),
     ] {
         let rights = &strings(needed);
         let judged = allows(
@@ -84,8 +84,8 @@ fn a_key_ends_with_the_second_it_expires_in() {
     for (expires, expected) in [
         (None, Ok(())),
         (Some(1001), Ok(())),
-        (Some(1000), Err(Refusal::ExpiredKey)),
-        (Some(0), Err(Refusal::ExpiredKey)),
+        (Some(1000), Err(RequestError::ExpiredKey)),
+        (Some(0), Err(RequestError::ExpiredKey)),
     ] {
         let grant = Grant { expires, ..grant() };
         assert_eq!(allows(&grant, &asked("/")), expected, "{expires:?}");
@@ -153,7 +153,7 @@ fn every_host_that_a_request_names_has_to_be_allowed() {
                 ..asked("/")
             },
         );
-        let expected = expected.then_some(()).ok_or(Refusal::HostNotAllowed);
+        let expected = expected.then_some(()).ok_or(RequestError::HostNotAllowed);
         assert_eq!(judged, expected, "{hosts:?}");
     }
 }
@@ -201,7 +201,7 @@ fn prefixes_end_at_the_borders_of_segments() {
         ("/a/b", "*", false),
         ("/", "/a//../b", true),
     ] {
-        let expected = expected.then_some(()).ok_or(Refusal::PathNotAllowed);
+        let expected = expected.then_some(()).ok_or(RequestError::PathNotAllowed);
         assert_eq!(for_path(pattern, path), expected, "{pattern} {path}");
     }
 }
@@ -250,7 +250,11 @@ fn a_path_that_servers_read_differently_is_not_judged() {
         "/a%ff",
     ] {
         assert!(!is_plain(path), "{path}");
-        assert_eq!(for_path("/a", path), Err(Refusal::AmbiguousPath), "{path}");
+        assert_eq!(
+            for_path("/a", path),
+            Err(RequestError::AmbiguousPath),
+            "{path}"
+        );
     }
     for path in [
         "/",
@@ -300,7 +304,7 @@ fn methods_are_compared_with_their_case() {
                 ..asked("/")
             },
         );
-        let expected = expected.then_some(()).ok_or(Refusal::MethodNotAllowed);
+        let expected = expected.then_some(()).ok_or(RequestError::MethodNotAllowed);
         assert_eq!(judged, expected, "{method}");
     }
 }
@@ -354,7 +358,7 @@ fn the_longest_prefix_with_a_method_that_fits_decides() {
         assert_eq!(matched.rights.as_deref(), rights, "{method} {path}");
     }
     let refused = route(&rules, "GET", "/public/../private");
-    assert_eq!(refused, Err(Refusal::AmbiguousPath));
+    assert_eq!(refused, Err(RequestError::AmbiguousPath));
 }
 
 #[test]
@@ -481,7 +485,7 @@ proptest! {
         });
         match for_path("/a", &path) {
             Ok(()) => prop_assert!(inside == [true; 2], "{path} leads out"),
-            Err(Refusal::PathNotAllowed) => prop_assert!(inside != [true; 2], "{path} leads in"),
+            Err(RequestError::PathNotAllowed) => prop_assert!(inside != [true; 2], "{path} leads in"),
             Err(_) => {}
         }
     }

@@ -17,11 +17,11 @@ use super::{
 };
 use crate::cli::{Args, Flags};
 use crate::config;
-use crate::gate;
 use crate::headers;
+use crate::request_validation;
 
 /// Bounds of `--max-head`, in bytes.
-const HEADS: std::ops::RangeInclusive<u64> = 1024..=gate::MAX_HEAD as u64;
+const HEADS: std::ops::RangeInclusive<u64> = 1024..=request_validation::MAX_HEAD as u64;
 /// Bounds of `--max-connections` and of `--cache-entries`: what would fit into the memory of any host.
 const MOST: u32 = 10_000_000;
 /// The networks that are not of the Internet: loopback, RFC 1918, link-local, and those of RFC 4193.
@@ -317,8 +317,8 @@ fn credentials(flags: &Flags) -> Result<Credentials, Wrong> {
     // Some servers take `_` for `-`.
     let name = header.as_str().replace('_', "-");
     if reserved.iter().any(|reserved| *reserved == *name)
-        || headers::is_identity(&name)
-        || headers::is_override(&name)
+        || headers::is_identity_header(&name)
+        || headers::is_method_override_header(&name)
     {
         return Err(wrong(
             format!("--key-header={header} means something else"),

@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::io;
 
-use super::answer::Malformed;
-use crate::refusal::{Refusal, Truncation, UpstreamFailure};
+use super::response::InvalidResponse;
+use crate::request_error::{RequestError, TruncationReason, UpstreamFailure};
 
 /// Why a request got no response: the answer to it, and what is known beyond the cause.
 #[derive(Debug)]
 pub(crate) struct ExchangeError {
-    pub(crate) refusal: Refusal,
+    pub(crate) refusal: RequestError,
     pub(crate) detail: Option<Cow<'static, str>>,
 }
 
@@ -41,8 +41,8 @@ impl ExchangeError {
     }
 }
 
-impl From<Refusal> for ExchangeError {
-    fn from(refusal: Refusal) -> Self {
+impl From<RequestError> for ExchangeError {
+    fn from(refusal: RequestError) -> Self {
         let detail = refusal.detail().map(Cow::Borrowed);
         Self { refusal, detail }
     }
@@ -50,43 +50,43 @@ impl From<Refusal> for ExchangeError {
 
 impl From<UpstreamFailure> for ExchangeError {
     fn from(failure: UpstreamFailure) -> Self {
-        Refusal::Upstream(failure).into()
+        RequestError::Upstream(failure).into()
     }
 }
 
-impl From<Malformed> for ExchangeError {
-    fn from(Malformed(what): Malformed) -> Self {
+impl From<InvalidResponse> for ExchangeError {
+    fn from(InvalidResponse(what): InvalidResponse) -> Self {
         Self::new(UpstreamFailure::MalformedHead, what)
     }
 }
 
 /// Why a response ended before its end.
 #[derive(Debug)]
-pub(crate) struct Truncated {
-    pub(crate) cause: Truncation,
+pub(crate) struct TruncatedResponse {
+    pub(crate) cause: TruncationReason,
     pub(crate) detail: Option<Cow<'static, str>>,
 }
 
-impl From<Truncation> for Truncated {
-    fn from(cause: Truncation) -> Self {
+impl From<TruncationReason> for TruncatedResponse {
+    fn from(cause: TruncationReason) -> Self {
         let detail = None;
         Self { cause, detail }
     }
 }
 
-impl From<io::Error> for Truncated {
+impl From<io::Error> for TruncatedResponse {
     fn from(error: io::Error) -> Self {
         Self {
-            cause: Truncation::UpstreamClosed,
+            cause: TruncationReason::UpstreamClosed,
             detail: Some(error.to_string().into()),
         }
     }
 }
 
-impl From<Malformed> for Truncated {
-    fn from(Malformed(what): Malformed) -> Self {
+impl From<InvalidResponse> for TruncatedResponse {
+    fn from(InvalidResponse(what): InvalidResponse) -> Self {
         Self {
-            cause: Truncation::MalformedBody,
+            cause: TruncationReason::MalformedBody,
             detail: Some(what.into()),
         }
     }

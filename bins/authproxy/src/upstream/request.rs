@@ -12,37 +12,37 @@ use hyper::body::{Body as _, Frame};
 use hyper::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 
-use super::live::MOST;
-use crate::body::{Cut, ToServer};
+use super::connection::MOST;
+use crate::body::{IncompleteBody, RequestBody};
 
 /// What is left to be sent of a body.
-pub(super) struct Sending {
-    body: ToServer,
-    framing: Framing,
+pub(super) struct RequestWriter {
+    body: RequestBody,
+    framing: RemainingBody,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Framing {
+enum RemainingBody {
     /// So many bytes are left.
     Length(u64),
     Chunked,
     /// Nothing is left.
-    Whole,
+    Complete,
 }
 
-impl Sending {
-    pub(super) fn new(body: ToServer) -> Self {
+impl RequestWriter {
+    pub(super) fn new(body: RequestBody) -> Self {
         let framing = match body.size_hint().exact() {
-            _ if body.is_end_stream() => Framing::Whole,
-            Some(length) => Framing::Length(length),
-            None => Framing::Chunked,
+            _ if body.is_end_stream() => RemainingBody::Complete,
+            Some(length) => RemainingBody::Length(length),
+            None => RemainingBody::Chunked,
         };
         Self { body, framing }
     }
 
     /// Whether everything was handed out.
-    pub(super) fn is_whole(&self) -> bool {
-        self.framing == Framing::Whole
+    pub(super) fn is_complete(&self) -> bool {
+        self.framing == RemainingBody::Complete
     }
 
     /// Writes the head.
@@ -59,13 +59,15 @@ impl Sending {
             }
         }
         match self.framing {
-            Framing::Length(length) => {
+            RemainingBody::Length(length) => {
                 line("content-length", length.to_string().as_bytes(), to);
             }
-            Framing::Chunked => line("transfer-encoding", b"chunked", to),
+            RemainingBody::Chunked => line("transfer-encoding", b"chunked", to),
             // Some servers answer 411 where a length could be.
-            Framing::Whole if takes_body(&parts.method) => line("content-length", b"0", to),
-            Framing::Whole => {}
+            RemainingBody::Complete if takes_body(&parts.method) => {
+                line("content-length", b"0", to)
+            }
+            RemainingBody::Complete => {}
         }
         if self.is_last(&parts.method) {
             line("connection", b"close", to);
@@ -76,15 +78,19 @@ impl Sending {
     /// Whether a request has to be the last of its connection: it has a body where none is expected. A server that does not
     /// read it would read it as the next request, which was never judged.
     pub(super) fn is_last(&self, method: &Method) -> bool {
-        self.framing != Framing::Whole && !takes_body(method)
+        self.framing != RemainingBody::Complete && !takes_body(method)
     }
 
     /// Hands out what has come of the body, up to a bound.
     ///
     /// # Errors
     /// The body breaks off.
-    pub(super) fn fill(&mut self, cx: &mut Context<'_>, to: &mut BytesMut) -> Result<(), Cut> {
-        while self.framing != Framing::Whole && to.len() < MOST {
+    pub(super) fn fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut BytesMut,
+    ) -> Result<(), IncompleteBody> {
+        while self.framing != RemainingBody::Complete && to.len() < MOST {
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
                 return Ok(());
             };
@@ -96,41 +102,45 @@ impl Sending {
         Ok(())
     }
 
-    fn frame(&mut self, frame: Frame<Bytes>, to: &mut BytesMut) -> Result<(), Cut> {
+    fn frame(&mut self, frame: Frame<Bytes>, to: &mut BytesMut) -> Result<(), IncompleteBody> {
         let data = match frame.into_data() {
             Ok(data) => data,
             Err(frame) => return self.end(frame.trailers_ref(), to),
         };
         match &mut self.framing {
-            Framing::Length(left) => {
-                *left = left.checked_sub(data.len() as u64).ok_or(Cut)?;
+            RemainingBody::Length(left) => {
+                *left = left.checked_sub(data.len() as u64).ok_or(IncompleteBody)?;
                 to.put_slice(&data);
                 if *left == 0 {
-                    self.framing = Framing::Whole;
+                    self.framing = RemainingBody::Complete;
                 }
             }
             // A chunk of nothing would be the last one.
-            Framing::Chunked if data.is_empty() => {}
-            Framing::Chunked => {
+            RemainingBody::Chunked if data.is_empty() => {}
+            RemainingBody::Chunked => {
                 to.put_slice(format!("{:x}\r\n", data.len()).as_bytes());
                 to.put_slice(&data);
                 to.put_slice(b"\r\n");
             }
-            Framing::Whole => return Err(Cut),
+            RemainingBody::Complete => return Err(IncompleteBody),
         }
         Ok(())
     }
 
-    fn end(&mut self, trailers: Option<&HeaderMap>, to: &mut BytesMut) -> Result<(), Cut> {
-        if let Framing::Length(_) = self.framing {
-            return Err(Cut);
+    fn end(
+        &mut self,
+        trailers: Option<&HeaderMap>,
+        to: &mut BytesMut,
+    ) -> Result<(), IncompleteBody> {
+        if let RemainingBody::Length(_) = self.framing {
+            return Err(IncompleteBody);
         }
         to.put_slice(b"0\r\n");
         for (name, value) in trailers.into_iter().flatten() {
             line(name.as_str(), value.as_bytes(), to);
         }
         to.put_slice(b"\r\n");
-        self.framing = Framing::Whole;
+        self.framing = RemainingBody::Complete;
         Ok(())
     }
 }

@@ -9,30 +9,30 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::fair::{Admission, FairPool, Ticket};
-use super::{ExchangeError, Upstream};
+use super::fair_pool::{FairPool, PoolAdmission, QueueTicket};
+use super::{ExchangeError, UpstreamPool};
 use crate::grant::Grant;
-use crate::refusal::{Refusal, UpstreamFailure};
+use crate::request_error::{RequestError, UpstreamFailure};
 
 /// The key that a request's connection counts for, by its id; all requests without a key count for one.
 #[derive(Debug, Clone)]
-pub(crate) struct Account(pub(crate) Option<Arc<Grant>>);
+pub(crate) struct KeyAccount(pub(crate) Option<Arc<Grant>>);
 
-impl Account {
+impl KeyAccount {
     fn id(&self) -> Option<&str> {
         self.0.as_deref().map(|grant| grant.id.as_str())
     }
 }
 
-impl PartialEq for Account {
+impl PartialEq for KeyAccount {
     fn eq(&self, other: &Self) -> bool {
         self.id() == other.id()
     }
 }
 
-impl Eq for Account {}
+impl Eq for KeyAccount {}
 
-impl Hash for Account {
+impl Hash for KeyAccount {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.id().hash(state);
     }
@@ -40,18 +40,18 @@ impl Hash for Account {
 
 /// The pool of one thread.
 #[derive(Debug)]
-pub(super) struct Slots(Mutex<FairPool<Account, oneshot::Sender<()>>>);
+pub(super) struct SlotQueue(Mutex<FairPool<KeyAccount, oneshot::Sender<()>>>);
 
-impl Slots {
+impl SlotQueue {
     pub(super) fn new(size: usize) -> Self {
         Self(Mutex::new(FairPool::new(size)))
     }
 
-    fn pool(&self) -> MutexGuard<'_, FairPool<Account, oneshot::Sender<()>>> {
+    fn pool(&self) -> MutexGuard<'_, FairPool<KeyAccount, oneshot::Sender<()>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn release(&self, account: &Account) {
+    fn release(&self, account: &KeyAccount) {
         let next = self.pool().release(account);
         // One that has gone meanwhile gives it back itself.
         let _ = next.map(|waker| waker.send(()));
@@ -59,19 +59,19 @@ impl Slots {
 }
 
 /// The right to use one connection.
-pub(super) struct Slot {
-    pub(super) upstream: Arc<Upstream>,
-    account: Account,
+pub(super) struct PoolSlot {
+    pub(super) upstream: Arc<UpstreamPool>,
+    account: KeyAccount,
 }
 
-impl Slot {
+impl PoolSlot {
     /// Waits for one, for so long at most.
     ///
     /// # Errors
     /// Too many requests wait already, or none became free in time.
     pub(super) async fn acquire(
-        upstream: &Arc<Upstream>,
-        account: Account,
+        upstream: &Arc<UpstreamPool>,
+        account: KeyAccount,
         longest: Duration,
     ) -> Result<Self, ExchangeError> {
         let mut granted = None;
@@ -81,18 +81,18 @@ impl Slot {
             waker
         });
         match (admission, granted) {
-            (Admission::Queued(ticket), Some(granted)) => {
-                let mut place = Place::new(upstream, &account, ticket);
+            (PoolAdmission::Queued(ticket), Some(granted)) => {
+                let mut place = SlotRequest::new(upstream, &account, ticket);
                 let granted = timeout(longest, granted).await;
                 place.granted = matches!(granted, Ok(Ok(())));
                 if !place.granted {
                     return Err(UpstreamFailure::QueueTimeout.into());
                 }
             }
-            (Admission::Granted, _) => {}
+            (PoolAdmission::Granted, _) => {}
             // Of requests without a key none is to blame.
-            (Admission::KeyQueueFull, _) if account.0.is_some() => {
-                return Err(Refusal::TooManyRequests.into());
+            (PoolAdmission::KeyQueueFull, _) if account.0.is_some() => {
+                return Err(RequestError::TooManyRequests.into());
             }
             _ => return Err(UpstreamFailure::QueueFull.into()),
         }
@@ -101,22 +101,22 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for PoolSlot {
     fn drop(&mut self) {
         self.upstream.slots.release(&self.account);
     }
 }
 
 /// A place in the queue. Whatever ends the wait, it is left, and what was granted meanwhile goes to the next.
-struct Place<'a> {
-    upstream: &'a Upstream,
-    account: &'a Account,
-    ticket: Ticket,
+struct SlotRequest<'a> {
+    upstream: &'a UpstreamPool,
+    account: &'a KeyAccount,
+    ticket: QueueTicket,
     granted: bool,
 }
 
-impl<'a> Place<'a> {
-    fn new(upstream: &'a Upstream, account: &'a Account, ticket: Ticket) -> Self {
+impl<'a> SlotRequest<'a> {
+    fn new(upstream: &'a UpstreamPool, account: &'a KeyAccount, ticket: QueueTicket) -> Self {
         upstream.telemetry.metrics.server_waiting.add(1);
         Self {
             upstream,
@@ -127,7 +127,7 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for SlotRequest<'_> {
     fn drop(&mut self) {
         self.upstream.telemetry.metrics.server_waiting.add(-1);
         let slots = &self.upstream.slots;

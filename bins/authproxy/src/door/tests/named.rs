@@ -51,7 +51,7 @@ async fn every_host_that_a_trusted_peer_names_has_to_be_one_of_the_key() {
         &[("forwarded", "host=")],
         &[("forwarded", "host=a.com;x=\u{e9}")],
     ] {
-        let refused = Err(Refusal::HostNotAllowed);
+        let refused = Err(RequestError::HostNotAllowed);
         assert_eq!(decided(true, other, ours).await, refused, "{other:?}");
         assert_eq!(
             decided(false, other, ours).await,
@@ -88,7 +88,7 @@ async fn a_method_that_a_header_names_is_judged_too() {
     ] {
         for value in ["POST", "post"] {
             let judged = decided(name, value, &[]).await;
-            assert_eq!(judged, Err(Refusal::MissingRight), "{name} {value}");
+            assert_eq!(judged, Err(RequestError::MissingRight), "{name} {value}");
         }
         assert_eq!(decided(name, "PUT", &[]).await, Ok(()), "{name}");
         assert_eq!(
@@ -97,11 +97,11 @@ async fn a_method_that_a_header_names_is_judged_too() {
             "{name}"
         );
         let judged = decided(name, "DELETE", &["GET"]).await;
-        assert_eq!(judged, Err(Refusal::MethodNotAllowed), "{name}");
+        assert_eq!(judged, Err(RequestError::MethodNotAllowed), "{name}");
         for list in ["PUT, POST", "", "P\tT"] {
             let judged = decided(name, list, &[]).await;
             assert!(
-                matches!(judged, Err(Refusal::Malformed(_))),
+                matches!(judged, Err(RequestError::InvalidRequest(_))),
                 "{list}: {judged:?}"
             );
         }

@@ -1,0 +1,109 @@
+//! New connections to the server.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use hostkit::endpoint::Endpoint;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::settings::Server;
+
+/// How much of a body waits in the kernel.
+const UNSENT: u32 = 64 << 10;
+
+/// A connection to the server.
+#[derive(Debug)]
+pub(crate) enum UpstreamStream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Connects. Without a deadline: that is the caller's.
+///
+/// # Errors
+/// Nobody takes the connection.
+pub(super) async fn connect(server: &Server) -> io::Result<UpstreamStream> {
+    let (host, port) = match server {
+        Server::Unix(path) => return UnixStream::connect(path).await.map(UpstreamStream::Unix),
+        Server::Tcp { host, port } => (host.as_str(), *port),
+    };
+    let stream = Endpoint {
+        host: host.into(),
+        port,
+    }
+    .connect()
+    .await?;
+    stream.set_nodelay(true)?;
+    // How much of a body it takes shows: without this the kernel grows its buffer to megabytes, and reports nothing until
+    // a third of it has gone.
+    let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
+    Ok(UpstreamStream::Tcp(stream))
+}
+
+impl UpstreamStream {
+    /// Whether the server has closed this connection, asked of the kernel and not of what the runtime knew a moment
+    /// ago. Bytes that nobody asked for are as bad.
+    pub(super) fn is_stale(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let peeked = match self {
+            Self::Tcp(stream) => SockRef::from(stream).peek(&mut byte),
+            Self::Unix(stream) => SockRef::from(stream).peek(&mut byte),
+        };
+        !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl AsyncRead for UpstreamStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for UpstreamStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
