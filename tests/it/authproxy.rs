@@ -7,13 +7,14 @@ mod connections;
 mod deadlines;
 mod drain;
 mod early_answers;
-mod engines;
+
 mod fairness;
 mod framing;
 mod leniency;
 mod load;
 mod memory;
 mod outage;
+mod permissions;
 mod preflight;
 mod proxying;
 mod readings;

@@ -18,20 +18,20 @@ use hostkit_tests::{CommandOutcome, bin, or_skip};
 const LINE: &str = "HOSTKIT_TEST_LINE";
 
 /// Flags that are given, and where.
-type Named = Vec<(String, ValueSource)>;
+type NamedFlags = Vec<(String, ValueSource)>;
 
 /// One tool: its command, its exclusive flags, and its parser, which tells the flags a line and the environment name.
-struct Cli {
+struct ToolCli {
     name: &'static str,
     command: Command,
     exclusive: &'static [&'static [&'static str]],
-    parse: fn(&[&str]) -> Result<Named, clap::Error>,
+    parse: fn(&[&str]) -> Result<NamedFlags, clap::Error>,
     /// The shortest line that does something.
     line: &'static str,
 }
 
-fn of<T: Tool>(line: &'static str) -> Cli {
-    Cli {
+fn of<T: Tool>(line: &'static str) -> ToolCli {
+    ToolCli {
         name: T::NAME,
         command: cli::command::<T>(),
         exclusive: T::EXCLUSIVE,
@@ -40,7 +40,7 @@ fn of<T: Tool>(line: &'static str) -> Cli {
     }
 }
 
-fn tools() -> Vec<Cli> {
+fn tools() -> Vec<ToolCli> {
     vec![
         of::<s3cache::Args>("b/k"),
         of::<pexrun::Args>("job 60a43ef"),
@@ -52,7 +52,7 @@ fn tools() -> Vec<Cli> {
 }
 
 /// The flags that are given, of the verb if there is one.
-fn named(matches: &ArgMatches) -> Named {
+fn named(matches: &ArgMatches) -> NamedFlags {
     if let Some((_, matches)) = matches.subcommand() {
         return named(matches);
     }
@@ -96,7 +96,7 @@ fn parses_a_line_in_a_process_of_its_own() {
 }
 
 /// What the process above says of a line of a tool under these variables.
-fn parse(tool: &Cli, line: &str, variables: &[(String, String)]) -> String {
+fn parse(tool: &ToolCli, line: &str, variables: &[(String, String)]) -> String {
     let line = format!("{} {line} {}", tool.name, tool.line);
     let output = Process::new(std::env::current_exe().unwrap())
         .args(["--exact", "cli::parses_a_line_in_a_process_of_its_own"])

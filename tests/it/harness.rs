@@ -9,22 +9,22 @@ use std::time::Duration;
 
 /// What came back over one connection.
 #[derive(Debug)]
-struct Seen {
+struct ConnectionResult {
     code: u16,
     head: String,
     body: Vec<u8>,
-    end: Ended,
+    end: ConnectionEnd,
 }
 
 /// How the connection ended.
 #[derive(Debug, PartialEq, Eq)]
-enum Ended {
+enum ConnectionEnd {
     Closed,
     Reset,
     Silent,
 }
 
-impl Seen {
+impl ConnectionResult {
     /// The value of a header; names are compared in lower case.
     fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(':'));
@@ -34,7 +34,7 @@ impl Seen {
 }
 
 /// Sends one request and reads until the other side has nothing more to say. `headers` holds whole lines.
-fn talk(port: u16, method: &str, path: &str, headers: &[&str]) -> Seen {
+fn talk(port: u16, method: &str, path: &str, headers: &[&str]) -> ConnectionResult {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(2)))
@@ -49,16 +49,16 @@ fn talk(port: u16, method: &str, path: &str, headers: &[&str]) -> Seen {
     stream.write_all(request.as_bytes()).unwrap();
     let mut bytes = Vec::new();
     let end = match stream.read_to_end(&mut bytes) {
-        Ok(_) => Ended::Closed,
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ended::Reset,
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ended::Silent,
+        Ok(_) => ConnectionEnd::Closed,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => ConnectionEnd::Reset,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => ConnectionEnd::Silent,
         Err(error) => panic!("{error}"),
     };
     let split = bytes.windows(4).position(|four| four == b"\r\n\r\n");
     let split = split.unwrap_or_else(|| panic!("no head in {:?}", String::from_utf8_lossy(&bytes)));
     let head = String::from_utf8(bytes[..split].to_vec()).unwrap();
     let code = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Seen {
+    ConnectionResult {
         code,
         head,
         body: bytes[split + 4..].to_vec(),

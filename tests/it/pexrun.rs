@@ -1,4 +1,4 @@
-//! Tests of pexrun: the real binary against real servers. Here is what they share: a [`Host`] with a repository, a cache
+//! Tests of pexrun: the real binary against real servers. Here is what they share: a [`PexrunHost`] with a repository, a cache
 //! and a home of its own, small programs to publish, and what one run came to.
 
 use std::ffi::OsStr;
@@ -32,11 +32,11 @@ const OTHER: &str = "f00dfeed00000000000000000000000000000000";
 
 /// A host: a repository in a directory, a shared cache, and a home that is the working directory of what runs there.
 #[derive(Debug)]
-struct Host {
+struct PexrunHost {
     directory: TempDir,
 }
 
-impl Host {
+impl PexrunHost {
     /// One whose user configured the repository and the cache, where nothing was cached yet.
     fn new() -> Self {
         let host = Self::bare();

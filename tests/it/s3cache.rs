@@ -1,4 +1,4 @@
-//! Tests of s3cache: the real binary against real servers. Here is what they share: a [`Host`] with a cache and a
+//! Tests of s3cache: the real binary against real servers. Here is what they share: a [`CacheHost`] with a cache and a
 //! sandbox of its own, and what one run of the binary came to.
 
 use std::ffi::OsStr;
@@ -22,7 +22,6 @@ mod directory;
 mod download;
 mod fetch;
 mod files;
-mod flight;
 mod freshness;
 mod https;
 mod in_use;
@@ -35,6 +34,7 @@ mod replies;
 mod s3;
 mod seeds;
 mod sidecar;
+mod single_flight;
 mod trust;
 mod upgrade;
 mod usage;
@@ -45,11 +45,11 @@ const HASH: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// A host: a cache directory, and a sandbox that is the working directory and the home of what runs there.
 #[derive(Debug)]
-struct Host {
+struct CacheHost {
     directory: TempDir,
 }
 
-impl Host {
+impl CacheHost {
     /// One where nothing was cached yet.
     fn new() -> Self {
         // Built here and not at the first run, which somebody may be timing.
@@ -214,12 +214,12 @@ pub(crate) fn every_file(directory: &Path) -> Vec<PathBuf> {
 
 /// A server that answers each request with what a function of its head says, and closes: for the few answers that no
 /// real server can be made to give here.
-pub(crate) struct Fake {
+pub(crate) struct FakeServer {
     port: u16,
     heads: Arc<Mutex<Vec<String>>>,
 }
 
-impl Fake {
+impl FakeServer {
     /// Answers until the process ends.
     pub(crate) fn start(answer: impl Fn(&str) -> String + Send + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -256,7 +256,7 @@ impl Fake {
     }
 }
 
-/// An answer of [`Fake`]; `headers` holds whole lines.
+/// An answer of [`FakeServer`]; `headers` holds whole lines.
 pub(crate) fn answer(status: &str, headers: &[&str], body: &str) -> String {
     let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     let length = body.len();

@@ -11,7 +11,7 @@ use hostkit_tests::thermos::{
 use tempfile::TempDir;
 
 use super::seconds;
-use super::server::{Server, answer};
+use super::server::{ScriptedServer, answer};
 
 /// How long one of Aurora's seconds is here; an answer has one of them.
 const SECOND: Duration = Duration::from_millis(250);
@@ -48,7 +48,7 @@ fn stopped(task: &mut RunningTask) -> Vec<LifecycleMessage> {
 #[test]
 fn any_answer_is_waited_for_and_then_it_is_signalled() {
     for status in ["404 Not Found", "500 No"] {
-        let server = Server::says(answer(status, "x"));
+        let server = ScriptedServer::says(answer(status, "x"));
         let task = task(server.port()).lifecycle(HttpLifecycle::default());
         let (mut task, _parent) = start(task.process(ThermosProcess::new("job", "exec sleep 600")));
         task.wait_for("job", ProcessState::Running);
@@ -84,7 +84,7 @@ fn who_does_not_answer_is_not_waited_for() {
 
 #[test]
 fn one_stage_may_be_handled_and_the_other_not() {
-    let server = Server::start(|line, stream| {
+    let server = ScriptedServer::start(|line, stream| {
         if line.contains("quit") {
             // Nothing is answered: the connection ends.
             return Ok(());
@@ -105,7 +105,7 @@ fn one_stage_may_be_handled_and_the_other_not() {
 fn quit(contract: AuroraRelease, both: bool) -> (Vec<LifecycleMessage>, Vec<String>, TaskState) {
     let parent = TempDir::new().unwrap();
     let sandbox = parent.path().join("1700000000000-t-0/sandbox");
-    let server = Server::start(move |line, stream| {
+    let server = ScriptedServer::start(move |line, stream| {
         if line.contains("quit") {
             std::fs::write(sandbox.join("quit"), "")?;
         }
@@ -154,7 +154,7 @@ fn one_process_that_stays_keeps_the_whole_task() {
 
 #[test]
 fn a_sick_task_is_told_too() {
-    let server = Server::says(answer("200 OK", "sick"));
+    let server = ScriptedServer::says(answer("200 OK", "sick"));
     let check = HealthCheck::http(HttpCheck::default())
         .initial_interval(Duration::ZERO)
         .timeout(seconds(100));
@@ -176,7 +176,7 @@ fn a_sick_task_is_told_too() {
 
 #[test]
 fn only_a_task_with_the_port_is_told() {
-    let server = Server::says(answer("200 OK", ""));
+    let server = ScriptedServer::says(answer("200 OK", ""));
     let (mut other, _parent) = start(
         ThermosTask::new("t")
             .port_at("http", server.port())

@@ -11,19 +11,19 @@ use hostkit_tests::thermos::{HttpCheck, HttpSignaler};
 use hostkit_tests::{ChildGuard, bin, free_port, wait_until};
 use tempfile::TempDir;
 
-use super::server::{Server, answer, drip};
+use super::server::{ScriptedServer, answer, drip};
 
 /// How long the checker gives the server.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The checker of one server, in a sandbox of its own.
-struct Checker {
+struct AuroraChecker {
     port: u16,
     sandbox: TempDir,
     process: ChildGuard,
 }
 
-impl Checker {
+impl AuroraChecker {
     fn start(server: u16, arguments: &[&str]) -> Self {
         let (port, sandbox) = (free_port(), TempDir::new().unwrap());
         let log = File::create(sandbox.path().join("log")).unwrap();
@@ -72,8 +72,8 @@ fn got(word: &str) -> Result<(), String> {
 
 #[test]
 fn healthy_is_ok_to_aurora_on_every_address_of_localhost() {
-    let server = Server::says(answer("200 OK", "{\"pid\": 1}"));
-    let checker = Checker::start(server.port(), &[]);
+    let server = ScriptedServer::says(answer("200 OK", "{\"pid\": 1}"));
+    let checker = AuroraChecker::start(server.port(), &[]);
     let mut hosts = vec!["localhost", "127.0.0.1"];
     // Where the host has IPv6.
     hosts.extend(TcpListener::bind(("::1", 0)).is_ok().then_some("::1"));
@@ -96,20 +96,20 @@ fn healthy_is_ok_to_aurora_on_every_address_of_localhost() {
 
 #[test]
 fn what_is_sick_fails_and_its_word_fits_on_the_page() {
-    let elsewhere = Server::says(answer("200 OK", "ok"));
+    let elsewhere = ScriptedServer::says(answer("200 OK", "ok"));
     let moved = format!(
         "HTTP/1.1 302 Found\r\nLocation: http://localhost:{}/\r\nContent-Length: 0\r\n\r\n",
         elsewhere.port()
     );
-    let says = |text: &str| Server::says(text.to_owned());
+    let says = |text: &str| ScriptedServer::says(text.to_owned());
     let silent = || {
-        Server::start(|_, _| {
+        ScriptedServer::start(|_, _| {
             std::thread::sleep(4 * TIMEOUT);
             Ok(())
         })
     };
     let slow = || {
-        Server::start(|_, stream| {
+        ScriptedServer::start(|_, stream| {
             drip(
                 stream,
                 b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
@@ -118,7 +118,7 @@ fn what_is_sick_fails_and_its_word_fits_on_the_page() {
         })
     };
     let huge = || {
-        Server::start(|_, stream| {
+        ScriptedServer::start(|_, stream| {
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
             // Until the checker has seen enough.
             loop {
@@ -147,29 +147,30 @@ fn what_is_sick_fails_and_its_word_fits_on_the_page() {
         ("timeout", slow(), ""),
     ] {
         let more: Vec<&str> = more.split_whitespace().collect();
-        let plain = Checker::start(server.port(), &more);
+        let plain = AuroraChecker::start(server.port(), &more);
         assert_eq!(plain.verdict(), got(""), "{word}: a 503 has no body there");
         assert_eq!(
             plain.signaler().query("GET", "/health").unwrap().code,
             503,
             "{word}"
         );
-        let shown = Checker::start(server.port(), &[&more[..], &["--sick-status=200"]].concat());
+        let shown =
+            AuroraChecker::start(server.port(), &[&more[..], &["--sick-status=200"]].concat());
         assert_eq!(shown.verdict(), got(word));
         assert!(shown.log().contains(word), "{}", shown.log());
     }
     assert_eq!(elsewhere.requests(), [""; 0], "a redirect is not followed");
-    let dead = Checker::start(free_port(), &["--sick-status=200"]);
+    let dead = AuroraChecker::start(free_port(), &["--sick-status=200"]);
     assert_eq!(dead.verdict(), got("refused"));
 }
 
 #[test]
 fn the_verdict_turns_with_the_server_and_every_turn_is_a_line() {
     let port = free_port();
-    let checker = Checker::start(port, &["--sick-status=200"]);
+    let checker = AuroraChecker::start(port, &["--sick-status=200"]);
     for _ in 0..3 {
         assert_eq!(checker.verdict(), got("refused"));
-        let server = Server::on(port, |_, stream| {
+        let server = ScriptedServer::on(port, |_, stream| {
             stream.write_all(answer("200 OK", "").as_bytes())
         });
         assert_eq!(checker.verdict(), Ok(()));
@@ -188,7 +189,7 @@ fn the_verdict_turns_with_the_server_and_every_turn_is_a_line() {
 
 #[test]
 fn a_snoozed_sandbox_is_healthy() {
-    let checker = Checker::start(free_port(), &[]);
+    let checker = AuroraChecker::start(free_port(), &[]);
     assert_eq!(checker.verdict(), got(""));
     let file = checker.sandbox.path().join(".healthchecksnooze");
     std::fs::write(&file, "").unwrap();
@@ -200,11 +201,11 @@ fn a_snoozed_sandbox_is_healthy() {
 #[test]
 fn a_quit_is_answered_in_time_whatever_the_server_does_and_the_checker_goes_when_it_has_gone() {
     for path in ["/quitquitquit", "/abortabortabort"] {
-        let server = Server::start(|_, _| {
+        let server = ScriptedServer::start(|_, _| {
             std::thread::sleep(4 * TIMEOUT);
             Ok(())
         });
-        let mut checker = Checker::start(server.port(), &["--sick-status=200"]);
+        let mut checker = AuroraChecker::start(server.port(), &["--sick-status=200"]);
         // The signaler of the lifecycle has a second.
         assert_eq!(HttpSignaler::new(checker.port).post(path), Ok(()));
         assert_eq!(checker.verdict(), got("quit"));
@@ -226,11 +227,11 @@ fn a_quit_is_answered_in_time_whatever_the_server_does_and_the_checker_goes_when
 #[test]
 fn siblings_are_told_to_drain() {
     let (server, sibling) = (
-        Server::says(answer("404 No", "")),
-        Server::says(answer("200 OK", "")),
+        ScriptedServer::says(answer("404 No", "")),
+        ScriptedServer::says(answer("200 OK", "")),
     );
     let notify = format!("--quit-notify=http://127.0.0.1:{}/drain", sibling.port());
-    let checker = Checker::start(server.port(), &[&notify]);
+    let checker = AuroraChecker::start(server.port(), &[&notify]);
     assert_eq!(
         HttpSignaler::new(checker.port).post("/quitquitquit"),
         Ok(())

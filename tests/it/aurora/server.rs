@@ -10,14 +10,14 @@ use std::time::Duration;
 use hostkit_tests::wait_limit;
 
 /// Listens on a free port of 127.0.0.1 until it is dropped.
-pub(super) struct Server {
+pub(super) struct ScriptedServer {
     port: u16,
     heads: Arc<Mutex<Vec<String>>>,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Server {
+impl ScriptedServer {
     /// Gives `answer` the first line of each request and the connection, each on a thread of its own.
     pub(super) fn start(
         answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
@@ -85,7 +85,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for ScriptedServer {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         // Wakes the thread up.

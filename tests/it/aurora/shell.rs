@@ -12,7 +12,7 @@ use hostkit_tests::thermos::{
 use hostkit_tests::wait_until;
 use tempfile::TempDir;
 
-use super::server::{Server, answer};
+use super::server::{ScriptedServer, answer};
 use super::{SECOND, seconds};
 
 /// Where tasks run; each has a name of its own.
@@ -138,7 +138,7 @@ fn a_shell_check_runs_as_the_executor_and_not_as_the_task() {
 
 #[test]
 fn a_shell_wins_over_http_and_http_without_a_port_is_always_healthy() {
-    let server = Server::says(answer("200 OK", "ok"));
+    let server = ScriptedServer::says(answer("200 OK", "ok"));
     let both = HealthCheck::http(HttpCheck::default())
         .and_shell("exit 1")
         .initial_interval(Duration::ZERO);
@@ -160,10 +160,10 @@ fn a_shell_wins_over_http_and_http_without_a_port_is_always_healthy() {
 }
 
 /// A server that is well or not, as it is told.
-fn switch() -> (Server, Arc<AtomicBool>) {
+fn switch() -> (ScriptedServer, Arc<AtomicBool>) {
     let well = Arc::new(AtomicBool::new(true));
     let told = well.clone();
-    let server = Server::start(move |_, stream| {
+    let server = ScriptedServer::start(move |_, stream| {
         let said = if told.load(Ordering::Relaxed) {
             "ok"
         } else {
@@ -209,7 +209,7 @@ fn only_0_15_sleeps_before_it_asks() {
             .interval(seconds(1))
     };
     let servers = [AuroraRelease::V0_15, AuroraRelease::Last].map(|contract| {
-        let server = Server::says(answer("200 OK", "sick"));
+        let server = ScriptedServer::says(answer("200 OK", "sick"));
         let task = idle(&format!("sleeps-{contract:?}"))
             .contract(contract)
             .port_at("health", server.port())

@@ -7,12 +7,12 @@ use std::time::Duration;
 use hostkit_tests::free_port;
 use hostkit_tests::thermos::{HttpCheck, HttpSignaler};
 
-use super::server::{Server, answer, drip};
+use super::server::{ScriptedServer, answer, drip};
 
 /// Long beside a pause, short beside a test.
 const TIMEOUT: Duration = Duration::from_millis(400);
 
-fn checked(server: &Server, http: &HttpCheck) -> Result<(), String> {
+fn checked(server: &ScriptedServer, http: &HttpCheck) -> Result<(), String> {
     HttpSignaler::new(server.port())
         .timeout(TIMEOUT)
         .check(http)
@@ -48,7 +48,7 @@ fn what_passes_by_default() {
         // No head at all is HTTP/0.9.
         "ok\n".to_owned(),
     ] {
-        let server = Server::says(said.clone());
+        let server = ScriptedServer::says(said.clone());
         assert_eq!(checked(&server, &HttpCheck::default()), Ok(()), "{said:?}");
     }
 }
@@ -75,7 +75,7 @@ fn what_fails_by_default_and_what_the_page_shows() {
         (answer("302 Found", "ok"), differs("")),
         ("not http\n".to_owned(), differs("not http")),
     ] {
-        let server = Server::says(said.clone());
+        let server = ScriptedServer::says(said.clone());
         let found = checked(&server, &HttpCheck::default());
         assert_eq!(found, Err(shown), "{said:?}");
     }
@@ -105,7 +105,7 @@ fn answers_that_httplib_refuses() {
             "IncompleteRead",
         ),
     ] {
-        let server = Server::says(said.clone());
+        let server = ScriptedServer::says(said.clone());
         let shown = lost(server.port(), &format!("Error within {exception}"));
         assert_eq!(
             checked(&server, &HttpCheck::default()),
@@ -149,17 +149,17 @@ fn expectations_are_configured() {
             ),
         ),
     ] {
-        let server = Server::says(said.clone());
+        let server = ScriptedServer::says(said.clone());
         assert_eq!(checked(&server, &http), verdict, "{said:?} for {http:?}");
     }
-    let server = Server::says(answer("200 OK", "ok"));
+    let server = ScriptedServer::says(answer("200 OK", "ok"));
     checked(&server, &http().endpoint("/private/stats/?a=b")).unwrap();
     assert_eq!(server.requests(), ["GET /private/stats/?a=b"]);
 }
 
 #[test]
 fn a_request_is_what_urllib_sends_on_a_connection_of_its_own() {
-    let server = Server::says(answer("200 OK", "ok"));
+    let server = ScriptedServer::says(answer("200 OK", "ok"));
     let signaler = HttpSignaler::new(server.port());
     signaler.check(&HttpCheck::default()).unwrap();
     signaler.post("/quitquitquit").unwrap();
@@ -181,9 +181,9 @@ fn a_request_is_what_urllib_sends_on_a_connection_of_its_own() {
 
 #[test]
 fn redirects_are_followed() {
-    let elsewhere = Server::says(answer("200 OK", "ok"));
+    let elsewhere = ScriptedServer::says(answer("200 OK", "ok"));
     let there = elsewhere.port();
-    let server = Server::start(move |line, stream| {
+    let server = ScriptedServer::start(move |line, stream| {
         let path = line.split(' ').nth(1).unwrap_or_default();
         let to = match path {
             "/absolute" => format!("http://localhost:{there}/x"),
@@ -238,14 +238,15 @@ fn redirects_are_followed() {
 
 #[test]
 fn the_timeout_is_for_each_operation_and_not_for_their_sum() {
-    let slow =
-        Server::start(|_, stream| drip(stream, answer("200 OK", "ok").as_bytes(), TIMEOUT / 16));
+    let slow = ScriptedServer::start(|_, stream| {
+        drip(stream, answer("200 OK", "ok").as_bytes(), TIMEOUT / 16)
+    });
     let before = std::time::Instant::now();
     assert_eq!(checked(&slow, &HttpCheck::default()), Ok(()));
     assert!(before.elapsed() > 2 * TIMEOUT, "it was to take long");
 
     let part = |bytes: &'static str| {
-        Server::start(move |_, stream| {
+        ScriptedServer::start(move |_, stream| {
             stream.write_all(bytes.as_bytes())?;
             std::thread::sleep(4 * TIMEOUT);
             Ok(())
@@ -294,7 +295,7 @@ fn nobody_there() {
     assert_eq!(signaler.check(&HttpCheck::default()), Err(shown));
     assert!(signaler.post("/quitquitquit").is_err());
 
-    let reset = Server::start(|_, stream| {
+    let reset = ScriptedServer::start(|_, stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")?;
         socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO))
     });
@@ -315,7 +316,7 @@ fn any_answer_counts_for_the_lifecycle() {
         "405 No",
         "500 No",
     ] {
-        let server = Server::says(answer(status, "anything"));
+        let server = ScriptedServer::says(answer(status, "anything"));
         assert_eq!(
             HttpSignaler::new(server.port()).post("/quitquitquit"),
             Ok(()),

@@ -20,7 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::server::{Server, answer};
+use super::server::{ScriptedServer, answer};
 use super::{blog, seconds};
 
 const BOTH: [AuroraRelease; 2] = [AuroraRelease::V0_15, AuroraRelease::Last];
@@ -209,7 +209,7 @@ fn flapping_kills_only_what_fails_six_times_in_a_row() {
     let flaps = AtomicBool::new(true);
     let flaps: &'static AtomicBool = Box::leak(Box::new(flaps));
     let asked = std::sync::atomic::AtomicU32::new(0);
-    let server = Server::start(move |_, stream| {
+    let server = ScriptedServer::start(move |_, stream| {
         let number = asked.fetch_add(1, Ordering::Relaxed);
         let well = number.is_multiple_of(6) && flaps.load(Ordering::Relaxed);
         let said = if well { "200 OK" } else { "500 No" };

@@ -31,13 +31,13 @@ const SETTINGS: settings::Cache = settings::Cache {
 
 /// A permissions engine that knows the keys it is told and counts what it is asked. Clones are the same engine.
 #[derive(Debug, Clone, Default)]
-struct Engine {
+struct CountingBackend {
     known: Arc<Mutex<HashSet<KeyHash>>>,
     fails: Arc<Mutex<bool>>,
     asked: Arc<AtomicUsize>,
 }
 
-impl Permissions for Engine {
+impl Permissions for CountingBackend {
     async fn find(&self, key: KeyHash) -> Result<Found, Unavailable> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         // Everybody who asks at the same time has time to.
@@ -59,7 +59,7 @@ impl Permissions for Engine {
     }
 }
 
-impl Engine {
+impl CountingBackend {
     fn request_count(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
@@ -70,30 +70,34 @@ impl Engine {
 }
 
 /// Some memcached servers, an engine, and the runtime of the hosts before them.
-struct World {
+struct CacheFixture {
     runtime: Runtime,
-    engine: Engine,
+    engine: CountingBackend,
     servers: Vec<MemcachedServer>,
 }
 
-impl World {
+impl CacheFixture {
     /// None without memcached.
     fn new(servers: usize) -> Option<Self> {
         let servers = or_skip("memcached", MemcachedServer::several(servers))?;
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         Some(Self {
             runtime: runtime.enable_all().build().unwrap(),
-            engine: Engine::default(),
+            engine: CountingBackend::default(),
             servers,
         })
     }
 
     /// A host that has just been started, with other settings or another secret than most.
-    fn host_with(&self, settings: settings::Cache, secret: &[u8]) -> Cache<Engine> {
+    fn host_with(&self, settings: settings::Cache, secret: &[u8]) -> Cache<CountingBackend> {
         self.host_with_secrets(settings, &[secret])
     }
 
-    fn host_with_secrets(&self, settings: settings::Cache, secrets: &[&[u8]]) -> Cache<Engine> {
+    fn host_with_secrets(
+        &self,
+        settings: settings::Cache,
+        secrets: &[&[u8]],
+    ) -> Cache<CountingBackend> {
         let secrets = secrets
             .iter()
             .map(|secret| settings::Secret(secret.to_vec()));
@@ -106,19 +110,19 @@ impl World {
         Cache::new(self.engine.clone(), settings, Some(shared))
     }
 
-    fn host(&self) -> Cache<Engine> {
+    fn host(&self) -> Cache<CountingBackend> {
         self.host_with(SETTINGS, SECRET)
     }
 
     /// What a host says of a key: whether somebody has it; none if it does not know.
-    fn lookup(&self, host: &Cache<Engine>, key: KeyHash) -> Option<bool> {
+    fn lookup(&self, host: &Cache<CountingBackend>, key: KeyHash) -> Option<bool> {
         let answer = self.runtime.block_on(host.find(key)).ok()?;
         Some(matches!(answer, Known::Grant { .. }))
     }
 
     /// Makes a host ask about a key of which no memcached has an entry, until one has. A memcached that takes longer than
     /// 10 ms here may be left alone for a moment, and then gets none.
-    fn learn(&self, host: &Cache<Engine>, key: KeyHash, known: bool) {
+    fn learn(&self, host: &Cache<CountingBackend>, key: KeyHash, known: bool) {
         let before = self.names().len();
         wait_until("the entry is written", || {
             self.purge(host, &Purge::Key(key));
@@ -136,7 +140,7 @@ impl World {
             .collect()
     }
 
-    fn purge(&self, host: &Cache<Engine>, what: &Purge) -> usize {
+    fn purge(&self, host: &Cache<CountingBackend>, what: &Purge) -> usize {
         let _inside = self.runtime.enter();
         host.purge(what)
     }
@@ -164,7 +168,9 @@ fn key(number: usize) -> KeyHash {
 
 #[test]
 fn a_host_believes_what_another_was_told() {
-    let Some(world) = World::new(1) else { return };
+    let Some(world) = CacheFixture::new(1) else {
+        return;
+    };
     world.engine.add_key(key(1));
     let host = world.host();
     world.learn(&host, key(1), true);
@@ -185,7 +191,9 @@ fn a_host_believes_what_another_was_told() {
 
 #[test]
 fn a_secret_of_somebody_else_is_worth_nothing() {
-    let Some(world) = World::new(1) else { return };
+    let Some(world) = CacheFixture::new(1) else {
+        return;
+    };
     let stranger = world.host_with(SETTINGS, b"of somebody else");
     world.engine.add_key(key(1));
     world.learn(&stranger, key(1), true);
@@ -195,7 +203,9 @@ fn a_secret_of_somebody_else_is_worth_nothing() {
 
 #[test]
 fn nobody_on_the_network_can_admit_a_key() {
-    let Some(world) = World::new(1) else { return };
+    let Some(world) = CacheFixture::new(1) else {
+        return;
+    };
     let (known, made_up) = (key(1), key(2));
     world.engine.add_key(known);
     let [server] = &world.servers[..] else {
@@ -231,7 +241,9 @@ fn nobody_on_the_network_can_admit_a_key() {
 #[test]
 fn of_several_servers_one_may_die() {
     const KEYS: usize = 60;
-    let Some(world) = World::new(3) else { return };
+    let Some(world) = CacheFixture::new(3) else {
+        return;
+    };
     let host = world.host();
     for number in 0..KEYS {
         world.engine.add_key(key(number));
@@ -259,7 +271,9 @@ fn of_several_servers_one_may_die() {
 
 #[test]
 fn without_any_server_the_engine_is_asked() {
-    let Some(world) = World::new(2) else { return };
+    let Some(world) = CacheFixture::new(2) else {
+        return;
+    };
     let host = world.host();
     world.engine.add_key(key(0));
     assert_eq!(world.lookup(&host, key(0)), Some(true));
@@ -283,7 +297,9 @@ fn without_any_server_the_engine_is_asked() {
 
 #[test]
 fn a_black_hole_is_left_alone_until_it_answers() {
-    let Some(world) = World::new(1) else { return };
+    let Some(world) = CacheFixture::new(1) else {
+        return;
+    };
     let [server] = &world.servers[..] else {
         panic!("one")
     };
@@ -313,7 +329,7 @@ fn a_black_hole_is_left_alone_until_it_answers() {
 
 #[test]
 fn a_liar_admits_nobody() {
-    let Some(mut world) = World::new(1) else {
+    let Some(mut world) = CacheFixture::new(1) else {
         return;
     };
     let [truth] = &world.servers[..] else {
@@ -364,7 +380,9 @@ fn a_liar_admits_nobody() {
 
 #[test]
 fn of_a_thousand_one_asks_and_then_nobody() {
-    let Some(world) = World::new(2) else { return };
+    let Some(world) = CacheFixture::new(2) else {
+        return;
+    };
     world.engine.add_key(key(1));
     let host = world.host();
     let askers = (0..1_000).map(|_| {
@@ -383,7 +401,9 @@ fn of_a_thousand_one_asks_and_then_nobody() {
 
 #[test]
 fn a_host_that_starts_while_the_engine_fails_knows_what_others_knew() {
-    let Some(world) = World::new(1) else { return };
+    let Some(world) = CacheFixture::new(1) else {
+        return;
+    };
     let short = settings::Cache {
         allowed: Duration::from_secs(1),
         denied: Duration::from_secs(1),
@@ -414,7 +434,9 @@ fn a_host_that_starts_while_the_engine_fails_knows_what_others_knew() {
 
 #[test]
 fn a_purge_reaches_memcached() {
-    let Some(world) = World::new(2) else { return };
+    let Some(world) = CacheFixture::new(2) else {
+        return;
+    };
     let host = world.host();
     for number in 0..20 {
         world.engine.add_key(key(number));

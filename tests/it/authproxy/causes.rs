@@ -7,22 +7,22 @@ use hostkit_tests::authproxy::AuthproxyProcess;
 use hostkit_tests::misbehavior::FullBacklog;
 use hostkit_tests::{free_port, wait_until};
 
-use super::wire::{KEY, OTHER, Origin, Wire, acl_file, request};
+use super::wire::{KEY, OTHER, ScriptedUpstream, WireConnection, acl_file, request};
 
 /// A server at this address that behaves in one way for as long as the second part lives.
-type Server = (String, Box<dyn Any>);
+type FaultyUpstream = (String, Box<dyn Any>);
 
-fn local(port: u16, server: impl Any) -> Server {
+fn local(port: u16, server: impl Any) -> FaultyUpstream {
     (format!("http://127.0.0.1:{port}"), Box::new(server))
 }
 
-fn origin(script: impl Fn(&mut Wire) + Send + Sync + 'static) -> Server {
-    let origin = Origin::start(move |wire, _| script(wire));
+fn origin(script: impl Fn(&mut WireConnection) + Send + Sync + 'static) -> FaultyUpstream {
+    let origin = ScriptedUpstream::start(move |wire, _| script(wire));
     local(origin.port(), origin)
 }
 
 /// One that sends these bytes after a request's head and closes.
-fn sends(bytes: &'static str) -> Server {
+fn sends(bytes: &'static str) -> FaultyUpstream {
     origin(move |wire| {
         wire.head();
         wire.send(bytes);
@@ -30,7 +30,7 @@ fn sends(bytes: &'static str) -> Server {
 }
 
 /// One that sends these bytes after a request's head and is silent from then on.
-fn stalls(bytes: &'static str) -> Server {
+fn stalls(bytes: &'static str) -> FaultyUpstream {
     origin(move |wire| {
         wire.head();
         wire.send(bytes);
@@ -170,7 +170,7 @@ fn request_without_response_is_found_by_its_id_with_its_cause() {
     ] {
         let (url, _server) = server;
         let proxy = start(&url, args);
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         for _ in 0..3 {
             let answer = client.ask(request("GET /", ""));
             assert_eq!((answer.status(), answer.word().as_str()), (status, word));
@@ -189,18 +189,18 @@ fn request_that_gets_no_connection_says_which_bound_it_met() {
     let (url, _server) = stalls("");
     let proxy = start(&url, &args);
     // It has the only connection for as long as it does not send the rest.
-    let mut holder = Wire::connect(proxy.port());
+    let mut holder = WireConnection::connect(proxy.port());
     holder.send(request("POST /", "Content-Length: 100\r\n") + "some");
     wait_until("the connection is taken", || {
         proxy.metric_sum("authproxy_server_connections") == 1.0
     });
-    let mut waiting = Wire::connect(proxy.port());
+    let mut waiting = WireConnection::connect(proxy.port());
     waiting.send(request("GET /", ""));
     wait_until("a request waits", || {
         proxy.metric_sum("authproxy_server_waiting") == 1.0
     });
     let other = request("GET /", "").replace(KEY, OTHER);
-    let refused = Wire::connect(proxy.port()).ask(other);
+    let refused = WireConnection::connect(proxy.port()).ask(other);
     let expired = waiting.message().unwrap();
     for (answer, cause) in [
         (refused, "upstream_queue_full"),
@@ -254,7 +254,7 @@ fn truncated_response_says_which_side_ended_it() {
     ] {
         let (url, _server) = server;
         let proxy = start(&url, args);
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         client.send(request("GET /", "X-Request-Id: of-this-one\r\n"));
         assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
         let kept = (!leaves).then_some(client);
@@ -271,7 +271,7 @@ fn upload_that_the_client_breaks_off_is_not_the_servers_failure() {
     let (url, _server) = stalls("");
     let proxy = start(&url, &[]);
     for body in ["Content-Length: 100\r\n", "Transfer-Encoding: chunked\r\n"] {
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         let id = format!("X-Request-Id: broken-{}\r\n", body.len());
         client.send(request("POST /", &format!("{id}{body}")) + "4\r\nsome\r\n");
         wait_until("the request is under way", || {

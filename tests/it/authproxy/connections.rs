@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex};
 use hostkit_tests::authproxy::AuthproxyProcess;
 use hostkit_tests::{ChildGuard, free_port, wait_until};
 
-use super::wire::{KEY, Message, OTHER, Origin, Wire, ok, proxy, request, with_key};
+use super::wire::{
+    KEY, OTHER, ScriptedUpstream, WireConnection, WireMessage, ok, proxy, request, with_key,
+};
 
 #[test]
 fn a_connection_that_breaks_off_takes_its_request_with_it() {
     let (gone, came) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (counted, arrived) = (gone.clone(), came.clone());
-    let origin = Origin::start(move |wire, _| {
+    let origin = ScriptedUpstream::start(move |wire, _| {
         wire.head();
         arrived.fetch_add(1, Ordering::SeqCst);
         // Never answers; ends when the proxy gives up.
@@ -26,7 +28,7 @@ fn a_connection_that_breaks_off_takes_its_request_with_it() {
         request("POST /", "Content-Length: 100\r\n") + "half",
     ] {
         let before = came.load(Ordering::SeqCst);
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         client.send(unfinished);
         wait_until("the request arrives", || {
             came.load(Ordering::SeqCst) > before
@@ -39,8 +41,8 @@ fn a_connection_that_breaks_off_takes_its_request_with_it() {
 }
 
 /// A server that closes every connection after one answer, without having said so, as one that restarts does.
-fn forgetful(answered: Arc<Mutex<Vec<Message>>>) -> Origin {
-    Origin::start(move |wire, _| {
+fn forgetful(answered: Arc<Mutex<Vec<WireMessage>>>) -> ScriptedUpstream {
+    ScriptedUpstream::start(move |wire, _| {
         let Some(request) = wire.message() else {
             return;
         };
@@ -69,7 +71,7 @@ fn what_may_be_sent_twice_is_when_a_kept_connection_dies_and_nothing_else() {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let origin = forgetful(seen.clone());
         let proxy = proxy(origin.port(), &[]);
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         assert_eq!(client.ask(request("GET /", "")).status(), 200);
         let asked = request(&format!("{method} /again"), lines) + body;
         let answer = if method == "HEAD" {
@@ -96,7 +98,7 @@ fn what_may_be_sent_twice_is_when_a_kept_connection_dies_and_nothing_else() {
 fn nothing_is_sent_a_third_time_or_twice_on_a_new_connection() {
     let requests = Arc::new(AtomicUsize::new(0));
     let counted = requests.clone();
-    let origin = Origin::start(move |wire, number| {
+    let origin = ScriptedUpstream::start(move |wire, number| {
         if number == 0 {
             wire.message();
             wire.send(ok("ok"));
@@ -107,7 +109,7 @@ fn nothing_is_sent_a_third_time_or_twice_on_a_new_connection() {
         }
     });
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     assert_eq!(client.ask(request("GET /", "")).status(), 200);
     let answer = client.ask(request("GET /", ""));
     assert_eq!(
@@ -125,7 +127,7 @@ fn nothing_is_sent_a_third_time_or_twice_on_a_new_connection() {
 
 #[test]
 fn an_answer_that_has_begun_is_never_asked_for_again() {
-    let origin = Origin::start(move |wire, _| {
+    let origin = ScriptedUpstream::start(move |wire, _| {
         wire.message();
         wire.send(ok("ok"));
         if wire.message().is_some() {
@@ -133,7 +135,7 @@ fn an_answer_that_has_begun_is_never_asked_for_again() {
         }
     });
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     assert_eq!(client.ask(request("GET /", "")).status(), 200);
     assert_eq!(client.ask(request("GET /", "")).status(), 502);
     assert_eq!(origin.accepted(), 1);
@@ -143,13 +145,13 @@ fn an_answer_that_has_begun_is_never_asked_for_again() {
 fn a_connection_that_the_server_has_closed_is_not_used_for_anything() {
     let seen = Arc::new(AtomicUsize::new(0));
     let counted = seen.clone();
-    let origin = Origin::start(move |wire, _| {
+    let origin = ScriptedUpstream::start(move |wire, _| {
         wire.message();
         counted.fetch_add(1, Ordering::SeqCst);
         wire.send(ok("ok"));
     });
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     // Each finds the connection of the one before closed, and cannot be sent twice.
     for number in 1..=20 {
         let answer = client.ask(request("POST /", "Content-Length: 4\r\n") + "body");
@@ -184,7 +186,7 @@ fn a_server_that_is_not_there_or_speaks_something_else_is_502() {
         "HTTP/1.1 200 OK\r\nA Header: x\r\n\r\n",
         "",
     ] {
-        let origin = Origin::start(move |wire, _| {
+        let origin = ScriptedUpstream::start(move |wire, _| {
             wire.head();
             wire.send(nonsense);
         });
@@ -196,14 +198,14 @@ fn a_server_that_is_not_there_or_speaks_something_else_is_502() {
 
 #[test]
 fn a_connection_that_says_more_than_it_was_asked_is_not_used_again() {
-    let origin = Origin::start(move |wire, number| {
+    let origin = ScriptedUpstream::start(move |wire, number| {
         wire.message();
         // A second answer, which must not become that of the next request.
         wire.send(ok(&format!("first {number}")) + &ok("poison"));
         wire.rest();
     });
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     for number in 0..3 {
         let answer = client.ask(request("GET /", ""));
         assert_eq!(answer.text(), format!("first {number}"));
@@ -212,7 +214,7 @@ fn a_connection_that_says_more_than_it_was_asked_is_not_used_again() {
 
 #[test]
 fn servers_are_found_by_name_and_by_socket() {
-    let (origin, _) = Origin::answering(ok("by name"));
+    let (origin, _) = ScriptedUpstream::answering(ok("by name"));
     let named = with_key(&format!("--server=http://localhost:{}", origin.port()), &[]);
     assert_eq!(named.get_with_key("/", KEY).body, "by name");
 
@@ -229,7 +231,7 @@ fn servers_are_found_by_name_and_by_socket() {
         }
     });
     let socket = with_key(&format!("--server=unix:{}", path.display()), &[]);
-    let mut client = Wire::connect(socket.port());
+    let mut client = WireConnection::connect(socket.port());
     for _ in 0..2 {
         assert_eq!(client.ask(request("GET /", "")).text(), "by socket");
     }
@@ -237,13 +239,13 @@ fn servers_are_found_by_name_and_by_socket() {
 
 #[test]
 fn connections_have_a_limit_and_the_others_wait() {
-    let (origin, _) = Origin::answering(ok("ok"));
+    let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &["--max-connections=2"]);
-    let mut first = Wire::connect(proxy.port());
-    let mut second = Wire::connect(proxy.port());
+    let mut first = WireConnection::connect(proxy.port());
+    let mut second = WireConnection::connect(proxy.port());
     assert_eq!(first.ask(request("GET /", "")).status(), 200);
     assert_eq!(second.ask(request("GET /", "")).status(), 200);
-    let mut third = Wire::connect(proxy.port());
+    let mut third = WireConnection::connect(proxy.port());
     third.send(request("GET /", ""));
     third.stream.set_nonblocking(true).unwrap();
     assert_eq!(proxy.metric_sum("authproxy_connections"), 2.0);
@@ -258,7 +260,7 @@ fn connections_have_a_limit_and_the_others_wait() {
 fn exchanges_with_the_server_have_a_limit_and_a_queue_that_has_one_too() {
     let (held, freed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (counted, released) = (held.clone(), freed.clone());
-    let origin = Origin::start(move |wire, _| {
+    let origin = ScriptedUpstream::start(move |wire, _| {
         while wire.message().is_some() {
             let turn = counted.fetch_add(1, Ordering::SeqCst);
             wait_until("released", || released.load(Ordering::SeqCst) > turn);
@@ -266,7 +268,9 @@ fn exchanges_with_the_server_have_a_limit_and_a_queue_that_has_one_too() {
         }
     });
     let proxy = proxy(origin.port(), &["--server-connections=1"]);
-    let mut clients: Vec<Wire> = (0..3).map(|_| Wire::connect(proxy.port())).collect();
+    let mut clients: Vec<WireConnection> = (0..3)
+        .map(|_| WireConnection::connect(proxy.port()))
+        .collect();
     clients[0].send(request("GET /", ""));
     wait_until("the first is there", || held.load(Ordering::SeqCst) == 1);
     clients[1].send(request("GET /", ""));
@@ -294,7 +298,7 @@ fn exchanges_with_the_server_have_a_limit_and_a_queue_that_has_one_too() {
 
 #[test]
 fn a_second_process_on_the_port_is_an_error_with_a_remedy() {
-    let (origin, _) = Origin::answering(ok("ok"));
+    let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &[]);
     let second = std::process::Command::new(hostkit_tests::bin("authproxy"))
         .arg(format!("--port={}", proxy.port()))
@@ -320,9 +324,11 @@ fn a_second_process_on_the_port_is_an_error_with_a_remedy() {
 
 #[test]
 fn threads_share_a_port() {
-    let (origin, _) = Origin::answering(ok("ok"));
+    let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &["--threads=2"]);
-    let mut clients: Vec<Wire> = (0..20).map(|_| Wire::connect(proxy.port())).collect();
+    let mut clients: Vec<WireConnection> = (0..20)
+        .map(|_| WireConnection::connect(proxy.port()))
+        .collect();
     for client in &mut clients {
         assert_eq!(client.ask(request("GET /", "")).status(), 200);
     }
@@ -330,14 +336,16 @@ fn threads_share_a_port() {
 
 #[test]
 fn files_that_run_out_are_waited_for() {
-    let (origin, _) = Origin::answering(ok("ok"));
+    let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let acl = format!("--acl-file={}", super::wire::acl_file().display());
     let server = format!("--server=http://127.0.0.1:{}", origin.port());
     let proxy = AuthproxyProcess::start_by(
         &["prlimit", "--nofile=40:40"],
         &[&server, "--right=all", "--access-log=off", &acl],
     );
-    let mut clients: Vec<Wire> = (0..60).map(|_| Wire::connect(proxy.port())).collect();
+    let mut clients: Vec<WireConnection> = (0..60)
+        .map(|_| WireConnection::connect(proxy.port()))
+        .collect();
     proxy.logs("cannot accept connections");
     let served = clients.split_off(59);
     drop(clients);

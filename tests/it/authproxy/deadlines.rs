@@ -12,7 +12,7 @@ use hostkit_tests::misbehavior::FullBacklog;
 use hostkit_tests::wait_until;
 use socket2::SockRef;
 
-use super::wire::{Origin, Wire, proxy, request};
+use super::wire::{ScriptedUpstream, WireConnection, proxy, request};
 
 const SHORT: [&str; 3] = [
     "--client-timeout=400ms",
@@ -41,10 +41,10 @@ fn drip(mut each: impl FnMut()) {
 
 #[test]
 fn a_head_that_does_not_become_whole_is_408() {
-    let (origin, requests) = Origin::answering(OK);
+    let (origin, requests) = ScriptedUpstream::answering(OK);
     let proxy = proxy(origin.port(), &SHORT);
     // It stops.
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send("GET / HTTP/1.1\r\nHost: h\r\nX-");
     let answer = client.message().unwrap();
     assert_eq!(
@@ -54,7 +54,7 @@ fn a_head_that_does_not_become_whole_is_408() {
     assert_eq!(answer.header("connection"), Some("close"));
     client.closes();
     // It drips, which is no better.
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /", ""));
     assert_eq!(client.message().unwrap().status(), 200);
     client.send("GET / HTTP/1.1\r\n");
@@ -74,7 +74,7 @@ fn a_head_that_does_not_become_whole_is_408() {
 fn a_body_that_stops_is_408_and_the_server_hears_of_it() {
     let gone = Arc::new(AtomicUsize::new(0));
     let counted = gone.clone();
-    let origin = Origin::start(move |wire, _| {
+    let origin = ScriptedUpstream::start(move |wire, _| {
         assert!(wire.message().is_none());
         counted.fetch_add(1, Ordering::SeqCst);
     });
@@ -85,7 +85,7 @@ fn a_body_that_stops_is_408_and_the_server_hears_of_it() {
         request("POST /", "Transfer-Encoding: chunked\r\n") + "ff",
     ] {
         let before = gone.load(Ordering::SeqCst);
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         client.send(unfinished);
         let answer = client.message().unwrap();
         assert_eq!(
@@ -101,12 +101,12 @@ fn a_body_that_stops_is_408_and_the_server_hears_of_it() {
 
 #[test]
 fn a_body_that_drips_below_the_rate_is_408_and_one_above_it_may_take_its_time() {
-    let (origin, _) = Origin::answering(OK);
+    let (origin, _) = ScriptedUpstream::answering(OK);
     let mut args = SHORT.to_vec();
     args.push("--min-rate=100");
     let proxy = proxy(origin.port(), &args);
     // 20 bytes a second.
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(request("POST /", "Content-Length: 100000\r\n"));
     client.stream.set_nonblocking(true).unwrap();
     wait_until("the body is given up", || {
@@ -117,7 +117,7 @@ fn a_body_that_drips_below_the_rate_is_408_and_one_above_it_may_take_its_time() 
     client.stream.set_nonblocking(false).unwrap();
     assert_eq!(client.message().unwrap().status(), 408);
     // Some 2,000.
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(request("POST /", "Transfer-Encoding: chunked\r\n"));
     drip(|| assert!(client.send(format!("64\r\n{}\r\n", "x".repeat(100)))));
     client.send("0\r\n\r\n");
@@ -127,7 +127,7 @@ fn a_body_that_drips_below_the_rate_is_408_and_one_above_it_may_take_its_time() 
 #[test]
 fn a_body_that_a_slow_server_does_not_take_is_not_the_clients_fault() {
     let length = 8 << 20;
-    let origin = Origin::start(move |wire, _| {
+    let origin = ScriptedUpstream::start(move |wire, _| {
         wire.head();
         let mut left = length;
         // Below the rate of clients, which has nothing to do with it.
@@ -137,7 +137,7 @@ fn a_body_that_a_slow_server_does_not_take_is_not_the_clients_fault() {
     });
     let args = ["--client-timeout=400ms", "--timeout=10s", "--min-rate=10M"];
     let proxy = proxy(origin.port(), &args);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(request("POST /", &format!("Content-Length: {length}\r\n")));
     client.send(vec![b'x'; length]);
     let status = client.message().unwrap().status();
@@ -148,7 +148,7 @@ fn a_body_that_a_slow_server_does_not_take_is_not_the_clients_fault() {
 fn who_does_not_read_the_answer_is_dropped() {
     let gone = Arc::new(AtomicUsize::new(0));
     let counted = gone.clone();
-    let origin = Origin::start(move |wire, _| {
+    let origin = ScriptedUpstream::start(move |wire, _| {
         wire.message();
         wire.send(format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
@@ -162,7 +162,7 @@ fn who_does_not_read_the_answer_is_dropped() {
     args.push("--min-rate=100K");
     let proxy = proxy(origin.port(), &args);
     // It stops.
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /", ""));
     assert!(client.head().is_some());
     rid(&proxy);
@@ -171,7 +171,7 @@ fn who_does_not_read_the_answer_is_dropped() {
     });
     drop(client);
     // It reads now and then, below the rate.
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     SockRef::from(&client.stream)
         .set_recv_buffer_size(4096)
         .unwrap();
@@ -186,7 +186,7 @@ fn who_does_not_read_the_answer_is_dropped() {
 #[test]
 fn who_reads_slowly_but_above_the_rate_is_not() {
     const SIZE: usize = 4 << 20;
-    let origin = Origin::start(move |wire, _| {
+    let origin = ScriptedUpstream::start(move |wire, _| {
         wire.message();
         wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"));
         wire.send(vec![b'x'; SIZE]);
@@ -194,7 +194,7 @@ fn who_reads_slowly_but_above_the_rate_is_not() {
     let mut args = SHORT.to_vec();
     args.push("--min-rate=10K");
     let proxy = proxy(origin.port(), &args);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /", ""));
     client.head().unwrap();
     let mut left = SIZE;
@@ -208,24 +208,24 @@ fn who_reads_slowly_but_above_the_rate_is_not() {
 fn a_server_that_is_silent_is_504() {
     for origin in [
         // It takes the request and says nothing.
-        Origin::start(|wire, _| {
+        ScriptedUpstream::start(|wire, _| {
             wire.message();
             wire.rest();
         }),
         // It begins to say something.
-        Origin::start(|wire, _| {
+        ScriptedUpstream::start(|wire, _| {
             wire.message();
             wire.send("HTTP/1.1 200 OK\r\nContent-Le");
             wire.rest();
         }),
         // It does not even read a body.
-        Origin::start(|wire, _| {
+        ScriptedUpstream::start(|wire, _| {
             wire.head();
             std::thread::sleep(LONG);
         }),
     ] {
         let proxy = proxy(origin.port(), &SHORT);
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         let answer = client.ask(request("GET /", ""));
         assert_eq!(
             (answer.status(), answer.word().as_str()),
@@ -242,7 +242,7 @@ fn a_server_that_is_silent_is_504() {
     // It does not even accept.
     let full = FullBacklog::start();
     let proxy = proxy(full.port(), &SHORT);
-    let answer = Wire::connect(proxy.port()).ask(request("GET /", ""));
+    let answer = WireConnection::connect(proxy.port()).ask(request("GET /", ""));
     assert_eq!(
         (answer.status(), answer.word().as_str()),
         (504, "gateway_timeout")
@@ -251,13 +251,13 @@ fn a_server_that_is_silent_is_504() {
 
 #[test]
 fn a_server_that_stops_in_mid_answer_is_cut_short() {
-    let origin = Origin::start(|wire, _| {
+    let origin = ScriptedUpstream::start(|wire, _| {
         wire.message();
         wire.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this");
         wire.rest();
     });
     let proxy = proxy(origin.port(), &SHORT);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /", ""));
     assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
     assert_eq!(client.rest(), b"only this");
@@ -265,7 +265,7 @@ fn a_server_that_stops_in_mid_answer_is_cut_short() {
 
 #[test]
 fn a_server_that_drips_is_waited_for() {
-    let origin = Origin::start(|wire, _| {
+    let origin = ScriptedUpstream::start(|wire, _| {
         wire.message();
         wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
         drip(|| {
@@ -274,13 +274,13 @@ fn a_server_that_drips_is_waited_for() {
         wire.send("0\r\n\r\n");
     });
     let proxy = proxy(origin.port(), &SHORT);
-    let answer = Wire::connect(proxy.port()).ask(request("GET /", ""));
+    let answer = WireConnection::connect(proxy.port()).ask(request("GET /", ""));
     assert!(answer.body.len() > 10);
 }
 
 #[test]
 fn an_idle_connection_is_closed_in_time_and_not_before() {
-    let (origin, _) = Origin::answering(OK);
+    let (origin, _) = ScriptedUpstream::answering(OK);
     let args = [
         "--client-timeout=200ms",
         "--timeout=200ms",
@@ -288,8 +288,8 @@ fn an_idle_connection_is_closed_in_time_and_not_before() {
     ];
     let proxy = proxy(origin.port(), &args);
     // Parked or not, it serves: deadlines of requests are not those of silence.
-    let mut used = Wire::connect(proxy.port());
-    let mut silent = Wire::connect(proxy.port());
+    let mut used = WireConnection::connect(proxy.port());
+    let mut silent = WireConnection::connect(proxy.port());
     let start = Instant::now();
     assert_eq!(used.ask(request("GET /", "")).status(), 200);
     std::thread::sleep(LONG);
@@ -302,9 +302,11 @@ fn an_idle_connection_is_closed_in_time_and_not_before() {
 
 #[test]
 fn a_parked_connection_holds_little_and_serves_again() {
-    let (origin, _) = Origin::answering(OK);
+    let (origin, _) = ScriptedUpstream::answering(OK);
     let proxy = proxy(origin.port(), &[]);
-    let mut clients: Vec<Wire> = (0..20).map(|_| Wire::connect(proxy.port())).collect();
+    let mut clients: Vec<WireConnection> = (0..20)
+        .map(|_| WireConnection::connect(proxy.port()))
+        .collect();
     for round in 0..3 {
         for client in &mut clients {
             let answer = client.ask(request("GET /", ""));

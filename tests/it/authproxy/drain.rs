@@ -8,25 +8,25 @@ use hostkit_tests::load::{ConnectionReuse, LoadGenerator, LoadPlan};
 use hostkit_tests::wait_until;
 use nix::sys::signal::Signal;
 
-use super::wire::{KEY, Origin, Wire, acl_file, proxy, request};
+use super::wire::{KEY, ScriptedUpstream, WireConnection, acl_file, proxy, request};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nservice \n";
 
 /// A server that answers when it is let, and counts.
-struct Held {
-    origin: Origin,
+struct HeldUpstream {
+    origin: ScriptedUpstream,
     here: Arc<AtomicUsize>,
     free: Arc<AtomicBool>,
 }
 
-impl Held {
+impl HeldUpstream {
     fn start() -> Self {
         let (here, free) = (
             Arc::new(AtomicUsize::new(0)),
             Arc::new(AtomicBool::new(false)),
         );
         let (counted, freed) = (here.clone(), free.clone());
-        let origin = Origin::start(move |wire, _| {
+        let origin = ScriptedUpstream::start(move |wire, _| {
             while wire.message().is_some() {
                 counted.fetch_add(1, Ordering::SeqCst);
                 wait_until("the server answers", || freed.load(Ordering::SeqCst));
@@ -66,7 +66,7 @@ fn accepts(port: u16) -> bool {
 fn no_request_of_a_load_fails_while_its_route_is_withdrawn() {
     for threads in ["--threads=1", "--threads=2"] {
         for connections in [ConnectionReuse::Fresh, ConnectionReuse::KeepAlive] {
-            let (origin, _) = Origin::answering(OK);
+            let (origin, _) = ScriptedUpstream::answering(OK);
             let proxy = proxy(origin.port(), &["--lame-duck=2s", threads]);
             let load = load(&proxy, connections);
             load.more(200);
@@ -85,7 +85,7 @@ fn no_request_of_a_load_fails_while_its_route_is_withdrawn() {
 #[test]
 fn what_is_queued_is_served_before_the_end() {
     for threads in ["--threads=1", "--threads=2"] {
-        let server = Held::start();
+        let server = HeldUpstream::start();
         let proxy = proxy(
             server.origin.port(),
             &[
@@ -95,7 +95,9 @@ fn what_is_queued_is_served_before_the_end() {
                 threads,
             ],
         );
-        let mut clients: Vec<Wire> = (0..10).map(|_| Wire::connect(proxy.port())).collect();
+        let mut clients: Vec<WireConnection> = (0..10)
+            .map(|_| WireConnection::connect(proxy.port()))
+            .collect();
         for client in &mut clients {
             client.send(request("GET /", ""));
         }
@@ -119,7 +121,7 @@ fn what_is_queued_is_served_before_the_end() {
 
 #[test]
 fn a_lame_duck_serves_says_so_and_closes() {
-    let (origin, _) = Origin::answering(OK);
+    let (origin, _) = ScriptedUpstream::answering(OK);
     let args = [
         "--lame-duck=20s",
         "--drain-timeout=20s",
@@ -128,7 +130,7 @@ fn a_lame_duck_serves_says_so_and_closes() {
     let proxy = proxy(origin.port(), &args);
     let health = proxy.get("/health", &[]);
     assert_eq!((health.status, health.body.as_str()), (200, "ok"));
-    let mut kept = Wire::connect(proxy.port());
+    let mut kept = WireConnection::connect(proxy.port());
     assert_eq!(kept.ask(request("GET /", "")).header("connection"), None);
     let told = proxy.request_admin("POST", "/drain");
     assert!((200..300).contains(&told.status), "{told:?}");
@@ -141,7 +143,7 @@ fn a_lame_duck_serves_says_so_and_closes() {
         (200, Some("close"))
     );
     kept.closes();
-    let mut new = Wire::connect(proxy.port());
+    let mut new = WireConnection::connect(proxy.port());
     let answer = new.ask(request("GET /", ""));
     assert_eq!(
         (answer.status(), answer.header("connection")),
@@ -152,19 +154,19 @@ fn a_lame_duck_serves_says_so_and_closes() {
 
 #[test]
 fn the_end_waits_for_what_is_under_way_and_for_nothing_else() {
-    let server = Held::start();
+    let server = HeldUpstream::start();
     let proxy = proxy(
         server.origin.port(),
         &["--lame-duck=0", "--drain-timeout=60s"],
     );
-    let mut busy = Wire::connect(proxy.port());
+    let mut busy = WireConnection::connect(proxy.port());
     busy.send(request("GET /", ""));
     server.has(1);
     // One that has never said anything, one that has, and one in the middle of a head.
-    let mut silent = Wire::connect(proxy.port());
-    let mut used = Wire::connect(proxy.port());
+    let mut silent = WireConnection::connect(proxy.port());
+    let mut used = WireConnection::connect(proxy.port());
     assert_eq!(used.ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n").status(), 401);
-    let mut late = Wire::connect(proxy.port());
+    let mut late = WireConnection::connect(proxy.port());
     late.send("GET / HTTP/1.1\r\nHost: h\r\n");
     wait_until("all are known", || {
         proxy.metric_sum("authproxy_connections") == 4.0
@@ -190,10 +192,10 @@ fn the_end_waits_for_what_is_under_way_and_for_nothing_else() {
 
 #[test]
 fn the_end_comes_when_its_time_is_over() {
-    let server = Held::start();
+    let server = HeldUpstream::start();
     let args = ["--lame-duck=0", "--drain-timeout=500ms", "--threads=2"];
     let proxy = proxy(server.origin.port(), &args);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /", ""));
     server.has(1);
     proxy.signal(Signal::SIGTERM);
@@ -204,7 +206,7 @@ fn the_end_comes_when_its_time_is_over() {
 
 #[test]
 fn request_that_the_end_breaks_off_is_in_the_access_log() {
-    let origin = Origin::start(|wire, _| {
+    let origin = ScriptedUpstream::start(|wire, _| {
         let asked = wire.message().expect("a request");
         if asked.head.contains("/stream") {
             wire.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n");
@@ -218,7 +220,10 @@ fn request_that_the_end_breaks_off_is_in_the_access_log() {
         "--lame-duck=0",
         "--drain-timeout=100ms",
     ]);
-    let (mut silent, mut stream) = (Wire::connect(proxy.port()), Wire::connect(proxy.port()));
+    let (mut silent, mut stream) = (
+        WireConnection::connect(proxy.port()),
+        WireConnection::connect(proxy.port()),
+    );
     silent.send(request("GET /silent", ""));
     stream.send(request("GET /stream", ""));
     assert!(stream.head().is_some());
@@ -232,12 +237,12 @@ fn request_that_the_end_breaks_off_is_in_the_access_log() {
 
 #[test]
 fn a_second_signal_ends_at_once() {
-    let server = Held::start();
+    let server = HeldUpstream::start();
     let proxy = proxy(
         server.origin.port(),
         &["--lame-duck=60s", "--drain-timeout=60s"],
     );
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /", ""));
     server.has(1);
     proxy.signal(Signal::SIGTERM);
@@ -249,7 +254,7 @@ fn a_second_signal_ends_at_once() {
 
 #[test]
 fn a_tunnel_may_go_on_until_the_time_is_over() {
-    let origin = Origin::start(|wire, _| {
+    let origin = ScriptedUpstream::start(|wire, _| {
         wire.head();
         wire.send(
             "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
@@ -259,7 +264,7 @@ fn a_tunnel_may_go_on_until_the_time_is_over() {
         }
     });
     let proxy = proxy(origin.port(), &["--lame-duck=0", "--drain-timeout=60s"]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     let lines = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
     assert_eq!(client.ask_head(request("GET /", lines)).status(), 101);
     proxy.signal(Signal::SIGTERM);

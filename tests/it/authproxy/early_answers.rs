@@ -9,7 +9,7 @@ use std::time::Duration;
 use hostkit_tests::authproxy::AuthproxyProcess;
 use hostkit_tests::{find_program, is_long_run, or_skip, wait_limit, wait_until, wait_within};
 
-use super::wire::{Origin, Wire, ok, proxy, request};
+use super::wire::{ScriptedUpstream, WireConnection, ok, proxy, request};
 
 /// More than the kernel keeps on both sides.
 const UPLOAD: usize = 24 << 20;
@@ -28,7 +28,7 @@ fn chunk(length: usize) -> Vec<u8> {
 
 #[test]
 fn early_answer_reaches_client_that_uploads_everything_before_it_reads() {
-    let origin = Origin::start(|wire, _| {
+    let origin = ScriptedUpstream::start(|wire, _| {
         // It answers from the head alone, and closes.
         let head = wire.head().unwrap_or_default();
         if head.contains("/early") {
@@ -74,7 +74,7 @@ fn early_answer_reaches_client_that_uploads_everything_before_it_reads() {
         ),
     ] {
         let named = format!("{status} for {:.80}", head.replace(&"x".repeat(70_000), ""));
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         assert!(client.send(&head) && client.send(body), "reset: {named}");
         let answer = client.message();
         let answer = answer.unwrap_or_else(|| panic!("no answer: {named}"));
@@ -84,7 +84,7 @@ fn early_answer_reaches_client_that_uploads_everything_before_it_reads() {
 
 #[test]
 fn clients_of_others_see_refusal_of_large_upload() {
-    let (origin, _) = Origin::answering(ok("ok"));
+    let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &[]);
     let programs = [
         (
@@ -142,10 +142,10 @@ fn rid(proxy: &AuthproxyProcess, longest: Duration) {
 
 #[test]
 fn lingering_connection_ends_without_progress_and_in_any_case() {
-    let (origin, _) = Origin::answering(ok("ok"));
+    let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &["--client-timeout=1h", "--idle-timeout=1h"]);
     let refused = || {
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         let answer = client.ask(keyless("POST /", "Content-Length: 1000000\r\n"));
         assert_eq!(answer.status(), 401);
         assert_eq!(answer.header("connection"), Some("close"));
@@ -163,7 +163,7 @@ fn lingering_connection_ends_without_progress_and_in_any_case() {
 
 /// A client that is refused, and goes on to send until its connection is closed.
 fn uploading(proxy: &AuthproxyProcess) -> (JoinHandle<()>, Arc<AtomicBool>) {
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     let answer = client.ask(keyless("POST /", "Content-Length: 1000000000\r\n"));
     assert_eq!(answer.status(), 401);
     let stop = Arc::new(AtomicBool::new(false));
@@ -182,11 +182,11 @@ fn uploading(proxy: &AuthproxyProcess) -> (JoinHandle<()>, Arc<AtomicBool>) {
 
 #[test]
 fn oldest_lingering_connection_gives_its_place_to_new_client() {
-    let (origin, _) = Origin::answering(ok("ok"));
+    let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &["--max-connections=3"]);
     let lingering: Vec<_> = (0..3).map(|_| uploading(&proxy)).collect();
     assert_eq!(proxy.metric_sum("authproxy_connections"), 3.0);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     // Long before a connection that makes progress would end by itself.
     let soon = Some(Duration::from_secs(20));
     client.stream.set_read_timeout(soon).unwrap();

@@ -11,7 +11,7 @@ use hostkit_tests::upstream::RecordingUpstream;
 use hostkit_tests::upstream::parser::ParserProfile;
 use hostkit_tests::wait_until;
 
-use super::wire::{Wire, request};
+use super::wire::{WireConnection, request};
 
 const GREEDY: &str = "greedy-key";
 const OTHERS: [&str; 4] = ["alice-key", "bob-key", "carol-key", "dave-key"];
@@ -28,8 +28,8 @@ fn pool() -> usize {
 }
 
 /// An upload that has begun and does not go on.
-fn begin(proxy: &AuthproxyProcess) -> Wire {
-    let mut client = Wire::connect(proxy.port());
+fn begin(proxy: &AuthproxyProcess) -> WireConnection {
+    let mut client = WireConnection::connect(proxy.port());
     let head = request("POST /", &format!("Content-Length: {}\r\n", 2 * BODY.len()));
     client.send(head.replace(super::wire::KEY, GREEDY) + BODY);
     client
@@ -48,7 +48,7 @@ fn serve_others(proxy: &AuthproxyProcess, rounds: usize) {
     thread::scope(|scope| {
         for key in OTHERS {
             scope.spawn(move || {
-                let mut client = Wire::connect(proxy.port());
+                let mut client = WireConnection::connect(proxy.port());
                 let ask = request("GET /", "").replace(super::wire::KEY, key);
                 for round in 0..rounds {
                     let answer = client.ask(&ask);
@@ -78,7 +78,7 @@ fn slow_uploads_of_one_key_leave_room_for_all_others() {
     let (held, queued) = (size - size / 10, size / 2);
     // 2,100 of a pool of 1,024.
     let count = size * 2 + size / 20;
-    let mut uploads: Vec<Wire> = (0..count).map(|_| begin(&proxy)).collect();
+    let mut uploads: Vec<WireConnection> = (0..count).map(|_| begin(&proxy)).collect();
     let refused = "authproxy_refusals_total{reason=\"too_many_requests\"}";
     wait_until("all are held, waiting or refused", || {
         proxy.metric(refused) == Some((count - held - queued) as f64)
@@ -119,7 +119,7 @@ fn slow_uploads_of_one_key_leave_room_for_all_others() {
 fn request_that_leaves_the_queue_gives_its_place_back() {
     let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let proxy = super::wire::proxy(backend.port(), &["--server-connections=1"]);
-    let mut holder = Wire::connect(proxy.port());
+    let mut holder = WireConnection::connect(proxy.port());
     holder.send(request("POST /", "Content-Length: 10\r\n"));
     let waiting = |count: f64| {
         wait_until(&format!("{count} wait"), || {
@@ -130,7 +130,7 @@ fn request_that_leaves_the_queue_gives_its_place_back() {
     waiting(0.0);
     // There is one place, which each of them takes and leaves.
     for _ in 0..3 {
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         client.send(request("GET /", ""));
         waiting(1.0);
         drop(client);
@@ -138,6 +138,6 @@ fn request_that_leaves_the_queue_gives_its_place_back() {
     }
     holder.send(BODY);
     assert_eq!(holder.message().unwrap().status(), 200);
-    let answer = Wire::connect(proxy.port()).ask(request("GET /", ""));
+    let answer = WireConnection::connect(proxy.port()).ask(request("GET /", ""));
     assert_eq!(answer.status(), 200);
 }

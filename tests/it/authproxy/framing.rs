@@ -28,13 +28,13 @@ const STRICT: ParserProfile = ParserProfile {
 };
 
 /// authproxy between attackers and a backend that records.
-struct Rig {
+struct FramingRig {
     backend: RecordingUpstream,
     proxy: AuthproxyProcess,
     _directory: TempDir,
 }
 
-impl Rig {
+impl FramingRig {
     /// Whatever never ends is ended soon.
     fn start(personality: ParserProfile) -> Self {
         let directory = tempfile::tempdir().unwrap();

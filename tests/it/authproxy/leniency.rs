@@ -4,7 +4,7 @@ use hostkit_tests::nginx::NginxServer;
 use hostkit_tests::or_skip;
 use hostkit_tests::tls::CertificateAuthority;
 
-use super::wire::{KEY, Origin, Wire, ok, proxy};
+use super::wire::{KEY, ScriptedUpstream, WireConnection, ok, proxy};
 
 #[test]
 fn bytes_with_one_reading_pass_through_authproxy_and_nginx_alike() {
@@ -48,7 +48,7 @@ fn bytes_with_one_reading_pass_through_authproxy_and_nginx_alike() {
     let root = tempfile::tempdir().unwrap();
     for ((answer, bytes), (request, head)) in answered.chain(asked) {
         let bytes = bytes.clone();
-        let origin = Origin::start(move |wire, _| {
+        let origin = ScriptedUpstream::start(move |wire, _| {
             wire.head();
             wire.send(&bytes);
         });
@@ -64,7 +64,7 @@ fn bytes_with_one_reading_pass_through_authproxy_and_nginx_alike() {
         };
         let proxy = proxy(origin.port(), &[]);
         for (name, port) in [("nginx", nginx.port()), ("authproxy", proxy.port())] {
-            let mut client = Wire::connect(port);
+            let mut client = WireConnection::connect(port);
             let answered = client.ask(format!(
                 "{head}X-API-Key: {KEY}\r\nConnection: close\r\n\r\n"
             ));

@@ -23,12 +23,12 @@ const PERSONALITY: ParserProfile = ParserProfile {
 };
 
 /// An nginx with a small file and a large one, which answers preflights as an API does.
-struct Rig {
+struct NginxRig {
     nginx: NginxServer,
     directory: TempDir,
 }
 
-impl Rig {
+impl NginxRig {
     fn start() -> Result<Self, String> {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("root");
@@ -177,7 +177,7 @@ fn slow_bodies_end_and_others_are_served_meanwhile() {
 
 #[test]
 fn slow_readers_end_and_others_are_served_meanwhile() {
-    let Some(rig) = or_skip("nginx", Rig::start()) else {
+    let Some(rig) = or_skip("nginx", NginxRig::start()) else {
         return;
     };
     let windows = [
@@ -204,7 +204,7 @@ const CHROMIUM: &[&str] = &[
 
 #[test]
 fn a_browser_may_ask_before_it_shows_its_key_and_reads_why_it_was_refused() {
-    let Some(rig) = or_skip("nginx", Rig::start()) else {
+    let Some(rig) = or_skip("nginx", NginxRig::start()) else {
         return;
     };
     let config = rig.path("authproxy.yaml");

@@ -111,13 +111,13 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Rig {
+struct MemoryRig {
     proxy: AuthproxyProcess,
     _backend: RecordingUpstream,
     _directory: TempDir,
 }
 
-impl Rig {
+impl MemoryRig {
     fn start() -> Self {
         let backend = RecordingUpstream::start(PERSONALITY);
         let directory = tempfile::tempdir().unwrap();
@@ -165,7 +165,7 @@ fn used(proxy: &AuthproxyProcess, count: usize) -> Vec<TcpStream> {
 fn ten_thousand_connections_that_were_never_used_cost_little_and_wake_nobody() {
     let _alone = alone();
     let count = connections();
-    let rig = Rig::start();
+    let rig = MemoryRig::start();
     let proxy = &rig.proxy;
     let before = resident(proxy);
     let mut idle: Vec<TcpStream> = (0..count).map(|_| connect(proxy)).collect();
@@ -185,7 +185,7 @@ fn ten_thousand_connections_that_were_never_used_cost_little_and_wake_nobody() {
 fn ten_thousand_connections_that_were_used_wake_nobody() {
     let _alone = alone();
     let count = connections();
-    let rig = Rig::start();
+    let rig = MemoryRig::start();
     let proxy = &rig.proxy;
     let before = resident(proxy);
     let mut idle = used(proxy, count);
@@ -201,7 +201,7 @@ fn ten_thousand_connections_that_were_used_wake_nobody() {
 #[test]
 fn what_a_connection_holds_while_it_is_used_is_given_back_when_it_is_idle() {
     let (rounds, batch) = if is_long_run() { (10, 1000) } else { (3, 300) };
-    let rig = Rig::start();
+    let rig = MemoryRig::start();
     let proxy = &rig.proxy;
     // The first ones make the room that later ones find.
     let mut idle = Vec::new();
@@ -284,7 +284,7 @@ fn gives_back(proxy: &AuthproxyProcess, before: u64) {
 fn unfinished_heads_are_bounded_and_their_memory_is_given_back() {
     let _alone = alone();
     let count = connections().min(4000);
-    let rig = Rig::start();
+    let rig = MemoryRig::start();
     let proxy = &rig.proxy;
     let before = anonymous(proxy);
     let mut head = b"GET / HTTP/1.1\r\nHost: x\r\n".to_vec();
@@ -324,7 +324,7 @@ fn unfinished_heads_are_bounded_and_their_memory_is_given_back() {
 fn memory_of_many_requests_at_once_is_given_back() {
     let _alone = alone();
     let count = connections().min(4000);
-    let rig = Rig::start();
+    let rig = MemoryRig::start();
     let before = anonymous(&rig.proxy);
     let mut streams: Vec<TcpStream> = (0..count).map(|_| connect(&rig.proxy)).collect();
     for stream in &mut streams {

@@ -26,7 +26,7 @@ fn minutes(count: u32) -> Duration {
 }
 
 /// authproxy with all that it depends on.
-struct Rig {
+struct OutageRig {
     acl: PermissionsServer,
     memcached: Vec<MemcachedServer>,
     backend: RecordingUpstream,
@@ -34,7 +34,7 @@ struct Rig {
     _directory: TempDir,
 }
 
-impl Rig {
+impl OutageRig {
     /// With the times of the defaults: a minute for a grant, ten more while the engine fails.
     fn start() -> Result<Self, String> {
         let stale = format!("--stale-if-error={}s", minutes(10).as_secs());
@@ -115,7 +115,7 @@ fn nobody_noticed(loads: Vec<LoadGenerator>) {
 
 #[test]
 fn nobody_with_a_known_key_notices_ten_minutes_without_engine_and_memcached() {
-    let Some(rig) = or_skip("memcached", Rig::start()) else {
+    let Some(rig) = or_skip("memcached", OutageRig::start()) else {
         return;
     };
     let loads = rig.loads();
@@ -152,7 +152,7 @@ fn nobody_with_a_known_key_notices_ten_minutes_without_engine_and_memcached() {
 
 #[test]
 fn memcached_dies_hangs_and_comes_back_and_nobody_notices() {
-    let Some(rig) = or_skip("memcached", Rig::with(&["--ttl-allowed=100ms"])) else {
+    let Some(rig) = or_skip("memcached", OutageRig::with(&["--ttl-allowed=100ms"])) else {
         return;
     };
     let loads = rig.loads();
@@ -195,7 +195,7 @@ fn memcached_dies_hangs_and_comes_back_and_nobody_notices() {
 
 #[test]
 fn an_engine_that_flaps_hangs_and_lies_is_not_noticed_by_those_it_knew() {
-    let Some(rig) = or_skip("memcached", Rig::with(&["--ttl-allowed=50ms"])) else {
+    let Some(rig) = or_skip("memcached", OutageRig::with(&["--ttl-allowed=50ms"])) else {
         return;
     };
     let loads = rig.loads();
@@ -249,7 +249,7 @@ fn an_engine_that_flaps_hangs_and_lies_is_not_noticed_by_those_it_knew() {
 #[test]
 fn a_restart_during_the_outage_takes_what_memcached_has() {
     let args = ["--ttl-allowed=50ms", "--stale-if-error=1h"];
-    let Some(mut rig) = or_skip("memcached", Rig::with(&args)) else {
+    let Some(mut rig) = or_skip("memcached", OutageRig::with(&args)) else {
         return;
     };
     for key in KEYS {

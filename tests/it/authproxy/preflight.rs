@@ -4,7 +4,7 @@ use hostkit_tests::authproxy::{AuthproxyProcess, RawResponse, send_request};
 use hostkit_tests::or_skip;
 use hostkit_tests::web::{WebServer, WebServerKind};
 
-use super::wire::{Origin, ok, proxy};
+use super::wire::{ScriptedUpstream, ok, proxy};
 
 const PREFLIGHT: &[&str] = &[
     "Origin: https://a.example",
@@ -37,7 +37,7 @@ fn configured(server: u16, text: &str) -> AuthproxyProcess {
 
 #[test]
 fn preflights_need_a_key_by_default_and_the_log_names_the_setting_once() {
-    let (origin, requests) = Origin::answering(ok("data"));
+    let (origin, requests) = ScriptedUpstream::answering(ok("data"));
     let proxy = proxy(origin.port(), &[]);
     for _ in 0..3 {
         let answer = ask_first(&proxy, "/secret", &[]);
@@ -60,7 +60,7 @@ fn preflights_need_a_key_by_default_and_the_log_names_the_setting_once() {
 
 #[test]
 fn preflights_are_answered_from_cors_and_the_server_hears_nothing() {
-    let (origin, requests) = Origin::answering(ok("data"));
+    let (origin, requests) = ScriptedUpstream::answering(ok("data"));
     let proxy = configured(
         origin.port(),
         "cors: {allow-origin: [https://a.example, https://b.example], allow-methods: [GET, DELETE], max-age: 600, \
@@ -99,7 +99,7 @@ fn preflights_are_answered_from_cors_and_the_server_hears_nothing() {
 #[test]
 fn a_preflight_that_passes_is_nothing_but_a_question() {
     let (origin, requests) =
-        Origin::answering("HTTP/1.1 204 Fine\r\nAccess-Control-Allow-Origin: *\r\n\r\n");
+        ScriptedUpstream::answering("HTTP/1.1 204 Fine\r\nAccess-Control-Allow-Origin: *\r\n\r\n");
     let proxy = configured(
         origin.port(),
         "routes:\n- {path: /a, rights: all, cors-preflight: pass}\n- {path: /, rights: all}\n",

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use hostkit_tests::wait_until;
 
-use super::wire::{KEY, Origin, Wire, ok, proxy, request};
+use super::wire::{KEY, ScriptedUpstream, WireConnection, ok, proxy, request};
 
 #[test]
 fn a_request_and_its_answer_pass_on_one_connection_each() {
-    let (origin, requests) = Origin::answering(
+    let (origin, requests) = ScriptedUpstream::answering(
         "HTTP/1.1 299 Quite Fine\r\nX-One: 1\r\nX-One: 2\r\nContent-Length: 5\r\n\r\nhello",
     );
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     for number in 0..3 {
         let path = format!("GET /a%2Fb/{number}?q=%20&r=+");
         let answer = client.ask(request(&path, "X-Two: 3\r\nX-Two: 4\r\n"));
@@ -51,9 +51,9 @@ fn bodies_of_all_framings_pass_both_ways() {
             .to_owned(),
     ];
     for answer in answers {
-        let (origin, requests) = Origin::answering(answer.as_bytes());
+        let (origin, requests) = ScriptedUpstream::answering(answer.as_bytes());
         let proxy = proxy(origin.port(), &[]);
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         for (method, framed) in [
             ("POST", "Content-Length: 5\r\n\r\nhello"),
             (
@@ -109,9 +109,9 @@ fn answers_without_a_body_end_with_their_head() {
         ),
         ("OPTIONS", "HTTP/1.1 204 No Content\r\nAllow: GET\r\n\r\n"),
     ] {
-        let (origin, _) = Origin::answering(answer);
+        let (origin, _) = ScriptedUpstream::answering(answer);
         let proxy = proxy(origin.port(), &[]);
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         for _ in 0..2 {
             let got = client.ask_head(request(&format!("{method} /"), ""));
             assert_eq!(got.head.lines().next(), answer.lines().next());
@@ -127,11 +127,11 @@ fn answers_without_a_body_end_with_their_head() {
 
 #[test]
 fn trailers_pass_both_ways() {
-    let (origin, requests) = Origin::answering(
+    let (origin, requests) = ScriptedUpstream::answering(
         "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n",
     );
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     let answer = client.ask(
         request(
             "POST /",
@@ -158,9 +158,9 @@ fn trailers_pass_both_ways() {
 
 #[test]
 fn who_expects_to_continue_is_told_to_when_the_server_takes_the_body() {
-    let (origin, requests) = Origin::answering(ok("done"));
+    let (origin, requests) = ScriptedUpstream::answering(ok("done"));
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(request(
         "POST /",
         "Expect: 100-continue\r\nContent-Length: 4\r\n",
@@ -178,7 +178,7 @@ fn who_expects_to_continue_is_told_to_when_the_server_takes_the_body() {
     );
     client.closes();
 
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     let answer = client.ask(request("GET /", "Expect: the-unexpected\r\n"));
     assert_eq!(
         (answer.status(), answer.word().as_str()),
@@ -189,9 +189,9 @@ fn who_expects_to_continue_is_told_to_when_the_server_takes_the_body() {
 #[test]
 fn informational_answers_are_dropped() {
     let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n";
-    let (origin, _) = Origin::answering(early.to_owned() + &ok("end"));
+    let (origin, _) = ScriptedUpstream::answering(early.to_owned() + &ok("end"));
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     for _ in 0..2 {
         let answer = client.ask(request("GET /", ""));
         assert_eq!((answer.status(), answer.text().as_str()), (200, "end"));
@@ -200,14 +200,14 @@ fn informational_answers_are_dropped() {
 
 #[test]
 fn an_answer_that_comes_before_the_body_is_whole_passes_at_once() {
-    let origin = Origin::start(|wire, _| {
+    let origin = ScriptedUpstream::start(|wire, _| {
         wire.head();
         wire.send("HTTP/1.1 413 Too Much\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno!");
         // Whoever closes while something is unread takes the answer back.
         wire.rest();
     });
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(request("POST /", "Content-Length: 1000000\r\n") + "the beginning");
     let answer = client.message().unwrap();
     assert_eq!((answer.status(), answer.text().as_str()), (413, "no!"));
@@ -223,7 +223,7 @@ fn an_answer_that_comes_before_the_body_is_whole_passes_at_once() {
 #[test]
 fn large_bodies_pass_both_ways_in_little_memory() {
     const SIZE: usize = 200 << 20;
-    let origin = Origin::start(|wire, _| {
+    let origin = ScriptedUpstream::start(|wire, _| {
         let head = wire.head().unwrap();
         if head.starts_with("GET") {
             wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"));
@@ -238,7 +238,7 @@ fn large_bodies_pass_both_ways_in_little_memory() {
         }
     });
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /", ""));
     assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
     // Nobody reads for a while: what is under way is in sockets, not in the process.
@@ -250,7 +250,7 @@ fn large_bodies_pass_both_ways_in_little_memory() {
     while left > 0 {
         left -= client.exactly(left.min(1 << 20)).len();
     }
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(request("POST /", &format!("Content-Length: {SIZE}\r\n")));
     let chunk = vec![b'x'; 1 << 20];
     for _ in 0..SIZE / chunk.len() {
@@ -275,12 +275,12 @@ fn resident(pid: i32) -> u64 {
 #[test]
 fn a_body_without_a_length_ends_with_the_connection_and_gets_one() {
     for version in ["1.0", "1.1"] {
-        let origin = Origin::start(move |wire, _| {
+        let origin = ScriptedUpstream::start(move |wire, _| {
             wire.message();
             wire.send(format!("HTTP/{version} 200 OK\r\n\r\nto the end"));
         });
         let proxy = proxy(origin.port(), &[]);
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         for _ in 0..2 {
             let answer = client.ask(request("GET /", ""));
             assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
@@ -298,12 +298,12 @@ fn a_body_that_is_cut_short_never_looks_whole() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n5\r\nhal",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\nnonsense\r\n",
     ] {
-        let origin = Origin::start(move |wire, _| {
+        let origin = ScriptedUpstream::start(move |wire, _| {
             wire.message();
             wire.send(begun);
         });
         let proxy = proxy(origin.port(), &[]);
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         client.send(request("GET /", ""));
         let head = client.head().unwrap();
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
@@ -318,11 +318,11 @@ fn a_body_that_is_cut_short_never_looks_whole() {
 
 #[test]
 fn clients_of_http_1_0_get_what_they_understand() {
-    let (origin, requests) = Origin::answering(
+    let (origin, requests) = ScriptedUpstream::answering(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
     );
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(format!(
         "GET / HTTP/1.0\r\nHost: h\r\nX-API-Key: {KEY}\r\n\r\n"
     ));
@@ -341,12 +341,12 @@ fn clients_of_http_1_0_get_what_they_understand() {
 
 #[test]
 fn a_client_of_http_1_0_sees_that_an_answer_was_cut_short() {
-    let origin = Origin::start(move |wire, _| {
+    let origin = ScriptedUpstream::start(move |wire, _| {
         wire.message();
         wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n");
     });
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(format!(
         "GET / HTTP/1.0\r\nHost: h\r\nX-API-Key: {KEY}\r\n\r\n"
     ));
@@ -362,9 +362,9 @@ fn a_client_of_http_1_0_sees_that_an_answer_was_cut_short() {
 
 #[test]
 fn the_host_of_the_request_line_counts() {
-    let (origin, requests) = Origin::answering(ok("ok"));
+    let (origin, requests) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.ask(request("GET http://here/a?b", ""));
     client.ask(request("OPTIONS *", ""));
     let seen = requests.lock().unwrap();
@@ -381,9 +381,9 @@ fn the_host_of_the_request_line_counts() {
 
 #[test]
 fn nobody_gets_a_tunnel() {
-    let (origin, requests) = Origin::answering(ok("ok"));
+    let (origin, requests) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     let asked = format!("CONNECT here:1 HTTP/1.1\r\nHost: here:1\r\nX-API-Key: {KEY}\r\n\r\n");
     let answer = client.ask(asked);
     assert!([400, 501].contains(&answer.status()), "{answer:?}");
@@ -394,14 +394,14 @@ fn nobody_gets_a_tunnel() {
 fn bodies_have_a_limit() {
     let taken = Arc::new(AtomicUsize::new(0));
     let counted = taken.clone();
-    let origin = Origin::start(move |wire, _| {
+    let origin = ScriptedUpstream::start(move |wire, _| {
         while let Some(request) = wire.message() {
             counted.fetch_add(1, Ordering::SeqCst);
             wire.send(ok(&request.body.len().to_string()));
         }
     });
     let proxy = proxy(origin.port(), &["--max-body=1K"]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     let fits = "x".repeat(1024);
     let answer = client.ask(request("POST /", "Content-Length: 1024\r\n") + &fits);
     assert_eq!(answer.text(), "1024");
@@ -416,7 +416,7 @@ fn bodies_have_a_limit() {
     client.closes();
     assert_eq!(origin.accepted(), accepted);
     // What turns out to be too long is cut off, also for the server.
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(request("POST /", "Transfer-Encoding: chunked\r\n"));
     client.send(format!("400\r\n{fits}\r\n"));
     client.send("1\r\nx\r\n");
@@ -431,9 +431,9 @@ fn bodies_have_a_limit() {
 
 #[test]
 fn a_refused_body_that_is_short_costs_nobody_the_connection() {
-    let (origin, _) = Origin::answering(ok("ok"));
+    let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     let no_key = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello";
     for _ in 0..2 {
         let answer = client.ask(no_key);

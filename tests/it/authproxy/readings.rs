@@ -8,7 +8,7 @@ use hostkit_tests::web::{WebServer, WebServerKind};
 use hostkit_tests::{or_skip, permissions, workspace};
 
 /// What becomes of a request.
-enum Verdict {
+enum ExpectedResponse {
     /// It is answered here.
     Refused(u16, &'static str),
     /// The server answers, with a text that begins so.
@@ -16,7 +16,7 @@ enum Verdict {
 }
 
 /// A request that is read in two ways.
-struct Row {
+struct AmbiguousRequest {
     /// What is odd about it, for the page.
     request: &'static str,
     /// The servers that take it for something else, and their answer to it.
@@ -28,10 +28,10 @@ struct Row {
     method: &'static str,
     target: &'static str,
     headers: &'static [&'static str],
-    verdict: Verdict,
+    verdict: ExpectedResponse,
 }
 
-use Verdict::{Passed, Refused};
+use ExpectedResponse::{Passed, Refused};
 use WebServerKind::{Express, Gunicorn, Hypercorn, Nginx, Node};
 
 /// Keys that may read; the second on one host only. Nothing here needs more, but for what [`RULES`] says.
@@ -45,8 +45,8 @@ routes:
   - {path: /, methods: [POST, DELETE, PURGE], rights: [write]}
 ";
 
-const ROWS: &[Row] = &[
-    Row {
+const ROWS: &[AmbiguousRequest] = &[
+    AmbiguousRequest {
         request: "`OPTIONS` with the headers of a CORS preflight",
         servers: &[
             (Node, "OPTIONS admin"),
@@ -65,7 +65,7 @@ const ROWS: &[Row] = &[
         ],
         verdict: Refused(401, "no_key"),
     },
-    Row {
+    AmbiguousRequest {
         request: "`post`",
         servers: &[(Hypercorn, "POST other"), (Gunicorn, "POST other")],
         means: "`POST`",
@@ -75,7 +75,7 @@ const ROWS: &[Row] = &[
         headers: &[READER],
         verdict: Refused(400, "malformed_request"),
     },
-    Row {
+    AmbiguousRequest {
         request: "`purge`, of a server that knows `PURGE`",
         servers: &[(Hypercorn, "PURGE other"), (Gunicorn, "PURGE other")],
         means: "`PURGE`",
@@ -85,7 +85,7 @@ const ROWS: &[Row] = &[
         headers: &[READER],
         verdict: Refused(403, "missing_right"),
     },
-    Row {
+    AmbiguousRequest {
         request: "`X-HTTP-Method-Override: DELETE`, `X-HTTP-Method`, `X-Method-Override`",
         servers: &[(Express, "DELETE other")],
         means: "`DELETE`",
@@ -95,7 +95,7 @@ const ROWS: &[Row] = &[
         headers: &["X-HTTP-Method-Override: DELETE", READER],
         verdict: Refused(403, "missing_right"),
     },
-    Row {
+    AmbiguousRequest {
         request: "`/ADMIN`",
         servers: &[(Express, "GET admin"), (Nginx, "GET admin")],
         means: "`/admin`",
@@ -105,7 +105,7 @@ const ROWS: &[Row] = &[
         headers: &[READER],
         verdict: Refused(403, "missing_right"),
     },
-    Row {
+    AmbiguousRequest {
         request: "`/%61dmin`",
         servers: &[
             (Hypercorn, "GET admin"),
@@ -119,7 +119,7 @@ const ROWS: &[Row] = &[
         headers: &[READER],
         verdict: Refused(403, "missing_right"),
     },
-    Row {
+    AmbiguousRequest {
         request: "`/%6fpen`",
         servers: &[(Node, "GET other"), (Express, "GET other")],
         means: "another path than `/open`",
@@ -129,7 +129,7 @@ const ROWS: &[Row] = &[
         headers: &[],
         verdict: Refused(401, "no_key"),
     },
-    Row {
+    AmbiguousRequest {
         request: "`/open/../admin`, `/open/%2e%2e/admin`",
         servers: &[(Nginx, "GET admin")],
         means: "`/admin`",
@@ -139,7 +139,7 @@ const ROWS: &[Row] = &[
         headers: &[READER],
         verdict: Refused(400, "ambiguous_path"),
     },
-    Row {
+    AmbiguousRequest {
         request: "`//admin`",
         servers: &[(Nginx, "GET admin")],
         means: "`/admin`",
@@ -149,7 +149,7 @@ const ROWS: &[Row] = &[
         headers: &[READER],
         verdict: Refused(400, "ambiguous_path"),
     },
-    Row {
+    AmbiguousRequest {
         request: "`/open%2f..%2fadmin`",
         servers: &[(Nginx, "GET admin")],
         means: "`/admin`",
@@ -159,7 +159,7 @@ const ROWS: &[Row] = &[
         headers: &[READER],
         verdict: Refused(400, "ambiguous_path"),
     },
-    Row {
+    AmbiguousRequest {
         request: "`/admin;x`",
         servers: &[],
         means: "`/admin`, in servlet containers",
@@ -169,7 +169,7 @@ const ROWS: &[Row] = &[
         headers: &[READER],
         verdict: Refused(400, "ambiguous_path"),
     },
-    Row {
+    AmbiguousRequest {
         request: "`X-Forwarded-Host`, `Forwarded`, `X-Host`, `X-Original-Host` or `X-HTTP-Host-Override` beside `Host`",
         servers: &[(Express, "GET other b.example")],
         means: "the host",
@@ -180,7 +180,7 @@ const ROWS: &[Row] = &[
         headers: &["Host: a.example", "X-Forwarded-Host: b.example", HERE],
         verdict: Refused(403, "host_not_allowed"),
     },
-    Row {
+    AmbiguousRequest {
         request: "`X_Auth_Id: root`",
         servers: &[
             (Gunicorn, "GET other localhost root"),
@@ -193,7 +193,7 @@ const ROWS: &[Row] = &[
         headers: &["X_Auth_Id: root", READER],
         verdict: Passed("GET other localhost reader"),
     },
-    Row {
+    AmbiguousRequest {
         request: "`Connection: X-SSL-Client-CN`",
         servers: &[],
         means: "nothing of that header, to proxies",

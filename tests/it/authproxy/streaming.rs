@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hostkit_tests::authproxy::AuthproxyProcess;
 use hostkit_tests::wait_until;
 
-use super::wire::{Origin, Wire, proxy, request};
+use super::wire::{ScriptedUpstream, WireConnection, proxy, request};
 
 const EVENTS: &str = "text/event-stream; charset=utf-8";
 const FIRST: &str = "5\r\nfirst\r\n";
@@ -18,8 +18,12 @@ fn head(content_type: &str) -> String {
 }
 
 /// A server whose response stops after its first part, and ends once it is told to; that of `/stalled` never does.
-fn silent(content_type: &'static str, first: &'static str, told: Arc<AtomicBool>) -> Origin {
-    Origin::start(move |wire, _| {
+fn silent(
+    content_type: &'static str,
+    first: &'static str,
+    told: Arc<AtomicBool>,
+) -> ScriptedUpstream {
+    ScriptedUpstream::start(move |wire, _| {
         let Some(request) = wire.head() else { return };
         if request.starts_with("GET /stalled") {
             wire.send(head("text/plain"));
@@ -35,7 +39,7 @@ fn silent(content_type: &'static str, first: &'static str, told: Arc<AtomicBool>
 /// Lets `--timeout` pass several times.
 fn let_the_timeout_pass(proxy: &AuthproxyProcess) {
     for _ in 0..4 {
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         client.send(request("GET /stalled", ""));
         let response = String::from_utf8(client.rest()).unwrap();
         assert!(!response.ends_with(END), "{response}");
@@ -53,7 +57,7 @@ fn streaming_response_outlives_the_timeout_of_others() {
         let told = Arc::new(AtomicBool::new(false));
         let origin = silent(content_type, first, told.clone());
         let proxy = proxy(origin.port(), args);
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         client.send(request("GET /", ""));
         assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
         assert_eq!(client.exactly(first.len()), first.as_bytes());
@@ -80,7 +84,7 @@ fn response_that_does_not_stream_or_is_silent_for_too_long_is_truncated() {
         let told = Arc::new(AtomicBool::new(false));
         let origin = silent(content_type, first, told.clone());
         let proxy = proxy(origin.port(), args);
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         client.send(request("GET /", ""));
         assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
         assert_eq!(client.rest(), first.as_bytes(), "{content_type} {args:?}");
@@ -95,7 +99,7 @@ fn client_that_leaves_a_silent_stream_frees_its_connection() {
     let told = Arc::new(AtomicBool::new(false));
     let origin = silent(EVENTS, FIRST, told.clone());
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /", ""));
     assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
     drop(client);

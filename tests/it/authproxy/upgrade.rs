@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hostkit_tests::{ChildGuard, free_port, skip, wait_until};
 
-use super::wire::{KEY, Message, Origin, Wire, proxy, request};
+use super::wire::{KEY, ScriptedUpstream, WireConnection, WireMessage, proxy, request};
 
 const ASKED: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
                      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
@@ -13,8 +13,8 @@ const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\
                         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// A server that switches, and then sends back what it gets until that ends; `ahead` goes out with the head.
-fn echo(ahead: &'static str) -> Origin {
-    Origin::start(move |wire, _| {
+fn echo(ahead: &'static str) -> ScriptedUpstream {
+    ScriptedUpstream::start(move |wire, _| {
         let head = wire.head().unwrap_or_default();
         if !head.to_lowercase().contains("\r\nupgrade: websocket\r\n") {
             wire.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain");
@@ -32,7 +32,7 @@ fn echo(ahead: &'static str) -> Origin {
     })
 }
 
-fn switch(client: &mut Wire, lines: &str) -> Message {
+fn switch(client: &mut WireConnection, lines: &str) -> WireMessage {
     client.ask_head(request("GET /chat", lines))
 }
 
@@ -40,7 +40,7 @@ fn switch(client: &mut Wire, lines: &str) -> Message {
 fn a_websocket_passes_bytes_both_ways_and_the_end_of_each() {
     let origin = echo("ahead ");
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     let answer = switch(&mut client, ASKED);
     assert_eq!(answer.status(), 101);
     for (name, value) in [
@@ -67,7 +67,7 @@ fn a_websocket_passes_bytes_both_ways_and_the_end_of_each() {
 fn bytes_that_are_sent_with_the_request_are_not_lost() {
     let origin = echo("");
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /chat", ASKED) + "at once");
     assert!(client.head().unwrap().starts_with("HTTP/1.1 101"));
     assert_eq!(client.exactly(7), b"at once");
@@ -76,7 +76,7 @@ fn bytes_that_are_sent_with_the_request_are_not_lost() {
 #[test]
 fn large_messages_pass() {
     const SIZE: usize = 8 << 20;
-    let origin = Origin::start(|wire, _| {
+    let origin = ScriptedUpstream::start(|wire, _| {
         wire.head();
         wire.send(SWITCHED);
         let got = wire.exactly(SIZE);
@@ -84,7 +84,7 @@ fn large_messages_pass() {
         wire.rest();
     });
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     assert_eq!(switch(&mut client, ASKED).status(), 101);
     let sent: Vec<u8> = (0..SIZE).map(|at| (at * 7 % 251) as u8).collect();
     client.send(&sent);
@@ -102,9 +102,9 @@ fn no_other_upgrade_reaches_the_server() {
         "Upgrade: websocket\r\n",
     ] {
         let (origin, requests) =
-            Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain");
+            ScriptedUpstream::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain");
         let proxy = proxy(origin.port(), &[]);
-        let mut client = Wire::connect(proxy.port());
+        let mut client = WireConnection::connect(proxy.port());
         let answer = client.ask(request("GET /", lines));
         assert_eq!(
             (answer.status(), answer.text().as_str()),
@@ -124,9 +124,9 @@ fn no_other_upgrade_reaches_the_server() {
 fn what_is_no_websocket_request_is_not_upgraded() {
     let proxied = |asked: String, connection: Option<&str>| {
         let (origin, requests) =
-            Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain");
+            ScriptedUpstream::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain");
         let proxy = proxy(origin.port(), &[]);
-        let answer = Wire::connect(proxy.port()).ask(asked);
+        let answer = WireConnection::connect(proxy.port()).ask(asked);
         assert_eq!(answer.text(), "plain");
         let seen = requests.lock().unwrap().remove(0);
         assert_eq!(
@@ -147,7 +147,7 @@ fn what_is_no_websocket_request_is_not_upgraded() {
 fn a_websocket_needs_a_key_like_everything_else() {
     let origin = echo("");
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     let answer = client.ask(format!("GET /chat HTTP/1.1\r\nHost: h\r\n{ASKED}\r\n"));
     assert_eq!(answer.status(), 401);
     assert_eq!(origin.accepted(), 0);
@@ -156,9 +156,9 @@ fn a_websocket_needs_a_key_like_everything_else() {
 #[test]
 fn a_server_may_refuse_to_switch() {
     let (origin, _) =
-        Origin::answering("HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nno");
+        ScriptedUpstream::answering("HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nno");
     let proxy = proxy(origin.port(), &[]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     for _ in 0..2 {
         let answer = client.ask(request("GET /", ASKED));
         assert_eq!((answer.status(), answer.text().as_str()), (426, "no"));
@@ -176,13 +176,13 @@ fn a_server_that_switches_to_what_nobody_asked_for_gets_nothing_through() {
         ),
         (ASKED, "HTTP/1.1 101 Switching Protocols\r\n\r\n"),
     ] {
-        let origin = Origin::start(move |wire, _| {
+        let origin = ScriptedUpstream::start(move |wire, _| {
             wire.head();
             wire.send(answer);
             wire.rest();
         });
         let proxy = proxy(origin.port(), &[]);
-        let got = Wire::connect(proxy.port()).ask(request("GET /", lines));
+        let got = WireConnection::connect(proxy.port()).ask(request("GET /", lines));
         assert_eq!(
             (got.status(), got.word().as_str()),
             (502, "bad_gateway"),
@@ -193,7 +193,7 @@ fn a_server_that_switches_to_what_nobody_asked_for_gets_nothing_through() {
 
 #[test]
 fn a_tunnel_ends_when_either_side_is_gone() {
-    let origin = Origin::start(|wire, _| {
+    let origin = ScriptedUpstream::start(|wire, _| {
         wire.head();
         wire.send(SWITCHED);
         // Until it hears "bye", or nobody is there any more.
@@ -201,7 +201,7 @@ fn a_tunnel_ends_when_either_side_is_gone() {
     });
     let proxy = proxy(origin.port(), &["--client-timeout=400ms"]);
     // Who is told of the end and does not end has some time to do so, and this is not about silence.
-    let mut stays = Wire::connect(proxy.port());
+    let mut stays = WireConnection::connect(proxy.port());
     switch(&mut stays, ASKED);
     std::thread::sleep(Duration::from_secs(1));
     stays.send("bye");
@@ -210,7 +210,7 @@ fn a_tunnel_ends_when_either_side_is_gone() {
         proxy.metric_sum("authproxy_connections") == 0.0
     });
 
-    let mut leaves = Wire::connect(proxy.port());
+    let mut leaves = WireConnection::connect(proxy.port());
     switch(&mut leaves, ASKED);
     drop(leaves);
     wait_until("the tunnel ends", || {
@@ -220,13 +220,13 @@ fn a_tunnel_ends_when_either_side_is_gone() {
 
 #[test]
 fn who_does_not_read_ends_the_tunnel() {
-    let origin = Origin::start(|wire, _| {
+    let origin = ScriptedUpstream::start(|wire, _| {
         wire.head();
         wire.send(SWITCHED);
         while wire.send([0; 64 << 10]) {}
     });
     let proxy = proxy(origin.port(), &["--client-timeout=400ms"]);
-    let mut client = Wire::connect(proxy.port());
+    let mut client = WireConnection::connect(proxy.port());
     assert_eq!(switch(&mut client, ASKED).status(), 101);
     wait_until("the tunnel ends", || {
         proxy.metric_sum("authproxy_connections") == 0.0

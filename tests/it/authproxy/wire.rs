@@ -57,7 +57,7 @@ pub(super) fn request(line: &str, lines: &str) -> String {
 
 /// One end of a connection.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct WireConnection {
     pub(super) stream: TcpStream,
     /// What was read and not looked at yet.
     ahead: Vec<u8>,
@@ -65,14 +65,14 @@ pub(super) struct Wire {
 
 /// A head, and the body as it came over the wire without its framing.
 #[derive(Debug, Clone)]
-pub(super) struct Message {
+pub(super) struct WireMessage {
     pub(super) head: String,
     pub(super) body: Vec<u8>,
     /// What stood behind the last chunk.
     pub(super) trailers: String,
 }
 
-impl Message {
+impl WireMessage {
     pub(super) fn status(&self) -> u16 {
         let word = self.head.split(' ').nth(1).unwrap();
         word.parse().unwrap_or_else(|_| panic!("{self:?}"))
@@ -96,7 +96,7 @@ impl Message {
     }
 }
 
-impl Wire {
+impl WireConnection {
     pub(super) fn connect(port: u16) -> Self {
         Self::new(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap())
     }
@@ -179,9 +179,9 @@ impl Wire {
 
     /// The next request or answer; none when the connection ends before it is whole. An answer without a length ends
     /// with the connection.
-    pub(super) fn message(&mut self) -> Option<Message> {
+    pub(super) fn message(&mut self) -> Option<WireMessage> {
         let head = self.head()?;
-        let mut message = Message {
+        let mut message = WireMessage {
             head,
             body: Vec::new(),
             trailers: String::new(),
@@ -199,7 +199,7 @@ impl Wire {
         Some(message)
     }
 
-    fn chunks(&mut self, message: &mut Message) -> Option<()> {
+    fn chunks(&mut self, message: &mut WireMessage) -> Option<()> {
         loop {
             let line = self.until("\r\n")?;
             let length = usize::from_str_radix(line.trim(), 16).unwrap();
@@ -221,16 +221,16 @@ impl Wire {
 
     /// Sends a request and reads the answer.
     #[track_caller]
-    pub(super) fn ask(&mut self, request: impl AsRef<[u8]>) -> Message {
+    pub(super) fn ask(&mut self, request: impl AsRef<[u8]>) -> WireMessage {
         assert!(self.send(request), "nobody reads the request");
         self.message().expect("a whole answer")
     }
 
     /// Sends a request whose answer has no body whatever its head says, and reads the answer's head.
     #[track_caller]
-    pub(super) fn ask_head(&mut self, request: impl AsRef<[u8]>) -> Message {
+    pub(super) fn ask_head(&mut self, request: impl AsRef<[u8]>) -> WireMessage {
         assert!(self.send(request), "nobody reads the request");
-        Message {
+        WireMessage {
             head: self.head().expect("a head"),
             body: Vec::new(),
             trailers: String::new(),
@@ -240,21 +240,26 @@ impl Wire {
 
 /// A server that follows a script on every connection, each in a thread of its own. Dropping it closes its port.
 #[derive(Debug)]
-pub(super) struct Origin {
+pub(super) struct ScriptedUpstream {
     port: u16,
     stop: Arc<AtomicBool>,
     accepted: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Origin {
+impl ScriptedUpstream {
     /// `script` gets each connection, with its number from 0 on.
-    pub(super) fn start(script: impl Fn(&mut Wire, usize) + Send + Sync + 'static) -> Self {
+    pub(super) fn start(
+        script: impl Fn(&mut WireConnection, usize) + Send + Sync + 'static,
+    ) -> Self {
         Self::on(0, script)
     }
 
     /// The same on a port of the caller's.
-    pub(super) fn on(port: u16, script: impl Fn(&mut Wire, usize) + Send + Sync + 'static) -> Self {
+    pub(super) fn on(
+        port: u16,
+        script: impl Fn(&mut WireConnection, usize) + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let stop = Arc::new(AtomicBool::new(false));
@@ -268,7 +273,7 @@ impl Origin {
                 let Ok(stream) = stream else { continue };
                 let number = counted.fetch_add(1, Ordering::SeqCst);
                 let script = script.clone();
-                std::thread::spawn(move || script(&mut Wire::new(stream), number));
+                std::thread::spawn(move || script(&mut WireConnection::new(stream), number));
             }
         });
         Self {
@@ -280,7 +285,7 @@ impl Origin {
     }
 
     /// One that answers every request with these bytes, and keeps the requests.
-    pub(super) fn answering(bytes: impl Into<Vec<u8>>) -> (Self, Arc<Mutex<Vec<Message>>>) {
+    pub(super) fn answering(bytes: impl Into<Vec<u8>>) -> (Self, Arc<Mutex<Vec<WireMessage>>>) {
         let bytes = bytes.into();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let kept = requests.clone();
@@ -303,7 +308,7 @@ impl Origin {
     }
 }
 
-impl Drop for Origin {
+impl Drop for ScriptedUpstream {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         // Wakes the thread, which then leaves.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hostkit_tests::origin::{OriginFault, OriginServer};
 
-use super::{Ended, Seen, talk};
+use super::{ConnectionEnd, ConnectionResult, talk};
 
 const PATH: &str = "/pex/a.pex";
 const SIZE: usize = 300_000;
@@ -19,12 +19,12 @@ fn origin() -> OriginServer {
     origin
 }
 
-fn get(origin: &OriginServer, headers: &[&str]) -> Seen {
+fn get(origin: &OriginServer, headers: &[&str]) -> ConnectionResult {
     talk(origin.port(), "GET", PATH, headers)
 }
 
 /// What a client sees under one fault.
-fn under(fault: OriginFault) -> Seen {
+fn under(fault: OriginFault) -> ConnectionResult {
     let origin = origin();
     origin.fault(PATH, fault);
     get(&origin, &[])
@@ -34,7 +34,7 @@ fn under(fault: OriginFault) -> Seen {
 fn whole_objects_ranges_and_nothing() {
     let origin = origin();
     let whole = get(&origin, &[]);
-    assert_eq!((whole.code, whole.end), (200, Ended::Closed));
+    assert_eq!((whole.code, whole.end), (200, ConnectionEnd::Closed));
     assert_eq!(
         whole
             .head
@@ -145,9 +145,9 @@ fn requests_are_written_down_and_counted() {
 #[test]
 fn a_body_is_cut_at_the_byte_named() {
     for (fault, end) in [
-        (OriginFault::Truncate(123_456), Ended::Closed),
-        (OriginFault::Reset(123_456), Ended::Reset),
-        (OriginFault::Stall(123_456), Ended::Silent),
+        (OriginFault::Truncate(123_456), ConnectionEnd::Closed),
+        (OriginFault::Reset(123_456), ConnectionEnd::Reset),
+        (OriginFault::Stall(123_456), ConnectionEnd::Silent),
     ] {
         let seen = under(fault.clone());
         assert_eq!(seen.header("content-length"), Some("300000"), "{fault:?}");
@@ -161,7 +161,7 @@ fn a_body_is_cut_at_the_byte_named() {
     let nothing = under(OriginFault::Truncate(0));
     assert_eq!(
         (nothing.code, nothing.body.len(), nothing.end),
-        (200, 0, Ended::Closed)
+        (200, 0, ConnectionEnd::Closed)
     );
 }
 
@@ -200,7 +200,7 @@ fn lengths_lie_by_the_delta() {
         (longer.header("content-length"), longer.body.len()),
         (Some("300005"), SIZE)
     );
-    assert_eq!(longer.end, Ended::Closed);
+    assert_eq!(longer.end, ConnectionEnd::Closed);
     let shorter = under(OriginFault::WrongLength(-5));
     assert_eq!(
         (shorter.header("content-length"), shorter.body.len()),

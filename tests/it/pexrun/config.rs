@@ -2,11 +2,11 @@
 
 use hostkit_tests::origin::OriginServer;
 
-use super::{ARCH, CommandOutcome, HASH, Host, pex, program};
+use super::{ARCH, CommandOutcome, HASH, PexrunHost, pex, program};
 
 #[test]
 fn without_any_configuration_it_says_what_to_write_where() {
-    let host = Host::bare();
+    let host = PexrunHost::bare();
     for args in [["job", HASH], ["--list", "job"]] {
         host.pexrun(args)
             .exits(125)
@@ -19,7 +19,7 @@ fn without_any_configuration_it_says_what_to_write_where() {
 
 #[test]
 fn a_flag_beats_the_environment_and_that_beats_the_file() {
-    let host = Host::bare();
+    let host = PexrunHost::bare();
     let place = |name: &str| {
         let directory = host.path(name);
         std::fs::create_dir(&directory).unwrap();
@@ -53,7 +53,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
 
 #[test]
 fn the_cache_directory_too() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("echo ran"));
     let which = |args: &[&str], variable: Option<&str>| {
         let mut command = host.command(args);
@@ -75,7 +75,7 @@ fn the_cache_directory_too() {
 
 #[test]
 fn a_wrong_configuration_names_file_line_and_key() {
-    let host = Host::bare();
+    let host = PexrunHost::bare();
     let file = host.home().join(".config/hostkit/pexrun.yaml");
     let file = file.display();
     host.configure("repositry: file:///srv\n");
@@ -99,7 +99,7 @@ fn a_wrong_configuration_names_file_line_and_key() {
 
 #[test]
 fn a_repository_that_is_no_place_is_refused() {
-    let host = Host::bare();
+    let host = PexrunHost::bare();
     for (repository, says) in [
         ("/srv/pex", "a path is not a source"),
         ("ftp://host/pex", "unknown scheme"),
@@ -114,7 +114,7 @@ fn a_repository_that_is_no_place_is_refused() {
 #[test]
 fn names_and_arch_come_from_the_configuration() {
     let origin = OriginServer::start();
-    let host = Host::bare();
+    let host = PexrunHost::bare();
     let url = origin.url("");
     host.configure(&format!(
         "repository: {url}\npex-name: 'b_{{job}}_{{version}}.{{arch}}'\njar-name: '{{job}}_{{version}}.jar'\n"
@@ -129,7 +129,7 @@ fn names_and_arch_come_from_the_configuration() {
 
 #[test]
 fn the_arch_of_this_host_is_in_the_name_when_nobody_says_another() {
-    let host = Host::bare();
+    let host = PexrunHost::bare();
     let outcome = host
         .pexrun(["--dry-run", "--repository=file:///srv", "job", HASH])
         .exits(0);
@@ -140,7 +140,7 @@ fn the_arch_of_this_host_is_in_the_name_when_nobody_says_another() {
 
 #[test]
 fn what_is_no_name_is_refused_before_anything_is_asked() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     for (job, version) in [
         ("../job", HASH),
         ("job", "a/b"),
@@ -160,7 +160,7 @@ fn what_is_no_name_is_refused_before_anything_is_asked() {
 
 #[test]
 fn usage() {
-    let host = Host::bare();
+    let host = PexrunHost::bare();
     for (args, says) in [
         (vec![], "a job and a version are needed"),
         (vec!["job"], "which build of job?"),

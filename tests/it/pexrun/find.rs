@@ -9,21 +9,21 @@ use hostkit_tests::{find_program, or_skip, skip};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{ALIKE, CommandOutcome, HASH, Host, OTHER, dead, pex, program, zip};
+use super::{ALIKE, CommandOutcome, HASH, OTHER, PexrunHost, dead, pex, program, zip};
 
 #[test]
 fn a_pex_of_each_kind_of_repository() {
     let build = program("echo $1 ran");
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("job", HASH), &build);
     host.pexrun(["job", HASH, "it"]).exits(0).prints("it ran\n");
 
-    let (host, origin) = (Host::bare(), OriginServer::start());
+    let (host, origin) = (PexrunHost::bare(), OriginServer::start());
     origin.put(&format!("/pex/{}", pex("job", HASH)), build.clone());
     host.repositories(&[&origin.url("/pex/")]);
     host.pexrun(["job", HASH, "it"]).exits(0).prints("it ran\n");
 
-    let (host, s3) = (Host::bare(), S3Server::start());
+    let (host, s3) = (PexrunHost::bare(), S3Server::start());
     s3.create_bucket("builds");
     host.upload(
         &s3,
@@ -43,7 +43,7 @@ fn a_jar_runs_where_there_is_no_pex() {
     if let Err(why) = find_program("java") {
         return skip("java", &why);
     }
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.configure(&format!(
         "repository: {}\njava-flags: [-Dprobe=seen, -Xmx64m]\n",
         host.repository()
@@ -59,7 +59,7 @@ fn a_jar_runs_where_there_is_no_pex() {
 
 #[test]
 fn a_missing_java_is_named() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish("job-1.2.jar", zip(b"a"));
     host.configure(&format!(
         "repository: {}\njava: java-of-nobody\n",
@@ -77,7 +77,7 @@ fn the_static_build_is_asked_about_every_time() {
         ("job", format!("job-{}.pex", super::ARCH)),
         ("kafka-0.8", "kafka-0.8.pex".to_owned()),
     ] {
-        let (host, origin) = (Host::bare(), OriginServer::start());
+        let (host, origin) = (PexrunHost::bare(), OriginServer::start());
         let path = format!("/{name}");
         host.repositories(&[&origin.url("")]);
         origin.put(&path, program("echo one"));
@@ -100,7 +100,7 @@ fn the_next_repository_has_what_the_first_has_not() {
     let (first, second) = (OriginServer::start(), OriginServer::start());
     let path = format!("/{}", pex("job", HASH));
     second.put(&path, program("echo second"));
-    let host = Host::bare();
+    let host = PexrunHost::bare();
     host.repositories(&[&first.url(""), &second.url("")]);
     host.pexrun(["job", HASH]).exits(0).prints("second\n");
     assert_eq!(first.bodies(&path), 0);
@@ -119,7 +119,7 @@ fn the_next_repository_has_what_the_first_cannot_give() {
     );
     second.put(&path, program("echo second"));
     for first in [failing.url(""), dead()] {
-        let host = Host::bare();
+        let host = PexrunHost::bare();
         host.repositories(&[&first, &second.url("")]);
         let outcome = host.pexrun(["job", HASH]).exits(0).logs(&first);
         assert_eq!(outcome.stdout, "second\n");
@@ -130,7 +130,7 @@ fn the_next_repository_has_what_the_first_cannot_give() {
 
 #[test]
 fn absent_everywhere_is_127_and_unknown_is_125() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     let origin = OriginServer::start();
     let nothing = host.repository();
     host.repositories(&[&origin.url("/pex"), &nothing]);
@@ -168,7 +168,7 @@ fn an_immutable_build_is_run_again_without_a_socket() {
     let origin = OriginServer::start();
     let path = format!("/{}", pex("job", HASH));
     origin.put(&path, program("echo ran"));
-    let host = Host::bare();
+    let host = PexrunHost::bare();
     host.repositories(&[&origin.url("")]);
     let trace = host.path("trace");
     let run = || {
@@ -191,7 +191,7 @@ fn an_immutable_build_is_run_again_without_a_socket() {
 fn a_short_hash_is_looked_up_where_a_repository_can_be_listed() {
     let s3 = S3Server::start();
     s3.create_bucket("builds");
-    let host = Host::new();
+    let host = PexrunHost::new();
     for (hash, says) in [(HASH, "one"), (ALIKE, "two"), (OTHER, "three")] {
         let build = program(&format!("echo {says}"));
         host.publish(&pex("job", hash), &build);
@@ -226,7 +226,7 @@ fn a_short_hash_is_looked_up_where_a_repository_can_be_listed() {
 fn a_web_server_knows_whole_hashes_only() {
     let origin = OriginServer::start();
     origin.put(&format!("/{}", pex("job", HASH)), program("echo ran"));
-    let host = Host::bare();
+    let host = PexrunHost::bare();
     host.repositories(&[&origin.url("")]);
     host.pexrun(["job", &HASH[..8]])
         .exits(127)
@@ -238,7 +238,7 @@ fn a_web_server_knows_whole_hashes_only() {
 
 #[test]
 fn a_listing_that_fails_is_not_an_absence() {
-    let host = Host::bare();
+    let host = PexrunHost::bare();
     host.repositories(&["s3://builds/pex"]);
     let s3 = S3Server::start();
     s3.create_bucket("builds");
@@ -253,7 +253,7 @@ fn a_listing_that_fails_is_not_an_absence() {
 
 #[test]
 fn a_corrupt_build_is_not_run() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     let whole = program("echo ran");
     host.publish(&pex("job", HASH), &whole[..whole.len() - 30]);
     host.pexrun(["job", HASH])
@@ -267,7 +267,7 @@ fn a_corrupt_build_is_not_run() {
 
 #[test]
 fn a_bad_copy_in_the_cache_is_fetched_again() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("echo right"));
     let path = host.pexrun(["--which", "job", HASH]).exits(0).stdout;
     let path = std::path::Path::new(path.trim());
@@ -284,7 +284,7 @@ fn a_signal_while_fetching_ends_it_by_that_signal() {
     let path = format!("/{}", pex("job", HASH));
     origin.put(&path, program("echo ran"));
     origin.fault(&path, OriginFault::Stall(10));
-    let host = Host::bare();
+    let host = PexrunHost::bare();
     host.repositories(&[&origin.url("")]);
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         origin.reset_counters();

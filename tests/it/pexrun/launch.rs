@@ -6,13 +6,13 @@ use std::process::{Child, Command, Stdio};
 use hostkit_tests::host::{TmpfsMount, is_root};
 use hostkit_tests::{ChildGuard, find_program, or_skip, skip};
 
-use super::{CommandOutcome, HASH, Host, pex, pex_program, program, zip, zip_of};
+use super::{CommandOutcome, HASH, PexrunHost, pex, pex_program, program, zip, zip_of};
 
 /// A build that says it runs and ends with its stdin.
 const WAITS: &str = "echo runs; read line";
 
 /// Starts it and waits until it runs.
-fn start(host: &Host) -> ChildGuard {
+fn start(host: &PexrunHost) -> ChildGuard {
     let mut command = host.command(["job", HASH]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child: Child = command.spawn().unwrap();
@@ -31,7 +31,7 @@ fn end(mut running: ChildGuard) {
 
 #[test]
 fn what_runs_is_not_removed() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     let name = pex("job", HASH);
     host.publish(&name, program(WAITS));
     // Both from the first run, which fetches, and from the second.
@@ -63,7 +63,7 @@ fn what_runs_is_not_removed_after_it_closed_its_lease() {
     let Some(_python) = or_skip("python", find_program("python3")) else {
         return;
     };
-    let host = Host::new();
+    let host = PexrunHost::new();
     let name = pex("job", HASH);
     let closes = "import os; os.closerange(3, 256); print('runs', flush=True); input()";
     host.publish(
@@ -82,7 +82,7 @@ fn what_runs_is_not_removed_after_it_closed_its_lease() {
 
 #[test]
 fn a_pex_root_is_not_pruned_below_a_pex_that_runs() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("job", HASH), pex_program(WAITS));
     let running = start(&host);
     let unpacked = host.pex_root().join("unpacked");
@@ -98,7 +98,7 @@ fn a_pex_root_is_not_pruned_below_a_pex_that_runs() {
 
 #[test]
 fn a_missing_interpreter_is_named() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     for (version, line, named) in [
         (
             "a000001",
@@ -124,7 +124,7 @@ fn a_missing_interpreter_is_named() {
 
 #[test]
 fn a_zip_without_an_interpreter_is_not_handed_to_the_shell() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("job", HASH), zip(b"a"));
     host.pexrun(["job", HASH])
         .exits(126)
@@ -144,7 +144,7 @@ fn a_filesystem_without_exec_is_named() {
         .arg(tmpfs.path())
         .status();
     assert!(remount.unwrap().success());
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("echo ran"));
     let mut command = host.command(["--keep-free=0", "job", HASH]);
     command.env("HOSTKIT_PEXRUN_CACHE_DIR", tmpfs.path().join("cache"));
@@ -156,7 +156,7 @@ fn a_filesystem_without_exec_is_named() {
 
 #[test]
 fn warming_a_zipapp_does_nothing() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("touch ran"));
     host.pexrun(["--warm", "job", HASH]).exits(0).prints("");
     assert!(!host.home().join("ran").exists());
@@ -164,7 +164,7 @@ fn warming_a_zipapp_does_nothing() {
 
 #[test]
 fn many_at_once_fetch_once_and_all_run() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("echo ran"));
     let started: Vec<_> = (0..16)
         .map(|_| {
@@ -184,7 +184,7 @@ fn a_build_that_is_still_open_for_writing_is_waited_for() {
     if !is_root() {
         return skip("a file that nobody else may write", "needs root");
     }
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("echo ran"));
     let path = host.pexrun(["--which", "job", HASH]).exits(0).stdout;
     let open = std::fs::File::options().write(true).open(path.trim());
@@ -205,7 +205,7 @@ fn warm_start_costs_the_same_for_a_pex_of_any_number_of_files() {
     let Some(strace) = or_skip("system calls of a start", find_program("strace")) else {
         return;
     };
-    let host = Host::new();
+    let host = PexrunHost::new();
     // System calls, and bytes read.
     let start = |job: &str| -> (usize, u64) {
         let trace = host.path("trace");

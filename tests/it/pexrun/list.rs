@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime};
 use hostkit_tests::origin::OriginServer;
 use hostkit_tests::s3::S3Server;
 
-use super::{ALIKE, CommandOutcome, HASH, Host, OTHER, dead, pex, pex_program, program, zip};
+use super::{ALIKE, CommandOutcome, HASH, OTHER, PexrunHost, dead, pex, pex_program, program, zip};
 
 /// A repository with three pexes and a jar of one job, the newest first, and what must not be listed with them.
-fn published(host: &Host) {
+fn published(host: &PexrunHost) {
     let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_436_176_800);
     for (age, name) in [
         pex("job", OTHER),
@@ -31,7 +31,7 @@ fn published(host: &Host) {
 
 #[test]
 fn the_newest_first_and_the_cached_marked() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     published(&host);
     host.pexrun(["--fetch-only", "job", HASH])
         .exits(0)
@@ -54,7 +54,7 @@ fn the_newest_first_and_the_cached_marked() {
 
 #[test]
 fn a_bucket_is_listed_too() {
-    let (host, s3) = (Host::bare(), S3Server::start());
+    let (host, s3) = (PexrunHost::bare(), S3Server::start());
     s3.create_bucket("builds");
     for job in ["job", "job-two"] {
         let to = format!("s3://builds/pex/{}", pex(job, HASH));
@@ -82,7 +82,7 @@ fn a_bucket_is_listed_too() {
 #[test]
 fn what_is_cached_is_listed_without_the_network() {
     let origin = OriginServer::start();
-    let host = Host::bare();
+    let host = PexrunHost::bare();
     host.repositories(&[&origin.url("")]);
     origin.put(&format!("/{}", pex("job", HASH)), program("echo ran"));
     origin.put(&format!("/{}", pex("a-job", OTHER)), program("echo ran"));
@@ -107,7 +107,7 @@ fn what_is_cached_is_listed_without_the_network() {
 
 #[test]
 fn json_is_one_object_per_line() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     published(&host);
     host.pexrun(["--fetch-only", "job", OTHER]).exits(0);
     let rows = |args: &[&str]| -> Vec<serde_json::Value> {
@@ -143,7 +143,7 @@ fn json_is_one_object_per_line() {
 
 #[test]
 fn what_cannot_be_listed_is_said() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     published(&host);
     host.pexrun(["--list", "nothing"])
         .exits(127)
@@ -165,7 +165,7 @@ fn what_cannot_be_listed_is_said() {
 
 #[test]
 fn which_prints_a_path_with_the_original_name() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("touch ran"));
     let path = host.pexrun(["--which", "job", &HASH[..7]]).exits(0).stdout;
     let path = std::path::Path::new(path.trim());
@@ -183,7 +183,7 @@ fn a_dry_run_asks_nobody_and_fetches_nothing() {
     let origin = OriginServer::start();
     let path = format!("/{}", pex("job", HASH));
     origin.put(&path, pex_program("touch ran"));
-    let host = Host::bare();
+    let host = PexrunHost::bare();
     host.repositories(&[&origin.url(""), "s3://builds/pex"]);
     let dry = |args: &[&str]| {
         let all = [&["--dry-run", "job"], args].concat();

@@ -2,15 +2,15 @@
 
 use std::fmt::Write as _;
 
-use super::{CommandOutcome, HASH, Host, OTHER, pex, program};
-use crate::s3cache::{Fake, answer};
+use super::{CommandOutcome, HASH, OTHER, PexrunHost, pex, program};
+use crate::s3cache::{FakeServer, answer};
 
 /// Builds in a page of S3.
 const PAGE: usize = 1000;
 
 /// An S3 server of `pages` pages (without end when `None`), whose builds are the newer the later they are listed.
-fn listing(pages: Option<usize>) -> Fake {
-    Fake::start(move |head| {
+fn listing(pages: Option<usize>) -> FakeServer {
+    FakeServer::start(move |head| {
         let token = head.split_once("continuation-token=").map(|(_, rest)| rest);
         let digits = token.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
         let page: usize = digits.map_or(0, |digits| digits.parse().unwrap());
@@ -40,7 +40,7 @@ fn listing(pages: Option<usize>) -> Fake {
     })
 }
 
-fn run(host: &Host, s3: &Fake, args: &[&str]) -> CommandOutcome {
+fn run(host: &PexrunHost, s3: &FakeServer, args: &[&str]) -> CommandOutcome {
     let mut command = host.command(args);
     command
         .env("AWS_ENDPOINT_URL", s3.url())
@@ -50,7 +50,7 @@ fn run(host: &Host, s3: &Fake, args: &[&str]) -> CommandOutcome {
 
 #[test]
 fn newest_builds_of_all_pages_are_listed() {
-    let (host, s3) = (Host::bare(), listing(Some(12)));
+    let (host, s3) = (PexrunHost::bare(), listing(Some(12)));
     host.repositories(&["s3://builds/pex"]);
     let outcome = run(&host, &s3, &["--list", "job"]).exits(0);
     let rows: Vec<&str> = outcome.stdout.lines().collect();
@@ -79,7 +79,7 @@ fn newest_builds_of_all_pages_are_listed() {
 
 #[test]
 fn directory_is_listed_whole() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     for at in 0..2_500 {
         host.publish(&pex("job", &format!("{at:07}a")), "");
     }
@@ -94,7 +94,7 @@ fn directory_is_listed_whole() {
 
 #[test]
 fn listing_without_end_is_given_up_at_the_deadline() {
-    let (host, s3) = (Host::bare(), listing(None));
+    let (host, s3) = (PexrunHost::bare(), listing(None));
     host.repositories(&["s3://builds/pex"]);
     for args in [["--list", "job"].as_slice(), &["job", "beef"]] {
         let args = [&["--timeout=1s"], args].concat();

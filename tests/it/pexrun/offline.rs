@@ -9,7 +9,7 @@ use hostkit_tests::origin::OriginServer;
 use hostkit_tests::{or_skip, skip};
 
 use super::{
-    ALIKE, ARCH, CommandOutcome, HASH, Host, OTHER, for_everybody, open_to_all, pex, program,
+    ALIKE, ARCH, CommandOutcome, HASH, OTHER, PexrunHost, for_everybody, open_to_all, pex, program,
 };
 
 /// A uid that is nobody's.
@@ -20,7 +20,7 @@ fn offline_runs_what_is_cached_and_asks_nobody() {
     let origin = OriginServer::start();
     origin.put(&format!("/{}", pex("job", HASH)), program("echo ran"));
     origin.put("/job.pex", program("echo static"));
-    let host = Host::bare();
+    let host = PexrunHost::bare();
     host.repositories(&[&origin.url("")]);
     host.pexrun(["job", HASH]).exits(0);
     host.pexrun(["job", "static"]).exits(0);
@@ -53,7 +53,7 @@ fn offline_runs_what_is_cached_and_asks_nobody() {
 
 #[test]
 fn an_ambiguous_short_hash_is_ambiguous_offline_too() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     for hash in [HASH, ALIKE] {
         host.publish(&pex("job", hash), program("echo ran"));
         host.pexrun(["--fetch-only", "job", hash])
@@ -67,16 +67,16 @@ fn an_ambiguous_short_hash_is_ambiguous_offline_too() {
 }
 
 /// Two users of one host, and a binary that both may run.
-struct Users {
-    host: Host,
+struct PexrunUsers {
+    host: PexrunHost,
     _directory: assert_fs::TempDir,
     binary: PathBuf,
 }
 
-impl Users {
+impl PexrunUsers {
     fn new() -> Option<Self> {
         or_skip("other users", run_as(SOMEBODY, "true"))?;
-        let host = Host::new();
+        let host = PexrunHost::new();
         let (directory, binary) = for_everybody();
         let own = host.path("own");
         std::fs::create_dir(&own).unwrap();
@@ -109,7 +109,9 @@ impl Users {
 
 #[test]
 fn root_does_not_run_what_somebody_else_cached() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = PexrunUsers::new() else {
+        return;
+    };
     let host = &users.host;
     // Root makes the shared cache for all.
     host.pexrun(["--list", "--cached"]).exits(0);
@@ -131,7 +133,9 @@ fn root_does_not_run_what_somebody_else_cached() {
 
 #[test]
 fn who_cannot_write_to_the_shared_cache_has_one_of_their_own() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = PexrunUsers::new() else {
+        return;
+    };
     let host = &users.host;
     for (hash, says) in [(HASH, "shared"), (OTHER, "own")] {
         let published = host.publish(&pex("job", hash), program(&format!("echo {says}")));
@@ -167,7 +171,7 @@ fn a_shared_cache_that_became_read_only_is_still_read() {
     let Some(tmpfs) = or_skip("tmpfs", TmpfsMount::mount(8 << 20)) else {
         return;
     };
-    let host = Host::new();
+    let host = PexrunHost::new();
     for (hash, says) in [(HASH, "before"), (OTHER, "after")] {
         host.publish(&pex("job", hash), program(&format!("echo {says}")));
     }

@@ -10,18 +10,18 @@ use hostkit_tests::{ChildGuard, or_skip};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{CommandOutcome, HASH, Host, pex};
+use super::{CommandOutcome, HASH, PexrunHost, pex};
 
 /// A host whose repository has the eight ball as a pex of this kind.
-fn host(kind: PexLayout) -> Option<Host> {
-    let host = Host::new();
+fn host(kind: PexLayout) -> Option<PexrunHost> {
+    let host = PexrunHost::new();
     let out = host.path("repo").join(pex("ball", HASH));
     or_skip("pex", build_pex(&out, kind))?;
     Some(host)
 }
 
 /// Runs Python code inside the pex, as pexes offer it, in a home of its own.
-fn python(host: &Host, home: &Path, code: &str) -> CommandOutcome {
+fn python(host: &PexrunHost, home: &Path, code: &str) -> CommandOutcome {
     let mut command = host.command(["ball", HASH, "-c", code]);
     command.env("PEX_INTERPRETER", "1");
     at(&mut command, host, home).output().unwrap().into()
@@ -30,7 +30,7 @@ fn python(host: &Host, home: &Path, code: &str) -> CommandOutcome {
 /// Moves a command to another, empty home, as the next sandbox is.
 fn at<'a>(
     command: &'a mut std::process::Command,
-    host: &Host,
+    host: &PexrunHost,
     home: &Path,
 ) -> &'a mut std::process::Command {
     std::fs::create_dir_all(home).unwrap();
@@ -60,7 +60,7 @@ fn unpacked(root: &Path) -> Vec<PathBuf> {
 }
 
 /// Starts the API through pexrun, asks it for its pid, and ends it.
-fn serves(host: &Host) {
+fn serves(host: &PexrunHost) {
     let mut command = host.command(["ball", HASH, "--port=0", "--console", "--logstash_tags=a,b"]);
     let child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut child = ChildGuard(child);
@@ -137,7 +137,7 @@ fn warming_unpacks_and_runs_nothing() {
 
 #[test]
 fn a_zipapp() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     let out = host.path("repo").join(pex("ball", HASH));
     let Some(()) = or_skip("python", build_zipapp(&out)) else {
         return;

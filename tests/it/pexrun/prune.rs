@@ -8,7 +8,7 @@ use std::process::Stdio;
 use hostkit_tests::eightball::{PexLayout, build_pex, vary_pex};
 use hostkit_tests::{ChildGuard, old_bin, or_skip, wait_until};
 
-use super::{HASH, Host, OTHER, pex};
+use super::{HASH, OTHER, PexrunHost, pex};
 
 /// Says that it runs, and imports what it carries only when told to.
 const SLEEPS: &str = "print('runs', flush=True); input(); import six; print(six.__name__)";
@@ -26,7 +26,7 @@ fn bytes(directory: &Path) -> u64 {
 }
 
 /// The names of what pexes have unpacked in a folder of the root, whatever the version of its format.
-fn names(host: &Host, folder: &str) -> Vec<String> {
+fn names(host: &PexrunHost, folder: &str) -> Vec<String> {
     let versions = std::fs::read_dir(host.pex_root().join(folder)).into_iter();
     let versions = versions.flatten().map(|version| version.unwrap().path());
     let entries = versions.flat_map(|version| std::fs::read_dir(version).unwrap());
@@ -37,7 +37,7 @@ fn names(host: &Host, folder: &str) -> Vec<String> {
 }
 
 fn sleeping_pex_survives(kind: PexLayout, code: &str) {
-    let host = Host::new();
+    let host = PexrunHost::new();
     let repository = host.path("repo");
     let (built, build) = (host.path("built"), repository.join(pex("ball", HASH)));
     let Some(()) = or_skip("pex", build_pex(&built, kind)) else {
@@ -112,7 +112,7 @@ const HIDES: &str = "import os, sys; os.closerange(3, 256); os.environ['PYTHONPA
 
 #[test]
 fn pex_without_lease_and_name_keeps_its_files_for_an_hour_after_its_start() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     let built = host.path("built");
     let Some(()) = or_skip("pex", build_pex(&built, PexLayout::WithSix)) else {
         return;
@@ -144,7 +144,7 @@ fn pex_that_old_release_started_without_lock_unpacks_itself_beside_gc() {
     let Some(old) = or_skip("an old pexrun", old_bin("pexrun")) else {
         return;
     };
-    let host = Host::new();
+    let host = PexrunHost::new();
     let built = host.path("built");
     let Some(()) = or_skip("pex", build_pex(&built, PexLayout::WithSix)) else {
         return;
@@ -173,19 +173,19 @@ fn pex_that_old_release_started_without_lock_unpacks_itself_beside_gc() {
 }
 
 /// What the cache holds, as `stats` says: all that counts toward the bound, and unpacked pexes of it.
-fn stats(host: &Host) -> (u64, u64) {
+fn stats(host: &PexrunHost) -> (u64, u64) {
     let stats = json(host, &["stats", "--json"]);
     let number = |key: &str| stats[key].as_u64().unwrap();
     (number("held_bytes"), number("pex_root_bytes"))
 }
 
-fn json(host: &Host, args: &[&str]) -> serde_json::Value {
+fn json(host: &PexrunHost, args: &[&str]) -> serde_json::Value {
     serde_json::from_str(&host.s3cache(args).exits(0).stdout).unwrap()
 }
 
 /// A host on which three builds have unpacked themselves. pex makes hard links between its folders.
-fn three_unpacked(seed: &str) -> Option<Host> {
-    let host = Host::new();
+fn three_unpacked(seed: &str) -> Option<PexrunHost> {
+    let host = PexrunHost::new();
     let built = host.path("built");
     or_skip("pex", build_pex(&built, PexLayout::WithSix))?;
     for n in 0..3 {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use hostkit_tests::{find_program, or_skip};
 
-use super::{CommandOutcome, HASH, Host, pex, pex_program, program};
+use super::{CommandOutcome, HASH, PexrunHost, pex, pex_program, program};
 
 /// What nobody may touch on its way to the program.
 fn awkward() -> Vec<OsString> {
@@ -42,7 +42,7 @@ fn joined(args: &[OsString]) -> Vec<u8> {
 
 #[test]
 fn arguments_are_untouched() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("script", HASH), program(r#"printf '%s\0' "$@""#));
     // An ELF program: coreutils' printf, whose first argument is the format.
     let printf = std::fs::read("/usr/bin/printf").unwrap();
@@ -66,7 +66,7 @@ fn arguments_are_untouched() {
 
 #[test]
 fn the_exit_code_is_the_programs() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("exit $1"));
     for code in [0, 1, 3, 125, 126, 127, 255] {
         host.pexrun(["job", HASH, &code.to_string()])
@@ -77,7 +77,7 @@ fn the_exit_code_is_the_programs() {
 
 #[test]
 fn a_signal_is_the_programs() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(
         &pex("job", HASH),
         program("kill -$1 $$; sleep 1; echo alive"),
@@ -92,7 +92,7 @@ fn a_signal_is_the_programs() {
 
 #[test]
 fn the_process_stays_the_same() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("echo $$"));
     // Both when it is fetched first and when it is cached.
     for _ in 0..2 {
@@ -106,7 +106,7 @@ fn the_process_stays_the_same() {
 
 #[test]
 fn streams_and_working_directory_are_passed_on() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(
         &pex("job", HASH),
         program("cat; pwd; umask; echo error >&2"),
@@ -141,7 +141,7 @@ fn the_terminal_is_kept() {
     let Some(script) = or_skip("script", find_program("script")) else {
         return;
     };
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(
         &pex("job", HASH),
         program("test -t 0 && test -t 1 && test -t 2 && echo a terminal"),
@@ -189,7 +189,7 @@ fn value(environment: &[Vec<u8>], variable: &str) -> Option<String> {
 
 #[test]
 fn the_environment_is_untouched() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     let build = host.publish(&pex("job", HASH), program("env -0"));
     super::open_to_all(&build);
     let direct = environment(&mut host.program(&build), &set());
@@ -203,7 +203,7 @@ fn the_environment_is_untouched() {
 
 #[test]
 fn a_pex_gets_a_pex_root_and_nothing_else() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     let build = host.publish(&pex("job", HASH), pex_program("env -0"));
     super::open_to_all(&build);
     let mut expected = environment(&mut host.program(&build), &set());
@@ -222,7 +222,7 @@ fn a_pex_gets_a_pex_root_and_nothing_else() {
 
 #[test]
 fn pex_root_that_is_set_stays_and_an_empty_one_is_unset() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("job", HASH), pex_program("env -0"));
     let with = |value: &'static str| (OsStr::new("PEX_ROOT"), OsStr::new(value));
     let ours = host.pex_root().display().to_string();
@@ -234,7 +234,7 @@ fn pex_root_that_is_set_stays_and_an_empty_one_is_unset() {
 
 #[test]
 fn lease_of_our_pex_root_is_taken_also_when_it_is_set_already() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(
         &pex("job", HASH),
         pex_program("readlink /proc/$$/fd/*; true"),
@@ -251,7 +251,7 @@ fn lease_of_our_pex_root_is_taken_also_when_it_is_set_already() {
 
 #[test]
 fn a_pex_root_is_kept_away_when_configured_so() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("job", HASH), pex_program("env -0"));
     host.configure(&format!(
         "repository: {}\npex-root: keep\n",
@@ -263,7 +263,7 @@ fn a_pex_root_is_kept_away_when_configured_so() {
 
 #[test]
 fn a_pex_root_that_is_open_to_others_is_not_used() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("job", HASH), pex_program("echo root=$PEX_ROOT"));
     host.pexrun(["--fetch-only", "job", HASH]).exits(0);
     super::open_to_all(&host.pex_root());
@@ -276,7 +276,7 @@ fn a_pex_root_that_is_open_to_others_is_not_used() {
 
 #[test]
 fn a_signal_the_parent_ignores_stays_ignored_after_a_cold_run() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("grep SigIgn /proc/$$/status"));
     let line = "trap '' HUP; exec \"$@\"";
     for temper in ["cold", "warm"] {

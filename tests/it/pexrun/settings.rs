@@ -2,10 +2,10 @@
 
 use hostkit_tests::s3::S3Server;
 
-use super::{ARCH, CommandOutcome, HASH, Host, pex, program};
+use super::{ARCH, CommandOutcome, HASH, PexrunHost, pex, program};
 
 /// Runs it with the credentials of the server, but without its endpoint in the environment.
-fn run(host: &Host, s3: &S3Server, env: &[(&str, &str)], args: &[&str]) -> CommandOutcome {
+fn run(host: &PexrunHost, s3: &S3Server, env: &[(&str, &str)], args: &[&str]) -> CommandOutcome {
     let mut command = host.command(args);
     command.envs(s3.env()).env_remove("AWS_ENDPOINT_URL");
     command.envs(env.iter().copied()).output().unwrap().into()
@@ -13,7 +13,7 @@ fn run(host: &Host, s3: &S3Server, env: &[(&str, &str)], args: &[&str]) -> Comma
 
 #[test]
 fn endpoint_comes_from_the_first_layer_that_names_it() {
-    let (host, s3) = (Host::bare(), S3Server::start());
+    let (host, s3) = (PexrunHost::bare(), S3Server::start());
     s3.create_bucket("builds");
     let build = program("echo ran");
     let to = format!("s3://builds/pex/{}", pex("job", HASH));
@@ -96,7 +96,7 @@ fn endpoint_comes_from_the_first_layer_that_names_it() {
 
 #[test]
 fn check_prints_what_is_in_force_and_writes_nothing() {
-    let host = Host::new();
+    let host = PexrunHost::new();
     let file = host.home().join(".config/hostkit/pexrun.yaml");
     let file = file.display();
     let shown = host.pexrun(["--check", "--max-size=1G"]).exits(0).stdout;
@@ -201,7 +201,7 @@ fn check_prints_what_is_in_force_and_writes_nothing() {
 
 #[test]
 fn check_looks_at_what_the_repositories_need() {
-    let host = Host::bare();
+    let host = PexrunHost::bare();
     // Repositories, variables, and what is said; without it the check passes.
     for (repository, variables, says) in [
         (

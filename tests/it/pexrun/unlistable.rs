@@ -3,11 +3,11 @@
 use hostkit_tests::origin::{OriginFault, OriginServer};
 use hostkit_tests::s3::S3Server;
 
-use super::{ALIKE, CommandOutcome, HASH, Host, OTHER, pex, program, zip};
+use super::{ALIKE, CommandOutcome, HASH, OTHER, PexrunHost, pex, program, zip};
 
 /// A host and a bucket `builds` with a jar and another build, whose client may not list it.
-fn unlistable() -> (Host, S3Server) {
-    let (host, s3) = (Host::bare(), S3Server::start());
+fn unlistable() -> (PexrunHost, S3Server) {
+    let (host, s3) = (PexrunHost::bare(), S3Server::start());
     s3.create_bucket("builds");
     s3.create_bucket("empty");
     let jar = zip(b"a");
@@ -67,7 +67,7 @@ fn forbidden_everywhere_is_125_because_absence_is_unknown() {
 
 #[test]
 fn short_hash_runs_the_only_cached_match_when_listing_is_impossible() {
-    let (host, s3) = (Host::bare(), S3Server::start());
+    let (host, s3) = (PexrunHost::bare(), S3Server::start());
     let nothing = host.repository();
     s3.create_bucket("builds");
     s3.create_bucket("other");

@@ -5,7 +5,7 @@ use hostkit_tests::s3::S3Server;
 use hostkit_tests::tls::CertificateAuthority;
 use hostkit_tests::{bin, find_program, or_skip};
 
-use super::{CommandOutcome, Fake, HASH, Host, answer};
+use super::{CacheHost, CommandOutcome, FakeServer, HASH, answer};
 
 fn uri() -> String {
     format!("s3://builds/pex/job-{HASH}.bin")
@@ -13,7 +13,7 @@ fn uri() -> String {
 
 /// A server that has `text` at [`uri`].
 fn server(text: &str) -> S3Server {
-    let (host, s3) = (Host::new(), S3Server::start());
+    let (host, s3) = (CacheHost::new(), S3Server::start());
     s3.create_bucket("builds");
     std::fs::write(host.path("made"), text).unwrap();
     host.s3cache_env(["put", "made", &uri()], &s3.env())
@@ -32,7 +32,7 @@ fn env(s3: &S3Server, more: &[(&str, &str)]) -> Vec<(String, String)> {
 
 #[test]
 fn one_bucket_name_on_two_services_is_two_entries_however_the_service_is_named() {
-    let (host, first, second) = (Host::new(), server("first"), server("second"));
+    let (host, first, second) = (CacheHost::new(), server("first"), server("second"));
     let config = format!(
         "[profile a]\nregion = us-east-1\nendpoint_url = {}\n\
         [profile b]\nregion = us-east-1\nservices = b\n[services b]\ns3 =\n  endpoint_url = {}\n",
@@ -42,8 +42,8 @@ fn one_bucket_name_on_two_services_is_two_entries_however_the_service_is_named()
     std::fs::write(host.path("config"), config).unwrap();
     let (one, two) = (first.endpoint(), second.endpoint());
     let shouted = format!("{}/", one.replace("http", "HTTP"));
-    type Way<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let ways: [Way<'_>; 8] = [
+    type SettingsSource<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+    let ways: [SettingsSource<'_>; 8] = [
         (&["--profile=a"], &[], "first"),
         (&["--profile=b"], &[], "second"),
         (&[], &[("AWS_PROFILE", "a")], "first"),
@@ -88,7 +88,7 @@ fn a_cached_object_opens_no_socket_whatever_names_the_service() {
     let Some(strace) = or_skip("system calls of a hit", find_program("strace")) else {
         return;
     };
-    let (host, s3) = (Host::new(), server("the build"));
+    let (host, s3) = (CacheHost::new(), server("the build"));
     let config = format!(
         "[profile a]\nendpoint_url = {}\n[profile none]\n",
         s3.endpoint()
@@ -135,7 +135,7 @@ fn a_cached_object_opens_no_socket_whatever_names_the_service() {
 
 #[test]
 fn what_the_profile_says_stays_when_a_flag_names_the_endpoint() {
-    let (host, authority) = (Host::new(), CertificateAuthority::new());
+    let (host, authority) = (CacheHost::new(), CertificateAuthority::new());
     let ca = authority.ca();
     let config = format!(
         "[profile p]\nregion = eu-central-1\nca_bundle = {}\ns3 =\n  addressing_style = path\n",
@@ -144,7 +144,7 @@ fn what_the_profile_says_stays_when_a_flag_names_the_endpoint() {
     std::fs::write(host.path("config"), config).unwrap();
     let s3 = S3Server::start();
     let env = env(&s3, &[("AWS_PROFILE", "p")]);
-    let seen = Fake::start(|_| answer("404 Not Found", &[], ""));
+    let seen = FakeServer::start(|_| answer("404 Not Found", &[], ""));
     let named = format!("--endpoint-url=http://localhost:{}", seen.port);
     host.s3cache_env([&uri(), &named], &env).exits(66);
     let head = seen.heads()[0].to_ascii_lowercase();
@@ -163,8 +163,8 @@ fn what_the_profile_says_stays_when_a_flag_names_the_endpoint() {
 
 #[test]
 fn path_of_an_endpoint_stands_before_the_bucket_with_or_without_a_final_slash() {
-    let (host, s3) = (Host::new(), S3Server::start());
-    let seen = Fake::start(|_| answer("404 Not Found", &[], ""));
+    let (host, s3) = (CacheHost::new(), S3Server::start());
+    let seen = FakeServer::start(|_| answer("404 Not Found", &[], ""));
     let key = format!("pex/job-{HASH}.bin");
     for (slash, style) in [("", "path"), ("/", "path"), ("", "host"), ("/", "host")] {
         let endpoint = match style {
@@ -193,14 +193,14 @@ fn path_of_an_endpoint_stands_before_the_bucket_with_or_without_a_final_slash() 
 
 #[test]
 fn each_refusal_names_its_cause() {
-    let (host, s3) = (Host::new(), S3Server::start());
+    let (host, s3) = (CacheHost::new(), S3Server::start());
     std::fs::write(
         host.path("config"),
         "[profile console]\nlogin_session = arn:aws:iam::123456789012:user/me\n\
         [profile people]\nsso_session = corp\n[sso-session corp]\n",
     )
     .unwrap();
-    let archived = Fake::start(|head| {
+    let archived = FakeServer::start(|head| {
         let body = "<?xml version=\"1.0\"?><Error><Code>InvalidObjectState</Code><Message>m</Message></Error>";
         if head.starts_with("HEAD") {
             "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: 5\r\nConnection: close\r\n\r\n"
@@ -211,8 +211,8 @@ fn each_refusal_names_its_cause() {
     });
     let (uri, archive) = (uri(), archived.url());
     let keyless = ("AWS_ACCESS_KEY_ID", "");
-    type Row<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a [&'a str]);
-    let rows: [Row<'_>; 10] = [
+    type RefusalRow<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a [&'a str]);
+    let rows: [RefusalRow<'_>; 10] = [
         (
             &[&uri],
             &[("AWS_ENDPOINT_URL", &archive)],
@@ -285,7 +285,7 @@ fn each_refusal_names_its_cause() {
 
 #[test]
 fn a_home_that_belongs_to_another_user_is_named_by_pexrun() {
-    let host = Host::new();
+    let host = CacheHost::new();
     let mut command = host.program(bin("pexrun"));
     // Not even root can make a directory there.
     command.env("HOME", "/proc").args([
@@ -301,7 +301,7 @@ fn a_home_that_belongs_to_another_user_is_named_by_pexrun() {
 
 #[test]
 fn ls_of_a_prefix_shows_what_the_store_has() {
-    let (host, s3) = (Host::new(), server("the build"));
+    let (host, s3) = (CacheHost::new(), server("the build"));
     std::fs::write(host.path("b-1.2.bin"), "other").unwrap();
     host.s3cache_env(["put", "b-1.2.bin", "builds/pex/old/"], &s3.env())
         .exits(0);

@@ -8,13 +8,13 @@ use hostkit_tests::or_skip;
 use hostkit_tests::origin::OriginServer;
 use hostkit_tests::tls::CertificateAuthority;
 
-use super::Host;
+use super::CacheHost;
 
 const ARCHIVE: &str = "/pex/job-1.2.tar";
 
 #[test]
 fn archives_that_do_not_open_are_refused() {
-    let host = Host::new();
+    let host = CacheHost::new();
     let Some(()) = or_skip("zipapps", build_zipapp(&host.path("whole"))) else {
         return;
     };
@@ -22,7 +22,7 @@ fn archives_that_do_not_open_are_refused() {
     let origin = OriginServer::start();
     let get = |name: &str, body: &[u8]| {
         origin.put(name, body.to_vec());
-        Host::new().s3cache([origin.url(name)])
+        CacheHost::new().s3cache([origin.url(name)])
     };
     for extension in ["pex", "jar"] {
         let name = |what: &str| format!("/{what}-1.2.{extension}");
@@ -51,7 +51,7 @@ fn archives_that_do_not_open_are_refused() {
 
 #[test]
 fn broken_tar_or_gzip_is_not_cached_and_the_right_one_is_fetched_later() {
-    let host = Host::new();
+    let host = CacheHost::new();
     let script = "mkdir d && seq 300000 >d/a && seq 3 >d/z && tar cf a.tar d && gzip -k a.tar && gzip -c d/a >a.gz";
     let made = host.program("bash").args(["-c", script]).status();
     assert!(made.unwrap().success());
@@ -73,7 +73,7 @@ fn broken_tar_or_gzip_is_not_cached_and_the_right_one_is_fetched_later() {
         ("/decoded-1.2.txt.gz", &gz, b"1\n2\n3\n".to_vec()),
     ] {
         let url = origin.url(name);
-        let get = |host: &Host| host.s3cache([&url, "--part-size=64K", "--connections=4"]);
+        let get = |host: &CacheHost| host.s3cache([&url, "--part-size=64K", "--connections=4"]);
         origin.put(name, broken);
         get(&host).exits(65).logs(&url).logs("is not a readable");
         host.s3cache([&url, "--offline"]).exits(69);
@@ -108,7 +108,7 @@ fn gzip_file_arrives_as_it_is_published() {
             return;
         };
         for name in ["words.txt.gz", "words.tgz"] {
-            let host = Host::new();
+            let host = CacheHost::new();
             let url = nginx.url(&format!("/{name}"));
             host.s3cache([&url, "--copy-to=out"]).exits(0);
             assert!(
@@ -126,7 +126,7 @@ fn gzip_file_arrives_as_it_is_published() {
 
 #[test]
 fn intact_archive_that_is_refused_stays_cached() {
-    let host = Host::new();
+    let host = CacheHost::new();
     let script = "echo x >a && ln -s /etc/passwd l && tar cf bad.tar a l";
     let made = host.program("bash").args(["-c", script]).status();
     assert!(made.unwrap().success());
@@ -145,7 +145,7 @@ fn intact_archive_that_is_refused_stays_cached() {
 
 #[test]
 fn unpacking_of_a_tangled_archive_ends_at_the_deadline() {
-    let host = Host::new();
+    let host = CacheHost::new();
     // Chains of links that are just short enough, each with detours: millions of names to look up.
     let script = "detour=$(printf 'd/../%.0s' {1..800}); for at in {0..227}; do \
         [ $((at % 38)) = 37 ] && to=. || to=${detour}l$((at + 1)); ln -s $to l$at; done; tar cf a-1.2.tar l* && rm l*";

@@ -12,18 +12,18 @@ use hostkit_tests::origin::{OriginFault, OriginServer};
 use hostkit_tests::{bin, find_program, or_skip};
 use nix::unistd::geteuid;
 
-use super::flight::{Run, after_now, blobs_are_right, fetch};
-use super::{CommandOutcome, HASH, Host, bytes, every_file, sha256};
+use super::single_flight::{FetchRun, after_now, blobs_are_right, fetch};
+use super::{CacheHost, CommandOutcome, HASH, bytes, every_file, sha256};
 
 const MB: u64 = 1 << 20;
 
 /// A file or folder of this user's part of the cache.
-fn share(host: &Host, path: &str) -> PathBuf {
+fn share(host: &CacheHost, path: &str) -> PathBuf {
     host.cache().join(geteuid().to_string()).join(path)
 }
 
 /// What blobs and partial downloads hold (bytes), as far as they stand still.
-fn held(host: &Host) -> u64 {
+fn held(host: &CacheHost) -> u64 {
     let mut files = every_file(&share(host, "blobs"));
     files.extend(every_file(&share(host, "partial")));
     let lengths = files
@@ -39,14 +39,14 @@ fn publish(origin: &OriginServer, n: u64) -> String {
     path
 }
 
-fn is_cached(host: &Host, n: u64) -> bool {
+fn is_cached(host: &CacheHost, n: u64) -> bool {
     let digest = sha256(&bytes(MB as usize, n));
     share(host, &format!("blobs/{}/{digest}", &digest[..2])).exists()
 }
 
 #[test]
 fn sixty_four_fetches_into_a_cache_that_holds_four() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let (bound, done) = (4 * MB, AtomicBool::new(false));
     let most = std::thread::scope(|scope| {
         let watch = scope.spawn(|| {
@@ -57,7 +57,7 @@ fn sixty_four_fetches_into_a_cache_that_holds_four() {
             }
             most
         });
-        let runs: Vec<Run> = (0..64)
+        let runs: Vec<FetchRun> = (0..64)
             .map(|n| {
                 let path = publish(&origin, n);
                 fetch(
@@ -86,7 +86,7 @@ fn sixty_four_fetches_into_a_cache_that_holds_four() {
 
 #[test]
 fn the_least_recently_used_goes_first_and_a_hit_is_a_use() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let get = |n: u64| {
         let path = publish(&origin, n);
         let url = origin.url(&path);
@@ -108,7 +108,7 @@ fn the_least_recently_used_goes_first_and_a_hit_is_a_use() {
 
 #[test]
 fn what_is_in_use_is_not_evicted() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let get = |n: u64, code: i32| {
         let path = publish(&origin, n);
         let told = host.s3cache([&origin.url(&path), "--max-size=2M"]);
@@ -137,7 +137,7 @@ fn what_is_in_use_is_not_evicted() {
 
 #[test]
 fn recently_used_blobs_go_only_when_fetch_would_fail_without_their_room() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let get = |n: u64, more: &[&str]| {
         let url = origin.url(&publish(&origin, n));
         let args = [&[url.as_str(), "--max-size=2M"], more].concat();
@@ -160,7 +160,7 @@ fn recently_used_blobs_go_only_when_fetch_would_fail_without_their_room() {
 
 #[test]
 fn what_is_larger_than_the_cache_is_fetched_past_it() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let url = origin.url(&publish(&origin, 1));
     let told = host.s3cache([url.as_str(), "--copy-to=out", "--max-size=1000K"]);
     told.exits(0).logs("--max-size").logs("WARN");
@@ -173,7 +173,7 @@ fn what_is_larger_than_the_cache_is_fetched_past_it() {
 
 #[test]
 fn what_would_leave_too_little_free_is_fetched_past_it_and_evicts_nothing() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let urls = [0, 1].map(|n| origin.url(&publish(&origin, n)));
     host.s3cache([&urls[0]]).exits(0);
     host.age_blobs();
@@ -199,7 +199,7 @@ fn a_full_disk_is_fetched_past_and_two_full_disks_are_an_error() {
     let Some(small) = or_skip("full disks", TmpfsMount::mount(MB)) else {
         return;
     };
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let run = |path: &str, to: PathBuf| -> CommandOutcome {
         let mut command = host.program(bin("s3cache"));
         command
@@ -232,7 +232,7 @@ fn a_full_disk_is_fetched_past_and_two_full_disks_are_an_error() {
 
 #[test]
 fn an_object_of_unknown_length_keeps_to_the_bound() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = publish(&origin, 1);
     origin.fault(&path, OriginFault::Chunked);
     let url = origin.url(&path);
@@ -247,7 +247,7 @@ fn an_object_of_unknown_length_keeps_to_the_bound() {
 
 #[test]
 fn an_object_of_unknown_length_that_does_not_fit_is_fetched_past_the_cache() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let large = format!("/job-{HASH}.bin");
     origin.put(&large, bytes(80 << 20, 3));
     origin.fault(&large, OriginFault::Chunked);
@@ -260,7 +260,7 @@ fn an_object_of_unknown_length_that_does_not_fit_is_fetched_past_the_cache() {
 
 #[test]
 fn a_wrong_counter_is_mended_and_a_missing_one_counted() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let get = |n: u64| {
         let url = origin.url(&publish(&origin, n));
         let told = host.s3cache([url.as_str(), "--copy-to=out", "--max-size=3M"]);
@@ -295,7 +295,7 @@ fn a_wrong_counter_is_mended_and_a_missing_one_counted() {
 /// What cannot be entered in the index must not stay behind uncounted.
 #[test]
 fn what_cannot_be_entered_does_not_stay() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = publish(&origin, 1);
     host.s3cache([origin.url(&path)]).exits(0);
     let index = every_file(&share(&host, "index"));
@@ -313,7 +313,7 @@ fn a_clock_that_steps_loses_nothing() {
     let Some(faketime) = or_skip("clock steps", find_program("faketime")) else {
         return;
     };
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let run = |step: &str, args: &[&str]| -> CommandOutcome {
         let mut command: Command = host.program(&faketime);
         command.args(["-f", step]).arg(bin("s3cache")).args(args);
@@ -355,7 +355,7 @@ fn a_hit_costs_the_same_in_a_cache_of_twenty_thousand() {
     let Some(strace) = or_skip("system calls of a hit", find_program("strace")) else {
         return;
     };
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let calls = |n: u64, which: &str| -> usize {
         let url = origin.url(&publish(&origin, n));
         let mut command = host.program(&strace);

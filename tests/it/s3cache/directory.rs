@@ -9,10 +9,10 @@ use hostkit_tests::or_skip;
 use hostkit_tests::origin::{OriginFault, OriginServer};
 use nix::unistd::geteuid;
 
-use super::flight::fetch;
-use super::{CommandOutcome, HASH, Host, bytes, every_file};
+use super::single_flight::fetch;
+use super::{CacheHost, CommandOutcome, HASH, bytes, every_file};
 
-fn share(host: &Host, path: &str) -> PathBuf {
+fn share(host: &CacheHost, path: &str) -> PathBuf {
     host.cache().join(geteuid().to_string()).join(path)
 }
 
@@ -27,7 +27,7 @@ fn published() -> (OriginServer, String, Vec<u8>) {
 
 #[test]
 fn a_missing_directory_is_made_with_all_above_it() {
-    let (host, (_origin, url, body)) = (Host::new(), published());
+    let (host, (_origin, url, body)) = (CacheHost::new(), published());
     let deep = host.path("var/cache/hostkit");
     let flag = format!("--cache-dir={}", deep.display());
     let mut command = host.program(hostkit_tests::bin("s3cache"));
@@ -40,7 +40,7 @@ fn a_missing_directory_is_made_with_all_above_it() {
 
 #[test]
 fn directories_have_their_modes_whatever_the_umask() {
-    let (host, (_origin, url, body)) = (Host::new(), published());
+    let (host, (_origin, url, body)) = (CacheHost::new(), published());
     let uid = 20_003;
     let Some(_) = or_skip("another uid", run_as(uid, "true")) else {
         return;
@@ -87,7 +87,7 @@ fn directories_have_their_modes_whatever_the_umask() {
 
 #[test]
 fn a_file_in_its_place_is_gone_around() {
-    let (host, (_origin, url, body)) = (Host::new(), published());
+    let (host, (_origin, url, body)) = (CacheHost::new(), published());
     std::fs::write(host.cache(), "a file").unwrap();
     let told = host.s3cache([&url, "--copy-to=out"]);
     told.exits(0).logs("cannot use the cache");
@@ -104,7 +104,7 @@ fn a_file_in_its_place_is_gone_around() {
 
 #[test]
 fn a_directory_that_cannot_be_written_is_gone_around_and_its_entries_are_used() {
-    let (host, (origin, url, body)) = (Host::new(), published());
+    let (host, (origin, url, body)) = (CacheHost::new(), published());
     let uid = 20_003;
     let program = host.path("s3cache");
     let built = hostkit_tests::bin("s3cache");
@@ -169,7 +169,7 @@ fn a_directory_removed_with_what_arrives_in_it_costs_no_output() {
 
 /// Removes a folder of the cache, or all of it, while something is fetched into it.
 fn goes_away(what: &str) {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let body = bytes(1 << 20, 4);
     origin.put("/a-1.1", body.clone());
     let bytes_per_second = 1 << 20;
@@ -188,7 +188,7 @@ fn goes_away(what: &str) {
 
 #[test]
 fn what_a_newer_version_keeps_is_left_alone_and_counted() {
-    let (host, (origin, url, body)) = (Host::new(), published());
+    let (host, (origin, url, body)) = (CacheHost::new(), published());
     host.s3cache([&url]).exits(0);
     let blob = every_file(&share(&host, "blobs")).pop().unwrap();
     // What only the newer one knows of is still a blob, and takes room.
@@ -226,7 +226,7 @@ fn what_a_newer_version_keeps_is_left_alone_and_counted() {
 
 #[test]
 fn records_that_are_none_are_a_miss() {
-    let (host, (origin, url, body)) = (Host::new(), published());
+    let (host, (origin, url, body)) = (CacheHost::new(), published());
     host.s3cache([&url]).exits(0);
     let index = every_file(&share(&host, "index"));
     let entry = index.iter().find(|path| !path.ends_with("held")).unwrap();
@@ -289,7 +289,7 @@ fn records_that_are_none_are_a_miss() {
 
 #[test]
 fn unpacked_pexes_go_only_when_nobody_runs_from_them() {
-    let (host, (_origin, url, _)) = (Host::new(), published());
+    let (host, (_origin, url, _)) = (CacheHost::new(), published());
     host.s3cache([&url]).exits(0);
     let root = share(&host, "pex-root");
     let mode = root.metadata().unwrap().permissions().mode() & 0o7777;

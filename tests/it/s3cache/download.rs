@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use hostkit_tests::origin::{OriginFault, OriginServer};
 
-use super::{CommandOutcome, Host, bytes, every_file, mix, sha256};
+use super::{CacheHost, CommandOutcome, bytes, every_file, mix, sha256};
 
 const PATH: &str = "/pex/job-1.2.bin";
 const SIZE: usize = 3 << 20;
 const PART: usize = 256 << 10;
 
 /// Fetches [`PATH`] in twelve parts over four connections, to `out`.
-fn fetch(host: &Host, origin: &OriginServer, more: &[&str]) -> CommandOutcome {
+fn fetch(host: &CacheHost, origin: &OriginServer, more: &[&str]) -> CommandOutcome {
     let url = origin.url(PATH);
     let args = [
         &url,
@@ -41,7 +41,7 @@ fn ranges(origin: &OriginServer) -> Vec<(usize, usize)> {
 
 /// Asserts that nothing is at the target, and nothing among the blobs.
 #[track_caller]
-fn nothing_kept(host: &Host) {
+fn nothing_kept(host: &CacheHost) {
     assert_eq!(every_file(&host.sandbox()), [] as [std::path::PathBuf; 0]);
     let kept: Vec<_> = every_file(&host.cache())
         .into_iter()
@@ -52,7 +52,7 @@ fn nothing_kept(host: &Host) {
 
 #[test]
 fn parts_come_over_several_connections_each_byte_once_and_under_if_match() {
-    let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(SIZE, 1));
+    let (host, origin, body) = (CacheHost::new(), OriginServer::start(), bytes(SIZE, 1));
     let etag = origin.put(PATH, body.clone());
     // Long enough for the others to find the first connection taken.
     origin.fault(PATH, OriginFault::Latency(Duration::from_millis(30)));
@@ -86,7 +86,7 @@ fn parts_come_over_several_connections_each_byte_once_and_under_if_match() {
 
 #[test]
 fn part_size_and_connections_are_as_asked() {
-    let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(1 << 20, 1));
+    let (host, origin, body) = (CacheHost::new(), OriginServer::start(), bytes(1 << 20, 1));
     origin.put(PATH, body.clone());
     let url = origin.url(PATH);
     host.s3cache([&url, "--copy-to=out", "--part-size=100K", "--connections=1"])
@@ -99,7 +99,7 @@ fn part_size_and_connections_are_as_asked() {
 #[test]
 fn a_small_object_is_one_request() {
     for size in [0, 1, PART - 1, PART] {
-        let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(size, 1));
+        let (host, origin, body) = (CacheHost::new(), OriginServer::start(), bytes(size, 1));
         origin.put(PATH, body.clone());
         fetch(&host, &origin, &[]).exits(0);
         assert!(host.read("out") == body, "{size}");
@@ -121,7 +121,7 @@ fn servers_that_know_less_are_fetched_from_all_the_same() {
         OriginFault::WeakEtag,
         OriginFault::Chunked,
     ] {
-        let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(SIZE, 1));
+        let (host, origin, body) = (CacheHost::new(), OriginServer::start(), bytes(SIZE, 1));
         origin.put(PATH, body.clone());
         origin.fault(PATH, fault.clone());
         fetch(&host, &origin, &[]).exits(0);
@@ -141,7 +141,7 @@ fn servers_that_know_less_are_fetched_from_all_the_same() {
 #[test]
 fn a_broken_or_silent_connection_is_continued_where_it_was() {
     for fault in [OriginFault::Truncate(100_000), OriginFault::Stall(100_000)] {
-        let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(SIZE, 1));
+        let (host, origin, body) = (CacheHost::new(), OriginServer::start(), bytes(SIZE, 1));
         origin.put(PATH, body.clone());
         origin.fault_times(PATH, fault.clone(), 5);
         fetch(&host, &origin, &[]).exits(0);
@@ -160,7 +160,7 @@ fn a_broken_or_silent_connection_is_continued_where_it_was() {
 
 #[test]
 fn resets_are_survived() {
-    let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(SIZE, 1));
+    let (host, origin, body) = (CacheHost::new(), OriginServer::start(), bytes(SIZE, 1));
     origin.put(PATH, body.clone());
     origin.fault_times(PATH, OriginFault::Reset(100_000), 5);
     fetch(&host, &origin, &[]).exits(0);
@@ -174,7 +174,7 @@ fn a_connection_that_always_breaks_at_once_is_given_up() {
         OriginFault::Reset(0),
         OriginFault::Stall(0),
     ] {
-        let (host, origin) = (Host::new(), OriginServer::start());
+        let (host, origin) = (CacheHost::new(), OriginServer::start());
         origin.put(PATH, bytes(SIZE, 1));
         origin.fault(PATH, fault);
         fetch(&host, &origin, &[]).exits(69).logs(&origin.url(PATH));
@@ -189,7 +189,7 @@ fn a_stream_that_breaks_is_begun_anew_and_never_joined() {
         OriginFault::Chunked,
         OriginFault::NoEtag,
     ] {
-        let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(SIZE, 1));
+        let (host, origin, body) = (CacheHost::new(), OriginServer::start(), bytes(SIZE, 1));
         origin.put(PATH, body.clone());
         origin.faults(PATH, [base.clone(), OriginFault::Truncate(1 << 20)]);
         fetch(&host, &origin, &[]).exits(69);
@@ -204,7 +204,7 @@ fn a_stream_that_breaks_is_begun_anew_and_never_joined() {
 fn an_object_replaced_in_mid_flight_is_never_mixed() {
     let first = bytes(SIZE, 1);
     for requests in [1, 2, 5, 11] {
-        let (host, origin) = (Host::new(), OriginServer::start());
+        let (host, origin) = (CacheHost::new(), OriginServer::start());
         origin.put(PATH, first.clone());
         origin.fault(PATH, OriginFault::SwapAfter(requests));
         fetch(&host, &origin, &[]).exits(0).logs("beginning anew");
@@ -216,7 +216,7 @@ fn an_object_replaced_in_mid_flight_is_never_mixed() {
 
 #[test]
 fn equal_bytes_under_different_tags_are_fetched_as_one_stream() {
-    let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(SIZE, 1));
+    let (host, origin, body) = (CacheHost::new(), OriginServer::start(), bytes(SIZE, 1));
     origin.put(PATH, body.clone());
     origin.fault(PATH, OriginFault::OtherTags);
     let digest = format!("--sha256={}", sha256(&body));
@@ -235,7 +235,7 @@ fn later_ranges_without_a_tag_or_of_the_whole_object_are_never_used() {
         vec![OriginFault::UntaggedLaterRanges, OriginFault::SwapAfter(3)],
         vec![OriginFault::NoLaterRanges],
     ] {
-        let (host, origin) = (Host::new(), OriginServer::start());
+        let (host, origin) = (CacheHost::new(), OriginServer::start());
         origin.put(PATH, bytes(SIZE, 1));
         origin.faults(PATH, faults.clone());
         let told = fetch(&host, &origin, &[]).exits(0);
@@ -263,7 +263,7 @@ fn a_server_that_lies_about_the_length_is_found_out() {
             65,
         ),
     ] {
-        let (host, origin) = (Host::new(), OriginServer::start());
+        let (host, origin) = (CacheHost::new(), OriginServer::start());
         origin.put(PATH, body.clone());
         origin.faults(PATH, faults);
         fetch(&host, &origin, &[&digest])
@@ -278,7 +278,7 @@ fn one_flipped_byte_is_found_and_nothing_kept() {
     let body = bytes(SIZE, 1);
     let digest = sha256(&body);
     for by in ["--sha256", "its sidecar"] {
-        let (host, origin) = (Host::new(), OriginServer::start());
+        let (host, origin) = (CacheHost::new(), OriginServer::start());
         origin.put(PATH, body.clone());
         origin.fault(PATH, OriginFault::FlipByte(2_000_000));
         let flag = format!("--sha256={digest}");
@@ -299,7 +299,7 @@ fn one_flipped_byte_is_found_and_nothing_kept() {
 
 #[test]
 fn max_rate_is_not_exceeded() {
-    let (host, origin, body) = (Host::new(), OriginServer::start(), bytes(600 << 10, 1));
+    let (host, origin, body) = (CacheHost::new(), OriginServer::start(), bytes(600 << 10, 1));
     origin.put(PATH, body.clone());
     let began = Instant::now();
     fetch(&host, &origin, &["--max-rate=400K"]).exits(0);
@@ -351,7 +351,7 @@ fn some_faults(seed: u64) -> (Vec<OriginFault>, bool) {
 /// One fetch under some faults and one without: the first ends with exact bytes or a named error and nothing, the
 /// second, which may continue the first, with exact bytes.
 fn survive(seed: u64) {
-    let (host, origin, first) = (Host::new(), OriginServer::start(), bytes(SIZE, seed));
+    let (host, origin, first) = (CacheHost::new(), OriginServer::start(), bytes(SIZE, seed));
     origin.put(PATH, first.clone());
     let (faults, forged) = some_faults(seed);
     let shown = format!("seed {seed}: {faults:?}");

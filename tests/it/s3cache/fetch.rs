@@ -9,7 +9,7 @@ use hostkit_tests::origin::{OriginFault, OriginServer};
 use hostkit_tests::s3::S3Server;
 use hostkit_tests::tls::CertificateAuthority;
 
-use super::{HASH, Host, bytes, every_file};
+use super::{CacheHost, HASH, bytes, every_file};
 
 /// The path of an artifact that never changes.
 fn immutable() -> String {
@@ -18,7 +18,7 @@ fn immutable() -> String {
 
 #[test]
 fn a_cold_fetch_asks_once_and_a_warm_one_not_at_all() {
-    let (host, origin, path) = (Host::new(), OriginServer::start(), immutable());
+    let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable());
     let body = bytes(100_000, 1);
     origin.put(&path, body.clone());
     host.s3cache([&origin.url(&path), "--copy-to=cold"])
@@ -37,7 +37,7 @@ fn a_cold_fetch_asks_once_and_a_warm_one_not_at_all() {
 
 #[test]
 fn stdout_has_the_path_of_a_prefetch_and_nothing_of_a_copy() {
-    let (host, origin, path) = (Host::new(), OriginServer::start(), immutable());
+    let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable());
     origin.put(&path, "what a job runs");
     let prefetch = host.s3cache([origin.url(&path)]).exits(0);
     let cached = prefetch.stdout.strip_suffix('\n').unwrap();
@@ -53,7 +53,7 @@ fn stdout_has_the_path_of_a_prefetch_and_nothing_of_a_copy() {
 
 #[test]
 fn a_copy_replaces_a_file_and_has_the_mode_asked_for() {
-    let (host, origin, path) = (Host::new(), OriginServer::start(), immutable());
+    let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable());
     origin.put(&path, "new");
     let mode = || host.path("out").metadata().unwrap().permissions().mode() & 0o7777;
     std::fs::write(host.path("out"), "something longer and older").unwrap();
@@ -67,7 +67,7 @@ fn a_copy_replaces_a_file_and_has_the_mode_asked_for() {
 
 #[test]
 fn a_target_need_not_be_text() {
-    let (host, origin, path) = (Host::new(), OriginServer::start(), immutable());
+    let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable());
     origin.put(&path, "new");
     let name = OsStr::from_bytes(b"out-\xff");
     let mut target = OsStr::new("--copy-to=").to_owned();
@@ -79,7 +79,7 @@ fn a_target_need_not_be_text() {
 
 #[test]
 fn directories_and_symlinks_are_refused_before_anything_is_asked() {
-    let (host, origin, path) = (Host::new(), OriginServer::start(), immutable());
+    let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable());
     origin.put(&path, "new");
     std::fs::create_dir(host.path("dir")).unwrap();
     std::fs::write(host.path("file"), "old").unwrap();
@@ -94,7 +94,11 @@ fn directories_and_symlinks_are_refused_before_anything_is_asked() {
 
 #[test]
 fn every_form_of_source_brings_the_bytes() {
-    let (host, s3, authority) = (Host::new(), S3Server::start(), CertificateAuthority::new());
+    let (host, s3, authority) = (
+        CacheHost::new(),
+        S3Server::start(),
+        CertificateAuthority::new(),
+    );
     let (plain, tls) = (OriginServer::start(), OriginServer::start_tls(&authority));
     let name = format!("job-{HASH}.bin");
     std::fs::write(host.path("source"), "the bytes").unwrap();
@@ -112,7 +116,7 @@ fn every_form_of_source_brings_the_bytes() {
         format!("s3://builds/pex/{name}"),
         format!("builds/pex/{name}"),
     ] {
-        let host = Host::new();
+        let host = CacheHost::new();
         let args = [source.as_str(), "--copy-to=out"];
         let told = if source.starts_with("http") {
             host.s3cache(args.iter().chain([&ca.as_str()]))
@@ -126,7 +130,7 @@ fn every_form_of_source_brings_the_bytes() {
 
 #[test]
 fn redirects_are_followed_up_to_a_bound_and_never_to_plain_http() {
-    let (host, authority) = (Host::new(), CertificateAuthority::new());
+    let (host, authority) = (CacheHost::new(), CertificateAuthority::new());
     let (plain, tls) = (OriginServer::start(), OriginServer::start_tls(&authority));
     let ca = format!("--ca-file={}", authority.ca().display());
     plain.put("/real-1.2", "there");
@@ -147,7 +151,7 @@ fn redirects_are_followed_up_to_a_bound_and_never_to_plain_http() {
 
 #[test]
 fn a_password_comes_from_netrc_and_its_lack_is_named() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/a-1.2", "for members");
     origin.require_basic("deploy", "hunter2");
     host.s3cache([origin.url("/a-1.2")])
@@ -162,7 +166,7 @@ fn a_password_comes_from_netrc_and_its_lack_is_named() {
 
 #[test]
 fn each_answer_has_its_exit_code() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     for (code, exit) in [
         (403, 77),
         (404, 66),
@@ -199,7 +203,7 @@ fn each_answer_has_its_exit_code() {
 
 #[test]
 fn retry_after_is_waited_for() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/a-1.2", "at last");
     let busy = OriginFault::Status {
         code: 503,
@@ -216,7 +220,7 @@ fn retry_after_is_waited_for() {
 
 #[test]
 fn nobody_listening_is_69_and_names_the_url() {
-    let host = Host::new();
+    let host = CacheHost::new();
     let url = format!("http://127.0.0.1:{}/a-1.2", hostkit_tests::free_port());
     let told = host.s3cache([&url, "--copy-to=out"]).exits(69).logs(&url);
     assert!(told.stderr.contains("because:"), "{}", told.stderr);
@@ -224,7 +228,7 @@ fn nobody_listening_is_69_and_names_the_url() {
 
 #[test]
 fn the_timeout_bounds_everything() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/a-1.2", bytes(1000, 1));
     origin.fault("/a-1.2", OriginFault::Stall(10));
     host.s3cache([&origin.url("/a-1.2"), "--copy-to=out", "--timeout=300ms"])
@@ -235,7 +239,7 @@ fn the_timeout_bounds_everything() {
 
 #[test]
 fn secrets_of_a_url_are_written_nowhere() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/a-1.2", "presigned");
     let url =
         origin.url("/a-1.2?X-Amz-Credential=AKIDSECRET&X-Amz-Signature=hunter2&token=hunter3");
@@ -270,7 +274,7 @@ fn secrets_of_a_url_are_written_nowhere() {
 
 #[test]
 fn what_nobody_can_mean_is_a_usage_error() {
-    let host = Host::new();
+    let host = CacheHost::new();
     for args in [
         &[][..],
         &["./a.pex"],
@@ -291,7 +295,7 @@ fn what_nobody_can_mean_is_a_usage_error() {
 
 #[test]
 fn a_wrong_config_names_file_line_and_key() {
-    let host = Host::new();
+    let host = CacheHost::new();
     std::fs::write(host.path("c.yaml"), "max-size: 1G\ntime-out: 3\n").unwrap();
     host.s3cache(["b/k", "--config=c.yaml"])
         .exits(78)
@@ -309,7 +313,7 @@ fn a_wrong_config_names_file_line_and_key() {
 
 #[test]
 fn the_environment_and_the_config_steer_as_the_flags_do() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/static.bin", "one");
     let url = origin.url("/static.bin");
     host.s3cache([&url]).exits(0);

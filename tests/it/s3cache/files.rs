@@ -9,10 +9,10 @@ use hostkit_tests::tls::CertificateAuthority;
 use hostkit_tests::{bin, or_skip, wait_until};
 use nix::sys::stat::Mode;
 
-use super::{CommandOutcome, Host};
+use super::{CacheHost, CommandOutcome};
 
 /// Runs s3cache, but not for ever: 124 says that it did not end by itself.
-fn bounded(host: &Host, args: &[&str]) -> CommandOutcome {
+fn bounded(host: &CacheHost, args: &[&str]) -> CommandOutcome {
     let mut command = host.program("timeout");
     command.arg("60").arg(bin("s3cache")).args(args);
     command.args(host.own_flags()).output().unwrap().into()
@@ -24,7 +24,7 @@ fn url(path: &Path) -> String {
 
 #[test]
 fn only_a_regular_file_is_an_artifact() {
-    let host = Host::new();
+    let host = CacheHost::new();
     let fifo = host.path("fifo.bin");
     nix::unistd::mkfifo(&fifo, Mode::from_bits_truncate(0o644)).unwrap();
     let _listener = UnixListener::bind(host.path("socket.bin")).unwrap();
@@ -70,7 +70,7 @@ fn only_a_regular_file_is_an_artifact() {
 
 #[test]
 fn file_that_states_no_length_is_refused_and_never_an_empty_artifact() {
-    let host = Host::new();
+    let host = CacheHost::new();
     let repo = url(&host.path("repo/version-1.2"));
     for (args, code) in [
         (&["file:///proc/version", "--copy-to=out"][..], 69),
@@ -90,7 +90,7 @@ fn file_that_states_no_length_is_refused_and_never_an_empty_artifact() {
 
 #[test]
 fn put_that_is_ended_by_a_signal_leaves_no_temporary_file() {
-    let host = Host::new();
+    let host = CacheHost::new();
     let made = File::create(host.path("made.txt")).unwrap();
     made.set_len(256 << 20).unwrap();
     let repo = host.path("repo");
@@ -109,7 +109,7 @@ fn put_that_is_ended_by_a_signal_leaves_no_temporary_file() {
 }
 
 /// Runs s3cache with these variables, but not for ever.
-fn bounded_env(host: &Host, args: &[&str], env: &[(&str, &str)]) -> CommandOutcome {
+fn bounded_env(host: &CacheHost, args: &[&str], env: &[(&str, &str)]) -> CommandOutcome {
     let mut command = host.program("timeout");
     command.arg("60").arg(bin("s3cache")).args(args);
     command.args(host.own_flags());
@@ -120,7 +120,7 @@ fn bounded_env(host: &Host, args: &[&str], env: &[(&str, &str)]) -> CommandOutco
 fn file_that_a_setting_names_is_bounded_regular_and_named_in_the_error() {
     const HTTPS: &str = "https://127.0.0.1:9/a-1.2.bin";
     const S3: &str = "s3://b/a-1.2.bin";
-    let host = Host::new();
+    let host = CacheHost::new();
     nix::unistd::mkfifo(&host.path("fifo"), Mode::from_bits_truncate(0o644)).unwrap();
     std::os::unix::fs::symlink("/dev/zero", host.path("device")).unwrap();
     std::fs::write(host.path("long"), vec![b' '; (1 << 20) + 1]).unwrap();
@@ -252,7 +252,7 @@ fn a_file_system_that_does_not_answer_is_ended_by_the_deadline_and_by_signals() 
     let Some(silent) = or_skip("a silent FUSE file system", SilentFs::mount()) else {
         return;
     };
-    let host = Host::new();
+    let host = CacheHost::new();
     std::fs::write(host.path("made.txt"), "text").unwrap();
     let source = url(&silent.path("a.bin"));
     let local = silent.path("a.bin").display().to_string();
@@ -296,7 +296,7 @@ fn a_file_system_that_does_not_answer_is_ended_by_the_deadline_and_by_signals() 
 /// As a publisher leaves it that was killed in between, and as another one sees it that publishes at the same moment.
 #[test]
 fn object_without_a_sidecar_is_compared_by_its_content_and_gets_one() {
-    let host = Host::new();
+    let host = CacheHost::new();
     let (published, sidecar) = (host.path("repo/a.txt"), host.path("repo/a.txt.sha256"));
     std::fs::create_dir(host.path("repo")).unwrap();
     std::fs::write(&published, "made").unwrap();

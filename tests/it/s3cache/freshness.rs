@@ -5,14 +5,14 @@ use std::process::Command;
 use hostkit_tests::origin::{OriginFault, OriginServer};
 use hostkit_tests::{bin, find_program, or_skip};
 
-use super::{HASH, Host};
+use super::{CacheHost, HASH};
 
 #[test]
 fn a_hit_of_an_immutable_name_opens_no_socket() {
     let Some(strace) = or_skip("system calls of a hit", find_program("strace")) else {
         return;
     };
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     for name in [format!("/job-{HASH}.bin"), "/static.bin".to_owned()] {
         origin.put(&name, "bytes");
         host.s3cache([origin.url(&name)]).exits(0);
@@ -46,7 +46,7 @@ fn a_hit_of_an_immutable_name_opens_no_socket() {
 
 #[test]
 fn a_mutable_name_is_asked_about_every_time_and_fetched_when_it_changed() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let etag = origin.put("/static.bin", "first");
     let url = origin.url("/static.bin");
     host.s3cache([&url, "--copy-to=out"]).exits(0);
@@ -66,7 +66,7 @@ fn a_mutable_name_is_asked_about_every_time_and_fetched_when_it_changed() {
 
 #[test]
 fn a_dead_origin_means_the_cached_copy_with_a_warning() {
-    let host = Host::new();
+    let host = CacheHost::new();
     let origin = OriginServer::start();
     origin.put("/static.bin", "kept");
     let (url, other) = (origin.url("/static.bin"), origin.url("/other.bin"));
@@ -86,7 +86,7 @@ fn a_dead_origin_means_the_cached_copy_with_a_warning() {
 
 #[test]
 fn an_origin_in_trouble_or_silent_means_the_cached_copy_too() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/static.bin", "kept");
     let url = origin.url("/static.bin");
     host.s3cache([&url]).exits(0);
@@ -106,7 +106,7 @@ fn an_origin_in_trouble_or_silent_means_the_cached_copy_too() {
 
 #[test]
 fn what_was_withdrawn_or_closed_is_not_served_from_the_cache() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/static.bin", "kept");
     let url = origin.url("/static.bin");
     host.s3cache([&url]).exits(0);
@@ -126,7 +126,7 @@ fn what_was_withdrawn_or_closed_is_not_served_from_the_cache() {
 
 #[test]
 fn offline_and_immutable_never_ask_and_revalidate_always_does() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let hashed = format!("/job-{HASH}.bin");
     for path in ["/static.bin", &hashed] {
         origin.put(path, "bytes");
@@ -154,7 +154,7 @@ fn a_server_that_refuses_head_is_asked_by_get() {
         .flat_map(|code| [(code, false), (code, true)])
     {
         let what = format!("{code}, redirected: {redirected}");
-        let (host, origin) = (Host::new(), OriginServer::start());
+        let (host, origin) = (CacheHost::new(), OriginServer::start());
         let path = "/bucket/static.bin";
         let url = |signature: &str| match redirected {
             true => origin.url("/repo/static.bin"),
@@ -198,7 +198,7 @@ fn a_server_that_refuses_head_is_asked_by_get() {
 
 #[test]
 fn a_server_without_tags_is_fetched_from_again() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/static.bin", "first");
     origin.fault("/static.bin", OriginFault::NoEtag);
     let url = origin.url("/static.bin");
@@ -210,7 +210,7 @@ fn a_server_without_tags_is_fetched_from_again() {
 
 #[test]
 fn a_changed_build_behind_an_immutable_name_needs_a_digest_to_be_noticed() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     origin.put(&path, "first");
     host.s3cache([origin.url(&path)]).exits(0);

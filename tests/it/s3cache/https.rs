@@ -8,7 +8,7 @@ use hostkit_tests::or_skip;
 use hostkit_tests::origin::OriginServer;
 use hostkit_tests::tls::CertificateAuthority;
 
-use super::{CommandOutcome, Host, bytes};
+use super::{CacheHost, CommandOutcome, bytes};
 
 const PATH: &str = "/pex/job-1.2.bin";
 
@@ -17,8 +17,8 @@ fn fetch(
     origin: &OriginServer,
     authority: &CertificateAuthority,
     more: &[String],
-) -> (Host, CommandOutcome) {
-    let host = Host::new();
+) -> (CacheHost, CommandOutcome) {
+    let host = CacheHost::new();
     let ca = format!("--ca-file={}", authority.ca().display());
     let args = [origin.url(PATH), ca, "--copy-to=out".to_owned()];
     let told = host.s3cache(args.iter().chain(more));
@@ -52,7 +52,7 @@ fn the_authority_of_the_flag_is_trusted_and_only_it() {
 fn an_unknown_authority_names_the_flag() {
     let authority = CertificateAuthority::new();
     let origin = origin(&authority);
-    let told = Host::new().s3cache([origin.url(PATH)]).exits(69);
+    let told = CacheHost::new().s3cache([origin.url(PATH)]).exits(69);
     told.logs("unknown authority").logs("--ca-file");
     assert!(origin.connections() <= 2, "trying again would not help");
 }
@@ -71,7 +71,11 @@ fn an_expired_certificate_and_one_for_another_name_say_so() {
 fn a_port_that_speaks_no_tls_is_named() {
     let plain = OriginServer::start();
     let url = plain.url(PATH).replace("http:", "https:");
-    Host::new().s3cache([&url]).exits(69).logs("TLS").logs(&url);
+    CacheHost::new()
+        .s3cache([&url])
+        .exits(69)
+        .logs("TLS")
+        .logs(&url);
 }
 
 #[test]
@@ -102,7 +106,7 @@ fn a_client_certificate_is_shown_when_there_is_one_and_asked_for_when_not() {
 #[test]
 fn files_that_are_no_certificates_are_config_errors() {
     let authority = CertificateAuthority::new();
-    let host = Host::new();
+    let host = CacheHost::new();
     std::fs::write(host.path("none.pem"), "nothing").unwrap();
     for flag in ["--ca-file=none.pem", "--ca-file=missing.pem"] {
         host.s3cache(["https://127.0.0.1:9/a-1.2", flag])
@@ -123,7 +127,7 @@ fn a_certificate_that_signs_itself_as_authority_is_explained() {
     ) else {
         return;
     };
-    let host = Host::new();
+    let host = CacheHost::new();
     let mut make = Command::new(&openssl);
     make.args([
         "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=self",
@@ -160,7 +164,7 @@ fn a_certificate_that_signs_itself_as_authority_is_explained() {
 
 #[test]
 fn nginx_serves_over_tls() {
-    let (host, authority) = (Host::new(), CertificateAuthority::new());
+    let (host, authority) = (CacheHost::new(), CertificateAuthority::new());
     let root = tempfile::tempdir().unwrap();
     let body = bytes(3 << 20, 1);
     std::fs::write(root.path().join("job-1.2.bin"), &body).unwrap();

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use hostkit_tests::origin::OriginServer;
 use hostkit_tests::{ChildGuard, find_program, or_skip};
 
-use super::Host;
+use super::CacheHost;
 
 /// Maps a file without naming it in its arguments, closes it, says so, and ends with its stdin.
 const MAPS: &str = "import mmap, os
@@ -19,7 +19,7 @@ print('mapped', flush=True)
 input()";
 
 /// Programs that run from a blob, each of which names it in another way.
-fn programs(host: &Host, blob: &Path, python: &Path) -> Vec<(&'static str, Command)> {
+fn programs(host: &CacheHost, blob: &Path, python: &Path) -> Vec<(&'static str, Command)> {
     let folder = blob.parent().unwrap();
     let below = blob.strip_prefix(folder.parent().unwrap()).unwrap();
     let with = |program: &Path, args: &[&str]| {
@@ -53,7 +53,7 @@ fn blob_named_by_running_process_is_neither_evicted_nor_removed() {
     let Some(python) = or_skip("python", find_program("python3")) else {
         return;
     };
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/sh-1.1", std::fs::read("/bin/sh").unwrap());
     origin.put("/other-1.1", vec![0; 1 << 20]);
     let url = origin.url("/sh-1.1");

@@ -8,17 +8,17 @@ use std::time::{Duration, SystemTime};
 use hostkit_tests::origin::{OriginFault, OriginServer};
 use hostkit_tests::s3::S3Server;
 
-use super::{Host, bytes, every_file, sha256};
+use super::{CacheHost, bytes, every_file, sha256};
 
 const PATH: &str = "/pex/job-1.2.bin";
 const SIDECAR: &str = "/pex/job-1.2.bin.sha256";
 
 /// An origin with an artifact, a host, and the artifact's URL.
-fn start(body: &[u8]) -> (Host, OriginServer, String) {
+fn start(body: &[u8]) -> (CacheHost, OriginServer, String) {
     let origin = OriginServer::start();
     origin.put(PATH, body.to_vec());
     let url = origin.url(PATH);
-    (Host::new(), origin, url)
+    (CacheHost::new(), origin, url)
 }
 
 fn asked(origin: &OriginServer, path: &str) -> usize {
@@ -30,7 +30,7 @@ fn asked(origin: &OriginServer, path: &str) -> usize {
 }
 
 /// The files of the cache in a folder such as `blobs`.
-fn files(host: &Host, folder: &str) -> Vec<PathBuf> {
+fn files(host: &CacheHost, folder: &str) -> Vec<PathBuf> {
     let files = every_file(&host.cache()).into_iter();
     files
         .filter(|file| file.components().any(|part| part.as_os_str() == folder))
@@ -139,13 +139,13 @@ fn a_sidecar_is_looked_for_once_per_fetch_and_never_on_a_hit() {
     host.s3cache([&url]).exits(0);
     assert_eq!(asked(&origin, SIDECAR), 1);
     let digest = format!("--sha256={}", sha256(b"the build"));
-    Host::new().s3cache([&url, &digest]).exits(0);
+    CacheHost::new().s3cache([&url, &digest]).exits(0);
     assert_eq!(asked(&origin, SIDECAR), 1, "the flag says it already");
 }
 
 #[test]
 fn the_checksum_that_s3_keeps_is_compared() {
-    let (host, s3) = (Host::new(), S3Server::start());
+    let (host, s3) = (CacheHost::new(), S3Server::start());
     s3.create_bucket("builds");
     fs::write(host.path("made"), bytes(100_000, 1)).unwrap();
     host.s3cache_env(["put", "made", "builds/job-1.2.bin"], &s3.env())
@@ -291,7 +291,7 @@ fn verify_reads_what_has_the_right_stamp() {
 
 #[test]
 fn verify_reads_and_counts_a_blob_of_several_sources_once() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     for path in ["/x/a-1.2", "/y/a-1.2", "/x/b-1.2"] {
         origin.put(path, bytes(100_000, 1));
         host.s3cache([origin.url(path)]).exits(0);

@@ -9,8 +9,8 @@ use hostkit_tests::wait_until;
 use hostkit_tests::{find_program, or_skip};
 use nix::sys::signal::Signal;
 
-use super::flight::{Run, before_now, blobs_are_right, fetch, recorded};
-use super::{HASH, Host, bytes, every_file, mix};
+use super::single_flight::{FetchRun, before_now, blobs_are_right, fetch, recorded};
+use super::{CacheHost, HASH, bytes, every_file, mix};
 
 /// How many leaders are killed.
 fn rounds() -> u64 {
@@ -19,7 +19,7 @@ fn rounds() -> u64 {
 }
 
 /// The files that nobody should need any more: everything in the cache but blobs, index entries, the counter and locks.
-fn leftovers(host: &Host) -> Vec<String> {
+fn leftovers(host: &CacheHost) -> Vec<String> {
     let files = every_file(&host.cache()).into_iter();
     let names = files.map(|path| path.to_string_lossy().into_owned());
     names
@@ -28,7 +28,7 @@ fn leftovers(host: &Host) -> Vec<String> {
 }
 
 /// Makes everything in the cache three days old, so that `gc` believes whoever made it to be gone.
-fn age(host: &Host) {
+fn age(host: &CacheHost) {
     let old = before_now(3);
     for path in every_file(&host.cache()) {
         if !path.to_string_lossy().contains("/blobs/") {
@@ -40,7 +40,7 @@ fn age(host: &Host) {
 
 #[test]
 fn killed_leaders_leave_no_wrong_byte_and_no_lasting_garbage() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let body = bytes(2 << 20, 11);
     let bytes_per_second = 2 << 20;
     let flags = ["--part-size=128K", "--connections=4"];
@@ -98,7 +98,7 @@ fn killed_leaders_leave_no_wrong_byte_and_no_lasting_garbage() {
 
 #[test]
 fn what_writing_a_record_left_is_collected() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/a-1.1", "bytes");
     host.s3cache([origin.url("/a-1.1")]).exits(0);
     let entry = every_file(&host.cache())
@@ -126,7 +126,7 @@ fn what_writing_a_record_left_is_collected() {
 
 #[test]
 fn a_copy_killed_in_the_middle_leaves_the_old_file_and_the_next_one_cleans_up() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let body = bytes(48 << 20, 2);
     let path = format!("/job-{HASH}.bin");
     origin.put(&path, body.clone());
@@ -140,7 +140,7 @@ fn a_copy_killed_in_the_middle_leaves_the_old_file_and_the_next_one_cleans_up() 
     let copy = |name: &str| {
         let copy_to = format!("--copy-to={}", target.display());
         let command = host.command([&origin.url(&path), copy_to.as_str()]);
-        Run::start(&host, name, command)
+        FetchRun::start(&host, name, command)
     };
     for n in 0..rounds() / 3 {
         std::fs::write(&target, "what was there").unwrap();
@@ -164,7 +164,7 @@ fn told_to_stop_while_fetching_it_dies_of_the_signal_and_leaves_nothing_in_the_s
     for (signal, code) in [(Signal::SIGTERM, -15), (Signal::SIGINT, -2)] {
         // Into the cache, and straight to the sandbox because the cache is too small.
         for flag in ["--max-size=1G", "--max-size=1K"] {
-            let (host, origin) = (Host::new(), OriginServer::start());
+            let (host, origin) = (CacheHost::new(), OriginServer::start());
             origin.put("/a-1.1", bytes(1 << 20, 1));
             origin.fault("/a-1.1", OriginFault::Stall(500_000));
             let run = fetch(&host, &origin.url("/a-1.1"), "out", &[flag]);
@@ -184,7 +184,7 @@ fn told_to_stop_while_copying_it_dies_of_the_signal() {
         return;
     };
     for warm in [false, true] {
-        let (host, origin) = (Host::new(), OriginServer::start());
+        let (host, origin) = (CacheHost::new(), OriginServer::start());
         let url = origin.url("/a-1.1");
         origin.put("/a-1.1", bytes(1 << 20, 1));
         if warm {
@@ -197,7 +197,7 @@ fn told_to_stop_while_copying_it_dies_of_the_signal() {
             .args(["-o", "calls"])
             .arg(hostkit_tests::bin("s3cache"));
         command.args([&url, "--copy-to=out"]).args(host.own_flags());
-        let run = Run::start(&host, "traced", command);
+        let run = FetchRun::start(&host, "traced", command);
         wait_until("it copies", || {
             let calls = std::fs::read_to_string(host.path("calls"));
             calls.is_ok_and(|calls| calls.contains("copy_file_range"))
@@ -210,7 +210,7 @@ fn told_to_stop_while_copying_it_dies_of_the_signal() {
 
 #[test]
 fn told_to_stop_while_waiting_it_dies_of_the_signal_and_the_leader_goes_on() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let body = bytes(2 << 20, 1);
     origin.put("/a-1.1", body.clone());
     let bytes_per_second = 1 << 20;

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use hostkit_tests::origin::OriginServer;
 use hostkit_tests::{find_program, or_skip};
 
-use super::Host;
+use super::CacheHost;
 
 /// What the origin was sent by the last request, as `login:password`.
 fn sent(origin: &OriginServer) -> Option<String> {
@@ -16,7 +16,7 @@ fn sent(origin: &OriginServer) -> Option<String> {
 #[test]
 fn a_netrc_is_read_as_curl_reads_it() {
     let curl = or_skip("comparing netrc with curl", find_program("curl"));
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/static.bin", "bytes");
     let url = origin.url("/static.bin");
     for (text, login) in [
@@ -79,7 +79,7 @@ fn a_netrc_is_read_as_curl_reads_it() {
 
 #[test]
 fn a_netrc_that_cannot_be_read_stops_only_its_own_host() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/static.bin", "bytes");
     let url = origin.url("/static.bin");
     let fetch = |text: &[u8]| {

@@ -8,17 +8,17 @@ use hostkit_tests::origin::OriginServer;
 use hostkit_tests::s3::S3Server;
 use hostkit_tests::tls::CertificateAuthority;
 
-use super::{Fake, HASH, Host, answer};
+use super::{CacheHost, FakeServer, HASH, answer};
 
 const PATH: &str = "/builds/pex/job-1.2.bin";
 
 /// A forward proxy that resolves every name to one port of this host.
-struct Proxy {
+struct ForwardProxy {
     url: String,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
-impl Proxy {
+impl ForwardProxy {
     /// Serves until the process ends.
     fn start(port: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -80,16 +80,16 @@ fn plain_http_and_s3_are_asked_for_through_the_proxy_unless_no_proxy_names_the_h
     let (origin, s3) = (OriginServer::start(), S3Server::start());
     origin.put(PATH, "through the proxy");
     s3.create_bucket("builds");
-    let host = Host::new();
+    let host = CacheHost::new();
     std::fs::write(host.path("made"), "through the proxy").unwrap();
     host.s3cache_env(["put", "made", &PATH[1..]], &s3.env())
         .exits(0);
-    let http = Proxy::start(origin.port());
+    let http = ForwardProxy::start(origin.port());
     let endpoint = s3.endpoint();
     let s3_port = endpoint.rsplit(':').next().unwrap().parse().unwrap();
-    let s3_proxy = Proxy::start(s3_port);
-    type Case<'a> = (&'a Proxy, &'a [&'a str], Vec<(String, String)>);
-    let cases: [Case<'_>; 2] = [
+    let s3_proxy = ForwardProxy::start(s3_port);
+    type ProxyCase<'a> = (&'a ForwardProxy, &'a [&'a str], Vec<(String, String)>);
+    let cases: [ProxyCase<'_>; 2] = [
         (&http, &[&format!("http://artifacts.invalid{PATH}")], vec![]),
         (
             &s3_proxy,
@@ -103,7 +103,7 @@ fn plain_http_and_s3_are_asked_for_through_the_proxy_unless_no_proxy_names_the_h
     ];
     for (proxy, args, keys) in cases {
         for variable in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
-            let host = Host::new();
+            let host = CacheHost::new();
             let env = [keys.clone(), proxy.env(variable)].concat();
             host.s3cache_env(args.iter().chain(&["--copy-to=out"]), &env)
                 .exits(0);
@@ -114,7 +114,7 @@ fn plain_http_and_s3_are_asked_for_through_the_proxy_unless_no_proxy_names_the_h
         assert!(asked[0].contains(&named), "{asked:?}");
         let excluded = ("NO_PROXY".to_owned(), "a.example, .invalid".to_owned());
         let env = [keys, proxy.env("HTTP_PROXY"), vec![excluded]].concat();
-        Host::new()
+        CacheHost::new()
             .s3cache_env(args.iter().chain(&["--timeout=20"]), &env)
             .exits(69);
         assert_eq!(proxy.lines().len(), asked.len(), "{args:?}");
@@ -136,7 +136,7 @@ fn https_and_s3_over_tls_go_through_a_tunnel() {
             "--no-sign-request".to_owned(),
         ],
     ] {
-        let (host, proxy) = (Host::new(), Proxy::start(origin.port()));
+        let (host, proxy) = (CacheHost::new(), ForwardProxy::start(origin.port()));
         let more = [ca.clone(), "--copy-to=out".to_owned()];
         host.s3cache_env(args.iter().chain(&more), &proxy.env("HTTPS_PROXY"))
             .exits(0);
@@ -148,11 +148,11 @@ fn https_and_s3_over_tls_go_through_a_tunnel() {
 
 #[test]
 fn loopback_and_the_instance_are_never_asked_through_a_proxy() {
-    let (host, origin, s3) = (Host::new(), OriginServer::start(), S3Server::start());
+    let (host, origin, s3) = (CacheHost::new(), OriginServer::start(), S3Server::start());
     origin.put(PATH, "direct");
     s3.create_bucket("builds");
     std::fs::write(host.path("made"), "direct").unwrap();
-    let imds = Fake::start(|head| {
+    let imds = FakeServer::start(|head| {
         let ttl = ["x-aws-ec2-metadata-token-ttl-seconds: 21600"];
         if head.starts_with("PUT ") {
             answer("200 OK", &ttl, "the-token")
@@ -161,7 +161,7 @@ fn loopback_and_the_instance_are_never_asked_through_a_proxy() {
         }
     });
     // It refuses whatever it is asked for.
-    let refusal = Fake::start(|_| answer("403 Forbidden", &[], ""));
+    let refusal = FakeServer::start(|_| answer("403 Forbidden", &[], ""));
     let proxy = ("ALL_PROXY".to_owned(), refusal.url());
     let env = [s3.env(), vec![proxy]].concat();
     host.s3cache_env(["put", "made", &PATH[1..]], &env).exits(0);
@@ -202,7 +202,7 @@ fn a_proxy_that_cannot_be_used_is_named() {
         format!("http://artifacts.invalid{PATH}"),
         format!("s3:/{PATH}"),
     ] {
-        Host::new()
+        CacheHost::new()
             .s3cache_env([source], &env)
             .exits(69)
             .logs("ALL_PROXY");
@@ -212,7 +212,7 @@ fn a_proxy_that_cannot_be_used_is_named() {
 #[test]
 fn a_proxy_that_gives_no_connection_is_named_with_its_variable_and_without_its_password() {
     let dead = format!("127.0.0.1:{}", hostkit_tests::free_port());
-    let refusal = Fake::start(|_| answer("403 Forbidden", &[], ""));
+    let refusal = FakeServer::start(|_| answer("403 Forbidden", &[], ""));
     let refusing = refusal.url();
     let refused = format!("cannot connect through the proxy {refusing}");
     for (proxy, named) in [
@@ -244,7 +244,9 @@ fn a_proxy_that_gives_no_connection_is_named_with_its_variable_and_without_its_p
                 ("AWS_SECRET_ACCESS_KEY", "key"),
             ];
             let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
-            let told = Host::new().s3cache_env(["exists", &source], &env).exits(69);
+            let told = CacheHost::new()
+                .s3cache_env(["exists", &source], &env)
+                .exits(69);
             let told = told.logs(&format!("{named}: correct HTTPS_PROXY, or add"));
             assert!(!told.stderr.contains("secret"), "{}", told.stderr);
         }
@@ -253,7 +255,7 @@ fn a_proxy_that_gives_no_connection_is_named_with_its_variable_and_without_its_p
 
 #[test]
 fn a_name_that_does_not_resolve_is_said_to() {
-    let told = Host::new().s3cache(["exists", "http://artifacts.invalid/x"]);
+    let told = CacheHost::new().s3cache(["exists", "http://artifacts.invalid/x"]);
     told.exits(69)
         .logs("cannot resolve host \"artifacts.invalid\": check the name");
 }

@@ -10,7 +10,7 @@ use hostkit_tests::host::{LoopFs, TmpfsMount};
 use hostkit_tests::or_skip;
 use hostkit_tests::origin::{OriginFault, OriginServer};
 
-use super::{CommandOutcome, Host, bytes, every_file};
+use super::{CacheHost, CommandOutcome, bytes, every_file};
 
 const SIZE: usize = 8 << 20;
 
@@ -35,7 +35,7 @@ fn free(path: &Path) -> u64 {
 }
 
 /// Fetches with a cache directory other than the host's own.
-fn with_cache(host: &Host, cache: &Path, args: &[&str]) -> CommandOutcome {
+fn with_cache(host: &CacheHost, cache: &Path, args: &[&str]) -> CommandOutcome {
     let mut command = host.program(hostkit_tests::bin("s3cache"));
     command
         .args(args)
@@ -50,7 +50,7 @@ fn a_copy_shares_its_blocks_where_the_filesystem_can() {
         let Some(mounted) = or_skip(kind, LoopFs::mount(kind)) else {
             continue;
         };
-        let (host, origin, root) = (Host::new(), OriginServer::start(), mounted.path());
+        let (host, origin, root) = (CacheHost::new(), OriginServer::start(), mounted.path());
         origin.put("/job-1.2.bin", bytes(SIZE, 1));
         let (url, cache) = (origin.url("/job-1.2.bin"), root.join("cache"));
         with_cache(&host, &cache, &[&url]).exits(0);
@@ -86,7 +86,7 @@ fn a_copy_shares_its_blocks_where_the_filesystem_can() {
 
 #[test]
 fn a_copy_is_the_tasks_own_file() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/job-1.2.bin", "what a job runs");
     let url = origin.url("/job-1.2.bin");
     host.s3cache([&url, "--copy-to=out"]).exits(0);
@@ -99,7 +99,7 @@ fn a_copy_is_the_tasks_own_file() {
 
 #[test]
 fn a_copy_to_a_path_with_a_slash_goes_into_that_directory() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/job-1.2.bin", "what a job runs");
     let url = origin.url("/job-1.2.bin");
     host.s3cache([&url, "--copy-to=new/"])
@@ -125,7 +125,7 @@ fn a_copy_to_a_path_with_a_slash_goes_into_that_directory() {
 
 #[test]
 fn a_name_that_just_fits_is_cached_copied_and_replaced() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     // 381 bytes in the URL, 127 in the file system.
     let umlauts = format!("job-1.2-{}", "%C3%A4".repeat(120));
     origin.put(&format!("/{umlauts}"), "one");
@@ -161,7 +161,7 @@ fn the_cache_is_synced_before_it_is_renamed_and_a_copy_is_not() {
     ) else {
         return;
     };
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/job-1.2.bin", bytes(100_000, 1));
     let traced = |out: &str| {
         let mut traced = host.program(&strace);
@@ -202,7 +202,7 @@ fn the_cache_is_synced_before_it_is_renamed_and_a_copy_is_not() {
 
 #[test]
 fn many_may_write_to_one_place_at_once() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let [tar, ..] = packed(&host);
     origin.put("/p-1.2.tar", tar.clone());
     let url = origin.url("/p-1.2.tar");
@@ -222,7 +222,7 @@ fn many_may_write_to_one_place_at_once() {
 
 #[test]
 fn what_a_killed_copy_left_is_removed_by_the_next_one() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/job-1.2.bin", bytes(SIZE, 1));
     origin.fault("/job-1.2.bin", OriginFault::Stall(100_000));
     // A cache that cannot hold it: the download goes straight to a file beside the target.
@@ -249,7 +249,7 @@ fn a_full_disk_leaves_nothing_half_written() {
     let Some(small) = or_skip("a small tmpfs", TmpfsMount::mount(1 << 20)) else {
         return;
     };
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/job-1.2.bin", bytes(SIZE, 1));
     let target = small.path().join("out");
     std::fs::write(&target, "old").unwrap();
@@ -276,7 +276,7 @@ fn a_full_disk_leaves_nothing_half_written() {
 }
 
 /// A tree of a file, a program and a symlink, packed by tar(1) and gzip(1).
-fn packed(host: &Host) -> [Vec<u8>; 3] {
+fn packed(host: &CacheHost) -> [Vec<u8>; 3] {
     let script = "mkdir -p in/lib && echo text >in/lib/a.txt && printf '#!/bin/sh\necho runs\n' >in/run && chmod 755 in/run \
         && ln -s lib/a.txt in/link && tar -C in -cf p.tar . && gzip -k p.tar && gzip -c in/lib/a.txt >a.gz && rm -r in";
     assert!(
@@ -291,7 +291,7 @@ fn packed(host: &Host) -> [Vec<u8>; 3] {
 
 #[test]
 fn archives_are_unpacked_into_a_directory() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let [tar, tgz, gz] = packed(&host);
     for (name, body) in [
         ("/p-1.2.tar", &tar),
@@ -319,7 +319,7 @@ fn archives_are_unpacked_into_a_directory() {
 
 #[test]
 fn unpacking_replaces_its_own_directory_as_a_whole_and_nobody_elses() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let [tar, tgz, _] = packed(&host);
     origin.put("/p-1.2.tar", tar);
     origin.put("/q-1.2.tgz", tgz[..tgz.len() / 2].to_vec());
@@ -349,7 +349,7 @@ fn unpacking_replaces_its_own_directory_as_a_whole_and_nobody_elses() {
 
 #[test]
 fn a_directory_that_a_killed_unpacking_left_is_removed_by_the_next_one() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let [tar, ..] = packed(&host);
     origin.put("/p-1.2.tar", tar);
     // As one with this number leaves it: no process has it any more.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hostkit_tests::bin;
 
-use super::{CommandOutcome, Fake, HASH, Host, answer};
+use super::{CacheHost, CommandOutcome, FakeServer, HASH, answer};
 
 /// What a flood promises (bytes).
 const LENGTH: usize = 400 << 20;
@@ -17,12 +17,12 @@ const READ_MAX: usize = 64 << 20;
 const PRINTED_MAX: usize = 4096;
 
 /// A server that answers everything but HEAD with a body of [`LENGTH`] bytes, and counts what it gets rid of.
-struct Flood {
+struct FloodServer {
     port: u16,
     sent: Arc<AtomicUsize>,
 }
 
-impl Flood {
+impl FloodServer {
     fn start(status: &'static str, begin: &'static str) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -67,7 +67,7 @@ fn serve(mut stream: TcpStream, status: &str, begin: &str, count: &AtomicUsize) 
 
 #[test]
 fn a_reply_that_is_not_the_object_is_bounded_whatever_its_length() {
-    let host = Host::new();
+    let host = CacheHost::new();
     std::fs::write(host.path("made.bin"), "the build").unwrap();
     std::fs::write(host.path("token"), "a-token-of-the-cluster").unwrap();
     let keys = [
@@ -164,7 +164,7 @@ fn a_reply_that_is_not_the_object_is_bounded_whatever_its_length() {
             77,
         ),
     ] {
-        let flood = Flood::start(status, begin);
+        let flood = FloodServer::start(status, begin);
         let http = format!("{}/job-{HASH}.bin", flood.url());
         let args = args
             .iter()
@@ -237,8 +237,8 @@ fn a_reply_that_is_not_a_whole_listing_fails_and_names_the_endpoint() {
             "answered 405 and named no S3 error",
         ),
     ] {
-        let (host, is_ok) = (Host::new(), status.starts_with("200"));
-        let s3 = Fake::start(move |head| match head.contains("list-type=2") {
+        let (host, is_ok) = (CacheHost::new(), status.starts_with("200"));
+        let s3 = FakeServer::start(move |head| match head.contains("list-type=2") {
             true => answer(status, &["Content-Type: application/xml"], &body),
             false => answer("404 Not Found", &[], ""),
         });
@@ -266,7 +266,7 @@ fn a_reply_that_is_not_a_whole_listing_fails_and_names_the_endpoint() {
 #[test]
 fn listing_whose_tokens_come_round_again_fails() {
     // The tokens t1, t2, t3, t1, ..
-    let s3 = Fake::start(|head| {
+    let s3 = FakeServer::start(|head| {
         let at = head.split("continuation-token=t").nth(1);
         let at = at
             .and_then(|rest| rest[..1].parse::<u32>().ok())
@@ -278,7 +278,7 @@ fn listing_whose_tokens_come_round_again_fails() {
         );
         answer("200 OK", &["Content-Type: application/xml"], &body)
     });
-    let host = Host::new();
+    let host = CacheHost::new();
     let env = [
         ("AWS_ENDPOINT_URL", s3.url()),
         ("AWS_ACCESS_KEY_ID", "id".to_owned()),

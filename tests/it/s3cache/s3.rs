@@ -6,13 +6,13 @@ use hostkit_tests::origin::OriginServer;
 use hostkit_tests::s3::S3Server;
 use hostkit_tests::tls::CertificateAuthority;
 
-use super::{CommandOutcome, Fake, HASH, Host, answer, sha256};
+use super::{CacheHost, CommandOutcome, FakeServer, HASH, answer, sha256};
 
 /// A server with a bucket `builds`, and a host.
-fn start() -> (Host, S3Server) {
+fn start() -> (CacheHost, S3Server) {
     let s3 = S3Server::start();
     s3.create_bucket("builds");
-    (Host::new(), s3)
+    (CacheHost::new(), s3)
 }
 
 fn uri() -> String {
@@ -20,7 +20,7 @@ fn uri() -> String {
 }
 
 /// Publishes `text` at [`uri`].
-fn put(host: &Host, s3: &S3Server, text: &str, more: &[&str]) -> CommandOutcome {
+fn put(host: &CacheHost, s3: &S3Server, text: &str, more: &[&str]) -> CommandOutcome {
     std::fs::write(host.path("made"), text).unwrap();
     let uri = uri();
     let args = ["put", "made", &uri];
@@ -270,7 +270,7 @@ fn keys_come_from_a_profile_or_a_process_it_names() {
     std::fs::write(host.path("config"), config).unwrap();
     let env = keyless(&s3, &[("AWS_CONFIG_FILE", "config")]);
     for profile in ["plain", "process"] {
-        let host = Host::new();
+        let host = CacheHost::new();
         std::fs::copy(script.with_file_name("config"), host.path("config")).unwrap();
         let args = [
             uri(),
@@ -303,7 +303,8 @@ fn keys_come_from_the_container() {
     let (host, s3) = start();
     put(&host, &s3, "the build", &[]).exits(0);
     let body = keys(&s3);
-    let agent = Fake::start(move |_| answer("200 OK", &["Content-Type: application/json"], &body));
+    let agent =
+        FakeServer::start(move |_| answer("200 OK", &["Content-Type: application/json"], &body));
     let full = format!("{}/creds", agent.url());
     let env = keyless(&s3, &[("AWS_CONTAINER_CREDENTIALS_FULL_URI", &full)]);
     host.s3cache_env([&uri(), "--copy-to=out"], &env).exits(0);
@@ -320,7 +321,7 @@ fn keys_come_from_the_instance_by_version_2_of_its_protocol() {
     let (host, s3) = start();
     put(&host, &s3, "the build", &[]).exits(0);
     let body = keys(&s3);
-    let imds = Fake::start(move |head| {
+    let imds = FakeServer::start(move |head| {
         let ttl = ["x-aws-ec2-metadata-token-ttl-seconds: 21600"];
         if head.starts_with("PUT /latest/api/token ") {
             answer("200 OK", &ttl, "the-token")
@@ -361,7 +362,7 @@ fn keys_come_for_a_web_identity() {
         s3.access_key(),
         s3.secret_key()
     );
-    let sts = Fake::start(move |_| answer("200 OK", &["Content-Type: text/xml"], &body));
+    let sts = FakeServer::start(move |_| answer("200 OK", &["Content-Type: text/xml"], &body));
     std::fs::write(host.path("token"), "a-token-of-the-cluster").unwrap();
     let more = [
         ("AWS_WEB_IDENTITY_TOKEN_FILE", "token"),
@@ -376,7 +377,7 @@ fn keys_come_for_a_web_identity() {
 #[test]
 fn a_bucket_elsewhere_and_a_wrong_clock_are_named_with_their_remedy() {
     let (host, s3) = start();
-    let moved = Fake::start(|_| {
+    let moved = FakeServer::start(|_| {
         answer(
             "301 Moved Permanently",
             &["x-amz-bucket-region: eu-west-1"],
@@ -387,7 +388,7 @@ fn a_bucket_elsewhere_and_a_wrong_clock_are_named_with_their_remedy() {
     host.s3cache_env([uri()], &at(moved.url()))
         .exits(69)
         .logs("--region eu-west-1");
-    let skewed = Fake::start(|head| {
+    let skewed = FakeServer::start(|head| {
         let body = "<?xml version=\"1.0\"?><Error><Code>RequestTimeTooSkewed</Code><Message>m</Message></Error>";
         answer(
             "403 Forbidden",
@@ -403,7 +404,7 @@ fn a_bucket_elsewhere_and_a_wrong_clock_are_named_with_their_remedy() {
 #[test]
 fn a_region_of_the_command_line_beats_that_of_the_environment() {
     let (host, s3) = start();
-    let seen = Fake::start(|_| answer("404 Not Found", &[], ""));
+    let seen = FakeServer::start(|_| answer("404 Not Found", &[], ""));
     let env = env(&s3, &[("AWS_ENDPOINT_URL", Some(&seen.url()))]);
     host.s3cache_env([&uri(), "--region=eu-central-1"], &env)
         .exits(66);

@@ -8,7 +8,7 @@ use hostkit_tests::bin;
 use hostkit_tests::origin::OriginServer;
 use hostkit_tests::tls::CertificateAuthority;
 
-use super::{CommandOutcome, Host};
+use super::{CacheHost, CommandOutcome};
 
 /// The lines of part 2 in their order: three processes of the job `eightball`, and the template they are made from,
 /// whose line the article wraps.
@@ -20,7 +20,7 @@ const QUOTED: [&str; 4] = [
 ];
 
 /// What stands for what, in this order.
-fn substitutions(host: &Host, origin: &OriginServer) -> Vec<(&'static str, String)> {
+fn substitutions(host: &CacheHost, origin: &OriginServer) -> Vec<(&'static str, String)> {
     let server = format!("127.0.0.1:{}", origin.port());
     vec![
         ("\n", " ".to_owned()),
@@ -51,7 +51,7 @@ fn substitutions(host: &Host, origin: &OriginServer) -> Vec<(&'static str, Strin
 }
 
 /// Runs a line as thermos does: by bash, in the sandbox.
-fn bash(host: &Host, authority: &CertificateAuthority, line: &str) -> CommandOutcome {
+fn bash(host: &CacheHost, authority: &CertificateAuthority, line: &str) -> CommandOutcome {
     let tools = bin("s3cache");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories =
@@ -66,7 +66,7 @@ fn bash(host: &Host, authority: &CertificateAuthority, line: &str) -> CommandOut
 #[test]
 fn every_quoted_line_installs_its_program_cold_and_warm() {
     let authority = CertificateAuthority::new();
-    let (host, origin) = (Host::new(), OriginServer::start_tls(&authority));
+    let (host, origin) = (CacheHost::new(), OriginServer::start_tls(&authority));
     for quoted in QUOTED {
         let line = substitutions(&host, &origin)
             .iter()
@@ -112,7 +112,7 @@ fn is_logstash(log: &str, run: &str) {
 #[test]
 fn a_line_that_fails_does_not_reach_its_chmod() {
     let authority = CertificateAuthority::new();
-    let (host, origin) = (Host::new(), OriginServer::start_tls(&authority));
+    let (host, origin) = (CacheHost::new(), OriginServer::start_tls(&authority));
     let line = substitutions(&host, &origin)
         .iter()
         .fold(QUOTED[0].to_owned(), |line, (from, to)| {

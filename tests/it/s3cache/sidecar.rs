@@ -10,7 +10,7 @@ use hostkit_tests::tls::CertificateAuthority;
 use hostkit_tests::{find_program, or_skip};
 use tempfile::TempDir;
 
-use super::{Host, sha256};
+use super::{CacheHost, sha256};
 
 const PATH: &str = "/pex/job-1.2.bin";
 const SIDECAR: &str = "/pex/job-1.2.bin.sha256";
@@ -62,7 +62,7 @@ fn digest_written_by_real_tools_vouches_for_any_name() {
                 .status()
                 .unwrap();
             assert!(made.success(), "{tool}");
-            let host = Host::new();
+            let host = CacheHost::new();
             host.s3cache([nginx.url(&format!("/{in_url}"))]).exits(0);
             let listed = host.s3cache(["ls", "--json"]).exits(0).stdout;
             assert!(
@@ -78,10 +78,10 @@ fn page_in_place_of_a_sidecar_is_absence() {
     let root = TempDir::new().unwrap();
     let Some(nginx) = nginx(&root) else { return };
     fs::write(root.path().join("job-1.2.bin"), "the build").unwrap();
-    let (host, url) = (Host::new(), nginx.url("/job-1.2.bin"));
+    let (host, url) = (CacheHost::new(), nginx.url("/job-1.2.bin"));
     host.s3cache([url.as_str(), "--copy-to=out"]).exits(0);
     assert_eq!(host.read("out"), b"the build");
-    Host::new()
+    CacheHost::new()
         .s3cache([url.as_str(), "--require-sidecar"])
         .exits(65)
         .logs("job-1.2.bin.sha256");
@@ -98,7 +98,7 @@ fn sidecar_that_is_not_understood_is_65() {
         format!("{ours}\n{}", " ".repeat(64 << 10)),
         "x".repeat(10 << 20),
     ] {
-        let (host, origin) = (Host::new(), OriginServer::start());
+        let (host, origin) = (CacheHost::new(), OriginServer::start());
         origin.put(PATH, "the build");
         origin.put(SIDECAR, text.clone());
         host.s3cache([&origin.url(PATH), "--copy-to=out"])
@@ -113,7 +113,7 @@ fn sidecar_that_is_not_understood_is_65() {
 
 #[test]
 fn required_sidecar_is_looked_for_until_it_has_vouched() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put(PATH, "the build");
     let url = origin.url(PATH);
     fs::write(host.path("s3cache.yaml"), "require-sidecar: true\n").unwrap();

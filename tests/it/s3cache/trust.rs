@@ -9,7 +9,7 @@ use hostkit_tests::host::run_as;
 use hostkit_tests::origin::OriginServer;
 use hostkit_tests::{bin, or_skip};
 
-use super::{CommandOutcome, HASH, Host, bytes, every_file, sha256};
+use super::{CacheHost, CommandOutcome, HASH, bytes, every_file, sha256};
 
 mod bounds;
 mod hostile;
@@ -20,15 +20,17 @@ const ANN: u32 = 20_001;
 const BOB: u32 = 20_002;
 
 /// A host with several users: a cache that root made, the binary where everybody can run it, a home for each.
-struct Users {
-    host: Host,
+struct HostUsers {
+    host: CacheHost,
 }
 
-impl Users {
+impl HostUsers {
     /// `None` when this process cannot become somebody else.
     fn new() -> Option<Self> {
         or_skip("two uids", run_as(ANN, "true").map(drop))?;
-        let users = Self { host: Host::new() };
+        let users = Self {
+            host: CacheHost::new(),
+        };
         std::fs::create_dir(users.host.cache()).unwrap();
         users.set_mode(0o1777);
         let (built, program) = (bin("s3cache"), users.program());
@@ -117,7 +119,9 @@ fn vouch(origin: &OriginServer, path: &str, body: &[u8]) {
 
 #[test]
 fn what_root_has_is_used_without_a_request() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, body) = published();
     users.get(0, &origin.url(&path));
     origin.reset_counters();
@@ -127,7 +131,9 @@ fn what_root_has_is_used_without_a_request() {
 
 #[test]
 fn what_another_user_has_is_fetched_again() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, body) = published();
     for uid in [ANN, BOB, 0] {
         assert_eq!(users.get(uid, &origin.url(&path)).1, body);
@@ -137,7 +143,9 @@ fn what_another_user_has_is_fetched_again() {
 
 #[test]
 fn what_another_user_has_is_taken_when_the_store_vouches_for_it() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, body) = published();
     vouch(&origin, &path, &body);
     users.get(ANN, &origin.url(&path));
@@ -154,7 +162,9 @@ fn what_another_user_has_is_taken_when_the_store_vouches_for_it() {
 
 #[test]
 fn a_poisoned_blob_of_another_user_is_not_taken() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, body) = published();
     vouch(&origin, &path, &body);
     users.get(ANN, &origin.url(&path));
@@ -169,7 +179,9 @@ fn a_poisoned_blob_of_another_user_is_not_taken() {
 
 #[test]
 fn links_and_pipes_of_another_user_are_not_followed() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, body) = published();
     vouch(&origin, &path, &body);
     users.get(ANN, &origin.url(&path));
@@ -207,7 +219,9 @@ fn links_and_pipes_of_another_user_are_not_followed() {
 
 #[test]
 fn a_folder_somebody_else_made_is_not_used() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, body) = published();
     let trap = users.share(ANN, "");
     std::fs::create_dir(&trap).unwrap();
@@ -229,7 +243,9 @@ fn a_folder_somebody_else_made_is_not_used() {
 
 #[test]
 fn what_root_has_is_used_when_ones_own_folder_is_not() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, body) = published();
     users.get(0, &origin.url(&path));
     std::fs::create_dir(users.share(ANN, "")).unwrap();
@@ -241,7 +257,9 @@ fn what_root_has_is_used_when_ones_own_folder_is_not() {
 
 #[test]
 fn a_cache_where_everybody_may_rename_is_refused_with_the_remedy() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, body) = published();
     users.set_mode(0o777);
     let (told, copy) = users.get(ANN, &origin.url(&path));
@@ -252,7 +270,9 @@ fn a_cache_where_everybody_may_rename_is_refused_with_the_remedy() {
 
 #[test]
 fn a_symlink_to_the_cache_is_followed_only_when_root_or_oneself_made_it() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, body) = published();
     let link = users.host.path("link");
     symlink(users.host.cache(), &link).unwrap();
@@ -280,7 +300,9 @@ fn a_symlink_to_the_cache_is_followed_only_when_root_or_oneself_made_it() {
 
 #[test]
 fn an_older_entry_of_root_is_no_newer_one() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, url) = (OriginServer::start(), "/static.bin");
     let url = origin.url(url);
     for (uid, text) in [(0, "first"), (ANN, "second"), (ANN, "third")] {
@@ -297,7 +319,9 @@ fn an_older_entry_of_root_is_no_newer_one() {
 
 #[test]
 fn nobody_else_can_hold_a_lone_users_lock() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, _) = published();
     users.get(ANN, &origin.url(&path));
     for lock in every_file(&users.share(ANN, "locks")) {
@@ -308,7 +332,9 @@ fn nobody_else_can_hold_a_lone_users_lock() {
 
 #[test]
 fn stats_of_another_user_says_what_is_not_readable() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, body) = published();
     users.get(ANN, &origin.url(&path));
     let stats = |uid: u32| -> serde_json::Value {
@@ -332,7 +358,9 @@ fn stats_of_another_user_says_what_is_not_readable() {
 
 #[test]
 fn gc_of_one_user_says_that_the_bound_of_all_needs_root() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, _) = published();
     users.get(ANN, &origin.url(&path));
     for (uid, warned) in [(ANN, true), (0, false)] {

@@ -8,27 +8,27 @@ use hostkit_tests::origin::{OriginFault, OriginServer};
 use hostkit_tests::s3::S3Server;
 use hostkit_tests::{old_bin, or_skip, wait_until};
 
-use super::flight::{Run, blobs_are_right, recorded};
-use super::{CommandOutcome, HASH, Host, bytes};
+use super::single_flight::{FetchRun, blobs_are_right, recorded};
+use super::{CacheHost, CommandOutcome, HASH, bytes};
 use crate::pexrun::program;
 
 /// The s3cache and the pexrun of one release.
-struct Release {
+struct ToolRelease {
     label: &'static str,
     s3cache: PathBuf,
     pexrun: PathBuf,
 }
 
 /// Both releases in both orders.
-fn pairs() -> Option<[(Release, Release); 2]> {
-    let old = || -> Result<Release, String> {
-        Ok(Release {
+fn pairs() -> Option<[(ToolRelease, ToolRelease); 2]> {
+    let old = || -> Result<ToolRelease, String> {
+        Ok(ToolRelease {
             label: "old",
             s3cache: old_bin("s3cache")?,
             pexrun: old_bin("pexrun")?,
         })
     };
-    let new = || Release {
+    let new = || ToolRelease {
         label: "new",
         s3cache: hostkit_tests::bin("s3cache"),
         pexrun: hostkit_tests::bin("pexrun"),
@@ -39,8 +39,8 @@ fn pairs() -> Option<[(Release, Release); 2]> {
     )
 }
 
-impl Release {
-    fn command(&self, host: &Host, args: &[&str]) -> Command {
+impl ToolRelease {
+    fn command(&self, host: &CacheHost, args: &[&str]) -> Command {
         let mut command = host.program(&self.s3cache);
         command
             .args(args)
@@ -48,11 +48,11 @@ impl Release {
         command
     }
 
-    fn run(&self, host: &Host, args: &[&str]) -> CommandOutcome {
+    fn run(&self, host: &CacheHost, args: &[&str]) -> CommandOutcome {
         self.command(host, args).output().unwrap().into()
     }
 
-    fn pexrun(&self, host: &Host, repository: &str, args: &[&str]) -> Command {
+    fn pexrun(&self, host: &CacheHost, repository: &str, args: &[&str]) -> Command {
         let mut command = host.program(&self.pexrun);
         command
             .arg(format!("--cache-dir={}", host.cache().display()))
@@ -64,7 +64,7 @@ impl Release {
 }
 
 /// One file with keys that both releases know, written by the first process that reads it.
-fn configuration(host: &Host) -> PathBuf {
+fn configuration(host: &CacheHost) -> PathBuf {
     let file = host.path("s3cache.yaml");
     if file.exists() {
         return file;
@@ -82,7 +82,7 @@ fn configuration(host: &Host) -> PathBuf {
 fn cached_artifacts_are_hits_across_releases() {
     for (first, second) in pairs().into_iter().flatten() {
         let label = format!("{} then {}", first.label, second.label);
-        let (host, origin) = (Host::new(), OriginServer::start());
+        let (host, origin) = (CacheHost::new(), OriginServer::start());
         // What a cache of a fleet holds: names that never change, names that do, a version in the query, a local file.
         let immutable = format!("/pex/job-{HASH}.bin");
         let (mutable, versioned) = ("/pex/static.bin", "/pex/tool.bin");
@@ -130,7 +130,7 @@ fn object_of_an_endpoint_from_the_profile_is_not_served_as_one_of_aws() {
     let Some([(old, new), _]) = pairs() else {
         return;
     };
-    let (host, s3) = (Host::new(), S3Server::start());
+    let (host, s3) = (CacheHost::new(), S3Server::start());
     s3.create_bucket("builds");
     let name = format!("job-{HASH}.bin");
     std::fs::write(s3.dir().join("builds").join(&name), "of the endpoint").unwrap();
@@ -138,7 +138,7 @@ fn object_of_an_endpoint_from_the_profile_is_not_served_as_one_of_aws() {
     std::fs::create_dir(host.path(".aws")).unwrap();
     let profile = format!("[default]\nendpoint_url = {}\n", s3.endpoint());
     std::fs::write(host.path(".aws/config"), profile).unwrap();
-    let run = |release: &Release, args: &[&str], more: &[(&str, &str)]| -> CommandOutcome {
+    let run = |release: &ToolRelease, args: &[&str], more: &[(&str, &str)]| -> CommandOutcome {
         let mut command = release.command(&host, args);
         command.envs(s3.env()).env_remove("AWS_ENDPOINT_URL");
         command.envs(more.iter().copied());
@@ -156,7 +156,7 @@ fn object_of_an_endpoint_from_the_profile_is_not_served_as_one_of_aws() {
 fn partial_download_of_killed_release_is_continued_by_other_release() {
     for (first, second) in pairs().into_iter().flatten() {
         let label = format!("{} then {}", first.label, second.label);
-        let (host, origin) = (Host::new(), OriginServer::start());
+        let (host, origin) = (CacheHost::new(), OriginServer::start());
         let path = format!("/job-{HASH}.bin");
         let body = bytes(4 << 20, 3);
         origin.put(&path, body.clone());
@@ -168,10 +168,10 @@ fn partial_download_of_killed_release_is_continued_by_other_release() {
         );
         let url = origin.url(&path);
         let args = [url.as_str(), "--copy-to=first", "--loglevel=debug"];
-        let mut leader = Run::start(&host, "first", first.command(&host, &args));
+        let mut leader = FetchRun::start(&host, "first", first.command(&host, &args));
         wait_until("some parts are finished", || recorded(&host).len() >= 4);
         let args = [url.as_str(), "--copy-to=second", "--loglevel=debug"];
-        let follower = Run::start(&host, "second", second.command(&host, &args));
+        let follower = FetchRun::start(&host, "second", second.command(&host, &args));
         follower.wait_for("another process is fetching it");
         leader.kill();
         follower.end().exits(0).logs("continuing an interrupted");
@@ -185,7 +185,7 @@ fn concurrent_processes_of_both_releases_fetch_one_body() {
     let Some([(old, new), _]) = pairs() else {
         return;
     };
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = bytes(4 << 20, 9);
     origin.put(&path, body.clone());
@@ -196,11 +196,11 @@ fn concurrent_processes_of_both_releases_fetch_one_body() {
         },
     );
     let url = origin.url(&path);
-    let runs: Vec<Run> = (0..24)
+    let runs: Vec<FetchRun> = (0..24)
         .map(|n| {
             let release = if n % 2 == 0 { &old } else { &new };
             let copy = format!("--copy-to=out{n}");
-            Run::start(
+            FetchRun::start(
                 &host,
                 &format!("out{n}"),
                 release.command(&host, &[&url, &copy]),
@@ -222,7 +222,7 @@ fn unpacked_tree_of_old_release_is_recognised_and_replaced() {
     let Some([(old, new), _]) = pairs() else {
         return;
     };
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     for (name, content) in [("one", "1"), ("two", "2")] {
         std::fs::create_dir(host.path(name)).unwrap();
         std::fs::write(host.path(name).join("file"), content).unwrap();
@@ -258,7 +258,7 @@ fn broken_archive_that_old_release_cached_is_fetched_again_once() {
     let Some([(old, new), _]) = pairs() else {
         return;
     };
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let made = "seq 1000 >a && tar czf good.tgz a";
     let made = host.program("bash").args(["-c", made]).status();
     assert!(made.unwrap().success());
@@ -281,14 +281,14 @@ fn broken_archive_that_old_release_cached_is_fetched_again_once() {
 fn running_program_of_one_release_survives_gc_of_the_other() {
     for (first, second) in pairs().into_iter().flatten() {
         let label = format!("{} runs, {} collects", first.label, second.label);
-        let host = Host::new();
+        let host = CacheHost::new();
         std::fs::create_dir(host.path("repo")).unwrap();
         let repository = format!("file://{}", host.path("repo").display());
         let build = host.path(format!("repo/job-{HASH}-here_x86_64.pex"));
         std::fs::write(build, program("echo started > \"$1\"; read line")).unwrap();
         let mut command = first.pexrun(&host, &repository, &["job", HASH, "mark"]);
         command.stdin(std::process::Stdio::piped());
-        let running = Run::start(&host, "running", command);
+        let running = FetchRun::start(&host, "running", command);
         wait_until("the program runs", || host.path("mark").exists());
         // The newer release would spare it for having been used within the hour.
         host.age_blobs();

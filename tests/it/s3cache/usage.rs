@@ -10,18 +10,18 @@ use hostkit_tests::cache::unpack_pex;
 use hostkit_tests::origin::OriginServer;
 use serde_json::Value;
 
-use super::{Host, bytes};
+use super::{CacheHost, bytes};
 
 const MB: u64 = 1 << 20;
 
-fn share(host: &Host, path: &str) -> PathBuf {
+fn share(host: &CacheHost, path: &str) -> PathBuf {
     host.cache()
         .join(nix::unistd::geteuid().to_string())
         .join(path)
 }
 
 /// The object of `--json` output.
-fn json(host: &Host, args: &[&str]) -> Value {
+fn json(host: &CacheHost, args: &[&str]) -> Value {
     serde_json::from_str(&host.s3cache(args).exits(0).stdout).unwrap()
 }
 
@@ -32,7 +32,7 @@ fn number(value: &Value, key: &str) -> u64 {
 }
 
 /// What `du` counts of this user's part of the cache.
-fn du(host: &Host) -> u64 {
+fn du(host: &CacheHost) -> u64 {
     let out = Command::new("du").arg("-sb").arg(share(host, "")).output();
     let text = String::from_utf8(out.unwrap().stdout).unwrap();
     text.split_whitespace().next().unwrap().parse().unwrap()
@@ -60,7 +60,7 @@ fn age(path: &Path, by: Duration) {
 }
 
 /// The only file of the folder of partial downloads whose name ends so.
-fn partial(host: &Host, end: &str) -> Option<PathBuf> {
+fn partial(host: &CacheHost, end: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(share(host, "partial/v1")).unwrap();
     let mut paths = entries.map(|entry| entry.unwrap().path());
     paths.find(|path| path.to_string_lossy().ends_with(end))
@@ -68,8 +68,8 @@ fn partial(host: &Host, end: &str) -> Option<PathBuf> {
 
 /// A host with one thing of every kind: two artifacts and one that turned out corrupt, of a megabyte each, a failed
 /// fetch, a download that a kill left, and unpacked files of 30,000 bytes that have links.
-fn one_of_each() -> (Host, OriginServer) {
-    let (host, origin) = (Host::new(), OriginServer::start());
+fn one_of_each() -> (CacheHost, OriginServer) {
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     for n in 0..3 {
         let path = format!("/a-1.{n}");
         origin.put(&path, bytes(MB as usize, n));
@@ -178,7 +178,7 @@ fn quarantined_blobs_and_failure_records_have_an_end() {
 
 #[test]
 fn unpacked_pexes_count_toward_the_bound_of_fetches_and_go_before_artifacts() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/a-1.1", bytes(MB as usize, 1));
     origin.put("/a-1.2", bytes(MB as usize, 2));
     host.s3cache([&origin.url("/a-1.1")]).exits(0);
@@ -216,7 +216,7 @@ fn what_was_just_used_goes_after_what_was_not_and_only_where_fetch_would_fail() 
         (NOW, NOW, &[], false, true, true),
     ] {
         let case = format!("{pex} {artifact} {args:?}");
-        let (host, origin) = (Host::new(), OriginServer::start());
+        let (host, origin) = (CacheHost::new(), OriginServer::start());
         for n in 1..3 {
             origin.put(&format!("/a-1.{n}"), bytes(MB as usize, n));
         }
@@ -253,7 +253,7 @@ fn gc_takes_unpacked_pex_that_was_not_started_for_an_hour_or_max_age() {
         // Its age alone is no reason.
         (minutes(70), &["--max-age=0"], true),
     ] {
-        let host = Host::new();
+        let host = CacheHost::new();
         host.s3cache(["gc"]).exits(66);
         let origin = OriginServer::start();
         origin.put("/a-1.1", "a");
@@ -271,7 +271,7 @@ fn gc_takes_unpacked_pex_that_was_not_started_for_an_hour_or_max_age() {
 
 #[test]
 fn what_was_unpacked_since_the_last_count_is_counted_before_an_artifact_goes() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     for n in 1..4 {
         origin.put(&format!("/a-1.{n}"), bytes(MB as usize, n));
     }

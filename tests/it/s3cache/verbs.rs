@@ -9,17 +9,17 @@ use hostkit_tests::ChildGuard;
 use hostkit_tests::origin::{OriginFault, OriginServer};
 use serde_json::Value;
 
-use super::{HASH, Host, bytes, every_file, sha256};
+use super::{CacheHost, HASH, bytes, every_file, sha256};
 
 /// A host with two artifacts cached, `job` of 100,000 bytes and then `static.bin`, and their URLs.
-fn start() -> (Host, OriginServer, [String; 2]) {
+fn start() -> (CacheHost, OriginServer, [String; 2]) {
     start_with("static")
 }
 
 /// With these bytes as `static.bin`. A test that names their digest in a command needs others than the tests beside it,
 /// for which that command is a process that uses their artifact.
-fn start_with(content: &'static str) -> (Host, OriginServer, [String; 2]) {
-    let (host, origin) = (Host::new(), OriginServer::start());
+fn start_with(content: &'static str) -> (CacheHost, OriginServer, [String; 2]) {
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let paths = [format!("/pex/job-{HASH}.bin"), "/static.bin".to_owned()];
     origin.put(&paths[0], bytes(100_000, 1));
     origin.put(&paths[1], content);
@@ -31,7 +31,7 @@ fn start_with(content: &'static str) -> (Host, OriginServer, [String; 2]) {
 }
 
 /// The objects of `--json` output, one per line.
-fn json<const N: usize>(host: &Host, args: [&str; N]) -> Vec<Value> {
+fn json<const N: usize>(host: &CacheHost, args: [&str; N]) -> Vec<Value> {
     let told = host.s3cache(args).exits(0);
     told.stdout
         .lines()
@@ -40,7 +40,7 @@ fn json<const N: usize>(host: &Host, args: [&str; N]) -> Vec<Value> {
 }
 
 /// A program that holds a cached file as pexrun's programs do: open, with a shared lock.
-fn hold(host: &Host, blob: &PathBuf) -> ChildGuard {
+fn hold(host: &CacheHost, blob: &PathBuf) -> ChildGuard {
     let file = std::fs::File::open(blob).unwrap();
     file.lock_shared().unwrap();
     let mut holder: Command = host.program("sleep");
@@ -50,7 +50,7 @@ fn hold(host: &Host, blob: &PathBuf) -> ChildGuard {
     ChildGuard(holder.spawn().unwrap())
 }
 
-fn blob(host: &Host, name: &str) -> PathBuf {
+fn blob(host: &CacheHost, name: &str) -> PathBuf {
     let found = every_file(&host.cache()).into_iter();
     let mut found =
         found.filter(|file| file.to_string_lossy().contains("/blobs/") && file.ends_with(name));
@@ -224,7 +224,7 @@ fn gc_keeps_the_bound_and_what_was_used_last() {
 
 #[test]
 fn gc_removes_what_a_killed_fetch_left() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/big-1.2.bin", bytes(1 << 20, 1));
     origin.fault("/big-1.2.bin", OriginFault::Stall(100_000));
     let mut running = host.start([origin.url("/big-1.2.bin"), "--part-size=256K".to_owned()]);
@@ -281,7 +281,7 @@ fn a_closed_pipe_is_no_error() {
 
 #[test]
 fn without_a_cache_each_verb_names_the_directory() {
-    let host = Host::new();
+    let host = CacheHost::new();
     for verb in ["ls", "stats", "verify", "gc"] {
         let told = host.s3cache([verb]).exits(66);
         told.logs(host.cache().to_str().unwrap())
@@ -318,7 +318,7 @@ fn exists_works_over_http_too() {
 
 #[test]
 fn check_prints_what_is_in_force_and_writes_nothing() {
-    let host = Host::new();
+    let host = CacheHost::new();
     let config = host.path("s3cache.yaml");
     let config = config.to_str().unwrap();
     std::fs::write(

@@ -17,14 +17,14 @@ use tempfile::TempDir;
 const KEY: &str = "a-key-that-is-long-enough-to-be-found";
 
 /// A server, a permissions engine and memcached, for any number of hosts.
-struct Site {
+struct MultiHostFixture {
     acl: PermissionsServer,
     memcached: Vec<MemcachedServer>,
     backend: RecordingUpstream,
     directory: TempDir,
 }
 
-impl Site {
+impl MultiHostFixture {
     /// One that knows [`KEY`]. None without memcached.
     fn start() -> Option<Self> {
         let memcached = or_skip("memcached", MemcachedServer::several(2))?;
@@ -68,7 +68,9 @@ impl Site {
 
 #[test]
 fn a_thousand_connections_with_a_cold_key_ask_once_and_the_next_host_never() {
-    let Some(site) = Site::start() else { return };
+    let Some(site) = MultiHostFixture::start() else {
+        return;
+    };
     site.acl
         .set_behavior(PermissionsBehavior::After(Duration::from_millis(100)));
     let host = site.host();
@@ -106,7 +108,9 @@ fn a_thousand_connections_with_a_cold_key_ask_once_and_the_next_host_never() {
 
 #[test]
 fn a_revoked_key_is_let_go_by_a_purge() {
-    let Some(site) = Site::start() else { return };
+    let Some(site) = MultiHostFixture::start() else {
+        return;
+    };
     let host = site.host();
     let purges = [
         format!("/purge?key_sha256={}", hash_key(KEY)),
@@ -134,7 +138,9 @@ fn a_revoked_key_is_let_go_by_a_purge() {
 
 #[test]
 fn memcached_sees_neither_the_key_nor_its_hash() {
-    let Some(site) = Site::start() else { return };
+    let Some(site) = MultiHostFixture::start() else {
+        return;
+    };
     let host = site.host();
     wait_until("an entry is there", || {
         let _ = host.request_admin("POST", "/purge?all");

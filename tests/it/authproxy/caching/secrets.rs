@@ -27,7 +27,7 @@ fn hosts_share_answers_while_the_secret_is_changed() {
     ] {
         // Whether the first host that looks finds it: it stores what it had to ask for itself.
         let is_found = || {
-            let world = World::new(1)?;
+            let world = CacheFixture::new(1)?;
             world.engine.add_key(key(1));
             world.learn(&world.host_with_secrets(SETTINGS, writer), key(1), true);
             let asked = world.engine.request_count();
@@ -48,7 +48,9 @@ fn hosts_share_answers_while_the_secret_is_changed() {
 
 #[test]
 fn purge_during_a_change_removes_the_entries_of_both_secrets() {
-    let Some(world) = World::new(1) else { return };
+    let Some(world) = CacheFixture::new(1) else {
+        return;
+    };
     world.engine.add_key(key(1));
     for secret in [OLD, NEW] {
         world.learn(&world.host_with(SETTINGS, secret), key(1), true);

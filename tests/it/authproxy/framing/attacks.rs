@@ -7,7 +7,7 @@ use super::bytes::head;
 
 /// Bytes to send, one per character, and what to call them.
 #[derive(Debug, Clone)]
-pub(super) struct Case {
+pub(super) struct AttackCase {
     /// The way, which the self-test of the detector counts by.
     pub(super) technique: &'static str,
     /// The bytes, without what is sent after all of them.
@@ -150,7 +150,7 @@ const CARRIERS: &[(&str, &[&str])] = &[
 ];
 
 /// All of them. `every` tries each byte there is where otherwise only the odd ones are tried.
-pub(super) fn all(every: bool) -> Vec<Case> {
+pub(super) fn all(every: bool) -> Vec<AttackCase> {
     let mut cases = Vec::new();
     for (at, shape) in SHAPES.iter().enumerate() {
         // Every shape with the first carrier, and with one of the others in turn.
@@ -201,7 +201,7 @@ fn carry((line, headers): &(&str, &[&str]), framing: &[&str], body: &str) -> Str
 }
 
 /// Two headers that contradict each other, one of them in a shape that not everybody understands.
-fn two_framings(cases: &mut Vec<Case>, carrier: &(&str, &[&str]), shape: &str) {
+fn two_framings(cases: &mut Vec<AttackCase>, carrier: &(&str, &[&str]), shape: &str) {
     let shaped = |name: &str, value: &str| {
         // The shape has no other N and V where the value could have them.
         let shape = shape.replace('V', "\u{fe}").replace('N', name);
@@ -209,7 +209,7 @@ fn two_framings(cases: &mut Vec<Case>, carrier: &(&str, &[&str]), shape: &str) {
     };
     let mut add = |technique, framing: &[&str], body: &str| {
         let text = carry(carrier, framing, body);
-        cases.push(Case { technique, text });
+        cases.push(AttackCase { technique, text });
     };
     for whole in [true, false] {
         let hidden = hidden(whole);
@@ -258,10 +258,10 @@ fn two_framings(cases: &mut Vec<Case>, carrier: &(&str, &[&str]), shape: &str) {
 }
 
 /// A chunk whose size line or end is ended by something that not everybody takes for an end.
-fn chunk_lines(cases: &mut Vec<Case>, end: &str) {
+fn chunk_lines(cases: &mut Vec<AttackCase>, end: &str) {
     let mut add = |technique, body: &str| {
         let text = carry(&CARRIERS[0], &[&format!("{CODING}: chunked")], body);
-        cases.push(Case { technique, text });
+        cases.push(AttackCase { technique, text });
     };
     for whole in [true, false] {
         let inner = format!("0\r\n\r\n{}", hidden(whole));
@@ -297,7 +297,7 @@ fn chunk_lines(cases: &mut Vec<Case>, end: &str) {
 }
 
 /// Sizes that are read as different numbers.
-fn chunk_sizes(cases: &mut Vec<Case>) {
+fn chunk_sizes(cases: &mut Vec<AttackCase>) {
     let hidden = hidden(true);
     let inner = format!("0\r\n\r\n{hidden}");
     let size = inner.len();
@@ -334,7 +334,7 @@ fn chunk_sizes(cases: &mut Vec<Case>) {
     for line in sizes {
         let body = format!("{line}\r\n{inner}\r\n0\r\n\r\n");
         let text = carry(&CARRIERS[0], &[&format!("{CODING}: chunked")], &body);
-        cases.push(Case {
+        cases.push(AttackCase {
             technique: "SIZE",
             text,
         });
@@ -356,7 +356,7 @@ fn chunk_sizes(cases: &mut Vec<Case>) {
             &[&format!("{CODING}: chunked"), &format!("Trailer: {name}")],
             &body,
         );
-        cases.push(Case {
+        cases.push(AttackCase {
             technique: "TRAILER",
             text,
         });
@@ -364,10 +364,10 @@ fn chunk_sizes(cases: &mut Vec<Case>) {
 }
 
 /// A request in a header's value, its name, or between headers.
-fn hidden_in_heads(cases: &mut Vec<Case>, end: &str) {
+fn hidden_in_heads(cases: &mut Vec<AttackCase>, end: &str) {
     let mut add = |framing: &str| {
         let text = carry(&CARRIERS[0], &[framing, "X-Last: y"], "");
-        cases.push(Case {
+        cases.push(AttackCase {
             technique: "HEAD",
             text,
         });
@@ -380,9 +380,9 @@ fn hidden_in_heads(cases: &mut Vec<Case>, end: &str) {
 }
 
 /// A request in a request's target, its method or its version, and bytes before and between requests.
-fn hidden_in_lines(cases: &mut Vec<Case>) {
+fn hidden_in_lines(cases: &mut Vec<AttackCase>) {
     let mut add = |text: String| {
-        cases.push(Case {
+        cases.push(AttackCase {
             technique: "LINE",
             text,
         })

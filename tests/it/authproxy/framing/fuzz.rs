@@ -8,7 +8,7 @@ use hostkit_tests::{is_long_run, wait_limit};
 use super::attacks;
 use super::bytes::{latin, victim};
 use super::sender::send_all;
-use super::{Rig, STRICT, violations};
+use super::{FramingRig, STRICT, violations};
 
 /// Cases of a round, and rounds in the normal run.
 const CASES: usize = 1000;
@@ -56,9 +56,9 @@ const WORDS: &[&[u8]] = &[
 ];
 
 /// Random numbers that a seed repeats (splitmix64).
-struct Chance(u64);
+struct MutationRandom(u64);
 
-impl Chance {
+impl MutationRandom {
     /// From 0 up to a bound.
     fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -101,12 +101,12 @@ fn no_mutation_of_an_attack_shows_any_parser_a_request_without_a_key() {
     let seed = seed.and_then(|text| text.parse().ok());
     let seed: u64 = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
     println!("HOSTKIT_TEST_SEED={seed}");
-    let mut chance = Chance(seed);
+    let mut chance = MutationRandom(seed);
     let attacks: Vec<Vec<u8>> = attacks::all(false)
         .iter()
         .map(|case| latin(&case.text))
         .collect();
-    let rig = Rig::start(STRICT);
+    let rig = FramingRig::start(STRICT);
     let begun = Instant::now();
     let mut round = 0;
     while round < ROUNDS || is_long_run() && begun.elapsed() < LONG {
@@ -114,7 +114,7 @@ fn no_mutation_of_an_attack_shows_any_parser_a_request_without_a_key() {
         let rig = if round == 0 {
             &rig
         } else {
-            &Rig::start(STRICT)
+            &FramingRig::start(STRICT)
         };
         let mut cases = Vec::new();
         for _ in 0..CASES {

@@ -13,7 +13,7 @@ const AT_ONCE: usize = 128;
 
 /// What came back for one case.
 #[derive(Debug, Clone)]
-pub(super) struct Came {
+pub(super) struct CaseResponse {
     /// The number of the case.
     pub(super) case: usize,
     /// All that was answered.
@@ -23,7 +23,7 @@ pub(super) struct Came {
 }
 
 /// Sends each case on a connection of its own, and reads until the other side closes or has been silent for `silence`.
-pub(super) fn send_all(port: u16, cases: Vec<Vec<u8>>, silence: Duration) -> Vec<Came> {
+pub(super) fn send_all(port: u16, cases: Vec<Vec<u8>>, silence: Duration) -> Vec<CaseResponse> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -45,7 +45,7 @@ pub(super) fn send_all(port: u16, cases: Vec<Vec<u8>>, silence: Duration) -> Vec
     })
 }
 
-async fn send(port: u16, case: usize, bytes: &[u8], silence: Duration) -> Came {
+async fn send(port: u16, case: usize, bytes: &[u8], silence: Duration) -> CaseResponse {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let (mut from, mut to) = stream.split();
@@ -71,7 +71,7 @@ async fn send(port: u16, case: usize, bytes: &[u8], silence: Duration) -> Came {
         }
     };
     let ((), closed) = tokio::join!(write, read);
-    Came {
+    CaseResponse {
         case,
         answer,
         closed,

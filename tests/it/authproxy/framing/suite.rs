@@ -11,13 +11,13 @@ use hostkit_tests::upstream::RecordingUpstream;
 use hostkit_tests::upstream::parser::ParserProfile;
 use hostkit_tests::{is_long_run, wait_limit};
 
-use super::attacks::{self, Case};
+use super::attacks::{self, AttackCase};
 use super::bytes::{latin, victim};
 use super::sender::send_all;
-use super::{Rig, STRICT, violations};
+use super::{FramingRig, STRICT, violations};
 
 /// What is sent for a case: its number stands in every path of it.
-fn numbered(number: usize, case: &Case) -> Vec<u8> {
+fn numbered(number: usize, case: &AttackCase) -> Vec<u8> {
     let text = case
         .text
         .replace("/smuggled", &format!("/smuggled-{number}"));
@@ -32,7 +32,7 @@ fn no_attack_shows_any_parser_a_request_without_a_key() {
         vec![STRICT]
     };
     for personality in personalities {
-        let rig = Rig::start(personality);
+        let rig = FramingRig::start(personality);
         let cases = attacks::all(is_long_run());
         println!("{} attacks", cases.len());
         let bytes = cases.iter().enumerate();
@@ -88,7 +88,7 @@ fn copier(backend: u16) -> u16 {
 #[test]
 fn the_detector_sees_every_technique_when_nobody_stops_it() {
     let backend = RecordingUpstream::start(STRICT);
-    let cases: Vec<Case> = attacks::all(false);
+    let cases: Vec<AttackCase> = attacks::all(false);
     let bytes = cases.iter().enumerate();
     let bytes = bytes.map(|(number, case)| numbered(number, case)).collect();
     send_all(copier(backend.port()), bytes, Duration::from_millis(200));

@@ -4,7 +4,7 @@ use hostkit_tests::authproxy::{RawResponse, exchange_bytes};
 use hostkit_tests::wait_until;
 
 use super::bytes::{head, latin, victim};
-use super::{Rig, STRICT, violations};
+use super::{FramingRig, STRICT, violations};
 
 const LINE: &str = "POST /refused HTTP/1.1";
 
@@ -183,7 +183,7 @@ const CHUNKS: &[&str] = &[
 
 /// Sends a case with a request behind it, which nobody must take for one. The one answer.
 #[track_caller]
-fn refused(rig: &Rig, case: &str) -> RawResponse {
+fn refused(rig: &FramingRig, case: &str) -> RawResponse {
     let all = latin(&format!("{case}{}", victim("table")));
     let bytes = exchange_bytes(rig.proxy.port(), &all);
     let text = String::from_utf8_lossy(&bytes);
@@ -209,7 +209,7 @@ fn keyed(line: &str, more: &[&str], body: &str) -> String {
 
 #[test]
 fn what_could_be_framed_in_two_ways_is_refused() {
-    let rig = Rig::start(STRICT);
+    let rig = FramingRig::start(STRICT);
     for (headers, body) in FRAMINGS {
         refused(&rig, &keyed(LINE, headers, body));
     }
@@ -226,7 +226,7 @@ fn what_could_be_framed_in_two_ways_is_refused() {
 
 #[test]
 fn heads_that_are_no_heads_are_refused() {
-    let rig = Rig::start(STRICT);
+    let rig = FramingRig::start(STRICT);
     for header in HEADERS {
         refused(&rig, &keyed("GET /refused HTTP/1.1", &[header], ""));
         // The same before all others.
@@ -252,7 +252,7 @@ fn heads_that_are_no_heads_are_refused() {
 
 #[test]
 fn chunks_that_are_no_chunks_end_the_request_and_the_connection() {
-    let rig = Rig::start(STRICT);
+    let rig = FramingRig::start(STRICT);
     for chunks in CHUNKS {
         refused(&rig, &keyed(LINE, &["Transfer-Encoding: chunked"], chunks));
     }
@@ -267,7 +267,7 @@ fn chunks_that_are_no_chunks_end_the_request_and_the_connection() {
 
 #[test]
 fn what_is_right_is_passed_on_whole() {
-    let rig = Rig::start(STRICT);
+    let rig = FramingRig::start(STRICT);
     let chunked = &["Transfer-Encoding: Chunked"][..];
     let right: &[(&str, &[&str], &str, &str)] = &[
         ("POST /a HTTP/1.1", &["Content-Length: 4"], "abcd", "abcd"),

@@ -17,12 +17,12 @@ use super::key::secret_of;
 use super::{authproxy, check, parsed, run};
 
 /// A file of keys in a directory of its own.
-struct File {
+struct KeyListFile {
     directory: TempDir,
     path: PathBuf,
 }
 
-impl File {
+impl KeyListFile {
     fn new(text: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys.yaml");
@@ -74,7 +74,7 @@ fn entry(id: &str, key: &str) -> String {
 
 #[test]
 fn keys_are_added_listed_rotated_and_revoked_in_a_file() {
-    let file = File::new(&format!(
+    let file = KeyListFile::new(&format!(
         "# Ours.\nkeys:\n{}{}",
         entry("bob", "bob's"),
         entry("alice", "first")
@@ -162,7 +162,7 @@ fn keys_are_added_listed_rotated_and_revoked_in_a_file() {
 
 #[test]
 fn rotation_of_a_key_that_has_an_end_keeps_it() {
-    let file = File::new("");
+    let file = KeyListFile::new("");
     std::fs::remove_file(&file.path).unwrap();
     // A file that is missing is begun, for its owner and group.
     let new = file
@@ -184,7 +184,7 @@ fn rotation_of_a_key_that_has_an_end_keeps_it() {
         told.contains("hosts: example.com\n") && told.contains("expires: 2099-01-01T00:00:00Z\n"),
         "{told}"
     );
-    let over = File::new(&format!(
+    let over = KeyListFile::new(&format!(
         "keys:\n{}  expires: 2001-01-01\n",
         entry("a", "key")
     ));
@@ -203,7 +203,7 @@ fn owner_mode_acl_and_links_stay_when_a_file_is_edited() {
     let Some(setfacl) = or_skip("setfacl", find_program("setfacl")) else {
         return;
     };
-    let file = File::new(&format!("keys:\n{}", entry("a", "key")));
+    let file = KeyListFile::new(&format!("keys:\n{}", entry("a", "key")));
     std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(0o604)).unwrap();
     chown(&file.path, Some(1234), Some(1235)).unwrap();
     let set = Command::new(setfacl)
@@ -258,7 +258,7 @@ fn owner_mode_acl_and_links_stay_when_a_file_is_edited() {
 #[test]
 fn new_key_makes_the_list_of_a_touched_file_and_leaves_a_link_to_nothing() {
     for before in ["", "\n", "# Ours.", "# Ours.\n\n"] {
-        let file = File::new(before);
+        let file = KeyListFile::new(before);
         std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(0o604)).unwrap();
         let new = file.key(&["new", "--id=a"]).exits(0);
         file.passes(secret_of(&new.stderr), 0);
@@ -267,7 +267,7 @@ fn new_key_makes_the_list_of_a_touched_file_and_leaves_a_link_to_nothing() {
         assert_eq!(mode & 0o7777, 0o604);
     }
     // The file that a link names may be on a disk that is not mounted yet: a new one there would hide it.
-    let file = File::new("");
+    let file = KeyListFile::new("");
     std::fs::remove_file(&file.path).unwrap();
     symlink("away/keys.yaml", &file.path).unwrap();
     file.key(&["new"])
@@ -321,7 +321,7 @@ fn file_that_is_managed_wrong_or_not_in_lines_is_left_alone() {
             "by lines",
         ),
     ] {
-        let file = File::new(&text);
+        let file = KeyListFile::new(&text);
         for verb in [&["new"][..], &["revoke", "a"], &["rotate", "a"]] {
             let refused = file.key(verb).exits(code).logs(says);
             assert!(!refused.stderr.contains("hk_"), "{}", refused.stderr);
@@ -331,10 +331,10 @@ fn file_that_is_managed_wrong_or_not_in_lines_is_left_alone() {
             );
         }
     }
-    let managed = File::new(&format!("# Managed by Puppet\nkeys:\n{one}"));
+    let managed = KeyListFile::new(&format!("# Managed by Puppet\nkeys:\n{one}"));
     assert_eq!(managed.ids(), ["a"], "it may be listed");
     for verb in [&["revoke", "a"][..], &["list"]] {
-        let missing = File::new("");
+        let missing = KeyListFile::new("");
         std::fs::remove_file(&missing.path).unwrap();
         missing
             .key(verb)
@@ -345,7 +345,7 @@ fn file_that_is_managed_wrong_or_not_in_lines_is_left_alone() {
 
 #[test]
 fn processes_that_edit_a_file_at_once_lose_no_key() {
-    let file = File::new("keys: []\n");
+    let file = KeyListFile::new("keys: []\n");
     let running: Vec<_> = (0..8)
         .map(|number| {
             let mut command = authproxy(&["key", "new", "--id"]);

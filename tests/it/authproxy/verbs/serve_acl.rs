@@ -17,13 +17,13 @@ use serde_json::{Value, json};
 use super::{authproxy, check, run};
 
 /// A running `serve-acl`.
-struct Engine {
+struct ServeAclProcess {
     process: ChildGuard,
     port: u16,
     log: Arc<Mutex<String>>,
 }
 
-impl Engine {
+impl ServeAclProcess {
     #[track_caller]
     fn start(file: &Path, args: &[&str]) -> Self {
         let mut child = authproxy(&["serve-acl", "--listen=127.0.0.1:0", "--acl-file"])
@@ -114,7 +114,7 @@ fn acl(keys: &[(&str, &[&str])]) -> (tempfile::TempDir, PathBuf) {
 fn serve_acl_answers_questions_and_nothing_else() {
     let (_temp, file) = acl(&[("key", &["all", "write"])]);
     let admin = free_port();
-    let engine = Engine::start(&file, &[&format!("--admin=127.0.0.1:{admin}")]);
+    let engine = ServeAclProcess::start(&file, &[&format!("--admin=127.0.0.1:{admin}")]);
     let known = engine.exchange("POST", "/acl", &question("key"));
     assert_eq!(
         known,
@@ -182,7 +182,7 @@ fn serve_acl_answers_questions_and_nothing_else() {
 #[test]
 fn serve_acl_follows_its_file() {
     let (_temp, file) = acl(&[("one", &["all"])]);
-    let engine = Engine::start(&file, &[]);
+    let engine = ServeAclProcess::start(&file, &[]);
     assert!(engine.knows("one"));
     write_acl_file(&file, &[("two", &["all"])]);
     wait_until("the new file is in force", || engine.knows("two"));
@@ -201,7 +201,7 @@ fn serve_acl_follows_its_file() {
 #[test]
 fn serve_acl_finishes_what_was_begun() {
     let (_temp, file) = acl(&[("key", &["all"])]);
-    let mut engine = Engine::start(&file, &[]);
+    let mut engine = ServeAclProcess::start(&file, &[]);
     let (idle, mut begun) = (engine.connect(), engine.connect());
     let body = question("key");
     let head = format!(
@@ -260,7 +260,7 @@ fn the_examples_of_the_page_are_valid() {
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("acl.yaml");
     std::fs::write(&file, example("yaml", 0)).unwrap();
-    let engine = Engine::start(&file, &[]);
+    let engine = ServeAclProcess::start(&file, &[]);
     let (status, known) = engine.exchange("POST", "/", &example("json", 0));
     assert_eq!(
         (status, known.contains(r#""id":"alice""#)),

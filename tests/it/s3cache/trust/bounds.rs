@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use hostkit_tests::origin::OriginServer;
 
-use super::{ANN, BOB, Users, bytes, every_file};
+use super::{ANN, BOB, HostUsers, bytes, every_file};
 
 #[test]
 fn root_collects_each_user_to_its_bound_and_all_to_the_total() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let origin = OriginServer::start();
     let all = [ANN, BOB, 0];
     for uid in all {

@@ -11,12 +11,14 @@ use hostkit_tests::wait_until;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag, mknod};
 
-use super::super::flight::{Run, before_now};
-use super::{ANN, BOB, HASH, Users, bytes, every_file, published, sha256, vouch};
+use super::super::single_flight::{FetchRun, before_now};
+use super::{ANN, BOB, HASH, HostUsers, bytes, every_file, published, sha256, vouch};
 
 #[test]
 fn a_blob_of_another_length_makes_nobody_make_room() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let origin = OriginServer::start();
     let bound = ["--max-size=4M", "--copy-to=out"];
     for n in 0..3 {
@@ -55,7 +57,9 @@ fn a_blob_of_another_length_makes_nobody_make_room() {
 
 #[test]
 fn a_part_of_the_cache_full_of_traps_stops_neither_gc_nor_those_who_list() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, _) = published();
     for uid in [ANN, BOB, 0] {
         users.run(uid, &[&origin.url(&path)]).exits(0);
@@ -119,7 +123,7 @@ fn a_part_of_the_cache_full_of_traps_stops_neither_gc_nor_those_who_list() {
 
 /// What may stand in place of a file or a folder.
 #[derive(Debug, Clone, Copy)]
-enum Impostor {
+enum HostileEntry {
     Fifo,
     Socket,
     Symlink,
@@ -127,7 +131,7 @@ enum Impostor {
     Nothing,
 }
 
-impl Impostor {
+impl HostileEntry {
     fn put(self, at: &Path) {
         let _ = std::fs::remove_file(at);
         let _ = std::fs::remove_dir_all(at);
@@ -144,7 +148,9 @@ impl Impostor {
 
 #[test]
 fn impostor_of_file_or_folder_keeps_nothing_from_gc_of_root_and_is_removed() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, body) = published();
     let (hash, later, bound) = ("ab".repeat(20), Duration::from_secs(7200), "--max-size=60K");
     users.run(ANN, &[&origin.url(&path)]).exits(0);
@@ -155,7 +161,7 @@ fn impostor_of_file_or_folder_keeps_nothing_from_gc_of_root_and_is_removed() {
     });
     let key = key.unwrap();
     let shelf = &key[..2];
-    use Impostor::{Directory, Fifo, Nothing, Socket, Symlink};
+    use HostileEntry::{Directory, Fifo, Nothing, Socket, Symlink};
     let files = [Fifo, Socket, Symlink, Directory, Nothing];
     let folders = [Fifo, Socket, Symlink, Nothing];
     for (place, impostors) in [
@@ -218,7 +224,9 @@ fn impostor_of_file_or_folder_keeps_nothing_from_gc_of_root_and_is_removed() {
 
 #[test]
 fn part_that_others_can_write_to_is_reported_by_gc_of_root() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, _) = published();
     for uid in [ANN, BOB] {
         users.run(uid, &[&origin.url(&path)]).exits(0);
@@ -249,7 +257,9 @@ fn part_that_others_can_write_to_is_reported_by_gc_of_root() {
 
 #[test]
 fn what_root_collects_stays_usable_for_its_owner() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, body) = published();
     origin.remove(&path);
     users.run(ANN, &[&origin.url(&path)]).exits(66);
@@ -278,7 +288,9 @@ fn what_root_collects_stays_usable_for_its_owner() {
 /// other's files.
 #[test]
 fn one_who_is_stopped_while_it_takes_bytes_is_overtaken_without_harm() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path) = (OriginServer::start(), format!("/job-{HASH}.bin"));
     let body = bytes(128 << 20, 5);
     origin.put(&path, body.clone());
@@ -287,7 +299,7 @@ fn one_who_is_stopped_while_it_takes_bytes_is_overtaken_without_harm() {
     let start = |to: &str| {
         let copy_to = format!("--copy-to={to}");
         let args = [&origin.url(&path), copy_to.as_str(), "--stall-timeout=3"];
-        Run::start(&users.host, to, users.command(BOB, &args))
+        FetchRun::start(&users.host, to, users.command(BOB, &args))
     };
     let arriving = || {
         let files = every_file(&users.share(BOB, "partial"));
@@ -324,7 +336,9 @@ fn one_who_is_stopped_while_it_takes_bytes_is_overtaken_without_harm() {
 
 #[test]
 fn many_names_of_one_user_are_one_user() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, path, body) = published();
     vouch(&origin, &path, &body);
     users.get(BOB, &origin.url(&path));

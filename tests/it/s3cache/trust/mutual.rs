@@ -6,21 +6,21 @@ use hostkit_tests::host::run_as;
 use hostkit_tests::origin::{OriginFault, OriginServer};
 use hostkit_tests::wait_until;
 
-use super::super::flight::{Run, recorded};
-use super::{ANN, BOB, HASH, Users, bytes};
+use super::super::single_flight::{FetchRun, recorded};
+use super::{ANN, BOB, HASH, HostUsers, bytes};
 
 /// A configuration in which they trust each other.
-fn config(users: &Users) -> String {
+fn config(users: &HostUsers) -> String {
     let path: PathBuf = users.host.path("trust.yaml");
     std::fs::write(&path, format!("trusted-uids: [{ANN}, {BOB}]\n")).unwrap();
     format!("--config={}", path.display())
 }
 
-fn start(users: &Users, uid: u32, url: &str, to: &str, flags: &[&str]) -> Run {
+fn start(users: &HostUsers, uid: u32, url: &str, to: &str, flags: &[&str]) -> FetchRun {
     let copy_to = format!("--copy-to={to}");
     let mut args = vec![url, &copy_to, "--loglevel=debug"];
     args.extend(flags);
-    Run::start(&users.host, to, users.command(uid, &args))
+    FetchRun::start(&users.host, to, users.command(uid, &args))
 }
 
 fn slow_object(origin: &OriginServer, path: &str) -> Vec<u8> {
@@ -33,7 +33,9 @@ fn slow_object(origin: &OriginServer, path: &str) -> Vec<u8> {
 
 #[test]
 fn two_uids_fetch_one_body_between_them() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, config) = (OriginServer::start(), config(&users));
     // Again and again from nothing: their parts of the cache come into being at the same time.
     for round in 0..5 {
@@ -42,7 +44,7 @@ fn two_uids_fetch_one_body_between_them() {
         origin.put(&path, body.clone());
         let bytes_per_second = 4 << 20;
         origin.fault(&path, OriginFault::Slow { bytes_per_second });
-        let runs: Vec<(u32, String, Run)> = (0..32)
+        let runs: Vec<(u32, String, FetchRun)> = (0..32)
             .map(|n| {
                 let (uid, to) = ([ANN, BOB][n % 2], format!("out{round}-{n}"));
                 let run = start(&users, uid, &origin.url(&path), &to, &[&config]);
@@ -62,7 +64,9 @@ fn two_uids_fetch_one_body_between_them() {
 
 #[test]
 fn a_dead_leader_of_the_other_uid_is_followed() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, config) = (OriginServer::start(), config(&users));
     let path = format!("/job-{HASH}.bin");
     let body = slow_object(&origin, &path);
@@ -87,7 +91,9 @@ fn a_dead_leader_of_the_other_uid_is_followed() {
 /// A lock that the other cannot open excludes only its owner.
 #[test]
 fn a_narrow_umask_and_an_older_lock_do_not_make_two_leaders() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let (origin, config) = (OriginServer::start(), config(&users));
     let path = format!("/job-{HASH}.bin");
     // From the time when each was alone there are locks for nobody else.
@@ -107,9 +113,9 @@ fn a_narrow_umask_and_an_older_lock_do_not_make_two_leaders() {
         command
     };
     origin.reset_counters();
-    let leader = Run::start(&users.host, "leader", command(BOB));
+    let leader = FetchRun::start(&users.host, "leader", command(BOB));
     origin.wait_requests(&path, 1);
-    let follower = Run::start(&users.host, "follower", command(ANN));
+    let follower = FetchRun::start(&users.host, "follower", command(ANN));
     for run in [leader, follower] {
         run.end().exits(0);
     }

@@ -10,10 +10,10 @@ use hostkit_tests::host::{TmpfsMount, run_as};
 use hostkit_tests::or_skip;
 use hostkit_tests::origin::OriginServer;
 
-use super::{ANN, BOB, CommandOutcome, Users};
+use super::{ANN, BOB, CommandOutcome, HostUsers};
 
 /// A tar of directories that their owner may not write or read, and of a file of a MiB after them.
-fn packed(users: &Users) -> Vec<u8> {
+fn packed(users: &HostUsers) -> Vec<u8> {
     let script = "mkdir -p in/none/in in/read && echo text | tee in/none/file in/read/file >in/none/in/file \
         && head -c 1048576 /dev/zero >in/zeros && chmod 555 in/none/in in/read && chmod 0 in/none \
         && tar -C in --sort=name -cf packed.tar . \
@@ -24,21 +24,23 @@ fn packed(users: &Users) -> Vec<u8> {
 }
 
 /// Names in the home of a user that begin with a dot: temporary ones.
-fn hidden(users: &Users, uid: u32) -> Vec<PathBuf> {
+fn hidden(users: &HostUsers, uid: u32) -> Vec<PathBuf> {
     let entries = fs::read_dir(users.home(uid)).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
     let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
     paths.filter(|path| name(path).starts_with('.')).collect()
 }
 
-fn records(users: &Users, uid: u32) -> usize {
+fn records(users: &HostUsers, uid: u32) -> usize {
     let records = fs::read_dir(users.share(uid, "unpacking/v1"));
     records.map_or(0, Iterator::count)
 }
 
 #[test]
 fn directories_that_forbid_writing_are_unpacked_replaced_and_never_left_behind() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let origin = OriginServer::start();
     let tar = packed(&users);
     origin.put("/a-1.1.tar", tar.clone());
@@ -59,7 +61,7 @@ fn directories_that_forbid_writing_are_unpacked_replaced_and_never_left_behind()
 }
 
 /// Unpacks in the home of `uid` until the kernel kills it for the size of the last file.
-fn killed(users: &Users, uid: u32, url: &str) -> CommandOutcome {
+fn killed(users: &HostUsers, uid: u32, url: &str) -> CommandOutcome {
     users.run(uid, &[url]).exits(0);
     let mut command = run_as(uid, "prlimit").unwrap();
     users.host.clean(&mut command);
@@ -75,7 +77,9 @@ fn killed(users: &Users, uid: u32, url: &str) -> CommandOutcome {
 
 #[test]
 fn gc_finds_and_removes_what_killed_runs_have_left() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let origin = OriginServer::start();
     origin.put("/a-1.1.tar", packed(&users));
     let url = origin.url("/a-1.1.tar");
@@ -110,7 +114,9 @@ fn directory(path: &Path, owner: u32) -> PathBuf {
 
 #[test]
 fn a_record_removes_nothing_that_its_owner_could_not_remove() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let root_only = users.home(0).join(".root.s3cache-1-a");
     let at = |uid, name: &str| users.home(uid).join(name);
     symlink(users.home(ANN), at(BOB, "ann")).unwrap();
@@ -142,7 +148,9 @@ fn a_record_removes_nothing_that_its_owner_could_not_remove() {
 
 #[test]
 fn a_full_disk_is_73_and_leaves_nothing() {
-    let Some(users) = Users::new() else { return };
+    let Some(users) = HostUsers::new() else {
+        return;
+    };
     let Some(small) = or_skip("a small filesystem", TmpfsMount::mount(512 << 10)) else {
         return;
     };

@@ -7,11 +7,11 @@ use hostkit_tests::origin::{OriginFault, OriginRequest, OriginServer};
 use hostkit_tests::{or_skip, wait_until};
 use nix::sys::signal::Signal;
 
-use super::{HASH, Host, bytes, every_file, sha256};
+use super::{CacheHost, HASH, bytes, every_file, sha256};
 
 mod run;
 
-pub(super) use run::{Run, after_now, before_now, blobs_are_right, fetch, recorded};
+pub(super) use run::{FetchRun, after_now, before_now, blobs_are_right, fetch, recorded};
 
 /// The requests for the object itself.
 fn gets(origin: &OriginServer, path: &str) -> Vec<OriginRequest> {
@@ -42,12 +42,12 @@ fn slow_object(origin: &OriginServer, path: &str) -> Vec<u8> {
 #[test]
 fn sixty_four_processes_fetch_one_body() {
     for (path, megabytes) in [(format!("/job-{HASH}.bin"), 16), ("/static.bin".into(), 4)] {
-        let (host, origin) = (Host::new(), OriginServer::start());
+        let (host, origin) = (CacheHost::new(), OriginServer::start());
         let body = bytes(megabytes << 20, 7);
         origin.put(&path, body.clone());
         let bytes_per_second = 8 << 20;
         origin.fault(&path, OriginFault::Slow { bytes_per_second });
-        let runs: Vec<Run> = (0..64)
+        let runs: Vec<FetchRun> = (0..64)
             .map(|n| fetch(&host, &origin.url(&path), &format!("out{n}"), &[]))
             .collect();
         for run in runs {
@@ -64,7 +64,7 @@ fn sixty_four_processes_fetch_one_body() {
 
 #[test]
 fn a_killed_leader_is_followed_by_one_that_continues() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = slow_object(&origin, &path);
     let mut leader = fetch(&host, &origin.url(&path), "leader", &PARTS);
@@ -96,7 +96,7 @@ fn a_killed_leader_is_followed_by_one_that_continues() {
 
 #[test]
 fn an_object_replaced_after_the_leader_died_is_fetched_anew() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     slow_object(&origin, "/static.bin");
     let mut leader = fetch(&host, &origin.url("/static.bin"), "leader", &PARTS);
     wait_until("some parts are finished", || recorded(&host).len() >= 4);
@@ -116,7 +116,7 @@ fn an_object_replaced_after_the_leader_died_is_fetched_anew() {
 
 #[test]
 fn an_object_replaced_under_the_leader_is_begun_anew() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     slow_object(&origin, "/static.bin");
     let leader = fetch(&host, &origin.url("/static.bin"), "leader", &PARTS);
     let follower = fetch(&host, &origin.url("/static.bin"), "follower", &PARTS);
@@ -132,7 +132,7 @@ fn an_object_replaced_under_the_leader_is_begun_anew() {
 
 #[test]
 fn a_stopped_leader_is_overtaken_and_damages_nothing_later() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = slow_object(&origin, &path);
     let flags = [PARTS[0], PARTS[1], "--stall-timeout=1"];
@@ -162,7 +162,7 @@ fn a_stopped_leader_is_overtaken_and_damages_nothing_later() {
 
 #[test]
 fn a_leader_that_is_too_slow_is_overtaken_and_can_be_told_to_stop() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = bytes(2 << 20, 3);
     origin.put(&path, body.clone());
@@ -186,13 +186,13 @@ fn a_throttled_leader_that_gets_on_leads_for_all() {
     let Some(quarter) = or_skip("a throttled leader", CpuLimit::quarter()) else {
         return;
     };
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = slow_object(&origin, &path);
     let leader = fetch(&host, &origin.url(&path), "leader", &PARTS);
     quarter.add(leader.pid()).unwrap();
     origin.wait_requests(&path, 1);
-    let others: Vec<Run> = (0..15)
+    let others: Vec<FetchRun> = (0..15)
         .map(|n| fetch(&host, &origin.url(&path), &format!("out{n}"), &PARTS))
         .collect();
     for run in others.into_iter().chain([leader]) {
@@ -206,7 +206,7 @@ fn a_throttled_leader_that_gets_on_leads_for_all() {
 
 #[test]
 fn a_leader_that_keeps_to_its_rate_is_not_overtaken() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     origin.put(&path, bytes(192 << 10, 3));
     let flags = ["--max-rate=48K", "--part-size=64K", "--stall-timeout=1"];
@@ -221,7 +221,7 @@ fn a_leader_that_keeps_to_its_rate_is_not_overtaken() {
 
 #[test]
 fn a_leader_that_has_all_bytes_is_given_time_to_finish() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     origin.put(&path, bytes(100_000, 3));
     let sidecar = format!("{path}.sha256");
@@ -239,7 +239,7 @@ fn a_leader_that_has_all_bytes_is_given_time_to_finish() {
 
 #[test]
 fn what_a_leader_had_when_it_died_before_publishing_is_not_fetched_again() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = bytes(4 << 20, 3);
     origin.put(&path, body.clone());
@@ -259,7 +259,7 @@ fn what_a_leader_had_when_it_died_before_publishing_is_not_fetched_again() {
 
 #[test]
 fn different_artifacts_never_wait_for_each_other() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/stuck-1.2", bytes(1 << 20, 1));
     origin.fault("/stuck-1.2", OriginFault::Stall(1000));
     let mut stuck = fetch(&host, &origin.url("/stuck-1.2"), "stuck", &[]);
@@ -278,7 +278,7 @@ fn different_artifacts_never_wait_for_each_other() {
 /// Whoever makes room holds the lock of the counter; one that is stopped there must not hold up anybody for ever.
 #[test]
 fn a_process_stopped_while_it_makes_room_is_not_waited_for() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     for n in 1..4 {
         origin.put(&format!("/a-1.{n}"), "bytes");
     }
@@ -306,10 +306,10 @@ fn those_who_wait_share_the_failure() {
         retry_after: None,
     };
     for (faults, code, most) in [(vec![slow()], 66, 4), (vec![slow(), busy], 69, 20)] {
-        let (host, origin) = (Host::new(), OriginServer::start());
+        let (host, origin) = (CacheHost::new(), OriginServer::start());
         let path = format!("/job-{HASH}.bin");
         origin.faults(&path, faults);
-        let runs: Vec<Run> = (0..64)
+        let runs: Vec<FetchRun> = (0..64)
             .map(|n| fetch(&host, &origin.url(&path), &format!("out{n}"), &[]))
             .collect();
         for run in runs {
@@ -322,7 +322,7 @@ fn those_who_wait_share_the_failure() {
 
 #[test]
 fn a_failure_recorded_before_the_host_booted_is_nobodys() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = slow_object(&origin, &path);
     let mut leader = fetch(&host, &origin.url(&path), "leader", &PARTS);
@@ -344,7 +344,7 @@ fn a_failure_recorded_before_the_host_booted_is_nobodys() {
 
 #[test]
 fn the_timeout_bounds_the_waiting() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/stuck-1.2", bytes(1 << 20, 1));
     origin.fault("/stuck-1.2", OriginFault::Stall(1000));
     let _stuck = fetch(&host, &origin.url("/stuck-1.2"), "stuck", &[]);
@@ -361,7 +361,7 @@ fn the_timeout_bounds_the_waiting() {
 
 #[test]
 fn a_cached_copy_with_another_digest_than_asked_for_is_fetched_again() {
-    let (host, origin) = (Host::new(), OriginServer::start());
+    let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/static.bin", "old");
     host.s3cache([origin.url("/static.bin")]).exits(0);
     origin.put("/static.bin", "new");

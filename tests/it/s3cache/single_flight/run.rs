@@ -8,19 +8,19 @@ use hostkit_tests::{ChildGuard, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::super::{CommandOutcome, Host, every_file, sha256};
+use super::super::{CacheHost, CommandOutcome, every_file, sha256};
 
 /// A run of the binary whose log can be read while it runs.
 #[derive(Debug)]
-pub(in super::super) struct Run {
+pub(in super::super) struct FetchRun {
     child: ChildGuard,
     log: PathBuf,
 }
 
-impl Run {
+impl FetchRun {
     /// Starts `command`, the log going to `<name>.log` in the sandbox.
     pub(in super::super) fn start(
-        host: &Host,
+        host: &CacheHost,
         name: &str,
         mut command: std::process::Command,
     ) -> Self {
@@ -101,14 +101,14 @@ impl Run {
 }
 
 /// Starts a fetch of `url` to the file `to`, with more flags.
-pub(in super::super) fn fetch(host: &Host, url: &str, to: &str, flags: &[&str]) -> Run {
+pub(in super::super) fn fetch(host: &CacheHost, url: &str, to: &str, flags: &[&str]) -> FetchRun {
     let copy_to = format!("--copy-to={to}");
     let args = [url, copy_to.as_str(), "--loglevel=debug"];
-    Run::start(host, to, host.command(args.iter().chain(flags)))
+    FetchRun::start(host, to, host.command(args.iter().chain(flags)))
 }
 
 /// The parts that any partial download of this cache has on record, in no order.
-pub(in super::super) fn recorded(host: &Host) -> Vec<u64> {
+pub(in super::super) fn recorded(host: &CacheHost) -> Vec<u64> {
     let records = every_file(&host.cache())
         .into_iter()
         .filter(|path| path.to_string_lossy().ends_with(".record"));
@@ -124,7 +124,7 @@ pub(in super::super) fn recorded(host: &Host) -> Vec<u64> {
 
 /// Asserts that every blob is what its name says, and how many there are.
 #[track_caller]
-pub(in super::super) fn blobs_are_right(host: &Host) -> usize {
+pub(in super::super) fn blobs_are_right(host: &CacheHost) -> usize {
     let blobs: Vec<PathBuf> = every_file(&host.cache())
         .into_iter()
         .filter(|path| path.components().any(|part| part.as_os_str() == "blobs"))

@@ -15,9 +15,9 @@ use serde_json::json;
 use super::{PATIENCE, block_on, hash, servers};
 
 /// Ends the other thread, also when this one panics.
-struct Done<'a>(&'a AtomicBool);
+struct StopGuard<'a>(&'a AtomicBool);
 
-impl Drop for Done<'_> {
+impl Drop for StopGuard<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -27,7 +27,7 @@ impl Drop for Done<'_> {
 fn under_load(file: &Arc<AclFile>, mut swap: impl FnMut(usize)) {
     let (done, looked) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
-        let _done = Done(&done);
+        let _done = StopGuard(&done);
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 let always = file.get(&hash("always"));
