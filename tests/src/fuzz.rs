@@ -81,7 +81,7 @@ fn log_state(bytes: &[u8]) {
 
 /// The record of a partial download, which a crash may have left in any state.
 fn partial_record(bytes: &[u8]) {
-    let record = s3cache::cache::partial::parse(bytes);
+    let record = s3cache::testing::parse_partial_record(bytes);
     for done in &record.done {
         let header = record.header.as_ref().expect("parts of something");
         assert!(done.part < header.parts(), "{record:?}");
@@ -92,10 +92,10 @@ fn partial_record(bytes: &[u8]) {
 
 /// The file beside an artifact that holds its digest: what is read from it is one.
 fn sidecar(bytes: &[u8]) {
-    use s3cache::sidecar::{SidecarDigest, parse};
+    use s3cache::testing::{SidecarDigest, parse_digest, parse_sidecar};
     for content_type in [None, Some("text/html")] {
-        if let SidecarDigest::Sha256(digest) = parse(bytes, content_type, "a%20b.pex") {
-            assert_eq!(s3cache::digest::parse(&digest).as_ref(), Ok(&digest));
+        if let SidecarDigest::Sha256(digest) = parse_sidecar(bytes, content_type, "a%20b.pex") {
+            assert_eq!(parse_digest(&digest).as_ref(), Ok(&digest));
         }
     }
 }
@@ -103,7 +103,7 @@ fn sidecar(bytes: &[u8]) {
 /// What somebody wants fetched, and the name it is cached by.
 fn source(bytes: &[u8]) {
     let text = text(bytes);
-    if let Ok(source) = s3cache::Source::parse(&text)
+    if let Ok(source) = s3cache::ArtifactSource::parse(&text)
         && let Ok(name) = source.name()
     {
         assert!(
@@ -111,18 +111,20 @@ fn source(bytes: &[u8]) {
             "{name:?}"
         );
     }
-    if let Ok(digest) = s3cache::digest::parse(&text) {
+    if let Ok(digest) = s3cache::testing::parse_digest(&text) {
         assert!(digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()));
     }
 }
 
 /// An artifact that is a tar or gzip file by its name: whether it is whole does not depend on how it arrives.
 fn archive(bytes: &[u8]) {
-    use s3cache::archive::check;
-    use s3cache::unpack::Kind;
-    for kind in [Kind::Tar, Kind::Tgz, Kind::Gz] {
+    use s3cache::testing::{ArchiveKind, check_archive};
+    for kind in [ArchiveKind::Tar, ArchiveKind::Tgz, ArchiveKind::Gz] {
         let pieces = std::io::BufReader::with_capacity(7, bytes);
-        assert_eq!(check(kind, bytes).is_ok(), check(kind, pieces).is_ok());
+        assert_eq!(
+            check_archive(kind, bytes).is_ok(),
+            check_archive(kind, pieces).is_ok()
+        );
     }
 }
 

@@ -6,7 +6,7 @@ use hostkit::{Exit, Failure};
 ///
 /// # Errors
 /// The distribution does not say what it is called (exit 78).
-pub fn of_this_host() -> Result<String, Failure> {
+pub fn host_arch() -> Result<String, Failure> {
     let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let lsb = std::fs::read_to_string("/etc/lsb-release").unwrap_or_default();
     let codename = codename(&text, &lsb).ok_or_else(|| {

@@ -8,19 +8,18 @@ use std::path::PathBuf;
 use hostkit::config::value::{self, Text};
 use hostkit::{Exit, Failure};
 use nix::unistd::{AccessFlags, access};
-use s3cache::settings::Freshness;
-use s3cache::{FetchArgs, Settings, cache};
+use s3cache::{CacheShare, FetchArgs, Freshness, HostCache, Settings};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Error as _, IntoDeserializer as _, SeqAccess, Visitor};
 use tracing::debug;
 
 use crate::arch;
+use crate::build_lookup;
 use crate::cli::Args;
-use crate::find;
-use crate::names::{Template, spellings};
+use crate::name_template::{NameTemplate, spellings};
 
 /// The version that means "the build that has none".
-pub const STATIC: &str = "static";
+pub(crate) const STATIC: &str = "static";
 
 /// `pexrun.yaml`, as written.
 #[derive(Debug, Default, Deserialize)]
@@ -32,8 +31,8 @@ struct Raw {
     cache_dir: Option<PathBuf>,
     #[serde(deserialize_with = "value::text")]
     arch: Option<String>,
-    pex_name: Option<Template>,
-    jar_name: Option<Template>,
+    pex_name: Option<NameTemplate>,
+    jar_name: Option<NameTemplate>,
     #[serde(deserialize_with = "value::text")]
     java: Option<String>,
     #[serde(deserialize_with = "value::texts")]
@@ -79,7 +78,7 @@ struct Repository(String);
 impl<'de> Deserialize<'de> for Repository {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let Text(url) = Text::deserialize(from)?;
-        find::source(&url, "JOB").map_err(D::Error::custom)?;
+        build_lookup::source(&url, "JOB").map_err(D::Error::custom)?;
         Ok(Self(url))
     }
 }
@@ -87,7 +86,7 @@ impl<'de> Deserialize<'de> for Repository {
 /// What happens to `PEX_ROOT` when the caller has not set it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
-pub enum PexRoot {
+pub(crate) enum PexRoot {
     /// It points into the cache, where what was unpacked outlives the sandbox.
     #[default]
     Cache,
@@ -97,15 +96,15 @@ pub enum PexRoot {
 
 /// Validated configuration of one run.
 #[derive(Debug)]
-pub struct Config {
+pub(crate) struct Config {
     /// Where builds are published, in the order they are asked.
     pub repositories: Vec<String>,
     /// What builds are for.
     pub arch: String,
     /// The name of a pex.
-    pub pex_name: Template,
+    pub pex_name: NameTemplate,
     /// The name of a jar.
-    pub jar_name: Template,
+    pub jar_name: NameTemplate,
     /// The program that runs a jar.
     pub java: String,
     /// Its flags.
@@ -115,12 +114,12 @@ pub struct Config {
     /// How artifacts are fetched.
     pub settings: Settings,
     /// Parts of the shared cache that can be read when it cannot be written and the user's own is used.
-    pub readable: Vec<cache::Share>,
+    pub readable: Vec<CacheShare>,
 }
 
 /// What was read besides, for `--check`.
 #[derive(Debug)]
-pub struct Layers {
+pub(crate) struct Layers {
     /// The settings of s3cache that `pexrun.yaml` makes.
     pub own_file: FetchArgs,
     /// The same below those of flags and environment.
@@ -134,7 +133,7 @@ impl Config {
     ///
     /// # Errors
     /// A configuration file is wrong, or nothing says where builds are published.
-    pub fn load(args: &Args) -> Result<Self, Failure> {
+    pub(crate) fn load(args: &Args) -> Result<Self, Failure> {
         let (mut config, _) = Self::read(args)?;
         config.readable = writable_cache(&mut config.settings, own_cache());
         Ok(config)
@@ -142,7 +141,7 @@ impl Config {
 
     /// Whether the cache is the user's own one, because the shared one cannot be written.
     #[must_use]
-    pub fn has_own_cache(&self) -> bool {
+    pub(crate) fn has_own_cache(&self) -> bool {
         own_cache().is_some_and(|own| self.settings.cache_dir.starts_with(own))
     }
 
@@ -150,7 +149,7 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::load`].
-    pub fn read(args: &Args) -> Result<(Self, Layers), Failure> {
+    pub(crate) fn read(args: &Args) -> Result<(Self, Layers), Failure> {
         let personal = personal_file();
         let raw: Raw =
             hostkit::config::load("pexrun", args.fetch.config.as_deref(), personal.as_deref())?;
@@ -231,15 +230,15 @@ impl Config {
                  ~/.config/hostkit/pexrun.yaml, or give --repository",
             ));
         }
-        let template = |written: Option<Template>, default: &str| match written {
+        let template = |written: Option<NameTemplate>, default: &str| match written {
             Some(template) => Ok(template),
-            None => Template::parse(default),
+            None => NameTemplate::parse(default),
         };
         let config = Self {
             repositories,
             arch: match args.arch.clone().or(raw.arch) {
                 Some(arch) => arch,
-                None => arch::of_this_host()?,
+                None => arch::host_arch()?,
             },
             pex_name: template(raw.pex_name, "{job}-{version}-{arch}.pex")?,
             jar_name: template(raw.jar_name, "{job}-{version}.jar")?,
@@ -259,7 +258,7 @@ impl Config {
 
     /// The file names a version of a job may have, in the order they are looked for.
     #[must_use]
-    pub fn names(&self, job: &str, version: &str) -> Vec<String> {
+    pub(crate) fn names(&self, job: &str, version: &str) -> Vec<String> {
         if version == STATIC {
             return vec![
                 format!("{job}-{}.pex", self.arch),
@@ -278,7 +277,7 @@ impl Config {
 ///
 /// # Errors
 /// As [`Config::load`].
-pub fn deciding_files(args: &Args) -> Result<BTreeMap<String, PathBuf>, Failure> {
+pub(crate) fn deciding_files(args: &Args) -> Result<BTreeMap<String, PathBuf>, Failure> {
     let explicit = args.fetch.config.as_deref();
     hostkit::config::deciding_files("pexrun", explicit, personal_file().as_deref())
 }
@@ -300,8 +299,8 @@ fn absolute_variable(name: &str) -> Option<PathBuf> {
 }
 
 /// Uses the user's own cache, below `own`, where the shared one cannot be written; what can be read of that is returned.
-fn writable_cache(settings: &mut Settings, own: Option<PathBuf>) -> Vec<cache::Share> {
-    let (why, readable) = match cache::Cache::open(settings) {
+fn writable_cache(settings: &mut Settings, own: Option<PathBuf>) -> Vec<CacheShare> {
+    let (why, readable) = match HostCache::open(settings) {
         Err(unusable) => (unusable.to_string(), unusable.readable),
         Ok(cache) => match access(cache.own.dir().path(), AccessFlags::W_OK) {
             Ok(()) => return Vec::new(),
@@ -324,9 +323,9 @@ fn writable_cache(settings: &mut Settings, own: Option<PathBuf>) -> Vec<cache::S
 /// The parts of the cache whose entries are used without asking anybody: what runs is only what root, the caller or a
 /// uid named in the configuration fetched.
 #[must_use]
-pub fn trusted(settings: &Settings) -> Vec<cache::Share> {
+pub(crate) fn trusted(settings: &Settings) -> Vec<CacheShare> {
     let me = nix::unistd::geteuid().as_raw();
-    let mut shares = s3cache::verbs::all_shares(settings).unwrap_or_default();
+    let mut shares = s3cache::readable_shares(settings).unwrap_or_default();
     shares.retain(|share| {
         share.uid == 0 || share.uid == me || settings.trusted_uids.contains(&share.uid)
     });

@@ -15,7 +15,7 @@ use hostkit::{Exit, Failure};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::AccessFlags;
-use s3cache::cache::{Blob, pex_root};
+use s3cache::CachedBlob;
 use tracing::{debug, info, warn};
 
 use crate::config::{Config, PexRoot};
@@ -29,17 +29,17 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// A command that is ready to be run, and what must stay open for as long as it runs.
 #[derive(Debug)]
-pub struct Launch {
+pub(crate) struct ProgramLaunch {
     /// The command.
     pub command: Command,
     path: PathBuf,
     leases: Vec<File>,
 }
 
-impl Launch {
+impl ProgramLaunch {
     /// Prepares to run a build with these arguments.
     #[must_use]
-    pub fn new(config: &Config, blob: Blob, args: &[OsString]) -> Self {
+    pub(crate) fn new(config: &Config, blob: CachedBlob, args: &[OsString]) -> Self {
         let path = blob.path.clone();
         let jar =
             path.extension().is_some_and(|extension| extension == "jar") && !is_elf(&blob.file);
@@ -68,7 +68,7 @@ impl Launch {
 
     /// The command line, for people.
     #[must_use]
-    pub fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
         let env = self.command.get_envs().filter_map(|(name, value)| {
             Some(format!(
@@ -85,7 +85,7 @@ impl Launch {
     ///
     /// # Errors
     /// It cannot be executed (exit 126); on success this does not return.
-    pub fn exec(mut self) -> Result<Exit, Failure> {
+    pub(crate) fn exec(mut self) -> Result<Exit, Failure> {
         for lease in &self.leases {
             // Handed on, so that the artifact is not evicted while the program runs from it.
             if let Err(error) = fcntl(lease.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())) {
@@ -127,7 +127,7 @@ fn is_elf(file: &File) -> bool {
 
 /// Where pexes unpack themselves so that it outlives the sandbox, with the locks that keep gc away. Only a directory
 /// that is the caller's alone: what lies there is run.
-fn pex_root(config: &Config, blob: &Blob) -> Option<(PathBuf, [File; 2])> {
+fn pex_root(config: &Config, blob: &CachedBlob) -> Option<(PathBuf, [File; 2])> {
     if config.pex_root == PexRoot::Keep || !blob.is_pex() {
         return None;
     }
@@ -156,7 +156,7 @@ fn pex_root(config: &Config, blob: &Blob) -> Option<(PathBuf, [File; 2])> {
         );
         return None;
     }
-    match pex_root::lease(&dir, &blob.entry.sha256, &blob.file) {
+    match s3cache::lease_unpacked_pex(&dir, &blob.entry.sha256, &blob.file) {
         Ok(leases) => Some((path, leases)),
         Err(error) => {
             warn!(%error, "cannot take a lease in {}: PEX_ROOT is left alone", path.display());
@@ -169,7 +169,7 @@ fn pex_root(config: &Config, blob: &Blob) -> Option<(PathBuf, [File; 2])> {
 ///
 /// # Errors
 /// It cannot be executed (exit 126), or its interpreter failed (exit 125).
-pub fn warm(config: &Config, blob: Blob) -> Result<Exit, Failure> {
+pub(crate) fn warm(config: &Config, blob: CachedBlob) -> Result<Exit, Failure> {
     let path = blob.path.clone();
     if !blob.is_pex() {
         debug!(
@@ -179,7 +179,7 @@ pub fn warm(config: &Config, blob: Blob) -> Result<Exit, Failure> {
         return Ok(Exit::OK);
     }
     check(&path)?;
-    let mut launch = Launch::new(config, blob, &["-c".into(), "".into()]);
+    let mut launch = ProgramLaunch::new(config, blob, &["-c".into(), "".into()]);
     match launch.command.env("PEX_INTERPRETER", "1").status() {
         Ok(status) if status.success() => Ok(Exit::OK),
         Ok(status) => Err(Failure::new(
@@ -282,7 +282,7 @@ fn missing_interpreter(build: &Path) -> Option<String> {
 ///
 /// # Errors
 /// It cannot (exit 126).
-pub fn check(build: &Path) -> Result<(), Failure> {
+pub(crate) fn check(build: &Path) -> Result<(), Failure> {
     if missing_interpreter(build).is_some() {
         return Err(explain(build, build, io::ErrorKind::NotFound.into()));
     }

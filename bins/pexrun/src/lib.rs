@@ -1,22 +1,28 @@
 //! pexrun: runs a build by job name and git hash. It is fetched once per host by the `s3cache` crate; then this process
 //! becomes the program.
 
-pub mod arch;
-pub mod cli;
-pub mod config;
-pub mod find;
-pub mod launch;
-pub mod listing;
-pub mod names;
+mod arch;
+mod build_lookup;
+mod cli;
+mod config;
+mod launch;
+mod listing;
+mod name_template;
 
 pub use cli::Args;
-pub use config::Config;
+
+/// What the demo needs to name builds as this host expects them.
+#[doc(hidden)]
+pub mod testing {
+    pub use crate::arch::host_arch;
+}
 
 use clap::ArgMatches;
+use config::Config;
 use hostkit::{Exit, Failure, out};
-use launch::Launch;
-use names::spellings;
-use s3cache::settings::Freshness;
+use launch::ProgramLaunch;
+use name_template::spellings;
+use s3cache::Freshness;
 use serde_json::json;
 
 /// Does what the command line asks for. As a launcher it exits with 125, 126 or 127 where the program did not run.
@@ -41,12 +47,12 @@ fn check(args: &Args, matches: &ArgMatches) -> Result<Exit, Failure> {
     let files = config::deciding_files(args)?;
     let repositories = config.repositories.iter();
     let sources: Vec<_> = repositories
-        .map(|repository| find::source(repository, "job"))
+        .map(|repository| build_lookup::source(repository, "job"))
         .collect::<Result<_, _>>()?;
     let own = Some((&files, &layers.own_file));
     let below = s3cache::settings::summary(&layers.merged, given, own, &sources)?;
     for (key, value) in [
-        ("repository", find::shown(&config.repositories)),
+        ("repository", build_lookup::shown(&config.repositories)),
         ("arch", config.arch),
         ("pex-name", config.pex_name.to_string()),
         ("jar-name", config.jar_name.to_string()),
@@ -119,7 +125,7 @@ fn go(args: &Args) -> Result<Exit, Failure> {
     if args.dry_run {
         return dry_run(&config, job, version, args);
     }
-    let blob = find::build(&config, job, version)?;
+    let blob = build_lookup::build(&config, job, version)?;
     if args.which && args.json {
         let entry = &blob.entry;
         out::json(
@@ -136,7 +142,7 @@ fn go(args: &Args) -> Result<Exit, Failure> {
         return Ok(Exit::OK);
     }
     launch::check(&blob.path)?;
-    Launch::new(&config, blob, args.version().map_or(&[], |(_, args)| args)).exec()
+    ProgramLaunch::new(&config, blob, args.version().map_or(&[], |(_, args)| args)).exec()
 }
 
 /// The job and the version to run, or `None` when there is something to list.
@@ -195,20 +201,20 @@ fn named(args: &Args) -> Result<Option<(&str, &str)>, Failure> {
 fn dry_run(config: &Config, job: &str, version: &str, args: &Args) -> Result<Exit, Failure> {
     let names = config.names(job, version);
     let offline = config.settings.freshness == Freshness::Offline;
-    let cached = match find::in_cache::from_cache(config, &names)? {
-        None if offline => Some(find::build(config, job, version)?),
+    let cached = match build_lookup::cached::from_cache(config, &names)? {
+        None if offline => Some(build_lookup::build(config, job, version)?),
         cached => cached,
     };
     if let Some(blob) = cached {
         out::line(format_args!("cached {}", blob.entry.source))?;
-        let launch = Launch::new(config, blob, args.version().map_or(&[], |(_, args)| args));
+        let launch = ProgramLaunch::new(config, blob, args.version().map_or(&[], |(_, args)| args));
         out::line(format_args!("run {}", launch.shown()))?;
         return Ok(Exit::OK);
     }
     for repository in &config.repositories {
         for name in &names {
-            let source = find::source(repository, name)?;
-            let verb = match s3cache::cached(&source, &config.settings) {
+            let source = build_lookup::source(repository, name)?;
+            let verb = match s3cache::find_cached(&source, &config.settings) {
                 Some(_) => "revalidate",
                 None => "ask",
             };
@@ -216,10 +222,13 @@ fn dry_run(config: &Config, job: &str, version: &str, args: &Args) -> Result<Exi
         }
         for version in spellings(version)
             .iter()
-            .filter(|version| find::is_short(version))
+            .filter(|version| build_lookup::is_short(version))
         {
             let prefix = format!("{}{version}", config.pex_name.prefix(job));
-            out::line(format_args!("list {}", find::source(repository, &prefix)?))?;
+            out::line(format_args!(
+                "list {}",
+                build_lookup::source(repository, &prefix)?
+            ))?;
         }
     }
     Ok(Exit::OK)

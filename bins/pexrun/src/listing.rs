@@ -8,28 +8,28 @@ use hostkit::{Exit, Failure, out};
 use serde_json::json;
 use tracing::warn;
 
+use crate::build_lookup;
 use crate::cli::Args;
 use crate::config::{Config, trusted};
-use crate::find;
 
 /// So many builds are shown unless `--limit` says otherwise.
 const LIMIT: usize = 10_000;
 
 /// A job and a version.
-type Build = (String, String);
+type JobVersion = (String, String);
 
 /// The builds published last, of a listing of any length: no more than `limit` are held.
 #[derive(Debug)]
-struct Newest {
+struct NewestBuilds {
     limit: usize,
     /// Build -> when it was published.
-    published: BTreeMap<Build, String>,
+    published: BTreeMap<JobVersion, String>,
     /// In the reverse order of the rows, so that what is left out is the last of them.
-    by_time: BTreeSet<(String, Reverse<Build>)>,
+    by_time: BTreeSet<(String, Reverse<JobVersion>)>,
     truncated: bool,
 }
 
-impl Newest {
+impl NewestBuilds {
     const fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -39,7 +39,7 @@ impl Newest {
         }
     }
 
-    fn add(&mut self, build: Build, published: String) {
+    fn add(&mut self, build: JobVersion, published: String) {
         match self.published.get(&build) {
             Some(known) if *known >= published => return,
             Some(known) => {
@@ -60,7 +60,7 @@ impl Newest {
     }
 
     /// Newest first, and by name those of one second.
-    fn into_rows(self) -> Vec<(Build, String)> {
+    fn into_rows(self) -> Vec<(JobVersion, String)> {
         let rows = self.by_time.into_iter().rev();
         rows.map(|(published, Reverse(build))| (build, published))
             .collect()
@@ -71,7 +71,7 @@ impl Newest {
 ///
 /// # Errors
 /// No repository could be listed (exit 125).
-pub fn run(config: &Config, args: &Args, cached_only: bool) -> Result<Exit, Failure> {
+pub(crate) fn run(config: &Config, args: &Args, cached_only: bool) -> Result<Exit, Failure> {
     let job = args.job.as_deref();
     let cached = cached(config, job);
     let limit = args.limit.map_or(LIMIT, |limit| limit as usize);
@@ -118,16 +118,16 @@ pub fn run(config: &Config, args: &Args, cached_only: bool) -> Result<Exit, Fail
 }
 
 /// The builds of all repositories that can be listed.
-fn published(config: &Config, job: &str, limit: usize) -> Result<Newest, Failure> {
+fn published(config: &Config, job: &str, limit: usize) -> Result<NewestBuilds, Failure> {
     let templates = [&config.pex_name, &config.jar_name];
     let prefixes = BTreeSet::from(templates.map(|template| template.prefix(job)));
-    let mut newest = Newest::new(limit);
+    let mut newest = NewestBuilds::new(limit);
     let mut last = None;
     let mut missing = Vec::new();
     let mut listed = false;
     for repository in &config.repositories {
         for prefix in &prefixes {
-            let result = find::list(config, repository, prefix, &mut |object| {
+            let result = build_lookup::list(config, repository, prefix, &mut |object| {
                 for template in templates {
                     if let Some(build) = template.read(&object.name, Some(job), &config.arch) {
                         newest.add(build, object.modified.clone());
@@ -159,8 +159,11 @@ fn published(config: &Config, job: &str, limit: usize) -> Result<Newest, Failure
             Err(match missing.is_empty() {
                 true => failure
                     .remedy("check its name; --arch lists those for other hosts")
-                    .because(format!("looked in {}", find::shown(&config.repositories))),
-                false => find::because(failure.remedy("correct the repository"), &missing),
+                    .because(format!(
+                        "looked in {}",
+                        build_lookup::shown(&config.repositories)
+                    )),
+                false => build_lookup::because(failure.remedy("correct the repository"), &missing),
             })
         }
         Some(failure) => {
@@ -174,7 +177,7 @@ fn published(config: &Config, job: &str, limit: usize) -> Result<Newest, Failure
 fn cached(config: &Config, job: Option<&str>) -> BTreeSet<(String, String)> {
     let shares = trusted(&config.settings);
     let own = shares.iter().chain(&config.readable);
-    own.flat_map(s3cache::verbs::entries)
+    own.flat_map(s3cache::CacheShare::index_entries)
         .filter_map(|(_, entry)| {
             [&config.pex_name, &config.jar_name]
                 .iter()
@@ -193,9 +196,9 @@ mod tests {
             listing in proptest::collection::vec(("[a-d]{1,2}", "[0-9]{1,2}"), 0..40),
             limit in 1..10_usize,
         ) {
-            let mut newest = Newest::new(limit);
+            let mut newest = NewestBuilds::new(limit);
             // A build of two repositories counts once, with its later time.
-            let mut all: BTreeMap<Build, String> = BTreeMap::new();
+            let mut all: BTreeMap<JobVersion, String> = BTreeMap::new();
             for (version, time) in listing {
                 let build = ("job".to_owned(), version);
                 newest.add(build.clone(), time.clone());

@@ -1,13 +1,13 @@
 //! Whether a tar or gzip artifact is whole, decided while its bytes stream by: checksums and lengths in bounded memory.
 //! Nothing is unpacked. What tar(1) and gzip(1) read without an error passes; what only they could judge passes too.
 
-pub mod gzip;
-pub mod header;
+pub(crate) mod gzip;
+pub(crate) mod header;
 mod tar;
 
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
-use crate::unpack::Kind;
+use crate::unpack::ArchiveKind;
 use gzip::GzipReader;
 use header::{BLOCK, is_header};
 
@@ -29,31 +29,31 @@ const COMPRESSED: [(&[u8], &str); 9] = [
 const GZIP: &str = "gzip";
 
 /// The bytes of an artifact. tar(1) looks at what an archive is, not at its name, and so does this.
-pub enum Layer<R> {
+pub(crate) enum ArchiveContent<R> {
     /// Without compression.
     Plain(Chain<Cursor<Vec<u8>>, R>),
     /// Compressed with gzip.
     Gzip(Box<GzipReader<Chain<Cursor<Vec<u8>>, R>>>),
-    /// Compressed with a program that is not read here.
-    Other(&'static str),
+    /// Compressed with a program that is not supported.
+    Unsupported(&'static str),
 }
 
 /// Finds out how an artifact is compressed.
 ///
 /// # Errors
 /// Reading failed, or it should be a tar and is neither that nor compressed.
-pub fn open<R: BufRead>(kind: Kind, mut bytes: R) -> io::Result<Layer<R>> {
+pub(crate) fn open<R: BufRead>(kind: ArchiveKind, mut bytes: R) -> io::Result<ArchiveContent<R>> {
     let mut block = [0; BLOCK];
     let got = fill(&mut bytes, &mut block)?;
     let whole = Cursor::new(block[..got].to_vec()).chain(bytes);
-    let is_tar = got == BLOCK && (is_header(&block) || kind == Kind::Tar && is_zero(&block));
+    let is_tar = got == BLOCK && (is_header(&block) || kind == ArchiveKind::Tar && is_zero(&block));
     Ok(match compression(&block) {
-        _ if kind == Kind::Gz => Layer::Gzip(Box::new(GzipReader::new(whole))),
-        _ if is_tar => Layer::Plain(whole),
-        Some(GZIP) => Layer::Gzip(Box::new(GzipReader::new(whole))),
-        Some(program) => Layer::Other(program),
+        _ if kind == ArchiveKind::Gz => ArchiveContent::Gzip(Box::new(GzipReader::new(whole))),
+        _ if is_tar => ArchiveContent::Plain(whole),
+        Some(GZIP) => ArchiveContent::Gzip(Box::new(GzipReader::new(whole))),
+        Some(program) => ArchiveContent::Unsupported(program),
         // Its reader says what is wrong.
-        None if kind == Kind::Tgz => Layer::Gzip(Box::new(GzipReader::new(whole))),
+        None if kind == ArchiveKind::Tgz => ArchiveContent::Gzip(Box::new(GzipReader::new(whole))),
         None => return Err(invalid("it is not a tar archive")),
     })
 }
@@ -72,18 +72,18 @@ fn is_zero(block: &[u8]) -> bool {
 ///
 /// # Errors
 /// It is damaged or not of this kind, or reading failed.
-pub fn check(kind: Kind, bytes: impl BufRead) -> io::Result<()> {
+pub fn check(kind: ArchiveKind, bytes: impl BufRead) -> io::Result<()> {
     match open(kind, bytes)? {
-        Layer::Plain(mut bytes) => tar::check(&mut bytes),
-        Layer::Gzip(bytes) => {
+        ArchiveContent::Plain(mut bytes) => tar::check(&mut bytes),
+        ArchiveContent::Gzip(bytes) => {
             let mut bytes = BufReader::with_capacity(BUFFER, bytes);
-            if kind != Kind::Gz {
+            if kind != ArchiveKind::Gz {
                 tar::check(&mut bytes)?;
             }
             // The checksum stands at the end.
             skip(&mut bytes, u64::MAX).map(|_| ())
         }
-        Layer::Other(_) => Ok(()),
+        ArchiveContent::Unsupported(_) => Ok(()),
     }
 }
 
@@ -91,7 +91,7 @@ pub fn check(kind: Kind, bytes: impl BufRead) -> io::Result<()> {
 ///
 /// # Errors
 /// Reading failed.
-pub fn fill(bytes: &mut impl Read, block: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn fill(bytes: &mut impl Read, block: &mut [u8]) -> io::Result<usize> {
     let mut got = 0;
     while got < block.len() {
         match bytes.read(&mut block[got..]) {

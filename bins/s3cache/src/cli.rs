@@ -63,19 +63,19 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// List what is cached, or what a store has below s3://bucket/prefix/
-    Ls(verbs::ls::Args),
+    Ls(verbs::ls::LsArgs),
     /// Read every cached artifact again and compare its digest
-    Verify(verbs::verify::Args),
+    Verify(verbs::verify::VerifyArgs),
     /// Remove garbage and what is over the bounds; as root, for all users
-    Gc(verbs::gc::Args),
+    Gc(verbs::gc::GcArgs),
     /// Remove artifacts from the cache
-    Rm(verbs::rm::Args),
+    Rm(verbs::rm::RmArgs),
     /// Say how much is cached
-    Stats(verbs::stats::Args),
+    Stats(verbs::stats::StatsArgs),
     /// Ask whether an artifact is published, without fetching it
-    Exists(verbs::exists::Args),
+    Exists(verbs::exists::ExistsArgs),
     /// Publish an artifact with its SHA-256
-    Put(verbs::put::Args),
+    Put(verbs::put::PutArgs),
 }
 
 impl Tool for Args {

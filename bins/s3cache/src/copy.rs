@@ -25,7 +25,7 @@ const STEP: u64 = 64 << 20;
 ///
 /// There is no fsync: a sandbox does not outlive a power cut, and an fsync there stalls every neighbour.
 #[derive(Debug)]
-pub struct Placing {
+pub(crate) struct PendingFile {
     dir: Dir,
     temp: OsString,
     name: OsString,
@@ -34,13 +34,13 @@ pub struct Placing {
     placed: bool,
 }
 
-impl Placing {
+impl PendingFile {
     /// Makes the temporary file for `target`, after removing what killed processes left of earlier ones.
     ///
     /// # Errors
     /// The target is a directory, a symlink or another thing that is not replaced, or its directory cannot be written
     /// (exit 73).
-    pub fn new(target: &Path, mode: u32) -> Result<Self, Failure> {
+    pub(crate) fn new(target: &Path, mode: u32) -> Result<Self, Failure> {
         let shown = target.display();
         let refused = |why: &str, remedy: &str| {
             Failure::new(Exit::CANNOT_CREATE, format!("{shown}: {why}")).remedy(remedy)
@@ -98,7 +98,7 @@ impl Placing {
     ///
     /// # Errors
     /// As renameat(2) (exit 73).
-    pub fn place(mut self) -> Result<(), Failure> {
+    pub(crate) fn place(mut self) -> Result<(), Failure> {
         let target = self.dir.path().join(&self.name);
         self.dir
             .rename(&self.temp, &self.dir, &self.name)
@@ -108,7 +108,7 @@ impl Placing {
     }
 }
 
-impl Drop for Placing {
+impl Drop for PendingFile {
     fn drop(&mut self) {
         if !self.placed {
             let _ = self.dir.remove_file(&self.temp);
@@ -165,7 +165,7 @@ pub(crate) fn remove_leftovers(dir: &Dir, prefix: &OsStr) {
 ///
 /// # Errors
 /// There is no such directory (exit 73).
-pub fn target(path: &Path, name: &str) -> Result<PathBuf, Failure> {
+pub(crate) fn target(path: &Path, name: &str) -> Result<PathBuf, Failure> {
     if !path.as_os_str().as_bytes().ends_with(b"/") {
         return Ok(path.to_owned());
     }
@@ -189,14 +189,14 @@ pub fn target(path: &Path, name: &str) -> Result<PathBuf, Failure> {
 /// Whether a copy could be placed at `target`, found out by making and removing its temporary file.
 ///
 /// # Errors
-/// As [`Placing::new`].
-pub fn check(target: &Path) -> Result<(), Failure> {
-    Placing::new(target, 0o600).map(drop)
+/// As [`PendingFile::new`].
+pub(crate) fn check(target: &Path) -> Result<(), Failure> {
+    PendingFile::new(target, 0o600).map(drop)
 }
 
 /// The failure of writing an output (exit 73).
 #[must_use]
-pub fn cannot_write(target: &Path, error: io::Error) -> Failure {
+pub(crate) fn cannot_write(target: &Path, error: io::Error) -> Failure {
     let remedy = match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOSPC | Errno::EDQUOT) => "free some space there",
         Some(Errno::EROFS) => "the filesystem is read-only; name another place",
@@ -213,15 +213,15 @@ pub fn cannot_write(target: &Path, error: io::Error) -> Failure {
 /// Copies all of an open blob to `target`, by a temporary file and a rename, sharing the blocks where the filesystem can.
 ///
 /// # Errors
-/// As [`Placing::new`], when the copy does not fit (exit 73), or the deadline is over (exit 75).
-pub fn to_path(
+/// As [`PendingFile::new`], when the copy does not fit (exit 73), or the deadline is over (exit 75).
+pub(crate) fn to_path(
     blob: &File,
     length: u64,
     target: &Path,
     mode: u32,
     deadline: &Deadline,
 ) -> Result<(), Failure> {
-    let placing = Placing::new(target, mode)?;
+    let placing = PendingFile::new(target, mode)?;
     if rustix::fs::ioctl_ficlone(&placing.file, blob).is_err() {
         for at in (0..length).step_by(STEP as usize) {
             deadline.check().map_err(|_| deadline.failure())?;
@@ -236,7 +236,7 @@ pub fn to_path(
 ///
 /// # Errors
 /// As pread(2) and pwrite(2); `UnexpectedEof` when `from` is shorter.
-pub fn range(from: &File, to: &File, start: u64, length: u64) -> io::Result<()> {
+pub(crate) fn range(from: &File, to: &File, start: u64, length: u64) -> io::Result<()> {
     let end = start + length;
     let mut at = start;
     while at < end {

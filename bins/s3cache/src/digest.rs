@@ -7,11 +7,11 @@ use std::os::unix::fs::FileExt as _;
 use sha2::{Digest as _, Sha256};
 
 /// A SHA-256 in lower-case hex: 64 characters.
-pub type Hex = String;
+pub(crate) type Sha256Hex = String;
 
 /// Bytes in lower-case hex.
 #[must_use]
-pub fn hex(bytes: &[u8]) -> Hex {
+pub(crate) fn hex(bytes: &[u8]) -> Sha256Hex {
     bytes
         .iter()
         .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
@@ -25,7 +25,7 @@ pub fn hex(bytes: &[u8]) -> Hex {
 ///
 /// # Errors
 /// It is something else.
-pub fn parse(text: &str) -> Result<Hex, String> {
+pub fn parse(text: &str) -> Result<Sha256Hex, String> {
     if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
         Ok(text.to_ascii_lowercase())
     } else {
@@ -37,7 +37,7 @@ pub fn parse(text: &str) -> Result<Hex, String> {
 ///
 /// # Errors
 /// As pread(2); `UnexpectedEof` when the file is shorter.
-pub fn of_file(file: &File, length: u64) -> io::Result<Hex> {
+pub(crate) fn of_file(file: &File, length: u64) -> io::Result<Sha256Hex> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 256 << 10];
     let mut at = 0;

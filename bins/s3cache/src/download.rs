@@ -2,7 +2,7 @@
 //! whether there is room for them, is `destination`'s.
 
 mod destination;
-mod vouching;
+mod expected_digest;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -15,33 +15,34 @@ use hostkit::failure::is_out_of_resources;
 use hostkit::{Exit, Failure, clock};
 use tracing::{info, warn};
 
-use crate::cache::entry::Stamp;
-use crate::cache::evict::Recent;
-use crate::cache::partial::{Done, Partial};
-use crate::cache::space::{self, Bounds};
-use crate::cache::{Blob, Cache, Entry};
-use crate::copy::{Placing, cannot_write};
-use crate::engine::{self, Job, Options};
-use crate::fetch::{found, shown};
-use crate::flight::TURNS;
-use crate::progress::Progress;
+use crate::cache::eviction::RecentPolicy;
+use crate::cache::index_entry::FileStamp;
+use crate::cache::partial_download::{FinishedPart, PartialDownload};
+use crate::cache::space::{self, SpaceLimits};
+use crate::cache::{CachedBlob, HostCache, IndexEntry};
+use crate::copy::{PendingFile, cannot_write};
+use crate::progress::TransferProgress;
 use crate::settings::Settings;
-use crate::sink::{Shape, Sink, SinkThread, Summary, Target};
-use crate::source::Source;
-use crate::store::{Checksum, Crc, Kind, Meta, ObjectStore, Reply, StoreError};
+use crate::single_flight::TURNS;
+use crate::sink::{DownloadFile, DownloadSink, DownloadSummary, PartLayout, SinkThread};
+use crate::source::ArtifactSource;
+use crate::store::{
+    CrcKind, GetResponse, ObjectChecksum, ObjectMeta, ObjectStore, StoreError, StoreErrorKind,
+};
+use crate::transfer::{self, ObjectTransfer, TransferOptions};
 use crate::unpack;
-use crate::verify::{self, Vouched};
-use destination::Destination;
+use crate::verification::{self, ExpectedDigest};
+use destination::DownloadDestination;
 
 /// So often a download begins anew when the object is replaced under it, or the stream breaks.
 const RESTARTS: u32 = 3;
 
 /// Everything a download needs to know.
-pub struct Download<'a> {
+pub(crate) struct ArtifactDownload<'a> {
     /// Where from.
     pub store: Rc<dyn ObjectStore>,
     /// What.
-    pub source: &'a Source,
+    pub source: &'a ArtifactSource,
     /// Its file name.
     pub name: &'a str,
     /// How.
@@ -49,19 +50,19 @@ pub struct Download<'a> {
     /// The digest the caller demands.
     pub sha256: Option<&'a str>,
     /// What becomes of recently used blobs when the cache is full.
-    pub recent: Recent,
+    pub recent: RecentPolicy,
     /// What is known of it already.
-    pub meta: Option<Meta>,
+    pub meta: Option<ObjectMeta>,
     /// The digest somebody vouches for, once it was looked for: one look per fetch.
-    pub vouched: Option<Option<Vouched>>,
+    pub vouched: Option<Option<ExpectedDigest>>,
 }
 
 /// How a download into the cache ended.
-pub enum Landed {
+pub(crate) enum DownloadOutcome {
     /// In the cache.
-    Published(Box<Blob>),
-    /// All is there and verified, but the cache could not take it.
-    Loose {
+    Published(Box<CachedBlob>),
+    /// Complete and verified, but not published: the cache failed after the download.
+    Unpublished {
         /// The open file.
         file: File,
         /// Its length (bytes).
@@ -73,15 +74,15 @@ pub enum Landed {
 
 /// How an object is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum TransferMode {
     /// In ranges over several connections, where the store can.
     Ranges,
-    /// In one answer.
-    OneStream,
+    /// In one response.
+    SingleStream,
 }
 
 /// What stopped an attempt.
-enum Stop {
+enum AttemptError {
     Store(StoreError),
     /// The one stream of an object without ranges broke: it cannot be continued, but begun anew.
     Stream(StoreError),
@@ -89,41 +90,45 @@ enum Stop {
     Fail(Failure),
 }
 
-impl From<StoreError> for Stop {
+impl From<StoreError> for AttemptError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
 }
 
 /// A verified file.
-struct Arrived {
-    target: Target,
-    summary: Summary,
-    meta: Meta,
+struct CompletedDownload {
+    target: DownloadFile,
+    summary: DownloadSummary,
+    meta: ObjectMeta,
 }
 
-impl Download<'_> {
+impl ArtifactDownload<'_> {
     /// Downloads into the caller's share of the cache.
     ///
     /// # Errors
     /// The store failed, the bytes are not what they should be, or the disk failed.
-    pub async fn into_cache(
+    pub(crate) async fn download_to_cache(
         &mut self,
-        cache: &Cache,
+        cache: &HostCache,
         key: &str,
         turn: u32,
-    ) -> Result<Landed, Failure> {
+    ) -> Result<DownloadOutcome, Failure> {
         let share = &cache.own;
         let disk = |error: io::Error| {
-            Failure::new(Exit::IO, format!("cannot write to {}", shown(share))).because(error)
+            Failure::new(
+                Exit::IO,
+                format!("cannot write to {}", share.display_path()),
+            )
+            .because(error)
         };
-        let bounds = Bounds {
+        let bounds = SpaceLimits {
             max_size: self.settings.max_size,
             keep_free: self.settings.keep_free,
             recent: self.recent,
         };
         let arrived = match self
-            .attempts(&Destination::Share {
+            .attempts(&DownloadDestination::Cache {
                 share,
                 cache,
                 key,
@@ -133,18 +138,18 @@ impl Download<'_> {
             .await
         {
             Ok(arrived) => arrived,
-            Err(Stop::NoRoom(why)) => return Ok(Landed::NoRoom(why)),
+            Err(AttemptError::NoRoom(why)) => return Ok(DownloadOutcome::NoRoom(why)),
             // The cache's disk failed or filled up on the way: what is there is in the way of others.
-            Err(Stop::Store(error)) if error.kind == Kind::Disk => {
+            Err(AttemptError::Store(error)) if error.kind == StoreErrorKind::Disk => {
                 if let Ok(dir) = share.records("partial") {
-                    let _ = space::release(share, Partial::remove(&dir, key, turn));
+                    let _ = space::release(share, PartialDownload::remove(&dir, key, turn));
                 }
-                return Ok(Landed::NoRoom(error.to_string()));
+                return Ok(DownloadOutcome::NoRoom(error.to_string()));
             }
-            Err(Stop::Store(error) | Stop::Stream(error)) => {
+            Err(AttemptError::Store(error) | AttemptError::Stream(error)) => {
                 return Err(error.into_failure(self.source));
             }
-            Err(Stop::Fail(failure)) => return Err(failure),
+            Err(AttemptError::Fail(failure)) => return Err(failure),
         };
         let size = arrived.summary.size;
         let file_name = arrived
@@ -157,15 +162,15 @@ impl Download<'_> {
             // Somebody removed the cache.
             self.verify(&arrived).await?;
             let file = arrived.target.data;
-            return Ok(Landed::Loose { file, size });
+            return Ok(DownloadOutcome::Unpublished { file, size });
         };
         if let Err(failure) = self.verify(&arrived).await {
-            let _ = space::release(share, Partial::remove(&dir, key, turn));
+            let _ = space::release(share, PartialDownload::remove(&dir, key, turn));
             return Err(failure);
         }
         let Ok(file) = dir.open_file(&file_name) else {
             let file = arrived.target.data;
-            return Ok(Landed::Loose { file, size });
+            return Ok(DownloadOutcome::Unpublished { file, size });
         };
         let mut entry = self.entry(&arrived, &file).map_err(disk)?;
         // The kernel executes no file that somebody has open for writing: from here on nobody has.
@@ -173,15 +178,19 @@ impl Download<'_> {
         match share.publish(&dir, &file_name, &file, key, &mut entry) {
             Ok(path) => {
                 for turn in 0..TURNS {
-                    Partial::remove_record(&dir, key, turn);
+                    PartialDownload::remove_record(&dir, key, turn);
                 }
-                Ok(Landed::Published(Box::new(Blob { entry, file, path })))
+                Ok(DownloadOutcome::Published(Box::new(CachedBlob {
+                    entry,
+                    file,
+                    path,
+                })))
             }
             Err(error) if is_out_of_resources(&error) => Err(disk(error)),
             Err(error) => {
-                warn!(%error, "cannot publish in {}: going on without the cache", shown(share));
-                let _ = space::release(share, Partial::remove(&dir, key, turn));
-                Ok(Landed::Loose { file, size })
+                warn!(%error, "cannot publish in {}: going on without the cache", share.display_path());
+                let _ = space::release(share, PartialDownload::remove(&dir, key, turn));
+                Ok(DownloadOutcome::Unpublished { file, size })
             }
         }
     }
@@ -189,21 +198,32 @@ impl Download<'_> {
     /// Downloads straight to its destination.
     ///
     /// # Errors
-    /// As [`Download::into_cache`]; a full disk is exit 73.
-    pub async fn into_place(&mut self, target: &Path, mode: u32) -> Result<(), Failure> {
-        let placing = Placing::new(target, mode)?;
-        match self.attempts(&Destination::File(&placing.file)).await {
+    /// As [`ArtifactDownload::download_to_cache`]; a full disk is exit 73.
+    pub(crate) async fn download_to_file(
+        &mut self,
+        target: &Path,
+        mode: u32,
+    ) -> Result<(), Failure> {
+        let placing = PendingFile::new(target, mode)?;
+        match self
+            .attempts(&DownloadDestination::File(&placing.file))
+            .await
+        {
             Ok(arrived) => {
                 self.verify(&arrived).await?;
                 placing.place()
             }
-            Err(Stop::Store(error)) if error.kind == Kind::Disk => Err(cannot_write(
-                target,
-                io::Error::from_raw_os_error(nix::errno::Errno::ENOSPC as i32),
-            )),
-            Err(Stop::Store(error) | Stop::Stream(error)) => Err(error.into_failure(self.source)),
-            Err(Stop::NoRoom(why)) => Err(Failure::new(Exit::CANNOT_CREATE, why)),
-            Err(Stop::Fail(failure)) => Err(failure),
+            Err(AttemptError::Store(error)) if error.kind == StoreErrorKind::Disk => {
+                Err(cannot_write(
+                    target,
+                    io::Error::from_raw_os_error(nix::errno::Errno::ENOSPC as i32),
+                ))
+            }
+            Err(AttemptError::Store(error) | AttemptError::Stream(error)) => {
+                Err(error.into_failure(self.source))
+            }
+            Err(AttemptError::NoRoom(why)) => Err(Failure::new(Exit::CANNOT_CREATE, why)),
+            Err(AttemptError::Fail(failure)) => Err(failure),
         }
     }
 
@@ -211,9 +231,9 @@ impl Download<'_> {
     ///
     /// # Errors
     /// What the store said.
-    pub async fn head(&mut self) -> Result<Option<Meta>, StoreError> {
+    pub(crate) async fn head(&mut self) -> Result<Option<ObjectMeta>, StoreError> {
         if self.meta.is_none() && self.store.wants_head() {
-            self.meta = Some(found(self.store.head(self.source, None).await?));
+            self.meta = Some(self.store.head(self.source, None).await?.into_meta());
         }
         Ok(self.meta.clone())
     }
@@ -222,9 +242,9 @@ impl Download<'_> {
     /// another one or the store says by a HEAD what it is.
     async fn continued(
         &self,
-        job: &Job,
-        into: &Destination<'_>,
-    ) -> Result<Option<(Meta, Reply)>, StoreError> {
+        job: &ObjectTransfer,
+        into: &DownloadDestination<'_>,
+    ) -> Result<Option<(ObjectMeta, GetResponse)>, StoreError> {
         if self.store.wants_head() {
             return Ok(None);
         }
@@ -244,28 +264,31 @@ impl Download<'_> {
                     && meta.size == Some(header.size);
                 Ok(same.then_some((meta, reply)))
             }
-            Err(error) if error.kind == Kind::Transient => Err(error),
+            Err(error) if error.kind == StoreErrorKind::Transient => Err(error),
             // What was left belongs to another object, or to a lie about this one: it is asked about from its start.
             Err(_) => Ok(None),
         }
     }
 
-    async fn attempts(&mut self, into: &Destination<'_>) -> Result<Arrived, Stop> {
+    async fn attempts(
+        &mut self,
+        into: &DownloadDestination<'_>,
+    ) -> Result<CompletedDownload, AttemptError> {
         let mut restarts = 0;
-        let mut way = Way::Ranges;
+        let mut way = TransferMode::Ranges;
         loop {
             let stopped = match self.attempt(into, way).await {
-                Err(Stop::Stream(error)) => error,
-                Err(Stop::Store(error)) if error.kind == Kind::Changed => error,
+                Err(AttemptError::Stream(error)) => error,
+                Err(AttemptError::Store(error)) if error.kind == StoreErrorKind::Changed => error,
                 other => return other,
             };
             restarts += 1;
             if restarts > RESTARTS {
-                if way == Way::OneStream || stopped.kind != Kind::Changed {
-                    return Err(Stop::Store(stopped));
+                if way == TransferMode::SingleStream || stopped.kind != StoreErrorKind::Changed {
+                    return Err(AttemptError::Store(stopped));
                 }
                 warn!(source = %self.source, "its ranges do not fit together, as from servers that tag equal bytes differently or know no ranges: fetching it as one stream");
-                (restarts, way) = (0, Way::OneStream);
+                (restarts, way) = (0, TransferMode::SingleStream);
             }
             info!(source = %self.source, "{stopped}: beginning anew");
             self.meta = None;
@@ -275,7 +298,10 @@ impl Download<'_> {
 
     /// The whole object in one answer, which is consistent in itself whatever other answers say. A checksum of the store
     /// counts only if it is about the very same object.
-    async fn whole(&mut self, job: &Job) -> Result<(Meta, Option<Reply>), StoreError> {
+    async fn whole(
+        &mut self,
+        job: &ObjectTransfer,
+    ) -> Result<(ObjectMeta, Option<GetResponse>), StoreError> {
         let known = self.head().await?.unwrap_or_default();
         let reply = job.first(None, None).await?;
         let mut meta = reply.meta.clone();
@@ -288,9 +314,9 @@ impl Download<'_> {
     /// How the object begins to arrive by ranges: what identifies it, and the answer to the first request.
     async fn begin(
         &mut self,
-        job: &Job,
-        into: &Destination<'_>,
-    ) -> Result<(Meta, Option<Reply>), StoreError> {
+        job: &ObjectTransfer,
+        into: &DownloadDestination<'_>,
+    ) -> Result<(ObjectMeta, Option<GetResponse>), StoreError> {
         // S3 says everything in a HEAD; any other store in the answer to the first range.
         let known = self
             .head()
@@ -300,7 +326,7 @@ impl Download<'_> {
             (_, Some((meta, reply))) => (meta, Some(reply)),
             (Some(meta), None) if self.store.wants_head() => (meta, None),
             _ => {
-                let probe = self.settings.part_size.unwrap_or(engine::PART_SIZE);
+                let probe = self.settings.part_size.unwrap_or(transfer::PART_SIZE);
                 let mut reply = job.first(Some((0, probe - 1)), None).await?;
                 let whole = !reply.partial || reply.meta.size.is_some_and(|size| size <= probe);
                 if !whole && (reply.meta.strong_etag().is_none() || reply.meta.size.is_none()) {
@@ -312,31 +338,39 @@ impl Download<'_> {
         })
     }
 
-    async fn attempt(&mut self, into: &Destination<'_>, way: Way) -> Result<Arrived, Stop> {
-        let options = Options {
+    async fn attempt(
+        &mut self,
+        into: &DownloadDestination<'_>,
+        way: TransferMode,
+    ) -> Result<CompletedDownload, AttemptError> {
+        let options = TransferOptions {
             connections: self.settings.connections,
             max_rate: self.settings.max_rate,
             stall_timeout: self.settings.stall_timeout,
         };
-        let job = Rc::new(Job::new(self.store.clone(), self.source.clone(), options));
+        let job = Rc::new(ObjectTransfer::new(
+            self.store.clone(),
+            self.source.clone(),
+            options,
+        ));
         let (meta, first) = match way {
-            Way::Ranges => self.begin(&job, into).await?,
-            Way::OneStream => self.whole(&job).await?,
+            TransferMode::Ranges => self.begin(&job, into).await?,
+            TransferMode::SingleStream => self.whole(&job).await?,
         };
         let ranged = meta.size.is_some()
             && meta.strong_etag().is_some()
             && first.as_ref().is_none_or(|reply| reply.partial);
         let size = meta.size.filter(|_| ranged || first.is_some());
         let part_size = if ranged {
-            engine::part_size(size.unwrap_or(0), self.settings.part_size)
+            transfer::part_size(size.unwrap_or(0), self.settings.part_size)
         } else {
             u64::MAX / 2
         };
         let crc = match meta.checksum {
-            Some(Checksum::Crc(crc, _)) => crc,
-            _ => Crc::default(),
+            Some(ObjectChecksum::Crc(crc, _)) => crc,
+            _ => CrcKind::default(),
         };
-        let shape = Shape {
+        let shape = PartLayout {
             size,
             part_size,
             crc,
@@ -351,7 +385,7 @@ impl Download<'_> {
             into.abandon(reserved);
         }
         let (target, summary) = ran?;
-        Ok(Arrived {
+        Ok(CompletedDownload {
             target,
             summary,
             meta,
@@ -364,20 +398,20 @@ impl Download<'_> {
     )]
     async fn transfer(
         &self,
-        job: &Rc<Job>,
-        shape: Shape,
+        job: &Rc<ObjectTransfer>,
+        shape: PartLayout,
         ranged: bool,
-        meta: &Meta,
-        first: Option<Reply>,
-        target: Target,
-        done: Vec<Done>,
-        into: &Destination<'_>,
-    ) -> Result<(Target, Summary), Stop> {
+        meta: &ObjectMeta,
+        first: Option<GetResponse>,
+        target: DownloadFile,
+        done: Vec<FinishedPart>,
+        into: &DownloadDestination<'_>,
+    ) -> Result<(DownloadFile, DownloadSummary), AttemptError> {
         let room = target.data.try_clone().map_err(StoreError::disk)?;
-        let (sink, thread) = Sink::start(target, shape, &done).map_err(StoreError::disk)?;
+        let (sink, thread) = DownloadSink::start(target, shape, &done).map_err(StoreError::disk)?;
         let arrived = sink.arrived();
         let shown = tokio::task::spawn_local({
-            let mut progress = Progress::new(&self.source.to_string(), "fetching");
+            let mut progress = TransferProgress::new(&self.source.to_string(), "fetching");
             async move {
                 loop {
                     tokio::time::sleep(Duration::from_millis(250)).await;
@@ -403,11 +437,11 @@ impl Download<'_> {
                 .await
                 .map(|_| ())
                 .map_err(|mut error| match error.kind {
-                    Kind::Transient => {
+                    StoreErrorKind::Transient => {
                         error.message = format!("the transfer broke: {}", error.message);
-                        Stop::Stream(error)
+                        AttemptError::Stream(error)
                     }
-                    _ => Stop::Store(error),
+                    _ => AttemptError::Store(error),
                 })
             }
             first => {
@@ -424,7 +458,7 @@ impl Download<'_> {
                     .collect();
                 job.ranges(meta, parts, first, &sink)
                     .await
-                    .map_err(Stop::from)
+                    .map_err(AttemptError::from)
             }
         };
         shown.abort();
@@ -448,13 +482,13 @@ impl Download<'_> {
         }
     }
 
-    async fn verify(&mut self, arrived: &Arrived) -> Result<(), Failure> {
+    async fn verify(&mut self, arrived: &CompletedDownload) -> Result<(), Failure> {
         let vouched = self.vouched().await?;
         let crc = match arrived.meta.checksum {
-            Some(Checksum::Crc(crc, _)) => crc,
-            _ => Crc::default(),
+            Some(ObjectChecksum::Crc(crc, _)) => crc,
+            _ => CrcKind::default(),
         };
-        verify::digests(
+        verification::compare_digests(
             self.source,
             &arrived.summary,
             crc,
@@ -462,12 +496,12 @@ impl Download<'_> {
             vouched.as_ref(),
         )?;
         match &arrived.summary.broken {
-            Some(why) => Err(verify::broken(self.source, self.name, why)),
-            None => verify::zip(self.source, self.name, &arrived.target.data),
+            Some(why) => Err(verification::broken_archive(self.source, self.name, why)),
+            None => verification::check_zip(self.source, self.name, &arrived.target.data),
         }
     }
 
-    fn entry(&self, arrived: &Arrived, file: &File) -> io::Result<Entry> {
+    fn entry(&self, arrived: &CompletedDownload, file: &File) -> io::Result<IndexEntry> {
         let by_store = arrived.meta.checksum.is_some().then(|| "store".to_owned());
         let vouched = self
             .vouched
@@ -480,21 +514,21 @@ impl Download<'_> {
             &arrived.summary,
             arrived.meta.etag.clone(),
             vouched.or(by_store),
-            Stamp::of(&file.metadata()?),
+            FileStamp::of(&file.metadata()?),
         ))
     }
 }
 
 /// An index entry for bytes that are there now.
 pub(crate) fn new_entry(
-    source: &Source,
+    source: &ArtifactSource,
     name: &str,
-    summary: &Summary,
+    summary: &DownloadSummary,
     etag: Option<String>,
     vouched: Option<String>,
-    stamp: Stamp,
-) -> Entry {
-    Entry {
+    stamp: FileStamp,
+) -> IndexEntry {
+    IndexEntry {
         source: source.to_string(),
         name: name.to_owned(),
         sha256: summary.sha256.clone(),
@@ -515,7 +549,7 @@ pub(crate) fn new_entry(
 }
 
 /// Waits for the sink's thread without holding up the runtime.
-async fn ended(thread: SinkThread) -> io::Result<(Summary, Target)> {
+async fn ended(thread: SinkThread) -> io::Result<(DownloadSummary, DownloadFile)> {
     tokio::task::spawn_blocking(|| thread.join())
         .await
         .map_err(io::Error::other)?

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 /// The variables that are set. An empty variable is an unset one.
 #[derive(Debug, Clone, Default)]
-pub struct Environment(HashMap<String, String>);
+pub struct EnvironmentVariables(HashMap<String, String>);
 
-impl Environment {
+impl EnvironmentVariables {
     /// That of this process.
     #[must_use]
     pub fn of_process() -> Self {
@@ -22,7 +22,7 @@ impl Environment {
     }
 }
 
-impl FromIterator<(String, String)> for Environment {
+impl FromIterator<(String, String)> for EnvironmentVariables {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
         Self(
             variables

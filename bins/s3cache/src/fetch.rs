@@ -1,7 +1,7 @@
 //! The whole way of one artifact: look it up, ask whether it is current, wait for whoever fetches it or fetch it,
 //! verify, publish. Owns the order of these steps; each step is elsewhere.
 
-mod reuse;
+mod cached_copy;
 
 use std::fs::File;
 use std::future::Future;
@@ -14,104 +14,108 @@ use hostkit::{Exit, Failure, clock, shutdown};
 use tokio::task::LocalSet;
 use tracing::{debug, info, warn};
 
-use crate::adopt;
-use crate::cache::evict::Recent;
-use crate::cache::{self, Blob, Cache, Entry, Lookup, Share};
+use crate::cache::eviction::RecentPolicy;
+use crate::cache::{self, CachedBlob, HostCache, IndexEntry, LookupResult};
 use crate::deadline::Deadline;
-use crate::digest::Hex;
-use crate::download::{self, Download};
-use crate::flight::{self, Boarding};
+use crate::digest::Sha256Hex;
+use crate::download::{ArtifactDownload, DownloadOutcome};
 use crate::settings::{Freshness, Settings};
-use crate::source::{Source, is_immutable};
-use crate::store::{self, Head, Kind, Meta, ObjectStore, StoreError};
-use reuse::vouch;
+use crate::single_flight::{self, SingleFlightOutcome};
+use crate::source::{ArtifactSource, is_immutable};
+use crate::store::{self, HeadResponse, ObjectMeta, ObjectStore, StoreError, StoreErrorKind};
+use crate::untrusted_copy;
+use cached_copy::vouch;
 
-pub use reuse::fetch_and_use;
+pub(crate) use cached_copy::fetch_and_use;
 
-/// What is wanted.
+/// What to fetch, and what it must be.
 #[derive(Debug, Clone)]
-pub struct Want {
+pub struct FetchRequest {
     /// The artifact.
-    pub source: Source,
+    pub source: ArtifactSource,
     /// The digest it must have.
-    pub sha256: Option<Hex>,
-    /// Where to put it, with which mode, when the cache cannot hold it. Without this, that is an error.
+    pub sha256: Option<Sha256Hex>,
+    /// Target and mode of a download past the cache, for when the cache cannot hold the artifact. Without it, that is
+    /// an error.
     pub bypass: Option<(PathBuf, u32)>,
 }
 
-/// Where the bytes came from.
+/// How the cache served a fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
-    /// From the cache, without asking anybody.
+pub enum CacheResult {
+    /// From the cache, without a request.
     Hit,
-    /// From the cache, after the origin said it is current.
-    Current,
-    /// From the cache, because the origin cannot be reached.
+    /// From the cache, after the store confirmed that it is current.
+    Revalidated,
+    /// From the cache, because the store cannot be reached.
     Stale,
     /// From the cache, fetched by another process while this one waited.
-    Joined,
-    /// From another user's part of the cache, after its digest was compared with what the store vouches for.
-    Adopted,
-    /// From the origin.
-    Fetched,
+    Coalesced,
+    /// Copied from an untrusted user's share, after its digest was compared with one that the store vouches for.
+    VerifiedCopy,
+    /// From the store.
+    Miss,
 }
 
-impl How {
-    /// One word for logs.
+impl CacheResult {
+    /// Its name in logs.
     #[must_use]
-    pub const fn word(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Hit => "hit",
-            Self::Current => "current",
+            Self::Revalidated => "revalidated",
             Self::Stale => "stale",
-            Self::Joined => "joined",
-            Self::Adopted => "adopted",
-            Self::Fetched => "fetched",
+            Self::Coalesced => "coalesced",
+            Self::VerifiedCopy => "verified-copy",
+            Self::Miss => "miss",
         }
     }
 }
 
 /// An artifact that is on this host.
 #[derive(Debug)]
-pub enum Got {
+pub enum LocalArtifact {
     /// In the cache, open, with a lease that lasts as long as the file is open.
-    Cached(Box<Blob>),
-    /// Verified, but only in this open file: publishing it failed after all had arrived.
-    Loose {
-        /// The file, which has no name any more or will be collected.
+    Cached(Box<CachedBlob>),
+    /// Verified, but only in this open file: publishing it to the cache failed after the download.
+    Unpublished {
+        /// The file, which has no name any more or is removed by gc.
         file: File,
         /// Its length (bytes).
         size: u64,
     },
-    /// Where `Want::bypass` said: the cache could not hold it.
-    Placed,
+    /// At the target of [`FetchRequest::bypass`]: the cache could not hold it.
+    Bypassed,
 }
 
 /// Gets an artifact onto this host.
 ///
 /// # Errors
 /// Everything that can go wrong, with the documented exit codes; nothing half-written is left.
-pub fn fetch(want: &Want, settings: &Settings) -> Result<(Got, How), Failure> {
+pub fn fetch(
+    want: &FetchRequest,
+    settings: &Settings,
+) -> Result<(LocalArtifact, CacheResult), Failure> {
     fetch_unless(want, settings, &settings.deadline(&want.source), None)
 }
 
 /// Gets an artifact onto this host, but not from the cached copy `broken`.
 fn fetch_unless(
-    want: &Want,
+    want: &FetchRequest,
     settings: &Settings,
     deadline: &Deadline,
-    broken: Option<&Entry>,
-) -> Result<(Got, How), Failure> {
+    broken: Option<&IndexEntry>,
+) -> Result<(LocalArtifact, CacheResult), Failure> {
     let name = want.source.name()?;
     let key = settings.index_key(&want.source)?;
-    let cache = Cache::open(settings);
+    let cache = HostCache::open(settings);
     let revalidate = match settings.freshness {
         Freshness::ByName => !is_immutable(&name),
         Freshness::Revalidate => true,
         Freshness::Immutable | Freshness::Offline => false,
     };
     // Read before the lookup: what others fetch from now on is new.
-    let before: Vec<Entry> = match &cache {
+    let before: Vec<IndexEntry> = match &cache {
         Ok(cache)
             if revalidate
                 || want.sha256.is_some()
@@ -127,7 +131,7 @@ fn fetch_unless(
         Ok(cache) => cache.lookup(&key),
         Err(unusable) => cache::lookup(unusable.readable.iter(), &key),
     };
-    let was_corrupt = matches!(found, Lookup::Corrupt(_));
+    let was_corrupt = matches!(found, LookupResult::Corrupt(_));
     let mut cached = found
         .hit()
         .filter(|blob| broken.is_none_or(|broken| broken.fetch_id != blob.entry.fetch_id));
@@ -151,16 +155,16 @@ fn fetch_unless(
             "it is in the cache, but no sidecar vouched for it when it was fetched",
         ),
         Some(blob) if !revalidate && !want.lacks_sidecar(settings, &blob.entry) => {
-            Ok((Got::Cached(Box::new(blob)), How::Hit))
+            Ok((LocalArtifact::Cached(Box::new(blob)), CacheResult::Hit))
         }
         None if offline && was_corrupt => lacking(
             Exit::CORRUPT,
             "the cached copy was corrupt, and there is no other in the cache",
         ),
         None if offline => lacking(Exit::UNAVAILABLE, "it is not in the cache"),
-        cached => run(deadline, async {
-            online(
-                &Ask {
+        cached => run_until_deadline(deadline, async {
+            fetch_online(
+                &FetchContext {
                     want,
                     settings,
                     name: &name,
@@ -179,10 +183,10 @@ fn fetch_unless(
 /// Looks an artifact up in the cache, without asking whether it is current. One without a sidecar that is required is
 /// not found.
 #[must_use]
-pub fn cached(source: &Source, settings: &Settings) -> Option<Blob> {
+pub fn find_cached(source: &ArtifactSource, settings: &Settings) -> Option<CachedBlob> {
     // A configuration that cannot be used is reported by the fetch that follows.
     let key = settings.index_key(source).ok()?;
-    let found = match Cache::open(settings) {
+    let found = match HostCache::open(settings) {
         Ok(cache) => cache.lookup(&key),
         Err(unusable) => cache::lookup(unusable.readable.iter(), &key),
     };
@@ -196,7 +200,7 @@ pub fn cached(source: &Source, settings: &Settings) -> Option<Blob> {
 ///
 /// # Errors
 /// As the future, and those two.
-pub fn run<T>(
+pub(crate) fn run_until_deadline<T>(
     deadline: &Deadline,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
@@ -238,34 +242,34 @@ pub fn run<T>(
     }
 }
 
-struct Ask<'a> {
-    want: &'a Want,
+struct FetchContext<'a> {
+    want: &'a FetchRequest,
     settings: &'a Settings,
     name: &'a str,
     key: &'a str,
-    cache: Result<&'a Cache, &'a cache::Unusable>,
+    cache: Result<&'a HostCache, &'a cache::CacheUnusable>,
     /// Whether a cached copy is used only if it is current.
     revalidate: bool,
 }
 
 /// `before` are the entries that were there when the cache was asked, the one of `cached` among them.
-async fn online(
-    ask: &Ask<'_>,
-    cached: Option<Blob>,
-    mut before: Vec<Entry>,
-) -> Result<(Got, How), Failure> {
+async fn fetch_online(
+    ask: &FetchContext<'_>,
+    cached: Option<CachedBlob>,
+    mut before: Vec<IndexEntry>,
+) -> Result<(LocalArtifact, CacheResult), Failure> {
     let source = &ask.want.source;
     let store = store::open(source, &ask.settings.access, ask.settings.timeout).await?;
     let store: Rc<dyn ObjectStore> = store.into();
-    let mut download = Download {
+    let mut download = ArtifactDownload {
         store: store.clone(),
         source,
         name: ask.name,
         settings: ask.settings,
         sha256: ask.want.sha256.as_deref(),
         recent: match ask.want.bypass {
-            Some(_) => Recent::Keep,
-            None => Recent::Evict,
+            Some(_) => RecentPolicy::Keep,
+            None => RecentPolicy::Evict,
         },
         meta: None,
         vouched: None,
@@ -273,7 +277,12 @@ async fn online(
     let cached = match cached {
         Some(blob) => match vouch(ask, &mut download, blob).await? {
             Ok(blob) if ask.revalidate => Some(blob),
-            Ok(blob) => return Ok((Got::Cached(Box::new(blob)), How::Current)),
+            Ok(blob) => {
+                return Ok((
+                    LocalArtifact::Cached(Box::new(blob)),
+                    CacheResult::Revalidated,
+                ));
+            }
             Err(other) => {
                 before.push(*other);
                 None
@@ -290,14 +299,19 @@ async fn online(
         )
         .await
         {
-            Ok(Head::NotModified) => return Ok((Got::Cached(Box::new(blob)), How::Current)),
-            Ok(Head::Found(found)) => download.meta = Some(found),
-            Err(error) if error.kind == Kind::Transient => {
+            Ok(HeadResponse::NotModified) => {
+                return Ok((
+                    LocalArtifact::Cached(Box::new(blob)),
+                    CacheResult::Revalidated,
+                ));
+            }
+            Ok(HeadResponse::Found(found)) => download.meta = Some(found),
+            Err(error) if error.kind == StoreErrorKind::Transient => {
                 warn!(%source, because = cause(&error), "{error}: using the cached copy, which may be outdated");
-                return Ok((Got::Cached(Box::new(blob)), How::Stale));
+                return Ok((LocalArtifact::Cached(Box::new(blob)), CacheResult::Stale));
             }
             // A server that knows no HEAD is asked by the GET that follows.
-            Err(error) if error.kind == Kind::Fatal => {
+            Err(error) if error.kind == StoreErrorKind::Permanent => {
                 debug!(%error, "cannot ask whether it changed: fetching it")
             }
             Err(error) => return Err(error.into_failure(source)),
@@ -305,7 +319,7 @@ async fn online(
         before.push(blob.entry);
     }
     // Another user's entry may be just what the origin has now.
-    let current = download.meta.as_ref().and_then(Meta::strong_etag);
+    let current = download.meta.as_ref().and_then(ObjectMeta::strong_etag);
     before.retain(|entry| current.is_none() || entry.etag.as_deref() != current);
     if let Some(sha256) = &ask.want.sha256 {
         before.retain(|entry| entry.sha256 != *sha256);
@@ -314,91 +328,108 @@ async fn online(
     let cache = match ask.cache {
         Ok(cache) => cache,
         Err(unusable) => {
-            return bypass(ask, &mut download, NotKept::Unusable(unusable.to_string())).await;
+            return bypass(
+                ask,
+                &mut download,
+                BypassReason::CacheUnusable(unusable.to_string()),
+            )
+            .await;
         }
     };
-    let mut lead = match flight::board(cache, source, ask.key, &known, ask.settings).await? {
-        Boarding::Landed(blob) => {
-            if ask
-                .want
-                .sha256
-                .as_ref()
-                .is_some_and(|sha256| *sha256 != blob.entry.sha256)
-            {
-                return Err(Failure::new(
-                    Exit::CORRUPT,
-                    format!("{source}: SHA-256 is {}", blob.entry.sha256),
-                )
-                .remedy("it differs from --sha256; correct one of them"));
+    let mut lead =
+        match single_flight::lead_or_follow(cache, source, ask.key, &known, ask.settings).await? {
+            SingleFlightOutcome::Coalesced(blob) => {
+                if ask
+                    .want
+                    .sha256
+                    .as_ref()
+                    .is_some_and(|sha256| *sha256 != blob.entry.sha256)
+                {
+                    return Err(Failure::new(
+                        Exit::CORRUPT,
+                        format!("{source}: SHA-256 is {}", blob.entry.sha256),
+                    )
+                    .remedy("it differs from --sha256; correct one of them"));
+                }
+                return match vouch(ask, &mut download, *blob).await? {
+                    Ok(blob) => Ok((
+                        LocalArtifact::Cached(Box::new(blob)),
+                        CacheResult::Coalesced,
+                    )),
+                    Err(other) => Err(Failure::new(
+                        Exit::CORRUPT,
+                        format!("{source}: SHA-256 is {}", other.sha256),
+                    )
+                    .remedy("it differs from its sidecar; publish both again")),
+                };
             }
-            return match vouch(ask, &mut download, *blob).await? {
-                Ok(blob) => Ok((Got::Cached(Box::new(blob)), How::Joined)),
-                Err(other) => Err(Failure::new(
-                    Exit::CORRUPT,
-                    format!("{source}: SHA-256 is {}", other.sha256),
-                )
-                .remedy("it differs from its sidecar; publish both again")),
-            };
-        }
-        Boarding::Lead(lead) => lead,
-        Boarding::Refused(error) if is_out_of_resources(&error) => {
-            let lock = format!("{source}: cannot lock in {}", shown(&cache.own));
-            return Err(Failure::new(Exit::IO, lock).because(error));
-        }
-        Boarding::Refused(error) => {
-            let why = format!("cannot lock in {}: {error}", shown(&cache.own));
-            return bypass(ask, &mut download, NotKept::Unusable(why)).await;
-        }
-    };
+            SingleFlightOutcome::Leader(lead) => lead,
+            SingleFlightOutcome::LockFailed(error) if is_out_of_resources(&error) => {
+                let lock = format!("{source}: cannot lock in {}", cache.own.display_path());
+                return Err(Failure::new(Exit::IO, lock).because(error));
+            }
+            SingleFlightOutcome::LockFailed(error) => {
+                let why = format!("cannot lock in {}: {error}", cache.own.display_path());
+                return bypass(ask, &mut download, BypassReason::CacheUnusable(why)).await;
+            }
+        };
     let began = clock::since_boot();
-    let result = match adopt::from_others(cache, &mut download, ask.key, &mut lead).await {
-        Ok(Some(blob)) => return Ok((Got::Cached(Box::new(blob)), How::Adopted)),
-        Ok(None) => download.into_cache(cache, ask.key, lead.turn).await,
-        Err(failure) => Err(failure),
-    };
+    let result =
+        match untrusted_copy::copy_from_untrusted(cache, &mut download, ask.key, &mut lead).await {
+            Ok(Some(blob)) => {
+                return Ok((
+                    LocalArtifact::Cached(Box::new(blob)),
+                    CacheResult::VerifiedCopy,
+                ));
+            }
+            Ok(None) => download.download_to_cache(cache, ask.key, lead.turn).await,
+            Err(failure) => Err(failure),
+        };
     match result {
-        Ok(download::Landed::Published(blob)) => {
+        Ok(DownloadOutcome::Published(blob)) => {
             let took = clock::since_boot().saturating_sub(began);
             info!(%source, bytes = blob.entry.size, ms = took.as_millis() as u64, sha256 = blob.entry.sha256, "fetched");
-            Ok((Got::Cached(blob), How::Fetched))
+            Ok((LocalArtifact::Cached(blob), CacheResult::Miss))
         }
-        Ok(download::Landed::Loose { file, size }) => Ok((Got::Loose { file, size }, How::Fetched)),
-        Ok(download::Landed::NoRoom(why)) => {
+        Ok(DownloadOutcome::Unpublished { file, size }) => {
+            Ok((LocalArtifact::Unpublished { file, size }, CacheResult::Miss))
+        }
+        Ok(DownloadOutcome::NoRoom(why)) => {
             // Those who wait find no room either: let each go its own way at once.
             drop(lead);
-            bypass(ask, &mut download, NotKept::NoRoom(why)).await
+            bypass(ask, &mut download, BypassReason::NoRoom(why)).await
         }
         Err(failure) => {
             // A digest that only this caller demands says nothing to the others.
             if ask.want.sha256.is_none() {
-                flight::record_failure(&cache.own, ask.key, &failure);
+                single_flight::record_failure(&cache.own, ask.key, &failure);
             }
             Err(failure)
         }
     }
 }
 
-/// Why the cache does not keep an artifact.
-enum NotKept {
-    /// It cannot be made, read or written by this user.
-    Unusable(String),
+/// Why the cache cannot hold an artifact.
+enum BypassReason {
+    /// It cannot be created, read or written by this user.
+    CacheUnusable(String),
     /// It or its disk is full.
     NoRoom(String),
 }
 
 /// Fetches straight to the destination, because the cache cannot hold it.
 async fn bypass(
-    ask: &Ask<'_>,
-    download: &mut Download<'_>,
-    why: NotKept,
-) -> Result<(Got, How), Failure> {
+    ask: &FetchContext<'_>,
+    download: &mut ArtifactDownload<'_>,
+    why: BypassReason,
+) -> Result<(LocalArtifact, CacheResult), Failure> {
     let source = &ask.want.source;
     let (why, remedy) = match why {
-        NotKept::Unusable(why) => (
+        BypassReason::CacheUnusable(why) => (
             why,
             "name one that belongs to this user with --cache-dir, or correct its owner",
         ),
-        NotKept::NoRoom(why) => (
+        BypassReason::NoRoom(why) => (
             why,
             "make room in the cache (--max-size, --keep-free, the disk), or name another with --cache-dir",
         ),
@@ -407,25 +438,25 @@ async fn bypass(
         return Err(Failure::new(Exit::CANNOT_CREATE, format!("{source}: {why}")).remedy(remedy));
     };
     warn!(%source, "{why}: fetching straight to {}", target.display());
-    download.into_place(target, *mode).await?;
-    Ok((Got::Placed, How::Fetched))
+    download.download_to_file(target, *mode).await?;
+    Ok((LocalArtifact::Bypassed, CacheResult::Miss))
 }
 
 /// Asks whether the cached copy is current; one short second attempt, because a cached copy is there to fall back on.
 async fn revalidate(
     store: &dyn ObjectStore,
-    source: &Source,
+    source: &ArtifactSource,
     etag: Option<&str>,
     patience: Duration,
-) -> Result<Head, StoreError> {
-    let silent = || StoreError::new(Kind::Transient, "no answer in time");
+) -> Result<HeadResponse, StoreError> {
+    let silent = || StoreError::new(StoreErrorKind::Transient, "no answer in time");
     let attempt = || async {
         tokio::time::timeout(patience, store.head(source, etag))
             .await
             .unwrap_or_else(|_| Err(silent()))
     };
     match attempt().await {
-        Err(error) if error.kind == Kind::Transient => attempt().await,
+        Err(error) if error.kind == StoreErrorKind::Transient => attempt().await,
         other => other,
     }
 }
@@ -436,17 +467,4 @@ fn cause(error: &StoreError) -> String {
         .as_ref()
         .map(|source| source.to_string())
         .unwrap_or_default()
-}
-
-/// What is known of an object that only a HEAD tells.
-pub(crate) fn found(head: Head) -> Meta {
-    match head {
-        Head::Found(meta) => meta,
-        Head::NotModified => Meta::default(),
-    }
-}
-
-/// The share a uid publishes to, named in messages.
-pub(crate) fn shown(share: &Share) -> String {
-    share.dir().path().display().to_string()
 }

@@ -2,37 +2,54 @@
 //!
 //! The way of a fetch is [`mod@fetch`]; what is asked of it is [`cli`]; pexrun calls [`fetch::fetch`] as a library.
 
-pub mod adopt;
-pub mod archive;
-pub mod cache;
-pub mod cli;
-pub mod copy;
-pub mod deadline;
-pub mod digest;
-pub mod download;
-pub mod engine;
-pub mod environment;
-pub mod fetch;
-pub mod flight;
-pub mod named_file;
-pub mod pex;
-mod presigned;
-pub mod progress;
-pub mod s3_access;
+mod archive;
+mod cache;
+mod cli;
+mod copy;
+mod deadline;
+mod digest;
+mod download;
+mod environment;
+mod fetch;
+mod named_file;
+mod pex;
+mod presigned_url;
+mod progress;
+mod s3_access;
 pub mod settings;
-pub mod sidecar;
-pub mod sink;
-pub mod source;
-pub mod store;
-pub mod stream_worker;
-pub mod unpack;
-pub mod verbs;
-pub mod verify;
+mod sidecar;
+mod single_flight;
+mod sink;
+mod source;
+mod store;
+mod stream_worker;
+mod transfer;
+mod unpack;
+mod untrusted_copy;
+mod verbs;
+mod verification;
 
+pub use cache::pex_root::lease as lease_unpacked_pex;
+pub use cache::{
+    CacheShare, CacheUnusable, CachedBlob, HostCache, IndexEntry, LookupResult, lookup,
+};
 pub use cli::Args;
-pub use fetch::{Got, How, Want, cached, fetch, fetch_and_use};
-pub use settings::{FetchArgs, Settings};
-pub use source::Source;
+pub use fetch::{CacheResult, FetchRequest, LocalArtifact, fetch, find_cached};
+pub use settings::{FetchArgs, Freshness, Settings};
+pub use source::{ArtifactSource, is_hash, is_immutable};
+pub use store::{ListedObject, ListingVisitor};
+pub use verbs::{list_store, readable_shares};
+
+/// The parsers of hostile bytes, for the fuzz bodies.
+#[doc(hidden)]
+pub mod testing {
+    pub use crate::archive::check as check_archive;
+    pub use crate::cache::partial_download::parse_record as parse_partial_record;
+    pub use crate::deadline::Deadline;
+    pub use crate::digest::parse as parse_digest;
+    pub use crate::sidecar::{SidecarDigest, parse as parse_sidecar};
+    pub use crate::unpack::{ArchiveKind, unpack};
+}
 
 use std::path::Path;
 
@@ -81,7 +98,7 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
 /// Fetches one artifact and puts it where it is wanted.
 fn get(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     let began = clock::since_boot();
-    let source = Source::parse(args.source.as_deref().unwrap_or_default())?;
+    let source = ArtifactSource::parse(args.source.as_deref().unwrap_or_default())?;
     let name = source.name()?;
     if args.unpack_to.is_some() {
         unpack::check(&name)?;
@@ -96,13 +113,13 @@ fn get(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
         // What cannot be written is said before a gigabyte is fetched for it.
         copy::check(target)?;
     }
-    let want = Want {
+    let want = FetchRequest {
         source,
         sha256: args.sha256.clone(),
         bypass,
     };
     let (exit, how) = fetch::fetch_and_use(&want, settings, |got, deadline| {
-        let to = Place {
+        let to = OutputTarget {
             copy_to: copy_to.as_deref(),
             unpack_to: args.unpack_to.as_deref(),
             mode: args.mode,
@@ -111,12 +128,12 @@ fn get(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
         place(got, &to, settings, &name, &want.source)
     })?;
     let ms = clock::since_boot().saturating_sub(began).as_millis() as u64;
-    info!(source = %want.source, how = how.word(), ms, "done");
+    info!(source = %want.source, result = how.name(), ms, "fetch finished");
     Ok(exit)
 }
 
 /// Where a fetched artifact is wanted, and until when.
-struct Place<'a> {
+struct OutputTarget<'a> {
     copy_to: Option<&'a Path>,
     unpack_to: Option<&'a Path>,
     mode: u32,
@@ -125,26 +142,26 @@ struct Place<'a> {
 
 /// Puts a fetched artifact where it is wanted, or prints where it is.
 fn place(
-    got: &Got,
-    to: &Place<'_>,
+    got: &LocalArtifact,
+    to: &OutputTarget<'_>,
     settings: &Settings,
     name: &str,
-    source: &Source,
+    source: &ArtifactSource,
 ) -> Result<Exit, Failure> {
     let (file, size, sha256, path) = match got {
-        Got::Cached(blob) => (
+        LocalArtifact::Cached(blob) => (
             &blob.file,
             blob.entry.size,
             blob.entry.sha256.clone(),
             Some(&blob.path),
         ),
-        Got::Loose { file, size } => (
+        LocalArtifact::Unpublished { file, size } => (
             file,
             *size,
             digest::of_file(file, *size).unwrap_or_default(),
             None,
         ),
-        Got::Placed => return Ok(Exit::OK),
+        LocalArtifact::Bypassed => return Ok(Exit::OK),
     };
     if let Some(target) = to.copy_to {
         copy::to_path(file, size, target, to.mode, to.deadline)?;

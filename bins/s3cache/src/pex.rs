@@ -10,7 +10,7 @@ const END_RECORD_DISTANCE: u64 = 22 + 0xffff;
 
 /// Whether the open file is a pex, and not only a zip that Python runs.
 #[must_use]
-pub fn is_pex(file: &File) -> bool {
+pub(crate) fn is_pex(file: &File) -> bool {
     // Only then is it worth looking for a directory: the zip crate reads a file that has none from end to start.
     if !has_end_record(file).unwrap_or(false) {
         return false;

@@ -12,16 +12,16 @@ use tracing::info;
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// The progress of one transfer.
-pub struct Progress {
+pub(crate) struct TransferProgress {
     bar: ProgressBar,
     what: String,
     logged: Instant,
 }
 
-impl Progress {
+impl TransferProgress {
     /// Progress of `what`, such as a URL with its secrets masked; `verb` says what is being done with it.
     #[must_use]
-    pub fn new(what: &str, verb: &str) -> Self {
+    pub(crate) fn new(what: &str, verb: &str) -> Self {
         let style = ProgressStyle::with_template(
             "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
         );
@@ -40,7 +40,7 @@ impl Progress {
     }
 
     /// So many bytes have arrived, of so many.
-    pub fn show(&mut self, arrived: u64, size: Option<u64>) {
+    pub(crate) fn show(&mut self, arrived: u64, size: Option<u64>) {
         if let Some(size) = size {
             self.bar.set_length(size);
         }
@@ -53,7 +53,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for TransferProgress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }

@@ -10,16 +10,16 @@ use aws_runtime::env_config::property::PropertiesKey;
 use hostkit::{Exit, Failure};
 use url::{Host, Url};
 
-use crate::environment::Environment;
+use crate::environment::EnvironmentVariables;
 use crate::named_file::NamedFile;
-pub use files::{ProfileFile, ProfileFiles};
+pub(crate) use files::ProfileFiles;
 
 /// The most profiles that take their role with one another.
 const PROFILE_CHAIN_LIMIT: usize = 16;
 
 /// What our own flags, variables and configuration file say. Each beats the settings of the AWS tools.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct OwnSettings<'a> {
+pub struct S3Overrides<'a> {
     /// The S3 service.
     pub endpoint_url: Option<&'a str>,
     /// The bucket's region.
@@ -36,14 +36,14 @@ pub struct OwnSettings<'a> {
 
 /// A way to sign in that needs a browser, and the AWS tools to refresh what it gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SignIn {
+pub enum SignInMethod {
     /// IAM Identity Center.
     Sso,
     /// `aws login`.
     Login,
 }
 
-impl std::fmt::Display for SignIn {
+impl std::fmt::Display for SignInMethod {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Sso => "SSO",
@@ -68,7 +68,7 @@ pub struct S3Access {
     /// The profile that is in use.
     pub profile: String,
     /// How it signs in, when the environment has no keys and s3cache cannot sign in so.
-    pub sign_in: Option<SignIn>,
+    pub sign_in: Option<SignInMethod>,
     /// The files that hold it.
     pub files: ProfileFiles,
 }
@@ -79,8 +79,8 @@ impl S3Access {
     /// # Errors
     /// A file or a value in it cannot be used, or there is no such profile (exit 78).
     pub fn resolve(
-        own: OwnSettings<'_>,
-        env: &Environment,
+        own: S3Overrides<'_>,
+        env: &EnvironmentVariables,
         files: ProfileFiles,
     ) -> Result<Self, Failure> {
         let name = own
@@ -157,8 +157,8 @@ impl S3Access {
 
 /// The endpoint that is named first, in its normal form.
 fn endpoint(
-    own: OwnSettings<'_>,
-    env: &Environment,
+    own: S3Overrides<'_>,
+    env: &EnvironmentVariables,
     profile: &ProfileSet,
 ) -> Result<Option<String>, Failure> {
     if let Some(url) = own.endpoint_url.filter(|url| !url.is_empty()) {
@@ -202,7 +202,7 @@ fn endpoint(
 ///
 /// # Errors
 /// It is not (exit 78).
-pub fn check_endpoint(text: &str) -> Result<(), Failure> {
+pub(crate) fn check_endpoint(text: &str) -> Result<(), Failure> {
     normal_endpoint("endpoint-url", text).map(|_| ())
 }
 
@@ -249,7 +249,7 @@ fn needs_path_style(endpoint: &str, style: Option<&str>) -> bool {
 }
 
 /// The file that a variable of the AWS tools names.
-fn of_variable(env: &Environment, name: &str) -> Option<NamedFile> {
+fn of_variable(env: &EnvironmentVariables, name: &str) -> Option<NamedFile> {
     env.get(name).map(|path| NamedFile::new(path, name))
 }
 
@@ -259,7 +259,11 @@ fn of_profile(key: &str, profile: &str, path: Option<&str>) -> Option<NamedFile>
 }
 
 /// The files from which the SDK would read a token, whatever they are and however long.
-fn token_files<'a>(env: &Environment, profiles: &'a ProfileSet, name: &'a str) -> Vec<NamedFile> {
+fn token_files<'a>(
+    env: &EnvironmentVariables,
+    profiles: &'a ProfileSet,
+    name: &'a str,
+) -> Vec<NamedFile> {
     const KEY: &str = "web_identity_token_file";
     let mut files: Vec<_> = [
         "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -281,7 +285,7 @@ fn token_files<'a>(env: &Environment, profiles: &'a ProfileSet, name: &'a str) -
 }
 
 /// How a profile, or the one that it takes a role with, signs in. The order is that of the SDK.
-fn sign_in(profiles: &ProfileSet, name: &str) -> Option<SignIn> {
+fn sign_in(profiles: &ProfileSet, name: &str) -> Option<SignInMethod> {
     let (mut name, mut left) = (name, PROFILE_CHAIN_LIMIT);
     loop {
         let profile = profiles.get_profile(name)?;
@@ -292,9 +296,9 @@ fn sign_in(profiles: &ProfileSet, name: &str) -> Option<SignIn> {
             }
             _ if has(&["credential_source", "web_identity_token_file"]) => return None,
             _ if has(&["sso_session", "sso_start_url", "sso_account_id"]) => {
-                return Some(SignIn::Sso);
+                return Some(SignInMethod::Sso);
             }
-            _ => return has(&["login_session"]).then_some(SignIn::Login),
+            _ => return has(&["login_session"]).then_some(SignInMethod::Login),
         }
     }
 }
@@ -338,6 +342,7 @@ fn partition(region: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use super::files::ProfileFile;
     use super::*;
 
     const PROFILES: &str = "\
@@ -391,7 +396,7 @@ dynamodb =
         let flag = |name: &str| pairs(flags).find(|(flag, _)| *flag == name);
         let flag = |name: &str| flag(name).map(|(_, value)| value);
         let ca_file = flag("ca-file").map(|path| NamedFile::new(path, "--ca-file"));
-        let own = OwnSettings {
+        let own = S3Overrides {
             endpoint_url: flag("endpoint-url"),
             region: flag("region"),
             profile: flag("profile"),
@@ -456,9 +461,9 @@ dynamodb =
     fn a_profile_that_signs_in_through_a_browser_is_known_unless_there_are_keys() {
         for (flags, variables, expected) in [
             ("", "", None),
-            ("profile=people", "", Some(SignIn::Sso)),
-            ("profile=role", "", Some(SignIn::Sso)),
-            ("profile=console", "", Some(SignIn::Login)),
+            ("profile=people", "", Some(SignInMethod::Sso)),
+            ("profile=role", "", Some(SignInMethod::Sso)),
+            ("profile=console", "", Some(SignInMethod::Login)),
             ("profile=loop", "", None),
             ("profile=console", "AWS_ACCESS_KEY_ID=id", None),
         ] {

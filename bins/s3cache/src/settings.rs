@@ -15,13 +15,13 @@ use hostkit::{Exit, Failure, units};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::cache::Entry;
+use crate::cache::IndexEntry;
 use crate::deadline::Deadline;
-use crate::environment::Environment;
+use crate::environment::EnvironmentVariables;
 use crate::named_file::NamedFile;
-use crate::s3_access::{self, OwnSettings, ProfileFiles, S3Access};
+use crate::s3_access::{self, ProfileFiles, S3Access, S3Overrides};
 use crate::sidecar;
-use crate::source::Source;
+use crate::source::ArtifactSource;
 
 /// Where the cache is when nobody says otherwise.
 pub const CACHE_DIR: &str = "/var/cache/hostkit/s3cache";
@@ -393,13 +393,13 @@ impl Settings {
 
     /// The end of a run that begins now, about a source.
     #[must_use]
-    pub fn deadline(&self, source: &Source) -> Deadline {
+    pub fn deadline(&self, source: &ArtifactSource) -> Deadline {
         Deadline::new(source, self.timeout)
     }
 
     /// Whether a cached copy lacks what these settings require: somebody named its digest when it was fetched.
     #[must_use]
-    pub fn lacks_sidecar(&self, entry: &Entry) -> bool {
+    pub fn lacks_sidecar(&self, entry: &IndexEntry) -> bool {
         let vouched = matches!(entry.vouched.as_deref(), Some("sidecar" | "flag"));
         self.require_sidecar && !vouched && !entry.name.ends_with(sidecar::SUFFIX)
     }
@@ -408,10 +408,10 @@ impl Settings {
     ///
     /// # Errors
     /// That configuration cannot be used (exit 78).
-    pub fn index_key(&self, source: &Source) -> Result<String, Failure> {
+    pub fn index_key(&self, source: &ArtifactSource) -> Result<String, Failure> {
         Ok(source.index_key(match source {
-            Source::S3 { .. } => self.access.s3()?.service(),
-            Source::Http(_) | Source::File(_) => "",
+            ArtifactSource::S3 { .. } => self.access.s3()?.service(),
+            ArtifactSource::Http(_) | ArtifactSource::File(_) => "",
         }))
     }
 }
@@ -425,7 +425,7 @@ impl Access {
         if let Some(resolved) = self.s3.get() {
             return Ok(resolved);
         }
-        let own = OwnSettings {
+        let own = S3Overrides {
             endpoint_url: self.endpoint_url.as_deref(),
             region: self.region.as_deref(),
             profile: self.profile.as_deref(),
@@ -433,7 +433,7 @@ impl Access {
             path_style: self.path_style,
             ca_file: self.ca_file.as_ref(),
         };
-        let env = Environment::of_process();
+        let env = EnvironmentVariables::of_process();
         let files = ProfileFiles::read(&env)?;
         let resolved = S3Access::resolve(own, &env, files)?;
         Ok(self.s3.get_or_init(|| resolved))

@@ -4,14 +4,14 @@
 use aws_smithy_types::base64;
 use percent_encoding::percent_decode_str;
 
-use crate::digest::{self, Hex};
-use crate::source::Source;
-use crate::store::{Get, Kind, ObjectStore, StoreError};
+use crate::digest::{self, Sha256Hex};
+use crate::source::ArtifactSource;
+use crate::store::{GetRequest, ObjectStore, StoreError, StoreErrorKind};
 
 /// A longer sidecar is not read (bytes).
 const LIMIT: usize = 64 << 10;
 /// What its name ends in.
-pub const SUFFIX: &str = ".sha256";
+pub(crate) const SUFFIX: &str = ".sha256";
 
 /// What a sidecar says of one artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,28 +19,31 @@ pub enum SidecarDigest {
     /// There is none, or a page where one would be.
     Absent,
     /// The SHA-256 of the artifact.
-    Sha256(Hex),
+    Sha256(Sha256Hex),
     /// There is something like a digest, and it cannot be read: the reason.
-    NotUnderstood(&'static str),
+    Unreadable(&'static str),
 }
 
 /// Asks for the sidecar of an artifact. A sidecar has none of its own.
 ///
 /// # Errors
 /// The store cannot say whether there is one.
-pub async fn ask(
+pub(crate) async fn ask(
     store: &dyn ObjectStore,
-    source: &Source,
+    source: &ArtifactSource,
     name: &str,
 ) -> Result<SidecarDigest, StoreError> {
     if name.ends_with(SUFFIX) {
         return Ok(SidecarDigest::Absent);
     }
-    let mut reply = match store.get(&source.with_suffix(SUFFIX), Get::default()).await {
+    let mut reply = match store
+        .get(&source.with_suffix(SUFFIX), GetRequest::default())
+        .await
+    {
         Ok(reply) => reply,
         // Buckets and repositories that do not let names be listed answer so for one that is missing. Any other refusal,
         // of expired credentials for one, does not say whether it is.
-        Err(error) if error.kind == Kind::Absent || error.status == Some(403) => {
+        Err(error) if error.kind == StoreErrorKind::NotFound || error.status == Some(403) => {
             return Ok(SidecarDigest::Absent);
         }
         Err(error) => return Err(error),
@@ -59,14 +62,14 @@ pub async fn ask(
 #[must_use]
 pub fn parse(body: &[u8], content_type: Option<&str>, name: &str) -> SidecarDigest {
     if is_raw_digest(body) {
-        return SidecarDigest::NotUnderstood("it holds raw bytes, not text");
+        return SidecarDigest::Unreadable("it holds raw bytes, not text");
     }
     let html = is_html(content_type);
     if html && body.len() > LIMIT || is_markup(body) {
         return SidecarDigest::Absent;
     }
     if body.len() > LIMIT {
-        return SidecarDigest::NotUnderstood("it is longer than 64 KiB");
+        return SidecarDigest::Unreadable("it is longer than 64 KiB");
     }
     let text = String::from_utf8_lossy(body);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
@@ -88,16 +91,16 @@ pub fn parse(body: &[u8], content_type: Option<&str>, name: &str) -> SidecarDige
         ([digest], _, _) | ([], [digest], false) => SidecarDigest::Sha256(digest.clone()),
         // Frameworks give this type to whatever a handler returns, so that it counts only where no digest is read.
         ([], ..) if html => SidecarDigest::Absent,
-        ([], [], true) => SidecarDigest::NotUnderstood("it holds digests of other names only"),
+        ([], [], true) => SidecarDigest::Unreadable("it holds digests of other names only"),
         // UTF-16, a compressed body, another file: whether there is a digest in it is not to be seen.
         ([], [], false) if has_control_bytes(body) => {
-            SidecarDigest::NotUnderstood("it is not UTF-8 text")
+            SidecarDigest::Unreadable("it is not UTF-8 text")
         }
-        ([], [], false) if holds_digest(text) => SidecarDigest::NotUnderstood(
+        ([], [], false) if holds_digest(text) => SidecarDigest::Unreadable(
             "it holds a digest, but no SHA-256 in a form that is read here",
         ),
         ([], [], false) => SidecarDigest::Absent,
-        _ => SidecarDigest::NotUnderstood("it holds several digests for this name"),
+        _ => SidecarDigest::Unreadable("it holds several digests for this name"),
     }
 }
 
@@ -126,7 +129,7 @@ fn has_control_bytes(body: &[u8]) -> bool {
 }
 
 /// One line: a SHA-256, and the path it is for, unless it is that of standard input.
-fn read_line(line: &str) -> Option<(Hex, Option<String>)> {
+fn read_line(line: &str) -> Option<(Sha256Hex, Option<String>)> {
     let line = line.trim();
     // coreutils marks a line whose name it has escaped.
     let (escaped, line) = match line.strip_prefix('\\') {
@@ -148,7 +151,7 @@ fn read_line(line: &str) -> Option<(Hex, Option<String>)> {
 }
 
 /// `SHA256 (path) = hex` of BSD and `sha256sum --tag`, `SHA256(path)= hex` and `SHA2-256(path)= hex` of OpenSSL.
-fn read_tagged(line: &str) -> Option<(Hex, Option<&str>)> {
+fn read_tagged(line: &str) -> Option<(Sha256Hex, Option<&str>)> {
     let (algorithm, rest) = line.split_once('(')?;
     let known = ["SHA256", "SHA2-256", "SHA-256"];
     known
@@ -160,7 +163,7 @@ fn read_tagged(line: &str) -> Option<(Hex, Option<&str>)> {
 }
 
 /// A digest alone, or followed by white space, the mark of binary mode, and the path.
-fn read_plain(line: &str) -> Option<(Hex, Option<&str>)> {
+fn read_plain(line: &str) -> Option<(Sha256Hex, Option<&str>)> {
     let (digest, path) = match line.split_once(char::is_whitespace) {
         Some((digest, rest)) => (digest, Some(rest.strip_prefix([' ', '*']).unwrap_or(rest))),
         None => (line, None),
@@ -170,7 +173,7 @@ fn read_plain(line: &str) -> Option<(Hex, Option<&str>)> {
 
 /// A SHA-256 in hex (`openssl dgst -c` writes colons between its bytes) or base64, bare or as `sha256:` and `sha256-`
 /// introduce it.
-fn sha256(word: &str) -> Option<Hex> {
+fn sha256(word: &str) -> Option<Sha256Hex> {
     let prefixed = word.get(..7).filter(|start| {
         start.eq_ignore_ascii_case("sha256:") || start.eq_ignore_ascii_case("sha256-")
     });
@@ -430,7 +433,7 @@ mod tests {
             let found = parse(&body, Some("text/plain"), "a.pex");
             let shown = String::from_utf8_lossy(&body[..body.len().min(90)]);
             assert!(
-                matches!(found, SidecarDigest::NotUnderstood(_)),
+                matches!(found, SidecarDigest::Unreadable(_)),
                 "{shown}: {found:?}"
             );
         }

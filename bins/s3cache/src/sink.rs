@@ -16,11 +16,11 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::archive;
-use crate::cache::partial::{Done, Header, Partial};
-use crate::digest::Hex;
-use crate::store::Crc;
-use crate::stream_worker::{self, Next, StreamWorker};
-use crate::unpack::Kind;
+use crate::cache::partial_download::{FinishedPart, PartialDownload, PartialHeader};
+use crate::digest::Sha256Hex;
+use crate::store::CrcKind;
+use crate::stream_worker::{self, StreamChunk, StreamWorker};
+use crate::unpack::ArchiveKind;
 
 /// Pieces waiting to be written. A piece is what one read of a connection gives, 8 KiB to 400 KiB.
 const QUEUE: usize = 8;
@@ -31,36 +31,36 @@ const WRITE_BACK: u64 = 32 << 20;
 
 /// Where the bytes of a download go.
 #[derive(Debug)]
-pub struct Target {
+pub(crate) struct DownloadFile {
     /// The file.
     pub data: File,
     /// Its record, when the bytes may outlive this process.
-    pub record: Option<Partial>,
+    pub record: Option<PartialDownload>,
 }
 
 /// The shape of a download: parts of equal size, of an object whose length may be unknown.
 #[derive(Debug, Clone, Copy)]
-pub struct Shape {
+pub(crate) struct PartLayout {
     /// Length of the object (bytes), when it is known.
     pub size: Option<u64>,
     /// Bytes per part.
     pub part_size: u64,
     /// The CRC taken of each part.
-    pub crc: Crc,
+    pub crc: CrcKind,
     /// What the object is checked as while it arrives, when it is an archive.
-    pub archive: Option<Kind>,
+    pub archive: Option<ArchiveKind>,
 }
 
-enum Message {
+enum SinkMessage {
     Piece { at: u64, bytes: Bytes },
     Finished { part: u64 },
 }
 
 /// What all the bytes came to.
 #[derive(Debug)]
-pub struct Summary {
+pub(crate) struct DownloadSummary {
     /// SHA-256 of the object.
-    pub sha256: Hex,
+    pub sha256: Sha256Hex,
     /// Its length (bytes).
     pub size: u64,
     /// The CRC of the whole object.
@@ -70,28 +70,32 @@ pub struct Summary {
 }
 
 /// The thread that writes, which ends with what it has written.
-pub type SinkThread = JoinHandle<io::Result<(Summary, Target)>>;
+pub(crate) type SinkThread = JoinHandle<io::Result<(DownloadSummary, DownloadFile)>>;
 
 /// The sending end, held by the engine.
 #[derive(Debug, Clone)]
-pub struct Sink {
-    queue: mpsc::Sender<Message>,
+pub(crate) struct DownloadSink {
+    queue: mpsc::Sender<SinkMessage>,
     arrived: Arc<AtomicU64>,
 }
 
 /// The sink is gone because writing failed; its thread knows why.
 #[derive(Debug)]
-pub struct Gone;
+pub(crate) struct SinkClosed;
 
-impl Sink {
+impl DownloadSink {
     /// Starts the thread. `done` are parts that stand in the file already, verified.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn start(target: Target, shape: Shape, done: &[Done]) -> io::Result<(Self, SinkThread)> {
+    pub(crate) fn start(
+        target: DownloadFile,
+        shape: PartLayout,
+        done: &[FinishedPart],
+    ) -> io::Result<(Self, SinkThread)> {
         let (queue, pieces) = mpsc::channel(QUEUE);
         let arrived = Arc::new(AtomicU64::new(0));
-        let mut writer = Writer::new(target, shape, arrived.clone());
+        let mut writer = SinkWriter::new(target, shape, arrived.clone());
         let done = done.to_vec();
         let thread = hostkit::thread::spawn(move || {
             writer
@@ -105,36 +109,36 @@ impl Sink {
     ///
     /// # Errors
     /// Writing failed.
-    pub async fn piece(&self, at: u64, bytes: Bytes) -> Result<(), Gone> {
+    pub(crate) async fn piece(&self, at: u64, bytes: Bytes) -> Result<(), SinkClosed> {
         self.queue
-            .send(Message::Piece { at, bytes })
+            .send(SinkMessage::Piece { at, bytes })
             .await
-            .map_err(|_| Gone)
+            .map_err(|_| SinkClosed)
     }
 
     /// Says that all of a part has been handed over.
     ///
     /// # Errors
     /// Writing failed.
-    pub async fn finished(&self, part: u64) -> Result<(), Gone> {
+    pub(crate) async fn finished(&self, part: u64) -> Result<(), SinkClosed> {
         self.queue
-            .send(Message::Finished { part })
+            .send(SinkMessage::Finished { part })
             .await
-            .map_err(|_| Gone)
+            .map_err(|_| SinkClosed)
     }
 
     /// Bytes written so far, those of earlier processes included.
     #[must_use]
-    pub fn arrived(&self) -> Arc<AtomicU64> {
+    pub(crate) fn arrived(&self) -> Arc<AtomicU64> {
         self.arrived.clone()
     }
 }
 
-struct Writer {
-    target: Target,
-    shape: Shape,
+struct SinkWriter {
+    target: DownloadFile,
+    shape: PartLayout,
     /// `None` once it has finished.
-    hasher: Option<StreamWorker<io::Result<Hex>>>,
+    hasher: Option<StreamWorker<io::Result<Sha256Hex>>>,
     checker: Option<StreamWorker<io::Result<()>>>,
     /// All bytes before this one were given to these two.
     frontier: u64,
@@ -148,8 +152,8 @@ struct Writer {
     syncing: Option<JoinHandle<io::Result<()>>>,
 }
 
-impl Writer {
-    fn new(target: Target, shape: Shape, arrived: Arc<AtomicU64>) -> Self {
+impl SinkWriter {
+    fn new(target: DownloadFile, shape: PartLayout, arrived: Arc<AtomicU64>) -> Self {
         Self {
             target,
             shape,
@@ -165,7 +169,11 @@ impl Writer {
         }
     }
 
-    fn run(&mut self, mut pieces: mpsc::Receiver<Message>, done: &[Done]) -> io::Result<Summary> {
+    fn run(
+        &mut self,
+        mut pieces: mpsc::Receiver<SinkMessage>,
+        done: &[FinishedPart],
+    ) -> io::Result<DownloadSummary> {
         let data = self.target.data.try_clone()?;
         self.hasher = Some(StreamWorker::start(data, stream_worker::sha256)?);
         if let Some(kind) = self.shape.archive {
@@ -182,8 +190,8 @@ impl Writer {
         self.catch_up();
         while let Some(message) = pieces.blocking_recv() {
             match message {
-                Message::Piece { at, bytes } => self.write(at, bytes)?,
-                Message::Finished { part } => self.finish(part)?,
+                SinkMessage::Piece { at, bytes } => self.write(at, bytes)?,
+                SinkMessage::Finished { part } => self.finish(part)?,
             }
         }
         // It holds the file open for writing.
@@ -216,7 +224,7 @@ impl Writer {
         *written += length;
         if at == self.frontier {
             self.frontier += length;
-            self.follow(Next::Piece(bytes));
+            self.follow(StreamChunk::Piece(bytes));
         }
         let arrived = self.arrived.fetch_add(length, Ordering::Relaxed) + length;
         if self.reported.elapsed() >= REPORT {
@@ -261,7 +269,7 @@ impl Writer {
             |(_, digest)| digest.finalize(),
         );
         self.done.insert(part, (length, crc));
-        self.record(|record| record.finished(Done { part, crc }))?;
+        self.record(|record| record.finished(FinishedPart { part, crc }))?;
         self.catch_up();
         Ok(())
     }
@@ -279,12 +287,12 @@ impl Writer {
             if end <= self.frontier {
                 return;
             }
-            self.follow(Next::Range(self.frontier, end));
+            self.follow(StreamChunk::Range(self.frontier, end));
             self.frontier = end;
         }
     }
 
-    fn follow(&self, next: Next) {
+    fn follow(&self, next: StreamChunk) {
         if let Some(checker) = &self.checker {
             checker.take(next.clone());
         }
@@ -293,11 +301,14 @@ impl Writer {
         }
     }
 
-    fn record(&mut self, write: impl FnOnce(&mut Partial) -> io::Result<()>) -> io::Result<()> {
+    fn record(
+        &mut self,
+        write: impl FnOnce(&mut PartialDownload) -> io::Result<()>,
+    ) -> io::Result<()> {
         self.target.record.as_mut().map_or(Ok(()), write)
     }
 
-    fn summary(&mut self) -> io::Result<Summary> {
+    fn summary(&mut self) -> io::Result<DownloadSummary> {
         let size = self.done.values().map(|(length, _)| length).sum();
         if self.frontier != size
             || self.shape.size.is_some_and(|expected| expected != size)
@@ -320,7 +331,7 @@ impl Writer {
             None => return Err(io::ErrorKind::Interrupted.into()),
         };
         let checked = self.checker.take().map(StreamWorker::finish).transpose()?;
-        Ok(Summary {
+        Ok(DownloadSummary {
             sha256,
             size,
             crc,
@@ -331,8 +342,12 @@ impl Writer {
 
 /// The header of a record for a download of this shape.
 #[must_use]
-pub fn header(shape: Shape, etag: &str, max_rate: Option<u64>) -> Option<Header> {
-    Some(Header {
+pub(crate) fn header(
+    shape: PartLayout,
+    etag: &str,
+    max_rate: Option<u64>,
+) -> Option<PartialHeader> {
+    Some(PartialHeader {
         etag: etag.to_owned(),
         size: shape.size?,
         part_size: shape.part_size,

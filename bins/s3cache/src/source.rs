@@ -11,7 +11,7 @@ use url::Url;
 
 /// Where an artifact is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum ArtifactSource {
     /// `http://` or `https://`.
     Http(Url),
     /// `s3://bucket/key`.
@@ -25,7 +25,7 @@ pub enum Source {
     File(PathBuf),
 }
 
-impl Source {
+impl ArtifactSource {
     /// Parses `https://`, `http://`, `s3://bucket/key`, `file:///path`, or `bucket/key` (s3).
     ///
     /// # Errors
@@ -154,7 +154,7 @@ impl Source {
     #[must_use]
     pub(crate) fn index_key(&self, service: &str) -> String {
         let text = match self {
-            Self::Http(url) => crate::presigned::identity(url),
+            Self::Http(url) => crate::presigned_url::identity(url),
             Self::S3 { bucket, key } => format!("s3://{bucket}/{key}\n{service}"),
             Self::File(path) => format!("file://{}", path.display()),
         };
@@ -163,7 +163,7 @@ impl Source {
 }
 
 /// For people: with secrets masked.
-impl std::fmt::Display for Source {
+impl std::fmt::Display for ArtifactSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Http(url) => f.write_str(&hostkit::mask::url(url.as_str())),
@@ -220,7 +220,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn a_name_is_one_file_name_whatever_the_source(text in "((https?|s3|file)://)?[a-z0-9./%?@:-]{0,40}\\PC{0,20}") {
-            if let Ok(name) = Source::parse(&text).and_then(|source| source.name()) {
+            if let Ok(name) = ArtifactSource::parse(&text).and_then(|source| source.name()) {
                 proptest::prop_assert!(!name.is_empty() && !name.contains('/') && name != "." && name != "..");
             }
         }
@@ -243,7 +243,7 @@ mod tests {
             ("builds/pex/a.pex", "s3://builds/pex/a.pex", "a.pex"),
             ("file:///srv/pex/a.pex", "file:///srv/pex/a.pex", "a.pex"),
         ] {
-            let source = Source::parse(text).unwrap();
+            let source = ArtifactSource::parse(text).unwrap();
             assert_eq!(source.to_string(), shown);
             assert_eq!(source.name().unwrap(), name);
         }
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn a_name_is_as_long_as_the_file_system_takes_once_decoded() {
         let umlauts = |number: usize| "\u{e4}".repeat(number);
-        let name = |text: &str| Source::parse(text).unwrap().name();
+        let name = |text: &str| ArtifactSource::parse(text).unwrap().name();
         for (text, expected) in [
             (
                 format!("https://h/{}", "a".repeat(255)),
@@ -302,21 +302,26 @@ mod tests {
             "",
             "b u/x",
         ] {
-            let failure = Source::parse(text).unwrap_err();
+            let failure = ArtifactSource::parse(text).unwrap_err();
             assert_eq!(failure.exit(), Exit::USAGE, "{text}");
         }
-        let failure = Source::parse("s3://arn:aws:s3:eu-west-1:1:accesspoint/builds/a.pex");
+        let failure = ArtifactSource::parse("s3://arn:aws:s3:eu-west-1:1:accesspoint/builds/a.pex");
         assert!(failure.unwrap_err().to_string().contains("s3alias"));
-        let failure = Source::parse("/srv/a.pex").unwrap_err().to_string();
+        let failure = ArtifactSource::parse("/srv/a.pex").unwrap_err().to_string();
         assert!(failure.ends_with("write file:///srv/a.pex"), "{failure}");
-        let failure = Source::parse("https://me:hunter2@h/a.pex")
+        let failure = ArtifactSource::parse("https://me:hunter2@h/a.pex")
             .unwrap_err()
             .to_string();
         assert!(
             failure.contains(".netrc") && !failure.contains("hunter2"),
             "{failure}"
         );
-        assert!(Source::parse("https://h/pex/").unwrap().name().is_err());
+        assert!(
+            ArtifactSource::parse("https://h/pex/")
+                .unwrap()
+                .name()
+                .is_err()
+        );
     }
 
     #[test]
@@ -327,7 +332,7 @@ mod tests {
             ("file:///p/a", "file:///p/a.sha256"),
         ] {
             assert_eq!(
-                Source::parse(text)
+                ArtifactSource::parse(text)
                     .unwrap()
                     .with_suffix(".sha256")
                     .to_string(),
@@ -394,7 +399,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                Source::parse(text).unwrap().index_key(service),
+                ArtifactSource::parse(text).unwrap().index_key(service),
                 key,
                 "{text}"
             );

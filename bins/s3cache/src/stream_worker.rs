@@ -13,7 +13,7 @@ use bytes::{Buf as _, Bytes};
 use hostkit::thread::NoThread;
 use sha2::{Digest as _, Sha256};
 
-use crate::digest::{self, Hex};
+use crate::digest::{self, Sha256Hex};
 
 /// Pieces waiting to be read.
 const QUEUE: usize = 4;
@@ -22,7 +22,7 @@ const BUFFER: usize = 256 << 10;
 
 /// The next bytes of the file.
 #[derive(Debug, Clone)]
-pub enum Next {
+pub(crate) enum StreamChunk {
     /// These, which are in the file too.
     Piece(Bytes),
     /// Those in the file from the first offset up to the second.
@@ -31,8 +31,8 @@ pub enum Next {
 
 /// A thread that reads a file while it grows.
 #[derive(Debug)]
-pub struct StreamWorker<T> {
-    queue: SyncSender<Next>,
+pub(crate) struct StreamWorker<T> {
+    queue: SyncSender<StreamChunk>,
     thread: JoinHandle<T>,
 }
 
@@ -41,12 +41,12 @@ impl<T: Send + 'static> StreamWorker<T> {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn start(
+    pub(crate) fn start(
         file: File,
-        read: impl FnOnce(InOrder) -> T + Send + 'static,
+        read: impl FnOnce(GrowingFileReader) -> T + Send + 'static,
     ) -> Result<Self, NoThread> {
         let (queue, work) = sync_channel(QUEUE);
-        let bytes = InOrder {
+        let bytes = GrowingFileReader {
             file,
             work,
             piece: Bytes::new(),
@@ -60,7 +60,7 @@ impl<T: Send + 'static> StreamWorker<T> {
 
     /// Hands over the bytes that follow those it has. Waits while the thread is slower than the network, and does
     /// nothing once it has read all that it wanted.
-    pub fn take(&self, next: Next) {
+    pub(crate) fn take(&self, next: StreamChunk) {
         let _ = self.queue.send(next);
     }
 
@@ -68,7 +68,7 @@ impl<T: Send + 'static> StreamWorker<T> {
     ///
     /// # Errors
     /// It panicked.
-    pub fn finish(self) -> io::Result<T> {
+    pub(crate) fn finish(self) -> io::Result<T> {
         drop(self.queue);
         let failed = |_| io::Error::other("a thread that reads what arrives failed");
         self.thread.join().map_err(failed)
@@ -77,9 +77,9 @@ impl<T: Send + 'static> StreamWorker<T> {
 
 /// The bytes of a growing file from its start. Reading waits for what has not arrived.
 #[derive(Debug)]
-pub struct InOrder {
+pub(crate) struct GrowingFileReader {
     file: File,
-    work: Receiver<Next>,
+    work: Receiver<StreamChunk>,
     piece: Bytes,
     /// What is to be read back before the next piece.
     range: (u64, u64),
@@ -88,7 +88,7 @@ pub struct InOrder {
     buffered: (usize, usize),
 }
 
-impl BufRead for InOrder {
+impl BufRead for GrowingFileReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.piece.is_empty() && self.buffered.0 == self.buffered.1 {
             let (at, end) = self.range;
@@ -101,8 +101,8 @@ impl BufRead for InOrder {
                 continue;
             }
             match self.work.recv() {
-                Ok(Next::Piece(piece)) => self.piece = piece,
-                Ok(Next::Range(at, end)) => self.range = (at, end),
+                Ok(StreamChunk::Piece(piece)) => self.piece = piece,
+                Ok(StreamChunk::Range(at, end)) => self.range = (at, end),
                 Err(_) => break,
             }
         }
@@ -122,7 +122,7 @@ impl BufRead for InOrder {
     }
 }
 
-impl Read for InOrder {
+impl Read for GrowingFileReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let bytes = self.fill_buf()?;
         let length = bytes.len().min(into.len());
@@ -136,7 +136,7 @@ impl Read for InOrder {
 ///
 /// # Errors
 /// A range could not be read back.
-pub fn sha256(mut bytes: impl BufRead) -> io::Result<Hex> {
+pub(crate) fn sha256(mut bytes: impl BufRead) -> io::Result<Sha256Hex> {
     let mut hasher = Sha256::new();
     loop {
         let piece = bytes.fill_buf()?;

@@ -104,7 +104,10 @@ fn is_logstash(log: &str, run: &str) {
             "{line}"
         );
     }
-    assert!(lines.iter().any(|line| line["message"] == "done"), "{log}");
+    assert!(
+        lines.iter().any(|line| line["message"] == "fetch finished"),
+        "{log}"
+    );
     let debug = lines.iter().any(|line| line["level"] == "DEBUG");
     assert!(debug || run == "warm", "{log}");
 }

@@ -107,8 +107,13 @@ fn cached_artifacts_are_hits_across_releases() {
         for (n, url) in urls.iter().enumerate() {
             let copy = format!("--copy-to=second{n}");
             let outcome = second.run(&host, &[url, &copy, "--loglevel=info"]);
-            let how = if matches!(n, 0 | 3) { "hit" } else { "current" };
-            outcome.exits(0).logs(&format!("how={how}"));
+            let result = match (second.label, n) {
+                ("old", 0 | 3) => "how=hit",
+                ("old", _) => "how=current",
+                (_, 0 | 3) => "result=hit",
+                _ => "result=revalidated",
+            };
+            outcome.exits(0).logs(result);
         }
         assert_eq!(origin.bodies(&immutable), 0, "{label}");
         assert_eq!(origin.bodies(mutable), 0, "{label}");

@@ -61,7 +61,7 @@ fn set_the_stage() -> DemoContext {
     DemoContext {
         scratch: tempfile::tempdir().unwrap(),
         s3,
-        arch: pexrun::arch::of_this_host().unwrap_or_else(|_| "demo_x86_64".to_owned()),
+        arch: pexrun::testing::host_arch().unwrap_or_else(|_| "demo_x86_64".to_owned()),
         hash: String::new(),
     }
 }

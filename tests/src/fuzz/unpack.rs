@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hostkit::Exit;
-use s3cache::deadline::Deadline;
+use s3cache::testing::Deadline;
 
 /// Bytes of a header of tar.
 const BLOCK: usize = 512;
@@ -42,7 +42,7 @@ pub(super) fn run(bytes: &[u8]) {
     let mut blob = tempfile::tempfile().expect("a temporary file");
     blob.write_all(&with_checksums(bytes)).expect("its content");
     let deadline = Deadline::new("a.tar", Duration::from_secs(3600));
-    match s3cache::unpack::unpack(&blob, "a.tar", "00", &root, None, &deadline) {
+    match s3cache::testing::unpack(&blob, "a.tar", "00", &root, None, &deadline) {
         Ok(()) => check_links(&root, &root),
         // A name may be one that the filesystem does not take.
         Err(failure) => assert!(

@@ -11,7 +11,7 @@ const MAGIC: &[u8] = b"\x1f\x8b";
 
 /// The decompressed bytes of all members. flate2's own reader of several members takes zeros behind the last one for a
 /// broken member; tapes, and tools that fill up blocks, leave such zeros.
-pub struct GzipReader<R> {
+pub(crate) struct GzipReader<R> {
     member: Option<GzDecoder<Chain<&'static [u8], R>>>,
     /// Stands before a member, or before padding.
     rest: Option<R>,
@@ -21,7 +21,7 @@ pub struct GzipReader<R> {
 
 impl<R: BufRead> GzipReader<R> {
     /// Reads `bytes` from their start.
-    pub fn new(bytes: R) -> Self {
+    pub(crate) fn new(bytes: R) -> Self {
         Self {
             member: None,
             rest: Some(bytes),

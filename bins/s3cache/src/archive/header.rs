@@ -1,11 +1,11 @@
 //! What the readers of tar share about a header: its checksum and its numbers, read as GNU tar reads them.
 
 /// Bytes of a header, and what data is padded to.
-pub const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
 
 /// Whether the checksum is right: the sum of all bytes, its own field taken as spaces. Old tars added signed bytes.
 #[must_use]
-pub fn is_header(block: &[u8; BLOCK]) -> bool {
+pub(crate) fn is_header(block: &[u8; BLOCK]) -> bool {
     let field = 148..156;
     let (mut plain, mut signed) = (0i64, 0i64);
     for (at, byte) in block.iter().enumerate() {
@@ -19,7 +19,7 @@ pub fn is_header(block: &[u8; BLOCK]) -> bool {
 /// A number in octal, or in base 256 as GNU tar writes large and negative ones. One NUL before the digits is skipped (an
 /// old tar wrote it when the field before was full), and a field without digits is 0.
 #[must_use]
-pub fn number(field: &[u8]) -> Option<i64> {
+pub(crate) fn number(field: &[u8]) -> Option<i64> {
     let append =
         |number: i64, base: i64, digit: u8| number.checked_mul(base)?.checked_add(i64::from(digit));
     let binary = |start, rest: &[u8]| {
@@ -43,6 +43,6 @@ pub fn number(field: &[u8]) -> Option<i64> {
 
 /// A number that counts bytes or is a mode.
 #[must_use]
-pub fn unsigned(field: &[u8]) -> Option<u64> {
+pub(crate) fn unsigned(field: &[u8]) -> Option<u64> {
     number(field).and_then(|number| number.try_into().ok())
 }

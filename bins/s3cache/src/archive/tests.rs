@@ -18,7 +18,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn is_whole(kind: Kind, bytes: &[u8]) -> bool {
+fn is_whole(kind: ArchiveKind, bytes: &[u8]) -> bool {
     check(kind, bytes).is_ok()
 }
 
@@ -61,19 +61,20 @@ fn tar_that_tar_reads_without_an_error_is_whole() {
         "tar c -b1 d | head -c -1024; echo more",
     ] {
         let tar = made(script);
-        check(Kind::Tar, tar.as_slice()).unwrap_or_else(|error| panic!("{script}: {error}"));
-        check(Kind::Tgz, gzip(&tar).as_slice()).unwrap_or_else(|error| panic!("{script}: {error}"));
+        check(ArchiveKind::Tar, tar.as_slice()).unwrap_or_else(|error| panic!("{script}: {error}"));
+        check(ArchiveKind::Tgz, gzip(&tar).as_slice())
+            .unwrap_or_else(|error| panic!("{script}: {error}"));
     }
     for script in ["tar cz d", "tar cj d", "tar cJ d"] {
         // tar(1) looks at what it is, not at the name; whatever that is, it is not for us to unpack.
-        assert!(is_whole(Kind::Tar, &made(script)), "{script}");
+        assert!(is_whole(ArchiveKind::Tar, &made(script)), "{script}");
     }
 }
 
 #[test]
 fn tar_that_is_damaged_is_refused_with_the_place() {
     let tar = made("tar c -b1 d");
-    let at = |tar: &[u8]| check(Kind::Tar, tar).unwrap_err().to_string();
+    let at = |tar: &[u8]| check(ArchiveKind::Tar, tar).unwrap_err().to_string();
     assert!(at(b"").contains("not a tar archive"));
     assert!(at(b"<html>Sign in</html>").contains("not a tar archive"));
     assert!(at(&[b'x'; 2048]).contains("not a tar archive"));
@@ -136,10 +137,14 @@ fn gzip_ends_where_gzip_ends_it() {
         ("no checksum", one[..one.len() - 1].to_vec(), false),
         ("nothing", Vec::new(), false),
     ] {
-        assert_eq!(is_whole(Kind::Gz, &bytes), whole, "{what}");
+        assert_eq!(is_whole(ArchiveKind::Gz, &bytes), whole, "{what}");
         // Whatever the pieces are that it comes in.
         let pieces = BufReader::with_capacity(1, bytes.as_slice());
-        assert_eq!(check(Kind::Gz, pieces).is_ok(), whole, "{what}, bytewise");
+        assert_eq!(
+            check(ArchiveKind::Gz, pieces).is_ok(),
+            whole,
+            "{what}, bytewise"
+        );
         let mut gzip = Command::new("gzip");
         let mut gzip = (gzip.arg("-t").stdin(Stdio::piped()).stderr(Stdio::null()))
             .spawn()
@@ -153,17 +158,17 @@ fn gzip_ends_where_gzip_ends_it() {
             "{what}: gzip says {code:?}"
         );
     }
-    let page = check(Kind::Gz, b"words\n".as_slice()).unwrap_err();
+    let page = check(ArchiveKind::Gz, b"words\n".as_slice()).unwrap_err();
     assert!(page.to_string().contains("not gzip data"), "{page}");
 }
 
 #[test]
 fn checksum_behind_the_end_of_a_compressed_tar_is_compared() {
     let mut tgz = gzip(&made("tar c d"));
-    assert!(is_whole(Kind::Tgz, &tgz));
+    assert!(is_whole(ArchiveKind::Tgz, &tgz));
     let checksum = tgz.len() - 8;
     tgz[checksum] ^= 1;
-    assert!(!is_whole(Kind::Tgz, &tgz));
+    assert!(!is_whole(ArchiveKind::Tgz, &tgz));
 }
 
 proptest! {
@@ -195,7 +200,7 @@ proptest! {
         let deadline = Deadline::new("a.tar", Duration::from_secs(3600));
         let out = temp.path().join("out");
         if crate::unpack::unpack(&blob, "a.tar", "11", &out, None, &deadline).is_ok() {
-            prop_assert!(is_whole(Kind::Tar, &tar));
+            prop_assert!(is_whole(ArchiveKind::Tar, &tar));
         }
     }
 
@@ -206,12 +211,12 @@ proptest! {
         bit in 0u8..8,
     ) {
         let whole = gzip(&bytes);
-        prop_assert!(is_whole(Kind::Gz, &whole));
-        prop_assert!(!is_whole(Kind::Gz, &whole[..at.index(whole.len())]));
+        prop_assert!(is_whole(ArchiveKind::Gz, &whole));
+        prop_assert!(!is_whole(ArchiveKind::Gz, &whole[..at.index(whole.len())]));
         // Time, operating system and strength stand in a header and are covered by no checksum.
         let at = 10 + at.index(whole.len() - 10);
         let mut changed = whole;
         changed[at] ^= 1 << bit;
-        prop_assert!(!is_whole(Kind::Gz, &changed));
+        prop_assert!(!is_whole(ArchiveKind::Gz, &changed));
     }
 }

@@ -9,10 +9,10 @@ use hostkit::clock;
 use hostkit::dir::Dir;
 use nix::sys::stat::FileStat;
 
-use super::evict::{Act, PartialKind, remove_dead_partials};
+use super::eviction::{EvictionMode, PartialKind, remove_dead_partials};
 use super::repair::existing_folder;
-use super::share::Share;
-use super::space::{self, Stored};
+use super::share::CacheShare;
+use super::space::{self, StoredBlob};
 
 /// Partial downloads older than this are not continued any more.
 const PARTIAL_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -27,7 +27,7 @@ pub(super) const DEPTH: usize = 128;
 
 /// What housekeeping did to one share.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Freed {
+pub(crate) struct FreedSpace {
     /// Blobs evicted.
     pub blobs: u64,
     /// Bytes freed altogether.
@@ -52,13 +52,17 @@ fn kept_for(kind: PartialKind, max_age: Option<Duration>) -> Duration {
 ///
 /// # Errors
 /// The disk fails.
-pub fn sweep(share: &Share, max_age: Option<Duration>, act: Act) -> io::Result<Freed> {
+pub(crate) fn sweep(
+    share: &CacheShare,
+    max_age: Option<Duration>,
+    act: EvictionMode,
+) -> io::Result<FreedSpace> {
     let dead = remove_dead_partials(share, |kind| kept_for(kind, max_age), act);
-    let mut freed = Freed {
+    let mut freed = FreedSpace {
         bytes: share.own_failures(dead)?,
-        ..Freed::default()
+        ..FreedSpace::default()
     };
-    if act == Act::Count {
+    if act == EvictionMode::DryRun {
         return Ok(freed);
     }
     share.own_failures(for_each_record(share, "index", |shelf, name| {
@@ -103,7 +107,7 @@ fn is_old(dir: &Dir, name: &str) -> bool {
 }
 
 /// Removes the folders of blobs that never came. Who is about to move one in makes its folder again.
-fn remove_empty(share: &Share) -> io::Result<()> {
+fn remove_empty(share: &CacheShare) -> io::Result<()> {
     let blobs = share.dir().child("blobs")?;
     for shelf in blobs.entries()? {
         let Ok(shelf) = blobs.child(shelf?.0) else {
@@ -118,7 +122,7 @@ fn remove_empty(share: &Share) -> io::Result<()> {
 }
 
 fn for_each_record(
-    share: &Share,
+    share: &CacheShare,
     folder: &str,
     mut visit: impl FnMut(&Dir, &str),
 ) -> io::Result<()> {
@@ -143,7 +147,7 @@ fn for_each_record(
 ///
 /// # Errors
 /// The folder cannot be read: it is closed to other users.
-pub fn pex_root_bytes(share: &Share) -> io::Result<u64> {
+pub(crate) fn pex_root_bytes(share: &CacheShare) -> io::Result<u64> {
     let dir = existing_folder(share.dir(), "pex-root")?;
     dir.map_or(Ok(0), |dir| tree_bytes(&dir))
 }
@@ -152,7 +156,7 @@ pub fn pex_root_bytes(share: &Share) -> io::Result<u64> {
 ///
 /// # Errors
 /// The directory cannot be read. What cannot be read below it counts nothing.
-pub fn tree_bytes(dir: &Dir) -> io::Result<u64> {
+pub(crate) fn tree_bytes(dir: &Dir) -> io::Result<u64> {
     let (mut bytes, mut linked) = (0, HashSet::new());
     for_each_file(dir, 0, &mut |found| {
         if found.st_nlink < 2 || linked.insert(found.st_ino) {
@@ -166,7 +170,11 @@ pub fn tree_bytes(dir: &Dir) -> io::Result<u64> {
 ///
 /// # Errors
 /// The directory itself cannot be read.
-pub fn for_each_file(dir: &Dir, depth: usize, visit: &mut impl FnMut(&FileStat)) -> io::Result<()> {
+pub(crate) fn for_each_file(
+    dir: &Dir,
+    depth: usize,
+    visit: &mut impl FnMut(&FileStat),
+) -> io::Result<()> {
     if depth > DEPTH {
         return Ok(());
     }
@@ -185,27 +193,27 @@ pub fn for_each_file(dir: &Dir, depth: usize, visit: &mut impl FnMut(&FileStat))
 
 /// The length of a file (bytes).
 #[must_use]
-pub fn bytes_of(found: &FileStat) -> u64 {
+pub(crate) fn bytes_of(found: &FileStat) -> u64 {
     u64::try_from(found.st_size).unwrap_or(0)
 }
 
 /// A blob of some share.
 #[derive(Debug)]
-pub struct Candidate<'a> {
+pub(crate) struct EvictionCandidate<'a> {
     /// Whose it is.
-    pub share: &'a Share,
+    pub share: &'a CacheShare,
     /// What it is.
-    pub blob: Stored,
+    pub blob: StoredBlob,
 }
 
 /// All blobs of several shares, the least recently used first. What cannot be read is left out: counting what the share
 /// holds has failed before.
 #[must_use]
-pub fn by_age<'a>(shares: &[&'a Share]) -> Vec<Candidate<'a>> {
+pub(crate) fn by_age<'a>(shares: &[&'a CacheShare]) -> Vec<EvictionCandidate<'a>> {
     let mut found = Vec::new();
     for share in shares {
         let blobs = space::blobs(share).unwrap_or_default().into_iter();
-        found.extend(blobs.map(|blob| Candidate { share, blob }));
+        found.extend(blobs.map(|blob| EvictionCandidate { share, blob }));
     }
     found.sort_by_key(|candidate| candidate.blob.used);
     found

@@ -4,16 +4,16 @@
 //! as it is; from anybody else only bytes are taken, and only after their digest has been compared with one the store
 //! vouches for (`fetch::adopt`).
 
-pub mod entry;
-pub mod evict;
-pub mod gc;
-pub mod in_use;
-pub mod partial;
-pub mod pex_root;
-pub mod repair;
-pub mod share;
-pub mod space;
-pub mod usage;
+pub(crate) mod eviction;
+pub(crate) mod gc;
+pub(crate) mod index_entry;
+pub(crate) mod partial_download;
+pub(crate) mod pex_root;
+pub(crate) mod process_references;
+pub(crate) mod repair;
+pub(crate) mod share;
+pub(crate) mod space;
+pub(crate) mod usage;
 
 use std::cell::OnceCell;
 use std::io;
@@ -23,20 +23,20 @@ use std::path::{Path, PathBuf};
 use hostkit::dir::Dir;
 use tracing::warn;
 
-pub use entry::Entry;
-pub use share::{Blob, Lookup, Share};
+pub use index_entry::IndexEntry;
+pub use share::{CacheShare, CachedBlob, LookupResult};
 
 use crate::settings::Settings;
 
 /// The cache as one caller sees it.
 #[derive(Debug)]
-pub struct Cache {
+pub struct HostCache {
     root: Dir,
     /// The caller's own part.
-    pub own: Share,
+    pub own: CacheShare,
     /// Parts whose entries are used without asking anybody, each opened as soon as it is there: its owner's first run
     /// may be going on at this moment.
-    trusted: Vec<(u32, OnceCell<Share>)>,
+    trusted: Vec<(u32, OnceCell<CacheShare>)>,
     /// Whether the caller is one of several uids that trust each other, and fetch once for all of them.
     pub mutual: bool,
 }
@@ -44,23 +44,23 @@ pub struct Cache {
 /// Why there is no cache to use. Fetching goes on without one.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use the cache {path}: {why}")]
-pub struct Unusable {
+pub struct CacheUnusable {
     /// The directory.
     pub path: PathBuf,
     /// What is wrong with it, and the remedy.
     pub why: String,
     /// Parts that can be read all the same.
-    pub readable: Vec<Share>,
+    pub readable: Vec<CacheShare>,
 }
 
-impl Cache {
+impl HostCache {
     /// Opens the cache, making the directory and the caller's own part when they are missing.
     ///
     /// # Errors
     /// It cannot be made or written, or somebody else could lead us astray in it.
-    pub fn open(settings: &Settings) -> Result<Self, Unusable> {
+    pub fn open(settings: &Settings) -> Result<Self, CacheUnusable> {
         let path = settings.cache_dir.clone();
-        let unusable = |why: String, readable| Unusable {
+        let unusable = |why: String, readable| CacheUnusable {
             path: path.clone(),
             why,
             readable,
@@ -73,7 +73,7 @@ impl Cache {
         set.sort_unstable();
         set.dedup();
         set.retain(|uid| *uid != me);
-        match Share::open(&root, me, true) {
+        match CacheShare::open(&root, me, true) {
             Ok(own) => Ok(Self {
                 root,
                 own,
@@ -84,22 +84,22 @@ impl Cache {
                 let why = format!(
                     "its folder {me} is not usable: {error}; it must belong to uid {me} alone"
                 );
-                let open = |uid| Share::open(&root, uid, false).ok();
+                let open = |uid| CacheShare::open(&root, uid, false).ok();
                 Err(unusable(why, set.into_iter().filter_map(open).collect()))
             }
         }
     }
 
     /// The caller's own part, then those it trusts.
-    pub fn shares(&self) -> impl Iterator<Item = &Share> {
+    pub fn shares(&self) -> impl Iterator<Item = &CacheShare> {
         std::iter::once(&self.own).chain(self.trusted())
     }
 
     /// The parts of those the caller trusts that are there by now.
-    pub fn trusted(&self) -> impl Iterator<Item = &Share> {
+    pub fn trusted(&self) -> impl Iterator<Item = &CacheShare> {
         self.trusted.iter().filter_map(|(uid, cell)| {
             if cell.get().is_none()
-                && let Ok(share) = Share::open(&self.root, *uid, false)
+                && let Ok(share) = CacheShare::open(&self.root, *uid, false)
             {
                 let _ = cell.set(share);
             }
@@ -109,18 +109,18 @@ impl Cache {
 
     /// Looks a source up in every part that is used without asking anybody.
     #[must_use]
-    pub fn lookup(&self, key: &str) -> Lookup {
+    pub fn lookup(&self, key: &str) -> LookupResult {
         lookup(self.shares(), key)
     }
 
     /// Parts of uids that are neither the caller's nor trusted. What is in them is hostile.
     #[must_use]
-    pub fn foreign(&self) -> Vec<Share> {
+    pub fn foreign(&self) -> Vec<CacheShare> {
         let trusted = |uid| self.trusted.iter().any(|(known, _)| *known == uid);
-        let mut found: Vec<Share> = uids(&self.root)
+        let mut found: Vec<CacheShare> = uids(&self.root)
             .into_iter()
             .filter(|uid| *uid != self.own.uid && !trusted(*uid))
-            .filter_map(|uid| Share::open(&self.root, uid, false).ok())
+            .filter_map(|uid| CacheShare::open(&self.root, uid, false).ok())
             .collect();
         found.sort_by_key(|share| share.uid);
         found
@@ -128,13 +128,13 @@ impl Cache {
 }
 
 /// Looks a source up in several parts; what is wrong with one of them is logged and the next one asked.
-pub fn lookup<'a>(shares: impl Iterator<Item = &'a Share>, key: &str) -> Lookup {
-    let mut found = Lookup::Miss;
+pub fn lookup<'a>(shares: impl Iterator<Item = &'a CacheShare>, key: &str) -> LookupResult {
+    let mut found = LookupResult::Miss;
     for share in shares {
         match share.lookup(key) {
-            Ok(hit @ Lookup::Hit(_)) => return hit,
-            Ok(Lookup::Miss) => {}
-            Ok(Lookup::Corrupt(entry)) => {
+            Ok(hit @ LookupResult::Hit(_)) => return hit,
+            Ok(LookupResult::Miss) => {}
+            Ok(LookupResult::Corrupt(entry)) => {
                 warn!(
                     source = entry.source,
                     sha256 = entry.sha256,
@@ -142,7 +142,7 @@ pub fn lookup<'a>(shares: impl Iterator<Item = &'a Share>, key: &str) -> Lookup 
                     "the cached copy is corrupt: {}",
                     if share.own { "put aside" } else { "ignored" }
                 );
-                found = Lookup::Corrupt(entry);
+                found = LookupResult::Corrupt(entry);
             }
             Err(error) => warn!(uid = share.uid, %error, "cannot read the cached copy"),
         }
@@ -151,7 +151,7 @@ pub fn lookup<'a>(shares: impl Iterator<Item = &'a Share>, key: &str) -> Lookup 
 }
 
 /// The uids that have a part of the cache.
-pub fn uids(root: &Dir) -> Vec<u32> {
+pub(crate) fn uids(root: &Dir) -> Vec<u32> {
     let Ok(entries) = root.entries() else {
         return Vec::new();
     };
@@ -170,7 +170,7 @@ pub fn uids(root: &Dir) -> Vec<u32> {
 ///
 /// # Errors
 /// What is wrong with it, as text for people.
-pub fn root(path: &Path) -> Result<Dir, String> {
+pub(crate) fn root(path: &Path) -> Result<Dir, String> {
     let me = nix::unistd::geteuid().as_raw();
     let path = std::path::absolute(path).map_err(|error| error.to_string())?;
     if path.symlink_metadata().is_err() {

@@ -9,8 +9,8 @@
 //! or nothing, and unpacks itself again. pexes of earlier releases of pexrun hold a shared lock on the root alone; their
 //! age decides, and what running processes name.
 
-mod info;
 mod layout;
+mod pex_info;
 mod removal;
 
 use std::collections::{HashMap, HashSet};
@@ -23,14 +23,14 @@ use hostkit::clock;
 use hostkit::dir::{Dir, try_exclusive, try_shared};
 use tracing::info;
 
-use self::info::PexInfo;
-use self::layout::{Layout, UnpackedPex, is_hash, written};
-use self::removal::Removal;
-use super::evict::{Act, is_within};
+use self::layout::{PexRootLayout, UnpackedPex, is_hash, written};
+use self::pex_info::PexInfo;
+use self::removal::PexRemoval;
+use super::eviction::{EvictionMode, is_within};
 use super::gc::bytes_of;
-use super::in_use::InUse;
+use super::process_references::ProcessReferences;
 use super::repair::{existing_file, existing_folder};
-use super::share::Share;
+use super::share::CacheShare;
 
 /// The folder of leases.
 pub(super) const LEASES: &str = ".leases";
@@ -94,7 +94,7 @@ fn wait(patience: Duration, mut attempt: impl FnMut() -> io::Result<bool>) -> io
 
 /// What was removed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Pruned {
+pub(crate) struct PruneSummary {
     /// Unpacked pexes.
     pub pexes: u64,
     /// Bytes, shared parts included, and a file with several links once.
@@ -107,27 +107,27 @@ pub struct Pruned {
 ///
 /// # Errors
 /// As unlinkat(2), and what `enough` returns.
-pub fn prune(
-    share: &Share,
-    in_use: &InUse,
-    act: Act,
+pub(crate) fn prune(
+    share: &CacheShare,
+    in_use: &ProcessReferences,
+    act: EvictionMode,
     spare: Duration,
     enough: impl Fn(u64) -> io::Result<bool>,
-) -> io::Result<Pruned> {
+) -> io::Result<PruneSummary> {
     let Ok(root) = share.dir().child("pex-root") else {
-        return Ok(Pruned::default());
+        return Ok(PruneSummary::default());
     };
     let Some(closed) = close(share, &root)? else {
         info!(
             uid = share.uid,
             "pexes are being started: unpacked pexes are left alone"
         );
-        return Ok(Pruned::default());
+        return Ok(PruneSummary::default());
     };
-    let leases = Leases::read(&root)?;
+    let leases = PexLeases::read(&root)?;
     let work_span = spare.max(WORK_SPAN);
-    let mut layout = Layout::read(&root, work_span)?;
-    let (mut pexes, mut removal) = (0, Removal::new(&root, act));
+    let mut layout = PexRootLayout::read(&root, work_span)?;
+    let (mut pexes, mut removal) = (0, PexRemoval::new(&root, act));
     for place in std::mem::take(&mut layout.trash) {
         removal.remove(&place)?;
     }
@@ -154,7 +154,7 @@ pub fn prune(
         let Some(hash) = oldest.map(|pex| pex.hash.clone()) else {
             break;
         };
-        if act == Act::Remove {
+        if act == EvictionMode::Remove {
             info!(pex = hash, "unpacked pex removed");
         }
         pexes += 1;
@@ -168,14 +168,14 @@ pub fn prune(
         removal.remove_rest(work_span)?;
     }
     let bytes = removal.freed + leases.forget(&root, &layout, act, spare);
-    Ok(Pruned { pexes, bytes })
+    Ok(PruneSummary { pexes, bytes })
 }
 
 /// The pexes that run: leased, named by a process although it may have closed the lease, or, where a process has a part
 /// mapped that none of these needs, all that need it.
 fn used<'a>(
-    layout: &'a Layout,
-    leases: &Leases,
+    layout: &'a PexRootLayout,
+    leases: &PexLeases,
     is_named: impl Fn(&str) -> bool,
 ) -> HashSet<&'a str> {
     let named = |pex: &&UnpackedPex| {
@@ -199,14 +199,14 @@ fn used<'a>(
 }
 
 /// No pex is started while this exists.
-struct Closed {
+struct StartBarrier {
     /// Whether no program that pexrun started is running.
     idle: bool,
     _locks: [Option<File>; 2],
 }
 
 /// Closes the gate; `None` when pexes are being started all the time.
-fn close(share: &Share, root: &Dir) -> io::Result<Option<Closed>> {
+fn close(share: &CacheShare, root: &Dir) -> io::Result<Option<StartBarrier>> {
     let whole = File::from(root.as_fd().try_clone_to_owned()?);
     // pexrun holds it shared across exec.
     let idle = try_exclusive(&whole)?;
@@ -223,7 +223,7 @@ fn close(share: &Share, root: &Dir) -> io::Result<Option<Closed>> {
         // Only releases without leases have started pexes here, and one of them runs.
         return Ok(None);
     }
-    Ok(Some(Closed {
+    Ok(Some(StartBarrier {
         idle,
         _locks: [idle.then_some(whole), gate.flatten()],
     }))
@@ -231,7 +231,7 @@ fn close(share: &Share, root: &Dir) -> io::Result<Option<Closed>> {
 
 /// The leases of a root.
 #[derive(Debug, Default)]
-struct Leases {
+struct PexLeases {
     /// The hashes of pexes that run.
     running: HashSet<String>,
     /// Whether something runs of which the hash is not known.
@@ -242,7 +242,7 @@ struct Leases {
     free: Vec<(String, String)>,
 }
 
-impl Leases {
+impl PexLeases {
     fn read(root: &Dir) -> io::Result<Self> {
         let mut leases = Self::default();
         // What cannot be read may be held: only what is not there is free.
@@ -309,7 +309,13 @@ impl Leases {
 
     /// Removes the files of free leases on pexes that are gone, but not before their last start was `spare` ago; returns
     /// the bytes freed.
-    fn forget(&self, root: &Dir, layout: &Layout, act: Act, spare: Duration) -> u64 {
+    fn forget(
+        &self,
+        root: &Dir,
+        layout: &PexRootLayout,
+        act: EvictionMode,
+        spare: Duration,
+    ) -> u64 {
         let Ok(dir) = root.child(LEASES) else {
             return 0;
         };
@@ -324,7 +330,7 @@ impl Leases {
             }
             let bytes = bytes_of(&found);
             // Left behind it costs a file of 40 bytes.
-            if act == Act::Count || dir.remove_file(name).is_ok() {
+            if act == EvictionMode::DryRun || dir.remove_file(name).is_ok() {
                 freed += bytes;
             }
         }

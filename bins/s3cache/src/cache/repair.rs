@@ -9,7 +9,7 @@ use hostkit::dir::Dir;
 use nix::sys::stat::SFlag;
 use tracing::warn;
 
-use super::share::{FORMAT, Share};
+use super::share::{CacheShare, FORMAT};
 use super::{pex_root, space};
 
 /// What was opened; `None` only when it is not there.
@@ -44,31 +44,31 @@ pub(super) fn is_impostor(parent: &Dir, name: &str, kind: SFlag) -> bool {
 
 /// What belongs at a name.
 #[derive(Clone, Copy)]
-enum Expected {
+enum ExpectedKind {
     File,
-    Folder(fn(&str) -> Expected),
+    Folder(fn(&str) -> ExpectedKind),
     Anything,
 }
 
 /// Removes all impostors of a share, with a warning for each. Without a share that can be read there is nothing to do.
-pub fn repair(share: &Share) {
+pub(crate) fn repair(share: &CacheShare) {
     repair_folder(share.dir(), in_share);
 }
 
-fn repair_folder(dir: &Dir, expected: fn(&str) -> Expected) {
+fn repair_folder(dir: &Dir, expected: fn(&str) -> ExpectedKind) {
     // What cannot be read is reported by the work that needs it.
     for (name, is_dir) in dir.entries().into_iter().flatten().flatten() {
         let Some(name) = name.to_str() else { continue };
         let kind = match expected(name) {
-            Expected::Anything => continue,
-            Expected::File => SFlag::S_IFREG,
-            Expected::Folder(below) if is_dir => {
+            ExpectedKind::Anything => continue,
+            ExpectedKind::File => SFlag::S_IFREG,
+            ExpectedKind::Folder(below) if is_dir => {
                 if let Ok(child) = dir.child(name) {
                     repair_folder(&child, below);
                 }
                 continue;
             }
-            Expected::Folder(_) => SFlag::S_IFDIR,
+            ExpectedKind::Folder(_) => SFlag::S_IFDIR,
         };
         if !is_impostor(dir, name, kind) {
             continue;
@@ -84,43 +84,45 @@ fn repair_folder(dir: &Dir, expected: fn(&str) -> Expected) {
     }
 }
 
-fn in_share(name: &str) -> Expected {
+fn in_share(name: &str) -> ExpectedKind {
     match name {
-        "blobs" => Expected::Folder(in_blobs),
-        "index" | "locks" => Expected::Folder(|name| in_format(name, in_records)),
-        "partial" | "unpacking" => Expected::Folder(|name| in_format(name, |_| Expected::File)),
-        "pex-root" => Expected::Folder(in_pex_root),
-        _ => Expected::Anything,
+        "blobs" => ExpectedKind::Folder(in_blobs),
+        "index" | "locks" => ExpectedKind::Folder(|name| in_format(name, in_records)),
+        "partial" | "unpacking" => {
+            ExpectedKind::Folder(|name| in_format(name, |_| ExpectedKind::File))
+        }
+        "pex-root" => ExpectedKind::Folder(in_pex_root),
+        _ => ExpectedKind::Anything,
     }
 }
 
 /// Folders of another format are another version's.
-fn in_format(name: &str, below: fn(&str) -> Expected) -> Expected {
+fn in_format(name: &str, below: fn(&str) -> ExpectedKind) -> ExpectedKind {
     match name {
-        FORMAT => Expected::Folder(below),
-        _ => Expected::Anything,
+        FORMAT => ExpectedKind::Folder(below),
+        _ => ExpectedKind::Anything,
     }
 }
 
-fn in_records(name: &str) -> Expected {
+fn in_records(name: &str) -> ExpectedKind {
     match name {
-        space::CACHED | space::UNPACKED | space::LOCK => Expected::File,
-        _ if name.len() == 2 => Expected::Folder(|_| Expected::File),
-        _ => Expected::Anything,
+        space::CACHED | space::UNPACKED | space::LOCK => ExpectedKind::File,
+        _ if name.len() == 2 => ExpectedKind::Folder(|_| ExpectedKind::File),
+        _ => ExpectedKind::Anything,
     }
 }
 
 /// The names of a blob are evicted with it, whatever they are.
-fn in_blobs(name: &str) -> Expected {
+fn in_blobs(name: &str) -> ExpectedKind {
     match name.len() {
-        2 => Expected::Folder(|_| Expected::Folder(|_| Expected::Anything)),
-        _ => Expected::Anything,
+        2 => ExpectedKind::Folder(|_| ExpectedKind::Folder(|_| ExpectedKind::Anything)),
+        _ => ExpectedKind::Anything,
     }
 }
 
-fn in_pex_root(name: &str) -> Expected {
+fn in_pex_root(name: &str) -> ExpectedKind {
     match name {
-        pex_root::LEASES => Expected::Folder(|_| Expected::File),
-        _ => Expected::Anything,
+        pex_root::LEASES => ExpectedKind::Folder(|_| ExpectedKind::File),
+        _ => ExpectedKind::Anything,
     }
 }

@@ -23,9 +23,9 @@ use hostkit::dir::{Dir, Durability, try_exclusive, try_shared};
 use nix::sys::stat::{SFlag, UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
-use super::entry::{Entry, Stamp};
-use super::evict::Act;
-use super::in_use::InUse;
+use super::eviction::EvictionMode;
+use super::index_entry::{FileStamp, IndexEntry};
+use super::process_references::ProcessReferences;
 use super::repair::{existing, existing_file, existing_folder, is_impostor};
 use crate::{digest, pex};
 
@@ -43,16 +43,16 @@ const LEASE_POLL: Duration = Duration::from_millis(2);
 
 /// A blob that is open, with a lease on it when nobody is evicting it: eviction takes the lock exclusively.
 #[derive(Debug)]
-pub struct Blob {
+pub struct CachedBlob {
     /// The index entry that led to it.
-    pub entry: Entry,
+    pub entry: IndexEntry,
     /// The open file. Its shared `flock` is the lease.
     pub file: File,
     /// Where it stands.
     pub path: PathBuf,
 }
 
-impl Blob {
+impl CachedBlob {
     /// Whether it is a pex. Another user's entry that does not say is not changed, and the blob looked at.
     #[must_use]
     pub fn is_pex(&self) -> bool {
@@ -62,19 +62,19 @@ impl Blob {
 
 /// What an index entry turned out to be worth.
 #[derive(Debug)]
-pub enum Lookup {
+pub enum LookupResult {
     /// The blob is there and is what the entry says.
-    Hit(Box<Blob>),
+    Hit(Box<CachedBlob>),
     /// There is no such entry, or its blob is gone.
     Miss,
     /// The blob had changed; it was put aside.
-    Corrupt(Box<Entry>),
+    Corrupt(Box<IndexEntry>),
 }
 
-impl Lookup {
+impl LookupResult {
     /// The blob that can be used.
     #[must_use]
-    pub fn hit(self) -> Option<Blob> {
+    pub fn hit(self) -> Option<CachedBlob> {
         match self {
             Self::Hit(blob) => Some(*blob),
             Self::Miss | Self::Corrupt(_) => None,
@@ -84,7 +84,7 @@ impl Lookup {
 
 /// A uid's part of the cache.
 #[derive(Debug)]
-pub struct Share {
+pub struct CacheShare {
     /// Whose it is.
     pub uid: u32,
     /// Whether the caller may write to it.
@@ -94,7 +94,7 @@ pub struct Share {
     dir: Dir,
 }
 
-impl Share {
+impl CacheShare {
     /// Opens the part of `uid` below the cache directory. `own` is whether the caller may write to it; what is missing
     /// is made when the caller is `uid`.
     ///
@@ -167,6 +167,12 @@ impl Share {
         &self.dir
     }
 
+    /// Its path, for messages.
+    #[must_use]
+    pub fn display_path(&self) -> String {
+        self.dir.path().display().to_string()
+    }
+
     /// One of `index`, `locks` and `partial`, in this format.
     ///
     /// # Errors
@@ -223,9 +229,9 @@ impl Share {
     ///
     /// # Errors
     /// There is none, or it is not an index entry.
-    pub fn entry(&self, key: &str) -> io::Result<Entry> {
+    pub fn entry(&self, key: &str) -> io::Result<IndexEntry> {
         let bytes = self.shelf("index", key)?.read(key, ENTRY_LIMIT)?;
-        let entry: Entry = serde_json::from_slice(&bytes)?;
+        let entry: IndexEntry = serde_json::from_slice(&bytes)?;
         let plain = !entry.name.is_empty()
             && !entry.name.contains('/')
             && entry.name != "."
@@ -243,20 +249,20 @@ impl Share {
     ///
     /// # Errors
     /// The blob cannot be read.
-    pub fn lookup(&self, key: &str) -> io::Result<Lookup> {
+    pub fn lookup(&self, key: &str) -> io::Result<LookupResult> {
         let Ok(mut entry) = self.entry(key) else {
-            return Ok(Lookup::Miss);
+            return Ok(LookupResult::Miss);
         };
         let Ok((file, path)) = self.lease_blob(&entry.sha256, &entry.name) else {
-            return Ok(Lookup::Miss);
+            return Ok(LookupResult::Miss);
         };
-        let stamp = Stamp::of(&file.metadata()?);
+        let stamp = FileStamp::of(&file.metadata()?);
         let mut changed = false;
         if stamp != entry.stamp {
             let length = file.metadata()?.len();
             if length != entry.size || digest::of_file(&file, length)? != entry.sha256 {
                 self.quarantine(key, &entry)?;
-                return Ok(Lookup::Corrupt(Box::new(entry)));
+                return Ok(LookupResult::Corrupt(Box::new(entry)));
             }
             tracing::debug!(path = %path.display(), "the file's stamp changed, its bytes did not");
             entry.stamp = stamp;
@@ -273,7 +279,11 @@ impl Share {
         if self.own {
             self.touch(&entry.sha256);
         }
-        Ok(Lookup::Hit(Box::new(Blob { entry, file, path })))
+        Ok(LookupResult::Hit(Box::new(CachedBlob {
+            entry,
+            file,
+            path,
+        })))
     }
 
     /// Opens a blob only to look at it: it may be evicted at any moment.
@@ -330,7 +340,7 @@ impl Share {
     ///
     /// # Errors
     /// As [`Dir::write_atomic`].
-    pub fn write_entry(&self, key: &str, entry: &Entry) -> io::Result<()> {
+    pub fn write_entry(&self, key: &str, entry: &IndexEntry) -> io::Result<()> {
         self.shelf("index", key)?.write_atomic(
             key,
             &serde_json::to_vec(entry)?,
@@ -352,7 +362,7 @@ impl Share {
         name: &str,
         file: &File,
         key: &str,
-        entry: &mut Entry,
+        entry: &mut IndexEntry,
     ) -> io::Result<PathBuf> {
         // What was verified is the open file; what is moved goes by its name.
         if !from.is_at(file, name)? {
@@ -377,13 +387,24 @@ impl Share {
         if entered.is_err() {
             // Its caller gives the space back that it has, so that it must not stay.
             file.unlock()?;
-            let _ = super::evict::remove_blob(self, &entry.sha256, &InUse::default(), Act::Remove);
+            let _ = super::eviction::remove_blob(
+                self,
+                &entry.sha256,
+                &ProcessReferences::default(),
+                EvictionMode::Remove,
+            );
         }
         entered.map(|()| dir.path().join(&entry.name))
     }
 
     /// Enters a blob that has just been moved in. The directories are its own and those above it.
-    fn enter(&self, dirs: [&Dir; 3], file: &File, key: &str, entry: &mut Entry) -> io::Result<()> {
+    fn enter(
+        &self,
+        dirs: [&Dir; 3],
+        file: &File,
+        key: &str,
+        entry: &mut IndexEntry,
+    ) -> io::Result<()> {
         let [dir, ..] = dirs;
         // The same content under another name becomes the same file: one copy on disk, one lock for both.
         for other in dir.entries()? {
@@ -399,7 +420,7 @@ impl Share {
             made.sync()?;
         }
         entry.pex = Some(pex::is_pex(file));
-        entry.stamp = Stamp::of(&file.metadata()?);
+        entry.stamp = FileStamp::of(&file.metadata()?);
         self.write_entry(key, entry)
     }
 
@@ -407,7 +428,7 @@ impl Share {
     ///
     /// # Errors
     /// As renameat(2). In somebody else's part nothing is done.
-    pub fn quarantine(&self, key: &str, entry: &Entry) -> io::Result<()> {
+    pub fn quarantine(&self, key: &str, entry: &IndexEntry) -> io::Result<()> {
         if self.own {
             let dir = self.blob_dir(&entry.sha256)?;
             let corrupt = dir.stat(&entry.name)?.st_ino;

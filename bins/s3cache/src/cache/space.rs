@@ -15,11 +15,11 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::fstatvfs;
 
-use super::evict::{Recent, evict};
+use super::eviction::{RecentPolicy, evict};
 use super::gc::pex_root_bytes;
-use super::in_use::Unknown;
+use super::process_references::ProcessScanError;
 use super::repair::existing_folder;
-use super::share::Share;
+use super::share::CacheShare;
 use crate::digest;
 
 /// The longest that another process's making room is waited for: it may have been stopped in the middle of it.
@@ -35,18 +35,18 @@ pub(super) const LOCK: &str = "space";
 
 /// The bounds of one share.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
+pub(crate) struct SpaceLimits {
     /// The most it may hold (bytes).
     pub max_size: u64,
     /// What stays free on its filesystem (bytes).
     pub keep_free: u64,
     /// What becomes of blobs that were used within the last hour.
-    pub recent: Recent,
+    pub recent: RecentPolicy,
 }
 
 /// A blob as the disk has it.
 #[derive(Debug, Clone)]
-pub struct Stored {
+pub(crate) struct StoredBlob {
     /// Its digest.
     pub sha256: String,
     /// Its length (bytes).
@@ -57,17 +57,17 @@ pub struct Stored {
 
 /// What a share holds of what counts toward its bound.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Held {
+pub(crate) struct CountedBytes {
     /// Blobs and all in the folder of partial downloads (bytes).
     pub cached: u64,
     /// Unpacked pexes (bytes).
     pub unpacked: u64,
 }
 
-impl Held {
+impl CountedBytes {
     /// Both together (bytes).
     #[must_use]
-    pub const fn total(self) -> u64 {
+    pub(crate) const fn total(self) -> u64 {
         self.cached.saturating_add(self.unpacked)
     }
 }
@@ -76,15 +76,17 @@ impl Held {
 ///
 /// # Errors
 /// The disk fails. Too little room is `Ok(Err(why))`: the caller goes on without the cache.
-pub fn reserve(
-    share: &Share,
-    bounds: Bounds,
+pub(crate) fn reserve(
+    share: &CacheShare,
+    bounds: SpaceLimits,
     data: &File,
     have: u64,
     want: u64,
 ) -> io::Result<Result<(), String>> {
     match reserve_locked(share, bounds, data, have, want) {
-        Err(error) if error.kind() == io::ErrorKind::TimedOut || Unknown::is_cause(&error) => {
+        Err(error)
+            if error.kind() == io::ErrorKind::TimedOut || ProcessScanError::is_cause(&error) =>
+        {
             Ok(Err(error.to_string()))
         }
         // Not even a counter can be written.
@@ -102,8 +104,8 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 fn reserve_locked(
-    share: &Share,
-    bounds: Bounds,
+    share: &CacheShare,
+    bounds: SpaceLimits,
     data: &File,
     have: u64,
     want: u64,
@@ -115,13 +117,13 @@ fn reserve_locked(
     }
     let _lock = lock(share)?;
     let mut held = match read_counter(share, CACHED) {
-        Some(cached) => Held {
+        Some(cached) => CountedBytes {
             cached,
             unpacked: read_counter(share, UNPACKED).unwrap_or(0),
         },
         None => count(share)?.1,
     };
-    let fits = |held: Held| {
+    let fits = |held: CountedBytes| {
         let room = free(share)? >= bounds.keep_free.saturating_add(more);
         Ok::<_, io::Error>(held.total().saturating_add(more) <= bounds.max_size && room)
     };
@@ -158,7 +160,7 @@ fn reserve_locked(
 ///
 /// # Errors
 /// The disk fails.
-pub fn release(share: &Share, bytes: u64) -> io::Result<()> {
+pub(crate) fn release(share: &CacheShare, bytes: u64) -> io::Result<()> {
     let _lock = lock(share)?;
     match read_counter(share, CACHED) {
         Some(held) => write_counter(share, CACHED, held.saturating_sub(bytes)),
@@ -170,7 +172,7 @@ pub fn release(share: &Share, bytes: u64) -> io::Result<()> {
 ///
 /// # Errors
 /// The disk fails.
-pub fn recount(share: &Share) -> io::Result<Held> {
+pub(crate) fn recount(share: &CacheShare) -> io::Result<CountedBytes> {
     let _lock = lock(share)?;
     let held = count(share)?.1;
     write_counter(share, CACHED, held.cached)?;
@@ -180,7 +182,7 @@ pub fn recount(share: &Share) -> io::Result<Held> {
 /// Why `keep_free` bytes and `more` would not be free even if all that is `held` were evicted: then nothing is, because
 /// it would help nothing.
 #[must_use]
-pub fn cannot_keep_free(free: u64, held: u64, keep_free: u64, more: u64) -> Option<String> {
+pub(crate) fn cannot_keep_free(free: u64, held: u64, keep_free: u64, more: u64) -> Option<String> {
     (free.saturating_add(held) < keep_free.saturating_add(more)).then(|| {
         format!(
             "cannot keep {} free: the filesystem has {} free and the cache holds {}: lower --keep-free",
@@ -207,12 +209,12 @@ fn allocate(data: &File, have: u64, more: u64) -> io::Result<()> {
 }
 
 /// Free space for us on the share's filesystem (bytes).
-pub(super) fn free(share: &Share) -> io::Result<u64> {
+pub(super) fn free(share: &CacheShare) -> io::Result<u64> {
     let found = fstatvfs(share.dir())?;
     Ok(found.blocks_available() as u64 * found.fragment_size() as u64)
 }
 
-fn lock(share: &Share) -> io::Result<Option<File>> {
+fn lock(share: &CacheShare) -> io::Result<Option<File>> {
     let dir = share.records("locks")?;
     let began = clock::since_boot();
     loop {
@@ -229,19 +231,19 @@ fn lock(share: &Share) -> io::Result<Option<File>> {
     }
 }
 
-fn read_counter(share: &Share, name: &str) -> Option<u64> {
+fn read_counter(share: &CacheShare, name: &str) -> Option<u64> {
     let bytes = share.records("index").ok()?.read(name, 64).ok()?;
     std::str::from_utf8(&bytes).ok()?.trim().parse().ok()
 }
 
 /// What unpacked pexes hold, counted by a walk over them and written down for the fetches to come (bytes).
-pub(super) fn count_unpacked(share: &Share) -> io::Result<u64> {
+pub(super) fn count_unpacked(share: &CacheShare) -> io::Result<u64> {
     let bytes = pex_root_bytes(share).unwrap_or(0);
     write_counter(share, UNPACKED, bytes)?;
     Ok(bytes)
 }
 
-fn write_counter(share: &Share, name: &str, held: u64) -> io::Result<()> {
+fn write_counter(share: &CacheShare, name: &str, held: u64) -> io::Result<()> {
     share.records("index")?.write_atomic(
         name,
         format!("{held}\n").as_bytes(),
@@ -251,12 +253,12 @@ fn write_counter(share: &Share, name: &str, held: u64) -> io::Result<()> {
 }
 
 /// All blobs, and what is held.
-pub(super) fn count(share: &Share) -> io::Result<(Vec<Stored>, Held)> {
+pub(super) fn count(share: &CacheShare) -> io::Result<(Vec<StoredBlob>, CountedBytes)> {
     // In this order: a download that becomes a blob meanwhile is counted twice, which the next count mends. Missed, it
     // would take the share above its bound.
     let partial = partial_bytes(share)?;
     let blobs = blobs(share)?;
-    let held = Held {
+    let held = CountedBytes {
         cached: partial + blobs.iter().map(|blob| blob.size).sum::<u64>(),
         unpacked: count_unpacked(share)?,
     };
@@ -264,7 +266,7 @@ pub(super) fn count(share: &Share) -> io::Result<(Vec<Stored>, Held)> {
 }
 
 /// What lies in the folder of partial downloads, reservations included (bytes).
-fn partial_bytes(share: &Share) -> io::Result<u64> {
+fn partial_bytes(share: &CacheShare) -> io::Result<u64> {
     let Some(dir) = share.existing_records("partial")? else {
         return Ok(0);
     };
@@ -281,7 +283,7 @@ fn partial_bytes(share: &Share) -> io::Result<u64> {
 ///
 /// # Errors
 /// The disk fails.
-pub fn blobs(share: &Share) -> io::Result<Vec<Stored>> {
+pub(crate) fn blobs(share: &CacheShare) -> io::Result<Vec<StoredBlob>> {
     let Some(root) = existing_folder(share.dir(), "blobs")? else {
         return Ok(Vec::new());
     };
@@ -308,7 +310,7 @@ pub fn blobs(share: &Share) -> io::Result<Vec<Stored>> {
 }
 
 /// What a blob of this shelf is; `None` when it is gone.
-pub(super) fn stored(shelf: &Dir, sha256: &str) -> Option<Stored> {
+pub(super) fn stored(shelf: &Dir, sha256: &str) -> Option<StoredBlob> {
     let dir = shelf.child(sha256).ok()?;
     let at = |seconds: i64, nanoseconds: i64| {
         let (seconds, nanoseconds) = (u64::try_from(seconds), u32::try_from(nanoseconds));
@@ -323,7 +325,7 @@ pub(super) fn stored(shelf: &Dir, sha256: &str) -> Option<Stored> {
         size = Some(u64::try_from(file.st_size).unwrap_or(0));
         used = used.max(at(file.st_atime, file.st_atime_nsec));
     }
-    Some(Stored {
+    Some(StoredBlob {
         sha256: sha256.to_owned(),
         // A folder that is empty is that of a blob to come, or of one that was put aside.
         size: size?,

@@ -5,14 +5,14 @@ use std::io;
 
 use hostkit::dir::Dir;
 
-use super::evict::PartialKind;
+use super::eviction::PartialKind;
 use super::gc::{DEPTH, pex_root_bytes};
-use super::share::Share;
+use super::share::CacheShare;
 use super::space;
 
 /// A number of files and their length.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Amount {
+pub(crate) struct FileTotal {
     /// How many.
     pub count: u64,
     /// Their length (bytes).
@@ -21,27 +21,27 @@ pub struct Amount {
 
 /// What a share holds.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
+pub(crate) struct ShareUsage {
     /// Blobs.
-    pub artifacts: Amount,
+    pub artifacts: FileTotal,
     /// Partial downloads and their records.
-    pub arriving: Amount,
+    pub arriving: FileTotal,
     /// Blobs that turned out corrupt and were put aside.
-    pub quarantined: Amount,
+    pub quarantined: FileTotal,
     /// What leaders that failed left for those who waited.
-    pub failures: Amount,
+    pub failures: FileTotal,
     /// Files of unpacked pexes (bytes); `None` when they cannot be read, as those of another user.
     pub unpacked: Option<u64>,
     /// Directories, index and locks (bytes); they do not count toward `max-size`.
     pub other: u64,
 }
 
-impl Usage {
+impl ShareUsage {
     /// Reads the whole share.
     ///
     /// # Errors
     /// The disk fails.
-    pub fn of(share: &Share) -> io::Result<Self> {
+    pub(crate) fn of(share: &CacheShare) -> io::Result<Self> {
         let mut usage = Self::default();
         if let Some(partial) = share.existing_records("partial")? {
             usage.count_partials(&partial)?;
@@ -78,7 +78,7 @@ impl Usage {
 
     /// What counts toward `max-size` (bytes), without what cannot be read.
     #[must_use]
-    pub fn held(&self) -> u64 {
+    pub(crate) fn held(&self) -> u64 {
         self.artifacts.bytes
             + self.arriving.bytes
             + self.quarantined.bytes
@@ -88,7 +88,7 @@ impl Usage {
 
     /// All of it (bytes), without what cannot be read.
     #[must_use]
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.held() + self.other
     }
 }

@@ -7,43 +7,42 @@ use std::io;
 use hostkit::{Exit, Failure};
 use tracing::{debug, info};
 
-use super::Stop;
-use crate::cache::partial::{self, Done, Header, Partial};
-use crate::cache::space::{self, Bounds};
-use crate::cache::{Cache, Share};
-use crate::engine;
-use crate::fetch::shown;
-use crate::flight::TURNS;
-use crate::sink::{self, Shape, Target};
-use crate::store::{Kind, Meta, StoreError};
+use super::AttemptError;
+use crate::cache::partial_download::{self, FinishedPart, PartialDownload, PartialHeader};
+use crate::cache::space::{self, SpaceLimits};
+use crate::cache::{CacheShare, HostCache};
+use crate::single_flight::TURNS;
+use crate::sink::{self, DownloadFile, PartLayout};
+use crate::store::{ObjectMeta, StoreError, StoreErrorKind};
+use crate::transfer;
 
 /// What an attempt downloads to.
-pub(super) enum Destination<'a> {
-    Share {
-        share: &'a Share,
-        cache: &'a Cache,
+pub(super) enum DownloadDestination<'a> {
+    Cache {
+        share: &'a CacheShare,
+        cache: &'a HostCache,
         key: &'a str,
         turn: u32,
-        bounds: Bounds,
+        bounds: SpaceLimits,
     },
     File(&'a File),
 }
 
-impl Destination<'_> {
+impl DownloadDestination<'_> {
     /// Opens the file to download to, with room reserved and what is left of earlier attempts taken over.
     pub(super) fn open(
         &self,
-        shape: Shape,
-        resumable: Option<&Meta>,
+        shape: PartLayout,
+        resumable: Option<&ObjectMeta>,
         max_rate: Option<u64>,
-    ) -> Result<(Target, Vec<Done>), Stop> {
+    ) -> Result<(DownloadFile, Vec<FinishedPart>), AttemptError> {
         let (share, cache, key, turn) = match self {
             Self::File(file) => {
                 let data = file.try_clone().map_err(StoreError::disk)?;
                 data.set_len(0).map_err(StoreError::disk)?;
-                return Ok((Target { data, record: None }, Vec::new()));
+                return Ok((DownloadFile { data, record: None }, Vec::new()));
             }
-            Self::Share {
+            Self::Cache {
                 share,
                 cache,
                 key,
@@ -58,18 +57,18 @@ impl Destination<'_> {
         // We hold the lock of this turn: what lies there was left by a process that is gone.
         let left = header
             .as_ref()
-            .and_then(|header| Partial::take_over(&dir, key, turn, header, shape.crc));
+            .and_then(|header| PartialDownload::take_over(&dir, key, turn, header, shape.crc));
         let (mut partial, mut done) = match left {
             Some(left) => left,
             None => {
-                let freed = Partial::remove(&dir, key, turn);
+                let freed = PartialDownload::remove(&dir, key, turn);
                 let _ = space::release(share, freed);
-                let partial =
-                    Partial::create(&dir, key, turn).map_err(|error| out_of_room(share, error))?;
+                let partial = PartialDownload::create(&dir, key, turn)
+                    .map_err(|error| out_of_room(share, error))?;
                 if let Err(error) = self.reserve(&partial.data, 0, size) {
-                    Partial::remove(&dir, key, turn);
-                    return Err(if error.kind == Kind::Disk {
-                        Stop::NoRoom(error.message)
+                    PartialDownload::remove(&dir, key, turn);
+                    return Err(if error.kind == StoreErrorKind::Disk {
+                        AttemptError::NoRoom(error.message)
                     } else {
                         error.into()
                     });
@@ -91,8 +90,16 @@ impl Destination<'_> {
                 };
                 let known = done.clone();
                 done.extend(
-                    partial::adopt(&dir, key, at, header, shape.crc, &known, &partial.data)
-                        .map_err(failed)?,
+                    partial_download::copy_finished_parts(
+                        &dir,
+                        key,
+                        at,
+                        header,
+                        shape.crc,
+                        &known,
+                        &partial.data,
+                    )
+                    .map_err(failed)?,
                 );
             }
             if !done.is_empty() {
@@ -105,7 +112,7 @@ impl Destination<'_> {
         }
         let data = partial.data.try_clone().map_err(failed)?;
         Ok((
-            Target {
+            DownloadFile {
                 data,
                 record: Some(partial),
             },
@@ -115,8 +122,8 @@ impl Destination<'_> {
 
     /// What an earlier process left of this artifact, cut as this one would: of which object, and the first part that is
     /// missing.
-    pub(super) fn left(&self, settled: Option<u64>) -> Option<(Header, u64)> {
-        let Self::Share {
+    pub(super) fn left(&self, settled: Option<u64>) -> Option<(PartialHeader, u64)> {
+        let Self::Cache {
             share, key, turn, ..
         } = self
         else {
@@ -124,10 +131,10 @@ impl Destination<'_> {
         };
         let dir = share.records("partial").ok()?;
         std::iter::once(*turn).chain(0..TURNS).find_map(|turn| {
-            let record = partial::read(&dir, key, turn).ok()?;
+            let record = partial_download::read_record(&dir, key, turn).ok()?;
             let header = record
                 .header
-                .filter(|header| header.part_size == engine::part_size(header.size, settled))?;
+                .filter(|header| header.part_size == transfer::part_size(header.size, settled))?;
             let done = |part: &u64| record.done.iter().any(|done| done.part == *part);
             let missing = (0..header.parts()).find(|part| !done(part))?;
             (missing > 0).then_some((header, missing))
@@ -135,24 +142,24 @@ impl Destination<'_> {
     }
 
     pub(super) fn reserve(&self, data: &File, have: u64, want: u64) -> Result<(), StoreError> {
-        let Self::Share { share, bounds, .. } = self else {
+        let Self::Cache { share, bounds, .. } = self else {
             return Ok(());
         };
         match space::reserve(share, *bounds, data, have, want) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(why)) => Err(StoreError::new(Kind::Disk, why)),
+            Ok(Err(why)) => Err(StoreError::new(StoreErrorKind::Disk, why)),
             Err(error) => Err(StoreError::disk(error)),
         }
     }
 
     /// Removes what an attempt that cannot be continued left.
     pub(super) fn abandon(&self, reserved: u64) {
-        if let Self::Share {
+        if let Self::Cache {
             share, key, turn, ..
         } = self
             && let Ok(dir) = share.records("partial")
         {
-            Partial::remove(&dir, key, *turn);
+            PartialDownload::remove(&dir, key, *turn);
             let _ = space::release(share, reserved);
             debug!("removed what cannot be continued");
         }
@@ -160,16 +167,22 @@ impl Destination<'_> {
 }
 
 /// A share that cannot be written is gone around, like one that is full: the artifact is what matters.
-fn out_of_room(share: &Share, error: io::Error) -> Stop {
+fn out_of_room(share: &CacheShare, error: io::Error) -> AttemptError {
     match error.kind() {
-        io::ErrorKind::StorageFull => Stop::NoRoom(format!("the disk of {} is full", shown(share))),
+        io::ErrorKind::StorageFull => {
+            AttemptError::NoRoom(format!("the disk of {} is full", share.display_path()))
+        }
         io::ErrorKind::PermissionDenied
         | io::ErrorKind::ReadOnlyFilesystem
         | io::ErrorKind::QuotaExceeded => {
-            Stop::NoRoom(format!("cannot write to {}: {error}", shown(share)))
+            AttemptError::NoRoom(format!("cannot write to {}: {error}", share.display_path()))
         }
-        _ => Stop::Fail(
-            Failure::new(Exit::IO, format!("cannot write to {}", shown(share))).because(error),
+        _ => AttemptError::Fail(
+            Failure::new(
+                Exit::IO,
+                format!("cannot write to {}", share.display_path()),
+            )
+            .because(error),
         ),
     }
 }

@@ -12,7 +12,7 @@ use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_types::os_shim_internal::{Env, Fs};
 use hostkit::{Exit, Failure};
 
-use crate::environment::Environment;
+use crate::environment::EnvironmentVariables;
 
 /// The longest file that is read (bytes).
 const FILE_LIMIT: u64 = 1 << 20;
@@ -40,7 +40,7 @@ impl ProfileFiles {
     ///
     /// # Errors
     /// One that the environment names cannot be read, or one is not a text (exit 78).
-    pub fn read(env: &Environment) -> Result<Self, Failure> {
+    pub fn read(env: &EnvironmentVariables) -> Result<Self, Failure> {
         Ok(Self {
             config: read(env, "AWS_CONFIG_FILE", "~/.aws/config")?,
             credentials: read(env, "AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")?,
@@ -81,7 +81,7 @@ impl ProfileFiles {
     }
 }
 
-fn read(env: &Environment, variable: &str, default: &str) -> Result<ProfileFile, Failure> {
+fn read(env: &EnvironmentVariables, variable: &str, default: &str) -> Result<ProfileFile, Failure> {
     let named = env.get(variable);
     let path = expand_home(env, named.unwrap_or(default));
     let unreadable = |error: Error| {
@@ -105,7 +105,7 @@ fn read(env: &Environment, variable: &str, default: &str) -> Result<ProfileFile,
     Ok(ProfileFile { path, text })
 }
 
-fn expand_home(env: &Environment, path: &str) -> PathBuf {
+fn expand_home(env: &EnvironmentVariables, path: &str) -> PathBuf {
     match (path.strip_prefix("~/"), env.get("HOME")) {
         (Some(rest), Some(home)) => Path::new(home).join(rest),
         _ => path.into(),
@@ -114,7 +114,7 @@ fn expand_home(env: &Environment, path: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{OwnSettings, S3Access};
+    use super::super::{S3Access, S3Overrides};
     use super::*;
 
     #[test]
@@ -150,8 +150,12 @@ mod tests {
         assert!(read("AWS_CONFIG_FILE", temp.path()).is_err(), "a directory");
         std::fs::write(&path, "[default]\nno equals sign\n").unwrap();
         let files = read("AWS_CONFIG_FILE", &path).unwrap();
-        let failure =
-            S3Access::resolve(OwnSettings::default(), &Environment::default(), files).unwrap_err();
+        let failure = S3Access::resolve(
+            S3Overrides::default(),
+            &EnvironmentVariables::default(),
+            files,
+        )
+        .unwrap_err();
         let causes = failure.causes().join(" ");
         assert!(
             causes.contains("line 2") && causes.contains(path.to_str().unwrap()),

@@ -8,7 +8,7 @@ use hostkit::Failure;
 use hostkit::units::{show_setting, show_size};
 
 use super::{FetchArgs, Raw, Settings};
-use crate::source::Source;
+use crate::source::ArtifactSource;
 use crate::store;
 use crate::store::s3::DEFAULT_REGION;
 
@@ -25,7 +25,7 @@ pub fn summary(
     merged: &FetchArgs,
     given: impl Fn(&str) -> Option<String>,
     own: Option<(&Files, &FetchArgs)>,
-    sources: &[Source],
+    sources: &[ArtifactSource],
 ) -> Result<String, Failure> {
     let raw: Raw = hostkit::config::load("s3cache", merged.config.as_deref(), None)?;
     let settings = Settings::load(merged)?;

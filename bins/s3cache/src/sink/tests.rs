@@ -19,29 +19,30 @@ fn sink_all(
     part_size: u64,
     order: &[u64],
     piece: usize,
-    archive: Option<Kind>,
-) -> Summary {
+    archive: Option<ArchiveKind>,
+) -> DownloadSummary {
     let data = tempfile::tempfile().unwrap();
     let parts = (object.len() as u64).div_ceil(part_size).max(1);
     let left = (0..parts).filter(|part| !order.contains(part));
-    let done: Vec<Done> = left
+    let done: Vec<FinishedPart> = left
         .map(|part| {
             let start = (part * part_size) as usize;
             let bytes = &object[start..object.len().min(start + part_size as usize)];
             data.write_all_at(bytes, start as u64).unwrap();
-            let mut crc = Crc::Crc64Nvme.digest();
+            let mut crc = CrcKind::Crc64Nvme.digest();
             crc.update(bytes);
             let crc = crc.finalize();
-            Done { part, crc }
+            FinishedPart { part, crc }
         })
         .collect();
-    let shape = Shape {
+    let shape = PartLayout {
         size: Some(object.len() as u64),
         part_size,
-        crc: Crc::Crc64Nvme,
+        crc: CrcKind::Crc64Nvme,
         archive,
     };
-    let (sink, thread) = Sink::start(Target { data, record: None }, shape, &done).unwrap();
+    let (sink, thread) =
+        DownloadSink::start(DownloadFile { data, record: None }, shape, &done).unwrap();
     block_on(async {
         for pair in order.chunks(2) {
             let range = |part: u64| {
@@ -83,7 +84,7 @@ proptest! {
         order.sort_by_key(|part| (part + 1).wrapping_mul(seed | 1));
         order.truncate(parts.div_ceil(2) as usize + seed as usize % 3);
         let summary = sink_all(&object, part_size, &order, piece, None);
-        let mut crc = Crc::Crc64Nvme.digest();
+        let mut crc = CrcKind::Crc64Nvme.digest();
         crc.update(&object);
         prop_assert_eq!(summary.sha256, digest::hex(&Sha256::digest(&object)));
         prop_assert_eq!(summary.crc, crc.finalize());
@@ -105,7 +106,7 @@ proptest! {
         let mut order: Vec<u64> = (0..parts).collect();
         order.sort_by_key(|part| (part + 1).wrapping_mul(seed | 1));
         order.truncate(parts.div_ceil(2) as usize + seed as usize % 3);
-        let broken = |object: &[u8]| sink_all(object, part_size, &order, piece, Some(Kind::Gz)).broken;
+        let broken = |object: &[u8]| sink_all(object, part_size, &order, piece, Some(ArchiveKind::Gz)).broken;
         prop_assert_eq!(broken(&gzip), None);
         let at = 10 + changed.index(gzip.len() - 10);
         gzip[at] ^= 1;
@@ -115,14 +116,14 @@ proptest! {
 
 #[test]
 fn an_unfinished_object_has_no_digest() {
-    let shape = Shape {
+    let shape = PartLayout {
         size: Some(4),
         part_size: 4,
-        crc: Crc::Crc64Nvme,
+        crc: CrcKind::Crc64Nvme,
         archive: None,
     };
-    let (sink, thread) = Sink::start(
-        Target {
+    let (sink, thread) = DownloadSink::start(
+        DownloadFile {
             data: tempfile::tempfile().unwrap(),
             record: None,
         },

@@ -14,10 +14,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hostkit::file::{length, open_regular};
 
-use super::{Body, Boxed, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError, Visitor};
+use super::{
+    GetRequest, GetResponse, HeadResponse, ListedObject, ListingVisitor, LocalBoxFuture,
+    ObjectMeta, ObjectStore, ResponseBody, StoreError, StoreErrorKind,
+};
 use crate::copy::is_temporary;
-use crate::source::Source;
-use upload::{Removal, Upload};
+use crate::source::ArtifactSource;
+use upload::{FileUpload, UploadCleanup};
 
 /// Bytes handed on at once.
 const PIECE: u64 = 256 << 10;
@@ -27,11 +30,11 @@ const PAGE: usize = 1000;
 /// Files of this host. The entity tag of a file is made of its length, inode and times: a file that is replaced or
 /// written gets another one.
 #[derive(Debug)]
-pub struct FileStore;
+pub(crate) struct FileStore;
 
 /// A range of an open file.
 #[derive(Debug)]
-pub struct FileBody {
+pub(crate) struct FileBody {
     file: Option<Arc<File>>,
     at: u64,
     end: u64,
@@ -47,7 +50,7 @@ impl FileBody {
     ///
     /// # Errors
     /// As pread(2); a file that became shorter is `Transient`, because it is being written.
-    pub async fn next_piece(&mut self) -> Result<Option<Bytes>, StoreError> {
+    pub(crate) async fn next_piece(&mut self) -> Result<Option<Bytes>, StoreError> {
         let Some(file) = self.file.clone().filter(|_| self.at < self.end) else {
             return Ok(None);
         };
@@ -63,7 +66,7 @@ impl FileBody {
         .await?;
         if piece.is_empty() {
             return Err(StoreError::new(
-                Kind::Transient,
+                StoreErrorKind::Transient,
                 "the file became shorter while it was read",
             ));
         }
@@ -97,28 +100,28 @@ fn unreadable(error: io::Error) -> StoreError {
     use io::ErrorKind;
     match error.kind() {
         ErrorKind::InvalidInput => {
-            StoreError::new(Kind::Fatal, error.to_string()).remedy("name a file")
+            StoreError::new(StoreErrorKind::Permanent, error.to_string()).remedy("name a file")
         }
-        ErrorKind::InvalidData => StoreError::new(Kind::Fatal, error.to_string())
+        ErrorKind::InvalidData => StoreError::new(StoreErrorKind::Permanent, error.to_string())
             .remedy("copy it to a file first, and name that one"),
         // A name that does not fit is that of a sidecar beside a file whose name just does.
         ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename => {
-            StoreError::new(Kind::Absent, "there is no such file")
+            StoreError::new(StoreErrorKind::NotFound, "there is no such file")
         }
-        ErrorKind::PermissionDenied => StoreError::new(Kind::Denied, "permission denied")
+        ErrorKind::PermissionDenied => StoreError::new(StoreErrorKind::Denied, "permission denied")
             .remedy("make it readable for this user"),
-        _ => StoreError::new(Kind::Transient, "cannot read the file").because(error),
+        _ => StoreError::new(StoreErrorKind::Transient, "cannot read the file").because(error),
     }
 }
 
-fn path(source: &Source) -> Result<PathBuf, StoreError> {
+fn path(source: &ArtifactSource) -> Result<PathBuf, StoreError> {
     match source {
-        Source::File(path) => Ok(path.clone()),
-        _ => Err(StoreError::new(Kind::Fatal, "not a file")),
+        ArtifactSource::File(path) => Ok(path.clone()),
+        _ => Err(StoreError::new(StoreErrorKind::Permanent, "not a file")),
     }
 }
 
-async fn open(source: &Source) -> Result<(File, Meta), StoreError> {
+async fn open(source: &ArtifactSource) -> Result<(File, ObjectMeta), StoreError> {
     let path = path(source)?;
     blocking(move || {
         let file = open_regular(&path).map_err(unreadable)?;
@@ -130,17 +133,17 @@ async fn open(source: &Source) -> Result<(File, Meta), StoreError> {
             found.ctime(),
             found.ctime_nsec()
         );
-        let meta = Meta {
+        let meta = ObjectMeta {
             size: Some(length),
             etag: Some(tag),
-            ..Meta::default()
+            ..ObjectMeta::default()
         };
         Ok((file, meta))
     })
     .await
 }
 
-fn split(prefix: &Source) -> Result<(PathBuf, String), StoreError> {
+fn split(prefix: &ArtifactSource) -> Result<(PathBuf, String), StoreError> {
     let path = path(prefix)?;
     if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
         return Ok((path.to_owned(), String::new()));
@@ -153,12 +156,16 @@ fn split(prefix: &Source) -> Result<(PathBuf, String), StoreError> {
 }
 
 impl ObjectStore for FileStore {
-    fn get<'a>(&'a self, source: &'a Source, want: Get) -> Boxed<'a, Result<Reply, StoreError>> {
+    fn get<'a>(
+        &'a self,
+        source: &'a ArtifactSource,
+        want: GetRequest,
+    ) -> LocalBoxFuture<'a, Result<GetResponse, StoreError>> {
         Box::pin(async move {
             let (file, meta) = open(source).await?;
             if want.if_match.is_some() && want.if_match != meta.etag {
                 return Err(StoreError::new(
-                    Kind::Changed,
+                    StoreErrorKind::Changed,
                     "it was replaced in mid-flight",
                 ));
             }
@@ -168,53 +175,53 @@ impl ObjectStore for FileStore {
                 None => (0, size),
             };
             let partial = want.range.is_some();
-            Ok(Reply {
+            Ok(GetResponse {
                 meta,
                 offset: at,
                 partial,
-                body: Body::File(FileBody::new(file, at, end)),
+                body: ResponseBody::File(FileBody::new(file, at, end)),
             })
         })
     }
 
     fn head<'a>(
         &'a self,
-        source: &'a Source,
+        source: &'a ArtifactSource,
         unless: Option<&'a str>,
-    ) -> Boxed<'a, Result<Head, StoreError>> {
+    ) -> LocalBoxFuture<'a, Result<HeadResponse, StoreError>> {
         Box::pin(async move {
             let (body, meta) = open(source).await?;
             drop(FileBody::new(body, 0, 0));
             Ok(if unless.is_some() && unless == meta.etag.as_deref() {
-                Head::NotModified
+                HeadResponse::NotModified
             } else {
-                Head::Found(meta)
+                HeadResponse::Found(meta)
             })
         })
     }
 
     fn put<'a>(
         &'a self,
-        source: &'a Source,
+        source: &'a ArtifactSource,
         file: &'a Path,
         _: &'a str,
         replace: bool,
-    ) -> Boxed<'a, Result<(), StoreError>> {
+    ) -> LocalBoxFuture<'a, Result<(), StoreError>> {
         let file = file.to_owned();
         Box::pin(async move {
             let place = split(source)?;
-            let upload = Arc::new(blocking(move || Upload::begin(place)).await?);
+            let upload = Arc::new(blocking(move || FileUpload::begin(place)).await?);
             // Dropped with this future, while a thread may still copy.
-            let _removal = Removal(upload.clone());
+            let _removal = UploadCleanup(upload.clone());
             blocking(move || upload.finish(&file, replace)).await
         })
     }
 
     fn list<'a>(
         &'a self,
-        prefix: &'a Source,
-        each: Visitor<'a>,
-    ) -> Boxed<'a, Result<(), StoreError>> {
+        prefix: &'a ArtifactSource,
+        each: ListingVisitor<'a>,
+    ) -> LocalBoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let (parent, start) = split(prefix)?;
             // A directory may be on a server that does not answer, and its end may never come: a thread reads it.
@@ -232,10 +239,10 @@ impl ObjectStore for FileStore {
     }
 }
 
-type Page = Result<Vec<Listed>, StoreError>;
+type ListingPage = Result<Vec<ListedObject>, StoreError>;
 
 /// Sends the files of a directory whose name begins with `start`, until nothing receives them any more.
-fn read_pages(directory: &Path, start: &str, pages: &tokio::sync::mpsc::Sender<Page>) {
+fn read_pages(directory: &Path, start: &str, pages: &tokio::sync::mpsc::Sender<ListingPage>) {
     let mut entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => {
@@ -259,7 +266,7 @@ fn read_pages(directory: &Path, start: &str, pages: &tokio::sync::mpsc::Sender<P
 }
 
 /// The file of a directory entry; `None` when it is not one, is called otherwise, is not published yet, or is gone by now.
-fn listed(entry: io::Result<DirEntry>, start: &str) -> io::Result<Option<Listed>> {
+fn listed(entry: io::Result<DirEntry>, start: &str) -> io::Result<Option<ListedObject>> {
     let entry = entry?;
     let name = entry.file_name().to_string_lossy().into_owned();
     if !name.starts_with(start) || is_temporary(&name) {
@@ -275,7 +282,7 @@ fn listed(entry: io::Result<DirEntry>, start: &str) -> io::Result<Option<Listed>
         _ => return Ok(None),
     };
     let modified = metadata.modified()?.max(std::time::SystemTime::UNIX_EPOCH);
-    Ok(Some(Listed {
+    Ok(Some(ListedObject {
         name,
         modified: humantime::format_rfc3339_seconds(modified).to_string(),
         size: metadata.len(),

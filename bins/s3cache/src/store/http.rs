@@ -15,17 +15,17 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::OnceCell;
 
 use super::file::blocking;
-use super::netrc::{Login, Netrc};
-use super::proxy::{InvalidProxy, Proxies, Proxy};
-use super::resolve::{SystemResolver, UnresolvedHost};
+use super::netrc::{NetrcFile, NetrcLogin};
+use super::proxy::{InvalidProxy, ProxyRules, ProxyServer};
+use super::resolver::{SystemResolver, UnresolvedHost};
 use super::{
-    Body, Boxed, Get, Head, Kind, Meta, ObjectStore, Reply, StoreError, Visitor, cause_of,
-    of_status,
+    GetRequest, GetResponse, HeadResponse, ListingVisitor, LocalBoxFuture, ObjectMeta, ObjectStore,
+    ResponseBody, StoreError, StoreErrorKind, cause_of, of_status,
 };
-use crate::environment::Environment;
+use crate::environment::EnvironmentVariables;
 use crate::named_file::NamedFile;
 use crate::settings::Access;
-use crate::source::Source;
+use crate::source::ArtifactSource;
 
 /// How long a connection may take to come up, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,10 +37,10 @@ const PEM: &str = "name a file of certificates or a key in PEM format";
 
 /// An HTTP client with its connections.
 #[derive(Debug)]
-pub struct HttpStore {
+pub(super) struct HttpStore {
     client: reqwest::Client,
-    proxies: Arc<Proxies>,
-    netrc: OnceCell<Option<Netrc>>,
+    proxies: Arc<ProxyRules>,
+    netrc: OnceCell<Option<NetrcFile>>,
 }
 
 impl HttpStore {
@@ -48,8 +48,8 @@ impl HttpStore {
     ///
     /// # Errors
     /// A certificate file cannot be read or used (exit 78).
-    pub fn new(access: &Access) -> Result<Self, Failure> {
-        let proxies = Arc::new(Proxies::of(&Environment::of_process()));
+    pub(super) fn new(access: &Access) -> Result<Self, Failure> {
+        let proxies = Arc::new(ProxyRules::of(&EnvironmentVariables::of_process()));
         let rules = proxies.clone();
         let through =
             reqwest::Proxy::custom(move |url| Some(rules.proxy_for(url).ok()??.url.clone()));
@@ -70,15 +70,19 @@ impl HttpStore {
         })
     }
 
-    async fn request(&self, method: Method, source: &Source) -> Result<RequestBuilder, StoreError> {
-        let Source::Http(url) = source else {
-            return Err(StoreError::new(Kind::Fatal, "not a URL"));
+    async fn request(
+        &self,
+        method: Method,
+        source: &ArtifactSource,
+    ) -> Result<RequestBuilder, StoreError> {
+        let ArtifactSource::Http(url) = source else {
+            return Err(StoreError::new(StoreErrorKind::Permanent, "not a URL"));
         };
         self.proxies
             .proxy_for(url)
             .map_err(InvalidProxy::to_store_error)?;
         let request = self.client.request(method, url.clone());
-        let read = || blocking(Netrc::read);
+        let read = || blocking(NetrcFile::read);
         let netrc = self.netrc.get_or_try_init(read).await?.as_ref();
         let login = match (netrc, url.host_str()) {
             (Some(netrc), Some(host)) => netrc.login(host)?,
@@ -93,10 +97,10 @@ impl HttpStore {
     async fn send(
         &self,
         request: RequestBuilder,
-        source: &Source,
+        source: &ArtifactSource,
     ) -> Result<reqwest::Response, StoreError> {
         let host = match source {
-            Source::Http(url) => url.host_str().unwrap_or_default(),
+            ArtifactSource::Http(url) => url.host_str().unwrap_or_default(),
             _ => "",
         };
         let response = request.send().await.map_err(|error| {
@@ -137,7 +141,7 @@ impl HttpStore {
     /// Opens a body, or a range of it, under a condition.
     async fn open(
         &self,
-        source: &Source,
+        source: &ArtifactSource,
         range: Option<(u64, u64)>,
         condition: Option<(header::HeaderName, &str)>,
     ) -> Result<reqwest::Response, StoreError> {
@@ -165,7 +169,7 @@ impl HttpStore {
     /// Asks by HEAD, and by a GET of one byte where HEAD is refused.
     async fn properties(
         &self,
-        source: &Source,
+        source: &ArtifactSource,
         unless: Option<&str>,
     ) -> Result<reqwest::Response, StoreError> {
         let mut request = self.request(Method::HEAD, source).await?;
@@ -187,7 +191,7 @@ impl HttpStore {
 }
 
 /// Whether a reply holds only a range of the object, from which byte on, and what it says of the whole object.
-fn extent(response: &reqwest::Response) -> Result<(bool, u64, Meta), StoreError> {
+fn extent(response: &reqwest::Response) -> Result<(bool, u64, ObjectMeta), StoreError> {
     let mut meta = meta(response.headers());
     if response.status() != StatusCode::PARTIAL_CONTENT {
         return Ok((false, 0, meta));
@@ -195,69 +199,82 @@ fn extent(response: &reqwest::Response) -> Result<(bool, u64, Meta), StoreError>
     let (offset, total) = text(response.headers(), header::CONTENT_RANGE)
         .and_then(content_range)
         .ok_or_else(|| {
-            StoreError::new(Kind::Fatal, "the server sent a range without saying which")
+            StoreError::new(
+                StoreErrorKind::Permanent,
+                "the server sent a range without saying which",
+            )
         })?;
     meta.size = total;
     Ok((true, offset, meta))
 }
 
 impl ObjectStore for HttpStore {
-    fn get<'a>(&'a self, source: &'a Source, want: Get) -> Boxed<'a, Result<Reply, StoreError>> {
+    fn get<'a>(
+        &'a self,
+        source: &'a ArtifactSource,
+        want: GetRequest,
+    ) -> LocalBoxFuture<'a, Result<GetResponse, StoreError>> {
         Box::pin(async move {
             let condition = want.if_match.as_deref().map(|tag| (header::IF_MATCH, tag));
             let response = self.open(source, want.range, condition).await?;
             let (partial, offset, meta) = extent(&response)?;
-            Ok(Reply {
+            Ok(GetResponse {
                 meta,
                 offset,
                 partial,
-                body: Body::Http(Box::new(response)),
+                body: ResponseBody::Http(Box::new(response)),
             })
         })
     }
 
     fn head<'a>(
         &'a self,
-        source: &'a Source,
+        source: &'a ArtifactSource,
         unless: Option<&'a str>,
-    ) -> Boxed<'a, Result<Head, StoreError>> {
+    ) -> LocalBoxFuture<'a, Result<HeadResponse, StoreError>> {
         Box::pin(async move {
             let response = self.properties(source, unless).await?;
             if response.status() == StatusCode::NOT_MODIFIED {
-                return Ok(Head::NotModified);
+                return Ok(HeadResponse::NotModified);
             }
             let (_, _, meta) = extent(&response)?;
             // Some servers ignore If-None-Match; the tag itself says the same.
             let same = unless.is_some() && unless == meta.etag.as_deref();
             Ok(if same {
-                Head::NotModified
+                HeadResponse::NotModified
             } else {
-                Head::Found(meta)
+                HeadResponse::Found(meta)
             })
         })
     }
 
     fn put<'a>(
         &'a self,
-        _: &'a Source,
+        _: &'a ArtifactSource,
         _: &'a Path,
         _: &'a str,
         _: bool,
-    ) -> Boxed<'a, Result<(), StoreError>> {
+    ) -> LocalBoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async {
-            Err(
-                StoreError::new(Kind::Fatal, "artifacts are not published over http")
-                    .remedy("put to s3:// or file:///"),
+            Err(StoreError::new(
+                StoreErrorKind::Permanent,
+                "artifacts are not published over http",
             )
+            .remedy("put to s3:// or file:///"))
         })
     }
 
-    fn list<'a>(&'a self, _: &'a Source, _: Visitor<'a>) -> Boxed<'a, Result<(), StoreError>> {
+    fn list<'a>(
+        &'a self,
+        _: &'a ArtifactSource,
+        _: ListingVisitor<'a>,
+    ) -> LocalBoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async {
-            Err(
-                StoreError::new(Kind::Fatal, "a web server does not list what it has")
-                    .remedy("only s3:// and file:/// can be listed"),
+            Err(StoreError::new(
+                StoreErrorKind::Permanent,
+                "a web server does not list what it has",
             )
+            .remedy("only s3:// and file:/// can be listed"))
         })
     }
 }
@@ -334,10 +351,12 @@ fn certificates(file: &NamedFile, pem: &[u8]) -> Result<Vec<CertificateDer<'stat
 }
 
 /// The header of a login (RFC 7617). Its bytes are sent as they stand in the file.
-fn basic(login: &Login) -> Result<HeaderValue, StoreError> {
+fn basic(login: &NetrcLogin) -> Result<HeaderValue, StoreError> {
     let pair = [login.name.as_slice(), b":", login.password.as_slice()].concat();
-    let mut value = HeaderValue::try_from(format!("Basic {}", base64::encode(pair)))
-        .map_err(|error| StoreError::new(Kind::Fatal, "the login cannot be sent").because(error))?;
+    let mut value =
+        HeaderValue::try_from(format!("Basic {}", base64::encode(pair))).map_err(|error| {
+            StoreError::new(StoreErrorKind::Permanent, "the login cannot be sent").because(error)
+        })?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -346,8 +365,8 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-fn meta(headers: &HeaderMap) -> Meta {
-    Meta {
+fn meta(headers: &HeaderMap) -> ObjectMeta {
+    ObjectMeta {
         size: text(headers, header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
         // What does not fit on one line of a state file is no entity tag worth keeping.
         etag: text(headers, header::ETAG)
@@ -373,7 +392,11 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
 }
 
 /// Names what a reader of reqwest's error would have to guess.
-pub(super) fn explain(error: reqwest::Error, host: &str, proxy: Option<&Proxy>) -> StoreError {
+pub(super) fn explain(
+    error: reqwest::Error,
+    host: &str,
+    proxy: Option<&ProxyServer>,
+) -> StoreError {
     let error = error.without_url();
     let explained = match cause_of::<rustls::Error>(&error) {
         Some(error) => explain_tls(error, host),
@@ -383,21 +406,26 @@ pub(super) fn explain(error: reqwest::Error, host: &str, proxy: Option<&Proxy>) 
             proxy.to_store_error(&error)
         }
         None if let Some(unresolved) = cause_of::<UnresolvedHost>(&error) => {
-            StoreError::new(Kind::Transient, unresolved.to_string()).remedy("check the name")
+            StoreError::new(StoreErrorKind::Transient, unresolved.to_string())
+                .remedy("check the name")
         }
-        None if error.is_connect() => StoreError::new(Kind::Transient, "cannot connect"),
-        None if error.is_timeout() => StoreError::new(Kind::Transient, "no answer in time"),
+        None if error.is_connect() => StoreError::new(StoreErrorKind::Transient, "cannot connect"),
+        None if error.is_timeout() => {
+            StoreError::new(StoreErrorKind::Transient, "no answer in time")
+        }
         None if error.is_builder() || error.is_redirect() => {
-            StoreError::new(Kind::Fatal, "the request cannot be made")
+            StoreError::new(StoreErrorKind::Permanent, "the request cannot be made")
         }
-        None => StoreError::new(Kind::Transient, "the connection broke"),
+        None => StoreError::new(StoreErrorKind::Transient, "the connection broke"),
     };
     explained.because(error)
 }
 
 pub(super) fn explain_tls(error: &rustls::Error, host: &str) -> StoreError {
     use rustls::{AlertDescription, CertificateError as Certificate, Error as Tls};
-    let fatal = |message: &str, remedy: &str| StoreError::new(Kind::Fatal, message).remedy(remedy);
+    let fatal = |message: &str, remedy: &str| {
+        StoreError::new(StoreErrorKind::Permanent, message).remedy(remedy)
+    };
     match error {
         Tls::InvalidCertificate(Certificate::UnknownIssuer) => fatal(
             "the server's certificate is signed by an unknown authority",

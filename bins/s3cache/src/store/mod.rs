@@ -1,14 +1,14 @@
 //! The seam to where artifacts are published: one trait, three stores, one error. Nothing here knows the cache.
 
-mod bounded;
-mod check;
-pub mod file;
-pub mod http;
+mod bounded_client;
+pub(crate) mod file;
+mod http;
 mod listing;
 mod netrc;
+mod preflight;
 mod proxy;
-mod resolve;
-pub mod s3;
+mod resolver;
+pub(crate) mod s3;
 
 use std::future::Future;
 use std::ops::ControlFlow;
@@ -17,53 +17,53 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-pub use check::check;
 use crc_fast::CrcAlgorithm;
 pub(crate) use hostkit::failure::cause_of;
 use hostkit::failure::is_out_of_resources;
 use hostkit::{Exit, Failure};
+pub(crate) use preflight::check;
 
 use crate::settings::Access;
-use crate::source::Source;
+use crate::source::ArtifactSource;
 
 /// A future of one runtime thread.
-pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+pub(crate) type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// What is known of an object without its body.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Meta {
+pub(crate) struct ObjectMeta {
     /// Its length in bytes, when the store says.
     pub size: Option<u64>,
     /// Its entity tag, quotes included (RFC 9110 section 8.8.3).
     pub etag: Option<String>,
     /// A checksum over the whole object that the store vouches for.
-    pub checksum: Option<Checksum>,
+    pub checksum: Option<ObjectChecksum>,
     /// The media type of the body.
     pub content_type: Option<String>,
     /// When it was last changed, as the store writes it; shown in listings only.
     pub modified: Option<String>,
 }
 
-impl Meta {
+impl ObjectMeta {
     /// The entity tag if it identifies bytes and not only a meaning, as `If-Match` needs (RFC 9110 section 8.8.1).
     #[must_use]
-    pub fn strong_etag(&self) -> Option<&str> {
+    pub(crate) fn strong_etag(&self) -> Option<&str> {
         self.etag.as_deref().filter(|etag| !etag.starts_with("W/"))
     }
 }
 
 /// A full-object checksum (S3's `x-amz-checksum-*` of type FULL_OBJECT).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Checksum {
+pub(crate) enum ObjectChecksum {
     /// SHA-256.
     Sha256([u8; 32]),
     /// A CRC, which combines over ranges.
-    Crc(Crc, u64),
+    Crc(CrcKind, u64),
 }
 
 /// The CRCs S3 speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Crc {
+pub(crate) enum CrcKind {
     /// CRC-32 (ISO-HDLC).
     Crc32,
     /// CRC-32C (Castagnoli).
@@ -73,7 +73,7 @@ pub enum Crc {
     Crc64Nvme,
 }
 
-impl Crc {
+impl CrcKind {
     const fn algorithm(self) -> CrcAlgorithm {
         match self {
             Self::Crc32 => CrcAlgorithm::Crc32IsoHdlc,
@@ -84,7 +84,7 @@ impl Crc {
 
     /// Its name in the record of a partial download.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Crc32 => "crc32",
             Self::Crc32c => "crc32c",
@@ -94,20 +94,20 @@ impl Crc {
 
     /// A running CRC.
     #[must_use]
-    pub fn digest(self) -> crc_fast::Digest {
+    pub(crate) fn digest(self) -> crc_fast::Digest {
         crc_fast::Digest::new(self.algorithm())
     }
 
     /// The CRC of `first` and `second` in a row, from the CRC of each and the length of the second (bytes).
     #[must_use]
-    pub fn combine(self, first: u64, second: u64, second_length: u64) -> u64 {
+    pub(crate) fn combine(self, first: u64, second: u64, second_length: u64) -> u64 {
         crc_fast::checksum_combine(self.algorithm(), first, second, second_length)
     }
 }
 
 /// A request for bytes.
 #[derive(Debug, Clone, Default)]
-pub struct Get {
+pub(crate) struct GetRequest {
     /// First and last byte wanted; everything when absent.
     pub range: Option<(u64, u64)>,
     /// Only if the object still has this entity tag.
@@ -116,20 +116,20 @@ pub struct Get {
 
 /// An answer with a body.
 #[derive(Debug)]
-pub struct Reply {
+pub(crate) struct GetResponse {
     /// What the answer says of the whole object.
-    pub meta: Meta,
+    pub meta: ObjectMeta,
     /// Where the body starts in the object; 0 when the store ignored the range.
     pub offset: u64,
     /// Whether the body is only a range of the object.
     pub partial: bool,
     /// The bytes.
-    pub body: Body,
+    pub body: ResponseBody,
 }
 
 /// The bytes of an answer, in pieces as they arrive.
 #[derive(Debug)]
-pub enum Body {
+pub(crate) enum ResponseBody {
     /// From an HTTP server.
     Http(Box<reqwest::Response>),
     /// From S3.
@@ -138,19 +138,20 @@ pub enum Body {
     File(file::FileBody),
 }
 
-impl Body {
+impl ResponseBody {
     /// The next piece; `None` at the end.
     ///
     /// # Errors
     /// The connection broke or the file cannot be read.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         match self {
             Self::Http(response) => response
                 .chunk()
                 .await
                 .map_err(|error| http::explain(error, "", None)),
             Self::S3(stream) => stream.try_next().await.map_err(|error| {
-                StoreError::new(Kind::Transient, "the connection to S3 broke").because(error)
+                StoreError::new(StoreErrorKind::Transient, "the connection to S3 broke")
+                    .because(error)
             }),
             Self::File(body) => body.next_piece().await,
         }
@@ -159,16 +160,26 @@ impl Body {
 
 /// The answer to "is it still this one?".
 #[derive(Debug)]
-pub enum Head {
+pub(crate) enum HeadResponse {
     /// It has the entity tag asked about.
     NotModified,
     /// It is there, with these properties.
-    Found(Meta),
+    Found(ObjectMeta),
+}
+
+impl HeadResponse {
+    /// The properties, empty when the object was not modified.
+    pub(crate) fn into_meta(self) -> ObjectMeta {
+        match self {
+            Self::Found(meta) => meta,
+            Self::NotModified => ObjectMeta::default(),
+        }
+    }
 }
 
 /// An object of a listing.
 #[derive(Debug, Clone)]
-pub struct Listed {
+pub struct ListedObject {
     /// The file name: what follows the last slash; of a directory, its name and a slash.
     pub name: String,
     /// When it was last changed (RFC 3339, sorts as text).
@@ -178,35 +189,39 @@ pub struct Listed {
 }
 
 /// What is done with each object of a listing.
-pub type Visitor<'a> = &'a mut dyn FnMut(Listed) -> ControlFlow<()>;
+pub type ListingVisitor<'a> = &'a mut dyn FnMut(ListedObject) -> ControlFlow<()>;
 
 /// A place artifacts are fetched from and put to.
-pub trait ObjectStore {
+pub(crate) trait ObjectStore {
     /// Opens the body of an object, or of a range of it.
-    fn get<'a>(&'a self, source: &'a Source, want: Get) -> Boxed<'a, Result<Reply, StoreError>>;
+    fn get<'a>(
+        &'a self,
+        source: &'a ArtifactSource,
+        want: GetRequest,
+    ) -> LocalBoxFuture<'a, Result<GetResponse, StoreError>>;
     /// Asks for an object's properties, or only whether it changed since it had the entity tag `unless`.
     fn head<'a>(
         &'a self,
-        source: &'a Source,
+        source: &'a ArtifactSource,
         unless: Option<&'a str>,
-    ) -> Boxed<'a, Result<Head, StoreError>>;
+    ) -> LocalBoxFuture<'a, Result<HeadResponse, StoreError>>;
     /// Stores a file whose SHA-256 is `sha256` (hex). Unless `replace`, an object that exists is left as it is and is
-    /// `Kind::Exists`.
+    /// `StoreErrorKind::AlreadyExists`.
     fn put<'a>(
         &'a self,
-        source: &'a Source,
+        source: &'a ArtifactSource,
         file: &'a Path,
         sha256: &'a str,
         replace: bool,
-    ) -> Boxed<'a, Result<(), StoreError>>;
+    ) -> LocalBoxFuture<'a, Result<(), StoreError>>;
     /// Hands `each` the objects whose name begins as `prefix` does, in no order, until all were seen or it breaks off.
     /// One page of them is held at a time, however many there are. When `prefix` ends in a slash, the directories below
     /// it are among them.
     fn list<'a>(
         &'a self,
-        prefix: &'a Source,
-        each: Visitor<'a>,
-    ) -> Boxed<'a, Result<(), StoreError>>;
+        prefix: &'a ArtifactSource,
+        each: ListingVisitor<'a>,
+    ) -> LocalBoxFuture<'a, Result<(), StoreError>>;
     /// Whether the first answer should be a HEAD, because only that carries checksums.
     fn wants_head(&self) -> bool {
         false
@@ -217,46 +232,46 @@ pub trait ObjectStore {
 ///
 /// # Errors
 /// A certificate file cannot be used, or the AWS configuration cannot be loaded.
-pub async fn open(
-    source: &Source,
+pub(crate) async fn open(
+    source: &ArtifactSource,
     access: &Access,
     timeout: Duration,
 ) -> Result<Box<dyn ObjectStore>, Failure> {
     Ok(match source {
-        Source::File(_) => Box::new(file::FileStore),
-        Source::Http(_) => {
+        ArtifactSource::File(_) => Box::new(file::FileStore),
+        ArtifactSource::Http(_) => {
             let access = access.clone();
             Box::new(file::blocking(move || http::HttpStore::new(&access)).await?)
         }
-        Source::S3 { .. } => Box::new(s3::S3Store::new(access, timeout).await?),
+        ArtifactSource::S3 { .. } => Box::new(s3::S3Store::new(access, timeout).await?),
     })
 }
 
 /// What went wrong between us and a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum StoreErrorKind {
     /// There is no such object.
-    Absent,
-    /// We may not have it.
+    NotFound,
+    /// Access is denied.
     Denied,
-    /// It is no longer the one we asked for.
+    /// The object was replaced since the first response.
     Changed,
     /// An object of this name exists already.
-    Exists,
-    /// It may go better the next time.
+    AlreadyExists,
+    /// A retry may succeed.
     Transient,
-    /// It will go the same way again: TLS, region, protocol, configuration.
-    Fatal,
-    /// Our own disk.
+    /// A retry would fail too: TLS, region, protocol, configuration.
+    Permanent,
+    /// The local disk failed or is full.
     Disk,
 }
 
 /// A failed request, with what its reader can do about it.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
-pub struct StoreError {
+pub(crate) struct StoreError {
     /// What to do about it in code.
-    pub kind: Kind,
+    pub kind: StoreErrorKind,
     /// The HTTP status, when a server gave one.
     pub status: Option<u16>,
     /// What happened, without the object's name.
@@ -272,7 +287,7 @@ pub struct StoreError {
 
 impl StoreError {
     /// An error of this kind.
-    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: StoreErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
             status: None,
@@ -284,23 +299,26 @@ impl StoreError {
     }
 
     /// Our own disk failed.
-    pub fn disk(error: std::io::Error) -> Self {
-        Self::new(Kind::Disk, "cannot write").because(error)
+    pub(crate) fn disk(error: std::io::Error) -> Self {
+        Self::new(StoreErrorKind::Disk, "cannot write").because(error)
     }
 
     /// Adds what a person can do.
     #[must_use]
-    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+    pub(crate) fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
         self
     }
 
     /// Adds the cause. For want of a file descriptor or a thread another attempt fails too, and so does going without the cache.
     #[must_use]
-    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub(crate) fn because(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
         let source = source.into();
         if is_out_of_resources(&*source) {
-            self.kind = Kind::Fatal;
+            self.kind = StoreErrorKind::Permanent;
         }
         self.source = Some(source);
         self
@@ -308,24 +326,26 @@ impl StoreError {
 
     /// The failure a tool ends with when nothing can be done about it.
     #[must_use]
-    pub fn into_failure(self, source: &Source) -> Failure {
+    pub(crate) fn into_failure(self, source: &ArtifactSource) -> Failure {
         let (exit, remedy) = match self.kind {
-            Kind::Absent => (
+            StoreErrorKind::NotFound => (
                 Exit::NOT_FOUND,
                 "check the name, and that the build was published",
             ),
-            Kind::Denied => (Exit::DENIED, "check the credentials and what they may read"),
-            Kind::Changed => (
+            StoreErrorKind::Denied => {
+                (Exit::DENIED, "check the credentials and what they may read")
+            }
+            StoreErrorKind::Changed => (
                 Exit::TRY_AGAIN,
                 "it was replaced while it was fetched; try again",
             ),
-            Kind::Exists => (Exit::CANNOT_CREATE, "publish under another name"),
-            Kind::Transient => (Exit::UNAVAILABLE, "try again when the service answers"),
-            Kind::Fatal => (
+            StoreErrorKind::AlreadyExists => (Exit::CANNOT_CREATE, "publish under another name"),
+            StoreErrorKind::Transient => (Exit::UNAVAILABLE, "try again when the service answers"),
+            StoreErrorKind::Permanent => (
                 Exit::UNAVAILABLE,
                 "correct what is named here; trying again will not help",
             ),
-            Kind::Disk => (Exit::CANNOT_CREATE, "make room there"),
+            StoreErrorKind::Disk => (Exit::CANNOT_CREATE, "make room there"),
         };
         let failure = Failure::new(exit, format!("{source}: {}", self.message))
             .remedy(self.remedy.as_deref().unwrap_or(remedy));
@@ -353,9 +373,9 @@ impl From<std::io::Error> for StoreError {
     fn from(error: std::io::Error) -> Self {
         use std::io::ErrorKind;
         let kind = match error.kind() {
-            ErrorKind::NotFound => Kind::Absent,
-            ErrorKind::PermissionDenied => Kind::Denied,
-            _ => Kind::Disk,
+            ErrorKind::NotFound => StoreErrorKind::NotFound,
+            ErrorKind::PermissionDenied => StoreErrorKind::Denied,
+            _ => StoreErrorKind::Disk,
         };
         Self::new(kind, error.to_string()).because(error)
     }
@@ -363,25 +383,37 @@ impl From<std::io::Error> for StoreError {
 
 /// What an HTTP status means for a fetch, for both the plain and the S3 store.
 #[must_use]
-pub fn of_status(status: u16, retry_after: Option<&str>) -> StoreError {
+pub(crate) fn of_status(status: u16, retry_after: Option<&str>) -> StoreError {
     let (kind, message) = match status {
-        404 | 410 => (Kind::Absent, "there is no such object".to_owned()),
+        404 | 410 => (
+            StoreErrorKind::NotFound,
+            "there is no such object".to_owned(),
+        ),
         401 => (
-            Kind::Denied,
+            StoreErrorKind::Denied,
             "the server wants credentials (401)".to_owned(),
         ),
-        403 => (Kind::Denied, "access denied (403)".to_owned()),
-        407 => (Kind::Denied, "the proxy wants credentials (407)".to_owned()),
+        403 => (StoreErrorKind::Denied, "access denied (403)".to_owned()),
+        407 => (
+            StoreErrorKind::Denied,
+            "the proxy wants credentials (407)".to_owned(),
+        ),
         412 => (
-            Kind::Changed,
+            StoreErrorKind::Changed,
             "it was replaced in mid-flight (412)".to_owned(),
         ),
         501 | 505 => (
-            Kind::Fatal,
+            StoreErrorKind::Permanent,
             format!("the server does not implement this request ({status})"),
         ),
-        408 | 425 | 429 | 500..=599 => (Kind::Transient, format!("server returned {status}")),
-        _ => (Kind::Fatal, format!("server returned {status}")),
+        408 | 425 | 429 | 500..=599 => (
+            StoreErrorKind::Transient,
+            format!("server returned {status}"),
+        ),
+        _ => (
+            StoreErrorKind::Permanent,
+            format!("server returned {status}"),
+        ),
     };
     let mut error = StoreError::new(kind, message);
     if status == 403 {
@@ -391,7 +423,7 @@ pub fn of_status(status: u16, retry_after: Option<&str>) -> StoreError {
              bucket may be listed (s3:ListBucket)",
         );
     }
-    if kind == Kind::Transient {
+    if kind == StoreErrorKind::Transient {
         error = error.remedy("try again later");
     }
     error.status = Some(status);

@@ -6,26 +6,26 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use super::{Kind, StoreError};
+use super::{StoreError, StoreErrorKind};
 
 /// The longest file (bytes).
 const LIMIT: u64 = 1 << 20;
 
 /// What a host is sent: any bytes but those that end a word.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Login {
+pub(super) struct NetrcLogin {
     pub(super) name: Vec<u8>,
     pub(super) password: Vec<u8>,
 }
 
 /// A file of logins, once it was read.
 #[derive(Debug)]
-pub(super) struct Netrc {
+pub(super) struct NetrcFile {
     path: PathBuf,
     text: Vec<u8>,
 }
 
-impl Netrc {
+impl NetrcFile {
     /// Reads the file that `$NETRC` names, else `~/.netrc`; `None` when there is no such file.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl Netrc {
             Err(error) => {
                 let setting = if is_named { "NETRC: " } else { "" };
                 let message = format!("{setting}cannot read {}", path.display());
-                Err(StoreError::new(Kind::Denied, message)
+                Err(StoreError::new(StoreErrorKind::Denied, message)
                     .remedy("correct it or remove it; a file of logins has at most 1 MiB")
                     .because(error))
             }
@@ -59,23 +59,26 @@ impl Netrc {
     ///
     /// # Errors
     /// A line that belongs to this host cannot be read.
-    pub(super) fn login(&self, host: &str) -> Result<Option<Login>, StoreError> {
-        find(&self.text, host).map_err(|Unterminated { line }| {
+    pub(super) fn login(&self, host: &str) -> Result<Option<NetrcLogin>, StoreError> {
+        find(&self.text, host).map_err(|UnterminatedQuote { line }| {
             let place = format!("{}:{line}", self.path.display());
-            StoreError::new(Kind::Denied, format!("{place}: unterminated quote"))
-                .remedy("correct this line")
+            StoreError::new(
+                StoreErrorKind::Denied,
+                format!("{place}: unterminated quote"),
+            )
+            .remedy("correct this line")
         })
     }
 }
 
 /// A quoted word has no end. What stands there may be a password, and is not shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Unterminated {
+struct UnterminatedQuote {
     line: usize,
 }
 
 /// What the next word is.
-enum Expected {
+enum NetrcToken {
     Keyword,
     Machine,
     Login,
@@ -83,12 +86,12 @@ enum Expected {
     Ignored,
 }
 
-fn find(text: &[u8], host: &str) -> Result<Option<Login>, Unterminated> {
+fn find(text: &[u8], host: &str) -> Result<Option<NetrcLogin>, UnterminatedQuote> {
     // A URL has an IPv6 address in brackets.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let (mut name, mut password) = (None, None);
     let (mut is_ours, mut in_macro) = (false, false);
-    let mut expected = Expected::Keyword;
+    let mut expected = NetrcToken::Keyword;
     'lines: for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         if in_macro {
             in_macro = !line.trim_ascii().is_empty();
@@ -98,59 +101,61 @@ fn find(text: &[u8], host: &str) -> Result<Option<Login>, Unterminated> {
         while let Some(word) = next_word(&mut rest) {
             let Ok(word) = word else {
                 if is_ours {
-                    return Err(Unterminated { line: index + 1 });
+                    return Err(UnterminatedQuote { line: index + 1 });
                 }
-                expected = Expected::Keyword;
+                expected = NetrcToken::Keyword;
                 continue 'lines;
             };
             let is = |keyword: &str| word.eq_ignore_ascii_case(keyword.as_bytes());
             expected = match expected {
-                Expected::Machine => {
+                NetrcToken::Machine => {
                     is_ours = is(host);
-                    Expected::Keyword
+                    NetrcToken::Keyword
                 }
-                Expected::Login if is_ours => {
+                NetrcToken::Login if is_ours => {
                     name = Some(word);
-                    Expected::Keyword
+                    NetrcToken::Keyword
                 }
-                Expected::Password if is_ours => {
+                NetrcToken::Password if is_ours => {
                     password = Some(word);
-                    Expected::Keyword
+                    NetrcToken::Keyword
                 }
-                Expected::Login | Expected::Password | Expected::Ignored => Expected::Keyword,
-                Expected::Keyword if is("machine") || is("default") => {
+                NetrcToken::Login | NetrcToken::Password | NetrcToken::Ignored => {
+                    NetrcToken::Keyword
+                }
+                NetrcToken::Keyword if is("machine") || is("default") => {
                     if password.is_some() {
                         break 'lines;
                     }
                     is_ours = is("default");
                     if is_ours {
-                        Expected::Keyword
+                        NetrcToken::Keyword
                     } else {
-                        Expected::Machine
+                        NetrcToken::Machine
                     }
                 }
-                Expected::Keyword if is("login") => Expected::Login,
-                Expected::Keyword if is("password") => Expected::Password,
-                Expected::Keyword if is("account") => Expected::Ignored,
-                Expected::Keyword if is("macdef") => {
+                NetrcToken::Keyword if is("login") => NetrcToken::Login,
+                NetrcToken::Keyword if is("password") => NetrcToken::Password,
+                NetrcToken::Keyword if is("account") => NetrcToken::Ignored,
+                NetrcToken::Keyword if is("macdef") => {
                     in_macro = true;
                     continue 'lines;
                 }
-                Expected::Keyword => Expected::Keyword,
+                NetrcToken::Keyword => NetrcToken::Keyword,
             };
         }
     }
-    Ok((name.is_some() || password.is_some()).then(|| Login {
+    Ok((name.is_some() || password.is_some()).then(|| NetrcLogin {
         name: name.unwrap_or_default(),
         password: password.unwrap_or_default(),
     }))
 }
 
 /// A quoted word without an end.
-struct Unclosed;
+struct UnclosedWord;
 
 /// Takes the next word off a line. What begins with `#` is a comment up to the line's end.
-fn next_word(rest: &mut &[u8]) -> Option<Result<Vec<u8>, Unclosed>> {
+fn next_word(rest: &mut &[u8]) -> Option<Result<Vec<u8>, UnclosedWord>> {
     let line = rest.trim_ascii_start();
     let quoted = match line.first()? {
         b'#' => return None,
@@ -181,7 +186,7 @@ fn next_word(rest: &mut &[u8]) -> Option<Result<Vec<u8>, Unclosed>> {
         }
     }
     *rest = &[];
-    Some(Err(Unclosed))
+    Some(Err(UnclosedWord))
 }
 
 #[cfg(test)]
@@ -192,9 +197,9 @@ mod tests {
     #[test]
     fn an_unreadable_line_concerns_its_own_host() {
         let text = b"machine a login b password \"open\nmachine c login \"d\\\"\" password e\nmachine \"f\nlogin g\n";
-        assert_eq!(find(text, "a"), Err(Unterminated { line: 1 }));
+        assert_eq!(find(text, "a"), Err(UnterminatedQuote { line: 1 }));
         let login = |name: &str, password: &str| {
-            Ok(Some(Login {
+            Ok(Some(NetrcLogin {
                 name: name.into(),
                 password: password.into(),
             }))
@@ -229,7 +234,7 @@ mod tests {
             let (user, secret) = (written(&name, quote), written(&password, quote));
             let [g0, g1, g2, g3, g4, g5] = <[&str; 6]>::try_from(gaps).unwrap();
             let text = format!("{before}machine{g0}Host.example{g1}login{g2}{user}{g3}password{g4}{secret}{g5}{after}");
-            let login = Login { name: name.into(), password: password.into() };
+            let login = NetrcLogin { name: name.into(), password: password.into() };
             prop_assert_eq!(find(text.as_bytes(), "host.example"), Ok(Some(login)), "{}", text);
         }
 

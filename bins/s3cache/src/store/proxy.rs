@@ -21,10 +21,10 @@ use hyper_util::client::legacy;
 use hyper_util::client::proxy::matcher::Matcher;
 use url::{Host, Url};
 
-use super::bounded::wrap;
-use super::resolve::UnresolvedHost;
-use super::{Kind, StoreError, cause_of};
-use crate::environment::Environment;
+use super::bounded_client::wrap;
+use super::resolver::UnresolvedHost;
+use super::{StoreError, StoreErrorKind, cause_of};
+use crate::environment::EnvironmentVariables;
 
 /// Where the metadata service and the agents that hand out credentials are, beside the link-local addresses: the
 /// instance's own and that of EKS, both over IPv6.
@@ -48,19 +48,19 @@ pub(super) struct InvalidProxy {
 impl InvalidProxy {
     /// What a request ends with that would have to go through it.
     pub(super) fn to_store_error(&self) -> StoreError {
-        StoreError::new(Kind::Fatal, self.to_string())
+        StoreError::new(StoreErrorKind::Permanent, self.to_string())
             .remedy("write http://host:port (SOCKS is not supported), or add the host to NO_PROXY")
     }
 }
 
 /// A proxy, and the variable that names it.
 #[derive(Debug, Clone)]
-pub(super) struct Proxy {
+pub(super) struct ProxyServer {
     pub(super) url: Url,
     variable: &'static str,
 }
 
-impl Proxy {
+impl ProxyServer {
     /// What a request ends with for which there was no connection, because of `error`.
     pub(super) fn to_store_error(&self, error: &(dyn std::error::Error + 'static)) -> StoreError {
         // The rest is between the proxy and the host: it refuses a tunnel, or wants credentials.
@@ -70,7 +70,7 @@ impl Proxy {
         let shown = hostkit::mask::url(self.url.as_str());
         let shown = shown.trim_end_matches('/');
         StoreError::new(
-            Kind::Transient,
+            StoreErrorKind::Transient,
             format!("cannot connect {preposition} the proxy {shown}"),
         )
         .remedy(format!(
@@ -84,33 +84,33 @@ impl Proxy {
 #[derive(Debug, thiserror::Error)]
 #[error("no connection through the proxy")]
 pub(super) struct ProxyFailed {
-    pub(super) proxy: Proxy,
+    pub(super) proxy: ProxyServer,
     source: BoxError,
 }
 
 /// The proxies of the environment and what goes past them.
 #[derive(Debug)]
-pub(super) struct Proxies {
-    http: Option<Result<Proxy, InvalidProxy>>,
-    https: Option<Result<Proxy, InvalidProxy>>,
+pub(super) struct ProxyRules {
+    http: Option<Result<ProxyServer, InvalidProxy>>,
+    https: Option<Result<ProxyServer, InvalidProxy>>,
     /// Intercepts what `NO_PROXY` does not name.
     no_proxy: Matcher,
     /// Host and port of endpoints that hand out credentials.
     direct: Vec<(String, Option<u16>)>,
 }
 
-impl Proxies {
+impl ProxyRules {
     /// Reads the variables of curl, in capitals first.
     #[must_use]
-    pub(super) fn of(env: &Environment) -> Self {
+    pub(super) fn of(env: &EnvironmentVariables) -> Self {
         let proxy = |names: &[&'static str]| {
             let named = names.iter().find_map(|name| Some((*name, env.get(name)?)));
             named.map(|(variable, text)| match proxy_url(text) {
-                Some(url) => Ok(Proxy { url, variable }),
+                Some(url) => Ok(ProxyServer { url, variable }),
                 None => Err(InvalidProxy { variable }),
             })
         };
-        // A CGI program gets the header `Proxy` of its client as HTTP_PROXY.
+        // A CGI program gets the header `ProxyServer` of its client as HTTP_PROXY.
         let http: &[_] = if env.get("REQUEST_METHOD").is_some() {
             &["http_proxy", "ALL_PROXY", "all_proxy"]
         } else {
@@ -136,7 +136,7 @@ impl Proxies {
     ///
     /// # Errors
     /// The variable that holds for it names none that can be used.
-    pub(super) fn proxy_for(&self, url: &Url) -> Result<Option<&Proxy>, &InvalidProxy> {
+    pub(super) fn proxy_for(&self, url: &Url) -> Result<Option<&ProxyServer>, &InvalidProxy> {
         let proxy = match url.scheme() {
             "http" => &self.http,
             "https" => &self.https,
@@ -198,8 +198,8 @@ fn proxy_url(text: &str) -> Option<Url> {
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
-/// The SDK's HTTP client, with the TLS settings of one run, that sends each request as [`Proxies`] decide.
-pub(super) fn sdk_client(proxies: Proxies, context: &tls::TlsContext) -> SharedHttpClient {
+/// The SDK's HTTP client, with the TLS settings of one run, that sends each request as [`ProxyRules`] decide.
+pub(super) fn sdk_client(proxies: ProxyRules, context: &tls::TlsContext) -> SharedHttpClient {
     let provider = || tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
     let direct = Builder::new()
         .tls_provider(provider())
@@ -211,7 +211,7 @@ pub(super) fn sdk_client(proxies: Proxies, context: &tls::TlsContext) -> SharedH
     let named = [&proxies.http, &proxies.https].into_iter().flatten();
     let through = named
         .filter_map(|proxy| proxy.as_ref().ok())
-        .filter_map(|Proxy { url, .. }| {
+        .filter_map(|ProxyServer { url, .. }| {
             let config = ProxyConfig::all(url.as_str()).ok()?;
             let context = context.clone();
             let client = Builder::new().build_with_connector_fn(move |settings, components| {
@@ -233,7 +233,7 @@ pub(super) fn sdk_client(proxies: Proxies, context: &tls::TlsContext) -> SharedH
 
 #[derive(Debug)]
 struct ProxiedClient {
-    proxies: Arc<Proxies>,
+    proxies: Arc<ProxyRules>,
     direct: SharedHttpClient,
     through: Vec<(Url, SharedHttpClient)>,
 }
@@ -278,7 +278,7 @@ impl HttpClient for ProxiedClient {
 
 #[derive(Debug)]
 struct ProxiedConnector {
-    proxies: Arc<Proxies>,
+    proxies: Arc<ProxyRules>,
     direct: SharedHttpConnector,
     through: Vec<(Url, SharedHttpConnector)>,
 }
@@ -367,7 +367,7 @@ mod tests {
                 .split_whitespace()
                 .filter_map(|pair| pair.split_once('='));
             let env = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-            let proxies = Proxies::of(&env.collect());
+            let proxies = ProxyRules::of(&env.collect());
             let found = match proxies.proxy_for(&Url::parse(url.trim()).unwrap()) {
                 Ok(proxy) => proxy.map_or("-".to_owned(), |proxy| proxy.url.to_string()),
                 Err(error) => format!("!{}", error.variable),

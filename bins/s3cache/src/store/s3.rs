@@ -1,6 +1,6 @@
 //! The store behind `s3://`: the AWS SDK on ring, with its whole credential chain.
 
-mod explain;
+mod error_mapping;
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,21 +20,21 @@ use hostkit::backoff::Backoff;
 use hostkit::{Exit, Failure};
 use tracing::warn;
 
-use super::bounded::BoundedClient;
+use super::bounded_client::BoundedClient;
 use super::file::blocking;
 use super::http;
 use super::listing::TokenCycle;
-use super::proxy::{self, Proxies};
+use super::proxy::{self, ProxyRules};
 use super::{
-    Body, Boxed, Checksum, Crc, Get, Head, Kind, Listed, Meta, ObjectStore, Reply, StoreError,
-    Visitor,
+    CrcKind, GetRequest, GetResponse, HeadResponse, ListedObject, ListingVisitor, LocalBoxFuture,
+    ObjectChecksum, ObjectMeta, ObjectStore, ResponseBody, StoreError, StoreErrorKind,
 };
-use crate::environment::Environment;
+use crate::environment::EnvironmentVariables;
 use crate::named_file::NamedFile;
 use crate::s3_access::S3Access;
 use crate::settings::Access;
-use crate::source::Source;
-use explain::{NOT_S3, explain};
+use crate::source::ArtifactSource;
+use error_mapping::{NOT_S3, explain};
 
 /// How often an upload is repeated that another one of the same name got in the way of.
 const CONFLICTS: u32 = 4;
@@ -47,7 +47,7 @@ pub(crate) const DEFAULT_REGION: &str = "us-east-1";
 
 /// An S3 client.
 #[derive(Debug)]
-pub struct S3Store {
+pub(crate) struct S3Store {
     client: Client,
     /// The service, for errors.
     service: String,
@@ -58,7 +58,7 @@ impl S3Store {
     ///
     /// # Errors
     /// The AWS configuration or the CA file cannot be used (exit 78), or the profile signs in through a browser (exit 77).
-    pub async fn new(access: &Access, timeout: Duration) -> Result<Self, Failure> {
+    pub(crate) async fn new(access: &Access, timeout: Duration) -> Result<Self, Failure> {
         let s3 = access.s3()?;
         if let Some(sign_in) = s3.sign_in.filter(|_| !access.no_sign_request) {
             let (profile, command) = (&s3.profile, "aws configure export-credentials");
@@ -72,7 +72,7 @@ impl S3Store {
         }
         let (files, is_signed) = (s3.clone(), !access.no_sign_request);
         let context = blocking(move || trust(&files, is_signed)).await?;
-        let proxies = Proxies::of(&Environment::of_process());
+        let proxies = ProxyRules::of(&EnvironmentVariables::of_process());
         let http = proxy::sdk_client(proxies, &context);
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(BoundedClient(http))
@@ -118,14 +118,18 @@ impl S3Store {
     /// Uploads a file, and only if the name is free when `only_new`.
     async fn upload(
         &self,
-        source: &Source,
+        source: &ArtifactSource,
         file: &Path,
         sha256: &str,
         only_new: bool,
     ) -> Result<(), StoreError> {
         let (bucket, key) = place(source)?;
         let body = ByteStream::from_path(file).await.map_err(|error| {
-            StoreError::new(Kind::Disk, format!("cannot read {}", file.display())).because(error)
+            StoreError::new(
+                StoreErrorKind::Disk,
+                format!("cannot read {}", file.display()),
+            )
+            .because(error)
         })?;
         let result = self
             .client
@@ -138,9 +142,10 @@ impl S3Store {
             .send()
             .await;
         match result.map_err(explain) {
-            Err(error) if error.kind == Kind::Changed => {
-                Err(StoreError::new(Kind::Exists, "it exists already"))
-            }
+            Err(error) if error.kind == StoreErrorKind::Changed => Err(StoreError::new(
+                StoreErrorKind::AlreadyExists,
+                "it exists already",
+            )),
             other => other.map(|_| ()),
         }
     }
@@ -148,18 +153,30 @@ impl S3Store {
     /// Uploads a file to a name that is free, where the store refused to make sure of that itself, with `status`.
     async fn look_and_upload(
         &self,
-        source: &Source,
+        source: &ArtifactSource,
         file: &Path,
         sha256: &str,
         status: u16,
     ) -> Result<(), StoreError> {
         let refusal = match self.head(source, None).await {
-            Ok(_) => return Err(StoreError::new(Kind::Exists, "it exists already")),
-            Err(error) if error.kind == Kind::Absent => {
+            Ok(_) => {
+                return Err(StoreError::new(
+                    StoreErrorKind::AlreadyExists,
+                    "it exists already",
+                ));
+            }
+            Err(error) if error.kind == StoreErrorKind::NotFound => {
                 warn!(%source, "the store does not know conditional writes: an upload by another process between our look and our write is replaced");
                 return self.upload(source, file, sha256, false).await;
             }
-            Err(error) if matches!(error.kind, Kind::Denied | Kind::Fatal) => error,
+            Err(error)
+                if matches!(
+                    error.kind,
+                    StoreErrorKind::Denied | StoreErrorKind::Permanent
+                ) =>
+            {
+                error
+            }
             Err(error) => return Err(error),
         };
         let message = format!(
@@ -227,15 +244,22 @@ pub(super) fn check(access: &Access) -> Result<(), Failure> {
     trust(access.s3()?, !access.no_sign_request).map(drop)
 }
 
-fn place(source: &Source) -> Result<(&str, &str), StoreError> {
+fn place(source: &ArtifactSource) -> Result<(&str, &str), StoreError> {
     match source {
-        Source::S3 { bucket, key } => Ok((bucket, key)),
-        _ => Err(StoreError::new(Kind::Fatal, "not an S3 object")),
+        ArtifactSource::S3 { bucket, key } => Ok((bucket, key)),
+        _ => Err(StoreError::new(
+            StoreErrorKind::Permanent,
+            "not an S3 object",
+        )),
     }
 }
 
 impl ObjectStore for S3Store {
-    fn get<'a>(&'a self, source: &'a Source, want: Get) -> Boxed<'a, Result<Reply, StoreError>> {
+    fn get<'a>(
+        &'a self,
+        source: &'a ArtifactSource,
+        want: GetRequest,
+    ) -> LocalBoxFuture<'a, Result<GetResponse, StoreError>> {
         Box::pin(async move {
             let (bucket, key) = place(source)?;
             let output = self
@@ -259,26 +283,26 @@ impl ObjectStore for S3Store {
             let length = output
                 .content_length()
                 .and_then(|length| u64::try_from(length).ok());
-            let meta = Meta {
+            let meta = ObjectMeta {
                 size: if ranged.is_some() { total } else { length },
                 etag: output.e_tag().map(str::to_owned),
                 content_type: output.content_type().map(str::to_owned),
-                ..Meta::default()
+                ..ObjectMeta::default()
             };
-            Ok(Reply {
+            Ok(GetResponse {
                 meta,
                 offset: offset.unwrap_or(0),
                 partial: ranged.is_some(),
-                body: Body::S3(Box::new(output.body)),
+                body: ResponseBody::S3(Box::new(output.body)),
             })
         })
     }
 
     fn head<'a>(
         &'a self,
-        source: &'a Source,
+        source: &'a ArtifactSource,
         unless: Option<&'a str>,
-    ) -> Boxed<'a, Result<Head, StoreError>> {
+    ) -> LocalBoxFuture<'a, Result<HeadResponse, StoreError>> {
         Box::pin(async move {
             let (bucket, key) = place(source)?;
             let result = self
@@ -295,9 +319,9 @@ impl ObjectStore for S3Store {
                     let meta = meta(&output);
                     let same = unless.is_some() && unless == meta.etag.as_deref();
                     Ok(if same {
-                        Head::NotModified
+                        HeadResponse::NotModified
                     } else {
-                        Head::Found(meta)
+                        HeadResponse::Found(meta)
                     })
                 }
                 Err(error)
@@ -305,7 +329,7 @@ impl ObjectStore for S3Store {
                         .raw_response()
                         .is_some_and(|raw| raw.status().as_u16() == 304) =>
                 {
-                    Ok(Head::NotModified)
+                    Ok(HeadResponse::NotModified)
                 }
                 Err(error) => Err(self.refusal(bucket, key, error).await),
             }
@@ -314,11 +338,11 @@ impl ObjectStore for S3Store {
 
     fn put<'a>(
         &'a self,
-        source: &'a Source,
+        source: &'a ArtifactSource,
         file: &'a Path,
         sha256: &'a str,
         replace: bool,
-    ) -> Boxed<'a, Result<(), StoreError>> {
+    ) -> LocalBoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
             let mut conflicts = 0;
@@ -346,9 +370,9 @@ impl ObjectStore for S3Store {
 
     fn list<'a>(
         &'a self,
-        prefix: &'a Source,
-        each: Visitor<'a>,
-    ) -> Boxed<'a, Result<(), StoreError>> {
+        prefix: &'a ArtifactSource,
+        each: ListingVisitor<'a>,
+    ) -> LocalBoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let (bucket, key) = place(prefix)?;
             let is_directory = key.is_empty() || key.ends_with('/');
@@ -385,7 +409,7 @@ impl ObjectStore for S3Store {
                     _ => continue,
                 };
                 let message = format!("{} sent {problem}", self.service);
-                return Err(StoreError::new(Kind::Fatal, message).remedy(NOT_S3));
+                return Err(StoreError::new(StoreErrorKind::Permanent, message).remedy(NOT_S3));
             }
             Ok(())
         })
@@ -396,22 +420,22 @@ impl ObjectStore for S3Store {
     }
 }
 
-fn directory(prefix: &CommonPrefix) -> Listed {
+fn directory(prefix: &CommonPrefix) -> ListedObject {
     let path = prefix.prefix().unwrap_or_default().trim_end_matches('/');
     let name = path.rsplit('/').next().unwrap_or_default();
-    Listed {
+    ListedObject {
         name: format!("{name}/"),
         modified: String::new(),
         size: 0,
     }
 }
 
-fn listed(object: &Object) -> Listed {
+fn listed(object: &Object) -> ListedObject {
     let key = object.key().unwrap_or_default();
     let modified = object
         .last_modified()
         .and_then(|time| time.fmt(DateTimeFormat::DateTime).ok());
-    Listed {
+    ListedObject {
         name: key.rsplit('/').next().unwrap_or_default().to_owned(),
         modified: modified.unwrap_or_default(),
         size: object
@@ -421,20 +445,20 @@ fn listed(object: &Object) -> Listed {
     }
 }
 
-fn meta(output: &HeadObjectOutput) -> Meta {
-    Meta {
+fn meta(output: &HeadObjectOutput) -> ObjectMeta {
+    ObjectMeta {
         size: output
             .content_length()
             .and_then(|length| u64::try_from(length).ok()),
         etag: output.e_tag().map(str::to_owned),
         checksum: checksum(output),
-        ..Meta::default()
+        ..ObjectMeta::default()
     }
 }
 
 /// The checksum over the whole object that S3 vouches for. One of a multipart upload may be COMPOSITE, a checksum of the
 /// checksums of its parts, which says nothing about the bytes in a row.
-fn checksum(output: &HeadObjectOutput) -> Option<Checksum> {
+fn checksum(output: &HeadObjectOutput) -> Option<ObjectChecksum> {
     let whole = match output.checksum_type() {
         Some(kind) => *kind == ChecksumType::FullObject,
         // Not every store states the type. The entity tag of a multipart object ends in the number of its parts.
@@ -449,19 +473,19 @@ fn checksum(output: &HeadObjectOutput) -> Option<Checksum> {
     let crc = |crc, text, length| {
         decoded(text)
             .filter(|b| b.len() == length)
-            .map(|b| Checksum::Crc(crc, number(b)))
+            .map(|b| ObjectChecksum::Crc(crc, number(b)))
     };
     // S3 has no composite form of this one.
-    let crc64 = || crc(Crc::Crc64Nvme, output.checksum_crc64_nvme(), 8);
+    let crc64 = || crc(CrcKind::Crc64Nvme, output.checksum_crc64_nvme(), 8);
     if !whole {
         return crc64().filter(|_| output.checksum_type().is_none());
     }
     let sha256 = decoded(output.checksum_sha256()).and_then(|bytes| bytes.try_into().ok());
     sha256
-        .map(Checksum::Sha256)
+        .map(ObjectChecksum::Sha256)
         .or_else(crc64)
-        .or_else(|| crc(Crc::Crc32c, output.checksum_crc32_c(), 4))
-        .or_else(|| crc(Crc::Crc32, output.checksum_crc32(), 4))
+        .or_else(|| crc(CrcKind::Crc32c, output.checksum_crc32_c(), 4))
+        .or_else(|| crc(CrcKind::Crc32, output.checksum_crc32(), 4))
 }
 
 /// Whether an entity tag is that of a multipart upload: `"<hex>-<parts>"`.
@@ -523,9 +547,9 @@ mod tests {
                 .set_checksum_crc32(crc32.map(str::to_owned))
                 .set_checksum_crc64_nvme(crc64.map(str::to_owned));
             let found = match checksum(&output.build()) {
-                Some(Checksum::Sha256(_)) => "sha256",
-                Some(Checksum::Crc(Crc::Crc64Nvme, 2)) => "crc64",
-                Some(Checksum::Crc(Crc::Crc32, 1)) => "crc32",
+                Some(ObjectChecksum::Sha256(_)) => "sha256",
+                Some(ObjectChecksum::Crc(CrcKind::Crc64Nvme, 2)) => "crc64",
+                Some(ObjectChecksum::Crc(CrcKind::Crc32, 1)) => "crc32",
                 Some(other) => panic!("{other:?}"),
                 None => "none",
             };

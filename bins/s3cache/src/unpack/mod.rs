@@ -1,10 +1,10 @@
 //! `--unpack-to`: a tar, tgz or gz artifact as files. Streaming, nothing escapes the directory, all or nothing.
 
-mod archive;
-mod links;
-mod pax;
+mod extended_headers;
 mod scratch;
 mod sparse;
+mod symlinks;
+mod tar_reader;
 mod tree;
 
 use std::ffi::OsStr;
@@ -17,14 +17,14 @@ use hostkit::{Exit, Failure};
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat2};
 
-use crate::archive::{self as layers, Layer};
-use crate::cache::Share;
+use crate::archive::{self as layers, ArchiveContent};
+use crate::cache::CacheShare;
 use crate::deadline::{Deadline, UntilDeadline};
-use archive::{Archive, UnpackError};
-use scratch::Scratch;
-use tree::Tree;
+use scratch::ScratchDirectory;
+use tar_reader::{TarReader, UnpackError};
+use tree::UnpackedTree;
 
-pub use scratch::sweep;
+pub(crate) use scratch::sweep;
 
 /// The file that says which artifact a directory was unpacked from, so that a second run knows what it may replace.
 const MARKER: &str = ".s3cache-unpacked";
@@ -35,7 +35,7 @@ const ATTEMPTS: u32 = 16;
 
 /// What an artifact is unpacked as, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ArchiveKind {
     /// A tar archive.
     Tar,
     /// A compressed one.
@@ -46,14 +46,14 @@ pub enum Kind {
 
 /// What a file of this name is unpacked as, and verified as when it arrives.
 #[must_use]
-pub fn kind(name: &str) -> Option<Kind> {
+pub(crate) fn kind(name: &str) -> Option<ArchiveKind> {
     let name = name.to_ascii_lowercase();
     if name.ends_with(".tar") {
-        Some(Kind::Tar)
+        Some(ArchiveKind::Tar)
     } else if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
-        Some(Kind::Tgz)
+        Some(ArchiveKind::Tgz)
     } else if name.ends_with(".gz") {
-        Some(Kind::Gz)
+        Some(ArchiveKind::Gz)
     } else {
         None
     }
@@ -63,7 +63,7 @@ pub fn kind(name: &str) -> Option<Kind> {
 ///
 /// # Errors
 /// The name is of no kind that is unpacked (exit 2).
-pub fn check(name: &str) -> Result<(), Failure> {
+pub(crate) fn check(name: &str) -> Result<(), Failure> {
     match kind(name) {
         Some(_) => Ok(()),
         None => Err(Failure::new(
@@ -85,7 +85,7 @@ pub fn unpack(
     name: &str,
     sha256: &str,
     target: &Path,
-    share: Option<&Share>,
+    share: Option<&CacheShare>,
     deadline: &Deadline,
 ) -> Result<(), Failure> {
     let cannot = |error: io::Error| crate::copy::cannot_write(target, error);
@@ -101,10 +101,10 @@ pub fn unpack(
         .remedy("name one")
     })?;
     let parent = Dir::open(parent).map_err(cannot)?;
-    if let Occupant::Current = Occupant::find(&parent, base, sha256, target)? {
+    if let TargetState::UpToDate = TargetState::find(&parent, base, sha256, target)? {
         return Ok(());
     }
-    let scratch = Scratch::make(&parent, base, share).map_err(cannot)?;
+    let scratch = ScratchDirectory::make(&parent, base, share).map_err(cannot)?;
     fill(blob, name, sha256, &scratch.root, deadline).map_err(|error| match error {
         UnpackError::Deadline(_) => deadline.failure(),
         UnpackError::Archive { .. } => Failure::new(Exit::CORRUPT, format!("cannot unpack {name}"))
@@ -123,33 +123,33 @@ pub fn unpack(
 }
 
 /// What is at the place where a directory is wanted.
-enum Occupant {
+enum TargetState {
     /// Nothing, or an empty directory.
-    Nothing,
-    /// What this artifact was unpacked to.
-    Current,
-    /// What another artifact was unpacked to.
-    Ours(Dir),
+    Empty,
+    /// This artifact, unpacked.
+    UpToDate,
+    /// Another artifact, unpacked by s3cache.
+    Replaceable(Dir),
 }
 
-impl Occupant {
+impl TargetState {
     /// # Errors
     /// Something else is there (exit 73).
     fn find(parent: &Dir, base: &OsStr, sha256: &str, target: &Path) -> Result<Self, Failure> {
         let cannot = |error: io::Error| crate::copy::cannot_write(target, error);
         let dir = match parent.child(base) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Nothing),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Empty),
             other => other.map_err(cannot)?,
         };
         if dir.entries().map_err(cannot)?.next().is_none() {
-            return Ok(Self::Nothing);
+            return Ok(Self::Empty);
         }
         // Only a file of our kind counts: an earlier s3cache let archives bring their own, as links to anywhere.
         let marker = dir.read(MARKER, MARKER_LIMIT).unwrap_or_default();
         match marker.trim_ascii() {
-            marker if marker == sha256.as_bytes() && !marker.is_empty() => Ok(Self::Current),
+            marker if marker == sha256.as_bytes() && !marker.is_empty() => Ok(Self::UpToDate),
             marker if !marker.is_empty() && marker.iter().all(u8::is_ascii_hexdigit) => {
-                Ok(Self::Ours(dir))
+                Ok(Self::Replaceable(dir))
             }
             _ => Err(Failure::new(
                 Exit::CANNOT_CREATE,
@@ -162,7 +162,7 @@ impl Occupant {
 
 /// Puts the new directory in place of the old one in one step, where there is an old one.
 fn swap_in(
-    scratch: &Scratch<'_>,
+    scratch: &ScratchDirectory<'_>,
     parent: &Dir,
     base: &OsStr,
     sha256: &str,
@@ -174,11 +174,11 @@ fn swap_in(
         renameat2(parent, scratch.name.as_os_str(), parent, base, flags)
     };
     for _ in 0..ATTEMPTS {
-        match Occupant::find(parent, base, sha256, target)? {
+        match TargetState::find(parent, base, sha256, target)? {
             // Another process was faster.
-            Occupant::Current => return Ok(()),
+            TargetState::UpToDate => return Ok(()),
             // A plain rename takes an empty directory's place, and no other's.
-            Occupant::Nothing => match parent.rename(&scratch.name, parent, base) {
+            TargetState::Empty => match parent.rename(&scratch.name, parent, base) {
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -186,7 +186,7 @@ fn swap_in(
                     ) => {}
                 other => return other.map_err(cannot),
             },
-            Occupant::Ours(old) => match exchange() {
+            TargetState::Replaceable(old) => match exchange() {
                 Ok(()) => {
                     let old = old.metadata().map_err(cannot)?;
                     let got = parent.stat(&scratch.name).map_err(cannot)?;
@@ -226,10 +226,10 @@ fn fill(
         deadline,
     };
     let reader = BufReader::with_capacity(256 << 10, bytes);
-    let kind = kind(name).unwrap_or(Kind::Tar);
+    let kind = kind(name).unwrap_or(ArchiveKind::Tar);
     match layers::open(kind, reader)? {
         // A few compressed bytes may be very many.
-        Layer::Gzip(bytes) if kind == Kind::Gz => {
+        ArchiveContent::Gzip(bytes) if kind == ArchiveKind::Gz => {
             let mut reader = UntilDeadline { bytes, deadline };
             let stem = Path::new(name).file_stem().unwrap_or_default();
             let mut file = root
@@ -237,9 +237,9 @@ fn fill(
                 .map_err(UnpackError::write(stem.as_encoded_bytes()))?;
             copy(&mut reader, &mut file, stem)?;
         }
-        Layer::Gzip(bytes) => tar(bytes, root, deadline)?,
-        Layer::Plain(bytes) => tar(bytes, root, deadline)?,
-        Layer::Other(program) => {
+        ArchiveContent::Gzip(bytes) => tar(bytes, root, deadline)?,
+        ArchiveContent::Plain(bytes) => tar(bytes, root, deadline)?,
+        ArchiveContent::Unsupported(program) => {
             let reason = format!("compressed with {program}; only gzip is unpacked");
             return Err(UnpackError::archive(b"the archive", reason));
         }
@@ -270,8 +270,8 @@ fn copy(from: &mut impl Read, to: &mut File, name: &OsStr) -> Result<(), UnpackE
 }
 
 fn tar(bytes: impl Read, root: &Dir, deadline: &Deadline) -> Result<(), UnpackError> {
-    let mut archive = Archive::new(UntilDeadline { bytes, deadline });
-    let mut tree = Tree::new(root, deadline);
+    let mut archive = TarReader::new(UntilDeadline { bytes, deadline });
+    let mut tree = UnpackedTree::new(root, deadline);
     while let Some(member) = archive.next()? {
         tree.add(&mut archive, &member)?;
     }

@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Uid, geteuid, setfsgid, setfsuid};
 use tracing::{info, warn};
 
 use super::ATTEMPTS;
-use crate::cache::Share;
+use crate::cache::CacheShare;
 
 /// Where a share keeps its records, in this format.
 const RECORDS: [&str; 2] = ["unpacking", "v1"];
@@ -27,17 +27,21 @@ const INFIX: &str = ".s3cache-";
 const BASE: usize = 200;
 
 /// A directory being filled, removed when dropped. In place of it there may then be the one that it replaced.
-pub(super) struct Scratch<'a> {
+pub(super) struct ScratchDirectory<'a> {
     parent: &'a Dir,
     pub name: OsString,
     /// Its lock says that its maker lives.
     pub root: Dir,
-    record: Option<Record>,
+    record: Option<ScratchRecord>,
 }
 
-impl<'a> Scratch<'a> {
+impl<'a> ScratchDirectory<'a> {
     /// Makes a directory beside the target, after removing those that killed runs have left there.
-    pub(super) fn make(parent: &'a Dir, base: &OsStr, share: Option<&Share>) -> io::Result<Self> {
+    pub(super) fn make(
+        parent: &'a Dir,
+        base: &OsStr,
+        share: Option<&CacheShare>,
+    ) -> io::Result<Self> {
         let mut prefix = OsString::from(".");
         prefix.push(OsStr::from_bytes(&base.as_bytes()[..base.len().min(BASE)]));
         prefix.push(INFIX);
@@ -57,7 +61,7 @@ impl<'a> Scratch<'a> {
             let mut name = prefix.clone();
             name.push(format!("{pid}-{now:x}"));
             // Before there is anything to find.
-            let record = share.and_then(|share| Record::write(share, parent, &name));
+            let record = share.and_then(|share| ScratchRecord::write(share, parent, &name));
             let made = mkdirat(parent, name.as_os_str(), Mode::S_IRWXU)
                 .map_err(io::Error::from)
                 .map(|()| lock(parent, &name));
@@ -79,7 +83,7 @@ impl<'a> Scratch<'a> {
                 }
                 Err(error) => Some(error),
             };
-            record.into_iter().for_each(Record::remove);
+            record.into_iter().for_each(ScratchRecord::remove);
             if let Some(error) = failure {
                 return Err(error);
             }
@@ -88,14 +92,18 @@ impl<'a> Scratch<'a> {
     }
 }
 
-impl Drop for Scratch<'_> {
+impl Drop for ScratchDirectory<'_> {
     fn drop(&mut self) {
         match self.parent.remove_all(&self.name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 let path = self.parent.path().join(&self.name);
                 warn!(path = %path.display(), %error, "cannot remove a temporary directory");
             }
-            _ => self.record.take().into_iter().for_each(Record::remove),
+            _ => self
+                .record
+                .take()
+                .into_iter()
+                .for_each(ScratchRecord::remove),
         }
     }
 }
@@ -123,15 +131,15 @@ fn lock(parent: &Dir, name: &OsStr) -> io::Result<Option<Dir>> {
 }
 
 /// Says in the cache where a directory is being filled. It is locked for as long as its maker lives.
-struct Record {
+struct ScratchRecord {
     records: Dir,
     name: String,
     _lock: File,
 }
 
-impl Record {
+impl ScratchRecord {
     /// Without a record unpacking goes on: it only helps `gc`.
-    fn write(share: &Share, parent: &Dir, name: &OsStr) -> Option<Self> {
+    fn write(share: &CacheShare, parent: &Dir, name: &OsStr) -> Option<Self> {
         let write = || -> io::Result<Option<Self>> {
             let path = std::fs::canonicalize(parent.path())?.join(name);
             let [folder, format] = RECORDS;
@@ -165,7 +173,7 @@ impl Record {
 ///
 /// # Errors
 /// The records cannot be read. What cannot be removed is logged, and tried again the next time.
-pub fn sweep(share: &Share) -> io::Result<u64> {
+pub(crate) fn sweep(share: &CacheShare) -> io::Result<u64> {
     let mut removed = 0;
     let found = RECORDS
         .iter()
@@ -197,14 +205,14 @@ pub fn sweep(share: &Share) -> io::Result<u64> {
 
 /// Removes the directory that a record of this share names, if it is one that was being filled. The record is the
 /// owner's to write: nothing may be removed by it that the owner could not remove.
-fn remove_left(path: &Path, share: &Share) -> io::Result<bool> {
+fn remove_left(path: &Path, share: &CacheShare) -> io::Result<bool> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(false);
     };
     if !path.is_absolute() || !is_ours(name) {
         return Ok(false);
     }
-    let _owner = FileOwner::become_owner_of(share)?;
+    let _owner = FilesystemUid::become_owner_of(share)?;
     let removed = || -> io::Result<bool> {
         let parent = Dir::open(parent)?;
         if parent.stat(name)?.st_uid != share.uid {
@@ -224,10 +232,10 @@ fn remove_left(path: &Path, share: &Share) -> io::Result<bool> {
 }
 
 /// While it lives, this thread has a user's rights on files, and not root's.
-struct FileOwner;
+struct FilesystemUid;
 
-impl FileOwner {
-    fn become_owner_of(share: &Share) -> io::Result<Option<Self>> {
+impl FilesystemUid {
+    fn become_owner_of(share: &CacheShare) -> io::Result<Option<Self>> {
         if !geteuid().is_root() || share.uid == 0 {
             return Ok(None);
         }
@@ -243,7 +251,7 @@ impl FileOwner {
     }
 }
 
-impl Drop for FileOwner {
+impl Drop for FilesystemUid {
     fn drop(&mut self) {
         setfsuid(Uid::from_raw(0));
         setfsgid(Gid::from_raw(0));

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use super::archive::{Archive, UnpackError};
+use super::tar_reader::{TarReader, UnpackError};
 
 /// The most numbers in the map of one file, two for each piece of data.
 pub(super) const NUMBERS: usize = 1 << 18;
@@ -11,11 +11,11 @@ pub(super) const NUMBERS: usize = 1 << 18;
 pub(super) const UNREADABLE: &str = "a sparse file whose map cannot be read";
 
 /// A piece of a file's data: its offset and its length.
-pub(super) type Segment = (u64, u64);
+pub(super) type DataSegment = (u64, u64);
 
 /// The pieces of a file of `size` bytes, from pairs of offset and length. `None` when they are out of order, overlap,
 /// reach beyond the file, or do not take up the `stored` bytes exactly.
-pub(super) fn segments(numbers: &[u64], size: u64, stored: u64) -> Option<Vec<Segment>> {
+pub(super) fn segments(numbers: &[u64], size: u64, stored: u64) -> Option<Vec<DataSegment>> {
     i64::try_from(size).ok()?;
     let (pairs, rest) = numbers.as_chunks::<2>();
     let mut segments = Vec::with_capacity(pairs.len());
@@ -47,7 +47,7 @@ impl PaxMap {
     /// The map and the size of the file. Format 1.0 has the map before the data, 0.0 and 0.1 in the header.
     pub(super) fn resolve<R: Read>(
         self,
-        archive: &mut Archive<R>,
+        archive: &mut TarReader<R>,
         path: &[u8],
     ) -> Result<(Vec<u64>, u64), UnpackError> {
         let numbers = match (self.major, self.minor) {
@@ -68,7 +68,7 @@ impl PaxMap {
 }
 
 /// Reads decimal numbers of a line each, the first of which counts the pairs that follow, and the rest of their block.
-fn read_map<R: Read>(archive: &mut Archive<R>) -> Result<Option<Vec<u64>>, UnpackError> {
+fn read_map<R: Read>(archive: &mut TarReader<R>) -> Result<Option<Vec<u64>>, UnpackError> {
     let (mut numbers, mut count, mut digits) = (Vec::new(), None, Vec::new());
     while let Some(block) = archive.data_block()? {
         for byte in block {

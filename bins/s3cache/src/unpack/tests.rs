@@ -203,7 +203,7 @@ fn unpacking_that_is_late_is_a_timeout_and_leaves_nothing() {
     let temp = tempfile::tempdir().unwrap();
     std::fs::write(temp.path().join("f"), "").unwrap();
     let root = Dir::open(temp.path()).unwrap();
-    let checked = links::check(&root, &late);
+    let checked = symlinks::check(&root, &late);
     assert!(
         matches!(checked, Err(UnpackError::Deadline(_))),
         "{checked:?}"

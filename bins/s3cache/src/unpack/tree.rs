@@ -14,9 +14,9 @@ use nix::errno::Errno;
 use nix::sys::stat::{SFlag, UtimensatFlags, futimens, utimensat};
 use nix::sys::time::TimeSpec;
 
-use super::archive::{Archive, Member, MemberKind, UnpackError};
-use super::links;
-use super::sparse::Segment;
+use super::sparse::DataSegment;
+use super::symlinks;
+use super::tar_reader::{MemberKind, TarMember, TarReader, UnpackError};
 use crate::deadline::Deadline;
 
 /// Directories nested deeper than this are refused: removing them takes a handle each.
@@ -32,7 +32,7 @@ const BUFFER: usize = 128 << 10;
 type RealPath = Vec<OsString>;
 
 /// A tree being unpacked.
-pub(super) struct Tree<'a> {
+pub(super) struct UnpackedTree<'a> {
     root: &'a Dir,
     deadline: &'a Deadline,
     /// Modes and times of directories. They are set last: a directory may forbid to write what the archive has in it.
@@ -41,7 +41,7 @@ pub(super) struct Tree<'a> {
     buffer: Vec<u8>,
 }
 
-impl<'a> Tree<'a> {
+impl<'a> UnpackedTree<'a> {
     pub(super) fn new(root: &'a Dir, deadline: &'a Deadline) -> Self {
         Self {
             root,
@@ -55,8 +55,8 @@ impl<'a> Tree<'a> {
     /// Unpacks one member, in place of what an earlier member of this name made.
     pub(super) fn add<R: Read>(
         &mut self,
-        archive: &mut Archive<R>,
-        member: &Member,
+        archive: &mut TarReader<R>,
+        member: &TarMember,
     ) -> Result<(), UnpackError> {
         let path = &member.path;
         let mut parts = components(path)?;
@@ -67,11 +67,11 @@ impl<'a> Tree<'a> {
                 _ => Err(UnpackError::archive(path, "not the name of a file")),
             };
         };
-        let Walked {
+        let ResolvedDirectory {
             dir,
             mut real,
             links,
-        } = self.walk(path, &parts, Missing::Create)?;
+        } = self.walk(path, &parts, MissingDirectory::Create)?;
         real.push(name.clone());
         if links.contains(&real) {
             let reason = "it takes the place of a symlink that it leads through";
@@ -105,7 +105,12 @@ impl<'a> Tree<'a> {
         }
     }
 
-    fn directory(&mut self, member: &Member, dir: &Dir, real: RealPath) -> Result<(), UnpackError> {
+    fn directory(
+        &mut self,
+        member: &TarMember,
+        dir: &Dir,
+        real: RealPath,
+    ) -> Result<(), UnpackError> {
         let (path, name) = (&member.path, &real[real.len() - 1]);
         let failed = UnpackError::write(path);
         if !is_directory(dir, name).map_err(failed)? {
@@ -138,7 +143,7 @@ impl<'a> Tree<'a> {
         };
         let mut parts = components(target)?;
         let source = parts.pop().ok_or_else(refuse)?;
-        let walked = self.walk(path, &parts, Missing::Refuse)?;
+        let walked = self.walk(path, &parts, MissingDirectory::Refuse)?;
         let (from, mut from_real) = (walked.dir, walked.real);
         from_real.push(source.clone());
         let is_itself = from_real == *real;
@@ -185,10 +190,10 @@ impl<'a> Tree<'a> {
 
     fn write<R: Read>(
         &mut self,
-        archive: &mut Archive<R>,
+        archive: &mut TarReader<R>,
         path: &[u8],
         mut file: &File,
-        segments: &[Segment],
+        segments: &[DataSegment],
         size: u64,
     ) -> Result<(), UnpackError> {
         let failed = UnpackError::write(path);
@@ -222,8 +227,8 @@ impl<'a> Tree<'a> {
         &self,
         path: &[u8],
         parts: &[OsString],
-        missing: Missing,
-    ) -> Result<Walked, UnpackError> {
+        missing: MissingDirectory,
+    ) -> Result<ResolvedDirectory, UnpackError> {
         let (refuse, failed) = (
             |reason: &'static str| Err(UnpackError::archive(path, reason)),
             UnpackError::write(path),
@@ -239,8 +244,12 @@ impl<'a> Tree<'a> {
                 Ok(child) => child,
                 Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
                     Errno::ENOENT => match missing {
-                        Missing::Create => dir.make_child(&name, 0o755).map_err(&failed)?,
-                        Missing::Refuse => return refuse("it is not in the archive before"),
+                        MissingDirectory::Create => {
+                            dir.make_child(&name, 0o755).map_err(&failed)?
+                        }
+                        MissingDirectory::Refuse => {
+                            return refuse("it is not in the archive before");
+                        }
                     },
                     Errno::ELOOP | Errno::ENOTDIR => {
                         let Some(target) = dir.read_link(&name).map_err(&failed)? else {
@@ -251,7 +260,7 @@ impl<'a> Tree<'a> {
                                 "it leads through a symlink that is absolute or holds `..`",
                             );
                         };
-                        if links.len() >= links::HOPS {
+                        if links.len() >= symlinks::HOPS {
                             return refuse("it leads through too many symlinks");
                         }
                         links.push([real.as_slice(), &[name]].concat());
@@ -263,12 +272,12 @@ impl<'a> Tree<'a> {
             };
             real.push(name);
         }
-        Ok(Walked { dir, real, links })
+        Ok(ResolvedDirectory { dir, real, links })
     }
 
     /// Checks that no symlink leads out of the tree, and gives directories their modes and times.
     pub(super) fn finish(self) -> Result<(), UnpackError> {
-        links::check(self.root, self.deadline)?;
+        symlinks::check(self.root, self.deadline)?;
         // What is in a directory comes before it: its mode may forbid to go there.
         for (real, (mode, mtime)) in self.directories.iter().rev() {
             self.deadline.check()?;
@@ -297,7 +306,7 @@ fn is_directory(dir: &Dir, name: &OsStr) -> io::Result<bool> {
 }
 
 /// Where a path leads.
-struct Walked {
+struct ResolvedDirectory {
     /// The directory.
     dir: Dir,
     /// Its path.
@@ -308,7 +317,7 @@ struct Walked {
 
 /// What a walk does about a directory that is not there.
 #[derive(Clone, Copy)]
-enum Missing {
+enum MissingDirectory {
     Create,
     Refuse,
 }

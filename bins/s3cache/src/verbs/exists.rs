@@ -3,14 +3,14 @@
 use hostkit::{Exit, Failure, out};
 use serde_json::json;
 
-use crate::fetch::{found, run as online};
+use crate::fetch::run_until_deadline;
 use crate::settings::Settings;
-use crate::source::Source;
-use crate::store::{self, Get, Kind};
+use crate::source::ArtifactSource;
+use crate::store::{self, GetRequest, HeadResponse, StoreErrorKind};
 
 /// Flags of `s3cache exists`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct ExistsArgs {
     /// The artifact
     source: String,
     /// Print its size and entity tag as JSON
@@ -22,20 +22,20 @@ pub struct Args {
 ///
 /// # Errors
 /// It is not there (exit 66), or the store cannot say (exit 69 or 77).
-pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
-    let source = Source::parse(&args.source)?;
-    let meta = online(&settings.deadline(&source), async {
+pub(crate) fn run(args: &ExistsArgs, settings: &Settings) -> Result<Exit, Failure> {
+    let source = ArtifactSource::parse(&args.source)?;
+    let meta = run_until_deadline(&settings.deadline(&source), async {
         let store = store::open(&source, &settings.access, settings.timeout).await?;
         let asked = match store.head(&source, None).await {
             // A server that knows no HEAD is asked for one byte.
-            Err(error) if error.kind == Kind::Fatal => {
-                let want = Get {
+            Err(error) if error.kind == StoreErrorKind::Permanent => {
+                let want = GetRequest {
                     range: Some((0, 0)),
                     if_match: None,
                 };
                 store.get(&source, want).await.map(|reply| reply.meta)
             }
-            other => other.map(found),
+            other => other.map(HeadResponse::into_meta),
         };
         asked.map_err(|error| error.into_failure(&source))
     })?;

@@ -11,18 +11,18 @@ use serde_json::json;
 use tracing::warn;
 
 use super::{counted, disk, usable_shares};
-use crate::cache::evict::{Act, RECENT, evict_blob, is_recent, remove_dead_partials};
-use crate::cache::gc::{Candidate, Freed, by_age, sweep};
-use crate::cache::in_use::InUse;
+use crate::cache::eviction::{EvictionMode, RECENT, evict_blob, is_recent, remove_dead_partials};
+use crate::cache::gc::{EvictionCandidate, FreedSpace, by_age, sweep};
+use crate::cache::process_references::ProcessReferences;
 use crate::cache::repair::repair;
-use crate::cache::usage::Usage;
-use crate::cache::{Share, pex_root, space};
+use crate::cache::usage::ShareUsage;
+use crate::cache::{CacheShare, pex_root, space};
 use crate::settings::Settings;
 use crate::unpack;
 
 /// Flags of `s3cache gc`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct GcArgs {
     /// Also remove artifacts that were not used for so long, even those of the last hour; less than 1h also shortens
     /// the hour after their start for which unpacked pexes stay
     #[arg(long, value_name = "DUR", value_parser = duration)]
@@ -39,7 +39,7 @@ pub struct Args {
 ///
 /// # Errors
 /// The disk fails (exit 74); the parts of other users are collected all the same.
-pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &GcArgs, settings: &Settings) -> Result<Exit, Failure> {
     let (shares, mut failed) = usable_shares(settings)?;
     if shares.is_empty() {
         return failed.map_or(Ok(Exit::OK), Err);
@@ -47,8 +47,8 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     if settings.total_max_size < u64::MAX && !nix::unistd::geteuid().is_root() {
         warn!("--total-max-size has no effect unless gc runs as root");
     }
-    let mut round = Round::new(args, settings, &shares);
-    let mut check = |share: &Share, done: io::Result<()>| {
+    let mut round = GcRun::new(args, settings, &shares);
+    let mut check = |share: &CacheShare, done: io::Result<()>| {
         if let Err(error) = done {
             failed.get_or_insert_with(|| disk(share, error));
         }
@@ -62,7 +62,7 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     for (at, share) in shares.iter().enumerate() {
         check(share, round.make_room(at));
     }
-    let all: Vec<&Share> = shares.iter().collect();
+    let all: Vec<&CacheShare> = shares.iter().collect();
     for candidate in by_age(&all) {
         check(candidate.share, round.evict(&candidate));
     }
@@ -75,12 +75,12 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
 
 /// One collection. What is freed and what is held count the same: artifacts, partial downloads, quarantined blobs,
 /// failure records and unpacked pexes.
-struct Round<'a> {
-    args: &'a Args,
+struct GcRun<'a> {
+    args: &'a GcArgs,
     settings: &'a Settings,
-    shares: &'a [Share],
-    act: Act,
-    in_use: InUse,
+    shares: &'a [CacheShare],
+    act: EvictionMode,
+    in_use: ProcessReferences,
     /// The bound of all shares together (bytes).
     total_max: u64,
     /// What stays free on the filesystem (bytes).
@@ -88,21 +88,21 @@ struct Round<'a> {
     /// What each share holds (bytes).
     held: Vec<u64>,
     /// What each share was relieved of.
-    freed: Vec<Freed>,
+    freed: Vec<FreedSpace>,
 }
 
-impl<'a> Round<'a> {
-    fn new(args: &'a Args, settings: &'a Settings, shares: &'a [Share]) -> Self {
+impl<'a> GcRun<'a> {
+    fn new(args: &'a GcArgs, settings: &'a Settings, shares: &'a [CacheShare]) -> Self {
         Self {
             args,
             settings,
             shares,
             act: if args.dry_run {
-                Act::Count
+                EvictionMode::DryRun
             } else {
-                Act::Remove
+                EvictionMode::Remove
             },
-            in_use: InUse::default(),
+            in_use: ProcessReferences::default(),
             // Other users see only their own share.
             total_max: match nix::unistd::geteuid().is_root() {
                 true => settings.total_max_size,
@@ -110,7 +110,7 @@ impl<'a> Round<'a> {
             },
             keep_free: settings.keep_free,
             held: vec![0; shares.len()],
-            freed: vec![Freed::default(); shares.len()],
+            freed: vec![FreedSpace::default(); shares.len()],
         }
     }
 
@@ -118,8 +118,8 @@ impl<'a> Round<'a> {
     fn is_over(&self, at: usize, freed: u64) -> io::Result<bool> {
         let (mine, all) = (self.held[at], self.held.iter().sum::<u64>());
         let more = match self.act {
-            Act::Remove => 0,
-            Act::Count => freed,
+            EvictionMode::Remove => 0,
+            EvictionMode::DryRun => freed,
         };
         Ok(mine.saturating_sub(freed) > self.settings.max_size
             || all.saturating_sub(freed) > self.total_max
@@ -130,8 +130,8 @@ impl<'a> Round<'a> {
     fn free(&self) -> io::Result<u64> {
         let free = free_bytes(self.settings)?;
         Ok(match self.act {
-            Act::Remove => free,
-            Act::Count => self
+            EvictionMode::Remove => free,
+            EvictionMode::DryRun => self
                 .freed
                 .iter()
                 .fold(free, |free, more| free.saturating_add(more.bytes)),
@@ -156,11 +156,11 @@ impl<'a> Round<'a> {
     /// Removes what nobody needs any more.
     fn sweep(&mut self, at: usize) -> io::Result<()> {
         let share = &self.shares[at];
-        if self.act == Act::Remove {
+        if self.act == EvictionMode::Remove {
             repair(share);
             share.own_failures(unpack::sweep(share))?;
         }
-        self.held[at] = share.own_failures(Usage::of(share))?.held();
+        self.held[at] = share.own_failures(ShareUsage::of(share))?.held();
         let freed = sweep(share, self.args.max_age, self.act)?;
         self.freed[at].entries += freed.entries;
         self.count(at, freed.bytes);
@@ -176,7 +176,7 @@ impl<'a> Round<'a> {
             self.in_use.named()?;
             let dead = remove_dead_partials(share, |_| Duration::ZERO, self.act);
             let mut bytes = share.own_failures(dead)?;
-            if self.act == Act::Count {
+            if self.act == EvictionMode::DryRun {
                 // The sweep has counted the old ones of them.
                 bytes = bytes.saturating_sub(self.freed[at].bytes);
             }
@@ -192,7 +192,7 @@ impl<'a> Round<'a> {
     }
 
     /// Evicts a blob if it is too old, or if its share is over a bound and it was not used just now.
-    fn evict(&mut self, candidate: &Candidate<'_>) -> io::Result<()> {
+    fn evict(&mut self, candidate: &EvictionCandidate<'_>) -> io::Result<()> {
         let (share, blob) = (candidate.share, &candidate.blob);
         let position = self.shares.iter().position(|found| found.uid == share.uid);
         let Some(at) = position else { return Ok(()) };
@@ -216,7 +216,7 @@ impl<'a> Round<'a> {
 
     /// Removes the entries of what was evicted, and corrects the counters.
     fn finish(&mut self, at: usize) -> io::Result<()> {
-        if self.act == Act::Remove {
+        if self.act == EvictionMode::Remove {
             let share = &self.shares[at];
             self.freed[at].entries += sweep(share, None, self.act)?.entries;
             let counted = space::recount(share).map(Some);

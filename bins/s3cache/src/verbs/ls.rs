@@ -9,14 +9,14 @@ use hostkit::units::{show_duration, show_size};
 use hostkit::{Exit, Failure, clock, out};
 use serde_json::json;
 
-use super::{all_shares, check_found, check_words, entries, ls_store, names_of};
-use crate::cache::in_use::InUse;
+use super::{check_found, check_words, ls_store, names_of, readable_shares};
+use crate::cache::process_references::ProcessReferences;
 use crate::cache::space;
 use crate::settings::Settings;
 
 /// Flags of `s3cache ls`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct LsArgs {
     /// Only these: a source, a file name, the first 8 or more digits of a digest, or the path of a cached artifact. A
     /// prefix that ends in a slash is listed in its store: s3://bucket/prefix/
     #[arg(value_name = "WHAT")]
@@ -30,7 +30,7 @@ pub struct Args {
 ///
 /// # Errors
 /// There is no cache, nothing below a prefix, or no such artifact (exit 66); a store does not list it.
-pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &LsArgs, settings: &Settings) -> Result<Exit, Failure> {
     let mut what = Vec::new();
     for word in &args.what {
         match ls_store::prefix(word)? {
@@ -42,15 +42,15 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
         return Ok(Exit::OK);
     }
     check_words(&what, settings)?;
-    let (holders, in_use) = (lease_holders(), InUse::default());
+    let (holders, in_use) = (lease_holders(), ProcessReferences::default());
     let (mut rows, mut listed) = (Vec::new(), HashSet::new());
-    for share in all_shares(settings)? {
+    for share in readable_shares(settings)? {
         let used: HashMap<String, SystemTime> = space::blobs(&share)
             .unwrap_or_default()
             .into_iter()
             .map(|blob| (blob.sha256, blob.used))
             .collect();
-        for found in entries(&share) {
+        for found in share.index_entries() {
             let named = names_of(&share, &found, &what, settings);
             if named.is_empty() && !what.is_empty() {
                 continue;

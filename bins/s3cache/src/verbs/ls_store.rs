@@ -6,25 +6,25 @@ use hostkit::units::show_size;
 use hostkit::{Exit, Failure, out};
 use serde_json::json;
 
-use crate::fetch::run as online;
+use crate::fetch::run_until_deadline;
 use crate::settings::Settings;
-use crate::source::Source;
-use crate::store::{self, Listed};
+use crate::source::ArtifactSource;
+use crate::store::{self, ListedObject, ListingVisitor};
 
 /// The place that a word of the command line names, if it is not an artifact: it ends in a slash, or is a bare bucket.
 ///
 /// # Errors
 /// It is such a place, but no source (exit 2).
-pub(super) fn prefix(word: &str) -> Result<Option<Source>, Failure> {
+pub(super) fn prefix(word: &str) -> Result<Option<ArtifactSource>, Failure> {
     let prefix = parse_prefix(word)?;
-    if let Some(source @ Source::Http(_)) = &prefix {
+    if let Some(source @ ArtifactSource::Http(_)) = &prefix {
         let text = format!("{source}: a web server does not list what it has");
         return Err(Failure::new(Exit::USAGE, text).remedy("only s3:// and file:/// can be listed"));
     }
     Ok(prefix)
 }
 
-fn parse_prefix(word: &str) -> Result<Option<Source>, Failure> {
+fn parse_prefix(word: &str) -> Result<Option<ArtifactSource>, Failure> {
     let bucket = word
         .split_once("://")
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("s3"))
@@ -32,36 +32,47 @@ fn parse_prefix(word: &str) -> Result<Option<Source>, Failure> {
         .filter(|rest| !rest.contains('/'));
     match bucket {
         // A bucket is no artifact either; any key makes it one.
-        Some(bucket) => match Source::parse(&format!("s3://{bucket}/key"))? {
-            Source::S3 { bucket, .. } => Ok(Some(Source::S3 {
+        Some(bucket) => match ArtifactSource::parse(&format!("s3://{bucket}/key"))? {
+            ArtifactSource::S3 { bucket, .. } => Ok(Some(ArtifactSource::S3 {
                 bucket,
                 key: String::new(),
             })),
             other => Ok(Some(other)),
         },
-        None if word.ends_with('/') => Source::parse(word).map(Some),
+        None if word.ends_with('/') => ArtifactSource::parse(word).map(Some),
         None => Ok(None),
     }
+}
+
+/// Passes every object whose name starts with `prefix` to `visit`, until that breaks off.
+///
+/// # Errors
+/// The store cannot be listed: it is a web server, it failed, or the listing did not end before the deadline.
+pub fn list_store(
+    prefix: &ArtifactSource,
+    settings: &Settings,
+    visit: ListingVisitor<'_>,
+) -> Result<(), Failure> {
+    run_until_deadline(&settings.deadline(prefix), async {
+        let store = store::open(prefix, &settings.access, settings.timeout).await?;
+        let listed = store.list(prefix, visit).await;
+        listed.map_err(|error| error.into_failure(prefix))
+    })
 }
 
 /// Prints the objects of one level, as they arrive, and the prefixes below it.
 ///
 /// # Errors
 /// There is nothing (exit 66), or the store does not list it.
-pub(super) fn run(prefix: &Source, json: bool, settings: &Settings) -> Result<(), Failure> {
+pub(super) fn run(prefix: &ArtifactSource, json: bool, settings: &Settings) -> Result<(), Failure> {
     let (mut any, mut printed) = (false, Ok(()));
-    online(&settings.deadline(prefix), async {
-        let store = store::open(prefix, &settings.access, settings.timeout).await?;
-        let mut each = |listed: Listed| {
-            printed = print(prefix, &listed, json, !any);
-            any = true;
-            match printed {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            }
-        };
-        let listed = store.list(prefix, &mut each).await;
-        listed.map_err(|error| error.into_failure(prefix))
+    list_store(prefix, settings, &mut |listed| {
+        printed = print(prefix, &listed, json, !any);
+        any = true;
+        match printed {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
     })?;
     printed?;
     if any {
@@ -73,7 +84,12 @@ pub(super) fn run(prefix: &Source, json: bool, settings: &Settings) -> Result<()
     )
 }
 
-fn print(prefix: &Source, listed: &Listed, json: bool, first: bool) -> Result<(), Failure> {
+fn print(
+    prefix: &ArtifactSource,
+    listed: &ListedObject,
+    json: bool,
+    first: bool,
+) -> Result<(), Failure> {
     if json {
         let source = format!("{prefix}{}", listed.name);
         return out::json(&json!({

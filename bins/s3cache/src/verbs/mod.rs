@@ -1,13 +1,15 @@
 //! What s3cache does besides fetching: one file per verb, each with its own flags and `run`.
 
-pub mod exists;
-pub mod gc;
-pub mod ls;
+pub(crate) mod exists;
+pub(crate) mod gc;
+pub(crate) mod ls;
 mod ls_store;
-pub mod put;
-pub mod rm;
-pub mod stats;
-pub mod verify;
+pub(crate) mod put;
+pub(crate) mod rm;
+pub(crate) mod stats;
+pub(crate) mod verify;
+
+pub use ls_store::list_store;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,21 +18,21 @@ use hostkit::dir::Dir;
 use hostkit::{Exit, Failure};
 use tracing::warn;
 
-use crate::cache::{self, Share};
+use crate::cache::{self, CacheShare};
 use crate::settings::Settings;
-use crate::source::Source;
+use crate::source::ArtifactSource;
 
 /// Every share the caller can read: its own first, then the others by uid.
 ///
 /// # Errors
 /// There is no such directory (exit 66).
-pub fn all_shares(settings: &Settings) -> Result<Vec<Share>, Failure> {
+pub fn readable_shares(settings: &Settings) -> Result<Vec<CacheShare>, Failure> {
     let opened = open_shares(settings)?.into_iter();
     Ok(opened.filter_map(|(_, share)| share.ok()).collect())
 }
 
 /// The part of each uid, opened or not.
-fn open_shares(settings: &Settings) -> Result<Vec<(u32, io::Result<Share>)>, Failure> {
+fn open_shares(settings: &Settings) -> Result<Vec<(u32, io::Result<CacheShare>)>, Failure> {
     let path = &settings.cache_dir;
     let root = Dir::open(path).map_err(|error| {
         Failure::new(
@@ -43,21 +45,21 @@ fn open_shares(settings: &Settings) -> Result<Vec<(u32, io::Result<Share>)>, Fai
     let me = nix::unistd::geteuid().as_raw();
     let mut uids = cache::uids(&root);
     uids.sort_by_key(|uid| (*uid != me, *uid));
-    let open = |uid| (uid, Share::open(&root, uid, uid == me || me == 0));
+    let open = |uid| (uid, CacheShare::open(&root, uid, uid == me || me == 0));
     Ok(uids.into_iter().map(open).collect())
 }
 
 /// The caller's own share, where it is usable.
-pub(crate) fn own_share(settings: &Settings) -> Option<Share> {
+pub(crate) fn own_share(settings: &Settings) -> Option<CacheShare> {
     let root = cache::root(&settings.cache_dir).ok()?;
-    Share::open(&root, nix::unistd::geteuid().as_raw(), true).ok()
+    CacheShare::open(&root, nix::unistd::geteuid().as_raw(), true).ok()
 }
 
 /// The caller's own shares: as root, those of all users.
 ///
 /// # Errors
 /// There is no cache (exit 66), or the caller's own part of it is not usable (exit 74).
-fn own_shares(settings: &Settings) -> Result<Vec<Share>, Failure> {
+fn own_shares(settings: &Settings) -> Result<Vec<CacheShare>, Failure> {
     match usable_shares(settings)? {
         (_, Some(failure)) => Err(failure),
         (shares, None) => Ok(shares),
@@ -69,7 +71,7 @@ fn own_shares(settings: &Settings) -> Result<Vec<Share>, Failure> {
 ///
 /// # Errors
 /// There is no cache (exit 66).
-fn usable_shares(settings: &Settings) -> Result<(Vec<Share>, Option<Failure>), Failure> {
+fn usable_shares(settings: &Settings) -> Result<(Vec<CacheShare>, Option<Failure>), Failure> {
     let me = nix::unistd::geteuid();
     let (mut shares, mut failed) = (Vec::new(), None);
     for (uid, opened) in open_shares(settings)? {
@@ -88,7 +90,7 @@ fn usable_shares(settings: &Settings) -> Result<(Vec<Share>, Option<Failure>), F
 }
 
 /// The failure of reading or writing a share.
-fn disk(share: &Share, error: io::Error) -> Failure {
+fn disk(share: &CacheShare, error: io::Error) -> Failure {
     disk_at(share.dir().path(), error)
 }
 
@@ -96,49 +98,26 @@ fn disk_at(share: &Path, error: io::Error) -> Failure {
     Failure::new(Exit::IO, format!("cannot work on {}", share.display())).because(error)
 }
 
-/// All index entries of a share, with their keys; what cannot be read is left out.
-pub fn entries(share: &Share) -> Vec<(String, cache::Entry)> {
-    let Ok(index) = share.records("index") else {
-        return Vec::new();
-    };
-    let Ok(shelves) = index.entries() else {
-        return Vec::new();
-    };
-    let mut found = Vec::new();
-    for (shelf, _) in shelves.flatten() {
-        let Ok(records) = index.child(&shelf).and_then(|shelf| shelf.entries()) else {
-            continue;
-        };
-        for (key, _) in records.flatten() {
-            let key = key.to_string_lossy().into_owned();
-            if key.len() == 64
-                && let Ok(entry) = share.entry(&key)
-            {
-                found.push((key, entry));
-            }
-        }
-    }
-    found
-}
-
 /// Makes sure that the keys of sources can be computed, before entries are compared with them.
 ///
 /// # Errors
 /// One is in S3, and the AWS configuration cannot be used (exit 78).
 fn check_words(words: &[String], settings: &Settings) -> Result<(), Failure> {
-    let mut sources = words.iter().filter_map(|word| Source::parse(word).ok());
+    let mut sources = words
+        .iter()
+        .filter_map(|word| ArtifactSource::parse(word).ok());
     sources.try_for_each(|source| settings.index_key(&source).map(drop))
 }
 
 /// What people name on a command line: a source, a digest or its beginning, a file name, or the path of a blob as it was
 /// printed.
 fn matches(
-    share: &Share,
-    (key, entry): &(String, cache::Entry),
+    share: &CacheShare,
+    (key, entry): &(String, cache::IndexEntry),
     word: &str,
     settings: &Settings,
 ) -> bool {
-    let source = Source::parse(word)
+    let source = ArtifactSource::parse(word)
         .ok()
         .and_then(|source| settings.index_key(&source).ok());
     source.as_deref() == Some(key)
@@ -150,8 +129,8 @@ fn matches(
 
 /// The words of a command line that name an entry.
 fn names_of<'a>(
-    share: &Share,
-    found: &(String, cache::Entry),
+    share: &CacheShare,
+    found: &(String, cache::IndexEntry),
     words: &'a [String],
     settings: &Settings,
 ) -> Vec<&'a str> {
@@ -161,7 +140,7 @@ fn names_of<'a>(
         .collect()
 }
 
-fn is_path_of(share: &Share, entry: &cache::Entry, path: &Path) -> bool {
+fn is_path_of(share: &CacheShare, entry: &cache::IndexEntry, path: &Path) -> bool {
     let blobs = std::path::absolute(share.dir().path().join("blobs"));
     let blob = [&entry.sha256[..2], &entry.sha256, &entry.name];
     blobs.is_ok_and(|blobs| path == blobs.join(blob.iter().collect::<PathBuf>()))

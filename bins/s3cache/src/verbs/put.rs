@@ -9,18 +9,20 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tracing::info;
 
-use crate::digest::{self, Hex};
-use crate::fetch::{found, run as online};
+use crate::digest::{self, Sha256Hex};
+use crate::fetch::run_until_deadline;
 use crate::settings::Settings;
 use crate::sidecar::{self, SidecarDigest};
-use crate::source::Source;
+use crate::source::ArtifactSource;
 use crate::store::file::blocking;
-use crate::store::{self, Checksum, Get, Kind, ObjectStore, StoreError};
-use crate::verify;
+use crate::store::{
+    self, GetRequest, HeadResponse, ObjectChecksum, ObjectStore, StoreError, StoreErrorKind,
+};
+use crate::verification;
 
 /// Flags of `s3cache put`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct PutArgs {
     /// The file to publish
     file: PathBuf,
     /// Where to: s3://bucket/key, bucket/key or file:///path; with a slash at its end the file's name is added
@@ -37,7 +39,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Another object of this name exists (exit 73), the file is a broken archive (exit 65), or the store failed.
-pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &PutArgs, settings: &Settings) -> Result<Exit, Failure> {
     let base = args
         .file
         .file_name()
@@ -48,13 +50,13 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     } else {
         args.dest.clone()
     };
-    let dest = Source::parse(&dest)?;
-    if matches!(dest, Source::Http(_)) {
+    let dest = ArtifactSource::parse(&dest)?;
+    if matches!(dest, ArtifactSource::Http(_)) {
         let text = format!("{dest}: artifacts are not published over http");
         return Err(Failure::new(Exit::USAGE, text).remedy("put to s3:// or file:///"));
     }
     let name = dest.name()?;
-    let (size, sha256, published) = online(&settings.deadline(&dest), async {
+    let (size, sha256, published) = run_until_deadline(&settings.deadline(&dest), async {
         let (size, sha256, sidecar) = {
             let (file, dest, name) = (args.file.clone(), dest.clone(), name.clone());
             blocking(move || prepare(&file, &dest, &name)).await?
@@ -63,7 +65,7 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
         let put = store.put(&dest, &args.file, &sha256, args.replace).await;
         let published = match put {
             Ok(()) => true,
-            Err(error) if error.kind == Kind::Exists => {
+            Err(error) if error.kind == StoreErrorKind::AlreadyExists => {
                 compare(&*store, &dest, &name, size, &sha256).await?;
                 false
             }
@@ -86,13 +88,17 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
 }
 
 /// The `.sha256` to publish.
-struct Sidecar {
+struct SidecarFile {
     file: tempfile::NamedTempFile,
-    sha256: Hex,
+    sha256: Sha256Hex,
 }
 
 /// Checks and hashes the file to publish as `name`: its length, its digest and its sidecar.
-fn prepare(path: &Path, dest: &Source, name: &str) -> Result<(u64, Hex, Sidecar), Failure> {
+fn prepare(
+    path: &Path,
+    dest: &ArtifactSource,
+    name: &str,
+) -> Result<(u64, Sha256Hex, SidecarFile), Failure> {
     let unreadable = |error: io::Error| {
         Failure::new(Exit::NOT_FOUND, format!("cannot read {}", path.display()))
             .remedy("name a readable file")
@@ -101,7 +107,7 @@ fn prepare(path: &Path, dest: &Source, name: &str) -> Result<(u64, Hex, Sidecar)
     let file = open_regular(path).map_err(unreadable)?;
     let size = length(&file).map_err(unreadable)?;
     // A broken archive is refused here, not on a hundred hosts.
-    verify::archive(dest, name, &file).map_err(|failure| {
+    verification::check_archive(dest, name, &file).map_err(|failure| {
         let remedy = format!("nothing was published; check {}", path.display());
         failure.remedy(remedy)
     })?;
@@ -114,13 +120,13 @@ fn prepare(path: &Path, dest: &Source, name: &str) -> Result<(u64, Hex, Sidecar)
     Ok((size, sha256, sidecar))
 }
 
-fn sidecar(sha256: &str, name: &str) -> io::Result<Sidecar> {
+fn sidecar(sha256: &str, name: &str) -> io::Result<SidecarFile> {
     let mut file = tempfile::NamedTempFile::new()?;
     let line = format!("{sha256}  {name}\n");
     file.write_all(line.as_bytes())?;
     file.flush()?;
     let sha256 = digest::of_file(file.as_file(), line.len() as u64)?;
-    Ok(Sidecar { file, sha256 })
+    Ok(SidecarFile { file, sha256 })
 }
 
 /// Makes sure that the object that exists has this digest, by what the store or the sidecar says, or by its content where
@@ -130,7 +136,7 @@ fn sidecar(sha256: &str, name: &str) -> io::Result<Sidecar> {
 /// It has another one, or nothing says which (exit 73).
 async fn compare(
     store: &dyn ObjectStore,
-    dest: &Source,
+    dest: &ArtifactSource,
     name: &str,
     size: u64,
     sha256: &str,
@@ -141,11 +147,11 @@ async fn compare(
             .remedy("allow the publisher to read it and its .sha256, or publish under another name; --replace overwrites it")
             .because(why)
     };
-    let meta = store.head(dest, None).await.map(found);
+    let meta = store.head(dest, None).await.map(HeadResponse::into_meta);
     let meta = meta.map_err(|error| unknown(error.into()))?;
     let digest = match meta.checksum {
         _ if meta.size != Some(size) => None,
-        Some(Checksum::Sha256(found)) => Some(digest::hex(&found)),
+        Some(ObjectChecksum::Sha256(found)) => Some(digest::hex(&found)),
         _ => match sidecar::ask(store, dest, name).await {
             Ok(SidecarDigest::Sha256(found)) => Some(found),
             // Its publisher was killed before it wrote one, or is about to.
@@ -153,7 +159,7 @@ async fn compare(
                 let read = read_digest(store, dest).await;
                 Some(read.map_err(|error| unknown(error.into()))?)
             }
-            Ok(SidecarDigest::NotUnderstood(why)) => {
+            Ok(SidecarDigest::Unreadable(why)) => {
                 return Err(unknown(format!("its .sha256 cannot be read: {why}").into()));
             }
             Err(error) => return Err(unknown(error.into())),
@@ -168,8 +174,11 @@ async fn compare(
 }
 
 /// The digest of an object's content.
-async fn read_digest(store: &dyn ObjectStore, source: &Source) -> Result<Hex, StoreError> {
-    let mut body = store.get(source, Get::default()).await?.body;
+async fn read_digest(
+    store: &dyn ObjectStore,
+    source: &ArtifactSource,
+) -> Result<Sha256Hex, StoreError> {
+    let mut body = store.get(source, GetRequest::default()).await?.body;
     let mut hasher = Sha256::new();
     while let Some(piece) = body.next().await? {
         hasher.update(&piece);

@@ -2,15 +2,15 @@
 
 use hostkit::{Exit, Failure, out};
 
-use super::{check_found, check_words, disk, entries, matches, own_shares};
-use crate::cache::evict::{Act, remove_blob};
-use crate::cache::in_use::InUse;
+use super::{check_found, check_words, disk, matches, own_shares};
+use crate::cache::eviction::{EvictionMode, remove_blob};
+use crate::cache::process_references::ProcessReferences;
 use crate::cache::space;
 use crate::settings::Settings;
 
 /// Flags of `s3cache rm`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct RmArgs {
     /// What to remove: a source, a file name, the first 8 or more digits of a digest, or the path of a cached
     /// artifact
     #[arg(value_name = "WHAT", required = true)]
@@ -21,20 +21,20 @@ pub struct Args {
 ///
 /// # Errors
 /// One is not there (exit 66) or in use (exit 75).
-pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &RmArgs, settings: &Settings) -> Result<Exit, Failure> {
     check_words(&args.what, settings)?;
-    let (shares, in_use) = (own_shares(settings)?, InUse::default());
+    let (shares, in_use) = (own_shares(settings)?, ProcessReferences::default());
     for word in &args.what {
         let mut found = false;
         for share in &shares {
-            for found_entry in entries(share) {
+            for found_entry in share.index_entries() {
                 if !matches(share, &found_entry, word, settings) {
                     continue;
                 }
                 found = true;
                 let (key, entry) = found_entry;
                 // An entry without a blob is only forgotten.
-                match remove_blob(share, &entry.sha256, &in_use, Act::Remove) {
+                match remove_blob(share, &entry.sha256, &in_use, EvictionMode::Remove) {
                     Ok(true) => {
                         space::release(share, entry.size).map_err(|error| disk(share, error))?
                     }

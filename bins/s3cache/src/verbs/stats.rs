@@ -5,13 +5,13 @@ use hostkit::{Exit, Failure, out};
 use serde_json::json;
 use tracing::warn;
 
-use super::{all_shares, counted, disk, entries};
-use crate::cache::usage::Usage;
+use super::{counted, disk, readable_shares};
+use crate::cache::usage::ShareUsage;
 use crate::settings::Settings;
 
 /// Flags of `s3cache stats`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct StatsArgs {
     /// Print one JSON object per user
     #[arg(long)]
     json: bool,
@@ -21,9 +21,9 @@ pub struct Args {
 ///
 /// # Errors
 /// There is no cache (exit 66), or the caller's part of it cannot be read (exit 74).
-pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
-    for share in all_shares(settings)? {
-        let usage = match Usage::of(&share) {
+pub(crate) fn run(args: &StatsArgs, settings: &Settings) -> Result<Exit, Failure> {
+    for share in readable_shares(settings)? {
+        let usage = match ShareUsage::of(&share) {
             Ok(usage) => usage,
             Err(error) if share.own => return Err(disk(&share, error)),
             Err(error) => {
@@ -31,7 +31,7 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
                 continue;
             }
         };
-        let sources = entries(&share).len() as u64;
+        let sources = share.index_entries().len() as u64;
         if args.json {
             // A sum of which a part is not known is not known either.
             let sum = |bytes: u64| usage.unpacked.map(|_| bytes);
@@ -57,7 +57,7 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     Ok(Exit::OK)
 }
 
-fn table(uid: u32, usage: &Usage, sources: u64, max_size: u64) -> Result<(), Failure> {
+fn table(uid: u32, usage: &ShareUsage, sources: u64, max_size: u64) -> Result<(), Failure> {
     let without = match usage.unpacked {
         Some(_) => "",
         None => ", without what is not readable",

@@ -8,14 +8,14 @@ use hostkit::units::show_size;
 use hostkit::{Exit, Failure, out};
 use serde_json::json;
 
-use super::{check_found, check_words, counted, disk, entries, names_of, own_shares};
-use crate::cache::{Entry, Lookup, Share};
-use crate::digest::{self, Hex};
+use super::{check_found, check_words, counted, disk, names_of, own_shares};
+use crate::cache::{CacheShare, IndexEntry, LookupResult};
+use crate::digest::{self, Sha256Hex};
 use crate::settings::Settings;
 
 /// Flags of `s3cache verify`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct VerifyArgs {
     /// Only these: a source, a file name, the first 8 or more digits of a digest, or the path of a cached artifact
     #[arg(value_name = "WHAT")]
     what: Vec<String>,
@@ -28,13 +28,13 @@ pub struct Args {
 ///
 /// # Errors
 /// A blob was corrupt (exit 65) or cannot be read (exit 74), or nothing is cached of what is named (exit 66).
-pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &VerifyArgs, settings: &Settings) -> Result<Exit, Failure> {
     check_words(&args.what, settings)?;
     let (mut good, mut bad, mut bytes) = (0u64, 0u64, 0u64);
     let mut verified = HashSet::new();
     for share in own_shares(settings)? {
-        let mut blobs = Blobs::default();
-        for found in entries(&share) {
+        let mut blobs = BlobVerifier::default();
+        for found in share.index_entries() {
             let named = names_of(&share, &found, &args.what, settings);
             if named.is_empty() && !args.what.is_empty() {
                 continue;
@@ -81,25 +81,30 @@ pub fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
 
 /// The blobs of a share as far as they are verified. Many sources may lead to one, which is read and counted once.
 #[derive(Debug, Default)]
-struct Blobs {
+struct BlobVerifier {
     /// Whether each is what its digest says.
-    sound: HashMap<Hex, bool>,
+    sound: HashMap<Sha256Hex, bool>,
     /// The same of each file, by its inode: what has the names of several sources is one file, or was.
     files: HashMap<u64, bool>,
     /// The length of all of them.
     bytes: u64,
 }
 
-impl Blobs {
+impl BlobVerifier {
     /// Verifies the blob of a source, and puts it aside when it is corrupt; `None` when there is none.
-    fn verify(&mut self, share: &Share, key: &str, entry: &Entry) -> io::Result<Option<bool>> {
+    fn verify(
+        &mut self,
+        share: &CacheShare,
+        key: &str,
+        entry: &IndexEntry,
+    ) -> io::Result<Option<bool>> {
         // Looking it up mends or puts aside what its stamp gives away; reading it finds the rest.
         let sound = match share.lookup(key)? {
             // Another source of it was met before, and it was put aside.
-            Lookup::Miss if self.sound.get(&entry.sha256) == Some(&false) => false,
-            Lookup::Miss => return Ok(None),
-            Lookup::Corrupt(_) => false,
-            Lookup::Hit(blob) => {
+            LookupResult::Miss if self.sound.get(&entry.sha256) == Some(&false) => false,
+            LookupResult::Miss => return Ok(None),
+            LookupResult::Corrupt(_) => false,
+            LookupResult::Hit(blob) => {
                 let file = self.files.entry(blob.file.metadata()?.ino());
                 let sound = *file.or_insert_with(|| {
                     digest::of_file(&blob.file, entry.size).is_ok_and(|found| found == entry.sha256)

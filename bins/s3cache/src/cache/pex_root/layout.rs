@@ -21,8 +21,8 @@ use hostkit::clock;
 use hostkit::dir::Dir;
 use nix::sys::stat::FileStat;
 
-use super::info::{self, PexInfo};
-use crate::cache::evict::is_within;
+use super::pex_info::{self, PexInfo};
+use crate::cache::eviction::is_within;
 use crate::cache::repair::{existing, existing_folder};
 
 /// Folders of what belongs to one pex.
@@ -44,14 +44,14 @@ const WORK_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// A directory below the root.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct UnpackedDirectory {
     /// The names of the directories down to it.
     parents: Vec<String>,
     /// Its name.
     pub(super) name: String,
 }
 
-impl Place {
+impl UnpackedDirectory {
     /// The names of the directories down to it, its own the last.
     fn path(&self) -> Vec<String> {
         [self.parents.as_slice(), std::slice::from_ref(&self.name)].concat()
@@ -81,7 +81,7 @@ pub(super) struct UnpackedPex {
     /// Its name for all that it unpacks.
     pub(super) hash: String,
     /// Its directories.
-    pub(super) places: Vec<Place>,
+    pub(super) places: Vec<UnpackedDirectory>,
     /// When it was last started, as far as pex says.
     pub(super) used: SystemTime,
     /// The shared parts it needs; `None` when it does not say, or is not finished.
@@ -90,17 +90,17 @@ pub(super) struct UnpackedPex {
 
 /// All that is unpacked.
 #[derive(Debug, Default)]
-pub(super) struct Layout {
+pub(super) struct PexRootLayout {
     pub(super) pexes: Vec<UnpackedPex>,
-    parts: Vec<(String, Place)>,
+    parts: Vec<(String, UnpackedDirectory)>,
     /// Parts that are symlinks to other parts.
     aliases: HashMap<String, HashSet<String>>,
     /// The short names of venvs, which stand in the `#!` lines of their scripts, and the pexes they belong to.
-    shorts: Vec<(Place, String)>,
+    shorts: Vec<(UnpackedDirectory, String)>,
     /// What is known of the interpreters of venvs, and the hashes in it, that of their pex among them.
-    interpreters: Vec<(Place, HashSet<String>)>,
+    interpreters: Vec<(UnpackedDirectory, HashSet<String>)>,
     /// What an earlier run did not finish to remove.
-    pub(super) trash: Vec<Place>,
+    pub(super) trash: Vec<UnpackedDirectory>,
     /// A directory that was written within this time is still being unpacked to.
     work_span: Duration,
     /// The hashes of what is being unpacked: pexes, and parts of them.
@@ -125,7 +125,7 @@ pub(super) fn is_work(name: &str) -> bool {
     name.ends_with(WORK) || shortened.is_some_and(|(_, digest)| is_hash(digest))
 }
 
-impl Layout {
+impl PexRootLayout {
     /// Reads the root. Pexes that took no lease may be unpacking themselves meanwhile: what is renamed or gone when its
     /// turn comes is left out. A directory that was written within `work_span` is still being unpacked to.
     pub(super) fn read(root: &Dir, work_span: Duration) -> io::Result<Self> {
@@ -146,7 +146,12 @@ impl Layout {
 
     /// Notes a directory that is being unpacked to, or that a killed pex or removal has left; says whether it is one.
     /// `hash` is that of the pex or part which it is for.
-    fn is_unfinished(&mut self, dir: &Dir, place: &Place, hash: Option<String>) -> bool {
+    fn is_unfinished(
+        &mut self,
+        dir: &Dir,
+        place: &UnpackedDirectory,
+        hash: Option<String>,
+    ) -> bool {
         if place.name.ends_with(TRASH) {
             self.trash.push(place.clone());
             return true;
@@ -171,7 +176,7 @@ impl Layout {
             let Some(name) = name.to_str().filter(|_| is_dir) else {
                 continue;
             };
-            let place = Place {
+            let place = UnpackedDirectory {
                 parents: parents.clone(),
                 name: name.to_owned(),
             };
@@ -198,7 +203,7 @@ impl Layout {
         Ok(())
     }
 
-    fn read_pex(&mut self, dir: &Dir, place: Place) -> io::Result<()> {
+    fn read_pex(&mut self, dir: &Dir, place: UnpackedDirectory) -> io::Result<()> {
         let mut dirs = Vec::new();
         if place.parents[0] == "venvs" {
             for entry in dir.entries()? {
@@ -233,7 +238,7 @@ impl Layout {
             pex.parts = None;
         }
         for dir in dirs {
-            for name in [".last-access", info::NAME] {
+            for name in [".last-access", pex_info::NAME] {
                 if let Ok(found) = dir.stat(name) {
                     pex.used = pex.used.max(written(&found));
                 }
@@ -250,7 +255,7 @@ impl Layout {
         Ok(())
     }
 
-    fn read_part(&mut self, dir: &Dir, place: Place) -> io::Result<()> {
+    fn read_part(&mut self, dir: &Dir, place: UnpackedDirectory) -> io::Result<()> {
         if place.parents[0] == "installed_wheels" {
             for entry in dir.entries()? {
                 let (name, is_dir) = entry?;
@@ -273,7 +278,7 @@ impl Layout {
             let Some(name) = name.to_str().filter(|_| is_dir) else {
                 continue;
             };
-            let place = Place {
+            let place = UnpackedDirectory {
                 parents: path.to_vec(),
                 name: name.to_owned(),
             };
@@ -303,7 +308,7 @@ impl Layout {
             };
             let target = nix::fcntl::readlinkat(child.as_fd(), "venv").unwrap_or_default();
             let hash = hashes(target.as_bytes()).next();
-            let place = Place {
+            let place = UnpackedDirectory {
                 parents: path.to_vec(),
                 name: short.to_owned(),
             };
@@ -315,14 +320,14 @@ impl Layout {
     }
 
     /// The directories that give the venvs of a pex their short names.
-    pub(super) fn shorts(&self, hash: &str) -> impl Iterator<Item = &Place> {
+    pub(super) fn shorts(&self, hash: &str) -> impl Iterator<Item = &UnpackedDirectory> {
         let mine = self.shorts.iter().filter(move |(_, of)| of == hash);
         mine.map(|(place, _)| place)
     }
 
     /// Takes a pex out; returns its places, those that name it first.
-    pub(super) fn take(&mut self, hash: &str) -> Vec<Place> {
-        let mut places: Vec<Place> = self.shorts(hash).cloned().collect();
+    pub(super) fn take(&mut self, hash: &str) -> Vec<UnpackedDirectory> {
+        let mut places: Vec<UnpackedDirectory> = self.shorts(hash).cloned().collect();
         let of_venvs = self
             .interpreters
             .extract_if(.., |(_, hashes)| hashes.contains(hash));
@@ -338,7 +343,7 @@ impl Layout {
         &mut self,
         running: &HashSet<String>,
         is_used: impl Fn(&str) -> bool,
-    ) -> Vec<Place> {
+    ) -> Vec<UnpackedDirectory> {
         let mut needed = HashSet::new();
         for pex in &self.pexes {
             let Some(parts) = &pex.parts else {

@@ -9,30 +9,30 @@ use hostkit::clock;
 use hostkit::dir::Dir;
 
 use super::LEASES;
-use super::layout::{Place, TRASH, is_work, written};
-use crate::cache::evict::{Act, is_within};
+use super::layout::{TRASH, UnpackedDirectory, is_work, written};
+use crate::cache::eviction::{EvictionMode, is_within};
 use crate::cache::gc::{DEPTH, bytes_of, for_each_file, tree_bytes};
 
 /// The removals of one pruning, or what they would be.
-pub(super) struct Removal<'a> {
+pub(super) struct PexRemoval<'a> {
     root: &'a Dir,
-    act: Act,
+    act: EvictionMode,
     /// Bytes freed so far.
     pub(super) freed: u64,
     /// Read at the first removal: a walk over thousands of files, which a pruning that removes nothing does not need.
-    census: Option<Census>,
+    census: Option<PexRootCensus>,
 }
 
 /// What there was below the root at first.
 #[derive(Default)]
-struct Census {
+struct PexRootCensus {
     /// All of it (bytes).
     bytes: u64,
     /// How many links below the root that are not removed yet a file has.
     links: HashMap<u64, u64>,
 }
 
-impl Census {
+impl PexRootCensus {
     fn of(root: &Dir) -> io::Result<Self> {
         let mut census = Self::default();
         for_each_file(root, 0, &mut |found| {
@@ -46,8 +46,8 @@ impl Census {
     }
 }
 
-impl<'a> Removal<'a> {
-    pub(super) fn new(root: &'a Dir, act: Act) -> Self {
+impl<'a> PexRemoval<'a> {
+    pub(super) fn new(root: &'a Dir, act: EvictionMode) -> Self {
         Self {
             root,
             act,
@@ -57,17 +57,17 @@ impl<'a> Removal<'a> {
     }
 
     /// Removes a directory.
-    pub(super) fn remove(&mut self, place: &Place) -> io::Result<()> {
+    pub(super) fn remove(&mut self, place: &UnpackedDirectory) -> io::Result<()> {
         match self.remove_whole(place) {
             Err(error) if is_interference(&error) => Ok(()),
             other => other,
         }
     }
 
-    fn remove_whole(&mut self, place: &Place) -> io::Result<()> {
+    fn remove_whole(&mut self, place: &UnpackedDirectory) -> io::Result<()> {
         let parent = place.parent(self.root)?;
         let freed = self.unlinked(&parent.child(&place.name)?)?;
-        if self.act == Act::Remove {
+        if self.act == EvictionMode::Remove {
             let mut name = place.name.clone();
             if !name.ends_with(TRASH) {
                 name = format!("{name}{TRASH}");
@@ -80,10 +80,10 @@ impl<'a> Removal<'a> {
         Ok(())
     }
 
-    fn census(&mut self) -> io::Result<&mut Census> {
+    fn census(&mut self) -> io::Result<&mut PexRootCensus> {
         match &mut self.census {
             Some(census) => Ok(census),
-            census @ None => Ok(census.insert(Census::of(self.root)?)),
+            census @ None => Ok(census.insert(PexRootCensus::of(self.root)?)),
         }
     }
 
@@ -111,7 +111,7 @@ impl<'a> Removal<'a> {
         let leases = self.root.child(LEASES).and_then(|dir| tree_bytes(&dir));
         // A walk would count again what was only to be counted.
         self.freed = self.census()?.bytes.saturating_sub(leases.unwrap_or(0));
-        if self.act == Act::Remove {
+        if self.act == EvictionMode::Remove {
             for entry in self.root.entries()? {
                 let (name, _) = entry?;
                 if name != LEASES {

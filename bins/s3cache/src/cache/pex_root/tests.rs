@@ -10,11 +10,11 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// An empty share, and the path of its root.
-fn share() -> (tempfile::TempDir, Share, PathBuf) {
+fn share() -> (tempfile::TempDir, CacheShare, PathBuf) {
     let temp = tempfile::tempdir().unwrap();
     fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let root = Dir::open(temp.path()).unwrap();
-    let share = Share::open(&root, nix::unistd::geteuid().as_raw(), true).unwrap();
+    let share = CacheShare::open(&root, nix::unistd::geteuid().as_raw(), true).unwrap();
     let root = share.dir().path().join("pex-root");
     (temp, share, root)
 }
@@ -26,8 +26,15 @@ fn write(path: &Path, text: &str, written: SystemTime) {
 }
 
 /// Prunes all that may go.
-fn prune_all(share: &Share, spare: Duration) -> Pruned {
-    prune(share, &InUse::default(), Act::Remove, spare, |_| Ok(false)).unwrap()
+fn prune_all(share: &CacheShare, spare: Duration) -> PruneSummary {
+    prune(
+        share,
+        &ProcessReferences::default(),
+        EvictionMode::Remove,
+        spare,
+        |_| Ok(false),
+    )
+    .unwrap()
 }
 
 /// A directory in which a pex has written until `age` ago.
@@ -151,10 +158,10 @@ fn place_that_is_gone_or_in_use_again_is_no_failure() {
         clock::now(),
     );
     let dir = Dir::open(&root).unwrap();
-    let mut layout = Layout::read(&dir, HOUR).unwrap();
+    let mut layout = PexRootLayout::read(&dir, HOUR).unwrap();
     let place = layout.take(&hash).remove(0);
     fs::remove_dir_all(root.join("unzipped_pexes")).unwrap();
-    let mut removal = Removal::new(&dir, Act::Remove);
+    let mut removal = PexRemoval::new(&dir, EvictionMode::Remove);
     removal.remove(&place).unwrap();
     assert_eq!(removal.freed, 0);
 }

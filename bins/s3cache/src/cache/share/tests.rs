@@ -3,15 +3,15 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
-use crate::cache::evict::{evict_blob, remove_blob};
+use crate::cache::eviction::{evict_blob, remove_blob};
 use crate::cache::space;
 
 /// A share with one blob.
-fn share_with_blob() -> (tempfile::TempDir, Share, String) {
+fn share_with_blob() -> (tempfile::TempDir, CacheShare, String) {
     let temp = tempfile::tempdir().unwrap();
     std::fs::set_permissions(temp.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let root = Dir::open(temp.path()).unwrap();
-    let share = Share::open(&root, nix::unistd::geteuid().as_raw(), true).unwrap();
+    let share = CacheShare::open(&root, nix::unistd::geteuid().as_raw(), true).unwrap();
     let sha256 = "ab".repeat(32);
     let shelf = share.dir.child("blobs").unwrap();
     let dir = shelf.make_child("ab", 0o755).unwrap();
@@ -41,7 +41,12 @@ fn blob_whose_lock_an_eviction_holds_is_leased_when_left_and_missed_when_gone() 
         assert_eq!(leased.is_ok(), left);
         if left {
             assert!(!try_exclusive(&evicting).unwrap(), "it has a lease");
-            let removed = remove_blob(&share, &sha256, &InUse::default(), Act::Remove);
+            let removed = remove_blob(
+                &share,
+                &sha256,
+                &ProcessReferences::default(),
+                EvictionMode::Remove,
+            );
             assert!(!removed.unwrap());
         }
     }
@@ -60,11 +65,19 @@ fn blob_used_since_it_was_chosen_is_not_evicted() {
     let mut chosen = space::blobs(&share).unwrap().remove(0);
     let used = chosen.used;
     chosen.used -= Duration::from_secs(1);
-    for act in [Act::Count, Act::Remove] {
-        assert!(!evict_blob(&share, &chosen, &InUse::default(), act).unwrap());
+    for act in [EvictionMode::DryRun, EvictionMode::Remove] {
+        assert!(!evict_blob(&share, &chosen, &ProcessReferences::default(), act).unwrap());
     }
     chosen.used = used;
-    assert!(evict_blob(&share, &chosen, &InUse::default(), Act::Remove).unwrap());
+    assert!(
+        evict_blob(
+            &share,
+            &chosen,
+            &ProcessReferences::default(),
+            EvictionMode::Remove
+        )
+        .unwrap()
+    );
     assert!(share.open_blob(&sha256, "job").is_err());
 }
 
@@ -87,17 +100,17 @@ fn corrupt_blob_with_several_names_is_quarantined_under_none_of_them() {
         for (key, name) in
             [("ab", "job"), ("cd", "other")].map(|(key, name)| (key.repeat(32), name))
         {
-            let entry: Entry = serde_json::from_value(serde_json::json!({
+            let entry: IndexEntry = serde_json::from_value(serde_json::json!({
                 "source": "s", "name": name, "sha256": sha256, "size": 3, "etag": null, "fetched": 0, "fetch_id": "",
-                "vouched": null, "stamp": Stamp::of(&std::fs::metadata(folder.path().join("sound")).unwrap()),
+                "vouched": null, "stamp": FileStamp::of(&std::fs::metadata(folder.path().join("sound")).unwrap()),
             }))
             .unwrap();
             share.write_entry(&key, &entry).unwrap();
             let found = share.lookup(&key).unwrap();
             match name {
-                "job" => assert!(matches!(found, Lookup::Corrupt(_)), "{found:?}"),
+                "job" => assert!(matches!(found, LookupResult::Corrupt(_)), "{found:?}"),
                 _ => assert!(
-                    matches!(found, Lookup::Miss),
+                    matches!(found, LookupResult::Miss),
                     "it went with the first name: {found:?}"
                 ),
             }

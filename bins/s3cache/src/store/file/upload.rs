@@ -14,14 +14,14 @@ use hostkit::dir::{Dir, temporary_prefix};
 use hostkit::file::open_regular;
 
 use crate::copy::{make_locked, remove_leftovers};
-use crate::store::{Kind, StoreError};
+use crate::store::{StoreError, StoreErrorKind};
 
 /// How long a file system that may not answer has to remove a file.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A file being published.
 #[derive(Debug)]
-pub(super) struct Upload {
+pub(super) struct FileUpload {
     dir: Dir,
     name: String,
     temp: OsString,
@@ -30,7 +30,7 @@ pub(super) struct Upload {
     is_removed: AtomicBool,
 }
 
-impl Upload {
+impl FileUpload {
     /// Makes the temporary file for a name in a directory.
     pub(super) fn begin((parent, name): (PathBuf, String)) -> Result<Self, StoreError> {
         let dir = Dir::make_all(&parent, 0o755)?;
@@ -64,9 +64,10 @@ impl Upload {
         })();
         self.remove();
         match placed {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(StoreError::new(Kind::Exists, "it exists already"))
-            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(StoreError::new(
+                StoreErrorKind::AlreadyExists,
+                "it exists already",
+            )),
             Err(error) => Err(error.into()),
             Ok(()) => Ok(dir.sync()?),
         }
@@ -79,7 +80,7 @@ impl Upload {
     }
 }
 
-impl Drop for Upload {
+impl Drop for FileUpload {
     fn drop(&mut self) {
         self.remove();
     }
@@ -87,9 +88,9 @@ impl Drop for Upload {
 
 /// Removes the temporary file when the `put` is given up: the thread that copies may not come to it before the process
 /// ends.
-pub(super) struct Removal(pub(super) Arc<Upload>);
+pub(super) struct UploadCleanup(pub(super) Arc<FileUpload>);
 
-impl Drop for Removal {
+impl Drop for UploadCleanup {
     fn drop(&mut self) {
         if self.0.is_removed.load(Ordering::Relaxed) {
             return;
@@ -119,11 +120,11 @@ mod tests {
             let entries = std::fs::read_dir(&repo).unwrap();
             entries.map(|entry| entry.unwrap().file_name()).collect()
         };
-        let begin = || Arc::new(Upload::begin((repo.clone(), "a.txt".to_owned())).unwrap());
+        let begin = || Arc::new(FileUpload::begin((repo.clone(), "a.txt".to_owned())).unwrap());
         let given_up = begin();
         assert_eq!(names().len(), 1);
         // As when a signal or the deadline ends the future while the thread still copies.
-        drop(Removal(given_up.clone()));
+        drop(UploadCleanup(given_up.clone()));
         assert_eq!(names(), [""; 0]);
         given_up.finish(&from, false).unwrap_err();
         assert_eq!(names(), [""; 0]);
@@ -134,7 +135,7 @@ mod tests {
         assert_eq!(names().len(), 2);
         living.finish(&from, false).unwrap();
         let exists = other.finish(&from, false).unwrap_err();
-        assert_eq!(exists.kind, Kind::Exists);
+        assert_eq!(exists.kind, StoreErrorKind::AlreadyExists);
         other.finish(&from, true).unwrap_err();
         assert_eq!(names(), ["a.txt"]);
         begin().finish(&from, true).unwrap();
@@ -145,10 +146,10 @@ mod tests {
         use crate::store::ObjectStore as _;
         let temp = tempfile::tempdir().unwrap();
         std::fs::write(temp.path().join(".a.txt.s3cache-notes"), "kept").unwrap();
-        let upload = Upload::begin((temp.path().to_owned(), "a.txt".to_owned())).unwrap();
+        let upload = FileUpload::begin((temp.path().to_owned(), "a.txt".to_owned())).unwrap();
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 2);
         let mut names = Vec::new();
-        let prefix = crate::Source::File(temp.path().join(""));
+        let prefix = crate::ArtifactSource::File(temp.path().join(""));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
@@ -167,7 +168,7 @@ mod tests {
         let from = temp.path().join("from");
         std::fs::write(&from, "made").unwrap();
         let name = "n".repeat(hostkit::dir::LONGEST_NAME);
-        let upload = Upload::begin((temp.path().to_owned(), name.clone())).unwrap();
+        let upload = FileUpload::begin((temp.path().to_owned(), name.clone())).unwrap();
         upload.finish(&from, false).unwrap();
         assert_eq!(std::fs::read(temp.path().join(name)).unwrap(), b"made");
     }

@@ -96,12 +96,12 @@ fn sparse_files_of_every_format_become_what_they_were() {
 }
 
 /// Records of an extended header.
-type Records<'a> = &'a [(&'a str, &'a str)];
+type PaxFields<'a> = &'a [(&'a str, &'a str)];
 /// Bytes of a header, from an offset.
 type Bytes<'a> = &'a [(usize, &'a [u8])];
 
 /// A member after an extended header with these records.
-fn extended(kind: EntryType, records: Records<'_>, header: Bytes<'_>, body: &[u8]) -> Vec<u8> {
+fn extended(kind: EntryType, records: PaxFields<'_>, header: Bytes<'_>, body: &[u8]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     let records: Vec<_> = records
         .iter()
@@ -144,7 +144,7 @@ fn records_that_change_how_data_is_read_are_understood_or_refused() {
         ("SCHILY.ino", "7"),
         ("LIBARCHIVE.xattr.a", "eA"),
     ];
-    let read: &[(Records<'_>, Bytes<'_>, &str)] = &[
+    let read: &[(PaxFields<'_>, Bytes<'_>, &str)] = &[
         (&[("path", "other")], &[], "other"),
         (&[("path", &long)], &[], &long),
         (&[("size", "4")], &[(124, b"00000000000")], "d/f"),
@@ -161,7 +161,7 @@ fn records_that_change_how_data_is_read_are_understood_or_refused() {
         let found = std::fs::read(app.join(path)).unwrap();
         assert_eq!(found, b"body", "{records:?} {header:?}");
     }
-    let refused: &[(EntryType, Records<'_>, Bytes<'_>)] = &[
+    let refused: &[(EntryType, PaxFields<'_>, Bytes<'_>)] = &[
         (Regular, &[("SCHILY.realsize", "9")], &[]),
         (Regular, &[("SCHILY.offset", "9")], &[]),
         (Regular, &[("SCHILY.filetype", "sparse")], &[]),
@@ -310,8 +310,8 @@ fn a_global_header_may_not_name_all_members() {
 #[test]
 fn the_last_of_several_members_with_one_name_wins() {
     use EntryType::{Directory, Link, Regular, Symlink};
-    type Member<'a> = (&'a str, EntryType, &'a str, &'a str);
-    let cases: &[(&[Member<'_>], &str, &str)] = &[
+    type TarEntry<'a> = (&'a str, EntryType, &'a str, &'a str);
+    let cases: &[(&[TarEntry<'_>], &str, &str)] = &[
         (
             &[("f", Regular, "", "one"), ("f", Regular, "", "two")],
             "f",

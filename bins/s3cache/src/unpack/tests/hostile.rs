@@ -9,9 +9,9 @@ use tar::EntryType::{self, Directory, Link, Regular, Symlink};
 
 use super::*;
 
-type Members<'a> = &'a [(&'a str, EntryType, &'a str)];
+type MemberList<'a> = &'a [(&'a str, EntryType, &'a str)];
 
-fn packed(members: Members<'_>) -> Vec<u8> {
+fn packed(members: MemberList<'_>) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, kind, link) in members {
         raw(&mut builder, path, *kind, link, b"");
@@ -65,7 +65,7 @@ fn leading_out(root: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn archives_that_lead_out_through_chains_are_refused_and_leave_nothing() {
-    let cases: &[Members<'_>] = &[
+    let cases: &[MemberList<'_>] = &[
         // The marker, as a link through a link and under other names.
         &[
             ("d", Directory, ""),
@@ -217,7 +217,7 @@ fn chain_of_more_symlinks_than_linux_follows_is_refused_and_a_loop_is_not() {
         assert_eq!(unpacked.is_ok(), fine, "{links} {end}: {unpacked:?}");
     }
     let (_temp, target) = surroundings();
-    let round: Members<'_> = &[
+    let round: MemberList<'_> = &[
         ("a", Symlink, "b/x"),
         ("b", Symlink, "a"),
         ("c", Symlink, "c"),
@@ -225,7 +225,7 @@ fn chain_of_more_symlinks_than_linux_follows_is_refused_and_a_loop_is_not() {
     ];
     unpack(&file(&packed(round)), "a.tar", "11", &target).unwrap();
     let (_temp, target) = surroundings();
-    let out: Members<'_> = &[("a", Symlink, "a"), ("z", Symlink, "a/../../victim")];
+    let out: MemberList<'_> = &[("a", Symlink, "a"), ("z", Symlink, "a/../../victim")];
     unpack(&file(&packed(out)), "a.tar", "11", &target).unwrap_err();
 }
 
@@ -239,14 +239,14 @@ fn header(kind: EntryType, size: u64) -> tar::Header {
 
 /// A member: its path, what it is, and its content, mode or target.
 #[derive(Debug, Clone)]
-enum Part {
+enum ArchivePart {
     File(String, u8),
     Directory(String, u32),
     Symlink(String, String),
     Link(String, String),
 }
 
-fn parts() -> impl Strategy<Value = Vec<Part>> {
+fn parts() -> impl Strategy<Value = Vec<ArchivePart>> {
     let name = || prop::sample::select(vec!["a", "b", "c", "l", "a", "b", "c", "l", MARKER]);
     let path = move || prop::collection::vec(name(), 1..4).prop_map(|names| names.join("/"));
     let step = prop::sample::select(vec!["a", "b", "c", "l", "..", "..", "victim", "."]);
@@ -260,22 +260,22 @@ fn parts() -> impl Strategy<Value = Vec<Part>> {
     };
     let mode = prop::sample::select([0o755, 0o777, 0o555, 0][..seen].to_vec());
     let part = prop_oneof![
-        (path(), any::<u8>()).prop_map(|(path, byte)| Part::File(path, byte)),
-        (path(), mode).prop_map(|(path, mode)| Part::Directory(path, mode)),
-        (path(), target).prop_map(|(path, target)| Part::Symlink(path, target)),
-        (path(), path()).prop_map(|(path, target)| Part::Link(path, target)),
+        (path(), any::<u8>()).prop_map(|(path, byte)| ArchivePart::File(path, byte)),
+        (path(), mode).prop_map(|(path, mode)| ArchivePart::Directory(path, mode)),
+        (path(), target).prop_map(|(path, target)| ArchivePart::Symlink(path, target)),
+        (path(), path()).prop_map(|(path, target)| ArchivePart::Link(path, target)),
     ];
     prop::collection::vec(part, 1..10)
 }
 
-fn pack(parts: &[Part]) -> Vec<u8> {
+fn pack(parts: &[ArchivePart]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for part in parts {
         let (path, kind, mode, link, body) = match part {
-            Part::File(path, byte) => (path, Regular, 0o666, "", vec![*byte]),
-            Part::Directory(path, mode) => (path, Directory, *mode, "", vec![]),
-            Part::Symlink(path, target) => (path, Symlink, 0o777, target.as_str(), vec![]),
-            Part::Link(path, target) => (path, Link, 0o644, target.as_str(), vec![]),
+            ArchivePart::File(path, byte) => (path, Regular, 0o666, "", vec![*byte]),
+            ArchivePart::Directory(path, mode) => (path, Directory, *mode, "", vec![]),
+            ArchivePart::Symlink(path, target) => (path, Symlink, 0o777, target.as_str(), vec![]),
+            ArchivePart::Link(path, target) => (path, Link, 0o644, target.as_str(), vec![]),
         };
         let mut header = header(kind, body.len() as u64);
         header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
@@ -317,10 +317,10 @@ proptest! {
                 prop_assert_eq!(failure.exit(), Exit::CORRUPT, "{:?}", failure);
                 prop_assert_eq!(snapshot(temp.path()), before);
                 let may_be_refused = parts.iter().any(|part| match part {
-                    Part::Symlink(path, target) => {
+                    ArchivePart::Symlink(path, target) => {
                         path.contains(MARKER) || target.contains("..") || target.starts_with('/')
                     }
-                    Part::File(path, _) | Part::Directory(path, _) | Part::Link(path, _) => path.contains(MARKER),
+                    ArchivePart::File(path, _) | ArchivePart::Directory(path, _) | ArchivePart::Link(path, _) => path.contains(MARKER),
                 });
                 // tar removes the link, and makes a directory in its place.
                 let may_be_refused = may_be_refused || format!("{failure:?}").contains("symlink that it leads through");
@@ -335,7 +335,7 @@ proptest! {
                 // GNU tar puts an empty file in place of such a link until the end, and then takes a file that got
                 // its inode number for it.
                 let delayed = parts.iter().any(|part| {
-                    matches!(part, Part::Symlink(_, to) if to.contains("..") || to.starts_with('/'))
+                    matches!(part, ArchivePart::Symlink(_, to) if to.contains("..") || to.starts_with('/'))
                 });
                 if let Some(theirs) = theirs.filter(|_| !delayed) {
                     prop_assert_eq!(ours, theirs);

@@ -124,7 +124,7 @@ fn archive_of_an_unusual_maker_is_verified_and_unpacked_as_tar_does() {
         ),
     ];
     for (what, bytes) in rows {
-        archive::check(Kind::Tar, bytes.as_slice())
+        archive::check(ArchiveKind::Tar, bytes.as_slice())
             .unwrap_or_else(|error| panic!("{what}: {error}"));
         let temp = tempfile::tempdir().unwrap();
         let app = temp.path().join("app");

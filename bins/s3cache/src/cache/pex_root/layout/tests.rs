@@ -37,7 +37,7 @@ fn directory_that_a_pex_unpacks_to_counts_for_a_while_and_is_trash_after_a_day()
         ] {
             let temp = tempfile::tempdir().unwrap();
             work_directory(&temp.path().join(&place), age);
-            let layout = Layout::read(&Dir::open(temp.path()).unwrap(), HOUR).unwrap();
+            let layout = PexRootLayout::read(&Dir::open(temp.path()).unwrap(), HOUR).unwrap();
             assert_eq!(
                 (layout.unpacking.len(), layout.trash.len()),
                 (unpacking, trash),
@@ -70,7 +70,7 @@ fn root_is_read_while_directories_in_it_are_renamed_and_removed() {
             }
         });
         while !starts.is_finished() {
-            Layout::read(&root, HOUR).unwrap();
+            PexRootLayout::read(&root, HOUR).unwrap();
         }
     });
 }

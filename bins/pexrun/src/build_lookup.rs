@@ -1,20 +1,16 @@
 //! Finding a build: in the cache, then in each repository in turn, by its name or by the beginning of its hash.
 
-pub mod in_cache;
+pub(crate) mod cached;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use hostkit::{Exit, Failure};
-use s3cache::cache::Blob;
-use s3cache::fetch::run as online;
-use s3cache::settings::Freshness;
-use s3cache::store;
-use s3cache::{Got, Source, Want};
+use s3cache::{ArtifactSource, CachedBlob, FetchRequest, Freshness, ListingVisitor, LocalArtifact};
 use tracing::{debug, warn};
 
 use crate::config::Config;
-use crate::names::{SHORT_HASH_MIN, is_hex, spellings};
+use crate::name_template::{SHORT_HASH_MIN, is_hex, spellings};
 
 /// So many builds that begin alike are named in an error.
 const ALIKE_LIMIT: usize = 20;
@@ -23,13 +19,13 @@ const ALIKE_LIMIT: usize = 20;
 ///
 /// # Errors
 /// There is no such build (exit 127), or a repository that may have it does not say (exit 125).
-pub fn build(config: &Config, job: &str, version: &str) -> Result<Blob, Failure> {
+pub(crate) fn build(config: &Config, job: &str, version: &str) -> Result<CachedBlob, Failure> {
     let names = config.names(job, version);
-    if let Some(blob) = in_cache::from_cache(config, &names)? {
+    if let Some(blob) = cached::from_cache(config, &names)? {
         return Ok(blob);
     }
     if config.settings.freshness == Freshness::Offline {
-        return in_cache::by_name(config, &names, job, version)?.ok_or_else(|| {
+        return cached::by_name(config, &names, job, version)?.ok_or_else(|| {
             Failure::new(
                 Exit::LAUNCHER_FAILED,
                 format!("build {version} of {job} is not in the cache"),
@@ -43,14 +39,16 @@ pub fn build(config: &Config, job: &str, version: &str) -> Result<Blob, Failure>
     let mut unlisted = false;
     for repository in &config.repositories {
         match from_repository(config, repository, &names, job, version)? {
-            Answer::Build(blob) => {
+            RepositoryResult::Found(blob) => {
                 for failure in &failures {
                     warn!("{failure}; found it in {}", hostkit::mask::url(repository));
                 }
                 return Ok(*blob);
             }
-            Answer::Absent => debug!(repository = hostkit::mask::url(repository), "not there"),
-            Answer::Unknown(found) => {
+            RepositoryResult::NotFound => {
+                debug!(repository = hostkit::mask::url(repository), "not there")
+            }
+            RepositoryResult::Undetermined(found) => {
                 unlisted |= !is_web(repository);
                 failures.extend(found);
             }
@@ -60,7 +58,7 @@ pub fn build(config: &Config, job: &str, version: &str) -> Result<Blob, Failure>
         return Err(no_such_build(config, job, version, &names));
     }
     if unlisted && is_short(version) {
-        match in_cache::unlisted(config, &names, job, version) {
+        match cached::unlisted(config, &names, job, version) {
             Ok(None) => {}
             Ok(Some(blob)) => {
                 for failure in &failures {
@@ -84,20 +82,20 @@ pub fn build(config: &Config, job: &str, version: &str) -> Result<Blob, Failure>
 
 /// The failure with others as its causes.
 pub(crate) fn because(failure: Failure, failures: &[Failure]) -> Failure {
-    match Causes::of(failures) {
+    match FailureChain::of(failures) {
         Some(causes) => failure.because(causes),
         None => failure,
     }
 }
 
 /// What one repository has of a build.
-enum Answer {
+enum RepositoryResult {
     /// The build, which is in the cache now.
-    Build(Box<Blob>),
-    /// It was asked for every name, and has none of them.
-    Absent,
-    /// It may have the build and does not give it.
-    Unknown(Vec<Failure>),
+    Found(Box<CachedBlob>),
+    /// It has none of the names.
+    NotFound,
+    /// It may have the build, but cannot be read.
+    Undetermined(Vec<Failure>),
 }
 
 /// Whether asking the next repository would change nothing: an ambiguous hash, a cache that cannot hold it, a signal.
@@ -108,12 +106,12 @@ fn is_final(failure: &Failure) -> bool {
 
 /// Several failures as one chain of causes: a line each.
 #[derive(Debug)]
-struct Causes {
+struct FailureChain {
     text: String,
     next: Option<Box<Self>>,
 }
 
-impl Causes {
+impl FailureChain {
     fn of(failures: &[Failure]) -> Option<Self> {
         failures.iter().rev().fold(None, |next, failure| {
             let texts = std::iter::once(failure.to_string()).chain(failure.causes());
@@ -125,13 +123,13 @@ impl Causes {
     }
 }
 
-impl std::fmt::Display for Causes {
+impl std::fmt::Display for FailureChain {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-impl std::error::Error for Causes {
+impl std::error::Error for FailureChain {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.next.as_deref().map(|next| next as _)
     }
@@ -163,7 +161,7 @@ fn no_such_build(config: &Config, job: &str, version: &str, names: &[String]) ->
 
 /// Repositories, for people.
 #[must_use]
-pub fn shown(repositories: &[String]) -> String {
+pub(crate) fn shown(repositories: &[String]) -> String {
     repositories
         .iter()
         .map(|repository| hostkit::mask::url(repository))
@@ -175,14 +173,14 @@ pub fn shown(repositories: &[String]) -> String {
 ///
 /// # Errors
 /// The repository is no place at all (exit 78).
-pub fn source(repository: &str, name: &str) -> Result<Source, Failure> {
-    Source::parse(&format!("{}/{name}", repository.trim_end_matches('/')))
+pub(crate) fn source(repository: &str, name: &str) -> Result<ArtifactSource, Failure> {
+    ArtifactSource::parse(&format!("{}/{name}", repository.trim_end_matches('/')))
         .map_err(|failure| failure.with_exit(Exit::CONFIG))
 }
 
 /// Whether a repository is a web server, which does not list what it has.
 fn is_web(repository: &str) -> bool {
-    matches!(source(repository, "x"), Ok(Source::Http(_)))
+    matches!(source(repository, "x"), Ok(ArtifactSource::Http(_)))
 }
 
 /// # Errors
@@ -193,11 +191,11 @@ fn from_repository(
     names: &[String],
     job: &str,
     version: &str,
-) -> Result<Answer, Failure> {
+) -> Result<RepositoryResult, Failure> {
     let mut failures = Vec::new();
     for name in names {
         let failure = match fetch(config, source(repository, name)?) {
-            Ok(Some(blob)) => return Ok(Answer::Build(Box::new(blob))),
+            Ok(Some(blob)) => return Ok(RepositoryResult::Found(Box::new(blob))),
             Ok(None) => continue,
             Err(failure) if is_final(&failure) => return Err(failure),
             Err(failure) => failure,
@@ -210,18 +208,18 @@ fn from_repository(
         }
         // The copy of another of its names is as good as that of this one would be.
         if exit == Exit::UNAVAILABLE
-            && let Some(blob) = in_cache::any_name(config, repository, names)?
+            && let Some(blob) = cached::any_name(config, repository, names)?
         {
             for failure in &failures {
                 warn!("{failure}; using the cached copy, which may be outdated");
             }
-            return Ok(Answer::Build(Box::new(blob)));
+            return Ok(RepositoryResult::Found(Box::new(blob)));
         }
-        return Ok(Answer::Unknown(failures));
+        return Ok(RepositoryResult::Undetermined(failures));
     }
     if is_short(version) && !is_web(repository) {
         match by_beginning(config, repository, job, version) {
-            Ok(Some(blob)) => return Ok(Answer::Build(Box::new(blob))),
+            Ok(Some(blob)) => return Ok(RepositoryResult::Found(Box::new(blob))),
             Ok(None) => {}
             Err(failure) if failure.exit() == Exit::NOT_FOUND => {}
             Err(failure) if is_final(&failure) => return Err(failure),
@@ -229,9 +227,9 @@ fn from_repository(
         }
     }
     Ok(if failures.is_empty() {
-        Answer::Absent
+        RepositoryResult::NotFound
     } else {
-        Answer::Unknown(failures)
+        RepositoryResult::Undetermined(failures)
     })
 }
 
@@ -241,8 +239,8 @@ fn by_beginning(
     repository: &str,
     job: &str,
     version: &str,
-) -> Result<Option<Blob>, Failure> {
-    let mut matches = Matches::new(config, job, version);
+) -> Result<Option<CachedBlob>, Failure> {
+    let mut matches = PrefixMatches::new(config, job, version);
     for version in spellings(version) {
         let prefix = format!("{}{version}", config.pex_name.prefix(job));
         list(config, repository, &prefix, &mut |object| {
@@ -257,7 +255,7 @@ fn by_beginning(
 
 /// Whether a version may be the beginning of a git hash.
 #[must_use]
-pub fn is_short(version: &str) -> bool {
+pub(crate) fn is_short(version: &str) -> bool {
     (SHORT_HASH_MIN..40).contains(&version.len()) && is_hex(version)
 }
 
@@ -268,7 +266,7 @@ fn begins(hash: &str, beginning: &str) -> bool {
 }
 
 /// The builds of a job whose hash begins as asked, no more than an error names.
-struct Matches<'a> {
+struct PrefixMatches<'a> {
     config: &'a Config,
     job: &'a str,
     beginning: &'a str,
@@ -276,7 +274,7 @@ struct Matches<'a> {
     found: BTreeMap<String, String>,
 }
 
-impl<'a> Matches<'a> {
+impl<'a> PrefixMatches<'a> {
     const fn new(config: &'a Config, job: &'a str, beginning: &'a str) -> Self {
         Self {
             config,
@@ -323,15 +321,15 @@ impl<'a> Matches<'a> {
 }
 
 /// Fetches one file; `None` when there is no such file.
-fn fetch(config: &Config, source: Source) -> Result<Option<Blob>, Failure> {
-    let want = Want {
+fn fetch(config: &Config, source: ArtifactSource) -> Result<Option<CachedBlob>, Failure> {
+    let want = FetchRequest {
         source,
         sha256: None,
         bypass: None,
     };
     match s3cache::fetch(&want, &config.settings) {
-        Ok((Got::Cached(blob), how)) => {
-            debug!(source = %want.source, how = how.word(), "found");
+        Ok((LocalArtifact::Cached(blob), result)) => {
+            debug!(source = %want.source, result = result.name(), "found");
             Ok(Some(*blob))
         }
         Ok(_) => Err(Failure::new(
@@ -352,16 +350,11 @@ fn fetch(config: &Config, source: Source) -> Result<Option<Blob>, Failure> {
 ///
 /// # Errors
 /// It cannot be listed: it is a web server, it failed, or its end did not come in time.
-pub fn list(
+pub(crate) fn list(
     config: &Config,
     repository: &str,
     prefix: &str,
-    each: store::Visitor<'_>,
+    each: ListingVisitor<'_>,
 ) -> Result<(), Failure> {
-    let prefix = source(repository, prefix)?;
-    online(&config.settings.deadline(&prefix), async {
-        let store = store::open(&prefix, &config.settings.access, config.settings.timeout).await?;
-        let listed = store.list(&prefix, each).await;
-        listed.map_err(|error| error.into_failure(&prefix))
-    })
+    s3cache::list_store(&source(repository, prefix)?, &config.settings, each)
 }

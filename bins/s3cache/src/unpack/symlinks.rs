@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use hostkit::dir::Dir;
 use nix::errno::Errno;
 
-use super::archive::UnpackError;
+use super::tar_reader::UnpackError;
 use crate::deadline::Deadline;
 
 /// Linux follows so many symlinks in one path.
@@ -19,7 +19,7 @@ const LOOKUPS: u64 = 1 << 23;
 /// Checks every symlink below `root`.
 pub(super) fn check(root: &Dir, deadline: &Deadline) -> Result<(), UnpackError> {
     let root = root.child(".").map_err(UnpackError::write(b"."))?;
-    let mut walk = Walk {
+    let mut walk = SymlinkWalk {
         directories: vec![root],
         path: PathBuf::new(),
         lookups: 0,
@@ -29,14 +29,14 @@ pub(super) fn check(root: &Dir, deadline: &Deadline) -> Result<(), UnpackError> 
 }
 
 /// Where in the tree the check is: the open directories from the root down, and the path of the last one.
-struct Walk<'a> {
+struct SymlinkWalk<'a> {
     directories: Vec<Dir>,
     path: PathBuf,
     lookups: u64,
     deadline: &'a Deadline,
 }
 
-impl Walk<'_> {
+impl SymlinkWalk<'_> {
     fn check(&mut self) -> Result<(), UnpackError> {
         let failed = UnpackError::write(self.path.as_os_str().as_bytes());
         let mut below = Vec::new();
@@ -51,10 +51,12 @@ impl Walk<'_> {
             let here = &self.directories[self.directories.len() - 1];
             if let Some(target) = here.read_link(&name).map_err(&failed)? {
                 let reason = match self.follow(&name, &target).map_err(&failed)? {
-                    Destination::Within => continue,
-                    Destination::Outside => "the link leads out of the directory",
-                    Destination::Unknown => "the symlinks of the archive are too entangled",
-                    Destination::TooFar => "the link leads through over 40 symlinks",
+                    LinkDestination::Within => continue,
+                    LinkDestination::Outside => "the link leads out of the directory",
+                    LinkDestination::Undetermined => {
+                        "the symlinks of the archive are too entangled"
+                    }
+                    LinkDestination::TooManyHops => "the link leads through over 40 symlinks",
                 };
                 let path = self.path.join(name);
                 return Err(UnpackError::archive(path.as_os_str().as_bytes(), reason));
@@ -74,7 +76,7 @@ impl Walk<'_> {
 
     /// Follows the symlink `name` of the last directory. What is missing counts as a directory, because one may be made
     /// there later, and so does a symlink that leads to itself.
-    fn follow(&mut self, name: &OsStr, target: &OsStr) -> io::Result<Destination> {
+    fn follow(&mut self, name: &OsStr, target: &OsStr) -> io::Result<LinkDestination> {
         let mut rest = Vec::new();
         // How many of `directories` lead to where the target has led so far, and what it has entered below them.
         let mut kept = self.directories.len();
@@ -84,24 +86,24 @@ impl Walk<'_> {
         let here = &self.directories[kept - 1];
         let mut followed = vec![(place(here, name)?, 0)];
         if !push(&mut rest, target) {
-            return Ok(Destination::Outside);
+            return Ok(LinkDestination::Outside);
         }
         loop {
             while followed.pop_if(|(_, after)| *after >= rest.len()).is_some() {}
             let Some(name) = rest.pop() else {
-                return Ok(Destination::Within);
+                return Ok(LinkDestination::Within);
             };
             self.deadline.check()?;
             self.lookups += 1;
             if self.lookups > LOOKUPS {
-                return Ok(Destination::Unknown);
+                return Ok(LinkDestination::Undetermined);
             }
             if name == ".." {
                 if entered.pop().is_none() {
                     kept -= 1;
                 }
                 if kept == 0 {
-                    return Ok(Destination::Outside);
+                    return Ok(LinkDestination::Outside);
                 }
                 continue;
             }
@@ -124,11 +126,11 @@ impl Walk<'_> {
                     }
                     hops += 1;
                     if hops > HOPS {
-                        return Ok(Destination::TooFar);
+                        return Ok(LinkDestination::TooManyHops);
                     }
                     followed.push((link_place, rest.len()));
                     if !push(&mut rest, &link) {
-                        return Ok(Destination::Outside);
+                        return Ok(LinkDestination::Outside);
                     }
                 }
                 (None, Some(dir)) => entered.push(absent(dir.child(&name))?),
@@ -139,13 +141,13 @@ impl Walk<'_> {
 }
 
 /// Where a symlink leads.
-enum Destination {
+enum LinkDestination {
     Within,
     Outside,
     /// Through more symlinks than Linux follows. Another program may follow them all.
-    TooFar,
-    /// Too much was looked up to find out.
-    Unknown,
+    TooManyHops,
+    /// The limit of lookups was reached first.
+    Undetermined,
 }
 
 /// Which entry of which directory.

@@ -4,9 +4,9 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use hostkit::failure::is_out_of_resources;
 
-use crate::store::bounded::{InvalidListing, NoReply, ReplyTooLong};
+use crate::store::bounded_client::{InvalidListing, NoReply, ReplyTooLong};
 use crate::store::proxy::{InvalidProxy, ProxyFailed};
-use crate::store::{Kind, StoreError, cause_of, http, of_status};
+use crate::store::{StoreError, StoreErrorKind, cause_of, http, of_status};
 
 /// The longest cause that is printed (characters).
 const CAUSE_LIMIT: usize = 500;
@@ -22,7 +22,11 @@ where
 {
     // Only the text of a cause is kept below, and the exit code of this one goes by its type.
     if is_out_of_resources(&error) {
-        return StoreError::new(Kind::Fatal, "the request to S3 cannot be made").because(error);
+        return StoreError::new(
+            StoreErrorKind::Permanent,
+            "the request to S3 cannot be made",
+        )
+        .because(error);
     }
     let raw = error.raw_response();
     let header = |name: &str| {
@@ -36,10 +40,10 @@ where
     let server = no_reply.map_or("its endpoint", |no_reply| &no_reply.server);
     let explained = match (code.as_deref(), status) {
         (Some("RequestTimeTooSkewed"), _) => {
-            StoreError::new(Kind::Denied, "this host's clock differs too much from S3's")
+            StoreError::new(StoreErrorKind::Denied, "this host's clock differs too much from S3's")
                 .remedy("set the clock (NTP)")
         }
-        (Some("NoSuchBucket"), _) => StoreError::new(Kind::Absent, "there is no such bucket")
+        (Some("NoSuchBucket"), _) => StoreError::new(StoreErrorKind::NotFound, "there is no such bucket")
             .remedy("correct the name or create it"),
         (
             Some(
@@ -50,7 +54,7 @@ where
             _,
         )
         | (_, Some(301 | 307)) => {
-            let error = StoreError::new(Kind::Fatal, "the bucket is in another region");
+            let error = StoreError::new(StoreErrorKind::Permanent, "the bucket is in another region");
             match region {
                 Some(region) => error.remedy(format!("use --region {region}")),
                 None => error.remedy("name its region with --region"),
@@ -65,17 +69,17 @@ where
             ),
             _,
         ) => StoreError::new(
-            Kind::Denied,
+            StoreErrorKind::Denied,
             format!("S3 refuses these credentials ({code})"),
         ),
         // Statuses of 400, but they say nothing of the request's conditions: the next attempt may succeed.
         (Some(code @ ("RequestTimeout" | "BadDigest" | "IncompleteBody")), _) => StoreError::new(
-            Kind::Transient,
+            StoreErrorKind::Transient,
             format!("S3 did not receive the whole request ({code})"),
         )
         .remedy("try again"),
         (Some("InvalidObjectState"), _) => StoreError::new(
-            Kind::Fatal,
+            StoreErrorKind::Permanent,
             "the object is archived, and cannot be read from there",
         )
         .remedy(
@@ -83,7 +87,7 @@ where
         ),
         (code, Some(status)) => {
             let mut error = of_status(status, header("retry-after").as_deref());
-            if code.is_none() && error.kind == Kind::Fatal {
+            if code.is_none() && error.kind == StoreErrorKind::Permanent {
                 error.message = format!("the server answered {status} and named no S3 error");
                 error = error.remedy(NOT_S3);
             }
@@ -91,12 +95,12 @@ where
         }
         // The SDK keeps no more than the text of what is wrong with the profile, which is the cause below.
         (_, None) if let Some(CredentialsError::InvalidConfiguration(_)) = cause_of(&error) => {
-            StoreError::new(Kind::Denied, "the AWS profile gives no credentials").remedy(
+            StoreError::new(StoreErrorKind::Denied, "the AWS profile gives no credentials").remedy(
                 "correct the profile in ~/.aws/config; the cause says what is wrong with it",
             )
         }
         (_, None) if cause_of::<CredentialsError>(&error).is_some() => {
-            StoreError::new(Kind::Denied, "there are no usable AWS credentials").remedy(
+            StoreError::new(StoreErrorKind::Denied, "there are no usable AWS credentials").remedy(
                 "set AWS_PROFILE or AWS_ACCESS_KEY_ID, or --no-sign-request for a public bucket",
             )
         }
@@ -108,24 +112,24 @@ where
             failed.proxy.to_store_error(failed)
         }
         (_, None) if cause_of::<ReplyTooLong>(&error).is_some() => {
-            StoreError::new(Kind::Fatal, "the reply of S3 is too long")
+            StoreError::new(StoreErrorKind::Permanent, "the reply of S3 is too long")
                 .remedy("check that the endpoint is an S3 service")
         }
         (_, None) if let Some(invalid) = cause_of::<InvalidListing>(&error) => {
             let message = format!("{} sent a listing that is not one of S3", invalid.server);
-            StoreError::new(Kind::Fatal, message).remedy(NOT_S3)
+            StoreError::new(StoreErrorKind::Permanent, message).remedy(NOT_S3)
         }
         (_, None) if matches!(error, SdkError::ConstructionFailure(_)) => {
-            StoreError::new(Kind::Fatal, "the request to S3 cannot be made")
+            StoreError::new(StoreErrorKind::Permanent, "the request to S3 cannot be made")
         }
-        (_, None) => StoreError::new(Kind::Transient, format!("cannot reach S3 at {server}"))
+        (_, None) => StoreError::new(StoreErrorKind::Transient, format!("cannot reach S3 at {server}"))
             .remedy("check the endpoint (--endpoint-url, AWS_ENDPOINT_URL, the profile) and the network, or try again"),
     };
     let cause = match (&code, error.message()) {
         (Some(code), Some(message)) => format!("S3 says {code}: {message}"),
         _ => causes(&error),
     };
-    explained.because(Cause(one_line(&cause)))
+    explained.because(CauseText(one_line(&cause)))
 }
 
 /// The beginning of a text that a server may have written, as one line.
@@ -154,4 +158,4 @@ fn causes(error: &dyn std::error::Error) -> String {
 /// What the SDK's error says, for people.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Cause(String);
+struct CauseText(String);

@@ -2,18 +2,16 @@
 //! answer.
 
 use hostkit::Failure;
-use s3cache::cache::{self, Blob, Entry};
-use s3cache::settings::Freshness;
-use s3cache::source::is_immutable;
+use s3cache::{CachedBlob, Freshness, IndexEntry, is_immutable};
 
-use super::{Matches, is_short, source};
+use super::{PrefixMatches, is_short, source};
 use crate::config::{self, Config};
 
 /// A cached build that need not be asked about.
 ///
 /// # Errors
 /// A repository is no place at all, or the AWS configuration cannot be used (exit 78).
-pub fn from_cache(config: &Config, names: &[String]) -> Result<Option<Blob>, Failure> {
+pub(crate) fn from_cache(config: &Config, names: &[String]) -> Result<Option<CachedBlob>, Failure> {
     let sure = |name: &str| match config.settings.freshness {
         Freshness::Offline | Freshness::Immutable => true,
         Freshness::Revalidate => false,
@@ -23,10 +21,10 @@ pub fn from_cache(config: &Config, names: &[String]) -> Result<Option<Blob>, Fai
         for name in names.iter().filter(|name| sure(name)) {
             let source = source(repository, name)?;
             let key = config.settings.index_key(&source)?;
-            let found = cache::lookup(config.readable.iter(), &key)
+            let found = s3cache::lookup(config.readable.iter(), &key)
                 .hit()
                 .filter(|blob| !config.settings.lacks_sidecar(&blob.entry))
-                .or_else(|| s3cache::cached(&source, &config.settings));
+                .or_else(|| s3cache::find_cached(&source, &config.settings));
             if found.is_some() {
                 return Ok(found);
             }
@@ -40,9 +38,9 @@ pub(super) fn any_name(
     config: &Config,
     repository: &str,
     names: &[String],
-) -> Result<Option<Blob>, Failure> {
+) -> Result<Option<CachedBlob>, Failure> {
     for name in names {
-        if let Some(blob) = s3cache::cached(&source(repository, name)?, &config.settings) {
+        if let Some(blob) = s3cache::find_cached(&source(repository, name)?, &config.settings) {
             return Ok(Some(blob));
         }
     }
@@ -53,12 +51,12 @@ pub(super) fn any_name(
 ///
 /// # Errors
 /// Several begin so (exit 125).
-pub fn by_name(
+pub(crate) fn by_name(
     config: &Config,
     names: &[String],
     job: &str,
     version: &str,
-) -> Result<Option<Blob>, Failure> {
+) -> Result<Option<CachedBlob>, Failure> {
     find(config, names, job, version, |_, _| true)
 }
 
@@ -68,7 +66,7 @@ pub(super) fn unlisted(
     names: &[String],
     job: &str,
     version: &str,
-) -> Result<Option<Blob>, Failure> {
+) -> Result<Option<CachedBlob>, Failure> {
     find(config, names, job, version, |key, entry| {
         config.repositories.iter().any(|repository| {
             source(repository, &entry.name)
@@ -83,18 +81,18 @@ fn find(
     names: &[String],
     job: &str,
     version: &str,
-    eligible: impl Fn(&str, &Entry) -> bool,
-) -> Result<Option<Blob>, Failure> {
+    eligible: impl Fn(&str, &IndexEntry) -> bool,
+) -> Result<Option<CachedBlob>, Failure> {
     let shares = config::trusted(&config.settings);
     let shares = || shares.iter().chain(&config.readable);
     let entries: Vec<_> = shares()
-        .flat_map(s3cache::verbs::entries)
+        .flat_map(s3cache::CacheShare::index_entries)
         .filter(|(key, entry)| eligible(key, entry) && !config.settings.lacks_sidecar(entry))
         .collect();
     let get = |name: &str| {
         let same = entries.iter().filter(|(_, entry)| entry.name == name);
         same.map(|(key, _)| key)
-            .find_map(|key| cache::lookup(shares(), key).hit())
+            .find_map(|key| s3cache::lookup(shares(), key).hit())
     };
     if let Some(blob) = names.iter().find_map(|name| get(name)) {
         return Ok(Some(blob));
@@ -102,7 +100,7 @@ fn find(
     if !is_short(version) {
         return Ok(None);
     }
-    let mut matches = Matches::new(config, job, version);
+    let mut matches = PrefixMatches::new(config, job, version);
     let _ = entries
         .iter()
         .try_for_each(|(_, entry)| matches.add(&entry.name));

@@ -14,12 +14,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info};
 
-use crate::sink::{Gone, Sink};
-use crate::source::Source;
-use crate::store::{Get, Kind, Meta, ObjectStore, Reply, StoreError};
+use crate::sink::{DownloadSink, SinkClosed};
+use crate::source::ArtifactSource;
+use crate::store::{GetRequest, GetResponse, ObjectMeta, ObjectStore, StoreError, StoreErrorKind};
 
 /// Bytes per part, unless the user says otherwise.
-pub const PART_SIZE: u64 = 8 << 20;
+pub(crate) const PART_SIZE: u64 = 8 << 20;
 /// An object larger than this is fetched in larger parts: its record stays short (bytes).
 const LARGE: u64 = 4 << 30;
 /// The most connections at once, unless the user says otherwise: one S3 connection gives 50 to 90 MB/s.
@@ -39,7 +39,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
 
 /// How to fetch.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct TransferOptions {
     /// Connections at once, when settled by the user.
     pub connections: Option<u64>,
     /// The most to fetch per second (bytes).
@@ -50,7 +50,7 @@ pub struct Options {
 
 /// Bytes per part for an object of this size.
 #[must_use]
-pub fn part_size(size: u64, settled: Option<u64>) -> u64 {
+pub(crate) fn part_size(size: u64, settled: Option<u64>) -> u64 {
     settled.unwrap_or(if size > LARGE {
         PART_SIZE * 4
     } else {
@@ -59,20 +59,24 @@ pub fn part_size(size: u64, settled: Option<u64>) -> u64 {
 }
 
 /// One object being fetched.
-pub struct Job {
+pub(crate) struct ObjectTransfer {
     /// Where from.
     pub store: Rc<dyn ObjectStore>,
     /// What.
-    pub source: Rc<Source>,
+    pub source: Rc<ArtifactSource>,
     /// How.
-    pub options: Options,
+    pub options: TransferOptions,
     limiter: RefCell<Option<Instant>>,
 }
 
-impl Job {
+impl ObjectTransfer {
     /// A job that has not begun.
     #[must_use]
-    pub fn new(store: Rc<dyn ObjectStore>, source: Source, options: Options) -> Self {
+    pub(crate) fn new(
+        store: Rc<dyn ObjectStore>,
+        source: ArtifactSource,
+        options: TransferOptions,
+    ) -> Self {
         Self {
             store,
             source: Rc::new(source),
@@ -81,19 +85,19 @@ impl Job {
         }
     }
 
-    /// Opens the first answer, which says how long the object is and what identifies it. Tries again as [`Job::ranges`].
+    /// Opens the first answer, which says how long the object is and what identifies it. Tries again as [`ObjectTransfer::ranges`].
     ///
     /// # Errors
     /// What the store said last.
-    pub async fn first(
+    pub(crate) async fn first(
         &self,
         range: Option<(u64, u64)>,
         if_match: Option<&str>,
-    ) -> Result<Reply, StoreError> {
-        let mut retry = Retry::new();
+    ) -> Result<GetResponse, StoreError> {
+        let mut retry = TransferRetry::new();
         loop {
             match self
-                .request(Get {
+                .request(GetRequest {
                     range,
                     if_match: if_match.map(str::to_owned),
                 })
@@ -110,12 +114,12 @@ impl Job {
     ///
     /// # Errors
     /// `Changed` when the object is no longer the one of `meta`; else what the store said last.
-    pub async fn ranges(
+    pub(crate) async fn ranges(
         self: &Rc<Self>,
-        meta: &Meta,
+        meta: &ObjectMeta,
         parts: VecDeque<(u64, u64, u64)>,
-        first: Option<Reply>,
-        sink: &Sink,
+        first: Option<GetResponse>,
+        sink: &DownloadSink,
     ) -> Result<(), StoreError> {
         let most = (parts.len() as u64).min(self.options.connections.unwrap_or(CONNECTIONS));
         let mut connections = most.min(self.options.connections.unwrap_or(FIRST_CONNECTIONS));
@@ -130,7 +134,7 @@ impl Job {
             workers.spawn_local(job.work(meta, parts, first.take(), sink));
         };
         (0..connections).for_each(|_| start(&mut workers));
-        let mut load = Load::now();
+        let mut load = CpuLoad::now();
         loop {
             let ended = tokio::select! {
                 ended = workers.join_next() => ended,
@@ -146,7 +150,8 @@ impl Job {
             };
             let Some(ended) = ended else { return Ok(()) };
             ended.map_err(|error| {
-                StoreError::new(Kind::Fatal, "a connection's task failed").because(error)
+                StoreError::new(StoreErrorKind::Permanent, "a connection's task failed")
+                    .because(error)
             })??;
         }
     }
@@ -154,10 +159,10 @@ impl Job {
     /// What one connection does: part after part, until none is left. `open` is an answer that starts with one of them.
     async fn work(
         self: Rc<Self>,
-        meta: Rc<Meta>,
+        meta: Rc<ObjectMeta>,
         parts: Rc<RefCell<VecDeque<(u64, u64, u64)>>>,
-        mut open: Option<Reply>,
-        sink: Sink,
+        mut open: Option<GetResponse>,
+        sink: DownloadSink,
     ) -> Result<(), StoreError> {
         loop {
             let Some((part, start, end)) = parts.borrow_mut().pop_front() else {
@@ -165,7 +170,7 @@ impl Job {
             };
             let usable = open.take_if(|reply| reply.offset == start);
             self.part(&meta, start, end, usable, &sink).await?;
-            sink.finished(part).await.map_err(|Gone| disk())?;
+            sink.finished(part).await.map_err(|SinkClosed| disk())?;
         }
     }
 
@@ -174,10 +179,10 @@ impl Job {
     ///
     /// # Errors
     /// What the store said; there is no second attempt, because nothing tells whether it would be the same object.
-    pub async fn stream(
+    pub(crate) async fn stream(
         &self,
-        mut reply: Reply,
-        sink: &Sink,
+        mut reply: GetResponse,
+        sink: &DownloadSink,
         mut room: impl FnMut(u64) -> Result<(), StoreError>,
     ) -> Result<u64, StoreError> {
         let mut at = 0;
@@ -185,35 +190,35 @@ impl Job {
             let end = at + piece.len() as u64;
             if reply.meta.size.is_some_and(|size| end > size) {
                 return Err(StoreError::new(
-                    Kind::Transient,
+                    StoreErrorKind::Transient,
                     "the server sent more than it said",
                 ));
             }
             room(end)?;
             self.limit(piece.len()).await;
-            sink.piece(at, piece).await.map_err(|Gone| disk())?;
+            sink.piece(at, piece).await.map_err(|SinkClosed| disk())?;
             at = end;
         }
         if reply.meta.size.is_some_and(|size| at != size) {
             return Err(StoreError::new(
-                Kind::Transient,
+                StoreErrorKind::Transient,
                 format!("the connection ended after {at} bytes"),
             ));
         }
-        sink.finished(0).await.map_err(|Gone| disk())?;
+        sink.finished(0).await.map_err(|SinkClosed| disk())?;
         Ok(at)
     }
 
     async fn part(
         &self,
-        meta: &Meta,
+        meta: &ObjectMeta,
         start: u64,
         end: u64,
-        open: Option<Reply>,
-        sink: &Sink,
+        open: Option<GetResponse>,
+        sink: &DownloadSink,
     ) -> Result<(), StoreError> {
         let mut at = start;
-        let mut retry = Retry::new();
+        let mut retry = TransferRetry::new();
         let mut open = open;
         while at < end {
             let before = at;
@@ -222,7 +227,7 @@ impl Job {
                     Some(reply) => reply,
                     None => {
                         let if_match = meta.strong_etag().map(str::to_owned);
-                        self.request(Get {
+                        self.request(GetRequest {
                             range: Some((at, end - 1)),
                             if_match,
                         })
@@ -236,20 +241,23 @@ impl Job {
                         return if at > before {
                             Ok(())
                         } else {
-                            Err(StoreError::new(Kind::Transient, "the answer was empty"))
+                            Err(StoreError::new(
+                                StoreErrorKind::Transient,
+                                "the answer was empty",
+                            ))
                         };
                     };
                     piece.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
                     self.limit(piece.len()).await;
                     let length = piece.len() as u64;
-                    sink.piece(at, piece).await.map_err(|Gone| disk())?;
+                    sink.piece(at, piece).await.map_err(|SinkClosed| disk())?;
                     at += length;
                 }
                 Ok(())
             }
             .await;
             if at - before >= PROGRESS {
-                retry = Retry::new();
+                retry = TransferRetry::new();
             }
             match result {
                 Ok(()) => {}
@@ -259,7 +267,7 @@ impl Job {
         Ok(())
     }
 
-    async fn request(&self, want: Get) -> Result<Reply, StoreError> {
+    async fn request(&self, want: GetRequest) -> Result<GetResponse, StoreError> {
         // Twice the silence: a new connection and its TLS come first.
         match timeout(
             self.options.stall_timeout * 2,
@@ -268,15 +276,18 @@ impl Job {
         .await
         {
             Ok(result) => result,
-            Err(_) => Err(StoreError::new(Kind::Transient, "no answer in time")),
+            Err(_) => Err(StoreError::new(
+                StoreErrorKind::Transient,
+                "no answer in time",
+            )),
         }
     }
 
-    async fn next(&self, reply: &mut Reply) -> Result<Option<bytes::Bytes>, StoreError> {
+    async fn next(&self, reply: &mut GetResponse) -> Result<Option<bytes::Bytes>, StoreError> {
         match timeout(self.options.stall_timeout, reply.body.next()).await {
             Ok(result) => result,
             Err(_) => Err(StoreError::new(
-                Kind::Transient,
+                StoreErrorKind::Transient,
                 "the connection fell silent",
             )),
         }
@@ -299,12 +310,12 @@ impl Job {
 }
 
 /// How busy this process is.
-struct Load {
+struct CpuLoad {
     at: Instant,
     used: Duration,
 }
 
-impl Load {
+impl CpuLoad {
     fn now() -> Self {
         Self {
             at: Instant::now(),
@@ -321,14 +332,14 @@ impl Load {
 }
 
 /// Compares an answer with what the object is known to be.
-fn same_object(meta: &Meta, reply: &Reply, at: u64) -> Result<(), StoreError> {
-    let changed = |why: &str| Err(StoreError::new(Kind::Changed, why));
+fn same_object(meta: &ObjectMeta, reply: &GetResponse, at: u64) -> Result<(), StoreError> {
+    let changed = |why: &str| Err(StoreError::new(StoreErrorKind::Changed, why));
     if !reply.partial && at != 0 {
         return changed("the server answered a range with the whole object");
     }
     if reply.offset != at {
         return Err(StoreError::new(
-            Kind::Transient,
+            StoreErrorKind::Transient,
             "the server sent another range than was asked for",
         ));
     }
@@ -343,15 +354,15 @@ fn same_object(meta: &Meta, reply: &Reply, at: u64) -> Result<(), StoreError> {
 
 /// A placeholder for the error the sink's thread ends with.
 fn disk() -> StoreError {
-    StoreError::new(Kind::Disk, "cannot write")
+    StoreError::new(StoreErrorKind::Disk, "cannot write")
 }
 
-struct Retry {
+struct TransferRetry {
     attempts: u32,
     backoff: Backoff,
 }
 
-impl Retry {
+impl TransferRetry {
     fn new() -> Self {
         Self {
             attempts: 0,
@@ -360,9 +371,13 @@ impl Retry {
     }
 
     /// Waits as long as it takes, or gives the error back when trying again is pointless.
-    async fn after(&mut self, error: StoreError, source: &Source) -> Result<(), StoreError> {
+    async fn after(
+        &mut self,
+        error: StoreError,
+        source: &ArtifactSource,
+    ) -> Result<(), StoreError> {
         self.attempts += 1;
-        if error.kind != Kind::Transient || self.attempts >= ATTEMPTS {
+        if error.kind != StoreErrorKind::Transient || self.attempts >= ATTEMPTS {
             return Err(error);
         }
         let delay = self

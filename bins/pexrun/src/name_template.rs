@@ -3,25 +3,25 @@
 use std::fmt;
 
 use hostkit::{Exit, Failure};
-use s3cache::source::is_hash;
+use s3cache::is_hash;
 use serde::de::{Deserialize, Deserializer, Error as _};
 
 /// A file name with `{job}`, `{version}` and maybe `{arch}` in it, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template {
+pub(crate) struct NameTemplate {
     before_job: String,
     between: String,
     after_version: String,
 }
 
 /// Parsed while a configuration file is read, so that an error names its line.
-impl<'de> Deserialize<'de> for Template {
+impl<'de> Deserialize<'de> for NameTemplate {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         Self::parse(&String::deserialize(from)?).map_err(D::Error::custom)
     }
 }
 
-impl fmt::Display for Template {
+impl fmt::Display for NameTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             before_job,
@@ -32,12 +32,12 @@ impl fmt::Display for Template {
     }
 }
 
-impl Template {
+impl NameTemplate {
     /// Parses a template.
     ///
     /// # Errors
     /// `{job}` and `{version}` are not in it in this order, or stand next to one another (exit 78).
-    pub fn parse(text: &str) -> Result<Self, Failure> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
         let parts = text
             .split_once("{job}")
             .and_then(|(before, rest)| Some((before, rest.split_once("{version}")?)));
@@ -59,21 +59,26 @@ impl Template {
 
     /// The file name of a build.
     #[must_use]
-    pub fn fill(&self, job: &str, version: &str, arch: &str) -> String {
+    pub(crate) fn fill(&self, job: &str, version: &str, arch: &str) -> String {
         let after = self.after_version.replace("{arch}", arch);
         format!("{}{job}{}{version}{after}", self.before_job, self.between)
     }
 
     /// What all file names of a job's builds begin with.
     #[must_use]
-    pub fn prefix(&self, job: &str) -> String {
+    pub(crate) fn prefix(&self, job: &str) -> String {
         format!("{}{job}{}", self.before_job, self.between)
     }
 
     /// The job and version of a file name, when it is one of this shape. `a-b-60a43ef` is the job `a-b`, not the version
     /// `b-60a43ef` of `a`; `a-1.2-SNAPSHOT` is a version of `a`.
     #[must_use]
-    pub fn read(&self, name: &str, job: Option<&str>, arch: &str) -> Option<(String, String)> {
+    pub(crate) fn read(
+        &self,
+        name: &str,
+        job: Option<&str>,
+        arch: &str,
+    ) -> Option<(String, String)> {
         let after = self.after_version.replace("{arch}", arch);
         let middle = name.strip_prefix(&self.before_job)?.strip_suffix(&after)?;
         let (found, version) = match job {
@@ -105,17 +110,17 @@ impl Template {
 }
 
 /// The shortest beginning of a git hash that is looked for.
-pub const SHORT_HASH_MIN: usize = 4;
+pub(crate) const SHORT_HASH_MIN: usize = 4;
 
 /// Whether a text is hexadecimal throughout.
 #[must_use]
-pub fn is_hex(text: &str) -> bool {
+pub(crate) fn is_hex(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// A version as it is given, and then, if it may be a git hash, in lower case as git writes that.
 #[must_use]
-pub fn spellings(version: &str) -> Vec<String> {
+pub(crate) fn spellings(version: &str) -> Vec<String> {
     let lower = version.to_ascii_lowercase();
     let is_other = version.len() >= SHORT_HASH_MIN && is_hex(version) && lower != version;
     let lower = is_other.then_some(lower);
@@ -136,7 +141,7 @@ mod tests {
 
     #[test]
     fn names_there_and_back() {
-        let pex = Template::parse("{job}-{version}-{arch}.pex").unwrap();
+        let pex = NameTemplate::parse("{job}-{version}-{arch}.pex").unwrap();
         let name = pex.fill("kafka-writer", "60a43ef", "trusty_x86_64");
         assert_eq!(name, "kafka-writer-60a43ef-trusty_x86_64.pex");
         let expected = Some(("kafka-writer".to_owned(), "60a43ef".to_owned()));
@@ -151,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_job_is_not_mistaken_for_another_that_begins_like_it() {
-        let jar = Template::parse("{job}-{version}.jar").unwrap();
+        let jar = NameTemplate::parse("{job}-{version}.jar").unwrap();
         for (name, job, expected) in [
             ("a-b-60a43ef.jar", None, Some(("a-b", "60a43ef"))),
             ("a-b-60a43ef.jar", Some("a"), None),
@@ -178,7 +183,7 @@ mod tests {
             "{job}{version}.pex",
             "a/{job}-{version}",
         ] {
-            assert!(Template::parse(text).is_err(), "{text}");
+            assert!(NameTemplate::parse(text).is_err(), "{text}");
         }
     }
 }

@@ -7,17 +7,17 @@ use std::path::Path;
 use hostkit::{Exit, Failure};
 
 use crate::archive;
-use crate::digest::{self, Hex};
-use crate::sink::Summary;
-use crate::source::Source;
-use crate::store::{Checksum, Crc};
+use crate::digest::{self, Sha256Hex};
+use crate::sink::DownloadSummary;
+use crate::source::ArtifactSource;
+use crate::store::{CrcKind, ObjectChecksum};
 use crate::unpack;
 
 /// A digest and who vouches for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Vouched {
+pub(crate) struct ExpectedDigest {
     /// SHA-256 the artifact must have.
-    pub sha256: Hex,
+    pub sha256: Sha256Hex,
     /// `flag`, `sidecar` or `store`.
     pub by: &'static str,
 }
@@ -27,12 +27,12 @@ pub struct Vouched {
 ///
 /// # Errors
 /// They differ (exit 65).
-pub fn digests(
-    source: &Source,
-    summary: &Summary,
-    crc: Crc,
-    declared: Option<Checksum>,
-    vouched: Option<&Vouched>,
+pub(crate) fn compare_digests(
+    source: &ArtifactSource,
+    summary: &DownloadSummary,
+    crc: CrcKind,
+    declared: Option<ObjectChecksum>,
+    vouched: Option<&ExpectedDigest>,
 ) -> Result<(), Failure> {
     let differs = |kind: &str, expected: &str, found: &str| {
         Failure::new(
@@ -42,14 +42,14 @@ pub fn digests(
         .remedy("nothing was kept; publish it again, or correct what vouches for it")
     };
     match declared {
-        Some(Checksum::Sha256(expected)) if digest::hex(&expected) != summary.sha256 => {
+        Some(ObjectChecksum::Sha256(expected)) if digest::hex(&expected) != summary.sha256 => {
             return Err(differs(
                 "SHA-256",
                 &format!("{} (by S3)", digest::hex(&expected)),
                 &summary.sha256,
             ));
         }
-        Some(Checksum::Crc(kind, expected)) if kind == crc && expected != summary.crc => {
+        Some(ObjectChecksum::Crc(kind, expected)) if kind == crc && expected != summary.crc => {
             return Err(differs(
                 kind.name(),
                 &format!("{expected:x} (by S3)"),
@@ -79,9 +79,13 @@ pub fn digests(
 ///
 /// # Errors
 /// It is broken (exit 65), or cannot be read (exit 74).
-pub fn archive(source: &Source, name: &str, file: &File) -> Result<(), Failure> {
+pub(crate) fn check_archive(
+    source: &ArtifactSource,
+    name: &str,
+    file: &File,
+) -> Result<(), Failure> {
     let Some(kind) = unpack::kind(name) else {
-        return zip(source, name, file);
+        return check_zip(source, name, file);
     };
     let mut reader = file
         .try_clone()
@@ -90,7 +94,7 @@ pub fn archive(source: &Source, name: &str, file: &File) -> Result<(), Failure> 
     match archive::check(kind, BufReader::with_capacity(256 << 10, reader)) {
         Ok(()) => Ok(()),
         Err(error) if error.raw_os_error().is_some() => Err(unreadable(source, error)),
-        Err(error) => Err(broken(source, name, &error.to_string())),
+        Err(error) => Err(broken_archive(source, name, &error.to_string())),
     }
 }
 
@@ -99,7 +103,7 @@ pub fn archive(source: &Source, name: &str, file: &File) -> Result<(), Failure> 
 ///
 /// # Errors
 /// It is neither (exit 65), or cannot be read (exit 74).
-pub fn zip(source: &Source, name: &str, file: &File) -> Result<(), Failure> {
+pub(crate) fn check_zip(source: &ArtifactSource, name: &str, file: &File) -> Result<(), Failure> {
     let extension = Path::new(name)
         .extension()
         .and_then(|extension| extension.to_str())
@@ -122,13 +126,13 @@ pub fn zip(source: &Source, name: &str, file: &File) -> Result<(), Failure> {
     io::Seek::rewind(&mut reader).map_err(unreadable)?;
     match zip::ZipArchive::new(BufReader::new(reader)) {
         Ok(archive) if !archive.is_empty() => Ok(()),
-        Ok(_) => Err(broken(source, name, "it is empty")),
-        Err(error) => Err(broken(source, name, &error.to_string())),
+        Ok(_) => Err(broken_archive(source, name, "it is empty")),
+        Err(error) => Err(broken_archive(source, name, &error.to_string())),
     }
 }
 
 /// The failure of an archive that is not what its name says.
-pub fn broken(source: &Source, name: &str, why: &str) -> Failure {
+pub(crate) fn broken_archive(source: &ArtifactSource, name: &str, why: &str) -> Failure {
     let extension = name.rsplit('.').next().unwrap_or_default();
     Failure::new(
         Exit::CORRUPT,
@@ -137,7 +141,7 @@ pub fn broken(source: &Source, name: &str, why: &str) -> Failure {
     .remedy("nothing was kept; publish a complete file")
 }
 
-fn unreadable(source: &Source, error: io::Error) -> Failure {
+fn unreadable(source: &ArtifactSource, error: io::Error) -> Failure {
     Failure::new(Exit::IO, format!("cannot read {source} back")).because(error)
 }
 
@@ -170,7 +174,7 @@ mod tests {
     fn check(name: &str, bytes: &[u8]) -> Result<(), Failure> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        archive(&Source::parse("b/a.pex").unwrap(), name, &file)
+        check_archive(&ArtifactSource::parse("b/a.pex").unwrap(), name, &file)
     }
 
     #[test]
@@ -190,22 +194,22 @@ mod tests {
 
     #[test]
     fn every_digest_that_is_known_must_match() {
-        let source = Source::parse("b/a").unwrap();
-        let summary = Summary {
+        let source = ArtifactSource::parse("b/a").unwrap();
+        let summary = DownloadSummary {
             sha256: "aa".repeat(32),
             size: 1,
             crc: 7,
             broken: None,
         };
-        let check = |declared, vouched: Option<&Vouched>| {
-            digests(&source, &summary, Crc::Crc32, declared, vouched)
+        let check = |declared, vouched: Option<&ExpectedDigest>| {
+            compare_digests(&source, &summary, CrcKind::Crc32, declared, vouched)
         };
         assert!(check(None, None).is_ok());
-        assert!(check(Some(Checksum::Sha256([0xaa; 32])), None).is_ok());
-        assert!(check(Some(Checksum::Sha256([0xab; 32])), None).is_err());
-        assert!(check(Some(Checksum::Crc(Crc::Crc32, 7)), None).is_ok());
-        assert!(check(Some(Checksum::Crc(Crc::Crc32, 8)), None).is_err());
-        let wrong = Vouched {
+        assert!(check(Some(ObjectChecksum::Sha256([0xaa; 32])), None).is_ok());
+        assert!(check(Some(ObjectChecksum::Sha256([0xab; 32])), None).is_err());
+        assert!(check(Some(ObjectChecksum::Crc(CrcKind::Crc32, 7)), None).is_ok());
+        assert!(check(Some(ObjectChecksum::Crc(CrcKind::Crc32, 8)), None).is_err());
+        let wrong = ExpectedDigest {
             sha256: "bb".repeat(32),
             by: "sidecar",
         };

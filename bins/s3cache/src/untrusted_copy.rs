@@ -12,17 +12,16 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::cache::entry::Stamp;
-use crate::cache::partial::Partial;
-use crate::cache::space::{self, Bounds};
-use crate::cache::{Blob, Cache, Share};
+use crate::cache::index_entry::FileStamp;
+use crate::cache::partial_download::PartialDownload;
+use crate::cache::space::{self, SpaceLimits};
+use crate::cache::{CacheShare, CachedBlob, HostCache};
 use crate::digest;
-use crate::download::{Download, new_entry};
-use crate::fetch::found;
-use crate::flight::Lead;
-use crate::sink::Summary;
-use crate::store::Checksum;
-use crate::verify::{self, Vouched};
+use crate::download::{ArtifactDownload, new_entry};
+use crate::single_flight::LeaderLock;
+use crate::sink::DownloadSummary;
+use crate::store::{HeadResponse, ObjectChecksum};
+use crate::verification::{self, ExpectedDigest};
 
 /// How often those who watch hear of progress.
 const REPORT: Duration = Duration::from_millis(200);
@@ -31,12 +30,12 @@ const REPORT: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// The store cannot say what it vouches for.
-pub async fn from_others(
-    cache: &Cache,
-    download: &mut Download<'_>,
+pub(crate) async fn copy_from_untrusted(
+    cache: &HostCache,
+    download: &mut ArtifactDownload<'_>,
     key: &str,
-    lead: &mut Lead,
-) -> Result<Option<Blob>, Failure> {
+    lead: &mut LeaderLock,
+) -> Result<Option<CachedBlob>, Failure> {
     let foreign = cache.foreign();
     if foreign.is_empty() {
         return Ok(None);
@@ -48,7 +47,7 @@ pub async fn from_others(
     let vouched = match download.vouched().await? {
         Some(vouched) => Some(vouched),
         None => match meta.as_ref().and_then(|meta| meta.checksum) {
-            Some(Checksum::Sha256(sha256)) => Some(Vouched {
+            Some(ObjectChecksum::Sha256(sha256)) => Some(ExpectedDigest {
                 sha256: digest::hex(&sha256),
                 by: "store",
             }),
@@ -66,7 +65,7 @@ pub async fn from_others(
         // A server that cannot say is asked by the GET that follows.
         let asked = download.store.head(download.source, None);
         let asked = timeout(download.settings.stall_timeout, asked).await;
-        meta = asked.ok().and_then(Result::ok).map(found);
+        meta = asked.ok().and_then(Result::ok).map(HeadResponse::into_meta);
     }
     // Their length is what they say: reading, or making room for, any other than the object's is what they would like.
     let Some(size) = meta.as_ref().and_then(|meta| meta.size) else {
@@ -79,17 +78,17 @@ pub async fn from_others(
         }
         let etag = meta.as_ref().and_then(|meta| meta.etag.clone());
         match take(cache, theirs, size, &vouched, download, key, lead, etag).await {
-            Ok(Taken::Adopted(blob)) => {
+            Ok(CopyOutcome::Published(blob)) => {
                 info!(source = %download.source, uid, "taken from another user of this host, digest compared");
                 return Ok(Some(*blob));
             }
-            Ok(Taken::Differs) => warn!(
+            Ok(CopyOutcome::DigestMismatch) => warn!(
                 uid,
                 sha256 = vouched.sha256,
                 "another user's copy is not what it says: ignored"
             ),
             // The download finds no room either, and says so.
-            Ok(Taken::NoRoom) => return Ok(None),
+            Ok(CopyOutcome::NoRoom) => return Ok(None),
             Err(error) => warn!(uid, %error, "cannot take another user's copy"),
         }
     }
@@ -97,7 +96,7 @@ pub async fn from_others(
 }
 
 /// Opens a blob of somebody who may have put anything there: no symlink is followed and a FIFO is not waited for.
-fn open(share: &Share, sha256: &str) -> io::Result<Option<File>> {
+fn open(share: &CacheShare, sha256: &str) -> io::Result<Option<File>> {
     let dir: Dir = share
         .dir()
         .child("blobs")?
@@ -112,9 +111,9 @@ fn open(share: &Share, sha256: &str) -> io::Result<Option<File>> {
 }
 
 /// What came of one candidate.
-enum Taken {
-    Adopted(Box<Blob>),
-    Differs,
+enum CopyOutcome {
+    Published(Box<CachedBlob>),
+    DigestMismatch,
     NoRoom,
 }
 
@@ -123,31 +122,31 @@ enum Taken {
     reason = "one call, and each of them is one thing the copy is made of"
 )]
 async fn take(
-    cache: &Cache,
+    cache: &HostCache,
     theirs: File,
     size: u64,
-    vouched: &Vouched,
-    download: &Download<'_>,
+    vouched: &ExpectedDigest,
+    download: &ArtifactDownload<'_>,
     key: &str,
-    lead: &mut Lead,
+    lead: &mut LeaderLock,
     etag: Option<String>,
-) -> io::Result<Taken> {
+) -> io::Result<CopyOutcome> {
     let share = &cache.own;
     let dir = share.records("partial")?;
-    let bounds = Bounds {
+    let bounds = SpaceLimits {
         max_size: download.settings.max_size,
         keep_free: download.settings.keep_free,
         recent: download.recent,
     };
     // The lock of this turn is held: what lies there was left by a process that is gone.
     let turn = lead.adopting(share, key)?;
-    space::release(share, Partial::remove(&dir, key, turn))?;
-    let partial = Partial::create(&dir, key, turn)?;
+    space::release(share, PartialDownload::remove(&dir, key, turn))?;
+    let partial = PartialDownload::create(&dir, key, turn)?;
     match space::reserve(share, bounds, &partial.data, 0, size) {
         Ok(Ok(())) => {}
         other => {
-            Partial::remove(&dir, key, turn);
-            return other.map(|_| Taken::NoRoom);
+            PartialDownload::remove(&dir, key, turn);
+            return other.map(|_| CopyOutcome::NoRoom);
         }
     }
     // In a thread of its own, so that a deadline and a signal are heard.
@@ -157,31 +156,35 @@ async fn take(
         // Nobody has it open for writing any more.
         let file = dir.open_file(&name)?;
         if sha256 != vouched.sha256
-            || verify::archive(download.source, download.name, &file).is_err()
+            || verification::check_archive(download.source, download.name, &file).is_err()
         {
-            return Ok(Taken::Differs);
+            return Ok(CopyOutcome::DigestMismatch);
         }
-        let summary = Summary {
+        let summary = DownloadSummary {
             sha256,
             size,
             crc: 0,
             broken: None,
         };
-        let stamp = Stamp::of(&file.metadata()?);
+        let stamp = FileStamp::of(&file.metadata()?);
         let by = Some(vouched.by.to_owned());
         let mut entry = new_entry(download.source, download.name, &summary, etag, by, stamp);
         let path = share.publish(&dir, &name, &file, key, &mut entry)?;
-        Partial::remove_record(&dir, key, turn);
-        Ok(Taken::Adopted(Box::new(Blob { entry, file, path })))
+        PartialDownload::remove_record(&dir, key, turn);
+        Ok(CopyOutcome::Published(Box::new(CachedBlob {
+            entry,
+            file,
+            path,
+        })))
     });
-    if !matches!(taken, Ok(Taken::Adopted(_))) {
-        space::release(share, Partial::remove(&dir, key, turn))?;
+    if !matches!(taken, Ok(CopyOutcome::Published(_))) {
+        space::release(share, PartialDownload::remove(&dir, key, turn))?;
     }
     taken
 }
 
 /// Copies `size` bytes; returns the name of the file they are in, closed, and their SHA-256.
-fn copy_hashing(from: &File, mut to: Partial, size: u64) -> io::Result<(String, String)> {
+fn copy_hashing(from: &File, mut to: PartialDownload, size: u64) -> io::Result<(String, String)> {
     let mut hasher = Sha256::new();
     let mut piece = vec![0; 256 << 10];
     let mut at = 0;

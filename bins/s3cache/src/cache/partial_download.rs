@@ -11,14 +11,14 @@ use std::os::unix::fs::FileExt as _;
 use hostkit::dir::Dir;
 use serde::{Deserialize, Serialize};
 
-use crate::store::Crc;
+use crate::store::CrcKind;
 
 /// A record larger than this is not one (bytes): it has a line per part and one per second.
 const RECORD_LIMIT: u64 = 16 << 20;
 
 /// What a partial download is a part of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Header {
+pub struct PartialHeader {
     /// The object's strong entity tag: parts of one are never mixed with those of another.
     pub etag: String,
     /// The object's length (bytes).
@@ -31,7 +31,7 @@ pub struct Header {
     pub max_rate: Option<u64>,
 }
 
-impl Header {
+impl PartialHeader {
     /// How many parts there are.
     #[must_use]
     pub fn parts(&self) -> u64 {
@@ -48,7 +48,7 @@ impl Header {
 
 /// A finished part and its CRC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Done {
+pub struct FinishedPart {
     /// Which one, from 0.
     pub part: u64,
     /// The CRC of its bytes.
@@ -57,7 +57,7 @@ pub struct Done {
 
 /// A data file and its record, both open for their one writer.
 #[derive(Debug)]
-pub struct Partial {
+pub(crate) struct PartialDownload {
     /// Name of the data file in the folder of partial downloads.
     pub name: String,
     /// The bytes so far, in place; holes are zero.
@@ -73,12 +73,12 @@ fn record_name(key: &str, turn: u32) -> String {
     format!("{key}.{turn}.record")
 }
 
-impl Partial {
+impl PartialDownload {
     /// Makes an empty one, in place of what a dead process left.
     ///
     /// # Errors
     /// As openat(2).
-    pub fn create(dir: &Dir, key: &str, turn: u32) -> io::Result<Self> {
+    pub(crate) fn create(dir: &Dir, key: &str, turn: u32) -> io::Result<Self> {
         let (name, record) = (data_name(key, turn), record_name(key, turn));
         for stale in [&record, &name] {
             match dir.remove_file(stale) {
@@ -97,7 +97,7 @@ impl Partial {
     ///
     /// # Errors
     /// As write(2).
-    pub fn begin(&mut self, header: &Header) -> io::Result<()> {
+    pub(crate) fn begin(&mut self, header: &PartialHeader) -> io::Result<()> {
         let mut line = serde_json::to_vec(header)?;
         line.push(b'\n');
         self.record.write_all(&line)
@@ -107,7 +107,7 @@ impl Partial {
     ///
     /// # Errors
     /// As write(2).
-    pub fn finished(&mut self, done: Done) -> io::Result<()> {
+    pub(crate) fn finished(&mut self, done: FinishedPart) -> io::Result<()> {
         self.record
             .write_all(format!("p {} {:x}\n", done.part, done.crc).as_bytes())
     }
@@ -116,21 +116,21 @@ impl Partial {
     ///
     /// # Errors
     /// As write(2).
-    pub fn arrived(&mut self, bytes: u64) -> io::Result<()> {
+    pub(crate) fn arrived(&mut self, bytes: u64) -> io::Result<()> {
         self.record.write_all(format!("b {bytes}\n").as_bytes())
     }
 
     /// Opens what a dead process left of a download of the same object, with an empty record, and returns the parts of
     /// it that are verified: recorded as finished, and their CRC holds.
     #[must_use]
-    pub fn take_over(
+    pub(crate) fn take_over(
         dir: &Dir,
         key: &str,
         turn: u32,
-        header: &Header,
-        crc: Crc,
-    ) -> Option<(Self, Vec<Done>)> {
-        let found = read(dir, key, turn).ok()?;
+        header: &PartialHeader,
+        crc: CrcKind,
+    ) -> Option<(Self, Vec<FinishedPart>)> {
+        let found = read_record(dir, key, turn).ok()?;
         let name = data_name(key, turn);
         let data = dir.open_or_create(&name, 0o644).ok()?;
         if !found.is_of(header) || data.metadata().ok()?.len() != header.size {
@@ -143,7 +143,7 @@ impl Partial {
     }
 
     /// Removes the files of a partial download; returns the length of its data (bytes).
-    pub fn remove(dir: &Dir, key: &str, turn: u32) -> u64 {
+    pub(crate) fn remove(dir: &Dir, key: &str, turn: u32) -> u64 {
         let length = dir
             .stat(data_name(key, turn))
             .map_or(0, |found| u64::try_from(found.st_size).unwrap_or(0));
@@ -154,18 +154,18 @@ impl Partial {
     }
 
     /// Removes only the record: the data has become a blob.
-    pub fn remove_record(dir: &Dir, key: &str, turn: u32) {
+    pub(crate) fn remove_record(dir: &Dir, key: &str, turn: u32) {
         let _ = dir.remove_file(record_name(key, turn));
     }
 }
 
 /// What the record of a partial download says, whoever writes it.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Record {
+pub struct PartialRecord {
     /// What it is a part of.
-    pub header: Option<Header>,
+    pub header: Option<PartialHeader>,
     /// Parts recorded as finished.
-    pub done: Vec<Done>,
+    pub done: Vec<FinishedPart>,
     /// Bytes arrived, as last recorded.
     pub arrived: u64,
 }
@@ -174,21 +174,23 @@ pub struct Record {
 ///
 /// # Errors
 /// As openat(2) and read(2).
-pub fn read(dir: &Dir, key: &str, turn: u32) -> io::Result<Record> {
-    Ok(parse(&dir.read(record_name(key, turn), RECORD_LIMIT)?))
+pub(crate) fn read_record(dir: &Dir, key: &str, turn: u32) -> io::Result<PartialRecord> {
+    Ok(parse_record(
+        &dir.read(record_name(key, turn), RECORD_LIMIT)?,
+    ))
 }
 
 /// Parses a record. Whatever the bytes are, only whole lines of the three known shapes count.
 #[must_use]
-pub fn parse(bytes: &[u8]) -> Record {
-    let mut record = Record::default();
+pub fn parse_record(bytes: &[u8]) -> PartialRecord {
+    let mut record = PartialRecord::default();
     let whole = bytes
         .iter()
         .rposition(|byte| *byte == b'\n')
         .map_or(0, |end| end + 1);
     for (number, line) in bytes[..whole].split(|byte| *byte == b'\n').enumerate() {
         if number == 0 {
-            record.header = serde_json::from_slice::<Header>(line)
+            record.header = serde_json::from_slice::<PartialHeader>(line)
                 .ok()
                 .filter(|header| header.part_size > 0);
             continue;
@@ -205,7 +207,7 @@ pub fn parse(bytes: &[u8]) -> Record {
                         .as_ref()
                         .is_some_and(|header| part < header.parts())
                 {
-                    record.done.push(Done { part, crc });
+                    record.done.push(FinishedPart { part, crc });
                 }
             }
             ["b", bytes] => record.arrived = bytes.parse().unwrap_or(record.arrived),
@@ -215,9 +217,9 @@ pub fn parse(bytes: &[u8]) -> Record {
     record
 }
 
-impl Record {
+impl PartialRecord {
     /// Whether it records parts of just this object, cut the same way.
-    fn is_of(&self, header: &Header) -> bool {
+    fn is_of(&self, header: &PartialHeader) -> bool {
         self.header.as_ref().is_some_and(|found| {
             (&found.etag, found.size, found.part_size, &found.crc)
                 == (&header.etag, header.size, header.part_size, &header.crc)
@@ -226,8 +228,14 @@ impl Record {
 }
 
 /// The recorded parts whose bytes are right, without those already `known`.
-fn verified(data: &File, record: &Record, header: &Header, crc: Crc, known: &[Done]) -> Vec<Done> {
-    let mut verified: Vec<Done> = Vec::new();
+fn verified(
+    data: &File,
+    record: &PartialRecord,
+    header: &PartialHeader,
+    crc: CrcKind,
+    known: &[FinishedPart],
+) -> Vec<FinishedPart> {
+    let mut verified: Vec<FinishedPart> = Vec::new();
     for done in &record.done {
         let (start, length) = header.part(done.part);
         let again = known
@@ -246,16 +254,16 @@ fn verified(data: &File, record: &Record, header: &Header, crc: Crc, known: &[Do
 ///
 /// # Errors
 /// Only those of writing to `to`; what cannot be read is not copied.
-pub fn adopt(
+pub(crate) fn copy_finished_parts(
     dir: &Dir,
     key: &str,
     turn: u32,
-    header: &Header,
-    crc: Crc,
-    known: &[Done],
+    header: &PartialHeader,
+    crc: CrcKind,
+    known: &[FinishedPart],
     to: &File,
-) -> io::Result<Vec<Done>> {
-    let Ok(record) = read(dir, key, turn) else {
+) -> io::Result<Vec<FinishedPart>> {
+    let Ok(record) = read_record(dir, key, turn) else {
         return Ok(Vec::new());
     };
     let Ok(from) = dir.open_file(data_name(key, turn)) else {
@@ -272,7 +280,7 @@ pub fn adopt(
     Ok(parts)
 }
 
-fn crc_of(file: &File, crc: Crc, start: u64, length: u64) -> io::Result<u64> {
+fn crc_of(file: &File, crc: CrcKind, start: u64, length: u64) -> io::Result<u64> {
     let mut digest = crc.digest();
     let mut piece = vec![0; 256 << 10];
     let mut at = 0;
@@ -292,8 +300,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn header() -> Header {
-        Header {
+    fn header() -> PartialHeader {
+        PartialHeader {
             etag: "\"e\"".into(),
             size: 10,
             part_size: 4,
@@ -317,29 +325,29 @@ mod tests {
     fn only_parts_whose_bytes_are_right_are_adopted() {
         let temp = tempfile::tempdir().unwrap();
         let dir = Dir::open(temp.path()).unwrap();
-        let crc = Crc::Crc64Nvme;
+        let crc = CrcKind::Crc64Nvme;
         let of = |bytes: &[u8]| {
             let mut digest = crc.digest();
             digest.update(bytes);
             digest.finalize()
         };
-        let mut dead = Partial::create(&dir, "k", 0).unwrap();
+        let mut dead = PartialDownload::create(&dir, "k", 0).unwrap();
         dead.begin(&header()).unwrap();
         dead.data.write_all_at(b"aaaabbbbcc", 0).unwrap();
-        dead.finished(Done {
+        dead.finished(FinishedPart {
             part: 0,
             crc: of(b"aaaa"),
         })
         .unwrap();
-        dead.finished(Done {
+        dead.finished(FinishedPart {
             part: 1,
             crc: of(b"XXXX"),
         })
         .unwrap();
         dead.arrived(8).unwrap();
         dead.record.write_all(b"p 2 torn").unwrap();
-        let next = Partial::create(&dir, "k", 1).unwrap();
-        let adopted = adopt(&dir, "k", 0, &header(), crc, &[], &next.data).unwrap();
+        let next = PartialDownload::create(&dir, "k", 1).unwrap();
+        let adopted = copy_finished_parts(&dir, "k", 0, &header(), crc, &[], &next.data).unwrap();
         assert_eq!(
             adopted.iter().map(|done| done.part).collect::<Vec<_>>(),
             [0]
@@ -347,13 +355,13 @@ mod tests {
         let mut bytes = [0; 4];
         next.data.read_exact_at(&mut bytes, 0).unwrap();
         assert_eq!(&bytes, b"aaaa");
-        assert_eq!(read(&dir, "k", 0).unwrap().arrived, 8);
-        let other = Header {
+        assert_eq!(read_record(&dir, "k", 0).unwrap().arrived, 8);
+        let other = PartialHeader {
             etag: "\"other\"".into(),
             ..header()
         };
         assert!(
-            adopt(&dir, "k", 0, &other, crc, &[], &next.data)
+            copy_finished_parts(&dir, "k", 0, &other, crc, &[], &next.data)
                 .unwrap()
                 .is_empty()
         );
@@ -365,7 +373,7 @@ mod tests {
             let mut whole = serde_json::to_vec(&header()).unwrap();
             whole.push(b'\n');
             whole.extend(bytes);
-            for done in parse(&whole).done {
+            for done in parse_record(&whole).done {
                 prop_assert!(done.part < 3);
             }
         }

@@ -3,7 +3,7 @@
 use url::Url;
 
 /// The query parameters of one way to sign a URL.
-struct Scheme {
+struct SigningScheme {
     /// Each of these stands in the query once.
     required: &'static [&'static str],
     /// Each of these may stand there once.
@@ -11,9 +11,9 @@ struct Scheme {
 }
 
 /// The known schemes. Names are compared without regard to case.
-const SCHEMES: &[Scheme] = &[
+const SCHEMES: &[SigningScheme] = &[
     // https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
-    Scheme {
+    SigningScheme {
         required: &[
             "X-Amz-Algorithm",
             "X-Amz-Credential",
@@ -29,12 +29,12 @@ const SCHEMES: &[Scheme] = &[
         ],
     },
     // https://docs.aws.amazon.com/AmazonS3/latest/userguide/RESTAuthentication.html
-    Scheme {
+    SigningScheme {
         required: &["AWSAccessKeyId", "Expires", "Signature"],
         optional: &["X-Amz-Security-Token"],
     },
     // https://cloud.google.com/storage/docs/authentication/signatures, version 4 and version 2
-    Scheme {
+    SigningScheme {
         required: &[
             "X-Goog-Algorithm",
             "X-Goog-Credential",
@@ -45,30 +45,30 @@ const SCHEMES: &[Scheme] = &[
         ],
         optional: &[],
     },
-    Scheme {
+    SigningScheme {
         required: &["GoogleAccessId", "Expires", "Signature"],
         optional: &[],
     },
     // https://learn.microsoft.com/rest/api/storageservices/create-service-sas, user delegation included; then with a
     // stored access policy; then of an account.
-    Scheme {
+    SigningScheme {
         required: &["sv", "sr", "sp", "se", "sig"],
         optional: &[
             "st", "sip", "spr", "ses", "sdd", "si", "skoid", "sktid", "skt", "ske", "sks", "skv",
             "saoid", "suoid", "scid",
         ],
     },
-    Scheme {
+    SigningScheme {
         required: &["sv", "sr", "si", "sig"],
         optional: &["st", "se", "sp", "sip", "spr", "ses", "sdd"],
     },
-    Scheme {
+    SigningScheme {
         required: &["sv", "ss", "srt", "sp", "se", "sig"],
         optional: &["st", "sip", "spr", "ses"],
     },
 ];
 
-impl Scheme {
+impl SigningScheme {
     /// Whether the names of a query hold this whole scheme and nothing of it twice.
     fn signs(&self, names: &[&str]) -> bool {
         let count = |name: &&str| names.iter().filter(|found| is_same(found, name)).count();

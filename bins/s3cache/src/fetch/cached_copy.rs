@@ -3,25 +3,25 @@
 use hostkit::{Exit, Failure};
 use tracing::warn;
 
-use super::{Ask, Got, How, Want, fetch_unless};
-use crate::cache::{Blob, Cache, Entry};
+use super::{CacheResult, FetchContext, FetchRequest, LocalArtifact, fetch_unless};
+use crate::cache::{CachedBlob, HostCache, IndexEntry};
 use crate::deadline::Deadline;
 use crate::digest;
-use crate::download::Download;
+use crate::download::ArtifactDownload;
 use crate::settings::{Freshness, Settings};
-use crate::source::Source;
-use crate::verify;
+use crate::source::ArtifactSource;
+use crate::verification;
 
 /// Fetches an artifact and uses it, within one deadline. A cached copy that its use finds broken, as one may be that an s3cache cached which
 /// verified less, is put aside, and the artifact fetched again: once. An intact one whose content is refused stays.
 ///
 /// # Errors
 /// As [`fetch`](super::fetch) and the use.
-pub fn fetch_and_use<T>(
-    want: &Want,
+pub(crate) fn fetch_and_use<T>(
+    want: &FetchRequest,
     settings: &Settings,
-    mut use_artifact: impl FnMut(&Got, &Deadline) -> Result<T, Failure>,
-) -> Result<(T, How), Failure> {
+    mut use_artifact: impl FnMut(&LocalArtifact, &Deadline) -> Result<T, Failure>,
+) -> Result<(T, CacheResult), Failure> {
     let deadline = settings.deadline(&want.source);
     let (got, how) = fetch_unless(want, settings, &deadline, None)?;
     let failure = match use_artifact(&got, &deadline) {
@@ -29,9 +29,12 @@ pub fn fetch_and_use<T>(
         Err(failure) => failure,
     };
     let broken = match got {
-        Got::Cached(blob)
+        LocalArtifact::Cached(blob)
             if failure.exit() == Exit::CORRUPT
-                && matches!(how, How::Hit | How::Current | How::Stale)
+                && matches!(
+                    how,
+                    CacheResult::Hit | CacheResult::Revalidated | CacheResult::Stale
+                )
                 && settings.freshness != Freshness::Offline
                 && !is_intact(&want.source, &blob) =>
         {
@@ -41,7 +44,7 @@ pub fn fetch_and_use<T>(
     };
     warn!(source = %want.source, "{failure}: the cached copy is put aside, fetching it again");
     let key = settings.index_key(&want.source)?;
-    if let Ok(cache) = Cache::open(settings)
+    if let Ok(cache) = HostCache::open(settings)
         && (cache.own.entry(&key)).is_ok_and(|entry| entry.fetch_id == broken.fetch_id)
         && let Err(error) = cache.own.quarantine(&key, &broken)
     {
@@ -52,15 +55,15 @@ pub fn fetch_and_use<T>(
 }
 
 /// Whether a cached copy passes what a fetch checks: another fetch would bring the same.
-fn is_intact(source: &Source, blob: &Blob) -> bool {
+fn is_intact(source: &ArtifactSource, blob: &CachedBlob) -> bool {
     let (entry, file) = (&blob.entry, &blob.file);
-    verify::archive(source, &entry.name, file).is_ok()
+    verification::check_archive(source, &entry.name, file).is_ok()
         && digest::of_file(file, entry.size).is_ok_and(|sha256| sha256 == entry.sha256)
 }
 
-impl Want {
+impl FetchRequest {
     /// Whether a cached copy lacks the sidecar that is required; a digest that the caller names does as well.
-    pub(super) fn lacks_sidecar(&self, settings: &Settings, entry: &Entry) -> bool {
+    pub(super) fn lacks_sidecar(&self, settings: &Settings, entry: &IndexEntry) -> bool {
         self.sha256.is_none() && settings.lacks_sidecar(entry)
     }
 }
@@ -68,10 +71,10 @@ impl Want {
 /// Compares a cached copy that lacks a required sidecar with the one that is there now, and remembers it. `Err` is the
 /// entry of a copy that differs.
 pub(super) async fn vouch(
-    ask: &Ask<'_>,
-    download: &mut Download<'_>,
-    mut blob: Blob,
-) -> Result<Result<Blob, Box<Entry>>, Failure> {
+    ask: &FetchContext<'_>,
+    download: &mut ArtifactDownload<'_>,
+    mut blob: CachedBlob,
+) -> Result<Result<CachedBlob, Box<IndexEntry>>, Failure> {
     if !ask.want.lacks_sidecar(ask.settings, &blob.entry) {
         return Ok(Ok(blob));
     }

@@ -3,12 +3,12 @@
 use hostkit::Failure;
 use url::Url;
 
-use super::netrc::Netrc;
-use super::proxy::Proxies;
+use super::netrc::NetrcFile;
+use super::proxy::ProxyRules;
 use super::{StoreError, http, s3};
-use crate::environment::Environment;
+use crate::environment::EnvironmentVariables;
 use crate::settings::Access;
-use crate::source::Source;
+use crate::source::ArtifactSource;
 
 /// URLs of a host that `NO_PROXY` names only by `*`.
 const ANY_HOST: [&str; 2] = ["http://host.invalid", "https://host.invalid"];
@@ -19,17 +19,17 @@ const AWS: &str = "https://s3.amazonaws.com";
 ///
 /// # Errors
 /// A file of certificates, tokens or logins, the AWS configuration or a proxy cannot be used (exit 78).
-pub fn check(access: &Access, sources: &[Source]) -> Result<(), Failure> {
+pub(crate) fn check(access: &Access, sources: &[ArtifactSource]) -> Result<(), Failure> {
     http::HttpStore::new(access)?;
-    let is_http = |source: &Source| matches!(source, Source::Http(_));
+    let is_http = |source: &ArtifactSource| matches!(source, ArtifactSource::Http(_));
     if sources.is_empty() || sources.iter().any(is_http) {
-        Netrc::read().map_err(StoreError::into_config_failure)?;
+        NetrcFile::read().map_err(StoreError::into_config_failure)?;
     }
-    let is_s3 = |source: &Source| matches!(source, Source::S3 { .. });
+    let is_s3 = |source: &ArtifactSource| matches!(source, ArtifactSource::S3 { .. });
     if sources.is_empty() || sources.iter().any(is_s3) {
         s3::check(access)?;
     }
-    let proxies = Proxies::of(&Environment::of_process());
+    let proxies = ProxyRules::of(&EnvironmentVariables::of_process());
     urls(access, sources)?.iter().try_for_each(|url| {
         let proxy = proxies.proxy_for(url).map(drop);
         proxy.map_err(|invalid| invalid.to_store_error().into_config_failure())
@@ -37,19 +37,19 @@ pub fn check(access: &Access, sources: &[Source]) -> Result<(), Failure> {
 }
 
 /// The URLs that sources are asked at; for S3 that of the service.
-fn urls(access: &Access, sources: &[Source]) -> Result<Vec<Url>, Failure> {
+fn urls(access: &Access, sources: &[ArtifactSource]) -> Result<Vec<Url>, Failure> {
     if sources.is_empty() {
         return Ok(ANY_HOST.iter().flat_map(|url| Url::parse(url)).collect());
     }
     let mut urls = Vec::new();
     for source in sources {
         match source {
-            Source::Http(url) => urls.push(url.clone()),
-            Source::S3 { .. } => {
+            ArtifactSource::Http(url) => urls.push(url.clone()),
+            ArtifactSource::S3 { .. } => {
                 let endpoint = access.s3()?.endpoint.as_deref();
                 urls.extend(Url::parse(endpoint.unwrap_or(AWS)));
             }
-            Source::File(_) => {}
+            ArtifactSource::File(_) => {}
         }
     }
     Ok(urls)

@@ -9,8 +9,8 @@ use std::io::{self, Read};
 use hostkit::failure::cause_of;
 use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
-use super::pax::Extension;
-use super::sparse::{self, Segment};
+use super::extended_headers::ExtendedHeaders;
+use super::sparse::{self, DataSegment};
 use crate::archive::fill;
 use crate::archive::header::{BLOCK, is_header, number, unsigned};
 use crate::deadline::DeadlineExceeded;
@@ -96,7 +96,7 @@ fn printable(path: &[u8]) -> String {
 
 /// One member of an archive. The data of a file is read from the archive.
 #[derive(Debug)]
-pub(super) struct Member {
+pub(super) struct TarMember {
     /// The path as it is written in the archive.
     pub path: Vec<u8>,
     pub kind: MemberKind,
@@ -110,7 +110,7 @@ pub(super) struct Member {
 pub(super) enum MemberKind {
     /// Where the data belongs in a file of `size` bytes; the rest are holes.
     File {
-        segments: Vec<Segment>,
+        segments: Vec<DataSegment>,
         size: u64,
     },
     Directory,
@@ -120,7 +120,7 @@ pub(super) enum MemberKind {
 }
 
 /// An archive being read.
-pub(super) struct Archive<R> {
+pub(super) struct TarReader<R> {
     input: R,
     /// Bytes of the current member's data that were not read yet.
     left: u64,
@@ -129,7 +129,7 @@ pub(super) struct Archive<R> {
     members: u64,
 }
 
-impl<R: Read> Archive<R> {
+impl<R: Read> TarReader<R> {
     pub(super) fn new(input: R) -> Self {
         Self {
             input,
@@ -141,8 +141,8 @@ impl<R: Read> Archive<R> {
 
     /// The next member, or `None` at the end of the archive. All that follows the end is read, so that the checksum of
     /// a compressed archive is compared.
-    pub(super) fn next(&mut self) -> Result<Option<Member>, UnpackError> {
-        let mut extension = Extension::default();
+    pub(super) fn next(&mut self) -> Result<Option<TarMember>, UnpackError> {
+        let mut extension = ExtendedHeaders::default();
         let mut budget = EXTENSION_LIMIT;
         loop {
             self.skip_data()?;
@@ -179,7 +179,7 @@ impl<R: Read> Archive<R> {
                 b'L' => extension.set_path(self.name(size, &mut budget)?)?,
                 b'K' => extension.set_link(self.name(size, &mut budget)?)?,
                 b'x' => extension.read(&self.whole(size, &mut budget)?)?,
-                b'g' => Extension::check_global(&self.whole(size, &mut budget)?)?,
+                b'g' => ExtendedHeaders::check_global(&self.whole(size, &mut budget)?)?,
                 // The label of a volume.
                 b'V' if extension.is_empty() => self.begin(size),
                 _ => return self.member(&header, path, size, extension).map(Some),
@@ -193,8 +193,8 @@ impl<R: Read> Archive<R> {
         header: &Header,
         path: Vec<u8>,
         size: u64,
-        mut extension: Extension,
-    ) -> Result<Member, UnpackError> {
+        mut extension: ExtendedHeaders,
+    ) -> Result<TarMember, UnpackError> {
         let old = header.as_old();
         let size = match old.linkflag[0] {
             // Without data, whatever their size says: some writers state that of the original.
@@ -245,7 +245,7 @@ impl<R: Read> Archive<R> {
         let Some(mode) = unsigned(&old.mode) else {
             return refuse("its mode is not a number");
         };
-        Ok(Member {
+        Ok(TarMember {
             kind,
             mode: (mode & 0o755) as u32,
             mtime: number(&old.mtime),

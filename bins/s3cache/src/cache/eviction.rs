@@ -11,36 +11,36 @@ use hostkit::dir::try_exclusive;
 use nix::errno::Errno;
 use tracing::info;
 
-use super::in_use::InUse;
 use super::pex_root;
+use super::process_references::ProcessReferences;
 use super::repair::existing_file;
-use super::share::Share;
-use super::space::{Bounds, Held, Stored, count_unpacked, free, stored};
+use super::share::CacheShare;
+use super::space::{CountedBytes, SpaceLimits, StoredBlob, count_unpacked, free, stored};
 
 /// With more blobs than this an eviction goes a sixteenth below the bound, so that the next fetches need none.
 const MANY: usize = 256;
 /// What was used within this time is recent: the program that was started from it may still be loading from it.
-pub const RECENT: Duration = Duration::from_secs(3600);
+pub(crate) const RECENT: Duration = Duration::from_secs(3600);
 
 /// Whether something is removed, or only counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
+pub(crate) enum EvictionMode {
     /// It is removed.
     Remove,
     /// What would be removed is counted, and nothing changes.
-    Count,
+    DryRun,
 }
 
 /// What an eviction does with blobs and unpacked pexes that were used within the last hour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recent {
+pub(crate) enum RecentPolicy {
     /// They stay: the fetch that needs room can go past the cache.
     Keep,
     /// They go after all others: without room the fetch would fail.
     Evict,
 }
 
-impl Recent {
+impl RecentPolicy {
     /// What an error adds about it.
     pub(super) const fn shown(self) -> &'static str {
         match self {
@@ -52,13 +52,13 @@ impl Recent {
 
 /// Whether something used at `used` counts as recently used.
 #[must_use]
-pub fn is_recent(used: SystemTime, now: SystemTime) -> bool {
+pub(crate) fn is_recent(used: SystemTime, now: SystemTime) -> bool {
     is_within(RECENT, used, now)
 }
 
 /// Whether `used` is less than `span` before `now`. A time further in the future says nothing: the clock was set back.
 #[must_use]
-pub fn is_within(span: Duration, used: SystemTime, now: SystemTime) -> bool {
+pub(crate) fn is_within(span: Duration, used: SystemTime, now: SystemTime) -> bool {
     now.duration_since(used)
         .unwrap_or_else(|ahead| ahead.duration())
         < span
@@ -67,12 +67,12 @@ pub fn is_within(span: Duration, used: SystemTime, now: SystemTime) -> bool {
 /// Evicts until `more` bytes fit within the bounds, or nothing is left to evict. `blobs` and `held` are what was just
 /// counted. Returns what is held then.
 pub(super) fn evict(
-    share: &Share,
-    bounds: Bounds,
+    share: &CacheShare,
+    bounds: SpaceLimits,
     more: u64,
-    (mut blobs, mut held): (Vec<Stored>, Held),
-) -> io::Result<Held> {
-    let dead = remove_dead_partials(share, |_| Duration::ZERO, Act::Remove)?;
+    (mut blobs, mut held): (Vec<StoredBlob>, CountedBytes),
+) -> io::Result<CountedBytes> {
+    let dead = remove_dead_partials(share, |_| Duration::ZERO, EvictionMode::Remove)?;
     held.cached = held.cached.saturating_sub(dead);
     let slack = if blobs.len() > MANY {
         bounds.max_size / 16
@@ -84,41 +84,42 @@ pub(super) fn evict(
         let most = held.saturating_add(more).saturating_add(slack);
         Ok::<_, io::Error>(most <= bounds.max_size && room)
     };
-    let (in_use, now) = (InUse::default(), clock::now());
-    let prune = |held: &mut Held, spare: Duration| -> io::Result<()> {
+    let (in_use, now) = (ProcessReferences::default(), clock::now());
+    let prune = |held: &mut CountedBytes, spare: Duration| -> io::Result<()> {
         let all = held.total();
         if held.unpacked == 0 || fits(all, 0)? {
             return Ok(());
         }
         let enough = |freed| fits(all.saturating_sub(freed), 0);
-        if pex_root::prune(share, &in_use, Act::Remove, spare, enough)?.bytes > 0 {
+        if pex_root::prune(share, &in_use, EvictionMode::Remove, spare, enough)?.bytes > 0 {
             held.unpacked = count_unpacked(share)?;
         }
         Ok(())
     };
-    let evict_blobs = |held: &mut Held, blobs: Vec<Stored>, slack: u64| -> io::Result<()> {
-        for blob in blobs {
-            if fits(held.total(), slack)? {
-                break;
+    let evict_blobs =
+        |held: &mut CountedBytes, blobs: Vec<StoredBlob>, slack: u64| -> io::Result<()> {
+            for blob in blobs {
+                if fits(held.total(), slack)? {
+                    break;
+                }
+                let removed = match evict_blob(share, &blob, &in_use, EvictionMode::Remove) {
+                    // gc may be going on.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+                    other => other?,
+                };
+                if removed {
+                    info!(sha256 = blob.sha256, bytes = blob.size, "evicted");
+                    held.cached = held.cached.saturating_sub(blob.size);
+                }
             }
-            let removed = match evict_blob(share, &blob, &in_use, Act::Remove) {
-                // gc may be going on.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-                other => other?,
-            };
-            if removed {
-                info!(sha256 = blob.sha256, bytes = blob.size, "evicted");
-                held.cached = held.cached.saturating_sub(blob.size);
-            }
-        }
-        Ok(())
-    };
+            Ok(())
+        };
     blobs.sort_by_key(|blob| blob.used);
     let (recent, others) = (blobs.into_iter()).partition(|blob| is_recent(blob.used, now));
     // Unpacked pexes come back without the network, so they go first.
     prune(&mut held, RECENT)?;
     evict_blobs(&mut held, others, slack)?;
-    if bounds.recent == Recent::Evict {
+    if bounds.recent == RecentPolicy::Evict {
         prune(&mut held, Duration::ZERO)?;
         // Room for the fetches to come is not worth what was just used.
         evict_blobs(&mut held, recent, 0)?;
@@ -130,7 +131,12 @@ pub(super) fn evict(
 ///
 /// # Errors
 /// As unlinkat(2); `NotFound` when it was gone before.
-pub fn remove_blob(share: &Share, sha256: &str, in_use: &InUse, act: Act) -> io::Result<bool> {
+pub(crate) fn remove_blob(
+    share: &CacheShare,
+    sha256: &str,
+    in_use: &ProcessReferences,
+    act: EvictionMode,
+) -> io::Result<bool> {
     remove_unused(share, sha256, None, in_use, act)
 }
 
@@ -138,16 +144,21 @@ pub fn remove_blob(share: &Share, sha256: &str, in_use: &InUse, act: Act) -> io:
 ///
 /// # Errors
 /// As unlinkat(2); `NotFound` when it was gone before.
-pub fn evict_blob(share: &Share, chosen: &Stored, in_use: &InUse, act: Act) -> io::Result<bool> {
+pub(crate) fn evict_blob(
+    share: &CacheShare,
+    chosen: &StoredBlob,
+    in_use: &ProcessReferences,
+    act: EvictionMode,
+) -> io::Result<bool> {
     remove_unused(share, &chosen.sha256, Some(chosen.used), in_use, act)
 }
 
 fn remove_unused(
-    share: &Share,
+    share: &CacheShare,
     sha256: &str,
     used: Option<SystemTime>,
-    in_use: &InUse,
-    act: Act,
+    in_use: &ProcessReferences,
+    act: EvictionMode,
 ) -> io::Result<bool> {
     // Before the locks are taken, which starts wait for: it may have to read all of /proc.
     if !in_use.of_blob(sha256)?.is_empty() {
@@ -160,10 +171,10 @@ fn remove_unused(
 }
 
 fn unlink_blob(
-    share: &Share,
+    share: &CacheShare,
     sha256: &str,
     used: Option<SystemTime>,
-    act: Act,
+    act: EvictionMode,
 ) -> io::Result<bool> {
     let start = sha256.get(..2).ok_or(io::ErrorKind::InvalidInput)?;
     let shelf = share.dir().child("blobs")?.child(start)?;
@@ -188,7 +199,7 @@ fn unlink_blob(
     if found.is_some_and(|found| Some(found.used) > used) {
         return Ok(false);
     }
-    if act == Act::Count {
+    if act == EvictionMode::DryRun {
         return Ok(true);
     }
     for (name, _) in &names {
@@ -215,7 +226,7 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
 
 /// What a file in the folder of partial downloads is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PartialKind {
+pub(crate) enum PartialKind {
     /// Bytes on their way in, and the record of them.
     Arriving,
     /// A blob that turned out corrupt.
@@ -227,7 +238,7 @@ pub enum PartialKind {
 impl PartialKind {
     /// The kind of a file by its name.
     #[must_use]
-    pub fn of(name: &str) -> Self {
+    pub(crate) fn of(name: &str) -> Self {
         if name.ends_with(".bad") {
             Self::Quarantined
         } else if name.contains(".failed") {
@@ -243,10 +254,10 @@ impl PartialKind {
 ///
 /// # Errors
 /// The disk fails.
-pub fn remove_dead_partials(
-    share: &Share,
+pub(crate) fn remove_dead_partials(
+    share: &CacheShare,
     age: impl Fn(PartialKind) -> Duration,
-    act: Act,
+    act: EvictionMode,
 ) -> io::Result<u64> {
     let Some(dir) = share.existing_records("partial")? else {
         return Ok(0);
@@ -278,7 +289,7 @@ pub fn remove_dead_partials(
             }
             _ => None,
         };
-        if is_dir || act == Act::Remove && dir.remove_file(&name).is_err() {
+        if is_dir || act == EvictionMode::Remove && dir.remove_file(&name).is_err() {
             // It is not a file, or somebody else was faster.
             continue;
         }
@@ -287,10 +298,15 @@ pub fn remove_dead_partials(
     Ok(freed)
 }
 
-/// Takes the lock of a partial download, as [`Share::try_lock`] does; only to look, none is made.
-fn lock_of(share: &Share, key: &str, turn: &str, act: Act) -> io::Result<Option<Option<File>>> {
+/// Takes the lock of a partial download, as [`CacheShare::try_lock`] does; only to look, none is made.
+fn lock_of(
+    share: &CacheShare,
+    key: &str,
+    turn: &str,
+    act: EvictionMode,
+) -> io::Result<Option<Option<File>>> {
     let name = format!("{key}.{turn}");
-    if act == Act::Remove {
+    if act == EvictionMode::Remove {
         return share.try_lock(&share.shelf("locks", key)?, &name);
     }
     let start = key.get(..2).ok_or(io::ErrorKind::InvalidInput)?;

@@ -16,45 +16,45 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use crate::cache::{Blob, Cache, Share, partial};
-use crate::progress::Progress;
+use crate::cache::{CacheShare, CachedBlob, HostCache, partial_download};
+use crate::progress::TransferProgress;
 use crate::settings::Settings;
-use crate::source::Source;
+use crate::source::ArtifactSource;
 
 /// How often the waiting look: a dead leader's place is taken within a tenth of a second.
 const POLL: Duration = Duration::from_millis(20);
 /// So often a leader may be overtaken. When the origin itself is slow, overtaking helps nobody.
-pub const TURNS: u32 = 3;
+pub(crate) const TURNS: u32 = 3;
 /// A leader that has all bytes and only fsyncs is given so many times the patience.
 const FINISHING: u32 = 5;
 /// Turns from here on are those of leaders that copy what another user has: leader `n` as `ADOPTING + n`.
 const ADOPTING: u32 = 90;
 
 /// How the waiting ended.
-pub enum Boarding {
+pub(crate) enum SingleFlightOutcome {
     /// This process leads.
-    Lead(Lead),
-    /// Somebody else has fetched it meanwhile.
-    Landed(Box<Blob>),
-    /// The cache cannot be written, not even a lock.
-    Refused(io::Error),
+    Leader(LeaderLock),
+    /// Another process has fetched the artifact meanwhile.
+    Coalesced(Box<CachedBlob>),
+    /// No lock can be taken in the cache.
+    LockFailed(io::Error),
 }
 
 /// Leadership, for as long as it lives.
-pub struct Lead {
+pub(crate) struct LeaderLock {
     /// Which turn.
     pub turn: u32,
     _locks: Vec<File>,
     adopting: Option<File>,
 }
 
-impl Lead {
+impl LeaderLock {
     /// The turn under which bytes of another user are copied: files of its own, which nobody collects before this
     /// leader is gone.
     ///
     /// # Errors
     /// As openat(2).
-    pub fn adopting(&mut self, share: &Share, key: &str) -> io::Result<u32> {
+    pub(crate) fn adopting(&mut self, share: &CacheShare, key: &str) -> io::Result<u32> {
         let turn = ADOPTING + self.turn;
         if self.adopting.is_none() {
             let name = format!("{key}.{turn}");
@@ -69,7 +69,7 @@ impl Lead {
 
 /// Why the last leader gave up, for those who waited for it.
 #[derive(Serialize, Deserialize)]
-struct Verdict {
+struct FailureRecord {
     /// Time since boot (milliseconds).
     at: u64,
     exit: u8,
@@ -85,30 +85,30 @@ fn verdict_name(key: &str) -> String {
 ///
 /// # Errors
 /// The leader that was waited for failed in a way this process would too.
-pub async fn board(
-    cache: &Cache,
-    source: &Source,
+pub(crate) async fn lead_or_follow(
+    cache: &HostCache,
+    source: &ArtifactSource,
     key: &str,
     known: &[String],
     settings: &Settings,
-) -> Result<Boarding, Failure> {
+) -> Result<SingleFlightOutcome, Failure> {
     let started = clock::since_boot();
     let mut turn = 0;
-    let mut watch = Watch::new();
-    let mut progress: Option<Progress> = None;
+    let mut watch = LeaderMonitor::new();
+    let mut progress: Option<TransferProgress> = None;
     let mut waited = false;
     loop {
         if let Some(blob) = landed(cache, key, known) {
-            return Ok(Boarding::Landed(Box::new(blob)));
+            return Ok(SingleFlightOutcome::Coalesced(Box::new(blob)));
         }
         let locks = match acquire(cache, key, turn) {
             Ok(locks) => locks,
-            Err(error) => return Ok(Boarding::Refused(error)),
+            Err(error) => return Ok(SingleFlightOutcome::LockFailed(error)),
         };
         if let Some(locks) = locks {
             // Between the look and the lock the leader may have ended, well or badly.
             if let Some(blob) = landed(cache, key, known) {
-                return Ok(Boarding::Landed(Box::new(blob)));
+                return Ok(SingleFlightOutcome::Coalesced(Box::new(blob)));
             }
             if let Some(failure) = waited
                 .then(|| verdict(cache, key, source, started))
@@ -116,7 +116,7 @@ pub async fn board(
             {
                 return Err(failure);
             }
-            return Ok(Boarding::Lead(Lead {
+            return Ok(SingleFlightOutcome::Leader(LeaderLock {
                 turn,
                 _locks: locks,
                 adopting: None,
@@ -127,13 +127,13 @@ pub async fn board(
             info!(%source, "another process is fetching it: waiting");
         }
         if let Some(seen) = watch.look(cache, key, turn, settings) {
-            let bar =
-                progress.get_or_insert_with(|| Progress::new(&source.to_string(), "waiting for"));
+            let bar = progress
+                .get_or_insert_with(|| TransferProgress::new(&source.to_string(), "waiting for"));
             bar.show(seen.arrived, seen.size);
             if seen.too_slow && turn + 1 < TURNS {
                 warn!(%source, turn, "the process fetching it is stalled or too slow: overtaking it");
                 turn += 1;
-                watch = Watch::new();
+                watch = LeaderMonitor::new();
                 continue;
             }
         }
@@ -141,9 +141,9 @@ pub async fn board(
     }
 }
 
-fn landed(cache: &Cache, key: &str, known: &[String]) -> Option<Blob> {
+fn landed(cache: &HostCache, key: &str, known: &[String]) -> Option<CachedBlob> {
     // Reading the entry is cheap; hashing a blob whose stamp changed is not, and comes only after it.
-    let newer = |share: &&Share| {
+    let newer = |share: &&CacheShare| {
         share
             .entry(key)
             .is_ok_and(|entry| !known.contains(&entry.fetch_id))
@@ -152,12 +152,12 @@ fn landed(cache: &Cache, key: &str, known: &[String]) -> Option<Blob> {
 }
 
 /// Takes the lock of every uid of the set, or none.
-fn acquire(cache: &Cache, key: &str, turn: u32) -> io::Result<Option<Vec<File>>> {
+fn acquire(cache: &HostCache, key: &str, turn: u32) -> io::Result<Option<Vec<File>>> {
     let name = format!("{key}.{turn}");
     let mode = if cache.mutual { 0o644 } else { 0o600 };
     // Made before the others' are looked for.
     let made = cache.own.shelf("locks", key)?.open_or_create(&name, mode)?;
-    let mut shares: Vec<&Share> = vec![&cache.own];
+    let mut shares: Vec<&CacheShare> = vec![&cache.own];
     if cache.mutual {
         // It may be from a time when its owner was alone.
         fchmod(&made, Mode::from_bits_truncate(mode))?;
@@ -185,11 +185,11 @@ fn acquire(cache: &Cache, key: &str, turn: u32) -> io::Result<Option<Vec<File>>>
 }
 
 /// Writes down why the leader gave up, when those who wait would fail the same way.
-pub fn record_failure(share: &Share, key: &str, failure: &Failure) {
+pub(crate) fn record_failure(share: &CacheShare, key: &str, failure: &Failure) {
     if ![Exit::NOT_FOUND, Exit::UNAVAILABLE, Exit::CORRUPT].contains(&failure.exit()) {
         return;
     }
-    let verdict = Verdict {
+    let verdict = FailureRecord {
         at: u64::try_from(clock::since_boot().as_millis()).unwrap_or(u64::MAX),
         exit: failure.exit().code(),
         message: failure.to_string(),
@@ -200,7 +200,12 @@ pub fn record_failure(share: &Share, key: &str, failure: &Failure) {
     }
 }
 
-fn verdict(cache: &Cache, key: &str, source: &Source, since: Duration) -> Option<Failure> {
+fn verdict(
+    cache: &HostCache,
+    key: &str,
+    source: &ArtifactSource,
+    since: Duration,
+) -> Option<Failure> {
     let shares = if cache.mutual {
         cache.shares().collect()
     } else {
@@ -212,7 +217,7 @@ fn verdict(cache: &Cache, key: &str, source: &Source, since: Duration) -> Option
             .ok()?
             .read(verdict_name(key), 64 << 10)
             .ok()?;
-        let verdict: Verdict = serde_json::from_slice(&bytes).ok()?;
+        let verdict: FailureRecord = serde_json::from_slice(&bytes).ok()?;
         // One that is not from before now is from before the host booted.
         let at = Duration::from_millis(verdict.at);
         (since.as_millis() <= at.as_millis() && at <= clock::since_boot()).then(|| {
@@ -223,20 +228,20 @@ fn verdict(cache: &Cache, key: &str, source: &Source, since: Duration) -> Option
 }
 
 /// What watching a leader shows.
-struct Seen {
+struct LeaderProgress {
     arrived: u64,
     size: Option<u64>,
     too_slow: bool,
 }
 
 /// Watches how a leader gets on.
-struct Watch {
+struct LeaderMonitor {
     looked: Option<Instant>,
     since: Instant,
     arrived: u64,
 }
 
-impl Watch {
+impl LeaderMonitor {
     /// How often the record is read.
     const LOOK: Duration = Duration::from_millis(200);
 
@@ -249,7 +254,13 @@ impl Watch {
     }
 
     /// Looks at the leader's record, not more often than makes sense.
-    fn look(&mut self, cache: &Cache, key: &str, turn: u32, settings: &Settings) -> Option<Seen> {
+    fn look(
+        &mut self,
+        cache: &HostCache,
+        key: &str,
+        turn: u32,
+        settings: &Settings,
+    ) -> Option<LeaderProgress> {
         let now = Instant::now();
         if self.looked.is_some_and(|looked| now - looked < Self::LOOK) {
             return None;
@@ -264,7 +275,7 @@ impl Watch {
             .into_iter()
             .flat_map(|share| [turn, ADOPTING + turn].map(|turn| (share, turn)))
             .filter_map(|(share, turn)| {
-                partial::read(&share.records("partial").ok()?, key, turn).ok()
+                partial_download::read_record(&share.records("partial").ok()?, key, turn).ok()
             })
             .max_by_key(|record| record.arrived)
             .unwrap_or_default();
@@ -289,7 +300,7 @@ impl Watch {
             too_slow = rate < settings.min_rate.min(bound).max(1) as f64;
             (self.since, self.arrived) = (now, record.arrived);
         }
-        Some(Seen {
+        Some(LeaderProgress {
             arrived: record.arrived,
             size,
             too_slow,

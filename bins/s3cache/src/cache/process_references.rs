@@ -28,14 +28,14 @@ const MAPS_LIMIT: u64 = 16 << 20;
 /// Why it is not known what running processes use: then nothing may be evicted.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot tell what is in use, so nothing is evicted: {why}")]
-pub struct Unknown {
+pub(crate) struct ProcessScanError {
     why: String,
 }
 
-impl Unknown {
+impl ProcessScanError {
     /// Whether this is what an error says.
     #[must_use]
-    pub fn is_cause(error: &io::Error) -> bool {
+    pub(crate) fn is_cause(error: &io::Error) -> bool {
         error.get_ref().is_some_and(|cause| cause.is::<Self>())
     }
 }
@@ -43,12 +43,12 @@ impl Unknown {
 /// What running processes name, read from /proc when it is first asked for and then kept: each round of eviction makes
 /// one of its own.
 #[derive(Debug)]
-pub struct InUse {
+pub(crate) struct ProcessReferences {
     proc: PathBuf,
     named: OnceCell<Result<HashMap<String, Vec<u32>>, String>>,
 }
 
-impl Default for InUse {
+impl Default for ProcessReferences {
     fn default() -> Self {
         Self {
             proc: PathBuf::from("/proc"),
@@ -57,12 +57,12 @@ impl Default for InUse {
     }
 }
 
-impl InUse {
+impl ProcessReferences {
     /// The processes that name the blob of this digest.
     ///
     /// # Errors
-    /// [`Unknown`].
-    pub fn of_blob(&self, sha256: &str) -> io::Result<&[u32]> {
+    /// [`ProcessScanError`].
+    pub(crate) fn of_blob(&self, sha256: &str) -> io::Result<&[u32]> {
         Ok(self.named()?.get(sha256).map_or(&[], Vec::as_slice))
     }
 
@@ -70,14 +70,14 @@ impl InUse {
     /// short name of a venv.
     ///
     /// # Errors
-    /// [`Unknown`].
-    pub fn named(&self) -> io::Result<&HashMap<String, Vec<u32>>> {
+    /// [`ProcessScanError`].
+    pub(crate) fn named(&self) -> io::Result<&HashMap<String, Vec<u32>>> {
         let scan = || {
             scan(&self.proc)
                 .map_err(|error| format!("cannot read {}: {error}", self.proc.display()))
         };
         let named = self.named.get_or_init(scan).as_ref();
-        named.map_err(|why| io::Error::other(Unknown { why: why.clone() }))
+        named.map_err(|why| io::Error::other(ProcessScanError { why: why.clone() }))
     }
 }
 
@@ -304,12 +304,12 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path();
         let known = || {
-            let in_use = InUse {
+            let in_use = ProcessReferences {
                 proc: root.join("proc"),
                 named: OnceCell::new(),
             };
             let known = in_use.of_blob("ab").map(<[u32]>::len);
-            known.map_err(|error| assert!(Unknown::is_cause(&error), "{error}"))
+            known.map_err(|error| assert!(ProcessScanError::is_cause(&error), "{error}"))
         };
         assert!(known().is_err(), "not there");
         std::fs::create_dir(root.join("proc")).unwrap();

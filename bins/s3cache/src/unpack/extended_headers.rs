@@ -1,12 +1,12 @@
 //! Extended headers: what they say about the next member. Records that change how data is read are understood or
 //! refused; all others (times, owners, attributes) are left out, as they were by tar's first readers.
 
-use super::archive::{PATH_LIMIT, TOO_LONG, UnpackError};
 use super::sparse::{NUMBERS, PaxMap};
+use super::tar_reader::{PATH_LIMIT, TOO_LONG, UnpackError};
 
 /// What stands before a member about it.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Extension {
+pub(super) struct ExtendedHeaders {
     path: Option<Vec<u8>>,
     pub link: Option<Vec<u8>>,
     pub size: Option<u64>,
@@ -15,7 +15,7 @@ pub(super) struct Extension {
     pub sparse: Option<PaxMap>,
 }
 
-impl Extension {
+impl ExtendedHeaders {
     pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -40,7 +40,7 @@ impl Extension {
     /// headers, which may therefore not contradict one another.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
         let mut new = Self::default();
-        for record in Records(bytes) {
+        for record in PaxRecords(bytes) {
             let (key, value) = record?;
             match key {
                 b"path" => new.path = Some(check_path(value.to_vec())?),
@@ -93,7 +93,7 @@ impl Extension {
     /// Reads a header that concerns all members after it. One that names or measures them is refused: they would all
     /// be the same.
     pub(super) fn check_global(bytes: &[u8]) -> Result<(), UnpackError> {
-        for record in Records(bytes) {
+        for record in PaxRecords(bytes) {
             match record? {
                 (key @ (b"path" | b"linkpath" | b"size"), _) => return Err(broken(key)),
                 (key, value) => check(key, value)?,
@@ -171,9 +171,9 @@ fn decimal(key: &[u8], value: &[u8]) -> Result<u64, UnpackError> {
 }
 
 /// The records `LENGTH KEY=VALUE\n`, where LENGTH counts the whole record. NUL pads them.
-struct Records<'a>(&'a [u8]);
+struct PaxRecords<'a>(&'a [u8]);
 
-impl<'a> Records<'a> {
+impl<'a> PaxRecords<'a> {
     fn take(&mut self) -> Option<(&'a [u8], &'a [u8])> {
         let space = self.0.iter().position(|byte| *byte == b' ')?;
         let length = decimal(b"", &self.0[..space]).ok()?;
@@ -185,7 +185,7 @@ impl<'a> Records<'a> {
     }
 }
 
-impl<'a> Iterator for Records<'a> {
+impl<'a> Iterator for PaxRecords<'a> {
     type Item = Result<(&'a [u8], &'a [u8]), UnpackError>;
 
     fn next(&mut self) -> Option<Self::Item> {
