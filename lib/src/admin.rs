@@ -11,40 +11,38 @@ mod listener;
 
 use serde_json::{Map, Value};
 
-pub use address::Address;
-pub use client::get;
-pub use listener::Listener;
+use crate::http::{RouteResponse, Router};
 
-pub use crate::server::{Call, Reply, Routes};
+pub use address::AdminAddress;
+pub use client::get;
+pub use listener::AdminListener;
 
 /// The flag of every daemon.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct AdminFlags {
     /// Where /status and /metrics are served: 127.0.0.1:PORT or unix:PATH; nowhere by default
     #[arg(long, value_name = "ADDRESS", help_heading = "Admin")]
-    pub admin: Option<Address>,
+    pub admin: Option<AdminAddress>,
 }
 
-impl Routes {
-    /// `GET /status` and `GET /metrics`. `version` and `uptime_seconds` (from this call on) are added to the status;
-    /// the metrics are OpenMetrics, served as they are to clients that ask for it, to others as Prometheus text.
-    #[must_use]
-    pub fn new(
-        status: impl Fn() -> Map<String, Value> + Send + Sync + 'static,
-        metrics: impl Fn() -> String + Send + Sync + 'static,
-    ) -> Self {
-        let start = crate::clock::since_boot();
-        Self::default()
-            .route("GET", "/status", move |_| {
-                let uptime = crate::clock::since_boot().saturating_sub(start);
-                let mut members = Map::new();
-                members.insert("version".to_owned(), crate::VERSION.into());
-                members.insert("uptime_seconds".to_owned(), uptime.as_secs().into());
-                members.append(&mut status());
-                Reply::json(200, &Value::Object(members))
-            })
-            .route("GET", "/metrics", move |call| {
-                exposition::reply(metrics(), call.accept)
-            })
-    }
+/// `GET /status` and `GET /metrics`; the tool adds its own routes. `version` and `uptime_seconds` (from this call on) are
+/// added to the status; the metrics are OpenMetrics, converted to Prometheus text for clients that do not ask for it.
+#[must_use]
+pub fn build_router(
+    status: impl Fn() -> Map<String, Value> + Send + Sync + 'static,
+    metrics: impl Fn() -> String + Send + Sync + 'static,
+) -> Router {
+    let start = crate::clock::since_boot();
+    Router::default()
+        .route("GET", "/status", move |_| {
+            let uptime = crate::clock::since_boot().saturating_sub(start);
+            let mut members = Map::new();
+            members.insert("version".to_owned(), crate::VERSION.into());
+            members.insert("uptime_seconds".to_owned(), uptime.as_secs().into());
+            members.append(&mut status());
+            RouteResponse::json(200, &Value::Object(members))
+        })
+        .route("GET", "/metrics", move |request| {
+            exposition::reply(metrics(), request.accept)
+        })
 }

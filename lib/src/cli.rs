@@ -115,7 +115,7 @@ fn refuse<T: Tool>(error: &clap::Error, line: &[OsString]) -> Exit {
     let _ = error.print();
     match (is_help, is_result) {
         (true, _) => Exit::OK,
-        (_, true) => nagios::Status::Unknown.exit(),
+        (_, true) => nagios::NagiosStatus::Unknown.exit(),
         _ => T::USAGE_EXIT,
     }
 }
@@ -211,15 +211,17 @@ fn spellings(arg: Arg, tool: &str, verbs: &[String]) -> Arg {
     if long == "help" || long == "version" {
         return arg;
     }
-    let arg = match environment::variable(tool, verbs, &long) {
-        Some(variable) => environment::with_variable(arg, variable),
-        None => arg,
-    };
-    let arg = if long.contains('-') {
-        arg.alias(long.replace('-', "_"))
-    } else {
-        arg
-    };
+    // An alias is an old name of the flag: it keeps its variable and its underscores.
+    let old_names: Vec<String> = arg
+        .get_all_aliases()
+        .into_iter()
+        .flatten()
+        .map(str::to_owned)
+        .collect();
+    let names: Vec<String> = std::iter::once(long).chain(old_names).collect();
+    let arg = environment::with_variable(arg, tool, verbs, &names);
+    let hyphenated = names.iter().filter(|name| name.contains('-'));
+    let arg = arg.aliases(hyphenated.map(|name| name.replace('-', "_")));
     let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
     // `Option<bool>`: its default stands behind what a file says.
     if !is_switch && !is_boolean(&arg) {

@@ -9,7 +9,6 @@ pub mod clock;
 #[cfg(feature = "config")]
 pub mod config;
 pub mod dir;
-pub mod endpoint;
 pub mod env;
 pub mod exit;
 pub mod failure;
@@ -17,6 +16,7 @@ pub mod file;
 #[cfg(feature = "follow")]
 pub mod follow;
 pub mod health;
+pub mod http;
 pub mod listen;
 pub mod log;
 pub mod mask;
@@ -24,7 +24,6 @@ pub mod nagios;
 pub mod out;
 pub mod printable;
 pub mod runtime;
-mod server;
 pub mod shutdown;
 pub mod thread;
 pub mod units;

@@ -7,7 +7,7 @@ use crate::{Exit, Failure, out};
 
 /// The state of what was checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub enum NagiosStatus {
     /// Healthy.
     Ok,
     /// Healthy, but close to not being so.
@@ -18,7 +18,7 @@ pub enum Status {
     Unknown,
 }
 
-impl Status {
+impl NagiosStatus {
     /// The exit code.
     #[must_use]
     pub const fn exit(self) -> Exit {
@@ -32,7 +32,7 @@ impl Status {
 
     /// The word.
     #[must_use]
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "OK",
             Self::Warning => "WARNING",
@@ -46,11 +46,11 @@ impl Status {
 ///
 /// # Errors
 /// stdout cannot be written.
-pub fn print(status: Status, text: &str, data: Option<&str>) -> Result<Exit, Failure> {
+pub fn print(status: NagiosStatus, text: &str, data: Option<&str>) -> Result<Exit, Failure> {
     let data = data.map(|data| format!(" | {data}"));
     out::line(format_args!(
         "{}: {}{}",
-        status.word(),
+        status.as_str(),
         printable(text),
         data.unwrap_or_default()
     ))?;

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use hostkit::Exit;
-use hostkit::admin::{self, Address, Listener, Reply, Routes};
+use hostkit::admin::{self, AdminAddress, AdminListener};
+use hostkit::http::{RouteResponse, Router};
 use hostkit::shutdown::{Signals, Told};
 use hostkit_tests::{wait_limit, wait_until};
 use nix::sys::signal::{Signal, kill};
@@ -24,7 +25,7 @@ use tokio::sync::oneshot;
 
 /// A daemon with one more route, on its own thread until it is dropped.
 struct Daemon {
-    address: Address,
+    address: AdminAddress,
     purges: Arc<AtomicUsize>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -32,14 +33,14 @@ struct Daemon {
 
 impl Daemon {
     fn start(address: &str) -> Self {
-        let address: Address = address.parse().unwrap();
+        let address: AdminAddress = address.parse().unwrap();
         let purges = Arc::new(AtomicUsize::new(0));
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let counter = Arc::clone(&purges);
         let thread = thread::spawn(move || {
             runtime().block_on(async {
-                let listener = Listener::bind(&address).await.unwrap();
+                let listener = AdminListener::bind(&address).await.unwrap();
                 tell.send(listener.address().clone()).unwrap();
                 tokio::select! {
                     _ = listener.serve(routes(counter)) => {}
@@ -57,7 +58,7 @@ impl Daemon {
     }
 
     fn tcp(&self) -> TcpStream {
-        let Address::Tcp(address) = &self.address else {
+        let AdminAddress::Tcp(address) = &self.address else {
             panic!("not TCP");
         };
         let stream = TcpStream::connect(address).unwrap();
@@ -91,13 +92,13 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-fn routes(purges: Arc<AtomicUsize>) -> Routes {
+fn routes(purges: Arc<AtomicUsize>) -> Router {
     let status = || Map::from_iter([("config_hash".to_owned(), json!("abc"))]);
     let metrics = || "# TYPE up gauge\nup 1\n# EOF\n".to_owned();
-    Routes::new(status, metrics)
+    admin::build_router(status, metrics)
         .route("POST", "/purge", move |call| {
             purges.fetch_add(1, Ordering::SeqCst);
-            Reply::json(202, &json!({"query": call.query, "bytes": call.body.len()}))
+            RouteResponse::json(202, &json!({"query": call.query, "bytes": call.body.len()}))
         })
         .route("GET", "/panic", |_| panic!("on purpose"))
 }
@@ -209,8 +210,10 @@ fn a_handler_that_panics_costs_only_its_connection() {
 }
 
 fn bind_error(path: &Path) -> hostkit::Failure {
-    let address = Address::Unix(path.to_owned());
-    runtime().block_on(Listener::bind(&address)).unwrap_err()
+    let address = AdminAddress::Unix(path.to_owned());
+    runtime()
+        .block_on(AdminListener::bind(&address))
+        .unwrap_err()
 }
 
 #[test]
@@ -244,7 +247,7 @@ fn a_socket_file_has_its_mode_and_replaces_only_a_dead_one() {
 fn a_port_in_use_and_a_dead_daemon_are_named() {
     let daemon = Daemon::start("127.0.0.1:0");
     let failure = runtime()
-        .block_on(Listener::bind(&daemon.address))
+        .block_on(AdminListener::bind(&daemon.address))
         .unwrap_err();
     assert!(
         failure.to_string().contains(&daemon.address.to_string()),

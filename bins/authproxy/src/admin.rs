@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use hostkit::admin::{Call, Reply, Routes};
+use hostkit::admin;
+use hostkit::http::{RouteRequest, RouteResponse, Router};
 use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
@@ -16,11 +17,11 @@ use crate::reload::Reload;
 
 /// All routes of the admin listener.
 #[must_use]
-pub fn routes(proxy: &Arc<Proxy>, reload: &Arc<Reload>) -> Routes {
+pub fn routes(proxy: &Arc<Proxy>, reload: &Arc<Reload>) -> Router {
     let (seen, configured) = (Arc::clone(proxy), Arc::clone(reload));
     let counted = Arc::clone(proxy);
     let (health, purged, drained) = (Arc::clone(proxy), Arc::clone(proxy), Arc::clone(proxy));
-    Routes::new(
+    admin::build_router(
         move || status(&seen, &configured),
         move || {
             metrics::render(&Seen {
@@ -32,13 +33,13 @@ pub fn routes(proxy: &Arc<Proxy>, reload: &Arc<Reload>) -> Routes {
         },
     )
     .route("GET", "/health", move |_| match health.lifecycle.phase() {
-        Phase::Serving => Reply::text(200, "ok"),
-        phase => Reply::text(503, phase.word()),
+        Phase::Serving => RouteResponse::text(200, "ok"),
+        phase => RouteResponse::text(503, phase.word()),
     })
     .route("POST", "/purge", move |call| purge(&purged, call))
     .route("POST", "/drain", move |_| {
         drained.lifecycle.drain();
-        Reply::text(202, drained.lifecycle.phase().word())
+        RouteResponse::text(202, drained.lifecycle.phase().word())
     })
 }
 
@@ -90,22 +91,22 @@ fn cached(cache: &Snapshot) -> Value {
 }
 
 /// `?key_sha256=HEX`, `?id=ID` or `?all`: one of them.
-fn purge(proxy: &Proxy, call: &Call<'_>) -> Reply {
+fn purge(proxy: &Proxy, call: &RouteRequest<'_>) -> RouteResponse {
     let remedy = "give one of ?key_sha256=HEX, ?id=ID and ?all";
     let mut asked = form_urlencoded::parse(call.query.as_bytes());
     let (Some((name, value)), None) = (asked.next(), asked.next()) else {
-        return Reply::error(400, remedy);
+        return RouteResponse::error(400, remedy);
     };
     let what = match (&*name, &*value) {
         ("all", _) => Purge::All,
         ("id", id) if !id.is_empty() => Purge::Id(id.to_owned()),
         ("key_sha256", hash) => match hash.parse() {
             Ok(hash) => Purge::Key(hash),
-            Err(error) => return Reply::error(400, &error),
+            Err(error) => return RouteResponse::error(400, &error),
         },
-        _ => return Reply::error(400, remedy),
+        _ => return RouteResponse::error(400, remedy),
     };
     let count = proxy.door.purge(&what);
     tracing::info!(keys = count, "purged");
-    Reply::json(200, &json!({ "purged": count }))
+    RouteResponse::json(200, &json!({ "purged": count }))
 }

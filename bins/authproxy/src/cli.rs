@@ -238,7 +238,7 @@ pub struct Flags {
     /// `admin` in the file.
     #[arg(skip)]
     #[serde(deserialize_with = "config::text")]
-    pub admin: Option<hostkit::admin::Address>,
+    pub admin: Option<hostkit::admin::AdminAddress>,
     /// `drain-timeout` in the file.
     #[arg(skip)]
     #[serde(deserialize_with = "config::duration")]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ArgMatches;
-use hostkit::admin::Listener;
+use hostkit::admin::AdminListener;
 use hostkit::shutdown::{Signals, Told};
 use hostkit::{Exit, Failure};
 use tokio::task::spawn_blocking;
@@ -65,7 +65,7 @@ async fn serve(args: Args, matches: ArgMatches, start: Loaded) -> Result<Arc<Tel
     let door = door(&settings)?;
     let sockets = ListenSockets::bind(&settings.listen)?;
     let admin = match &settings.admin {
-        Some(address) => Some(Listener::bind(address).await?),
+        Some(address) => Some(AdminListener::bind(address).await?),
         None => None,
     };
     let tags = &args.common.logstash_tags;

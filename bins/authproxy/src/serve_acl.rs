@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hostkit::admin::{AdminFlags, Listener, Routes};
+use hostkit::admin::{self, AdminFlags, AdminListener};
+use hostkit::http::Router;
 use hostkit::listen::{bind_tcp, cannot_listen};
 use hostkit::shutdown::{DrainFlags, Signals, Told};
 use hostkit::{Exit, Failure, out};
@@ -102,7 +103,7 @@ async fn serve(args: &ServeAcl, engine: Arc<Engine>) -> Result<Exit, Failure> {
         .map_err(cannot_listen)?;
     let address = listener.local_addr().map_err(cannot_listen)?;
     let admin = match &args.admin.admin {
-        Some(address) => Some(Listener::bind(address).await?),
+        Some(address) => Some(AdminListener::bind(address).await?),
         None => None,
     };
     tracing::info!(
@@ -172,9 +173,9 @@ async fn connection(stream: TcpStream, engine: Arc<Engine>, mut drain: watch::Re
     let _ = served.await;
 }
 
-fn routes(engine: &Arc<Engine>) -> Routes {
+fn routes(engine: &Arc<Engine>) -> Router {
     let (status, metrics) = (Arc::clone(engine), Arc::clone(engine));
-    Routes::new(move || status.status(), move || metrics.metrics())
+    admin::build_router(move || status.status(), move || metrics.metrics())
 }
 
 impl Engine {

@@ -23,7 +23,7 @@ pub use summary::summary;
 pub(crate) use validate::resolve_rules;
 pub use validate::{Loaded, load, restarts};
 
-use hostkit::admin::Address;
+use hostkit::admin::AdminAddress;
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use ipnet::IpNet;
@@ -51,7 +51,7 @@ pub struct Settings {
     /// Longest time to finish what was begun after that.
     pub drain_timeout: Duration,
     /// Where it can be asked, if anywhere.
-    pub admin: Option<Address>,
+    pub admin: Option<AdminAddress>,
     /// The shape of the access log, if there is one.
     pub access_log: Option<AccessLog>,
     /// What follows SIGHUP.

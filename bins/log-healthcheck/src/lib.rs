@@ -22,7 +22,7 @@ pub use cli::Args;
 use check::Check;
 use find::Places;
 use hostkit::health::{self, SNOOZE_FILE};
-use hostkit::nagios::{self, Status};
+use hostkit::nagios::{self, NagiosStatus};
 use hostkit::{Exit, Failure, clock, out};
 use moment::Moment;
 use serde_json::json;
@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
 fn once(mut check: Check, json: bool) -> Result<Exit, Failure> {
     if health::is_snoozed(&check.sandbox()) {
         let message = format!("not checked as long as there is {SNOOZE_FILE}");
-        return say(Status::Ok, "snoozed", &message, json);
+        return say(NagiosStatus::Ok, "snoozed", &message, json);
     }
     let checked = check.check(Moment::from(clock::now()))?;
     let (verdict, seen) = (&checked.verdict, &checked.seen);
@@ -60,15 +60,20 @@ fn once(mut check: Check, json: bool) -> Result<Exit, Failure> {
 
 /// Says on stdout, where Nagios looks, why it could not be checked.
 fn unknown(failure: &Failure, json: bool) -> Result<Exit, Failure> {
-    say(Status::Unknown, "error", &nagios::text_of(failure), json)
+    say(
+        NagiosStatus::Unknown,
+        "error",
+        &nagios::text_of(failure),
+        json,
+    )
 }
 
 /// Says what was found out without looking.
-fn say(status: Status, reason: &str, message: &str, json: bool) -> Result<Exit, Failure> {
+fn say(status: NagiosStatus, reason: &str, message: &str, json: bool) -> Result<Exit, Failure> {
     if !json {
         return nagios::print(status, &format!("{reason}: {message}"), None);
     }
-    let word = status.word();
+    let word = status.as_str();
     out::json(&json!({"status": word, "reason": reason, "message": message}))?;
     Ok(status.exit())
 }

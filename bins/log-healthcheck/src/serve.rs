@@ -3,8 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use hostkit::health::{self, HealthFlags, Quit, Reason, Verdict};
-use hostkit::nagios::Status;
+use hostkit::health::{self, HealthFlags, HealthReason, ProbeResult, ShutdownRequest};
+use hostkit::nagios::NagiosStatus;
 use hostkit::{Exit, Failure, clock};
 
 use crate::check::Check;
@@ -38,33 +38,36 @@ struct Resident {
     unread: bool,
 }
 
-impl health::Check for Log {
+impl health::HealthCheck for Log {
     fn deadline(&self) -> Duration {
         DEADLINE
     }
 
-    async fn probe(&self) -> Verdict {
+    async fn probe(&self) -> ProbeResult {
         let mut resident = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         resident.probe()
     }
 
-    async fn quit(&self, _: Quit) {
+    async fn shut_down(&self, _: ShutdownRequest) {
         // There is nothing to finish; the service ends.
     }
 }
 
 impl Resident {
-    fn probe(&mut self) -> Verdict {
+    fn probe(&mut self) -> ProbeResult {
         let checked = match self.check.check(Moment::from(clock::now())) {
             Ok(checked) => checked,
             Err(failure) => {
                 let because = failure.causes().join("; ");
-                return Verdict::sick(Reason::ERROR, format!("{failure}; {because}"));
+                return ProbeResult::unhealthy(
+                    HealthReason::ERROR,
+                    format!("{failure}; {because}"),
+                );
             }
         };
         let verdict = checked.verdict;
         // Only that a log is written to can be told then, and that it is: no restart gives us the right to read it.
-        let unread = verdict.status == Status::Unknown && checked.seen.logs > 0;
+        let unread = verdict.status == NagiosStatus::Unknown && checked.seen.logs > 0;
         if unread && !self.unread {
             tracing::warn!(
                 "taken for healthy as long as it is written to: {}",
@@ -72,10 +75,10 @@ impl Resident {
             );
         }
         self.unread = unread;
-        if matches!(verdict.status, Status::Ok | Status::Warning) || unread {
-            Verdict::healthy(verdict.message)
+        if matches!(verdict.status, NagiosStatus::Ok | NagiosStatus::Warning) || unread {
+            ProbeResult::healthy(verdict.message)
         } else {
-            Verdict::sick(verdict.reason.aurora(), verdict.message)
+            ProbeResult::unhealthy(verdict.reason.aurora(), verdict.message)
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
-use hostkit::nagios::{Status, printable};
+use hostkit::nagios::{NagiosStatus, printable};
 use serde_json::{Value, json};
 
 use crate::moment::Moment;
@@ -36,8 +36,8 @@ pub enum Reason {
 impl Reason {
     /// The word, as the health contract has it.
     #[must_use]
-    pub fn aurora(self) -> hostkit::health::Reason {
-        use hostkit::health::Reason as Aurora;
+    pub fn aurora(self) -> hostkit::health::HealthReason {
+        use hostkit::health::HealthReason as Aurora;
         match self {
             Self::Ok => Aurora::OK,
             Self::Aging => const { Aurora::word("aging") },
@@ -70,7 +70,7 @@ impl Reason {
 #[derive(Debug)]
 pub struct Verdict {
     /// Healthy or not.
-    pub status: Status,
+    pub status: NagiosStatus,
     /// Why.
     pub reason: Reason,
     /// Why, for people.
@@ -119,8 +119,8 @@ pub fn decide(
     if let Some(age) = age.filter(|age| *age <= limit) {
         let message = format!("a {wanted} was written {} ago{in_log}", seconds(age));
         return match question.warning.is_some_and(|warning| age > warning) {
-            true => verdict(Status::Warning, Reason::Aging, message),
-            false => verdict(Status::Ok, Reason::Ok, message),
+            true => verdict(NagiosStatus::Warning, Reason::Aging, message),
+            false => verdict(NagiosStatus::Ok, Reason::Ok, message),
         };
     }
     let sick = if let Some((path, error)) = &seen.unread {
@@ -128,22 +128,22 @@ pub fn decide(
             "cannot read {}: {error}; run the check as the user of the job",
             path.display()
         );
-        return verdict(Status::Unknown, Reason::Unread, message);
+        return verdict(NagiosStatus::Unknown, Reason::Unread, message);
     } else if seen.logs == 0 {
         let what = match &seen.not_a_file {
             Some(path) => format!("{} is not a regular file", path.display()),
             None => format!("no log at {searched}: not started, or its logger writes no files"),
         };
-        verdict(Status::Critical, Reason::NoLog, what)
+        verdict(NagiosStatus::Critical, Reason::NoLog, what)
     } else if let Some(silence) = silence {
         let message = format!("nothing was written for {}{in_log}", seconds(silence));
-        verdict(Status::Critical, Reason::Stale, message)
+        verdict(NagiosStatus::Critical, Reason::Stale, message)
     } else if seen.utf16 && (age.is_some() || watched > limit) {
         let message = format!("UTF-16: no pattern is found{in_log}: let its writer use UTF-8");
-        verdict(Status::Critical, Reason::NoMatch, message)
+        verdict(NagiosStatus::Critical, Reason::NoMatch, message)
     } else if let Some(age) = age {
         let message = format!("no {wanted} was written for {}{in_log}", seconds(age));
-        verdict(Status::Critical, Reason::Stale, message)
+        verdict(NagiosStatus::Critical, Reason::Stale, message)
     } else if watched <= limit {
         let encoding = match seen.utf16 {
             true => ", which is UTF-16: no pattern is found in that",
@@ -151,10 +151,10 @@ pub fn decide(
         };
         let watched = seconds(watched);
         let message = format!("no {wanted} yet{in_log}{encoding}, watched for {watched}");
-        return verdict(Status::Ok, Reason::Ok, message);
+        return verdict(NagiosStatus::Ok, Reason::Ok, message);
     } else {
         let message = format!("no {wanted} in {}{in_log}", seconds(watched));
-        verdict(Status::Critical, Reason::NoLines, message)
+        verdict(NagiosStatus::Critical, Reason::NoLines, message)
     };
     if watched < beginning.grace {
         let message = format!(
@@ -162,14 +162,14 @@ pub fn decide(
             sick.message,
             seconds(beginning.grace)
         );
-        return verdict(Status::Ok, Reason::Ok, message);
+        return verdict(NagiosStatus::Ok, Reason::Ok, message);
     }
     if let Some(left_out) = &seen.left_out {
         let message = format!(
             "{}, but not all logs were looked at: {left_out}",
             sick.message
         );
-        return verdict(Status::Unknown, Reason::TooMany, message);
+        return verdict(NagiosStatus::Unknown, Reason::TooMany, message);
     }
     sick
 }
@@ -183,7 +183,7 @@ impl Verdict {
         }
         if let Some(apart) = seen
             .apart
-            .filter(|_| seen.future || self.status != Status::Ok)
+            .filter(|_| seen.future || self.status != NagiosStatus::Ok)
         {
             let _ = write!(
                 self.message,
@@ -204,7 +204,7 @@ impl Verdict {
     #[must_use]
     pub fn line(&self, question: &Question, seen: &Seen) -> String {
         let reason = match self.status {
-            Status::Ok => String::new(),
+            NagiosStatus::Ok => String::new(),
             _ => format!("{}: ", self.reason.word()),
         };
         let age = match self.age {
@@ -216,7 +216,7 @@ impl Verdict {
             .map(|warning| warning.as_secs_f64().to_string());
         format!(
             "{}: {reason}{} | age={age};{};{};0 read={}B",
-            self.status.word(),
+            self.status.as_str(),
             printable(&self.message),
             warning.unwrap_or_default(),
             question.freshness.as_secs_f64(),
@@ -228,7 +228,7 @@ impl Verdict {
     #[must_use]
     pub fn json(&self, question: &Question, seen: &Seen, saved: bool) -> Value {
         json!({
-            "status": self.status.word(),
+            "status": self.status.as_str(),
             "reason": self.reason.word(),
             "message": self.message,
             "age_seconds": self.age.map(|age| age.as_secs_f64()),

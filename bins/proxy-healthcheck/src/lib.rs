@@ -17,8 +17,8 @@ pub use cli::Args;
 use std::path::Path;
 use std::time::Duration;
 
-use hostkit::health::{self, Check, Quit, Reason, SNOOZE_FILE, Verdict};
-use hostkit::nagios::{self, Status};
+use hostkit::health::{self, HealthCheck, HealthReason, ProbeResult, SNOOZE_FILE, ShutdownRequest};
+use hostkit::nagios::{self, NagiosStatus};
 use hostkit::{Exit, Failure, out};
 use serde_json::json;
 use settings::Settings;
@@ -36,8 +36,8 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
     let Some(port) = args.port.filter(|_| !args.once) else {
         let unknown = |failure: Failure| {
             say(
-                Status::Unknown,
-                Reason::ERROR,
+                NagiosStatus::Unknown,
+                HealthReason::ERROR,
                 &nagios::text_of(&failure),
                 None,
                 args.json,
@@ -67,7 +67,13 @@ fn runtime() -> Result<Runtime, Failure> {
 fn once(args: &Args) -> Result<Exit, Failure> {
     if health::is_snoozed(Path::new(".")) {
         let text = format!("not checked as long as there is {SNOOZE_FILE}");
-        return say(Status::Ok, Reason::SNOOZED, &text, None, args.json);
+        return say(
+            NagiosStatus::Ok,
+            HealthReason::SNOOZED,
+            &text,
+            None,
+            args.json,
+        );
     }
     let settings = Settings::new(args)?;
     let runtime = runtime()?;
@@ -77,9 +83,9 @@ fn once(args: &Args) -> Result<Exit, Failure> {
     });
     runtime.shutdown_background();
     let status = match verdict.reason() {
-        Reason::OK => Status::Ok,
-        Reason::ERROR => Status::Unknown,
-        _ => Status::Critical,
+        HealthReason::OK => NagiosStatus::Ok,
+        HealthReason::ERROR => NagiosStatus::Unknown,
+        _ => NagiosStatus::Critical,
     };
     let times = (took.as_secs_f64(), settings.timeout.as_secs_f64());
     say(
@@ -93,15 +99,15 @@ fn once(args: &Args) -> Result<Exit, Failure> {
 
 /// Prints a result, with the seconds that the check took and that it might have taken.
 fn say(
-    status: Status,
-    reason: Reason,
+    status: NagiosStatus,
+    reason: HealthReason,
     text: &str,
     times: Option<(f64, f64)>,
     json: bool,
 ) -> Result<Exit, Failure> {
     if json {
         out::json(&json!({
-            "status": status.word(),
+            "status": status.as_str(),
             "reason": reason.to_string(),
             "message": text,
             "time_seconds": times.map(|(took, _)| took),
@@ -111,7 +117,7 @@ fn say(
     }
     let data = times.map(|(took, limit)| format!("time={took:.6}s;;{limit};0;{limit}"));
     let text = match reason {
-        Reason::OK => text.to_owned(),
+        HealthReason::OK => text.to_owned(),
         reason => format!("{reason}: {text}"),
     };
     nagios::print(status, &text, data.as_deref())
@@ -120,16 +126,16 @@ fn say(
 /// The server, as Aurora's contract sees it.
 struct Server(Settings);
 
-impl Check for Server {
+impl HealthCheck for Server {
     fn deadline(&self) -> Duration {
         self.0.timeout + MARGIN
     }
 
-    async fn probe(&self) -> Verdict {
+    async fn probe(&self) -> ProbeResult {
         probe::all(&self.0).await
     }
 
-    async fn quit(&self, how: Quit) {
+    async fn shut_down(&self, how: ShutdownRequest) {
         quit::quit(&self.0, how).await;
     }
 }

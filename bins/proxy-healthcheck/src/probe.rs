@@ -6,8 +6,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hostkit::endpoint::Endpoint;
-use hostkit::health::{Reason, Verdict};
+use hostkit::health::{HealthReason, ProbeResult};
+use hostkit::http::HostPort;
 use hostkit::mask;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -27,20 +27,20 @@ const BODY: usize = 64 << 10;
 /// log of a client that leaves before.
 const COURTESY: Duration = Duration::from_millis(50);
 
-const REFUSED: Reason = Reason::word("refused");
-const CLOSED: Reason = Reason::word("closed");
-const GARBAGE: Reason = Reason::word("garbage");
-const BAD_BODY: Reason = Reason::word("badbody");
-const NO_NAME: Reason = Reason::word("noname");
+const REFUSED: HealthReason = HealthReason::word("refused");
+const CLOSED: HealthReason = HealthReason::word("closed");
+const GARBAGE: HealthReason = HealthReason::word("garbage");
+const BAD_BODY: HealthReason = HealthReason::word("badbody");
+const NO_NAME: HealthReason = HealthReason::word("noname");
 
 /// Healthy if every URL is; otherwise what the first one to be sick has.
-pub(crate) async fn all(settings: &Settings) -> Verdict {
+pub(crate) async fn all(settings: &Settings) -> ProbeResult {
     let deadline = Instant::now() + settings.timeout;
     if settings.targets.is_empty() {
         let found = open(&settings.server, settings, deadline).await;
         return found.map_or_else(
             |sick| sick,
-            |_| Verdict::healthy(format!("{} accepts", settings.server)),
+            |_| ProbeResult::healthy(format!("{} accepts", settings.server)),
         );
     }
     let probe = |target| Box::pin(one(target, settings, deadline));
@@ -62,13 +62,17 @@ pub(crate) async fn all(settings: &Settings) -> Verdict {
         }
     });
     match ended.await {
-        Ok(()) => Verdict::healthy(seen.join("; ")),
+        Ok(()) => ProbeResult::healthy(seen.join("; ")),
         Err(sick) => sick,
     }
 }
 
 /// What a healthy target answered, or why it is sick.
-async fn one(target: &Target, settings: &Settings, deadline: Instant) -> Result<String, Verdict> {
+async fn one(
+    target: &Target,
+    settings: &Settings,
+    deadline: Instant,
+) -> Result<String, ProbeResult> {
     let stream = open(&target.endpoint, settings, deadline).await?;
     let judged = exchange(
         stream,
@@ -85,7 +89,7 @@ async fn one(target: &Target, settings: &Settings, deadline: Instant) -> Result<
             } else {
                 (CLOSED, "closed the connection without an answer")
             };
-            Err(Verdict::sick(
+            Err(ProbeResult::unhealthy(
                 reason,
                 format!("{target} {what}: {}", causes(&error)),
             ))
@@ -98,21 +102,21 @@ async fn one(target: &Target, settings: &Settings, deadline: Instant) -> Result<
 }
 
 async fn open(
-    endpoint: &Endpoint,
+    endpoint: &HostPort,
     settings: &Settings,
     deadline: Instant,
-) -> Result<TcpStream, Verdict> {
+) -> Result<TcpStream, ProbeResult> {
     match timeout_at(deadline, endpoint.connect()).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(match error.kind() {
             io::ErrorKind::ConnectionRefused => {
-                Verdict::sick(REFUSED, format!("nobody listens on {endpoint}"))
+                ProbeResult::unhealthy(REFUSED, format!("nobody listens on {endpoint}"))
             }
             io::ErrorKind::NotFound => {
-                Verdict::sick(NO_NAME, format!("{endpoint} has no address: {error}"))
+                ProbeResult::unhealthy(NO_NAME, format!("{endpoint} has no address: {error}"))
             }
-            _ => Verdict::sick(
-                Reason::ERROR,
+            _ => ProbeResult::unhealthy(
+                HealthReason::ERROR,
                 format!("cannot connect to {endpoint}: {error}"),
             ),
         }),
@@ -123,9 +127,9 @@ async fn open(
     }
 }
 
-fn late(what: String, settings: &Settings) -> Verdict {
-    Verdict::sick(
-        Reason::TIMEOUT,
+fn late(what: String, settings: &Settings) -> ProbeResult {
+    ProbeResult::unhealthy(
+        HealthReason::TIMEOUT,
         format!("{what} within {:?}", settings.timeout),
     )
 }
@@ -135,7 +139,7 @@ async fn judge(
     target: &Target,
     settings: &Settings,
     deadline: Instant,
-) -> Result<String, Verdict> {
+) -> Result<String, ProbeResult> {
     let (head, body) = answer.into_parts();
     let status = head.status.as_u16();
     let shown = format!("{target} answered {status}");
@@ -159,12 +163,12 @@ async fn judge(
             location.unwrap_or_default(),
             settings.statuses
         );
-        return Err(Verdict::sick(Reason::status(status), detail));
+        return Err(ProbeResult::unhealthy(HealthReason::status(status), detail));
     };
     match timeout_at(deadline, read(body)).await {
         Ok(Ok((body, is_cut))) if expected.accepts(&body, is_cut) => Ok(shown),
         Ok(Ok((body, is_cut))) => Err(bad_body(&shown, expected, &body, is_cut)),
-        Ok(Err(error)) => Err(Verdict::sick(
+        Ok(Err(error)) => Err(ProbeResult::unhealthy(
             CLOSED,
             format!("{shown}, but its body broke off: {}", causes(&error)),
         )),
@@ -172,14 +176,14 @@ async fn judge(
     }
 }
 
-fn bad_body(shown: &str, expected: &Body, body: &[u8], is_cut: bool) -> Verdict {
+fn bad_body(shown: &str, expected: &Body, body: &[u8], is_cut: bool) -> ProbeResult {
     let begins: String = String::from_utf8_lossy(body).chars().take(40).collect();
     let long = if is_cut {
         " and is longer than 64 KiB"
     } else {
         ""
     };
-    Verdict::sick(
+    ProbeResult::unhealthy(
         BAD_BODY,
         format!("{shown}, its body begins {begins:?}{long}, expected {expected}"),
     )

@@ -7,8 +7,8 @@ use std::io;
 use std::time::Duration;
 
 use hostkit::backoff::Backoff;
-use hostkit::endpoint::Endpoint;
-use hostkit::health::Quit;
+use hostkit::health::ShutdownRequest;
+use hostkit::http::HostPort;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::http::uri::PathAndQuery;
@@ -29,7 +29,7 @@ const DRAIN: &str = "/drain";
 const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
 /// Ends when the server's port refuses.
-pub(crate) async fn quit(settings: &Settings, how: Quit) {
+pub(crate) async fn quit(settings: &Settings, how: ShutdownRequest) {
     // The siblings first: what they have taken still needs the server.
     let mut siblings = JoinSet::new();
     for notify in settings.notify.clone() {
@@ -53,7 +53,7 @@ pub(crate) async fn quit(settings: &Settings, how: Quit) {
 }
 
 /// Whether anybody listens there: whoever does not even refuse is there.
-async fn is_there(server: &Endpoint) -> bool {
+async fn is_there(server: &HostPort) -> bool {
     let connected = timeout(DEADLINE, server.connect()).await;
     !matches!(connected, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
 }

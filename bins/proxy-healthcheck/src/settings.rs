@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hostkit::endpoint::Endpoint;
+use hostkit::http::HostPort;
 use hostkit::{Exit, Failure};
 
 use crate::Args;
@@ -16,7 +16,7 @@ pub struct Settings {
     /// What is asked; nothing when it is enough to connect.
     pub targets: Vec<Target>,
     /// The server that the task is about: it is told to end, and its port says when it has.
-    pub server: Endpoint,
+    pub server: HostPort,
     /// The deadline of a whole check.
     pub timeout: Duration,
     /// Healthy statuses.
@@ -57,7 +57,7 @@ impl Settings {
             .map(|url| target(url, args))
             .collect::<Result<Vec<_>, _>>()?;
         let server = match (args.test_port, targets.first()) {
-            (Some(port), _) => Endpoint::local(port),
+            (Some(port), _) => HostPort::local(port),
             (None, Some(target)) => target.endpoint.clone(),
             (None, None) => {
                 return Err(usage(

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use hostkit::endpoint::{Endpoint, Host};
+use hostkit::http::{HostAddress, HostPort};
 use hostkit::mask;
 use hyper::Uri;
 use hyper::header::HeaderValue;
@@ -16,7 +16,7 @@ use hyper::http::uri::PathAndQuery;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Where it is.
-    pub endpoint: Endpoint,
+    pub endpoint: HostPort,
     /// Path and query.
     pub path: PathAndQuery,
     /// The Host header.
@@ -33,7 +33,7 @@ impl Target {
             return Self::absolute(text);
         }
         let port = test_port.ok_or("a path needs --test-port, the port of the server")?;
-        let endpoint = Endpoint::local(port);
+        let endpoint = HostPort::local(port);
         Ok(Self {
             path: without_fragment(text)
                 .parse()
@@ -69,15 +69,19 @@ impl Target {
                 .ok_or(remedy)?,
         };
         let bare = name.trim_start_matches('[').trim_end_matches(']');
-        let host = match (Host::from(bare), zone) {
+        let host = match (HostAddress::from(bare), zone) {
             // The resolver reads zones, and sends no query for an address.
-            (Host::Ip(IpAddr::V6(address)), Some(zone)) => Host::Name(format!("{address}%{zone}")),
-            (Host::Name(_), _) if name.is_empty() || bare != name => return Err(remedy.to_owned()),
+            (HostAddress::Ip(IpAddr::V6(address)), Some(zone)) => {
+                HostAddress::Name(format!("{address}%{zone}"))
+            }
+            (HostAddress::Name(_), _) if name.is_empty() || bare != name => {
+                return Err(remedy.to_owned());
+            }
             (host, None) => host,
             _ => return Err(remedy.to_owned()),
         };
         Ok(Self {
-            endpoint: Endpoint { host, port },
+            endpoint: HostPort { host, port },
             path: uri
                 .path_and_query()
                 .cloned()

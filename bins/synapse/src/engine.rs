@@ -63,7 +63,7 @@ pub struct Start {
     /// Whether a configuration may remove any number of services.
     pub force: bool,
     /// Where `/status` and `/metrics` are served.
-    pub admin: Option<hostkit::admin::Address>,
+    pub admin: Option<hostkit::admin::AdminAddress>,
     /// How long writes and reloads that have begun may take to end.
     pub drain_timeout: Duration,
 }

@@ -7,14 +7,14 @@ use std::str::FromStr;
 
 /// The address of an admin listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
+pub enum AdminAddress {
     /// A loopback or private address. Port 0 is one that is free.
     Tcp(SocketAddr),
     /// A socket file.
     Unix(PathBuf),
 }
 
-impl FromStr for Address {
+impl FromStr for AdminAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -61,7 +61,7 @@ fn is_private(ip: IpAddr) -> bool {
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for AdminAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
@@ -89,7 +89,7 @@ mod tests {
                 "unix:/run/synapse/admin.sock",
             ),
         ] {
-            let address: Address = text.parse().unwrap();
+            let address: AdminAddress = text.parse().unwrap();
             assert_eq!(address.to_string(), shown);
         }
     }
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn public_and_wildcard_addresses_are_refused() {
         for text in ["0.0.0.0:80", "[::]:80"] {
-            let said = text.parse::<Address>().unwrap_err();
+            let said = text.parse::<AdminAddress>().unwrap_err();
             assert!(said.contains("every address"), "{said}");
         }
         for text in [
@@ -107,7 +107,7 @@ mod tests {
             "[2001:db8::1]:80",
             "[::ffff:8.8.8.8]:80",
         ] {
-            let said = text.parse::<Address>().unwrap_err();
+            let said = text.parse::<AdminAddress>().unwrap_err();
             assert!(said.contains("public address"), "{said}");
         }
         for text in [
@@ -119,7 +119,7 @@ mod tests {
             "127.0.0.1:70000",
             "localhost:x",
         ] {
-            assert!(text.parse::<Address>().is_err(), "{text}");
+            assert!(text.parse::<AdminAddress>().is_err(), "{text}");
         }
     }
 }

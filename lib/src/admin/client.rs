@@ -7,8 +7,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::Address;
-use crate::server::{DEADLINE, Stream};
+use super::AdminAddress;
+use crate::http::server::{BoxedStream, DEADLINE};
 use crate::{Exit, Failure};
 
 /// The longest answer that is read: the status of a thousand services of a hundred members is a fraction of it.
@@ -19,7 +19,7 @@ const ANSWER: u64 = 64 << 20;
 /// # Errors
 /// Nobody answers there within 5 s, or the answer is broken (exit 69); or it is not 2xx (exit 66 for 404, else 1), and
 /// the message holds what was answered.
-pub async fn get(address: &Address, path: &str) -> Result<String, Failure> {
+pub async fn get(address: &AdminAddress, path: &str) -> Result<String, Failure> {
     let answer = match timeout(DEADLINE, exchange(address, path)).await {
         Ok(answer) => answer,
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in 5 s")),
@@ -36,15 +36,15 @@ pub async fn get(address: &Address, path: &str) -> Result<String, Failure> {
     }
 }
 
-fn refusal(exit: Exit, address: &Address, path: &str, status: u16, body: &str) -> Failure {
+fn refusal(exit: Exit, address: &AdminAddress, path: &str, status: u16, body: &str) -> Failure {
     let said: String = body.trim().chars().take(500).collect();
     Failure::new(exit, format!("{address}{path} answered {status}")).because(said)
 }
 
-async fn exchange(address: &Address, path: &str) -> io::Result<Vec<u8>> {
-    let mut stream: Stream = match address {
-        Address::Tcp(address) => Box::new(TcpStream::connect(address).await?),
-        Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+async fn exchange(address: &AdminAddress, path: &str) -> io::Result<Vec<u8>> {
+    let mut stream: BoxedStream = match address {
+        AdminAddress::Tcp(address) => Box::new(TcpStream::connect(address).await?),
+        AdminAddress::Unix(path) => Box::new(UnixStream::connect(path).await?),
     };
     let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;

@@ -6,16 +6,16 @@
 
 use std::collections::HashMap;
 
-use crate::server::Reply;
+use crate::http::server::RouteResponse;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The answer with the metrics of a daemon, as OpenMetrics.
-pub(super) fn reply(open_metrics: String, accept: &str) -> Reply {
+pub(super) fn reply(open_metrics: String, accept: &str) -> RouteResponse {
     match prefers_open_metrics(accept) {
-        true => Reply::new(200, OPEN_METRICS, open_metrics),
-        false => Reply::new(200, PROMETHEUS, to_prometheus(&open_metrics)),
+        true => RouteResponse::new(200, OPEN_METRICS, open_metrics),
+        false => RouteResponse::new(200, PROMETHEUS, to_prometheus(&open_metrics)),
     }
 }
 

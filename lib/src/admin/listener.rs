@@ -6,35 +6,36 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use super::{Address, Routes};
+use super::AdminAddress;
 use crate::Failure;
+use crate::http::Router;
+use crate::http::server::{ListeningSocket, ServerLimits, serve};
 use crate::listen::{bind_tcp, bind_unix, cannot_listen};
-use crate::server::{Bounds, Socket, serve};
 
 /// Connections served at once; more wait in the backlog.
 const CONNECTIONS: usize = 64;
 
 /// A bound admin address that nothing is served on yet.
 #[derive(Debug)]
-pub struct Listener {
-    socket: Socket,
-    address: Address,
+pub struct AdminListener {
+    socket: ListeningSocket,
+    address: AdminAddress,
 }
 
-impl Listener {
+impl AdminListener {
     /// Binds an address. A socket file that nobody listens on is replaced.
     ///
     /// # Errors
     /// The address is in use, is not this host's, or the socket file cannot be made (exit 73).
-    pub async fn bind(address: &Address) -> Result<Self, Failure> {
+    pub async fn bind(address: &AdminAddress) -> Result<Self, Failure> {
         let bound = match address {
-            Address::Tcp(tcp) => bind_tcp(*tcp, false).and_then(|socket| {
-                let address = Address::Tcp(socket.local_addr()?);
-                let socket = Socket::Tcp(TcpListener::from_std(socket)?);
+            AdminAddress::Tcp(tcp) => bind_tcp(*tcp, false).and_then(|socket| {
+                let address = AdminAddress::Tcp(socket.local_addr()?);
+                let socket = ListeningSocket::Tcp(TcpListener::from_std(socket)?);
                 Ok(Self { socket, address })
             }),
-            Address::Unix(path) => bind_unix(path).await.map(|socket| Self {
-                socket: Socket::Unix(socket),
+            AdminAddress::Unix(path) => bind_unix(path).await.map(|socket| Self {
+                socket: ListeningSocket::Unix(socket),
                 address: address.clone(),
             }),
         };
@@ -43,13 +44,13 @@ impl Listener {
 
     /// Where it listens, with the port that was chosen for port 0.
     #[must_use]
-    pub const fn address(&self) -> &Address {
+    pub const fn address(&self) -> &AdminAddress {
         &self.address
     }
 
     /// Answers for ever. Dropping the future closes the listener and its connections.
-    pub async fn serve(self, routes: Routes) -> Infallible {
-        let bounds = Bounds {
+    pub async fn serve(self, routes: Router) -> Infallible {
+        let bounds = ServerLimits {
             connections: CONNECTIONS,
             drain: Duration::ZERO,
         };

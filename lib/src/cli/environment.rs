@@ -42,12 +42,20 @@ pub(super) fn variable(tool: &str, verbs: &[String], flag: &str) -> Option<Strin
     Some(format!("HOSTKIT_{}", words.join("_")))
 }
 
-/// Gives a flag its variable, unless that is empty: an empty variable is an unset one.
-pub(super) fn with_variable(arg: Arg, variable: String) -> Arg {
-    let is_empty = std::env::var_os(&variable).is_some_and(|value| value.is_empty());
-    match is_empty {
-        true => arg,
-        false => arg.env(variable).hide_env_values(true),
+/// Gives a flag its variable, or that of an old name if only that is set. An empty variable is an unset one.
+pub(super) fn with_variable(arg: Arg, tool: &str, verbs: &[String], names: &[String]) -> Arg {
+    let variables: Vec<String> = names
+        .iter()
+        .filter_map(|name| variable(tool, verbs, name))
+        .collect();
+    let value = |variable: &String| std::env::var_os(variable);
+    let set = variables
+        .iter()
+        .find(|variable| value(variable).is_some_and(|value| !value.is_empty()));
+    let first = variables.first().filter(|first| value(first).is_none());
+    match set.or(first) {
+        Some(variable) => arg.env(variable.clone()).hide_env_values(true),
+        None => arg,
     }
 }
 

@@ -5,30 +5,30 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::Reason;
+use super::HealthReason;
 
 /// How many are kept: ten minutes of Aurora's default interval, and 20 KB.
 const LENGTH: usize = 64;
 
 /// What `/health` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Said {
+pub(super) struct HealthStatus {
     /// Whether it says `ok`: also while it is snoozed, and while it is sick within its grace.
     pub(super) ok: bool,
     /// What was found.
-    pub(super) reason: Reason,
+    pub(super) reason: HealthReason,
 }
 
 /// One verdict.
 #[derive(Debug, Clone)]
-pub(super) struct Record {
+pub(super) struct ProbeRecord {
     pub(super) time: SystemTime,
     pub(super) latency: Duration,
-    pub(super) said: Said,
+    pub(super) said: HealthStatus,
     pub(super) detail: String,
 }
 
-impl Record {
+impl ProbeRecord {
     pub(super) fn json(&self) -> Value {
         json!({
             "time": rfc3339(self.time),
@@ -41,23 +41,23 @@ impl Record {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct History(VecDeque<Record>);
+pub(super) struct ProbeHistory(VecDeque<ProbeRecord>);
 
-impl History {
-    pub(super) fn add(&mut self, record: Record) {
+impl ProbeHistory {
+    pub(super) fn add(&mut self, record: ProbeRecord) {
         if self.0.len() == LENGTH {
             self.0.pop_front();
         }
         self.0.push_back(record);
     }
 
-    pub(super) fn last(&self) -> Option<&Record> {
+    pub(super) fn last(&self) -> Option<&ProbeRecord> {
         self.0.back()
     }
 
     /// Newest first.
     pub(super) fn json(&self) -> Value {
-        self.0.iter().rev().map(Record::json).collect()
+        self.0.iter().rev().map(ProbeRecord::json).collect()
     }
 }
 
@@ -76,14 +76,14 @@ mod tests {
 
     #[test]
     fn only_the_last_are_kept() {
-        let mut history = History::default();
+        let mut history = ProbeHistory::default();
         for index in 0..LENGTH as u64 + 9 {
-            history.add(Record {
+            history.add(ProbeRecord {
                 time: SystemTime::UNIX_EPOCH + Duration::from_secs(index),
                 latency: Duration::from_micros(1250),
-                said: Said {
+                said: HealthStatus {
                     ok: false,
-                    reason: Reason::TIMEOUT,
+                    reason: HealthReason::TIMEOUT,
                 },
                 detail: "slow".to_owned(),
             });

@@ -9,40 +9,40 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
-use super::history::{History, Record, Said, milliseconds, rfc3339};
-use super::{Check, HealthFlags, Quit, Reason, Verdict, is_snoozed};
+use super::history::{HealthStatus, ProbeHistory, ProbeRecord, milliseconds, rfc3339};
+use super::{HealthCheck, HealthFlags, HealthReason, ProbeResult, ShutdownRequest, is_snoozed};
 use crate::clock;
-use crate::server::Reply;
+use crate::http::server::RouteResponse;
 
 /// One probe, seen by those who wait for it: what is said once it is over.
-type Flight = watch::Receiver<Option<Said>>;
+type PendingStatus = watch::Receiver<Option<HealthStatus>>;
 
 #[derive(Debug)]
-pub(super) struct Monitor<C> {
+pub(super) struct HealthMonitor<C> {
     pub(super) check: C,
     sandbox: PathBuf,
-    sick_status: u16,
+    unhealthy_status: u16,
     grace_ends: Instant,
-    quits: mpsc::Sender<Quit>,
-    state: Mutex<State>,
+    quits: mpsc::Sender<ShutdownRequest>,
+    state: Mutex<MonitorState>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct State {
-    flight: Option<Flight>,
+pub(super) struct MonitorState {
+    flight: Option<PendingStatus>,
     /// Whether a probe has ever succeeded: then there is no grace any more.
     proven: bool,
     /// What Aurora has said, each at most once.
-    told: Vec<Quit>,
+    told: Vec<ShutdownRequest>,
     /// Since when the same is said.
     since: Option<SystemTime>,
-    history: History,
-    pub(super) counts: Counts,
+    history: ProbeHistory,
+    pub(super) counts: ProbeCounters,
 }
 
 /// For `/metrics`.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counts {
+pub(super) struct ProbeCounters {
     /// Requests to `/health`.
     pub(super) checks: u64,
     /// Probes that were healthy.
@@ -55,17 +55,17 @@ pub(super) struct Counts {
     pub(super) success: Option<Duration>,
 }
 
-impl<C: Check> Monitor<C> {
+impl<C: HealthCheck> HealthMonitor<C> {
     pub(super) fn new(
         check: C,
         sandbox: &Path,
         flags: &HealthFlags,
-        quits: mpsc::Sender<Quit>,
+        quits: mpsc::Sender<ShutdownRequest>,
     ) -> Self {
         Self {
             check,
             sandbox: sandbox.to_owned(),
-            sick_status: flags.sick_status.code(),
+            unhealthy_status: flags.unhealthy_status.code(),
             grace_ends: Instant::now() + flags.grace,
             quits,
             state: Mutex::default(),
@@ -73,7 +73,7 @@ impl<C: Check> Monitor<C> {
     }
 
     /// Answers `GET /health`.
-    pub(super) async fn health(self: Arc<Self>) -> Reply {
+    pub(super) async fn health(self: Arc<Self>) -> RouteResponse {
         let said = match self.join() {
             Ok(said) => said,
             // The sender is gone without a word when the probe panicked.
@@ -83,14 +83,14 @@ impl<C: Check> Monitor<C> {
             },
         };
         if said.ok {
-            Reply::text(200, "ok")
+            RouteResponse::text(200, "ok")
         } else {
-            Reply::text(self.sick_status, &said.reason.to_string())
+            RouteResponse::text(self.unhealthy_status, &said.reason.to_string())
         }
     }
 
     /// What can be said without looking, or the probe to wait for, begun if there is none under way.
-    fn join(self: &Arc<Self>) -> Result<Said, Flight> {
+    fn join(self: &Arc<Self>) -> Result<HealthStatus, PendingStatus> {
         let mut state = self.state();
         state.counts.checks += 1;
         if !state.told.is_empty() {
@@ -118,13 +118,16 @@ impl<C: Check> Monitor<C> {
         Err(flight)
     }
 
-    async fn look(&self) -> Said {
+    async fn look(&self) -> HealthStatus {
         let start = Instant::now();
         let deadline = self.check.deadline();
         let verdict = timeout(deadline, self.check.probe())
             .await
             .unwrap_or_else(|_| {
-                Verdict::sick(Reason::TIMEOUT, format!("no verdict within {deadline:?}"))
+                ProbeResult::unhealthy(
+                    HealthReason::TIMEOUT,
+                    format!("no verdict within {deadline:?}"),
+                )
             });
         let latency = start.elapsed();
         let mut state = self.state();
@@ -140,7 +143,7 @@ impl<C: Check> Monitor<C> {
         if !state.told.is_empty() {
             return QUIT;
         }
-        let said = Said {
+        let said = HealthStatus {
             ok: verdict.is_healthy() || !state.proven && start < self.grace_ends,
             reason: verdict.reason(),
         };
@@ -149,7 +152,7 @@ impl<C: Check> Monitor<C> {
     }
 
     /// Answers what Aurora posts before it stops a task. Only the first of a kind counts.
-    pub(super) fn quit(&self, how: Quit) {
+    pub(super) fn shut_down(&self, how: ShutdownRequest) {
         let mut state = self.state();
         if state.told.contains(&how) {
             return;
@@ -171,42 +174,42 @@ impl<C: Check> Monitor<C> {
         })
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, MonitorState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-const QUIT: Said = Said {
+const QUIT: HealthStatus = HealthStatus {
     ok: false,
-    reason: Reason::QUIT,
+    reason: HealthReason::QUIT,
 };
-const SNOOZED: Said = Said {
+const SNOOZED: HealthStatus = HealthStatus {
     ok: true,
-    reason: Reason::SNOOZED,
+    reason: HealthReason::SNOOZED,
 };
-const PANICKED: Said = Said {
+const PANICKED: HealthStatus = HealthStatus {
     ok: false,
-    reason: Reason::ERROR,
+    reason: HealthReason::ERROR,
 };
 
-impl State {
+impl MonitorState {
     /// What was said last, if anything was.
-    pub(super) fn said(&self) -> Option<Said> {
+    pub(super) fn said(&self) -> Option<HealthStatus> {
         self.history.last().map(|record| record.said)
     }
 
-    pub(super) fn last(&self) -> Option<&Record> {
+    pub(super) fn last(&self) -> Option<&ProbeRecord> {
         self.history.last()
     }
 
-    fn record(&mut self, said: Said, latency: Duration, detail: String) {
+    fn record(&mut self, said: HealthStatus, latency: Duration, detail: String) {
         let time = clock::now();
         let before = self.said();
         if before != Some(said) {
             self.since = Some(time);
             tell(before, said, latency, &detail);
         }
-        self.history.add(Record {
+        self.history.add(ProbeRecord {
             time,
             latency,
             said,
@@ -216,17 +219,18 @@ impl State {
 }
 
 /// The line that outlives the task in its sandbox.
-fn tell(before: Option<Said>, said: Said, latency: Duration, detail: &str) {
+fn tell(before: Option<HealthStatus>, said: HealthStatus, latency: Duration, detail: &str) {
     let reason = said.reason.to_string();
     let latency_ms = milliseconds(latency);
     let before = before.map(|said| said.reason.to_string());
     match said {
-        Said {
-            reason: Reason::OK, ..
+        HealthStatus {
+            reason: HealthReason::OK,
+            ..
         } => tracing::info!(reason, latency_ms, before, detail, "healthy"),
         SNOOZED => tracing::info!(reason, before, detail, "not checked"),
         QUIT => tracing::info!(reason, before, detail, "told to end"),
-        Said { ok: true, .. } => {
+        HealthStatus { ok: true, .. } => {
             tracing::info!(
                 reason,
                 latency_ms,
@@ -235,6 +239,8 @@ fn tell(before: Option<Said>, said: Said, latency: Duration, detail: &str) {
                 "not healthy yet, within --grace"
             );
         }
-        Said { ok: false, .. } => tracing::warn!(reason, latency_ms, before, detail, "sick"),
+        HealthStatus { ok: false, .. } => {
+            tracing::warn!(reason, latency_ms, before, detail, "sick")
+        }
     }
 }

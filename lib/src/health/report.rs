@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::Check;
-use super::history::Record;
-use super::monitor::{Counts, Monitor};
-use crate::admin::Routes;
-use crate::clock;
+use super::HealthCheck;
+use super::history::ProbeRecord;
+use super::monitor::{HealthMonitor, ProbeCounters};
+use crate::http::Router;
+use crate::{admin, clock};
 
-pub(super) fn admin<C: Check>(monitor: &Arc<Monitor<C>>) -> Routes {
+pub(super) fn admin_router<C: HealthCheck>(monitor: &Arc<HealthMonitor<C>>) -> Router {
     let (status, metrics) = (Arc::clone(monitor), Arc::clone(monitor));
-    Routes::new(
+    admin::build_router(
         move || {
             let state = status.state();
             status_of(state.last(), &state.counts)
@@ -25,21 +25,21 @@ pub(super) fn admin<C: Check>(monitor: &Arc<Monitor<C>>) -> Routes {
     )
 }
 
-fn status_of(last: Option<&Record>, counts: &Counts) -> Map<String, Value> {
+fn status_of(last: Option<&ProbeRecord>, counts: &ProbeCounters) -> Map<String, Value> {
     let age = counts
         .success
         .map(|success| clock::since_boot().saturating_sub(success).as_secs_f64());
     Map::from_iter([
         ("last_success_age_seconds".to_owned(), age.into()),
-        ("last".to_owned(), last.map(Record::json).into()),
+        ("last".to_owned(), last.map(ProbeRecord::json).into()),
         ("checks".to_owned(), counts.checks.into()),
         ("probes".to_owned(), (counts.healthy + counts.sick).into()),
     ])
 }
 
 /// OpenMetrics 1.0. `healthcheck_ok` is missing until there is a verdict.
-fn metrics_of(ok: Option<bool>, counts: &Counts) -> String {
-    let Counts {
+fn metrics_of(ok: Option<bool>, counts: &ProbeCounters) -> String {
+    let ProbeCounters {
         checks,
         healthy,
         sick,

@@ -6,9 +6,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::TcpListener;
 
 use crate::Failure;
+use crate::http::server::ListeningSocket;
 use crate::listen::{bind_tcp, cannot_listen};
 use crate::runtime::raise_open_files;
-use crate::server::Socket;
 
 /// Checks served at once. They share one probe, so each costs no more than its connection.
 const CONNECTIONS: usize = 1024;
@@ -19,18 +19,18 @@ const OTHERS: usize = 64;
 ///
 /// # Errors
 /// The port is taken, or may not be bound (exit 73).
-pub(super) async fn bind(port: u16) -> Result<(Vec<Socket>, Vec<String>), Failure> {
+pub(super) async fn bind(port: u16) -> Result<(Vec<ListeningSocket>, Vec<String>), Failure> {
     let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let v4 = listen(v4).map_err(|error| refuse(v4, error))?;
     let bound = v4
         .local_addr()
         .map_err(|error| refuse((Ipv4Addr::LOCALHOST, port).into(), error))?;
-    let mut sockets = vec![Socket::Tcp(v4)];
+    let mut sockets = vec![ListeningSocket::Tcp(v4)];
     let mut addresses = vec![bound.to_string()];
     let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, bound.port()));
     match listen(v6) {
         Ok(socket) => {
-            sockets.push(Socket::Tcp(socket));
+            sockets.push(ListeningSocket::Tcp(socket));
             addresses.push(v6.to_string());
         }
         Err(error) if is_absent(&error) => {

@@ -11,18 +11,18 @@ use super::*;
 
 /// A probe waits until it is let go, and then finds what is written here.
 struct Scripted {
-    verdict: Arc<std::sync::Mutex<Verdict>>,
+    verdict: Arc<std::sync::Mutex<ProbeResult>>,
     gate: Arc<Semaphore>,
     probes: Arc<AtomicUsize>,
     deadline: Duration,
 }
 
-impl Check for Scripted {
+impl HealthCheck for Scripted {
     fn deadline(&self) -> Duration {
         self.deadline
     }
 
-    async fn probe(&self) -> Verdict {
+    async fn probe(&self) -> ProbeResult {
         self.probes.fetch_add(1, Ordering::SeqCst);
         self.gate.acquire().await.unwrap().forget();
         let verdict = self.verdict.lock().unwrap().clone();
@@ -30,25 +30,25 @@ impl Check for Scripted {
         verdict
     }
 
-    async fn quit(&self, _: Quit) {}
+    async fn shut_down(&self, _: ShutdownRequest) {}
 }
 
 struct Rig {
-    monitor: Arc<Monitor<Scripted>>,
-    verdict: Arc<std::sync::Mutex<Verdict>>,
+    monitor: Arc<HealthMonitor<Scripted>>,
+    verdict: Arc<std::sync::Mutex<ProbeResult>>,
     gate: Arc<Semaphore>,
     probes: Arc<AtomicUsize>,
-    quits: mpsc::Receiver<Quit>,
+    quits: mpsc::Receiver<ShutdownRequest>,
     sandbox: TempDir,
 }
 
 impl Rig {
     fn new(grace: Duration) -> Self {
-        Self::with(grace, SickStatus::Unavailable, Duration::from_secs(60))
+        Self::with(grace, UnhealthyStatus::Unavailable, Duration::from_secs(60))
     }
 
-    fn with(grace: Duration, sick_status: SickStatus, deadline: Duration) -> Self {
-        let verdict = Arc::new(std::sync::Mutex::new(Verdict::healthy("fine")));
+    fn with(grace: Duration, unhealthy_status: UnhealthyStatus, deadline: Duration) -> Self {
+        let verdict = Arc::new(std::sync::Mutex::new(ProbeResult::healthy("fine")));
         let (gate, probes) = (Arc::new(Semaphore::new(0)), Arc::default());
         let check = Scripted {
             verdict: Arc::clone(&verdict),
@@ -57,7 +57,7 @@ impl Rig {
             deadline,
         };
         let flags = HealthFlags {
-            sick_status,
+            unhealthy_status,
             grace,
             admin: AdminFlags::default(),
             drain: DrainFlags {
@@ -67,7 +67,7 @@ impl Rig {
         let sandbox = tempfile::tempdir().unwrap();
         let (sender, quits) = mpsc::channel(2);
         Self {
-            monitor: Arc::new(Monitor::new(check, sandbox.path(), &flags, sender)),
+            monitor: Arc::new(HealthMonitor::new(check, sandbox.path(), &flags, sender)),
             verdict,
             gate,
             probes,
@@ -76,16 +76,16 @@ impl Rig {
         }
     }
 
-    fn finds(&self, verdict: Verdict) {
+    fn finds(&self, verdict: ProbeResult) {
         *self.verdict.lock().unwrap() = verdict;
     }
 
     /// A check that waits for its probe.
-    fn ask(&self) -> JoinHandle<Reply> {
+    fn ask(&self) -> JoinHandle<RouteResponse> {
         tokio::spawn(Arc::clone(&self.monitor).health())
     }
 
-    async fn health(&self) -> Reply {
+    async fn health(&self) -> RouteResponse {
         self.gate.add_permits(1);
         let reply = Arc::clone(&self.monitor).health().await;
         self.gate.forget_permits(1);
@@ -105,18 +105,18 @@ impl Rig {
     }
 }
 
-const REFUSED: Reason = Reason::word("refused");
+const REFUSED: HealthReason = HealthReason::word("refused");
 
-fn refused() -> Verdict {
-    Verdict::sick(REFUSED, "nobody listens on 127.0.0.1:1")
+fn refused() -> ProbeResult {
+    ProbeResult::unhealthy(REFUSED, "nobody listens on 127.0.0.1:1")
 }
 
-fn ok() -> Reply {
-    Reply::text(200, "ok")
+fn ok() -> RouteResponse {
+    RouteResponse::text(200, "ok")
 }
 
-fn sick(reason: &str) -> Reply {
-    Reply::text(503, reason)
+fn unhealthy(reason: &str) -> RouteResponse {
+    RouteResponse::text(503, reason)
 }
 
 #[tokio::test]
@@ -147,7 +147,7 @@ async fn a_probe_ends_although_whoever_asked_has_left() {
     let second = rig.ask();
     rig.finds(refused());
     rig.gate.add_permits(1);
-    assert_eq!(second.await.unwrap(), sick("refused"));
+    assert_eq!(second.await.unwrap(), unhealthy("refused"));
     assert_eq!(rig.probes(), 1);
     assert_eq!(rig.reasons(), ["refused"]);
 }
@@ -156,12 +156,12 @@ async fn a_probe_ends_although_whoever_asked_has_left() {
 async fn a_probe_that_does_not_end_is_a_timeout() {
     let rig = Rig::with(
         Duration::ZERO,
-        SickStatus::Unavailable,
+        UnhealthyStatus::Unavailable,
         Duration::from_millis(5),
     );
     assert_eq!(
         Arc::clone(&rig.monitor).health().await,
-        sick("timeout"),
+        unhealthy("timeout"),
         "nobody opens the gate"
     );
 }
@@ -169,20 +169,23 @@ async fn a_probe_that_does_not_end_is_a_timeout() {
 #[tokio::test]
 async fn a_probe_that_panics_is_sick_and_the_next_one_looks_again() {
     let rig = Rig::new(Duration::ZERO);
-    rig.finds(Verdict::sick(Reason::ERROR, "panic"));
-    assert_eq!(rig.health().await, sick("error"));
-    rig.finds(Verdict::healthy("fine"));
+    rig.finds(ProbeResult::unhealthy(HealthReason::ERROR, "panic"));
+    assert_eq!(rig.health().await, unhealthy("error"));
+    rig.finds(ProbeResult::healthy("fine"));
     assert_eq!(rig.health().await, ok());
 }
 
 #[tokio::test]
 async fn the_reason_is_the_whole_body_and_its_status_is_chosen() {
     let deadline = Duration::from_secs(60);
-    let rig = Rig::with(Duration::ZERO, SickStatus::Ok, deadline);
+    let rig = Rig::with(Duration::ZERO, UnhealthyStatus::Ok, deadline);
     rig.finds(refused());
-    assert_eq!(rig.health().await, Reply::text(200, "refused"));
-    rig.finds(Verdict::sick(Reason::status(302), "to /login"));
-    assert_eq!(rig.health().await, Reply::text(200, "http302"));
+    assert_eq!(rig.health().await, RouteResponse::text(200, "refused"));
+    rig.finds(ProbeResult::unhealthy(
+        HealthReason::status(302),
+        "to /login",
+    ));
+    assert_eq!(rig.health().await, RouteResponse::text(200, "http302"));
 }
 
 #[tokio::test]
@@ -190,10 +193,14 @@ async fn grace_lasts_until_the_first_success_or_its_end() {
     let rig = Rig::new(Duration::from_secs(3600));
     rig.finds(refused());
     assert_eq!(rig.health().await, ok());
-    rig.finds(Verdict::healthy("fine"));
+    rig.finds(ProbeResult::healthy("fine"));
     assert_eq!(rig.health().await, ok());
     rig.finds(refused());
-    assert_eq!(rig.health().await, sick("refused"), "it was healthy once");
+    assert_eq!(
+        rig.health().await,
+        unhealthy("refused"),
+        "it was healthy once"
+    );
     assert_eq!(rig.reasons(), ["refused", "ok", "refused"]);
     let verdicts = rig.monitor.history()["verdicts"].take();
     assert_eq!(
@@ -203,7 +210,11 @@ async fn grace_lasts_until_the_first_success_or_its_end() {
 
     let rig = Rig::new(Duration::from_nanos(1));
     rig.finds(refused());
-    assert_eq!(rig.health().await, sick("refused"), "the grace is over");
+    assert_eq!(
+        rig.health().await,
+        unhealthy("refused"),
+        "the grace is over"
+    );
 }
 
 #[tokio::test]
@@ -222,19 +233,25 @@ async fn a_snoozed_task_is_not_probed() {
         "it does not push out the others"
     );
     std::fs::remove_file(file).unwrap();
-    assert_eq!(rig.health().await, sick("refused"));
+    assert_eq!(rig.health().await, unhealthy("refused"));
 }
 
 #[tokio::test]
 async fn after_quit_nothing_is_probed_and_each_kind_is_passed_on_once() {
     let (mut rig, mut told) = (Rig::new(Duration::from_secs(3600)), Vec::new());
     std::fs::write(rig.sandbox.path().join(SNOOZE_FILE), "").unwrap();
-    for how in [Quit::Quit, Quit::Quit, Quit::Abort, Quit::Quit, Quit::Abort] {
-        rig.monitor.quit(how);
+    for how in [
+        ShutdownRequest::Quit,
+        ShutdownRequest::Quit,
+        ShutdownRequest::Abort,
+        ShutdownRequest::Quit,
+        ShutdownRequest::Abort,
+    ] {
+        rig.monitor.shut_down(how);
         told.extend(rig.quits.try_recv());
     }
-    assert_eq!(told, [Quit::Quit, Quit::Abort]);
-    assert_eq!(rig.health().await, sick("quit"), "not even if snoozed");
+    assert_eq!(told, [ShutdownRequest::Quit, ShutdownRequest::Abort]);
+    assert_eq!(rig.health().await, unhealthy("quit"), "not even if snoozed");
     assert_eq!(rig.probes(), 0);
 }
 
@@ -245,9 +262,9 @@ async fn a_probe_under_way_when_told_to_quit_says_quit() {
     while rig.probes() == 0 {
         tokio::task::yield_now().await;
     }
-    rig.monitor.quit(Quit::Quit);
+    rig.monitor.shut_down(ShutdownRequest::Quit);
     rig.gate.add_permits(1);
-    assert_eq!(check.await.unwrap(), sick("quit"));
+    assert_eq!(check.await.unwrap(), unhealthy("quit"));
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hostkit::admin::{self, Address};
+use hostkit::admin::{self, AdminAddress};
 use hostkit_tests::haproxy::{HaproxyInstance, HaproxyMode, send_signal};
 use hostkit_tests::tasks::{TaskAnnouncement, TaskRegistry, TaskSerial};
 use hostkit_tests::zookeeper::{AnnouncerSession, ServerSetMember, ZookeeperServer};
@@ -279,7 +279,7 @@ impl Rig {
     }
 
     fn get(&self, path: &str) -> Option<String> {
-        let address: Address = format!("127.0.0.1:{}", self.admin).parse().unwrap();
+        let address: AdminAddress = format!("127.0.0.1:{}", self.admin).parse().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use hostkit::endpoint::Endpoint;
+use hostkit::http::HostPort;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -30,7 +30,7 @@ pub(super) async fn connect(server: &Server) -> io::Result<UpstreamStream> {
         Server::Unix(path) => return UnixStream::connect(path).await.map(UpstreamStream::Unix),
         Server::Tcp { host, port } => (host.as_str(), *port),
     };
-    let stream = Endpoint {
+    let stream = HostPort {
         host: host.into(),
         port,
     }

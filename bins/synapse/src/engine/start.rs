@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hostkit::admin::{Address, Listener, Routes};
+use hostkit::admin::{self, AdminAddress, AdminListener};
 use hostkit::{Exit, Failure, clock};
 use sd_notify::NotifyState;
 use tokio::sync::{Notify, mpsc};
@@ -186,15 +186,15 @@ fn file_is_known(settings: &crate::settings::Settings, restored: bool) -> bool {
 }
 
 async fn serve(
-    address: &Address,
+    address: &AdminAddress,
     board: &SharedBoard,
     metrics: &Arc<Metrics>,
 ) -> Result<(), Failure> {
-    let listener = Listener::bind(address).await?;
+    let listener = AdminListener::bind(address).await?;
     tracing::info!(address = %address, "serving /status and /metrics");
     let board = Arc::clone(board);
     let metrics = Arc::clone(metrics);
-    let routes = Routes::new(
+    let routes = admin::build_router(
         move || board.status(),
         move || metrics.render(clock::since_boot()),
     );

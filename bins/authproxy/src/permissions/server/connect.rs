@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hostkit::endpoint::Endpoint;
+use hostkit::http::HostPort;
 use hostkit::{Exit, Failure};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
@@ -60,7 +60,7 @@ impl Connector {
             Place::Tcp { host, port, tls } => (host, *port, tls),
         };
         let host = host.as_str().into();
-        let stream = Endpoint { host, port }.connect().await?;
+        let stream = HostPort { host, port }.connect().await?;
         stream.set_nodelay(true)?;
         match (name, &self.tls) {
             (None, _) => Ok(Box::new(stream)),

@@ -1,6 +1,6 @@
 //! The head of a request (RFC 9112), as far as one exchange per connection needs it.
 
-use super::Reply;
+use super::RouteResponse;
 
 /// The longest head.
 pub(super) const LONGEST: usize = 16 << 10;
@@ -11,7 +11,7 @@ const HEADERS: usize = 64;
 
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub(super) struct RequestHead {
     pub(super) method: String,
     pub(super) path: String,
     pub(super) query: String,
@@ -34,14 +34,14 @@ pub(super) fn end(bytes: &[u8], searched: usize) -> Option<usize> {
 ///
 /// # Errors
 /// The answer to a request that is broken, or that has a body which cannot be taken.
-pub(super) fn parse(bytes: &[u8]) -> Result<Head, Reply> {
-    let broken = || Reply::error(400, "the request is broken");
+pub(super) fn parse(bytes: &[u8]) -> Result<RequestHead, RouteResponse> {
+    let broken = || RouteResponse::error(400, "the request is broken");
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(_)) => {}
         Err(httparse::Error::TooManyHeaders) => {
-            return Err(Reply::error(431, "a head has at most 64 headers"));
+            return Err(RouteResponse::error(431, "a head has at most 64 headers"));
         }
         Ok(httparse::Status::Partial) | Err(_) => return Err(broken()),
     }
@@ -52,7 +52,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Head, Reply> {
     let mut accept: Vec<&str> = Vec::new();
     for header in request.headers.iter() {
         if header.name.eq_ignore_ascii_case("transfer-encoding") {
-            return Err(Reply::error(411, "a body needs a Content-Length"));
+            return Err(RouteResponse::error(411, "a body needs a Content-Length"));
         }
         if header.name.eq_ignore_ascii_case("content-length") {
             let value = header
@@ -72,7 +72,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Head, Reply> {
     }
     let length = length.unwrap_or(0);
     if length > BODY {
-        return Err(Reply::error(413, "a body is at most 64 KiB"));
+        return Err(RouteResponse::error(413, "a body is at most 64 KiB"));
     }
     // Section 3.2.2: a proxy's form is to be understood, too.
     let target = match target.split_once("://") {
@@ -82,7 +82,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Head, Reply> {
         _ => target,
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    Ok(Head {
+    Ok(RequestHead {
         method: method.to_owned(),
         path: path.to_owned(),
         query: query.to_owned(),
@@ -126,7 +126,7 @@ mod tests {
             let head =
                 parse(format!("{line} HTTP/1.1\r\nACCEPT: a/b\r\ncontent-LENGTH: 7\r\nAccept: */*;q=0.1\r\n\r\n").as_bytes())
                     .unwrap();
-            let expected = Head {
+            let expected = RequestHead {
                 method: "GET".to_owned(),
                 path: path.to_owned(),
                 query: query.to_owned(),

@@ -15,16 +15,16 @@ const ADDRESSES: usize = 8;
 
 /// Where a server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct HostPort {
     /// The host.
-    pub host: Host,
+    pub host: HostAddress,
     /// The port.
     pub port: u16,
 }
 
 /// A host, by what has to be done to reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Host {
+pub enum HostAddress {
     /// This one: 127.0.0.1 or ::1, whichever the server listens on.
     Local,
     /// An address.
@@ -34,7 +34,7 @@ pub enum Host {
     Name(String),
 }
 
-impl From<&str> for Host {
+impl From<&str> for HostAddress {
     /// An address (IPv6 without brackets), `localhost`, or another name.
     fn from(text: &str) -> Self {
         match text.parse() {
@@ -45,11 +45,11 @@ impl From<&str> for Host {
     }
 }
 
-impl Endpoint {
+impl HostPort {
     /// A port of this host.
     #[must_use]
     pub const fn local(port: u16) -> Self {
-        let host = Host::Local;
+        let host = HostAddress::Local;
         Self { host, port }
     }
 
@@ -57,9 +57,9 @@ impl Endpoint {
     #[must_use]
     pub fn addresses(&self) -> Vec<IpAddr> {
         match self.host {
-            Host::Local => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-            Host::Ip(address) => vec![address],
-            Host::Name(_) => Vec::new(),
+            HostAddress::Local => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+            HostAddress::Ip(address) => vec![address],
+            HostAddress::Name(_) => Vec::new(),
         }
     }
 
@@ -70,7 +70,7 @@ impl Endpoint {
     pub async fn connect(&self) -> io::Result<TcpStream> {
         let port = self.port;
         let addresses = match &self.host {
-            Host::Name(name) => look_up(name, port).await?,
+            HostAddress::Name(name) => look_up(name, port).await?,
             _ => {
                 let addresses = self.addresses().into_iter();
                 addresses.map(|ip| SocketAddr::new(ip, port)).collect()
@@ -93,16 +93,16 @@ impl Endpoint {
     }
 }
 
-impl fmt::Display for Endpoint {
+impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let port = self.port;
         match &self.host {
-            Host::Local => write!(f, "localhost:{port}"),
-            Host::Ip(IpAddr::V6(address)) => write!(f, "[{address}]:{port}"),
-            Host::Ip(address) => write!(f, "{address}:{port}"),
+            HostAddress::Local => write!(f, "localhost:{port}"),
+            HostAddress::Ip(IpAddr::V6(address)) => write!(f, "[{address}]:{port}"),
+            HostAddress::Ip(address) => write!(f, "{address}:{port}"),
             // An IPv6 address with a zone.
-            Host::Name(name) if name.contains(':') => write!(f, "[{name}]:{port}"),
-            Host::Name(name) => write!(f, "{name}:{port}"),
+            HostAddress::Name(name) if name.contains(':') => write!(f, "[{name}]:{port}"),
+            HostAddress::Name(name) => write!(f, "{name}:{port}"),
         }
     }
 }

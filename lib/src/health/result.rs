@@ -7,15 +7,15 @@ const DETAIL: usize = 200;
 
 /// Why something is sick, in at most 7 characters, because that many bytes of an answer reach Aurora's page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reason(Kind);
+pub struct HealthReason(ReasonText);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ReasonText {
     Word(&'static str),
     Status(u16),
 }
 
-impl Reason {
+impl HealthReason {
     /// Not sick: what Aurora expects.
     pub const OK: Self = Self::word("ok");
     /// Not asked: [`super::SNOOZE_FILE`] is there.
@@ -44,7 +44,7 @@ impl Reason {
             assert!(bytes[index].is_ascii_lowercase() || bytes[index].is_ascii_digit());
             index += 1;
         }
-        Self(Kind::Word(word))
+        Self(ReasonText::Word(word))
     }
 
     /// An HTTP status that is not the expected one: `http503`.
@@ -54,36 +54,36 @@ impl Reason {
     #[must_use]
     pub const fn status(status: u16) -> Self {
         assert!(status >= 100 && status <= 999, "a status has three digits");
-        Self(Kind::Status(status))
+        Self(ReasonText::Status(status))
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for HealthReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Kind::Word(word) => f.write_str(word),
-            Kind::Status(status) => write!(f, "http{status}"),
+            ReasonText::Word(word) => f.write_str(word),
+            ReasonText::Status(status) => write!(f, "http{status}"),
         }
     }
 }
 
 /// What a probe found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    reason: Reason,
+pub struct ProbeResult {
+    reason: HealthReason,
     detail: String,
 }
 
-impl Verdict {
+impl ProbeResult {
     /// Healthy; `detail` says what was seen.
     #[must_use]
     pub fn healthy(detail: impl AsRef<str>) -> Self {
-        Self::sick(Reason::OK, detail)
+        Self::unhealthy(HealthReason::OK, detail)
     }
 
     /// Sick for a reason; `detail` names the object and what was seen. It is cut at 200 characters.
     #[must_use]
-    pub fn sick(reason: Reason, detail: impl AsRef<str>) -> Self {
+    pub fn unhealthy(reason: HealthReason, detail: impl AsRef<str>) -> Self {
         Self {
             reason,
             detail: detail.as_ref().chars().take(DETAIL).collect(),
@@ -93,12 +93,12 @@ impl Verdict {
     /// Whether it is healthy.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
-        self.reason == Reason::OK
+        self.reason == HealthReason::OK
     }
 
-    /// Why, or [`Reason::OK`].
+    /// Why, or [`HealthReason::OK`].
     #[must_use]
-    pub const fn reason(&self) -> Reason {
+    pub const fn reason(&self) -> HealthReason {
         self.reason
     }
 
@@ -116,28 +116,28 @@ mod tests {
     #[test]
     fn every_reason_fits_into_what_aurora_shows() {
         for reason in [
-            Reason::OK,
-            Reason::SNOOZED,
-            Reason::QUIT,
-            Reason::TIMEOUT,
-            Reason::ERROR,
-            Reason::status(100),
-            Reason::status(999),
+            HealthReason::OK,
+            HealthReason::SNOOZED,
+            HealthReason::QUIT,
+            HealthReason::TIMEOUT,
+            HealthReason::ERROR,
+            HealthReason::status(100),
+            HealthReason::status(999),
         ] {
             assert!(reason.to_string().len() <= 7, "{reason}");
         }
-        assert_eq!(Reason::status(503).to_string(), "http503");
+        assert_eq!(HealthReason::status(503).to_string(), "http503");
     }
 
     #[test]
     #[should_panic(expected = "7 bytes")]
     fn a_long_reason_is_refused() {
-        let _ = Reason::word("unreachable");
+        let _ = HealthReason::word("unreachable");
     }
 
     #[test]
     fn details_are_cut_between_characters() {
-        let verdict = Verdict::sick(Reason::ERROR, "ä".repeat(500));
+        let verdict = ProbeResult::unhealthy(HealthReason::ERROR, "ä".repeat(500));
         assert_eq!(verdict.detail().chars().count(), DETAIL);
     }
 }

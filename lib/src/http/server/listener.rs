@@ -7,20 +7,20 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
 /// A connection, of either kind: one type, so that HTTP is compiled once.
-pub(crate) type Stream = Box<dyn Duplex>;
+pub(crate) type BoxedStream = Box<dyn ByteStream>;
 
-pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 #[derive(Debug)]
-pub(crate) enum Socket {
+pub(crate) enum ListeningSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-impl Socket {
-    pub(super) fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Stream>> {
-        fn boxed<S: Duplex + 'static, A>((stream, _): (S, A)) -> Stream {
+impl ListeningSocket {
+    pub(super) fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<BoxedStream>> {
+        fn boxed<S: ByteStream + 'static, A>((stream, _): (S, A)) -> BoxedStream {
             Box::new(stream)
         }
         match self {

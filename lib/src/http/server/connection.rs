@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::head::{self, Head};
-use super::{Call, DEADLINE, Reply, Routes, Socket, Stream};
+use super::head::{self, RequestHead};
+use super::{BoxedStream, DEADLINE, ListeningSocket, RouteRequest, RouteResponse, Router};
 
 /// The pause after accept(2) failed, as it does for every call while file descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const CHUNK: usize = 512;
 /// What keeps a server within bounds.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
+pub(crate) struct ServerLimits {
     /// Connections served at once; more wait in the backlog.
     pub(crate) connections: usize,
     /// How long exchanges that had begun may go on when it is told to stop.
@@ -31,9 +31,9 @@ pub(crate) struct Bounds {
 /// Answers until `stop` is ready; then closes the sockets and the connections that have asked for nothing, lets the
 /// others end, and returns what `stop` was. Dropping the future closes everything.
 pub(crate) async fn serve<T>(
-    sockets: Vec<Socket>,
-    routes: Routes,
-    bounds: Bounds,
+    sockets: Vec<ListeningSocket>,
+    routes: Router,
+    bounds: ServerLimits,
     stop: impl Future<Output = T>,
 ) -> T {
     let routes = Arc::new(routes);
@@ -67,7 +67,7 @@ pub(crate) async fn serve<T>(
 }
 
 /// The next connection. The sockets take turns in being asked first, so that none can keep another waiting.
-async fn accept(sockets: &[Socket], turn: &mut usize) -> io::Result<Stream> {
+async fn accept(sockets: &[ListeningSocket], turn: &mut usize) -> io::Result<BoxedStream> {
     poll_fn(|context| {
         *turn = turn.wrapping_add(1);
         for index in 0..sockets.len() {
@@ -83,8 +83,8 @@ async fn accept(sockets: &[Socket], turn: &mut usize) -> io::Result<Stream> {
 
 /// One request and its answer.
 async fn exchange(
-    mut stream: Stream,
-    routes: Arc<Routes>,
+    mut stream: BoxedStream,
+    routes: Arc<Router>,
     mut stopped: watch::Receiver<()>,
 ) -> io::Result<()> {
     let read = tokio::select! {
@@ -102,11 +102,11 @@ async fn exchange(
 }
 
 async fn answer(
-    stream: &mut Stream,
-    head: Head,
+    stream: &mut BoxedStream,
+    head: RequestHead,
     mut body: Vec<u8>,
-    routes: &Routes,
-) -> io::Result<Reply> {
+    routes: &Router,
+) -> io::Result<RouteResponse> {
     let handler = match routes.find(&head.method, &head.path) {
         Ok(handler) => handler,
         Err(refused) => return Ok(refused),
@@ -117,9 +117,9 @@ async fn answer(
     body.resize(head.length, 0);
     match timeout(DEADLINE, stream.read_exact(&mut body[have..])).await {
         Ok(read) => read?,
-        Err(_) => return Ok(Reply::error(408, "the body took too long")),
+        Err(_) => return Ok(RouteResponse::error(408, "the body took too long")),
     };
-    let call = Call {
+    let call = RouteRequest {
         query: &head.query,
         body: &body,
         accept: &head.accept,
@@ -128,7 +128,9 @@ async fn answer(
 }
 
 /// A request's head and what was read of its body, or the answer to one that cannot be served.
-async fn read_head(stream: &mut Stream) -> io::Result<Result<(Head, Vec<u8>), Reply>> {
+async fn read_head(
+    stream: &mut BoxedStream,
+) -> io::Result<Result<(RequestHead, Vec<u8>), RouteResponse>> {
     let mut bytes = Vec::with_capacity(CHUNK);
     loop {
         let searched = bytes.len().saturating_sub(2);
@@ -140,7 +142,7 @@ async fn read_head(stream: &mut Stream) -> io::Result<Result<(Head, Vec<u8>), Re
             return Ok(head::parse(&bytes).map(|head| (head, body)));
         }
         if bytes.len() > head::LONGEST {
-            return Ok(Err(Reply::error(431, "a head is at most 16 KiB")));
+            return Ok(Err(RouteResponse::error(431, "a head is at most 16 KiB")));
         }
     }
 }

@@ -4,9 +4,9 @@
 //!
 //! Owns requests, replies and which handler gets which. What is served, and where, is its users'.
 
+mod connection;
 mod head;
-mod serve;
-mod socket;
+mod listener;
 
 use std::future::{Future, ready};
 use std::pin::Pin;
@@ -14,15 +14,15 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-pub(crate) use serve::{Bounds, serve};
-pub(crate) use socket::{Socket, Stream};
+pub(crate) use connection::{ServerLimits, serve};
+pub(crate) use listener::{BoxedStream, ListeningSocket};
 
 /// How long a peer may take to send a request's head, to send its body, and to read the answer.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
 
 /// A request as a handler sees it.
 #[derive(Debug, Clone, Copy)]
-pub struct Call<'a> {
+pub struct RouteRequest<'a> {
     /// What stood behind `?`, as it was sent; empty when nothing did.
     pub query: &'a str,
     /// The body, at most 64 KiB.
@@ -33,7 +33,7 @@ pub struct Call<'a> {
 
 /// What a handler answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
+pub struct RouteResponse {
     status: u16,
     content_type: &'static str,
     body: String,
@@ -41,7 +41,7 @@ pub struct Reply {
     allow: String,
 }
 
-impl Reply {
+impl RouteResponse {
     pub(crate) fn new(status: u16, content_type: &'static str, body: impl Into<String>) -> Self {
         Self {
             status,
@@ -99,39 +99,39 @@ impl Reply {
     }
 }
 
-type Answer = Pin<Box<dyn Future<Output = Reply> + Send>>;
-type Handler = Box<dyn Fn(&Call<'_>) -> Answer + Send + Sync>;
+type ResponseFuture = Pin<Box<dyn Future<Output = RouteResponse> + Send>>;
+type RouteHandler = Box<dyn Fn(&RouteRequest<'_>) -> ResponseFuture + Send + Sync>;
 
 struct Route {
     method: &'static str,
     path: &'static str,
-    handler: Handler,
+    handler: RouteHandler,
 }
 
 /// What a listener answers, by method and exact path. Handlers run where the listener does: they must not block, and
 /// must end.
 #[derive(Default)]
-pub struct Routes(Vec<Route>);
+pub struct Router(Vec<Route>);
 
-impl Routes {
+impl Router {
     /// One more route. A path that has `GET` answers `HEAD` too.
     #[must_use]
     pub fn route(
         self,
         method: &'static str,
         path: &'static str,
-        handler: impl Fn(&Call<'_>) -> Reply + Send + Sync + 'static,
+        handler: impl Fn(&RouteRequest<'_>) -> RouteResponse + Send + Sync + 'static,
     ) -> Self {
-        self.route_later(method, path, move |call| ready(handler(call)))
+        self.route_async(method, path, move |call| ready(handler(call)))
     }
 
     /// One more route, whose answer has to be waited for. Whether the peer is still there shows when it is sent.
     #[must_use]
-    pub(crate) fn route_later<F: Future<Output = Reply> + Send + 'static>(
+    pub(crate) fn route_async<F: Future<Output = RouteResponse> + Send + 'static>(
         mut self,
         method: &'static str,
         path: &'static str,
-        handler: impl Fn(&Call<'_>) -> F + Send + Sync + 'static,
+        handler: impl Fn(&RouteRequest<'_>) -> F + Send + Sync + 'static,
     ) -> Self {
         self.0.push(Route {
             method,
@@ -142,7 +142,7 @@ impl Routes {
     }
 
     /// The handler, or what is answered where there is none.
-    fn find(&self, method: &str, path: &str) -> Result<&Handler, Reply> {
+    fn find(&self, method: &str, path: &str) -> Result<&RouteHandler, RouteResponse> {
         let wanted = if method == "HEAD" { "GET" } else { method };
         let here = || self.0.iter().filter(|route| route.path == path);
         if let Some(route) = here().find(|route| route.method == wanted) {
@@ -150,15 +150,15 @@ impl Routes {
         }
         let methods: Vec<&str> = here().map(|route| route.method).collect();
         if methods.is_empty() {
-            return Err(Reply::error(404, "there is nothing here"));
+            return Err(RouteResponse::error(404, "there is nothing here"));
         }
-        let mut refused = Reply::error(405, "this path has other methods");
+        let mut refused = RouteResponse::error(405, "this path has other methods");
         refused.allow = methods.join(", ").replace("GET", "GET, HEAD");
         Err(refused)
     }
 }
 
-impl std::fmt::Debug for Routes {
+impl std::fmt::Debug for Router {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list()
             .entries(self.0.iter().map(|route| (route.method, route.path)))
