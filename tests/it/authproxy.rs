@@ -7,7 +7,6 @@ mod connections;
 mod deadlines;
 mod drain;
 mod early_answers;
-
 mod fairness;
 mod framing;
 mod leniency;

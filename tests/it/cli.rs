@@ -14,7 +14,7 @@ use hostkit_tests::host::run_as;
 use hostkit_tests::origin::OriginServer;
 use hostkit_tests::{CommandOutcome, bin, or_skip};
 
-/// Set for the process that [`parses_a_line_in_a_process_of_its_own`] is meant for: the tool, and its command line.
+/// Set for the process that [`parses_line_in_child_process`] is meant for: the tool, and its command line.
 const LINE: &str = "HOSTKIT_TEST_LINE";
 
 /// Flags that are given, and where.
@@ -83,7 +83,7 @@ fn is_switch(arg: &Arg) -> bool {
 /// The process of the tests below, which need an environment of their own: a test only because that is how this program
 /// can be started again.
 #[test]
-fn parses_a_line_in_a_process_of_its_own() {
+fn parses_line_in_child_process() {
     let Ok(line) = std::env::var(LINE) else {
         return;
     };
@@ -99,7 +99,7 @@ fn parses_a_line_in_a_process_of_its_own() {
 fn parse(tool: &ToolCli, line: &str, variables: &[(String, String)]) -> String {
     let line = format!("{} {line} {}", tool.name, tool.line);
     let output = Process::new(std::env::current_exe().unwrap())
-        .args(["--exact", "cli::parses_a_line_in_a_process_of_its_own"])
+        .args(["--exact", "cli::parses_line_in_child_process"])
         .arg("--nocapture")
         .env(LINE, line)
         .envs(variables.iter().cloned())
@@ -112,7 +112,7 @@ fn parse(tool: &ToolCli, line: &str, variables: &[(String, String)]) -> String {
 }
 
 #[test]
-fn a_variable_belongs_to_one_flag_of_one_verb_and_one_shot_switches_have_none() {
+fn variable_belongs_to_one_flag_of_one_verb_and_one_shot_switches_have_none() {
     let one_shot =
         "check force replace json lenient dry-run list cached which warm fetch-only follow once";
     for tool in tools() {
@@ -138,7 +138,7 @@ fn a_variable_belongs_to_one_flag_of_one_verb_and_one_shot_switches_have_none() 
 }
 
 #[test]
-fn variables_of_the_daemon_mean_nothing_to_verbs() {
+fn verbs_ignore_variables_of_daemon() {
     let authproxy = |args: &[&str], variables: &[(&str, &str)]| {
         let mut process = Process::new(bin("authproxy"));
         CommandOutcome::from(
@@ -177,7 +177,7 @@ fn variables_of_the_daemon_mean_nothing_to_verbs() {
 }
 
 #[test]
-fn no_variable_makes_put_overwrite_or_disarms_the_guard() {
+fn no_variable_makes_put_overwrite_or_disables_guard() {
     let temp = TempDir::new().unwrap();
     let (file, object) = (temp.child("file"), temp.child("job-1.2.3.txt"));
     file.write_str("new").unwrap();
@@ -208,7 +208,7 @@ fn no_variable_makes_put_overwrite_or_disarms_the_guard() {
 }
 
 #[test]
-fn an_empty_variable_is_an_unset_one() {
+fn empty_variable_counts_as_unset() {
     for tool in tools() {
         let variables: Vec<(String, String)> = commands(&tool.command)
             .iter()
@@ -222,7 +222,7 @@ fn an_empty_variable_is_an_unset_one() {
 }
 
 #[test]
-fn of_flags_that_exclude_one_another_the_first_layer_that_names_one_wins() {
+fn first_layer_that_names_exclusive_flag_wins() {
     let value = |arg: &Arg| match arg.get_long().unwrap() {
         _ if is_switch(arg) => "1",
         "acl-file" | "url" => "/f",
@@ -294,7 +294,7 @@ fn of_flags_that_exclude_one_another_the_first_layer_that_names_one_wins() {
 }
 
 #[test]
-fn a_permissions_engine_of_a_stronger_layer_replaces_one_of_a_weaker() {
+fn permissions_backend_of_stronger_layer_replaces_weaker() {
     let temp = TempDir::new().unwrap();
     let acl = temp.child("acl.yaml");
     acl.write_str("keys: []\n").unwrap();
@@ -365,7 +365,7 @@ fn a_permissions_engine_of_a_stronger_layer_replaces_one_of_a_weaker() {
 }
 
 #[test]
-fn too_few_open_files_are_an_error_and_never_a_panic() {
+fn too_few_open_files_are_error_and_never_panic() {
     let temp = TempDir::new().unwrap();
     let (acl, synapse) = (temp.child("acl.yaml"), temp.child("synapse.yaml"));
     acl.write_str("keys: []\n").unwrap();
@@ -427,7 +427,7 @@ fn too_few_open_files_are_an_error_and_never_a_panic() {
 }
 
 #[test]
-fn a_fetch_with_too_few_open_files_is_an_io_error_that_names_the_limit() {
+fn fetch_with_too_few_open_files_is_io_error_that_names_limit() {
     let origin = OriginServer::start();
     origin.put("/b/job-1.2.3.txt", "object");
     origin.put("/b/job-1.2.3.jar", "\x7fELF");
@@ -482,7 +482,7 @@ fn a_fetch_with_too_few_open_files_is_an_io_error_that_names_the_limit() {
 }
 
 #[test]
-fn fetch_with_too_few_processes_is_an_io_error_that_names_the_limit() {
+fn fetch_with_too_few_processes_is_io_error_that_names_limit() {
     // The limit counts all processes of a user: this one has no others.
     const ALONE: u32 = 54_987;
     if or_skip("another uid", run_as(ALONE, "true")).is_none() {
@@ -547,7 +547,7 @@ fn fetch_with_too_few_processes_is_an_io_error_that_names_the_limit() {
 }
 
 #[test]
-fn a_heading_holds_the_same_flags_in_every_tool() {
+fn heading_holds_same_flags_in_every_tool() {
     for tool in tools() {
         for (heading, flags) in [
             ("Logging", "console loglevel logstash-format logstash-tags"),

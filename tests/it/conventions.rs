@@ -35,7 +35,7 @@ fn reads_error_text(line: &str) -> bool {
 }
 
 #[test]
-fn no_decision_depends_on_the_text_of_an_error() {
+fn no_decision_depends_on_error_text() {
     assert!(reads_error_text(r#"if error.message.ends_with(" 416") {"#));
     // A cause that the message repeats is not printed a second time.
     let printing = workspace().join("lib/src/failure.rs");

@@ -20,7 +20,7 @@ fn inputs(name: &str) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn every_body_takes_its_corpus() {
+fn every_fuzz_body_accepts_its_corpus() {
     for (name, body) in BODIES {
         let inputs = inputs(name);
         assert!(!inputs.is_empty(), "{name} has no corpus");
@@ -29,7 +29,7 @@ fn every_body_takes_its_corpus() {
 }
 
 #[test]
-fn every_corpus_and_every_target_has_a_body() {
+fn every_corpus_and_target_has_fuzz_body() {
     let known: Vec<&str> = BODIES.iter().map(|(name, _)| *name).collect();
     let targets = corpus().with_file_name("fuzz_targets");
     for directory in [corpus(), targets] {
@@ -45,7 +45,7 @@ fn every_corpus_and_every_target_has_a_body() {
 
 /// Bytes of no sense, and a corpus with a few of them changed: what gets further into a parser.
 #[test]
-fn every_body_takes_any_bytes() {
+fn every_fuzz_body_accepts_any_bytes() {
     for (name, body) in BODIES {
         let edits = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8);
         let broken = (prop::sample::select(inputs(name)), edits).prop_map(|(mut bytes, edits)| {

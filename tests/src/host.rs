@@ -296,7 +296,7 @@ mod tests {
     use crate::or_skip;
 
     #[test]
-    fn a_command_runs_as_somebody_else_without_our_groups() {
+    fn run_as_drops_supplementary_groups() {
         let Some(mut command) = or_skip("other users", run_as(12_345, "id")) else {
             return;
         };
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tmpfs_is_as_small_as_asked_and_goes() {
+    fn tmpfs_has_given_size_and_is_unmounted_on_drop() {
         let Some(tmpfs) = or_skip("tmpfs", TmpfsMount::mount(1 << 20)) else {
             return;
         };
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn loop_filesystems_reflink() {
+    fn loop_filesystems_support_reflinks() {
         for kind in ["xfs", "btrfs"] {
             let Some(mounted) = or_skip(kind, LoopFs::mount(kind)) else {
                 continue;
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quarter_of_a_cpu_is_written_down_by_the_kernel() {
+    fn cpu_limit_moves_process_into_its_cgroup_and_back() {
         let Some(limit) = or_skip("CPU limits", CpuLimit::quarter()) else {
             return;
         };

@@ -215,7 +215,7 @@ mod tests {
     use crate::or_skip;
 
     #[test]
-    fn it_keeps_what_it_is_given_until_it_dies() {
+    fn server_keeps_values_until_killed() {
         let Some(servers) = or_skip("memcached", MemcachedServer::several(2)) else {
             return;
         };
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stalled_one_takes_connections_and_is_silent() {
+    fn stalled_server_accepts_connections_and_sends_nothing() {
         let Some(server) = or_skip("memcached", MemcachedServer::start()) else {
             return;
         };

@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn it_knows_what_it_was_told_and_counts() {
+    fn server_answers_from_added_keys_and_counts_requests() {
         let acl = PermissionsServer::start();
         acl.add_key("secret-key", json!({"rights": ["a"], "ttl": 3}));
         let known = ask(&acl, "secret-key").unwrap();
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn it_misbehaves_in_turn_and_comes_back_on_its_port() {
+    fn server_cycles_through_behaviors_and_restarts_on_same_port() {
         let acl = PermissionsServer::start();
         acl.set_behaviors(vec![
             PermissionsBehavior::Status(500, String::new()),

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn chains_order_and_a_name_alone_goes_first() {
+    fn chains_order_processes_and_single_name_goes_first() {
         let task = blog();
         let before = |name| task.predecessors(name).into_iter().collect::<Vec<_>>();
         assert!(before("envvar_setup").is_empty());
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn templates_are_filled_the_same_in_every_process() {
+    fn templates_have_same_values_in_every_process() {
         let task = blog();
         let private = task.ports["private"];
         assert_eq!(
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "unbound")]
-    fn what_is_unbound_is_refused() {
+    fn unbound_template_panics() {
         blog().fill("{{thermos.ports[other]}}");
     }
 }

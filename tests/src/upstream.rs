@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_answers_as_it_sees_and_shows_what_others_see() {
+    fn upstream_answers_by_its_profile_and_shows_views_of_others() {
         let backend = RecordingUpstream::start(ParserProfile {
             ends: LineEnding::Crlf,
             framing: FramingPreference::Length,

@@ -50,7 +50,7 @@ fn table(contract: AuroraRelease, rows: &[(HealthCheck, &str, &str)]) {
 }
 
 #[test]
-fn the_last_contract_as_its_own_tests_have_it() {
+fn latest_release_counts_as_its_own_unit_tests_do() {
     let twice = || check(20, 10, 0, 1);
     table(
         Last,
@@ -74,7 +74,7 @@ fn the_last_contract_as_its_own_tests_have_it() {
 }
 
 #[test]
-fn the_corners_of_the_last_contract() {
+fn latest_release_counts_edge_cases() {
     table(
         Last,
         &[
@@ -103,7 +103,7 @@ fn the_corners_of_the_last_contract() {
 }
 
 #[test]
-fn the_contract_of_0_15() {
+fn release_0_15_counts_failures_after_initial_interval() {
     // The initial interval is slept through before all this, so it does not matter here.
     for initial in [15, 120] {
         let check = |failures| check(initial, 10, failures, 1);
@@ -125,7 +125,7 @@ fn the_contract_of_0_15() {
 }
 
 #[test]
-fn without_an_initial_interval_0_15_judges_by_one_check() {
+fn release_0_15_without_initial_interval_decides_by_one_check() {
     let check = check(0, 10, 5, 1);
     let sick = Err("sick".to_owned());
     let mut counters = HealthCounters::new(V0_15, &check);
@@ -138,7 +138,7 @@ fn without_an_initial_interval_0_15_judges_by_one_check() {
 }
 
 #[test]
-fn what_the_settings_of_the_blog_come_to() {
+fn settings_of_blog_give_expected_states() {
     let log = || check(120, 60, 3, 1);
     table(
         Last,

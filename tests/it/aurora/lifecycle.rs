@@ -46,7 +46,7 @@ fn stopped(task: &mut RunningTask) -> Vec<LifecycleMessage> {
 }
 
 #[test]
-fn any_answer_is_waited_for_and_then_it_is_signalled() {
+fn task_that_answers_any_status_is_given_its_wait_before_signal() {
     for status in ["404 Not Found", "500 No"] {
         let server = ScriptedServer::says(answer(status, "x"));
         let task = task(server.port()).lifecycle(HttpLifecycle::default());
@@ -68,7 +68,7 @@ fn any_answer_is_waited_for_and_then_it_is_signalled() {
 }
 
 #[test]
-fn who_does_not_answer_is_not_waited_for() {
+fn task_that_does_not_answer_is_signalled_without_wait() {
     let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     for port in [free_port(), silent.local_addr().unwrap().port()] {
         let (mut task, _parent) =
@@ -83,7 +83,7 @@ fn who_does_not_answer_is_not_waited_for() {
 }
 
 #[test]
-fn one_stage_may_be_handled_and_the_other_not() {
+fn each_stage_waits_only_when_its_endpoint_answers() {
     let server = ScriptedServer::start(|line, stream| {
         if line.contains("quit") {
             // Nothing is answered: the connection ends.
@@ -123,7 +123,7 @@ fn quit(contract: AuroraRelease, both: bool) -> (Vec<LifecycleMessage>, Vec<Stri
 }
 
 #[test]
-fn a_task_that_has_ended_is_not_told_to_abort() {
+fn task_that_ended_after_quit_gets_no_abort() {
     let (seen, requests, state) = quit(AuroraRelease::Last, true);
     assert_eq!(requests, ["POST /quitquitquit"]);
     assert_eq!(seen.len(), 1);
@@ -137,7 +137,7 @@ fn a_task_that_has_ended_is_not_told_to_abort() {
 }
 
 #[test]
-fn one_process_that_stays_keeps_the_whole_task() {
+fn one_remaining_process_keeps_task_active() {
     for (contract, looks) in [
         (AuroraRelease::Last, [3, 4]),
         (AuroraRelease::V0_15, [1, 1]),
@@ -153,7 +153,7 @@ fn one_process_that_stays_keeps_the_whole_task() {
 }
 
 #[test]
-fn a_sick_task_is_told_too() {
+fn unhealthy_task_gets_lifecycle_requests() {
     let server = ScriptedServer::says(answer("200 OK", "sick"));
     let check = HealthCheck::http(HttpCheck::default())
         .initial_interval(Duration::ZERO)
@@ -175,7 +175,7 @@ fn a_sick_task_is_told_too() {
 }
 
 #[test]
-fn only_a_task_with_the_port_is_told() {
+fn task_without_lifecycle_port_gets_no_requests() {
     let server = ScriptedServer::says(answer("200 OK", ""));
     let (mut other, _parent) = start(
         ThermosTask::new("t")

@@ -68,7 +68,7 @@ fn consumes_and_hangs(contract: AuroraRelease, name: &str, task: ThermosTask, sh
 }
 
 #[test]
-fn a_consumer_is_killed_when_only_others_write_to_its_log() {
+fn consumer_is_stopped_when_only_other_processes_write_to_its_log() {
     std::thread::scope(|scope| {
         for (contract, shown) in [
             (AuroraRelease::V0_15, "returned non-zero exit status 2"),
@@ -93,7 +93,7 @@ fn a_consumer_is_killed_when_only_others_write_to_its_log() {
 }
 
 #[test]
-fn a_resident_checker_goes_when_it_is_told_and_costs_one_wait() {
+fn resident_checker_exits_on_quit_within_one_wait() {
     let parent = TempDir::new().unwrap();
     let served = format!("exec {} --port={{{{thermos.ports[health]}}}}", looks());
     let task = ThermosTask::new("quits")
@@ -115,7 +115,7 @@ fn a_resident_checker_goes_when_it_is_told_and_costs_one_wait() {
 }
 
 #[test]
-fn the_words_of_a_resident_checker_fit_on_the_page() {
+fn reason_of_resident_checker_fits_on_aurora_page() {
     let directory = TempDir::new().unwrap();
     let (log, port) = (directory.path().join("stderr"), free_port());
     let process = Command::new(bin("log-healthcheck"))

@@ -71,7 +71,7 @@ fn got(word: &str) -> Result<(), String> {
 }
 
 #[test]
-fn healthy_is_ok_to_aurora_on_every_address_of_localhost() {
+fn healthy_server_passes_check_on_every_address_of_localhost() {
     let server = ScriptedServer::says(answer("200 OK", "{\"pid\": 1}"));
     let checker = AuroraChecker::start(server.port(), &[]);
     let mut hosts = vec!["localhost", "127.0.0.1"];
@@ -95,7 +95,7 @@ fn healthy_is_ok_to_aurora_on_every_address_of_localhost() {
 }
 
 #[test]
-fn what_is_sick_fails_and_its_word_fits_on_the_page() {
+fn unhealthy_server_fails_check_and_reason_fits_on_aurora_page() {
     let elsewhere = ScriptedServer::says(answer("200 OK", "ok"));
     let moved = format!(
         "HTTP/1.1 302 Found\r\nLocation: http://localhost:{}/\r\nContent-Length: 0\r\n\r\n",
@@ -165,7 +165,7 @@ fn what_is_sick_fails_and_its_word_fits_on_the_page() {
 }
 
 #[test]
-fn the_verdict_turns_with_the_server_and_every_turn_is_a_line() {
+fn verdict_follows_server_and_each_change_is_logged() {
     let port = free_port();
     let checker = AuroraChecker::start(port, &["--sick-status=200"]);
     for _ in 0..3 {
@@ -188,7 +188,7 @@ fn the_verdict_turns_with_the_server_and_every_turn_is_a_line() {
 }
 
 #[test]
-fn a_snoozed_sandbox_is_healthy() {
+fn snoozed_sandbox_is_healthy() {
     let checker = AuroraChecker::start(free_port(), &[]);
     assert_eq!(checker.verdict(), got(""));
     let file = checker.sandbox.path().join(".healthchecksnooze");
@@ -199,7 +199,7 @@ fn a_snoozed_sandbox_is_healthy() {
 }
 
 #[test]
-fn a_quit_is_answered_in_time_whatever_the_server_does_and_the_checker_goes_when_it_has_gone() {
+fn quit_is_answered_in_time_and_checker_exits_after_server() {
     for path in ["/quitquitquit", "/abortabortabort"] {
         let server = ScriptedServer::start(|_, _| {
             std::thread::sleep(4 * TIMEOUT);
@@ -225,7 +225,7 @@ fn a_quit_is_answered_in_time_whatever_the_server_does_and_the_checker_goes_when
 }
 
 #[test]
-fn siblings_are_told_to_drain() {
+fn quit_makes_sibling_checkers_drain() {
     let (server, sibling) = (
         ScriptedServer::says(answer("404 No", "")),
         ScriptedServer::says(answer("200 OK", "")),

@@ -44,7 +44,7 @@ fn killed(name: &str, contract: AuroraRelease, check: HealthCheck) -> String {
 }
 
 #[test]
-fn a_shell_check_is_its_exit_status() {
+fn shell_check_result_is_exit_status() {
     for contract in [AuroraRelease::V0_15, AuroraRelease::Last] {
         let name = format!("passes-{contract:?}");
         let check = first("echo noise; echo more >&2; true");
@@ -66,7 +66,7 @@ fn a_shell_check_is_its_exit_status() {
 }
 
 #[test]
-fn the_shell_is_sh_and_then_bash() {
+fn shell_is_sh_in_0_15_and_bash_in_latest() {
     // dash does not know arrays; where sh is bash too there is nothing to see.
     let only_bash = || first("a=(1 2); test ${a[1]} = 2");
     let task = start(idle("bash").health(only_bash()));
@@ -81,7 +81,7 @@ fn the_shell_is_sh_and_then_bash() {
 }
 
 #[test]
-fn a_shell_check_is_killed_at_its_timeout() {
+fn shell_check_is_killed_at_timeout() {
     let check = || first("exec sleep 600").timeout(seconds(2));
     assert_eq!(
         killed("slow", AuroraRelease::Last, check()),
@@ -97,7 +97,7 @@ fn a_shell_check_is_killed_at_its_timeout() {
 }
 
 #[test]
-fn a_shell_check_runs_as_the_executor_and_not_as_the_task() {
+fn shell_check_runs_as_user_of_executor() {
     let task = ThermosTask::new("where")
         .port("health")
         .env("ONLY_OF_THE_TASK", "1")
@@ -137,7 +137,7 @@ fn a_shell_check_runs_as_the_executor_and_not_as_the_task() {
 }
 
 #[test]
-fn a_shell_wins_over_http_and_http_without_a_port_is_always_healthy() {
+fn shell_check_replaces_http_check_and_http_check_without_port_is_healthy() {
     let server = ScriptedServer::says(answer("200 OK", "ok"));
     let both = HealthCheck::http(HttpCheck::default())
         .and_shell("exit 1")
@@ -175,7 +175,7 @@ fn switch() -> (ScriptedServer, Arc<AtomicBool>) {
 }
 
 #[test]
-fn a_task_is_killed_when_failures_exceed_what_is_tolerated() {
+fn task_is_stopped_when_failures_exceed_limit() {
     for contract in [AuroraRelease::V0_15, AuroraRelease::Last] {
         let (server, well) = switch();
         let check = HealthCheck::http(HttpCheck::default())
@@ -202,7 +202,7 @@ fn a_task_is_killed_when_failures_exceed_what_is_tolerated() {
 }
 
 #[test]
-fn only_0_15_sleeps_before_it_asks() {
+fn only_release_0_15_sleeps_before_first_check() {
     let long = || {
         HealthCheck::http(HttpCheck::default())
             .initial_interval(seconds(100_000))
@@ -237,7 +237,7 @@ fn only_0_15_sleeps_before_it_asks() {
 }
 
 #[test]
-fn a_snooze_file_counts_as_success() {
+fn snooze_file_counts_as_success() {
     for contract in [AuroraRelease::V0_15, AuroraRelease::Last] {
         let (server, well) = switch();
         let check = HealthCheck::http(HttpCheck::default())

@@ -28,7 +28,7 @@ fn lost(port: u16, why: &str) -> String {
 }
 
 #[test]
-fn what_passes_by_default() {
+fn default_check_accepts_200_with_ok_body() {
     for said in [
         answer("200 OK", "ok"),
         answer("200 OK", "OK"),
@@ -54,7 +54,7 @@ fn what_passes_by_default() {
 }
 
 #[test]
-fn what_fails_by_default_and_what_the_page_shows() {
+fn default_check_rejects_other_responses_and_page_shows_reason() {
     for (said, shown) in [
         (answer("200 OK", ""), differs("")),
         (answer("204 No Content", ""), differs("")),
@@ -82,7 +82,7 @@ fn what_fails_by_default_and_what_the_page_shows() {
 }
 
 #[test]
-fn answers_that_httplib_refuses() {
+fn malformed_responses_fail_as_in_httplib() {
     for (said, exception) in [
         (String::new(), "BadStatusLine"),
         ("HTTP/1.1 okay\r\n\r\n".to_owned(), "BadStatusLine"),
@@ -116,7 +116,7 @@ fn answers_that_httplib_refuses() {
 }
 
 #[test]
-fn expectations_are_configured() {
+fn expected_endpoint_response_and_code_are_configurable() {
     let http = HttpCheck::default;
     let code = |expected, got| {
         Err(format!(
@@ -158,7 +158,7 @@ fn expectations_are_configured() {
 }
 
 #[test]
-fn a_request_is_what_urllib_sends_on_a_connection_of_its_own() {
+fn request_has_bytes_of_urllib_on_new_connection() {
     let server = ScriptedServer::says(answer("200 OK", "ok"));
     let signaler = HttpSignaler::new(server.port());
     signaler.check(&HttpCheck::default()).unwrap();
@@ -237,7 +237,7 @@ fn redirects_are_followed() {
 }
 
 #[test]
-fn the_timeout_is_for_each_operation_and_not_for_their_sum() {
+fn timeout_applies_to_each_operation_and_not_to_sum() {
     let slow = ScriptedServer::start(|_, stream| {
         drip(stream, answer("200 OK", "ok").as_bytes(), TIMEOUT / 16)
     });
@@ -277,7 +277,7 @@ fn the_timeout_is_for_each_operation_and_not_for_their_sum() {
 }
 
 #[test]
-fn nobody_there() {
+fn refused_connection_fails_check() {
     let port = free_port();
     let signaler = HttpSignaler::new(port).timeout(TIMEOUT);
     let refused = "<urlopen error [Errno 111] Connection refused>";
@@ -307,7 +307,7 @@ fn nobody_there() {
 }
 
 #[test]
-fn any_answer_counts_for_the_lifecycle() {
+fn any_response_counts_as_handled_for_lifecycle() {
     for status in [
         "200 OK",
         "204 No Content",

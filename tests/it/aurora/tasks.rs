@@ -97,7 +97,7 @@ fn signal(task: &RunningTask, process: &str, signal: Signal) {
 }
 
 #[test]
-fn a_dead_server_is_killed_at_the_sixth_failure_in_a_row() {
+fn dead_server_is_stopped_at_sixth_consecutive_failure() {
     for contract in BOTH {
         let parent = TempDir::new().unwrap();
         let task = checked("dead", Duration::from_millis(60)).contract(contract);
@@ -124,7 +124,7 @@ fn a_dead_server_is_killed_at_the_sixth_failure_in_a_row() {
 }
 
 #[test]
-fn a_server_that_never_listens_is_killed_when_the_forgiven_attempts_are_over() {
+fn server_that_never_listens_is_stopped_after_initial_attempts() {
     for (contract, failures) in [(AuroraRelease::V0_15, 6), (AuroraRelease::Last, 9)] {
         let parent = TempDir::new().unwrap();
         let task = checked("absent", Duration::from_millis(60))
@@ -140,7 +140,7 @@ fn a_server_that_never_listens_is_killed_when_the_forgiven_attempts_are_over() {
 }
 
 #[test]
-fn quit_ends_a_task_before_it_is_told_to_abort() {
+fn quit_ends_task_before_abort() {
     for contract in BOTH {
         let parent = TempDir::new().unwrap();
         let soon = blog().initial_interval(seconds(1)).interval(seconds(1));
@@ -176,7 +176,7 @@ fn quit_ends_a_task_before_it_is_told_to_abort() {
 }
 
 #[test]
-fn a_server_that_cannot_quit_costs_both_waits_and_the_checker_stays_with_it() {
+fn server_that_ignores_quit_takes_both_waits_while_checker_stays() {
     let parent = TempDir::new().unwrap();
     let task = checked("stays", Duration::from_millis(300));
     let Some(task) = eightball(task, parent.path()) else {
@@ -204,7 +204,7 @@ fn a_server_that_cannot_quit_costs_both_waits_and_the_checker_stays_with_it() {
 }
 
 #[test]
-fn flapping_kills_only_what_fails_six_times_in_a_row() {
+fn flapping_server_is_stopped_only_after_six_consecutive_failures() {
     // Five failures and a success, for ever: the worst that is tolerated.
     let flaps = AtomicBool::new(true);
     let flaps: &'static AtomicBool = Box::leak(Box::new(flaps));
@@ -237,7 +237,7 @@ fn flapping_kills_only_what_fails_six_times_in_a_row() {
 }
 
 #[test]
-fn a_throttled_server_that_stalls_is_left_alone_and_killed_when_it_is_dead() {
+fn throttled_server_survives_stalls_and_is_stopped_when_dead() {
     if or_skip("CPU limits", CpuLimit::percent(5)).is_none() {
         return;
     }

@@ -32,7 +32,7 @@ fn requests(log: &str) -> Vec<Value> {
 }
 
 #[test]
-fn every_request_is_a_line_that_says_who_what_and_how() {
+fn every_request_is_logged_with_key_target_and_result() {
     let scratch = tempfile::tempdir().unwrap();
     let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let args = [
@@ -89,7 +89,7 @@ fn every_request_is_a_line_that_says_who_what_and_how() {
 }
 
 #[test]
-fn the_last_lines_are_written_before_the_end() {
+fn last_access_log_lines_are_written_before_exit() {
     let scratch = tempfile::tempdir().unwrap();
     let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let log = scratch.path().join("log");
@@ -116,7 +116,7 @@ fn the_last_lines_are_written_before_the_end() {
 }
 
 #[test]
-fn nobody_has_to_read_the_log() {
+fn blocked_access_log_reader_does_not_block_requests() {
     let scratch = tempfile::tempdir().unwrap();
     let (port, admin) = (free_port(), free_port());
     let child = Command::new(bin("authproxy"))
@@ -157,7 +157,7 @@ fn nobody_has_to_read_the_log() {
 }
 
 #[test]
-fn there_need_not_be_a_log() {
+fn access_log_off_writes_no_lines() {
     let scratch = tempfile::tempdir().unwrap();
     let args = [
         "--server=unix:/nowhere",
@@ -173,7 +173,7 @@ fn there_need_not_be_a_log() {
 }
 
 #[test]
-fn status_and_metrics_tell_what_is_going_on() {
+fn status_and_metrics_report_current_values() {
     let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let acl = PermissionsServer::start();
     acl.add_keys([KEY]);
@@ -240,7 +240,7 @@ fn status_and_metrics_tell_what_is_going_on() {
 }
 
 #[test]
-fn what_is_purged_is_asked_for_again() {
+fn purged_key_is_looked_up_again() {
     let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let acl = PermissionsServer::start();
     acl.add_keys([KEY, "second-key"]);
@@ -284,7 +284,7 @@ fn what_is_purged_is_asked_for_again() {
 }
 
 #[test]
-fn a_new_configuration_is_in_force_at_once_and_a_wrong_one_never() {
+fn valid_configuration_applies_on_reload_and_invalid_one_is_refused() {
     let scratch = tempfile::tempdir().unwrap();
     let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let file = scratch.path().join("authproxy.yaml");
@@ -381,7 +381,7 @@ fn check(directory: &Path, line: &str) -> CommandOutcome {
 }
 
 #[test]
-fn a_check_reads_everything_and_binds_nothing() {
+fn check_reads_all_files_and_binds_no_port() {
     let scratch = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -417,7 +417,7 @@ fn a_check_reads_everything_and_binds_nothing() {
 }
 
 #[test]
-fn two_processes_never_share_a_port() {
+fn second_process_cannot_bind_same_port() {
     let scratch = tempfile::tempdir().unwrap();
     let proxy = AuthproxyProcess::start(&[
         "--server=unix:/nowhere",
@@ -438,7 +438,7 @@ fn two_processes_never_share_a_port() {
 }
 
 #[test]
-fn our_own_answers_are_for_machines_people_and_browsers() {
+fn own_responses_suit_machines_people_and_browsers() {
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("authproxy.yaml");
     let mut text = "server: unix:/nowhere\nright: all\nhealth-path: /here\n".to_owned();

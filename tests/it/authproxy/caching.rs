@@ -167,7 +167,7 @@ fn key(number: usize) -> KeyHash {
 }
 
 #[test]
-fn a_host_believes_what_another_was_told() {
+fn host_uses_entries_of_other_hosts() {
     let Some(world) = CacheFixture::new(1) else {
         return;
     };
@@ -190,7 +190,7 @@ fn a_host_believes_what_another_was_told() {
 }
 
 #[test]
-fn a_secret_of_somebody_else_is_worth_nothing() {
+fn entries_signed_with_other_secret_are_ignored() {
     let Some(world) = CacheFixture::new(1) else {
         return;
     };
@@ -202,7 +202,7 @@ fn a_secret_of_somebody_else_is_worth_nothing() {
 }
 
 #[test]
-fn nobody_on_the_network_can_admit_a_key() {
+fn forged_entry_in_memcached_admits_no_key() {
     let Some(world) = CacheFixture::new(1) else {
         return;
     };
@@ -239,7 +239,7 @@ fn nobody_on_the_network_can_admit_a_key() {
 }
 
 #[test]
-fn of_several_servers_one_may_die() {
+fn dead_memcached_server_does_not_affect_keys_of_others() {
     const KEYS: usize = 60;
     let Some(world) = CacheFixture::new(3) else {
         return;
@@ -270,7 +270,7 @@ fn of_several_servers_one_may_die() {
 }
 
 #[test]
-fn without_any_server_the_engine_is_asked() {
+fn without_memcached_servers_backend_is_queried() {
     let Some(world) = CacheFixture::new(2) else {
         return;
     };
@@ -296,7 +296,7 @@ fn without_any_server_the_engine_is_asked() {
 }
 
 #[test]
-fn a_black_hole_is_left_alone_until_it_answers() {
+fn silent_memcached_server_is_skipped_until_it_answers() {
     let Some(world) = CacheFixture::new(1) else {
         return;
     };
@@ -328,7 +328,7 @@ fn a_black_hole_is_left_alone_until_it_answers() {
 }
 
 #[test]
-fn a_liar_admits_nobody() {
+fn memcached_server_with_wrong_replies_admits_no_key() {
     let Some(mut world) = CacheFixture::new(1) else {
         return;
     };
@@ -379,7 +379,7 @@ fn a_liar_admits_nobody() {
 }
 
 #[test]
-fn of_a_thousand_one_asks_and_then_nobody() {
+fn thousand_concurrent_lookups_query_backend_once() {
     let Some(world) = CacheFixture::new(2) else {
         return;
     };
@@ -400,7 +400,7 @@ fn of_a_thousand_one_asks_and_then_nobody() {
 }
 
 #[test]
-fn a_host_that_starts_while_the_engine_fails_knows_what_others_knew() {
+fn host_started_during_backend_failure_uses_entries_of_others() {
     let Some(world) = CacheFixture::new(1) else {
         return;
     };
@@ -433,7 +433,7 @@ fn a_host_that_starts_while_the_engine_fails_knows_what_others_knew() {
 }
 
 #[test]
-fn a_purge_reaches_memcached() {
+fn purge_removes_memcached_entry() {
     let Some(world) = CacheFixture::new(2) else {
         return;
     };

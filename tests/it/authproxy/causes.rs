@@ -76,7 +76,7 @@ fn warnings(proxy: &AuthproxyProcess, cause: &str) -> usize {
 }
 
 #[test]
-fn request_without_response_is_found_by_its_id_with_its_cause() {
+fn failed_request_is_logged_with_id_and_cause() {
     let soon: &[&str] = &["--timeout=300ms"];
     let nobody = format!("--acl-server=http://127.0.0.1:{}/", free_port());
     let engine = || sends("");
@@ -184,7 +184,7 @@ fn request_without_response_is_found_by_its_id_with_its_cause() {
 }
 
 #[test]
-fn request_that_gets_no_connection_says_which_bound_it_met() {
+fn request_without_connection_names_exceeded_limit() {
     let args = ["--server-connections=1", "--timeout=3s"];
     let (url, _server) = stalls("");
     let proxy = start(&url, &args);
@@ -217,7 +217,7 @@ fn request_that_gets_no_connection_says_which_bound_it_met() {
 }
 
 #[test]
-fn truncated_response_says_which_side_ended_it() {
+fn truncated_response_names_side_that_closed() {
     const LONG: &str = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this";
     let endless = || {
         origin(|wire| {
@@ -267,7 +267,7 @@ fn truncated_response_says_which_side_ended_it() {
 }
 
 #[test]
-fn upload_that_the_client_breaks_off_is_not_the_servers_failure() {
+fn upload_aborted_by_client_is_not_upstream_failure() {
     let (url, _server) = stalls("");
     let proxy = start(&url, &[]);
     for body in ["Content-Length: 100\r\n", "Transfer-Encoding: chunked\r\n"] {

@@ -12,7 +12,7 @@ use super::wire::{
 };
 
 #[test]
-fn a_connection_that_breaks_off_takes_its_request_with_it() {
+fn client_disconnect_closes_upstream_connection() {
     let (gone, came) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (counted, arrived) = (gone.clone(), came.clone());
     let origin = ScriptedUpstream::start(move |wire, _| {
@@ -56,7 +56,7 @@ fn forgetful(answered: Arc<Mutex<Vec<WireMessage>>>) -> ScriptedUpstream {
 }
 
 #[test]
-fn what_may_be_sent_twice_is_when_a_kept_connection_dies_and_nothing_else() {
+fn only_idempotent_requests_without_body_are_retried_on_stale_connection() {
     for (method, lines, body, repeats) in [
         ("GET", "", "", true),
         ("HEAD", "", "", true),
@@ -95,7 +95,7 @@ fn what_may_be_sent_twice_is_when_a_kept_connection_dies_and_nothing_else() {
 }
 
 #[test]
-fn nothing_is_sent_a_third_time_or_twice_on_a_new_connection() {
+fn request_is_retried_once_and_never_on_new_connection() {
     let requests = Arc::new(AtomicUsize::new(0));
     let counted = requests.clone();
     let origin = ScriptedUpstream::start(move |wire, number| {
@@ -126,7 +126,7 @@ fn nothing_is_sent_a_third_time_or_twice_on_a_new_connection() {
 }
 
 #[test]
-fn an_answer_that_has_begun_is_never_asked_for_again() {
+fn request_with_partial_response_is_not_retried() {
     let origin = ScriptedUpstream::start(move |wire, _| {
         wire.message();
         wire.send(ok("ok"));
@@ -142,7 +142,7 @@ fn an_answer_that_has_begun_is_never_asked_for_again() {
 }
 
 #[test]
-fn a_connection_that_the_server_has_closed_is_not_used_for_anything() {
+fn closed_upstream_connection_is_not_reused() {
     let seen = Arc::new(AtomicUsize::new(0));
     let counted = seen.clone();
     let origin = ScriptedUpstream::start(move |wire, _| {
@@ -172,7 +172,7 @@ fn established(port: u16) -> bool {
 }
 
 #[test]
-fn a_server_that_is_not_there_or_speaks_something_else_is_502() {
+fn unreachable_or_non_http_upstream_is_502() {
     let proxy_to_nobody = proxy(free_port(), &[]);
     let answer = proxy_to_nobody.get_with_key("/", KEY);
     assert_eq!(
@@ -197,7 +197,7 @@ fn a_server_that_is_not_there_or_speaks_something_else_is_502() {
 }
 
 #[test]
-fn a_connection_that_says_more_than_it_was_asked_is_not_used_again() {
+fn connection_with_surplus_bytes_is_not_reused() {
     let origin = ScriptedUpstream::start(move |wire, number| {
         wire.message();
         // A second answer, which must not become that of the next request.
@@ -213,7 +213,7 @@ fn a_connection_that_says_more_than_it_was_asked_is_not_used_again() {
 }
 
 #[test]
-fn servers_are_found_by_name_and_by_socket() {
+fn upstream_is_reached_by_name_and_by_unix_socket() {
     let (origin, _) = ScriptedUpstream::answering(ok("by name"));
     let named = with_key(&format!("--server=http://localhost:{}", origin.port()), &[]);
     assert_eq!(named.get_with_key("/", KEY).body, "by name");
@@ -238,7 +238,7 @@ fn servers_are_found_by_name_and_by_socket() {
 }
 
 #[test]
-fn connections_have_a_limit_and_the_others_wait() {
+fn connections_above_limit_wait() {
     let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &["--max-connections=2"]);
     let mut first = WireConnection::connect(proxy.port());
@@ -257,7 +257,7 @@ fn connections_have_a_limit_and_the_others_wait() {
 }
 
 #[test]
-fn exchanges_with_the_server_have_a_limit_and_a_queue_that_has_one_too() {
+fn upstream_exchanges_and_their_queue_are_bounded() {
     let (held, freed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (counted, released) = (held.clone(), freed.clone());
     let origin = ScriptedUpstream::start(move |wire, _| {
@@ -297,7 +297,7 @@ fn exchanges_with_the_server_have_a_limit_and_a_queue_that_has_one_too() {
 }
 
 #[test]
-fn a_second_process_on_the_port_is_an_error_with_a_remedy() {
+fn second_process_on_port_is_error_with_remedy() {
     let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &[]);
     let second = std::process::Command::new(hostkit_tests::bin("authproxy"))
@@ -323,7 +323,7 @@ fn a_second_process_on_the_port_is_an_error_with_a_remedy() {
 }
 
 #[test]
-fn threads_share_a_port() {
+fn threads_share_port() {
     let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &["--threads=2"]);
     let mut clients: Vec<WireConnection> = (0..20)
@@ -335,7 +335,7 @@ fn threads_share_a_port() {
 }
 
 #[test]
-fn files_that_run_out_are_waited_for() {
+fn exhausted_file_descriptors_delay_new_connections() {
     let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let acl = format!("--acl-file={}", super::wire::acl_file().display());
     let server = format!("--server=http://127.0.0.1:{}", origin.port());

@@ -40,7 +40,7 @@ fn drip(mut each: impl FnMut()) {
 }
 
 #[test]
-fn a_head_that_does_not_become_whole_is_408() {
+fn incomplete_request_head_is_408() {
     let (origin, requests) = ScriptedUpstream::answering(OK);
     let proxy = proxy(origin.port(), &SHORT);
     // It stops.
@@ -71,7 +71,7 @@ fn a_head_that_does_not_become_whole_is_408() {
 }
 
 #[test]
-fn a_body_that_stops_is_408_and_the_server_hears_of_it() {
+fn stalled_request_body_is_408_and_closes_upstream() {
     let gone = Arc::new(AtomicUsize::new(0));
     let counted = gone.clone();
     let origin = ScriptedUpstream::start(move |wire, _| {
@@ -100,7 +100,7 @@ fn a_body_that_stops_is_408_and_the_server_hears_of_it() {
 }
 
 #[test]
-fn a_body_that_drips_below_the_rate_is_408_and_one_above_it_may_take_its_time() {
+fn request_body_below_minimum_rate_is_408_and_above_it_passes() {
     let (origin, _) = ScriptedUpstream::answering(OK);
     let mut args = SHORT.to_vec();
     args.push("--min-rate=100");
@@ -125,7 +125,7 @@ fn a_body_that_drips_below_the_rate_is_408_and_one_above_it_may_take_its_time() 
 }
 
 #[test]
-fn a_body_that_a_slow_server_does_not_take_is_not_the_clients_fault() {
+fn slow_upstream_does_not_count_against_client_rate() {
     let length = 8 << 20;
     let origin = ScriptedUpstream::start(move |wire, _| {
         wire.head();
@@ -145,7 +145,7 @@ fn a_body_that_a_slow_server_does_not_take_is_not_the_clients_fault() {
 }
 
 #[test]
-fn who_does_not_read_the_answer_is_dropped() {
+fn client_that_does_not_read_response_is_closed() {
     let gone = Arc::new(AtomicUsize::new(0));
     let counted = gone.clone();
     let origin = ScriptedUpstream::start(move |wire, _| {
@@ -184,7 +184,7 @@ fn who_does_not_read_the_answer_is_dropped() {
 }
 
 #[test]
-fn who_reads_slowly_but_above_the_rate_is_not() {
+fn client_that_reads_above_minimum_rate_is_kept() {
     const SIZE: usize = 4 << 20;
     let origin = ScriptedUpstream::start(move |wire, _| {
         wire.message();
@@ -205,7 +205,7 @@ fn who_reads_slowly_but_above_the_rate_is_not() {
 }
 
 #[test]
-fn a_server_that_is_silent_is_504() {
+fn silent_upstream_is_504() {
     for origin in [
         // It takes the request and says nothing.
         ScriptedUpstream::start(|wire, _| {
@@ -250,7 +250,7 @@ fn a_server_that_is_silent_is_504() {
 }
 
 #[test]
-fn a_server_that_stops_in_mid_answer_is_cut_short() {
+fn stalled_response_is_truncated() {
     let origin = ScriptedUpstream::start(|wire, _| {
         wire.message();
         wire.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this");
@@ -264,7 +264,7 @@ fn a_server_that_stops_in_mid_answer_is_cut_short() {
 }
 
 #[test]
-fn a_server_that_drips_is_waited_for() {
+fn slow_response_with_progress_passes() {
     let origin = ScriptedUpstream::start(|wire, _| {
         wire.message();
         wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -279,7 +279,7 @@ fn a_server_that_drips_is_waited_for() {
 }
 
 #[test]
-fn an_idle_connection_is_closed_in_time_and_not_before() {
+fn idle_connection_is_closed_at_idle_timeout() {
     let (origin, _) = ScriptedUpstream::answering(OK);
     let args = [
         "--client-timeout=200ms",
@@ -301,7 +301,7 @@ fn an_idle_connection_is_closed_in_time_and_not_before() {
 }
 
 #[test]
-fn a_parked_connection_holds_little_and_serves_again() {
+fn idle_connection_releases_buffers_and_serves_again() {
     let (origin, _) = ScriptedUpstream::answering(OK);
     let proxy = proxy(origin.port(), &[]);
     let mut clients: Vec<WireConnection> = (0..20)

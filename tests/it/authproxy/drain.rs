@@ -63,7 +63,7 @@ fn accepts(port: u16) -> bool {
 }
 
 #[test]
-fn no_request_of_a_load_fails_while_its_route_is_withdrawn() {
+fn drain_under_load_fails_no_request() {
     for threads in ["--threads=1", "--threads=2"] {
         for connections in [ConnectionReuse::Fresh, ConnectionReuse::KeepAlive] {
             let (origin, _) = ScriptedUpstream::answering(OK);
@@ -83,7 +83,7 @@ fn no_request_of_a_load_fails_while_its_route_is_withdrawn() {
 }
 
 #[test]
-fn what_is_queued_is_served_before_the_end() {
+fn queued_requests_are_served_before_exit() {
     for threads in ["--threads=1", "--threads=2"] {
         let server = HeldUpstream::start();
         let proxy = proxy(
@@ -120,7 +120,7 @@ fn what_is_queued_is_served_before_the_end() {
 }
 
 #[test]
-fn a_lame_duck_serves_says_so_and_closes() {
+fn lame_duck_serves_with_unhealthy_check_and_closes_connections() {
     let (origin, _) = ScriptedUpstream::answering(OK);
     let args = [
         "--lame-duck=20s",
@@ -153,7 +153,7 @@ fn a_lame_duck_serves_says_so_and_closes() {
 }
 
 #[test]
-fn the_end_waits_for_what_is_under_way_and_for_nothing_else() {
+fn drain_waits_only_for_requests_under_way() {
     let server = HeldUpstream::start();
     let proxy = proxy(
         server.origin.port(),
@@ -191,7 +191,7 @@ fn the_end_waits_for_what_is_under_way_and_for_nothing_else() {
 }
 
 #[test]
-fn the_end_comes_when_its_time_is_over() {
+fn drain_ends_at_its_timeout() {
     let server = HeldUpstream::start();
     let args = ["--lame-duck=0", "--drain-timeout=500ms", "--threads=2"];
     let proxy = proxy(server.origin.port(), &args);
@@ -205,7 +205,7 @@ fn the_end_comes_when_its_time_is_over() {
 }
 
 #[test]
-fn request_that_the_end_breaks_off_is_in_the_access_log() {
+fn request_cut_off_by_drain_timeout_is_in_access_log() {
     let origin = ScriptedUpstream::start(|wire, _| {
         let asked = wire.message().expect("a request");
         if asked.head.contains("/stream") {
@@ -236,7 +236,7 @@ fn request_that_the_end_breaks_off_is_in_the_access_log() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once() {
+fn second_sigterm_exits_at_once() {
     let server = HeldUpstream::start();
     let proxy = proxy(
         server.origin.port(),
@@ -253,7 +253,7 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
-fn a_tunnel_may_go_on_until_the_time_is_over() {
+fn tunnel_stays_open_until_drain_timeout() {
     let origin = ScriptedUpstream::start(|wire, _| {
         wire.head();
         wire.send(

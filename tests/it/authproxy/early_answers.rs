@@ -27,7 +27,7 @@ fn chunk(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn early_answer_reaches_client_that_uploads_everything_before_it_reads() {
+fn early_response_reaches_client_that_uploads_before_it_reads() {
     let origin = ScriptedUpstream::start(|wire, _| {
         // It answers from the head alone, and closes.
         let head = wire.head().unwrap_or_default();
@@ -181,7 +181,7 @@ fn uploading(proxy: &AuthproxyProcess) -> (JoinHandle<()>, Arc<AtomicBool>) {
 }
 
 #[test]
-fn oldest_lingering_connection_gives_its_place_to_new_client() {
+fn oldest_lingering_connection_is_closed_for_new_client() {
     let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &["--max-connections=3"]);
     let lingering: Vec<_> = (0..3).map(|_| uploading(&proxy)).collect();

@@ -60,7 +60,7 @@ fn serve_others(proxy: &AuthproxyProcess, rounds: usize) {
 }
 
 #[test]
-fn slow_uploads_of_one_key_leave_room_for_all_others() {
+fn slow_uploads_of_one_key_do_not_block_other_keys() {
     let size = pool();
     let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let directory = tempfile::tempdir().unwrap();
@@ -116,7 +116,7 @@ fn slow_uploads_of_one_key_leave_room_for_all_others() {
 }
 
 #[test]
-fn request_that_leaves_the_queue_gives_its_place_back() {
+fn request_leaving_queue_releases_its_place() {
     let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let proxy = super::wire::proxy(backend.port(), &["--server-connections=1"]);
     let mut holder = WireConnection::connect(proxy.port());

@@ -7,7 +7,7 @@ use hostkit_tests::tls::CertificateAuthority;
 use super::wire::{KEY, ScriptedUpstream, WireConnection, ok, proxy};
 
 #[test]
-fn bytes_with_one_reading_pass_through_authproxy_and_nginx_alike() {
+fn unambiguous_requests_pass_authproxy_as_they_pass_nginx() {
     let many = |count: usize| -> String { (0..count).map(|at| format!("X-{at}: y\r\n")).collect() };
     let answers = [
         (

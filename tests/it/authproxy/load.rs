@@ -85,7 +85,7 @@ fn number(report: &str, line: &str, word: &str) -> u64 {
 }
 
 #[test]
-fn h2load_loses_nothing_and_one_cold_key_is_one_question() {
+fn h2load_loses_no_request_and_cold_key_is_queried_once() {
     let Some(h2load) = or_skip("h2load", find_program("h2load")) else {
         return;
     };
@@ -164,19 +164,19 @@ fn slow(server: u16, args: &[&str], path: &str) {
 }
 
 #[test]
-fn slow_heads_end_and_others_are_served_meanwhile() {
+fn slow_request_heads_are_closed_while_other_clients_are_served() {
     let backend = RecordingUpstream::start(PERSONALITY);
     slow(backend.port(), &["-H", "-x", "24"], "/");
 }
 
 #[test]
-fn slow_bodies_end_and_others_are_served_meanwhile() {
+fn slow_request_bodies_are_closed_while_other_clients_are_served() {
     let backend = RecordingUpstream::start(PERSONALITY);
     slow(backend.port(), &["-B", "-s", "8192", "-x", "16"], "/");
 }
 
 #[test]
-fn slow_readers_end_and_others_are_served_meanwhile() {
+fn slow_readers_are_closed_while_other_clients_are_served() {
     let Some(rig) = or_skip("nginx", NginxRig::start()) else {
         return;
     };
@@ -203,7 +203,7 @@ const CHROMIUM: &[&str] = &[
 ];
 
 #[test]
-fn a_browser_may_ask_before_it_shows_its_key_and_reads_why_it_was_refused() {
+fn browser_preflight_passes_without_key_and_denial_is_readable() {
     let Some(rig) = or_skip("nginx", NginxRig::start()) else {
         return;
     };

@@ -162,7 +162,7 @@ fn used(proxy: &AuthproxyProcess, count: usize) -> Vec<TcpStream> {
 }
 
 #[test]
-fn ten_thousand_connections_that_were_never_used_cost_little_and_wake_nobody() {
+fn ten_thousand_unused_connections_take_little_memory_and_no_wakeups() {
     let _alone = alone();
     let count = connections();
     let rig = MemoryRig::start();
@@ -182,7 +182,7 @@ fn ten_thousand_connections_that_were_never_used_cost_little_and_wake_nobody() {
 }
 
 #[test]
-fn ten_thousand_connections_that_were_used_wake_nobody() {
+fn ten_thousand_idle_connections_cause_no_wakeups() {
     let _alone = alone();
     let count = connections();
     let rig = MemoryRig::start();
@@ -199,7 +199,7 @@ fn ten_thousand_connections_that_were_used_wake_nobody() {
 }
 
 #[test]
-fn what_a_connection_holds_while_it_is_used_is_given_back_when_it_is_idle() {
+fn connection_buffers_are_freed_when_idle() {
     let (rounds, batch) = if is_long_run() { (10, 1000) } else { (3, 300) };
     let rig = MemoryRig::start();
     let proxy = &rig.proxy;
@@ -219,7 +219,7 @@ fn what_a_connection_holds_while_it_is_used_is_given_back_when_it_is_idle() {
 }
 
 #[test]
-fn a_million_keys_that_nobody_has_are_forgotten() {
+fn million_unknown_keys_stay_within_cache_bound() {
     let keys = if is_long_run() { 1_000_000 } else { 12_000 };
     let backend = RecordingUpstream::start(PERSONALITY);
     let acl = PermissionsServer::start();
@@ -281,7 +281,7 @@ fn gives_back(proxy: &AuthproxyProcess, before: u64) {
 }
 
 #[test]
-fn unfinished_heads_are_bounded_and_their_memory_is_given_back() {
+fn unfinished_request_heads_are_bounded_and_their_memory_is_freed() {
     let _alone = alone();
     let count = connections().min(4000);
     let rig = MemoryRig::start();
@@ -321,7 +321,7 @@ fn unfinished_heads_are_bounded_and_their_memory_is_given_back() {
 }
 
 #[test]
-fn memory_of_many_requests_at_once_is_given_back() {
+fn memory_of_request_burst_is_freed() {
     let _alone = alone();
     let count = connections().min(4000);
     let rig = MemoryRig::start();

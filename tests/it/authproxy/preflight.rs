@@ -36,7 +36,7 @@ fn configured(server: u16, text: &str) -> AuthproxyProcess {
 }
 
 #[test]
-fn preflights_need_a_key_by_default_and_the_log_names_the_setting_once() {
+fn preflights_need_key_by_default_and_log_names_setting_once() {
     let (origin, requests) = ScriptedUpstream::answering(ok("data"));
     let proxy = proxy(origin.port(), &[]);
     for _ in 0..3 {
@@ -59,7 +59,7 @@ fn preflights_need_a_key_by_default_and_the_log_names_the_setting_once() {
 }
 
 #[test]
-fn preflights_are_answered_from_cors_and_the_server_hears_nothing() {
+fn preflights_are_answered_from_cors_without_upstream() {
     let (origin, requests) = ScriptedUpstream::answering(ok("data"));
     let proxy = configured(
         origin.port(),
@@ -97,7 +97,7 @@ fn preflights_are_answered_from_cors_and_the_server_hears_nothing() {
 }
 
 #[test]
-fn a_preflight_that_passes_is_nothing_but_a_question() {
+fn forwarded_preflight_has_only_preflight_headers() {
     let (origin, requests) =
         ScriptedUpstream::answering("HTTP/1.1 204 Fine\r\nAccess-Control-Allow-Origin: *\r\n\r\n");
     let proxy = configured(
@@ -125,7 +125,7 @@ fn a_preflight_that_passes_is_nothing_but_a_question() {
 }
 
 #[test]
-fn a_header_that_replaces_the_method_does_not_pass_with_a_preflight() {
+fn method_override_header_is_not_forwarded_with_preflight() {
     let Some(web) = or_skip("Express", WebServer::start(WebServerKind::Express)) else {
         return;
     };

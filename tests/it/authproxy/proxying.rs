@@ -10,7 +10,7 @@ use hostkit_tests::wait_until;
 use super::wire::{KEY, ScriptedUpstream, WireConnection, ok, proxy, request};
 
 #[test]
-fn a_request_and_its_answer_pass_on_one_connection_each() {
+fn request_and_response_pass_on_one_connection_each() {
     let (origin, requests) = ScriptedUpstream::answering(
         "HTTP/1.1 299 Quite Fine\r\nX-One: 1\r\nX-One: 2\r\nContent-Length: 5\r\n\r\nhello",
     );
@@ -95,7 +95,7 @@ fn bodies_of_all_framings_pass_both_ways() {
 }
 
 #[test]
-fn answers_without_a_body_end_with_their_head() {
+fn responses_without_body_end_with_head() {
     for (method, answer) in [
         ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n"),
         (
@@ -157,7 +157,7 @@ fn trailers_pass_both_ways() {
 }
 
 #[test]
-fn who_expects_to_continue_is_told_to_when_the_server_takes_the_body() {
+fn expect_continue_is_answered_when_upstream_takes_body() {
     let (origin, requests) = ScriptedUpstream::answering(ok("done"));
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
@@ -187,7 +187,7 @@ fn who_expects_to_continue_is_told_to_when_the_server_takes_the_body() {
 }
 
 #[test]
-fn informational_answers_are_dropped() {
+fn informational_responses_are_dropped() {
     let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n";
     let (origin, _) = ScriptedUpstream::answering(early.to_owned() + &ok("end"));
     let proxy = proxy(origin.port(), &[]);
@@ -199,7 +199,7 @@ fn informational_answers_are_dropped() {
 }
 
 #[test]
-fn an_answer_that_comes_before_the_body_is_whole_passes_at_once() {
+fn early_response_is_forwarded_at_once() {
     let origin = ScriptedUpstream::start(|wire, _| {
         wire.head();
         wire.send("HTTP/1.1 413 Too Much\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno!");
@@ -221,7 +221,7 @@ fn an_answer_that_comes_before_the_body_is_whole_passes_at_once() {
 }
 
 #[test]
-fn large_bodies_pass_both_ways_in_little_memory() {
+fn large_bodies_pass_both_ways_in_bounded_memory() {
     const SIZE: usize = 200 << 20;
     let origin = ScriptedUpstream::start(|wire, _| {
         let head = wire.head().unwrap();
@@ -273,7 +273,7 @@ fn resident(pid: i32) -> u64 {
 }
 
 #[test]
-fn a_body_without_a_length_ends_with_the_connection_and_gets_one() {
+fn response_body_without_length_ends_with_connection_and_is_framed() {
     for version in ["1.0", "1.1"] {
         let origin = ScriptedUpstream::start(move |wire, _| {
             wire.message();
@@ -291,7 +291,7 @@ fn a_body_without_a_length_ends_with_the_connection_and_gets_one() {
 }
 
 #[test]
-fn a_body_that_is_cut_short_never_looks_whole() {
+fn truncated_response_never_looks_complete() {
     for begun in [
         "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n",
@@ -317,7 +317,7 @@ fn a_body_that_is_cut_short_never_looks_whole() {
 }
 
 #[test]
-fn clients_of_http_1_0_get_what_they_understand() {
+fn http_1_0_client_gets_http_1_0_framing() {
     let (origin, requests) = ScriptedUpstream::answering(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
     );
@@ -340,7 +340,7 @@ fn clients_of_http_1_0_get_what_they_understand() {
 }
 
 #[test]
-fn a_client_of_http_1_0_sees_that_an_answer_was_cut_short() {
+fn http_1_0_client_sees_truncated_response() {
     let origin = ScriptedUpstream::start(move |wire, _| {
         wire.message();
         wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n");
@@ -361,7 +361,7 @@ fn a_client_of_http_1_0_sees_that_an_answer_was_cut_short() {
 }
 
 #[test]
-fn the_host_of_the_request_line_counts() {
+fn host_of_request_target_replaces_host_header() {
     let (origin, requests) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
@@ -380,7 +380,7 @@ fn the_host_of_the_request_line_counts() {
 }
 
 #[test]
-fn nobody_gets_a_tunnel() {
+fn connect_requests_are_rejected() {
     let (origin, requests) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
@@ -391,7 +391,7 @@ fn nobody_gets_a_tunnel() {
 }
 
 #[test]
-fn bodies_have_a_limit() {
+fn request_bodies_above_limit_are_rejected() {
     let taken = Arc::new(AtomicUsize::new(0));
     let counted = taken.clone();
     let origin = ScriptedUpstream::start(move |wire, _| {
@@ -430,7 +430,7 @@ fn bodies_have_a_limit() {
 }
 
 #[test]
-fn a_refused_body_that_is_short_costs_nobody_the_connection() {
+fn short_body_of_denied_request_keeps_connection() {
     let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());

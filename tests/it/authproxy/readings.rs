@@ -248,7 +248,7 @@ fn proxy(directory: &Path, port: u16) -> AuthproxyProcess {
 }
 
 #[test]
-fn the_strictest_reading_of_any_server_decides() {
+fn ambiguous_request_is_rejected_when_any_server_reads_it_otherwise() {
     let scratch = tempfile::tempdir().unwrap();
     for kind in WebServerKind::ALL {
         let Some(web) = or_skip(kind.name(), WebServer::start(kind)) else {
@@ -285,7 +285,7 @@ fn the_strictest_reading_of_any_server_decides() {
 }
 
 #[test]
-fn the_page_has_the_table_of_readings() {
+fn readme_has_table_of_readings() {
     let file = workspace().join("bins/authproxy/README.md");
     let page = std::fs::read_to_string(&file).unwrap();
     let start = "<!-- readings: generated, see CONTRIBUTING.md -->\n";

@@ -12,7 +12,7 @@ use hostkit_tests::{old_bin, or_skip, wait_until};
 const KEY: &str = "alice-key";
 
 #[test]
-fn answer_that_one_release_stored_is_believed_by_the_other() {
+fn memcached_entry_of_one_release_is_used_by_other() {
     let Some(old) = or_skip("an earlier release", old_bin("authproxy")) else {
         return;
     };

@@ -34,7 +34,7 @@ fn key_check(args: &[&str], key: &str) -> CommandOutcome {
 }
 
 #[test]
-fn right_that_is_missing_is_named_in_answer_log_and_key_check() {
+fn missing_right_is_named_in_response_log_and_key_check() {
     let scratch = tempfile::tempdir().unwrap();
     let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let file = scratch.path().join("keys.yaml");
@@ -104,7 +104,7 @@ fn missing_right_is_a_field_of_the_json_log() {
 }
 
 #[test]
-fn key_check_with_a_configuration_says_what_the_daemon_says() {
+fn key_check_with_configuration_agrees_with_daemon() {
     let scratch = tempfile::tempdir().unwrap();
     let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let keys = json!({"keys": [
@@ -174,7 +174,7 @@ fn key_check_with_a_configuration_says_what_the_daemon_says() {
 }
 
 #[test]
-fn key_check_with_a_configuration_needs_a_path_and_rules() {
+fn key_check_with_configuration_needs_path_and_rules() {
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("keys.yaml");
     permissions::write_acl_file(&file, &[("key", &["read"])]);

@@ -15,7 +15,7 @@ use serde_json::Value;
 const QUOTED: &str = "./authproxy_server-ANOTHERGITHASH-trusty_x86_64.pex --port={{thermos.ports[http]}} --memcache_servers=memcache-main.0001.use1.cache.amazonaws.com:11211,memcache-main.0002.use1.cache.amazonaws.com:11211,memcache-main.0003.use1.cache.amazonaws.com:11211,memcache-main.0004.use1.cache.amazonaws.com:11211,memcache-main.0005.use1.cache.amazonaws.com:11211,memcache-...etc --cache=1 --cache_prefix=eightball --timeout=15 --console=True --logstash_format=True --server=http://localhost:{{thermos.ports[private]}} --right=all --use_liveconf_aclserver";
 
 #[test]
-fn the_line_of_the_article_runs_as_quoted() {
+fn command_line_of_article_runs_as_quoted() {
     let scratch = tempfile::tempdir().unwrap();
     let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let acl = PermissionsServer::start();

@@ -73,7 +73,7 @@ fn streaming_response_outlives_the_timeout_of_others() {
 }
 
 #[test]
-fn response_that_does_not_stream_or_is_silent_for_too_long_is_truncated() {
+fn non_streaming_or_silent_response_is_truncated_at_timeout() {
     for (content_type, first, args) in [
         ("text/plain", FIRST, &["--timeout=300ms"][..]),
         // Before its first byte it is like any other.
@@ -95,7 +95,7 @@ fn response_that_does_not_stream_or_is_silent_for_too_long_is_truncated() {
 }
 
 #[test]
-fn client_that_leaves_a_silent_stream_frees_its_connection() {
+fn client_leaving_silent_stream_frees_upstream_connection() {
     let told = Arc::new(AtomicBool::new(false));
     let origin = silent(EVENTS, FIRST, told.clone());
     let proxy = proxy(origin.port(), &[]);

@@ -37,7 +37,7 @@ fn switch(client: &mut WireConnection, lines: &str) -> WireMessage {
 }
 
 #[test]
-fn a_websocket_passes_bytes_both_ways_and_the_end_of_each() {
+fn websocket_passes_bytes_and_end_of_stream_both_ways() {
     let origin = echo("ahead ");
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
@@ -64,7 +64,7 @@ fn a_websocket_passes_bytes_both_ways_and_the_end_of_each() {
 }
 
 #[test]
-fn bytes_that_are_sent_with_the_request_are_not_lost() {
+fn bytes_sent_with_upgrade_request_are_forwarded() {
     let origin = echo("");
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
@@ -74,7 +74,7 @@ fn bytes_that_are_sent_with_the_request_are_not_lost() {
 }
 
 #[test]
-fn large_messages_pass() {
+fn large_websocket_messages_pass() {
     const SIZE: usize = 8 << 20;
     let origin = ScriptedUpstream::start(|wire, _| {
         wire.head();
@@ -92,7 +92,7 @@ fn large_messages_pass() {
 }
 
 #[test]
-fn no_other_upgrade_reaches_the_server() {
+fn other_upgrades_do_not_reach_upstream() {
     for lines in [
         "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
         "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n",
@@ -121,7 +121,7 @@ fn no_other_upgrade_reaches_the_server() {
 }
 
 #[test]
-fn what_is_no_websocket_request_is_not_upgraded() {
+fn invalid_websocket_request_is_not_upgraded() {
     let proxied = |asked: String, connection: Option<&str>| {
         let (origin, requests) =
             ScriptedUpstream::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain");
@@ -144,7 +144,7 @@ fn what_is_no_websocket_request_is_not_upgraded() {
 }
 
 #[test]
-fn a_websocket_needs_a_key_like_everything_else() {
+fn websocket_without_key_is_denied() {
     let origin = echo("");
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
@@ -154,7 +154,7 @@ fn a_websocket_needs_a_key_like_everything_else() {
 }
 
 #[test]
-fn a_server_may_refuse_to_switch() {
+fn upstream_refusal_of_upgrade_is_forwarded() {
     let (origin, _) =
         ScriptedUpstream::answering("HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nno");
     let proxy = proxy(origin.port(), &[]);
@@ -167,7 +167,7 @@ fn a_server_may_refuse_to_switch() {
 }
 
 #[test]
-fn a_server_that_switches_to_what_nobody_asked_for_gets_nothing_through() {
+fn upstream_switch_to_unrequested_protocol_is_502() {
     for (lines, answer) in [
         ("", SWITCHED),
         (
@@ -192,7 +192,7 @@ fn a_server_that_switches_to_what_nobody_asked_for_gets_nothing_through() {
 }
 
 #[test]
-fn a_tunnel_ends_when_either_side_is_gone() {
+fn tunnel_ends_when_either_side_closes() {
     let origin = ScriptedUpstream::start(|wire, _| {
         wire.head();
         wire.send(SWITCHED);
@@ -219,7 +219,7 @@ fn a_tunnel_ends_when_either_side_is_gone() {
 }
 
 #[test]
-fn who_does_not_read_ends_the_tunnel() {
+fn peer_that_does_not_read_ends_tunnel() {
     let origin = ScriptedUpstream::start(|wire, _| {
         wire.head();
         wire.send(SWITCHED);
@@ -234,7 +234,7 @@ fn who_does_not_read_ends_the_tunnel() {
 }
 
 #[test]
-fn a_real_client_and_a_real_server_understand_each_other() {
+fn real_websocket_client_and_server_exchange_messages() {
     let python = |code: &str, arguments: &[String]| {
         // Debian's package belongs to this one; another may come first in PATH.
         let mut command = Command::new("/usr/bin/python3");

@@ -31,7 +31,7 @@ fn under(fault: OriginFault) -> ConnectionResult {
 }
 
 #[test]
-fn whole_objects_ranges_and_nothing() {
+fn origin_serves_objects_ranges_and_404() {
     let origin = origin();
     let whole = get(&origin, &[]);
     assert_eq!((whole.code, whole.end), (200, ConnectionEnd::Closed));
@@ -72,7 +72,7 @@ fn whole_objects_ranges_and_nothing() {
 }
 
 #[test]
-fn conditions_are_decided_by_the_etag() {
+fn conditional_requests_are_decided_by_etag() {
     let origin = origin();
     let etag = get(&origin, &[]).header("etag").unwrap().to_owned();
     let not_again = format!("If-None-Match: \"other\", {etag}");
@@ -97,7 +97,7 @@ fn conditions_are_decided_by_the_etag() {
 }
 
 #[test]
-fn requests_are_written_down_and_counted() {
+fn origin_records_and_counts_requests() {
     let origin = origin();
     origin.require_basic("Aladdin", "open sesame");
     assert_eq!(get(&origin, &["User-Agent: probe/1"]).code, 401);
@@ -143,7 +143,7 @@ fn requests_are_written_down_and_counted() {
 }
 
 #[test]
-fn a_body_is_cut_at_the_byte_named() {
+fn truncate_fault_cuts_body_at_given_byte() {
     for (fault, end) in [
         (OriginFault::Truncate(123_456), ConnectionEnd::Closed),
         (OriginFault::Reset(123_456), ConnectionEnd::Reset),
@@ -166,7 +166,7 @@ fn a_body_is_cut_at_the_byte_named() {
 }
 
 #[test]
-fn a_cut_counts_from_the_start_of_the_answer_and_ends_with_its_times() {
+fn truncate_fault_counts_from_response_start_and_expires() {
     let origin = origin();
     origin.fault_times(PATH, OriginFault::Truncate(10), 1);
     assert_eq!(talk(origin.port(), "HEAD", PATH, &[]).code, 200);
@@ -175,7 +175,7 @@ fn a_cut_counts_from_the_start_of_the_answer_and_ends_with_its_times() {
 }
 
 #[test]
-fn a_status_may_ask_for_patience() {
+fn status_fault_may_send_retry_after() {
     let seen = under(OriginFault::Status {
         code: 503,
         retry_after: Some(7),
@@ -194,7 +194,7 @@ fn a_status_may_ask_for_patience() {
 }
 
 #[test]
-fn lengths_lie_by_the_delta() {
+fn content_length_fault_differs_by_delta() {
     let longer = under(OriginFault::WrongLength(5));
     assert_eq!(
         (longer.header("content-length"), longer.body.len()),
@@ -217,7 +217,7 @@ fn lengths_lie_by_the_delta() {
 }
 
 #[test]
-fn one_byte_is_flipped_under_the_true_etag() {
+fn flip_fault_changes_one_byte_under_true_etag() {
     let origin = origin();
     let etag = origin.put(PATH, data());
     origin.fault(PATH, OriginFault::FlipByte(200_000));
@@ -231,7 +231,7 @@ fn one_byte_is_flipped_under_the_true_etag() {
 }
 
 #[test]
-fn the_object_is_swapped_between_two_requests() {
+fn swap_fault_replaces_object_between_requests() {
     let origin = origin();
     let first = get(&origin, &[]).header("etag").unwrap().to_owned();
     origin.fault(PATH, OriginFault::SwapAfter(1));
@@ -255,7 +255,7 @@ fn the_object_is_swapped_between_two_requests() {
 }
 
 #[test]
-fn slowness_is_kept_to() {
+fn rate_and_latency_faults_are_applied() {
     let started = Instant::now();
     let seen = under(OriginFault::Slow {
         bytes_per_second: 600_000,
@@ -275,7 +275,7 @@ fn slowness_is_kept_to() {
 }
 
 #[test]
-fn servers_that_cannot_do_what_others_can() {
+fn feature_faults_disable_ranges_head_and_etags() {
     let origin = origin();
     origin.fault(PATH, OriginFault::NoRanges);
     let seen = get(&origin, &["Range: bytes=0-9"]);
@@ -360,7 +360,7 @@ fn several_faults_apply_together() {
 }
 
 #[test]
-fn a_dropped_origin_is_gone() {
+fn dropped_origin_refuses_connections() {
     let origin = origin();
     let port = origin.port();
     drop(origin);

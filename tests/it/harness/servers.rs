@@ -27,7 +27,7 @@ fn curl(ca: &Path, rest: &[&str]) -> (i32, String) {
 }
 
 #[test]
-fn s3_turns_away_the_unsigned() {
+fn s3_rejects_unsigned_requests() {
     let s3 = S3Server::start();
     s3.create_bucket("artifacts");
     let port = s3.endpoint().rsplit_once(':').unwrap().1.parse().unwrap();
@@ -37,7 +37,7 @@ fn s3_turns_away_the_unsigned() {
 }
 
 #[test]
-fn s3_stores_what_is_signed_with_its_key() {
+fn s3_stores_objects_signed_with_its_key() {
     if !is_installed("curl") {
         return skip("curl", "not installed");
     }
@@ -69,7 +69,7 @@ fn s3_stores_what_is_signed_with_its_key() {
 }
 
 #[test]
-fn tls_is_trusted_only_where_it_should_be() {
+fn tls_certificate_is_trusted_only_by_its_authority() {
     if !is_installed("curl") {
         return skip("curl", "not installed");
     }
@@ -97,7 +97,7 @@ fn tls_is_trusted_only_where_it_should_be() {
 }
 
 #[test]
-fn mutual_tls_wants_a_certificate() {
+fn mutual_tls_requires_client_certificate() {
     if !is_installed("curl") {
         return skip("curl", "not installed");
     }
@@ -156,7 +156,7 @@ fn nginx_serves_ranges_over_tls() {
 }
 
 #[test]
-fn the_eight_ball_answers_as_a_zipapp_under_thermos() {
+fn eightball_zipapp_answers_under_thermos() {
     let temp = TempDir::new().unwrap();
     let zipapp = temp.path().join("eightball.pex");
     let Some(()) = or_skip("python3", build_zipapp(&zipapp)) else {
@@ -219,7 +219,7 @@ fn the_eight_ball_answers_as_a_zipapp_under_thermos() {
 }
 
 #[test]
-fn pexes_and_jars_run() {
+fn built_pexes_and_jars_run() {
     let temp = TempDir::new().unwrap();
     for kind in [PexLayout::Plain, PexLayout::WithSix, PexLayout::Venv] {
         let pex = temp.path().join("eightball.pex");
@@ -250,7 +250,7 @@ fn pexes_and_jars_run() {
 }
 
 #[test]
-fn the_tools_are_built_beside_the_tests() {
+fn tools_are_built_in_profile_directory_of_tests() {
     for tool in TOOLS {
         let said = Command::new(bin(tool)).arg("--version").output().unwrap();
         assert!(said.status.success(), "{said:?}");

@@ -5,7 +5,7 @@ use hostkit_tests::origin::OriginServer;
 use super::{ARCH, CommandOutcome, HASH, PexrunHost, pex, program};
 
 #[test]
-fn without_any_configuration_it_says_what_to_write_where() {
+fn missing_configuration_is_error_that_names_file_and_content() {
     let host = PexrunHost::bare();
     for args in [["job", HASH], ["--list", "job"]] {
         host.pexrun(args)
@@ -18,7 +18,7 @@ fn without_any_configuration_it_says_what_to_write_where() {
 }
 
 #[test]
-fn a_flag_beats_the_environment_and_that_beats_the_file() {
+fn flag_beats_environment_and_environment_beats_file() {
     let host = PexrunHost::bare();
     let place = |name: &str| {
         let directory = host.path(name);
@@ -52,7 +52,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
 }
 
 #[test]
-fn the_cache_directory_too() {
+fn cache_directory_follows_same_precedence() {
     let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("echo ran"));
     let which = |args: &[&str], variable: Option<&str>| {
@@ -74,7 +74,7 @@ fn the_cache_directory_too() {
 }
 
 #[test]
-fn a_wrong_configuration_names_file_line_and_key() {
+fn invalid_configuration_names_file_line_and_key() {
     let host = PexrunHost::bare();
     let file = host.home().join(".config/hostkit/pexrun.yaml");
     let file = file.display();
@@ -98,7 +98,7 @@ fn a_wrong_configuration_names_file_line_and_key() {
 }
 
 #[test]
-fn a_repository_that_is_no_place_is_refused() {
+fn invalid_repository_is_rejected() {
     let host = PexrunHost::bare();
     for (repository, says) in [
         ("/srv/pex", "a path is not a source"),
@@ -112,7 +112,7 @@ fn a_repository_that_is_no_place_is_refused() {
 }
 
 #[test]
-fn names_and_arch_come_from_the_configuration() {
+fn names_and_arch_come_from_configuration() {
     let origin = OriginServer::start();
     let host = PexrunHost::bare();
     let url = origin.url("");
@@ -128,7 +128,7 @@ fn names_and_arch_come_from_the_configuration() {
 }
 
 #[test]
-fn the_arch_of_this_host_is_in_the_name_when_nobody_says_another() {
+fn arch_defaults_to_that_of_host() {
     let host = PexrunHost::bare();
     let outcome = host
         .pexrun(["--dry-run", "--repository=file:///srv", "job", HASH])
@@ -139,7 +139,7 @@ fn the_arch_of_this_host_is_in_the_name_when_nobody_says_another() {
 }
 
 #[test]
-fn what_is_no_name_is_refused_before_anything_is_asked() {
+fn invalid_job_name_is_rejected_before_any_request() {
     let host = PexrunHost::new();
     for (job, version) in [
         ("../job", HASH),
@@ -159,7 +159,7 @@ fn what_is_no_name_is_refused_before_anything_is_asked() {
 }
 
 #[test]
-fn usage() {
+fn invalid_argument_combinations_are_usage_errors() {
     let host = PexrunHost::bare();
     for (args, says) in [
         (vec![], "a job and a version are needed"),

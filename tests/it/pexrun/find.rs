@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use super::{ALIKE, CommandOutcome, HASH, OTHER, PexrunHost, dead, pex, program, zip};
 
 #[test]
-fn a_pex_of_each_kind_of_repository() {
+fn pex_runs_from_each_kind_of_repository() {
     let build = program("echo $1 ran");
     let host = PexrunHost::new();
     host.publish(&pex("job", HASH), &build);
@@ -39,7 +39,7 @@ fn a_pex_of_each_kind_of_repository() {
 }
 
 #[test]
-fn a_jar_runs_where_there_is_no_pex() {
+fn jar_runs_when_pex_is_missing() {
     if let Err(why) = find_program("java") {
         return skip("java", &why);
     }
@@ -58,7 +58,7 @@ fn a_jar_runs_where_there_is_no_pex() {
 }
 
 #[test]
-fn a_missing_java_is_named() {
+fn missing_java_is_named() {
     let host = PexrunHost::new();
     host.publish("job-1.2.jar", zip(b"a"));
     host.configure(&format!(
@@ -71,7 +71,7 @@ fn a_missing_java_is_named() {
 }
 
 #[test]
-fn the_static_build_is_asked_about_every_time() {
+fn static_build_is_revalidated_on_each_run() {
     // `kafka-0.8` looks like a version, which never changes.
     for (job, name) in [
         ("job", format!("job-{}.pex", super::ARCH)),
@@ -96,7 +96,7 @@ fn the_static_build_is_asked_about_every_time() {
 }
 
 #[test]
-fn the_next_repository_has_what_the_first_has_not() {
+fn next_repository_is_searched_when_build_is_missing() {
     let (first, second) = (OriginServer::start(), OriginServer::start());
     let path = format!("/{}", pex("job", HASH));
     second.put(&path, program("echo second"));
@@ -107,7 +107,7 @@ fn the_next_repository_has_what_the_first_has_not() {
 }
 
 #[test]
-fn the_next_repository_has_what_the_first_cannot_give() {
+fn next_repository_is_searched_when_first_fails() {
     let path = format!("/{}", pex("job", HASH));
     let (failing, second) = (OriginServer::start(), OriginServer::start());
     failing.fault(
@@ -129,7 +129,7 @@ fn the_next_repository_has_what_the_first_cannot_give() {
 }
 
 #[test]
-fn absent_everywhere_is_127_and_unknown_is_125() {
+fn missing_build_is_127_and_unknown_state_is_125() {
     let host = PexrunHost::new();
     let origin = OriginServer::start();
     let nothing = host.repository();
@@ -161,7 +161,7 @@ fn absent_everywhere_is_127_and_unknown_is_125() {
 }
 
 #[test]
-fn an_immutable_build_is_run_again_without_a_socket() {
+fn cached_immutable_build_runs_without_socket() {
     let Some(strace) = or_skip("strace", find_program("strace")) else {
         return;
     };
@@ -188,7 +188,7 @@ fn an_immutable_build_is_run_again_without_a_socket() {
 }
 
 #[test]
-fn a_short_hash_is_looked_up_where_a_repository_can_be_listed() {
+fn short_hash_is_resolved_in_listable_repository() {
     let s3 = S3Server::start();
     s3.create_bucket("builds");
     let host = PexrunHost::new();
@@ -223,7 +223,7 @@ fn a_short_hash_is_looked_up_where_a_repository_can_be_listed() {
 }
 
 #[test]
-fn a_web_server_knows_whole_hashes_only() {
+fn web_server_repository_needs_whole_hash() {
     let origin = OriginServer::start();
     origin.put(&format!("/{}", pex("job", HASH)), program("echo ran"));
     let host = PexrunHost::bare();
@@ -237,7 +237,7 @@ fn a_web_server_knows_whole_hashes_only() {
 }
 
 #[test]
-fn a_listing_that_fails_is_not_an_absence() {
+fn failed_listing_is_not_missing_build() {
     let host = PexrunHost::bare();
     host.repositories(&["s3://builds/pex"]);
     let s3 = S3Server::start();
@@ -252,7 +252,7 @@ fn a_listing_that_fails_is_not_an_absence() {
 }
 
 #[test]
-fn a_corrupt_build_is_not_run() {
+fn corrupt_build_does_not_run() {
     let host = PexrunHost::new();
     let whole = program("echo ran");
     host.publish(&pex("job", HASH), &whole[..whole.len() - 30]);
@@ -266,7 +266,7 @@ fn a_corrupt_build_is_not_run() {
 }
 
 #[test]
-fn a_bad_copy_in_the_cache_is_fetched_again() {
+fn corrupt_cached_copy_is_fetched_again() {
     let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("echo right"));
     let path = host.pexrun(["--which", "job", HASH]).exits(0).stdout;
@@ -279,7 +279,7 @@ fn a_bad_copy_in_the_cache_is_fetched_again() {
 }
 
 #[test]
-fn a_signal_while_fetching_ends_it_by_that_signal() {
+fn signal_during_fetch_ends_pexrun_by_that_signal() {
     let origin = OriginServer::start();
     let path = format!("/{}", pex("job", HASH));
     origin.put(&path, program("echo ran"));

@@ -30,7 +30,7 @@ fn end(mut running: ChildGuard) {
 }
 
 #[test]
-fn what_runs_is_not_removed() {
+fn running_build_is_not_removed() {
     let host = PexrunHost::new();
     let name = pex("job", HASH);
     host.publish(&name, program(WAITS));
@@ -59,7 +59,7 @@ fn what_runs_is_not_removed() {
 
 /// Libraries that turn a program into a daemon close what it inherited, the lease among it.
 #[test]
-fn what_runs_is_not_removed_after_it_closed_its_lease() {
+fn running_build_is_not_removed_after_it_closed_its_lease() {
     let Some(_python) = or_skip("python", find_program("python3")) else {
         return;
     };
@@ -81,7 +81,7 @@ fn what_runs_is_not_removed_after_it_closed_its_lease() {
 }
 
 #[test]
-fn a_pex_root_is_not_pruned_below_a_pex_that_runs() {
+fn pex_root_of_running_pex_is_not_pruned() {
     let host = PexrunHost::new();
     host.publish(&pex("job", HASH), pex_program(WAITS));
     let running = start(&host);
@@ -97,7 +97,7 @@ fn a_pex_root_is_not_pruned_below_a_pex_that_runs() {
 }
 
 #[test]
-fn a_missing_interpreter_is_named() {
+fn missing_interpreter_is_named() {
     let host = PexrunHost::new();
     for (version, line, named) in [
         (
@@ -123,7 +123,7 @@ fn a_missing_interpreter_is_named() {
 }
 
 #[test]
-fn a_zip_without_an_interpreter_is_not_handed_to_the_shell() {
+fn zip_without_interpreter_line_is_not_run_by_shell() {
     let host = PexrunHost::new();
     host.publish(&pex("job", HASH), zip(b"a"));
     host.pexrun(["job", HASH])
@@ -132,7 +132,7 @@ fn a_zip_without_an_interpreter_is_not_handed_to_the_shell() {
 }
 
 #[test]
-fn a_filesystem_without_exec_is_named() {
+fn noexec_filesystem_is_named() {
     if !is_root() {
         return skip("noexec", "needs root");
     }
@@ -155,7 +155,7 @@ fn a_filesystem_without_exec_is_named() {
 }
 
 #[test]
-fn warming_a_zipapp_does_nothing() {
+fn warm_of_zipapp_runs_nothing() {
     let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("touch ran"));
     host.pexrun(["--warm", "job", HASH]).exits(0).prints("");
@@ -163,7 +163,7 @@ fn warming_a_zipapp_does_nothing() {
 }
 
 #[test]
-fn many_at_once_fetch_once_and_all_run() {
+fn concurrent_runs_fetch_once_and_all_run() {
     let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("echo ran"));
     let started: Vec<_> = (0..16)
@@ -180,7 +180,7 @@ fn many_at_once_fetch_once_and_all_run() {
 }
 
 #[test]
-fn a_build_that_is_still_open_for_writing_is_waited_for() {
+fn run_waits_for_build_still_open_for_writing() {
     if !is_root() {
         return skip("a file that nobody else may write", "needs root");
     }
@@ -201,7 +201,7 @@ fn a_build_that_is_still_open_for_writing_is_waited_for() {
 }
 
 #[test]
-fn warm_start_costs_the_same_for_a_pex_of_any_number_of_files() {
+fn warm_start_cost_does_not_depend_on_file_count_of_pex() {
     let Some(strace) = or_skip("system calls of a start", find_program("strace")) else {
         return;
     };

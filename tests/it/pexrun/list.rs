@@ -30,7 +30,7 @@ fn published(host: &PexrunHost) {
 }
 
 #[test]
-fn the_newest_first_and_the_cached_marked() {
+fn list_shows_newest_first_and_marks_cached_builds() {
     let host = PexrunHost::new();
     published(&host);
     host.pexrun(["--fetch-only", "job", HASH])
@@ -53,7 +53,7 @@ fn the_newest_first_and_the_cached_marked() {
 }
 
 #[test]
-fn a_bucket_is_listed_too() {
+fn list_shows_builds_of_bucket() {
     let (host, s3) = (PexrunHost::bare(), S3Server::start());
     s3.create_bucket("builds");
     for job in ["job", "job-two"] {
@@ -80,7 +80,7 @@ fn a_bucket_is_listed_too() {
 }
 
 #[test]
-fn what_is_cached_is_listed_without_the_network() {
+fn cached_builds_are_listed_without_network() {
     let origin = OriginServer::start();
     let host = PexrunHost::bare();
     host.repositories(&[&origin.url("")]);
@@ -106,7 +106,7 @@ fn what_is_cached_is_listed_without_the_network() {
 }
 
 #[test]
-fn json_is_one_object_per_line() {
+fn json_output_is_one_object_per_line() {
     let host = PexrunHost::new();
     published(&host);
     host.pexrun(["--fetch-only", "job", OTHER]).exits(0);
@@ -142,7 +142,7 @@ fn json_is_one_object_per_line() {
 }
 
 #[test]
-fn what_cannot_be_listed_is_said() {
+fn unlistable_repository_is_error_that_names_it() {
     let host = PexrunHost::new();
     published(&host);
     host.pexrun(["--list", "nothing"])
@@ -164,7 +164,7 @@ fn what_cannot_be_listed_is_said() {
 }
 
 #[test]
-fn which_prints_a_path_with_the_original_name() {
+fn which_prints_path_with_original_name() {
     let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("touch ran"));
     let path = host.pexrun(["--which", "job", &HASH[..7]]).exits(0).stdout;
@@ -179,7 +179,7 @@ fn which_prints_a_path_with_the_original_name() {
 }
 
 #[test]
-fn a_dry_run_asks_nobody_and_fetches_nothing() {
+fn dry_run_opens_no_socket_and_fetches_nothing() {
     let origin = OriginServer::start();
     let path = format!("/{}", pex("job", HASH));
     origin.put(&path, pex_program("touch ran"));

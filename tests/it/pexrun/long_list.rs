@@ -78,7 +78,7 @@ fn newest_builds_of_all_pages_are_listed() {
 }
 
 #[test]
-fn directory_is_listed_whole() {
+fn directory_is_listed_completely() {
     let host = PexrunHost::new();
     for at in 0..2_500 {
         host.publish(&pex("job", &format!("{at:07}a")), "");
@@ -93,7 +93,7 @@ fn directory_is_listed_whole() {
 }
 
 #[test]
-fn listing_without_end_is_given_up_at_the_deadline() {
+fn endless_listing_fails_at_deadline() {
     let (host, s3) = (PexrunHost::bare(), listing(None));
     host.repositories(&["s3://builds/pex"]);
     for args in [["--list", "job"].as_slice(), &["job", "beef"]] {

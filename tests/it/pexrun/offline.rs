@@ -16,7 +16,7 @@ use super::{
 const SOMEBODY: u32 = 54_321;
 
 #[test]
-fn offline_runs_what_is_cached_and_asks_nobody() {
+fn offline_runs_cached_build_without_network() {
     let origin = OriginServer::start();
     origin.put(&format!("/{}", pex("job", HASH)), program("echo ran"));
     origin.put("/job.pex", program("echo static"));
@@ -52,7 +52,7 @@ fn offline_runs_what_is_cached_and_asks_nobody() {
 }
 
 #[test]
-fn an_ambiguous_short_hash_is_ambiguous_offline_too() {
+fn ambiguous_short_hash_is_ambiguous_offline() {
     let host = PexrunHost::new();
     for hash in [HASH, ALIKE] {
         host.publish(&pex("job", hash), program("echo ran"));
@@ -108,7 +108,7 @@ impl PexrunUsers {
 }
 
 #[test]
-fn root_does_not_run_what_somebody_else_cached() {
+fn root_does_not_run_build_cached_by_other_user() {
     let Some(users) = PexrunUsers::new() else {
         return;
     };
@@ -132,7 +132,7 @@ fn root_does_not_run_what_somebody_else_cached() {
 }
 
 #[test]
-fn who_cannot_write_to_the_shared_cache_has_one_of_their_own() {
+fn user_without_write_access_to_shared_cache_gets_own_cache() {
     let Some(users) = PexrunUsers::new() else {
         return;
     };
@@ -164,7 +164,7 @@ fn who_cannot_write_to_the_shared_cache_has_one_of_their_own() {
 }
 
 #[test]
-fn a_shared_cache_that_became_read_only_is_still_read() {
+fn read_only_shared_cache_is_still_read() {
     if !is_root() {
         return skip("a read-only filesystem", "needs root");
     }

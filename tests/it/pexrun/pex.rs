@@ -100,12 +100,12 @@ fn runs_as_itself(kind: PexLayout) {
 }
 
 #[test]
-fn a_plain_pex() {
+fn plain_pex_runs() {
     runs_as_itself(PexLayout::Plain);
 }
 
 #[test]
-fn a_pex_with_a_dependency() {
+fn pex_with_dependency_runs() {
     runs_as_itself(PexLayout::WithSix);
     let Some(host) = host(PexLayout::WithSix) else {
         return;
@@ -119,12 +119,12 @@ fn a_pex_with_a_dependency() {
 }
 
 #[test]
-fn a_pex_that_is_a_venv_behind_a_shell() {
+fn venv_pex_with_shell_launcher_runs() {
     runs_as_itself(PexLayout::Venv);
 }
 
 #[test]
-fn warming_unpacks_and_runs_nothing() {
+fn warm_unpacks_pex_and_runs_nothing() {
     for kind in [PexLayout::WithSix, PexLayout::Venv] {
         let Some(host) = host(kind) else { return };
         host.pexrun(["--warm", "ball", HASH]).exits(0).prints("");
@@ -136,7 +136,7 @@ fn warming_unpacks_and_runs_nothing() {
 }
 
 #[test]
-fn a_zipapp() {
+fn zipapp_runs() {
     let host = PexrunHost::new();
     let out = host.path("repo").join(pex("ball", HASH));
     let Some(()) = or_skip("python", build_zipapp(&out)) else {

@@ -41,7 +41,7 @@ fn joined(args: &[OsString]) -> Vec<u8> {
 }
 
 #[test]
-fn arguments_are_untouched() {
+fn arguments_are_passed_unchanged() {
     let host = PexrunHost::new();
     host.publish(&pex("script", HASH), program(r#"printf '%s\0' "$@""#));
     // An ELF program: coreutils' printf, whose first argument is the format.
@@ -65,7 +65,7 @@ fn arguments_are_untouched() {
 }
 
 #[test]
-fn the_exit_code_is_the_programs() {
+fn exit_code_is_that_of_program() {
     let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("exit $1"));
     for code in [0, 1, 3, 125, 126, 127, 255] {
@@ -76,7 +76,7 @@ fn the_exit_code_is_the_programs() {
 }
 
 #[test]
-fn a_signal_is_the_programs() {
+fn signal_reaches_program() {
     let host = PexrunHost::new();
     host.publish(
         &pex("job", HASH),
@@ -91,7 +91,7 @@ fn a_signal_is_the_programs() {
 }
 
 #[test]
-fn the_process_stays_the_same() {
+fn program_replaces_pexrun_in_same_process() {
     let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("echo $$"));
     // Both when it is fetched first and when it is cached.
@@ -137,7 +137,7 @@ fn streams_and_working_directory_are_passed_on() {
 }
 
 #[test]
-fn the_terminal_is_kept() {
+fn program_keeps_terminal() {
     let Some(script) = or_skip("script", find_program("script")) else {
         return;
     };
@@ -188,7 +188,7 @@ fn value(environment: &[Vec<u8>], variable: &str) -> Option<String> {
 }
 
 #[test]
-fn the_environment_is_untouched() {
+fn environment_is_passed_unchanged() {
     let host = PexrunHost::new();
     let build = host.publish(&pex("job", HASH), program("env -0"));
     super::open_to_all(&build);
@@ -202,7 +202,7 @@ fn the_environment_is_untouched() {
 }
 
 #[test]
-fn a_pex_gets_a_pex_root_and_nothing_else() {
+fn pex_gets_only_pex_root_variable() {
     let host = PexrunHost::new();
     let build = host.publish(&pex("job", HASH), pex_program("env -0"));
     super::open_to_all(&build);
@@ -221,7 +221,7 @@ fn a_pex_gets_a_pex_root_and_nothing_else() {
 }
 
 #[test]
-fn pex_root_that_is_set_stays_and_an_empty_one_is_unset() {
+fn pex_root_that_is_set_stays_and_empty_one_is_unset() {
     let host = PexrunHost::new();
     host.publish(&pex("job", HASH), pex_program("env -0"));
     let with = |value: &'static str| (OsStr::new("PEX_ROOT"), OsStr::new(value));
@@ -233,7 +233,7 @@ fn pex_root_that_is_set_stays_and_an_empty_one_is_unset() {
 }
 
 #[test]
-fn lease_of_our_pex_root_is_taken_also_when_it_is_set_already() {
+fn lease_of_own_pex_root_is_taken_also_when_variable_is_set() {
     let host = PexrunHost::new();
     host.publish(
         &pex("job", HASH),
@@ -250,7 +250,7 @@ fn lease_of_our_pex_root_is_taken_also_when_it_is_set_already() {
 }
 
 #[test]
-fn a_pex_root_is_kept_away_when_configured_so() {
+fn pex_root_is_not_set_when_disabled_in_configuration() {
     let host = PexrunHost::new();
     host.publish(&pex("job", HASH), pex_program("env -0"));
     host.configure(&format!(
@@ -262,7 +262,7 @@ fn a_pex_root_is_kept_away_when_configured_so() {
 }
 
 #[test]
-fn a_pex_root_that_is_open_to_others_is_not_used() {
+fn pex_root_writable_by_others_is_not_used() {
     let host = PexrunHost::new();
     host.publish(&pex("job", HASH), pex_program("echo root=$PEX_ROOT"));
     host.pexrun(["--fetch-only", "job", HASH]).exits(0);
@@ -275,7 +275,7 @@ fn a_pex_root_that_is_open_to_others_is_not_used() {
 }
 
 #[test]
-fn a_signal_the_parent_ignores_stays_ignored_after_a_cold_run() {
+fn signal_ignored_by_parent_stays_ignored_after_cold_run() {
     let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("grep SigIgn /proc/$$/status"));
     let line = "trap '' HUP; exec \"$@\"";

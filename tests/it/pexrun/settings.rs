@@ -95,7 +95,7 @@ fn endpoint_comes_from_the_first_layer_that_names_it() {
 }
 
 #[test]
-fn check_prints_what_is_in_force_and_writes_nothing() {
+fn check_prints_effective_settings_and_writes_nothing() {
     let host = PexrunHost::new();
     let file = host.home().join(".config/hostkit/pexrun.yaml");
     let file = file.display();
@@ -200,7 +200,7 @@ fn check_prints_what_is_in_force_and_writes_nothing() {
 }
 
 #[test]
-fn check_looks_at_what_the_repositories_need() {
+fn check_verifies_requirements_of_repositories() {
     let host = PexrunHost::bare();
     // Repositories, variables, and what is said; without it the check passes.
     for (repository, variables, says) in [

@@ -31,7 +31,7 @@ fn env(s3: &S3Server, more: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn one_bucket_name_on_two_services_is_two_entries_however_the_service_is_named() {
+fn same_bucket_name_on_two_services_is_two_entries() {
     let (host, first, second) = (CacheHost::new(), server("first"), server("second"));
     let config = format!(
         "[profile a]\nregion = us-east-1\nendpoint_url = {}\n\
@@ -84,7 +84,7 @@ fn one_bucket_name_on_two_services_is_two_entries_however_the_service_is_named()
 }
 
 #[test]
-fn a_cached_object_opens_no_socket_whatever_names_the_service() {
+fn cached_object_opens_no_socket_for_any_endpoint_setting() {
     let Some(strace) = or_skip("system calls of a hit", find_program("strace")) else {
         return;
     };
@@ -134,7 +134,7 @@ fn a_cached_object_opens_no_socket_whatever_names_the_service() {
 }
 
 #[test]
-fn what_the_profile_says_stays_when_a_flag_names_the_endpoint() {
+fn settings_of_profile_stay_when_flag_names_endpoint() {
     let (host, authority) = (CacheHost::new(), CertificateAuthority::new());
     let ca = authority.ca();
     let config = format!(
@@ -162,7 +162,7 @@ fn what_the_profile_says_stays_when_a_flag_names_the_endpoint() {
 }
 
 #[test]
-fn path_of_an_endpoint_stands_before_the_bucket_with_or_without_a_final_slash() {
+fn endpoint_path_precedes_bucket_with_or_without_final_slash() {
     let (host, s3) = (CacheHost::new(), S3Server::start());
     let seen = FakeServer::start(|_| answer("404 Not Found", &[], ""));
     let key = format!("pex/job-{HASH}.bin");
@@ -192,7 +192,7 @@ fn path_of_an_endpoint_stands_before_the_bucket_with_or_without_a_final_slash() 
 }
 
 #[test]
-fn each_refusal_names_its_cause() {
+fn each_denial_names_its_cause() {
     let (host, s3) = (CacheHost::new(), S3Server::start());
     std::fs::write(
         host.path("config"),
@@ -284,7 +284,7 @@ fn each_refusal_names_its_cause() {
 }
 
 #[test]
-fn a_home_that_belongs_to_another_user_is_named_by_pexrun() {
+fn home_of_other_user_is_named_by_pexrun() {
     let host = CacheHost::new();
     let mut command = host.program(bin("pexrun"));
     // Not even root can make a directory there.
@@ -300,7 +300,7 @@ fn a_home_that_belongs_to_another_user_is_named_by_pexrun() {
 }
 
 #[test]
-fn ls_of_a_prefix_shows_what_the_store_has() {
+fn ls_of_prefix_lists_store() {
     let (host, s3) = (CacheHost::new(), server("the build"));
     std::fs::write(host.path("b-1.2.bin"), "other").unwrap();
     host.s3cache_env(["put", "b-1.2.bin", "builds/pex/old/"], &s3.env())

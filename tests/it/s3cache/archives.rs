@@ -13,7 +13,7 @@ use super::CacheHost;
 const ARCHIVE: &str = "/pex/job-1.2.tar";
 
 #[test]
-fn archives_that_do_not_open_are_refused() {
+fn unreadable_archives_are_rejected() {
     let host = CacheHost::new();
     let Some(()) = or_skip("zipapps", build_zipapp(&host.path("whole"))) else {
         return;
@@ -50,7 +50,7 @@ fn archives_that_do_not_open_are_refused() {
 }
 
 #[test]
-fn broken_tar_or_gzip_is_not_cached_and_the_right_one_is_fetched_later() {
+fn corrupt_tar_or_gzip_is_not_cached_and_valid_one_is_fetched_later() {
     let host = CacheHost::new();
     let script = "mkdir d && seq 300000 >d/a && seq 3 >d/z && tar cf a.tar d && gzip -k a.tar && gzip -c d/a >a.gz";
     let made = host.program("bash").args(["-c", script]).status();
@@ -125,7 +125,7 @@ fn gzip_file_arrives_as_it_is_published() {
 }
 
 #[test]
-fn intact_archive_that_is_refused_stays_cached() {
+fn intact_archive_that_is_rejected_stays_cached() {
     let host = CacheHost::new();
     let script = "echo x >a && ln -s /etc/passwd l && tar cf bad.tar a l";
     let made = host.program("bash").args(["-c", script]).status();
@@ -144,7 +144,7 @@ fn intact_archive_that_is_refused_stays_cached() {
 }
 
 #[test]
-fn unpacking_of_a_tangled_archive_ends_at_the_deadline() {
+fn unpacking_of_hostile_archive_ends_at_deadline() {
     let host = CacheHost::new();
     // Chains of links that are just short enough, each with detours: millions of names to look up.
     let script = "detour=$(printf 'd/../%.0s' {1..800}); for at in {0..227}; do \

@@ -45,7 +45,7 @@ fn is_cached(host: &CacheHost, n: u64) -> bool {
 }
 
 #[test]
-fn sixty_four_fetches_into_a_cache_that_holds_four() {
+fn sixty_four_concurrent_fetches_keep_bound_of_four_entries() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let (bound, done) = (4 * MB, AtomicBool::new(false));
     let most = std::thread::scope(|scope| {
@@ -85,7 +85,7 @@ fn sixty_four_fetches_into_a_cache_that_holds_four() {
 }
 
 #[test]
-fn the_least_recently_used_goes_first_and_a_hit_is_a_use() {
+fn least_recently_used_is_evicted_first_and_hit_counts_as_use() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let get = |n: u64| {
         let path = publish(&origin, n);
@@ -107,7 +107,7 @@ fn the_least_recently_used_goes_first_and_a_hit_is_a_use() {
 }
 
 #[test]
-fn what_is_in_use_is_not_evicted() {
+fn entry_in_use_is_not_evicted() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let get = |n: u64, code: i32| {
         let path = publish(&origin, n);
@@ -136,7 +136,7 @@ fn what_is_in_use_is_not_evicted() {
 }
 
 #[test]
-fn recently_used_blobs_go_only_when_fetch_would_fail_without_their_room() {
+fn recently_used_blobs_are_evicted_only_when_fetch_needs_their_space() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let get = |n: u64, more: &[&str]| {
         let url = origin.url(&publish(&origin, n));
@@ -159,7 +159,7 @@ fn recently_used_blobs_go_only_when_fetch_would_fail_without_their_room() {
 }
 
 #[test]
-fn what_is_larger_than_the_cache_is_fetched_past_it() {
+fn object_larger_than_cache_bypasses_it() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let url = origin.url(&publish(&origin, 1));
     let told = host.s3cache([url.as_str(), "--copy-to=out", "--max-size=1000K"]);
@@ -172,7 +172,7 @@ fn what_is_larger_than_the_cache_is_fetched_past_it() {
 }
 
 #[test]
-fn what_would_leave_too_little_free_is_fetched_past_it_and_evicts_nothing() {
+fn object_that_leaves_too_little_free_space_bypasses_cache_and_evicts_nothing() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let urls = [0, 1].map(|n| origin.url(&publish(&origin, n)));
     host.s3cache([&urls[0]]).exits(0);
@@ -195,7 +195,7 @@ fn what_would_leave_too_little_free_is_fetched_past_it_and_evicts_nothing() {
 }
 
 #[test]
-fn a_full_disk_is_fetched_past_and_two_full_disks_are_an_error() {
+fn full_cache_disk_is_bypassed_and_full_target_disk_is_error() {
     let Some(small) = or_skip("full disks", TmpfsMount::mount(MB)) else {
         return;
     };
@@ -231,7 +231,7 @@ fn a_full_disk_is_fetched_past_and_two_full_disks_are_an_error() {
 }
 
 #[test]
-fn an_object_of_unknown_length_keeps_to_the_bound() {
+fn object_of_unknown_length_keeps_cache_bound() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = publish(&origin, 1);
     origin.fault(&path, OriginFault::Chunked);
@@ -246,7 +246,7 @@ fn an_object_of_unknown_length_keeps_to_the_bound() {
 }
 
 #[test]
-fn an_object_of_unknown_length_that_does_not_fit_is_fetched_past_the_cache() {
+fn object_of_unknown_length_that_does_not_fit_bypasses_cache() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let large = format!("/job-{HASH}.bin");
     origin.put(&large, bytes(80 << 20, 3));
@@ -259,7 +259,7 @@ fn an_object_of_unknown_length_that_does_not_fit_is_fetched_past_the_cache() {
 }
 
 #[test]
-fn a_wrong_counter_is_mended_and_a_missing_one_counted() {
+fn wrong_size_counter_is_corrected_and_missing_one_recounted() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let get = |n: u64| {
         let url = origin.url(&publish(&origin, n));
@@ -294,7 +294,7 @@ fn a_wrong_counter_is_mended_and_a_missing_one_counted() {
 
 /// What cannot be entered in the index must not stay behind uncounted.
 #[test]
-fn what_cannot_be_entered_does_not_stay() {
+fn blob_without_index_entry_is_removed() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = publish(&origin, 1);
     host.s3cache([origin.url(&path)]).exits(0);
@@ -309,7 +309,7 @@ fn what_cannot_be_entered_does_not_stay() {
 }
 
 #[test]
-fn a_clock_that_steps_loses_nothing() {
+fn clock_step_loses_no_entry() {
     let Some(faketime) = or_skip("clock steps", find_program("faketime")) else {
         return;
     };
@@ -351,7 +351,7 @@ fn a_clock_that_steps_loses_nothing() {
 }
 
 #[test]
-fn a_hit_costs_the_same_in_a_cache_of_twenty_thousand() {
+fn hit_cost_does_not_depend_on_entry_count() {
     let Some(strace) = or_skip("system calls of a hit", find_program("strace")) else {
         return;
     };

@@ -26,7 +26,7 @@ fn published() -> (OriginServer, String, Vec<u8>) {
 }
 
 #[test]
-fn a_missing_directory_is_made_with_all_above_it() {
+fn missing_cache_directory_is_created_with_parents() {
     let (host, (_origin, url, body)) = (CacheHost::new(), published());
     let deep = host.path("var/cache/hostkit");
     let flag = format!("--cache-dir={}", deep.display());
@@ -39,7 +39,7 @@ fn a_missing_directory_is_made_with_all_above_it() {
 }
 
 #[test]
-fn directories_have_their_modes_whatever_the_umask() {
+fn directories_have_fixed_modes_under_any_umask() {
     let (host, (_origin, url, body)) = (CacheHost::new(), published());
     let uid = 20_003;
     let Some(_) = or_skip("another uid", run_as(uid, "true")) else {
@@ -86,7 +86,7 @@ fn directories_have_their_modes_whatever_the_umask() {
 }
 
 #[test]
-fn a_file_in_its_place_is_gone_around() {
+fn file_in_place_of_cache_directory_is_bypassed() {
     let (host, (_origin, url, body)) = (CacheHost::new(), published());
     std::fs::write(host.cache(), "a file").unwrap();
     let told = host.s3cache([&url, "--copy-to=out"]);
@@ -103,7 +103,7 @@ fn a_file_in_its_place_is_gone_around() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_is_gone_around_and_its_entries_are_used() {
+fn read_only_cache_directory_is_bypassed_and_its_entries_are_used() {
     let (host, (origin, url, body)) = (CacheHost::new(), published());
     let uid = 20_003;
     let program = host.path("s3cache");
@@ -154,14 +154,14 @@ fn a_directory_that_cannot_be_written_is_gone_around_and_its_entries_are_used() 
 }
 
 #[test]
-fn a_directory_removed_while_it_is_used_costs_no_output() {
+fn cache_directory_removed_during_fetch_loses_no_output() {
     for what in ["blobs", "locks", "index"] {
         goes_away(what);
     }
 }
 
 #[test]
-fn a_directory_removed_with_what_arrives_in_it_costs_no_output() {
+fn cache_directory_removed_with_partial_download_loses_no_output() {
     for what in ["", "partial"] {
         goes_away(what);
     }
@@ -187,7 +187,7 @@ fn goes_away(what: &str) {
 }
 
 #[test]
-fn what_a_newer_version_keeps_is_left_alone_and_counted() {
+fn files_of_newer_version_are_kept_and_counted() {
     let (host, (origin, url, body)) = (CacheHost::new(), published());
     host.s3cache([&url]).exits(0);
     let blob = every_file(&share(&host, "blobs")).pop().unwrap();
@@ -225,7 +225,7 @@ fn what_a_newer_version_keeps_is_left_alone_and_counted() {
 }
 
 #[test]
-fn records_that_are_none_are_a_miss() {
+fn invalid_index_entries_are_misses() {
     let (host, (origin, url, body)) = (CacheHost::new(), published());
     host.s3cache([&url]).exits(0);
     let index = every_file(&share(&host, "index"));
@@ -288,7 +288,7 @@ fn records_that_are_none_are_a_miss() {
 }
 
 #[test]
-fn unpacked_pexes_go_only_when_nobody_runs_from_them() {
+fn unpacked_pexes_are_evicted_only_when_unused() {
     let (host, (_origin, url, _)) = (CacheHost::new(), published());
     host.s3cache([&url]).exits(0);
     let root = share(&host, "pex-root");

@@ -51,7 +51,7 @@ fn nothing_kept(host: &CacheHost) {
 }
 
 #[test]
-fn parts_come_over_several_connections_each_byte_once_and_under_if_match() {
+fn parts_use_several_connections_with_if_match_and_each_byte_once() {
     let (host, origin, body) = (CacheHost::new(), OriginServer::start(), bytes(SIZE, 1));
     let etag = origin.put(PATH, body.clone());
     // Long enough for the others to find the first connection taken.
@@ -85,7 +85,7 @@ fn parts_come_over_several_connections_each_byte_once_and_under_if_match() {
 }
 
 #[test]
-fn part_size_and_connections_are_as_asked() {
+fn part_size_and_connections_follow_flags() {
     let (host, origin, body) = (CacheHost::new(), OriginServer::start(), bytes(1 << 20, 1));
     origin.put(PATH, body.clone());
     let url = origin.url(PATH);
@@ -97,7 +97,7 @@ fn part_size_and_connections_are_as_asked() {
 }
 
 #[test]
-fn a_small_object_is_one_request() {
+fn small_object_is_one_request() {
     for size in [0, 1, PART - 1, PART] {
         let (host, origin, body) = (CacheHost::new(), OriginServer::start(), bytes(size, 1));
         origin.put(PATH, body.clone());
@@ -114,7 +114,7 @@ fn a_small_object_is_one_request() {
 }
 
 #[test]
-fn servers_that_know_less_are_fetched_from_all_the_same() {
+fn servers_without_ranges_or_etags_are_fetched_from() {
     for fault in [
         OriginFault::NoRanges,
         OriginFault::NoEtag,
@@ -139,7 +139,7 @@ fn servers_that_know_less_are_fetched_from_all_the_same() {
 }
 
 #[test]
-fn a_broken_or_silent_connection_is_continued_where_it_was() {
+fn broken_or_silent_connection_resumes_at_same_byte() {
     for fault in [OriginFault::Truncate(100_000), OriginFault::Stall(100_000)] {
         let (host, origin, body) = (CacheHost::new(), OriginServer::start(), bytes(SIZE, 1));
         origin.put(PATH, body.clone());
@@ -159,7 +159,7 @@ fn a_broken_or_silent_connection_is_continued_where_it_was() {
 }
 
 #[test]
-fn resets_are_survived() {
+fn connection_resets_are_retried() {
     let (host, origin, body) = (CacheHost::new(), OriginServer::start(), bytes(SIZE, 1));
     origin.put(PATH, body.clone());
     origin.fault_times(PATH, OriginFault::Reset(100_000), 5);
@@ -168,7 +168,7 @@ fn resets_are_survived() {
 }
 
 #[test]
-fn a_connection_that_always_breaks_at_once_is_given_up() {
+fn connection_that_always_breaks_at_once_fails() {
     for fault in [
         OriginFault::Truncate(0),
         OriginFault::Reset(0),
@@ -183,7 +183,7 @@ fn a_connection_that_always_breaks_at_once_is_given_up() {
 }
 
 #[test]
-fn a_stream_that_breaks_is_begun_anew_and_never_joined() {
+fn broken_stream_restarts_and_is_never_joined() {
     for base in [
         OriginFault::NoRanges,
         OriginFault::Chunked,
@@ -201,7 +201,7 @@ fn a_stream_that_breaks_is_begun_anew_and_never_joined() {
 }
 
 #[test]
-fn an_object_replaced_in_mid_flight_is_never_mixed() {
+fn object_replaced_during_download_is_never_mixed() {
     let first = bytes(SIZE, 1);
     for requests in [1, 2, 5, 11] {
         let (host, origin) = (CacheHost::new(), OriginServer::start());
@@ -215,7 +215,7 @@ fn an_object_replaced_in_mid_flight_is_never_mixed() {
 }
 
 #[test]
-fn equal_bytes_under_different_tags_are_fetched_as_one_stream() {
+fn parts_with_different_etags_fall_back_to_one_stream() {
     let (host, origin, body) = (CacheHost::new(), OriginServer::start(), bytes(SIZE, 1));
     origin.put(PATH, body.clone());
     origin.fault(PATH, OriginFault::OtherTags);
@@ -229,7 +229,7 @@ fn equal_bytes_under_different_tags_are_fetched_as_one_stream() {
 }
 
 #[test]
-fn later_ranges_without_a_tag_or_of_the_whole_object_are_never_used() {
+fn ranges_without_etag_or_with_whole_object_are_discarded() {
     for faults in [
         vec![OriginFault::UntaggedLaterRanges],
         vec![OriginFault::UntaggedLaterRanges, OriginFault::SwapAfter(3)],
@@ -248,7 +248,7 @@ fn later_ranges_without_a_tag_or_of_the_whole_object_are_never_used() {
 }
 
 #[test]
-fn a_server_that_lies_about_the_length_is_found_out() {
+fn wrong_content_length_is_detected() {
     let body = bytes(SIZE, 1);
     let digest = format!("--sha256={}", sha256(&body));
     for (faults, exit) in [
@@ -274,7 +274,7 @@ fn a_server_that_lies_about_the_length_is_found_out() {
 }
 
 #[test]
-fn one_flipped_byte_is_found_and_nothing_kept() {
+fn flipped_byte_is_detected_and_nothing_is_kept() {
     let body = bytes(SIZE, 1);
     let digest = sha256(&body);
     for by in ["--sha256", "its sidecar"] {
@@ -393,7 +393,7 @@ fn survive(seed: u64) {
 }
 
 #[test]
-fn two_hundred_random_mixtures_of_faults_end_well_or_with_nothing() {
+fn random_fault_mixtures_end_in_right_bytes_or_none() {
     let next = AtomicU64::new(0);
     let failed = std::thread::scope(|scope| {
         // Most of the time is spent waiting for timeouts and backoff.

@@ -17,7 +17,7 @@ fn immutable() -> String {
 }
 
 #[test]
-fn a_cold_fetch_asks_once_and_a_warm_one_not_at_all() {
+fn cold_fetch_sends_one_request_and_warm_fetch_none() {
     let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable());
     let body = bytes(100_000, 1);
     origin.put(&path, body.clone());
@@ -36,7 +36,7 @@ fn a_cold_fetch_asks_once_and_a_warm_one_not_at_all() {
 }
 
 #[test]
-fn stdout_has_the_path_of_a_prefetch_and_nothing_of_a_copy() {
+fn prefetch_prints_path_and_copy_prints_nothing() {
     let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable());
     origin.put(&path, "what a job runs");
     let prefetch = host.s3cache([origin.url(&path)]).exits(0);
@@ -52,7 +52,7 @@ fn stdout_has_the_path_of_a_prefetch_and_nothing_of_a_copy() {
 }
 
 #[test]
-fn a_copy_replaces_a_file_and_has_the_mode_asked_for() {
+fn copy_replaces_file_and_has_requested_mode() {
     let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable());
     origin.put(&path, "new");
     let mode = || host.path("out").metadata().unwrap().permissions().mode() & 0o7777;
@@ -66,7 +66,7 @@ fn a_copy_replaces_a_file_and_has_the_mode_asked_for() {
 }
 
 #[test]
-fn a_target_need_not_be_text() {
+fn copy_target_may_be_non_utf8() {
     let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable());
     origin.put(&path, "new");
     let name = OsStr::from_bytes(b"out-\xff");
@@ -78,7 +78,7 @@ fn a_target_need_not_be_text() {
 }
 
 #[test]
-fn directories_and_symlinks_are_refused_before_anything_is_asked() {
+fn directory_and_symlink_targets_are_rejected_before_any_request() {
     let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable());
     origin.put(&path, "new");
     std::fs::create_dir(host.path("dir")).unwrap();
@@ -93,7 +93,7 @@ fn directories_and_symlinks_are_refused_before_anything_is_asked() {
 }
 
 #[test]
-fn every_form_of_source_brings_the_bytes() {
+fn every_form_of_source_is_fetched() {
     let (host, s3, authority) = (
         CacheHost::new(),
         S3Server::start(),
@@ -129,7 +129,7 @@ fn every_form_of_source_brings_the_bytes() {
 }
 
 #[test]
-fn redirects_are_followed_up_to_a_bound_and_never_to_plain_http() {
+fn redirects_are_followed_up_to_limit_and_never_to_plain_http() {
     let (host, authority) = (CacheHost::new(), CertificateAuthority::new());
     let (plain, tls) = (OriginServer::start(), OriginServer::start_tls(&authority));
     let ca = format!("--ca-file={}", authority.ca().display());
@@ -150,7 +150,7 @@ fn redirects_are_followed_up_to_a_bound_and_never_to_plain_http() {
 }
 
 #[test]
-fn a_password_comes_from_netrc_and_its_lack_is_named() {
+fn password_comes_from_netrc_and_missing_one_is_named() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/a-1.2", "for members");
     origin.require_basic("deploy", "hunter2");
@@ -165,7 +165,7 @@ fn a_password_comes_from_netrc_and_its_lack_is_named() {
 }
 
 #[test]
-fn each_answer_has_its_exit_code() {
+fn each_status_has_its_exit_code() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     for (code, exit) in [
         (403, 77),
@@ -202,7 +202,7 @@ fn each_answer_has_its_exit_code() {
 }
 
 #[test]
-fn retry_after_is_waited_for() {
+fn retry_after_delays_next_attempt() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/a-1.2", "at last");
     let busy = OriginFault::Status {
@@ -219,7 +219,7 @@ fn retry_after_is_waited_for() {
 }
 
 #[test]
-fn nobody_listening_is_69_and_names_the_url() {
+fn refused_connection_is_69_and_names_url() {
     let host = CacheHost::new();
     let url = format!("http://127.0.0.1:{}/a-1.2", hostkit_tests::free_port());
     let told = host.s3cache([&url, "--copy-to=out"]).exits(69).logs(&url);
@@ -227,7 +227,7 @@ fn nobody_listening_is_69_and_names_the_url() {
 }
 
 #[test]
-fn the_timeout_bounds_everything() {
+fn timeout_bounds_whole_fetch() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/a-1.2", bytes(1000, 1));
     origin.fault("/a-1.2", OriginFault::Stall(10));
@@ -238,7 +238,7 @@ fn the_timeout_bounds_everything() {
 }
 
 #[test]
-fn secrets_of_a_url_are_written_nowhere() {
+fn secrets_in_url_are_masked_everywhere() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/a-1.2", "presigned");
     let url =
@@ -273,7 +273,7 @@ fn secrets_of_a_url_are_written_nowhere() {
 }
 
 #[test]
-fn what_nobody_can_mean_is_a_usage_error() {
+fn invalid_arguments_are_usage_errors() {
     let host = CacheHost::new();
     for args in [
         &[][..],
@@ -294,7 +294,7 @@ fn what_nobody_can_mean_is_a_usage_error() {
 }
 
 #[test]
-fn a_wrong_config_names_file_line_and_key() {
+fn invalid_config_names_file_line_and_key() {
     let host = CacheHost::new();
     std::fs::write(host.path("c.yaml"), "max-size: 1G\ntime-out: 3\n").unwrap();
     host.s3cache(["b/k", "--config=c.yaml"])
@@ -312,7 +312,7 @@ fn a_wrong_config_names_file_line_and_key() {
 }
 
 #[test]
-fn the_environment_and_the_config_steer_as_the_flags_do() {
+fn environment_and_config_act_as_flags_do() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/static.bin", "one");
     let url = origin.url("/static.bin");

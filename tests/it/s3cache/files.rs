@@ -23,7 +23,7 @@ fn url(path: &Path) -> String {
 }
 
 #[test]
-fn only_a_regular_file_is_an_artifact() {
+fn only_regular_file_is_artifact() {
     let host = CacheHost::new();
     let fifo = host.path("fifo.bin");
     nix::unistd::mkfifo(&fifo, Mode::from_bits_truncate(0o644)).unwrap();
@@ -69,7 +69,7 @@ fn only_a_regular_file_is_an_artifact() {
 }
 
 #[test]
-fn file_that_states_no_length_is_refused_and_never_an_empty_artifact() {
+fn file_without_length_is_rejected_and_never_empty_artifact() {
     let host = CacheHost::new();
     let repo = url(&host.path("repo/version-1.2"));
     for (args, code) in [
@@ -89,7 +89,7 @@ fn file_that_states_no_length_is_refused_and_never_an_empty_artifact() {
 }
 
 #[test]
-fn put_that_is_ended_by_a_signal_leaves_no_temporary_file() {
+fn put_ended_by_signal_leaves_no_temporary_file() {
     let host = CacheHost::new();
     let made = File::create(host.path("made.txt")).unwrap();
     made.set_len(256 << 20).unwrap();
@@ -117,7 +117,7 @@ fn bounded_env(host: &CacheHost, args: &[&str], env: &[(&str, &str)]) -> Command
 }
 
 #[test]
-fn file_that_a_setting_names_is_bounded_regular_and_named_in_the_error() {
+fn file_named_by_setting_is_bounded_regular_and_named_in_error() {
     const HTTPS: &str = "https://127.0.0.1:9/a-1.2.bin";
     const S3: &str = "s3://b/a-1.2.bin";
     let host = CacheHost::new();
@@ -248,7 +248,7 @@ fn is_stuck(pid: u32) -> bool {
 }
 
 #[test]
-fn a_file_system_that_does_not_answer_is_ended_by_the_deadline_and_by_signals() {
+fn hanging_file_system_is_ended_by_deadline_and_signals() {
     let Some(silent) = or_skip("a silent FUSE file system", SilentFs::mount()) else {
         return;
     };
@@ -295,7 +295,7 @@ fn a_file_system_that_does_not_answer_is_ended_by_the_deadline_and_by_signals() 
 
 /// As a publisher leaves it that was killed in between, and as another one sees it that publishes at the same moment.
 #[test]
-fn object_without_a_sidecar_is_compared_by_its_content_and_gets_one() {
+fn put_compares_object_without_sidecar_by_content_and_adds_one() {
     let host = CacheHost::new();
     let (published, sidecar) = (host.path("repo/a.txt"), host.path("repo/a.txt.sha256"));
     std::fs::create_dir(host.path("repo")).unwrap();

@@ -8,7 +8,7 @@ use hostkit_tests::{bin, find_program, or_skip};
 use super::{CacheHost, HASH};
 
 #[test]
-fn a_hit_of_an_immutable_name_opens_no_socket() {
+fn hit_of_immutable_name_opens_no_socket() {
     let Some(strace) = or_skip("system calls of a hit", find_program("strace")) else {
         return;
     };
@@ -45,7 +45,7 @@ fn a_hit_of_an_immutable_name_opens_no_socket() {
 }
 
 #[test]
-fn a_mutable_name_is_asked_about_every_time_and_fetched_when_it_changed() {
+fn mutable_name_is_revalidated_each_time_and_fetched_when_changed() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let etag = origin.put("/static.bin", "first");
     let url = origin.url("/static.bin");
@@ -65,7 +65,7 @@ fn a_mutable_name_is_asked_about_every_time_and_fetched_when_it_changed() {
 }
 
 #[test]
-fn a_dead_origin_means_the_cached_copy_with_a_warning() {
+fn unreachable_origin_serves_cached_copy_with_warning() {
     let host = CacheHost::new();
     let origin = OriginServer::start();
     origin.put("/static.bin", "kept");
@@ -85,7 +85,7 @@ fn a_dead_origin_means_the_cached_copy_with_a_warning() {
 }
 
 #[test]
-fn an_origin_in_trouble_or_silent_means_the_cached_copy_too() {
+fn failing_or_silent_origin_serves_cached_copy() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/static.bin", "kept");
     let url = origin.url("/static.bin");
@@ -105,7 +105,7 @@ fn an_origin_in_trouble_or_silent_means_the_cached_copy_too() {
 }
 
 #[test]
-fn what_was_withdrawn_or_closed_is_not_served_from_the_cache() {
+fn removed_or_forbidden_object_is_not_served_from_cache() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/static.bin", "kept");
     let url = origin.url("/static.bin");
@@ -125,7 +125,7 @@ fn what_was_withdrawn_or_closed_is_not_served_from_the_cache() {
 }
 
 #[test]
-fn offline_and_immutable_never_ask_and_revalidate_always_does() {
+fn offline_and_immutable_send_no_request_and_revalidate_always_does() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let hashed = format!("/job-{HASH}.bin");
     for path in ["/static.bin", &hashed] {
@@ -147,7 +147,7 @@ fn offline_and_immutable_never_ask_and_revalidate_always_does() {
 }
 
 #[test]
-fn a_server_that_refuses_head_is_asked_by_get() {
+fn server_that_rejects_head_is_queried_by_get() {
     const QUERY: &str = "?X-Amz-Algorithm=A&X-Amz-Credential=c&X-Amz-Date=d&X-Amz-Expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature=";
     for (code, redirected) in [401, 403, 405, 501]
         .into_iter()
@@ -197,7 +197,7 @@ fn a_server_that_refuses_head_is_asked_by_get() {
 }
 
 #[test]
-fn a_server_without_tags_is_fetched_from_again() {
+fn server_without_etags_is_fetched_from_again() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/static.bin", "first");
     origin.fault("/static.bin", OriginFault::NoEtag);
@@ -209,7 +209,7 @@ fn a_server_without_tags_is_fetched_from_again() {
 }
 
 #[test]
-fn a_changed_build_behind_an_immutable_name_needs_a_digest_to_be_noticed() {
+fn changed_object_under_immutable_name_is_fetched_when_digest_differs() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     origin.put(&path, "first");

@@ -32,7 +32,7 @@ fn origin(authority: &CertificateAuthority) -> OriginServer {
 }
 
 #[test]
-fn the_authority_of_the_flag_is_trusted_and_only_it() {
+fn only_authority_of_flag_is_trusted() {
     let authority = CertificateAuthority::new();
     let origin = origin(&authority);
     let (host, told) = fetch(&origin, &authority, &[]);
@@ -49,7 +49,7 @@ fn the_authority_of_the_flag_is_trusted_and_only_it() {
 }
 
 #[test]
-fn an_unknown_authority_names_the_flag() {
+fn unknown_authority_error_names_flag() {
     let authority = CertificateAuthority::new();
     let origin = origin(&authority);
     let told = CacheHost::new().s3cache([origin.url(PATH)]).exits(69);
@@ -58,7 +58,7 @@ fn an_unknown_authority_names_the_flag() {
 }
 
 #[test]
-fn an_expired_certificate_and_one_for_another_name_say_so() {
+fn expired_or_misnamed_certificate_is_named_in_error() {
     let expired = CertificateAuthority::expired();
     let (_, told) = fetch(&origin(&expired), &expired, &[]);
     told.exits(69).logs("not valid now").logs("clock");
@@ -68,7 +68,7 @@ fn an_expired_certificate_and_one_for_another_name_say_so() {
 }
 
 #[test]
-fn a_port_that_speaks_no_tls_is_named() {
+fn port_without_tls_is_named() {
     let plain = OriginServer::start();
     let url = plain.url(PATH).replace("http:", "https:");
     CacheHost::new()
@@ -79,7 +79,7 @@ fn a_port_that_speaks_no_tls_is_named() {
 }
 
 #[test]
-fn a_client_certificate_is_shown_when_there_is_one_and_asked_for_when_not() {
+fn client_certificate_is_sent_and_missing_one_is_named() {
     let authority = CertificateAuthority::new();
     let origin = OriginServer::start_mutual_tls(&authority);
     origin.put(PATH, "for members");
@@ -104,7 +104,7 @@ fn a_client_certificate_is_shown_when_there_is_one_and_asked_for_when_not() {
 }
 
 #[test]
-fn files_that_are_no_certificates_are_config_errors() {
+fn invalid_certificate_files_are_config_errors() {
     let authority = CertificateAuthority::new();
     let host = CacheHost::new();
     std::fs::write(host.path("none.pem"), "nothing").unwrap();
@@ -120,7 +120,7 @@ fn files_that_are_no_certificates_are_config_errors() {
 }
 
 #[test]
-fn a_certificate_that_signs_itself_as_authority_is_explained() {
+fn self_signed_authority_certificate_is_explained() {
     let Some(openssl) = or_skip(
         "self-signed CA certificates",
         hostkit_tests::find_program("openssl"),

@@ -50,7 +50,7 @@ fn rot(blob: &Path) {
 }
 
 #[test]
-fn the_digest_asked_for_is_compared_in_any_case() {
+fn requested_digest_is_compared_in_any_letter_case() {
     let (host, _origin, url) = start(b"the build");
     let digest = sha256(b"the build");
     let wrong = sha256(b"another");
@@ -66,7 +66,7 @@ fn the_digest_asked_for_is_compared_in_any_case() {
 }
 
 #[test]
-fn a_sidecar_vouches_bare_or_as_sha256sum_writes_it() {
+fn sidecar_is_accepted_bare_or_in_sha256sum_format() {
     let digest = sha256(b"the build");
     for text in [
         digest.clone(),
@@ -86,7 +86,7 @@ fn a_sidecar_vouches_bare_or_as_sha256sum_writes_it() {
 }
 
 #[test]
-fn a_sidecar_of_another_build_is_65_in_every_format() {
+fn sidecar_of_other_build_is_65_in_every_format() {
     let wrong = sha256(b"another build");
     for text in [wrong.clone(), format!("{wrong}  job-1.2.bin\n")] {
         let (host, origin, url) = start(b"the build");
@@ -99,7 +99,7 @@ fn a_sidecar_of_another_build_is_65_in_every_format() {
 }
 
 #[test]
-fn no_sidecar_is_none_and_an_unknown_one_fails_the_fetch() {
+fn missing_sidecar_is_accepted_and_unknown_format_fails_fetch() {
     for (code, exit) in [
         (404, 0),
         (410, 0),
@@ -133,7 +133,7 @@ fn no_sidecar_is_none_and_an_unknown_one_fails_the_fetch() {
 }
 
 #[test]
-fn a_sidecar_is_looked_for_once_per_fetch_and_never_on_a_hit() {
+fn sidecar_is_requested_once_per_fetch_and_never_on_hit() {
     let (host, origin, url) = start(b"the build");
     host.s3cache([&url]).exits(0);
     host.s3cache([&url]).exits(0);
@@ -144,7 +144,7 @@ fn a_sidecar_is_looked_for_once_per_fetch_and_never_on_a_hit() {
 }
 
 #[test]
-fn the_checksum_that_s3_keeps_is_compared() {
+fn checksum_stored_by_s3_is_compared() {
     let (host, s3) = (CacheHost::new(), S3Server::start());
     s3.create_bucket("builds");
     fs::write(host.path("made"), bytes(100_000, 1)).unwrap();
@@ -164,7 +164,7 @@ fn the_checksum_that_s3_keeps_is_compared() {
 }
 
 #[test]
-fn a_touched_blob_is_read_again_once_and_is_still_a_hit() {
+fn touched_blob_is_verified_once_and_stays_hit() {
     let (host, origin, url) = start(&bytes(100_000, 1));
     host.s3cache([&url]).exits(0);
     origin.reset_counters();
@@ -183,7 +183,7 @@ fn a_touched_blob_is_read_again_once_and_is_still_a_hit() {
 }
 
 #[test]
-fn bit_rot_is_put_aside_said_and_fetched_again() {
+fn corrupt_blob_is_quarantined_logged_and_fetched_again() {
     let body = bytes(100_000, 1);
     let (host, origin, url) = start(&body);
     host.s3cache([&url]).exits(0);
@@ -204,7 +204,7 @@ fn bit_rot_is_put_aside_said_and_fetched_again() {
 }
 
 #[test]
-fn corrupt_copy_that_may_not_be_fetched_again_is_65_and_then_missing() {
+fn corrupt_copy_offline_is_65_and_then_missing() {
     let (host, _origin, url) = start(&bytes(100_000, 1));
     host.s3cache([&url]).exits(0);
     rot(&files(&host, "blobs")[0]);
@@ -217,7 +217,7 @@ fn corrupt_copy_that_may_not_be_fetched_again_is_65_and_then_missing() {
 }
 
 #[test]
-fn a_shorter_or_missing_blob_is_fetched_again() {
+fn shorter_or_missing_blob_is_fetched_again() {
     let (host, origin, url) = start(&bytes(100_000, 1));
     host.s3cache([&url]).exits(0);
     let blob = files(&host, "blobs")[0].clone();
@@ -235,7 +235,7 @@ fn a_shorter_or_missing_blob_is_fetched_again() {
 }
 
 #[test]
-fn verify_finds_what_the_times_of_a_file_do_not_show() {
+fn verify_detects_corruption_with_unchanged_times() {
     let (host, origin, url) = start(&bytes(100_000, 1));
     origin.put("/good-1.2.bin", "good");
     host.s3cache([&url]).exits(0);
@@ -268,7 +268,7 @@ fn verify_finds_what_the_times_of_a_file_do_not_show() {
 }
 
 #[test]
-fn verify_reads_what_has_the_right_stamp() {
+fn verify_reads_blobs_with_matching_stamp() {
     let (host, _origin, url) = start(&bytes(1000, 1));
     host.s3cache([&url]).exits(0);
     let (blob, index) = (&files(&host, "blobs")[0], &files(&host, "index")[0]);
@@ -290,7 +290,7 @@ fn verify_reads_what_has_the_right_stamp() {
 }
 
 #[test]
-fn verify_reads_and_counts_a_blob_of_several_sources_once() {
+fn verify_reads_and_counts_blob_of_several_sources_once() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     for path in ["/x/a-1.2", "/y/a-1.2", "/x/b-1.2"] {
         origin.put(path, bytes(100_000, 1));

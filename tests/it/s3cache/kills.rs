@@ -39,7 +39,7 @@ fn age(host: &CacheHost) {
 }
 
 #[test]
-fn killed_leaders_leave_no_wrong_byte_and_no_lasting_garbage() {
+fn killed_leaders_leave_no_wrong_byte_and_no_garbage() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let body = bytes(2 << 20, 11);
     let bytes_per_second = 2 << 20;
@@ -97,7 +97,7 @@ fn killed_leaders_leave_no_wrong_byte_and_no_lasting_garbage() {
 }
 
 #[test]
-fn what_writing_a_record_left_is_collected() {
+fn temporary_files_of_index_writes_are_collected() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/a-1.1", "bytes");
     host.s3cache([origin.url("/a-1.1")]).exits(0);
@@ -125,7 +125,7 @@ fn what_writing_a_record_left_is_collected() {
 }
 
 #[test]
-fn a_copy_killed_in_the_middle_leaves_the_old_file_and_the_next_one_cleans_up() {
+fn killed_copy_keeps_old_file_and_next_copy_cleans_up() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let body = bytes(48 << 20, 2);
     let path = format!("/job-{HASH}.bin");
@@ -160,7 +160,7 @@ fn a_copy_killed_in_the_middle_leaves_the_old_file_and_the_next_one_cleans_up() 
 }
 
 #[test]
-fn told_to_stop_while_fetching_it_dies_of_the_signal_and_leaves_nothing_in_the_sandbox() {
+fn signal_during_fetch_ends_process_and_leaves_no_file_in_sandbox() {
     for (signal, code) in [(Signal::SIGTERM, -15), (Signal::SIGINT, -2)] {
         // Into the cache, and straight to the sandbox because the cache is too small.
         for flag in ["--max-size=1G", "--max-size=1K"] {
@@ -179,7 +179,7 @@ fn told_to_stop_while_fetching_it_dies_of_the_signal_and_leaves_nothing_in_the_s
 
 /// The copy is held up by a tracer for as long as it takes.
 #[test]
-fn told_to_stop_while_copying_it_dies_of_the_signal() {
+fn signal_during_copy_ends_process() {
     let Some(strace) = or_skip("a copy that takes time", find_program("strace")) else {
         return;
     };
@@ -209,7 +209,7 @@ fn told_to_stop_while_copying_it_dies_of_the_signal() {
 }
 
 #[test]
-fn told_to_stop_while_waiting_it_dies_of_the_signal_and_the_leader_goes_on() {
+fn signal_to_waiting_follower_ends_it_and_leader_continues() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let body = bytes(2 << 20, 1);
     origin.put("/a-1.1", body.clone());

@@ -14,7 +14,7 @@ fn sent(origin: &OriginServer) -> Option<String> {
 }
 
 #[test]
-fn a_netrc_is_read_as_curl_reads_it() {
+fn netrc_is_read_as_curl_reads_it() {
     let curl = or_skip("comparing netrc with curl", find_program("curl"));
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/static.bin", "bytes");
@@ -78,7 +78,7 @@ fn a_netrc_is_read_as_curl_reads_it() {
 }
 
 #[test]
-fn a_netrc_that_cannot_be_read_stops_only_its_own_host() {
+fn unreadable_netrc_fails_only_its_own_host() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/static.bin", "bytes");
     let url = origin.url("/static.bin");

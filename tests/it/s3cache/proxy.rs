@@ -76,7 +76,7 @@ fn copy(from: &mut TcpStream, to: &mut TcpStream) {
 }
 
 #[test]
-fn plain_http_and_s3_are_asked_for_through_the_proxy_unless_no_proxy_names_the_host() {
+fn plain_http_and_s3_use_proxy_unless_no_proxy_names_host() {
     let (origin, s3) = (OriginServer::start(), S3Server::start());
     origin.put(PATH, "through the proxy");
     s3.create_bucket("builds");
@@ -122,7 +122,7 @@ fn plain_http_and_s3_are_asked_for_through_the_proxy_unless_no_proxy_names_the_h
 }
 
 #[test]
-fn https_and_s3_over_tls_go_through_a_tunnel() {
+fn https_and_s3_over_tls_use_connect_tunnel() {
     let authority = CertificateAuthority::wrong_name();
     let origin = OriginServer::start_tls(&authority);
     origin.put(PATH, "over TLS");
@@ -147,7 +147,7 @@ fn https_and_s3_over_tls_go_through_a_tunnel() {
 }
 
 #[test]
-fn loopback_and_the_instance_are_never_asked_through_a_proxy() {
+fn loopback_and_instance_metadata_never_use_proxy() {
     let (host, origin, s3) = (CacheHost::new(), OriginServer::start(), S3Server::start());
     origin.put(PATH, "direct");
     s3.create_bucket("builds");
@@ -191,7 +191,7 @@ fn loopback_and_the_instance_are_never_asked_through_a_proxy() {
 }
 
 #[test]
-fn a_proxy_that_cannot_be_used_is_named() {
+fn unusable_proxy_is_named() {
     let env = [
         ("ALL_PROXY", "socks5://127.0.0.1:9"),
         ("AWS_ACCESS_KEY_ID", "id"),
@@ -210,7 +210,7 @@ fn a_proxy_that_cannot_be_used_is_named() {
 }
 
 #[test]
-fn a_proxy_that_gives_no_connection_is_named_with_its_variable_and_without_its_password() {
+fn unreachable_proxy_is_named_with_variable_and_without_password() {
     let dead = format!("127.0.0.1:{}", hostkit_tests::free_port());
     let refusal = FakeServer::start(|_| answer("403 Forbidden", &[], ""));
     let refusing = refusal.url();
@@ -254,7 +254,7 @@ fn a_proxy_that_gives_no_connection_is_named_with_its_variable_and_without_its_p
 }
 
 #[test]
-fn a_name_that_does_not_resolve_is_said_to() {
+fn unresolved_host_name_is_named() {
     let told = CacheHost::new().s3cache(["exists", "http://artifacts.invalid/x"]);
     told.exits(69)
         .logs("cannot resolve host \"artifacts.invalid\": check the name");

@@ -45,7 +45,7 @@ fn with_cache(host: &CacheHost, cache: &Path, args: &[&str]) -> CommandOutcome {
 }
 
 #[test]
-fn a_copy_shares_its_blocks_where_the_filesystem_can() {
+fn copy_shares_blocks_on_reflink_filesystem() {
     for kind in ["xfs", "btrfs"] {
         let Some(mounted) = or_skip(kind, LoopFs::mount(kind)) else {
             continue;
@@ -85,7 +85,7 @@ fn a_copy_shares_its_blocks_where_the_filesystem_can() {
 }
 
 #[test]
-fn a_copy_is_the_tasks_own_file() {
+fn copy_is_independent_of_cached_blob() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/job-1.2.bin", "what a job runs");
     let url = origin.url("/job-1.2.bin");
@@ -98,7 +98,7 @@ fn a_copy_is_the_tasks_own_file() {
 }
 
 #[test]
-fn a_copy_to_a_path_with_a_slash_goes_into_that_directory() {
+fn copy_to_path_with_final_slash_goes_into_directory() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/job-1.2.bin", "what a job runs");
     let url = origin.url("/job-1.2.bin");
@@ -124,7 +124,7 @@ fn a_copy_to_a_path_with_a_slash_goes_into_that_directory() {
 }
 
 #[test]
-fn a_name_that_just_fits_is_cached_copied_and_replaced() {
+fn longest_file_name_is_cached_copied_and_replaced() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     // 381 bytes in the URL, 127 in the file system.
     let umlauts = format!("job-1.2-{}", "%C3%A4".repeat(120));
@@ -154,7 +154,7 @@ fn a_name_that_just_fits_is_cached_copied_and_replaced() {
 }
 
 #[test]
-fn the_cache_is_synced_before_it_is_renamed_and_a_copy_is_not() {
+fn cache_file_is_synced_before_rename_and_copy_is_not() {
     let Some(strace) = or_skip(
         "system calls of a fetch",
         hostkit_tests::find_program("strace"),
@@ -201,7 +201,7 @@ fn the_cache_is_synced_before_it_is_renamed_and_a_copy_is_not() {
 }
 
 #[test]
-fn many_may_write_to_one_place_at_once() {
+fn concurrent_copies_to_one_path_succeed() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let [tar, ..] = packed(&host);
     origin.put("/p-1.2.tar", tar.clone());
@@ -221,7 +221,7 @@ fn many_may_write_to_one_place_at_once() {
 }
 
 #[test]
-fn what_a_killed_copy_left_is_removed_by_the_next_one() {
+fn leftovers_of_killed_copy_are_removed_by_next_one() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/job-1.2.bin", bytes(SIZE, 1));
     origin.fault("/job-1.2.bin", OriginFault::Stall(100_000));
@@ -245,7 +245,7 @@ fn what_a_killed_copy_left_is_removed_by_the_next_one() {
 }
 
 #[test]
-fn a_full_disk_leaves_nothing_half_written() {
+fn full_disk_leaves_no_partial_file() {
     let Some(small) = or_skip("a small tmpfs", TmpfsMount::mount(1 << 20)) else {
         return;
     };
@@ -290,7 +290,7 @@ fn packed(host: &CacheHost) -> [Vec<u8>; 3] {
 }
 
 #[test]
-fn archives_are_unpacked_into_a_directory() {
+fn archives_are_unpacked_into_directory() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let [tar, tgz, gz] = packed(&host);
     for (name, body) in [
@@ -318,7 +318,7 @@ fn archives_are_unpacked_into_a_directory() {
 }
 
 #[test]
-fn unpacking_replaces_its_own_directory_as_a_whole_and_nobody_elses() {
+fn unpacking_replaces_only_its_own_directory_atomically() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let [tar, tgz, _] = packed(&host);
     origin.put("/p-1.2.tar", tar);
@@ -348,7 +348,7 @@ fn unpacking_replaces_its_own_directory_as_a_whole_and_nobody_elses() {
 }
 
 #[test]
-fn a_directory_that_a_killed_unpacking_left_is_removed_by_the_next_one() {
+fn directory_of_killed_unpacking_is_removed_by_next_one() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let [tar, ..] = packed(&host);
     origin.put("/p-1.2.tar", tar);

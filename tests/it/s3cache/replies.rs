@@ -66,7 +66,7 @@ fn serve(mut stream: TcpStream, status: &str, begin: &str, count: &AtomicUsize) 
 }
 
 #[test]
-fn a_reply_that_is_not_the_object_is_bounded_whatever_its_length() {
+fn reply_without_object_is_bounded_at_any_length() {
     let host = CacheHost::new();
     std::fs::write(host.path("made.bin"), "the build").unwrap();
     std::fs::write(host.path("token"), "a-token-of-the-cluster").unwrap();
@@ -195,7 +195,7 @@ fn a_reply_that_is_not_the_object_is_bounded_whatever_its_length() {
 }
 
 #[test]
-fn a_reply_that_is_not_a_whole_listing_fails_and_names_the_endpoint() {
+fn incomplete_listing_fails_and_names_endpoint() {
     let page = |rest: &str| {
         format!(
             "<ListBucketResult><Contents><Key>pex/job-1-x.pex</Key><Size>1</Size></Contents>{rest}"
@@ -264,7 +264,7 @@ fn a_reply_that_is_not_a_whole_listing_fails_and_names_the_endpoint() {
 }
 
 #[test]
-fn listing_whose_tokens_come_round_again_fails() {
+fn listing_with_repeating_tokens_fails() {
     // The tokens t1, t2, t3, t1, ..
     let s3 = FakeServer::start(|head| {
         let at = head.split("continuation-token=t").nth(1);

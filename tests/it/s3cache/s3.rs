@@ -54,7 +54,7 @@ fn keys(s3: &S3Server) -> String {
 }
 
 #[test]
-fn what_was_put_is_fetched_with_a_signature() {
+fn published_object_is_fetched_with_signature() {
     let (host, s3) = start();
     let told = put(&host, &s3, "the build", &["--json"]).exits(0);
     let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
@@ -70,7 +70,7 @@ fn what_was_put_is_fetched_with_a_signature() {
 }
 
 #[test]
-fn put_publishes_a_sidecar_that_sha256sum_accepts() {
+fn put_publishes_sidecar_that_sha256sum_accepts() {
     let (host, s3) = start();
     put(&host, &s3, "the build", &[]).exits(0);
     let name = format!("job-{HASH}.bin");
@@ -80,7 +80,7 @@ fn put_publishes_a_sidecar_that_sha256sum_accepts() {
 }
 
 #[test]
-fn a_name_is_published_once_unless_it_is_replaced() {
+fn name_is_published_once_unless_replaced() {
     let (host, s3) = start();
     let object = s3.dir().join(format!("builds/pex/job-{HASH}.bin"));
     put(&host, &s3, "first", &[]).exits(0);
@@ -102,7 +102,7 @@ fn a_name_is_published_once_unless_it_is_replaced() {
 }
 
 #[test]
-fn a_store_without_conditional_writes_is_asked_before_it_is_written_to() {
+fn store_without_conditional_writes_is_checked_before_upload() {
     for status in [400, 405, 501] {
         let (host, s3) = start();
         s3.forbid_conditions(status);
@@ -129,7 +129,7 @@ fn a_store_without_conditional_writes_is_asked_before_it_is_written_to() {
 }
 
 #[test]
-fn publisher_that_may_only_write_never_replaces_and_is_told_what_is_missing() {
+fn write_only_publisher_never_replaces_and_missing_permission_is_named() {
     for (status, listing_only) in [(400, false), (501, false), (501, true)] {
         let (host, s3) = start();
         s3.forbid_conditions(status);
@@ -158,7 +158,7 @@ fn publisher_that_may_only_write_never_replaces_and_is_told_what_is_missing() {
 }
 
 #[test]
-fn upload_that_does_not_arrive_whole_is_not_repeated_without_its_condition() {
+fn incomplete_upload_is_not_retried_without_its_condition() {
     for code in ["RequestTimeout", "BadDigest", "IncompleteBody"] {
         let (host, s3) = start();
         s3.lose_conditional_uploads(code);
@@ -169,7 +169,7 @@ fn upload_that_does_not_arrive_whole_is_not_repeated_without_its_condition() {
 }
 
 #[test]
-fn an_upload_that_another_one_is_in_the_way_of_is_repeated() {
+fn conflicting_upload_is_retried() {
     let (host, s3) = start();
     s3.conflict_once();
     put(&host, &s3, "first", &[]).exits(0);
@@ -178,7 +178,7 @@ fn an_upload_that_another_one_is_in_the_way_of_is_repeated() {
 }
 
 #[test]
-fn put_refuses_what_is_broken_or_missing_and_adds_the_name_behind_a_slash() {
+fn put_rejects_broken_or_missing_file_and_appends_name_after_slash() {
     let (host, s3) = start();
     std::fs::write(host.path("a.pex"), "<html>").unwrap();
     let put = |file: &str, to: &str| host.s3cache_env(["put", file, to], &s3.env());
@@ -193,7 +193,7 @@ fn put_refuses_what_is_broken_or_missing_and_adds_the_name_behind_a_slash() {
 }
 
 #[test]
-fn each_refusal_of_s3_has_its_exit_code_and_remedy() {
+fn each_s3_error_has_exit_code_and_remedy() {
     let (host, s3) = start();
     put(&host, &s3, "the build", &[]).exits(0);
     let get = |source: &str, env: &[(String, String)], more: &[&str]| {
@@ -222,7 +222,7 @@ fn each_refusal_of_s3_has_its_exit_code_and_remedy() {
 }
 
 #[test]
-fn exists_answers_by_its_exit_code() {
+fn exists_reports_by_exit_code() {
     let (host, s3) = start();
     put(&host, &s3, "the build", &[]).exits(0);
     let exists = |source: &str, env: &[(String, String)]| host.s3cache_env(["exists", source], env);
@@ -251,7 +251,7 @@ fn exists_answers_by_its_exit_code() {
 }
 
 #[test]
-fn keys_come_from_a_profile_or_a_process_it_names() {
+fn credentials_come_from_profile_or_its_process() {
     let (host, s3) = start();
     put(&host, &s3, "the build", &[]).exits(0);
     let script = host.path("keys.sh");
@@ -283,7 +283,7 @@ fn keys_come_from_a_profile_or_a_process_it_names() {
 }
 
 #[test]
-fn a_profile_that_signs_in_by_sso_is_told_what_to_do() {
+fn sso_profile_error_names_remedy() {
     let (host, s3) = start();
     let config = "[profile people]\nsso_session = corp\nsso_account_id = 123456789012\nsso_role_name = dev\n\
         [sso-session corp]\nsso_region = us-east-1\nsso_start_url = https://corp.invalid/start\n";
@@ -299,7 +299,7 @@ fn a_profile_that_signs_in_by_sso_is_told_what_to_do() {
 }
 
 #[test]
-fn keys_come_from_the_container() {
+fn credentials_come_from_container() {
     let (host, s3) = start();
     put(&host, &s3, "the build", &[]).exits(0);
     let body = keys(&s3);
@@ -317,7 +317,7 @@ fn keys_come_from_the_container() {
 }
 
 #[test]
-fn keys_come_from_the_instance_by_version_2_of_its_protocol() {
+fn credentials_come_from_instance_by_imdsv2() {
     let (host, s3) = start();
     put(&host, &s3, "the build", &[]).exits(0);
     let body = keys(&s3);
@@ -351,7 +351,7 @@ fn keys_come_from_the_instance_by_version_2_of_its_protocol() {
 }
 
 #[test]
-fn keys_come_for_a_web_identity() {
+fn credentials_come_from_web_identity() {
     let (host, s3) = start();
     put(&host, &s3, "the build", &[]).exits(0);
     let body = format!(
@@ -375,7 +375,7 @@ fn keys_come_for_a_web_identity() {
 }
 
 #[test]
-fn a_bucket_elsewhere_and_a_wrong_clock_are_named_with_their_remedy() {
+fn wrong_region_and_wrong_clock_are_named_with_remedy() {
     let (host, s3) = start();
     let moved = FakeServer::start(|_| {
         answer(
@@ -402,7 +402,7 @@ fn a_bucket_elsewhere_and_a_wrong_clock_are_named_with_their_remedy() {
 }
 
 #[test]
-fn a_region_of_the_command_line_beats_that_of_the_environment() {
+fn region_of_command_line_beats_environment() {
     let (host, s3) = start();
     let seen = FakeServer::start(|_| answer("404 Not Found", &[], ""));
     let env = env(&s3, &[("AWS_ENDPOINT_URL", Some(&seen.url()))]);

@@ -64,7 +64,7 @@ fn bash(host: &CacheHost, authority: &CertificateAuthority, line: &str) -> Comma
 }
 
 #[test]
-fn every_quoted_line_installs_its_program_cold_and_warm() {
+fn every_quoted_command_installs_its_program_cold_and_warm() {
     let authority = CertificateAuthority::new();
     let (host, origin) = (CacheHost::new(), OriginServer::start_tls(&authority));
     for quoted in QUOTED {
@@ -113,7 +113,7 @@ fn is_logstash(log: &str, run: &str) {
 }
 
 #[test]
-fn a_line_that_fails_does_not_reach_its_chmod() {
+fn failed_fetch_does_not_reach_chmod() {
     let authority = CertificateAuthority::new();
     let (host, origin) = (CacheHost::new(), OriginServer::start_tls(&authority));
     let line = substitutions(&host, &origin)

@@ -30,7 +30,7 @@ fn nginx(root: &TempDir) -> Option<NginxServer> {
 }
 
 #[test]
-fn digest_written_by_real_tools_vouches_for_any_name() {
+fn digest_written_by_real_tools_is_accepted_for_any_name() {
     let root = TempDir::new().unwrap();
     let Some(nginx) = nginx(&root) else { return };
     for (name, in_url) in [
@@ -74,7 +74,7 @@ fn digest_written_by_real_tools_vouches_for_any_name() {
 }
 
 #[test]
-fn page_in_place_of_a_sidecar_is_absence() {
+fn html_page_in_place_of_sidecar_counts_as_missing() {
     let root = TempDir::new().unwrap();
     let Some(nginx) = nginx(&root) else { return };
     fs::write(root.path().join("job-1.2.bin"), "the build").unwrap();
@@ -88,7 +88,7 @@ fn page_in_place_of_a_sidecar_is_absence() {
 }
 
 #[test]
-fn sidecar_that_is_not_understood_is_65() {
+fn sidecar_of_unknown_format_is_65() {
     let ours = sha256(b"the build");
     for text in [
         "d41d8cd98f00b204e9800998ecf8427e  job-1.2.bin\n".to_owned(),
@@ -112,7 +112,7 @@ fn sidecar_that_is_not_understood_is_65() {
 }
 
 #[test]
-fn required_sidecar_is_looked_for_until_it_has_vouched() {
+fn required_sidecar_is_requested_until_verified() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put(PATH, "the build");
     let url = origin.url(PATH);

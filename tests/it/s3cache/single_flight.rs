@@ -63,7 +63,7 @@ fn sixty_four_processes_fetch_one_body() {
 }
 
 #[test]
-fn a_killed_leader_is_followed_by_one_that_continues() {
+fn killed_leader_is_replaced_by_one_that_resumes() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = slow_object(&origin, &path);
@@ -95,7 +95,7 @@ fn a_killed_leader_is_followed_by_one_that_continues() {
 }
 
 #[test]
-fn an_object_replaced_after_the_leader_died_is_fetched_anew() {
+fn object_replaced_after_leader_died_is_fetched_from_start() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     slow_object(&origin, "/static.bin");
     let mut leader = fetch(&host, &origin.url("/static.bin"), "leader", &PARTS);
@@ -115,7 +115,7 @@ fn an_object_replaced_after_the_leader_died_is_fetched_anew() {
 }
 
 #[test]
-fn an_object_replaced_under_the_leader_is_begun_anew() {
+fn object_replaced_during_leader_download_restarts() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     slow_object(&origin, "/static.bin");
     let leader = fetch(&host, &origin.url("/static.bin"), "leader", &PARTS);
@@ -131,7 +131,7 @@ fn an_object_replaced_under_the_leader_is_begun_anew() {
 }
 
 #[test]
-fn a_stopped_leader_is_overtaken_and_damages_nothing_later() {
+fn stopped_leader_is_taken_over_and_does_no_later_damage() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = slow_object(&origin, &path);
@@ -161,7 +161,7 @@ fn a_stopped_leader_is_overtaken_and_damages_nothing_later() {
 }
 
 #[test]
-fn a_leader_that_is_too_slow_is_overtaken_and_can_be_told_to_stop() {
+fn slow_leader_is_taken_over_and_can_be_stopped() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = bytes(2 << 20, 3);
@@ -182,7 +182,7 @@ fn a_leader_that_is_too_slow_is_overtaken_and_can_be_told_to_stop() {
 }
 
 #[test]
-fn a_throttled_leader_that_gets_on_leads_for_all() {
+fn throttled_leader_with_progress_stays_leader() {
     let Some(quarter) = or_skip("a throttled leader", CpuLimit::quarter()) else {
         return;
     };
@@ -205,7 +205,7 @@ fn a_throttled_leader_that_gets_on_leads_for_all() {
 }
 
 #[test]
-fn a_leader_that_keeps_to_its_rate_is_not_overtaken() {
+fn leader_at_configured_rate_is_not_taken_over() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     origin.put(&path, bytes(192 << 10, 3));
@@ -220,7 +220,7 @@ fn a_leader_that_keeps_to_its_rate_is_not_overtaken() {
 }
 
 #[test]
-fn a_leader_that_has_all_bytes_is_given_time_to_finish() {
+fn leader_with_all_bytes_has_time_to_finish() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     origin.put(&path, bytes(100_000, 3));
@@ -238,7 +238,7 @@ fn a_leader_that_has_all_bytes_is_given_time_to_finish() {
 }
 
 #[test]
-fn what_a_leader_had_when_it_died_before_publishing_is_not_fetched_again() {
+fn bytes_of_leader_killed_before_publishing_are_not_fetched_again() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = bytes(4 << 20, 3);
@@ -277,7 +277,7 @@ fn different_artifacts_never_wait_for_each_other() {
 
 /// Whoever makes room holds the lock of the counter; one that is stopped there must not hold up anybody for ever.
 #[test]
-fn a_process_stopped_while_it_makes_room_is_not_waited_for() {
+fn process_stopped_during_eviction_blocks_no_other() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     for n in 1..4 {
         origin.put(&format!("/a-1.{n}"), "bytes");
@@ -299,7 +299,7 @@ fn a_process_stopped_while_it_makes_room_is_not_waited_for() {
 }
 
 #[test]
-fn those_who_wait_share_the_failure() {
+fn followers_share_failure_of_leader() {
     let slow = || OriginFault::Latency(Duration::from_secs(2));
     let busy = OriginFault::Status {
         code: 503,
@@ -321,7 +321,7 @@ fn those_who_wait_share_the_failure() {
 }
 
 #[test]
-fn a_failure_recorded_before_the_host_booted_is_nobodys() {
+fn failure_recorded_before_boot_is_ignored() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let path = format!("/job-{HASH}.bin");
     let body = slow_object(&origin, &path);
@@ -343,7 +343,7 @@ fn a_failure_recorded_before_the_host_booted_is_nobodys() {
 }
 
 #[test]
-fn the_timeout_bounds_the_waiting() {
+fn timeout_bounds_wait_of_follower() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/stuck-1.2", bytes(1 << 20, 1));
     origin.fault("/stuck-1.2", OriginFault::Stall(1000));
@@ -360,7 +360,7 @@ fn the_timeout_bounds_the_waiting() {
 }
 
 #[test]
-fn a_cached_copy_with_another_digest_than_asked_for_is_fetched_again() {
+fn cached_copy_with_other_digest_than_requested_is_fetched_again() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/static.bin", "old");
     host.s3cache([origin.url("/static.bin")]).exits(0);

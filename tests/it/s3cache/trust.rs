@@ -118,7 +118,7 @@ fn vouch(origin: &OriginServer, path: &str, body: &[u8]) {
 }
 
 #[test]
-fn what_root_has_is_used_without_a_request() {
+fn entry_of_root_is_used_without_request() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -130,7 +130,7 @@ fn what_root_has_is_used_without_a_request() {
 }
 
 #[test]
-fn what_another_user_has_is_fetched_again() {
+fn entry_of_other_user_is_fetched_again() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -142,7 +142,7 @@ fn what_another_user_has_is_fetched_again() {
 }
 
 #[test]
-fn what_another_user_has_is_taken_when_the_store_vouches_for_it() {
+fn entry_of_other_user_is_used_when_store_confirms_digest() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -161,7 +161,7 @@ fn what_another_user_has_is_taken_when_the_store_vouches_for_it() {
 }
 
 #[test]
-fn a_poisoned_blob_of_another_user_is_not_taken() {
+fn poisoned_blob_of_other_user_is_not_used() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -178,7 +178,7 @@ fn a_poisoned_blob_of_another_user_is_not_taken() {
 }
 
 #[test]
-fn links_and_pipes_of_another_user_are_not_followed() {
+fn links_and_pipes_of_other_user_are_not_followed() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -218,7 +218,7 @@ fn links_and_pipes_of_another_user_are_not_followed() {
 }
 
 #[test]
-fn a_folder_somebody_else_made_is_not_used() {
+fn folder_created_by_other_user_is_not_used() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -242,7 +242,7 @@ fn a_folder_somebody_else_made_is_not_used() {
 }
 
 #[test]
-fn what_root_has_is_used_when_ones_own_folder_is_not() {
+fn entry_of_root_is_used_when_own_folder_is_unusable() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -256,7 +256,7 @@ fn what_root_has_is_used_when_ones_own_folder_is_not() {
 }
 
 #[test]
-fn a_cache_where_everybody_may_rename_is_refused_with_the_remedy() {
+fn cache_directory_without_sticky_bit_is_rejected_with_remedy() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -269,7 +269,7 @@ fn a_cache_where_everybody_may_rename_is_refused_with_the_remedy() {
 }
 
 #[test]
-fn a_symlink_to_the_cache_is_followed_only_when_root_or_oneself_made_it() {
+fn symlink_to_cache_is_followed_only_when_owned_by_root_or_caller() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -299,7 +299,7 @@ fn a_symlink_to_the_cache_is_followed_only_when_root_or_oneself_made_it() {
 }
 
 #[test]
-fn an_older_entry_of_root_is_no_newer_one() {
+fn older_entry_of_root_does_not_replace_newer_own_entry() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -318,7 +318,7 @@ fn an_older_entry_of_root_is_no_newer_one() {
 }
 
 #[test]
-fn nobody_else_can_hold_a_lone_users_lock() {
+fn other_users_cannot_hold_lock_of_lone_user() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -331,7 +331,7 @@ fn nobody_else_can_hold_a_lone_users_lock() {
 }
 
 #[test]
-fn stats_of_another_user_says_what_is_not_readable() {
+fn stats_of_other_user_names_unreadable_parts() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -357,7 +357,7 @@ fn stats_of_another_user_says_what_is_not_readable() {
 }
 
 #[test]
-fn gc_of_one_user_says_that_the_bound_of_all_needs_root() {
+fn gc_of_one_user_reports_that_total_bound_needs_root() {
     let Some(users) = HostUsers::new() else {
         return;
     };

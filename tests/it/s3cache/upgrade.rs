@@ -131,7 +131,7 @@ fn cached_artifacts_are_hits_across_releases() {
 }
 
 #[test]
-fn object_of_an_endpoint_from_the_profile_is_not_served_as_one_of_aws() {
+fn object_of_profile_endpoint_is_not_served_as_aws_object() {
     let Some([(old, new), _]) = pairs() else {
         return;
     };
@@ -158,7 +158,7 @@ fn object_of_an_endpoint_from_the_profile_is_not_served_as_one_of_aws() {
 }
 
 #[test]
-fn partial_download_of_killed_release_is_continued_by_other_release() {
+fn partial_download_of_killed_release_is_resumed_by_other_release() {
     for (first, second) in pairs().into_iter().flatten() {
         let label = format!("{} then {}", first.label, second.label);
         let (host, origin) = (CacheHost::new(), OriginServer::start());
@@ -259,7 +259,7 @@ fn unpacked_tree_of_old_release_is_recognised_and_replaced() {
 }
 
 #[test]
-fn broken_archive_that_old_release_cached_is_fetched_again_once() {
+fn corrupt_archive_cached_by_old_release_is_fetched_again_once() {
     let Some([(old, new), _]) = pairs() else {
         return;
     };
@@ -283,7 +283,7 @@ fn broken_archive_that_old_release_cached_is_fetched_again_once() {
 }
 
 #[test]
-fn running_program_of_one_release_survives_gc_of_the_other() {
+fn running_program_of_one_release_survives_gc_of_other() {
     for (first, second) in pairs().into_iter().flatten() {
         let label = format!("{} runs, {} collects", first.label, second.label);
         let host = CacheHost::new();

@@ -124,7 +124,7 @@ fn stats_of_every_kind_add_up_to_du() {
 }
 
 #[test]
-fn dry_run_of_gc_changes_nothing_and_tells_what_gc_does() {
+fn gc_dry_run_changes_nothing_and_predicts_gc() {
     let (host, _origin) = one_of_each();
     host.age_blobs();
     let before = number(&json(&host, &["stats", "--json"]), "held_bytes");
@@ -157,7 +157,7 @@ fn dry_run_of_gc_changes_nothing_and_tells_what_gc_does() {
 }
 
 #[test]
-fn quarantined_blobs_and_failure_records_have_an_end() {
+fn quarantined_blobs_and_failure_records_expire() {
     let hours = |n: u64| Duration::from_secs(n * 3600);
     for (aged, args, left) in [
         (hours(0), &[][..], (true, true)),
@@ -177,7 +177,7 @@ fn quarantined_blobs_and_failure_records_have_an_end() {
 }
 
 #[test]
-fn unpacked_pexes_count_toward_the_bound_of_fetches_and_go_before_artifacts() {
+fn unpacked_pexes_count_toward_bound_and_are_evicted_before_artifacts() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/a-1.1", bytes(MB as usize, 1));
     origin.put("/a-1.2", bytes(MB as usize, 2));
@@ -196,7 +196,7 @@ fn unpacked_pexes_count_toward_the_bound_of_fetches_and_go_before_artifacts() {
 
 /// Two hours ago counts as long ago, now as just used.
 #[test]
-fn what_was_just_used_goes_after_what_was_not_and_only_where_fetch_would_fail() {
+fn recently_used_files_are_evicted_last_and_only_when_fetch_would_fail() {
     const LONG_AGO: bool = true;
     const NOW: bool = false;
     let hash = "ab".repeat(20);
@@ -240,7 +240,7 @@ fn what_was_just_used_goes_after_what_was_not_and_only_where_fetch_would_fail() 
 }
 
 #[test]
-fn gc_takes_unpacked_pex_that_was_not_started_for_an_hour_or_max_age() {
+fn gc_removes_unpacked_pex_not_started_for_hour_or_max_age() {
     let hash = "ab".repeat(20);
     let minutes = |n: u64| Duration::from_secs(n * 60);
     for (started, args, left) in [
@@ -270,7 +270,7 @@ fn gc_takes_unpacked_pex_that_was_not_started_for_an_hour_or_max_age() {
 }
 
 #[test]
-fn what_was_unpacked_since_the_last_count_is_counted_before_an_artifact_goes() {
+fn recently_unpacked_pexes_are_counted_before_artifact_is_evicted() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     for n in 1..4 {
         origin.put(&format!("/a-1.{n}"), bytes(MB as usize, n));
@@ -296,7 +296,7 @@ fn what_was_unpacked_since_the_last_count_is_counted_before_an_artifact_goes() {
 }
 
 #[test]
-fn every_field_of_json_output_is_in_the_readme() {
+fn every_field_of_json_output_is_in_readme() {
     let (host, origin) = one_of_each();
     let readme = hostkit_tests::workspace().join("bins/s3cache/README.md");
     let readme = fs::read_to_string(readme).unwrap();

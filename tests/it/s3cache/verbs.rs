@@ -94,7 +94,7 @@ fn ls_shows_size_digest_age_and_use() {
 }
 
 #[test]
-fn ls_shows_who_holds_an_artifact_and_rm_leaves_it() {
+fn ls_shows_processes_using_artifact_and_rm_keeps_it() {
     let (host, _origin, urls) = start();
     let holder = hold(&host, &blob(&host, "static.bin"));
     // The lock belongs to an open file that this process and its child share: the kernel names the one that took it.
@@ -127,7 +127,7 @@ fn ls_shows_who_holds_an_artifact_and_rm_leaves_it() {
 }
 
 #[test]
-fn rm_takes_a_source_a_name_or_a_digest_and_names_what_is_not_there() {
+fn rm_takes_source_name_or_digest_and_names_missing_one() {
     let (host, origin, urls) = start();
     host.s3cache(["rm", "nothing.bin"])
         .exits(66)
@@ -147,7 +147,7 @@ fn rm_takes_a_source_a_name_or_a_digest_and_names_what_is_not_there() {
 }
 
 #[test]
-fn each_verb_takes_what_s3cache_printed_and_names_what_is_not_there() {
+fn each_verb_takes_printed_names_and_names_missing_one() {
     let (host, _origin, urls) = start_with("named by commands");
     let digest = sha256(b"named by commands");
     let path = blob(&host, "static.bin").display().to_string();
@@ -178,7 +178,7 @@ fn each_verb_takes_what_s3cache_printed_and_names_what_is_not_there() {
 }
 
 #[test]
-fn stats_and_verify_count_what_is_there() {
+fn stats_and_verify_count_entries() {
     let (host, _origin, urls) = start();
     let stats = &json(&host, ["stats", "--json"])[0];
     assert_eq!(stats["sources"], 2);
@@ -198,7 +198,7 @@ fn stats_and_verify_count_what_is_there() {
 }
 
 #[test]
-fn gc_keeps_the_bound_and_what_was_used_last() {
+fn gc_keeps_bound_and_most_recently_used() {
     let (host, origin, urls) = start();
     let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_440_000_000);
     // The time of a blob's folder says when it was used last, or that of the last read, whichever is later.
@@ -223,7 +223,7 @@ fn gc_keeps_the_bound_and_what_was_used_last() {
 }
 
 #[test]
-fn gc_removes_what_a_killed_fetch_left() {
+fn gc_removes_leftovers_of_killed_fetch() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     origin.put("/big-1.2.bin", bytes(1 << 20, 1));
     origin.fault("/big-1.2.bin", OriginFault::Stall(100_000));
@@ -252,7 +252,7 @@ fn gc_removes_what_a_killed_fetch_left() {
 }
 
 #[test]
-fn a_closed_pipe_is_no_error() {
+fn closed_pipe_is_not_an_error() {
     let (host, _origin, urls) = start();
     for args in [
         &["ls"][..],
@@ -280,7 +280,7 @@ fn a_closed_pipe_is_no_error() {
 }
 
 #[test]
-fn without_a_cache_each_verb_names_the_directory() {
+fn each_verb_names_missing_cache_directory() {
     let host = CacheHost::new();
     for verb in ["ls", "stats", "verify", "gc"] {
         let told = host.s3cache([verb]).exits(66);
@@ -290,7 +290,7 @@ fn without_a_cache_each_verb_names_the_directory() {
 }
 
 #[test]
-fn exists_works_over_http_too() {
+fn exists_works_over_http() {
     let (host, origin, urls) = start();
     host.s3cache(["exists", &urls[0]]).exits(0);
     host.s3cache(["exists", &origin.url("/none")]).exits(66);
@@ -317,7 +317,7 @@ fn exists_works_over_http_too() {
 }
 
 #[test]
-fn check_prints_what_is_in_force_and_writes_nothing() {
+fn check_prints_effective_settings_and_writes_nothing() {
     let host = CacheHost::new();
     let config = host.path("s3cache.yaml");
     let config = config.to_str().unwrap();

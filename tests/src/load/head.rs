@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_says_where_it_ends_and_what_follows() {
+    fn parse_returns_length_of_head_and_body() {
         let text = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 7\r\nConnection: Close\r\n\r\nabcdefg";
         let head = parse(text).unwrap().unwrap();
         assert_eq!(&text[head.second.clone()], "503");
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_stay_open_unless_the_head_says_otherwise() {
+    fn connection_stays_open_unless_head_closes_it() {
         let close = |text| parse(text).unwrap().unwrap().close;
         assert!(!close("HTTP/1.1 200 OK\r\n\r\n"));
         assert!(close("HTTP/1.0 200 OK\r\n\r\n"));
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_head_is_waited_for_and_nonsense_is_not() {
+    fn incomplete_head_is_none_and_malformed_head_is_error() {
         assert_eq!(parse("HTTP/1.1 200 OK\r\nConte").unwrap(), None);
         assert_eq!(parse("").unwrap(), None);
         for wrong in [

@@ -214,7 +214,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn counts_gaps_and_percentiles_are_of_what_was_added() {
+    fn report_has_counts_gaps_and_percentiles_of_attempts() {
         let mut tally = LoadTally::default();
         for at in 1..=100 {
             tally.add(at * 10 * MS, at * 10 * MS + at * MS, Ok(()));
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn no_attempt_is_not_a_success() {
+    fn report_without_attempts_is_not_clean() {
         let report = LoadTally::default().report(Duration::from_secs(1));
         assert!(!report.clean());
         assert_eq!(report.gaps[0].length, Duration::from_secs(1));

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_seed_gives_the_same_and_numbers_differ() {
+    fn same_seed_repeats_sequence_and_forks_differ() {
         let draw = |seed, number| RandomSequence::new(seed).fork(number).share();
         assert_eq!(draw(1, 2).to_bits(), draw(1, 2).to_bits());
         assert_ne!(draw(1, 2).to_bits(), draw(1, 3).to_bits());

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn only_thermos_variables_are_there_and_the_profile_is_sourced() {
+    fn environment_has_only_thermos_variables_and_profile_is_sourced() {
         let (task, _parent) = start(
             ThermosTask::new("t")
                 .process(ThermosProcess::new(
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_process_runs_again_until_it_has_failed_too_often() {
+    fn failing_process_restarts_until_max_failures() {
         let (task, _parent) = start(
             ThermosTask::new("t")
                 .process(ThermosProcess::new("bad", "echo oops >&2; exit 3").max_failures(2))
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_killed_process_is_lost_and_not_failed() {
+    fn killed_process_is_lost_and_not_failed() {
         let (task, _parent) =
             start(ThermosTask::new("t").process(ThermosProcess::new("job", "exec sleep 60")));
         task.wait_for("job", ProcessState::Running);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn stopping_asks_first_and_kills_what_does_not_listen() {
+    fn stop_sends_sigterm_first_and_kills_after_grace() {
         let polite = "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done";
         let deaf = "trap '' TERM; echo up; while :; do sleep 0.01; done";
         let (mut task, _parent) = start(
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_may_belong_to_somebody_else() {
+    fn task_runs_as_given_user() {
         if !crate::host::is_root() {
             return crate::skip("other users", "needs root");
         }

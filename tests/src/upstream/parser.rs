@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn all_see_the_same_in_what_is_clear() {
+    fn all_profiles_agree_on_unambiguous_requests() {
         let bytes = "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc\
                      PUT /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nde\r\n0\r\nT: 1\r\n\r\n\
                      GET /c HTTP/1.1\r\n\r\nGET /d HTT";
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn they_differ_where_servers_differ() {
+    fn profiles_differ_on_ambiguous_requests() {
         let both = "POST /a HTTP/1.1\r\nContent-Length: 9\r\nTransfer_Encoding:\x0bx, Chunked\r\n\r\n0\r\n\r\n";
         for personality in ParserProfile::ALL {
             let reading = personality.read(format!("{both}GET").as_bytes());
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_broken_and_what_is_cut_off_is_not() {
+    fn malformed_framing_is_broken_and_truncated_request_is_partial() {
         let head = "POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
         for personality in ParserProfile::ALL {
             let broken = |rest: &str| personality.read(format!("{head}{rest}").as_bytes()).broken;

@@ -67,7 +67,7 @@ impl MultiHostFixture {
 }
 
 #[test]
-fn a_thousand_connections_with_a_cold_key_ask_once_and_the_next_host_never() {
+fn thousand_connections_with_cold_key_query_backend_once_for_all_hosts() {
     let Some(site) = MultiHostFixture::start() else {
         return;
     };
@@ -107,7 +107,7 @@ fn a_thousand_connections_with_a_cold_key_ask_once_and_the_next_host_never() {
 }
 
 #[test]
-fn a_revoked_key_is_let_go_by_a_purge() {
+fn purge_on_every_host_denies_revoked_key() {
     let Some(site) = MultiHostFixture::start() else {
         return;
     };
@@ -137,7 +137,7 @@ fn a_revoked_key_is_let_go_by_a_purge() {
 }
 
 #[test]
-fn memcached_sees_neither_the_key_nor_its_hash() {
+fn memcached_receives_neither_key_nor_its_hash() {
     let Some(site) = MultiHostFixture::start() else {
         return;
     };

@@ -13,7 +13,7 @@ const OLD: &[u8] = b"the secret of last year";
 const NEW: &[u8] = b"the secret of this year";
 
 #[test]
-fn hosts_share_answers_while_the_secret_is_changed() {
+fn hosts_share_entries_during_secret_rotation() {
     let (before, during, after) = (&[OLD][..], &[NEW, OLD][..], &[NEW][..]);
     // Which hosts find what which hosts have stored.
     for (writer, reader, finds) in [
@@ -47,7 +47,7 @@ fn hosts_share_answers_while_the_secret_is_changed() {
 }
 
 #[test]
-fn purge_during_a_change_removes_the_entries_of_both_secrets() {
+fn purge_during_rotation_removes_entries_of_both_secrets() {
     let Some(world) = CacheFixture::new(1) else {
         return;
     };
@@ -93,7 +93,7 @@ fn job(uid: u32, groups: &str, secret: &Path) -> CommandOutcome {
 }
 
 #[test]
-fn role_reads_the_secret_by_a_supplementary_group_or_an_acl() {
+fn role_reads_secret_through_supplementary_group_or_acl() {
     const ROLE: u32 = 61_001;
     const GROUP: u32 = 61_002;
     if !is_root() {

@@ -86,7 +86,7 @@ fn copier(backend: u16) -> u16 {
 }
 
 #[test]
-fn the_detector_sees_every_technique_when_nobody_stops_it() {
+fn detector_finds_every_technique_without_authproxy() {
     let backend = RecordingUpstream::start(STRICT);
     let cases: Vec<AttackCase> = attacks::all(false);
     let bytes = cases.iter().enumerate();

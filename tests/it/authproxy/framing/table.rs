@@ -208,7 +208,7 @@ fn keyed(line: &str, more: &[&str], body: &str) -> String {
 }
 
 #[test]
-fn what_could_be_framed_in_two_ways_is_refused() {
+fn ambiguous_framing_is_rejected() {
     let rig = FramingRig::start(STRICT);
     for (headers, body) in FRAMINGS {
         refused(&rig, &keyed(LINE, headers, body));
@@ -225,7 +225,7 @@ fn what_could_be_framed_in_two_ways_is_refused() {
 }
 
 #[test]
-fn heads_that_are_no_heads_are_refused() {
+fn malformed_request_heads_are_rejected() {
     let rig = FramingRig::start(STRICT);
     for header in HEADERS {
         refused(&rig, &keyed("GET /refused HTTP/1.1", &[header], ""));
@@ -251,7 +251,7 @@ fn heads_that_are_no_heads_are_refused() {
 }
 
 #[test]
-fn chunks_that_are_no_chunks_end_the_request_and_the_connection() {
+fn malformed_chunks_end_request_and_connection() {
     let rig = FramingRig::start(STRICT);
     for chunks in CHUNKS {
         refused(&rig, &keyed(LINE, &["Transfer-Encoding: chunked"], chunks));
@@ -266,7 +266,7 @@ fn chunks_that_are_no_chunks_end_the_request_and_the_connection() {
 }
 
 #[test]
-fn what_is_right_is_passed_on_whole() {
+fn valid_requests_are_forwarded_complete() {
     let rig = FramingRig::start(STRICT);
     let chunked = &["Transfer-Encoding: Chunked"][..];
     let right: &[(&str, &[&str], &str, &str)] = &[

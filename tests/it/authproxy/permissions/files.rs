@@ -66,7 +66,7 @@ fn write(path: &Path, turn: usize) {
 }
 
 #[test]
-fn a_file_that_is_renamed_over_is_followed_without_a_gap() {
+fn replaced_acl_file_is_reloaded_without_denials() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("acl.yaml");
     write(&path, 0);
@@ -76,7 +76,7 @@ fn a_file_that_is_renamed_over_is_followed_without_a_gap() {
 }
 
 #[test]
-fn a_file_behind_a_link_that_is_swapped_is_followed() {
+fn acl_file_behind_swapped_symlink_is_reloaded() {
     // As Kubernetes mounts it: acl.yaml -> ..data/acl.yaml, ..data -> ..version
     let temp = tempfile::tempdir().unwrap();
     let link = |target: &Path, name: &str| {
@@ -100,7 +100,7 @@ fn a_file_behind_a_link_that_is_swapped_is_followed() {
 }
 
 #[test]
-fn a_file_that_is_removed_or_broken_takes_no_key_away() {
+fn removed_or_invalid_acl_file_keeps_last_keys() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("acl.yaml");
     write(&path, 0);
@@ -120,7 +120,7 @@ fn a_file_that_is_removed_or_broken_takes_no_key_away() {
 }
 
 #[test]
-fn a_file_that_is_written_in_place_is_read_when_it_is_whole() {
+fn acl_file_written_in_place_is_read_when_complete() {
     let temp = tempfile::tempdir().unwrap();
     let (path, whole) = (temp.path().join("acl.yaml"), temp.path().join("whole"));
     let text = |turn: usize| {
@@ -152,7 +152,7 @@ fn a_file_that_is_written_in_place_is_read_when_it_is_whole() {
 }
 
 #[test]
-fn grants_of_a_server_and_of_a_file_are_the_same() {
+fn server_and_file_give_equal_grants() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("acl.yaml");
     let scopes = json!({"hosts": ["[::1]", "A.b"], "paths": ["/%61/"], "methods": ["GET"], "expires": "2027-01-31"});

@@ -34,7 +34,7 @@ async fn relay(port: u16) -> (u16, Arc<AtomicUsize>) {
 }
 
 #[test]
-fn a_question_names_a_hash_and_an_answer_all_of_the_grant() {
+fn query_sends_key_hash_and_response_has_whole_grant() {
     let acl = PermissionsServer::start();
     let grant = json!({
         "id": "eightball", "rights": ["all", "write"], "hosts": ["*.Example.com"], "paths": ["/a/"],
@@ -79,7 +79,7 @@ fn a_question_names_a_hash_and_an_answer_all_of_the_grant() {
 }
 
 #[test]
-fn whatever_is_no_answer_is_neither_a_grant_nor_a_denial() {
+fn invalid_response_is_neither_grant_nor_denial() {
     let status = |status: u16, body: &str| PermissionsBehavior::Status(status, body.to_owned());
     let raw = |text: &str| PermissionsBehavior::Garbage(text.as_bytes().to_vec());
     let known = r#"{"known":true,"id":"liar","rights":["all"]}"#;
@@ -156,7 +156,7 @@ fn whatever_is_no_answer_is_neither_a_grant_nor_a_denial() {
 }
 
 #[test]
-fn connections_are_kept_and_a_stale_one_costs_nobody_an_answer() {
+fn kept_connections_are_reused_and_stale_ones_are_retried() {
     let acl = PermissionsServer::start();
     acl.add_keys(["good"]);
     block_on(async {
@@ -177,7 +177,7 @@ fn connections_are_kept_and_a_stale_one_costs_nobody_an_answer() {
 }
 
 #[test]
-fn a_kept_connection_that_fails_under_the_question_is_replaced() {
+fn kept_connection_that_fails_during_query_is_replaced() {
     let acl = PermissionsServer::start();
     acl.add_keys(["good"]);
     // The second question of a connection is never answered.
@@ -195,7 +195,7 @@ fn a_kept_connection_that_fails_under_the_question_is_replaced() {
 }
 
 #[test]
-fn the_next_server_answers_where_one_fails() {
+fn next_server_is_queried_after_failure() {
     let (dead, slow, well) = (
         free_port(),
         PermissionsServer::start(),
@@ -232,7 +232,7 @@ fn the_next_server_answers_where_one_fails() {
 }
 
 #[test]
-fn a_server_that_fails_every_other_time_answers_every_question() {
+fn server_failing_every_other_query_stays_in_use() {
     let acl = PermissionsServer::start();
     acl.add_keys(["good"]);
     acl.set_behaviors(vec![
@@ -249,7 +249,7 @@ fn a_server_that_fails_every_other_time_answers_every_question() {
 }
 
 #[test]
-fn a_dead_server_is_left_alone_until_one_question_finds_it_well() {
+fn circuit_breaker_skips_dead_server_until_probe_succeeds() {
     let acl = PermissionsServer::start();
     acl.add_keys(["good"]);
     acl.set_behavior(PermissionsBehavior::Status(500, String::new()));
@@ -296,7 +296,7 @@ fn a_dead_server_is_left_alone_until_one_question_finds_it_well() {
 }
 
 #[test]
-fn no_more_questions_are_under_way_than_are_bearable() {
+fn concurrent_queries_are_bounded() {
     let acl = PermissionsServer::start();
     acl.add_keys(["good"]);
     acl.set_behavior(PermissionsBehavior::Hang);
@@ -321,7 +321,7 @@ fn no_more_questions_are_under_way_than_are_bearable() {
 }
 
 #[test]
-fn a_socket_file_is_a_server_too() {
+fn permissions_server_on_unix_socket_is_queried() {
     let acl = PermissionsServer::start();
     acl.add_keys(["good"]);
     let temp = tempfile::tempdir().unwrap();
@@ -340,7 +340,7 @@ fn a_socket_file_is_a_server_too() {
 }
 
 #[test]
-fn what_is_no_url_of_an_engine_is_refused_without_its_password() {
+fn invalid_server_url_is_rejected_without_its_password() {
     for url in [
         "ftp://h/",
         "unix:relative",
@@ -360,7 +360,7 @@ fn what_is_no_url_of_an_engine_is_refused_without_its_password() {
 }
 
 #[test]
-fn the_live_configuration_may_come_later_and_change() {
+fn live_configuration_may_appear_later_and_change() {
     let (one, two) = (PermissionsServer::start(), PermissionsServer::start());
     one.add_key("good", json!({"id": "one"}));
     two.add_key("good", json!({"id": "two"}));

@@ -24,7 +24,7 @@ pub(super) fn secret_of(stderr: &str) -> &str {
 }
 
 #[test]
-fn a_new_key_is_shown_once_and_its_entry_lets_it_in() {
+fn new_key_is_shown_once_and_its_entry_admits_it() {
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("acl.yaml");
     let scopes = [
@@ -71,7 +71,7 @@ fn a_new_key_is_shown_once_and_its_entry_lets_it_in() {
 }
 
 #[test]
-fn a_new_key_that_nothing_could_read_is_not_made() {
+fn key_new_rejects_invalid_restrictions() {
     for wrong in [
         "--id=two words",
         "--right=",
@@ -87,7 +87,7 @@ fn a_new_key_that_nothing_could_read_is_not_made() {
 }
 
 #[test]
-fn a_hash_is_that_of_what_was_typed() {
+fn key_hash_is_hash_of_typed_key() {
     let expected = "5b11618c2e44027877d0cd0921ed166b9f176f50587fc91e7534dd2946db77d6";
     for stdin in ["secret1\n", "secret1", " secret1 \r\nmore\n"] {
         assert_eq!(
@@ -107,7 +107,7 @@ fn a_hash_is_that_of_what_was_typed() {
 }
 
 #[test]
-fn a_key_on_the_command_line_is_refused_and_not_repeated() {
+fn key_on_command_line_is_rejected_and_not_repeated() {
     for verb in [
         &["key", "hash", "hk_secret"][..],
         &["key", "check", "hk_secret", "--acl-file=/x"],
@@ -118,7 +118,7 @@ fn a_key_on_the_command_line_is_refused_and_not_repeated() {
 }
 
 #[test]
-fn a_key_that_is_typed_is_not_shown() {
+fn typed_key_is_not_echoed() {
     let mut child = Command::new("script")
         .args([
             "-qec",
@@ -153,7 +153,7 @@ fn a_key_that_is_typed_is_not_shown() {
 }
 
 #[test]
-fn a_check_says_which_word_a_request_would_get() {
+fn key_check_prints_reason_that_request_would_get() {
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("acl.yaml");
     let entry = json!({
@@ -206,7 +206,7 @@ fn a_check_says_which_word_a_request_would_get() {
 }
 
 #[test]
-fn a_check_asks_servers_as_the_proxy_would() {
+fn key_check_queries_servers_as_daemon_does() {
     let acl = PermissionsServer::start();
     acl.add_key("key", json!({"id": "alice"}));
     let dead = format!("http://me:secret@127.0.0.1:{}/", free_port());
@@ -255,7 +255,7 @@ fn tls(authority: &CertificateAuthority, port: u16) -> u16 {
 }
 
 #[test]
-fn a_server_has_to_show_a_certificate_that_this_host_trusts() {
+fn permissions_server_needs_trusted_certificate() {
     let acl = PermissionsServer::start();
     acl.add_key("key", json!({"id": "alice"}));
     let ask = |port: u16, host: &str, ca: &Path| {

@@ -73,7 +73,7 @@ fn entry(id: &str, key: &str) -> String {
 }
 
 #[test]
-fn keys_are_added_listed_rotated_and_revoked_in_a_file() {
+fn keys_are_added_listed_rotated_and_revoked_in_file() {
     let file = KeyListFile::new(&format!(
         "# Ours.\nkeys:\n{}{}",
         entry("bob", "bob's"),
@@ -161,7 +161,7 @@ fn keys_are_added_listed_rotated_and_revoked_in_a_file() {
 }
 
 #[test]
-fn rotation_of_a_key_that_has_an_end_keeps_it() {
+fn rotation_keeps_expiry_of_key() {
     let file = KeyListFile::new("");
     std::fs::remove_file(&file.path).unwrap();
     // A file that is missing is begun, for its owner and group.
@@ -195,7 +195,7 @@ fn rotation_of_a_key_that_has_an_end_keeps_it() {
 }
 
 #[test]
-fn owner_mode_acl_and_links_stay_when_a_file_is_edited() {
+fn edit_keeps_owner_mode_acl_and_links() {
     if !is_root() {
         hostkit_tests::skip("owners of files", "this is not root");
         return;
@@ -256,7 +256,7 @@ fn owner_mode_acl_and_links_stay_when_a_file_is_edited() {
 }
 
 #[test]
-fn new_key_makes_the_list_of_a_touched_file_and_leaves_a_link_to_nothing() {
+fn new_key_fills_empty_file_and_rejects_dangling_symlink() {
     for before in ["", "\n", "# Ours.", "# Ours.\n\n"] {
         let file = KeyListFile::new(before);
         std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(0o604)).unwrap();
@@ -278,7 +278,7 @@ fn new_key_makes_the_list_of_a_touched_file_and_leaves_a_link_to_nothing() {
 }
 
 #[test]
-fn edit_on_a_full_disk_says_so_and_changes_nothing() {
+fn edit_on_full_disk_fails_and_changes_nothing() {
     let Some(disk) = or_skip("tmpfs", TmpfsMount::mount(64 << 10)) else {
         return;
     };
@@ -297,7 +297,7 @@ fn edit_on_a_full_disk_says_so_and_changes_nothing() {
 }
 
 #[test]
-fn file_that_is_managed_wrong_or_not_in_lines_is_left_alone() {
+fn file_that_is_invalid_or_not_line_based_is_not_edited() {
     let one = entry("a", "key");
     for (text, code, says) in [
         (
@@ -344,7 +344,7 @@ fn file_that_is_managed_wrong_or_not_in_lines_is_left_alone() {
 }
 
 #[test]
-fn processes_that_edit_a_file_at_once_lose_no_key() {
+fn concurrent_edits_lose_no_key() {
     let file = KeyListFile::new("keys: []\n");
     let running: Vec<_> = (0..8)
         .map(|number| {
@@ -368,7 +368,7 @@ fn processes_that_edit_a_file_at_once_lose_no_key() {
 }
 
 #[test]
-fn daemon_takes_both_keys_during_a_rotation_and_neither_after_a_revocation() {
+fn daemon_accepts_both_keys_during_rotation_and_neither_after_revocation() {
     let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keys.yaml");

@@ -111,7 +111,7 @@ fn acl(keys: &[(&str, &[&str])]) -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
-fn serve_acl_answers_questions_and_nothing_else() {
+fn serve_acl_answers_only_key_queries() {
     let (_temp, file) = acl(&[("key", &["all", "write"])]);
     let admin = free_port();
     let engine = ServeAclProcess::start(&file, &[&format!("--admin=127.0.0.1:{admin}")]);
@@ -180,7 +180,7 @@ fn serve_acl_answers_questions_and_nothing_else() {
 }
 
 #[test]
-fn serve_acl_follows_its_file() {
+fn serve_acl_reloads_changed_file() {
     let (_temp, file) = acl(&[("one", &["all"])]);
     let engine = ServeAclProcess::start(&file, &[]);
     assert!(engine.knows("one"));
@@ -199,7 +199,7 @@ fn serve_acl_follows_its_file() {
 }
 
 #[test]
-fn serve_acl_finishes_what_was_begun() {
+fn serve_acl_drains_requests_under_way() {
     let (_temp, file) = acl(&[("key", &["all"])]);
     let mut engine = ServeAclProcess::start(&file, &[]);
     let (idle, mut begun) = (engine.connect(), engine.connect());
@@ -229,7 +229,7 @@ fn serve_acl_finishes_what_was_begun() {
 }
 
 #[test]
-fn serve_acl_starts_with_a_valid_file_or_not_at_all() {
+fn serve_acl_refuses_to_start_with_invalid_file() {
     let (temp, file) = acl(&[("one", &["all"])]);
     let serve = |file: &Path, more: &str| {
         run(
@@ -250,7 +250,7 @@ fn serve_acl_starts_with_a_valid_file_or_not_at_all() {
 }
 
 #[test]
-fn the_examples_of_the_page_are_valid() {
+fn examples_of_acl_page_are_valid() {
     let page = std::fs::read_to_string(workspace().join("bins/authproxy/ACL.md")).unwrap();
     let example = |language: &str, number: usize| {
         let start = format!("```{language}\n");

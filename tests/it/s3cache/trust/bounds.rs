@@ -7,7 +7,7 @@ use hostkit_tests::origin::OriginServer;
 use super::{ANN, BOB, HostUsers, bytes, every_file};
 
 #[test]
-fn root_collects_each_user_to_its_bound_and_all_to_the_total() {
+fn gc_of_root_keeps_bound_of_each_user_and_total() {
     let Some(users) = HostUsers::new() else {
         return;
     };

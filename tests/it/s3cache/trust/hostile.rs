@@ -15,7 +15,7 @@ use super::super::single_flight::{FetchRun, before_now};
 use super::{ANN, BOB, HASH, HostUsers, bytes, every_file, published, sha256, vouch};
 
 #[test]
-fn a_blob_of_another_length_makes_nobody_make_room() {
+fn blob_with_false_length_causes_no_eviction_by_others() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -56,7 +56,7 @@ fn a_blob_of_another_length_makes_nobody_make_room() {
 }
 
 #[test]
-fn a_part_of_the_cache_full_of_traps_stops_neither_gc_nor_those_who_list() {
+fn hostile_files_in_cache_stop_neither_gc_nor_listing() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -147,7 +147,7 @@ impl HostileEntry {
 }
 
 #[test]
-fn impostor_of_file_or_folder_keeps_nothing_from_gc_of_root_and_is_removed() {
+fn hostile_entry_in_place_of_file_or_folder_is_removed_by_gc_of_root() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -223,7 +223,7 @@ fn impostor_of_file_or_folder_keeps_nothing_from_gc_of_root_and_is_removed() {
 }
 
 #[test]
-fn part_that_others_can_write_to_is_reported_by_gc_of_root() {
+fn folder_writable_by_others_is_reported_by_gc_of_root() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -256,7 +256,7 @@ fn part_that_others_can_write_to_is_reported_by_gc_of_root() {
 }
 
 #[test]
-fn what_root_collects_stays_usable_for_its_owner() {
+fn cache_collected_by_root_stays_usable_for_owner() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -287,7 +287,7 @@ fn what_root_collects_stays_usable_for_its_owner() {
 /// The one who is overtaken while it copies another user's bytes, and the one who overtakes it, must not get into each
 /// other's files.
 #[test]
-fn one_who_is_stopped_while_it_takes_bytes_is_overtaken_without_harm() {
+fn process_stopped_while_copying_bytes_is_taken_over() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -335,7 +335,7 @@ fn one_who_is_stopped_while_it_takes_bytes_is_overtaken_without_harm() {
 }
 
 #[test]
-fn many_names_of_one_user_are_one_user() {
+fn several_directory_names_of_one_uid_count_as_one_user() {
     let Some(users) = HostUsers::new() else {
         return;
     };

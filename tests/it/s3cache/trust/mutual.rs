@@ -32,7 +32,7 @@ fn slow_object(origin: &OriginServer, path: &str) -> Vec<u8> {
 }
 
 #[test]
-fn two_uids_fetch_one_body_between_them() {
+fn two_trusting_uids_fetch_one_body() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -63,7 +63,7 @@ fn two_uids_fetch_one_body_between_them() {
 }
 
 #[test]
-fn a_dead_leader_of_the_other_uid_is_followed() {
+fn dead_leader_of_other_uid_is_taken_over() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -90,7 +90,7 @@ fn a_dead_leader_of_the_other_uid_is_followed() {
 
 /// A lock that the other cannot open excludes only its owner.
 #[test]
-fn a_narrow_umask_and_an_older_lock_do_not_make_two_leaders() {
+fn narrow_umask_and_older_lock_do_not_make_two_leaders() {
     let Some(users) = HostUsers::new() else {
         return;
     };

@@ -37,7 +37,7 @@ fn records(users: &HostUsers, uid: u32) -> usize {
 }
 
 #[test]
-fn directories_that_forbid_writing_are_unpacked_replaced_and_never_left_behind() {
+fn read_only_directories_are_unpacked_replaced_and_removed() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -76,7 +76,7 @@ fn killed(users: &HostUsers, uid: u32, url: &str) -> CommandOutcome {
 }
 
 #[test]
-fn gc_finds_and_removes_what_killed_runs_have_left() {
+fn gc_removes_leftovers_of_killed_runs() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -113,7 +113,7 @@ fn directory(path: &Path, owner: u32) -> PathBuf {
 }
 
 #[test]
-fn a_record_removes_nothing_that_its_owner_could_not_remove() {
+fn cleanup_record_removes_only_files_its_owner_could_remove() {
     let Some(users) = HostUsers::new() else {
         return;
     };
@@ -147,7 +147,7 @@ fn a_record_removes_nothing_that_its_owner_could_not_remove() {
 }
 
 #[test]
-fn a_full_disk_is_73_and_leaves_nothing() {
+fn full_disk_is_73_and_leaves_no_file() {
     let Some(users) = HostUsers::new() else {
         return;
     };
