@@ -42,7 +42,7 @@ impl Backoff {
 
 /// A random time of at most `limit`, for what many hosts would otherwise do in the same moment.
 #[must_use]
-pub fn up_to(limit: Duration) -> Duration {
+pub fn random_delay(limit: Duration) -> Duration {
     limit.mul_f64(fraction())
 }
 

@@ -14,9 +14,9 @@ use clap::builder::{BoolishValueParser, TypedValueParser as _};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, Parser};
 
-use crate::log::{self, Level};
+use crate::log::{self, LogLevel};
 use crate::printable::escape;
-use crate::{Exit, Failure, nagios, out};
+use crate::{Exit, Failure, nagios, stdout};
 
 pub use environment::{names_any, origin};
 
@@ -37,7 +37,7 @@ pub struct Common {
         ignore_case = true,
         help_heading = "Logging"
     )]
-    pub loglevel: Option<Level>,
+    pub loglevel: Option<LogLevel>,
     /// Accepted for compatibility: logs always go to stderr
     #[arg(long, global = true, help_heading = "Logging")]
     pub console: bool,
@@ -68,7 +68,7 @@ pub trait Tool: Parser {
         false
     }
     /// The log level when nobody asks for one.
-    const LOGLEVEL: Level = Level::Info;
+    const LOGLEVEL: LogLevel = LogLevel::Info;
     /// Groups of flags that exclude one another. The first layer that names one decides: the command line, then the
     /// environment, then the file.
     const EXCLUSIVE: &[&[&str]] = &[];
@@ -95,7 +95,7 @@ pub fn main<T: Tool>(run: impl FnOnce(T, &ArgMatches) -> Result<Exit, Failure>) 
         Ok(exit) => exit.into(),
         Err(failure) => {
             if let Some(signal) = failure.signal() {
-                crate::shutdown::die_of(signal);
+                crate::shutdown::terminate_by_signal(signal);
             }
             report(T::NAME, &failure, json);
             failure.exit().into()
@@ -109,7 +109,7 @@ fn refuse<T: Tool>(error: &clap::Error, line: &[OsString]) -> Exit {
     let is_result = !is_help && T::is_plugin(line);
     if is_result {
         // Nobody is left to tell when stdout cannot be written.
-        let _ = out::line(nagios::usage_line(error));
+        let _ = stdout::print_line(nagios::usage_line(error));
     }
     // A closed pipe (`--help | head`) is not an error.
     let _ = error.print();
@@ -384,11 +384,11 @@ mod tests {
     fn levels_are_accepted_in_any_case() {
         assert_eq!(
             parsed("t --loglevel=DEBUG").common.loglevel,
-            Some(Level::Debug)
+            Some(LogLevel::Debug)
         );
         assert_eq!(
             parsed("t --loglevel Warning").common.loglevel,
-            Some(Level::Warning)
+            Some(LogLevel::Warning)
         );
     }
 

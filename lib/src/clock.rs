@@ -26,7 +26,7 @@ pub fn since_boot() -> Duration {
 
 /// Processor time this process has used, all threads together (`CLOCK_PROCESS_CPUTIME_ID`).
 #[must_use]
-pub fn used() -> Duration {
+pub fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)
         .map(Duration::from)
         .unwrap_or_default()

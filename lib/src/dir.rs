@@ -19,7 +19,7 @@ use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, symlinkat, unlinkat};
 
-pub use name::{LONGEST_NAME, temporary_prefix};
+pub use name::{NAME_MAX, temporary_prefix};
 
 /// What is written at once of a file that is written piece by piece (bytes).
 const BUFFER: usize = 64 << 10;
@@ -75,7 +75,7 @@ impl Dir {
     ///
     /// # Errors
     /// As mkdirat(2) and openat(2).
-    pub fn make_child(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<Self> {
+    pub fn create_child(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<Self> {
         let name = name.as_ref();
         match self.child(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -91,7 +91,7 @@ impl Dir {
         }
         match mkdirat(&self.fd, name, Mode::from_bits_truncate(mode)) {
             Ok(()) => self.open_to_owner(name, mode)?,
-            Err(Errno::EEXIST) => return self.make_child(name, mode),
+            Err(Errno::EEXIST) => return self.create_child(name, mode),
             Err(error) => return Err(error.into()),
         }
         let child = self.child(name)?;
@@ -119,7 +119,7 @@ impl Dir {
     ///
     /// # Errors
     /// As open(2) and mkdirat(2).
-    pub fn make_all(path: &Path, mode: u32) -> io::Result<Self> {
+    pub fn create_all(path: &Path, mode: u32) -> io::Result<Self> {
         let missing = match Self::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => error,
             other => return other,
@@ -132,7 +132,7 @@ impl Dir {
             true => Path::new("."),
             false => parent,
         };
-        Self::make_all(parent, 0o755)?.make_child(name, mode)
+        Self::create_all(parent, 0o755)?.create_child(name, mode)
     }
 
     /// Gives this directory exactly `mode`.
@@ -469,7 +469,7 @@ impl Dir {
     pub fn try_lock(&self, name: &str, mode: u32) -> io::Result<Option<File>> {
         loop {
             let file = self.open_or_create(name, mode)?;
-            if !try_exclusive(&file)? {
+            if !try_lock_exclusive(&file)? {
                 return Ok(None);
             }
             // Between open and flock the file may have been removed: a lock on it would exclude nobody.
@@ -501,7 +501,7 @@ impl AsFd for Dir {
 ///
 /// # Errors
 /// As flock(2).
-pub fn try_exclusive(file: &File) -> io::Result<bool> {
+pub fn try_lock_exclusive(file: &File) -> io::Result<bool> {
     granted(file.try_lock())
 }
 
@@ -509,7 +509,7 @@ pub fn try_exclusive(file: &File) -> io::Result<bool> {
 ///
 /// # Errors
 /// As flock(2).
-pub fn try_shared(file: &File) -> io::Result<bool> {
+pub fn try_lock_shared(file: &File) -> io::Result<bool> {
     granted(file.try_lock_shared())
 }
 

@@ -6,7 +6,7 @@ use std::{fmt, io, iter};
 use nix::errno::Errno;
 
 use crate::Exit;
-use crate::thread::NoThread;
+use crate::thread::ThreadSpawnError;
 
 /// What helps when there is no descriptor left, in whatever it is that failed for want of one.
 const MORE_FILES: &str =
@@ -42,7 +42,7 @@ pub fn is_out_of_resources(error: &(dyn Error + 'static)) -> bool {
 /// What helps when the cause is such a limit.
 fn more_resources(error: &(dyn Error + 'static)) -> Option<&'static str> {
     chain(error).find_map(|cause| {
-        if cause.is::<NoThread>() {
+        if cause.is::<ThreadSpawnError>() {
             return Some(MORE_PROCESSES);
         }
         let errno = match cause.downcast_ref::<io::Error>() {

@@ -30,7 +30,7 @@ use tokio::time::timeout;
 use crate::admin::{AdminFlags, AdminListener};
 use crate::http::server::{ServerLimits, serve as serve_http};
 use crate::http::{RouteResponse, Router};
-use crate::shutdown::{DrainFlags, Signals, Told};
+use crate::shutdown::{DaemonSignal, DaemonSignals, DrainFlags};
 use crate::{Exit, Failure, units};
 use monitor::HealthMonitor;
 
@@ -52,7 +52,7 @@ pub struct HealthFlags {
     )]
     pub unhealthy_status: UnhealthyStatus,
     /// How long after the start /health answers ok until the first success (0: not at all)
-    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration, help_heading = "Health")]
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::parse_duration, help_heading = "Health")]
     pub grace: Duration,
     /// How it ends.
     #[command(flatten)]
@@ -132,7 +132,7 @@ pub async fn serve<C: HealthCheck>(
     flags: &HealthFlags,
     check: C,
 ) -> Result<Exit, Failure> {
-    let signals = Signals::new()
+    let signals = DaemonSignals::new()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot catch signals").because(error))?;
     let (sockets, addresses) = socket::bind(port).await?;
     let bounds = ServerLimits {
@@ -179,7 +179,7 @@ fn routes<C: HealthCheck>(monitor: &Arc<HealthMonitor<C>>) -> Router {
 
 /// Ready when a signal says so, or when what there was to do after Aurora said so is done.
 async fn told_to_end<C: HealthCheck>(
-    mut signals: Signals,
+    mut signals: DaemonSignals,
     mut quits: mpsc::Receiver<ShutdownRequest>,
     monitor: &Arc<HealthMonitor<C>>,
     patience: Duration,
@@ -188,9 +188,9 @@ async fn told_to_end<C: HealthCheck>(
     loop {
         tokio::select! {
             told = signals.next() => match told {
-                Told::Terminate => return tracing::info!("told to stop"),
+                DaemonSignal::Terminate => return tracing::info!("told to stop"),
                 // There is no configuration to read again.
-                Told::Hangup => {}
+                DaemonSignal::Hangup => {}
             },
             Some(how) = quits.recv() => {
                 let monitor = Arc::clone(monitor);

@@ -14,17 +14,17 @@ pub mod exit;
 pub mod failure;
 pub mod file;
 #[cfg(feature = "follow")]
-pub mod follow;
+pub mod file_watcher;
 pub mod health;
 pub mod http;
 pub mod listen;
 pub mod log;
 pub mod mask;
 pub mod nagios;
-pub mod out;
 pub mod printable;
 pub mod runtime;
 pub mod shutdown;
+pub mod stdout;
 pub mod thread;
 pub mod units;
 #[cfg(feature = "zookeeper")]
@@ -32,6 +32,13 @@ pub mod zookeeper;
 
 pub use exit::Exit;
 pub use failure::Failure;
+
+/// Entry points for fuzzing; not part of the interface.
+#[doc(hidden)]
+pub mod testing {
+    #[cfg(feature = "zookeeper")]
+    pub use crate::zookeeper::payload::fuzz_member_payload;
+}
 
 /// The version of every tool of this build, with the git hash it was built from: `0.1.0 (0123456789ab)`.
 pub const VERSION: &str = concat!(

@@ -24,7 +24,7 @@ const JOB_VARIABLES: [&str; 4] = [
 
 /// The least severe messages that are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Level {
+pub enum LogLevel {
     /// Everything.
     Debug,
     /// What was done.
@@ -36,25 +36,25 @@ pub enum Level {
     Error,
 }
 
-impl From<Level> for LevelFilter {
-    fn from(level: Level) -> Self {
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
         match level {
-            Level::Debug => Self::DEBUG,
-            Level::Info => Self::INFO,
-            Level::Warning => Self::WARN,
-            Level::Error => Self::ERROR,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Warning => Self::WARN,
+            LogLevel::Error => Self::ERROR,
         }
     }
 }
 
 /// Sends this process's log events to stderr. A second call changes nothing.
-pub fn init(tool: &'static str, level: Level, json: bool, tags: Vec<String>) {
-    let format = Format {
+pub fn init(tool: &'static str, level: LogLevel, json: bool, tags: Vec<String>) {
+    let format = EventFormatter {
         tool,
         level,
         json,
         tags,
-        job: job(),
+        job: job_fields(),
     };
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(LevelFilter::from(level))
@@ -67,7 +67,7 @@ pub fn init(tool: &'static str, level: Level, json: bool, tags: Vec<String>) {
 
 /// What this process knows of the job it is part of: name and value of each variable that is set.
 #[must_use]
-pub fn job() -> Vec<(&'static str, String)> {
+pub fn job_fields() -> Vec<(&'static str, String)> {
     JOB_VARIABLES
         .iter()
         .filter_map(|name| Some((*name, crate::env::var(name)?)))
@@ -77,7 +77,7 @@ pub fn job() -> Vec<(&'static str, String)> {
 /// What is the same in all logstash v1 lines of a logger: everything but `@timestamp`, `message` and fields of its own.
 /// For a log that has too many lines to send each through `tracing`.
 #[must_use]
-pub fn frame(
+pub fn logstash_fields(
     level: &str,
     logger: &str,
     tags: &[String],
@@ -107,15 +107,15 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-struct Format {
+struct EventFormatter {
     tool: &'static str,
-    level: Level,
+    level: LogLevel,
     json: bool,
     tags: Vec<String>,
     job: Vec<(&'static str, String)>,
 }
 
-impl<S, N> FormatEvent<S, N> for Format
+impl<S, N> FormatEvent<S, N> for EventFormatter
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -130,10 +130,10 @@ where
         // The AWS SDK warns of every credential source that is not there, which is what a chain of them is about.
         let chatty =
             metadata.target().starts_with("aws_") && *metadata.level() != tracing::Level::ERROR;
-        if chatty && self.level != Level::Debug {
+        if chatty && self.level != LogLevel::Debug {
             return Ok(());
         }
-        let mut fields = Fields::default();
+        let mut fields = EventFields::default();
         event.record(&mut fields);
         // Libraries' own targets (hyper::client, aws_config::..) matter to whoever debugs; ours is the tool's name.
         let target = metadata.target();
@@ -157,8 +157,8 @@ where
     }
 }
 
-impl Format {
-    fn plain(&self, level: &str, logger: &str, fields: &Fields) -> String {
+impl EventFormatter {
+    fn plain(&self, level: &str, logger: &str, fields: &EventFields) -> String {
         let mut line = format!(
             "{} {level} {logger}: {}",
             timestamp(),
@@ -176,8 +176,8 @@ impl Format {
         line
     }
 
-    fn logstash(&self, level: &str, logger: &str, fields: Fields) -> Value {
-        let mut line = frame(level, logger, &self.tags, &self.job);
+    fn logstash(&self, level: &str, logger: &str, fields: EventFields) -> Value {
+        let mut line = logstash_fields(level, logger, &self.tags, &self.job);
         line.insert("@timestamp".into(), timestamp().into());
         line.insert("message".into(), fields.message.into());
         for (name, value) in fields.rest {
@@ -200,12 +200,12 @@ fn hostname() -> String {
 }
 
 #[derive(Default)]
-struct Fields {
+struct EventFields {
     message: String,
     rest: Vec<(String, Value)>,
 }
 
-impl Fields {
+impl EventFields {
     fn add(&mut self, field: &Field, value: Value) {
         match (field.name(), value) {
             ("message", Value::String(text)) => self.message = text,
@@ -215,7 +215,7 @@ impl Fields {
     }
 }
 
-impl Visit for Fields {
+impl Visit for EventFields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.add(field, format!("{value:?}").into());
     }
@@ -242,18 +242,18 @@ mod tests {
 
     use super::*;
 
-    fn format(json: bool) -> Format {
-        Format {
+    fn format(json: bool) -> EventFormatter {
+        EventFormatter {
             tool: "s3cache",
-            level: Level::Info,
+            level: LogLevel::Info,
             json,
             tags: vec!["eight_ball".into()],
             job: vec![("CB_AURORA_INSTANCE", "3".into())],
         }
     }
 
-    fn fields() -> Fields {
-        Fields {
+    fn fields() -> EventFields {
+        EventFields {
             message: "fetched".into(),
             rest: vec![("bytes".into(), 7.into()), ("level".into(), "x".into())],
         }
@@ -286,7 +286,7 @@ mod tests {
         for json in [true, false] {
             let mut file = tempfile::tempfile().unwrap();
             let writer = file.try_clone().unwrap();
-            let format = Format {
+            let format = EventFormatter {
                 tags: Vec::new(),
                 ..format(json)
             };
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn plain_lines_cannot_be_forged() {
-        let hostile = Fields {
+        let hostile = EventFields {
             message: "got \x1b[2J\nERROR s3cache: gone \u{202e}".into(),
             rest: vec![("path".into(), "\u{2066}xep".into())],
         };

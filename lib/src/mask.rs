@@ -3,7 +3,7 @@
 /// The URL with its user information and the values of its query replaced by `***`. A presigned S3 URL carries its
 /// signature in the query, and nothing in a query is needed to recognise an artifact.
 #[must_use]
-pub fn url(text: &str) -> String {
+pub fn mask_url(text: &str) -> String {
     let (head, query) = match text.split_once('?') {
         Some((head, query)) => (head, Some(query)),
         None => (text, None),
@@ -48,7 +48,7 @@ mod tests {
             ),
             ("bucket/key", "bucket/key"),
         ] {
-            assert_eq!(url(text), expected);
+            assert_eq!(mask_url(text), expected);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use crate::printable::is_printable;
-use crate::{Exit, Failure, out};
+use crate::{Exit, Failure, stdout};
 
 /// The state of what was checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl NagiosStatus {
 /// stdout cannot be written.
 pub fn print(status: NagiosStatus, text: &str, data: Option<&str>) -> Result<Exit, Failure> {
     let data = data.map(|data| format!(" | {data}"));
-    out::line(format_args!(
+    stdout::print_line(format_args!(
         "{}: {}{}",
         status.as_str(),
         printable(text),

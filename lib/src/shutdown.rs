@@ -1,5 +1,5 @@
-//! Being told to stop: one future for SIGINT, SIGTERM and SIGHUP. Daemons have [`Signals`] instead, where SIGHUP means
-//! to read the configuration again.
+//! Shutdown signals: one future for SIGINT, SIGTERM and SIGHUP. Daemons use [`DaemonSignals`] instead, where SIGHUP
+//! reloads the configuration.
 
 use std::io;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use crate::units;
 #[derive(Debug, Clone, clap::Args)]
 pub struct DrainFlags {
     /// Longest time to finish what was begun when told to stop; a second signal ends at once
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = units::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = units::parse_duration)]
     pub drain_timeout: Duration,
 }
 
 /// What a daemon is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub enum DaemonSignal {
     /// SIGTERM or SIGINT: stop taking work, finish what was begun, end.
     Terminate,
     /// SIGHUP: read the configuration again.
@@ -30,20 +30,20 @@ pub enum Told {
 
 /// The signals of a daemon. They are caught from its making on.
 #[derive(Debug)]
-pub struct Signals {
+pub struct DaemonSignals {
     interrupt: Option<Signal>,
     terminate: Option<Signal>,
     hangup: Signal,
 }
 
-impl Signals {
+impl DaemonSignals {
     /// Catches SIGTERM, SIGINT and SIGHUP. The second of the former two ends the process at once, whatever it is doing
     /// then: nobody has to be listening. One of those two that the parent had ignored stays ignored.
     ///
     /// # Errors
     /// The handlers cannot be installed.
     pub fn new() -> io::Result<Self> {
-        let ignored = ignored();
+        let ignored = ignored_signals();
         let ending = Arc::new(AtomicBool::new(false));
         let listen = |kind: SignalKind| {
             let number = kind.as_raw_value();
@@ -64,11 +64,11 @@ impl Signals {
 
     /// Waits for the next one. Several of a kind that came since the last call are one. Nothing is lost when the future
     /// is dropped.
-    pub async fn next(&mut self) -> Told {
+    pub async fn next(&mut self) -> DaemonSignal {
         tokio::select! {
-            Some(()) = next(&mut self.interrupt) => Told::Terminate,
-            Some(()) = next(&mut self.terminate) => Told::Terminate,
-            Some(()) = self.hangup.recv() => Told::Hangup,
+            Some(()) = next(&mut self.interrupt) => DaemonSignal::Terminate,
+            Some(()) = next(&mut self.terminate) => DaemonSignal::Terminate,
+            Some(()) = self.hangup.recv() => DaemonSignal::Hangup,
             else => std::future::pending().await,
         }
     }
@@ -80,8 +80,8 @@ impl Signals {
 ///
 /// # Errors
 /// The handlers cannot be installed.
-pub async fn signalled() -> io::Result<i32> {
-    let ignored = ignored();
+pub async fn wait_for_signal() -> io::Result<i32> {
+    let ignored = ignored_signals();
     let listen = |kind: SignalKind| {
         (!is_ignored(ignored, kind))
             .then(|| signal(kind))
@@ -108,7 +108,7 @@ fn is_ignored(mask: u64, kind: SignalKind) -> bool {
 }
 
 /// The signals this process was started with ignored, a bit each (proc(5), `SigIgn`); none where that cannot be read.
-fn ignored() -> u64 {
+fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
@@ -117,6 +117,6 @@ fn ignored() -> u64 {
 
 /// Ends this process by `signal` as if nobody had caught it: the parent (thermos, a shell) must see the signal, not a
 /// made-up exit code. Returns only for a signal that ends nobody.
-pub fn die_of(signal: i32) {
+pub fn terminate_by_signal(signal: i32) {
     let _ = signal_hook::low_level::emulate_default_handler(signal);
 }

@@ -10,22 +10,22 @@ const LOOKS: u32 = 10_000;
 
 /// A thread could not be started.
 #[derive(Debug)]
-pub struct NoThread(io::Error);
+pub struct ThreadSpawnError(io::Error);
 
-impl fmt::Display for NoThread {
+impl fmt::Display for ThreadSpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("cannot start a thread")
     }
 }
 
-impl Error for NoThread {
+impl Error for ThreadSpawnError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&self.0)
     }
 }
 
-impl From<NoThread> for io::Error {
-    fn from(error: NoThread) -> Self {
+impl From<ThreadSpawnError> for io::Error {
+    fn from(error: ThreadSpawnError) -> Self {
         Self::other(error)
     }
 }
@@ -36,15 +36,15 @@ impl From<NoThread> for io::Error {
 /// The system gives none.
 pub fn spawn<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>, NoThread> {
-    Builder::new().spawn(work).map_err(NoThread)
+) -> Result<JoinHandle<T>, ThreadSpawnError> {
+    Builder::new().spawn(work).map_err(ThreadSpawnError)
 }
 
 /// Makes sure that a thread can be started, before a library starts one that panics when it cannot.
 ///
 /// # Errors
 /// The system gives none.
-pub fn check() -> Result<(), NoThread> {
+pub fn check_spawn() -> Result<(), ThreadSpawnError> {
     if let Ok(id) = spawn(nix::unistd::gettid)?.join() {
         // It counts until the kernel has removed it, a moment after it has ended.
         let task = format!("/proc/self/task/{id}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// The text is not such a number, is negative, or is longer than a century.
-pub fn duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);
     let seconds = match unit {
         "" | "s" => 1.0,
@@ -33,7 +33,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 /// The text is not such a number or does not fit.
-pub fn size(text: &str) -> Result<u64, String> {
+pub fn parse_size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
     let factor: u64 = match unit {
         "" | "B" => 1,
@@ -80,7 +80,7 @@ fn split(text: &str) -> (&str, &str) {
 
 /// A size for people: `1.5 GiB`.
 #[must_use]
-pub fn show_size(bytes: u64) -> String {
+pub fn format_size(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if value < 1024.0 {
@@ -97,7 +97,7 @@ pub fn show_size(bytes: u64) -> String {
 
 /// A span for people, in its largest unit: `3d`, `2h`, `40s`, `12ms`.
 #[must_use]
-pub fn show_duration(duration: Duration) -> String {
+pub fn format_duration(duration: Duration) -> String {
     match duration.as_secs() {
         0 => format!("{}ms", duration.as_millis()),
         seconds @ 1..=119 => format!("{seconds}s"),
@@ -109,7 +109,7 @@ pub fn show_duration(duration: Duration) -> String {
 
 /// A span as it is set, exactly: in the largest unit of which it is a whole number.
 #[must_use]
-pub fn show_setting(duration: Duration) -> String {
+pub fn format_setting(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
     [
         (86_400_000, "d"),
@@ -141,13 +141,13 @@ mod tests {
             ("0", 0),
         ] {
             assert_eq!(
-                duration(text).unwrap(),
+                parse_duration(text).unwrap(),
                 Duration::from_millis(expected),
                 "{text}"
             );
         }
         for text in ["", "x", "-1", "5w", "40000d", "1e300", "NaN", "inf"] {
-            assert!(duration(text).is_err(), "{text}");
+            assert!(parse_duration(text).is_err(), "{text}");
         }
     }
 
@@ -162,22 +162,22 @@ mod tests {
             ("512KiB", 512 << 10),
             ("1.5 GiB", 3 << 29),
         ] {
-            assert_eq!(size(text).unwrap(), expected, "{text}");
+            assert_eq!(parse_size(text).unwrap(), expected, "{text}");
         }
         for text in ["", "K", "-1", "1P", "99999999999T", "1e30"] {
-            assert!(size(text).is_err(), "{text}");
+            assert!(parse_size(text).is_err(), "{text}");
         }
-        assert!(size("2GB").unwrap_err().contains("write 2G "));
+        assert!(parse_size("2GB").unwrap_err().contains("write 2G "));
     }
 
     #[test]
     fn shown() {
-        assert_eq!(show_size(512), "512 B");
-        assert_eq!(show_size(3 << 29), "1.5 GiB");
-        assert_eq!(show_duration(Duration::from_millis(12)), "12ms");
-        assert_eq!(show_duration(Duration::from_secs(259_200)), "3d");
+        assert_eq!(format_size(512), "512 B");
+        assert_eq!(format_size(3 << 29), "1.5 GiB");
+        assert_eq!(format_duration(Duration::from_millis(12)), "12ms");
+        assert_eq!(format_duration(Duration::from_secs(259_200)), "3d");
         for text in ["3d", "1h", "90m", "150s", "1500ms", "0ms"] {
-            assert_eq!(show_setting(duration(text).unwrap()), text);
+            assert_eq!(format_setting(parse_duration(text).unwrap()), text);
         }
     }
 }

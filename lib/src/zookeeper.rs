@@ -1,37 +1,40 @@
 //! Discovery: following registrations in ZooKeeper, for synapse and tsdb-collector.
 //!
-//! [`Sessions`] keeps one session per ensemble and hands out a [`Follow`] per path or pattern: a
-//! [`watch::Receiver`](tokio::sync::watch::Receiver) of [`Tree`]s, each whole. Members are parsed here; which of them a
-//! consumer may use (status, port, host), and what it keeps of them, it decides itself ([`Decode`]).
+//! [`SessionPool`] keeps one session per ensemble and returns a [`SnapshotReceiver`] per path or pattern: a
+//! [`watch::Receiver`](tokio::sync::watch::Receiver) of complete [`DiscoverySnapshot`]s. Members are parsed here; which
+//! of them a consumer may use (status, port, host), and what it keeps of them, is its own decision ([`MemberDecoder`]).
 //!
-//! What is known is never taken back because ZooKeeper is away: [`Tree::trouble`] says what is wrong, and the members
-//! stay until ZooKeeper itself says that they are gone.
+//! A ZooKeeper outage removes no member: [`DiscoverySnapshot::problem`] describes the outage, and the members stay until
+//! ZooKeeper itself reports that they are gone.
 //!
-//! Everything runs on the tokio runtime that called [`Sessions::follow`].
+//! Everything runs on the tokio runtime that called [`SessionPool::follow`].
 
 #[cfg(feature = "config")]
 pub mod clusters;
 mod ensemble;
-mod follow;
-mod live;
+mod follower;
+mod follower_state;
 mod member;
-mod name;
-mod pattern;
-mod payload;
+mod path_pattern;
+pub(crate) mod payload;
 mod reader;
 mod scan;
 mod session;
-mod sessions;
-mod tree;
+mod session_pool;
+mod snapshot;
+mod znode_name;
 
 pub use ensemble::Ensemble;
-pub use member::{Endpoint, Format, Member, Port, Reason, Refusal, Registration, Status, sequence};
-pub use name::Name;
-pub use pattern::Pattern;
-pub use payload::fuzz;
-pub use session::{State, Stats};
-pub use sessions::{Options, Sessions};
-pub use tree::{Child, Decode, Node, Registered, Tree};
+pub use member::{
+    Member, MemberEndpoint, MemberError, MemberErrorKind, MemberFormat, MemberPort, MemberStatus,
+    NerveAttributes, sequence_number,
+};
+pub use path_pattern::PathPattern;
+pub use session::{ConnectionState, EnsembleStats};
+pub use session_pool::{SessionOptions, SessionPool};
+pub use snapshot::{DiscoverySnapshot, MemberDecoder, MemberNode, MemberResult, PathNode};
+pub use znode_name::ZnodeName;
 
-/// What a pattern matches, whole, again whenever it changes. Dropping it (and its clones) stops following.
-pub type Follow<T = Registered> = tokio::sync::watch::Receiver<std::sync::Arc<Tree<T>>>;
+/// The latest complete snapshot of what a pattern matches. Dropping it and its clones stops following.
+pub type SnapshotReceiver<T = MemberResult> =
+    tokio::sync::watch::Receiver<std::sync::Arc<DiscoverySnapshot<T>>>;

@@ -15,7 +15,7 @@ use std::thread;
 use hostkit::Exit;
 use hostkit::admin::{self, AdminAddress, AdminListener};
 use hostkit::http::{RouteResponse, Router};
-use hostkit::shutdown::{Signals, Told};
+use hostkit::shutdown::{DaemonSignal, DaemonSignals};
 use hostkit_tests::{wait_limit, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -272,10 +272,10 @@ fn a_daemon_that_prints_what_it_is_told() {
         return;
     }
     runtime().block_on(async {
-        let mut signals = Signals::new().unwrap();
+        let mut signals = DaemonSignals::new().unwrap();
         let mut err = std::io::stderr();
         writeln!(err, "ready").unwrap();
-        while signals.next().await == Told::Hangup {
+        while signals.next().await == DaemonSignal::Hangup {
             writeln!(err, "hangup").unwrap();
         }
         writeln!(err, "terminate").unwrap();

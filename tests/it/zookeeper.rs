@@ -13,7 +13,10 @@ use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hostkit::zookeeper::{Ensemble, Follow, Format, Options, Pattern, Sessions, Stats, Tree};
+use hostkit::zookeeper::{
+    DiscoverySnapshot, Ensemble, EnsembleStats, MemberFormat, PathPattern, SessionOptions,
+    SessionPool, SnapshotReceiver,
+};
 use hostkit_tests::wait_until;
 use hostkit_tests::zookeeper::{AnnouncerSession, ServerSetMember, ZookeeperServer};
 use tokio::runtime::Handle;
@@ -23,14 +26,14 @@ const JOB: &str = "/aurora/www/prod/eightball";
 
 /// A program that follows, in a thread of its own, on the runtime the tools have.
 struct Program {
-    sessions: Sessions,
+    sessions: SessionPool,
     handle: Handle,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Program {
-    fn start(options: Options) -> Self {
+    fn start(options: SessionOptions) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let (give, take) = sync_channel(1);
         let thread = std::thread::spawn(move || {
@@ -40,27 +43,27 @@ impl Program {
             let _ = runtime.block_on(stopped);
         });
         Self {
-            sessions: Sessions::new(options),
+            sessions: SessionPool::new(options),
             handle: take.recv().unwrap(),
             stop: Some(stop),
             thread: Some(thread),
         }
     }
 
-    fn follow(&self, ensemble: &Ensemble, pattern: &str, format: Format) -> Follow {
+    fn follow(&self, ensemble: &Ensemble, pattern: &str, format: MemberFormat) -> SnapshotReceiver {
         let _inside = self.handle.enter();
-        let pattern = Pattern::new(pattern).unwrap();
+        let pattern = PathPattern::new(pattern).unwrap();
         self.sessions.follow(ensemble, &pattern, &format)
     }
 
     /// Follows ServerSets of a server, and returns when all has been read.
-    fn follow_now(&self, server: &ZookeeperServer, pattern: &str) -> Follow {
-        let follow = self.follow(&ensemble(server), pattern, Format::ServerSet);
-        wait_until("all is read", || tree(&follow).synced.is_some());
+    fn follow_now(&self, server: &ZookeeperServer, pattern: &str) -> SnapshotReceiver {
+        let follow = self.follow(&ensemble(server), pattern, MemberFormat::ServerSet);
+        wait_until("all is read", || tree(&follow).synced_at.is_some());
         follow
     }
 
-    fn stats(&self) -> Stats {
+    fn stats(&self) -> EnsembleStats {
         self.sessions.stats().remove(0)
     }
 }
@@ -75,12 +78,12 @@ impl Drop for Program {
 }
 
 /// Sessions as short as the server grants, and no audit that could hide a lost event.
-fn options() -> Options {
-    Options {
+fn options() -> SessionOptions {
+    SessionOptions {
         session_timeout: Duration::from_secs(5),
         audit: Duration::from_secs(3600),
         backoff_max: Duration::from_secs(1),
-        ..Options::default()
+        ..SessionOptions::default()
     }
 }
 
@@ -88,12 +91,12 @@ fn ensemble(server: &ZookeeperServer) -> Ensemble {
     Ensemble::new([server.host()], None, None).unwrap()
 }
 
-fn tree(follow: &Follow) -> Arc<Tree> {
+fn tree(follow: &SnapshotReceiver) -> Arc<DiscoverySnapshot> {
     Arc::clone(&follow.borrow())
 }
 
 /// The shards of a job that are registered, sorted, with repetitions.
-fn shards(follow: &Follow, path: &str) -> Vec<u32> {
+fn shards(follow: &SnapshotReceiver, path: &str) -> Vec<u32> {
     let tree = tree(follow);
     let Some(node) = tree.paths.get(path) else {
         return Vec::new();
@@ -104,7 +107,7 @@ fn shards(follow: &Follow, path: &str) -> Vec<u32> {
     shards
 }
 
-fn see(follow: &Follow, path: &str, expected: &[u32]) {
+fn see(follow: &SnapshotReceiver, path: &str, expected: &[u32]) {
     wait_until(&format!("{path} has {expected:?}"), || {
         shards(follow, path) == expected
     });

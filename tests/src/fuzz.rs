@@ -28,7 +28,7 @@ pub const BODIES: &[(&str, FuzzBody)] = &[
     ("source", source),
     ("units", units),
     ("unpack", unpack::run),
-    ("zookeeper_member", hostkit::zookeeper::fuzz),
+    ("zookeeper_member", hostkit::testing::fuzz_member_payload),
 ];
 
 fn text(bytes: &[u8]) -> String {
@@ -131,8 +131,8 @@ fn archive(bytes: &[u8]) {
 /// Durations and sizes.
 fn units(bytes: &[u8]) {
     let text = text(bytes);
-    let _ = hostkit::units::duration(&text);
-    if let Ok(size) = hostkit::units::size(&text) {
-        let _ = hostkit::units::show_size(size);
+    let _ = hostkit::units::parse_duration(&text);
+    if let Ok(size) = hostkit::units::parse_size(&text) {
+        let _ = hostkit::units::format_size(size);
     }
 }

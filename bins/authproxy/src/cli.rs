@@ -133,19 +133,19 @@ pub struct Flags {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Cache")]
     pub cache_entries: Option<u32>,
     /// How long a known key is believed, unless the engine says less [default: 60s]
-    #[arg(long, value_name = "DURATION", value_parser = units::duration, help_heading = "Cache")]
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Cache")]
     #[serde(deserialize_with = "config::duration")]
     pub ttl_allowed: Option<Duration>,
     /// How long an unknown key is believed to be unknown [default: 10s]
-    #[arg(long, value_name = "DURATION", value_parser = units::duration, help_heading = "Cache")]
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Cache")]
     #[serde(deserialize_with = "config::duration")]
     pub ttl_denied: Option<Duration>,
     /// How long the engine is not asked about a key again after it failed [default: 1s]
-    #[arg(long, value_name = "DURATION", value_parser = units::duration, help_heading = "Cache")]
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Cache")]
     #[serde(deserialize_with = "config::duration")]
     pub ttl_error: Option<Duration>,
     /// How much longer a known key is believed while the engine cannot be asked [default: 10m]
-    #[arg(long, value_name = "DURATION", value_parser = units::duration, help_heading = "Cache")]
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Cache")]
     #[serde(deserialize_with = "config::duration")]
     pub stale_if_error: Option<Duration>,
 
@@ -181,28 +181,28 @@ pub struct Flags {
     pub cors_preflight: Option<Preflight>,
 
     /// Longest time for the server to take a connection, to begin its answer, and to go on with it [default: 15s]
-    #[arg(long, value_name = "DURATION", value_parser = units::duration, help_heading = "Deadlines")]
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Deadlines")]
     #[serde(deserialize_with = "config::duration")]
     pub timeout: Option<Duration>,
     /// Longest time for a client to send a whole head, the next bytes of a body, and to read what there is for it
     /// [default: 15s]
-    #[arg(long, value_name = "DURATION", value_parser = units::duration, help_heading = "Deadlines")]
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Deadlines")]
     #[serde(deserialize_with = "config::duration")]
     pub client_timeout: Option<Duration>,
     /// How long a connection without a request is kept [default: 60s]
-    #[arg(long, value_name = "DURATION", value_parser = units::duration, help_heading = "Deadlines")]
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Deadlines")]
     #[serde(deserialize_with = "config::duration")]
     pub idle_timeout: Option<Duration>,
     /// Longest silence of the server within a streaming response: text/event-stream, and all with --stream-all
     /// [default: 1h]
-    #[arg(long, value_name = "DURATION", value_parser = units::duration, help_heading = "Deadlines")]
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Deadlines")]
     #[serde(deserialize_with = "config::duration")]
     pub stream_timeout: Option<Duration>,
     /// Treat every response as a streaming one from the first byte of its body on
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Deadlines")]
     pub stream_all: Option<bool>,
     /// How long new connections are still taken when told to stop, while the health path says so [default: 3s]
-    #[arg(long, value_name = "DURATION", value_parser = units::duration, help_heading = "Deadlines")]
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Deadlines")]
     #[serde(deserialize_with = "config::duration")]
     pub lame_duck: Option<Duration>,
 
@@ -214,16 +214,16 @@ pub struct Flags {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Limits")]
     pub server_connections: Option<u32>,
     /// The longest head of a request, 1K to 64K [default: 16K]
-    #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Limits")]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, help_heading = "Limits")]
     #[serde(deserialize_with = "config::size")]
     pub max_head: Option<u64>,
     /// The longest body of a request [default: any length]
-    #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Limits")]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, help_heading = "Limits")]
     #[serde(deserialize_with = "config::size")]
     pub max_body: Option<u64>,
     /// Clients that send or read a body slower than this, in bytes per second and after --client-timeout, are given up;
     /// 0 for none [default: 500]
-    #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Limits")]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, help_heading = "Limits")]
     #[serde(deserialize_with = "config::size")]
     pub min_rate: Option<u64>,
 

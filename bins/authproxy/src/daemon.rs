@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use hostkit::admin::AdminListener;
-use hostkit::shutdown::{Signals, Told};
+use hostkit::shutdown::{DaemonSignal, DaemonSignals};
 use hostkit::{Exit, Failure};
 use tokio::task::spawn_blocking;
 
@@ -60,7 +60,7 @@ pub(crate) fn run(args: Args, matches: &ArgMatches, start: Loaded) -> Result<Exi
 
 async fn serve(args: Args, matches: ArgMatches, start: Loaded) -> Result<Arc<Telemetry>, Failure> {
     let settings = start.settings.clone();
-    let signals = Signals::new()
+    let signals = DaemonSignals::new()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot catch signals").because(error))?;
     let door = door(&settings)?;
     let sockets = ListenSockets::bind(&settings.listen)?;
@@ -111,11 +111,11 @@ async fn serve(args: Args, matches: ArgMatches, start: Loaded) -> Result<Arc<Tel
 }
 
 /// Does what signals say, for ever.
-async fn listen_to(mut signals: Signals, proxy: Arc<Proxy>, reload: Arc<Reload>) {
+async fn listen_to(mut signals: DaemonSignals, proxy: Arc<Proxy>, reload: Arc<Reload>) {
     loop {
         match signals.next().await {
-            Told::Terminate => proxy.lifecycle.drain(),
-            Told::Hangup => {
+            DaemonSignal::Terminate => proxy.lifecycle.drain(),
+            DaemonSignal::Hangup => {
                 let (proxy, reload) = (Arc::clone(&proxy), Arc::clone(&reload));
                 spawn_blocking(move || {
                     reload.run(&proxy);

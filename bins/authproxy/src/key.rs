@@ -9,7 +9,7 @@ mod make;
 mod manage;
 mod typed;
 
-use hostkit::{Exit, Failure, out};
+use hostkit::{Exit, Failure, stdout};
 use serde_json::json;
 
 use crate::grant::KeyHash;
@@ -71,8 +71,8 @@ pub fn run(verb: KeyVerb) -> Result<Exit, Failure> {
 
 fn print_hash(hash: &KeyHash, json: bool) -> Result<Exit, Failure> {
     match json {
-        true => out::json(&json!({ "sha256": hash.to_string() }))?,
-        false => out::line(hash)?,
+        true => stdout::print_json(&json!({ "sha256": hash.to_string() }))?,
+        false => stdout::print_line(hash)?,
     }
     Ok(Exit::OK)
 }

@@ -44,7 +44,7 @@ pub use upstream::fuzz_response;
 
 use clap::ArgMatches;
 use cli::Verb;
-use hostkit::{Exit, Failure, out};
+use hostkit::{Exit, Failure, stdout};
 
 /// Does what the command line asks for.
 ///
@@ -61,7 +61,7 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
         tracing::warn!("{warning}");
     }
     if args.check {
-        out::text(&daemon::check(&loaded.settings)?)?;
+        stdout::print_text(&daemon::check(&loaded.settings)?)?;
         return Ok(Exit::OK);
     }
     daemon::run(args, matches, loaded)

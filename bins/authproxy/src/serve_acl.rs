@@ -16,8 +16,8 @@ use std::time::Duration;
 use hostkit::admin::{self, AdminFlags, AdminListener};
 use hostkit::http::Router;
 use hostkit::listen::{bind_tcp, cannot_listen};
-use hostkit::shutdown::{DrainFlags, Signals, Told};
-use hostkit::{Exit, Failure, out};
+use hostkit::shutdown::{DaemonSignal, DaemonSignals, DrainFlags};
+use hostkit::{Exit, Failure, stdout};
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -80,7 +80,7 @@ pub fn run(args: &ServeAcl) -> Result<Exit, Failure> {
     let acl = Arc::new(AclFile::open(&args.acl_file)?);
     if args.check {
         let keys = acl.status().entries;
-        out::line(format!("{}: {keys} keys", args.acl_file.display()))?;
+        stdout::print_line(format!("{}: {keys} keys", args.acl_file.display()))?;
         return Ok(Exit::OK);
     }
     let engine = Arc::new(Engine {
@@ -95,7 +95,7 @@ pub fn run(args: &ServeAcl) -> Result<Exit, Failure> {
 }
 
 async fn serve(args: &ServeAcl, engine: Arc<Engine>) -> Result<Exit, Failure> {
-    let mut signals = Signals::new()
+    let mut signals = DaemonSignals::new()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot catch signals").because(error))?;
     let cannot_listen = |error| cannot_listen(args.listen, "--listen", error);
     let listener = bind_tcp(args.listen, false)
@@ -124,8 +124,8 @@ async fn serve(args: &ServeAcl, engine: Arc<Engine>) -> Result<Exit, Failure> {
     loop {
         tokio::select! {
             told = signals.next() => match told {
-                Told::Terminate => break,
-                Told::Hangup => {
+                DaemonSignal::Terminate => break,
+                DaemonSignal::Hangup => {
                     let acl = Arc::clone(&engine.acl);
                     spawn_blocking(move || acl.reread());
                 }

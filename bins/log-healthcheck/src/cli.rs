@@ -8,7 +8,7 @@ use clap::Parser;
 use hostkit::Exit;
 use hostkit::cli::{Common, Tool};
 use hostkit::health::HealthFlags;
-use hostkit::log::Level;
+use hostkit::log::LogLevel;
 use hostkit::{nagios, units};
 
 const AFTER_HELP: &str = "\
@@ -41,13 +41,13 @@ pub struct Args {
     #[arg(long)]
     pub regex: bool,
     /// How old the newest such line may be; older is CRITICAL
-    #[arg(short = 'c', long, value_name = "DURATION", value_parser = units::duration)]
+    #[arg(short = 'c', long, value_name = "DURATION", value_parser = units::parse_duration)]
     pub freshness: Duration,
     /// How old it may be without being WARNING, which Aurora takes for a failure
-    #[arg(short = 'w', long, value_name = "DURATION", value_parser = units::duration)]
+    #[arg(short = 'w', long, value_name = "DURATION", value_parser = units::parse_duration)]
     pub warning: Option<Duration>,
     /// A share of this is added to it, another one for each instance of a job ($CB_AURORA_INSTANCE)
-    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::parse_duration)]
     pub spread: Duration,
     /// Times without a zone are UTC; else they are no times
     #[arg(long)]
@@ -85,7 +85,7 @@ pub enum TimeFrom {
 impl Tool for Args {
     const NAME: &'static str = "log-healthcheck";
     const USAGE_EXIT: Exit = Exit::from_code(3);
-    const LOGLEVEL: Level = Level::Info;
+    const LOGLEVEL: LogLevel = LogLevel::Info;
     fn is_plugin(line: &[OsString]) -> bool {
         !nagios::has_switch(line, "--port")
     }

@@ -23,7 +23,7 @@ use check::Check;
 use find::Places;
 use hostkit::health::{self, SNOOZE_FILE};
 use hostkit::nagios::{self, NagiosStatus};
-use hostkit::{Exit, Failure, clock, out};
+use hostkit::{Exit, Failure, clock, stdout};
 use moment::Moment;
 use serde_json::json;
 
@@ -51,9 +51,9 @@ fn once(mut check: Check, json: bool) -> Result<Exit, Failure> {
     let checked = check.check(Moment::from(clock::now()))?;
     let (verdict, seen) = (&checked.verdict, &checked.seen);
     if json {
-        out::json(&verdict.json(check.question(), seen, checked.saved.is_ok()))?;
+        stdout::print_json(&verdict.json(check.question(), seen, checked.saved.is_ok()))?;
     } else {
-        out::line(verdict.line(check.question(), seen))?;
+        stdout::print_line(verdict.line(check.question(), seen))?;
     }
     Ok(verdict.status.exit())
 }
@@ -74,6 +74,6 @@ fn say(status: NagiosStatus, reason: &str, message: &str, json: bool) -> Result<
         return nagios::print(status, &format!("{reason}: {message}"), None);
     }
     let word = status.as_str();
-    out::json(&json!({"status": word, "reason": reason, "message": message}))?;
+    stdout::print_json(&json!({"status": word, "reason": reason, "message": message}))?;
     Ok(status.exit())
 }

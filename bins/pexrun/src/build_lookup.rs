@@ -41,12 +41,18 @@ pub(crate) fn build(config: &Config, job: &str, version: &str) -> Result<CachedB
         match from_repository(config, repository, &names, job, version)? {
             RepositoryResult::Found(blob) => {
                 for failure in &failures {
-                    warn!("{failure}; found it in {}", hostkit::mask::url(repository));
+                    warn!(
+                        "{failure}; found it in {}",
+                        hostkit::mask::mask_url(repository)
+                    );
                 }
                 return Ok(*blob);
             }
             RepositoryResult::NotFound => {
-                debug!(repository = hostkit::mask::url(repository), "not there")
+                debug!(
+                    repository = hostkit::mask::mask_url(repository),
+                    "not there"
+                )
             }
             RepositoryResult::Undetermined(found) => {
                 unlisted |= !is_web(repository);
@@ -164,7 +170,7 @@ fn no_such_build(config: &Config, job: &str, version: &str, names: &[String]) ->
 pub(crate) fn shown(repositories: &[String]) -> String {
     repositories
         .iter()
-        .map(|repository| hostkit::mask::url(repository))
+        .map(|repository| hostkit::mask::mask_url(repository))
         .collect::<Vec<_>>()
         .join(", ")
 }

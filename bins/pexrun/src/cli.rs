@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use hostkit::Exit;
 use hostkit::cli::{Common, Tool};
-use hostkit::log::Level;
+use hostkit::log::LogLevel;
 use s3cache::FetchArgs;
 
 const USAGE: &str = "\
@@ -88,7 +88,7 @@ impl Tool for Args {
     const USAGE_EXIT: Exit = Exit::LAUNCHER_FAILED;
     const EXCLUSIVE: &[&[&str]] = &[FetchArgs::FRESHNESS];
     // stderr is the program's; what pexrun did is of interest only when it went wrong.
-    const LOGLEVEL: Level = Level::Warning;
+    const LOGLEVEL: LogLevel = LogLevel::Warning;
     fn common(&self) -> &Common {
         &self.common
     }

@@ -19,7 +19,7 @@ pub mod testing {
 
 use clap::ArgMatches;
 use config::Config;
-use hostkit::{Exit, Failure, out};
+use hostkit::{Exit, Failure, stdout};
 use launch::ProgramLaunch;
 use name_template::spellings;
 use s3cache::Freshness;
@@ -70,9 +70,9 @@ fn check(args: &Args, matches: &ArgMatches) -> Result<Exit, Failure> {
         let written = written.map(|file| file.display().to_string());
         let from = given(key).or(written);
         let from = from.as_deref().unwrap_or("default");
-        out::line(format_args!("{key:<16} {value} ({from})"))?;
+        stdout::print_line(format_args!("{key:<16} {value} ({from})"))?;
     }
-    out::text(&below)?;
+    stdout::print_text(&below)?;
     Ok(Exit::OK)
 }
 
@@ -128,12 +128,12 @@ fn go(args: &Args) -> Result<Exit, Failure> {
     let blob = build_lookup::build(&config, job, version)?;
     if args.which && args.json {
         let entry = &blob.entry;
-        out::json(
+        stdout::print_json(
             &json!({"path": blob.path.display().to_string(), "source": entry.source, "sha256": entry.sha256,
             "size": entry.size}),
         )?;
     } else if args.which {
-        out::line(blob.path.display())?;
+        stdout::print_line(blob.path.display())?;
     }
     if args.warm {
         return launch::warm(&config, blob);
@@ -206,9 +206,9 @@ fn dry_run(config: &Config, job: &str, version: &str, args: &Args) -> Result<Exi
         cached => cached,
     };
     if let Some(blob) = cached {
-        out::line(format_args!("cached {}", blob.entry.source))?;
+        stdout::print_line(format_args!("cached {}", blob.entry.source))?;
         let launch = ProgramLaunch::new(config, blob, args.version().map_or(&[], |(_, args)| args));
-        out::line(format_args!("run {}", launch.shown()))?;
+        stdout::print_line(format_args!("run {}", launch.shown()))?;
         return Ok(Exit::OK);
     }
     for repository in &config.repositories {
@@ -218,14 +218,14 @@ fn dry_run(config: &Config, job: &str, version: &str, args: &Args) -> Result<Exi
                 Some(_) => "revalidate",
                 None => "ask",
             };
-            out::line(format_args!("{verb} {source}"))?;
+            stdout::print_line(format_args!("{verb} {source}"))?;
         }
         for version in spellings(version)
             .iter()
             .filter(|version| build_lookup::is_short(version))
         {
             let prefix = format!("{}{version}", config.pex_name.prefix(job));
-            out::line(format_args!(
+            stdout::print_line(format_args!(
                 "list {}",
                 build_lookup::source(repository, &prefix)?
             ))?;

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-use hostkit::{Exit, Failure, out};
+use hostkit::{Exit, Failure, stdout};
 use serde_json::json;
 use tracing::warn;
 
@@ -92,13 +92,13 @@ pub(crate) fn run(config: &Config, args: &Args, cached_only: bool) -> Result<Exi
         let (job, version) = build;
         if args.json {
             let published = Some(&modified).filter(|modified| !modified.is_empty());
-            out::json(
+            stdout::print_json(
                 &json!({"job": job, "version": version, "published": published, "cached": is_cached}),
             )?;
         } else {
             let mark = if is_cached { "cached" } else { "" };
-            out::line(
-                out::printable(&format!("{job} {version} {modified} {mark}"))
+            stdout::print_line(
+                stdout::replace_unprintable(&format!("{job} {version} {modified} {mark}"))
                     .split_whitespace()
                     .collect::<Vec<_>>()
                     .join(" "),
@@ -111,7 +111,7 @@ pub(crate) fn run(config: &Config, args: &Args, cached_only: bool) -> Result<Exi
             "only the {limit} builds of {job} that were published last are listed: raise --limit to see older ones"
         );
         if args.json {
-            out::json(&json!({"job": job, "truncated": true, "limit": limit}))?;
+            stdout::print_json(&json!({"job": job, "truncated": true, "limit": limit}))?;
         }
     }
     Ok(Exit::OK)

@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub test_port: Option<u16>,
     /// Longest time for a whole check; keep it below the `timeout_secs` of Aurora's configuration
-    #[arg(long, value_name = "DURATION", default_value = "4.5s", value_parser = units::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "4.5s", value_parser = units::parse_duration)]
     pub timeout: Duration,
     /// Statuses that are healthy: 200, 2xx, 200-399, or several with commas. Redirects are not followed
     #[arg(long, value_name = "LIST", default_value = "2xx")]

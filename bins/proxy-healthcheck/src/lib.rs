@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use hostkit::health::{self, HealthCheck, HealthReason, ProbeResult, SNOOZE_FILE, ShutdownRequest};
 use hostkit::nagios::{self, NagiosStatus};
-use hostkit::{Exit, Failure, out};
+use hostkit::{Exit, Failure, stdout};
 use serde_json::json;
 use settings::Settings;
 use tokio::runtime::Runtime;
@@ -106,7 +106,7 @@ fn say(
     json: bool,
 ) -> Result<Exit, Failure> {
     if json {
-        out::json(&json!({
+        stdout::print_json(&json!({
             "status": status.as_str(),
             "reason": reason.to_string(),
             "message": text,

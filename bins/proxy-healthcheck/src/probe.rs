@@ -157,7 +157,7 @@ async fn judge(
             .headers
             .get(LOCATION)
             .and_then(|location| location.to_str().ok());
-        let location = location.map(|location| format!(" to {}", mask::url(location)));
+        let location = location.map(|location| format!(" to {}", mask::mask_url(location)));
         let detail = format!(
             "{shown}{}, expected {}",
             location.unwrap_or_default(),

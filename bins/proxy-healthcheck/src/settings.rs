@@ -89,7 +89,11 @@ impl Settings {
 
 fn target(url: &str, args: &Args) -> Result<Target, Failure> {
     let refuse = |flag: &str, text: &str, error: String| {
-        Failure::new(Exit::USAGE, format!("{flag} {}", hostkit::mask::url(text))).remedy(error)
+        Failure::new(
+            Exit::USAGE,
+            format!("{flag} {}", hostkit::mask::mask_url(text)),
+        )
+        .remedy(error)
     };
     let mut target =
         Target::new(url, args.test_port).map_err(|error| refuse("--url", url, error))?;

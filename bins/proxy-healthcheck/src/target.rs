@@ -129,7 +129,7 @@ pub(crate) fn header(text: &str) -> Result<HeaderValue, String> {
 /// The URL, with the values of its query hidden.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&mask::url(&format!(
+        f.write_str(&mask::mask_url(&format!(
             "http://{}{}",
             self.endpoint, self.path
         )))

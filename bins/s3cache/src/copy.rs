@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use hostkit::dir::{Dir, temporary_prefix, try_exclusive};
+use hostkit::dir::{Dir, temporary_prefix, try_lock_exclusive};
 use hostkit::{Exit, Failure};
 use nix::errno::Errno;
 use nix::fcntl::copy_file_range;
@@ -128,7 +128,7 @@ pub(crate) fn make_locked(dir: &Dir, prefix: &OsStr, mode: u32) -> io::Result<(O
             other => other?,
         };
         // Before it was locked it looked like a dead one's, and somebody may have removed it.
-        if try_exclusive(&file).unwrap_or(true) && dir.is_at(&file, &temp)? {
+        if try_lock_exclusive(&file).unwrap_or(true) && dir.is_at(&file, &temp)? {
             return Ok((temp, file));
         }
     }
@@ -153,7 +153,7 @@ pub(crate) fn remove_leftovers(dir: &Dir, prefix: &OsStr) {
         if name.as_bytes().starts_with(prefix.as_bytes())
             && is_temporary(&name.to_string_lossy())
             && let Ok(file) = dir.open_file(&name)
-            && try_exclusive(&file).unwrap_or(false)
+            && try_lock_exclusive(&file).unwrap_or(false)
         {
             let _ = dir.remove_file(&name);
         }

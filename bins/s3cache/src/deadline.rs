@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::io::{self, Read};
 use std::time::Duration;
 
-use hostkit::units::show_duration;
+use hostkit::units::format_duration;
 use hostkit::{Exit, Failure, clock};
 
 /// The end of one run.
@@ -60,7 +60,7 @@ impl Deadline {
     /// The failure of a run that did not end in time (exit 75).
     #[must_use]
     pub fn failure(&self) -> Failure {
-        let timeout = show_duration(self.timeout);
+        let timeout = format_duration(self.timeout);
         let text = format!("{}: not finished within {timeout}", self.what);
         Failure::new(Exit::TRY_AGAIN, text).remedy("try again, or raise --timeout")
     }

@@ -205,13 +205,13 @@ pub(crate) fn run_until_deadline<T>(
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     // tokio panics when it has no thread for what blocks and gets none: it keeps the first one.
-    hostkit::thread::check().map_err(|error| {
+    hostkit::thread::check_spawn().map_err(|error| {
         Failure::new(Exit::IO, "cannot start what a fetch needs").because(error)
     })?;
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all().thread_keep_alive(deadline.left());
     let runtime = hostkit::runtime::build(&mut builder)?;
-    let mut signalled = Box::pin(shutdown::signalled());
+    let mut signalled = Box::pin(shutdown::wait_for_signal());
     let done = LocalSet::new().block_on(&runtime, async {
         tokio::select! {
             done = tokio::time::timeout(deadline.left(), work) => done.unwrap_or_else(|_| Err(deadline.failure())),
@@ -232,7 +232,7 @@ pub(crate) fn run_until_deadline<T>(
     // The signals stay caught, and a copy of gigabytes may follow.
     let listener = hostkit::thread::spawn(move || {
         if let Ok(signal) = runtime.block_on(signalled) {
-            shutdown::die_of(signal);
+            shutdown::terminate_by_signal(signal);
         }
     });
     match listener {

@@ -56,7 +56,7 @@ use std::path::Path;
 use clap::ArgMatches;
 use cli::Verb;
 use deadline::Deadline;
-use hostkit::{Exit, Failure, clock, out};
+use hostkit::{Exit, Failure, clock, stdout};
 use tracing::info;
 
 /// Does what the command line asks for.
@@ -67,7 +67,7 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
     if let (Some(_), Some(source)) = (&args.verb, &args.source) {
         return Err(Failure::new(
             Exit::USAGE,
-            format!("{} stands before the verb", hostkit::mask::url(source)),
+            format!("{} stands before the verb", hostkit::mask::mask_url(source)),
         )
         .remedy("write the verb first, then what it is about"));
     }
@@ -79,7 +79,7 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
             );
         }
         let given = |flag: &str| hostkit::cli::origin::<Args>(flag, matches);
-        out::text(&settings::summary(&args.fetch, given, None, &[])?)?;
+        stdout::print_text(&settings::summary(&args.fetch, given, None, &[])?)?;
         return Ok(Exit::OK);
     }
     let settings = Settings::load(&args.fetch)?;
@@ -178,7 +178,7 @@ fn place(
             )
             .remedy("use --copy-to")
         })?;
-        out::line(path.display())?;
+        stdout::print_line(path.display())?;
     }
     Ok(Exit::OK)
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use hostkit::out;
-use hostkit::units::show_size;
+use hostkit::stdout;
+use hostkit::units::format_size;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 use tracing::info;
@@ -31,7 +31,7 @@ impl TransferProgress {
             bar.set_style(style);
         }
         let name = what.rsplit('/').next().unwrap_or(what);
-        bar.set_message(out::printable(&format!("{verb} {name}")));
+        bar.set_message(stdout::replace_unprintable(&format!("{verb} {name}")));
         Self {
             bar,
             what: format!("{verb} {what}"),
@@ -47,8 +47,8 @@ impl TransferProgress {
         self.bar.set_position(arrived);
         if self.bar.is_hidden() && self.logged.elapsed() >= LOG_EVERY {
             self.logged = Instant::now();
-            let size = size.map_or_else(|| "?".to_owned(), show_size);
-            info!("{}: {} of {size}", self.what, show_size(arrived));
+            let size = size.map_or_else(|| "?".to_owned(), format_size);
+            info!("{}: {} of {size}", self.what, format_size(arrived));
         }
     }
 }

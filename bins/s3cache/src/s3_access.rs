@@ -209,7 +209,7 @@ pub(crate) fn check_endpoint(text: &str) -> Result<(), Failure> {
 /// The URL with scheme and host in lower case, without a default port and without slashes at its end.
 fn normal_endpoint(setting: &str, text: &str) -> Result<String, Failure> {
     let wrong = |why: &str, remedy: String| {
-        let shown = hostkit::mask::url(text);
+        let shown = hostkit::mask::mask_url(text);
         Failure::new(Exit::CONFIG, format!("invalid {setting} {shown:?}: {why}")).remedy(remedy)
     };
     let text = text.trim();

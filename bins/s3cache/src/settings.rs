@@ -60,13 +60,13 @@ pub struct FetchArgs {
     #[arg(long, value_name = "DIR", global = true, help_heading = "Cache")]
     pub cache_dir: Option<PathBuf>,
     /// The most each user keeps: artifacts, partial downloads and unpacked pexes [default: 20G]
-    #[arg(long, value_name = "SIZE", value_parser = units::size, global = true, help_heading = "Cache")]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, global = true, help_heading = "Cache")]
     pub max_size: Option<u64>,
     /// The most all users keep together; `s3cache gc` of root sees to it [default: no bound]
-    #[arg(long, value_name = "SIZE", value_parser = units::size, global = true, help_heading = "Cache")]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, global = true, help_heading = "Cache")]
     pub total_max_size: Option<u64>,
     /// What stays free on the cache's filesystem [default: 512M]
-    #[arg(long, value_name = "SIZE", value_parser = units::size, global = true, help_heading = "Cache")]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, global = true, help_heading = "Cache")]
     pub keep_free: Option<u64>,
 
     /// Never ask whether the cached copy is current
@@ -130,13 +130,13 @@ pub struct FetchArgs {
     #[arg(long, value_name = "SIZE", value_parser = positive_size, help_heading = "Network")]
     pub max_rate: Option<u64>,
     /// A process fetching for others slower than this is overtaken [default: 128K]
-    #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Network")]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, help_heading = "Network")]
     pub min_rate: Option<u64>,
     /// How long all of it may take [default: 1h]
-    #[arg(long, value_name = "DUR", value_parser = units::duration, global = true, help_heading = "Network")]
+    #[arg(long, value_name = "DUR", value_parser = units::parse_duration, global = true, help_heading = "Network")]
     pub timeout: Option<Duration>,
     /// How long a connection may be silent before it is tried again [default: 10s]
-    #[arg(long, value_name = "DUR", value_parser = units::duration, global = true, help_heading = "Network")]
+    #[arg(long, value_name = "DUR", value_parser = units::parse_duration, global = true, help_heading = "Network")]
     pub stall_timeout: Option<Duration>,
 
     /// Where the tool's own configuration file names a value of these, for errors.
@@ -206,7 +206,7 @@ pub fn endpoint<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D:
 
 /// A size of which 0 makes no sense.
 fn positive_size(text: &str) -> Result<u64, String> {
-    match units::size(text)? {
+    match units::parse_size(text)? {
         0 => Err("0 makes no sense here: leave it out for the default".to_owned()),
         size => Ok(size),
     }

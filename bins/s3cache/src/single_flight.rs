@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::time::Duration;
 
-use hostkit::dir::{Durability, try_exclusive};
+use hostkit::dir::{Durability, try_lock_exclusive};
 use hostkit::{Exit, Failure, clock};
 use nix::sys::stat::{Mode, fchmod};
 use serde::{Deserialize, Serialize};
@@ -175,7 +175,7 @@ fn acquire(cache: &HostCache, key: &str, turn: u32) -> io::Result<Option<Vec<Fil
                 None => return Ok(None),
             }
         } else if let Ok(file) = shelf.open_file(&name) {
-            if !try_exclusive(&file)? {
+            if !try_lock_exclusive(&file)? {
                 return Ok(None);
             }
             locks.push(file);

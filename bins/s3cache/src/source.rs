@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hostkit::dir::LONGEST_NAME;
+use hostkit::dir::NAME_MAX;
 use hostkit::{Exit, Failure};
 use percent_encoding::percent_decode_str;
 use sha2::{Digest as _, Sha256};
@@ -32,8 +32,11 @@ impl ArtifactSource {
     /// It is none of these (exit 2).
     pub fn parse(text: &str) -> Result<Self, Failure> {
         let wrong = |why: &str| {
-            Failure::new(Exit::USAGE, format!("{}: {why}", hostkit::mask::url(text)))
-                .remedy("write https://host/path, s3://bucket/key, bucket/key or file:///path")
+            Failure::new(
+                Exit::USAGE,
+                format!("{}: {why}", hostkit::mask::mask_url(text)),
+            )
+            .remedy("write https://host/path, s3://bucket/key, bucket/key or file:///path")
         };
         if text.trim_start_matches("s3://").starts_with("arn:") {
             return Err(wrong("an ARN is not a source").remedy(
@@ -100,7 +103,7 @@ impl ArtifactSource {
         let mut name = path.rsplit('/').next().unwrap_or_default().to_owned();
         // Percent-encoding makes three bytes of one. Only a name that would not fit is decoded: those of caches stay.
         if matches!(self, Self::Http(_))
-            && name.len() > LONGEST_NAME
+            && name.len() > NAME_MAX
             && let Ok(decoded) = percent_decode_str(&name).decode_utf8()
         {
             name = decoded.into_owned();
@@ -117,10 +120,10 @@ impl ArtifactSource {
             )
             .remedy("name one artifact, not a directory"));
         }
-        if name.len() > LONGEST_NAME {
+        if name.len() > NAME_MAX {
             let text = format!("{self}: its name has {} bytes", name.len());
             return Err(Failure::new(Exit::USAGE, text).remedy(format!(
-                "publish it under a name of at most {LONGEST_NAME}, which is what file systems take"
+                "publish it under a name of at most {NAME_MAX}, which is what file systems take"
             )));
         }
         Ok(name)
@@ -166,7 +169,7 @@ impl ArtifactSource {
 impl std::fmt::Display for ArtifactSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Http(url) => f.write_str(&hostkit::mask::url(url.as_str())),
+            Self::Http(url) => f.write_str(&hostkit::mask::mask_url(url.as_str())),
             Self::S3 { bucket, key } => write!(f, "s3://{bucket}/{key}"),
             Self::File(path) => write!(f, "file://{}", path.display()),
         }

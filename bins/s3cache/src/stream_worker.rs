@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::{Buf as _, Bytes};
-use hostkit::thread::NoThread;
+use hostkit::thread::ThreadSpawnError;
 use sha2::{Digest as _, Sha256};
 
 use crate::digest::{self, Sha256Hex};
@@ -44,7 +44,7 @@ impl<T: Send + 'static> StreamWorker<T> {
     pub(crate) fn start(
         file: File,
         read: impl FnOnce(GrowingFileReader) -> T + Send + 'static,
-    ) -> Result<Self, NoThread> {
+    ) -> Result<Self, ThreadSpawnError> {
         let (queue, work) = sync_channel(QUEUE);
         let bytes = GrowingFileReader {
             file,

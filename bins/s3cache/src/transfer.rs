@@ -319,7 +319,7 @@ impl CpuLoad {
     fn now() -> Self {
         Self {
             at: Instant::now(),
-            used: clock::used(),
+            used: clock::cpu_time(),
         }
     }
 

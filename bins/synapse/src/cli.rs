@@ -49,7 +49,7 @@ pub enum Verb {
     /// Show what would change now, by runtime API or by reload, and why
     Plan {
         /// How long to wait for registries to answer
-        #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = hostkit::units::duration)]
+        #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = hostkit::units::parse_duration)]
         wait: Duration,
         /// Print JSON
         #[arg(long)]
@@ -60,7 +60,7 @@ pub enum Verb {
         /// The service
         service: String,
         /// How long to wait for registries to answer
-        #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = hostkit::units::duration)]
+        #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = hostkit::units::parse_duration)]
         wait: Duration,
         /// Print JSON
         #[arg(long)]
@@ -84,7 +84,7 @@ pub enum Verb {
     /// Show what changed, when, and which reload had which cause
     Journal {
         /// Only what is newer than this
-        #[arg(long, value_name = "DURATION", value_parser = hostkit::units::duration)]
+        #[arg(long, value_name = "DURATION", value_parser = hostkit::units::parse_duration)]
         since: Option<Duration>,
         /// Only of this service
         #[arg(long)]

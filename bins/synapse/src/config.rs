@@ -24,7 +24,7 @@ mod tree;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hostkit::zookeeper::clusters::{self, Clusters};
+use hostkit::zookeeper::clusters::{self, AuroraClusters};
 use hostkit::{Exit, Failure};
 use sha2::{Digest, Sha256};
 
@@ -66,10 +66,10 @@ pub fn shared_clusters() -> Result<Vec<Cluster>, Failure> {
 /// # Errors
 /// A file cannot be read or is wrong (exit 78).
 pub fn clusters_of(file: Option<&Path>) -> Result<Vec<Cluster>, Failure> {
-    Ok(Clusters::load(file)?.iter().map(shared).collect())
+    Ok(AuroraClusters::load(file)?.iter().map(shared).collect())
 }
 
-fn shared(cluster: &clusters::Cluster) -> Cluster {
+fn shared(cluster: &clusters::AuroraCluster) -> Cluster {
     let ensemble = &cluster.ensemble;
     Cluster {
         name: cluster.name.clone(),

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hostkit::shutdown::{Signals, Told};
+use hostkit::shutdown::{DaemonSignal, DaemonSignals};
 use hostkit::{Exit, Failure, clock};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -121,7 +121,7 @@ pub(crate) enum Done {
 /// What keeps it from starting: the state file is locked or cannot be written, the admin address is taken, the
 /// configuration removes too many services.
 pub async fn run(start: Start) -> Result<Exit, Failure> {
-    let mut signals = Signals::new()
+    let mut signals = DaemonSignals::new()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot listen for signals").because(error))?;
     let drain_timeout = start.drain_timeout;
     let (mut engine, mut answers) = Engine::new(start).await?;
@@ -132,15 +132,15 @@ pub async fn run(start: Start) -> Result<Exit, Failure> {
 }
 
 impl Engine {
-    async fn follow(&mut self, signals: &mut Signals, answers: &mut mpsc::Receiver<Answer>) {
+    async fn follow(&mut self, signals: &mut DaemonSignals, answers: &mut mpsc::Receiver<Answer>) {
         let mut names: watch::Receiver<u64> = self.resolver.changed();
         let bell = Arc::clone(&self.bell);
         loop {
             let wake = self.next_turn(clock::since_boot());
             tokio::select! {
                 told = signals.next() => match told {
-                    Told::Terminate => return,
-                    Told::Hangup => self.reconfigure().await,
+                    DaemonSignal::Terminate => return,
+                    DaemonSignal::Hangup => self.reconfigure().await,
                 },
                 () = bell.notified() => {}
                 Some(answer) = answers.recv() => {

@@ -32,7 +32,7 @@ pub use cli::Args;
 
 use cli::Verb;
 use config::Sources;
-use hostkit::{Exit, Failure, out};
+use hostkit::{Exit, Failure, stdout};
 use settings::Settings;
 
 /// Where hostkit's tools are configured.
@@ -51,16 +51,16 @@ const STACK: usize = 512 << 10;
 pub fn run(args: Args) -> Result<Exit, Failure> {
     if let Some(file) = &args.check_clusters {
         let clusters = config::clusters_of(Some(file))?;
-        out::text(&config::clusters_summary(&clusters))?;
+        stdout::print_text(&config::clusters_summary(&clusters))?;
         return Ok(Exit::OK);
     }
     let sources = sources(&args)?;
     let (settings, findings) = config::load(&sources, args.lenient)?;
     if args.check {
         if !findings.is_empty() {
-            out::text(&config::report(&findings))?;
+            stdout::print_text(&config::report(&findings))?;
         }
-        out::text(&config::summary(&settings))?;
+        stdout::print_text(&config::summary(&settings))?;
         return Ok(Exit::OK);
     }
     let mut builder = tokio::runtime::Builder::new_current_thread();

@@ -52,7 +52,7 @@ impl FileOutput {
     /// # Errors
     /// It cannot be made or opened (exit 73).
     pub fn open(path: &Path) -> Result<Self, Failure> {
-        let dir = Dir::make_all(path, 0o755).map_err(|error| {
+        let dir = Dir::create_all(path, 0o755).map_err(|error| {
             let what = format!("cannot use file_output directory {}", path.display());
             Failure::new(Exit::CANNOT_CREATE, what)
                 .remedy("give synapse the right to write there, or name another directory")

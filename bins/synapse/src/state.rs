@@ -208,7 +208,7 @@ pub fn holder(path: &Path) -> Option<u32> {
     let name = format!("{name}.lock");
     let lock = dir.open_file(&name).ok()?;
     // A shared lock is granted when nobody holds the exclusive one, and given back when the file is closed.
-    if hostkit::dir::try_shared(&lock).unwrap_or(true) {
+    if hostkit::dir::try_lock_shared(&lock).unwrap_or(true) {
         return None;
     }
     let pid = dir.read(&name, 32).ok()?;

@@ -125,17 +125,17 @@ pub fn parsed_as<'de, D: Deserializer<'de>, T>(
 /// A duration.
 ///
 /// # Errors
-/// As [`units::duration`].
+/// As [`units::parse_duration`].
 pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    parsed_as(from, DURATION, units::duration)
+    parsed_as(from, DURATION, units::parse_duration)
 }
 
 /// A duration after which something is given up, hence not 0.
 ///
 /// # Errors
-/// As [`units::duration`], or it is 0.
+/// As [`units::parse_duration`], or it is 0.
 pub fn timeout<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    parsed_as(from, DURATION, |text| match units::duration(text)? {
+    parsed_as(from, DURATION, |text| match units::parse_duration(text)? {
         Duration::ZERO => Err("a timeout of 0 would give up before it began: raise it".to_owned()),
         duration => Ok(duration),
     })
@@ -144,7 +144,7 @@ pub fn timeout<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D
 /// A size in bytes.
 ///
 /// # Errors
-/// As [`units::size`].
+/// As [`units::parse_size`].
 pub fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    parsed_as(from, SIZE, units::size)
+    parsed_as(from, SIZE, units::parse_size)
 }

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 
 /// The longest file name that file systems take, in bytes (`NAME_MAX`).
-pub const LONGEST_NAME: usize = 255;
+pub const NAME_MAX: usize = 255;
 /// What is left of it for that which makes the name of a temporary file unique, in bytes.
 const UNIQUE: usize = 64;
 
@@ -12,7 +12,7 @@ const UNIQUE: usize = 64;
 /// what makes them unique. A file whose name just fits can be replaced, too.
 #[must_use]
 pub fn temporary_prefix(name: &OsStr) -> OsString {
-    let kept = name.len().min(LONGEST_NAME - UNIQUE);
+    let kept = name.len().min(NAME_MAX - UNIQUE);
     let mut prefix = OsString::from(".");
     prefix.push(OsStr::from_bytes(&name.as_bytes()[..kept]));
     prefix
@@ -27,7 +27,7 @@ mod tests {
     fn a_file_whose_name_just_fits_is_replaced() {
         let temp = assert_fs::TempDir::new().unwrap();
         let dir = Dir::open(temp.path()).unwrap();
-        let name = "n".repeat(LONGEST_NAME);
+        let name = "n".repeat(NAME_MAX);
         for _ in 0..2 {
             dir.write_atomic(&name, b"x", 0o644, Durability::Process)
                 .unwrap();

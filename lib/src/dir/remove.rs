@@ -21,7 +21,7 @@ impl Dir {
     ///
     /// # Errors
     /// As openat(2), and fchmod(2) when the directory is another user's.
-    pub fn child_to_remove(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
+    pub fn open_child_for_removal(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
         let name = name.as_ref();
         let child = match self.child(name) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -67,7 +67,7 @@ impl Dir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         };
-        let child = match self.child_to_remove(name) {
+        let child = match self.open_child_for_removal(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other?,
         };

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Error as _, SeqAccess, Visitor};
 
-use super::{Ensemble, pattern};
+use super::{Ensemble, path_pattern};
 use crate::{Exit, Failure, config};
 
 /// Where Aurora's executor announces unless told otherwise.
@@ -30,11 +30,11 @@ const NAME: usize = 64;
 
 /// The configured clusters, in the order they were written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Clusters(Vec<Cluster>);
+pub struct AuroraClusters(Vec<AuroraCluster>);
 
 /// A name for the jobs below a root path of an ensemble.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cluster {
+pub struct AuroraCluster {
     /// The first part of job keys.
     pub name: String,
     /// Where its jobs are announced, with the credentials to read them.
@@ -70,14 +70,14 @@ impl fmt::Display for JobKey {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Raw {
+struct ClustersFile {
     #[serde(default)]
-    clusters: Clusters,
+    clusters: AuroraClusters,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawCluster {
+struct ClusterEntry {
     name: String,
     hosts: Vec<String>,
     root: Option<String>,
@@ -86,18 +86,18 @@ struct RawCluster {
     digest_file: Option<PathBuf>,
 }
 
-impl Clusters {
+impl AuroraClusters {
     /// Reads `/etc/hostkit/clusters.yaml` and its drop-ins, or `explicit` instead. Without any file there is no cluster.
     ///
     /// # Errors
     /// A file cannot be read or is wrong (exit 78); the message names the file or the cluster.
     pub fn load(explicit: Option<&Path>) -> Result<Self, Failure> {
-        let raw: Raw = config::load("clusters", explicit, None)?;
+        let raw: ClustersFile = config::load("clusters", explicit, None)?;
         Ok(raw.clusters)
     }
 
     /// The clusters.
-    pub fn iter(&self) -> std::slice::Iter<'_, Cluster> {
+    pub fn iter(&self) -> std::slice::Iter<'_, AuroraCluster> {
         self.0.iter()
     }
 
@@ -106,41 +106,41 @@ impl Clusters {
     pub fn job(&self, ensemble: &Ensemble, path: &str) -> Option<JobKey> {
         let of_ensemble = self
             .iter()
-            .filter(|cluster| cluster.ensemble.is_same_place(ensemble));
+            .filter(|cluster| cluster.ensemble.is_same_ensemble(ensemble));
         of_ensemble.filter_map(|cluster| cluster.job(path)).next()
     }
 }
 
 /// Checked while they are read, so that an error names file and line.
-impl<'de> Deserialize<'de> for Clusters {
+impl<'de> Deserialize<'de> for AuroraClusters {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct List;
-        impl<'de> Visitor<'de> for List {
-            type Value = Clusters;
+        struct ClustersVisitor;
+        impl<'de> Visitor<'de> for ClustersVisitor {
+            type Value = AuroraClusters;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list of clusters")
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Clusters, A::Error> {
-                let mut clusters: Vec<Cluster> = Vec::new();
-                while let Some(cluster) = list.next_element::<Cluster>()? {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<AuroraClusters, A::Error> {
+                let mut clusters: Vec<AuroraCluster> = Vec::new();
+                while let Some(cluster) = list.next_element::<AuroraCluster>()? {
                     if let Some(why) = clusters.iter().find_map(|known| cluster.conflict(known)) {
                         return Err(A::Error::custom(wrong(&cluster.name, &why)));
                     }
                     clusters.push(cluster);
                 }
-                Ok(Clusters(clusters))
+                Ok(AuroraClusters(clusters))
             }
-            fn visit_unit<E: de::Error>(self) -> Result<Clusters, E> {
-                Ok(Clusters::default())
+            fn visit_unit<E: de::Error>(self) -> Result<AuroraClusters, E> {
+                Ok(AuroraClusters::default())
             }
         }
-        from.deserialize_any(List)
+        from.deserialize_any(ClustersVisitor)
     }
 }
 
-impl<'de> Deserialize<'de> for Cluster {
+impl<'de> Deserialize<'de> for AuroraCluster {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        RawCluster::deserialize(from)?.check().map_err(|failure| {
+        ClusterEntry::deserialize(from)?.check().map_err(|failure| {
             let causes = failure.causes().into_iter();
             let texts: Vec<String> = std::iter::once(failure.to_string()).chain(causes).collect();
             D::Error::custom(texts.join(": "))
@@ -148,7 +148,7 @@ impl<'de> Deserialize<'de> for Cluster {
     }
 }
 
-impl Cluster {
+impl AuroraCluster {
     /// Why the two cannot both be configured.
     fn conflict(&self, other: &Self) -> Option<String> {
         if self.name == other.name {
@@ -175,8 +175,8 @@ impl Cluster {
     }
 }
 
-impl RawCluster {
-    fn check(self) -> Result<Cluster, Failure> {
+impl ClusterEntry {
+    fn check(self) -> Result<AuroraCluster, Failure> {
         let name = self.name;
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         if name.is_empty() || name.len() > NAME || !name.bytes().all(fits) {
@@ -185,7 +185,7 @@ impl RawCluster {
         }
         let root = self.root.unwrap_or_else(|| ROOT.to_owned());
         if root != "/" {
-            pattern::check(&root).map_err(|why| {
+            path_pattern::validate_path(&root).map_err(|why| {
                 wrong(
                     &name,
                     &format!("has the root `{}`: {why}", root.escape_debug()),
@@ -201,7 +201,7 @@ impl RawCluster {
         };
         let ensemble = Ensemble::new(self.hosts, self.chroot.as_deref(), digest.as_deref())
             .map_err(|failure| wrong(&name, "cannot be followed").because(failure.to_string()))?;
-        Ok(Cluster {
+        Ok(AuroraCluster {
             name,
             ensemble,
             root,
@@ -230,11 +230,11 @@ fn wrong(name: &str, why: &str) -> Failure {
 mod tests {
     use super::*;
 
-    fn load(text: &str) -> Result<Clusters, Failure> {
+    fn load(text: &str) -> Result<AuroraClusters, Failure> {
         let temp = tempfile::tempdir().unwrap();
         let file = temp.path().join("clusters.yaml");
         std::fs::write(&file, text).unwrap();
-        Clusters::load(Some(&file))
+        AuroraClusters::load(Some(&file))
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::pattern;
+use super::path_pattern;
 use crate::{Exit, Failure};
 
 /// ZooKeeper's client port where none is given.
@@ -40,7 +40,8 @@ impl Ensemble {
         }
         let chroot = chroot.filter(|path| !path.is_empty() && *path != "/");
         if let Some(path) = chroot {
-            pattern::check(path).map_err(|why| wrong(format!("chroot `{path}`: {why}")))?;
+            path_pattern::validate_path(path)
+                .map_err(|why| wrong(format!("chroot `{path}`: {why}")))?;
         }
         if digest.is_some_and(|digest| !digest.contains(':')) {
             return Err(wrong(format!(
@@ -63,7 +64,7 @@ impl Ensemble {
 
     /// Whether both name the same place, whoever asks.
     #[must_use]
-    pub fn is_same_place(&self, other: &Self) -> bool {
+    pub fn is_same_ensemble(&self, other: &Self) -> bool {
         self.hosts == other.hosts && self.chroot == other.chroot
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// What the children of a path are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Format {
+pub enum MemberFormat {
     /// Twitter commons' ServerSet, as Aurora's executor writes it: children `member_<sequence>`, all others are
     /// somebody else's (locks, elections) and ignored.
     ServerSet,
@@ -15,10 +15,10 @@ pub enum Format {
     Nerve,
 }
 
-impl Format {
+impl MemberFormat {
     /// Whether a child of this name is a registration.
     #[must_use]
-    pub fn claims(self, name: &str) -> bool {
+    pub fn is_member(self, name: &str) -> bool {
         match self {
             Self::ServerSet => name.starts_with("member_"),
             Self::Nerve => true,
@@ -32,27 +32,27 @@ pub struct Member {
     /// The number at the end of its znode's name, which grows with every registration below one path.
     pub sequence: Option<u64>,
     /// What it says of itself; a Nerve registration is alive while it is there.
-    pub status: Status,
+    pub status: MemberStatus,
     /// Aurora's instance number.
     pub shard: Option<u32>,
     /// Where it is: `serviceEndpoint`, or Nerve's host and port.
-    pub service: Option<Endpoint>,
+    pub service: Option<MemberEndpoint>,
     /// Its other endpoints, by name, in that order.
-    pub additional: Box<[(Arc<str>, Endpoint)]>,
+    pub additional: Box<[(Arc<str>, MemberEndpoint)]>,
     /// What only Nerve registers.
-    pub registration: Option<Box<Registration>>,
+    pub nerve: Option<Box<NerveAttributes>>,
 }
 
 impl Member {
     /// Whether it says that it serves (`ALIVE`).
     #[must_use]
     pub fn alive(&self) -> bool {
-        self.status == Status::Alive
+        self.status == MemberStatus::Alive
     }
 
     /// The additional endpoint of that name, or without a name the service endpoint.
     #[must_use]
-    pub fn endpoint(&self, name: Option<&str>) -> Option<&Endpoint> {
+    pub fn endpoint(&self, name: Option<&str>) -> Option<&MemberEndpoint> {
         let Some(name) = name else {
             return self.service.as_ref();
         };
@@ -65,16 +65,16 @@ impl Member {
 
 /// A host and a port as they were registered: any text, any number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct MemberEndpoint {
     /// A DNS name or an address, if all is well.
     pub host: Arc<str>,
     /// The port.
-    pub port: Port,
+    pub port: MemberPort,
 }
 
 /// What was registered as a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Port {
+pub enum MemberPort {
     /// A number; 0 is what Aurora's executor registers when the primary port was not allocated.
     Number(u16),
     /// A number that no port has.
@@ -83,7 +83,7 @@ pub enum Port {
     NotANumber,
 }
 
-impl Port {
+impl MemberPort {
     /// The port, if it can be connected to.
     #[must_use]
     pub fn get(self) -> Option<NonZeroU16> {
@@ -94,7 +94,7 @@ impl Port {
     }
 }
 
-impl fmt::Display for Port {
+impl fmt::Display for MemberPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(number) => write!(f, "port {number}"),
@@ -106,7 +106,7 @@ impl fmt::Display for Port {
 
 /// The status of a ServerSet member (commons' `Status` enumeration).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub enum MemberStatus {
     /// It is gone.
     Dead,
     /// It does not serve yet.
@@ -123,7 +123,7 @@ pub enum Status {
     Unknown,
 }
 
-impl Status {
+impl MemberStatus {
     /// The word, as it is registered.
     #[must_use]
     pub const fn word(self) -> &'static str {
@@ -154,7 +154,7 @@ impl Status {
 
 /// What a Nerve registration says beside host and port. Any text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Registration {
+pub struct NerveAttributes {
     /// The instance's name.
     pub name: Option<String>,
     /// Its weight.
@@ -169,23 +169,23 @@ pub struct Registration {
 
 /// A registration that cannot be read, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct MemberError {
     /// The machine word.
-    pub reason: Reason,
+    pub kind: MemberErrorKind,
     /// What a person needs beside it; printable, at most 200 characters.
     pub detail: String,
 }
 
-impl Refusal {
-    pub(super) fn new(reason: Reason, detail: impl AsRef<str>) -> Self {
+impl MemberError {
+    pub(super) fn new(kind: MemberErrorKind, detail: impl AsRef<str>) -> Self {
         let detail = detail.as_ref().escape_debug().take(200).collect();
-        Self { reason, detail }
+        Self { kind, detail }
     }
 }
 
 /// Why a registration cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
+pub enum MemberErrorKind {
     /// Its bytes are not what the format says: empty, not UTF-8, no JSON object, a wrong type, Thrift, more endpoints
     /// or labels than any task has.
     Malformed,
@@ -195,7 +195,7 @@ pub enum Reason {
     Unreadable,
 }
 
-impl Reason {
+impl MemberErrorKind {
     /// The word, as metrics have it.
     #[must_use]
     pub const fn word(self) -> &'static str {
@@ -210,7 +210,7 @@ impl Reason {
 /// The sequence number of a znode's name: its last ten digits, if it ends with ten (ZooKeeper Programmer's Guide,
 /// "Sequence Nodes").
 #[must_use]
-pub fn sequence(name: &str) -> Option<u64> {
+pub fn sequence_number(name: &str) -> Option<u64> {
     let digits = name.as_bytes().last_chunk::<10>()?;
     if !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -224,24 +224,24 @@ mod tests {
 
     #[test]
     fn a_sequence_number_is_ten_digits_at_the_end() {
-        assert_eq!(sequence("member_0000000042"), Some(42));
-        assert_eq!(sequence("0000000042"), Some(42));
-        assert_eq!(sequence("i-abc_9999999999"), Some(9_999_999_999));
+        assert_eq!(sequence_number("member_0000000042"), Some(42));
+        assert_eq!(sequence_number("0000000042"), Some(42));
+        assert_eq!(sequence_number("i-abc_9999999999"), Some(9_999_999_999));
         for name in ["member_", "member_42", "member_00000000x2", "", "größe"] {
-            assert_eq!(sequence(name), None, "{name}");
+            assert_eq!(sequence_number(name), None, "{name}");
         }
     }
 
     #[test]
     fn only_member_children_are_a_server_sets() {
-        assert!(Format::ServerSet.claims("member_0000000001"));
+        assert!(MemberFormat::ServerSet.is_member("member_0000000001"));
         for name in [
             "base64_4_e30=_0000000001",
             "lock-0000000001",
             "a-member_0000000001",
         ] {
-            assert!(!Format::ServerSet.claims(name), "{name}");
-            assert!(Format::Nerve.claims(name), "{name}");
+            assert!(!MemberFormat::ServerSet.is_member(name), "{name}");
+            assert!(MemberFormat::Nerve.is_member(name), "{name}");
         }
     }
 }

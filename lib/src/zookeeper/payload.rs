@@ -13,7 +13,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::member::{
-    Endpoint, Format, Member, Port, Reason, Refusal, Registration, Status, sequence,
+    Member, MemberEndpoint, MemberError, MemberErrorKind, MemberFormat, MemberPort, MemberStatus,
+    NerveAttributes, sequence_number,
 };
 
 /// The largest payload, in bytes: ZooKeeper's own default limit (`jute.maxbuffer`).
@@ -33,15 +34,15 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// Texts that many members share, held once: the hosts and the names of ports.
 #[derive(Debug, Default)]
-pub(super) struct Names(Mutex<Known>);
+pub(super) struct StringInterner(Mutex<InternedStrings>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct InternedStrings {
     texts: HashSet<Arc<str>>,
     sweep_at: usize,
 }
 
-impl Names {
+impl StringInterner {
     fn get(&self, text: &str) -> Arc<str> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(text) = known.texts.get(text) {
@@ -59,27 +60,27 @@ impl Names {
 
 /// Reads the payload of the child `name`.
 pub(super) fn read(
-    format: Format,
+    format: MemberFormat,
     name: &str,
     payload: &[u8],
-    names: &Names,
-) -> Result<Member, Refusal> {
+    names: &StringInterner,
+) -> Result<Member, MemberError> {
     let mut member = match format {
-        Format::ServerSet => server_set(&object(payload)?, names),
-        Format::Nerve => nerve(object(payload)?, names),
+        MemberFormat::ServerSet => server_set(&object(payload)?, names),
+        MemberFormat::Nerve => nerve(object(payload)?, names),
     };
-    member.sequence = sequence(name);
+    member.sequence = sequence_number(name);
     Ok(member)
 }
 
 /// Reads the payload that the name itself carries, if it does: such a child need not be asked for.
 pub(super) fn read_name(
-    format: Format,
+    format: MemberFormat,
     name: &str,
-    names: &Names,
-) -> Option<Result<Member, Refusal>> {
+    names: &StringInterner,
+) -> Option<Result<Member, MemberError>> {
     let rest = name.strip_prefix("base64_")?;
-    if format != Format::Nerve {
+    if format != MemberFormat::Nerve {
         return None;
     }
     let (length, rest) = rest.split_once('_')?;
@@ -91,14 +92,14 @@ pub(super) fn read_name(
     })
 }
 
-fn malformed(detail: impl AsRef<str>) -> Refusal {
-    Refusal::new(Reason::Malformed, detail)
+fn malformed(detail: impl AsRef<str>) -> MemberError {
+    MemberError::new(MemberErrorKind::Malformed, detail)
 }
 
-fn object<'de, T: Deserialize<'de>>(payload: &'de [u8]) -> Result<T, Refusal> {
+fn object<'de, T: Deserialize<'de>>(payload: &'de [u8]) -> Result<T, MemberError> {
     if payload.len() > PAYLOAD {
         let detail = format!("{} bytes", payload.len());
-        return Err(Refusal::new(Reason::Oversized, detail));
+        return Err(MemberError::new(MemberErrorKind::Oversized, detail));
     }
     match payload.trim_ascii_start().first() {
         // serde would also take an array for a structure.
@@ -114,38 +115,38 @@ fn object<'de, T: Deserialize<'de>>(payload: &'de [u8]) -> Result<T, Refusal> {
 #[serde(rename_all = "camelCase")]
 struct RawServerSet {
     #[serde(default)]
-    status: Loose,
+    status: LooseValue,
     #[serde(default)]
-    shard: Loose,
+    shard: LooseValue,
     service_endpoint: Option<RawEndpoint>,
-    additional_endpoints: Option<Entries<RawEndpoint, ENDPOINTS>>,
+    additional_endpoints: Option<BoundedMap<RawEndpoint, ENDPOINTS>>,
 }
 
 #[derive(Deserialize)]
 struct RawEndpoint {
     host: String,
     #[serde(default)]
-    port: Loose,
+    port: LooseValue,
 }
 
 #[derive(Deserialize)]
 struct RawNerve {
     host: String,
     #[serde(default)]
-    port: Loose,
+    port: LooseValue,
     #[serde(default)]
-    name: Loose,
+    name: LooseValue,
     #[serde(default)]
-    weight: Loose,
+    weight: LooseValue,
     #[serde(default)]
-    haproxy_server_options: Loose,
+    haproxy_server_options: LooseValue,
     #[serde(default)]
-    haproxy_server_id: Loose,
-    labels: Option<Entries<Loose, LABELS>>,
+    haproxy_server_id: LooseValue,
+    labels: Option<BoundedMap<LooseValue, LABELS>>,
 }
 
-fn server_set(raw: &RawServerSet, names: &Names) -> Member {
-    let endpoint = |raw: &RawEndpoint| Endpoint {
+fn server_set(raw: &RawServerSet, names: &StringInterner) -> Member {
+    let endpoint = |raw: &RawEndpoint| MemberEndpoint {
         host: names.get(&raw.host),
         port: raw.port.port(),
     };
@@ -158,17 +159,17 @@ fn server_set(raw: &RawServerSet, names: &Names) -> Member {
     additional.dedup_by(|second, first| second.0 == first.0);
     Member {
         sequence: None,
-        status: Status::from_word(raw.status.text().unwrap_or_default()),
+        status: MemberStatus::from_word(raw.status.text().unwrap_or_default()),
         shard: raw.shard.small(),
         service: raw.service_endpoint.as_ref().map(endpoint),
         additional: additional.into(),
-        registration: None,
+        nerve: None,
     }
 }
 
-fn nerve(raw: RawNerve, names: &Names) -> Member {
+fn nerve(raw: RawNerve, names: &StringInterner) -> Member {
     let labels = raw.labels.into_iter().flat_map(|all| all.0);
-    let registration = Registration {
+    let attributes = NerveAttributes {
         weight: raw.weight.small(),
         server_id: raw.haproxy_server_id.small(),
         name: raw.name.into_text(),
@@ -179,20 +180,20 @@ fn nerve(raw: RawNerve, names: &Names) -> Member {
     };
     Member {
         sequence: None,
-        status: Status::Alive,
+        status: MemberStatus::Alive,
         shard: None,
-        service: Some(Endpoint {
+        service: Some(MemberEndpoint {
             host: names.get(&raw.host),
             port: raw.port.port(),
         }),
         additional: Box::default(),
-        registration: Some(Box::new(registration)),
+        nerve: Some(Box::new(attributes)),
     }
 }
 
 /// Any JSON value, of which only what a field could hold is kept.
 #[derive(Default)]
-enum Loose {
+enum LooseValue {
     Text(String),
     Number(u64),
     /// A number, but none that anything here counts in.
@@ -201,7 +202,7 @@ enum Loose {
     Other,
 }
 
-impl Loose {
+impl LooseValue {
     fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -225,78 +226,80 @@ impl Loose {
         }
     }
 
-    fn port(&self) -> Port {
+    fn port(&self) -> MemberPort {
         match self {
-            Self::Number(number) => u16::try_from(*number).map_or(Port::OutOfRange, Port::Number),
-            Self::OddNumber => Port::OutOfRange,
-            Self::Text(_) | Self::Other => Port::NotANumber,
+            Self::Number(number) => {
+                u16::try_from(*number).map_or(MemberPort::OutOfRange, MemberPort::Number)
+            }
+            Self::OddNumber => MemberPort::OutOfRange,
+            Self::Text(_) | Self::Other => MemberPort::NotANumber,
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Loose {
+impl<'de> Deserialize<'de> for LooseValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LooseVisitor)
+        deserializer.deserialize_any(LooseValueVisitor)
     }
 }
 
-struct LooseVisitor;
+struct LooseValueVisitor;
 
-impl<'de> Visitor<'de> for LooseVisitor {
-    type Value = Loose;
+impl<'de> Visitor<'de> for LooseValueVisitor {
+    type Value = LooseValue;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any value")
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Loose, E> {
-        Ok(Loose::Text(text.to_owned()))
+    fn visit_str<E>(self, text: &str) -> Result<LooseValue, E> {
+        Ok(LooseValue::Text(text.to_owned()))
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Loose, E> {
-        Ok(Loose::Number(number))
+    fn visit_u64<E>(self, number: u64) -> Result<LooseValue, E> {
+        Ok(LooseValue::Number(number))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Loose, E> {
-        Ok(Loose::OddNumber)
+    fn visit_i64<E>(self, _: i64) -> Result<LooseValue, E> {
+        Ok(LooseValue::OddNumber)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Loose, E> {
-        Ok(Loose::OddNumber)
+    fn visit_f64<E>(self, _: f64) -> Result<LooseValue, E> {
+        Ok(LooseValue::OddNumber)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Loose, E> {
-        Ok(Loose::Other)
+    fn visit_bool<E>(self, _: bool) -> Result<LooseValue, E> {
+        Ok(LooseValue::Other)
     }
 
-    fn visit_unit<E>(self) -> Result<Loose, E> {
-        Ok(Loose::Other)
+    fn visit_unit<E>(self) -> Result<LooseValue, E> {
+        Ok(LooseValue::Other)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Loose, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<LooseValue, A::Error> {
         while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Loose::Other)
+        Ok(LooseValue::Other)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Loose, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<LooseValue, A::Error> {
         while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Loose::Other)
+        Ok(LooseValue::Other)
     }
 }
 
 /// An object of at most `MOST` entries.
-struct Entries<T, const MOST: usize>(Vec<(String, T)>);
+struct BoundedMap<T, const MOST: usize>(Vec<(String, T)>);
 
-impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Entries<T, MOST> {
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for BoundedMap<T, MOST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(EntriesVisitor(PhantomData))
+        deserializer.deserialize_map(BoundedMapVisitor(PhantomData))
     }
 }
 
-struct EntriesVisitor<T, const MOST: usize>(PhantomData<T>);
+struct BoundedMapVisitor<T, const MOST: usize>(PhantomData<T>);
 
-impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for EntriesVisitor<T, MOST> {
-    type Value = Entries<T, MOST>;
+impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for BoundedMapVisitor<T, MOST> {
+    type Value = BoundedMap<T, MOST>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
@@ -310,15 +313,15 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for EntriesVisito
             }
             all.push(entry);
         }
-        Ok(Entries(all))
+        Ok(BoundedMap(all))
     }
 }
 
 /// The body of a fuzz target: any bytes as the payload, and as the name, of a child of either format.
-pub fn fuzz(bytes: &[u8]) {
-    let names = Names::default();
+pub fn fuzz_member_payload(bytes: &[u8]) {
+    let names = StringInterner::default();
     let text = String::from_utf8_lossy(bytes);
-    for format in [Format::ServerSet, Format::Nerve] {
+    for format in [MemberFormat::ServerSet, MemberFormat::Nerve] {
         let children = [
             Some(read(format, &text, bytes, &names)),
             read_name(format, &text, &names),

@@ -14,12 +14,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use zookeeper_client::{AddWatchMode, Error, EventType, MultiReadResult, OneshotWatcher, Stat};
 
-use super::member::{Format, Reason, Refusal, sequence};
-use super::name::Name;
-use super::pattern::join;
+use super::member::{MemberError, MemberErrorKind, MemberFormat, sequence_number};
+use super::path_pattern::join;
 use super::payload;
-use super::session::{Shared, Up, count};
-use super::tree::{Child, Decode};
+use super::session::{ConnectedSession, EnsembleContext, count};
+use super::snapshot::{MemberDecoder, MemberNode};
+use super::znode_name::ZnodeName;
 
 /// How long one request may take. A connection on which nothing at all is answered is lost long before that.
 const REQUEST: Duration = Duration::from_secs(30);
@@ -31,14 +31,14 @@ const REQUEST_SIZE: usize = 64 << 10;
 
 /// Something happened to a path. In a box on its way: a channel begins with room for dozens.
 #[derive(Debug)]
-pub(super) struct Event {
+pub(super) struct WatchEvent {
     pub(super) kind: EventType,
     pub(super) path: String,
 }
 
 /// Why something could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum ReadError {
     /// Nothing can be read now.
     Lost(String),
     /// This path cannot be read; others can.
@@ -49,43 +49,43 @@ pub(super) enum Fault {
 
 /// What a watch that fires once watches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Watches {
+enum WatchKind {
     Children,
     Data,
     Existence,
 }
 
 /// Watches that have not fired yet.
-type Armed = Arc<Mutex<HashSet<(String, Watches)>>>;
+type PendingWatches = Arc<Mutex<HashSet<(String, WatchKind)>>>;
 
 /// Reads for one follower.
 #[derive(Debug)]
-pub(super) struct Reader<D> {
-    up: Arc<Up>,
-    shared: Arc<Shared>,
-    decode: D,
-    events: mpsc::Sender<Box<Event>>,
-    armed: Armed,
+pub(super) struct ZnodeReader<D> {
+    up: Arc<ConnectedSession>,
+    shared: Arc<EnsembleContext>,
+    decoder: D,
+    events: mpsc::Sender<Box<WatchEvent>>,
+    armed: PendingWatches,
 }
 
-impl<D: Decode> Reader<D> {
+impl<D: MemberDecoder> ZnodeReader<D> {
     pub(super) fn new(
-        up: Arc<Up>,
-        shared: Arc<Shared>,
-        decode: D,
-        events: mpsc::Sender<Box<Event>>,
+        up: Arc<ConnectedSession>,
+        shared: Arc<EnsembleContext>,
+        decoder: D,
+        events: mpsc::Sender<Box<WatchEvent>>,
     ) -> Self {
         Self {
             up,
             shared,
-            decode,
+            decoder,
             events,
-            armed: Armed::default(),
+            armed: PendingWatches::default(),
         }
     }
 
-    pub(super) fn format(&self) -> Format {
-        self.decode.format()
+    pub(super) fn format(&self) -> MemberFormat {
+        self.decoder.format()
     }
 
     /// Whether watches fire once and belong to single paths.
@@ -100,13 +100,13 @@ impl<D: Decode> Reader<D> {
     }
 
     /// Watches `root` and all below it. Events are sent for as long as the result is held.
-    pub(super) async fn watch(&self, root: &str) -> Result<JoinSet<()>, Fault> {
+    pub(super) async fn watch(&self, root: &str) -> Result<JoinSet<()>, ReadError> {
         let adding = self
             .up
             .client
             .watch(root, AddWatchMode::PersistentRecursive);
         let mut watcher = match self.ask(1, adding).await {
-            Err(Error::Unimplemented) => return Err(Fault::OldServer),
+            Err(Error::Unimplemented) => return Err(ReadError::OldServer),
             other => other.map_err(|error| fault(&error))?,
         };
         let (shared, events) = (Arc::clone(&self.shared), self.events.clone());
@@ -122,7 +122,11 @@ impl<D: Decode> Reader<D> {
                 }
                 count(&shared.counters.events);
                 let (kind, path) = (event.event_type, event.path);
-                if events.send(Box::new(Event { kind, path })).await.is_err() {
+                if events
+                    .send(Box::new(WatchEvent { kind, path }))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -131,15 +135,18 @@ impl<D: Decode> Reader<D> {
     }
 
     /// The children of a path and the transaction that created it; `None` if it does not exist.
-    pub(super) async fn children(&self, path: &str) -> Result<Option<(Vec<String>, i64)>, Fault> {
+    pub(super) async fn children(
+        &self,
+        path: &str,
+    ) -> Result<Option<(Vec<String>, i64)>, ReadError> {
         let client = &self.up.client;
         for _ in 0..2 {
             count(&self.shared.counters.lists);
-            let listed = if self.arm(path, Watches::Children) {
+            let listed = if self.arm(path, WatchKind::Children) {
                 let listed = self.ask(1, client.get_and_watch_children(path)).await;
                 self.armed(
                     path,
-                    Watches::Children,
+                    WatchKind::Children,
                     listed.map(|(names, stat, watcher)| ((names, stat), watcher)),
                 )
             } else {
@@ -151,11 +158,11 @@ impl<D: Decode> Reader<D> {
                 Err(error) => return Err(fault(&error)),
             }
             // It may come to exist at any time: before the watch on that was set, in which case it is listed after all.
-            if !self.arm(path, Watches::Existence) {
+            if !self.arm(path, WatchKind::Existence) {
                 return Ok(None);
             }
             let checked = self.ask(1, client.check_and_watch_stat(path)).await;
-            match self.armed(path, Watches::Existence, checked) {
+            match self.armed(path, WatchKind::Existence, checked) {
                 Ok(None) => return Ok(None),
                 Ok(Some(_)) => {}
                 Err(error) => return Err(fault(&error)),
@@ -165,7 +172,7 @@ impl<D: Decode> Reader<D> {
     }
 
     /// The data of a path and the transaction that created it; `None` if it does not exist.
-    pub(super) async fn data(&self, path: &str) -> Result<Option<(Vec<u8>, i64)>, Fault> {
+    pub(super) async fn data(&self, path: &str) -> Result<Option<(Vec<u8>, i64)>, ReadError> {
         match self.get(path, true).await {
             Ok((data, stat)) => Ok(Some((data, stat.czxid))),
             Err(Error::NoNode) => Ok(None),
@@ -175,12 +182,12 @@ impl<D: Decode> Reader<D> {
 
     /// Whether a watch would have told if the data of a path had changed since it was read.
     pub(super) fn data_is_watched(&self, path: &str) -> bool {
-        let key = (path.to_owned(), Watches::Data);
+        let key = (path.to_owned(), WatchKind::Data);
         !self.fires_once() || lock(&self.armed).contains(&key)
     }
 
-    /// These names in batches that [`Reader::members`] may be asked for.
-    pub(super) fn batches(&self, path: &str, names: Vec<Name>) -> Vec<Vec<Name>> {
+    /// These names in batches that [`ZnodeReader::members`] may be asked for.
+    pub(super) fn batches(&self, path: &str, names: Vec<ZnodeName>) -> Vec<Vec<ZnodeName>> {
         // Old servers answer for one at a time.
         batches(path, names, if self.fires_once() { 1 } else { BATCH })
     }
@@ -189,8 +196,8 @@ impl<D: Decode> Reader<D> {
     pub(super) async fn members(
         &self,
         path: &Arc<str>,
-        names: Vec<Name>,
-    ) -> Result<Vec<(Name, Child<D::Kept>)>, Fault> {
+        names: Vec<ZnodeName>,
+    ) -> Result<Vec<(ZnodeName, MemberNode<D::Output>)>, ReadError> {
         let mut found = Vec::with_capacity(names.len());
         if let [name] = &names[..] {
             let child = self.member(path, name).await?;
@@ -219,13 +226,17 @@ impl<D: Decode> Reader<D> {
         let answers = answers.map_err(|error| fault(&error))?;
         if answers.len() != asked.len() {
             let counts = format!("{} answers to {} questions", answers.len(), asked.len());
-            return Err(Fault::Lost(counts));
+            return Err(ReadError::Lost(counts));
         }
         for (name, answer) in asked.into_iter().zip(answers) {
             let answer = match answer {
                 MultiReadResult::Data { data, stat } => Ok((data, stat)),
                 MultiReadResult::Error { err } => Err(err),
-                other => return Err(Fault::Lost(format!("an answer to no question: {other:?}"))),
+                other => {
+                    return Err(ReadError::Lost(format!(
+                        "an answer to no question: {other:?}"
+                    )));
+                }
             };
             let child = self.child(path, &name, answer)?;
             found.extend(child.map(|child| (name, child)));
@@ -237,8 +248,8 @@ impl<D: Decode> Reader<D> {
     pub(super) async fn member(
         &self,
         path: &Arc<str>,
-        name: &Name,
-    ) -> Result<Option<Child<D::Kept>>, Fault> {
+        name: &ZnodeName,
+    ) -> Result<Option<MemberNode<D::Output>>, ReadError> {
         if let Some(child) = self.carried(path, name) {
             return Ok(Some(child));
         }
@@ -246,7 +257,7 @@ impl<D: Decode> Reader<D> {
         let mut found = self.get(&full, false).await;
         if let Ok((_, stat)) = &found
             && self.fires_once()
-            && !settled(&name.text(), stat)
+            && !is_immutable(&name.text(), stat)
         {
             found = self.get(&full, true).await;
         }
@@ -254,11 +265,11 @@ impl<D: Decode> Reader<D> {
     }
 
     /// The registration that a name carries itself.
-    fn carried(&self, path: &Arc<str>, name: &Name) -> Option<Child<D::Kept>> {
-        let said = payload::read_name(self.format(), &name.text(), &self.shared.names)?;
-        Some(Child {
-            kept: self.decode.keep(path, name, said),
-            settled: true,
+    fn carried(&self, path: &Arc<str>, name: &ZnodeName) -> Option<MemberNode<D::Output>> {
+        let result = payload::read_name(self.format(), &name.text(), &self.shared.names)?;
+        Some(MemberNode {
+            value: self.decoder.decode(path, name, result),
+            immutable: true,
         })
     }
 
@@ -266,36 +277,39 @@ impl<D: Decode> Reader<D> {
     fn child(
         &self,
         path: &Arc<str>,
-        name: &Name,
+        name: &ZnodeName,
         found: Result<(Vec<u8>, Stat), Error>,
-    ) -> Result<Option<Child<D::Kept>>, Fault> {
-        let (said, settled) = match found {
+    ) -> Result<Option<MemberNode<D::Output>>, ReadError> {
+        let (result, immutable) = match found {
             Ok((data, stat)) => {
                 let text = name.text();
-                let said = payload::read(self.format(), &text, &data, &self.shared.names);
-                (said, settled(&text, &stat))
+                let result = payload::read(self.format(), &text, &data, &self.shared.names);
+                (result, is_immutable(&text, &stat))
             }
             Err(Error::NoNode) => return Ok(None),
             Err(error) => match fault(&error) {
-                Fault::Path(why) => (Err(Refusal::new(Reason::Unreadable, why)), false),
+                ReadError::Path(why) => (
+                    Err(MemberError::new(MemberErrorKind::Unreadable, why)),
+                    false,
+                ),
                 lost => return Err(lost),
             },
         };
-        Ok(Some(Child {
-            kept: self.decode.keep(path, name, said),
-            settled,
+        Ok(Some(MemberNode {
+            value: self.decoder.decode(path, name, result),
+            immutable,
         }))
     }
 
     async fn get(&self, path: &str, watched: bool) -> Result<(Vec<u8>, Stat), Error> {
         count(&self.shared.counters.reads);
         let client = &self.up.client;
-        if !watched || !self.arm(path, Watches::Data) {
+        if !watched || !self.arm(path, WatchKind::Data) {
             return self.ask(1, client.get_data(path)).await;
         }
         let found = self.ask(1, client.get_and_watch_data(path)).await;
         let found = found.map(|(data, stat, watcher)| ((data, stat), watcher));
-        self.armed(path, Watches::Data, found)
+        self.armed(path, WatchKind::Data, found)
     }
 
     /// Waits for the answer to a request that is about `znodes`.
@@ -312,7 +326,7 @@ impl<D: Decode> Reader<D> {
     }
 
     /// Whether a watch that fires once is to be set: the server has no others, and none is set.
-    fn arm(&self, path: &str, what: Watches) -> bool {
+    fn arm(&self, path: &str, what: WatchKind) -> bool {
         self.fires_once() && lock(&self.armed).insert((path.to_owned(), what))
     }
 
@@ -320,7 +334,7 @@ impl<D: Decode> Reader<D> {
     fn armed<T>(
         &self,
         path: &str,
-        what: Watches,
+        what: WatchKind,
         answer: Result<(T, OneshotWatcher), Error>,
     ) -> Result<T, Error> {
         let key = (path.to_owned(), what);
@@ -340,7 +354,7 @@ impl<D: Decode> Reader<D> {
                         count(&shared.counters.events);
                         let (kind, path) = (event.event_type, event.path);
                         // A follower that has gone needs no event.
-                        let _ = events.send(Box::new(Event { kind, path })).await;
+                        let _ = events.send(Box::new(WatchEvent { kind, path })).await;
                     }
                 });
                 Ok(answer)
@@ -350,14 +364,14 @@ impl<D: Decode> Reader<D> {
 }
 
 fn lock(
-    armed: &Mutex<HashSet<(String, Watches)>>,
-) -> std::sync::MutexGuard<'_, HashSet<(String, Watches)>> {
+    armed: &Mutex<HashSet<(String, WatchKind)>>,
+) -> std::sync::MutexGuard<'_, HashSet<(String, WatchKind)>> {
     armed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Names below a path, at most so many together.
-fn batches(path: &str, names: Vec<Name>, most: usize) -> Vec<Vec<Name>> {
-    let mut batches: Vec<Vec<Name>> = Vec::new();
+fn batches(path: &str, names: Vec<ZnodeName>, most: usize) -> Vec<Vec<ZnodeName>> {
+    let mut batches: Vec<Vec<ZnodeName>> = Vec::new();
     let mut size = 0;
     for name in names {
         let more = path.len() + name.text().len();
@@ -376,20 +390,20 @@ fn batches(path: &str, names: Vec<Name>, most: usize) -> Vec<Vec<Name>> {
 }
 
 /// Whether the bytes of a registration cannot change: an ephemeral sequential znode.
-fn settled(name: &str, stat: &Stat) -> bool {
-    stat.ephemeral_owner != 0 && sequence(name).is_some()
+fn is_immutable(name: &str, stat: &Stat) -> bool {
+    stat.ephemeral_owner != 0 && sequence_number(name).is_some()
 }
 
-fn fault(error: &Error) -> Fault {
+fn fault(error: &Error) -> ReadError {
     match error {
-        Error::NoAuth => Fault::Path(
+        Error::NoAuth => ReadError::Path(
             "this client may not read it: give the ensemble a digest that may".to_owned(),
         ),
         Error::BadArguments(_)
         | Error::UnmarshalError { .. }
         | Error::MarshallingError
-        | Error::UnexpectedErrorCode(_) => Fault::Path(error.to_string()),
-        _ => Fault::Lost(error.to_string()),
+        | Error::UnexpectedErrorCode(_) => ReadError::Path(error.to_string()),
+        _ => ReadError::Lost(error.to_string()),
     }
 }
 
@@ -399,12 +413,12 @@ mod tests {
 
     #[test]
     fn batches_are_bounded_in_number_and_size() {
-        let sizes = |names: Vec<Name>, most| -> Vec<usize> {
+        let sizes = |names: Vec<ZnodeName>, most| -> Vec<usize> {
             batches("/path", names, most).iter().map(Vec::len).collect()
         };
-        let name = |number: usize| Name::from(format!("member_{number:010}").as_str());
-        let long = Name::from("x".repeat(REQUEST_SIZE / 2 - 5).as_str());
-        let longer = Name::from("x".repeat(REQUEST_SIZE * 2).as_str());
+        let name = |number: usize| ZnodeName::from(format!("member_{number:010}").as_str());
+        let long = ZnodeName::from("x".repeat(REQUEST_SIZE / 2 - 5).as_str());
+        let longer = ZnodeName::from("x".repeat(REQUEST_SIZE * 2).as_str());
         assert_eq!(sizes((0..70).map(name).collect(), 32), [32, 32, 6]);
         assert_eq!(sizes((0..3).map(name).collect(), 1), [1, 1, 1]);
         assert_eq!(sizes(vec![long; 3], 32), [2, 1]);

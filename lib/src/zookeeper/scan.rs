@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::name::Name;
-use super::pattern::{Pattern, depth, join};
-use super::reader::{Fault, Reader};
+use super::path_pattern::{PathPattern, depth, join};
+use super::reader::{ReadError, ZnodeReader};
 use super::session::IN_FLIGHT;
-use super::tree::{Decode, Node};
+use super::snapshot::{MemberDecoder, PathNode};
+use super::znode_name::ZnodeName;
 
 /// The most paths one pattern may match.
 pub(super) const PATHS: usize = 100_000;
@@ -24,72 +24,72 @@ const DATA: usize = 64 << 10;
 
 /// What a scan need not read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reuse {
+pub(super) enum MemberReuse {
     /// Everything is read: the ensemble may be another one behind the same address.
     Nothing,
     /// Members whose bytes cannot change are not: events were lost, but the ensemble is the same.
-    Settled,
+    Immutable,
     /// No known member is: events tell of changes.
-    Known,
+    All,
 }
 
 /// What to scan.
 #[derive(Debug)]
-pub(super) struct Order<T> {
-    pub(super) pattern: Pattern,
+pub(super) struct ScanRequest<T> {
+    pub(super) pattern: PathPattern,
     /// Paths at or above those that match.
     pub(super) below: Vec<String>,
-    pub(super) reuse: Reuse,
+    pub(super) reuse: MemberReuse,
     /// Whether the persistent watch is set before anything is listed.
     pub(super) watch: bool,
     /// What is known.
-    pub(super) known: BTreeMap<Arc<str>, Arc<Node<T>>>,
+    pub(super) known: BTreeMap<Arc<str>, Arc<PathNode<T>>>,
 }
 
 /// What a scan has found.
 #[derive(Debug)]
-pub(super) struct Found<T> {
-    pub(super) nodes: BTreeMap<Arc<str>, Node<T>>,
-    pub(super) problems: BTreeMap<String, Problem>,
+pub(super) struct ScanResult<T> {
+    pub(super) nodes: BTreeMap<Arc<str>, PathNode<T>>,
+    pub(super) problems: BTreeMap<String, PathProblem>,
 }
 
 /// What is wrong with a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Problem {
+pub(super) enum PathProblem {
     /// It and what is below it cannot be read: what is known of it stands.
     Unreadable(String),
     /// Some of it is not used.
-    Partly(String),
+    Partial(String),
 }
 
-impl Problem {
+impl PathProblem {
     pub(super) fn text(&self) -> &str {
         match self {
-            Self::Unreadable(text) | Self::Partly(text) => text,
+            Self::Unreadable(text) | Self::Partial(text) => text,
         }
     }
 }
 
 /// How a scan ended.
 #[derive(Debug)]
-pub(super) struct Scanned<T> {
+pub(super) struct ScanOutcome<T> {
     /// The persistent watch that was set; it holds for as long as this does.
     pub(super) watch: Option<JoinSet<()>>,
-    pub(super) found: Result<Found<T>, Fault>,
+    pub(super) found: Result<ScanResult<T>, ReadError>,
 }
 
 /// Scans.
-pub(super) async fn scan<D: Decode>(
-    reader: Arc<Reader<D>>,
-    order: Order<D::Kept>,
-) -> Scanned<D::Kept> {
+pub(super) async fn scan<D: MemberDecoder>(
+    reader: Arc<ZnodeReader<D>>,
+    order: ScanRequest<D::Output>,
+) -> ScanOutcome<D::Output> {
     let _turn = reader.turn().await;
     let mut watch = None;
     if order.watch && !reader.fires_once() {
         match reader.watch(order.pattern.root()).await {
             Ok(set) => watch = Some(set),
             Err(fault) => {
-                return Scanned {
+                return ScanOutcome {
                     watch,
                     found: Err(fault),
                 };
@@ -97,14 +97,14 @@ pub(super) async fn scan<D: Decode>(
         }
     }
     let found = read(&reader, &order).await;
-    Scanned { watch, found }
+    ScanOutcome { watch, found }
 }
 
-async fn read<D: Decode>(
-    reader: &Arc<Reader<D>>,
-    order: &Order<D::Kept>,
-) -> Result<Found<D::Kept>, Fault> {
-    let mut found = Found {
+async fn read<D: MemberDecoder>(
+    reader: &Arc<ZnodeReader<D>>,
+    order: &ScanRequest<D::Output>,
+) -> Result<ScanResult<D::Output>, ReadError> {
+    let mut found = ScanResult {
         nodes: BTreeMap::new(),
         problems: BTreeMap::new(),
     };
@@ -127,7 +127,7 @@ async fn read<D: Decode>(
     for (path, listed) in listed {
         let path: Arc<str> = path.into();
         match listed {
-            Ok(Some(Listed {
+            Ok(Some(PathListing {
                 node,
                 problem,
                 unread,
@@ -136,24 +136,24 @@ async fn read<D: Decode>(
                 missing.extend(batches.map(|names| (Arc::clone(&path), names)));
                 found
                     .problems
-                    .extend(problem.map(|text| (path.to_string(), Problem::Partly(text))));
+                    .extend(problem.map(|text| (path.to_string(), PathProblem::Partial(text))));
                 found.nodes.insert(path, node);
             }
             Ok(None) if order.pattern.is_literal() => {
-                found.nodes.insert(path, Node::default());
+                found.nodes.insert(path, PathNode::default());
             }
             Ok(None) => {}
-            Err(Fault::Path(why)) => {
+            Err(ReadError::Path(why)) => {
                 found
                     .problems
-                    .insert(path.to_string(), Problem::Unreadable(why));
+                    .insert(path.to_string(), PathProblem::Unreadable(why));
             }
             Err(fault) => return Err(fault),
         }
     }
     let mut lost = None;
     let asking = Arc::clone(reader);
-    let ask = move |(path, names): (Arc<str>, Vec<Name>)| {
+    let ask = move |(path, names): (Arc<str>, Vec<ZnodeName>)| {
         let reader = Arc::clone(&asking);
         async move {
             let members = reader.members(&path, names).await;
@@ -178,12 +178,12 @@ async fn read<D: Decode>(
 
 /// The paths below `start` that are as deep as the pattern. Whether those whose last components are literal exist is
 /// not known yet.
-async fn expand<D: Decode>(
-    reader: &Arc<Reader<D>>,
-    pattern: &Pattern,
+async fn expand<D: MemberDecoder>(
+    reader: &Arc<ZnodeReader<D>>,
+    pattern: &PathPattern,
     start: &str,
-    found: &mut Found<D::Kept>,
-) -> Result<Vec<String>, Fault> {
+    found: &mut ScanResult<D::Output>,
+) -> Result<Vec<String>, ReadError> {
     let mut level = vec![start.to_owned()];
     for index in depth(start)..pattern.depth() {
         let name = pattern.component(index).unwrap_or_default();
@@ -208,8 +208,8 @@ async fn expand<D: Decode>(
                     let names = listed.map(|(names, _)| names).unwrap_or_default();
                     level.extend(names.iter().map(|name| join(&path, name)));
                 }
-                Err(Fault::Path(why)) => {
-                    found.problems.insert(path, Problem::Unreadable(why));
+                Err(ReadError::Path(why)) => {
+                    found.problems.insert(path, PathProblem::Unreadable(why));
                 }
                 Err(fault) => return Err(fault),
             }
@@ -218,7 +218,7 @@ async fn expand<D: Decode>(
             let text = format!("more than {PATHS} paths match {pattern}");
             found
                 .problems
-                .insert(start.to_owned(), Problem::Partly(text));
+                .insert(start.to_owned(), PathProblem::Partial(text));
             level.sort();
             level.truncate(PATHS);
         }
@@ -226,28 +226,28 @@ async fn expand<D: Decode>(
     Ok(level)
 }
 
-struct Listed<T> {
-    node: Node<T>,
+struct PathListing<T> {
+    node: PathNode<T>,
     problem: Option<String>,
     /// Members that must be read.
-    unread: Vec<Name>,
+    unread: Vec<ZnodeName>,
 }
 
 /// A path, its data and those of its members that are known.
-async fn list<D: Decode>(
-    reader: &Reader<D>,
+async fn list<D: MemberDecoder>(
+    reader: &ZnodeReader<D>,
     path: &str,
-    known: Option<Arc<Node<D::Kept>>>,
-    reuse: Reuse,
-) -> Result<Option<Listed<D::Kept>>, Fault> {
+    known: Option<Arc<PathNode<D::Output>>>,
+    reuse: MemberReuse,
+) -> Result<Option<PathListing<D::Output>>, ReadError> {
     let Some((mut names, created)) = reader.children(path).await? else {
         return Ok(None);
     };
     // Of another incarnation of the path nothing holds, not even that a sequence number is given out once.
-    let known = known.filter(|node| node.created == created && reuse != Reuse::Nothing);
+    let known = known.filter(|node| node.created == created && reuse != MemberReuse::Nothing);
     let mut problem = None;
     let data = match &known {
-        Some(node) if reuse == Reuse::Known && reader.data_is_watched(path) => {
+        Some(node) if reuse == MemberReuse::All && reader.data_is_watched(path) => {
             Arc::clone(&node.data)
         }
         _ => {
@@ -258,29 +258,29 @@ async fn list<D: Decode>(
             })
         }
     };
-    names.retain(|name| reader.format().claims(name));
+    names.retain(|name| reader.format().is_member(name));
     if names.len() > MEMBERS {
         problem = Some(format!("of its {} members {MEMBERS} are used", names.len()));
         names.sort();
         names.truncate(MEMBERS);
     }
-    let mut node = Node {
+    let mut node = PathNode {
         exists: true,
         data,
         created,
-        ..Node::default()
+        ..PathNode::default()
     };
     let mut unread = Vec::new();
     for name in names {
-        let name = Name::from(name.as_str());
+        let name = ZnodeName::from(name.as_str());
         match known.as_ref().and_then(|node| node.members.get(&name)) {
-            Some(child) if reuse == Reuse::Known || child.settled => {
+            Some(child) if reuse == MemberReuse::All || child.immutable => {
                 node.members.insert(name, child.clone());
             }
             _ => unread.push(name),
         }
     }
-    Ok(Some(Listed {
+    Ok(Some(PathListing {
         node,
         problem,
         unread,
@@ -301,7 +301,7 @@ async fn each<T, U, F>(
     items: Vec<T>,
     ask: impl Fn(T) -> F + Send + Sync + 'static,
     mut take: impl FnMut(U),
-) -> Result<(), Fault>
+) -> Result<(), ReadError>
 where
     T: Send + 'static,
     U: Send + 'static,
@@ -328,7 +328,7 @@ where
     }
     let mut ended = Ok(());
     while let Some(task) = running.join_next().await {
-        ended = ended.and(task.map_err(|defect| Fault::Lost(defect.to_string())));
+        ended = ended.and(task.map_err(|defect| ReadError::Lost(defect.to_string())));
     }
     ended
 }
@@ -363,6 +363,6 @@ mod tests {
         assert_eq!(answers, items);
         assert!(most.load(Ordering::SeqCst) <= IN_FLIGHT);
         let defect = each(vec![1, 0, 2], |item| async move { 6 / item }, drop).await;
-        assert!(matches!(defect, Err(Fault::Lost(_))), "{defect:?}");
+        assert!(matches!(defect, Err(ReadError::Lost(_))), "{defect:?}");
     }
 }

@@ -15,8 +15,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 use zookeeper_client::{Client, SessionState};
 
-use super::payload::Names;
-use super::{Ensemble, Options};
+use super::payload::StringInterner;
+use super::{Ensemble, SessionOptions};
 use crate::backoff::Backoff;
 
 /// How many requests of one session are under way at once.
@@ -31,14 +31,14 @@ const AFTER_DEFECT: Duration = Duration::from_secs(1);
 
 /// What an ensemble's followers share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct EnsembleContext {
     pub(super) ensemble: Ensemble,
-    pub(super) options: Options,
-    pub(super) counters: Counters,
+    pub(super) options: SessionOptions,
+    pub(super) counters: EnsembleCounters,
     pub(super) permits: Semaphore,
     /// The turn of a scan.
     pub(super) scans: Semaphore,
-    pub(super) names: Names,
+    pub(super) names: StringInterner,
     /// A server has said that it has no persistent watches: it is older than 3.6. Watches that fire once work with any
     /// server, so this is not asked again.
     pub(super) old_server: AtomicBool,
@@ -46,7 +46,7 @@ pub(super) struct Shared {
 
 /// What has happened since the ensemble is followed.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(super) struct EnsembleCounters {
     pub(super) sessions: AtomicU64,
     pub(super) expirations: AtomicU64,
     pub(super) disconnects: AtomicU64,
@@ -63,11 +63,11 @@ pub(super) fn count(counter: &AtomicU64) {
 
 /// How things stand with an ensemble. Counters begin when it is first followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stats {
+pub struct EnsembleStats {
     /// The ensemble, without credentials.
     pub ensemble: String,
     /// The session's state.
-    pub state: State,
+    pub state: ConnectionState,
     /// What the server granted, of the session that is connected.
     pub session_timeout: Option<Duration>,
     /// Sessions established.
@@ -88,14 +88,14 @@ pub struct Stats {
 
 /// A session's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum ConnectionState {
     /// There is none, or its connection is lost.
     Disconnected,
     /// It is connected.
     Connected,
 }
 
-impl State {
+impl ConnectionState {
     /// The word, as metrics and JSON have it.
     #[must_use]
     pub const fn word(self) -> &'static str {
@@ -108,16 +108,16 @@ impl State {
 
 /// What followers know of the session.
 #[derive(Debug, Clone)]
-pub(super) enum Link {
+pub(super) enum SessionLink {
     /// Nothing can be asked, and why.
     Down(String),
     /// It is connected.
-    Up(Arc<Up>),
+    Up(Arc<ConnectedSession>),
 }
 
 /// A connection of a session. The next connection of the same session is another one: watches must be set again.
 #[derive(Debug)]
-pub(super) struct Up {
+pub(super) struct ConnectedSession {
     pub(super) client: Client,
     /// Which session, counted from 1.
     pub(super) session: u64,
@@ -127,21 +127,21 @@ pub(super) struct Up {
     pub(super) give_up: Notify,
 }
 
-impl Shared {
-    pub(super) fn new(ensemble: Ensemble, options: Options) -> Self {
+impl EnsembleContext {
+    pub(super) fn new(ensemble: Ensemble, options: SessionOptions) -> Self {
         Self {
             ensemble,
             options,
-            counters: Counters::default(),
+            counters: EnsembleCounters::default(),
             permits: Semaphore::new(IN_FLIGHT),
             scans: Semaphore::new(SCANS),
-            names: Names::default(),
+            names: StringInterner::default(),
             old_server: AtomicBool::new(false),
         }
     }
 
-    pub(super) fn stats(&self, link: &Link) -> Stats {
-        let Counters {
+    pub(super) fn stats(&self, link: &SessionLink) -> EnsembleStats {
+        let EnsembleCounters {
             sessions,
             expirations,
             disconnects,
@@ -169,10 +169,13 @@ impl Shared {
         ]
         .map(|counter| counter.load(Ordering::Relaxed));
         let (state, session_timeout) = match link {
-            Link::Down(_) => (State::Disconnected, None),
-            Link::Up(up) => (State::Connected, Some(up.client.session_timeout())),
+            SessionLink::Down(_) => (ConnectionState::Disconnected, None),
+            SessionLink::Up(up) => (
+                ConnectionState::Connected,
+                Some(up.client.session_timeout()),
+            ),
         };
-        Stats {
+        EnsembleStats {
             ensemble: self.ensemble.to_string(),
             state,
             session_timeout,
@@ -188,7 +191,7 @@ impl Shared {
 }
 
 /// Keeps a session to the ensemble, for ever.
-pub(super) async fn keep(shared: Arc<Shared>, link: watch::Sender<Link>) {
+pub(super) async fn keep(shared: Arc<EnsembleContext>, link: watch::Sender<SessionLink>) {
     let options = &shared.options;
     let new_backoff = || Backoff::new(options.backoff_min, options.backoff_max);
     let mut backoff = new_backoff();
@@ -196,7 +199,7 @@ pub(super) async fn keep(shared: Arc<Shared>, link: watch::Sender<Link>) {
         let start = Instant::now();
         let why = live(&shared, &link).await;
         warn!("{why}");
-        link.send_replace(Link::Down(why));
+        link.send_replace(SessionLink::Down(why));
         if start.elapsed() > options.session_timeout {
             backoff = new_backoff();
         }
@@ -205,8 +208,8 @@ pub(super) async fn keep(shared: Arc<Shared>, link: watch::Sender<Link>) {
 }
 
 /// One session, until it has ended; returns why.
-async fn live(shared: &Shared, link: &watch::Sender<Link>) -> String {
-    let Shared {
+async fn live(shared: &EnsembleContext, link: &watch::Sender<SessionLink>) -> String {
+    let EnsembleContext {
         ensemble,
         options,
         counters,
@@ -238,13 +241,13 @@ async fn live(shared: &Shared, link: &watch::Sender<Link>) -> String {
     loop {
         match state {
             SessionState::SyncConnected | SessionState::ConnectedReadOnly => {
-                let up = Arc::new(Up {
+                let up = Arc::new(ConnectedSession {
                     client: client.clone(),
                     session,
                     old_server: shared.old_server.load(Ordering::Relaxed),
                     give_up: Notify::new(),
                 });
-                link.send_replace(Link::Up(Arc::clone(&up)));
+                link.send_replace(SessionLink::Up(Arc::clone(&up)));
                 state = tokio::select! {
                     state = states.changed() => state,
                     () = up.give_up.notified() => {
@@ -257,7 +260,7 @@ async fn live(shared: &Shared, link: &watch::Sender<Link>) -> String {
                 count(&counters.disconnects);
                 let why = format!("the connection to ZooKeeper at {ensemble} is lost");
                 warn!("{why}");
-                link.send_replace(Link::Down(why.clone()));
+                link.send_replace(SessionLink::Down(why.clone()));
                 match timeout(options.session_timeout / 2, states.changed()).await {
                     Ok(changed) => state = changed,
                     Err(_) => {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use hostkit::zookeeper::{Ensemble, Format, Node, Port, Reason, Refusal, State};
+use hostkit::zookeeper::{
+    ConnectionState, Ensemble, MemberError, MemberErrorKind, MemberFormat, MemberPort, PathNode,
+};
 use hostkit_tests::zookeeper::{AnnouncerSession, ZookeeperServer};
 use hostkit_tests::{or_skip, wait_until};
 
@@ -38,11 +40,14 @@ fn members_come_and_go() {
     let health = member.endpoint(Some("health")).unwrap();
     assert_eq!(
         (&*health.host, health.port),
-        ("agent1.example.com", Port::Number(31502))
+        ("agent1.example.com", MemberPort::Number(31502))
     );
-    assert_eq!(tree(&follow).trouble, None);
+    assert_eq!(tree(&follow).problem, None);
     let stats = program.stats();
-    assert_eq!((stats.state, stats.sessions), (State::Connected, 1));
+    assert_eq!(
+        (stats.state, stats.sessions),
+        (ConnectionState::Connected, 1)
+    );
     assert_eq!((stats.repairs, stats.expirations), (0, 0));
 }
 
@@ -94,7 +99,7 @@ fn a_path_that_does_not_exist_is_waited_for_and_never_made() {
     };
     let program = Program::start(options());
     let follow = program.follow_now(&server, JOB);
-    assert_eq!(*tree(&follow).paths[JOB], Node::default());
+    assert_eq!(*tree(&follow).paths[JOB], PathNode::default());
     let announcer = AnnouncerSession::connect(&server);
     assert_eq!(server.counter("zk_znode_count"), 5, "only ZooKeeper's own");
 
@@ -124,14 +129,14 @@ fn the_data_of_a_path_is_followed_up_to_a_bound() {
     wait_until("the data changes", || &*data() == b"{}");
     announcer.set(JOB, &vec![b'x'; (64 << 10) + 1]);
     wait_until("it is too large", || data().is_empty());
-    let trouble = tree(&follow).trouble.clone().unwrap();
+    let trouble = tree(&follow).problem.clone().unwrap();
     assert_eq!(
         trouble,
         format!("{JOB}: its 65537 bytes of data are not used")
     );
     announcer.set(JOB, b"{}");
     wait_until("it is used again", || &*data() == b"{}");
-    wait_until("nothing is wrong", || tree(&follow).trouble.is_none());
+    wait_until("nothing is wrong", || tree(&follow).problem.is_none());
 }
 
 #[test]
@@ -151,12 +156,12 @@ fn what_cannot_be_read_is_refused_beside_what_can() {
     let node = Arc::clone(&tree(&follow).paths[JOB]);
     assert_eq!(node.members.len(), 4, "{node:?}");
     let name = bad.rsplit('/').next().unwrap();
-    let expected = Refusal {
-        reason: Reason::Malformed,
+    let expected = MemberError {
+        kind: MemberErrorKind::Malformed,
         detail: "no JSON object".to_owned(),
     };
     assert!(
-        matches!(&node.members[&name.into()].kept, Err(refusal) if **refusal == expected),
+        matches!(&node.members[&name.into()].value, Err(refusal) if **refusal == expected),
         "{node:?}"
     );
 }
@@ -171,7 +176,7 @@ fn nerve_members_change_in_place_and_carry_payloads_in_names() {
     let payload = serde_json::json!({"host": "10.0.0.1", "port": 3000, "weight": 1});
     let child = announcer.announce_nerve(path, "i-1", &payload);
     let program = Program::start(options());
-    let follow = program.follow(&ensemble(&server), path, Format::Nerve);
+    let follow = program.follow(&ensemble(&server), path, MemberFormat::Nerve);
     let weights = || -> Vec<u32> {
         let tree = tree(&follow);
         let members = tree
@@ -180,7 +185,7 @@ fn nerve_members_change_in_place_and_carry_payloads_in_names() {
             .into_iter()
             .flat_map(|node| node.members.values());
         members
-            .filter_map(|child| child.member()?.registration.as_ref()?.weight)
+            .filter_map(|child| child.member()?.nerve.as_ref()?.weight)
             .collect()
     };
     wait_until("it is read", || weights() == [1]);
@@ -212,7 +217,7 @@ fn a_path_that_may_not_be_read_is_named_and_the_others_go_on() {
     let program = Program::start(options());
     let follow = program.follow_now(&server, "/aurora/*/prod/*");
     assert_eq!(shards(&follow, JOB), [0]);
-    let trouble = tree(&follow).trouble.clone().unwrap_or_default();
+    let trouble = tree(&follow).problem.clone().unwrap_or_default();
     assert!(trouble.starts_with(&format!("{private}: ")), "{trouble}");
     assert!(trouble.contains("digest"), "{trouble}");
     announce(&owner, JOB, 1);
@@ -220,9 +225,9 @@ fn a_path_that_may_not_be_read_is_named_and_the_others_go_on() {
 
     let digest = Some("aurora:secret");
     let may = Ensemble::new([server.host()], None, digest).unwrap();
-    let allowed = program.follow(&may, "/aurora/*/prod/*", Format::ServerSet);
+    let allowed = program.follow(&may, "/aurora/*/prod/*", MemberFormat::ServerSet);
     see(&allowed, private, &[8]);
-    assert_eq!(tree(&allowed).trouble, None);
+    assert_eq!(tree(&allowed).problem, None);
     assert_eq!(program.sessions.stats().len(), 2, "one session each");
 }
 
@@ -241,10 +246,10 @@ fn a_member_that_may_not_be_read_is_refused_beside_those_that_can() {
     let follow = program.follow_now(&server, JOB);
     assert_eq!(shards(&follow, JOB), Vec::from_iter(0..40));
     let node = Arc::clone(&tree(&follow).paths[JOB]);
-    let private = &node.members[&"member_private".into()].kept;
+    let private = &node.members[&"member_private".into()].value;
     assert_eq!(
-        private.as_ref().unwrap_err().reason,
-        Reason::Unreadable,
+        private.as_ref().unwrap_err().kind,
+        MemberErrorKind::Unreadable,
         "{private:?}"
     );
     assert_eq!(program.stats().reads, 42, "the path's data and each member");
@@ -259,8 +264,8 @@ fn paths_are_relative_to_the_chroot() {
     let program = Program::start(options());
     let below = Ensemble::new([server.host()], Some("/site"), None).unwrap();
     // Not even the chroot exists yet.
-    let follow = program.follow(&below, "/aurora/*/*/*", Format::ServerSet);
-    wait_until("all is read", || tree(&follow).synced.is_some());
+    let follow = program.follow(&below, "/aurora/*/*/*", MemberFormat::ServerSet);
+    wait_until("all is read", || tree(&follow).synced_at.is_some());
     announce(&announcer, &format!("/site{JOB}"), 0);
     announce(&announcer, JOB, 5);
     see(&follow, JOB, &[0]);

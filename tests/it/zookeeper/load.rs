@@ -63,7 +63,7 @@ fn a_thousand_jobs_are_read_once_and_a_new_member_costs_one_read() {
         wait_until("all is read again", || {
             let now = program.stats();
             now.disconnects + now.expirations > before.disconnects + before.expirations
-                && tree(&follow).trouble.is_none()
+                && tree(&follow).problem.is_none()
         });
         let after = program.stats();
         assert_eq!(after.repairs, 0);

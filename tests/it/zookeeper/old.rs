@@ -1,7 +1,7 @@
 //! A 3.4 server, which has no persistent watches and closes the session of whoever asks for one. All that is seen is
 //! the same.
 
-use hostkit::zookeeper::{Format, Node};
+use hostkit::zookeeper::{MemberFormat, PathNode};
 use hostkit_tests::zookeeper::{AnnouncerSession, ZookeeperServer};
 use hostkit_tests::{or_skip, wait_until};
 
@@ -19,7 +19,7 @@ fn members_and_jobs_come_and_go() {
     // Nothing exists yet, not even the root.
     let follow = program.follow_now(&server, PATTERN);
     let literal = program.follow_now(&server, JOB);
-    assert_eq!(*tree(&literal).paths[JOB], Node::default());
+    assert_eq!(*tree(&literal).paths[JOB], PathNode::default());
     let first = announce(&announcer, JOB, 0);
     for each in [&follow, &literal] {
         see(each, JOB, &[0]);
@@ -79,12 +79,12 @@ fn nerve_members_change_in_place() {
     let child = format!("{path}/persistent");
     register(&child, 1);
     let program = Program::start(options());
-    let follow = program.follow(&ensemble(&server), path, Format::Nerve);
+    let follow = program.follow(&ensemble(&server), path, MemberFormat::Nerve);
     let weight = || {
         let tree = tree(&follow);
         let node = tree.paths.get(path)?;
         let member = node.members.get(&"persistent".into())?.member()?;
-        member.registration.as_ref()?.weight
+        member.nerve.as_ref()?.weight
     };
     for expected in [1, 2, 3] {
         register(&child, expected);
@@ -109,7 +109,7 @@ fn changes_are_seen_after_a_server_was_killed_and_restarted() {
         let before = program.stats().disconnects;
         server.restart();
         wait_until("all is well again", || {
-            program.stats().disconnects > before && tree(&follow).trouble.is_none()
+            program.stats().disconnects > before && tree(&follow).problem.is_none()
         });
         let other = AnnouncerSession::connect(&server);
         announce(&other, JOB, 7);

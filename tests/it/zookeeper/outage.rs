@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hostkit::zookeeper::{Ensemble, Format, State};
+use hostkit::zookeeper::{ConnectionState, Ensemble, MemberFormat};
 use hostkit_tests::zookeeper::{AnnouncerSession, ZookeeperRelay, ZookeeperServer};
 use hostkit_tests::{or_skip, wait_until};
 
@@ -27,7 +27,7 @@ fn changes_are_seen_after_a_server_was_killed_and_restarted() {
         server.restart();
         for each in [&follow, &literal] {
             wait_until("all is well again", || {
-                program.stats().disconnects > before && tree(each).trouble.is_none()
+                program.stats().disconnects > before && tree(each).problem.is_none()
             });
         }
         let other = AnnouncerSession::connect(&server);
@@ -58,7 +58,7 @@ fn a_change_during_the_outage_is_found_when_the_server_is_back() {
     drop(keeper);
     // Nobody listens while these happen: the follower is told to, as a partition would.
     server.pause();
-    wait_until("it is noticed", || tree(&follow).trouble.is_some());
+    wait_until("it is noticed", || tree(&follow).problem.is_some());
     server.kill();
     server.restart();
     let announcer = AnnouncerSession::connect(&server);
@@ -68,7 +68,7 @@ fn a_change_during_the_outage_is_found_when_the_server_is_back() {
     see(&follow, JOB, &[1]);
     see(&follow, "/aurora/www/prod/new", &[2]);
     assert_eq!(tree(&follow).paths.len(), 2);
-    wait_until("nothing is wrong", || tree(&follow).trouble.is_none());
+    wait_until("nothing is wrong", || tree(&follow).problem.is_none());
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn members_stay_while_the_server_is_away_for_longer_than_a_session() {
     announce(&announcer, JOB, 1);
     let program = Program::start(options());
     let follow = program.follow_now(&server, PATTERN);
-    let (before, synced) = (shards(&follow, JOB), tree(&follow).synced);
+    let (before, synced) = (shards(&follow, JOB), tree(&follow).synced_at);
     assert_eq!(before, [0, 1]);
     server.kill();
     wait_until("the session is given up", || {
@@ -89,15 +89,15 @@ fn members_stay_while_the_server_is_away_for_longer_than_a_session() {
     });
     let now = tree(&follow);
     assert_eq!(shards(&follow, JOB), before);
-    assert_eq!(now.synced, synced, "the age of what is known tells");
+    assert_eq!(now.synced_at, synced, "the age of what is known tells");
     assert!(
-        now.trouble
+        now.problem
             .as_ref()
             .is_some_and(|why| why.contains(&server.host())),
         "{:?}",
-        now.trouble
+        now.problem
     );
-    assert_eq!(program.stats().state, State::Disconnected);
+    assert_eq!(program.stats().state, ConnectionState::Disconnected);
     drop(announcer);
 
     server.restart();
@@ -109,8 +109,8 @@ fn members_stay_while_the_server_is_away_for_longer_than_a_session() {
     });
     see(&follow, JOB, &[5]);
     assert!(program.stats().sessions >= 2);
-    wait_until("nothing is wrong", || tree(&follow).trouble.is_none());
-    assert!(tree(&follow).synced > synced);
+    wait_until("nothing is wrong", || tree(&follow).problem.is_none());
+    assert!(tree(&follow).synced_at > synced);
 }
 
 #[test]
@@ -173,16 +173,16 @@ fn a_server_that_does_not_answer_changes_nothing() {
     let program = Program::start(options());
     let follow = program.follow_now(&server, JOB);
     server.pause();
-    wait_until("it is noticed", || tree(&follow).trouble.is_some());
+    wait_until("it is noticed", || tree(&follow).problem.is_some());
     assert_eq!(shards(&follow, JOB), [0]);
     // Somebody who begins meanwhile is told so, too.
-    let late = program.follow(&ensemble(&server), PATTERN, Format::ServerSet);
-    wait_until("it says why", || tree(&late).trouble.is_some());
-    assert_eq!(tree(&late).synced, None);
+    let late = program.follow(&ensemble(&server), PATTERN, MemberFormat::ServerSet);
+    wait_until("it says why", || tree(&late).problem.is_some());
+    assert_eq!(tree(&late).synced_at, None);
     server.resume();
     for each in [&follow, &late] {
         see(each, JOB, &[0]);
-        wait_until("nothing is wrong", || tree(each).trouble.is_none());
+        wait_until("nothing is wrong", || tree(each).problem.is_none());
     }
 }
 
@@ -193,15 +193,15 @@ fn a_server_that_is_not_there_yet_is_waited_for() {
     };
     server.kill();
     let program = Program::start(options());
-    let follow = program.follow(&ensemble(&server), JOB, Format::ServerSet);
+    let follow = program.follow(&ensemble(&server), JOB, MemberFormat::ServerSet);
     wait_until("it says why", || {
         let tree = tree(&follow);
-        tree.trouble
+        tree.problem
             .as_ref()
             .is_some_and(|why| why.contains("cannot reach"))
     });
     server.restart();
-    wait_until("all is read", || tree(&follow).synced.is_some());
+    wait_until("all is read", || tree(&follow).synced_at.is_some());
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn an_audit_that_finds_nothing_changes_nothing() {
     let lists = program.stats().lists;
     wait_until("audits run", || program.stats().lists > lists + 10);
     let after = tree(&follow);
-    assert!(after.synced > before.synced);
+    assert!(after.synced_at > before.synced_at);
     assert!(std::sync::Arc::ptr_eq(
         &before.paths[JOB],
         &after.paths[JOB]
@@ -246,7 +246,7 @@ fn an_audit_finds_what_no_event_has_told() {
     options.audit = Duration::from_millis(200);
     let program = Program::start(options);
     let ensemble = Ensemble::new([relay.host()], None, None).unwrap();
-    let follow = program.follow(&ensemble, PATTERN, Format::ServerSet);
+    let follow = program.follow(&ensemble, PATTERN, MemberFormat::ServerSet);
     see(&follow, JOB, &[0]);
     assert_eq!(program.stats().repairs, 0);
     relay.set_deaf(true);
@@ -274,7 +274,7 @@ fn an_ensemble_that_was_replaced_is_read_anew_although_all_names_are_the_same() 
     let relay = ZookeeperRelay::before(&first);
     let program = Program::start(options());
     let ensemble = Ensemble::new([relay.host()], None, None).unwrap();
-    let follow = program.follow(&ensemble, PATTERN, Format::ServerSet);
+    let follow = program.follow(&ensemble, PATTERN, MemberFormat::ServerSet);
     see(&follow, JOB, &[1]);
     relay.lead_to(&second);
     first.kill();

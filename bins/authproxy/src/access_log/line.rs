@@ -47,14 +47,14 @@ impl LineFormatter {
     /// The shape of all lines of this process.
     #[must_use]
     pub fn new(shape: Shape, tags: &[String]) -> Self {
-        let job = log::job();
+        let job = log::job_fields();
         let fixed = match shape {
             Shape::Plain => job
                 .iter()
                 .map(|(name, value)| format!(" {name}={}", PrintableWord(value)))
                 .collect(),
             Shape::Json => {
-                let frame = log::frame("INFO", LOGGER, tags, &job);
+                let frame = log::logstash_fields("INFO", LOGGER, tags, &job);
                 let text = serde_json::Value::Object(frame).to_string();
                 // Its members, to stand among others.
                 text[1..text.len() - 1].to_owned()

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hostkit::{Exit, Failure, out};
+use hostkit::{Exit, Failure, stdout};
 use hyper::Request;
 use hyper::header::{HOST, HeaderValue};
 use hyper::http::request::Parts;
@@ -80,7 +80,7 @@ pub(super) fn run(check: &Check, key: KeyHash) -> Result<Exit, Failure> {
                 Ok(pass) => &pass.route,
                 Err(refused) => &refused.route,
             };
-            out::json(&json!({
+            stdout::print_json(&json!({
                 "known": grant.is_some(),
                 "sha256": key.to_string(),
                 "grant": grant.as_deref(),
@@ -90,7 +90,7 @@ pub(super) fn run(check: &Check, key: KeyHash) -> Result<Exit, Failure> {
                 "needed": refused.map(|refused| &refused.needed),
             }))?;
         }
-        false => out::text(&describe(grant.as_deref(), &judged))?,
+        false => stdout::print_text(&describe(grant.as_deref(), &judged))?,
     }
     Ok(match judged {
         Ok(_) => Exit::OK,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use hostkit::dir::{Dir, Durability, try_exclusive};
+use hostkit::dir::{Dir, Durability, try_lock_exclusive};
 use hostkit::{Exit, Failure, clock};
 use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
 use rustix::io::Errno;
@@ -222,7 +222,7 @@ fn lock(path: &Path) -> Result<File, Failure> {
     let directory = parts(path).map_err(cannot)?.0;
     let lock = File::open(directory).map_err(cannot)?;
     let start = clock::since_boot();
-    while !try_exclusive(&lock).map_err(cannot)? {
+    while !try_lock_exclusive(&lock).map_err(cannot)? {
         if clock::since_boot().saturating_sub(start) > PATIENCE {
             let what = format!("{} is being edited by another process", path.display());
             return Err(Failure::new(Exit::TRY_AGAIN, what).remedy("try again"));

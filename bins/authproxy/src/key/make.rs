@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use hostkit::{Exit, Failure, out};
+use hostkit::{Exit, Failure, stdout};
 use serde_json::{Value, json};
 
 use super::edit;
@@ -68,11 +68,11 @@ pub(super) fn run(new: &New) -> Result<Exit, Failure> {
     }
     key.show(&grant.id)?;
     match (new.json, &new.into) {
-        (true, _) => out::json(&json!({ "entry": entry }))?,
-        (false, None) => out::text(&yaml(&entry))?,
+        (true, _) => stdout::print_json(&json!({ "entry": entry }))?,
+        (false, None) => stdout::print_text(&yaml(&entry))?,
         (false, Some(path)) => {
             let short = key.hash.short();
-            out::line(format!("added {} {short} to {}", grant.id, path.display()))?;
+            stdout::print_line(format!("added {} {short} to {}", grant.id, path.display()))?;
         }
     }
     Ok(Exit::OK)

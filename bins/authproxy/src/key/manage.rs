@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use hostkit::{Exit, Failure, clock, out, units};
+use hostkit::{Exit, Failure, clock, stdout, units};
 use serde_json::{Value, json};
 
 use super::edit;
@@ -45,7 +45,7 @@ pub struct Rotate {
     #[arg(long, alias = "into", value_name = "FILE")]
     acl_file: PathBuf,
     /// How long the keys of today stay good
-    #[arg(long, value_name = "DURATION", value_parser = units::duration, default_value = "24h")]
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, default_value = "24h")]
     keep: Duration,
     /// Print JSON
     #[arg(long)]
@@ -55,8 +55,8 @@ pub struct Rotate {
 pub(super) fn list(list: &List) -> Result<Exit, Failure> {
     let entries = file::read_entries(&list.acl_file, &file::read_text(&list.acl_file)?)?;
     match list.json {
-        true => out::json(&entries_json(&entries))?,
-        false => out::text(&render_table(&entries))?,
+        true => stdout::print_json(&entries_json(&entries))?,
+        false => stdout::print_text(&render_table(&entries))?,
     }
     Ok(Exit::OK)
 }
@@ -72,10 +72,10 @@ pub(super) fn revoke(revoke: &Revoke) -> Result<Exit, Failure> {
     }
     file.replace(edits.unwrap_or_default(), &keys)?;
     match revoke.json {
-        true => out::json(&json!({ "revoked": entries_json(&revoked) }))?,
+        true => stdout::print_json(&json!({ "revoked": entries_json(&revoked) }))?,
         false => {
             for entry in &revoked {
-                out::line(format!("revoked {} {}", entry.grant.id, entry.key.short()))?;
+                stdout::print_line(format!("revoked {} {}", entry.grant.id, entry.key.short()))?;
             }
         }
     }
@@ -121,10 +121,10 @@ pub(super) fn rotate(rotate: &Rotate) -> Result<Exit, Failure> {
     file.replace(edits, &keys)?;
     key.show(&grant.id)?;
     match rotate.json {
-        true => out::json(&json!({ "entry": entry, "keep_until": show_expiry(end) }))?,
+        true => stdout::print_json(&json!({ "entry": entry, "keep_until": show_expiry(end) }))?,
         false => {
             let (id, short) = (&grant.id, key.hash.short());
-            out::line(format!(
+            stdout::print_line(format!(
                 "added {id} {short}; its keys before are good until {}",
                 show_expiry(end)
             ))?;
@@ -186,7 +186,7 @@ fn render_table(entries: &[AclEntry]) -> String {
             Some(end) => show_expiry(*end),
             None => "never".to_owned(),
         };
-        let only = out::printable(&only.join(" "));
+        let only = stdout::replace_unprintable(&only.join(" "));
         [
             id.clone(),
             entry.key.short(),

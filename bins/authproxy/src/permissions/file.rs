@@ -1,6 +1,6 @@
 //! `--acl-file`: all keys in one YAML file, in memory, followed as it changes.
 //!
-//! Owns which text is in force. What a text says is `table`'s, noticing changes is `hostkit::follow`'s.
+//! Owns which text is in force. What a text says is `table`'s, noticing changes is `hostkit::file_watcher`'s.
 
 mod table;
 #[cfg(test)]
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use hostkit::Failure;
-use hostkit::follow::{Follow, Inotify};
+use hostkit::file_watcher::{FileWatcher, SharedInotify};
 
 use super::news::News;
 use super::{FileStatus, Permissions, Unavailable};
@@ -54,7 +54,7 @@ impl AclFile {
 
     /// Reads the file again whenever it changes, for ever.
     pub async fn follow(self: Arc<Self>) {
-        let mut follow = Follow::new(self.path.clone(), Inotify::default());
+        let mut follow = FileWatcher::new(self.path.clone(), SharedInotify::default());
         loop {
             let file = Arc::clone(&self);
             if follow.read(move |_| file.reread()).await.is_none() {

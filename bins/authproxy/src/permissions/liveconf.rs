@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hostkit::follow::{self, Follow, Inotify};
+use hostkit::file_watcher::{self, FileWatcher, SharedInotify};
 use hostkit::{Exit, Failure, config};
 use serde::Deserialize;
 use url::Url;
@@ -59,7 +59,7 @@ impl Liveconf {
 
     /// Reads the file again whenever it changes, for ever.
     pub async fn follow(self: Arc<Self>) {
-        let mut follow = Follow::new(self.path.clone(), Inotify::default());
+        let mut follow = FileWatcher::new(self.path.clone(), SharedInotify::default());
         loop {
             let liveconf = Arc::clone(&self);
             if follow.read(move |_| liveconf.reread()).await.is_none() {
@@ -133,7 +133,7 @@ impl Permissions for Liveconf {
 /// It cannot be read, is no YAML, or names none (exit 78).
 fn read(path: &Path) -> Result<Vec<Url>, Failure> {
     let wrong = |what: String| Failure::new(Exit::CONFIG, what);
-    let text = follow::text(path, LIMIT).map_err(wrong)?;
+    let text = file_watcher::read_text(path, LIMIT).map_err(wrong)?;
     let parsed: Result<Option<Text>, _> = serde_saphyr::from_str(&text);
     let parsed = parsed.map_err(|error| config::explain(path, &error))?;
     let path = path.display();
@@ -147,7 +147,7 @@ fn read(path: &Path) -> Result<Vec<Url>, Failure> {
             .remedy("name a permissions engine, or a list of them"));
     }
     let url = |text: &String| {
-        let shown = hostkit::mask::url(text);
+        let shown = hostkit::mask::mask_url(text);
         let url: Url = text
             .parse()
             .map_err(|error| wrong(format!("{path}: {shown:?} is no URL: {error}")))?;

@@ -98,7 +98,7 @@ impl Servers {
         let mut troubles: Vec<String> = Vec::new();
         for round in 0..ROUNDS {
             if round > 0 {
-                sleep(backoff::up_to(PAUSE)).await;
+                sleep(backoff::random_delay(PAUSE)).await;
                 // Who gets too little time fails for no fault of its own.
                 if end.saturating_duration_since(Instant::now()) < self.deadline / 2 {
                     break;

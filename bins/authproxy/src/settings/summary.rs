@@ -1,6 +1,6 @@
 //! What `--check` prints: every setting, also those that have their defaults.
 
-use hostkit::units::{show_duration, show_size};
+use hostkit::units::{format_duration, format_size};
 use hyper::header::ACCESS_CONTROL_ALLOW_ORIGIN;
 
 use super::{
@@ -78,20 +78,20 @@ pub fn summary(settings: &Settings) -> String {
             "deadlines",
             format!(
                 "server {}, client {}, idle {}, {streams} {}; lame duck {}, drain {}",
-                show_duration(*server_timeout),
-                show_duration(*client),
-                show_duration(*idle),
-                show_duration(*stream),
-                show_duration(*lame_duck),
-                show_duration(*drain_timeout)
+                format_duration(*server_timeout),
+                format_duration(*client),
+                format_duration(*idle),
+                format_duration(*stream),
+                format_duration(*lame_duck),
+                format_duration(*drain_timeout)
             ),
         ),
         (
             "limits",
             format!(
                 "head {}, body {}, {rate} B/s, {server_connections} connections to the server a thread",
-                show_size(*head as u64),
-                body.map_or("any length".to_owned(), show_size),
+                format_size(*head as u64),
+                body.map_or("any length".to_owned(), format_size),
             ),
         ),
         (
@@ -128,7 +128,7 @@ fn describe_engine(engine: &Engine) -> String {
         Engine::Servers(urls) => {
             let urls: Vec<String> = urls
                 .iter()
-                .map(|url| hostkit::mask::url(url.as_str()))
+                .map(|url| hostkit::mask::mask_url(url.as_str()))
                 .collect();
             format!("servers {}", urls.join(", "))
         }
@@ -146,10 +146,10 @@ fn describe_cache(cache: &Cache) -> String {
     } = *cache;
     format!(
         "{entries} keys; allowed {}, denied {}, error {}, stale {}",
-        show_duration(allowed),
-        show_duration(denied),
-        show_duration(error),
-        show_duration(stale)
+        format_duration(allowed),
+        format_duration(denied),
+        format_duration(error),
+        format_duration(stale)
     )
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, SystemTime};
 
 use hostkit::clock;
-use hostkit::dir::try_exclusive;
+use hostkit::dir::try_lock_exclusive;
 use nix::errno::Errno;
 use tracing::info;
 
@@ -188,7 +188,7 @@ fn unlink_blob(
             if locks.iter().any(|(held, _)| *held == inode) {
                 continue;
             }
-            if !try_exclusive(&file)? {
+            if !try_lock_exclusive(&file)? {
                 return Ok(false);
             }
             locks.push((inode, file));
@@ -311,7 +311,7 @@ fn lock_of(
     }
     let start = key.get(..2).ok_or(io::ErrorKind::InvalidInput)?;
     match existing_file(&share.records("locks")?.child(start)?, &name)? {
-        Some(file) => Ok(try_exclusive(&file)?.then_some(Some(file))),
+        Some(file) => Ok(try_lock_exclusive(&file)?.then_some(Some(file))),
         None => Ok(Some(None)),
     }
 }

@@ -175,7 +175,7 @@ pub(crate) fn root(path: &Path) -> Result<Dir, String> {
     let path = std::path::absolute(path).map_err(|error| error.to_string())?;
     if path.symlink_metadata().is_err() {
         let mode = if me == 0 { 0o1777 } else { 0o755 };
-        Dir::make_all(&path, mode).map_err(|error| format!("cannot make it: {error}"))?;
+        Dir::create_all(&path, mode).map_err(|error| format!("cannot make it: {error}"))?;
     }
     for part in path.ancestors() {
         let found = part

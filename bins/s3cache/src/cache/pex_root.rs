@@ -20,7 +20,7 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, SystemTime};
 
 use hostkit::clock;
-use hostkit::dir::{Dir, try_exclusive, try_shared};
+use hostkit::dir::{Dir, try_lock_exclusive, try_lock_shared};
 use tracing::info;
 
 use self::layout::{PexRootLayout, UnpackedPex, is_hash, written};
@@ -58,9 +58,10 @@ const WORK_SPAN: Duration = Duration::from_secs(5 * 60);
 pub fn lease(root: &Dir, sha256: &str, file: &File) -> io::Result<[File; 2]> {
     // gc of releases that know no leases removes all or, while this is held, nothing.
     let whole = File::from(root.as_fd().try_clone_to_owned()?);
-    let leases = root.make_child(LEASES, 0o700)?;
+    let leases = root.create_child(LEASES, 0o700)?;
     let gate = leases.open_or_create(GATE, 0o600)?;
-    if !wait(START_PATIENCE, || try_shared(&whole))? || !wait(START_PATIENCE, || try_shared(&gate))?
+    if !wait(START_PATIENCE, || try_lock_shared(&whole))?
+        || !wait(START_PATIENCE, || try_lock_shared(&gate))?
     {
         return Err(io::Error::new(
             io::ErrorKind::TimedOut,
@@ -69,7 +70,7 @@ pub fn lease(root: &Dir, sha256: &str, file: &File) -> io::Result<[File; 2]> {
     }
     let mut lease = leases.open_or_create(sha256, 0o600)?;
     // Exclusively it is taken only by those who hold the gate.
-    try_shared(&lease)?;
+    try_lock_shared(&lease)?;
     if lease.metadata()?.len() == 0 {
         // Where there is none that is written down too, so that no later start reads the whole zip directory. Nothing at
         // all is removed while such a lease is held.
@@ -209,7 +210,7 @@ struct StartBarrier {
 fn close(share: &CacheShare, root: &Dir) -> io::Result<Option<StartBarrier>> {
     let whole = File::from(root.as_fd().try_clone_to_owned()?);
     // pexrun holds it shared across exec.
-    let idle = try_exclusive(&whole)?;
+    let idle = try_lock_exclusive(&whole)?;
     let mut gate = None;
     if let Some(leases) = existing_folder(root, LEASES)? {
         let closed = wait(PRUNE_PATIENCE, || {
@@ -259,7 +260,7 @@ impl PexLeases {
             };
             let mut hash = String::new();
             let _ = (&file).take(64).read_to_string(&mut hash);
-            let free = try_exclusive(&file)?;
+            let free = try_lock_exclusive(&file)?;
             match (free, is_hash(&hash)) {
                 (false, false) => leases.unknown = true,
                 (false, true) => {

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hostkit::clock;
-use hostkit::dir::{Dir, Durability, try_exclusive, try_shared};
+use hostkit::dir::{Dir, Durability, try_lock_exclusive, try_lock_shared};
 use nix::sys::stat::{SFlag, UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
@@ -104,7 +104,7 @@ impl CacheShare {
         let name = uid.to_string();
         let creates = own && nix::unistd::geteuid().as_raw() == uid;
         let dir = if creates {
-            root.make_child(&name, 0o755)?
+            root.create_child(&name, 0o755)?
         } else {
             root.child(&name)?
         };
@@ -132,9 +132,9 @@ impl CacheShare {
                 let named = |error: io::Error| {
                     io::Error::new(error.kind(), format!("its folder {folder}: {error}"))
                 };
-                let made = dir.make_child(folder, mode).map_err(named)?;
+                let made = dir.create_child(folder, mode).map_err(named)?;
                 if mode == 0o755 && folder != "blobs" {
-                    made.make_child(FORMAT, mode).map_err(named)?;
+                    made.create_child(FORMAT, mode).map_err(named)?;
                 }
             }
         }
@@ -201,7 +201,7 @@ impl CacheShare {
         // Names in somebody else's part are whatever they like.
         let start = key.get(..2).ok_or(io::ErrorKind::InvalidInput)?;
         if self.creates {
-            records.make_child(start, 0o755)
+            records.create_child(start, 0o755)
         } else {
             records.child(start)
         }
@@ -220,7 +220,7 @@ impl CacheShare {
             };
         }
         match existing_file(dir, name)? {
-            Some(file) => Ok(try_exclusive(&file)?.then_some(Some(file))),
+            Some(file) => Ok(try_lock_exclusive(&file)?.then_some(Some(file))),
             None => Ok(Some(None)),
         }
     }
@@ -304,7 +304,7 @@ impl CacheShare {
         let dir = self.blob_dir(sha256)?;
         let file = dir.open_file(name)?;
         let began = clock::since_boot();
-        while !try_shared(&file)? {
+        while !try_lock_shared(&file)? {
             if clock::since_boot().saturating_sub(began) > LEASE_PATIENCE {
                 // Every user can lock what every user can read, and must not be able to take the cache from others.
                 tracing::warn!(path = %dir.path().display(), "a process keeps its lock: used without a lease");
@@ -370,11 +370,11 @@ impl CacheShare {
         }
         nix::sys::stat::fchmod(file, nix::sys::stat::Mode::from_bits_truncate(BLOB_MODE))?;
         file.sync_all()?;
-        try_shared(file)?;
+        try_lock_shared(file)?;
         let blobs = self.dir.child("blobs")?;
-        let shelf = blobs.make_child(&entry.sha256[..2], 0o755)?;
+        let shelf = blobs.create_child(&entry.sha256[..2], 0o755)?;
         let dir = loop {
-            let dir = shelf.make_child(&entry.sha256, 0o755)?;
+            let dir = shelf.create_child(&entry.sha256, 0o755)?;
             match from.rename(name, &dir, &entry.name) {
                 Ok(()) => break dir,
                 // The folder was evicted between its making and the rename.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use hostkit::clock;
 use hostkit::dir::{Dir, Durability};
-use hostkit::units::show_size;
+use hostkit::units::format_size;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::fstatvfs;
@@ -112,7 +112,7 @@ fn reserve_locked(
 ) -> io::Result<Result<(), String>> {
     let more = want.saturating_sub(have);
     if want > bounds.max_size {
-        let (want, max) = (show_size(want), show_size(bounds.max_size));
+        let (want, max) = (format_size(want), format_size(bounds.max_size));
         return Ok(Err(format!("{want} do not fit into {max} (--max-size)")));
     }
     let _lock = lock(share)?;
@@ -140,7 +140,7 @@ fn reserve_locked(
             write_counter(share, CACHED, held.cached)?;
             return Ok(Err(format!(
                 "there is no room for {} more, and nothing more to evict{}",
-                show_size(more),
+                format_size(more),
                 bounds.recent.shown()
             )));
         }
@@ -150,7 +150,7 @@ fn reserve_locked(
     match allocate(data, have, more) {
         Err(error) if is_full(&error) => {
             write_counter(share, CACHED, held.cached)?;
-            Ok(Err(format!("the disk has no {} left", show_size(more))))
+            Ok(Err(format!("the disk has no {} left", format_size(more))))
         }
         other => other.map(Ok),
     }
@@ -186,9 +186,9 @@ pub(crate) fn cannot_keep_free(free: u64, held: u64, keep_free: u64, more: u64) 
     (free.saturating_add(held) < keep_free.saturating_add(more)).then(|| {
         format!(
             "cannot keep {} free: the filesystem has {} free and the cache holds {}: lower --keep-free",
-            show_size(keep_free),
-            show_size(free),
-            show_size(held)
+            format_size(keep_free),
+            format_size(free),
+            format_size(held)
         )
     })
 }

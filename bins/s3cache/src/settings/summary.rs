@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use hostkit::Failure;
-use hostkit::units::{show_setting, show_size};
+use hostkit::units::{format_setting, format_size};
 
 use super::{FetchArgs, Raw, Settings};
 use crate::source::ArtifactSource;
@@ -48,7 +48,8 @@ pub fn summary(
             row(&key, $value, from.as_deref().unwrap_or($otherwise));
         })*};
     }
-    let size = |bytes: Option<u64>, otherwise: &str| bytes.map_or(otherwise.to_owned(), show_size);
+    let size =
+        |bytes: Option<u64>, otherwise: &str| bytes.map_or(otherwise.to_owned(), format_size);
     let aws = |is_theirs| match is_theirs {
         true => "settings of the AWS tools",
         false => "default",
@@ -65,11 +66,11 @@ pub fn summary(
     let total = Some(settings.total_max_size).filter(|bytes| *bytes < u64::MAX);
     rows! {
         cache_dir: settings.cache_dir.display().to_string(), else "default";
-        max_size: show_size(settings.max_size), else "default";
+        max_size: format_size(settings.max_size), else "default";
         total_max_size: size(total, "unbounded"), else "default";
-        keep_free: show_size(settings.keep_free), else "default";
+        keep_free: format_size(settings.keep_free), else "default";
         require_sidecar: settings.require_sidecar.to_string(), else "default";
-        endpoint_url: endpoint.map_or("AWS".to_owned(), hostkit::mask::url), else aws(endpoint.is_some());
+        endpoint_url: endpoint.map_or("AWS".to_owned(), hostkit::mask::mask_url), else aws(endpoint.is_some());
         region: region.to_owned(), else region_from;
         profile: s3.profile.clone(), else aws(s3.profile != "default");
         path_style: s3.path_style.to_string(), else if s3.path_style { "endpoint or profile" } else { "default" };
@@ -80,9 +81,9 @@ pub fn summary(
         part_size: size(settings.part_size, "by size"), else "default";
         connections: settings.connections.map_or("by size".to_owned(), |n| n.to_string()), else "default";
         max_rate: size(settings.max_rate, "unbounded"), else "default";
-        min_rate: show_size(settings.min_rate), else "default";
-        timeout: show_setting(settings.timeout), else "default";
-        stall_timeout: show_setting(settings.stall_timeout), else "default";
+        min_rate: format_size(settings.min_rate), else "default";
+        timeout: format_setting(settings.timeout), else "default";
+        stall_timeout: format_setting(settings.stall_timeout), else "default";
     }
     let uids: Vec<String> = settings.trusted_uids.iter().map(u32::to_string).collect();
     let from = raw.trusted_uids.and_then(|_| named(&files, "trusted-uids"));

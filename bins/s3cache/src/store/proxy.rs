@@ -67,7 +67,7 @@ impl ProxyServer {
         let is_unreachable = cause_of::<std::io::Error>(error).is_some()
             || cause_of::<UnresolvedHost>(error).is_some();
         let preposition = if is_unreachable { "to" } else { "through" };
-        let shown = hostkit::mask::url(self.url.as_str());
+        let shown = hostkit::mask::mask_url(self.url.as_str());
         let shown = shown.trim_end_matches('/');
         StoreError::new(
             StoreErrorKind::Transient,

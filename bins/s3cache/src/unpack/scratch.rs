@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use hostkit::clock;
-use hostkit::dir::{Dir, try_exclusive};
+use hostkit::dir::{Dir, try_lock_exclusive};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{Gid, Uid, geteuid, setfsgid, setfsuid};
 use tracing::{info, warn};
@@ -124,10 +124,10 @@ fn is_ours(name: &OsStr) -> bool {
 
 /// Opens a directory with a lock that no process holds; `None` when one does, or when another directory is there now.
 fn lock(parent: &Dir, name: &OsStr) -> io::Result<Option<Dir>> {
-    let dir = parent.child_to_remove(name)?;
+    let dir = parent.open_child_for_removal(name)?;
     // The lock belongs to the open directory, not to this copy of its descriptor.
     let file = File::from(dir.as_fd().try_clone_to_owned()?);
-    Ok((try_exclusive(&file)? && parent.is_at(&file, name)?).then_some(dir))
+    Ok((try_lock_exclusive(&file)? && parent.is_at(&file, name)?).then_some(dir))
 }
 
 /// Says in the cache where a directory is being filled. It is locked for as long as its maker lives.
@@ -144,8 +144,8 @@ impl ScratchRecord {
             let path = std::fs::canonicalize(parent.path())?.join(name);
             let [folder, format] = RECORDS;
             // Paths of sandboxes are for their owners.
-            let records = share.dir().make_child(folder, 0o700)?;
-            let records = records.make_child(format, 0o700)?;
+            let records = share.dir().create_child(folder, 0o700)?;
+            let records = records.create_child(format, 0o700)?;
             let name = name.to_string_lossy();
             let name = name.rsplit(INFIX).next().unwrap_or_default().to_owned();
             let Some(mut lock) = records.try_lock(&name, 0o600)? else {

@@ -116,7 +116,7 @@ impl<'a> UnpackedTree<'a> {
         if !is_directory(dir, name).map_err(failed)? {
             self.place(path, dir, &real, || match dir.stat(name) {
                 Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-                Err(_) => dir.make_child(name, 0o700).map(drop),
+                Err(_) => dir.create_child(name, 0o700).map(drop),
             })?;
         }
         self.remembered += real.iter().map(|part| part.len() + 32).sum::<usize>() + 128;
@@ -245,7 +245,7 @@ impl<'a> UnpackedTree<'a> {
                 Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
                     Errno::ENOENT => match missing {
                         MissingDirectory::Create => {
-                            dir.make_child(&name, 0o755).map_err(&failed)?
+                            dir.create_child(&name, 0o755).map_err(&failed)?
                         }
                         MissingDirectory::Refuse => {
                             return refuse("it is not in the archive before");

@@ -1,6 +1,6 @@
 //! `s3cache exists`: is this build published? What a deploy tool asks first.
 
-use hostkit::{Exit, Failure, out};
+use hostkit::{Exit, Failure, stdout};
 use serde_json::json;
 
 use crate::fetch::run_until_deadline;
@@ -40,7 +40,9 @@ pub(crate) fn run(args: &ExistsArgs, settings: &Settings) -> Result<Exit, Failur
         asked.map_err(|error| error.into_failure(&source))
     })?;
     if args.json {
-        out::json(&json!({"source": source.to_string(), "size": meta.size, "etag": meta.etag}))?;
+        stdout::print_json(
+            &json!({"source": source.to_string(), "size": meta.size, "etag": meta.etag}),
+        )?;
     }
     Ok(Exit::OK)
 }

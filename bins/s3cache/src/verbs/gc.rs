@@ -4,8 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use hostkit::dir::Dir;
-use hostkit::units::{duration, show_size};
-use hostkit::{Exit, Failure, clock, out};
+use hostkit::units::{format_size, parse_duration};
+use hostkit::{Exit, Failure, clock, stdout};
 use nix::sys::statvfs::fstatvfs;
 use serde_json::json;
 use tracing::warn;
@@ -25,7 +25,7 @@ use crate::unpack;
 pub struct GcArgs {
     /// Also remove artifacts that were not used for so long, even those of the last hour; less than 1h also shortens
     /// the hour after their start for which unpacked pexes stay
-    #[arg(long, value_name = "DUR", value_parser = duration)]
+    #[arg(long, value_name = "DUR", value_parser = parse_duration)]
     max_age: Option<Duration>,
     /// Say what would be removed, and change nothing
     #[arg(long)]
@@ -230,7 +230,7 @@ impl<'a> GcRun<'a> {
     fn report(&self, at: usize) -> Result<(), Failure> {
         let (uid, freed, held) = (self.shares[at].uid, self.freed[at], self.held[at]);
         if self.args.json {
-            return out::json(
+            return stdout::print_json(
                 &json!({"uid": uid, "blobs": freed.blobs, "bytes": freed.bytes, "entries": freed.entries,
                 "unpacked": freed.pexes, "held": held, "dry_run": self.args.dry_run}),
             );
@@ -240,12 +240,12 @@ impl<'a> GcRun<'a> {
         } else {
             "freed"
         };
-        out::line(format_args!(
+        stdout::print_line(format_args!(
             "uid {uid}: {would} {} ({}, {}), {} held",
-            show_size(freed.bytes),
+            format_size(freed.bytes),
             counted(freed.blobs, "artifact", "artifacts"),
             counted(freed.pexes, "unpacked pex", "unpacked pexes"),
-            show_size(held),
+            format_size(held),
         ))
     }
 }

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hostkit::units::{show_duration, show_size};
-use hostkit::{Exit, Failure, clock, out};
+use hostkit::units::{format_duration, format_size};
+use hostkit::{Exit, Failure, clock, stdout};
 use serde_json::json;
 
 use super::{check_found, check_words, ls_store, names_of, readable_shares};
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &LsArgs, settings: &Settings) -> Result<Exit, Failure> {
     }
     rows.sort_by_key(|row| std::cmp::Reverse(row.0));
     if !args.json && !rows.is_empty() {
-        out::line(format_args!(
+        stdout::print_line(format_args!(
             "{:>10} {:>5} {:>5} {:>6}  {:<12} {}",
             "SIZE", "AGE", "USED", "UID", "LEASE", "SOURCE"
         ))?;
@@ -83,7 +83,7 @@ pub(crate) fn run(args: &LsArgs, settings: &Settings) -> Result<Exit, Failure> {
         // Without a readable /proc it is not known.
         let named_by = in_use.of_blob(&entry.sha256).ok();
         if args.json {
-            out::json(&json!({
+            stdout::print_json(&json!({
                 "source": entry.source, "name": entry.name, "sha256": entry.sha256, "size": entry.size, "uid": uid,
                 "fetched": entry.fetched, "used": seconds(last), "vouched": entry.vouched, "leases": leases,
                 "named_by": named_by,
@@ -101,10 +101,10 @@ pub(crate) fn run(args: &LsArgs, settings: &Settings) -> Result<Exit, Failure> {
             .join(",");
         let lease = if lease.is_empty() { "-" } else { &lease };
         let fetched = UNIX_EPOCH + Duration::from_secs(entry.fetched);
-        let (size, age, used) = (show_size(entry.size), since(fetched), since(last));
-        out::line(format_args!(
+        let (size, age, used) = (format_size(entry.size), since(fetched), since(last));
+        stdout::print_line(format_args!(
             "{size:>10} {age:>5} {used:>5} {uid:>6}  {lease:<12} {}",
-            out::printable(&entry.source)
+            stdout::replace_unprintable(&entry.source)
         ))?;
     }
     check_found(&what, |word| listed.contains(word))?;
@@ -118,7 +118,7 @@ fn seconds(time: SystemTime) -> u64 {
 
 fn since(time: SystemTime) -> String {
     // A clock that was set back shows as "now".
-    show_duration(clock::now().duration_since(time).unwrap_or_default())
+    format_duration(clock::now().duration_since(time).unwrap_or_default())
 }
 
 /// Inode -> pids that hold a shared flock on it. An inode number of another filesystem may be among them; the list is

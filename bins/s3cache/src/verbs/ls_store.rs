@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use hostkit::units::show_size;
-use hostkit::{Exit, Failure, out};
+use hostkit::units::format_size;
+use hostkit::{Exit, Failure, stdout};
 use serde_json::json;
 
 use crate::fetch::run_until_deadline;
@@ -92,24 +92,24 @@ fn print(
 ) -> Result<(), Failure> {
     if json {
         let source = format!("{prefix}{}", listed.name);
-        return out::json(&json!({
+        return stdout::print_json(&json!({
             "source": source, "name": listed.name, "size": listed.size, "modified": listed.modified,
         }));
     }
     if first {
-        out::line(format_args!(
+        stdout::print_line(format_args!(
             "{:>10} {:<20} {}",
             "SIZE", "MODIFIED", "SOURCE"
         ))?;
     }
-    let source = out::printable(&format!("{prefix}{}", listed.name));
+    let source = stdout::replace_unprintable(&format!("{prefix}{}", listed.name));
     let size = match listed.name.ends_with('/') {
         true => "-".to_owned(),
-        false => show_size(listed.size),
+        false => format_size(listed.size),
     };
     let modified = match listed.modified.as_str() {
         "" => "-",
         modified => modified,
     };
-    out::line(format_args!("{size:>10} {modified:<20} {source}"))
+    stdout::print_line(format_args!("{size:>10} {modified:<20} {source}"))
 }

@@ -152,7 +152,7 @@ fn is_path_of(share: &CacheShare, entry: &cache::IndexEntry, path: &Path) -> boo
 /// Some did not (exit 66).
 fn check_found(words: &[String], is_found: impl Fn(&str) -> bool) -> Result<(), Failure> {
     let missing = words.iter().filter(|word| !is_found(word));
-    let missing: Vec<_> = missing.map(|word| hostkit::mask::url(word)).collect();
+    let missing: Vec<_> = missing.map(|word| hostkit::mask::mask_url(word)).collect();
     let verb = match missing.len() {
         0 => return Ok(()),
         1 => "is",

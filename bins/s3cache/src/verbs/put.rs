@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use hostkit::file::{length, open_regular};
-use hostkit::{Exit, Failure, out};
+use hostkit::{Exit, Failure, stdout};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tracing::info;
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &PutArgs, settings: &Settings) -> Result<Exit, Failure> 
     })?;
     info!(%dest, bytes = size, sha256, "{}", if published { "published" } else { "was published before" });
     if args.json {
-        out::json(
+        stdout::print_json(
             &json!({"source": dest.to_string(), "size": size, "sha256": sha256, "published": published}),
         )?;
     }

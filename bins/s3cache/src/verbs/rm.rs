@@ -1,6 +1,6 @@
 //! `s3cache rm`: removes artifacts from the cache. What is in use stays.
 
-use hostkit::{Exit, Failure, out};
+use hostkit::{Exit, Failure, stdout};
 
 use super::{check_found, check_words, disk, matches, own_shares};
 use crate::cache::eviction::{EvictionMode, remove_blob};
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &RmArgs, settings: &Settings) -> Result<Exit, Failure> {
                     }
                 }
                 share.forget(&key).map_err(|error| disk(share, error))?;
-                out::line(format_args!("removed {}", entry.source))?;
+                stdout::print_line(format_args!("removed {}", entry.source))?;
             }
         }
         check_found(std::slice::from_ref(word), |_| found)?;

@@ -1,7 +1,7 @@
 //! `s3cache stats`: how much each user holds, kind by kind, adding up to what `du -sb` says.
 
-use hostkit::units::show_size;
-use hostkit::{Exit, Failure, out};
+use hostkit::units::format_size;
+use hostkit::{Exit, Failure, stdout};
 use serde_json::json;
 use tracing::warn;
 
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &StatsArgs, settings: &Settings) -> Result<Exit, Failure
         if args.json {
             // A sum of which a part is not known is not known either.
             let sum = |bytes: u64| usage.unpacked.map(|_| bytes);
-            out::json(&json!({
+            stdout::print_json(&json!({
                 "uid": share.uid,
                 "sources": sources,
                 "blobs": usage.artifacts.count,
@@ -93,19 +93,22 @@ fn table(uid: u32, usage: &ShareUsage, sources: u64, max_size: u64) -> Result<()
             Some(usage.held()),
             format!(
                 "together, of at most {} (max-size){without}",
-                show_size(max_size)
+                format_size(max_size)
             ),
         ),
         (Some(usage.other), "index, locks, directories".to_owned()),
         (Some(usage.total()), format!("in all (du -sb){without}")),
     ];
-    out::line(format_args!("uid {uid}"))?;
+    stdout::print_line(format_args!("uid {uid}"))?;
     for (bytes, what) in rows {
         match bytes {
             Some(bytes) => {
-                out::line(format_args!("{bytes:>16} {:>10}  {what}", show_size(bytes)))?;
+                stdout::print_line(format_args!(
+                    "{bytes:>16} {:>10}  {what}",
+                    format_size(bytes)
+                ))?;
             }
-            None => out::line(format_args!("{:>27}  {what}", "not readable"))?,
+            None => stdout::print_line(format_args!("{:>27}  {what}", "not readable"))?,
         }
     }
     Ok(())

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet, hash_map};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
-use hostkit::units::show_size;
-use hostkit::{Exit, Failure, out};
+use hostkit::units::format_size;
+use hostkit::{Exit, Failure, stdout};
 use serde_json::json;
 
 use super::{check_found, check_words, counted, disk, names_of, own_shares};
@@ -47,11 +47,11 @@ pub(crate) fn run(args: &VerifyArgs, settings: &Settings) -> Result<Exit, Failur
             verified.extend(named);
             if args.json {
                 let state = if sound { "ok" } else { "corrupt" };
-                out::json(
+                stdout::print_json(
                     &json!({"source": entry.source, "sha256": entry.sha256, "uid": share.uid, "state": state}),
                 )?;
             } else if !sound {
-                out::line(format_args!("corrupt {} {}", entry.sha256, entry.source))?;
+                stdout::print_line(format_args!("corrupt {} {}", entry.sha256, entry.source))?;
             }
         }
         bytes += blobs.bytes;
@@ -60,9 +60,9 @@ pub(crate) fn run(args: &VerifyArgs, settings: &Settings) -> Result<Exit, Failur
         bad += blobs.sound.len() as u64 - sound;
     }
     if !args.json {
-        out::line(format_args!(
+        stdout::print_line(format_args!(
             "{good} ok, {bad} corrupt, {} read",
-            show_size(bytes)
+            format_size(bytes)
         ))?;
     }
     if bad > 0 {

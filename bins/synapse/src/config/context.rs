@@ -368,7 +368,7 @@ impl<'t, 'a> Map<'t, 'a> {
     /// A duration: a bare number is seconds.
     pub(super) fn duration(&self, context: &mut Context, key: &'static str) -> Option<Duration> {
         let text = self.text(context, key)?;
-        match hostkit::units::duration(text) {
+        match hostkit::units::parse_duration(text) {
             Ok(duration) => Some(duration),
             Err(why) => {
                 let message = format!("`{}` is `{text}`", self.name(key));

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hostkit::clock;
-use hostkit::zookeeper::State;
+use hostkit::zookeeper::ConnectionState;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
@@ -221,7 +221,7 @@ impl Engine {
             self.metrics
                 .zookeeper_connected
                 .with(&[ensemble])
-                .set(i64::from(stats.state == State::Connected));
+                .set(i64::from(stats.state == ConnectionState::Connected));
             let expired = self.metrics.zookeeper_expirations.with(&[ensemble]).get();
             if let (Some(statsd), Some(new @ 1..)) =
                 (&self.statsd, stats.expirations.checked_sub(expired))

@@ -292,7 +292,7 @@ impl Engine {
             .restart_interval
             .mul_f64(haproxy.restart_jitter.max(0.0));
         self.structure.not_before =
-            now + haproxy.restart_interval + hostkit::backoff::up_to(jitter);
+            now + haproxy.restart_interval + hostkit::backoff::random_delay(jitter);
         let cause = outcome
             .causes
             .iter()

@@ -179,7 +179,7 @@ pub async fn canary(url: &str, deadline: Duration) -> Result<(), VerifyError> {
         }
         if Instant::now() + POLL >= until {
             return Err(VerifyError::Canary {
-                url: hostkit::mask::url(url),
+                url: hostkit::mask::mask_url(url),
                 why: last,
             });
         }

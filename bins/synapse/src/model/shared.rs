@@ -6,20 +6,20 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use hostkit::zookeeper::Name;
+use hostkit::zookeeper::ZnodeName;
 use serde::{Serialize, Serializer};
 
 /// Where something was found: a znode, a file, `default_servers`. What is found in one place shares the text of it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source {
     place: Arc<str>,
-    name: Name,
+    name: ZnodeName,
 }
 
 impl Source {
     /// `name` below `place`, between which a slash stands.
     #[must_use]
-    pub const fn below(place: Arc<str>, name: Name) -> Self {
+    pub const fn below(place: Arc<str>, name: ZnodeName) -> Self {
         Self { place, name }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hostkit::{Exit, Failure, out};
+use hostkit::{Exit, Failure, stdout};
 use serde_json::json;
 
 use super::{observe, table};
@@ -32,7 +32,7 @@ pub async fn run(settings: &Settings, as_json: bool) -> Result<Exit, Failure> {
                 json!({"name": check.name, "health": check.health.word(), "detail": check.detail, "remedy": check.remedy})
             })
             .collect();
-        out::json(&json!({"checks": checks}))?;
+        stdout::print_json(&json!({"checks": checks}))?;
     } else {
         let mut rows = table(["", "check", "what was found", "what to do"]);
         for check in &checks {
@@ -43,7 +43,7 @@ pub async fn run(settings: &Settings, as_json: bool) -> Result<Exit, Failure> {
                 check.remedy.as_str(),
             ]);
         }
-        out::line(rows.trim_fmt())?;
+        stdout::print_line(rows.trim_fmt())?;
     }
     Ok(if failed { Exit::FAILED } else { Exit::OK })
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hostkit::{Exit, Failure, out};
+use hostkit::{Exit, Failure, stdout};
 use serde_json::{Value, json};
 
 use super::{nearest, observe, table};
@@ -58,7 +58,7 @@ pub async fn run(
                 })
             })
             .collect();
-        out::json(&json!({
+        stdout::print_json(&json!({
             "service": service,
             "synced": tracked.main.synced.is_some(),
             "trouble": tracked.trouble,
@@ -70,18 +70,18 @@ pub async fn run(
         return Ok(Exit::OK);
     }
     if let Some(job) = &tracked.job {
-        out::line(format_args!("job {job}"))?;
+        stdout::print_line(format_args!("job {job}"))?;
     }
     for silence in seen.silences() {
-        out::line(format_args!(
+        stdout::print_line(format_args!(
             "! {silence}: what was last known good is shown"
         ))?;
     }
     if let Some(trouble) = &tracked.trouble {
-        out::line(format_args!("! {trouble}"))?;
+        stdout::print_line(format_args!("! {trouble}"))?;
     }
     if let Err(why) = &seen.live {
-        out::line(format_args!("! HAProxy cannot be asked: {why}"))?;
+        stdout::print_line(format_args!("! HAProxy cannot be asked: {why}"))?;
     }
     let mut rows = table([
         "member",
@@ -106,9 +106,9 @@ pub async fn run(
         ]);
     }
     if servers.is_empty() {
-        out::line("no members")?;
+        stdout::print_line("no members")?;
     } else {
-        out::line(rows.trim_fmt())?;
+        stdout::print_line(rows.trim_fmt())?;
     }
     if !tracked.rejects.is_empty() {
         let mut rows = table(["refused", "reason", "registered at"]);
@@ -119,8 +119,8 @@ pub async fn run(
                 reject.source.as_str(),
             ]);
         }
-        out::line("")?;
-        out::line(rows.trim_fmt())?;
+        stdout::print_line("")?;
+        stdout::print_line(rows.trim_fmt())?;
     }
     Ok(Exit::OK)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use hostkit::{Exit, Failure, clock, out};
+use hostkit::{Exit, Failure, clock, stdout};
 
 use crate::journal::{self, Entry, Filter, Follow};
 use crate::settings::Settings;
@@ -75,7 +75,7 @@ fn print(entry: &Entry, json: bool) -> Result<(), Failure> {
         let value = serde_json::to_value(entry).map_err(|error| {
             Failure::new(Exit::FAILED, "an entry of the journal is no JSON").because(error)
         })?;
-        return out::json(&value);
+        return stdout::print_json(&value);
     }
     let kind = serde_json::to_value(entry.kind).unwrap_or_default();
     let mut line = format!(
@@ -101,5 +101,5 @@ fn print(entry: &Entry, json: bool) -> Result<(), Failure> {
     if let Some(millis) = entry.duration_ms {
         line.push_str(&format!(" {millis} ms"));
     }
-    out::line(line)
+    stdout::print_line(line)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use hostkit::{Exit, Failure, out};
+use hostkit::{Exit, Failure, stdout};
 use serde_json::{Value, json};
 
 use super::observe::{self, Seen};
@@ -34,33 +34,33 @@ pub async fn run(settings: &Settings, wait: Duration, as_json: bool) -> Result<E
         return print_json(&seen, &rendered, &structure, &runtime).map(|()| Exit::OK);
     }
     for silence in seen.silences() {
-        out::line(format_args!(
+        stdout::print_line(format_args!(
             "! {silence}: what was last known good is used"
         ))?;
     }
     for (name, tracked) in &seen.tracked {
         if let Some(trouble) = &tracked.trouble {
-            out::line(format_args!("! {name}: {trouble}"))?;
+            stdout::print_line(format_args!("! {name}: {trouble}"))?;
         }
     }
     if let Err(why) = &seen.live {
-        out::line(format_args!("! HAProxy cannot be asked: {why}"))?;
+        stdout::print_line(format_args!("! HAProxy cannot be asked: {why}"))?;
     }
-    out::line(structure.line())?;
+    stdout::print_line(structure.line())?;
     for (_, difference) in &structure.differences {
-        out::line(difference.trim_end())?;
+        stdout::print_line(difference.trim_end())?;
     }
     if runtime.is_empty() {
-        out::line("runtime: nothing to tell HAProxy")?;
+        stdout::print_line("runtime: nothing to tell HAProxy")?;
     } else {
-        out::line("runtime:")?;
+        stdout::print_line("runtime:")?;
         let mut rows = table(["server", "change", "member"]);
         for (name, change) in &runtime {
             let tracked = &seen.tracked[name];
             let server = format!("{}/{}", tracked.backend(), change.server);
             rows.add_row([server, words(change), member(tracked, &change.server)]);
         }
-        out::line(rows.trim_fmt())?;
+        stdout::print_line(rows.trim_fmt())?;
     }
     let mut rows = table(["service", "members", "ready", "servers", "changed by"]);
     for (name, tracked) in &seen.tracked {
@@ -72,18 +72,18 @@ pub async fn run(settings: &Settings, wait: Duration, as_json: bool) -> Result<E
             by(membership.get(name.as_str()).copied()).to_owned(),
         ]);
     }
-    out::line("")?;
-    out::line(rows.trim_fmt())?;
+    stdout::print_line("")?;
+    stdout::print_line(rows.trim_fmt())?;
     if !rendered.injected.is_empty() {
-        out::line("\nadded for hitless operation (`inject: false` leaves them out):")?;
+        stdout::print_line("\nadded for hitless operation (`inject: false` leaves them out):")?;
         let mut injected: Vec<_> = rendered.injected.iter().collect();
         injected.sort_by(|a, b| b.section.cmp(&a.section));
         for injected in injected {
-            out::line(format_args!("  {}: {}", injected.section, injected.line))?;
+            stdout::print_line(format_args!("  {}: {}", injected.section, injected.line))?;
         }
     }
     for finding in &rendered.findings {
-        out::line(format_args!(
+        stdout::print_line(format_args!(
             "! {}: {}",
             finding.service.as_deref().unwrap_or("haproxy"),
             finding.text
@@ -289,7 +289,7 @@ fn print_json(
             (name.clone(), value)
         })
         .collect();
-    out::json(&json!({
+    stdout::print_json(&json!({
         "reload": structure.reload(),
         "structure": {"loaded": structure.loaded, "wanted": structure.wanted},
         "differences": structure.differences.iter().map(|(head, lines)| json!({"section": head, "lines": lines})).collect::<Vec<_>>(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hostkit::dir::Durability;
-use hostkit::{Exit, Failure, clock, out};
+use hostkit::{Exit, Failure, clock, stdout};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -79,9 +79,9 @@ pub async fn run(settings: &Settings, force: bool, as_json: bool) -> Result<Exit
         }
         if config["hash"] == settings.hash.as_str() {
             if as_json {
-                out::json(&json!({"pid": pid, "hash": settings.hash}))?;
+                stdout::print_json(&json!({"pid": pid, "hash": settings.hash}))?;
             } else {
-                out::line(format_args!(
+                stdout::print_line(format_args!(
                     "synapse (pid {pid}) follows this configuration"
                 ))?;
             }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hostkit::{Exit, Failure, out};
+use hostkit::{Exit, Failure, stdout};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ pub fn run(settings: &Settings, from: &Path, as_json: bool) -> Result<Exit, Fail
     let tracked = services(settings, from, &text)?;
     let rendered = observe::render(settings, &tracked);
     if as_json {
-        out::json(&json!({
+        stdout::print_json(&json!({
             "config": rendered.text(),
             "structure": rendered.structure,
             "findings": rendered.findings.iter().map(|finding| json!({"service": finding.service.as_deref(), "text": finding.text})).collect::<Vec<_>>(),
@@ -60,7 +60,7 @@ pub fn run(settings: &Settings, from: &Path, as_json: bool) -> Result<Exit, Fail
     for finding in &rendered.findings {
         tracing::warn!(service = finding.service.as_deref(), "{}", finding.text);
     }
-    out::text(&rendered.text())?;
+    stdout::print_text(&rendered.text())?;
     Ok(Exit::OK)
 }
 

@@ -1,6 +1,6 @@
 //! `synapse status`: what the running synapse knows and does, from the file it keeps beside its state.
 
-use hostkit::{Exit, Failure, out};
+use hostkit::{Exit, Failure, stdout};
 use serde_json::Value;
 
 use super::table;
@@ -24,17 +24,17 @@ pub fn run(settings: &Settings, as_json: bool) -> Result<Exit, Failure> {
     if as_json {
         let mut status = status;
         status["running"] = running.into();
-        out::json(&status)?;
+        stdout::print_json(&status)?;
         return Ok(Exit::OK);
     }
     let word = |key: &str| status[key].as_str().unwrap_or("?").to_owned();
     match running {
-        Some(pid) => out::line(format_args!(
+        Some(pid) => stdout::print_line(format_args!(
             "synapse {} runs as pid {pid}; as of {}",
             word("version"),
             word("time")
         ))?,
-        None => out::line(format_args!(
+        None => stdout::print_line(format_args!(
             "synapse does not run; it last wrote at {}",
             word("time")
         ))?,
@@ -50,13 +50,13 @@ pub fn run(settings: &Settings, as_json: bool) -> Result<Exit, Failure> {
             },
             str::to_owned,
         );
-        out::line(format_args!(
+        stdout::print_line(format_args!(
             "haproxy {}: {trouble}",
             haproxy["socket"].as_str().unwrap_or("?")
         ))?;
     }
     for ensemble in status["zookeeper"].as_array().into_iter().flatten() {
-        out::line(format_args!(
+        stdout::print_line(format_args!(
             "zookeeper {}: {}",
             ensemble["ensemble"].as_str().unwrap_or("?"),
             ensemble["state"].as_str().unwrap_or("?")
@@ -68,20 +68,20 @@ pub fn run(settings: &Settings, as_json: bool) -> Result<Exit, Failure> {
         .flatten()
     {
         let why = why.as_str().unwrap_or("?");
-        out::line(format_args!(
+        stdout::print_line(format_args!(
             "! {name} is not as configured, HAProxy refuses it: {why}"
         ))?;
     }
     for (name, service) in status["services"].as_object().into_iter().flatten() {
         if let Some(why) = service["kept"]["why"].as_str() {
             let members = &service["kept"]["members"];
-            out::line(format_args!(
+            stdout::print_line(format_args!(
                 "! {name}: {members} vanished members are kept: {why}"
             ))?;
         }
     }
     for trouble in status["troubles"].as_array().into_iter().flatten() {
-        out::line(format_args!("! {}", trouble.as_str().unwrap_or("?")))?;
+        stdout::print_line(format_args!("! {}", trouble.as_str().unwrap_or("?")))?;
     }
     let mut rows = table([
         "service", "ready", "probing", "held", "draining", "refused", "synced", "trouble",
@@ -101,6 +101,6 @@ pub fn run(settings: &Settings, as_json: bool) -> Result<Exit, Failure> {
             service["trouble"].as_str().unwrap_or("").to_owned(),
         ]);
     }
-    out::line(rows.trim_fmt())?;
+    stdout::print_line(rows.trim_fmt())?;
     Ok(Exit::OK)
 }

@@ -1,6 +1,6 @@
 //! `method: file`: a list of servers in a YAML or JSON file, read again whenever it is replaced.
 //!
-//! Owns what is kept of it. Noticing changes is `hostkit::follow`'s, what a file says is `list`'s.
+//! Owns what is kept of it. Noticing changes is `hostkit::file_watcher`'s, what a file says is `list`'s.
 
 mod list;
 
@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use hostkit::clock;
-use hostkit::follow::{Follow, Inotify};
+use hostkit::file_watcher::{FileWatcher, SharedInotify};
 use tokio::sync::watch;
 
 use self::list::List;
@@ -21,18 +21,18 @@ use crate::model::Discovered;
 #[derive(Debug)]
 pub struct File {
     path: PathBuf,
-    inotify: Inotify,
+    inotify: SharedInotify,
 }
 
 impl File {
     /// Follows the file `path`.
     #[must_use]
-    pub const fn new(path: PathBuf, inotify: Inotify) -> Self {
+    pub const fn new(path: PathBuf, inotify: SharedInotify) -> Self {
         Self { path, inotify }
     }
 
     async fn run(self, out: watch::Sender<Arc<Found>>) {
-        let mut follow = Follow::new(self.path, self.inotify);
+        let mut follow = FileWatcher::new(self.path, self.inotify);
         let mut known = Discovered::default();
         // Only a runtime that is shutting down reads no more.
         while let Some(read) = follow.read(list::read).await {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use hostkit::follow::Inotify;
-use hostkit::zookeeper::{Options, Sessions};
+use hostkit::file_watcher::SharedInotify;
+use hostkit::zookeeper::{SessionOptions, SessionPool};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -19,20 +19,20 @@ use crate::settings::{Cluster, Decode, Discovery};
 #[derive(Debug, Clone)]
 pub struct Context {
     /// The sessions with ZooKeeper: one per ensemble, whoever follows it.
-    pub sessions: Sessions<Decode>,
+    pub sessions: SessionPool<Decode>,
     /// The names of clusters, and what their ensembles need beside hosts.
     pub clusters: Vec<Cluster>,
     /// What tells that files have changed.
-    pub inotify: Inotify,
+    pub inotify: SharedInotify,
 }
 
 impl Default for Context {
     /// New sessions, and no clusters.
     fn default() -> Self {
         Self {
-            sessions: Sessions::new(Options::default()),
+            sessions: SessionPool::new(SessionOptions::default()),
             clusters: Vec::new(),
-            inotify: Inotify::default(),
+            inotify: SharedInotify::default(),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hostkit::Failure;
-use hostkit::zookeeper::{self, Ensemble, Pattern, Sessions};
+use hostkit::zookeeper::{self, Ensemble, PathPattern, SessionPool};
 use tokio::sync::watch;
 
 use super::{Context, Found, Watcher, publish, single};
@@ -27,14 +27,14 @@ const FRESH: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Zookeeper {
     discovery: ZookeeperDiscovery,
-    sessions: Sessions<Decode>,
+    sessions: SessionPool<Decode>,
     clusters: Vec<Cluster>,
 }
 
-type Kept = <Decode as zookeeper::Decode>::Kept;
-type Follow = zookeeper::Follow<Kept>;
-type Tree = zookeeper::Tree<Kept>;
-type Node = zookeeper::Node<Kept>;
+type Kept = <Decode as zookeeper::MemberDecoder>::Output;
+type Follow = zookeeper::SnapshotReceiver<Kept>;
+type Tree = zookeeper::DiscoverySnapshot<Kept>;
+type Node = zookeeper::PathNode<Kept>;
 
 /// What a path was when it was last looked at, and what that became.
 type Seen = BTreeMap<Arc<str>, (Arc<Node>, Arc<Discovered>)>;
@@ -70,14 +70,14 @@ impl Zookeeper {
             own.and_then(|cluster| cluster.chroot.as_deref()),
             own.and_then(|cluster| cluster.digest.as_deref()),
         )?;
-        let follow = self
-            .sessions
-            .follow(&ensemble, &Pattern::new(path)?, &self.discovery.decode);
+        let follow =
+            self.sessions
+                .follow(&ensemble, &PathPattern::new(path)?, &self.discovery.decode);
         let elsewhere = match &self.discovery.generator_config_path {
             // Its children are nobody's members: of a ServerSet most are not even read.
             Some(other) if other != path => Some(self.sessions.follow(
                 &ensemble,
-                &Pattern::new(other)?,
+                &PathPattern::new(other)?,
                 &Decode::ServerSet(None),
             )),
             _ => None,
@@ -115,19 +115,19 @@ impl Zookeeper {
     }
 
     fn found(&self, tree: &Tree, elsewhere: Option<&Tree>, seen: &mut Seen) -> Found {
-        let asking = |tree: &Tree| tree.synced.is_none() && tree.trouble.is_none();
+        let asking = |tree: &Tree| tree.synced_at.is_none() && tree.problem.is_none();
         // Members without their configuration would be a service that is about to change.
         if asking(tree) || elsewhere.is_some_and(asking) {
             return Found::new();
         }
         let trouble = tree
-            .trouble
+            .problem
             .as_ref()
-            .or(elsewhere.and_then(|tree| tree.trouble.as_ref()));
-        if tree.synced.is_none() || tree.paths.is_empty() {
+            .or(elsewhere.and_then(|tree| tree.problem.as_ref()));
+        if tree.synced_at.is_none() || tree.paths.is_empty() {
             seen.clear();
             return single(Discovered {
-                synced: tree.synced,
+                synced: tree.synced_at,
                 trouble: trouble.cloned(),
                 ..Discovered::default()
             });
@@ -144,7 +144,7 @@ impl Zookeeper {
                 Some((before, known))
                     if Arc::ptr_eq(before, node)
                         && known.trouble.as_ref() == trouble
-                        && is_fresh(known.synced, tree.synced)
+                        && is_fresh(known.synced, tree.synced_at)
                         && config
                             .as_ref()
                             .is_none_or(|config| known.generator_config == *config) =>
@@ -153,7 +153,7 @@ impl Zookeeper {
                 }
                 _ => {
                     let mut discovered = self.discovered(path, node);
-                    discovered.synced = tree.synced;
+                    discovered.synced = tree.synced_at;
                     discovered.trouble = trouble.cloned().or(discovered.trouble);
                     if let Some(config) = &config {
                         discovered.generator_config.clone_from(config);

@@ -11,40 +11,40 @@ const AURORA: &str = r#"{"status": "ALIVE", "shard": 1,
                             "http": {"host": "agent03.example.com", "port": 31616},
                             "health": {"host": "agent03.example.com", "port": 31707}}}"#;
 
-fn parse(format: Format, payload: &str) -> Result<Member, Refusal> {
+fn parse(format: MemberFormat, payload: &str) -> Result<Member, MemberError> {
     read(
         format,
         "member_0000000042",
         payload.as_bytes(),
-        &Names::default(),
+        &StringInterner::default(),
     )
 }
 
-fn member(format: Format, payload: &str) -> Member {
+fn member(format: MemberFormat, payload: &str) -> Member {
     parse(format, payload).unwrap()
 }
 
-fn refused(format: Format, payload: &[u8]) -> Reason {
-    read(format, "x", payload, &Names::default())
+fn refused(format: MemberFormat, payload: &[u8]) -> MemberErrorKind {
+    read(format, "x", payload, &StringInterner::default())
         .unwrap_err()
-        .reason
+        .kind
 }
 
 #[test]
 fn what_auroras_executor_writes() {
-    let member = member(Format::ServerSet, AURORA);
+    let member = member(MemberFormat::ServerSet, AURORA);
     assert_eq!((member.sequence, member.shard), (Some(42), Some(1)));
     assert!(member.alive());
     assert_eq!(
         member.endpoint(None).unwrap(),
-        &Endpoint {
+        &MemberEndpoint {
             host: "agent03.example.com".into(),
-            port: Port::Number(31616)
+            port: MemberPort::Number(31616)
         }
     );
     assert_eq!(
         member.endpoint(Some("health")).unwrap().port,
-        Port::Number(31707)
+        MemberPort::Number(31707)
     );
     assert_eq!(member.endpoint(Some("private")), None);
 }
@@ -52,34 +52,37 @@ fn what_auroras_executor_writes() {
 #[test]
 fn every_status_of_the_enumeration_and_none() {
     for (text, status) in [
-        (r#""DEAD""#, Status::Dead),
-        (r#""STOPPING""#, Status::Stopping),
-        (r#""WARNING""#, Status::Warning),
-        (r#""alive""#, Status::Unknown),
-        ("7", Status::Unknown),
-        ("null", Status::Unknown),
+        (r#""DEAD""#, MemberStatus::Dead),
+        (r#""STOPPING""#, MemberStatus::Stopping),
+        (r#""WARNING""#, MemberStatus::Warning),
+        (r#""alive""#, MemberStatus::Unknown),
+        ("7", MemberStatus::Unknown),
+        ("null", MemberStatus::Unknown),
     ] {
-        let member = member(Format::ServerSet, &format!(r#"{{"status": {text}}}"#));
+        let member = member(MemberFormat::ServerSet, &format!(r#"{{"status": {text}}}"#));
         assert_eq!(member.status, status, "{text}");
         assert!(!member.alive());
     }
-    assert_eq!(member(Format::ServerSet, "{}").status, Status::Unknown);
+    assert_eq!(
+        member(MemberFormat::ServerSet, "{}").status,
+        MemberStatus::Unknown
+    );
 }
 
 #[test]
 fn a_port_is_kept_as_what_it_is() {
     for (text, port) in [
-        ("0", Port::Number(0)),
-        ("65535", Port::Number(65535)),
-        ("65536", Port::OutOfRange),
-        ("-1", Port::OutOfRange),
-        ("80.5", Port::OutOfRange),
-        (r#""80""#, Port::NotANumber),
-        ("[80]", Port::NotANumber),
-        ("null", Port::NotANumber),
+        ("0", MemberPort::Number(0)),
+        ("65535", MemberPort::Number(65535)),
+        ("65536", MemberPort::OutOfRange),
+        ("-1", MemberPort::OutOfRange),
+        ("80.5", MemberPort::OutOfRange),
+        (r#""80""#, MemberPort::NotANumber),
+        ("[80]", MemberPort::NotANumber),
+        ("null", MemberPort::NotANumber),
     ] {
         let payload = format!(r#"{{"host": "h", "port": {text}}}"#);
-        let found = member(Format::Nerve, &payload)
+        let found = member(MemberFormat::Nerve, &payload)
             .service
             .as_ref()
             .unwrap()
@@ -87,18 +90,21 @@ fn a_port_is_kept_as_what_it_is() {
         assert_eq!(found, port, "{text}");
         assert_eq!(found.get().is_some(), text == "65535");
     }
-    let without = member(Format::Nerve, r#"{"host": "h"}"#);
-    assert_eq!(without.service.as_ref().unwrap().port, Port::NotANumber);
+    let without = member(MemberFormat::Nerve, r#"{"host": "h"}"#);
+    assert_eq!(
+        without.service.as_ref().unwrap().port,
+        MemberPort::NotANumber
+    );
 }
 
 #[test]
 fn what_nerve_writes() {
     let member = member(
-        Format::Nerve,
+        MemberFormat::Nerve,
         r#"{"host":"10.0.3.7","port":3000,"name":"i-0abc","weight":10,"haproxy_server_options":"backup",
             "haproxy_server_id":7,"labels":{"az":"us-east-1a","rack":12,"odd":null},"unknown":{"deep":[[]]}}"#,
     );
-    let expected = Registration {
+    let expected = NerveAttributes {
         name: Some("i-0abc".to_owned()),
         weight: Some(10),
         options: Some("backup".to_owned()),
@@ -107,7 +113,7 @@ fn what_nerve_writes() {
             .map(|(label, value)| (label.to_owned(), value.to_owned()))
             .into(),
     };
-    assert_eq!(member.registration.as_deref(), Some(&expected));
+    assert_eq!(member.nerve.as_deref(), Some(&expected));
     assert!(member.alive());
 }
 
@@ -121,14 +127,17 @@ fn a_name_that_carries_its_payload() {
     );
     for encoded in [padded.as_str(), padded.trim_end_matches('=')] {
         let name = format!("base64_{}_{encoded}_0000000007", encoded.len());
-        let child = read_name(Format::Nerve, &name, &Names::default()).unwrap();
+        let child = read_name(MemberFormat::Nerve, &name, &StringInterner::default()).unwrap();
         let member = child.unwrap();
         assert_eq!(member.sequence, Some(7));
         assert_eq!(
-            member.registration.as_ref().unwrap().name.as_deref(),
+            member.nerve.as_ref().unwrap().name.as_deref(),
             Some("???>>>")
         );
-        assert_eq!(read_name(Format::ServerSet, &name, &Names::default()), None);
+        assert_eq!(
+            read_name(MemberFormat::ServerSet, &name, &StringInterner::default()),
+            None
+        );
     }
     // Not of that form: an ordinary child that happens to be called so.
     for name in [
@@ -138,12 +147,16 @@ fn a_name_that_carries_its_payload() {
         "base64_3_\u{e9}\u{e9}",
     ] {
         assert_eq!(
-            read_name(Format::Nerve, name, &Names::default()),
+            read_name(MemberFormat::Nerve, name, &StringInterner::default()),
             None,
             "{name}"
         );
     }
-    let broken = read_name(Format::Nerve, "base64_4_****_0000000001", &Names::default());
+    let broken = read_name(
+        MemberFormat::Nerve,
+        "base64_4_****_0000000001",
+        &StringInterner::default(),
+    );
     assert!(matches!(broken, Some(Err(_))), "{broken:?}");
 }
 
@@ -164,18 +177,21 @@ fn what_cannot_be_read_is_refused_with_its_reason() {
         deep.as_bytes(),
     ] {
         assert_eq!(
-            refused(Format::Nerve, payload),
-            Reason::Malformed,
+            refused(MemberFormat::Nerve, payload),
+            MemberErrorKind::Malformed,
             "{payload:?}"
         );
     }
     let endpoint = r#"{"serviceEndpoint": {"port": 1}}"#;
     assert_eq!(
-        refused(Format::ServerSet, endpoint.as_bytes()),
-        Reason::Malformed
+        refused(MemberFormat::ServerSet, endpoint.as_bytes()),
+        MemberErrorKind::Malformed
     );
     let large = format!(r#"{{"host": "{}"}}"#, "h".repeat(PAYLOAD));
-    assert_eq!(refused(Format::Nerve, large.as_bytes()), Reason::Oversized);
+    assert_eq!(
+        refused(MemberFormat::Nerve, large.as_bytes()),
+        MemberErrorKind::Oversized
+    );
 }
 
 #[test]
@@ -186,20 +202,20 @@ fn there_are_only_so_many_endpoints() {
             .collect();
         format!(r#"{{"additionalEndpoints": {{{}}}}}"#, all.join(","))
     };
-    let most = member(Format::ServerSet, &ports(ENDPOINTS));
+    let most = member(MemberFormat::ServerSet, &ports(ENDPOINTS));
     assert_eq!(most.additional.len(), ENDPOINTS);
     let more = ports(ENDPOINTS + 1);
     assert_eq!(
-        refused(Format::ServerSet, more.as_bytes()),
-        Reason::Malformed
+        refused(MemberFormat::ServerSet, more.as_bytes()),
+        MemberErrorKind::Malformed
     );
 }
 
 #[test]
 fn texts_are_shared_and_forgotten_with_the_last_member() {
-    let names = Names::default();
-    let one = read(Format::ServerSet, "a", AURORA.as_bytes(), &names).unwrap();
-    let two = read(Format::ServerSet, "b", AURORA.as_bytes(), &names).unwrap();
+    let names = StringInterner::default();
+    let one = read(MemberFormat::ServerSet, "a", AURORA.as_bytes(), &names).unwrap();
+    let two = read(MemberFormat::ServerSet, "b", AURORA.as_bytes(), &names).unwrap();
     let host = |member: &Member| Arc::clone(&member.endpoint(None).unwrap().host);
     assert!(Arc::ptr_eq(&host(&one), &host(&two)));
     drop((one, two));
@@ -229,19 +245,19 @@ fn nearly() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn any_bytes_are_a_member_or_refused(bytes: Vec<u8>) {
-        fuzz(&bytes);
+        fuzz_member_payload(&bytes);
     }
 
     #[test]
     fn anything_like_a_registration_is_a_member_or_refused(text in nearly()) {
-        fuzz(text.as_bytes());
+        fuzz_member_payload(text.as_bytes());
     }
 
     #[test]
     fn names_that_carry_any_payload(payload: Vec<u8>, cut in 0usize..400) {
         let encoded = BASE64.encode(&payload);
-        fuzz(format!("base64_{cut}_{encoded}_0000000001").as_bytes());
-        fuzz(format!("base64_{}_{encoded}_0000000001", encoded.len()).as_bytes());
+        fuzz_member_payload(format!("base64_{cut}_{encoded}_0000000001").as_bytes());
+        fuzz_member_payload(format!("base64_{}_{encoded}_0000000001", encoded.len()).as_bytes());
     }
 
     #[test]
@@ -251,9 +267,9 @@ proptest! {
             "serviceEndpoint": {"host": host, "port": port},
             "additionalEndpoints": {"http": {"host": host, "port": port}},
         });
-        let member = member(Format::ServerSet, &payload.to_string());
+        let member = member(MemberFormat::ServerSet, &payload.to_string());
         prop_assert_eq!(member.shard, Some(shard));
         let endpoint = member.endpoint(Some("http")).unwrap();
-        prop_assert_eq!((&*endpoint.host, endpoint.port), (host.as_str(), Port::Number(port)));
+        prop_assert_eq!((&*endpoint.host, endpoint.port), (host.as_str(), MemberPort::Number(port)));
     }
 }

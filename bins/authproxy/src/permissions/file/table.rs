@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hostkit::{Exit, Failure, config, follow};
+use hostkit::{Exit, Failure, config, file_watcher};
 use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
@@ -75,7 +75,7 @@ pub(crate) struct AclEntry {
 /// # Errors
 /// It cannot be read (exit 78).
 pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
-    follow::text(path, LIMIT).map_err(|why| {
+    file_watcher::read_text(path, LIMIT).map_err(|why| {
         let failure = Failure::new(Exit::CONFIG, why);
         match path.try_exists() {
             Ok(false) => failure.remedy(REMEDY_MISSING),

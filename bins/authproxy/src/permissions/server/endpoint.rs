@@ -74,7 +74,7 @@ enum Trouble {
 
 impl Endpoint {
     pub(super) fn new(url: &Url) -> Result<Self, String> {
-        let shown = hostkit::mask::url(url.as_str());
+        let shown = hostkit::mask::mask_url(url.as_str());
         let wrong = |why: &str| format!("{shown} cannot be a permissions engine: {why}");
         let (place, host, target) = match url.scheme() {
             "unix" => {

@@ -14,8 +14,8 @@ fn share_with_blob() -> (tempfile::TempDir, CacheShare, String) {
     let share = CacheShare::open(&root, nix::unistd::geteuid().as_raw(), true).unwrap();
     let sha256 = "ab".repeat(32);
     let shelf = share.dir.child("blobs").unwrap();
-    let dir = shelf.make_child("ab", 0o755).unwrap();
-    let dir = dir.make_child(&sha256, 0o755).unwrap();
+    let dir = shelf.create_child("ab", 0o755).unwrap();
+    let dir = dir.create_child(&sha256, 0o755).unwrap();
     std::fs::write(dir.path().join("job"), "job").unwrap();
     (temp, share, sha256)
 }
@@ -25,7 +25,7 @@ fn blob_whose_lock_an_eviction_holds_is_leased_when_left_and_missed_when_gone() 
     for left in [true, false] {
         let (_temp, share, sha256) = share_with_blob();
         let (evicting, path) = share.open_blob(&sha256, "job").unwrap();
-        assert!(try_exclusive(&evicting).unwrap());
+        assert!(try_lock_exclusive(&evicting).unwrap());
         let leased = std::thread::scope(|scope| {
             let start = scope.spawn(|| share.lease_blob(&sha256, "job"));
             // Over as soon as the other thread has the file open, whatever the order of what follows.
@@ -40,7 +40,7 @@ fn blob_whose_lock_an_eviction_holds_is_leased_when_left_and_missed_when_gone() 
         });
         assert_eq!(leased.is_ok(), left);
         if left {
-            assert!(!try_exclusive(&evicting).unwrap(), "it has a lease");
+            assert!(!try_lock_exclusive(&evicting).unwrap(), "it has a lease");
             let removed = remove_blob(
                 &share,
                 &sha256,

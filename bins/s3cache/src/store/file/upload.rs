@@ -33,7 +33,7 @@ pub(super) struct FileUpload {
 impl FileUpload {
     /// Makes the temporary file for a name in a directory.
     pub(super) fn begin((parent, name): (PathBuf, String)) -> Result<Self, StoreError> {
-        let dir = Dir::make_all(&parent, 0o755)?;
+        let dir = Dir::create_all(&parent, 0o755)?;
         let mut prefix = temporary_prefix(OsStr::new(&name));
         prefix.push(".s3cache-");
         remove_leftovers(&dir, &prefix);
@@ -167,7 +167,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let from = temp.path().join("from");
         std::fs::write(&from, "made").unwrap();
-        let name = "n".repeat(hostkit::dir::LONGEST_NAME);
+        let name = "n".repeat(hostkit::dir::NAME_MAX);
         let upload = FileUpload::begin((temp.path().to_owned(), name.clone())).unwrap();
         upload.finish(&from, false).unwrap();
         assert_eq!(std::fs::read(temp.path().join(name)).unwrap(), b"made");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use hostkit::follow::text;
+use hostkit::file_watcher::read_text;
 use serde::Deserialize;
 
 use crate::model::{Backend, Reject, Source, shown};
@@ -42,7 +42,7 @@ struct Entry {
 /// The file cannot be read, changes meanwhile, is larger than [`LIMIT`] or is no list of servers: one line that names
 /// the file and, where there is one, line and column.
 pub(super) fn read(path: &Path) -> Result<List, String> {
-    let text = text(path, LIMIT)?;
+    let text = read_text(path, LIMIT)?;
     let source = Source::from(path.display().to_string());
     let mut list = List::default();
     for entry in parse(path, &text)? {

@@ -2,33 +2,40 @@
 
 use std::sync::Arc;
 
-use hostkit::zookeeper::{self, Format, Member, Name, Node, Refusal};
+use hostkit::zookeeper::{
+    Member, MemberDecoder, MemberError, MemberErrorKind, MemberFormat, PathNode, ZnodeName,
+};
 
 use crate::model::{Backend, Discovered, Job, Reason, Reject, Source};
 use crate::settings::{Cluster, Decode};
 use crate::watcher::fields::Fields;
 
-impl zookeeper::Decode for Decode {
-    type Kept = Result<Arc<Backend>, Arc<Reject>>;
+impl MemberDecoder for Decode {
+    type Output = Result<Arc<Backend>, Arc<Reject>>;
 
-    fn format(&self) -> Format {
+    fn format(&self) -> MemberFormat {
         match self {
-            Self::Nerve => Format::Nerve,
-            Self::ServerSet(_) => Format::ServerSet,
+            Self::Nerve => MemberFormat::Nerve,
+            Self::ServerSet(_) => MemberFormat::ServerSet,
         }
     }
 
-    fn keep(&self, path: &Arc<str>, name: &Name, said: Result<Member, Refusal>) -> Self::Kept {
+    fn decode(
+        &self,
+        path: &Arc<str>,
+        name: &ZnodeName,
+        result: Result<Member, MemberError>,
+    ) -> Self::Output {
         let source = Source::below(Arc::clone(path), name.clone());
-        let backend = match said {
+        let backend = match result {
             Ok(member) => backend(self, member, source),
-            Err(refusal) => {
-                let reason = match refusal.reason {
-                    zookeeper::Reason::Malformed => Reason::Malformed,
-                    zookeeper::Reason::Oversized => Reason::Oversized,
-                    zookeeper::Reason::Unreadable => Reason::Unreadable,
+            Err(error) => {
+                let reason = match error.kind {
+                    MemberErrorKind::Malformed => Reason::Malformed,
+                    MemberErrorKind::Oversized => Reason::Oversized,
+                    MemberErrorKind::Unreadable => Reason::Unreadable,
                 };
-                Err(Reject::new(source, reason, &refusal.detail))
+                Err(Reject::new(source, reason, &error.detail))
             }
         };
         backend.map(Arc::new).map_err(Arc::new)
@@ -36,10 +43,10 @@ impl zookeeper::Decode for Decode {
 }
 
 /// The members of one path.
-pub(super) fn discovered(node: &Node<<Decode as zookeeper::Decode>::Kept>) -> Discovered {
+pub(super) fn discovered(node: &PathNode<<Decode as MemberDecoder>::Output>) -> Discovered {
     let mut discovered = Discovered::default();
     for child in node.members.values() {
-        match &child.kept {
+        match &child.value {
             Ok(backend) => discovered.backends.push(Arc::clone(backend)),
             Err(reject) => discovered.rejects.push(Reject::clone(reject)),
         }
@@ -73,15 +80,15 @@ fn backend(decode: &Decode, member: Member, source: Source) -> Result<Backend, R
     }
     backend.id = member.sequence;
     backend.shard = member.shard;
-    let Some(registration) = member.registration else {
+    let Some(attributes) = member.nerve else {
         return Ok(backend);
     };
     let fields = Fields {
-        name: registration.name,
-        weight: registration.weight.map(u64::from),
-        options: registration.options,
-        server_id: registration.server_id,
-        labels: registration.labels,
+        name: attributes.name,
+        weight: attributes.weight.map(u64::from),
+        options: attributes.options,
+        server_id: attributes.server_id,
+        labels: attributes.labels,
     };
     fields.put_on(backend)
 }

@@ -11,7 +11,7 @@ use nix::libc::O_NONBLOCK;
 ///
 /// # Errors
 /// One line that names the file: it cannot be read, is no file, is larger, is not UTF-8, or is being written.
-pub fn text(path: &Path, limit: u64) -> Result<String, String> {
+pub fn read_text(path: &Path, limit: u64) -> Result<String, String> {
     let failed = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
     // A FIFO would otherwise be waited for.
     let mut options = OpenOptions::new();

@@ -1,16 +1,16 @@
 //! Events, answers and scans in every order that matters.
 
 use super::*;
-use crate::zookeeper::member::Refusal;
-use crate::zookeeper::{Decode as _, Reason, Registered, payload};
+use crate::zookeeper::member::MemberError;
+use crate::zookeeper::{MemberDecoder as _, MemberErrorKind, MemberResult, payload};
 
 const A: &str = "/aurora/www/prod/a";
 const B: &str = "/aurora/www/prod/b";
 
-fn live() -> Live<Registered> {
-    Live::new(
-        Pattern::new("/aurora/*/prod/*").unwrap(),
-        Format::ServerSet,
+fn live() -> FollowerState<MemberResult> {
+    FollowerState::new(
+        PathPattern::new("/aurora/*/prod/*").unwrap(),
+        MemberFormat::ServerSet,
         BTreeMap::new(),
     )
 }
@@ -19,38 +19,38 @@ fn name(number: u64) -> String {
     format!("member_{number:010}")
 }
 
-fn event(live: &mut Live<Registered>, kind: EventType, path: &str) {
-    live.note(&Event {
+fn event(live: &mut FollowerState<MemberResult>, kind: EventType, path: &str) {
+    live.note(&WatchEvent {
         kind,
         path: path.to_owned(),
     });
 }
 
 /// A member that says `shard`.
-fn child(shard: u32) -> Child {
+fn child(shard: u32) -> MemberNode {
     let text = format!(r#"{{"status": "ALIVE", "shard": {shard}}}"#);
-    let (name, names) = ("member_0000000000", payload::Names::default());
-    let said = payload::read(Format::ServerSet, name, text.as_bytes(), &names);
-    Child {
-        kept: Format::ServerSet.keep(&A.into(), &name.into(), said),
-        settled: true,
+    let (name, names) = ("member_0000000000", payload::StringInterner::default());
+    let said = payload::read(MemberFormat::ServerSet, name, text.as_bytes(), &names);
+    MemberNode {
+        value: MemberFormat::ServerSet.decode(&A.into(), &name.into(), said),
+        immutable: true,
     }
 }
 
-fn node(members: &[(u64, u32)]) -> Node {
-    Node {
+fn node(members: &[(u64, u32)]) -> PathNode {
+    PathNode {
         exists: true,
         created: 1,
         members: members
             .iter()
             .map(|(number, shard)| (name(*number).as_str().into(), child(*shard)))
             .collect(),
-        ..Node::default()
+        ..PathNode::default()
     }
 }
 
-fn found(nodes: &[(&str, Node)]) -> Found<Registered> {
-    Found {
+fn found(nodes: &[(&str, PathNode)]) -> ScanResult<MemberResult> {
+    ScanResult {
         nodes: nodes
             .iter()
             .map(|(path, node)| ((*path).into(), node.clone()))
@@ -63,9 +63,9 @@ fn all() -> [String; 1] {
     ["/aurora".to_owned()]
 }
 
-fn shards(live: &Live<Registered>, path: &str) -> Vec<u32> {
+fn shards(live: &FollowerState<MemberResult>, path: &str) -> Vec<u32> {
     let members = live.paths.get(path).map(|node| node.members.values());
-    let members = members.into_iter().flatten().filter_map(Child::member);
+    let members = members.into_iter().flatten().filter_map(MemberNode::member);
     members.filter_map(|member| member.shard).collect()
 }
 
@@ -113,7 +113,7 @@ fn what_events_touch_during_a_scan_is_not_the_scans() {
         (0, vec![])
     );
     assert_eq!(shards(&live, A), [2]);
-    live.answered(&questions[0], Answer::Member(Ok(Some(child(3)))));
+    live.answered(&questions[0], ReadResult::Member(Ok(Some(child(3)))));
     assert_eq!(shards(&live, A), [2, 3]);
 }
 
@@ -155,7 +155,7 @@ fn a_burst_is_what_it_amounts_to() {
     let questions = live.apply();
     assert_eq!(questions.len(), 1, "{questions:?}");
     assert_eq!(shards(&live, A), [1]);
-    live.answered(&questions[0], Answer::Member(Ok(Some(child(7)))));
+    live.answered(&questions[0], ReadResult::Member(Ok(Some(child(7)))));
     assert_eq!(shards(&live, A), [7]);
     // An event that tells what is known costs nothing.
     event(&mut live, EventType::NodeCreated, &member(1));
@@ -170,19 +170,22 @@ fn an_answer_to_an_older_question_is_not_one() {
     let first = live.apply().remove(0);
     event(&mut live, EventType::NodeDeleted, &path);
     assert_eq!(live.apply(), []);
-    live.answered(&first, Answer::Member(Ok(Some(child(1)))));
+    live.answered(&first, ReadResult::Member(Ok(Some(child(1)))));
     assert!(shards(&live, A).is_empty());
     event(&mut live, EventType::NodeCreated, &path);
     let second = live.apply().remove(0);
-    live.answered(&first, Answer::Member(Ok(Some(child(1)))));
+    live.answered(&first, ReadResult::Member(Ok(Some(child(1)))));
     assert!(shards(&live, A).is_empty());
-    live.answered(&second, Answer::Member(Ok(Some(child(2)))));
+    live.answered(&second, ReadResult::Member(Ok(Some(child(2)))));
     assert_eq!(shards(&live, A), [2]);
     live.interrupt();
     assert!(!live.take_lost());
     event(&mut live, EventType::NodeDataChanged, &path);
     let third = live.apply().remove(0);
-    live.answered(&third, Answer::Member(Err(Fault::Lost("gone".to_owned()))));
+    live.answered(
+        &third,
+        ReadResult::Member(Err(ReadError::Lost("gone".to_owned()))),
+    );
     assert!(live.take_lost(), "it must be found out otherwise");
     assert_eq!(shards(&live, A), [2]);
 }
@@ -198,11 +201,11 @@ fn what_cannot_be_read_stays_as_it_was_known() {
             ("/aurora/ads/prod/c", node(&[(1, 2)])),
         ]),
     );
-    let denied = Problem::Unreadable("denied".to_owned());
+    let denied = PathProblem::Unreadable("denied".to_owned());
     let problems = [(A, &denied), ("/aurora/ads", &denied)]
         .map(|(path, problem)| (path.to_owned(), problem.clone()));
     live.begin_scan();
-    let found_less = Found {
+    let found_less = ScanResult {
         nodes: BTreeMap::new(),
         problems: problems.into(),
     };
@@ -210,12 +213,12 @@ fn what_cannot_be_read_stays_as_it_was_known() {
     assert_eq!(shards(&live, A), [1]);
     assert_eq!(shards(&live, "/aurora/ads/prod/c"), [2]);
     assert_eq!(
-        live.trouble().as_deref(),
+        live.problem().as_deref(),
         Some("/aurora/ads: denied (and 1 more)")
     );
     live.begin_scan();
     live.merge(&all(), found(&[(A, node(&[(1, 1)]))]));
-    assert_eq!(live.trouble(), None);
+    assert_eq!(live.problem(), None);
     assert_eq!(live.paths.len(), 1);
 }
 
@@ -235,9 +238,9 @@ fn a_scan_below_one_path_leaves_the_others() {
 #[test]
 fn there_are_only_so_many_members() {
     let mut live = live();
-    let refused = Child {
-        kept: Err(Arc::new(Refusal::new(Reason::Malformed, "x"))),
-        settled: true,
+    let refused = MemberNode {
+        value: Err(Arc::new(MemberError::new(MemberErrorKind::Malformed, "x"))),
+        immutable: true,
     };
     let mut full = node(&[]);
     full.members = (0..MEMBERS as u64)
@@ -247,7 +250,7 @@ fn there_are_only_so_many_members() {
     live.merge(&all(), found(&[(A, full)]));
     event(&mut live, EventType::NodeCreated, &format!("{A}/member_x"));
     let question = live.apply().remove(0);
-    live.answered(&question, Answer::Member(Ok(Some(child(1)))));
+    live.answered(&question, ReadResult::Member(Ok(Some(child(1)))));
     assert_eq!(live.paths[A].members.len(), MEMBERS);
-    assert!(live.trouble().unwrap().starts_with(A));
+    assert!(live.problem().unwrap().starts_with(A));
 }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 /// What was heard.
 #[derive(Debug, Default)]
-pub(super) struct Signals {
+pub(super) struct ChangeSignals {
     /// Something on the way to the file was replaced, or somebody finished writing.
     pub(super) settled: Notify,
     /// Somebody began to write.
@@ -17,12 +17,12 @@ pub(super) struct Signals {
     entries: Mutex<Vec<PathBuf>>,
 }
 
-impl Signals {
+impl ChangeSignals {
     pub(super) fn set_entries(&self, entries: Vec<PathBuf>) {
         *self.entries.lock().unwrap_or_else(PoisonError::into_inner) = entries;
     }
 
-    pub(super) fn hear(&self, event: &notify::Result<notify::Event>) {
+    pub(super) fn handle(&self, event: &notify::Result<notify::Event>) {
         let Ok(event) = event else {
             self.settled.notify_one();
             return;

@@ -10,7 +10,7 @@ use crate::{Exit, Failure};
 ///
 /// # Errors
 /// stdout cannot be written for another reason, such as a full disk (exit 74).
-pub fn line(text: impl std::fmt::Display) -> Result<(), Failure> {
+pub fn print_line(text: impl std::fmt::Display) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
         Ok(()) => Ok(()),
@@ -28,28 +28,28 @@ pub fn line(text: impl std::fmt::Display) -> Result<(), Failure> {
 
 /// A text of others with `?` for each character that is not printable.
 #[must_use]
-pub fn printable(text: &str) -> String {
+pub fn replace_unprintable(text: &str) -> String {
     text.replace(|c| !is_printable(c), "?")
 }
 
-/// Writes a text that ends its own lines, as [`line()`] does.
+/// Writes a text that ends its own lines, as [`print_line`] does.
 ///
 /// # Errors
-/// As [`line()`].
-pub fn text(text: &str) -> Result<(), Failure> {
+/// As [`print_line`].
+pub fn print_text(text: &str) -> Result<(), Failure> {
     match text.strip_suffix('\n') {
-        Some(text) => line(text),
+        Some(text) => print_line(text),
         None if text.is_empty() => Ok(()),
-        None => line(text),
+        None => print_line(text),
     }
 }
 
 /// Writes a value as one line of JSON.
 ///
 /// # Errors
-/// As [`line()`].
-pub fn json(value: &serde_json::Value) -> Result<(), Failure> {
-    line(escape_json(&value.to_string()))
+/// As [`print_line`].
+pub fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
+    print_line(escape_json(&value.to_string()))
 }
 
 #[cfg(test)]
@@ -63,7 +63,7 @@ mod tests {
             ("a\u{1b}[31m\u{9b}\n\u{7f}", "a?[31m???"),
             ("\u{202e}xep\u{2066}\u{200f}\u{feff}", "?xep???"),
         ] {
-            assert_eq!(printable(text), expected);
+            assert_eq!(replace_unprintable(text), expected);
         }
     }
 }

@@ -1,45 +1,45 @@
-//! Names of registrations. There may be hundreds of thousands, and nearly all differ only in their number.
+//! Names of member znodes. There may be hundreds of thousands, and nearly all differ only in their number.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use super::member::sequence;
+use super::member::sequence_number;
 
 /// The name of a child of a path; a ServerSet's takes no memory beside itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Form);
+pub struct ZnodeName(NameEncoding);
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Form {
+enum NameEncoding {
     /// `member_` and ten digits.
     Member(u32),
     Other(Arc<str>),
 }
 
-impl Name {
+impl ZnodeName {
     /// Its text.
     #[must_use]
     pub fn text(&self) -> Cow<'_, str> {
         match &self.0 {
-            Form::Member(number) => Cow::Owned(format!("member_{number:010}")),
-            Form::Other(text) => Cow::Borrowed(text),
+            NameEncoding::Member(number) => Cow::Owned(format!("member_{number:010}")),
+            NameEncoding::Other(text) => Cow::Borrowed(text),
         }
     }
 }
 
-impl From<&str> for Name {
+impl From<&str> for ZnodeName {
     fn from(text: &str) -> Self {
         let digits = text.strip_prefix("member_").filter(|rest| rest.len() == 10);
-        let number = digits.and_then(sequence);
+        let number = digits.and_then(sequence_number);
         Self(match number.and_then(|number| number.try_into().ok()) {
-            Some(number) => Form::Member(number),
-            None => Form::Other(text.into()),
+            Some(number) => NameEncoding::Member(number),
+            None => NameEncoding::Other(text.into()),
         })
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for ZnodeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text())
     }
@@ -51,8 +51,11 @@ mod tests {
 
     #[test]
     fn a_name_is_the_text_that_it_was_made_of() {
-        assert_eq!(size_of::<Name>(), 16);
-        assert_eq!(Name::from("member_4294967295").0, Form::Member(u32::MAX));
+        assert_eq!(size_of::<ZnodeName>(), 16);
+        assert_eq!(
+            ZnodeName::from("member_4294967295").0,
+            NameEncoding::Member(u32::MAX)
+        );
         for text in [
             "",
             "member_0000000000",
@@ -67,7 +70,7 @@ mod tests {
             "i-0abc_0000000042",
             "größe",
         ] {
-            assert_eq!(Name::from(text).to_string(), text);
+            assert_eq!(ZnodeName::from(text).to_string(), text);
         }
     }
 }

@@ -9,51 +9,51 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
-use super::chain::{Chain, Identity, chain};
-use super::signals::Signals;
+use super::change_signals::ChangeSignals;
+use super::path_chain::{DirectoryId, PathChain, resolve_chain};
 
 /// How often the way to a file is followed again when it changes meanwhile.
 const SETTLING: u8 = 5;
 
 /// What all files share. Nothing is started before the first one.
 #[derive(Debug, Clone, Default)]
-pub struct Inotify(Arc<Shared>);
+pub struct SharedInotify(Arc<InotifyState>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct InotifyState {
     /// The thread that hears of changes takes the lock of `listeners`, and whoever holds that of `watched` waits for
     /// this thread: nobody may hold both.
-    listeners: Arc<Mutex<Vec<Weak<Signals>>>>,
-    watched: Mutex<Watched>,
+    listeners: Arc<Mutex<Vec<Weak<ChangeSignals>>>>,
+    watched: Mutex<DirectoryWatches>,
 }
 
 #[derive(Debug, Default)]
-struct Watched {
+struct DirectoryWatches {
     /// `None` before the first file, and when the system has no more.
     watcher: Option<RecommendedWatcher>,
     /// Each with the number of files that need it.
-    directories: BTreeMap<PathBuf, (Identity, usize)>,
+    directories: BTreeMap<PathBuf, (DirectoryId, usize)>,
 }
 
-impl Inotify {
-    fn listen(&self, signals: &Arc<Signals>) {
+impl SharedInotify {
+    fn listen(&self, signals: &Arc<ChangeSignals>) {
         let mut listeners = lock(&self.0.listeners);
         listeners.retain(|listener| listener.strong_count() > 0);
         listeners.push(Arc::downgrade(signals));
     }
 
-    fn claim(&self, directory: &Path, identity: Identity) {
+    fn claim(&self, directory: &Path, identity: DirectoryId) {
         let mut watched = lock(&self.0.watched);
         if watched.watcher.is_none() {
             let listeners = Arc::clone(&self.0.listeners);
-            let hear = move |event: notify::Result<notify::Event>| {
+            let handle = move |event: notify::Result<notify::Event>| {
                 for signals in lock(&listeners).iter().filter_map(Weak::upgrade) {
-                    signals.hear(&event);
+                    signals.handle(&event);
                 }
             };
-            watched.watcher = notify::recommended_watcher(hear).ok();
+            watched.watcher = notify::recommended_watcher(handle).ok();
         }
-        let Watched {
+        let DirectoryWatches {
             watcher,
             directories,
         } = &mut *watched;
@@ -91,14 +91,14 @@ impl Inotify {
 
 /// The directories that one file needs.
 #[derive(Debug)]
-pub(super) struct Eyes {
-    inotify: Inotify,
-    directories: BTreeMap<PathBuf, Identity>,
-    signals: Arc<Signals>,
+pub(super) struct PathWatch {
+    inotify: SharedInotify,
+    directories: BTreeMap<PathBuf, DirectoryId>,
+    signals: Arc<ChangeSignals>,
 }
 
-impl Eyes {
-    pub(super) fn new(inotify: Inotify, signals: Arc<Signals>) -> Self {
+impl PathWatch {
+    pub(super) fn new(inotify: SharedInotify, signals: Arc<ChangeSignals>) -> Self {
         inotify.listen(&signals);
         Self {
             inotify,
@@ -108,12 +108,12 @@ impl Eyes {
     }
 
     /// Watches everything on the way to `path`, until that is what was just watched.
-    pub(super) fn look_along(&mut self, path: &Path) {
+    pub(super) fn watch_path(&mut self, path: &Path) {
         for _ in 0..SETTLING {
-            let Chain {
+            let PathChain {
                 directories,
                 mut entries,
-            } = chain(path);
+            } = resolve_chain(path);
             // A directory that is itself removed or renamed is told under its own path.
             entries.extend(directories.keys().cloned());
             self.signals.set_entries(entries);
@@ -124,7 +124,7 @@ impl Eyes {
         }
     }
 
-    fn watch(&mut self, directories: BTreeMap<PathBuf, Identity>) {
+    fn watch(&mut self, directories: BTreeMap<PathBuf, DirectoryId>) {
         let before = std::mem::replace(&mut self.directories, directories);
         for (directory, identity) in &self.directories {
             if before.get(directory) != Some(identity) {
@@ -139,7 +139,7 @@ impl Eyes {
     }
 }
 
-impl Drop for Eyes {
+impl Drop for PathWatch {
     fn drop(&mut self) {
         for directory in self.directories.keys() {
             self.inotify.release(directory);
@@ -159,10 +159,10 @@ mod tests {
     fn a_directory_is_watched_for_as_long_as_a_file_needs_it() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().canonicalize().unwrap();
-        let inotify = Inotify::default();
+        let inotify = SharedInotify::default();
         let eyes = |name: &str| {
-            let mut eyes = Eyes::new(inotify.clone(), Arc::default());
-            eyes.look_along(&root.join(name));
+            let mut eyes = PathWatch::new(inotify.clone(), Arc::default());
+            eyes.watch_path(&root.join(name));
             eyes
         };
         let needed = || {
@@ -171,7 +171,7 @@ mod tests {
         };
         let (one, mut other) = (eyes("one"), eyes("other"));
         assert_eq!(needed(), Some(2));
-        other.look_along(&root.join("other"));
+        other.watch_path(&root.join("other"));
         assert_eq!(needed(), Some(2));
         drop(one);
         assert_eq!(needed(), Some(1));

@@ -9,11 +9,11 @@ const LENGTH: usize = 1024;
 
 /// A path whose components may be `*`, each of which stands for any one name: `/aurora/*/prod/*`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Pattern {
+pub struct PathPattern {
     text: String,
 }
 
-impl Pattern {
+impl PathPattern {
     /// Reads a pattern.
     ///
     /// # Errors
@@ -23,7 +23,7 @@ impl Pattern {
             let shown = text.escape_debug();
             Failure::new(Exit::CONFIG, format!("ZooKeeper path `{shown}`: {why}"))
         };
-        check(text).map_err(wrong)?;
+        validate_path(text).map_err(wrong)?;
         let pattern = Self {
             text: text.to_owned(),
         };
@@ -87,7 +87,7 @@ impl Pattern {
     }
 }
 
-impl fmt::Display for Pattern {
+impl fmt::Display for PathPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
@@ -109,7 +109,7 @@ pub(super) fn join(parent: &str, name: &str) -> String {
 }
 
 /// Whether a path is one: absolute, normal, and without characters that would garble a log.
-pub(super) fn check(path: &str) -> Result<(), &'static str> {
+pub(super) fn validate_path(path: &str) -> Result<(), &'static str> {
     let Some(rest) = path.strip_prefix('/') else {
         return Err("a path begins with `/`");
     };
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn patterns_match_whole_components() {
-        let pattern = Pattern::new("/aurora/*/prod/*").unwrap();
+        let pattern = PathPattern::new("/aurora/*/prod/*").unwrap();
         assert_eq!((pattern.root(), pattern.depth()), ("/aurora", 4));
         assert!(pattern.matches("/aurora/www/prod/eightball"));
         for other in [
@@ -151,9 +151,9 @@ mod tests {
 
     #[test]
     fn the_root_of_a_literal_is_itself() {
-        assert_eq!(Pattern::new("/a/b").unwrap().root(), "/a/b");
-        assert_eq!(Pattern::new("/*/b").unwrap().root(), "/");
-        assert!(Pattern::new("/a/b").unwrap().is_literal());
+        assert_eq!(PathPattern::new("/a/b").unwrap().root(), "/a/b");
+        assert_eq!(PathPattern::new("/*/b").unwrap().root(), "/");
+        assert!(PathPattern::new("/a/b").unwrap().is_literal());
     }
 
     #[test]
@@ -162,7 +162,7 @@ mod tests {
         for text in [
             "", "/", "a/b", "/a//b", "/a/", "/a/../b", "/a/b*", "/a\n", &long,
         ] {
-            assert!(Pattern::new(text).is_err(), "{text:?}");
+            assert!(PathPattern::new(text).is_err(), "{text:?}");
         }
     }
 }

@@ -6,74 +6,84 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::member::{Format, Member, Refusal};
-use super::name::Name;
+use super::member::{Member, MemberError, MemberFormat};
+use super::znode_name::ZnodeName;
 
 /// How registrations are read, and what is kept of them: each becomes that as it is read, and is held once.
-pub trait Decode: Debug + Clone + Eq + Hash + Send + Sync + 'static {
+pub trait MemberDecoder: Debug + Clone + Eq + Hash + Send + Sync + 'static {
     /// What a registration becomes.
-    type Kept: Debug + Clone + PartialEq + Send + Sync + 'static;
+    type Output: Debug + Clone + PartialEq + Send + Sync + 'static;
 
     /// What the children of a path are.
-    fn format(&self) -> Format;
+    fn format(&self) -> MemberFormat;
 
     /// What to keep of the child `name` of `path`, given what it says or why it cannot be read.
-    fn keep(&self, path: &Arc<str>, name: &Name, said: Result<Member, Refusal>) -> Self::Kept;
+    fn decode(
+        &self,
+        path: &Arc<str>,
+        name: &ZnodeName,
+        result: Result<Member, MemberError>,
+    ) -> Self::Output;
 }
 
 /// A registration as it is, or why it cannot be read.
-pub type Registered = Result<Arc<Member>, Arc<Refusal>>;
+pub type MemberResult = Result<Arc<Member>, Arc<MemberError>>;
 
 /// Keeps all that is registered.
-impl Decode for Format {
-    type Kept = Registered;
+impl MemberDecoder for MemberFormat {
+    type Output = MemberResult;
 
-    fn format(&self) -> Format {
+    fn format(&self) -> MemberFormat {
         *self
     }
 
-    fn keep(&self, _: &Arc<str>, _: &Name, said: Result<Member, Refusal>) -> Registered {
-        said.map(Arc::new).map_err(Arc::new)
+    fn decode(
+        &self,
+        _: &Arc<str>,
+        _: &ZnodeName,
+        result: Result<Member, MemberError>,
+    ) -> MemberResult {
+        result.map(Arc::new).map_err(Arc::new)
     }
 }
 
 /// All that a pattern matches.
 #[derive(Debug, Clone)]
-pub struct Tree<T = Registered> {
+pub struct DiscoverySnapshot<T = MemberResult> {
     /// Paths that match and exist; of a pattern without `*`, the path itself even where it does not exist. A node is
     /// the same `Arc` until something about it changes.
-    pub paths: BTreeMap<Arc<str>, Arc<Node<T>>>,
+    pub paths: BTreeMap<Arc<str>, Arc<PathNode<T>>>,
     /// When all of it was last known to agree with ZooKeeper, as time since boot; `None` before the first complete
     /// reading, when `paths` is not to be believed.
-    pub synced: Option<Duration>,
+    pub synced_at: Option<Duration>,
     /// What keeps it from being current, naming the ensemble or the path.
-    pub trouble: Option<String>,
+    pub problem: Option<String>,
 }
 
-impl<T> Default for Tree<T> {
+impl<T> Default for DiscoverySnapshot<T> {
     fn default() -> Self {
         Self {
             paths: BTreeMap::new(),
-            synced: None,
-            trouble: None,
+            synced_at: None,
+            problem: None,
         }
     }
 }
 
 /// A path and what is registered below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node<T = Registered> {
+pub struct PathNode<T = MemberResult> {
     /// Whether the path exists.
     pub exists: bool,
     /// Registrations by the name of their znode.
-    pub members: BTreeMap<Name, Child<T>>,
+    pub members: BTreeMap<ZnodeName, MemberNode<T>>,
     /// The data of the path itself; empty where there is none, and where it is larger than 64 KiB.
     pub data: Arc<[u8]>,
     /// The transaction that created the path. Below one incarnation of a path a sequence number is given out once.
     pub(super) created: i64,
 }
 
-impl<T> Default for Node<T> {
+impl<T> Default for PathNode<T> {
     fn default() -> Self {
         Self {
             exists: false,
@@ -86,17 +96,17 @@ impl<T> Default for Node<T> {
 
 /// A registration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Child<T = Registered> {
+pub struct MemberNode<T = MemberResult> {
     /// What became of it.
-    pub kept: T,
+    pub value: T,
     /// Whether its bytes cannot change: an ephemeral sequential znode.
-    pub(super) settled: bool,
+    pub(super) immutable: bool,
 }
 
-impl Child {
+impl MemberNode {
     /// The member, if it can be read.
     #[must_use]
     pub fn member(&self) -> Option<&Arc<Member>> {
-        self.kept.as_ref().ok()
+        self.value.as_ref().ok()
     }
 }

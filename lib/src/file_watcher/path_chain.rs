@@ -10,20 +10,20 @@ use std::path::{Component, Path, PathBuf};
 const LINKS: usize = 40;
 
 /// A directory as it is now: another one of the same path is another.
-pub(super) type Identity = (u64, u64);
+pub(super) type DirectoryId = (u64, u64);
 
 /// What one path leads through.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Chain {
+pub(super) struct PathChain {
     /// Directories, free of symlinks, that must be watched.
-    pub(super) directories: BTreeMap<PathBuf, Identity>,
+    pub(super) directories: BTreeMap<PathBuf, DirectoryId>,
     /// The entries of these directories that matter: symlinks, the file, and the first name that does not exist.
     pub(super) entries: Vec<PathBuf>,
 }
 
 /// Follows `path` as far as it leads. Touches the file system.
-pub(super) fn chain(path: &Path) -> Chain {
-    let mut chain = Chain::default();
+pub(super) fn resolve_chain(path: &Path) -> PathChain {
+    let mut chain = PathChain::default();
     let mut current = PathBuf::from("/");
     let mut ahead = names(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
     let mut links = 0;
@@ -56,7 +56,7 @@ pub(super) fn chain(path: &Path) -> Chain {
     chain
 }
 
-impl Chain {
+impl PathChain {
     fn watch(&mut self, directory: &Path, entry: PathBuf) {
         if let Ok(metadata) = std::fs::metadata(directory) {
             let identity = (metadata.dev(), metadata.ino());
@@ -84,7 +84,7 @@ mod tests {
 
     use super::*;
 
-    fn directories(chain: &Chain) -> Vec<&Path> {
+    fn directories(chain: &PathChain) -> Vec<&Path> {
         chain.directories.keys().map(PathBuf::as_path).collect()
     }
 
@@ -93,7 +93,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().canonicalize().unwrap();
         std::fs::write(root.join("list"), "").unwrap();
-        let chain = chain(&root.join("list"));
+        let chain = resolve_chain(&root.join("list"));
         assert_eq!(directories(&chain), [root.as_path()]);
         assert_eq!(chain.entries, [root.join("list")]);
     }
@@ -107,7 +107,7 @@ mod tests {
         symlink("releases/1", root.join("current")).unwrap();
         std::fs::create_dir(root.join("etc")).unwrap();
         symlink("../current/list", root.join("etc/list")).unwrap();
-        let chain = chain(&root.join("etc/list"));
+        let chain = resolve_chain(&root.join("etc/list"));
         assert_eq!(
             directories(&chain),
             [root.as_path(), &root.join("etc"), &root.join("releases/1")]
@@ -118,7 +118,7 @@ mod tests {
     fn what_does_not_exist_is_awaited_where_it_would_appear() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().canonicalize().unwrap();
-        let chain = chain(&root.join("not/yet/list"));
+        let chain = resolve_chain(&root.join("not/yet/list"));
         assert_eq!(directories(&chain), [root.as_path()]);
         assert_eq!(chain.entries, [root.join("not")]);
     }
@@ -129,6 +129,9 @@ mod tests {
         let root = temp.path().canonicalize().unwrap();
         symlink("b", root.join("a")).unwrap();
         symlink("a", root.join("b")).unwrap();
-        assert_eq!(directories(&chain(&root.join("a"))), [root.as_path()]);
+        assert_eq!(
+            directories(&resolve_chain(&root.join("a"))),
+            [root.as_path()]
+        );
     }
 }

@@ -8,26 +8,26 @@ use std::sync::Arc;
 
 use zookeeper_client::EventType;
 
-use super::member::Format;
-use super::name::Name;
-use super::pattern::Pattern;
-use super::reader::{Event, Fault};
-use super::scan::{Found, MEMBERS, PATHS, Problem, bounded};
-use super::tree::{Child, Node};
+use super::member::MemberFormat;
+use super::path_pattern::PathPattern;
+use super::reader::{ReadError, WatchEvent};
+use super::scan::{MEMBERS, PATHS, PathProblem, ScanResult, bounded};
+use super::snapshot::{MemberNode, PathNode};
+use super::znode_name::ZnodeName;
 
 /// The most answers that are waited for; beyond it a scan is cheaper.
 const PENDING: usize = 1 << 16;
 
 /// A path that matches, or a member of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+pub(super) struct NodeKey {
     pub(super) path: Arc<str>,
-    pub(super) member: Option<Name>,
+    pub(super) member: Option<ZnodeName>,
 }
 
 /// What became of a key, all events taken together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
+enum NodeChange {
     Gone,
     Created,
     /// It must be read again.
@@ -36,40 +36,40 @@ enum Change {
 
 /// Something to read; the ticket tells answers to newer questions from those to older ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Question {
-    pub(super) key: Key,
+pub(super) struct ReadRequest {
+    pub(super) key: NodeKey,
     pub(super) ticket: u64,
 }
 
 /// What was read: a path's data with the transaction that created it, or a member.
 #[derive(Debug)]
-pub(super) enum Answer<T> {
-    Data(Result<Option<(Vec<u8>, i64)>, Fault>),
-    Member(Result<Option<Child<T>>, Fault>),
+pub(super) enum ReadResult<T> {
+    Data(Result<Option<(Vec<u8>, i64)>, ReadError>),
+    Member(Result<Option<MemberNode<T>>, ReadError>),
 }
 
 #[derive(Debug)]
-pub(super) struct Live<T> {
-    pattern: Pattern,
-    format: Format,
-    paths: BTreeMap<Arc<str>, Arc<Node<T>>>,
-    problems: BTreeMap<String, Problem>,
-    queue: HashMap<Key, Change>,
-    pending: HashMap<Key, u64>,
+pub(super) struct FollowerState<T> {
+    pattern: PathPattern,
+    format: MemberFormat,
+    paths: BTreeMap<Arc<str>, Arc<PathNode<T>>>,
+    problems: BTreeMap<String, PathProblem>,
+    queue: HashMap<NodeKey, NodeChange>,
+    pending: HashMap<NodeKey, u64>,
     tickets: u64,
     /// What events have touched since the scan began that is under way.
-    touched: Option<HashSet<Key>>,
+    touched: Option<HashSet<NodeKey>>,
     /// Whether anything has changed since this was last asked.
     changed: bool,
     /// Whether something was not followed up, so that all must be scanned.
     lost: bool,
 }
 
-impl<T: Clone + PartialEq> Live<T> {
+impl<T: Clone + PartialEq> FollowerState<T> {
     pub(super) fn new(
-        pattern: Pattern,
-        format: Format,
-        paths: BTreeMap<Arc<str>, Arc<Node<T>>>,
+        pattern: PathPattern,
+        format: MemberFormat,
+        paths: BTreeMap<Arc<str>, Arc<PathNode<T>>>,
     ) -> Self {
         Self {
             pattern,
@@ -85,16 +85,16 @@ impl<T: Clone + PartialEq> Live<T> {
         }
     }
 
-    pub(super) fn pattern(&self) -> &Pattern {
+    pub(super) fn pattern(&self) -> &PathPattern {
         &self.pattern
     }
 
-    pub(super) fn paths(&self) -> &BTreeMap<Arc<str>, Arc<Node<T>>> {
+    pub(super) fn paths(&self) -> &BTreeMap<Arc<str>, Arc<PathNode<T>>> {
         &self.paths
     }
 
     /// The problems, in one line.
-    pub(super) fn trouble(&self) -> Option<String> {
+    pub(super) fn problem(&self) -> Option<String> {
         let (path, problem) = self.problems.first_key_value()?;
         let more = match self.problems.len() - 1 {
             0 => String::new(),
@@ -129,31 +129,31 @@ impl<T: Clone + PartialEq> Live<T> {
     }
 
     /// The path or member that a path is, if it is one of ours.
-    pub(super) fn key(&self, path: &str) -> Option<Key> {
+    pub(super) fn key(&self, path: &str) -> Option<NodeKey> {
         // The text of a path is held once.
         let shared = |path: &str| match self.paths.get_key_value(path) {
             Some((known, _)) => Arc::clone(known),
             None => path.into(),
         };
         if self.pattern.matches(path) {
-            return Some(Key {
+            return Some(NodeKey {
                 path: shared(path),
                 member: None,
             });
         }
         let (parent, name) = path.rsplit_once('/')?;
-        (self.pattern.matches(parent) && self.format.claims(name)).then(|| Key {
+        (self.pattern.matches(parent) && self.format.is_member(name)).then(|| NodeKey {
             path: shared(parent),
             member: Some(name.into()),
         })
     }
 
     /// Takes note of an event of a persistent watch.
-    pub(super) fn note(&mut self, event: &Event) {
+    pub(super) fn note(&mut self, event: &WatchEvent) {
         let change = match event.kind {
-            EventType::NodeDeleted => Change::Gone,
-            EventType::NodeCreated => Change::Created,
-            EventType::NodeDataChanged => Change::Changed,
+            EventType::NodeDeleted => NodeChange::Gone,
+            EventType::NodeCreated => NodeChange::Created,
+            EventType::NodeDataChanged => NodeChange::Changed,
             EventType::NodeChildrenChanged | EventType::Session => return,
         };
         let Some(key) = self.key(&event.path) else {
@@ -161,25 +161,25 @@ impl<T: Clone + PartialEq> Live<T> {
         };
         let before = self.queue.get(&key);
         let change = match (before, change) {
-            (None, change) | (_, change @ Change::Gone) => change,
-            (Some(Change::Created), Change::Created) => Change::Created,
+            (None, change) | (_, change @ NodeChange::Gone) => change,
+            (Some(NodeChange::Created), NodeChange::Created) => NodeChange::Created,
             // Gone and there again is another one under the same name.
-            (Some(_), _) => Change::Changed,
+            (Some(_), _) => NodeChange::Changed,
         };
         self.queue.insert(key, change);
     }
 
     /// Lets the events noted so far take effect, and returns what must be read for them.
-    pub(super) fn apply(&mut self) -> Vec<Question> {
+    pub(super) fn apply(&mut self) -> Vec<ReadRequest> {
         let mut questions = Vec::new();
         for (key, change) in std::mem::take(&mut self.queue) {
             if let Some(touched) = &mut self.touched {
                 touched.insert(key.clone());
             }
             match change {
-                Change::Gone => self.gone(&key),
-                Change::Created if self.knows(&key) => {}
-                Change::Created | Change::Changed => {
+                NodeChange::Gone => self.gone(&key),
+                NodeChange::Created if self.knows(&key) => {}
+                NodeChange::Created | NodeChange::Changed => {
                     if key.member.is_none() && !self.knows(&key) {
                         self.node_mut(&key.path);
                     }
@@ -190,21 +190,21 @@ impl<T: Clone + PartialEq> Live<T> {
         questions
     }
 
-    fn question(&mut self, key: Key) -> Option<Question> {
+    fn question(&mut self, key: NodeKey) -> Option<ReadRequest> {
         if self.pending.len() >= PENDING {
             self.lost = true;
             return None;
         }
         self.tickets += 1;
         self.pending.insert(key.clone(), self.tickets);
-        Some(Question {
+        Some(ReadRequest {
             key,
             ticket: self.tickets,
         })
     }
 
     /// Whether a key is known or about to be.
-    fn knows(&self, key: &Key) -> bool {
+    fn knows(&self, key: &NodeKey) -> bool {
         if self.pending.contains_key(key) {
             return true;
         }
@@ -215,7 +215,7 @@ impl<T: Clone + PartialEq> Live<T> {
         })
     }
 
-    fn gone(&mut self, key: &Key) {
+    fn gone(&mut self, key: &NodeKey) {
         self.pending.remove(key);
         let Some(node) = self.paths.get_mut(&key.path) else {
             return;
@@ -241,11 +241,11 @@ impl<T: Clone + PartialEq> Live<T> {
     }
 
     /// The node of a path that exists, made if need be.
-    fn node_mut(&mut self, path: &Arc<str>) -> Option<&mut Node<T>> {
+    fn node_mut(&mut self, path: &Arc<str>) -> Option<&mut PathNode<T>> {
         if !self.paths.contains_key(path) && self.paths.len() >= PATHS {
             let text = format!("more than {PATHS} paths match");
             self.problems
-                .insert(self.pattern.to_string(), Problem::Partly(text));
+                .insert(self.pattern.to_string(), PathProblem::Partial(text));
             return None;
         }
         let node = self.paths.entry(Arc::clone(path)).or_default();
@@ -256,28 +256,30 @@ impl<T: Clone + PartialEq> Live<T> {
     }
 
     /// Takes what was read.
-    pub(super) fn answered(&mut self, question: &Question, answer: Answer<T>) {
-        let Question { key, ticket } = question;
+    pub(super) fn answered(&mut self, question: &ReadRequest, answer: ReadResult<T>) {
+        let ReadRequest { key, ticket } = question;
         if self.pending.get(key) != Some(ticket) {
             return;
         }
         self.pending.remove(key);
         match (answer, &key.member) {
-            (Answer::Member(Ok(Some(child))), Some(name)) => self.insert(&key.path, name, child),
-            (Answer::Data(Ok(Some((data, created)))), None) => {
+            (ReadResult::Member(Ok(Some(child))), Some(name)) => {
+                self.insert(&key.path, name, child)
+            }
+            (ReadResult::Data(Ok(Some((data, created)))), None) => {
                 self.replace(&key.path, data, created)
             }
-            (Answer::Member(Ok(None)) | Answer::Data(Ok(None)), _) => self.gone(key),
-            (Answer::Data(Err(Fault::Path(why))), None) => {
+            (ReadResult::Member(Ok(None)) | ReadResult::Data(Ok(None)), _) => self.gone(key),
+            (ReadResult::Data(Err(ReadError::Path(why))), None) => {
                 let path = key.path.to_string();
-                self.problems.insert(path, Problem::Unreadable(why));
+                self.problems.insert(path, PathProblem::Unreadable(why));
                 self.changed = true;
             }
-            (Answer::Member(_) | Answer::Data(_), _) => self.lost = true,
+            (ReadResult::Member(_) | ReadResult::Data(_), _) => self.lost = true,
         }
     }
 
-    fn insert(&mut self, path: &Arc<str>, name: &Name, child: Child<T>) {
+    fn insert(&mut self, path: &Arc<str>, name: &ZnodeName, child: MemberNode<T>) {
         let Some(node) = self.node_mut(path) else {
             return;
         };
@@ -287,7 +289,7 @@ impl<T: Clone + PartialEq> Live<T> {
         if node.members.len() >= MEMBERS && !node.members.contains_key(name) {
             let text = format!("of its more than {MEMBERS} members {MEMBERS} are used");
             self.problems
-                .insert(path.to_string(), Problem::Partly(text));
+                .insert(path.to_string(), PathProblem::Partial(text));
         } else {
             node.members.insert(name.clone(), child);
         }
@@ -298,7 +300,7 @@ impl<T: Clone + PartialEq> Live<T> {
         self.problems.remove(&**path);
         let data = bounded(data).unwrap_or_else(|text| {
             self.problems
-                .insert(path.to_string(), Problem::Partly(text));
+                .insert(path.to_string(), PathProblem::Partial(text));
             Arc::default()
         });
         if let Some(node) = self.node_mut(path) {
@@ -310,15 +312,15 @@ impl<T: Clone + PartialEq> Live<T> {
 
     /// Takes what a scan below `below` has found. Returns how many paths it changed, and those that must be scanned
     /// again because an event came in between.
-    pub(super) fn merge(&mut self, below: &[String], found: Found<T>) -> (usize, Vec<String>) {
-        let mut touched: HashMap<Arc<str>, Vec<Option<Name>>> = HashMap::new();
+    pub(super) fn merge(&mut self, below: &[String], found: ScanResult<T>) -> (usize, Vec<String>) {
+        let mut touched: HashMap<Arc<str>, Vec<Option<ZnodeName>>> = HashMap::new();
         for key in self.touched.take().unwrap_or_default() {
             touched.entry(key.path).or_default().push(key.member);
         }
         let itself = |path: &str| touched.get(path).is_some_and(|all| all.contains(&None));
-        let Found { nodes, problems } = found;
+        let ScanResult { nodes, problems } = found;
         let unreadable = |path: &str| {
-            ancestors(path).any(|at| matches!(problems.get(at), Some(Problem::Unreadable(_))))
+            ancestors(path).any(|at| matches!(problems.get(at), Some(PathProblem::Unreadable(_))))
         };
         let below: HashSet<&str> = below.iter().map(String::as_str).collect();
         let covered = |path: &str| ancestors(path).any(|at| below.contains(at));

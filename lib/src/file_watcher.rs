@@ -5,10 +5,10 @@
 //! nothing, inotify may be used up, and directories further up are not watched: everything opens files below them). Owns
 //! when it is read; what it says, and what of it is kept, is its reader's.
 
-mod chain;
-mod eyes;
-mod signals;
-mod text;
+mod change_signals;
+mod inotify;
+mod path_chain;
+mod read_text;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
-use eyes::Eyes;
-use signals::Signals;
+use change_signals::ChangeSignals;
+use inotify::PathWatch;
 
-pub use eyes::Inotify;
-pub use text::text;
+pub use inotify::SharedInotify;
+pub use read_text::read_text;
 
 /// How often the file is read although nothing was noticed.
 const REREAD: Duration = Duration::from_secs(60);
@@ -31,23 +31,23 @@ const WRITING: Duration = Duration::from_secs(1);
 
 /// A file that is followed.
 #[derive(Debug)]
-pub struct Follow {
+pub struct FileWatcher {
     path: PathBuf,
     reread: Duration,
-    signals: Arc<Signals>,
+    signals: Arc<ChangeSignals>,
     /// Away while a read is under way.
-    eyes: Option<Eyes>,
+    watch: Option<PathWatch>,
 }
 
-impl Follow {
-    /// Follows the file `path`, which need not exist. Nothing is watched before the first [`Follow::read`].
+impl FileWatcher {
+    /// Follows the file `path`, which need not exist. Nothing is watched before the first [`FileWatcher::read`].
     #[must_use]
-    pub fn new(path: PathBuf, inotify: Inotify) -> Self {
-        let signals = Arc::new(Signals::default());
+    pub fn new(path: PathBuf, inotify: SharedInotify) -> Self {
+        let signals = Arc::new(ChangeSignals::default());
         Self {
             path,
             reread: REREAD,
-            eyes: Some(Eyes::new(inotify, Arc::clone(&signals))),
+            watch: Some(PathWatch::new(inotify, Arc::clone(&signals))),
             signals,
         }
     }
@@ -59,20 +59,19 @@ impl Follow {
         read: impl FnOnce(&Path) -> T + Send + 'static,
     ) -> Option<T> {
         let path = self.path.clone();
-        let mut eyes = self.eyes.take()?;
+        let mut watch = self.watch.take()?;
         let looked = spawn_blocking(move || {
             // First watched, then read: what changes in between is read again.
-            eyes.look_along(&path);
+            watch.watch_path(&path);
             let read = read(&path);
-            (eyes, read)
+            (watch, read)
         });
-        let (eyes, read) = looked.await.ok()?;
-        self.eyes = Some(eyes);
+        let (watch, read) = looked.await.ok()?;
+        self.watch = Some(watch);
         Some(read)
     }
 
-    /// Returns when the file may say something else than at the last [`Follow::read`]. Nothing is lost when the future
-    /// is dropped.
+    /// Returns when the file may have changed since the last [`FileWatcher::read`]. Cancel safe.
     pub async fn changed(&mut self) {
         let last = Instant::now() + self.reread;
         let mut next = last;

@@ -1,5 +1,5 @@
-//! One follower: the loop that waits for events, answers, scans, the session and the clock, and publishes what [`Live`]
-//! makes of them.
+//! One follower: the loop that waits for events, read results, scans, the session and the clock, and publishes the
+//! snapshots that [`FollowerState`] makes of them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 use zookeeper_client::EventType;
 
-use super::live::{Answer, Live, Question};
-use super::pattern::depth;
-use super::reader::{Event, Fault, Reader};
-use super::scan::{Order, Reuse, Scanned, scan};
-use super::session::{Link, Shared, Up, count};
-use super::{Decode, Pattern, Sessions, Tree};
+use super::follower_state::{FollowerState, ReadRequest, ReadResult};
+use super::path_pattern::depth;
+use super::reader::{ReadError, WatchEvent, ZnodeReader};
+use super::scan::{MemberReuse, ScanOutcome, ScanRequest, scan};
+use super::session::{ConnectedSession, EnsembleContext, SessionLink, count};
+use super::{DiscoverySnapshot, MemberDecoder, PathPattern, SessionPool};
 use crate::backoff::Backoff;
 use crate::clock;
 
@@ -37,25 +37,25 @@ const FAILURES: u32 = 3;
 /// Further off than anything waits.
 const FAR: Duration = Duration::from_secs(86_400);
 
-pub(super) struct Follower<D: Decode> {
-    shared: Arc<Shared>,
-    link: watch::Receiver<Link>,
-    out: watch::Sender<Arc<Tree<D::Kept>>>,
-    decode: D,
-    live: Live<D::Kept>,
+pub(super) struct PatternFollower<D: MemberDecoder> {
+    shared: Arc<EnsembleContext>,
+    link: watch::Receiver<SessionLink>,
+    out: watch::Sender<Arc<DiscoverySnapshot<D::Output>>>,
+    decoder: D,
+    live: FollowerState<D::Output>,
 
-    connection: Option<Connection<D>>,
-    events: mpsc::Receiver<Box<Event>>,
-    reads: JoinSet<(Question, Answer<D::Kept>)>,
+    connection: Option<FollowerSession<D>>,
+    events: mpsc::Receiver<Box<WatchEvent>>,
+    reads: JoinSet<(ReadRequest, ReadResult<D::Output>)>,
     /// The scan under way: at most one.
-    scanning: JoinSet<(Purpose, Vec<String>, Scanned<D::Kept>)>,
+    scanning: JoinSet<(ScanPurpose, Vec<String>, ScanOutcome<D::Output>)>,
     /// Paths below which something has changed, where an event does not say what.
     dirty: BTreeSet<String>,
 
     /// Whether `live` agrees with ZooKeeper but for events under way, so that it may be published.
     agrees: bool,
-    synced: Option<Duration>,
-    trouble: Option<String>,
+    synced_at: Option<Duration>,
+    problem: Option<String>,
     /// Whether something is to be published.
     news: bool,
     published: Instant,
@@ -68,9 +68,9 @@ pub(super) struct Follower<D: Decode> {
 }
 
 /// A session, as this follower uses it.
-struct Connection<D> {
-    up: Arc<Up>,
-    reader: Arc<Reader<D>>,
+struct FollowerSession<D> {
+    up: Arc<ConnectedSession>,
+    reader: Arc<ZnodeReader<D>>,
     /// Whether it is connected now.
     connected: bool,
     /// The persistent watch.
@@ -83,19 +83,19 @@ struct Connection<D> {
 
 /// What a scan is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
+enum ScanPurpose {
     Sync,
     Audit,
     Dirty,
 }
 
-impl<D: Decode> Follower<D> {
+impl<D: MemberDecoder> PatternFollower<D> {
     pub(super) fn new(
-        shared: Arc<Shared>,
-        mut link: watch::Receiver<Link>,
-        pattern: Pattern,
-        decode: D,
-        out: watch::Sender<Arc<Tree<D::Kept>>>,
+        shared: Arc<EnsembleContext>,
+        mut link: watch::Receiver<SessionLink>,
+        pattern: PathPattern,
+        decoder: D,
+        out: watch::Sender<Arc<DiscoverySnapshot<D::Output>>>,
     ) -> Self {
         // After a defect what was published stands.
         let (before, now) = (Arc::clone(&out.borrow()), Instant::now());
@@ -106,16 +106,16 @@ impl<D: Decode> Follower<D> {
             shared,
             link,
             out,
-            live: Live::new(pattern, decode.format(), before.paths.clone()),
-            decode,
+            live: FollowerState::new(pattern, decoder.format(), before.paths.clone()),
+            decoder,
             connection: None,
             events,
             reads: JoinSet::new(),
             scanning: JoinSet::new(),
             dirty: BTreeSet::new(),
             agrees: false,
-            synced: before.synced,
-            trouble: None,
+            synced_at: before.synced_at,
+            problem: None,
             news: false,
             published: now,
             audit_at: now + FAR,
@@ -127,13 +127,13 @@ impl<D: Decode> Follower<D> {
     }
 
     /// Follows until nobody looks any more. In a box, because a future has room for its arguments twice.
-    pub(super) async fn run(mut self: Box<Self>, sessions: Sessions<D>) {
+    pub(super) async fn run(mut self: Box<Self>, sessions: SessionPool<D>) {
         loop {
             let wake = self.wake();
             tokio::select! {
                 () = self.out.closed() => {
                     let ensemble = &self.shared.ensemble;
-                    if sessions.forget(ensemble, self.live.pattern(), &self.decode) {
+                    if sessions.forget(ensemble, self.live.pattern(), &self.decoder) {
                         self.interrupt();
                         return;
                     }
@@ -180,7 +180,7 @@ impl<D: Decode> Follower<D> {
         }
     }
 
-    fn note(&mut self, event: Box<Event>) {
+    fn note(&mut self, event: Box<WatchEvent>) {
         let Some(connection) = &self.connection else {
             return;
         };
@@ -201,15 +201,15 @@ impl<D: Decode> Follower<D> {
         self.interrupt();
         let link = self.link.borrow_and_update().clone();
         match link {
-            Link::Down(why) => {
+            SessionLink::Down(why) => {
                 if let Some(connection) = &mut self.connection {
                     connection.connected = false;
                     connection.watch = None;
                 }
-                self.trouble = Some(why);
+                self.problem = Some(why);
                 self.news = true;
             }
-            Link::Up(up) => {
+            SessionLink::Up(up) => {
                 let before = self.connection.take();
                 let same = before.filter(|before| before.up.session == up.session);
                 let (reader, seen) = match same {
@@ -220,12 +220,12 @@ impl<D: Decode> Follower<D> {
                         self.events = events;
                         let (up, shared) = (Arc::clone(&up), Arc::clone(&self.shared));
                         (
-                            Arc::new(Reader::new(up, shared, self.decode.clone(), sender)),
+                            Arc::new(ZnodeReader::new(up, shared, self.decoder.clone(), sender)),
                             false,
                         )
                     }
                 };
-                self.connection = Some(Connection {
+                self.connection = Some(FollowerSession {
                     up,
                     reader,
                     connected: true,
@@ -261,8 +261,8 @@ impl<D: Decode> Follower<D> {
             self.reads.spawn(async move {
                 let path = &question.key.path;
                 let answer = match &question.key.member {
-                    Some(name) => Answer::Member(reader.member(path, name).await),
-                    None => Answer::Data(reader.data(path).await),
+                    Some(name) => ReadResult::Member(reader.member(path, name).await),
+                    None => ReadResult::Data(reader.data(path).await),
                 };
                 (question, answer)
             });
@@ -282,26 +282,26 @@ impl<D: Decode> Follower<D> {
         self.retry_at = None;
         connection.unsynced |= self.live.take_lost();
         let (purpose, reuse) = if connection.unsynced && connection.seen {
-            (Purpose::Sync, Reuse::Settled)
+            (ScanPurpose::Sync, MemberReuse::Immutable)
         } else if connection.unsynced {
-            (Purpose::Sync, Reuse::Nothing)
+            (ScanPurpose::Sync, MemberReuse::Nothing)
         } else if !self.dirty.is_empty() {
-            (Purpose::Dirty, Reuse::Known)
+            (ScanPurpose::Dirty, MemberReuse::All)
         } else if self.audit_at <= now {
-            (Purpose::Audit, Reuse::Known)
+            (ScanPurpose::Audit, MemberReuse::All)
         } else {
             return;
         };
         let dirty = std::mem::take(&mut self.dirty);
         let below = match purpose {
-            Purpose::Sync | Purpose::Audit => vec![self.live.pattern().root().to_owned()],
-            Purpose::Dirty => dirty.into_iter().collect(),
+            ScanPurpose::Sync | ScanPurpose::Audit => vec![self.live.pattern().root().to_owned()],
+            ScanPurpose::Dirty => dirty.into_iter().collect(),
         };
-        let order = Order {
+        let order = ScanRequest {
             pattern: self.live.pattern().clone(),
             below: below.clone(),
             reuse,
-            watch: purpose == Purpose::Sync,
+            watch: purpose == ScanPurpose::Sync,
             known: self.live.paths().clone(),
         };
         self.live.begin_scan();
@@ -310,7 +310,7 @@ impl<D: Decode> Follower<D> {
             .spawn(async move { (purpose, below, scan(reader, order).await) });
     }
 
-    fn scanned(&mut self, purpose: Purpose, below: &[String], scanned: Scanned<D::Kept>) {
+    fn scanned(&mut self, purpose: ScanPurpose, below: &[String], scanned: ScanOutcome<D::Output>) {
         // Events that are older than the scan's last answer stand before it: what they touch is not the scan's.
         self.drain();
         self.ask();
@@ -323,7 +323,7 @@ impl<D: Decode> Follower<D> {
         let ensemble = &self.shared.ensemble;
         let found = match scanned.found {
             Ok(found) => found,
-            Err(Fault::OldServer) => {
+            Err(ReadError::OldServer) => {
                 info!(
                     "ZooKeeper at {ensemble} is older than 3.6: it is followed by a watch per path"
                 );
@@ -332,26 +332,26 @@ impl<D: Decode> Follower<D> {
                 connection.up.give_up.notify_one();
                 return;
             }
-            Err(Fault::Lost(why) | Fault::Path(why)) => return self.failed(why),
+            Err(ReadError::Lost(why) | ReadError::Path(why)) => return self.failed(why),
         };
         self.failures = 0;
         self.retries = Backoff::new(RETRY.0, RETRY.1);
         let (different, again) = self.live.merge(below, found);
         self.dirty.extend(again);
         match purpose {
-            Purpose::Dirty => return,
-            Purpose::Sync => {
+            ScanPurpose::Dirty => return,
+            ScanPurpose::Sync => {
                 connection.seen = true;
                 connection.unsynced = false;
                 self.agrees = true;
-                self.trouble = None;
+                self.problem = None;
             }
-            Purpose::Audit if different > 0 => {
+            ScanPurpose::Audit if different > 0 => {
                 count(&self.shared.counters.repairs);
                 let pattern = self.live.pattern();
                 warn!("{pattern} at {ensemble}: {different} paths had changed without an event");
             }
-            Purpose::Audit => {}
+            ScanPurpose::Audit => {}
         }
         self.audit_at = Instant::now() + self.audits.next_delay();
         self.news = true;
@@ -370,7 +370,7 @@ impl<D: Decode> Follower<D> {
             connection.up.give_up.notify_one();
         }
         let (pattern, ensemble) = (self.live.pattern(), &self.shared.ensemble);
-        self.trouble = Some(format!("reading {pattern} at ZooKeeper {ensemble}: {why}"));
+        self.problem = Some(format!("reading {pattern} at ZooKeeper {ensemble}: {why}"));
         self.news = true;
     }
 
@@ -383,15 +383,15 @@ impl<D: Decode> Follower<D> {
             return;
         }
         let paths = if self.agrees {
-            self.synced = Some(clock::since_boot());
+            self.synced_at = Some(clock::since_boot());
             self.live.paths().clone()
         } else {
             self.out.borrow().paths.clone()
         };
-        self.out.send_replace(Arc::new(Tree {
+        self.out.send_replace(Arc::new(DiscoverySnapshot {
             paths,
-            synced: self.synced,
-            trouble: self.trouble.clone().or_else(|| self.live.trouble()),
+            synced_at: self.synced_at,
+            problem: self.problem.clone().or_else(|| self.live.problem()),
         }));
         self.news = false;
         self.published = now;
