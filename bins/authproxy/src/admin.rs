@@ -9,15 +9,15 @@ use hostkit::http::{RouteRequest, RouteResponse, Router};
 use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
-use crate::cache::{Purge, Snapshot};
-use crate::lifecycle::Phase;
+use crate::cache::{PurgeTarget, Snapshot};
+use crate::lifecycle::LifecyclePhase;
 use crate::metrics::{self, Seen};
 use crate::proxy::Proxy;
-use crate::reload::Reload;
+use crate::reload::ConfigReloader;
 
 /// All routes of the admin listener.
 #[must_use]
-pub fn routes(proxy: &Arc<Proxy>, reload: &Arc<Reload>) -> Router {
+pub fn routes(proxy: &Arc<Proxy>, reload: &Arc<ConfigReloader>) -> Router {
     let (seen, configured) = (Arc::clone(proxy), Arc::clone(reload));
     let counted = Arc::clone(proxy);
     let (health, purged, drained) = (Arc::clone(proxy), Arc::clone(proxy), Arc::clone(proxy));
@@ -26,37 +26,37 @@ pub fn routes(proxy: &Arc<Proxy>, reload: &Arc<Reload>) -> Router {
         move || {
             metrics::render(&Seen {
                 telemetry: &counted.telemetry,
-                engine: counted.door.status(),
-                cache: counted.door.snapshot().unwrap_or_default(),
-                draining: counted.lifecycle.phase() != Phase::Serving,
+                engine: counted.authorizer.status(),
+                cache: counted.authorizer.snapshot().unwrap_or_default(),
+                draining: counted.lifecycle.phase() != LifecyclePhase::Serving,
             })
         },
     )
     .route("GET", "/health", move |_| match health.lifecycle.phase() {
-        Phase::Serving => RouteResponse::text(200, "ok"),
-        phase => RouteResponse::text(503, phase.word()),
+        LifecyclePhase::Serving => RouteResponse::text(200, "ok"),
+        phase => RouteResponse::text(503, phase.as_str()),
     })
     .route("POST", "/purge", move |call| purge(&purged, call))
     .route("POST", "/drain", move |_| {
-        drained.lifecycle.drain();
-        RouteResponse::text(202, drained.lifecycle.phase().word())
+        drained.lifecycle.begin_shutdown();
+        RouteResponse::text(202, drained.lifecycle.phase().as_str())
     })
 }
 
-fn status(proxy: &Proxy, reload: &Reload) -> Map<String, Value> {
+fn status(proxy: &Proxy, reload: &ConfigReloader) -> Map<String, Value> {
     let settings = &proxy.settings;
     let metrics = &proxy.telemetry.metrics;
     let listen: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
     let status = json!({
-        "phase": proxy.lifecycle.phase().word(),
+        "phase": proxy.lifecycle.phase().as_str(),
         "listen": listen,
         "server": settings.server.to_string(),
         "config": reload.status(),
         "fail_open": proxy.site.get().fail_open,
         "connections": metrics.connections.get(),
         "requests_in_flight": metrics.in_flight.get(),
-        "engine": proxy.door.status(),
-        "cache": proxy.door.snapshot().map(|cache| cached(&cache)),
+        "engine": proxy.authorizer.status(),
+        "cache": proxy.authorizer.snapshot().map(|cache| cached(&cache)),
     });
     match status {
         Value::Object(members) => members,
@@ -98,15 +98,15 @@ fn purge(proxy: &Proxy, call: &RouteRequest<'_>) -> RouteResponse {
         return RouteResponse::error(400, remedy);
     };
     let what = match (&*name, &*value) {
-        ("all", _) => Purge::All,
-        ("id", id) if !id.is_empty() => Purge::Id(id.to_owned()),
+        ("all", _) => PurgeTarget::All,
+        ("id", id) if !id.is_empty() => PurgeTarget::Id(id.to_owned()),
         ("key_sha256", hash) => match hash.parse() {
-            Ok(hash) => Purge::Key(hash),
+            Ok(hash) => PurgeTarget::Key(hash),
             Err(error) => return RouteResponse::error(400, &error),
         },
         _ => return RouteResponse::error(400, remedy),
     };
-    let count = proxy.door.purge(&what);
+    let count = proxy.authorizer.purge(&what);
     tracing::info!(keys = count, "purged");
     RouteResponse::json(200, &json!({ "purged": count }))
 }

@@ -13,7 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use crate::connection::ClientConnection;
 use crate::deadline::ActiveParty;
 use crate::headers;
-use crate::lifecycle::Phase;
+use crate::lifecycle::LifecyclePhase;
 use crate::proxy::ActiveRequest;
 use crate::request_error::{RequestError, TruncationReason};
 use crate::upstream::{TruncatedResponse, UpstreamExchange};
@@ -187,7 +187,7 @@ impl Drop for ResponseBody {
         {
             let client = self.active.client();
             let cause = client.aborted().unwrap_or_else(|| match client.phase() {
-                Phase::Ending => TruncationReason::Drained,
+                LifecyclePhase::Aborting => TruncationReason::Drained,
                 _ => TruncationReason::ClientClosed,
             });
             self.active.truncate(TruncatedResponse::from(cause));

@@ -25,7 +25,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use crate::grant::{Grant, KeyHash};
-use crate::permissions::{Permissions, Unavailable};
+use crate::permissions::{BackendUnavailable, PermissionsBackend};
 use crate::request_error::PermissionsFailure;
 use crate::settings;
 use counts::Counts;
@@ -33,7 +33,7 @@ use table::{Kept, Seen, Table};
 
 pub use counts::Snapshot;
 pub use memcached::{Asked, LONGEST_VALUE, Reply, ServerSnapshot, parse as parse_reply};
-pub use shared::Shared;
+pub use shared::SharedCache;
 
 /// Keys that may be asked about at once; as many more of which a grant was known, so that made-up keys do not keep
 /// others from being renewed.
@@ -41,7 +41,7 @@ const FLIGHTS: usize = 1_024;
 
 /// What is known of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Known {
+pub enum KeyLookup {
     /// Somebody has it.
     Grant {
         /// What it may be used for.
@@ -50,12 +50,12 @@ pub enum Known {
         stale: bool,
     },
     /// Nobody has it.
-    Nobody,
+    UnknownKey,
 }
 
 /// What is to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Purge {
+pub enum PurgeTarget {
     /// Everything.
     All,
     /// What is known of one key.
@@ -66,7 +66,7 @@ pub enum Purge {
 
 /// A permissions engine with a memory. Clones share it.
 #[derive(Debug)]
-pub struct Cache<P> {
+pub struct PermissionsCache<P> {
     inner: Arc<Inner<P>>,
 }
 
@@ -74,7 +74,7 @@ pub struct Cache<P> {
 struct Inner<P> {
     engine: P,
     settings: settings::Cache,
-    shared: Option<Shared>,
+    shared: Option<SharedCache>,
     state: Mutex<State>,
     counts: Counts,
     /// The clock.
@@ -92,17 +92,17 @@ struct State {
 }
 
 /// What is known of a key, or that nothing is.
-pub type Answer = Result<Known, Unavailable>;
+pub type KeyLookupResult = Result<KeyLookup, BackendUnavailable>;
 
 /// A question under way.
 #[derive(Debug)]
 struct Flight {
     /// Which one it is: after a purge there may be a second one about the same key, and the first no longer counts.
     number: u64,
-    answer: watch::Receiver<Option<Answer>>,
+    answer: watch::Receiver<Option<KeyLookupResult>>,
 }
 
-impl<P> Clone for Cache<P> {
+impl<P> Clone for PermissionsCache<P> {
     fn clone(&self) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
@@ -110,17 +110,17 @@ impl<P> Clone for Cache<P> {
     }
 }
 
-impl<P: Permissions> Cache<P> {
+impl<P: PermissionsBackend> PermissionsCache<P> {
     /// Remembers what `engine` says, and shares it if there is something to share it over.
     #[must_use]
-    pub fn new(engine: P, settings: settings::Cache, shared: Option<Shared>) -> Self {
+    pub fn new(engine: P, settings: settings::Cache, shared: Option<SharedCache>) -> Self {
         Self::timed(engine, settings, shared, Instant::now)
     }
 
     fn timed(
         engine: P,
         settings: settings::Cache,
-        shared: Option<Shared>,
+        shared: Option<SharedCache>,
         now: fn() -> Instant,
     ) -> Self {
         let state = State {
@@ -151,7 +151,7 @@ impl<P: Permissions> Cache<P> {
     ///
     /// # Errors
     /// Nothing is, and the engine fails, or has failed a moment ago, or is being asked about too many keys.
-    pub async fn find(&self, key: KeyHash) -> Answer {
+    pub async fn look_up(&self, key: KeyHash) -> KeyLookupResult {
         let mut answer = match self.look(key) {
             Ok(answer) => return answer,
             Err(flight) => flight,
@@ -160,11 +160,14 @@ impl<P: Permissions> Cache<P> {
         answer
             .ok()
             .and_then(|answer| answer.clone())
-            .unwrap_or_else(|| Err(Unavailable::failed("the question was given up")))
+            .unwrap_or_else(|| Err(BackendUnavailable::failed("the question was given up")))
     }
 
     /// What this process remembers, or who will know.
-    fn look(&self, key: KeyHash) -> Result<Answer, watch::Receiver<Option<Answer>>> {
+    fn look(
+        &self,
+        key: KeyHash,
+    ) -> Result<KeyLookupResult, watch::Receiver<Option<KeyLookupResult>>> {
         let counts = &self.inner.counts;
         let mut state = self.inner.state();
         match state.table.look(&key, (self.inner.now)()) {
@@ -179,18 +182,18 @@ impl<P: Permissions> Cache<P> {
             Seen::Failed => {
                 counts.resting.add();
                 let why = format!("it failed a moment ago: {}", state.last_failure);
-                Ok(Err(Unavailable::failed(why)))
+                Ok(Err(BackendUnavailable::failed(why)))
             }
             Seen::Ask { otherwise } => {
                 counts.misses.add();
                 match (self.ask(&mut state, key, false), otherwise) {
                     (Some(flight), _) => Err(flight),
                     (None, Some(grant)) => {
-                        let known = Known::Grant { grant, stale: true };
+                        let known = KeyLookup::Grant { grant, stale: true };
                         counts.hit(&known);
                         Ok(Ok(known))
                     }
-                    (None, None) => Ok(Err(Unavailable::new(
+                    (None, None) => Ok(Err(BackendUnavailable::new(
                         PermissionsFailure::Overloaded,
                         format!("{FLIGHTS} other keys are being asked about"),
                     ))),
@@ -205,7 +208,7 @@ impl<P: Permissions> Cache<P> {
         state: &mut State,
         key: KeyHash,
         is_ahead: bool,
-    ) -> Option<watch::Receiver<Option<Answer>>> {
+    ) -> Option<watch::Receiver<Option<KeyLookupResult>>> {
         if let Some(flight) = state.flights.get(&key) {
             return Some(flight.answer.clone());
         }
@@ -238,11 +241,11 @@ impl<P: Permissions> Cache<P> {
     /// Forgets, in this process at once and in memcached in the background; how many keys this process knew something
     /// about. What is being asked at this moment is told to those who wait for it, and not remembered; what memcached
     /// has from before is not believed. Has to be called inside a runtime.
-    pub fn purge(&self, what: &Purge) -> usize {
+    pub fn purge(&self, what: &PurgeTarget) -> usize {
         let mut state = self.inner.state();
         match what {
-            Purge::Key(key) => drop(state.flights.remove(key)),
-            Purge::All | Purge::Id(_) => state.flights.clear(),
+            PurgeTarget::Key(key) => drop(state.flights.remove(key)),
+            PurgeTarget::All | PurgeTarget::Id(_) => state.flights.clear(),
         }
         let mut keys = state.table.forget(what);
         let count = keys.len();
@@ -252,7 +255,7 @@ impl<P: Permissions> Cache<P> {
         drop(state);
         self.inner.counts.purges.add();
         if self.inner.shared.is_some() {
-            if let Purge::Key(key) = what {
+            if let PurgeTarget::Key(key) = what {
                 // Others may have put there what is not known here.
                 keys = vec![*key];
             }
@@ -269,7 +272,7 @@ impl<P: Permissions> Cache<P> {
             let (known, unknown) = state.table.len();
             (known, unknown, state.flights.len())
         };
-        let shared = self.inner.shared.as_ref().map(Shared::snapshot);
+        let shared = self.inner.shared.as_ref().map(SharedCache::snapshot);
         let (shared_refused, servers) = shared.unwrap_or_default();
         let counts = &self.inner.counts;
         Snapshot {
@@ -335,10 +338,10 @@ impl<P> Inner<P> {
     }
 }
 
-impl<P: Permissions> Inner<P> {
+impl<P: PermissionsBackend> Inner<P> {
     /// Asks memcached, then the engine, and remembers the answer. `is_ahead`: what is remembered is still good, so that
     /// only something newer is of use.
-    async fn fly(&self, key: KeyHash, number: u64, is_ahead: bool) -> Answer {
+    async fn fly(&self, key: KeyHash, number: u64, is_ahead: bool) -> KeyLookupResult {
         let shared = match &self.shared {
             Some(shared) => shared.get(&key, &self.settings).await,
             None => None,
@@ -355,7 +358,7 @@ impl<P: Permissions> Inner<P> {
             return Ok(kept.known(false));
         }
         self.counts.questions.add();
-        match self.engine.find(key).await {
+        match self.engine.look_up(key).await {
             Ok(found) => {
                 let kept = Kept::new(found, &self.settings);
                 let mut state = self.state();

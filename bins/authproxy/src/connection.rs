@@ -27,7 +27,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::deadline::{ActiveParty, ConnectionActivity, DeadlineClock, DeadlineVerdict};
 use crate::headers;
-use crate::lifecycle::Phase;
+use crate::lifecycle::LifecyclePhase;
 use crate::local_response;
 use crate::proxy::{self, WorkerThread};
 use crate::record::Record;
@@ -62,7 +62,7 @@ pub(crate) struct ClientConnection {
 }
 
 impl ClientConnection {
-    pub(crate) fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> LifecyclePhase {
         self.thread.proxy.lifecycle.phase()
     }
 
@@ -150,7 +150,7 @@ enum ConnectionOutcome {
 /// Waits for bytes. Whether there are some; else the connection has been idle for too long, or has to go.
 async fn wait_for_bytes(stream: &TcpStream, new: bool, thread: &WorkerThread) -> bool {
     let idle = thread.site().timeouts.idle;
-    let draining = thread.proxy.lifecycle.reached(Phase::Draining);
+    let draining = thread.proxy.lifecycle.wait_for(LifecyclePhase::Draining);
     tokio::select! {
         biased;
         readable = stream.readable() => return readable.is_ok(),
@@ -289,7 +289,7 @@ async fn run_session(
 
     let mut clock = DeadlineClock::new(site.timeouts, site.limits, Instant::now());
     let mut timer = pin!(sleep(clock.period()));
-    let mut draining = pin!(thread.proxy.lifecycle.reached(Phase::Draining));
+    let mut draining = pin!(thread.proxy.lifecycle.wait_for(LifecyclePhase::Draining));
     let (mut waits, mut drains, mut timed) = (false, false, false);
     let end = poll_fn(|cx| {
         loop {
@@ -304,7 +304,7 @@ async fn run_session(
                 return Poll::Ready(SessionEnd::Head);
             }
             // It wakes this task once; until then looking at the phase is all there is to do.
-            if !drains && (!waits || client.phase() >= Phase::Draining) {
+            if !drains && (!waits || client.phase() >= LifecyclePhase::Draining) {
                 waits = true;
                 drains = draining.as_mut().poll(cx).is_ready();
             }

@@ -6,7 +6,7 @@
 //! * Values are bytes: what is registered has to be what is sent, whatever its encoding. How long a key may be is said
 //!   by `--max-head` alone.
 //! * In a query, `&` and `;` both separate, since servers differ over `;`; names and values are percent-decoded once,
-//!   and `+` is a space. A percent sign without two hex digits stands for itself.
+//!   and `+` is a space. A percent sign without two decode_hex digits stands for itself.
 //! * A place that is empty holds no key, but counts when a repeated one is looked for.
 
 use std::borrow::Cow;
@@ -22,20 +22,23 @@ use crate::settings::Credentials;
 ///
 /// # Errors
 /// [`RequestError::AmbiguousKey`]: two places hold different keys, or one place is there twice.
-pub fn key(parts: &Parts, credentials: &Credentials) -> Result<Option<KeyHash>, RequestError> {
+pub fn extract_key(
+    parts: &Parts,
+    credentials: &Credentials,
+) -> Result<Option<KeyHash>, RequestError> {
     let mut headers = parts.headers.get_all(&credentials.header).iter();
     let header = headers.next().map(|value| Cow::Borrowed(value.as_bytes()));
     if headers.next().is_some() {
         return Err(RequestError::AmbiguousKey);
     }
     let authorizations = parts.headers.get_all(AUTHORIZATION);
-    let authorization = authorizations.iter().find_map(of_authorization);
+    let authorization = authorizations.iter().find_map(parse_authorization);
     if authorization.is_some() && authorizations.iter().nth(1).is_some() {
         return Err(RequestError::AmbiguousKey);
     }
     let query = parts.uri.query().unwrap_or_default();
-    let parameter = parameter(query, &credentials.parameter)
-        .map_err(|Ambiguous| RequestError::AmbiguousKey)?
+    let parameter = find_parameter(query, &credentials.parameter)
+        .map_err(|DuplicateParameter| RequestError::AmbiguousKey)?
         .map(|found| found.value);
     let mut keys = [header, authorization.map(Cow::Borrowed), parameter]
         .into_iter()
@@ -53,7 +56,7 @@ pub fn key(parts: &Parts, credentials: &Credentials) -> Result<Option<KeyHash>, 
 /// The key in a value of `Authorization`; none in one of a scheme other than `Bearer` and `ApiKey`, which is for the
 /// server.
 #[must_use]
-pub fn of_authorization(value: &HeaderValue) -> Option<&[u8]> {
+pub fn parse_authorization(value: &HeaderValue) -> Option<&[u8]> {
     let value = value.as_bytes();
     let space = value.iter().position(|byte| *byte == b' ');
     let (scheme, key) = value.split_at(space.unwrap_or(value.len()));
@@ -63,7 +66,7 @@ pub fn of_authorization(value: &HeaderValue) -> Option<&[u8]> {
 
 /// A parameter that stands in a query once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parameter<'q> {
+pub struct QueryParameter<'q> {
     /// Its value, percent-decoded.
     pub value: Cow<'q, [u8]>,
     /// Whether a `;` stands before or behind it: servers that do not split there read something else.
@@ -72,40 +75,43 @@ pub struct Parameter<'q> {
 
 /// A parameter stands in a query more than once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ambiguous;
+pub struct DuplicateParameter;
 
 /// The parameter of this name, if there is one.
 ///
 /// # Errors
 /// There are several, equal or not.
-pub fn parameter<'q>(query: &'q str, name: &str) -> Result<Option<Parameter<'q>>, Ambiguous> {
-    let mut found = pieces(query).filter(|piece| piece.is_named(name));
-    let Some(piece) = found.next() else {
+pub fn find_parameter<'q>(
+    query: &'q str,
+    name: &str,
+) -> Result<Option<QueryParameter<'q>>, DuplicateParameter> {
+    let mut found = segments(query).filter(|segment| segment.is_named(name));
+    let Some(segment) = found.next() else {
         return Ok(None);
     };
     if found.next().is_some() {
-        return Err(Ambiguous);
+        return Err(DuplicateParameter);
     }
     let is_semicolon = |at: usize| query.as_bytes().get(at) == Some(&b';');
-    let before = piece.start.checked_sub(1);
-    Ok(Some(Parameter {
-        value: decoded(piece.value()),
-        semicolon: before.is_some_and(is_semicolon) || is_semicolon(piece.end()),
+    let before = segment.start.checked_sub(1);
+    Ok(Some(QueryParameter {
+        value: decode_value(segment.value()),
+        semicolon: before.is_some_and(is_semicolon) || is_semicolon(segment.end()),
     }))
 }
 
 /// The query without any parameter of this name, each with one separator; what is left stays byte for byte.
 #[must_use]
-pub fn without<'q>(query: &'q str, name: &str) -> Cow<'q, str> {
-    if !pieces(query).any(|piece| piece.is_named(name)) {
+pub fn remove_parameter<'q>(query: &'q str, name: &str) -> Cow<'q, str> {
+    if !segments(query).any(|segment| segment.is_named(name)) {
         return Cow::Borrowed(query);
     }
     let mut left = String::with_capacity(query.len());
     let mut is_first = true;
-    for piece in pieces(query).filter(|piece| !piece.is_named(name)) {
+    for segment in segments(query).filter(|segment| !segment.is_named(name)) {
         // With what separates it from the one before.
-        let start = piece.start.saturating_sub(usize::from(!is_first));
-        left.push_str(&query[start..piece.end()]);
+        let start = segment.start.saturating_sub(usize::from(!is_first));
+        left.push_str(&query[start..segment.end()]);
         is_first = false;
     }
     Cow::Owned(left)
@@ -115,14 +121,14 @@ pub fn without<'q>(query: &'q str, name: &str) -> Cow<'q, str> {
 /// case or the hyphens are others, or if what stands before is no separator: for people to read. A key that is sent under a
 /// wrong name is one all the same, and so is one behind a second `?`.
 #[must_use]
-pub fn masked<'q>(query: &'q str, credentials: &Credentials) -> Cow<'q, str> {
+pub fn mask_query<'q>(query: &'q str, credentials: &Credentials) -> Cow<'q, str> {
     let mut shown = Cow::Borrowed(query);
     // From behind, so that what is before stays where it is.
-    let found: Vec<(usize, usize)> = pieces(query)
-        .filter_map(|piece| {
+    let found: Vec<(usize, usize)> = segments(query)
+        .filter_map(|segment| {
             Some((
-                piece.start + value_of_key(piece.text, credentials)?,
-                piece.end(),
+                segment.start + find_key_value(segment.text, credentials)?,
+                segment.end(),
             ))
         })
         .collect();
@@ -134,8 +140,8 @@ pub fn masked<'q>(query: &'q str, credentials: &Credentials) -> Cow<'q, str> {
 
 /// The path with `***` for what follows such a name in it: the `?` before it was forgotten, or encoded.
 #[must_use]
-pub fn masked_path<'p>(path: &'p str, credentials: &Credentials) -> Cow<'p, str> {
-    match value_of_key(path, credentials) {
+pub fn mask_path<'p>(path: &'p str, credentials: &Credentials) -> Cow<'p, str> {
+    match find_key_value(path, credentials) {
         Some(value) => Cow::Owned(format!("{}***", &path[..value])),
         None => Cow::Borrowed(path),
     }
@@ -143,7 +149,7 @@ pub fn masked_path<'p>(path: &'p str, credentials: &Credentials) -> Cow<'p, str>
 
 /// Where what could be a key begins, if there is any: behind a name that ends like one of a place for keys, and `=`, which
 /// may be percent-encoded.
-fn value_of_key(text: &str, credentials: &Credentials) -> Option<usize> {
+fn find_key_value(text: &str, credentials: &Credentials) -> Option<usize> {
     let names = [&credentials.parameter, credentials.header.as_str()];
     text.match_indices(['=', '%']).find_map(|(at, sign)| {
         let (before, rest) = text.as_bytes().split_at(at);
@@ -152,18 +158,20 @@ fn value_of_key(text: &str, credentials: &Credentials) -> Option<usize> {
             (_, Some(digits)) if digits.eq_ignore_ascii_case(b"3d") => 3,
             _ => return None,
         };
-        let is_name = names.iter().any(|name| ends_like(before, name));
+        let is_name = names.iter().any(|name| ends_with_name(before, name));
         (is_name && rest.len() > length).then_some(at + length)
     })
 }
 
 /// Whether the letters and digits at the end of a text, percent-decoded, are those of a name.
-fn ends_like(mut text: &[u8], name: &str) -> bool {
+fn ends_with_name(mut text: &[u8], name: &str) -> bool {
     let letters = name.bytes().rev().filter(u8::is_ascii_alphanumeric);
     for letter in letters {
         loop {
             let encoded = match text {
-                [before @ .., b'%', high, low] => hex(&[*high, *low]).map(|byte| (before, byte)),
+                [before @ .., b'%', high, low] => {
+                    decode_hex(&[*high, *low]).map(|byte| (before, byte))
+                }
                 _ => None,
             };
             let Some((before, byte)) =
@@ -186,12 +194,12 @@ fn ends_like(mut text: &[u8], name: &str) -> bool {
 
 /// What stands between two separators of a query.
 #[derive(Debug, Clone, Copy)]
-struct Piece<'q> {
+struct QuerySegment<'q> {
     start: usize,
     text: &'q str,
 }
 
-impl<'q> Piece<'q> {
+impl<'q> QuerySegment<'q> {
     const fn end(self) -> usize {
         self.start + self.text.len()
     }
@@ -210,15 +218,15 @@ impl<'q> Piece<'q> {
     }
 }
 
-fn pieces(query: &str) -> impl Iterator<Item = Piece<'_>> {
+fn segments(query: &str) -> impl Iterator<Item = QuerySegment<'_>> {
     query.split(['&', ';']).scan(0, |next, text| {
         let start = *next;
         *next = start + text.len() + 1;
-        Some(Piece { start, text })
+        Some(QuerySegment { start, text })
     })
 }
 
-fn decoded(text: &str) -> Cow<'_, [u8]> {
+fn decode_value(text: &str) -> Cow<'_, [u8]> {
     if text.contains(['%', '+']) {
         Cow::Owned(decode(text).collect())
     } else {
@@ -234,7 +242,7 @@ fn decode(text: &str) -> impl Iterator<Item = u8> {
         rest = after;
         Some(match first {
             b'+' => b' ',
-            b'%' => match after.first_chunk().and_then(hex) {
+            b'%' => match after.first_chunk().and_then(decode_hex) {
                 Some(byte) => {
                     rest = &after[2..];
                     byte
@@ -246,7 +254,7 @@ fn decode(text: &str) -> impl Iterator<Item = u8> {
     })
 }
 
-fn hex(&[high, low]: &[u8; 2]) -> Option<u8> {
+fn decode_hex(&[high, low]: &[u8; 2]) -> Option<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     u8::try_from(digit(high)? << 4 | digit(low)?).ok()
 }

@@ -13,20 +13,20 @@ use tokio::task::spawn_blocking;
 
 use crate::access_log::AccessLog;
 use crate::admin;
-use crate::cache::{Cache, Shared};
+use crate::authorizer::{Authorizer, GrantSource};
+use crate::cache::{PermissionsCache, SharedCache};
 use crate::cli::Args;
 use crate::connection;
-use crate::door::{Door, Source};
 use crate::eviction_queue::EvictionQueue;
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::ProcessLifecycle;
 use crate::metrics::Metrics;
-use crate::permissions::Remote;
+use crate::permissions::RemoteBackend;
 use crate::permissions::file::AclFile;
-use crate::permissions::liveconf::Liveconf;
+use crate::permissions::liveconf::LiveconfBackend;
 use crate::permissions::server::{DEADLINE, Servers};
 use crate::proxy::Proxy;
 use crate::record::{FailureLog, Telemetry};
-use crate::reload::Reload;
+use crate::reload::ConfigReloader;
 use crate::server::{self, ListenSockets};
 use crate::settings::{self, Engine, Live, Loaded, Settings};
 
@@ -62,7 +62,7 @@ async fn serve(args: Args, matches: ArgMatches, start: Loaded) -> Result<Arc<Tel
     let settings = start.settings.clone();
     let signals = DaemonSignals::new()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot catch signals").because(error))?;
-    let door = door(&settings)?;
+    let authorizer = authorizer(&settings)?;
     let sockets = ListenSockets::bind(&settings.listen)?;
     let admin = match &settings.admin {
         Some(address) => Some(AdminListener::bind(address).await?),
@@ -90,14 +90,14 @@ async fn serve(args: Args, matches: ArgMatches, start: Loaded) -> Result<Arc<Tel
         server = settings.server.to_string(),
         "started"
     );
-    let reload = Arc::new(Reload::new(args, matches, start));
+    let reload = Arc::new(ConfigReloader::new(args, matches, start));
     let drain_timeout = settings.drain_timeout;
     let proxy = Arc::new(Proxy {
         site: Live::new(Arc::clone(&settings.site)),
         settings,
-        door,
+        authorizer,
         telemetry: Arc::clone(&telemetry),
-        lifecycle: Lifecycle::default(),
+        lifecycle: ProcessLifecycle::default(),
         lingering: EvictionQueue::new(usize::MAX),
         unfinished_heads: EvictionQueue::new(connection::UNFINISHED_HEADS),
     });
@@ -111,15 +111,15 @@ async fn serve(args: Args, matches: ArgMatches, start: Loaded) -> Result<Arc<Tel
 }
 
 /// Does what signals say, for ever.
-async fn listen_to(mut signals: DaemonSignals, proxy: Arc<Proxy>, reload: Arc<Reload>) {
+async fn listen_to(mut signals: DaemonSignals, proxy: Arc<Proxy>, reload: Arc<ConfigReloader>) {
     loop {
         match signals.next().await {
-            DaemonSignal::Terminate => proxy.lifecycle.drain(),
+            DaemonSignal::Terminate => proxy.lifecycle.begin_shutdown(),
             DaemonSignal::Hangup => {
                 let (proxy, reload) = (Arc::clone(&proxy), Arc::clone(&reload));
                 spawn_blocking(move || {
-                    reload.run(&proxy);
-                    proxy.door.reread();
+                    reload.reload(&proxy);
+                    proxy.authorizer.reread();
                 });
             }
         }
@@ -127,24 +127,24 @@ async fn listen_to(mut signals: DaemonSignals, proxy: Arc<Proxy>, reload: Arc<Re
 }
 
 /// Opens the permissions engine, and follows its file if it has one.
-fn door(settings: &Settings) -> Result<Door, Failure> {
+fn authorizer(settings: &Settings) -> Result<Authorizer, Failure> {
     let engine = match &settings.engine {
         Engine::File(path) => {
             let file = Arc::new(AclFile::open(path)?);
             tokio::spawn(Arc::clone(&file).follow());
-            return Ok(Door::new(Source::File(file)));
+            return Ok(Authorizer::new(GrantSource::File(file)));
         }
-        Engine::Servers(urls) => Remote::Servers(Servers::new(urls, DEADLINE)?),
+        Engine::Servers(urls) => RemoteBackend::Servers(Servers::new(urls, DEADLINE)?),
         Engine::Liveconf(path) => {
-            let liveconf = Arc::new(Liveconf::open(path));
+            let liveconf = Arc::new(LiveconfBackend::open(path));
             tokio::spawn(Arc::clone(&liveconf).follow());
-            Remote::Liveconf(liveconf)
+            RemoteBackend::Liveconf(liveconf)
         }
     };
-    let shared = settings.shared.as_ref().map(Shared::new).transpose();
+    let shared = settings.shared.as_ref().map(SharedCache::new).transpose();
     let shared = shared.map_err(|error| Failure::new(Exit::CONFIG, error))?;
-    let cache = Cache::new(engine, settings.cache, shared);
-    Ok(Door::new(Source::Remote(cache)))
+    let cache = PermissionsCache::new(engine, settings.cache, shared);
+    Ok(Authorizer::new(GrantSource::Remote(cache)))
 }
 
 /// Reads what would be read at the start, and binds nothing.
@@ -160,7 +160,7 @@ pub(crate) fn check(settings: &Settings) -> Result<String, Failure> {
         }
         // One that is missing or wrong is logged, and no reason not to start.
         Engine::Liveconf(path) => {
-            for server in Liveconf::open(path).status().servers {
+            for server in LiveconfBackend::open(path).status().servers {
                 summary.push_str(&format!("aclserver   {}\n", server.url));
             }
         }

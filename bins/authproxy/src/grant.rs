@@ -130,7 +130,7 @@ pub struct Grant {
 
 /// What a permissions engine says of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct BackendResponse {
     /// Its grant; none for a key that nobody has.
     pub grant: Option<Arc<Grant>>,
     /// How long that may be believed, if the engine says so.

@@ -16,8 +16,8 @@ use hyper::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::{request, response};
 use hyper::{StatusCode, Uri};
 
+use crate::authorizer::{AllowDecision, AllowReason};
 use crate::credential;
-use crate::door::{Mark, Pass};
 use crate::request_error::RequestError;
 use crate::settings::{Credentials, Site};
 
@@ -68,7 +68,7 @@ impl PeerAddress {
 /// `Transfer-Encoding`, `Content-Length`, `Trailer` and `Host` stay: the gate has seen to it that they say one thing.
 pub fn to_server(
     parts: &mut request::Parts,
-    pass: &Pass,
+    pass: &AllowDecision,
     client: &PeerAddress,
     id: &HeaderValue,
     site: &Site,
@@ -104,7 +104,7 @@ pub fn to_server(
     }
     forwarded(headers, client);
     headers.insert(X_REQUEST_ID, id.clone());
-    if let Some(grant) = &pass.id
+    if let Some(grant) = &pass.grant
         && let Ok(value) = HeaderValue::from_str(&grant.id)
     {
         headers.insert(X_AUTH_ID, value);
@@ -174,7 +174,7 @@ pub fn trailers(trailers: &mut HeaderMap) {
 }
 
 /// What the client gets of an answer: nothing of the hop, the request's id, and how certain its key was.
-pub fn to_client(head: &mut response::Parts, id: &HeaderValue, mark: Mark) {
+pub fn to_client(head: &mut response::Parts, id: &HeaderValue, mark: AllowReason) {
     let headers = &mut head.headers;
     let upgrades = head.status == StatusCode::SWITCHING_PROTOCOLS;
     let goes = |name: &&HeaderName| {
@@ -192,9 +192,12 @@ pub fn to_client(head: &mut response::Parts, id: &HeaderValue, mark: Mark) {
     }
     headers.insert(X_REQUEST_ID, id.clone());
     match mark {
-        Mark::FailOpen => headers.insert(X_AUTH_FAIL_OPEN, ONE),
-        Mark::Stale => headers.insert(X_AUTH_STALE, ONE),
-        Mark::Known | Mark::Open | Mark::Preflight | Mark::Answered => None,
+        AllowReason::FailOpen => headers.insert(X_AUTH_FAIL_OPEN, ONE),
+        AllowReason::StaleGrant => headers.insert(X_AUTH_STALE, ONE),
+        AllowReason::ValidKey
+        | AllowReason::OpenPath
+        | AllowReason::ForwardedPreflight
+        | AllowReason::AnsweredPreflight => None,
     };
 }
 
@@ -360,14 +363,14 @@ fn hide(parts: &mut request::Parts, credentials: &Credentials) {
     let authorizations = parts.headers.get_all(header::AUTHORIZATION);
     if authorizations
         .iter()
-        .any(|value| credential::of_authorization(value).is_some())
+        .any(|value| credential::parse_authorization(value).is_some())
     {
         parts.headers.remove(header::AUTHORIZATION);
     }
     let Some(query) = parts.uri.query() else {
         return;
     };
-    let left = credential::without(query, &credentials.parameter);
+    let left = credential::remove_parameter(query, &credentials.parameter);
     if let Cow::Owned(left) = left {
         let path = parts.uri.path();
         let uri = match left.as_str() {

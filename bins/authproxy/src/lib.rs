@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod authorizer;
 mod body;
 pub mod cache;
 pub mod cli;
@@ -14,7 +15,6 @@ mod connection;
 pub mod credential;
 mod daemon;
 mod deadline;
-pub mod door;
 mod eviction_queue;
 pub mod grant;
 pub mod headers;

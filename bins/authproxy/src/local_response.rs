@@ -7,9 +7,9 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
-use crate::door::Refused;
+use crate::authorizer::DenyDecision;
 use crate::headers::X_REQUEST_ID;
-use crate::lifecycle::Phase;
+use crate::lifecycle::LifecyclePhase;
 use crate::settings::Site;
 
 /// Which ways of sending a key there are (RFC 9110 section 11.6.1).
@@ -21,7 +21,7 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// The answer to a request that does not go on: `{"error": WORD, "message": SENTENCE, "request_id": ID}`. hyper leaves
 /// the body out of answers to HEAD.
 #[must_use]
-pub fn error_response(refused: &Refused, site: &Site, id: &HeaderValue) -> Response<Bytes> {
+pub fn error_response(refused: &DenyDecision, site: &Site, id: &HeaderValue) -> Response<Bytes> {
     let refusal = refused.refusal;
     let body = json!({
         "error": refusal.code(),
@@ -66,12 +66,12 @@ pub fn preflight_response(site: &Site, request: &HeaderMap, id: &HeaderValue) ->
 
 /// The answer of the health path: `200 ok`, or 503 and the phase.
 #[must_use]
-pub fn health_response(phase: Phase) -> Response<Bytes> {
+pub fn health_response(phase: LifecyclePhase) -> Response<Bytes> {
     let text = "text/plain; charset=utf-8";
     match phase {
-        Phase::Serving => answer(StatusCode::OK, text, "ok".to_owned()),
-        Phase::LameDuck | Phase::Draining | Phase::Ending => {
-            let body = phase.word().to_owned();
+        LifecyclePhase::Serving => answer(StatusCode::OK, text, "ok".to_owned()),
+        LifecyclePhase::LameDuck | LifecyclePhase::Draining | LifecyclePhase::Aborting => {
+            let body = phase.as_str().to_owned();
             let mut answer = answer(StatusCode::SERVICE_UNAVAILABLE, text, body);
             close(answer.headers_mut());
             answer
@@ -155,12 +155,12 @@ mod tests {
 
     #[test]
     fn health_fails_from_the_lame_duck_on() {
-        let answer = health_response(Phase::Serving);
+        let answer = health_response(LifecyclePhase::Serving);
         assert_eq!(
             (answer.status().as_u16(), answer.body().as_ref()),
             (200, &b"ok"[..])
         );
-        for phase in [Phase::LameDuck, Phase::Draining] {
+        for phase in [LifecyclePhase::LameDuck, LifecyclePhase::Draining] {
             let answer = health_response(phase);
             assert_eq!(
                 (answer.status().as_u16(), header(&answer, "connection")),

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 
-use crate::door::Mark;
+use crate::authorizer::AllowReason;
 use crate::record::Record;
 use crate::request_error::TruncationReason;
 
@@ -125,11 +125,11 @@ impl Metrics {
             });
         }
         match record.mark {
-            Some(Mark::FailOpen) => self.fail_open.add(1),
-            Some(Mark::Stale) => self.stale.add(1),
-            Some(Mark::Open) => self.open.add(1),
-            Some(Mark::Preflight) => self.preflights.add(1),
-            Some(Mark::Known | Mark::Answered) | None => {}
+            Some(AllowReason::FailOpen) => self.fail_open.add(1),
+            Some(AllowReason::StaleGrant) => self.stale.add(1),
+            Some(AllowReason::OpenPath) => self.open.add(1),
+            Some(AllowReason::ForwardedPreflight) => self.preflights.add(1),
+            Some(AllowReason::ValidKey | AllowReason::AnsweredPreflight) | None => {}
         }
         if let Some(truncation) = record.cut {
             self.cut[truncation as usize].add(1);

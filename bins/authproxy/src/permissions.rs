@@ -16,35 +16,38 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use crate::grant::{Found, KeyHash};
+use crate::grant::{BackendResponse, KeyHash};
 use crate::request_error::PermissionsFailure;
-use liveconf::Liveconf;
+use liveconf::LiveconfBackend;
 use server::Servers;
 
 /// Who can be asked about keys.
-pub trait Permissions: Send + Sync + 'static {
+pub trait PermissionsBackend: Send + Sync + 'static {
     /// What is known of a key. Ends within the engine's own deadline.
     ///
     /// # Errors
     /// Nobody could be asked, or no answer made sense. Never what a key is refused for.
-    fn find(&self, key: KeyHash) -> impl Future<Output = Result<Found, Unavailable>> + Send;
+    fn look_up(
+        &self,
+        key: KeyHash,
+    ) -> impl Future<Output = Result<BackendResponse, BackendUnavailable>> + Send;
 }
 
 /// An engine that is asked over the network, so that its answers are worth remembering. A file is in memory as it is.
 #[derive(Debug)]
-pub enum Remote {
+pub enum RemoteBackend {
     /// `--acl-server`.
     Servers(Servers),
     /// `--use-liveconf-aclserver`.
-    Liveconf(Arc<Liveconf>),
+    Liveconf(Arc<LiveconfBackend>),
 }
 
-impl Remote {
+impl RemoteBackend {
     /// What it tells of itself.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> BackendStatus {
         match self {
-            Self::Servers(servers) => Status {
+            Self::Servers(servers) => BackendStatus {
                 file: None,
                 servers: servers.status(),
             },
@@ -53,11 +56,11 @@ impl Remote {
     }
 }
 
-impl Permissions for Remote {
-    async fn find(&self, key: KeyHash) -> Result<Found, Unavailable> {
+impl PermissionsBackend for RemoteBackend {
+    async fn look_up(&self, key: KeyHash) -> Result<BackendResponse, BackendUnavailable> {
         match self {
-            Self::Servers(servers) => servers.find(key).await,
-            Self::Liveconf(liveconf) => liveconf.find(key).await,
+            Self::Servers(servers) => servers.look_up(key).await,
+            Self::Liveconf(liveconf) => liveconf.look_up(key).await,
         }
     }
 }
@@ -65,14 +68,14 @@ impl Permissions for Remote {
 /// The engine cannot say anything about a key.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{why}")]
-pub struct Unavailable {
+pub struct BackendUnavailable {
     /// The cause.
     pub cause: PermissionsFailure,
     /// What went wrong, with the server's name and without any key.
     pub why: String,
 }
 
-impl Unavailable {
+impl BackendUnavailable {
     /// No server gave a valid answer.
     #[must_use]
     pub fn failed(why: impl Into<String>) -> Self {
@@ -87,7 +90,7 @@ impl Unavailable {
 
 /// What an engine tells of itself, for `/status` and `/metrics`.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Status {
+pub struct BackendStatus {
     /// The file that is followed: of keys, or of servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<FileStatus>,

@@ -15,13 +15,13 @@ use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONNECTION, EXPECT, HOST, Heade
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
+use crate::authorizer::{AllowReason, Authorizer, DenyDecision};
 use crate::body::{RequestBody, ResponseBody};
 use crate::connection::ClientConnection;
 use crate::deadline::{ActiveParty, StreamingMode};
-use crate::door::{Door, Mark, Refused};
 use crate::eviction_queue::EvictionQueue;
 use crate::headers;
-use crate::lifecycle::{Lifecycle, Phase};
+use crate::lifecycle::{LifecyclePhase, ProcessLifecycle};
 use crate::local_response;
 use crate::preflight;
 use crate::record::{Record, Telemetry};
@@ -43,11 +43,11 @@ pub struct Proxy {
     /// What does not.
     pub site: Live,
     /// Who may pass.
-    pub door: Door,
+    pub authorizer: Authorizer,
     /// Where requests are counted and written down.
     pub telemetry: Arc<Telemetry>,
     /// How far the process is on its way to its end.
-    pub lifecycle: Lifecycle,
+    pub lifecycle: ProcessLifecycle,
     /// Connections of clients that are answered and still send.
     pub(crate) lingering: EvictionQueue<()>,
     /// What has come of heads that are not whole.
@@ -176,7 +176,7 @@ pub(crate) async fn handle(
         }
     };
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if client.lingers() || (client.phase() != Phase::Serving && !switched) {
+    if client.lingers() || (client.phase() != LifecyclePhase::Serving && !switched) {
         const CLOSE: HeaderValue = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, CLOSE);
     }
@@ -195,7 +195,7 @@ async fn respond(
     id: &HeaderValue,
     mut parts: Parts,
     body: Incoming,
-) -> Result<ProxyResponse, Refused> {
+) -> Result<ProxyResponse, DenyDecision> {
     let client = Arc::clone(&active.client);
     if site.health_path.as_deref() == Some(parts.uri.path()) {
         read_rest_of_body(&client, &parts, body).await;
@@ -205,8 +205,8 @@ async fn respond(
     }
     let judged = match validate(&mut parts, &body, site) {
         Ok(()) => {
-            let door = &client.thread.proxy.door;
-            door.decide(site, &parts, &client.peer).await
+            let authorizer = &client.thread.proxy.authorizer;
+            authorizer.decide(site, &parts, &client.peer).await
         }
         Err(refusal) => Err(refusal.into()),
     };
@@ -220,21 +220,24 @@ async fn respond(
         }
     };
     active.note(|record| record.pass(&pass));
-    match pass.mark {
-        Mark::Answered => {
+    match pass.reason {
+        AllowReason::AnsweredPreflight => {
             let answer = local_response::preflight_response(site, &parts.headers, id);
             active.note(|record| record.answered(answer.status()));
             return Ok(ProxyResponse::Local(answer));
         }
-        Mark::Preflight => preflight::strip(&mut parts),
-        Mark::Known | Mark::Stale | Mark::Open | Mark::FailOpen => {}
+        AllowReason::ForwardedPreflight => preflight::strip(&mut parts),
+        AllowReason::ValidKey
+        | AllowReason::StaleGrant
+        | AllowReason::OpenPath
+        | AllowReason::FailOpen => {}
     }
     let asked = parts.headers.contains_key(UPGRADE) && check_upgrade(&mut parts, &body);
     headers::to_server(&mut parts, &pass, &client.peer, id, site);
     let has_body = !body.is_end_stream();
     let body = RequestBody::new(body, &client, site.limits.body);
     let upstream = &client.thread.upstream;
-    let account = KeyAccount(pass.id.clone());
+    let account = KeyAccount(pass.grant.clone());
     let sent = upstream.exchange(parts, body, account, &client.activity, site);
     let sent = sent.await;
     let failed = |error: ExchangeError| {
@@ -242,13 +245,13 @@ async fn respond(
             // How much of it is still to come is not known.
             client.linger();
         }
-        Refused {
+        DenyDecision {
             refusal: error.refusal,
             detail: error.detail,
-            id: pass.id.clone(),
+            grant: pass.grant.clone(),
             key: None,
             route: pass.route.clone(),
-            needed: Box::default(),
+            required_rights: Box::default(),
         }
     };
     let (mut head, mut exchange) = sent.map_err(failed)?;
@@ -266,7 +269,7 @@ async fn respond(
         // The server has answered early, and does most likely not take the rest.
         client.linger();
     }
-    headers::to_client(&mut head, id, pass.mark);
+    headers::to_client(&mut head, id, pass.reason);
     active.note(|record| record.answered(head.status));
     if switched {
         let upgraded = exchange.upgraded();

@@ -14,7 +14,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode, Uri};
 
 use crate::access_log::AccessLog;
-use crate::door::{Mark, Pass, Refused};
+use crate::authorizer::{AllowDecision, AllowReason, DenyDecision};
 use crate::grant::{Grant, KeyHash};
 use crate::headers::{PeerAddress, client_address};
 use crate::metrics::Metrics;
@@ -45,7 +45,7 @@ pub struct Record {
     /// The hash of a key that nobody has; the first 8 digits of it are logged.
     pub(crate) key: Option<KeyHash>,
     pub(crate) route: Option<Arc<str>>,
-    pub(crate) mark: Option<Mark>,
+    pub(crate) mark: Option<AllowReason>,
     pub(crate) refusal: Option<RequestError>,
     /// The rights that the request needs, if its key lacks one of them.
     pub(crate) needed: Box<[String]>,
@@ -123,18 +123,18 @@ impl Record {
     }
 
     /// The door lets it pass.
-    pub fn pass(&mut self, pass: &Pass) {
-        self.grant.clone_from(&pass.id);
+    pub fn pass(&mut self, pass: &AllowDecision) {
+        self.grant.clone_from(&pass.grant);
         self.route.clone_from(&pass.route);
-        self.mark = Some(pass.mark);
+        self.mark = Some(pass.reason);
     }
 
     /// The door does not.
-    pub fn refuse(&mut self, refused: &Refused) {
-        self.grant.clone_from(&refused.id);
+    pub fn refuse(&mut self, refused: &DenyDecision) {
+        self.grant.clone_from(&refused.grant);
         self.key = refused.key;
         self.route.clone_from(&refused.route);
-        self.needed.clone_from(&refused.needed);
+        self.needed.clone_from(&refused.required_rights);
         self.detail.clone_from(&refused.detail);
         self.end(refused.refusal);
     }
@@ -148,7 +148,9 @@ impl Record {
     /// The head of the server's answer is here, or that of our own which is no refusal.
     pub fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
-        let is_server = self.mark.is_some_and(|mark| mark != Mark::Answered);
+        let is_server = self
+            .mark
+            .is_some_and(|mark| mark != AllowReason::AnsweredPreflight);
         self.server = is_server.then(|| self.started.elapsed());
     }
 }

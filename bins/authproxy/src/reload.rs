@@ -13,7 +13,7 @@ use crate::settings::{self, Loaded};
 
 /// The command line, which is the same for ever, and what became of the file.
 #[derive(Debug)]
-pub struct Reload {
+pub struct ConfigReloader {
     args: Args,
     matches: ArgMatches,
     /// What the process was started with.
@@ -29,7 +29,7 @@ struct State {
     trouble: Option<String>,
 }
 
-impl Reload {
+impl ConfigReloader {
     /// Of a process that was started with this command line, and runs with these settings.
     #[must_use]
     pub fn new(args: Args, matches: ArgMatches, start: Loaded) -> Self {
@@ -46,7 +46,7 @@ impl Reload {
     }
 
     /// Reads the configuration again. Blocks while the disk does.
-    pub fn run(&self, proxy: &Proxy) {
+    pub fn reload(&self, proxy: &Proxy) {
         // Held throughout: of two, the later one counts.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let metrics = &proxy.telemetry.metrics;

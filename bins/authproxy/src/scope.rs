@@ -16,14 +16,14 @@ use crate::grant::Grant;
 use crate::request_error::RequestError;
 use crate::settings::{Preflight, Route, Rules};
 
-pub use host::pattern as host_pattern;
-pub use path::{is_plain, prefix};
+pub use host::normalize_host_pattern;
+pub use path::{is_unambiguous_path, normalize_path_prefix};
 
-use path::Case;
+use path::CaseSensitivity;
 
 /// What a request asks of a grant.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct AccessRequest<'a> {
     /// The method as it was sent.
     pub method: &'a str,
     /// The path as it was sent, without the query.
@@ -41,7 +41,7 @@ pub struct Asked<'a> {
 /// # Errors
 /// The first thing that it is not good for, in this order: time, rights, host, path, method. A path that servers read
 /// differently is [`RequestError::AmbiguousPath`] where the grant has `paths`.
-pub fn allows(grant: &Grant, asked: &Asked<'_>) -> Result<(), RequestError> {
+pub fn check_grant(grant: &Grant, asked: &AccessRequest<'_>) -> Result<(), RequestError> {
     if grant.expires.is_some_and(|end| asked.now >= end) {
         return Err(RequestError::ExpiredKey);
     }
@@ -53,16 +53,16 @@ pub fn allows(grant: &Grant, asked: &Asked<'_>) -> Result<(), RequestError> {
         return Err(RequestError::HostNotAllowed);
     }
     if !grant.paths.is_empty() && !grant.paths.iter().any(|prefix| path::is_root(prefix)) {
-        let path = path::plain(asked.path).ok_or(RequestError::AmbiguousPath)?;
+        let path = path::parse_path(asked.path).ok_or(RequestError::AmbiguousPath)?;
         let fits = |path: &[u8]| {
             let mut prefixes = grant.paths.iter();
-            prefixes.any(|prefix| path::begins(path, prefix, Case::Sent))
+            prefixes.any(|prefix| path::starts_with(path, prefix, CaseSensitivity::Sensitive))
         };
         if !path.readings().all(fits) {
             return Err(RequestError::PathNotAllowed);
         }
     }
-    if !is_method(&grant.methods, asked.method) {
+    if !allows_method(&grant.methods, asked.method) {
         return Err(RequestError::MethodNotAllowed);
     }
     Ok(())
@@ -70,7 +70,7 @@ pub fn allows(grant: &Grant, asked: &Asked<'_>) -> Result<(), RequestError> {
 
 /// What the route table says of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Matched<'s> {
+pub struct RouteMatch<'s> {
     /// The route; none where no route fits.
     pub name: Option<&'s Arc<str>>,
     /// What is needed; all of them. None: the path is open, and needs no key.
@@ -79,7 +79,7 @@ pub struct Matched<'s> {
     pub preflight: Preflight,
 }
 
-impl Matched<'_> {
+impl RouteMatch<'_> {
     /// What a request needs that servers read in these two ways: what both need, and it is open only if both are.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -110,11 +110,15 @@ impl Matched<'_> {
 ///
 /// # Errors
 /// [`RequestError::AmbiguousPath`]: there are routes, and servers read this path differently.
-pub fn route<'s>(rules: &'s Rules, method: &str, path: &str) -> Result<Matched<'s>, RequestError> {
+pub fn match_route<'s>(
+    rules: &'s Rules,
+    method: &str,
+    path: &str,
+) -> Result<RouteMatch<'s>, RequestError> {
     if rules.routes.is_empty() {
-        return Ok(everywhere(rules));
+        return Ok(default_match(rules));
     }
-    let plain = path::plain(path);
+    let plain = path::parse_path(path);
     let needs_path = |route: &Route| !path::is_root(&route.prefix);
     if plain.is_none() && rules.routes.iter().any(needs_path) {
         return Err(RequestError::AmbiguousPath);
@@ -122,10 +126,10 @@ pub fn route<'s>(rules: &'s Rules, method: &str, path: &str) -> Result<Matched<'
     // The gate lets no standard method come in another case; this is for those of a server's own.
     let is_lower = method.bytes().any(|byte| byte.is_ascii_lowercase());
     let upper = is_lower.then(|| method.to_ascii_uppercase());
-    let mut strictest: Option<Matched<'s>> = None;
+    let mut strictest: Option<RouteMatch<'s>> = None;
     for method in iter::once(method).chain(upper.as_deref()) {
         let mut read = |fits: &dyn Fn(&str) -> bool| {
-            let matched = longest(rules, method, fits);
+            let matched = longest_prefix_match(rules, method, fits);
             strictest = Some(match strictest.take() {
                 Some(before) => before.and(matched),
                 None => matched,
@@ -136,18 +140,18 @@ pub fn route<'s>(rules: &'s Rules, method: &str, path: &str) -> Result<Matched<'
             None => read(&|_| true),
             Some(plain) => {
                 for path in plain.readings() {
-                    read(&|prefix| path::begins(path, prefix, Case::Sent));
-                    read(&|prefix| path::begins(path, prefix, Case::Ignored));
+                    read(&|prefix| path::starts_with(path, prefix, CaseSensitivity::Sensitive));
+                    read(&|prefix| path::starts_with(path, prefix, CaseSensitivity::Insensitive));
                 }
             }
         }
     }
-    Ok(strictest.unwrap_or_else(|| everywhere(rules)))
+    Ok(strictest.unwrap_or_else(|| default_match(rules)))
 }
 
 /// What is said of requests that no route is about.
-fn everywhere(rules: &Rules) -> Matched<'_> {
-    Matched {
+fn default_match(rules: &Rules) -> RouteMatch<'_> {
+    RouteMatch {
         name: None,
         rights: Some(Cow::Borrowed(&rules.rights)),
         preflight: rules.preflight,
@@ -155,17 +159,26 @@ fn everywhere(rules: &Rules) -> Matched<'_> {
 }
 
 /// The route that decides in one reading of a request.
-fn longest<'s>(rules: &'s Rules, method: &str, fits: &dyn Fn(&str) -> bool) -> Matched<'s> {
+fn longest_prefix_match<'s>(
+    rules: &'s Rules,
+    method: &str,
+    fits: &dyn Fn(&str) -> bool,
+) -> RouteMatch<'s> {
     let found = rules
         .routes
         .iter()
         .rev()
-        .filter(|route| is_method(&route.methods, method) && fits(&route.prefix))
+        .filter(|route| allows_method(&route.methods, method) && fits(&route.prefix))
         // The last of the greatest, hence from the end.
-        .max_by_key(|route| (path::length(&route.prefix), !route.methods.is_empty()));
+        .max_by_key(|route| {
+            (
+                path::prefix_length(&route.prefix),
+                !route.methods.is_empty(),
+            )
+        });
     found.map_or_else(
-        || everywhere(rules),
-        |route| Matched {
+        || default_match(rules),
+        |route| RouteMatch {
             name: Some(&route.name),
             rights: route.rights.as_deref().map(Cow::Borrowed),
             preflight: route.preflight,
@@ -175,7 +188,7 @@ fn longest<'s>(rules: &'s Rules, method: &str, fits: &dyn Fn(&str) -> bool) -> M
 
 /// Whether a method is in a list; in an empty one all are. Case matters (RFC 9110 section 9.1). `GET` brings `HEAD`,
 /// which servers answer by doing a `GET`.
-fn is_method(methods: &[String], method: &str) -> bool {
+fn allows_method(methods: &[String], method: &str) -> bool {
     methods.is_empty()
         || methods
             .iter()

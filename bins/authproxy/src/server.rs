@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::connection;
-use crate::lifecycle::Phase;
+use crate::lifecycle::LifecyclePhase;
 use crate::proxy::{Proxy, WorkerThread};
 
 /// How long nothing is accepted after accepting failed, most likely for want of file descriptors, and how long a
@@ -104,13 +104,13 @@ pub async fn serve(
     // What is left of the listeners are the threads' shares, which close them.
     drop(sockets);
 
-    lifecycle.reached(Phase::LameDuck).await;
+    lifecycle.wait_for(LifecyclePhase::LameDuck).await;
     tracing::info!(
         lame_duck = lame_duck.as_secs_f64(),
         "told to stop: still accepting"
     );
     sleep(lame_duck).await;
-    lifecycle.advance(Phase::Draining);
+    lifecycle.advance(LifecyclePhase::Draining);
     let finished = async {
         // In this order, because permits are given out in the order in which they were asked for.
         let _ = accepted.recv().await;
@@ -122,7 +122,7 @@ pub async fn serve(
             connections = left,
             "ending, although not all is done: --drain-timeout is over"
         );
-        lifecycle.advance(Phase::Ending);
+        lifecycle.advance(LifecyclePhase::Aborting);
     }
     here.abort();
     ended.send_replace(true);
@@ -180,7 +180,7 @@ async fn accept(
     (free, _accepting): AcceptorHandle,
 ) {
     let lifecycle = thread.proxy.lifecycle.clone();
-    let mut draining = pin!(lifecycle.reached(Phase::Draining));
+    let mut draining = pin!(lifecycle.wait_for(LifecyclePhase::Draining));
     let mut fails = false;
     loop {
         let accepted = tokio::select! {

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use authproxy::cache::{Cache, Known, Purge, Shared};
-use authproxy::grant::{Found, Grant, KeyHash};
-use authproxy::permissions::{Permissions, Unavailable};
+use authproxy::cache::{KeyLookup, PermissionsCache, PurgeTarget, SharedCache};
+use authproxy::grant::{BackendResponse, Grant, KeyHash};
+use authproxy::permissions::{BackendUnavailable, PermissionsBackend};
 use authproxy::settings;
 use hostkit_tests::memcached::MemcachedServer;
 use hostkit_tests::{or_skip, wait_until};
@@ -37,13 +37,13 @@ struct CountingBackend {
     asked: Arc<AtomicUsize>,
 }
 
-impl Permissions for CountingBackend {
-    async fn find(&self, key: KeyHash) -> Result<Found, Unavailable> {
+impl PermissionsBackend for CountingBackend {
+    async fn look_up(&self, key: KeyHash) -> Result<BackendResponse, BackendUnavailable> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         // Everybody who asks at the same time has time to.
         tokio::task::yield_now().await;
         if *self.fails.lock().unwrap() {
-            return Err(Unavailable::failed("it fails"));
+            return Err(BackendUnavailable::failed("it fails"));
         }
         let grant = self.known.lock().unwrap().contains(&key).then(|| {
             Arc::new(Grant {
@@ -55,7 +55,7 @@ impl Permissions for CountingBackend {
                 expires: None,
             })
         });
-        Ok(Found { grant, ttl: None })
+        Ok(BackendResponse { grant, ttl: None })
     }
 }
 
@@ -89,7 +89,11 @@ impl CacheFixture {
     }
 
     /// A host that has just been started, with other settings or another secret than most.
-    fn host_with(&self, settings: settings::Cache, secret: &[u8]) -> Cache<CountingBackend> {
+    fn host_with(
+        &self,
+        settings: settings::Cache,
+        secret: &[u8],
+    ) -> PermissionsCache<CountingBackend> {
         self.host_with_secrets(settings, &[secret])
     }
 
@@ -97,7 +101,7 @@ impl CacheFixture {
         &self,
         settings: settings::Cache,
         secrets: &[&[u8]],
-    ) -> Cache<CountingBackend> {
+    ) -> PermissionsCache<CountingBackend> {
         let secrets = secrets
             .iter()
             .map(|secret| settings::Secret(secret.to_vec()));
@@ -106,26 +110,26 @@ impl CacheFixture {
             prefix: "eightball".to_owned(),
             secrets: secrets.collect(),
         };
-        let shared = Shared::new(&shared).unwrap();
-        Cache::new(self.engine.clone(), settings, Some(shared))
+        let shared = SharedCache::new(&shared).unwrap();
+        PermissionsCache::new(self.engine.clone(), settings, Some(shared))
     }
 
-    fn host(&self) -> Cache<CountingBackend> {
+    fn host(&self) -> PermissionsCache<CountingBackend> {
         self.host_with(SETTINGS, SECRET)
     }
 
     /// What a host says of a key: whether somebody has it; none if it does not know.
-    fn lookup(&self, host: &Cache<CountingBackend>, key: KeyHash) -> Option<bool> {
-        let answer = self.runtime.block_on(host.find(key)).ok()?;
-        Some(matches!(answer, Known::Grant { .. }))
+    fn lookup(&self, host: &PermissionsCache<CountingBackend>, key: KeyHash) -> Option<bool> {
+        let answer = self.runtime.block_on(host.look_up(key)).ok()?;
+        Some(matches!(answer, KeyLookup::Grant { .. }))
     }
 
     /// Makes a host ask about a key of which no memcached has an entry, until one has. A memcached that takes longer than
     /// 10 ms here may be left alone for a moment, and then gets none.
-    fn learn(&self, host: &Cache<CountingBackend>, key: KeyHash, known: bool) {
+    fn learn(&self, host: &PermissionsCache<CountingBackend>, key: KeyHash, known: bool) {
         let before = self.names().len();
         wait_until("the entry is written", || {
-            self.purge(host, &Purge::Key(key));
+            self.purge(host, &PurgeTarget::Key(key));
             assert_eq!(self.lookup(host, key), Some(known));
             self.pass();
             self.names().len() > before
@@ -140,7 +144,7 @@ impl CacheFixture {
             .collect()
     }
 
-    fn purge(&self, host: &Cache<CountingBackend>, what: &Purge) -> usize {
+    fn purge(&self, host: &PermissionsCache<CountingBackend>, what: &PurgeTarget) -> usize {
         let _inside = self.runtime.enter();
         host.purge(what)
     }
@@ -370,8 +374,8 @@ fn memcached_server_with_wrong_replies_admits_no_key() {
         secrets: vec![settings::Secret(SECRET.to_vec())],
     };
     world.servers.clear();
-    let shared = Shared::new(&shared).unwrap();
-    let host = Cache::new(world.engine.clone(), SETTINGS, Some(shared));
+    let shared = SharedCache::new(&shared).unwrap();
+    let host = PermissionsCache::new(world.engine.clone(), SETTINGS, Some(shared));
     for number in 2..100 {
         assert_eq!(world.lookup(&host, key(number)), Some(false));
     }
@@ -389,7 +393,7 @@ fn thousand_concurrent_lookups_query_backend_once() {
         let host = host.clone();
         world
             .runtime
-            .spawn(async move { host.find(key(1)).await.is_ok() })
+            .spawn(async move { host.look_up(key(1)).await.is_ok() })
     });
     let askers: Vec<_> = askers.collect();
     for asker in askers {
@@ -416,9 +420,9 @@ fn host_started_during_backend_failure_uses_entries_of_others() {
     *world.engine.fails.lock().unwrap() = true;
     wait_until("the grant is over, and believed", || {
         let host = world.host_with(short, SECRET);
-        let answer = world.runtime.block_on(host.find(key(1)));
+        let answer = world.runtime.block_on(host.look_up(key(1)));
         // A memcached that is slow here has nothing for it.
-        matches!(answer, Ok(Known::Grant { stale: true, .. }))
+        matches!(answer, Ok(KeyLookup::Grant { stale: true, .. }))
     });
     // That nobody has a key is not.
     let host = world.host_with(short, SECRET);
@@ -444,22 +448,22 @@ fn purge_removes_memcached_entry() {
     }
     // Also that of which the host that is told knows nothing. It may be slow here, and need to be told again.
     wait_until("the entry is deleted", || {
-        world.purge(&world.host(), &Purge::Key(key(19)));
+        world.purge(&world.host(), &PurgeTarget::Key(key(19)));
         world.pass();
         world.names().len() == 19
     });
     world.engine.known.lock().unwrap().clear();
     // What this host does not know itself is not believed either: it was there before.
     let before = world.host();
-    world.purge(&before, &Purge::All);
+    world.purge(&before, &PurgeTarget::All);
     assert_eq!(world.lookup(&before, key(0)), Some(false));
 
-    assert_eq!(world.purge(&host, &Purge::Id(key(1).to_string())), 1);
+    assert_eq!(world.purge(&host, &PurgeTarget::Id(key(1).to_string())), 1);
     assert_eq!(world.lookup(&host, key(1)), Some(false));
-    assert_eq!(world.purge(&host, &Purge::Key(key(2))), 1);
+    assert_eq!(world.purge(&host, &PurgeTarget::Key(key(2))), 1);
     assert_eq!(world.lookup(&host, key(2)), Some(false));
     assert_eq!(world.lookup(&host, key(3)), Some(true));
-    world.purge(&host, &Purge::All);
+    world.purge(&host, &PurgeTarget::All);
     for number in 0..20 {
         assert_eq!(world.lookup(&host, key(number)), Some(false));
     }

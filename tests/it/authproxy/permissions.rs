@@ -1,4 +1,4 @@
-//! Permissions engines as authproxy asks them: the file, servers that are well or not, and the live configuration.
+//! PermissionsBackend engines as authproxy asks them: the file, servers that are well or not, and the live configuration.
 
 mod files;
 mod servers;
@@ -6,8 +6,8 @@ mod servers;
 use std::future::Future;
 use std::time::Duration;
 
-use authproxy::grant::{Found, KeyHash};
-use authproxy::permissions::Permissions;
+use authproxy::grant::{BackendResponse, KeyHash};
+use authproxy::permissions::PermissionsBackend;
 use authproxy::permissions::server::Servers;
 use hostkit_tests::wait_limit;
 
@@ -35,9 +35,9 @@ fn hash(key: &str) -> KeyHash {
 }
 
 /// Whose a key is.
-async fn told(engine: &impl Permissions, key: &str) -> Result<Option<String>, String> {
-    let found = engine.find(hash(key)).await;
-    let Found { grant, .. } = found.map_err(|why| why.to_string())?;
+async fn told(engine: &impl PermissionsBackend, key: &str) -> Result<Option<String>, String> {
+    let found = engine.look_up(hash(key)).await;
+    let BackendResponse { grant, .. } = found.map_err(|why| why.to_string())?;
     Ok(grant.map(|grant| grant.id.clone()))
 }
 

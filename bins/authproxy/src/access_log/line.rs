@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use hostkit::printable::{escape_json, is_printable};
 use hostkit::{clock, log};
 
+use crate::authorizer::AllowReason;
 use crate::credential;
-use crate::door::Mark;
 use crate::record::{Asked, Record};
 use crate::settings::AccessLog as Shape;
 
@@ -206,17 +206,19 @@ fn said<'r>(record: &Record, asked: &'r Asked, took: Duration) -> LineFields<'r>
         id: asked.id.to_str().unwrap_or_default(),
         client: asked.client,
         method: asked.method.as_str(),
-        path: short(credential::masked_path(asked.uri.path(), credentials)),
-        query: query.map(|query| short(credential::masked(query, credentials))),
+        path: short(credential::mask_path(asked.uri.path(), credentials)),
+        query: query.map(|query| short(credential::mask_query(query, credentials))),
         status: record.status.map_or(0, |status| status.as_u16()),
         milliseconds: milliseconds(took),
         server_milliseconds: record.server.map(milliseconds),
         mark: match record.mark {
-            Some(Mark::Stale) => Some("stale"),
-            Some(Mark::Open) => Some("open"),
-            Some(Mark::Preflight | Mark::Answered) => Some("preflight"),
-            Some(Mark::FailOpen) => Some("fail-open"),
-            Some(Mark::Known) | None => None,
+            Some(AllowReason::StaleGrant) => Some("stale"),
+            Some(AllowReason::OpenPath) => Some("open"),
+            Some(AllowReason::ForwardedPreflight | AllowReason::AnsweredPreflight) => {
+                Some("preflight")
+            }
+            Some(AllowReason::FailOpen) => Some("fail-open"),
+            Some(AllowReason::ValidKey) | None => None,
         },
     }
 }

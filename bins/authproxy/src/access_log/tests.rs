@@ -8,7 +8,7 @@ use hyper::{Request, StatusCode};
 use serde_json::Value;
 
 use super::*;
-use crate::door::Refused;
+use crate::authorizer::DenyDecision;
 use crate::grant::KeyHash;
 use crate::headers::PeerAddress;
 use crate::record::{Asked, Telemetry};
@@ -89,7 +89,7 @@ fn a_refusal_is_told_with_its_word_and_no_more_of_the_key_than_shows_which_it_is
     let key = KeyHash::of(b"secret");
     for shape in [Shape::Plain, Shape::Json] {
         let text = line(shape, OUTSIDE, "/?apikey=secret", |record| {
-            record.refuse(&Refused::from(RequestError::UnknownKey));
+            record.refuse(&DenyDecision::from(RequestError::UnknownKey));
             record.key = Some(key);
         });
         let short = &key.to_string()[..8];

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Known;
+use super::KeyLookup;
 use super::memcached::ServerSnapshot;
 
 /// A number that only grows.
@@ -38,10 +38,10 @@ pub(super) struct Counts {
 
 impl Counts {
     /// An answer from what is remembered.
-    pub(super) fn hit(&self, known: &Known) {
+    pub(super) fn hit(&self, known: &KeyLookup) {
         match known {
-            Known::Grant { stale: true, .. } => self.stale.add(),
-            Known::Grant { .. } | Known::Nobody => self.hits.add(),
+            KeyLookup::Grant { stale: true, .. } => self.stale.add(),
+            KeyLookup::Grant { .. } | KeyLookup::UnknownKey => self.hits.add(),
         };
     }
 }

@@ -20,7 +20,7 @@ use crate::settings;
 
 /// The memcached servers.
 #[derive(Debug)]
-pub struct Shared {
+pub struct SharedCache {
     servers: Vec<Placed>,
     /// Signs entries.
     signer: Signer,
@@ -39,7 +39,7 @@ struct Placed {
     server: Server,
 }
 
-impl Shared {
+impl SharedCache {
     /// Connects to nothing yet.
     ///
     /// # Errors
@@ -155,8 +155,8 @@ const fn mix(number: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn shared(servers: &[&str]) -> Shared {
-        Shared::new(&settings::Shared {
+    fn shared(servers: &[&str]) -> SharedCache {
+        SharedCache::new(&settings::Shared {
             servers: servers.iter().map(|&name| name.to_owned()).collect(),
             prefix: "test".to_owned(),
             secrets: vec![settings::Secret(b"0123456789abcdef".to_vec())],
@@ -164,7 +164,7 @@ mod tests {
         .unwrap()
     }
 
-    fn places(shared: &Shared) -> Vec<String> {
+    fn places(shared: &SharedCache) -> Vec<String> {
         let keys = (0..3_000_u32).map(|number| KeyHash::of(&number.to_be_bytes()));
         keys.map(|key| {
             let (_, place) = shared.signer.name(&key);

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
-use super::{Known, Purge};
-use crate::grant::{Found, Grant, KeyHash};
+use super::{KeyLookup, PurgeTarget};
+use crate::grant::{BackendResponse, Grant, KeyHash};
 use crate::settings;
 
 /// The longest that anything is remembered: what an operator may write for "always" must not overflow a clock.
@@ -34,7 +34,7 @@ pub(super) struct Kept {
 
 impl Kept {
     /// An answer that has just come.
-    pub(super) fn new(found: Found, settings: &settings::Cache) -> Self {
+    pub(super) fn new(found: BackendResponse, settings: &settings::Cache) -> Self {
         let longest = if found.grant.is_some() {
             settings.allowed
         } else {
@@ -67,13 +67,13 @@ impl Kept {
     }
 
     /// What it says.
-    pub(super) fn known(&self, stale: bool) -> Known {
+    pub(super) fn known(&self, stale: bool) -> KeyLookup {
         match &self.grant {
-            Some(grant) => Known::Grant {
+            Some(grant) => KeyLookup::Grant {
                 grant: Arc::clone(grant),
                 stale,
             },
-            None => Known::Nobody,
+            None => KeyLookup::UnknownKey,
         }
     }
 }
@@ -83,7 +83,7 @@ impl Kept {
 pub(super) enum Seen {
     /// This.
     Answer {
-        known: Known,
+        known: KeyLookup,
         /// The engine is to be asked meanwhile.
         ask: bool,
     },
@@ -151,13 +151,13 @@ impl Table {
                 };
             }
             return Seen::Answer {
-                known: Known::Grant { grant, stale },
+                known: KeyLookup::Grant { grant, stale },
                 ask: now >= entry.due && !is_resting,
             };
         }
         match self.nothing.get(key) {
             Some(Nothing::Nobody { until }) if now < *until => Seen::Answer {
-                known: Known::Nobody,
+                known: KeyLookup::UnknownKey,
                 ask: false,
             },
             Some(Nothing::Failed { until }) if now < *until => Seen::Failed,
@@ -200,7 +200,7 @@ impl Table {
         key: KeyHash,
         elsewhere: Option<&Kept>,
         now: Instant,
-    ) -> Option<Known> {
+    ) -> Option<KeyLookup> {
         let own = self.somebody.peek(&key).map(|entry| entry.stale);
         if let Some(kept) = elsewhere
             && kept.grant.is_some()
@@ -211,7 +211,7 @@ impl Table {
         match self.somebody.get_mut(&key) {
             Some(entry) if now < entry.stale => {
                 entry.failed = Some(now);
-                Some(Known::Grant {
+                Some(KeyLookup::Grant {
                     grant: Arc::clone(&entry.grant),
                     stale: now >= entry.fresh,
                 })
@@ -231,11 +231,11 @@ impl Table {
     }
 
     /// Forgets, and says of which keys there was something to forget.
-    pub(super) fn forget(&mut self, what: &Purge) -> Vec<KeyHash> {
+    pub(super) fn forget(&mut self, what: &PurgeTarget) -> Vec<KeyHash> {
         let is_meant = |key: &KeyHash, grant: Option<&Grant>| match what {
-            Purge::All => true,
-            Purge::Key(one) => key == one,
-            Purge::Id(id) => grant.is_some_and(|grant| grant.id == *id),
+            PurgeTarget::All => true,
+            PurgeTarget::Key(one) => key == one,
+            PurgeTarget::Id(id) => grant.is_some_and(|grant| grant.id == *id),
         };
         let somebody = self.somebody.iter();
         let nothing = self.nothing.iter();

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::grant::Found;
+use crate::grant::BackendResponse;
 
 const SETTINGS: settings::Cache = settings::Cache {
     entries: 10,
@@ -38,7 +38,7 @@ fn advance(time: Duration) {
     CLOCK.with(|(_, passed)| passed.set(passed.get() + time));
 }
 
-type Told = Result<Found, Unavailable>;
+type Told = Result<BackendResponse, BackendUnavailable>;
 
 /// An engine, and who waits for what it says.
 #[derive(Debug, Clone, Default)]
@@ -50,8 +50,8 @@ struct Questions {
     open: HashMap<KeyHash, Vec<oneshot::Sender<Told>>>,
 }
 
-impl Permissions for Engine {
-    async fn find(&self, key: KeyHash) -> Told {
+impl PermissionsBackend for Engine {
+    async fn look_up(&self, key: KeyHash) -> Told {
         let (sender, receiver) = oneshot::channel();
         {
             let mut questions = self.0.lock().unwrap();
@@ -112,39 +112,39 @@ fn grant(id: &str) -> Arc<Grant> {
 }
 
 fn granted(id: &str) -> Told {
-    Ok(Found {
+    Ok(BackendResponse {
         grant: Some(grant(id)),
         ttl: None,
     })
 }
 
-const NOBODY: Told = Ok(Found {
+const NOBODY: Told = Ok(BackendResponse {
     grant: None,
     ttl: None,
 });
 
 fn failed() -> Told {
-    Err(Unavailable::failed("told to"))
+    Err(BackendUnavailable::failed("told to"))
 }
 
 /// A cache before an engine.
 struct Stand {
     engine: Engine,
-    cache: Cache<Engine>,
+    cache: PermissionsCache<Engine>,
 }
 
 /// What a look-up said: `id`, `id (stale)`, `nobody`, `error`.
-fn show(answer: &Answer) -> String {
+fn show(answer: &KeyLookupResult) -> String {
     match answer {
-        Ok(Known::Grant { grant, stale: true }) => format!("{} (stale)", grant.id),
-        Ok(Known::Grant { grant, .. }) => grant.id.clone(),
-        Ok(Known::Nobody) => "nobody".to_owned(),
+        Ok(KeyLookup::Grant { grant, stale: true }) => format!("{} (stale)", grant.id),
+        Ok(KeyLookup::Grant { grant, .. }) => grant.id.clone(),
+        Ok(KeyLookup::UnknownKey) => "nobody".to_owned(),
         Err(_) => "error".to_owned(),
     }
 }
 
 /// What somebody was told by now.
-async fn heard(asker: JoinHandle<Answer>) -> String {
+async fn heard(asker: JoinHandle<KeyLookupResult>) -> String {
     settle().await;
     assert!(asker.is_finished(), "nothing, by now");
     show(&asker.await.unwrap())
@@ -153,14 +153,14 @@ async fn heard(asker: JoinHandle<Answer>) -> String {
 impl Stand {
     fn new(settings: settings::Cache) -> Self {
         let engine = Engine::default();
-        let cache = Cache::timed(engine.clone(), settings, None, now);
+        let cache = PermissionsCache::timed(engine.clone(), settings, None, now);
         Self { engine, cache }
     }
 
     /// Somebody who looks a key up.
-    fn asker(&self, key: KeyHash) -> JoinHandle<Answer> {
+    fn asker(&self, key: KeyHash) -> JoinHandle<KeyLookupResult> {
         let cache = self.cache.clone();
-        tokio::spawn(async move { cache.find(key).await })
+        tokio::spawn(async move { cache.look_up(key).await })
     }
 
     /// What a look-up says at once; `waits` if it does not.
@@ -347,7 +347,9 @@ async fn the_engine_may_ask_for_less_time_and_not_for_more() {
     .enumerate()
     {
         let ttl = Some(seconds(ttl));
-        stand.learn(key(number), Ok(Found { grant, ttl })).await;
+        stand
+            .learn(key(number), Ok(BackendResponse { grant, ttl }))
+            .await;
         advance(seconds(lasts - 1));
         assert_ne!(stand.says(key(number)).await, "waits", "{number}");
         advance(seconds(1));
@@ -357,7 +359,7 @@ async fn the_engine_may_ask_for_less_time_and_not_for_more() {
     let no_time = Some(Duration::ZERO);
     let asker = stand.asker(key(9));
     settle().await;
-    let found = Found {
+    let found = BackendResponse {
         grant: Some(grant("a")),
         ttl: no_time,
     };
@@ -372,15 +374,15 @@ async fn a_purge_takes_back_what_is_known_and_what_is_being_asked() {
     stand.learn(key(1), granted("alice")).await;
     stand.learn(key(2), granted("bob")).await;
     stand.learn(key(3), NOBODY).await;
-    assert_eq!(stand.cache.purge(&Purge::Id("bob".to_owned())), 1);
-    assert_eq!(stand.cache.purge(&Purge::Id("bob".to_owned())), 0);
+    assert_eq!(stand.cache.purge(&PurgeTarget::Id("bob".to_owned())), 1);
+    assert_eq!(stand.cache.purge(&PurgeTarget::Id("bob".to_owned())), 0);
     assert_eq!(stand.says(key(1)).await, "alice");
     assert_eq!(stand.says(key(2)).await, "waits");
 
     // The question was asked before the purge: what it brings may be older.
     let asker = stand.asker(key(2));
     settle().await;
-    for what in [Purge::Key(key(2)), Purge::All] {
+    for what in [PurgeTarget::Key(key(2)), PurgeTarget::All] {
         stand.cache.purge(&what);
         let asked = stand.engine.asked();
         assert_eq!(stand.says(key(2)).await, "waits");
@@ -393,7 +395,7 @@ async fn a_purge_takes_back_what_is_known_and_what_is_being_asked() {
     stand.engine.tell(key(2), granted("new")).await;
     assert_eq!(stand.says(key(2)).await, "new");
 
-    assert_eq!(stand.cache.purge(&Purge::All), 1);
+    assert_eq!(stand.cache.purge(&PurgeTarget::All), 1);
     for number in 1..=3 {
         assert_eq!(stand.says(key(number)).await, "waits", "{number}");
     }

@@ -20,7 +20,7 @@ fn found(target: &str, headers: &[(&str, &str)]) -> Result<Option<KeyHash>, Requ
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    key(&request.body(()).unwrap().into_parts().0, &credentials())
+    extract_key(&request.body(()).unwrap().into_parts().0, &credentials())
 }
 
 #[test]
@@ -127,14 +127,14 @@ fn a_parameter_beside_a_semicolon_is_told() {
         ("x;host=a", true),
         ("host=a;x", true),
     ] {
-        let found = parameter(query, "host").unwrap().unwrap();
+        let found = find_parameter(query, "host").unwrap().unwrap();
         assert_eq!(
             (&*found.value, found.semicolon),
             (&b"a"[..], semicolon),
             "{query}"
         );
     }
-    assert_eq!(parameter("hosts=a", "host"), Ok(None));
+    assert_eq!(find_parameter("hosts=a", "host"), Ok(None));
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn the_parameter_is_taken_away_and_nothing_else() {
         ("apikey=k;%61pikey&apikey=", ""),
         ("xapikey=k&apikey2=k", "xapikey=k&apikey2=k"),
     ] {
-        assert_eq!(without(query, "apikey"), left, "{query}");
+        assert_eq!(remove_parameter(query, "apikey"), left, "{query}");
     }
 }
 
@@ -182,7 +182,7 @@ fn the_key_is_not_shown() {
         ("apikey%3Dk&apikey%3d", "apikey%3D***&apikey%3d"),
         ("apikey[]=k&api+key=k", "apikey[]=***&api+key=***"),
     ] {
-        assert_eq!(masked(query, &credentials()), shown, "{query}");
+        assert_eq!(mask_query(query, &credentials()), shown, "{query}");
     }
     for (path, shown) in [
         ("/a&ApiKey=k/y", "/a&ApiKey=***"),
@@ -196,7 +196,7 @@ fn the_key_is_not_shown() {
         ("/a&X-API-Key=k", "/a&X-API-Key=***"),
         ("/apikey=", "/apikey="),
     ] {
-        assert_eq!(masked_path(path, &credentials()), shown, "{path}");
+        assert_eq!(mask_path(path, &credentials()), shown, "{path}");
     }
 }
 
@@ -217,24 +217,24 @@ proptest! {
             .filter(|(name, _)| name == b"apikey")
             .collect();
         // The url crate reads bytes that are not UTF-8 as U+FFFD.
-        let read = parameter(&query, "apikey").map(|found| {
+        let read = find_parameter(&query, "apikey").map(|found| {
             found.map(|found| String::from_utf8_lossy(&found.value).into_owned().into_bytes())
         });
         match &pairs[..] {
             [] => prop_assert_eq!(read, Ok(None)),
             [(_, value)] => prop_assert_eq!(read, Ok(Some(value.clone()))),
-            _ => prop_assert_eq!(read, Err(Ambiguous)),
+            _ => prop_assert_eq!(read, Err(DuplicateParameter)),
         }
-        let left = without(&query, "apikey");
-        prop_assert_eq!(parameter(&left, "apikey"), Ok(None));
+        let left = remove_parameter(&query, "apikey");
+        prop_assert_eq!(find_parameter(&left, "apikey"), Ok(None));
         let others = |query: &str| -> Vec<String> {
-            pieces(query).filter(|piece| !piece.is_named("apikey")).map(|piece| piece.text.to_owned()).collect()
+            segments(query).filter(|segment| !segment.is_named("apikey")).map(|segment| segment.text.to_owned()).collect()
         };
-        let kept: Vec<String> = pieces(&left).map(|piece| piece.text.to_owned()).collect();
+        let kept: Vec<String> = segments(&left).map(|segment| segment.text.to_owned()).collect();
         prop_assert!(left.is_empty() || kept == others(&query));
         let values = |query: &str| -> Vec<String> {
-            pieces(query).filter(|piece| piece.is_named("apikey")).map(|piece| piece.value().to_owned()).collect()
+            segments(query).filter(|segment| segment.is_named("apikey")).map(|segment| segment.value().to_owned()).collect()
         };
-        prop_assert!(values(&masked(&query, &credentials())).iter().all(|value| value.is_empty() || value == "***"));
+        prop_assert!(values(&mask_query(&query, &credentials())).iter().all(|value| value.is_empty() || value == "***"));
     }
 }

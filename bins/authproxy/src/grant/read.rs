@@ -55,11 +55,11 @@ pub(crate) fn rights<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, 
 }
 
 pub(crate) fn hosts<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-    restriction(from, |text| scope::host_pattern(&text))
+    restriction(from, |text| scope::normalize_host_pattern(&text))
 }
 
 pub(crate) fn paths<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-    restriction(from, |text| scope::prefix(&text))
+    restriction(from, |text| scope::normalize_path_prefix(&text))
 }
 
 pub(crate) fn methods<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {

@@ -13,7 +13,7 @@ use crate::settings::tests::site;
 const INSIDE: &str = "10.0.0.9:4711";
 const OUTSIDE: &str = "192.0.2.7:4711";
 
-fn pass(id: Option<&str>) -> Pass {
+fn pass(id: Option<&str>) -> AllowDecision {
     let grant = |id: &str| Grant {
         id: id.to_owned(),
         rights: Vec::new(),
@@ -22,10 +22,10 @@ fn pass(id: Option<&str>) -> Pass {
         methods: Vec::new(),
         expires: None,
     };
-    Pass {
-        id: id.map(|id| Arc::new(grant(id))),
+    AllowDecision {
+        grant: id.map(|id| Arc::new(grant(id))),
         route: None,
-        mark: Mark::Known,
+        reason: AllowReason::ValidKey,
     }
 }
 
@@ -310,13 +310,13 @@ fn keys_are_hidden_when_asked() {
 
 #[test]
 fn an_answer_loses_its_hop_and_is_marked() {
-    let answer = |status: u16, mark: Mark, lines: &[(&str, &str)]| {
+    let answer = |status: u16, reason: AllowReason, lines: &[(&str, &str)]| {
         let mut builder = hyper::Response::builder().status(status);
         for (name, value) in lines {
             builder = builder.header(*name, *value);
         }
         let (mut head, ()) = builder.body(()).unwrap().into_parts();
-        to_client(&mut head, &HeaderValue::from_static("id7"), mark);
+        to_client(&mut head, &HeaderValue::from_static("id7"), reason);
         let mut seen: Vec<String> = head
             .headers
             .iter()
@@ -337,21 +337,21 @@ fn an_answer_loses_its_hop_and_is_marked() {
         ("trailer", "x-sum"),
     ];
     assert_eq!(
-        answer(200, Mark::Known, &hop),
+        answer(200, AllowReason::ValidKey, &hop),
         ["content-length: 3", "trailer: x-sum", "x-request-id: id7"]
     );
     assert_eq!(
-        answer(200, Mark::Stale, &[]),
+        answer(200, AllowReason::StaleGrant, &[]),
         ["x-auth-stale: 1", "x-request-id: id7"]
     );
     assert_eq!(
-        answer(500, Mark::FailOpen, &[]),
+        answer(500, AllowReason::FailOpen, &[]),
         ["x-auth-fail-open: 1", "x-request-id: id7"]
     );
     assert_eq!(
         answer(
             101,
-            Mark::Known,
+            AllowReason::ValidKey,
             &[("connection", "Upgrade"), ("upgrade", "websocket")]
         ),
         [

@@ -14,14 +14,14 @@ use serde_json::json;
 use tokio::runtime::Builder;
 use url::{Url, form_urlencoded};
 
-use crate::cache::Known;
+use crate::authorizer::{self, AllowDecision, AllowReason, DenyDecision};
+use crate::cache::KeyLookup;
 use crate::cli::Flags;
-use crate::door::{self, Mark, Pass, Refused};
 use crate::grant::{Grant, KeyHash, show_expiry};
 use crate::permissions::file::AclFile;
-use crate::permissions::liveconf::Liveconf;
+use crate::permissions::liveconf::LiveconfBackend;
 use crate::permissions::server::Servers;
-use crate::permissions::{Permissions as _, Remote};
+use crate::permissions::{PermissionsBackend as _, RemoteBackend};
 use crate::request_error::RequestError;
 use crate::request_validation;
 use crate::settings::{self, Engine, Site};
@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, clap::Args)]
 #[command(group = clap::ArgGroup::new("engine").required(true).multiple(true))]
 pub struct Check {
-    /// Refused: it would stay in the shell's history, and everybody on this host could see it
+    /// DenyDecision: it would stay in the shell's history, and everybody on this host could see it
     #[arg(hide = true)]
     pub(super) key: Option<String>,
     /// Judge --path by the rules and the permissions engine of this configuration file of the daemon
@@ -66,7 +66,7 @@ pub(super) fn run(check: &Check, key: KeyHash) -> Result<Exit, Failure> {
     let (engine, site) = settings::resolve_rules(&flags(check)?, check.config.is_some())?;
     let runtime = hostkit::runtime::build(Builder::new_current_thread().enable_all())?;
     let judged = runtime.block_on(async {
-        let grant = find(engine, key).await?;
+        let grant = look_up(engine, key).await?;
         let judged = judge(check, &site, grant.clone()).await?;
         Ok::<_, Failure>((grant, judged))
     });
@@ -87,7 +87,7 @@ pub(super) fn run(check: &Check, key: KeyHash) -> Result<Exit, Failure> {
                 "passes": judged.is_ok(),
                 "route": route.as_deref(),
                 "error": refused.map(|refused| refused.refusal.code()),
-                "needed": refused.map(|refused| &refused.needed),
+                "needed": refused.map(|refused| &refused.required_rights),
             }))?;
         }
         false => stdout::print_text(&describe(grant.as_deref(), &judged))?,
@@ -115,13 +115,13 @@ fn flags(check: &Check) -> Result<Flags, Failure> {
     Ok(flags)
 }
 
-async fn find(engine: Engine, key: KeyHash) -> Result<Option<Arc<Grant>>, Failure> {
+async fn look_up(engine: Engine, key: KeyHash) -> Result<Option<Arc<Grant>>, Failure> {
     let remote = match engine {
         Engine::File(path) => return Ok(AclFile::open(&path)?.get(&key)),
-        Engine::Servers(urls) => Remote::Servers(Servers::new(&urls, PATIENCE)?),
-        Engine::Liveconf(path) => Remote::Liveconf(Arc::new(Liveconf::open(&path))),
+        Engine::Servers(urls) => RemoteBackend::Servers(Servers::new(&urls, PATIENCE)?),
+        Engine::Liveconf(path) => RemoteBackend::Liveconf(Arc::new(LiveconfBackend::open(&path))),
     };
-    let found = remote.find(key).await.map_err(|why| {
+    let found = remote.look_up(key).await.map_err(|why| {
         Failure::new(Exit::UNAVAILABLE, "no permissions engine can be asked").because(why)
     })?;
     Ok(found.grant)
@@ -132,7 +132,7 @@ async fn judge(
     check: &Check,
     site: &Site,
     grant: Option<Arc<Grant>>,
-) -> Result<Result<Pass, Refused>, Failure> {
+) -> Result<Result<AllowDecision, DenyDecision>, Failure> {
     let parts = request(check, site)?;
     let method = parts.method.as_str();
     let head = format!("{method} {} HTTP/1.1\r\nHost: h\r\n\r\n", parts.uri);
@@ -140,20 +140,20 @@ async fn judge(
         return Ok(Err(refusal.into()));
     }
     if site.health_path.as_deref() == Some(parts.uri.path()) {
-        return Ok(Ok(Pass {
-            id: None,
+        return Ok(Ok(AllowDecision {
+            grant: None,
             route: None,
-            mark: Mark::Open,
+            reason: AllowReason::OpenPath,
         }));
     }
     let known = match grant {
-        Some(grant) => Known::Grant {
+        Some(grant) => KeyLookup::Grant {
             grant: Arc::new(as_asked(check, &grant)),
             stale: false,
         },
-        None => Known::Nobody,
+        None => KeyLookup::UnknownKey,
     };
-    Ok(door::decide(site, &parts, false, async |_| Ok(known)).await)
+    Ok(authorizer::decide(site, &parts, false, async |_| Ok(known)).await)
 }
 
 /// The request that is judged. Its key stands for the one that was typed: what is known of that is at hand.
@@ -200,7 +200,7 @@ fn as_asked(check: &Check, grant: &Grant) -> Grant {
     grant
 }
 
-fn describe(grant: Option<&Grant>, judged: &Result<Pass, Refused>) -> String {
+fn describe(grant: Option<&Grant>, judged: &Result<AllowDecision, DenyDecision>) -> String {
     let mut text = String::new();
     if let Some(grant) = grant {
         let mut tell = |name: &str, value: &str| text.push_str(&format!("{name}: {value}\n"));
@@ -225,8 +225,8 @@ fn describe(grant: Option<&Grant>, judged: &Result<Pass, Refused>) -> String {
     match judged {
         Ok(pass) => {
             text.push_str(&route(&pass.route));
-            text.push_str(match pass.mark {
-                Mark::Open => "passes: this path needs no key\n",
+            text.push_str(match pass.reason {
+                AllowReason::OpenPath => "passes: this path needs no key\n",
                 _ => "passes\n",
             });
         }
@@ -239,7 +239,7 @@ fn describe(grant: Option<&Grant>, judged: &Result<Pass, Refused>) -> String {
                 refused.refusal.code()
             ));
             if let (RequestError::MissingRight, Some(grant)) = (refused.refusal, grant) {
-                let needed = refused.needed.join(",");
+                let needed = refused.required_rights.join(",");
                 text.push_str(&format!(" needed={needed} has={}", grant.rights.join(",")));
             }
             text.push('\n');

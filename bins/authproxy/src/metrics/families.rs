@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::page::{Family, Samples, labelled};
 use super::{Classes, Count, NO_ROUTE};
 use crate::cache::Snapshot;
-use crate::permissions::{BreakerState, ServerStatus, Status};
+use crate::permissions::{BackendStatus, BreakerState, ServerStatus};
 use crate::record::Telemetry;
 use crate::request_error::TruncationReason;
 
@@ -15,7 +15,7 @@ pub struct Seen<'a> {
     /// What requests have left.
     pub telemetry: &'a Telemetry,
     /// What the permissions engine tells of itself.
-    pub engine: Status,
+    pub engine: BackendStatus,
     /// What the cache has done.
     pub cache: Snapshot,
     /// Told to end.
@@ -28,7 +28,7 @@ impl<'a> Seen<'a> {
     pub fn new(telemetry: &'a Telemetry) -> Self {
         Self {
             telemetry,
-            engine: Status::default(),
+            engine: BackendStatus::default(),
             cache: Snapshot::default(),
             draining: false,
         }
@@ -218,7 +218,7 @@ fn connections(seen: &Seen<'_>) -> Vec<Family> {
     ]
 }
 
-fn engine(engine: &Status) -> Vec<Family> {
+fn engine(engine: &BackendStatus) -> Vec<Family> {
     let servers = |number: fn(&ServerStatus) -> u64| {
         let each = engine.servers.iter();
         Samples::Counts(labelled(

@@ -6,7 +6,7 @@ use hyper::Request;
 use hyper::header::HeaderValue;
 
 use super::*;
-use crate::door::{Pass, Refused};
+use crate::authorizer::{AllowDecision, DenyDecision};
 use crate::grant::Grant;
 use crate::headers::PeerAddress;
 use crate::record::Telemetry;
@@ -37,12 +37,17 @@ fn grant(id: &str) -> Arc<Grant> {
     })
 }
 
-fn passed(telemetry: &Arc<Telemetry>, id: &str, route: Option<&str>, mark: Mark) -> Record {
+fn passed(
+    telemetry: &Arc<Telemetry>,
+    id: &str,
+    route: Option<&str>,
+    reason: AllowReason,
+) -> Record {
     let mut record = begin(telemetry);
-    record.pass(&Pass {
-        id: Some(grant(id)),
+    record.pass(&AllowDecision {
+        grant: Some(grant(id)),
         route: route.map(Arc::from),
-        mark,
+        reason,
     });
     record.answered(StatusCode::OK);
     record
@@ -59,20 +64,20 @@ fn shows(telemetry: &Telemetry, lines: &[&str]) {
 #[test]
 fn a_request_is_counted_when_it_has_ended() {
     let telemetry = Arc::default();
-    let mut first = passed(&telemetry, "alice", Some("/admin"), Mark::Known);
+    let mut first = passed(&telemetry, "alice", Some("/admin"), AllowReason::ValidKey);
     shows(&telemetry, &["authproxy_requests_in_flight 1"]);
     assert!(!render(&Seen::new(&telemetry)).contains("alice"));
     (first.received, first.sent) = (3, 17);
     drop(first);
-    drop(passed(&telemetry, "alice", None, Mark::Stale));
+    drop(passed(&telemetry, "alice", None, AllowReason::StaleGrant));
     let mut refused = begin(&telemetry);
-    refused.refuse(&Refused {
+    refused.refuse(&DenyDecision {
         refusal: RequestError::MissingRight,
         detail: None,
-        id: Some(grant("alice")),
+        grant: Some(grant("alice")),
         key: None,
         route: None,
-        needed: Box::default(),
+        required_rights: Box::default(),
     });
     drop(refused);
     drop(begin(&telemetry));
@@ -101,7 +106,7 @@ fn a_request_is_counted_when_it_has_ended() {
 #[test]
 fn a_refusal_after_the_door_keeps_the_word_and_the_status() {
     let telemetry = Arc::default();
-    let mut record = passed(&telemetry, "alice", None, Mark::FailOpen);
+    let mut record = passed(&telemetry, "alice", None, AllowReason::FailOpen);
     record.end(RequestError::Upstream(UpstreamFailure::Refused));
     record.cut = Some(TruncationReason::UpstreamClosed);
     drop(record);
@@ -125,10 +130,10 @@ fn ids_are_bounded() {
             &telemetry,
             &format!("id{number}"),
             None,
-            Mark::Known,
+            AllowReason::ValidKey,
         ));
     }
-    drop(passed(&telemetry, "id3", None, Mark::Known));
+    drop(passed(&telemetry, "id3", None, AllowReason::ValidKey));
     shows(
         &telemetry,
         &[
@@ -162,7 +167,12 @@ fn times_fall_into_buckets() {
 #[test]
 fn a_name_cannot_break_out_of_its_line() {
     let telemetry = Arc::default();
-    drop(passed(&telemetry, "a\"} 1\nevil 1", None, Mark::Known));
+    drop(passed(
+        &telemetry,
+        "a\"} 1\nevil 1",
+        None,
+        AllowReason::ValidKey,
+    ));
     let text = render(&Seen::new(&telemetry));
     assert!(!text.lines().any(|line| line.starts_with("evil")), "{text}");
 }

@@ -14,8 +14,8 @@ use hostkit::Failure;
 use hostkit::file_watcher::{FileWatcher, SharedInotify};
 
 use super::news::News;
-use super::{FileStatus, Permissions, Unavailable};
-use crate::grant::{Found, Grant, KeyHash};
+use super::{BackendUnavailable, FileStatus, PermissionsBackend};
+use crate::grant::{BackendResponse, Grant, KeyHash};
 use table::Table;
 pub(crate) use table::{AclEntry, REMEDY_MISSING, read_entries, read_text};
 
@@ -104,9 +104,12 @@ impl AclFile {
     }
 }
 
-impl Permissions for AclFile {
-    fn find(&self, key: KeyHash) -> impl Future<Output = Result<Found, Unavailable>> + Send {
+impl PermissionsBackend for AclFile {
+    fn look_up(
+        &self,
+        key: KeyHash,
+    ) -> impl Future<Output = Result<BackendResponse, BackendUnavailable>> + Send {
         let grant = self.get(&key);
-        ready(Ok(Found { grant, ttl: None }))
+        ready(Ok(BackendResponse { grant, ttl: None }))
     }
 }

@@ -12,8 +12,8 @@ use url::Url;
 
 use super::news::News;
 use super::server::{DEADLINE, Servers};
-use super::{Permissions, Status, Unavailable};
-use crate::grant::{Found, KeyHash};
+use super::{BackendStatus, BackendUnavailable, PermissionsBackend};
+use crate::grant::{BackendResponse, KeyHash};
 use crate::request_error::PermissionsFailure;
 
 /// A larger file is no configuration (bytes).
@@ -21,7 +21,7 @@ const LIMIT: u64 = 1 << 20;
 
 /// The servers of a file; none before it has named any. Those of the last valid text stay when it breaks or goes.
 #[derive(Debug)]
-pub struct Liveconf {
+pub struct LiveconfBackend {
     path: PathBuf,
     state: Mutex<State>,
 }
@@ -45,7 +45,7 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
-impl Liveconf {
+impl LiveconfBackend {
     /// Reads the file. That it is missing or wrong is logged and no error: it can be mended while this runs.
     #[must_use]
     pub fn open(path: &Path) -> Self {
@@ -99,10 +99,10 @@ impl Liveconf {
 
     /// What is in force.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> BackendStatus {
         let state = self.state();
         let servers = state.servers.as_ref();
-        Status {
+        BackendStatus {
             file: Some(state.news.status(&self.path, state.urls.len(), None)),
             servers: servers.map(|servers| servers.status()).unwrap_or_default(),
         }
@@ -113,17 +113,16 @@ impl Liveconf {
     }
 }
 
-impl Permissions for Liveconf {
-    async fn find(&self, key: KeyHash) -> Result<Found, Unavailable> {
+impl PermissionsBackend for LiveconfBackend {
+    async fn look_up(&self, key: KeyHash) -> Result<BackendResponse, BackendUnavailable> {
         let servers = {
             let state = self.state();
             let trouble = state.news.trouble().unwrap_or_default();
-            state
-                .servers
-                .clone()
-                .ok_or_else(|| Unavailable::new(PermissionsFailure::NotConfigured, trouble))?
+            state.servers.clone().ok_or_else(|| {
+                BackendUnavailable::new(PermissionsFailure::NotConfigured, trouble)
+            })?
         };
-        servers.find(key).await
+        servers.look_up(key).await
     }
 }
 
@@ -213,7 +212,7 @@ mod tests {
     fn the_servers_of_the_last_valid_text_stay() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("liveconf.yaml");
-        let liveconf = Liveconf::open(&path);
+        let liveconf = LiveconfBackend::open(&path);
         let told = || {
             let status = liveconf.status();
             let file = status.file.unwrap();

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::grant::{Found, Grant, KeyHash};
+use crate::grant::{BackendResponse, Grant, KeyHash};
 
 /// The longest answer that is read (bytes).
-pub(crate) const ANSWER: usize = 64 << 10;
+pub(crate) const MAX_RESPONSE_BYTES: usize = 64 << 10;
 /// The longest question that is read (bytes).
-pub(crate) const QUESTION: usize = 4 << 10;
+pub(crate) const MAX_REQUEST_BYTES: usize = 4 << 10;
 /// No answer is believed for longer, whatever it says.
-const TTL: Duration = Duration::from_secs(24 * 3600);
+const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Deserialize)]
-struct Question {
+struct AclRequest {
     v: u32,
     key_sha256: KeyHash,
 }
@@ -25,20 +25,20 @@ struct Question {
 /// What every answer has. The rest of one that knows the key is a [`Grant`]; members that nobody here knows are for
 /// others.
 #[derive(Deserialize)]
-struct Answer {
+struct AclResponseHeader {
     known: bool,
     ttl: Option<f64>,
 }
 
 #[derive(Serialize)]
-struct Known<'a> {
+struct GrantResponse<'a> {
     known: bool,
     #[serde(flatten)]
     grant: &'a Grant,
 }
 
 /// The body of a question.
-pub(crate) fn question(key: &KeyHash) -> String {
+pub(crate) fn encode_request(key: &KeyHash) -> String {
     format!(r#"{{"v":1,"key_sha256":"{key}"}}"#)
 }
 
@@ -46,8 +46,8 @@ pub(crate) fn question(key: &KeyHash) -> String {
 ///
 /// # Errors
 /// It is no question of this version.
-pub(crate) fn read_question(body: &[u8]) -> Result<KeyHash, String> {
-    let question: Question = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+pub(crate) fn decode_request(body: &[u8]) -> Result<KeyHash, String> {
+    let question: AclRequest = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     match question.v {
         1 => Ok(question.key_sha256),
         other => Err(format!("version {other} is not spoken here: send \"v\":1")),
@@ -55,8 +55,8 @@ pub(crate) fn read_question(body: &[u8]) -> Result<KeyHash, String> {
 }
 
 /// The body of an answer.
-pub(crate) fn answer(grant: Option<&Grant>) -> Vec<u8> {
-    let known = grant.map(|grant| Known { known: true, grant });
+pub(crate) fn encode_response(grant: Option<&Grant>) -> Vec<u8> {
+    let known = grant.map(|grant| GrantResponse { known: true, grant });
     known
         .and_then(|known| serde_json::to_vec(&known).ok())
         .unwrap_or_else(|| br#"{"known":false}"#.to_vec())
@@ -66,11 +66,12 @@ pub(crate) fn answer(grant: Option<&Grant>) -> Vec<u8> {
 ///
 /// # Errors
 /// It is no answer of this protocol, or its grant is not valid.
-pub(crate) fn read_answer(body: &[u8]) -> Result<Found, String> {
-    let answer: Answer = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+pub(crate) fn decode_response(body: &[u8]) -> Result<BackendResponse, String> {
+    let answer: AclResponseHeader =
+        serde_json::from_slice(body).map_err(|error| error.to_string())?;
     let ttl = match answer.ttl {
         Some(seconds) => Some(
-            Duration::try_from_secs_f64(seconds.min(TTL.as_secs_f64()))
+            Duration::try_from_secs_f64(seconds.min(MAX_TTL.as_secs_f64()))
                 .map_err(|_| format!("{seconds} is no ttl"))?,
         ),
         None => None,
@@ -79,7 +80,7 @@ pub(crate) fn read_answer(body: &[u8]) -> Result<Found, String> {
         true => Some(serde_json::from_slice(body).map_err(|error| error.to_string())?),
         false => None,
     };
-    Ok(Found {
+    Ok(BackendResponse {
         grant: grant.map(Arc::new),
         ttl,
     })
@@ -91,14 +92,14 @@ mod tests {
 
     use super::*;
 
-    fn read(body: &str) -> Result<Found, String> {
-        read_answer(body.as_bytes())
+    fn read(body: &str) -> Result<BackendResponse, String> {
+        decode_response(body.as_bytes())
     }
 
     #[test]
     fn a_question_is_about_one_key() {
         let key = KeyHash::of(b"some key");
-        assert_eq!(read_question(question(&key).as_bytes()), Ok(key));
+        assert_eq!(decode_request(encode_request(&key).as_bytes()), Ok(key));
         let digits = key.to_string();
         for body in [
             String::new(),
@@ -111,13 +112,13 @@ mod tests {
             format!(r#"{{"v":1,"key_sha256":"{digits}"}}{{}}"#),
             r#"{"v":1,"key":"some key"}"#.to_owned(),
         ] {
-            assert!(read_question(body.as_bytes()).is_err(), "{body}");
+            assert!(decode_request(body.as_bytes()).is_err(), "{body}");
         }
     }
 
     #[test]
     fn an_answer_has_a_grant_or_says_that_there_is_none() {
-        let nobody = Found {
+        let nobody = BackendResponse {
             grant: None,
             ttl: None,
         };
@@ -135,9 +136,9 @@ mod tests {
             (&*grant.id, &grant.paths[..]),
             ("a", &["/x".to_owned()][..])
         );
-        let again = answer(Some(&grant));
-        assert_eq!(read_answer(&again).unwrap().grant.unwrap(), grant);
-        assert_eq!(answer(None), br#"{"known":false}"#);
+        let again = encode_response(Some(&grant));
+        assert_eq!(decode_response(&again).unwrap().grant.unwrap(), grant);
+        assert_eq!(encode_response(None), br#"{"known":false}"#);
     }
 
     #[test]
@@ -197,7 +198,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_an_answer_or_an_error(bytes: Vec<u8>, text in "[{}\\[\\]\":,a-z0-9]{0,40}") {
-            let _ = (read_answer(&bytes), read_question(&bytes), read(&text));
+            let _ = (decode_response(&bytes), decode_request(&bytes), read(&text));
         }
     }
 }

@@ -17,8 +17,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use url::Url;
 
-use super::{Permissions, ServerStatus, Unavailable, protocol};
-use crate::grant::{Found, KeyHash};
+use super::{BackendUnavailable, PermissionsBackend, ServerStatus, protocol};
+use crate::grant::{BackendResponse, KeyHash};
 use crate::request_error::PermissionsFailure;
 use connect::Connector;
 use endpoint::Endpoint;
@@ -93,7 +93,7 @@ impl Servers {
         self.endpoints.iter().map(|one| one.status()).collect()
     }
 
-    async fn ask(&self, question: &Bytes) -> Result<Found, String> {
+    async fn ask(&self, question: &Bytes) -> Result<BackendResponse, String> {
         let end = Instant::now() + self.deadline;
         let mut troubles: Vec<String> = Vec::new();
         for round in 0..ROUNDS {
@@ -127,13 +127,15 @@ impl Servers {
     }
 }
 
-impl Permissions for Servers {
-    async fn find(&self, key: KeyHash) -> Result<Found, Unavailable> {
+impl PermissionsBackend for Servers {
+    async fn look_up(&self, key: KeyHash) -> Result<BackendResponse, BackendUnavailable> {
         let Ok(_under_way) = self.questions.try_acquire() else {
             let why = format!("{QUESTIONS} questions are under way");
-            return Err(Unavailable::new(PermissionsFailure::Overloaded, why));
+            return Err(BackendUnavailable::new(PermissionsFailure::Overloaded, why));
         };
-        let question = Bytes::from(protocol::question(&key));
-        self.ask(&question).await.map_err(Unavailable::failed)
+        let question = Bytes::from(protocol::encode_request(&key));
+        self.ask(&question)
+            .await
+            .map_err(BackendUnavailable::failed)
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hyper::header::HeaderValue;
 
-use crate::door::Refused;
+use crate::authorizer::DenyDecision;
 use crate::request_error::RequestError;
 use crate::upstream::TruncatedResponse;
 
@@ -37,7 +37,7 @@ struct Lasting {
 
 impl FailureLog {
     /// A request got no response. Warns of what is not the client's fault.
-    pub(crate) fn refused(&self, refused: &Refused, id: &HeaderValue, server: &dyn Display) {
+    pub(crate) fn refused(&self, refused: &DenyDecision, id: &HeaderValue, server: &dyn Display) {
         let event = match refused.refusal {
             RequestError::Upstream(failure) => failure.warning(),
             RequestError::PermissionsUnavailable(failure) => failure.warning(),

@@ -2,12 +2,14 @@
 
 use std::net::Ipv6Addr;
 
-/// Whether one of the patterns (as [`pattern`] keeps them) fits a `Host` (RFC 9110 section 7.2), whose port, case and
+/// Whether one of the patterns (as [`normalize_host_pattern`] keeps them) fits a `Host` (RFC 9110 section 7.2), whose port, case and
 /// last dot do not matter. What is no host fits none.
 pub(super) fn matches(patterns: &[String], asked: &str) -> bool {
-    match host(asked) {
-        Some(Host::Name(name)) => patterns.iter().any(|pattern| is_name(pattern, name)),
-        Some(Host::V6(address)) => patterns
+    match parse_host(asked) {
+        Some(HostName::Dns(name)) => patterns
+            .iter()
+            .any(|pattern| matches_pattern(pattern, name)),
+        Some(HostName::V6(address)) => patterns
             .iter()
             .any(|pattern| pattern == "*" || pattern.parse() == Ok(address)),
         None => false,
@@ -18,7 +20,7 @@ pub(super) fn matches(patterns: &[String], asked: &str) -> bool {
 ///
 /// # Errors
 /// It is no pattern of a host.
-pub fn pattern(text: &str) -> Result<String, String> {
+pub fn normalize_host_pattern(text: &str) -> Result<String, String> {
     if text == "*" {
         return Ok(text.to_owned());
     }
@@ -31,30 +33,30 @@ pub fn pattern(text: &str) -> Result<String, String> {
         Some(name) => ("*.", name),
         None => ("", text),
     };
-    match host(name) {
+    match parse_host(name) {
         _ if text.len() > 255 => Err(wrong()),
-        Some(Host::V6(address)) if below.is_empty() && text.ends_with(']') => {
+        Some(HostName::V6(address)) if below.is_empty() && text.ends_with(']') => {
             Ok(address.to_string())
         }
         // A port in a pattern would never fit.
-        Some(Host::Name(name)) if !text.contains(':') => {
+        Some(HostName::Dns(name)) if !text.contains(':') => {
             Ok(format!("{below}{}", name.to_ascii_lowercase()))
         }
         _ => Err(wrong()),
     }
 }
 
-enum Host<'a> {
+enum HostName<'a> {
     /// Without port and last dot; an IPv4 address, too.
-    Name(&'a str),
+    Dns(&'a str),
     V6(Ipv6Addr),
 }
 
-fn host(text: &str) -> Option<Host<'_>> {
+fn parse_host(text: &str) -> Option<HostName<'_>> {
     if let Some(rest) = text.strip_prefix('[') {
         let (address, port) = rest.split_once(']')?;
         let address = address.parse().ok()?;
-        return is_port(port).then_some(Host::V6(address));
+        return is_port(port).then_some(HostName::V6(address));
     }
     let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
     let name = name.strip_suffix('.').unwrap_or(name);
@@ -62,7 +64,7 @@ fn host(text: &str) -> Option<Host<'_>> {
         let byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         !label.is_empty() && label.bytes().all(byte)
     };
-    (is_port(port) && name.split('.').all(label)).then_some(Host::Name(name))
+    (is_port(port) && name.split('.').all(label)).then_some(HostName::Dns(name))
 }
 
 /// Nothing, or a colon and digits; none of them is a port, too (RFC 3986 section 3.2.3).
@@ -73,7 +75,7 @@ fn is_port(text: &str) -> bool {
     }
 }
 
-fn is_name(pattern: &str, name: &str) -> bool {
+fn matches_pattern(pattern: &str, name: &str) -> bool {
     if pattern == "*" {
         return true;
     }

@@ -22,8 +22,8 @@ fn strings(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|&text| text.to_owned()).collect()
 }
 
-fn asked(path: &str) -> Asked<'_> {
-    Asked {
+fn asked(path: &str) -> AccessRequest<'_> {
+    AccessRequest {
         method: "GET",
         path,
         hosts: &[Cow::Borrowed("api.example.com:8080")],
@@ -34,13 +34,13 @@ fn asked(path: &str) -> Asked<'_> {
 
 fn for_host(pattern: &str, host: &str) -> bool {
     let grant = Grant {
-        hosts: vec![host_pattern(pattern).unwrap()],
+        hosts: vec![normalize_host_pattern(pattern).unwrap()],
         ..grant()
     };
     let hosts = &[host.into()];
-    let judged = allows(
+    let judged = check_grant(
         &grant,
-        &Asked {
+        &AccessRequest {
             hosts,
             ..asked("/")
         },
@@ -51,10 +51,10 @@ fn for_host(pattern: &str, host: &str) -> bool {
 
 fn for_path(pattern: &str, path: &str) -> Result<(), RequestError> {
     let grant = Grant {
-        paths: vec![prefix(pattern).unwrap()],
+        paths: vec![normalize_path_prefix(pattern).unwrap()],
         ..grant()
     };
-    allows(&grant, &asked(path))
+    check_grant(&grant, &asked(path))
 }
 
 #[test]
@@ -68,9 +68,9 @@ fn all_rights_are_needed() {
         (&["al"], Err(RequestError::MissingRight)),
     ] {
         let rights = &strings(needed);
-        let judged = allows(
+        let judged = check_grant(
             &grant(),
-            &Asked {
+            &AccessRequest {
                 rights,
                 ..asked("/")
             },
@@ -88,7 +88,7 @@ fn a_key_ends_with_the_second_it_expires_in() {
         (Some(0), Err(RequestError::ExpiredKey)),
     ] {
         let grant = Grant { expires, ..grant() };
-        assert_eq!(allows(&grant, &asked("/")), expected, "{expires:?}");
+        assert_eq!(check_grant(&grant, &asked("/")), expected, "{expires:?}");
     }
 }
 
@@ -146,9 +146,9 @@ fn every_host_that_a_request_names_has_to_be_allowed() {
         (&[], false),
     ] {
         let hosts: Vec<Cow<'_, str>> = hosts.iter().map(|&host| host.into()).collect();
-        let judged = allows(
+        let judged = check_grant(
             &grant,
-            &Asked {
+            &AccessRequest {
                 hosts: &hosts,
                 ..asked("/")
             },
@@ -177,9 +177,9 @@ fn what_is_no_pattern_of_hosts_is_refused() {
         "é.fr",
         "[x]",
     ] {
-        assert!(host_pattern(text).is_err(), "{text}");
+        assert!(normalize_host_pattern(text).is_err(), "{text}");
     }
-    assert!(host_pattern(&"a.".repeat(200)).is_err());
+    assert!(normalize_host_pattern(&"a.".repeat(200)).is_err());
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn a_path_that_servers_read_differently_is_not_judged() {
         "/a%e0%80%af",
         "/a%ff",
     ] {
-        assert!(!is_plain(path), "{path}");
+        assert!(!is_unambiguous_path(path), "{path}");
         assert_eq!(
             for_path("/a", path),
             Err(RequestError::AmbiguousPath),
@@ -271,14 +271,14 @@ fn a_path_that_servers_read_differently_is_not_judged() {
         "/a:b@c,d=e+f!$&'()*~",
         "/é",
     ] {
-        assert!(is_plain(path), "{path}");
+        assert!(is_unambiguous_path(path), "{path}");
     }
     for path in ["", "a", "*", "/a/../b", "/a;b", "/%"] {
-        assert!(prefix(path).is_err(), "{path}");
+        assert!(normalize_path_prefix(path).is_err(), "{path}");
     }
-    assert!(prefix(&"/a".repeat(600)).is_err());
+    assert!(normalize_path_prefix(&"/a".repeat(600)).is_err());
     assert_eq!(
-        allows(&grant(), &asked("/a/../b")),
+        check_grant(&grant(), &asked("/a/../b")),
         Ok(()),
         "no rule, no question"
     );
@@ -297,9 +297,9 @@ fn methods_are_compared_with_their_case() {
             methods: strings(&["PUT", "GET"]),
             ..grant()
         };
-        let judged = allows(
+        let judged = check_grant(
             &grant,
-            &Asked {
+            &AccessRequest {
                 method,
                 ..asked("/")
             },
@@ -315,7 +315,7 @@ type Line<'a> = (&'a str, &'a [&'a str], Option<&'a [&'a str]>);
 fn rules(routes: &[Line<'_>]) -> Rules {
     let route = |(at, (prefix, methods, rights)): (usize, &Line<'_>)| Route {
         name: Arc::from(at.to_string()),
-        prefix: super::prefix(prefix).unwrap(),
+        prefix: super::normalize_path_prefix(prefix).unwrap(),
         methods: strings(methods),
         rights: rights.map(strings),
         preflight: Preflight::Off,
@@ -353,11 +353,11 @@ fn the_longest_prefix_with_a_method_that_fits_decides() {
         ("HEAD", "/public/not", Some("3"), Some(&strings(&["less"]))),
         ("OPTIONS", "*", None, Some(&all)),
     ] {
-        let matched = route(&rules, method, path).unwrap();
+        let matched = match_route(&rules, method, path).unwrap();
         assert_eq!(matched.name.map(|name| &**name), name, "{method} {path}");
         assert_eq!(matched.rights.as_deref(), rights, "{method} {path}");
     }
-    let refused = route(&rules, "GET", "/public/../private");
+    let refused = match_route(&rules, "GET", "/public/../private");
     assert_eq!(refused, Err(RequestError::AmbiguousPath));
 }
 
@@ -390,7 +390,7 @@ fn a_request_needs_what_every_reading_of_it_needs() {
         ("purge", "/open", Some("3"), None),
         ("purge", "/OPEN", Some("3"), Some(&["all", "write"])),
     ] {
-        let matched = route(&rules, method, path).unwrap();
+        let matched = match_route(&rules, method, path).unwrap();
         assert_eq!(matched.name.map(|name| &**name), name, "{method} {path}");
         let rights = rights.map(strings);
         assert_eq!(
@@ -404,10 +404,10 @@ fn a_request_needs_what_every_reading_of_it_needs() {
 #[test]
 fn routes_that_are_not_about_paths_judge_every_path() {
     let methods = rules(&[("/", &["POST"], Some(&["write"]))]);
-    let matched = route(&methods, "POST", "/a/../b").unwrap();
+    let matched = match_route(&methods, "POST", "/a/../b").unwrap();
     assert_eq!(matched.rights.as_deref(), Some(&strings(&["write"])[..]));
     let none = rules(&[]);
-    let matched = route(&none, "POST", "/a/../b").unwrap();
+    let matched = match_route(&none, "POST", "/a/../b").unwrap();
     assert_eq!(
         (matched.name, matched.rights.as_deref()),
         (None, Some(&none.rights[..]))
@@ -492,7 +492,7 @@ proptest! {
 
     #[test]
     fn any_text_is_judged(host in ".{0,40}", path in ".{0,40}", method in ".{0,8}") {
-        let _ = (host_pattern(&host), prefix(&path));
+        let _ = (normalize_host_pattern(&host), normalize_path_prefix(&path));
         let grant = Grant {
             hosts: strings(&["*.example.com", "::1"]),
             paths: strings(&["/a"]),
@@ -500,16 +500,16 @@ proptest! {
             ..grant()
         };
         let hosts = &[host.into()];
-        let _ = allows(&grant, &Asked { hosts, path: &path, method: &method, ..asked("/") });
+        let _ = check_grant(&grant, &AccessRequest { hosts, path: &path, method: &method, ..asked("/") });
     }
 
     #[test]
     fn kept_forms_stay_as_they_are(host in "(\\*\\.)?[a-zA-Z0-9.:\\[\\]-]{0,12}", path in "/[a-z/%0-9.]{0,12}") {
-        if let Ok(kept) = host_pattern(&host) {
-            prop_assert_eq!(host_pattern(&kept), Ok(kept));
+        if let Ok(kept) = normalize_host_pattern(&host) {
+            prop_assert_eq!(normalize_host_pattern(&kept), Ok(kept));
         }
-        if let Ok(kept) = prefix(&path) {
-            let readings = path::plain(&path).unwrap().readings().count();
+        if let Ok(kept) = normalize_path_prefix(&path) {
+            let readings = path::parse_path(&path).unwrap().readings().count();
             prop_assert!(readings == 2 || for_path(&path, &path).is_ok());
             prop_assert!(kept == "/" || !kept.ends_with('/'));
         }

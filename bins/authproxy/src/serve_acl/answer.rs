@@ -59,12 +59,12 @@ fn known(engine: &Engine, key: &KeyHash) -> Answer {
         None => &engine.unknown,
     };
     count.fetch_add(1, Ordering::Relaxed);
-    json_of(StatusCode::OK, protocol::answer(grant.as_deref()))
+    json_of(StatusCode::OK, protocol::encode_response(grant.as_deref()))
 }
 
 /// The key that a request asks about, or what is answered instead.
 async fn question(request: Request<Incoming>) -> Result<KeyHash, Answer> {
-    let body = Limited::new(request.into_body(), protocol::QUESTION).collect();
+    let body = Limited::new(request.into_body(), protocol::MAX_REQUEST_BYTES).collect();
     let body = match timeout(BODY, body).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(trouble)) if trouble.is::<LengthLimitError>() => {
@@ -81,7 +81,7 @@ async fn question(request: Request<Incoming>) -> Result<KeyHash, Answer> {
             ));
         }
     };
-    protocol::read_question(&body).map_err(|why| error(StatusCode::BAD_REQUEST, &why))
+    protocol::decode_request(&body).map_err(|why| error(StatusCode::BAD_REQUEST, &why))
 }
 
 fn error(status: StatusCode, why: &str) -> Answer {

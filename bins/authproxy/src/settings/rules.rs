@@ -184,12 +184,13 @@ pub(super) fn path(what: &str, path: &str) -> Result<String, Wrong> {
             "write /admin, which is that path and all below it",
         ));
     }
-    scope::prefix(path).map_err(|error| wrong(what, error))
+    scope::normalize_path_prefix(path).map_err(|error| wrong(what, error))
 }
 
 /// The health path, which is compared as it is.
 pub(super) fn health(path: &str) -> Result<String, Wrong> {
-    if !path.starts_with('/') || path.contains(['?', '#', ' ']) || !scope::is_plain(path) {
+    if !path.starts_with('/') || path.contains(['?', '#', ' ']) || !scope::is_unambiguous_path(path)
+    {
         return Err(wrong(
             format!("--health-path={path:?} is no path that all servers read alike"),
             "write it like /authproxy/health",

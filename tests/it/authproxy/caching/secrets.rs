@@ -58,7 +58,7 @@ fn purge_during_rotation_removes_entries_of_both_secrets() {
     assert_eq!(world.names().len(), 2);
     let host = world.host_with_secrets(SETTINGS, &[NEW, OLD]);
     assert_eq!(world.lookup(&host, key(1)), Some(true));
-    world.purge(&host, &Purge::Key(key(1)));
+    world.purge(&host, &PurgeTarget::Key(key(1)));
     wait_until("both are gone", || {
         world.pass();
         world.names().is_empty()

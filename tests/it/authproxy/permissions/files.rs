@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use authproxy::permissions::Permissions as _;
+use authproxy::permissions::PermissionsBackend as _;
 use authproxy::permissions::file::AclFile;
 use hostkit_tests::permissions::{PermissionsServer, write_acl_file};
 use hostkit_tests::wait_until;
@@ -166,7 +166,7 @@ fn server_and_file_give_equal_grants() {
     let file = AclFile::open(&path).unwrap();
     let acl = PermissionsServer::start();
     acl.add_key("good", answer);
-    let found = block_on(async { servers(&[acl.url()], PATIENCE).find(hash("good")).await });
+    let found = block_on(async { servers(&[acl.url()], PATIENCE).look_up(hash("good")).await });
     let grant = file.get(&hash("good"));
     assert!(grant.is_some());
     assert_eq!(grant, found.unwrap().grant);

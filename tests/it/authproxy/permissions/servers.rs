@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use authproxy::permissions::liveconf::Liveconf;
+use authproxy::permissions::liveconf::LiveconfBackend;
 use authproxy::permissions::server::{DEADLINE, Servers};
-use authproxy::permissions::{BreakerState, Permissions as _};
+use authproxy::permissions::{BreakerState, PermissionsBackend as _};
 use hostkit_tests::free_port;
 use hostkit_tests::permissions::{PermissionsBehavior, PermissionsServer};
 use serde_json::json;
@@ -44,7 +44,7 @@ fn query_sends_key_hash_and_response_has_whole_grant() {
     block_on(async {
         let url = acl.url().replace("http://", "http://me:open%20sesame@");
         let servers = servers(&[format!("{url}/x?y=z")], PATIENCE);
-        let found = servers.find(hash("some-raw-key")).await.unwrap();
+        let found = servers.look_up(hash("some-raw-key")).await.unwrap();
         assert_eq!(found.ttl, Some(Duration::from_secs(30)));
         let grant = found.grant.unwrap();
         assert_eq!(
@@ -124,7 +124,7 @@ fn invalid_response_is_neither_grant_nor_denial() {
         )),
         raw("HTTP/1.1 204 No Content\r\n\r\n"),
         raw(&format!(
-            "HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: {}\r\n\r\n{known}",
+            "HTTP/1.1 302 BackendResponse\r\nLocation: /other\r\nContent-Length: {}\r\n\r\n{known}",
             known.len()
         )),
     ];
@@ -372,7 +372,7 @@ fn live_configuration_may_appear_later_and_change() {
         std::fs::rename(part, &path).unwrap();
     };
     block_on(async {
-        let liveconf = Arc::new(Liveconf::open(&path));
+        let liveconf = Arc::new(LiveconfBackend::open(&path));
         let why = told(&*liveconf, "good").await.unwrap_err();
         assert!(why.contains("liveconf.yaml"), "{why}");
         tokio::spawn(Arc::clone(&liveconf).follow());

@@ -12,7 +12,7 @@ enum Step {
     Pass(Duration),
     /// The engine answers its oldest question about a key, if there is one.
     Tell(usize, Told),
-    Purge(Purge),
+    PurgeTarget(PurgeTarget),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -20,7 +20,7 @@ fn step() -> impl Strategy<Value = Step> {
     let found = |grant: Option<Arc<Grant>>| {
         prop::option::of(0..80_u64).prop_map(move |ttl| {
             let (grant, ttl) = (grant.clone(), ttl.map(seconds));
-            Ok(Found { grant, ttl })
+            Ok(BackendResponse { grant, ttl })
         })
     };
     let told = prop_oneof![
@@ -32,15 +32,17 @@ fn step() -> impl Strategy<Value = Step> {
         200, 900, 1_000, 4_000, 13_000, 48_000, 60_000, 599_000,
     ]);
     let what = prop_oneof![
-        Just(Purge::All),
-        number.clone().prop_map(|number| Purge::Key(key(number))),
-        Just(Purge::Id("alice".to_owned())),
+        Just(PurgeTarget::All),
+        number
+            .clone()
+            .prop_map(|number| PurgeTarget::Key(key(number))),
+        Just(PurgeTarget::Id("alice".to_owned())),
     ];
     prop_oneof![
         8 => number.clone().prop_map(Step::Find),
         4 => passes.prop_map(|millis| Step::Pass(Duration::from_millis(millis))),
         6 => (number, told).prop_map(|(number, told)| Step::Tell(number, told)),
-        1 => what.prop_map(Step::Purge),
+        1 => what.prop_map(Step::PurgeTarget),
     ]
 }
 
@@ -48,7 +50,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct Question {
     /// No purge has come since.
     counts: bool,
-    waiting: Vec<JoinHandle<Answer>>,
+    waiting: Vec<JoinHandle<KeyLookupResult>>,
 }
 
 /// All that has ever been said of one key, and when.
@@ -170,7 +172,7 @@ async fn play(steps: Vec<Step>, entries: usize) {
                     history.told.push((now(), told.clone()));
                 }
                 let expected = match &told {
-                    Ok(Found {
+                    Ok(BackendResponse {
                         grant: Some(grant), ..
                     }) => grant.id.clone(),
                     Ok(_) => "nobody".to_owned(),
@@ -186,13 +188,13 @@ async fn play(steps: Vec<Step>, entries: usize) {
                     );
                 }
             }
-            Step::Purge(what) => {
+            Step::PurgeTarget(what) => {
                 stand.cache.purge(&what);
                 for (number, history) in model.iter_mut().enumerate() {
                     let (all, told) = match &what {
-                        Purge::All => (true, true),
-                        Purge::Key(one) => (*one == key(number), *one == key(number)),
-                        Purge::Id(id) => {
+                        PurgeTarget::All => (true, true),
+                        PurgeTarget::Key(one) => (*one == key(number), *one == key(number)),
+                        PurgeTarget::Id(id) => {
                             let believed = history.believed();
                             (
                                 true,

@@ -18,7 +18,7 @@ use url::Url;
 
 use super::connect::{Connector, Place};
 use super::login;
-use crate::grant::Found;
+use crate::grant::BackendResponse;
 use crate::permissions::breaker::{Admission, Breaker};
 use crate::permissions::protocol;
 use crate::permissions::{BreakerState, ServerStatus};
@@ -58,7 +58,7 @@ struct Record {
 /// What became of a question.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    Answered(Found),
+    Answered(BackendResponse),
     /// It was sent, or should have been.
     Failed(String),
     /// The breaker is open.
@@ -201,7 +201,11 @@ impl Endpoint {
 
     /// One question, one answer. Asking twice changes nothing at the server, so what a stale connection may have
     /// carried is sent once more.
-    async fn exchange(&self, question: &Bytes, connector: &Connector) -> Result<Found, String> {
+    async fn exchange(
+        &self,
+        question: &Bytes,
+        connector: &Connector,
+    ) -> Result<BackendResponse, String> {
         if let Some(connection) = self.kept() {
             match self.send(connection, question, true).await {
                 Err(Trouble::Stale) => {}
@@ -232,7 +236,7 @@ impl Endpoint {
         mut connection: Connection,
         question: &Bytes,
         used: bool,
-    ) -> Result<Found, Trouble> {
+    ) -> Result<BackendResponse, Trouble> {
         let trouble = |error: hyper::Error| match used {
             true => Trouble::Stale,
             false => Trouble::Real(tell(&error)),
@@ -246,13 +250,13 @@ impl Endpoint {
                 answer.status().as_u16()
             )));
         }
-        let body = Limited::new(answer.into_body(), protocol::ANSWER)
+        let body = Limited::new(answer.into_body(), protocol::MAX_RESPONSE_BYTES)
             .collect()
             .await;
         let body = body
             .map_err(|error| Trouble::Real(tell(&*error)))?
             .to_bytes();
-        let found = protocol::read_answer(&body)
+        let found = protocol::decode_response(&body)
             .map_err(|why| Trouble::Real(format!("its answer makes no sense: {why}")))?;
         self.keep(connection);
         Ok(found)

@@ -14,15 +14,15 @@ use hostkit::clock;
 use hyper::header::HOST;
 use hyper::http::request::Parts;
 
-use crate::cache::{Answer, Cache, Known, Purge, Snapshot};
+use crate::cache::{KeyLookup, KeyLookupResult, PermissionsCache, PurgeTarget, Snapshot};
 use crate::credential;
 use crate::grant::{Grant, KeyHash};
 use crate::headers::{PeerAddress, overrides};
 use crate::permissions::file::AclFile;
-use crate::permissions::{Permissions as _, Remote, Status};
+use crate::permissions::{BackendStatus, PermissionsBackend as _, RemoteBackend};
 use crate::preflight;
 use crate::request_error::RequestError;
-use crate::scope::{self, Asked};
+use crate::scope::{self, AccessRequest};
 use crate::settings::{Preflight, Rules, Site};
 
 /// How often the log says at most that preflights are refused.
@@ -30,57 +30,57 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// What is said of a request that goes on to the server.
 #[derive(Debug, Clone)]
-pub struct Pass {
-    /// The grant of its key; none where no key was looked at ([`Mark::Open`], [`Mark::Preflight`], [`Mark::Answered`])
-    /// or could be ([`Mark::FailOpen`]).
-    pub id: Option<Arc<Grant>>,
+pub struct AllowDecision {
+    /// The grant of its key; none where no key was looked at ([`AllowReason::OpenPath`], [`AllowReason::ForwardedPreflight`], [`AllowReason::AnsweredPreflight`])
+    /// or could be ([`AllowReason::FailOpen`]).
+    pub grant: Option<Arc<Grant>>,
     /// The name of the route that decided, for metrics; none where no route fits.
     pub route: Option<Arc<str>>,
     /// Why it may.
-    pub mark: Mark,
+    pub reason: AllowReason,
 }
 
 /// Why a request may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Mark {
+pub enum AllowReason {
     /// Its key allows it.
-    Known,
+    ValidKey,
     /// Its key allowed it when the permissions engine was last heard of; now it fails.
-    Stale,
+    StaleGrant,
     /// The path needs no key, and one that is sent is not looked at: open paths do not depend on the engine.
-    Open,
+    OpenPath,
     /// It is a CORS preflight, which never carries a key, and `cors-preflight` passes it on.
-    Preflight,
+    ForwardedPreflight,
     /// It is a CORS preflight, and is answered here.
-    Answered,
+    AnsweredPreflight,
     /// The permissions engine cannot be asked, and `--fail-open` is on.
     FailOpen,
 }
 
 /// What is said of a request that is answered here.
 #[derive(Debug, Clone)]
-pub struct Refused {
+pub struct DenyDecision {
     /// Why.
     pub refusal: RequestError,
     /// What is known of it beyond that, for the access log and the warning.
     pub detail: Option<Cow<'static, str>>,
     /// Who sent it, as far as is known: a key that is known, but not for this.
-    pub id: Option<Arc<Grant>>,
+    pub grant: Option<Arc<Grant>>,
     /// Which key it was, if nobody has it.
     pub key: Option<KeyHash>,
     /// The name of the route that decided; none where no route fits, or none could be found.
     pub route: Option<Arc<str>>,
     /// The rights that the request needs, if the key lacks one of them.
-    pub needed: Box<[String]>,
+    pub required_rights: Box<[String]>,
 }
 
-impl Refused {
+impl DenyDecision {
     /// The sentence for people: with the rights that the key lacks.
     #[must_use]
     pub fn message(&self) -> Cow<'static, str> {
         let sentence = self.refusal.message();
-        let has = |right| (self.id.as_ref()).is_some_and(|grant| grant.rights.contains(right));
-        let missing = self.needed.iter().filter(|right| !has(right));
+        let has = |right| (self.grant.as_ref()).is_some_and(|grant| grant.rights.contains(right));
+        let missing = self.required_rights.iter().filter(|right| !has(right));
         let missing: Vec<&str> = missing.map(String::as_str).collect();
         match missing.as_slice() {
             [] => sentence.into(),
@@ -89,40 +89,40 @@ impl Refused {
     }
 }
 
-impl From<RequestError> for Refused {
+impl From<RequestError> for DenyDecision {
     fn from(refusal: RequestError) -> Self {
         Self {
             refusal,
             detail: refusal.detail().map(Cow::Borrowed),
-            id: None,
+            grant: None,
             key: None,
             route: None,
-            needed: Box::default(),
+            required_rights: Box::default(),
         }
     }
 }
 
 /// Lets requests pass, or not.
 #[derive(Debug, Clone)]
-pub struct Door {
-    source: Source,
+pub struct Authorizer {
+    source: GrantSource,
     /// When the log last said that preflights are refused.
     told: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Where grants come from.
 #[derive(Debug, Clone)]
-pub enum Source {
+pub enum GrantSource {
     /// A file, which is in memory.
     File(Arc<AclFile>),
     /// Engines that are asked over the network, whose answers are remembered.
-    Remote(Cache<Remote>),
+    Remote(PermissionsCache<RemoteBackend>),
 }
 
-impl Door {
+impl Authorizer {
     /// A door that asks this.
     #[must_use]
-    pub fn new(source: Source) -> Self {
+    pub fn new(source: GrantSource) -> Self {
         Self {
             source,
             told: Arc::default(),
@@ -138,8 +138,8 @@ impl Door {
         site: &Site,
         parts: &Parts,
         client: &PeerAddress,
-    ) -> Result<Pass, Refused> {
-        let decided = decide(site, parts, client.trusted, |key| self.find(key)).await;
+    ) -> Result<AllowDecision, DenyDecision> {
+        let decided = decide(site, parts, client.trusted, |key| self.look_up(key)).await;
         if let Err(refused) = &decided
             && refused.refusal == RequestError::MissingKey
             && preflight::requested_method(parts).is_some()
@@ -161,44 +161,44 @@ impl Door {
         }
     }
 
-    async fn find(&self, key: KeyHash) -> Answer {
+    async fn look_up(&self, key: KeyHash) -> KeyLookupResult {
         match &self.source {
-            Source::File(file) => Ok(match file.find(key).await?.grant {
-                Some(grant) => Known::Grant {
+            GrantSource::File(file) => Ok(match file.look_up(key).await?.grant {
+                Some(grant) => KeyLookup::Grant {
                     grant,
                     stale: false,
                 },
-                None => Known::Nobody,
+                None => KeyLookup::UnknownKey,
             }),
-            Source::Remote(cache) => cache.find(key).await,
+            GrantSource::Remote(cache) => cache.look_up(key).await,
         }
     }
 
     /// Forgets what is remembered; how many keys that was. Of a file nothing is. Has to be called inside a runtime.
-    pub fn purge(&self, what: &Purge) -> usize {
+    pub fn purge(&self, what: &PurgeTarget) -> usize {
         match &self.source {
-            Source::File(_) => 0,
-            Source::Remote(cache) => cache.purge(what),
+            GrantSource::File(_) => 0,
+            GrantSource::Remote(cache) => cache.purge(what),
         }
     }
 
     /// Reads the file of keys again, if there is one, whether or not it was noticed to have changed. Blocks while the
     /// disk does.
     pub fn reread(&self) {
-        if let Source::File(file) = &self.source {
+        if let GrantSource::File(file) = &self.source {
             file.reread();
         }
     }
 
     /// What the engine tells of itself.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> BackendStatus {
         match &self.source {
-            Source::File(file) => Status {
+            GrantSource::File(file) => BackendStatus {
                 file: Some(file.status()),
                 servers: Vec::new(),
             },
-            Source::Remote(cache) => cache.engine().status(),
+            GrantSource::Remote(cache) => cache.engine().status(),
         }
     }
 
@@ -206,74 +206,74 @@ impl Door {
     #[must_use]
     pub fn snapshot(&self) -> Option<Snapshot> {
         match &self.source {
-            Source::File(_) => None,
-            Source::Remote(cache) => Some(cache.snapshot()),
+            GrantSource::File(_) => None,
+            GrantSource::Remote(cache) => Some(cache.snapshot()),
         }
     }
 }
 
 /// The questions, in their order.
-pub(crate) async fn decide<F: Future<Output = Answer>>(
+pub(crate) async fn decide<F: Future<Output = KeyLookupResult>>(
     site: &Site,
     parts: &Parts,
     trusted: bool,
     find: impl FnOnce(KeyHash) -> F,
-) -> Result<Pass, Refused> {
+) -> Result<AllowDecision, DenyDecision> {
     let path = parts.uri.path();
     if let Some(method) = preflight::requested_method(parts) {
-        let asked_about = scope::route(&site.rules, method, path)?;
+        let asked_about = scope::match_route(&site.rules, method, path)?;
         let mark = match asked_about.preflight {
             Preflight::Off => None,
-            Preflight::Answer => Some(Mark::Answered),
-            Preflight::Pass => Some(Mark::Preflight),
+            Preflight::Answer => Some(AllowReason::AnsweredPreflight),
+            Preflight::Pass => Some(AllowReason::ForwardedPreflight),
         };
         if let Some(mark) = mark {
-            return Ok(Pass {
-                id: None,
+            return Ok(AllowDecision {
+                grant: None,
                 route: asked_about.name.cloned(),
-                mark,
+                reason: mark,
             });
         }
     }
-    let mut matched = scope::route(&site.rules, parts.method.as_str(), path)?;
+    let mut matched = scope::match_route(&site.rules, parts.method.as_str(), path)?;
     if !site.rules.routes.is_empty() {
         for method in overrides::method_overrides(&parts.headers) {
-            matched = matched.and(scope::route(&site.rules, method?, path)?);
+            matched = matched.and(scope::match_route(&site.rules, method?, path)?);
         }
     }
-    let pass = |id, mark| Pass {
-        id,
+    let allow = |grant, reason| AllowDecision {
+        grant,
         route: matched.name.cloned(),
-        mark,
+        reason,
     };
-    let refuse = |refusal, id| Refused {
+    let deny = |refusal, grant| DenyDecision {
         refusal,
         detail: None,
-        id,
+        grant,
         key: None,
         route: matched.name.cloned(),
-        needed: Box::default(),
+        required_rights: Box::default(),
     };
     let Some(rights) = &matched.rights else {
-        return Ok(pass(None, Mark::Open));
+        return Ok(allow(None, AllowReason::OpenPath));
     };
-    let key = credential::key(parts, &site.credentials)
+    let key = credential::extract_key(parts, &site.credentials)
         .and_then(|key| key.ok_or(RequestError::MissingKey))
-        .map_err(|refusal| refuse(refusal, None))?;
+        .map_err(|refusal| deny(refusal, None))?;
     let (grant, stale) = match find(key).await {
-        Ok(Known::Grant { grant, stale }) => (grant, stale),
-        Ok(Known::Nobody) => {
+        Ok(KeyLookup::Grant { grant, stale }) => (grant, stale),
+        Ok(KeyLookup::UnknownKey) => {
             let key = Some(key);
-            return Err(Refused {
+            return Err(DenyDecision {
                 key,
-                ..refuse(RequestError::UnknownKey, None)
+                ..deny(RequestError::UnknownKey, None)
             });
         }
-        Err(_) if site.fail_open => return Ok(pass(None, Mark::FailOpen)),
+        Err(_) if site.fail_open => return Ok(allow(None, AllowReason::FailOpen)),
         Err(unavailable) => {
-            return Err(Refused {
+            return Err(DenyDecision {
                 detail: Some(unavailable.why.into()),
-                ..refuse(
+                ..deny(
                     RequestError::PermissionsUnavailable(unavailable.cause),
                     None,
                 )
@@ -281,13 +281,13 @@ pub(crate) async fn decide<F: Future<Output = Answer>>(
         }
     };
     match allows(&grant, site, parts, trusted, rights) {
-        Ok(()) if stale => Ok(pass(Some(grant), Mark::Stale)),
-        Ok(()) => Ok(pass(Some(grant), Mark::Known)),
-        Err(RequestError::MissingRight) => Err(Refused {
-            needed: Box::from(&rights[..]),
-            ..refuse(RequestError::MissingRight, Some(grant))
+        Ok(()) if stale => Ok(allow(Some(grant), AllowReason::StaleGrant)),
+        Ok(()) => Ok(allow(Some(grant), AllowReason::ValidKey)),
+        Err(RequestError::MissingRight) => Err(DenyDecision {
+            required_rights: Box::from(&rights[..]),
+            ..deny(RequestError::MissingRight, Some(grant))
         }),
-        Err(refusal) => Err(refuse(refusal, Some(grant))),
+        Err(refusal) => Err(deny(refusal, Some(grant))),
     }
 }
 
@@ -309,18 +309,18 @@ fn allows(
         let now = clock::now().duration_since(UNIX_EPOCH);
         now.map_or(u64::MAX, |now| now.as_secs())
     });
-    let asked = Asked {
+    let asked = AccessRequest {
         method: parts.method.as_str(),
         path: parts.uri.path(),
         hosts: &hosts,
         rights,
         now,
     };
-    scope::allows(grant, &asked)?;
+    scope::check_grant(grant, &asked)?;
     if !grant.methods.is_empty() {
         for method in overrides::method_overrides(&parts.headers) {
             let method = &method?.to_ascii_uppercase();
-            scope::allows(grant, &Asked { method, ..asked })?;
+            scope::check_grant(grant, &AccessRequest { method, ..asked })?;
         }
     }
     Ok(())
@@ -334,7 +334,7 @@ fn hosts<'p>(
 ) -> Result<Vec<Cow<'p, str>>, RequestError> {
     if let Some(name) = &rules.host_parameter {
         let query = parts.uri.query().unwrap_or_default();
-        return match credential::parameter(query, name) {
+        return match credential::find_parameter(query, name) {
             Ok(None) => Ok(Vec::new()),
             Ok(Some(found)) if !found.semicolon => Ok(vec![match found.value {
                 Cow::Borrowed(value) => String::from_utf8_lossy(value),

@@ -11,11 +11,11 @@ async fn every_host_that_a_trusted_peer_names_has_to_be_one_of_the_key() {
             request = request.header(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let grant = grant(hosts);
-        let answer = Ok(Known::Grant {
+        let answer = Ok(KeyLookup::Grant {
             grant,
             stale: false,
         });
-        let decided = door_for(trusted, &site, &parts(request), Some(answer)).await;
+        let decided = decide_for_peer(trusted, &site, &parts(request), Some(answer)).await;
         decided.map(|_| ()).map_err(|refused| refused.refusal)
     };
     let ours = &["a.com", "b.com"][..];
@@ -72,13 +72,13 @@ async fn a_method_that_a_header_names_is_judged_too() {
     let decided = async |name: &str, value: &str, methods: &[&str]| {
         let mut grant = (*grant(&[])).clone();
         grant.methods = methods.iter().map(|&one| one.to_owned()).collect();
-        let answer = Ok(Known::Grant {
+        let answer = Ok(KeyLookup::Grant {
             grant: Arc::new(grant),
             stale: false,
         });
         let request = Request::get("/").header("x-api-key", "k");
         let request = parts(request.header(name, value));
-        let decided = door(&site, &request, Some(answer)).await;
+        let decided = decide_trusted(&site, &request, Some(answer)).await;
         decided.map(|_| ()).map_err(|refused| refused.refusal)
     };
     for name in [

@@ -8,7 +8,7 @@ use hyper::Request;
 use hyper::header::{HeaderName, HeaderValue};
 
 use super::*;
-use crate::permissions::Unavailable;
+use crate::permissions::BackendUnavailable;
 use crate::request_error::PermissionsFailure;
 use crate::settings::{Cors, Credentials, Limits, Route, Timeouts};
 
@@ -73,26 +73,30 @@ fn grant(hosts: &[&str]) -> Arc<Grant> {
     })
 }
 
-fn known(stale: bool) -> Answer {
+fn known(stale: bool) -> KeyLookupResult {
     let grant = grant(&[]);
-    Ok(Known::Grant { grant, stale })
+    Ok(KeyLookup::Grant { grant, stale })
 }
 
-fn unavailable() -> Answer {
-    Err(Unavailable::failed("it is away"))
+fn unavailable() -> KeyLookupResult {
+    Err(BackendUnavailable::failed("it is away"))
 }
 
 /// What is decided when this is known of the key `k`, of a trusted peer; nothing may be asked about when it is none.
-async fn door(site: &Site, parts: &Parts, answer: Option<Answer>) -> Result<Pass, Refused> {
-    door_for(true, site, parts, answer).await
+async fn decide_trusted(
+    site: &Site,
+    parts: &Parts,
+    answer: Option<KeyLookupResult>,
+) -> Result<AllowDecision, DenyDecision> {
+    decide_for_peer(true, site, parts, answer).await
 }
 
-async fn door_for(
+async fn decide_for_peer(
     trusted: bool,
     site: &Site,
     parts: &Parts,
-    answer: Option<Answer>,
-) -> Result<Pass, Refused> {
+    answer: Option<KeyLookupResult>,
+) -> Result<AllowDecision, DenyDecision> {
     decide(site, parts, trusted, async |key| {
         assert_eq!(key, KeyHash::of(b"k"));
         answer.expect("nobody has to be asked")
@@ -113,21 +117,25 @@ fn with_key(method: &str, target: &str) -> Parts {
 async fn a_key_decides() {
     let site = site();
     let request = with_key("GET", "/data");
-    let pass = door(&site, &request, Some(known(false))).await.unwrap();
-    assert_eq!((pass.mark, pass.route), (Mark::Known, None));
-    assert_eq!(pass.id.unwrap().id, "alice");
-    let pass = door(&site, &request, Some(known(true))).await.unwrap();
+    let pass = decide_trusted(&site, &request, Some(known(false)))
+        .await
+        .unwrap();
+    assert_eq!((pass.reason, pass.route), (AllowReason::ValidKey, None));
+    assert_eq!(pass.grant.unwrap().id, "alice");
+    let pass = decide_trusted(&site, &request, Some(known(true)))
+        .await
+        .unwrap();
     assert_eq!(
-        (pass.mark, pass.id.unwrap().id.as_str()),
-        (Mark::Stale, "alice")
+        (pass.reason, pass.grant.unwrap().id.as_str()),
+        (AllowReason::StaleGrant, "alice")
     );
 
-    let refused = door(&site, &request, Some(Ok(Known::Nobody)))
+    let refused = decide_trusted(&site, &request, Some(Ok(KeyLookup::UnknownKey)))
         .await
         .unwrap_err();
     assert_eq!(refused.refusal, RequestError::UnknownKey);
     assert_eq!(refused.key, Some(KeyHash::of(b"k")), "for the log");
-    let refused = door(&site, &request, Some(unavailable()))
+    let refused = decide_trusted(&site, &request, Some(unavailable()))
         .await
         .unwrap_err();
     assert_eq!(
@@ -135,22 +143,22 @@ async fn a_key_decides() {
         RequestError::PermissionsUnavailable(PermissionsFailure::Failed)
     );
     let without = parts(Request::get("/data"));
-    let refused = door(&site, &without, None).await.unwrap_err();
+    let refused = decide_trusted(&site, &without, None).await.unwrap_err();
     assert_eq!(refused.refusal, RequestError::MissingKey);
     let two = parts(Request::get("/data?apikey=j").header("x-api-key", "k"));
-    let refused = door(&site, &two, None).await.unwrap_err();
+    let refused = decide_trusted(&site, &two, None).await.unwrap_err();
     assert_eq!(refused.refusal, RequestError::AmbiguousKey);
 }
 
 #[tokio::test]
 async fn a_refusal_says_whose_key_it_was_and_which_route_decided() {
-    let refused = door(&site(), &with_key("POST", "/data"), Some(known(false)))
+    let refused = decide_trusted(&site(), &with_key("POST", "/data"), Some(known(false)))
         .await
         .unwrap_err();
     assert_eq!(refused.refusal, RequestError::MissingRight);
-    assert_eq!(refused.id.unwrap().id, "alice");
+    assert_eq!(refused.grant.unwrap().id, "alice");
     assert_eq!(refused.route.as_deref(), Some("change"));
-    let refused = door(&site(), &with_key("GET", "/a/../ping"), None)
+    let refused = decide_trusted(&site(), &with_key("GET", "/a/../ping"), None)
         .await
         .unwrap_err();
     assert_eq!(refused.refusal, RequestError::AmbiguousPath);
@@ -164,12 +172,12 @@ async fn open_paths_depend_on_nobody() {
         with_key("GET", "/ping"),
         two_keys,
     ] {
-        let pass = door(&site(), &request, None).await.unwrap();
+        let pass = decide_trusted(&site(), &request, None).await.unwrap();
         assert_eq!(
-            (pass.mark, pass.route.as_deref()),
-            (Mark::Open, Some("ping"))
+            (pass.reason, pass.route.as_deref()),
+            (AllowReason::OpenPath, Some("ping"))
         );
-        assert_eq!(pass.id, None);
+        assert_eq!(pass.grant, None);
     }
 }
 
@@ -187,8 +195,8 @@ async fn only_a_well_formed_preflight_passes_without_a_key_and_only_as_configure
     let mut site = site();
     for (mode, mark) in [
         (Preflight::Off, None),
-        (Preflight::Answer, Some(Mark::Answered)),
-        (Preflight::Pass, Some(Mark::Preflight)),
+        (Preflight::Answer, Some(AllowReason::AnsweredPreflight)),
+        (Preflight::Pass, Some(AllowReason::ForwardedPreflight)),
     ] {
         // The route of what is asked about decides, and not that of OPTIONS.
         site.rules.routes[1].preflight = mode;
@@ -198,10 +206,10 @@ async fn only_a_well_formed_preflight_passes_without_a_key_and_only_as_configure
             &["access-control-request-headers: x-api-key, content-type"],
         ] {
             let lines = [&[ORIGIN, METHOD], more].concat();
-            let decided = door(&site, &request("OPTIONS", "/data", &lines), None).await;
+            let decided = decide_trusted(&site, &request("OPTIONS", "/data", &lines), None).await;
             match (decided, mark) {
                 (Ok(pass), Some(mark)) => {
-                    assert_eq!((pass.mark, pass.id), (mark, None));
+                    assert_eq!((pass.reason, pass.grant), (mark, None));
                     assert_eq!(pass.route.as_deref(), Some("change"));
                 }
                 (Err(refused), None) => assert_eq!(refused.refusal, RequestError::MissingKey),
@@ -246,7 +254,7 @@ async fn only_a_well_formed_preflight_passes_without_a_key_and_only_as_configure
             &[ORIGIN, METHOD, "expect: 100-continue"],
         ),
     ] {
-        let refused = door(&site, &request(method, path, lines), None).await;
+        let refused = decide_trusted(&site, &request(method, path, lines), None).await;
         assert_eq!(
             refused.unwrap_err().refusal,
             RequestError::MissingKey,
@@ -254,8 +262,12 @@ async fn only_a_well_formed_preflight_passes_without_a_key_and_only_as_configure
         );
     }
     let open = request("OPTIONS", "/ping", &[ORIGIN, METHOD]);
-    let pass = door(&site, &open, None).await.unwrap();
-    assert_eq!(pass.mark, Mark::Open, "its server answers for itself");
+    let pass = decide_trusted(&site, &open, None).await.unwrap();
+    assert_eq!(
+        pass.reason,
+        AllowReason::OpenPath,
+        "its server answers for itself"
+    );
 }
 
 #[tokio::test]
@@ -263,17 +275,19 @@ async fn fail_open_is_for_an_engine_that_cannot_be_asked_and_nothing_else() {
     let mut site = site();
     site.fail_open = true;
     let request = with_key("POST", "/data");
-    let pass = door(&site, &request, Some(unavailable())).await.unwrap();
+    let pass = decide_trusted(&site, &request, Some(unavailable()))
+        .await
+        .unwrap();
     assert_eq!(
-        (pass.mark, pass.route.as_deref()),
-        (Mark::FailOpen, Some("change"))
+        (pass.reason, pass.route.as_deref()),
+        (AllowReason::FailOpen, Some("change"))
     );
-    assert_eq!(pass.id, None);
-    let refused = door(&site, &request, Some(Ok(Known::Nobody)))
+    assert_eq!(pass.grant, None);
+    let refused = decide_trusted(&site, &request, Some(Ok(KeyLookup::UnknownKey)))
         .await
         .unwrap_err();
     assert_eq!(refused.refusal, RequestError::UnknownKey);
-    let refused = door(&site, &parts(Request::get("/")), None)
+    let refused = decide_trusted(&site, &parts(Request::get("/")), None)
         .await
         .unwrap_err();
     assert_eq!(refused.refusal, RequestError::MissingKey);
@@ -281,11 +295,13 @@ async fn fail_open_is_for_an_engine_that_cannot_be_asked_and_nothing_else() {
         expires: Some(1_000_000_000),
         ..(*grant(&[])).clone()
     };
-    let answer = Ok(Known::Grant {
+    let answer = Ok(KeyLookup::Grant {
         grant: Arc::new(expired),
         stale: true,
     });
-    let refused = door(&site, &request, Some(answer)).await.unwrap_err();
+    let refused = decide_trusted(&site, &request, Some(answer))
+        .await
+        .unwrap_err();
     assert_eq!(refused.refusal, RequestError::ExpiredKey);
 }
 
@@ -298,21 +314,23 @@ async fn the_host_is_that_of_the_header_or_of_the_parameter() {
     };
     let answer = |hosts: &[&str]| {
         let grant = grant(hosts);
-        Some(Ok(Known::Grant {
+        Some(Ok(KeyLookup::Grant {
             grant,
             stale: false,
         }))
     };
     let ours = || answer(&["example.com"]);
-    door(&site, &get("/?host=other.com"), ours()).await.unwrap();
-    let refused = door(&site, &get("/"), answer(&["other.com"]))
+    decide_trusted(&site, &get("/?host=other.com"), ours())
+        .await
+        .unwrap();
+    let refused = decide_trusted(&site, &get("/"), answer(&["other.com"]))
         .await
         .unwrap_err();
     assert_eq!(refused.refusal, RequestError::HostNotAllowed);
 
     site.rules.host_parameter = Some("host".to_owned());
     for target in ["/?host=example.com", "/?a&h%6Fst=example%2Ecom&host2=x"] {
-        door(&site, &get(target), ours()).await.unwrap();
+        decide_trusted(&site, &get(target), ours()).await.unwrap();
     }
     for (target, refusal) in [
         ("/?host=other.com", RequestError::HostNotAllowed),
@@ -331,11 +349,13 @@ async fn the_host_is_that_of_the_header_or_of_the_parameter() {
         ("/?host=example.com;a=b", RequestError::AmbiguousHost),
         ("/?a=b;host=example.com", RequestError::AmbiguousHost),
     ] {
-        let refused = door(&site, &get(target), ours()).await.unwrap_err();
+        let refused = decide_trusted(&site, &get(target), ours())
+            .await
+            .unwrap_err();
         assert_eq!(refused.refusal, refusal, "{target}");
     }
     // A key for all hosts does not depend on it.
-    door(&site, &get("/?host=a&host=b"), answer(&[]))
+    decide_trusted(&site, &get("/?host=a&host=b"), answer(&[]))
         .await
         .unwrap();
 }
