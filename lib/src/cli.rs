@@ -4,6 +4,8 @@
 //! a boolean a value (`--console=True`). Owns `main`, not what a tool does.
 
 mod environment;
+#[cfg(feature = "config")]
+mod settings;
 
 use std::any::TypeId;
 use std::ffi::OsString;
@@ -12,18 +14,27 @@ use std::process::ExitCode;
 
 use clap::builder::{BoolishValueParser, TypedValueParser as _};
 use clap::error::ErrorKind;
-use clap::{Arg, ArgAction, ArgMatches, Command, Parser};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, Parser};
 
 use crate::log::{self, LogLevel};
 use crate::printable::escape;
 use crate::{Exit, Failure, nagios, stdout};
 
-pub use environment::{names_any, origin};
+#[cfg(feature = "config")]
+pub use environment::names_any;
+#[cfg(feature = "config")]
+pub use settings::{FileLayer, SettingOrigin, SettingTable};
 
 /// Words that are the value of a boolean (those of clap's `BoolishValueParser`).
 const BOOLEANS: [&str; 12] = [
     "1", "0", "y", "n", "yes", "no", "t", "f", "true", "false", "on", "off",
 ];
+
+/// The group of arguments that a configuration file may hold too, and that a daemon reads again on SIGHUP.
+pub const RELOADABLE: &str = "reloadable";
+/// The group of arguments that a configuration file may hold too, and that are read at the start only.
+pub const AT_START: &str = "at-start";
 
 /// The flags common to all tools.
 // Each flag names its heading: a `next_help_heading` would go on over the flags of the tool behind it.
@@ -72,14 +83,56 @@ pub trait Tool: Parser {
     /// Groups of flags that exclude one another. The first layer that names one decides: the command line, then the
     /// environment, then the file.
     const EXCLUSIVE: &[&[&str]] = &[];
+    /// Whether a verb uses a flag that all verbs accept. One that it does not use is not in its help.
+    fn is_used(_verb: &str, _flag: &Arg) -> bool {
+        true
+    }
     /// The flags it shares with all tools.
     fn common(&self) -> &Common;
 }
 
+/// A command line that was understood, without the configuration files below it.
+#[derive(Debug, Clone)]
+pub struct CommandLine {
+    argv: Vec<OsString>,
+    matches: ArgMatches,
+    has_environment: bool,
+    #[cfg(feature = "config")]
+    declarations: Vec<settings::Declaration>,
+}
+
+impl CommandLine {
+    /// What clap found.
+    #[must_use]
+    pub const fn matches(&self) -> &ArgMatches {
+        &self.matches
+    }
+
+    /// What names a flag of the tool itself: the flag or its variable, also one that turns a switch off.
+    #[must_use]
+    pub fn origin<T: Tool>(&self, flag: &str) -> Option<String> {
+        let id = flag.replace('-', "_");
+        if !matches!(self.matches.try_contains_id(&id), Ok(true)) {
+            return None;
+        }
+        match self.matches.value_source(&id)? {
+            ValueSource::CommandLine => Some(format!("--{flag}")),
+            ValueSource::EnvVariable => environment::variable(T::NAME, &[], flag),
+            _ => None,
+        }
+    }
+
+    /// Whether a flag stands on the command line itself.
+    #[must_use]
+    pub fn has_flag(&self, flag: &str) -> bool {
+        self.matches.value_source(&flag.replace('-', "_")) == Some(ValueSource::CommandLine)
+    }
+}
+
 /// Parses the command line, runs the tool and turns what comes back into an exit code: the whole of a `main`.
-pub fn main<T: Tool>(run: impl FnOnce(T, &ArgMatches) -> Result<Exit, Failure>) -> ExitCode {
+pub fn main<T: Tool>(run: impl FnOnce(T, &CommandLine) -> Result<Exit, Failure>) -> ExitCode {
     let line: Vec<OsString> = std::env::args_os().collect();
-    let (args, matches) = match parse::<T, _>(line.clone()) {
+    let (args, command_line) = match parse::<T, _>(line.clone()) {
         Ok(parsed) => parsed,
         Err(error) => return refuse::<T>(&error, &line).into(),
     };
@@ -91,7 +144,7 @@ pub fn main<T: Tool>(run: impl FnOnce(T, &ArgMatches) -> Result<Exit, Failure>) 
         json,
         common.logstash_tags.clone(),
     );
-    match run(args, &matches) {
+    match run(args, &command_line) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if let Some(signal) = failure.signal() {
@@ -138,23 +191,54 @@ fn report(tool: &str, failure: &Failure, json: bool) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Parses `argv` (with the program name first) into the tool's flags.
+/// Parses `argv` (with the program name first) and the environment into the tool's flags.
 ///
 /// # Errors
 /// What clap says of a wrong command line, or the text of `--help` and `--version` (exit code 0).
-pub fn parse<T, I>(argv: I) -> Result<(T, ArgMatches), clap::Error>
+pub fn parse<T, I>(argv: I) -> Result<(T, CommandLine), clap::Error>
 where
     T: Tool,
     I: IntoIterator<Item: Into<OsString> + Clone>,
 {
-    let argv: Vec<OsString> = argv.into_iter().map(Into::into).collect();
-    let mut command = environment::applicable(command::<T>(), T::EXCLUSIVE, &argv);
+    parse_layers(argv.into_iter().map(Into::into).collect(), true)
+}
+
+/// Parses `argv` without the environment, for the verb of a tool that reads the configuration of its daemon.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_without_environment<T: Tool>(
+    argv: Vec<OsString>,
+) -> Result<(T, CommandLine), clap::Error> {
+    parse_layers(argv, false)
+}
+
+fn parse_layers<T: Tool>(
+    argv: Vec<OsString>,
+    has_environment: bool,
+) -> Result<(T, CommandLine), clap::Error> {
+    let mut command = prepared::<T>(&argv, has_environment);
     let matches = command
         .try_get_matches_from_mut(&argv)
         .map_err(|error| explain_missing_equals(&mut command, &argv, error))?;
     environment::exclude(&mut command, T::EXCLUSIVE, &matches)?;
     let args = T::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
-    Ok((args, matches))
+    let command_line = CommandLine {
+        argv,
+        matches,
+        has_environment,
+        #[cfg(feature = "config")]
+        declarations: settings::declarations(&command),
+    };
+    Ok((args, command_line))
+}
+
+/// The command for one command line, without the variables that do not count beside it.
+fn prepared<T: Tool>(argv: &[OsString], has_environment: bool) -> Command {
+    match has_environment {
+        true => environment::applicable(command::<T>(), T::EXCLUSIVE, argv),
+        false => environment::without_variables(command::<T>()),
+    }
 }
 
 /// The error of a command line. A word that was not understood behind a switch is most likely its value.
@@ -188,15 +272,24 @@ fn explain_missing_equals(
 /// The tool's clap command with every spelling and environment variable in place; also what man pages come from.
 #[must_use]
 pub fn command<T: Tool>() -> Command {
-    prepare(
-        T::command().name(T::NAME).version(crate::VERSION),
-        T::NAME,
-        &[],
-    )
+    let command = T::command().name(T::NAME).version(crate::VERSION);
+    let command = prepare(command, T::NAME, &[]);
+    let global = command.get_arguments().filter(|arg| arg.is_global_set());
+    let global: Vec<Arg> = global.cloned().collect();
+    command.mut_subcommands(|verb| {
+        // A copy takes the place of the flag that clap would add.
+        let unused = global
+            .iter()
+            .filter(|flag| !T::is_used(verb.get_name(), flag));
+        let hidden: Vec<Arg> = unused.map(|flag| flag.clone().hide(true)).collect();
+        verb.args(hidden)
+    })
 }
 
 fn prepare(command: Command, tool: &str, verbs: &[String]) -> Command {
+    let groups = [RELOADABLE, AT_START].map(|name| ArgGroup::new(name).multiple(true));
     command
+        .groups(groups)
         .mut_args(|arg| spellings(arg, tool, verbs))
         .mut_subcommands(|sub| {
             let verbs = [verbs, &[sub.get_name().to_owned()]].concat();

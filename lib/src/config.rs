@@ -2,6 +2,7 @@
 //!
 //! Owns finding, parsing and merging. What the values mean is the tool's second stage.
 
+mod files;
 pub mod value;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,8 @@ use serde_json::Value;
 use serde_saphyr::{MessageFormatter as _, UserMessageFormatter};
 
 use crate::{Exit, Failure};
+
+pub use files::{ConfigFiles, FileSetting};
 
 /// Where the files of all tools are.
 const DIRECTORY: &str = "/etc/hostkit";
@@ -31,7 +34,7 @@ pub fn load<T: DeserializeOwned>(
     explicit: Option<&Path>,
     personal: Option<&Path>,
 ) -> Result<T, Failure> {
-    merge::<T>(&files(Path::new(DIRECTORY), tool, explicit, personal))
+    ConfigFiles::read(tool, explicit, personal)?.structured()
 }
 
 /// The files that [`load`] reads, the weakest first.
@@ -105,13 +108,12 @@ fn last_files(files: &[PathBuf]) -> Result<BTreeMap<String, PathBuf>, Failure> {
     Ok(last)
 }
 
-fn merge<T: DeserializeOwned>(files: &[PathBuf]) -> Result<T, Failure> {
+fn merge<T: DeserializeOwned>(texts: &[(PathBuf, String)]) -> Result<T, Failure> {
     let mut merged = Value::Object(serde_json::Map::new());
-    for file in files {
-        let text = read(file)?;
+    for (file, text) in texts {
         // Once as `T`, whose errors know line and column; once as plain values, which can be merged.
-        let parsed: Result<T, _> = serde_saphyr::from_str(&text);
-        let value: Result<Value, _> = serde_saphyr::from_str(&text);
+        let parsed: Result<T, _> = serde_saphyr::from_str(text);
+        let value: Result<Value, _> = serde_saphyr::from_str(text);
         match (parsed, value) {
             (_, Ok(Value::Null)) => {}
             (Ok(_), Ok(value)) => overlay(&mut merged, value),
@@ -280,7 +282,7 @@ mod tests {
     }
 
     fn load_from(directory: &Path) -> Result<Raw, Failure> {
-        merge(&files(directory, "t", None, None))
+        ConfigFiles::parse(&files(directory, "t", None, None))?.structured()
     }
 
     #[test]

@@ -35,7 +35,7 @@ fn of<T: Tool>(line: &'static str) -> ToolCli {
         name: T::NAME,
         command: cli::command::<T>(),
         exclusive: T::EXCLUSIVE,
-        parse: |line| cli::parse::<T, _>(line).map(|(_, matches)| named(&matches)),
+        parse: |line| cli::parse::<T, _>(line).map(|(_, line)| named(line.matches())),
         line,
     }
 }

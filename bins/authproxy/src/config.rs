@@ -7,9 +7,10 @@ use std::fmt::{self, Display};
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use clap::ValueEnum as _;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, ValueEnum as _};
 use hostkit::Failure;
+use hostkit::cli::CommandLine;
 use hostkit::config::value;
 pub use hostkit::config::value::Scalar;
 pub(crate) use hostkit::config::value::{duration, size};
@@ -71,7 +72,8 @@ impl CorsValue {
 ///
 /// # Errors
 /// The file cannot be read or is wrong (exit 78).
-pub fn merged(args: &Args, matches: &ArgMatches) -> Result<(Flags, bool), Failure> {
+pub fn merged(args: &Args, line: &CommandLine) -> Result<(Flags, bool), Failure> {
+    let matches = line.matches();
     let mut file: Flags = hostkit::config::load("authproxy", args.config.as_deref(), None)?;
     let configured = file != Flags::default();
     if hostkit::cli::names_any(ENGINES, matches) {

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::ArgMatches;
 use hostkit::admin::AdminListener;
+use hostkit::cli::CommandLine;
 use hostkit::shutdown::{DaemonSignal, DaemonSignals};
 use hostkit::{Exit, Failure};
 use tokio::task::spawn_blocking;
@@ -41,7 +41,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// An address cannot be bound (exit 73), the ACL file is wrong (exit 78), or the system gives no thread (exit 1).
-pub(crate) fn run(args: Args, matches: &ArgMatches, start: Loaded) -> Result<Exit, Failure> {
+pub(crate) fn run(args: Args, matches: &CommandLine, start: Loaded) -> Result<Exit, Failure> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder
         .enable_all()
@@ -58,7 +58,7 @@ pub(crate) fn run(args: Args, matches: &ArgMatches, start: Loaded) -> Result<Exi
     Ok(Exit::OK)
 }
 
-async fn serve(args: Args, matches: ArgMatches, start: Loaded) -> Result<Arc<Telemetry>, Failure> {
+async fn serve(args: Args, matches: CommandLine, start: Loaded) -> Result<Arc<Telemetry>, Failure> {
     let settings = start.settings.clone();
     let signals = DaemonSignals::new()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot catch signals").because(error))?;

@@ -42,15 +42,15 @@ mod tests;
 pub use cli::Args;
 pub use upstream::fuzz_response;
 
-use clap::ArgMatches;
 use cli::Verb;
+use hostkit::cli::CommandLine;
 use hostkit::{Exit, Failure, stdout};
 
 /// Does what the command line asks for.
 ///
 /// # Errors
 /// What failed, with the exit code of its kind.
-pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
+pub fn run(args: Args, matches: &CommandLine) -> Result<Exit, Failure> {
     match args.verb {
         Some(Verb::Key(verb)) => return key::run(verb),
         Some(Verb::ServeAcl(args)) => return serve_acl::run(&args),

@@ -4,7 +4,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use clap::ArgMatches;
+use hostkit::cli::CommandLine;
 use serde_json::{Value, json};
 
 use crate::cli::Args;
@@ -15,7 +15,7 @@ use crate::settings::{self, Loaded};
 #[derive(Debug)]
 pub struct ConfigReloader {
     args: Args,
-    matches: ArgMatches,
+    matches: CommandLine,
     /// What the process was started with.
     start: Loaded,
     state: Mutex<State>,
@@ -32,7 +32,7 @@ struct State {
 impl ConfigReloader {
     /// Of a process that was started with this command line, and runs with these settings.
     #[must_use]
-    pub fn new(args: Args, matches: ArgMatches, start: Loaded) -> Self {
+    pub fn new(args: Args, matches: CommandLine, start: Loaded) -> Self {
         let state = State {
             hash: start.settings.hash.clone(),
             trouble: None,

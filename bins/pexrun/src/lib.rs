@@ -17,8 +17,8 @@ pub mod testing {
     pub use crate::arch::host_arch;
 }
 
-use clap::ArgMatches;
 use config::Config;
+use hostkit::cli::CommandLine;
 use hostkit::{Exit, Failure, stdout};
 use launch::ProgramLaunch;
 use name_template::spellings;
@@ -29,7 +29,7 @@ use serde_json::json;
 ///
 /// # Errors
 /// See above.
-pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
+pub fn run(args: Args, matches: &CommandLine) -> Result<Exit, Failure> {
     check_usage(&args, matches)?;
     if args.check {
         return check(&args, matches);
@@ -41,9 +41,9 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
 }
 
 /// Prints the configuration. Nothing would run, so that a wrong one is 78 here, as for the other tools.
-fn check(args: &Args, matches: &ArgMatches) -> Result<Exit, Failure> {
+fn check(args: &Args, matches: &CommandLine) -> Result<Exit, Failure> {
     let (config, layers) = Config::read(args)?;
-    let given = |flag: &str| hostkit::cli::origin::<Args>(flag, matches);
+    let given = |flag: &str| matches.origin::<Args>(flag);
     let files = config::deciding_files(args)?;
     let repositories = config.repositories.iter();
     let sources: Vec<_> = repositories
@@ -80,7 +80,7 @@ fn check(args: &Args, matches: &ArgMatches) -> Result<Exit, Failure> {
 ///
 /// # Errors
 /// There is one (exit 125).
-fn check_usage(args: &Args, matches: &ArgMatches) -> Result<(), Failure> {
+fn check_usage(args: &Args, matches: &CommandLine) -> Result<(), Failure> {
     let usage =
         |text: &str, remedy: &str| Err(Failure::new(Exit::LAUNCHER_FAILED, text).remedy(remedy));
     if args.check {
@@ -102,8 +102,7 @@ fn check_usage(args: &Args, matches: &ArgMatches) -> Result<(), Failure> {
             );
         }
     }
-    let limit = hostkit::cli::origin::<Args>("limit", matches);
-    if limit.as_deref() == Some("--limit") && !args.list {
+    if matches.has_flag("limit") && !args.list {
         return usage("--limit goes with --list", "leave it out, or add --list");
     }
     if args.json && !args.list && !args.which {

@@ -53,9 +53,9 @@ pub mod testing {
 
 use std::path::Path;
 
-use clap::ArgMatches;
 use cli::Verb;
 use deadline::Deadline;
+use hostkit::cli::CommandLine;
 use hostkit::{Exit, Failure, clock, stdout};
 use tracing::info;
 
@@ -63,7 +63,7 @@ use tracing::info;
 ///
 /// # Errors
 /// As the verb, with the documented exit codes.
-pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
+pub fn run(args: Args, matches: &CommandLine) -> Result<Exit, Failure> {
     if let (Some(_), Some(source)) = (&args.verb, &args.source) {
         return Err(Failure::new(
             Exit::USAGE,
@@ -78,7 +78,7 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
                 Failure::new(Exit::USAGE, text).remedy("give it without SOURCE and COMMAND")
             );
         }
-        let given = |flag: &str| hostkit::cli::origin::<Args>(flag, matches);
+        let given = |flag: &str| matches.origin::<Args>(flag);
         stdout::print_text(&settings::summary(&args.fetch, given, None, &[])?)?;
         return Ok(Exit::OK);
     }

@@ -91,7 +91,7 @@ fn is_concerned(command: &Command, exclusive: &[&[&str]]) -> bool {
             .any(|verb| is_concerned(verb, exclusive))
 }
 
-fn without_variables(command: Command) -> Command {
+pub(super) fn without_variables(command: Command) -> Command {
     command
         .mut_args(|arg| arg.env(None::<&str>))
         .mut_subcommands(without_variables)
@@ -160,24 +160,10 @@ fn in_group(arg: &Arg, group: &[&str]) -> bool {
     arg.get_long().is_some_and(|flag| group.contains(&flag))
 }
 
-/// Whether the command line or the environment names one of these flags: then what a file says of them does not count.
-#[must_use]
+/// Whether the command line or the environment names one of these flags: then a file's values of them do not count.
+#[cfg(feature = "config")]
 pub fn names_any(flags: &[&str], matches: &ArgMatches) -> bool {
     flags.iter().any(|flag| layer(flag, matches).is_some())
-}
-
-/// What names a flag of the tool itself: the flag or its variable, also one that turns a switch off.
-#[must_use]
-pub fn origin<T: super::Tool>(flag: &str, matches: &ArgMatches) -> Option<String> {
-    let id = flag.replace('-', "_");
-    if !matches!(matches.try_contains_id(&id), Ok(true)) {
-        return None;
-    }
-    match matches.value_source(&id)? {
-        ValueSource::CommandLine => Some(format!("--{flag}")),
-        ValueSource::EnvVariable => variable(T::NAME, &[], flag),
-        _ => None,
-    }
 }
 
 /// Where a flag is named: on the command line or in the environment. A switch that is turned off names nothing.

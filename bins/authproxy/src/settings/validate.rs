@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::ArgMatches;
+use hostkit::cli::CommandLine;
 use hostkit::{Exit, Failure};
 use hyper::header::{self, HeaderName};
 use ipnet::IpNet;
@@ -44,7 +44,7 @@ pub struct Loaded {
 /// # Errors
 /// The file is wrong (exit 78); or what was said does not go together: exit 2, or 78 where a file had a say, and with
 /// `--check`.
-pub fn load(args: &Args, matches: &ArgMatches) -> Result<Loaded, Failure> {
+pub fn load(args: &Args, matches: &CommandLine) -> Result<Loaded, Failure> {
     let (flags, configured) = config::merged(args, matches)?;
     let exit = if configured || args.check {
         Exit::CONFIG
