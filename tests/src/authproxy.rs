@@ -13,10 +13,10 @@ use tempfile::TempDir;
 use crate::haproxy::send_signal;
 use crate::{ChildGuard, bin, free_port, wait_limit, wait_until};
 
-/// How often another pair of ports is tried when somebody took one in between.
+/// How often another pair of ports is tried when another process took one meanwhile.
 const ATTEMPTS: u32 = 5;
 
-/// A running authproxy. Dropping it kills it.
+/// A running authproxy, killed on drop.
 #[derive(Debug)]
 pub struct AuthproxyProcess {
     process: ChildGuard,
@@ -27,42 +27,38 @@ pub struct AuthproxyProcess {
     directory: TempDir,
 }
 
-/// An answer as it came over the wire.
+/// A response as it came over the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawResponse {
-    /// The status code.
     pub status: u16,
-    /// Status line and headers.
     pub head: String,
-    /// What followed, chunks and all.
+    /// What follows the head, chunk framing included.
     pub body: String,
 }
 
 impl AuthproxyProcess {
-    /// With these flags on a free port of 127.0.0.1, and an admin listener on another, once it accepts connections.
-    ///
-    /// # Panics
-    /// It ends instead; with its log.
+    /// Starts authproxy with these flags, an admin listener and free ports of 127.0.0.1, and waits until it accepts
+    /// connections.
     #[must_use]
     #[track_caller]
     pub fn start(args: &[&str]) -> Self {
-        Self::start_by(&["env"], args)
+        Self::start_with_launcher(&["env"], args)
     }
 
-    /// The same in front of a server of this host, with the right `all`.
+    /// Starts authproxy in front of a server of this host, with the right `all`.
     #[must_use]
     #[track_caller]
-    pub fn before(server: u16, args: &[&str]) -> Self {
+    pub fn start_for_upstream(server: u16, args: &[&str]) -> Self {
         let server = format!("--server=http://localhost:{server}");
         let mut all = vec![server.as_str(), "--right=all"];
         all.extend(args);
         Self::start(&all)
     }
 
-    /// The same as [`AuthproxyProcess::start`], started by another program, which must replace itself by it.
+    /// Starts authproxy through a launcher that execs it.
     #[must_use]
     #[track_caller]
-    pub fn start_by(launcher: &[&str], args: &[&str]) -> Self {
+    pub fn start_with_launcher(launcher: &[&str], args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
         let mut said = String::new();
         for _ in 0..ATTEMPTS {
@@ -88,10 +84,7 @@ impl AuthproxyProcess {
         panic!("authproxy ended: {said}");
     }
 
-    /// Kills it, and starts it on the same ports with the same flags; its log begins anew.
-    ///
-    /// # Panics
-    /// It ends instead.
+    /// Kills and restarts it with the same ports and flags; the log is cleared.
     pub fn restart(&mut self) {
         let _ = self.process.0.kill();
         let _ = self.process.0.wait();
@@ -101,46 +94,39 @@ impl AuthproxyProcess {
         (self.process, self.log) = (process, log);
     }
 
-    /// Where clients connect.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// The port of its admin listener.
     #[must_use]
     pub const fn admin(&self) -> u16 {
         self.admin
     }
 
-    /// The URL of a path, which begins with a slash.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    /// Its pid.
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.process.0.id().try_into().unwrap()
     }
 
-    /// Its working directory, where a test may put what it needs.
+    /// The working directory, where a test may put files.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// What it has written to stderr so far: its log and the access log.
+    /// All of stderr so far: the log and the access log.
     #[must_use]
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits until its log has this.
-    ///
-    /// # Panics
-    /// It never does.
+    /// Waits until the log contains `text`.
     #[track_caller]
     pub fn logs(&self, text: &str) {
         wait_until(&format!("{text:?} in the log"), || {
@@ -148,21 +134,20 @@ impl AuthproxyProcess {
         });
     }
 
-    /// `GET path` with these header lines, each without its end, on a connection of its own.
+    /// Sends `GET path` with these header lines (without CR LF) on a new connection.
     #[must_use]
     #[track_caller]
     pub fn get(&self, path: &str, headers: &[&str]) -> RawResponse {
         send_request(self.port, "GET", path, headers)
     }
 
-    /// `GET path` with a key in `X-API-Key`.
     #[must_use]
     #[track_caller]
     pub fn get_with_key(&self, path: &str, key: &str) -> RawResponse {
         self.get(path, &[&format!("X-API-Key: {key}")])
     }
 
-    /// The value of a metric, its labels included in the name; none when there is no such line.
+    /// The value of a metric; `name` includes the labels.
     #[must_use]
     pub fn metric(&self, name: &str) -> Option<f64> {
         let text = send_request(self.admin, "GET", "/metrics", &[]).body;
@@ -170,7 +155,7 @@ impl AuthproxyProcess {
         values.find_map(|value| value.strip_prefix(' ')?.parse().ok())
     }
 
-    /// The sum of a metric over all its labels.
+    /// The sum of a metric over all label values.
     #[must_use]
     pub fn metric_sum(&self, name: &str) -> f64 {
         let text = send_request(self.admin, "GET", "/metrics", &[]).body;
@@ -181,7 +166,6 @@ impl AuthproxyProcess {
             .sum()
     }
 
-    /// What `/status` says.
     #[must_use]
     #[track_caller]
     pub fn status(&self) -> Value {
@@ -189,24 +173,19 @@ impl AuthproxyProcess {
         serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
     }
 
-    /// A request to the admin listener.
     #[must_use]
     #[track_caller]
     pub fn request_admin(&self, method: &str, path: &str) -> RawResponse {
         send_request(self.admin, method, path, &["Content-Length: 0"])
     }
 
-    /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         send_signal(self.pid(), signal);
     }
 
-    /// Its exit code, once it has ended by itself; the signal's number, negative, when one ended it.
-    ///
-    /// # Panics
-    /// It does not end.
+    /// Waits for the exit code; the negative signal number when a signal ended it.
     #[track_caller]
-    pub fn ends(mut self) -> i32 {
+    pub fn wait_exit(mut self) -> i32 {
         use std::os::unix::process::ExitStatusExt as _;
         let mut status = None;
         wait_until("authproxy ends", || {
@@ -218,7 +197,7 @@ impl AuthproxyProcess {
     }
 }
 
-/// A process that accepts connections, and its log; what it said when it ended instead.
+/// Starts the process and waits until it accepts connections; the error is the log of one that exited.
 fn launch(
     launcher: &[&str],
     args: &[String],
@@ -246,7 +225,7 @@ fn launch(
         ended || [port, admin].iter().all(|port| connect(*port).is_ok())
     });
     if ended {
-        // What it said last may still be in the pipe.
+        // The last lines may still be in the pipe.
         reader.join().unwrap();
         return Err(log.lock().unwrap().clone());
     }
@@ -278,10 +257,10 @@ fn connect(port: u16) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// One request with these header lines, each without its end, on a connection of its own.
+/// Sends one request with these header lines (without CR LF) on a new connection.
 ///
 /// # Panics
-/// There is no answer, or it is no HTTP.
+/// The response is missing or is not HTTP.
 #[must_use]
 #[track_caller]
 pub fn send_request(port: u16, method: &str, path: &str, headers: &[&str]) -> RawResponse {
@@ -298,15 +277,15 @@ pub fn send_request(port: u16, method: &str, path: &str, headers: &[&str]) -> Ra
     RawResponse::parse(&bytes).unwrap_or_else(|| panic!("no answer to {request:?}: {bytes:?}"))
 }
 
-/// Sends bytes and reads until the other side closes, which a reset is too.
+/// Sends bytes and reads until the peer closes or resets.
 ///
 /// # Panics
-/// It closes not.
+/// The peer does not close in time.
 #[must_use]
 #[track_caller]
 pub fn exchange_bytes(port: u16, bytes: &[u8]) -> Vec<u8> {
     let mut stream = connect(port).unwrap();
-    // Who answers before all has come may close, too.
+    // A server that answers early may close before all bytes are sent.
     let _ = stream.write_all(bytes);
     let mut answer = Vec::new();
     if let Err(error) = stream.read_to_end(&mut answer) {
@@ -316,7 +295,7 @@ pub fn exchange_bytes(port: u16, bytes: &[u8]) -> Vec<u8> {
 }
 
 impl RawResponse {
-    /// The first answer in these bytes; all that follows its head is its body.
+    /// Parses the first response; the rest of the bytes is its body.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(bytes);
@@ -328,7 +307,7 @@ impl RawResponse {
         })
     }
 
-    /// The value of the first header with this name, whatever its case.
+    /// The value of the first header with this name (case-insensitive).
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(':'));
@@ -336,9 +315,9 @@ impl RawResponse {
         Some(found.1.trim())
     }
 
-    /// The machine word of one of authproxy's own answers.
+    /// The `error` field of a response that authproxy itself wrote.
     #[must_use]
-    pub fn word(&self) -> Option<String> {
+    pub fn reason(&self) -> Option<String> {
         let body: Value = serde_json::from_str(&self.body).ok()?;
         Some(body["error"].as_str()?.to_owned())
     }

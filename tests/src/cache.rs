@@ -1,11 +1,11 @@
-//! The cache directory as tests prepare it.
+//! Prepares the cache directory for tests.
 
 use std::fs::{self, File, FileTimes};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Makes every blob below a `blobs` directory look as if it had been used earlier by this much: what was used within the
-/// last hour is protected. Their order of use stays.
+/// Moves the last use of every blob below a `blobs` directory into the past, because recently used blobs are protected.
+/// Their order is kept.
 pub fn age_blobs(blobs: &Path, by: Duration) {
     let directories = |path: &Path| {
         let entries = fs::read_dir(path)
@@ -30,8 +30,8 @@ pub fn age_blobs(blobs: &Path, by: Duration) {
     }
 }
 
-/// Makes every unpacked pex below a `PEX_ROOT` look as if it had been started earlier by this much: the last hour's are
-/// protected. Their order of use stays.
+/// Moves the last start of every unpacked pex below a `PEX_ROOT` into the past, because recently started ones are
+/// protected. Their order is kept.
 pub fn age_unpacked(root: &Path, by: Duration) {
     for entry in fs::read_dir(root).unwrap() {
         let entry = entry.unwrap();
@@ -48,7 +48,7 @@ pub fn age_unpacked(root: &Path, by: Duration) {
     }
 }
 
-/// Puts below a `PEX_ROOT` what a pex of this hash would have unpacked, with a lease that no process holds. Returns its
+/// Creates below a `PEX_ROOT` what a pex of this hash would unpack, with a lease that no process holds. Returns the
 /// directory.
 pub fn unpack_pex(root: &Path, hash: &str, bytes: usize) -> PathBuf {
     let directory = root.join("unzipped_pexes/4").join(hash);

@@ -1,7 +1,7 @@
-//! A DNS server on loopback that says what it is told to, over UDP and TCP (RFC 1035).
+//! A scripted DNS server on loopback, over UDP and TCP (RFC 1035).
 //!
-//! Owns a zone of records by name and type, and faults: error codes, silence, answers held back. Packets are written by
-//! hand, because half of what a resolver has to survive cannot be said with a library for honest servers.
+//! Owns a zone of records by name and type, and faults: error codes, silence, delayed responses. Packets are written by
+//! hand because DNS libraries cannot produce the malformed ones.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The largest answer over UDP without EDNS; a longer one is marked as truncated.
+/// The largest UDP response without EDNS; longer ones are marked as truncated.
 const DATAGRAM: usize = 512;
 
-/// How often a server looks whether it should stop.
+/// How often the server threads check whether to stop.
 const TICK: Duration = Duration::from_millis(20);
 
 const A: u16 = 1;
@@ -22,47 +22,40 @@ const SOA: u16 = 6;
 const AAAA: u16 = 28;
 const SRV: u16 = 33;
 
-/// What a name of one type is answered with.
+/// The response for one name and record type.
 #[derive(Debug, Clone)]
 pub enum DnsAnswer {
-    /// These records, with this TTL in seconds.
+    /// Records with this TTL in seconds.
     Records(u32, Vec<RecordData>),
-    /// No records of this type, on the word of the zone (with its SOA record and this TTL).
+    /// No records of this type (NODATA), with an SOA record of this TTL.
     Empty(u32),
-    /// No records and nothing that vouches for it.
+    /// No records and no SOA record.
     Hollow,
-    /// An error, by its code: 2 SERVFAIL, 3 NXDOMAIN, 5 REFUSED.
+    /// An error code: 2 SERVFAIL, 3 NXDOMAIN, 5 REFUSED.
     Error(u8),
-    /// Nothing at all.
+    /// No response.
     Silence,
 }
 
-/// One record.
 #[derive(Debug, Clone)]
 pub enum RecordData {
-    /// An A or AAAA record.
     Address(IpAddr),
-    /// An SRV record; the target as its labels, which may hold any bytes.
+    /// An SRV record. The target is a list of labels, which may hold any bytes.
     Srv {
-        /// Lower is asked first.
         priority: u16,
-        /// Share.
         weight: u16,
-        /// The service's port.
         port: u16,
-        /// The target, label by label.
         target: Vec<Vec<u8>>,
     },
 }
 
 impl RecordData {
-    /// An address.
     #[must_use]
     pub fn address(text: &str) -> Self {
         Self::Address(text.parse().expect("an address"))
     }
 
-    /// A service of priority 1.
+    /// An SRV record of priority 1.
     #[must_use]
     pub fn srv(weight: u16, port: u16, target: &str) -> Self {
         let labels = target.split('.').filter(|label| !label.is_empty());
@@ -103,7 +96,7 @@ impl RecordData {
     }
 }
 
-/// A running server. Dropping it closes its port.
+/// A running name server. Dropping it closes its port.
 #[derive(Debug)]
 pub struct NameServer {
     address: SocketAddr,
@@ -125,7 +118,7 @@ struct DnsZone {
 }
 
 impl NameServer {
-    /// A server on a free port that knows no names.
+    /// Starts a server with an empty zone on a free port.
     #[must_use]
     pub fn start() -> Self {
         // A port that is free for UDP is nearly always free for TCP too.
@@ -134,10 +127,10 @@ impl NameServer {
             .expect("a free port for UDP and TCP")
     }
 
-    /// A server at an address, for one that comes back.
+    /// Starts a server at a given address, to come back at the same one.
     ///
     /// # Errors
-    /// The address is taken.
+    /// The address is in use.
     pub fn start_at(address: SocketAddr) -> std::io::Result<Self> {
         let udp = UdpSocket::bind(address)?;
         let address = udp.local_addr()?;
@@ -157,13 +150,12 @@ impl NameServer {
         })
     }
 
-    /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers questions about `name` with these records, and about its other types with none.
+    /// Answers queries for `name` with these records, and with NODATA for other types.
     pub fn records(&self, name: &str, ttl: u32, records: &[RecordData]) {
         for kind in [A, AAAA, SRV] {
             let of_kind: Vec<RecordData> = records
@@ -182,7 +174,7 @@ impl NameServer {
         }
     }
 
-    /// Answers every question about `name` with `answer`.
+    /// Answers every query for `name` with `answer`.
     pub fn answer(&self, name: &str, answer: &DnsAnswer) {
         for kind in [A, AAAA, SRV] {
             let key = (name.to_lowercase(), kind);
@@ -190,17 +182,17 @@ impl NameServer {
         }
     }
 
-    /// Answers nothing until [`Self::release`].
+    /// Delays all responses until [`Self::release`].
     pub fn hold(&self) {
         self.zone().held = true;
     }
 
-    /// Answers again, first what was asked meanwhile over UDP.
+    /// Responds again, first to the delayed UDP queries.
     pub fn release(&self) {
         self.zone().held = false;
     }
 
-    /// How often `name` was asked for, in all types together.
+    /// How many queries for `name` came, of all types.
     #[must_use]
     pub fn query_count(&self, name: &str) -> usize {
         self.zone().asked.get(name).copied().unwrap_or_default()
@@ -240,12 +232,12 @@ impl DnsState {
             for (question, from) in waiting.drain(..) {
                 if let Some(mut reply) = self.reply(&question) {
                     if reply.len() > DATAGRAM {
-                        // Header and question alone, with the bit TC.
+                        // Header and question only, with the TC bit.
                         reply.truncate(12 + question_length(&question));
                         reply[2] |= 0x02;
                         reply[6..12].fill(0);
                     }
-                    // Who asked may be gone.
+                    // The client may be gone.
                     let _ = socket.send_to(&reply, from);
                 }
             }
@@ -256,7 +248,7 @@ impl DnsState {
         while !self.stop.load(Ordering::Relaxed) {
             match listener.accept() {
                 Ok((stream, _)) => {
-                    // Who asked may be gone.
+                    // The client may be gone.
                     let _ = self.serve_stream(stream);
                 }
                 Err(_) => std::thread::sleep(TICK),
@@ -300,7 +292,7 @@ impl DnsState {
             DnsAnswer::Error(code) => (code, 1, Vec::new(), code == 3),
             DnsAnswer::Silence => return None,
         };
-        // Header: the same id; a response, authoritative, recursion as it was desired, recursion available.
+        // Header: the same id; response, authoritative, recursion desired as in the query, recursion available.
         let mut reply = question[..2].to_vec();
         reply.extend([0x84 | question[2] & 0x01, 0x80 | code, 0, 1]);
         let count = u16::try_from(records.len()).expect("few records");
@@ -311,7 +303,7 @@ impl DnsState {
             push_record(&mut reply, record.kind(), ttl, &record.bytes());
         }
         if soa {
-            // mname, rname, serial, refresh, retry, expire, minimum: the last is the TTL of absence (RFC 2308).
+            // mname, rname, serial, refresh, retry, expire, minimum: the last is the negative TTL (RFC 2308).
             let mut data = vec![0, 0];
             for number in [1, 60, 60, 60, ttl] {
                 data.extend(number.to_be_bytes());
@@ -322,7 +314,7 @@ impl DnsState {
     }
 }
 
-/// A record whose owner is the name that was asked for.
+/// Appends a record whose owner is the queried name.
 fn push_record(reply: &mut Vec<u8>, kind: u16, ttl: u32, data: &[u8]) {
     reply.extend([0xc0, 12]);
     reply.extend(kind.to_be_bytes());
@@ -333,7 +325,7 @@ fn push_record(reply: &mut Vec<u8>, kind: u16, ttl: u32, data: &[u8]) {
     reply.extend(data);
 }
 
-/// A name as it is sent: its labels with their lengths, and the root.
+/// Encodes a name: length-prefixed labels and the root.
 fn name<'a>(labels: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for label in labels {
@@ -344,7 +336,7 @@ fn name<'a>(labels: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     bytes
 }
 
-/// The length of the first question behind the header: name, type and class.
+/// The length of the first question after the header: name, type and class.
 fn question_length(packet: &[u8]) -> usize {
     let mut at = 12;
     while packet[at] != 0 {
@@ -353,7 +345,7 @@ fn question_length(packet: &[u8]) -> usize {
     at + 5 - 12
 }
 
-/// The name of the first question, in lower case and without the final dot: resolvers vary the case.
+/// The name of the first question in lower case, without the final dot: resolvers vary the case.
 fn asked_name(packet: &[u8]) -> String {
     let mut labels = Vec::new();
     let mut at = 12;

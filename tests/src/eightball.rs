@@ -1,4 +1,4 @@
-//! Things to run: the blog's eight-ball API as a zipapp and as real pexes, and a small jar. Their sources are in
+//! Sample programs: the eight-ball API of the blog as a zipapp and as real pexes, and a small jar. Sources are in
 //! `fixtures/`.
 
 use std::fs;
@@ -11,14 +11,14 @@ use tempfile::TempDir;
 use crate::host::succeed;
 use crate::{find_program, tools, workspace};
 
-/// The shapes a pex comes in.
+/// The layouts of a pex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PexLayout {
     /// A zipapp without dependencies.
     Plain,
     /// A zipapp that carries `six`.
     WithSix,
-    /// One that makes itself a venv on its first run and starts through `/bin/sh`.
+    /// A pex that creates a venv on its first run and starts through `/bin/sh`.
     Venv,
 }
 
@@ -40,10 +40,10 @@ impl PexLayout {
     }
 }
 
-/// Builds the API as a zipapp, an executable file.
+/// Builds the API as an executable zipapp.
 ///
 /// # Errors
-/// There is no Python here.
+/// Python is not installed.
 pub fn build_zipapp(out: &Path) -> Result<(), String> {
     succeed(
         Command::new(python()?)
@@ -59,10 +59,10 @@ pub fn build_zipapp(out: &Path) -> Result<(), String> {
     )
 }
 
-/// Builds the API as a pex. That takes seconds and, with dependencies, a package index, so one is kept between runs.
+/// Builds the API as a pex and keeps it between runs: building takes seconds and, with dependencies, a package index.
 ///
 /// # Errors
-/// There is no `pex` here, or it failed.
+/// `pex` is not installed or failed.
 pub fn build_pex(out: &Path, kind: PexLayout) -> Result<(), String> {
     let source = fixture("eightball").join("eightball.py");
     let name = format!("{}.pex", kind.name());
@@ -82,10 +82,10 @@ pub fn build_pex(out: &Path, kind: PexLayout) -> Result<(), String> {
     })
 }
 
-/// Copies a pex as another build of it would be: what it unpacks has names of its own.
+/// Copies a pex so that it unpacks into directories of its own, as another build would.
 ///
 /// # Errors
-/// There is no Python here.
+/// Python is not installed.
 pub fn vary_pex(from: &Path, to: &Path, seed: &str) -> Result<(), String> {
     let script = "
 import hashlib, json, os, sys, zipfile
@@ -114,7 +114,7 @@ os.chmod(target, 0o755)
 /// Builds a jar that prints its arguments, one per line, and then `probe=` with the system property of that name.
 ///
 /// # Errors
-/// There is no JDK here.
+/// No JDK is installed.
 pub fn build_jar(out: &Path) -> Result<(), String> {
     let source = fixture("hello").join("Hello.java");
     keep("hello.jar", &source, out, |scratch, made| {
@@ -135,7 +135,7 @@ pub fn build_jar(out: &Path) -> Result<(), String> {
     })
 }
 
-/// Copies what `make` makes of `source` to `out`, and makes it only if no earlier run did.
+/// Copies the file that `make` builds from `source` to `out`; builds it unless an earlier run did.
 fn keep(
     name: &str,
     source: &Path,
@@ -161,7 +161,7 @@ fn keep(
     Ok(())
 }
 
-/// The system's Python where there is one: a version manager's shim is ten times slower to start.
+/// Prefers the system's Python: the shim of a version manager starts ten times slower.
 fn python() -> Result<PathBuf, String> {
     let system = PathBuf::from("/usr/bin/python3");
     if system.is_file() {

@@ -1,5 +1,5 @@
-//! The bodies of fuzz targets: what parses bytes that somebody else has written, and what must hold of every result.
-//! `it/fuzz.rs` runs them over a corpus and over random bytes; the crate in `fuzz/` gives them to libFuzzer.
+//! Fuzz bodies: the parsers of foreign bytes, and the invariants of their results. `it/fuzz.rs` runs them over a corpus
+//! and over random bytes; the crate in `fuzz/` wraps them for libFuzzer.
 
 mod credential;
 mod gate;
@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 
 use synapse::haproxy::{Info, Processes, bindings, live, server_state};
 
-/// Takes any bytes, and panics when something does not hold.
+/// Takes any bytes and panics when an invariant is violated.
 pub type FuzzBody = fn(&[u8]);
 
-/// Every body, by the name of its corpus.
+/// All bodies by the name of their corpus.
 pub const BODIES: &[(&str, FuzzBody)] = &[
     ("answer", authproxy::fuzz_response),
     ("archive", archive),
@@ -35,7 +35,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Somebody's HAProxy configuration: the binds that are probed before it is loaded.
+/// The binds of a user's HAProxy configuration, which are probed before a start.
 fn haproxy_config(bytes: &[u8]) {
     let text = text(bytes);
     for bind in bindings::binds(&text) {
@@ -44,7 +44,7 @@ fn haproxy_config(bytes: &[u8]) {
     }
 }
 
-/// What a process says that need not be the HAProxy it claims to be.
+/// Replies of a process that may not be HAProxy.
 fn haproxy_replies(bytes: &[u8]) {
     let text = text(bytes);
     let _ = Info::parse(&text);
@@ -52,7 +52,7 @@ fn haproxy_replies(bytes: &[u8]) {
     let _ = live::connections(&text);
     let _ = live::sessions(&text);
     let backends = live::backends(&text).map(str::to_owned).collect();
-    // Only what was said is kept: a state file never gets a line that HAProxy has not written.
+    // The state file gets only lines that HAProxy wrote.
     let kept = server_state::reconcile(&text, &[&text], &backends);
     let kept_of_nobody = server_state::reconcile(&text, &[&text], &BTreeSet::new());
     assert!(kept.ends_with('\n') && kept_of_nobody.ends_with('\n'));
@@ -61,17 +61,17 @@ fn haproxy_replies(bytes: &[u8]) {
     }
 }
 
-/// A line of somebody's log: the time it says it was written at.
+/// The timestamp of a log line.
 fn log_line(bytes: &[u8]) {
     for assume_utc in [false, true] {
         let time = log_healthcheck::stamp::of(bytes, assume_utc);
-        // From the year 0 to the year 9999, a day of zones around it.
+        // Years 0 to 9999, with a day of margin for time zones.
         let years = -62_168_000_000_000..253_403_000_000_000;
         assert!(time.is_none_or(|time| years.contains(&time.0)), "{time:?}");
     }
 }
 
-/// What a health check finds in place of what the last one has left.
+/// The state file of a log check, possibly corrupt.
 fn log_state(bytes: &[u8]) {
     use log_healthcheck::state::State;
     if let Some(state) = State::parse(bytes) {
@@ -79,7 +79,7 @@ fn log_state(bytes: &[u8]) {
     }
 }
 
-/// The record of a partial download, which a crash may have left in any state.
+/// The record of a partial download, in any state that a crash may leave.
 fn partial_record(bytes: &[u8]) {
     let record = s3cache::testing::parse_partial_record(bytes);
     for done in &record.done {
@@ -90,7 +90,7 @@ fn partial_record(bytes: &[u8]) {
     }
 }
 
-/// The file beside an artifact that holds its digest: what is read from it is one.
+/// The digest file beside an artifact: whatever is accepted is a digest.
 fn sidecar(bytes: &[u8]) {
     use s3cache::testing::{SidecarDigest, parse_digest, parse_sidecar};
     for content_type in [None, Some("text/html")] {
@@ -100,7 +100,7 @@ fn sidecar(bytes: &[u8]) {
     }
 }
 
-/// What somebody wants fetched, and the name it is cached by.
+/// A source argument, and the name under which it is cached.
 fn source(bytes: &[u8]) {
     let text = text(bytes);
     if let Ok(source) = s3cache::ArtifactSource::parse(&text)
@@ -116,7 +116,7 @@ fn source(bytes: &[u8]) {
     }
 }
 
-/// An artifact that is a tar or gzip file by its name: whether it is whole does not depend on how it arrives.
+/// A tar or gzip artifact: the verdict does not depend on the size of the chunks.
 fn archive(bytes: &[u8]) {
     use s3cache::testing::{ArchiveKind, check_archive};
     for kind in [ArchiveKind::Tar, ArchiveKind::Tgz, ArchiveKind::Gz] {
@@ -128,7 +128,6 @@ fn archive(bytes: &[u8]) {
     }
 }
 
-/// Durations and sizes.
 fn units(bytes: &[u8]) {
     let text = text(bytes);
     let _ = hostkit::units::parse_duration(&text);

@@ -1,7 +1,6 @@
-//! Debian's HAProxy, started in either of the ways that synapse reloads: as a daemon with a pid file, which a new
-//! process replaces, and as a master with workers.
+//! Debian's HAProxy, in both modes that synapse reloads: a daemon with a pid file, and a master with workers.
 //!
-//! It speaks to the sockets with its own few lines, not with what is under test.
+//! It talks to the sockets with code of its own, independent of the code under test.
 
 use std::fmt;
 use std::fs;
@@ -18,7 +17,6 @@ use tempfile::TempDir;
 
 use crate::{find_program, wait_until};
 
-/// How it is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HaproxyMode {
     /// `-D -p PIDFILE`: reloaded by a new process with `-x SOCKET -sf PIDS`.
@@ -27,11 +25,10 @@ pub enum HaproxyMode {
     Master,
 }
 
-/// An HAProxy with a directory of its own. Dropping it kills every process that was started on its file, whoever
-/// started it.
+/// An HAProxy in a directory of its own. Dropping it kills every process that was started on its configuration file.
 pub struct HaproxyInstance {
     directory: PathBuf,
-    /// `None` in a process that only looks at what another one started.
+    /// `None` in a process that only looks at an instance of another one.
     owned: Option<TempDir>,
     mode: HaproxyMode,
     real: PathBuf,
@@ -47,7 +44,7 @@ impl fmt::Debug for HaproxyInstance {
 }
 
 impl HaproxyInstance {
-    /// A running HAProxy with these proxies below [`HaproxyInstance::head`].
+    /// Starts HAProxy with these proxies below [`HaproxyInstance::head`].
     ///
     /// # Errors
     /// haproxy is not installed.
@@ -58,7 +55,7 @@ impl HaproxyInstance {
         Ok(haproxy)
     }
 
-    /// A directory with no file and nothing running yet, for a test that writes the whole file.
+    /// Creates the directory without a configuration, for a test that writes the whole file.
     ///
     /// # Errors
     /// haproxy is not installed.
@@ -70,7 +67,7 @@ impl HaproxyInstance {
             mode,
             real: find_program("haproxy")?,
         };
-        // Every run of it is noted, because who starts HAProxy, how often and with what is what tests are about.
+        // Records every start with its arguments.
         let script = format!(
             "#!/bin/sh\nprintf '%s\\n' \"$*\" >> '{}'\nexec '{}' \"$@\"\n",
             haproxy.log().display(),
@@ -78,8 +75,8 @@ impl HaproxyInstance {
         );
         let source = haproxy.directory().join("haproxy.sh");
         fs::write(&source, script).unwrap();
-        // Another process makes what is executed: a thread that forks while this one has it open for writing would
-        // make it "busy".
+        // Copied by another process: a fork of this one while the file is open for writing would make its exec fail
+        // (ETXTBSY).
         let status = Command::new("install")
             .args(["-m", "755"])
             .arg(&source)
@@ -90,7 +87,7 @@ impl HaproxyInstance {
         Ok(haproxy)
     }
 
-    /// What another process of the test prepared in `directory`; it stays that one's to stop.
+    /// Opens the instance that another process of the test prepared in `directory`; it is not stopped on drop.
     ///
     /// # Panics
     /// haproxy is not installed.
@@ -104,7 +101,7 @@ impl HaproxyInstance {
         }
     }
 
-    /// A `global` with an admin socket that passes listeners on, and a `defaults` for http with short timeouts.
+    /// A `global` section with an admin socket that passes listeners on, and `defaults` for http with short timeouts.
     #[must_use]
     pub fn head(&self) -> String {
         format!(
@@ -115,19 +112,18 @@ impl HaproxyInstance {
         )
     }
 
-    /// Its directory: anything else of the test may live there too.
+    /// Its directory; a test may keep other files there.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Its file.
     #[must_use]
     pub fn config(&self) -> PathBuf {
         self.directory().join("haproxy.cfg")
     }
 
-    /// The stats socket that [`HaproxyInstance::head`] has; a test's own file must have it too.
+    /// The stats socket of [`HaproxyInstance::head`]; a configuration without it must declare the same one.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.directory().join("stats.sock")
@@ -145,7 +141,7 @@ impl HaproxyInstance {
         self.directory().join("haproxy.pid")
     }
 
-    /// The program to start it with: haproxy, with a note taken of every run.
+    /// A wrapper of haproxy that records every run.
     #[must_use]
     pub fn binary(&self) -> PathBuf {
         self.directory().join("haproxy")
@@ -155,23 +151,19 @@ impl HaproxyInstance {
         self.directory().join("runs")
     }
 
-    /// The arguments of every run of [`HaproxyInstance::binary`] so far, `-c` ones too. A master that executes itself again is
-    /// not one.
+    /// The arguments of every run of [`HaproxyInstance::binary`] so far, including `-c`. A re-exec of the master does
+    /// not count.
     #[must_use]
     pub fn runs(&self) -> Vec<String> {
         let text = fs::read_to_string(self.log()).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Writes its file.
     pub fn write(&self, text: &str) {
         fs::write(self.config(), text).unwrap();
     }
 
-    /// Starts it on the file that is there, and waits until it answers.
-    ///
-    /// # Panics
-    /// It does not start; the message has what it said.
+    /// Starts HAProxy on the current file and waits until it answers.
     pub fn run(&self) {
         let mut command = Command::new(self.binary());
         command.arg("-f").arg(self.config());
@@ -181,7 +173,7 @@ impl HaproxyInstance {
                 .args(["-W", "-D", "-S"])
                 .arg(format!("{},mode,600", self.master_socket().display())),
         };
-        // To a file: a daemon keeps the pipe open, and reading it would never end.
+        // A file, because a daemon keeps a pipe open and reading it would not end.
         let said = self.directory().join("stderr");
         let stderr = fs::File::create(&said).unwrap();
         let status = command
@@ -192,25 +184,25 @@ impl HaproxyInstance {
             .unwrap();
         let said = || fs::read_to_string(&said).unwrap_or_default();
         assert!(status.success(), "haproxy does not start: {}", said());
-        // A master executes itself again once its worker runs: only then does it answer for long.
+        // The master re-executes itself once its worker runs, and answers reliably only then.
         wait_until("haproxy answers", || {
             self.ask("show info").is_some()
                 && (self.mode == HaproxyMode::Daemon || self.ask_master("show proc").is_some())
         });
     }
 
-    /// What the stats socket answers to one command; `None` when nobody does.
+    /// The reply of the stats socket to one command; `None` when the connection is refused.
     pub fn ask(&self, command: &str) -> Option<String> {
         ask(&self.socket(), command)
     }
 
-    /// The same of the master's socket.
+    /// The same for the master's socket.
     #[must_use]
     pub fn ask_master(&self, command: &str) -> Option<String> {
         ask(&self.master_socket(), command)
     }
 
-    /// The process that serves now; 0 when none answers.
+    /// The pid of the serving process; 0 when it does not answer.
     #[must_use]
     pub fn worker(&self) -> i32 {
         let info = self.ask("show info").unwrap_or_default();
@@ -218,19 +210,19 @@ impl HaproxyInstance {
         pid.and_then(|pid| pid.parse().ok()).unwrap_or_default()
     }
 
-    /// The master's pid.
+    /// The pid of the master.
     ///
     /// # Panics
-    /// There is no master.
+    /// No master runs.
     #[must_use]
     pub fn master(&self) -> i32 {
         self.proc_line("master").0
     }
 
-    /// How often it was reloaded since it was started.
+    /// The number of reloads since the start.
     ///
     /// # Panics
-    /// Its master does not answer.
+    /// The master does not answer.
     #[must_use]
     pub fn reloads(&self) -> usize {
         match self.mode {
@@ -245,7 +237,7 @@ impl HaproxyInstance {
     /// Pid and reloads of the first process of this type in `show proc`.
     fn proc_line(&self, kind: &str) -> (i32, usize) {
         let mut text = String::new();
-        // While it reloads it executes itself, and what was asked meanwhile is lost.
+        // Commands are lost while the master re-executes itself.
         wait_until("the master answers", || {
             text = self.ask_master("show proc").unwrap_or_default();
             text.contains(kind)
@@ -258,7 +250,7 @@ impl HaproxyInstance {
         (fields[0].parse().unwrap(), fields[2].parse().unwrap())
     }
 
-    /// Every process that was started on its file and has not ended: masters, workers and leftover ones.
+    /// All processes that were started on its file and still run: masters, workers and leftovers.
     #[must_use]
     pub fn processes(&self) -> Vec<i32> {
         let config = self.config();
@@ -267,7 +259,7 @@ impl HaproxyInstance {
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
             .filter(|pid| {
                 let path = PathBuf::from(format!("/proc/{pid}"));
-                // A zombie has no command line left.
+                // A zombie has no command line.
                 let arguments = fs::read(path.join("cmdline")).unwrap_or_default();
                 let program = fs::read_link(path.join("exe")).unwrap_or_default();
                 program == self.real
@@ -278,12 +270,12 @@ impl HaproxyInstance {
             .collect()
     }
 
-    /// Sends a signal to the process that serves now.
+    /// Sends a signal to the serving process.
     pub fn signal(&self, signal: Signal) {
         send_signal(self.worker(), signal);
     }
 
-    /// Kills everything of it with SIGKILL and waits until it is gone; sockets and files stay.
+    /// Kills all processes with SIGKILL and waits for their end; sockets and files stay.
     pub fn kill(&self) {
         let mut killed = Vec::new();
         wait_until("haproxy is gone", || {
@@ -296,7 +288,6 @@ impl HaproxyInstance {
         });
     }
 
-    /// Kills it and starts it again.
     pub fn restart(&self) {
         self.kill();
         self.run();
@@ -308,7 +299,7 @@ impl Drop for HaproxyInstance {
         if self.owned.is_none() {
             return;
         }
-        // A master may be starting another worker at this moment.
+        // The master may be starting another worker at this moment.
         for _ in 0..50 {
             let processes = self.processes();
             if processes.is_empty() {
@@ -322,14 +313,14 @@ impl Drop for HaproxyInstance {
     }
 }
 
-/// Sends a signal to a process that may have ended. Pid 0 and below are groups, and never meant.
+/// Sends a signal to a process that may have ended. Pids of 0 and below would address process groups.
 pub fn send_signal(pid: i32, signal: Signal) {
     if pid > 1 {
         let _ = kill(Pid::from_raw(pid), signal);
     }
 }
 
-/// Whether a process has let go of all it had. One that is dying has no command line any more, and still listens.
+/// Whether a process has released its resources. A dying process has no command line, but still listens.
 fn ended(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]);

@@ -1,5 +1,5 @@
-//! What needs root or the kernel: other users, small and reflinking filesystems, and a share of a CPU. Each that cannot
-//! be had here comes back as the reason, for [`or_skip`](crate::or_skip).
+//! Resources that need root or kernel support: other users, small and reflinking filesystems, CPU limits. One that is
+//! unavailable is returned as the reason, for [`or_skip`](crate::or_skip).
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,16 +12,15 @@ use tempfile::TempDir;
 
 use crate::{ChildGuard, find_program, wait_until};
 
-/// The period that a CPU share is handed out in, in microseconds.
+/// The CPU accounting period in microseconds.
 const PERIOD: u32 = 100_000;
 
-/// Whether this process may act as root.
 #[must_use]
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// A command that runs `program` as `uid`, with the group of the same number and no others.
+/// A command that runs `program` as `uid`, with the group of the same number and no supplementary groups.
 ///
 /// # Errors
 /// This process is not root.
@@ -33,14 +32,14 @@ pub fn run_as(uid: u32, program: impl AsRef<OsStr>) -> Result<Command, String> {
     Ok(command)
 }
 
-/// A tmpfs of its own, unmounted on drop.
+/// A tmpfs that is unmounted on drop.
 #[derive(Debug)]
 pub struct TmpfsMount {
     mount: MountPoint,
 }
 
 impl TmpfsMount {
-    /// Mounts one that holds `size` bytes, writable by everybody.
+    /// Mounts a world-writable tmpfs of `size` bytes.
     ///
     /// # Errors
     /// This process is not root, or may not mount.
@@ -50,24 +49,23 @@ impl TmpfsMount {
         Ok(Self { mount })
     }
 
-    /// Where it is mounted.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.mount.point()
     }
 }
 
-/// A FUSE file system whose server answers nothing, not even the kernel's first request. Whatever touches a path in it
-/// waits until it is killed.
+/// A FUSE file system whose server never answers, not even the kernel's first request. An access blocks until the
+/// process is killed.
 #[derive(Debug)]
 pub struct SilentFs {
-    // In this order: an unmount waits for a server that is still there.
+    // Dropped in this order: an unmount waits for a server that still runs.
     _server: ChildGuard,
     mount: TempDir,
 }
 
 impl SilentFs {
-    /// Mounts one.
+    /// Mounts it.
     ///
     /// # Errors
     /// This process is not root, or the kernel has no FUSE.
@@ -94,7 +92,6 @@ impl SilentFs {
         })
     }
 
-    /// A path in it.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.mount.path().join(name)
@@ -114,10 +111,10 @@ pub struct LoopFs {
 }
 
 impl LoopFs {
-    /// Makes and mounts a 512 MiB `xfs` or `btrfs`, both with reflinks, writable by everybody.
+    /// Makes and mounts a world-writable 512 MiB `xfs` or `btrfs`, both with reflinks.
     ///
     /// # Errors
-    /// This process is not root, the tools of that filesystem are missing, or the kernel does not have it.
+    /// This process is not root, the tools of that filesystem are missing, or the kernel does not support it.
     pub fn mount(kind: &str) -> Result<Self, String> {
         root()?;
         let directory = TempDir::new().unwrap();
@@ -143,7 +140,6 @@ impl LoopFs {
         Ok(Self { mount })
     }
 
-    /// Where it is mounted.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.mount.point()
@@ -176,31 +172,31 @@ impl Drop for MountPoint {
     fn drop(&mut self) {
         let point = self.point();
         if succeed(Command::new("umount").arg(&point)).is_err() {
-            // Somebody still has a file open there; it goes when they do.
+            // A file there is still open; a lazy unmount completes when it is closed.
             let _ = succeed(Command::new("umount").arg("--lazy").arg(&point));
         }
     }
 }
 
-/// A group of processes that share a fraction of one CPU. Those still in it on drop go back to where all are.
+/// A cgroup that limits its processes to a fraction of one CPU. On drop, the remaining ones move back to the parent.
 #[derive(Debug)]
 pub struct CpuLimit {
     group: PathBuf,
 }
 
 impl CpuLimit {
-    /// A group with a quarter of one CPU.
+    /// A limit of a quarter of one CPU.
     ///
     /// # Errors
-    /// This process is not root, or neither kind of cgroup lets it make a group.
+    /// This process is not root, or cannot create a cgroup (v1 or v2).
     pub fn quarter() -> Result<Self, String> {
         Self::percent(25)
     }
 
-    /// A group with so many percent of one CPU.
+    /// A limit of so many percent of one CPU.
     ///
     /// # Errors
-    /// This process is not root, or neither kind of cgroup lets it make a group.
+    /// This process is not root, or cannot create a cgroup (v1 or v2).
     pub fn percent(percent: u32) -> Result<Self, String> {
         root()?;
         let quota = PERIOD / 100 * percent;
@@ -228,17 +224,17 @@ impl CpuLimit {
             ),
             None => {
                 let parent = Path::new("/sys/fs/cgroup");
-                // Already on where the service manager has it on; what is missing shows when the limit is written.
+                // Usually enabled by the service manager already; if not, writing the limit fails below.
                 let _ = fs::write(parent.join("cgroup.subtree_control"), "+cpu");
                 limit(parent, &[("cpu.max", format!("{quota} {PERIOD}"))])
             }
         }
     }
 
-    /// Puts a process, and with it all it starts from now on, into the group.
+    /// Moves a process into the group; its later children start there.
     ///
     /// # Errors
-    /// The kernel refuses, in its words.
+    /// The error of the kernel.
     pub fn add(&self, pid: u32) -> Result<(), String> {
         self.write("cgroup.procs", &pid.to_string())
     }
@@ -259,7 +255,7 @@ impl Drop for CpuLimit {
         wait_until("the cgroup is empty", || {
             let inside = fs::read_to_string(self.group.join("cgroup.procs")).unwrap_or_default();
             for pid in inside.lines() {
-                // It may have ended since.
+                // The process may have ended since.
                 let _ = fs::write(&outside, pid);
             }
             fs::remove_dir(&self.group).is_ok() || !self.group.exists()
@@ -273,7 +269,7 @@ fn root() -> Result<(), String> {
         .ok_or_else(|| "needs root".to_owned())
 }
 
-/// Runs a command to its end; what it said when it failed.
+/// Runs a command to its end; the error has its stderr.
 pub(crate) fn succeed(command: &mut Command) -> Result<(), String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command

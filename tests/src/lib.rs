@@ -1,12 +1,16 @@
-//! The test harness: real servers on loopback, and what every test of several parts needs.
+//! The test kit: real servers on loopback and shared helpers.
 //!
-//! Owns starting, misbehaving on command and stopping. What a tool must do with them is asserted in `it/`.
+//! Owns starting servers, injecting faults and stopping. Assertions about the tools are in `it/`.
+#![allow(
+    missing_docs,
+    reason = "only the tests of this workspace use it: a doc line stands where name and type do not suffice"
+)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a harness that cannot start must stop the test, loudly"
+    reason = "a kit that cannot start a server must fail the test"
 )]
 
 use std::path::{Path, PathBuf};
@@ -39,7 +43,7 @@ pub mod zookeeper;
 
 pub use outcome::CommandOutcome;
 
-/// The tools that [`bin`] knows.
+/// The tools that [`bin`] builds.
 pub const TOOLS: &[&str] = &[
     "s3cache",
     "pexrun",
@@ -49,11 +53,11 @@ pub const TOOLS: &[&str] = &[
     "authproxy",
 ];
 
-/// How often a condition is looked at again.
+/// How often a condition is checked.
 const POLL: Duration = Duration::from_millis(10);
 
-/// The path of a built tool of [`TOOLS`]. The first call in a process builds them all, in the profile and target
-/// directory of the running program.
+/// The path of a built tool of [`TOOLS`]. The first call builds all of them, in the profile and target directory of the
+/// running program.
 #[must_use]
 pub fn bin(name: &str) -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
@@ -63,9 +67,9 @@ pub fn bin(name: &str) -> PathBuf {
     path
 }
 
-/// Builds the workspace's binaries and returns the directory that holds them. All members are selected, although only
-/// the tools are wanted: a smaller selection has fewer features of shared crates on, and would build the AWS SDK a
-/// second time beside `cargo test --workspace`.
+/// Builds the workspace's binaries and returns their directory. All members are selected although only the tools are
+/// needed: a smaller selection enables fewer features of shared crates, and would build the AWS SDK a second time
+/// beside `cargo test --workspace`.
 fn build_tools() -> PathBuf {
     let directory = profile_directory();
     let target = directory
@@ -83,8 +87,7 @@ fn build_tools() -> PathBuf {
         .args(["--profile", profile, "--target-dir"])
         .arg(target)
         .current_dir(workspace());
-    // What cargo told this program of its own package would make build scripts (ring's) run again, here and then
-    // outside once more, and everything above them with them.
+    // Cargo's variables of this package would rerun build scripts (ring's), now and again in the next build outside.
     for (name, _) in std::env::vars_os() {
         let own = [
             "CARGO_PKG_",
@@ -104,7 +107,7 @@ fn build_tools() -> PathBuf {
     directory
 }
 
-/// The path of `s3cache`, `pexrun` or `authproxy` as of the release that caches of a fleet were written by.
+/// The path of `s3cache`, `pexrun` or `authproxy` of the earlier release that shares caches with this one.
 ///
 /// # Errors
 /// `tests/run` did not build it.
@@ -119,7 +122,6 @@ pub fn old_bin(name: &str) -> Result<PathBuf, String> {
     ))
 }
 
-/// The directory of the profile that the running program was built in, such as `target/debug`.
 fn profile_directory() -> PathBuf {
     let program = std::env::current_exe().expect("the running program has a path");
     let directory = program.parent().expect("a program lives in a directory");
@@ -132,7 +134,6 @@ fn profile_directory() -> PathBuf {
     directory.to_owned()
 }
 
-/// The directory of the workspace.
 #[must_use]
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -140,23 +141,23 @@ pub fn workspace() -> &'static Path {
         .expect("tests/ lives in the workspace")
 }
 
-/// How long a test waits for anything before it fails (`HOSTKIT_TEST_PATIENCE` in seconds; 30).
+/// The longest time a test waits for a condition (`HOSTKIT_TEST_PATIENCE` in seconds; 30).
 #[must_use]
 pub fn wait_limit() -> Duration {
     let seconds = std::env::var("HOSTKIT_TEST_PATIENCE").ok();
     Duration::from_secs(seconds.and_then(|text| text.parse().ok()).unwrap_or(30))
 }
 
-/// Whether the variants that take long are to be run, too (`HOSTKIT_TEST_LONG=1`).
+/// Whether the long variants run (`HOSTKIT_TEST_LONG=1`).
 #[must_use]
 pub fn is_long_run() -> bool {
     std::env::var("HOSTKIT_TEST_LONG").is_ok_and(|value| value == "1")
 }
 
-/// Returns as soon as `condition` holds.
+/// Waits until `condition` holds.
 ///
 /// # Panics
-/// When it does not within [`wait_limit`]; the message names `what`.
+/// It does not hold within [`wait_limit`]; the message has `what`.
 pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
     let longest = wait_limit();
     assert!(
@@ -165,8 +166,8 @@ pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
     );
 }
 
-/// Returns as soon as `condition` holds, or the time is over; whether it held. For what takes longer than [`wait_limit`]
-/// by its nature.
+/// Waits until `condition` holds or the time is over, and returns whether it held. For conditions that take longer than
+/// [`wait_limit`].
 pub fn wait_within(longest: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !condition() {
@@ -178,31 +179,31 @@ pub fn wait_within(longest: Duration, mut condition: impl FnMut() -> bool) -> bo
     true
 }
 
-/// Says that a class of tests cannot run on this host.
+/// Reports that a class of tests cannot run on this host.
 ///
 /// # Panics
-/// When `HOSTKIT_REQUIRE_SYSTEM` is 1: there a skipped test is a failed one.
+/// `HOSTKIT_REQUIRE_SYSTEM` is 1: a skip counts as a failure.
 pub fn skip(what: &str, why: &str) {
     println!("SKIP {what}: {why}");
     let required = std::env::var("HOSTKIT_REQUIRE_SYSTEM").is_ok_and(|value| value == "1");
     assert!(!required, "{what} is required here, but: {why}");
 }
 
-/// What could be had here, or `None` after saying why it could not (as [`skip`]).
+/// The resource, or `None` after a [`skip`] with the reason.
 pub fn or_skip<T>(what: &str, found: Result<T, String>) -> Option<T> {
     found.map_err(|why| skip(what, &why)).ok()
 }
 
-/// Whether a program is installed; the directories of system programs count whatever `PATH` says.
+/// Whether a program is installed, including in directories for system programs outside `PATH`.
 #[must_use]
 pub fn is_installed(program: &str) -> bool {
     find_program(program).is_ok()
 }
 
-/// The path of an installed program, or why there is none.
+/// The path of an installed program.
 ///
 /// # Errors
-/// It is neither in `PATH` nor where system programs are, nor among what `tests/run` installs for itself.
+/// It is not in `PATH`, in the directories of system programs, or among the tools that `tests/run` installs.
 pub fn find_program(program: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -212,7 +213,7 @@ pub fn find_program(program: &str) -> Result<PathBuf, String> {
         .ok_or_else(|| format!("{program} is not installed"))
 }
 
-/// Where `tests/run` installs what Debian does not have, and where costly fixtures are kept between runs.
+/// The directory of what `tests/run` installs beside Debian's packages, and of expensive fixtures kept between runs.
 pub(crate) fn tools() -> PathBuf {
     profile_directory()
         .parent()
@@ -220,20 +221,20 @@ pub(crate) fn tools() -> PathBuf {
         .join("tools")
 }
 
-/// A port of 127.0.0.1 that nobody had a moment ago.
+/// A port of 127.0.0.1 that was free a moment ago.
 #[must_use]
 pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("a bound port").port()
 }
 
-/// A child process that does not outlive the test.
+/// A child process, killed on drop.
 #[derive(Debug)]
 pub struct ChildGuard(pub Child);
 
 impl Drop for ChildGuard {
     fn drop(&mut self) {
-        // One that has ended by itself cannot be killed, and need not be.
+        // One that has exited already cannot be killed.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,12 +1,12 @@
-//! A paced load: the judge of whether something is hitless. Every attempt is classified and none is made twice, as a
-//! user's browser or another job would see it.
+//! A paced load generator, which decides whether a change is hitless. Every attempt is classified and none is retried,
+//! as a browser or another job would see it.
 //!
-//! It shares the machine with what it judges, so it is one thread with one runtime, and it is paced: a refused
-//! connection is one failure and not the start of a busy loop.
+//! It shares the host with the servers under test, so it is one thread with one runtime, and paced: a refused
+//! connection is one failure, not the start of a busy loop.
 //!
-//! A kept connection is written to without a look whether it was closed meanwhile. Clients on the same host could look;
-//! across a network the request and the close cross, and what the user sees is what is counted here, `eof-reused`.
-//! A response with `Connection: close` is honoured.
+//! A kept connection is written to without checking whether it was closed meanwhile. A client on the same host could
+//! check; across a network the request and the close cross, and that user-visible error is counted as `eof-reused`. A
+//! response with `Connection: close` is honoured.
 
 mod exchange;
 pub(crate) mod head;
@@ -25,38 +25,31 @@ pub use exchange::FailureKind;
 use report::LoadTally;
 pub use report::{LatencySummary, LoadFailure, LoadReport, SuccessGap};
 
-/// What is asked for, and how often.
 #[derive(Debug, Clone)]
 pub struct LoadPlan {
-    /// Where the requests go.
     pub target: SocketAddr,
     /// The service that must answer: the first word of every body, as [`crate::tasks`] writes it.
     pub service: String,
-    /// The request target, which begins with a slash.
     pub path: String,
-    /// The `Host` header.
     pub host: String,
-    /// How many clients there are.
     pub clients: u32,
     /// Requests per second of each client.
     pub rate: f64,
-    /// Whether connections are used again.
     pub connections: ConnectionReuse,
-    /// How long an attempt may take in all.
+    /// The timeout of a whole attempt.
     pub timeout: Duration,
 }
 
-/// How many requests a connection carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionReuse {
-    /// One, and the request says so.
+    /// One request per connection, with `Connection: close`.
     Fresh,
-    /// As many as the other side allows.
+    /// As many requests as the server allows.
     KeepAlive,
 }
 
 impl LoadPlan {
-    /// 16 clients with 60 requests a second each, for `/`, of 5 s at most.
+    /// 16 clients with 60 requests a second each for `/`, with a timeout of 5 s.
     #[must_use]
     pub fn new(target: SocketAddr, service: &str, connections: ConnectionReuse) -> Self {
         Self {
@@ -84,7 +77,7 @@ impl LoadPlan {
     }
 }
 
-/// A running load. Dropping it stops it.
+/// A running load, stopped on drop.
 #[derive(Debug)]
 pub struct LoadGenerator {
     start: Instant,
@@ -95,7 +88,7 @@ pub struct LoadGenerator {
 }
 
 impl LoadGenerator {
-    /// Starts all clients, spread over the time between two requests of one.
+    /// Starts all clients, spread over one request period.
     #[must_use]
     pub fn start(plan: LoadPlan) -> Self {
         let start = Instant::now();
@@ -116,18 +109,17 @@ impl LoadGenerator {
         }
     }
 
-    /// What it came to so far.
     #[must_use]
     pub fn report(&self) -> LoadReport {
         let tally = self.tally.lock().unwrap();
         tally.report(self.start.elapsed())
     }
 
-    /// Returns when `count` more attempts have ended.
+    /// Waits until `count` more attempts have ended.
     ///
     /// # Panics
-    /// When they have not within twice the time they should take and [`wait_limit`].
-    pub fn more(&self, count: u64) {
+    /// They take longer than twice their time plus [`wait_limit`].
+    pub fn await_attempts(&self, count: u64) {
         let ended = || self.tally.lock().unwrap().attempts();
         let goal = ended() + count;
         let limit = Duration::from_secs_f64(2.0 * count as f64 / self.rate) + wait_limit();
@@ -142,7 +134,7 @@ impl LoadGenerator {
         }
     }
 
-    /// Lets the attempts under way end, and says what it all came to.
+    /// Lets the attempts under way end, and returns the report.
     #[must_use]
     pub fn stop(mut self) -> LoadReport {
         self.stop.send_replace(true);
@@ -157,7 +149,7 @@ impl Drop for LoadGenerator {
     fn drop(&mut self) {
         self.stop.send_replace(true);
         if let Some(thread) = self.thread.take() {
-            // A panic of the thread was printed there; a second one here would hide the test's own.
+            // A panic of the thread was printed already; a second one here would hide the test's own.
             let _ = thread.join();
         }
     }

@@ -1,7 +1,7 @@
-//! Debian's memcached: as many servers as a test wants, each of which can die, come back empty on the same port, or stop
-//! answering without closing anything.
+//! Debian's memcached: any number of servers, each of which can be killed, come back empty on the same port, or stall
+//! without closing connections.
 //!
-//! It speaks the text protocol with its own few lines, not with what is under test.
+//! It talks the text protocol with code of its own, independent of the code under test.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
@@ -14,13 +14,13 @@ use nix::sys::signal::Signal;
 use crate::haproxy::send_signal;
 use crate::{ChildGuard, find_program, free_port, wait_until};
 
-/// How often another port is tried when somebody took it in between.
+/// How often another port is tried when another process took it meanwhile.
 const ATTEMPTS: u32 = 5;
 
-/// How it begins to say that it is doing already what it is asked to.
+/// The reply to a command that is already running.
 const BUSY: &str = "BUSY";
 
-/// A running memcached with 16 MiB. Dropping it stops it.
+/// A running memcached with 16 MiB, stopped on drop.
 #[derive(Debug)]
 pub struct MemcachedServer {
     port: u16,
@@ -28,7 +28,7 @@ pub struct MemcachedServer {
 }
 
 impl MemcachedServer {
-    /// On a free port of 127.0.0.1.
+    /// Starts one on a free port of 127.0.0.1.
     ///
     /// # Errors
     /// memcached is not installed.
@@ -44,30 +44,25 @@ impl MemcachedServer {
         panic!("memcached does not start");
     }
 
-    /// Several of them.
+    /// Starts several servers.
     ///
     /// # Errors
     /// memcached is not installed.
-    pub fn several(count: usize) -> Result<Vec<Self>, String> {
+    pub fn start_several(count: usize) -> Result<Vec<Self>, String> {
         (0..count).map(|_| Self::start()).collect()
     }
 
-    /// Its port.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// `host:port`, as it stands in `--memcache-servers`.
+    /// `host:port`, as in `--memcache-servers`.
     #[must_use]
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Its pid.
-    ///
-    /// # Panics
-    /// It was killed.
     #[must_use]
     pub fn pid(&self) -> i32 {
         let process = self.process.lock().unwrap();
@@ -75,7 +70,7 @@ impl MemcachedServer {
         process.0.id().try_into().unwrap()
     }
 
-    /// Kills it; connections are refused from now on, and what it held is lost.
+    /// Kills it; its entries are lost.
     pub fn kill(&self) {
         drop(self.process.lock().unwrap().take());
     }
@@ -83,24 +78,22 @@ impl MemcachedServer {
     /// Starts it again on the same port, empty.
     ///
     /// # Panics
-    /// Somebody else has the port now.
+    /// Another process has the port now.
     pub fn restart(&self) {
         self.kill();
         let process = launch(self.port).expect("the port is still free");
         *self.process.lock().unwrap() = Some(process);
     }
 
-    /// Stops it where it is: connections are taken by the kernel, and nothing is ever answered.
+    /// Stops the process (SIGSTOP): the kernel accepts connections, but no reply comes.
     pub fn stall(&self) {
         send_signal(self.pid(), Signal::SIGSTOP);
     }
 
-    /// Lets it go on.
     pub fn resume(&self) {
         send_signal(self.pid(), Signal::SIGCONT);
     }
 
-    /// What it has under a key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
         let mut stream = self.connect();
@@ -114,7 +107,7 @@ impl MemcachedServer {
         Some(value)
     }
 
-    /// Puts anything under a key, as everybody in the network can.
+    /// Stores any bytes under a key, as any host of the network can.
     pub fn set(&self, key: &str, value: &[u8]) {
         let mut stream = self.connect();
         write!(stream, "set {key} 0 0 {}\r\n", value.len()).unwrap();
@@ -125,7 +118,6 @@ impl MemcachedServer {
         assert_eq!(line, "STORED\r\n");
     }
 
-    /// The keys it has.
     #[must_use]
     pub fn keys(&self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -136,16 +128,13 @@ impl MemcachedServer {
         });
         let names = lines.iter().filter_map(|line| {
             let name = line.split(' ').next()?.strip_prefix("key=")?;
-            // It shows them percent-encoded.
+            // memcached prints keys percent-encoded.
             Some(name.replace("%3A", ":"))
         });
         names.collect()
     }
 
-    /// One of its counters, such as `cmd_get`.
-    ///
-    /// # Panics
-    /// It does not count that.
+    /// A counter, such as `cmd_get`.
     #[must_use]
     pub fn stat(&self, name: &str) -> u64 {
         let lines = self.ask("stats");
@@ -156,7 +145,7 @@ impl MemcachedServer {
             .unwrap_or_else(|| panic!("no {name} in {lines:?}"))
     }
 
-    /// The lines that answer a command, up to the one that ends them, or with it if it says that nothing was done.
+    /// Sends a command and returns the reply up to its end line, or up to `BUSY`.
     fn ask(&self, command: &str) -> Vec<String> {
         let mut stream = self.connect();
         write!(stream, "{command}\r\n").unwrap();
@@ -181,19 +170,19 @@ impl MemcachedServer {
     }
 }
 
-/// The value of `--memcache-servers` for these.
+/// The value of `--memcache-servers` for these servers.
 #[must_use]
 pub fn join_addresses(servers: &[MemcachedServer]) -> String {
     let addresses: Vec<String> = servers.iter().map(MemcachedServer::address).collect();
     addresses.join(",")
 }
 
-/// A process that answers on the port; none when it ended, which it does when the port is taken.
+/// Starts memcached; `None` when it exited because the port is taken.
 fn launch(port: u16) -> Option<ChildGuard> {
     let child = Command::new(find_program("memcached").unwrap())
         .args(["-l", "127.0.0.1", "-U", "0", "-m", "16", "-t", "1", "-p"])
         .arg(port.to_string())
-        // It refuses to run as root unless it is told to; others stay who they are.
+        // As root, memcached refuses to run without `-u`; other users ignore it.
         .args(["-u", "root"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -216,7 +205,7 @@ mod tests {
 
     #[test]
     fn server_keeps_values_until_killed() {
-        let Some(servers) = or_skip("memcached", MemcachedServer::several(2)) else {
+        let Some(servers) = or_skip("memcached", MemcachedServer::start_several(2)) else {
             return;
         };
         let [one, other] = &servers[..] else {

@@ -1,5 +1,5 @@
-//! A server that answers raw bytes as badly as it is told to, and remembers what it was asked. How it behaves may change
-//! while it runs; what is right HTTP is not its business.
+//! A server that sends raw bytes, breaks HTTP as a test sets it, and records requests. Its behavior may change while it
+//! runs.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,26 +14,26 @@ use tokio::time::sleep;
 
 use crate::tcp_server::TcpServer;
 
-/// What is done with a connection.
+/// The behavior of a connection.
 #[derive(Debug, Clone)]
 pub enum ConnectionBehavior {
-    /// A request is answered with these bytes, and the connection is closed.
+    /// Sends these bytes after a request, and closes.
     Answer(Vec<u8>),
     /// The same after [`MisbehavingServer::release`].
     Held(Vec<u8>),
-    /// The same, one byte after another with a pause before each.
+    /// The same one byte at a time, with a pause before each.
     Drip(Vec<u8>, Duration),
-    /// A request is answered with these bytes, and nothing more ever comes.
+    /// Sends these bytes after a request, and then stays silent.
     Stall(Vec<u8>),
-    /// A request is answered with the first bytes, and then with the second ones for as long as anybody reads them.
+    /// Sends the first bytes after a request, and then repeats the second ones while the client reads.
     Endless(Vec<u8>, Vec<u8>),
-    /// The connection is closed before anything is read.
+    /// Closes without reading.
     Close,
-    /// A request is answered with a reset.
+    /// Resets the connection after a request.
     Reset,
 }
 
-/// A whole answer with a length.
+/// A complete response with `Content-Length`.
 #[must_use]
 pub fn format_response(status: &str, body: &str) -> Vec<u8> {
     let length = body.len();
@@ -57,16 +57,16 @@ pub struct MisbehavingServer {
 }
 
 impl MisbehavingServer {
-    /// On a free port of 127.0.0.1.
+    /// Starts a server on a free port of 127.0.0.1.
     #[must_use]
     pub fn start(manner: ConnectionBehavior) -> Self {
         Self::on((Ipv4Addr::LOCALHOST, 0).into(), manner)
     }
 
-    /// On a free port of ::1 alone; an error on a host without IPv6.
+    /// Starts a server on a free port of ::1 only.
     ///
     /// # Errors
-    /// There is no IPv6 on this host.
+    /// This host has no IPv6.
     pub fn start_v6(manner: ConnectionBehavior) -> Result<Self, String> {
         match TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
             Ok(listener) => Ok(Self::with(listener, manner)),
@@ -74,7 +74,7 @@ impl MisbehavingServer {
         }
     }
 
-    /// On an address, which must be free.
+    /// Starts a server on a free address.
     #[must_use]
     pub fn on(address: SocketAddr, manner: ConnectionBehavior) -> Self {
         Self::with(TcpListener::bind(address).expect("a free port"), manner)
@@ -96,18 +96,17 @@ impl MisbehavingServer {
         Self { server, shared }
     }
 
-    /// Its port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.server.address().port()
     }
 
-    /// Behaves otherwise from the next connection on.
+    /// Sets the behavior of later connections.
     pub fn set_behavior(&self, manner: ConnectionBehavior) {
         *self.shared.manner.lock().unwrap() = manner;
     }
 
-    /// Lets all go that are held now.
+    /// Releases the responses that are held.
     pub fn release(&self) {
         self.shared.released.notify_waiters();
     }
@@ -118,13 +117,12 @@ impl MisbehavingServer {
         self.shared.requests.lock().unwrap().clone()
     }
 
-    /// How many connections were accepted so far.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// How many bytes the kernel has taken from it so far.
+    /// How many bytes were written to sockets so far.
     #[must_use]
     pub fn written(&self) -> u64 {
         self.shared.written.load(Ordering::SeqCst)
@@ -133,7 +131,7 @@ impl MisbehavingServer {
 
 async fn serve(stream: TcpStream, shared: Arc<BehaviorState>) {
     let manner = shared.manner.lock().unwrap().clone();
-    // Whoever leaves early is what many of these are about.
+    // Many tests are about clients that disconnect early.
     let _ = behave(stream, manner, &shared).await;
 }
 
@@ -194,7 +192,7 @@ async fn send(
     Ok(())
 }
 
-/// A port that somebody listens on whose queue is full: connections are not refused, and not taken either.
+/// A listening port with a full backlog: connections are neither refused nor accepted.
 #[derive(Debug)]
 pub struct FullBacklog {
     listener: Socket,
@@ -202,7 +200,7 @@ pub struct FullBacklog {
 }
 
 impl FullBacklog {
-    /// On a free port of 127.0.0.1.
+    /// Starts one on a free port of 127.0.0.1.
     #[must_use]
     pub fn start() -> Self {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -212,7 +210,7 @@ impl FullBacklog {
         let address = listener.local_addr().unwrap();
         let waiting = (0..3).map(|_| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            // The first is queued, and from some point on they wait.
+            // The first one is queued; later ones wait.
             let _ = socket.connect_timeout(&address, Duration::from_millis(50));
             socket
         });
@@ -223,7 +221,6 @@ impl FullBacklog {
         }
     }
 
-    /// Its port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.listener

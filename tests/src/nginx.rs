@@ -1,4 +1,4 @@
-//! Debian's nginx over a directory, plain and with TLS: the origin to measure against, and one that nobody here wrote.
+//! Debian's nginx over a directory, plain and with TLS: an origin for comparison, independent of this code base.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,10 +8,10 @@ use tempfile::TempDir;
 use crate::tls::CertificateAuthority;
 use crate::{ChildGuard, find_program, free_port, wait_until};
 
-/// How often another pair of ports is tried when somebody took one in between.
+/// How often another pair of ports is tried when another process took one meanwhile.
 const ATTEMPTS: u32 = 5;
 
-/// A running nginx in the foreground. Dropping it stops it.
+/// A running nginx, stopped on drop.
 #[derive(Debug)]
 pub struct NginxServer {
     _process: ChildGuard,
@@ -21,7 +21,7 @@ pub struct NginxServer {
 }
 
 impl NginxServer {
-    /// Serves the files below `root`, with the leaf of `authority` over TLS.
+    /// Serves the files below `root`, over TLS with the leaf of `authority`.
     ///
     /// # Errors
     /// nginx is not installed.
@@ -29,7 +29,7 @@ impl NginxServer {
         Self::start_with(authority, root, "")
     }
 
-    /// The same with `limit_rate` on each connection, in nginx's words (`40m` is 40 MiB/s).
+    /// The same with `limit_rate` on each connection, in the units of nginx (`40m` is 40 MiB/s).
     ///
     /// # Errors
     /// nginx is not installed.
@@ -41,7 +41,7 @@ impl NginxServer {
         Self::start_with(authority, root, &format!("limit_rate {rate};"))
     }
 
-    /// The same with more directives in its `server`.
+    /// The same with further directives in its `server` block.
     ///
     /// # Errors
     /// nginx is not installed.
@@ -84,19 +84,16 @@ impl NginxServer {
         panic!("nginx does not start: {log}");
     }
 
-    /// The port without TLS.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.http
     }
 
-    /// The plain URL of a path, which begins with a slash.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.http)
     }
 
-    /// The URL of a path over TLS.
     #[must_use]
     pub fn tls_url(&self, path: &str) -> String {
         format!("https://127.0.0.1:{}{path}", self.https)
@@ -108,7 +105,7 @@ impl NginxServer {
         self.prefix.path().join("access.log")
     }
 
-    /// The lines of the access log so far. nginx writes one when the answer has ended.
+    /// The lines of the access log so far. nginx writes one at the end of a response.
     #[must_use]
     pub fn requests(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.access_log()).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! An HTTP/1.1 origin that misbehaves on command and counts what it was asked for. It holds objects in memory; what
-//! goes wrong with them is in [`OriginFault`].
+//! An HTTP/1.1 origin that records requests and injects faults. It holds objects in memory; the faults are in
+//! [`OriginFault`].
 
 mod answer;
 mod fault;
@@ -29,24 +29,16 @@ pub use fault::OriginFault;
 use fault::{ActiveFault, FaultPlan};
 use wire::{OriginBody, OriginSocket, WireSignals};
 
-/// A request as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OriginRequest {
-    /// The method, in capitals.
     pub method: String,
-    /// The path, as it was escaped, without the query.
+    /// The escaped path without the query.
     pub path: String,
-    /// What follows `?`.
     pub query: Option<String>,
-    /// `Range`.
     pub range: Option<String>,
-    /// `If-Match`.
     pub if_match: Option<String>,
-    /// `If-None-Match`.
     pub if_none_match: Option<String>,
-    /// `Authorization`.
     pub authorization: Option<String>,
-    /// `User-Agent`.
     pub user_agent: Option<String>,
 }
 
@@ -83,19 +75,17 @@ pub struct OriginServer {
 }
 
 impl OriginServer {
-    /// Serves plain HTTP.
     #[must_use]
     pub fn start() -> Self {
         Self::serve(None)
     }
 
-    /// Serves HTTPS with the leaf of `authority`.
     #[must_use]
     pub fn start_tls(authority: &CertificateAuthority) -> Self {
         Self::serve(Some(authority.server_config()))
     }
 
-    /// Serves HTTPS to those who have a client certificate of `authority`.
+    /// Serves HTTPS to clients with a certificate of `authority`.
     #[must_use]
     pub fn start_mutual_tls(authority: &CertificateAuthority) -> Self {
         Self::serve(Some(authority.server_config_for_clients()))
@@ -127,47 +117,43 @@ impl OriginServer {
         }
     }
 
-    /// The port it listens on, on 127.0.0.1.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.server.address().port()
     }
 
-    /// The URL of a path, which begins with a slash.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("{}://127.0.0.1:{}{path}", self.scheme, self.port())
     }
 
-    /// Puts an object at a path and returns its `ETag`.
+    /// Stores an object and returns its `ETag`.
     pub fn put(&self, path: &str, data: impl Into<Bytes>) -> String {
         self.shared.state.lock().unwrap().put(path, data.into())
     }
 
-    /// The object at a path, as it is now.
     #[must_use]
     pub fn object(&self, path: &str) -> Option<Bytes> {
         let state = self.shared.state.lock().unwrap();
         state.objects.get(path).map(|object| object.data.clone())
     }
 
-    /// Takes the object at a path away.
     pub fn remove(&self, path: &str) {
         self.shared.state.lock().unwrap().objects.remove(path);
     }
 
-    /// Answers 401 to whoever does not send this user and password.
+    /// Requires this user and password; other requests get 401.
     pub fn require_basic(&self, user: &str, password: &str) {
         let token = base64(format!("{user}:{password}").as_bytes());
         self.require_authorization(&format!("Basic {token}"));
     }
 
-    /// Answers 401 to whoever does not send exactly this `Authorization`.
+    /// Requires exactly this `Authorization`; other requests get 401.
     pub fn require_authorization(&self, value: &str) {
         self.shared.state.lock().unwrap().authorization = Some(value.to_owned());
     }
 
-    /// Sets the one fault of a path.
+    /// Sets the only fault of a path.
     pub fn fault(&self, path: &str, fault: OriginFault) {
         self.set(
             path,
@@ -189,7 +175,7 @@ impl OriginServer {
         self.set(path, faults.into_iter().map(active).collect());
     }
 
-    /// Sets the one fault of a path for the next `times` requests that it concerns.
+    /// Sets the only fault of a path for the next `times` requests to which it applies.
     pub fn fault_times(&self, path: &str, fault: OriginFault, times: u64) {
         let left = Some(times);
         self.set(
@@ -215,25 +201,23 @@ impl OriginServer {
             .insert(path.to_owned(), faults);
     }
 
-    /// Makes every path behave again.
     pub fn clear_faults(&self) {
         self.shared.state.lock().unwrap().faults.clear();
     }
 
-    /// The requests so far, in the order they came.
     #[must_use]
     pub fn requests(&self) -> Vec<OriginRequest> {
         self.shared.state.lock().unwrap().requests.clone()
     }
 
-    /// How many GET answers with a body of the object (200 or 206) were begun on a path.
+    /// How many GET responses with a body of the object (200 or 206) were started on a path.
     #[must_use]
     pub fn bodies(&self, path: &str) -> u64 {
         let state = self.shared.state.lock().unwrap();
         state.bodies.get(path).copied().unwrap_or(0)
     }
 
-    /// How many bytes of the object were sent on a path. A client that hung up may have got fewer.
+    /// How many bytes of the object were sent on a path. A client that disconnected may have received fewer.
     #[must_use]
     pub fn bytes(&self, path: &str) -> u64 {
         let state = self.shared.state.lock().unwrap();
@@ -243,13 +227,12 @@ impl OriginServer {
             .map_or(0, |sent| sent.load(Ordering::Relaxed))
     }
 
-    /// How many connections were opened, those that failed in TLS included.
+    /// How many connections were opened, including those that failed in TLS.
     #[must_use]
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// Forgets requests, bodies, bytes and connections.
     pub fn reset_counters(&self) {
         let mut state = self.shared.state.lock().unwrap();
         state.requests.clear();
@@ -258,7 +241,6 @@ impl OriginServer {
         self.shared.connections.store(0, Ordering::Relaxed);
     }
 
-    /// Waits until `count` requests have come for a path.
     pub fn wait_requests(&self, path: &str, count: usize) {
         crate::wait_until(&format!("{count} requests for {path}"), || {
             let state = self.shared.state.lock().unwrap();
@@ -282,7 +264,7 @@ impl OriginState {
             .map(|byte| format!("{byte:02x}"))
             .collect();
         let etag = format!("\"{hex}\"");
-        // A date that changes with the object is all a client may rely on.
+        // Clients may rely only on a date that changes with the object.
         let (minute, second) = (self.puts / 60 % 60, self.puts % 60);
         let last_modified = format!("Mon, 06 Jul 2015 10:{minute:02}:{second:02} GMT");
         self.objects.insert(
@@ -296,7 +278,7 @@ impl OriginState {
         etag
     }
 
-    /// Writes a request down and says what is to go wrong with it.
+    /// Records a request and returns the faults that apply to it.
     fn note(&mut self, request: OriginRequest) -> FaultPlan {
         let path = request.path.clone();
         let head = request.method == "HEAD";
@@ -321,7 +303,7 @@ where
         let (signals, shared) = (signals.clone(), shared.clone());
         async move { Ok::<_, Infallible>(respond(&shared, signals, &request).await) }
     });
-    // A fault ends the connection with an error on purpose; a client that hangs up is its own affair.
+    // A fault ends the connection with an error on purpose, and clients may disconnect.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .max_buf_size(64 << 10)
@@ -360,7 +342,6 @@ async fn respond(
     )
 }
 
-/// The standard alphabet with padding.
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();

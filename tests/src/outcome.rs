@@ -1,16 +1,13 @@
-//! What one run of a tool came to, and asserting it.
+//! The outcome of one run of a tool, and assertions on it.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Output;
 
-/// A finished run.
 #[derive(Debug, Clone)]
 pub struct CommandOutcome {
-    /// The exit code; the signal's number, negative, when one ended it.
+    /// The exit code; the negative signal number when a signal ended it.
     pub code: i32,
-    /// Its results.
     pub stdout: String,
-    /// Its log.
     pub stderr: String,
 }
 
@@ -26,20 +23,14 @@ impl From<Output> for CommandOutcome {
 }
 
 impl CommandOutcome {
-    /// Asserts the exit code, and shows what was said when it is another.
-    ///
-    /// # Panics
-    /// It is another.
+    /// Asserts the exit code; the failure message has the output.
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
         self
     }
 
-    /// Asserts that the log says this.
-    ///
-    /// # Panics
-    /// It does not.
+    /// Asserts that stderr contains `text`.
     #[track_caller]
     pub fn logs(self, text: &str) -> Self {
         assert!(
@@ -50,10 +41,7 @@ impl CommandOutcome {
         self
     }
 
-    /// Asserts what was printed, and that nothing was logged besides.
-    ///
-    /// # Panics
-    /// It was something else.
+    /// Asserts stdout, and that stderr is empty.
     #[track_caller]
     pub fn prints(self, text: &str) -> Self {
         assert_eq!((self.stdout.as_str(), self.stderr.as_str()), (text, ""));

@@ -1,6 +1,6 @@
-//! A permissions engine that knows the keys it is told, counts what it is asked, and answers as badly as a test wants.
+//! A permissions server that answers from added keys, counts queries, and misbehaves as a test sets it.
 //!
-//! It speaks the ACL protocol with its own few lines, not with what is under test.
+//! It implements the ACL protocol with code of its own, independent of the code under test.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, TcpListener};
@@ -16,34 +16,34 @@ use tokio::net::TcpStream;
 use crate::tcp_server::TcpServer;
 use crate::wait_until;
 
-/// What is done with a question. All but the first two end the connection.
+/// The behavior for a query. All but the first two end the connection.
 #[derive(Debug, Clone)]
 pub enum PermissionsBehavior {
-    /// It is answered from what is known, on a connection that stays.
+    /// Answers from the added keys, and keeps the connection.
     Answer,
-    /// The same after a while.
+    /// The same after a delay.
     After(Duration),
-    /// It is answered with this status and body.
+    /// Answers with this status and body.
     Status(u16, String),
-    /// It is answered with these bytes.
+    /// Answers with these bytes.
     Garbage(Vec<u8>),
-    /// The connection is closed instead.
+    /// Closes the connection.
     Close,
-    /// Nothing is ever said.
+    /// Never answers.
     Hang,
 }
 
 #[derive(Debug, Default)]
 struct PermissionsState {
     known: HashMap<String, Value>,
-    /// What is done in turn, round and round.
+    /// Applied in turn, repeatedly.
     manners: Vec<PermissionsBehavior>,
-    /// The hash that each question named, in order.
+    /// The hash of each query, in order.
     asked: Vec<String>,
     requests: Vec<String>,
 }
 
-/// A running engine. Dropping it closes its port and every connection.
+/// A running permissions server. Dropping it closes its port and every connection.
 #[derive(Debug)]
 pub struct PermissionsServer {
     port: u16,
@@ -52,7 +52,7 @@ pub struct PermissionsServer {
 }
 
 impl PermissionsServer {
-    /// One that knows nobody, on a free port of 127.0.0.1.
+    /// Starts a server without keys on a free port of 127.0.0.1.
     #[must_use]
     pub fn start() -> Self {
         let state = Arc::new(Mutex::new(PermissionsState::default()));
@@ -72,14 +72,13 @@ impl PermissionsServer {
         format!("http://127.0.0.1:{}/acl", self.port)
     }
 
-    /// Its port.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// Knows a key from now on. The grant is what stands in the answer besides `known`; without `id` it is the key's
-    /// first eight characters, and without `rights` it is `all`.
+    /// Adds a key. `grant` has the members of the response besides `known`; `id` defaults to the key's first eight
+    /// characters, `rights` to `all`.
     pub fn add_key(&self, key: &str, grant: Value) {
         let mut answer = json!({"known": true, "id": key_id(key), "rights": ["all"]});
         if let (Value::Object(answer), Value::Object(grant)) = (&mut answer, grant) {
@@ -89,23 +88,22 @@ impl PermissionsServer {
         state.known.insert(hash_key(key), answer);
     }
 
-    /// Knows many keys, all with the right `all`.
+    /// Adds keys with the right `all`.
     pub fn add_keys<'k>(&self, keys: impl IntoIterator<Item = &'k str>) {
         keys.into_iter()
             .for_each(|key| self.add_key(key, json!({})));
     }
 
-    /// Does not know a key any more.
     pub fn remove_key(&self, key: &str) {
         self.state.lock().unwrap().known.remove(&hash_key(key));
     }
 
-    /// Behaves otherwise from the next question on.
+    /// Sets the behavior of later queries.
     pub fn set_behavior(&self, manner: PermissionsBehavior) {
         self.set_behaviors(vec![manner]);
     }
 
-    /// Does one after another from the next question on, and then begins again.
+    /// Sets behaviors that later queries get in turn, repeatedly.
     pub fn set_behaviors(&self, manners: Vec<PermissionsBehavior>) {
         let mut state = self.state.lock().unwrap();
         state.manners = manners;
@@ -113,13 +111,13 @@ impl PermissionsServer {
         state.requests.clear();
     }
 
-    /// How many questions came since it last changed its manner.
+    /// How many queries came since the behavior was set.
     #[must_use]
     pub fn request_count(&self) -> usize {
         self.state.lock().unwrap().asked.len()
     }
 
-    /// The same for those about one key.
+    /// How many of them were about this key.
     #[must_use]
     pub fn request_count_for(&self, key: &str) -> usize {
         let hash = hash_key(key);
@@ -127,7 +125,7 @@ impl PermissionsServer {
         state.asked.iter().filter(|asked| **asked == hash).count()
     }
 
-    /// The questions whole, head and body, since it last changed its manner.
+    /// The queries, head and body, since the behavior was set.
     #[must_use]
     pub fn requests(&self) -> Vec<String> {
         self.state.lock().unwrap().requests.clone()
@@ -150,20 +148,20 @@ impl PermissionsServer {
     }
 }
 
-/// What stands for a key in files, questions and logs: the SHA-256 in hex.
+/// The SHA-256 of a key in hex, which files, queries and logs have in its place.
 #[must_use]
 pub fn hash_key(key: &str) -> String {
     let digest = Sha256::digest(key.as_bytes());
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The id that a key has here unless a test gives it another.
+/// The default id of a key.
 #[must_use]
 pub fn key_id(key: &str) -> String {
     key.chars().take(8).collect()
 }
 
-/// Writes a file for `--acl-file`, whole or not at all: each key with its rights.
+/// Atomically writes a file for `--acl-file`: each key with its rights.
 pub fn write_acl_file(path: &Path, keys: &[(&str, &[&str])]) {
     let keys: Vec<Value> = keys
         .iter()
@@ -180,7 +178,7 @@ fn serve_on(listener: TcpListener, state: &Arc<Mutex<PermissionsState>>) -> TcpS
     TcpServer::on(listener, "acl", move |stream| {
         let state = state.clone();
         async move {
-            // One that hangs up is its own affair.
+            // The client may disconnect.
             let _ = serve(stream, &state).await;
         }
     })
@@ -224,7 +222,7 @@ async fn serve(mut stream: TcpStream, state: &Mutex<PermissionsState>) -> std::i
     }
 }
 
-/// The next question: all of it, and its body alone. What follows it stays in `bytes`.
+/// Reads the next query: the whole of it, and its body. Later bytes stay in `bytes`.
 async fn question(
     stream: &mut TcpStream,
     bytes: &mut Vec<u8>,
@@ -263,7 +261,7 @@ fn response(status: u16, body: &str, connection: &str) -> Vec<u8> {
 }
 
 impl PermissionsState {
-    /// Notes a question, and says what is done with it.
+    /// Records a query and returns its behavior.
     fn take(&mut self, hash: &str, request: String) -> PermissionsBehavior {
         let turn = self.asked.len();
         self.asked.push(hash.to_owned());

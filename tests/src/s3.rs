@@ -1,5 +1,5 @@
-//! A real S3 server over a directory, with signatures checked. It knows no conditional requests: those are the
-//! origin's. Objects are uploaded through its API; for one laid there by hand it hashes the file on every GET.
+//! A real S3 server over a directory, which checks signatures. It has no conditional requests: those are the origin's.
+//! Objects are uploaded through its API; one placed by hand is hashed on every GET.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ pub struct S3Server {
 }
 
 impl S3Server {
-    /// Starts one without buckets.
+    /// Starts a server without buckets.
     #[must_use]
     pub fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -64,7 +64,7 @@ impl S3Server {
                         return Ok(error(403, "AccessDenied"));
                     }
                     if let Some((status, code)) = refuses {
-                        // A client that still sends would not see the answer.
+                        // A client that is still sending would not see the response.
                         let _ = http_body_util::BodyExt::collect(request.into_body()).await;
                         return Ok(error(status, code));
                     }
@@ -78,7 +78,7 @@ impl S3Server {
                 }
             });
             async move {
-                // A client that hangs up is its own affair.
+                // The client may disconnect.
                 let _ = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .serve_connection(TokioIo::new(tcp), service)
@@ -95,25 +95,23 @@ impl S3Server {
         }
     }
 
-    /// Its URL, without a bucket.
+    /// Its URL without a bucket.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.server.address())
     }
 
-    /// The access key it knows.
     #[must_use]
     pub const fn access_key(&self) -> &'static str {
         ACCESS_KEY
     }
 
-    /// The secret of that key.
     #[must_use]
     pub const fn secret_key(&self) -> &'static str {
         SECRET_KEY
     }
 
-    /// The environment of a client of it.
+    /// The environment variables of a client.
     #[must_use]
     pub fn env(&self) -> Vec<(String, String)> {
         [
@@ -127,33 +125,31 @@ impl S3Server {
         .into()
     }
 
-    /// Makes an empty bucket.
     pub fn create_bucket(&self, name: &str) {
         std::fs::create_dir(self.directory.path().join(name)).unwrap();
     }
 
-    /// From now on its client may get objects and not list buckets (no `s3:ListBucket`): it is told 403 for an object
-    /// that is absent, as by AWS.
+    /// Denies listing (no `s3:ListBucket`): a missing object is 403, as on AWS.
     pub fn forbid_listing(&self) {
         self.unlistable.store(true, Ordering::Relaxed);
     }
 
-    /// From now on its client may only write.
+    /// Denies reading: the client may only write.
     pub fn forbid_reading(&self) {
         self.unreadable.store(true, Ordering::Relaxed);
     }
 
-    /// From now on it does not know `If-None-Match` of PUT, as some stores do not: it answers this status.
+    /// Rejects `If-None-Match` of PUT with this status, as stores without conditional writes do.
     pub fn forbid_conditions(&self, status: u16) {
         *self.refusal.lock().unwrap() = Some((status, "NotImplemented"));
     }
 
-    /// From now on a conditional PUT does not arrive whole, and is answered 400 with this code.
+    /// Loses part of conditional PUTs, and answers 400 with this code.
     pub fn lose_conditional_uploads(&self, code: &'static str) {
         *self.refusal.lock().unwrap() = Some((400, code));
     }
 
-    /// The next conditional PUT meets another one under way: it is answered 409, as by AWS.
+    /// Answers the next conditional PUT with 409, as AWS does during another upload.
     pub fn conflict_once(&self) {
         *self.refusal.lock().unwrap() = Some((409, CONFLICT));
     }
@@ -171,7 +167,7 @@ impl S3Server {
     }
 }
 
-/// How a conditional PUT is refused, if it is; a conflict is over afterwards.
+/// The refusal of a conditional PUT, if any; a conflict occurs once.
 fn refusal_for(refusal: &Mutex<Option<(u16, &'static str)>>) -> Option<(u16, &'static str)> {
     let mut refusal = refusal.lock().unwrap();
     match *refusal {

@@ -1,7 +1,7 @@
-//! Many Aurora tasks played by one thread: each is announced, listens some time later, answers HTTP, and is stopped or
-//! dies, in the order in which Aurora does it and with the small disorder that comes with it. All chance is seeded.
+//! Simulates many Aurora tasks in one thread: each is announced, listens some time later, answers HTTP, and is stopped
+//! or dies, in Aurora's order and with small random delays. All randomness is seeded.
 //!
-//! It does not know where tasks are announced: that is the test's [`TaskRegistry`].
+//! The test's [`TaskRegistry`] decides where tasks are announced.
 
 mod chance;
 mod life;
@@ -22,31 +22,29 @@ use life::{TaskEnd, live};
 pub use rolling::RollingJob;
 use serve::ReservedPort;
 
-/// How many lives may wait for the thread to begin.
+/// How many tasks may wait for the thread to start them.
 const BIRTHS: usize = 1024;
 /// How many threads may wait for the registry.
 const TELLERS: usize = 8;
 
-/// A task among all that were launched, from 0.
+/// The number of a task in launch order, from 0.
 pub type TaskSerial = u64;
 
-/// A task to launch.
 #[derive(Debug, Clone)]
 pub struct TaskLaunch {
     /// The service it is announced as, one word.
     pub service: String,
-    /// Its instance number.
     pub shard: u32,
-    /// Where it will listen; `None` is a free port of an address of its own below 127.0.0.0/8.
+    /// Where it will listen; `None` selects a free port of a separate address in 127.0.0.0/8.
     pub address: Option<SocketAddr>,
-    /// How long after it was announced it begins to listen.
+    /// The time from announcement to listening.
     pub listen_after: Duration,
-    /// How long it takes to answer anything but `/health`.
+    /// The time to answer anything but `/health`.
     pub answer_after: Duration,
 }
 
 impl TaskLaunch {
-    /// A task that listens as soon as it is announced and answers at once.
+    /// A task that listens as soon as it is announced, and answers at once.
     #[must_use]
     pub fn new(service: &str, shard: u32) -> Self {
         Self {
@@ -59,71 +57,63 @@ impl TaskLaunch {
     }
 }
 
-/// What is announced of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskAnnouncement {
-    /// Which task it is.
     pub serial: TaskSerial,
-    /// The service.
     pub service: String,
-    /// The instance number.
     pub shard: u32,
-    /// Where it listens, or will.
+    /// The address on which it listens, now or later.
     pub address: SocketAddr,
 }
 
-/// Where tasks are announced. Each call may block; calls for different tasks come from different threads, those for one
-/// task one after the other.
+/// A place where tasks are announced. Calls may block; calls for different tasks come from different threads, those for
+/// one task in sequence.
 pub trait TaskRegistry: Send + Sync + 'static {
-    /// The executor announces the task. When this returns it is announced.
+    /// The executor announces the task; on return it is announced.
     fn announce(&self, task: &TaskAnnouncement);
 
-    /// The executor takes the announcement back. When this returns it is gone.
+    /// The executor removes the announcement; on return it is gone.
     fn leave(&self, task: &TaskAnnouncement);
 
-    /// The executor is gone with its task: the announcement remains until the registry notices by itself.
+    /// The executor died with its task: the announcement remains until the registry detects that.
     fn abandon(&self, task: &TaskAnnouncement);
 }
 
-/// What is known of one life. Times are since the player started.
+/// The timeline of one task. Times are since the player started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TaskRecord {
-    /// When the registry had it.
     pub announced: Option<Duration>,
-    /// When it began to listen.
     pub listening: Option<Duration>,
     /// When it answered its first request other than `/health`.
     pub first_served: Option<Duration>,
-    /// When it was told to stop.
     pub stopped: Option<Duration>,
-    /// When it died without being told.
+    /// When it died without being stopped.
     pub died: Option<Duration>,
-    /// When the registry no longer had it.
+    /// When its announcement was removed.
     pub left: Option<Duration>,
     /// When its port was closed.
     pub closed: Option<Duration>,
-    /// When its last connection was gone.
+    /// When its last connection was closed.
     pub ended: Option<Duration>,
-    /// How many requests it answered, `/health` apart.
+    /// How many requests it answered, `/health` excluded.
     pub served: u64,
-    /// How many of them after the registry no longer had it.
+    /// How many of them after its announcement was removed.
     pub after_leaving: u64,
 }
 
 impl TaskRecord {
-    /// The time from listening to the first request.
     #[must_use]
     pub fn listen_to_first(&self) -> Option<Duration> {
         Some(self.first_served?.saturating_sub(self.listening?))
     }
 }
 
-/// The record of a life that is still written.
+/// The record of a task that has not ended.
 #[derive(Debug)]
 struct TaskJournal {
     start: Instant,
     announcement: TaskAnnouncement,
-    /// What it answers: its service and its serial.
+    /// Its response body: the service and the serial.
     body: String,
     record: Mutex<TaskRecord>,
 }
@@ -150,7 +140,6 @@ impl TaskJournal {
     }
 }
 
-/// A life that begins.
 struct TaskStart {
     task: TaskLaunch,
     port: ReservedPort,
@@ -159,7 +148,7 @@ struct TaskStart {
     end: oneshot::Receiver<TaskEnd>,
 }
 
-/// The player. Dropping it ends all lives at once, without telling the registry.
+/// The simulation. Dropping it ends all tasks at once, without telling the registry.
 #[derive(Debug)]
 pub struct TaskPlayer {
     start: Instant,
@@ -173,12 +162,12 @@ pub struct TaskPlayer {
 #[derive(Debug)]
 struct TaskHandle {
     book: Arc<TaskJournal>,
-    /// Taken when it is ended.
+    /// `None` once it was used.
     end: Option<oneshot::Sender<TaskEnd>>,
 }
 
 impl TaskPlayer {
-    /// A player without tasks yet. What it leaves to chance is the same for the same `seed`.
+    /// Starts a simulation without tasks. The same `seed` gives the same delays.
     #[must_use]
     pub fn start(seed: u64, registry: Arc<dyn TaskRegistry>) -> Self {
         let (births, born) = mpsc::channel(BIRTHS);
@@ -196,10 +185,10 @@ impl TaskPlayer {
         }
     }
 
-    /// Begins a life: the task has its port from now on, is announced, and listens later.
+    /// Launches a task: it holds its port from now on, is announced, and listens later.
     ///
     /// # Panics
-    /// When somebody else has the port that was given.
+    /// The given port is in use.
     pub fn launch(&self, task: TaskLaunch) -> TaskSerial {
         let mut lives = self.lives.lock().unwrap();
         let serial = lives.len() as TaskSerial;
@@ -234,55 +223,48 @@ impl TaskPlayer {
         serial
     }
 
-    /// Stops a task as Aurora does: it leaves the registry and quits at the same time, give or take 20 ms.
+    /// Stops a task as Aurora does: its announcement is removed and it quits at the same time, within 20 ms.
     pub fn stop(&self, serial: TaskSerial) {
         self.end(serial, TaskEnd::Stop);
     }
 
-    /// Ends a task without leaving: its port and its connections are gone, its announcement is not.
+    /// Kills a task: its port and connections are closed, its announcement remains.
     pub fn kill(&self, serial: TaskSerial) {
         self.end(serial, TaskEnd::Die);
     }
 
     fn end(&self, serial: TaskSerial, how: TaskEnd) {
         let end = self.lives.lock().unwrap()[serial as usize].end.take();
-        // One that has been ended already stays so.
+        // The first end counts.
         let _ = end.map(|end| end.send(how));
     }
 
-    /// What is announced of a task.
     #[must_use]
     pub fn announcement(&self, serial: TaskSerial) -> TaskAnnouncement {
         self.book(serial).announcement.clone()
     }
 
-    /// What is known of a life.
     #[must_use]
     pub fn record(&self, serial: TaskSerial) -> TaskRecord {
         self.book(serial).record.lock().unwrap().clone()
     }
 
-    /// What is known of all lives, by serial.
+    /// The records of all tasks, by serial.
     #[must_use]
     pub fn records(&self) -> Vec<TaskRecord> {
         let count = self.lives.lock().unwrap().len() as TaskSerial;
         (0..count).map(|serial| self.record(serial)).collect()
     }
 
-    /// Returns when a task listens.
-    ///
-    /// # Panics
-    /// When it does not within [`wait_limit`].
+    /// Waits until a task listens.
     pub fn await_listening(&self, serial: TaskSerial) {
         self.wait(serial, wait_limit(), "listens", |record| {
             record.listening.is_some()
         });
     }
 
-    /// Returns when a task that was stopped or killed is gone: its connections, and its announcement if it left.
-    ///
-    /// # Panics
-    /// When it is not within [`wait_limit`].
+    /// Waits until a task that was stopped or killed has ended, with its connections, and its announcement if it was
+    /// stopped.
     pub fn await_end(&self, serial: TaskSerial) {
         self.wait(serial, wait_limit(), "ends", |record| {
             record.ended.is_some()
@@ -312,7 +294,7 @@ impl TaskPlayer {
         self.lives.lock().unwrap()[serial as usize].book.clone()
     }
 
-    /// The next of the numbers that the caller's own decisions are made by.
+    /// The next random sequence for decisions of the caller.
     fn draw(&self) -> RandomSequence {
         let number = self.draws.fetch_add(1, Ordering::Relaxed);
         self.chance.fork(number | 1 << 63)
@@ -323,13 +305,13 @@ impl Drop for TaskPlayer {
     fn drop(&mut self) {
         drop(self.births.take());
         if let Some(thread) = self.thread.take() {
-            // A panic of the thread was printed there; a second one here would hide the test's own.
+            // A panic of the thread was printed already; a second one here would hide the test's own.
             let _ = thread.join();
         }
     }
 }
 
-/// A free port of an address that no other life has, so that no endpoint ever comes back.
+/// A free port of an address that no other task has, so that no endpoint is reused.
 fn own_address(serial: TaskSerial) -> SocketAddr {
     let [.., high, middle, low] = serial.to_be_bytes();
     SocketAddr::from((Ipv4Addr::new(127, 64 + high % 64, middle, low), 0))

@@ -1,4 +1,4 @@
-//! One thread with one runtime that accepts connections until it is dropped. What is said on them is the caller's.
+//! One thread with one runtime that accepts connections until it is dropped; the caller handles them.
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -16,7 +16,7 @@ pub(crate) struct TcpServer {
 }
 
 impl TcpServer {
-    /// Calls `serve` with each connection, all of them on one thread named `name`.
+    /// Calls `serve` for each connection, all on one thread named `name`.
     pub(crate) fn start<F, S>(name: &str, serve: F) -> Self
     where
         F: Fn(TcpStream) -> S + Send + 'static,
@@ -26,7 +26,7 @@ impl TcpServer {
         Self::on(listener, name, serve)
     }
 
-    /// The same on a listener of the caller's.
+    /// The same on a given listener.
     pub(crate) fn on<F, S>(listener: TcpListener, name: &str, serve: F) -> Self
     where
         F: Fn(TcpStream) -> S + Send + 'static,
@@ -46,7 +46,6 @@ impl TcpServer {
         }
     }
 
-    /// Where it listens.
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
@@ -56,7 +55,7 @@ impl Drop for TcpServer {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic of the thread was printed there; a second one here would hide the test's own.
+            // A panic of the thread was printed already; a second one here would hide the test's own.
             let _ = thread.join();
         }
     }
@@ -78,7 +77,7 @@ where
                 _ = &mut stopped => return,
                 accepted = listener.accept() => {
                     if let Ok((stream, _)) = accepted {
-                        // Pieces must leave when they are written, or a fault would come before its bytes.
+                        // Without it a fault could take effect before the bytes that precede it.
                         let _ = stream.set_nodelay(true);
                         tokio::spawn(serve(stream));
                     }

@@ -1,6 +1,5 @@
-//! Tasks as Aurora's thermos runs them, on this host: what a task is, in which order its processes start, what is filled
-//! into their command lines, and how its health is checked. Running them is [`TaskRunner`]'s. Left out: everything that asks
-//! Mesos or ZooKeeper.
+//! Tasks as Aurora's thermos runs them, on this host: the task, the start order of its processes, the templates in
+//! their command lines, and the health check. [`TaskRunner`] runs them. All queries to Mesos or ZooKeeper are left out.
 
 mod executor;
 mod health;
@@ -21,7 +20,6 @@ pub use run::{RunningTask, TaskRunner};
 pub use signaler::{HttpCheck, HttpSignaler, SignalerResponse};
 pub use supervise::{ProcessState, TaskState};
 
-/// One process of a task.
 #[derive(Debug, Clone)]
 pub struct ThermosProcess {
     name: String,
@@ -30,7 +28,7 @@ pub struct ThermosProcess {
 }
 
 impl ThermosProcess {
-    /// A process that fails for good with its first failure.
+    /// A process that fails permanently at its first failure.
     #[must_use]
     pub fn new(name: &str, cmdline: &str) -> Self {
         Self {
@@ -40,7 +38,7 @@ impl ThermosProcess {
         }
     }
 
-    /// Tolerates failures until there are this many; 0 for any number. (1)
+    /// Restarts the process until it has failed this often; 0 for no limit. (1)
     #[must_use]
     pub const fn max_failures(mut self, failures: u32) -> Self {
         self.max_failures = failures;
@@ -48,7 +46,7 @@ impl ThermosProcess {
     }
 }
 
-/// A task: processes, the order they start in, and the ports they are given.
+/// A task: processes, their start order, and their ports.
 #[derive(Debug, Clone)]
 pub struct ThermosTask {
     name: String,
@@ -85,7 +83,7 @@ impl ThermosTask {
         }
     }
 
-    /// Adds a process. The ports its command line names are allocated.
+    /// Adds a process. The ports that its command line names are allocated.
     #[must_use]
     pub fn process(mut self, process: ThermosProcess) -> Self {
         for rest in process.cmdline.split("{{thermos.ports[").skip(1) {
@@ -96,7 +94,7 @@ impl ThermosTask {
         self
     }
 
-    /// Adds an ordering, as thermos prints it: `pexinstall < eightball`. One name alone goes before everything that
+    /// Adds a start order as thermos prints it: `pexinstall < eightball`. A single name goes before every process that
     /// has no other predecessor.
     #[must_use]
     pub fn constraint(mut self, line: &str) -> Self {
@@ -105,7 +103,7 @@ impl ThermosTask {
         self
     }
 
-    /// Allocates a free port under this name, unless there is one.
+    /// Allocates a free port under this name, unless one is set.
     #[must_use]
     pub fn port(mut self, name: &str) -> Self {
         self.ports
@@ -114,71 +112,69 @@ impl ThermosTask {
         self
     }
 
-    /// Has this port under the name, somebody else's perhaps.
+    /// Sets the port under a name, possibly one of another process.
     #[must_use]
     pub fn port_at(mut self, name: &str, port: u16) -> Self {
         self.ports.insert(name.to_owned(), port);
         self
     }
 
-    /// Gives every process a variable that thermos would not.
+    /// Gives every process an environment variable that thermos would not set.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Which instance of its job it is. (0)
+    /// Sets the instance number. (0)
     #[must_use]
     pub const fn instance(mut self, instance: u32) -> Self {
         self.instance = instance;
         self
     }
 
-    /// How long processes have between SIGTERM and SIGKILL. (5 s)
+    /// Sets the time between SIGTERM and SIGKILL. (5 s)
     #[must_use]
     pub const fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// Runs the processes as this user and owns the sandbox by it, for which this process must be root. (whoever runs
-    /// the test)
+    /// Runs the processes as this user, who owns the sandbox; needs root. (the user of the test)
     #[must_use]
     pub const fn user(mut self, uid: u32) -> Self {
         self.uid = Some(uid);
         self
     }
 
-    /// Has an executor of this version. (the last one)
+    /// Selects the release of the executor. (the latest)
     #[must_use]
     pub const fn contract(mut self, contract: AuroraRelease) -> Self {
         self.contract = contract;
         self
     }
 
-    /// Is checked, and stopped when it is sick.
+    /// Checks the health, and stops the task when it is unhealthy.
     #[must_use]
     pub fn health(mut self, check: HealthCheck) -> Self {
         self.health = Some(check);
         self
     }
 
-    /// Is asked to go over HTTP before it is signalled, if it has the port.
+    /// Asks the task to quit over HTTP before it is signalled, if it has the port.
     #[must_use]
     pub fn lifecycle(mut self, lifecycle: HttpLifecycle) -> Self {
         self.lifecycle = Some(lifecycle);
         self
     }
 
-    /// How long a second of the health check and of the lifecycle is here. (1 s)
+    /// Scales the times of the health check and of the lifecycle: the length of their second. (1 s)
     #[must_use]
     pub const fn second(mut self, second: Duration) -> Self {
         self.second = second;
         self
     }
 
-    /// How long one of Aurora's times is here.
     fn scaled(&self, time: Duration) -> Duration {
         time.mul_f64(self.second.as_secs_f64())
     }
@@ -187,7 +183,7 @@ impl ThermosTask {
         format!("1700000000000-{}-{}", self.name, self.instance)
     }
 
-    /// What must have succeeded before `name` starts.
+    /// The processes that must succeed before `name` starts.
     fn predecessors(&self, name: &str) -> BTreeSet<String> {
         let pairs = self.constraints.iter().flat_map(|chain| chain.windows(2));
         let before: BTreeSet<String> = pairs

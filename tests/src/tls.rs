@@ -1,4 +1,4 @@
-//! Certificates of one test: an authority, a leaf for loopback, a client certificate, and rustls settings over them.
+//! Certificates of one test: an authority, a leaf for loopback, a client certificate, and rustls settings for them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tempfile::TempDir;
 
-/// A certificate authority and what it signed, as PEM files that go when this is dropped.
+/// A certificate authority and the certificates it signed, as PEM files that are removed on drop.
 #[derive(Debug)]
 pub struct CertificateAuthority {
     directory: TempDir,
 }
 
 impl CertificateAuthority {
-    /// An authority whose leaf is good for `localhost` and 127.0.0.1.
+    /// An authority with a leaf for `localhost` and 127.0.0.1.
     #[must_use]
     pub fn new() -> Self {
         Self::with_leaf(&["localhost", "127.0.0.1"], 2099)
@@ -32,7 +32,7 @@ impl CertificateAuthority {
         Self::with_leaf(&["localhost", "127.0.0.1"], 2000)
     }
 
-    /// An authority whose leaf is for another host than the one it is served from.
+    /// An authority whose leaf is for another host.
     #[must_use]
     pub fn wrong_name() -> Self {
         Self::with_leaf(&["elsewhere.invalid"], 2099)
@@ -66,43 +66,39 @@ impl CertificateAuthority {
         Self { directory }
     }
 
-    /// The authority's own certificate: what a client must trust.
+    /// The authority's own certificate, which a client must trust.
     #[must_use]
     pub fn ca(&self) -> PathBuf {
         self.file("ca.pem")
     }
 
-    /// The server's certificate.
     #[must_use]
     pub fn leaf(&self) -> PathBuf {
         self.file("leaf.pem")
     }
 
-    /// The server's key.
     #[must_use]
     pub fn leaf_key(&self) -> PathBuf {
         self.file("leaf.key")
     }
 
-    /// A client's certificate.
     #[must_use]
     pub fn client(&self) -> PathBuf {
         self.file("client.pem")
     }
 
-    /// A client's key.
     #[must_use]
     pub fn client_key(&self) -> PathBuf {
         self.file("client.key")
     }
 
-    /// Server settings that ask clients for nothing.
+    /// Server settings without client certificates.
     #[must_use]
     pub fn server_config(&self) -> Arc<ServerConfig> {
         self.config(false)
     }
 
-    /// Server settings that turn away whoever has no certificate of this authority.
+    /// Server settings that require a client certificate of this authority.
     #[must_use]
     pub fn server_config_for_clients(&self) -> Arc<ServerConfig> {
         self.config(true)

@@ -1,7 +1,7 @@
-//! A server that writes down every byte it is sent, and answers as one of four kinds of parsers would.
+//! An upstream that records every byte it receives, and answers as one of four kinds of parsers would.
 //!
-//! Owns the recording. How each kind of parser reads the record is [`parser`]'s; which requests may be in it is the
-//! test's to say.
+//! Owns the recording. How each kind reads the record is in [`parser`]; which requests it may contain is up to the
+//! test.
 
 pub mod parser;
 
@@ -14,12 +14,12 @@ use tokio::net::TcpStream;
 use crate::tcp_server::TcpServer;
 use parser::{ParsedRequest, ParsedStream, ParserProfile};
 
-/// The body of every answer.
+/// The body of every response.
 pub const RESPONSE_BODY: &str = "ok";
 
 type RecordedBytes = Arc<Mutex<Vec<Vec<u8>>>>;
 
-/// A running backend. Dropping it closes its port and every connection.
+/// A running upstream. Dropping it closes its port and every connection.
 #[derive(Debug)]
 pub struct RecordingUpstream {
     server: TcpServer,
@@ -27,19 +27,17 @@ pub struct RecordingUpstream {
     personality: ParserProfile,
 }
 
-/// What one kind of parser sees in one connection.
+/// The bytes of one connection as one kind of parser reads them.
 #[derive(Debug, Clone)]
 pub struct ConnectionView {
-    /// The number of the connection, in the order they were accepted.
+    /// The number of the connection in the order of acceptance.
     pub connection: usize,
-    /// Who looks.
     pub personality: ParserProfile,
-    /// What it sees.
     pub reading: ParsedStream,
 }
 
 impl RecordingUpstream {
-    /// On a free port of 127.0.0.1.
+    /// Starts an upstream on a free port of 127.0.0.1.
     #[must_use]
     pub fn start(personality: ParserProfile) -> Self {
         let record = RecordedBytes::default();
@@ -53,7 +51,7 @@ impl RecordingUpstream {
             };
             let record = shared.clone();
             async move {
-                // A client that hangs up is its own affair.
+                // The client may disconnect.
                 let _ = serve(stream, personality, &record, number).await;
             }
         });
@@ -64,7 +62,6 @@ impl RecordingUpstream {
         }
     }
 
-    /// Its port.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.server.address().port()
@@ -82,7 +79,7 @@ impl RecordingUpstream {
         self.record.lock().unwrap().clone()
     }
 
-    /// What each of the four sees in each connection so far.
+    /// Each connection so far as each of the four kinds of parsers reads it.
     #[must_use]
     pub fn seen(&self) -> Vec<ConnectionView> {
         let record = self.record();
@@ -96,7 +93,7 @@ impl RecordingUpstream {
         record.iter().enumerate().flat_map(each).collect()
     }
 
-    /// The requests so far as the backend itself sees them, connection by connection.
+    /// The requests so far as the upstream itself reads them, connection by connection.
     #[must_use]
     pub fn requests(&self) -> Vec<ParsedRequest> {
         let record = self.record();
@@ -111,7 +108,7 @@ async fn serve(
     record: &RecordedBytes,
     number: usize,
 ) -> std::io::Result<()> {
-    // What is not read yet as a request that is whole.
+    // Bytes after the last complete request.
     let mut rest = Vec::new();
     loop {
         let before = rest.len();

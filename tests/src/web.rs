@@ -1,5 +1,5 @@
-//! Web servers that people put behind authproxy, each with the same application: it answers `METHOD WHAT HOST ID`, as it
-//! has read the request. `WHAT` is `admin` or `open` below those paths, else `other`; `ID` is the X-Auth-Id, or `-`.
+//! Web servers that users put behind authproxy, each with the same application: it answers `METHOD AREA HOST ID` as it
+//! has read the request. `AREA` is `admin` or `open` below those paths, else `other`; `ID` is the X-Auth-Id, or `-`.
 
 use std::process::{Command, Stdio};
 
@@ -9,26 +9,22 @@ use crate::nginx::NginxServer;
 use crate::tls::CertificateAuthority;
 use crate::{ChildGuard, find_program, free_port, tools, wait_until, workspace};
 
-/// How often another port is tried when another process took one in between.
+/// How often another port is tried when another process took it meanwhile.
 const ATTEMPTS: u32 = 5;
 
-/// A server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WebServerKind {
-    /// node's `http`.
     Node,
     /// Express with `trust proxy` and method-override.
     Express,
-    /// hypercorn.
     Hypercorn,
-    /// gunicorn with the options that make it as lenient as its earlier releases.
+    /// gunicorn with options that make it as lenient as its earlier releases.
     Gunicorn,
-    /// Debian's nginx with locations that ignore case, and headers with underscores.
+    /// Debian's nginx with case-insensitive locations, and headers with underscores.
     Nginx,
 }
 
 impl WebServerKind {
-    /// All of them.
     pub const ALL: [Self; 5] = [
         Self::Node,
         Self::Express,
@@ -37,7 +33,7 @@ impl WebServerKind {
         Self::Nginx,
     ];
 
-    /// What people call it.
+    /// The product name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -49,14 +45,14 @@ impl WebServerKind {
         }
     }
 
-    /// How it is started on `PORT`; nginx is not started by one.
+    /// The command line with `PORT`; `None` for nginx, which has a kit of its own.
     const fn command_line(self) -> Option<&'static str> {
         Some(match self {
             Self::Node => "node node.js PORT",
             Self::Express => "node express.js PORT",
-            // In the process that is stopped at the end, and not in one of its children.
+            // In the process that is stopped at the end, not in one of its children.
             Self::Hypercorn => "hypercorn --workers 0 --bind 127.0.0.1:PORT applications:asgi",
-            // A worker notices within its timeout that it was left alone.
+            // A worker detects within its timeout that its parent is gone.
             Self::Gunicorn => {
                 "gunicorn --timeout 2 --permit-unconventional-http-method --casefold-http-method \
                  --header-map dangerous --bind 127.0.0.1:PORT applications:wsgi"
@@ -66,7 +62,7 @@ impl WebServerKind {
     }
 }
 
-/// A running server. Dropping it stops it.
+/// A running server, stopped on drop.
 #[derive(Debug)]
 pub struct WebServer {
     port: u16,
@@ -80,13 +76,10 @@ enum WebProcess {
 }
 
 impl WebServer {
-    /// Starts one on a free port of 127.0.0.1.
+    /// Starts a server on a free port of 127.0.0.1.
     ///
     /// # Errors
     /// It is not installed.
-    ///
-    /// # Panics
-    /// It does not start.
     pub fn start(kind: WebServerKind) -> Result<Self, String> {
         let Some(line) = kind.command_line() else {
             return nginx();
@@ -112,7 +105,6 @@ impl WebServer {
         panic!("{kind:?} does not start");
     }
 
-    /// Its port.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port

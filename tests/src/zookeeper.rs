@@ -1,8 +1,7 @@
-//! Real ZooKeeper servers: Debian's 3.8, and a 3.4 where `tests/run` fetched one. Started, killed, paused, asked for
-//! their counters.
+//! Real ZooKeeper servers: Debian's 3.8, and a 3.4 that `tests/run` fetches.
 //!
-//! Owns the server process, its port and its data. [`announcer`] owns what tasks write into it, `relay` what may go wrong
-//! on the way.
+//! Owns the server process, its port and its data. [`announcer`] owns what tasks write into it, `relay` injects faults
+//! on the connection.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -23,25 +22,23 @@ mod relay;
 pub use announcer::{AnnouncerSession, ServerSetMember};
 pub use relay::ZookeeperRelay;
 
-/// Where Debian's package installs jars.
 const DEBIAN_JARS: &str = "/usr/share/java";
 
-/// How often another port is tried when somebody took one in between.
+/// How often another port is tried when another process took it meanwhile.
 const ATTEMPTS: u32 = 5;
 
-/// The server's unit of time, in milliseconds. It lets sessions be between 2 and 20 of them long.
+/// ZooKeeper's `tickTime` in milliseconds. Session timeouts are between 2 and 20 ticks.
 const TICK: u32 = 500;
 
-/// Which ZooKeeper a server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ZookeeperRelease {
     /// Debian's.
     Current,
-    /// 3.4, where it was fetched: no persistent watches, no removal of watches.
+    /// 3.4: no persistent watches, no removal of watches.
     Old,
 }
 
-/// A ZooKeeper server of its own on loopback. Dropping it stops it and removes its data.
+/// A ZooKeeper server on loopback. Dropping it stops it and removes its data.
 #[derive(Debug)]
 pub struct ZookeeperServer {
     process: Option<ChildGuard>,
@@ -106,7 +103,7 @@ impl ZookeeperServer {
         panic!("ZooKeeper does not start: {}", server.log());
     }
 
-    /// Runs the server on its port and returns whether it answers; it does not when somebody else has the port.
+    /// Runs the server on its port and returns whether it answers; it does not when another process has the port.
     fn run(&mut self) -> bool {
         let home = self.home.path();
         let data = home.join("data");
@@ -137,7 +134,7 @@ impl ZookeeperServer {
         let mut ended = false;
         wait_until("ZooKeeper answers", || {
             ended = process.0.try_wait().unwrap().is_some();
-            // `ruok` is answered before sessions are: `srvr` names a mode only when they are.
+            // `ruok` is answered before sessions are accepted: `srvr` names a mode only afterwards.
             ended
                 || self
                     .ask("srvr")
@@ -147,19 +144,17 @@ impl ZookeeperServer {
         self.process.is_some()
     }
 
-    /// `127.0.0.1:PORT`.
     #[must_use]
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Which ZooKeeper it is.
     #[must_use]
     pub fn release(&self) -> ZookeeperRelease {
         self.release
     }
 
-    /// Kills it (SIGKILL). What it acknowledged is on its disk.
+    /// Kills it (SIGKILL). Acknowledged writes are on its disk.
     pub fn kill(&mut self) {
         self.process = None;
     }
@@ -167,28 +162,27 @@ impl ZookeeperServer {
     /// Starts it again on the same port with the same data.
     ///
     /// # Panics
-    /// When somebody else has taken the port.
+    /// Another process has taken the port.
     pub fn restart(&mut self) {
         self.kill();
         assert!(self.run(), "ZooKeeper does not start again: {}", self.log());
     }
 
-    /// Starts it again on the same port without data: what a wrong or a rebuilt ensemble looks like.
+    /// Starts it again on the same port without data, like a wrong or rebuilt ensemble.
     ///
     /// # Panics
-    /// When somebody else has taken the port.
+    /// Another process has taken the port.
     pub fn restart_empty(&mut self) {
         self.kill();
         std::fs::remove_dir_all(self.home.path().join("data")).unwrap();
         self.restart();
     }
 
-    /// Stops it from running (SIGSTOP): connections stay, nobody answers.
+    /// Pauses it (SIGSTOP): connections stay open without replies.
     pub fn pause(&self) {
         self.signal(Signal::SIGSTOP);
     }
 
-    /// Lets it run again.
     pub fn resume(&self) {
         self.signal(Signal::SIGCONT);
     }
@@ -199,7 +193,7 @@ impl ZookeeperServer {
         kill(pid, signal).unwrap();
     }
 
-    /// The answer to a four-letter word, or `None` when there is none.
+    /// The reply to a four-letter word, if any.
     #[must_use]
     pub fn ask(&self, word: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
@@ -212,7 +206,7 @@ impl ZookeeperServer {
         Some(answer)
     }
 
-    /// Its counters, by name (`mntr`).
+    /// Its counters by name (`mntr`).
     #[must_use]
     pub fn counters(&self) -> BTreeMap<String, String> {
         let answer = self.ask("mntr").unwrap_or_default();
@@ -222,7 +216,7 @@ impl ZookeeperServer {
             .collect()
     }
 
-    /// A counter that is a whole number; 0 when it does not answer.
+    /// A counter that is a whole number; 0 when the server does not answer.
     #[must_use]
     pub fn counter(&self, name: &str) -> u64 {
         let counters = self.counters();
@@ -230,7 +224,7 @@ impl ZookeeperServer {
         value.split('.').next().unwrap().parse().unwrap_or(0)
     }
 
-    /// Packets it has received from clients since it started: requests, pings, four-letter words.
+    /// Packets received from clients since it started: requests, pings, four-letter words.
     #[must_use]
     pub fn packets_received(&self) -> u64 {
         self.counter("zk_packets_received")
@@ -252,14 +246,14 @@ impl ZookeeperServer {
         self.home.path().join("server.log")
     }
 
-    /// What it has logged since it was last started.
+    /// Its log since it was last started.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 }
 
-/// 3.4 logs through log4j, which writes nothing but a complaint without this.
+/// Without it, log4j of 3.4 writes only a warning.
 const LOG4J: &str = "\
 log4j.rootLogger=INFO, console
 log4j.appender.console=org.apache.log4j.ConsoleAppender

@@ -12,20 +12,20 @@ fn trace(contract: AuroraRelease, check: &HealthCheck, results: &str) -> String 
     let mut counters = HealthCounters::new(contract, check);
     let mut seen = String::new();
     for result in results.chars() {
-        assert!(counters.dead().is_none(), "dead after {seen}");
-        assert!(counters.asks(), "too late after {seen}");
+        assert!(counters.death_reason().is_none(), "dead after {seen}");
+        assert!(counters.should_check(), "too late after {seen}");
         counters.count(&match result {
             's' => Ok(()),
             _ => Err("sick".to_owned()),
         });
-        seen.push(match (counters.dead(), counters.running()) {
+        seen.push(match (counters.death_reason(), counters.running()) {
             (Some(_), _) => 'D',
             (None, true) => 'r',
             (None, false) => '.',
         });
     }
-    if counters.dead().is_none() && !counters.asks() {
-        let why = counters.dead();
+    if counters.death_reason().is_none() && !counters.should_check() {
+        let why = counters.death_reason();
         assert_eq!(why, Some("Not enough successful health checks in time."));
         seen.push('D');
     }
@@ -130,11 +130,11 @@ fn release_0_15_without_initial_interval_decides_by_one_check() {
     let sick = Err("sick".to_owned());
     let mut counters = HealthCounters::new(V0_15, &check);
     counters.count_at_once(&sick);
-    assert_eq!(counters.dead(), Some("sick"));
+    assert_eq!(counters.death_reason(), Some("sick"));
     let mut counters = HealthCounters::new(V0_15, &check);
     counters.count_at_once(&Ok(()));
     counters.count(&sick);
-    assert_eq!((counters.dead(), counters.failures()), (None, 1));
+    assert_eq!((counters.death_reason(), counters.failures()), (None, 1));
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn told(endpoint: &str, handled: bool, looks: u32) -> LifecycleMessage {
 /// Stops it and says what it was told.
 fn stopped(task: &mut RunningTask) -> Vec<LifecycleMessage> {
     task.stop();
-    task.health().told
+    task.health().messages
 }
 
 #[test]
@@ -162,12 +162,12 @@ fn unhealthy_task_gets_lifecycle_requests() {
         .process(ThermosProcess::new("job", "exec sleep 600"))
         .health(check);
     let (task, _parent) = start(task);
-    assert_eq!(task.finished(), TaskState::Failed);
+    assert_eq!(task.wait_finished(), TaskState::Failed);
     let expected = [
         told("/quitquitquit", true, 3),
         told("/abortabortabort", true, 4),
     ];
-    assert_eq!(task.health().told, expected);
+    assert_eq!(task.health().messages, expected);
     assert_eq!(
         server.requests(),
         ["GET /health", "POST /quitquitquit", "POST /abortabortabort"]

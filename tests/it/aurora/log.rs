@@ -59,10 +59,10 @@ fn consumes_and_hangs(contract: AuroraRelease, name: &str, task: ThermosTask, sh
     );
     assert!(health.counters.running());
     std::fs::write(task.sandbox().join("hang"), "").unwrap();
-    assert_eq!(task.finished(), TaskState::Failed);
+    assert_eq!(task.wait_finished(), TaskState::Failed);
     let health = task.health();
     assert_eq!(health.counters.failures(), 4, "{contract:?}, {name}");
-    let why = health.counters.dead().unwrap();
+    let why = health.counters.death_reason().unwrap();
     assert!(why.contains(shown), "{contract:?}, {name}: {why}");
     assert!(task.log("consumer", 0, "stdout").ends_with("retrying\n"));
 }
@@ -107,7 +107,7 @@ fn resident_checker_exits_on_quit_within_one_wait() {
         HttpSignaler::new(port).check(&HttpCheck::default()).is_ok()
     });
     task.stop();
-    let told = task.health().told;
+    let told = task.health().messages;
     let seen: Vec<_> = told.iter().map(|told| (told.handled, told.looks)).collect();
     // Nobody is there to be told to abort, which is moved on from at once.
     assert_eq!(seen, [(true, 6), (false, 0)], "{told:?}");

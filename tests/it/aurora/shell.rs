@@ -39,8 +39,8 @@ fn first(cmdline: &str) -> HealthCheck {
 /// Why a task with this check ends.
 fn killed(name: &str, contract: AuroraRelease, check: HealthCheck) -> String {
     let task = start(idle(name).contract(contract).health(check));
-    assert_eq!(task.finished(), TaskState::Failed);
-    task.health().counters.dead().unwrap().to_owned()
+    assert_eq!(task.wait_finished(), TaskState::Failed);
+    task.health().counters.death_reason().unwrap().to_owned()
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn shell_check_replaces_http_check_and_http_check_without_port_is_healthy() {
         .and_shell("exit 1")
         .initial_interval(Duration::ZERO);
     let task = idle("both").port_at("health", server.port()).health(both);
-    assert_eq!(start(task).finished(), TaskState::Failed);
+    assert_eq!(start(task).wait_finished(), TaskState::Failed);
     assert_eq!(server.requests(), [""; 0]);
 
     let nobody = HealthCheck::http(HttpCheck::default()).initial_interval(Duration::ZERO);
@@ -152,8 +152,8 @@ fn shell_check_replaces_http_check_and_http_check_without_port_is_healthy() {
         .health(nobody.clone().interval(seconds(1)));
     let unasked = start(idle("no-port").health(nobody.interval(seconds(1))));
     let asked = start(asked);
-    assert_eq!(asked.finished(), TaskState::Failed);
-    let why = asked.health().counters.dead().unwrap().to_owned();
+    assert_eq!(asked.wait_finished(), TaskState::Failed);
+    let why = asked.health().counters.death_reason().unwrap().to_owned();
     assert!(why.contains("Connection refused"), "{why}");
     assert_eq!(unasked.health().counters.attempts(), 0);
     assert_eq!(unasked.task_state(), TaskState::Active);
@@ -191,12 +191,12 @@ fn task_is_stopped_when_failures_exceed_limit() {
         wait_until("it is running", || task.health().counters.attempts() > 1);
         assert!(task.health().counters.running());
         well.store(false, Ordering::Relaxed);
-        assert_eq!(task.finished(), TaskState::Failed);
+        assert_eq!(task.wait_finished(), TaskState::Failed);
         let health = task.health();
         assert_eq!(health.reasons.len(), 6);
         assert_eq!(health.counters.failures(), 6);
         let shown = "Response differs from expected response (expected \"ok\", got \"sick\")";
-        assert_eq!(health.counters.dead(), Some(shown));
+        assert_eq!(health.counters.death_reason(), Some(shown));
         assert_eq!(task.state("job"), ProcessState::Failed, "it was stopped");
     }
 }
@@ -260,6 +260,6 @@ fn snooze_file_counts_as_success() {
         assert_eq!(server.requests().len(), asked, "nobody is asked");
         assert_eq!(task.health().counters.failures(), 0);
         std::fs::remove_file(&file).unwrap();
-        assert_eq!(task.finished(), TaskState::Failed);
+        assert_eq!(task.wait_finished(), TaskState::Failed);
     }
 }

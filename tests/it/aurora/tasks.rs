@@ -109,14 +109,16 @@ fn dead_server_is_stopped_at_sixth_consecutive_failure() {
         let before = task.health().reasons.len();
         // It is there, and never answers again: the worst way of being dead.
         signal(&task, "eightball", Signal::SIGSTOP);
-        wait_until("it is sick", || task.health().counters.dead().is_some());
+        wait_until("it is sick", || {
+            task.health().counters.death_reason().is_some()
+        });
         let health = task.health();
         let shown = "Response differs from expected response (expected \"ok\", got \"timeout\")";
-        assert_eq!(health.counters.dead(), Some(shown), "{contract:?}");
+        assert_eq!(health.counters.death_reason(), Some(shown), "{contract:?}");
         assert_eq!(health.counters.failures(), 6, "{:?}", health.reasons);
         assert!(health.reasons.len() >= before + 6);
         signal(&task, "eightball", Signal::SIGCONT);
-        assert_eq!(task.finished(), TaskState::Failed);
+        assert_eq!(task.wait_finished(), TaskState::Failed);
         task.stop();
         let said = task.log("checker", 0, "stderr");
         assert!(said.contains("sick reason=timeout"), "{said}");
@@ -131,7 +133,7 @@ fn server_that_never_listens_is_stopped_after_initial_attempts() {
             .contract(contract)
             .process(ThermosProcess::new("eightball", "exec sleep 600"));
         let task = TaskRunner::start(task, parent.path());
-        assert_eq!(task.finished(), TaskState::Failed);
+        assert_eq!(task.wait_finished(), TaskState::Failed);
         let health = task.health();
         assert_eq!(health.reasons.len(), failures, "{contract:?}");
         let last = health.reasons.last().unwrap();
@@ -150,7 +152,7 @@ fn quit_ends_task_before_abort() {
         let mut task = TaskRunner::start(task, parent.path());
         healthy(&task);
         task.stop();
-        let told = task.health().told;
+        let told = task.health().messages;
         assert_eq!(told.len(), 1, "no abort: {told:?}");
         assert_eq!(
             (told[0].endpoint.as_str(), told[0].handled),
@@ -191,7 +193,7 @@ fn server_that_ignores_quit_takes_both_waits_while_checker_stays() {
         looks: 6,
     };
     assert_eq!(
-        task.health().told,
+        task.health().messages,
         [told("/quitquitquit"), told("/abortabortabort")]
     );
     assert_eq!(task.task_state(), TaskState::Killed);
@@ -228,10 +230,12 @@ fn flapping_server_is_stopped_only_after_six_consecutive_failures() {
         wait_until("many checks", || {
             task.health().counters.attempts() > 3 * 6 + 3
         });
-        assert_eq!(task.health().counters.dead(), None);
+        assert_eq!(task.health().counters.death_reason(), None);
         assert_eq!(task.task_state(), TaskState::Active);
         flaps.store(false, Ordering::Relaxed);
-        wait_until("it is sick", || task.health().counters.dead().is_some());
+        wait_until("it is sick", || {
+            task.health().counters.death_reason().is_some()
+        });
         assert_eq!(task.health().counters.failures(), 6);
     }
 }
@@ -277,7 +281,7 @@ fn survives_stalls(contract: AuroraRelease, second: Duration) -> Result<(), Task
     let last = task.health().counters.attempts() + many();
     let is_decided = || {
         let counters = task.health().counters;
-        counters.attempts() >= last || counters.dead().is_some()
+        counters.attempts() >= last || counters.death_reason().is_some()
     };
     let over = AtomicBool::new(false);
     let decided = std::thread::scope(|scope| {
@@ -295,11 +299,11 @@ fn survives_stalls(contract: AuroraRelease, second: Duration) -> Result<(), Task
     });
     let health = task.health();
     assert!(decided, "{contract:?}: {health:?}");
-    if health.counters.dead().is_some() {
+    if health.counters.death_reason().is_some() {
         return Err(health);
     }
     signal(&task, "eightball", Signal::SIGSTOP);
-    let is_dead = || task.health().counters.dead().is_some();
+    let is_dead = || task.health().counters.death_reason().is_some();
     // In real time that takes longer than a test is patient.
     assert!(
         wait_within(wait_limit() + many() * second, is_dead),

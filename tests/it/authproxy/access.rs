@@ -40,7 +40,7 @@ fn every_request_is_logged_with_key_target_and_result() {
         "--logstash_format=True",
         "--logstash-tags=a,b",
     ];
-    let proxy = AuthproxyProcess::before(backend.port(), &args);
+    let proxy = AuthproxyProcess::start_for_upstream(backend.port(), &args);
     let chain = "X-Forwarded-For: 192.0.2.7, 10.0.0.1";
     let id = "X-Request-Id: from-the-balancer";
     let answer = proxy.get("/a?x=1&apikey=some-key", &[chain, id]);
@@ -177,7 +177,10 @@ fn status_and_metrics_report_current_values() {
     let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let acl = PermissionsServer::start();
     acl.add_keys([KEY]);
-    let proxy = AuthproxyProcess::before(backend.port(), &[&format!("--acl-server={}", acl.url())]);
+    let proxy = AuthproxyProcess::start_for_upstream(
+        backend.port(),
+        &[&format!("--acl-server={}", acl.url())],
+    );
     assert_eq!(proxy.get_with_key("/", KEY).status, 200);
     assert_eq!(proxy.get_with_key("/", KEY).status, 200);
     assert_eq!(proxy.get("/", &[]).status, 401);
@@ -244,7 +247,10 @@ fn purged_key_is_looked_up_again() {
     let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let acl = PermissionsServer::start();
     acl.add_keys([KEY, "second-key"]);
-    let proxy = AuthproxyProcess::before(backend.port(), &[&format!("--acl-server={}", acl.url())]);
+    let proxy = AuthproxyProcess::start_for_upstream(
+        backend.port(),
+        &[&format!("--acl-server={}", acl.url())],
+    );
     let hash = permissions::hash_key(KEY);
     let mut asked = 1;
     assert_eq!(proxy.get_with_key("/", KEY).status, 200);

@@ -79,7 +79,7 @@ struct CacheFixture {
 impl CacheFixture {
     /// None without memcached.
     fn new(servers: usize) -> Option<Self> {
-        let servers = or_skip("memcached", MemcachedServer::several(servers))?;
+        let servers = or_skip("memcached", MemcachedServer::start_several(servers))?;
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         Some(Self {
             runtime: runtime.enable_all().build().unwrap(),

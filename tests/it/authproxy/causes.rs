@@ -173,7 +173,7 @@ fn failed_request_is_logged_with_id_and_cause() {
         let mut client = WireConnection::connect(proxy.port());
         for _ in 0..3 {
             let answer = client.ask(request("GET /", ""));
-            assert_eq!((answer.status(), answer.word().as_str()), (status, word));
+            assert_eq!((answer.status(), answer.reason().as_str()), (status, word));
             let id = answer.header("x-request-id").unwrap();
             logs(&proxy, id, &[&format!(" refused={cause} "), detail]);
         }
@@ -207,7 +207,7 @@ fn request_without_connection_names_exceeded_limit() {
         (expired, "upstream_queue_timeout"),
     ] {
         assert_eq!(
-            (answer.status(), answer.word().as_str()),
+            (answer.status(), answer.reason().as_str()),
             (503, "overloaded")
         );
         let id = answer.header("x-request-id").unwrap();
@@ -280,7 +280,7 @@ fn upload_aborted_by_client_is_not_upstream_failure() {
         client.finish();
         let answer = client.message().unwrap();
         assert_eq!(
-            (answer.status(), answer.word().as_str()),
+            (answer.status(), answer.reason().as_str()),
             (400, "malformed_request")
         );
         let words = [" refused=malformed_request ", "detail=\"the body ended"];

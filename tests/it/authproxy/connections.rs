@@ -113,7 +113,7 @@ fn request_is_retried_once_and_never_on_new_connection() {
     assert_eq!(client.ask(request("GET /", "")).status(), 200);
     let answer = client.ask(request("GET /", ""));
     assert_eq!(
-        (answer.status(), answer.word().as_str()),
+        (answer.status(), answer.reason().as_str()),
         (502, "bad_gateway")
     );
     assert_eq!(
@@ -176,7 +176,7 @@ fn unreachable_or_non_http_upstream_is_502() {
     let proxy_to_nobody = proxy(free_port(), &[]);
     let answer = proxy_to_nobody.get_with_key("/", KEY);
     assert_eq!(
-        (answer.status, answer.word().as_deref()),
+        (answer.status, answer.reason().as_deref()),
         (502, Some("bad_gateway"))
     );
     for nonsense in [
@@ -280,13 +280,13 @@ fn upstream_exchanges_and_their_queue_are_bounded() {
     // The only waiting place is this key's, and taken.
     let answer = clients[2].ask(request("GET /", ""));
     assert_eq!(
-        (answer.status(), answer.word().as_str()),
+        (answer.status(), answer.reason().as_str()),
         (429, "too_many_requests")
     );
     assert_eq!(answer.header("retry-after"), Some("1"));
     let answer = clients[2].ask(request("GET /", "").replace(KEY, OTHER));
     assert_eq!(
-        (answer.status(), answer.word().as_str()),
+        (answer.status(), answer.reason().as_str()),
         (503, "overloaded")
     );
     freed.store(2, Ordering::SeqCst);
@@ -339,7 +339,7 @@ fn exhausted_file_descriptors_delay_new_connections() {
     let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let acl = format!("--acl-file={}", super::wire::acl_file().display());
     let server = format!("--server=http://127.0.0.1:{}", origin.port());
-    let proxy = AuthproxyProcess::start_by(
+    let proxy = AuthproxyProcess::start_with_launcher(
         &["prlimit", "--nofile=40:40"],
         &[&server, "--right=all", "--access-log=off", &acl],
     );

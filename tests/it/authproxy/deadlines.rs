@@ -48,7 +48,7 @@ fn incomplete_request_head_is_408() {
     client.send("GET / HTTP/1.1\r\nHost: h\r\nX-");
     let answer = client.message().unwrap();
     assert_eq!(
-        (answer.status(), answer.word().as_str()),
+        (answer.status(), answer.reason().as_str()),
         (408, "slow_request")
     );
     assert_eq!(answer.header("connection"), Some("close"));
@@ -89,7 +89,7 @@ fn stalled_request_body_is_408_and_closes_upstream() {
         client.send(unfinished);
         let answer = client.message().unwrap();
         assert_eq!(
-            (answer.status(), answer.word().as_str()),
+            (answer.status(), answer.reason().as_str()),
             (408, "slow_request")
         );
         client.closes();
@@ -228,7 +228,7 @@ fn silent_upstream_is_504() {
         let mut client = WireConnection::connect(proxy.port());
         let answer = client.ask(request("GET /", ""));
         assert_eq!(
-            (answer.status(), answer.word().as_str()),
+            (answer.status(), answer.reason().as_str()),
             (504, "gateway_timeout")
         );
         assert_eq!(
@@ -244,7 +244,7 @@ fn silent_upstream_is_504() {
     let proxy = proxy(full.port(), &SHORT);
     let answer = WireConnection::connect(proxy.port()).ask(request("GET /", ""));
     assert_eq!(
-        (answer.status(), answer.word().as_str()),
+        (answer.status(), answer.reason().as_str()),
         (504, "gateway_timeout")
     );
 }

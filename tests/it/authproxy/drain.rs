@@ -69,15 +69,15 @@ fn drain_under_load_fails_no_request() {
             let (origin, _) = ScriptedUpstream::answering(OK);
             let proxy = proxy(origin.port(), &["--lame-duck=2s", threads]);
             let load = load(&proxy, connections);
-            load.more(200);
+            load.await_attempts(200);
             proxy.signal(Signal::SIGTERM);
             // The route goes while the duck is lame.
-            load.more(300);
+            load.await_attempts(300);
             let report = load.stop();
             assert_eq!(report.failed(), 0, "{report}");
             let log = proxy.log();
             assert!(!log.contains("drain-timeout is over"), "{log}");
-            assert_eq!(proxy.ends(), 0);
+            assert_eq!(proxy.wait_exit(), 0);
         }
     }
 }
@@ -114,7 +114,7 @@ fn queued_requests_are_served_before_exit() {
             );
             client.closes();
         }
-        assert_eq!(proxy.ends(), 0);
+        assert_eq!(proxy.wait_exit(), 0);
         server.has(10);
     }
 }
@@ -187,7 +187,7 @@ fn drain_waits_only_for_requests_under_way() {
         (answer.status(), answer.header("connection")),
         (200, Some("close"))
     );
-    assert_eq!(proxy.ends(), 0);
+    assert_eq!(proxy.wait_exit(), 0);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn drain_ends_at_its_timeout() {
     proxy.signal(Signal::SIGTERM);
     client.closes();
     proxy.logs("--drain-timeout is over");
-    assert_eq!(proxy.ends(), 0);
+    assert_eq!(proxy.wait_exit(), 0);
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn request_cut_off_by_drain_timeout_is_in_access_log() {
     proxy.logs("--drain-timeout is over");
     proxy.logs("GET /silent 0 ");
     proxy.logs("cut=drain_timeout");
-    assert_eq!(proxy.ends(), 0);
+    assert_eq!(proxy.wait_exit(), 0);
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn second_sigterm_exits_at_once() {
     proxy.logs("told to stop");
     proxy.signal(Signal::SIGTERM);
     client.closes();
-    assert_eq!(proxy.ends(), -(Signal::SIGTERM as i32));
+    assert_eq!(proxy.wait_exit(), -(Signal::SIGTERM as i32));
 }
 
 #[test]
@@ -274,5 +274,5 @@ fn tunnel_stays_open_until_drain_timeout() {
         assert_eq!(client.exactly(4), b"pong");
     }
     drop(client);
-    assert_eq!(proxy.ends(), 0);
+    assert_eq!(proxy.wait_exit(), 0);
 }

@@ -73,7 +73,7 @@ fn slow_uploads_of_one_key_do_not_block_other_keys() {
     );
     let patient = ["--timeout=1h", "--client-timeout=1h", "--access-log=off"];
     let args = [&[file.as_str(), &connections], &patient[..]].concat();
-    let proxy = AuthproxyProcess::before(backend.port(), &args);
+    let proxy = AuthproxyProcess::start_for_upstream(backend.port(), &args);
 
     let (held, queued) = (size - size / 10, size / 2);
     // 2,100 of a pool of 1,024.
@@ -94,7 +94,7 @@ fn slow_uploads_of_one_key_do_not_block_other_keys() {
         if answered {
             let answer = upload.message().unwrap();
             assert_eq!(
-                (answer.status(), answer.word().as_str()),
+                (answer.status(), answer.reason().as_str()),
                 (429, "too_many_requests")
             );
             assert_eq!(answer.header("retry-after"), Some("1"));

@@ -41,7 +41,7 @@ impl FramingRig {
         let file = directory.path().join("acl.yaml");
         permissions::write_acl_file(&file, &[(KEY, &["all"])]);
         let backend = RecordingUpstream::start(personality);
-        let proxy = AuthproxyProcess::before(
+        let proxy = AuthproxyProcess::start_for_upstream(
             backend.port(),
             &[
                 &format!("--acl-file={}", file.display()),

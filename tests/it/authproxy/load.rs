@@ -49,7 +49,7 @@ impl NginxRig {
         let file = format!("--acl-file={}", self.path("acl.yaml"));
         let mut all = vec![file.as_str(), "--access-log=off"];
         all.extend(args);
-        AuthproxyProcess::before(self.nginx.port(), &all)
+        AuthproxyProcess::start_for_upstream(self.nginx.port(), &all)
     }
 }
 
@@ -95,7 +95,8 @@ fn h2load_loses_no_request_and_cold_key_is_queried_once() {
     // Long enough for many to ask about the same key at once.
     acl.set_behavior(PermissionsBehavior::After(Duration::from_millis(100)));
     let engine = format!("--acl-server={}", acl.url());
-    let proxy = AuthproxyProcess::before(backend.port(), &[&engine, "--access-log=off"]);
+    let proxy =
+        AuthproxyProcess::start_for_upstream(backend.port(), &[&engine, "--access-log=off"]);
     let header = format!("X-API-Key: {KEY}");
     let url = proxy.url("/small");
     let args = ["--h1", "-n", "3000", "-c", "1000", "-H", &header, &url];
@@ -126,7 +127,8 @@ fn slow(server: u16, args: &[&str], path: &str) {
         "--idle-timeout=2s",
         "--access-log=off",
     ];
-    let proxy = AuthproxyProcess::before(server, &[&[file.as_str()], &times[..]].concat());
+    let proxy =
+        AuthproxyProcess::start_for_upstream(server, &[&[file.as_str()], &times[..]].concat());
     let files = || {
         let directory = format!("/proc/{}/fd", proxy.pid());
         std::fs::read_dir(directory).unwrap().count()
@@ -139,7 +141,7 @@ fn slow(server: u16, args: &[&str], path: &str) {
         timeout: wait_limit(),
         ..LoadPlan::new(target, RESPONSE_BODY, ConnectionReuse::KeepAlive)
     });
-    load.more(20);
+    load.await_attempts(20);
     let before = files();
     let limit = (10 * wait_limit().as_secs()).to_string();
     let url = proxy.url(&format!("{path}?apikey={KEY}"));
@@ -155,10 +157,10 @@ fn slow(server: u16, args: &[&str], path: &str) {
     wait_until("they are there", || files() > before + 150);
     // The server's connections that rest are not among those.
     wait_until("all slow connections are closed", || {
-        load.more(1);
+        load.await_attempts(1);
         files() < before + 20
     });
-    load.more(20);
+    load.await_attempts(20);
     let report = load.stop();
     assert!(report.clean(), "{report}");
 }

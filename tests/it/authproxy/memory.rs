@@ -130,7 +130,7 @@ impl MemoryRig {
             "--client-timeout=1h",
             "--access-log=off",
         ];
-        let proxy = AuthproxyProcess::before(backend.port(), &args);
+        let proxy = AuthproxyProcess::start_for_upstream(backend.port(), &args);
         // What is allocated once is not what is measured.
         for _ in 0..200 {
             assert!(request(&mut connect(&proxy), KEY).contains(" 200 "));
@@ -231,7 +231,7 @@ fn million_unknown_keys_stay_within_cache_bound() {
         "--ttl-denied=1h",
         "--access-log=off",
     ];
-    let proxy = AuthproxyProcess::before(backend.port(), &args);
+    let proxy = AuthproxyProcess::start_for_upstream(backend.port(), &args);
     let mut stream = connect(&proxy);
     let mut ask = |from: usize, to: usize| {
         for number in from..to {

@@ -43,7 +43,7 @@ impl OutageRig {
     }
 
     fn with(args: &[&str]) -> Result<Self, String> {
-        let memcached = MemcachedServer::several(3)?;
+        let memcached = MemcachedServer::start_several(3)?;
         let acl = PermissionsServer::start();
         acl.add_keys(KEYS.iter().copied());
         let backend = RecordingUpstream::start(ParserProfile {
@@ -69,7 +69,7 @@ impl OutageRig {
         ]);
         all.extend(["--ttl-error=50ms", "--access-log=off"]);
         all.extend(args);
-        let proxy = AuthproxyProcess::before(backend.port(), &all);
+        let proxy = AuthproxyProcess::start_for_upstream(backend.port(), &all);
         Ok(Self {
             acl,
             memcached,
@@ -92,14 +92,14 @@ impl OutageRig {
             })
         };
         let loads: Vec<LoadGenerator> = KEYS.iter().map(start).collect();
-        loads.iter().for_each(|load| load.more(10));
+        loads.iter().for_each(|load| load.await_attempts(10));
         loads
     }
 
     /// What a key comes to: status and machine word.
     fn ask(&self, key: &str) -> (u16, Option<String>) {
         let answer = self.proxy.get_with_key("/", key);
-        (answer.status, answer.word())
+        (answer.status, answer.reason())
     }
 }
 
@@ -127,7 +127,7 @@ fn known_keys_are_served_during_outage_of_backend_and_memcached() {
         number += 1;
         let unknown = rig.ask(&format!("unknown-{number}"));
         assert_eq!(unknown, (503, Some(UNAVAILABLE.to_owned())));
-        loads.iter().for_each(|load| load.more(5));
+        loads.iter().for_each(|load| load.await_attempts(5));
         false
     });
     assert!(number > 10, "{number}");
@@ -156,7 +156,7 @@ fn memcached_crash_hang_and_return_fail_no_request() {
         return;
     };
     let loads = rig.loads();
-    let more = || loads.iter().for_each(|load| load.more(20));
+    let more = || loads.iter().for_each(|load| load.await_attempts(20));
     let newcomers = |name: &str| {
         for number in 0..10 {
             let key = format!("{name}-{number}");
@@ -187,7 +187,7 @@ fn memcached_crash_hang_and_return_fail_no_request() {
     more();
     let before = used();
     wait_until("memcached is used again", || {
-        loads.iter().for_each(|load| load.more(1));
+        loads.iter().for_each(|load| load.await_attempts(1));
         used() > before
     });
     nobody_noticed(loads);
@@ -229,7 +229,7 @@ fn known_keys_are_served_while_backend_flaps_hangs_and_sends_garbage() {
         let unknown = rig.ask(&format!("lied-about-{number}"));
         assert_eq!(unknown, (503, Some(UNAVAILABLE.to_owned())), "{lie:.100?}");
         wait_until("known keys are asked about, too", || {
-            loads.iter().for_each(|load| load.more(1));
+            loads.iter().for_each(|load| load.await_attempts(1));
             KEYS.iter().any(|key| rig.acl.request_count_for(key) > 0)
         });
     }
@@ -239,9 +239,9 @@ fn known_keys_are_served_while_backend_flaps_hangs_and_sends_garbage() {
     ];
     turns.extend(lies);
     rig.acl.set_behaviors(turns);
-    loads.iter().for_each(|load| load.more(100));
+    loads.iter().for_each(|load| load.await_attempts(100));
     rig.acl.set_behavior(PermissionsBehavior::Hang);
-    loads.iter().for_each(|load| load.more(100));
+    loads.iter().for_each(|load| load.await_attempts(100));
     rig.acl.set_behavior(PermissionsBehavior::Answer);
     nobody_noticed(loads);
 }

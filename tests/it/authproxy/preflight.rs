@@ -42,7 +42,7 @@ fn preflights_need_key_by_default_and_log_names_setting_once() {
     for _ in 0..3 {
         let answer = ask_first(&proxy, "/secret", &[]);
         assert_eq!(
-            (answer.status, answer.word().as_deref()),
+            (answer.status, answer.reason().as_deref()),
             (401, Some("no_key"))
         );
     }

@@ -181,7 +181,7 @@ fn expect_continue_is_answered_when_upstream_takes_body() {
     let mut client = WireConnection::connect(proxy.port());
     let answer = client.ask(request("GET /", "Expect: the-unexpected\r\n"));
     assert_eq!(
-        (answer.status(), answer.word().as_str()),
+        (answer.status(), answer.reason().as_str()),
         (417, "unknown_expectation")
     );
 }
@@ -409,7 +409,7 @@ fn request_bodies_above_limit_are_rejected() {
     let accepted = origin.accepted();
     let answer = client.ask(request("POST /", "Content-Length: 1025\r\n") + &fits);
     assert_eq!(
-        (answer.status(), answer.word().as_str()),
+        (answer.status(), answer.reason().as_str()),
         (413, "large_body")
     );
     client.send("x");
@@ -422,7 +422,7 @@ fn request_bodies_above_limit_are_rejected() {
     client.send("1\r\nx\r\n");
     let answer = client.message().unwrap();
     assert_eq!(
-        (answer.status(), answer.word().as_str()),
+        (answer.status(), answer.reason().as_str()),
         (413, "large_body")
     );
     client.closes();

@@ -265,7 +265,7 @@ fn ambiguous_request_is_rejected_when_any_server_reads_it_otherwise() {
             let answer = send_request(proxy.port(), row.method, row.target, row.headers);
             match row.verdict {
                 Refused(status, word) => {
-                    let found = (answer.status, answer.word());
+                    let found = (answer.status, answer.reason());
                     assert_eq!(found, (status, Some(word.to_owned())), "{kind:?}, {what}");
                 }
                 Passed(read) if own.is_some() => {

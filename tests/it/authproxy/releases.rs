@@ -45,14 +45,14 @@ fn memcached_entry_of_one_release_is_used_by_other() {
         let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
         args.extend(["--right=all", "--cache=1", "--cache_prefix=eightball"]);
         args.extend(["--ttl-error=50ms", "--access-log=off"]);
-        let host = AuthproxyProcess::start_by(writer, &args);
+        let host = AuthproxyProcess::start_with_launcher(writer, &args);
         wait_until("it is stored", || {
             assert_eq!(host.get_with_key("/", KEY).status, 200);
             !memcached.keys().is_empty()
         });
         // From here on only memcached knows the key.
         acl.kill();
-        let other = AuthproxyProcess::start_by(reader, &args);
+        let other = AuthproxyProcess::start_with_launcher(reader, &args);
         assert_ne!(host.status()["version"], other.status()["version"]);
         wait_until("it is believed", || {
             other.get_with_key("/", KEY).status == 200

@@ -160,7 +160,7 @@ fn key_check_with_configuration_agrees_with_daemon() {
                     let word = match method {
                         // It has no body.
                         "HEAD" if answer.status >= 400 => told["error"].as_str().map(str::to_owned),
-                        _ => answer.word(),
+                        _ => answer.reason(),
                     };
                     let what = format!("{key} {method} {path} {host}: {answer:?} {told}");
                     assert_eq!(told["error"].as_str(), word.as_deref(), "{what}");

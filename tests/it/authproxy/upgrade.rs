@@ -184,7 +184,7 @@ fn upstream_switch_to_unrequested_protocol_is_502() {
         let proxy = proxy(origin.port(), &[]);
         let got = WireConnection::connect(proxy.port()).ask(request("GET /", lines));
         assert_eq!(
-            (got.status(), got.word().as_str()),
+            (got.status(), got.reason().as_str()),
             (502, "bad_gateway"),
             "{answer:?}"
         );

@@ -89,7 +89,7 @@ impl WireMessage {
     }
 
     /// The machine word of an answer of authproxy's own.
-    pub(super) fn word(&self) -> String {
+    pub(super) fn reason(&self) -> String {
         let body: serde_json::Value =
             serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("{self:?}"));
         body["error"].as_str().unwrap().to_owned()
@@ -121,7 +121,7 @@ impl WireConnection {
     }
 
     /// Reads more; false at the end, which a reset is too.
-    fn more(&mut self) -> bool {
+    fn await_attempts(&mut self) -> bool {
         let mut room = [0; 64 << 10];
         match self.stream.read(&mut room) {
             Ok(0) => false,
@@ -146,7 +146,7 @@ impl WireConnection {
                 let all = std::mem::replace(&mut self.ahead, rest);
                 return Some(String::from_utf8_lossy(&all).into_owned());
             }
-            if !self.more() {
+            if !self.await_attempts() {
                 return None;
             }
         }
@@ -154,14 +154,14 @@ impl WireConnection {
 
     /// So many bytes; fewer at the end.
     pub(super) fn exactly(&mut self, length: usize) -> Vec<u8> {
-        while self.ahead.len() < length && self.more() {}
+        while self.ahead.len() < length && self.await_attempts() {}
         let rest = self.ahead.split_off(length.min(self.ahead.len()));
         std::mem::replace(&mut self.ahead, rest)
     }
 
     /// Everything up to the end of the connection.
     pub(super) fn rest(&mut self) -> Vec<u8> {
-        while self.more() {}
+        while self.await_attempts() {}
         std::mem::take(&mut self.ahead)
     }
 

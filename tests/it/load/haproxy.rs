@@ -45,10 +45,10 @@ fn under_load(
         timeout: Duration::from_secs(10),
         ..plan(front.address(), connections)
     });
-    load.more(100);
+    load.await_attempts(100);
     for _ in 0..TIMES {
         disturb(front);
-        load.more(150);
+        load.await_attempts(150);
     }
     load.stop()
 }
@@ -108,12 +108,12 @@ fn a_backend_without_servers_is_a_status() {
         return;
     };
     let load = LoadGenerator::start(plan(front.address(), ConnectionReuse::KeepAlive));
-    load.more(40);
+    load.await_attempts(40);
     for &serial in &serials {
         front.runtime(&format!("set server eightball/task{serial} state maint"));
     }
     let before = load.report();
-    load.more(80);
+    load.await_attempts(80);
     let report = load.stop();
     assert!(before.clean(), "{before}");
     assert!(report.count(FailureKind::Status(503)) > 0, "{report}");

@@ -75,7 +75,7 @@ fn judged(script: &'static [Act], connections: ConnectionReuse) -> LoadReport {
         timeout: Duration::from_millis(300),
         ..plan(server(script), connections)
     });
-    load.more(40);
+    load.await_attempts(40);
     load.stop()
 }
 
@@ -92,7 +92,7 @@ fn a_closed_port_is_refused() {
         ([127, 0, 0, 1], free_port()).into(),
         ConnectionReuse::Fresh,
     ));
-    load.more(40);
+    load.await_attempts(40);
     let report = load.stop();
     all(&report, FailureKind::Refused);
     assert_eq!(report.gaps[0].length, report.lasted, "{report}");

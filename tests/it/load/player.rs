@@ -51,7 +51,7 @@ fn a_task_is_announced_before_it_listens_and_then_serves() {
 
     for connections in [ConnectionReuse::Fresh, ConnectionReuse::KeepAlive] {
         let load = LoadGenerator::start(plan(announced.address, connections));
-        load.more(100);
+        load.await_attempts(100);
         let report = load.stop();
         assert!(report.clean(), "{report}");
     }

@@ -122,7 +122,7 @@ fn without_its_state_nothing_that_haproxy_serves_is_touched() {
         let file = rig.file();
         rig.run();
         assert_eq!(rig.of("web", "ready"), 0);
-        load.more(50);
+        load.await_attempts(50);
         assert_eq!(rig.file(), file);
         fleet.served(&rig);
         rig.zookeeper.resume();

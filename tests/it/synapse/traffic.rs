@@ -85,14 +85,14 @@ impl Loads {
             })
         });
         let loads = Self(loads.collect());
-        loads.more(50);
+        loads.await_attempts(50);
         loads
     }
 
     /// Returns when each has made `count` more attempts.
-    fn more(&self, count: u64) {
+    fn await_attempts(&self, count: u64) {
         for (_, load) in &self.0 {
-            load.more(count);
+            load.await_attempts(count);
         }
     }
 
@@ -103,7 +103,7 @@ impl Loads {
     #[track_caller]
     #[expect(clippy::print_stdout, reason = "the numbers of a run that is good")]
     fn clean(self, rig: &Rig, what: &str) {
-        self.more(50);
+        self.await_attempts(50);
         let mut failed = String::new();
         let mut attempts = 0;
         for (name, load) in self.0 {

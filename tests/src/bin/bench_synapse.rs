@@ -1,7 +1,7 @@
-//! What `tests/bench/synapse` measures in process: reading a configuration and rendering it.
+//! The part of `tests/bench/synapse` that runs in process: parse and render a configuration.
 //!
-//! `bench_synapse CONFIG ROUNDS` prints the seconds of each round as JSON: `parse` reads the configuration, `full` renders
-//! all of it anew, `single` renders it again after one member of one service has changed. Nothing is written.
+//! `bench_synapse CONFIG ROUNDS` prints the seconds of each round as JSON: `parse` reads the configuration, `full`
+//! renders all of it, `single` renders it after a change of one member. No file is written.
 
 #![allow(
     clippy::print_stdout,
@@ -79,7 +79,7 @@ fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
     (start.elapsed().as_secs_f64(), made)
 }
 
-/// The first service is at `revision`, and all others as they were first.
+/// The first service is at `revision`, all others are unchanged.
 fn inputs<'a>(settings: &'a Settings, rosters: &'a [Roster], revision: u64) -> Vec<Input<'a>> {
     let revisions = std::iter::once(revision).chain(std::iter::repeat(0));
     let services = settings.services.iter().zip(rosters).zip(revisions);
@@ -92,7 +92,7 @@ fn inputs<'a>(settings: &'a Settings, rosters: &'a [Roster], revision: u64) -> V
         .collect()
 }
 
-/// All members of a service, ready.
+/// A roster with all members of the service, ready.
 fn members(service: &Service) -> Roster {
     let found = Discovered {
         synced: Some(Duration::ZERO),

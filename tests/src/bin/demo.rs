@@ -1,6 +1,6 @@
-//! The demo: a sample job from its build to its answers, on this machine alone, with nothing but Rust and python3.
+//! The demo: a sample job from build to responses on this host, with only Rust and python3.
 //!
-//! A step is a function; later tools add theirs. What a step needs and leaves is in [`DemoContext`].
+//! Each step is a function; later tools add theirs. State shared by the steps is in [`DemoContext`].
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -28,12 +28,10 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-/// What the steps share.
 struct DemoContext {
     scratch: TempDir,
     s3: S3Server,
     arch: String,
-    /// The git hash the build is published under.
     hash: String,
 }
 
@@ -79,7 +77,7 @@ impl DemoContext {
         format!("s3://builds/pex/{}", self.build_name())
     }
 
-    /// A tool with what a host's configuration would tell it.
+    /// A command for a tool, with the environment that a host's configuration would give.
     fn tool(&self, name: &str) -> Command {
         let mut command = Command::new(bin(name));
         command.envs(self.settings());
@@ -248,7 +246,7 @@ fn start_instance(stage: &DemoContext) -> EightballInstance {
     (program, port)
 }
 
-/// Writes the list that synapse follows, whole or not at all.
+/// Atomically writes the file that synapse follows.
 fn announce(stage: &DemoContext, ports: &[u16]) {
     let list: Vec<_> = ports
         .iter()
@@ -283,7 +281,6 @@ fn follow_with_synapse(stage: &DemoContext) -> [EightballInstance; 2] {
     instances
 }
 
-/// A configuration for an HAProxy that lives in `directory`.
 fn write_synapse_config(stage: &DemoContext, directory: &std::path::Path, port: u16) {
     let config = json!({
         "services": {"eightball": {
@@ -371,7 +368,7 @@ fn route_through_haproxy(stage: &DemoContext, instances: [EightballInstance; 2])
     ));
     assert_eq!(failed, 0, "a request was lost");
     said("synapse explain eightball");
-    // It reads the state that synapse saves at most a second later.
+    // `explain` reads the state file, which synapse saves within a second.
     let mut explained = String::new();
     wait_until("the state is saved", || {
         explained = synapse(stage, &["explain", "eightball"]);
@@ -404,13 +401,13 @@ fn look_at_the_cache(stage: &DemoContext) {
     }
 }
 
-/// The body of an answer with status 200, on one line.
+/// The body of a response with status 200, trimmed.
 fn get(port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
         .ok()?;
-    // In one piece: two would wait for each other's acknowledgement.
+    // One write: two would wait for a delayed acknowledgement.
     let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();

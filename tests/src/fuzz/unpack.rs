@@ -1,4 +1,4 @@
-//! Archives: whatever they hold, nothing outside their directory changes, and no link in it leads out.
+//! Archives: unpacking changes no file outside the target directory and creates no link that leads out of it.
 
 use std::fs;
 use std::io::Write as _;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use hostkit::Exit;
 use s3cache::testing::Deadline;
 
-/// Bytes of a header of tar.
+/// The size of a tar header.
 const BLOCK: usize = 512;
 
-/// Makes the checksums of headers right, so that changed ones are read too.
+/// Corrects the header checksums, so that mutated headers are read.
 fn with_checksums(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let blocks = bytes.chunks_exact_mut(BLOCK);
@@ -44,7 +44,7 @@ pub(super) fn run(bytes: &[u8]) {
     let deadline = Deadline::new("a.tar", Duration::from_secs(3600));
     match s3cache::testing::unpack(&blob, "a.tar", "00", &root, None, &deadline) {
         Ok(()) => check_links(&root, &root),
-        // A name may be one that the filesystem does not take.
+        // The filesystem may reject a name.
         Err(failure) => assert!(
             [Exit::CORRUPT, Exit::CANNOT_CREATE].contains(&failure.exit()) && !root.exists(),
             "{failure:?}"

@@ -1,4 +1,4 @@
-//! One attempt: a request, its response, and what to call it when that fails. Nothing is tried twice.
+//! One attempt: a request, its response, and the classification of a failure. Nothing is retried.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -9,31 +9,28 @@ use tokio::net::TcpStream;
 use super::head::MessageHead;
 use super::{ConnectionReuse, LoadPlan};
 
-/// What became of an attempt that failed.
+/// The kind of a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FailureKind {
-    /// A status other than 2xx.
     Status(u16),
-    /// The connection was refused.
     Refused,
-    /// The connection could not be opened for another reason, which may be the generator's own: no local port.
+    /// The connection could not be opened for another reason, possibly of the generator itself: no local port.
     Connect,
     /// A new connection was reset before the response began.
     Reset,
-    /// The same on a connection that had carried a response before.
+    /// The same on a kept connection.
     ResetReused,
     /// A new connection was closed before the response began.
     Eof,
-    /// The same on a connection that had carried a response before: the request crossed with the close of an idle
-    /// connection.
+    /// The same on a kept connection: the request crossed with the close of an idle connection.
     EofReused,
     /// The connection ended within the response.
     Truncated,
-    /// The response had not ended when the time was over.
+    /// The response was not complete at the timeout.
     Timeout,
-    /// The response is another service's.
+    /// The response is that of another service.
     BadBody,
-    /// The response is not HTTP, or not all of it.
+    /// The response is malformed or incomplete HTTP.
     BadResponse,
 }
 
@@ -55,24 +52,24 @@ impl fmt::Display for FailureKind {
     }
 }
 
-/// A connection that is kept for the next request.
+/// A connection that may carry further requests.
 pub(super) struct ClientConnection {
     stream: TcpStream,
     /// Whether it has carried a response.
     reused: bool,
 }
 
-/// A failed attempt: its kind, and what was seen.
+/// The kind of a failure, and its detail.
 type ExchangeFailure = (FailureKind, String);
 
-/// Sends one request, over the kept connection if there is one, and reads the response. The connection is kept again
-/// when both sides may go on with it.
+/// Sends one request, over the kept connection if any, and reads the response. The connection is kept if both sides
+/// allow it.
 pub(super) async fn attempt(
     plan: &LoadPlan,
     request: &[u8],
     kept: &mut Option<ClientConnection>,
 ) -> Result<(), ExchangeFailure> {
-    // Taken out: an attempt that runs into its timeout drops the connection with itself.
+    // Taken out of its place, so that an attempt that times out drops the connection.
     let before = kept.take();
     let exchange = async {
         let mut connection = match before {
@@ -117,13 +114,13 @@ impl ClientConnection {
     async fn send(&mut self, request: &[u8]) -> Result<(), ExchangeFailure> {
         match self.stream.write_all(request).await {
             Ok(()) => Ok(()),
-            // The close had come before the request was written; reading would say the same.
+            // The close came before the request was written; reading would report the same.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(self.ended(error)),
             Err(error) => Err(self.reset(error)),
         }
     }
 
-    /// Reads one response and whether the connection ends with it.
+    /// Reads one response; returns whether the connection ends with it.
     async fn receive(&mut self, plan: &LoadPlan) -> Result<bool, ExchangeFailure> {
         let mut bytes = Vec::with_capacity(1024);
         let head = loop {
@@ -180,7 +177,7 @@ impl ClientConnection {
     }
 }
 
-/// Whether a complete response is the one that was asked for.
+/// Whether a complete response has status 2xx and the expected body.
 fn judge(plan: &LoadPlan, bytes: &[u8], head: &MessageHead) -> Result<(), ExchangeFailure> {
     let body = String::from_utf8_lossy(&bytes[head.length..]);
     let code = std::str::from_utf8(&bytes[head.second.clone()]).unwrap_or_default();

@@ -1,29 +1,25 @@
-//! The head of an HTTP/1.1 message (RFC 9112), as much of it as the load generator and the tasks need of one another
-//! and of HAProxy between them. Chunked bodies are not read: nothing here sends them.
+//! Parses the head of an HTTP/1.1 message (RFC 9112), as far as the load generator and the tasks need it. Chunked
+//! bodies are not read: nothing here sends them.
 
 use std::ops::Range;
 
-/// The longest head that is read.
 const LIMIT: usize = 16 << 10;
 
-/// What the head of a request or a response says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MessageHead {
     /// Bytes of the message up to and with the empty line.
     pub(crate) length: usize,
     /// The request target, or the status code.
     pub(crate) second: Range<usize>,
-    /// `Content-Length`.
     pub(crate) body: Option<usize>,
-    /// Whether the connection ends with this message.
     pub(crate) close: bool,
 }
 
 impl MessageHead {
-    /// The head at the beginning of `bytes`, or `None` when it has not come yet.
+    /// The head at the beginning of `bytes`, or `None` while it is incomplete.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The reason why it is malformed.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Self>, String> {
         let Some(length) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
             return if bytes.len() > LIMIT {

@@ -1,4 +1,4 @@
-//! What a load came to: counts, the first failures, latencies, and how long nothing succeeded.
+//! The result of a load: counts, the first failures, latencies, and the gaps without a success.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,84 +6,70 @@ use std::time::Duration;
 
 use super::exchange::FailureKind;
 
-/// How many failures are kept with their time and detail.
+/// How many failures keep time and detail.
 const KEPT: usize = 20;
 /// How many of the longest gaps are kept.
 const GAPS: usize = 5;
 /// How many latencies are kept: an hour of 1,000 requests a second. Later ones are only counted.
 const LATENCIES: usize = 3_600_000;
 
-/// What a load came to, so far or in all.
 #[derive(Debug, Clone, Default)]
 pub struct LoadReport {
     /// Since the load started.
     pub lasted: Duration,
-    /// Requests that were tried.
     pub attempts: u64,
-    /// Those that were answered by the right service with 2xx.
+    /// Attempts answered by the right service with 2xx.
     pub ok: u64,
-    /// The others, by what became of them.
+    /// Failed attempts by kind.
     pub failures: BTreeMap<FailureKind, u64>,
-    /// The first 20 failures.
     pub first: Vec<LoadFailure>,
-    /// Requests that were due while their client waited for the one before, and so were not made. Many of them mean
+    /// Requests that were due while their client waited for the one before, and so were not sent. Many of them mean
     /// that the counts understate an outage.
     pub missed: u64,
-    /// Connections that were opened, or would have been.
+    /// Connections opened or attempted.
     pub connections: u64,
-    /// How long the attempts that succeeded took, from opening the connection to the last byte.
+    /// The time of successful attempts, from opening the connection to the last byte.
     pub latency: LatencySummary,
     /// The longest times in which no client had a success, longest first.
     pub gaps: Vec<SuccessGap>,
 }
 
-/// A failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadFailure {
     /// When it ended, since the load started.
     pub at: Duration,
-    /// What became of it.
     pub kind: FailureKind,
-    /// What was seen.
     pub detail: String,
 }
 
-/// Percentiles; zero when nothing succeeded.
+/// Percentiles; zero without a success.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LatencySummary {
-    /// The median.
     pub p50: Duration,
-    /// 99 of 100 took at most this long.
     pub p99: Duration,
-    /// 999 of 1,000 took at most this long.
     pub p999: Duration,
-    /// The longest.
     pub max: Duration,
 }
 
-/// A time without a success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SuccessGap {
     /// When it began, since the load started.
     pub at: Duration,
-    /// How long it lasted.
     pub length: Duration,
 }
 
 impl LoadReport {
-    /// How many attempts failed.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
 
-    /// How many attempts failed in this way.
     #[must_use]
     pub fn count(&self, kind: FailureKind) -> u64 {
         self.failures.get(&kind).copied().unwrap_or_default()
     }
 
-    /// Whether something was tried and nothing failed.
+    /// Whether at least one attempt was made and none failed.
     #[must_use]
     pub fn clean(&self) -> bool {
         self.attempts > 0 && self.failures.is_empty()
@@ -124,7 +110,7 @@ impl fmt::Display for LoadReport {
     }
 }
 
-/// The counts while the load runs. Times are since its start.
+/// The counts of a running load. Times are since its start.
 #[derive(Debug, Default)]
 pub(super) struct LoadTally {
     report: LoadReport,
@@ -145,7 +131,6 @@ impl LoadTally {
         self.report.connections += 1;
     }
 
-    /// Counts an attempt that began and ended at these times.
     pub(super) fn add(
         &mut self,
         began: Duration,
@@ -174,7 +159,6 @@ impl LoadTally {
         }
     }
 
-    /// The report at this time.
     pub(super) fn report(&self, now: Duration) -> LoadReport {
         let mut report = self.report.clone();
         report.lasted = now;

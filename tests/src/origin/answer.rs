@@ -1,4 +1,4 @@
-//! What the origin answers to one request: conditions, ranges and headers, bent by the faults of the path.
+//! Builds the response to one request: conditions, ranges and headers, altered by the faults of the path.
 
 use std::sync::Arc;
 
@@ -10,7 +10,6 @@ use super::fault::{EtagStrength, FaultPlan, LaterRange};
 use super::wire::{BodyEnd, OriginBody, SendPace, WireSignals};
 use super::{OriginContext, OriginObject};
 
-/// Answers `path`, whose `plan` has been drawn up.
 pub(super) fn answer(
     shared: &OriginContext,
     signals: Arc<WireSignals>,
@@ -67,7 +66,6 @@ pub(super) fn answer(
     }
 }
 
-/// One answer in the making.
 struct ResponseBuilder<'a> {
     shared: &'a OriginContext,
     signals: Arc<WireSignals>,
@@ -101,7 +99,7 @@ impl ResponseBuilder<'_> {
         response
     }
 
-    /// The status a condition of the request asks for instead of the object.
+    /// The status that a condition of the request demands instead of the object.
     fn condition(
         &self,
         etag: Option<&str>,
@@ -204,7 +202,7 @@ impl ResponseBuilder<'_> {
         response
     }
 
-    /// An answer without an object; its few bytes are not counted.
+    /// A response without an object; its bytes are not counted.
     fn text(&self, code: u16, text: &'static str) -> Response<OriginBody> {
         let mut response = Response::new(OriginBody {
             data: Bytes::from_static(if self.head { b"" } else { text.as_bytes() }),
@@ -235,7 +233,7 @@ enum RequestedRange {
     Outside,
 }
 
-/// A single byte range of an object of `total` bytes; anything else is as if not asked for.
+/// Parses a single byte range of an object of `total` bytes; any other is ignored.
 fn parse(text: &str, total: u64) -> Option<RequestedRange> {
     let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
     let (from, to) = match (first, last) {
@@ -253,7 +251,7 @@ fn parse(text: &str, total: u64) -> Option<RequestedRange> {
     })
 }
 
-/// Whether a list of tags holds this one, weak or not.
+/// Whether a list of tags contains this one, weak or not.
 fn listed(list: &str, etag: &str) -> bool {
     let bare = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     list.split(',').any(|tag| bare(tag) == bare(etag))

@@ -1,52 +1,49 @@
-//! The ways an origin can misbehave, and what several of them together mean for one request.
+//! The faults of an origin, and the combined effect of several on one request.
 
 use std::time::Duration;
 
 use super::wire::BodyEnd;
 
-/// One misbehaviour of one path. Those that concern a body leave requests alone that are answered without one.
+/// One fault of one path. Faults of a body do not affect requests that are answered without one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OriginFault {
-    /// The connection is closed after this many bytes of a body whose full length was promised.
+    /// Closes the connection after this many bytes of a body whose full length was announced.
     Truncate(u64),
-    /// After this many bytes of a body nothing more comes, and the connection stays open.
+    /// Sends nothing after this many bytes of a body, and keeps the connection open.
     Stall(u64),
-    /// The connection is reset (TCP RST) after this many bytes of a body. Bytes still on their way may be lost with it.
+    /// Resets the connection (TCP RST) after this many bytes of a body. Bytes in transit may be lost with it.
     Reset(u64),
-    /// Every request is answered with this status, and with `Retry-After` in seconds where it is given.
-    Status {
-        /// The HTTP status code.
-        code: u16,
-        /// The value of `Retry-After`, in seconds.
-        retry_after: Option<u64>,
-    },
-    /// The length of the object is wrong by this many bytes wherever it is told: in `Content-Length` of a whole body
-    /// and of HEAD, and as the total in `Content-Range`. A body promised longer than it is ends with the connection.
+    /// Answers every request with this status, and with `Retry-After` in seconds if given.
+    Status { code: u16, retry_after: Option<u64> },
+    /// Falsifies the length of the object by this many bytes: in `Content-Length` of a whole body and of HEAD, and as
+    /// the total in `Content-Range`. A body announced longer than it is ends with the connection.
     WrongLength(i64),
-    /// The byte at this offset of the object is inverted on its way; the `ETag` is the true object's.
+    /// Inverts the byte at this offset of the object; the `ETag` is that of the true object.
     FlipByte(u64),
-    /// After this many requests the object is another one of the same length (every byte inverted) with another `ETag`.
+    /// After this many requests, replaces the object by one of the same length (every byte inverted) with another
+    /// `ETag`.
     SwapAfter(u64),
-    /// A body is paced.
+    /// Paces the body.
     Slow {
         /// Body bytes per second on each connection.
         bytes_per_second: u64,
     },
-    /// Nothing is answered for this long.
+    /// Delays every response by this much.
     Latency(Duration),
-    /// `Range` is ignored: the answer is 200 with the whole object.
+    /// Ignores `Range`: the response is 200 with the whole object.
     NoRanges,
-    /// No `ETag` is sent, and conditions on one are not looked at.
+    /// Sends no `ETag`, and ignores conditions on it.
     NoEtag,
-    /// The `ETag` is a weak one, which never satisfies `If-Match`.
+    /// Sends a weak `ETag`, which never satisfies `If-Match`.
     WeakEtag,
-    /// Every second request is answered by another server behind this address, whose `ETag` of the same bytes differs.
+    /// Answers every second request like another server behind this address, with a different `ETag` for the same
+    /// bytes.
     OtherTags,
-    /// A range that does not begin the object carries no `ETag`, and conditions on one are not looked at.
+    /// Sends no `ETag` with a range that does not begin the object, and ignores conditions on it.
     UntaggedLaterRanges,
-    /// A range that does not begin the object is ignored: the answer is 200 with the whole object.
+    /// Ignores a range that does not begin the object: the response is 200 with the whole object.
     NoLaterRanges,
-    /// The body has no `Content-Length`; `Range` is ignored.
+    /// Sends no `Content-Length`, and ignores `Range`.
     Chunked,
     /// Answers 302 with this `Location`.
     Redirect(String),
@@ -56,34 +53,32 @@ pub enum OriginFault {
     HeadStatus(u16),
 }
 
-/// A fault that is set on a path.
 #[derive(Debug)]
 pub(super) struct ActiveFault {
     pub(super) fault: OriginFault,
-    /// How many more requests it applies to; without end when `None`.
+    /// How many more requests it applies to; `None` for all.
     pub(super) left: Option<u64>,
-    /// Requests seen since it was set.
+    /// Requests since it was set.
     pub(super) seen: u64,
 }
 
-/// What the strength of an `ETag` is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EtagStrength {
     Strong,
     Weak,
-    /// Strong, and not the one of the other requests.
+    /// Strong, but different from that of other requests.
     Other,
     None,
 }
 
-/// What is different for a range that does not begin the object.
+/// The special treatment of a range that does not begin the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LaterRange {
     Untagged,
     Whole,
 }
 
-/// Everything that is to go wrong with one request.
+/// All faults of one request.
 #[derive(Debug)]
 pub(super) struct FaultPlan {
     pub(super) latency: Duration,
@@ -102,7 +97,7 @@ pub(super) struct FaultPlan {
 }
 
 impl FaultPlan {
-    /// What the faults of a path do to one more request, which they are spent on.
+    /// Applies the faults of a path to one more request, and counts it.
     pub(super) fn take(faults: &mut Vec<ActiveFault>, head: bool) -> Self {
         let mut plan = Self {
             latency: Duration::ZERO,
@@ -163,7 +158,7 @@ impl FaultPlan {
 }
 
 impl OriginFault {
-    /// Whether it concerns only bodies, or only HEAD: other requests do not use it up.
+    /// Whether it applies only to bodies or only to HEAD: other requests do not count.
     const fn needs_method(&self) -> bool {
         matches!(
             self,

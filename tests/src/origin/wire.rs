@@ -1,4 +1,4 @@
-//! The connection and the bodies on it: bytes leave in small pieces, and a fault strikes only when all bytes before it
+//! The connection and its bodies: bytes leave in small pieces, and a fault takes effect only when all bytes before it
 //! have been handed to the kernel.
 
 use std::io;
@@ -14,34 +14,28 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-/// The most bytes handed on at once.
+/// The largest write.
 const PIECE: usize = 64 << 10;
-/// How many pieces a paced body has per second.
+/// How many pieces per second a paced body has.
 const PIECES_PER_SECOND: u64 = 50;
 
-/// How a body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyEnd {
-    /// As promised.
     Clean,
-    /// The connection is closed.
     Close,
-    /// The connection is reset.
     Reset,
-    /// It does not.
     Stall,
 }
 
-/// What a body and the socket below it tell one another.
+/// Coordinates a body with the socket below it.
 #[derive(Debug, Default)]
 pub(super) struct WireSignals {
-    /// Set by a body that waits until its bytes have left.
+    /// Set by a body that waits until its bytes have been written.
     waiting: Mutex<Option<Waker>>,
     flushed: AtomicBool,
     reset: AtomicBool,
 }
 
-/// The socket of one connection.
 #[derive(Debug)]
 pub(super) struct OriginSocket {
     tcp: TcpStream,
@@ -102,7 +96,6 @@ impl AsyncWrite for OriginSocket {
     }
 }
 
-/// The body of one answer.
 #[derive(Debug)]
 pub(super) struct OriginBody {
     pub(super) data: Bytes,
@@ -111,7 +104,7 @@ pub(super) struct OriginBody {
     pub(super) flip: Option<u64>,
     pub(super) pace: Option<SendPace>,
     pub(super) signals: Arc<WireSignals>,
-    /// Where the bytes sent are counted.
+    /// The counter of sent bytes.
     pub(super) count: Arc<AtomicU64>,
 }
 
@@ -175,7 +168,7 @@ fn inverted_at(piece: &Bytes, offset: usize) -> Bytes {
     copy.into()
 }
 
-/// Hands out the right to send bytes at a steady rate.
+/// Paces bytes at a steady rate.
 #[derive(Debug)]
 pub(super) struct SendPace {
     bytes: usize,

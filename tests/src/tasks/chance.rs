@@ -1,4 +1,4 @@
-//! Chance that comes out the same for the same seed.
+//! Reproducible random numbers.
 
 use std::time::Duration;
 
@@ -7,12 +7,11 @@ use std::time::Duration;
 pub(super) struct RandomSequence(u64);
 
 impl RandomSequence {
-    /// The sequence of a seed.
     pub(super) const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Another sequence, its own for each number: what one life draws does not depend on what others drew before.
+    /// A separate sequence for each number, so that one task's draws do not depend on those of others.
     pub(super) fn fork(&self, number: u64) -> Self {
         Self(Self(self.0 ^ number.wrapping_mul(0xd6e8_feb8_6659_fd93)).next())
     }
@@ -25,17 +24,17 @@ impl RandomSequence {
         z ^ (z >> 31)
     }
 
-    /// From 0 up to 1.
+    /// A number from 0 up to 1.
     pub(super) fn share(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Whether something happens that does so with this probability.
+    /// Returns true with this probability.
     pub(super) fn happens(&mut self, probability: f64) -> bool {
         self.share() < probability
     }
 
-    /// A duration between two.
+    /// A random duration between two.
     pub(super) fn between(&mut self, least: Duration, most: Duration) -> Duration {
         least + most.saturating_sub(least).mul_f64(self.share())
     }

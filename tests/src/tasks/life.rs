@@ -1,6 +1,6 @@
-//! The course of one life, in the order in which Aurora's executor does things: the port is allotted, the task is
-//! announced, the program is fetched and started, and only then does it listen. When it is stopped, the executor leaves
-//! ZooKeeper while the program quits.
+//! The lifecycle of one task in the order of Aurora's executor: the port is reserved, the task is announced, the
+//! program is fetched and started, and only then does it listen. On a stop, the executor leaves ZooKeeper while the
+//! program quits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,21 +11,20 @@ use super::chance::RandomSequence;
 use super::serve::{ServingPhase, serve};
 use super::{TaskAnnouncement, TaskJournal, TaskRegistry, TaskStart};
 
-/// How far leaving and quitting are apart at most, whichever comes first.
+/// The longest time between leaving and quitting, in either order.
 const APART: Duration = Duration::from_millis(20);
-/// How long requests that were asked before the task quit may take.
+/// How long requests that were sent before the task quit may take.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// How a life ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TaskEnd {
-    /// It leaves and quits.
+    /// It leaves the registry and quits.
     Stop,
-    /// It is gone, and its entry remains until the registry notices.
+    /// It dies, and its announcement remains until the registry detects that.
     Die,
 }
 
-/// Lives one life.
+/// Runs one task from announcement to end.
 pub(super) async fn live(birth: TaskStart, registry: Arc<dyn TaskRegistry>) {
     let TaskStart {
         task,
@@ -47,7 +46,7 @@ pub(super) async fn live(birth: TaskStart, registry: Arc<dyn TaskRegistry>) {
     };
     let (phase, told) = watch::channel(ServingPhase::Serving);
     let serving = if early.is_some() {
-        // It never listened: all there is to give back is the port.
+        // It never listened: only the port is released.
         drop(port);
         book.closed();
         None
@@ -89,7 +88,7 @@ pub(super) async fn live(birth: TaskStart, registry: Arc<dyn TaskRegistry>) {
             })
             .await;
         }
-        // All lives are over: the player is dropped.
+        // The simulation was dropped.
         Err(_) => return,
     }
     book.note(|record, now| record.ended = Some(now));
@@ -123,7 +122,7 @@ async fn stop(
     tokio::join!(leave, quit);
 }
 
-/// Tells the registry something, without keeping the other lives waiting.
+/// Calls the registry without blocking the other tasks.
 async fn tell(
     registry: &Arc<dyn TaskRegistry>,
     announcement: &TaskAnnouncement,
@@ -131,6 +130,6 @@ async fn tell(
 ) {
     let (registry, announcement) = (registry.clone(), announcement.clone());
     let told = tokio::task::spawn_blocking(move || what(&*registry, &announcement)).await;
-    // The runtime that ends cancels it; a panic of the registry was printed where it happened.
+    // Cancelled when the runtime ends; a panic of the registry was printed already.
     drop(told);
 }

@@ -1,5 +1,5 @@
 //! A rolling update as Aurora's scheduler does it: a batch of instances is stopped, their successors are started, and
-//! the next batch is touched when all of this one answer.
+//! the next batch follows when all of them answer.
 
 use std::time::{Duration, Instant};
 
@@ -9,25 +9,19 @@ use crate::wait_limit;
 /// A job that is deployed and updated in batches.
 #[derive(Debug, Clone)]
 pub struct RollingJob {
-    /// The service its tasks are announced as.
     pub service: String,
-    /// How many instances it has.
     pub instances: u32,
-    /// How many of them are replaced at a time (`--batch-size`).
+    /// How many instances are replaced at a time (`--batch-size`).
     pub batch: usize,
-    /// The shortest time between announcing and listening.
+    /// The shortest and the longest time from announcement to listening.
     pub listen_after: (Duration, Duration),
-    /// The share of tasks that die without leaving instead of being stopped.
+    /// The share of tasks that die instead of being stopped.
     pub dies: f64,
-    /// How long a task takes to answer.
     pub answer_after: Duration,
 }
 
 impl TaskPlayer {
-    /// Starts all instances of a job and returns when they listen.
-    ///
-    /// # Panics
-    /// When one does not within its time and [`wait_limit`].
+    /// Starts all instances of a job and waits until they listen.
     pub fn deploy(&self, job: &RollingJob) -> Vec<TaskSerial> {
         let started: Vec<_> = (0..job.instances)
             .map(|shard| self.instance(job, shard))
@@ -36,11 +30,8 @@ impl TaskPlayer {
         started
     }
 
-    /// Replaces all instances of a job, batch by batch; `old` are their serials by instance number. A batch is done
-    /// when its tasks listen and `healthy` says so of their serials.
-    ///
-    /// # Panics
-    /// When a batch is not done within its time and [`wait_limit`].
+    /// Replaces all instances of a job batch by batch; `old` has their serials by instance number. A batch is done when
+    /// its tasks listen and `healthy` returns true for their serials.
     pub fn update(
         &self,
         job: &RollingJob,

@@ -1,4 +1,4 @@
-//! What a task does once it listens: it accepts connections and answers requests, until it quits or dies.
+//! A listening task: it accepts connections and answers requests until it quits or dies.
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -13,54 +13,51 @@ use tokio::sync::watch;
 use super::TaskJournal;
 use crate::load::head::MessageHead;
 
-/// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// What the connections of a task are told.
+/// The phase that the connections of a task follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ServingPhase {
-    /// Answer.
     Serving,
-    /// Answer what was asked, close what is idle.
+    /// Answer requests that were sent, close idle connections.
     Quitting,
-    /// Be gone at once.
+    /// Close all connections at once.
     Dead,
 }
 
-/// A port that the task has and does not listen on yet: connections to it are refused, and nobody else can have it.
+/// A port that is bound but does not listen yet: connections are refused, and no other process can bind it.
 #[derive(Debug)]
 pub(super) struct ReservedPort(Socket);
 
 impl ReservedPort {
-    /// Takes a port of an address; port 0 is one that is free.
+    /// Binds a port of an address; port 0 selects a free one.
     pub(super) fn take(address: SocketAddr) -> std::io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
             Some(Protocol::TCP),
         )?;
-        // A given port may be that of a life before this one. For a free one the kernel must not choose one that
-        // another life has and does not listen on yet, as this option would let it.
+        // A given port may be that of an earlier task. For a free one, this option would let the kernel choose a port
+        // that another task has bound but does not listen on yet.
         socket.set_reuse_address(address.port() != 0)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         Ok(Self(socket))
     }
 
-    /// Where it is.
     pub(super) fn address(&self) -> SocketAddr {
         let address = self.0.local_addr().expect("a bound socket has an address");
         address.as_socket().expect("an internet address")
     }
 
-    /// From now on connections are accepted.
+    /// Starts to accept connections.
     pub(super) fn listen(self) -> std::io::Result<TcpListener> {
         self.0.listen(BACKLOG)?;
         TcpListener::from_std(self.0.into())
     }
 }
 
-/// Serves until the phase is no longer [`ServingPhase::Serving`], then closes the port and waits for the connections.
+/// Serves while the phase is [`ServingPhase::Serving`], then closes the port and waits for the connections.
 pub(super) async fn serve(
     listener: TcpListener,
     book: Arc<TaskJournal>,
@@ -85,7 +82,7 @@ pub(super) async fn serve(
             Some(_) = connections.join_next() => {}
         }
     }
-    // Whom the kernel let in already is in: closing the port would reset them.
+    // Connections in the backlog are accepted already: closing the port would reset them.
     while *phase.borrow_and_update() == ServingPhase::Quitting
         && let Ok((socket, _)) = SockRef::from(&listener).accept()
         && let Ok(stream) = TcpStream::from_std(nonblocking(socket))
@@ -108,7 +105,7 @@ fn nonblocking(socket: Socket) -> std::net::TcpStream {
     socket.into()
 }
 
-/// The bytes that the kernel has for a connection now, without asking the runtime, which may not have noticed them yet.
+/// Reads what the kernel has for a connection now, without the runtime, which may not have noticed it yet.
 fn waiting(stream: &TcpStream, bytes: &mut Vec<u8>) -> bool {
     let mut some = [0; 4096];
     match (&*SockRef::from(stream)).read(&mut some) {
@@ -151,7 +148,7 @@ async fn answer_all(
         let head = match MessageHead::parse(&bytes) {
             Ok(Some(head)) => head,
             Ok(None) => {
-                // A request whose bytes are here was asked before the connection closed.
+                // A request whose bytes have arrived was sent before the connection closed.
                 let quitting = *phase.borrow_and_update() != ServingPhase::Serving;
                 if quitting {
                     if waiting(stream, &mut bytes) {
@@ -190,7 +187,7 @@ async fn answer_all(
             body.len(),
             if close { "Connection: close\r\n" } else { "" },
         );
-        // A health check is not a user's request.
+        // Health checks do not count as requests.
         if !health {
             book.answering();
         }

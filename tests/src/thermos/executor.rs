@@ -1,5 +1,5 @@
-//! Aurora's executor beside a running task: it checks the health, and stops what is sick or no longer wanted. The
-//! processes are the supervisor's.
+//! Aurora's executor beside a running task: it checks the health, and stops a task that is unhealthy or no longer
+//! wanted. The supervisor owns the processes.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,27 +12,26 @@ use super::supervise::{ProcessTable, TaskState};
 use super::{AuroraRelease, HealthCheck, HealthCounters, HttpSignaler, ThermosTask};
 use crate::POLL;
 
-/// What the executor knows of a task's health.
 #[derive(Debug, Clone)]
 pub struct TaskHealth {
-    /// The counters; they stand still without a check.
+    /// The counters; they do not change without a check.
     pub counters: HealthCounters,
     /// The reason of each failure, oldest first, counted or not.
     pub reasons: Vec<String>,
-    /// How many checks were left out because of the snooze file.
+    /// How many checks were skipped because of the snooze file.
     pub snoozed: u32,
-    /// What the lifecycle told the task.
-    pub told: Vec<LifecycleMessage>,
+    /// The requests of the lifecycle to the task.
+    pub messages: Vec<LifecycleMessage>,
 }
 
-/// What both the checking thread and the test act on.
+/// Shared by the checking thread and the test.
 #[derive(Debug)]
 pub(super) struct TaskExecutor {
     pub(super) task: ThermosTask,
     pub(super) sandbox: PathBuf,
     pub(super) table: Arc<Mutex<ProcessTable>>,
     health: Mutex<TaskHealth>,
-    /// No more checks.
+    /// No further checks.
     over: AtomicBool,
 }
 
@@ -48,7 +47,7 @@ impl TaskExecutor {
             counters: HealthCounters::new(task.contract, check),
             reasons: Vec::new(),
             snoozed: 0,
-            told: Vec::new(),
+            messages: Vec::new(),
         };
         Self {
             task,
@@ -63,13 +62,13 @@ impl TaskExecutor {
         self.lock().clone()
     }
 
-    /// The check that is made: none, and always healthy, for HTTP without the port.
+    /// The configured check: `None`, which is always healthy, for HTTP without the port.
     pub(super) fn check(&self) -> Option<&HealthCheck> {
         let check = self.task.health.as_ref()?;
         (check.shell.is_some() || self.task.ports.contains_key("health")).then_some(check)
     }
 
-    /// Checks until the task has ended, and ends it when it is sick.
+    /// Checks until the task has ended, and ends it when it is unhealthy.
     pub(super) fn watch(&self, check: &HealthCheck) {
         if self.task.contract == AuroraRelease::V0_15 {
             if check.initial_interval.is_zero() {
@@ -81,24 +80,24 @@ impl TaskExecutor {
         while !self.over() {
             let dead = {
                 let counters = &mut self.lock().counters;
-                counters.dead().is_some() || !counters.asks()
+                counters.death_reason().is_some() || !counters.should_check()
             };
             if dead {
                 return self.end(TaskState::Failed);
             }
             self.attempt(check, HealthCounters::count);
-            if self.lock().counters.dead().is_none() {
+            if self.lock().counters.death_reason().is_none() {
                 self.pause(check.interval);
             }
         }
     }
 
-    /// No check is begun any more, and none counted.
+    /// Stops checking and counting.
     pub(super) fn retire(&self) {
         self.over.store(true, Ordering::Relaxed);
     }
 
-    /// Stops the task, unless it has ended: by the lifecycle, then by signals.
+    /// Stops the task unless it has ended: by the lifecycle, then by signals.
     pub(super) fn end(&self, state: TaskState) {
         if let Some(lifecycle) = &self.task.lifecycle
             && let Some(port) = self.task.ports.get(&lifecycle.port)
@@ -111,7 +110,7 @@ impl TaskExecutor {
                 &signaler,
                 |time| self.task.scaled(time),
                 || self.ended(),
-                |told| self.lock().told.push(told),
+                |told| self.lock().messages.push(told),
             );
         }
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,14 +151,14 @@ impl TaskExecutor {
         HttpSignaler::new(port).timeout(timeout).check(&check.http)
     }
 
-    /// Where Mesos runs the executor; the sandbox is the directory `sandbox` in it.
+    /// The working directory that Mesos gives the executor; the sandbox is the directory `sandbox` in it.
     fn directory(&self) -> &Path {
         self.sandbox
             .parent()
             .expect("a sandbox is below a directory")
     }
 
-    /// Waits one of Aurora's times, or until there is nothing to wait for.
+    /// Sleeps one of Aurora's times, or until the task has ended.
     fn pause(&self, time: Duration) {
         let until = Instant::now() + self.task.scaled(time);
         while !self.over() && Instant::now() < until {

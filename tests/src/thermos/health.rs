@@ -1,22 +1,22 @@
-//! What a health check is configured with, and how its results are counted:
-//! `apache/aurora/executor/common/health_checker.py` without its clock. Asking, and waiting, is the executor's.
+//! The settings of a health check and the counting of its results: `apache/aurora/executor/common/health_checker.py`
+//! without its clock. The executor sends the requests and waits.
 
 use std::time::Duration;
 
 use super::signaler::HttpCheck;
 
-/// Which Aurora plays the executor.
+/// The release of Aurora that the executor behaves like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuroraRelease {
-    /// 0.15 of 2016: nothing is asked during the initial interval, then failures are counted. Shell checks go through
-    /// `/bin/sh`; each stage of a stop is waited for in full.
+    /// 0.15 of 2016: no check during the initial interval, then failures are counted. Shell checks run in `/bin/sh`;
+    /// each stage of a stop waits its full time.
     V0_15,
-    /// The last one, of 2020: all is counted in attempts, of which the first are forgiven. Shell checks go through
-    /// `/bin/bash`; a stop goes on when the task has ended.
+    /// The latest, of 2020: counts in attempts, the first of which are forgiven. Shell checks run in `/bin/bash`; a
+    /// stop continues when the task has ended.
     Last,
 }
 
-/// How a task is checked. All times are Aurora's: [`ThermosTask::second`](super::Task::second) scales them.
+/// The settings of a check. All times are Aurora's: [`ThermosTask::second`](super::ThermosTask::second) scales them.
 #[derive(Debug, Clone)]
 pub struct HealthCheck {
     pub(super) http: HttpCheck,
@@ -29,7 +29,7 @@ pub struct HealthCheck {
 }
 
 impl HealthCheck {
-    /// Asks the port named `health`; without one the task is always healthy.
+    /// Checks the port named `health`; without one the task is always healthy.
     #[must_use]
     pub fn http(http: HttpCheck) -> Self {
         Self {
@@ -49,42 +49,42 @@ impl HealthCheck {
         Self::http(HttpCheck::default()).and_shell(cmdline)
     }
 
-    /// Configures a command line beside HTTP.
+    /// Configures a command line in addition to HTTP.
     #[must_use]
     pub fn and_shell(mut self, cmdline: &str) -> Self {
         self.shell = Some(cmdline.to_owned());
         self
     }
 
-    /// How long a task has to warm up. (15 s)
+    /// Sets the time to warm up. (15 s)
     #[must_use]
     pub const fn initial_interval(mut self, time: Duration) -> Self {
         self.initial_interval = time;
         self
     }
 
-    /// How long to wait between the end of a check and the next. (10 s)
+    /// Sets the time from the end of a check to the next. (10 s)
     #[must_use]
     pub const fn interval(mut self, time: Duration) -> Self {
         self.interval = time;
         self
     }
 
-    /// How long each operation on a socket, or a whole command, may take. (1 s)
+    /// Sets the timeout of each socket operation, or of a whole command. (1 s)
     #[must_use]
     pub const fn timeout(mut self, time: Duration) -> Self {
         self.timeout = time;
         self
     }
 
-    /// How many failures in a row are tolerated. (0)
+    /// Sets how many consecutive failures are tolerated. (0)
     #[must_use]
     pub const fn max_consecutive_failures(mut self, failures: u32) -> Self {
         self.max_failures = failures;
         self
     }
 
-    /// How many successes in a row make a task running; 0.15 does not have it. (1)
+    /// Sets how many consecutive successes make a task running; 0.15 has no such setting. (1)
     #[must_use]
     pub const fn min_consecutive_successes(mut self, successes: u32) -> Self {
         self.min_successes = successes;
@@ -92,13 +92,13 @@ impl HealthCheck {
     }
 }
 
-/// The state that the results of checks lead to.
+/// The counters of check results.
 #[derive(Debug, Clone)]
 pub struct HealthCounters {
     contract: AuroraRelease,
     max_failures: u32,
     min_successes: u32,
-    /// Under the last contract: attempts whose failure does not count, and attempts after which it is too late.
+    /// In the latest release: attempts whose failure does not count, and the limit of attempts without success.
     forgiven: u32,
     limit: u32,
     attempts: u32,
@@ -109,7 +109,7 @@ pub struct HealthCounters {
 }
 
 impl HealthCounters {
-    /// Before the first check.
+    /// The counters before the first check.
     #[must_use]
     pub fn new(contract: AuroraRelease, check: &HealthCheck) -> Self {
         let attempts = check.initial_interval.as_secs_f64() / check.interval.as_secs_f64();
@@ -133,9 +133,9 @@ impl HealthCounters {
         }
     }
 
-    /// Whether another check is made at all. Under the last contract a task that is not running after its attempts is
-    /// dead; that is looked at before a check, which gives it one attempt more than `limit`.
-    pub fn asks(&mut self) -> bool {
+    /// Whether another check is made. In the latest release a task that is not running after its attempts is dead;
+    /// because this is evaluated before a check, it gets one attempt more than `limit`.
+    pub fn should_check(&mut self) -> bool {
         let late = !self.running && self.attempts > self.limit;
         if late {
             self.die("Not enough successful health checks in time.");
@@ -143,7 +143,6 @@ impl HealthCounters {
         !late
     }
 
-    /// Counts one result.
     pub fn count(&mut self, result: &Result<(), String>) {
         self.attempts += 1;
         match result {
@@ -152,8 +151,8 @@ impl HealthCounters {
         }
     }
 
-    /// Counts the check that 0.15 makes at once where there is no initial interval: its failure alone is death,
-    /// whatever number is tolerated.
+    /// Counts the immediate check of 0.15 without an initial interval: a single failure is fatal, whatever number is
+    /// tolerated.
     pub fn count_at_once(&mut self, result: &Result<(), String>) {
         self.attempts += 1;
         if let Err(why) = result {
@@ -185,33 +184,32 @@ impl HealthCounters {
         self.dead.get_or_insert_with(|| why.to_owned());
     }
 
-    /// Checks made so far.
     #[must_use]
     pub const fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// Successes in a row.
+    /// Consecutive successes.
     #[must_use]
     pub const fn successes(&self) -> u32 {
         self.successes
     }
 
-    /// Failures in a row that count.
+    /// Consecutive failures that count.
     #[must_use]
     pub const fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// Whether the task is `RUNNING` and not `STARTING`; 0.15 makes no difference between them.
+    /// Whether the task is `RUNNING` and not `STARTING`; 0.15 does not distinguish them.
     #[must_use]
     pub const fn running(&self) -> bool {
         self.running
     }
 
-    /// Why the task is to be killed, if it is.
+    /// The reason to kill the task, if any.
     #[must_use]
-    pub fn dead(&self) -> Option<&str> {
+    pub fn death_reason(&self) -> Option<&str> {
         self.dead.as_deref()
     }
 }

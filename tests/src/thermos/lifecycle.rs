@@ -1,14 +1,14 @@
-//! How Aurora's executor asks a task to go before it kills it: `apache/aurora/executor/http_lifecycle.py`. What comes
-//! after, SIGTERM and SIGKILL, is thermos'.
+//! The HTTP requests by which Aurora's executor asks a task to quit before it kills it:
+//! `apache/aurora/executor/http_lifecycle.py`. Thermos sends SIGTERM and SIGKILL afterwards.
 
 use std::time::Duration;
 
 use super::{AuroraRelease, HttpSignaler};
 
-/// How often the executor looks whether the task has ended.
+/// How often the executor checks whether the task has ended.
 const WAIT_POLL: Duration = Duration::from_secs(1);
 
-/// The endpoints that are told to quit, and how long each is waited for.
+/// The endpoints of the lifecycle, and the wait after each.
 #[derive(Debug, Clone)]
 pub struct HttpLifecycle {
     pub(super) port: String,
@@ -27,14 +27,14 @@ impl Default for HttpLifecycle {
 }
 
 impl HttpLifecycle {
-    /// Tells another port. (`health`)
+    /// Sets the name of the port. (`health`)
     #[must_use]
     pub fn port(mut self, name: &str) -> Self {
         name.clone_into(&mut self.port);
         self
     }
 
-    /// Waits this long after each. (5 s, 5 s)
+    /// Sets the waits after each request. (5 s, 5 s)
     #[must_use]
     pub const fn waits(mut self, graceful: Duration, shutdown: Duration) -> Self {
         self.stages[0].1 = graceful;
@@ -43,19 +43,17 @@ impl HttpLifecycle {
     }
 }
 
-/// One message of the lifecycle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LifecycleMessage {
-    /// The endpoint.
     pub endpoint: String,
-    /// Whether there was any answer.
+    /// Whether the task answered.
     pub handled: bool,
-    /// How often the executor looked at the task afterwards, once per second of waiting.
+    /// How often the executor checked the task afterwards, once per second of waiting.
     pub looks: u32,
 }
 
 impl HttpLifecycle {
-    /// Tells the stages one after the other until the task has ended. `scaled` makes Aurora's times real.
+    /// Sends the requests one after the other until the task has ended. `scaled` converts Aurora's times.
     pub(super) fn escalate(
         &self,
         contract: AuroraRelease,
@@ -86,7 +84,7 @@ impl HttpLifecycle {
     }
 }
 
-/// Looks until the task has ended or the time is over; how often, and whether it has.
+/// Polls until the task has ended or the time is over; returns the number of polls and whether it has ended.
 fn polled(
     wait: Duration,
     scaled: impl Fn(Duration) -> Duration,

@@ -1,4 +1,4 @@
-//! A task that was started, as a test sees it.
+//! A started task from the point of view of a test.
 
 use std::path::Path;
 use std::process::Child;
@@ -12,12 +12,11 @@ use super::supervise::{
 };
 use crate::wait_until;
 
-/// Starts tasks.
 #[derive(Debug)]
 pub struct TaskRunner;
 
 impl TaskRunner {
-    /// Starts a task in a new sandbox: `sandbox` in a directory below `parent` that is named after the task's id.
+    /// Starts a task in a new sandbox: `sandbox` in a directory below `parent` that is named after the task id.
     #[must_use]
     pub fn start(task: ThermosTask, parent: &Path) -> RunningTask {
         let known = |name: &String| task.processes.iter().any(|process| process.name == *name);
@@ -63,7 +62,7 @@ impl TaskRunner {
     }
 }
 
-/// A task that was started. Dropping it stops it.
+/// A started task, stopped on drop.
 #[derive(Debug)]
 pub struct RunningTask {
     executor: Arc<TaskExecutor>,
@@ -74,38 +73,34 @@ pub struct RunningTask {
 }
 
 impl RunningTask {
-    /// The directory its processes run in.
     #[must_use]
     pub fn sandbox(&self) -> &Path {
         &self.executor.sandbox
     }
 
-    /// The port it was given under a name.
     #[must_use]
     pub fn port(&self, name: &str) -> u16 {
         let port = self.executor.task.ports.get(name);
         *port.unwrap_or_else(|| panic!("the task has no port `{name}`"))
     }
 
-    /// What a process is doing.
     #[must_use]
     pub fn state(&self, process: &str) -> ProcessState {
         self.slot(process, ProcessSlot::state)
     }
 
-    /// The pid of a process while it runs, which is also its process group.
+    /// The pid of a running process, which is also its process group.
     #[must_use]
     pub fn pid(&self, process: &str) -> Option<u32> {
         self.slot(process, |slot| slot.child.as_ref().map(Child::id))
     }
 
-    /// How often a process was started. The number of its latest run is one less.
+    /// How often a process was started; the number of its latest run is one less.
     #[must_use]
     pub fn runs(&self, process: &str) -> u32 {
         self.slot(process, |slot| slot.runs)
     }
 
-    /// What the whole task is doing.
     #[must_use]
     pub fn task_state(&self) -> TaskState {
         self.executor.table.lock().unwrap().state
@@ -114,7 +109,7 @@ impl RunningTask {
     /// Waits until a process is in this state.
     ///
     /// # Panics
-    /// When it is not in time, or has ended otherwise; the message holds what it wrote to stderr.
+    /// It is not in time, or ended in another state; the message has its stderr.
     pub fn wait_for(&self, process: &str, state: ProcessState) {
         wait_until(&format!("process {process} is {state:?}"), || {
             let now = self.state(process);
@@ -128,30 +123,26 @@ impl RunningTask {
         });
     }
 
-    /// What a run of a process wrote to `stdout` or `stderr` so far.
+    /// The `stdout` or `stderr` of a run of a process so far.
     #[must_use]
     pub fn log(&self, process: &str, run: u32, stream: &str) -> String {
         let bytes = std::fs::read(logs(self.sandbox(), process, run).join(stream));
         String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
     }
 
-    /// What the executor knows of its health.
     #[must_use]
     pub fn health(&self) -> TaskHealth {
         self.executor.health()
     }
 
-    /// Waits until it has ended by itself, or was ended because it is sick.
-    ///
-    /// # Panics
-    /// When it does not in time.
+    /// Waits until the task has ended by itself, or was stopped as unhealthy.
     #[must_use]
-    pub fn finished(&self) -> TaskState {
+    pub fn wait_finished(&self) -> TaskState {
         wait_until("the task ends", || self.task_state() != TaskState::Active);
         self.task_state()
     }
 
-    /// Stops it: what its lifecycle says, SIGTERM to every process group, SIGKILL after the grace. Returns when all
+    /// Stops the task: the HTTP lifecycle, SIGTERM to every process group, SIGKILL after the grace. Returns when all
     /// have ended.
     pub fn stop(&mut self) {
         let Some(thread) = self.thread.take() else {
@@ -209,7 +200,7 @@ mod tests {
                 .constraint("first")
                 .constraint("second < third"),
         );
-        assert_eq!(task.finished(), TaskState::Success);
+        assert_eq!(task.wait_finished(), TaskState::Success);
         let order = std::fs::read_to_string(task.sandbox().join("order")).unwrap();
         assert_eq!(order, "first\nsecond\nthird\n");
         assert_eq!(task.state("third"), ProcessState::Done);
@@ -230,7 +221,7 @@ mod tests {
                 .env("EXTRA", "more")
                 .constraint("setup < job"),
         );
-        assert_eq!(task.finished(), TaskState::Success);
+        assert_eq!(task.wait_finished(), TaskState::Success);
         let said = task.log("job", 0, "stdout");
         let mut lines = said.lines();
         assert_eq!(
@@ -257,7 +248,7 @@ mod tests {
                 .process(ThermosProcess::new("bad", "echo oops >&2; exit 3").max_failures(2))
                 .process(ThermosProcess::new("good", "exec sleep 60")),
         );
-        assert_eq!(task.finished(), TaskState::Failed);
+        assert_eq!(task.wait_finished(), TaskState::Failed);
         assert_eq!(
             (task.state("bad"), task.runs("bad")),
             (ProcessState::Failed, 2)
@@ -322,7 +313,7 @@ mod tests {
             parent.path(),
         );
         assert_eq!(
-            task.finished(),
+            task.wait_finished(),
             TaskState::Success,
             "{}",
             task.log("job", 0, "stderr")

@@ -1,5 +1,5 @@
-//! A shell check as Aurora's executor runs it: `apache/aurora/common/health_check/shell.py`. It runs in the executor's
-//! directory with the executor's environment: neither the sandbox nor what the task's processes see.
+//! A shell check as Aurora's executor runs it: `apache/aurora/common/health_check/shell.py`. It has the working
+//! directory and the environment of the executor, not those of the task's processes.
 
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
@@ -9,22 +9,21 @@ use std::time::{Duration, Instant};
 use super::AuroraRelease;
 use crate::POLL;
 
-/// One check.
 pub(super) struct ShellCheck<'a> {
     pub(super) contract: AuroraRelease,
     pub(super) cmdline: &'a str,
     pub(super) timeout: Duration,
-    /// Where the executor runs, which Mesos gave it.
+    /// The working directory that Mesos gives the executor.
     pub(super) directory: &'a Path,
     pub(super) uid: Option<u32>,
 }
 
 impl ShellCheck<'_> {
-    /// Runs it; the reason for a failure, as Aurora's page shows it.
+    /// Runs the check; the error is the reason on Aurora's page.
     pub(super) fn check(&self) -> Result<(), String> {
         let mut command = self.command();
         let output = match self.contract {
-            // The output goes where the executor's own goes.
+            // The output goes to that of the executor.
             AuroraRelease::V0_15 => None,
             AuroraRelease::Last => {
                 let (read, write) = std::io::pipe().expect("a pipe");
@@ -36,7 +35,6 @@ impl ShellCheck<'_> {
             }
         };
         let child = command.spawn();
-        // The writing end of the pipe.
         drop(command);
         let mut child = child.map_err(|error| format!("OSError: {error}"))?;
         let until = Instant::now() + self.timeout;
@@ -45,7 +43,7 @@ impl ShellCheck<'_> {
                 break Some(status);
             }
             if Instant::now() >= until {
-                // Only the shell: what it started lives on.
+                // Only the shell is killed; its children live on.
                 let _ = child.kill();
                 let _ = child.wait();
                 break None;
@@ -92,7 +90,7 @@ impl ShellCheck<'_> {
     }
 }
 
-/// Python's `returncode`: a signal is negative.
+/// Python's `returncode`: negative for a signal.
 fn code(status: ExitStatus) -> i32 {
     status
         .code()

@@ -1,18 +1,18 @@
-//! The question that Aurora's executor asks a task, and the verdict on its answer:
-//! `apache/aurora/common/health_check/http_signaler.py`. How it travels is urllib's; when it is asked, and what
-//! follows, is [`HealthCounters`](super::Counters)' and [`HttpLifecycle`](super::Lifecycle)'s.
+//! The HTTP check of Aurora's executor: `apache/aurora/common/health_check/http_signaler.py`. The transport is in
+//! `urllib`; when a check is made and what follows is decided by [`HealthCounters`](super::HealthCounters) and
+//! [`HttpLifecycle`](super::HttpLifecycle).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::urllib::{HttpUrl, UrllibError, UrllibResponse};
 
-/// urllib2's most redirects, in all and to one place.
+/// urllib2's limit of redirects, in total and to one URL.
 const REDIRECTS: (usize, u32) = (10, 4);
 /// A text of this length or more is shortened on Aurora's page.
 const SHORTENED: usize = 10;
 
-/// Asks a port of localhost, one connection per question.
+/// Sends requests to a port of localhost, each on a new connection.
 #[derive(Debug, Clone)]
 pub struct HttpSignaler {
     host: String,
@@ -20,7 +20,7 @@ pub struct HttpSignaler {
     timeout: Duration,
 }
 
-/// What a health check wants to hear.
+/// The expected response of a health check.
 #[derive(Debug, Clone)]
 pub struct HttpCheck {
     pub(super) endpoint: String,
@@ -39,21 +39,21 @@ impl Default for HttpCheck {
 }
 
 impl HttpCheck {
-    /// Asks for another path. (`/health`)
+    /// Sets the path. (`/health`)
     #[must_use]
     pub fn endpoint(mut self, endpoint: &str) -> Self {
         endpoint.clone_into(&mut self.endpoint);
         self
     }
 
-    /// Expects another body; an empty one is not compared. (`ok`)
+    /// Sets the expected body; an empty one is not compared. (`ok`)
     #[must_use]
     pub fn response(mut self, response: &str) -> Self {
         response.clone_into(&mut self.response);
         self
     }
 
-    /// Expects a status code; 0 is not compared. (0)
+    /// Sets the expected status code; 0 is not compared. (0)
     #[must_use]
     pub const fn code(mut self, code: u16) -> Self {
         self.code = code;
@@ -61,17 +61,17 @@ impl HttpCheck {
     }
 }
 
-/// What urllib2 hands to the signaler.
+/// The response as urllib2 returns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignalerResponse {
-    /// The status code of the last answer.
+    /// The status code of the last response.
     pub code: u16,
-    /// Its body; empty when the code is not 2xx, whatever was sent.
+    /// The body; empty unless the code is 2xx.
     pub body: Vec<u8>,
 }
 
 impl HttpSignaler {
-    /// One that waits 1 s for each operation on its socket, which is what the lifecycle's has; nothing bounds their sum.
+    /// Uses a timeout of 1 s for each socket operation, as the lifecycle does; their sum is not bounded.
     #[must_use]
     pub fn new(port: u16) -> Self {
         Self {
@@ -81,14 +81,14 @@ impl HttpSignaler {
         }
     }
 
-    /// Asks another name or address. (localhost)
+    /// Sets another host name or address. (localhost)
     #[must_use]
     pub fn host(mut self, host: &str) -> Self {
         host.clone_into(&mut self.host);
         self
     }
 
-    /// Waits this long for each operation. (1 s)
+    /// Sets the timeout of each operation. (1 s)
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -98,7 +98,7 @@ impl HttpSignaler {
     /// Checks the health.
     ///
     /// # Errors
-    /// The reason for the failure, as Aurora's page shows it after `Failed health check! `.
+    /// The reason that Aurora's page shows after `Failed health check! `.
     pub fn check(&self, http: &HttpCheck) -> Result<(), String> {
         let answer = self.query("GET", &http.endpoint)?;
         let body = strip(&answer.body).to_ascii_lowercase();
@@ -118,18 +118,18 @@ impl HttpSignaler {
         Ok(())
     }
 
-    /// Tells the task something; any answer will do.
+    /// Sends a POST; any response counts.
     ///
     /// # Errors
-    /// Nobody answered in time.
+    /// No response came in time.
     pub fn post(&self, endpoint: &str) -> Result<(), String> {
         self.query("POST", endpoint).map(drop)
     }
 
-    /// Asks, and follows redirects as urllib2 does.
+    /// Sends a request, and follows redirects as urllib2 does.
     ///
     /// # Errors
-    /// There was no answer.
+    /// No response came.
     pub fn query(&self, method: &str, endpoint: &str) -> Result<SignalerResponse, String> {
         let start = HttpUrl {
             host: self.host.clone(),
@@ -175,7 +175,7 @@ fn strip(bytes: &[u8]) -> &[u8] {
     &bytes[start..end]
 }
 
-/// What fits on Aurora's page.
+/// The text that fits on Aurora's page.
 fn shorten(bytes: &[u8]) -> String {
     let (kept, more) = match bytes.len() {
         SHORTENED.. => (&bytes[..SHORTENED - 3], "..."),

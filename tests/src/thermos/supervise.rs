@@ -15,29 +15,25 @@ use nix::unistd::{Pid, Uid, User};
 use super::{ThermosProcess, ThermosTask};
 use crate::{POLL, wait_limit};
 
-/// What a process is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessState {
-    /// Not started, or about to be started again.
+    /// Not started, or waiting for a restart.
     Waiting,
-    /// Started and not ended.
     Running,
-    /// Ended with exit code 0.
     Done,
-    /// Failed as often as it may, or was stopped.
+    /// Failed as often as allowed, or was stopped.
     Failed,
 }
 
-/// What a task is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TaskState {
-    /// Some process has not ended.
+    /// At least one process has not ended.
     Active,
     /// Every process succeeded.
     Success,
-    /// A process failed for good; the others have been stopped.
+    /// A process failed permanently; the others were stopped.
     Failed,
-    /// It was stopped from outside.
+    /// Stopped from outside.
     Killed,
 }
 
@@ -45,12 +41,12 @@ pub enum TaskState {
 pub(super) struct ProcessTable {
     pub(super) slots: BTreeMap<String, ProcessSlot>,
     pub(super) state: TaskState,
-    /// What the task is once its processes have been stopped, and when their grace ends.
+    /// The final state once all processes have stopped, and the end of their grace.
     pub(super) stopping: Option<(TaskState, Instant)>,
 }
 
 impl ProcessTable {
-    /// Asks every process to end; after `grace` the supervisor no longer asks.
+    /// Sends SIGTERM to every process; after `grace` the supervisor kills them.
     pub(super) fn stop(&mut self, state: TaskState, grace: Duration) {
         for group in self.slots.values().filter_map(ProcessSlot::group) {
             let _ = killpg(group, Signal::SIGTERM);
@@ -82,7 +78,7 @@ impl ProcessSlot {
         i32::try_from(child.id()).ok().map(Pid::from_raw)
     }
 
-    /// Notes how a run ended and kills what it left behind, as thermos does.
+    /// Records the end of a run and kills what it left behind, as thermos does.
     fn reap(&mut self, status: ExitStatus, max_failures: u32) {
         if let Some(group) = self.group() {
             let _ = killpg(group, Signal::SIGKILL);
@@ -91,7 +87,7 @@ impl ProcessSlot {
         if status.success() {
             self.ended = Some(ProcessState::Done);
         } else if status.signal().is_none() {
-            // A process that a signal ended is lost, not failed: it starts again and nothing is counted.
+            // A process ended by a signal is lost, not failed: it restarts and nothing is counted.
             self.failures += 1;
             if max_failures != 0 && self.failures >= max_failures {
                 self.ended = Some(ProcessState::Failed);
@@ -102,7 +98,7 @@ impl ProcessSlot {
 
 impl Drop for ProcessSlot {
     fn drop(&mut self) {
-        // Only when the supervisor did not come to its end.
+        // Only when the supervisor did not end normally.
         if let Some(group) = self.group() {
             let _ = killpg(group, Signal::SIGKILL);
         }
@@ -126,7 +122,7 @@ impl ProcessSupervisor {
         }
     }
 
-    /// Looks at every process once; `false` when the task has ended.
+    /// Checks every process once; returns `false` when the task has ended.
     fn step(&self) -> bool {
         let mut table = self.table.lock().unwrap();
         for process in &self.task.processes {

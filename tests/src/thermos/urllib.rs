@@ -1,6 +1,6 @@
-//! How Python 2's urllib2 and httplib exchange one request and its answer, with all in which they differ from other
-//! clients: an answer without a head is a body, a body that ends early is taken, a timeout is for one operation. Written
-//! down from their sources; what is asked, and what an answer means, is the signaler's.
+//! One HTTP exchange as Python 2's urllib2 and httplib do it, with their differences from other clients: a response
+//! without a head is a body, a truncated body is accepted, a timeout applies to one operation. Derived from their
+//! sources; the signaler decides what to send and what a response means.
 
 use std::fmt;
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
@@ -11,17 +11,17 @@ use crate::wait_limit;
 
 /// httplib's longest line.
 const LINE: u64 = 65_536;
-/// httplib's most headers.
+/// httplib's largest number of headers.
 const HEADERS: usize = 100;
-/// What is kept of a body. Python keeps all of it; what is longer than this equals no expected answer either way.
+/// How much of a body is kept. Python keeps all of it, but a longer one equals no expected body either way.
 const KEPT: u64 = 1 << 20;
 
-/// How a question ends without an answer; its words are those of the executor.
+/// The failure of an exchange, in the words of the executor.
 #[derive(Debug)]
 pub(super) enum UrllibError {
     /// Before the request was sent: urllib2's `URLError`.
     Unsent(String),
-    /// A timeout, or an answer that httplib refuses: the name of the exception.
+    /// A timeout, or a response that httplib rejects: the name of the exception.
     Within(&'static str),
     /// Any other error while reading.
     Unexpected(String),
@@ -37,7 +37,7 @@ impl fmt::Display for UrllibError {
     }
 }
 
-/// A URL, its scheme being http.
+/// A URL with the scheme http.
 #[derive(Debug, Clone)]
 pub(super) struct HttpUrl {
     pub(super) host: String,
@@ -52,7 +52,7 @@ impl fmt::Display for HttpUrl {
 }
 
 impl HttpUrl {
-    /// Where a `Location` leads from here; `None` for what is not http.
+    /// The target of a `Location`; `None` unless it is http.
     fn join(&self, location: &str) -> Option<Self> {
         let Some((scheme, rest)) = location.split_once("://") else {
             let here = self.path.rsplit_once('/').map_or("", |(before, _)| before);
@@ -78,17 +78,17 @@ impl HttpUrl {
     }
 }
 
-/// An answer whose body is not read yet.
+/// A response whose body is not read yet.
 pub(super) struct UrllibResponse {
     pub(super) code: u16,
     headers: Vec<(String, String)>,
-    /// What an answer without a head began with.
+    /// The first bytes of a response without a head.
     start: Vec<u8>,
     stream: TimedStream,
 }
 
 impl UrllibResponse {
-    /// Sends a request and reads the head of the answer.
+    /// Sends a request and reads the head of the response.
     pub(super) fn ask(
         place: &HttpUrl,
         method: &str,
@@ -117,7 +117,7 @@ impl UrllibResponse {
         }
     }
 
-    /// Reads a status line; `false` when it is none, and so the first line of an HTTP/0.9 body.
+    /// Reads a status line; returns `false` for any other first line, which starts an HTTP/0.9 body.
     fn status(&mut self, line: Vec<u8>) -> Result<bool, UrllibError> {
         if line.is_empty() {
             return Err(UrllibError::Within("BadStatusLine"));
@@ -159,7 +159,7 @@ impl UrllibResponse {
         found.next().map(|(_, value)| value.as_str())
     }
 
-    /// Where urllib2 goes on, if it does: a POST goes on as a GET, except where that would repeat it.
+    /// The redirect that urllib2 follows, if any: a POST continues as a GET, except where that would repeat it.
     pub(super) fn redirect(&self, from: &HttpUrl, method: &str) -> Option<HttpUrl> {
         let follows = match self.code {
             301..=303 => true,
@@ -169,7 +169,7 @@ impl UrllibResponse {
         from.join(self.header("location").filter(|_| follows)?)
     }
 
-    /// Reads the body, however long that takes.
+    /// Reads the body, without a limit on its time.
     pub(super) fn body(&mut self) -> Result<Vec<u8>, UrllibError> {
         let mut body = std::mem::take(&mut self.start);
         let chunked = self.header("transfer-encoding");
@@ -183,7 +183,7 @@ impl UrllibResponse {
                 .header("content-length")
                 .and_then(|text| text.parse().ok()),
         };
-        // A body that ends early is taken as it is: urllib2 reads in pieces, and those are not compared with the length.
+        // A truncated body is accepted: urllib2 reads in pieces and does not compare the length.
         self.stream.read(length.unwrap_or(u64::MAX), &mut body)?;
         Ok(body)
     }
@@ -205,7 +205,7 @@ impl UrllibResponse {
     }
 }
 
-/// A stream that is read with a timeout for each operation, and with the harness's own bound on the whole.
+/// A stream with a timeout for each operation, and the kit's own limit on the whole.
 struct TimedStream {
     stream: BufReader<TcpStream>,
     until: Instant,
@@ -219,7 +219,7 @@ impl TimedStream {
         }
     }
 
-    /// One line with its end; less at the end of the stream.
+    /// Reads one line with its end; less at the end of the stream.
     fn line(&mut self) -> Result<Vec<u8>, UrllibError> {
         let mut line = Vec::new();
         let read = self
@@ -234,7 +234,7 @@ impl TimedStream {
         Ok(line)
     }
 
-    /// Reads up to `length` bytes and keeps the first of them; how many there were.
+    /// Reads up to `length` bytes and keeps the first of them; returns how many came.
     fn read(&mut self, length: u64, into: &mut Vec<u8>) -> Result<u64, UrllibError> {
         let mut seen = 0;
         while seen < length {
@@ -257,7 +257,7 @@ impl TimedStream {
     }
 }
 
-/// The first address of the host that takes the connection; each has the whole timeout.
+/// Connects to the first address of the host that accepts; each has the whole timeout.
 fn connect(place: &HttpUrl, timeout: Duration) -> std::io::Result<TcpStream> {
     let host = place.host.trim_matches(['[', ']']);
     let mut last = std::io::Error::from(ErrorKind::AddrNotAvailable);

@@ -1,71 +1,66 @@
 //! How four kinds of HTTP/1.1 servers read the same bytes.
 //!
-//! They differ in what ends a line and in which header says how long a body is. In all else each is as lenient as
-//! servers have been seen to be, because a request is smuggled where somebody reads one: header names are compared
-//! without blanks and control characters and with `_` for `-`, `Transfer-Encoding` means chunked wherever the word
-//! occurs in it, a length is the digits it begins with.
+//! They differ in the line ending and in the header that frames a body. Apart from that each is as lenient as real
+//! servers have been, because leniency is what enables request smuggling: header names are compared without blanks and
+//! control characters and with `_` for `-`, `Transfer-Encoding` means chunked wherever it contains the word, a length
+//! is its leading digits.
 
 use std::ops::Range;
 
-/// What ends a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineEnding {
-    /// CR LF, and nothing else.
+    /// CR LF only.
     Crlf,
-    /// LF, and a CR before it.
+    /// LF, with an optional CR before it.
     Lf,
 }
 
-/// What says how long a body is when there are two to say it.
+/// The header that frames a body when both are present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FramingPreference {
-    /// `Transfer-Encoding`.
     Chunked,
-    /// `Content-Length`.
     Length,
 }
 
 /// A kind of server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParserProfile {
-    /// What ends a line.
     pub ends: LineEnding,
-    /// What says how long a body is.
     pub framing: FramingPreference,
 }
 
-/// A request as somebody sees it.
+/// A request as one kind of server reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedRequest {
-    /// Whatever stands where a request begins.
+    /// The bytes at the place of a request line.
     pub line: String,
-    /// Names in lower case with `-` for `_`, and values without blanks around them; folded lines are one.
+    /// Names in lower case with `-` for `_`, values trimmed; folded lines are joined.
     pub headers: Vec<(String, String)>,
-    /// What has come of the body, without the framing of chunks.
+    /// The body so far, without chunk framing.
     pub body: Vec<u8>,
 }
 
-/// What somebody sees in a connection.
+/// A connection as one kind of server reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedStream {
-    /// The requests whose line is there.
+    /// The requests whose request line is complete.
     pub requests: Vec<ParsedRequest>,
-    /// How many bytes those take that are there whole.
+    /// How many bytes the complete requests take.
     pub taken: usize,
-    /// How many of them are there whole: all, or all but the last.
+    /// How many requests are complete: all, or all but the last.
     whole: usize,
-    /// The framing of the last makes no sense, and where it ends cannot be known.
+    /// The framing of the last request is invalid, and its end is unknown.
     pub broken: bool,
 }
 
 impl ParsedStream {
-    /// The requests that are there to their end.
+    /// The complete requests.
     #[must_use]
     pub fn whole(&self) -> &[ParsedRequest] {
         &self.requests[..self.whole]
     }
 
-    /// The one whose head is there, but not its end.
+    /// The request whose head is complete but whose body is not.
     #[must_use]
     pub fn partial(&self) -> Option<&ParsedRequest> {
         self.requests.get(self.whole)
@@ -73,7 +68,7 @@ impl ParsedStream {
 }
 
 impl ParsedRequest {
-    /// The value of the first header with this name, in lower case.
+    /// The value of the first header with this name, which is in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
@@ -81,19 +76,18 @@ impl ParsedRequest {
         Some(&found.1)
     }
 
-    /// The values of all headers with this name, in lower case.
+    /// The values of all headers with this name, which is in lower case.
     pub fn values<'r>(&'r self, name: &'r str) -> impl Iterator<Item = &'r str> {
         let found = self.headers.iter().filter(move |(own, _)| own == name);
         found.map(|(_, value)| value.as_str())
     }
 
-    /// The target of its line.
     #[must_use]
     pub fn target(&self) -> &str {
         self.line.split(' ').nth(1).unwrap_or_default()
     }
 
-    /// Whether another may follow.
+    /// Whether another request may follow.
     #[must_use]
     pub fn keeps_alive(&self) -> bool {
         let connection = self.header("connection").unwrap_or_default();
@@ -120,18 +114,17 @@ impl ParsedRequest {
     }
 }
 
-/// What became of reading something.
+/// The result of reading one element.
 enum ParseStep {
-    /// It is there, and ends here.
+    /// Complete; it ends at this offset.
     Done(usize),
-    /// More has to come.
+    /// Incomplete.
     Partial,
-    /// It makes no sense.
+    /// Invalid.
     Broken,
 }
 
 impl ParserProfile {
-    /// All four.
     pub const ALL: [Self; 4] = [
         Self::new(LineEnding::Crlf, FramingPreference::Chunked),
         Self::new(LineEnding::Crlf, FramingPreference::Length),
@@ -143,7 +136,7 @@ impl ParserProfile {
         Self { ends, framing }
     }
 
-    /// What it sees in the bytes of a connection.
+    /// Reads the bytes of a connection.
     #[must_use]
     pub fn read(self, bytes: &[u8]) -> ParsedStream {
         let mut reading = ParsedStream {
@@ -185,7 +178,7 @@ impl ParserProfile {
         reading
     }
 
-    /// The line that begins here without its end, and where the next one begins.
+    /// The line at this offset without its ending, and the offset of the next one.
     fn line(self, bytes: &[u8], from: usize) -> Option<(&[u8], usize)> {
         let rest = &bytes[from..];
         match self.ends {
@@ -201,7 +194,7 @@ impl ParserProfile {
         }
     }
 
-    /// The request whose line begins here, if that is there, and where its body begins, if its head is there whole.
+    /// The request at this offset if its line is complete, and the offset of its body if its head is.
     fn head(self, bytes: &[u8], from: usize) -> Option<(ParsedRequest, Option<usize>)> {
         let (line, mut at) = self.line(bytes, from)?;
         let mut request = ParsedRequest {
@@ -294,7 +287,7 @@ impl ParserProfile {
         ParseStep::Partial
     }
 
-    /// Whether these bytes are the beginning of a line's end.
+    /// Whether these bytes begin a line ending.
     fn may_end(self, bytes: &[u8]) -> bool {
         bytes.is_empty() || bytes == b"\r"
     }
@@ -310,7 +303,7 @@ fn fixed(bytes: &[u8], from: usize, length: usize, request: &mut ParsedRequest) 
     ParseStep::Done(end.end)
 }
 
-/// Bytes as characters, one for one, so that nothing is lost in what a test prints or compares.
+/// Bytes as characters, one to one, so that nothing is lost in what a test prints or compares.
 fn text(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
 }

@@ -1,4 +1,4 @@
-//! Tasks that announce themselves in ZooKeeper, as Aurora's executor and as Nerve do, and as nobody should.
+//! Registers tasks in ZooKeeper as Aurora's executor and Nerve do, and in invalid ways.
 
 use std::future::Future;
 use std::sync::mpsc::sync_channel;
@@ -12,16 +12,16 @@ use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 use super::{ZookeeperRelease, ZookeeperServer};
 
-/// The session timeout asked for; the server grants at least two of its ticks.
+/// The requested session timeout; the server grants at least two of its ticks.
 const SESSION: Duration = Duration::from_secs(4);
 
-/// How long any one request may take.
+/// The timeout of a request.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// How many registrations [`AnnouncerSession::register_all`] has under way at once.
 const IN_FLIGHT: usize = 128;
 
-/// One session that announces any number of tasks. Dropping it ends the session, and with it all of them, at once.
+/// One session that announces any number of tasks. Dropping it closes the session, which removes all of them.
 #[derive(Debug)]
 pub struct AnnouncerSession {
     handle: Handle,
@@ -30,22 +30,20 @@ pub struct AnnouncerSession {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What Aurora's executor announces of a task: all ports on one host.
+/// The announcement of Aurora's executor for a task: all ports on one host.
 #[derive(Debug, Clone)]
 pub struct ServerSetMember<'a> {
-    /// The agent's host name.
     pub host: &'a str,
-    /// The instance number.
     pub shard: u32,
     /// Named ports; the first is the primary one.
     pub ports: &'a [(&'a str, u16)],
 }
 
 impl ServerSetMember<'_> {
-    /// The bytes of its member node.
+    /// The data of its member node.
     ///
     /// # Panics
-    /// When it has no port.
+    /// It has no port.
     #[must_use]
     pub fn payload(&self) -> Vec<u8> {
         let endpoint = |port: u16| serde_json::json!({"host": self.host, "port": port});
@@ -68,18 +66,12 @@ impl ServerSetMember<'_> {
 
 impl AnnouncerSession {
     /// Opens a session.
-    ///
-    /// # Panics
-    /// When the server cannot be reached in time.
     #[must_use]
     pub fn connect(server: &ZookeeperServer) -> Self {
         Self::connect_as(server, None)
     }
 
     /// Opens a session that authenticates with `user:password` (scheme `digest`).
-    ///
-    /// # Panics
-    /// When the server cannot be reached in time.
     #[must_use]
     pub fn connect_as(server: &ZookeeperServer, digest: Option<&str>) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
@@ -123,32 +115,29 @@ impl AnnouncerSession {
         answer.expect("ZooKeeper answers the announcer in time")
     }
 
-    /// The session, for requests that nothing here makes. Its futures run anywhere.
+    /// The session, for requests that this type does not offer. Its futures run on any runtime.
     #[must_use]
     pub fn client(&self) -> Client {
         self.client.clone().expect("a connected announcer")
     }
 
-    /// Makes a path, with all above it.
+    /// Creates a node and its parents.
     pub fn make(&self, path: &str) {
         let (client, path) = (self.client(), path.to_owned());
         self.wait(async move { make(&client, &path).await });
     }
 
-    /// Replaces the data of a path.
-    ///
-    /// # Panics
-    /// When it does not exist.
+    /// Replaces the data of an existing node.
     pub fn set(&self, path: &str, data: &[u8]) {
         let (client, path, data) = (self.client(), path.to_owned(), data.to_vec());
         let done = self.wait(async move { client.set_data(&path, &data, None).await });
         done.unwrap();
     }
 
-    /// Makes a path that only `user:password` sessions of the same digest as this one may touch.
+    /// Creates a node that only sessions with the same digest may access.
     ///
     /// # Panics
-    /// When this session has no digest.
+    /// This session has no digest.
     pub fn make_private(&self, path: &str) {
         let (client, path) = (self.client(), path.to_owned());
         let done = self.wait(async move {
@@ -158,8 +147,8 @@ impl AnnouncerSession {
         done.unwrap();
     }
 
-    /// Announces a task as Aurora's executor does: ephemeral `member_<sequence>` below the job's path, which is made if
-    /// need be. Returns the member's path.
+    /// Announces a task as Aurora's executor does: ephemeral `member_<sequence>` below the job's path, which is created
+    /// if missing. Returns the member's path.
     pub fn announce(&self, job: &str, task: &ServerSetMember<'_>) -> String {
         self.register(job, "member_", &task.payload())
     }
@@ -179,19 +168,13 @@ impl AnnouncerSession {
     }
 
     /// Registers any bytes below `path` as an ephemeral sequential child. Returns the child's path.
-    ///
-    /// # Panics
-    /// When the server refuses.
     pub fn register(&self, path: &str, prefix: &str, payload: &[u8]) -> String {
         let (client, path) = (self.client(), path.to_owned());
         let (prefix, payload) = (prefix.to_owned(), payload.to_vec());
         self.wait(async move { register(&client, &path, &prefix, &payload).await })
     }
 
-    /// Registers many at once, in any order: `(path, prefix, payload)`. Returns their paths in the order given.
-    ///
-    /// # Panics
-    /// When the server refuses one.
+    /// Registers many children concurrently: `(path, prefix, payload)`. Returns their paths in the given order.
     pub fn register_all(&self, all: Vec<(String, String, Vec<u8>)>) -> Vec<String> {
         let client = self.client();
         self.each(all, move |(path, prefix, payload)| {
@@ -200,10 +183,7 @@ impl AnnouncerSession {
         })
     }
 
-    /// Removes many at once, in any order.
-    ///
-    /// # Panics
-    /// When one does not exist.
+    /// Removes many nodes concurrently.
     pub fn remove_all(&self, paths: Vec<String>) {
         let client = self.client();
         self.each(paths, move |path| {
@@ -239,10 +219,7 @@ impl AnnouncerSession {
         })
     }
 
-    /// Removes a node without children, such as a member's.
-    ///
-    /// # Panics
-    /// When it does not exist or has children.
+    /// Removes a node without children, such as that of a member.
     pub fn remove(&self, path: &str) {
         let (client, path) = (self.client(), path.to_owned());
         self.wait(async move { client.delete(&path, None).await })
@@ -256,7 +233,7 @@ impl Drop for AnnouncerSession {
         if let Some(client) = client {
             let mut state = client.state_watcher();
             drop(client);
-            // The session closes in the background; a server that is away is not waited for.
+            // The session closes in the background, without waiting for an unreachable server.
             let (give, take) = sync_channel(1);
             self.handle.spawn(async move {
                 let closed = async { while !state.changed().await.is_terminated() {} };

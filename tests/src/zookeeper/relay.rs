@@ -1,5 +1,5 @@
-//! A way to a server on which watch events get lost, as they do in servers and client libraries with a defect, and that
-//! leads to another server on command, as an address does when an ensemble is replaced.
+//! A relay to a server that drops watch events, as defective servers and client libraries do, and that switches to
+//! another server on command, as an address does when an ensemble is replaced.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -21,7 +21,7 @@ pub struct ZookeeperRelay {
 }
 
 impl ZookeeperRelay {
-    /// Starts a relay that passes everything on.
+    /// Starts a relay that forwards all packets.
     #[must_use]
     pub fn before(server: &ZookeeperServer) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -58,30 +58,29 @@ impl ZookeeperRelay {
         }
     }
 
-    /// `127.0.0.1:PORT`.
     #[must_use]
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Leads new connections to another server.
+    /// Sends new connections to another server.
     pub fn lead_to(&self, server: &ZookeeperServer) {
         *self.host.lock().unwrap() = server.host();
     }
 
-    /// Whether watch events get lost from now on.
+    /// Sets whether watch events are dropped.
     pub fn set_deaf(&self, deaf: bool) {
         self.deaf.store(deaf, Ordering::SeqCst);
     }
 
-    /// How many got lost.
+    /// How many watch events were dropped.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::SeqCst)
     }
 }
 
-/// Passes on what a server says, one length-prefixed packet after the other.
+/// Forwards the packets of a server, which are length-prefixed.
 fn relay(
     mut server: TcpStream,
     mut client: &TcpStream,

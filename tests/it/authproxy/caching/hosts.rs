@@ -27,7 +27,7 @@ struct MultiHostFixture {
 impl MultiHostFixture {
     /// One that knows [`KEY`]. None without memcached.
     fn start() -> Option<Self> {
-        let memcached = or_skip("memcached", MemcachedServer::several(2))?;
+        let memcached = or_skip("memcached", MemcachedServer::start_several(2))?;
         let acl = PermissionsServer::start();
         acl.add_key(KEY, json!({}));
         let backend = RecordingUpstream::start(ParserProfile {
@@ -55,7 +55,7 @@ impl MultiHostFixture {
         ];
         let mut args = vec!["--cache=1", "--cache_prefix=eightball", "--ttl-denied=1h"];
         args.extend(own.iter().map(String::as_str));
-        AuthproxyProcess::before(self.backend.port(), &args)
+        AuthproxyProcess::start_for_upstream(self.backend.port(), &args)
     }
 
     fn names(&self) -> Vec<String> {

@@ -191,7 +191,7 @@ fn refused(rig: &FramingRig, case: &str) -> RawResponse {
     let answers = answers.count();
     let answer = RawResponse::parse(&bytes).unwrap_or_else(|| panic!("no answer to {case:?}"));
     assert_eq!((answer.status, answers), (400, 1), "{case:?}: {answer:?}");
-    let word = answer.word();
+    let word = answer.reason();
     assert_eq!(
         word.as_deref(),
         Some("malformed_request"),

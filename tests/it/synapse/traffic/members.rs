@@ -37,8 +37,8 @@ fn a_thousand_changes_lose_nothing() {
         // Back at once, while they drain, or when they are gone.
         match round % 4 {
             0 => {}
-            1 => loads.more(3),
-            _ => loads.more(20),
+            1 => loads.await_attempts(3),
+            _ => loads.await_attempts(20),
         }
         for &serial in away {
             members.announce(&tasks.announcement(serial));
@@ -54,7 +54,7 @@ fn a_thousand_changes_lose_nothing() {
     members.leave(&tasks.announcement(gone));
     serving(&rig, &tasks, SERVICES[0], &all[0][1..]);
     let served = tasks.record(gone).served;
-    loads.more(20);
+    loads.await_attempts(20);
     assert!(tasks.record(gone).served <= served + UNDER_WAY);
     loads.clean(&rig, &format!("{made} changes of membership"));
     assert_eq!(rig.reloads(), reloads, "{}", rig.log());
@@ -75,9 +75,9 @@ fn a_killed_synapse_loses_nothing() {
         let gone = serials[round % serials.len()];
         members.leave(&tasks.announcement(gone));
         // At another moment each time.
-        loads.more(round as u64 % 4);
+        loads.await_attempts(round as u64 % 4);
         rig.kill();
-        loads.more(4);
+        loads.await_attempts(4);
         members.announce(&tasks.announcement(gone));
         rig.run();
         serving(&rig, &tasks, "eightball", &serials);

@@ -33,7 +33,7 @@ fn reloads(mode: HaproxyMode) {
         }
         rig.reconfigure();
         wait_until("HAProxy is reloaded", || rig.reloads() > reloads);
-        loads.more(10);
+        loads.await_attempts(10);
     }
     let way = format!("{} reloads, {mode:?}", rig.reloads() - before);
     loads.clean(&rig, &way);
@@ -103,7 +103,7 @@ fn conflict(mode: HaproxyMode) {
     wait_until("the port's owner is named", || {
         why(&rig, "blocked").contains(&holds)
     });
-    loads.more(20);
+    loads.await_attempts(20);
     let bind = format!(":{port}");
     assert_eq!(rig.reloads(), reloads, "{}", rig.log());
     assert_eq!(rig.file(), file, "the old file is in place");

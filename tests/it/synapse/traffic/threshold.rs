@@ -43,7 +43,7 @@ fn members_that_left_serve_until_enough_of_the_new_ones_do() {
         rig.of("eightball", "held") == 2
     });
     wait_until("they serve", || rig.serving("eightball").len() == 2);
-    loads.more(20);
+    loads.await_attempts(20);
     // One of them is gone: it is no longer kept.
     let dead = old.iter().find(|&&serial| {
         rig.serving("eightball")
@@ -51,7 +51,7 @@ fn members_that_left_serve_until_enough_of_the_new_ones_do() {
     });
     tasks.stop(*dead.unwrap());
     wait_until("one is left", || rig.serving("eightball").len() == 1);
-    loads.more(20);
+    loads.await_attempts(20);
 
     // Half of the eight that are announced.
     let new = populate_beside(&tasks, 4);
@@ -82,12 +82,12 @@ fn the_last_member_is_never_drained() {
     serving(&rig, &tasks, "eightball", &old[1..]);
     // An empty list changes nothing.
     members.leave(&tasks.announcement(old[1]));
-    loads.more(20);
+    loads.await_attempts(20);
     serving(&rig, &tasks, "eightball", &old[1..]);
     // One that cannot be reached takes nobody's place.
     let broken = unreachable(&members, "eightball", 1);
     wait_until("it is probed", || rig.of("eightball", "probing") == 1);
-    loads.more(20);
+    loads.await_attempts(20);
     assert_eq!(rig.serving("eightball").len(), 1);
     members.announcer.remove(&broken[0]);
     let new = populate_beside(&tasks, 1);

@@ -1,4 +1,4 @@
-//! The demo's job is checked by both health checkers, and killed.
+//! Checks the demo's job with both health checkers, then kills it.
 
 use std::process::Command;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub(super) fn check(stage: &DemoContext) {
         tools.parent().unwrap().display(),
         std::env::var("PATH").unwrap_or_default()
     );
-    // The blog's settings; a second is shorter here.
+    // The settings of the blog with a shorter second.
     let seconds = Duration::from_secs;
     let checked = HealthCheck::http(HttpCheck::default())
         .timeout(seconds(5))
@@ -59,9 +59,9 @@ pub(super) fn check(stage: &DemoContext) {
     kill(Pid::from_raw(pid.unwrap()), Signal::SIGTERM).unwrap();
     job.wait_for("eightball", ProcessState::Done);
     said("eightball is killed");
-    let _ = job.finished();
+    let _ = job.wait_finished();
     let ended = job.health().counters;
-    let why = ended.dead().unwrap_or_default();
+    let why = ended.death_reason().unwrap_or_default();
     said(&format!(
         "after {} failures in a row Aurora stops the task, and its page says:",
         ended.failures()
@@ -76,7 +76,7 @@ pub(super) fn check(stage: &DemoContext) {
     said(&format!("  {}", look_at_its_log(&job, "CRITICAL")));
 }
 
-/// What log-healthcheck says from where Aurora runs shell checks, as soon as it says this.
+/// Runs log-healthcheck where Aurora runs shell checks, until its output starts with `wanted`.
 fn look_at_its_log(job: &RunningTask, wanted: &str) -> String {
     let mut found = String::new();
     wait_until(&format!("the log is {wanted}"), || {

@@ -1,4 +1,4 @@
-//! The demo's API behind authproxy: a key is made, asked with, and a request without one is turned away.
+//! The demo's API behind authproxy: create a key, send a request with it, and have one without it denied.
 
 use hostkit_tests::authproxy::AuthproxyProcess;
 
