@@ -69,7 +69,7 @@ impl AccessLog {
     ///
     /// # Errors
     /// No thread can be started (exit 1).
-    pub fn start(shape: settings::AccessLog, tags: &[String]) -> Result<Self, Failure> {
+    pub fn start(shape: settings::AccessLogFormat, tags: &[String]) -> Result<Self, Failure> {
         Self::start_on(LineFormatter::new(shape, tags), io::stderr())
     }
 

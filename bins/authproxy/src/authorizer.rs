@@ -23,7 +23,7 @@ use crate::permissions::{BackendStatus, PermissionsBackend as _, RemoteBackend};
 use crate::preflight;
 use crate::request_error::RequestError;
 use crate::scope::{self, AccessRequest};
-use crate::settings::{Preflight, Rules, Site};
+use crate::settings::{AccessRules, PreflightPolicy, SiteSettings};
 
 /// How often the log says at most that preflights are refused.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -135,7 +135,7 @@ impl Authorizer {
     /// Why not.
     pub async fn decide(
         &self,
-        site: &Site,
+        site: &SiteSettings,
         parts: &Parts,
         client: &PeerAddress,
     ) -> Result<AllowDecision, DenyDecision> {
@@ -214,7 +214,7 @@ impl Authorizer {
 
 /// The questions, in their order.
 pub(crate) async fn decide<F: Future<Output = KeyLookupResult>>(
-    site: &Site,
+    site: &SiteSettings,
     parts: &Parts,
     trusted: bool,
     find: impl FnOnce(KeyHash) -> F,
@@ -223,9 +223,9 @@ pub(crate) async fn decide<F: Future<Output = KeyLookupResult>>(
     if let Some(method) = preflight::requested_method(parts) {
         let asked_about = scope::match_route(&site.rules, method, path)?;
         let mark = match asked_about.preflight {
-            Preflight::Off => None,
-            Preflight::Answer => Some(AllowReason::AnsweredPreflight),
-            Preflight::Pass => Some(AllowReason::ForwardedPreflight),
+            PreflightPolicy::Off => None,
+            PreflightPolicy::Answer => Some(AllowReason::AnsweredPreflight),
+            PreflightPolicy::Pass => Some(AllowReason::ForwardedPreflight),
         };
         if let Some(mark) = mark {
             return Ok(AllowDecision {
@@ -293,7 +293,7 @@ pub(crate) async fn decide<F: Future<Output = KeyLookupResult>>(
 
 fn allows(
     grant: &Grant,
-    site: &Site,
+    site: &SiteSettings,
     parts: &Parts,
     trusted: bool,
     rights: &[String],
@@ -329,7 +329,7 @@ fn allows(
 /// The hosts that a request names.
 fn hosts<'p>(
     parts: &'p Parts,
-    rules: &Rules,
+    rules: &AccessRules,
     trusted: bool,
 ) -> Result<Vec<Cow<'p, str>>, RequestError> {
     if let Some(name) = &rules.host_parameter {

@@ -6,7 +6,7 @@
 //!
 //! * From 80 % of an answer's time on, the first request starts asking anew and is answered from what is known, so that
 //!   a key in use never waits. After it, requests wait.
-//! * If the engine fails, a grant is believed for longer ([`settings::Cache::stale`]) and marked; "nobody has this key"
+//! * If the engine fails, a grant is believed for longer ([`settings::CacheSettings::stale`]) and marked; "nobody has this key"
 //!   is not. While it keeps failing nobody waits for it.
 //! * A question runs in a task of its own: the client that was first may go away.
 
@@ -73,7 +73,7 @@ pub struct PermissionsCache<P> {
 #[derive(Debug)]
 struct Inner<P> {
     engine: P,
-    settings: settings::Cache,
+    settings: settings::CacheSettings,
     shared: Option<SharedCache>,
     state: Mutex<State>,
     counts: Counts,
@@ -113,13 +113,13 @@ impl<P> Clone for PermissionsCache<P> {
 impl<P: PermissionsBackend> PermissionsCache<P> {
     /// Remembers what `engine` says, and shares it if there is something to share it over.
     #[must_use]
-    pub fn new(engine: P, settings: settings::Cache, shared: Option<SharedCache>) -> Self {
+    pub fn new(engine: P, settings: settings::CacheSettings, shared: Option<SharedCache>) -> Self {
         Self::timed(engine, settings, shared, Instant::now)
     }
 
     fn timed(
         engine: P,
-        settings: settings::Cache,
+        settings: settings::CacheSettings,
         shared: Option<SharedCache>,
         now: fn() -> Instant,
     ) -> Self {

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::config::{self, CorsValue, RouteEntry};
-use crate::settings::{AccessLogChoice, Listen, Preflight, Server};
+use crate::settings::{AccessLogOption, ListenAddress, PreflightPolicy, UpstreamAddress};
 
 /// Checks the API key of every request, and passes the request on to the server.
 ///
@@ -75,11 +75,11 @@ pub struct Flags {
     /// IPv6]
     #[arg(long, value_name = "ADDR", value_delimiter = ',')]
     #[serde(deserialize_with = "config::list")]
-    pub listen: Option<Vec<Listen>>,
+    pub listen: Option<Vec<ListenAddress>>,
     /// The server that requests are passed on to: http://HOST:PORT or unix:PATH
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "config::text")]
-    pub server: Option<Server>,
+    pub server: Option<UpstreamAddress>,
     /// A right that a key must have. Repeatable, or with commas: then all of them
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     #[serde(deserialize_with = "config::list")]
@@ -178,7 +178,7 @@ pub struct Flags {
     /// server) [default: answer if there is `cors`, else off]
     #[arg(long, value_name = "MODE", help_heading = "Keys")]
     #[serde(deserialize_with = "config::preflight")]
-    pub cors_preflight: Option<Preflight>,
+    pub cors_preflight: Option<PreflightPolicy>,
 
     /// Longest time for the server to take a connection, to begin its answer, and to go on with it [default: 15s]
     #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Deadlines")]
@@ -233,7 +233,7 @@ pub struct Flags {
     /// One line per request on stderr: plain, json or off [default: plain, or json with --logstash-format]
     #[arg(long, value_name = "SHAPE")]
     #[serde(deserialize_with = "config::shape")]
-    pub access_log: Option<AccessLogChoice>,
+    pub access_log: Option<AccessLogOption>,
 
     /// `admin` in the file.
     #[arg(skip)]

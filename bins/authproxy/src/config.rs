@@ -19,7 +19,7 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 
 use crate::cli::{Args, Flags, Networks};
-use crate::settings::{AccessLogChoice, Preflight};
+use crate::settings::{AccessLogOption, PreflightPolicy};
 
 /// The flags that each name a permissions engine; there is only one.
 pub const ENGINES: &[&str] = &["acl-file", "acl-server", "use-liveconf-aclserver"];
@@ -42,7 +42,7 @@ pub struct RouteEntry {
     pub open: bool,
     /// What becomes of CORS preflights that ask about it; the same as elsewhere when nothing is said.
     #[serde(deserialize_with = "preflight")]
-    pub cors_preflight: Option<Preflight>,
+    pub cors_preflight: Option<PreflightPolicy>,
 }
 
 /// A value of `cors`, as written.
@@ -189,21 +189,22 @@ where
 /// The shape of the access log. `off` is a boolean in YAML.
 pub(crate) fn shape<'de, D: Deserializer<'de>>(
     from: D,
-) -> Result<Option<AccessLogChoice>, D::Error> {
+) -> Result<Option<AccessLogOption>, D::Error> {
     value::parsed(from, |text| match text {
-        "false" => Ok(AccessLogChoice::Off),
-        text => AccessLogChoice::from_str(text, false)
+        "false" => Ok(AccessLogOption::Off),
+        text => AccessLogOption::from_str(text, false)
             .map_err(|_| "expected plain, json or off".to_owned()),
     })
 }
 
 /// What becomes of CORS preflights. `off` is a boolean in YAML.
-pub(crate) fn preflight<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Preflight>, D::Error> {
+pub(crate) fn preflight<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<PreflightPolicy>, D::Error> {
     value::parsed(from, |text| match text {
-        "false" => Ok(Preflight::Off),
-        text => {
-            Preflight::from_str(text, false).map_err(|_| "expected off, answer or pass".to_owned())
-        }
+        "false" => Ok(PreflightPolicy::Off),
+        text => PreflightPolicy::from_str(text, false)
+            .map_err(|_| "expected off, answer or pass".to_owned()),
     })
 }
 

@@ -33,7 +33,7 @@ use crate::proxy::{self, WorkerThread};
 use crate::record::Record;
 use crate::request_error::{RequestError, TruncationReason, UpstreamFailure};
 use crate::request_validation::{ReadPhase, RequestValidator, ValidatorHandle};
-use crate::settings::Site;
+use crate::settings::SiteSettings;
 use crate::tunnel::Tunnel;
 pub(crate) use client_stream::ClientStream;
 use linger::{LINGER_IDLE, has_unread, linger};
@@ -273,7 +273,7 @@ enum SessionEnd {
 async fn run_session(
     gate: RequestValidator<ClientStream>,
     client: &Arc<ClientConnection>,
-    site: &Site,
+    site: &SiteSettings,
 ) -> ControlFlow<ConnectionOutcome, RequestValidator<ClientStream>> {
     let thread = &client.thread;
     let served = Arc::clone(client);

@@ -16,7 +16,7 @@ use hyper::http::request::Parts;
 
 use crate::grant::KeyHash;
 use crate::request_error::RequestError;
-use crate::settings::Credentials;
+use crate::settings::KeySources;
 
 /// The hash of the key that a request carries, if it carries one. The same key may stand in several places.
 ///
@@ -24,7 +24,7 @@ use crate::settings::Credentials;
 /// [`RequestError::AmbiguousKey`]: two places hold different keys, or one place is there twice.
 pub fn extract_key(
     parts: &Parts,
-    credentials: &Credentials,
+    credentials: &KeySources,
 ) -> Result<Option<KeyHash>, RequestError> {
     let mut headers = parts.headers.get_all(&credentials.header).iter();
     let header = headers.next().map(|value| Cow::Borrowed(value.as_bytes()));
@@ -121,7 +121,7 @@ pub fn remove_parameter<'q>(query: &'q str, name: &str) -> Cow<'q, str> {
 /// case or the hyphens are others, or if what stands before is no separator: for people to read. A key that is sent under a
 /// wrong name is one all the same, and so is one behind a second `?`.
 #[must_use]
-pub fn mask_query<'q>(query: &'q str, credentials: &Credentials) -> Cow<'q, str> {
+pub fn mask_query<'q>(query: &'q str, credentials: &KeySources) -> Cow<'q, str> {
     let mut shown = Cow::Borrowed(query);
     // From behind, so that what is before stays where it is.
     let found: Vec<(usize, usize)> = segments(query)
@@ -140,7 +140,7 @@ pub fn mask_query<'q>(query: &'q str, credentials: &Credentials) -> Cow<'q, str>
 
 /// The path with `***` for what follows such a name in it: the `?` before it was forgotten, or encoded.
 #[must_use]
-pub fn mask_path<'p>(path: &'p str, credentials: &Credentials) -> Cow<'p, str> {
+pub fn mask_path<'p>(path: &'p str, credentials: &KeySources) -> Cow<'p, str> {
     match find_key_value(path, credentials) {
         Some(value) => Cow::Owned(format!("{}***", &path[..value])),
         None => Cow::Borrowed(path),
@@ -149,7 +149,7 @@ pub fn mask_path<'p>(path: &'p str, credentials: &Credentials) -> Cow<'p, str> {
 
 /// Where what could be a key begins, if there is any: behind a name that ends like one of a place for keys, and `=`, which
 /// may be percent-encoded.
-fn find_key_value(text: &str, credentials: &Credentials) -> Option<usize> {
+fn find_key_value(text: &str, credentials: &KeySources) -> Option<usize> {
     let names = [&credentials.parameter, credentials.header.as_str()];
     text.match_indices(['=', '%']).find_map(|(at, sign)| {
         let (before, rest) = text.as_bytes().split_at(at);

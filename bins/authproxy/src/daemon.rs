@@ -28,7 +28,7 @@ use crate::proxy::Proxy;
 use crate::record::{FailureLog, Telemetry};
 use crate::reload::ConfigReloader;
 use crate::server::{self, ListenSockets};
-use crate::settings::{self, Engine, Live, Loaded, Settings};
+use crate::settings::{self, BackendSettings, LiveSettings, LoadedSettings, Settings};
 
 /// How many threads may read files and look up names at once.
 const THREADS: usize = 4;
@@ -41,7 +41,11 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// An address cannot be bound (exit 73), the ACL file is wrong (exit 78), or the system gives no thread (exit 1).
-pub(crate) fn run(args: Args, matches: &CommandLine, start: Loaded) -> Result<Exit, Failure> {
+pub(crate) fn run(
+    args: Args,
+    matches: &CommandLine,
+    start: LoadedSettings,
+) -> Result<Exit, Failure> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder
         .enable_all()
@@ -58,7 +62,11 @@ pub(crate) fn run(args: Args, matches: &CommandLine, start: Loaded) -> Result<Ex
     Ok(Exit::OK)
 }
 
-async fn serve(args: Args, matches: CommandLine, start: Loaded) -> Result<Arc<Telemetry>, Failure> {
+async fn serve(
+    args: Args,
+    matches: CommandLine,
+    start: LoadedSettings,
+) -> Result<Arc<Telemetry>, Failure> {
     let settings = start.settings.clone();
     let signals = DaemonSignals::new()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot catch signals").because(error))?;
@@ -93,7 +101,7 @@ async fn serve(args: Args, matches: CommandLine, start: Loaded) -> Result<Arc<Te
     let reload = Arc::new(ConfigReloader::new(args, matches, start));
     let drain_timeout = settings.drain_timeout;
     let proxy = Arc::new(Proxy {
-        site: Live::new(Arc::clone(&settings.site)),
+        site: LiveSettings::new(Arc::clone(&settings.site)),
         settings,
         authorizer,
         telemetry: Arc::clone(&telemetry),
@@ -129,13 +137,13 @@ async fn listen_to(mut signals: DaemonSignals, proxy: Arc<Proxy>, reload: Arc<Co
 /// Opens the permissions engine, and follows its file if it has one.
 fn authorizer(settings: &Settings) -> Result<Authorizer, Failure> {
     let engine = match &settings.engine {
-        Engine::File(path) => {
+        BackendSettings::File(path) => {
             let file = Arc::new(AclFile::open(path)?);
             tokio::spawn(Arc::clone(&file).follow());
             return Ok(Authorizer::new(GrantSource::File(file)));
         }
-        Engine::Servers(urls) => RemoteBackend::Servers(Servers::new(urls, DEADLINE)?),
-        Engine::Liveconf(path) => {
+        BackendSettings::Servers(urls) => RemoteBackend::Servers(Servers::new(urls, DEADLINE)?),
+        BackendSettings::Liveconf(path) => {
             let liveconf = Arc::new(LiveconfBackend::open(path));
             tokio::spawn(Arc::clone(&liveconf).follow());
             RemoteBackend::Liveconf(liveconf)
@@ -154,17 +162,17 @@ fn authorizer(settings: &Settings) -> Result<Authorizer, Failure> {
 pub(crate) fn check(settings: &Settings) -> Result<String, Failure> {
     let mut summary = settings::summary(settings);
     match &settings.engine {
-        Engine::File(path) => {
+        BackendSettings::File(path) => {
             let keys = AclFile::open(path)?.status().entries;
             summary.push_str(&format!("keys        {keys}\n"));
         }
         // One that is missing or wrong is logged, and no reason not to start.
-        Engine::Liveconf(path) => {
+        BackendSettings::Liveconf(path) => {
             for server in LiveconfBackend::open(path).status().servers {
                 summary.push_str(&format!("aclserver   {}\n", server.url));
             }
         }
-        Engine::Servers(_) => {}
+        BackendSettings::Servers(_) => {}
     }
     Ok(summary)
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::request_error::RequestError;
 use crate::request_validation::ReadPhase;
-use crate::settings::{Limits, Timeouts};
+use crate::settings::{RequestLimits, RequestTimeouts};
 
 /// How long a connection is idle before it is parked.
 pub(crate) const PARK: Duration = Duration::from_secs(2);
@@ -235,7 +235,7 @@ enum ClientWait {
 /// The judge of one connection.
 #[derive(Debug)]
 pub(crate) struct DeadlineClock {
-    timeouts: Timeouts,
+    timeouts: RequestTimeouts,
     rate: u64,
     /// What had moved at the last tick, and when that was.
     moved: TransferCounters,
@@ -255,7 +255,7 @@ struct WaitWindow {
 }
 
 impl DeadlineClock {
-    pub(crate) fn new(timeouts: Timeouts, limits: Limits, now: Instant) -> Self {
+    pub(crate) fn new(timeouts: RequestTimeouts, limits: RequestLimits, now: Instant) -> Self {
         Self {
             timeouts,
             rate: limits.rate,
@@ -268,7 +268,7 @@ impl DeadlineClock {
 
     /// The time from one tick to the next.
     pub(crate) fn period(&self) -> Duration {
-        let Timeouts {
+        let RequestTimeouts {
             server,
             client,
             idle,

@@ -19,7 +19,7 @@ use hyper::{StatusCode, Uri};
 use crate::authorizer::{AllowDecision, AllowReason};
 use crate::credential;
 use crate::request_error::RequestError;
-use crate::settings::{Credentials, Site};
+use crate::settings::{KeySources, SiteSettings};
 
 pub use identity::{is_identity_header, is_method_override_header};
 pub use request_id::request_id;
@@ -50,7 +50,7 @@ pub struct PeerAddress {
 impl PeerAddress {
     /// The peer of a connection, as the site in force sees it.
     #[must_use]
-    pub fn new(peer: SocketAddr, site: &Site) -> Self {
+    pub fn new(peer: SocketAddr, site: &SiteSettings) -> Self {
         let peer = peer.ip().to_canonical();
         Self {
             ip: peer,
@@ -71,7 +71,7 @@ pub fn to_server(
     pass: &AllowDecision,
     client: &PeerAddress,
     id: &HeaderValue,
-    site: &Site,
+    site: &SiteSettings,
 ) {
     let headers = &mut parts.headers;
     // At once: each time it grows, the map hashes its names anew.
@@ -116,7 +116,11 @@ pub fn to_server(
 
 /// The address that a request came from: of those that trusted proxies name, and the peer, the last that is not one of
 /// a trusted proxy. What stands before it is what a client says of itself. If all are trusted, the first one.
-pub(crate) fn client_address(headers: &HeaderMap, client: &PeerAddress, site: &Site) -> IpAddr {
+pub(crate) fn client_address(
+    headers: &HeaderMap,
+    client: &PeerAddress,
+    site: &SiteSettings,
+) -> IpAddr {
     if !client.trusted {
         return client.ip;
     }
@@ -226,7 +230,7 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 /// It names one.
-pub fn check_connection(headers: &HeaderMap, site: &Site) -> Result<(), RequestError> {
+pub fn check_connection(headers: &HeaderMap, site: &SiteSettings) -> Result<(), RequestError> {
     if names_nothing(headers) {
         return Ok(());
     }
@@ -243,7 +247,7 @@ pub fn check_connection(headers: &HeaderMap, site: &Site) -> Result<(), RequestE
 }
 
 /// Whether a header, in lower case, is one that proxies in front set, in whatever spelling.
-fn is_protected(name: &str, site: &Site) -> bool {
+fn is_protected(name: &str, site: &SiteSettings) -> bool {
     let is = |protected: &String| match protected.strip_suffix('*') {
         Some(start) => identity::begins(name, start),
         None => identity::is(name, protected),
@@ -252,7 +256,7 @@ fn is_protected(name: &str, site: &Site) -> bool {
 }
 
 /// Whether a header, in lower case, is one that proxies in front set, and in another spelling than theirs.
-fn is_misspelled(name: &str, site: &Site) -> bool {
+fn is_misspelled(name: &str, site: &SiteSettings) -> bool {
     let is_exact = |protected: &String| match protected.strip_suffix('*') {
         Some(start) => name.starts_with(start),
         None => name == protected,
@@ -358,7 +362,7 @@ fn longer(headers: &mut HeaderMap, client: &PeerAddress) -> Option<HeaderValue> 
 }
 
 /// Takes the key out of a request, wherever one can be.
-fn hide(parts: &mut request::Parts, credentials: &Credentials) {
+fn hide(parts: &mut request::Parts, credentials: &KeySources) {
     parts.headers.remove(&credentials.header);
     let authorizations = parts.headers.get_all(header::AUTHORIZATION);
     if authorizations

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::authorizer::DenyDecision;
 use crate::headers::X_REQUEST_ID;
 use crate::lifecycle::LifecyclePhase;
-use crate::settings::Site;
+use crate::settings::SiteSettings;
 
 /// Which ways of sending a key there are (RFC 9110 section 11.6.1).
 const CHALLENGE: HeaderValue =
@@ -21,7 +21,11 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// The answer to a request that does not go on: `{"error": WORD, "message": SENTENCE, "request_id": ID}`. hyper leaves
 /// the body out of answers to HEAD.
 #[must_use]
-pub fn error_response(refused: &DenyDecision, site: &Site, id: &HeaderValue) -> Response<Bytes> {
+pub fn error_response(
+    refused: &DenyDecision,
+    site: &SiteSettings,
+    id: &HeaderValue,
+) -> Response<Bytes> {
     let refusal = refused.refusal;
     let body = json!({
         "error": refusal.code(),
@@ -52,7 +56,11 @@ pub fn error_response(refused: &DenyDecision, site: &Site, id: &HeaderValue) -> 
 
 /// The answer to a CORS preflight (Fetch standard, "CORS-preflight fetch"), from `cors` alone.
 #[must_use]
-pub fn preflight_response(site: &Site, request: &HeaderMap, id: &HeaderValue) -> Response<Bytes> {
+pub fn preflight_response(
+    site: &SiteSettings,
+    request: &HeaderMap,
+    id: &HeaderValue,
+) -> Response<Bytes> {
     let mut answer = Response::new(Bytes::new());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let headers = answer.headers_mut();

@@ -26,7 +26,7 @@ use crate::local_response;
 use crate::preflight;
 use crate::record::{Record, Telemetry};
 use crate::request_error::{RequestError, UpstreamFailure};
-use crate::settings::{Live, Settings, Site, View};
+use crate::settings::{LiveSettings, Settings, SettingsView, SiteSettings};
 use crate::tunnel::Tunnel;
 use crate::upstream::{
     ExchangeError, KeyAccount, TruncatedResponse, UpstreamExchange, UpstreamPool,
@@ -41,7 +41,7 @@ pub struct Proxy {
     /// What needs a restart to change.
     pub settings: Settings,
     /// What does not.
-    pub site: Live,
+    pub site: LiveSettings,
     /// Who may pass.
     pub authorizer: Authorizer,
     /// Where requests are counted and written down.
@@ -58,7 +58,7 @@ pub struct Proxy {
 pub(crate) struct WorkerThread {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) upstream: Arc<UpstreamPool>,
-    view: Mutex<View>,
+    view: Mutex<SettingsView>,
 }
 
 impl WorkerThread {
@@ -73,7 +73,7 @@ impl WorkerThread {
     }
 
     /// The site in force.
-    pub(crate) fn site(&self) -> Arc<Site> {
+    pub(crate) fn site(&self) -> Arc<SiteSettings> {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(view.site())
     }
@@ -191,7 +191,7 @@ enum ProxyResponse {
 
 async fn respond(
     active: &mut ActiveRequest,
-    site: &Site,
+    site: &SiteSettings,
     id: &HeaderValue,
     mut parts: Parts,
     body: Incoming,
@@ -287,7 +287,7 @@ async fn respond(
 
 /// What is wrong with a request whoever sends it. The host that the request line names counts (RFC 9112 section 3.2.2),
 /// for whoever looks at it later.
-fn validate(parts: &mut Parts, body: &Incoming, site: &Site) -> Result<(), RequestError> {
+fn validate(parts: &mut Parts, body: &Incoming, site: &SiteSettings) -> Result<(), RequestError> {
     if parts.method == Method::CONNECT {
         return Err(RequestError::NotImplemented);
     }

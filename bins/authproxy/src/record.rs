@@ -19,7 +19,7 @@ use crate::grant::{Grant, KeyHash};
 use crate::headers::{PeerAddress, client_address};
 use crate::metrics::Metrics;
 use crate::request_error::{RequestError, TruncationReason};
-use crate::settings::Site;
+use crate::settings::SiteSettings;
 pub use failures::FailureLog;
 
 /// Where records go.
@@ -65,7 +65,7 @@ pub struct Record {
 /// keep what hyper has read the request into.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    pub(crate) site: Arc<Site>,
+    pub(crate) site: Arc<SiteSettings>,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
     /// The address that it came from.
@@ -76,7 +76,7 @@ pub(crate) struct Asked {
 
 impl Asked {
     pub(crate) fn new(
-        site: &Arc<Site>,
+        site: &Arc<SiteSettings>,
         parts: &Parts,
         client: &PeerAddress,
         id: HeaderValue,
@@ -96,7 +96,7 @@ impl Record {
     #[must_use]
     pub fn begin(
         telemetry: &Arc<Telemetry>,
-        site: &Arc<Site>,
+        site: &Arc<SiteSettings>,
         parts: &Parts,
         client: &PeerAddress,
         id: HeaderValue,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Args;
 use crate::proxy::Proxy;
-use crate::settings::{self, Loaded};
+use crate::settings::{self, LoadedSettings};
 
 /// The command line, which is the same for ever, and what became of the file.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub struct ConfigReloader {
     args: Args,
     matches: CommandLine,
     /// What the process was started with.
-    start: Loaded,
+    start: LoadedSettings,
     state: Mutex<State>,
 }
 
@@ -32,7 +32,7 @@ struct State {
 impl ConfigReloader {
     /// Of a process that was started with this command line, and runs with these settings.
     #[must_use]
-    pub fn new(args: Args, matches: CommandLine, start: Loaded) -> Self {
+    pub fn new(args: Args, matches: CommandLine, start: LoadedSettings) -> Self {
         let state = State {
             hash: start.settings.hash.clone(),
             trouble: None,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::grant::Grant;
 use crate::request_error::RequestError;
-use crate::settings::{Preflight, Route, Rules};
+use crate::settings::{AccessRules, PreflightPolicy, RouteRule};
 
 pub use host::normalize_host_pattern;
 pub use path::{is_unambiguous_path, normalize_path_prefix};
@@ -76,7 +76,7 @@ pub struct RouteMatch<'s> {
     /// What is needed; all of them. None: the path is open, and needs no key.
     pub rights: Option<Cow<'s, [String]>>,
     /// What becomes of CORS preflights that ask about it.
-    pub preflight: Preflight,
+    pub preflight: PreflightPolicy,
 }
 
 impl RouteMatch<'_> {
@@ -111,7 +111,7 @@ impl RouteMatch<'_> {
 /// # Errors
 /// [`RequestError::AmbiguousPath`]: there are routes, and servers read this path differently.
 pub fn match_route<'s>(
-    rules: &'s Rules,
+    rules: &'s AccessRules,
     method: &str,
     path: &str,
 ) -> Result<RouteMatch<'s>, RequestError> {
@@ -119,7 +119,7 @@ pub fn match_route<'s>(
         return Ok(default_match(rules));
     }
     let plain = path::parse_path(path);
-    let needs_path = |route: &Route| !path::is_root(&route.prefix);
+    let needs_path = |route: &RouteRule| !path::is_root(&route.prefix);
     if plain.is_none() && rules.routes.iter().any(needs_path) {
         return Err(RequestError::AmbiguousPath);
     }
@@ -150,7 +150,7 @@ pub fn match_route<'s>(
 }
 
 /// What is said of requests that no route is about.
-fn default_match(rules: &Rules) -> RouteMatch<'_> {
+fn default_match(rules: &AccessRules) -> RouteMatch<'_> {
     RouteMatch {
         name: None,
         rights: Some(Cow::Borrowed(&rules.rights)),
@@ -160,7 +160,7 @@ fn default_match(rules: &Rules) -> RouteMatch<'_> {
 
 /// The route that decides in one reading of a request.
 fn longest_prefix_match<'s>(
-    rules: &'s Rules,
+    rules: &'s AccessRules,
     method: &str,
     fits: &dyn Fn(&str) -> bool,
 ) -> RouteMatch<'s> {

@@ -30,7 +30,7 @@ use crate::deadline::{ActiveParty, ConnectionActivity};
 use crate::proxy::Proxy;
 use crate::record::Telemetry;
 use crate::request_error::{RequestError, TruncationReason, UpstreamFailure};
-use crate::settings::{Server, Site};
+use crate::settings::{SiteSettings, UpstreamAddress};
 use connection::UpstreamConnection;
 pub(crate) use error::{ExchangeError, TruncatedResponse};
 use request::RequestWriter;
@@ -55,7 +55,7 @@ type IdleConnections = Vec<Box<UpstreamConnection>>;
 
 /// The connections of one thread.
 pub(crate) struct UpstreamPool {
-    server: Server,
+    server: UpstreamAddress,
     telemetry: Arc<Telemetry>,
     /// Exchanges that may begin. Connections are only opened when none is idle, so there are never more of them.
     slots: SlotQueue,
@@ -110,7 +110,7 @@ impl UpstreamPool {
         body: RequestBody,
         account: KeyAccount,
         activity: &ConnectionActivity,
-        site: &Site,
+        site: &SiteSettings,
     ) -> Result<(ResponseParts, UpstreamExchange), ExchangeError> {
         let slot = PoolSlot::acquire(self, account, site.timeouts.server).await?;
         let mut exchange = UpstreamExchange::new(slot, body);
@@ -145,7 +145,7 @@ impl UpstreamPool {
         }
     }
 
-    async fn connect(&self, site: &Site) -> Result<Box<UpstreamConnection>, ExchangeError> {
+    async fn connect(&self, site: &SiteSettings) -> Result<Box<UpstreamConnection>, ExchangeError> {
         let connected = timeout(site.timeouts.server, stream::connect(&self.server)).await;
         let stream = connected
             .map_err(|_| UpstreamFailure::ConnectTimeout)?

@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 const SECRET: &[u8] = b"of nobody but us";
 
 /// What is believed for how long; nothing of it is over in a test that does not shorten it.
-const SETTINGS: settings::Cache = settings::Cache {
+const SETTINGS: settings::CacheSettings = settings::CacheSettings {
     entries: 10_000,
     allowed: Duration::from_secs(600),
     denied: Duration::from_secs(600),
@@ -91,7 +91,7 @@ impl CacheFixture {
     /// A host that has just been started, with other settings or another secret than most.
     fn host_with(
         &self,
-        settings: settings::Cache,
+        settings: settings::CacheSettings,
         secret: &[u8],
     ) -> PermissionsCache<CountingBackend> {
         self.host_with_secrets(settings, &[secret])
@@ -99,13 +99,13 @@ impl CacheFixture {
 
     fn host_with_secrets(
         &self,
-        settings: settings::Cache,
+        settings: settings::CacheSettings,
         secrets: &[&[u8]],
     ) -> PermissionsCache<CountingBackend> {
         let secrets = secrets
             .iter()
-            .map(|secret| settings::Secret(secret.to_vec()));
-        let shared = settings::Shared {
+            .map(|secret| settings::SigningSecret(secret.to_vec()));
+        let shared = settings::MemcachedSettings {
             servers: self.servers.iter().map(MemcachedServer::address).collect(),
             prefix: "eightball".to_owned(),
             secrets: secrets.collect(),
@@ -368,10 +368,10 @@ fn memcached_server_with_wrong_replies_admits_no_key() {
         }
     });
     world.engine.known.lock().unwrap().clear();
-    let shared = settings::Shared {
+    let shared = settings::MemcachedSettings {
         servers: vec![address],
         prefix: "eightball".to_owned(),
-        secrets: vec![settings::Secret(SECRET.to_vec())],
+        secrets: vec![settings::SigningSecret(SECRET.to_vec())],
     };
     world.servers.clear();
     let shared = SharedCache::new(&shared).unwrap();
@@ -408,7 +408,7 @@ fn host_started_during_backend_failure_uses_entries_of_others() {
     let Some(world) = CacheFixture::new(1) else {
         return;
     };
-    let short = settings::Cache {
+    let short = settings::CacheSettings {
         allowed: Duration::from_secs(1),
         denied: Duration::from_secs(1),
         ..SETTINGS
@@ -428,7 +428,7 @@ fn host_started_during_backend_failure_uses_entries_of_others() {
     let host = world.host_with(short, SECRET);
     assert_eq!(world.lookup(&host, key(2)), None);
     // Nor is a grant by a host that believes nothing for longer.
-    let strict = settings::Cache {
+    let strict = settings::CacheSettings {
         stale: Duration::ZERO,
         ..short
     };

@@ -4,7 +4,7 @@ use authproxy::cache::{Asked, LONGEST_VALUE, Reply, parse_reply};
 use authproxy::credential;
 use authproxy::grant::KeyHash;
 use authproxy::request_error::RequestError;
-use authproxy::settings::Credentials;
+use authproxy::settings::KeySources;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Uri};
@@ -33,7 +33,7 @@ pub(super) fn run(bytes: &[u8]) {
     let Some(mut parts) = request(bytes) else {
         return;
     };
-    let credentials = Credentials {
+    let credentials = KeySources {
         header: HEADER,
         parameter: PARAMETER.to_owned(),
         hide: true,

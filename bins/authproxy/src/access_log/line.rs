@@ -12,7 +12,7 @@ use hostkit::{clock, log};
 use crate::authorizer::AllowReason;
 use crate::credential;
 use crate::record::{Asked, Record};
-use crate::settings::AccessLog as Shape;
+use crate::settings::AccessLogFormat as Shape;
 
 /// What is shown of a path and of a query, in bytes each.
 const LONGEST: usize = 4096;

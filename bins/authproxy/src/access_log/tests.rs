@@ -13,7 +13,7 @@ use crate::grant::KeyHash;
 use crate::headers::PeerAddress;
 use crate::record::{Asked, Telemetry};
 use crate::request_error::{RequestError, TruncationReason};
-use crate::settings::AccessLog as Shape;
+use crate::settings::AccessLogFormat as Shape;
 use crate::settings::tests::site;
 
 /// A writer that hands each chunk to a test, and waits while the test does not take it.

@@ -10,45 +10,45 @@ use hyper::header::{HeaderName, HeaderValue};
 use super::*;
 use crate::permissions::BackendUnavailable;
 use crate::request_error::PermissionsFailure;
-use crate::settings::{Cors, Credentials, Limits, Route, Timeouts};
+use crate::settings::{CorsPolicy, KeySources, RequestLimits, RequestTimeouts, RouteRule};
 
-fn site() -> Site {
+fn site() -> SiteSettings {
     let second = Duration::from_secs(1);
-    let route = |name: &str, prefix: &str, methods: &[&str], rights: Option<&str>| Route {
+    let route = |name: &str, prefix: &str, methods: &[&str], rights: Option<&str>| RouteRule {
         name: name.into(),
         prefix: prefix.to_owned(),
         methods: methods.iter().map(|&one| one.to_owned()).collect(),
         rights: rights.map(|right| vec![right.to_owned()]),
-        preflight: Preflight::Off,
+        preflight: PreflightPolicy::Off,
     };
-    Site {
-        credentials: Credentials {
+    SiteSettings {
+        credentials: KeySources {
             header: HeaderName::from_static("x-api-key"),
             parameter: "apikey".to_owned(),
             hide: false,
         },
-        rules: Rules {
+        rules: AccessRules {
             rights: vec!["all".to_owned()],
             routes: vec![
                 route("ping", "/ping", &[], None),
                 route("change", "/", &["POST"], Some("write")),
             ],
-            preflight: Preflight::Off,
+            preflight: PreflightPolicy::Off,
             host_parameter: None,
         },
         trusted: Vec::new(),
         protected: Vec::new(),
-        cors: Cors::default(),
+        cors: CorsPolicy::default(),
         health_path: None,
         fail_open: false,
         stream_all: false,
-        timeouts: Timeouts {
+        timeouts: RequestTimeouts {
             server: second,
             client: second,
             idle: second,
             stream: second,
         },
-        limits: Limits {
+        limits: RequestLimits {
             head: 16_384,
             body: None,
             rate: 0,
@@ -84,7 +84,7 @@ fn unavailable() -> KeyLookupResult {
 
 /// What is decided when this is known of the key `k`, of a trusted peer; nothing may be asked about when it is none.
 async fn decide_trusted(
-    site: &Site,
+    site: &SiteSettings,
     parts: &Parts,
     answer: Option<KeyLookupResult>,
 ) -> Result<AllowDecision, DenyDecision> {
@@ -93,7 +93,7 @@ async fn decide_trusted(
 
 async fn decide_for_peer(
     trusted: bool,
-    site: &Site,
+    site: &SiteSettings,
     parts: &Parts,
     answer: Option<KeyLookupResult>,
 ) -> Result<AllowDecision, DenyDecision> {
@@ -194,9 +194,12 @@ async fn only_a_well_formed_preflight_passes_without_a_key_and_only_as_configure
     };
     let mut site = site();
     for (mode, mark) in [
-        (Preflight::Off, None),
-        (Preflight::Answer, Some(AllowReason::AnsweredPreflight)),
-        (Preflight::Pass, Some(AllowReason::ForwardedPreflight)),
+        (PreflightPolicy::Off, None),
+        (
+            PreflightPolicy::Answer,
+            Some(AllowReason::AnsweredPreflight),
+        ),
+        (PreflightPolicy::Pass, Some(AllowReason::ForwardedPreflight)),
     ] {
         // The route of what is asked about decides, and not that of OPTIONS.
         site.rules.routes[1].preflight = mode;

@@ -65,7 +65,7 @@ impl std::fmt::Debug for Signer {
 impl Signer {
     /// # Errors
     /// The prefix cannot be a part of a name in memcached.
-    pub(super) fn new(prefix: &str, secret: &settings::Secret) -> Result<Self, String> {
+    pub(super) fn new(prefix: &str, secret: &settings::SigningSecret) -> Result<Self, String> {
         if prefix.len() > LONGEST_PREFIX || !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(format!(
                 "{prefix:?} cannot begin a memcached key: take at most {LONGEST_PREFIX} visible ASCII characters"
@@ -118,7 +118,7 @@ impl Signer {
         &self,
         key: &KeyHash,
         entry: &[u8],
-        settings: &settings::Cache,
+        settings: &settings::CacheSettings,
         now: SystemTime,
     ) -> Option<(u64, Kept)> {
         let (version, rest) = entry.split_first()?;

@@ -44,7 +44,7 @@ impl SharedCache {
     ///
     /// # Errors
     /// The prefix cannot be a part of a name in memcached.
-    pub fn new(settings: &settings::Shared) -> Result<Self, String> {
+    pub fn new(settings: &settings::MemcachedSettings) -> Result<Self, String> {
         let place = |name: &String| Placed {
             seed: first_eight(&Sha256::digest(name).into()),
             server: Server::new(name.clone()),
@@ -65,7 +65,11 @@ impl SharedCache {
     }
 
     /// What the key's server has of it, if that can be believed.
-    pub(super) async fn get(&self, key: &KeyHash, settings: &settings::Cache) -> Option<Kept> {
+    pub(super) async fn get(
+        &self,
+        key: &KeyHash,
+        settings: &settings::CacheSettings,
+    ) -> Option<Kept> {
         for signer in self.signers() {
             if let Some(kept) = self.get_signed(signer, key, settings).await {
                 return Some(kept);
@@ -78,7 +82,7 @@ impl SharedCache {
         &self,
         signer: &Signer,
         key: &KeyHash,
-        settings: &settings::Cache,
+        settings: &settings::CacheSettings,
     ) -> Option<Kept> {
         let (name, place) = signer.name(key);
         let entry = self.server(place)?.get(name).await?;
@@ -156,10 +160,10 @@ mod tests {
     use super::*;
 
     fn shared(servers: &[&str]) -> SharedCache {
-        SharedCache::new(&settings::Shared {
+        SharedCache::new(&settings::MemcachedSettings {
             servers: servers.iter().map(|&name| name.to_owned()).collect(),
             prefix: "test".to_owned(),
-            secrets: vec![settings::Secret(b"0123456789abcdef".to_vec())],
+            secrets: vec![settings::SigningSecret(b"0123456789abcdef".to_vec())],
         })
         .unwrap()
     }

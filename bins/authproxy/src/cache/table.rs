@@ -34,7 +34,7 @@ pub(super) struct Kept {
 
 impl Kept {
     /// An answer that has just come.
-    pub(super) fn new(found: BackendResponse, settings: &settings::Cache) -> Self {
+    pub(super) fn new(found: BackendResponse, settings: &settings::CacheSettings) -> Self {
         let longest = if found.grant.is_some() {
             settings.allowed
         } else {
@@ -52,7 +52,7 @@ impl Kept {
         grant: Option<Arc<Grant>>,
         ttl: Duration,
         age: Duration,
-        settings: &settings::Cache,
+        settings: &settings::CacheSettings,
     ) -> Self {
         let beyond = match &grant {
             Some(_) => settings.stale.min(LONGEST),
@@ -121,11 +121,11 @@ enum Nothing {
 pub(super) struct Table {
     somebody: LruCache<KeyHash, Somebody>,
     nothing: LruCache<KeyHash, Nothing>,
-    settings: settings::Cache,
+    settings: settings::CacheSettings,
 }
 
 impl Table {
-    pub(super) fn new(settings: settings::Cache) -> Self {
+    pub(super) fn new(settings: settings::CacheSettings) -> Self {
         Self {
             // A bounded one would allocate for its bound at once.
             somebody: LruCache::unbounded(),

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::grant::BackendResponse;
 
-const SETTINGS: settings::Cache = settings::Cache {
+const SETTINGS: settings::CacheSettings = settings::CacheSettings {
     entries: 10,
     allowed: seconds(60),
     denied: seconds(10),
@@ -151,7 +151,7 @@ async fn heard(asker: JoinHandle<KeyLookupResult>) -> String {
 }
 
 impl Stand {
-    fn new(settings: settings::Cache) -> Self {
+    fn new(settings: settings::CacheSettings) -> Self {
         let engine = Engine::default();
         let cache = PermissionsCache::timed(engine.clone(), settings, None, now);
         Self { engine, cache }

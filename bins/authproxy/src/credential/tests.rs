@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn credentials() -> Credentials {
-    Credentials {
+fn credentials() -> KeySources {
+    KeySources {
         header: HeaderName::from_static("x-api-key"),
         parameter: "apikey".to_owned(),
         hide: false,

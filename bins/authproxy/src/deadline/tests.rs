@@ -16,13 +16,13 @@ struct SimulatedConnection {
 impl SimulatedConnection {
     fn new() -> Self {
         let now = Instant::now();
-        let timeouts = Timeouts {
+        let timeouts = RequestTimeouts {
             server: 20 * SECOND,
             client: 10 * SECOND,
             idle: 60 * SECOND,
             stream: 100 * SECOND,
         };
-        let limits = Limits {
+        let limits = RequestLimits {
             head: 16 << 10,
             body: None,
             rate: 100,

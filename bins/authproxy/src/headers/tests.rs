@@ -30,7 +30,12 @@ fn pass(id: Option<&str>) -> AllowDecision {
 }
 
 /// What the server sees, as `name: value` lines.
-fn sent_with(site: &Site, peer: &str, uri: &str, lines: &[(&str, &str)]) -> (Vec<String>, String) {
+fn sent_with(
+    site: &SiteSettings,
+    peer: &str,
+    uri: &str,
+    lines: &[(&str, &str)],
+) -> (Vec<String>, String) {
     let mut request = Request::builder().uri(uri).header("host", "api.example");
     for (name, value) in lines {
         request = request.header(*name, *value);

@@ -24,7 +24,7 @@ use crate::permissions::server::Servers;
 use crate::permissions::{PermissionsBackend as _, RemoteBackend};
 use crate::request_error::RequestError;
 use crate::request_validation;
-use crate::settings::{self, Engine, Site};
+use crate::settings::{self, BackendSettings, SiteSettings};
 
 /// How long a person waits for a permissions engine.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -115,11 +115,13 @@ fn flags(check: &Check) -> Result<Flags, Failure> {
     Ok(flags)
 }
 
-async fn look_up(engine: Engine, key: KeyHash) -> Result<Option<Arc<Grant>>, Failure> {
+async fn look_up(engine: BackendSettings, key: KeyHash) -> Result<Option<Arc<Grant>>, Failure> {
     let remote = match engine {
-        Engine::File(path) => return Ok(AclFile::open(&path)?.get(&key)),
-        Engine::Servers(urls) => RemoteBackend::Servers(Servers::new(&urls, PATIENCE)?),
-        Engine::Liveconf(path) => RemoteBackend::Liveconf(Arc::new(LiveconfBackend::open(&path))),
+        BackendSettings::File(path) => return Ok(AclFile::open(&path)?.get(&key)),
+        BackendSettings::Servers(urls) => RemoteBackend::Servers(Servers::new(&urls, PATIENCE)?),
+        BackendSettings::Liveconf(path) => {
+            RemoteBackend::Liveconf(Arc::new(LiveconfBackend::open(&path)))
+        }
     };
     let found = remote.look_up(key).await.map_err(|why| {
         Failure::new(Exit::UNAVAILABLE, "no permissions engine can be asked").because(why)
@@ -130,7 +132,7 @@ async fn look_up(engine: Engine, key: KeyHash) -> Result<Option<Arc<Grant>>, Fai
 /// Judges as the daemon would: by what was named on the command line; of the rest nothing is asked.
 async fn judge(
     check: &Check,
-    site: &Site,
+    site: &SiteSettings,
     grant: Option<Arc<Grant>>,
 ) -> Result<Result<AllowDecision, DenyDecision>, Failure> {
     let parts = request(check, site)?;
@@ -157,7 +159,7 @@ async fn judge(
 }
 
 /// The request that is judged. Its key stands for the one that was typed: what is known of that is at hand.
-fn request(check: &Check, site: &Site) -> Result<Parts, Failure> {
+fn request(check: &Check, site: &SiteSettings) -> Result<Parts, Failure> {
     let mut target = check.path.clone().unwrap_or("/".to_owned());
     if let (Some(name), Some(host)) = (&site.rules.host_parameter, &check.host) {
         let pair = form_urlencoded::Serializer::new(String::new())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::settings::Route;
+use crate::settings::RouteRule;
 
 fn grant() -> Grant {
     Grant {
@@ -312,18 +312,18 @@ fn methods_are_compared_with_their_case() {
 /// Prefix, methods, rights.
 type Line<'a> = (&'a str, &'a [&'a str], Option<&'a [&'a str]>);
 
-fn rules(routes: &[Line<'_>]) -> Rules {
-    let route = |(at, (prefix, methods, rights)): (usize, &Line<'_>)| Route {
+fn rules(routes: &[Line<'_>]) -> AccessRules {
+    let route = |(at, (prefix, methods, rights)): (usize, &Line<'_>)| RouteRule {
         name: Arc::from(at.to_string()),
         prefix: super::normalize_path_prefix(prefix).unwrap(),
         methods: strings(methods),
         rights: rights.map(strings),
-        preflight: Preflight::Off,
+        preflight: PreflightPolicy::Off,
     };
-    Rules {
+    AccessRules {
         rights: strings(&["all"]),
         routes: routes.iter().enumerate().map(route).collect(),
-        preflight: Preflight::Off,
+        preflight: PreflightPolicy::Off,
         host_parameter: None,
     }
 }

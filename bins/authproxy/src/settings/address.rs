@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 /// A server to pass requests on to. HTTP/1.1 without TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Server {
+pub enum UpstreamAddress {
     /// A host and a port. `localhost` is 127.0.0.1 and then ::1, without asking a resolver.
     Tcp {
         /// A name or an address, IPv6 without brackets.
@@ -19,7 +19,7 @@ pub enum Server {
     Unix(PathBuf),
 }
 
-impl FromStr for Server {
+impl FromStr for UpstreamAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -81,7 +81,7 @@ impl FromStr for Server {
     }
 }
 
-impl fmt::Display for Server {
+impl fmt::Display for UpstreamAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "http://[{host}]:{port}"),
@@ -93,14 +93,14 @@ impl fmt::Display for Server {
 
 /// Where to listen: an address, and its port unless that is said elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Listen {
+pub struct ListenAddress {
     /// The address.
     pub ip: IpAddr,
     /// The port; without it that of `--port`.
     pub port: Option<u16>,
 }
 
-impl FromStr for Listen {
+impl FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -140,7 +140,11 @@ mod tests {
             ("unix:///run/app.sock", "unix:/run/app.sock"),
             ("unix:app.sock", "unix:app.sock"),
         ] {
-            assert_eq!(text.parse::<Server>().unwrap().to_string(), shown, "{text}");
+            assert_eq!(
+                text.parse::<UpstreamAddress>().unwrap().to_string(),
+                shown,
+                "{text}"
+            );
         }
     }
 
@@ -164,7 +168,7 @@ mod tests {
             ("http://h h:1", "write http://"),
             ("unix:", "write a path"),
         ] {
-            let error = text.parse::<Server>().unwrap_err();
+            let error = text.parse::<UpstreamAddress>().unwrap_err();
             assert!(error.contains(said), "{text}: {error}");
         }
     }
@@ -180,7 +184,7 @@ mod tests {
             ("localhost", "127.0.0.1", None),
             ("localhost:80", "127.0.0.1", Some(80)),
         ] {
-            let listen: Listen = text.parse().unwrap();
+            let listen: ListenAddress = text.parse().unwrap();
             assert_eq!(
                 (listen.ip, listen.port),
                 (ip.parse().unwrap(), port),
@@ -195,7 +199,7 @@ mod tests {
             ":80",
             "localhostile:1",
         ] {
-            assert!(text.parse::<Listen>().is_err(), "{text}");
+            assert!(text.parse::<ListenAddress>().is_err(), "{text}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::validate::{Wrong, wrong};
-use super::{Engine, Server, Shared, secret};
+use super::{BackendSettings, MemcachedSettings, UpstreamAddress, secret};
 use crate::cli::Flags;
 use crate::permissions::server;
 
@@ -16,21 +16,21 @@ const MEMCACHED: u16 = 11211;
 /// memcached keys have 250 bytes, and most of them are needed for the hash.
 const LONGEST_PREFIX: usize = 100;
 
-pub(super) fn engine(flags: &Flags) -> Result<Engine, Wrong> {
+pub(super) fn engine(flags: &Flags) -> Result<BackendSettings, Wrong> {
     let remedy = "give one of --acl-file, --acl-server and --use-liveconf-aclserver";
     let liveconf = flags.use_liveconf_aclserver.unwrap_or_default();
     match (&flags.acl_file, &flags.acl_server, liveconf) {
-        (Some(file), None, false) => Ok(Engine::File(file.clone())),
+        (Some(file), None, false) => Ok(BackendSettings::File(file.clone())),
         (None, Some(urls), false) => {
             for url in urls {
                 server::check(url).map_err(|what| wrong("--acl-server", what))?;
             }
             match urls.as_slice() {
                 [] => Err(wrong("--acl-server is empty", "name a permissions engine")),
-                urls => Ok(Engine::Servers(urls.to_vec())),
+                urls => Ok(BackendSettings::Servers(urls.to_vec())),
             }
         }
-        (None, None, true) => Ok(Engine::Liveconf(
+        (None, None, true) => Ok(BackendSettings::Liveconf(
             flags.liveconf.clone().unwrap_or_else(|| LIVECONF.into()),
         )),
         (None, None, false) => Err(wrong("nothing says who knows the keys", remedy)),
@@ -38,7 +38,10 @@ pub(super) fn engine(flags: &Flags) -> Result<Engine, Wrong> {
     }
 }
 
-pub(super) fn shared(flags: &Flags, warnings: &mut Vec<String>) -> Result<Option<Shared>, Wrong> {
+pub(super) fn shared(
+    flags: &Flags,
+    warnings: &mut Vec<String>,
+) -> Result<Option<MemcachedSettings>, Wrong> {
     let servers = flags.memcache_servers.clone().unwrap_or_default();
     if !flags.cache.unwrap_or_default() {
         if !servers.is_empty() {
@@ -68,7 +71,7 @@ pub(super) fn shared(flags: &Flags, warnings: &mut Vec<String>) -> Result<Option
     match secret::read(path)? {
         secret::Read::Secrets(secrets, warning) => {
             warnings.extend(warning);
-            Ok(Some(Shared {
+            Ok(Some(MemcachedSettings {
                 servers,
                 prefix,
                 secrets,
@@ -114,7 +117,7 @@ fn memcached(text: &str) -> Result<String, Wrong> {
     };
     // What a server of HTTP may be called, a memcached may, too.
     match format!("http://{whole}").parse() {
-        Ok(Server::Tcp { .. }) if !whole.contains('/') => Ok(whole),
+        Ok(UpstreamAddress::Tcp { .. }) if !whole.contains('/') => Ok(whole),
         _ => Err(wrong(
             format!("--memcache-servers: {text:?} is no server"),
             "write HOST:PORT,HOST:PORT",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HeaderName, HeaderValue, ORIGIN, VARY};
 
 use super::validate::{Wrong, wrong};
-use super::{Cors, Preflight, Route, Rules};
+use super::{AccessRules, CorsPolicy, PreflightPolicy, RouteRule};
 use crate::cli::Flags;
 use crate::config::RouteEntry;
 use crate::preflight;
@@ -24,32 +24,32 @@ const CORS: [&str; 6] = [
     "max-age",
 ];
 
-pub(super) fn rules(flags: &Flags, cors: &Cors) -> Result<Rules, Wrong> {
+pub(super) fn rules(flags: &Flags, cors: &CorsPolicy) -> Result<AccessRules, Wrong> {
     let rights = names("--right", flags.right.as_deref().unwrap_or_default())?;
     let preflight = match flags.cors_preflight {
         Some(asked) => possible(asked, cors)?,
-        None if cors.headers.is_empty() => Preflight::Off,
-        None => Preflight::Answer,
+        None if cors.headers.is_empty() => PreflightPolicy::Off,
+        None => PreflightPolicy::Answer,
     };
-    let mut routes: Vec<Route> = Vec::new();
+    let mut routes: Vec<RouteRule> = Vec::new();
     let entries = flags.routes.as_deref().unwrap_or_default();
     for entry in entries {
         let preflight = match entry.cors_preflight {
             Some(asked) => possible(asked, cors)?,
             // It passes as every request does, and the server's own answer fits the server's other answers.
-            None if entry.open && entry.methods.is_none() => Preflight::Off,
+            None if entry.open && entry.methods.is_none() => PreflightPolicy::Off,
             None => preflight,
         };
         routes.push(route(entry, preflight)?);
     }
     for prefix in flags.open.iter().flatten() {
         let prefix = path("open", prefix)?;
-        routes.push(Route {
+        routes.push(RouteRule {
             name: prefix.as_str().into(),
             prefix,
             methods: Vec::new(),
             rights: None,
-            preflight: Preflight::Off,
+            preflight: PreflightPolicy::Off,
         });
     }
     if routes.len() > ROUTES {
@@ -61,7 +61,7 @@ pub(super) fn rules(flags: &Flags, cors: &Cors) -> Result<Rules, Wrong> {
         ));
     }
     for (index, route) in routes.iter().enumerate() {
-        let differs = |other: &&Route| {
+        let differs = |other: &&RouteRule| {
             other.prefix != route.prefix && other.prefix.eq_ignore_ascii_case(&route.prefix)
         };
         if let Some(other) = routes[..index].iter().find(differs) {
@@ -73,7 +73,7 @@ pub(super) fn rules(flags: &Flags, cors: &Cors) -> Result<Rules, Wrong> {
                 "write both alike: there are servers to which they are one path",
             ));
         }
-        let both = |other: &&Route| {
+        let both = |other: &&RouteRule| {
             let same = |method| other.methods.contains(method);
             other.prefix == route.prefix
                 && (route.methods.is_empty() == other.methods.is_empty())
@@ -86,7 +86,7 @@ pub(super) fn rules(flags: &Flags, cors: &Cors) -> Result<Rules, Wrong> {
             ));
         }
     }
-    Ok(Rules {
+    Ok(AccessRules {
         rights,
         routes,
         preflight,
@@ -95,8 +95,8 @@ pub(super) fn rules(flags: &Flags, cors: &Cors) -> Result<Rules, Wrong> {
 }
 
 /// Refuses rules by which some request would need no right.
-pub(super) fn complete(rules: &Rules) -> Result<(), Wrong> {
-    let everything = |route: &Route| route.prefix == "/" && route.methods.is_empty();
+pub(super) fn complete(rules: &AccessRules) -> Result<(), Wrong> {
+    let everything = |route: &RouteRule| route.prefix == "/" && route.methods.is_empty();
     if rules.rights.is_empty() && !rules.routes.iter().any(everything) {
         return Err(wrong(
             "nothing says which right a key needs",
@@ -107,8 +107,8 @@ pub(super) fn complete(rules: &Rules) -> Result<(), Wrong> {
 }
 
 /// An answer to preflights needs something to say.
-fn possible(asked: Preflight, cors: &Cors) -> Result<Preflight, Wrong> {
-    if asked == Preflight::Answer && cors.headers.is_empty() {
+fn possible(asked: PreflightPolicy, cors: &CorsPolicy) -> Result<PreflightPolicy, Wrong> {
+    if asked == PreflightPolicy::Answer && cors.headers.is_empty() {
         return Err(wrong(
             "cors-preflight: answer has nothing to answer with",
             "give `cors: {allow-origin: https://example.com, allow-headers: X-API-Key}` in the configuration file",
@@ -117,7 +117,7 @@ fn possible(asked: Preflight, cors: &Cors) -> Result<Preflight, Wrong> {
     Ok(asked)
 }
 
-fn route(entry: &RouteEntry, preflight: Preflight) -> Result<Route, Wrong> {
+fn route(entry: &RouteEntry, preflight: PreflightPolicy) -> Result<RouteRule, Wrong> {
     let prefix = path("routes: path", &entry.path)?;
     let what = format!("the route for {prefix}");
     let methods = entry.methods.clone().unwrap_or_default();
@@ -153,7 +153,7 @@ fn route(entry: &RouteEntry, preflight: Preflight) -> Result<Route, Wrong> {
             "use 1 to 100 visible characters",
         ));
     }
-    Ok(Route {
+    Ok(RouteRule {
         name: Arc::from(name),
         methods,
         rights,
@@ -199,8 +199,8 @@ pub(super) fn health(path: &str) -> Result<String, Wrong> {
     Ok(path.to_owned())
 }
 
-pub(super) fn cors(flags: &Flags) -> Result<Cors, Wrong> {
-    let mut cors = Cors::default();
+pub(super) fn cors(flags: &Flags) -> Result<CorsPolicy, Wrong> {
+    let mut cors = CorsPolicy::default();
     for (key, values) in flags.cors.iter().flatten() {
         let name: HeaderName = CORS
             .contains(&key.as_str())

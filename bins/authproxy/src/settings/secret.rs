@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::Secret;
+use super::SigningSecret;
 use super::validate::{Wrong, wrong};
 
 /// The shortest secret, in bytes: 128 bits.
@@ -15,7 +15,7 @@ const LONGEST: u64 = 4096;
 /// What became of a secret file.
 pub(super) enum Read {
     /// The secrets, that which signs first, and what should be done about the file.
-    Secrets(Vec<Secret>, Option<String>),
+    Secrets(Vec<SigningSecret>, Option<String>),
     /// There is none, or it cannot be read.
     Missing(std::io::Error),
 }
@@ -71,7 +71,9 @@ pub(super) fn read(path: &Path) -> Result<Read, Wrong> {
             format!("the {lines} lines of {shown} are one secret: while it is changed, leave two, the new and the old one")
         })
     });
-    let secrets = secrets.into_iter().map(|secret| Secret(secret.to_vec()));
+    let secrets = secrets
+        .into_iter()
+        .map(|secret| SigningSecret(secret.to_vec()));
     Ok(Read::Secrets(secrets.collect(), warning))
 }
 

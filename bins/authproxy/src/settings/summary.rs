@@ -4,8 +4,9 @@ use hostkit::units::{format_duration, format_size};
 use hyper::header::ACCESS_CONTROL_ALLOW_ORIGIN;
 
 use super::{
-    AccessLog, Cache, Cors, Credentials, Engine, Limits, Preflight, Route, Rules, Settings, Shared,
-    Site, Timeouts,
+    AccessLogFormat, AccessRules, BackendSettings, CacheSettings, CorsPolicy, KeySources,
+    MemcachedSettings, PreflightPolicy, RequestLimits, RequestTimeouts, RouteRule, Settings,
+    SiteSettings,
 };
 
 /// The settings, for people: one line each, with what is in force and was not said.
@@ -27,7 +28,7 @@ pub fn summary(settings: &Settings) -> String {
         site,
         hash: _,
     } = settings;
-    let Site {
+    let SiteSettings {
         credentials,
         rules,
         trusted,
@@ -39,7 +40,7 @@ pub fn summary(settings: &Settings) -> String {
         stream_all,
         limits,
     } = &**site;
-    let Timeouts {
+    let RequestTimeouts {
         server: server_timeout,
         client,
         idle,
@@ -49,7 +50,7 @@ pub fn summary(settings: &Settings) -> String {
         true => "every response after its first byte",
         false => "event streams",
     };
-    let Limits {
+    let RequestLimits {
         head,
         body,
         rate,
@@ -105,8 +106,8 @@ pub fn summary(settings: &Settings) -> String {
         (
             "access log",
             match access_log {
-                Some(AccessLog::Plain) => "plain",
-                Some(AccessLog::Json) => "json",
+                Some(AccessLogFormat::Plain) => "plain",
+                Some(AccessLogFormat::Json) => "json",
                 None => "off",
             }
             .to_owned(),
@@ -122,22 +123,22 @@ pub fn summary(settings: &Settings) -> String {
         .collect()
 }
 
-fn describe_engine(engine: &Engine) -> String {
+fn describe_engine(engine: &BackendSettings) -> String {
     match engine {
-        Engine::File(path) => format!("file {}", path.display()),
-        Engine::Servers(urls) => {
+        BackendSettings::File(path) => format!("file {}", path.display()),
+        BackendSettings::Servers(urls) => {
             let urls: Vec<String> = urls
                 .iter()
                 .map(|url| hostkit::mask::mask_url(url.as_str()))
                 .collect();
             format!("servers {}", urls.join(", "))
         }
-        Engine::Liveconf(path) => format!("`aclserver` in {}", path.display()),
+        BackendSettings::Liveconf(path) => format!("`aclserver` in {}", path.display()),
     }
 }
 
-fn describe_cache(cache: &Cache) -> String {
-    let Cache {
+fn describe_cache(cache: &CacheSettings) -> String {
+    let CacheSettings {
         entries,
         allowed,
         denied,
@@ -153,8 +154,8 @@ fn describe_cache(cache: &Cache) -> String {
     )
 }
 
-fn describe_shared(shared: Option<&Shared>) -> String {
-    let Some(Shared {
+fn describe_shared(shared: Option<&MemcachedSettings>) -> String {
+    let Some(MemcachedSettings {
         servers,
         prefix,
         secrets,
@@ -169,8 +170,8 @@ fn describe_shared(shared: Option<&Shared>) -> String {
     format!("{}, prefix {prefix}{secrets}", servers.join(", "))
 }
 
-fn describe_credentials(credentials: &Credentials) -> String {
-    let Credentials {
+fn describe_credentials(credentials: &KeySources) -> String {
+    let KeySources {
         header,
         parameter,
         hide,
@@ -182,15 +183,15 @@ fn describe_credentials(credentials: &Credentials) -> String {
     format!("{header}, Authorization, ?{parameter}=; {hidden}")
 }
 
-fn describe_rules(rules: &Rules) -> Vec<(&'static str, String)> {
-    let Rules {
+fn describe_rules(rules: &AccessRules) -> Vec<(&'static str, String)> {
+    let AccessRules {
         rights,
         routes,
         preflight: everywhere,
         host_parameter,
     } = rules;
     let mut lines = vec![("rights", list(rights))];
-    for Route {
+    for RouteRule {
         name,
         prefix,
         methods,
@@ -228,16 +229,16 @@ fn describe_rules(rules: &Rules) -> Vec<(&'static str, String)> {
     lines
 }
 
-const fn describe_preflight(preflight: Preflight) -> &'static str {
+const fn describe_preflight(preflight: PreflightPolicy) -> &'static str {
     match preflight {
-        Preflight::Off => "off",
-        Preflight::Answer => "answer",
-        Preflight::Pass => "pass",
+        PreflightPolicy::Off => "off",
+        PreflightPolicy::Answer => "answer",
+        PreflightPolicy::Pass => "pass",
     }
 }
 
-fn describe_cors(cors: &Cors) -> Vec<(&'static str, String)> {
-    let Cors { headers, origins } = cors;
+fn describe_cors(cors: &CorsPolicy) -> Vec<(&'static str, String)> {
+    let CorsPolicy { headers, origins } = cors;
     let origins = origins
         .iter()
         .map(|origin| (&ACCESS_CONTROL_ALLOW_ORIGIN, origin));

@@ -14,7 +14,7 @@ mod secrets;
 const LEAST: &str = "port: 1\nserver: unix:/s\nright: all\nacl-file: /acl\n";
 
 /// Settings from the text of a file and a command line behind `authproxy`.
-pub(crate) fn loaded(file: &str, line: &str) -> Result<Loaded, Failure> {
+pub(crate) fn loaded(file: &str, line: &str) -> Result<LoadedSettings, Failure> {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("authproxy.yaml");
     std::fs::write(&path, file).unwrap();
@@ -25,15 +25,15 @@ pub(crate) fn loaded(file: &str, line: &str) -> Result<Loaded, Failure> {
 }
 
 /// A site, from what a file says beside the least there has to be.
-pub(crate) fn site(file: &str) -> Arc<Site> {
+pub(crate) fn site(file: &str) -> Arc<SiteSettings> {
     least(file, "").unwrap().settings.site
 }
 
-fn least(file: &str, line: &str) -> Result<Loaded, Failure> {
+fn least(file: &str, line: &str) -> Result<LoadedSettings, Failure> {
     loaded(&format!("{LEAST}{file}"), line)
 }
 
-fn shown(loaded: &Loaded) -> String {
+fn shown(loaded: &LoadedSettings) -> String {
     // The hash is of what was said, not of what is in force.
     let mut settings = loaded.settings.clone();
     settings.hash.clear();
@@ -164,14 +164,14 @@ fn a_command_line_alone_is_enough() {
     let settings = load(&args, &matches).unwrap().settings;
     assert_eq!(settings.listen, ["[::]:80".parse().unwrap()]);
     assert_eq!(settings.site.rules.rights, ["a", "b", "c"]);
-    assert_eq!(settings.access_log, Some(AccessLog::Plain));
+    assert_eq!(settings.access_log, Some(AccessLogFormat::Plain));
     assert!(settings.site.trusts("10.1.2.3".parse().unwrap()));
     assert!(settings.site.trusts("::ffff:127.0.0.1".parse().unwrap()));
     assert!(!settings.site.trusts("192.0.2.1".parse().unwrap()));
     let words = line.split_whitespace().chain(["--logstash_format=True"]);
     let (args, matches) = hostkit::cli::parse::<crate::Args, _>(words).unwrap();
     let settings = load(&args, &matches).unwrap().settings;
-    assert_eq!(settings.access_log, Some(AccessLog::Json));
+    assert_eq!(settings.access_log, Some(AccessLogFormat::Json));
 }
 
 #[test]
@@ -541,7 +541,7 @@ fn what_is_odd_is_said_and_no_reason_to_stop() {
 
 #[test]
 fn a_view_follows_the_site_in_force() {
-    let live = Live::new(site(""));
+    let live = LiveSettings::new(site(""));
     let mut view = live.view();
     assert!(!view.site().fail_open);
     live.replace(site("fail-open: true\n"));

@@ -12,8 +12,8 @@ use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    AccessLog, AccessLogChoice, Cache, Credentials, Engine, Limits, Listen, Server, Settings, Site,
-    Timeouts, engine, rules,
+    AccessLogFormat, AccessLogOption, BackendSettings, CacheSettings, KeySources, ListenAddress,
+    RequestLimits, RequestTimeouts, Settings, SiteSettings, UpstreamAddress, engine, rules,
 };
 use crate::cli::{Args, Flags};
 use crate::config;
@@ -30,7 +30,7 @@ const TRUSTED: &str = "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/
 
 /// Settings, and what their reader should know of them.
 #[derive(Debug, Clone)]
-pub struct Loaded {
+pub struct LoadedSettings {
     /// The settings.
     pub settings: Settings,
     /// What was said of them, by the names that its writer used.
@@ -44,7 +44,7 @@ pub struct Loaded {
 /// # Errors
 /// The file is wrong (exit 78); or what was said does not go together: exit 2, or 78 where a file had a say, and with
 /// `--check`.
-pub fn load(args: &Args, matches: &CommandLine) -> Result<Loaded, Failure> {
+pub fn load(args: &Args, matches: &CommandLine) -> Result<LoadedSettings, Failure> {
     let (flags, configured) = config::merged(args, matches)?;
     let exit = if configured || args.check {
         Exit::CONFIG
@@ -54,7 +54,7 @@ pub fn load(args: &Args, matches: &CommandLine) -> Result<Loaded, Failure> {
     let mut warnings = Vec::new();
     let settings = settle(&flags, args.common.logstash_format, &mut warnings)
         .map_err(|Wrong { what, remedy }| Failure::new(exit, what).remedy(remedy))?;
-    Ok(Loaded {
+    Ok(LoadedSettings {
         settings,
         flags,
         warnings,
@@ -69,7 +69,7 @@ pub fn load(args: &Args, matches: &CommandLine) -> Result<Loaded, Failure> {
 pub(crate) fn resolve_rules(
     flags: &Flags,
     require_rights: bool,
-) -> Result<(Engine, Site), Failure> {
+) -> Result<(BackendSettings, SiteSettings), Failure> {
     let settled = || {
         let site = site(flags, &mut Vec::new())?;
         if require_rights {
@@ -82,7 +82,7 @@ pub(crate) fn resolve_rules(
 
 /// What differs between two settings and cannot be changed while running, by the names under which it was said.
 #[must_use]
-pub fn restarts(before: &Loaded, after: &Loaded) -> Vec<String> {
+pub fn restarts(before: &LoadedSettings, after: &LoadedSettings) -> Vec<String> {
     /// Whether a part of the settings differs, and which of its names were said otherwise.
     macro_rules! part {
         ($what:expr, $($name:ident),+) => {{
@@ -174,7 +174,7 @@ fn settle(flags: &Flags, logstash: bool, warnings: &mut Vec<String>) -> Result<S
         threads: threads(flags.threads.unwrap_or(1).into(), warnings),
         connections: count("--max-connections", flags.max_connections, 20_000)?,
         engine: engine::engine(flags)?,
-        cache: Cache {
+        cache: CacheSettings {
             entries: count("--cache-entries", flags.cache_entries, 10_000)?,
             allowed: flags.ttl_allowed.unwrap_or(Duration::from_secs(60)),
             denied: flags.ttl_denied.unwrap_or(Duration::from_secs(10)),
@@ -186,23 +186,23 @@ fn settle(flags: &Flags, logstash: bool, warnings: &mut Vec<String>) -> Result<S
         drain_timeout: flags.drain_timeout.unwrap_or(Duration::from_secs(10)),
         admin: flags.admin.clone(),
         access_log: match flags.access_log {
-            Some(AccessLogChoice::Off) => None,
-            Some(AccessLogChoice::Json) => Some(AccessLog::Json),
-            None if logstash => Some(AccessLog::Json),
-            Some(AccessLogChoice::Plain) | None => Some(AccessLog::Plain),
+            Some(AccessLogOption::Off) => None,
+            Some(AccessLogOption::Json) => Some(AccessLogFormat::Json),
+            None if logstash => Some(AccessLogFormat::Json),
+            Some(AccessLogOption::Plain) | None => Some(AccessLogFormat::Plain),
         },
         site: Arc::new(site),
         hash: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
     })
 }
 
-fn site(flags: &Flags, warnings: &mut Vec<String>) -> Result<Site, Wrong> {
+fn site(flags: &Flags, warnings: &mut Vec<String>) -> Result<SiteSettings, Wrong> {
     let fail_open = flags.fail_open.unwrap_or_default();
     if fail_open {
         warnings.push("--fail-open is on: every key passes while the engine is away".to_owned());
     }
     let cors = rules::cors(flags)?;
-    Ok(Site {
+    Ok(SiteSettings {
         credentials: credentials(flags)?,
         rules: rules::rules(flags, &cors)?,
         trusted: match &flags.trusted_proxies {
@@ -219,14 +219,14 @@ fn site(flags: &Flags, warnings: &mut Vec<String>) -> Result<Site, Wrong> {
             None => None,
         },
         fail_open,
-        timeouts: Timeouts {
+        timeouts: RequestTimeouts {
             server: span("--timeout", flags.timeout, 15)?,
             client: span("--client-timeout", flags.client_timeout, 15)?,
             idle: span("--idle-timeout", flags.idle_timeout, 60)?,
             stream: span("--stream-timeout", flags.stream_timeout, 3600)?,
         },
         stream_all: flags.stream_all.unwrap_or_default(),
-        limits: Limits {
+        limits: RequestLimits {
             head: head(flags.max_head)?,
             body: flags.max_body,
             rate: flags.min_rate.unwrap_or(500),
@@ -235,7 +235,10 @@ fn site(flags: &Flags, warnings: &mut Vec<String>) -> Result<Site, Wrong> {
     })
 }
 
-fn listen(port: Option<u16>, addresses: Option<&[Listen]>) -> Result<Vec<SocketAddr>, Wrong> {
+fn listen(
+    port: Option<u16>,
+    addresses: Option<&[ListenAddress]>,
+) -> Result<Vec<SocketAddr>, Wrong> {
     let port = port.filter(|port| *port != 0);
     let no_port = || {
         wrong(
@@ -243,12 +246,12 @@ fn listen(port: Option<u16>, addresses: Option<&[Listen]>) -> Result<Vec<SocketA
             "give --port={{thermos.ports[http]}}, or --listen=ADDR:PORT",
         )
     };
-    let everywhere = [Listen {
+    let everywhere = [ListenAddress {
         ip: Ipv6Addr::UNSPECIFIED.into(),
         port: None,
     }];
     let mut sockets = Vec::new();
-    for Listen { ip, port: own } in addresses.unwrap_or(&everywhere) {
+    for ListenAddress { ip, port: own } in addresses.unwrap_or(&everywhere) {
         let port = own.or(port).ok_or_else(no_port)?;
         let address = SocketAddr::new(*ip, port);
         if sockets.contains(&address) {
@@ -269,8 +272,8 @@ fn listen(port: Option<u16>, addresses: Option<&[Listen]>) -> Result<Vec<SocketA
 }
 
 /// Whether requests to a server would come back here.
-fn is_itself(server: &Server, listen: &SocketAddr) -> bool {
-    let Server::Tcp { host, port } = server else {
+fn is_itself(server: &UpstreamAddress, listen: &SocketAddr) -> bool {
+    let UpstreamAddress::Tcp { host, port } = server else {
         return false;
     };
     let (ip, loopback) = match host.parse::<IpAddr>() {
@@ -292,7 +295,7 @@ fn threads(asked: usize, warnings: &mut Vec<String>) -> usize {
     asked.min(most)
 }
 
-fn credentials(flags: &Flags) -> Result<Credentials, Wrong> {
+fn credentials(flags: &Flags) -> Result<KeySources, Wrong> {
     let header = flags
         .key_header
         .clone()
@@ -345,7 +348,7 @@ fn credentials(flags: &Flags) -> Result<Credentials, Wrong> {
             "choose another name for one of them (--key-parameter)",
         ));
     }
-    Ok(Credentials {
+    Ok(KeySources {
         header,
         parameter: key,
         hide: flags.hide_credentials.unwrap_or_default(),

@@ -9,7 +9,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::settings::Server;
+use crate::settings::UpstreamAddress;
 
 /// How much of a body waits in the kernel.
 const UNSENT: u32 = 64 << 10;
@@ -25,10 +25,12 @@ pub(crate) enum UpstreamStream {
 ///
 /// # Errors
 /// Nobody takes the connection.
-pub(super) async fn connect(server: &Server) -> io::Result<UpstreamStream> {
+pub(super) async fn connect(server: &UpstreamAddress) -> io::Result<UpstreamStream> {
     let (host, port) = match server {
-        Server::Unix(path) => return UnixStream::connect(path).await.map(UpstreamStream::Unix),
-        Server::Tcp { host, port } => (host.as_str(), *port),
+        UpstreamAddress::Unix(path) => {
+            return UnixStream::connect(path).await.map(UpstreamStream::Unix);
+        }
+        UpstreamAddress::Tcp { host, port } => (host.as_str(), *port),
     };
     let stream = HostPort {
         host: host.into(),

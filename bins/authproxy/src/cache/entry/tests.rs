@@ -2,7 +2,7 @@
 
 use super::*;
 
-const SETTINGS: settings::Cache = settings::Cache {
+const SETTINGS: settings::CacheSettings = settings::CacheSettings {
     entries: 10,
     allowed: Duration::from_secs(60),
     denied: Duration::from_secs(10),
@@ -11,7 +11,7 @@ const SETTINGS: settings::Cache = settings::Cache {
 };
 
 fn signer(prefix: &str, secret: &[u8]) -> Signer {
-    Signer::new(prefix, &settings::Secret(secret.to_vec())).unwrap()
+    Signer::new(prefix, &settings::SigningSecret(secret.to_vec())).unwrap()
 }
 
 fn ours() -> Signer {
@@ -173,7 +173,7 @@ fn names_fit_memcached_and_say_nothing_of_the_key() {
         "ü",
         &"p".repeat(LONGEST_PREFIX + 1),
     ] {
-        let secret = settings::Secret(b"0123456789abcdef".to_vec());
+        let secret = settings::SigningSecret(b"0123456789abcdef".to_vec());
         assert!(Signer::new(wrong, &secret).is_err(), "{wrong}");
     }
     assert!(

@@ -121,7 +121,7 @@ impl History {
 /// Plays a history. A cache with room for all keys has to say exactly what the model says; a smaller one may have
 /// forgotten it, and may wait or fail instead.
 async fn play(steps: Vec<Step>, entries: usize) {
-    let stand = Stand::new(settings::Cache {
+    let stand = Stand::new(settings::CacheSettings {
         entries,
         ..SETTINGS
     });

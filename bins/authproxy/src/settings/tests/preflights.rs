@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn preflights_are_answered_where_there_is_cors_and_need_a_key_elsewhere() {
-    use Preflight::{Answer, Off, Pass};
+    use PreflightPolicy::{Answer, Off, Pass};
     const ROUTES: &str = "\
 open: [/static]
 routes:
