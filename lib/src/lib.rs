@@ -20,6 +20,7 @@ pub mod http;
 pub mod listen;
 pub mod log;
 pub mod mask;
+pub mod metrics;
 pub mod nagios;
 pub mod printable;
 pub mod runtime;

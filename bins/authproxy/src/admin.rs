@@ -11,7 +11,7 @@ use url::form_urlencoded;
 
 use crate::cache::{PurgeTarget, Snapshot};
 use crate::lifecycle::LifecyclePhase;
-use crate::metrics::{self, Seen};
+use crate::metrics::MetricsSnapshot;
 use crate::proxy::Proxy;
 use crate::reload::ConfigReloader;
 
@@ -24,12 +24,13 @@ pub fn routes(proxy: &Arc<Proxy>, reload: &Arc<ConfigReloader>) -> Router {
     admin::build_router(
         move || status(&seen, &configured),
         move || {
-            metrics::render(&Seen {
+            let snapshot = MetricsSnapshot {
                 telemetry: &counted.telemetry,
-                engine: counted.authorizer.status(),
+                permissions: counted.authorizer.status(),
                 cache: counted.authorizer.snapshot().unwrap_or_default(),
-                draining: counted.lifecycle.phase() != LifecyclePhase::Serving,
-            })
+                is_draining: counted.lifecycle.phase() != LifecyclePhase::Serving,
+            };
+            snapshot.render()
         },
     )
     .route("GET", "/health", move |_| match health.lifecycle.phase() {
@@ -53,8 +54,8 @@ fn status(proxy: &Proxy, reload: &ConfigReloader) -> Map<String, Value> {
         "server": settings.server.to_string(),
         "config": reload.status(),
         "fail_open": proxy.site.get().fail_open,
-        "connections": metrics.connections.get(),
-        "requests_in_flight": metrics.in_flight.get(),
+        "connections": metrics.client_connections.get(),
+        "requests_in_flight": metrics.requests_in_flight.get(),
         "engine": proxy.authorizer.status(),
         "cache": proxy.authorizer.snapshot().map(|cache| cached(&cache)),
     });
@@ -84,6 +85,7 @@ fn cached(cache: &Snapshot) -> Value {
         "hits": cache.hits,
         "stale": cache.stale,
         "misses": cache.misses,
+        "coalesced": cache.coalesced,
         "questions": cache.questions,
         "failures": cache.failures,
         "memcached": servers,

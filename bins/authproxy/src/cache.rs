@@ -180,12 +180,15 @@ impl<P: PermissionsBackend> PermissionsCache<P> {
                 Ok(Ok(known))
             }
             Seen::Failed => {
-                counts.resting.add();
+                counts.resting.add(1);
                 let why = format!("it failed a moment ago: {}", state.last_failure);
                 Ok(Err(BackendUnavailable::failed(why)))
             }
             Seen::Ask { otherwise } => {
-                counts.misses.add();
+                match state.flights.contains_key(&key) {
+                    true => counts.coalesced.add(1),
+                    false => counts.misses.add(1),
+                };
                 match (self.ask(&mut state, key, false), otherwise) {
                     (Some(flight), _) => Err(flight),
                     (None, Some(grant)) => {
@@ -218,7 +221,7 @@ impl<P: PermissionsBackend> PermissionsCache<P> {
             FLIGHTS
         };
         if state.flights.len() >= bound {
-            self.inner.counts.crowded.add();
+            self.inner.counts.crowded.add(1);
             return None;
         }
         state.last += 1;
@@ -253,7 +256,7 @@ impl<P: PermissionsBackend> PermissionsCache<P> {
             shared.disregard();
         }
         drop(state);
-        self.inner.counts.purges.add();
+        self.inner.counts.purges.add(1);
         if self.inner.shared.is_some() {
             if let PurgeTarget::Key(key) = what {
                 // Others may have put there what is not known here.
@@ -279,6 +282,7 @@ impl<P: PermissionsBackend> PermissionsCache<P> {
             hits: counts.hits.get(),
             stale: counts.stale.get(),
             misses: counts.misses.get(),
+            coalesced: counts.coalesced.get(),
             resting: counts.resting.get(),
             crowded: counts.crowded.get(),
             shared_hits: counts.shared_hits.get(),
@@ -350,14 +354,14 @@ impl<P: PermissionsBackend> Inner<P> {
             && !kept.fresh.is_zero()
             && !(is_ahead && kept.due.is_zero())
         {
-            self.counts.shared_hits.add();
+            self.counts.shared_hits.add(1);
             let mut state = self.state();
             if state.land(&key, number) {
                 state.table.keep(key, kept, (self.now)());
             }
             return Ok(kept.known(false));
         }
-        self.counts.questions.add();
+        self.counts.questions.add(1);
         match self.engine.look_up(key).await {
             Ok(found) => {
                 let kept = Kept::new(found, &self.settings);
@@ -372,7 +376,7 @@ impl<P: PermissionsBackend> Inner<P> {
                 Ok(kept.known(false))
             }
             Err(unavailable) => {
-                self.counts.failures.add();
+                self.counts.failures.add(1);
                 let now = (self.now)();
                 let mut state = self.state();
                 state.last_failure.clone_from(&unavailable.why);

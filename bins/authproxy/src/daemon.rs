@@ -19,7 +19,7 @@ use crate::cli::Args;
 use crate::connection;
 use crate::eviction_queue::EvictionQueue;
 use crate::lifecycle::ProcessLifecycle;
-use crate::metrics::Metrics;
+use crate::metrics::ProxyMetrics;
 use crate::permissions::RemoteBackend;
 use crate::permissions::file::AclFile;
 use crate::permissions::liveconf::LiveconfBackend;
@@ -82,7 +82,7 @@ async fn serve(
         .map(|shape| AccessLog::start(shape, tags))
         .transpose()?;
     let telemetry = Arc::new(Telemetry {
-        metrics: Metrics::default(),
+        metrics: ProxyMetrics::default(),
         access,
         failures: FailureLog::default(),
     });

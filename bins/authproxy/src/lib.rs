@@ -21,7 +21,7 @@ pub mod headers;
 pub mod key;
 pub mod lifecycle;
 pub mod local_response;
-pub mod metrics;
+mod metrics;
 pub mod permissions;
 mod preflight;
 pub mod proxy;

@@ -1,114 +1,106 @@
 //! What authproxy counts and times, for `/metrics`.
 //!
-//! Owns names and values; who counts what is in the code that does it. Every number is an atomic that a request reaches
-//! without an allocation; labels come from the configuration or are bounded.
+//! Owns names and values. A request updates atomics, without an allocation; label values come from the configuration or
+//! are bounded.
 
 mod families;
 mod number;
-mod page;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
+use hostkit::metrics::{Counter, Gauge};
 use hyper::StatusCode;
 
 use crate::authorizer::AllowReason;
 use crate::record::Record;
 use crate::request_error::TruncationReason;
 
-pub use families::Seen;
-pub use number::{Bounded, Count, Gauge, Histogram};
-pub use page::{markdown, render};
+pub(crate) use families::MetricsSnapshot;
+use number::{BoundedLabels, DurationHistogram};
 
-/// Ids of keys that are counted one by one; all others together are `other`.
-const IDS: usize = 1_000;
+/// Key ids with counters of their own; all others share `other`.
+const MAX_KEY_IDS: usize = 1_000;
 /// Routes come from the configuration, and change with it.
-const ROUTES: usize = 1_000;
-/// More words than there are.
-const WORDS: usize = 100;
-/// Where no route decided.
+const MAX_ROUTES: usize = 1_000;
+/// More reasons than there are.
+const MAX_REASONS: usize = 100;
+/// The route of requests that no configured route matched.
 const NO_ROUTE: &str = "none";
 
-/// Requests by the first digit of their status; 0 is for those that got none.
+/// Requests by the first digit of their status; 0 is for those without a response.
 #[derive(Debug, Default)]
-pub struct Classes([Count; 6]);
+struct StatusCounters([Counter; 6]);
 
 /// Requests of a key.
 #[derive(Debug, Default)]
-pub struct Use {
-    pub(crate) passed: Count,
-    pub(crate) refused: Count,
+struct KeyCounters {
+    allowed: Counter,
+    denied: Counter,
 }
 
-/// Everything that is counted. `page` names it for the outside.
+/// Everything that is counted. `families` names it for the outside.
 #[derive(Debug)]
-pub struct Metrics {
-    /// Connections of clients now.
-    pub connections: Gauge,
-    /// Connections of clients since the start.
-    pub accepted: Count,
-    /// Connections to the server now.
-    pub server_connections: Gauge,
-    /// Requests that wait for a connection to the server now.
-    pub server_waiting: Gauge,
-    /// Requests that were sent to the server a second time.
-    pub retries: Count,
-    /// Requests now.
-    pub(crate) in_flight: Gauge,
-    pub(crate) routes: Bounded<Classes>,
-    /// Where no route decided: everywhere, while none is configured.
-    pub(crate) no_route: Classes,
-    pub(crate) refusals: Bounded<Count>,
-    pub(crate) keys: Bounded<Use>,
-    pub(crate) received: Count,
-    pub(crate) sent: Count,
-    pub(crate) cut: [Count; TruncationReason::ALL.len()],
-    pub(crate) fail_open: Count,
-    pub(crate) stale: Count,
-    pub(crate) open: Count,
-    pub(crate) preflights: Count,
-    pub(crate) duration: Histogram,
-    pub(crate) server: Histogram,
-    pub(crate) reloaded: Count,
-    pub(crate) reload_refused: Count,
+pub struct ProxyMetrics {
+    pub(crate) client_connections: Gauge,
+    pub(crate) accepted_connections: Counter,
+    pub(crate) upstream_connections: Gauge,
+    pub(crate) upstream_queued: Gauge,
+    pub(crate) upstream_retries: Counter,
+    pub(crate) requests_in_flight: Gauge,
+    pub(crate) reloads: Counter,
+    pub(crate) failed_reloads: Counter,
+    routes: BoundedLabels<StatusCounters>,
+    no_route: StatusCounters,
+    error_responses: BoundedLabels<Counter>,
+    keys: BoundedLabels<KeyCounters>,
+    request_bytes: Counter,
+    response_bytes: Counter,
+    truncated: [Counter; TruncationReason::ALL.len()],
+    fail_open: Counter,
+    stale: Counter,
+    open_path: Counter,
+    preflights: Counter,
+    duration: DurationHistogram,
+    upstream_duration: DurationHistogram,
 }
 
-impl Default for Metrics {
+impl Default for ProxyMetrics {
     fn default() -> Self {
         Self {
-            connections: Gauge::default(),
-            accepted: Count::default(),
-            server_connections: Gauge::default(),
-            server_waiting: Gauge::default(),
-            retries: Count::default(),
-            in_flight: Gauge::default(),
-            routes: Bounded::new(ROUTES),
-            no_route: Classes::default(),
-            refusals: Bounded::new(WORDS),
-            keys: Bounded::new(IDS),
-            received: Count::default(),
-            sent: Count::default(),
-            cut: Default::default(),
-            fail_open: Count::default(),
-            stale: Count::default(),
-            open: Count::default(),
-            preflights: Count::default(),
-            duration: Histogram::default(),
-            server: Histogram::default(),
-            reloaded: Count::default(),
-            reload_refused: Count::default(),
+            client_connections: Gauge::default(),
+            accepted_connections: Counter::default(),
+            upstream_connections: Gauge::default(),
+            upstream_queued: Gauge::default(),
+            upstream_retries: Counter::default(),
+            requests_in_flight: Gauge::default(),
+            reloads: Counter::default(),
+            failed_reloads: Counter::default(),
+            routes: BoundedLabels::new(MAX_ROUTES),
+            no_route: StatusCounters::default(),
+            error_responses: BoundedLabels::new(MAX_REASONS),
+            keys: BoundedLabels::new(MAX_KEY_IDS),
+            request_bytes: Counter::default(),
+            response_bytes: Counter::default(),
+            truncated: Default::default(),
+            fail_open: Counter::default(),
+            stale: Counter::default(),
+            open_path: Counter::default(),
+            preflights: Counter::default(),
+            duration: DurationHistogram::default(),
+            upstream_duration: DurationHistogram::default(),
         }
     }
 }
 
-impl Metrics {
+impl ProxyMetrics {
     /// Counts a request that has ended.
-    pub(crate) fn count(&self, record: &Record, took: Duration) {
+    pub(crate) fn count(&self, record: &Record, elapsed: Duration) {
         let class = record.status.as_ref().map_or(0, StatusCode::as_u16) / 100;
-        let count = |Classes(classes): &Classes| {
-            if let Some(count) = classes.get(usize::from(class)) {
-                count.add(1);
+        let count = |StatusCounters(classes): &StatusCounters| {
+            if let Some(counter) = classes.get(usize::from(class)) {
+                counter.add(1);
             }
         };
         match record.route.as_deref() {
@@ -116,29 +108,36 @@ impl Metrics {
             Some(route) => self.routes.with(route, count),
         }
         if let Some(refusal) = record.refusal {
-            self.refusals.with(refusal.reason(), |count| count.add(1));
-        }
-        if let Some(grant) = &record.grant {
-            self.keys.with(&grant.id, |used| match record.mark {
-                Some(_) => used.passed.add(1),
-                None => used.refused.add(1),
+            self.error_responses.with(refusal.reason(), |counter| {
+                counter.add(1);
             });
         }
-        match record.mark {
-            Some(AllowReason::FailOpen) => self.fail_open.add(1),
-            Some(AllowReason::StaleGrant) => self.stale.add(1),
-            Some(AllowReason::OpenPath) => self.open.add(1),
-            Some(AllowReason::ForwardedPreflight) => self.preflights.add(1),
-            Some(AllowReason::ValidKey | AllowReason::AnsweredPreflight) | None => {}
+        if let Some(grant) = &record.grant {
+            self.keys.with(&grant.id, |key| {
+                match record.mark {
+                    Some(_) => key.allowed.add(1),
+                    None => key.denied.add(1),
+                };
+            });
+        }
+        let unauthenticated = match record.mark {
+            Some(AllowReason::FailOpen) => Some(&self.fail_open),
+            Some(AllowReason::StaleGrant) => Some(&self.stale),
+            Some(AllowReason::OpenPath) => Some(&self.open_path),
+            Some(AllowReason::ForwardedPreflight) => Some(&self.preflights),
+            Some(AllowReason::ValidKey | AllowReason::AnsweredPreflight) | None => None,
+        };
+        if let Some(counter) = unauthenticated {
+            counter.add(1);
         }
         if let Some(truncation) = record.cut {
-            self.cut[truncation as usize].add(1);
+            self.truncated[truncation as usize].add(1);
         }
-        self.received.add(record.received);
-        self.sent.add(record.sent);
-        self.duration.observe(took);
+        self.request_bytes.add(record.received);
+        self.response_bytes.add(record.sent);
+        self.duration.observe(elapsed);
         if let Some(server) = record.server {
-            self.server.observe(server);
+            self.upstream_duration.observe(server);
         }
     }
 }

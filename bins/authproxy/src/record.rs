@@ -17,7 +17,7 @@ use crate::access_log::AccessLog;
 use crate::authorizer::{AllowDecision, AllowReason, DenyDecision};
 use crate::grant::{Grant, KeyHash};
 use crate::headers::{PeerAddress, client_address};
-use crate::metrics::Metrics;
+use crate::metrics::ProxyMetrics;
 use crate::request_error::{RequestError, TruncationReason};
 use crate::settings::SiteSettings;
 pub use failures::FailureLog;
@@ -26,7 +26,7 @@ pub use failures::FailureLog;
 #[derive(Debug, Default)]
 pub struct Telemetry {
     /// What is counted.
-    pub metrics: Metrics,
+    pub metrics: ProxyMetrics,
     /// What is written, if anything is.
     pub access: Option<AccessLog>,
     /// What of it is worth a warning.
@@ -101,7 +101,7 @@ impl Record {
         client: &PeerAddress,
         id: HeaderValue,
     ) -> Self {
-        telemetry.metrics.in_flight.add(1);
+        telemetry.metrics.requests_in_flight.add(1);
         let is_logged = telemetry.access.is_some();
         Self {
             telemetry: Arc::clone(telemetry),
@@ -158,7 +158,7 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let took = self.started.elapsed();
-        self.telemetry.metrics.in_flight.add(-1);
+        self.telemetry.metrics.requests_in_flight.add(-1);
         self.telemetry.metrics.count(self, took);
         if let Some(access) = &self.telemetry.access {
             access.write(self, took);

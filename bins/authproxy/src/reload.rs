@@ -56,7 +56,7 @@ impl ConfigReloader {
                 let causes = failure.causes();
                 let because = (!causes.is_empty()).then(|| causes.join("; "));
                 tracing::error!(because, "the new configuration is refused: {failure}");
-                metrics.reload_refused.add(1);
+                metrics.failed_reloads.add(1);
                 state.trouble = Some(failure.to_string());
                 return;
             }
@@ -72,7 +72,7 @@ impl ConfigReloader {
             config = loaded.settings.hash,
             "the new configuration is in force"
         );
-        metrics.reloaded.add(1);
+        metrics.reloads.add(1);
         state.hash = loaded.settings.hash;
         state.trouble = None;
     }

@@ -5,17 +5,16 @@
 
 mod answer;
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hostkit::admin::{self, AdminFlags, AdminListener};
 use hostkit::http::Router;
 use hostkit::listen::{bind_tcp, cannot_listen};
+use hostkit::metrics::{Counter, MetricFamily, MetricSamples, labelled, render};
 use hostkit::shutdown::{DaemonSignal, DaemonSignals, DrainFlags};
 use hostkit::{Exit, Failure, stdout};
 use hyper::server::conn::http1::Builder;
@@ -66,10 +65,10 @@ pub struct ServeAcl {
 #[derive(Debug)]
 struct Engine {
     acl: Arc<AclFile>,
-    known: AtomicU64,
-    unknown: AtomicU64,
+    known: Counter,
+    unknown: Counter,
     /// Requests that were no questions.
-    refused: AtomicU64,
+    refused: Counter,
 }
 
 /// Serves until it is told to stop.
@@ -85,9 +84,9 @@ pub fn run(args: &ServeAcl) -> Result<Exit, Failure> {
     }
     let engine = Arc::new(Engine {
         acl,
-        known: AtomicU64::new(0),
-        unknown: AtomicU64::new(0),
-        refused: AtomicU64::new(0),
+        known: Counter::default(),
+        unknown: Counter::default(),
+        refused: Counter::default(),
     });
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = hostkit::runtime::build(builder.enable_all())?;
@@ -175,7 +174,7 @@ async fn connection(stream: TcpStream, engine: Arc<Engine>, mut drain: watch::Re
 
 fn routes(engine: &Arc<Engine>) -> Router {
     let (status, metrics) = (Arc::clone(engine), Arc::clone(engine));
-    admin::build_router(move || status.status(), move || metrics.metrics())
+    admin::build_router(move || status.status(), move || render(metrics.metrics()))
 }
 
 impl Engine {
@@ -186,41 +185,42 @@ impl Engine {
             (
                 "questions".to_owned(),
                 json!({
-                    "known": self.known.load(Ordering::Relaxed),
-                    "unknown": self.unknown.load(Ordering::Relaxed),
-                    "refused": self.refused.load(Ordering::Relaxed),
+                    "known": self.known.get(),
+                    "unknown": self.unknown.get(),
+                    "refused": self.refused.get(),
                 }),
             ),
         ])
     }
 
-    /// OpenMetrics 1.0.
-    fn metrics(&self) -> String {
+    fn metrics(&self) -> Vec<MetricFamily> {
         let file = self.acl.status();
-        let mut text = String::new();
-        // Writing to a string cannot fail.
-        let _ = write!(
-            text,
-            "# HELP authproxy_acl_keys Keys in the ACL file that is in force.\n\
-             # TYPE authproxy_acl_keys gauge\n\
-             authproxy_acl_keys {}\n\
-             # HELP authproxy_acl_loads New texts of the ACL file: taken or refused.\n\
-             # TYPE authproxy_acl_loads counter\n\
-             authproxy_acl_loads_total{{result=\"taken\"}} {}\n\
-             authproxy_acl_loads_total{{result=\"refused\"}} {}\n\
-             # HELP authproxy_acl_questions Questions, by what they were answered.\n\
-             # TYPE authproxy_acl_questions counter\n\
-             authproxy_acl_questions_total{{answer=\"known\"}} {}\n\
-             authproxy_acl_questions_total{{answer=\"unknown\"}} {}\n\
-             authproxy_acl_questions_total{{answer=\"refused\"}} {}\n\
-             # EOF\n",
-            file.entries,
-            file.loaded,
-            file.refused,
-            self.known.load(Ordering::Relaxed),
-            self.unknown.load(Ordering::Relaxed),
-            self.refused.load(Ordering::Relaxed),
-        );
-        text
+        let keys = i64::try_from(file.entries).unwrap_or(i64::MAX);
+        let reloads = [(["success"], file.loaded), (["failure"], file.refused)];
+        let queries = [
+            (["known"], self.known.get()),
+            (["unknown"], self.unknown.get()),
+            (["invalid"], self.refused.get()),
+        ];
+        vec![
+            MetricFamily {
+                name: "authproxy_acl_keys",
+                labels: &[],
+                help: "Keys in the version of the ACL file that is in force.",
+                samples: keys.into(),
+            },
+            MetricFamily {
+                name: "authproxy_acl_file_reloads_total",
+                labels: &["result"],
+                help: "Changes of the ACL file: success, or failure (the previous version stays in force).",
+                samples: MetricSamples::Counters(labelled(reloads)),
+            },
+            MetricFamily {
+                name: "authproxy_acl_queries_total",
+                labels: &["result"],
+                help: "Queries about keys: known, unknown or invalid.",
+                samples: MetricSamples::Counters(labelled(queries)),
+            },
+        ]
     }
 }

@@ -262,8 +262,8 @@ fn spawn(
     place: Option<OwnedSemaphorePermit>,
 ) {
     let metrics = &thread.proxy.telemetry.metrics;
-    metrics.accepted.add(1);
-    metrics.connections.add(1);
+    metrics.accepted_connections.add(1);
+    metrics.client_connections.add(1);
     let open = ConnectionGuard {
         thread: Arc::clone(thread),
         _place: place,
@@ -279,7 +279,12 @@ struct ConnectionGuard {
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.thread.proxy.telemetry.metrics.connections.add(-1);
+        self.thread
+            .proxy
+            .telemetry
+            .metrics
+            .client_connections
+            .add(-1);
     }
 }
 

@@ -121,7 +121,7 @@ impl UpstreamPool {
             match exchange.send(&mut parts, activity).await {
                 Ok(head) => return Ok((head, exchange)),
                 Err(failed) if failed.unanswered && repeatable => {
-                    self.telemetry.metrics.retries.add(1);
+                    self.telemetry.metrics.upstream_retries.add(1);
                 }
                 Err(failed) => return Err(failed.error),
             }

@@ -140,7 +140,7 @@ fn blocked_access_log_reader_does_not_block_requests() {
     stream.set_read_timeout(Some(wait_limit())).unwrap();
     let dropped = || {
         let page = send_request(admin, "GET", "/metrics", &[]).body;
-        let name = "authproxy_access_lines_dropped_total ";
+        let name = "authproxy_access_log_dropped_lines_total ";
         let line = page.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap().parse::<u64>().unwrap()
     };
@@ -212,29 +212,23 @@ fn status_and_metrics_report_current_values() {
         "{status}"
     );
     for (name, value) in [
+        ("authproxy_requests_total{route=\"none\",code=\"2xx\"}", 2.0),
+        ("authproxy_requests_total{route=\"none\",code=\"4xx\"}", 1.0),
+        ("authproxy_error_responses_total{reason=\"no_key\"}", 1.0),
         (
-            "authproxy_requests_total{route=\"none\",class=\"2xx\"}",
-            2.0,
-        ),
-        (
-            "authproxy_requests_total{route=\"none\",class=\"4xx\"}",
-            1.0,
-        ),
-        ("authproxy_refusals_total{reason=\"no_key\"}", 1.0),
-        (
-            "authproxy_key_requests_total{id=\"some-key\",result=\"passed\"}",
+            "authproxy_key_requests_total{id=\"some-key\",result=\"allowed\"}",
             2.0,
         ),
         ("authproxy_request_duration_seconds_count", 3.0),
-        ("authproxy_server_duration_seconds_count", 2.0),
+        ("authproxy_upstream_response_duration_seconds_count", 2.0),
         ("authproxy_requests_in_flight", 0.0),
         ("authproxy_cache_lookups_total{result=\"hit\"}", 1.0),
-        ("authproxy_cache_questions_total{answer=\"engine\"}", 1.0),
+        ("authproxy_cache_queries_total{result=\"backend\"}", 1.0),
         ("authproxy_draining", 0.0),
     ] {
         assert_eq!(proxy.metric(name), Some(value), "{name}");
     }
-    assert_eq!(proxy.metric_sum("authproxy_engine_up"), 1.0);
+    assert_eq!(proxy.metric_sum("authproxy_permissions_backend_up"), 1.0);
     assert_eq!(proxy.request_admin("GET", "/health").body, "ok");
     assert_eq!(proxy.request_admin("POST", "/drain").status, 202);
     assert_eq!(proxy.request_admin("GET", "/health").status, 503);
@@ -343,12 +337,12 @@ fn valid_configuration_applies_on_reload_and_invalid_one_is_refused() {
         "key-header: host\n",
     ] {
         let refused = proxy
-            .metric("authproxy_config_reloads_total{result=\"refused\"}")
+            .metric("authproxy_config_reloads_total{result=\"failure\"}")
             .unwrap();
         write(wrong);
         proxy.signal(Signal::SIGHUP);
         wait_until("it is refused", || {
-            let now = proxy.metric("authproxy_config_reloads_total{result=\"refused\"}");
+            let now = proxy.metric("authproxy_config_reloads_total{result=\"failure\"}");
             now == Some(refused + 1.0)
         });
         assert_eq!(

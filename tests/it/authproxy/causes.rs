@@ -178,7 +178,7 @@ fn failed_request_is_logged_with_id_and_cause() {
             logs(&proxy, id, &[&format!(" refused={cause} "), detail]);
         }
         assert_eq!(warnings(&proxy, cause), 1, "{}", proxy.log());
-        let metric = format!("authproxy_refusals_total{{reason=\"{cause}\"}}");
+        let metric = format!("authproxy_error_responses_total{{reason=\"{cause}\"}}");
         assert_eq!(proxy.metric(&metric), Some(3.0), "{cause}");
     }
 }
@@ -192,12 +192,12 @@ fn request_without_connection_names_exceeded_limit() {
     let mut holder = WireConnection::connect(proxy.port());
     holder.send(request("POST /", "Content-Length: 100\r\n") + "some");
     wait_until("the connection is taken", || {
-        proxy.metric_sum("authproxy_server_connections") == 1.0
+        proxy.metric_sum("authproxy_upstream_connections") == 1.0
     });
     let mut waiting = WireConnection::connect(proxy.port());
     waiting.send(request("GET /", ""));
     wait_until("a request waits", || {
-        proxy.metric_sum("authproxy_server_waiting") == 1.0
+        proxy.metric_sum("authproxy_upstream_queued_requests") == 1.0
     });
     let other = request("GET /", "").replace(KEY, OTHER);
     let refused = WireConnection::connect(proxy.port()).ask(other);
@@ -261,7 +261,7 @@ fn truncated_response_names_side_that_closed() {
         logs(&proxy, "of-this-one", &[" 200 ", &format!(" cut={cause} ")]);
         drop(kept);
         assert_eq!(warnings(&proxy, cause), warned, "{}", proxy.log());
-        let metric = format!("authproxy_answers_cut_total{{cause=\"{cause}\"}}");
+        let metric = format!("authproxy_truncated_responses_total{{reason=\"{cause}\"}}");
         assert_eq!(proxy.metric(&metric), Some(1.0), "{cause}");
     }
 }
@@ -275,7 +275,7 @@ fn upload_aborted_by_client_is_not_upstream_failure() {
         let id = format!("X-Request-Id: broken-{}\r\n", body.len());
         client.send(request("POST /", &format!("{id}{body}")) + "4\r\nsome\r\n");
         wait_until("the request is under way", || {
-            proxy.metric_sum("authproxy_server_connections") == 1.0
+            proxy.metric_sum("authproxy_upstream_connections") == 1.0
         });
         client.finish();
         let answer = client.message().unwrap();
@@ -286,7 +286,7 @@ fn upload_aborted_by_client_is_not_upstream_failure() {
         let words = [" refused=malformed_request ", "detail=\"the body ended"];
         logs(&proxy, &format!("broken-{}", body.len()), &words);
         wait_until("the connection is closed", || {
-            proxy.metric_sum("authproxy_server_connections") == 0.0
+            proxy.metric_sum("authproxy_upstream_connections") == 0.0
         });
     }
     assert!(!proxy.log().contains("WARNING"), "{}", proxy.log());

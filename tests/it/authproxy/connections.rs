@@ -87,7 +87,7 @@ fn only_idempotent_requests_without_body_are_retried_on_stale_connection() {
         };
         if repeats {
             assert_eq!((answer.status(), again), (200, 2), "{method}");
-            assert_eq!(proxy.metric_sum("authproxy_server_retries_total"), 1.0);
+            assert_eq!(proxy.metric_sum("authproxy_upstream_retries_total"), 1.0);
         } else {
             assert_eq!((answer.status(), again), (502, 1), "{method} {body:?}");
         }
@@ -248,7 +248,7 @@ fn connections_above_limit_wait() {
     let mut third = WireConnection::connect(proxy.port());
     third.send(request("GET /", ""));
     third.stream.set_nonblocking(true).unwrap();
-    assert_eq!(proxy.metric_sum("authproxy_connections"), 2.0);
+    assert_eq!(proxy.metric_sum("authproxy_client_connections"), 2.0);
     let nothing = third.stream.peek(&mut [0]);
     assert_eq!(nothing.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     drop(first);
@@ -275,7 +275,7 @@ fn upstream_exchanges_and_their_queue_are_bounded() {
     wait_until("the first is there", || held.load(Ordering::SeqCst) == 1);
     clients[1].send(request("GET /", ""));
     wait_until("the second waits", || {
-        proxy.metric_sum("authproxy_server_waiting") > 0.0
+        proxy.metric_sum("authproxy_upstream_queued_requests") > 0.0
     });
     // The only waiting place is this key's, and taken.
     let answer = clients[2].ask(request("GET /", ""));

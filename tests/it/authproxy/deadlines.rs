@@ -26,7 +26,7 @@ const LONG: Duration = Duration::from_secs(2);
 /// Waits until no connection of a client is left.
 fn rid(proxy: &AuthproxyProcess) {
     wait_until("no client is left", || {
-        proxy.metric_sum("authproxy_connections") == 0.0
+        proxy.metric_sum("authproxy_client_connections") == 0.0
     });
 }
 
@@ -179,7 +179,7 @@ fn client_that_does_not_read_response_is_closed() {
     wait_until("the slow reader is dropped", || {
         use std::io::Read as _;
         let _ = client.stream.read(&mut [0; 1000]);
-        proxy.metric_sum("authproxy_connections") == 0.0
+        proxy.metric_sum("authproxy_client_connections") == 0.0
     });
 }
 

@@ -169,7 +169,7 @@ fn drain_waits_only_for_requests_under_way() {
     let mut late = WireConnection::connect(proxy.port());
     late.send("GET / HTTP/1.1\r\nHost: h\r\n");
     wait_until("all are known", || {
-        proxy.metric_sum("authproxy_connections") == 4.0
+        proxy.metric_sum("authproxy_client_connections") == 4.0
     });
     proxy.signal(Signal::SIGTERM);
     silent.closes();

@@ -133,7 +133,7 @@ fn clients_of_others_see_refusal_of_large_upload() {
 
 /// Waits until no connection of a client is left.
 fn rid(proxy: &AuthproxyProcess, longest: Duration) {
-    let left = || proxy.metric_sum("authproxy_connections") > 0.0;
+    let left = || proxy.metric_sum("authproxy_client_connections") > 0.0;
     assert!(
         wait_within(longest, || !left()),
         "a connection lingers for ever"
@@ -185,7 +185,7 @@ fn oldest_lingering_connection_is_closed_for_new_client() {
     let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &["--max-connections=3"]);
     let lingering: Vec<_> = (0..3).map(|_| uploading(&proxy)).collect();
-    assert_eq!(proxy.metric_sum("authproxy_connections"), 3.0);
+    assert_eq!(proxy.metric_sum("authproxy_client_connections"), 3.0);
     let mut client = WireConnection::connect(proxy.port());
     // Long before a connection that makes progress would end by itself.
     let soon = Some(Duration::from_secs(20));

@@ -79,11 +79,11 @@ fn slow_uploads_of_one_key_do_not_block_other_keys() {
     // 2,100 of a pool of 1,024.
     let count = size * 2 + size / 20;
     let mut uploads: Vec<WireConnection> = (0..count).map(|_| begin(&proxy)).collect();
-    let refused = "authproxy_refusals_total{reason=\"too_many_requests\"}";
+    let refused = "authproxy_error_responses_total{reason=\"too_many_requests\"}";
     wait_until("all are held, waiting or refused", || {
         proxy.metric(refused) == Some((count - held - queued) as f64)
             && proxy.metric_sum("authproxy_requests_in_flight") == (held + queued) as f64
-            && proxy.metric_sum("authproxy_server_waiting") == queued as f64
+            && proxy.metric_sum("authproxy_upstream_queued_requests") == queued as f64
     });
     serve_others(&proxy, 50);
 
@@ -112,7 +112,7 @@ fn slow_uploads_of_one_key_do_not_block_other_keys() {
     }
     assert_eq!(served, held + queued);
     serve_others(&proxy, 5);
-    assert_eq!(proxy.metric_sum("authproxy_server_waiting"), 0.0);
+    assert_eq!(proxy.metric_sum("authproxy_upstream_queued_requests"), 0.0);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn request_leaving_queue_releases_its_place() {
     let waiting = |count: f64| {
         wait_until(&format!("{count} wait"), || {
             proxy.metric_sum("authproxy_requests_in_flight") == 1.0 + count
-                && proxy.metric_sum("authproxy_server_waiting") == count
+                && proxy.metric_sum("authproxy_upstream_queued_requests") == count
         });
     };
     waiting(0.0);

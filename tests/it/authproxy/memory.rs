@@ -303,7 +303,7 @@ fn unfinished_request_heads_are_bounded_and_their_memory_is_freed() {
     let mut begun: Vec<TcpStream> = (0..count).map(begin).collect();
     // Those that are too many are answered, the oldest first.
     let kept = UNFINISHED_HEADS as usize / UNFINISHED;
-    let refused = || proxy.metric_sum("authproxy_refusals_total") as usize;
+    let refused = || proxy.metric_sum("authproxy_error_responses_total") as usize;
     wait_until("the oldest are refused", || refused() >= count - kept);
     let mut answer = [0; 12];
     begun[0].read_exact(&mut answer).unwrap();

@@ -356,7 +356,7 @@ fn http_1_0_client_sees_truncated_response() {
     let error = end.expect_err("the end of the connection would be that of the answer");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     wait_until("it is counted", || {
-        proxy.metric_sum("authproxy_answers_cut_total") == 1.0
+        proxy.metric_sum("authproxy_truncated_responses_total") == 1.0
     });
 }
 

@@ -88,7 +88,7 @@ fn non_streaming_or_silent_response_is_truncated_at_timeout() {
         client.send(request("GET /", ""));
         assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
         assert_eq!(client.rest(), first.as_bytes(), "{content_type} {args:?}");
-        let cause = "authproxy_answers_cut_total{cause=\"upstream_timeout\"}";
+        let cause = "authproxy_truncated_responses_total{reason=\"upstream_timeout\"}";
         wait_until("it is counted", || proxy.metric(cause) == Some(1.0));
         told.store(true, Ordering::SeqCst);
     }
@@ -104,8 +104,8 @@ fn client_leaving_silent_stream_frees_upstream_connection() {
     assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
     drop(client);
     wait_until("nothing is held", || {
-        proxy.metric_sum("authproxy_connections") == 0.0
-            && proxy.metric_sum("authproxy_server_connections") == 0.0
+        proxy.metric_sum("authproxy_client_connections") == 0.0
+            && proxy.metric_sum("authproxy_upstream_connections") == 0.0
     });
     told.store(true, Ordering::SeqCst);
 }

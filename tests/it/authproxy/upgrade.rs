@@ -207,14 +207,14 @@ fn tunnel_ends_when_either_side_closes() {
     stays.send("bye");
     stays.closes();
     wait_until("the tunnel ends", || {
-        proxy.metric_sum("authproxy_connections") == 0.0
+        proxy.metric_sum("authproxy_client_connections") == 0.0
     });
 
     let mut leaves = WireConnection::connect(proxy.port());
     switch(&mut leaves, ASKED);
     drop(leaves);
     wait_until("the tunnel ends", || {
-        proxy.metric_sum("authproxy_connections") == 0.0
+        proxy.metric_sum("authproxy_client_connections") == 0.0
     });
 }
 
@@ -229,7 +229,7 @@ fn peer_that_does_not_read_ends_tunnel() {
     let mut client = WireConnection::connect(proxy.port());
     assert_eq!(switch(&mut client, ASKED).status(), 101);
     wait_until("the tunnel ends", || {
-        proxy.metric_sum("authproxy_connections") == 0.0
+        proxy.metric_sum("authproxy_client_connections") == 0.0
     });
 }
 

@@ -2,46 +2,32 @@
 //!
 //! Owns the numbers. Their names in `/metrics` are `metrics`'.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use hostkit::metrics::Counter;
 
 use super::KeyLookup;
 use super::memcached::ServerSnapshot;
 
-/// A number that only grows.
-#[derive(Debug, Default)]
-pub(super) struct Count(AtomicU64);
-
-impl Count {
-    /// One more; returns how many there were.
-    pub(super) fn add(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed)
-    }
-
-    pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// The numbers of one cache.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    pub(super) hits: Count,
-    pub(super) stale: Count,
-    pub(super) misses: Count,
-    pub(super) resting: Count,
-    pub(super) crowded: Count,
-    pub(super) shared_hits: Count,
-    pub(super) questions: Count,
-    pub(super) failures: Count,
-    pub(super) purges: Count,
+    pub(super) hits: Counter,
+    pub(super) stale: Counter,
+    pub(super) misses: Counter,
+    pub(super) coalesced: Counter,
+    pub(super) resting: Counter,
+    pub(super) crowded: Counter,
+    pub(super) shared_hits: Counter,
+    pub(super) questions: Counter,
+    pub(super) failures: Counter,
+    pub(super) purges: Counter,
 }
 
 impl Counts {
     /// An answer from what is remembered.
     pub(super) fn hit(&self, known: &KeyLookup) {
         match known {
-            KeyLookup::Grant { stale: true, .. } => self.stale.add(),
-            KeyLookup::Grant { .. } | KeyLookup::UnknownKey => self.hits.add(),
+            KeyLookup::Grant { stale: true, .. } => self.stale.add(1),
+            KeyLookup::Grant { .. } | KeyLookup::UnknownKey => self.hits.add(1),
         };
     }
 }
@@ -53,8 +39,10 @@ pub struct Snapshot {
     pub hits: u64,
     /// Look-ups answered with a grant that is over, since the engine fails.
     pub stale: u64,
-    /// Look-ups that had to wait for an answer.
+    /// Lookups that started a query.
     pub misses: u64,
+    /// Lookups that waited for a query in progress.
+    pub coalesced: u64,
     /// Look-ups refused since the engine had failed a moment ago.
     pub resting: u64,
     /// Questions not asked since too many were under way.

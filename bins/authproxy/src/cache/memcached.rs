@@ -19,8 +19,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::counts::Count;
 use breaker::Breaker;
+use hostkit::metrics::Counter;
 
 pub use reply::{Asked, LONGEST_VALUE, Reply, parse};
 
@@ -45,9 +45,9 @@ struct Link {
     name: String,
     deadline: Duration,
     breaker: Mutex<Breaker>,
-    hits: Count,
-    misses: Count,
-    failures: Count,
+    hits: Counter,
+    misses: Counter,
+    failures: Counter,
 }
 
 /// What is asked of a server.
@@ -92,9 +92,9 @@ impl Server {
             name,
             deadline,
             breaker: Mutex::new(Breaker::new(deadline)),
-            hits: Count::default(),
-            misses: Count::default(),
-            failures: Count::default(),
+            hits: Counter::default(),
+            misses: Counter::default(),
+            failures: Counter::default(),
         };
         Self {
             link: Arc::new(link),
@@ -166,7 +166,7 @@ impl Link {
     }
 
     fn failed(&self, error: &str) {
-        self.failures.add();
+        self.failures.add(1);
         if self.breaker().failed(Instant::now()) {
             tracing::warn!(
                 "memcached {} is not asked for a while: {error}; the permissions engine is asked instead",

@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hostkit::clock;
 use sha2::{Digest as _, Sha256};
 
-use super::counts::Count;
 use super::entry::{Signer, millis};
 use super::memcached::{Server, ServerSnapshot};
 use super::table::Kept;
 use crate::grant::KeyHash;
 use crate::settings;
+use hostkit::metrics::Counter;
 
 /// The memcached servers.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub struct SharedCache {
     /// What was issued until then is not believed: milliseconds since 1970 UTC.
     purged: AtomicU64,
     /// Entries that are not ours, or over.
-    refused: Count,
+    refused: Counter,
 }
 
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl SharedCache {
             signer: signer().ok_or("there is no secret")??,
             other: signer().transpose()?,
             purged: AtomicU64::new(0),
-            refused: Count::default(),
+            refused: Counter::default(),
         })
     }
 
@@ -88,7 +88,7 @@ impl SharedCache {
         let entry = self.server(place)?.get(name).await?;
         let opened = signer.open(key, &entry, settings, clock::now());
         let Some((issued, kept)) = opened else {
-            if self.refused.add() == 0 {
+            if self.refused.add(1) == 0 {
                 tracing::warn!(
                     "a memcached entry does not count: it is over, or not signed with the secret of --cache-secret-file; \
                      that has to be the same on all hosts (further ones are only counted)"

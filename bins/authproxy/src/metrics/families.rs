@@ -1,37 +1,47 @@
-//! The list of all metrics, in the order of the operator's page, with their numbers as they are now.
+//! Every metric with its current samples, in the order of the operator's page.
 
 use std::time::Duration;
 
-use super::page::{Family, Samples, labelled};
-use super::{Classes, Count, NO_ROUTE};
+use hostkit::metrics::{self, Counter, MetricFamily, MetricSamples, labelled};
+
+use super::{NO_ROUTE, StatusCounters};
 use crate::cache::Snapshot;
 use crate::permissions::{BackendStatus, BreakerState, ServerStatus};
 use crate::record::Telemetry;
 use crate::request_error::TruncationReason;
 
-/// What is looked at for one page.
+/// The sources of one page.
 #[derive(Debug)]
-pub struct Seen<'a> {
-    /// What requests have left.
-    pub telemetry: &'a Telemetry,
-    /// What the permissions engine tells of itself.
-    pub engine: BackendStatus,
-    /// What the cache has done.
-    pub cache: Snapshot,
-    /// Told to end.
-    pub draining: bool,
+pub(crate) struct MetricsSnapshot<'a> {
+    pub(crate) telemetry: &'a Telemetry,
+    pub(crate) permissions: BackendStatus,
+    pub(crate) cache: Snapshot,
+    pub(crate) is_draining: bool,
 }
 
-impl<'a> Seen<'a> {
-    /// With nothing but what requests have left.
-    #[must_use]
-    pub fn new(telemetry: &'a Telemetry) -> Self {
+impl<'a> MetricsSnapshot<'a> {
+    #[cfg(test)]
+    pub(crate) fn new(telemetry: &'a Telemetry) -> Self {
         Self {
             telemetry,
-            engine: BackendStatus::default(),
+            permissions: BackendStatus::default(),
             cache: Snapshot::default(),
-            draining: false,
+            is_draining: false,
         }
+    }
+
+    /// The text of `/metrics`.
+    pub(crate) fn render(&self) -> String {
+        metrics::render(self.families())
+    }
+
+    /// All families, in the order of the operator's page.
+    pub(crate) fn families(&self) -> Vec<MetricFamily> {
+        let mut all = requests(self.telemetry);
+        all.extend(connections(self));
+        all.extend(permissions(&self.permissions));
+        all.extend(cache(&self.cache));
+        all
     }
 }
 
@@ -39,9 +49,9 @@ fn family(
     name: &'static str,
     labels: &'static [&'static str],
     help: &'static str,
-    samples: impl Into<Samples>,
-) -> Family {
-    Family {
+    samples: impl Into<MetricSamples>,
+) -> MetricFamily {
+    MetricFamily {
         name,
         labels,
         help,
@@ -49,117 +59,122 @@ fn family(
     }
 }
 
-/// Every metric.
-pub(super) fn families(seen: &Seen<'_>) -> Vec<Family> {
-    let mut all = requests(seen.telemetry);
-    all.extend(connections(seen));
-    all.extend(engine(&seen.engine));
-    all.extend(cache(&seen.cache));
-    all
+fn counters<const N: usize>(
+    samples: impl IntoIterator<Item = ([impl Into<String>; N], u64)>,
+) -> MetricSamples {
+    MetricSamples::Counters(labelled(samples))
 }
 
-fn requests(
-    Telemetry {
-        metrics, access, ..
-    }: &Telemetry,
-) -> Vec<Family> {
-    let class = |digit: usize| match digit {
+fn gauges<const N: usize>(
+    samples: impl IntoIterator<Item = ([impl Into<String>; N], i64)>,
+) -> MetricSamples {
+    MetricSamples::Gauges(labelled(samples))
+}
+
+/// A count that only its memory bounds.
+fn gauge(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn requests(telemetry: &Telemetry) -> Vec<MetricFamily> {
+    let (metrics, access) = (&telemetry.metrics, &telemetry.access);
+    let code = |digit: usize| match digit {
         0 => "none".to_owned(),
         digit => format!("{digit}xx"),
     };
-    let counts = |Classes(classes): &Classes| classes.each_ref().map(Count::get);
+    let counts = |StatusCounters(classes): &StatusCounters| classes.each_ref().map(Counter::get);
     let no_route = [(NO_ROUTE.into(), counts(&metrics.no_route))];
     let routes = metrics.routes.get(counts).into_iter().chain(no_route);
     let routes = routes.flat_map(|(route, classes)| {
         let counts = classes.into_iter().enumerate();
         counts
             .filter(|(_, count)| *count > 0)
-            .map(|(digit, count)| ([route.to_string(), class(digit)], count))
+            .map(|(digit, count)| ([route.to_string(), code(digit)], count))
             .collect::<Vec<_>>()
     });
     let keys = metrics
         .keys
-        .get(|used| (used.passed.get(), used.refused.get()));
-    let keys = keys.into_iter().flat_map(|(id, (passed, refused))| {
+        .get(|key| (key.allowed.get(), key.denied.get()));
+    let keys = keys.into_iter().flat_map(|(id, (allowed, denied))| {
         [
-            ([id.to_string(), "passed".to_owned()], passed),
-            ([id.into_string(), "refused".to_owned()], refused),
+            ([id.to_string(), "allowed".to_owned()], allowed),
+            ([id.into_string(), "denied".to_owned()], denied),
         ]
     });
-    let cut =
-        TruncationReason::ALL.map(|cause| ([cause.as_str()], metrics.cut[cause as usize].get()));
-    let refusals = metrics.refusals.get(Count::get);
-    let refusals = refusals.into_iter().map(|(word, count)| ([word], count));
+    let truncated = TruncationReason::ALL
+        .map(|reason| ([reason.as_str()], metrics.truncated[reason as usize].get()));
+    let errors = metrics.error_responses.get(Counter::get);
+    let errors = errors.into_iter().map(|(reason, count)| ([reason], count));
     vec![
         family(
             "authproxy_requests_total",
-            &["route", "class"],
-            "Requests by the route that decided and the class of their status; class none: the client went before there was one",
-            Samples::Counts(labelled(routes)),
+            &["route", "code"],
+            "Requests by matched route and class of the response status; code none: the client left before a response.",
+            counters(routes),
         ),
         family(
-            "authproxy_refusals_total",
+            "authproxy_error_responses_total",
             &["reason"],
-            "Requests that were answered here, by the cause in the access log",
-            Samples::Counts(labelled(refusals)),
+            "Error responses of authproxy itself, by the reason in the access log.",
+            counters(errors),
         ),
         family(
             "authproxy_key_requests_total",
             &["id", "result"],
-            "Requests with a known key: passed or refused; ids beyond 1,000 are other",
-            Samples::Counts(labelled(keys)),
+            "Requests with a known key: allowed or denied; ids beyond 1,000 are counted as other.",
+            counters(keys),
         ),
         family(
-            "authproxy_unjudged_total",
-            &["why"],
-            "Requests that passed without a word of the engine that is still good: fail-open, stale, open (the path needs no key) or preflight",
-            Samples::Counts(labelled([
-                (["fail-open"], metrics.fail_open.get()),
-                (["open"], metrics.open.get()),
+            "authproxy_unauthenticated_requests_total",
+            &["reason"],
+            "Requests allowed without a current grant: fail_open, open_path (no key needed), preflight or stale.",
+            counters([
+                (["fail_open"], metrics.fail_open.get()),
+                (["open_path"], metrics.open_path.get()),
                 (["preflight"], metrics.preflights.get()),
                 (["stale"], metrics.stale.get()),
-            ])),
+            ]),
         ),
         family(
             "authproxy_request_duration_seconds",
             &[],
-            "From a request's head being here to the last byte of the answer being handed over",
-            &metrics.duration,
+            "Time from the request head to the last byte of the response.",
+            metrics.duration.samples(),
         ),
         family(
-            "authproxy_server_duration_seconds",
+            "authproxy_upstream_response_duration_seconds",
             &[],
-            "From a request's head being here to the head of the server's answer",
-            &metrics.server,
+            "Time from the request head to the response head of the upstream.",
+            metrics.upstream_duration.samples(),
         ),
         family(
             "authproxy_requests_in_flight",
             &[],
-            "Requests under way",
-            &metrics.in_flight,
+            "Requests in progress.",
+            metrics.requests_in_flight.get(),
         ),
         family(
-            "authproxy_answers_cut_total",
-            &["cause"],
-            "Answers that ended before their end, by the cause in the access log",
-            Samples::Counts(labelled(cut)),
+            "authproxy_truncated_responses_total",
+            &["reason"],
+            "Responses that ended early, by the reason in the access log.",
+            counters(truncated),
         ),
         family(
-            "authproxy_received_bytes_total",
+            "authproxy_request_body_bytes_total",
             &[],
-            "Bytes of requests' bodies",
-            &metrics.received,
+            "Bytes of request bodies received.",
+            metrics.request_bytes.get(),
         ),
         family(
-            "authproxy_sent_bytes_total",
+            "authproxy_response_body_bytes_total",
             &[],
-            "Bytes of answers' bodies",
-            &metrics.sent,
+            "Bytes of response bodies sent.",
+            metrics.response_bytes.get(),
         ),
         family(
-            "authproxy_access_lines_dropped_total",
+            "authproxy_access_log_dropped_lines_total",
             &[],
-            "Lines of the access log that nobody took from stderr in time",
+            "Access log lines dropped because stderr was not read in time.",
             access
                 .as_ref()
                 .map_or(0, crate::access_log::AccessLog::dropped),
@@ -167,126 +182,120 @@ fn requests(
     ]
 }
 
-fn connections(seen: &Seen<'_>) -> Vec<Family> {
-    let metrics = &seen.telemetry.metrics;
+fn connections(snapshot: &MetricsSnapshot<'_>) -> Vec<MetricFamily> {
+    let metrics = &snapshot.telemetry.metrics;
     vec![
         family(
-            "authproxy_connections",
+            "authproxy_client_connections",
             &[],
-            "Connections of clients",
-            &metrics.connections,
+            "Open client connections.",
+            metrics.client_connections.get(),
         ),
         family(
-            "authproxy_connections_accepted_total",
+            "authproxy_client_connections_accepted_total",
             &[],
-            "Connections of clients since the start",
-            &metrics.accepted,
+            "Client connections accepted since the start.",
+            metrics.accepted_connections.get(),
         ),
         family(
-            "authproxy_server_connections",
+            "authproxy_upstream_connections",
             &[],
-            "Connections to the server, idle ones too",
-            &metrics.server_connections,
+            "Open upstream connections, idle ones included.",
+            metrics.upstream_connections.get(),
         ),
         family(
-            "authproxy_server_waiting",
+            "authproxy_upstream_queued_requests",
             &[],
-            "Requests that wait for a connection to the server",
-            &metrics.server_waiting,
+            "Requests waiting for an upstream connection.",
+            metrics.upstream_queued.get(),
         ),
         family(
-            "authproxy_server_retries_total",
+            "authproxy_upstream_retries_total",
             &[],
-            "Requests sent a second time, since the server had closed an idle connection",
-            &metrics.retries,
+            "Requests sent a second time because the upstream had closed an idle connection.",
+            metrics.upstream_retries.get(),
         ),
         family(
             "authproxy_config_reloads_total",
             &["result"],
-            "Times that the configuration was read again: ok or refused",
-            Samples::Counts(labelled([
-                (["ok"], metrics.reloaded.get()),
-                (["refused"], metrics.reload_refused.get()),
-            ])),
+            "Configuration reloads: success, or failure (the previous configuration stays in force).",
+            counters([
+                (["failure"], metrics.failed_reloads.get()),
+                (["success"], metrics.reloads.get()),
+            ]),
         ),
         family(
             "authproxy_draining",
             &[],
-            "Whether it was told to end: 1 or 0",
-            seen.draining,
+            "Whether graceful shutdown has begun: 1 or 0.",
+            snapshot.is_draining,
         ),
     ]
 }
 
-fn engine(engine: &BackendStatus) -> Vec<Family> {
-    let servers = |number: fn(&ServerStatus) -> u64| {
-        let each = engine.servers.iter();
-        Samples::Counts(labelled(
-            each.map(|server| ([server.url.as_str()], number(server))),
-        ))
-    };
-    let up = engine.servers.iter().map(|server| {
-        let closed = server.breaker == BreakerState::Closed;
-        ([server.url.as_str()], i64::from(closed))
-    });
-    let ages = engine.servers.iter().filter_map(|server| {
-        let age = server.last_success.as_ref().map(Duration::as_secs_f64)?;
-        Some(([server.url.as_str()], age))
-    });
-    let files = || engine.file.iter();
-    let entries = files().map(|file| {
-        let entries = i64::try_from(file.entries).unwrap_or(i64::MAX);
-        ([file.path.as_str()], entries)
-    });
-    let texts = files().flat_map(|file| {
+fn permissions(permissions: &BackendStatus) -> Vec<MetricFamily> {
+    fn label(server: &ServerStatus) -> &str {
+        &server.url
+    }
+    let servers = || permissions.servers.iter();
+    let queries = servers().flat_map(|server| {
         [
-            ([file.path.as_str(), "ok"], file.loaded),
-            ([file.path.as_str(), "refused"], file.refused),
+            ([label(server), "failure"], server.failed),
+            ([label(server), "success"], server.answered),
+        ]
+    });
+    let up = servers().map(|server| {
+        let is_closed = server.breaker == BreakerState::Closed;
+        ([label(server)], i64::from(is_closed))
+    });
+    let ages = servers().filter_map(|server| {
+        let age = server.last_success.as_ref().map(Duration::as_secs_f64)?;
+        Some(([label(server)], age))
+    });
+    let files = || permissions.file.iter();
+    let entries = files().map(|file| ([file.path.as_str()], gauge(file.entries)));
+    let reloads = files().flat_map(|file| {
+        [
+            ([file.path.as_str(), "failure"], file.refused),
+            ([file.path.as_str(), "success"], file.loaded),
         ]
     });
     vec![
         family(
-            "authproxy_engine_answers_total",
-            &["server"],
-            "Answers of permissions engines",
-            servers(|server| server.answered),
+            "authproxy_permissions_queries_total",
+            &["backend", "result"],
+            "Queries to permissions backends: success, or failure (no valid response).",
+            counters(queries),
         ),
         family(
-            "authproxy_engine_failures_total",
-            &["server"],
-            "Questions to permissions engines that got no answer that makes sense",
-            servers(|server| server.failed),
+            "authproxy_permissions_backend_up",
+            &["backend"],
+            "Whether the circuit breaker of the permissions backend is closed: 1 or 0.",
+            gauges(up),
         ),
         family(
-            "authproxy_engine_up",
-            &["server"],
-            "Whether a permissions engine is asked: 0 while it fails",
-            Samples::Gauges(labelled(up)),
+            "authproxy_permissions_backend_last_success_age_seconds",
+            &["backend"],
+            "Time since the last valid response of the permissions backend.",
+            MetricSamples::Seconds(labelled(ages)),
         ),
         family(
-            "authproxy_engine_last_success_seconds",
-            &["server"],
-            "Time since a permissions engine last answered",
-            Samples::Seconds(labelled(ages)),
-        ),
-        family(
-            "authproxy_engine_file_entries",
+            "authproxy_permissions_file_entries",
             &["file"],
-            "Keys, or servers, in the followed file that is in force",
-            Samples::Gauges(labelled(entries)),
+            "Keys, or backends, in the version of the file that is in force.",
+            gauges(entries),
         ),
         family(
-            "authproxy_engine_file_reads_total",
+            "authproxy_permissions_file_reloads_total",
             &["file", "result"],
-            "New texts of the followed file: ok or refused",
-            Samples::Counts(labelled(texts)),
+            "Changes of the file: success, or failure (the previous version stays in force).",
+            counters(reloads),
         ),
     ]
 }
 
-fn cache(cache: &Snapshot) -> Vec<Family> {
-    let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-    let lookups = cache.servers.iter().flat_map(|server| {
+fn cache(cache: &Snapshot) -> Vec<MetricFamily> {
+    let memcached = cache.servers.iter().flat_map(|server| {
         [
             ([server.name.as_str(), "failure"], server.failures),
             ([server.name.as_str(), "hit"], server.hits),
@@ -301,57 +310,63 @@ fn cache(cache: &Snapshot) -> Vec<Family> {
         family(
             "authproxy_cache_lookups_total",
             &["result"],
-            "Look-ups of keys: hit, stale (good for longer, since the engine fails), miss (had to wait), resting (the engine had failed a moment ago) or crowded (too many questions under way)",
-            Samples::Counts(labelled([
-                (["crowded"], cache.crowded),
+            "Lookups of keys: hit, stale (the backend fails), coalesced (waited for a query in progress), miss (started one) or error (the backend failed a moment ago).",
+            counters([
+                (["coalesced"], cache.coalesced),
+                (["error"], cache.resting),
                 (["hit"], cache.hits),
                 (["miss"], cache.misses),
-                (["resting"], cache.resting),
                 (["stale"], cache.stale),
-            ])),
+            ]),
         ),
         family(
-            "authproxy_cache_questions_total",
-            &["answer"],
-            "Questions about keys: memcached had the answer, the engine had it, or failed",
-            Samples::Counts(labelled([
-                (["engine"], cache.questions.saturating_sub(cache.failures)),
-                (["failed"], cache.failures),
+            "authproxy_cache_queries_total",
+            &["result"],
+            "Queries about keys: answered by memcached or a backend, failure, or rejected (too many in progress).",
+            counters([
+                (["backend"], cache.questions.saturating_sub(cache.failures)),
+                (["failure"], cache.failures),
                 (["memcached"], cache.shared_hits),
-            ])),
+                (["rejected"], cache.crowded),
+            ]),
         ),
         family(
-            "authproxy_cache_keys",
+            "authproxy_cache_entries",
             &["kind"],
-            "Keys remembered in the process: known or unknown",
-            Samples::Gauges(labelled([
-                (["known"], gauge(cache.known)),
-                (["unknown"], gauge(cache.unknown)),
-            ])),
+            "Keys cached in the process: positive, or negative (unknown keys and errors).",
+            gauges([
+                (["negative"], gauge(cache.unknown)),
+                (["positive"], gauge(cache.known)),
+            ]),
         ),
         family(
-            "authproxy_cache_flights",
+            "authproxy_cache_queries_in_flight",
             &[],
-            "Questions about keys under way",
-            Samples::Gauges(vec![(Vec::new(), gauge(cache.flights))]),
+            "Queries about keys in progress.",
+            gauge(cache.flights),
         ),
-        family("authproxy_cache_purges_total", &[], "Purges", cache.purges),
+        family(
+            "authproxy_cache_purges_total",
+            &[],
+            "Purges of the cache.",
+            cache.purges,
+        ),
         family(
             "authproxy_memcached_lookups_total",
             &["server", "result"],
-            "Look-ups in memcached: hit, miss or failure",
-            Samples::Counts(labelled(lookups)),
+            "Lookups in memcached: hit, miss or failure.",
+            counters(memcached),
         ),
         family(
             "authproxy_memcached_up",
             &["server"],
-            "Whether a memcached server is asked: 0 while it fails",
-            Samples::Gauges(labelled(up)),
+            "Whether the circuit breaker of the memcached server is closed: 1 or 0.",
+            gauges(up),
         ),
         family(
-            "authproxy_memcached_refused_total",
+            "authproxy_memcached_invalid_entries_total",
             &[],
-            "Entries that were over, or signed by nobody who has the secret",
+            "Entries of memcached that were expired or not signed with the cache secret.",
             cache.shared_refused,
         ),
     ]

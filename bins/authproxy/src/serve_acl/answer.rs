@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,7 +46,7 @@ pub(super) async fn answer(
         (false, false, _) => other_method("POST"),
     };
     if answer.status() != StatusCode::OK {
-        engine.refused.fetch_add(1, Ordering::Relaxed);
+        engine.refused.add(1);
     }
     Ok(answer)
 }
@@ -58,7 +57,7 @@ fn known(engine: &Engine, key: &KeyHash) -> Answer {
         Some(_) => &engine.known,
         None => &engine.unknown,
     };
-    count.fetch_add(1, Ordering::Relaxed);
+    count.add(1);
     json_of(StatusCode::OK, protocol::encode_response(grant.as_deref()))
 }
 

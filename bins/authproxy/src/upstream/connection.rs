@@ -138,14 +138,14 @@ struct OpenConnectionGuard(Arc<Telemetry>);
 
 impl OpenConnectionGuard {
     fn new(telemetry: Arc<Telemetry>) -> Self {
-        telemetry.metrics.server_connections.add(1);
+        telemetry.metrics.upstream_connections.add(1);
         Self(telemetry)
     }
 }
 
 impl Drop for OpenConnectionGuard {
     fn drop(&mut self) {
-        self.0.metrics.server_connections.add(-1);
+        self.0.metrics.upstream_connections.add(-1);
     }
 }
 

@@ -117,7 +117,7 @@ struct SlotRequest<'a> {
 
 impl<'a> SlotRequest<'a> {
     fn new(upstream: &'a UpstreamPool, account: &'a KeyAccount, ticket: QueueTicket) -> Self {
-        upstream.telemetry.metrics.server_waiting.add(1);
+        upstream.telemetry.metrics.upstream_queued.add(1);
         Self {
             upstream,
             account,
@@ -129,7 +129,7 @@ impl<'a> SlotRequest<'a> {
 
 impl Drop for SlotRequest<'_> {
     fn drop(&mut self) {
-        self.upstream.telemetry.metrics.server_waiting.add(-1);
+        self.upstream.telemetry.metrics.upstream_queued.add(-1);
         let slots = &self.upstream.slots;
         if !self.granted && !slots.pool().cancel(self.account, self.ticket) {
             slots.release(self.account);

@@ -174,7 +174,7 @@ fn serve_acl_answers_only_key_queries() {
     );
     let metrics = get("/metrics");
     assert!(
-        metrics.contains("authproxy_acl_questions_total{answer=\"known\"} 3\n"),
+        metrics.contains("authproxy_acl_queries_total{result=\"known\"} 3\n"),
         "{metrics}"
     );
 }

@@ -157,7 +157,7 @@ impl Talk {
                     } else {
                         &link.misses
                     };
-                    count.add();
+                    count.add(1);
                     let _ = reply.send(value);
                 }
                 Some(Waiting::Delete(reply)) => drop(reply.send(())),
