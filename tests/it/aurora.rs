@@ -1,5 +1,5 @@
-//! Aurora's contract with a task: how it is checked and how it is stopped. First that the harness plays Aurora right,
-//! row by row, against servers that say what a row needs; then that the health checkers keep the contract.
+//! Aurora's contract with a task: how its health is checked and how it is stopped. First the kit's executor itself is
+//! tested, row by row, against scripted servers; then the health checkers against that executor.
 
 mod counters;
 mod lifecycle;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use hostkit_tests::thermos::{HealthCheck, HttpCheck};
 
-/// How long one of Aurora's seconds is where nobody else has to keep up.
+/// The length of one of Aurora's seconds in tests of the executor alone.
 const SECOND: Duration = Duration::from_millis(20);
 
 const fn seconds(seconds: u64) -> Duration {

@@ -1,4 +1,4 @@
-//! authproxy: as its clients, its server, its permissions engine and its operators see it.
+//! authproxy from the point of view of its clients, its upstream, its permissions backend and its operators.
 
 mod access;
 mod caching;

@@ -1,4 +1,4 @@
-//! What the command lines of all tools have in common: variables of flags, layers, headings.
+//! What the command lines of all tools have in common: environment variables of flags, layers, headings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Permissions;
@@ -14,19 +14,20 @@ use hostkit_tests::host::run_as;
 use hostkit_tests::origin::OriginServer;
 use hostkit_tests::{CommandOutcome, bin, or_skip};
 
-/// Set for the process that [`parses_line_in_child_process`] is meant for: the tool, and its command line.
+/// Set for the child process of [`parses_line_in_child_process`]: the tool, and its command line.
 const LINE: &str = "HOSTKIT_TEST_LINE";
 
-/// Flags that are given, and where.
+/// The given flags with their source.
 type NamedFlags = Vec<(String, ValueSource)>;
 
-/// One tool: its command, its exclusive flags, and its parser, which tells the flags a line and the environment name.
+/// One tool: its command, its exclusive flags, and its parser, which returns the flags given by a line and the
+/// environment.
 struct ToolCli {
     name: &'static str,
     command: Command,
     exclusive: &'static [&'static [&'static str]],
     parse: fn(&[&str]) -> Result<NamedFlags, clap::Error>,
-    /// The shortest line that does something.
+    /// The shortest valid line.
     line: &'static str,
 }
 
@@ -51,7 +52,7 @@ fn tools() -> Vec<ToolCli> {
     ]
 }
 
-/// The flags that are given, of the verb if there is one.
+/// The given flags, of the verb if there is one.
 fn named(matches: &ArgMatches) -> NamedFlags {
     if let Some((_, matches)) = matches.subcommand() {
         return named(matches);
@@ -80,8 +81,8 @@ fn is_switch(arg: &Arg) -> bool {
     arg.get_value_parser().type_id() == std::any::TypeId::of::<bool>()
 }
 
-/// The process of the tests below, which need an environment of their own: a test only because that is how this program
-/// can be started again.
+/// The child process of the tests below, which need an environment of their own. It is a test because that is how this
+/// program can be started again.
 #[test]
 fn parses_line_in_child_process() {
     let Ok(line) = std::env::var(LINE) else {
@@ -95,7 +96,7 @@ fn parses_line_in_child_process() {
     }
 }
 
-/// What the process above says of a line of a tool under these variables.
+/// The result of that child process for a line of a tool under these variables.
 fn parse(tool: &ToolCli, line: &str, variables: &[(String, String)]) -> String {
     let line = format!("{} {line} {}", tool.name, tool.line);
     let output = Process::new(std::env::current_exe().unwrap())
@@ -151,7 +152,7 @@ fn verbs_ignore_variables_of_daemon() {
     };
     for (variable, value, rights) in [
         ("HOSTKIT_AUTHPROXY_RIGHT", "admin", r#"rights: ["read"]"#),
-        // A wrong one does not stop a verb either.
+        // An invalid one does not stop a verb either.
         ("HOSTKIT_AUTHPROXY_PORT", "http", r#"rights: ["read"]"#),
         (
             "HOSTKIT_AUTHPROXY_KEY_NEW_RIGHT",
@@ -162,7 +163,7 @@ fn verbs_ignore_variables_of_daemon() {
         let outcome = authproxy(&["key", "new"], &[(variable, value)]).exits(0);
         assert!(outcome.stdout.contains(rights), "{variable}: {outcome:?}");
     }
-    // The port is taken: it is opened, and not only the file checked.
+    // The port is taken, which shows that it is opened, and not only the file checked.
     let temp = TempDir::new().unwrap();
     let acl = temp.child("acl.yaml");
     acl.write_str("keys: []\n").unwrap();
@@ -381,7 +382,7 @@ fn too_few_open_files_are_error_and_never_panic() {
     let text = format!("services: {{}}\nhaproxy: {{{haproxy}, {paths}}}\n");
     synapse.write_str(&text).unwrap();
     temp.child("job-1.2.3.txt").write_str("object").unwrap();
-    // Each ends by itself: what it wants to listen on is taken, or nothing answers.
+    // Each ends by itself: its port is taken, or no server answers.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (taken, dead) = (taken.local_addr().unwrap(), hostkit_tests::free_port());
     let port = taken.port();

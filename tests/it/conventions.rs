@@ -16,7 +16,7 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Whether a line asks what the text of an error says.
+/// Whether a line inspects the text of an error.
 fn reads_error_text(line: &str) -> bool {
     let texts = [
         "message",
@@ -37,7 +37,7 @@ fn reads_error_text(line: &str) -> bool {
 #[test]
 fn no_decision_depends_on_error_text() {
     assert!(reads_error_text(r#"if error.message.ends_with(" 416") {"#));
-    // A cause that the message repeats is not printed a second time.
+    // Prints a cause only if the message does not contain it already.
     let printing = workspace().join("lib/src/failure.rs");
     let mut files = Vec::new();
     for folder in ["lib", "bins"] {

@@ -1,4 +1,4 @@
-//! Every fuzz body over its corpus and over random bytes, on stable, so that what a fuzzer once found stays found.
+//! Every fuzz body over its corpus and over random bytes, on stable, so that past findings stay fixed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ fn every_corpus_and_target_has_fuzz_body() {
     }
 }
 
-/// Bytes of no sense, and a corpus with a few of them changed: what gets further into a parser.
+/// Random bytes, and mutated corpus files, which get further into a parser.
 #[test]
 fn every_fuzz_body_accepts_any_bytes() {
     for (name, body) in BODIES {

@@ -1,4 +1,4 @@
-//! Tests of the harness itself, seen by a client that reads bytes and nothing more.
+//! Tests of the kit itself, with a client that only reads bytes.
 
 mod origin;
 mod servers;
@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// What came back over one connection.
+/// The response of one connection.
 #[derive(Debug)]
 struct ConnectionResult {
     code: u16,
@@ -16,7 +16,6 @@ struct ConnectionResult {
     end: ConnectionEnd,
 }
 
-/// How the connection ended.
 #[derive(Debug, PartialEq, Eq)]
 enum ConnectionEnd {
     Closed,
@@ -33,7 +32,7 @@ impl ConnectionResult {
     }
 }
 
-/// Sends one request and reads until the other side has nothing more to say. `headers` holds whole lines.
+/// Sends one request and reads until the peer closes or falls silent. `headers` holds whole lines.
 fn talk(port: u16, method: &str, path: &str, headers: &[&str]) -> ConnectionResult {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream

@@ -1,5 +1,5 @@
-//! The tests that cross tools or need a real server, one module per tool. One binary: linking is what they would each
-//! pay for again.
+//! The tests that cross tools or need a real server, one module per tool. They are one binary because linking is
+//! expensive.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,5 +1,5 @@
-//! Tests of pexrun: the real binary against real servers. Here is what they share: a [`PexrunHost`] with a repository, a cache
-//! and a home of its own, small programs to publish, and what one run came to.
+//! Tests of pexrun: the real binary against real servers. This file has what they share: a [`PexrunHost`] with a
+//! repository, a cache and a home of its own, and small programs to publish.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -23,28 +23,28 @@ mod run;
 mod settings;
 mod unlistable;
 
-/// What the builds here are for.
+/// The architecture of the builds here.
 const ARCH: &str = "here_x86_64";
-/// Git hashes; the first two begin alike.
+/// Git hashes; the first two have a common prefix.
 const HASH: &str = "60a43ef1b9c0d2e4f6a8091b2c3d4e5f60718293";
 const ALIKE: &str = "60a43ef9999999999999999999999999999999aa";
 const OTHER: &str = "f00dfeed00000000000000000000000000000000";
 
-/// A host: a repository in a directory, a shared cache, and a home that is the working directory of what runs there.
+/// A host: a repository in a directory, a shared cache, and a home that is the working directory of runs.
 #[derive(Debug)]
 struct PexrunHost {
     directory: TempDir,
 }
 
 impl PexrunHost {
-    /// One whose user configured the repository and the cache, where nothing was cached yet.
+    /// A host whose user configured the repository and the cache, which is empty.
     fn new() -> Self {
         let host = Self::bare();
         host.configure(&format!("repository: {}\n", host.repository()));
         host
     }
 
-    /// One without any configuration.
+    /// A host without any configuration.
     fn bare() -> Self {
         let host = Self {
             directory: TempDir::new().unwrap(),
@@ -65,7 +65,7 @@ impl PexrunHost {
         self.path("home")
     }
 
-    /// The cache directory. The first run makes it.
+    /// The cache directory, which the first run creates.
     fn cache(&self) -> PathBuf {
         self.path("cache")
     }
@@ -79,12 +79,11 @@ impl PexrunHost {
         self.share().join("pex-root")
     }
 
-    /// The URL of the repository.
     fn repository(&self) -> String {
         format!("file://{}", self.path("repo").display())
     }
 
-    /// Writes the user's configuration: this, the arch and the cache.
+    /// Writes the user's configuration: this text, the arch and the cache.
     fn configure(&self, yaml: &str) {
         let cache = self.cache();
         let common = format!("arch: {ARCH}\ncache-dir: {}\n", cache.display());
@@ -144,13 +143,13 @@ impl PexrunHost {
         command.output().unwrap().into()
     }
 
-    /// Makes all that is cached look as if it had last been used two hours earlier: the last hour is protected.
+    /// Moves the last use of all blobs two hours into the past: recently used ones are protected.
     fn age_blobs(&self) {
         let earlier = std::time::Duration::from_secs(7200);
         hostkit_tests::cache::age_blobs(&self.share().join("blobs"), earlier);
     }
 
-    /// The same of what is unpacked.
+    /// The same for unpacked pexes.
     fn age_unpacked(&self) {
         let earlier = std::time::Duration::from_secs(7200);
         hostkit_tests::cache::age_unpacked(&self.pex_root(), earlier);
@@ -166,7 +165,6 @@ impl PexrunHost {
     }
 }
 
-/// The name of a pex.
 fn pex(job: &str, version: &str) -> String {
     format!("{job}-{version}-{ARCH}.pex")
 }
@@ -176,7 +174,7 @@ pub(crate) fn program(script: &str) -> Vec<u8> {
     zip_behind(script, b"a")
 }
 
-/// The same, but a pex by what is in it.
+/// The same, recognisable as a pex by its contents.
 fn pex_program(script: &str) -> Vec<u8> {
     zip_behind(script, b"PEX-INFO")
 }
@@ -233,7 +231,7 @@ fn for_everybody() -> (TempDir, PathBuf) {
     (directory, copy)
 }
 
-/// A port of this host that nobody listens on.
+/// The URL of a port of this host without a listener.
 fn dead() -> String {
     format!("http://127.0.0.1:{}/pex", hostkit_tests::free_port())
 }

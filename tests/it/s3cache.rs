@@ -1,5 +1,5 @@
-//! Tests of s3cache: the real binary against real servers. Here is what they share: a [`CacheHost`] with a cache and a
-//! sandbox of its own, and what one run of the binary came to.
+//! Tests of s3cache: the real binary against real servers. This file has what they share: a [`CacheHost`] with a cache
+//! and a sandbox of its own.
 
 use std::ffi::OsStr;
 use std::io::{Read as _, Write as _};
@@ -43,16 +43,16 @@ mod verbs;
 /// A name that holds a git hash, so that it never changes.
 const HASH: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A host: a cache directory, and a sandbox that is the working directory and the home of what runs there.
+/// A host: a cache directory, and a sandbox that is the working directory and home of runs.
 #[derive(Debug)]
 struct CacheHost {
     directory: TempDir,
 }
 
 impl CacheHost {
-    /// One where nothing was cached yet.
+    /// A host with an empty cache.
     fn new() -> Self {
-        // Built here and not at the first run, which somebody may be timing.
+        // Built here and not at the first run, which a test may be timing.
         let _built = hostkit_tests::bin("s3cache");
         let directory = TempDir::new().unwrap();
         directory.child("sandbox").create_dir_all().unwrap();
@@ -62,7 +62,7 @@ impl CacheHost {
         Self { directory }
     }
 
-    /// The cache directory. The first run makes it.
+    /// The cache directory, which the first run creates.
     fn cache(&self) -> PathBuf {
         self.directory.path().join("cache")
     }
@@ -72,17 +72,15 @@ impl CacheHost {
         self.directory.path().join("sandbox")
     }
 
-    /// A path in the sandbox.
     fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.sandbox().join(name)
     }
 
-    /// A file or directory of the sandbox, to make or to assert.
+    /// A file or directory of the sandbox, to create or to assert.
     fn file(&self, name: impl AsRef<Path>) -> ChildPath {
         ChildPath::new(self.path(name))
     }
 
-    /// What a file of the sandbox holds.
     #[track_caller]
     fn read(&self, name: impl AsRef<Path>) -> Vec<u8> {
         std::fs::read(self.path(name)).unwrap()
@@ -117,7 +115,7 @@ impl CacheHost {
         command
     }
 
-    /// The flags that every run here has.
+    /// The flags of every run here.
     fn own_flags(&self) -> [String; 2] {
         [
             format!("--cache-dir={}", self.cache().display()),
@@ -134,7 +132,7 @@ impl CacheHost {
         self.command(args).output().unwrap().into()
     }
 
-    /// Runs the binary to its end with these variables too.
+    /// The same with these variables.
     fn s3cache_env<I>(&self, args: I, env: &[(String, String)]) -> CommandOutcome
     where
         I: IntoIterator,
@@ -144,19 +142,19 @@ impl CacheHost {
         self.command(args).envs(variables).output().unwrap().into()
     }
 
-    /// Makes all that is cached look as if it had last been used two hours earlier: the last hour is protected.
+    /// Moves the last use of all blobs two hours into the past: recently used ones are protected.
     fn age_blobs(&self) {
         let blobs = format!("{}/blobs", nix::unistd::geteuid());
         hostkit_tests::cache::age_blobs(&self.cache().join(blobs), Duration::from_secs(7200));
     }
 
-    /// The same of what is unpacked.
+    /// The same for unpacked pexes.
     fn age_unpacked(&self) {
         let root = format!("{}/pex-root", nix::unistd::geteuid());
         hostkit_tests::cache::age_unpacked(&self.cache().join(root), Duration::from_secs(7200));
     }
 
-    /// Starts the binary; what it says goes to `/dev/null`.
+    /// Starts the binary; its output goes to `/dev/null`.
     fn start<I>(&self, args: I) -> ChildGuard
     where
         I: IntoIterator,
@@ -168,7 +166,7 @@ impl CacheHost {
     }
 }
 
-/// Bytes that no two offsets share by accident: `length` of them, another sequence for each `seed`.
+/// `length` bytes without repetition, another sequence for each `seed`.
 fn bytes(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut out = Vec::with_capacity(length + 8);
@@ -188,7 +186,7 @@ fn sha256(bytes: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A number from a seed (splitmix64): tests that choose at random choose the same every time.
+/// A number from a seed (splitmix64), so that random choices are reproducible.
 fn mix(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -212,8 +210,8 @@ pub(crate) fn every_file(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A server that answers each request with what a function of its head says, and closes: for the few answers that no
-/// real server can be made to give here.
+/// A server that answers each request with the result of a function of its head, and closes: for responses that real
+/// servers cannot be made to give.
 pub(crate) struct FakeServer {
     port: u16,
     heads: Arc<Mutex<Vec<String>>>,
@@ -238,7 +236,7 @@ impl FakeServer {
                     }
                 }
                 let head = String::from_utf8_lossy(&head).into_owned();
-                // A client that hung up is its own affair.
+                // The client may disconnect.
                 let _ = stream.write_all(answer(&head).as_bytes());
                 log.lock().unwrap().push(head);
             }
@@ -256,7 +254,7 @@ impl FakeServer {
     }
 }
 
-/// An answer of [`FakeServer`]; `headers` holds whole lines.
+/// A response of [`FakeServer`]; `headers` holds whole lines.
 pub(crate) fn answer(status: &str, headers: &[&str], body: &str) -> String {
     let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     let length = body.len();

@@ -1,13 +1,13 @@
-//! How results are counted under both contracts. The cases of the last one are those of Aurora's own tests
-//! (`test_health_checker.py`), the corners of its arithmetic, and what the blog's settings come to.
+//! The counting of check results in both releases. The cases of the latest are those of Aurora's own tests
+//! (`test_health_checker.py`), edge cases of its arithmetic, and the settings of the blog.
 
 use hostkit_tests::thermos::AuroraRelease::{self, Last, V0_15};
 use hostkit_tests::thermos::{HealthCheck, HealthCounters, HttpCheck};
 
 use super::{blog, seconds};
 
-/// What results lead to, a letter for each: starting (`.`), running (`r`), dead (`D`). Results are a letter each:
-/// success (`s`), failure (`f`). One more letter than results says that the next check was not made.
+/// The state after each result, as a letter: starting (`.`), running (`r`), dead (`D`). Results are letters, too:
+/// success (`s`), failure (`f`). A missing last letter means that no further check was made.
 fn trace(contract: AuroraRelease, check: &HealthCheck, results: &str) -> String {
     let mut counters = HealthCounters::new(contract, check);
     let mut seen = String::new();
@@ -32,7 +32,7 @@ fn trace(contract: AuroraRelease, check: &HealthCheck, results: &str) -> String 
     seen
 }
 
-/// Initial interval and interval in seconds, failures tolerated, successes needed.
+/// Initial interval and interval in seconds, tolerated failures, required successes.
 fn check(initial: u64, interval: u64, failures: u32, successes: u32) -> HealthCheck {
     HealthCheck::http(HttpCheck::default())
         .initial_interval(seconds(initial))
@@ -57,7 +57,7 @@ fn latest_release_counts_as_its_own_unit_tests_do() {
         &[
             (twice(), "s", "r"),
             (twice(), "fs", ".r"),
-            // A failure that is forgiven is not counted, running or not.
+            // A forgiven failure is not counted, running or not.
             (twice(), "sf", "rr"),
             (twice(), "sff", "rrD"),
             (twice(), "fff", "..D"),
@@ -66,7 +66,7 @@ fn latest_release_counts_as_its_own_unit_tests_do() {
             (check(0, 10, 0, 1), "f", "D"),
             (check(15, 10, 2, 2), "ssfff", ".rrrD"),
             (check(15, 10, 2, 4), "fffff", "....D"),
-            // One success of two before the grace is over.
+            // One success of two within the grace.
             (check(20, 10, 0, 2), "fss", "..r"),
             (check(20, 10, 0, 2), "sfss", "...r"),
         ],
@@ -78,22 +78,23 @@ fn latest_release_counts_edge_cases() {
     table(
         Last,
         &[
-            // Part of an interval forgives a whole attempt: ceil(21 / 10) = 3, ceil(1 / 10) = 1.
+            // A part of an interval forgives a whole attempt: ceil(21 / 10) = 3, ceil(1 / 10) = 1.
             (check(21, 10, 0, 1), "ffff", "...D"),
             (check(1, 10, 0, 1), "ff", ".D"),
             (check(30, 10, 0, 1), "ffff", "...D"),
-            // `max` failures in a row are tolerated, and one more is not.
+            // `max` consecutive failures are tolerated, one more is not.
             (check(0, 10, 0, 1), "sf", "rD"),
             (check(0, 10, 2, 1), "sfff", "rrrD"),
             (check(0, 10, 2, 1), "sffsffsfff", "rrrrrrrrrD"),
-            // Failures that can no longer be made up for kill before there are too many in a row.
+            // The task is dead once the required successes cannot be reached any more, before too many consecutive
+            // failures.
             (check(0, 10, 2, 3), "fsf", "..D"),
             // But not with one attempt left.
             (check(0, 10, 1, 2), "fsfs", "....D"),
-            // There is one attempt more than the sum, because the limit is looked at before a check.
+            // One attempt more than the sum, because the limit is evaluated before a check.
             (check(10, 10, 1, 2), "fsfss", "....r"),
             (check(10, 10, 1, 2), "fsfsf", ".....D"),
-            // Once running it flaps as it likes.
+            // A running task may flap without end.
             (check(0, 10, 1, 1), "sfsfsfsfsfsfsff", "rrrrrrrrrrrrrrD"),
             // Successes within the grace make it running early.
             (check(100, 10, 0, 2), "ss", ".r"),
@@ -104,7 +105,7 @@ fn latest_release_counts_edge_cases() {
 
 #[test]
 fn release_0_15_counts_failures_after_initial_interval() {
-    // The initial interval is slept through before all this, so it does not matter here.
+    // The initial interval is slept through before, so it does not matter here.
     for initial in [15, 120] {
         let check = |failures| check(initial, 10, failures, 1);
         table(
@@ -117,7 +118,7 @@ fn release_0_15_counts_failures_after_initial_interval() {
                 (check(1), "fsfsfsff", "rrrrrrrD"),
                 (check(5), "ffffff", "rrrrrD"),
                 (check(5), "fffffsffffff", "rrrrrrrrrrrD"),
-                // It has no idea of successes that are needed: this one limps on for ever.
+                // It has no number of required successes: this task is never stopped.
                 (check(5), "fffffsfffffsfffff", "rrrrrrrrrrrrrrrrr"),
             ],
         );

@@ -1,4 +1,4 @@
-//! The rows of stopping: who is told what, how long it is waited for, and when that ends early.
+//! The stop of a task: which requests it gets, how long each waits, and when the wait ends early.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use tempfile::TempDir;
 use super::seconds;
 use super::server::{ScriptedServer, answer};
 
-/// How long one of Aurora's seconds is here; an answer has one of them.
+/// The length of one of Aurora's seconds here; a response has one of them.
 const SECOND: Duration = Duration::from_millis(250);
 
-/// A job that ends as soon as the file `quit` is there, or at SIGTERM.
+/// A job that ends as soon as the file `quit` exists, or at SIGTERM.
 const QUITS: &str = "until [ -e quit ]; do sleep 0.01; done";
 
 fn start(task: ThermosTask) -> (RunningTask, TempDir) {
@@ -39,7 +39,7 @@ fn told(endpoint: &str, handled: bool, looks: u32) -> LifecycleMessage {
     }
 }
 
-/// Stops it and says what it was told.
+/// Stops the task and returns the requests of the lifecycle.
 fn stopped(task: &mut RunningTask) -> Vec<LifecycleMessage> {
     task.stop();
     task.health().messages
@@ -86,7 +86,7 @@ fn task_that_does_not_answer_is_signalled_without_wait() {
 fn each_stage_waits_only_when_its_endpoint_answers() {
     let server = ScriptedServer::start(|line, stream| {
         if line.contains("quit") {
-            // Nothing is answered: the connection ends.
+            // No response: the connection ends.
             return Ok(());
         }
         stream.write_all(answer("200 OK", "").as_bytes())
@@ -101,7 +101,7 @@ fn each_stage_waits_only_when_its_endpoint_answers() {
     assert_eq!(stopped(&mut task), expected);
 }
 
-/// Stops a task whose two processes both look for `quit`, which the server of the port writes, or only one of them.
+/// Stops a task of two processes, of which both or only one wait for `quit`, which the server of the port writes.
 fn quit(contract: AuroraRelease, both: bool) -> (Vec<LifecycleMessage>, Vec<String>, TaskState) {
     let parent = TempDir::new().unwrap();
     let sandbox = parent.path().join("1700000000000-t-0/sandbox");
@@ -129,7 +129,7 @@ fn task_that_ended_after_quit_gets_no_abort() {
     assert_eq!(seen.len(), 1);
     assert!(seen[0].handled && seen[0].looks < 4, "{seen:?}");
     assert_eq!(state, TaskState::Success, "it went by itself");
-    // 0.15 does not look before the time is over.
+    // 0.15 does not check before the time is over.
     let (seen, requests, state) = quit(AuroraRelease::V0_15, true);
     assert_eq!(requests, ["POST /quitquitquit"]);
     assert_eq!(seen, [told("/quitquitquit", true, 1)]);

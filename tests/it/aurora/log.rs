@@ -1,5 +1,5 @@
-//! log-healthcheck as Aurora sees it, as a shell check and on the `health` port: the blog's check of its consumers, who
-//! are killed when lines that begin with `{` no longer come, whatever else is written.
+//! log-healthcheck under Aurora, as a shell check and on the `health` port: the blog's check of its consumers, which
+//! are killed when lines that begin with `{` stop, whatever else is written.
 
 use std::fs::File;
 use std::process::Command;
@@ -14,15 +14,14 @@ use tempfile::TempDir;
 
 use super::seconds;
 
-/// How long one of Aurora's seconds is here.
+/// The length of one of Aurora's seconds here.
 const SECOND: Duration = Duration::from_millis(10);
 
-/// Writes a line of its own ten times in one of the blog's freshnesses, and once the file `hang` is there only what a
-/// library writes.
+/// Writes ten own lines within one freshness of the blog, and only lines of a library once the file `hang` exists.
 const CONSUMER: &str =
     "while sleep 0.1; do if [ -e hang ]; then echo 'retrying'; else echo '{\"n\": 1}'; fi; done";
 
-/// The blog's check, in which only the unit of the freshness is scaled.
+/// The blog's check, with a scaled unit of the freshness.
 fn looks() -> String {
     let freshness = (100 * SECOND).as_millis();
     format!(
@@ -31,7 +30,7 @@ fn looks() -> String {
     )
 }
 
-/// The blog's settings; a program that starts is given time.
+/// The blog's settings, with time for a program that starts.
 fn blog(check: HealthCheck) -> HealthCheck {
     check
         .initial_interval(seconds(120))
@@ -40,8 +39,8 @@ fn blog(check: HealthCheck) -> HealthCheck {
         .timeout(seconds(1000))
 }
 
-/// A consumer that is left alone as long as it consumes, and killed when it hangs, with this check. What the page shows
-/// has this in it.
+/// Runs a consumer with this check: it is left alone while it consumes, and killed when it hangs. The page contains
+/// `shown`.
 fn consumes_and_hangs(contract: AuroraRelease, name: &str, task: ThermosTask, shown: &str) {
     let parent = TempDir::new().unwrap();
     let task = task
@@ -109,7 +108,7 @@ fn resident_checker_exits_on_quit_within_one_wait() {
     task.stop();
     let told = task.health().messages;
     let seen: Vec<_> = told.iter().map(|told| (told.handled, told.looks)).collect();
-    // Nobody is there to be told to abort, which is moved on from at once.
+    // The abort request finds no listener, which takes no time.
     assert_eq!(seen, [(true, 6), (false, 0)], "{told:?}");
     assert_eq!(task.state("checker"), ProcessState::Done);
 }

@@ -1,4 +1,4 @@
-//! proxy-healthcheck as Aurora sees it: every row of the contract, with Aurora's own client.
+//! proxy-healthcheck under Aurora: every row of the contract, with Aurora's own client.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -13,10 +13,9 @@ use tempfile::TempDir;
 
 use super::server::{ScriptedServer, answer, drip};
 
-/// How long the checker gives the server.
+/// The checker's timeout for the server.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The checker of one server, in a sandbox of its own.
 struct AuroraChecker {
     port: u16,
     sandbox: TempDir,
@@ -53,7 +52,7 @@ impl AuroraChecker {
         HttpSignaler::new(self.port).timeout(Duration::from_secs(5))
     }
 
-    /// The verdict, as Aurora's page shows it.
+    /// The result as Aurora's page shows it.
     fn verdict(&self) -> Result<(), String> {
         self.signaler().check(&HttpCheck::default())
     }
@@ -63,7 +62,7 @@ impl AuroraChecker {
     }
 }
 
-/// What the page shows for another answer than `ok`.
+/// The page's text for a body other than `ok`.
 fn got(word: &str) -> Result<(), String> {
     Err(format!(
         "Response differs from expected response (expected \"ok\", got \"{word}\")"
@@ -75,7 +74,7 @@ fn healthy_server_passes_check_on_every_address_of_localhost() {
     let server = ScriptedServer::says(answer("200 OK", "{\"pid\": 1}"));
     let checker = AuroraChecker::start(server.port(), &[]);
     let mut hosts = vec!["localhost", "127.0.0.1"];
-    // Where the host has IPv6.
+    // If the host has IPv6.
     hosts.extend(TcpListener::bind(("::1", 0)).is_ok().then_some("::1"));
     for host in &hosts {
         let signaler = checker.signaler().host(host);
@@ -120,7 +119,7 @@ fn unhealthy_server_fails_check_and_reason_fits_on_aurora_page() {
     let huge = || {
         ScriptedServer::start(|_, stream| {
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
-            // Until the checker has seen enough.
+            // Until the checker has made enough checks.
             loop {
                 stream.write_all(&[b'x'; 1 << 16])?;
             }
@@ -206,7 +205,7 @@ fn quit_is_answered_in_time_and_checker_exits_after_server() {
             Ok(())
         });
         let mut checker = AuroraChecker::start(server.port(), &["--sick-status=200"]);
-        // The signaler of the lifecycle has a second.
+        // The signaler of the lifecycle waits one second.
         assert_eq!(HttpSignaler::new(checker.port).post(path), Ok(()));
         assert_eq!(checker.verdict(), got("quit"));
         wait_until("the server is told", || {

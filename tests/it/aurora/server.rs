@@ -1,4 +1,4 @@
-//! A server that says exactly what a row of the contract needs, byte by byte.
+//! A scripted server that sends the bytes of a contract row.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -18,14 +18,14 @@ pub(super) struct ScriptedServer {
 }
 
 impl ScriptedServer {
-    /// Gives `answer` the first line of each request and the connection, each on a thread of its own.
+    /// Calls `answer` with the first line of each request and the connection, each on its own thread.
     pub(super) fn start(
         answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
     ) -> Self {
         Self::on(0, answer)
     }
 
-    /// The same on this port.
+    /// The same on a given port.
     pub(super) fn on(
         port: u16,
         answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
@@ -47,7 +47,7 @@ impl ScriptedServer {
                     let head = head(&stream);
                     let line = head.lines().next().unwrap_or_default().to_owned();
                     seen.lock().unwrap().push(head);
-                    // Who asks may have gone.
+                    // The client may be gone.
                     let _ = answer(&line, &mut stream);
                 });
             }
@@ -60,7 +60,7 @@ impl ScriptedServer {
         }
     }
 
-    /// Always the same bytes, then the end.
+    /// Always sends the same bytes, then closes.
     pub(super) fn says(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         Self::start(move |_, stream| stream.write_all(&bytes))
@@ -70,12 +70,11 @@ impl ScriptedServer {
         self.port
     }
 
-    /// What was asked so far, without the ends of the lines.
+    /// The heads of the requests so far, without line endings.
     pub(super) fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }
 
-    /// The request lines so far.
     pub(super) fn requests(&self) -> Vec<String> {
         let heads = self.heads();
         let lines = heads.iter().filter_map(|head| head.lines().next());
@@ -88,7 +87,7 @@ impl ScriptedServer {
 impl Drop for ScriptedServer {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
-        // Wakes the thread up.
+        // Wakes up the thread.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -96,14 +95,14 @@ impl Drop for ScriptedServer {
     }
 }
 
-/// The head of a request; the signaler sends no body.
+/// Reads the head of a request; the signaler sends no body.
 fn head(stream: &TcpStream) -> String {
     let lines = BufReader::new(stream).lines().map_while(Result::ok);
     let lines: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
     lines.join("\n")
 }
 
-/// An answer with its length.
+/// A response with its length.
 pub(super) fn answer(status: &str, body: &str) -> String {
     format!(
         "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}",

@@ -1,4 +1,5 @@
-//! The shell rows of the contract, and what a check does to a task: the loop, the snooze file, the order of branches.
+//! The shell rows of the contract, and the effect of checks on a task: the loop, the snooze file, the order of
+//! branches.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use tempfile::TempDir;
 use super::server::{ScriptedServer, answer};
 use super::{SECOND, seconds};
 
-/// Where tasks run; each has a name of its own.
+/// The parent directory of all tasks; each has its own name.
 static PARENT: LazyLock<TempDir> = LazyLock::new(|| TempDir::new().unwrap());
 
 fn idle(name: &str) -> ThermosTask {
@@ -28,7 +29,7 @@ fn start(task: ThermosTask) -> RunningTask {
     TaskRunner::start(task, PARENT.path())
 }
 
-/// A check that shows nothing but its first result.
+/// A check that shows only its first result.
 fn first(cmdline: &str) -> HealthCheck {
     HealthCheck::shell(cmdline)
         .initial_interval(Duration::ZERO)
@@ -36,7 +37,7 @@ fn first(cmdline: &str) -> HealthCheck {
         .timeout(seconds(500))
 }
 
-/// Why a task with this check ends.
+/// The reason why a task with this check ends.
 fn killed(name: &str, contract: AuroraRelease, check: HealthCheck) -> String {
     let task = start(idle(name).contract(contract).health(check));
     assert_eq!(task.wait_finished(), TaskState::Failed);
@@ -67,7 +68,7 @@ fn shell_check_result_is_exit_status() {
 
 #[test]
 fn shell_is_sh_in_0_15_and_bash_in_latest() {
-    // dash does not know arrays; where sh is bash too there is nothing to see.
+    // dash has no arrays; skipped where sh is bash.
     let only_bash = || first("a=(1 2); test ${a[1]} = 2");
     let task = start(idle("bash").health(only_bash()));
     wait_until("it is checked", || task.health().counters.attempts() > 1);
@@ -109,7 +110,7 @@ fn shell_check_runs_as_user_of_executor() {
         .constraint("setup < job")
         .second(SECOND)
         .health(
-            // The first attempts are forgiven: the profile is there when it counts.
+            // The first attempts are forgiven: the profile exists when failures count.
             first("pwd; env; echo {{thermos.ports[health]}} {{mesos.instance}}; exit 1")
                 .initial_interval(seconds(1))
                 .interval(seconds(1))
@@ -159,7 +160,7 @@ fn shell_check_replaces_http_check_and_http_check_without_port_is_healthy() {
     assert_eq!(unasked.task_state(), TaskState::Active);
 }
 
-/// A server that is well or not, as it is told.
+/// A server that is healthy or not, as the flag says.
 fn switch() -> (ScriptedServer, Arc<AtomicBool>) {
     let well = Arc::new(AtomicBool::new(true));
     let told = well.clone();

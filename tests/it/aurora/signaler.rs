@@ -1,4 +1,4 @@
-//! The HTTP rows of the contract: what passes, what does not, and what Aurora's page then shows.
+//! The HTTP rows of the contract: which responses pass, which fail, and the text on Aurora's page.
 
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -9,7 +9,7 @@ use hostkit_tests::thermos::{HttpCheck, HttpSignaler};
 
 use super::server::{ScriptedServer, answer, drip};
 
-/// Long beside a pause, short beside a test.
+/// Long compared with a pause, short compared with a test.
 const TIMEOUT: Duration = Duration::from_millis(400);
 
 fn checked(server: &ScriptedServer, http: &HttpCheck) -> Result<(), String> {
@@ -18,7 +18,7 @@ fn checked(server: &ScriptedServer, http: &HttpCheck) -> Result<(), String> {
         .check(http)
 }
 
-/// What the page shows for an answer to a check with the defaults.
+/// The page's text for a response to the default check.
 fn differs(got: &str) -> String {
     format!("Response differs from expected response (expected \"ok\", got \"{got}\")")
 }
@@ -38,14 +38,14 @@ fn default_check_accepts_200_with_ok_body() {
         "HTTP/1.0 200 OK\r\n\r\nok".to_owned(),
         "HTTP/1.1 200\r\n\r\nok".to_owned(),
         "HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nok".to_owned(),
-        // It ends before its length, which nobody compares.
+        // It ends before its length, which is not compared.
         "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok".to_owned(),
-        // It does not end at its length.
+        // It continues after its length.
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokay, not".to_owned(),
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1;x\r\nk\r\n0\r\n\r\n"
             .to_owned(),
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\nok".to_owned(),
-        // No head at all is HTTP/0.9.
+        // A response without a head is HTTP/0.9.
         "ok\n".to_owned(),
     ] {
         let server = ScriptedServer::says(said.clone());
@@ -60,14 +60,14 @@ fn default_check_rejects_other_responses_and_page_shows_reason() {
         (answer("204 No Content", ""), differs("")),
         (answer("200 OK", "okay"), differs("okay")),
         (answer("200 OK", "Refused"), differs("refused")),
-        // Nine fit; of ten, seven and three dots.
+        // Nine characters fit; of ten, seven and three dots are shown.
         (answer("200 OK", "123456789"), differs("123456789")),
         (answer("200 OK", "1234567890"), differs("1234567...")),
         (
             answer("200 OK", &"x".repeat(3 << 20)),
             differs("xxxxxxx..."),
         ),
-        // The body of anything but 2xx is gone, even if it says ok.
+        // The body of a status other than 2xx is discarded, even if it is ok.
         (answer("500 No", "ok"), differs("")),
         (answer("503 Service Unavailable", "timeout"), differs("")),
         (answer("404 Not Found", "ok"), differs("")),
@@ -132,7 +132,7 @@ fn expected_endpoint_response_and_code_are_configurable() {
             http().code(200),
             code(200, 202),
         ),
-        // Without a body to compare, the code of a failure can be expected, and everything passes without both.
+        // Without an expected body, the code of a failure can be expected; without both, everything passes.
         (answer("500 No", "x"), http().response("").code(500), Ok(())),
         (
             answer("500 No", "x"),
@@ -265,7 +265,7 @@ fn timeout_applies_to_each_operation_and_not_to_sum() {
             "{stuck:?}"
         );
     }
-    // What is not 2xx is not read, and so not waited for.
+    // A body of a status other than 2xx is not read.
     let sick = part("HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n");
     assert_eq!(checked(&sick, &HttpCheck::default()), Err(differs("")));
     assert_eq!(
@@ -287,7 +287,7 @@ fn refused_connection_fails_check() {
     );
     assert!(signaler.post("/quitquitquit").is_err());
 
-    // The kernel accepts, and nobody ever reads.
+    // The kernel accepts, but no process reads.
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let signaler = HttpSignaler::new(port).timeout(TIMEOUT);

@@ -1,5 +1,5 @@
-//! Whole tasks as Aurora runs them: a server, proxy-healthcheck on the `health` port, and the executor that believes
-//! it. The settings are the blog's; only the seconds are shorter.
+//! Whole tasks as Aurora runs them: a server, proxy-healthcheck on the `health` port, and the executor that acts on it.
+//! The settings are those of the blog with shorter seconds.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -25,7 +25,7 @@ use super::{blog, seconds};
 
 const BOTH: [AuroraRelease; 2] = [AuroraRelease::V0_15, AuroraRelease::Last];
 
-/// How many checks show that a task is left alone: several times what kills it.
+/// How many checks prove that a task is left alone: several times the number that stops it.
 fn many() -> u32 {
     if is_long_run() { 60 } else { 12 }
 }
@@ -50,7 +50,7 @@ fn patient(name: &str, second: Duration, deadline: Duration) -> ThermosTask {
         .second(second)
 }
 
-/// The blog's eight-ball, which knows nothing of Aurora's endpoints.
+/// The blog's eight-ball, which has none of Aurora's endpoints.
 fn eightball(task: ThermosTask, directory: &Path) -> Option<ThermosTask> {
     let program = directory.join("eightball.pex");
     or_skip("python3", build_zipapp(&program))?;
@@ -61,7 +61,7 @@ fn eightball(task: ThermosTask, directory: &Path) -> Option<ThermosTask> {
     Some(task.process(ThermosProcess::new("eightball", &cmdline)))
 }
 
-/// A server that ends when it is told to.
+/// A server that exits on quit.
 fn quitter(task: ThermosTask) -> Option<ThermosTask> {
     let python = or_skip("python3", find_program("python3"))?;
     let program = workspace().join("tests/fixtures/quitter.py");
@@ -73,14 +73,14 @@ fn quitter(task: ThermosTask) -> Option<ThermosTask> {
     Some(task.process(ThermosProcess::new("server", &cmdline)))
 }
 
-/// Waits for two successes in a row. What failed before does not matter: where a host is busy, several checks are late
-/// while a server starts.
+/// Waits for two consecutive successes. Earlier failures do not matter: on a busy host several checks are late while a
+/// server starts.
 fn healthy(task: &RunningTask) {
     let is_healthy = || {
         let counters = task.health().counters;
         counters.running() && counters.successes() >= 2
     };
-    // In real time the first attempts alone take longer than a test is patient.
+    // In real time the first attempts alone take longer than the wait limit.
     assert!(
         wait_within(3 * wait_limit(), is_healthy),
         "{:?}",
@@ -107,7 +107,7 @@ fn dead_server_is_stopped_at_sixth_consecutive_failure() {
         let mut task = TaskRunner::start(task, parent.path());
         healthy(&task);
         let before = task.health().reasons.len();
-        // It is there, and never answers again: the worst way of being dead.
+        // It is present and never answers: the worst kind of failure.
         signal(&task, "eightball", Signal::SIGSTOP);
         wait_until("it is sick", || {
             task.health().counters.death_reason().is_some()
@@ -158,7 +158,7 @@ fn quit_ends_task_before_abort() {
             (told[0].endpoint.as_str(), told[0].handled),
             ("/quitquitquit", true)
         );
-        // The last contract looks every second and stops when the task has ended; 0.15 looks once, after five.
+        // The latest release checks every second and stops when the task has ended; 0.15 checks once, after five.
         let enough = if contract == AuroraRelease::Last {
             4
         } else {
@@ -207,7 +207,7 @@ fn server_that_ignores_quit_takes_both_waits_while_checker_stays() {
 
 #[test]
 fn flapping_server_is_stopped_only_after_six_consecutive_failures() {
-    // Five failures and a success, for ever: the worst that is tolerated.
+    // Five failures and a success, repeatedly: the most that is tolerated.
     let flaps = AtomicBool::new(true);
     let flaps: &'static AtomicBool = Box::leak(Box::new(flaps));
     let asked = std::sync::atomic::AtomicU32::new(0);
@@ -220,7 +220,7 @@ fn flapping_server_is_stopped_only_after_six_consecutive_failures() {
     for contract in BOTH {
         flaps.store(true, Ordering::Relaxed);
         let parent = TempDir::new().unwrap();
-        // What is not wrong here must not be late.
+        // A healthy response must not be late here.
         let second = Duration::from_millis(60);
         let task = patient(&format!("flaps-{contract:?}"), second, seconds(10))
             .health(blog().timeout(seconds(200)))
@@ -252,8 +252,8 @@ fn throttled_server_survives_stalls_and_is_stopped_when_dead() {
     });
 }
 
-/// The rule is one of real seconds. Time is compressed first, which only makes it harder to keep: a check takes as long
-/// as it does. Where a busy host makes checks too slow for that, real time decides.
+/// The rule concerns real seconds. Compressed time is tried first, which makes the rule harder to meet, because a check
+/// takes its own time. On a host too busy for that, real time decides.
 fn stalls(contract: AuroraRelease) {
     let seconds: &[u64] = if is_long_run() { &[1000] } else { &[100, 1000] };
     let failed: Vec<_> = seconds
@@ -263,8 +263,8 @@ fn stalls(contract: AuroraRelease) {
     assert!(failed.len() < seconds.len(), "{contract:?}: {failed:#?}");
 }
 
-/// Whether a task of which the server stalls for 4 of 8 seconds goes on, and is killed when the server no longer
-/// answers at all. The error is what the checks of a task saw that was killed before.
+/// Whether a task whose server stalls for 4 of 8 seconds survives, and is stopped when the server no longer answers.
+/// The error has the reasons of a task that was stopped earlier.
 fn survives_stalls(contract: AuroraRelease, second: Duration) -> Result<(), TaskHealth> {
     let limit = CpuLimit::percent(5).unwrap();
     let parent = TempDir::new().unwrap();
@@ -274,7 +274,7 @@ fn survives_stalls(contract: AuroraRelease, second: Duration) -> Result<(), Task
     };
     let task = TaskRunner::start(task, parent.path());
     healthy(&task);
-    // What Mesos limits is the task: the checker too.
+    // Mesos limits the whole task, including the checker.
     for process in ["eightball", "checker"] {
         limit.add(task.pid(process).unwrap()).unwrap();
     }
@@ -304,7 +304,7 @@ fn survives_stalls(contract: AuroraRelease, second: Duration) -> Result<(), Task
     }
     signal(&task, "eightball", Signal::SIGSTOP);
     let is_dead = || task.health().counters.death_reason().is_some();
-    // In real time that takes longer than a test is patient.
+    // In real time that takes longer than the wait limit.
     assert!(
         wait_within(wait_limit() + many() * second, is_dead),
         "{:?}",

@@ -16,14 +16,14 @@ use serde_json::Value;
 
 const KEY: &str = "some-key";
 
-/// A file of keys in a directory: one key, with the right `all`.
+/// Writes a key file with one key, with the right `all`, and returns its flag.
 fn keys(directory: &Path) -> String {
     let path = directory.join("keys.yaml");
     permissions::write_acl_file(&path, &[(KEY, &["all"])]);
     format!("--acl-file={}", path.display())
 }
 
-/// The lines of requests in a log of JSON.
+/// The access log lines of a JSON log.
 fn requests(log: &str) -> Vec<Value> {
     log.lines()
         .filter_map(|line| serde_json::from_str(line).ok())
@@ -297,7 +297,7 @@ fn valid_configuration_applies_on_reload_and_invalid_one_is_refused() {
     write("right: all\n");
     let proxy = AuthproxyProcess::start(&["--config", file.to_str().unwrap()]);
     let before = proxy.status();
-    // A connection that is there already follows, too.
+    // An existing connection follows, too.
     let mut kept = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
     kept.set_read_timeout(Some(wait_limit())).unwrap();
     let mut over = || {

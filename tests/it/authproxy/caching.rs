@@ -1,4 +1,5 @@
-//! Answers shared over real memcached servers: signed, bounded in time, never believed from anybody else.
+//! Cache entries shared over real memcached servers: signed, with bounded lifetimes, and ignored unless written by a
+//! host with the secret.
 
 mod hosts;
 mod secrets;
@@ -20,7 +21,7 @@ use tokio::runtime::Runtime;
 
 const SECRET: &[u8] = b"of nobody but us";
 
-/// What is believed for how long; nothing of it is over in a test that does not shorten it.
+/// Lifetimes that do not end within a test, unless it shortens them.
 const SETTINGS: settings::CacheSettings = settings::CacheSettings {
     entries: 10_000,
     allowed: Duration::from_secs(600),
@@ -29,7 +30,7 @@ const SETTINGS: settings::CacheSettings = settings::CacheSettings {
     stale: Duration::from_secs(600),
 };
 
-/// A permissions engine that knows the keys it is told and counts what it is asked. Clones are the same engine.
+/// A permissions backend with a set of keys that counts its queries. Clones share their state.
 #[derive(Debug, Clone, Default)]
 struct CountingBackend {
     known: Arc<Mutex<HashSet<KeyHash>>>,
@@ -40,7 +41,7 @@ struct CountingBackend {
 impl PermissionsBackend for CountingBackend {
     async fn look_up(&self, key: KeyHash) -> Result<BackendResponse, BackendUnavailable> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        // Everybody who asks at the same time has time to.
+        // Lets concurrent lookups arrive.
         tokio::task::yield_now().await;
         if *self.fails.lock().unwrap() {
             return Err(BackendUnavailable::failed("it fails"));
@@ -69,7 +70,7 @@ impl CountingBackend {
     }
 }
 
-/// Some memcached servers, an engine, and the runtime of the hosts before them.
+/// Some memcached servers, a backend, and the runtime of the hosts in front of them.
 struct CacheFixture {
     runtime: Runtime,
     engine: CountingBackend,
@@ -77,7 +78,7 @@ struct CacheFixture {
 }
 
 impl CacheFixture {
-    /// None without memcached.
+    /// `None` without memcached.
     fn new(servers: usize) -> Option<Self> {
         let servers = or_skip("memcached", MemcachedServer::start_several(servers))?;
         let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -88,7 +89,7 @@ impl CacheFixture {
         })
     }
 
-    /// A host that has just been started, with other settings or another secret than most.
+    /// A newly started host with other settings or another secret.
     fn host_with(
         &self,
         settings: settings::CacheSettings,
@@ -118,14 +119,14 @@ impl CacheFixture {
         self.host_with(SETTINGS, SECRET)
     }
 
-    /// What a host says of a key: whether somebody has it; none if it does not know.
+    /// The result of a host for a key: whether it exists, or `None` on failure.
     fn lookup(&self, host: &PermissionsCache<CountingBackend>, key: KeyHash) -> Option<bool> {
         let answer = self.runtime.block_on(host.look_up(key)).ok()?;
         Some(matches!(answer, KeyLookup::Grant { .. }))
     }
 
-    /// Makes a host ask about a key of which no memcached has an entry, until one has. A memcached that takes longer than
-    /// 10 ms here may be left alone for a moment, and then gets none.
+    /// Makes a host query a key until memcached has its entry. A memcached that takes longer than 10 ms here may be
+    /// skipped for a moment, and then gets no entry.
     fn learn(&self, host: &PermissionsCache<CountingBackend>, key: KeyHash, known: bool) {
         let before = self.names().len();
         wait_until("the entry is written", || {
@@ -149,14 +150,14 @@ impl CacheFixture {
         host.purge(what)
     }
 
-    /// Lets background tasks do something.
+    /// Lets background tasks run.
     fn pass(&self) {
         let moment = async { tokio::time::sleep(Duration::from_millis(1)).await };
         self.runtime.block_on(moment);
     }
 
-    /// Waits for a host that has just been started and says this of a key after so many questions to the engine. A
-    /// memcached that takes longer than 10 ms here has no entry, so that one may be asked more.
+    /// Waits for a newly started host that gives this result after so many backend queries. A memcached that takes
+    /// longer than 10 ms here counts as a miss, which costs a query more.
     fn a_new_host_says(&self, key: KeyHash, known: bool, questions: u64) {
         wait_until("a new host needs that many questions", || {
             let host = self.host();
@@ -237,7 +238,7 @@ fn forged_entry_in_memcached_admits_no_key() {
             host.snapshot().shared_refused == 1
         });
     }
-    // Nor deny one.
+    // Nor does it deny a key.
     server.set(name_of_known, &denial);
     world.a_new_host_says(known, true, 1);
 }
@@ -288,7 +289,7 @@ fn without_memcached_servers_backend_is_queried() {
     }
     assert_eq!(world.engine.request_count(), 50);
     assert!(host.snapshot().servers.iter().all(|server| !server.up));
-    // They come back, empty, and are used again.
+    // They come back empty, and are used again.
     world.servers.iter().for_each(MemcachedServer::restart);
     let mut number = 50;
     wait_until("both have entries", || {
@@ -344,7 +345,7 @@ fn memcached_server_with_wrong_replies_admits_no_key() {
     world.learn(&host, key(1), true);
     let entry = truth.get(&world.names()[0]).unwrap();
 
-    // Whatever it is asked for, it says that it is this entry; or something worse.
+    // Answers every get with this entry, or with something worse.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -421,13 +422,13 @@ fn host_started_during_backend_failure_uses_entries_of_others() {
     wait_until("the grant is over, and believed", || {
         let host = world.host_with(short, SECRET);
         let answer = world.runtime.block_on(host.look_up(key(1)));
-        // A memcached that is slow here has nothing for it.
+        // A slow memcached counts as a miss.
         matches!(answer, Ok(KeyLookup::Grant { stale: true, .. }))
     });
-    // That nobody has a key is not.
+    // A denial is not served stale.
     let host = world.host_with(short, SECRET);
     assert_eq!(world.lookup(&host, key(2)), None);
-    // Nor is a grant by a host that believes nothing for longer.
+    // Nor is a grant, on a host with a shorter lifetime.
     let strict = settings::CacheSettings {
         stale: Duration::ZERO,
         ..short
@@ -446,14 +447,14 @@ fn purge_removes_memcached_entry() {
         world.engine.add_key(key(number));
         world.learn(&host, key(number), true);
     }
-    // Also that of which the host that is told knows nothing. It may be slow here, and need to be told again.
+    // Also for a key of which the purging host has no entry. It may be slow here, and need a second purge.
     wait_until("the entry is deleted", || {
         world.purge(&world.host(), &PurgeTarget::Key(key(19)));
         world.pass();
         world.names().len() == 19
     });
     world.engine.known.lock().unwrap().clear();
-    // What this host does not know itself is not believed either: it was there before.
+    // An entry that this host has not seen is not used either: it is older than the purge.
     let before = world.host();
     world.purge(&before, &PurgeTarget::All);
     assert_eq!(world.lookup(&before, key(0)), Some(false));
@@ -467,7 +468,7 @@ fn purge_removes_memcached_entry() {
     for number in 0..20 {
         assert_eq!(world.lookup(&host, key(number)), Some(false));
     }
-    // Nor does a host that starts now find any grant.
+    // Nor does a newly started host find a grant.
     let asked = world.engine.request_count();
     wait_until("all grants are deleted", || {
         world.pass();

@@ -1,5 +1,5 @@
-//! Why a request got no response, or only a part of one: the access log says it beside the request's id, a warning says
-//! it once, and metrics count it.
+//! Causes of failed or truncated responses: the access log has the cause beside the request's id, a warning is logged
+//! once, and metrics count it.
 
 use std::any::Any;
 
@@ -9,7 +9,7 @@ use hostkit_tests::{free_port, wait_until};
 
 use super::wire::{KEY, OTHER, ScriptedUpstream, WireConnection, acl_file, request};
 
-/// A server at this address that behaves in one way for as long as the second part lives.
+/// The address of a server, which behaves in one way until the second part is dropped.
 type FaultyUpstream = (String, Box<dyn Any>);
 
 fn local(port: u16, server: impl Any) -> FaultyUpstream {
@@ -21,7 +21,7 @@ fn origin(script: impl Fn(&mut WireConnection) + Send + Sync + 'static) -> Fault
     local(origin.port(), origin)
 }
 
-/// One that sends these bytes after a request's head and closes.
+/// A server that sends these bytes after a request's head, and closes.
 fn sends(bytes: &'static str) -> FaultyUpstream {
     origin(move |wire| {
         wire.head();
@@ -29,7 +29,7 @@ fn sends(bytes: &'static str) -> FaultyUpstream {
     })
 }
 
-/// One that sends these bytes after a request's head and is silent from then on.
+/// A server that sends these bytes after a request's head, and is silent afterwards.
 fn stalls(bytes: &'static str) -> FaultyUpstream {
     origin(move |wire| {
         wire.head();
@@ -38,7 +38,7 @@ fn stalls(bytes: &'static str) -> FaultyUpstream {
     })
 }
 
-/// With an access log, and a file of two keys unless `args` names another permissions engine.
+/// Starts authproxy with an access log, and with a file of two keys unless `args` names another permissions backend.
 fn start(server: &str, args: &[&str]) -> AuthproxyProcess {
     let server = format!("--server={server}");
     let file = format!("--acl-file={}", acl_file().display());
@@ -50,7 +50,7 @@ fn start(server: &str, args: &[&str]) -> AuthproxyProcess {
     AuthproxyProcess::start(&all)
 }
 
-/// Waits for the line of the access log with this id, and these words in it.
+/// Waits for the access log line with this id and these words.
 #[track_caller]
 fn logs(proxy: &AuthproxyProcess, id: &str, words: &[&str]) {
     let mut line = String::new();
@@ -67,7 +67,7 @@ fn logs(proxy: &AuthproxyProcess, id: &str, words: &[&str]) {
     }
 }
 
-/// How many warnings there are of a cause.
+/// The number of warnings with a cause.
 fn warnings(proxy: &AuthproxyProcess, cause: &str) -> usize {
     let (log, cause) = (proxy.log(), format!(" cause={cause} "));
     log.lines()
@@ -188,7 +188,7 @@ fn request_without_connection_names_exceeded_limit() {
     let args = ["--server-connections=1", "--timeout=3s"];
     let (url, _server) = stalls("");
     let proxy = start(&url, &args);
-    // It has the only connection for as long as it does not send the rest.
+    // It holds the only connection until it sends the rest.
     let mut holder = WireConnection::connect(proxy.port());
     holder.send(request("POST /", "Content-Length: 100\r\n") + "some");
     wait_until("the connection is taken", || {

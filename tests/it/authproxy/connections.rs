@@ -1,4 +1,4 @@
-//! Connections: how many there may be on either side, which are used again, and what is sent twice.
+//! Connections: their limits on both sides, their reuse, and the retry of requests.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,7 +40,7 @@ fn client_disconnect_closes_upstream_connection() {
     }
 }
 
-/// A server that closes every connection after one answer, without having said so, as one that restarts does.
+/// A server that closes every connection after one response without `Connection: close`, as one that restarts does.
 fn forgetful(answered: Arc<Mutex<Vec<WireMessage>>>) -> ScriptedUpstream {
     ScriptedUpstream::start(move |wire, _| {
         let Some(request) = wire.message() else {
@@ -48,7 +48,7 @@ fn forgetful(answered: Arc<Mutex<Vec<WireMessage>>>) -> ScriptedUpstream {
         };
         answered.lock().unwrap().push(request);
         wire.send(ok("ok"));
-        // The next request meets a connection that dies under it.
+        // The next request finds the connection dying.
         if let Some(request) = wire.message() {
             answered.lock().unwrap().push(request);
         }
@@ -103,7 +103,7 @@ fn request_is_retried_once_and_never_on_new_connection() {
             wire.message();
             wire.send(ok("ok"));
         }
-        // Everything else dies.
+        // Every other connection dies.
         if wire.message().is_some() {
             counted.fetch_add(1, Ordering::SeqCst);
         }
@@ -152,7 +152,7 @@ fn closed_upstream_connection_is_not_reused() {
     });
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
-    // Each finds the connection of the one before closed, and cannot be sent twice.
+    // Each finds the previous connection closed, and cannot be retried.
     for number in 1..=20 {
         let answer = client.ask(request("POST /", "Content-Length: 4\r\n") + "body");
         assert_eq!(answer.status(), 200, "request {number}");
@@ -200,7 +200,7 @@ fn unreachable_or_non_http_upstream_is_502() {
 fn connection_with_surplus_bytes_is_not_reused() {
     let origin = ScriptedUpstream::start(move |wire, number| {
         wire.message();
-        // A second answer, which must not become that of the next request.
+        // A second response, which must not become that of the next request.
         wire.send(ok(&format!("first {number}")) + &ok("poison"));
         wire.rest();
     });
@@ -277,7 +277,7 @@ fn upstream_exchanges_and_their_queue_are_bounded() {
     wait_until("the second waits", || {
         proxy.metric_sum("authproxy_upstream_queued_requests") > 0.0
     });
-    // The only waiting place is this key's, and taken.
+    // This key's only place in the queue is taken.
     let answer = clients[2].ask(request("GET /", ""));
     assert_eq!(
         (answer.status(), answer.reason().as_str()),

@@ -1,7 +1,7 @@
-//! Every phase has a deadline: slow heads, slow bodies, slow readers, slow servers.
+//! Every phase has a deadline: slow heads, slow bodies, slow readers, slow upstreams.
 //!
-//! Deadlines are short here, and what is waited for is what they lead to. That nothing ends that makes progress is
-//! tested by letting it make progress for several times the deadline.
+//! Deadlines are short here, and tests wait for their effects. That progress keeps a connection is tested by making
+//! progress for several times the deadline.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,17 +20,17 @@ const SHORT: [&str; 3] = [
     "--idle-timeout=30s",
 ];
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-/// Several times what is short.
+/// Several times the short deadline.
 const LONG: Duration = Duration::from_secs(2);
 
-/// Waits until no connection of a client is left.
+/// Waits until all client connections are closed.
 fn rid(proxy: &AuthproxyProcess) {
     wait_until("no client is left", || {
         proxy.metric_sum("authproxy_client_connections") == 0.0
     });
 }
 
-/// Does something again and again for several times the deadline.
+/// Repeats an action for several times the deadline.
 fn drip(mut each: impl FnMut()) {
     let start = Instant::now();
     while start.elapsed() < LONG {
@@ -43,7 +43,7 @@ fn drip(mut each: impl FnMut()) {
 fn incomplete_request_head_is_408() {
     let (origin, requests) = ScriptedUpstream::answering(OK);
     let proxy = proxy(origin.port(), &SHORT);
-    // It stops.
+    // It stalls.
     let mut client = WireConnection::connect(proxy.port());
     client.send("GET / HTTP/1.1\r\nHost: h\r\nX-");
     let answer = client.message().unwrap();
@@ -53,7 +53,7 @@ fn incomplete_request_head_is_408() {
     );
     assert_eq!(answer.header("connection"), Some("close"));
     client.closes();
-    // It drips, which is no better.
+    // It drips, which is treated the same.
     let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /", ""));
     assert_eq!(client.message().unwrap().status(), 200);
@@ -116,7 +116,7 @@ fn request_body_below_minimum_rate_is_408_and_above_it_passes() {
     });
     client.stream.set_nonblocking(false).unwrap();
     assert_eq!(client.message().unwrap().status(), 408);
-    // Some 2,000.
+    // Some 2,000 bytes a second.
     let mut client = WireConnection::connect(proxy.port());
     client.send(request("POST /", "Transfer-Encoding: chunked\r\n"));
     drip(|| assert!(client.send(format!("64\r\n{}\r\n", "x".repeat(100)))));
@@ -130,7 +130,7 @@ fn slow_upstream_does_not_count_against_client_rate() {
     let origin = ScriptedUpstream::start(move |wire, _| {
         wire.head();
         let mut left = length;
-        // Below the rate of clients, which has nothing to do with it.
+        // Below the clients' minimum rate, which does not apply to upstreams.
         drip(|| left -= wire.exactly(20_000).len());
         wire.exactly(left);
         wire.send(OK);
@@ -161,7 +161,7 @@ fn client_that_does_not_read_response_is_closed() {
     let mut args = SHORT.to_vec();
     args.push("--min-rate=100K");
     let proxy = proxy(origin.port(), &args);
-    // It stops.
+    // It stalls.
     let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /", ""));
     assert!(client.head().is_some());
@@ -207,12 +207,12 @@ fn client_that_reads_above_minimum_rate_is_kept() {
 #[test]
 fn silent_upstream_is_504() {
     for origin in [
-        // It takes the request and says nothing.
+        // It takes the request and does not respond.
         ScriptedUpstream::start(|wire, _| {
             wire.message();
             wire.rest();
         }),
-        // It begins to say something.
+        // It starts a response.
         ScriptedUpstream::start(|wire, _| {
             wire.message();
             wire.send("HTTP/1.1 200 OK\r\nContent-Le");
@@ -287,7 +287,7 @@ fn idle_connection_is_closed_at_idle_timeout() {
         "--idle-timeout=3s",
     ];
     let proxy = proxy(origin.port(), &args);
-    // Parked or not, it serves: deadlines of requests are not those of silence.
+    // An idle connection serves: deadlines of requests are separate from the idle timeout.
     let mut used = WireConnection::connect(proxy.port());
     let mut silent = WireConnection::connect(proxy.port());
     let start = Instant::now();
@@ -312,7 +312,7 @@ fn idle_connection_releases_buffers_and_serves_again() {
             let answer = client.ask(request("GET /", ""));
             assert_eq!(answer.status(), 200, "round {round}");
         }
-        // Longer than it takes to be parked.
+        // Longer than it takes to release the buffers.
         if round < 2 {
             std::thread::sleep(Duration::from_secs(5));
         }

@@ -1,4 +1,4 @@
-//! The end: nobody loses a request.
+//! Graceful shutdown: no request is lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use super::wire::{KEY, ScriptedUpstream, WireConnection, acl_file, proxy, reques
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nservice \n";
 
-/// A server that answers when it is let, and counts.
+/// An upstream that answers once it is released, and counts requests.
 struct HeldUpstream {
     origin: ScriptedUpstream,
     here: Arc<AtomicUsize>,
@@ -57,7 +57,7 @@ fn load(proxy: &AuthproxyProcess, connections: ConnectionReuse) -> LoadGenerator
     LoadGenerator::start(plan)
 }
 
-/// Whether somebody accepts connections there.
+/// Whether a process accepts connections on a port.
 fn accepts(port: u16) -> bool {
     std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
 }
@@ -71,7 +71,7 @@ fn drain_under_load_fails_no_request() {
             let load = load(&proxy, connections);
             load.await_attempts(200);
             proxy.signal(Signal::SIGTERM);
-            // The route goes while the duck is lame.
+            // The route is withdrawn during the lame duck.
             load.await_attempts(300);
             let report = load.stop();
             assert_eq!(report.failed(), 0, "{report}");
@@ -101,7 +101,7 @@ fn queued_requests_are_served_before_exit() {
         for client in &mut clients {
             client.send(request("GET /", ""));
         }
-        // Two are at the server, eight in the queue of the kernel.
+        // Two are at the upstream, eight in the backlog of the kernel.
         server.has(2);
         proxy.signal(Signal::SIGTERM);
         proxy.logs("told to stop");
@@ -136,7 +136,7 @@ fn lame_duck_serves_with_unhealthy_check_and_closes_connections() {
     assert!((200..300).contains(&told.status), "{told:?}");
     let health = proxy.get("/health", &[]);
     assert_eq!(health.status, 503);
-    // A connection that was kept may be used once more, and then is told to go.
+    // A kept connection may be used once more, and then gets `Connection: close`.
     let answer = kept.ask(request("GET /", ""));
     assert_eq!(
         (answer.status(), answer.header("connection")),
@@ -162,7 +162,7 @@ fn drain_waits_only_for_requests_under_way() {
     let mut busy = WireConnection::connect(proxy.port());
     busy.send(request("GET /", ""));
     server.has(1);
-    // One that has never said anything, one that has, and one in the middle of a head.
+    // An unused connection, a used one, and one in the middle of a head.
     let mut silent = WireConnection::connect(proxy.port());
     let mut used = WireConnection::connect(proxy.port());
     assert_eq!(used.ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n").status(), 401);

@@ -1,4 +1,4 @@
-//! Answers that are given before the request has come whole: they reach clients that send everything before they read.
+//! Responses sent before the request is complete: they reach clients that send everything before they read.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use hostkit_tests::{find_program, is_long_run, or_skip, wait_limit, wait_until, 
 
 use super::wire::{ScriptedUpstream, WireConnection, ok, proxy, request};
 
-/// More than the kernel keeps on both sides.
+/// More than the kernel buffers on both sides.
 const UPLOAD: usize = 24 << 20;
 
 /// A request without a key.
@@ -56,7 +56,7 @@ fn early_response_reaches_client_that_uploads_before_it_reads() {
         ),
         // Too long only when most of it has come.
         (request("POST /", chunked), chunk(50_000_000), 413),
-        // What breaks a rule is not followed any more.
+        // A body with invalid framing is not read further.
         (request("POST /", chunked), body(), 400),
         (keyless("POST /\x01", &length), body(), 400),
         (
@@ -131,7 +131,7 @@ fn clients_of_others_see_refusal_of_large_upload() {
     }
 }
 
-/// Waits until no connection of a client is left.
+/// Waits until all client connections are closed.
 fn rid(proxy: &AuthproxyProcess, longest: Duration) {
     let left = || proxy.metric_sum("authproxy_client_connections") > 0.0;
     assert!(
@@ -161,7 +161,7 @@ fn lingering_connection_ends_without_progress_and_in_any_case() {
     }
 }
 
-/// A client that is refused, and goes on to send until its connection is closed.
+/// A client that is denied, and goes on to send until its connection is closed.
 fn uploading(proxy: &AuthproxyProcess) -> (JoinHandle<()>, Arc<AtomicBool>) {
     let mut client = WireConnection::connect(proxy.port());
     let answer = client.ask(keyless("POST /", "Content-Length: 1000000000\r\n"));
@@ -187,7 +187,7 @@ fn oldest_lingering_connection_is_closed_for_new_client() {
     let lingering: Vec<_> = (0..3).map(|_| uploading(&proxy)).collect();
     assert_eq!(proxy.metric_sum("authproxy_client_connections"), 3.0);
     let mut client = WireConnection::connect(proxy.port());
-    // Long before a connection that makes progress would end by itself.
+    // Long before a connection with progress would end by itself.
     let soon = Some(Duration::from_secs(20));
     client.stream.set_read_timeout(soon).unwrap();
     assert_eq!(client.ask(request("GET /", "")).status(), 200);

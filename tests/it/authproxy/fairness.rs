@@ -1,4 +1,4 @@
-//! One key that takes all it can get, and the others beside it.
+//! Fair queueing: one key that takes all it can get, and the others beside it.
 
 use std::io::{ErrorKind, Write as _};
 use std::net::TcpStream;
@@ -17,8 +17,7 @@ const GREEDY: &str = "greedy-key";
 const OTHERS: [&str; 4] = ["alice-key", "bob-key", "carol-key", "dave-key"];
 const BODY: &str = "0123456789";
 
-/// The connections of the pool: what is the default, unless this process may not open a file for each end of every
-/// upload.
+/// The connections of the pool: the default, unless this process may not open a file for each end of every upload.
 fn pool() -> usize {
     if raise_open_files(16_384) < 16_384 {
         128
@@ -27,7 +26,7 @@ fn pool() -> usize {
     }
 }
 
-/// An upload that has begun and does not go on.
+/// An upload that starts and stalls.
 fn begin(proxy: &AuthproxyProcess) -> WireConnection {
     let mut client = WireConnection::connect(proxy.port());
     let head = request("POST /", &format!("Content-Length: {}\r\n", 2 * BODY.len()));
@@ -35,7 +34,7 @@ fn begin(proxy: &AuthproxyProcess) -> WireConnection {
     client
 }
 
-/// Whether anything of a response is here.
+/// Whether any response bytes have arrived.
 fn is_answered(stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     let peeked = stream.peek(&mut [0]);
@@ -43,7 +42,7 @@ fn is_answered(stream: &TcpStream) -> bool {
     !matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
-/// A request of each of the others, again and again, all of them at once.
+/// Repeats a request of each other key, all at once.
 fn serve_others(proxy: &AuthproxyProcess, rounds: usize) {
     thread::scope(|scope| {
         for key in OTHERS {
@@ -87,7 +86,7 @@ fn slow_uploads_of_one_key_do_not_block_other_keys() {
     });
     serve_others(&proxy, 50);
 
-    // What was refused has an answer; what waits is served as others end.
+    // Denied requests have a response; queued ones are served as others end.
     let (mut refused, mut served) = (0, 0);
     uploads.retain_mut(|upload| {
         let answered = is_answered(&upload.stream);

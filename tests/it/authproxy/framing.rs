@@ -1,7 +1,7 @@
-//! Every request line that a backend could see carries a valid key, whatever is sent.
+//! Every request line that an upstream could see carries a valid key, whatever is sent.
 //!
-//! What is refused by rule is in [`table`]; what attackers send is in [`attacks`], and is judged by what four kinds of
-//! parsers see at the backend, not by what authproxy answers.
+//! Invalid requests are in [`table`]; attacks are in [`attacks`], and are assessed by what four kinds of parsers read
+//! at the upstream, not by authproxy's response.
 
 mod attacks;
 mod bytes;
@@ -18,16 +18,16 @@ use hostkit_tests::upstream::parser::{
 };
 use tempfile::TempDir;
 
-/// The one key that is worth anything.
+/// The only valid key.
 const KEY: &str = "valid-key";
 
-/// The backend that reads most strictly; what others would see in the same bytes is known from the record.
+/// The profile of the upstream that reads most strictly; the views of the other profiles are computed from the record.
 const STRICT: ParserProfile = ParserProfile {
     ends: LineEnding::Crlf,
     framing: FramingPreference::Chunked,
 };
 
-/// authproxy between attackers and a backend that records.
+/// authproxy between attackers and a recording upstream.
 struct FramingRig {
     backend: RecordingUpstream,
     proxy: AuthproxyProcess,
@@ -35,7 +35,7 @@ struct FramingRig {
 }
 
 impl FramingRig {
-    /// Whatever never ends is ended soon.
+    /// Short timeouts end attacks that never complete.
     fn start(personality: ParserProfile) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("acl.yaml");
@@ -59,7 +59,7 @@ impl FramingRig {
     }
 }
 
-/// Whether a request has the valid key where authproxy looks for one, or is what a browser asks before it sends one.
+/// Whether a request has the valid key where authproxy looks for one, or is a CORS preflight.
 fn may_be_there(request: &ParsedRequest) -> bool {
     let authorization = request.values("authorization").any(|value| {
         let key = value.split_once(' ').map(|(_, key)| key.trim());
@@ -79,7 +79,7 @@ fn may_be_there(request: &ParsedRequest) -> bool {
     request.values("x-api-key").any(|value| value == KEY) || authorization || parameter || preflight
 }
 
-/// A name or value of a query without its escapes.
+/// A percent-decoded name or value of a query.
 fn decode(text: &str) -> String {
     let mut decoded = String::new();
     let mut rest = text;
@@ -96,7 +96,7 @@ fn decode(text: &str) -> String {
     decoded
 }
 
-/// What is wrong with a record, in words: lines without a key, framing that is broken, and what not all read alike.
+/// The violations in a record: requests without a key, invalid framing, and bytes on which the profiles disagree.
 fn violations(backend: &RecordingUpstream) -> Vec<String> {
     let mut found = Vec::new();
     for (connection, bytes) in backend.record().iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What has one reading only passes, as it does through nginx.
+//! Unambiguous requests pass, as they pass through nginx.
 
 use hostkit_tests::nginx::NginxServer;
 use hostkit_tests::or_skip;

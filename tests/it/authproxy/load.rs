@@ -1,4 +1,4 @@
-//! Load by tools that nobody here wrote: h2load, slowhttptest, and the bytes that a browser sends.
+//! Load by external tools: h2load, slowhttptest, and the bytes that a browser sends.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -64,7 +64,7 @@ const PREFLIGHT: &str = r#"
             }
         }"#;
 
-/// What a program prints, whatever becomes of it.
+/// The output of a program, whatever its exit code.
 fn output(program: &Path, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().unwrap();
     let both = [output.stdout, output.stderr].concat();
@@ -92,7 +92,7 @@ fn h2load_loses_no_request_and_cold_key_is_queried_once() {
     let backend = RecordingUpstream::start(PERSONALITY);
     let acl = PermissionsServer::start();
     acl.add_keys([KEY]);
-    // Long enough for many to ask about the same key at once.
+    // Long enough for many concurrent queries of the same key.
     acl.set_behavior(PermissionsBehavior::After(Duration::from_millis(100)));
     let engine = format!("--acl-server={}", acl.url());
     let proxy =
@@ -104,14 +104,14 @@ fn h2load_loses_no_request_and_cold_key_is_queried_once() {
     assert_eq!(number(&report, "requests:", "succeeded"), 3000, "{report}");
     assert_eq!(number(&report, "status codes:", "2xx"), 3000, "{report}");
     assert_eq!(acl.request_count(), 1);
-    // The other way: none of them may pass.
+    // Without a key, no request may pass.
     let report = output(&h2load, &["--h1", "-n", "1000", "-c", "10", &url]);
     assert_eq!(number(&report, "status codes:", "4xx"), 1000, "{report}");
     assert_eq!(backend.requests().len(), 3000);
 }
 
-/// Runs slowhttptest in front of a server beside clients who mean well, until authproxy has closed what it opened. The
-/// tool itself would go on for much longer.
+/// Runs slowhttptest in front of a server beside regular clients, until authproxy has closed its connections. The tool
+/// itself would go on for much longer.
 #[track_caller]
 fn slow(server: u16, args: &[&str], path: &str) {
     let Some(slowhttptest) = or_skip("slowhttptest", find_program("slowhttptest")) else {
@@ -121,7 +121,7 @@ fn slow(server: u16, args: &[&str], path: &str) {
     let file = directory.path().join("acl.yaml");
     permissions::write_acl_file(&file, &[(KEY, &["all"])]);
     let file = format!("--acl-file={}", file.display());
-    // Longer than the pause of the tool: it is not silence alone that ends them.
+    // Longer than the pause of the tool, so that the rate, not the silence, ends them.
     let times = [
         "--client-timeout=2s",
         "--idle-timeout=2s",
@@ -155,7 +155,7 @@ fn slow(server: u16, args: &[&str], path: &str) {
         .unwrap();
     let _tool = ChildGuard(child);
     wait_until("they are there", || files() > before + 150);
-    // The server's connections that rest are not among those.
+    // Idle upstream connections are not among those.
     wait_until("all slow connections are closed", || {
         load.await_attempts(1);
         files() < before + 20
@@ -244,7 +244,7 @@ fn browser_preflight_passes_without_key_and_denial_is_readable() {
             "{refused:?}"
         );
     }
-    // OPTIONS that no browser sends is no preflight.
+    // OPTIONS without the headers of a browser is not a preflight.
     let plain = send(
         "OPTIONS /small HTTP/1.1",
         "Access-Control-Request-Method",

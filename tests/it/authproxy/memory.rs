@@ -1,4 +1,4 @@
-//! What idle connections and many keys cost.
+//! The memory of idle connections and of many keys.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -14,15 +14,15 @@ use hostkit_tests::{is_long_run, wait_limit, wait_until, wait_within};
 use tempfile::TempDir;
 
 const KEY: &str = "idle-key";
-/// Connections at once, unless this process may not have so many.
+/// Concurrent connections, unless the limit of open files is lower.
 const MANY: usize = 10_000;
-/// What an idle connection may cost, in bytes. The kernel's buffers are not in it.
+/// The most memory of an idle connection in bytes, without the kernel's buffers.
 const IDLE: u64 = 4096;
-/// What one may cost while it is used. It is given back when the connection is idle, but not to the kernel.
+/// The most memory of a connection in use. It is freed when the connection is idle, but stays with the process.
 const USED: u64 = 24 << 10;
-/// How long nothing may wake it up: longer than anything that comes back would take.
+/// How long the process must sleep: longer than any periodic work would take.
 const QUIET: Duration = Duration::from_secs(6);
-/// The same where it is enough that every connection was put aside.
+/// The same where it is enough that every connection has released its buffers.
 const PARKED: Duration = Duration::from_secs(3);
 
 const PERSONALITY: ParserProfile = ParserProfile {
@@ -30,7 +30,7 @@ const PERSONALITY: ParserProfile = ParserProfile {
     framing: FramingPreference::Chunked,
 };
 
-/// What the kernel knows of a process (proc(5)).
+/// A field of the process status (proc(5)).
 fn field(proxy: &AuthproxyProcess, name: &str) -> u64 {
     let path = format!("/proc/{}/status", proxy.pid());
     let status = std::fs::read_to_string(path).unwrap();
@@ -49,7 +49,7 @@ fn files(proxy: &AuthproxyProcess) -> usize {
     std::fs::read_dir(path).unwrap().count()
 }
 
-/// How many connections can be had: this process holds one end of each, and other tests run in it.
+/// How many connections are possible: this process holds one end of each, and other tests run in it.
 fn connections() -> usize {
     let limit = raise_open_files(MANY as u64 + 4096);
     MANY.min((limit as usize).saturating_sub(4096))
@@ -62,7 +62,7 @@ fn connect(proxy: &AuthproxyProcess) -> TcpStream {
     stream
 }
 
-/// One request on a connection that stays, and its status line.
+/// Sends one request on a kept connection, and returns the status line.
 fn request(stream: &mut TcpStream, key: &str) -> String {
     let text = format!("GET / HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\n\r\n");
     stream.write_all(text.as_bytes()).unwrap();
@@ -88,12 +88,12 @@ fn request(stream: &mut TcpStream, key: &str) -> String {
     }
 }
 
-/// Waits until nothing has woken it up for so long.
+/// Waits until the process has slept for so long.
 #[track_caller]
 fn rests(proxy: &AuthproxyProcess, quiet: Duration) {
     let slept = || field(proxy, "voluntary_ctxt_switches:");
     let mut last = (slept(), Instant::now());
-    // What the requests before have set going takes its own time to end.
+    // Work started by earlier requests takes its own time.
     let is_at_rest = wait_within(3 * wait_limit(), || {
         let now = slept();
         if now != last.0 {
@@ -104,7 +104,7 @@ fn rests(proxy: &AuthproxyProcess, quiet: Duration) {
     assert!(is_at_rest, "something wakes it up again and again");
 }
 
-/// Taken by a test that needs most of the files that this process may open.
+/// Held by tests that need most of the open files of this process.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
@@ -131,7 +131,7 @@ impl MemoryRig {
             "--access-log=off",
         ];
         let proxy = AuthproxyProcess::start_for_upstream(backend.port(), &args);
-        // What is allocated once is not what is measured.
+        // One-time allocations are not measured.
         for _ in 0..200 {
             assert!(request(&mut connect(&proxy), KEY).contains(" 200 "));
         }
@@ -143,7 +143,7 @@ impl MemoryRig {
     }
 }
 
-/// Bytes of resident memory for each of so many connections.
+/// Bytes of resident memory per connection.
 #[track_caller]
 fn cost(proxy: &AuthproxyProcess, before: u64, count: usize, most: u64) -> u64 {
     let each = resident(proxy).saturating_sub(before) / count as u64;
@@ -173,7 +173,7 @@ fn ten_thousand_unused_connections_take_little_memory_and_no_wakeups() {
     rests(proxy, QUIET);
     let each = cost(proxy, before, count, IDLE);
     println!("{count} connections, {each} bytes each");
-    // They are alive.
+    // They still serve.
     for stream in idle.iter_mut().step_by(count / 100) {
         assert!(request(stream, KEY).contains(" 200 "));
     }
@@ -203,7 +203,7 @@ fn connection_buffers_are_freed_when_idle() {
     let (rounds, batch) = if is_long_run() { (10, 1000) } else { (3, 300) };
     let rig = MemoryRig::start();
     let proxy = &rig.proxy;
-    // The first ones make the room that later ones find.
+    // The first ones allocate memory that later ones reuse.
     let mut idle = Vec::new();
     for _ in 0..2 {
         idle.extend(used(proxy, batch));
@@ -246,7 +246,7 @@ fn million_unknown_keys_stay_within_cache_bound() {
     println!("{keys} keys: grown by {grown} bytes");
     assert!(grown <= 512 << 10, "grown by {grown} bytes");
     assert_eq!(acl.request_count(), keys);
-    // Nor did they push out who is known.
+    // Nor did they evict known keys.
     assert!(request(&mut stream, KEY).contains(" 200 "));
     let asked = acl.request_count();
     for number in 0..3000 {
@@ -258,21 +258,21 @@ fn million_unknown_keys_stay_within_cache_bound() {
     assert_eq!(acl.request_count_for(KEY), 1);
 }
 
-/// A head of this many bytes, without its end.
+/// The size of an incomplete head.
 const UNFINISHED: usize = 15_000;
-/// What the heads of all connections together may hold, as `README.md` says.
+/// The most memory of all incomplete heads together, as `README.md` documents.
 const UNFINISHED_HEADS: u64 = 4 << 20;
-/// What a connection costs that waits for the rest of a head, which is not in it.
+/// The memory of a connection that waits for the rest of a head, beyond those bytes.
 const WAITING: u64 = 6 << 10;
-/// How much more than before may be held when a burst is over.
+/// The most memory that may remain after a burst.
 const LEFT: u64 = 6 << 20;
 
-/// Memory in bytes that is not of a file.
+/// Anonymous memory in bytes.
 fn anonymous(proxy: &AuthproxyProcess) -> u64 {
     field(proxy, "RssAnon:") * 1024
 }
 
-/// Waits until what a burst took is given back.
+/// Waits until the memory of a burst is freed.
 #[track_caller]
 fn gives_back(proxy: &AuthproxyProcess, before: u64) {
     wait_until("the memory is given back", || {
@@ -291,7 +291,7 @@ fn unfinished_request_heads_are_bounded_and_their_memory_is_freed() {
     while head.len() < UNFINISHED {
         head.extend(format!("X-Filler: {}\r\n", "x".repeat(200)).as_bytes());
     }
-    // Half of them were served before: that makes no difference.
+    // Half of them were served before, which makes no difference.
     let begin = |at: usize| {
         let mut stream = connect(proxy);
         if at.is_multiple_of(2) {
@@ -301,7 +301,7 @@ fn unfinished_request_heads_are_bounded_and_their_memory_is_freed() {
         stream
     };
     let mut begun: Vec<TcpStream> = (0..count).map(begin).collect();
-    // Those that are too many are answered, the oldest first.
+    // Connections above the limit are answered, the oldest first.
     let kept = UNFINISHED_HEADS as usize / UNFINISHED;
     let refused = || proxy.metric_sum("authproxy_error_responses_total") as usize;
     wait_until("the oldest are refused", || refused() >= count - kept);

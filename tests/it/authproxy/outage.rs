@@ -1,6 +1,6 @@
-//! The engine and every memcached die in mid-load.
+//! The backend and every memcached fail under load.
 //!
-//! In the normal run a minute is a second; under `HOSTKIT_TEST_LONG` the times are those of the defaults.
+//! In the normal run a minute is a second; under `HOSTKIT_TEST_LONG` the times are the defaults.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,17 +15,17 @@ use hostkit_tests::{is_long_run, or_skip, wait_limit, wait_until, wait_within};
 use serde_json::json;
 use tempfile::TempDir;
 
-/// The keys that clients have.
+/// The keys of the clients.
 const KEYS: &[&str] = &["alice-key", "bob-key", "carol-key", "dave-key"];
 const SECRET: &str = "a secret that all hosts share";
 
-/// A minute of the issue.
+/// So many minutes, scaled.
 fn minutes(count: u32) -> Duration {
     let minute = if is_long_run() { 60 } else { 1 };
     Duration::from_secs(minute) * count
 }
 
-/// authproxy with all that it depends on.
+/// authproxy with all its dependencies.
 struct OutageRig {
     acl: PermissionsServer,
     memcached: Vec<MemcachedServer>,
@@ -35,7 +35,7 @@ struct OutageRig {
 }
 
 impl OutageRig {
-    /// With the times of the defaults: a minute for a grant, ten more while the engine fails.
+    /// With the times of the defaults: a minute for a grant, ten more while the backend fails.
     fn start() -> Result<Self, String> {
         let stale = format!("--stale-if-error={}s", minutes(10).as_secs());
         let allowed = format!("--ttl-allowed={}s", minutes(1).as_secs());
@@ -79,7 +79,7 @@ impl OutageRig {
         })
     }
 
-    /// A load for each known key, all of whom have been served.
+    /// A load for each known key, each served at least once.
     fn loads(&self) -> Vec<LoadGenerator> {
         let target = SocketAddr::from(([127, 0, 0, 1], self.proxy.port()));
         let start = |key: &&str| {
@@ -96,7 +96,7 @@ impl OutageRig {
         loads
     }
 
-    /// What a key comes to: status and machine word.
+    /// The status and reason for a key.
     fn ask(&self, key: &str) -> (u16, Option<String>) {
         let answer = self.proxy.get_with_key("/", key);
         (answer.status, answer.reason())
@@ -121,7 +121,7 @@ fn known_keys_are_served_during_outage_of_backend_and_memcached() {
     let loads = rig.loads();
     rig.acl.kill();
     rig.memcached.iter().for_each(MemcachedServer::kill);
-    // Grants were last believed at most a minute before; what is left of the ten is less the time to stop the loads.
+    // Grants were last refreshed at most a minute before; the rest of the ten is less the time to stop the loads.
     let mut number = 0;
     wait_within(minutes(9), || {
         number += 1;
@@ -134,7 +134,7 @@ fn known_keys_are_served_during_outage_of_backend_and_memcached() {
     nobody_noticed(loads);
     let stale = rig.proxy.get_with_key("/", KEYS[0]);
     assert_eq!(stale.header("x-auth-stale"), Some("1"), "{stale:?}");
-    // It is bounded.
+    // The wait is bounded.
     let limit = minutes(3) + wait_limit();
     let mut last = (200, None);
     let ended = wait_within(limit, || {
@@ -270,7 +270,7 @@ fn restart_during_outage_uses_memcached_entries() {
         answer.header("x-auth-stale").is_some()
     });
     assert_eq!(rig.ask("unknown"), (503, Some(UNAVAILABLE.to_owned())));
-    // Without memcached a restart forgets; that is no denial either.
+    // Without memcached a restart loses all entries, which does not count as a denial either.
     rig.memcached.iter().for_each(MemcachedServer::kill);
     rig.proxy.restart();
     assert_eq!(rig.ask(KEYS[0]), (503, Some(UNAVAILABLE.to_owned())));

@@ -1,4 +1,4 @@
-//! PermissionsBackend engines as authproxy asks them: the file, servers that are well or not, and the live configuration.
+//! Permissions backends as authproxy queries them: the file, healthy and failing servers, and the live configuration.
 
 mod files;
 mod servers;
@@ -11,7 +11,7 @@ use authproxy::permissions::PermissionsBackend;
 use authproxy::permissions::server::Servers;
 use hostkit_tests::wait_limit;
 
-/// Long: a busy machine must not make a good server a slow one.
+/// Long: a busy host must not make a healthy server slow.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn block_on<T>(test: impl Future<Output = T>) -> T {
@@ -34,14 +34,14 @@ fn hash(key: &str) -> KeyHash {
     KeyHash::of(key.as_bytes())
 }
 
-/// Whose a key is.
+/// The id of a key.
 async fn told(engine: &impl PermissionsBackend, key: &str) -> Result<Option<String>, String> {
     let found = engine.look_up(hash(key)).await;
     let BackendResponse { grant, .. } = found.map_err(|why| why.to_string())?;
     Ok(grant.map(|grant| grant.id.clone()))
 }
 
-/// Ready when a condition holds.
+/// Completes when a condition holds.
 async fn until(mut condition: impl FnMut() -> bool) {
     while !condition() {
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -1,4 +1,4 @@
-//! CORS preflights, by what the configuration says of them.
+//! CORS preflights in each configuration.
 
 use hostkit_tests::authproxy::{AuthproxyProcess, RawResponse, send_request};
 use hostkit_tests::or_skip;
@@ -12,7 +12,7 @@ const PREFLIGHT: &[&str] = &[
     "Access-Control-Request-Headers: x-api-key",
 ];
 
-/// What could make more of a preflight than a question.
+/// Headers that could give a preflight more effect than that of a preflight.
 const MORE: &[&str] = &[
     "X-HTTP-Method-Override: DELETE",
     "X-Method-Override: DELETE",
@@ -27,7 +27,7 @@ fn ask_first(proxy: &AuthproxyProcess, path: &str, more: &[&str]) -> RawResponse
     send_request(proxy.port(), "OPTIONS", path, &[PREFLIGHT, more].concat())
 }
 
-/// authproxy before a server, with this in its configuration file.
+/// authproxy in front of an upstream, with this configuration file.
 fn configured(server: u16, text: &str) -> AuthproxyProcess {
     let directory = tempfile::tempdir().unwrap().keep();
     let file = directory.join("authproxy.yaml");
@@ -117,7 +117,7 @@ fn forwarded_preflight_has_only_preflight_headers() {
     for word in ["wire-key", "override", "cookie", "root", "x-custom"] {
         assert!(!seen.contains(word), "{word}: {seen}");
     }
-    // Elsewhere, and what is no preflight.
+    // Another path, and a request that is not a preflight.
     for (path, more) in [("/b", &[][..]), ("/a", &["Content-Length: 1", "", "x"])] {
         assert_eq!(ask_first(&proxy, path, more).status, 401, "{path} {more:?}");
     }

@@ -1,4 +1,4 @@
-//! Requests and answers go through as they are, but for what has to change.
+//! Requests and responses are forwarded unchanged, except for the required changes.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -86,7 +86,7 @@ fn bodies_of_all_framings_pass_both_ways() {
             } else {
                 assert_eq!(seen.header("transfer-encoding"), Some("chunked"));
             }
-            // A server that does not read the body of a GET reads it as the next request, unless there is none.
+            // A server that does not read the body of a GET reads it as the next request.
             let closes = (method == "GET").then_some("close");
             assert_eq!(seen.header("connection"), closes, "{line:?}");
         }
@@ -119,7 +119,7 @@ fn responses_without_body_end_with_head() {
                 assert_eq!(got.header("content-length"), Some("5000"));
             }
         }
-        // A server that sends the body all the same would give it to the next client.
+        // A server that sends the body nevertheless would give it to the next client.
         let may_follow = method == "HEAD" || answer.contains("Content-Length");
         assert_eq!(origin.accepted(), 1 + usize::from(may_follow), "{answer:?}");
     }
@@ -148,7 +148,7 @@ fn trailers_pass_both_ways() {
         ("abc", "x-end: 9")
     );
     assert_eq!(seen.header("te"), Some("trailers"));
-    // Nobody is sent trailers who did not say that they are welcome.
+    // Trailers are sent only to clients that announce support (`TE: trailers`).
     let answer = client.ask(request("GET /", ""));
     assert_eq!(
         (answer.text().as_str(), answer.trailers.as_str()),
@@ -169,7 +169,7 @@ fn expect_continue_is_answered_when_upstream_takes_body() {
     assert_eq!(client.ask("data").text(), "done");
     assert_eq!(requests.lock().unwrap()[0].header("expect"), None);
 
-    // Who is refused is not told to send first.
+    // A denied request gets no 100.
     let refused = "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
     let answer = client.ask(refused);
     assert_eq!(
@@ -203,7 +203,7 @@ fn early_response_is_forwarded_at_once() {
     let origin = ScriptedUpstream::start(|wire, _| {
         wire.head();
         wire.send("HTTP/1.1 413 Too Much\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno!");
-        // Whoever closes while something is unread takes the answer back.
+        // Closing with unread bytes would reset the connection and lose the response.
         wire.rest();
     });
     let proxy = proxy(origin.port(), &[]);
@@ -241,7 +241,7 @@ fn large_bodies_pass_both_ways_in_bounded_memory() {
     let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /", ""));
     assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
-    // Nobody reads for a while: what is under way is in sockets, not in the process.
+    // While the peer does not read, the data is in sockets, not in the process.
     let before = resident(proxy.pid());
     std::thread::sleep(Duration::from_millis(300));
     let waiting = resident(proxy.pid());
@@ -261,7 +261,7 @@ fn large_bodies_pass_both_ways_in_bounded_memory() {
     assert!(after < 40 << 20, "{after}");
 }
 
-/// Bytes of memory that a process has.
+/// Resident memory of a process in bytes.
 fn resident(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status
@@ -405,7 +405,7 @@ fn request_bodies_above_limit_are_rejected() {
     let fits = "x".repeat(1024);
     let answer = client.ask(request("POST /", "Content-Length: 1024\r\n") + &fits);
     assert_eq!(answer.text(), "1024");
-    // What is too long by its own word is refused before the server hears of it.
+    // A body with a length above the limit is rejected before it reaches the upstream.
     let accepted = origin.accepted();
     let answer = client.ask(request("POST /", "Content-Length: 1025\r\n") + &fits);
     assert_eq!(
@@ -415,7 +415,7 @@ fn request_bodies_above_limit_are_rejected() {
     client.send("x");
     client.closes();
     assert_eq!(origin.accepted(), accepted);
-    // What turns out to be too long is cut off, also for the server.
+    // A body that turns out to be too long is cut off, also for the upstream.
     let mut client = WireConnection::connect(proxy.port());
     client.send(request("POST /", "Transfer-Encoding: chunked\r\n"));
     client.send(format!("400\r\n{fits}\r\n"));
@@ -440,7 +440,7 @@ fn short_body_of_denied_request_keeps_connection() {
         assert_eq!((answer.status(), answer.header("connection")), (401, None));
     }
     assert_eq!(client.ask(request("GET /", "")).status(), 200);
-    // One that is long ends it, and the answer arrives even though the client is still sending.
+    // A long one ends it, and the response arrives although the client is still sending.
     let long = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 900000\r\n\r\n";
     client.send(long);
     client.send(vec![b'x'; 600_000]);
@@ -449,7 +449,7 @@ fn short_body_of_denied_request_keeps_connection() {
         (answer.status(), answer.header("connection")),
         (401, Some("close"))
     );
-    // A reset could overtake the answer on its way through a network.
+    // A reset could overtake the response on its way through a network.
     assert!(client.send(vec![b'x'; 200_000]), "the rest is read");
     let end = std::io::Read::read(&mut client.stream, &mut [0]);
     assert_eq!(end.expect("an end and no reset"), 0);

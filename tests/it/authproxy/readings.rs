@@ -1,5 +1,5 @@
-//! What servers read differently: one table, of which every row is tried on the servers that it names, without authproxy
-//! and behind it. The same table stands in the operator's page.
+//! Requests that servers read differently: one table, each row of which is sent to the servers it names, directly and
+//! through authproxy. The README has the same table.
 
 use std::path::Path;
 
@@ -7,23 +7,23 @@ use hostkit_tests::authproxy::{AuthproxyProcess, send_request};
 use hostkit_tests::web::{WebServer, WebServerKind};
 use hostkit_tests::{or_skip, permissions, workspace};
 
-/// What becomes of a request.
+/// The expected result of a request.
 enum ExpectedResponse {
-    /// It is answered here.
+    /// authproxy answers.
     Refused(u16, &'static str),
-    /// The server answers, with a text that begins so.
+    /// The upstream answers, with a text that begins so.
     Passed(&'static str),
 }
 
-/// A request that is read in two ways.
+/// A request that servers read in two ways.
 struct AmbiguousRequest {
-    /// What is odd about it, for the page.
+    /// Its oddity, for the README.
     request: &'static str,
-    /// The servers that take it for something else, and their answer to it.
+    /// The servers that read it otherwise, and their response.
     servers: &'static [(WebServerKind, &'static str)],
-    /// What they take it for, for the page.
+    /// Their reading, for the README.
     means: &'static str,
-    /// What authproxy does, for the page.
+    /// What authproxy does, for the README.
     reading: &'static str,
     method: &'static str,
     target: &'static str,
@@ -34,7 +34,7 @@ struct AmbiguousRequest {
 use ExpectedResponse::{Passed, Refused};
 use WebServerKind::{Express, Gunicorn, Hypercorn, Nginx, Node};
 
-/// Keys that may read; the second on one host only. Nothing here needs more, but for what [`RULES`] says.
+/// Keys with the right `read`, the second on one host only. Only [`RULES`] demand more.
 const READER: &str = "X-API-Key: reader";
 const HERE: &str = "X-API-Key: here";
 const RULES: &str = "\
@@ -205,7 +205,7 @@ const ROWS: &[AmbiguousRequest] = &[
     },
 ];
 
-/// The table as it stands in the page.
+/// The table as in the README.
 fn markdown() -> String {
     let mut table =
         "| the request has | and means | to | authproxy | answers |\n|---|---|---|---|---|\n"
@@ -274,7 +274,7 @@ fn ambiguous_request_is_rejected_when_any_server_reads_it_otherwise() {
                 Passed(_) => assert_eq!(answer.status, 200, "{kind:?}, {what}: {answer:?}"),
             }
         }
-        // What all read alike passes.
+        // An unambiguous request passes.
         let open = send_request(proxy.port(), "GET", "/open/x", &[]);
         assert!(open.body.contains("GET open"), "{kind:?}: {open:?}");
         for headers in [&[READER][..], &[HERE, "Host: a.example"]] {

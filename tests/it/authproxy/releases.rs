@@ -1,4 +1,4 @@
-//! An earlier release and this one beside each other: what one has stored in memcached, the other believes.
+//! An earlier release and this one side by side: each uses the memcached entries of the other.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -16,7 +16,7 @@ fn memcached_entry_of_one_release_is_used_by_other() {
     let Some(old) = or_skip("an earlier release", old_bin("authproxy")) else {
         return;
     };
-    // In place of the program that the harness names.
+    // In place of the program that the kit starts.
     let old = [
         "sh",
         "-c",
@@ -50,7 +50,7 @@ fn memcached_entry_of_one_release_is_used_by_other() {
             assert_eq!(host.get_with_key("/", KEY).status, 200);
             !memcached.keys().is_empty()
         });
-        // From here on only memcached knows the key.
+        // From here on only memcached has the key.
         acl.kill();
         let other = AuthproxyProcess::start_with_launcher(reader, &args);
         assert_ne!(host.status()["version"], other.status()["version"]);

@@ -1,4 +1,5 @@
-//! What a key lacks is named: in the answer, in the log, and by `key check`, which judges as the daemon does.
+//! The right that a key lacks is named in the response, in the log, and by `key check`, which decides as the daemon
+//! does.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -19,7 +20,7 @@ routes:
 - {path: /stats, rights: stats}
 ";
 
-/// What `key check` says of a request with a key.
+/// Runs `key check` for a request with a key.
 fn key_check(args: &[&str], key: &str) -> CommandOutcome {
     let mut child = Command::new(bin("authproxy"))
         .args(["key", "check"])
@@ -158,7 +159,7 @@ fn key_check_with_configuration_agrees_with_daemon() {
                     let told = key_check(&args, key);
                     let told: Value = serde_json::from_str(&told.stdout).unwrap();
                     let word = match method {
-                        // It has no body.
+                        // The response to HEAD has no body.
                         "HEAD" if answer.status >= 400 => told["error"].as_str().map(str::to_owned),
                         _ => answer.reason(),
                     };
@@ -188,7 +189,7 @@ fn key_check_with_configuration_needs_path_and_rules() {
         .logs("which right a key needs");
     key_check(&[&config, "--path=/", "--right=read"], "key").exits(0);
     key_check(&[&config, "--path=/", "--right=write"], "key").exits(77);
-    // The engine of the command line replaces that of the file.
+    // The backend of the command line replaces that of the file.
     let other = scratch.path().join("other.yaml");
     permissions::write_acl_file(&other, &[]);
     let other = format!("--acl-file={}", other.display());

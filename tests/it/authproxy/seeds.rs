@@ -1,4 +1,4 @@
-//! The command line of the article, run as quoted through bash: one table, which names what stands for hosts, ports and
+//! The command line of the article, run as quoted through bash, after a table of substitutions for hosts, ports and
 //! files.
 
 use std::os::unix::fs::symlink;
@@ -26,13 +26,13 @@ fn command_line_of_article_runs_as_quoted() {
         .join("authproxy_server-ANOTHERGITHASH-trusty_x86_64.pex");
     symlink(bin("authproxy"), program).unwrap();
 
-    // What stands for what, in this order.
+    // Substitutions, in this order.
     let mut line = QUOTED.to_owned();
     for (quoted, stands) in [
         ("./authproxy_server", "exec ./authproxy_server".to_owned()),
         ("{{thermos.ports[http]}}", port.to_string()),
         ("{{thermos.ports[private]}}", backend.port().to_string()),
-        // The article leaves the rest of the list out.
+        // The article abbreviates the rest of the list.
         (",memcache-...etc", String::new()),
         (".use1.cache.amazonaws.com:11211", format!(":{nobody}")),
         ("memcache-main.000", "127.0.0.".to_owned()),
@@ -47,7 +47,7 @@ fn command_line_of_article_runs_as_quoted() {
     let child = Command::new("bash")
         .args(["-c", &line])
         .current_dir(&scratch)
-        // What Puppet writes into /etc/hostkit.
+        // Written by Puppet into /etc/hostkit.
         .env("HOSTKIT_AUTHPROXY_LIVECONF", &liveconf)
         .env("HOSTKIT_AUTHPROXY_CACHE_SECRET_FILE", &secret)
         .env("CB_AURORA_INSTANCE", "3")
@@ -65,7 +65,7 @@ fn command_line_of_article_runs_as_quoted() {
         std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
     });
 
-    // Nothing says yet where the permissions engine is.
+    // The address of the permissions server is not configured yet.
     assert_eq!(send_request(port, "GET", "/", &[]).status, 401);
     let answer = send_request(port, "GET", "/", &["X-API-Key: some-key"]);
     assert_eq!(answer.status, 503, "{answer:?}");

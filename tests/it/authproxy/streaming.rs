@@ -10,14 +10,14 @@ use super::wire::{ScriptedUpstream, WireConnection, proxy, request};
 
 const EVENTS: &str = "text/event-stream; charset=utf-8";
 const FIRST: &str = "5\r\nfirst\r\n";
-/// The last chunk of a whole body.
+/// The last chunk of a complete body.
 const END: &str = "0\r\n\r\n";
 
 fn head(content_type: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n")
 }
 
-/// A server whose response stops after its first part, and ends once it is told to; that of `/stalled` never does.
+/// An upstream whose response pauses after its first part, and ends once it is released; that of `/stalled` never does.
 fn silent(
     content_type: &'static str,
     first: &'static str,

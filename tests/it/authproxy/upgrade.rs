@@ -12,7 +12,7 @@ const ASKED: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
 const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-/// A server that switches, and then sends back what it gets until that ends; `ahead` goes out with the head.
+/// An upstream that switches, and then echoes until the end of the stream; `ahead` is sent with the head.
 fn echo(ahead: &'static str) -> ScriptedUpstream {
     ScriptedUpstream::start(move |wire, _| {
         let head = wire.head().unwrap_or_default();
@@ -54,7 +54,7 @@ fn websocket_passes_bytes_and_end_of_stream_both_ways() {
         );
     }
     assert_eq!(client.exactly(6), b"ahead ");
-    // Nothing of this is HTTP, and some of it looks like bad HTTP.
+    // None of these is HTTP, and some look like invalid HTTP.
     for frame in ["\0\n\r\n", "GET / HTTP/1.1\r\n\r\n", "\u{fffd}"] {
         client.send(frame);
         assert_eq!(client.exactly(frame.len()), frame.as_bytes());
@@ -98,7 +98,7 @@ fn other_upgrades_do_not_reach_upstream() {
         "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n",
         "Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket\r\n",
         "Connection: Upgrade\r\nUpgrade: TLS/1.0\r\n",
-        // Without the option it is for somebody else.
+        // Without the `Connection: upgrade` option the header is for another hop.
         "Upgrade: websocket\r\n",
     ] {
         let (origin, requests) =
@@ -115,7 +115,7 @@ fn other_upgrades_do_not_reach_upstream() {
         for name in ["upgrade", "http2-settings", "connection"] {
             assert_eq!(seen.header(name), None, "{lines:?}");
         }
-        // The connection is still HTTP, and goes on.
+        // The connection is still HTTP, and continues.
         assert_eq!(client.ask(request("GET /", "")).status(), 200);
     }
 }
@@ -196,11 +196,11 @@ fn tunnel_ends_when_either_side_closes() {
     let origin = ScriptedUpstream::start(|wire, _| {
         wire.head();
         wire.send(SWITCHED);
-        // Until it hears "bye", or nobody is there any more.
+        // Until it reads "bye", or the peer closes.
         wire.until("bye");
     });
     let proxy = proxy(origin.port(), &["--client-timeout=400ms"]);
-    // Who is told of the end and does not end has some time to do so, and this is not about silence.
+    // A peer that does not close after the end of the other side has some time, and silence is not the subject here.
     let mut stays = WireConnection::connect(proxy.port());
     switch(&mut stays, ASKED);
     std::thread::sleep(Duration::from_secs(1));
@@ -236,7 +236,7 @@ fn peer_that_does_not_read_ends_tunnel() {
 #[test]
 fn real_websocket_client_and_server_exchange_messages() {
     let python = |code: &str, arguments: &[String]| {
-        // Debian's package belongs to this one; another may come first in PATH.
+        // The Debian package belongs to this interpreter; another may come first in PATH.
         let mut command = Command::new("/usr/bin/python3");
         command.arg("-c").arg(code).args(arguments);
         command

@@ -16,7 +16,7 @@ fn authproxy(args: &[&str]) -> Command {
     command
 }
 
-/// Runs it with `stdin`.
+/// Runs a command with `stdin`.
 #[track_caller]
 fn run(mut command: Command, stdin: &str) -> CommandOutcome {
     let mut child = command
@@ -25,7 +25,7 @@ fn run(mut command: Command, stdin: &str) -> CommandOutcome {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Who refuses its command line does not read.
+    // A process that rejects its command line does not read.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
     child.wait_with_output().unwrap().into()
 }

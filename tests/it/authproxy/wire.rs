@@ -1,5 +1,4 @@
-//! Both ends of the proxy as raw bytes: a client that writes what it likes, and a server that follows a script. Nothing
-//! here hides what came over the wire.
+//! Both ends of the proxy as raw bytes: a client that writes any bytes, and an upstream that follows a script.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -11,18 +10,18 @@ use std::thread::JoinHandle;
 use hostkit_tests::authproxy::AuthproxyProcess;
 use hostkit_tests::wait_limit;
 
-/// The key that everything is allowed with.
+/// The key with all rights.
 pub(super) const KEY: &str = "wire-key";
 /// Another one.
 pub(super) const OTHER: &str = "other-key";
 
-/// authproxy before a server, with a file that knows [`KEY`].
+/// authproxy in front of an upstream, with a file that has [`KEY`].
 pub(super) fn proxy(server: u16, args: &[&str]) -> AuthproxyProcess {
     let server = format!("--server=http://127.0.0.1:{server}");
     with_key(&server, args)
 }
 
-/// The same, the server given as a flag.
+/// The same with the upstream as a flag.
 pub(super) fn with_key(server: &str, args: &[&str]) -> AuthproxyProcess {
     let acl = acl_file();
     let acl = format!("--acl-file={}", acl.display());
@@ -31,7 +30,7 @@ pub(super) fn with_key(server: &str, args: &[&str]) -> AuthproxyProcess {
     AuthproxyProcess::start(&all)
 }
 
-/// A file with [`KEY`] and [`OTHER`], one for all tests of this run.
+/// A file with [`KEY`] and [`OTHER`], shared by all tests of this run.
 pub(super) fn acl_file() -> PathBuf {
     static FILE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     let file = FILE.get_or_init(|| {
@@ -50,7 +49,7 @@ pub(super) fn acl_file() -> PathBuf {
     file.clone()
 }
 
-/// A whole request with [`KEY`]; `lines` are headers, each with its end.
+/// A complete request with [`KEY`]; `lines` are headers with line endings.
 pub(super) fn request(line: &str, lines: &str) -> String {
     format!("{line} HTTP/1.1\r\nHost: here\r\nX-API-Key: {KEY}\r\n{lines}\r\n")
 }
@@ -59,16 +58,16 @@ pub(super) fn request(line: &str, lines: &str) -> String {
 #[derive(Debug)]
 pub(super) struct WireConnection {
     pub(super) stream: TcpStream,
-    /// What was read and not looked at yet.
+    /// Bytes read but not consumed yet.
     ahead: Vec<u8>,
 }
 
-/// A head, and the body as it came over the wire without its framing.
+/// A head, and the body without its framing.
 #[derive(Debug, Clone)]
 pub(super) struct WireMessage {
     pub(super) head: String,
     pub(super) body: Vec<u8>,
-    /// What stood behind the last chunk.
+    /// The lines after the last chunk.
     pub(super) trailers: String,
 }
 
@@ -88,7 +87,7 @@ impl WireMessage {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The machine word of an answer of authproxy's own.
+    /// The `error` field of a response that authproxy itself wrote.
     pub(super) fn reason(&self) -> String {
         let body: serde_json::Value =
             serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("{self:?}"));
@@ -110,18 +109,18 @@ impl WireConnection {
         }
     }
 
-    /// Writes; that the other side is gone is not an error here.
+    /// Writes; returns false when the peer is gone.
     pub(super) fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).is_ok()
     }
 
-    /// Ends the sending direction.
+    /// Shuts down the sending direction.
     pub(super) fn finish(&self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
-    /// Reads more; false at the end, which a reset is too.
-    fn await_attempts(&mut self) -> bool {
+    /// Reads more; false at the end of the stream or a reset.
+    fn read_more(&mut self) -> bool {
         let mut room = [0; 64 << 10];
         match self.stream.read(&mut room) {
             Ok(0) => false,
@@ -146,7 +145,7 @@ impl WireConnection {
                 let all = std::mem::replace(&mut self.ahead, rest);
                 return Some(String::from_utf8_lossy(&all).into_owned());
             }
-            if !self.await_attempts() {
+            if !self.read_more() {
                 return None;
             }
         }
@@ -154,31 +153,31 @@ impl WireConnection {
 
     /// So many bytes; fewer at the end.
     pub(super) fn exactly(&mut self, length: usize) -> Vec<u8> {
-        while self.ahead.len() < length && self.await_attempts() {}
+        while self.ahead.len() < length && self.read_more() {}
         let rest = self.ahead.split_off(length.min(self.ahead.len()));
         std::mem::replace(&mut self.ahead, rest)
     }
 
     /// Everything up to the end of the connection.
     pub(super) fn rest(&mut self) -> Vec<u8> {
-        while self.await_attempts() {}
+        while self.read_more() {}
         std::mem::take(&mut self.ahead)
     }
 
-    /// Waits until the other side has closed, and says nothing more.
+    /// Waits until the peer has closed, without further bytes.
     #[track_caller]
     pub(super) fn closes(&mut self) {
         let rest = self.rest();
         assert_eq!(String::from_utf8_lossy(&rest), "");
     }
 
-    /// The next head; none at the end of the connection.
+    /// The next head; `None` at the end of the connection.
     pub(super) fn head(&mut self) -> Option<String> {
         self.until("\r\n\r\n")
     }
 
-    /// The next request or answer; none when the connection ends before it is whole. An answer without a length ends
-    /// with the connection.
+    /// The next request or response; `None` when the connection ends before it is complete. A response without a length
+    /// ends with the connection.
     pub(super) fn message(&mut self) -> Option<WireMessage> {
         let head = self.head()?;
         let mut message = WireMessage {
@@ -219,14 +218,14 @@ impl WireConnection {
         }
     }
 
-    /// Sends a request and reads the answer.
+    /// Sends a request and reads the response.
     #[track_caller]
     pub(super) fn ask(&mut self, request: impl AsRef<[u8]>) -> WireMessage {
         assert!(self.send(request), "nobody reads the request");
         self.message().expect("a whole answer")
     }
 
-    /// Sends a request whose answer has no body whatever its head says, and reads the answer's head.
+    /// Sends a request whose response has no body whatever its head announces, and reads the head.
     #[track_caller]
     pub(super) fn ask_head(&mut self, request: impl AsRef<[u8]>) -> WireMessage {
         assert!(self.send(request), "nobody reads the request");
@@ -238,7 +237,7 @@ impl WireConnection {
     }
 }
 
-/// A server that follows a script on every connection, each in a thread of its own. Dropping it closes its port.
+/// An upstream that follows a script on every connection, each in its own thread. Dropping it closes its port.
 #[derive(Debug)]
 pub(super) struct ScriptedUpstream {
     port: u16,
@@ -248,14 +247,14 @@ pub(super) struct ScriptedUpstream {
 }
 
 impl ScriptedUpstream {
-    /// `script` gets each connection, with its number from 0 on.
+    /// Calls `script` with each connection and its number, from 0.
     pub(super) fn start(
         script: impl Fn(&mut WireConnection, usize) + Send + Sync + 'static,
     ) -> Self {
         Self::on(0, script)
     }
 
-    /// The same on a port of the caller's.
+    /// The same on a given port.
     pub(super) fn on(
         port: u16,
         script: impl Fn(&mut WireConnection, usize) + Send + Sync + 'static,
@@ -284,7 +283,7 @@ impl ScriptedUpstream {
         }
     }
 
-    /// One that answers every request with these bytes, and keeps the requests.
+    /// Answers every request with these bytes, and records the requests.
     pub(super) fn answering(bytes: impl Into<Vec<u8>>) -> (Self, Arc<Mutex<Vec<WireMessage>>>) {
         let bytes = bytes.into();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -302,7 +301,7 @@ impl ScriptedUpstream {
         self.port
     }
 
-    /// How many connections there were.
+    /// The number of connections accepted.
     pub(super) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
@@ -311,7 +310,7 @@ impl ScriptedUpstream {
 impl Drop for ScriptedUpstream {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        // Wakes the thread, which then leaves.
+        // Wakes the thread, which then ends.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -319,7 +318,7 @@ impl Drop for ScriptedUpstream {
     }
 }
 
-/// A whole answer.
+/// A complete response.
 pub(super) fn ok(body: &str) -> String {
     let length = body.len();
     format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}")

@@ -1,4 +1,4 @@
-//! The origin: what it says when it behaves, and each fault.
+//! The origin: its regular responses, and each fault.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ fn get(origin: &OriginServer, headers: &[&str]) -> ConnectionResult {
     talk(origin.port(), "GET", PATH, headers)
 }
 
-/// What a client sees under one fault.
+/// The response under one fault.
 fn under(fault: OriginFault) -> ConnectionResult {
     let origin = origin();
     origin.fault(PATH, fault);

@@ -1,4 +1,4 @@
-//! The real servers: each answers, and refuses whom it should.
+//! The real servers: each answers, and rejects what it should.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::talk;
 
-/// Runs curl; its exit code and what it printed.
+/// Runs curl; returns its exit code and stdout.
 fn curl(ca: &Path, rest: &[&str]) -> (i32, String) {
     let output = Command::new("curl")
         .args(["--silent", "--show-error", "--max-time", "20", "--cacert"])

@@ -1,4 +1,4 @@
-//! Flags, environment and configuration files: which wins, and what is said of a wrong one.
+//! Flags, environment and configuration files: their precedence, and the errors of an invalid one.
 
 use hostkit_tests::origin::OriginServer;
 
@@ -69,7 +69,7 @@ fn cache_directory_follows_same_precedence() {
     assert!(which(&[], Some("env")).starts_with(&below("env/")));
     let flag = below("flag");
     assert!(which(&["--cache-dir", &flag], Some("env")).starts_with(&below("flag/")));
-    // A relative one is absolute for the program, which may go elsewhere.
+    // A relative path becomes absolute, because the program may change its directory.
     assert!(which(&["--cache-dir", "here"], None).starts_with(&below("home/here/")));
 }
 

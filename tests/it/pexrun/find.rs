@@ -1,4 +1,4 @@
-//! Where a build is looked for, in which order, and what is said when it is not there.
+//! Where a build is searched for, in which order, and the error when it is missing.
 
 use std::process::Stdio;
 
@@ -88,7 +88,7 @@ fn static_build_is_revalidated_on_each_run() {
         assert!(asked >= 2, "{asked} requests");
         origin.put(&path, program("echo two"));
         host.pexrun([job, "static"]).exits(0).prints("two\n");
-        // The origin is gone: what is cached may be outdated, and that is said.
+        // The origin is gone: the cached copy may be outdated, which is logged.
         drop(origin);
         let last = host.pexrun([job, "static"]).exits(0).logs("outdated");
         assert_eq!(last.stdout, "two\n");
@@ -123,7 +123,7 @@ fn next_repository_is_searched_when_first_fails() {
         host.repositories(&[&first, &second.url("")]);
         let outcome = host.pexrun(["job", HASH]).exits(0).logs(&first);
         assert_eq!(outcome.stdout, "second\n");
-        // Once it is cached nobody is asked, so there is nothing to complain of.
+        // Once it is cached no repository is queried, so there is no failure to log.
         host.pexrun(["job", HASH]).exits(0).prints("second\n");
     }
 }
@@ -211,7 +211,7 @@ fn short_hash_is_resolved_in_listable_repository() {
             .logs("60a43ef is the beginning of 2 builds of job")
             .logs(HASH)
             .logs(ALIKE);
-        // As git reads it, in capitals too.
+        // As git accepts it, in capitals too.
         run(&HASH[..8].to_uppercase()).exits(0).prints("one\n");
         run(&OTHER.to_uppercase()).exits(0).prints("three\n");
         run("60A43EF")
@@ -232,7 +232,7 @@ fn web_server_repository_needs_whole_hash() {
         .exits(127)
         .logs("give the whole git hash");
     host.pexrun(["job", HASH]).exits(0).prints("ran\n");
-    // The cache does not make up for it: it cannot know what else begins so.
+    // The cache does not help: it cannot rule out other builds with this prefix.
     host.pexrun(["job", &HASH[..8]]).exits(127);
 }
 
@@ -260,7 +260,7 @@ fn corrupt_build_does_not_run() {
         .exits(125)
         .logs("cannot get build")
         .logs("is not a readable .pex");
-    // Nothing of it was kept: the mended one runs.
+    // Nothing of it was kept: the corrected build runs.
     host.publish(&pex("job", HASH), &whole);
     host.pexrun(["job", HASH]).exits(0).prints("ran\n");
 }

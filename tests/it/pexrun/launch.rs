@@ -1,4 +1,4 @@
-//! The lease that keeps gc away while a program runs, and the names of what keeps one from starting.
+//! The lease that protects a running program from gc, and the errors that name why a program cannot start.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -8,7 +8,7 @@ use hostkit_tests::{ChildGuard, find_program, or_skip, skip};
 
 use super::{CommandOutcome, HASH, PexrunHost, pex, pex_program, program, zip, zip_of};
 
-/// A build that says it runs and ends with its stdin.
+/// A build that prints `runs` and ends with its stdin.
 const WAITS: &str = "echo runs; read line";
 
 /// Starts it and waits until it runs.
@@ -34,7 +34,7 @@ fn running_build_is_not_removed() {
     let host = PexrunHost::new();
     let name = pex("job", HASH);
     host.publish(&name, program(WAITS));
-    // Both from the first run, which fetches, and from the second.
+    // From the first run, which fetches, and from the second.
     for _ in 0..2 {
         let running = start(&host);
         let path = host.pexrun(["--which", "job", HASH]).exits(0).stdout;
@@ -57,7 +57,7 @@ fn running_build_is_not_removed() {
     );
 }
 
-/// Libraries that turn a program into a daemon close what it inherited, the lease among it.
+/// Libraries that daemonize a program close inherited files, including the lease.
 #[test]
 fn running_build_is_not_removed_after_it_closed_its_lease() {
     let Some(_python) = or_skip("python", find_program("python3")) else {
@@ -233,10 +233,10 @@ fn warm_start_cost_does_not_depend_on_file_count_of_pex() {
         let script = b"#!/bin/sh\necho $PEX_ROOT\nexit\n".to_vec();
         host.publish(&pex(&job, HASH), [script, zip].concat());
         host.pexrun(["--fetch-only", &job, HASH]).exits(0);
-        // The first start unpacks the pex, and its lease notes by which hash.
+        // The first start unpacks the pex, and its lease records the hash.
         start(&job);
         let warm = start(&job);
-        // An entry of an s3cache that did not look yet costs that once.
+        // An index entry of an earlier s3cache costs one look.
         let index = host.share().join("index/v1");
         for file in crate::s3cache::every_file(&index) {
             let text = std::fs::read_to_string(&file).unwrap();
@@ -251,6 +251,6 @@ fn warm_start_cost_does_not_depend_on_file_count_of_pex() {
         warm
     });
     assert_eq!(few.0, many.0, "system calls");
-    // The index entry holds the length of the pex.
+    // The index entry has the length of the pex.
     assert!(many.1.abs_diff(few.1) < 20, "{few:?} {many:?}");
 }

@@ -1,4 +1,4 @@
-//! Looking without running: `--list`, `--which`, `--fetch-only`, `--dry-run`.
+//! Queries that run nothing: `--list`, `--which`, `--fetch-only`, `--dry-run`.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,7 @@ use hostkit_tests::s3::S3Server;
 
 use super::{ALIKE, CommandOutcome, HASH, OTHER, PexrunHost, dead, pex, pex_program, program, zip};
 
-/// A repository with three pexes and a jar of one job, the newest first, and what must not be listed with them.
+/// A repository with three pexes and a jar of one job, the newest first, and files that must not be listed.
 fn published(host: &PexrunHost) {
     let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_436_176_800);
     for (age, name) in [
@@ -155,7 +155,7 @@ fn unlistable_repository_is_error_that_names_it() {
     host.pexrun(["--list", "job"])
         .exits(125)
         .logs("a web server does not list what it has");
-    // One of several is enough, but the gap is told.
+    // One listable repository is enough, but the failure is logged.
     let listed = host.repository();
     host.repositories(&[&dead, &listed]);
     let outcome = host.pexrun(["--list", "job"]).exits(0).logs(&dead);

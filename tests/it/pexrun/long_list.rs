@@ -1,4 +1,4 @@
-//! Listings of any length: all of one is read, the newest builds of it are shown, and one without end is given up.
+//! Listings of any length: all pages are read, the newest builds are shown, and an endless listing fails.
 
 use std::fmt::Write as _;
 
@@ -69,7 +69,7 @@ fn newest_builds_of_all_pages_are_listed() {
     assert_eq!(rows[1]["version"], "0011998a");
     let last = serde_json::json!({"job": "job", "truncated": true, "limit": 2});
     assert_eq!(rows[2..], [last]);
-    // A short hash is searched for in all of them, and those that begin alike are named up to a bound.
+    // A short hash is searched for in all pages, and the matches are named up to a limit.
     run(&host, &s3, &["--fetch-only", "job", "0000"])
         .exits(125)
         .logs("0000 is the beginning of more than 20 builds of job")

@@ -1,4 +1,4 @@
-//! Running from the cache alone, whose entries are used for it, and the cache of a user's own.
+//! Running from the cache alone: which entries are used, and the cache of a user's own.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::{
     ALIKE, ARCH, CommandOutcome, HASH, OTHER, PexrunHost, for_everybody, open_to_all, pex, program,
 };
 
-/// A uid that is nobody's.
+/// A uid without a user.
 const SOMEBODY: u32 = 54_321;
 
 #[test]
@@ -40,7 +40,7 @@ fn offline_runs_cached_build_without_network() {
             .logs("without --offline");
     }
     assert_eq!(origin.connections(), 0);
-    // What is here can be run although nothing says where it was published.
+    // A cached build runs although its source is not configured.
     std::fs::remove_file(host.home().join(".config/hostkit/pexrun.yaml")).unwrap();
     let mut command = host.command(["--offline", "job", &HASH[..7]]);
     command
@@ -88,7 +88,7 @@ impl PexrunUsers {
         })
     }
 
-    /// As the other user, whose home is `own`; the shared cache and the repository are the same.
+    /// Runs as the other user, whose home is `own`; the shared cache and the repository are the same.
     fn other(&self, args: &[&str]) -> CommandOutcome {
         let mut command = run_as(SOMEBODY, &self.binary).unwrap();
         self.set_up(&mut command);
@@ -113,7 +113,7 @@ fn root_does_not_run_build_cached_by_other_user() {
         return;
     };
     let host = &users.host;
-    // Root makes the shared cache for all.
+    // Root creates the shared cache for all.
     host.pexrun(["--list", "--cached"]).exits(0);
     let published = host.publish(&pex("job", HASH), program("echo anything"));
     open_to_all(&published);
@@ -144,7 +144,7 @@ fn user_without_write_access_to_shared_cache_gets_own_cache() {
     host.pexrun(["--fetch-only", "job", HASH]).exits(0);
     std::fs::set_permissions(host.cache(), std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::remove_file(host.path("repo").join(pex("job", HASH))).unwrap();
-    // What root fetched is used from where it is; a new build goes to the user's own cache.
+    // A build that root fetched is used in place; a new build goes to the user's own cache.
     users.other(&["job", HASH]).exits(0).prints("shared\n");
     let at = |hash: &str| users.other(&["--which", "job", hash]).exits(0).stdout;
     let path = |path: &str| host.path(path).display().to_string();

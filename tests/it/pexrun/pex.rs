@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::{CommandOutcome, HASH, PexrunHost, pex};
 
-/// A host whose repository has the eight ball as a pex of this kind.
+/// A host whose repository has the eight ball as a pex of this layout.
 fn host(kind: PexLayout) -> Option<PexrunHost> {
     let host = PexrunHost::new();
     let out = host.path("repo").join(pex("ball", HASH));
@@ -27,7 +27,7 @@ fn python(host: &PexrunHost, home: &Path, code: &str) -> CommandOutcome {
     at(&mut command, host, home).output().unwrap().into()
 }
 
-/// Moves a command to another, empty home, as the next sandbox is.
+/// Moves a command to another, empty home, like that of the next sandbox.
 fn at<'a>(
     command: &'a mut std::process::Command,
     host: &PexrunHost,
@@ -48,7 +48,7 @@ fn unpacked(root: &Path) -> Vec<PathBuf> {
     while let Some(directory) = left.pop() {
         for entry in std::fs::read_dir(directory).unwrap() {
             let entry = entry.unwrap();
-            // Python's own caches come and go with what is imported.
+            // Python's own caches depend on what is imported.
             if entry.file_type().unwrap().is_dir() && entry.file_name() != "__pycache__" {
                 found.push(entry.path());
                 left.push(entry.path());
@@ -59,7 +59,7 @@ fn unpacked(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Starts the API through pexrun, asks it for its pid, and ends it.
+/// Starts the API through pexrun, requests its pid, and ends it.
 fn serves(host: &PexrunHost) {
     let mut command = host.command(["ball", HASH, "--port=0", "--console", "--logstash_tags=a,b"]);
     let child = command.stderr(Stdio::piped()).spawn().unwrap();

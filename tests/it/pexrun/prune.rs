@@ -1,4 +1,4 @@
-//! Unpacked pexes share the bound of the cache: those that do not run go, the one that runs stays whole.
+//! Unpacked pexes count toward the bound of the cache: unused ones are removed, a running one stays complete.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -10,9 +10,9 @@ use hostkit_tests::{ChildGuard, old_bin, or_skip, wait_until};
 
 use super::{HASH, OTHER, PexrunHost, pex};
 
-/// Says that it runs, and imports what it carries only when told to.
+/// Prints `runs`, and imports its dependency only after a line on stdin.
 const SLEEPS: &str = "print('runs', flush=True); input(); import six; print(six.__name__)";
-/// The same, but like a daemon that closes what it inherited, the lease among it.
+/// The same, but like a daemon that closes inherited files, including the lease.
 const CLOSES: &str = "import os; os.closerange(3, 256); print('runs', flush=True); input(); import six; print(six.__name__)";
 
 /// Bytes of all files below a directory.
@@ -25,7 +25,7 @@ fn bytes(directory: &Path) -> u64 {
     sizes.sum()
 }
 
-/// The names of what pexes have unpacked in a folder of the root, whatever the version of its format.
+/// The names of unpacked pexes in a folder of the root, in any version of its format.
 fn names(host: &PexrunHost, folder: &str) -> Vec<String> {
     let versions = std::fs::read_dir(host.pex_root().join(folder)).into_iter();
     let versions = versions.flatten().map(|version| version.unwrap().path());
@@ -43,7 +43,7 @@ fn sleeping_pex_survives(kind: PexLayout, code: &str) {
     let Some(()) = or_skip("pex", build_pex(&built, kind)) else {
         return;
     };
-    // What a process of another test names is in use here too: each run has builds of its own.
+    // Files used by a process of another test count as in use here too: each run has builds of its own.
     let seed = |job: &str| format!("{kind:?} {job} {}", code.len());
     vary_pex(&built, &build, &seed("ball")).unwrap();
     let mut command = host.command(["ball", HASH, "-c", code]);
@@ -63,7 +63,7 @@ fn sleeping_pex_survives(kind: PexLayout, code: &str) {
     }
     assert_eq!(names(&host, "bootstraps").len(), 6);
     let artifacts = bytes(&host.share().join("blobs"));
-    // Any of them may go, if gc thinks so.
+    // gc may remove any of them.
     host.age_blobs();
     host.age_unpacked();
     let max = (artifacts + alone + 100_000).to_string();
@@ -75,7 +75,7 @@ fn sleeping_pex_survives(kind: PexLayout, code: &str) {
     }
     assert_eq!(names(&host, "unzipped_pexes"), mine);
     assert!(bytes(&host.pex_root()) < alone + 100_000, "{kind:?}");
-    // What was removed unpacks itself again.
+    // A removed one unpacks itself again.
     host.pexrun(["--warm", "job3", OTHER]).exits(0);
     host.age_unpacked();
     host.s3cache(&["gc", "--max-size=0"]).exits(0);
@@ -106,7 +106,7 @@ fn sleeping_pex_that_closed_its_lease_keeps_running_while_others_are_pruned() {
     sleeping_pex_survives(PexLayout::Venv, CLOSES);
 }
 
-/// A daemon that closes what it inherited and shows nothing of where it runs from.
+/// A daemon that closes inherited files and hides from where it runs.
 const HIDES: &str = "import os, sys; os.closerange(3, 256); os.environ['PYTHONPATH'] = ':'.join(sys.path); \
     os.execv(sys.executable, [sys.executable, '-c', os.environ['SLEEPS']])";
 
@@ -138,7 +138,7 @@ fn pex_without_lease_and_name_keeps_its_files_for_an_hour_after_its_start() {
     assert!(bytes(&host.pex_root()) < 1000, "nothing runs: all goes");
 }
 
-/// It holds a lock on the whole root, and goes on without one when a removal has it.
+/// It holds a lock on the whole root, and continues without one during a removal.
 #[test]
 fn pex_that_old_release_started_without_lock_unpacks_itself_beside_gc() {
     let Some(old) = or_skip("an old pexrun", old_bin("pexrun")) else {
@@ -172,7 +172,7 @@ fn pex_that_old_release_started_without_lock_unpacks_itself_beside_gc() {
     assert_eq!(names(&host, "unzipped_pexes").len(), 1);
 }
 
-/// What the cache holds, as `stats` says: all that counts toward the bound, and unpacked pexes of it.
+/// The contents of the cache by `stats`: everything that counts toward the bound, and unpacked pexes.
 fn stats(host: &PexrunHost) -> (u64, u64) {
     let stats = json(host, &["stats", "--json"]);
     let number = |key: &str| stats[key].as_u64().unwrap();

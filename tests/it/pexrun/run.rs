@@ -1,4 +1,4 @@
-//! What the program is given and what comes back: arguments, environment, standard streams, signals, exit code.
+//! What the program receives and returns: arguments, environment, standard streams, signals, exit code.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
@@ -10,7 +10,7 @@ use hostkit_tests::{find_program, or_skip};
 
 use super::{CommandOutcome, HASH, PexrunHost, pex, pex_program, program};
 
-/// What nobody may touch on its way to the program.
+/// Arguments that are easily damaged on the way to the program.
 fn awkward() -> Vec<OsString> {
     let mut args: Vec<OsString> = [
         "--help",
@@ -57,7 +57,7 @@ fn arguments_are_passed_unchanged() {
     let args = awkward();
     let mut command = host.command(["elf", HASH, r"%s\0"]);
     assert_eq!(command.args(&args).output().unwrap().stdout, joined(&args));
-    // None at all are none, and a lone `--` is one.
+    // No arguments stay none, and a single `--` is one.
     let script = |args: &[&str]| host.command(args).output().unwrap().stdout;
     assert_eq!(script(&["script", HASH]), b"\0");
     assert_eq!(script(&["script", HASH, "--"]), b"--\0");
@@ -94,7 +94,7 @@ fn signal_reaches_program() {
 fn program_replaces_pexrun_in_same_process() {
     let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("echo $$"));
-    // Both when it is fetched first and when it is cached.
+    // When it is fetched first and when it is cached.
     for _ in 0..2 {
         let mut command = host.command(["job", HASH]);
         let child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -155,7 +155,7 @@ fn program_keeps_terminal() {
     assert!(outcome.stdout.contains("a terminal"), "{outcome:?}");
 }
 
-/// The environment of a build, sorted; `set` is what it is started with.
+/// The environment of a build, sorted; `set` is added to that of pexrun.
 fn environment(command: &mut Command, set: &[(&OsStr, &OsStr)]) -> Vec<Vec<u8>> {
     let output = command.envs(set.iter().copied()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -178,7 +178,7 @@ fn set() -> Vec<(&'static OsStr, &'static OsStr)> {
     ]
 }
 
-/// What `variable` is in an environment.
+/// The value of a variable in an environment.
 fn value(environment: &[Vec<u8>], variable: &str) -> Option<String> {
     let start = format!("{variable}=");
     let found = environment

@@ -1,4 +1,4 @@
-//! Where the settings of S3 come from, and `--check`.
+//! The sources of the S3 settings, and `--check`.
 
 use hostkit_tests::s3::S3Server;
 
@@ -36,7 +36,7 @@ fn endpoint_comes_from_the_first_layer_that_names_it() {
     let own_right = format!("endpoint-url: {right}");
     let own_file = host.home().join(".config/hostkit/pexrun.yaml");
     let own_file = own_file.display().to_string();
-    // pexrun.yaml, variables, flags, and the layer that wins.
+    // pexrun.yaml, variables, flags, and the winning layer.
     for (at, (yaml, env, flags, layer)) in [
         (
             &own_right,
@@ -186,7 +186,7 @@ fn check_prints_effective_settings_and_writes_nothing() {
             !place || outcome.stderr.contains(&format!("{file}:{says}")),
             "{outcome:?}"
         );
-        // A program would have run: then env(1) says how it ends.
+        // A program would have run: then the exit codes of env(1) apply.
         host.pexrun(["job", HASH]).exits(125).logs(says);
     }
     assert!(!host.cache().exists());
@@ -202,7 +202,7 @@ fn check_prints_effective_settings_and_writes_nothing() {
 #[test]
 fn check_verifies_requirements_of_repositories() {
     let host = PexrunHost::bare();
-    // Repositories, variables, and what is said; without it the check passes.
+    // Repositories, variables, and the expected error; without one the check passes.
     for (repository, variables, says) in [
         (
             "s3://builds/pex",

@@ -1,4 +1,5 @@
-//! Repositories that cannot be listed: an absent build looks like a forbidden one, and a short hash has the cache only.
+//! Repositories that cannot be listed: a missing build looks like a forbidden one, and a short hash is resolved by the
+//! cache only.
 
 use hostkit_tests::origin::{OriginFault, OriginServer};
 use hostkit_tests::s3::S3Server;
@@ -94,7 +95,7 @@ fn short_hash_runs_the_only_cached_match_when_listing_is_impossible() {
     }
     let builds = "s3://builds/pex";
     let check = |secret: &str, cause: &str| {
-        // A build of a repository that is not asked does not make it ambiguous.
+        // A build of a repository that is not queried does not make it ambiguous.
         let outcome = run(builds, secret, "f00d").exits(0).logs(cause);
         assert_eq!(
             outcome.stdout,
@@ -112,7 +113,7 @@ fn short_hash_runs_the_only_cached_match_when_listing_is_impossible() {
     check("", "access denied (403)");
     drop(s3);
     check("", "cannot reach S3");
-    // The same with two that begin so.
+    // The same with two that have this prefix.
     for hash in [HASH, ALIKE] {
         host.publish(&pex("job", hash), program("echo ran"));
         host.pexrun(["--repository", &nothing, "--fetch-only", "job", hash])

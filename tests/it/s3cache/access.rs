@@ -1,4 +1,4 @@
-//! Which S3 service is meant: by flags, environment and the AWS configuration files; and how it is reached.
+//! The selection of the S3 service by flags, environment and AWS configuration files, and the access to it.
 
 use hostkit_tests::origin::OriginServer;
 use hostkit_tests::s3::S3Server;
@@ -21,7 +21,7 @@ fn server(text: &str) -> S3Server {
     s3
 }
 
-/// The environment of a client that has the keys of the servers, and nothing else but the configuration file.
+/// The environment of a client with the keys of the servers and the configuration file only.
 fn env(s3: &S3Server, more: &[(&str, &str)]) -> Vec<(String, String)> {
     let mut env = s3.env();
     env.retain(|(name, _)| !matches!(name.as_str(), "AWS_ENDPOINT_URL" | "AWS_REGION"));
@@ -117,7 +117,7 @@ fn cached_object_opens_no_socket_for_any_endpoint_setting() {
             ])
             .args(host.own_flags())
             .envs(env(&s3, more))
-            // The instance is asked for its region if anything asks for it.
+            // The instance metadata would be queried if the region were needed.
             .env("AWS_EC2_METADATA_DISABLED", "false")
             .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9");
         let told = CommandOutcome::from(command.output().unwrap());
@@ -287,7 +287,7 @@ fn each_denial_names_its_cause() {
 fn home_of_other_user_is_named_by_pexrun() {
     let host = CacheHost::new();
     let mut command = host.program(bin("pexrun"));
-    // Not even root can make a directory there.
+    // Not even root can create a directory there.
     command.env("HOME", "/proc").args([
         "--repository=file:///nowhere",
         "--cache-dir=/proc/none",

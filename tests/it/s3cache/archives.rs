@@ -1,4 +1,5 @@
-//! Archives: what is broken is not cached, what the tools read passes, and one that is refused stays cached.
+//! Archives: corrupt ones are not cached, those that the tools accept pass, and an intact one that is rejected stays
+//! cached.
 
 use std::fs;
 
@@ -35,7 +36,7 @@ fn unreadable_archives_are_rejected() {
         get(&name("short"), &whole[..whole.len() - 10])
             .exits(65)
             .logs("readable");
-        // As the class path of java and Python take it: they look for its directory within the last 64 KiB.
+        // As java and Python do: they search the zip directory within the last 64 KiB.
         for length in [1, 60_000] {
             get(
                 &name(&format!("padded{length}")),
@@ -77,7 +78,7 @@ fn corrupt_tar_or_gzip_is_not_cached_and_valid_one_is_fetched_later() {
         origin.put(name, broken);
         get(&host).exits(65).logs(&url).logs("is not a readable");
         host.s3cache([&url, "--offline"]).exits(69);
-        // Neither is it put where the cache has no room, nor published.
+        // Nor is it copied when the cache has no room, or published.
         let past = host.s3cache([&url, "--copy-to=past", "--max-size=1"]);
         past.exits(65);
         assert!(!host.path("past").exists(), "{name}");

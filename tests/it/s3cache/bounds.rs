@@ -1,5 +1,5 @@
-//! How much the cache may hold: never more than its bound, the least recently used goes first, nothing in use goes,
-//! and what does not fit is fetched past it.
+//! The bound of the cache: it is never exceeded, the least recently used entry is evicted first, entries in use stay,
+//! and an object that does not fit bypasses the cache.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ fn share(host: &CacheHost, path: &str) -> PathBuf {
     host.cache().join(geteuid().to_string()).join(path)
 }
 
-/// What blobs and partial downloads hold (bytes), as far as they stand still.
+/// Bytes of blobs and partial downloads, as far as they stand still.
 fn held(host: &CacheHost) -> u64 {
     let mut files = every_file(&share(host, "blobs"));
     files.extend(every_file(&share(host, "partial")));
@@ -32,7 +32,7 @@ fn held(host: &CacheHost) -> u64 {
     lengths.sum()
 }
 
-/// Publishes an artifact of a megabyte, another one for each `n`.
+/// Publishes an artifact of a megabyte, a different one for each `n`.
 fn publish(origin: &OriginServer, n: u64) -> String {
     let path = format!("/a-1.{n}");
     origin.put(&path, bytes(MB as usize, n));
@@ -77,7 +77,7 @@ fn sixty_four_concurrent_fetches_keep_bound_of_four_entries() {
     for n in 0..64 {
         assert!(host.read(format!("out{n}")) == bytes(MB as usize, n), "{n}");
     }
-    // A record is a line per part; a file that is moved while it is counted may be seen twice.
+    // A record is a line per part; a file that is moved during the count may be counted twice.
     assert!(most <= bound + MB + 64 * 1024, "{most} held");
     let kept = blobs_are_right(&host);
     assert!((1..=4).contains(&kept), "{kept} kept");
@@ -150,10 +150,10 @@ fn recently_used_blobs_are_evicted_only_when_fetch_needs_their_space() {
     assert!(host.read("out") == bytes(MB as usize, 2));
     host.s3cache(["gc", "--max-size=0"]).exits(0);
     assert_eq!([0, 1, 2].map(|n| is_cached(&host, n)), [true, true, false]);
-    // Its caller asked for a path in the cache: there is nowhere else to put it.
+    // Its caller requested a path in the cache: there is no other place for it.
     get(2, &[]);
     assert_eq!([0, 1, 2].map(|n| is_cached(&host, n)), [false, true, true]);
-    // An age that was asked for is meant.
+    // An explicit age applies without protection.
     host.s3cache(["gc", "--max-age=0"]).exits(0);
     assert_eq!([1, 2].map(|n| is_cached(&host, n)), [false, false]);
 }
@@ -221,7 +221,7 @@ fn full_cache_disk_is_bypassed_and_full_target_disk_is_error() {
                 && !path.to_string_lossy().contains(".s3cache-")),
         "nothing half-written"
     );
-    // Not a byte is left for a lock or a counter.
+    // No space is left for a lock or a counter.
     let filler = vec![0; 64 << 10];
     let mut file = File::create(small.path().join("filler")).unwrap();
     while std::io::Write::write_all(&mut file, &filler).is_ok() {}
@@ -284,7 +284,7 @@ fn wrong_size_counter_is_corrected_and_missing_one_recounted() {
     host.age_blobs();
     get(20);
     assert!(held(&host) <= 3 * MB);
-    // Too low only until gc has looked.
+    // Too low only until gc has recounted.
     std::fs::write(&counter, "0").unwrap();
     host.s3cache(["gc"]).exits(0);
     host.age_blobs();
@@ -292,7 +292,7 @@ fn wrong_size_counter_is_corrected_and_missing_one_recounted() {
     assert!(held(&host) <= 3 * MB);
 }
 
-/// What cannot be entered in the index must not stay behind uncounted.
+/// A blob without an index entry would not be counted.
 #[test]
 fn blob_without_index_entry_is_removed() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
@@ -317,7 +317,7 @@ fn clock_step_loses_no_entry() {
     let run = |step: &str, args: &[&str]| -> CommandOutcome {
         let mut command: Command = host.program(&faketime);
         command.args(["-f", step]).arg(bin("s3cache")).args(args);
-        // Only the clock steps: what the disk says stays.
+        // Only the clock steps: times on disk stay.
         command.env("NO_FAKE_STAT", "1");
         command.args(host.own_flags()).output().unwrap().into()
     };
@@ -333,7 +333,7 @@ fn clock_step_loses_no_entry() {
         assert_eq!(origin.connections(), 0, "a hit is one at any time");
         assert!(held(&host) <= 3 * MB);
     }
-    // Times that nobody has reached yet.
+    // Times in the future.
     let future = after_now(400);
     for blob in every_file(&share(&host, "blobs")) {
         let folder = File::open(blob.parent().unwrap()).unwrap();
@@ -379,7 +379,7 @@ fn hit_cost_does_not_depend_on_entry_count() {
             .count()
     };
     host.s3cache([origin.url(&publish(&origin, 1))]).exits(0);
-    // A fetch differs from run to run by what the network gives; not by the directories it reads.
+    // The system calls of a fetch vary with the network, except those that read directories.
     let few = [calls(1, "all"), calls(2, "getdents64,flock")];
     for n in 0..20_000_u32 {
         let digest = sha256(&n.to_le_bytes());

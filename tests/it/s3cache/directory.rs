@@ -1,4 +1,5 @@
-//! The cache directory itself: missing, in the way, not writable, going away, holding what another version wrote.
+//! The cache directory itself: missing, replaced by a file, read-only, removed during use, and with files of another
+//! version.
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
@@ -126,14 +127,14 @@ fn read_only_cache_directory_is_bypassed_and_its_entries_are_used() {
     let mode = |path: PathBuf, mode| {
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
     };
-    // Nothing is there yet, and nothing can be made.
+    // The directory does not exist and cannot be created.
     std::fs::create_dir(host.cache()).unwrap();
     mode(host.cache(), 0o755);
     run(&[&url, "--copy-to=out"])
         .exits(0)
         .logs("cannot use the cache");
     assert!(std::fs::read(home.join("out")).unwrap() == body);
-    // One's own part is there, and nothing more can be made in it.
+    // The user's own part exists, and nothing can be created in it.
     mode(host.cache(), 0o1777);
     run(&[&url]).exits(0);
     for folder in ["locks", "locks/v1", "partial/v1", "index/v1", "blobs"] {
@@ -167,7 +168,7 @@ fn cache_directory_removed_with_partial_download_loses_no_output() {
     }
 }
 
-/// Removes a folder of the cache, or all of it, while something is fetched into it.
+/// Removes a folder of the cache, or all of it, during a fetch.
 fn goes_away(what: &str) {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let body = bytes(1 << 20, 4);
@@ -180,7 +181,7 @@ fn goes_away(what: &str) {
     std::fs::remove_dir_all(share(&host, what)).unwrap();
     run.end().exits(0);
     assert!(host.read("out") == body, "without {what:?}");
-    // And the next one makes it anew.
+    // And the next one creates it again.
     let url = origin.url("/a-1.1");
     host.s3cache([url.as_str(), "--copy-to=out"]).exits(0);
     assert_eq!(every_file(&share(&host, "blobs")).len(), 1);
@@ -191,7 +192,7 @@ fn files_of_newer_version_are_kept_and_counted() {
     let (host, (origin, url, body)) = (CacheHost::new(), published());
     host.s3cache([&url]).exits(0);
     let blob = every_file(&share(&host, "blobs")).pop().unwrap();
-    // What only the newer one knows of is still a blob, and takes room.
+    // A blob that only the newer version uses is still a blob, and takes space.
     let digest = super::sha256(b"theirs");
     let theirs = share(&host, &format!("blobs/{}/{digest}/theirs", &digest[..2]));
     std::fs::create_dir_all(theirs.parent().unwrap()).unwrap();
@@ -218,7 +219,7 @@ fn files_of_newer_version_are_kept_and_counted() {
     for path in kept {
         assert!(path.exists(), "{}", path.display());
     }
-    // Over the bound it goes like any other blob: it is the least recently used.
+    // Over the bound it is evicted like any other blob: it is the least recently used.
     origin.put("/new-1.2", "new");
     let new = origin.url("/new-1.2");
     host.s3cache([&new, "--max-size=100003"]).exits(0);
@@ -257,7 +258,7 @@ fn invalid_index_entries_are_misses() {
             "{text:.80}"
         );
     }
-    // The same of a download's record.
+    // The same for a download's record.
     let lock = every_file(&share(&host, "locks"))
         .into_iter()
         .find(|path| path.to_string_lossy().ends_with(".0"))

@@ -1,4 +1,4 @@
-//! The range engine against an origin that misbehaves: which bytes are asked for, and what comes of every fault.
+//! The range engine against an origin with faults: which bytes are requested, and the result of every fault.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ fn fetch(host: &CacheHost, origin: &OriginServer, more: &[&str]) -> CommandOutco
     host.s3cache(args.iter().chain(more))
 }
 
-/// First and last byte of each range asked for, in the order they were asked for.
+/// First and last byte of each requested range, in order.
 fn ranges(origin: &OriginServer) -> Vec<(usize, usize)> {
     let asked = origin
         .requests()
@@ -39,7 +39,7 @@ fn ranges(origin: &OriginServer) -> Vec<(usize, usize)> {
         .collect()
 }
 
-/// Asserts that nothing is at the target, and nothing among the blobs.
+/// Asserts that the target and the blobs are empty.
 #[track_caller]
 fn nothing_kept(host: &CacheHost) {
     assert_eq!(every_file(&host.sandbox()), [] as [std::path::PathBuf; 0]);
@@ -103,7 +103,7 @@ fn small_object_is_one_request() {
         origin.put(PATH, body.clone());
         fetch(&host, &origin, &[]).exits(0);
         assert!(host.read("out") == body, "{size}");
-        // An empty object has no range: it is asked for once more, as a whole.
+        // An empty object has no range: it is requested once more, as a whole.
         let asked = if size == 0 { 2 } else { 1 };
         assert_eq!(
             origin.requests().iter().filter(|r| r.path == PATH).count(),
@@ -290,7 +290,7 @@ fn flipped_byte_is_detected_and_nothing_is_kept() {
         };
         told.exits(65).logs(&format!("(by {by})")).logs(&digest);
         nothing_kept(&host);
-        // What was wrong is not continued from.
+        // Wrong bytes are not resumed from.
         origin.clear_faults();
         fetch(&host, &origin, &[]).exits(0);
         assert!(host.read("out") == body);
@@ -349,14 +349,14 @@ fn some_faults(seed: u64) -> (Vec<OriginFault>, bool) {
 }
 
 /// One fetch under some faults and one without: the first ends with exact bytes or a named error and nothing, the
-/// second, which may continue the first, with exact bytes.
+/// second, which may resume the first, with exact bytes.
 fn survive(seed: u64) {
     let (host, origin, first) = (CacheHost::new(), OriginServer::start(), bytes(SIZE, seed));
     origin.put(PATH, first.clone());
     let (faults, forged) = some_faults(seed);
     let shown = format!("seed {seed}: {faults:?}");
     match faults.as_slice() {
-        // Half of the single ones pass.
+        // Half of the single ones expire.
         [one] if mix(seed).is_multiple_of(2) => origin.fault_times(PATH, one.clone(), 1 + seed % 6),
         _ => origin.faults(PATH, faults.clone()),
     }

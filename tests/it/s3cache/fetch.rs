@@ -1,4 +1,4 @@
-//! One artifact from a source to a path: what is asked, what is printed, what is refused, and how each failure ends.
+//! One artifact from a source to a path: requests, output, rejected arguments, and the exit code of each failure.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;

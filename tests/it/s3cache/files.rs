@@ -1,4 +1,4 @@
-//! `file://`: only regular files are artifacts, and a file system that does not answer does not keep a process.
+//! `file://`: only regular files are artifacts, and a file system that does not answer does not block a process.
 
 use std::fs::File;
 use std::os::unix::net::UnixListener;
@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 
 use super::{CacheHost, CommandOutcome};
 
-/// Runs s3cache, but not for ever: 124 says that it did not end by itself.
+/// Runs s3cache with a time limit: 124 means that it did not end by itself.
 fn bounded(host: &CacheHost, args: &[&str]) -> CommandOutcome {
     let mut command = host.program("timeout");
     command.arg("60").arg(bin("s3cache")).args(args);
@@ -56,7 +56,7 @@ fn only_regular_file_is_artifact() {
         );
         bounded(&host, &["put", "made.txt", &url]).exits(73);
     }
-    // A sidecar that is a FIFO is not waited for either.
+    // A sidecar that is a FIFO does not block either.
     nix::unistd::mkfifo(
         &host.path("made.txt.sha256"),
         Mode::from_bits_truncate(0o644),
@@ -103,12 +103,12 @@ fn put_ended_by_signal_leaves_no_temporary_file() {
     running.0.wait().unwrap();
     let left = std::fs::read_dir(&repo).unwrap();
     let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
-    // It may have been done before the signal came.
+    // It may have finished before the signal came.
     let hidden = |name: &std::ffi::OsString| name.as_encoded_bytes().starts_with(b".");
     assert!(!left.iter().any(hidden), "{left:?}");
 }
 
-/// Runs s3cache with these variables, but not for ever.
+/// The same with these variables.
 fn bounded_env(host: &CacheHost, args: &[&str], env: &[(&str, &str)]) -> CommandOutcome {
     let mut command = host.program("timeout");
     command.arg("60").arg(bin("s3cache")).args(args);
@@ -212,7 +212,7 @@ fn file_named_by_setting_is_bounded_regular_and_named_in_error() {
             });
         }
     }
-    // A file that is not there is the AWS tools' affair, and /dev/null is an empty one.
+    // A missing file is left to the AWS libraries, and /dev/null is an empty one.
     let env = [&keys[..], &[("AWS_CONFIG_FILE", "/dev/null")]].concat();
     let dead = [S3, "--endpoint-url=http://127.0.0.1:9", "--timeout=20"];
     bounded_env(&host, &dead, &env).exits(69);
@@ -230,7 +230,7 @@ fn file_named_by_setting_is_bounded_regular_and_named_in_error() {
     }
 }
 
-/// Whether a thread of a process waits in the kernel for what cannot be interrupted.
+/// Whether a thread of a process is in uninterruptible sleep.
 fn is_stuck(pid: u32) -> bool {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
@@ -293,7 +293,7 @@ fn hanging_file_system_is_ended_by_deadline_and_signals() {
     );
 }
 
-/// As a publisher leaves it that was killed in between, and as another one sees it that publishes at the same moment.
+/// As left by a killed publisher, and as seen by a concurrent one.
 #[test]
 fn put_compares_object_without_sidecar_by_content_and_adds_one() {
     let host = CacheHost::new();

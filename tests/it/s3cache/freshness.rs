@@ -1,4 +1,4 @@
-//! When a cached copy is used without asking, when it is asked about, and what happens when nobody answers.
+//! When a cached copy is used without a request, when it is revalidated, and what happens when the origin fails.
 
 use std::process::Command;
 

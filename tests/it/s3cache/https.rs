@@ -1,4 +1,4 @@
-//! https: whom s3cache trusts, what it shows, and that each failure names its remedy.
+//! https: which certificates s3cache trusts, which it sends, and that each failure names its remedy.
 
 use std::net::TcpStream;
 use std::process::Command;
@@ -39,7 +39,7 @@ fn only_authority_of_flag_is_trusted() {
     told.exits(0);
     assert_eq!(host.read("out"), b"over TLS");
     let (_, told) = fetch(&origin, &CertificateAuthority::new(), &[]);
-    // Two authorities of the same name: to this one the signature is wrong.
+    // Two authorities of the same name: the signature is wrong for this one.
     told.exits(69).logs(&origin.url(PATH));
     assert_eq!(
         origin.requests().len(),

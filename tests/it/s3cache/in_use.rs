@@ -1,4 +1,4 @@
-//! What a program runs from without a lease: it is in use as long as the process table says so.
+//! Programs that run from a blob without a lease: the blob is in use as long as the process table shows it.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
@@ -10,7 +10,7 @@ use hostkit_tests::{ChildGuard, find_program, or_skip};
 
 use super::CacheHost;
 
-/// Maps a file without naming it in its arguments, closes it, says so, and ends with its stdin.
+/// Maps a file without naming it in its arguments, closes it, prints a line, and ends with its stdin.
 const MAPS: &str = "import mmap, os
 file = os.open(os.environ.pop('FILE'), os.O_RDONLY)
 mapped = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
@@ -18,7 +18,7 @@ os.closerange(3, 256)
 print('mapped', flush=True)
 input()";
 
-/// Programs that run from a blob, each of which names it in another way.
+/// Programs that run from a blob, each naming it in another way.
 fn programs(host: &CacheHost, blob: &Path, python: &Path) -> Vec<(&'static str, Command)> {
     let folder = blob.parent().unwrap();
     let below = blob.strip_prefix(folder.parent().unwrap()).unwrap();
@@ -37,7 +37,7 @@ fn programs(host: &CacheHost, blob: &Path, python: &Path) -> Vec<(&'static str, 
     let mut relative = with(Path::new("/bin/sh"), &waits);
     relative.current_dir(folder.parent().unwrap()).arg(below);
     let mut mapping = with(python, &["-c", MAPS]);
-    // The environment of a process is not looked at, only here it names the file.
+    // The environment of a process is not inspected; here it is only a way to pass the name.
     mapping.env("FILE", blob);
     vec![
         ("executable", executable),

@@ -1,4 +1,4 @@
-//! Whether the bytes are the right ones: digests that vouch, stamps of what is cached, bit rot.
+//! Whether the bytes are the right ones: digests, stamps of cached blobs, bit rot.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
@@ -37,7 +37,7 @@ fn files(host: &CacheHost, folder: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Changes one byte of a cached blob, and nothing else that can be helped.
+/// Changes one byte of a cached blob, and keeps its times.
 fn rot(blob: &Path) {
     let before = fs::metadata(blob).unwrap();
     fs::set_permissions(blob, Permissions::from_mode(0o755)).unwrap();
@@ -151,7 +151,7 @@ fn checksum_stored_by_s3_is_compared() {
     host.s3cache_env(["put", "made", "builds/job-1.2.bin"], &s3.env())
         .exits(0);
     let stored = s3.dir().join("builds/job-1.2.bin");
-    // Without the sidecar only S3 itself can tell.
+    // Without the sidecar only S3 itself has a checksum.
     fs::remove_file(s3.dir().join("builds/job-1.2.bin.sha256")).unwrap();
     let mut rotten = fs::read(&stored).unwrap();
     rotten[50_000] ^= 1;
@@ -273,7 +273,7 @@ fn verify_reads_blobs_with_matching_stamp() {
     host.s3cache([&url]).exits(0);
     let (blob, index) = (&files(&host, "blobs")[0], &files(&host, "index")[0]);
     rot(blob);
-    // As if the disk itself had rotted: the stamp on record is the one the file has now.
+    // As if the disk itself had rotted: the recorded stamp is that of the file now.
     let found = fs::metadata(blob).unwrap();
     let mut entry: serde_json::Value = serde_json::from_slice(&fs::read(index).unwrap()).unwrap();
     entry["stamp"]["ctime"] = serde_json::json!([found.ctime(), found.ctime_nsec()]);

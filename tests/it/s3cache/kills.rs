@@ -1,4 +1,4 @@
-//! Being killed at any moment: no wrong byte at any published path, and garbage that the next run or `gc` collects.
+//! Kills at any moment: no wrong byte at any published path, and only garbage that the next run or `gc` collects.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ fn rounds() -> u64 {
     if long { 1000 } else { 60 }
 }
 
-/// The files that nobody should need any more: everything in the cache but blobs, index entries, the counter and locks.
+/// Garbage: everything in the cache but blobs, index entries, the counter and locks.
 fn leftovers(host: &CacheHost) -> Vec<String> {
     let files = every_file(&host.cache()).into_iter();
     let names = files.map(|path| path.to_string_lossy().into_owned());
@@ -27,7 +27,7 @@ fn leftovers(host: &CacheHost) -> Vec<String> {
         .collect()
 }
 
-/// Makes everything in the cache three days old, so that `gc` believes whoever made it to be gone.
+/// Makes everything in the cache three days old, so that `gc` considers its owners dead.
 fn age(host: &CacheHost) {
     let old = before_now(3);
     for path in every_file(&host.cache()) {
@@ -77,7 +77,7 @@ fn killed_leaders_leave_no_wrong_byte_and_no_garbage() {
             "round {n}: {:?}",
             leftovers(&host)
         );
-        // Several kills for each artifact, so that some strike one who continues.
+        // Several kills for each artifact, so that some hit a process that resumes.
         if n % 5 == 4 {
             fetch(&host, &origin.url(&path), "out", &flags)
                 .end()
@@ -107,7 +107,7 @@ fn temporary_files_of_index_writes_are_collected() {
         .unwrap();
     let shelf = entry.parent().unwrap();
     let key = entry.file_name().unwrap().to_str().unwrap();
-    // As write_atomic names them, at both levels; and the folder of a blob that never came.
+    // Names of write_atomic, at both levels; and the folder of a blob that was never published.
     std::fs::write(shelf.join(format!(".{key}.123-abc.tmp")), "torn").unwrap();
     let above = shelf.parent().unwrap();
     std::fs::write(above.join(".held.123-abc.tmp"), "torn").unwrap();
@@ -177,7 +177,7 @@ fn signal_during_fetch_ends_process_and_leaves_no_file_in_sandbox() {
     }
 }
 
-/// The copy is held up by a tracer for as long as it takes.
+/// A tracer delays the copy.
 #[test]
 fn signal_during_copy_ends_process() {
     let Some(strace) = or_skip("a copy that takes time", find_program("strace")) else {

@@ -6,7 +6,7 @@ use hostkit_tests::{find_program, or_skip};
 
 use super::CacheHost;
 
-/// What the origin was sent by the last request, as `login:password`.
+/// The credentials of the last request, as `login:password`.
 fn sent(origin: &OriginServer) -> Option<String> {
     let header = origin.requests().last()?.authorization.clone()?;
     let pair = base64::engine::general_purpose::STANDARD.decode(header.strip_prefix("Basic ")?);
@@ -86,7 +86,7 @@ fn unreadable_netrc_fails_only_its_own_host() {
         std::fs::write(host.path("logins"), text).unwrap();
         host.s3cache_env([&url], &[("NETRC".into(), "logins".into())])
     };
-    // Here curl gives up.
+    // curl fails here.
     fetch(b"machine other login o password \"secret\nmachine 127.0.0.1 login u password p\n")
         .exits(0);
     assert_eq!(sent(&origin).as_deref(), Some("u:p"));
@@ -94,7 +94,7 @@ fn unreadable_netrc_fails_only_its_own_host() {
     let told = told.logs("logins:2: unterminated quote: correct this line");
     assert!(!told.stderr.contains("secret"), "{}", told.stderr);
     fetch(&vec![b'\n'; 2 << 20]).exits(77).logs("longer than");
-    // Nothing ever writes to this one.
+    // A FIFO without a writer.
     let fifo = host.path("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
     let mut command = host.program("timeout");

@@ -33,7 +33,7 @@ impl ForwardProxy {
         Self { url, lines }
     }
 
-    /// The request lines with which connections began.
+    /// The first lines of the connections.
     fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
     }
@@ -54,7 +54,7 @@ fn forward(mut client: TcpStream, port: u16) -> String {
     let (to, first): (_, &[u8]) = if line.starts_with("CONNECT ") {
         (&mut client, b"HTTP/1.1 200 Connection established\r\n\r\n")
     } else {
-        // The servers here take the absolute form that a proxy is sent.
+        // The servers here accept the absolute form that a proxy gets.
         (&mut server, head.as_bytes())
     };
     to.write_all(first).unwrap();
@@ -71,7 +71,7 @@ fn copy(from: &mut TcpStream, to: &mut TcpStream) {
             break;
         }
     }
-    // A client that waits for the end of a reply gets it.
+    // A client that waits for the end of a response gets it.
     let _ = to.shutdown(std::net::Shutdown::Write);
 }
 
@@ -160,7 +160,7 @@ fn loopback_and_instance_metadata_never_use_proxy() {
             answer("200 OK", &[], "eu-central-1")
         }
     });
-    // It refuses whatever it is asked for.
+    // It answers 403 to every request.
     let refusal = FakeServer::start(|_| answer("403 Forbidden", &[], ""));
     let proxy = ("ALL_PROXY".to_owned(), refusal.url());
     let env = [s3.env(), vec![proxy]].concat();
@@ -170,7 +170,7 @@ fn loopback_and_instance_metadata_never_use_proxy() {
     assert_eq!(host.read("out"), b"direct");
     host.s3cache_env([&origin.url(PATH)], &env).exits(0);
     assert!(refusal.heads().is_empty(), "{:?}", refusal.heads());
-    // AWS itself is asked through it, in the region that the instance gives.
+    // AWS itself is reached through it, in the region of the instance.
     let mut env = env;
     env.retain(|(name, _)| !matches!(name.as_str(), "AWS_ENDPOINT_URL" | "AWS_REGION"));
     let more = [

@@ -1,5 +1,5 @@
-//! How a cached artifact comes to its place: sharing blocks where the filesystem can, all or nothing, and nothing left
-//! behind by whoever was killed on the way.
+//! How a cached artifact reaches its target: shared blocks where the filesystem can, atomically, and without leftovers
+//! of killed processes.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::{CacheHost, CommandOutcome, bytes, every_file};
 
 const SIZE: usize = 8 << 20;
 
-/// Bytes free on the filesystem of a path, once all that was written has its place.
+/// Free bytes of the filesystem of a path, once all writes are allocated.
 fn free(path: &Path) -> u64 {
     assert!(
         Command::new("sync")
@@ -73,7 +73,7 @@ fn copy_shares_blocks_on_reflink_filesystem() {
             taken < SIZE as u64,
             "{kind}: three copies took {taken} bytes"
         );
-        // The copy is the task's own: writing it does not reach the cache.
+        // The copy is independent: writing it does not change the cache.
         std::fs::write(root.join("a"), "changed").unwrap();
         let told = with_cache(&host, &cache, &["verify"]).exits(0);
         assert!(
@@ -113,7 +113,7 @@ fn copy_to_path_with_final_slash_goes_into_directory() {
     host.file("new").create_dir_all().unwrap();
     host.s3cache([&url, "--copy-to=new/"]).exits(0);
     host.file("new/job-1.2.bin").assert("what a job runs");
-    // Without the slash it is no file name, and nothing is guessed.
+    // Without the slash it is not a file name, and s3cache does not guess.
     host.s3cache([&url, "--copy-to=new"])
         .exits(73)
         .logs("a directory is there: name a file in it, or write a slash at its end");
@@ -352,7 +352,7 @@ fn directory_of_killed_unpacking_is_removed_by_next_one() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let [tar, ..] = packed(&host);
     origin.put("/p-1.2.tar", tar);
-    // As one with this number leaves it: no process has it any more.
+    // The leftover of a process with this number, which cannot exist.
     let left = host.path(".out.s3cache-4194304-0");
     std::fs::create_dir(&left).unwrap();
     std::fs::write(left.join("half"), "half").unwrap();

@@ -1,4 +1,4 @@
-//! Replies that are not the object: however long they are, little of them is read and less is printed.
+//! Responses that are not the object: however long they are, little of them is read and less is printed.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -9,14 +9,14 @@ use hostkit_tests::bin;
 
 use super::{CacheHost, CommandOutcome, FakeServer, HASH, answer};
 
-/// What a flood promises (bytes).
+/// The announced length in bytes.
 const LENGTH: usize = 400 << 20;
-/// What may leave for one run (bytes): buffers of the kernel on both sides, for a few attempts.
+/// The most bytes sent for one run: kernel buffers on both sides, for a few attempts.
 const READ_MAX: usize = 64 << 20;
-/// What may be printed of it (bytes).
+/// The most bytes printed of it.
 const PRINTED_MAX: usize = 4096;
 
-/// A server that answers everything but HEAD with a body of [`LENGTH`] bytes, and counts what it gets rid of.
+/// A server that answers everything but HEAD with a body of [`LENGTH`] bytes, and counts the bytes it can send.
 struct FloodServer {
     port: u16,
     sent: Arc<AtomicUsize>,
@@ -255,7 +255,7 @@ fn incomplete_listing_fails_and_names_endpoint() {
         let told = run("s3cache", &["ls", "s3://builds/pex/"]).exits(69);
         let told = told.logs(says).logs("is an S3 service");
         assert!(!is_ok || told.stderr.contains(&s3.url()), "{}", told.stderr);
-        // Whether there is such a build is not known.
+        // Whether such a build exists is unknown.
         let repository = ["--repository=s3://builds/pex", "--arch=x"];
         for args in [&["--list", "job"], &["job", "beef"]] {
             run("pexrun", &[&repository[..], args].concat()).exits(125);

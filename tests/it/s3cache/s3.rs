@@ -44,7 +44,7 @@ fn keyless(s3: &S3Server, more: &[(&str, &str)]) -> Vec<(String, String)> {
     env(s3, &keys.into_iter().chain(more).collect::<Vec<_>>())
 }
 
-/// The server's keys as the metadata services give them.
+/// The server's keys in the format of the metadata services.
 fn keys(s3: &S3Server) -> String {
     let (id, secret) = (s3.access_key(), s3.secret_key());
     format!(
@@ -241,7 +241,7 @@ fn exists_reports_by_exit_code() {
         .exits(0);
     let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
     assert_eq!(told["size"], 9);
-    // Without permission to list the bucket, nothing tells an absent object from a forbidden one.
+    // Without permission to list the bucket, a missing object looks like a forbidden one.
     s3.forbid_listing();
     exists("builds/none", &s3.env())
         .exits(77)

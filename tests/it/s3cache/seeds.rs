@@ -1,4 +1,4 @@
-//! Every s3cache command line of the two articles, run as quoted through bash: one table, which names what stands for
+//! Every s3cache command line of the two articles, run as quoted through bash, after a table of substitutions for
 //! hosts, hashes and directories.
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,8 +10,8 @@ use hostkit_tests::tls::CertificateAuthority;
 
 use super::{CacheHost, CommandOutcome};
 
-/// The lines of part 2 in their order: three processes of the job `eightball`, and the template they are made from,
-/// whose line the article wraps.
+/// The lines of part 2 in their order: three processes of the job `eightball`, and their template, whose line the
+/// article wraps.
 const QUOTED: [&str; 4] = [
     "s3cache https://<our-repo>/pex/eightball-SOMEGITHASH-trusty_x86_64.pex --cache-dir=/mnt/s3cache --copy-to=eightball-SOMEGITHASH-trusty_x86_64.pex --console --loglevel=debug --logstash_format && chmod 700 eightball-SOMEGITHASH-trusty_x86_64.pex",
     "s3cache https://<our-repo>:7443/pex/authproxy_server-ANOTHERGITHASH-trusty_x86_64.pex --cache-dir=/mnt/s3cache --copy-to=authproxy_server-ANOTHERGITHASH-trusty_x86_64.pex --console --loglevel=debug --logstash_format && chmod 700 authproxy_server-ANOTHERGITHASH-trusty_x86_64.pex",
@@ -19,7 +19,7 @@ const QUOTED: [&str; 4] = [
     "s3cache {{pex.bucket}}/{{pex.pexfile}}\n--cache-dir=/mnt/s3cache\n--copy-to={{pex.pexfile}}\n&& chmod 700 {{pex.pexfile}}",
 ];
 
-/// What stands for what, in this order.
+/// Substitutions, in this order.
 fn substitutions(host: &CacheHost, origin: &OriginServer) -> Vec<(&'static str, String)> {
     let server = format!("127.0.0.1:{}", origin.port());
     vec![
@@ -90,7 +90,7 @@ fn every_quoted_command_installs_its_program_cold_and_warm() {
     }
 }
 
-/// Asserts that a log is one logstash v1 object per line, those for debugging among them.
+/// Asserts that a log is one logstash v1 object per line, including debug lines.
 #[track_caller]
 fn is_logstash(log: &str, run: &str) {
     let lines: Vec<serde_json::Value> = log

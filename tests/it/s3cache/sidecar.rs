@@ -1,5 +1,5 @@
-//! The digest that is published beside an artifact: in the forms that the usual tools write it, one that cannot be read,
-//! a page where there is none, and sites that require one.
+//! The digest published beside an artifact: in the formats of the usual tools, in an unknown format, as an HTML page in
+//! place of a missing one, and on sites that require it.
 
 use std::fs;
 use std::process::Command;
@@ -15,7 +15,7 @@ use super::{CacheHost, sha256};
 const PATH: &str = "/pex/job-1.2.bin";
 const SIDECAR: &str = "/pex/job-1.2.bin.sha256";
 
-/// A web server that answers 200 with a page for what it does not have, as many single-page sites do.
+/// A web server that answers 200 with a page for missing files, as many single-page sites do.
 fn nginx(root: &TempDir) -> Option<NginxServer> {
     fs::write(
         root.path().join("page.html"),
@@ -128,7 +128,7 @@ fn required_sidecar_is_requested_until_verified() {
         .exits(0);
     let off = ["HOSTKIT_S3CACHE_REQUIRE_SIDECAR", "false"].map(str::to_owned);
     host.s3cache_env([&url, in_file], &[off.into()]).exits(0);
-    // In the cache, but nothing vouches for it.
+    // Cached, but no sidecar confirms it.
     host.s3cache([&url, "--require-sidecar"])
         .exits(65)
         .logs(SIDECAR);

@@ -1,4 +1,4 @@
-//! Single flight: one body for any number of processes, whatever becomes of the one that fetches it.
+//! Single-flight: one body for any number of processes, whatever happens to the leader.
 
 use std::time::Duration;
 
@@ -102,7 +102,7 @@ fn object_replaced_after_leader_died_is_fetched_from_start() {
     wait_until("some parts are finished", || recorded(&host).len() >= 4);
     let follower = fetch(&host, &origin.url("/static.bin"), "follower", &PARTS);
     follower.wait_for("another process is fetching it");
-    // Kept from leading until the object is another one.
+    // Stopped until the object has been replaced.
     follower.signal(Signal::SIGSTOP);
     leader.kill();
     let replaced = bytes(16 * PART as usize, 4);
@@ -228,7 +228,7 @@ fn leader_with_all_bytes_has_time_to_finish() {
     origin.fault(&sidecar, OriginFault::Latency(Duration::from_secs(4)));
     let leader = fetch(&host, &origin.url(&path), "leader", &[]);
     origin.wait_requests(&sidecar, 1);
-    // Patience of 1.2 s with a leader that fetches, of 6 s with one that finishes.
+    // A deadline of 1.2 s for a leader that fetches, of 6 s for one that finishes.
     let flags = ["--stall-timeout=600ms"];
     let told = fetch(&host, &origin.url(&path), "follower", &flags)
         .end()
@@ -275,7 +275,7 @@ fn different_artifacts_never_wait_for_each_other() {
     assert!(!stuck.ended());
 }
 
-/// Whoever makes room holds the lock of the counter; one that is stopped there must not hold up anybody for ever.
+/// Eviction holds the lock of the counter; a process stopped there must not block others for ever.
 #[test]
 fn process_stopped_during_eviction_blocks_no_other() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
@@ -292,7 +292,7 @@ fn process_stopped_during_eviction_blocks_no_other() {
     assert_eq!(host.read("out"), b"bytes");
     let waiting = fetch(&host, &origin.url("/a-1.3"), "waiting", &[]);
     origin.wait_requests("/a-1.3", 1);
-    // It has the folder of the lock open for as long as it tries to have the lock.
+    // It keeps the folder of the lock open while it waits for the lock.
     wait_until("it waits for the lock", || waiting.has_open("locks/v1"));
     waiting.signal(Signal::SIGTERM);
     waiting.end().exits(-15);
@@ -327,7 +327,7 @@ fn failure_recorded_before_boot_is_ignored() {
     let body = slow_object(&origin, &path);
     let mut leader = fetch(&host, &origin.url(&path), "leader", &PARTS);
     wait_until("some parts are finished", || recorded(&host).len() >= 2);
-    // A name as the leader's own files have it; the time is one that this boot has not reached.
+    // The name follows the leader's own files; the uptime is in the future of this boot.
     let record = every_file(&host.cache())
         .into_iter()
         .find(|path| path.to_string_lossy().ends_with(".0.record"))

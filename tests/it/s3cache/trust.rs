@@ -1,5 +1,5 @@
-//! Users who share a cache and do not trust one another, as real uids: whose entries are used, whose bytes are taken,
-//! and whose directories are refused.
+//! Users who share a cache and do not trust one another, as real uids: which entries are used, which bytes are copied,
+//! and which directories are rejected.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt, chown, lchown, symlink};
 use std::path::PathBuf;
@@ -19,13 +19,13 @@ mod unpacking;
 const ANN: u32 = 20_001;
 const BOB: u32 = 20_002;
 
-/// A host with several users: a cache that root made, the binary where everybody can run it, a home for each.
+/// A host with several users: a cache that root created, a binary that every user can run, a home for each.
 struct HostUsers {
     host: CacheHost,
 }
 
 impl HostUsers {
-    /// `None` when this process cannot become somebody else.
+    /// `None` when this process cannot switch users.
     fn new() -> Option<Self> {
         or_skip("two uids", run_as(ANN, "true").map(drop))?;
         let users = Self {
@@ -53,7 +53,7 @@ impl HostUsers {
         self.host.path(uid.to_string())
     }
 
-    /// The part of a user, or something in it.
+    /// The part of a user, or a path in it.
     fn share(&self, uid: u32, path: &str) -> PathBuf {
         self.host.cache().join(uid.to_string()).join(path)
     }
@@ -78,24 +78,24 @@ impl HostUsers {
         self.command(uid, args).output().unwrap().into()
     }
 
-    /// Fetches to the file `out` in the home of `uid`, and returns what is there then.
+    /// Fetches to the file `out` in the home of `uid`, and returns its content.
     #[track_caller]
     fn get(&self, uid: u32, url: &str) -> (CommandOutcome, Vec<u8>) {
         let told = self.run(uid, &[url, "--copy-to=out"]).exits(0);
         (told, std::fs::read(self.home(uid).join("out")).unwrap())
     }
 
-    /// The one blob of a user.
+    /// The only blob of a user.
     fn blob(&self, uid: u32) -> PathBuf {
         let blobs = every_file(&self.share(uid, "blobs"));
         assert_eq!(blobs.len(), 1, "{blobs:?}");
         blobs.into_iter().next().unwrap()
     }
 
-    /// A file of `uid` with these bytes, whatever was there.
+    /// Replaces a file of `uid`.
     fn write(&self, uid: u32, path: &str, bytes: &[u8]) {
         let path = self.share(uid, path);
-        // Nothing below a user's part is root's.
+        // Nothing below a user's part belongs to root.
         let missing: Vec<_> = path.ancestors().take_while(|at| !at.exists()).collect();
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, bytes).unwrap();
@@ -206,7 +206,7 @@ fn links_and_pipes_of_other_user_are_not_followed() {
     nix::unistd::mkfifo(&blob, nix::sys::stat::Mode::S_IRWXU).unwrap();
     chown(&blob, Some(ANN), None).unwrap();
     fresh();
-    // The whole folder of blobs stands elsewhere.
+    // The whole folder of blobs is elsewhere.
     std::fs::remove_file(&blob).unwrap();
     std::fs::write(&blob, &body).unwrap();
     let moved = users.home(ANN).join("moved");
@@ -231,7 +231,7 @@ fn folder_created_by_other_user_is_not_used() {
         .logs("belongs to uid 20002");
     assert_eq!(copy, body);
     assert_eq!(std::fs::read_dir(&trap).unwrap().count(), 0);
-    // One's own that others can write to is no better.
+    // A folder of the user's own that others can write to is rejected, too.
     chown(&trap, Some(ANN), Some(ANN)).unwrap();
     std::fs::set_permissions(&trap, PermissionsExt::from_mode(0o777)).unwrap();
     let (told, copy) = users.get(ANN, &origin.url(&path));
@@ -309,7 +309,7 @@ fn older_entry_of_root_does_not_replace_newer_own_entry() {
         origin.put("/static.bin", text);
         assert_eq!(users.get(uid, &url).1, text.as_bytes());
     }
-    // But what root has already need not be fetched.
+    // But an object that root has already is not fetched.
     origin.put("/static.bin", "fourth");
     users.get(0, &url);
     origin.reset_counters();
@@ -349,7 +349,7 @@ fn stats_of_other_user_names_unreadable_parts() {
     let table = users.run(BOB, &["stats"]).exits(0).stdout;
     assert_eq!(table.matches("not readable").count(), 3, "{table}");
     assert!(!users.run(ANN, &["stats"]).stdout.contains("not readable"));
-    // A folder that is closed holds an unknown number of artifacts, not none.
+    // An unreadable folder holds an unknown number of artifacts, not none.
     std::fs::set_permissions(users.share(ANN, "blobs"), PermissionsExt::from_mode(0o700)).unwrap();
     let told = users.run(BOB, &["stats"]).exits(0);
     assert_eq!(told.stdout, "");

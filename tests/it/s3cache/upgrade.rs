@@ -1,4 +1,4 @@
-//! An old release and this one share a host: one cache directory, one configuration, in turn and at once. The old
+//! An old release and this one share a host: one cache directory, one configuration, in turn and concurrently. The old
 //! programs are those of the last commit before the cache key, unpacking and eviction changed; `tests/run` builds them.
 
 use std::path::PathBuf;
@@ -63,7 +63,7 @@ impl ToolRelease {
     }
 }
 
-/// One file with keys that both releases know, written by the first process that reads it.
+/// One file with settings of both releases, written by the first process that reads it.
 fn configuration(host: &CacheHost) -> PathBuf {
     let file = host.path("s3cache.yaml");
     if file.exists() {
@@ -83,7 +83,8 @@ fn cached_artifacts_are_hits_across_releases() {
     for (first, second) in pairs().into_iter().flatten() {
         let label = format!("{} then {}", first.label, second.label);
         let (host, origin) = (CacheHost::new(), OriginServer::start());
-        // What a cache of a fleet holds: names that never change, names that do, a version in the query, a local file.
+        // The contents of a production cache: names that never change, names that do, a version in the query, a local
+        // file.
         let immutable = format!("/pex/job-{HASH}.bin");
         let (mutable, versioned) = ("/pex/static.bin", "/pex/tool.bin");
         for path in [immutable.as_str(), mutable, versioned] {
@@ -119,7 +120,7 @@ fn cached_artifacts_are_hits_across_releases() {
         assert_eq!(origin.bodies(mutable), 0, "{label}");
         assert_eq!(origin.bodies(versioned), 0, "{label}");
         assert_eq!(host.read("second0"), bytes(100_000, 5), "{label}");
-        // Housekeeping of either release removes nothing of the other.
+        // Garbage collection of either release removes no file of the other.
         for release in [&second, &first] {
             release.run(&host, &["gc"]).exits(0);
             release.run(&host, &["verify"]).exits(0);
@@ -295,7 +296,7 @@ fn running_program_of_one_release_survives_gc_of_other() {
         command.stdin(std::process::Stdio::piped());
         let running = FetchRun::start(&host, "running", command);
         wait_until("the program runs", || host.path("mark").exists());
-        // The newer release would spare it for having been used within the hour.
+        // The newer release would keep it because it was used within the hour.
         host.age_blobs();
         second.run(&host, &["gc", "--max-size=0"]).exits(0);
         assert_eq!(blobs_are_right(&host), 1, "{label}");

@@ -1,4 +1,4 @@
-//! What the cache holds, as `stats` and `gc` tell it: every byte is of one kind, counted once, and has an end.
+//! The contents of the cache as `stats` and `gc` report them: every byte is of one kind, counted once, and expires.
 
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -31,7 +31,7 @@ fn number(value: &Value, key: &str) -> u64 {
         .unwrap_or_else(|| panic!("{key} in {value}"))
 }
 
-/// What `du` counts of this user's part of the cache.
+/// The bytes that `du` counts for this user's part of the cache.
 fn du(host: &CacheHost) -> u64 {
     let out = Command::new("du").arg("-sb").arg(share(host, "")).output();
     let text = String::from_utf8(out.unwrap().stdout).unwrap();
@@ -59,15 +59,15 @@ fn age(path: &Path, by: Duration) {
     file.set_times(times).unwrap();
 }
 
-/// The only file of the folder of partial downloads whose name ends so.
+/// The only file of the folder of partial downloads with this suffix.
 fn partial(host: &CacheHost, end: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(share(host, "partial/v1")).unwrap();
     let mut paths = entries.map(|entry| entry.unwrap().path());
     paths.find(|path| path.to_string_lossy().ends_with(end))
 }
 
-/// A host with one thing of every kind: two artifacts and one that turned out corrupt, of a megabyte each, a failed
-/// fetch, a download that a kill left, and unpacked files of 30,000 bytes that have links.
+/// A host with one of every kind: two artifacts and a corrupt one, of a megabyte each, a failed fetch, a partial
+/// download of a killed process, and unpacked files of 30,000 bytes with links.
 fn one_of_each() -> (CacheHost, OriginServer) {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     for n in 0..3 {
@@ -141,7 +141,7 @@ fn gc_dry_run_changes_nothing_and_predicts_gc() {
         told["dry_run"] = false.into();
         let held = number(&json(&host, &["stats", "--json"]), "held_bytes");
         let done = json(&host, &["gc", "--json", max]);
-        // How many entries lead nowhere shows only when their blobs are gone.
+        // The number of dangling entries is known only when their blobs are gone.
         told["entries"] = done["entries"].clone();
         assert_eq!(told, done, "{max}");
         assert_eq!(
@@ -184,7 +184,7 @@ fn unpacked_pexes_count_toward_bound_and_are_evicted_before_artifacts() {
     host.s3cache([&origin.url("/a-1.1")]).exits(0);
     let unpacked = share(&host, "pex-root/unpacked");
     fs::write(&unpacked, bytes(2 * MB as usize, 3)).unwrap();
-    // A fetch reads a counter; gc has it counted.
+    // A fetch reads a counter; gc recounts.
     host.s3cache(["gc"]).exits(0);
     assert!(unpacked.exists());
     host.age_blobs();
@@ -194,7 +194,7 @@ fn unpacked_pexes_count_toward_bound_and_are_evicted_before_artifacts() {
     assert_eq!(number(&json(&host, &["stats", "--json"]), "bytes"), 2 * MB);
 }
 
-/// Two hours ago counts as long ago, now as just used.
+/// Two hours ago is long ago, now is recently used.
 #[test]
 fn recently_used_files_are_evicted_last_and_only_when_fetch_would_fail() {
     const LONG_AGO: bool = true;
@@ -250,7 +250,7 @@ fn gc_removes_unpacked_pex_not_started_for_hour_or_max_age() {
         (minutes(20), &["--max-size=1K", "--max-age=30m"], true),
         (minutes(40), &["--max-size=1K", "--max-age=30m"], false),
         (minutes(70), &["--max-size=1K", "--max-age=2h"], false),
-        // Its age alone is no reason.
+        // Its age alone is not enough.
         (minutes(70), &["--max-age=0"], true),
     ] {
         let host = CacheHost::new();
@@ -283,7 +283,7 @@ fn recently_unpacked_pexes_are_counted_before_artifact_is_evicted() {
     };
     get(1, "10M");
     get(2, "10M");
-    // Now the counter says that nothing is unpacked, and the blobs alone are over the bound of the next fetch.
+    // Now the counter claims that nothing is unpacked, and the blobs alone exceed the bound of the next fetch.
     host.s3cache(["gc"]).exits(0);
     let unpacked = ["ab", "cd"]
         .map(|hash| unpack_pex(&share(&host, "pex-root"), &hash.repeat(20), 2 * MB as usize));

@@ -1,4 +1,4 @@
-//! The verbs for people: what is cached, by whom it is held, removing it, and output that scripts can read.
+//! The verbs for people: what is cached and in use, removing it, and output that scripts can read.
 
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,13 +11,13 @@ use serde_json::Value;
 
 use super::{CacheHost, HASH, bytes, every_file, sha256};
 
-/// A host with two artifacts cached, `job` of 100,000 bytes and then `static.bin`, and their URLs.
+/// A host with two cached artifacts, `job` of 100,000 bytes and then `static.bin`, and their URLs.
 fn start() -> (CacheHost, OriginServer, [String; 2]) {
     start_with("static")
 }
 
-/// With these bytes as `static.bin`. A test that names their digest in a command needs others than the tests beside it,
-/// for which that command is a process that uses their artifact.
+/// With these bytes as `static.bin`. A test that names their digest in a command needs its own bytes, because for
+/// concurrent tests that command is a process that uses their artifact.
 fn start_with(content: &'static str) -> (CacheHost, OriginServer, [String; 2]) {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let paths = [format!("/pex/job-{HASH}.bin"), "/static.bin".to_owned()];
@@ -201,7 +201,7 @@ fn stats_and_verify_count_entries() {
 fn gc_keeps_bound_and_most_recently_used() {
     let (host, origin, urls) = start();
     let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_440_000_000);
-    // The time of a blob's folder says when it was used last, or that of the last read, whichever is later.
+    // The time of a blob's folder is its last use, or that of the last read, whichever is later.
     let file = blob(&host, "static.bin");
     let folder = std::fs::File::open(file.parent().unwrap()).unwrap();
     folder.set_modified(old).unwrap();
@@ -239,7 +239,7 @@ fn gc_removes_leftovers_of_killed_fetch() {
     running.0.kill().unwrap();
     running.0.wait().unwrap();
     json(&host, ["gc", "--json"]);
-    // What can be continued may stay a while; nothing of it is counted as an artifact.
+    // A resumable download may stay a while; nothing of it is counted as an artifact.
     assert_eq!(json(&host, ["stats", "--json"])[0]["blobs"], 0);
     origin.clear_faults();
     host.s3cache([
@@ -383,7 +383,7 @@ fn check_prints_effective_settings_and_writes_nothing() {
             .exits(78)
             .logs(says);
     }
-    // What the environment names is checked too, as far as that needs no network.
+    // Settings of the environment are checked too, as far as possible without network.
     for (variables, says) in [
         (
             &[("AWS_CA_BUNDLE", "/nope.pem")][..],

@@ -38,24 +38,24 @@ struct DemoContext {
 fn main() {
     println!("hostkit demo: everything runs on loopback and below a temporary directory\n");
     let _ = bin("pexrun");
-    let mut stage = set_the_stage();
+    let mut stage = prepare();
     publish(&mut stage);
     run_by_hand(&stage, "cold", "fetched from S3, verified, cached, run");
     run_by_hand(&stage, "warm", "run from the cache; S3 is not asked at all");
-    run_as_a_job(&stage);
+    run_as_job(&stage);
     health::check(&stage);
-    keys::ask_for_one(&stage);
+    keys::show_keys(&stage);
     let instances = follow_with_synapse(&stage);
     route_through_haproxy(&stage, instances);
-    look_at_the_cache(&stage);
+    list_cache(&stage);
     println!("\nEverything worked.");
 }
 
-fn set_the_stage() -> DemoContext {
-    step("Start an S3 server, which checks signatures");
+fn prepare() -> DemoContext {
+    print_step("Start an S3 server, which checks signatures");
     let s3 = S3Server::start();
     s3.create_bucket("builds");
-    said(&format!("listening on {}", s3.endpoint()));
+    print_line(&format!("listening on {}", s3.endpoint()));
     DemoContext {
         scratch: tempfile::tempdir().unwrap(),
         s3,
@@ -100,7 +100,7 @@ impl DemoContext {
 }
 
 fn publish(stage: &mut DemoContext) {
-    step("Build the sample job and publish it, as a build server does");
+    print_step("Build the sample job and publish it, as a build server does");
     let build = stage.path("eightball.pex");
     eightball::build_zipapp(&build)
         .unwrap_or_else(|why| panic!("cannot build the sample job: {why}"));
@@ -119,12 +119,15 @@ fn publish(stage: &mut DemoContext) {
             .arg(&build)
             .arg(&source),
     );
-    said(&format!("s3cache put eightball.pex {source}"));
-    said(&format!("published with its .sha256 in {}", took(before)));
+    print_line(&format!("s3cache put eightball.pex {source}"));
+    print_line(&format!(
+        "published with its .sha256 in {}",
+        elapsed_since(before)
+    ));
 }
 
 fn run_by_hand(stage: &DemoContext, temper: &str, what: &str) {
-    step(&format!("pexrun, {temper}: {what}"));
+    print_step(&format!("pexrun, {temper}: {what}"));
     let asked = stage.s3.requests().len();
     let port = free_port();
     let before = Instant::now();
@@ -134,7 +137,7 @@ fn run_by_hand(stage: &DemoContext, temper: &str, what: &str) {
         .args(["eightball", &stage.hash])
         .arg(format!("--port={port}"))
         .stderr(File::create(&log).unwrap());
-    said(&format!("pexrun eightball {} --port={port}", stage.hash));
+    print_line(&format!("pexrun eightball {} --port={port}", stage.hash));
     let mut program = ChildGuard(command.spawn().unwrap());
     wait_until("the program answers", || {
         if let Some(status) = program.0.try_wait().unwrap() {
@@ -145,24 +148,24 @@ fn run_by_hand(stage: &DemoContext, temper: &str, what: &str) {
     });
     let size = stage.path("eightball.pex").metadata().unwrap().len();
     match stage.s3.requests().len() - asked {
-        0 => said(&format!(
+        0 => print_line(&format!(
             "cached: {size} bytes, no request to S3; answering after {}",
-            took(before)
+            elapsed_since(before)
         )),
-        requests => said(&format!(
+        requests => print_line(&format!(
             "fetched: {size} bytes, {requests} requests to S3; answering after {}",
-            took(before)
+            elapsed_since(before)
         )),
     }
-    said(&format!(
+    print_line(&format!(
         "GET /shake/?question=ready -> {}",
         get(port, "/shake/?question=ready").unwrap_or_default()
     ));
     drop(program);
 }
 
-fn run_as_a_job(stage: &DemoContext) {
-    step("The same build as a job, the way thermos runs it");
+fn run_as_job(stage: &DemoContext) {
+    print_step("The same build as a job, the way thermos runs it");
     let name = stage.build_name();
     let asked = stage.s3.requests().len();
     let before = Instant::now();
@@ -198,19 +201,19 @@ export CB_AURORA_STAGE=prod' > .thermos_profile; echo '{}' > service_overrides.y
     std::fs::create_dir(&sandboxes).unwrap();
     let mut job = TaskRunner::start(task, &sandboxes);
     job.wait_for("pexinstall", ProcessState::Done);
-    said(&format!(
+    print_line(&format!(
         "pexinstall: s3cache .. --copy-to={name} && chmod 700 {name}"
     ));
     let requests = stage.s3.requests().len() - asked;
-    said(&format!(
+    print_line(&format!(
         "installed from the cache after {} ({requests} requests to S3)",
-        took(before)
+        elapsed_since(before)
     ));
     let port = job.port("private");
     wait_until("the job answers", || get(port, "/private/stats/").is_some());
-    said(&format!(
+    print_line(&format!(
         "eightball answers on its private port, {port}, after {}",
-        took(before)
+        elapsed_since(before)
     ));
     for path in [
         "/shake/?question=again",
@@ -223,10 +226,10 @@ export CB_AURORA_STAGE=prod' > .thermos_profile; echo '{}' > service_overrides.y
             .char_indices()
             .nth(60)
             .map_or(answer.clone(), |(end, _)| format!("{}..", &answer[..end]));
-        said(&format!("GET {path} -> {answer}"));
+        print_line(&format!("GET {path} -> {answer}"));
     }
     job.stop();
-    said("stopped: SIGTERM, and it went");
+    print_line("stopped with SIGTERM");
 }
 
 /// A running eightball and its port.
@@ -265,18 +268,18 @@ fn synapse(stage: &DemoContext, arguments: &[&str]) -> String {
 }
 
 fn follow_with_synapse(stage: &DemoContext) -> [EightballInstance; 2] {
-    step("synapse follows a list of two instances");
+    print_step("synapse follows a file with two instances");
     let instances = [start_instance(stage), start_instance(stage)];
     let ports = [instances[0].1, instances[1].1];
     announce(stage, &ports);
-    said(&format!("two instances answer, on ports {ports:?}"));
+    print_line(&format!("two instances answer, on ports {ports:?}"));
     write_synapse_config(stage, &stage.scratch.path().join("haproxy"), free_port());
-    said("synapse plan");
+    print_line("synapse plan");
     for line in synapse(stage, &["plan"])
         .lines()
         .take_while(|line| !line.starts_with("added"))
     {
-        said(&format!("  {line}"));
+        print_line(&format!("  {line}"));
     }
     instances
 }
@@ -303,10 +306,10 @@ fn write_synapse_config(stage: &DemoContext, directory: &std::path::Path, port: 
 }
 
 fn route_through_haproxy(stage: &DemoContext, instances: [EightballInstance; 2]) {
-    step("Requests go through HAProxy while an instance leaves and another comes");
+    print_step("Requests go through HAProxy while one instance leaves and another joins");
     let haproxy = match HaproxyInstance::prepare(HaproxyMode::Master) {
         Ok(haproxy) => haproxy,
-        Err(why) => return said(&format!("left out: {why}")),
+        Err(why) => return print_line(&format!("skipped: {why}")),
     };
     let port = free_port();
     haproxy.write(&format!(
@@ -327,9 +330,9 @@ fn route_through_haproxy(stage: &DemoContext, instances: [EightballInstance; 2])
     wait_until("HAProxy serves the instances", || {
         get(port, "/private/stats/").is_some()
     });
-    said(&format!(
+    print_line(&format!(
         "synapse has reloaded HAProxy: port {port} answers after {}",
-        took(before)
+        elapsed_since(before)
     ));
 
     let [(leaving, first), (_staying, second)] = instances;
@@ -347,13 +350,16 @@ fn route_through_haproxy(stage: &DemoContext, instances: [EightballInstance; 2])
         let (coming, third) = start_instance(stage);
         announce(stage, &[second, third]);
         drop(leaving);
-        said(&format!(
-            "port {first} left and was killed, port {third} came"
+        print_line(&format!(
+            "port {first} left and was killed, port {third} joined"
         ));
-        wait_until("the new one has a slot and the old one none", || {
-            let servers = haproxy.ask("show servers state").unwrap_or_default();
-            servers.contains(&format!(" {third} ")) && !served_by(&haproxy, first)
-        });
+        wait_until(
+            "the new instance has a slot and the old one is gone",
+            || {
+                let servers = haproxy.ask("show servers state").unwrap_or_default();
+                servers.contains(&format!(" {third} ")) && !served_by(&haproxy, first)
+            },
+        );
         let seen = served.load(Ordering::Relaxed);
         wait_until("more requests", || {
             served.load(Ordering::Relaxed) > seen + 50
@@ -362,12 +368,12 @@ fn route_through_haproxy(stage: &DemoContext, instances: [EightballInstance; 2])
         coming
     });
     let (served, failed) = (served.into_inner(), failed.into_inner());
-    said(&format!(
+    print_line(&format!(
         "{served} requests answered, {failed} lost, reloads: {}",
         haproxy.reloads()
     ));
-    assert_eq!(failed, 0, "a request was lost");
-    said("synapse explain eightball");
+    assert_eq!(failed, 0, "every request was answered");
+    print_line("synapse explain eightball");
     // `explain` reads the state file, which synapse saves within a second.
     let mut explained = String::new();
     wait_until("the state is saved", || {
@@ -375,7 +381,7 @@ fn route_through_haproxy(stage: &DemoContext, instances: [EightballInstance; 2])
         explained.matches(" ready ").count() == 2 && explained.lines().count() == 3
     });
     for line in explained.lines() {
-        said(&format!("  {}", line.trim_end()));
+        print_line(&format!("  {}", line.trim_end()));
     }
 }
 
@@ -393,11 +399,11 @@ fn served_by(haproxy: &HaproxyInstance, port: u16) -> bool {
     servers.lines().any(serving)
 }
 
-fn look_at_the_cache(stage: &DemoContext) {
-    step("What the host has now");
+fn list_cache(stage: &DemoContext) {
+    print_step("Contents of the cache");
     let output = stage.tool("s3cache").arg("ls").output().unwrap();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
-        said(line);
+        print_line(line);
     }
 }
 
@@ -421,14 +427,14 @@ fn succeed(command: &mut Command) {
     assert!(status.success(), "{command:?} ended with {status}");
 }
 
-fn step(title: &str) {
+fn print_step(title: &str) {
     println!("\n* {title}");
 }
 
-fn said(line: &str) {
+fn print_line(line: &str) {
     println!("    {line}");
 }
 
-fn took(since: Instant) -> String {
+fn elapsed_since(since: Instant) -> String {
     format!("{} ms", since.elapsed().as_millis())
 }

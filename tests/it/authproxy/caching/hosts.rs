@@ -1,4 +1,4 @@
-//! The same with authproxy as a process, as it stands on two hosts.
+//! The same with authproxy as a process, on two hosts.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 const KEY: &str = "a-key-that-is-long-enough-to-be-found";
 
-/// A server, a permissions engine and memcached, for any number of hosts.
+/// An upstream, a permissions server and memcached, for any number of hosts.
 struct MultiHostFixture {
     acl: PermissionsServer,
     memcached: Vec<MemcachedServer>,
@@ -25,7 +25,7 @@ struct MultiHostFixture {
 }
 
 impl MultiHostFixture {
-    /// One that knows [`KEY`]. None without memcached.
+    /// With [`KEY`]. `None` without memcached.
     fn start() -> Option<Self> {
         let memcached = or_skip("memcached", MemcachedServer::start_several(2))?;
         let acl = PermissionsServer::start();
@@ -131,7 +131,7 @@ fn purge_on_every_host_denies_revoked_key() {
         );
         assert_eq!(host.get_with_key("/", KEY).status, 403, "{purge}");
     }
-    // A host that starts now finds no grant either: what the first one was told last is that nobody has the key.
+    // A newly started host finds no grant either: the last result of the first host was that the key is unknown.
     let other = site.host();
     assert_eq!(other.get_with_key("/", KEY).status, 403);
 }

@@ -1,4 +1,4 @@
-//! The secret of a cache that is shared: which jobs can read it, and how it is changed without a gap.
+//! The secret of a shared cache: which jobs can read it, and how it is rotated without a gap.
 
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
@@ -15,17 +15,17 @@ const NEW: &[u8] = b"the secret of this year";
 #[test]
 fn hosts_share_entries_during_secret_rotation() {
     let (before, during, after) = (&[OLD][..], &[NEW, OLD][..], &[NEW][..]);
-    // Which hosts find what which hosts have stored.
+    // Which hosts find the entries of which other hosts.
     for (writer, reader, finds) in [
         (before, during, true),
         (during, during, true),
         (during, after, true),
         (after, during, true),
-        // With the new one alone before all hosts know it, nothing is shared, and nothing is wrong.
+        // With only the new secret, before all hosts have it, entries are not shared, and requests still succeed.
         (before, after, false),
         (during, before, false),
     ] {
-        // Whether the first host that looks finds it: it stores what it had to ask for itself.
+        // Whether the first host that looks finds an entry: it stores the result of its own query.
         let is_found = || {
             let world = CacheFixture::new(1)?;
             world.engine.add_key(key(1));
@@ -39,7 +39,7 @@ fn hosts_share_entries_during_secret_rotation() {
         match (is_found(), finds) {
             (None, _) => return,
             (Some(found), false) => assert!(!found, "{reader:?}"),
-            // A memcached that takes longer than 10 ms here has no entry.
+            // A memcached that takes longer than 10 ms here counts as a miss.
             (Some(false), true) => wait_until("the entry is found", || is_found() == Some(true)),
             (Some(true), true) => {}
         }
@@ -65,8 +65,8 @@ fn purge_during_rotation_removes_entries_of_both_secrets() {
     });
 }
 
-/// A job as thermos starts it: the user and group of its role, and the supplementary groups that the role is a member
-/// of (`os.setgroups` before `os.setgid` and `os.setuid` in its process.py).
+/// A job as thermos starts it: the user and group of its role, and the supplementary groups of the role (`os.setgroups`
+/// before `os.setgid` and `os.setuid` in its process.py).
 fn job(uid: u32, groups: &str, secret: &Path) -> CommandOutcome {
     let keys = secret.with_file_name("keys.yaml");
     let mut command = Command::new("setpriv");
@@ -113,11 +113,11 @@ fn role_reads_secret_through_supplementary_group_or_acl() {
         (0o640, "", "7", denied),
         (0o640, "", "", denied),
         (0o600, "", "61002", denied),
-        // The mask of an ACL stands where the mode of the group did.
+        // The mask of an ACL takes the place of the group's mode.
         (0o600, "u:61001:r", "", reads),
         (0o640, "u:61003:r", "", denied),
         (0o600, "g:61004:r", "61004", reads),
-        // Whoever may write it may choose the secret.
+        // A user who may write it may choose the secret.
         (
             0o600,
             "u:61001:rw",

@@ -1,24 +1,24 @@
-//! Ways to hide a request in another one: what one parser takes for a body, another takes for a request.
+//! Ways to smuggle a request in another one: what one parser reads as a body, another reads as a request.
 //!
-//! Each is a technique and a mutation. Techniques say where the hidden request stands; mutations make one of two
-//! framings visible to some parsers only.
+//! Each case is a technique and a mutation. Techniques place the hidden request; mutations make one of two framings
+//! visible to some parsers only.
 
 use super::bytes::head;
 
-/// Bytes to send, one per character, and what to call them.
+/// The bytes of an attack, one per character, and its name.
 #[derive(Debug, Clone)]
 pub(super) struct AttackCase {
-    /// The way, which the self-test of the detector counts by.
+    /// The technique, by which the self-test of the detector counts.
     pub(super) technique: &'static str,
-    /// The bytes, without what is sent after all of them.
+    /// The bytes, without the request that follows every case.
     pub(super) text: String,
 }
 
-/// The two headers that say how long a body is.
+/// The two headers that frame a body.
 const LENGTH: &str = "Content-Length";
 const CODING: &str = "Transfer-Encoding";
 
-/// What stands around a header's name and value. `N` is the name, `V` the value.
+/// The text around a header's name and value. `N` is the name, `V` the value.
 const SHAPES: &[&str] = &[
     "N: V",
     "N:V",
@@ -121,7 +121,7 @@ const SHAPES: &[&str] = &[
 /// Bytes that parsers are known to disagree about.
 const ODD: &[u8] = b"\0\x01\x08\t\n\x0b\x0c\r\x1b\x1c\x1f !\"#'()*+,-./0:;<=@[\\]_{|}~\x7f\x80\x85\xa0\xad\xb2\xc2\xe2\xff";
 
-/// What could end a line, or not.
+/// Possible line endings.
 const ENDS: &[&str] = &[
     "\n", "\r", "\r\r\n", "\n\r", "\n\n", "\r\r", "\u{b}\n", "\0\n", " \n", "\u{85}", "\r\0\n",
     "\r \n", "",
@@ -149,11 +149,11 @@ const CARRIERS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// All of them. `every` tries each byte there is where otherwise only the odd ones are tried.
+/// All cases. With `every`, each byte is tried, and not only the odd ones.
 pub(super) fn all(every: bool) -> Vec<AttackCase> {
     let mut cases = Vec::new();
     for (at, shape) in SHAPES.iter().enumerate() {
-        // Every shape with the first carrier, and with one of the others in turn.
+        // Every shape with the first carrier, and with the others in turn.
         for carrier in [0, 1 + at % (CARRIERS.len() - 1)] {
             two_framings(&mut cases, &CARRIERS[carrier], shape);
         }
@@ -188,7 +188,7 @@ pub(super) fn all(every: bool) -> Vec<AttackCase> {
     cases
 }
 
-/// The request that must not arrive: whole, or such that what follows becomes one of its headers.
+/// The request that must not arrive: complete, or such that later bytes become one of its headers.
 fn hidden(whole: bool) -> String {
     let rest = if whole { "\r\n\r\n" } else { "\r\nX-Rest: " };
     format!("GET /smuggled HTTP/1.1\r\nHost: x{rest}")
@@ -200,7 +200,7 @@ fn carry((line, headers): &(&str, &[&str]), framing: &[&str], body: &str) -> Str
     head(line, &all) + body
 }
 
-/// Two headers that contradict each other, one of them in a shape that not everybody understands.
+/// Two headers that contradict each other, one of them in a shape that not every parser understands.
 fn two_framings(cases: &mut Vec<AttackCase>, carrier: &(&str, &[&str]), shape: &str) {
     let shaped = |name: &str, value: &str| {
         // The shape has no other N and V where the value could have them.
@@ -213,7 +213,7 @@ fn two_framings(cases: &mut Vec<AttackCase>, carrier: &(&str, &[&str]), shape: &
     };
     for whole in [true, false] {
         let hidden = hidden(whole);
-        // Whoever goes by the length takes all for the body, whoever goes by chunks ends before what is hidden.
+        // A parser that uses the length takes all for the body; one that uses chunks ends before the hidden request.
         let body = format!("0\r\n\r\n{hidden}");
         let length = body.len().to_string();
         let plain = format!("{LENGTH}: {length}");
@@ -225,7 +225,7 @@ fn two_framings(cases: &mut Vec<AttackCase>, carrier: &(&str, &[&str]), shape: &
             &[&chunked, &shaped(CODING, "identity"), &plain],
             &body,
         );
-        // The other way round: what is hidden is a chunk.
+        // The other way round: the hidden request is a chunk.
         let size = format!("{:x}\r\n", hidden.len());
         let body = format!("{size}{hidden}\r\n0\r\n\r\n");
         add(
@@ -250,14 +250,14 @@ fn two_framings(cases: &mut Vec<AttackCase>, carrier: &(&str, &[&str]), shape: &
         add("CL.CL", &[&two[0], &two[1]], &hidden);
         add("CL.CL", &[&two[1], &two[0]], &hidden);
     }
-    // Who does not see the length takes what follows for a request, which has a key; who sees it takes the beginning
-    // of that for the body, and the rest for a request.
+    // A parser that ignores the length takes what follows for a request, which has a key; one that uses it takes the
+    // beginning of that for the body, and the rest for a request.
     let second = "GET /second?apikey=valid-key HTTP/1.1\r\nHost: x\r\nX-Rest: ";
     let length = shaped(LENGTH, &second.len().to_string());
     add("0.CL", &[&length], &format!("{second}{}", hidden(true)));
 }
 
-/// A chunk whose size line or end is ended by something that not everybody takes for an end.
+/// A chunk whose size line or end has an ending that not every parser accepts.
 fn chunk_lines(cases: &mut Vec<AttackCase>, end: &str) {
     let mut add = |technique, body: &str| {
         let text = carry(&CARRIERS[0], &[&format!("{CODING}: chunked")], body);
@@ -296,7 +296,7 @@ fn chunk_lines(cases: &mut Vec<AttackCase>, end: &str) {
     }
 }
 
-/// Sizes that are read as different numbers.
+/// Sizes that parsers read as different numbers.
 fn chunk_sizes(cases: &mut Vec<AttackCase>) {
     let hidden = hidden(true);
     let inner = format!("0\r\n\r\n{hidden}");

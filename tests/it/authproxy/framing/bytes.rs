@@ -1,4 +1,4 @@
-//! Requests as bytes: one character is one byte, so that a case can be written down and printed.
+//! Requests as bytes: one character is one byte, so that a case can be written and printed.
 
 /// The bytes of a text whose characters are below 256.
 pub(super) fn latin(text: &str) -> Vec<u8> {
@@ -7,7 +7,7 @@ pub(super) fn latin(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// A head from its request line and its other lines, none of which has its end.
+/// A head from its request line and its other lines, without line endings.
 pub(super) fn head(line: &str, headers: &[&str]) -> String {
     let mut text = format!("{line}\r\n");
     for header in headers {
@@ -17,7 +17,7 @@ pub(super) fn head(line: &str, headers: &[&str]) -> String {
     text + "\r\n"
 }
 
-/// What stands after every case: a request that is right, and the last of its connection.
+/// The request after every case: a valid one, and the last of its connection.
 pub(super) fn victim(name: &str) -> String {
     head(
         &format!("GET /victim-{name} HTTP/1.1"),

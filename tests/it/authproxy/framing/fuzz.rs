@@ -1,4 +1,4 @@
-//! Attacks with random changes.
+//! Attacks with random mutations.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use super::bytes::{latin, victim};
 use super::sender::send_all;
 use super::{FramingRig, STRICT, violations};
 
-/// Cases of a round, and rounds in the normal run.
+/// Cases of a round.
 const CASES: usize = 1000;
 const ROUNDS: usize = 2;
-/// How long rounds go on in the long run.
+/// The duration of the long run.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// Pieces that mean something to somebody.
+/// Fragments with a meaning for some parser.
 const WORDS: &[&[u8]] = &[
     b"\r\n",
     b"\n",
@@ -55,7 +55,7 @@ const WORDS: &[&[u8]] = &[
     b"ffffffff",
 ];
 
-/// Random numbers that a seed repeats (splitmix64).
+/// Reproducible random numbers (splitmix64).
 struct MutationRandom(u64);
 
 impl MutationRandom {
@@ -96,7 +96,7 @@ impl MutationRandom {
 
 #[test]
 fn no_mutation_of_an_attack_shows_any_parser_a_request_without_a_key() {
-    // A run that found something is repeated with the seed it printed.
+    // Set it to the printed seed to repeat a failed run.
     let seed = std::env::var("HOSTKIT_TEST_SEED").ok();
     let seed = seed.and_then(|text| text.parse().ok());
     let seed: u64 = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
@@ -110,7 +110,7 @@ fn no_mutation_of_an_attack_shows_any_parser_a_request_without_a_key() {
     let begun = Instant::now();
     let mut round = 0;
     while round < ROUNDS || is_long_run() && begun.elapsed() < LONG {
-        // The record grows: each round has a rig of its own after the first.
+        // The record grows: each round after the first has a rig of its own.
         let rig = if round == 0 {
             &rig
         } else {

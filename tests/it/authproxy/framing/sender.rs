@@ -1,4 +1,4 @@
-//! Many connections at once, each with one case: how it is cut into packets, and when it is over.
+//! Many concurrent connections, each with one case: its division into packets, and its end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,21 +8,18 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// Connections at once.
 const AT_ONCE: usize = 128;
 
-/// What came back for one case.
+/// The response to one case.
 #[derive(Debug, Clone)]
 pub(super) struct CaseResponse {
-    /// The number of the case.
     pub(super) case: usize,
-    /// All that was answered.
     pub(super) answer: Vec<u8>,
-    /// Whether the other side closed in time.
+    /// Whether the peer closed in time.
     pub(super) closed: bool,
 }
 
-/// Sends each case on a connection of its own, and reads until the other side closes or has been silent for `silence`.
+/// Sends each case on a connection of its own, and reads until the peer closes or has been silent for `silence`.
 pub(super) fn send_all(port: u16, cases: Vec<Vec<u8>>, silence: Duration) -> Vec<CaseResponse> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -51,7 +48,7 @@ async fn send(port: u16, case: usize, bytes: &[u8], silence: Duration) -> CaseRe
     let (mut from, mut to) = stream.split();
     let write = async {
         for packet in packets(case, bytes) {
-            // Whoever closed has said so, and it is read below.
+            // A peer that closed is noticed by the read below.
             if to.write_all(packet).await.is_err() {
                 break;
             }
@@ -78,14 +75,14 @@ async fn send(port: u16, case: usize, bytes: &[u8], silence: Duration) -> CaseRe
     }
 }
 
-/// A case whole, in two pieces, or in many small ones: in turn.
+/// A case whole, in two pieces, or in many small ones, in turn.
 fn packets(case: usize, bytes: &[u8]) -> Vec<&[u8]> {
     let pieces = match case % 4 {
         0 | 1 => 1,
         2 => 2,
         _ => 16,
     };
-    // Cases of the same kind are not all cut at the same place.
+    // Cases of the same kind are cut at different places.
     let size = bytes.len().div_ceil(pieces) + case / 4 % 7;
     bytes.chunks(size.max(1)).collect()
 }

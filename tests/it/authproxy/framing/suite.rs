@@ -16,7 +16,7 @@ use super::bytes::{latin, victim};
 use super::sender::send_all;
 use super::{FramingRig, STRICT, violations};
 
-/// What is sent for a case: its number stands in every path of it.
+/// The bytes of a case, with its number in every path.
 fn numbered(number: usize, case: &AttackCase) -> Vec<u8> {
     let text = case
         .text
@@ -52,12 +52,12 @@ fn no_attack_shows_any_parser_a_request_without_a_key() {
             .map(|request| &request.line)
             .collect();
         assert!(smuggled.is_empty(), "{smuggled:?}");
-        // If nothing passed, nothing was tested.
+        // Otherwise nothing was tested.
         assert!(passed > 100, "only {passed} of {} passed", cases.len());
     }
 }
 
-/// Copies bytes both ways, and looks at nothing.
+/// Copies bytes both ways without inspection.
 fn copier(backend: u16) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -93,7 +93,7 @@ fn detector_finds_every_technique_without_authproxy() {
     let bytes = bytes.map(|(number, case)| numbered(number, case)).collect();
     send_all(copier(backend.port()), bytes, Duration::from_millis(200));
     assert!(!violations(&backend).is_empty());
-    // Who saw the hidden request of which technique.
+    // The profiles that saw the hidden request, by technique.
     let mut seen: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
     for (at, connection) in backend.seen().iter().enumerate() {
         for request in &connection.reading.requests {
@@ -112,7 +112,7 @@ fn detector_finds_every_technique_without_authproxy() {
         .filter(|one| !seen.contains_key(**one))
         .collect();
     assert!(missed.is_empty(), "nobody saw {missed:?}: {seen:?}");
-    // And one that only some see.
+    // And one that only some profiles see.
     assert!(
         seen.values()
             .any(|who| who.len() < ParserProfile::ALL.len()),

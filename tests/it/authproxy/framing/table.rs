@@ -1,4 +1,4 @@
-//! What is refused by rule: 400, closed, and the backend saw nothing of it.
+//! Invalid requests: 400, the connection is closed, and the upstream receives nothing of them.
 
 use hostkit_tests::authproxy::{RawResponse, exchange_bytes};
 use hostkit_tests::wait_until;
@@ -8,7 +8,7 @@ use super::{FramingRig, STRICT, violations};
 
 const LINE: &str = "POST /refused HTTP/1.1";
 
-/// Header lines that come after `Host` and the key, and what follows the head. Together they are no request.
+/// Header lines after `Host` and the key, and the bytes after the head. Together they are invalid.
 const FRAMINGS: &[(&[&str], &str)] = &[
     (
         &["Content-Length: 5", "Transfer-Encoding: chunked"],
@@ -87,7 +87,7 @@ const FRAMINGS: &[(&[&str], &str)] = &[
     ),
 ];
 
-/// Header lines that stand alone.
+/// Header lines that are invalid on their own.
 const HEADERS: &[&str] = &[
     "X: y\r\n folded",
     "X: y\r\n\tfolded",
@@ -142,7 +142,7 @@ const LINES: &[&str] = &[
     "GET * HTTP/1.1",
 ];
 
-/// What comes after a head that says chunked. The backend may have seen the head, but no end.
+/// Bodies after a chunked head. The upstream may have received the head, but no end.
 const CHUNKS: &[&str] = &[
     "3\nabc\r\n0\r\n\r\n",
     "3\r\nabc\n0\r\n\r\n",
@@ -181,7 +181,7 @@ const CHUNKS: &[&str] = &[
     "0\r\nHost: other\r\n\r\n",
 ];
 
-/// Sends a case with a request behind it, which nobody must take for one. The one answer.
+/// Sends a case and a request after it, which must not be served; returns the only response.
 #[track_caller]
 fn refused(rig: &FramingRig, case: &str) -> RawResponse {
     let all = latin(&format!("{case}{}", victim("table")));
@@ -200,7 +200,7 @@ fn refused(rig: &FramingRig, case: &str) -> RawResponse {
     answer
 }
 
-/// A head with a host, the key and more, and what follows it.
+/// A head with a host, the key and more, and the bytes after it.
 fn keyed(line: &str, more: &[&str], body: &str) -> String {
     let mut headers = vec!["Host: x", "X-API-Key: valid-key"];
     headers.extend(more);
@@ -229,7 +229,7 @@ fn malformed_request_heads_are_rejected() {
     let rig = FramingRig::start(STRICT);
     for header in HEADERS {
         refused(&rig, &keyed("GET /refused HTTP/1.1", &[header], ""));
-        // The same before all others.
+        // The same before all other headers.
         let first = head(
             "GET /refused HTTP/1.1",
             &[header, "Host: x", "X-API-Key: valid-key"],

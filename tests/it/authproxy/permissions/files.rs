@@ -1,4 +1,4 @@
-//! Files that are swapped under load, written in place, broken and removed.
+//! ACL files that are replaced under load, written in place, invalid and removed.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::{PATIENCE, block_on, hash, servers};
 
-/// Ends the other thread, also when this one panics.
+/// Stops the other thread, also when this one panics.
 struct StopGuard<'a>(&'a AtomicBool);
 
 impl Drop for StopGuard<'_> {
@@ -23,7 +23,7 @@ impl Drop for StopGuard<'_> {
     }
 }
 
-/// Calls `swap` again and again while keys are looked up; the key `always` must be known at every moment.
+/// Calls `swap` repeatedly while keys are looked up; the key `always` must be known at every moment.
 fn under_load(file: &Arc<AclFile>, mut swap: impl FnMut(usize)) {
     let (done, looked) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
@@ -125,7 +125,7 @@ fn acl_file_written_in_place_is_read_when_complete() {
     let (path, whole) = (temp.path().join("acl.yaml"), temp.path().join("whole"));
     let text = |turn: usize| {
         write(&whole, turn);
-        // `always` last: the first half is a list without it.
+        // `always` is last: the first half is a list without it.
         let text = std::fs::read_to_string(&whole).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         let keys = value["keys"].as_array().unwrap();
@@ -139,13 +139,13 @@ fn acl_file_written_in_place_is_read_when_complete() {
     let file = Arc::new(AclFile::open(&path).unwrap());
     under_load(&file, |turn| {
         if turn == 1 {
-            // It is read once more when it begins to be followed, whoever may be writing then.
+            // The file is read once more when the watch starts, even during a write.
             return write(&path, turn);
         }
         let (first, second) = text(turn);
         let mut out = std::fs::File::create(&path).unwrap();
         out.write_all(first.as_bytes()).unwrap();
-        // Time enough to read it, had anybody a mind to.
+        // Enough time to read it.
         std::thread::sleep(Duration::from_millis(20));
         out.write_all(second.as_bytes()).unwrap();
     });

@@ -1,4 +1,4 @@
-//! Servers that are well, dead, slow, flapping and lying, named by flags or by the live configuration.
+//! Permissions servers that are healthy, dead, slow, flapping or wrong, named by flags or by the live configuration.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 use super::{PATIENCE, block_on, hash, servers, told, until};
 
-/// Passes connections on to a port, and counts them.
+/// Forwards connections to a port, and counts them.
 async fn relay(port: u16) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let here = listener.local_addr().unwrap().port();
@@ -104,13 +104,13 @@ fn invalid_response_is_neither_grant_nor_denial() {
         ),
         status(200, &format!("{known}{known}")),
         status(200, &known[..known.len() - 1]),
-        // Longer than is read, whether that is said or found.
+        // A body above the limit, with and without a length.
         status(200, &format!("{}{known}", " ".repeat(65 << 10))),
         raw(&format!(
             "{ok}Transfer-Encoding: chunked\r\n\r\n{}",
             format!("2000\r\n{}\r\n", " ".repeat(8192)).repeat(9)
         )),
-        // Half of it, half of a head, none.
+        // Half of the body, half of a head, no head.
         raw(&format!("{ok}Content-Length: 100\r\n\r\n{known}")),
         raw(&format!(
             "{ok}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{known}\r\n",
@@ -138,7 +138,7 @@ fn invalid_response_is_neither_grant_nor_denial() {
     acl.add_key("good", json!({"id": "good"}));
     block_on(async {
         for manner in manners {
-            // New ones: the breaker of the others would soon be open.
+            // New ones: the circuit breaker of the others would soon be open.
             let servers = servers(&[acl.url()], PATIENCE);
             acl.set_behavior(manner.clone());
             let answer = told(&servers, "good").await;
@@ -180,7 +180,7 @@ fn kept_connections_are_reused_and_stale_ones_are_retried() {
 fn kept_connection_that_fails_during_query_is_replaced() {
     let acl = PermissionsServer::start();
     acl.add_keys(["good"]);
-    // The second question of a connection is never answered.
+    // The second query of a connection is never answered.
     acl.set_behaviors(vec![
         PermissionsBehavior::Answer,
         PermissionsBehavior::Close,
@@ -285,7 +285,7 @@ fn circuit_breaker_skips_dead_server_until_probe_succeeds() {
         probing.abort();
         assert!(probing.await.is_err());
 
-        // Whoever probed has given up: the next one does it.
+        // The probe was cancelled: the next query takes over.
         acl.set_behavior(PermissionsBehavior::Answer);
         while told(&*servers, "good").await.is_err() {
             tokio::task::yield_now().await;

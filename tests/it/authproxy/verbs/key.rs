@@ -46,7 +46,7 @@ fn new_key_is_shown_once_and_its_entry_admits_it() {
         "{key}"
     );
     let other = run(authproxy(&["key", "new", "--json"]), "").exits(0);
-    // Whatever is made of stdout, no key gets into a file.
+    // No redirection of stdout may put a key into a file.
     assert!(!entry.contains("hk_") && !other.stdout.contains("hk_"));
     let other_entry = &parsed(&other)["entry"];
     std::fs::write(&file, format!("keys:\n{entry}- {other_entry}\n")).unwrap();
@@ -226,7 +226,7 @@ fn key_check_queries_servers_as_daemon_does() {
         .logs("cannot be a permissions engine");
 }
 
-/// Speaks TLS with the certificate of `authority`, in front of a port; to the end of the test process.
+/// Terminates TLS with the certificate of `authority` in front of a port, until the test process ends.
 fn tls(authority: &CertificateAuthority, port: u16) -> u16 {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let here = listener.local_addr().unwrap().port();

@@ -34,7 +34,7 @@ impl KeyListFile {
         std::fs::read_to_string(&self.path).unwrap()
     }
 
-    /// `authproxy key VERB` on it.
+    /// Runs `authproxy key VERB` on it.
     fn key(&self, verb: &[&str]) -> CommandOutcome {
         let flag = if verb[0] == "new" {
             "--into"
@@ -138,7 +138,7 @@ fn keys_are_added_listed_rotated_and_revoked_in_file() {
         file.text()
     );
     assert_eq!(file.ids(), ["bob", "alice", "alice", "carol"]);
-    // Once more: the first one does not get a longer time than it had, the last one none.
+    // A second rotation: the first key keeps its shorter expiry, the last one none.
     let third = secret_of(&file.key(&["rotate", "alice", "--keep=0"]).exits(0).stderr).to_owned();
     assert!(file.passes("first", 77).stdout.contains("expired_key"));
     file.passes(&second, 77);
@@ -164,7 +164,7 @@ fn keys_are_added_listed_rotated_and_revoked_in_file() {
 fn rotation_keeps_expiry_of_key() {
     let file = KeyListFile::new("");
     std::fs::remove_file(&file.path).unwrap();
-    // A file that is missing is begun, for its owner and group.
+    // A missing file is created, for its owner and group.
     let new = file
         .key(&[
             "new",
@@ -234,7 +234,7 @@ fn edit_keeps_owner_mode_acl_and_links() {
     assert!(link.symlink_metadata().unwrap().is_symlink());
     assert_eq!(file.ids(), ["a", "a"]);
 
-    // Another user, who may write in the directory, cannot keep the owner.
+    // Another user with write access to the directory cannot keep the owner.
     std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(0o644)).unwrap();
     std::fs::set_permissions(
         file.directory.path(),
@@ -287,7 +287,7 @@ fn edit_on_full_disk_fails_and_changes_nothing() {
     std::fs::write(&path, &text).unwrap();
     let fill = std::fs::write(disk.path().join("fill"), [0; 64 << 10]);
     assert!(fill.is_err(), "the disk has room");
-    // The same flag is good for every verb.
+    // Every verb accepts the flag.
     for verb in [&["new"][..], &["rotate", "a"], &["revoke", "a"]] {
         let line = [&["key"], verb, &["--into", path.to_str().unwrap()]].concat();
         let refused = run(authproxy(&line), "").exits(73).logs("free some space");

@@ -1,4 +1,4 @@
-//! `serve-acl`, and the page that describes what it speaks.
+//! `serve-acl`, and the page that documents its protocol.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
@@ -210,7 +210,7 @@ fn serve_acl_drains_requests_under_way() {
     );
     begun.write_all(head.as_bytes()).unwrap();
     begun.write_all(&body.as_bytes()[..10]).unwrap();
-    // Another question after it: what came before was accepted by then.
+    // Another query after it: the earlier ones were accepted by then.
     assert!(engine.knows("key"));
     engine.signal(Signal::SIGTERM);
     wait_until("it listens no more", || {

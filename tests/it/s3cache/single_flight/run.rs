@@ -1,4 +1,4 @@
-//! Runs of the binary that go on while the test looks at them, and what they leave in the cache.
+//! Runs of the binary that continue while the test observes them, and the state they leave in the cache.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use super::super::{CacheHost, CommandOutcome, every_file, sha256};
 
-/// A run of the binary whose log can be read while it runs.
+/// A running command whose log can be read.
 #[derive(Debug)]
 pub(in super::super) struct FetchRun {
     child: ChildGuard,
@@ -18,7 +18,7 @@ pub(in super::super) struct FetchRun {
 }
 
 impl FetchRun {
-    /// Starts `command`, the log going to `<name>.log` in the sandbox.
+    /// Starts `command`, with the log in `<name>.log` in the sandbox.
     pub(in super::super) fn start(
         host: &CacheHost,
         name: &str,
@@ -32,19 +32,18 @@ impl FetchRun {
         Self { child, log }
     }
 
-    /// What it has said so far.
+    /// The log so far.
     pub(in super::super) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Waits until it has said this.
+    /// Waits until the log contains `text`.
     pub(in super::super) fn wait_for(&self, text: &str) {
         wait_until(&format!("{text:?} in {}", self.log.display()), || {
             self.log().contains(text)
         });
     }
 
-    /// Its pid.
     pub(in super::super) fn pid(&self) -> u32 {
         self.child.0.id()
     }
@@ -57,12 +56,11 @@ impl FetchRun {
             .any(|path| path.ends_with(end))
     }
 
-    /// Sends it a signal.
     pub(in super::super) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.0.id() as i32), signal).unwrap();
     }
 
-    /// Sends a signal to what it started.
+    /// Sends a signal to its child processes.
     pub(in super::super) fn signal_children(&self, signal: Signal) {
         let pid = self.child.0.id();
         let children = format!("/proc/{pid}/task/{pid}/children");
@@ -73,18 +71,17 @@ impl FetchRun {
         }
     }
 
-    /// Kills it with no chance to clean up, and waits until it is gone.
+    /// Kills it with SIGKILL and waits for its end.
     pub(in super::super) fn kill(&mut self) {
         self.child.0.kill().unwrap();
         self.child.0.wait().unwrap();
     }
 
-    /// Whether it has ended.
     pub(in super::super) fn ended(&mut self) -> bool {
         self.child.0.try_wait().unwrap().is_some()
     }
 
-    /// Waits for its end. A signal that ended it is the code, negative.
+    /// Waits for its end.
     pub(in super::super) fn end(mut self) -> CommandOutcome {
         use std::os::unix::process::ExitStatusExt as _;
         wait_until(&format!("the end of {}", self.log.display()), || {
@@ -107,7 +104,7 @@ pub(in super::super) fn fetch(host: &CacheHost, url: &str, to: &str, flags: &[&s
     FetchRun::start(host, to, host.command(args.iter().chain(flags)))
 }
 
-/// The parts that any partial download of this cache has on record, in no order.
+/// The recorded parts of all partial downloads of this cache.
 pub(in super::super) fn recorded(host: &CacheHost) -> Vec<u64> {
     let records = every_file(&host.cache())
         .into_iter()
@@ -122,7 +119,7 @@ pub(in super::super) fn recorded(host: &CacheHost) -> Vec<u64> {
         .collect()
 }
 
-/// Asserts that every blob is what its name says, and how many there are.
+/// Asserts that every blob matches the digest in its name, and returns their number.
 #[track_caller]
 pub(in super::super) fn blobs_are_right(host: &CacheHost) -> usize {
     let blobs: Vec<PathBuf> = every_file(&host.cache())
@@ -137,12 +134,10 @@ pub(in super::super) fn blobs_are_right(host: &CacheHost) -> usize {
     blobs.len()
 }
 
-/// The time that many days ago.
 pub(in super::super) fn before_now(days: u64) -> SystemTime {
     now() - Duration::from_secs(days * 24 * 3600)
 }
 
-/// The time in that many days.
 pub(in super::super) fn after_now(days: u64) -> SystemTime {
     now() + Duration::from_secs(days * 24 * 3600)
 }

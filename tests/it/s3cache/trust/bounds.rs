@@ -1,4 +1,4 @@
-//! `gc` of root: every user within its bound, and all of them together within theirs.
+//! `gc` of root: every user within its bound, and all of them together within the total.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn gc_of_root_keeps_bound_of_each_user_and_total() {
         hostkit_tests::cache::age_blobs(&users.share(uid, "blobs"), earlier);
     }
     let left = || all.map(|uid| every_file(&users.share(uid, "blobs")).len());
-    // Another user sees to nobody's bound but its own, and not to that of all.
+    // `gc` of another user applies only to its own bound.
     let run = |uid: u32, flag: &str| users.run(uid, &["gc", flag]).exits(0);
     run(ANN, "--total-max-size=1");
     assert_eq!(left(), [3, 3, 3]);
@@ -31,7 +31,7 @@ fn gc_of_root_keeps_bound_of_each_user_and_total() {
     assert_eq!(left(), [3, 2, 3]);
     run(0, "--max-size=2M");
     assert_eq!(left(), [2, 2, 2]);
-    // Least recently used first, whose ever it is.
+    // Least recently used first, of any owner.
     run(0, "--total-max-size=3M");
     assert_eq!(left(), [0, 1, 2]);
 }

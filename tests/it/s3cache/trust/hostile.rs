@@ -1,4 +1,4 @@
-//! What a user might put into its own part of the cache to hurt others: root's gc, those who list, those who take.
+//! Files that a user might put into its own part of the cache to attack others: root's gc, listings, and copies.
 
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt as _, chown, lchown, symlink};
@@ -36,7 +36,7 @@ fn blob_with_false_length_causes_no_eviction_by_others() {
             .sum()
     };
     assert_eq!(held(), 3 << 20);
-    // Sparse, and of a size that does not fit, or that fits when everything else goes.
+    // Sparse, and of a size that does not fit, or that fits only after all others are evicted.
     for (n, length) in [(3, 1 << 40), (4, 4 << 20), (5, 1 << 40)] {
         let (path, body) = (format!("/a-1.{n}"), bytes(1 << 20, n));
         let digest = sha256(&body);
@@ -116,12 +116,11 @@ fn hostile_files_in_cache_stop_neither_gc_nor_listing() {
     for uid in [0, ANN] {
         assert_eq!(every_file(&users.share(uid, "blobs")).len(), 0, "{uid}");
     }
-    // Its owner is hurt by nothing but itself.
+    // Its owner harms only itself.
     let told = users.run(BOB, &["gc"]);
     assert!(!told.stderr.contains("panicked"), "{}", told.stderr);
 }
 
-/// What may stand in place of a file or a folder.
 #[derive(Debug, Clone, Copy)]
 enum HostileEntry {
     Fifo,
@@ -242,7 +241,7 @@ fn folder_writable_by_others_is_reported_by_gc_of_root() {
         .run(ANN, &["gc"])
         .exits(74)
         .logs("others can write to it");
-    // Root's own part does not keep it from those of others either.
+    // Nor does root's own part prevent the collection of others.
     for uid in [0, BOB] {
         users.run(uid, &[&origin.url(&path)]).exits(0);
     }
@@ -268,7 +267,7 @@ fn cache_collected_by_root_stays_usable_for_owner() {
         .find(|lock| lock.to_string_lossy().ends_with(".0"))
         .unwrap();
     let name = lock.file_name().unwrap().to_str().unwrap();
-    // A dead download whose lock was collected before it, and a part in which no room was ever made.
+    // A dead download whose lock was collected before it, and a part without any eviction.
     let data = format!("partial/v1/{name}.data");
     users.write(ANN, &data, b"dead");
     let old = before_now(3);
@@ -284,8 +283,8 @@ fn cache_collected_by_root_stays_usable_for_owner() {
     assert_eq!(users.blob(ANN).metadata().unwrap().uid(), ANN);
 }
 
-/// The one who is overtaken while it copies another user's bytes, and the one who overtakes it, must not get into each
-/// other's files.
+/// A process taken over while it copies another user's bytes, and the one that takes over, must not write each other's
+/// files.
 #[test]
 fn process_stopped_while_copying_bytes_is_taken_over() {
     let Some(users) = HostUsers::new() else {
@@ -308,7 +307,7 @@ fn process_stopped_while_copying_bytes_is_taken_over() {
             .any(|file| file.to_string_lossy().ends_with(".data"))
     };
     let copied = || !every_file(&users.share(BOB, "blobs")).is_empty();
-    // On a busy host it can be done before it is stopped.
+    // On a busy host it can finish before it is stopped.
     let first = loop {
         let first = start("first");
         wait_until("it copies", || arriving() || copied());

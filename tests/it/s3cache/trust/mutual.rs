@@ -1,4 +1,4 @@
-//! Uids that a configuration says trust each other: one body for all of them.
+//! Uids that trust each other by configuration: one body for all of them.
 
 use std::path::PathBuf;
 
@@ -37,7 +37,7 @@ fn two_trusting_uids_fetch_one_body() {
         return;
     };
     let (origin, config) = (OriginServer::start(), config(&users));
-    // Again and again from nothing: their parts of the cache come into being at the same time.
+    // Repeatedly from nothing: their parts of the cache are created at the same time.
     for round in 0..5 {
         let path = format!("/job-1.{round}");
         let body = bytes(1 << 20, round);
@@ -96,7 +96,7 @@ fn narrow_umask_and_older_lock_do_not_make_two_leaders() {
     };
     let (origin, config) = (OriginServer::start(), config(&users));
     let path = format!("/job-{HASH}.bin");
-    // From the time when each was alone there are locks for nobody else.
+    // Locks from before the configuration are accessible to their owners only.
     for uid in [ANN, BOB] {
         users.run(uid, &[&origin.url(&path)]).exits(66);
     }

@@ -1,4 +1,4 @@
-//! Unpacking as a user that is not root: directories that forbid their owner to write, and what killed runs leave.
+//! Unpacking as a user other than root: read-only directories, and leftovers of killed runs.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{
@@ -23,7 +23,7 @@ fn packed(users: &HostUsers) -> Vec<u8> {
     users.host.read("packed.tar")
 }
 
-/// Names in the home of a user that begin with a dot: temporary ones.
+/// Hidden names in the home of a user: temporary ones.
 fn hidden(users: &HostUsers, uid: u32) -> Vec<PathBuf> {
     let entries = fs::read_dir(users.home(uid)).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
@@ -102,7 +102,7 @@ fn gc_removes_leftovers_of_killed_runs() {
     assert_eq!(hidden(&users, ANN), Vec::<PathBuf>::new());
 }
 
-/// A directory with the name of one that is being filled.
+/// A directory named like one that is being filled.
 fn directory(path: &Path, owner: u32) -> PathBuf {
     DirBuilder::new().mode(0o755).create(path).unwrap();
     fs::write(path.join("file"), "kept").unwrap();
@@ -125,7 +125,7 @@ fn cleanup_record_removes_only_files_its_owner_could_remove() {
         directory(&at(ANN, ".out.s3cache-1-a"), ANN),
         directory(&at(ANN, ".out.s3cache-2-a"), BOB),
         directory(&root_only, 0),
-        // No names of ours.
+        // Other names.
         directory(&at(BOB, "documents"), BOB),
         directory(&at(BOB, ".hidden"), BOB),
     ];

@@ -11,10 +11,10 @@ use hostkit_tests::{bin, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{DemoContext, said, step};
+use super::{DemoContext, print_line, print_step};
 
 pub(super) fn check(stage: &DemoContext) {
-    step("The job with its health checked, as Aurora does it");
+    print_step("The job with health checks, as Aurora runs it");
     let serve = format!(
         "exec pexrun eightball {} --port={{{{thermos.ports[private]}}}} --logstash_format=True",
         stage.hash
@@ -46,38 +46,38 @@ pub(super) fn check(stage: &DemoContext) {
         task = task.env(&name, &value);
     }
     let job = TaskRunner::start(task, &stage.path("sandboxes"));
-    said(checker);
+    print_line(checker);
     let page = HttpSignaler::new(job.port("health"));
-    wait_until("it is healthy", || {
+    wait_until("the job is healthy", || {
         page.check(&HttpCheck::default()).is_ok()
     });
-    wait_until("it is running", || job.health().counters.running());
-    said("Aurora asks /health, which asks eightball: ok, the task is RUNNING");
-    said("log-healthcheck --app-directory=eightball --line-pattern='{' --freshness=1");
-    said(&format!("  {}", look_at_its_log(&job, "OK")));
+    wait_until("the task is running", || job.health().counters.running());
+    print_line("Aurora asks /health, which asks eightball: ok, the task is RUNNING");
+    print_line("log-healthcheck --app-directory=eightball --line-pattern='{' --freshness=1");
+    print_line(&format!("  {}", check_log(&job, "OK")));
     let pid = job.pid("eightball").and_then(|pid| i32::try_from(pid).ok());
     kill(Pid::from_raw(pid.unwrap()), Signal::SIGTERM).unwrap();
     job.wait_for("eightball", ProcessState::Done);
-    said("eightball is killed");
+    print_line("eightball is killed");
     let _ = job.wait_finished();
     let ended = job.health().counters;
     let why = ended.death_reason().unwrap_or_default();
-    said(&format!(
+    print_line(&format!(
         "after {} failures in a row Aurora stops the task, and its page says:",
         ended.failures()
     ));
-    said(&format!("  Failed health check! {why}"));
-    said("the checker's log in the sandbox says when that began:");
+    print_line(&format!("  Failed health check! {why}"));
+    print_line("the log of the checker in the sandbox has the start of the failure:");
     let log = job.log("proxy-healthcheck", 0, "stderr");
     for line in log.lines().filter(|line| line.contains("before=ok")) {
-        said(&format!("  {line}"));
+        print_line(&format!("  {line}"));
     }
-    said("log-healthcheck, again");
-    said(&format!("  {}", look_at_its_log(&job, "CRITICAL")));
+    print_line("log-healthcheck, again");
+    print_line(&format!("  {}", check_log(&job, "CRITICAL")));
 }
 
 /// Runs log-healthcheck where Aurora runs shell checks, until its output starts with `wanted`.
-fn look_at_its_log(job: &RunningTask, wanted: &str) -> String {
+fn check_log(job: &RunningTask, wanted: &str) -> String {
     let mut found = String::new();
     wait_until(&format!("the log is {wanted}"), || {
         let mut command = Command::new(bin("log-healthcheck"));

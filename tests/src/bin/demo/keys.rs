@@ -2,10 +2,10 @@
 
 use hostkit_tests::authproxy::AuthproxyProcess;
 
-use super::{DemoContext, said, start_instance, step};
+use super::{DemoContext, print_line, print_step, start_instance};
 
-pub(super) fn ask_for_one(stage: &DemoContext) {
-    step("authproxy in front of eightball: a key or nothing");
+pub(super) fn show_keys(stage: &DemoContext) {
+    print_step("authproxy in front of eightball: requests need a key");
     let (_instance, private) = start_instance(stage);
     let file = stage.path("acl.yaml");
     let made = stage
@@ -16,38 +16,38 @@ pub(super) fn ask_for_one(stage: &DemoContext) {
         .unwrap();
     let shown = String::from_utf8(made.stderr).unwrap();
     let key = shown.lines().find(|line| line.starts_with("hk_")).unwrap();
-    said("authproxy key new --id=demo --right=read --into acl.yaml");
-    said(&format!(
+    print_line("authproxy key new --id=demo --right=read --into acl.yaml");
+    print_line(&format!(
         "  {}.. is shown once, on the terminal; acl.yaml has",
         &key[..8]
     ));
     for line in std::fs::read_to_string(&file).unwrap().lines() {
-        said(&format!("  {line}"));
+        print_line(&format!("  {line}"));
     }
     let server = format!("--server=http://localhost:{private}");
     let acl = format!("--acl-file={}", file.display());
     let proxy = AuthproxyProcess::start(&[&server, "--right=read", &acl]);
-    said(&format!(
+    print_line(&format!(
         "authproxy --port={} {server} --right=read --acl-file=acl.yaml",
         proxy.port()
     ));
     let path = "/shake/?question=allowed";
     let refused = proxy.get(path, &[]);
     assert_eq!(refused.status, 401, "{refused:?}");
-    said(&format!("GET {path} -> 401 {}", refused.body.trim()));
+    print_line(&format!("GET {path} -> 401 {}", refused.body.trim()));
     let passed = proxy.get_with_key(path, key);
     assert_eq!(passed.status, 200, "{passed:?}");
-    said(&format!(
+    print_line(&format!(
         "GET {path} with the key -> 200 {}",
         passed.body.trim()
     ));
     proxy.logs("GET /shake/");
-    said("its access log:");
+    print_line("its access log:");
     for line in proxy
         .log()
         .lines()
         .filter(|line| line.contains("GET /shake/"))
     {
-        said(&format!("  {line}"));
+        print_line(&format!("  {line}"));
     }
 }
