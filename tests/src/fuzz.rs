@@ -2,7 +2,7 @@
 //! and over random bytes; the crate in `fuzz/` wraps them for libFuzzer.
 
 mod credential;
-mod gate;
+mod request_validation;
 mod unpack;
 
 use std::collections::BTreeSet;
@@ -14,20 +14,20 @@ pub type FuzzBody = fn(&[u8]);
 
 /// All bodies by the name of their corpus.
 pub const BODIES: &[(&str, FuzzBody)] = &[
-    ("answer", authproxy::fuzz_response),
     ("archive", archive),
     ("credential", credential::run),
-    ("gate", gate::run),
     ("haproxy_config", haproxy_config),
     ("haproxy_replies", haproxy_replies),
     ("log_line", log_line),
     ("log_state", log_state),
     ("memcached_reply", credential::memcached),
     ("partial_record", partial_record),
+    ("request_validation", request_validation::run),
     ("sidecar", sidecar),
     ("source", source),
     ("units", units),
     ("unpack", unpack::run),
+    ("upstream_response", authproxy::fuzz_response),
     ("zookeeper_member", hostkit::testing::fuzz_member_payload),
 ];
 

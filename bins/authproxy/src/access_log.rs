@@ -1,13 +1,10 @@
-//! The access log: one line for each request, on stderr.
+//! The access log: one line per request, on stderr. `formatter` owns the format of a line.
 //!
-//! Owns getting lines out without a request ever waiting for it. What is in a line is `line`'s.
-//!
-//! A thread of its own writes: stderr is shared with other processes, so it cannot be made nonblocking, and a write to
-//! a pipe that nobody reads would stop every connection of the thread that serves them. The thread sleeps while there is
-//! nothing to write, gathers what comes within a second, and allocates nothing. What does not fit into the buffer then
-//! is dropped and counted.
+//! A thread of its own writes, so that requests never wait: stderr is shared with other processes and cannot be made
+//! nonblocking, and a write to a full pipe would stop every connection of a serving thread. Lines are gathered for up to a
+//! second; lines that do not fit into the buffer are dropped and counted.
 
-mod line;
+mod formatter;
 #[cfg(test)]
 mod tests;
 
@@ -22,31 +19,29 @@ use hostkit::{Exit, Failure};
 use crate::record::Record;
 use crate::settings;
 
-pub use line::LineFormatter;
+use formatter::LineFormatter;
 
-/// What is written at once, in bytes.
-const FULL: usize = 32 << 10;
-/// What is kept while nobody takes it, in bytes; a line may go beyond it.
-const MOST: usize = 256 << 10;
-/// How long a line waits for others.
-const GATHER: Duration = Duration::from_secs(1);
-/// The stack of the thread that writes. The allocator's slow paths need more than the thread itself; what is not touched
-/// costs nothing.
-const STACK: usize = 256 << 10;
+/// The writer is woken at once when this many bytes wait.
+const FLUSH_BYTES: usize = 32 << 10;
+/// Lines are dropped while more bytes than this wait.
+const MAX_PENDING_BYTES: usize = 256 << 10;
+const GATHER_FOR: Duration = Duration::from_secs(1);
+/// Enough for the allocator's slow paths; untouched pages cost nothing.
+const WRITER_STACK: usize = 256 << 10;
 
 /// A running access log.
 #[derive(Debug)]
 pub struct AccessLog {
-    format: LineFormatter,
-    shared: Arc<LineBuffer>,
+    formatter: LineFormatter,
+    buffer: Arc<LineBuffer>,
 }
 
 #[derive(Debug, Default)]
 struct LineBuffer {
-    waiting: Mutex<PendingLines>,
-    /// There is something to write, or this is the end.
+    pending: Mutex<PendingLines>,
+    /// Signals lines to write, or the end.
     work: Condvar,
-    /// Everything is written.
+    /// Signals that all lines are written.
     done: Condvar,
     dropped: AtomicU64,
 }
@@ -59,97 +54,103 @@ struct PendingLines {
 }
 
 impl LineBuffer {
-    fn waiting(&self) -> MutexGuard<'_, PendingLines> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending(&self) -> MutexGuard<'_, PendingLines> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl AccessLog {
-    /// Starts a log on stderr.
+    /// Starts the log on stderr.
     ///
     /// # Errors
-    /// No thread can be started (exit 1).
-    pub fn start(shape: settings::AccessLogFormat, tags: &[String]) -> Result<Self, Failure> {
+    /// The thread cannot be started (exit 1).
+    pub(crate) fn start(
+        shape: settings::AccessLogFormat,
+        tags: &[String],
+    ) -> Result<Self, Failure> {
         Self::start_on(LineFormatter::new(shape, tags), io::stderr())
     }
 
-    fn start_on(format: LineFormatter, to: impl Write + Send + 'static) -> Result<Self, Failure> {
-        let shared = Arc::new(LineBuffer::default());
-        let writer = Arc::clone(&shared);
+    fn start_on(
+        formatter: LineFormatter,
+        to: impl Write + Send + 'static,
+    ) -> Result<Self, Failure> {
+        let buffer = Arc::new(LineBuffer::default());
+        let writer = Arc::clone(&buffer);
         thread::Builder::new()
             .name("access-log".to_owned())
-            .stack_size(STACK)
-            .spawn(move || write_all(&writer, to))
+            .stack_size(WRITER_STACK)
+            .spawn(move || run_writer(&writer, to))
             .map_err(|error| {
-                Failure::new(Exit::FAILED, "cannot start the thread of the access log")
-                    .remedy("allow this user more threads, or give --access-log=off")
+                Failure::new(Exit::FAILED, "cannot start the access log thread")
+                    .remedy("allow this user more threads, or set --access-log=off")
                     .because(error)
             })?;
-        Ok(Self { format, shared })
+        Ok(Self { formatter, buffer })
     }
 
-    /// Lines that were dropped.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.shared.dropped.load(Ordering::Relaxed)
+    /// The number of dropped lines.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.buffer.dropped.load(Ordering::Relaxed)
     }
 
-    /// Logs a request that took so long.
-    pub(crate) fn write(&self, record: &Record, took: Duration) {
-        let mut waiting = self.shared.waiting();
-        let before = waiting.lines.len();
-        if before >= MOST {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn write(&self, record: &Record, duration: Duration) {
+        let mut pending = self.buffer.pending();
+        let before = pending.lines.len();
+        if before >= MAX_PENDING_BYTES {
+            self.buffer.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        self.format.write(&mut waiting.lines, record, took);
-        let after = waiting.lines.len();
-        if before == 0 || (before < FULL && after >= FULL) {
-            self.shared.work.notify_one();
+        self.formatter.write(&mut pending.lines, record, duration);
+        let after = pending.lines.len();
+        if before == 0 || (before < FLUSH_BYTES && after >= FLUSH_BYTES) {
+            self.buffer.work.notify_one();
         }
     }
 
-    /// Writes what waits, and waits for that, but not longer than `patience`.
-    pub fn finish(&self, patience: Duration) {
-        let mut waiting = self.shared.waiting();
-        waiting.ending = true;
-        self.shared.work.notify_one();
-        let done = &self.shared.done;
-        drop(done.wait_timeout_while(waiting, patience, |waiting| !waiting.ended));
+    /// Writes the pending lines, and waits for that until `timeout`.
+    pub(crate) fn finish(&self, timeout: Duration) {
+        let mut pending = self.buffer.pending();
+        pending.ending = true;
+        self.buffer.work.notify_one();
+        let done = &self.buffer.done;
+        drop(done.wait_timeout_while(pending, timeout, |pending| !pending.ended));
     }
 }
 
-/// What the thread does.
-fn write_all(shared: &LineBuffer, mut to: impl Write) {
+fn run_writer(buffer: &LineBuffer, mut to: impl Write) {
     let mut lines = Vec::new();
     loop {
-        let waiting = shared.waiting();
-        let nothing = |waiting: &mut PendingLines| waiting.lines.is_empty() && !waiting.ending;
-        let waiting = shared.work.wait_while(waiting, nothing);
-        let few = |waiting: &mut PendingLines| waiting.lines.len() < FULL && !waiting.ending;
-        let waiting = waiting.unwrap_or_else(PoisonError::into_inner);
-        let gathered = shared.work.wait_timeout_while(waiting, GATHER, few);
-        let (mut waiting, _) = gathered.unwrap_or_else(PoisonError::into_inner);
-        std::mem::swap(&mut waiting.lines, &mut lines);
+        let pending = buffer.pending();
+        let is_idle = |pending: &mut PendingLines| pending.lines.is_empty() && !pending.ending;
+        let pending = buffer.work.wait_while(pending, is_idle);
+        let is_gathering =
+            |pending: &mut PendingLines| pending.lines.len() < FLUSH_BYTES && !pending.ending;
+        let pending = pending.unwrap_or_else(PoisonError::into_inner);
+        let gathered = buffer
+            .work
+            .wait_timeout_while(pending, GATHER_FOR, is_gathering);
+        let (mut pending, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut pending.lines, &mut lines);
         if lines.is_empty() {
-            waiting.ended = true;
-            shared.done.notify_all();
+            pending.ended = true;
+            buffer.done.notify_all();
             return;
         }
-        drop(waiting);
-        write_lines(&mut to, &lines, &shared.dropped);
+        drop(pending);
+        write_lines(&mut to, &lines, &buffer.dropped);
         lines.clear();
-        lines.shrink_to(FULL);
+        lines.shrink_to(FLUSH_BYTES);
     }
 }
 
-/// Writes lines; those that cannot be written are counted.
+/// Writes lines, and counts those that it cannot write.
 fn write_lines(to: &mut impl Write, mut lines: &[u8], dropped: &AtomicU64) {
     while !lines.is_empty() {
         match to.write(lines) {
             Ok(written) if written > 0 => lines = &lines[written..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Somebody who shares stderr has made it nonblocking.
+            // Another process that shares stderr has made it nonblocking.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 thread::sleep(Duration::from_millis(10));
             }

@@ -72,7 +72,7 @@ impl Body for RequestBody {
             None => return Poll::Ready(None),
             Some(Ok(frame)) => filter_frame(frame),
             Some(Err(_)) => {
-                if let Some(refusal) = body.client.watch.body_fault() {
+                if let Some(refusal) = body.client.validation.body_error() {
                     activity.fail(refusal);
                 }
                 return Poll::Ready(Some(Err(IncompleteBody)));
@@ -187,7 +187,7 @@ impl Drop for ResponseBody {
         {
             let client = self.active.client();
             let cause = client.aborted().unwrap_or_else(|| match client.phase() {
-                LifecyclePhase::Aborting => TruncationReason::Drained,
+                LifecyclePhase::Aborting => TruncationReason::DrainTimeout,
                 _ => TruncationReason::ClientClosed,
             });
             self.active.truncate(TruncatedResponse::from(cause));

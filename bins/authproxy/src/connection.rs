@@ -1,7 +1,7 @@
 //! One client connection, from accept to close.
 //!
 //! Owns its task: when hyper serves it and when it rests without, its deadlines, and how it ends. What a request means
-//! is `proxy`'s, which bytes are HTTP `gate`'s.
+//! is `proxy`'s, which bytes are HTTP `validator`'s.
 
 mod client_stream;
 mod linger;
@@ -51,7 +51,7 @@ pub(crate) struct ClientConnection {
     pub(crate) thread: Arc<WorkerThread>,
     pub(crate) peer: headers::PeerAddress,
     pub(crate) activity: Arc<ConnectionActivity>,
-    pub(crate) watch: ValidatorHandle,
+    pub(crate) validation: ValidatorHandle,
     /// The last request, until its answer is with the kernel.
     finished: Mutex<Option<Box<Record>>>,
     tunnel: Mutex<Option<Tunnel>>,
@@ -87,7 +87,7 @@ impl ClientConnection {
 
     /// The connection becomes a tunnel after the answer.
     pub(crate) fn open(&self, tunnel: Tunnel) {
-        self.watch.open();
+        self.validation.begin_tunnel();
         self.activity.begin_tunnel();
         *lock(&self.tunnel) = Some(tunnel);
     }
@@ -178,12 +178,12 @@ async fn serve_active(
         stream,
         activity: Arc::clone(&activity),
     };
-    let (mut gate, watch) = RequestValidator::new(stream, site.limits.head);
+    let (mut validator, handle) = RequestValidator::new(stream, site.limits.head);
     let client = Arc::new(ClientConnection {
         thread: Arc::clone(thread),
         peer: headers::PeerAddress::new(peer, &site),
         activity,
-        watch,
+        validation: handle,
         finished: Mutex::default(),
         tunnel: Mutex::default(),
         lingers: AtomicBool::new(false),
@@ -191,12 +191,12 @@ async fn serve_active(
         aborted: OnceLock::new(),
     });
     loop {
-        match read_head(&mut gate, thread, site.timeouts.client).await {
+        match read_head(&mut validator, thread, site.timeouts.client).await {
             HeadArrival::Complete => {}
-            HeadArrival::Idle => return ConnectionOutcome::Park(gate.into_inner().0.stream),
+            HeadArrival::Idle => return ConnectionOutcome::Park(validator.into_inner().0.stream),
             HeadArrival::Closed => return ConnectionOutcome::Close,
             HeadArrival::TooLate => {
-                let mut stream = gate.into_inner().0.stream;
+                let mut stream = validator.into_inner().0.stream;
                 return match send_error(&mut stream, RequestError::RequestTimeout, &client).await {
                     Ok(()) => ConnectionOutcome::Linger(stream),
                     Err(_) => ConnectionOutcome::Close,
@@ -204,8 +204,8 @@ async fn serve_active(
             }
         }
         // In a box, so that a connection that waits for a head does not hold the room for it.
-        match Box::pin(run_session(gate, &client, &site)).await {
-            ControlFlow::Continue(waiting) => gate = waiting,
+        match Box::pin(run_session(validator, &client, &site)).await {
+            ControlFlow::Continue(waiting) => validator = waiting,
             ControlFlow::Break(next) => return next,
         }
     }
@@ -225,7 +225,7 @@ enum HeadArrival {
 
 /// Waits for a head. While a part of it is here, that is kept where the heads of all connections are bounded.
 async fn read_head(
-    gate: &mut RequestValidator<ClientStream>,
+    validator: &mut RequestValidator<ClientStream>,
     thread: &WorkerThread,
     patience: Duration,
 ) -> HeadArrival {
@@ -233,11 +233,12 @@ async fn read_head(
         Ok(true) => HeadArrival::Complete,
         Ok(false) | Err(_) => HeadArrival::Closed,
     };
-    let mut part = gate.take_unfinished();
-    if let Poll::Ready(whole) = poll_fn(|cx| Poll::Ready(gate.poll_head(cx, &mut part))).await {
+    let mut part = validator.take_partial_head();
+    if let Poll::Ready(whole) = poll_fn(|cx| Poll::Ready(validator.poll_head(cx, &mut part))).await
+    {
         return arrived(whole);
     }
-    if part.is_empty() && gate.is_between_requests() {
+    if part.is_empty() && validator.is_between_requests() {
         return HeadArrival::Idle;
     }
     let mut place = thread.proxy.unfinished_heads.enter(BytesMut::new());
@@ -247,7 +248,7 @@ async fn read_head(
         if place.poll_evicted(cx).is_ready() || !place.swap(&mut part, 0) {
             return Poll::Ready(HeadArrival::TooLate);
         }
-        let polled = gate.poll_head(cx, &mut part);
+        let polled = validator.poll_head(cx, &mut part);
         let weight = part.capacity();
         place.swap(&mut part, weight);
         polled.map(arrived)
@@ -271,7 +272,7 @@ enum SessionEnd {
 
 /// Serves a connection with hyper: until it waits for a head that it has a part of, or is not to be served any more.
 async fn run_session(
-    gate: RequestValidator<ClientStream>,
+    validator: RequestValidator<ClientStream>,
     client: &Arc<ClientConnection>,
     site: &SiteSettings,
 ) -> ControlFlow<ConnectionOutcome, RequestValidator<ClientStream>> {
@@ -279,13 +280,13 @@ async fn run_session(
     let served = Arc::clone(client);
     let service = service_fn(move |request| {
         // At once: later it may be the next request's.
-        let fault = served.watch.take_fault();
+        let fault = served.validation.take_head_error();
         proxy::handle(Arc::clone(&served), fault, request)
     });
     let mut connection = http1::Builder::new()
         .max_buf_size(WRITE_BUFFER)
         .writev(false)
-        .serve_connection(gate, service);
+        .serve_connection(validator, service);
 
     let mut clock = DeadlineClock::new(site.timeouts, site.limits, Instant::now());
     let mut timer = pin!(sleep(clock.period()));
@@ -299,7 +300,7 @@ async fn run_session(
             client.written();
             if !client.activity.is_busy()
                 && !client.activity.is_write_blocked()
-                && client.watch.reading() == ReadPhase::Head
+                && client.validation.read_phase() == ReadPhase::Head
             {
                 return Poll::Ready(SessionEnd::Head);
             }
@@ -321,7 +322,10 @@ async fn run_session(
             }
             let now = Instant::now();
             timer.as_mut().reset((now + clock.period()).into());
-            let (reading, moved) = (client.watch.reading(), client.watch.progress());
+            let (reading, moved) = (
+                client.validation.read_phase(),
+                client.validation.transferred(),
+            );
             match clock.tick(now, client.activity.snapshot(reading, moved)) {
                 DeadlineVerdict::Continue => {}
                 DeadlineVerdict::Park => return Poll::Ready(SessionEnd::Park),
@@ -348,29 +352,29 @@ async fn run_session(
 
     let tunnel = lock(&client.tunnel).take();
     let parts = connection.into_parts();
-    let gate = parts.io;
+    let validator = parts.io;
     if let Some(tunnel) = tunnel {
         client.written();
         let patience = site.timeouts.client;
-        if let Err(error) = tunnel.run(gate, parts.read_buf, patience).await {
+        if let Err(error) = tunnel.run(validator, parts.read_buf, patience).await {
             tracing::debug!(%error, peer = %client.peer.ip, "a tunnel ended");
         }
         return ControlFlow::Break(ConnectionOutcome::Close);
     }
-    let between_requests = gate.is_between_requests();
-    let socket = |gate: RequestValidator<ClientStream>| gate.into_inner().0.stream;
+    let between_requests = validator.is_between_requests();
+    let socket = |validator: RequestValidator<ClientStream>| validator.into_inner().0.stream;
     ControlFlow::Break(match end {
-        SessionEnd::Head => return ControlFlow::Continue(gate),
-        SessionEnd::Park => ConnectionOutcome::Park(socket(gate)),
-        SessionEnd::Closed if client.resets.load(Relaxed) => reset(&socket(gate)),
+        SessionEnd::Head => return ControlFlow::Continue(validator),
+        SessionEnd::Park => ConnectionOutcome::Park(socket(validator)),
+        SessionEnd::Closed if client.resets.load(Relaxed) => reset(&socket(validator)),
         SessionEnd::Closed
-            if client.lingers() || !between_requests || has_unread(&gate.get_ref().stream) =>
+            if client.lingers() || !between_requests || has_unread(&validator.get_ref().stream) =>
         {
-            ConnectionOutcome::Linger(socket(gate))
+            ConnectionOutcome::Linger(socket(validator))
         }
         SessionEnd::Closed => ConnectionOutcome::Close,
         // What the kernel still holds for the client would stay there for minutes.
-        SessionEnd::Abort => reset(&socket(gate)),
+        SessionEnd::Abort => reset(&socket(validator)),
     })
 }
 
@@ -384,10 +388,10 @@ fn reset(stream: &TcpStream) -> ConnectionOutcome {
 fn is_idle(client: &ClientConnection) -> bool {
     !client.activity.is_busy()
         && !client.activity.is_write_blocked()
-        && client.watch.reading() == ReadPhase::Idle
+        && client.validation.read_phase() == ReadPhase::Idle
 }
 
-/// Answers a request that hyper has not seen. It is counted and logged as `GET /`, as one that the gate refuses is.
+/// Answers a request that hyper has not seen. It is counted and logged as `GET /`, as one that the validator refuses is.
 async fn send_error(
     stream: &mut TcpStream,
     refusal: RequestError,

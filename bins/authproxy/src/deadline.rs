@@ -1,9 +1,8 @@
-//! When a client connection has waited long enough, and for whom.
+//! The timeouts of a client connection.
 //!
-//! Owns what is under way on a connection as far as waiting goes ([`ConnectionActivity`]), and the judgement ([`DeadlineClock`]). A connection
-//! has one timer, which ticks every two seconds at most while hyper serves it. Nothing is noted per request but a few
-//! plain stores: a tick compares what has moved with what had moved at the tick before, so a deadline is found one tick
-//! late at most. What is done about it is `conn`'s.
+//! Owns the activity of a connection ([`ConnectionActivity`]) and the decision at each tick ([`DeadlineClock`]). A
+//! connection has one timer, which ticks at least every two seconds while hyper serves it. A request costs a few plain
+//! stores: a tick compares byte counters with those of the tick before, so a timeout is detected at most one tick late.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -13,12 +12,11 @@ use crate::request_error::RequestError;
 use crate::request_validation::ReadPhase;
 use crate::settings::{RequestLimits, RequestTimeouts};
 
-/// How long a connection is idle before it is parked.
-pub(crate) const PARK: Duration = Duration::from_secs(2);
-/// The shortest time between two ticks.
-const SHORTEST: Duration = Duration::from_millis(10);
+/// A connection that is idle for this long is parked.
+pub(crate) const PARK_AFTER: Duration = Duration::from_secs(2);
+const MIN_TICK: Duration = Duration::from_millis(10);
 
-/// Who has to act next for the request to go on.
+/// The party that has to act next for the request to make progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ActiveParty {
     /// There is no request.
@@ -30,7 +28,7 @@ pub(crate) enum ActiveParty {
     Upstream,
 }
 
-/// Whether the idle timeout of streaming responses applies to the response under way.
+/// Whether the idle timeout of streaming responses applies to the current response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StreamingMode {
     No,
@@ -39,120 +37,111 @@ pub(crate) enum StreamingMode {
     Yes,
 }
 
-/// What is under way on one connection. Written where it happens, read by the clock; all in one task.
+/// The state of one connection as far as timeouts are concerned. Written where it changes, read by the clock; all in one
+/// task.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionActivity {
-    turn: AtomicU8,
+    active_party: AtomicU8,
     requests: AtomicU64,
-    /// Bytes to and from the server in the exchange under way.
-    server: AtomicU64,
-    /// Bytes of the request's body that have come.
+    /// Bytes to and from upstream in the current exchange.
+    upstream_bytes: AtomicU64,
+    /// Bytes of the request body so far.
     received: AtomicU64,
-    /// The client does not take what there is for it.
-    blocked: AtomicBool,
-    /// The client has the head of an answer, or will.
-    answered: AtomicBool,
+    write_blocked: AtomicBool,
+    has_response: AtomicBool,
     streaming: AtomicU8,
-    /// hyper is done with the connection, and bytes pass: its end is the tunnel's.
-    open: AtomicBool,
-    /// Why the request cannot go on, found while it was on its way.
+    /// hyper has released the connection, whose end is now the tunnel's.
+    tunnel: AtomicBool,
     failed: AtomicBool,
     failure: Mutex<Option<RequestError>>,
 }
 
 impl ConnectionActivity {
-    /// A request is here.
     pub(crate) fn begin_request(&self) {
         self.requests
             .store(self.requests.load(Relaxed) + 1, Relaxed);
         self.set_active_party(ActiveParty::Proxy);
-        self.answered.store(false, Relaxed);
+        self.has_response.store(false, Relaxed);
         self.set_streaming(StreamingMode::No);
         self.received.store(0, Relaxed);
-        // One that came too late for the request before.
+        // A failure that came too late for the request before.
         self.take_failure();
     }
 
-    /// Somebody else's turn.
-    pub(crate) fn set_active_party(&self, turn: ActiveParty) {
-        self.turn.store(turn as u8, Relaxed);
+    pub(crate) fn set_active_party(&self, party: ActiveParty) {
+        self.active_party.store(party as u8, Relaxed);
     }
 
-    /// Whether a request is under way.
+    /// Whether a request is in progress.
     pub(crate) fn is_busy(&self) -> bool {
-        self.turn.load(Relaxed) != ActiveParty::None as u8
+        self.active_party.load(Relaxed) != ActiveParty::None as u8
     }
 
-    /// There is an answer.
     pub(crate) fn begin_response(&self) {
-        self.answered.store(true, Relaxed);
+        self.has_response.store(true, Relaxed);
     }
 
-    /// Whether the response is a streaming one.
     pub(crate) fn set_streaming(&self, streaming: StreamingMode) {
         self.streaming.store(streaming as u8, Relaxed);
     }
 
-    /// A piece of the response's body is here.
     pub(crate) fn begin_response_body(&self) {
         if self.streaming.load(Relaxed) == StreamingMode::AfterFirstByte as u8 {
             self.set_streaming(StreamingMode::Yes);
         }
     }
 
-    /// Whether a request is under way that has no answer yet.
+    /// Whether a request is in progress that has no response yet.
     pub(crate) fn awaits_response(&self) -> bool {
-        self.is_busy() && !self.answered.load(Relaxed)
+        self.is_busy() && !self.has_response.load(Relaxed)
     }
 
-    /// The protocol is another one from here on.
     pub(crate) fn begin_tunnel(&self) {
-        self.open.store(true, Relaxed);
+        self.tunnel.store(true, Relaxed);
     }
 
-    /// Whether the protocol is another one.
     pub(crate) fn is_tunnel(&self) -> bool {
-        self.open.load(Relaxed)
+        self.tunnel.load(Relaxed)
     }
 
-    /// Bytes of the request's body have come.
     pub(crate) fn add_received(&self, bytes: u64) {
         self.received.store(self.received() + bytes, Relaxed);
     }
 
-    /// How many bytes of the request's body have come.
     pub(crate) fn received(&self) -> u64 {
         self.received.load(Relaxed)
     }
 
-    /// How many bytes have gone to and come from the server.
     pub(crate) fn set_upstream_bytes(&self, bytes: u64) {
-        self.server.store(bytes, Relaxed);
+        self.upstream_bytes.store(bytes, Relaxed);
     }
 
-    /// Whether the client's socket took what was written last.
+    pub(crate) fn add_upstream_bytes(&self, bytes: u64) {
+        self.set_upstream_bytes(self.upstream_bytes.load(Relaxed) + bytes);
+    }
+
+    /// Whether the client's socket refused the last write.
     pub(crate) fn set_write_blocked(&self, blocked: bool) {
-        // Rarely changes, and is read where it is written: a load is all it costs.
-        if self.blocked.load(Relaxed) != blocked {
-            self.blocked.store(blocked, Relaxed);
+        // It rarely changes, so usually this is one load.
+        if self.write_blocked.load(Relaxed) != blocked {
+            self.write_blocked.store(blocked, Relaxed);
         }
     }
 
-    /// Whether bytes wait for the client.
     pub(crate) fn is_write_blocked(&self) -> bool {
-        self.blocked.load(Relaxed)
+        self.write_blocked.load(Relaxed)
     }
 
-    /// Ends the exchange under way. The first reason stands.
-    pub(crate) fn fail(&self, refusal: RequestError) {
+    /// Ends the current exchange. The first error counts.
+    pub(crate) fn fail(&self, error: RequestError) {
         self.failure
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(refusal);
+            .get_or_insert(error);
         self.failed.store(true, Relaxed);
     }
 
-    /// Why the exchange under way has to end, if it has to. Once.
+    /// Why the current exchange has to end, if it has to. Returned once.
     pub(crate) fn take_failure(&self) -> Option<RequestError> {
         if !self.failed.load(Relaxed) {
             return None;
@@ -164,58 +153,57 @@ impl ConnectionActivity {
             .take()
     }
 
-    /// So many more of them.
-    pub(crate) fn add_upstream_bytes(&self, bytes: u64) {
-        self.set_upstream_bytes(self.server.load(Relaxed) + bytes);
-    }
-
-    /// What the clock compares. `reading` and `client` (bytes read, bytes written) are the gate's.
-    pub(crate) fn snapshot(&self, reading: ReadPhase, client: (u64, u64)) -> ActivitySnapshot {
-        let turn = match self.turn.load(Relaxed) {
-            turn if turn == ActiveParty::Proxy as u8 => ActiveParty::Proxy,
-            turn if turn == ActiveParty::Client as u8 => ActiveParty::Client,
-            turn if turn == ActiveParty::Upstream as u8 => ActiveParty::Upstream,
+    /// The input of a tick. `read_phase` and `client_bytes` (read, written) are the request validator's.
+    pub(crate) fn snapshot(
+        &self,
+        read_phase: ReadPhase,
+        client_bytes: (u64, u64),
+    ) -> ActivitySnapshot {
+        let active_party = match self.active_party.load(Relaxed) {
+            party if party == ActiveParty::Proxy as u8 => ActiveParty::Proxy,
+            party if party == ActiveParty::Client as u8 => ActiveParty::Client,
+            party if party == ActiveParty::Upstream as u8 => ActiveParty::Upstream,
             _ => ActiveParty::None,
         };
         ActivitySnapshot {
-            turn,
-            reading,
-            blocked: self.is_write_blocked(),
+            active_party,
+            read_phase,
+            write_blocked: self.is_write_blocked(),
             streaming: self.streaming.load(Relaxed) == StreamingMode::Yes as u8,
-            moved: TransferCounters {
+            counters: TransferCounters {
                 requests: self.requests.load(Relaxed),
-                read: client.0,
-                written: client.1,
-                server: self.server.load(Relaxed),
+                read: client_bytes.0,
+                written: client_bytes.1,
+                upstream: self.upstream_bytes.load(Relaxed),
             },
         }
     }
 }
 
-/// A connection at one moment.
+/// The activity of a connection at one tick.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ActivitySnapshot {
-    turn: ActiveParty,
-    reading: ReadPhase,
-    blocked: bool,
+    active_party: ActiveParty,
+    read_phase: ReadPhase,
+    write_blocked: bool,
     streaming: bool,
-    moved: TransferCounters,
+    counters: TransferCounters,
 }
 
-/// What only grows.
+/// Counters that change with every progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct TransferCounters {
     requests: u64,
     read: u64,
     written: u64,
-    server: u64,
+    upstream: u64,
 }
 
-/// What a tick says.
+/// The decision of a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeadlineVerdict {
     Continue,
-    /// Nothing has happened for [`PARK`], and nothing is under way.
+    /// The connection has been idle for [`PARK_AFTER`].
     Park,
     /// The client sends its body too slowly, or not at all.
     RequestBodyTimeout,
@@ -225,28 +213,27 @@ pub(crate) enum DeadlineVerdict {
     UpstreamTimeout,
 }
 
-/// What the client is waited for.
+/// What the client has to do for the request to make progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ClientWait {
     RequestBody,
     ResponseRead,
 }
 
-/// The judge of one connection.
+/// Decides about the timeouts of one connection.
 #[derive(Debug)]
 pub(crate) struct DeadlineClock {
     timeouts: RequestTimeouts,
-    rate: u64,
-    /// What had moved at the last tick, and when that was.
-    moved: TransferCounters,
-    last: Instant,
-    /// The first tick that found what has moved since then unchanged.
-    since: Instant,
-    /// What the client has been waited for since when, tick for tick.
-    waits: Option<(ClientWait, WaitWindow)>,
+    min_rate: u64,
+    /// The counters at the last tick.
+    counters: TransferCounters,
+    last_tick: Instant,
+    /// The tick at which the counters last changed.
+    last_progress: Instant,
+    client_wait: Option<(ClientWait, WaitWindow)>,
 }
 
-/// How long the client has been waited for in one phase of one request, and what had moved when that began.
+/// How long one request has waited for its client in one phase, and the byte counter when that wait began.
 #[derive(Debug, Clone, Copy)]
 struct WaitWindow {
     request: u64,
@@ -258,15 +245,15 @@ impl DeadlineClock {
     pub(crate) fn new(timeouts: RequestTimeouts, limits: RequestLimits, now: Instant) -> Self {
         Self {
             timeouts,
-            rate: limits.rate,
-            moved: TransferCounters::default(),
-            last: now,
-            since: now,
-            waits: None,
+            min_rate: limits.rate,
+            counters: TransferCounters::default(),
+            last_tick: now,
+            last_progress: now,
+            client_wait: None,
         }
     }
 
-    /// The time from one tick to the next.
+    /// The time between two ticks.
     pub(crate) fn period(&self) -> Duration {
         let RequestTimeouts {
             server,
@@ -274,83 +261,90 @@ impl DeadlineClock {
             idle,
             stream,
         } = self.timeouts;
-        let shortest = PARK.min(idle).min(client / 2);
-        shortest.min(server / 2).min(stream / 2).max(SHORTEST)
+        let shortest = PARK_AFTER.min(idle).min(client / 2);
+        shortest.min(server / 2).min(stream / 2).max(MIN_TICK)
     }
 
-    /// Judges what is seen now.
-    pub(crate) fn tick(&mut self, now: Instant, seen: ActivitySnapshot) -> DeadlineVerdict {
-        if self.moved != seen.moved {
-            self.moved = seen.moved;
-            self.since = now;
+    pub(crate) fn tick(&mut self, now: Instant, activity: ActivitySnapshot) -> DeadlineVerdict {
+        if self.counters != activity.counters {
+            self.counters = activity.counters;
+            self.last_progress = now;
         }
-        let passed = now - self.last;
-        self.last = now;
-        let still = now - self.since;
-        let silence = match seen.streaming {
+        let elapsed = now - self.last_tick;
+        self.last_tick = now;
+        let idle = now - self.last_progress;
+        let upstream_timeout = match activity.streaming {
             true => self.timeouts.stream,
             false => self.timeouts.server,
         };
-        let wait = match seen {
-            ActivitySnapshot { blocked: true, .. } => ClientWait::ResponseRead,
+        let wait = match activity {
             ActivitySnapshot {
-                turn: ActiveParty::Client,
+                write_blocked: true,
+                ..
+            } => ClientWait::ResponseRead,
+            ActivitySnapshot {
+                active_party: ActiveParty::Client,
                 ..
             } => ClientWait::RequestBody,
-            // What is left of the body of a request that was answered.
+            // The rest of the body of a request that got its response.
             ActivitySnapshot {
-                turn: ActiveParty::None,
-                reading: ReadPhase::Body,
+                active_party: ActiveParty::None,
+                read_phase: ReadPhase::Body,
                 ..
             } => ClientWait::RequestBody,
             ActivitySnapshot {
-                turn: ActiveParty::None,
+                active_party: ActiveParty::None,
                 ..
-            } if still >= PARK.min(self.timeouts.idle) => return DeadlineVerdict::Park,
+            } if idle >= PARK_AFTER.min(self.timeouts.idle) => return DeadlineVerdict::Park,
             ActivitySnapshot {
-                turn: ActiveParty::Upstream,
+                active_party: ActiveParty::Upstream,
                 ..
-            } if still >= silence => return DeadlineVerdict::UpstreamTimeout,
+            } if idle >= upstream_timeout => return DeadlineVerdict::UpstreamTimeout,
             _ => return DeadlineVerdict::Continue,
         };
-        let late = self.wait(wait, passed, seen.moved);
+        let too_slow = self.is_too_slow(wait, elapsed, activity.counters);
         match wait {
-            ClientWait::RequestBody if late || still >= self.timeouts.client => {
+            ClientWait::RequestBody if too_slow || idle >= self.timeouts.client => {
                 DeadlineVerdict::RequestBodyTimeout
             }
-            ClientWait::ResponseRead if late || still >= self.timeouts.client => {
+            ClientWait::ResponseRead if too_slow || idle >= self.timeouts.client => {
                 DeadlineVerdict::ClientReadTimeout
             }
             _ => DeadlineVerdict::Continue,
         }
     }
 
-    /// Counts time that the client is waited for; whether it was too long for what came of it. A phase that is
-    /// interrupted goes on when it is found again: what the server takes its time for is not the client's.
-    fn wait(&mut self, wait: ClientWait, passed: Duration, moved: TransferCounters) -> bool {
+    /// Adds time waited for the client; whether its transfer rate is too low. An interrupted phase continues later: time
+    /// that upstream takes does not count against the client.
+    fn is_too_slow(
+        &mut self,
+        wait: ClientWait,
+        elapsed: Duration,
+        counters: TransferCounters,
+    ) -> bool {
         let bytes = match wait {
-            ClientWait::RequestBody => moved.read,
-            ClientWait::ResponseRead => moved.written,
+            ClientWait::RequestBody => counters.read,
+            ClientWait::ResponseRead => counters.written,
         };
         let same = self
-            .waits
-            .filter(|(before, patience)| *before == wait && patience.request == moved.requests);
-        let Some((_, mut patience)) = same else {
-            let begun = WaitWindow {
-                request: moved.requests,
+            .client_wait
+            .filter(|(before, window)| *before == wait && window.request == counters.requests);
+        let Some((_, mut window)) = same else {
+            let window = WaitWindow {
+                request: counters.requests,
                 bytes,
                 waited: Duration::ZERO,
             };
-            self.waits = Some((wait, begun));
+            self.client_wait = Some((wait, window));
             return false;
         };
-        patience.waited += passed;
-        self.waits = Some((wait, patience));
-        if patience.waited < self.timeouts.client {
+        window.waited += elapsed;
+        self.client_wait = Some((wait, window));
+        if window.waited < self.timeouts.client {
             return false;
         }
-        u128::from(bytes - patience.bytes) * 1000
-            < u128::from(self.rate) * patience.waited.as_millis()
+        u128::from(bytes - window.bytes) * 1000
+            < u128::from(self.min_rate) * window.waited.as_millis()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What gives up its room when others need it, the oldest first.
+//! A bounded queue that evicts its oldest entries.
 
 use std::collections::BTreeMap;
 use std::future::Future as _;
@@ -8,12 +8,12 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-/// QueueEntries in the order in which they came, and what they hold. All threads share a queue.
+/// Entries in the order of arrival, with a value each. All threads share a queue.
 #[derive(Debug)]
 pub(crate) struct EvictionQueue<T> {
     entries: Mutex<QueueEntries<T>>,
-    /// How much all entries may weigh.
-    limit: usize,
+    /// The largest weight of all entries together.
+    max_weight: usize,
 }
 
 #[derive(Debug)]
@@ -25,13 +25,13 @@ struct QueueEntries<T> {
 
 #[derive(Debug)]
 struct QueueEntry<T> {
-    held: T,
+    value: T,
     weight: usize,
-    /// Dropping it tells the owner of the place that it is evicted.
+    /// Dropping it notifies the owner of the place of the eviction.
     _present: oneshot::Sender<()>,
 }
 
-/// A place in a queue, which ends with it.
+/// A place in a queue. Dropping it leaves the queue.
 #[derive(Debug)]
 pub(crate) struct QueuePlace<'a, T> {
     queue: &'a EvictionQueue<T>,
@@ -40,8 +40,7 @@ pub(crate) struct QueuePlace<'a, T> {
 }
 
 impl<T> EvictionQueue<T> {
-    /// An empty queue. Beyond the limit it evicts.
-    pub(crate) const fn new(limit: usize) -> Self {
+    pub(crate) const fn new(max_weight: usize) -> Self {
         let entries = QueueEntries {
             next: 0,
             weight: 0,
@@ -49,18 +48,18 @@ impl<T> EvictionQueue<T> {
         };
         Self {
             entries: Mutex::new(entries),
-            limit,
+            max_weight,
         }
     }
 
-    /// Takes the newest place, for something that weighs nothing yet.
-    pub(crate) fn enter(&self, held: T) -> QueuePlace<'_, T> {
+    /// Takes the newest place, with weight 0.
+    pub(crate) fn enter(&self, value: T) -> QueuePlace<'_, T> {
         let (present, evicted) = oneshot::channel();
         let mut entries = self.entries();
         let number = entries.next;
         entries.next += 1;
         let entry = QueueEntry {
-            held,
+            value,
             weight: 0,
             _present: present,
         };
@@ -72,7 +71,7 @@ impl<T> EvictionQueue<T> {
         }
     }
 
-    /// Evicts the oldest entry, if there is one: what it holds is dropped, and the owner of its place is told.
+    /// Evicts the oldest entry, if there is one: its value is dropped, and the owner of its place notified.
     pub(crate) fn evict_oldest(&self) {
         self.entries().evict_oldest();
     }
@@ -91,22 +90,22 @@ impl<T> QueueEntries<T> {
 }
 
 impl<T> QueuePlace<'_, T> {
-    /// Exchanges what the queue holds, which from now on weighs so much; false and nothing else after an eviction.
+    /// Swaps the value and sets its weight; returns false and does nothing after an eviction.
     pub(crate) fn swap(&self, other: &mut T, weight: usize) -> bool {
         let mut entries = self.queue.entries();
         let Some(entry) = entries.present.get_mut(&self.number) else {
             return false;
         };
-        std::mem::swap(&mut entry.held, other);
+        std::mem::swap(&mut entry.value, other);
         let before = std::mem::replace(&mut entry.weight, weight);
         entries.weight = entries.weight - before + weight;
-        while entries.weight > self.queue.limit {
+        while entries.weight > self.queue.max_weight {
             entries.evict_oldest();
         }
         true
     }
 
-    /// Ready when the place is evicted.
+    /// Ready once the place is evicted.
     pub(crate) fn poll_evicted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         Pin::new(&mut self.evicted).poll(cx).map(|_| ())
     }
@@ -133,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn oldest_place_that_was_not_left_is_evicted() {
+    fn oldest_remaining_place_is_evicted() {
         let queue = EvictionQueue::new(0);
         let left = queue.enter(());
         let (mut oldest, mut newest) = (queue.enter(()), queue.enter(()));
@@ -148,25 +147,25 @@ mod tests {
     }
 
     #[test]
-    fn weight_beyond_limit_evicts_oldest_and_drops_what_it_holds() {
+    fn weight_above_maximum_evicts_oldest_and_drops_its_value() {
         let queue = EvictionQueue::new(10);
         let mut places: Vec<_> = (0..3).map(|_| queue.enter(Vec::new())).collect();
         let (first, second) = (vec![1; 4], vec![2; 5]);
         places[1].swap(&mut first.clone(), 4);
         places[0].swap(&mut second.clone(), 5);
         assert_eq!(queue.entries().weight, 9);
-        // A weight that changes replaces the one before.
-        let mut held = Vec::new();
-        places[1].swap(&mut held, 0);
-        assert_eq!((held.clone(), queue.entries().weight), (first, 5));
-        places[1].swap(&mut held, 4);
+        // A new weight replaces the one before.
+        let mut value = Vec::new();
+        places[1].swap(&mut value, 0);
+        assert_eq!((value.clone(), queue.entries().weight), (first, 5));
+        places[1].swap(&mut value, 4);
         places[2].swap(&mut vec![3; 2], 2);
         let evicted: Vec<_> = places.iter_mut().map(is_evicted).collect();
         assert_eq!(
             (evicted, queue.entries().weight),
             (vec![true, false, false], 6)
         );
-        // What an evicted place still has is its own.
+        // After its eviction a place keeps the value it swaps in.
         let mut late = second.clone();
         places[0].swap(&mut late, 5);
         assert_eq!((late, queue.entries().weight), (second, 6));

@@ -1,6 +1,4 @@
-//! Our own answers: refusals and the health path.
-//!
-//! Owns their bytes. Why a request is refused is `refusal`'s.
+//! Responses of authproxy itself: errors, preflights and the health path.
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderValue};
@@ -12,29 +10,27 @@ use crate::headers::X_REQUEST_ID;
 use crate::lifecycle::LifecyclePhase;
 use crate::settings::SiteSettings;
 
-/// Which ways of sending a key there are (RFC 9110 section 11.6.1).
+/// The supported authentication schemes (RFC 9110 section 11.6.1).
 const CHALLENGE: HeaderValue =
     HeaderValue::from_static("ApiKey realm=\"api\", Bearer realm=\"api\"");
-/// When to ask again, in seconds: the engine is asked again after `--ttl-error`, and the queue for the server is short.
+/// In seconds: the permissions backend is queried again after `--ttl-error`, and the queue for upstream is short.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// The answer to a request that does not go on: `{"error": WORD, "message": SENTENCE, "request_id": ID}`. hyper leaves
-/// the body out of answers to HEAD.
-#[must_use]
-pub fn error_response(
-    refused: &DenyDecision,
+/// `{"error": CODE, "message": TEXT, "request_id": ID}`. hyper omits the body in response to HEAD.
+pub(crate) fn error_response(
+    denied: &DenyDecision,
     site: &SiteSettings,
     id: &HeaderValue,
 ) -> Response<Bytes> {
-    let refusal = refused.refusal;
+    let error = denied.refusal;
     let body = json!({
-        "error": refusal.code(),
-        "message": refused.message(),
+        "error": error.code(),
+        "message": denied.message(),
         "request_id": id.to_str().unwrap_or_default(),
     });
-    let status = refusal.status();
-    let mut answer = answer(status, "application/json", format!("{body}\n"));
-    let headers = answer.headers_mut();
+    let status = error.status();
+    let mut response = build(status, "application/json", format!("{body}\n"));
+    let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, id.clone());
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, CHALLENGE);
@@ -47,42 +43,40 @@ pub fn error_response(
     {
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);
     }
-    if refusal.closes_connection() {
+    if error.closes_connection() {
         close(headers);
     }
     headers.extend(site.cors.headers.iter().cloned());
-    answer
+    response
 }
 
-/// The answer to a CORS preflight (Fetch standard, "CORS-preflight fetch"), from `cors` alone.
-#[must_use]
-pub fn preflight_response(
+/// The response to a CORS preflight (Fetch standard, "CORS-preflight fetch"), from `cors` alone.
+pub(crate) fn preflight_response(
     site: &SiteSettings,
     request: &HeaderMap,
     id: &HeaderValue,
 ) -> Response<Bytes> {
-    let mut answer = Response::new(Bytes::new());
-    *answer.status_mut() = StatusCode::NO_CONTENT;
-    let headers = answer.headers_mut();
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, id.clone());
     headers.extend(site.cors.headers.iter().cloned());
     if let Some(origin) = site.cors.origin(request) {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     }
-    answer
+    response
 }
 
-/// The answer of the health path: `200 ok`, or 503 and the phase.
-#[must_use]
-pub fn health_response(phase: LifecyclePhase) -> Response<Bytes> {
+/// The response of the health path: `200 ok`, or 503 and the phase.
+pub(crate) fn health_response(phase: LifecyclePhase) -> Response<Bytes> {
     let text = "text/plain; charset=utf-8";
     match phase {
-        LifecyclePhase::Serving => answer(StatusCode::OK, text, "ok".to_owned()),
+        LifecyclePhase::Serving => build(StatusCode::OK, text, "ok".to_owned()),
         LifecyclePhase::LameDuck | LifecyclePhase::Draining | LifecyclePhase::Aborting => {
             let body = phase.as_str().to_owned();
-            let mut answer = answer(StatusCode::SERVICE_UNAVAILABLE, text, body);
-            close(answer.headers_mut());
-            answer
+            let mut response = build(StatusCode::SERVICE_UNAVAILABLE, text, body);
+            close(response.headers_mut());
+            response
         }
     }
 }
@@ -91,15 +85,15 @@ fn close(headers: &mut HeaderMap) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
-fn answer(status: StatusCode, content_type: &'static str, body: String) -> Response<Bytes> {
+fn build(status: StatusCode, content_type: &'static str, body: String) -> Response<Bytes> {
     let length = body.len();
-    let mut answer = Response::new(Bytes::from(body));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CONTENT_LENGTH, length.into());
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
+    response
 }
 
 #[cfg(test)]
@@ -108,21 +102,21 @@ mod tests {
     use crate::request_error::{PermissionsFailure, RequestError};
     use crate::settings::tests::site;
 
-    fn header<'a>(answer: &'a Response<Bytes>, name: &str) -> Option<&'a str> {
-        answer.headers().get(name)?.to_str().ok()
+    fn header<'a>(response: &'a Response<Bytes>, name: &str) -> Option<&'a str> {
+        response.headers().get(name)?.to_str().ok()
     }
 
     #[test]
-    fn a_refusal_says_why_to_machines_people_and_browsers() {
+    fn error_response_has_code_message_and_cors_headers() {
         let site = site("cors: {allow-origin: '*', allow-headers: x-api-key, max-age: 600}\n");
         let id = HeaderValue::from_static("id7");
-        let answer = error_response(&RequestError::MissingKey.into(), &site, &id);
-        let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+        let response = error_response(&RequestError::MissingKey.into(), &site, &id);
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
         assert_eq!(
             body,
-            json!({"error": "no_key", "message": "an API key is needed", "request_id": "id7"})
+            json!({"error": "missing_key", "message": "missing API key", "request_id": "id7"})
         );
-        let length = answer.body().len().to_string();
+        let length = response.body().len().to_string();
         for (name, value) in [
             ("content-type", Some("application/json")),
             ("content-length", Some(length.as_str())),
@@ -138,40 +132,40 @@ mod tests {
             ("retry-after", None),
             ("connection", None),
         ] {
-            assert_eq!(header(&answer, name), value, "{name}");
+            assert_eq!(header(&response, name), value, "{name}");
         }
     }
 
     #[test]
-    fn what_cannot_be_judged_now_may_be_asked_again_and_what_cannot_be_read_ends() {
+    fn unavailable_backend_sends_retry_after_and_invalid_request_closes() {
         let (site, id) = (site(""), HeaderValue::from_static("id7"));
-        let failed = RequestError::PermissionsUnavailable(PermissionsFailure::Failed);
-        let answer = error_response(&failed.into(), &site, &id);
-        assert_eq!(answer.status(), 503);
-        assert_eq!(header(&answer, "retry-after"), Some("1"));
-        assert_eq!(header(&answer, "www-authenticate"), None);
-        let answer = error_response(
+        let unavailable = RequestError::PermissionsUnavailable(PermissionsFailure::Failed);
+        let response = error_response(&unavailable.into(), &site, &id);
+        assert_eq!(response.status(), 503);
+        assert_eq!(header(&response, "retry-after"), Some("1"));
+        assert_eq!(header(&response, "www-authenticate"), None);
+        let response = error_response(
             &RequestError::InvalidRequest("a \"bare\" line feed").into(),
             &site,
             &id,
         );
-        assert_eq!(answer.status(), 400);
-        assert_eq!(header(&answer, "connection"), Some("close"));
-        let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+        assert_eq!(response.status(), 400);
+        assert_eq!(header(&response, "connection"), Some("close"));
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
         assert_eq!(body["message"], "a \"bare\" line feed");
     }
 
     #[test]
-    fn health_fails_from_the_lame_duck_on() {
-        let answer = health_response(LifecyclePhase::Serving);
+    fn health_fails_from_lame_duck_on() {
+        let response = health_response(LifecyclePhase::Serving);
         assert_eq!(
-            (answer.status().as_u16(), answer.body().as_ref()),
+            (response.status().as_u16(), response.body().as_ref()),
             (200, &b"ok"[..])
         );
         for phase in [LifecyclePhase::LameDuck, LifecyclePhase::Draining] {
-            let answer = health_response(phase);
+            let response = health_response(phase);
             assert_eq!(
-                (answer.status().as_u16(), header(&answer, "connection")),
+                (response.status().as_u16(), header(&response, "connection")),
                 (503, Some("close"))
             );
         }

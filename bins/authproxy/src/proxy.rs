@@ -105,7 +105,7 @@ impl ActiveRequest {
         let failures = &proxy.telemetry.failures;
         failures.truncated(&truncated, &self.id, server);
         self.note(|record| {
-            record.cut = Some(truncated.cause);
+            record.cut = Some(truncated.reason);
             record.detail = truncated.detail;
         });
         if self.version == Version::HTTP_10 {
@@ -265,14 +265,14 @@ async fn respond(
     } else if site.stream_all {
         client.activity.set_streaming(StreamingMode::AfterFirstByte);
     }
-    if !exchange.is_sent() {
+    if !exchange.is_request_sent() {
         // The server has answered early, and does most likely not take the rest.
         client.linger();
     }
     headers::to_client(&mut head, id, pass.reason);
     active.note(|record| record.answered(head.status));
     if switched {
-        let upgraded = exchange.upgraded();
+        let upgraded = exchange.take_upgraded();
         let (server, ahead) = upgraded.ok_or(RequestError::Upstream(UpstreamFailure::Closed))?;
         client.open(Tunnel { server, ahead });
         return Ok(ProxyResponse::Local(Response::from_parts(

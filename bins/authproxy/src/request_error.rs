@@ -1,7 +1,6 @@
-//! Why a request is answered here and not by the server.
+//! Why authproxy answers a request itself instead of proxying it.
 //!
-//! Owns the list of reasons: the status, the machine word and the sentence of each. The bytes of the answer are
-//! `answer`'s.
+//! Owns the list of reasons: status, error code and message of each. The bytes of the response are `local_response`'s.
 
 mod reason;
 
@@ -9,54 +8,52 @@ use hyper::StatusCode;
 
 pub use reason::{PermissionsFailure, TruncationReason, UpstreamFailure};
 
-/// A reason. Its word stands in the JSON body; its cause, which says more where the client is not at fault, in the access
-/// log and the metrics.
+/// Why a request gets an error response. The code stands in the JSON body; the reason, which is more precise where the
+/// client is not at fault, in the access log and the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RequestError {
-    /// 400: the request's bytes could be read in two ways, or are no HTTP/1.1. The sentence says which rule they break.
+    /// 400: the bytes are ambiguous, or not HTTP/1.1. The text names the broken rule.
     InvalidRequest(&'static str),
-    /// 400: two different keys, or one given twice.
+    /// 400: two different keys, or one key sent twice.
     AmbiguousKey,
-    /// 400: a rule about paths decides, and parsers differ over this one.
+    /// 400: a rule about paths applies, and servers normalize this path differently.
     AmbiguousPath,
-    /// 400: the query parameter that names the host stands twice.
+    /// 400: the query parameter that names the host was sent twice.
     AmbiguousHost,
-    /// 401: there is no key.
+    /// 401: no key was sent.
     MissingKey,
-    /// 403: nobody has this key.
+    /// 403: the permissions backend does not have the key.
     UnknownKey,
-    /// 403: the key's time is over.
+    /// 403: the key has expired.
     ExpiredKey,
-    /// 403: a right that is needed is missing.
+    /// 403: the key lacks a right that the route requires.
     MissingRight,
-    /// 403: the key is not for this host.
+    /// 403: the key is not valid for a host that the request names.
     HostNotAllowed,
-    /// 403: the key is not for this path.
+    /// 403: the key is not valid for the path.
     PathNotAllowed,
-    /// 403: the key is not for this method.
+    /// 403: the key is not valid for the method.
     MethodNotAllowed,
-    /// 408: the request did not arrive in time.
+    /// 408: the request took longer than the client timeout.
     RequestTimeout,
     /// 413: the body is longer than `--max-body`.
     BodyTooLarge,
     /// 417: an expectation other than `100-continue`.
     UnsupportedExpectation,
-    /// 429: as many requests of this key wait for the server as may.
+    /// 429: the key has as many requests in the queue for upstream as it may.
     TooManyRequests,
     /// 431: the head is longer than `--max-head`.
     HeadTooLarge,
-    /// 501: a method that makes a tunnel.
+    /// 501: `CONNECT`.
     NotImplemented,
-    /// 503: the permissions engine cannot be asked.
+    /// 503: the permissions backend cannot be queried.
     PermissionsUnavailable(PermissionsFailure),
-    /// 502, 503 or 504: there is no response of the server.
+    /// 502, 503 or 504: there is no response from upstream.
     Upstream(UpstreamFailure),
 }
 
 impl RequestError {
-    /// The status of the answer.
-    #[must_use]
-    pub const fn status(self) -> StatusCode {
+    pub(crate) const fn status(self) -> StatusCode {
         match self {
             Self::InvalidRequest(_)
             | Self::AmbiguousKey
@@ -80,28 +77,27 @@ impl RequestError {
         }
     }
 
-    /// The word for machines.
-    #[must_use]
-    pub const fn code(self) -> &'static str {
+    /// The error code in the response body, for programs.
+    pub(crate) const fn code(self) -> &'static str {
         match self {
-            Self::InvalidRequest(_) => "malformed_request",
+            Self::InvalidRequest(_) => "invalid_request",
             Self::AmbiguousKey => "ambiguous_key",
             Self::AmbiguousPath => "ambiguous_path",
             Self::AmbiguousHost => "ambiguous_host",
-            Self::MissingKey => "no_key",
+            Self::MissingKey => "missing_key",
             Self::UnknownKey => "unknown_key",
             Self::ExpiredKey => "expired_key",
             Self::MissingRight => "missing_right",
             Self::HostNotAllowed => "host_not_allowed",
             Self::PathNotAllowed => "path_not_allowed",
             Self::MethodNotAllowed => "method_not_allowed",
-            Self::RequestTimeout => "slow_request",
-            Self::BodyTooLarge => "large_body",
-            Self::UnsupportedExpectation => "unknown_expectation",
+            Self::RequestTimeout => "request_timeout",
+            Self::BodyTooLarge => "body_too_large",
+            Self::UnsupportedExpectation => "unsupported_expectation",
             Self::TooManyRequests => "too_many_requests",
-            Self::HeadTooLarge => "large_head",
+            Self::HeadTooLarge => "head_too_large",
             Self::NotImplemented => "not_implemented",
-            Self::PermissionsUnavailable(_) => "engine_unavailable",
+            Self::PermissionsUnavailable(_) => "permissions_unavailable",
             Self::Upstream(failure) => match failure.status() {
                 StatusCode::GATEWAY_TIMEOUT => "gateway_timeout",
                 StatusCode::SERVICE_UNAVAILABLE => "overloaded",
@@ -110,9 +106,8 @@ impl RequestError {
         }
     }
 
-    /// The word for operators: what a client need not know.
-    #[must_use]
-    pub const fn reason(self) -> &'static str {
+    /// The reason in the access log and the metrics, for operators: it also has what clients need not learn.
+    pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::PermissionsUnavailable(failure) => failure.as_str(),
             Self::Upstream(failure) => failure.as_str(),
@@ -120,48 +115,45 @@ impl RequestError {
         }
     }
 
-    /// What is known of it beyond its cause.
-    #[must_use]
-    pub const fn detail(self) -> Option<&'static str> {
+    /// What is known beyond the reason.
+    pub(crate) const fn detail(self) -> Option<&'static str> {
         match self {
             Self::InvalidRequest(rule) => Some(rule),
             _ => None,
         }
     }
 
-    /// The sentence for people.
-    #[must_use]
-    pub const fn message(self) -> &'static str {
+    /// The message in the response body, for people.
+    pub(crate) const fn message(self) -> &'static str {
         match self {
             Self::InvalidRequest(rule) => rule,
             Self::AmbiguousKey => "more than one API key was sent",
             Self::AmbiguousPath => "the path has segments that servers read differently",
             Self::AmbiguousHost => "the host parameter was sent more than once",
-            Self::MissingKey => "an API key is needed",
-            Self::UnknownKey => "this API key is not known",
+            Self::MissingKey => "missing API key",
+            Self::UnknownKey => "unknown API key",
             Self::ExpiredKey => "this API key has expired",
-            Self::MissingRight => "this API key does not have a right that is needed",
-            Self::HostNotAllowed => "this API key is not for this host",
-            Self::PathNotAllowed => "this API key is not for this path",
-            Self::MethodNotAllowed => "this API key is not for this method",
+            Self::MissingRight => "this API key lacks a required right",
+            Self::HostNotAllowed => "this API key is not valid for this host",
+            Self::PathNotAllowed => "this API key is not valid for this path",
+            Self::MethodNotAllowed => "this API key is not valid for this method",
             Self::RequestTimeout => "the request did not arrive in time",
-            Self::BodyTooLarge => "the body is too large",
-            Self::UnsupportedExpectation => "the only expectation known here is 100-continue",
-            Self::TooManyRequests => "too many requests of this API key are waiting for the server",
-            Self::HeadTooLarge => "the head is too large",
-            Self::NotImplemented => "tunnels are not made here",
+            Self::BodyTooLarge => "the request body is too large",
+            Self::UnsupportedExpectation => "unsupported expectation: send 100-continue or none",
+            Self::TooManyRequests => "too many requests of this API key wait for the server",
+            Self::HeadTooLarge => "the request head is too large",
+            Self::NotImplemented => "CONNECT is not supported",
             Self::PermissionsUnavailable(_) => "API keys cannot be checked at the moment",
             Self::Upstream(failure) => match failure.status() {
-                StatusCode::GATEWAY_TIMEOUT => "the server did not answer in time",
-                StatusCode::SERVICE_UNAVAILABLE => "too many requests are waiting for the server",
-                _ => "the server cannot be reached, or does not speak HTTP",
+                StatusCode::GATEWAY_TIMEOUT => "the server did not respond in time",
+                StatusCode::SERVICE_UNAVAILABLE => "too many requests wait for the server",
+                _ => "the server cannot be reached, or its response is invalid",
             },
         }
     }
 
-    /// Whether the connection ends with the answer: where a request ends is not certain, or it never came whole.
-    #[must_use]
-    pub const fn closes_connection(self) -> bool {
+    /// Whether the connection ends with the response: the end of the request is uncertain, or it never arrived.
+    pub(crate) const fn closes_connection(self) -> bool {
         matches!(
             self,
             Self::InvalidRequest(_)

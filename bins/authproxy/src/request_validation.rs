@@ -1,16 +1,13 @@
-//! The gate: bytes of a client are judged before hyper reads them.
+//! Validates the framing of requests before hyper reads them.
 //!
-//! hyper takes what RFC 9112 lets a lenient recipient take, and then two servers in a row can differ over where a request
-//! ends: what one reads as a body is a request, without a key, to the other. The gate stands between the socket and hyper,
-//! follows the framing itself, and lets pass only what all servers read alike. hyper gets whole heads, one message at a
-//! time, and never a byte of what was refused:
+//! hyper is as lenient as RFC 9112 allows, and then two servers in a row can disagree where a request ends: the body of one
+//! is a request without a key to the other. The validator sits between the socket and hyper, follows the framing itself,
+//! and passes only what all servers read alike (where RFC 9110 and 9112 leave a choice: the narrow one). hyper gets whole
+//! heads, one message at a time, and no byte of an invalid request:
 //!
-//! * A head that breaks a rule is replaced by one of the gate's own, which makes hyper close after the answer;
-//!   [`ValidatorHandle::take_fault`] says what to answer.
-//! * A body that breaks a rule fails to be read, before the line that broke it; [`ValidatorHandle::body_fault`] says why.
-//!
-//! Owns the rules (RFC 9110, 9112, where they leave a choice: the narrow one) and which byte goes on when. Who may send
-//! what is `door`'s, deadlines are `conn`'s.
+//! * An invalid head is replaced by a substitute, which makes hyper close after the response;
+//!   [`ValidatorHandle::take_head_error`] returns the error.
+//! * Reading an invalid body fails before the invalid line; [`ValidatorHandle::body_error`] returns the error.
 
 mod authority;
 mod byte_class;
@@ -36,66 +33,66 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::request_error::RequestError;
 
 use chunked_body::{ChunkedScanner, ValidPiece};
-pub use handle::{ReadPhase, ValidatorHandle};
+pub(crate) use handle::ReadPhase;
+pub use handle::ValidatorHandle;
 use handle::{ValidationError, ValidatorStatus};
 use request_head::{BodyFraming, HeadScanner};
 
-/// The longest head that can be allowed. No target or name of a header in it is longer than hyper takes.
+/// The upper limit of `--max-head`: no target or header name within it is too long for hyper.
 pub const MAX_HEAD: usize = 64 * 1024;
 
-/// What hyper reads in place of a head that was refused: the answer is an HTTP/1.1 one, and says that it is the last.
+/// What hyper reads in place of an invalid head: the response is HTTP/1.1, and closes the connection.
 const SUBSTITUTE_HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: -\r\nconnection: close\r\n\r\n";
 
-/// How much is read at once, at most.
-const SCRATCH: usize = 64 * 1024;
+/// The largest read.
+const READ_SIZE: usize = 64 * 1024;
 
 thread_local! {
-    /// What all connections of a thread are read into, one at a time; nothing stays in it.
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// The read buffer that all connections of a thread share; empty between reads.
+    static READ_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Reads once, and throws away what came. Whether there may be more.
+/// Reads once and discards the bytes; returns whether the stream may have more.
 pub(crate) fn poll_discard(
     stream: &mut (impl AsyncRead + Unpin),
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<bool>> {
-    let mut scratch = BUFFER.take();
-    scratch.resize(SCRATCH, 0);
+    let mut scratch = READ_BUFFER.take();
+    scratch.resize(READ_SIZE, 0);
     let mut buf = ReadBuf::new(&mut scratch);
     let polled = Pin::new(stream).poll_read(cx, &mut buf);
     let more = !buf.filled().is_empty();
-    BUFFER.set(scratch);
+    READ_BUFFER.set(scratch);
     polled.map_ok(|()| more)
 }
 
-/// A connection as hyper sees it.
+/// The stream that hyper reads: a client's bytes after validation.
 pub struct RequestValidator<S> {
     stream: S,
     state: ValidatorState,
-    /// What was read and could not go on: part of a head or of a line, or the next message. At most a head and one read.
-    /// Holds no memory while it is empty.
-    rest: BytesMut,
-    /// How many bytes of `rest` were judged already.
-    sound: usize,
+    /// Bytes that were read and not passed on: part of a head or of a line, or the next message. At most a head and one
+    /// read. Holds no memory while it is empty.
+    pending: BytesMut,
+    /// How many bytes of `pending` are valid.
+    valid: usize,
     head_limit: usize,
-    shared: Arc<ValidatorStatus>,
+    status: Arc<ValidatorStatus>,
 }
 
-/// What the next byte belongs to.
+/// The part of a message that the next byte belongs to.
 enum ValidatorState {
     Head {
         head: HeadScanner,
-        /// The empty line that may precede it was dropped.
+        /// An empty line before it was dropped.
         skipped: bool,
     },
     Length(u64),
     Chunked(ChunkedScanner),
-    /// Nothing: a head was refused. What is left of the request in its place.
-    Refused(&'static [u8]),
-    /// Nothing: a body was refused.
-    Broken,
-    /// Something that is not HTTP any more.
-    Open,
+    /// A head was invalid. The rest of its substitute.
+    InvalidHead(&'static [u8]),
+    InvalidBody,
+    /// After an upgrade.
+    Tunnel,
 }
 
 impl ValidatorState {
@@ -115,62 +112,53 @@ impl ValidatorState {
     }
 }
 
-/// Judges a head on its own, as the gate does one that arrives.
-///
-/// # Errors
-/// The rule that it breaks.
+/// Validates a head on its own.
 pub(crate) fn validate_head(head: &[u8], limit: usize) -> Result<(), RequestError> {
     HeadScanner::new().scan(head, limit).map(|_| ())
 }
 
-/// What the first of some bytes are good for.
+/// How many bytes to drop, and how many behind those are valid.
 struct ScanResult {
-    /// So many are dropped,
     dropped: usize,
-    /// and so many behind them go on.
-    sound: usize,
+    valid: usize,
 }
 
 impl<S> RequestValidator<S> {
-    /// A gate before a connection that was just accepted. `head_limit`: bytes of a head, at most [`MAX_HEAD`].
+    /// A validator for a new connection. `head_limit`: bytes of a head, at most [`MAX_HEAD`].
     #[must_use]
     pub fn new(stream: S, head_limit: usize) -> (Self, ValidatorHandle) {
-        let shared = Arc::new(ValidatorStatus::default());
-        let gate = Self {
+        let status = Arc::new(ValidatorStatus::default());
+        let validator = Self {
             stream,
             state: ValidatorState::idle(),
-            rest: BytesMut::new(),
-            sound: 0,
+            pending: BytesMut::new(),
+            valid: 0,
             head_limit: head_limit.min(MAX_HEAD),
-            shared: Arc::clone(&shared),
+            status: Arc::clone(&status),
         };
-        (gate, ValidatorHandle(shared))
+        (validator, ValidatorHandle(status))
     }
 
-    /// The connection.
-    #[must_use]
-    pub const fn get_ref(&self) -> &S {
+    pub(crate) const fn get_ref(&self) -> &S {
         &self.stream
     }
 
-    /// Whether the client is between two requests: all that it has sent belongs to whole ones.
+    /// Whether all bytes of the client belong to complete requests.
     pub(crate) fn is_between_requests(&self) -> bool {
-        matches!(self.state, ValidatorState::Head { skipped: false, .. }) && self.rest.is_empty()
+        matches!(self.state, ValidatorState::Head { skipped: false, .. }) && self.pending.is_empty()
     }
 
-    /// What has come of a head that is not whole, for [`RequestValidator::poll_head`] to go on with.
-    pub(crate) fn take_unfinished(&mut self) -> BytesMut {
-        mem::take(&mut self.rest)
+    /// A partial head, for [`RequestValidator::poll_head`] to continue with.
+    pub(crate) fn take_partial_head(&mut self) -> BytesMut {
+        mem::take(&mut self.pending)
     }
 
-    /// The connection, and what was read from it and not passed on: after an upgrade its first bytes, after a refusal
-    /// what is to be thrown away.
-    #[must_use]
-    pub fn into_inner(self) -> (S, Bytes) {
-        (self.stream, self.rest.freeze())
+    /// The socket, and the bytes that were read and not passed on: the first ones of a tunnel, or of an invalid request.
+    pub(crate) fn into_inner(self) -> (S, Bytes) {
+        (self.stream, self.pending.freeze())
     }
 
-    /// Judges bytes, up to the end of a message. They begin with what the time before did not go on.
+    /// Validates bytes up to the end of a message. They begin with those that the call before left over.
     fn scan(&mut self, bytes: &[u8]) -> ScanResult {
         let mut dropped = 0;
         let mut at = 0;
@@ -186,13 +174,13 @@ impl<S> RequestValidator<S> {
                 ValidatorState::Head { skipped: false, .. } if bytes == b"\r" => break,
                 ValidatorState::Head { head, .. } => match head.scan(bytes, self.head_limit) {
                     Ok(None) => break,
-                    Ok(Some(whole)) => {
-                        at += whole.length;
-                        self.state = ValidatorState::body(whole.body, self.head_limit);
+                    Ok(Some(head)) => {
+                        at += head.length;
+                        self.state = ValidatorState::body(head.body, self.head_limit);
                     }
-                    Err(refusal) => {
-                        self.state = ValidatorState::Refused(SUBSTITUTE_HEAD);
-                        self.shared.fault(ValidationError::Head(refusal));
+                    Err(error) => {
+                        self.state = ValidatorState::InvalidHead(SUBSTITUTE_HEAD);
+                        self.status.set_error(ValidationError::Head(error));
                     }
                 },
                 ValidatorState::Length(left) => {
@@ -205,7 +193,7 @@ impl<S> RequestValidator<S> {
                         self.state = ValidatorState::idle();
                     }
                 }
-                ValidatorState::Chunked(body) => match body.piece(bytes) {
+                ValidatorState::Chunked(body) => match body.scan(bytes) {
                     Ok(ValidPiece { length: 0, .. }) => break,
                     Ok(piece) => {
                         at += piece.length;
@@ -213,13 +201,13 @@ impl<S> RequestValidator<S> {
                             self.state = ValidatorState::idle();
                         }
                     }
-                    Err(refusal) => {
-                        self.state = ValidatorState::Broken;
-                        self.shared.fault(ValidationError::Body(refusal));
+                    Err(error) => {
+                        self.state = ValidatorState::InvalidBody;
+                        self.status.set_error(ValidationError::Body(error));
                     }
                 },
-                ValidatorState::Open => at += bytes.len(),
-                ValidatorState::Refused(_) | ValidatorState::Broken => break,
+                ValidatorState::Tunnel => at += bytes.len(),
+                ValidatorState::InvalidHead(_) | ValidatorState::InvalidBody => break,
             }
             // One message at a time.
             if at > dropped && matches!(self.state, ValidatorState::Head { .. }) {
@@ -228,121 +216,119 @@ impl<S> RequestValidator<S> {
         }
         ScanResult {
             dropped,
-            sound: at - dropped,
+            valid: at - dropped,
         }
     }
 
-    /// Passes on what is sound of some bytes, as far as there is room. They are those that rest, or the first ones when
-    /// none do. How many are done with; the others are to rest.
+    /// Passes on the valid part of the pending bytes, or of new ones when none are pending, as far as `out` has space.
+    /// Returns how many bytes are consumed; the others stay pending.
     fn pass(&mut self, bytes: &[u8], out: &mut ReadBufCursor<'_>) -> usize {
         let mut done = 0;
-        if self.sound == 0 {
-            let judged = self.scan(bytes);
-            done = judged.dropped;
-            self.sound = judged.sound;
+        if self.valid == 0 {
+            let scanned = self.scan(bytes);
+            done = scanned.dropped;
+            self.valid = scanned.valid;
         }
-        let now = self.sound.min(out.remaining());
+        let now = self.valid.min(out.remaining());
         out.put_slice(&bytes[done..done + now]);
-        self.sound -= now;
+        self.valid -= now;
         done + now
     }
 
-    /// Passes on what is sound of what rests.
-    fn pass_rest(&mut self, out: &mut ReadBufCursor<'_>) {
-        let mut rest = mem::take(&mut self.rest);
-        let done = self.pass(&rest, out);
-        if done < rest.len() {
-            rest.advance(done);
-            self.rest = rest;
+    fn pass_pending(&mut self, out: &mut ReadBufCursor<'_>) {
+        let mut pending = mem::take(&mut self.pending);
+        let done = self.pass(&pending, out);
+        if done < pending.len() {
+            pending.advance(done);
+            self.pending = pending;
         }
     }
 
-    /// What the client is waited for with, if it is.
-    fn reading(&self, waits: bool) -> ReadPhase {
+    fn read_phase(&self, is_waiting: bool) -> ReadPhase {
         match self.state {
-            ValidatorState::Head { .. } if self.sound == 0 && !self.rest.is_empty() => {
+            ValidatorState::Head { .. } if self.valid == 0 && !self.pending.is_empty() => {
                 ReadPhase::Head
             }
-            ValidatorState::Length(_) | ValidatorState::Chunked(_) if waits => ReadPhase::Body,
+            ValidatorState::Length(_) | ValidatorState::Chunked(_) if is_waiting => ReadPhase::Body,
             _ => ReadPhase::Idle,
         }
     }
 }
 
-// Never what was read: there are keys in it.
+// Without the bytes: they have keys in them.
 impl<S: fmt::Debug> fmt::Debug for RequestValidator<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestValidator")
             .field("stream", &self.stream)
-            .field("shared", &self.shared)
+            .field("status", &self.status)
             .finish_non_exhaustive()
     }
 }
 
 impl<S: AsyncRead + Unpin> RequestValidator<S> {
-    /// Reads until there is something for hyper: a whole head, or one that breaks a rule. `unfinished` keeps what has come
-    /// of a head in between. Whether there is; else the client has ended.
+    /// Reads until there is a whole or an invalid head for hyper; returns false at the end of the stream. `partial_head` keeps
+    /// the bytes of a head in between.
     pub(crate) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        unfinished: &mut BytesMut,
+        partial_head: &mut BytesMut,
     ) -> Poll<io::Result<bool>> {
-        mem::swap(&mut self.rest, unfinished);
+        mem::swap(&mut self.pending, partial_head);
         loop {
-            if self.sound == 0 && !self.rest.is_empty() {
-                let mut rest = mem::take(&mut self.rest);
-                let judged = self.scan(&rest);
-                rest.advance(judged.dropped);
-                self.rest = rest;
-                self.sound = judged.sound;
+            if self.valid == 0 && !self.pending.is_empty() {
+                let mut pending = mem::take(&mut self.pending);
+                let scanned = self.scan(&pending);
+                pending.advance(scanned.dropped);
+                self.pending = pending;
+                self.valid = scanned.valid;
             }
-            if self.sound > 0 || !matches!(self.state, ValidatorState::Head { .. }) {
+            if self.valid > 0 || !matches!(self.state, ValidatorState::Head { .. }) {
                 return Poll::Ready(Ok(true));
             }
-            let mut scratch = BUFFER.take();
-            scratch.resize(SCRATCH, 0);
+            let mut scratch = READ_BUFFER.take();
+            scratch.resize(READ_SIZE, 0);
             let mut buf = ReadBuf::new(&mut scratch[..self.head_limit]);
             let polled = Pin::new(&mut self.stream).poll_read(cx, &mut buf);
-            let came = buf.filled().len();
-            self.shared.count_read(came);
-            self.rest.extend_from_slice(buf.filled());
-            BUFFER.set(scratch);
+            let received = buf.filled().len();
+            self.status.count_read(received);
+            self.pending.extend_from_slice(buf.filled());
+            READ_BUFFER.set(scratch);
             match polled {
                 Poll::Pending => {
-                    mem::swap(&mut self.rest, unfinished);
+                    mem::swap(&mut self.pending, partial_head);
                     return Poll::Pending;
                 }
-                Poll::Ready(Ok(())) if came > 0 => {}
+                Poll::Ready(Ok(())) if received > 0 => {}
                 Poll::Ready(ended) => return Poll::Ready(ended.map(|()| false)),
             }
         }
     }
 
-    /// Reads once, and passes on what is sound. Whether the client has anything more to say.
+    /// Reads once and passes on the valid bytes; returns false at the end of the stream.
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
         out: &mut ReadBufCursor<'_>,
     ) -> Poll<io::Result<bool>> {
-        let mut scratch = BUFFER.take();
-        scratch.resize(SCRATCH, 0);
-        // No more than there is room for, which is more than a request usually has: a read that does not fill it tells
-        // tokio that nothing is left, and saves the read that would find that out.
-        let mut buf = ReadBuf::new(&mut scratch[..SCRATCH.min(out.remaining())]);
+        let mut scratch = READ_BUFFER.take();
+        scratch.resize(READ_SIZE, 0);
+        // At most the space in `out`, which is more than a request usually has: a read that does not fill it tells tokio that
+        // the socket is empty, and saves one more read.
+        let mut buf = ReadBuf::new(&mut scratch[..READ_SIZE.min(out.remaining())]);
         let polled = Pin::new(&mut self.stream).poll_read(cx, &mut buf);
         let bytes = buf.filled();
         let more = !bytes.is_empty();
         if more {
-            self.shared.count_read(bytes.len());
-            if self.rest.is_empty() {
+            self.status.count_read(bytes.len());
+            if self.pending.is_empty() {
                 let done = self.pass(bytes, out);
-                self.rest.extend_from_slice(&bytes[done..]);
+                self.pending.extend_from_slice(&bytes[done..]);
             } else {
-                self.rest.extend_from_slice(bytes);
-                self.pass_rest(out);
+                self.pending.extend_from_slice(bytes);
+                self.pass_pending(out);
             }
         }
-        BUFFER.set(scratch);
+        READ_BUFFER.set(scratch);
         polled.map_ok(|()| more)
     }
 
@@ -351,35 +337,35 @@ impl<S: AsyncRead + Unpin> RequestValidator<S> {
         cx: &mut Context<'_>,
         out: &mut ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let room = out.remaining();
-        if self.shared.is_open()
+        let space = out.remaining();
+        if self.status.is_tunnel()
             && !matches!(
                 self.state,
-                ValidatorState::Refused(_) | ValidatorState::Broken
+                ValidatorState::InvalidHead(_) | ValidatorState::InvalidBody
             )
         {
-            self.state = ValidatorState::Open;
+            self.state = ValidatorState::Tunnel;
         }
-        if !self.rest.is_empty() {
-            self.pass_rest(out);
+        if !self.pending.is_empty() {
+            self.pass_pending(out);
         }
         loop {
-            if out.remaining() < room || room == 0 {
+            if out.remaining() < space || space == 0 {
                 return Poll::Ready(Ok(()));
             }
             match &mut self.state {
-                // The client is not read any more. hyper goes on when the answer is there, and then closes; an end of
-                // the stream would make it give up the answer.
-                ValidatorState::Refused([]) => return Poll::Pending,
-                ValidatorState::Refused(left) => {
-                    let now = left.len().min(room);
+                // The client is not read any more. hyper continues with the response and then closes; at the end of the
+                // stream it would drop the response.
+                ValidatorState::InvalidHead([]) => return Poll::Pending,
+                ValidatorState::InvalidHead(left) => {
+                    let now = left.len().min(space);
                     out.put_slice(&left[..now]);
                     *left = &left[now..];
                     return Poll::Ready(Ok(()));
                 }
-                ValidatorState::Broken => {
-                    let fault = "the request's body breaks a rule of HTTP";
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault)));
+                ValidatorState::InvalidBody => {
+                    let error = "invalid request body";
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
                 }
                 _ => {}
             }
@@ -396,9 +382,10 @@ impl<S: AsyncRead + Unpin> hyper::rt::Read for RequestValidator<S> {
         cx: &mut Context<'_>,
         mut out: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let gate = self.get_mut();
-        let polled = gate.poll_pass(cx, &mut out);
-        gate.shared.reads(gate.reading(polled.is_pending()));
+        let validator = self.get_mut();
+        let polled = validator.poll_pass(cx, &mut out);
+        let read_phase = validator.read_phase(polled.is_pending());
+        validator.status.set_read_phase(read_phase);
         polled
     }
 }
@@ -409,9 +396,9 @@ impl<S: AsyncWrite + Unpin> hyper::rt::Write for RequestValidator<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let gate = self.get_mut();
-        let written = ready!(Pin::new(&mut gate.stream).poll_write(cx, bytes))?;
-        gate.shared.count_written(written);
+        let validator = self.get_mut();
+        let written = ready!(Pin::new(&mut validator.stream).poll_write(cx, bytes))?;
+        validator.status.count_written(written);
         Poll::Ready(Ok(written))
     }
 
@@ -420,9 +407,9 @@ impl<S: AsyncWrite + Unpin> hyper::rt::Write for RequestValidator<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let gate = self.get_mut();
-        let written = ready!(Pin::new(&mut gate.stream).poll_write_vectored(cx, slices))?;
-        gate.shared.count_written(written);
+        let validator = self.get_mut();
+        let written = ready!(Pin::new(&mut validator.stream).poll_write_vectored(cx, slices))?;
+        validator.status.count_written(written);
         Poll::Ready(Ok(written))
     }
 

@@ -50,7 +50,7 @@ fn page_explains_every_cause_of_a_gateway_error_and_of_a_truncated_response() {
     });
     let cuts = TruncationReason::ALL.map(|cause| {
         let event = cause.warning().unwrap_or("none");
-        format!("| `{}` | cut | {event}", cause.as_str())
+        format!("| `{}` | truncated | {event}", cause.as_str())
     });
     for row in refusals.chain(cuts) {
         assert!(page.contains(&row), "{row}");

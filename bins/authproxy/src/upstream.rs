@@ -1,8 +1,7 @@
-//! Exchanges with the server, on connections that are kept.
+//! The upstream pool: keep-alive connections of one thread, and the exchanges on them.
 //!
-//! Owns one thread's connections to the server: how many there may be, which one an exchange gets, which are kept, when a
-//! request is sent a second time, and the order of writing and reading. There is no task and no queue between an exchange
-//! and its connection: whoever answers the client polls both, and nobody is woken.
+//! Owns the size of the pool, which connection an exchange gets, keep-alive, retries, and the order of writing and reading.
+//! There is no task and no queue between an exchange and its connection: the task of the client's request polls both.
 
 mod connection;
 mod error;
@@ -34,55 +33,54 @@ use crate::settings::{SiteSettings, UpstreamAddress};
 use connection::UpstreamConnection;
 pub(crate) use error::{ExchangeError, TruncatedResponse};
 use request::RequestWriter;
-pub use response::fuzz as fuzz_response;
+pub use response::fuzz_response;
 use response::{BodyDecoder, BodyPiece, InvalidResponse};
 pub(crate) use slot::KeyAccount;
 use slot::{PoolSlot, SlotQueue};
 pub(crate) use stream::UpstreamStream;
 
 /// A connection that was idle for this long is closed, at the latest after twice that.
-const SWEEP: Duration = Duration::from_secs(15);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 
-/// How much may come before the answer that counts, and with its head.
-const BEFORE: usize = 256 << 10;
-const ENDLESS: InvalidResponse = InvalidResponse("no final response within 256 KiB");
+/// The most bytes of informational responses and of the final head together.
+const MAX_BEFORE_BODY: usize = 256 << 10;
+const NO_FINAL_RESPONSE: InvalidResponse = InvalidResponse("no final response within 256 KiB");
 
-/// The client is most likely gone.
-const INCOMPLETE: RequestError = RequestError::InvalidRequest("the body ended before its end");
+/// The client has most likely disconnected.
+const INCOMPLETE_REQUEST_BODY: RequestError =
+    RequestError::InvalidRequest("the body ended before its end");
 
-/// Exchanges take a connection and give it back: only its pointer moves.
+/// In boxes, because connections move between pool and exchanges.
 type IdleConnections = Vec<Box<UpstreamConnection>>;
 
-/// The connections of one thread.
 pub(crate) struct UpstreamPool {
     server: UpstreamAddress,
     telemetry: Arc<Telemetry>,
-    /// Exchanges that may begin. Connections are only opened when none is idle, so there are never more of them.
+    /// RequestLimits exchanges, and with them connections, which are opened only while none is idle.
     slots: SlotQueue,
-    /// The newest is last, and is taken first: what a burst has opened gets to be idle long enough to be closed.
+    /// The newest is last, and is taken first: connections of a burst become idle and are closed.
     idle: Mutex<IdleConnections>,
     sweeps: AtomicU64,
     sweeping: AtomicBool,
 }
 
-/// Why an attempt failed.
+/// The error of one attempt to send a request.
 struct AttemptError {
     error: ExchangeError,
     /// The connection ended without a byte of a response.
-    unanswered: bool,
+    no_response: bool,
 }
 
 impl<E: Into<ExchangeError>> From<E> for AttemptError {
     fn from(error: E) -> Self {
         Self {
             error: error.into(),
-            unanswered: false,
+            no_response: false,
         }
     }
 }
 
 impl UpstreamPool {
-    /// None yet.
     pub(crate) fn new(proxy: &Proxy) -> Arc<Self> {
         let limit = proxy.site.get().limits.server_connections;
         Arc::new(Self {
@@ -95,15 +93,15 @@ impl UpstreamPool {
         })
     }
 
-    /// Sends a request and returns the head of its answer, in the request's own map of headers. What comes after that
-    /// goes over the exchange.
+    /// Sends a request and returns the head of its response, in the request's own header map, and the exchange for the
+    /// response body.
     ///
-    /// A request is sent a second time only when that cannot do anything twice (RFC 9110 section 9.2.2), when it has no
-    /// body, and when the connection was used before and ended without a byte of an answer: then the server had most
-    /// likely closed it before the request arrived. The second time is on a new connection, and the last.
+    /// Retries once, on a new connection, if the method is idempotent (RFC 9110 section 9.2.2), the request has no body,
+    /// and a reused connection ended without a byte of a response: then upstream had most likely closed it before the
+    /// request arrived.
     ///
     /// # Errors
-    /// Why there is no answer.
+    /// Why there is no response.
     pub(crate) async fn exchange(
         self: &Arc<Self>,
         mut parts: Parts,
@@ -114,33 +112,33 @@ impl UpstreamPool {
     ) -> Result<(ResponseParts, UpstreamExchange), ExchangeError> {
         let slot = PoolSlot::acquire(self, account, site.timeouts.server).await?;
         let mut exchange = UpstreamExchange::new(slot, body);
-        let repeatable = exchange.sending.is_complete() && is_idempotent(&parts.method);
-        // What could not be sent again is not sent to somebody who is gone.
-        if let Some(live) = self.take(!repeatable) {
-            exchange.live = Some(live);
+        let retryable = exchange.request.is_complete() && is_idempotent(&parts.method);
+        // A request that cannot be retried is not sent on a stale connection.
+        if let Some(connection) = self.take_idle(!retryable) {
+            exchange.connection = Some(connection);
             match exchange.send(&mut parts, activity).await {
                 Ok(head) => return Ok((head, exchange)),
-                Err(failed) if failed.unanswered && repeatable => {
+                Err(failed) if failed.no_response && retryable => {
                     self.telemetry.metrics.upstream_retries.add(1);
                 }
                 Err(failed) => return Err(failed.error),
             }
         }
         activity.set_active_party(ActiveParty::Proxy);
-        exchange.live = Some(self.connect(site).await?);
+        exchange.connection = Some(self.connect(site).await?);
         match exchange.send(&mut parts, activity).await {
             Ok(head) => Ok((head, exchange)),
             Err(failed) => Err(failed.error),
         }
     }
 
-    /// The connection that was used last and is still there.
-    fn take(&self, surely: bool) -> Option<Box<UpstreamConnection>> {
+    /// The most recently used connection that is not stale.
+    fn take_idle(&self, query_kernel: bool) -> Option<Box<UpstreamConnection>> {
         let mut idle = self.idle();
         loop {
-            let mut live = idle.pop()?;
-            if !live.is_stale(surely) {
-                return Some(live);
+            let mut connection = idle.pop()?;
+            if !connection.is_stale(query_kernel) {
+                return Some(connection);
             }
         }
     }
@@ -149,7 +147,7 @@ impl UpstreamPool {
         let connected = timeout(site.timeouts.server, stream::connect(&self.server)).await;
         let stream = connected
             .map_err(|_| UpstreamFailure::ConnectTimeout)?
-            .map_err(|error| ExchangeError::connecting(&error))?;
+            .map_err(|error| ExchangeError::connect(&error))?;
         Ok(Box::new(UpstreamConnection::new(
             stream,
             Arc::clone(&self.telemetry),
@@ -157,23 +155,23 @@ impl UpstreamPool {
     }
 
     /// Keeps a connection for the next exchange.
-    fn keep(self: &Arc<Self>, mut live: Box<UpstreamConnection>) {
-        live.rest();
-        live.epoch = self.sweeps.load(Relaxed);
-        self.idle().push(live);
+    fn put_idle(self: &Arc<Self>, mut connection: Box<UpstreamConnection>) {
+        connection.park();
+        connection.epoch = self.sweeps.load(Relaxed);
+        self.idle().push(connection);
         if !self.sweeping.swap(true, Relaxed) {
             tokio::spawn(Arc::clone(self).sweep());
         }
     }
 
-    /// Closes connections that nobody uses; runs only while there are some.
+    /// Closes connections that stay idle; runs only while there are some.
     async fn sweep(self: Arc<Self>) {
         loop {
-            sleep(SWEEP).await;
+            sleep(SWEEP_INTERVAL).await;
             let now = self.sweeps.load(Relaxed);
             self.sweeps.store(now + 1, Relaxed);
             let mut idle = self.idle();
-            idle.retain_mut(|live| live.epoch == now && !live.is_stale(false));
+            idle.retain_mut(|connection| connection.epoch == now && !connection.is_stale(false));
             if idle.is_empty() {
                 idle.shrink_to_fit();
                 self.sweeping.store(false, Relaxed);
@@ -187,7 +185,7 @@ impl UpstreamPool {
     }
 }
 
-/// Whether doing it twice is doing it once (RFC 9110 section 9.2.2).
+/// RFC 9110 section 9.2.2.
 fn is_idempotent(method: &Method) -> bool {
     [
         Method::GET,
@@ -200,24 +198,23 @@ fn is_idempotent(method: &Method) -> bool {
     .contains(method)
 }
 
-/// An exchange with the server, from the moment it may begin until its answer is whole or given up.
+/// One request and its response on a pool slot, until the response is complete or abandoned.
 pub(crate) struct UpstreamExchange {
     slot: PoolSlot,
-    live: Option<Box<UpstreamConnection>>,
-    sending: RequestWriter,
-    receiving: BodyDecoder,
-    /// The connection may carry another one.
-    keeps: bool,
+    connection: Option<Box<UpstreamConnection>>,
+    request: RequestWriter,
+    response_body: BodyDecoder,
+    keep_alive: bool,
 }
 
 impl UpstreamExchange {
     fn new(slot: PoolSlot, body: RequestBody) -> Self {
         Self {
             slot,
-            live: None,
-            sending: RequestWriter::new(body),
-            receiving: BodyDecoder::Complete,
-            keeps: false,
+            connection: None,
+            request: RequestWriter::new(body),
+            response_body: BodyDecoder::Complete,
+            keep_alive: false,
         }
     }
 
@@ -227,30 +224,32 @@ impl UpstreamExchange {
         activity: &ConnectionActivity,
     ) -> Result<ResponseParts, AttemptError> {
         activity.set_active_party(ActiveParty::Upstream);
-        let Some(live) = self.live.as_deref_mut() else {
+        let Some(connection) = self.connection.as_deref_mut() else {
             return Err(UpstreamFailure::Closed.into());
         };
-        self.sending.head(parts, live.output());
-        let is_last = self.sending.is_last(&parts.method);
-        let before = live.moved;
+        self.request.write_head(parts, connection.output());
+        let is_last = self.request.is_last(&parts.method);
+        let before = connection.transferred;
         let mut read = 0;
         let head = poll_fn(|cx| {
             loop {
                 if let Some(refusal) = activity.take_failure() {
                     return Poll::Ready(Err(refusal.into()));
                 }
-                let written = go_on(live, &mut self.sending, cx);
+                let written = send_request(connection, &mut self.request, cx);
                 if let Some(refusal) = activity.take_failure() {
                     return Poll::Ready(Err(refusal.into()));
                 }
-                let came = live.poll_read(cx);
-                activity.set_upstream_bytes(live.moved - before);
+                let received = connection.poll_read(cx);
+                activity.set_upstream_bytes(connection.transferred - before);
                 let lost = |error: ExchangeError, read: usize| {
-                    let unanswered = read == 0;
-                    Poll::Ready(Err(AttemptError { error, unanswered }))
+                    let no_response = read == 0;
+                    Poll::Ready(Err(AttemptError { error, no_response }))
                 };
-                match (came, written) {
-                    (_, Err(IncompleteBody)) => return Poll::Ready(Err(INCOMPLETE.into())),
+                match (received, written) {
+                    (_, Err(IncompleteBody)) => {
+                        return Poll::Ready(Err(INCOMPLETE_REQUEST_BODY.into()));
+                    }
                     (Poll::Pending, Ok(())) => return Poll::Pending,
                     (Poll::Ready(Ok(0)), _) => return lost(UpstreamFailure::Closed.into(), read),
                     (Poll::Ready(Ok(bytes)), _) => read += bytes,
@@ -258,46 +257,49 @@ impl UpstreamExchange {
                         return lost(ExchangeError::closed(&error), read);
                     }
                 }
-                match response::head(&mut live.input, &parts.method, &mut parts.headers) {
+                match response::read_head(&mut connection.input, &parts.method, &mut parts.headers)
+                {
                     Ok(Some(head)) => return Poll::Ready(Ok(head)),
-                    // Informational answers may come before the one that counts, but not without end.
-                    Ok(None) if read > BEFORE => return Poll::Ready(Err(ENDLESS.into())),
+                    // Informational responses may precede the final one, but not without end.
+                    Ok(None) if read > MAX_BEFORE_BODY => {
+                        return Poll::Ready(Err(NO_FINAL_RESPONSE.into()));
+                    }
                     Ok(None) => {}
-                    Err(malformed) => return Poll::Ready(Err(malformed.into())),
+                    Err(invalid) => return Poll::Ready(Err(invalid.into())),
                 }
             }
         });
         let head = head.await?;
-        self.receiving = head.body;
-        self.keeps = head.keeps && !is_last;
+        self.response_body = head.body;
+        self.keep_alive = head.keep_alive && !is_last;
         Ok(head.parts)
     }
 
-    /// The next piece of the answer's body.
+    /// The next frame of the response body.
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
         activity: &ConnectionActivity,
     ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
-        let Some(live) = self.live.as_deref_mut() else {
+        let Some(connection) = self.connection.as_deref_mut() else {
             return Poll::Ready(None);
         };
         loop {
-            match self.receiving.next(&mut live.input) {
+            match self.response_body.next(&mut connection.input) {
                 Ok(BodyPiece::Frame(frame)) => return Poll::Ready(Some(Ok(frame))),
                 Ok(BodyPiece::End) => return Poll::Ready(None),
                 Ok(BodyPiece::NeedMore) => {}
-                Err(malformed) => return Poll::Ready(Some(Err(malformed.into()))),
+                Err(invalid) => return Poll::Ready(Some(Err(invalid.into()))),
             }
-            let before = live.moved;
-            // What is left of the request may still be wanted, or not: the answer goes on either way.
-            let _ = go_on(live, &mut self.sending, cx);
-            let came = live.poll_read(cx);
-            activity.add_upstream_bytes(live.moved - before);
-            match ready!(came) {
+            let before = connection.transferred;
+            // Upstream may or may not take the rest of the request: the response continues either way.
+            let _ = send_request(connection, &mut self.request, cx);
+            let received = connection.poll_read(cx);
+            activity.add_upstream_bytes(connection.transferred - before);
+            match ready!(received) {
                 Ok(1..) => {}
-                Ok(0) if self.receiving == BodyDecoder::Close => {
-                    self.receiving = BodyDecoder::Complete;
+                Ok(0) if self.response_body == BodyDecoder::Close => {
+                    self.response_body = BodyDecoder::Complete;
                     return Poll::Ready(None);
                 }
                 Ok(0) => return Poll::Ready(Some(Err(TruncationReason::UpstreamClosed.into()))),
@@ -306,49 +308,48 @@ impl UpstreamExchange {
         }
     }
 
-    /// Whether the request was sent to its end.
-    pub(crate) fn is_sent(&self) -> bool {
-        self.sending.is_complete()
+    pub(crate) fn is_request_sent(&self) -> bool {
+        self.request.is_complete()
     }
 
-    /// Whether the answer was read to its end.
     pub(crate) fn is_complete(&self) -> bool {
-        self.receiving.is_complete()
+        self.response_body.is_complete()
     }
 
-    /// The length of what is left of the answer's body.
     pub(crate) fn size_hint(&self) -> SizeHint {
-        match self.receiving {
+        match self.response_body {
             BodyDecoder::Complete => SizeHint::with_exact(0),
             BodyDecoder::Length(left) => SizeHint::with_exact(left),
             _ => SizeHint::default(),
         }
     }
 
-    /// The connection, which the server has agreed to use for another protocol, and what was read beyond the answer.
-    pub(crate) fn upgraded(&mut self) -> Option<(UpstreamStream, Bytes)> {
-        self.live.take().map(|live| live.into_parts())
+    /// The socket of an upgraded connection, and the bytes behind the response head.
+    pub(crate) fn take_upgraded(&mut self) -> Option<(UpstreamStream, Bytes)> {
+        self.connection
+            .take()
+            .map(|connection| connection.into_parts())
     }
 }
 
-/// Sends what there is of a request.
+/// Sends the part of a request that has arrived.
 ///
 /// # Errors
-/// The client breaks off.
-fn go_on(
-    live: &mut UpstreamConnection,
-    sending: &mut RequestWriter,
+/// The client does not send the rest of its body.
+fn send_request(
+    connection: &mut UpstreamConnection,
+    request: &mut RequestWriter,
     cx: &mut Context<'_>,
 ) -> Result<(), IncompleteBody> {
     loop {
-        if !sending.is_complete() {
-            sending.fill(cx, live.output())?;
+        if !request.is_complete() {
+            request.write_body(cx, connection.output())?;
         }
-        let more = !live.is_written() && !sending.is_complete();
-        match live.poll_write(cx) {
+        let more = !connection.is_written() && !request.is_complete();
+        match connection.poll_write(cx) {
             // There may be room for more of the body.
             Poll::Ready(Ok(())) if more => {}
-            // A server that takes no more may have answered: what there is to read says so, or that it has gone.
+            // When upstream takes no more, reading finds its response or the end of the connection.
             Poll::Ready(_) | Poll::Pending => return Ok(()),
         }
     }
@@ -356,16 +357,16 @@ fn go_on(
 
 impl Drop for UpstreamExchange {
     fn drop(&mut self) {
-        // An exchange that is not over has nothing to give back.
-        if let Some(live) = self.live.take()
-            && self.keeps
-            && self.receiving.is_complete()
-            && self.sending.is_complete()
-            && live.input.is_empty()
-            && live.is_written()
+        // Only a complete exchange leaves a reusable connection.
+        if let Some(connection) = self.connection.take()
+            && self.keep_alive
+            && self.response_body.is_complete()
+            && self.request.is_complete()
+            && connection.input.is_empty()
+            && connection.is_written()
         {
-            self.slot.upstream.keep(live);
+            self.slot.upstream.put_idle(connection);
         }
-        // Only then the slot goes to the next exchange, which finds it.
+        // The slot is released after this, so the next exchange finds the connection.
     }
 }

@@ -70,17 +70,17 @@ fn every_request_is_logged_with_key_target_and_result() {
     }
     assert_eq!(lines[0]["bytes_out"], 2, "{}", lines[0]);
     assert_eq!(lines[0]["tags"], serde_json::json!(["a", "b"]));
-    let (took, server) = (&lines[0]["duration_ms"], &lines[0]["server_ms"]);
+    let (took, server) = (&lines[0]["duration_ms"], &lines[0]["upstream_ms"]);
     assert!(
         took.as_f64().unwrap() >= server.as_f64().unwrap(),
         "{}",
         lines[0]
     );
     assert_eq!(
-        (&lines[1]["refusal"], &lines[1]["status"]),
-        (&"no_key".into(), &401.into())
+        (&lines[1]["reason"], &lines[1]["status"]),
+        (&"missing_key".into(), &401.into())
     );
-    assert_eq!(lines[2]["refusal"], "unknown_key");
+    assert_eq!(lines[2]["reason"], "unknown_key");
     assert_eq!(
         lines[2]["key_sha256"],
         permissions::hash_key("made-up")[..8]
@@ -214,7 +214,10 @@ fn status_and_metrics_report_current_values() {
     for (name, value) in [
         ("authproxy_requests_total{route=\"none\",code=\"2xx\"}", 2.0),
         ("authproxy_requests_total{route=\"none\",code=\"4xx\"}", 1.0),
-        ("authproxy_error_responses_total{reason=\"no_key\"}", 1.0),
+        (
+            "authproxy_error_responses_total{reason=\"missing_key\"}",
+            1.0,
+        ),
         (
             "authproxy_key_requests_total{id=\"some-key\",result=\"allowed\"}",
             2.0,
@@ -454,7 +457,7 @@ fn own_responses_suit_machines_people_and_browsers() {
     let body: Value = serde_json::from_str(&answer.body).unwrap();
     assert_eq!(
         (&body["error"], &body["request_id"]),
-        (&"no_key".into(), &"mine".into())
+        (&"missing_key".into(), &"mine".into())
     );
     for line in [
         "content-type: application/json",
@@ -482,7 +485,7 @@ fn own_responses_suit_machines_people_and_browsers() {
     );
     let text = String::from_utf8_lossy(&bytes);
     assert!(
-        text.starts_with("HTTP/1.1 400") && text.contains("malformed_request"),
+        text.starts_with("HTTP/1.1 400") && text.contains("invalid_request"),
         "{text}"
     );
     assert!(text.to_lowercase().contains("connection: close"), "{text}");

@@ -111,7 +111,7 @@ fn failed_request_is_logged_with_id_and_cause() {
             &[],
             502,
             "bad_gateway",
-            "upstream_malformed_head",
+            "upstream_invalid_head",
             "detail=\"different values of Content-Length\"",
         ),
         (
@@ -119,7 +119,7 @@ fn failed_request_is_logged_with_id_and_cause() {
             &[],
             502,
             "bad_gateway",
-            "upstream_malformed_head",
+            "upstream_invalid_head",
             "detail=\"not HTTP/1.0 or HTTP/1.1\"",
         ),
         (
@@ -129,8 +129,8 @@ fn failed_request_is_logged_with_id_and_cause() {
             &[],
             502,
             "bad_gateway",
-            "upstream_malformed_head",
-            "key=wire detail=\"switched to a protocol",
+            "upstream_invalid_head",
+            "key_id=wire detail=\"switched to a protocol",
         ),
         (
             {
@@ -155,16 +155,16 @@ fn failed_request_is_logged_with_id_and_cause() {
             engine(),
             &[&nobody],
             503,
-            "engine_unavailable",
-            "engine_failed",
+            "permissions_unavailable",
+            "permissions_failed",
             "Connection refused",
         ),
         (
             engine(),
             &["--use_liveconf_aclserver", "--liveconf=/nowhere"],
             503,
-            "engine_unavailable",
-            "engine_not_configured",
+            "permissions_unavailable",
+            "permissions_not_configured",
             "/nowhere",
         ),
     ] {
@@ -175,7 +175,7 @@ fn failed_request_is_logged_with_id_and_cause() {
             let answer = client.ask(request("GET /", ""));
             assert_eq!((answer.status(), answer.reason().as_str()), (status, word));
             let id = answer.header("x-request-id").unwrap();
-            logs(&proxy, id, &[&format!(" refused={cause} "), detail]);
+            logs(&proxy, id, &[&format!(" reason={cause} "), detail]);
         }
         assert_eq!(warnings(&proxy, cause), 1, "{}", proxy.log());
         let metric = format!("authproxy_error_responses_total{{reason=\"{cause}\"}}");
@@ -211,7 +211,7 @@ fn request_without_connection_names_exceeded_limit() {
             (503, "overloaded")
         );
         let id = answer.header("x-request-id").unwrap();
-        logs(&proxy, id, &[&format!(" refused={cause} ")]);
+        logs(&proxy, id, &[&format!(" reason={cause} ")]);
         assert_eq!(warnings(&proxy, cause), 1, "{}", proxy.log());
     }
 }
@@ -233,7 +233,7 @@ fn truncated_response_names_side_that_closed() {
             sends("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"),
             &[],
             false,
-            "upstream_malformed_body",
+            "upstream_invalid_body",
             1,
         ),
         (
@@ -258,7 +258,11 @@ fn truncated_response_names_side_that_closed() {
         client.send(request("GET /", "X-Request-Id: of-this-one\r\n"));
         assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
         let kept = (!leaves).then_some(client);
-        logs(&proxy, "of-this-one", &[" 200 ", &format!(" cut={cause} ")]);
+        logs(
+            &proxy,
+            "of-this-one",
+            &[" 200 ", &format!(" truncated={cause} ")],
+        );
         drop(kept);
         assert_eq!(warnings(&proxy, cause), warned, "{}", proxy.log());
         let metric = format!("authproxy_truncated_responses_total{{reason=\"{cause}\"}}");
@@ -281,9 +285,9 @@ fn upload_aborted_by_client_is_not_upstream_failure() {
         let answer = client.message().unwrap();
         assert_eq!(
             (answer.status(), answer.reason().as_str()),
-            (400, "malformed_request")
+            (400, "invalid_request")
         );
-        let words = [" refused=malformed_request ", "detail=\"the body ended"];
+        let words = [" reason=invalid_request ", "detail=\"the body ended"];
         logs(&proxy, &format!("broken-{}", body.len()), &words);
         wait_until("the connection is closed", || {
             proxy.metric_sum("authproxy_upstream_connections") == 0.0

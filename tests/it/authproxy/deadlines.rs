@@ -49,7 +49,7 @@ fn incomplete_request_head_is_408() {
     let answer = client.message().unwrap();
     assert_eq!(
         (answer.status(), answer.reason().as_str()),
-        (408, "slow_request")
+        (408, "request_timeout")
     );
     assert_eq!(answer.header("connection"), Some("close"));
     client.closes();
@@ -90,7 +90,7 @@ fn stalled_request_body_is_408_and_closes_upstream() {
         let answer = client.message().unwrap();
         assert_eq!(
             (answer.status(), answer.reason().as_str()),
-            (408, "slow_request")
+            (408, "request_timeout")
         );
         client.closes();
         wait_until("the server is rid of it", || {

@@ -231,7 +231,7 @@ fn request_cut_off_by_drain_timeout_is_in_access_log() {
     proxy.signal(Signal::SIGTERM);
     proxy.logs("--drain-timeout is over");
     proxy.logs("GET /silent 0 ");
-    proxy.logs("cut=drain_timeout");
+    proxy.logs("truncated=drain_timeout");
     assert_eq!(proxy.wait_exit(), 0);
 }
 

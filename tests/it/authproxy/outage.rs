@@ -103,7 +103,7 @@ impl OutageRig {
     }
 }
 
-const UNAVAILABLE: &str = "engine_unavailable";
+const UNAVAILABLE: &str = "permissions_unavailable";
 
 #[track_caller]
 fn nobody_noticed(loads: Vec<LoadGenerator>) {

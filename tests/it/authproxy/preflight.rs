@@ -43,7 +43,7 @@ fn preflights_need_key_by_default_and_log_names_setting_once() {
         let answer = ask_first(&proxy, "/secret", &[]);
         assert_eq!(
             (answer.status, answer.reason().as_deref()),
-            (401, Some("no_key"))
+            (401, Some("missing_key"))
         );
     }
     assert!(requests.lock().unwrap().is_empty());

@@ -182,7 +182,7 @@ fn expect_continue_is_answered_when_upstream_takes_body() {
     let answer = client.ask(request("GET /", "Expect: the-unexpected\r\n"));
     assert_eq!(
         (answer.status(), answer.reason().as_str()),
-        (417, "unknown_expectation")
+        (417, "unsupported_expectation")
     );
 }
 
@@ -410,7 +410,7 @@ fn request_bodies_above_limit_are_rejected() {
     let answer = client.ask(request("POST /", "Content-Length: 1025\r\n") + &fits);
     assert_eq!(
         (answer.status(), answer.reason().as_str()),
-        (413, "large_body")
+        (413, "body_too_large")
     );
     client.send("x");
     client.closes();
@@ -423,7 +423,7 @@ fn request_bodies_above_limit_are_rejected() {
     let answer = client.message().unwrap();
     assert_eq!(
         (answer.status(), answer.reason().as_str()),
-        (413, "large_body")
+        (413, "body_too_large")
     );
     client.closes();
     assert_eq!(taken.load(Ordering::SeqCst), 1);

@@ -63,7 +63,7 @@ const ROWS: &[AmbiguousRequest] = &[
             "Origin: https://a.example",
             "Access-Control-Request-Method: GET",
         ],
-        verdict: Refused(401, "no_key"),
+        verdict: Refused(401, "missing_key"),
     },
     AmbiguousRequest {
         request: "`post`",
@@ -73,7 +73,7 @@ const ROWS: &[AmbiguousRequest] = &[
         method: "post",
         target: "/x",
         headers: &[READER],
-        verdict: Refused(400, "malformed_request"),
+        verdict: Refused(400, "invalid_request"),
     },
     AmbiguousRequest {
         request: "`purge`, of a server that knows `PURGE`",
@@ -127,7 +127,7 @@ const ROWS: &[AmbiguousRequest] = &[
         method: "GET",
         target: "/%6fpen",
         headers: &[],
-        verdict: Refused(401, "no_key"),
+        verdict: Refused(401, "missing_key"),
     },
     AmbiguousRequest {
         request: "`/open/../admin`, `/open/%2e%2e/admin`",
@@ -201,7 +201,7 @@ const ROWS: &[AmbiguousRequest] = &[
         method: "GET",
         target: "/x",
         headers: &["X-SSL-Client-CN: a", "Connection: X-SSL-Client-CN", READER],
-        verdict: Refused(400, "malformed_request"),
+        verdict: Refused(400, "invalid_request"),
     },
 ];
 

@@ -74,10 +74,11 @@ fn missing_right_is_named_in_response_log_and_key_check() {
         let message = body["message"].as_str().unwrap();
         assert!(message.ends_with(&format!(": {missing}")), "{message}");
         proxy.logs(&format!(
-            " refused=missing_right needed={needed} has={has} key="
+            " reason=missing_right required_rights={needed} key_rights={has} key_id="
         ));
         let told = key_check(&[&config, "--method", method, "--path", path], key).exits(77);
-        let end = format!(": {missing} (403, missing_right) needed={needed} has={has}\n");
+        let end =
+            format!(": {missing} (403, missing_right) required_rights={needed} key_rights={has}\n");
         assert!(told.stdout.ends_with(&end), "{}", told.stdout);
     }
 }
@@ -97,9 +98,10 @@ fn missing_right_is_a_field_of_the_json_log() {
         let lines = log
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let rights = |line: &Value| (line["needed"] == "read") && (line["has"] == "all,x");
+        let rights =
+            |line: &Value| (line["required_rights"] == "read") && (line["key_rights"] == "all,x");
         lines
-            .filter(|line| line["refusal"] == "missing_right")
+            .filter(|line| line["reason"] == "missing_right")
             .any(|line| rights(&line))
     });
 }

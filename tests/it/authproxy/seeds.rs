@@ -69,7 +69,10 @@ fn command_line_of_article_runs_as_quoted() {
     assert_eq!(send_request(port, "GET", "/", &[]).status, 401);
     let answer = send_request(port, "GET", "/", &["X-API-Key: some-key"]);
     assert_eq!(answer.status, 503, "{answer:?}");
-    assert!(answer.body.contains("engine_unavailable"), "{answer:?}");
+    assert!(
+        answer.body.contains("permissions_unavailable"),
+        "{answer:?}"
+    );
     std::fs::write(&liveconf, format!("other: 1\naclserver: {}\n", acl.url())).unwrap();
     wait_until("the key is known", || {
         send_request(port, "GET", "/x", &["X-API-Key: some-key"]).status == 200

@@ -1,4 +1,4 @@
-//! Queries and headers that may hold keys, and what is memcached's to say about them.
+//! Queries and headers that may contain keys, and replies of memcached.
 
 use authproxy::cache::{Asked, LONGEST_VALUE, Reply, parse_reply};
 use authproxy::credential;
@@ -28,7 +28,7 @@ fn request(bytes: &[u8]) -> Option<Parts> {
     Some(parts)
 }
 
-/// A request with keys anywhere: where none is left there is none, and no way of writing a query hides one.
+/// A request with keys anywhere: none is found after all are removed, and no spelling of a query hides one.
 pub(super) fn run(bytes: &[u8]) {
     let Some(mut parts) = request(bytes) else {
         return;
@@ -71,7 +71,7 @@ pub(super) fn run(bytes: &[u8]) {
     }
 }
 
-/// What is said in the place of a memcached: the first byte says what was asked.
+/// A reply of memcached. The first byte selects the command.
 pub(super) fn memcached(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else {
         return;
@@ -88,11 +88,11 @@ pub(super) fn memcached(bytes: &[u8]) {
             assert!(bytes.starts_with(b"VALUE p:1:ab ") && bytes[..*end].ends_with(b"\r\nEND\r\n"));
         }
         Reply::Done { end } => assert!(bytes[..*end].ends_with(b"\r\n")),
-        // It is not waited for for ever.
+        // Not unbounded.
         Reply::Incomplete => assert!(bytes.len() <= LONGEST_VALUE + 1024),
         Reply::Wrong => {}
     }
-    // However the bytes arrive, it is the same answer.
+    // The reply does not depend on how the bytes arrive.
     for cut in 0..bytes.len().min(100) {
         let early = parse_reply(asked, &bytes[..cut]);
         assert!(

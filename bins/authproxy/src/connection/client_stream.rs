@@ -1,4 +1,4 @@
-//! The socket of a client, as the gate reads and writes it.
+//! The socket of a client, as the validator reads and writes it.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::deadline::ConnectionActivity;
 
-/// The client's socket, as the gate reads and writes it.
+/// The client's socket, as the validator reads and writes it.
 #[derive(Debug)]
 pub(crate) struct ClientStream {
     pub(super) stream: TcpStream,

@@ -1,16 +1,16 @@
-//! Histories of connections, second by second.
+//! Simulated connections, second by second.
 
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A connection with deadlines of 10 s for the client and 20 s for the server, and 100 bytes a second.
+/// A connection with timeouts of 10 s for the client and 20 s for upstream, and a minimum rate of 100 bytes a second.
 struct SimulatedConnection {
     clock: DeadlineClock,
     now: Instant,
     activity: ConnectionActivity,
-    client: (u64, u64),
-    reading: ReadPhase,
+    client_bytes: (u64, u64),
+    read_phase: ReadPhase,
 }
 
 impl SimulatedConnection {
@@ -32,21 +32,28 @@ impl SimulatedConnection {
             clock: DeadlineClock::new(timeouts, limits, now),
             now,
             activity: ConnectionActivity::default(),
-            client: (0, 0),
-            reading: ReadPhase::Idle,
+            client_bytes: (0, 0),
+            read_phase: ReadPhase::Idle,
         }
     }
 
-    /// Ticks every two seconds, after `each` second, until something is said or `seconds` are over.
+    fn with_request(active_party: ActiveParty) -> Self {
+        let connection = Self::new();
+        connection.activity.begin_request();
+        connection.activity.set_active_party(active_party);
+        connection
+    }
+
+    /// Calls `each` every second and ticks every two, until a verdict other than Continue or for `seconds`.
     fn run(&mut self, seconds: u32, mut each: impl FnMut(&mut Self)) -> (DeadlineVerdict, u32) {
         for second in 1..=seconds {
             self.now += SECOND;
             each(self);
             if second % 2 == 0 {
-                let seen = self.activity.snapshot(self.reading, self.client);
-                match self.clock.tick(self.now, seen) {
+                let snapshot = self.activity.snapshot(self.read_phase, self.client_bytes);
+                match self.clock.tick(self.now, snapshot) {
                     DeadlineVerdict::Continue => {}
-                    said => return (said, second),
+                    verdict => return (verdict, second),
                 }
             }
         }
@@ -55,79 +62,69 @@ impl SimulatedConnection {
 }
 
 #[test]
-fn an_idle_connection_is_parked_after_two_seconds() {
+fn idle_connection_is_parked_after_two_seconds() {
     let mut connection = SimulatedConnection::new();
     assert_eq!(connection.run(10, |_| {}), (DeadlineVerdict::Park, 2));
 }
 
 #[test]
-fn a_connection_with_requests_is_not() {
+fn connection_with_requests_is_not_parked() {
     let mut connection = SimulatedConnection::new();
-    let (said, _) = connection.run(60, |now| {
+    let (verdict, _) = connection.run(60, |now| {
         now.activity.begin_request();
-        now.client.0 += 100;
+        now.client_bytes.0 += 100;
         now.activity.set_active_party(ActiveParty::None);
     });
-    assert_eq!(said, DeadlineVerdict::Continue);
+    assert_eq!(verdict, DeadlineVerdict::Continue);
 }
 
 #[test]
-fn a_body_that_stops_ends_in_time_and_one_that_drips_too() {
+fn request_body_below_minimum_rate_times_out() {
     for bytes in [0, 20, 99] {
-        let mut connection = SimulatedConnection::new();
-        connection.activity.begin_request();
-        connection.activity.set_active_party(ActiveParty::Client);
-        connection.reading = ReadPhase::Body;
-        let (said, when) = connection.run(60, |now| now.client.0 += bytes);
-        assert_eq!(said, DeadlineVerdict::RequestBodyTimeout, "{bytes}");
-        assert!((10..=14).contains(&when), "{when}");
+        let mut connection = SimulatedConnection::with_request(ActiveParty::Client);
+        connection.read_phase = ReadPhase::Body;
+        let (verdict, second) = connection.run(60, |now| now.client_bytes.0 += bytes);
+        assert_eq!(verdict, DeadlineVerdict::RequestBodyTimeout, "{bytes}");
+        assert!((10..=14).contains(&second), "{second}");
     }
 }
 
 #[test]
-fn a_body_at_the_least_rate_may_take_any_time() {
-    let mut connection = SimulatedConnection::new();
-    connection.activity.begin_request();
-    connection.activity.set_active_party(ActiveParty::Client);
+fn request_body_at_minimum_rate_does_not_time_out() {
+    let mut connection = SimulatedConnection::with_request(ActiveParty::Client);
     assert_eq!(
-        connection.run(600, |now| now.client.0 += 100).0,
+        connection.run(600, |now| now.client_bytes.0 += 100).0,
         DeadlineVerdict::Continue
     );
 }
 
 #[test]
-fn a_server_that_does_not_take_the_body_is_not_the_clients_fault() {
-    let mut connection = SimulatedConnection::new();
-    connection.activity.begin_request();
-    connection.activity.set_active_party(ActiveParty::Upstream);
-    let (said, _) = connection.run(600, |now| {
-        now.client.0 += 1;
-        now.activity.set_upstream_bytes(now.client.0);
+fn upstream_that_takes_the_body_slowly_is_not_a_client_timeout() {
+    let mut connection = SimulatedConnection::with_request(ActiveParty::Upstream);
+    let (verdict, _) = connection.run(600, |now| {
+        now.client_bytes.0 += 1;
+        now.activity.set_upstream_bytes(now.client_bytes.0);
     });
-    assert_eq!(said, DeadlineVerdict::Continue);
+    assert_eq!(verdict, DeadlineVerdict::Continue);
 }
 
 #[test]
-fn a_reader_that_stops_ends_in_time_and_one_that_drips_too() {
+fn client_that_reads_below_minimum_rate_times_out() {
     for bytes in [0, 50] {
-        let mut connection = SimulatedConnection::new();
-        connection.activity.begin_request();
-        connection.activity.set_active_party(ActiveParty::Upstream);
+        let mut connection = SimulatedConnection::with_request(ActiveParty::Upstream);
         connection.activity.set_write_blocked(true);
-        let (said, when) = connection.run(60, |now| now.client.1 += bytes);
-        assert_eq!(said, DeadlineVerdict::ClientReadTimeout, "{bytes}");
-        assert!((10..=14).contains(&when), "{when}");
+        let (verdict, second) = connection.run(60, |now| now.client_bytes.1 += bytes);
+        assert_eq!(verdict, DeadlineVerdict::ClientReadTimeout, "{bytes}");
+        assert!((10..=14).contains(&second), "{second}");
     }
 }
 
 #[test]
-fn a_server_that_is_silent_ends_in_time() {
-    let mut connection = SimulatedConnection::new();
-    connection.activity.begin_request();
-    connection.activity.set_active_party(ActiveParty::Upstream);
-    let (said, when) = connection.run(60, |_| {});
-    assert_eq!(said, DeadlineVerdict::UpstreamTimeout);
-    assert!((20..=24).contains(&when), "{when}");
+fn silent_upstream_times_out() {
+    let mut connection = SimulatedConnection::with_request(ActiveParty::Upstream);
+    let (verdict, second) = connection.run(60, |_| {});
+    assert_eq!(verdict, DeadlineVerdict::UpstreamTimeout);
+    assert!((20..=24).contains(&second), "{second}");
 }
 
 #[test]
@@ -138,33 +135,33 @@ fn streaming_response_has_an_idle_timeout_of_its_own() {
         (StreamingMode::AfterFirstByte, true, 100),
         (StreamingMode::Yes, false, 100),
     ] {
-        let mut connection = SimulatedConnection::new();
-        connection.activity.begin_request();
+        let mut connection = SimulatedConnection::with_request(ActiveParty::Upstream);
         connection.activity.set_streaming(streaming);
-        connection.activity.set_active_party(ActiveParty::Upstream);
         if has_body {
             connection.activity.begin_response_body();
         }
-        let (said, when) = connection.run(200, |_| {});
-        assert_eq!(said, DeadlineVerdict::UpstreamTimeout, "{streaming:?}");
-        assert!((limit..=limit + 4).contains(&when), "{streaming:?}: {when}");
+        let (verdict, second) = connection.run(200, |_| {});
+        assert_eq!(verdict, DeadlineVerdict::UpstreamTimeout, "{streaming:?}");
+        assert!(
+            (limit..=limit + 4).contains(&second),
+            "{streaming:?}: {second}"
+        );
         // The next response is not a streaming one.
         connection.activity.begin_request();
         connection.activity.set_active_party(ActiveParty::Upstream);
-        let (_, when) = connection.run(200, |_| {});
-        assert!((20..=24).contains(&when), "{streaming:?}: {when}");
+        let (_, second) = connection.run(200, |_| {});
+        assert!((20..=24).contains(&second), "{streaming:?}: {second}");
     }
 }
 
 #[test]
-fn what_the_proxy_does_has_deadlines_of_its_own() {
-    let mut connection = SimulatedConnection::new();
-    connection.activity.begin_request();
+fn active_proxy_is_not_a_timeout() {
+    let mut connection = SimulatedConnection::with_request(ActiveParty::Proxy);
     assert_eq!(connection.run(600, |_| {}).0, DeadlineVerdict::Continue);
 }
 
 #[test]
-fn the_first_failure_is_said_once_and_never_to_the_next_request() {
+fn first_failure_is_returned_once_and_never_to_the_next_request() {
     let activity = ConnectionActivity::default();
     activity.begin_request();
     assert_eq!(activity.take_failure(), None);

@@ -87,7 +87,7 @@ pub(super) fn run(check: &Check, key: KeyHash) -> Result<Exit, Failure> {
                 "passes": judged.is_ok(),
                 "route": route.as_deref(),
                 "error": refused.map(|refused| refused.refusal.code()),
-                "needed": refused.map(|refused| &refused.required_rights),
+                "required_rights": refused.map(|refused| &refused.required_rights),
             }))?;
         }
         false => stdout::print_text(&describe(grant.as_deref(), &judged))?,
@@ -241,8 +241,11 @@ fn describe(grant: Option<&Grant>, judged: &Result<AllowDecision, DenyDecision>)
                 refused.refusal.code()
             ));
             if let (RequestError::MissingRight, Some(grant)) = (refused.refusal, grant) {
-                let needed = refused.required_rights.join(",");
-                text.push_str(&format!(" needed={needed} has={}", grant.rights.join(",")));
+                let required = refused.required_rights.join(",");
+                text.push_str(&format!(
+                    " required_rights={required} key_rights={}",
+                    grant.rights.join(",")
+                ));
             }
             text.push('\n');
         }

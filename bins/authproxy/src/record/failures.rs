@@ -55,8 +55,8 @@ impl FailureLog {
         id: &HeaderValue,
         server: &dyn Display,
     ) {
-        if let Some(event) = truncated.cause.warning() {
-            let cause = truncated.cause.as_str();
+        if let Some(event) = truncated.reason.warning() {
+            let cause = truncated.reason.as_str();
             self.warn(cause, event, truncated.detail.as_deref(), id, Some(server));
         }
     }

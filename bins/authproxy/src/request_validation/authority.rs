@@ -1,16 +1,15 @@
-//! `host[:port]`: the value of Host, and the same in a target in absolute form.
+//! `host[:port]`, in Host and in a target in absolute form.
 //!
-//! Owns its grammar, which is narrower than RFC 3986 3.2.2: no percent-encoding, no `,` or `;` or `@`, no IP version to
-//! come. Servers that take a list, or a user, or a path out of Host take them out of these.
+//! Narrower than RFC 3986 3.2.2: no percent-encoding, no `,`, `;` or `@`, no future IP version. Some servers read a list,
+//! a user or a path from a Host with these.
 
 use std::net::Ipv6Addr;
 
 use super::byte_class;
 
-/// Whether these bytes are a host, and perhaps a colon and a port, which may be empty (RFC 3986 3.2.3): every
-/// server reads that as the default port.
+/// The port may be empty (RFC 3986 3.2.3): every server reads that as the default port.
 pub(super) fn is_authority(bytes: &[u8]) -> bool {
-    let (host_ok, port) = match bytes {
+    let (is_host, port) = match bytes {
         [b'[', literal @ ..] => {
             let Some(end) = literal.iter().position(|byte| *byte == b']') else {
                 return false;
@@ -30,7 +29,7 @@ pub(super) fn is_authority(bytes: &[u8]) -> bool {
             None => (byte_class::is_host(bytes), None),
         },
     };
-    host_ok && port.is_none_or(is_port)
+    is_host && port.is_none_or(is_port)
 }
 
 fn is_port(digits: &[u8]) -> bool {

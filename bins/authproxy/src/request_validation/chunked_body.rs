@@ -1,32 +1,30 @@
-//! A chunked body (RFC 9112 7.1), piece by piece as it arrives.
+//! The framing of a chunked body (RFC 9112 7.1), as it arrives.
 //!
-//! Owns the grammar of size lines, chunk ends and trailers, stricter than RFC 9112: no white space, and of extensions
-//! only `;name=value` without quotes. hyper reads the chunks once more behind this and writes new ones for the server,
-//! which never sees an extension.
+//! Stricter than RFC 9112: no white space, and only extensions of the form `;name=value` without quotes. `upstream` writes
+//! new chunks, without extensions.
 
 use super::byte_class;
 use super::header_field::HeaderField;
-use super::request_head::LINES;
+use super::request_head::MAX_LINES;
 use crate::request_error::RequestError;
 
-/// Digits of a size: 63 bits and zeros before it.
-const DIGITS: usize = 16;
+/// Digits of a size: 63 bits, with leading zeros.
+const MAX_SIZE_DIGITS: usize = 16;
 /// Bytes of extensions in one size line.
-const EXTENSION: usize = 256;
-/// Bytes of extensions in one body. hyper gives up a body at 16 KiB.
-const EXTENSIONS: usize = 8 * 1024;
-/// Bytes of trailers, at most. hyper gives up a body at 16 KiB.
-const TRAILERS: usize = 8 * 1024;
+const MAX_EXTENSION: usize = 256;
+/// Bytes of extensions in one body; hyper fails at 16 KiB.
+const MAX_EXTENSIONS: usize = 8 * 1024;
+/// Bytes of trailers; hyper fails at 16 KiB.
+const MAX_TRAILERS: usize = 8 * 1024;
 
-/// How far a chunked body has been looked at.
+/// The state of scanning a chunked body.
 pub(super) struct ChunkedScanner {
-    next: ChunkStep,
+    step: ChunkStep,
     /// Bytes of extensions so far.
     extensions: usize,
-    /// Lines of trailers so far.
-    lines: usize,
-    /// Bytes that trailers may still have.
-    room: usize,
+    trailer_lines: usize,
+    /// Bytes of trailers that are still allowed.
+    trailer_bytes_left: usize,
 }
 
 enum ChunkStep {
@@ -36,12 +34,12 @@ enum ChunkStep {
     Trailer,
 }
 
-/// A piece of a body that is sound.
+/// A valid piece of a body.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ValidPiece {
-    /// Its length; 0 when more bytes are needed.
+    /// 0 when more bytes are needed.
     pub(super) length: usize,
-    /// The body ends with it.
+    /// Whether the body ends with it.
     pub(super) last: bool,
 }
 
@@ -57,24 +55,22 @@ impl ValidPiece {
 }
 
 impl ChunkedScanner {
-    /// A body that begins; its trailers have at most so many bytes.
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new(max_trailers: usize) -> Self {
         Self {
-            next: ChunkStep::Size,
+            step: ChunkStep::Size,
             extensions: 0,
-            lines: 0,
-            room: limit.min(TRAILERS),
+            trailer_lines: 0,
+            trailer_bytes_left: max_trailers.min(MAX_TRAILERS),
         }
     }
 
-    /// The next piece: a whole line, or as much as there is of a chunk's data. The bytes begin where the piece before
-    /// ended.
-    pub(super) fn piece(&mut self, bytes: &[u8]) -> Result<ValidPiece, RequestError> {
-        match self.next {
-            ChunkStep::Size => self.size(bytes),
+    /// The next piece: a whole line, or data of a chunk. The bytes begin where the piece before ended.
+    pub(super) fn scan(&mut self, bytes: &[u8]) -> Result<ValidPiece, RequestError> {
+        match self.step {
+            ChunkStep::Size => self.scan_size(bytes),
             ChunkStep::Data(left) => {
                 let length = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-                self.next = match left - length as u64 {
+                self.step = match left - length as u64 {
                     0 => ChunkStep::DataEnd,
                     left => ChunkStep::Data(left),
                 };
@@ -82,7 +78,7 @@ impl ChunkedScanner {
             }
             ChunkStep::DataEnd => match bytes {
                 [b'\r', b'\n', ..] => {
-                    self.next = ChunkStep::Size;
+                    self.step = ChunkStep::Size;
                     Ok(ValidPiece::of(2))
                 }
                 [] | [b'\r'] => Ok(ValidPiece::NONE),
@@ -90,14 +86,14 @@ impl ChunkedScanner {
                     "a chunk does not end where its size says",
                 )),
             },
-            ChunkStep::Trailer => self.trailer(bytes),
+            ChunkStep::Trailer => self.scan_trailer(bytes),
         }
     }
 
-    fn size(&mut self, bytes: &[u8]) -> Result<ValidPiece, RequestError> {
-        const LINE: usize = DIGITS + EXTENSION + 2;
+    fn scan_size(&mut self, bytes: &[u8]) -> Result<ValidPiece, RequestError> {
+        const LINE: usize = MAX_SIZE_DIGITS + MAX_EXTENSION + 2;
         let within = &bytes[..bytes.len().min(LINE)];
-        let Some(end) = line_end(within)? else {
+        let Some(end) = find_line_end(within)? else {
             return match within.len() {
                 LINE => Err(RequestError::InvalidRequest(
                     "the line of a chunk's size is too long",
@@ -111,25 +107,25 @@ impl ChunkedScanner {
             .take_while(|byte| byte.is_ascii_hexdigit())
             .count();
         let (size, extension) = line.split_at(digits);
-        let size = size_of(size).ok_or(RequestError::InvalidRequest(
+        let size = parse_size(size).ok_or(RequestError::InvalidRequest(
             "a chunk's size is not a hexadecimal number",
         ))?;
         self.extensions += extension.len();
-        if !is_extension(extension) || self.extensions > EXTENSIONS {
+        if !is_extension(extension) || self.extensions > MAX_EXTENSIONS {
             return Err(RequestError::InvalidRequest(
                 "a chunk has an extension other than ;name=value, or a long one",
             ));
         }
-        self.next = match size {
+        self.step = match size {
             0 => ChunkStep::Trailer,
             size => ChunkStep::Data(size),
         };
         Ok(ValidPiece::of(end + 2))
     }
 
-    fn trailer(&mut self, bytes: &[u8]) -> Result<ValidPiece, RequestError> {
-        let within = &bytes[..bytes.len().min(self.room)];
-        let Some(end) = line_end(within)? else {
+    fn scan_trailer(&mut self, bytes: &[u8]) -> Result<ValidPiece, RequestError> {
+        let within = &bytes[..bytes.len().min(self.trailer_bytes_left)];
+        let Some(end) = find_line_end(within)? else {
             return match within.len() < bytes.len() {
                 true => Err(RequestError::HeadTooLarge),
                 false => Ok(ValidPiece::NONE),
@@ -137,17 +133,17 @@ impl ChunkedScanner {
         };
         if end > 0 {
             let field = HeaderField::parse(&within[..end]).map_err(RequestError::InvalidRequest)?;
-            if !field.is_trailer() {
+            if !field.is_allowed_trailer() {
                 return Err(RequestError::InvalidRequest(
                     "a trailer has a name that only a header may have",
                 ));
             }
-            if self.lines == LINES {
+            if self.trailer_lines == MAX_LINES {
                 return Err(RequestError::HeadTooLarge);
             }
         }
-        self.lines += 1;
-        self.room -= end + 2;
+        self.trailer_lines += 1;
+        self.trailer_bytes_left -= end + 2;
         Ok(ValidPiece {
             length: end + 2,
             last: end == 0,
@@ -155,14 +151,14 @@ impl ChunkedScanner {
     }
 }
 
-fn line_end(bytes: &[u8]) -> Result<Option<usize>, RequestError> {
-    byte_class::line_end(bytes, &mut 0).map_err(RequestError::InvalidRequest)
+fn find_line_end(bytes: &[u8]) -> Result<Option<usize>, RequestError> {
+    byte_class::find_line_end(bytes, &mut 0).map_err(RequestError::InvalidRequest)
 }
 
-fn size_of(digits: &[u8]) -> Option<u64> {
+fn parse_size(digits: &[u8]) -> Option<u64> {
     let digits = std::str::from_utf8(digits)
         .ok()
-        .filter(|digits| digits.len() <= DIGITS)?;
+        .filter(|digits| digits.len() <= MAX_SIZE_DIGITS)?;
     i64::from_str_radix(digits, 16).ok().map(i64::unsigned_abs)
 }
 
@@ -171,7 +167,7 @@ fn is_extension(bytes: &[u8]) -> bool {
         [] => true,
         [b';', rest @ ..] => rest
             .split(|byte| matches!(byte, b';' | b'='))
-            .all(|part| byte_class::token(part) == part.len()),
+            .all(|part| byte_class::token_length(part) == part.len()),
         _ => false,
     }
 }

@@ -1,27 +1,23 @@
-//! What a gate tells those who serve the connection.
-//!
-//! Owns the values that both sides share. Nothing here waits or wakes: whoever wants to know looks.
+//! The status that a validator shares with the connection. Nothing here waits or wakes: it is polled.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use crate::request_error::RequestError;
 
-/// What a connection waits for from its client.
+/// The part of a request that a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum ReadPhase {
-    /// Nothing, or the first byte of a request. So it is between requests, and also while what has come is not taken
-    /// because the server is slow: no deadline of the client's runs.
+pub(crate) enum ReadPhase {
+    /// None, or the first byte of a request. Also while received bytes are not taken because upstream is slow: then no
+    /// timeout of the client runs.
     Idle,
-    /// The rest of a head of which a part is here, or that hyper takes the one that is. While an exchange is under way
-    /// it is the next one's.
+    /// The rest of a partial head, or that hyper takes a whole one. During an exchange it is the next request's.
     Head,
-    /// More of a body.
     Body,
 }
 
-/// The view into one gate.
+/// The connection's view of its validator.
 #[derive(Debug, Clone)]
 pub struct ValidatorHandle(pub(super) Arc<ValidatorStatus>);
 
@@ -29,11 +25,11 @@ pub struct ValidatorHandle(pub(super) Arc<ValidatorStatus>);
 pub(super) struct ValidatorStatus {
     read: AtomicU64,
     written: AtomicU64,
-    reading: AtomicU8,
-    open: AtomicBool,
-    /// The one fault that a connection can have: after it nothing is read.
-    fault: OnceLock<ValidationError>,
-    taken: AtomicBool,
+    read_phase: AtomicU8,
+    tunnel: AtomicBool,
+    /// A connection has at most one: nothing is read after it.
+    error: OnceLock<ValidationError>,
+    error_taken: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -43,66 +39,62 @@ pub(super) enum ValidationError {
 }
 
 impl ValidatorHandle {
-    /// Why the request that hyper has just delivered has to be refused. It is the gate's own, in place of the client's,
-    /// and makes hyper close after the answer. To be asked once per request, in `Service::call` itself and not in the
-    /// future it returns: by then hyper may have read the head of the next request.
+    /// The error of the request that hyper has just delivered, which then is the substitute. Call it once per request, in
+    /// `Service::call` itself and not in the future it returns: by then hyper may have read the head of the next request.
     #[must_use]
-    pub fn take_fault(&self) -> Option<RequestError> {
-        match self.0.fault.get() {
-            Some(ValidationError::Head(refusal)) if !self.0.taken.swap(true, Relaxed) => {
-                Some(*refusal)
+    pub fn take_head_error(&self) -> Option<RequestError> {
+        match self.0.error.get() {
+            Some(ValidationError::Head(error)) if !self.0.error_taken.swap(true, Relaxed) => {
+                Some(*error)
             }
             _ => None,
         }
     }
 
-    /// Why the body under way fails, once it does: what came of it must not become a whole request. hyper still sends
-    /// an answer that was not begun, and then closes, but does not say so: the answer has to (`Connection: close`).
+    /// The error of the current body, once reading it fails: its beginning must not become a complete request. hyper still
+    /// sends a response and then closes, but the response itself has to announce that (`Connection: close`).
     #[must_use]
-    pub fn body_fault(&self) -> Option<RequestError> {
-        match self.0.fault.get() {
-            Some(ValidationError::Body(refusal)) => Some(*refusal),
+    pub fn body_error(&self) -> Option<RequestError> {
+        match self.0.error.get() {
+            Some(ValidationError::Body(error)) => Some(*error),
             _ => None,
         }
     }
 
-    /// What the client is waited for with.
-    #[must_use]
-    pub fn reading(&self) -> ReadPhase {
-        match self.0.reading.load(Relaxed) {
+    pub(crate) fn read_phase(&self) -> ReadPhase {
+        match self.0.read_phase.load(Relaxed) {
             1 => ReadPhase::Head,
             2 => ReadPhase::Body,
             _ => ReadPhase::Idle,
         }
     }
 
-    /// Bytes since the connection began: from the client, and to it.
-    #[must_use]
-    pub fn progress(&self) -> (u64, u64) {
+    /// Bytes read from and written to the client since the connection began.
+    pub(crate) fn transferred(&self) -> (u64, u64) {
         (self.0.read.load(Relaxed), self.0.written.load(Relaxed))
     }
 
-    /// From now on bytes pass unchecked: to be called before `101 Switching Protocols` is handed to hyper. Does nothing
-    /// after a fault.
-    pub fn open(&self) {
-        self.0.open.store(true, Relaxed);
+    /// Passes bytes without validation from now on: to be called before `101 Switching Protocols` is handed to hyper. Does
+    /// nothing after an error.
+    pub(crate) fn begin_tunnel(&self) {
+        self.0.tunnel.store(true, Relaxed);
     }
 }
 
 impl ValidatorStatus {
-    pub(super) fn fault(&self, fault: ValidationError) {
-        let _ = self.fault.set(fault);
+    pub(super) fn set_error(&self, error: ValidationError) {
+        let _ = self.error.set(error);
     }
 
-    pub(super) fn is_open(&self) -> bool {
-        self.open.load(Relaxed)
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.tunnel.load(Relaxed)
     }
 
-    pub(super) fn reads(&self, reading: ReadPhase) {
-        self.reading.store(reading as u8, Relaxed);
+    pub(super) fn set_read_phase(&self, read_phase: ReadPhase) {
+        self.read_phase.store(read_phase as u8, Relaxed);
     }
 
-    // Only the gate counts, so there is nothing to be atomic about but the value.
+    // Only the validator writes the counters, so load and store suffice.
     pub(super) fn count_read(&self, bytes: usize) {
         self.read
             .store(self.read.load(Relaxed) + bytes as u64, Relaxed);

@@ -1,4 +1,4 @@
-//! One connection to the server: bytes out, bytes in, and how many.
+//! One connection to upstream: buffers, reads, writes and byte counter.
 
 use std::cell::Cell;
 use std::future::Future as _;
@@ -15,41 +15,37 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 use super::stream::UpstreamStream;
 use crate::record::Telemetry;
 
-/// How much is read at once, at first: more than most answers have. A read that does not fill it tells tokio that nothing
-/// is left, which saves the read that would find that out.
-const ROOM: usize = 8 << 10;
-/// How much is read at once when there is more than that, and the most that waits to be written.
-pub(super) const MOST: usize = 64 << 10;
+/// The size of a read at first: larger than most responses. A read that does not fill the buffer tells tokio that the
+/// socket is empty, which saves one more read.
+const READ_SIZE: usize = 8 << 10;
+/// The size of a read after one that filled its buffer, and the most bytes that wait to be written.
+pub(super) const MAX_BUFFER: usize = 64 << 10;
 
 thread_local! {
-    /// Room to read into and to write from, for whichever connection needs it next: one that waits for an answer, or
-    /// rests, holds none.
+    /// Buffers for the next connection that needs one: a connection that is idle or waits for a response holds none.
     static INPUT: Cell<BytesMut> = Cell::default();
     static OUTPUT: Cell<BytesMut> = Cell::default();
 }
 
-/// Hands over what is empty, unless it has grown large.
+/// Returns an empty buffer to the thread, unless it has grown large.
 fn recycle(buffer: &mut BytesMut, to: &'static LocalKey<Cell<BytesMut>>) {
     let buffer = mem::take(buffer);
-    if (1..=2 * ROOM).contains(&buffer.capacity()) {
+    if (1..=2 * READ_SIZE).contains(&buffer.capacity()) {
         to.set(buffer);
     }
 }
 
-/// A connection, and what is under way on it.
 pub(super) struct UpstreamConnection {
     stream: UpstreamStream,
-    /// What has come and was not used yet.
+    /// Bytes that were received and not consumed.
     pub(super) input: BytesMut,
-    /// What goes out next.
     output: BytesMut,
-    /// How much is read at once.
-    room: usize,
-    /// Bytes both ways since the connection was opened.
-    pub(super) moved: u64,
-    /// The sweep before which it became idle.
+    read_size: usize,
+    /// Bytes in both directions since the connection was opened.
+    pub(super) transferred: u64,
+    /// The number of sweeps when it became idle.
     pub(super) epoch: u64,
-    _open: OpenConnectionGuard,
+    _guard: OpenConnectionGuard,
 }
 
 impl UpstreamConnection {
@@ -58,14 +54,14 @@ impl UpstreamConnection {
             stream,
             input: BytesMut::new(),
             output: BytesMut::new(),
-            room: ROOM,
-            moved: 0,
+            read_size: READ_SIZE,
+            transferred: 0,
             epoch: 0,
-            _open: OpenConnectionGuard::new(telemetry),
+            _guard: OpenConnectionGuard::new(telemetry),
         }
     }
 
-    /// What goes out next, to be added to.
+    /// The output buffer, to append to.
     pub(super) fn output(&mut self) -> &mut BytesMut {
         if self.output.capacity() == 0 {
             self.output = OUTPUT.take();
@@ -73,7 +69,7 @@ impl UpstreamConnection {
         &mut self.output
     }
 
-    /// Writes what there is to write; ready when nothing is left.
+    /// Writes the output; ready once all of it is written.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.output.is_empty() {
             let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.output))?;
@@ -81,19 +77,19 @@ impl UpstreamConnection {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.output.advance(written);
-            self.moved += written as u64;
+            self.transferred += written as u64;
         }
         recycle(&mut self.output, &OUTPUT);
         Poll::Ready(Ok(()))
     }
 
-    /// Reads once, behind what is there; how much. Nothing is the end.
+    /// Reads once, behind the input; returns the number of bytes, 0 at the end of the stream.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.input.capacity() == 0 {
             self.input = INPUT.take();
         }
-        self.input.reserve(self.room);
-        let room = self.input.capacity() - self.input.len();
+        self.input.reserve(self.read_size);
+        let space = self.input.capacity() - self.input.len();
         let Poll::Ready(read) = pin!(self.stream.read_buf(&mut self.input)).poll(cx) else {
             if self.input.is_empty() {
                 recycle(&mut self.input, &INPUT);
@@ -101,39 +97,37 @@ impl UpstreamConnection {
             return Poll::Pending;
         };
         let read = read?;
-        self.moved += read as u64;
-        if read == room {
-            self.room = MOST;
+        self.transferred += read as u64;
+        if read == space {
+            self.read_size = MAX_BUFFER;
         }
         Poll::Ready(Ok(read))
     }
 
-    /// Whether nothing waits to be written.
     pub(super) fn is_written(&self) -> bool {
         self.output.is_empty()
     }
 
-    /// Whether the server has closed the connection, or has said what nobody asked for. What the runtime knows decides,
-    /// at no cost; with `surely` the kernel is asked.
-    pub(super) fn is_stale(&mut self, surely: bool) -> bool {
-        // Nobody is to be woken.
-        let mut quiet = Context::from_waker(Waker::noop());
-        self.poll_read(&mut quiet).is_ready() || (surely && self.stream.is_stale())
+    /// Whether upstream has closed the connection, or sent bytes without a request. The runtime's readiness decides, at
+    /// no cost; with `query_kernel` the kernel's does.
+    pub(super) fn is_stale(&mut self, query_kernel: bool) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.poll_read(&mut cx).is_ready() || (query_kernel && self.stream.is_stale())
     }
 
-    /// Made ready to rest.
-    pub(super) fn rest(&mut self) {
-        self.room = ROOM;
+    /// Prepares the connection for being idle.
+    pub(super) fn park(&mut self) {
+        self.read_size = READ_SIZE;
         recycle(&mut self.input, &INPUT);
     }
 
-    /// The connection itself, and what has come over it and was not used.
+    /// The socket, and the input that was not consumed.
     pub(super) fn into_parts(self) -> (UpstreamStream, Bytes) {
         (self.stream, self.input.freeze())
     }
 }
 
-/// Counts a connection for as long as it is open.
+/// Counts an open connection.
 struct OpenConnectionGuard(Arc<Telemetry>);
 
 impl OpenConnectionGuard {
@@ -156,22 +150,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_the_runtime_has_not_heard_of_yet_the_kernel_knows() {
+    async fn closed_connection_is_stale_to_the_kernel_before_the_runtime_learns_of_it() {
         let (here, there) = UnixStream::pair().unwrap();
-        let mut live = UpstreamConnection::new(UpstreamStream::Unix(here), Arc::default());
-        assert!(!live.is_stale(true));
-        // Nothing is awaited from here on: the runtime hears of nothing.
+        let mut connection = UpstreamConnection::new(UpstreamStream::Unix(here), Arc::default());
+        assert!(!connection.is_stale(true));
+        // Nothing is awaited from here on, so the runtime learns nothing.
         drop(there);
-        assert!(!live.is_stale(false));
-        assert!(live.is_stale(true));
+        assert!(!connection.is_stale(false));
+        assert!(connection.is_stale(true));
     }
 
     #[tokio::test]
-    async fn bytes_that_nobody_asked_for_make_a_connection_stale() {
+    async fn bytes_without_a_request_make_a_connection_stale() {
         let (here, there) = UnixStream::pair().unwrap();
-        let mut live = UpstreamConnection::new(UpstreamStream::Unix(here), Arc::default());
+        let mut connection = UpstreamConnection::new(UpstreamStream::Unix(here), Arc::default());
         there.try_write(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
         tokio::task::yield_now().await;
-        assert!(live.is_stale(true));
+        assert!(connection.is_stale(true));
     }
 }

@@ -1,4 +1,4 @@
-//! What an exchange fails with.
+//! Errors of an exchange with upstream.
 
 use std::borrow::Cow;
 use std::io;
@@ -6,7 +6,7 @@ use std::io;
 use super::response::InvalidResponse;
 use crate::request_error::{RequestError, TruncationReason, UpstreamFailure};
 
-/// Why a request got no response: the answer to it, and what is known beyond the cause.
+/// Why a request got no response: the error response, and what is known beyond the reason.
 #[derive(Debug)]
 pub(crate) struct ExchangeError {
     pub(crate) refusal: RequestError,
@@ -21,14 +21,13 @@ impl ExchangeError {
         }
     }
 
-    /// The server switched to a protocol that the request did not ask for.
+    /// Upstream switched to a protocol that was not requested.
     pub(crate) fn unrequested_upgrade() -> Self {
         let what = "switched to a protocol that was not requested";
-        Self::new(UpstreamFailure::MalformedHead, what)
+        Self::new(UpstreamFailure::InvalidHead, what)
     }
 
-    /// The server did not take a connection.
-    pub(super) fn connecting(error: &io::Error) -> Self {
+    pub(super) fn connect(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => UpstreamFailure::Refused.into(),
             _ => Self::new(UpstreamFailure::Unreachable, error.to_string()),
@@ -56,28 +55,28 @@ impl From<UpstreamFailure> for ExchangeError {
 
 impl From<InvalidResponse> for ExchangeError {
     fn from(InvalidResponse(what): InvalidResponse) -> Self {
-        Self::new(UpstreamFailure::MalformedHead, what)
+        Self::new(UpstreamFailure::InvalidHead, what)
     }
 }
 
-/// Why a response ended before its end.
+/// Why a response was truncated, and what is known beyond the reason.
 #[derive(Debug)]
 pub(crate) struct TruncatedResponse {
-    pub(crate) cause: TruncationReason,
+    pub(crate) reason: TruncationReason,
     pub(crate) detail: Option<Cow<'static, str>>,
 }
 
 impl From<TruncationReason> for TruncatedResponse {
-    fn from(cause: TruncationReason) -> Self {
+    fn from(reason: TruncationReason) -> Self {
         let detail = None;
-        Self { cause, detail }
+        Self { reason, detail }
     }
 }
 
 impl From<io::Error> for TruncatedResponse {
     fn from(error: io::Error) -> Self {
         Self {
-            cause: TruncationReason::UpstreamClosed,
+            reason: TruncationReason::UpstreamClosed,
             detail: Some(error.to_string().into()),
         }
     }
@@ -86,7 +85,7 @@ impl From<io::Error> for TruncatedResponse {
 impl From<InvalidResponse> for TruncatedResponse {
     fn from(InvalidResponse(what): InvalidResponse) -> Self {
         Self {
-            cause: TruncationReason::MalformedBody,
+            reason: TruncationReason::InvalidBody,
             detail: Some(what.into()),
         }
     }

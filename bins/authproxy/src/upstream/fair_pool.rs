@@ -1,30 +1,29 @@
-//! Which requests may use a connection of the upstream pool, and which of those that wait gets the next one.
+//! Fair sharing of the upstream pool between API keys: admission, and the order of the queue.
 //!
-//! Pure: it counts, and hands back what is to be woken. Who waits how, and what a connection is, is the caller's.
+//! Pure: it counts, and returns the waker of the next request. Waiting and connections are the caller's.
 //!
 //! * A key may use as many connections as it likes, but a tenth of the pool is reserved for keys that hold less than a
-//!   twentieth of it: a key that takes all it can get leaves room for those that need little.
-//! * A connection that becomes free goes to the waiting key that holds the fewest; of several to the one that has waited
-//!   longest. Requests of one key are served in their order.
-//! * There are as many waiting places as connections. A key may fill half of them.
+//!   twentieth of it: a greedy key leaves room for those that need few.
+//! * A free connection goes to the queued key that holds the fewest, and among equals to the one that has waited longest.
+//!   Requests of one key are served in their order.
+//! * The queue is as long as the pool is large. A key may fill half of it.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-/// The share of the pool that is reserved.
-const RESERVED: usize = 10;
-/// The share of the pool below which a key may use what is reserved.
-const SMALL: usize = 20;
+/// One in this many connections is reserved.
+const RESERVED_DIVISOR: usize = 10;
+/// A key that holds less than one in this many may use the reserve.
+const SMALL_DIVISOR: usize = 20;
 
-/// The pool, as it is shared between keys `K`. Requests that wait are known by what wakes them, `W`.
+/// A pool shared between keys `K`. `W` wakes a queued request.
 #[derive(Debug)]
 pub(super) struct FairPool<K, W> {
     size: usize,
     held: usize,
     waiting: usize,
-    /// Counts requests that waited.
-    tickets: u64,
-    /// Keys that hold something or wait, and some that did lately: a key that comes back is found without an allocation.
+    next_ticket: u64,
+    /// Keys that hold connections or wait, and some recent ones: a returning key needs no allocation.
     keys: HashMap<K, KeyUsage<W>>,
 }
 
@@ -41,20 +40,19 @@ impl<W> Default for KeyUsage<W> {
     }
 }
 
-/// The place of a request in the order of arrival.
+/// The position of a queued request in the order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct QueueTicket(u64);
 
-/// What a request that needs a connection is told.
+/// The response to a request for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PoolAdmission {
-    /// It may use one. It has to be released.
+    /// The request may use a connection, and has to release it.
     Granted,
-    /// It may wait, and is handed back when it may use one. Whatever ends the wait otherwise cancels it.
+    /// The request waits until its waker is returned. A wait that ends otherwise has to be cancelled.
     Queued(QueueTicket),
-    /// Its key's own queue has half of the waiting places.
+    /// The key already fills half of the queue.
     KeyQueueFull,
-    /// All waiting places are taken.
     QueueFull,
 }
 
@@ -64,20 +62,20 @@ impl<K: Hash + Eq, W> FairPool<K, W> {
             size,
             held: 0,
             waiting: 0,
-            tickets: 0,
+            next_ticket: 0,
             keys: HashMap::new(),
         }
     }
 
-    /// A request of a key needs a connection. `waker` is called for only if it has to wait.
+    /// Requests a connection for a key. `waker` is called only if the request is queued.
     pub(super) fn acquire(&mut self, key: K, waker: impl FnOnce() -> W) -> PoolAdmission {
-        let room = FreeCapacity::of(self);
+        let capacity = FreeCapacity::of(self);
         if self.keys.len() >= 2 * self.size && !self.keys.contains_key(&key) {
-            self.forget_idle();
+            self.remove_idle_keys();
         }
         let usage = self.keys.entry(key).or_default();
-        // Whoever waits may not be granted one now, so nothing overtakes.
-        if room.fits(usage.held) {
+        // Queued requests would not fit either, so none is overtaken.
+        if capacity.fits(usage.held) {
             usage.held += 1;
             self.held += 1;
             return PoolAdmission::Granted;
@@ -88,14 +86,14 @@ impl<K: Hash + Eq, W> FairPool<K, W> {
         if self.waiting >= self.size {
             return PoolAdmission::QueueFull;
         }
-        let ticket = QueueTicket(self.tickets);
-        self.tickets += 1;
+        let ticket = QueueTicket(self.next_ticket);
+        self.next_ticket += 1;
         self.waiting += 1;
         usage.queue.push_back((ticket, waker()));
         PoolAdmission::Queued(ticket)
     }
 
-    /// A request has stopped waiting. False: it has been handed back before, and holds a connection.
+    /// Removes a request from the queue. Returns false if it was already granted a connection.
     pub(super) fn cancel(&mut self, key: &K, ticket: QueueTicket) -> bool {
         let Some(KeyUsage { queue, .. }) = self.keys.get_mut(key) else {
             return false;
@@ -110,7 +108,7 @@ impl<K: Hash + Eq, W> FairPool<K, W> {
         true
     }
 
-    /// A request no longer needs its connection. The request that may use one now, if one may.
+    /// Releases the connection of a request. Returns the waker of the request that gets it, if there is one.
     pub(super) fn release(&mut self, key: &K) -> Option<W> {
         if let Some(usage) = self.keys.get_mut(key) {
             usage.held -= 1;
@@ -119,13 +117,13 @@ impl<K: Hash + Eq, W> FairPool<K, W> {
         if self.waiting == 0 {
             return None;
         }
-        let room = FreeCapacity::of(self);
+        let capacity = FreeCapacity::of(self);
         let waiting = self.keys.values_mut().filter_map(|usage| {
             let (first, _) = usage.queue.front()?;
             Some(((usage.held, *first), usage))
         });
         let (_, next) = waiting.min_by_key(|(order, _)| *order)?;
-        if !room.fits(next.held) {
+        if !capacity.fits(next.held) {
             return None;
         }
         let (_, waker) = next.queue.pop_front()?;
@@ -136,21 +134,19 @@ impl<K: Hash + Eq, W> FairPool<K, W> {
         Some(waker)
     }
 
-    /// Forgets keys that neither hold nor wait.
-    fn forget_idle(&mut self) {
+    fn remove_idle_keys(&mut self) {
         self.keys
             .retain(|_, usage| usage.held > 0 || !usage.queue.is_empty());
     }
 }
 
-/// A key that no longer waits holds no room for those that did.
+/// Frees the memory of an empty queue.
 fn release_memory<T>(queue: &mut VecDeque<T>) {
     if queue.is_empty() {
         *queue = VecDeque::new();
     }
 }
 
-/// How much of the pool is free.
 #[derive(Debug, Clone, Copy)]
 struct FreeCapacity {
     size: usize,
@@ -165,10 +161,14 @@ impl FreeCapacity {
         }
     }
 
-    /// Whether a key that holds so many may use one more.
+    /// Whether a key with `held` connections may use one more.
     fn fits(self, held: usize) -> bool {
-        let is_small = held * SMALL < self.size;
-        let reserved = if is_small { 0 } else { self.size / RESERVED };
+        let is_small = held * SMALL_DIVISOR < self.size;
+        let reserved = if is_small {
+            0
+        } else {
+            self.size / RESERVED_DIVISOR
+        };
         self.free > reserved
     }
 }

@@ -1,7 +1,6 @@
-//! A request as the server gets it: the head, and a body in the framing that the head says.
+//! Writes a request to upstream: its head, and its body in the framing that the head declares.
 //!
-//! Where the body ends is said by what is written here and by nothing that a client has sent: its own `Content-Length` and
-//! `Transfer-Encoding` end at the gate.
+//! The framing is decided here: `Content-Length` and `Transfer-Encoding` of the client are never copied.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,41 +11,36 @@ use hyper::body::{Body as _, Frame};
 use hyper::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 
-use super::connection::MOST;
+use super::connection::MAX_BUFFER;
 use crate::body::{IncompleteBody, RequestBody};
 
-/// What is left to be sent of a body.
 pub(super) struct RequestWriter {
     body: RequestBody,
-    framing: RemainingBody,
+    remaining: RemainingBody,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RemainingBody {
-    /// So many bytes are left.
     Length(u64),
     Chunked,
-    /// Nothing is left.
     Complete,
 }
 
 impl RequestWriter {
     pub(super) fn new(body: RequestBody) -> Self {
-        let framing = match body.size_hint().exact() {
+        let remaining = match body.size_hint().exact() {
             _ if body.is_end_stream() => RemainingBody::Complete,
             Some(length) => RemainingBody::Length(length),
             None => RemainingBody::Chunked,
         };
-        Self { body, framing }
+        Self { body, remaining }
     }
 
-    /// Whether everything was handed out.
     pub(super) fn is_complete(&self) -> bool {
-        self.framing == RemainingBody::Complete
+        self.remaining == RemainingBody::Complete
     }
 
-    /// Writes the head.
-    pub(super) fn head(&self, parts: &Parts, to: &mut BytesMut) {
+    pub(super) fn write_head(&self, parts: &Parts, to: &mut BytesMut) {
         to.reserve(1024);
         to.put_slice(parts.method.as_str().as_bytes());
         to.put_u8(b' ');
@@ -55,67 +49,68 @@ impl RequestWriter {
         to.put_slice(b" HTTP/1.1\r\n");
         for (name, value) in &parts.headers {
             if *name != CONTENT_LENGTH && *name != TRANSFER_ENCODING {
-                line(name.as_str(), value.as_bytes(), to);
+                write_line(name.as_str(), value.as_bytes(), to);
             }
         }
-        match self.framing {
+        match self.remaining {
             RemainingBody::Length(length) => {
-                line("content-length", length.to_string().as_bytes(), to);
+                write_line("content-length", length.to_string().as_bytes(), to);
             }
-            RemainingBody::Chunked => line("transfer-encoding", b"chunked", to),
-            // Some servers answer 411 where a length could be.
-            RemainingBody::Complete if takes_body(&parts.method) => {
-                line("content-length", b"0", to)
+            RemainingBody::Chunked => write_line("transfer-encoding", b"chunked", to),
+            // Some servers respond 411 to such a method without a length.
+            RemainingBody::Complete if expects_body(&parts.method) => {
+                write_line("content-length", b"0", to)
             }
             RemainingBody::Complete => {}
         }
         if self.is_last(&parts.method) {
-            line("connection", b"close", to);
+            write_line("connection", b"close", to);
         }
         to.put_slice(b"\r\n");
     }
 
-    /// Whether a request has to be the last of its connection: it has a body where none is expected. A server that does not
-    /// read it would read it as the next request, which was never judged.
+    /// Whether a request has to be the last of its connection: it has a body where none is expected. A server that leaves
+    /// the body unread would take it for the next request, which was never authorized.
     pub(super) fn is_last(&self, method: &Method) -> bool {
-        self.framing != RemainingBody::Complete && !takes_body(method)
+        self.remaining != RemainingBody::Complete && !expects_body(method)
     }
 
-    /// Hands out what has come of the body, up to a bound.
-    ///
-    /// # Errors
-    /// The body breaks off.
-    pub(super) fn fill(
+    /// Appends the body that has arrived, up to [`MAX_BUFFER`].
+    pub(super) fn write_body(
         &mut self,
         cx: &mut Context<'_>,
         to: &mut BytesMut,
     ) -> Result<(), IncompleteBody> {
-        while self.framing != RemainingBody::Complete && to.len() < MOST {
+        while self.remaining != RemainingBody::Complete && to.len() < MAX_BUFFER {
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
                 return Ok(());
             };
             match frame.transpose()? {
-                Some(frame) => self.frame(frame, to)?,
-                None => self.end(None, to)?,
+                Some(frame) => self.write_frame(frame, to)?,
+                None => self.write_end(None, to)?,
             }
         }
         Ok(())
     }
 
-    fn frame(&mut self, frame: Frame<Bytes>, to: &mut BytesMut) -> Result<(), IncompleteBody> {
+    fn write_frame(
+        &mut self,
+        frame: Frame<Bytes>,
+        to: &mut BytesMut,
+    ) -> Result<(), IncompleteBody> {
         let data = match frame.into_data() {
             Ok(data) => data,
-            Err(frame) => return self.end(frame.trailers_ref(), to),
+            Err(frame) => return self.write_end(frame.trailers_ref(), to),
         };
-        match &mut self.framing {
+        match &mut self.remaining {
             RemainingBody::Length(left) => {
                 *left = left.checked_sub(data.len() as u64).ok_or(IncompleteBody)?;
                 to.put_slice(&data);
                 if *left == 0 {
-                    self.framing = RemainingBody::Complete;
+                    self.remaining = RemainingBody::Complete;
                 }
             }
-            // A chunk of nothing would be the last one.
+            // An empty chunk would be the last one.
             RemainingBody::Chunked if data.is_empty() => {}
             RemainingBody::Chunked => {
                 to.put_slice(format!("{:x}\r\n", data.len()).as_bytes());
@@ -127,32 +122,32 @@ impl RequestWriter {
         Ok(())
     }
 
-    fn end(
+    fn write_end(
         &mut self,
         trailers: Option<&HeaderMap>,
         to: &mut BytesMut,
     ) -> Result<(), IncompleteBody> {
-        if let RemainingBody::Length(_) = self.framing {
+        if let RemainingBody::Length(_) = self.remaining {
             return Err(IncompleteBody);
         }
         to.put_slice(b"0\r\n");
         for (name, value) in trailers.into_iter().flatten() {
-            line(name.as_str(), value.as_bytes(), to);
+            write_line(name.as_str(), value.as_bytes(), to);
         }
         to.put_slice(b"\r\n");
-        self.framing = RemainingBody::Complete;
+        self.remaining = RemainingBody::Complete;
         Ok(())
     }
 }
 
-fn line(name: &str, value: &[u8], to: &mut BytesMut) {
+fn write_line(name: &str, value: &[u8], to: &mut BytesMut) {
     to.put_slice(name.as_bytes());
     to.put_slice(b": ");
     to.put_slice(value);
     to.put_slice(b"\r\n");
 }
 
-/// Whether a body has a meaning in requests of this method (RFC 9110 section 8.6).
-fn takes_body(method: &Method) -> bool {
+/// Whether requests of this method have a body (RFC 9110 section 8.6).
+fn expects_body(method: &Method) -> bool {
     [Method::POST, Method::PUT, Method::PATCH].contains(method)
 }

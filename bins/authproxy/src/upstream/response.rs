@@ -1,7 +1,6 @@
-//! An answer as the server sends it: the head, and the pieces of its body (RFC 9112 sections 4 to 7).
+//! Reads a response of upstream: its head, and its body (RFC 9112 sections 4 to 7).
 //!
-//! Owns the reading. Strict where a mistake would make two answers of one or one of two: after anything that is not HTTP
-//! nothing of the connection is believed.
+//! Strict wherever framing could be ambiguous: after an invalid response the connection is not used again.
 
 use std::mem::MaybeUninit;
 
@@ -15,82 +14,75 @@ use hyper::http::response::Parts;
 use hyper::{Method, Response, StatusCode};
 
 /// The longest head, and the longest trailers.
-const HEAD: usize = 64 << 10;
-/// As many lines as most heads have at most, and the most lines of a head or of trailers. HTTP has no limit, and real
-/// answers have more than the hundred that most clients allow for.
-const LINES: usize = 100;
-const MOST_LINES: usize = 1000;
-/// The longest line before a chunk.
-const CHUNK_LINE: usize = 1024;
-/// Pieces up to this size are copied: the buffer that they came in can then be used again.
-const SMALL: usize = 4 << 10;
+const MAX_HEAD: usize = 64 << 10;
+/// Most heads fit into this many lines.
+const USUAL_LINES: usize = 100;
+/// The most lines of a head or of trailers. HTTP has no limit, and real responses exceed the usual 100.
+const MAX_LINES: usize = 1000;
+/// The longest chunk size line, with extensions.
+const MAX_CHUNK_LINE: usize = 1024;
+/// Data up to this size is copied, so that its buffer can be reused.
+const MAX_COPY: usize = 4 << 10;
 
-/// What is not HTTP, or cannot be relied on.
+/// A response that is not HTTP, or ambiguous.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct InvalidResponse(pub(super) &'static str);
 
-/// A head.
 pub(super) struct ResponseHead {
     pub(super) parts: Parts,
     pub(super) body: BodyDecoder,
-    /// The connection may carry another answer after this one.
-    pub(super) keeps: bool,
+    /// Whether the connection can carry another response.
+    pub(super) keep_alive: bool,
 }
 
-/// What is left to be read of a body.
+/// The state of reading a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyDecoder {
-    /// So many bytes are left.
+    /// This many bytes are left.
     Length(u64),
-    /// A line with the size of a chunk comes next.
+    /// Before a chunk size line.
     ChunkLine,
-    /// So many bytes of a chunk are left.
+    /// This many bytes of a chunk are left.
     Chunk(u64),
-    /// The end of the line behind a chunk comes next.
+    /// Before the CR LF behind a chunk.
     ChunkEnd,
-    /// Trailers come next, or the end of there being none.
     Trailers,
-    /// Everything up to the end of the connection is.
+    /// The body ends with the connection.
     Close,
-    /// Nothing is left.
     Complete,
 }
 
-/// What came of a body.
+/// The next part of a body.
 pub(super) enum BodyPiece {
     Frame(Frame<Bytes>),
-    /// It was whole before.
     End,
-    /// Not enough has come.
+    /// The input is incomplete.
     NeedMore,
 }
 
-/// Takes the head of the final answer off what has come; none when it is not whole yet. Informational answers before it
-/// are dropped, but for 101. `headers` is a map to use again.
-///
-/// # Errors
-/// It is no HTTP.
-pub(super) fn head(
+/// Removes the head of the final response from the input; returns None while it is incomplete. Informational responses
+/// before it are dropped, except 101. `headers` is a map to reuse.
+pub(super) fn read_head(
     input: &mut BytesMut,
     method: &Method,
     headers: &mut HeaderMap,
 ) -> Result<Option<ResponseHead>, InvalidResponse> {
     loop {
         let parser = httparse::ParserConfig::default();
-        let (mut few, mut many) = ([const { MaybeUninit::uninit() }; LINES], Vec::new());
+        let (mut few, mut many) = ([const { MaybeUninit::uninit() }; USUAL_LINES], Vec::new());
         let mut read = httparse::Response::new(&mut []);
         let mut parsed = parser.parse_response_with_uninit_headers(&mut read, input, &mut few);
         if parsed == Err(httparse::Error::TooManyHeaders) {
-            many.resize(MOST_LINES, MaybeUninit::uninit());
+            many.resize(MAX_LINES, MaybeUninit::uninit());
             read = httparse::Response::new(&mut []);
             parsed = parser.parse_response_with_uninit_headers(&mut read, input, &mut many);
         }
         let length = match parsed {
-            Ok(httparse::Status::Complete(length)) if length <= HEAD => length,
-            Ok(httparse::Status::Partial) if input.len() < HEAD => return Ok(None),
+            Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
+            Ok(httparse::Status::Partial) if input.len() < MAX_HEAD => return Ok(None),
             Ok(_) => return Err(InvalidResponse("longer than 64 KiB")),
-            Err(error) => return Err(InvalidResponse(invalid(error))),
+            Err(error) => return Err(InvalidResponse(parse_error_message(error))),
         };
         let code = read.code.unwrap_or_default();
         if (100..200).contains(&code) && code != 101 {
@@ -108,7 +100,7 @@ pub(super) fn head(
             parts.extensions.insert(reason);
         }
         let is_1_1 = read.version == Some(1);
-        // In one piece, of which all values are parts.
+        // One allocation that all values share.
         let bytes = Bytes::copy_from_slice(&input[..length]);
         headers.clear();
         parts.headers = std::mem::take(headers);
@@ -126,21 +118,20 @@ pub(super) fn head(
         }
         input.advance(length);
         let body = framing.body(status, method)?;
-        // RFC 9112 6.1: where a server of HTTP/1.0 speaks of a transfer coding, its connection is not used again.
-        let keeps = body != BodyDecoder::Close
+        // RFC 9112 6.1: a connection on which HTTP/1.0 used a transfer coding is not reused.
+        let is_reusable = body != BodyDecoder::Close
             && status != StatusCode::SWITCHING_PROTOCOLS
-            && !framing.may_have_body_still(body, status)
+            && !framing.may_have_unexpected_body(body, status)
             && (is_1_1 || !framing.is_encoded());
         return Ok(Some(ResponseHead {
             parts,
             body,
-            keeps: keeps && !framing.close && (is_1_1 || framing.keep_alive),
+            keep_alive: is_reusable && !framing.close && (is_1_1 || framing.keep_alive),
         }));
     }
 }
 
-/// What httparse has found.
-const fn invalid(error: httparse::Error) -> &'static str {
+const fn parse_error_message(error: httparse::Error) -> &'static str {
     match error {
         httparse::Error::HeaderName => "invalid header name",
         httparse::Error::HeaderValue => "invalid header value",
@@ -152,27 +143,26 @@ const fn invalid(error: httparse::Error) -> &'static str {
     }
 }
 
-/// What a head says of the end of its message and of the connection.
+/// The framing headers of a response.
 #[derive(Debug, Default)]
 struct ResponseFraming {
     length: Option<u64>,
     chunked: bool,
-    /// Codings before `chunked`, or without it: where the body ends is then the connection's end.
-    coded: bool,
+    /// A transfer coding other than `chunked`.
+    other_coding: bool,
     close: bool,
     keep_alive: bool,
 }
 
 impl ResponseFraming {
-    /// Takes a line in; whether it is to be kept. What is only about this message on this connection, and a repeated
-    /// length, is not.
+    /// Reads one header; returns whether to keep it. Headers of this connection only, and a repeated length, are dropped.
     fn read_header(
         &mut self,
         name: &HeaderName,
         value: &HeaderValue,
     ) -> Result<bool, InvalidResponse> {
         if *name == CONTENT_LENGTH {
-            let length = length(value.as_bytes())?;
+            let length = parse_length(value.as_bytes())?;
             return match self.length.replace(length) {
                 None => Ok(true),
                 Some(before) if before == length => Ok(false),
@@ -185,66 +175,63 @@ impl ResponseFraming {
                     return Err(InvalidResponse("a transfer coding after chunked"));
                 }
                 self.chunked = coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
-                self.coded |= !self.chunked;
+                self.other_coding |= !self.chunked;
             }
             return Ok(false);
         }
         if *name == CONNECTION {
-            let mut names = false;
+            let mut has_other = false;
             for option in value.as_bytes().split(|byte| *byte == b',') {
                 let option = option.trim_ascii();
                 match option {
                     _ if option.eq_ignore_ascii_case(b"close") => self.close = true,
                     _ if option.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
-                    _ => names = true,
+                    _ => has_other = true,
                 }
             }
-            // Only what names a header, or another protocol, has to be seen by others.
-            return Ok(names);
+            // Options that name a header or a protocol are for `headers`.
+            return Ok(has_other);
         }
         Ok(true)
     }
 
-    /// Whether the head names a transfer coding.
     fn is_encoded(&self) -> bool {
-        self.chunked || self.coded
+        self.chunked || self.other_coding
     }
 
-    /// Whether an answer has no body, yet its head is that of one with a body. gunicorn sends what the application
-    /// returns, after HEAD, too: on a kept connection that would be read as the answer to the next request, which is that
-    /// of another client.
-    fn may_have_body_still(&self, body: BodyDecoder, status: StatusCode) -> bool {
-        let has_none = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
+    /// Whether a response that must not have a body may have one. gunicorn sends the application's body in response to HEAD,
+    /// too: on a reused connection it would be read as the response to another client's request.
+    fn may_have_unexpected_body(&self, body: BodyDecoder, status: StatusCode) -> bool {
+        let is_bodiless = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
         let is_empty = match self.length {
             Some(length) => length == 0,
-            None => has_none && !self.is_encoded(),
+            None => is_bodiless && !self.is_encoded(),
         };
         body == BodyDecoder::Complete && !is_empty
     }
 
-    /// How the body is framed (RFC 9112 section 6.3).
+    /// RFC 9112 section 6.3.
     fn body(&self, status: StatusCode, method: &Method) -> Result<BodyDecoder, InvalidResponse> {
         let encoded = self.is_encoded();
         if encoded && self.length.is_some() {
             return Err(InvalidResponse("both Content-Length and Transfer-Encoding"));
         }
-        let without = status.is_informational()
+        let is_bodiless = status.is_informational()
             || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
             || *method == Method::HEAD;
         Ok(match self.length {
-            _ if without => BodyDecoder::Complete,
+            _ if is_bodiless => BodyDecoder::Complete,
             Some(0) => BodyDecoder::Complete,
             Some(length) => BodyDecoder::Length(length),
-            // What is coded otherwise would lose its coding on the way, which the client could not undo.
-            None if self.chunked && !self.coded => BodyDecoder::ChunkLine,
+            // Other codings are not passed on, so the client could not decode the body.
+            None if self.chunked && !self.other_coding => BodyDecoder::ChunkLine,
             None if encoded => return Err(InvalidResponse("a transfer coding other than chunked")),
             None => BodyDecoder::Close,
         })
     }
 }
 
-/// A number of bytes: digits and nothing else.
-fn length(value: &[u8]) -> Result<u64, InvalidResponse> {
+fn parse_length(value: &[u8]) -> Result<u64, InvalidResponse> {
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     let number = std::str::from_utf8(value).ok().filter(|_| digits);
     number
@@ -253,22 +240,18 @@ fn length(value: &[u8]) -> Result<u64, InvalidResponse> {
 }
 
 impl BodyDecoder {
-    /// Whether nothing is left.
     pub(super) fn is_complete(self) -> bool {
         self == Self::Complete
     }
 
-    /// Takes the next piece off what has come.
-    ///
-    /// # Errors
-    /// It is no HTTP.
+    /// Removes the next part of the body from the input.
     pub(super) fn next(&mut self, input: &mut BytesMut) -> Result<BodyPiece, InvalidResponse> {
         loop {
             match self {
                 Self::Complete => return Ok(BodyPiece::End),
                 _ if input.is_empty() => return Ok(BodyPiece::NeedMore),
                 Self::Length(left) => {
-                    let data = take(input, left);
+                    let data = take_data(input, left);
                     if *left == 0 {
                         *self = Self::Complete;
                     }
@@ -276,28 +259,28 @@ impl BodyDecoder {
                 }
                 Self::Close => {
                     let mut all = u64::MAX;
-                    return Ok(BodyPiece::Frame(Frame::data(take(input, &mut all))));
+                    return Ok(BodyPiece::Frame(Frame::data(take_data(input, &mut all))));
                 }
                 Self::Chunk(left) => {
-                    let data = take(input, left);
+                    let data = take_data(input, left);
                     if *left == 0 {
                         *self = Self::ChunkEnd;
                     }
                     return Ok(BodyPiece::Frame(Frame::data(data)));
                 }
-                // The parser takes no digits for a zero.
+                // The parser reads a missing number as zero.
                 Self::ChunkLine if !input[0].is_ascii_hexdigit() => {
                     return Err(InvalidResponse("invalid chunk size"));
                 }
                 Self::ChunkLine => match httparse::parse_chunk_size(input) {
-                    Ok(httparse::Status::Complete((line, size))) if line <= CHUNK_LINE => {
+                    Ok(httparse::Status::Complete((line, size))) if line <= MAX_CHUNK_LINE => {
                         input.advance(line);
                         *self = match size {
                             0 => Self::Trailers,
                             size => Self::Chunk(size),
                         };
                     }
-                    Ok(httparse::Status::Partial) if input.len() < CHUNK_LINE => {
+                    Ok(httparse::Status::Partial) if input.len() < MAX_CHUNK_LINE => {
                         return Ok(BodyPiece::NeedMore);
                     }
                     _ => return Err(InvalidResponse("invalid chunk size")),
@@ -311,7 +294,7 @@ impl BodyDecoder {
                     _ => return Err(InvalidResponse("a chunk does not end after its size")),
                 },
                 Self::Trailers => {
-                    let Some(trailers) = trailers(input)? else {
+                    let Some(trailers) = read_trailers(input)? else {
                         return Ok(BodyPiece::NeedMore);
                     };
                     *self = Self::Complete;
@@ -324,13 +307,13 @@ impl BodyDecoder {
     }
 }
 
-/// Takes up to so many bytes off what has come.
-fn take(input: &mut BytesMut, left: &mut u64) -> Bytes {
+/// Removes up to `left` bytes from the input.
+fn take_data(input: &mut BytesMut, left: &mut u64) -> Bytes {
     let length = usize::try_from(*left)
         .unwrap_or(usize::MAX)
         .min(input.len());
     *left -= length as u64;
-    if length > SMALL {
+    if length > MAX_COPY {
         return input.split_to(length).freeze();
     }
     let data = Bytes::copy_from_slice(&input[..length]);
@@ -338,11 +321,11 @@ fn take(input: &mut BytesMut, left: &mut u64) -> Bytes {
     data
 }
 
-fn trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, InvalidResponse> {
-    let mut lines = vec![httparse::EMPTY_HEADER; MOST_LINES];
+fn read_trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, InvalidResponse> {
+    let mut lines = vec![httparse::EMPTY_HEADER; MAX_LINES];
     let (length, lines) = match httparse::parse_headers(input, &mut lines) {
-        Ok(httparse::Status::Complete(parsed)) if parsed.0 <= HEAD => parsed,
-        Ok(httparse::Status::Partial) if input.len() < HEAD => return Ok(None),
+        Ok(httparse::Status::Complete(parsed)) if parsed.0 <= MAX_HEAD => parsed,
+        Ok(httparse::Status::Partial) if input.len() < MAX_HEAD => return Ok(None),
         _ => return Err(InvalidResponse("invalid trailers")),
     };
     let mut trailers = HeaderMap::new();
@@ -358,19 +341,19 @@ fn trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, InvalidResponse> 
     Ok(Some(trailers))
 }
 
-/// The body of a fuzz target: any bytes as what a server sends. However they are cut into pieces, the same answer is read,
-/// and one that is not whole is never taken for it.
-pub fn fuzz(bytes: &[u8]) {
+/// The body of a fuzz target: any bytes as a response. How they are split into reads makes no difference, and an incomplete
+/// response is never taken for a complete one.
+pub fn fuzz_response(bytes: &[u8]) {
     for method in [Method::GET, Method::HEAD] {
-        let whole = read(bytes, bytes.len().max(1), &method);
-        assert_eq!(whole, read(bytes, 1, &method), "byte by byte");
-        assert_eq!(whole, read(bytes, 7, &method), "in pieces of seven");
+        let whole = read_split(bytes, bytes.len().max(1), &method);
+        assert_eq!(whole, read_split(bytes, 1, &method), "byte by byte");
+        assert_eq!(whole, read_split(bytes, 7, &method), "in pieces of seven");
     }
 }
 
-/// The status, the body and whether the connection is kept of an answer that comes in pieces of `step` bytes; none when
-/// it is not whole at the end of the connection.
-fn read(
+/// Status, body and keep-alive of a response that arrives in parts of `step` bytes; None if it is incomplete at the end of
+/// the connection.
+fn read_split(
     bytes: &[u8],
     step: usize,
     method: &Method,
@@ -383,7 +366,7 @@ fn read(
         !piece.is_empty()
     };
     let mut head = loop {
-        match head(&mut input, method, &mut HeaderMap::new())? {
+        match read_head(&mut input, method, &mut HeaderMap::new())? {
             Some(head) => break head,
             None if !more(&mut input) => return Ok(None),
             None => {}
@@ -396,7 +379,7 @@ fn read(
             BodyPiece::NeedMore if more(&mut input) => {}
             BodyPiece::NeedMore if head.body != BodyDecoder::Close => return Ok(None),
             BodyPiece::NeedMore | BodyPiece::End => {
-                return Ok(Some((head.parts.status, body, head.keeps)));
+                return Ok(Some((head.parts.status, body, head.keep_alive)));
             }
         }
     }

@@ -1,6 +1,4 @@
-//! Waiting for a place in the upstream pool, and giving it back.
-//!
-//! Which request gets the next one is `fair`'s.
+//! Slots of the upstream pool: waiting for one, and releasing it. `fair_pool` decides which request gets the next one.
 
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +12,7 @@ use super::{ExchangeError, UpstreamPool};
 use crate::grant::Grant;
 use crate::request_error::{RequestError, UpstreamFailure};
 
-/// The key that a request's connection counts for, by its id; all requests without a key count for one.
+/// The account that a request's connection is charged to: its key's id. All requests without a key share one.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyAccount(pub(crate) Option<Arc<Grant>>);
 
@@ -38,7 +36,6 @@ impl Hash for KeyAccount {
     }
 }
 
-/// The pool of one thread.
 #[derive(Debug)]
 pub(super) struct SlotQueue(Mutex<FairPool<KeyAccount, oneshot::Sender<()>>>);
 
@@ -53,26 +50,26 @@ impl SlotQueue {
 
     fn release(&self, account: &KeyAccount) {
         let next = self.pool().release(account);
-        // One that has gone meanwhile gives it back itself.
+        // A request that is gone by now releases it itself.
         let _ = next.map(|waker| waker.send(()));
     }
 }
 
-/// The right to use one connection.
+/// The permission to use one connection.
 pub(super) struct PoolSlot {
     pub(super) upstream: Arc<UpstreamPool>,
     account: KeyAccount,
 }
 
 impl PoolSlot {
-    /// Waits for one, for so long at most.
+    /// Waits for a slot.
     ///
     /// # Errors
-    /// Too many requests wait already, or none became free in time.
+    /// The queue is full, or no slot became free before `max_wait`.
     pub(super) async fn acquire(
         upstream: &Arc<UpstreamPool>,
         account: KeyAccount,
-        longest: Duration,
+        max_wait: Duration,
     ) -> Result<Self, ExchangeError> {
         let mut granted = None;
         let admission = upstream.slots.pool().acquire(account.clone(), || {
@@ -82,15 +79,15 @@ impl PoolSlot {
         });
         match (admission, granted) {
             (PoolAdmission::Queued(ticket), Some(granted)) => {
-                let mut place = SlotRequest::new(upstream, &account, ticket);
-                let granted = timeout(longest, granted).await;
-                place.granted = matches!(granted, Ok(Ok(())));
-                if !place.granted {
+                let mut request = SlotRequest::new(upstream, &account, ticket);
+                let granted = timeout(max_wait, granted).await;
+                request.granted = matches!(granted, Ok(Ok(())));
+                if !request.granted {
                     return Err(UpstreamFailure::QueueTimeout.into());
                 }
             }
             (PoolAdmission::Granted, _) => {}
-            // Of requests without a key none is to blame.
+            // Requests without a key are of different clients: none of them is at fault.
             (PoolAdmission::KeyQueueFull, _) if account.0.is_some() => {
                 return Err(RequestError::TooManyRequests.into());
             }
@@ -107,7 +104,7 @@ impl Drop for PoolSlot {
     }
 }
 
-/// A place in the queue. Whatever ends the wait, it is left, and what was granted meanwhile goes to the next.
+/// A queued request. Dropping it leaves the queue; a slot granted meanwhile goes to the next request.
 struct SlotRequest<'a> {
     upstream: &'a UpstreamPool,
     account: &'a KeyAccount,

@@ -1,4 +1,4 @@
-//! New connections to the server.
+//! Sockets to upstream, TCP or Unix.
 
 use std::io;
 use std::pin::Pin;
@@ -11,20 +11,16 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::settings::UpstreamAddress;
 
-/// How much of a body waits in the kernel.
-const UNSENT: u32 = 64 << 10;
+/// The most unsent bytes in the kernel.
+const MAX_UNSENT: u32 = 64 << 10;
 
-/// A connection to the server.
 #[derive(Debug)]
 pub(crate) enum UpstreamStream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// Connects. Without a deadline: that is the caller's.
-///
-/// # Errors
-/// Nobody takes the connection.
+/// Connects. The caller has the deadline.
 pub(super) async fn connect(server: &UpstreamAddress) -> io::Result<UpstreamStream> {
     let (host, port) = match server {
         UpstreamAddress::Unix(path) => {
@@ -39,15 +35,15 @@ pub(super) async fn connect(server: &UpstreamAddress) -> io::Result<UpstreamStre
     .connect()
     .await?;
     stream.set_nodelay(true)?;
-    // How much of a body it takes shows: without this the kernel grows its buffer to megabytes, and reports nothing until
-    // a third of it has gone.
-    let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
+    // Makes progress visible: otherwise the kernel grows its buffer to megabytes, and reports the socket as writable only
+    // when a third of it was sent.
+    let _ = SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT);
     Ok(UpstreamStream::Tcp(stream))
 }
 
 impl UpstreamStream {
-    /// Whether the server has closed this connection, asked of the kernel and not of what the runtime knew a moment
-    /// ago. Bytes that nobody asked for are as bad.
+    /// Whether upstream has closed this connection, or sent bytes without a request. Queries the kernel, because the
+    /// runtime learns of it later.
     pub(super) fn is_stale(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         let peeked = match self {

@@ -194,7 +194,7 @@ fn refused(rig: &FramingRig, case: &str) -> RawResponse {
     let word = answer.reason();
     assert_eq!(
         word.as_deref(),
-        Some("malformed_request"),
+        Some("invalid_request"),
         "{case:?}: {answer:?}"
     );
     answer
@@ -225,7 +225,7 @@ fn ambiguous_framing_is_rejected() {
 }
 
 #[test]
-fn malformed_request_heads_are_rejected() {
+fn invalid_request_heads_are_rejected() {
     let rig = FramingRig::start(STRICT);
     for header in HEADERS {
         refused(&rig, &keyed("GET /refused HTTP/1.1", &[header], ""));

@@ -54,7 +54,7 @@ fn new_key_is_shown_once_and_its_entry_admits_it() {
     let engine = ["--acl-file", file.to_str().unwrap()];
     let told = check(&engine, &["--json"], &format!("{key}\n")).exits(0);
     let expected = json!({
-        "known": true, "passes": true, "error": null, "needed": null, "route": null, "sha256": hash_key(key),
+        "known": true, "passes": true, "error": null, "required_rights": null, "route": null, "sha256": hash_key(key),
         "grant": {
             "id": "alice", "rights": ["all", "write"], "hosts": ["*.example.com"], "paths": ["/a", "/b"],
             "methods": ["GET"], "expires": "2999-01-31T00:00:00Z",

@@ -1,6 +1,6 @@
-//! Bytes that break one rule each, and bytes that just do not break it.
+//! Bytes that violate one rule each, and bytes that just comply.
 
-/// Heads that pass. `@` at the end stands for what most of them end with.
+/// Valid heads. `@` at the end stands for the usual end of a head.
 pub(super) const VALID_HEADS: &[&str] = &[
     "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
     "GET / HTTP/1.0\r\nHost: a\r\n\r\n",
@@ -27,7 +27,7 @@ pub(super) const VALID_HEADS: &[&str] = &[
     "POST / HTTP/1.1\r\nContent-Length: 0\r\n@",
 ];
 
-/// Whole requests with a body, that pass.
+/// Complete valid requests with a body.
 pub(super) const VALID_BODIES: &[&str] = &[
     "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbo\ny",
     "POST / HTTP/1.0\r\nHost: a\r\nContent-Length:\t4 \r\n\r\n\r\n\0\r",
@@ -39,7 +39,7 @@ pub(super) const VALID_BODIES: &[&str] = &[
     "~0\r\nX-Sum: 1\r\nY:\r\n\r\n",
 ];
 
-/// Heads that are refused, and the rule.
+/// Invalid heads, and the rule.
 pub(super) const INVALID_HEADS: &[(&str, &str)] = &[
     // The request line.
     (" / HTTP/1.1\r\n@", METHOD),
@@ -87,7 +87,7 @@ pub(super) const INVALID_HEADS: &[(&str, &str)] = &[
     ("connect a:80 HTTP/1.1\r\n@", CASE),
     ("propFind / HTTP/1.1\r\n@", CASE),
     ("version-control / HTTP/1.1\r\n@", CASE),
-    // Ends of lines, and other control characters.
+    // Line ends, and other control characters.
     ("\nGET / HTTP/1.1\r\n@", BARE_LF),
     ("GET / HTTP/1.1\n@", BARE_LF),
     ("GET / HTTP/1.1\r\nHost: a\n\r\n", BARE_LF),
@@ -98,11 +98,8 @@ pub(super) const INVALID_HEADS: &[(&str, &str)] = &[
     ("GET / HTTP/1.1\r\r\n@", BARE_CR),
     ("GET / HTTP/1.1\r\nX: a\rHost: b\r\n@", BARE_CR),
     ("GET / HTTP/1.1\r\nHost: a\r\n\r\r\n", BARE_CR),
-    ("GET /\0 HTTP/1.1\r\n@", "a NUL stands in the request"),
-    (
-        "GET / HTTP/1.1\r\nX: \0\r\n@",
-        "a NUL stands in the request",
-    ),
+    ("GET /\0 HTTP/1.1\r\n@", "the request has a NUL"),
+    ("GET / HTTP/1.1\r\nX: \0\r\n@", "the request has a NUL"),
     ("GET / HTTP/1.1\r\nX: a\x0bb\r\n@", CONTROL),
     ("GET / HTTP/1.1\r\nX: a\x7f\r\n@", CONTROL),
     ("\x16\x03\x01", CONTROL),
@@ -119,9 +116,9 @@ pub(super) const INVALID_HEADS: &[(&str, &str)] = &[
     ("GET / HTTP/1.1\r\nX\u{e9}: a\r\n@", NAME),
     ("GET / HTTP/1.1\r\nHost/: a\r\n@", NAME),
     // Host.
-    ("GET / HTTP/1.1\r\n\r\n", "there is no Host"),
-    ("GET / HTTP/1.0\r\n\r\n", "there is no Host"),
-    ("GET http://a/ HTTP/1.1\r\n\r\n", "there is no Host"),
+    ("GET / HTTP/1.1\r\n\r\n", "missing Host"),
+    ("GET / HTTP/1.0\r\n\r\n", "missing Host"),
+    ("GET http://a/ HTTP/1.1\r\n\r\n", "missing Host"),
     (
         "GET / HTTP/1.1\r\nHost: a\r\nHOST: a\r\n\r\n",
         "Host was sent more than once",
@@ -147,7 +144,7 @@ pub(super) const INVALID_HEADS: &[(&str, &str)] = &[
     ("GET / HTTP/1.1\r\nHost: \u{e9}\r\n\r\n", HOST),
     ("GET http://b/ HTTP/1.1\r\n@", OTHER_HOST),
     ("GET http://a:80/ HTTP/1.1\r\n@", OTHER_HOST),
-    // BodyFraming.
+    // Framing.
     (
         "POST / HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 4\r\n@",
         LENGTH_TWICE,
@@ -246,7 +243,7 @@ pub(super) const INVALID_HEADS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Chunked bodies that are refused, with `|` before what does not pass, and the rule.
+/// Invalid chunked bodies, with `|` before the bytes that do not pass, and the rule.
 pub(super) const INVALID_BODIES: &[(&str, &str)] = &[
     ("|\r\n", SIZE),
     ("|G\r\n", SIZE),
@@ -262,7 +259,7 @@ pub(super) const INVALID_BODIES: &[(&str, &str)] = &[
     ("|ffffffffffffffff1\r\n", SIZE),
     ("|1\n", BARE_LF),
     ("|1\ra\r\n", BARE_CR),
-    ("|1\0\r\n", "a NUL stands in the request"),
+    ("|1\0\r\n", "the request has a NUL"),
     ("|1;a\n\r\n", BARE_LF),
     ("|1;\ra\r\n", BARE_CR),
     ("|1;a=\"b\"\r\n", EXTENSION),
@@ -292,17 +289,17 @@ pub(super) const INVALID_BODIES: &[(&str, &str)] = &[
 ];
 
 const METHOD: &str = "the request line does not begin with a method and one space";
-const CASE: &str = "the method is a standard one in another case";
+const CASE: &str = "the method is a standard method in another case";
 const TARGET: &str = "the request target is neither a path nor an http URL";
-const TARGET_HOST: &str = "the request target does not name a host";
+const TARGET_HOST: &str = "the request target has no valid host";
 const CHARACTER: &str = "the request target has a character that must be percent-encoded";
 const VERSION: &str = "the request line does not end with one space and HTTP/1.1 or HTTP/1.0";
 const BARE_LF: &str = "a line of the request ends without CR";
-const BARE_CR: &str = "a CR without LF stands in the request";
-const CONTROL: &str = "a control character stands in the request";
+const BARE_CR: &str = "the request has a CR without LF";
+const CONTROL: &str = "the request has a control character";
 const FOLD: &str = "a header continues on a second line";
-const SPACE: &str = "white space stands between a header's name and the colon";
-const NAME: &str = "a header's name has a character that none may have";
+const SPACE: &str = "white space between a header's name and the colon";
+const NAME: &str = "invalid character in a header's name";
 const HOST: &str = "Host is not a host with or without a port";
 const OTHER_HOST: &str = "Host and the request target name different hosts";
 const LENGTH: &str = "Content-Length is not a decimal number";
@@ -310,8 +307,8 @@ const LENGTH_TWICE: &str = "Content-Length was sent more than once";
 const BOTH: &str = "Content-Length and Transfer-Encoding were both sent";
 const CODING: &str = "Transfer-Encoding is not chunked";
 const CODING_TWICE: &str = "Transfer-Encoding was sent more than once";
-const LOOKALIKE: &str = "a header's name can be taken for Content-Length or Transfer-Encoding";
-const CONNECTION: &str = "Connection names a header that frames the request";
+const LOOKALIKE: &str = "a header's name resembles Content-Length or Transfer-Encoding";
+const CONNECTION: &str = "Connection names a framing header";
 const SIZE: &str = "a chunk's size is not a hexadecimal number";
 pub(super) const EXTENSION: &str = "a chunk has an extension other than ;name=value, or a long one";
 const CHUNK_END: &str = "a chunk does not end where its size says";

@@ -1,4 +1,4 @@
-//! hyper behind the gate, over a pipe: what its service sees of requests that are refused.
+//! hyper behind the validator, over a pipe: what its service sees of invalid requests.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -18,114 +18,116 @@ use tokio::time::timeout;
 use super::super::{MAX_HEAD, ReadPhase, RequestValidator, ValidatorHandle};
 use crate::request_error::RequestError;
 
-/// How long something may take that does not depend on time.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the service has seen, in order.
-type Seen = Arc<Mutex<Vec<String>>>;
+/// The requests that the service got, in order.
+type ServedRequests = Arc<Mutex<Vec<String>>>;
 
-/// Answers what a proxy would: the refusal's status, or 200 with the body.
-async fn answer(
+/// Responds as the proxy would: with the error's status, or 200 and the body.
+async fn respond(
     request: Request<Incoming>,
-    fault: Option<RequestError>,
-    watch: ValidatorHandle,
-    seen: Seen,
+    head_error: Option<RequestError>,
+    handle: ValidatorHandle,
+    served: ServedRequests,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let line = format!("{} {}", request.method(), request.uri());
-    let refused = |refusal: RequestError| {
-        let mut response = Response::new(Full::from(refusal.message()));
-        *response.status_mut() = refusal.status();
-        if refusal.closes_connection() {
+    let error_response = |error: RequestError| {
+        let mut response = Response::new(Full::from(error.message()));
+        *response.status_mut() = error.status();
+        if error.closes_connection() {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
         response
     };
-    if let Some(refusal) = fault {
-        return Ok(refused(refusal));
+    if let Some(error) = head_error {
+        return Ok(error_response(error));
     }
     let body = request.into_body().collect().await;
     Ok(match body {
         Ok(body) => {
             let body = body.to_bytes();
-            seen.lock().unwrap().push(format!("{line} {}", body.len()));
+            served
+                .lock()
+                .unwrap()
+                .push(format!("{line} {}", body.len()));
             Response::new(Full::new(body))
         }
-        Err(_) => refused(watch.body_fault().expect("why the body failed")),
+        Err(_) => error_response(handle.body_error().expect("the error of the body")),
     })
 }
 
-/// A connection with hyper at its other end, and what its service sees.
-fn connect() -> (DuplexStream, ValidatorHandle, Seen) {
+/// A connection to hyper, and the requests that its service gets.
+fn connect() -> (DuplexStream, ValidatorHandle, ServedRequests) {
     let (client, server) = duplex(64 * 1024);
-    let (gate, watch) = RequestValidator::new(server, MAX_HEAD);
-    let seen = Seen::default();
-    tokio::spawn(serve(gate, watch.clone(), seen.clone()));
-    (client, watch, seen)
+    let (validator, handle) = RequestValidator::new(server, MAX_HEAD);
+    let served = ServedRequests::default();
+    tokio::spawn(serve(validator, handle.clone(), served.clone()));
+    (client, handle, served)
 }
 
 fn serve(
-    gate: RequestValidator<DuplexStream>,
-    watch: ValidatorHandle,
-    seen: Seen,
-) -> http1::Connection<RequestValidator<DuplexStream>, Echo> {
+    validator: RequestValidator<DuplexStream>,
+    handle: ValidatorHandle,
+    served: ServedRequests,
+) -> http1::Connection<RequestValidator<DuplexStream>, EchoService> {
     http1::Builder::new()
         .max_buf_size(MAX_HEAD)
-        .serve_connection(gate, Echo { watch, seen })
+        .serve_connection(validator, EchoService { handle, served })
 }
 
-struct Echo {
-    watch: ValidatorHandle,
-    seen: Seen,
+struct EchoService {
+    handle: ValidatorHandle,
+    served: ServedRequests,
 }
 
-impl Service<Request<Incoming>> for Echo {
+impl Service<Request<Incoming>> for EchoService {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let fault = self.watch.take_fault();
-        let (watch, seen) = (self.watch.clone(), self.seen.clone());
-        Box::pin(answer(request, fault, watch, seen))
+        let head_error = self.handle.take_head_error();
+        let (handle, served) = (self.handle.clone(), self.served.clone());
+        Box::pin(respond(request, head_error, handle, served))
     }
 }
 
 /// Everything up to the end of the connection.
-async fn rest(client: &mut DuplexStream) -> String {
+async fn read_to_end(client: &mut DuplexStream) -> String {
     let mut text = String::new();
-    let end = timeout(PATIENCE, client.read_to_string(&mut text)).await;
-    end.unwrap_or_else(|_| panic!("no end behind {text}"))
+    let end = timeout(TEST_TIMEOUT, client.read_to_string(&mut text)).await;
+    end.unwrap_or_else(|_| panic!("no end after {text}"))
         .unwrap();
     text
 }
 
-/// What a client sends is answered with this sentence, and the connection ends.
-async fn is_refused(sent: &str, sentence: &str) {
-    let (mut client, watch, seen) = connect();
+/// The response to `sent` has this message, and the connection ends.
+async fn assert_invalid(sent: &str, message: &str) {
+    let (mut client, handle, served) = connect();
     client.write_all(sent.as_bytes()).await.unwrap();
-    let answer = rest(&mut client).await;
+    let answer = read_to_end(&mut client).await;
     assert!(
         answer.starts_with("HTTP/1.1 400 Bad Request\r\n"),
         "{answer}"
     );
-    assert!(answer.ends_with(sentence), "{answer}");
+    assert!(answer.ends_with(message), "{answer}");
     assert_eq!(answer.matches("connection: close\r\n").count(), 1);
-    assert!(seen.lock().unwrap().is_empty());
-    assert_eq!(watch.reading(), ReadPhase::Idle);
+    assert!(served.lock().unwrap().is_empty());
+    assert_eq!(handle.read_phase(), ReadPhase::Idle);
 }
 
 #[tokio::test]
-async fn a_head_that_is_refused_is_answered_and_ends_the_connection() {
+async fn invalid_head_gets_a_response_and_ends_the_connection() {
     let sent = "GET / HTTP/1.1\nHost: a\n\nGET /b HTTP/1.1\r\nHost: b\r\n\r\n";
-    is_refused(sent, "a line of the request ends without CR").await;
+    assert_invalid(sent, "a line of the request ends without CR").await;
 }
 
 #[tokio::test]
-async fn a_body_that_is_refused_is_answered_and_ends_the_connection() {
+async fn invalid_body_gets_a_response_and_ends_the_connection() {
     let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     let body = "4\r\nbodyGET / HTTP/1.1\r\nHost: a\r\n\r\n";
-    is_refused(
+    assert_invalid(
         &format!("{head}{body}"),
         "a chunk does not end where its size says",
     )
@@ -133,22 +135,22 @@ async fn a_body_that_is_refused_is_answered_and_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_fault_behind_a_request_under_way_is_not_that_ones() {
-    let (mut client, _, seen) = connect();
+async fn invalid_head_behind_a_request_does_not_affect_that_request() {
+    let (mut client, _, served) = connect();
     client
         .write_all(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\n\r\n")
         .await
         .unwrap();
-    let answers = rest(&mut client).await;
+    let answers = read_to_end(&mut client).await;
     assert!(answers.starts_with("HTTP/1.1 200 OK\r\n"), "{answers}");
-    assert!(answers.ends_with("there is no Host"), "{answers}");
-    assert_eq!(*seen.lock().unwrap(), ["GET /a 0"]);
+    assert!(answers.ends_with("missing Host"), "{answers}");
+    assert_eq!(*served.lock().unwrap(), ["GET /a 0"]);
 }
 
 #[tokio::test]
-async fn requests_at_once_are_answered_one_after_another() {
-    let (mut client, watch, seen) = connect();
-    // The longest there may be, and most of it a target: hyper reads it in several steps.
+async fn pipelined_requests_are_served_one_after_another() {
+    let (mut client, handle, served) = connect();
+    // The longest head, most of it the target: hyper reads it in several steps.
     let long = |target: &str| format!("GET /{target} HTTP/1.1\r\nHost: a\r\n\r\n");
     let target = "a".repeat(MAX_HEAD - long("").len());
     let long = long(&target);
@@ -158,9 +160,9 @@ async fn requests_at_once_are_answered_one_after_another() {
     let last = "GET /d HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     let sent = [&long, post, chunked, last].concat();
     client.write_all(sent.as_bytes()).await.unwrap();
-    let answers = rest(&mut client).await;
+    let answers = read_to_end(&mut client).await;
     assert_eq!(
-        *seen.lock().unwrap(),
+        *served.lock().unwrap(),
         [
             &format!("GET /{target} 0")[..],
             "POST /b 3",
@@ -168,16 +170,19 @@ async fn requests_at_once_are_answered_one_after_another() {
             "GET /d 0"
         ]
     );
-    assert_eq!(watch.progress(), (sent.len() as u64, answers.len() as u64));
+    assert_eq!(
+        handle.transferred(),
+        (sent.len() as u64, answers.len() as u64)
+    );
 }
 
 #[tokio::test]
-async fn an_idle_connection_outlives_the_hyper_that_served_it() {
+async fn idle_connection_is_served_by_a_second_hyper_connection() {
     let (mut client, server) = duplex(1024);
-    let (mut gate, watch) = RequestValidator::new(server, super::LIMIT);
-    let seen = Seen::default();
+    let (mut validator, handle) = RequestValidator::new(server, super::LIMIT);
+    let served = ServedRequests::default();
     for path in ["/a", "/b"] {
-        let mut connection = serve(gate, watch.clone(), seen.clone());
+        let mut connection = serve(validator, handle.clone(), served.clone());
         let exchange = async {
             let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
             client.write_all(request.as_bytes()).await.unwrap();
@@ -190,47 +195,47 @@ async fn an_idle_connection_outlives_the_hyper_that_served_it() {
             _ = &mut connection => panic!("the connection ended"),
             () = exchange => {}
         }
-        assert_eq!(watch.reading(), ReadPhase::Idle);
+        assert_eq!(handle.read_phase(), ReadPhase::Idle);
         let parts = connection.into_parts();
         assert!(parts.read_buf.is_empty());
-        gate = parts.io;
+        validator = parts.io;
     }
-    assert_eq!(*seen.lock().unwrap(), ["GET /a 0", "GET /b 0"]);
+    assert_eq!(*served.lock().unwrap(), ["GET /a 0", "GET /b 0"]);
 }
 
 #[tokio::test]
-async fn what_a_refused_client_goes_on_to_send_can_be_thrown_away() {
+async fn rest_of_an_invalid_request_can_be_discarded() {
     let (mut client, server) = duplex(64 * 1024);
-    let (gate, watch) = RequestValidator::new(server, super::LIMIT);
+    let (validator, handle) = RequestValidator::new(server, super::LIMIT);
     client.write_all(b"GET / HTTP/1.1\n\nmore").await.unwrap();
-    let mut connection = serve(gate, watch, Seen::default());
+    let mut connection = serve(validator, handle, ServedRequests::default());
     (&mut connection).await.unwrap();
     let (mut server, _) = connection.into_parts().io.into_inner();
     client.write_all(b"and more").await.unwrap();
     client.shutdown().await.unwrap();
-    let mut thrown = Vec::new();
-    server.read_to_end(&mut thrown).await.unwrap();
-    assert_eq!(thrown, b"and more");
+    let mut discarded = Vec::new();
+    server.read_to_end(&mut discarded).await.unwrap();
+    assert_eq!(discarded, b"and more");
     drop(server);
-    assert!(rest(&mut client).await.starts_with("HTTP/1.1 400 "));
+    assert!(read_to_end(&mut client).await.starts_with("HTTP/1.1 400 "));
 }
 
 #[tokio::test]
-async fn an_upgrade_leaves_hyper_with_the_gate_open() {
+async fn upgraded_connection_passes_bytes_without_validation() {
     let (mut client, server) = duplex(1024);
-    let (gate, watch) = RequestValidator::new(server, super::LIMIT);
+    let (validator, handle) = RequestValidator::new(server, super::LIMIT);
     let upgrade = Arc::new(Mutex::new(None));
     let service = {
         let upgrade = upgrade.clone();
         service_fn(move |mut request: Request<Incoming>| {
             *upgrade.lock().unwrap() = Some(hyper::upgrade::on(&mut request));
-            watch.open();
+            handle.begin_tunnel();
             let mut response = Response::new(Full::<Bytes>::default());
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             std::future::ready(Ok::<_, Infallible>(response))
         })
     };
-    let connection = http1::Builder::new().serve_connection(gate, service);
+    let connection = http1::Builder::new().serve_connection(validator, service);
     let connection = tokio::spawn(connection.with_upgrades());
     client
         .write_all(
@@ -250,8 +255,8 @@ async fn an_upgrade_leaves_hyper_with_the_gate_open() {
         .unwrap()
         .downcast::<RequestValidator<DuplexStream>>()
         .unwrap();
-    let (mut server, rested) = parts.io.into_inner();
-    let mut first = [parts.read_buf, rested].concat();
+    let (mut server, pending) = parts.io.into_inner();
+    let mut first = [parts.read_buf, pending].concat();
     while first.len() < 3 {
         server.read_buf(&mut first).await.unwrap();
     }

@@ -1,16 +1,16 @@
-//! Histories of a pool, and a model of lists that says what each step must lead to.
+//! Sequences of operations on a pool, compared with a model of plain lists.
 
 use proptest::prelude::*;
 
 use super::*;
 
-type Key = char;
+type PoolKey = char;
 
 /// A pool, and the keys that hold a connection or wait for one, in the order of arrival.
 struct PoolModel {
-    pool: FairPool<Key, u64>,
-    held: Vec<Key>,
-    waiting: Vec<(Key, u64)>,
+    pool: FairPool<PoolKey, u64>,
+    held: Vec<PoolKey>,
+    waiting: Vec<(PoolKey, u64)>,
     arrivals: u64,
 }
 
@@ -24,16 +24,16 @@ impl PoolModel {
         }
     }
 
-    fn holds(&self, key: Key) -> usize {
+    fn holds(&self, key: PoolKey) -> usize {
         self.held.iter().filter(|held| **held == key).count()
     }
 
-    fn waits(&self, key: Key) -> usize {
+    fn waits(&self, key: PoolKey) -> usize {
         self.waiting.iter().filter(|(own, _)| *own == key).count()
     }
 
-    /// Whether one more may be had by a key, word for word: a tenth is for keys that hold under 5 %.
-    fn may(&self, key: Key) -> bool {
+    /// Whether a key may use one more: a tenth is for keys that hold under 5 %.
+    fn fits(&self, key: PoolKey) -> bool {
         let size = self.pool.size;
         let needs = if self.holds(key) * 100 < size * 5 {
             1
@@ -43,34 +43,34 @@ impl PoolModel {
         size - self.held.len() >= needs
     }
 
-    fn acquire(&mut self, key: Key) -> PoolAdmission {
+    fn acquire(&mut self, key: PoolKey) -> PoolAdmission {
         let size = self.pool.size;
-        let (may, own) = (self.may(key), self.waits(key));
+        let (fits, own) = (self.fits(key), self.waits(key));
         let arrival = self.arrivals;
         self.arrivals += 1;
         let admission = self.pool.acquire(key, || arrival);
         match admission {
             PoolAdmission::Granted => {
-                assert!(may);
+                assert!(fits);
                 self.held.push(key);
             }
             PoolAdmission::Queued(_) => {
-                assert!(!may && 2 * own < size && self.waiting.len() < size);
+                assert!(!fits && 2 * own < size && self.waiting.len() < size);
                 self.waiting.push((key, arrival));
             }
-            PoolAdmission::KeyQueueFull => assert!(!may && 2 * own >= size),
-            PoolAdmission::QueueFull => assert!(!may && self.waiting.len() == size),
+            PoolAdmission::KeyQueueFull => assert!(!fits && 2 * own >= size),
+            PoolAdmission::QueueFull => assert!(!fits && self.waiting.len() == size),
         }
         admission
     }
 
-    fn release(&mut self, at: usize) -> Option<(Key, u64)> {
+    fn release(&mut self, at: usize) -> Option<(PoolKey, u64)> {
         let key = self.held.swap_remove(at);
         let next = self.pool.release(&key);
         let mut order: Vec<_> = self.waiting.clone();
         // Stable: of equals the one that came first.
         order.sort_by_key(|(key, _)| self.holds(*key));
-        let expected = order.first().copied().filter(|(key, _)| self.may(*key));
+        let expected = order.first().copied().filter(|(key, _)| self.fits(*key));
         assert_eq!(next, expected.map(|(_, arrival)| arrival));
         if let Some(next) = expected {
             self.waiting.retain(|waiting| *waiting != next);
@@ -85,14 +85,14 @@ impl PoolModel {
         assert!(self.held.len() <= self.pool.size && self.waiting.len() <= self.pool.size);
         assert!(self.pool.keys.len() <= 2 * self.pool.size + 1);
         for (key, _) in &self.waiting {
-            assert!(!self.may(*key), "{key} waits for a connection it may have");
+            assert!(!self.fits(*key), "{key} waits for a connection it may have");
         }
     }
 }
 
 proptest! {
     #[test]
-    fn pool_is_shared_as_the_model_says(
+    fn pool_admits_and_grants_as_the_model(
         size in 1_usize..50,
         steps in proptest::collection::vec((0_u8..8, 0_usize..1000, 0_u8..7), 1..400),
     ) {
@@ -129,8 +129,8 @@ proptest! {
     }
 }
 
-/// How many of so many requests of a key are granted, wait, and are refused with either word.
-fn ask(model: &mut PoolModel, key: Key, requests: usize) -> [usize; 4] {
+/// How many of `requests` are granted, queued, and refused for either reason.
+fn acquire_many(model: &mut PoolModel, key: PoolKey, requests: usize) -> [usize; 4] {
     let mut counts = [0; 4];
     for _ in 0..requests {
         counts[match model.acquire(key) {
@@ -144,32 +144,32 @@ fn ask(model: &mut PoolModel, key: Key, requests: usize) -> [usize; 4] {
 }
 
 #[test]
-fn greedy_key_leaves_a_tenth_and_half_of_the_waiting_places() {
+fn greedy_key_leaves_a_tenth_of_the_pool_and_half_of_the_queue() {
     let mut model = PoolModel::new(1024);
-    assert_eq!(ask(&mut model, 'a', 2100), [922, 512, 666, 0]);
+    assert_eq!(acquire_many(&mut model, 'a', 2100), [922, 512, 666, 0]);
     // 52 is the first number that is not below 5 %.
-    assert_eq!(ask(&mut model, 'b', 100), [52, 48, 0, 0]);
-    assert_eq!(ask(&mut model, 'c', 60), [50, 10, 0, 0]);
-    // There is only so much.
-    assert_eq!(ask(&mut model, 'd', 500), [0, 454, 0, 46]);
+    assert_eq!(acquire_many(&mut model, 'b', 100), [52, 48, 0, 0]);
+    assert_eq!(acquire_many(&mut model, 'c', 60), [50, 10, 0, 0]);
+    // The queue is full.
+    assert_eq!(acquire_many(&mut model, 'd', 500), [0, 454, 0, 46]);
 }
 
 #[test]
-fn key_alone_waits_only_for_what_is_reserved() {
+fn only_key_gets_all_but_the_reserve() {
     for (size, granted) in [(1, 1), (2, 2), (9, 9), (10, 9), (100, 90), (1000, 900)] {
         let mut model = PoolModel::new(size);
-        assert_eq!(ask(&mut model, 'a', size)[0], granted, "{size}");
+        assert_eq!(acquire_many(&mut model, 'a', size)[0], granted, "{size}");
     }
 }
 
 #[test]
-fn freed_connection_goes_to_the_waiting_key_that_holds_fewest() {
+fn freed_connection_goes_to_the_queued_key_that_holds_fewest() {
     let mut model = PoolModel::new(4);
-    assert_eq!(ask(&mut model, 'a', 3)[0], 3);
-    assert_eq!(ask(&mut model, 'b', 1)[0], 1);
-    ask(&mut model, 'a', 1);
-    ask(&mut model, 'b', 1);
-    ask(&mut model, 'c', 1);
+    assert_eq!(acquire_many(&mut model, 'a', 3)[0], 3);
+    assert_eq!(acquire_many(&mut model, 'b', 1)[0], 1);
+    acquire_many(&mut model, 'a', 1);
+    acquire_many(&mut model, 'b', 1);
+    acquire_many(&mut model, 'c', 1);
     for (freed, next) in [('a', 'c'), ('c', 'b'), ('b', 'a')] {
         let at = model.held.iter().position(|key| *key == freed).unwrap();
         let (key, _) = model.release(at).unwrap();

@@ -1,22 +1,21 @@
-//! Answers as servers send them, whole and in pieces.
+//! Responses as servers send them, in one read and in many.
 
 use hyper::body::Frame;
 use proptest::prelude::*;
 
 use super::*;
 
-/// A whole answer: status, `X` headers, body, trailers, whether the connection is kept, and what was left over.
+/// A complete response, and the number of bytes behind it.
 #[derive(Debug, PartialEq, Eq)]
 struct ReadResponse {
     status: u16,
     body: Vec<u8>,
     trailers: usize,
-    keeps: bool,
+    keep_alive: bool,
     left: usize,
 }
 
-/// Reads an answer that comes in pieces of these lengths, again and again. None: it is not whole when the connection
-/// ends.
+/// Reads a response that arrives in parts of these lengths, repeated. None: it is incomplete when the connection ends.
 fn read(
     bytes: &[u8],
     method: &Method,
@@ -32,7 +31,7 @@ fn read(
         length > 0
     };
     let mut head = loop {
-        match head(&mut input, method, &mut HeaderMap::new())? {
+        match read_head(&mut input, method, &mut HeaderMap::new())? {
             Some(head) => break head,
             None if !more(&mut input) => return Ok(None),
             None => {}
@@ -59,7 +58,7 @@ fn read(
         status: head.parts.status.as_u16(),
         body,
         trailers,
-        keeps: head.keeps,
+        keep_alive: head.keep_alive,
         left: input.len(),
     }))
 }
@@ -69,8 +68,8 @@ fn get(text: &str) -> Result<Option<ReadResponse>, InvalidResponse> {
 }
 
 #[test]
-fn framings() {
-    for (text, body, trailers, keeps) in [
+fn every_framing_is_read() {
+    for (text, body, trailers, keep_alive) in [
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
             "ok",
@@ -108,7 +107,7 @@ fn framings() {
             0,
             true,
         ),
-        // A server of HTTP/1.0 that sends chunks all the same.
+        // HTTP/1.0 servers that send chunks all the same.
         (
             "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
             "ok",
@@ -163,7 +162,7 @@ fn framings() {
                 status,
                 body,
                 trailers,
-                keeps,
+                keep_alive,
                 left: 0
             },
             "{text:?}"
@@ -172,9 +171,9 @@ fn framings() {
 }
 
 #[test]
-fn connection_after_an_answer_that_a_body_may_follow_against_all_rules_is_not_kept() {
+fn connection_is_not_reused_after_a_response_that_may_have_an_unexpected_body() {
     let (head, get) = (Method::HEAD, Method::GET);
-    for (method, text, keeps) in [
+    for (method, text, keep_alive) in [
         (
             &head,
             "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n",
@@ -212,15 +211,15 @@ fn connection_after_an_answer_that_a_body_may_follow_against_all_rules_is_not_ke
         let read = read(text.as_bytes(), method, &[usize::MAX]);
         let read = read.unwrap().unwrap();
         assert_eq!(
-            (read.keeps, read.body.len()),
-            (keeps, 0),
+            (read.keep_alive, read.body.len()),
+            (keep_alive, 0),
             "{method} {text:?}"
         );
     }
 }
 
 #[test]
-fn what_is_not_whole_is_never_taken_for_it() {
+fn incomplete_response_is_never_taken_for_a_complete_one() {
     for text in [
         "",
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n",
@@ -236,7 +235,7 @@ fn what_is_not_whole_is_never_taken_for_it() {
 }
 
 #[test]
-fn what_is_no_http_is_refused() {
+fn invalid_response_is_refused() {
     for text in [
         "SSH-2.0-OpenSSH_9.2\r\n",
         "HTTP/2 200 OK\r\n\r\n",
@@ -270,20 +269,20 @@ fn what_is_no_http_is_refused() {
     ] {
         assert!(get(text).is_err(), "{text:?}");
     }
-    let long = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "x".repeat(HEAD));
+    let long = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "x".repeat(MAX_HEAD));
     assert!(get(&long).is_err());
-    let many = "A: b\r\n".repeat(MOST_LINES + 1);
+    let many = "A: b\r\n".repeat(MAX_LINES + 1);
     assert!(get(&format!("HTTP/1.1 200 OK\r\n{many}\r\n")).is_err());
     let trailers = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{many}\r\n");
     assert!(get(&trailers).is_err());
-    let line = "1;".to_owned() + &"x".repeat(CHUNK_LINE);
+    let line = "1;".to_owned() + &"x".repeat(MAX_CHUNK_LINE);
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert!(get(&format!("{chunked}{line}")).is_err());
 }
 
 #[test]
-fn head_and_trailers_may_have_as_many_lines_as_fit() {
-    for lines in [LINES, LINES + 1, 150, MOST_LINES - 1] {
+fn head_and_trailers_of_up_to_1000_lines_are_read() {
+    for lines in [USUAL_LINES, USUAL_LINES + 1, 150, MAX_LINES - 1] {
         let lines = "A: b\r\n".repeat(lines);
         let text = format!(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n{lines}\r\n2\r\nok\r\n0\r\n{lines}\r\n"
@@ -298,7 +297,7 @@ fn head_and_trailers_may_have_as_many_lines_as_fit() {
 }
 
 #[test]
-fn what_comes_behind_an_answer_stays() {
+fn bytes_behind_a_response_stay_in_the_input() {
     let text = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 ";
     assert_eq!(get(text).unwrap().unwrap().left, 9);
     let text = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nmore";
@@ -306,10 +305,10 @@ fn what_comes_behind_an_answer_stays() {
 }
 
 #[test]
-fn a_head_is_kept_as_it_is() {
+fn reason_phrase_and_headers_are_kept() {
     let text = "HTTP/1.1 299 Quite Fine\r\nA: 1\r\na:  2 \r\nB:\r\nC: caf\u{e9}\r\n\r\n";
     let mut input = BytesMut::from(text);
-    let parts = head(&mut input, &Method::GET, &mut HeaderMap::new())
+    let parts = read_head(&mut input, &Method::GET, &mut HeaderMap::new())
         .unwrap()
         .unwrap()
         .parts;
@@ -330,20 +329,20 @@ fn a_head_is_kept_as_it_is() {
 }
 
 #[test]
-fn large_pieces_are_handed_on_without_a_copy() {
-    let mut input = BytesMut::from(vec![b'x'; SMALL + 1].as_slice());
+fn large_data_is_passed_on_without_a_copy() {
+    let mut input = BytesMut::from(vec![b'x'; MAX_COPY + 1].as_slice());
     let start = input.as_ptr();
     let mut body = BodyDecoder::Length(u64::MAX);
     let Ok(BodyPiece::Frame(frame)) = body.next(&mut input) else {
-        panic!("no piece")
+        panic!("no data")
     };
     let data = Frame::into_data(frame).unwrap();
-    assert_eq!((data.as_ptr(), data.len()), (start, SMALL + 1));
+    assert_eq!((data.as_ptr(), data.len()), (start, MAX_COPY + 1));
 }
 
 proptest! {
     #[test]
-    fn how_an_answer_is_cut_into_pieces_changes_nothing(
+    fn splitting_a_response_into_reads_makes_no_difference(
         chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..5),
         chunked in any::<bool>(),
         trailer in any::<bool>(),
@@ -370,18 +369,18 @@ proptest! {
             status: 200,
             body: whole,
             trailers: usize::from(chunked && trailer),
-            keeps: true,
+            keep_alive: true,
             left: behind.len(),
         };
         prop_assert_eq!(read(&bytes, &Method::GET, &pieces), Ok(Some(expected)));
-        // And no beginning of it is whole.
+        // No prefix of it is complete.
         for cut in 0..end {
             prop_assert_eq!(read(&bytes[..cut], &Method::GET, &pieces), Ok(None));
         }
     }
 
     #[test]
-    fn nothing_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), start in 0_usize..4) {
+    fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), start in 0_usize..4) {
         let starts = [
             "",
             "HTTP/1.1 200 OK\r\n",

@@ -1,5 +1,5 @@
-//! Bytes of a client, and all who may come to read what authproxy's gate passes on of them: hyper behind it, and the
-//! four kinds of servers of [`crate::upstream::parser`]. One request that only one of them sees is a way past the keys.
+//! Bytes of a client, and all readers of what authproxy's request validation passes on: hyper, and the four kinds of
+//! servers of [`crate::upstream::parser`]. A request that only one of them sees would bypass authorization.
 
 use std::convert::Infallible;
 use std::sync::Mutex;
@@ -19,26 +19,26 @@ use crate::upstream::parser::{ParsedStream, ParserProfile};
 
 const HEAD_LIMIT: usize = 16 * 1024;
 
-/// What hyper is given in place of a head that is refused.
+/// What hyper gets in place of an invalid head.
 const SUBSTITUTE_HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: -\r\nconnection: close\r\n\r\n";
 
-/// What became of a client's bytes.
+/// The bytes that pass, and the errors.
 #[derive(Debug, PartialEq, Eq)]
-struct Outcome {
+struct ValidationOutcome {
     passed: Vec<u8>,
-    fault: Option<RequestError>,
-    body_fault: Option<RequestError>,
+    head_error: Option<RequestError>,
+    body_error: Option<RequestError>,
 }
 
 /// The body of the fuzz target.
 ///
 /// # Panics
-/// Two readers differ, or how the bytes arrived made a difference.
+/// Two readers differ, or the outcome depends on how the bytes arrived.
 pub(super) fn run(bytes: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let (outcome, slow, seen) = runtime.expect("a runtime").block_on(async {
-        let outcome = pass(bytes, 64 * 1024).await;
-        (outcome, pass(bytes, 1).await, serve(bytes).await)
+    let (outcome, slow, served) = runtime.expect("a runtime").block_on(async {
+        let outcome = validate(bytes, 64 * 1024).await;
+        (outcome, validate(bytes, 1).await, serve(bytes).await)
     });
     assert_eq!(outcome, slow, "whole, and byte by byte");
     let reading = read_alike(&outcome.passed);
@@ -49,19 +49,23 @@ pub(super) fn run(bytes: &[u8]) {
         (format!("{method} {target} {version}"), &request.body)
     });
     let whole: Vec<_> = whole.collect();
-    for (own, other) in seen.iter().zip(&whole) {
-        assert_eq!((&own.0, &own.1), (&other.0, other.1), "hyper, and others");
+    for (own, other) in served.iter().zip(&whole) {
+        assert_eq!(
+            (&own.0, &own.1),
+            (&other.0, other.1),
+            "hyper, and the other readers"
+        );
     }
-    assert!(seen.len() <= whole.len(), "only hyper sees {seen:?}");
-    if seen.len() < whole.len() {
-        let last = seen.len().checked_sub(1).expect("hyper sees the first");
+    assert!(served.len() <= whole.len(), "only hyper sees {served:?}");
+    if served.len() < whole.len() {
+        let last = served.len().checked_sub(1).expect("hyper sees the first");
         let last = &reading.whole()[last];
         let may_close = last.line.ends_with("1.0") || last.header("connection").is_some();
         assert!(may_close, "hyper sees nothing behind {last:?}");
     }
 }
 
-/// What the four see, which is the same and sound.
+/// The requests that all four readers see alike.
 fn read_alike(passed: &[u8]) -> ParsedStream {
     let [first, others @ ..] = ParserProfile::ALL.map(|reader| reader.read(passed));
     assert!(
@@ -72,34 +76,34 @@ fn read_alike(passed: &[u8]) -> ParsedStream {
     first
 }
 
-/// What the gate passes on, through a pipe of this size.
-async fn pass(bytes: &[u8], pipe: usize) -> Outcome {
+/// The outcome of validation, through a pipe of `pipe` bytes.
+async fn validate(bytes: &[u8], pipe: usize) -> ValidationOutcome {
     let (client, server) = duplex(pipe);
-    let (gate, watch) = RequestValidator::new(server, HEAD_LIMIT);
+    let (validator, handle) = RequestValidator::new(server, HEAD_LIMIT);
     let read = async {
-        let mut gate = TokioIo::new(gate);
-        // Room for all of it, so that the gate's own head comes whole.
+        let mut validator = TokioIo::new(validator);
+        // Space for all of it, so that the substitute head arrives whole.
         let mut passed = Vec::with_capacity(bytes.len() + SUBSTITUTE_HEAD.len());
-        let mut fault = None;
-        while fault.is_none() && matches!(gate.read_buf(&mut passed).await, Ok(1..)) {
-            fault = watch.take_fault();
+        let mut head_error = None;
+        while head_error.is_none() && matches!(validator.read_buf(&mut passed).await, Ok(1..)) {
+            head_error = handle.take_head_error();
         }
-        if fault.is_some() {
-            let sound = passed
+        if head_error.is_some() {
+            let valid = passed
                 .strip_suffix(SUBSTITUTE_HEAD)
-                .expect("the gate's own head");
-            passed.truncate(sound.len());
+                .expect("the substitute head");
+            passed.truncate(valid.len());
         }
-        Outcome {
+        ValidationOutcome {
             passed,
-            fault,
-            body_fault: watch.body_fault(),
+            head_error,
+            body_error: handle.body_error(),
         }
     };
     tokio::join!(read, send(client, bytes)).0
 }
 
-/// Sends everything, or as much as is taken, and reads what is answered.
+/// Sends all bytes, or as many as are taken, and reads the responses.
 async fn send(client: DuplexStream, bytes: &[u8]) {
     let (mut answers, mut requests) = tokio::io::split(client);
     let send = async {
@@ -110,14 +114,14 @@ async fn send(client: DuplexStream, bytes: &[u8]) {
     let _ = tokio::join!(send, answers.read_to_end(&mut answer));
 }
 
-/// The whole requests, with their bodies, that hyper sees behind the gate.
+/// The whole requests, with their bodies, that hyper sees behind the validator.
 async fn serve(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
     let (client, server) = duplex(64 * 1024);
-    let (gate, watch) = RequestValidator::new(server, HEAD_LIMIT);
-    let seen = Mutex::new(Vec::new());
+    let (validator, handle) = RequestValidator::new(server, HEAD_LIMIT);
+    let served = Mutex::new(Vec::new());
     let service = service_fn(|request: Request<Incoming>| {
-        let refused = watch.take_fault().is_some();
-        let seen = &seen;
+        let is_invalid = handle.take_head_error().is_some();
+        let served = &served;
         async move {
             let line = format!(
                 "{} {} {:?}",
@@ -125,18 +129,18 @@ async fn serve(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
                 request.uri(),
                 request.version()
             );
-            if let (false, Ok(body)) = (refused, request.into_body().collect().await) {
+            if let (false, Ok(body)) = (is_invalid, request.into_body().collect().await) {
                 let body = body.to_bytes().to_vec();
-                seen.lock().expect("one thread").push((line, body));
+                served.lock().expect("one thread").push((line, body));
             }
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
         }
     });
     let mut http = http1::Builder::new();
-    // The client says everything at once and then no more.
-    let connection = http.half_close(true).serve_connection(gate, service);
+    // The client sends everything at once and then closes its side.
+    let connection = http.half_close(true).serve_connection(validator, service);
     let _ = tokio::join!(connection, send(client, bytes));
-    seen.into_inner().expect("one thread")
+    served.into_inner().expect("one thread")
 }
 
 #[cfg(test)]
@@ -146,8 +150,8 @@ mod tests {
 
     use super::run;
 
-    /// Requests that nobody can misread.
-    const CLEAR: &[&str] = &[
+    /// Unambiguous requests.
+    const VALID_REQUESTS: &[&str] = &[
         "GET /a?b=c HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n",
         "GET http://a/b HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET /a HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",
@@ -157,8 +161,8 @@ mod tests {
         "POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\nHost: a\r\n\r\n1c\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n\r\n0\r\n\r\n",
     ];
 
-    /// What makes servers differ.
-    const SPOILERS: &[&[u8]] = &[
+    /// Bytes that servers read differently.
+    const AMBIGUOUS_BYTES: &[&[u8]] = &[
         b"\r",
         b"\n",
         b"\r\n",
@@ -203,8 +207,8 @@ mod tests {
         b"GET /c HTTP/1.1\r\nHost: a\r\n\r\n",
     ];
 
-    /// Lines that make servers differ, where they are headers.
-    const LINES: &[&[u8]] = &[
+    /// Header lines that servers read differently.
+    const AMBIGUOUS_LINES: &[&[u8]] = &[
         b"Content-Length: 0\r\n",
         b"Content-Length: 7\r\n",
         b"content_length: 5\r\n",
@@ -221,8 +225,8 @@ mod tests {
     ];
 
     #[derive(Debug, Clone)]
-    enum Edit {
-        /// Behind the end of a line.
+    enum ByteEdit {
+        /// Insert after a line.
         Line(Index, &'static [u8]),
         Insert(Index, &'static [u8]),
         Replace(Index, u8),
@@ -230,20 +234,20 @@ mod tests {
         Repeat(Index, Index),
     }
 
-    fn edit() -> impl Strategy<Value = Edit> {
+    fn edit() -> impl Strategy<Value = ByteEdit> {
         prop_oneof![
-            4 => (any::<Index>(), select(LINES)).prop_map(|(at, line)| Edit::Line(at, line)),
-            4 => (any::<Index>(), select(SPOILERS)).prop_map(|(at, what)| Edit::Insert(at, what)),
-            2 => (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Edit::Replace(at, byte)),
-            2 => (any::<Index>(), 1_usize..5).prop_map(|(at, length)| Edit::Remove(at, length)),
-            1 => (any::<Index>(), any::<Index>()).prop_map(|(from, to)| Edit::Repeat(from, to)),
+            4 => (any::<Index>(), select(AMBIGUOUS_LINES)).prop_map(|(at, line)| ByteEdit::Line(at, line)),
+            4 => (any::<Index>(), select(AMBIGUOUS_BYTES)).prop_map(|(at, what)| ByteEdit::Insert(at, what)),
+            2 => (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| ByteEdit::Replace(at, byte)),
+            2 => (any::<Index>(), 1_usize..5).prop_map(|(at, length)| ByteEdit::Remove(at, length)),
+            1 => (any::<Index>(), any::<Index>()).prop_map(|(from, to)| ByteEdit::Repeat(from, to)),
         ]
     }
 
-    fn apply(edit: Edit, bytes: &mut Vec<u8>) {
+    fn apply(edit: ByteEdit, bytes: &mut Vec<u8>) {
         let end = bytes.len();
         match edit {
-            Edit::Line(at, line) => {
+            ByteEdit::Line(at, line) => {
                 let ends = (0..end).filter(|at| bytes[..*at].ends_with(b"\r\n"));
                 let ends: Vec<usize> = ends.collect();
                 if !ends.is_empty() {
@@ -251,16 +255,16 @@ mod tests {
                     bytes.splice(at..at, line.iter().copied());
                 }
             }
-            Edit::Insert(at, what) => {
+            ByteEdit::Insert(at, what) => {
                 let at = at.index(end + 1);
                 bytes.splice(at..at, what.iter().copied());
             }
-            Edit::Replace(at, byte) if end > 0 => bytes[at.index(end)] = byte,
-            Edit::Remove(at, length) if end > 0 => {
+            ByteEdit::Replace(at, byte) if end > 0 => bytes[at.index(end)] = byte,
+            ByteEdit::Remove(at, length) if end > 0 => {
                 let at = at.index(end);
                 bytes.drain(at..end.min(at + length));
             }
-            Edit::Repeat(from, to) if end > 0 => {
+            ByteEdit::Repeat(from, to) if end > 0 => {
                 let (from, to) = (from.index(end), to.index(end));
                 bytes.extend_from_within(from.min(to)..from.max(to));
             }
@@ -280,11 +284,11 @@ mod tests {
         })]
 
         #[test]
-        fn all_read_the_same_of_requests_that_were_spoilt(
-            clear in prop::collection::vec(select(CLEAR), 1..4),
+        fn edited_requests_are_read_alike(
+            requests in prop::collection::vec(select(VALID_REQUESTS), 1..4),
             edits in prop::collection::vec(edit(), 0..4),
         ) {
-            let mut bytes = clear.concat().into_bytes();
+            let mut bytes = requests.concat().into_bytes();
             for edit in edits {
                 apply(edit, &mut bytes);
             }

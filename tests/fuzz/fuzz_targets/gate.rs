@@ -1,4 +1,0 @@
-//! Bytes from libFuzzer for the body `gate` (`tests/src/fuzz.rs`).
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostkit_fuzz::run("gate", bytes));
