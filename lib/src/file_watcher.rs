@@ -2,8 +2,8 @@
 //!
 //! The directories on the way to it are watched, not the file, so that renaming over it, swapping a symlink on the way
 //! to it, and removing and recreating it are noticed; a slow re-read is the net below that (a network file system says
-//! nothing, inotify may be used up, and directories further up are not watched: everything opens files below them). Owns
-//! when it is read; what it says, and what of it is kept, is its reader's.
+//! nothing, inotify may be used up, and directories further up are not watched: everything opens files below them).
+//! Owns when it is read; what it says, and what of it is kept, is its reader's.
 
 mod change_signals;
 mod inotify;

@@ -4,8 +4,8 @@
 //! [`watch::Receiver`](tokio::sync::watch::Receiver) of complete [`DiscoverySnapshot`]s. Members are parsed here; which
 //! of them a consumer may use (status, port, host), and what it keeps of them, is its own decision ([`MemberDecoder`]).
 //!
-//! A ZooKeeper outage removes no member: [`DiscoverySnapshot::problem`] describes the outage, and the members stay until
-//! ZooKeeper itself reports that they are gone.
+//! A ZooKeeper outage removes no member: [`DiscoverySnapshot::problem`] describes the outage, and the members stay
+//! until ZooKeeper itself reports that they are gone.
 //!
 //! Everything runs on the tokio runtime that called [`SessionPool::follow`].
 
@@ -27,7 +27,7 @@ mod znode_name;
 pub use ensemble::Ensemble;
 pub use member::{
     Member, MemberEndpoint, MemberError, MemberErrorKind, MemberFormat, MemberPort, MemberStatus,
-    NerveAttributes, sequence_number,
+    NerveAttributes,
 };
 pub use path_pattern::PathPattern;
 pub use session::{ConnectionState, EnsembleStats};

@@ -1,5 +1,5 @@
-//! The names of clusters. A job's path in ZooKeeper does not say which cluster it belongs to, so that is configured, in
-//! one place for every tool: `/etc/hostkit/clusters.yaml`.
+//! Cluster names. The ZooKeeper path of a job does not contain its cluster, so every tool reads the names from one
+//! file, `/etc/hostkit/clusters.yaml`.
 //!
 //! ```yaml
 //! clusters:
@@ -19,16 +19,15 @@ use serde::de::{self, Deserializer, Error as _, SeqAccess, Visitor};
 use super::{Ensemble, path_pattern};
 use crate::{Exit, Failure, config};
 
-/// Where Aurora's executor announces unless told otherwise.
-const ROOT: &str = "/aurora";
+/// Aurora's default root path.
+const DEFAULT_ROOT: &str = "/aurora";
 
-/// The longest digest, in bytes.
-const DIGEST: u64 = 4096;
+const MAX_DIGEST_BYTES: u64 = 4096;
 
-/// The longest name of a cluster: it is a metric tag and a part of job keys.
-const NAME: usize = 64;
+/// A cluster's name is a metric tag and a part of job keys.
+const MAX_NAME_LENGTH: usize = 64;
 
-/// The configured clusters, in the order they were written.
+/// The configured clusters, in file order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuroraClusters(Vec<AuroraCluster>);
 
@@ -37,23 +36,19 @@ pub struct AuroraClusters(Vec<AuroraCluster>);
 pub struct AuroraCluster {
     /// The first part of job keys.
     pub name: String,
-    /// Where its jobs are announced, with the credentials to read them.
+    /// The ensemble in which its jobs are announced, with the credentials to read them.
     pub ensemble: Ensemble,
-    /// Below which `role/environment/job` stand (`/aurora`).
+    /// The parent of `role/environment/job` (default `/aurora`).
     pub root: String,
 }
 
-/// `cluster/role/environment/job`, as Aurora's client takes it.
+/// `cluster/role/environment/job`, as in Aurora's client.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobKey {
-    /// The cluster.
-    pub cluster: String,
-    /// The role.
-    pub role: String,
-    /// The environment.
-    pub environment: String,
-    /// The job.
-    pub job: String,
+    cluster: String,
+    role: String,
+    environment: String,
+    job: String,
 }
 
 impl fmt::Display for JobKey {
@@ -87,21 +82,22 @@ struct ClusterEntry {
 }
 
 impl AuroraClusters {
-    /// Reads `/etc/hostkit/clusters.yaml` and its drop-ins, or `explicit` instead. Without any file there is no cluster.
+    /// Reads `/etc/hostkit/clusters.yaml` and its drop-ins, or `explicit` instead. Without a file there are no
+    /// clusters.
     ///
     /// # Errors
-    /// A file cannot be read or is wrong (exit 78); the message names the file or the cluster.
+    /// A file is unreadable or invalid (exit 78); the message names the file or the cluster.
     pub fn load(explicit: Option<&Path>) -> Result<Self, Failure> {
         let raw: ClustersFile = config::load("clusters", explicit, None)?;
         Ok(raw.clusters)
     }
 
-    /// The clusters.
+    /// Iterates over the clusters.
     pub fn iter(&self) -> std::slice::Iter<'_, AuroraCluster> {
         self.0.iter()
     }
 
-    /// The job that a path below one of an ensemble's roots stands for; `None` where no cluster is configured for it.
+    /// The job key of a path; `None` unless a cluster is configured for its ensemble and root.
     #[must_use]
     pub fn job(&self, ensemble: &Ensemble, path: &str) -> Option<JobKey> {
         let of_ensemble = self
@@ -111,7 +107,7 @@ impl AuroraClusters {
     }
 }
 
-/// Checked while they are read, so that an error names file and line.
+/// Validated during deserialization, so that an error names file and line.
 impl<'de> Deserialize<'de> for AuroraClusters {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct ClustersVisitor;
@@ -124,7 +120,7 @@ impl<'de> Deserialize<'de> for AuroraClusters {
                 let mut clusters: Vec<AuroraCluster> = Vec::new();
                 while let Some(cluster) = list.next_element::<AuroraCluster>()? {
                     if let Some(why) = clusters.iter().find_map(|known| cluster.conflict(known)) {
-                        return Err(A::Error::custom(wrong(&cluster.name, &why)));
+                        return Err(A::Error::custom(config_error(&cluster.name, &why)));
                     }
                     clusters.push(cluster);
                 }
@@ -140,25 +136,28 @@ impl<'de> Deserialize<'de> for AuroraClusters {
 
 impl<'de> Deserialize<'de> for AuroraCluster {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        ClusterEntry::deserialize(from)?.check().map_err(|failure| {
-            let causes = failure.causes().into_iter();
-            let texts: Vec<String> = std::iter::once(failure.to_string()).chain(causes).collect();
-            D::Error::custom(texts.join(": "))
-        })
+        ClusterEntry::deserialize(from)?
+            .validate()
+            .map_err(|failure| {
+                let causes = failure.causes().into_iter();
+                let texts: Vec<String> =
+                    std::iter::once(failure.to_string()).chain(causes).collect();
+                D::Error::custom(texts.join(": "))
+            })
     }
 }
 
 impl AuroraCluster {
-    /// Why the two cannot both be configured.
+    /// The reason why the two cannot both be configured.
     fn conflict(&self, other: &Self) -> Option<String> {
         if self.name == other.name {
-            return Some("is there twice".to_owned());
+            return Some("is defined twice".to_owned());
         }
         let same = self.root == other.root && self.ensemble == other.ensemble;
         same.then(|| format!("has the ensemble and the root of cluster `{}`", other.name))
     }
 
-    /// The job that a path stands for, if it is `<root>/<role>/<environment>/<job>`.
+    /// The job key of a path of the form `<root>/<role>/<environment>/<job>`.
     #[must_use]
     pub fn job(&self, path: &str) -> Option<JobKey> {
         let root = if self.root == "/" { "" } else { &self.root };
@@ -176,31 +175,35 @@ impl AuroraCluster {
 }
 
 impl ClusterEntry {
-    fn check(self) -> Result<AuroraCluster, Failure> {
+    fn validate(self) -> Result<AuroraCluster, Failure> {
         let name = self.name;
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        if name.is_empty() || name.len() > NAME || !name.bytes().all(fits) {
-            return Err(wrong(&name, "is not a name")
-                .remedy("a cluster's name has 1 to 64 letters, digits, `-`, `_` and `.`"));
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if name.is_empty() || name.len() > MAX_NAME_LENGTH || !name.bytes().all(is_allowed) {
+            return Err(config_error(&name, "has an invalid name")
+                .remedy("use 1 to 64 letters, digits, `-`, `_` and `.`"));
         }
-        let root = self.root.unwrap_or_else(|| ROOT.to_owned());
+        let root = self.root.unwrap_or_else(|| DEFAULT_ROOT.to_owned());
         if root != "/" {
             path_pattern::validate_path(&root).map_err(|why| {
-                wrong(
+                config_error(
                     &name,
-                    &format!("has the root `{}`: {why}", root.escape_debug()),
+                    &format!("has an invalid root `{}`: {why}", root.escape_debug()),
                 )
             })?;
         }
         let digest = match (self.digest, self.digest_file) {
             (Some(_), Some(_)) => {
-                return Err(wrong(&name, "has both `digest` and `digest_file`").remedy("keep one"));
+                return Err(
+                    config_error(&name, "has both `digest` and `digest_file`").remedy("keep one")
+                );
             }
             (digest, None) => digest,
             (None, Some(file)) => Some(read_digest(&name, &file)?),
         };
         let ensemble = Ensemble::new(self.hosts, self.chroot.as_deref(), digest.as_deref())
-            .map_err(|failure| wrong(&name, "cannot be followed").because(failure.to_string()))?;
+            .map_err(|failure| {
+                config_error(&name, "has an invalid ensemble").because(failure.to_string())
+            })?;
         Ok(AuroraCluster {
             name,
             ensemble,
@@ -211,15 +214,15 @@ impl ClusterEntry {
 
 fn read_digest(name: &str, file: &Path) -> Result<String, Failure> {
     let unreadable = |error| {
-        let why = format!("has a digest_file {} that cannot be read", file.display());
-        wrong(name, &why).because(error)
+        let why = format!("has an unreadable digest_file {}", file.display());
+        config_error(name, &why).because(error)
     };
-    let text = crate::file::read(file, DIGEST).map_err(unreadable)?;
+    let text = crate::file::read(file, MAX_DIGEST_BYTES).map_err(unreadable)?;
     let text = String::from_utf8(text).map_err(|error| unreadable(io::Error::other(error)))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-fn wrong(name: &str, why: &str) -> Failure {
+fn config_error(name: &str, why: &str) -> Failure {
     Failure::new(
         Exit::CONFIG,
         format!("cluster `{}` {why}", name.escape_debug()),
@@ -238,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_becomes_a_job_key() {
+    fn path_of_a_configured_cluster_has_a_job_key() {
         let clusters = load(
             "clusters:\n\
              - {name: east, hosts: [zk2, 'zk1:2181']}\n\
@@ -274,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_may_stand_in_a_file() {
+    fn digest_is_read_from_digest_file() {
         let temp = tempfile::tempdir().unwrap();
         let file = temp.path().join("digest");
         std::fs::write(&file, "me:secret\n").unwrap();
@@ -288,17 +291,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn error_names_the_cluster_file_and_line() {
         for (text, expected) in [
-            ("[{name: a, hosts: []}]", "cluster `a` cannot be followed"),
+            (
+                "[{name: a, hosts: []}]",
+                "cluster `a` has an invalid ensemble",
+            ),
             (
                 "[{name: a, hosts: [x], root: aurora}]",
-                "cluster `a` has the root `aurora`",
+                "cluster `a` has an invalid root `aurora`",
             ),
-            ("[{name: 'a b', hosts: [x]}]", "cluster `a b` is not a name"),
+            (
+                "[{name: 'a b', hosts: [x]}]",
+                "cluster `a b` has an invalid name",
+            ),
             (
                 "[{name: a, hosts: [x]}, {name: a, hosts: [zk]}]",
-                "cluster `a` is there twice",
+                "cluster `a` is defined twice",
             ),
             (
                 "[{name: a, hosts: [x]}, {name: b, hosts: [x]}]",

@@ -1,14 +1,13 @@
-//! Which ZooKeeper, and as whom: what makes two followers share a session.
+//! ZooKeeper ensembles with the credentials to read them. Followers of equal ensembles share a session.
 
 use std::fmt;
 
 use super::path_pattern;
 use crate::{Exit, Failure};
 
-/// ZooKeeper's client port where none is given.
-const PORT: u16 = 2181;
+const DEFAULT_PORT: u16 = 2181;
 
-/// An ensemble as clients see it. Equal ensembles share a session.
+/// A ZooKeeper ensemble. Equal ensembles share a session.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ensemble {
     hosts: Vec<String>,
@@ -17,12 +16,12 @@ pub struct Ensemble {
 }
 
 impl Ensemble {
-    /// An ensemble by its `host:port`s in any order (a bare host has port 2181, an IPv6 address stands in brackets), the
-    /// path that all others are relative to, and the `user:password` to authenticate with (scheme `digest`).
+    /// An ensemble of `host:port` servers in any order (default port 2181, IPv6 addresses in brackets), with the path
+    /// that all others are relative to, and the `user:password` to authenticate with (scheme `digest`).
     ///
     /// # Errors
-    /// There is no host, one is not `host:port`, `chroot` is not an absolute path, or `digest` has no colon (exit 78).
-    /// The message never holds the digest.
+    /// No host, an invalid `host:port` or `chroot`, or a `digest` without colon (exit 78). The message never contains
+    /// the digest.
     pub fn new<H: AsRef<str>>(
         hosts: impl IntoIterator<Item = H>,
         chroot: Option<&str>,
@@ -30,22 +29,24 @@ impl Ensemble {
     ) -> Result<Self, Failure> {
         let mut parsed = hosts
             .into_iter()
-            .map(|host| host_port(host.as_ref()))
+            .map(|host| parse_server(host.as_ref()))
             .collect::<Result<Vec<_>, _>>()?;
         parsed.sort();
         parsed.dedup();
         if parsed.is_empty() {
-            return Err(wrong("a ZooKeeper ensemble without hosts".to_owned())
-                .remedy("name its servers as host:port"));
+            return Err(
+                config_error("missing hosts of the ZooKeeper ensemble".to_owned())
+                    .remedy("list its servers as host:port"),
+            );
         }
         let chroot = chroot.filter(|path| !path.is_empty() && *path != "/");
         if let Some(path) = chroot {
             path_pattern::validate_path(path)
-                .map_err(|why| wrong(format!("chroot `{path}`: {why}")))?;
+                .map_err(|why| config_error(format!("invalid chroot `{path}`: {why}")))?;
         }
         if digest.is_some_and(|digest| !digest.contains(':')) {
-            return Err(wrong(format!(
-                "the digest for {} is not `user:password`",
+            return Err(config_error(format!(
+                "invalid digest for {}: expected `user:password`",
                 parsed.join(",")
             )));
         }
@@ -56,15 +57,14 @@ impl Ensemble {
         })
     }
 
-    /// Its `host:port`s, sorted.
+    /// The servers as `host:port`, sorted.
     #[must_use]
     pub fn hosts(&self) -> &[String] {
         &self.hosts
     }
 
-    /// Whether both name the same place, whoever asks.
-    #[must_use]
-    pub fn is_same_ensemble(&self, other: &Self) -> bool {
+    /// Whether both are the same, whatever the credentials.
+    pub(super) fn is_same_ensemble(&self, other: &Self) -> bool {
         self.hosts == other.hosts && self.chroot == other.chroot
     }
 
@@ -96,24 +96,24 @@ impl fmt::Debug for Ensemble {
     }
 }
 
-fn host_port(text: &str) -> Result<String, Failure> {
-    let bad = || {
-        wrong(format!(
-            "`{}` is not a ZooKeeper server",
+fn parse_server(text: &str) -> Result<String, Failure> {
+    let invalid = || {
+        config_error(format!(
+            "invalid ZooKeeper server `{}`",
             text.escape_debug()
         ))
         .remedy("write host:port, or [address]:port for IPv6")
     };
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => {
-            (host, port.parse::<u16>().map_err(|_| bad())?)
+            (host, port.parse::<u16>().map_err(|_| invalid())?)
         }
-        _ => (text, PORT),
+        _ => (text, DEFAULT_PORT),
     };
     let address = host
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
-    let fits = match address {
+    let is_valid = match address {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
         None => {
             !host.is_empty()
@@ -123,13 +123,13 @@ fn host_port(text: &str) -> Result<String, Failure> {
                     .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
         }
     };
-    if !fits || port == 0 {
-        return Err(bad());
+    if !is_valid || port == 0 {
+        return Err(invalid());
     }
     Ok(format!("{}:{port}", host.to_ascii_lowercase()))
 }
 
-fn wrong(message: String) -> Failure {
+fn config_error(message: String) -> Failure {
     Failure::new(Exit::CONFIG, message)
 }
 
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_order_of_hosts_does_not_matter_and_ports_have_a_default() {
+    fn ensembles_with_hosts_in_another_order_are_equal() {
         let one = Ensemble::new(["zk2:2182", "ZK1"], Some("/"), None).unwrap();
         let two = Ensemble::new(["zk1:2181", "zk2:2182", "zk1"], None, None).unwrap();
         assert_eq!(one, two);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn chroot_and_digest_make_another_ensemble_and_the_digest_is_never_shown() {
+    fn ensembles_with_another_digest_differ_and_never_show_it() {
         let plain = Ensemble::new(["[::1]:2181"], Some("/hosts"), None).unwrap();
         let secret = Ensemble::new(["[::1]:2181"], Some("/hosts"), Some("me:hunter2")).unwrap();
         assert_ne!(plain, secret);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_server_is_refused_by_name() {
+    fn invalid_server_is_named_in_the_error() {
         for host in [
             "",
             "zk:0",
@@ -170,7 +170,7 @@ mod tests {
         ] {
             let failure = Ensemble::new([host], None, None).unwrap_err();
             assert!(
-                failure.to_string().contains("is not a ZooKeeper server"),
+                failure.to_string().contains("invalid ZooKeeper server"),
                 "{host}"
             );
         }

@@ -16,72 +16,69 @@ use super::follower_state::{FollowerState, ReadRequest, ReadResult};
 use super::path_pattern::depth;
 use super::reader::{ReadError, WatchEvent, ZnodeReader};
 use super::scan::{MemberReuse, ScanOutcome, ScanRequest, scan};
-use super::session::{ConnectedSession, EnsembleContext, SessionLink, count};
+use super::session::{ConnectedSession, EnsembleContext, SessionLink, increment};
 use super::{DiscoverySnapshot, MemberDecoder, PathPattern, SessionPool};
 use crate::backoff::Backoff;
 use crate::clock;
 
-/// How many events wait for the loop before their sender does.
-const EVENTS: usize = 1024;
+/// Events in the queue before the watch task waits.
+const EVENT_QUEUE: usize = 1024;
 
-/// The least time between two publications: a storm of changes costs no more than this often. A change after a quiet
-/// moment is published at once.
-const GAP: Duration = Duration::from_millis(5);
+/// The least time between two publications: it bounds the cost of a burst of changes. A change after a quiet period is
+/// published at once.
+const MIN_PUBLISH_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How long after a scan that failed the next one begins.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// The bounds of the delay between a failed scan and the next one.
+const SCAN_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-/// How many scans in a row may fail before the session, though connected, is given up.
-const FAILURES: u32 = 3;
+/// Failed scans in a row after which a connected session is abandoned.
+const MAX_FAILED_SCANS: u32 = 3;
 
-/// Further off than anything waits.
-const FAR: Duration = Duration::from_secs(86_400);
+/// Later than any deadline.
+const FAR_FUTURE: Duration = Duration::from_secs(86_400);
 
 pub(super) struct PatternFollower<D: MemberDecoder> {
-    shared: Arc<EnsembleContext>,
+    context: Arc<EnsembleContext>,
     link: watch::Receiver<SessionLink>,
     out: watch::Sender<Arc<DiscoverySnapshot<D::Output>>>,
     decoder: D,
-    live: FollowerState<D::Output>,
+    state: FollowerState<D::Output>,
 
-    connection: Option<FollowerSession<D>>,
+    session: Option<FollowerSession<D>>,
     events: mpsc::Receiver<Box<WatchEvent>>,
     reads: JoinSet<(ReadRequest, ReadResult<D::Output>)>,
-    /// The scan under way: at most one.
-    scanning: JoinSet<(ScanPurpose, Vec<String>, ScanOutcome<D::Output>)>,
-    /// Paths below which something has changed, where an event does not say what.
+    /// At most one scan at a time.
+    scans: JoinSet<(ScanPurpose, Vec<String>, ScanOutcome<D::Output>)>,
+    /// Paths below which something has changed, for events that do not name the child.
     dirty: BTreeSet<String>,
 
-    /// Whether `live` agrees with ZooKeeper but for events under way, so that it may be published.
-    agrees: bool,
+    /// Whether `state` agrees with ZooKeeper but for events under way, so that it may be published.
+    in_sync: bool,
     synced_at: Option<Duration>,
     problem: Option<String>,
-    /// Whether something is to be published.
-    news: bool,
-    published: Instant,
+    publish_pending: bool,
+    published_at: Instant,
 
     audit_at: Instant,
-    audits: Backoff,
+    audit_backoff: Backoff,
     retry_at: Option<Instant>,
-    retries: Backoff,
-    failures: u32,
+    retry_backoff: Backoff,
+    failed_scans: u32,
 }
 
-/// A session, as this follower uses it.
+/// A session as this follower uses it.
 struct FollowerSession<D> {
     up: Arc<ConnectedSession>,
     reader: Arc<ZnodeReader<D>>,
-    /// Whether it is connected now.
     connected: bool,
-    /// The persistent watch.
+    /// The task of the persistent watch.
     watch: Option<JoinSet<()>>,
-    /// Whether all has been read in this session.
-    seen: bool,
-    /// Whether all must be scanned, the watch set first.
-    unsynced: bool,
+    /// Whether a scan has read everything in this session.
+    fully_read: bool,
+    /// Whether everything must be scanned, after the watch is set.
+    needs_sync: bool,
 }
 
-/// What a scan is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ScanPurpose {
     Sync,
@@ -91,200 +88,200 @@ enum ScanPurpose {
 
 impl<D: MemberDecoder> PatternFollower<D> {
     pub(super) fn new(
-        shared: Arc<EnsembleContext>,
+        context: Arc<EnsembleContext>,
         mut link: watch::Receiver<SessionLink>,
         pattern: PathPattern,
         decoder: D,
         out: watch::Sender<Arc<DiscoverySnapshot<D::Output>>>,
     ) -> Self {
-        // After a defect what was published stands.
+        // After a panic the published snapshot stays in force.
         let (before, now) = (Arc::clone(&out.borrow()), Instant::now());
         link.mark_changed();
         let (_, events) = mpsc::channel(1);
-        let audit = shared.options.audit;
+        let audit = context.options.audit;
         Self {
-            shared,
+            context,
             link,
             out,
-            live: FollowerState::new(pattern, decoder.format(), before.paths.clone()),
+            state: FollowerState::new(pattern, decoder.format(), before.paths.clone()),
             decoder,
-            connection: None,
+            session: None,
             events,
             reads: JoinSet::new(),
-            scanning: JoinSet::new(),
+            scans: JoinSet::new(),
             dirty: BTreeSet::new(),
-            agrees: false,
+            in_sync: false,
             synced_at: before.synced_at,
             problem: None,
-            news: false,
-            published: now,
-            audit_at: now + FAR,
-            audits: Backoff::new(audit * 3 / 4, audit * 5 / 4),
+            publish_pending: false,
+            published_at: now,
+            audit_at: now + FAR_FUTURE,
+            audit_backoff: Backoff::new(audit * 3 / 4, audit * 5 / 4),
             retry_at: None,
-            retries: Backoff::new(RETRY.0, RETRY.1),
-            failures: 0,
+            retry_backoff: Backoff::new(SCAN_RETRY.0, SCAN_RETRY.1),
+            failed_scans: 0,
         }
     }
 
-    /// Follows until nobody looks any more. In a box, because a future has room for its arguments twice.
+    /// Follows until every receiver is dropped. Boxed, because a future has room for its arguments twice.
     pub(super) async fn run(mut self: Box<Self>, sessions: SessionPool<D>) {
         loop {
-            let wake = self.wake();
+            let wake = self.next_wakeup();
             tokio::select! {
                 () = self.out.closed() => {
-                    let ensemble = &self.shared.ensemble;
-                    if sessions.forget(ensemble, self.live.pattern(), &self.decoder) {
-                        self.interrupt();
+                    let ensemble = &self.context.ensemble;
+                    if sessions.remove_follower(ensemble, self.state.pattern(), &self.decoder) {
+                        self.cancel_work();
                         return;
                     }
                 }
                 changed = self.link.changed() => match changed {
-                    Ok(()) => self.relink(),
-                    // Only a session that nobody follows ends.
+                    Ok(()) => self.handle_link_change(),
+                    // A session ends only after its last follower.
                     Err(_) => return,
                 },
-                Some(event) = self.events.recv() => self.note(event),
+                Some(event) = self.events.recv() => self.handle_event(event),
                 Some(done) = self.reads.join_next() => match done {
-                    Ok((question, answer)) => self.live.answered(&question, answer),
-                    Err(_) => self.live.lose(),
+                    Ok((request, result)) => self.state.apply_read(&request, result),
+                    Err(_) => self.state.abandon_reads(),
                 },
-                Some(done) = self.scanning.join_next() => match done {
-                    Ok((purpose, below, scanned)) => self.scanned(purpose, &below, scanned),
-                    Err(defect) => self.failed(defect.to_string()),
+                Some(done) = self.scans.join_next() => match done {
+                    Ok((purpose, below, scanned)) => self.handle_scan_outcome(purpose, &below, scanned),
+                    Err(defect) => self.handle_scan_failure(defect.to_string()),
                 },
                 () = sleep_until(wake) => {}
             }
-            self.drain();
-            self.ask();
-            self.rescan();
+            self.drain_ready();
+            self.start_reads();
+            self.start_due_scan();
             self.publish();
         }
     }
 
-    fn wake(&self) -> Instant {
-        let publish_at = self.news.then_some(self.published + GAP);
+    fn next_wakeup(&self) -> Instant {
+        let publish_at = self
+            .publish_pending
+            .then_some(self.published_at + MIN_PUBLISH_INTERVAL);
         let times = [self.retry_at, publish_at].into_iter().flatten();
         times.fold(self.audit_at, Instant::min)
     }
 
-    /// Takes what else is ready, so that a burst is one change.
-    fn drain(&mut self) {
-        for _ in 0..EVENTS {
+    /// Handles the other events and results that are ready, so that a burst is one change.
+    fn drain_ready(&mut self) {
+        for _ in 0..EVENT_QUEUE {
             match self.events.try_recv() {
-                Ok(event) => self.note(event),
+                Ok(event) => self.handle_event(event),
                 Err(_) => break,
             }
         }
-        while let Some(Ok((question, answer))) = self.reads.try_join_next() {
-            self.live.answered(&question, answer);
+        while let Some(Ok((request, result))) = self.reads.try_join_next() {
+            self.state.apply_read(&request, result);
         }
     }
 
-    fn note(&mut self, event: Box<WatchEvent>) {
-        let Some(connection) = &self.connection else {
+    fn handle_event(&mut self, event: Box<WatchEvent>) {
+        let Some(session) = &self.session else {
             return;
         };
-        let levels = self.live.pattern().depth();
+        let levels = self.state.pattern().depth();
         let of_member = depth(&event.path) > levels;
-        if !connection.reader.fires_once()
+        if !session.reader.uses_oneshot_watches()
             || (of_member && event.kind == EventType::NodeDataChanged)
         {
-            self.live.note(&event);
+            self.state.record_event(&event);
         } else if !of_member {
-            // Which of its children have changed is not told.
+            // A one-shot watch does not name the child that changed.
             self.dirty.insert(event.path);
         }
     }
 
-    /// The session has changed.
-    fn relink(&mut self) {
-        self.interrupt();
+    fn handle_link_change(&mut self) {
+        self.cancel_work();
         let link = self.link.borrow_and_update().clone();
         match link {
             SessionLink::Down(why) => {
-                if let Some(connection) = &mut self.connection {
-                    connection.connected = false;
-                    connection.watch = None;
+                if let Some(session) = &mut self.session {
+                    session.connected = false;
+                    session.watch = None;
                 }
                 self.problem = Some(why);
-                self.news = true;
+                self.publish_pending = true;
             }
             SessionLink::Up(up) => {
-                let before = self.connection.take();
+                let before = self.session.take();
                 let same = before.filter(|before| before.up.session == up.session);
-                let (reader, seen) = match same {
-                    // Its watches that fire once still hold: the library sets them again.
-                    Some(before) => (before.reader, before.seen),
+                let (reader, fully_read) = match same {
+                    // Its one-shot watches stay in force: the library sets them again.
+                    Some(before) => (before.reader, before.fully_read),
                     None => {
-                        let (sender, events) = mpsc::channel(EVENTS);
+                        let (sender, events) = mpsc::channel(EVENT_QUEUE);
                         self.events = events;
-                        let (up, shared) = (Arc::clone(&up), Arc::clone(&self.shared));
+                        let (up, context) = (Arc::clone(&up), Arc::clone(&self.context));
                         (
-                            Arc::new(ZnodeReader::new(up, shared, self.decoder.clone(), sender)),
+                            Arc::new(ZnodeReader::new(up, context, self.decoder.clone(), sender)),
                             false,
                         )
                     }
                 };
-                self.connection = Some(FollowerSession {
+                self.session = Some(FollowerSession {
                     up,
                     reader,
                     connected: true,
                     watch: None,
-                    seen,
-                    unsynced: true,
+                    fully_read,
+                    needs_sync: true,
                 });
             }
         }
     }
 
-    /// Lets go of everything under way. What was asked is answered or fails without us: a request that is cancelled
-    /// would take back the watch it sets, which old servers cannot do.
-    fn interrupt(&mut self) {
+    /// Detaches reads and scans under way, which still run to their end: cancelling a request would remove the watch it
+    /// sets, which old servers cannot do.
+    fn cancel_work(&mut self) {
         self.reads.detach_all();
-        self.scanning.detach_all();
-        self.live.interrupt();
+        self.scans.detach_all();
+        self.state.cancel_work();
         self.dirty.clear();
-        self.agrees = false;
-        self.audit_at = Instant::now() + FAR;
+        self.in_sync = false;
+        self.audit_at = Instant::now() + FAR_FUTURE;
         self.retry_at = None;
-        self.failures = 0;
+        self.failed_scans = 0;
     }
 
-    /// Asks for what events have named.
-    fn ask(&mut self) {
-        let questions = self.live.apply();
-        let Some(connection) = &self.connection else {
+    /// Starts the reads that events require.
+    fn start_reads(&mut self) {
+        let requests = self.state.apply_events();
+        let Some(session) = &self.session else {
             return;
         };
-        for question in questions {
-            let reader = Arc::clone(&connection.reader);
+        for request in requests {
+            let reader = Arc::clone(&session.reader);
             self.reads.spawn(async move {
-                let path = &question.key.path;
-                let answer = match &question.key.member {
-                    Some(name) => ReadResult::Member(reader.member(path, name).await),
-                    None => ReadResult::Data(reader.data(path).await),
+                let path = &request.key.path;
+                let result = match &request.key.member {
+                    Some(name) => ReadResult::Member(reader.read_member(path, name).await),
+                    None => ReadResult::Data(reader.read_path_data(path).await),
                 };
-                (question, answer)
+                (request, result)
             });
         }
     }
 
-    /// Starts the scan that is due, if one is.
-    fn rescan(&mut self) {
+    fn start_due_scan(&mut self) {
         let now = Instant::now();
-        let Some(connection) = &mut self.connection else {
+        let Some(session) = &mut self.session else {
             return;
         };
         let waits = self.retry_at.is_some_and(|at| at > now);
-        if !connection.connected || !self.scanning.is_empty() || waits {
+        if !session.connected || !self.scans.is_empty() || waits {
             return;
         }
         self.retry_at = None;
-        connection.unsynced |= self.live.take_lost();
-        let (purpose, reuse) = if connection.unsynced && connection.seen {
+        session.needs_sync |= self.state.take_incomplete();
+        let (purpose, reuse) = if session.needs_sync && session.fully_read {
             (ScanPurpose::Sync, MemberReuse::Immutable)
-        } else if connection.unsynced {
-            (ScanPurpose::Sync, MemberReuse::Nothing)
+        } else if session.needs_sync {
+            (ScanPurpose::Sync, MemberReuse::None)
         } else if !self.dirty.is_empty() {
             (ScanPurpose::Dirty, MemberReuse::All)
         } else if self.audit_at <= now {
@@ -294,106 +291,117 @@ impl<D: MemberDecoder> PatternFollower<D> {
         };
         let dirty = std::mem::take(&mut self.dirty);
         let below = match purpose {
-            ScanPurpose::Sync | ScanPurpose::Audit => vec![self.live.pattern().root().to_owned()],
+            ScanPurpose::Sync | ScanPurpose::Audit => vec![self.state.pattern().root().to_owned()],
             ScanPurpose::Dirty => dirty.into_iter().collect(),
         };
         let order = ScanRequest {
-            pattern: self.live.pattern().clone(),
+            pattern: self.state.pattern().clone(),
             below: below.clone(),
             reuse,
             watch: purpose == ScanPurpose::Sync,
-            known: self.live.paths().clone(),
+            known: self.state.paths().clone(),
         };
-        self.live.begin_scan();
-        let reader = Arc::clone(&connection.reader);
-        self.scanning
+        self.state.begin_scan();
+        let reader = Arc::clone(&session.reader);
+        self.scans
             .spawn(async move { (purpose, below, scan(reader, order).await) });
     }
 
-    fn scanned(&mut self, purpose: ScanPurpose, below: &[String], scanned: ScanOutcome<D::Output>) {
-        // Events that are older than the scan's last answer stand before it: what they touch is not the scan's.
-        self.drain();
-        self.ask();
-        let Some(connection) = &mut self.connection else {
+    fn handle_scan_outcome(
+        &mut self,
+        purpose: ScanPurpose,
+        below: &[String],
+        scanned: ScanOutcome<D::Output>,
+    ) {
+        // Events that precede the scan's last result take priority over it.
+        self.drain_ready();
+        self.start_reads();
+        let Some(session) = &mut self.session else {
             return;
         };
         if scanned.watch.is_some() {
-            connection.watch = scanned.watch;
+            session.watch = scanned.watch;
         }
-        let ensemble = &self.shared.ensemble;
-        let found = match scanned.found {
+        let ensemble = &self.context.ensemble;
+        let found = match scanned.result {
             Ok(found) => found,
-            Err(ReadError::OldServer) => {
+            Err(ReadError::NoPersistentWatches) => {
                 info!(
-                    "ZooKeeper at {ensemble} is older than 3.6: it is followed by a watch per path"
+                    %ensemble,
+                    "ZooKeeper is older than 3.6; using a one-shot watch per path"
                 );
-                self.shared.old_server.store(true, Ordering::Relaxed);
-                connection.connected = false;
-                connection.up.give_up.notify_one();
+                self.context
+                    .uses_oneshot_watches
+                    .store(true, Ordering::Relaxed);
+                session.connected = false;
+                session.up.abandon.notify_one();
                 return;
             }
-            Err(ReadError::Lost(why) | ReadError::Path(why)) => return self.failed(why),
+            Err(ReadError::Unavailable(why) | ReadError::Path(why)) => {
+                return self.handle_scan_failure(why);
+            }
         };
-        self.failures = 0;
-        self.retries = Backoff::new(RETRY.0, RETRY.1);
-        let (different, again) = self.live.merge(below, found);
+        self.failed_scans = 0;
+        self.retry_backoff = Backoff::new(SCAN_RETRY.0, SCAN_RETRY.1);
+        let (different, again) = self.state.merge(below, found);
         self.dirty.extend(again);
         match purpose {
             ScanPurpose::Dirty => return,
             ScanPurpose::Sync => {
-                connection.seen = true;
-                connection.unsynced = false;
-                self.agrees = true;
+                session.fully_read = true;
+                session.needs_sync = false;
+                self.in_sync = true;
                 self.problem = None;
             }
             ScanPurpose::Audit if different > 0 => {
-                count(&self.shared.counters.repairs);
-                let pattern = self.live.pattern();
-                warn!("{pattern} at {ensemble}: {different} paths had changed without an event");
+                increment(&self.context.counters.repairs);
+                let pattern = self.state.pattern();
+                warn!(%ensemble, %pattern, paths = different, "audit found changes without events");
             }
             ScanPurpose::Audit => {}
         }
-        self.audit_at = Instant::now() + self.audits.next_delay();
-        self.news = true;
+        self.audit_at = Instant::now() + self.audit_backoff.next_delay();
+        self.publish_pending = true;
     }
 
-    /// A scan has failed.
-    fn failed(&mut self, why: String) {
-        let Some(connection) = &mut self.connection else {
+    fn handle_scan_failure(&mut self, why: String) {
+        let Some(session) = &mut self.session else {
             return;
         };
-        connection.unsynced = true;
-        self.retry_at = Some(Instant::now() + self.retries.next_delay());
-        self.failures += 1;
-        if self.failures >= FAILURES {
-            self.failures = 0;
-            connection.up.give_up.notify_one();
+        session.needs_sync = true;
+        self.retry_at = Some(Instant::now() + self.retry_backoff.next_delay());
+        self.failed_scans += 1;
+        if self.failed_scans >= MAX_FAILED_SCANS {
+            self.failed_scans = 0;
+            session.up.abandon.notify_one();
         }
-        let (pattern, ensemble) = (self.live.pattern(), &self.shared.ensemble);
-        self.problem = Some(format!("reading {pattern} at ZooKeeper {ensemble}: {why}"));
-        self.news = true;
+        let (pattern, ensemble) = (self.state.pattern(), &self.context.ensemble);
+        self.problem = Some(format!(
+            "cannot read {pattern} from ZooKeeper at {ensemble}: {why}"
+        ));
+        self.publish_pending = true;
     }
 
     fn publish(&mut self) {
-        if self.agrees {
-            self.news |= self.live.take_changed();
+        if self.in_sync {
+            self.publish_pending |= self.state.take_changed();
         }
         let now = Instant::now();
-        if !self.news || now < self.published + GAP {
+        if !self.publish_pending || now < self.published_at + MIN_PUBLISH_INTERVAL {
             return;
         }
-        let paths = if self.agrees {
+        let paths = if self.in_sync {
             self.synced_at = Some(clock::since_boot());
-            self.live.paths().clone()
+            self.state.paths().clone()
         } else {
             self.out.borrow().paths.clone()
         };
         self.out.send_replace(Arc::new(DiscoverySnapshot {
             paths,
             synced_at: self.synced_at,
-            problem: self.problem.clone().or_else(|| self.live.problem()),
+            problem: self.problem.clone().or_else(|| self.state.problem()),
         }));
-        self.news = false;
-        self.published = now;
+        self.publish_pending = false;
+        self.published_at = now;
     }
 }

@@ -1,7 +1,7 @@
-//! What a follower knows, and how events, answers and scans change it. No I/O: everything here is decided at once.
+//! The state of a follower, and how events, read results and scans change it. No I/O.
 //!
-//! A scan and events overlap. What an event has touched since the scan began is newer than what the scan found of it, so
-//! there the event wins; everywhere else the scan does.
+//! A scan and events overlap. A path or member that an event has touched since the scan began is newer than the scan's
+//! result, so the event wins there; everywhere else the scan does.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,37 +11,37 @@ use zookeeper_client::EventType;
 use super::member::MemberFormat;
 use super::path_pattern::PathPattern;
 use super::reader::{ReadError, WatchEvent};
-use super::scan::{MEMBERS, PATHS, PathProblem, ScanResult, bounded};
+use super::scan::{MAX_MEMBERS, MAX_PATHS, PathProblem, ScanResult, limit_data};
 use super::snapshot::{MemberNode, PathNode};
 use super::znode_name::ZnodeName;
 
-/// The most answers that are waited for; beyond it a scan is cheaper.
-const PENDING: usize = 1 << 16;
+/// Reads that may be pending; beyond it a scan is cheaper.
+const MAX_PENDING_READS: usize = 1 << 16;
 
-/// A path that matches, or a member of it.
+/// A matching path, or a member of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct NodeKey {
     pub(super) path: Arc<str>,
     pub(super) member: Option<ZnodeName>,
 }
 
-/// What became of a key, all events taken together.
+/// The net effect of the queued events of one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NodeChange {
-    Gone,
+    Deleted,
     Created,
     /// It must be read again.
     Changed,
 }
 
-/// Something to read; the ticket tells answers to newer questions from those to older ones.
+/// A read. The ticket separates the results of newer requests from those of older ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ReadRequest {
     pub(super) key: NodeKey,
     pub(super) ticket: u64,
 }
 
-/// What was read: a path's data with the transaction that created it, or a member.
+/// The result of a read: a path's data with the transaction that created it, or a member.
 #[derive(Debug)]
 pub(super) enum ReadResult<T> {
     Data(Result<Option<(Vec<u8>, i64)>, ReadError>),
@@ -56,13 +56,13 @@ pub(super) struct FollowerState<T> {
     problems: BTreeMap<String, PathProblem>,
     queue: HashMap<NodeKey, NodeChange>,
     pending: HashMap<NodeKey, u64>,
-    tickets: u64,
-    /// What events have touched since the scan began that is under way.
+    last_ticket: u64,
+    /// The keys that events have touched since the current scan began.
     touched: Option<HashSet<NodeKey>>,
-    /// Whether anything has changed since this was last asked.
+    /// Whether anything has changed since the last `take_changed`.
     changed: bool,
-    /// Whether something was not followed up, so that all must be scanned.
-    lost: bool,
+    /// Whether a change was not read, so that everything must be scanned.
+    incomplete: bool,
 }
 
 impl<T: Clone + PartialEq> FollowerState<T> {
@@ -78,10 +78,10 @@ impl<T: Clone + PartialEq> FollowerState<T> {
             problems: BTreeMap::new(),
             queue: HashMap::new(),
             pending: HashMap::new(),
-            tickets: 0,
+            last_ticket: 0,
             touched: None,
             changed: false,
-            lost: false,
+            incomplete: false,
         }
     }
 
@@ -93,7 +93,7 @@ impl<T: Clone + PartialEq> FollowerState<T> {
         &self.paths
     }
 
-    /// The problems, in one line.
+    /// The problems, as one line.
     pub(super) fn problem(&self) -> Option<String> {
         let (path, problem) = self.problems.first_key_value()?;
         let more = match self.problems.len() - 1 {
@@ -107,30 +107,30 @@ impl<T: Clone + PartialEq> FollowerState<T> {
         std::mem::take(&mut self.changed)
     }
 
-    pub(super) fn take_lost(&mut self) -> bool {
-        std::mem::take(&mut self.lost)
+    pub(super) fn take_incomplete(&mut self) -> bool {
+        std::mem::take(&mut self.incomplete)
     }
 
-    /// The connection is gone: no answer will come, and events were missed.
-    pub(super) fn interrupt(&mut self) {
+    /// Drops pending work after a lost connection: no result will arrive, and events were missed.
+    pub(super) fn cancel_work(&mut self) {
         self.queue.clear();
         self.pending.clear();
         self.touched = None;
     }
 
-    /// Answers are missing that nobody will give.
-    pub(super) fn lose(&mut self) {
+    /// Drops pending reads whose results are lost.
+    pub(super) fn abandon_reads(&mut self) {
         self.pending.clear();
-        self.lost = true;
+        self.incomplete = true;
     }
 
     pub(super) fn begin_scan(&mut self) {
         self.touched = Some(self.pending.keys().cloned().collect());
     }
 
-    /// The path or member that a path is, if it is one of ours.
+    /// The key of `path`, if it matches or is a member of a path that matches.
     pub(super) fn key(&self, path: &str) -> Option<NodeKey> {
-        // The text of a path is held once.
+        // Paths are shared, not copied.
         let shared = |path: &str| match self.paths.get_key_value(path) {
             Some((known, _)) => Arc::clone(known),
             None => path.into(),
@@ -148,10 +148,10 @@ impl<T: Clone + PartialEq> FollowerState<T> {
         })
     }
 
-    /// Takes note of an event of a persistent watch.
-    pub(super) fn note(&mut self, event: &WatchEvent) {
+    /// Queues an event of a persistent watch.
+    pub(super) fn record_event(&mut self, event: &WatchEvent) {
         let change = match event.kind {
-            EventType::NodeDeleted => NodeChange::Gone,
+            EventType::NodeDeleted => NodeChange::Deleted,
             EventType::NodeCreated => NodeChange::Created,
             EventType::NodeDataChanged => NodeChange::Changed,
             EventType::NodeChildrenChanged | EventType::Session => return,
@@ -161,50 +161,50 @@ impl<T: Clone + PartialEq> FollowerState<T> {
         };
         let before = self.queue.get(&key);
         let change = match (before, change) {
-            (None, change) | (_, change @ NodeChange::Gone) => change,
+            (None, change) | (_, change @ NodeChange::Deleted) => change,
             (Some(NodeChange::Created), NodeChange::Created) => NodeChange::Created,
-            // Gone and there again is another one under the same name.
+            // Deleted and created again: another member under the same name.
             (Some(_), _) => NodeChange::Changed,
         };
         self.queue.insert(key, change);
     }
 
-    /// Lets the events noted so far take effect, and returns what must be read for them.
-    pub(super) fn apply(&mut self) -> Vec<ReadRequest> {
-        let mut questions = Vec::new();
+    /// Applies the queued events, and returns the reads they require.
+    pub(super) fn apply_events(&mut self) -> Vec<ReadRequest> {
+        let mut requests = Vec::new();
         for (key, change) in std::mem::take(&mut self.queue) {
             if let Some(touched) = &mut self.touched {
                 touched.insert(key.clone());
             }
             match change {
-                NodeChange::Gone => self.gone(&key),
-                NodeChange::Created if self.knows(&key) => {}
+                NodeChange::Deleted => self.remove(&key),
+                NodeChange::Created if self.is_known(&key) => {}
                 NodeChange::Created | NodeChange::Changed => {
-                    if key.member.is_none() && !self.knows(&key) {
+                    if key.member.is_none() && !self.is_known(&key) {
                         self.node_mut(&key.path);
                     }
-                    questions.extend(self.question(key));
+                    requests.extend(self.queue_read(key));
                 }
             }
         }
-        questions
+        requests
     }
 
-    fn question(&mut self, key: NodeKey) -> Option<ReadRequest> {
-        if self.pending.len() >= PENDING {
-            self.lost = true;
+    fn queue_read(&mut self, key: NodeKey) -> Option<ReadRequest> {
+        if self.pending.len() >= MAX_PENDING_READS {
+            self.incomplete = true;
             return None;
         }
-        self.tickets += 1;
-        self.pending.insert(key.clone(), self.tickets);
+        self.last_ticket += 1;
+        self.pending.insert(key.clone(), self.last_ticket);
         Some(ReadRequest {
             key,
-            ticket: self.tickets,
+            ticket: self.last_ticket,
         })
     }
 
-    /// Whether a key is known or about to be.
-    fn knows(&self, key: &NodeKey) -> bool {
+    /// Whether a key exists or is being read.
+    fn is_known(&self, key: &NodeKey) -> bool {
         if self.pending.contains_key(key) {
             return true;
         }
@@ -215,7 +215,7 @@ impl<T: Clone + PartialEq> FollowerState<T> {
         })
     }
 
-    fn gone(&mut self, key: &NodeKey) {
+    fn remove(&mut self, key: &NodeKey) {
         self.pending.remove(key);
         let Some(node) = self.paths.get_mut(&key.path) else {
             return;
@@ -240,10 +240,10 @@ impl<T: Clone + PartialEq> FollowerState<T> {
         }
     }
 
-    /// The node of a path that exists, made if need be.
+    /// The node of an existing path, which is added when missing.
     fn node_mut(&mut self, path: &Arc<str>) -> Option<&mut PathNode<T>> {
-        if !self.paths.contains_key(path) && self.paths.len() >= PATHS {
-            let text = format!("more than {PATHS} paths match");
+        if !self.paths.contains_key(path) && self.paths.len() >= MAX_PATHS {
+            let text = format!("more than {MAX_PATHS} paths match");
             self.problems
                 .insert(self.pattern.to_string(), PathProblem::Partial(text));
             return None;
@@ -255,27 +255,27 @@ impl<T: Clone + PartialEq> FollowerState<T> {
         Some(node)
     }
 
-    /// Takes what was read.
-    pub(super) fn answered(&mut self, question: &ReadRequest, answer: ReadResult<T>) {
-        let ReadRequest { key, ticket } = question;
+    /// Applies the result of a read.
+    pub(super) fn apply_read(&mut self, request: &ReadRequest, result: ReadResult<T>) {
+        let ReadRequest { key, ticket } = request;
         if self.pending.get(key) != Some(ticket) {
             return;
         }
         self.pending.remove(key);
-        match (answer, &key.member) {
+        match (result, &key.member) {
             (ReadResult::Member(Ok(Some(child))), Some(name)) => {
                 self.insert(&key.path, name, child)
             }
             (ReadResult::Data(Ok(Some((data, created)))), None) => {
                 self.replace(&key.path, data, created)
             }
-            (ReadResult::Member(Ok(None)) | ReadResult::Data(Ok(None)), _) => self.gone(key),
+            (ReadResult::Member(Ok(None)) | ReadResult::Data(Ok(None)), _) => self.remove(key),
             (ReadResult::Data(Err(ReadError::Path(why))), None) => {
                 let path = key.path.to_string();
                 self.problems.insert(path, PathProblem::Unreadable(why));
                 self.changed = true;
             }
-            (ReadResult::Member(_) | ReadResult::Data(_), _) => self.lost = true,
+            (ReadResult::Member(_) | ReadResult::Data(_), _) => self.incomplete = true,
         }
     }
 
@@ -286,8 +286,8 @@ impl<T: Clone + PartialEq> FollowerState<T> {
         if node.members.get(name) == Some(&child) {
             return;
         }
-        if node.members.len() >= MEMBERS && !node.members.contains_key(name) {
-            let text = format!("of its more than {MEMBERS} members {MEMBERS} are used");
+        if node.members.len() >= MAX_MEMBERS && !node.members.contains_key(name) {
+            let text = format!("of its more than {MAX_MEMBERS} members {MAX_MEMBERS} are used");
             self.problems
                 .insert(path.to_string(), PathProblem::Partial(text));
         } else {
@@ -298,7 +298,7 @@ impl<T: Clone + PartialEq> FollowerState<T> {
 
     fn replace(&mut self, path: &Arc<str>, data: Vec<u8>, created: i64) {
         self.problems.remove(&**path);
-        let data = bounded(data).unwrap_or_else(|text| {
+        let data = limit_data(data).unwrap_or_else(|text| {
             self.problems
                 .insert(path.to_string(), PathProblem::Partial(text));
             Arc::default()
@@ -310,8 +310,8 @@ impl<T: Clone + PartialEq> FollowerState<T> {
         }
     }
 
-    /// Takes what a scan below `below` has found. Returns how many paths it changed, and those that must be scanned
-    /// again because an event came in between.
+    /// Applies the result of a scan below `below`. Returns how many paths it changed, and the paths that must be
+    /// scanned again because an event arrived meanwhile.
     pub(super) fn merge(&mut self, below: &[String], found: ScanResult<T>) -> (usize, Vec<String>) {
         let mut touched: HashMap<Arc<str>, Vec<Option<ZnodeName>>> = HashMap::new();
         for key in self.touched.take().unwrap_or_default() {
@@ -356,7 +356,7 @@ impl<T: Clone + PartialEq> FollowerState<T> {
     }
 }
 
-/// A path and all above it.
+/// A path and all its ancestors.
 fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     let ends = path
         .match_indices('/')

@@ -1,15 +1,15 @@
-//! A registration: what ServerSet and Nerve members say of themselves. [`super::payload`] reads them.
+//! Registrations of ServerSet and Nerve members. [`super::payload`] decodes them.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-/// What the children of a path are.
+/// The format of the registrations below a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MemberFormat {
-    /// Twitter commons' ServerSet, as Aurora's executor writes it: children `member_<sequence>`, all others are
-    /// somebody else's (locks, elections) and ignored.
+    /// Twitter commons' ServerSet, as Aurora's executor writes it: children `member_<sequence>`; others (locks,
+    /// elections) are ignored.
     ServerSet,
     /// Nerve's: children of any name; `base64_<length>_<payload>_<sequence>` carry their payload.
     Nerve,
@@ -17,8 +17,7 @@ pub enum MemberFormat {
 
 impl MemberFormat {
     /// Whether a child of this name is a registration.
-    #[must_use]
-    pub fn is_member(self, name: &str) -> bool {
+    pub(super) fn is_member(self, name: &str) -> bool {
         match self {
             Self::ServerSet => name.starts_with("member_"),
             Self::Nerve => true,
@@ -26,31 +25,31 @@ impl MemberFormat {
     }
 }
 
-/// One registration. Nothing of it has been checked against what a consumer may use.
+/// A registration. Its fields are not validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// The number at the end of its znode's name, which grows with every registration below one path.
+    /// The number at the end of the znode's name, which grows with every registration below one path.
     pub sequence: Option<u64>,
-    /// What it says of itself; a Nerve registration is alive while it is there.
+    /// The registered status; a Nerve registration is always alive.
     pub status: MemberStatus,
     /// Aurora's instance number.
     pub shard: Option<u32>,
-    /// Where it is: `serviceEndpoint`, or Nerve's host and port.
+    /// The `serviceEndpoint`, or Nerve's host and port.
     pub service: Option<MemberEndpoint>,
-    /// Its other endpoints, by name, in that order.
+    /// The other endpoints, sorted by name.
     pub additional: Box<[(Arc<str>, MemberEndpoint)]>,
-    /// What only Nerve registers.
+    /// The attributes that only Nerve registers.
     pub nerve: Option<Box<NerveAttributes>>,
 }
 
 impl Member {
-    /// Whether it says that it serves (`ALIVE`).
+    /// Whether the status is `ALIVE`.
     #[must_use]
-    pub fn alive(&self) -> bool {
+    pub fn is_alive(&self) -> bool {
         self.status == MemberStatus::Alive
     }
 
-    /// The additional endpoint of that name, or without a name the service endpoint.
+    /// The additional endpoint of this name; without a name, the service endpoint.
     #[must_use]
     pub fn endpoint(&self, name: Option<&str>) -> Option<&MemberEndpoint> {
         let Some(name) = name else {
@@ -63,28 +62,28 @@ impl Member {
     }
 }
 
-/// A host and a port as they were registered: any text, any number.
+/// A registered host and port, not validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberEndpoint {
-    /// A DNS name or an address, if all is well.
+    /// A DNS name or an address.
     pub host: Arc<str>,
     /// The port.
     pub port: MemberPort,
 }
 
-/// What was registered as a port.
+/// A registered port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemberPort {
-    /// A number; 0 is what Aurora's executor registers when the primary port was not allocated.
+    /// A number; Aurora's executor registers 0 if the primary port was not allocated.
     Number(u16),
-    /// A number that no port has.
+    /// A number outside 0 to 65535.
     OutOfRange,
-    /// Nothing, a string, or something else.
+    /// Missing, a string, or another type.
     NotANumber,
 }
 
 impl MemberPort {
-    /// The port, if it can be connected to.
+    /// The port, if a client can connect to it.
     #[must_use]
     pub fn get(self) -> Option<NonZeroU16> {
         match self {
@@ -107,26 +106,26 @@ impl fmt::Display for MemberPort {
 /// The status of a ServerSet member (commons' `Status` enumeration).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemberStatus {
-    /// It is gone.
+    /// Gone.
     Dead,
-    /// It does not serve yet.
+    /// Not serving yet.
     Starting,
-    /// It serves. Aurora's executor registers nothing else.
+    /// Serving. Aurora's executor registers no other status.
     Alive,
-    /// It is about to stop.
+    /// About to stop.
     Stopping,
-    /// It has stopped.
+    /// Stopped.
     Stopped,
-    /// It serves, but something is wrong.
+    /// Serving with a problem.
     Warning,
-    /// It says nothing, or something that is not in the enumeration.
+    /// Missing, or not in the enumeration.
     Unknown,
 }
 
 impl MemberStatus {
-    /// The word, as it is registered.
+    /// The registered value.
     #[must_use]
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Dead => "DEAD",
             Self::Starting => "STARTING",
@@ -138,7 +137,7 @@ impl MemberStatus {
         }
     }
 
-    pub(super) fn from_word(word: &str) -> Self {
+    pub(super) fn parse(word: &str) -> Self {
         let all = [
             Self::Dead,
             Self::Starting,
@@ -147,32 +146,32 @@ impl MemberStatus {
             Self::Stopped,
             Self::Warning,
         ];
-        let known = all.into_iter().find(|status| status.word() == word);
+        let known = all.into_iter().find(|status| status.as_str() == word);
         known.unwrap_or(Self::Unknown)
     }
 }
 
-/// What a Nerve registration says beside host and port. Any text.
+/// The attributes of a Nerve registration beside host and port, not validated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NerveAttributes {
-    /// The instance's name.
+    /// The name of the instance.
     pub name: Option<String>,
-    /// Its weight.
+    /// The weight.
     pub weight: Option<u32>,
-    /// Options for its HAProxy server line.
+    /// Options for the HAProxy server line.
     pub options: Option<String>,
-    /// Its HAProxy server id.
+    /// The HAProxy server id.
     pub server_id: Option<u32>,
-    /// Its labels; at most 64.
+    /// The labels; at most 64.
     pub labels: BTreeMap<String, String>,
 }
 
-/// A registration that cannot be read, and why.
+/// A registration that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberError {
-    /// The machine word.
+    /// The category.
     pub kind: MemberErrorKind,
-    /// What a person needs beside it; printable, at most 200 characters.
+    /// The cause, for people; printable, at most 200 characters.
     pub detail: String,
 }
 
@@ -183,34 +182,20 @@ impl MemberError {
     }
 }
 
-/// Why a registration cannot be read.
+/// The category of a [`MemberError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MemberErrorKind {
-    /// Its bytes are not what the format says: empty, not UTF-8, no JSON object, a wrong type, Thrift, more endpoints
-    /// or labels than any task has.
+    /// Data that does not match the format: empty, not UTF-8, not a JSON object, a wrong type, Thrift, too many
+    /// endpoints or labels.
     Malformed,
-    /// It has more than 1 MiB.
+    /// More than 1 MiB.
     Oversized,
-    /// ZooKeeper does not let this session read it.
+    /// ZooKeeper denies this session access.
     Unreadable,
 }
 
-impl MemberErrorKind {
-    /// The word, as metrics have it.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::Oversized => "oversized",
-            Self::Unreadable => "unreadable",
-        }
-    }
-}
-
-/// The sequence number of a znode's name: its last ten digits, if it ends with ten (ZooKeeper Programmer's Guide,
-/// "Sequence Nodes").
-#[must_use]
-pub fn sequence_number(name: &str) -> Option<u64> {
+/// The sequence number of a znode's name: its last ten digits (ZooKeeper Programmer's Guide, "Sequence Nodes").
+pub(super) fn sequence_number(name: &str) -> Option<u64> {
     let digits = name.as_bytes().last_chunk::<10>()?;
     if !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -223,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sequence_number_is_ten_digits_at_the_end() {
+    fn sequence_number_is_the_last_ten_digits() {
         assert_eq!(sequence_number("member_0000000042"), Some(42));
         assert_eq!(sequence_number("0000000042"), Some(42));
         assert_eq!(sequence_number("i-abc_9999999999"), Some(9_999_999_999));
@@ -233,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn only_member_children_are_a_server_sets() {
+    fn server_set_members_have_the_prefix_member() {
         assert!(MemberFormat::ServerSet.is_member("member_0000000001"));
         for name in [
             "base64_4_e30=_0000000001",

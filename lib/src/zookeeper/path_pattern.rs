@@ -4,24 +4,26 @@ use std::fmt;
 
 use crate::{Exit, Failure};
 
-/// The longest path, in bytes.
-const LENGTH: usize = 1024;
+const MAX_PATH_LENGTH: usize = 1024;
 
-/// A path whose components may be `*`, each of which stands for any one name: `/aurora/*/prod/*`.
+/// A path whose components may be `*`, which matches any one name: `/aurora/*/prod/*`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathPattern {
     text: String,
 }
 
 impl PathPattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
-    /// It is not an absolute path, or `*` is only a part of a component (exit 78).
+    /// Not an absolute path, or a component that contains `*` and more (exit 78).
     pub fn new(text: &str) -> Result<Self, Failure> {
         let wrong = |why: &str| {
             let shown = text.escape_debug();
-            Failure::new(Exit::CONFIG, format!("ZooKeeper path `{shown}`: {why}"))
+            Failure::new(
+                Exit::CONFIG,
+                format!("invalid ZooKeeper path `{shown}`: {why}"),
+            )
         };
         validate_path(text).map_err(wrong)?;
         let pattern = Self {
@@ -31,26 +33,18 @@ impl PathPattern {
             .components()
             .any(|one| one != "*" && one.contains('*'))
         {
-            return Err(wrong("`*` stands for a whole component or not at all"));
+            return Err(wrong("`*` must be a whole component"));
         }
         Ok(pattern)
     }
 
-    /// As it was written.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// Whether it has no `*`.
-    #[must_use]
-    pub fn is_literal(&self) -> bool {
+    /// Whether it contains no `*`.
+    pub(super) fn is_literal(&self) -> bool {
         !self.text.contains('*')
     }
 
-    /// The longest prefix without `*`, which is an ancestor of all that matches; `/` when the first component is one.
-    #[must_use]
-    pub fn root(&self) -> &str {
+    /// The longest prefix without `*`, an ancestor of all matches; `/` if the first component is `*`.
+    pub(super) fn root(&self) -> &str {
         match self.text.find("/*") {
             None => &self.text,
             Some(0) => "/",
@@ -58,19 +52,17 @@ impl PathPattern {
         }
     }
 
-    /// How many components a matching path has.
-    #[must_use]
-    pub fn depth(&self) -> usize {
+    /// The number of components of a matching path.
+    pub(super) fn depth(&self) -> usize {
         depth(&self.text)
     }
 
     /// Whether a path matches.
-    #[must_use]
-    pub fn matches(&self, path: &str) -> bool {
+    pub(super) fn matches(&self, path: &str) -> bool {
         depth(path) == self.depth() && self.covers(path)
     }
 
-    /// Whether `path` matches as far as both go: it is an ancestor of what may match, matches, or is below what does.
+    /// Whether `path` is an ancestor of a possible match, a match, or below one.
     pub(super) fn covers(&self, path: &str) -> bool {
         let mut theirs = components(path);
         self.components()
@@ -97,30 +89,29 @@ fn components(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|name| !name.is_empty())
 }
 
-/// How many components a path has.
+/// The number of components of a path.
 pub(super) fn depth(path: &str) -> usize {
     components(path).count()
 }
 
-/// The path of a child.
-pub(super) fn join(parent: &str, name: &str) -> String {
+pub(super) fn join_path(parent: &str, name: &str) -> String {
     let parent = if parent == "/" { "" } else { parent };
     format!("{parent}/{name}")
 }
 
-/// Whether a path is one: absolute, normal, and without characters that would garble a log.
+/// Checks that a path is absolute, normal, and without characters that garble a log.
 pub(super) fn validate_path(path: &str) -> Result<(), &'static str> {
     let Some(rest) = path.strip_prefix('/') else {
-        return Err("a path begins with `/`");
+        return Err("it must begin with `/`");
     };
-    if path.len() > LENGTH {
-        return Err("a path has at most 1024 bytes");
+    if path.len() > MAX_PATH_LENGTH {
+        return Err("it must have at most 1024 bytes");
     }
     if rest.chars().any(char::is_control) {
-        return Err("a path has no control characters");
+        return Err("it must not contain control characters");
     }
     if rest.split('/').any(|name| matches!(name, "" | "." | "..")) {
-        return Err("a path has no empty component, no `.` and no `..`, and does not end with `/`");
+        return Err("it must not end with `/` or contain an empty component, `.` or `..`");
     }
     Ok(())
 }
@@ -150,15 +141,15 @@ mod tests {
     }
 
     #[test]
-    fn the_root_of_a_literal_is_itself() {
+    fn root_of_a_literal_pattern_is_the_pattern() {
         assert_eq!(PathPattern::new("/a/b").unwrap().root(), "/a/b");
         assert_eq!(PathPattern::new("/*/b").unwrap().root(), "/");
         assert!(PathPattern::new("/a/b").unwrap().is_literal());
     }
 
     #[test]
-    fn what_is_no_path_is_refused() {
-        let long = format!("/{}", "x".repeat(LENGTH));
+    fn invalid_path_is_rejected() {
+        let long = format!("/{}", "x".repeat(MAX_PATH_LENGTH));
         for text in [
             "", "/", "a/b", "/a//b", "/a/", "/a/../b", "/a/b*", "/a\n", &long,
         ] {

@@ -1,5 +1,5 @@
-//! From the bytes of a registration to a [`Member`]. The bytes are hostile: no text, number or shape of them may panic,
-//! or take more memory than a small multiple of what they are.
+//! Decoding of registrations. The bytes are hostile: none of them may cause a panic, or take more memory than a small
+//! multiple of their length.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -17,22 +17,22 @@ use super::member::{
     NerveAttributes, sequence_number,
 };
 
-/// The largest payload, in bytes: ZooKeeper's own default limit (`jute.maxbuffer`).
-const PAYLOAD: usize = 1 << 20;
+/// ZooKeeper's default limit of a znode (`jute.maxbuffer`).
+const MAX_PAYLOAD_BYTES: usize = 1 << 20;
 
-/// The most additional endpoints of a member. Aurora's tasks have one per named port.
-const ENDPOINTS: usize = 256;
+/// Additional endpoints per member. Aurora's tasks have one per named port.
+const MAX_ENDPOINTS: usize = 256;
 
-/// The most labels of a member.
-const LABELS: usize = 64;
+/// Labels per member.
+const MAX_LABELS: usize = 64;
 
-/// How Nerve encodes payloads in names.
+/// Nerve's encoding of payloads in names.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Texts that many members share, held once: the hosts and the names of ports.
+/// Strings that many members share, stored once: hosts and names of ports.
 #[derive(Debug, Default)]
 pub(super) struct StringInterner(Mutex<InternedStrings>);
 
@@ -43,7 +43,7 @@ struct InternedStrings {
 }
 
 impl StringInterner {
-    fn get(&self, text: &str) -> Arc<str> {
+    fn intern(&self, text: &str) -> Arc<str> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(text) = known.texts.get(text) {
             return Arc::clone(text);
@@ -58,36 +58,36 @@ impl StringInterner {
     }
 }
 
-/// Reads the payload of the child `name`.
-pub(super) fn read(
+/// Decodes the payload of the child `name`.
+pub(super) fn decode_payload(
     format: MemberFormat,
     name: &str,
     payload: &[u8],
-    names: &StringInterner,
+    interner: &StringInterner,
 ) -> Result<Member, MemberError> {
     let mut member = match format {
-        MemberFormat::ServerSet => server_set(&object(payload)?, names),
-        MemberFormat::Nerve => nerve(object(payload)?, names),
+        MemberFormat::ServerSet => decode_server_set(&parse_object(payload)?, interner),
+        MemberFormat::Nerve => decode_nerve(parse_object(payload)?, interner),
     };
     member.sequence = sequence_number(name);
     Ok(member)
 }
 
-/// Reads the payload that the name itself carries, if it does: such a child need not be asked for.
-pub(super) fn read_name(
+/// Decodes the payload that the name itself carries, if it does: such a child need not be read.
+pub(super) fn decode_name(
     format: MemberFormat,
     name: &str,
-    names: &StringInterner,
+    interner: &StringInterner,
 ) -> Option<Result<Member, MemberError>> {
     let rest = name.strip_prefix("base64_")?;
     if format != MemberFormat::Nerve {
         return None;
     }
     let (length, rest) = rest.split_once('_')?;
-    // The alphabet has `_` too, so that only the length says where the payload ends.
+    // The alphabet includes `_`, so only the length tells where the payload ends.
     let encoded = rest.get(..length.parse().ok()?)?;
     Some(match BASE64.decode(encoded) {
-        Ok(payload) => read(format, name, &payload, names),
+        Ok(payload) => decode_payload(format, name, &payload, interner),
         Err(error) => Err(malformed(error.to_string())),
     })
 }
@@ -96,16 +96,16 @@ fn malformed(detail: impl AsRef<str>) -> MemberError {
     MemberError::new(MemberErrorKind::Malformed, detail)
 }
 
-fn object<'de, T: Deserialize<'de>>(payload: &'de [u8]) -> Result<T, MemberError> {
-    if payload.len() > PAYLOAD {
+fn parse_object<'de, T: Deserialize<'de>>(payload: &'de [u8]) -> Result<T, MemberError> {
+    if payload.len() > MAX_PAYLOAD_BYTES {
         let detail = format!("{} bytes", payload.len());
         return Err(MemberError::new(MemberErrorKind::Oversized, detail));
     }
     match payload.trim_ascii_start().first() {
-        // serde would also take an array for a structure.
+        // serde would also accept an array for a structure.
         Some(b'{') => {}
         None => return Err(malformed("empty")),
-        Some(_) => return Err(malformed("no JSON object")),
+        Some(_) => return Err(malformed("not a JSON object")),
     }
     let text = std::str::from_utf8(payload).map_err(|error| malformed(error.to_string()))?;
     serde_json::from_str(text).map_err(|error| malformed(error.to_string()))
@@ -119,7 +119,7 @@ struct RawServerSet {
     #[serde(default)]
     shard: LooseValue,
     service_endpoint: Option<RawEndpoint>,
-    additional_endpoints: Option<BoundedMap<RawEndpoint, ENDPOINTS>>,
+    additional_endpoints: Option<BoundedMap<RawEndpoint, MAX_ENDPOINTS>>,
 }
 
 #[derive(Deserialize)]
@@ -142,36 +142,36 @@ struct RawNerve {
     haproxy_server_options: LooseValue,
     #[serde(default)]
     haproxy_server_id: LooseValue,
-    labels: Option<BoundedMap<LooseValue, LABELS>>,
+    labels: Option<BoundedMap<LooseValue, MAX_LABELS>>,
 }
 
-fn server_set(raw: &RawServerSet, names: &StringInterner) -> Member {
+fn decode_server_set(raw: &RawServerSet, interner: &StringInterner) -> Member {
     let endpoint = |raw: &RawEndpoint| MemberEndpoint {
-        host: names.get(&raw.host),
-        port: raw.port.port(),
+        host: interner.intern(&raw.host),
+        port: raw.port.to_port(),
     };
     let entries = raw.additional_endpoints.iter().flat_map(|all| &all.0);
     let mut additional: Vec<_> = entries
-        .map(|(name, raw)| (names.get(name), endpoint(raw)))
+        .map(|(name, raw)| (interner.intern(name), endpoint(raw)))
         .collect();
     additional.sort_by(|one, other| one.0.cmp(&other.0));
-    // Of a name that stands there twice the first counts.
+    // The first of several endpoints with one name counts.
     additional.dedup_by(|second, first| second.0 == first.0);
     Member {
         sequence: None,
-        status: MemberStatus::from_word(raw.status.text().unwrap_or_default()),
-        shard: raw.shard.small(),
+        status: MemberStatus::parse(raw.status.text().unwrap_or_default()),
+        shard: raw.shard.as_u32(),
         service: raw.service_endpoint.as_ref().map(endpoint),
         additional: additional.into(),
         nerve: None,
     }
 }
 
-fn nerve(raw: RawNerve, names: &StringInterner) -> Member {
+fn decode_nerve(raw: RawNerve, interner: &StringInterner) -> Member {
     let labels = raw.labels.into_iter().flat_map(|all| all.0);
     let attributes = NerveAttributes {
-        weight: raw.weight.small(),
-        server_id: raw.haproxy_server_id.small(),
+        weight: raw.weight.as_u32(),
+        server_id: raw.haproxy_server_id.as_u32(),
         name: raw.name.into_text(),
         options: raw.haproxy_server_options.into_text(),
         labels: labels
@@ -183,21 +183,21 @@ fn nerve(raw: RawNerve, names: &StringInterner) -> Member {
         status: MemberStatus::Alive,
         shard: None,
         service: Some(MemberEndpoint {
-            host: names.get(&raw.host),
-            port: raw.port.port(),
+            host: interner.intern(&raw.host),
+            port: raw.port.to_port(),
         }),
         additional: Box::default(),
         nerve: Some(Box::new(attributes)),
     }
 }
 
-/// Any JSON value, of which only what a field could hold is kept.
+/// Any JSON value, reduced to what a field can hold.
 #[derive(Default)]
 enum LooseValue {
     Text(String),
     Number(u64),
-    /// A number, but none that anything here counts in.
-    OddNumber,
+    /// A negative or fractional number, or one beyond 64 bits.
+    OtherNumber,
     #[default]
     Other,
 }
@@ -210,28 +210,28 @@ impl LooseValue {
         }
     }
 
-    /// Its text; Synapse compares labels as text, and people write `port: 80` for a label.
+    /// The value as text: Synapse compares labels as text, and people write `port: 80` for a label.
     fn into_text(self) -> Option<String> {
         match self {
             Self::Text(text) => Some(text),
             Self::Number(number) => Some(number.to_string()),
-            Self::OddNumber | Self::Other => None,
+            Self::OtherNumber | Self::Other => None,
         }
     }
 
-    fn small(&self) -> Option<u32> {
+    fn as_u32(&self) -> Option<u32> {
         match self {
             Self::Number(number) => u32::try_from(*number).ok(),
             _ => None,
         }
     }
 
-    fn port(&self) -> MemberPort {
+    fn to_port(&self) -> MemberPort {
         match self {
             Self::Number(number) => {
                 u16::try_from(*number).map_or(MemberPort::OutOfRange, MemberPort::Number)
             }
-            Self::OddNumber => MemberPort::OutOfRange,
+            Self::OtherNumber => MemberPort::OutOfRange,
             Self::Text(_) | Self::Other => MemberPort::NotANumber,
         }
     }
@@ -261,11 +261,11 @@ impl<'de> Visitor<'de> for LooseValueVisitor {
     }
 
     fn visit_i64<E>(self, _: i64) -> Result<LooseValue, E> {
-        Ok(LooseValue::OddNumber)
+        Ok(LooseValue::OtherNumber)
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<LooseValue, E> {
-        Ok(LooseValue::OddNumber)
+        Ok(LooseValue::OtherNumber)
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<LooseValue, E> {
@@ -287,19 +287,19 @@ impl<'de> Visitor<'de> for LooseValueVisitor {
     }
 }
 
-/// An object of at most `MOST` entries.
-struct BoundedMap<T, const MOST: usize>(Vec<(String, T)>);
+/// A JSON object of at most `MAX` entries.
+struct BoundedMap<T, const MAX: usize>(Vec<(String, T)>);
 
-impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for BoundedMap<T, MOST> {
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for BoundedMap<T, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(BoundedMapVisitor(PhantomData))
     }
 }
 
-struct BoundedMapVisitor<T, const MOST: usize>(PhantomData<T>);
+struct BoundedMapVisitor<T, const MAX: usize>(PhantomData<T>);
 
-impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for BoundedMapVisitor<T, MOST> {
-    type Value = BoundedMap<T, MOST>;
+impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for BoundedMapVisitor<T, MAX> {
+    type Value = BoundedMap<T, MAX>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
@@ -308,8 +308,8 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for BoundedMapVis
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
         let mut all = Vec::new();
         while let Some(entry) = entries.next_entry()? {
-            if all.len() == MOST {
-                return Err(A::Error::custom(format_args!("more than {MOST} entries")));
+            if all.len() == MAX {
+                return Err(A::Error::custom(format_args!("more than {MAX} entries")));
             }
             all.push(entry);
         }
@@ -317,20 +317,20 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for BoundedMapVis
     }
 }
 
-/// The body of a fuzz target: any bytes as the payload, and as the name, of a child of either format.
+/// Fuzz target: any bytes as the payload and as the name of a child, in both formats.
 pub fn fuzz_member_payload(bytes: &[u8]) {
-    let names = StringInterner::default();
+    let interner = StringInterner::default();
     let text = String::from_utf8_lossy(bytes);
     for format in [MemberFormat::ServerSet, MemberFormat::Nerve] {
         let children = [
-            Some(read(format, &text, bytes, &names)),
-            read_name(format, &text, &names),
-            read_name(format, &format!("base64_{text}"), &names),
+            Some(decode_payload(format, &text, bytes, &interner)),
+            decode_name(format, &text, &interner),
+            decode_name(format, &format!("base64_{text}"), &interner),
         ];
         for child in children.into_iter().flatten() {
             match child {
                 Ok(member) => {
-                    assert!(member.additional.len() <= ENDPOINTS);
+                    assert!(member.additional.len() <= MAX_ENDPOINTS);
                     for (name, endpoint) in &member.additional {
                         assert_eq!(member.endpoint(Some(name)), Some(endpoint));
                     }

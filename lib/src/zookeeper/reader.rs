@@ -1,9 +1,9 @@
-//! What is asked of ZooKeeper, over one session: bounded in number and in time, counted, and watched.
+//! Requests to ZooKeeper over one session: bounded in number and time, counted, and with watches.
 //!
-//! Servers since 3.6 have persistent recursive watches: one per follower. Older servers have watches that fire once and
-//! belong to a single path; there every request that lists or reads also sets one, unless one is set. Such a watch must
-//! not be dropped before it has fired: the library would ask the server to remove it, which 3.4 answers by closing the
-//! session. So each is held by a task that lives as long as it does.
+//! Servers since 3.6 have persistent recursive watches: one per follower. Older servers have one-shot watches on single
+//! paths; there every request that lists or reads also sets one, unless it is set already. Dropping such a watch before
+//! it fires makes the library ask the server to remove it, which 3.4 answers by closing the session. So a task holds
+//! each until it fires.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,39 +15,39 @@ use tokio::time::timeout;
 use zookeeper_client::{AddWatchMode, Error, EventType, MultiReadResult, OneshotWatcher, Stat};
 
 use super::member::{MemberError, MemberErrorKind, MemberFormat, sequence_number};
-use super::path_pattern::join;
+use super::path_pattern::join_path;
 use super::payload;
-use super::session::{ConnectedSession, EnsembleContext, count};
+use super::session::{ConnectedSession, EnsembleContext, increment};
 use super::snapshot::{MemberDecoder, MemberNode};
 use super::znode_name::ZnodeName;
 
-/// How long one request may take. A connection on which nothing at all is answered is lost long before that.
-const REQUEST: Duration = Duration::from_secs(30);
+/// The timeout of a request. A connection without any response is lost long before.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many znodes are read with one request: it costs the server ten times what one znode more within it does. And how
-/// long their paths may be together: on a request of more than 1 MiB (`jute.maxbuffer`) it drops the connection.
-const BATCH: usize = 32;
-const REQUEST_SIZE: usize = 64 << 10;
+/// Limits of one read request: a request costs the server ten times as much as one more znode in it, and one of more
+/// than 1 MiB (`jute.maxbuffer`) makes it close the connection.
+const MAX_BATCH: usize = 32;
+const MAX_BATCH_PATH_BYTES: usize = 64 << 10;
 
-/// Something happened to a path. In a box on its way: a channel begins with room for dozens.
+/// A watch event. Sent in a box: a channel allocates room for dozens at once.
 #[derive(Debug)]
 pub(super) struct WatchEvent {
     pub(super) kind: EventType,
     pub(super) path: String,
 }
 
-/// Why something could not be read.
+/// The cause of a failed read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ReadError {
-    /// Nothing can be read now.
-    Lost(String),
-    /// This path cannot be read; others can.
+    /// Every read fails at present.
+    Unavailable(String),
+    /// Only this path cannot be read.
     Path(String),
-    /// The server does not have persistent watches.
-    OldServer,
+    /// The server is older than 3.6.
+    NoPersistentWatches,
 }
 
-/// What a watch that fires once watches.
+/// The condition of a one-shot watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum WatchKind {
     Children,
@@ -55,32 +55,32 @@ enum WatchKind {
     Existence,
 }
 
-/// Watches that have not fired yet.
+/// One-shot watches that have not fired yet.
 type PendingWatches = Arc<Mutex<HashSet<(String, WatchKind)>>>;
 
 /// Reads for one follower.
 #[derive(Debug)]
 pub(super) struct ZnodeReader<D> {
-    up: Arc<ConnectedSession>,
-    shared: Arc<EnsembleContext>,
+    session: Arc<ConnectedSession>,
+    context: Arc<EnsembleContext>,
     decoder: D,
     events: mpsc::Sender<Box<WatchEvent>>,
-    armed: PendingWatches,
+    pending_watches: PendingWatches,
 }
 
 impl<D: MemberDecoder> ZnodeReader<D> {
     pub(super) fn new(
-        up: Arc<ConnectedSession>,
-        shared: Arc<EnsembleContext>,
+        session: Arc<ConnectedSession>,
+        context: Arc<EnsembleContext>,
         decoder: D,
         events: mpsc::Sender<Box<WatchEvent>>,
     ) -> Self {
         Self {
-            up,
-            shared,
+            session,
+            context,
             decoder,
             events,
-            armed: PendingWatches::default(),
+            pending_watches: PendingWatches::default(),
         }
     }
 
@@ -88,28 +88,28 @@ impl<D: MemberDecoder> ZnodeReader<D> {
         self.decoder.format()
     }
 
-    /// Whether watches fire once and belong to single paths.
-    pub(super) fn fires_once(&self) -> bool {
-        self.up.old_server
+    /// Whether the server has only one-shot watches on single paths.
+    pub(super) fn uses_oneshot_watches(&self) -> bool {
+        self.session.uses_oneshot_watches
     }
 
-    /// Waits for the turn of a scan, which is over when the result is dropped.
-    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+    /// Waits for permission to scan, which ends when the permit is dropped.
+    pub(super) async fn acquire_scan_permit(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
-        self.shared.scans.acquire().await.ok()
+        self.context.scan_permits.acquire().await.ok()
     }
 
-    /// Watches `root` and all below it. Events are sent for as long as the result is held.
+    /// Watches `root` and everything below it. Events are sent until the result is dropped.
     pub(super) async fn watch(&self, root: &str) -> Result<JoinSet<()>, ReadError> {
         let adding = self
-            .up
+            .session
             .client
             .watch(root, AddWatchMode::PersistentRecursive);
-        let mut watcher = match self.ask(1, adding).await {
-            Err(Error::Unimplemented) => return Err(ReadError::OldServer),
-            other => other.map_err(|error| fault(&error))?,
+        let mut watcher = match self.send_request(1, adding).await {
+            Err(Error::Unimplemented) => return Err(ReadError::NoPersistentWatches),
+            other => other.map_err(|error| read_error(&error))?,
         };
-        let (shared, events) = (Arc::clone(&self.shared), self.events.clone());
+        let (context, events) = (Arc::clone(&self.context), self.events.clone());
         let mut forwarder = JoinSet::new();
         forwarder.spawn(async move {
             loop {
@@ -120,7 +120,7 @@ impl<D: MemberDecoder> ZnodeReader<D> {
                     }
                     continue;
                 }
-                count(&shared.counters.events);
+                increment(&context.counters.events);
                 let (kind, path) = (event.event_type, event.path);
                 if events
                     .send(Box::new(WatchEvent { kind, path }))
@@ -135,146 +135,161 @@ impl<D: MemberDecoder> ZnodeReader<D> {
     }
 
     /// The children of a path and the transaction that created it; `None` if it does not exist.
-    pub(super) async fn children(
+    pub(super) async fn list_children(
         &self,
         path: &str,
     ) -> Result<Option<(Vec<String>, i64)>, ReadError> {
-        let client = &self.up.client;
+        let client = &self.session.client;
         for _ in 0..2 {
-            count(&self.shared.counters.lists);
-            let listed = if self.arm(path, WatchKind::Children) {
-                let listed = self.ask(1, client.get_and_watch_children(path)).await;
-                self.armed(
+            increment(&self.context.counters.lists);
+            let listed = if self.begin_watch(path, WatchKind::Children) {
+                let listed = self
+                    .send_request(1, client.get_and_watch_children(path))
+                    .await;
+                self.hold_watch(
                     path,
                     WatchKind::Children,
                     listed.map(|(names, stat, watcher)| ((names, stat), watcher)),
                 )
             } else {
-                self.ask(1, client.get_children(path)).await
+                self.send_request(1, client.get_children(path)).await
             };
             match listed {
                 Ok((names, stat)) => return Ok(Some((names, stat.czxid))),
                 Err(Error::NoNode) => {}
-                Err(error) => return Err(fault(&error)),
+                Err(error) => return Err(read_error(&error)),
             }
-            // It may come to exist at any time: before the watch on that was set, in which case it is listed after all.
-            if !self.arm(path, WatchKind::Existence) {
+            // It may be created before the existence watch is set; then it is listed after all.
+            if !self.begin_watch(path, WatchKind::Existence) {
                 return Ok(None);
             }
-            let checked = self.ask(1, client.check_and_watch_stat(path)).await;
-            match self.armed(path, WatchKind::Existence, checked) {
+            let checked = self
+                .send_request(1, client.check_and_watch_stat(path))
+                .await;
+            match self.hold_watch(path, WatchKind::Existence, checked) {
                 Ok(None) => return Ok(None),
                 Ok(Some(_)) => {}
-                Err(error) => return Err(fault(&error)),
+                Err(error) => return Err(read_error(&error)),
             }
         }
         Ok(None)
     }
 
     /// The data of a path and the transaction that created it; `None` if it does not exist.
-    pub(super) async fn data(&self, path: &str) -> Result<Option<(Vec<u8>, i64)>, ReadError> {
-        match self.get(path, true).await {
+    pub(super) async fn read_path_data(
+        &self,
+        path: &str,
+    ) -> Result<Option<(Vec<u8>, i64)>, ReadError> {
+        match self.read_data(path, true).await {
             Ok((data, stat)) => Ok(Some((data, stat.czxid))),
             Err(Error::NoNode) => Ok(None),
-            Err(error) => Err(fault(&error)),
+            Err(error) => Err(read_error(&error)),
         }
     }
 
-    /// Whether a watch would have told if the data of a path had changed since it was read.
+    /// Whether a watch reports changes of the path's data.
     pub(super) fn data_is_watched(&self, path: &str) -> bool {
         let key = (path.to_owned(), WatchKind::Data);
-        !self.fires_once() || lock(&self.armed).contains(&key)
+        !self.uses_oneshot_watches() || lock(&self.pending_watches).contains(&key)
     }
 
-    /// These names in batches that [`ZnodeReader::members`] may be asked for.
+    /// Splits names into batches for [`ZnodeReader::read_members`].
     pub(super) fn batches(&self, path: &str, names: Vec<ZnodeName>) -> Vec<Vec<ZnodeName>> {
-        // Old servers answer for one at a time.
-        batches(path, names, if self.fires_once() { 1 } else { BATCH })
+        // Old servers have no multi-read.
+        batches(
+            path,
+            names,
+            if self.uses_oneshot_watches() {
+                1
+            } else {
+                MAX_BATCH
+            },
+        )
     }
 
-    /// The registrations of these names, less those that do not exist.
-    pub(super) async fn members(
+    /// The members of these names, without those that do not exist.
+    pub(super) async fn read_members(
         &self,
         path: &Arc<str>,
         names: Vec<ZnodeName>,
     ) -> Result<Vec<(ZnodeName, MemberNode<D::Output>)>, ReadError> {
         let mut found = Vec::with_capacity(names.len());
         if let [name] = &names[..] {
-            let child = self.member(path, name).await?;
+            let child = self.read_member(path, name).await?;
             found.extend(child.map(|child| (name.clone(), child)));
             return Ok(found);
         }
         let mut asked = Vec::with_capacity(names.len());
-        let mut request = self.up.client.new_multi_reader();
+        let mut request = self.session.client.new_multi_reader();
         for name in names {
-            let child = match self.carried(path, &name) {
+            let child = match self.decode_name(path, &name) {
                 Some(child) => Some(child),
-                None => match request.add_get_data(&join(path, &name.text())) {
+                None => match request.add_get_data(&join_path(path, &name.text())) {
                     Ok(()) => {
                         asked.push(name);
                         continue;
                     }
-                    Err(error) => self.child(path, &name, Err(error))?,
+                    Err(error) => self.decode_member(path, &name, Err(error))?,
                 },
             };
             found.extend(child.map(|child| (name, child)));
         }
         asked
             .iter()
-            .for_each(|_| count(&self.shared.counters.reads));
-        let answers = self.ask(asked.len(), request.commit()).await;
-        let answers = answers.map_err(|error| fault(&error))?;
+            .for_each(|_| increment(&self.context.counters.reads));
+        let answers = self.send_request(asked.len(), request.commit()).await;
+        let answers = answers.map_err(|error| read_error(&error))?;
         if answers.len() != asked.len() {
-            let counts = format!("{} answers to {} questions", answers.len(), asked.len());
-            return Err(ReadError::Lost(counts));
+            let counts = format!("{} results for {} reads", answers.len(), asked.len());
+            return Err(ReadError::Unavailable(counts));
         }
         for (name, answer) in asked.into_iter().zip(answers) {
             let answer = match answer {
                 MultiReadResult::Data { data, stat } => Ok((data, stat)),
                 MultiReadResult::Error { err } => Err(err),
                 other => {
-                    return Err(ReadError::Lost(format!(
-                        "an answer to no question: {other:?}"
+                    return Err(ReadError::Unavailable(format!(
+                        "unexpected result of a multi-read: {other:?}"
                     )));
                 }
             };
-            let child = self.child(path, &name, answer)?;
+            let child = self.decode_member(path, &name, answer)?;
             found.extend(child.map(|child| (name, child)));
         }
         Ok(found)
     }
 
-    /// A registration; `None` if it does not exist.
-    pub(super) async fn member(
+    /// The member of this name; `None` if it does not exist.
+    pub(super) async fn read_member(
         &self,
         path: &Arc<str>,
         name: &ZnodeName,
     ) -> Result<Option<MemberNode<D::Output>>, ReadError> {
-        if let Some(child) = self.carried(path, name) {
+        if let Some(child) = self.decode_name(path, name) {
             return Ok(Some(child));
         }
-        let full = join(path, &name.text());
-        let mut found = self.get(&full, false).await;
+        let full = join_path(path, &name.text());
+        let mut found = self.read_data(&full, false).await;
         if let Ok((_, stat)) = &found
-            && self.fires_once()
+            && self.uses_oneshot_watches()
             && !is_immutable(&name.text(), stat)
         {
-            found = self.get(&full, true).await;
+            found = self.read_data(&full, true).await;
         }
-        self.child(path, name, found)
+        self.decode_member(path, name, found)
     }
 
-    /// The registration that a name carries itself.
-    fn carried(&self, path: &Arc<str>, name: &ZnodeName) -> Option<MemberNode<D::Output>> {
-        let result = payload::read_name(self.format(), &name.text(), &self.shared.names)?;
+    /// Decodes the member that the name itself carries, if it does.
+    fn decode_name(&self, path: &Arc<str>, name: &ZnodeName) -> Option<MemberNode<D::Output>> {
+        let result = payload::decode_name(self.format(), &name.text(), &self.context.interner)?;
         Some(MemberNode {
             value: self.decoder.decode(path, name, result),
             immutable: true,
         })
     }
 
-    /// What was read as a registration; `None` if it does not exist.
-    fn child(
+    /// Decodes the result of a read; `None` if the znode does not exist.
+    fn decode_member(
         &self,
         path: &Arc<str>,
         name: &ZnodeName,
@@ -283,11 +298,12 @@ impl<D: MemberDecoder> ZnodeReader<D> {
         let (result, immutable) = match found {
             Ok((data, stat)) => {
                 let text = name.text();
-                let result = payload::read(self.format(), &text, &data, &self.shared.names);
+                let result =
+                    payload::decode_payload(self.format(), &text, &data, &self.context.interner);
                 (result, is_immutable(&text, &stat))
             }
             Err(Error::NoNode) => return Ok(None),
-            Err(error) => match fault(&error) {
+            Err(error) => match read_error(&error) {
                 ReadError::Path(why) => (
                     Err(MemberError::new(MemberErrorKind::Unreadable, why)),
                     false,
@@ -301,37 +317,37 @@ impl<D: MemberDecoder> ZnodeReader<D> {
         }))
     }
 
-    async fn get(&self, path: &str, watched: bool) -> Result<(Vec<u8>, Stat), Error> {
-        count(&self.shared.counters.reads);
-        let client = &self.up.client;
-        if !watched || !self.arm(path, WatchKind::Data) {
-            return self.ask(1, client.get_data(path)).await;
+    async fn read_data(&self, path: &str, watched: bool) -> Result<(Vec<u8>, Stat), Error> {
+        increment(&self.context.counters.reads);
+        let client = &self.session.client;
+        if !watched || !self.begin_watch(path, WatchKind::Data) {
+            return self.send_request(1, client.get_data(path)).await;
         }
-        let found = self.ask(1, client.get_and_watch_data(path)).await;
+        let found = self.send_request(1, client.get_and_watch_data(path)).await;
         let found = found.map(|(data, stat, watcher)| ((data, stat), watcher));
-        self.armed(path, WatchKind::Data, found)
+        self.hold_watch(path, WatchKind::Data, found)
     }
 
-    /// Waits for the answer to a request that is about `znodes`.
-    async fn ask<T>(
+    /// Sends a request about `znodes` znodes and waits for its response.
+    async fn send_request<T>(
         &self,
         znodes: usize,
         request: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         // The semaphore is never closed.
         let permits = u32::try_from(znodes).unwrap_or(u32::MAX);
-        let _permits = self.shared.permits.acquire_many(permits).await;
-        let answer = timeout(REQUEST, request).await;
+        let _permits = self.context.request_permits.acquire_many(permits).await;
+        let answer = timeout(REQUEST_TIMEOUT, request).await;
         answer.unwrap_or(Err(Error::Timeout))
     }
 
-    /// Whether a watch that fires once is to be set: the server has no others, and none is set.
-    fn arm(&self, path: &str, what: WatchKind) -> bool {
-        self.fires_once() && lock(&self.armed).insert((path.to_owned(), what))
+    /// Whether the next request must set a one-shot watch: the server has no others, and none is set.
+    fn begin_watch(&self, path: &str, what: WatchKind) -> bool {
+        self.uses_oneshot_watches() && lock(&self.pending_watches).insert((path.to_owned(), what))
     }
 
-    /// Holds a watch until it has fired; the answer to the request that set it is passed on.
-    fn armed<T>(
+    /// Holds a one-shot watch until it fires, and passes on the result of the request that set it.
+    fn hold_watch<T>(
         &self,
         path: &str,
         what: WatchKind,
@@ -340,20 +356,21 @@ impl<D: MemberDecoder> ZnodeReader<D> {
         let key = (path.to_owned(), what);
         match answer {
             Err(error) => {
-                lock(&self.armed).remove(&key);
+                lock(&self.pending_watches).remove(&key);
                 Err(error)
             }
             Ok((answer, watcher)) => {
-                // Nothing here may keep the session open.
-                let (armed, events) = (Arc::clone(&self.armed), self.events.clone());
-                let shared = Arc::clone(&self.shared);
+                // Holding the reader here would keep the session open.
+                let (pending_watches, events) =
+                    (Arc::clone(&self.pending_watches), self.events.clone());
+                let context = Arc::clone(&self.context);
                 tokio::spawn(async move {
                     let event = watcher.changed().await;
-                    lock(&armed).remove(&key);
+                    lock(&pending_watches).remove(&key);
                     if event.event_type != EventType::Session {
-                        count(&shared.counters.events);
+                        increment(&context.counters.events);
                         let (kind, path) = (event.event_type, event.path);
-                        // A follower that has gone needs no event.
+                        // The follower may have ended.
                         let _ = events.send(Box::new(WatchEvent { kind, path })).await;
                     }
                 });
@@ -364,19 +381,21 @@ impl<D: MemberDecoder> ZnodeReader<D> {
 }
 
 fn lock(
-    armed: &Mutex<HashSet<(String, WatchKind)>>,
+    pending_watches: &Mutex<HashSet<(String, WatchKind)>>,
 ) -> std::sync::MutexGuard<'_, HashSet<(String, WatchKind)>> {
-    armed.lock().unwrap_or_else(PoisonError::into_inner)
+    pending_watches
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Names below a path, at most so many together.
+/// Splits names below a path into batches of at most `most`.
 fn batches(path: &str, names: Vec<ZnodeName>, most: usize) -> Vec<Vec<ZnodeName>> {
     let mut batches: Vec<Vec<ZnodeName>> = Vec::new();
     let mut size = 0;
     for name in names {
         let more = path.len() + name.text().len();
         match batches.last_mut() {
-            Some(last) if last.len() < most && size + more <= REQUEST_SIZE => {
+            Some(last) if last.len() < most && size + more <= MAX_BATCH_PATH_BYTES => {
                 size += more;
                 last.push(name);
             }
@@ -389,21 +408,21 @@ fn batches(path: &str, names: Vec<ZnodeName>, most: usize) -> Vec<Vec<ZnodeName>
     batches
 }
 
-/// Whether the bytes of a registration cannot change: an ephemeral sequential znode.
+/// Whether the data of a member cannot change: an ephemeral sequential znode.
 fn is_immutable(name: &str, stat: &Stat) -> bool {
     stat.ephemeral_owner != 0 && sequence_number(name).is_some()
 }
 
-fn fault(error: &Error) -> ReadError {
+fn read_error(error: &Error) -> ReadError {
     match error {
         Error::NoAuth => ReadError::Path(
-            "this client may not read it: give the ensemble a digest that may".to_owned(),
+            "permission denied: give the ensemble a digest that may read it".to_owned(),
         ),
         Error::BadArguments(_)
         | Error::UnmarshalError { .. }
         | Error::MarshallingError
         | Error::UnexpectedErrorCode(_) => ReadError::Path(error.to_string()),
-        _ => ReadError::Lost(error.to_string()),
+        _ => ReadError::Unavailable(error.to_string()),
     }
 }
 
@@ -417,8 +436,8 @@ mod tests {
             batches("/path", names, most).iter().map(Vec::len).collect()
         };
         let name = |number: usize| ZnodeName::from(format!("member_{number:010}").as_str());
-        let long = ZnodeName::from("x".repeat(REQUEST_SIZE / 2 - 5).as_str());
-        let longer = ZnodeName::from("x".repeat(REQUEST_SIZE * 2).as_str());
+        let long = ZnodeName::from("x".repeat(MAX_BATCH_PATH_BYTES / 2 - 5).as_str());
+        let longer = ZnodeName::from("x".repeat(MAX_BATCH_PATH_BYTES * 2).as_str());
         assert_eq!(sizes((0..70).map(name).collect(), 32), [32, 32, 6]);
         assert_eq!(sizes((0..3).map(name).collect(), 1), [1, 1, 1]);
         assert_eq!(sizes(vec![long; 3], 32), [2, 1]);

@@ -1,5 +1,5 @@
-//! Reading all below some paths: the first time, after a connection was lost, as an audit, and, where watches fire once,
-//! after one has fired. A scan either reads everything it can or fails; nobody sees a part of it.
+//! Reading everything below some paths: the first time, after a lost connection, as an audit, and after a one-shot
+//! watch has fired. A scan reads all that is readable or fails; a partial result is never published.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,58 +7,55 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::path_pattern::{PathPattern, depth, join};
+use super::path_pattern::{PathPattern, depth, join_path};
 use super::reader::{ReadError, ZnodeReader};
-use super::session::IN_FLIGHT;
+use super::session::MAX_REQUESTS;
 use super::snapshot::{MemberDecoder, PathNode};
 use super::znode_name::ZnodeName;
 
-/// The most paths one pattern may match.
-pub(super) const PATHS: usize = 100_000;
+/// Matching paths per pattern.
+pub(super) const MAX_PATHS: usize = 100_000;
 
-/// The most registrations below one path.
-pub(super) const MEMBERS: usize = 10_000;
+/// Members per path.
+pub(super) const MAX_MEMBERS: usize = 10_000;
 
 /// The largest data of a path, in bytes.
-const DATA: usize = 64 << 10;
+const MAX_DATA_BYTES: usize = 64 << 10;
 
-/// What a scan need not read again.
+/// Which members a scan takes from the previous snapshot instead of reading them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MemberReuse {
-    /// Everything is read: the ensemble may be another one behind the same address.
-    Nothing,
-    /// Members whose bytes cannot change are not: events were lost, but the ensemble is the same.
+    /// None: the ensemble may be another one at the same address.
+    None,
+    /// Those whose data cannot change: events were lost, but the ensemble is the same.
     Immutable,
-    /// No known member is: events tell of changes.
+    /// All: events report changes.
     All,
 }
 
-/// What to scan.
 #[derive(Debug)]
 pub(super) struct ScanRequest<T> {
     pub(super) pattern: PathPattern,
-    /// Paths at or above those that match.
+    /// Paths at or above the matching ones.
     pub(super) below: Vec<String>,
     pub(super) reuse: MemberReuse,
-    /// Whether the persistent watch is set before anything is listed.
+    /// Whether to set the persistent watch before the first listing.
     pub(super) watch: bool,
-    /// What is known.
+    /// The previous snapshot.
     pub(super) known: BTreeMap<Arc<str>, Arc<PathNode<T>>>,
 }
 
-/// What a scan has found.
 #[derive(Debug)]
 pub(super) struct ScanResult<T> {
     pub(super) nodes: BTreeMap<Arc<str>, PathNode<T>>,
     pub(super) problems: BTreeMap<String, PathProblem>,
 }
 
-/// What is wrong with a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PathProblem {
-    /// It and what is below it cannot be read: what is known of it stands.
+    /// It and everything below it cannot be read; the previous members stay.
     Unreadable(String),
-    /// Some of it is not used.
+    /// A part of it is left out.
     Partial(String),
 }
 
@@ -70,59 +67,57 @@ impl PathProblem {
     }
 }
 
-/// How a scan ended.
 #[derive(Debug)]
 pub(super) struct ScanOutcome<T> {
-    /// The persistent watch that was set; it holds for as long as this does.
+    /// The task of the persistent watch that was set.
     pub(super) watch: Option<JoinSet<()>>,
-    pub(super) found: Result<ScanResult<T>, ReadError>,
+    pub(super) result: Result<ScanResult<T>, ReadError>,
 }
 
-/// Scans.
 pub(super) async fn scan<D: MemberDecoder>(
     reader: Arc<ZnodeReader<D>>,
-    order: ScanRequest<D::Output>,
+    request: ScanRequest<D::Output>,
 ) -> ScanOutcome<D::Output> {
-    let _turn = reader.turn().await;
+    let _turn = reader.acquire_scan_permit().await;
     let mut watch = None;
-    if order.watch && !reader.fires_once() {
-        match reader.watch(order.pattern.root()).await {
+    if request.watch && !reader.uses_oneshot_watches() {
+        match reader.watch(request.pattern.root()).await {
             Ok(set) => watch = Some(set),
-            Err(fault) => {
+            Err(error) => {
                 return ScanOutcome {
                     watch,
-                    found: Err(fault),
+                    result: Err(error),
                 };
             }
         }
     }
-    let found = read(&reader, &order).await;
-    ScanOutcome { watch, found }
+    let result = scan_paths(&reader, &request).await;
+    ScanOutcome { watch, result }
 }
 
-async fn read<D: MemberDecoder>(
+async fn scan_paths<D: MemberDecoder>(
     reader: &Arc<ZnodeReader<D>>,
-    order: &ScanRequest<D::Output>,
+    request: &ScanRequest<D::Output>,
 ) -> Result<ScanResult<D::Output>, ReadError> {
     let mut found = ScanResult {
         nodes: BTreeMap::new(),
         problems: BTreeMap::new(),
     };
     let mut paths = Vec::new();
-    for start in &order.below {
-        paths.extend(expand(reader, &order.pattern, start, &mut found).await?);
+    for start in &request.below {
+        paths.extend(expand_pattern(reader, &request.pattern, start, &mut found).await?);
     }
     let mut listed = Vec::with_capacity(paths.len());
-    let (asking, known, reuse) = (Arc::clone(reader), order.known.clone(), order.reuse);
-    let ask = move |path: String| {
-        let reader = Arc::clone(&asking);
+    let (sending, known, reuse) = (Arc::clone(reader), request.known.clone(), request.reuse);
+    let send = move |path: String| {
+        let reader = Arc::clone(&sending);
         let known = known.get(path.as_str()).cloned();
         async move {
-            let listed = list(&reader, &path, known, reuse).await;
+            let listed = list_path(&reader, &path, known, reuse).await;
             (path, listed)
         }
     };
-    each(paths, ask, |answer| listed.push(answer)).await?;
+    run_bounded(paths, send, |result| listed.push(result)).await?;
     let mut missing = Vec::new();
     for (path, listed) in listed {
         let path: Arc<str> = path.into();
@@ -139,7 +134,7 @@ async fn read<D: MemberDecoder>(
                     .extend(problem.map(|text| (path.to_string(), PathProblem::Partial(text))));
                 found.nodes.insert(path, node);
             }
-            Ok(None) if order.pattern.is_literal() => {
+            Ok(None) if request.pattern.is_literal() => {
                 found.nodes.insert(path, PathNode::default());
             }
             Ok(None) => {}
@@ -148,37 +143,36 @@ async fn read<D: MemberDecoder>(
                     .problems
                     .insert(path.to_string(), PathProblem::Unreadable(why));
             }
-            Err(fault) => return Err(fault),
+            Err(error) => return Err(error),
         }
     }
     let mut lost = None;
-    let asking = Arc::clone(reader);
-    let ask = move |(path, names): (Arc<str>, Vec<ZnodeName>)| {
-        let reader = Arc::clone(&asking);
+    let sending = Arc::clone(reader);
+    let send = move |(path, names): (Arc<str>, Vec<ZnodeName>)| {
+        let reader = Arc::clone(&sending);
         async move {
-            let members = reader.members(&path, names).await;
+            let members = reader.read_members(&path, names).await;
             (path, members)
         }
     };
-    each(missing, ask, |(path, members)| match members {
+    run_bounded(missing, send, |(path, members)| match members {
         Ok(members) => {
             if let Some(node) = found.nodes.get_mut(&path) {
                 node.members.extend(members);
             }
         }
-        Err(fault) => lost = Some(fault),
+        Err(error) => lost = Some(error),
     })
     .await?;
     for node in found.nodes.values_mut() {
-        // A map that is made in one go takes half the memory of one that grew.
+        // A map built in one go takes half the memory of one that grew.
         node.members = std::mem::take(&mut node.members).into_iter().collect();
     }
     lost.map_or(Ok(found), Err)
 }
 
-/// The paths below `start` that are as deep as the pattern. Whether those whose last components are literal exist is
-/// not known yet.
-async fn expand<D: MemberDecoder>(
+/// The paths below `start` that are as deep as the pattern. Those whose last components are literal may not exist.
+async fn expand_pattern<D: MemberDecoder>(
     reader: &Arc<ZnodeReader<D>>,
     pattern: &PathPattern,
     start: &str,
@@ -188,39 +182,39 @@ async fn expand<D: MemberDecoder>(
     for index in depth(start)..pattern.depth() {
         let name = pattern.component(index).unwrap_or_default();
         if name != "*" {
-            level = level.iter().map(|path| join(path, name)).collect();
+            level = level.iter().map(|path| join_path(path, name)).collect();
             continue;
         }
         let mut listed = Vec::new();
-        let asking = Arc::clone(reader);
-        let ask = move |path: String| {
-            let reader = Arc::clone(&asking);
+        let sending = Arc::clone(reader);
+        let send = move |path: String| {
+            let reader = Arc::clone(&sending);
             async move {
-                let listed = reader.children(&path).await;
+                let listed = reader.list_children(&path).await;
                 (path, listed)
             }
         };
-        each(level, ask, |answer| listed.push(answer)).await?;
+        run_bounded(level, send, |result| listed.push(result)).await?;
         level = Vec::new();
         for (path, listed) in listed {
             match listed {
                 Ok(listed) => {
                     let names = listed.map(|(names, _)| names).unwrap_or_default();
-                    level.extend(names.iter().map(|name| join(&path, name)));
+                    level.extend(names.iter().map(|name| join_path(&path, name)));
                 }
                 Err(ReadError::Path(why)) => {
                     found.problems.insert(path, PathProblem::Unreadable(why));
                 }
-                Err(fault) => return Err(fault),
+                Err(error) => return Err(error),
             }
         }
-        if level.len() > PATHS {
-            let text = format!("more than {PATHS} paths match {pattern}");
+        if level.len() > MAX_PATHS {
+            let text = format!("more than {MAX_PATHS} paths match {pattern}");
             found
                 .problems
                 .insert(start.to_owned(), PathProblem::Partial(text));
             level.sort();
-            level.truncate(PATHS);
+            level.truncate(MAX_PATHS);
         }
     }
     Ok(level)
@@ -233,36 +227,39 @@ struct PathListing<T> {
     unread: Vec<ZnodeName>,
 }
 
-/// A path, its data and those of its members that are known.
-async fn list<D: MemberDecoder>(
+/// Lists a path, with its data and those of its members that are reused.
+async fn list_path<D: MemberDecoder>(
     reader: &ZnodeReader<D>,
     path: &str,
     known: Option<Arc<PathNode<D::Output>>>,
     reuse: MemberReuse,
 ) -> Result<Option<PathListing<D::Output>>, ReadError> {
-    let Some((mut names, created)) = reader.children(path).await? else {
+    let Some((mut names, created)) = reader.list_children(path).await? else {
         return Ok(None);
     };
-    // Of another incarnation of the path nothing holds, not even that a sequence number is given out once.
-    let known = known.filter(|node| node.created == created && reuse != MemberReuse::Nothing);
+    // Sequence numbers are unique only within one incarnation of a path.
+    let known = known.filter(|node| node.created == created && reuse != MemberReuse::None);
     let mut problem = None;
     let data = match &known {
         Some(node) if reuse == MemberReuse::All && reader.data_is_watched(path) => {
             Arc::clone(&node.data)
         }
         _ => {
-            let (data, _) = reader.data(path).await?.unwrap_or_default();
-            bounded(data).unwrap_or_else(|text| {
+            let (data, _) = reader.read_path_data(path).await?.unwrap_or_default();
+            limit_data(data).unwrap_or_else(|text| {
                 problem = Some(text);
                 Arc::default()
             })
         }
     };
     names.retain(|name| reader.format().is_member(name));
-    if names.len() > MEMBERS {
-        problem = Some(format!("of its {} members {MEMBERS} are used", names.len()));
+    if names.len() > MAX_MEMBERS {
+        problem = Some(format!(
+            "of its {} members {MAX_MEMBERS} are used",
+            names.len()
+        ));
         names.sort();
-        names.truncate(MEMBERS);
+        names.truncate(MAX_MEMBERS);
     }
     let mut node = PathNode {
         exists: true,
@@ -287,19 +284,19 @@ async fn list<D: MemberDecoder>(
     }))
 }
 
-/// The data of a path if it is of a size that is used.
-pub(super) fn bounded(data: Vec<u8>) -> Result<Arc<[u8]>, String> {
-    if data.len() > DATA {
-        return Err(format!("its {} bytes of data are not used", data.len()));
+/// The data of a path, or an error when it is too large to be used.
+pub(super) fn limit_data(data: Vec<u8>) -> Result<Arc<[u8]>, String> {
+    if data.len() > MAX_DATA_BYTES {
+        return Err(format!("its data is too large: {} bytes", data.len()));
     }
     Ok(data.into())
 }
 
-/// Asks for each item, a bounded number of them at a time, and passes on each answer as it comes. Every request has
-/// ended when this does. A fixed set of tasks does it: a task per item would leave the heap in pieces.
-async fn each<T, U, F>(
+/// Runs `send` for each item, a bounded number at a time, and passes on each result as it arrives. Every request has
+/// ended when this returns. A fixed set of tasks is used: a task per item would fragment the heap.
+async fn run_bounded<T, U, F>(
     items: Vec<T>,
-    ask: impl Fn(T) -> F + Send + Sync + 'static,
+    send: impl Fn(T) -> F + Send + Sync + 'static,
     mut take: impl FnMut(U),
 ) -> Result<(), ReadError>
 where
@@ -307,28 +304,28 @@ where
     U: Send + 'static,
     F: Future<Output = U> + Send + 'static,
 {
-    let tasks = items.len().min(IN_FLIGHT);
-    let shared = Arc::new((Mutex::new(items.into_iter()), ask));
-    let (give, mut answers) = mpsc::channel(IN_FLIGHT);
+    let tasks = items.len().min(MAX_REQUESTS);
+    let queue = Arc::new((Mutex::new(items.into_iter()), send));
+    let (sender, mut results) = mpsc::channel(MAX_REQUESTS);
     let mut running = JoinSet::new();
     for _ in 0..tasks {
-        let (shared, give) = (Arc::clone(&shared), give.clone());
+        let (queue, sender) = (Arc::clone(&queue), sender.clone());
         running.spawn(async move {
-            let (items, ask) = &*shared;
+            let (items, send) = &*queue;
             let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
             while let Some(item) = next() {
-                // The other end waits for all tasks.
-                let _ = give.send(ask(item).await).await;
+                // The receiver outlives the tasks.
+                let _ = sender.send(send(item).await).await;
             }
         });
     }
-    drop(give);
-    while let Some(answer) = answers.recv().await {
-        take(answer);
+    drop(sender);
+    while let Some(result) = results.recv().await {
+        take(result);
     }
     let mut ended = Ok(());
     while let Some(task) = running.join_next().await {
-        ended = ended.and(task.map_err(|defect| ReadError::Lost(defect.to_string())));
+        ended = ended.and(task.map_err(|defect| ReadError::Unavailable(defect.to_string())));
     }
     ended
 }
@@ -340,10 +337,10 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "current_thread")]
-    async fn only_so_many_requests_are_under_way() {
+    async fn concurrent_requests_are_bounded() {
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let highest = Arc::clone(&most);
-        let ask = move |item| {
+        let send = move |item| {
             let (running, most) = (Arc::clone(&running), Arc::clone(&highest));
             async move {
                 most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
@@ -354,15 +351,18 @@ mod tests {
                 item
             }
         };
-        let items: Vec<usize> = (0..IN_FLIGHT * 4).collect();
-        let mut answers = Vec::new();
-        each(items.clone(), ask, |item| answers.push(item))
+        let items: Vec<usize> = (0..MAX_REQUESTS * 4).collect();
+        let mut results = Vec::new();
+        run_bounded(items.clone(), send, |item| results.push(item))
             .await
             .unwrap();
-        answers.sort_unstable();
-        assert_eq!(answers, items);
-        assert!(most.load(Ordering::SeqCst) <= IN_FLIGHT);
-        let defect = each(vec![1, 0, 2], |item| async move { 6 / item }, drop).await;
-        assert!(matches!(defect, Err(ReadError::Lost(_))), "{defect:?}");
+        results.sort_unstable();
+        assert_eq!(results, items);
+        assert!(most.load(Ordering::SeqCst) <= MAX_REQUESTS);
+        let defect = run_bounded(vec![1, 0, 2], |item| async move { 6 / item }, drop).await;
+        assert!(
+            matches!(defect, Err(ReadError::Unavailable(_))),
+            "{defect:?}"
+        );
     }
 }

@@ -1,9 +1,9 @@
-//! One session of an ensemble, for ever: connecting, telling followers, and starting over.
+//! One session per ensemble, for ever: connecting, informing followers, and starting over.
 //!
-//! The client library reconnects by itself for a while, ever more slowly, and then declares the session expired without
-//! having asked anybody. A session that is not connected again within half its timeout is given up for a new one here:
-//! that is also the only way into an ensemble that was rebuilt, which refuses whoever has seen newer transactions than
-//! its own. A new session reads everything again; a resumed one only what may have changed.
+//! The client library reconnects by itself for a while, ever more slowly, and then declares the session expired by its
+//! own clock. A session that is not connected again within half its timeout is replaced by a new one here. That is also
+//! the only way into a rebuilt ensemble, which rejects clients that have seen newer transactions than its own. A new
+//! session reads everything again; a resumed one only what may have changed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,32 +19,29 @@ use super::payload::StringInterner;
 use super::{Ensemble, SessionOptions};
 use crate::backoff::Backoff;
 
-/// How many requests of one session are under way at once.
-pub(super) const IN_FLIGHT: usize = 256;
+/// Concurrent requests of one session.
+pub(super) const MAX_REQUESTS: usize = 256;
 
-/// How many scans of one session read at once: enough to keep requests under way. A thousand that begin together would
-/// each have its own requests waiting for their turn, which takes more memory than what they read.
-const SCANS: usize = 8;
+/// Concurrent scans of one session: enough to keep requests under way. A thousand at once would each queue its own
+/// requests, which takes more memory than the data they read.
+const MAX_SCANS: usize = 8;
 
-/// How long after a defect the task that had it is started again.
-const AFTER_DEFECT: Duration = Duration::from_secs(1);
+/// The pause before a task that panicked is started again.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
 
-/// What an ensemble's followers share.
+/// What the followers of one ensemble share.
 #[derive(Debug)]
 pub(super) struct EnsembleContext {
     pub(super) ensemble: Ensemble,
     pub(super) options: SessionOptions,
     pub(super) counters: EnsembleCounters,
-    pub(super) permits: Semaphore,
-    /// The turn of a scan.
-    pub(super) scans: Semaphore,
-    pub(super) names: StringInterner,
-    /// A server has said that it has no persistent watches: it is older than 3.6. Watches that fire once work with any
-    /// server, so this is not asked again.
-    pub(super) old_server: AtomicBool,
+    pub(super) request_permits: Semaphore,
+    pub(super) scan_permits: Semaphore,
+    pub(super) interner: StringInterner,
+    /// Whether a server was older than 3.6. One-shot watches work with every server, so this is never reset.
+    pub(super) uses_oneshot_watches: AtomicBool,
 }
 
-/// What has happened since the ensemble is followed.
 #[derive(Debug, Default)]
 pub(super) struct EnsembleCounters {
     pub(super) sessions: AtomicU64,
@@ -56,49 +53,48 @@ pub(super) struct EnsembleCounters {
     pub(super) repairs: AtomicU64,
 }
 
-/// Adds one to a counter.
-pub(super) fn count(counter: &AtomicU64) {
+pub(super) fn increment(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// How things stand with an ensemble. Counters begin when it is first followed.
+/// Counters and state of an ensemble since it was first followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnsembleStats {
-    /// The ensemble, without credentials.
+    /// The connection string, without credentials.
     pub ensemble: String,
-    /// The session's state.
+    /// The state of the session.
     pub state: ConnectionState,
-    /// What the server granted, of the session that is connected.
+    /// The timeout that the server granted to the connected session.
     pub session_timeout: Option<Duration>,
-    /// Sessions established.
+    /// Established sessions.
     pub sessions: u64,
-    /// Sessions that expired or were given up.
+    /// Expired or abandoned sessions.
     pub expirations: u64,
-    /// Connections lost.
+    /// Lost connections.
     pub disconnects: u64,
-    /// Data of znodes asked for.
+    /// Requests for data of znodes.
     pub reads: u64,
-    /// Children of znodes asked for.
+    /// Requests for children of znodes.
     pub lists: u64,
-    /// Watch events received.
+    /// Received watch events.
     pub events: u64,
-    /// Audits that found something that no event had told.
+    /// Audits that found a change that no event had reported.
     pub repairs: u64,
 }
 
-/// A session's state.
+/// The state of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionState {
-    /// There is none, or its connection is lost.
+    /// Not established, or its connection is lost.
     Disconnected,
-    /// It is connected.
+    /// Connected.
     Connected,
 }
 
 impl ConnectionState {
-    /// The word, as metrics and JSON have it.
+    /// The value in metrics and JSON.
     #[must_use]
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Disconnected => "disconnected",
             Self::Connected => "connected",
@@ -106,25 +102,25 @@ impl ConnectionState {
     }
 }
 
-/// What followers know of the session.
+/// The session as its followers see it.
 #[derive(Debug, Clone)]
 pub(super) enum SessionLink {
-    /// Nothing can be asked, and why.
+    /// Not connected, and the cause.
     Down(String),
-    /// It is connected.
+    /// Connected.
     Up(Arc<ConnectedSession>),
 }
 
-/// A connection of a session. The next connection of the same session is another one: watches must be set again.
+/// A connection of a session. After a reconnection watches must be set again.
 #[derive(Debug)]
 pub(super) struct ConnectedSession {
     pub(super) client: Client,
-    /// Which session, counted from 1.
+    /// The number of the session, from 1.
     pub(super) session: u64,
-    /// Whether persistent watches are not to be used.
-    pub(super) old_server: bool,
-    /// Told when a follower finds that nothing is answered although the session is connected.
-    pub(super) give_up: Notify,
+    /// Whether to use one-shot watches.
+    pub(super) uses_oneshot_watches: bool,
+    /// Notified by a follower when the session is connected but does not respond.
+    pub(super) abandon: Notify,
 }
 
 impl EnsembleContext {
@@ -133,10 +129,10 @@ impl EnsembleContext {
             ensemble,
             options,
             counters: EnsembleCounters::default(),
-            permits: Semaphore::new(IN_FLIGHT),
-            scans: Semaphore::new(SCANS),
-            names: StringInterner::default(),
-            old_server: AtomicBool::new(false),
+            request_permits: Semaphore::new(MAX_REQUESTS),
+            scan_permits: Semaphore::new(MAX_SCANS),
+            interner: StringInterner::default(),
+            uses_oneshot_watches: AtomicBool::new(false),
         }
     }
 
@@ -190,15 +186,18 @@ impl EnsembleContext {
     }
 }
 
-/// Keeps a session to the ensemble, for ever.
-pub(super) async fn keep(shared: Arc<EnsembleContext>, link: watch::Sender<SessionLink>) {
-    let options = &shared.options;
+/// Maintains a session with the ensemble, for ever.
+pub(super) async fn maintain_session(
+    context: Arc<EnsembleContext>,
+    link: watch::Sender<SessionLink>,
+) {
+    let options = &context.options;
     let new_backoff = || Backoff::new(options.backoff_min, options.backoff_max);
     let mut backoff = new_backoff();
     loop {
         let start = Instant::now();
-        let why = live(&shared, &link).await;
-        warn!("{why}");
+        let why = run_session(&context, &link).await;
+        warn!(because = why, "ZooKeeper session ended");
         link.send_replace(SessionLink::Down(why));
         if start.elapsed() > options.session_timeout {
             backoff = new_backoff();
@@ -207,17 +206,17 @@ pub(super) async fn keep(shared: Arc<EnsembleContext>, link: watch::Sender<Sessi
     }
 }
 
-/// One session, until it has ended; returns why.
-async fn live(shared: &EnsembleContext, link: &watch::Sender<SessionLink>) -> String {
+/// Runs one session to its end, and returns the cause.
+async fn run_session(context: &EnsembleContext, link: &watch::Sender<SessionLink>) -> String {
     let EnsembleContext {
         ensemble,
         options,
         counters,
         ..
-    } = shared;
+    } = context;
     let mut connector = Client::connector()
         .with_session_timeout(options.session_timeout)
-        // A server that does not answer is left for another one in time for the session to survive.
+        // Leaves a server that does not respond for another one before the session expires.
         .with_connection_timeout(options.session_timeout / 5)
         .with_fail_eagerly();
     if let Some(digest) = ensemble.digest() {
@@ -228,13 +227,14 @@ async fn live(shared: &EnsembleContext, link: &watch::Sender<SessionLink>) -> St
     let client = match timeout(options.session_timeout, connecting).await {
         Ok(Ok(client)) => client,
         Ok(Err(error)) => return format!("cannot reach ZooKeeper at {ensemble}: {error}"),
-        Err(_) => return format!("ZooKeeper at {ensemble} does not answer"),
+        Err(_) => return format!("cannot reach ZooKeeper at {ensemble}: no response"),
     };
     let session = counters.sessions.fetch_add(1, Ordering::Relaxed) + 1;
     info!(
-        "session {} at ZooKeeper {ensemble}, timeout {:?}",
-        client.session_id(),
-        client.session_timeout()
+        %ensemble,
+        session_id = %client.session_id(),
+        timeout_ms = client.session_timeout().as_millis() as u64,
+        "ZooKeeper session established"
     );
     let mut states = client.state_watcher();
     let mut state = states.peek_state();
@@ -244,56 +244,58 @@ async fn live(shared: &EnsembleContext, link: &watch::Sender<SessionLink>) -> St
                 let up = Arc::new(ConnectedSession {
                     client: client.clone(),
                     session,
-                    old_server: shared.old_server.load(Ordering::Relaxed),
-                    give_up: Notify::new(),
+                    uses_oneshot_watches: context.uses_oneshot_watches.load(Ordering::Relaxed),
+                    abandon: Notify::new(),
                 });
                 link.send_replace(SessionLink::Up(Arc::clone(&up)));
                 state = tokio::select! {
                     state = states.changed() => state,
-                    () = up.give_up.notified() => {
-                        count(&counters.expirations);
-                        return format!("ZooKeeper at {ensemble} does not answer in this session");
+                    () = up.abandon.notified() => {
+                        increment(&counters.expirations);
+                        return format!("ZooKeeper at {ensemble} stopped responding");
                     }
                 };
             }
             SessionState::Disconnected => {
-                count(&counters.disconnects);
-                let why = format!("the connection to ZooKeeper at {ensemble} is lost");
-                warn!("{why}");
+                increment(&counters.disconnects);
+                let why = format!("lost the connection to ZooKeeper at {ensemble}");
+                warn!(%ensemble, "ZooKeeper connection lost");
                 link.send_replace(SessionLink::Down(why.clone()));
                 match timeout(options.session_timeout / 2, states.changed()).await {
                     Ok(changed) => state = changed,
                     Err(_) => {
-                        count(&counters.expirations);
+                        increment(&counters.expirations);
                         return why;
                     }
                 }
             }
             SessionState::AuthFailed => {
-                return format!("ZooKeeper at {ensemble} refuses this client's digest");
+                return format!("ZooKeeper at {ensemble} rejected the digest of this client");
             }
             SessionState::Expired => {
-                count(&counters.expirations);
-                return format!("the session at ZooKeeper {ensemble} has expired");
+                increment(&counters.expirations);
+                return format!("the session with ZooKeeper at {ensemble} expired");
             }
-            _ => return format!("the session at ZooKeeper {ensemble} was closed"),
+            _ => return format!("the session with ZooKeeper at {ensemble} was closed"),
         }
     }
 }
 
-/// Runs what `start` makes until it ends; a defect in it or in the client library is logged, and it is made again.
-pub(super) async fn supervise<F>(what: String, mut start: impl FnMut() -> F)
+/// Runs the task that `start` returns until it ends; after a panic, in it or in the client library, starts it again.
+pub(super) async fn supervise<F>(task: String, mut start: impl FnMut() -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
     loop {
-        // A set, because it takes its tasks with it when it is dropped.
-        let mut task = JoinSet::new();
-        task.spawn(start());
-        match task.join_next().await {
-            Some(Err(defect)) if defect.is_panic() => error!("{what}: defect: {defect}"),
+        // A set aborts its tasks when it is dropped.
+        let mut running = JoinSet::new();
+        running.spawn(start());
+        match running.join_next().await {
+            Some(Err(panic)) if panic.is_panic() => {
+                error!(task, because = %panic, "task panicked; restarting");
+            }
             _ => return,
         }
-        sleep(AFTER_DEFECT).await;
+        sleep(RESTART_DELAY).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Who follows what: one session per ensemble, one follower per pattern and way to read it, both for as long as somebody looks.
+//! One session per ensemble and one follower per pattern and decoder, for as long as a receiver exists.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -9,21 +9,21 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::follower::PatternFollower;
-use super::session::{EnsembleContext, EnsembleStats, SessionLink, keep, supervise};
+use super::session::{EnsembleContext, EnsembleStats, SessionLink, maintain_session, supervise};
 use super::{
     DiscoverySnapshot, Ensemble, MemberDecoder, MemberFormat, PathPattern, SnapshotReceiver,
 };
 
-/// How ensembles are followed.
+/// Options of the sessions of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionOptions {
-    /// The session timeout to ask for (30 s). ZooKeeper grants 2 to 20 of its ticks.
+    /// The session timeout to request (default 30 s). ZooKeeper grants 2 to 20 of its ticks.
     pub session_timeout: Duration,
-    /// How often all is listed again, to find what no event has told (60 s, a quarter of it random).
+    /// The interval between audits, which find changes that no event reported (default 60 s, plus or minus a quarter).
     pub audit: Duration,
-    /// The least time between two attempts to open a session (100 ms).
+    /// The shortest pause between two attempts to open a session (default 100 ms).
     pub backoff_min: Duration,
-    /// The longest time between two attempts (10 s).
+    /// The longest pause between two attempts (default 10 s).
     pub backoff_max: Duration,
 }
 
@@ -38,7 +38,7 @@ impl Default for SessionOptions {
     }
 }
 
-/// The sessions of this process. A clone is the same.
+/// The sessions of this process. Clones share them.
 #[derive(Debug)]
 pub struct SessionPool<D: MemberDecoder = MemberFormat> {
     inner: Arc<PoolInner<D>>,
@@ -55,19 +55,18 @@ impl<D: MemberDecoder> Clone for SessionPool<D> {
 #[derive(Debug)]
 struct PoolInner<D: MemberDecoder> {
     options: SessionOptions,
-    open: Mutex<BTreeMap<Ensemble, EnsembleSession<D>>>,
+    ensembles: Mutex<BTreeMap<Ensemble, EnsembleSession<D>>>,
 }
 
-/// Who is told of the tree that matches a pattern.
+/// The followers of an ensemble, by pattern and decoder.
 type SnapshotSenders<D> =
     HashMap<(PathPattern, D), watch::Sender<Arc<DiscoverySnapshot<<D as MemberDecoder>::Output>>>>;
 
-/// An ensemble that is followed.
 struct EnsembleSession<D: MemberDecoder> {
-    shared: Arc<EnsembleContext>,
+    context: Arc<EnsembleContext>,
     link: watch::Receiver<SessionLink>,
-    followed: SnapshotSenders<D>,
-    _session: JoinSet<()>,
+    followers: SnapshotSenders<D>,
+    _task: JoinSet<()>,
 }
 
 impl<D: MemberDecoder> fmt::Debug for EnsembleSession<D> {
@@ -75,24 +74,24 @@ impl<D: MemberDecoder> fmt::Debug for EnsembleSession<D> {
         write!(
             f,
             "EnsembleSession({}, {})",
-            self.shared.ensemble,
-            self.followed.len()
+            self.context.ensemble,
+            self.followers.len()
         )
     }
 }
 
 impl<D: MemberDecoder> SessionPool<D> {
-    /// No session yet: each is opened when it is first needed.
+    /// A pool without sessions: each is opened by the first follower that needs it.
     #[must_use]
     pub fn new(options: SessionOptions) -> Self {
-        let open = Mutex::default();
+        let ensembles = Mutex::default();
         Self {
-            inner: Arc::new(PoolInner { options, open }),
+            inner: Arc::new(PoolInner { options, ensembles }),
         }
     }
 
-    /// Follows all that `pattern` matches, below the ensemble's chroot. Returns at once; until the first complete
-    /// reading [`DiscoverySnapshot::synced_at`] is `None`. Equal calls share one follower.
+    /// Follows everything that `pattern` matches, below the ensemble's chroot. Returns at once; until the first
+    /// complete scan [`DiscoverySnapshot::synced_at`] is `None`. Equal calls share one follower.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -103,73 +102,91 @@ impl<D: MemberDecoder> SessionPool<D> {
         pattern: &PathPattern,
         decoder: &D,
     ) -> SnapshotReceiver<D::Output> {
-        let mut open = self.open();
-        let of = open.entry(ensemble.clone()).or_insert_with(|| {
-            let shared = Arc::new(EnsembleContext::new(
+        let mut ensembles = self.lock();
+        let session = ensembles.entry(ensemble.clone()).or_insert_with(|| {
+            let context = Arc::new(EnsembleContext::new(
                 ensemble.clone(),
                 self.inner.options.clone(),
             ));
             let connecting = format!("connecting to ZooKeeper at {ensemble}");
             let (sender, link) = watch::channel(SessionLink::Down(connecting));
-            let mut session = JoinSet::new();
-            let keeping = Arc::clone(&shared);
-            session.spawn(supervise(format!("session at {ensemble}"), move || {
-                keep(Arc::clone(&keeping), sender.clone())
-            }));
+            let mut task = JoinSet::new();
+            let session_context = Arc::clone(&context);
+            task.spawn(supervise(
+                format!("ZooKeeper session {ensemble}"),
+                move || maintain_session(Arc::clone(&session_context), sender.clone()),
+            ));
             EnsembleSession {
-                shared,
+                context,
                 link,
-                followed: HashMap::new(),
-                _session: session,
+                followers: HashMap::new(),
+                _task: task,
             }
         });
         let key = (pattern.clone(), decoder.clone());
-        if let Some(known) = of.followed.get(&key) {
-            return known.subscribe();
+        if let Some(sender) = session.followers.get(&key) {
+            return sender.subscribe();
         }
         let (out, follow) = watch::channel(Arc::new(DiscoverySnapshot::default()));
-        of.followed.insert(key, out.clone());
-        let (sessions, shared, link) = (self.clone(), Arc::clone(&of.shared), of.link.clone());
+        session.followers.insert(key, out.clone());
+        let (sessions, context, link) = (
+            self.clone(),
+            Arc::clone(&session.context),
+            session.link.clone(),
+        );
         let (pattern, decoder) = (pattern.clone(), decoder.clone());
-        tokio::spawn(supervise(format!("following {pattern}"), move || {
-            let (pattern, decoder, out) = (pattern.clone(), decoder.clone(), out.clone());
-            let follower =
-                PatternFollower::new(Arc::clone(&shared), link.clone(), pattern, decoder, out);
-            Box::new(follower).run(sessions.clone())
-        }));
+        tokio::spawn(supervise(
+            format!("ZooKeeper follower {pattern}"),
+            move || {
+                let (pattern, decoder, out) = (pattern.clone(), decoder.clone(), out.clone());
+                let follower =
+                    PatternFollower::new(Arc::clone(&context), link.clone(), pattern, decoder, out);
+                Box::new(follower).run(sessions.clone())
+            },
+        ));
         follow
     }
 
-    /// How things stand with each ensemble that is followed, in the order of their names.
+    /// The state of each followed ensemble, ordered by ensemble.
     #[must_use]
     pub fn stats(&self) -> Vec<EnsembleStats> {
-        let open = self.open();
-        open.values()
-            .map(|of| of.shared.stats(&of.link.borrow()))
+        let ensembles = self.lock();
+        ensembles
+            .values()
+            .map(|session| session.context.stats(&session.link.borrow()))
             .collect()
     }
 
-    /// Forgets a follower if really nobody looks any more, and returns whether that is so. With its last follower an
+    /// Removes a follower unless a receiver exists again, and returns whether it was removed. With its last follower an
     /// ensemble's session ends.
-    pub(super) fn forget(&self, ensemble: &Ensemble, pattern: &PathPattern, decoder: &D) -> bool {
-        let mut open = self.open();
-        let Some(of) = open.get_mut(ensemble) else {
+    pub(super) fn remove_follower(
+        &self,
+        ensemble: &Ensemble,
+        pattern: &PathPattern,
+        decoder: &D,
+    ) -> bool {
+        let mut ensembles = self.lock();
+        let Some(session) = ensembles.get_mut(ensemble) else {
             return true;
         };
         let key = (pattern.clone(), decoder.clone());
-        if of.followed.get(&key).is_some_and(|out| !out.is_closed()) {
+        if session
+            .followers
+            .get(&key)
+            .is_some_and(|out| !out.is_closed())
+        {
             return false;
         }
-        of.followed.remove(&key);
-        if of.followed.is_empty() {
-            open.remove(ensemble);
+        session.followers.remove(&key);
+        if session.followers.is_empty() {
+            ensembles.remove(ensemble);
         }
         true
     }
 
-    fn open(&self) -> MutexGuard<'_, BTreeMap<Ensemble, EnsembleSession<D>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Ensemble, EnsembleSession<D>>> {
         self.inner
-            .open
+            .ensembles
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

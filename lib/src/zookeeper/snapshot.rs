@@ -1,4 +1,4 @@
-//! What a follower sees: paths, and what became of the members registered below each.
+//! Discovery snapshots: paths, and the decoded members registered below each.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -9,15 +9,15 @@ use std::time::Duration;
 use super::member::{Member, MemberError, MemberFormat};
 use super::znode_name::ZnodeName;
 
-/// How registrations are read, and what is kept of them: each becomes that as it is read, and is held once.
+/// Decodes registrations. Each is converted as it is read, and only the result is stored.
 pub trait MemberDecoder: Debug + Clone + Eq + Hash + Send + Sync + 'static {
-    /// What a registration becomes.
+    /// What a registration is converted to.
     type Output: Debug + Clone + PartialEq + Send + Sync + 'static;
 
-    /// What the children of a path are.
+    /// The format of the registrations.
     fn format(&self) -> MemberFormat;
 
-    /// What to keep of the child `name` of `path`, given what it says or why it cannot be read.
+    /// Converts the child `name` of `path`, or the error of reading it.
     fn decode(
         &self,
         path: &Arc<str>,
@@ -26,10 +26,10 @@ pub trait MemberDecoder: Debug + Clone + Eq + Hash + Send + Sync + 'static {
     ) -> Self::Output;
 }
 
-/// A registration as it is, or why it cannot be read.
+/// A registration as it was registered, or the error of reading it.
 pub type MemberResult = Result<Arc<Member>, Arc<MemberError>>;
 
-/// Keeps all that is registered.
+/// Stores registrations as they are.
 impl MemberDecoder for MemberFormat {
     type Output = MemberResult;
 
@@ -50,13 +50,13 @@ impl MemberDecoder for MemberFormat {
 /// All that a pattern matches.
 #[derive(Debug, Clone)]
 pub struct DiscoverySnapshot<T = MemberResult> {
-    /// Paths that match and exist; of a pattern without `*`, the path itself even where it does not exist. A node is
-    /// the same `Arc` until something about it changes.
+    /// The matching paths; for a pattern without `*`, the path itself even if it does not exist. A node stays the same
+    /// `Arc` until it changes.
     pub paths: BTreeMap<Arc<str>, Arc<PathNode<T>>>,
-    /// When all of it was last known to agree with ZooKeeper, as time since boot; `None` before the first complete
-    /// reading, when `paths` is not to be believed.
+    /// When all of it last agreed with ZooKeeper, as time since boot; `None` before the first complete scan, when
+    /// `paths` is incomplete.
     pub synced_at: Option<Duration>,
-    /// What keeps it from being current, naming the ensemble or the path.
+    /// The problem that keeps it from being current, with the ensemble or path.
     pub problem: Option<String>,
 }
 
@@ -70,16 +70,16 @@ impl<T> Default for DiscoverySnapshot<T> {
     }
 }
 
-/// A path and what is registered below it.
+/// A path and the members registered below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathNode<T = MemberResult> {
     /// Whether the path exists.
     pub exists: bool,
-    /// Registrations by the name of their znode.
+    /// The members by the name of their znode.
     pub members: BTreeMap<ZnodeName, MemberNode<T>>,
-    /// The data of the path itself; empty where there is none, and where it is larger than 64 KiB.
+    /// The data of the path itself; empty if there is none or more than 64 KiB.
     pub data: Arc<[u8]>,
-    /// The transaction that created the path. Below one incarnation of a path a sequence number is given out once.
+    /// The transaction that created the path. Sequence numbers are unique only within one incarnation of a path.
     pub(super) created: i64,
 }
 
@@ -94,17 +94,17 @@ impl<T> Default for PathNode<T> {
     }
 }
 
-/// A registration.
+/// The znode of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberNode<T = MemberResult> {
-    /// What became of it.
+    /// The result of [`MemberDecoder::decode`].
     pub value: T,
-    /// Whether its bytes cannot change: an ephemeral sequential znode.
+    /// Whether its data cannot change: an ephemeral sequential znode.
     pub(super) immutable: bool,
 }
 
 impl MemberNode {
-    /// The member, if it can be read.
+    /// The member, unless reading it failed.
     #[must_use]
     pub fn member(&self) -> Option<&Arc<Member>> {
         self.value.as_ref().ok()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::member::sequence_number;
 
-/// The name of a child of a path; a ServerSet's takes no memory beside itself.
+/// The name of a child of a path; that of a ServerSet member needs no memory of its own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ZnodeName(NameEncoding);
 
@@ -18,7 +18,7 @@ enum NameEncoding {
 }
 
 impl ZnodeName {
-    /// Its text.
+    /// The name as text.
     #[must_use]
     pub fn text(&self) -> Cow<'_, str> {
         match &self.0 {
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_the_text_that_it_was_made_of() {
+    fn name_round_trips_through_text() {
         assert_eq!(size_of::<ZnodeName>(), 16);
         assert_eq!(
             ZnodeName::from("member_4294967295").0,

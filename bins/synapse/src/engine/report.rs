@@ -306,7 +306,7 @@ impl Engine {
             .sessions
             .stats()
             .iter()
-            .map(|stats| json!({"ensemble": stats.ensemble, "state": stats.state.word(), "sessions": stats.sessions,
+            .map(|stats| json!({"ensemble": stats.ensemble, "state": stats.state.as_str(), "sessions": stats.sessions,
                 "expirations": stats.expirations}))
             .collect();
         let refused = self.told.refused.as_ref();

@@ -1,10 +1,10 @@
-//! Payloads that people and programs write, and those that nobody should.
+//! Valid, invalid and hostile payloads.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// As Aurora's executor writes it.
+/// A payload of Aurora's executor.
 const AURORA: &str = r#"{"status": "ALIVE", "shard": 1,
     "serviceEndpoint": {"host": "agent03.example.com", "port": 31616},
     "additionalEndpoints": {"aurora": {"host": "agent03.example.com", "port": 31616},
@@ -12,7 +12,7 @@ const AURORA: &str = r#"{"status": "ALIVE", "shard": 1,
                             "health": {"host": "agent03.example.com", "port": 31707}}}"#;
 
 fn parse(format: MemberFormat, payload: &str) -> Result<Member, MemberError> {
-    read(
+    decode_payload(
         format,
         "member_0000000042",
         payload.as_bytes(),
@@ -24,17 +24,17 @@ fn member(format: MemberFormat, payload: &str) -> Member {
     parse(format, payload).unwrap()
 }
 
-fn refused(format: MemberFormat, payload: &[u8]) -> MemberErrorKind {
-    read(format, "x", payload, &StringInterner::default())
+fn error_kind(format: MemberFormat, payload: &[u8]) -> MemberErrorKind {
+    decode_payload(format, "x", payload, &StringInterner::default())
         .unwrap_err()
         .kind
 }
 
 #[test]
-fn what_auroras_executor_writes() {
+fn server_set_payload_of_auroras_executor_is_decoded() {
     let member = member(MemberFormat::ServerSet, AURORA);
     assert_eq!((member.sequence, member.shard), (Some(42), Some(1)));
-    assert!(member.alive());
+    assert!(member.is_alive());
     assert_eq!(
         member.endpoint(None).unwrap(),
         &MemberEndpoint {
@@ -50,7 +50,7 @@ fn what_auroras_executor_writes() {
 }
 
 #[test]
-fn every_status_of_the_enumeration_and_none() {
+fn status_outside_the_enumeration_is_unknown() {
     for (text, status) in [
         (r#""DEAD""#, MemberStatus::Dead),
         (r#""STOPPING""#, MemberStatus::Stopping),
@@ -61,7 +61,7 @@ fn every_status_of_the_enumeration_and_none() {
     ] {
         let member = member(MemberFormat::ServerSet, &format!(r#"{{"status": {text}}}"#));
         assert_eq!(member.status, status, "{text}");
-        assert!(!member.alive());
+        assert!(!member.is_alive());
     }
     assert_eq!(
         member(MemberFormat::ServerSet, "{}").status,
@@ -70,7 +70,7 @@ fn every_status_of_the_enumeration_and_none() {
 }
 
 #[test]
-fn a_port_is_kept_as_what_it_is() {
+fn invalid_port_is_classified() {
     for (text, port) in [
         ("0", MemberPort::Number(0)),
         ("65535", MemberPort::Number(65535)),
@@ -98,7 +98,7 @@ fn a_port_is_kept_as_what_it_is() {
 }
 
 #[test]
-fn what_nerve_writes() {
+fn nerve_payload_is_decoded() {
     let member = member(
         MemberFormat::Nerve,
         r#"{"host":"10.0.3.7","port":3000,"name":"i-0abc","weight":10,"haproxy_server_options":"backup",
@@ -114,11 +114,11 @@ fn what_nerve_writes() {
             .into(),
     };
     assert_eq!(member.nerve.as_deref(), Some(&expected));
-    assert!(member.alive());
+    assert!(member.is_alive());
 }
 
 #[test]
-fn a_name_that_carries_its_payload() {
+fn name_with_payload_is_decoded() {
     let payload = r#"{"host":"10.0.3.7","port":3000,"name":"???>>>"}"#;
     let padded = BASE64.encode(payload);
     assert!(
@@ -127,7 +127,7 @@ fn a_name_that_carries_its_payload() {
     );
     for encoded in [padded.as_str(), padded.trim_end_matches('=')] {
         let name = format!("base64_{}_{encoded}_0000000007", encoded.len());
-        let child = read_name(MemberFormat::Nerve, &name, &StringInterner::default()).unwrap();
+        let child = decode_name(MemberFormat::Nerve, &name, &StringInterner::default()).unwrap();
         let member = child.unwrap();
         assert_eq!(member.sequence, Some(7));
         assert_eq!(
@@ -135,11 +135,11 @@ fn a_name_that_carries_its_payload() {
             Some("???>>>")
         );
         assert_eq!(
-            read_name(MemberFormat::ServerSet, &name, &StringInterner::default()),
+            decode_name(MemberFormat::ServerSet, &name, &StringInterner::default()),
             None
         );
     }
-    // Not of that form: an ordinary child that happens to be called so.
+    // Not of that form: an ordinary child.
     for name in [
         "base64_",
         "base64_x_e30=_1",
@@ -147,12 +147,12 @@ fn a_name_that_carries_its_payload() {
         "base64_3_\u{e9}\u{e9}",
     ] {
         assert_eq!(
-            read_name(MemberFormat::Nerve, name, &StringInterner::default()),
+            decode_name(MemberFormat::Nerve, name, &StringInterner::default()),
             None,
             "{name}"
         );
     }
-    let broken = read_name(
+    let broken = decode_name(
         MemberFormat::Nerve,
         "base64_4_****_0000000001",
         &StringInterner::default(),
@@ -161,7 +161,7 @@ fn a_name_that_carries_its_payload() {
 }
 
 #[test]
-fn what_cannot_be_read_is_refused_with_its_reason() {
+fn invalid_payload_is_rejected_with_its_kind() {
     let deep = format!("{}1{}", r#"{"status":"#.repeat(1000), "}".repeat(1000));
     let thrift = b"\x0c\x00\x01\x0b\x00\x01\x00\x00\x00\x04host\x08\x00\x02\x00\x00\x7a\x69\x00";
     for payload in [
@@ -177,56 +177,56 @@ fn what_cannot_be_read_is_refused_with_its_reason() {
         deep.as_bytes(),
     ] {
         assert_eq!(
-            refused(MemberFormat::Nerve, payload),
+            error_kind(MemberFormat::Nerve, payload),
             MemberErrorKind::Malformed,
             "{payload:?}"
         );
     }
     let endpoint = r#"{"serviceEndpoint": {"port": 1}}"#;
     assert_eq!(
-        refused(MemberFormat::ServerSet, endpoint.as_bytes()),
+        error_kind(MemberFormat::ServerSet, endpoint.as_bytes()),
         MemberErrorKind::Malformed
     );
-    let large = format!(r#"{{"host": "{}"}}"#, "h".repeat(PAYLOAD));
+    let large = format!(r#"{{"host": "{}"}}"#, "h".repeat(MAX_PAYLOAD_BYTES));
     assert_eq!(
-        refused(MemberFormat::Nerve, large.as_bytes()),
+        error_kind(MemberFormat::Nerve, large.as_bytes()),
         MemberErrorKind::Oversized
     );
 }
 
 #[test]
-fn there_are_only_so_many_endpoints() {
+fn payload_with_too_many_endpoints_is_malformed() {
     let ports = |count: usize| {
         let all: Vec<String> = (0..count)
             .map(|index| format!(r#""p{index}": {{"host": "h", "port": 1}}"#))
             .collect();
         format!(r#"{{"additionalEndpoints": {{{}}}}}"#, all.join(","))
     };
-    let most = member(MemberFormat::ServerSet, &ports(ENDPOINTS));
-    assert_eq!(most.additional.len(), ENDPOINTS);
-    let more = ports(ENDPOINTS + 1);
+    let most = member(MemberFormat::ServerSet, &ports(MAX_ENDPOINTS));
+    assert_eq!(most.additional.len(), MAX_ENDPOINTS);
+    let more = ports(MAX_ENDPOINTS + 1);
     assert_eq!(
-        refused(MemberFormat::ServerSet, more.as_bytes()),
+        error_kind(MemberFormat::ServerSet, more.as_bytes()),
         MemberErrorKind::Malformed
     );
 }
 
 #[test]
-fn texts_are_shared_and_forgotten_with_the_last_member() {
-    let names = StringInterner::default();
-    let one = read(MemberFormat::ServerSet, "a", AURORA.as_bytes(), &names).unwrap();
-    let two = read(MemberFormat::ServerSet, "b", AURORA.as_bytes(), &names).unwrap();
+fn strings_are_shared_and_freed_with_the_last_member() {
+    let interner = StringInterner::default();
+    let one = decode_payload(MemberFormat::ServerSet, "a", AURORA.as_bytes(), &interner).unwrap();
+    let two = decode_payload(MemberFormat::ServerSet, "b", AURORA.as_bytes(), &interner).unwrap();
     let host = |member: &Member| Arc::clone(&member.endpoint(None).unwrap().host);
     assert!(Arc::ptr_eq(&host(&one), &host(&two)));
     drop((one, two));
     for index in 0..5000 {
-        names.get(&index.to_string());
+        interner.intern(&index.to_string());
     }
-    assert!(names.0.lock().unwrap().texts.len() <= 1024);
+    assert!(interner.0.lock().unwrap().texts.len() <= 1024);
 }
 
-/// Text that is nearly a registration.
-fn nearly() -> impl Strategy<Value = String> {
+/// Text that is almost a registration.
+fn almost_a_registration() -> impl Strategy<Value = String> {
     let word = prop_oneof![
         Just(r#""status""#.to_owned()),
         Just(r#""serviceEndpoint""#.to_owned()),
@@ -244,24 +244,24 @@ fn nearly() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn any_bytes_are_a_member_or_refused(bytes: Vec<u8>) {
+    fn any_bytes_are_decoded_or_rejected(bytes: Vec<u8>) {
         fuzz_member_payload(&bytes);
     }
 
     #[test]
-    fn anything_like_a_registration_is_a_member_or_refused(text in nearly()) {
+    fn any_almost_registration_is_decoded_or_rejected(text in almost_a_registration()) {
         fuzz_member_payload(text.as_bytes());
     }
 
     #[test]
-    fn names_that_carry_any_payload(payload: Vec<u8>, cut in 0usize..400) {
+    fn any_name_with_payload_is_decoded_or_rejected(payload: Vec<u8>, cut in 0usize..400) {
         let encoded = BASE64.encode(&payload);
         fuzz_member_payload(format!("base64_{cut}_{encoded}_0000000001").as_bytes());
         fuzz_member_payload(format!("base64_{}_{encoded}_0000000001", encoded.len()).as_bytes());
     }
 
     #[test]
-    fn what_aurora_could_write_is_read_back(host in "\\PC{1,40}", port: u16, shard: u32) {
+    fn any_payload_of_aurora_round_trips(host in "\\PC{1,40}", port: u16, shard: u32) {
         let payload = serde_json::json!({
             "status": "ALIVE", "shard": shard,
             "serviceEndpoint": {"host": host, "port": port},

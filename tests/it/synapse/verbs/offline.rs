@@ -79,7 +79,7 @@ fn clusters_are_checked_without_a_configuration() {
     for (wrong, says) in [
         (
             "- {name: east, hosts: []}",
-            ":2:3: `clusters`: cluster `east` cannot be followed",
+            ":2:3: `clusters`: cluster `east` has an invalid ensemble",
         ),
         (
             "- {name: east, hosts: [zk], rot: /a}",

@@ -55,8 +55,8 @@ pub(super) fn discovered(node: &PathNode<<Decode as MemberDecoder>::Output>) -> 
 }
 
 fn backend(decode: &Decode, member: Member, source: Source) -> Result<Backend, Reject> {
-    if !member.alive() {
-        return Err(Reject::new(source, Reason::Status, member.status.word()));
+    if !member.is_alive() {
+        return Err(Reject::new(source, Reason::Status, member.status.as_str()));
     }
     let name = match decode {
         Decode::Nerve => None,
