@@ -1,10 +1,10 @@
-//! The one way to wait before trying again: exponential between two bounds, with full jitter, so that a thousand hosts
-//! that failed together do not come back together. (Brooker, "Exponential Backoff And Jitter".)
+//! Retry delays: exponential between two bounds, with full jitter, so that a thousand hosts that failed together do not
+//! retry together (Brooker, "Exponential Backoff And Jitter").
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-/// Delays of a sequence of attempts.
+/// The delays of a sequence of attempts.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     min: Duration,
@@ -23,7 +23,7 @@ impl Backoff {
         }
     }
 
-    /// Begins again with the shortest delay, after a success.
+    /// Restarts from the shortest delay, after a success.
     pub const fn reset(&mut self) {
         self.attempt = 0;
     }
@@ -40,14 +40,14 @@ impl Backoff {
     }
 }
 
-/// A random time of at most `limit`, for what many hosts would otherwise do in the same moment.
+/// A random delay of at most `limit`, which spreads what many hosts would otherwise do at the same moment.
 #[must_use]
 pub fn random_delay(limit: Duration) -> Duration {
     limit.mul_f64(fraction())
 }
 
-/// A random fraction. The standard library seeds every `RandomState` from the system's randomness; for jitter that is
-/// all it takes, without a crate.
+/// A random fraction. The standard library seeds every `RandomState` from the system's randomness, which is enough for
+/// jitter.
 fn fraction() -> f64 {
     RandomState::new().hash_one(0u8) as f64 / u64::MAX as f64
 }
@@ -57,16 +57,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_stay_between_the_bounds_and_grow() {
+    fn delays_grow_between_the_bounds() {
         let (min, max) = (Duration::from_millis(100), Duration::from_secs(2));
         let mut longest = Duration::ZERO;
         for _ in 0..50 {
             let mut backoff = Backoff::new(min, max);
-            assert_eq!(
-                backoff.next_delay(),
-                min,
-                "the first attempt has no room to spread"
-            );
+            assert_eq!(backoff.next_delay(), min, "the first attempt has no jitter");
             for _ in 0..40 {
                 let delay = backoff.next_delay();
                 assert!(delay >= min && delay <= max, "{delay:?}");

@@ -1,5 +1,4 @@
-//! The clocks. Wall time may step at any moment and is only shown or compared loosely; everything that waits uses a
-//! clock that cannot step.
+//! Clocks. Wall time may step at any moment, so it is only displayed or compared loosely; waits use a monotonic clock.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,14 +8,14 @@ use nix::time::{ClockId, clock_gettime};
 #[must_use]
 #[allow(
     clippy::disallowed_methods,
-    reason = "the one place that reads the wall clock"
+    reason = "the only reader of the wall clock"
 )]
 pub fn now() -> SystemTime {
     SystemTime::now()
 }
 
-/// Time since boot, the same for every process of the host and never set back (`CLOCK_BOOTTIME`): what one process
-/// writes down for another to compare.
+/// Time since boot (`CLOCK_BOOTTIME`): the same for every process of the host and monotonic, so that processes can
+/// compare it with one another.
 #[must_use]
 pub fn since_boot() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME)
@@ -24,7 +23,7 @@ pub fn since_boot() -> Duration {
         .unwrap_or_default()
 }
 
-/// Processor time this process has used, all threads together (`CLOCK_PROCESS_CPUTIME_ID`).
+/// The CPU time of this process, all threads together (`CLOCK_PROCESS_CPUTIME_ID`).
 #[must_use]
 pub fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)

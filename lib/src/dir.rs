@@ -1,7 +1,5 @@
-//! Directories by handle: every name below one is opened without following a symlink, so that nobody who can write
-//! there leads us elsewhere. Also atomic files and `flock` locks, which live in directories.
-//!
-//! Owns single operations; what a tool keeps in which directory is the tool's.
+//! Directories by handle: every name below one is opened without following symlinks, so that no other user can redirect
+//! an access. Also atomic files and `flock` locks. Owns single operations, not what a tool stores in which directory.
 
 mod name;
 mod remove;
@@ -21,19 +19,19 @@ use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 pub use name::{NAME_MAX, temporary_prefix};
 
-/// What is written at once of a file that is written piece by piece (bytes).
-const BUFFER: usize = 64 << 10;
+/// The buffer of a file that is written in pieces (bytes).
+const WRITE_BUFFER: usize = 64 << 10;
 
-/// What a published file must survive.
+/// The events that a published file survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// A power cut: the file and its directory are fsynced.
     Crash,
-    /// Only the end of this process. A sandbox does not outlive a power cut, and an fsync there stalls its neighbours.
+    /// The end of this process. A sandbox does not outlive a power cut, and an fsync there stalls its neighbours.
     Process,
 }
 
-/// An open directory and the path it was opened by, which serves messages only.
+/// An open directory and the path by which it was opened, for messages.
 #[derive(Debug)]
 pub struct Dir {
     fd: OwnedFd,
@@ -41,7 +39,7 @@ pub struct Dir {
 }
 
 impl Dir {
-    /// Opens a directory that the caller vouches for; symlinks in `path` are followed.
+    /// Opens a trusted directory; symlinks in `path` are followed.
     ///
     /// # Errors
     /// As open(2).
@@ -71,7 +69,7 @@ impl Dir {
         })
     }
 
-    /// Opens the directory `name` in this one, made with exactly `mode` when it is missing.
+    /// Opens the directory `name` in this one; creates it with exactly `mode` if it is missing.
     ///
     /// # Errors
     /// As mkdirat(2) and openat(2).
@@ -79,7 +77,7 @@ impl Dir {
         let name = name.as_ref();
         match self.child(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // Another process has just made it, or was killed when it had.
+            // Another process has just created it, or was killed right after.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 if self.stat(name)?.st_mode & 0o777 != 0 {
                     return Err(error);
@@ -99,7 +97,7 @@ impl Dir {
         Ok(child)
     }
 
-    /// Makes the directory `name` of ours openable when the umask left no bit of its mode. A path handle needs no
+    /// Makes our own directory `name` openable if the umask removed all bits of its mode. A path handle needs no
     /// permission, but cannot be changed itself; its link in /proc can.
     fn open_to_owner(&self, name: &OsStr, mode: u32) -> io::Result<()> {
         if self.stat(name)?.st_mode & 0o500 == 0o500 {
@@ -114,8 +112,8 @@ impl Dir {
         std::fs::set_permissions(link, Permissions::from_mode(mode))
     }
 
-    /// Opens the directory `path`, made when it is missing with exactly `mode`, and with 0755 what is missing above it.
-    /// Symlinks in what is there are followed.
+    /// Opens the directory `path`; creates it with exactly `mode` if it is missing, and missing parents with 0755.
+    /// Symlinks in existing parts are followed.
     ///
     /// # Errors
     /// As open(2) and mkdirat(2).
@@ -124,7 +122,7 @@ impl Dir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => error,
             other => return other,
         };
-        // A symlink that leads nowhere has a name and a parent, and is not replaced.
+        // A dangling symlink has a name and a parent, and is not replaced.
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(missing);
         };
@@ -135,7 +133,7 @@ impl Dir {
         Self::create_all(parent, 0o755)?.create_child(name, mode)
     }
 
-    /// Gives this directory exactly `mode`.
+    /// Sets the mode of this directory to exactly `mode`.
     ///
     /// # Errors
     /// As fchmod(2).
@@ -143,13 +141,13 @@ impl Dir {
         Ok(fchmod(&self.fd, Mode::from_bits_truncate(mode))?)
     }
 
-    /// The path this directory was opened by.
+    /// The path by which this directory was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Owner, mode and the rest of this directory itself.
+    /// Owner, mode and other metadata of this directory itself.
     ///
     /// # Errors
     /// As fstat(2).
@@ -157,7 +155,7 @@ impl Dir {
         Ok(fstat(&self.fd)?)
     }
 
-    /// What `name` is, itself and not what a symlink points to.
+    /// Metadata of `name` itself, not of a symlink's target.
     ///
     /// # Errors
     /// As fstatat(2).
@@ -177,13 +175,13 @@ impl Dir {
         self.open_regular(name.as_ref(), OFlag::O_RDONLY, Mode::empty())
     }
 
-    /// Opens the regular file `name` for reading and writing, made with exactly `mode` when it is missing.
+    /// Opens the regular file `name` for reading and writing; creates it with exactly `mode` if it is missing.
     ///
     /// # Errors
     /// As [`Dir::open_file`].
     pub fn open_or_create(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
         let name = name.as_ref();
-        // Not O_CREAT alone: that leaves the mode to the umask, and only who made the file may set it.
+        // Not O_CREAT alone: that applies the umask, and only the creator may set the mode.
         loop {
             match self.open_regular(name, OFlag::O_RDWR, Mode::empty()) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -196,10 +194,10 @@ impl Dir {
         }
     }
 
-    /// Makes the file `name` with exactly `mode`.
+    /// Creates the file `name` with exactly `mode`.
     ///
     /// # Errors
-    /// As openat(2); `AlreadyExists` whatever stands there.
+    /// As openat(2); `AlreadyExists` if the name is taken.
     pub fn create_new(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
         let file = self.open_regular(name.as_ref(), flags, Mode::from_bits_truncate(mode))?;
@@ -222,7 +220,7 @@ impl Dir {
     /// Reads the file `name` of at most `limit` bytes.
     ///
     /// # Errors
-    /// As [`Dir::open_file`], and `InvalidData` when it is longer.
+    /// As [`Dir::open_file`], and `InvalidData` if it is longer.
     pub fn read(&self, name: impl AsRef<OsStr>, limit: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.open_file(name)?
@@ -237,7 +235,7 @@ impl Dir {
         Ok(bytes)
     }
 
-    /// Replaces the file `name` by one with these bytes: at every moment either the old or the new one is there.
+    /// Replaces the contents of `name` atomically: at every moment either the old or the new file is there.
     ///
     /// # Errors
     /// As open(2), write(2), fsync(2) and rename(2); then nothing has changed.
@@ -251,10 +249,10 @@ impl Dir {
         self.write_atomic_with(name, mode, durability, |file| file.write_all(bytes))
     }
 
-    /// Replaces the file `name` by what `write` writes, without ever having all of it in memory.
+    /// Replaces the file `name` by what `write` writes, without holding all of it in memory.
     ///
     /// # Errors
-    /// As [`Self::write_atomic`], `InvalidInput` when a device has that name, and what `write` returns.
+    /// As [`Self::write_atomic`], `InvalidInput` if `name` is a device, and the error of `write`.
     pub fn write_atomic_with(
         &self,
         name: &str,
@@ -263,12 +261,12 @@ impl Dir {
         write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
     ) -> io::Result<()> {
         self.check_is_no_device(name)?;
-        // A pid alone may be two processes, in two containers that share the directory.
+        // The pid alone is ambiguous: two containers may share the directory.
         let (pid, now) = (std::process::id(), crate::clock::since_boot().as_nanos());
         let mut temp = temporary_prefix(OsStr::new(name));
         temp.push(format!(".{pid}-{now:x}.tmp"));
         let result = self.create_new(&temp, mode).and_then(|file| {
-            let mut out = BufWriter::with_capacity(BUFFER, &file);
+            let mut out = BufWriter::with_capacity(WRITE_BUFFER, &file);
             write(&mut out)?;
             out.flush()?;
             if durability == Durability::Crash {
@@ -284,8 +282,8 @@ impl Dir {
         result
     }
 
-    /// A setting may name /dev/null: root could rename a file over it, and every process of the host would lose it. What
-    /// else is there, a FIFO too, is replaced: so a cache repairs itself.
+    /// A setting may name /dev/null: root could rename a file over it, and every process of the host would lose it.
+    /// Anything else, a FIFO too, is replaced, so that a cache repairs itself.
     fn check_is_no_device(&self, name: &str) -> io::Result<()> {
         let kind = match self.stat(name) {
             Ok(stat) => SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()),
@@ -295,14 +293,14 @@ impl Dir {
         match kind {
             SFlag::S_IFCHR | SFlag::S_IFBLK => Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "a device is not replaced by a file",
+                "cannot replace a device by a file",
             )),
             _ => Ok(()),
         }
     }
 
-    /// Removes what processes that were killed while they replaced `name` have left. To be called by whoever is alone in
-    /// replacing it.
+    /// Removes the temporary files of processes that were killed while they replaced `name`. The caller must be the
+    /// only one that replaces it.
     ///
     /// # Errors
     /// As getdents(2) and unlinkat(2).
@@ -334,7 +332,7 @@ impl Dir {
         Ok(nix::unistd::fsync(&self.fd)?)
     }
 
-    /// Renames `name` to `to_name` in `to`, replacing what is there.
+    /// Renames `name` to `to_name` in `to`, replacing an existing file.
     ///
     /// # Errors
     /// As renameat(2).
@@ -347,7 +345,7 @@ impl Dir {
         Ok(renameat(&self.fd, name.as_ref(), &to.fd, to_name.as_ref())?)
     }
 
-    /// Gives the file `name` the second name `second` in this directory.
+    /// Links the file `name` to the second name `second` in this directory.
     ///
     /// # Errors
     /// As linkat(2).
@@ -361,7 +359,7 @@ impl Dir {
         )?)
     }
 
-    /// Gives the file or symlink `name` the second name `second` in `to`. A symlink is not followed.
+    /// Links the file or symlink `name` to the second name `second` in `to`. A symlink is not followed.
     ///
     /// # Errors
     /// As linkat(2).
@@ -381,7 +379,7 @@ impl Dir {
         )?)
     }
 
-    /// Makes the symlink `name` to `target`.
+    /// Creates the symlink `name` to `target`.
     ///
     /// # Errors
     /// As symlinkat(2).
@@ -389,7 +387,7 @@ impl Dir {
         Ok(symlinkat(target.as_ref(), &self.fd, name.as_ref())?)
     }
 
-    /// The target of the symlink `name`, or `None` when `name` is something else.
+    /// The target of the symlink `name`; `None` if `name` is not a symlink.
     ///
     /// # Errors
     /// As readlinkat(2).
@@ -420,7 +418,7 @@ impl Dir {
         Ok(unlinkat(&self.fd, name.as_ref(), UnlinkatFlags::RemoveDir)?)
     }
 
-    /// The names in this directory, each with whether it is a directory. `.` and `..` are left out.
+    /// The names in this directory, each with whether it is a directory. Without `.` and `..`.
     ///
     /// # Errors
     /// As getdents(2).
@@ -449,7 +447,7 @@ impl Dir {
                 }
                 let is_dir = match entry.file_type() {
                     Some(kind) => kind == Type::Directory,
-                    // Some filesystems do not say.
+                    // Some filesystems do not return the type.
                     None => {
                         fstatat(&handle, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| {
                             SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
@@ -461,8 +459,8 @@ impl Dir {
             }))
     }
 
-    /// Takes the exclusive `flock` of the file `name` (made with `mode` when missing) without waiting. It is held as
-    /// long as the file returned is open; `None` means somebody else holds it.
+    /// Takes the exclusive `flock` of the file `name` (created with `mode` if missing) without waiting. The lock lasts
+    /// as long as the returned file is open; `None` if another process holds it.
     ///
     /// # Errors
     /// As open(2) and flock(2).
@@ -472,14 +470,14 @@ impl Dir {
             if !try_lock_exclusive(&file)? {
                 return Ok(None);
             }
-            // Between open and flock the file may have been removed: a lock on it would exclude nobody.
+            // Between open and flock the file may have been removed: a lock on it would exclude no other process.
             if self.is_at(&file, name)? {
                 return Ok(Some(file));
             }
         }
     }
 
-    /// Whether the open `file` is what stands at `name` now.
+    /// Whether `name` still refers to the open `file`.
     ///
     /// # Errors
     /// As fstat(2).
@@ -497,7 +495,7 @@ impl AsFd for Dir {
     }
 }
 
-/// Takes the exclusive `flock` of an open file without waiting; `false` when somebody else holds a lock on it.
+/// Takes the exclusive `flock` of an open file without waiting; `false` if another process holds a lock on it.
 ///
 /// # Errors
 /// As flock(2).
@@ -505,7 +503,7 @@ pub fn try_lock_exclusive(file: &File) -> io::Result<bool> {
     granted(file.try_lock())
 }
 
-/// Takes a shared `flock` of an open file without waiting; `false` when somebody else holds it exclusively.
+/// Takes a shared `flock` of an open file without waiting; `false` if another process holds it exclusively.
 ///
 /// # Errors
 /// As flock(2).

@@ -1,4 +1,4 @@
-//! The one error a tool ends with: what failed, what to do about it, why, and the exit code.
+//! The error with which a tool exits: message, remedy, causes and exit code.
 
 use std::error::Error;
 use std::{fmt, io, iter};
@@ -8,16 +8,16 @@ use nix::errno::Errno;
 use crate::Exit;
 use crate::thread::ThreadSpawnError;
 
-/// What helps when there is no descriptor left, in whatever it is that failed for want of one.
+/// The remedy for too few file descriptors.
 const MORE_FILES: &str =
     "allow this process more open files: `ulimit -n` in a shell, LimitNOFILE= in a unit of systemd";
 
-/// What helps when no thread can be started.
+/// The remedy for too few threads.
 const MORE_PROCESSES: &str = "allow this user more processes: `ulimit -u` in a shell, LimitNPROC= or TasksMax= in a unit of systemd";
 
 /// An error and its causes, outermost first.
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    // An I/O error's `source` is not the error that it wraps but the cause of that one.
+    // `io::Error::source` skips the wrapped error and returns that error's source.
     iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| {
         let error = *error;
         match error.downcast_ref::<io::Error>() {
@@ -27,19 +27,19 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     })
 }
 
-/// The first error of type `T` in a chain of causes: decisions are made by types, never by the text of an error.
+/// The first error of type `T` in a chain of causes: decisions depend on types, never on the text of an error.
 #[must_use]
 pub fn cause_of<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     chain(error).find_map(|cause| cause.downcast_ref())
 }
 
-/// Whether the cause is that this process, its user or the host has as many files open, or as many threads, as it may.
+/// Whether the cause is a limit on open files or threads of this process, its user or the host.
 #[must_use]
 pub fn is_out_of_resources(error: &(dyn Error + 'static)) -> bool {
     more_resources(error).is_some()
 }
 
-/// What helps when the cause is such a limit.
+/// The remedy if the cause is such a limit.
 fn more_resources(error: &(dyn Error + 'static)) -> Option<&'static str> {
     chain(error).find_map(|cause| {
         if cause.is::<ThreadSpawnError>() {
@@ -53,7 +53,7 @@ fn more_resources(error: &(dyn Error + 'static)) -> Option<&'static str> {
     })
 }
 
-/// A failure as its reader needs it. `message` names the object (a URL, a path, a host:port), `remedy` says what to do.
+/// A failure as its reader needs it. `message` names the object (URL, path, host:port), `remedy` is an imperative.
 #[derive(Debug)]
 pub struct Failure {
     exit: Exit,
@@ -64,7 +64,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure that ends the tool with `exit`.
+    /// A failure that exits with `exit`.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self {
             exit,
@@ -75,7 +75,7 @@ impl Failure {
         }
     }
 
-    /// The tool was told to stop by `signal`; it cleans up and then dies of it, so that its parent sees the signal.
+    /// An interruption by `signal`: the tool cleans up and then terminates by it, so that its parent sees the signal.
     #[must_use]
     pub fn interrupted(signal: i32) -> Self {
         Self {
@@ -84,7 +84,7 @@ impl Failure {
         }
     }
 
-    /// Adds what the reader can do about it.
+    /// Adds the remedy.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
         if self.more_resources().is_none() {
@@ -93,15 +93,15 @@ impl Failure {
         self
     }
 
-    /// Puts the place that is to be corrected in front of the message.
+    /// Prefixes the message with the location of the error.
     #[must_use]
     pub fn at(mut self, place: &str) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
     }
 
-    /// Adds the cause, printed as one `because:` line per link of its chain. Too few open files
-    /// or threads are an I/O error with a remedy of its own, whatever failed for want of them.
+    /// Adds the cause, printed as one `because:` line per link of its chain. If the cause is a limit on open files or
+    /// threads, the failure becomes an I/O error with the remedy for that.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
@@ -116,7 +116,7 @@ impl Failure {
         more_resources(self.source.as_deref()?)
     }
 
-    /// The same failure with another exit code, for a tool that has its own (pexrun).
+    /// Replaces the exit code, for a tool with its own codes (pexrun).
     #[must_use]
     pub fn with_exit(mut self, exit: Exit) -> Self {
         self.exit = exit;
@@ -129,13 +129,13 @@ impl Failure {
         self.exit
     }
 
-    /// The signal to die of, when there was one.
+    /// The signal to terminate by.
     #[must_use]
     pub fn signal(&self) -> Option<i32> {
         self.signal
     }
 
-    /// One text per cause, outermost first. A cause that only repeats what was already said is left out.
+    /// The causes, outermost first, without those that only repeat an earlier text.
     #[must_use]
     pub fn causes(&self) -> Vec<String> {
         let mut causes: Vec<String> = Vec::new();
@@ -143,7 +143,7 @@ impl Failure {
         while let Some(cause) = next {
             let text = cause.to_string();
             if !text.is_empty()
-                && !causes.iter().any(|said| said.contains(&text))
+                && !causes.iter().any(|earlier| earlier.contains(&text))
                 && !self.message.contains(&text)
             {
                 causes.push(text.replace('\n', " "));
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn causes_are_listed_once_each() {
+    fn each_cause_is_listed_once() {
         let inner = std::io::Error::other("disk on fire");
         let failure = Failure::new(Exit::IO, "cannot write /x")
             .remedy("buy a disk")
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn too_few_open_files_are_an_io_error_with_its_remedy_wherever_they_are_the_cause() {
+    fn too_few_open_files_anywhere_in_the_causes_are_an_io_error_with_its_remedy() {
         let error = |errno| io::Error::from_raw_os_error(errno as i32);
         for (cause, is_out) in [
             (
@@ -204,7 +204,7 @@ mod tests {
             (error(Errno::EACCES).into(), false),
             ("Too many open files".into(), false),
         ] {
-            let said = format!("{cause:?}");
+            let text = format!("{cause:?}");
             let failure = Failure::new(Exit::CONFIG, "x")
                 .remedy("a")
                 .because(cause)
@@ -213,12 +213,12 @@ mod tests {
                 true => (Exit::IO, format!("x: {MORE_FILES}")),
                 false => (Exit::CONFIG, "x: b".to_owned()),
             };
-            assert_eq!((failure.exit(), failure.to_string()), expected, "{said}");
+            assert_eq!((failure.exit(), failure.to_string()), expected, "{text}");
         }
     }
 
     #[test]
-    fn a_cause_already_in_the_message_is_not_repeated() {
+    fn cause_contained_in_the_message_is_not_repeated() {
         let failure = Failure::new(Exit::IO, "cannot write /x: disk on fire")
             .because(std::io::Error::other("disk on fire"));
         assert!(failure.causes().is_empty());

@@ -1,5 +1,5 @@
-//! Files that a setting or a command line names: opened only if they are regular ones, which never blocks, and read only
-//! up to a bound. Names below a directory that is open already are `dir`'s.
+//! Files named by a setting or a command line: only regular ones are opened, which never blocks, and reads are bounded.
+//! For names below an open directory see `dir`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -9,7 +9,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use nix::sys::stat::makedev;
 
-/// Opens a regular file, also through symlinks: opening a FIFO waits for a writer, and opening a device may do anything.
+/// Opens a regular file, also through symlinks: opening a FIFO blocks, and opening a device may have side effects.
 ///
 /// # Errors
 /// As stat(2) and open(2); `InvalidInput` for anything that is not a regular file.
@@ -18,7 +18,7 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(special());
     }
-    // It may have become another one since.
+    // It may have been replaced since.
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = OpenOptions::new()
         .read(true)
@@ -33,9 +33,9 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
 /// The length of a regular file.
 ///
 /// # Errors
-/// As fstat(2); `InvalidData` for a file that has bytes and states a length of 0, as those of /proc do.
+/// As fstat(2); `InvalidData` for a file with contents and length 0, such as those of /proc.
 pub fn length(file: &File) -> io::Result<u64> {
-    // Between the two looks a file that is being written may have got its first bytes.
+    // A file that is being written may get its first bytes between the two calls.
     for _ in 0..2 {
         let length = file.metadata()?.len();
         if length > 0 || file.read_at(&mut [0], 0)? == 0 {
@@ -46,7 +46,7 @@ pub fn length(file: &File) -> io::Result<u64> {
     Err(io::Error::new(io::ErrorKind::InvalidData, why))
 }
 
-/// All bytes of a regular file of at most `limit` bytes. `/dev/null` is an empty one: people name it to say "none".
+/// Reads a regular file of at most `limit` bytes. `/dev/null` counts as an empty file.
 ///
 /// # Errors
 /// As [`open_regular`] and read(2); `FileTooLarge` for a longer one.

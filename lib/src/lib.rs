@@ -1,6 +1,6 @@
-//! What at least two hostkit tools share: flags, logs, exit codes, errors, configuration files, files and locks.
+//! The common library of the hostkit tools: flags, logs, exit codes, errors, configuration files, files and locks.
 //!
-//! Without features it is as light as the smallest tool needs; `config` adds YAML, `follow` files that change. Nothing here knows a tool.
+//! Without features it is as light as the smallest tool needs; `config` adds YAML, `follow` adds file watching.
 
 pub mod admin;
 pub mod backoff;

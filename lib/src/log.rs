@@ -1,5 +1,4 @@
-//! Where log events go: stderr, as plain text for people or as logstash v1 JSON. Owns format, level and destination;
-//! everything else only emits events.
+//! Log output on stderr, as plain text or as logstash v1 JSON. Owns format, level and destination.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -14,7 +13,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::printable::{escape, escape_json};
 
-/// The variables thermos jobs carry (`.thermos_profile`); each that is set is a field of every line.
+/// The environment variables of thermos jobs (`.thermos_profile`); each one set is a field of every line.
 const JOB_VARIABLES: [&str; 4] = [
     "CB_AURORA_INSTANCE",
     "CB_AURORA_HOSTNAME",
@@ -27,12 +26,12 @@ const JOB_VARIABLES: [&str; 4] = [
 pub enum LogLevel {
     /// Everything.
     Debug,
-    /// What was done.
+    /// Events.
     Info,
-    /// What went wrong and was mended.
+    /// Recoverable problems.
     #[value(alias = "warn")]
     Warning,
-    /// What failed.
+    /// Failures.
     Error,
 }
 
@@ -47,7 +46,7 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
-/// Sends this process's log events to stderr. A second call changes nothing.
+/// Sends the log events of this process to stderr. Later calls have no effect.
 pub fn init(tool: &'static str, level: LogLevel, json: bool, tags: Vec<String>) {
     let format = EventFormatter {
         tool,
@@ -61,11 +60,11 @@ pub fn init(tool: &'static str, level: LogLevel, json: bool, tags: Vec<String>) 
         .with_writer(std::io::stderr)
         .event_format(format)
         .finish();
-    // Already set means a test runs several tools in one process: the first one's settings stand.
+    // A test may run several tools in one process: the settings of the first one stay.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
-/// What this process knows of the job it is part of: name and value of each variable that is set.
+/// The job of this process: name and value of each job variable that is set.
 #[must_use]
 pub fn job_fields() -> Vec<(&'static str, String)> {
     JOB_VARIABLES
@@ -74,8 +73,8 @@ pub fn job_fields() -> Vec<(&'static str, String)> {
         .collect()
 }
 
-/// What is the same in all logstash v1 lines of a logger: everything but `@timestamp`, `message` and fields of its own.
-/// For a log that has too many lines to send each through `tracing`.
+/// The constant fields of a logstash v1 line, without `@timestamp`, `message` and fields of its own. For a log with too
+/// many lines to send each through `tracing`.
 #[must_use]
 pub fn logstash_fields(
     level: &str,
@@ -97,7 +96,7 @@ pub fn logstash_fields(
     line
 }
 
-/// Whether a field says nothing: such a one is left out of every line.
+/// Whether a field is empty, and so left out.
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -127,7 +126,7 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let metadata = event.metadata();
-        // The AWS SDK warns of every credential source that is not there, which is what a chain of them is about.
+        // The AWS SDK warns of every absent credential source, which is normal for a chain of them.
         let chatty =
             metadata.target().starts_with("aws_") && *metadata.level() != tracing::Level::ERROR;
         if chatty && self.level != LogLevel::Debug {
@@ -135,7 +134,7 @@ where
         }
         let mut fields = EventFields::default();
         event.record(&mut fields);
-        // Libraries' own targets (hyper::client, aws_config::..) matter to whoever debugs; ours is the tool's name.
+        // The targets of libraries (hyper::client, aws_config::..) help with debugging; ours is the tool's name.
         let target = metadata.target();
         let own = |crate_name: &str| target.split("::").next() == Some(crate_name);
         let logger = if own("hostkit") || own(&self.tool.replace('-', "_")) {
@@ -181,7 +180,7 @@ impl EventFormatter {
         line.insert("@timestamp".into(), timestamp().into());
         line.insert("message".into(), fields.message.into());
         for (name, value) in fields.rest {
-            // A field never takes the place of one that logstash gives a meaning.
+            // A field never replaces one that logstash defines.
             line.entry(name).or_insert(value);
         }
         Value::Object(line)

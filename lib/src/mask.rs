@@ -1,7 +1,7 @@
-//! Secrets in URLs, hidden wherever a URL is printed, logged or stored.
+//! Masking of secrets in URLs that are printed, logged or stored.
 
-/// The URL with its user information and the values of its query replaced by `***`. A presigned S3 URL carries its
-/// signature in the query, and nothing in a query is needed to recognise an artifact.
+/// Replaces the user information and the query values of a URL by `***`. A presigned S3 URL carries its signature in
+/// the query, and no query value is needed to recognise an artifact.
 #[must_use]
 pub fn mask_url(text: &str) -> String {
     let (head, query) = match text.split_once('?') {
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn user_information_and_query_values_are_hidden() {
+    fn user_information_and_query_values_are_masked() {
         for (text, expected) in [
             ("https://h/p", "https://h/p"),
             ("https://user:pw@h:7443/p", "https://***@h:7443/p"),

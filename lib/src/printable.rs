@@ -1,10 +1,10 @@
-//! Texts of others on terminals and in logs: which characters are shown as they are, and how the rest is escaped.
+//! Untrusted text on terminals and in logs: detection and escaping of unprintable characters.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Whether a terminal shows a character as it is: not a control, and none of Unicode's invisible and bidirectional
-/// ones, which hide text or reorder what stands beside it (<https://trojansource.codes>).
+/// Whether a terminal shows a character as it is: neither a control character nor one of Unicode's invisible and
+/// bidirectional ones, which hide or reorder adjacent text (<https://trojansource.codes>).
 #[must_use]
 pub fn is_printable(c: char) -> bool {
     !c.is_control()
@@ -12,8 +12,7 @@ pub fn is_printable(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The text with an escape of Rust for each character that is not printable: what a peer sent must not drive a
-/// terminal, nor begin a line that looks like ours.
+/// Escapes each unprintable character as Rust does: text of a peer must not control a terminal or forge a log line.
 #[must_use]
 pub fn escape(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_printable) {
@@ -30,7 +29,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// JSON on one line, with an escape of JSON for each character in it that is not printable: the values stay the same.
+/// Escapes each unprintable character of one line of JSON as JSON does; the values stay the same.
 #[must_use]
 pub fn escape_json(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_printable) {
@@ -41,7 +40,7 @@ pub fn escape_json(text: &str) -> Cow<'_, str> {
         if is_printable(c) {
             shown.push(c);
         } else {
-            // Only the strings in it hold such characters.
+            // Such characters occur only in strings.
             for unit in c.encode_utf16(&mut [0; 2]) {
                 let _ = write!(shown, "\\u{unit:04x}");
             }
@@ -55,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn characters_that_hide_or_reorder_text_are_escaped_everywhere() {
+    fn characters_that_hide_or_reorder_text_are_escaped() {
         let ranges = [
             0..=0x1f_u32,
             0x7f..=0x9f,

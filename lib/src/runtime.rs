@@ -1,4 +1,4 @@
-//! Starting a tokio runtime. Owns what is said when the system does not have what one needs.
+//! Starting a tokio runtime, and the file descriptors it needs.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -8,31 +8,31 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{Exit, Failure};
 
-/// Descriptors that must be free for a runtime and what runs on it. A runtime takes five: an epoll, an eventfd, and a
-/// pair of sockets for signals, of which each runtime has one end more. The rest is for files and connections.
-const DESCRIPTORS: usize = 24;
+/// Descriptors that must be free for a runtime and the work on it. A runtime takes five: an epoll, an eventfd, and a
+/// pair of sockets for signals, one end of which is duplicated per runtime. The rest is for files and connections.
+const MIN_FREE_DESCRIPTORS: usize = 24;
 
 /// Builds the runtime that `builder` describes.
 ///
 /// # Errors
-/// As [`check_open_files`]; or the system gives none (exit 1).
+/// As [`check_open_files`]; or the system refuses the runtime (exit 1).
 pub fn build(builder: &mut Builder) -> Result<Runtime, Failure> {
-    // tokio panics when it cannot make the pair of sockets (`tokio::signal::unix`).
+    // tokio panics if it cannot create the socket pair (`tokio::signal::unix`).
     check_open_files()?;
-    builder.build().map_err(not_started)
+    builder.build().map_err(start_failure)
 }
 
-/// Makes sure that there are descriptors for a runtime: without them, what is there cannot be opened and seems absent.
+/// Checks that there are descriptors for a runtime: without them existing files cannot be opened and seem absent.
 ///
 /// # Errors
-/// The process may not open enough files (exit 74).
+/// Too few open files are allowed (exit 74).
 pub fn check_open_files() -> Result<(), Failure> {
     let reserve = || {
         let (first, _second) = UnixStream::pair()?;
-        let others = std::iter::repeat_with(|| first.try_clone()).take(DESCRIPTORS - 2);
+        let others = std::iter::repeat_with(|| first.try_clone()).take(MIN_FREE_DESCRIPTORS - 2);
         others.collect::<io::Result<Vec<_>>>().map(drop)
     };
-    reserve().map_err(not_started)
+    reserve().map_err(start_failure)
 }
 
 /// Raises the soft limit of open files to `wanted`, as far as the hard limit allows. Returns the limit in force.
@@ -47,6 +47,6 @@ pub fn raise_open_files(wanted: u64) -> u64 {
     soft
 }
 
-fn not_started(error: io::Error) -> Failure {
+fn start_failure(error: io::Error) -> Failure {
     Failure::new(Exit::FAILED, "cannot start a runtime").because(error)
 }

@@ -11,24 +11,24 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::units;
 
-/// The flag of every daemon that finishes what it has begun before it ends.
+/// The flag for the graceful shutdown of a daemon.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DrainFlags {
-    /// Longest time to finish what was begun when told to stop; a second signal ends at once
+    /// Time to finish work in progress on SIGTERM; a second signal exits at once
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = units::parse_duration)]
     pub drain_timeout: Duration,
 }
 
-/// What a daemon is told.
+/// A signal to a daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DaemonSignal {
-    /// SIGTERM or SIGINT: stop taking work, finish what was begun, end.
+    /// SIGTERM or SIGINT: shut down gracefully.
     Terminate,
-    /// SIGHUP: read the configuration again.
+    /// SIGHUP: reload the configuration.
     Hangup,
 }
 
-/// The signals of a daemon. They are caught from its making on.
+/// The signals of a daemon, caught from construction on.
 #[derive(Debug)]
 pub struct DaemonSignals {
     interrupt: Option<Signal>,
@@ -37,8 +37,8 @@ pub struct DaemonSignals {
 }
 
 impl DaemonSignals {
-    /// Catches SIGTERM, SIGINT and SIGHUP. The second of the former two ends the process at once, whatever it is doing
-    /// then: nobody has to be listening. One of those two that the parent had ignored stays ignored.
+    /// Catches SIGTERM, SIGINT and SIGHUP. A second SIGTERM or SIGINT terminates the process at once, even if it is not
+    /// waiting for signals. SIGTERM and SIGINT stay ignored if the parent ignored them.
     ///
     /// # Errors
     /// The handlers cannot be installed.
@@ -62,8 +62,7 @@ impl DaemonSignals {
         })
     }
 
-    /// Waits for the next one. Several of a kind that came since the last call are one. Nothing is lost when the future
-    /// is dropped.
+    /// Waits for the next signal. Repeated signals of one kind are merged. Cancel safe.
     pub async fn next(&mut self) -> DaemonSignal {
         tokio::select! {
             Some(()) = next(&mut self.interrupt) => DaemonSignal::Terminate,
@@ -74,9 +73,9 @@ impl DaemonSignals {
     }
 }
 
-/// Waits until this process is told to stop and returns the signal's number. From the first call on the signals no
-/// longer kill the process by themselves, so the caller must see to it that it ends. A signal that the parent had
-/// ignored (nohup, `&` in a script) stays ignored, here and in what this process becomes by exec.
+/// Waits for SIGINT, SIGTERM or SIGHUP and returns its number. From the first call on they no longer terminate the
+/// process, so the caller must exit. A signal that the parent ignored (nohup, `&` in a script) stays ignored, here and
+/// in what this process becomes by exec.
 ///
 /// # Errors
 /// The handlers cannot be installed.
@@ -107,7 +106,7 @@ fn is_ignored(mask: u64, kind: SignalKind) -> bool {
     mask & (1 << (kind.as_raw_value() - 1)) != 0
 }
 
-/// The signals this process was started with ignored, a bit each (proc(5), `SigIgn`); none where that cannot be read.
+/// The signals that the parent ignored, as a bit mask (proc(5), `SigIgn`); 0 if unreadable.
 fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -115,8 +114,8 @@ fn ignored_signals() -> u64 {
         .unwrap_or(0)
 }
 
-/// Ends this process by `signal` as if nobody had caught it: the parent (thermos, a shell) must see the signal, not a
-/// made-up exit code. Returns only for a signal that ends nobody.
+/// Terminates this process by `signal` as if it were not caught: the parent (thermos, a shell) must see the signal, not
+/// an exit code. Returns only if the signal's default action is not to terminate.
 pub fn terminate_by_signal(signal: i32) {
     let _ = signal_hook::low_level::emulate_default_handler(signal);
 }

@@ -1,12 +1,11 @@
-//! stdout as an interface: results only, and a reader that has gone away is not an error.
+//! stdout as an interface: results only. A closed pipe is not an error.
 
 use std::io::{ErrorKind, Write as _};
 
 use crate::printable::{escape_json, is_printable};
 use crate::{Exit, Failure};
 
-/// Writes one line of result to stdout. When the reader has closed the pipe the process ends with 0: whoever asked has
-/// seen enough.
+/// Writes one line to stdout. If the reader has closed the pipe, the process exits with 0.
 ///
 /// # Errors
 /// stdout cannot be written for another reason, such as a full disk (exit 74).
@@ -18,7 +17,7 @@ pub fn print_line(text: impl std::fmt::Display) -> Result<(), Failure> {
         {
             #[allow(
                 clippy::disallowed_methods,
-                reason = "the one place where a result has no reader left"
+                reason = "a result without a reader ends the process"
             )]
             std::process::exit(Exit::OK.code().into())
         }
@@ -26,13 +25,13 @@ pub fn print_line(text: impl std::fmt::Display) -> Result<(), Failure> {
     }
 }
 
-/// A text of others with `?` for each character that is not printable.
+/// Replaces each unprintable character of untrusted text by `?`.
 #[must_use]
 pub fn replace_unprintable(text: &str) -> String {
     text.replace(|c| !is_printable(c), "?")
 }
 
-/// Writes a text that ends its own lines, as [`print_line`] does.
+/// Writes text that contains its own line ends, as [`print_line`] does.
 ///
 /// # Errors
 /// As [`print_line`].
@@ -57,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_a_terminal_shows_as_it_is_stays() {
+    fn unprintable_characters_are_replaced() {
         for (text, expected) in [
             ("s3://b/gr\u{fc}n-1.2.pex", "s3://b/gr\u{fc}n-1.2.pex"),
             ("a\u{1b}[31m\u{9b}\n\u{7f}", "a?[31m???"),

@@ -1,14 +1,15 @@
-//! Starting threads: the system refuses one when the user has too many processes, which `std::thread::spawn` panics at.
+//! Starting threads. `std::thread::spawn` panics if the system refuses one, as it does when the user has too many
+//! processes.
 
 use std::error::Error;
 use std::path::Path;
 use std::thread::{Builder, JoinHandle, yield_now};
 use std::{fmt, io};
 
-/// How often it is looked whether the kernel has removed an ended thread.
-const LOOKS: u32 = 10_000;
+/// How often to check whether the kernel has removed an ended thread.
+const MAX_CHECKS: u32 = 10_000;
 
-/// A thread could not be started.
+/// The system refused to start a thread.
 #[derive(Debug)]
 pub struct ThreadSpawnError(io::Error);
 
@@ -33,23 +34,23 @@ impl From<ThreadSpawnError> for io::Error {
 /// Starts a thread.
 ///
 /// # Errors
-/// The system gives none.
+/// The system refuses a thread.
 pub fn spawn<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, ThreadSpawnError> {
     Builder::new().spawn(work).map_err(ThreadSpawnError)
 }
 
-/// Makes sure that a thread can be started, before a library starts one that panics when it cannot.
+/// Checks that a thread can be started, before a library starts one that panics otherwise.
 ///
 /// # Errors
-/// The system gives none.
+/// The system refuses a thread.
 pub fn check_spawn() -> Result<(), ThreadSpawnError> {
     if let Ok(id) = spawn(nix::unistd::gettid)?.join() {
-        // It counts until the kernel has removed it, a moment after it has ended.
+        // It counts until the kernel has removed it, a moment after its end.
         let task = format!("/proc/self/task/{id}");
-        let looks = (0..LOOKS).take_while(|_| Path::new(&task).exists());
-        looks.for_each(|_| yield_now());
+        let checks = (0..MAX_CHECKS).take_while(|_| Path::new(&task).exists());
+        checks.for_each(|_| yield_now());
     }
     Ok(())
 }

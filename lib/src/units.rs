@@ -1,11 +1,11 @@
-//! Durations and sizes as people write them on a command line or in a configuration file, and as they read them.
+//! Durations and sizes: parsing those of command lines and configuration files, and formatting.
 
 use std::time::Duration;
 
-/// Parses a duration: a bare number is seconds; `ms`, `s`, `m`, `h` and `d` are accepted behind it. Fractions are allowed.
+/// Parses a duration: a number of seconds, or a number with `ms`, `s`, `m`, `h` or `d`. Fractions are allowed.
 ///
 /// # Errors
-/// The text is not such a number, is negative, or is longer than a century.
+/// Not such a number, negative, or over a century.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);
     let seconds = match unit {
@@ -26,13 +26,13 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(value * seconds)
         .ok()
         .filter(|duration| duration.as_secs() <= 100 * 365 * 86_400)
-        .ok_or_else(|| "a duration is between 0 and a hundred years".to_owned())
+        .ok_or_else(|| "expected a duration from 0 to 100 years".to_owned())
 }
 
-/// Parses a size in bytes: a bare number, or with `K`, `M`, `G` or `T` (also `KiB` and so on) as powers of 1024.
+/// Parses a size in bytes: a number, or a number with `K`, `M`, `G` or `T` (also `KiB` and so on) as powers of 1024.
 ///
 /// # Errors
-/// The text is not such a number or does not fit.
+/// Not such a number, or too large.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
     let factor: u64 = match unit {
@@ -41,7 +41,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "M" | "m" | "MiB" => 1 << 20,
         "G" | "g" | "GiB" => 1 << 30,
         "T" | "t" | "TiB" => 1 << 40,
-        // Powers of 1000 for some, of 1024 for others.
+        // Ambiguous: powers of 1000 or of 1024.
         "KB" | "kB" | "MB" | "GB" | "TB" => {
             let letter = unit[..1].to_uppercase();
             return Err(format!(
@@ -78,7 +78,7 @@ fn split(text: &str) -> (&str, &str) {
     (text[..end].trim(), &text[end..])
 }
 
-/// A size for people: `1.5 GiB`.
+/// Formats a size for people: `1.5 GiB`.
 #[must_use]
 pub fn format_size(bytes: u64) -> String {
     let mut value = bytes as f64;
@@ -95,7 +95,7 @@ pub fn format_size(bytes: u64) -> String {
     format!("{value:.1} TiB")
 }
 
-/// A span for people, in its largest unit: `3d`, `2h`, `40s`, `12ms`.
+/// Formats a duration for people, in its largest unit: `3d`, `2h`, `40s`, `12ms`.
 #[must_use]
 pub fn format_duration(duration: Duration) -> String {
     match duration.as_secs() {
@@ -107,7 +107,7 @@ pub fn format_duration(duration: Duration) -> String {
     }
 }
 
-/// A span as it is set, exactly: in the largest unit of which it is a whole number.
+/// Formats a duration exactly, in the largest unit of which it is a whole number.
 #[must_use]
 pub fn format_setting(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations() {
+    fn durations_are_parsed() {
         for (text, expected) in [
             ("15", 15_000),
             ("1.5", 1500),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
+    fn sizes_are_parsed() {
         for (text, expected) in [
             ("0", 0),
             ("4096", 4096),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn shown() {
+    fn sizes_and_durations_are_formatted() {
         assert_eq!(format_size(512), "512 B");
         assert_eq!(format_size(3 << 29), "1.5 GiB");
         assert_eq!(format_duration(Duration::from_millis(12)), "12ms");

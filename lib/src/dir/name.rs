@@ -1,20 +1,20 @@
-//! Names of files: how long they may be, and those of temporary files.
+//! Limits of file names, and the names of temporary files.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 
-/// The longest file name that file systems take, in bytes (`NAME_MAX`).
+/// The longest file name of common file systems, in bytes.
 pub const NAME_MAX: usize = 255;
-/// What is left of it for that which makes the name of a temporary file unique, in bytes.
-const UNIQUE: usize = 64;
+/// The part of it that makes the name of a temporary file unique, in bytes.
+const UNIQUE_SUFFIX: usize = 64;
 
-/// What the names of temporary files beside `name` begin with: a dot, and of a long name only as much as leaves room for
-/// what makes them unique. A file whose name just fits can be replaced, too.
+/// The prefix of the names of temporary files beside `name`: a dot and as much of the name as leaves room for a unique
+/// suffix, so that even a file with the longest possible name can be replaced.
 #[must_use]
 pub fn temporary_prefix(name: &OsStr) -> OsString {
-    let kept = name.len().min(NAME_MAX - UNIQUE);
+    let length = name.len().min(NAME_MAX - UNIQUE_SUFFIX);
     let mut prefix = OsString::from(".");
-    prefix.push(OsStr::from_bytes(&name.as_bytes()[..kept]));
+    prefix.push(OsStr::from_bytes(&name.as_bytes()[..length]));
     prefix
 }
 
@@ -24,7 +24,7 @@ mod tests {
     use crate::dir::{Dir, Durability};
 
     #[test]
-    fn a_file_whose_name_just_fits_is_replaced() {
+    fn file_with_the_longest_name_is_replaced() {
         let temp = assert_fs::TempDir::new().unwrap();
         let dir = Dir::open(temp.path()).unwrap();
         let name = "n".repeat(NAME_MAX);

@@ -12,15 +12,15 @@ use nix::sys::stat::Mode;
 
 use super::Dir;
 
-/// Directories nested deeper than this are not followed down: each takes a handle and a piece of the stack.
-const DEPTH: usize = 256;
+/// The deepest nesting that is removed: each level takes a handle and a piece of the stack.
+const MAX_DEPTH: usize = 256;
 
 impl Dir {
-    /// Opens the directory `name` in this one and gives its owner every right on it, so that what is in it can be
-    /// removed whatever its mode forbade.
+    /// Opens the directory `name` in this one and grants its owner all permissions, so that its contents can be removed
+    /// whatever its mode.
     ///
     /// # Errors
-    /// As openat(2), and fchmod(2) when the directory is another user's.
+    /// As openat(2), and fchmod(2) if the directory is another user's.
     pub fn open_child_for_removal(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
         let name = name.as_ref();
         let child = match self.child(name) {
@@ -28,7 +28,7 @@ impl Dir {
                 let flags =
                     OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 let place = openat(&self.fd, name, flags, Mode::empty())?;
-                // Through the handle: chmod(2) of the name would follow a symlink that has taken its place.
+                // Through the handle: chmod(2) of the name would follow a symlink that replaced the directory.
                 let handle = format!("/proc/self/fd/{}", place.as_raw_fd());
                 std::fs::set_permissions(handle, Permissions::from_mode(0o700))?;
                 self.child(name)?
@@ -41,11 +41,10 @@ impl Dir {
         Ok(child)
     }
 
-    /// Removes `name` and, when it is a directory, all below it, whatever modes the directories have. No symlink is
-    /// followed.
+    /// Removes `name`, and everything below it if it is a directory, whatever the modes. Symlinks are not followed.
     ///
     /// # Errors
-    /// As unlinkat(2), and `InvalidInput` when directories are nested without end; what could be removed before is gone.
+    /// As unlinkat(2), and `InvalidInput` if directories are nested too deep; what was removed before stays removed.
     pub fn remove_all(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
         match self.remove_file(&name) {
             Err(error) if error.raw_os_error() == Some(Errno::EISDIR as i32) => {
@@ -56,13 +55,13 @@ impl Dir {
     }
 
     fn remove_tree(&self, name: &OsStr, depth: usize) -> io::Result<()> {
-        if depth > DEPTH {
+        if depth > MAX_DEPTH {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "directories are nested too deep",
             ));
         }
-        // Another process may be removing the same tree: what is gone already is no failure.
+        // Another process may be removing the same tree.
         let gone = |result: io::Result<()>| match result {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,

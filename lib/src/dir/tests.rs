@@ -1,4 +1,4 @@
-//! Directories by their handles: what is followed, replaced, locked and left behind.
+//! Directories by handle: symlinks, atomic files, locks and limits.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn scratch() -> (tempfile::TempDir, Dir) {
 }
 
 #[test]
-fn what_a_kill_left_beside_an_atomic_file_is_swept() {
+fn temporary_file_of_a_killed_process_is_removed() {
     let (temp, dir) = scratch();
     for name in [".a.7-1f.tmp", ".a.b.7-1f.tmp", ".a.txt.tmp", "a"] {
         std::fs::write(temp.path().join(name), "x").unwrap();
@@ -25,7 +25,7 @@ fn what_a_kill_left_beside_an_atomic_file_is_swept() {
 }
 
 #[test]
-fn write_atomic_leaves_a_device_alone() {
+fn atomic_write_to_a_device_is_rejected() {
     let (temp, dir) = scratch();
     let null = nix::sys::stat::makedev(1, 3);
     let made = nix::sys::stat::mknod(
@@ -35,7 +35,7 @@ fn write_atomic_leaves_a_device_alone() {
         null,
     );
     if made.is_err() {
-        eprintln!("SKIP devices: this is not root, or may not make any");
+        eprintln!("SKIP devices: not root, or mknod is not permitted");
         return;
     }
     let error = dir
@@ -48,7 +48,7 @@ fn write_atomic_leaves_a_device_alone() {
 }
 
 #[test]
-fn an_atomic_file_has_its_mode_and_leaves_nothing_beside_it() {
+fn atomic_write_sets_the_mode_and_leaves_no_temporary_file() {
     let (temp, dir) = scratch();
     for bytes in [&b"old"[..], b"new"] {
         dir.write_atomic("f", bytes, 0o640, Durability::Crash)
@@ -73,7 +73,7 @@ fn symlinks_are_not_followed() {
 }
 
 #[test]
-fn removing_a_tree_does_not_leave_it() {
+fn removal_of_a_tree_does_not_follow_symlinks() {
     let (temp, dir) = scratch();
     let outside = tempfile::tempdir().unwrap();
     std::fs::write(outside.path().join("keep"), "x").unwrap();
@@ -86,7 +86,7 @@ fn removing_a_tree_does_not_leave_it() {
 }
 
 #[test]
-fn a_lock_excludes_and_ends_with_its_file() {
+fn lock_excludes_until_its_file_is_closed() {
     let (_temp, dir) = scratch();
     let held = dir.try_lock("l", 0o600).unwrap().unwrap();
     assert!(dir.try_lock("l", 0o600).unwrap().is_none());
@@ -95,7 +95,7 @@ fn a_lock_excludes_and_ends_with_its_file() {
 }
 
 #[test]
-fn a_fifo_is_refused_without_waiting() {
+fn fifo_is_rejected_without_waiting() {
     let (temp, dir) = scratch();
     nix::unistd::mkfifo(&temp.path().join("p"), Mode::S_IRWXU).unwrap();
     assert_eq!(
@@ -105,7 +105,7 @@ fn a_fifo_is_refused_without_waiting() {
 }
 
 #[test]
-fn a_file_over_the_limit_is_refused() {
+fn file_over_the_limit_is_rejected() {
     let (temp, dir) = scratch();
     std::fs::write(temp.path().join("f"), "12345").unwrap();
     assert_eq!(dir.read("f", 5).unwrap(), b"12345");

@@ -1,4 +1,4 @@
-//! What the thread that hears of changes passes on to one file.
+//! Change signals for one watched file, sent by the inotify thread.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -6,14 +6,13 @@ use std::sync::{Mutex, PoisonError};
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use tokio::sync::Notify;
 
-/// What was heard.
 #[derive(Debug, Default)]
 pub(super) struct ChangeSignals {
-    /// Something on the way to the file was replaced, or somebody finished writing.
+    /// A name on the way to the file was replaced, or the file was closed after writing.
     pub(super) settled: Notify,
-    /// Somebody began to write.
+    /// The file is being written.
     pub(super) writing: Notify,
-    /// The paths that matter; nothing else is passed on.
+    /// The relevant paths; events of others are ignored.
     entries: Mutex<Vec<PathBuf>>,
 }
 
@@ -35,7 +34,7 @@ impl ChangeSignals {
         }
         match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => self.settled.notify_one(),
-            // Reading it is what we do ourselves.
+            // Reading is what the watcher does itself.
             EventKind::Access(_) => {}
             EventKind::Modify(ModifyKind::Data(_)) => self.writing.notify_one(),
             // A new file is written next; a new link or directory is complete.

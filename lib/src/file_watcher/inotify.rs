@@ -1,7 +1,5 @@
-//! Watching directories: one inotify instance and one thread for all files, of which a user may have 128 (proc(5),
-//! `max_user_instances`).
-//!
-//! Owns which directories are watched and for whom. What an event means for a file is decided where it is heard.
+//! Watching directories: one inotify instance and one thread for all files, because a user may have only 128 instances
+//! (proc(5), `max_user_instances`). What an event means for a file is decided by its `ChangeSignals`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,24 +10,24 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use super::change_signals::ChangeSignals;
 use super::path_chain::{DirectoryId, PathChain, resolve_chain};
 
-/// How often the way to a file is followed again when it changes meanwhile.
-const SETTLING: u8 = 5;
+/// Attempts to watch a path whose directories change meanwhile.
+const MAX_ATTEMPTS: u8 = 5;
 
-/// What all files share. Nothing is started before the first one.
+/// The inotify instance of all watched files, created for the first one.
 #[derive(Debug, Clone, Default)]
 pub struct SharedInotify(Arc<InotifyState>);
 
 #[derive(Debug, Default)]
 struct InotifyState {
-    /// The thread that hears of changes takes the lock of `listeners`, and whoever holds that of `watched` waits for
-    /// this thread: nobody may hold both.
+    /// The inotify thread takes the lock of `listeners`, and a holder of `watched` waits for this thread: both must
+    /// never be held together.
     listeners: Arc<Mutex<Vec<Weak<ChangeSignals>>>>,
     watched: Mutex<DirectoryWatches>,
 }
 
 #[derive(Debug, Default)]
 struct DirectoryWatches {
-    /// `None` before the first file, and when the system has no more.
+    /// `None` before the first file, and if the system refuses an instance.
     watcher: Option<RecommendedWatcher>,
     /// Each with the number of files that need it.
     directories: BTreeMap<PathBuf, (DirectoryId, usize)>,
@@ -57,30 +55,30 @@ impl SharedInotify {
             watcher,
             directories,
         } = &mut *watched;
-        let known = directories
+        let entry = directories
             .entry(directory.to_owned())
             .or_insert((identity, 0));
-        let another = known.0 != identity;
-        let first = known.1 == 0;
-        *known = (identity, known.1 + 1);
+        let another = entry.0 != identity;
+        let first = entry.1 == 0;
+        *entry = (identity, entry.1 + 1);
         let Some(watcher) = watcher else { return };
         if another && !first {
-            // It may be gone already, and its watch with it.
+            // The directory may be removed already, and its watch with it.
             let _ = watcher.unwatch(directory);
         }
         if another || first {
-            // What cannot be watched is still read again now and then.
+            // On failure the interval of reads still applies.
             let _ = watcher.watch(directory, RecursiveMode::NonRecursive);
         }
     }
 
     fn release(&self, directory: &Path) {
         let mut watched = lock(&self.0.watched);
-        let Some(known) = watched.directories.get_mut(directory) else {
+        let Some(entry) = watched.directories.get_mut(directory) else {
             return;
         };
-        known.1 -= 1;
-        if known.1 == 0 {
+        entry.1 -= 1;
+        if entry.1 == 0 {
             watched.directories.remove(directory);
             if let Some(watcher) = &mut watched.watcher {
                 let _ = watcher.unwatch(directory);
@@ -89,7 +87,7 @@ impl SharedInotify {
     }
 }
 
-/// The directories that one file needs.
+/// The watched directories of one file.
 #[derive(Debug)]
 pub(super) struct PathWatch {
     inotify: SharedInotify,
@@ -107,14 +105,14 @@ impl PathWatch {
         }
     }
 
-    /// Watches everything on the way to `path`, until that is what was just watched.
+    /// Watches every directory on the way to `path`, until a second look finds the same ones.
     pub(super) fn watch_path(&mut self, path: &Path) {
-        for _ in 0..SETTLING {
+        for _ in 0..MAX_ATTEMPTS {
             let PathChain {
                 directories,
                 mut entries,
             } = resolve_chain(path);
-            // A directory that is itself removed or renamed is told under its own path.
+            // Removal or renaming of a directory is reported under its own path.
             entries.extend(directories.keys().cloned());
             self.signals.set_entries(entries);
             if directories == self.directories {
@@ -156,20 +154,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_watched_for_as_long_as_a_file_needs_it() {
+    fn directory_is_watched_as_long_as_a_file_needs_it() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().canonicalize().unwrap();
         let inotify = SharedInotify::default();
-        let eyes = |name: &str| {
-            let mut eyes = PathWatch::new(inotify.clone(), Arc::default());
-            eyes.watch_path(&root.join(name));
-            eyes
+        let watch = |name: &str| {
+            let mut watch = PathWatch::new(inotify.clone(), Arc::default());
+            watch.watch_path(&root.join(name));
+            watch
         };
         let needed = || {
             let watched = lock(&inotify.0.watched);
-            watched.directories.get(&root).map(|known| known.1)
+            watched.directories.get(&root).map(|entry| entry.1)
         };
-        let (one, mut other) = (eyes("one"), eyes("other"));
+        let (one, mut other) = (watch("one"), watch("other"));
         assert_eq!(needed(), Some(2));
         other.watch_path(&root.join("other"));
         assert_eq!(needed(), Some(2));

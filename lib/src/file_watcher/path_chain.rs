@@ -1,33 +1,33 @@
-//! What has to be looked at to notice that a path leads somewhere else: every directory in which one of its names, or
-//! of the names its symlinks lead through, could be replaced.
+//! The directories that must be watched to notice that a path leads elsewhere: every directory in which one of its
+//! names, or of the names its symlinks lead through, could be replaced.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-/// Links followed before a path is taken for a loop, as in Linux.
-const LINKS: usize = 40;
+/// Symlinks followed before a path counts as a loop, as in Linux.
+const MAX_SYMLINKS: usize = 40;
 
-/// A directory as it is now: another one of the same path is another.
+/// Device and inode: a directory that was replaced differs.
 pub(super) type DirectoryId = (u64, u64);
 
-/// What one path leads through.
+/// The directories and entries on the way to a file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct PathChain {
-    /// Directories, free of symlinks, that must be watched.
+    /// The directories to watch, free of symlinks.
     pub(super) directories: BTreeMap<PathBuf, DirectoryId>,
-    /// The entries of these directories that matter: symlinks, the file, and the first name that does not exist.
+    /// The relevant entries of these directories: symlinks, the file, and the first name that does not exist.
     pub(super) entries: Vec<PathBuf>,
 }
 
-/// Follows `path` as far as it leads. Touches the file system.
+/// Resolves `path` as far as it exists. Accesses the file system.
 pub(super) fn resolve_chain(path: &Path) -> PathChain {
     let mut chain = PathChain::default();
     let mut current = PathBuf::from("/");
-    let mut ahead = names(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+    let mut remaining = names(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
     let mut links = 0;
-    while let Some(name) = ahead.pop() {
+    while let Some(name) = remaining.pop() {
         if name == ".." {
             current.pop();
             continue;
@@ -35,7 +35,7 @@ pub(super) fn resolve_chain(path: &Path) -> PathChain {
         let entry = current.join(name);
         match std::fs::symlink_metadata(&entry) {
             Ok(metadata) if metadata.is_dir() => current = entry,
-            Ok(metadata) if metadata.is_symlink() && links < LINKS => {
+            Ok(metadata) if metadata.is_symlink() && links < MAX_SYMLINKS => {
                 links += 1;
                 chain.watch(&current, entry.clone());
                 let Ok(target) = std::fs::read_link(&entry) else {
@@ -44,9 +44,9 @@ pub(super) fn resolve_chain(path: &Path) -> PathChain {
                 if target.is_absolute() {
                     current = PathBuf::from("/");
                 }
-                ahead.extend(names(&target));
+                remaining.extend(names(&target));
             }
-            // The file, or the first thing that is missing or in the way.
+            // The file, or the first name that is missing or not a directory.
             _ => {
                 chain.watch(&current, entry);
                 return chain;
@@ -66,7 +66,7 @@ impl PathChain {
     }
 }
 
-/// The names of a path, the first one last.
+/// The names of a path in reverse order.
 fn names(path: &Path) -> Vec<OsString> {
     path.components()
         .filter_map(|component| match component {
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_file_is_watched_through_its_directory() {
+    fn plain_file_is_watched_through_its_directory() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().canonicalize().unwrap();
         std::fs::write(root.join("list"), "").unwrap();
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn every_directory_that_holds_a_link_is_watched() {
+    fn every_directory_with_a_symlink_on_the_way_is_watched() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().canonicalize().unwrap();
         std::fs::create_dir_all(root.join("releases/1")).unwrap();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_is_awaited_where_it_would_appear() {
+    fn missing_file_is_watched_through_its_first_existing_parent() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().canonicalize().unwrap();
         let chain = resolve_chain(&root.join("not/yet/list"));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_of_links_ends() {
+    fn symlink_loop_ends() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().canonicalize().unwrap();
         symlink("b", root.join("a")).unwrap();

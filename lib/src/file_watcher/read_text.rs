@@ -1,4 +1,4 @@
-//! Reading a file that others may be writing.
+//! Reading a file that another process may be writing.
 
 use std::fs::OpenOptions;
 use std::io::Read as _;
@@ -7,13 +7,13 @@ use std::path::Path;
 
 use nix::libc::O_NONBLOCK;
 
-/// The text of a file of at most `limit` bytes, which are whole MiB.
+/// Reads a file of at most `limit` bytes, a whole number of MiB.
 ///
 /// # Errors
-/// One line that names the file: it cannot be read, is no file, is larger, is not UTF-8, or is being written.
+/// One line that names the file: unreadable, not a regular file, too large, not UTF-8, or being written.
 pub fn read_text(path: &Path, limit: u64) -> Result<String, String> {
     let failed = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
-    // A FIFO would otherwise be waited for.
+    // Opening a FIFO would block.
     let mut options = OpenOptions::new();
     let mut file = options
         .read(true)
@@ -22,7 +22,7 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String, String> {
         .map_err(failed)?;
     let before = file.metadata().map_err(failed)?;
     if !before.is_file() {
-        return Err(format!("{} is not a file", path.display()));
+        return Err(format!("{} is not a regular file", path.display()));
     }
     let mut bytes = Vec::new();
     file.by_ref()

@@ -215,8 +215,12 @@ mod tests {
         let fifo = temp.path().join("fifo");
         let status = std::process::Command::new("mkfifo").arg(&fifo).status();
         assert!(status.unwrap().success());
-        assert!(read(&fifo).unwrap_err().ends_with("is not a file"));
-        assert!(read(temp.path()).unwrap_err().contains("is not a file"));
+        assert!(read(&fifo).unwrap_err().ends_with("is not a regular file"));
+        assert!(
+            read(temp.path())
+                .unwrap_err()
+                .contains("is not a regular file")
+        );
     }
 
     proptest! {
