@@ -36,7 +36,7 @@ fn members_come_and_go() {
     let node = Arc::clone(&tree(&follow).paths[JOB]);
     let member = node.members[&"member_0000000002".into()].member().unwrap();
     assert_eq!((member.sequence, member.shard), (Some(2), Some(2)));
-    assert!(member.alive());
+    assert!(member.is_alive());
     let health = member.endpoint(Some("health")).unwrap();
     assert_eq!(
         (&*health.host, health.port),
@@ -132,7 +132,7 @@ fn the_data_of_a_path_is_followed_up_to_a_bound() {
     let trouble = tree(&follow).problem.clone().unwrap();
     assert_eq!(
         trouble,
-        format!("{JOB}: its 65537 bytes of data are not used")
+        format!("{JOB}: its data is too large: 65537 bytes")
     );
     announcer.set(JOB, b"{}");
     wait_until("it is used again", || &*data() == b"{}");
