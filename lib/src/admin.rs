@@ -11,6 +11,7 @@ mod listener;
 
 use serde_json::{Map, Value};
 
+use crate::cli::AT_START;
 use crate::http::{RouteResponse, Router};
 
 pub use address::AdminAddress;
@@ -21,7 +22,7 @@ pub use listener::AdminListener;
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct AdminFlags {
     /// Where /status and /metrics are served: 127.0.0.1:PORT or unix:PATH; nowhere by default
-    #[arg(long, value_name = "ADDRESS", help_heading = "Admin")]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Admin", group = AT_START)]
     pub admin: Option<AdminAddress>,
 }
 

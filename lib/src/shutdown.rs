@@ -9,13 +9,14 @@ use std::time::Duration;
 use signal_hook::flag;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::cli::AT_START;
 use crate::units;
 
 /// The flag for the graceful shutdown of a daemon.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DrainFlags {
     /// Time to finish work in progress on SIGTERM; a second signal exits at once
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = units::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = units::parse_duration, group = AT_START)]
     pub drain_timeout: Duration,
 }
 

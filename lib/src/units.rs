@@ -29,6 +29,17 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a duration from 0 to 100 years".to_owned())
 }
 
+/// Parses a timeout: a duration that is not 0.
+///
+/// # Errors
+/// As [`parse_duration`], or it is 0.
+pub fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err("a timeout of 0 would expire at once: raise it".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
 /// Parses a size in bytes: a number, or a number with `K`, `M`, `G` or `T` (also `KiB` and so on) as powers of 1024.
 ///
 /// # Errors

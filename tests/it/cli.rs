@@ -306,37 +306,40 @@ fn permissions_backend_of_stronger_layer_replaces_weaker() {
             format!("acl-file: {acl}"),
             None,
             None,
-            Ok(format!("file {acl}")),
+            Ok(format!("{:<24}{acl} (", "acl-file")),
         ),
         (
             format!("acl-file: {acl}"),
             None,
             Some("--acl-server=http://f/"),
-            Ok("servers http://f/".to_owned()),
+            Ok(format!("{:<24}http://f/ (--acl-server)", "acl-server")),
         ),
         (
             format!("acl-file: {acl}"),
             Some(("ACL_SERVER", "http://e/")),
             None,
-            Ok("servers http://e/".to_owned()),
+            Ok(format!(
+                "{:<24}http://e/ (HOSTKIT_AUTHPROXY_ACL_SERVER)",
+                "acl-server"
+            )),
         ),
         (
             "acl-server: http://y/\nuse-liveconf-aclserver: true".to_owned(),
             Some(("ACL_FILE", &*acl)),
             None,
-            Ok(format!("file {acl}")),
+            Ok(format!("{:<24}{acl} (", "acl-file")),
         ),
         (
             "use-liveconf-aclserver: true".to_owned(),
             Some(("ACL_FILE", &*acl)),
             Some("--acl-server=http://f/"),
-            Ok("servers http://f/".to_owned()),
+            Ok(format!("{:<24}http://f/ (--acl-server)", "acl-server")),
         ),
         (
             format!("acl-file: {acl}"),
             Some(("USE_LIVECONF_ACLSERVER", "no")),
             None,
-            Ok(format!("file {acl}")),
+            Ok(format!("{:<24}{acl} (", "acl-file")),
         ),
         (
             format!("acl-file: {acl}\nacl-server: http://y/"),

@@ -1,271 +1,237 @@
-//! The command line, and what of it a configuration file may say: both fill the same [`Flags`].
+//! The command line. Every setting is declared here once: its flag, its variable, its key in the configuration file, its
+//! default, its parser, and whether SIGHUP changes it.
 //!
-//! Owns names, spellings and the text of `--help`. What values mean, and what they are when nobody gives them, is
-//! `settings`'s; the file is `config`'s.
+//! What values mean together is `settings`'s; the keys that only a file has are `config`'s.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser};
+use clap::{Parser, value_parser};
 use hostkit::admin::AdminFlags;
-use hostkit::cli::{Common, Tool};
+use hostkit::cli::{AT_START, Common, RELOADABLE, Tool};
 use hostkit::shutdown::DrainFlags;
-use hostkit::units;
+use hostkit::units::{parse_duration, parse_size, parse_timeout};
 use hyper::header::HeaderName;
-use ipnet::IpNet;
-use serde::Deserialize;
 use url::Url;
 
-use crate::config::{self, CorsValue, RouteEntry};
-use crate::settings::{AccessLogOption, ListenAddress, PreflightPolicy, UpstreamAddress};
+use crate::request_validation;
+use crate::settings::{
+    AccessLogOption, ListenAddress, PreflightPolicy, TrustedNetwork, UpstreamAddress,
+};
 
-/// Checks the API key of every request, and passes the request on to the server.
+/// Bounds of `--max-head`, in bytes.
+const HEAD_BOUNDS: std::ops::RangeInclusive<u64> = 1024..=request_validation::MAX_HEAD as u64;
+/// What would fit into the memory of any host.
+const MAX_COUNT: i64 = 10_000_000;
+/// The networks that are not of the Internet: loopback, RFC 1918, link-local, and those of RFC 4193.
+const PRIVATE_NETWORKS: &str = "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,\
+                                fc00::/7,fe80::/10";
+
+/// The flags that each name a permissions backend; there is only one.
+const BACKENDS: &[&str] = &["acl-file", "acl-server", "use-liveconf-aclserver"];
+
+/// Checks the API key of every request, and forwards the request to the upstream server.
 ///
 /// A key comes in the header X-API-Key, as `Authorization: Bearer KEY` or `ApiKey KEY`, or in the query as apikey=KEY.
-/// Whose it is says the permissions engine: one of --acl-file, --acl-server and --use-liveconf-aclserver. Answers are
-/// remembered in the process and, with --cache, in memcached. Without a key the answer is 401, with one that may not
-/// 403, and 503 while nobody can say.
+/// The permissions backend has the rights of each key: one of --acl-file, --acl-server and --use-liveconf-aclserver.
+/// Results are cached in the process and, with --cache, in memcached. A request without a key is answered with 401, one
+/// whose key lacks a right with 403, and with 503 while the backend is unavailable.
 ///
 /// Every option but --config, --check and those of logging is also a key of the configuration file, without the hyphens
-/// in front. The command line beats the environment, which beats the file.
+/// in front. A flag overrides the environment, which overrides the file.
 #[derive(Debug, Clone, Parser)]
 pub struct Args {
     /// Read this file instead of /etc/hostkit/authproxy.yaml and authproxy.d/*.yaml
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Read and validate the configuration and the ACL file, print a summary, and stop
+    pub(crate) config: Option<PathBuf>,
+    /// Validate the configuration and the ACL file, print every setting and its origin, and exit
     #[arg(long)]
-    pub check: bool,
-    /// What it does.
+    pub(crate) check: bool,
     #[command(flatten)]
-    pub flags: Flags,
-    /// Where it can be asked.
+    pub(crate) proxy: ProxyFlags,
     #[command(flatten)]
-    pub admin: AdminFlags,
-    /// How it ends.
+    pub(crate) admin: AdminFlags,
     #[command(flatten)]
-    pub drain: DrainFlags,
-    /// Flags that all tools have.
+    pub(crate) drain: DrainFlags,
     #[command(flatten)]
-    pub common: Common,
-    /// What it does instead.
+    pub(crate) common: Common,
     #[command(subcommand)]
-    pub verb: Option<Verb>,
+    pub(crate) verb: Option<Verb>,
 }
 
 /// What it does instead of proxying.
 #[derive(Debug, Clone, clap::Subcommand)]
-pub enum Verb {
+pub(crate) enum Verb {
     /// Make, list, rotate, revoke, hash or check API keys
     #[command(subcommand)]
     Key(crate::key::KeyVerb),
-    /// Run a permissions engine
+    /// Serve an ACL file to the authproxies of other hosts
     ServeAcl(crate::serve_acl::ServeAcl),
 }
 
-/// What the command line, the environment and the file can all say. `None` where nobody says anything.
-#[derive(Debug, Clone, Default, PartialEq, clap::Args, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Flags {
-    /// The port that clients connect to: `{{thermos.ports[http]}}`
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    pub port: Option<u16>,
-    /// Where to listen: ADDR, with --port, or ADDR:PORT. Repeatable, or with commas [default: every address, IPv4 and
-    /// IPv6]
-    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
-    #[serde(deserialize_with = "config::list")]
-    pub listen: Option<Vec<ListenAddress>>,
-    /// The server that requests are passed on to: http://HOST:PORT or unix:PATH
-    #[arg(long, value_name = "URL")]
-    #[serde(deserialize_with = "config::text")]
-    pub server: Option<UpstreamAddress>,
-    /// A right that a key must have. Repeatable, or with commas: then all of them
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    #[serde(deserialize_with = "config::list")]
-    pub right: Option<Vec<String>>,
-    /// Threads that serve requests; never more than the CPU quota of the job allows [default: 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub threads: Option<u16>,
+/// The settings of the proxy.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ProxyFlags {
+    /// Port that clients connect to: `{{thermos.ports[http]}}`
+    #[arg(long, value_name = "PORT", value_parser = value_parser!(u16).range(1..), group = AT_START)]
+    pub(crate) port: Option<u16>,
+    /// Addresses to listen on: ADDR, with --port, or ADDR:PORT. Repeatable, or with commas; `::` is every address, IPv4
+    /// and IPv6
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', default_value = "::", group = AT_START)]
+    pub(crate) listen: Vec<ListenAddress>,
+    /// Upstream server: http://HOST:PORT or unix:PATH
+    #[arg(long, value_name = "URL", group = AT_START)]
+    pub(crate) server: Option<UpstreamAddress>,
+    /// Rights that a key must have, all of them. Repeatable, or with commas
+    #[arg(long, value_name = "NAME", value_delimiter = ',', group = RELOADABLE)]
+    pub(crate) right: Vec<String>,
+    /// Threads that serve requests; never more than the CPU quota of the job allows
+    #[arg(long, value_name = "N", default_value = "1", value_parser = value_parser!(u16).range(1..), group = AT_START,
+          hide_short_help = true)]
+    pub(crate) threads: u16,
+    /// Path that is answered here, without a key: `ok`, or 503 during shutdown
+    #[arg(long, value_name = "PATH", group = RELOADABLE)]
+    pub(crate) health_path: Option<String>,
+    /// One line per request on stderr; by default plain, or json with --logstash-format
+    #[arg(long, value_name = "SHAPE", group = AT_START)]
+    pub(crate) access_log: Option<AccessLogOption>,
 
-    /// The permissions engine: a YAML file of keys, followed as it changes
-    #[arg(long, value_name = "FILE", help_heading = "Permissions engine")]
-    pub acl_file: Option<PathBuf>,
-    /// The permissions engine: URLs (http, https, unix:/PATH) that are asked in this order. Repeatable, or with commas
-    #[arg(
-        long,
-        value_name = "URL",
-        value_delimiter = ',',
-        help_heading = "Permissions engine"
-    )]
-    #[serde(deserialize_with = "config::list")]
-    pub acl_server: Option<Vec<Url>>,
-    /// The permissions engine: the URLs under `aclserver` in the --liveconf file, followed as it changes
-    #[arg(long, action = ArgAction::SetTrue, help_heading = "Permissions engine")]
-    pub use_liveconf_aclserver: Option<bool>,
-    /// The live configuration of this host [default: /etc/hostkit/liveconf.yaml]
-    #[arg(long, value_name = "FILE", help_heading = "Permissions engine")]
-    pub liveconf: Option<PathBuf>,
-    /// Pass requests on without knowing the key while the engine cannot be asked, marked with `X-Auth-Fail-Open: 1`
-    #[arg(long, action = ArgAction::SetTrue, help_heading = "Permissions engine")]
-    pub fail_open: Option<bool>,
+    /// YAML file of keys, followed as it changes
+    #[arg(long, value_name = "FILE", help_heading = "Permissions backend", group = AT_START)]
+    pub(crate) acl_file: Option<PathBuf>,
+    /// Permissions servers (http, https, unix:/PATH), tried in this order. Repeatable, or with commas
+    #[arg(long, value_name = "URL", value_delimiter = ',', help_heading = "Permissions backend", group = AT_START)]
+    pub(crate) acl_server: Vec<Url>,
+    /// Use the permissions servers under `aclserver` in the --liveconf file, followed as it changes
+    #[arg(long, help_heading = "Permissions backend", group = AT_START)]
+    pub(crate) use_liveconf_aclserver: bool,
+    /// Live configuration of this host
+    #[arg(long, value_name = "FILE", default_value = "/etc/hostkit/liveconf.yaml", help_heading = "Permissions backend",
+          group = AT_START, hide_short_help = true)]
+    pub(crate) liveconf: PathBuf,
+    /// Allow every request while the permissions backend is unavailable, marked with `X-Auth-Fail-Open: 1`
+    #[arg(long, help_heading = "Permissions backend", group = RELOADABLE)]
+    pub(crate) fail_open: bool,
 
-    /// Share what is known of keys with other hosts, over --memcache-servers
-    #[arg(long, action = ArgAction::SetTrue, help_heading = "Cache")]
-    pub cache: Option<bool>,
+    /// Share cached permissions with other hosts, over --memcache-servers
+    #[arg(long, help_heading = "Cache", group = AT_START)]
+    pub(crate) cache: bool,
     /// memcached servers, HOST:PORT with commas
-    #[arg(
-        long,
-        value_name = "LIST",
-        value_delimiter = ',',
-        help_heading = "Cache"
-    )]
-    #[serde(deserialize_with = "config::list")]
-    pub memcache_servers: Option<Vec<String>>,
-    /// The beginning of every memcached key [default: authproxy]
-    #[arg(long, value_name = "TEXT", help_heading = "Cache")]
-    pub cache_prefix: Option<String>,
-    /// What entries in memcached are signed with, the same on all hosts: at least 16 bytes. Without it memcached is not
-    /// used [default: /etc/hostkit/authproxy.secret]
-    #[arg(long, value_name = "FILE", help_heading = "Cache")]
-    pub cache_secret_file: Option<PathBuf>,
-    /// Keys remembered in the process, and as many again that nobody has [default: 10000]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Cache")]
-    pub cache_entries: Option<u32>,
-    /// How long a known key is believed, unless the engine says less [default: 60s]
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Cache")]
-    #[serde(deserialize_with = "config::duration")]
-    pub ttl_allowed: Option<Duration>,
-    /// How long an unknown key is believed to be unknown [default: 10s]
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Cache")]
-    #[serde(deserialize_with = "config::duration")]
-    pub ttl_denied: Option<Duration>,
-    /// How long the engine is not asked about a key again after it failed [default: 1s]
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Cache")]
-    #[serde(deserialize_with = "config::duration")]
-    pub ttl_error: Option<Duration>,
-    /// How much longer a known key is believed while the engine cannot be asked [default: 10m]
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Cache")]
-    #[serde(deserialize_with = "config::duration")]
-    pub stale_if_error: Option<Duration>,
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Cache", group = AT_START)]
+    pub(crate) memcache_servers: Vec<String>,
+    /// Prefix of every memcached key
+    #[arg(long, value_name = "TEXT", default_value = "authproxy", help_heading = "Cache", group = AT_START,
+          hide_short_help = true)]
+    pub(crate) cache_prefix: String,
+    /// Secret that signs entries in memcached, the same on all hosts: at least 16 bytes. Without it memcached is not used
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_SECRET_FILE, help_heading = "Cache", group = AT_START,
+          hide_short_help = true)]
+    pub(crate) cache_secret_file: PathBuf,
+    /// Valid keys cached in the process, and as many unknown keys
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = value_parser!(u32).range(1..=MAX_COUNT),
+          help_heading = "Cache", group = AT_START, hide_short_help = true)]
+    pub(crate) cache_entries: u32,
+    /// Cache a valid key for this long, unless the backend sets a shorter time
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration, help_heading = "Cache",
+          group = AT_START)]
+    pub(crate) ttl_allowed: Duration,
+    /// Cache an unknown key for this long
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration, help_heading = "Cache",
+          group = AT_START)]
+    pub(crate) ttl_denied: Duration,
+    /// Wait this long after a failure of the backend before the same key is looked up again
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration, help_heading = "Cache",
+          group = AT_START, hide_short_help = true)]
+    pub(crate) ttl_error: Duration,
+    /// Use an expired result of a valid key for this long while the backend is unavailable
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration, help_heading = "Cache",
+          group = AT_START)]
+    pub(crate) stale_if_error: Duration,
 
-    /// The header that holds a key and nothing else [default: x-api-key]
-    #[arg(long, value_name = "NAME", help_heading = "Keys")]
-    #[serde(deserialize_with = "config::text")]
-    pub key_header: Option<HeaderName>,
-    /// The query parameter that holds a key [default: apikey]
-    #[arg(long, value_name = "NAME", help_heading = "Keys")]
-    pub key_parameter: Option<String>,
-    /// Do not let the server see keys
-    #[arg(long, action = ArgAction::SetTrue, help_heading = "Keys")]
-    pub hide_credentials: Option<bool>,
-    /// Whose X-Forwarded-* and X-Request-Id are believed: addresses or networks, with commas; `none` for nobody's
-    /// [default: 127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,fc00::/7,fe80::/10]
-    #[arg(long, value_name = "LIST", value_parser = config::networks, help_heading = "Keys")]
-    #[serde(deserialize_with = "config::trusted")]
-    pub trusted_proxies: Option<Networks>,
-    /// Headers that proxies in front set, beside X-SSL-*, X-Forwarded-*, X-Real-IP and X-Request-Id: a request whose
-    /// Connection header names one is 400. With commas; a `*` at the end stands for all that begin so
-    #[arg(
-        long,
-        value_name = "LIST",
-        value_delimiter = ',',
-        help_heading = "Keys"
-    )]
-    #[serde(deserialize_with = "config::list")]
-    pub protected_headers: Option<Vec<String>>,
-    /// CORS preflights, which carry no key: off (they need one), answer (here, from `cors` in the file) or pass (to the
-    /// server) [default: answer if there is `cors`, else off]
-    #[arg(long, value_name = "MODE", help_heading = "Keys")]
-    #[serde(deserialize_with = "config::preflight")]
-    pub cors_preflight: Option<PreflightPolicy>,
+    /// Header that holds a key and nothing else
+    #[arg(long, value_name = "NAME", default_value = "x-api-key", help_heading = "Keys", group = RELOADABLE,
+          hide_short_help = true)]
+    pub(crate) key_header: HeaderName,
+    /// Query parameter that holds a key
+    #[arg(long, value_name = "NAME", default_value = "apikey", help_heading = "Keys", group = RELOADABLE,
+          hide_short_help = true)]
+    pub(crate) key_parameter: String,
+    /// Remove keys from forwarded requests
+    #[arg(long, help_heading = "Keys", group = RELOADABLE)]
+    pub(crate) hide_credentials: bool,
+    /// Peers whose X-Forwarded-* and X-Request-Id are trusted: addresses or networks, with commas; or `none`
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = PRIVATE_NETWORKS, help_heading = "Keys",
+          group = RELOADABLE, hide_short_help = true)]
+    pub(crate) trusted_proxies: Vec<TrustedNetwork>,
+    /// Headers set by proxies in front, beside X-SSL-*, X-Forwarded-*, X-Real-IP and X-Request-Id: a request whose
+    /// Connection header names one is invalid (400). With commas; `*` at the end matches all with that prefix
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Keys", group = RELOADABLE,
+          hide_short_help = true)]
+    pub(crate) protected_headers: Vec<String>,
+    /// CORS preflights, which carry no key: require a key, answer them from `cors` in the file, or pass them to the
+    /// upstream server; by default answer if there is `cors`, else off
+    #[arg(long, value_name = "MODE", help_heading = "Keys", group = RELOADABLE, hide_short_help = true)]
+    pub(crate) cors_preflight: Option<PreflightPolicy>,
 
-    /// Longest time for the server to take a connection, to begin its answer, and to go on with it [default: 15s]
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Deadlines")]
-    #[serde(deserialize_with = "config::duration")]
-    pub timeout: Option<Duration>,
-    /// Longest time for a client to send a whole head, the next bytes of a body, and to read what there is for it
-    /// [default: 15s]
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Deadlines")]
-    #[serde(deserialize_with = "config::duration")]
-    pub client_timeout: Option<Duration>,
-    /// How long a connection without a request is kept [default: 60s]
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Deadlines")]
-    #[serde(deserialize_with = "config::duration")]
-    pub idle_timeout: Option<Duration>,
-    /// Longest silence of the server within a streaming response: text/event-stream, and all with --stream-all
-    /// [default: 1h]
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Deadlines")]
-    #[serde(deserialize_with = "config::duration")]
-    pub stream_timeout: Option<Duration>,
+    /// Timeout of the upstream server: to accept a connection, to begin a response, and between two parts of it
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = parse_timeout, help_heading = "Timeouts",
+          group = RELOADABLE)]
+    pub(crate) timeout: Duration,
+    /// Timeout of the client: to send a whole head, between two parts of a body, and to read a response
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = parse_timeout, help_heading = "Timeouts",
+          group = RELOADABLE)]
+    pub(crate) client_timeout: Duration,
+    /// Idle timeout of a connection without a request
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_timeout, help_heading = "Timeouts",
+          group = RELOADABLE)]
+    pub(crate) idle_timeout: Duration,
+    /// Timeout between two parts of a streaming response: text/event-stream, and every response with --stream-all
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_timeout, help_heading = "Timeouts",
+          group = RELOADABLE, hide_short_help = true)]
+    pub(crate) stream_timeout: Duration,
     /// Treat every response as a streaming one from the first byte of its body on
-    #[arg(long, action = ArgAction::SetTrue, help_heading = "Deadlines")]
-    pub stream_all: Option<bool>,
-    /// How long new connections are still taken when told to stop, while the health path says so [default: 3s]
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, help_heading = "Deadlines")]
-    #[serde(deserialize_with = "config::duration")]
-    pub lame_duck: Option<Duration>,
+    #[arg(long, help_heading = "Timeouts", group = RELOADABLE, hide_short_help = true)]
+    pub(crate) stream_all: bool,
+    /// Accept new connections for this long after the begin of a shutdown, while the health path answers 503
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration, help_heading = "Timeouts",
+          group = AT_START, hide_short_help = true)]
+    pub(crate) lame_duck: Duration,
 
-    /// Connections of clients at once; more wait [default: 20000]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Limits")]
-    pub max_connections: Option<u32>,
-    /// Connections to the server of each thread, shared between keys; as many requests again wait for one, then it is
-    /// 503, and 429 for a key that fills half of those places [default: 1024]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Limits")]
-    pub server_connections: Option<u32>,
-    /// The longest head of a request, 1K to 64K [default: 16K]
-    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, help_heading = "Limits")]
-    #[serde(deserialize_with = "config::size")]
-    pub max_head: Option<u64>,
-    /// The longest body of a request [default: any length]
-    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, help_heading = "Limits")]
-    #[serde(deserialize_with = "config::size")]
-    pub max_body: Option<u64>,
-    /// Clients that send or read a body slower than this, in bytes per second and after --client-timeout, are given up;
-    /// 0 for none [default: 500]
-    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, help_heading = "Limits")]
-    #[serde(deserialize_with = "config::size")]
-    pub min_rate: Option<u64>,
-
-    /// A path that is answered here, without a key: `ok`, or 503 when told to stop [default: none]
-    #[arg(long, value_name = "PATH")]
-    pub health_path: Option<String>,
-    /// One line per request on stderr: plain, json or off [default: plain, or json with --logstash-format]
-    #[arg(long, value_name = "SHAPE")]
-    #[serde(deserialize_with = "config::shape")]
-    pub access_log: Option<AccessLogOption>,
-
-    /// `admin` in the file.
-    #[arg(skip)]
-    #[serde(deserialize_with = "config::text")]
-    pub admin: Option<hostkit::admin::AdminAddress>,
-    /// `drain-timeout` in the file.
-    #[arg(skip)]
-    #[serde(deserialize_with = "config::duration")]
-    pub drain_timeout: Option<Duration>,
-    /// `routes`: what some paths need. Only in the file.
-    #[arg(skip)]
-    pub routes: Option<Vec<RouteEntry>>,
-    /// `open`: paths that need no key. Only in the file.
-    #[arg(skip)]
-    #[serde(deserialize_with = "config::list")]
-    pub open: Option<Vec<String>>,
-    /// `host-param`: the query parameter that names the host that a request is about. Only in the file.
-    #[arg(skip)]
-    #[serde(alias = "host_param")]
-    pub host_param: Option<String>,
-    /// `cors`: what our own answers say to browsers. Only in the file.
-    #[arg(skip)]
-    pub cors: Option<BTreeMap<String, CorsValue>>,
+    /// Client connections at once; more wait in the backlog
+    #[arg(long, value_name = "N", default_value = "20000", value_parser = value_parser!(u32).range(1..=MAX_COUNT),
+          help_heading = "Limits", group = AT_START, hide_short_help = true)]
+    pub(crate) max_connections: u32,
+    /// Upstream connections per thread, shared fairly between keys. As many requests again wait; more are answered with
+    /// 503, and with 429 for a key that fills half of these places
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = value_parser!(u32).range(1..=MAX_COUNT),
+          help_heading = "Limits", group = AT_START, hide_short_help = true)]
+    pub(crate) server_connections: u32,
+    /// Maximum size of a request head, 1K to 64K
+    #[arg(long, value_name = "SIZE", default_value = "16K", value_parser = parse_head_size, help_heading = "Limits",
+          group = RELOADABLE, hide_short_help = true)]
+    pub(crate) max_head: u64,
+    /// Maximum size of a request body; unlimited by default
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits", group = RELOADABLE)]
+    pub(crate) max_body: Option<u64>,
+    /// Minimum transfer rate of a body, either way, in bytes per second and after --client-timeout; 0 for none
+    #[arg(long, value_name = "SIZE", default_value = "500", value_parser = parse_size, help_heading = "Limits",
+          group = RELOADABLE, hide_short_help = true)]
+    pub(crate) min_rate: u64,
 }
 
-/// Networks that are trusted; a type of its own, since clap would take a list for a flag that is repeated.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Networks(pub Vec<IpNet>);
+/// Where the secret is by default: only there may it be missing.
+pub(crate) const DEFAULT_SECRET_FILE: &str = "/etc/hostkit/authproxy.secret";
+
+fn parse_head_size(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        size if HEAD_BOUNDS.contains(&size) => Ok(size),
+        _ => Err("give 1K to 64K".to_owned()),
+    }
+}
 
 impl Tool for Args {
     const NAME: &'static str = "authproxy";
-    const EXCLUSIVE: &[&[&str]] = &[config::ENGINES];
+    const EXCLUSIVE: &[&[&str]] = &[BACKENDS];
     fn common(&self) -> &Common {
         &self.common
     }

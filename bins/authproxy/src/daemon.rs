@@ -136,7 +136,7 @@ async fn listen_to(mut signals: DaemonSignals, proxy: Arc<Proxy>, reload: Arc<Co
 
 /// Opens the permissions engine, and follows its file if it has one.
 fn authorizer(settings: &Settings) -> Result<Authorizer, Failure> {
-    let engine = match &settings.engine {
+    let engine = match &settings.backend {
         BackendSettings::File(path) => {
             let file = Arc::new(AclFile::open(path)?);
             tokio::spawn(Arc::clone(&file).follow());
@@ -149,7 +149,11 @@ fn authorizer(settings: &Settings) -> Result<Authorizer, Failure> {
             RemoteBackend::Liveconf(liveconf)
         }
     };
-    let shared = settings.shared.as_ref().map(SharedCache::new).transpose();
+    let shared = settings
+        .memcached
+        .as_ref()
+        .map(SharedCache::new)
+        .transpose();
     let shared = shared.map_err(|error| Failure::new(Exit::CONFIG, error))?;
     let cache = PermissionsCache::new(engine, settings.cache, shared);
     Ok(Authorizer::new(GrantSource::Remote(cache)))
@@ -159,17 +163,18 @@ fn authorizer(settings: &Settings) -> Result<Authorizer, Failure> {
 ///
 /// # Errors
 /// The ACL file is wrong (exit 78).
-pub(crate) fn check(settings: &Settings) -> Result<String, Failure> {
-    let mut summary = settings::summary(settings);
-    match &settings.engine {
+pub(crate) fn check(loaded: &LoadedSettings) -> Result<String, Failure> {
+    let settings = &loaded.settings;
+    let mut summary = format!("{}\n{}", loaded.table, settings::describe_effects(settings));
+    match &settings.backend {
         BackendSettings::File(path) => {
             let keys = AclFile::open(path)?.status().entries;
-            summary.push_str(&format!("keys        {keys}\n"));
+            summary.push_str(&format!("keys: {keys}\n"));
         }
         // One that is missing or wrong is logged, and no reason not to start.
         BackendSettings::Liveconf(path) => {
             for server in LiveconfBackend::open(path).status().servers {
-                summary.push_str(&format!("aclserver   {}\n", server.url));
+                summary.push_str(&format!("permissions server: {}\n", server.url));
             }
         }
         BackendSettings::Servers(_) => {}

@@ -61,7 +61,7 @@ pub fn run(args: Args, matches: &CommandLine) -> Result<Exit, Failure> {
         tracing::warn!("{warning}");
     }
     if args.check {
-        stdout::print_text(&daemon::check(&loaded.settings)?)?;
+        stdout::print_text(&daemon::check(&loaded)?)?;
         return Ok(Exit::OK);
     }
     daemon::run(args, matches, loaded)

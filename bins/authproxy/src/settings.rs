@@ -3,7 +3,7 @@
 //! Owns the meaning of every setting. Flags are `cli`'s, the file's keys are `config`'s.
 
 mod address;
-mod engine;
+mod backend;
 mod live;
 mod rules;
 mod secret;
@@ -17,9 +17,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use address::{ListenAddress, UpstreamAddress};
+pub use address::{ListenAddress, TrustedNetwork, UpstreamAddress};
 pub use live::{LiveSettings, SettingsView};
-pub use summary::summary;
+pub use summary::describe_effects;
 pub(crate) use validate::resolve_rules;
 pub use validate::{LoadedSettings, load, restarts};
 
@@ -41,11 +41,11 @@ pub struct Settings {
     /// Connections of clients at once, of all threads; more wait in the backlog.
     pub connections: usize,
     /// Who knows the keys.
-    pub engine: BackendSettings,
+    pub backend: BackendSettings,
     /// What is remembered of its answers.
     pub cache: CacheSettings,
     /// What is shared of them with other hosts, if anything is.
-    pub shared: Option<MemcachedSettings>,
+    pub memcached: Option<MemcachedSettings>,
     /// How long new connections are still taken after being told to stop.
     pub lame_duck: Duration,
     /// Longest time to finish what was begun after that.

@@ -1,6 +1,5 @@
 //! The operator's page says what the program does: its tables are made from the code, or compared with it.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::metrics::MetricsSnapshot;
@@ -66,51 +65,16 @@ fn with(page: &str, name: &str, table: &str) -> String {
     format!("{before}{start}\n{}\n\n{end}{after}", table.trim())
 }
 
-/// The table of flags, from their own help.
-fn options() -> String {
-    let mut table = "| flag | default | |\n|---|---|---|\n".to_owned();
-    let command = hostkit::cli::command::<crate::Args>();
-    for flag in command.get_arguments() {
-        let (
-            Some(name),
-            None | Some("Permissions engine" | "Cache" | "Keys" | "Deadlines" | "Limits" | "Admin"),
-        ) = (flag.get_long(), flag.get_help_heading())
-        else {
-            continue;
-        };
-        let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
-        let (text, default) = match help.split_once(" [default: ") {
-            Some((text, default)) => (text, default.trim_end_matches(']').to_owned()),
-            None => {
-                let defaults = flag.get_default_values().iter();
-                let defaults: Vec<_> = defaults.map(|value| value.to_string_lossy()).collect();
-                (help.as_str(), defaults.join(",").replace("false", ""))
-            }
-        };
-        if matches!(name, "help" | "version") {
-            continue;
-        }
-        let value = match flag.get_value_names() {
-            Some([value]) if value != "BOOL" => format!(" {value}"),
-            _ => String::new(),
-        };
-        let default = default.replace(", ", ",").replace(',', ", ");
-        writeln!(table, "| `--{name}{value}` | {default} | {text} |").unwrap();
-    }
-    table
-}
-
 fn metrics_table() -> String {
     let telemetry = Telemetry::default();
     hostkit::metrics::markdown(&MetricsSnapshot::new(&telemetry).families())
 }
 
 #[test]
-fn the_page_has_the_options_and_metrics_that_there_are() {
+fn page_has_the_metrics_that_there_are() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let page = std::fs::read_to_string(&file).unwrap();
-    let wanted = with(&page, "options", &options());
-    let wanted = with(&wanted, "metrics", &metrics_table());
+    let wanted = with(&page, "metrics", &metrics_table());
     if std::env::var("HOSTKIT_BLESS").is_ok_and(|value| value == "1") {
         std::fs::write(&file, wanted).unwrap();
     } else {

@@ -396,8 +396,8 @@ fn check_reads_all_files_and_binds_no_port() {
     for said in [
         &*port.to_string(),
         "http://localhost:1",
-        "rights      all",
-        "keys        1",
+        "right                   all (--right)",
+        "keys: 1",
     ] {
         assert!(good.stdout.contains(said), "{said}: {}", good.stdout);
     }
@@ -407,7 +407,7 @@ fn check_reads_all_files_and_binds_no_port() {
         "--port=1 --server=http://localhost:2 --right=all",
     )
     .exits(78)
-    .logs("nothing says who knows the keys");
+    .logs("missing permissions backend");
     check(scratch.path(), "--config=missing.yaml")
         .exits(78)
         .logs("missing.yaml");

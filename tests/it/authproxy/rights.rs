@@ -188,7 +188,7 @@ fn key_check_with_configuration_needs_path_and_rules() {
     // Where the daemon's command line has --right, this one has, too.
     key_check(&[&config, "--path=/"], "key")
         .exits(78)
-        .logs("which right a key needs");
+        .logs("missing --right");
     key_check(&[&config, "--path=/", "--right=read"], "key").exits(0);
     key_check(&[&config, "--path=/", "--right=write"], "key").exits(77);
     // The backend of the command line replaces that of the file.

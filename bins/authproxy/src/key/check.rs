@@ -2,10 +2,13 @@
 //!
 //! Owns what is asked and how it is told. The judgement is the daemon's own: `gate`, `door` and `scope`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hostkit::cli::{CommandLine, parse_without_environment};
+use hostkit::config::ConfigFiles;
 use hostkit::{Exit, Failure, stdout};
 use hyper::Request;
 use hyper::header::{HOST, HeaderValue};
@@ -16,7 +19,7 @@ use url::{Url, form_urlencoded};
 
 use crate::authorizer::{self, AllowDecision, AllowReason, DenyDecision};
 use crate::cache::KeyLookup;
-use crate::cli::Flags;
+use crate::cli::Args;
 use crate::grant::{Grant, KeyHash, show_expiry};
 use crate::permissions::file::AclFile;
 use crate::permissions::liveconf::LiveconfBackend;
@@ -33,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, clap::Args)]
 #[command(group = clap::ArgGroup::new("engine").required(true).multiple(true))]
 pub struct Check {
-    /// DenyDecision: it would stay in the shell's history, and everybody on this host could see it
+    /// Refused: it would stay in the shell's history, and everybody on this host could see it
     #[arg(hide = true)]
     pub(super) key: Option<String>,
     /// Judge --path by the rules and the permissions engine of this configuration file of the daemon
@@ -63,7 +66,8 @@ pub struct Check {
 }
 
 pub(super) fn run(check: &Check, key: KeyHash) -> Result<Exit, Failure> {
-    let (engine, site) = settings::resolve_rules(&flags(check)?, check.config.is_some())?;
+    let (line, files) = daemon_line(check)?;
+    let (engine, site) = settings::resolve_rules(&line, &files, check.config.is_some())?;
     let runtime = hostkit::runtime::build(Builder::new_current_thread().enable_all())?;
     let judged = runtime.block_on(async {
         let grant = look_up(engine, key).await?;
@@ -98,21 +102,25 @@ pub(super) fn run(check: &Check, key: KeyHash) -> Result<Exit, Failure> {
     })
 }
 
-/// What the daemon's file says, and over it what the command line does.
-fn flags(check: &Check) -> Result<Flags, Failure> {
-    let mut flags = match &check.config {
-        Some(_) => hostkit::config::load("authproxy", check.config.as_deref(), None)?,
-        None => Flags::default(),
+/// The daemon's files, and the command line of a daemon with what was given here.
+fn daemon_line(check: &Check) -> Result<(CommandLine, ConfigFiles), Failure> {
+    let files = match &check.config {
+        Some(file) => ConfigFiles::read("authproxy", Some(file), None)?,
+        None => ConfigFiles::default(),
     };
-    if check.acl_file.is_some() || check.acl_server.is_some() {
-        flags.acl_file.clone_from(&check.acl_file);
-        flags.acl_server.clone_from(&check.acl_server);
-        flags.use_liveconf_aclserver = None;
+    let mut line = vec![OsString::from("authproxy")];
+    if let Some(file) = &check.acl_file {
+        line.extend(["--acl-file".into(), file.clone().into_os_string()]);
     }
-    if check.right.is_some() {
-        flags.right.clone_from(&check.right);
+    for url in check.acl_server.iter().flatten() {
+        line.push(format!("--acl-server={url}").into());
     }
-    Ok(flags)
+    for right in check.right.iter().flatten() {
+        line.push(format!("--right={right}").into());
+    }
+    let (_, line) = parse_without_environment::<Args>(line)
+        .map_err(|error| Failure::new(Exit::USAGE, "invalid flags").because(error.to_string()))?;
+    Ok((line, files))
 }
 
 async fn look_up(engine: BackendSettings, key: KeyHash) -> Result<Option<Arc<Grant>>, Failure> {

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use ipnet::IpNet;
+
 /// A server to pass requests on to. HTTP/1.1 without TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamAddress {
@@ -120,6 +122,48 @@ impl FromStr for ListenAddress {
             }),
             _ => Err("write an address of this host, or ADDR:PORT; IPv6 as [ADDR]:PORT".to_owned()),
         }
+    }
+}
+
+/// A peer whose X-Forwarded-* are trusted, or `none` for no peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrustedNetwork {
+    /// `none`.
+    None,
+    /// A network, or one address.
+    Network(IpNet),
+}
+
+impl TrustedNetwork {
+    /// The networks of a list in which `none` stands alone, if at all.
+    pub(super) fn networks(list: &[Self]) -> Result<Vec<IpNet>, String> {
+        let networks: Vec<IpNet> = list
+            .iter()
+            .filter_map(|network| match network {
+                Self::None => None,
+                Self::Network(network) => Some(network.trunc()),
+            })
+            .collect();
+        match networks.len() < list.len() && list.len() > 1 {
+            true => Err("`none` does not stand alone".to_owned()),
+            false => Ok(networks),
+        }
+    }
+}
+
+impl FromStr for TrustedNetwork {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text == "none" {
+            return Ok(Self::None);
+        }
+        let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+        let network = text.parse().ok().or_else(address);
+        network
+            .map(Self::Network)
+            .ok_or_else(|| "write a network like 10.0.0.0/8, or an address".to_owned())
     }
 }
 

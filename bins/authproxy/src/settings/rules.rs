@@ -1,17 +1,17 @@
-//! What needs which right, and what browsers are told: the part of the settings that only a file can say in full.
+//! The rights that requests need, and the CORS headers of our own responses.
 
 use std::sync::Arc;
 
 use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HeaderName, HeaderValue, ORIGIN, VARY};
 
-use super::validate::{Wrong, wrong};
+use super::validate::{SettingError, wrong};
 use super::{AccessRules, CorsPolicy, PreflightPolicy, RouteRule};
-use crate::cli::Flags;
-use crate::config::RouteEntry;
+use crate::cli::ProxyFlags;
+use crate::config::{FileRules, RouteEntry};
 use crate::preflight;
 use crate::scope;
 
-/// The longest route table: it is gone through for every request.
+/// The longest route table: every request searches it.
 const ROUTES: usize = 256;
 
 /// The headers of CORS that an answer can have (Fetch standard, section 3.3.3), without `access-control-`.
@@ -24,25 +24,29 @@ const CORS: [&str; 6] = [
     "max-age",
 ];
 
-pub(super) fn rules(flags: &Flags, cors: &CorsPolicy) -> Result<AccessRules, Wrong> {
-    let rights = names("--right", flags.right.as_deref().unwrap_or_default())?;
+pub(super) fn rules(
+    flags: &ProxyFlags,
+    file_rules: &FileRules,
+    cors: &CorsPolicy,
+) -> Result<AccessRules, SettingError> {
+    let rights = names("--right", &flags.right)?;
     let preflight = match flags.cors_preflight {
         Some(asked) => possible(asked, cors)?,
         None if cors.headers.is_empty() => PreflightPolicy::Off,
         None => PreflightPolicy::Answer,
     };
     let mut routes: Vec<RouteRule> = Vec::new();
-    let entries = flags.routes.as_deref().unwrap_or_default();
+    let entries = file_rules.routes.as_deref().unwrap_or_default();
     for entry in entries {
         let preflight = match entry.cors_preflight {
             Some(asked) => possible(asked, cors)?,
-            // It passes as every request does, and the server's own answer fits the server's other answers.
+            // The preflight goes to the upstream server, as every request for this path.
             None if entry.open && entry.methods.is_none() => PreflightPolicy::Off,
             None => preflight,
         };
         routes.push(route(entry, preflight)?);
     }
-    for prefix in flags.open.iter().flatten() {
+    for prefix in file_rules.open.iter().flatten() {
         let prefix = path("open", prefix)?;
         routes.push(RouteRule {
             name: prefix.as_str().into(),
@@ -70,7 +74,7 @@ pub(super) fn rules(flags: &Flags, cors: &CorsPolicy) -> Result<AccessRules, Wro
                     "the routes for {} and {} differ only in case",
                     other.prefix, route.prefix
                 ),
-                "write both alike: there are servers to which they are one path",
+                "write both alike: some servers read them as one path",
             ));
         }
         let both = |other: &&RouteRule| {
@@ -82,7 +86,7 @@ pub(super) fn rules(flags: &Flags, cors: &CorsPolicy) -> Result<AccessRules, Wro
         if routes[..index].iter().find(both).is_some() {
             return Err(wrong(
                 format!("two routes are for {}", route.prefix),
-                "leave one of them, or give them different methods",
+                "remove one of them, or give them different methods",
             ));
         }
     }
@@ -90,34 +94,34 @@ pub(super) fn rules(flags: &Flags, cors: &CorsPolicy) -> Result<AccessRules, Wro
         rights,
         routes,
         preflight,
-        host_parameter: flags.host_param.clone(),
+        host_parameter: file_rules.host_param.clone(),
     })
 }
 
 /// Refuses rules by which some request would need no right.
-pub(super) fn complete(rules: &AccessRules) -> Result<(), Wrong> {
+pub(super) fn complete(rules: &AccessRules) -> Result<(), SettingError> {
     let everything = |route: &RouteRule| route.prefix == "/" && route.methods.is_empty();
     if rules.rights.is_empty() && !rules.routes.iter().any(everything) {
         return Err(wrong(
-            "nothing says which right a key needs",
+            "missing --right: every request must need a right",
             "give --right=NAME, or a route for the path / in the configuration file",
         ));
     }
     Ok(())
 }
 
-/// An answer to preflights needs something to say.
-fn possible(asked: PreflightPolicy, cors: &CorsPolicy) -> Result<PreflightPolicy, Wrong> {
+/// Refuses to answer preflights without `cors`.
+fn possible(asked: PreflightPolicy, cors: &CorsPolicy) -> Result<PreflightPolicy, SettingError> {
     if asked == PreflightPolicy::Answer && cors.headers.is_empty() {
         return Err(wrong(
-            "cors-preflight: answer has nothing to answer with",
+            "cors-preflight: answer needs `cors`",
             "give `cors: {allow-origin: https://example.com, allow-headers: X-API-Key}` in the configuration file",
         ));
     }
     Ok(asked)
 }
 
-fn route(entry: &RouteEntry, preflight: PreflightPolicy) -> Result<RouteRule, Wrong> {
+fn route(entry: &RouteEntry, preflight: PreflightPolicy) -> Result<RouteRule, SettingError> {
     let prefix = path("routes: path", &entry.path)?;
     let what = format!("the route for {prefix}");
     let methods = entry.methods.clone().unwrap_or_default();
@@ -125,7 +129,7 @@ fn route(entry: &RouteEntry, preflight: PreflightPolicy) -> Result<RouteRule, Wr
         let upper = |byte: u8| byte.is_ascii_uppercase() || byte == b'-' || byte == b'_';
         if method.is_empty() || !method.bytes().all(upper) {
             return Err(wrong(
-                format!("{what}: {method:?} is no method"),
+                format!("{what}: invalid method {method:?}"),
                 "write methods in upper case, as in [GET, HEAD]",
             ));
         }
@@ -135,21 +139,21 @@ fn route(entry: &RouteEntry, preflight: PreflightPolicy) -> Result<RouteRule, Wr
         (Some(rights), false) if !rights.is_empty() => Some(names(&what, rights)?),
         (Some(_), true) => {
             return Err(wrong(
-                format!("{what} is open, and needs rights"),
-                "leave out one of `open` and `rights`",
+                format!("{what} has both `rights` and `open`"),
+                "remove one of them",
             ));
         }
         _ => {
             return Err(wrong(
-                format!("{what} says nothing"),
-                "give `rights: [NAME]`, or `open: true` for everybody",
+                format!("{what} has neither `rights` nor `open`"),
+                "give `rights: [NAME]`, or `open: true` for requests without a key",
             ));
         }
     };
     let name = entry.name.as_deref().unwrap_or(&prefix);
     if name.is_empty() || name.len() > 100 || name.contains(char::is_control) {
         return Err(wrong(
-            format!("{what}: {name:?} is no name"),
+            format!("{what}: invalid name {name:?}"),
             "use 1 to 100 visible characters",
         ));
     }
@@ -163,12 +167,12 @@ fn route(entry: &RouteEntry, preflight: PreflightPolicy) -> Result<RouteRule, Wr
 }
 
 /// Names of rights.
-fn names(what: &str, rights: &[String]) -> Result<Vec<String>, Wrong> {
+fn names(what: &str, rights: &[String]) -> Result<Vec<String>, SettingError> {
     for right in rights {
         if right.is_empty() || right.len() > 128 || right.contains(|c: char| !c.is_ascii_graphic())
         {
             return Err(wrong(
-                format!("{what}: {right:?} is no right"),
+                format!("{what}: invalid right {right:?}"),
                 "use 1 to 128 visible ASCII characters",
             ));
         }
@@ -177,10 +181,10 @@ fn names(what: &str, rights: &[String]) -> Result<Vec<String>, Wrong> {
 }
 
 /// A path in a rule.
-pub(super) fn path(what: &str, path: &str) -> Result<String, Wrong> {
+pub(super) fn path(what: &str, path: &str) -> Result<String, SettingError> {
     if path.contains(['*', '?', '#']) {
         return Err(wrong(
-            format!("{what}: {path:?} is no path, and a `*`, `?` or `#` in it stands for nothing"),
+            format!("{what}: invalid path {path:?}: `*`, `?` and `#` match nothing"),
             "write /admin, which is that path and all below it",
         ));
     }
@@ -188,20 +192,20 @@ pub(super) fn path(what: &str, path: &str) -> Result<String, Wrong> {
 }
 
 /// The health path, which is compared as it is.
-pub(super) fn health(path: &str) -> Result<String, Wrong> {
+pub(super) fn health(path: &str) -> Result<String, SettingError> {
     if !path.starts_with('/') || path.contains(['?', '#', ' ']) || !scope::is_unambiguous_path(path)
     {
         return Err(wrong(
-            format!("--health-path={path:?} is no path that all servers read alike"),
+            format!("--health-path={path:?} is a path that servers read in different ways"),
             "write it like /authproxy/health",
         ));
     }
     Ok(path.to_owned())
 }
 
-pub(super) fn cors(flags: &Flags) -> Result<CorsPolicy, Wrong> {
+pub(super) fn cors(file_rules: &FileRules) -> Result<CorsPolicy, SettingError> {
     let mut cors = CorsPolicy::default();
-    for (key, values) in flags.cors.iter().flatten() {
+    for (key, values) in file_rules.cors.iter().flatten() {
         let name: HeaderName = CORS
             .contains(&key.as_str())
             .then(|| format!("access-control-{key}").parse().ok())
@@ -250,7 +254,7 @@ pub(super) fn cors(flags: &Flags) -> Result<CorsPolicy, Wrong> {
     };
     if !cors.headers.is_empty() && !names_origins(&cors.headers) {
         return Err(wrong(
-            "cors: allow-origin is missing, without which browsers hear nothing of the rest",
+            "cors: missing allow-origin, without which browsers ignore the rest",
             "name the origins whose pages may ask, or `*`",
         ));
     }

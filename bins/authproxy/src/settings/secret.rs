@@ -5,18 +5,18 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::SigningSecret;
-use super::validate::{Wrong, wrong};
+use super::validate::{SettingError, wrong};
 
 /// The shortest secret, in bytes: 128 bits.
-const SHORTEST: usize = 16;
+const MIN_SECRET: usize = 16;
 /// The longest, in bytes; a file that is longer is another file.
-const LONGEST: u64 = 4096;
+const MAX_SECRET: u64 = 4096;
 
-/// What became of a secret file.
-pub(super) enum Read {
+/// A secret file as it was found.
+pub(super) enum SecretFile {
     /// The secrets, that which signs first, and what should be done about the file.
     Secrets(Vec<SigningSecret>, Option<String>),
-    /// There is none, or it cannot be read.
+    /// The file does not exist or cannot be read.
     Missing(std::io::Error),
 }
 
@@ -25,17 +25,17 @@ pub(super) enum Read {
 ///
 /// # Errors
 /// The file is one that must not be used.
-pub(super) fn read(path: &Path) -> Result<Read, Wrong> {
+pub(super) fn read(path: &Path) -> Result<SecretFile, SettingError> {
     let shown = path.display();
     let opened = hostkit::file::open_regular(path).and_then(|file| {
         let metadata = file.metadata()?;
         let mut bytes = Vec::new();
-        file.take(LONGEST + 1).read_to_end(&mut bytes)?;
+        file.take(MAX_SECRET + 1).read_to_end(&mut bytes)?;
         Ok((metadata, bytes))
     });
     let (metadata, bytes) = match opened {
         Ok(read) => read,
-        Err(error) => return Ok(Read::Missing(error)),
+        Err(error) => return Ok(SecretFile::Missing(error)),
     };
     let mode = metadata.permissions().mode();
     if mode & 0o022 != 0 {
@@ -47,21 +47,21 @@ pub(super) fn read(path: &Path) -> Result<Read, Wrong> {
             "chmod go-w it, and make a new secret",
         ));
     }
-    if bytes.len() as u64 > LONGEST {
+    if bytes.len() as u64 > MAX_SECRET {
         return Err(wrong(
-            format!("{shown} is longer than {LONGEST} bytes"),
+            format!("{shown} is longer than {MAX_SECRET} bytes"),
             "is it the right file?",
         ));
     }
     let secrets = split_secrets(bytes.trim_ascii());
-    if secrets.iter().any(|secret| secret.len() < SHORTEST) {
+    if secrets.iter().any(|secret| secret.len() < MIN_SECRET) {
         return Err(wrong(
-            format!("a secret in {shown} is shorter than {SHORTEST} bytes"),
+            format!("a secret in {shown} is shorter than {MIN_SECRET} bytes"),
             "make one with `openssl rand -hex 32`, the same for all hosts",
         ));
     }
     let warning = (mode & 0o004 != 0).then(|| {
-        format!("{shown} can be read by everybody, who can then admit keys: chmod o-r it")
+        format!("{shown} is readable by every user of this host, and its readers can forge entries: chmod o-r it")
     });
     // A line too many would go unnoticed: other hosts have no such secret, and nothing is shared.
     let warning = warning.or_else(|| {
@@ -74,7 +74,7 @@ pub(super) fn read(path: &Path) -> Result<Read, Wrong> {
     let secrets = secrets
         .into_iter()
         .map(|secret| SigningSecret(secret.to_vec()));
-    Ok(Read::Secrets(secrets.collect(), warning))
+    Ok(SecretFile::Secrets(secrets.collect(), warning))
 }
 
 /// Two lines of visible characters are two secrets. Everything else is one, whatever bytes are in it.

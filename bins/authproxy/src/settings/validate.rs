@@ -1,258 +1,240 @@
-//! From what was said to what is in force: defaults, bounds, and what does not go together.
+//! From the flags, with the file below them, to valid settings: bounds, and values that contradict one another.
 
 use std::iter;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
-use hostkit::cli::CommandLine;
+use hostkit::cli::{CommandLine, FileLayer, SettingTable};
+use hostkit::config::ConfigFiles;
 use hostkit::{Exit, Failure};
 use hyper::header::{self, HeaderName};
-use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
 use super::{
     AccessLogFormat, AccessLogOption, BackendSettings, CacheSettings, KeySources, ListenAddress,
-    RequestLimits, RequestTimeouts, Settings, SiteSettings, UpstreamAddress, engine, rules,
+    RequestLimits, RequestTimeouts, Settings, SiteSettings, TrustedNetwork, UpstreamAddress,
+    backend, rules, summary,
 };
-use crate::cli::{Args, Flags};
-use crate::config;
+use crate::cli::{Args, ProxyFlags};
+use crate::config::{FILE_KEYS, FileRules};
 use crate::headers;
-use crate::request_validation;
 
-/// Bounds of `--max-head`, in bytes.
-const HEADS: std::ops::RangeInclusive<u64> = 1024..=request_validation::MAX_HEAD as u64;
-/// Bounds of `--max-connections` and of `--cache-entries`: what would fit into the memory of any host.
-const MOST: u32 = 10_000_000;
-/// The networks that are not of the Internet: loopback, RFC 1918, link-local, and those of RFC 4193.
-const TRUSTED: &str = "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,\
-                       fc00::/7,fe80::/10";
-
-/// Settings, and what their reader should know of them.
+/// Settings, with their origins and warnings.
 #[derive(Debug, Clone)]
 pub struct LoadedSettings {
     /// The settings.
     pub settings: Settings,
-    /// What was said of them, by the names that its writer used.
-    flags: Flags,
-    /// What is odd, but no reason not to run. Each names its object and the remedy.
+    /// Each setting as it was written.
+    pub table: SettingTable,
+    /// Recoverable problems. Each names its object and the remedy.
     pub warnings: Vec<String>,
 }
 
-/// Settles everything.
+/// Reads the configuration file below a command line, and validates everything.
 ///
 /// # Errors
-/// The file is wrong (exit 78); or what was said does not go together: exit 2, or 78 where a file had a say, and with
+/// The file is invalid (exit 78); or values contradict one another: exit 2, or 78 if there is a file, and with
 /// `--check`.
-pub fn load(args: &Args, matches: &CommandLine) -> Result<LoadedSettings, Failure> {
-    let (flags, configured) = config::merged(args, matches)?;
-    let exit = if configured || args.check {
-        Exit::CONFIG
-    } else {
-        Exit::USAGE
+pub fn load(args: &Args, line: &CommandLine) -> Result<LoadedSettings, Failure> {
+    let files = ConfigFiles::read("authproxy", args.config.as_deref(), None)?;
+    let exit = match files.is_empty() && !args.check {
+        true => Exit::USAGE,
+        false => Exit::CONFIG,
     };
+    let (args, rules, mut table) = merge(line, &files)?;
     let mut warnings = Vec::new();
-    let settings = settle(&flags, args.common.logstash_format, &mut warnings)
-        .map_err(|Wrong { what, remedy }| Failure::new(exit, what).remedy(remedy))?;
+    let mut settings = settle(&args, &rules, &mut warnings)
+        .map_err(|SettingError { what, remedy }| Failure::new(exit, what).remedy(remedy))?;
+    settings.hash = hash(&table, &rules);
+    summary::add_file_keys(&mut table, &settings.site, &rules, &files);
     Ok(LoadedSettings {
         settings,
-        flags,
+        table,
         warnings,
     })
 }
 
-/// What decides about a key: where its grant is found, and what requests need. For `key check`; with `require_rights` every request has to
-/// need a right, as for [`load`].
+fn merge(
+    line: &CommandLine,
+    files: &ConfigFiles,
+) -> Result<(Args, FileRules, SettingTable), Failure> {
+    let layer = FileLayer {
+        files,
+        accepts: |_| true,
+        other_keys: FILE_KEYS,
+    };
+    let (args, table) = line.with_files(&[layer])?;
+    Ok((args, files.structured()?, table))
+}
+
+/// SHA-256 of every value as it was written, in hex.
+fn hash(table: &SettingTable, rules: &FileRules) -> String {
+    let mut hash = Sha256::new();
+    for (name, value) in table.values() {
+        hash.update(format!("{name}={value}\n"));
+    }
+    hash.update(format!("{rules:?}"));
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The permissions backend and the rules of the daemon's configuration files, for `key check`. With `require_rights`
+/// every request has to need a right, as for [`load`].
 ///
 /// # Errors
-/// What was said does not go together (exit 78).
+/// A file is invalid, or its values contradict one another (exit 78).
 pub(crate) fn resolve_rules(
-    flags: &Flags,
+    line: &CommandLine,
+    files: &ConfigFiles,
     require_rights: bool,
 ) -> Result<(BackendSettings, SiteSettings), Failure> {
+    let (args, rules, _) = merge(line, files)?;
     let settled = || {
-        let site = site(flags, &mut Vec::new())?;
+        let site = site(&args.proxy, &rules, &mut Vec::new())?;
         if require_rights {
             rules::complete(&site.rules)?;
         }
-        Ok((engine::engine(flags)?, site))
+        Ok((backend::backend(&args.proxy)?, site))
     };
-    settled().map_err(|Wrong { what, remedy }| Failure::new(Exit::CONFIG, what).remedy(remedy))
+    settled()
+        .map_err(|SettingError { what, remedy }| Failure::new(Exit::CONFIG, what).remedy(remedy))
 }
 
-/// What differs between two settings and cannot be changed while running, by the names under which it was said.
+/// The settings that differ and cannot be changed while running.
 #[must_use]
 pub fn restarts(before: &LoadedSettings, after: &LoadedSettings) -> Vec<String> {
-    /// Whether a part of the settings differs, and which of its names were said otherwise.
-    macro_rules! part {
-        ($what:expr, $($name:ident),+) => {{
-            let what = $what;
-            let differs = what(&before.settings) != what(&after.settings);
-            let said = [$((stringify!($name), before.flags.$name != after.flags.$name)),+];
-            let said = said.into_iter().filter(|(_, differs)| *differs);
-            let mut names: Vec<&str> = said.map(|(name, _)| name).collect();
-            if names.is_empty() {
-                // What it names has changed: the secret in its file.
-                names.extend([$(stringify!($name)),+].last());
-            }
-            differs.then_some(names)
-        }};
+    const SECRET: &str = "cache-secret-file";
+    const MEMCACHED: [&str; 4] = ["cache", "memcache-servers", "cache-prefix", SECRET];
+    let mut names = before.table.restarts(&after.table);
+    let secrets = |loaded: &LoadedSettings| {
+        let memcached = loaded.settings.memcached.as_ref();
+        memcached.map(|memcached| memcached.secrets.clone())
+    };
+    let is_named = names.iter().any(|name| MEMCACHED.contains(&name.as_str()));
+    // The file is the same, and its contents are not.
+    if !is_named && secrets(before) != secrets(after) {
+        names.push(SECRET.to_owned());
     }
-    let parts = [
-        part!(|of: &Settings| format!("{:?}", of.listen), port, listen),
-        part!(|of: &Settings| of.server.to_string(), server),
-        part!(|of: &Settings| of.threads, threads),
-        part!(|of: &Settings| of.connections, max_connections),
-        part!(
-            |of: &Settings| of.site.limits.server_connections,
-            server_connections
-        ),
-        part!(
-            |of: &Settings| format!("{:?}", of.engine),
-            acl_file,
-            acl_server,
-            use_liveconf_aclserver,
-            liveconf
-        ),
-        part!(
-            |of: &Settings| format!("{:?}", of.cache),
-            cache_entries,
-            ttl_allowed,
-            ttl_denied,
-            ttl_error,
-            stale_if_error
-        ),
-        part!(
-            |of: &Settings| of.shared.clone(),
-            cache,
-            memcache_servers,
-            cache_prefix,
-            cache_secret_file
-        ),
-        part!(|of: &Settings| of.lame_duck, lame_duck),
-        part!(|of: &Settings| of.drain_timeout, drain_timeout),
-        part!(|of: &Settings| of.admin.clone(), admin),
-        part!(|of: &Settings| of.access_log, access_log),
-    ];
-    let names = parts.into_iter().flatten().flatten();
-    names.map(|name| name.replace('_', "-")).collect()
+    names
 }
 
-/// What is wrong, and what to do about it.
-pub(super) struct Wrong {
+/// A value that cannot be used, and the remedy.
+pub(super) struct SettingError {
     what: String,
     remedy: String,
 }
 
-pub(super) fn wrong(what: impl Into<String>, remedy: impl Into<String>) -> Wrong {
-    Wrong {
+pub(super) fn wrong(what: impl Into<String>, remedy: impl Into<String>) -> SettingError {
+    SettingError {
         what: what.into(),
         remedy: remedy.into(),
     }
 }
 
-fn settle(flags: &Flags, logstash: bool, warnings: &mut Vec<String>) -> Result<Settings, Wrong> {
-    let hash = Sha256::digest(format!("{flags:?}"));
-    let site = site(flags, warnings)?;
+fn settle(
+    args: &Args,
+    file_rules: &FileRules,
+    warnings: &mut Vec<String>,
+) -> Result<Settings, SettingError> {
+    let flags = &args.proxy;
+    let site = site(flags, file_rules, warnings)?;
     rules::complete(&site.rules)?;
     let server = flags.server.clone().ok_or_else(|| {
         wrong(
-            "nothing says where requests go",
+            "missing --server",
             "give --server=http://localhost:PORT, or unix:PATH",
         )
     })?;
-    let listen = listen(flags.port, flags.listen.as_deref())?;
+    let listen = listen(flags.port, &flags.listen)?;
     if let Some(same) = listen.iter().find(|address| is_itself(&server, address)) {
         return Err(wrong(
             format!("--server={server} is where authproxy itself listens ({same})"),
-            "give the port of the server",
+            "give the port of the upstream server",
         ));
     }
     Ok(Settings {
         listen,
         server,
-        threads: threads(flags.threads.unwrap_or(1).into(), warnings),
-        connections: count("--max-connections", flags.max_connections, 20_000)?,
-        engine: engine::engine(flags)?,
+        threads: threads(flags.threads.into(), warnings),
+        connections: flags.max_connections as usize,
+        backend: backend::backend(flags)?,
         cache: CacheSettings {
-            entries: count("--cache-entries", flags.cache_entries, 10_000)?,
-            allowed: flags.ttl_allowed.unwrap_or(Duration::from_secs(60)),
-            denied: flags.ttl_denied.unwrap_or(Duration::from_secs(10)),
-            error: flags.ttl_error.unwrap_or(Duration::from_secs(1)),
-            stale: flags.stale_if_error.unwrap_or(Duration::from_secs(600)),
+            entries: flags.cache_entries as usize,
+            allowed: flags.ttl_allowed,
+            denied: flags.ttl_denied,
+            error: flags.ttl_error,
+            stale: flags.stale_if_error,
         },
-        shared: engine::shared(flags, warnings)?,
-        lame_duck: flags.lame_duck.unwrap_or(Duration::from_secs(3)),
-        drain_timeout: flags.drain_timeout.unwrap_or(Duration::from_secs(10)),
-        admin: flags.admin.clone(),
+        memcached: backend::memcached(flags, warnings)?,
+        lame_duck: flags.lame_duck,
+        drain_timeout: args.drain.drain_timeout,
+        admin: args.admin.admin.clone(),
         access_log: match flags.access_log {
             Some(AccessLogOption::Off) => None,
             Some(AccessLogOption::Json) => Some(AccessLogFormat::Json),
-            None if logstash => Some(AccessLogFormat::Json),
+            None if args.common.logstash_format => Some(AccessLogFormat::Json),
             Some(AccessLogOption::Plain) | None => Some(AccessLogFormat::Plain),
         },
         site: Arc::new(site),
-        hash: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+        hash: String::new(),
     })
 }
 
-fn site(flags: &Flags, warnings: &mut Vec<String>) -> Result<SiteSettings, Wrong> {
-    let fail_open = flags.fail_open.unwrap_or_default();
-    if fail_open {
-        warnings.push("--fail-open is on: every key passes while the engine is away".to_owned());
+fn site(
+    flags: &ProxyFlags,
+    file_rules: &FileRules,
+    warnings: &mut Vec<String>,
+) -> Result<SiteSettings, SettingError> {
+    if flags.fail_open {
+        warnings.push(
+            "--fail-open is on: every request is allowed while the permissions backend is unavailable"
+                .to_owned(),
+        );
     }
-    let cors = rules::cors(flags)?;
+    let cors = rules::cors(file_rules)?;
     Ok(SiteSettings {
-        credentials: credentials(flags)?,
-        rules: rules::rules(flags, &cors)?,
-        trusted: match &flags.trusted_proxies {
-            Some(networks) => networks.0.iter().map(IpNet::trunc).collect(),
-            None => TRUSTED
-                .split(',')
-                .filter_map(|net| net.parse().ok())
-                .collect(),
-        },
-        protected: protected(flags.protected_headers.as_deref().unwrap_or_default())?,
+        credentials: credentials(flags, file_rules)?,
+        rules: rules::rules(flags, file_rules, &cors)?,
+        trusted: TrustedNetwork::networks(&flags.trusted_proxies).map_err(|what| {
+            wrong(
+                format!("--trusted-proxies: {what}"),
+                "give networks, or `none` alone",
+            )
+        })?,
+        protected: protected(&flags.protected_headers)?,
         cors,
         health_path: match &flags.health_path {
             Some(path) => Some(rules::health(path)?),
             None => None,
         },
-        fail_open,
+        fail_open: flags.fail_open,
         timeouts: RequestTimeouts {
-            server: span("--timeout", flags.timeout, 15)?,
-            client: span("--client-timeout", flags.client_timeout, 15)?,
-            idle: span("--idle-timeout", flags.idle_timeout, 60)?,
-            stream: span("--stream-timeout", flags.stream_timeout, 3600)?,
+            server: flags.timeout,
+            client: flags.client_timeout,
+            idle: flags.idle_timeout,
+            stream: flags.stream_timeout,
         },
-        stream_all: flags.stream_all.unwrap_or_default(),
+        stream_all: flags.stream_all,
         limits: RequestLimits {
-            head: head(flags.max_head)?,
+            head: usize::try_from(flags.max_head).unwrap_or(usize::MAX),
             body: flags.max_body,
-            rate: flags.min_rate.unwrap_or(500),
-            server_connections: count("--server-connections", flags.server_connections, 1024)?,
+            rate: flags.min_rate,
+            server_connections: flags.server_connections as usize,
         },
     })
 }
 
-fn listen(
-    port: Option<u16>,
-    addresses: Option<&[ListenAddress]>,
-) -> Result<Vec<SocketAddr>, Wrong> {
-    let port = port.filter(|port| *port != 0);
-    let no_port = || {
-        wrong(
-            "nothing says which port to listen on",
-            "give --port={{thermos.ports[http]}}, or --listen=ADDR:PORT",
-        )
-    };
-    let everywhere = [ListenAddress {
-        ip: Ipv6Addr::UNSPECIFIED.into(),
-        port: None,
-    }];
+fn listen(port: Option<u16>, addresses: &[ListenAddress]) -> Result<Vec<SocketAddr>, SettingError> {
     let mut sockets = Vec::new();
-    for ListenAddress { ip, port: own } in addresses.unwrap_or(&everywhere) {
-        let port = own.or(port).ok_or_else(no_port)?;
+    for ListenAddress { ip, port: own } in addresses {
+        let port = own.or(port).ok_or_else(|| {
+            wrong(
+                "missing --port",
+                "give --port={{thermos.ports[http]}}, or --listen=ADDR:PORT",
+            )
+        })?;
         let address = SocketAddr::new(*ip, port);
         if sockets.contains(&address) {
             return Err(wrong(
@@ -271,7 +253,7 @@ fn listen(
     Ok(sockets)
 }
 
-/// Whether requests to a server would come back here.
+/// Whether the upstream server is this process.
 fn is_itself(server: &UpstreamAddress, listen: &SocketAddr) -> bool {
     let UpstreamAddress::Tcp { host, port } = server else {
         return false;
@@ -284,22 +266,19 @@ fn is_itself(server: &UpstreamAddress, listen: &SocketAddr) -> bool {
     *port == listen.port() && (ip == Some(listen.ip()) || (loopback && all))
 }
 
-/// No more threads than processors: the CPU quota of the job counts, too.
+/// At most as many threads as the CPU quota of the job allows.
 fn threads(asked: usize, warnings: &mut Vec<String>) -> usize {
     let most = std::thread::available_parallelism().map_or(1, Into::into);
     if asked > most {
         warnings.push(format!(
-            "--threads={asked} is more than this job's share of processors: {most} will serve"
+            "--threads={asked} is more than the CPU quota of this job allows: {most} will serve"
         ));
     }
     asked.min(most)
 }
 
-fn credentials(flags: &Flags) -> Result<KeySources, Wrong> {
-    let header = flags
-        .key_header
-        .clone()
-        .unwrap_or(HeaderName::from_static("x-api-key"));
+fn credentials(flags: &ProxyFlags, rules: &FileRules) -> Result<KeySources, SettingError> {
+    let header = flags.key_header.clone();
     let reserved = [
         header::ACCESS_CONTROL_REQUEST_HEADERS,
         header::ACCESS_CONTROL_REQUEST_METHOD,
@@ -324,23 +303,22 @@ fn credentials(flags: &Flags) -> Result<KeySources, Wrong> {
         || headers::is_method_override_header(&name)
     {
         return Err(wrong(
-            format!("--key-header={header} means something else"),
-            "choose a header of its own; Authorization is looked at in any case",
+            format!("--key-header={header} has another meaning in HTTP"),
+            "choose another header; a key in Authorization is accepted in any case",
         ));
     }
     let parameter = |flag: &str, name: &str| {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         if name.is_empty() || !name.bytes().all(fits) {
             return Err(wrong(
-                format!("{flag}={name:?} is no name of a query parameter"),
+                format!("{flag}={name:?} is not the name of a query parameter"),
                 "use letters, digits and -._~",
             ));
         }
         Ok(name.to_owned())
     };
-    let key = flags.key_parameter.as_deref().unwrap_or("apikey");
-    let key = parameter("--key-parameter", key)?;
-    if let Some(name) = &flags.host_param
+    let key = parameter("--key-parameter", &flags.key_parameter)?;
+    if let Some(name) = &rules.host_param
         && parameter("host-param", name)? == key
     {
         return Err(wrong(
@@ -351,55 +329,24 @@ fn credentials(flags: &Flags) -> Result<KeySources, Wrong> {
     Ok(KeySources {
         header,
         parameter: key,
-        hide: flags.hide_credentials.unwrap_or_default(),
+        hide: flags.hide_credentials,
     })
 }
 
 /// Headers that proxies in front set.
-fn protected(names: &[String]) -> Result<Vec<String>, Wrong> {
+fn protected(names: &[String]) -> Result<Vec<String>, SettingError> {
     let name = |name: &String| {
         let start = name.strip_suffix('*').unwrap_or(name);
         match HeaderName::try_from(start) {
             Ok(start) if !start.as_str().contains('*') => Ok(name.to_ascii_lowercase()),
             _ => Err(wrong(
                 format!("--protected-headers: {name:?} is not the name of a header"),
-                "write X-Tenant, or X-Tenant-* for all that begin so",
+                "write X-Tenant, or X-Tenant-* for all with that prefix",
             )),
         }
     };
-    // Terminators of TLS name the client's certificate so.
+    // TLS terminators put the client's certificate there.
     iter::once(Ok("x-ssl-*".to_owned()))
         .chain(names.iter().map(name))
         .collect()
-}
-
-fn span(flag: &str, asked: Option<Duration>, default: u64) -> Result<Duration, Wrong> {
-    match asked {
-        Some(Duration::ZERO) => Err(wrong(
-            format!("{flag}=0 gives nobody a chance"),
-            "give it a second at least",
-        )),
-        asked => Ok(asked.unwrap_or(Duration::from_secs(default))),
-    }
-}
-
-fn count(flag: &str, asked: Option<u32>, default: u32) -> Result<usize, Wrong> {
-    match asked.unwrap_or(default) {
-        count @ 1..=MOST => Ok(count as usize),
-        count => Err(wrong(
-            format!("{flag}={count} is out of bounds"),
-            format!("give 1 to {MOST}"),
-        )),
-    }
-}
-
-fn head(asked: Option<u64>) -> Result<usize, Wrong> {
-    let bytes = asked.unwrap_or(16 << 10);
-    match usize::try_from(bytes) {
-        Ok(head) if HEADS.contains(&bytes) => Ok(head),
-        _ => Err(wrong(
-            format!("--max-head={bytes} is out of bounds"),
-            "give 1K to 64K",
-        )),
-    }
 }

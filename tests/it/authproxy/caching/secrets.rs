@@ -106,7 +106,7 @@ fn role_reads_secret_through_supplementary_group_or_acl() {
     std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::write(directory.path().join("keys.yaml"), "keys: []\n").unwrap();
     let secret = directory.path().join("secret");
-    let (reads, denied) = ("memcached   h:11211", "setfacl -m u:ROLE:r");
+    let (reads, denied) = ("memcached: h:11211", "setfacl -m u:ROLE:r");
     for (mode, acl, groups, says) in [
         (0o640, "", "61002", reads),
         (0o640, "", "7,61002,9", reads),

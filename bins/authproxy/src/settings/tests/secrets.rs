@@ -12,7 +12,7 @@ fn memcached_needs_a_secret_that_only_we_know() {
         least(&file.replace("cache: 1", "cache: true"), "")
     };
     let good = with(b"0123456789abcdef\n", 0o640).unwrap();
-    let shared = good.settings.shared.unwrap();
+    let shared = good.settings.memcached.unwrap();
     assert_eq!(shared.servers, ["h1:11211", "[::1]:2"]);
     assert_eq!(
         (shared.secrets[0].0.len(), shared.prefix.as_str()),
@@ -24,7 +24,9 @@ fn memcached_needs_a_secret_that_only_we_know() {
         "secrets are never shown"
     );
     let open = with(b"0123456789abcdef", 0o644).unwrap();
-    assert!(open.settings.shared.is_some() && open.warnings[0].contains("read by everybody"));
+    assert!(
+        open.settings.memcached.is_some() && open.warnings[0].contains("readable by every user")
+    );
     for (bytes, mode, said) in [
         (&b"0123456789abcde\n"[..], 0o600, "shorter than 16 bytes"),
         (&[7; 5_000], 0o600, "longer than"),
@@ -73,14 +75,14 @@ fn two_visible_lines_are_two_secrets_and_everything_else_is_one() {
             "{bytes:?}: {:?}",
             loaded.warnings
         );
-        let secrets = loaded.settings.shared.unwrap().secrets;
+        let secrets = loaded.settings.memcached.unwrap().secrets;
         let found: Vec<usize> = secrets.iter().map(|secret| secret.0.len()).collect();
         assert_eq!(found, lengths, "{bytes:?}");
     }
     let failure = with(b"0123456789abcdef\nshort").unwrap_err();
     assert!(failure.to_string().contains("a secret in"), "{failure}");
     let two = with(b"0123456789abcdef\nfedcba9876543210").unwrap();
-    let shown = summary(&two.settings);
+    let shown = check_text(&two);
     assert!(shown.contains("two secrets, the first signs"), "{shown}");
     assert!(!shown.contains("fedcba"), "{shown}");
 }
