@@ -496,8 +496,8 @@ fn fetch_with_too_few_processes_is_io_error_that_names_limit() {
     origin.put("/b/job-1.2.3.tar", vec![0; 10_240]);
     origin.put("/b/job-1.2.3.jar", "\x7fELF");
     let temp = TempDir::new().unwrap();
-    let everybody: Permissions = PermissionsExt::from_mode(0o777);
-    std::fs::set_permissions(&temp, everybody).unwrap();
+    let mode: Permissions = PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&temp, mode).unwrap();
     for tool in ["s3cache", "pexrun"] {
         if std::fs::hard_link(bin(tool), temp.child(tool)).is_err() {
             std::fs::copy(bin(tool), temp.child(tool)).unwrap();

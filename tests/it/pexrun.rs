@@ -232,6 +232,6 @@ fn for_everybody() -> (TempDir, PathBuf) {
 }
 
 /// The URL of a port of this host without a listener.
-fn dead() -> String {
+fn unreachable_url() -> String {
     format!("http://127.0.0.1:{}/pex", hostkit_tests::free_port())
 }

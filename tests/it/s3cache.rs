@@ -57,8 +57,8 @@ impl CacheHost {
         let directory = TempDir::new().unwrap();
         directory.child("sandbox").create_dir_all().unwrap();
         // Other users must be able to reach the cache in the tests of trust.
-        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(directory.path(), everybody).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(directory.path(), mode).unwrap();
         Self { directory }
     }
 
@@ -89,12 +89,12 @@ impl CacheHost {
     /// A program in the sandbox with a clean environment: no proxies, no credentials, no instance metadata.
     fn program(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        self.clean(&mut command);
+        self.set_clean_environment(&mut command);
         command
     }
 
     /// Gives a command this host's environment and working directory.
-    fn clean(&self, command: &mut Command) {
+    fn set_clean_environment(&self, command: &mut Command) {
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

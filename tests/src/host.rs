@@ -135,8 +135,8 @@ impl LoopFs {
             .expect("a path of plain characters")
             .to_owned();
         let mount = MountPoint::new(&["-t", kind, "-o", "loop", &image], Ok(directory))?;
-        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
-        fs::set_permissions(mount.point(), everybody).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+        fs::set_permissions(mount.point(), mode).unwrap();
         Ok(Self { mount })
     }
 
@@ -155,8 +155,8 @@ impl MountPoint {
     fn new(arguments: &[&str], directory: std::io::Result<TempDir>) -> Result<Self, String> {
         root()?;
         let directory = directory.unwrap();
-        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(directory.path(), everybody).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(directory.path(), mode).unwrap();
         let point = directory.path().join("mnt");
         fs::create_dir(&point).unwrap();
         succeed(Command::new("mount").args(arguments).arg(&point))?;

@@ -140,7 +140,7 @@ impl PermissionsServer {
     pub fn restart(&self) {
         self.kill();
         let mut listener = None;
-        wait_until("the engine's port is free", || {
+        wait_until("the port is free", || {
             listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).ok();
             listener.is_some()
         });
@@ -273,8 +273,8 @@ impl PermissionsState {
     }
 
     fn answer(&self, hash: &str) -> String {
-        let nobody = json!({"known": false});
-        self.known.get(hash).unwrap_or(&nobody).to_string()
+        let unknown = json!({"known": false});
+        self.known.get(hash).unwrap_or(&unknown).to_string()
     }
 }
 

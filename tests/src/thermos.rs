@@ -140,7 +140,7 @@ impl ThermosTask {
         self
     }
 
-    /// Runs the processes as this user, who owns the sandbox; needs root. (the user of the test)
+    /// Runs the processes as this user, which owns the sandbox; needs root. (the user of the test)
     #[must_use]
     pub const fn user(mut self, uid: u32) -> Self {
         self.uid = Some(uid);

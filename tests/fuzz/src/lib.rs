@@ -5,7 +5,7 @@ use hostkit_tests::fuzz::BODIES;
 /// Runs the body of this name.
 ///
 /// # Panics
-/// There is none, or something does not hold that it asserts.
+/// The body is missing, or one of its assertions fails.
 pub fn run(name: &str, bytes: &[u8]) {
     let (_, body) = BODIES
         .iter()

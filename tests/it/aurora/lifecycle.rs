@@ -31,7 +31,7 @@ fn task(port: u16) -> ThermosTask {
         .second(SECOND)
 }
 
-fn told(endpoint: &str, handled: bool, looks: u32) -> LifecycleMessage {
+fn message(endpoint: &str, handled: bool, looks: u32) -> LifecycleMessage {
     LifecycleMessage {
         endpoint: endpoint.to_owned(),
         handled,
@@ -40,7 +40,7 @@ fn told(endpoint: &str, handled: bool, looks: u32) -> LifecycleMessage {
 }
 
 /// Stops the task and returns the requests of the lifecycle.
-fn stopped(task: &mut RunningTask) -> Vec<LifecycleMessage> {
+fn stop_and_collect(task: &mut RunningTask) -> Vec<LifecycleMessage> {
     task.stop();
     task.health().messages
 }
@@ -48,15 +48,15 @@ fn stopped(task: &mut RunningTask) -> Vec<LifecycleMessage> {
 #[test]
 fn task_that_answers_any_status_is_given_its_wait_before_signal() {
     for status in ["404 Not Found", "500 No"] {
-        let server = ScriptedServer::says(answer(status, "x"));
+        let server = ScriptedServer::start_with_response(answer(status, "x"));
         let task = task(server.port()).lifecycle(HttpLifecycle::default());
         let (mut task, _parent) = start(task.process(ThermosProcess::new("job", "exec sleep 600")));
         task.wait_for("job", ProcessState::Running);
-        let seen = stopped(&mut task);
+        let seen = stop_and_collect(&mut task);
         // At once, and then once a second until the five are over.
         let expected = [
-            told("/quitquitquit", true, 6),
-            told("/abortabortabort", true, 6),
+            message("/quitquitquit", true, 6),
+            message("/abortabortabort", true, 6),
         ];
         assert_eq!(seen, expected, "{status}");
         assert_eq!(
@@ -75,10 +75,10 @@ fn task_that_does_not_answer_is_signalled_without_wait() {
             start(task(port).process(ThermosProcess::new("job", "exec sleep 600")));
         task.wait_for("job", ProcessState::Running);
         let expected = [
-            told("/quitquitquit", false, 0),
-            told("/abortabortabort", false, 0),
+            message("/quitquitquit", false, 0),
+            message("/abortabortabort", false, 0),
         ];
-        assert_eq!(stopped(&mut task), expected);
+        assert_eq!(stop_and_collect(&mut task), expected);
     }
 }
 
@@ -95,14 +95,17 @@ fn each_stage_waits_only_when_its_endpoint_answers() {
         start(task(server.port()).process(ThermosProcess::new("job", "exec sleep 600")));
     task.wait_for("job", ProcessState::Running);
     let expected = [
-        told("/quitquitquit", false, 0),
-        told("/abortabortabort", true, 4),
+        message("/quitquitquit", false, 0),
+        message("/abortabortabort", true, 4),
     ];
-    assert_eq!(stopped(&mut task), expected);
+    assert_eq!(stop_and_collect(&mut task), expected);
 }
 
 /// Stops a task of two processes, of which both or only one wait for `quit`, which the server of the port writes.
-fn quit(contract: AuroraRelease, both: bool) -> (Vec<LifecycleMessage>, Vec<String>, TaskState) {
+fn quit_two_processes(
+    contract: AuroraRelease,
+    both: bool,
+) -> (Vec<LifecycleMessage>, Vec<String>, TaskState) {
     let parent = TempDir::new().unwrap();
     let sandbox = parent.path().join("1700000000000-t-0/sandbox");
     let server = ScriptedServer::start(move |line, stream| {
@@ -118,21 +121,21 @@ fn quit(contract: AuroraRelease, both: bool) -> (Vec<LifecycleMessage>, Vec<Stri
         .process(ThermosProcess::new("checker", second));
     let mut task = TaskRunner::start(task, parent.path());
     task.wait_for("checker", ProcessState::Running);
-    let seen = stopped(&mut task);
+    let seen = stop_and_collect(&mut task);
     (seen, server.requests(), task.task_state())
 }
 
 #[test]
 fn task_that_ended_after_quit_gets_no_abort() {
-    let (seen, requests, state) = quit(AuroraRelease::Last, true);
+    let (seen, requests, state) = quit_two_processes(AuroraRelease::Last, true);
     assert_eq!(requests, ["POST /quitquitquit"]);
     assert_eq!(seen.len(), 1);
     assert!(seen[0].handled && seen[0].looks < 4, "{seen:?}");
-    assert_eq!(state, TaskState::Success, "it went by itself");
+    assert_eq!(state, TaskState::Success, "it ended by itself");
     // 0.15 does not check before the time is over.
-    let (seen, requests, state) = quit(AuroraRelease::V0_15, true);
+    let (seen, requests, state) = quit_two_processes(AuroraRelease::V0_15, true);
     assert_eq!(requests, ["POST /quitquitquit"]);
-    assert_eq!(seen, [told("/quitquitquit", true, 1)]);
+    assert_eq!(seen, [message("/quitquitquit", true, 1)]);
     assert_eq!(state, TaskState::Success);
 }
 
@@ -142,11 +145,11 @@ fn one_remaining_process_keeps_task_active() {
         (AuroraRelease::Last, [3, 4]),
         (AuroraRelease::V0_15, [1, 1]),
     ] {
-        let (seen, requests, state) = quit(contract, false);
+        let (seen, requests, state) = quit_two_processes(contract, false);
         assert_eq!(requests, ["POST /quitquitquit", "POST /abortabortabort"]);
         let expected = [
-            told("/quitquitquit", true, looks[0]),
-            told("/abortabortabort", true, looks[1]),
+            message("/quitquitquit", true, looks[0]),
+            message("/abortabortabort", true, looks[1]),
         ];
         assert_eq!((seen.as_slice(), state), (&expected[..], TaskState::Killed));
     }
@@ -154,7 +157,7 @@ fn one_remaining_process_keeps_task_active() {
 
 #[test]
 fn unhealthy_task_gets_lifecycle_requests() {
-    let server = ScriptedServer::says(answer("200 OK", "sick"));
+    let server = ScriptedServer::start_with_response(answer("200 OK", "sick"));
     let check = HealthCheck::http(HttpCheck::default())
         .initial_interval(Duration::ZERO)
         .timeout(seconds(100));
@@ -164,8 +167,8 @@ fn unhealthy_task_gets_lifecycle_requests() {
     let (task, _parent) = start(task);
     assert_eq!(task.wait_finished(), TaskState::Failed);
     let expected = [
-        told("/quitquitquit", true, 3),
-        told("/abortabortabort", true, 4),
+        message("/quitquitquit", true, 3),
+        message("/abortabortabort", true, 4),
     ];
     assert_eq!(task.health().messages, expected);
     assert_eq!(
@@ -176,7 +179,7 @@ fn unhealthy_task_gets_lifecycle_requests() {
 
 #[test]
 fn task_without_lifecycle_port_gets_no_requests() {
-    let server = ScriptedServer::says(answer("200 OK", ""));
+    let server = ScriptedServer::start_with_response(answer("200 OK", ""));
     let (mut other, _parent) = start(
         ThermosTask::new("t")
             .port_at("http", server.port())
@@ -184,7 +187,7 @@ fn task_without_lifecycle_port_gets_no_requests() {
             .lifecycle(HttpLifecycle::default())
             .second(SECOND),
     );
-    assert_eq!(stopped(&mut other), []);
+    assert_eq!(stop_and_collect(&mut other), []);
     let (mut named, _parent) = start(
         ThermosTask::new("t")
             .port_at("admin", server.port())
@@ -196,7 +199,7 @@ fn task_without_lifecycle_port_gets_no_requests() {
             )
             .second(SECOND),
     );
-    assert_eq!(stopped(&mut named).len(), 2);
+    assert_eq!(stop_and_collect(&mut named).len(), 2);
     assert_eq!(
         server.requests(),
         ["POST /quitquitquit", "POST /abortabortabort"]

@@ -22,7 +22,7 @@ const CONSUMER: &str =
     "while sleep 0.1; do if [ -e hang ]; then echo 'retrying'; else echo '{\"n\": 1}'; fi; done";
 
 /// The blog's check, with a scaled unit of the freshness.
-fn looks() -> String {
+fn log_check_command() -> String {
     let freshness = (100 * SECOND).as_millis();
     format!(
         "{} --app-directory consumer --line-pattern '{{' --freshness {freshness}ms",
@@ -41,14 +41,19 @@ fn blog(check: HealthCheck) -> HealthCheck {
 
 /// Runs a consumer with this check: it is left alone while it consumes, and killed when it hangs. The page contains
 /// `shown`.
-fn consumes_and_hangs(contract: AuroraRelease, name: &str, task: ThermosTask, shown: &str) {
+fn assert_stopped_only_when_hanging(
+    contract: AuroraRelease,
+    name: &str,
+    task: ThermosTask,
+    shown: &str,
+) {
     let parent = TempDir::new().unwrap();
     let task = task
         .process(ThermosProcess::new("consumer", CONSUMER))
         .contract(contract)
         .second(SECOND);
     let task = TaskRunner::start(task, parent.path());
-    wait_until("many checks", || task.health().counters.attempts() > 8);
+    wait_until("many checks pass", || task.health().counters.attempts() > 8);
     let health = task.health();
     assert_eq!(
         health.counters.failures(),
@@ -74,18 +79,19 @@ fn consumer_is_stopped_when_only_other_processes_write_to_its_log() {
             (AuroraRelease::Last, "exit status 2 with output 'CRITICAL"),
         ] {
             scope.spawn(move || {
-                let task = ThermosTask::new("shell").health(blog(HealthCheck::shell(&looks())));
-                consumes_and_hangs(contract, "shell", task, shown);
+                let task = ThermosTask::new("shell")
+                    .health(blog(HealthCheck::shell(&log_check_command())));
+                assert_stopped_only_when_hanging(contract, "shell", task, shown);
             });
             scope.spawn(move || {
                 let served = format!(
                     "exec {} --port={{{{thermos.ports[health]}}}} --sick-status=200",
-                    looks()
+                    log_check_command()
                 );
                 let task = ThermosTask::new("resident")
                     .process(ThermosProcess::new("checker", &served))
                     .health(blog(HealthCheck::http(HttpCheck::default())));
-                consumes_and_hangs(contract, "resident", task, "got \"stale\"");
+                assert_stopped_only_when_hanging(contract, "resident", task, "got \"stale\"");
             });
         }
     });
@@ -94,7 +100,10 @@ fn consumer_is_stopped_when_only_other_processes_write_to_its_log() {
 #[test]
 fn resident_checker_exits_on_quit_within_one_wait() {
     let parent = TempDir::new().unwrap();
-    let served = format!("exec {} --port={{{{thermos.ports[health]}}}}", looks());
+    let served = format!(
+        "exec {} --port={{{{thermos.ports[health]}}}}",
+        log_check_command()
+    );
     let task = ThermosTask::new("quits")
         .process(ThermosProcess::new("checker", &served))
         .process(ThermosProcess::new("consumer", CONSUMER))
@@ -102,7 +111,7 @@ fn resident_checker_exits_on_quit_within_one_wait() {
         .second(Duration::from_millis(300));
     let mut task = TaskRunner::start(task, parent.path());
     let port = task.port("health");
-    wait_until("it is healthy", || {
+    wait_until("the task is healthy", || {
         HttpSignaler::new(port).check(&HttpCheck::default()).is_ok()
     });
     task.stop();
@@ -132,7 +141,9 @@ fn reason_of_resident_checker_fits_on_aurora_page() {
         .unwrap();
     let _process = ChildGuard(process);
     let signaler = HttpSignaler::new(port).timeout(seconds(10));
-    wait_until("it listens", || signaler.query("GET", "/history").is_ok());
+    wait_until("the checker listens", || {
+        signaler.query("GET", "/history").is_ok()
+    });
     let verdict = || signaler.check(&HttpCheck::default());
     let got = |word: &str| {
         Err(format!(

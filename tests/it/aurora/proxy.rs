@@ -11,7 +11,7 @@ use hostkit_tests::thermos::{HttpCheck, HttpSignaler};
 use hostkit_tests::{ChildGuard, bin, free_port, wait_until};
 use tempfile::TempDir;
 
-use super::server::{ScriptedServer, answer, drip};
+use super::server::{ScriptedServer, answer, write_slowly};
 
 /// The checker's timeout for the server.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -63,7 +63,7 @@ impl AuroraChecker {
 }
 
 /// The page's text for a body other than `ok`.
-fn got(word: &str) -> Result<(), String> {
+fn unexpected_body(word: &str) -> Result<(), String> {
     Err(format!(
         "Response differs from expected response (expected \"ok\", got \"{word}\")"
     ))
@@ -71,7 +71,7 @@ fn got(word: &str) -> Result<(), String> {
 
 #[test]
 fn healthy_server_passes_check_on_every_address_of_localhost() {
-    let server = ScriptedServer::says(answer("200 OK", "{\"pid\": 1}"));
+    let server = ScriptedServer::start_with_response(answer("200 OK", "{\"pid\": 1}"));
     let checker = AuroraChecker::start(server.port(), &[]);
     let mut hosts = vec!["localhost", "127.0.0.1"];
     // If the host has IPv6.
@@ -85,7 +85,7 @@ fn healthy_server_passes_check_on_every_address_of_localhost() {
     let asked = server.requests();
     assert!(
         asked.len() >= 2 * hosts.len(),
-        "each is a connection of its own"
+        "each request has its own connection"
     );
     assert!(
         asked.iter().all(|line| line == "GET /private/stats/"),
@@ -95,12 +95,12 @@ fn healthy_server_passes_check_on_every_address_of_localhost() {
 
 #[test]
 fn unhealthy_server_fails_check_and_reason_fits_on_aurora_page() {
-    let elsewhere = ScriptedServer::says(answer("200 OK", "ok"));
+    let elsewhere = ScriptedServer::start_with_response(answer("200 OK", "ok"));
     let moved = format!(
         "HTTP/1.1 302 Found\r\nLocation: http://localhost:{}/\r\nContent-Length: 0\r\n\r\n",
         elsewhere.port()
     );
-    let says = |text: &str| ScriptedServer::says(text.to_owned());
+    let says = |text: &str| ScriptedServer::start_with_response(text.to_owned());
     let silent = || {
         ScriptedServer::start(|_, _| {
             std::thread::sleep(4 * TIMEOUT);
@@ -109,7 +109,7 @@ fn unhealthy_server_fails_check_and_reason_fits_on_aurora_page() {
     };
     let slow = || {
         ScriptedServer::start(|_, stream| {
-            drip(
+            write_slowly(
                 stream,
                 b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
                 TIMEOUT / 8,
@@ -147,7 +147,11 @@ fn unhealthy_server_fails_check_and_reason_fits_on_aurora_page() {
     ] {
         let more: Vec<&str> = more.split_whitespace().collect();
         let plain = AuroraChecker::start(server.port(), &more);
-        assert_eq!(plain.verdict(), got(""), "{word}: a 503 has no body there");
+        assert_eq!(
+            plain.verdict(),
+            unexpected_body(""),
+            "{word}: a 503 has no body there"
+        );
         assert_eq!(
             plain.signaler().query("GET", "/health").unwrap().code,
             503,
@@ -155,12 +159,12 @@ fn unhealthy_server_fails_check_and_reason_fits_on_aurora_page() {
         );
         let shown =
             AuroraChecker::start(server.port(), &[&more[..], &["--sick-status=200"]].concat());
-        assert_eq!(shown.verdict(), got(word));
+        assert_eq!(shown.verdict(), unexpected_body(word));
         assert!(shown.log().contains(word), "{}", shown.log());
     }
     assert_eq!(elsewhere.requests(), [""; 0], "a redirect is not followed");
     let dead = AuroraChecker::start(free_port(), &["--sick-status=200"]);
-    assert_eq!(dead.verdict(), got("refused"));
+    assert_eq!(dead.verdict(), unexpected_body("refused"));
 }
 
 #[test]
@@ -168,7 +172,7 @@ fn verdict_follows_server_and_each_change_is_logged() {
     let port = free_port();
     let checker = AuroraChecker::start(port, &["--sick-status=200"]);
     for _ in 0..3 {
-        assert_eq!(checker.verdict(), got("refused"));
+        assert_eq!(checker.verdict(), unexpected_body("refused"));
         let server = ScriptedServer::on(port, |_, stream| {
             stream.write_all(answer("200 OK", "").as_bytes())
         });
@@ -176,7 +180,7 @@ fn verdict_follows_server_and_each_change_is_logged() {
         assert_eq!(checker.verdict(), Ok(()));
         drop(server);
     }
-    assert_eq!(checker.verdict(), got("refused"));
+    assert_eq!(checker.verdict(), unexpected_body("refused"));
     let log = checker.log();
     let turns = |word: &str| log.lines().filter(|line| line.contains(word)).count();
     assert_eq!(
@@ -189,12 +193,12 @@ fn verdict_follows_server_and_each_change_is_logged() {
 #[test]
 fn snoozed_sandbox_is_healthy() {
     let checker = AuroraChecker::start(free_port(), &[]);
-    assert_eq!(checker.verdict(), got(""));
+    assert_eq!(checker.verdict(), unexpected_body(""));
     let file = checker.sandbox.path().join(".healthchecksnooze");
     std::fs::write(&file, "").unwrap();
     assert_eq!(checker.verdict(), Ok(()));
     std::fs::remove_file(&file).unwrap();
-    assert_eq!(checker.verdict(), got(""));
+    assert_eq!(checker.verdict(), unexpected_body(""));
 }
 
 #[test]
@@ -207,16 +211,16 @@ fn quit_is_answered_in_time_and_checker_exits_after_server() {
         let mut checker = AuroraChecker::start(server.port(), &["--sick-status=200"]);
         // The signaler of the lifecycle waits one second.
         assert_eq!(HttpSignaler::new(checker.port).post(path), Ok(()));
-        assert_eq!(checker.verdict(), got("quit"));
-        wait_until("the server is told", || {
+        assert_eq!(checker.verdict(), unexpected_body("quit"));
+        wait_until("the server gets the request", || {
             server.requests().contains(&format!("POST {path}"))
         });
         assert!(
             checker.process.0.try_wait().unwrap().is_none(),
-            "the server is there"
+            "the server still runs"
         );
         drop(server);
-        wait_until("the checker has gone", || {
+        wait_until("the checker has exited", || {
             checker.process.0.try_wait().unwrap().is_some()
         });
         assert!(checker.process.0.wait().unwrap().success());
@@ -226,8 +230,8 @@ fn quit_is_answered_in_time_and_checker_exits_after_server() {
 #[test]
 fn quit_makes_sibling_checkers_drain() {
     let (server, sibling) = (
-        ScriptedServer::says(answer("404 No", "")),
-        ScriptedServer::says(answer("200 OK", "")),
+        ScriptedServer::start_with_response(answer("404 No", "")),
+        ScriptedServer::start_with_response(answer("200 OK", "")),
     );
     let notify = format!("--quit-notify=http://127.0.0.1:{}/drain", sibling.port());
     let checker = AuroraChecker::start(server.port(), &[&notify]);
@@ -235,7 +239,9 @@ fn quit_makes_sibling_checkers_drain() {
         HttpSignaler::new(checker.port).post("/quitquitquit"),
         Ok(())
     );
-    wait_until("it is told", || sibling.requests() == ["POST /drain"]);
+    wait_until("the sibling gets the request", || {
+        sibling.requests() == ["POST /drain"]
+    });
     assert!(
         Path::new("/proc")
             .join(checker.process.0.id().to_string())

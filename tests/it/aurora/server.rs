@@ -61,7 +61,7 @@ impl ScriptedServer {
     }
 
     /// Always sends the same bytes, then closes.
-    pub(super) fn says(bytes: impl Into<Vec<u8>>) -> Self {
+    pub(super) fn start_with_response(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         Self::start(move |_, stream| stream.write_all(&bytes))
     }
@@ -111,7 +111,11 @@ pub(super) fn answer(status: &str, body: &str) -> String {
 }
 
 /// Writes a byte at a time, with a pause before each.
-pub(super) fn drip(stream: &mut TcpStream, bytes: &[u8], pause: Duration) -> std::io::Result<()> {
+pub(super) fn write_slowly(
+    stream: &mut TcpStream,
+    bytes: &[u8],
+    pause: Duration,
+) -> std::io::Result<()> {
     for byte in bytes {
         std::thread::sleep(pause);
         stream.write_all(&[*byte])?;

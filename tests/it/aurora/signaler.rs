@@ -7,19 +7,19 @@ use std::time::Duration;
 use hostkit_tests::free_port;
 use hostkit_tests::thermos::{HttpCheck, HttpSignaler};
 
-use super::server::{ScriptedServer, answer, drip};
+use super::server::{ScriptedServer, answer, write_slowly};
 
 /// Long compared with a pause, short compared with a test.
 const TIMEOUT: Duration = Duration::from_millis(400);
 
-fn checked(server: &ScriptedServer, http: &HttpCheck) -> Result<(), String> {
+fn check_response(server: &ScriptedServer, http: &HttpCheck) -> Result<(), String> {
     HttpSignaler::new(server.port())
         .timeout(TIMEOUT)
         .check(http)
 }
 
 /// The page's text for a response to the default check.
-fn differs(got: &str) -> String {
+fn body_mismatch(got: &str) -> String {
     format!("Response differs from expected response (expected \"ok\", got \"{got}\")")
 }
 
@@ -48,35 +48,42 @@ fn default_check_accepts_200_with_ok_body() {
         // A response without a head is HTTP/0.9.
         "ok\n".to_owned(),
     ] {
-        let server = ScriptedServer::says(said.clone());
-        assert_eq!(checked(&server, &HttpCheck::default()), Ok(()), "{said:?}");
+        let server = ScriptedServer::start_with_response(said.clone());
+        assert_eq!(
+            check_response(&server, &HttpCheck::default()),
+            Ok(()),
+            "{said:?}"
+        );
     }
 }
 
 #[test]
 fn default_check_rejects_other_responses_and_page_shows_reason() {
     for (said, shown) in [
-        (answer("200 OK", ""), differs("")),
-        (answer("204 No Content", ""), differs("")),
-        (answer("200 OK", "okay"), differs("okay")),
-        (answer("200 OK", "Refused"), differs("refused")),
+        (answer("200 OK", ""), body_mismatch("")),
+        (answer("204 No Content", ""), body_mismatch("")),
+        (answer("200 OK", "okay"), body_mismatch("okay")),
+        (answer("200 OK", "Refused"), body_mismatch("refused")),
         // Nine characters fit; of ten, seven and three dots are shown.
-        (answer("200 OK", "123456789"), differs("123456789")),
-        (answer("200 OK", "1234567890"), differs("1234567...")),
+        (answer("200 OK", "123456789"), body_mismatch("123456789")),
+        (answer("200 OK", "1234567890"), body_mismatch("1234567...")),
         (
             answer("200 OK", &"x".repeat(3 << 20)),
-            differs("xxxxxxx..."),
+            body_mismatch("xxxxxxx..."),
         ),
         // The body of a status other than 2xx is discarded, even if it is ok.
-        (answer("500 No", "ok"), differs("")),
-        (answer("503 Service Unavailable", "timeout"), differs("")),
-        (answer("404 Not Found", "ok"), differs("")),
-        (answer("304 Not Modified", ""), differs("")),
-        (answer("302 Found", "ok"), differs("")),
-        ("not http\n".to_owned(), differs("not http")),
+        (answer("500 No", "ok"), body_mismatch("")),
+        (
+            answer("503 Service Unavailable", "timeout"),
+            body_mismatch(""),
+        ),
+        (answer("404 Not Found", "ok"), body_mismatch("")),
+        (answer("304 Not Modified", ""), body_mismatch("")),
+        (answer("302 Found", "ok"), body_mismatch("")),
+        ("not http\n".to_owned(), body_mismatch("not http")),
     ] {
-        let server = ScriptedServer::says(said.clone());
-        let found = checked(&server, &HttpCheck::default());
+        let server = ScriptedServer::start_with_response(said.clone());
+        let found = check_response(&server, &HttpCheck::default());
         assert_eq!(found, Err(shown), "{said:?}");
     }
 }
@@ -105,10 +112,10 @@ fn malformed_responses_fail_as_in_httplib() {
             "IncompleteRead",
         ),
     ] {
-        let server = ScriptedServer::says(said.clone());
+        let server = ScriptedServer::start_with_response(said.clone());
         let shown = lost(server.port(), &format!("Error within {exception}"));
         assert_eq!(
-            checked(&server, &HttpCheck::default()),
+            check_response(&server, &HttpCheck::default()),
             Err(shown),
             "{said:?}"
         );
@@ -149,17 +156,21 @@ fn expected_endpoint_response_and_code_are_configurable() {
             ),
         ),
     ] {
-        let server = ScriptedServer::says(said.clone());
-        assert_eq!(checked(&server, &http), verdict, "{said:?} for {http:?}");
+        let server = ScriptedServer::start_with_response(said.clone());
+        assert_eq!(
+            check_response(&server, &http),
+            verdict,
+            "{said:?} for {http:?}"
+        );
     }
-    let server = ScriptedServer::says(answer("200 OK", "ok"));
-    checked(&server, &http().endpoint("/private/stats/?a=b")).unwrap();
+    let server = ScriptedServer::start_with_response(answer("200 OK", "ok"));
+    check_response(&server, &http().endpoint("/private/stats/?a=b")).unwrap();
     assert_eq!(server.requests(), ["GET /private/stats/?a=b"]);
 }
 
 #[test]
 fn request_has_bytes_of_urllib_on_new_connection() {
-    let server = ScriptedServer::says(answer("200 OK", "ok"));
+    let server = ScriptedServer::start_with_response(answer("200 OK", "ok"));
     let signaler = HttpSignaler::new(server.port());
     signaler.check(&HttpCheck::default()).unwrap();
     signaler.post("/quitquitquit").unwrap();
@@ -181,7 +192,7 @@ fn request_has_bytes_of_urllib_on_new_connection() {
 
 #[test]
 fn redirects_are_followed() {
-    let elsewhere = ScriptedServer::says(answer("200 OK", "ok"));
+    let elsewhere = ScriptedServer::start_with_response(answer("200 OK", "ok"));
     let there = elsewhere.port();
     let server = ScriptedServer::start(move |line, stream| {
         let path = line.split(' ').nth(1).unwrap_or_default();
@@ -202,7 +213,7 @@ fn redirects_are_followed() {
         let answer = format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n");
         stream.write_all(answer.as_bytes())
     });
-    let get = |path: &str| checked(&server, &HttpCheck::default().endpoint(path));
+    let get = |path: &str| check_response(&server, &HttpCheck::default().endpoint(path));
     for path in [
         "/absolute",
         "/root",
@@ -216,14 +227,14 @@ fn redirects_are_followed() {
     }
     assert_eq!(elsewhere.requests(), ["GET /x"]);
     for path in ["/300", "/304", "/308", "/secure"] {
-        assert_eq!(get(path), Err(differs("")), "{path}");
+        assert_eq!(get(path), Err(body_mismatch("")), "{path}");
     }
     let before = server.requests().len();
-    assert_eq!(get("/again"), Err(differs("")));
+    assert_eq!(get("/again"), Err(body_mismatch("")));
     assert_eq!(
         server.requests().len() - before,
         5,
-        "four times to one place"
+        "at most four redirects to one URL"
     );
 
     let signaler = HttpSignaler::new(server.port());
@@ -233,17 +244,17 @@ fn redirects_are_followed() {
         server.requests().split_off(before)
     };
     assert_eq!(posted("/302"), ["POST /302", "GET /ok"]);
-    assert_eq!(posted("/307"), ["POST /307"], "would have to be sent again");
+    assert_eq!(posted("/307"), ["POST /307"], "a POST is not repeated");
 }
 
 #[test]
 fn timeout_applies_to_each_operation_and_not_to_sum() {
     let slow = ScriptedServer::start(|_, stream| {
-        drip(stream, answer("200 OK", "ok").as_bytes(), TIMEOUT / 16)
+        write_slowly(stream, answer("200 OK", "ok").as_bytes(), TIMEOUT / 16)
     });
     let before = std::time::Instant::now();
-    assert_eq!(checked(&slow, &HttpCheck::default()), Ok(()));
-    assert!(before.elapsed() > 2 * TIMEOUT, "it was to take long");
+    assert_eq!(check_response(&slow, &HttpCheck::default()), Ok(()));
+    assert!(before.elapsed() > 2 * TIMEOUT, "the response was slow");
 
     let part = |bytes: &'static str| {
         ScriptedServer::start(move |_, stream| {
@@ -260,14 +271,17 @@ fn timeout_applies_to_each_operation_and_not_to_sum() {
         let server = part(stuck);
         let shown = lost(server.port(), "Error within timeout");
         assert_eq!(
-            checked(&server, &HttpCheck::default()),
+            check_response(&server, &HttpCheck::default()),
             Err(shown),
             "{stuck:?}"
         );
     }
     // A body of a status other than 2xx is not read.
     let sick = part("HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n");
-    assert_eq!(checked(&sick, &HttpCheck::default()), Err(differs("")));
+    assert_eq!(
+        check_response(&sick, &HttpCheck::default()),
+        Err(body_mismatch(""))
+    );
     assert_eq!(
         HttpSignaler::new(sick.port())
             .timeout(TIMEOUT)
@@ -303,7 +317,7 @@ fn refused_connection_fails_check() {
         reset.port(),
         "Unexpected error: [Errno 104] Connection reset by peer",
     );
-    assert_eq!(checked(&reset, &HttpCheck::default()), Err(shown));
+    assert_eq!(check_response(&reset, &HttpCheck::default()), Err(shown));
 }
 
 #[test]
@@ -316,7 +330,7 @@ fn any_response_counts_as_handled_for_lifecycle() {
         "405 No",
         "500 No",
     ] {
-        let server = ScriptedServer::says(answer(status, "anything"));
+        let server = ScriptedServer::start_with_response(answer(status, "anything"));
         assert_eq!(
             HttpSignaler::new(server.port()).post("/quitquitquit"),
             Ok(()),

@@ -26,17 +26,17 @@ use super::{blog, seconds};
 const BOTH: [AuroraRelease; 2] = [AuroraRelease::V0_15, AuroraRelease::Last];
 
 /// How many checks prove that a task is left alone: several times the number that stops it.
-fn many() -> u32 {
+fn survival_checks() -> u32 {
     if is_long_run() { 60 } else { 12 }
 }
 
 /// A task with the blog's command line of the checker, in which only the deadline is scaled.
-fn checked(name: &str, second: Duration) -> ThermosTask {
-    patient(name, second, second * 9 / 2)
+fn checked_task(name: &str, second: Duration) -> ThermosTask {
+    checked_task_with_deadline(name, second, second * 9 / 2)
 }
 
 /// The same with another deadline.
-fn patient(name: &str, second: Duration, deadline: Duration) -> ThermosTask {
+fn checked_task_with_deadline(name: &str, second: Duration, deadline: Duration) -> ThermosTask {
     let deadline = deadline.as_millis();
     let cmdline = format!(
         "exec {} --port={{{{thermos.ports[health]}}}} --url=\"/private/stats/\" \
@@ -51,7 +51,7 @@ fn patient(name: &str, second: Duration, deadline: Duration) -> ThermosTask {
 }
 
 /// The blog's eight-ball, which has none of Aurora's endpoints.
-fn eightball(task: ThermosTask, directory: &Path) -> Option<ThermosTask> {
+fn add_eightball(task: ThermosTask, directory: &Path) -> Option<ThermosTask> {
     let program = directory.join("eightball.pex");
     or_skip("python3", build_zipapp(&program))?;
     let cmdline = format!(
@@ -62,7 +62,7 @@ fn eightball(task: ThermosTask, directory: &Path) -> Option<ThermosTask> {
 }
 
 /// A server that exits on quit.
-fn quitter(task: ThermosTask) -> Option<ThermosTask> {
+fn add_quitter(task: ThermosTask) -> Option<ThermosTask> {
     let python = or_skip("python3", find_program("python3"))?;
     let program = workspace().join("tests/fixtures/quitter.py");
     let cmdline = format!(
@@ -75,7 +75,7 @@ fn quitter(task: ThermosTask) -> Option<ThermosTask> {
 
 /// Waits for two consecutive successes. Earlier failures do not matter: on a busy host several checks are late while a
 /// server starts.
-fn healthy(task: &RunningTask) {
+fn wait_healthy(task: &RunningTask) {
     let is_healthy = || {
         let counters = task.health().counters;
         counters.running() && counters.successes() >= 2
@@ -100,16 +100,16 @@ fn signal(task: &RunningTask, process: &str, signal: Signal) {
 fn dead_server_is_stopped_at_sixth_consecutive_failure() {
     for contract in BOTH {
         let parent = TempDir::new().unwrap();
-        let task = checked("dead", Duration::from_millis(60)).contract(contract);
-        let Some(task) = eightball(task, parent.path()) else {
+        let task = checked_task("dead", Duration::from_millis(60)).contract(contract);
+        let Some(task) = add_eightball(task, parent.path()) else {
             return;
         };
         let mut task = TaskRunner::start(task, parent.path());
-        healthy(&task);
+        wait_healthy(&task);
         let before = task.health().reasons.len();
         // It is present and never answers: the worst kind of failure.
         signal(&task, "eightball", Signal::SIGSTOP);
-        wait_until("it is sick", || {
+        wait_until("the task is unhealthy", || {
             task.health().counters.death_reason().is_some()
         });
         let health = task.health();
@@ -129,7 +129,7 @@ fn dead_server_is_stopped_at_sixth_consecutive_failure() {
 fn server_that_never_listens_is_stopped_after_initial_attempts() {
     for (contract, failures) in [(AuroraRelease::V0_15, 6), (AuroraRelease::Last, 9)] {
         let parent = TempDir::new().unwrap();
-        let task = checked("absent", Duration::from_millis(60))
+        let task = checked_task("absent", Duration::from_millis(60))
             .contract(contract)
             .process(ThermosProcess::new("eightball", "exec sleep 600"));
         let task = TaskRunner::start(task, parent.path());
@@ -146,11 +146,13 @@ fn quit_ends_task_before_abort() {
     for contract in BOTH {
         let parent = TempDir::new().unwrap();
         let soon = blog().initial_interval(seconds(1)).interval(seconds(1));
-        let task = checked("quits", Duration::from_millis(500)).contract(contract);
+        let task = checked_task("quits", Duration::from_millis(500)).contract(contract);
         let task = task.health(soon);
-        let Some(task) = quitter(task) else { return };
+        let Some(task) = add_quitter(task) else {
+            return;
+        };
         let mut task = TaskRunner::start(task, parent.path());
-        healthy(&task);
+        wait_healthy(&task);
         task.stop();
         let told = task.health().messages;
         assert_eq!(told.len(), 1, "no abort: {told:?}");
@@ -168,7 +170,7 @@ fn quit_ends_task_before_abort() {
         assert_eq!(
             task.task_state(),
             TaskState::Success,
-            "everything ended by itself"
+            "all processes ended by themselves"
         );
         assert_eq!(
             (task.state("server"), task.state("checker")),
@@ -180,12 +182,12 @@ fn quit_ends_task_before_abort() {
 #[test]
 fn server_that_ignores_quit_takes_both_waits_while_checker_stays() {
     let parent = TempDir::new().unwrap();
-    let task = checked("stays", Duration::from_millis(300));
-    let Some(task) = eightball(task, parent.path()) else {
+    let task = checked_task("stays", Duration::from_millis(300));
+    let Some(task) = add_eightball(task, parent.path()) else {
         return;
     };
     let mut task = TaskRunner::start(task, parent.path());
-    healthy(&task);
+    wait_healthy(&task);
     task.stop();
     let told = |endpoint: &str| LifecycleMessage {
         endpoint: endpoint.to_owned(),
@@ -222,18 +224,18 @@ fn flapping_server_is_stopped_only_after_six_consecutive_failures() {
         let parent = TempDir::new().unwrap();
         // A healthy response must not be late here.
         let second = Duration::from_millis(60);
-        let task = patient(&format!("flaps-{contract:?}"), second, seconds(10))
+        let task = checked_task_with_deadline(&format!("flaps-{contract:?}"), second, seconds(10))
             .health(blog().timeout(seconds(200)))
             .contract(contract)
             .port_at("private", server.port());
         let task = TaskRunner::start(task, parent.path());
-        wait_until("many checks", || {
+        wait_until("many checks pass", || {
             task.health().counters.attempts() > 3 * 6 + 3
         });
         assert_eq!(task.health().counters.death_reason(), None);
         assert_eq!(task.task_state(), TaskState::Active);
         flaps.store(false, Ordering::Relaxed);
-        wait_until("it is sick", || {
+        wait_until("the task is unhealthy", || {
             task.health().counters.death_reason().is_some()
         });
         assert_eq!(task.health().counters.failures(), 6);
@@ -247,14 +249,14 @@ fn throttled_server_survives_stalls_and_is_stopped_when_dead() {
     }
     std::thread::scope(|scope| {
         for contract in BOTH {
-            scope.spawn(move || stalls(contract));
+            scope.spawn(move || assert_survives_stalls(contract));
         }
     });
 }
 
 /// The rule concerns real seconds. Compressed time is tried first, which makes the rule harder to meet, because a check
 /// takes its own time. On a host too busy for that, real time decides.
-fn stalls(contract: AuroraRelease) {
+fn assert_survives_stalls(contract: AuroraRelease) {
     let seconds: &[u64] = if is_long_run() { &[1000] } else { &[100, 1000] };
     let failed: Vec<_> = seconds
         .iter()
@@ -268,17 +270,17 @@ fn stalls(contract: AuroraRelease) {
 fn survives_stalls(contract: AuroraRelease, second: Duration) -> Result<(), TaskHealth> {
     let limit = CpuLimit::percent(5).unwrap();
     let parent = TempDir::new().unwrap();
-    let task = checked("stalls", second).contract(contract);
-    let Some(task) = eightball(task, parent.path()) else {
+    let task = checked_task("stalls", second).contract(contract);
+    let Some(task) = add_eightball(task, parent.path()) else {
         return Ok(());
     };
     let task = TaskRunner::start(task, parent.path());
-    healthy(&task);
+    wait_healthy(&task);
     // Mesos limits the whole task, including the checker.
     for process in ["eightball", "checker"] {
         limit.add(task.pid(process).unwrap()).unwrap();
     }
-    let last = task.health().counters.attempts() + many();
+    let last = task.health().counters.attempts() + survival_checks();
     let is_decided = || {
         let counters = task.health().counters;
         counters.attempts() >= last || counters.death_reason().is_some()
@@ -293,7 +295,7 @@ fn survives_stalls(contract: AuroraRelease, second: Duration) -> Result<(), Task
                 std::thread::sleep(second * 4);
             }
         });
-        let decided = wait_within(wait_limit() + many() * 12 * second, is_decided);
+        let decided = wait_within(wait_limit() + survival_checks() * 12 * second, is_decided);
         over.store(true, Ordering::Relaxed);
         decided
     });
@@ -306,7 +308,7 @@ fn survives_stalls(contract: AuroraRelease, second: Duration) -> Result<(), Task
     let is_dead = || task.health().counters.death_reason().is_some();
     // In real time that takes longer than the wait limit.
     assert!(
-        wait_within(wait_limit() + many() * second, is_dead),
+        wait_within(wait_limit() + survival_checks() * second, is_dead),
         "{:?}",
         task.health()
     );

@@ -53,7 +53,7 @@ fn every_request_is_logged_with_key_target_and_result() {
     assert_eq!(proxy.get("/b", &[]).status, 401);
     assert_eq!(proxy.get_with_key("/c", "made-up").status, 403);
     let mut lines = Vec::new();
-    wait_until("three lines", || {
+    wait_until("three lines are logged", || {
         lines = requests(&proxy.log());
         lines.len() == 3
     });
@@ -102,7 +102,7 @@ fn last_access_log_lines_are_written_before_exit() {
         .spawn()
         .unwrap();
     let mut process = ChildGuard(child);
-    wait_until("it listens", || {
+    wait_until("authproxy listens", || {
         TcpStream::connect(("127.0.0.1", port)).is_ok()
     });
     assert_eq!(send_request(port, "GET", "/last", &[]).status, 401);
@@ -131,7 +131,7 @@ fn blocked_access_log_reader_does_not_block_requests() {
         .spawn()
         .unwrap();
     let _process = ChildGuard(child);
-    wait_until("it listens", || {
+    wait_until("authproxy listens", || {
         TcpStream::connect(("127.0.0.1", port)).is_ok()
     });
     // Lines of 4 KiB: a pipe holds 64 KiB, the log 256 KiB.
@@ -150,7 +150,7 @@ fn blocked_access_log_reader_does_not_block_requests() {
         let read = stream.read(&mut answer).unwrap();
         assert!(
             answer[..read].starts_with(b"HTTP/1.1 401"),
-            "requests go on"
+            "requests are served"
         );
     }
     assert!(dropped() > 0);
@@ -344,7 +344,7 @@ fn valid_configuration_applies_on_reload_and_invalid_one_is_refused() {
             .unwrap();
         write(wrong);
         proxy.signal(Signal::SIGHUP);
-        wait_until("it is refused", || {
+        wait_until("the configuration is refused", || {
             let now = proxy.metric("authproxy_config_reloads_total{result=\"failure\"}");
             now == Some(refused + 1.0)
         });
@@ -363,7 +363,7 @@ fn valid_configuration_applies_on_reload_and_invalid_one_is_refused() {
     proxy.logs("did you mean `right`?");
     write("right: all\n");
     proxy.signal(Signal::SIGHUP);
-    wait_until("all is well again", || {
+    wait_until("the backend is healthy again", || {
         proxy.status()["config"]["trouble"].is_null()
     });
     assert_eq!(over(), "200");

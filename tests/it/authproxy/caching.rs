@@ -19,7 +19,7 @@ use hostkit_tests::memcached::MemcachedServer;
 use hostkit_tests::{or_skip, wait_until};
 use tokio::runtime::Runtime;
 
-const SECRET: &[u8] = b"of nobody but us";
+const SECRET: &[u8] = b"secret of these hosts";
 
 /// Lifetimes that do not end within a test, unless it shortens them.
 const SETTINGS: settings::CacheSettings = settings::CacheSettings {
@@ -127,18 +127,23 @@ impl CacheFixture {
 
     /// Makes a host query a key until memcached has its entry. A memcached that takes longer than 10 ms here may be
     /// skipped for a moment, and then gets no entry.
-    fn learn(&self, host: &PermissionsCache<CountingBackend>, key: KeyHash, known: bool) {
-        let before = self.names().len();
+    fn store_in_memcached(
+        &self,
+        host: &PermissionsCache<CountingBackend>,
+        key: KeyHash,
+        known: bool,
+    ) {
+        let before = self.entry_names().len();
         wait_until("the entry is written", || {
             self.purge(host, &PurgeTarget::Key(key));
             assert_eq!(self.lookup(host, key), Some(known));
-            self.pass();
-            self.names().len() > before
+            self.yield_to_background();
+            self.entry_names().len() > before
         });
     }
 
     /// The names of all entries.
-    fn names(&self) -> Vec<String> {
+    fn entry_names(&self) -> Vec<String> {
         self.servers
             .iter()
             .flat_map(MemcachedServer::keys)
@@ -151,15 +156,15 @@ impl CacheFixture {
     }
 
     /// Lets background tasks run.
-    fn pass(&self) {
+    fn yield_to_background(&self) {
         let moment = async { tokio::time::sleep(Duration::from_millis(1)).await };
         self.runtime.block_on(moment);
     }
 
     /// Waits for a newly started host that gives this result after so many backend queries. A memcached that takes
     /// longer than 10 ms here counts as a miss, which costs a query more.
-    fn a_new_host_says(&self, key: KeyHash, known: bool, questions: u64) {
-        wait_until("a new host needs that many questions", || {
+    fn expect_from_new_host(&self, key: KeyHash, known: bool, questions: u64) {
+        wait_until("a new host needs that many queries", || {
             let host = self.host();
             assert_eq!(self.lookup(&host, key), Some(known));
             host.snapshot().questions == questions
@@ -178,18 +183,15 @@ fn host_uses_entries_of_other_hosts() {
     };
     world.engine.add_key(key(1));
     let host = world.host();
-    world.learn(&host, key(1), true);
-    world.learn(&host, key(2), false);
-    world.a_new_host_says(key(1), true, 0);
-    world.a_new_host_says(key(2), false, 0);
-    for name in world.names() {
+    world.store_in_memcached(&host, key(1), true);
+    world.store_in_memcached(&host, key(2), false);
+    world.expect_from_new_host(key(1), true, 0);
+    world.expect_from_new_host(key(2), false, 0);
+    for name in world.entry_names() {
         assert!(name.starts_with("eightball:1:"), "{name}");
         for number in [1, 2] {
             let hash = key(number).to_string();
-            assert!(
-                !name.contains(&hash),
-                "the hash is all it takes to ask an engine"
-            );
+            assert!(!name.contains(&hash), "a query contains only the hash");
         }
     }
 }
@@ -199,11 +201,11 @@ fn entries_signed_with_other_secret_are_ignored() {
     let Some(world) = CacheFixture::new(1) else {
         return;
     };
-    let stranger = world.host_with(SETTINGS, b"of somebody else");
+    let stranger = world.host_with(SETTINGS, b"secret of other hosts");
     world.engine.add_key(key(1));
-    world.learn(&stranger, key(1), true);
+    world.store_in_memcached(&stranger, key(1), true);
     world.engine.known.lock().unwrap().clear();
-    world.a_new_host_says(key(1), false, 1);
+    world.expect_from_new_host(key(1), false, 1);
 }
 
 #[test]
@@ -217,13 +219,13 @@ fn forged_entry_in_memcached_admits_no_key() {
         panic!("one")
     };
     let host = world.host();
-    world.learn(&host, known, true);
-    let [name_of_known] = &world.names()[..] else {
+    world.store_in_memcached(&host, known, true);
+    let [name_of_known] = &world.entry_names()[..] else {
         panic!("one")
     };
     let entry = server.get(name_of_known).unwrap();
-    world.learn(&host, made_up, false);
-    let names = world.names();
+    world.store_in_memcached(&host, made_up, false);
+    let names = world.entry_names();
     let name_of_made_up = names.iter().find(|name| *name != name_of_known).unwrap();
     let denial = server.get(name_of_made_up).unwrap();
 
@@ -232,7 +234,7 @@ fn forged_entry_in_memcached_admits_no_key() {
     let truncated = &entry[..entry.len() / 2];
     for forged in [&entry[..], &flipped, truncated, b"", b"1", &[b'1'; 1000]] {
         server.set(name_of_made_up, forged);
-        wait_until("it was looked at", || {
+        wait_until("the entry was read", || {
             let host = world.host();
             assert_eq!(world.lookup(&host, made_up), Some(false));
             host.snapshot().shared_refused == 1
@@ -240,7 +242,7 @@ fn forged_entry_in_memcached_admits_no_key() {
     }
     // Nor does it deny a key.
     server.set(name_of_known, &denial);
-    world.a_new_host_says(known, true, 1);
+    world.expect_from_new_host(known, true, 1);
 }
 
 #[test]
@@ -252,7 +254,7 @@ fn dead_memcached_server_does_not_affect_keys_of_others() {
     let host = world.host();
     for number in 0..KEYS {
         world.engine.add_key(key(number));
-        world.learn(&host, key(number), true);
+        world.store_in_memcached(&host, key(number), true);
     }
     let [lost, ..] = &world.servers[..] else {
         panic!("three")
@@ -292,10 +294,10 @@ fn without_memcached_servers_backend_is_queried() {
     // They come back empty, and are used again.
     world.servers.iter().for_each(MemcachedServer::restart);
     let mut number = 50;
-    wait_until("both have entries", || {
+    wait_until("both servers have entries", || {
         number += 1;
         world.lookup(&host, key(number));
-        world.pass();
+        world.yield_to_background();
         world.servers.iter().all(|server| !server.keys().is_empty())
     });
 }
@@ -309,7 +311,7 @@ fn silent_memcached_server_is_skipped_until_it_answers() {
         panic!("one")
     };
     let host = world.host();
-    world.learn(&host, key(0), false);
+    world.store_in_memcached(&host, key(0), false);
     server.stall();
     for number in 1..200 {
         assert_eq!(world.lookup(&host, key(number)), Some(false));
@@ -324,10 +326,10 @@ fn silent_memcached_server_is_skipped_until_it_answers() {
     );
     server.resume();
     let mut number = 200;
-    wait_until("it is asked again", || {
+    wait_until("the server is queried again", || {
         number += 1;
         world.lookup(&host, key(number));
-        world.pass();
+        world.yield_to_background();
         host.snapshot().servers[0].up
     });
 }
@@ -342,8 +344,8 @@ fn memcached_server_with_wrong_replies_admits_no_key() {
     };
     world.engine.add_key(key(1));
     let host = world.host();
-    world.learn(&host, key(1), true);
-    let entry = truth.get(&world.names()[0]).unwrap();
+    world.store_in_memcached(&host, key(1), true);
+    let entry = truth.get(&world.entry_names()[0]).unwrap();
 
     // Answers every get with this entry, or with something worse.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -401,7 +403,7 @@ fn thousand_concurrent_lookups_query_backend_once() {
         assert!(world.runtime.block_on(asker).unwrap());
     }
     assert_eq!(world.engine.request_count(), 1);
-    world.a_new_host_says(key(1), true, 0);
+    world.expect_from_new_host(key(1), true, 0);
 }
 
 #[test]
@@ -416,10 +418,10 @@ fn host_started_during_backend_failure_uses_entries_of_others() {
     };
     world.engine.add_key(key(1));
     let host = world.host_with(short, SECRET);
-    world.learn(&host, key(1), true);
-    world.learn(&host, key(2), false);
+    world.store_in_memcached(&host, key(1), true);
+    world.store_in_memcached(&host, key(2), false);
     *world.engine.fails.lock().unwrap() = true;
-    wait_until("the grant is over, and believed", || {
+    wait_until("an expired grant is served stale", || {
         let host = world.host_with(short, SECRET);
         let answer = world.runtime.block_on(host.look_up(key(1)));
         // A slow memcached counts as a miss.
@@ -445,13 +447,13 @@ fn purge_removes_memcached_entry() {
     let host = world.host();
     for number in 0..20 {
         world.engine.add_key(key(number));
-        world.learn(&host, key(number), true);
+        world.store_in_memcached(&host, key(number), true);
     }
     // Also for a key of which the purging host has no entry. It may be slow here, and need a second purge.
     wait_until("the entry is deleted", || {
         world.purge(&world.host(), &PurgeTarget::Key(key(19)));
-        world.pass();
-        world.names().len() == 19
+        world.yield_to_background();
+        world.entry_names().len() == 19
     });
     world.engine.known.lock().unwrap().clear();
     // An entry that this host has not seen is not used either: it is older than the purge.
@@ -471,7 +473,7 @@ fn purge_removes_memcached_entry() {
     // Nor does a newly started host find a grant.
     let asked = world.engine.request_count();
     wait_until("all grants are deleted", || {
-        world.pass();
+        world.yield_to_background();
         let host = world.host();
         (0..20).all(|number| world.lookup(&host, key(number)) == Some(false))
     });

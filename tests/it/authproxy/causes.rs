@@ -12,26 +12,26 @@ use super::wire::{KEY, OTHER, ScriptedUpstream, WireConnection, acl_file, reques
 /// The address of a server, which behaves in one way until the second part is dropped.
 type FaultyUpstream = (String, Box<dyn Any>);
 
-fn local(port: u16, server: impl Any) -> FaultyUpstream {
+fn on_port(port: u16, server: impl Any) -> FaultyUpstream {
     (format!("http://127.0.0.1:{port}"), Box::new(server))
 }
 
-fn origin(script: impl Fn(&mut WireConnection) + Send + Sync + 'static) -> FaultyUpstream {
+fn scripted(script: impl Fn(&mut WireConnection) + Send + Sync + 'static) -> FaultyUpstream {
     let origin = ScriptedUpstream::start(move |wire, _| script(wire));
-    local(origin.port(), origin)
+    on_port(origin.port(), origin)
 }
 
 /// A server that sends these bytes after a request's head, and closes.
-fn sends(bytes: &'static str) -> FaultyUpstream {
-    origin(move |wire| {
+fn send_and_close(bytes: &'static str) -> FaultyUpstream {
+    scripted(move |wire| {
         wire.head();
         wire.send(bytes);
     })
 }
 
 /// A server that sends these bytes after a request's head, and is silent afterwards.
-fn stalls(bytes: &'static str) -> FaultyUpstream {
-    origin(move |wire| {
+fn send_and_stall(bytes: &'static str) -> FaultyUpstream {
+    scripted(move |wire| {
         wire.head();
         wire.send(bytes);
         wire.rest();
@@ -52,9 +52,9 @@ fn start(server: &str, args: &[&str]) -> AuthproxyProcess {
 
 /// Waits for the access log line with this id and these words.
 #[track_caller]
-fn logs(proxy: &AuthproxyProcess, id: &str, words: &[&str]) {
+fn wait_for_access_log(proxy: &AuthproxyProcess, id: &str, words: &[&str]) {
     let mut line = String::new();
-    wait_until("a line of the access log", || {
+    wait_until("the access log has the line", || {
         let log = proxy.log();
         let found = log
             .lines()
@@ -68,7 +68,7 @@ fn logs(proxy: &AuthproxyProcess, id: &str, words: &[&str]) {
 }
 
 /// The number of warnings with a cause.
-fn warnings(proxy: &AuthproxyProcess, cause: &str) -> usize {
+fn count_warnings(proxy: &AuthproxyProcess, cause: &str) -> usize {
     let (log, cause) = (proxy.log(), format!(" cause={cause} "));
     log.lines()
         .filter(|line| line.contains(" WARNING authproxy: ") && line.contains(&cause))
@@ -78,11 +78,11 @@ fn warnings(proxy: &AuthproxyProcess, cause: &str) -> usize {
 #[test]
 fn failed_request_is_logged_with_id_and_cause() {
     let soon: &[&str] = &["--timeout=300ms"];
-    let nobody = format!("--acl-server=http://127.0.0.1:{}/", free_port());
-    let engine = || sends("");
+    let unreachable = format!("--acl-server=http://127.0.0.1:{}/", free_port());
+    let engine = || send_and_close("");
     for (server, args, status, word, cause, detail) in [
         (
-            local(free_port(), ()),
+            on_port(free_port(), ()),
             &[][..],
             502,
             "bad_gateway",
@@ -97,9 +97,8 @@ fn failed_request_is_logged_with_id_and_cause() {
             "upstream_unreachable",
             "detail=\"No such file or directory",
         ),
-        (sends(""), &[], 502, "bad_gateway", "upstream_closed", ""),
         (
-            sends("HTTP/1.1 200 OK\r\nContent-"),
+            send_and_close(""),
             &[],
             502,
             "bad_gateway",
@@ -107,7 +106,15 @@ fn failed_request_is_logged_with_id_and_cause() {
             "",
         ),
         (
-            sends("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx"),
+            send_and_close("HTTP/1.1 200 OK\r\nContent-"),
+            &[],
+            502,
+            "bad_gateway",
+            "upstream_closed",
+            "",
+        ),
+        (
+            send_and_close("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx"),
             &[],
             502,
             "bad_gateway",
@@ -115,7 +122,7 @@ fn failed_request_is_logged_with_id_and_cause() {
             "detail=\"different values of Content-Length\"",
         ),
         (
-            sends("SSH-2.0-OpenSSH\r\n"),
+            send_and_close("SSH-2.0-OpenSSH\r\n"),
             &[],
             502,
             "bad_gateway",
@@ -123,7 +130,7 @@ fn failed_request_is_logged_with_id_and_cause() {
             "detail=\"not HTTP/1.0 or HTTP/1.1\"",
         ),
         (
-            sends(
+            send_and_close(
                 "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
             ),
             &[],
@@ -135,7 +142,7 @@ fn failed_request_is_logged_with_id_and_cause() {
         (
             {
                 let full = FullBacklog::start();
-                local(full.port(), full)
+                on_port(full.port(), full)
             },
             soon,
             504,
@@ -144,7 +151,7 @@ fn failed_request_is_logged_with_id_and_cause() {
             "",
         ),
         (
-            stalls(""),
+            send_and_stall(""),
             soon,
             504,
             "gateway_timeout",
@@ -153,7 +160,7 @@ fn failed_request_is_logged_with_id_and_cause() {
         ),
         (
             engine(),
-            &[&nobody],
+            &[&unreachable],
             503,
             "permissions_unavailable",
             "permissions_failed",
@@ -175,9 +182,9 @@ fn failed_request_is_logged_with_id_and_cause() {
             let answer = client.ask(request("GET /", ""));
             assert_eq!((answer.status(), answer.reason().as_str()), (status, word));
             let id = answer.header("x-request-id").unwrap();
-            logs(&proxy, id, &[&format!(" reason={cause} "), detail]);
+            wait_for_access_log(&proxy, id, &[&format!(" reason={cause} "), detail]);
         }
-        assert_eq!(warnings(&proxy, cause), 1, "{}", proxy.log());
+        assert_eq!(count_warnings(&proxy, cause), 1, "{}", proxy.log());
         let metric = format!("authproxy_error_responses_total{{reason=\"{cause}\"}}");
         assert_eq!(proxy.metric(&metric), Some(3.0), "{cause}");
     }
@@ -186,7 +193,7 @@ fn failed_request_is_logged_with_id_and_cause() {
 #[test]
 fn request_without_connection_names_exceeded_limit() {
     let args = ["--server-connections=1", "--timeout=3s"];
-    let (url, _server) = stalls("");
+    let (url, _server) = send_and_stall("");
     let proxy = start(&url, &args);
     // It holds the only connection until it sends the rest.
     let mut holder = WireConnection::connect(proxy.port());
@@ -211,8 +218,8 @@ fn request_without_connection_names_exceeded_limit() {
             (503, "overloaded")
         );
         let id = answer.header("x-request-id").unwrap();
-        logs(&proxy, id, &[&format!(" reason={cause} ")]);
-        assert_eq!(warnings(&proxy, cause), 1, "{}", proxy.log());
+        wait_for_access_log(&proxy, id, &[&format!(" reason={cause} ")]);
+        assert_eq!(count_warnings(&proxy, cause), 1, "{}", proxy.log());
     }
 }
 
@@ -220,7 +227,7 @@ fn request_without_connection_names_exceeded_limit() {
 fn truncated_response_names_side_that_closed() {
     const LONG: &str = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this";
     let endless = || {
-        origin(|wire| {
+        scripted(|wire| {
             wire.head();
             wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
             let chunk = format!("10000\r\n{}\r\n", "x".repeat(1 << 16));
@@ -228,16 +235,16 @@ fn truncated_response_names_side_that_closed() {
         })
     };
     for (server, args, leaves, cause, warned) in [
-        (sends(LONG), &[][..], false, "upstream_closed", 1),
+        (send_and_close(LONG), &[][..], false, "upstream_closed", 1),
         (
-            sends("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"),
+            send_and_close("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"),
             &[],
             false,
             "upstream_invalid_body",
             1,
         ),
         (
-            stalls(LONG),
+            send_and_stall(LONG),
             &["--timeout=300ms"],
             false,
             "upstream_timeout",
@@ -258,13 +265,13 @@ fn truncated_response_names_side_that_closed() {
         client.send(request("GET /", "X-Request-Id: of-this-one\r\n"));
         assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
         let kept = (!leaves).then_some(client);
-        logs(
+        wait_for_access_log(
             &proxy,
             "of-this-one",
             &[" 200 ", &format!(" truncated={cause} ")],
         );
         drop(kept);
-        assert_eq!(warnings(&proxy, cause), warned, "{}", proxy.log());
+        assert_eq!(count_warnings(&proxy, cause), warned, "{}", proxy.log());
         let metric = format!("authproxy_truncated_responses_total{{reason=\"{cause}\"}}");
         assert_eq!(proxy.metric(&metric), Some(1.0), "{cause}");
     }
@@ -272,7 +279,7 @@ fn truncated_response_names_side_that_closed() {
 
 #[test]
 fn upload_aborted_by_client_is_not_upstream_failure() {
-    let (url, _server) = stalls("");
+    let (url, _server) = send_and_stall("");
     let proxy = start(&url, &[]);
     for body in ["Content-Length: 100\r\n", "Transfer-Encoding: chunked\r\n"] {
         let mut client = WireConnection::connect(proxy.port());
@@ -288,7 +295,7 @@ fn upload_aborted_by_client_is_not_upstream_failure() {
             (400, "invalid_request")
         );
         let words = [" reason=invalid_request ", "detail=\"the body ended"];
-        logs(&proxy, &format!("broken-{}", body.len()), &words);
+        wait_for_access_log(&proxy, &format!("broken-{}", body.len()), &words);
         wait_until("the connection is closed", || {
             proxy.metric_sum("authproxy_upstream_connections") == 0.0
         });

@@ -34,14 +34,14 @@ fn client_disconnect_closes_upstream_connection() {
             came.load(Ordering::SeqCst) > before
         });
         drop(client);
-        wait_until("the server hears of it", || {
+        wait_until("the upstream connection is closed", || {
             gone.load(Ordering::SeqCst) > before
         });
     }
 }
 
 /// A server that closes every connection after one response without `Connection: close`, as one that restarts does.
-fn forgetful(answered: Arc<Mutex<Vec<WireMessage>>>) -> ScriptedUpstream {
+fn start_forgetful_upstream(answered: Arc<Mutex<Vec<WireMessage>>>) -> ScriptedUpstream {
     ScriptedUpstream::start(move |wire, _| {
         let Some(request) = wire.message() else {
             return;
@@ -69,7 +69,7 @@ fn only_idempotent_requests_without_body_are_retried_on_stale_connection() {
         ("PATCH", "Content-Length: 0\r\n", "", false),
     ] {
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let origin = forgetful(seen.clone());
+        let origin = start_forgetful_upstream(seen.clone());
         let proxy = proxy(origin.port(), &[]);
         let mut client = WireConnection::connect(proxy.port());
         assert_eq!(client.ask(request("GET /", "")).status(), 200);
@@ -119,10 +119,14 @@ fn request_is_retried_once_and_never_on_new_connection() {
     assert_eq!(
         requests.load(Ordering::SeqCst),
         2,
-        "the kept one and a new one"
+        "the kept connection and a new one are used"
     );
     assert_eq!(client.ask(request("GET /", "")).status(), 502);
-    assert_eq!(requests.load(Ordering::SeqCst), 3, "a new one alone");
+    assert_eq!(
+        requests.load(Ordering::SeqCst),
+        3,
+        "only a new connection is used"
+    );
 }
 
 #[test]
@@ -156,13 +160,15 @@ fn closed_upstream_connection_is_not_reused() {
     for number in 1..=20 {
         let answer = client.ask(request("POST /", "Content-Length: 4\r\n") + "body");
         assert_eq!(answer.status(), 200, "request {number}");
-        wait_until("the server has closed", || !established(origin.port()));
+        wait_until("the server has closed", || {
+            !has_open_connection(origin.port())
+        });
     }
     assert_eq!((seen.load(Ordering::SeqCst), origin.accepted()), (20, 20));
 }
 
 /// Whether any connection of a port of 127.0.0.1 is open on the server's side (`ESTABLISHED` is 01 in proc(5)).
-fn established(port: u16) -> bool {
+fn has_open_connection(port: u16) -> bool {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let local = format!("0100007F:{port:04X}");
     table.lines().any(|line| {
@@ -272,7 +278,9 @@ fn upstream_exchanges_and_their_queue_are_bounded() {
         .map(|_| WireConnection::connect(proxy.port()))
         .collect();
     clients[0].send(request("GET /", ""));
-    wait_until("the first is there", || held.load(Ordering::SeqCst) == 1);
+    wait_until("the first request arrives", || {
+        held.load(Ordering::SeqCst) == 1
+    });
     clients[1].send(request("GET /", ""));
     wait_until("the second waits", || {
         proxy.metric_sum("authproxy_upstream_queued_requests") > 0.0

@@ -24,14 +24,14 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const LONG: Duration = Duration::from_secs(2);
 
 /// Waits until all client connections are closed.
-fn rid(proxy: &AuthproxyProcess) {
-    wait_until("no client is left", || {
+fn wait_until_closed(proxy: &AuthproxyProcess) {
+    wait_until("all client connections are closed", || {
         proxy.metric_sum("authproxy_client_connections") == 0.0
     });
 }
 
 /// Repeats an action for several times the deadline.
-fn drip(mut each: impl FnMut()) {
+fn repeat_slowly(mut each: impl FnMut()) {
     let start = Instant::now();
     while start.elapsed() < LONG {
         each();
@@ -59,14 +59,14 @@ fn incomplete_request_head_is_408() {
     assert_eq!(client.message().unwrap().status(), 200);
     client.send("GET / HTTP/1.1\r\n");
     client.stream.set_nonblocking(true).unwrap();
-    wait_until("the head is given up", || {
+    wait_until("the head times out", || {
         client.send("a: b\r\n");
         client.stream.peek(&mut [0]).is_ok()
     });
     client.stream.set_nonblocking(false).unwrap();
     assert_eq!(client.message().unwrap().status(), 408);
     drop(client);
-    rid(&proxy);
+    wait_until_closed(&proxy);
     assert_eq!(requests.lock().unwrap().len(), 1);
 }
 
@@ -93,7 +93,7 @@ fn stalled_request_body_is_408_and_closes_upstream() {
             (408, "request_timeout")
         );
         client.closes();
-        wait_until("the server is rid of it", || {
+        wait_until("the upstream connection is closed", || {
             gone.load(Ordering::SeqCst) > before
         });
     }
@@ -109,7 +109,7 @@ fn request_body_below_minimum_rate_is_408_and_above_it_passes() {
     let mut client = WireConnection::connect(proxy.port());
     client.send(request("POST /", "Content-Length: 100000\r\n"));
     client.stream.set_nonblocking(true).unwrap();
-    wait_until("the body is given up", || {
+    wait_until("the body times out", || {
         client.send("x");
         std::thread::sleep(Duration::from_millis(50));
         client.stream.peek(&mut [0]).is_ok()
@@ -119,7 +119,7 @@ fn request_body_below_minimum_rate_is_408_and_above_it_passes() {
     // Some 2,000 bytes a second.
     let mut client = WireConnection::connect(proxy.port());
     client.send(request("POST /", "Transfer-Encoding: chunked\r\n"));
-    drip(|| assert!(client.send(format!("64\r\n{}\r\n", "x".repeat(100)))));
+    repeat_slowly(|| assert!(client.send(format!("64\r\n{}\r\n", "x".repeat(100)))));
     client.send("0\r\n\r\n");
     assert_eq!(client.message().unwrap().status(), 200);
 }
@@ -131,7 +131,7 @@ fn slow_upstream_does_not_count_against_client_rate() {
         wire.head();
         let mut left = length;
         // Below the clients' minimum rate, which does not apply to upstreams.
-        drip(|| left -= wire.exactly(20_000).len());
+        repeat_slowly(|| left -= wire.exactly(20_000).len());
         wire.exactly(left);
         wire.send(OK);
     });
@@ -165,8 +165,8 @@ fn client_that_does_not_read_response_is_closed() {
     let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /", ""));
     assert!(client.head().is_some());
-    rid(&proxy);
-    wait_until("the server is rid of it", || {
+    wait_until_closed(&proxy);
+    wait_until("the upstream connection is closed", || {
         gone.load(Ordering::SeqCst) == 1
     });
     drop(client);
@@ -176,7 +176,7 @@ fn client_that_does_not_read_response_is_closed() {
         .set_recv_buffer_size(4096)
         .unwrap();
     client.send(request("GET /", ""));
-    wait_until("the slow reader is dropped", || {
+    wait_until("the slow reader is closed", || {
         use std::io::Read as _;
         let _ = client.stream.read(&mut [0; 1000]);
         proxy.metric_sum("authproxy_client_connections") == 0.0
@@ -198,7 +198,7 @@ fn client_that_reads_above_minimum_rate_is_kept() {
     client.send(request("GET /", ""));
     client.head().unwrap();
     let mut left = SIZE;
-    drip(|| {
+    repeat_slowly(|| {
         left -= client.exactly(50_000).len();
     });
     assert_eq!(client.exactly(left).len(), left);
@@ -268,7 +268,7 @@ fn slow_response_with_progress_passes() {
     let origin = ScriptedUpstream::start(|wire, _| {
         wire.message();
         wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-        drip(|| {
+        repeat_slowly(|| {
             wire.send("1\r\nx\r\n");
         });
         wire.send("0\r\n\r\n");
@@ -297,7 +297,7 @@ fn idle_connection_is_closed_at_idle_timeout() {
     silent.closes();
     used.closes();
     assert!(start.elapsed() >= Duration::from_secs(5), "too early");
-    rid(&proxy);
+    wait_until_closed(&proxy);
 }
 
 #[test]

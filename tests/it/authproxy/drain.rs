@@ -37,7 +37,7 @@ impl HeldUpstream {
     }
 
     fn has(&self, requests: usize) {
-        wait_until("the requests are at the server", || {
+        wait_until("the requests reach the upstream", || {
             self.here.load(Ordering::SeqCst) == requests
         });
     }
@@ -58,7 +58,7 @@ fn load(proxy: &AuthproxyProcess, connections: ConnectionReuse) -> LoadGenerator
 }
 
 /// Whether a process accepts connections on a port.
-fn accepts(port: u16) -> bool {
+fn accepts_connections(port: u16) -> bool {
     std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
 }
 
@@ -168,13 +168,13 @@ fn drain_waits_only_for_requests_under_way() {
     assert_eq!(used.ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n").status(), 401);
     let mut late = WireConnection::connect(proxy.port());
     late.send("GET / HTTP/1.1\r\nHost: h\r\n");
-    wait_until("all are known", || {
+    wait_until("all keys are cached", || {
         proxy.metric_sum("authproxy_client_connections") == 4.0
     });
     proxy.signal(Signal::SIGTERM);
     silent.closes();
     used.closes();
-    wait_until("nobody accepts", || !accepts(proxy.port()));
+    wait_until("the port is closed", || !accepts_connections(proxy.port()));
     late.send("\r\n");
     let answer = late.message().unwrap();
     assert_eq!(
@@ -227,7 +227,9 @@ fn request_cut_off_by_drain_timeout_is_in_access_log() {
     silent.send(request("GET /silent", ""));
     stream.send(request("GET /stream", ""));
     assert!(stream.head().is_some());
-    wait_until("both are at the server", || origin.accepted() == 2);
+    wait_until("both requests reach the upstream", || {
+        origin.accepted() == 2
+    });
     proxy.signal(Signal::SIGTERM);
     proxy.logs("--drain-timeout is over");
     proxy.logs("GET /silent 0 ");
@@ -268,7 +270,7 @@ fn tunnel_stays_open_until_drain_timeout() {
     let lines = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
     assert_eq!(client.ask_head(request("GET /", lines)).status(), 101);
     proxy.signal(Signal::SIGTERM);
-    wait_until("nobody accepts", || !accepts(proxy.port()));
+    wait_until("the port is closed", || !accepts_connections(proxy.port()));
     for _ in 0..3 {
         client.send("ping");
         assert_eq!(client.exactly(4), b"pong");

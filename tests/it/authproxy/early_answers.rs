@@ -15,7 +15,7 @@ use super::wire::{ScriptedUpstream, WireConnection, ok, proxy, request};
 const UPLOAD: usize = 24 << 20;
 
 /// A request without a key.
-fn keyless(line: &str, lines: &str) -> String {
+fn request_without_key(line: &str, lines: &str) -> String {
     format!("{line} HTTP/1.1\r\nHost: here\r\n{lines}\r\n")
 }
 
@@ -42,10 +42,10 @@ fn early_response_reaches_client_that_uploads_before_it_reads() {
     let chunked = "Transfer-Encoding: chunked\r\n";
     let body = || vec![b'x'; UPLOAD];
     for (head, body, status) in [
-        (keyless("POST /", &length), body(), 401),
-        (keyless("POST /", chunked), chunk(UPLOAD), 401),
+        (request_without_key("POST /", &length), body(), 401),
+        (request_without_key("POST /", chunked), chunk(UPLOAD), 401),
         (
-            keyless("POST /", &(length.clone() + "Expect: 100-continue\r\n")),
+            request_without_key("POST /", &(length.clone() + "Expect: 100-continue\r\n")),
             body(),
             401,
         ),
@@ -58,9 +58,9 @@ fn early_response_reaches_client_that_uploads_before_it_reads() {
         (request("POST /", chunked), chunk(50_000_000), 413),
         // A body with invalid framing is not read further.
         (request("POST /", chunked), body(), 400),
-        (keyless("POST /\x01", &length), body(), 400),
+        (request_without_key("POST /\x01", &length), body(), 400),
         (
-            keyless("POST /", &format!("X: {}\r\n", "x".repeat(70_000))),
+            request_without_key("POST /", &format!("X: {}\r\n", "x".repeat(70_000))),
             body(),
             431,
         ),
@@ -68,7 +68,7 @@ fn early_response_reaches_client_that_uploads_before_it_reads() {
         (request("POST /early", chunked), chunk(UPLOAD), 422),
         // An upload that was answered, as the next request of a connection.
         (
-            request("GET /early", "") + &keyless("POST /", &length),
+            request("GET /early", "") + &request_without_key("POST /", &length),
             body(),
             422,
         ),
@@ -132,11 +132,11 @@ fn clients_of_others_see_refusal_of_large_upload() {
 }
 
 /// Waits until all client connections are closed.
-fn rid(proxy: &AuthproxyProcess, longest: Duration) {
+fn wait_until_closed(proxy: &AuthproxyProcess, longest: Duration) {
     let left = || proxy.metric_sum("authproxy_client_connections") > 0.0;
     assert!(
         wait_within(longest, || !left()),
-        "a connection lingers for ever"
+        "a connection lingers without end"
     );
 }
 
@@ -146,25 +146,28 @@ fn lingering_connection_ends_without_progress_and_in_any_case() {
     let proxy = proxy(origin.port(), &["--client-timeout=1h", "--idle-timeout=1h"]);
     let refused = || {
         let mut client = WireConnection::connect(proxy.port());
-        let answer = client.ask(keyless("POST /", "Content-Length: 1000000\r\n"));
+        let answer = client.ask(request_without_key("POST /", "Content-Length: 1000000\r\n"));
         assert_eq!(answer.status(), 401);
         assert_eq!(answer.header("connection"), Some("close"));
         client
     };
     let silent = refused();
-    rid(&proxy, wait_limit());
+    wait_until_closed(&proxy, wait_limit());
     drop(silent);
     // 30 s.
     if is_long_run() {
         let mut dripping = refused();
-        wait_until("it is closed, although it sends", || !dripping.send("x"));
+        wait_until("the sending connection is closed", || !dripping.send("x"));
     }
 }
 
 /// A client that is denied, and goes on to send until its connection is closed.
-fn uploading(proxy: &AuthproxyProcess) -> (JoinHandle<()>, Arc<AtomicBool>) {
+fn start_refused_upload(proxy: &AuthproxyProcess) -> (JoinHandle<()>, Arc<AtomicBool>) {
     let mut client = WireConnection::connect(proxy.port());
-    let answer = client.ask(keyless("POST /", "Content-Length: 1000000000\r\n"));
+    let answer = client.ask(request_without_key(
+        "POST /",
+        "Content-Length: 1000000000\r\n",
+    ));
     assert_eq!(answer.status(), 401);
     let stop = Arc::new(AtomicBool::new(false));
     let (stopped, begun) = (stop.clone(), Arc::new(Barrier::new(2)));
@@ -184,7 +187,7 @@ fn uploading(proxy: &AuthproxyProcess) -> (JoinHandle<()>, Arc<AtomicBool>) {
 fn oldest_lingering_connection_is_closed_for_new_client() {
     let (origin, _) = ScriptedUpstream::answering(ok("ok"));
     let proxy = proxy(origin.port(), &["--max-connections=3"]);
-    let lingering: Vec<_> = (0..3).map(|_| uploading(&proxy)).collect();
+    let lingering: Vec<_> = (0..3).map(|_| start_refused_upload(&proxy)).collect();
     assert_eq!(proxy.metric_sum("authproxy_client_connections"), 3.0);
     let mut client = WireConnection::connect(proxy.port());
     // Long before a connection with progress would end by itself.

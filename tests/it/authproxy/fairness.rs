@@ -18,7 +18,7 @@ const OTHERS: [&str; 4] = ["alice-key", "bob-key", "carol-key", "dave-key"];
 const BODY: &str = "0123456789";
 
 /// The connections of the pool: the default, unless this process may not open a file for each end of every upload.
-fn pool() -> usize {
+fn pool_size() -> usize {
     if raise_open_files(16_384) < 16_384 {
         128
     } else {
@@ -27,7 +27,7 @@ fn pool() -> usize {
 }
 
 /// An upload that starts and stalls.
-fn begin(proxy: &AuthproxyProcess) -> WireConnection {
+fn begin_upload(proxy: &AuthproxyProcess) -> WireConnection {
     let mut client = WireConnection::connect(proxy.port());
     let head = request("POST /", &format!("Content-Length: {}\r\n", 2 * BODY.len()));
     client.send(head.replace(super::wire::KEY, GREEDY) + BODY);
@@ -60,7 +60,7 @@ fn serve_others(proxy: &AuthproxyProcess, rounds: usize) {
 
 #[test]
 fn slow_uploads_of_one_key_do_not_block_other_keys() {
-    let size = pool();
+    let size = pool_size();
     let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("keys.yaml");
@@ -77,9 +77,9 @@ fn slow_uploads_of_one_key_do_not_block_other_keys() {
     let (held, queued) = (size - size / 10, size / 2);
     // 2,100 of a pool of 1,024.
     let count = size * 2 + size / 20;
-    let mut uploads: Vec<WireConnection> = (0..count).map(|_| begin(&proxy)).collect();
+    let mut uploads: Vec<WireConnection> = (0..count).map(|_| begin_upload(&proxy)).collect();
     let refused = "authproxy_error_responses_total{reason=\"too_many_requests\"}";
-    wait_until("all are held, waiting or refused", || {
+    wait_until("all uploads are served, queued or denied", || {
         proxy.metric(refused) == Some((count - held - queued) as f64)
             && proxy.metric_sum("authproxy_requests_in_flight") == (held + queued) as f64
             && proxy.metric_sum("authproxy_upstream_queued_requests") == queued as f64
@@ -121,7 +121,7 @@ fn request_leaving_queue_releases_its_place() {
     let mut holder = WireConnection::connect(proxy.port());
     holder.send(request("POST /", "Content-Length: 10\r\n"));
     let waiting = |count: f64| {
-        wait_until(&format!("{count} wait"), || {
+        wait_until(&format!("{count} requests are queued"), || {
             proxy.metric_sum("authproxy_requests_in_flight") == 1.0 + count
                 && proxy.metric_sum("authproxy_upstream_queued_requests") == count
         });

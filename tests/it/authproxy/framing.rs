@@ -60,7 +60,7 @@ impl FramingRig {
 }
 
 /// Whether a request has the valid key where authproxy looks for one, or is a CORS preflight.
-fn may_be_there(request: &ParsedRequest) -> bool {
+fn is_authorized(request: &ParsedRequest) -> bool {
     let authorization = request.values("authorization").any(|value| {
         let key = value.split_once(' ').map(|(_, key)| key.trim());
         key == Some(KEY)
@@ -97,13 +97,13 @@ fn decode(text: &str) -> String {
 }
 
 /// The violations in a record: requests without a key, invalid framing, and bytes on which the profiles disagree.
-fn violations(backend: &RecordingUpstream) -> Vec<String> {
+fn find_violations(backend: &RecordingUpstream) -> Vec<String> {
     let mut found = Vec::new();
     for (connection, bytes) in backend.record().iter().enumerate() {
         let readings = ParserProfile::ALL.map(|personality| (personality, personality.read(bytes)));
         for (personality, reading) in &readings {
             let named = |what: &str| format!("{connection} {personality:?}: {what}");
-            let keyless = reading.requests.iter().filter(|one| !may_be_there(one));
+            let keyless = reading.requests.iter().filter(|one| !is_authorized(one));
             found.extend(keyless.map(|one| named(&format!("no key: {:?}", one.line))));
             if reading.broken {
                 found.push(named(&format!("broken after {:?}", last_line(reading))));

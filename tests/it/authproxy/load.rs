@@ -65,14 +65,14 @@ const PREFLIGHT: &str = r#"
         }"#;
 
 /// The output of a program, whatever its exit code.
-fn output(program: &Path, args: &[&str]) -> String {
+fn run_to_end(program: &Path, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().unwrap();
     let both = [output.stdout, output.stderr].concat();
     String::from_utf8_lossy(&both).into_owned()
 }
 
 /// The number before a word in a line of a report, as in `requests: 10 total, 9 succeeded`.
-fn number(report: &str, line: &str, word: &str) -> u64 {
+fn read_count(report: &str, line: &str, word: &str) -> u64 {
     let line = report.lines().find(|one| one.starts_with(line));
     let fields: Vec<&str> = line
         .unwrap_or_else(|| panic!("{report}"))
@@ -100,20 +100,32 @@ fn h2load_loses_no_request_and_cold_key_is_queried_once() {
     let header = format!("X-API-Key: {KEY}");
     let url = proxy.url("/small");
     let args = ["--h1", "-n", "3000", "-c", "1000", "-H", &header, &url];
-    let report = output(&h2load, &args);
-    assert_eq!(number(&report, "requests:", "succeeded"), 3000, "{report}");
-    assert_eq!(number(&report, "status codes:", "2xx"), 3000, "{report}");
+    let report = run_to_end(&h2load, &args);
+    assert_eq!(
+        read_count(&report, "requests:", "succeeded"),
+        3000,
+        "{report}"
+    );
+    assert_eq!(
+        read_count(&report, "status codes:", "2xx"),
+        3000,
+        "{report}"
+    );
     assert_eq!(acl.request_count(), 1);
     // Without a key, no request may pass.
-    let report = output(&h2load, &["--h1", "-n", "1000", "-c", "10", &url]);
-    assert_eq!(number(&report, "status codes:", "4xx"), 1000, "{report}");
+    let report = run_to_end(&h2load, &["--h1", "-n", "1000", "-c", "10", &url]);
+    assert_eq!(
+        read_count(&report, "status codes:", "4xx"),
+        1000,
+        "{report}"
+    );
     assert_eq!(backend.requests().len(), 3000);
 }
 
 /// Runs slowhttptest in front of a server beside regular clients, until authproxy has closed its connections. The tool
 /// itself would go on for much longer.
 #[track_caller]
-fn slow(server: u16, args: &[&str], path: &str) {
+fn run_slowhttptest(server: u16, args: &[&str], path: &str) {
     let Some(slowhttptest) = or_skip("slowhttptest", find_program("slowhttptest")) else {
         return;
     };
@@ -154,7 +166,7 @@ fn slow(server: u16, args: &[&str], path: &str) {
         .spawn()
         .unwrap();
     let _tool = ChildGuard(child);
-    wait_until("they are there", || files() > before + 150);
+    wait_until("the slow connections are open", || files() > before + 150);
     // Idle upstream connections are not among those.
     wait_until("all slow connections are closed", || {
         load.await_attempts(1);
@@ -168,13 +180,13 @@ fn slow(server: u16, args: &[&str], path: &str) {
 #[test]
 fn slow_request_heads_are_closed_while_other_clients_are_served() {
     let backend = RecordingUpstream::start(PERSONALITY);
-    slow(backend.port(), &["-H", "-x", "24"], "/");
+    run_slowhttptest(backend.port(), &["-H", "-x", "24"], "/");
 }
 
 #[test]
 fn slow_request_bodies_are_closed_while_other_clients_are_served() {
     let backend = RecordingUpstream::start(PERSONALITY);
-    slow(backend.port(), &["-B", "-s", "8192", "-x", "16"], "/");
+    run_slowhttptest(backend.port(), &["-B", "-s", "8192", "-x", "16"], "/");
 }
 
 #[test]
@@ -185,7 +197,7 @@ fn slow_readers_are_closed_while_other_clients_are_served() {
     let windows = [
         "-X", "-w", "512", "-y", "1024", "-n", "1", "-z", "32", "-k", "3",
     ];
-    slow(rig.nginx.port(), &windows, "/large");
+    run_slowhttptest(rig.nginx.port(), &windows, "/large");
 }
 
 /// What Chromium sends before `fetch(url, {headers: {"X-API-Key": ..}})`, and then.

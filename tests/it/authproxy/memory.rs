@@ -31,7 +31,7 @@ const PERSONALITY: ParserProfile = ParserProfile {
 };
 
 /// A field of the process status (proc(5)).
-fn field(proxy: &AuthproxyProcess, name: &str) -> u64 {
+fn read_status_field(proxy: &AuthproxyProcess, name: &str) -> u64 {
     let path = format!("/proc/{}/status", proxy.pid());
     let status = std::fs::read_to_string(path).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -40,8 +40,8 @@ fn field(proxy: &AuthproxyProcess, name: &str) -> u64 {
 }
 
 /// Resident memory in bytes.
-fn resident(proxy: &AuthproxyProcess) -> u64 {
-    field(proxy, "VmRSS:") * 1024
+fn resident_bytes(proxy: &AuthproxyProcess) -> u64 {
+    read_status_field(proxy, "VmRSS:") * 1024
 }
 
 fn files(proxy: &AuthproxyProcess) -> usize {
@@ -50,7 +50,7 @@ fn files(proxy: &AuthproxyProcess) -> usize {
 }
 
 /// How many connections are possible: this process holds one end of each, and other tests run in it.
-fn connections() -> usize {
+fn connection_limit() -> usize {
     let limit = raise_open_files(MANY as u64 + 4096);
     MANY.min((limit as usize).saturating_sub(4096))
 }
@@ -90,8 +90,8 @@ fn request(stream: &mut TcpStream, key: &str) -> String {
 
 /// Waits until the process has slept for so long.
 #[track_caller]
-fn rests(proxy: &AuthproxyProcess, quiet: Duration) {
-    let slept = || field(proxy, "voluntary_ctxt_switches:");
+fn wait_until_asleep(proxy: &AuthproxyProcess, quiet: Duration) {
+    let slept = || read_status_field(proxy, "voluntary_ctxt_switches:");
     let mut last = (slept(), Instant::now());
     // Work started by earlier requests takes its own time.
     let is_at_rest = wait_within(3 * wait_limit(), || {
@@ -101,13 +101,13 @@ fn rests(proxy: &AuthproxyProcess, quiet: Duration) {
         }
         last.1.elapsed() >= quiet
     });
-    assert!(is_at_rest, "something wakes it up again and again");
+    assert!(is_at_rest, "the process does not come to rest");
 }
 
 /// Held by tests that need most of the open files of this process.
 static ALONE: Mutex<()> = Mutex::new(());
 
-fn alone() -> MutexGuard<'static, ()> {
+fn lock_exclusively() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -145,14 +145,14 @@ impl MemoryRig {
 
 /// Bytes of resident memory per connection.
 #[track_caller]
-fn cost(proxy: &AuthproxyProcess, before: u64, count: usize, most: u64) -> u64 {
-    let each = resident(proxy).saturating_sub(before) / count as u64;
+fn assert_cost(proxy: &AuthproxyProcess, before: u64, count: usize, most: u64) -> u64 {
+    let each = resident_bytes(proxy).saturating_sub(before) / count as u64;
     assert!(each <= most, "{each} bytes for each of {count} connections");
     each
 }
 
 /// Opens connections with one request each.
-fn used(proxy: &AuthproxyProcess, count: usize) -> Vec<TcpStream> {
+fn open_used_connections(proxy: &AuthproxyProcess, count: usize) -> Vec<TcpStream> {
     let open = |_| {
         let mut stream = connect(proxy);
         assert!(request(&mut stream, KEY).contains(" 200 "));
@@ -163,15 +163,15 @@ fn used(proxy: &AuthproxyProcess, count: usize) -> Vec<TcpStream> {
 
 #[test]
 fn ten_thousand_unused_connections_take_little_memory_and_no_wakeups() {
-    let _alone = alone();
-    let count = connections();
+    let _alone = lock_exclusively();
+    let count = connection_limit();
     let rig = MemoryRig::start();
     let proxy = &rig.proxy;
-    let before = resident(proxy);
+    let before = resident_bytes(proxy);
     let mut idle: Vec<TcpStream> = (0..count).map(|_| connect(proxy)).collect();
     wait_until("all are accepted", || files(proxy) >= count);
-    rests(proxy, QUIET);
-    let each = cost(proxy, before, count, IDLE);
+    wait_until_asleep(proxy, QUIET);
+    let each = assert_cost(proxy, before, count, IDLE);
     println!("{count} connections, {each} bytes each");
     // They still serve.
     for stream in idle.iter_mut().step_by(count / 100) {
@@ -183,15 +183,15 @@ fn ten_thousand_unused_connections_take_little_memory_and_no_wakeups() {
 
 #[test]
 fn ten_thousand_idle_connections_cause_no_wakeups() {
-    let _alone = alone();
-    let count = connections();
+    let _alone = lock_exclusively();
+    let count = connection_limit();
     let rig = MemoryRig::start();
     let proxy = &rig.proxy;
-    let before = resident(proxy);
-    let mut idle = used(proxy, count);
+    let before = resident_bytes(proxy);
+    let mut idle = open_used_connections(proxy, count);
     assert!(files(proxy) >= count);
-    rests(proxy, QUIET);
-    let each = cost(proxy, before, count, USED);
+    wait_until_asleep(proxy, QUIET);
+    let each = assert_cost(proxy, before, count, USED);
     println!("{count} connections, {each} bytes each");
     for stream in idle.iter_mut().step_by(count / 100) {
         assert!(request(stream, KEY).contains(" 200 "));
@@ -206,15 +206,15 @@ fn connection_buffers_are_freed_when_idle() {
     // The first ones allocate memory that later ones reuse.
     let mut idle = Vec::new();
     for _ in 0..2 {
-        idle.extend(used(proxy, batch));
-        rests(proxy, PARKED);
+        idle.extend(open_used_connections(proxy, batch));
+        wait_until_asleep(proxy, PARKED);
     }
-    let before = resident(proxy);
+    let before = resident_bytes(proxy);
     for _ in 0..rounds {
-        idle.extend(used(proxy, batch));
-        rests(proxy, PARKED);
+        idle.extend(open_used_connections(proxy, batch));
+        wait_until_asleep(proxy, PARKED);
     }
-    let each = cost(proxy, before, rounds * batch, IDLE);
+    let each = assert_cost(proxy, before, rounds * batch, IDLE);
     println!("{} connections, {each} bytes each", rounds * batch);
 }
 
@@ -235,14 +235,14 @@ fn million_unknown_keys_stay_within_cache_bound() {
     let mut stream = connect(&proxy);
     let mut ask = |from: usize, to: usize| {
         for number in from..to {
-            let status = request(&mut stream, &format!("nobody-{number}"));
+            let status = request(&mut stream, &format!("unknown-{number}"));
             assert!(status.contains(" 403 "), "{status}");
         }
     };
     ask(0, keys / 3);
-    let before = resident(&proxy);
+    let before = resident_bytes(&proxy);
     ask(keys / 3, keys);
-    let grown = resident(&proxy).saturating_sub(before);
+    let grown = resident_bytes(&proxy).saturating_sub(before);
     println!("{keys} keys: grown by {grown} bytes");
     assert!(grown <= 512 << 10, "grown by {grown} bytes");
     assert_eq!(acl.request_count(), keys);
@@ -250,7 +250,7 @@ fn million_unknown_keys_stay_within_cache_bound() {
     assert!(request(&mut stream, KEY).contains(" 200 "));
     let asked = acl.request_count();
     for number in 0..3000 {
-        let status = request(&mut stream, &format!("nobody-again-{number}"));
+        let status = request(&mut stream, &format!("unknown-again-{number}"));
         assert!(status.contains(" 403 "), "{status}");
     }
     assert!(request(&mut stream, KEY).contains(" 200 "));
@@ -268,25 +268,25 @@ const WAITING: u64 = 6 << 10;
 const LEFT: u64 = 6 << 20;
 
 /// Anonymous memory in bytes.
-fn anonymous(proxy: &AuthproxyProcess) -> u64 {
-    field(proxy, "RssAnon:") * 1024
+fn anonymous_bytes(proxy: &AuthproxyProcess) -> u64 {
+    read_status_field(proxy, "RssAnon:") * 1024
 }
 
 /// Waits until the memory of a burst is freed.
 #[track_caller]
-fn gives_back(proxy: &AuthproxyProcess, before: u64) {
-    wait_until("the memory is given back", || {
-        anonymous(proxy) <= before + LEFT
+fn wait_until_freed(proxy: &AuthproxyProcess, before: u64) {
+    wait_until("the memory is freed", || {
+        anonymous_bytes(proxy) <= before + LEFT
     });
 }
 
 #[test]
 fn unfinished_request_heads_are_bounded_and_their_memory_is_freed() {
-    let _alone = alone();
-    let count = connections().min(4000);
+    let _alone = lock_exclusively();
+    let count = connection_limit().min(4000);
     let rig = MemoryRig::start();
     let proxy = &rig.proxy;
-    let before = anonymous(proxy);
+    let before = anonymous_bytes(proxy);
     let mut head = b"GET / HTTP/1.1\r\nHost: x\r\n".to_vec();
     while head.len() < UNFINISHED {
         head.extend(format!("X-Filler: {}\r\n", "x".repeat(200)).as_bytes());
@@ -304,7 +304,7 @@ fn unfinished_request_heads_are_bounded_and_their_memory_is_freed() {
     // Connections above the limit are answered, the oldest first.
     let kept = UNFINISHED_HEADS as usize / UNFINISHED;
     let refused = || proxy.metric_sum("authproxy_error_responses_total") as usize;
-    wait_until("the oldest are refused", || refused() >= count - kept);
+    wait_until("the oldest get 408", || refused() >= count - kept);
     let mut answer = [0; 12];
     begun[0].read_exact(&mut answer).unwrap();
     assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 408");
@@ -312,20 +312,21 @@ fn unfinished_request_heads_are_bounded_and_their_memory_is_freed() {
     newest.write_all(b"X-API-Key: idle-key\r\n\r\n").unwrap();
     newest.read_exact(&mut answer).unwrap();
     assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 200");
-    let most = field(proxy, "VmHWM:") * 1024;
-    let grown = most - resident(proxy).min(most) + anonymous(proxy).saturating_sub(before);
+    let most = read_status_field(proxy, "VmHWM:") * 1024;
+    let grown =
+        most - resident_bytes(proxy).min(most) + anonymous_bytes(proxy).saturating_sub(before);
     let bound = UNFINISHED_HEADS * 2 + count as u64 * WAITING;
     assert!(grown <= bound, "{grown} bytes for {count} connections");
     drop(begun);
-    gives_back(proxy, before);
+    wait_until_freed(proxy, before);
 }
 
 #[test]
 fn memory_of_request_burst_is_freed() {
-    let _alone = alone();
-    let count = connections().min(4000);
+    let _alone = lock_exclusively();
+    let count = connection_limit().min(4000);
     let rig = MemoryRig::start();
-    let before = anonymous(&rig.proxy);
+    let before = anonymous_bytes(&rig.proxy);
     let mut streams: Vec<TcpStream> = (0..count).map(|_| connect(&rig.proxy)).collect();
     for stream in &mut streams {
         stream
@@ -338,5 +339,5 @@ fn memory_of_request_burst_is_freed() {
         assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 401");
     }
     drop(streams);
-    gives_back(&rig.proxy, before);
+    wait_until_freed(&rig.proxy, before);
 }

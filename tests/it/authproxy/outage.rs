@@ -106,7 +106,7 @@ impl OutageRig {
 const UNAVAILABLE: &str = "permissions_unavailable";
 
 #[track_caller]
-fn nobody_noticed(loads: Vec<LoadGenerator>) {
+fn assert_no_failures(loads: Vec<LoadGenerator>) {
     let reports: Vec<LoadReport> = loads.into_iter().map(LoadGenerator::stop).collect();
     for report in reports {
         assert!(report.clean(), "{report}");
@@ -131,7 +131,7 @@ fn known_keys_are_served_during_outage_of_backend_and_memcached() {
         false
     });
     assert!(number > 10, "{number}");
-    nobody_noticed(loads);
+    assert_no_failures(loads);
     let stale = rig.proxy.get_with_key("/", KEYS[0]);
     assert_eq!(stale.header("x-auth-stale"), Some("1"), "{stale:?}");
     // The wait is bounded.
@@ -141,11 +141,15 @@ fn known_keys_are_served_during_outage_of_backend_and_memcached() {
         last = rig.ask(KEYS[0]);
         last.0 != 200
     });
-    assert!(ended, "still believed");
+    assert!(ended, "served stale");
     assert_eq!(last, (503, Some(UNAVAILABLE.to_owned())));
     rig.acl.restart();
-    wait_until("all is as it was", || rig.ask(KEYS[0]).0 == 200);
-    wait_until("unknown is unknown again", || rig.ask("unknown-1").0 == 403);
+    wait_until("all keys are served fresh again", || {
+        rig.ask(KEYS[0]).0 == 200
+    });
+    wait_until("the unknown key is denied again", || {
+        rig.ask("unknown-1").0 == 403
+    });
     let fresh = rig.proxy.get_with_key("/", KEYS[0]);
     assert_eq!(fresh.header("x-auth-stale"), None);
 }
@@ -190,7 +194,7 @@ fn memcached_crash_hang_and_return_fail_no_request() {
         loads.iter().for_each(|load| load.await_attempts(1));
         used() > before
     });
-    nobody_noticed(loads);
+    assert_no_failures(loads);
 }
 
 #[test]
@@ -228,7 +232,7 @@ fn known_keys_are_served_while_backend_flaps_hangs_and_sends_garbage() {
         rig.acl.set_behavior(lie.clone());
         let unknown = rig.ask(&format!("lied-about-{number}"));
         assert_eq!(unknown, (503, Some(UNAVAILABLE.to_owned())), "{lie:.100?}");
-        wait_until("known keys are asked about, too", || {
+        wait_until("known keys are queried, too", || {
             loads.iter().for_each(|load| load.await_attempts(1));
             KEYS.iter().any(|key| rig.acl.request_count_for(key) > 0)
         });
@@ -243,7 +247,7 @@ fn known_keys_are_served_while_backend_flaps_hangs_and_sends_garbage() {
     rig.acl.set_behavior(PermissionsBehavior::Hang);
     loads.iter().for_each(|load| load.await_attempts(100));
     rig.acl.set_behavior(PermissionsBehavior::Answer);
-    nobody_noticed(loads);
+    assert_no_failures(loads);
 }
 
 #[test]
@@ -255,7 +259,7 @@ fn restart_during_outage_uses_memcached_entries() {
     for key in KEYS {
         assert_eq!(rig.ask(key).0, 200);
     }
-    wait_until("memcached has them all", || {
+    wait_until("memcached has all entries", || {
         let held = rig.memcached.iter().map(|one| one.keys().len());
         held.sum::<usize>() == KEYS.len()
     });
@@ -264,7 +268,7 @@ fn restart_during_outage_uses_memcached_entries() {
     for key in KEYS {
         assert_eq!(rig.ask(key), (200, None), "{key}");
     }
-    wait_until("they are stale, and served", || {
+    wait_until("stale entries are served", || {
         let answer = rig.proxy.get_with_key("/", KEYS[0]);
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.header("x-auth-stale").is_some()

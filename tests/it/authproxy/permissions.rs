@@ -35,14 +35,14 @@ fn hash(key: &str) -> KeyHash {
 }
 
 /// The id of a key.
-async fn told(engine: &impl PermissionsBackend, key: &str) -> Result<Option<String>, String> {
+async fn look_up_id(engine: &impl PermissionsBackend, key: &str) -> Result<Option<String>, String> {
     let found = engine.look_up(hash(key)).await;
     let BackendResponse { grant, .. } = found.map_err(|why| why.to_string())?;
     Ok(grant.map(|grant| grant.id.clone()))
 }
 
 /// Completes when a condition holds.
-async fn until(mut condition: impl FnMut() -> bool) {
+async fn wait_for(mut condition: impl FnMut() -> bool) {
     while !condition() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

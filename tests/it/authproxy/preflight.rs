@@ -23,12 +23,12 @@ const MORE: &[&str] = &[
     "X-Custom: 1",
 ];
 
-fn ask_first(proxy: &AuthproxyProcess, path: &str, more: &[&str]) -> RawResponse {
+fn send_preflight(proxy: &AuthproxyProcess, path: &str, more: &[&str]) -> RawResponse {
     send_request(proxy.port(), "OPTIONS", path, &[PREFLIGHT, more].concat())
 }
 
 /// authproxy in front of an upstream, with this configuration file.
-fn configured(server: u16, text: &str) -> AuthproxyProcess {
+fn start_configured(server: u16, text: &str) -> AuthproxyProcess {
     let directory = tempfile::tempdir().unwrap().keep();
     let file = directory.join("authproxy.yaml");
     std::fs::write(&file, text).unwrap();
@@ -40,14 +40,14 @@ fn preflights_need_key_by_default_and_log_names_setting_once() {
     let (origin, requests) = ScriptedUpstream::answering(ok("data"));
     let proxy = proxy(origin.port(), &[]);
     for _ in 0..3 {
-        let answer = ask_first(&proxy, "/secret", &[]);
+        let answer = send_preflight(&proxy, "/secret", &[]);
         assert_eq!(
             (answer.status, answer.reason().as_deref()),
             (401, Some("missing_key"))
         );
     }
     assert!(requests.lock().unwrap().is_empty());
-    let answer = ask_first(&proxy, "/", &["X-API-Key: wire-key"]);
+    let answer = send_preflight(&proxy, "/", &["X-API-Key: wire-key"]);
     assert_eq!(answer.body, "data", "with a key it is a request");
     proxy.logs("--cors-preflight");
     assert_eq!(
@@ -61,12 +61,12 @@ fn preflights_need_key_by_default_and_log_names_setting_once() {
 #[test]
 fn preflights_are_answered_from_cors_without_upstream() {
     let (origin, requests) = ScriptedUpstream::answering(ok("data"));
-    let proxy = configured(
+    let proxy = start_configured(
         origin.port(),
         "cors: {allow-origin: [https://a.example, https://b.example], allow-methods: [GET, DELETE], max-age: 600, \
          allow-headers: X-API-Key}\n",
     );
-    let answer = ask_first(&proxy, "/secret", MORE);
+    let answer = send_preflight(&proxy, "/secret", MORE);
     assert_eq!(
         (answer.status, answer.body.as_str()),
         (204, ""),
@@ -100,11 +100,11 @@ fn preflights_are_answered_from_cors_without_upstream() {
 fn forwarded_preflight_has_only_preflight_headers() {
     let (origin, requests) =
         ScriptedUpstream::answering("HTTP/1.1 204 Fine\r\nAccess-Control-Allow-Origin: *\r\n\r\n");
-    let proxy = configured(
+    let proxy = start_configured(
         origin.port(),
         "routes:\n- {path: /a, rights: all, cors-preflight: pass}\n- {path: /, rights: all}\n",
     );
-    let answer = ask_first(&proxy, "/a/x?apikey=wire-key&_method=DELETE", MORE);
+    let answer = send_preflight(&proxy, "/a/x?apikey=wire-key&_method=DELETE", MORE);
     assert_eq!(
         (answer.status, answer.header("access-control-allow-origin")),
         (204, Some("*"))
@@ -119,7 +119,11 @@ fn forwarded_preflight_has_only_preflight_headers() {
     }
     // Another path, and a request that is not a preflight.
     for (path, more) in [("/b", &[][..]), ("/a", &["Content-Length: 1", "", "x"])] {
-        assert_eq!(ask_first(&proxy, path, more).status, 401, "{path} {more:?}");
+        assert_eq!(
+            send_preflight(&proxy, path, more).status,
+            401,
+            "{path} {more:?}"
+        );
     }
     assert_eq!(requests.lock().unwrap().len(), 1);
 }
@@ -132,6 +136,6 @@ fn method_override_header_is_not_forwarded_with_preflight() {
     let proxy = proxy(web.port(), &["--cors-preflight=pass"]);
     let direct = send_request(web.port(), "OPTIONS", "/x", &[PREFLIGHT, MORE].concat());
     assert!(direct.body.contains("DELETE other"), "{direct:?}");
-    let answer = ask_first(&proxy, "/x", MORE);
+    let answer = send_preflight(&proxy, "/x", MORE);
     assert!(answer.body.contains("OPTIONS other"), "{answer:?}");
 }

@@ -234,7 +234,7 @@ fn large_bodies_pass_both_ways_in_bounded_memory() {
             while left > 0 {
                 left -= wire.exactly(left.min(1 << 20)).len();
             }
-            wire.send(ok("all of it"));
+            wire.send(ok("the whole body"));
         }
     });
     let proxy = proxy(origin.port(), &[]);
@@ -256,7 +256,7 @@ fn large_bodies_pass_both_ways_in_bounded_memory() {
     for _ in 0..SIZE / chunk.len() {
         client.stream.write_all(&chunk).unwrap();
     }
-    assert_eq!(client.message().unwrap().text(), "all of it");
+    assert_eq!(client.message().unwrap().text(), "the whole body");
     let after = resident(proxy.pid());
     assert!(after < 40 << 20, "{after}");
 }
@@ -284,7 +284,7 @@ fn response_body_without_length_ends_with_connection_and_is_framed() {
         for _ in 0..2 {
             let answer = client.ask(request("GET /", ""));
             assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
-            assert_eq!(answer.text(), "to the end");
+            assert_eq!(answer.text(), "until the end");
         }
         assert_eq!(origin.accepted(), 2);
     }
@@ -309,7 +309,7 @@ fn truncated_response_never_looks_complete() {
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         let rest = String::from_utf8_lossy(&client.rest()).into_owned();
         assert!(
-            rest.contains("only this") && !rest.contains("0\r\n\r\n"),
+            rest.contains("only these bytes") && !rest.contains("0\r\n\r\n"),
             "{rest:?}"
         );
         assert!(rest.len() < 100, "{rest:?}");
@@ -355,7 +355,7 @@ fn http_1_0_client_sees_truncated_response() {
     assert!(all.starts_with(b"HTTP/1.0 200 OK\r\n"));
     let error = end.expect_err("the end of the connection would be that of the answer");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    wait_until("it is counted", || {
+    wait_until("the truncation is counted", || {
         proxy.metric_sum("authproxy_truncated_responses_total") == 1.0
     });
 }
@@ -452,5 +452,5 @@ fn short_body_of_denied_request_keeps_connection() {
     // A reset could overtake the response on its way through a network.
     assert!(client.send(vec![b'x'; 200_000]), "the rest is read");
     let end = std::io::Read::read(&mut client.stream, &mut [0]);
-    assert_eq!(end.expect("an end and no reset"), 0);
+    assert_eq!(end.expect("the connection ends without a reset"), 0);
 }

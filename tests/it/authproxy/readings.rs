@@ -206,7 +206,7 @@ const ROWS: &[AmbiguousRequest] = &[
 ];
 
 /// The table as in the README.
-fn markdown() -> String {
+fn render_table() -> String {
     let mut table =
         "| the request has | and means | to | authproxy | answers |\n|---|---|---|---|---|\n"
             .to_owned();
@@ -292,7 +292,7 @@ fn readme_has_table_of_readings() {
     let end = "<!-- end of readings -->";
     let (before, rest) = page.split_once(start).unwrap();
     let (_, after) = rest.split_once(end).unwrap();
-    let wanted = format!("{before}{start}\n{}\n{end}{after}", markdown());
+    let wanted = format!("{before}{start}\n{}\n{end}{after}", render_table());
     if std::env::var("HOSTKIT_BLESS").is_ok_and(|value| value == "1") {
         std::fs::write(&file, wanted).unwrap();
     } else {

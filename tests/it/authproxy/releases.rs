@@ -46,7 +46,7 @@ fn memcached_entry_of_one_release_is_used_by_other() {
         args.extend(["--right=all", "--cache=1", "--cache_prefix=eightball"]);
         args.extend(["--ttl-error=50ms", "--access-log=off"]);
         let host = AuthproxyProcess::start_with_launcher(writer, &args);
-        wait_until("it is stored", || {
+        wait_until("the entry is stored", || {
             assert_eq!(host.get_with_key("/", KEY).status, 200);
             !memcached.keys().is_empty()
         });
@@ -54,7 +54,7 @@ fn memcached_entry_of_one_release_is_used_by_other() {
         acl.kill();
         let other = AuthproxyProcess::start_with_launcher(reader, &args);
         assert_ne!(host.status()["version"], other.status()["version"]);
-        wait_until("it is believed", || {
+        wait_until("the entry is used", || {
             other.get_with_key("/", KEY).status == 200
         });
         assert_eq!(other.get_with_key("/", "another-key").status, 503);

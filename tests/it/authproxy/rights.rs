@@ -93,7 +93,7 @@ fn missing_right_is_a_field_of_the_json_log() {
     let file = format!("--acl-file={}", file.display());
     let proxy = AuthproxyProcess::start(&[&server, "--right=read", &file, "--logstash-format"]);
     assert_eq!(proxy.get_with_key("/", "key").status, 403);
-    wait_until("its line", || {
+    wait_until("the line is logged", || {
         let log = proxy.log();
         let lines = log
             .lines()

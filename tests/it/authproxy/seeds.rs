@@ -20,7 +20,7 @@ fn command_line_of_article_runs_as_quoted() {
     let backend = RecordingUpstream::start(ParserProfile::ALL[0]);
     let acl = PermissionsServer::start();
     acl.add_keys(["some-key"]);
-    let (port, nobody) = (free_port(), free_port());
+    let (port, unreachable) = (free_port(), free_port());
     let program = scratch
         .path()
         .join("authproxy_server-ANOTHERGITHASH-trusty_x86_64.pex");
@@ -34,7 +34,7 @@ fn command_line_of_article_runs_as_quoted() {
         ("{{thermos.ports[private]}}", backend.port().to_string()),
         // The article abbreviates the rest of the list.
         (",memcache-...etc", String::new()),
-        (".use1.cache.amazonaws.com:11211", format!(":{nobody}")),
+        (".use1.cache.amazonaws.com:11211", format!(":{unreachable}")),
         ("memcache-main.000", "127.0.0.".to_owned()),
     ] {
         assert!(line.contains(quoted), "{quoted}");
@@ -74,7 +74,7 @@ fn command_line_of_article_runs_as_quoted() {
         "{answer:?}"
     );
     std::fs::write(&liveconf, format!("other: 1\naclserver: {}\n", acl.url())).unwrap();
-    wait_until("the key is known", || {
+    wait_until("the key is accepted", || {
         send_request(port, "GET", "/x", &["X-API-Key: some-key"]).status == 200
     });
     assert_eq!(send_request(port, "GET", "/?apikey=other", &[]).status, 403);

@@ -18,7 +18,7 @@ fn head(content_type: &str) -> String {
 }
 
 /// An upstream whose response pauses after its first part, and ends once it is released; that of `/stalled` never does.
-fn silent(
+fn start_silent_upstream(
     content_type: &'static str,
     first: &'static str,
     told: Arc<AtomicBool>,
@@ -31,13 +31,13 @@ fn silent(
             return;
         }
         wire.send(head(content_type) + first);
-        wait_until("told to go on", || told.load(Ordering::SeqCst));
+        wait_until("the upstream continues", || told.load(Ordering::SeqCst));
         wire.send(format!("6\r\nsecond\r\n{END}"));
     })
 }
 
 /// Lets `--timeout` pass several times.
-fn let_the_timeout_pass(proxy: &AuthproxyProcess) {
+fn wait_past_timeout(proxy: &AuthproxyProcess) {
     for _ in 0..4 {
         let mut client = WireConnection::connect(proxy.port());
         client.send(request("GET /stalled", ""));
@@ -55,13 +55,13 @@ fn streaming_response_outlives_the_timeout_of_others() {
         ("text/plain", FIRST, &["--timeout=300ms", "--stream-all"]),
     ] {
         let told = Arc::new(AtomicBool::new(false));
-        let origin = silent(content_type, first, told.clone());
+        let origin = start_silent_upstream(content_type, first, told.clone());
         let proxy = proxy(origin.port(), args);
         let mut client = WireConnection::connect(proxy.port());
         client.send(request("GET /", ""));
         assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
         assert_eq!(client.exactly(first.len()), first.as_bytes());
-        let_the_timeout_pass(&proxy);
+        wait_past_timeout(&proxy);
         told.store(true, Ordering::SeqCst);
         let rest = String::from_utf8(client.exactly(11 + END.len())).unwrap();
         assert_eq!(
@@ -82,14 +82,16 @@ fn non_streaming_or_silent_response_is_truncated_at_timeout() {
         (EVENTS, "", &["--timeout=1h", "--stream-timeout=300ms"]),
     ] {
         let told = Arc::new(AtomicBool::new(false));
-        let origin = silent(content_type, first, told.clone());
+        let origin = start_silent_upstream(content_type, first, told.clone());
         let proxy = proxy(origin.port(), args);
         let mut client = WireConnection::connect(proxy.port());
         client.send(request("GET /", ""));
         assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
         assert_eq!(client.rest(), first.as_bytes(), "{content_type} {args:?}");
         let cause = "authproxy_truncated_responses_total{reason=\"upstream_timeout\"}";
-        wait_until("it is counted", || proxy.metric(cause) == Some(1.0));
+        wait_until("the truncation is counted", || {
+            proxy.metric(cause) == Some(1.0)
+        });
         told.store(true, Ordering::SeqCst);
     }
 }
@@ -97,13 +99,13 @@ fn non_streaming_or_silent_response_is_truncated_at_timeout() {
 #[test]
 fn client_leaving_silent_stream_frees_upstream_connection() {
     let told = Arc::new(AtomicBool::new(false));
-    let origin = silent(EVENTS, FIRST, told.clone());
+    let origin = start_silent_upstream(EVENTS, FIRST, told.clone());
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /", ""));
     assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
     drop(client);
-    wait_until("nothing is held", || {
+    wait_until("all connections are released", || {
         proxy.metric_sum("authproxy_client_connections") == 0.0
             && proxy.metric_sum("authproxy_upstream_connections") == 0.0
     });

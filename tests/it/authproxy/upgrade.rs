@@ -13,7 +13,7 @@ const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\
                         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// An upstream that switches, and then echoes until the end of the stream; `ahead` is sent with the head.
-fn echo(ahead: &'static str) -> ScriptedUpstream {
+fn start_echo_upstream(ahead: &'static str) -> ScriptedUpstream {
     ScriptedUpstream::start(move |wire, _| {
         let head = wire.head().unwrap_or_default();
         if !head.to_lowercase().contains("\r\nupgrade: websocket\r\n") {
@@ -38,7 +38,7 @@ fn switch(client: &mut WireConnection, lines: &str) -> WireMessage {
 
 #[test]
 fn websocket_passes_bytes_and_end_of_stream_both_ways() {
-    let origin = echo("ahead ");
+    let origin = start_echo_upstream("ahead ");
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
     let answer = switch(&mut client, ASKED);
@@ -65,7 +65,7 @@ fn websocket_passes_bytes_and_end_of_stream_both_ways() {
 
 #[test]
 fn bytes_sent_with_upgrade_request_are_forwarded() {
-    let origin = echo("");
+    let origin = start_echo_upstream("");
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /chat", ASKED) + "at once");
@@ -145,7 +145,7 @@ fn invalid_websocket_request_is_not_upgraded() {
 
 #[test]
 fn websocket_without_key_is_denied() {
-    let origin = echo("");
+    let origin = start_echo_upstream("");
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
     let answer = client.ask(format!("GET /chat HTTP/1.1\r\nHost: h\r\n{ASKED}\r\n"));

@@ -221,14 +221,14 @@ impl WireConnection {
     /// Sends a request and reads the response.
     #[track_caller]
     pub(super) fn ask(&mut self, request: impl AsRef<[u8]>) -> WireMessage {
-        assert!(self.send(request), "nobody reads the request");
+        assert!(self.send(request), "the peer does not read the request");
         self.message().expect("a whole answer")
     }
 
     /// Sends a request whose response has no body whatever its head announces, and reads the head.
     #[track_caller]
     pub(super) fn ask_head(&mut self, request: impl AsRef<[u8]>) -> WireMessage {
-        assert!(self.send(request), "nobody reads the request");
+        assert!(self.send(request), "the peer does not read the request");
         WireMessage {
             head: self.head().expect("a head"),
             body: Vec::new(),

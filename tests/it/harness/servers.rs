@@ -170,7 +170,7 @@ fn eightball_zipapp_answers_under_thermos() {
     let process = ThermosProcess::new("eightball", &cmdline);
     let mut task = TaskRunner::start(ThermosTask::new("eightball").process(process), temp.path());
     let port = task.port("private");
-    wait_until("it listens", || {
+    wait_until("the zipapp listens", || {
         task.log("eightball", 0, "stderr")
             .contains(&format!("listening on {port}\n"))
     });

@@ -38,7 +38,11 @@ fn flag_beats_environment_and_environment_beats_file() {
         outcome.exits(0).stdout
     };
     assert_eq!(run(&[], None), "file\n");
-    assert_eq!(run(&[], Some("")), "file\n", "an empty one is none");
+    assert_eq!(
+        run(&[], Some("")),
+        "file\n",
+        "an empty variable counts as unset"
+    );
     assert_eq!(run(&[], Some(&env)), "env\n");
     assert_eq!(run(&["--repository", &flag], Some(&env)), "flag\n");
     // And a file named by --config replaces the others.

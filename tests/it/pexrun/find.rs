@@ -9,7 +9,7 @@ use hostkit_tests::{find_program, or_skip, skip};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{ALIKE, CommandOutcome, HASH, OTHER, PexrunHost, dead, pex, program, zip};
+use super::{ALIKE, CommandOutcome, HASH, OTHER, PexrunHost, pex, program, unreachable_url, zip};
 
 #[test]
 fn pex_runs_from_each_kind_of_repository() {
@@ -62,12 +62,12 @@ fn missing_java_is_named() {
     let host = PexrunHost::new();
     host.publish("job-1.2.jar", zip(b"a"));
     host.configure(&format!(
-        "repository: {}\njava: java-of-nobody\n",
+        "repository: {}\njava: java-missing\n",
         host.repository()
     ));
     host.pexrun(["job", "1.2"])
         .exits(126)
-        .logs("java-of-nobody is not installed");
+        .logs("java-missing is not installed");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn static_build_is_revalidated_on_each_run() {
         origin.put(&path, program("echo one"));
         host.pexrun([job, "static"]).exits(0).prints("one\n");
         host.pexrun([job, "static"]).exits(0).prints("one\n");
-        assert_eq!(origin.bodies(&path), 1, "the second run only asks");
+        assert_eq!(origin.bodies(&path), 1, "the second run only revalidates");
         let asked = origin.requests().iter().filter(|r| r.path == path).count();
         assert!(asked >= 2, "{asked} requests");
         origin.put(&path, program("echo two"));
@@ -118,7 +118,7 @@ fn next_repository_is_searched_when_first_fails() {
         },
     );
     second.put(&path, program("echo second"));
-    for first in [failing.url(""), dead()] {
+    for first in [failing.url(""), unreachable_url()] {
         let host = PexrunHost::bare();
         host.repositories(&[&first, &second.url("")]);
         let outcome = host.pexrun(["job", HASH]).exits(0).logs(&first);
@@ -142,22 +142,22 @@ fn missing_build_is_127_and_unknown_state_is_125() {
             pex("job", HASH),
             origin.url("/pex")
         ));
-    let dead = dead();
+    let dead = unreachable_url();
     host.repositories(&[&dead, &nothing]);
     let outcome = host
         .pexrun(["job", HASH])
         .exits(125)
         .logs("cannot get build")
         .logs(&dead);
-    assert_eq!(outcome.stderr.matches(&dead).count(), 1, "said once");
-    host.repositories(&["s3cache-of-nobody"]);
+    assert_eq!(outcome.stderr.matches(&dead).count(), 1, "logged once");
+    host.repositories(&["s3cache-missing"]);
     host.command(["job", HASH])
         .env("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
         .output()
         .map(CommandOutcome::from)
         .unwrap()
         .exits(125)
-        .logs("s3://s3cache-of-nobody/job-");
+        .logs("s3://s3cache-missing/job-");
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn running_build_is_not_removed() {
         host.s3cache(&["rm", &name]).exits(75).logs("in use");
         host.age_blobs();
         host.s3cache(&["gc", "--max-size", "0"]).exits(0);
-        assert!(path.exists(), "gc left it");
+        assert!(path.exists(), "gc keeps it");
         end(running);
     }
     host.s3cache(&["rm", &name]).exits(0);
@@ -51,10 +51,7 @@ fn running_build_is_not_removed() {
     let path = host.pexrun(["--which", "job", HASH]).exits(0).stdout;
     host.age_blobs();
     host.s3cache(&["gc", "--max-size", "0"]).exits(0);
-    assert!(
-        !std::path::Path::new(path.trim()).exists(),
-        "now gc took it"
-    );
+    assert!(!std::path::Path::new(path.trim()).exists(), "gc removes it");
 }
 
 /// Libraries that daemonize a program close inherited files, including the lease.
@@ -74,7 +71,7 @@ fn running_build_is_not_removed_after_it_closed_its_lease() {
     let path = host.pexrun(["--which", "job", HASH]).exits(0).stdout;
     host.age_blobs();
     host.s3cache(&["gc", "--max-size", "0"]).exits(0);
-    assert!(std::path::Path::new(path.trim()).exists(), "gc left it");
+    assert!(std::path::Path::new(path.trim()).exists(), "gc keeps it");
     host.s3cache(&["rm", &name]).exits(75).logs("in use");
     end(running);
     host.s3cache(&["rm", &name]).exits(0);
@@ -102,14 +99,14 @@ fn missing_interpreter_is_named() {
     for (version, line, named) in [
         (
             "a000001",
-            "#!/usr/bin/env python-of-nobody",
-            "needs python-of-nobody,",
+            "#!/usr/bin/env python-missing",
+            "needs python-missing,",
         ),
         ("a000002", "#!/nowhere/python -u", "needs /nowhere/python,"),
         (
             "a000003",
-            "#!/usr/bin/env python-of-nobody -u",
-            "needs python-of-nobody -u,",
+            "#!/usr/bin/env python-missing -u",
+            "needs python-missing -u,",
         ),
         ("a000004", "#!/bin/sh\r", r"needs /bin/sh\r,"),
     ] {
@@ -182,7 +179,7 @@ fn concurrent_runs_fetch_once_and_all_run() {
 #[test]
 fn run_waits_for_build_still_open_for_writing() {
     if !is_root() {
-        return skip("a file that nobody else may write", "needs root");
+        return skip("a file that only root may write", "needs root");
     }
     let host = PexrunHost::new();
     host.publish(&pex("job", HASH), program("echo ran"));

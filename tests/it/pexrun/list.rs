@@ -5,10 +5,12 @@ use std::time::{Duration, SystemTime};
 use hostkit_tests::origin::OriginServer;
 use hostkit_tests::s3::S3Server;
 
-use super::{ALIKE, CommandOutcome, HASH, OTHER, PexrunHost, dead, pex, pex_program, program, zip};
+use super::{
+    ALIKE, CommandOutcome, HASH, OTHER, PexrunHost, pex, pex_program, program, unreachable_url, zip,
+};
 
 /// A repository with three pexes and a jar of one job, the newest first, and files that must not be listed.
-fn published(host: &PexrunHost) {
+fn publish_builds(host: &PexrunHost) {
     let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_436_176_800);
     for (age, name) in [
         pex("job", OTHER),
@@ -32,7 +34,7 @@ fn published(host: &PexrunHost) {
 #[test]
 fn list_shows_newest_first_and_marks_cached_builds() {
     let host = PexrunHost::new();
-    published(&host);
+    publish_builds(&host);
     host.pexrun(["--fetch-only", "job", HASH])
         .exits(0)
         .prints("");
@@ -108,7 +110,7 @@ fn cached_builds_are_listed_without_network() {
 #[test]
 fn json_output_is_one_object_per_line() {
     let host = PexrunHost::new();
-    published(&host);
+    publish_builds(&host);
     host.pexrun(["--fetch-only", "job", OTHER]).exits(0);
     let rows = |args: &[&str]| -> Vec<serde_json::Value> {
         let outcome = host.pexrun(args).exits(0);
@@ -144,13 +146,13 @@ fn json_output_is_one_object_per_line() {
 #[test]
 fn unlistable_repository_is_error_that_names_it() {
     let host = PexrunHost::new();
-    published(&host);
+    publish_builds(&host);
     host.pexrun(["--list", "nothing"])
         .exits(127)
         .logs("there are no builds of nothing for here_x86_64")
         .logs(&host.repository());
     let origin = OriginServer::start();
-    let dead = dead();
+    let dead = unreachable_url();
     host.repositories(&[&origin.url("")]);
     host.pexrun(["--list", "job"])
         .exits(125)
@@ -175,7 +177,7 @@ fn which_prints_path_with_original_name() {
     host.pexrun(["--fetch-only", "job", HASH])
         .exits(0)
         .prints("");
-    assert!(!host.home().join("ran").exists(), "neither runs it");
+    assert!(!host.home().join("ran").exists(), "neither command runs it");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::s3cache::{FakeServer, answer};
 const PAGE: usize = 1000;
 
 /// An S3 server of `pages` pages (without end when `None`), whose builds are the newer the later they are listed.
-fn listing(pages: Option<usize>) -> FakeServer {
+fn start_listing_server(pages: Option<usize>) -> FakeServer {
     FakeServer::start(move |head| {
         let token = head.split_once("continuation-token=").map(|(_, rest)| rest);
         let digits = token.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
@@ -50,7 +50,7 @@ fn run(host: &PexrunHost, s3: &FakeServer, args: &[&str]) -> CommandOutcome {
 
 #[test]
 fn newest_builds_of_all_pages_are_listed() {
-    let (host, s3) = (PexrunHost::bare(), listing(Some(12)));
+    let (host, s3) = (PexrunHost::bare(), start_listing_server(Some(12)));
     host.repositories(&["s3://builds/pex"]);
     let outcome = run(&host, &s3, &["--list", "job"]).exits(0);
     let rows: Vec<&str> = outcome.stdout.lines().collect();
@@ -62,7 +62,7 @@ fn newest_builds_of_all_pages_are_listed() {
         .logs("raise --limit");
     let all = run(&host, &s3, &["--list", "job", "--limit=12000"]).exits(0);
     assert_eq!(all.stdout.lines().count(), 12_000);
-    assert_eq!(all.stderr, "", "nothing is left out");
+    assert_eq!(all.stderr, "", "nothing is omitted");
     let two = run(&host, &s3, &["--list", "--json", "--limit", "2", "job"]).exits(0);
     let rows: Vec<serde_json::Value> = two.stdout.lines().map(|row| row.parse().unwrap()).collect();
     assert_eq!(rows[0]["version"], "0011999a");
@@ -94,7 +94,7 @@ fn directory_is_listed_completely() {
 
 #[test]
 fn endless_listing_fails_at_deadline() {
-    let (host, s3) = (PexrunHost::bare(), listing(None));
+    let (host, s3) = (PexrunHost::bare(), start_listing_server(None));
     host.repositories(&["s3://builds/pex"]);
     for args in [["--list", "job"].as_slice(), &["job", "beef"]] {
         let args = [&["--timeout=1s"], args].concat();

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// A uid without a user.
-const SOMEBODY: u32 = 54_321;
+const OTHER_USER: u32 = 54_321;
 
 #[test]
 fn offline_runs_cached_build_without_network() {
@@ -75,12 +75,12 @@ struct PexrunUsers {
 
 impl PexrunUsers {
     fn new() -> Option<Self> {
-        or_skip("other users", run_as(SOMEBODY, "true"))?;
+        or_skip("other users", run_as(OTHER_USER, "true"))?;
         let host = PexrunHost::new();
         let (directory, binary) = for_everybody();
         let own = host.path("own");
         std::fs::create_dir(&own).unwrap();
-        std::os::unix::fs::chown(&own, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+        std::os::unix::fs::chown(&own, Some(OTHER_USER), Some(OTHER_USER)).unwrap();
         Some(Self {
             host,
             _directory: directory,
@@ -89,8 +89,8 @@ impl PexrunUsers {
     }
 
     /// Runs as the other user, whose home is `own`; the shared cache and the repository are the same.
-    fn other(&self, args: &[&str]) -> CommandOutcome {
-        let mut command = run_as(SOMEBODY, &self.binary).unwrap();
+    fn run_as_other_user(&self, args: &[&str]) -> CommandOutcome {
+        let mut command = run_as(OTHER_USER, &self.binary).unwrap();
         self.set_up(&mut command);
         command.args(args).output().unwrap().into()
     }
@@ -117,7 +117,10 @@ fn root_does_not_run_build_cached_by_other_user() {
     host.pexrun(["--list", "--cached"]).exits(0);
     let published = host.publish(&pex("job", HASH), program("echo anything"));
     open_to_all(&published);
-    users.other(&["job", HASH]).exits(0).prints("anything\n");
+    users
+        .run_as_other_user(&["job", HASH])
+        .exits(0)
+        .prints("anything\n");
     std::fs::remove_file(published).unwrap();
     for version in [HASH, &HASH[..6]] {
         host.pexrun(["--offline", "job", version])
@@ -126,7 +129,7 @@ fn root_does_not_run_build_cached_by_other_user() {
     }
     host.pexrun(["--list", "--cached"]).exits(0).prints("");
     users
-        .other(&["--list", "--cached"])
+        .run_as_other_user(&["--list", "--cached"])
         .exits(0)
         .prints(&format!("job {HASH} cached\n"));
 }
@@ -145,8 +148,16 @@ fn user_without_write_access_to_shared_cache_gets_own_cache() {
     std::fs::set_permissions(host.cache(), std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::remove_file(host.path("repo").join(pex("job", HASH))).unwrap();
     // A build that root fetched is used in place; a new build goes to the user's own cache.
-    users.other(&["job", HASH]).exits(0).prints("shared\n");
-    let at = |hash: &str| users.other(&["--which", "job", hash]).exits(0).stdout;
+    users
+        .run_as_other_user(&["job", HASH])
+        .exits(0)
+        .prints("shared\n");
+    let at = |hash: &str| {
+        users
+            .run_as_other_user(&["--which", "job", hash])
+            .exits(0)
+            .stdout
+    };
     let path = |path: &str| host.path(path).display().to_string();
     assert!(
         at(HASH).starts_with(&path("cache/0/blobs/")),
@@ -155,11 +166,19 @@ fn user_without_write_access_to_shared_cache_gets_own_cache() {
     );
     let own = path("own/.cache/hostkit/s3cache/54321/blobs/");
     assert!(at(OTHER).starts_with(&own), "{}", at(OTHER));
-    users.other(&["job", OTHER]).exits(0).prints("own\n");
+    users
+        .run_as_other_user(&["job", OTHER])
+        .exits(0)
+        .prints("own\n");
     for hash in ["60a4", "f00d"] {
-        users.other(&["--offline", "job", hash]).exits(0);
+        users
+            .run_as_other_user(&["--offline", "job", hash])
+            .exits(0);
     }
-    let listed = users.other(&["--list", "--cached", "job"]).exits(0).stdout;
+    let listed = users
+        .run_as_other_user(&["--list", "--cached", "job"])
+        .exits(0)
+        .stdout;
     assert_eq!(listed, format!("job {HASH} cached\njob {OTHER} cached\n"));
 }
 

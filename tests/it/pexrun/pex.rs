@@ -24,11 +24,14 @@ fn host(kind: PexLayout) -> Option<PexrunHost> {
 fn python(host: &PexrunHost, home: &Path, code: &str) -> CommandOutcome {
     let mut command = host.command(["ball", HASH, "-c", code]);
     command.env("PEX_INTERPRETER", "1");
-    at(&mut command, host, home).output().unwrap().into()
+    in_new_home(&mut command, host, home)
+        .output()
+        .unwrap()
+        .into()
 }
 
 /// Moves a command to another, empty home, like that of the next sandbox.
-fn at<'a>(
+fn in_new_home<'a>(
     command: &'a mut std::process::Command,
     host: &PexrunHost,
     home: &Path,
@@ -42,7 +45,7 @@ fn at<'a>(
 }
 
 /// Every directory below the shared `PEX_ROOT`.
-fn unpacked(root: &Path) -> Vec<PathBuf> {
+fn unpacked_directories(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut left = vec![root.to_owned()];
     while let Some(directory) = left.pop() {
@@ -60,7 +63,7 @@ fn unpacked(root: &Path) -> Vec<PathBuf> {
 }
 
 /// Starts the API through pexrun, requests its pid, and ends it.
-fn serves(host: &PexrunHost) {
+fn assert_serves(host: &PexrunHost) {
     let mut command = host.command(["ball", HASH, "--port=0", "--console", "--logstash_tags=a,b"]);
     let child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut child = ChildGuard(child);
@@ -83,8 +86,8 @@ fn serves(host: &PexrunHost) {
 
 fn runs_as_itself(kind: PexLayout) {
     let Some(host) = host(kind) else { return };
-    serves(&host);
-    let first = unpacked(&host.pex_root());
+    assert_serves(&host);
+    let first = unpacked_directories(&host.pex_root());
     let home = host.path("sandbox");
     let seen = python(
         &host,
@@ -94,7 +97,7 @@ fn runs_as_itself(kind: PexLayout) {
     assert_eq!(seen.exits(0).stdout, format!("{}\n", pex("ball", HASH)));
     // A fresh sandbox unpacked nothing, neither in the shared root nor at home.
     assert!(!first.is_empty());
-    assert_eq!(unpacked(&host.pex_root()), first);
+    assert_eq!(unpacked_directories(&host.pex_root()), first);
     let left: Vec<_> = std::fs::read_dir(&home).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
@@ -128,10 +131,10 @@ fn warm_unpacks_pex_and_runs_nothing() {
     for kind in [PexLayout::WithSix, PexLayout::Venv] {
         let Some(host) = host(kind) else { return };
         host.pexrun(["--warm", "ball", HASH]).exits(0).prints("");
-        let warmed = unpacked(&host.pex_root());
+        let warmed = unpacked_directories(&host.pex_root());
         assert!(!warmed.is_empty());
-        serves(&host);
-        assert_eq!(unpacked(&host.pex_root()), warmed, "{kind:?}");
+        assert_serves(&host);
+        assert_eq!(unpacked_directories(&host.pex_root()), warmed, "{kind:?}");
     }
 }
 
@@ -142,8 +145,8 @@ fn zipapp_runs() {
     let Some(()) = or_skip("python", build_zipapp(&out)) else {
         return;
     };
-    serves(&host);
-    assert!(unpacked(&host.pex_root()).is_empty());
+    assert_serves(&host);
+    assert!(unpacked_directories(&host.pex_root()).is_empty());
     let help = host.pexrun(["ball", HASH, "--help"]).exits(0).stdout;
     assert!(help.starts_with("usage: eightball"), "{help}");
 }

@@ -16,17 +16,17 @@ const SLEEPS: &str = "print('runs', flush=True); input(); import six; print(six.
 const CLOSES: &str = "import os; os.closerange(3, 256); print('runs', flush=True); input(); import six; print(six.__name__)";
 
 /// Bytes of all files below a directory.
-fn bytes(directory: &Path) -> u64 {
+fn directory_bytes(directory: &Path) -> u64 {
     let entries = std::fs::read_dir(directory).unwrap().map(Result::unwrap);
     let sizes = entries.map(|entry| match entry.file_type().unwrap().is_dir() {
-        true => bytes(&entry.path()),
+        true => directory_bytes(&entry.path()),
         false => entry.metadata().unwrap().len(),
     });
     sizes.sum()
 }
 
 /// The names of unpacked pexes in a folder of the root, in any version of its format.
-fn names(host: &PexrunHost, folder: &str) -> Vec<String> {
+fn unpacked_names(host: &PexrunHost, folder: &str) -> Vec<String> {
     let versions = std::fs::read_dir(host.pex_root().join(folder)).into_iter();
     let versions = versions.flatten().map(|version| version.unwrap().path());
     let entries = versions.flat_map(|version| std::fs::read_dir(version).unwrap());
@@ -54,40 +54,57 @@ fn sleeping_pex_survives(kind: PexLayout, code: &str) {
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
     assert_eq!(line, "runs\n", "{kind:?}");
-    let alone = bytes(&host.pex_root());
-    let mine = names(&host, "unzipped_pexes");
+    let alone = directory_bytes(&host.pex_root());
+    let mine = unpacked_names(&host, "unzipped_pexes");
     for n in 0..5 {
         let job = format!("job{n}");
         vary_pex(&built, &repository.join(pex(&job, OTHER)), &seed(&job)).unwrap();
         host.pexrun(["--warm", &job, OTHER]).exits(0);
     }
-    assert_eq!(names(&host, "bootstraps").len(), 6);
-    let artifacts = bytes(&host.share().join("blobs"));
+    assert_eq!(unpacked_names(&host, "bootstraps").len(), 6);
+    let artifacts = directory_bytes(&host.share().join("blobs"));
     // gc may remove any of them.
     host.age_blobs();
     host.age_unpacked();
     let max = (artifacts + alone + 100_000).to_string();
     host.s3cache(&["gc", "--keep-free=0", "--max-size", &max])
         .exits(0);
-    assert_eq!(bytes(&host.share().join("blobs")), artifacts, "{kind:?}");
+    assert_eq!(
+        directory_bytes(&host.share().join("blobs")),
+        artifacts,
+        "{kind:?}"
+    );
     for (folder, left) in [("unzipped_pexes", 1), ("bootstraps", 1), ("user_code", 1)] {
-        assert_eq!(names(&host, folder).len(), left, "{kind:?}: {folder}");
+        assert_eq!(
+            unpacked_names(&host, folder).len(),
+            left,
+            "{kind:?}: {folder}"
+        );
     }
-    assert_eq!(names(&host, "unzipped_pexes"), mine);
-    assert!(bytes(&host.pex_root()) < alone + 100_000, "{kind:?}");
+    assert_eq!(unpacked_names(&host, "unzipped_pexes"), mine);
+    assert!(
+        directory_bytes(&host.pex_root()) < alone + 100_000,
+        "{kind:?}"
+    );
     // A removed one unpacks itself again.
     host.pexrun(["--warm", "job3", OTHER]).exits(0);
     host.age_unpacked();
     host.s3cache(&["gc", "--max-size=0"]).exits(0);
-    assert_eq!(names(&host, "unzipped_pexes"), mine);
+    assert_eq!(unpacked_names(&host, "unzipped_pexes"), mine);
     running.0.stdin.take().unwrap().write_all(b"\n").unwrap();
     let mut rest = String::new();
     stdout.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "six\n", "{kind:?}: it still imports");
     assert_eq!(running.0.wait().unwrap().code(), Some(0));
     host.s3cache(&["gc", "--max-size=0"]).exits(0);
-    assert_eq!(names(&host, "unzipped_pexes"), Vec::<String>::new());
-    assert!(bytes(&host.pex_root()) < 1000, "nothing runs: all goes");
+    assert_eq!(
+        unpacked_names(&host, "unzipped_pexes"),
+        Vec::<String>::new()
+    );
+    assert!(
+        directory_bytes(&host.pex_root()) < 1000,
+        "all are removed when none runs"
+    );
 }
 
 #[test]
@@ -126,16 +143,19 @@ fn pex_without_lease_and_name_keeps_its_files_for_an_hour_after_its_start() {
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
     assert_eq!(line, "runs\n");
-    let before = bytes(&host.pex_root());
+    let before = directory_bytes(&host.pex_root());
     host.s3cache(&["gc", "--max-size=0"]).exits(0);
-    assert_eq!(bytes(&host.pex_root()), before);
+    assert_eq!(directory_bytes(&host.pex_root()), before);
     running.0.stdin.take().unwrap().write_all(b"\n").unwrap();
     let mut rest = String::new();
     stdout.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "six\n", "it still imports");
     host.age_unpacked();
     host.s3cache(&["gc", "--max-size=0"]).exits(0);
-    assert!(bytes(&host.pex_root()) < 1000, "nothing runs: all goes");
+    assert!(
+        directory_bytes(&host.pex_root()) < 1000,
+        "all are removed when none runs"
+    );
 }
 
 /// It holds a lock on the whole root, and continues without one during a removal.
@@ -158,7 +178,7 @@ fn pex_that_old_release_started_without_lock_unpacks_itself_beside_gc() {
     let mut command = host.program(old);
     command.args(["--warm", "ball", HASH]);
     let mut starting = ChildGuard(command.spawn().unwrap());
-    wait_until("it unpacks", || {
+    wait_until("the pex unpacks itself", || {
         std::fs::read_dir(host.pex_root()).unwrap().next().is_some()
     });
     drop(removal);
@@ -169,7 +189,7 @@ fn pex_that_old_release_started_without_lock_unpacks_itself_beside_gc() {
         host.s3cache(&["gc", "--max-size=0"]).exits(0);
     };
     assert_eq!(code, Some(0));
-    assert_eq!(names(&host, "unzipped_pexes").len(), 1);
+    assert_eq!(unpacked_names(&host, "unzipped_pexes").len(), 1);
 }
 
 /// The contents of the cache by `stats`: everything that counts toward the bound, and unpacked pexes.
@@ -184,7 +204,7 @@ fn json(host: &PexrunHost, args: &[&str]) -> serde_json::Value {
 }
 
 /// A host on which three builds have unpacked themselves. pex makes hard links between its folders.
-fn three_unpacked(seed: &str) -> Option<PexrunHost> {
+fn host_with_three_unpacked_pexes(seed: &str) -> Option<PexrunHost> {
     let host = PexrunHost::new();
     let built = host.path("built");
     or_skip("pex", build_pex(&built, PexLayout::WithSix))?;
@@ -200,7 +220,7 @@ fn three_unpacked(seed: &str) -> Option<PexrunHost> {
 
 #[test]
 fn gc_of_linked_unpacked_files_counts_each_once_and_keeps_the_bound() {
-    let Some(host) = three_unpacked("gc") else {
+    let Some(host) = host_with_three_unpacked_pexes("gc") else {
         return;
     };
     let (whole, unpacked) = stats(&host);
@@ -223,7 +243,7 @@ fn gc_of_linked_unpacked_files_counts_each_once_and_keeps_the_bound() {
 
 #[test]
 fn fetch_that_prunes_linked_unpacked_files_keeps_the_bound_and_counts_what_is_left() {
-    let Some(host) = three_unpacked("fetch") else {
+    let Some(host) = host_with_three_unpacked_pexes("fetch") else {
         return;
     };
     host.s3cache(&["gc"]).exits(0);

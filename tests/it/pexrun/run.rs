@@ -11,7 +11,7 @@ use hostkit_tests::{find_program, or_skip};
 use super::{CommandOutcome, HASH, PexrunHost, pex, pex_program, program};
 
 /// Arguments that are easily damaged on the way to the program.
-fn awkward() -> Vec<OsString> {
+fn awkward_arguments() -> Vec<OsString> {
     let mut args: Vec<OsString> = [
         "--help",
         "--",
@@ -47,14 +47,14 @@ fn arguments_are_passed_unchanged() {
     // An ELF program: coreutils' printf, whose first argument is the format.
     let printf = std::fs::read("/usr/bin/printf").unwrap();
     host.publish(&pex("elf", HASH), printf);
-    for rotation in 0..awkward().len() {
-        let mut args = awkward();
+    for rotation in 0..awkward_arguments().len() {
+        let mut args = awkward_arguments();
         args.rotate_left(rotation);
         let mut command = host.command(["script", HASH]);
         let output = command.args(&args).output().unwrap();
         assert_eq!(output.stdout, joined(&args), "{args:?}");
     }
-    let args = awkward();
+    let args = awkward_arguments();
     let mut command = host.command(["elf", HASH, r"%s\0"]);
     assert_eq!(command.args(&args).output().unwrap().stdout, joined(&args));
     // No arguments stay none, and a single `--` is one.

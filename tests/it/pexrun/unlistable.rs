@@ -7,7 +7,7 @@ use hostkit_tests::s3::S3Server;
 use super::{ALIKE, CommandOutcome, HASH, OTHER, PexrunHost, pex, program, zip};
 
 /// A host and a bucket `builds` with a jar and another build, whose client may not list it.
-fn unlistable() -> (PexrunHost, S3Server) {
+fn start_unlistable() -> (PexrunHost, S3Server) {
     let (host, s3) = (PexrunHost::bare(), S3Server::start());
     s3.create_bucket("builds");
     s3.create_bucket("empty");
@@ -19,7 +19,7 @@ fn unlistable() -> (PexrunHost, S3Server) {
 
 #[test]
 fn forbidden_name_is_followed_by_next_name_and_repository() {
-    let (host, s3) = unlistable();
+    let (host, s3) = start_unlistable();
     let denying = OriginServer::start();
     for name in [pex("job", "1.2"), "job-1.2.jar".to_owned()] {
         let denied = OriginFault::Status {
@@ -46,7 +46,7 @@ fn forbidden_name_is_followed_by_next_name_and_repository() {
 
 #[test]
 fn forbidden_everywhere_is_125_because_absence_is_unknown() {
-    let (host, s3) = unlistable();
+    let (host, s3) = start_unlistable();
     let nothing = host.repository();
     for repositories in [
         vec!["s3://builds/pex"],

@@ -78,7 +78,7 @@ fn same_bucket_name_on_two_services_is_two_entries() {
         }
         assert!(
             asked.is_none_or(|asked| asked == requests),
-            "each service is asked once"
+            "each service gets one request"
         );
     }
 }
@@ -130,7 +130,7 @@ fn cached_object_opens_no_socket_for_any_endpoint_setting() {
     let offline = [("HOSTKIT_S3CACHE_OFFLINE", "true")];
     let (told, calls) = sockets("none", &offline);
     told.exits(69);
-    assert_eq!(calls, "", "a look-up without an endpoint and a region");
+    assert_eq!(calls, "", "endpoint and region are looked up");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use hostkit_tests::origin::{OriginFault, OriginServer};
 use hostkit_tests::{bin, find_program, or_skip};
 use nix::unistd::geteuid;
 
-use super::single_flight::{FetchRun, after_now, blobs_are_right, fetch};
+use super::single_flight::{FetchRun, assert_blobs, days_ahead, fetch};
 use super::{CacheHost, CommandOutcome, HASH, bytes, every_file, sha256};
 
 const MB: u64 = 1 << 20;
@@ -23,7 +23,7 @@ fn share(host: &CacheHost, path: &str) -> PathBuf {
 }
 
 /// Bytes of blobs and partial downloads, as far as they stand still.
-fn held(host: &CacheHost) -> u64 {
+fn held_bytes(host: &CacheHost) -> u64 {
     let mut files = every_file(&share(host, "blobs"));
     files.extend(every_file(&share(host, "partial")));
     let lengths = files
@@ -52,7 +52,7 @@ fn sixty_four_concurrent_fetches_keep_bound_of_four_entries() {
         let watch = scope.spawn(|| {
             let mut most = 0;
             while !done.load(Ordering::Relaxed) {
-                most = most.max(held(&host));
+                most = most.max(held_bytes(&host));
                 std::thread::sleep(Duration::from_millis(2));
             }
             most
@@ -79,9 +79,9 @@ fn sixty_four_concurrent_fetches_keep_bound_of_four_entries() {
     }
     // A record is a line per part; a file that is moved during the count may be counted twice.
     assert!(most <= bound + MB + 64 * 1024, "{most} held");
-    let kept = blobs_are_right(&host);
+    let kept = assert_blobs(&host);
     assert!((1..=4).contains(&kept), "{kept} kept");
-    assert!(held(&host) <= bound + 64 * 1024);
+    assert!(held_bytes(&host) <= bound + 64 * 1024);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn object_larger_than_cache_bypasses_it() {
     host.s3cache([url.as_str(), "--max-size=1000K"])
         .exits(73)
         .logs("make room in the cache");
-    assert!(held(&host) < 10_000, "nothing half-written is left");
+    assert!(held_bytes(&host) < 10_000, "no partial file is left");
 }
 
 #[test]
@@ -239,10 +239,7 @@ fn object_of_unknown_length_keeps_cache_bound() {
     host.s3cache([url.as_str(), "--copy-to=out", "--max-size=100M"])
         .exits(0);
     assert!(host.read("out") == bytes(MB as usize, 1));
-    assert!(
-        held(&host) < 2 * MB,
-        "what was reserved too much is given back"
-    );
+    assert!(held_bytes(&host) < 2 * MB, "excess reservation is released");
 }
 
 #[test]
@@ -255,7 +252,7 @@ fn object_of_unknown_length_that_does_not_fit_bypasses_cache() {
     let told = host.s3cache([url.as_str(), "--copy-to=out", "--max-size=70M"]);
     told.exits(0).logs("WARN");
     assert!(host.read("out") == bytes(80 << 20, 3));
-    assert!(held(&host) <= 70 * MB);
+    assert!(held_bytes(&host) <= 70 * MB);
 }
 
 #[test]
@@ -278,18 +275,18 @@ fn wrong_size_counter_is_corrected_and_missing_one_recounted() {
         std::fs::write(&counter, text).unwrap();
         host.age_blobs();
         get(n);
-        assert!(held(&host) <= 3 * MB, "after {text:?}");
+        assert!(held_bytes(&host) <= 3 * MB, "after {text:?}");
     }
     std::fs::remove_file(&counter).unwrap();
     host.age_blobs();
     get(20);
-    assert!(held(&host) <= 3 * MB);
+    assert!(held_bytes(&host) <= 3 * MB);
     // Too low only until gc has recounted.
     std::fs::write(&counter, "0").unwrap();
     host.s3cache(["gc"]).exits(0);
     host.age_blobs();
     get(21);
-    assert!(held(&host) <= 3 * MB);
+    assert!(held_bytes(&host) <= 3 * MB);
 }
 
 /// A blob without an index entry would not be counted.
@@ -330,24 +327,24 @@ fn clock_step_loses_no_entry() {
         for again in ["-2d", "+2d", "+0d"] {
             run(again, &[url, "--copy-to=out"]).exits(0);
         }
-        assert_eq!(origin.connections(), 0, "a hit is one at any time");
-        assert!(held(&host) <= 3 * MB);
+        assert_eq!(origin.connections(), 0, "it is a hit at any time");
+        assert!(held_bytes(&host) <= 3 * MB);
     }
     // Times in the future.
-    let future = after_now(400);
+    let future = days_ahead(400);
     for blob in every_file(&share(&host, "blobs")) {
         let folder = File::open(blob.parent().unwrap()).unwrap();
         folder.set_modified(future).unwrap();
     }
     for url in next {
         run("+0d", &[url, "--copy-to=out", "--max-size=3M"]).exits(0);
-        assert!(held(&host) <= 3 * MB);
+        assert!(held_bytes(&host) <= 3 * MB);
     }
     run("-2d", &["gc"]).exits(0);
-    assert!(blobs_are_right(&host) > 0);
+    assert!(assert_blobs(&host) > 0);
     run("+0d", &["gc", "--max-age=1h"]).exits(0);
     run("+500d", &["gc", "--max-age=1h"]).exits(0);
-    assert_eq!(blobs_are_right(&host), 0);
+    assert_eq!(assert_blobs(&host), 0);
 }
 
 #[test]

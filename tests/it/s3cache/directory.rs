@@ -18,7 +18,7 @@ fn share(host: &CacheHost, path: &str) -> PathBuf {
 }
 
 /// An origin with one artifact that never changes, and its URL.
-fn published() -> (OriginServer, String, Vec<u8>) {
+fn publish_artifact() -> (OriginServer, String, Vec<u8>) {
     let (origin, path) = (OriginServer::start(), format!("/job-{HASH}.bin"));
     let body = bytes(100_000, 5);
     origin.put(&path, body.clone());
@@ -28,7 +28,7 @@ fn published() -> (OriginServer, String, Vec<u8>) {
 
 #[test]
 fn missing_cache_directory_is_created_with_parents() {
-    let (host, (_origin, url, body)) = (CacheHost::new(), published());
+    let (host, (_origin, url, body)) = (CacheHost::new(), publish_artifact());
     let deep = host.path("var/cache/hostkit");
     let flag = format!("--cache-dir={}", deep.display());
     let mut command = host.program(hostkit_tests::bin("s3cache"));
@@ -41,7 +41,7 @@ fn missing_cache_directory_is_created_with_parents() {
 
 #[test]
 fn directories_have_fixed_modes_under_any_umask() {
-    let (host, (_origin, url, body)) = (CacheHost::new(), published());
+    let (host, (_origin, url, body)) = (CacheHost::new(), publish_artifact());
     let uid = 20_003;
     let Some(_) = or_skip("another uid", run_as(uid, "true")) else {
         return;
@@ -58,7 +58,7 @@ fn directories_have_fixed_modes_under_any_umask() {
         std::fs::create_dir(&home).unwrap();
         std::os::unix::fs::chown(&home, Some(uid), Some(uid)).unwrap();
         let mut command = run_as(uid, "/bin/sh").unwrap();
-        host.clean(&mut command);
+        host.set_clean_environment(&mut command);
         let script = format!("umask {umask}; exec \"$@\"");
         command.args(["-c", &script, "sh"]).arg(&program);
         command.args([&url, "--copy-to=out", "--cache-dir=above/cache"]);
@@ -88,7 +88,7 @@ fn directories_have_fixed_modes_under_any_umask() {
 
 #[test]
 fn file_in_place_of_cache_directory_is_bypassed() {
-    let (host, (_origin, url, body)) = (CacheHost::new(), published());
+    let (host, (_origin, url, body)) = (CacheHost::new(), publish_artifact());
     std::fs::write(host.cache(), "a file").unwrap();
     let told = host.s3cache([&url, "--copy-to=out"]);
     told.exits(0).logs("cannot use the cache");
@@ -105,7 +105,7 @@ fn file_in_place_of_cache_directory_is_bypassed() {
 
 #[test]
 fn read_only_cache_directory_is_bypassed_and_its_entries_are_used() {
-    let (host, (origin, url, body)) = (CacheHost::new(), published());
+    let (host, (origin, url, body)) = (CacheHost::new(), publish_artifact());
     let uid = 20_003;
     let program = host.path("s3cache");
     let built = hostkit_tests::bin("s3cache");
@@ -120,7 +120,7 @@ fn read_only_cache_directory_is_bypassed_and_its_entries_are_used() {
     std::os::unix::fs::chown(&home, Some(uid), Some(uid)).unwrap();
     let run = |args: &[&str]| -> CommandOutcome {
         let mut command = run_as(uid, &program).unwrap();
-        host.clean(&mut command);
+        host.set_clean_environment(&mut command);
         command.args(args).args(host.own_flags()).current_dir(&home);
         command.output().unwrap().into()
     };
@@ -157,19 +157,19 @@ fn read_only_cache_directory_is_bypassed_and_its_entries_are_used() {
 #[test]
 fn cache_directory_removed_during_fetch_loses_no_output() {
     for what in ["blobs", "locks", "index"] {
-        goes_away(what);
+        remove_during_fetch(what);
     }
 }
 
 #[test]
 fn cache_directory_removed_with_partial_download_loses_no_output() {
     for what in ["", "partial"] {
-        goes_away(what);
+        remove_during_fetch(what);
     }
 }
 
 /// Removes a folder of the cache, or all of it, during a fetch.
-fn goes_away(what: &str) {
+fn remove_during_fetch(what: &str) {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let body = bytes(1 << 20, 4);
     origin.put("/a-1.1", body.clone());
@@ -177,7 +177,7 @@ fn goes_away(what: &str) {
     origin.fault("/a-1.1", OriginFault::Slow { bytes_per_second });
     let run = fetch(&host, &origin.url("/a-1.1"), "out", &[]);
     origin.wait_requests("/a-1.1", 1);
-    hostkit_tests::wait_until("it began", || origin.bytes("/a-1.1") > 100_000);
+    hostkit_tests::wait_until("the fetch has started", || origin.bytes("/a-1.1") > 100_000);
     std::fs::remove_dir_all(share(&host, what)).unwrap();
     run.end().exits(0);
     assert!(host.read("out") == body, "without {what:?}");
@@ -189,7 +189,7 @@ fn goes_away(what: &str) {
 
 #[test]
 fn files_of_newer_version_are_kept_and_counted() {
-    let (host, (origin, url, body)) = (CacheHost::new(), published());
+    let (host, (origin, url, body)) = (CacheHost::new(), publish_artifact());
     host.s3cache([&url]).exits(0);
     let blob = every_file(&share(&host, "blobs")).pop().unwrap();
     // A blob that only the newer version uses is still a blob, and takes space.
@@ -227,7 +227,7 @@ fn files_of_newer_version_are_kept_and_counted() {
 
 #[test]
 fn invalid_index_entries_are_misses() {
-    let (host, (origin, url, body)) = (CacheHost::new(), published());
+    let (host, (origin, url, body)) = (CacheHost::new(), publish_artifact());
     host.s3cache([&url]).exits(0);
     let index = every_file(&share(&host, "index"));
     let entry = index.iter().find(|path| !path.ends_with("held")).unwrap();
@@ -290,7 +290,7 @@ fn invalid_index_entries_are_misses() {
 
 #[test]
 fn unpacked_pexes_are_evicted_only_when_unused() {
-    let (host, (_origin, url, _)) = (CacheHost::new(), published());
+    let (host, (_origin, url, _)) = (CacheHost::new(), publish_artifact());
     host.s3cache([&url]).exits(0);
     let root = share(&host, "pex-root");
     let mode = root.metadata().unwrap().permissions().mode() & 0o7777;
@@ -311,6 +311,6 @@ fn unpacked_pexes_are_evicted_only_when_unused() {
     assert_eq!(
         every_file(&share(&host, "blobs")).len(),
         1,
-        "it goes before what must be fetched again"
+        "it is evicted before artifacts"
     );
 }

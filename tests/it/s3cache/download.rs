@@ -41,7 +41,7 @@ fn ranges(origin: &OriginServer) -> Vec<(usize, usize)> {
 
 /// Asserts that the target and the blobs are empty.
 #[track_caller]
-fn nothing_kept(host: &CacheHost) {
+fn assert_nothing_kept(host: &CacheHost) {
     assert_eq!(every_file(&host.sandbox()), [] as [std::path::PathBuf; 0]);
     let kept: Vec<_> = every_file(&host.cache())
         .into_iter()
@@ -178,7 +178,7 @@ fn connection_that_always_breaks_at_once_fails() {
         origin.put(PATH, bytes(SIZE, 1));
         origin.fault(PATH, fault);
         fetch(&host, &origin, &[]).exits(69).logs(&origin.url(PATH));
-        nothing_kept(&host);
+        assert_nothing_kept(&host);
     }
 }
 
@@ -193,7 +193,7 @@ fn broken_stream_restarts_and_is_never_joined() {
         origin.put(PATH, body.clone());
         origin.faults(PATH, [base.clone(), OriginFault::Truncate(1 << 20)]);
         fetch(&host, &origin, &[]).exits(69);
-        nothing_kept(&host);
+        assert_nothing_kept(&host);
         origin.fault(PATH, base.clone());
         fetch(&host, &origin, &[]).exits(0);
         assert!(host.read("out") == body, "{base:?}");
@@ -269,7 +269,7 @@ fn wrong_content_length_is_detected() {
         fetch(&host, &origin, &[&digest])
             .exits(exit)
             .logs(&origin.url(PATH));
-        nothing_kept(&host);
+        assert_nothing_kept(&host);
     }
 }
 
@@ -289,7 +289,7 @@ fn flipped_byte_is_detected_and_nothing_is_kept() {
             fetch(&host, &origin, &[])
         };
         told.exits(65).logs(&format!("(by {by})")).logs(&digest);
-        nothing_kept(&host);
+        assert_nothing_kept(&host);
         // Wrong bytes are not resumed from.
         origin.clear_faults();
         fetch(&host, &origin, &[]).exits(0);
@@ -312,7 +312,7 @@ fn max_rate_is_not_exceeded() {
 }
 
 /// One to three faults, chosen by a number; how often they apply, and whether they forge bytes unnoticed by HTTP.
-fn some_faults(seed: u64) -> (Vec<OriginFault>, bool) {
+fn choose_faults(seed: u64) -> (Vec<OriginFault>, bool) {
     let mut faults = Vec::new();
     for at in 0..=mix(seed) % 3 {
         let roll = mix(seed * 7 + at);
@@ -350,10 +350,10 @@ fn some_faults(seed: u64) -> (Vec<OriginFault>, bool) {
 
 /// One fetch under some faults and one without: the first ends with exact bytes or a named error and nothing, the
 /// second, which may resume the first, with exact bytes.
-fn survive(seed: u64) {
+fn assert_survives(seed: u64) {
     let (host, origin, first) = (CacheHost::new(), OriginServer::start(), bytes(SIZE, seed));
     origin.put(PATH, first.clone());
-    let (faults, forged) = some_faults(seed);
+    let (faults, forged) = choose_faults(seed);
     let shown = format!("seed {seed}: {faults:?}");
     match faults.as_slice() {
         // Half of the single ones expire.
@@ -382,7 +382,7 @@ fn survive(seed: u64) {
     let named = format!("s3cache: {}", origin.url(PATH));
     let said = told.stderr.lines().any(|line| line.starts_with(&named));
     assert!(said, "{shown}: {}", told.stderr);
-    nothing_kept(&host);
+    assert_nothing_kept(&host);
     origin.clear_faults();
     let told = fetch(&host, &origin, &[]);
     assert_eq!(told.code, 0, "{shown}, then none: {}", told.stderr);
@@ -401,7 +401,7 @@ fn random_fault_mixtures_end_in_right_bytes_or_none() {
             .map(|_| {
                 scope.spawn(|| {
                     while let seed @ 0..200 = next.fetch_add(1, Ordering::Relaxed) {
-                        survive(seed);
+                        assert_survives(seed);
                     }
                 })
             })

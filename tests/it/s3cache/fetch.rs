@@ -12,13 +12,13 @@ use hostkit_tests::tls::CertificateAuthority;
 use super::{CacheHost, HASH, bytes, every_file};
 
 /// The path of an artifact that never changes.
-fn immutable() -> String {
+fn immutable_path() -> String {
     format!("/pex/job-{HASH}.bin")
 }
 
 #[test]
 fn cold_fetch_sends_one_request_and_warm_fetch_none() {
-    let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable());
+    let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable_path());
     let body = bytes(100_000, 1);
     origin.put(&path, body.clone());
     host.s3cache([&origin.url(&path), "--copy-to=cold"])
@@ -37,7 +37,7 @@ fn cold_fetch_sends_one_request_and_warm_fetch_none() {
 
 #[test]
 fn prefetch_prints_path_and_copy_prints_nothing() {
-    let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable());
+    let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable_path());
     origin.put(&path, "what a job runs");
     let prefetch = host.s3cache([origin.url(&path)]).exits(0);
     let cached = prefetch.stdout.strip_suffix('\n').unwrap();
@@ -53,7 +53,7 @@ fn prefetch_prints_path_and_copy_prints_nothing() {
 
 #[test]
 fn copy_replaces_file_and_has_requested_mode() {
-    let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable());
+    let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable_path());
     origin.put(&path, "new");
     let mode = || host.path("out").metadata().unwrap().permissions().mode() & 0o7777;
     std::fs::write(host.path("out"), "something longer and older").unwrap();
@@ -62,12 +62,16 @@ fn copy_replaces_file_and_has_requested_mode() {
     host.s3cache([&origin.url(&path), "--copy-to=out", "--mode=0750"])
         .exits(0);
     assert_eq!(mode(), 0o750);
-    assert_eq!(every_file(&host.sandbox()).len(), 1, "nothing else is left");
+    assert_eq!(
+        every_file(&host.sandbox()).len(),
+        1,
+        "no other file is left"
+    );
 }
 
 #[test]
 fn copy_target_may_be_non_utf8() {
-    let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable());
+    let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable_path());
     origin.put(&path, "new");
     let name = OsStr::from_bytes(b"out-\xff");
     let mut target = OsStr::new("--copy-to=").to_owned();
@@ -79,7 +83,7 @@ fn copy_target_may_be_non_utf8() {
 
 #[test]
 fn directory_and_symlink_targets_are_rejected_before_any_request() {
-    let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable());
+    let (host, origin, path) = (CacheHost::new(), OriginServer::start(), immutable_path());
     origin.put(&path, "new");
     std::fs::create_dir(host.path("dir")).unwrap();
     std::fs::write(host.path("file"), "old").unwrap();
@@ -106,12 +110,12 @@ fn every_form_of_source_is_fetched() {
     s3.create_bucket("builds");
     let put = ["put", "source", &format!("builds/pex/{name}")].map(str::to_owned);
     host.s3cache_env(put, &s3.env()).exits(0);
-    plain.put(&immutable(), "the bytes");
-    tls.put(&immutable(), "the bytes");
+    plain.put(&immutable_path(), "the bytes");
+    tls.put(&immutable_path(), "the bytes");
     let ca = format!("--ca-file={}", authority.ca().display());
     for source in [
-        plain.url(&immutable()),
-        tls.url(&immutable()),
+        plain.url(&immutable_path()),
+        tls.url(&immutable_path()),
         format!("file://{}", host.path(&name).display()),
         format!("s3://builds/pex/{name}"),
         format!("builds/pex/{name}"),
@@ -194,7 +198,7 @@ fn each_status_has_its_exit_code() {
         assert!(!host.path("out").exists());
     }
     let asked = |path| origin.requests().iter().filter(|r| r.path == path).count();
-    assert_eq!(asked("/a-1.404"), 1, "no is no");
+    assert_eq!(asked("/a-1.404"), 1, "a 404 is final");
     assert!(
         (3..10).contains(&asked("/a-1.500")),
         "tried again, not for ever"

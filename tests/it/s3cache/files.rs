@@ -12,7 +12,7 @@ use nix::sys::stat::Mode;
 use super::{CacheHost, CommandOutcome};
 
 /// Runs s3cache with a time limit: 124 means that it did not end by itself.
-fn bounded(host: &CacheHost, args: &[&str]) -> CommandOutcome {
+fn run_bounded(host: &CacheHost, args: &[&str]) -> CommandOutcome {
     let mut command = host.program("timeout");
     command.arg("60").arg(bin("s3cache")).args(args);
     command.args(host.own_flags()).output().unwrap().into()
@@ -42,7 +42,9 @@ fn only_regular_file_is_artifact() {
         let path = host.path(name);
         let url = url(&path);
         let says = |args: &[&str], code| {
-            bounded(&host, args).exits(code).logs("not a regular file");
+            run_bounded(&host, args)
+                .exits(code)
+                .logs("not a regular file");
         };
         says(&[&url, "--copy-to=out"], 69);
         says(&["exists", &url], 69);
@@ -54,7 +56,7 @@ fn only_regular_file_is_artifact() {
             ],
             66,
         );
-        bounded(&host, &["put", "made.txt", &url]).exits(73);
+        run_bounded(&host, &["put", "made.txt", &url]).exits(73);
     }
     // A sidecar that is a FIFO does not block either.
     nix::unistd::mkfifo(
@@ -62,7 +64,7 @@ fn only_regular_file_is_artifact() {
         Mode::from_bits_truncate(0o644),
     )
     .unwrap();
-    bounded(&host, &[&url(&host.path("made.txt"))])
+    run_bounded(&host, &[&url(&host.path("made.txt"))])
         .exits(69)
         .logs("not a regular file");
     assert!(File::open(host.path("out")).is_err());
@@ -109,7 +111,7 @@ fn put_ended_by_signal_leaves_no_temporary_file() {
 }
 
 /// The same with these variables.
-fn bounded_env(host: &CacheHost, args: &[&str], env: &[(&str, &str)]) -> CommandOutcome {
+fn run_bounded_with_env(host: &CacheHost, args: &[&str], env: &[(&str, &str)]) -> CommandOutcome {
     let mut command = host.program("timeout");
     command.arg("60").arg(bin("s3cache")).args(args);
     command.args(host.own_flags());
@@ -205,7 +207,9 @@ fn file_named_by_setting_is_bounded_regular_and_named_in_error() {
             (vec![HTTPS], vec![("NETRC", bad)], 77, "NETRC"),
             (vec![HTTPS, &config], vec![], 78, "configuration file"),
         ] {
-            let told = bounded_env(&host, &args, &env).exits(code).logs(setting);
+            let told = run_bounded_with_env(&host, &args, &env)
+                .exits(code)
+                .logs(setting);
             told.logs(bad).logs(match bad {
                 "long" => "longer than 1048576 bytes",
                 _ => "not a regular file",
@@ -215,7 +219,7 @@ fn file_named_by_setting_is_bounded_regular_and_named_in_error() {
     // A missing file is left to the AWS libraries, and /dev/null is an empty one.
     let env = [&keys[..], &[("AWS_CONFIG_FILE", "/dev/null")]].concat();
     let dead = [S3, "--endpoint-url=http://127.0.0.1:9", "--timeout=20"];
-    bounded_env(&host, &dead, &env).exits(69);
+    run_bounded_with_env(&host, &dead, &env).exits(69);
     // A bundle that is not PEM is an error for S3 as it is for https.
     for source in [S3, HTTPS] {
         for text in [
@@ -223,7 +227,7 @@ fn file_named_by_setting_is_bounded_regular_and_named_in_error() {
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
         ] {
             std::fs::write(host.path("bundle"), text).unwrap();
-            bounded_env(&host, &[source, "--ca-file=bundle"], &keys)
+            run_bounded_with_env(&host, &[source, "--ca-file=bundle"], &keys)
                 .exits(78)
                 .logs("--ca-file: cannot use bundle: name a file of certificates");
         }
@@ -262,7 +266,7 @@ fn hanging_file_system_is_ended_by_deadline_and_signals() {
         &["put", "made.txt", &source],
         &["put", &local, &url(&host.path("repo/"))],
     ] {
-        bounded(&host, &[args, &["--timeout=1s"]].concat())
+        run_bounded(&host, &[args, &["--timeout=1s"]].concat())
             .exits(75)
             .logs("not finished within 1s");
     }

@@ -44,7 +44,7 @@ fn only_authority_of_flag_is_trusted() {
     assert_eq!(
         origin.requests().len(),
         2,
-        "artifact and sidecar, of the first"
+        "artifact and sidecar of the first fetch"
     );
 }
 
@@ -54,7 +54,10 @@ fn unknown_authority_error_names_flag() {
     let origin = origin(&authority);
     let told = CacheHost::new().s3cache([origin.url(PATH)]).exits(69);
     told.logs("unknown authority").logs("--ca-file");
-    assert!(origin.connections() <= 2, "trying again would not help");
+    assert!(
+        origin.connections() <= 2,
+        "permanent errors are not retried"
+    );
 }
 
 #[test]

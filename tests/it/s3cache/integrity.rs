@@ -21,7 +21,7 @@ fn start(body: &[u8]) -> (CacheHost, OriginServer, String) {
     (CacheHost::new(), origin, url)
 }
 
-fn asked(origin: &OriginServer, path: &str) -> usize {
+fn count_requests(origin: &OriginServer, path: &str) -> usize {
     origin
         .requests()
         .iter()
@@ -38,7 +38,7 @@ fn files(host: &CacheHost, folder: &str) -> Vec<PathBuf> {
 }
 
 /// Changes one byte of a cached blob, and keeps its times.
-fn rot(blob: &Path) {
+fn corrupt_byte(blob: &Path) {
     let before = fs::metadata(blob).unwrap();
     fs::set_permissions(blob, Permissions::from_mode(0o755)).unwrap();
     let file = File::options().read(true).write(true).open(blob).unwrap();
@@ -137,10 +137,14 @@ fn sidecar_is_requested_once_per_fetch_and_never_on_hit() {
     let (host, origin, url) = start(b"the build");
     host.s3cache([&url]).exits(0);
     host.s3cache([&url]).exits(0);
-    assert_eq!(asked(&origin, SIDECAR), 1);
+    assert_eq!(count_requests(&origin, SIDECAR), 1);
     let digest = format!("--sha256={}", sha256(b"the build"));
     CacheHost::new().s3cache([&url, &digest]).exits(0);
-    assert_eq!(asked(&origin, SIDECAR), 1, "the flag says it already");
+    assert_eq!(
+        count_requests(&origin, SIDECAR),
+        1,
+        "the flag names the digest already"
+    );
 }
 
 #[test]
@@ -187,7 +191,7 @@ fn corrupt_blob_is_quarantined_logged_and_fetched_again() {
     let body = bytes(100_000, 1);
     let (host, origin, url) = start(&body);
     host.s3cache([&url]).exits(0);
-    rot(&files(&host, "blobs")[0]);
+    corrupt_byte(&files(&host, "blobs")[0]);
     host.s3cache([&url, "--copy-to=out"])
         .exits(0)
         .logs("corrupt")
@@ -198,7 +202,7 @@ fn corrupt_blob_is_quarantined_logged_and_fetched_again() {
     let aside = files(&host, "partial")
         .into_iter()
         .filter(|file| file.extension().is_some_and(|e| e == "bad"));
-    assert_eq!(aside.count(), 1, "the bad one is there to look at");
+    assert_eq!(aside.count(), 1, "the corrupt blob is in quarantine");
     host.s3cache([&url]).exits(0);
     assert_eq!(origin.bodies(PATH), 2);
 }
@@ -207,7 +211,7 @@ fn corrupt_blob_is_quarantined_logged_and_fetched_again() {
 fn corrupt_copy_offline_is_65_and_then_missing() {
     let (host, _origin, url) = start(&bytes(100_000, 1));
     host.s3cache([&url]).exits(0);
-    rot(&files(&host, "blobs")[0]);
+    corrupt_byte(&files(&host, "blobs")[0]);
     let told = host.s3cache([&url, "--offline", "--copy-to=out"]).exits(65);
     told.logs("put aside").logs(&url).logs("without --offline");
     assert!(!host.path("out").exists());
@@ -249,7 +253,7 @@ fn verify_detects_corruption_with_unchanged_times() {
         .iter()
         .find(|blob| blob.ends_with("job-1.2.bin"))
         .unwrap();
-    rot(bad);
+    corrupt_byte(bad);
     let told = host.s3cache(["verify"]).exits(65);
     assert!(
         told.stdout
@@ -272,7 +276,7 @@ fn verify_reads_blobs_with_matching_stamp() {
     let (host, _origin, url) = start(&bytes(1000, 1));
     host.s3cache([&url]).exits(0);
     let (blob, index) = (&files(&host, "blobs")[0], &files(&host, "index")[0]);
-    rot(blob);
+    corrupt_byte(blob);
     // As if the disk itself had rotted: the recorded stamp is that of the file now.
     let found = fs::metadata(blob).unwrap();
     let mut entry: serde_json::Value = serde_json::from_slice(&fs::read(index).unwrap()).unwrap();
@@ -298,7 +302,7 @@ fn verify_reads_and_counts_blob_of_several_sources_once() {
     }
     let told = host.s3cache(["verify"]).exits(0);
     assert_eq!(told.stdout, "1 ok, 0 corrupt, 97.7 KiB read\n");
-    rot(&files(&host, "blobs")[0]);
+    corrupt_byte(&files(&host, "blobs")[0]);
     let told = host
         .s3cache(["verify"])
         .exits(65)

@@ -9,7 +9,7 @@ use hostkit_tests::wait_until;
 use hostkit_tests::{find_program, or_skip};
 use nix::sys::signal::Signal;
 
-use super::single_flight::{FetchRun, before_now, blobs_are_right, fetch, recorded};
+use super::single_flight::{FetchRun, assert_blobs, days_ago, fetch, recorded_parts};
 use super::{CacheHost, HASH, bytes, every_file, mix};
 
 /// How many leaders are killed.
@@ -19,7 +19,7 @@ fn rounds() -> u64 {
 }
 
 /// Garbage: everything in the cache but blobs, index entries, the counter and locks.
-fn leftovers(host: &CacheHost) -> Vec<String> {
+fn list_leftovers(host: &CacheHost) -> Vec<String> {
     let files = every_file(&host.cache()).into_iter();
     let names = files.map(|path| path.to_string_lossy().into_owned());
     names
@@ -28,8 +28,8 @@ fn leftovers(host: &CacheHost) -> Vec<String> {
 }
 
 /// Makes everything in the cache three days old, so that `gc` considers its owners dead.
-fn age(host: &CacheHost) {
-    let old = before_now(3);
+fn age_cache(host: &CacheHost) {
+    let old = days_ago(3);
     for path in every_file(&host.cache()) {
         if !path.to_string_lossy().contains("/blobs/") {
             let file = File::options().append(true).open(path).unwrap();
@@ -71,11 +71,11 @@ fn killed_leaders_leave_no_wrong_byte_and_no_garbage() {
             Ok(found) => assert!(found == body, "round {n}: wrong bytes"),
             Err(_) => absent += 1,
         }
-        blobs_are_right(&host);
+        assert_blobs(&host);
         assert!(
-            leftovers(&host).len() <= 8,
+            list_leftovers(&host).len() <= 8,
             "round {n}: {:?}",
-            leftovers(&host)
+            list_leftovers(&host)
         );
         // Several kills for each artifact, so that some hit a process that resumes.
         if n % 5 == 4 {
@@ -90,9 +90,9 @@ fn killed_leaders_leave_no_wrong_byte_and_no_garbage() {
     assert!(absent >= rounds() / 4, "too few struck early: {absent}");
     let names: Vec<_> = std::fs::read_dir(host.sandbox()).unwrap().collect();
     assert_eq!(names.len(), 2, "the copy and the log: {names:?}");
-    age(&host);
+    age_cache(&host);
     host.s3cache(["gc"]).exits(0);
-    assert_eq!(leftovers(&host), Vec::<String>::new());
+    assert_eq!(list_leftovers(&host), Vec::<String>::new());
     host.s3cache(["verify"]).exits(0);
 }
 
@@ -116,10 +116,10 @@ fn temporary_files_of_index_writes_are_collected() {
     let empty = blobs.join("ab").join("ab".repeat(32));
     std::fs::create_dir_all(&empty).unwrap();
     host.s3cache(["gc"]).exits(0);
-    assert_eq!(leftovers(&host).len(), 2, "their writers may be alive");
-    age(&host);
+    assert_eq!(list_leftovers(&host).len(), 2, "their writers may be alive");
+    age_cache(&host);
     host.s3cache(["gc"]).exits(0);
-    assert_eq!(leftovers(&host), Vec::<String>::new());
+    assert_eq!(list_leftovers(&host), Vec::<String>::new());
     assert!(!empty.exists());
     assert!(entry.exists());
 }
@@ -156,7 +156,7 @@ fn killed_copy_keeps_old_file_and_next_copy_cleans_up() {
         .into_iter()
         .filter(|path| path.to_string_lossy().contains(".s3cache-"));
     assert_eq!(left.count(), 0);
-    blobs_are_right(&host);
+    assert_blobs(&host);
 }
 
 #[test]
@@ -168,7 +168,9 @@ fn signal_during_fetch_ends_process_and_leaves_no_file_in_sandbox() {
             origin.put("/a-1.1", bytes(1 << 20, 1));
             origin.fault("/a-1.1", OriginFault::Stall(500_000));
             let run = fetch(&host, &origin.url("/a-1.1"), "out", &[flag]);
-            wait_until("it fetches", || origin.bytes("/a-1.1") >= 500_000);
+            wait_until("the fetch has started", || {
+                origin.bytes("/a-1.1") >= 500_000
+            });
             run.signal(signal);
             run.end().exits(code);
             let names: Vec<_> = std::fs::read_dir(host.sandbox()).unwrap().collect();
@@ -198,7 +200,7 @@ fn signal_during_copy_ends_process() {
             .arg(hostkit_tests::bin("s3cache"));
         command.args([&url, "--copy-to=out"]).args(host.own_flags());
         let run = FetchRun::start(&host, "traced", command);
-        wait_until("it copies", || {
+        wait_until("the copy has started", || {
             let calls = std::fs::read_to_string(host.path("calls"));
             calls.is_ok_and(|calls| calls.contains("copy_file_range"))
         });
@@ -217,7 +219,9 @@ fn signal_to_waiting_follower_ends_it_and_leader_continues() {
     origin.fault("/a-1.1", OriginFault::Slow { bytes_per_second });
     let flags = ["--part-size=128K"];
     let leader = fetch(&host, &origin.url("/a-1.1"), "leader", &flags);
-    wait_until("it fetches", || !recorded(&host).is_empty());
+    wait_until("the fetch has started", || {
+        !recorded_parts(&host).is_empty()
+    });
     let follower = fetch(&host, &origin.url("/a-1.1"), "follower", &flags);
     follower.wait_for("another process is fetching it");
     follower.signal(Signal::SIGTERM);

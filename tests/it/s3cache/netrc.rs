@@ -7,7 +7,7 @@ use hostkit_tests::{find_program, or_skip};
 use super::CacheHost;
 
 /// The credentials of the last request, as `login:password`.
-fn sent(origin: &OriginServer) -> Option<String> {
+fn sent_login(origin: &OriginServer) -> Option<String> {
     let header = origin.requests().last()?.authorization.clone()?;
     let pair = base64::engine::general_purpose::STANDARD.decode(header.strip_prefix("Basic ")?);
     String::from_utf8(pair.unwrap()).ok()
@@ -67,12 +67,12 @@ fn netrc_is_read_as_curl_reads_it() {
     ] {
         std::fs::write(host.path(".netrc"), text).unwrap();
         host.s3cache([&url]).exits(0);
-        assert_eq!(sent(&origin).as_deref(), login, "{text:?}");
+        assert_eq!(sent_login(&origin).as_deref(), login, "{text:?}");
         if let Some(curl) = &curl {
             let mut command = host.program(curl);
             command.args(["-sSf", "-o", "/dev/null", "--netrc-file", ".netrc", &url]);
             assert!(command.status().unwrap().success(), "{text:?}");
-            assert_eq!(sent(&origin).as_deref(), login, "curl: {text:?}");
+            assert_eq!(sent_login(&origin).as_deref(), login, "curl: {text:?}");
         }
     }
 }
@@ -89,7 +89,7 @@ fn unreadable_netrc_fails_only_its_own_host() {
     // curl fails here.
     fetch(b"machine other login o password \"secret\nmachine 127.0.0.1 login u password p\n")
         .exits(0);
-    assert_eq!(sent(&origin).as_deref(), Some("u:p"));
+    assert_eq!(sent_login(&origin).as_deref(), Some("u:p"));
     let told = fetch(b"\nmachine 127.0.0.1 login u password \"secret\n").exits(77);
     let told = told.logs("logins:2: unterminated quote: correct this line");
     assert!(!told.stderr.contains("secret"), "{}", told.stderr);

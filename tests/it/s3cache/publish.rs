@@ -15,7 +15,7 @@ use super::{CacheHost, CommandOutcome, bytes, every_file};
 const SIZE: usize = 8 << 20;
 
 /// Free bytes of the filesystem of a path, once all writes are allocated.
-fn free(path: &Path) -> u64 {
+fn free_bytes(path: &Path) -> u64 {
     assert!(
         Command::new("sync")
             .arg("-f")
@@ -54,7 +54,7 @@ fn copy_shares_blocks_on_reflink_filesystem() {
         origin.put("/job-1.2.bin", bytes(SIZE, 1));
         let (url, cache) = (origin.url("/job-1.2.bin"), root.join("cache"));
         with_cache(&host, &cache, &[&url]).exits(0);
-        let before = free(&root);
+        let before = free_bytes(&root);
         for copy in ["a", "b", "c"] {
             let target = root.join(copy);
             with_cache(
@@ -68,7 +68,7 @@ fn copy_shares_blocks_on_reflink_filesystem() {
             assert_eq!(metadata.nlink(), 1, "{kind}: never a hard link");
             assert_eq!(metadata.permissions().mode() & 0o7777, 0o644, "{kind}");
         }
-        let taken = before.saturating_sub(free(&root));
+        let taken = before.saturating_sub(free_bytes(&root));
         assert!(
             taken < SIZE as u64,
             "{kind}: three copies took {taken} bytes"
@@ -106,10 +106,7 @@ fn copy_to_path_with_final_slash_goes_into_directory() {
         .exits(73)
         .logs("cannot copy into new/: there is no such directory: make it first with `mkdir -p`");
     assert!(!host.path("new").exists());
-    assert!(
-        origin.requests().is_empty(),
-        "said before anything is fetched"
-    );
+    assert!(origin.requests().is_empty(), "reported before any request");
     host.file("new").create_dir_all().unwrap();
     host.s3cache([&url, "--copy-to=new/"]).exits(0);
     host.file("new/job-1.2.bin").assert("what a job runs");
@@ -146,7 +143,7 @@ fn longest_file_name_is_cached_copied_and_replaced() {
     assert_eq!(
         every_file(&host.path("to")).len(),
         1,
-        "nothing temporary stays"
+        "no temporary file is left"
     );
     host.s3cache([&format!("{source}x")])
         .exits(2)
@@ -203,7 +200,7 @@ fn cache_file_is_synced_before_rename_and_copy_is_not() {
 #[test]
 fn concurrent_copies_to_one_path_succeed() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
-    let [tar, ..] = packed(&host);
+    let [tar, ..] = pack_archives(&host);
     origin.put("/p-1.2.tar", tar.clone());
     let url = origin.url("/p-1.2.tar");
     host.s3cache([&url]).exits(0);
@@ -276,7 +273,7 @@ fn full_disk_leaves_no_partial_file() {
 }
 
 /// A tree of a file, a program and a symlink, packed by tar(1) and gzip(1).
-fn packed(host: &CacheHost) -> [Vec<u8>; 3] {
+fn pack_archives(host: &CacheHost) -> [Vec<u8>; 3] {
     let script = "mkdir -p in/lib && echo text >in/lib/a.txt && printf '#!/bin/sh\necho runs\n' >in/run && chmod 755 in/run \
         && ln -s lib/a.txt in/link && tar -C in -cf p.tar . && gzip -k p.tar && gzip -c in/lib/a.txt >a.gz && rm -r in";
     assert!(
@@ -292,7 +289,7 @@ fn packed(host: &CacheHost) -> [Vec<u8>; 3] {
 #[test]
 fn archives_are_unpacked_into_directory() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
-    let [tar, tgz, gz] = packed(&host);
+    let [tar, tgz, gz] = pack_archives(&host);
     for (name, body) in [
         ("/p-1.2.tar", &tar),
         ("/p-1.2.tar.gz", &tgz),
@@ -320,7 +317,7 @@ fn archives_are_unpacked_into_directory() {
 #[test]
 fn unpacking_replaces_only_its_own_directory_atomically() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
-    let [tar, tgz, _] = packed(&host);
+    let [tar, tgz, _] = pack_archives(&host);
     origin.put("/p-1.2.tar", tar);
     origin.put("/q-1.2.tgz", tgz[..tgz.len() / 2].to_vec());
     let unpack =
@@ -350,7 +347,7 @@ fn unpacking_replaces_only_its_own_directory_atomically() {
 #[test]
 fn directory_of_killed_unpacking_is_removed_by_next_one() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
-    let [tar, ..] = packed(&host);
+    let [tar, ..] = pack_archives(&host);
     origin.put("/p-1.2.tar", tar);
     // The leftover of a process with this number, which cannot exist.
     let left = host.path(".out.s3cache-4194304-0");

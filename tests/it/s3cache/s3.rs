@@ -66,7 +66,7 @@ fn published_object_is_fetched_with_signature() {
     let asked = s3.requests().len();
     host.s3cache_env([&uri(), "--copy-to=out"], &s3.env())
         .exits(0);
-    assert_eq!(s3.requests().len(), asked, "a hit asks nobody");
+    assert_eq!(s3.requests().len(), asked, "a hit sends no request");
 }
 
 #[test]

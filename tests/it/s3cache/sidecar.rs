@@ -147,5 +147,5 @@ fn required_sidecar_is_requested_until_verified() {
     origin.reset_counters();
     host.s3cache([&url, in_file]).exits(0);
     host.s3cache([&url, in_file, "--offline"]).exits(0);
-    assert_eq!(origin.connections(), 0, "it has vouched");
+    assert_eq!(origin.connections(), 0, "the sidecar was verified");
 }

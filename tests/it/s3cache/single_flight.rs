@@ -11,10 +11,10 @@ use super::{CacheHost, HASH, bytes, every_file, sha256};
 
 mod run;
 
-pub(super) use run::{FetchRun, after_now, before_now, blobs_are_right, fetch, recorded};
+pub(super) use run::{FetchRun, assert_blobs, days_ago, days_ahead, fetch, recorded_parts};
 
 /// The requests for the object itself.
-fn gets(origin: &OriginServer, path: &str) -> Vec<OriginRequest> {
+fn object_requests(origin: &OriginServer, path: &str) -> Vec<OriginRequest> {
     let all = origin.requests().into_iter();
     all.filter(|request| request.method == "GET" && request.path == path)
         .collect()
@@ -58,7 +58,7 @@ fn sixty_four_processes_fetch_one_body() {
         }
         assert_eq!(origin.bytes(&path), body.len() as u64, "{path}");
         assert_eq!(looks_at_sidecar(&origin), 1, "{path}");
-        assert_eq!(blobs_are_right(&host), 1);
+        assert_eq!(assert_blobs(&host), 1);
     }
 }
 
@@ -68,11 +68,13 @@ fn killed_leader_is_replaced_by_one_that_resumes() {
     let path = format!("/job-{HASH}.bin");
     let body = slow_object(&origin, &path);
     let mut leader = fetch(&host, &origin.url(&path), "leader", &PARTS);
-    wait_until("some parts are finished", || recorded(&host).len() >= 4);
+    wait_until("some parts are finished", || {
+        recorded_parts(&host).len() >= 4
+    });
     let follower = fetch(&host, &origin.url(&path), "follower", &PARTS);
     follower.wait_for("another process is fetching it");
     leader.kill();
-    let (finished, asked) = (recorded(&host), gets(&origin, &path).len());
+    let (finished, asked) = (recorded_parts(&host), object_requests(&origin, &path).len());
     assert!(
         finished.len() < 16,
         "killed too late for this test: {finished:?}"
@@ -80,7 +82,7 @@ fn killed_leader_is_replaced_by_one_that_resumes() {
     follower.end().exits(0).logs("continuing an interrupted");
     assert!(host.read("follower") == body);
     assert!(!host.path("leader").exists());
-    for request in gets(&origin, &path).split_off(asked) {
+    for request in object_requests(&origin, &path).split_off(asked) {
         let range = request.range.as_ref().unwrap();
         let start = range[6..].split('-').next().unwrap();
         let part = start.parse::<u64>().unwrap() / PART;
@@ -91,7 +93,7 @@ fn killed_leader_is_replaced_by_one_that_resumes() {
         origin.bytes(&path) <= body.len() as u64 + 2 * PART,
         "no more than the parts in flight"
     );
-    assert_eq!(blobs_are_right(&host), 1);
+    assert_eq!(assert_blobs(&host), 1);
 }
 
 #[test]
@@ -99,7 +101,9 @@ fn object_replaced_after_leader_died_is_fetched_from_start() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     slow_object(&origin, "/static.bin");
     let mut leader = fetch(&host, &origin.url("/static.bin"), "leader", &PARTS);
-    wait_until("some parts are finished", || recorded(&host).len() >= 4);
+    wait_until("some parts are finished", || {
+        recorded_parts(&host).len() >= 4
+    });
     let follower = fetch(&host, &origin.url("/static.bin"), "follower", &PARTS);
     follower.wait_for("another process is fetching it");
     // Stopped until the object has been replaced.
@@ -111,7 +115,7 @@ fn object_replaced_after_leader_died_is_fetched_from_start() {
     let told = follower.end().exits(0);
     assert!(!told.stderr.contains("continuing"), "{}", told.stderr);
     assert!(host.read("follower") == replaced);
-    assert_eq!(blobs_are_right(&host), 1);
+    assert_eq!(assert_blobs(&host), 1);
 }
 
 #[test]
@@ -120,7 +124,9 @@ fn object_replaced_during_leader_download_restarts() {
     slow_object(&origin, "/static.bin");
     let leader = fetch(&host, &origin.url("/static.bin"), "leader", &PARTS);
     let follower = fetch(&host, &origin.url("/static.bin"), "follower", &PARTS);
-    wait_until("some parts are finished", || recorded(&host).len() >= 4);
+    wait_until("some parts are finished", || {
+        recorded_parts(&host).len() >= 4
+    });
     let replaced = bytes(10 * PART as usize, 4);
     origin.put("/static.bin", replaced.clone());
     for run in [leader, follower] {
@@ -137,7 +143,9 @@ fn stopped_leader_is_taken_over_and_does_no_later_damage() {
     let body = slow_object(&origin, &path);
     let flags = [PARTS[0], PARTS[1], "--stall-timeout=1"];
     let leader = fetch(&host, &origin.url(&path), "leader", &flags);
-    wait_until("some parts are finished", || recorded(&host).len() >= 4);
+    wait_until("some parts are finished", || {
+        recorded_parts(&host).len() >= 4
+    });
     leader.signal(Signal::SIGSTOP);
     let follower = fetch(&host, &origin.url(&path), "follower", &flags);
     let third = fetch(&host, &origin.url(&path), "third", &flags);
@@ -145,14 +153,14 @@ fn stopped_leader_is_taken_over_and_does_no_later_damage() {
     let other = third.end().exits(0);
     assert!(
         (told.stderr + &other.stderr).contains("overtaking it"),
-        "somebody overtook"
+        "the leader was taken over"
     );
     leader.signal(Signal::SIGCONT);
     leader.end().exits(0);
     for copy in ["leader", "follower", "third"] {
         assert!(host.read(copy) == body, "{copy}");
     }
-    assert_eq!(blobs_are_right(&host), 1);
+    assert_eq!(assert_blobs(&host), 1);
     host.s3cache(["verify"]).exits(0);
     origin.reset_counters();
     host.s3cache([&origin.url(&path), "--copy-to=warm"])
@@ -250,11 +258,15 @@ fn bytes_of_leader_killed_before_publishing_are_not_fetched_again() {
     let follower = fetch(&host, &origin.url(&path), "follower", &PARTS);
     follower.wait_for("another process is fetching it");
     origin.clear_faults();
-    let asked = gets(&origin, &path).len();
+    let asked = object_requests(&origin, &path).len();
     leader.kill();
     follower.end().exits(0).logs("continuing an interrupted");
     assert!(host.read("follower") == body);
-    assert_eq!(gets(&origin, &path).len(), asked + 1, "only the probe");
+    assert_eq!(
+        object_requests(&origin, &path).len(),
+        asked + 1,
+        "only the probe"
+    );
 }
 
 #[test]
@@ -315,7 +327,7 @@ fn followers_share_failure_of_leader() {
         for run in runs {
             run.end().exits(code);
         }
-        let asked = gets(&origin, &path).len();
+        let asked = object_requests(&origin, &path).len();
         assert!(asked <= most, "{code}: {asked} requests");
     }
 }
@@ -326,7 +338,9 @@ fn failure_recorded_before_boot_is_ignored() {
     let path = format!("/job-{HASH}.bin");
     let body = slow_object(&origin, &path);
     let mut leader = fetch(&host, &origin.url(&path), "leader", &PARTS);
-    wait_until("some parts are finished", || recorded(&host).len() >= 2);
+    wait_until("some parts are finished", || {
+        recorded_parts(&host).len() >= 2
+    });
     // The name follows the leader's own files; the uptime is in the future of this boot.
     let record = every_file(&host.cache())
         .into_iter()

@@ -1,4 +1,4 @@
-//! Users who share a cache and do not trust one another, as real uids: which entries are used, which bytes are copied,
+//! Users that share a cache without trusting one another, as real uids: which entries are used, which bytes are copied,
 //! and which directories are rejected.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt, chown, lchown, symlink};
@@ -65,7 +65,7 @@ impl HostUsers {
     /// The binary as `uid`, in its home.
     fn command(&self, uid: u32, args: &[&str]) -> Command {
         let mut command = run_as(uid, self.program()).unwrap();
-        self.host.clean(&mut command);
+        self.host.set_clean_environment(&mut command);
         command
             .args(args)
             .args(self.host.own_flags())
@@ -106,14 +106,14 @@ impl HostUsers {
 }
 
 /// An origin with one artifact, and its path.
-fn published() -> (OriginServer, String, Vec<u8>) {
+fn publish_artifact() -> (OriginServer, String, Vec<u8>) {
     let (origin, path) = (OriginServer::start(), format!("/job-{HASH}.bin"));
     let body = bytes(100_000, 5);
     origin.put(&path, body.clone());
     (origin, path, body)
 }
 
-fn vouch(origin: &OriginServer, path: &str, body: &[u8]) {
+fn publish_sidecar(origin: &OriginServer, path: &str, body: &[u8]) {
     origin.put(&format!("{path}.sha256"), sha256(body));
 }
 
@@ -122,7 +122,7 @@ fn entry_of_root_is_used_without_request() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, body) = published();
+    let (origin, path, body) = publish_artifact();
     users.get(0, &origin.url(&path));
     origin.reset_counters();
     assert_eq!(users.get(ANN, &origin.url(&path)).1, body);
@@ -134,11 +134,11 @@ fn entry_of_other_user_is_fetched_again() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, body) = published();
+    let (origin, path, body) = publish_artifact();
     for uid in [ANN, BOB, 0] {
         assert_eq!(users.get(uid, &origin.url(&path)).1, body);
     }
-    assert_eq!(origin.bodies(&path), 3, "root trusts nobody either");
+    assert_eq!(origin.bodies(&path), 3, "root trusts no other user");
 }
 
 #[test]
@@ -146,8 +146,8 @@ fn entry_of_other_user_is_used_when_store_confirms_digest() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, body) = published();
-    vouch(&origin, &path, &body);
+    let (origin, path, body) = publish_artifact();
+    publish_sidecar(&origin, &path, &body);
     users.get(ANN, &origin.url(&path));
     let (told, copy) = users.get(BOB, &origin.url(&path));
     told.logs("digest compared");
@@ -157,7 +157,7 @@ fn entry_of_other_user_is_used_when_store_confirms_digest() {
     origin.reset_counters();
     std::fs::remove_dir_all(users.share(ANN, "")).unwrap();
     assert_eq!(users.get(BOB, &origin.url(&path)).1, body);
-    assert_eq!(origin.connections(), 0, "it is the taker's own now");
+    assert_eq!(origin.connections(), 0, "the copy belongs to the caller");
 }
 
 #[test]
@@ -165,8 +165,8 @@ fn poisoned_blob_of_other_user_is_not_used() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, body) = published();
-    vouch(&origin, &path, &body);
+    let (origin, path, body) = publish_artifact();
+    publish_sidecar(&origin, &path, &body);
     users.get(ANN, &origin.url(&path));
     let mut poison = body.clone();
     poison[50_000] ^= 1;
@@ -182,8 +182,8 @@ fn links_and_pipes_of_other_user_are_not_followed() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, body) = published();
-    vouch(&origin, &path, &body);
+    let (origin, path, body) = publish_artifact();
+    publish_sidecar(&origin, &path, &body);
     users.get(ANN, &origin.url(&path));
     let blob = users.blob(ANN);
     let elsewhere = users.home(ANN).join("elsewhere");
@@ -222,7 +222,7 @@ fn folder_created_by_other_user_is_not_used() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, body) = published();
+    let (origin, path, body) = publish_artifact();
     let trap = users.share(ANN, "");
     std::fs::create_dir(&trap).unwrap();
     chown(&trap, Some(BOB), Some(BOB)).unwrap();
@@ -246,7 +246,7 @@ fn entry_of_root_is_used_when_own_folder_is_unusable() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, body) = published();
+    let (origin, path, body) = publish_artifact();
     users.get(0, &origin.url(&path));
     std::fs::create_dir(users.share(ANN, "")).unwrap();
     chown(users.share(ANN, ""), Some(BOB), None).unwrap();
@@ -260,7 +260,7 @@ fn cache_directory_without_sticky_bit_is_rejected_with_remedy() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, body) = published();
+    let (origin, path, body) = publish_artifact();
     users.set_mode(0o777);
     let (told, copy) = users.get(ANN, &origin.url(&path));
     told.logs("chmod +t");
@@ -273,13 +273,13 @@ fn symlink_to_cache_is_followed_only_when_owned_by_root_or_caller() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, body) = published();
+    let (origin, path, body) = publish_artifact();
     let link = users.host.path("link");
     symlink(users.host.cache(), &link).unwrap();
     let flag = format!("--cache-dir={}", link.display());
     let get = |uid: u32| -> CommandOutcome {
         let mut command = run_as(uid, users.program()).unwrap();
-        users.host.clean(&mut command);
+        users.host.set_clean_environment(&mut command);
         command.args([&origin.url(&path), "--copy-to=out", "--keep-free=0", &flag]);
         command.current_dir(users.home(uid));
         let told = CommandOutcome::from(command.output().unwrap()).exits(0);
@@ -322,7 +322,7 @@ fn other_users_cannot_hold_lock_of_lone_user() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, _) = published();
+    let (origin, path, _) = publish_artifact();
     users.get(ANN, &origin.url(&path));
     for lock in every_file(&users.share(ANN, "locks")) {
         let mode = lock.metadata().unwrap().permissions().mode() & 0o7777;
@@ -335,7 +335,7 @@ fn stats_of_other_user_names_unreadable_parts() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, body) = published();
+    let (origin, path, body) = publish_artifact();
     users.get(ANN, &origin.url(&path));
     let stats = |uid: u32| -> serde_json::Value {
         let told = users.run(uid, &["stats", "--json"]).exits(0);
@@ -361,7 +361,7 @@ fn gc_of_one_user_reports_that_total_bound_needs_root() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, _) = published();
+    let (origin, path, _) = publish_artifact();
     users.get(ANN, &origin.url(&path));
     for (uid, warned) in [(ANN, true), (0, false)] {
         let told = users.run(uid, &["gc", "--total-max-size=1G"]).exits(0);

@@ -8,7 +8,7 @@ use hostkit_tests::origin::{OriginFault, OriginServer};
 use hostkit_tests::s3::S3Server;
 use hostkit_tests::{old_bin, or_skip, wait_until};
 
-use super::single_flight::{FetchRun, blobs_are_right, recorded};
+use super::single_flight::{FetchRun, assert_blobs, recorded_parts};
 use super::{CacheHost, CommandOutcome, HASH, bytes};
 use crate::pexrun::program;
 
@@ -20,7 +20,7 @@ struct ToolRelease {
 }
 
 /// Both releases in both orders.
-fn pairs() -> Option<[(ToolRelease, ToolRelease); 2]> {
+fn release_pairs() -> Option<[(ToolRelease, ToolRelease); 2]> {
     let old = || -> Result<ToolRelease, String> {
         Ok(ToolRelease {
             label: "old",
@@ -80,7 +80,7 @@ fn configuration(host: &CacheHost) -> PathBuf {
 
 #[test]
 fn cached_artifacts_are_hits_across_releases() {
-    for (first, second) in pairs().into_iter().flatten() {
+    for (first, second) in release_pairs().into_iter().flatten() {
         let label = format!("{} then {}", first.label, second.label);
         let (host, origin) = (CacheHost::new(), OriginServer::start());
         // The contents of a production cache: names that never change, names that do, a version in the query, a local
@@ -125,7 +125,7 @@ fn cached_artifacts_are_hits_across_releases() {
             release.run(&host, &["gc"]).exits(0);
             release.run(&host, &["verify"]).exits(0);
         }
-        assert_eq!(blobs_are_right(&host), urls.len(), "{label}");
+        assert_eq!(assert_blobs(&host), urls.len(), "{label}");
         let listed = second.run(&host, &["ls", "--json"]).exits(0).stdout;
         assert_eq!(listed.lines().count(), urls.len(), "{label}: {listed}");
     }
@@ -133,7 +133,7 @@ fn cached_artifacts_are_hits_across_releases() {
 
 #[test]
 fn object_of_profile_endpoint_is_not_served_as_aws_object() {
-    let Some([(old, new), _]) = pairs() else {
+    let Some([(old, new), _]) = release_pairs() else {
         return;
     };
     let (host, s3) = (CacheHost::new(), S3Server::start());
@@ -160,7 +160,7 @@ fn object_of_profile_endpoint_is_not_served_as_aws_object() {
 
 #[test]
 fn partial_download_of_killed_release_is_resumed_by_other_release() {
-    for (first, second) in pairs().into_iter().flatten() {
+    for (first, second) in release_pairs().into_iter().flatten() {
         let label = format!("{} then {}", first.label, second.label);
         let (host, origin) = (CacheHost::new(), OriginServer::start());
         let path = format!("/job-{HASH}.bin");
@@ -175,20 +175,22 @@ fn partial_download_of_killed_release_is_resumed_by_other_release() {
         let url = origin.url(&path);
         let args = [url.as_str(), "--copy-to=first", "--loglevel=debug"];
         let mut leader = FetchRun::start(&host, "first", first.command(&host, &args));
-        wait_until("some parts are finished", || recorded(&host).len() >= 4);
+        wait_until("some parts are finished", || {
+            recorded_parts(&host).len() >= 4
+        });
         let args = [url.as_str(), "--copy-to=second", "--loglevel=debug"];
         let follower = FetchRun::start(&host, "second", second.command(&host, &args));
         follower.wait_for("another process is fetching it");
         leader.kill();
         follower.end().exits(0).logs("continuing an interrupted");
         assert!(host.read("second") == body, "{label}");
-        assert_eq!(blobs_are_right(&host), 1, "{label}");
+        assert_eq!(assert_blobs(&host), 1, "{label}");
     }
 }
 
 #[test]
 fn concurrent_processes_of_both_releases_fetch_one_body() {
-    let Some([(old, new), _]) = pairs() else {
+    let Some([(old, new), _]) = release_pairs() else {
         return;
     };
     let (host, origin) = (CacheHost::new(), OriginServer::start());
@@ -220,12 +222,12 @@ fn concurrent_processes_of_both_releases_fetch_one_body() {
         assert!(host.read(format!("out{n}")) == body, "copy {n}");
     }
     assert_eq!(origin.bytes(&path), body.len() as u64);
-    assert_eq!(blobs_are_right(&host), 1);
+    assert_eq!(assert_blobs(&host), 1);
 }
 
 #[test]
 fn unpacked_tree_of_old_release_is_recognised_and_replaced() {
-    let Some([(old, new), _]) = pairs() else {
+    let Some([(old, new), _]) = release_pairs() else {
         return;
     };
     let (host, origin) = (CacheHost::new(), OriginServer::start());
@@ -261,7 +263,7 @@ fn unpacked_tree_of_old_release_is_recognised_and_replaced() {
 
 #[test]
 fn corrupt_archive_cached_by_old_release_is_fetched_again_once() {
-    let Some([(old, new), _]) = pairs() else {
+    let Some([(old, new), _]) = release_pairs() else {
         return;
     };
     let (host, origin) = (CacheHost::new(), OriginServer::start());
@@ -275,7 +277,7 @@ fn corrupt_archive_cached_by_old_release_is_fetched_again_once() {
     old.run(&host, &[&url]).exits(0);
     let unpack = || new.run(&host, &[&url, "--unpack-to=out"]);
     unpack().exits(65).logs("fetching it again");
-    assert_eq!(origin.bodies(path), 2, "once, and no more");
+    assert_eq!(origin.bodies(path), 2, "fetched once only");
     // Published again under a name that never changes.
     origin.put(path, good);
     unpack().exits(0);
@@ -285,7 +287,7 @@ fn corrupt_archive_cached_by_old_release_is_fetched_again_once() {
 
 #[test]
 fn running_program_of_one_release_survives_gc_of_other() {
-    for (first, second) in pairs().into_iter().flatten() {
+    for (first, second) in release_pairs().into_iter().flatten() {
         let label = format!("{} runs, {} collects", first.label, second.label);
         let host = CacheHost::new();
         std::fs::create_dir(host.path("repo")).unwrap();
@@ -299,7 +301,7 @@ fn running_program_of_one_release_survives_gc_of_other() {
         // The newer release would keep it because it was used within the hour.
         host.age_blobs();
         second.run(&host, &["gc", "--max-size=0"]).exits(0);
-        assert_eq!(blobs_are_right(&host), 1, "{label}");
+        assert_eq!(assert_blobs(&host), 1, "{label}");
         let again = second
             .pexrun(&host, &repository, &["--which", "job", HASH])
             .output()

@@ -60,7 +60,7 @@ fn age(path: &Path, by: Duration) {
 }
 
 /// The only file of the folder of partial downloads with this suffix.
-fn partial(host: &CacheHost, end: &str) -> Option<PathBuf> {
+fn find_partial(host: &CacheHost, end: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(share(host, "partial/v1")).unwrap();
     let mut paths = entries.map(|entry| entry.unwrap().path());
     paths.find(|path| path.to_string_lossy().ends_with(end))
@@ -68,7 +68,7 @@ fn partial(host: &CacheHost, end: &str) -> Option<PathBuf> {
 
 /// A host with one of every kind: two artifacts and a corrupt one, of a megabyte each, a failed fetch, a partial
 /// download of a killed process, and unpacked files of 30,000 bytes with links.
-fn one_of_each() -> (CacheHost, OriginServer) {
+fn host_with_one_of_each() -> (CacheHost, OriginServer) {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     for n in 0..3 {
         let path = format!("/a-1.{n}");
@@ -93,9 +93,13 @@ fn one_of_each() -> (CacheHost, OriginServer) {
 
 #[test]
 fn stats_of_every_kind_add_up_to_du() {
-    let (host, _origin) = one_of_each();
+    let (host, _origin) = host_with_one_of_each();
     let stats = json(&host, &["stats", "--json"]);
-    let failure = partial(&host, ".failed").unwrap().metadata().unwrap().len();
+    let failure = find_partial(&host, ".failed")
+        .unwrap()
+        .metadata()
+        .unwrap()
+        .len();
     for (key, expected) in [
         ("blobs", 2),
         ("bytes", 2 * MB),
@@ -125,7 +129,7 @@ fn stats_of_every_kind_add_up_to_du() {
 
 #[test]
 fn gc_dry_run_changes_nothing_and_predicts_gc() {
-    let (host, _origin) = one_of_each();
+    let (host, _origin) = host_with_one_of_each();
     host.age_blobs();
     let before = number(&json(&host, &["stats", "--json"]), "held_bytes");
     for max in [
@@ -166,12 +170,12 @@ fn quarantined_blobs_and_failure_records_expire() {
         (hours(0), &["--max-size=1K"], (false, false)),
         (hours(2), &["--max-age=1h"], (false, false)),
     ] {
-        let (host, _origin) = one_of_each();
+        let (host, _origin) = host_with_one_of_each();
         for end in [".bad", ".failed"] {
-            age(&partial(&host, end).unwrap(), aged);
+            age(&find_partial(&host, end).unwrap(), aged);
         }
         host.s3cache([&["gc"], args].concat()).exits(0);
-        let found = [".bad", ".failed"].map(|end| partial(&host, end).is_some());
+        let found = [".bad", ".failed"].map(|end| find_partial(&host, end).is_some());
         assert_eq!(found, [left.0, left.1], "{aged:?} {args:?}");
     }
 }
@@ -297,7 +301,7 @@ fn recently_unpacked_pexes_are_counted_before_artifact_is_evicted() {
 
 #[test]
 fn every_field_of_json_output_is_in_readme() {
-    let (host, origin) = one_of_each();
+    let (host, origin) = host_with_one_of_each();
     let readme = hostkit_tests::workspace().join("bins/s3cache/README.md");
     let readme = fs::read_to_string(readme).unwrap();
     let url = origin.url("/a-1.1");

@@ -40,7 +40,7 @@ fn json<const N: usize>(host: &CacheHost, args: [&str; N]) -> Vec<Value> {
 }
 
 /// A program that holds a cached file as pexrun's programs do: open, with a shared lock.
-fn hold(host: &CacheHost, blob: &PathBuf) -> ChildGuard {
+fn hold_file(host: &CacheHost, blob: &PathBuf) -> ChildGuard {
     let file = std::fs::File::open(blob).unwrap();
     file.lock_shared().unwrap();
     let mut holder: Command = host.program("sleep");
@@ -96,7 +96,7 @@ fn ls_shows_size_digest_age_and_use() {
 #[test]
 fn ls_shows_processes_using_artifact_and_rm_keeps_it() {
     let (host, _origin, urls) = start();
-    let holder = hold(&host, &blob(&host, "static.bin"));
+    let holder = hold_file(&host, &blob(&host, "static.bin"));
     // The lock belongs to an open file that this process and its child share: the kernel names the one that took it.
     let holders = [std::process::id(), holder.0.id()];
     let rows = json(&host, ["ls", "--json", "static.bin"]);
@@ -235,7 +235,7 @@ fn gc_removes_leftovers_of_killed_fetch() {
     };
     hostkit_tests::wait_until("bytes arrive", || host.cache().exists() && partial() > 0);
     json(&host, ["gc", "--json"]);
-    assert!(partial() > 0, "what is on its way is left alone");
+    assert!(partial() > 0, "a running download is kept");
     running.0.kill().unwrap();
     running.0.wait().unwrap();
     json(&host, ["gc", "--json"]);

@@ -50,7 +50,7 @@ pub(super) fn answer(
         let state = shared.state.lock().unwrap();
         if state.authorization.is_some() && state.authorization.as_deref() != authorization {
             drop(state);
-            let mut response = reply.text(401, "who are you?\n");
+            let mut response = reply.text(401, "authorization required\n");
             set(
                 &mut response,
                 header::WWW_AUTHENTICATE,

@@ -269,7 +269,7 @@ mod tests {
         task.wait_for("job", ProcessState::Running);
         let pid = i32::try_from(task.pid("job").unwrap()).unwrap();
         nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-        wait_until("it runs again", || task.runs("job") == 2);
+        wait_until("the process runs again", || task.runs("job") == 2);
         task.wait_for("job", ProcessState::Running);
         assert_eq!(task.task_state(), TaskState::Active);
     }
@@ -305,8 +305,8 @@ mod tests {
             return crate::skip("other users", "needs root");
         }
         let parent = TempDir::new().unwrap();
-        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(parent.path(), everybody).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(parent.path(), mode).unwrap();
         let job = ThermosProcess::new("job", "id -u; id -G; touch mine");
         let task = TaskRunner::start(
             ThermosTask::new("t").process(job).user(12_345),

@@ -238,7 +238,7 @@ impl TimedStream {
     fn read(&mut self, length: u64, into: &mut Vec<u8>) -> Result<u64, UrllibError> {
         let mut seen = 0;
         while seen < length {
-            assert!(Instant::now() < self.until, "an answer without end");
+            assert!(Instant::now() < self.until, "a response without end");
             let part = self.stream.fill_buf();
             let part = part.map_err(|error| while_reading(&error))?;
             if part.is_empty() {

@@ -58,7 +58,7 @@ impl MultiHostFixture {
         AuthproxyProcess::start_for_upstream(self.backend.port(), &args)
     }
 
-    fn names(&self) -> Vec<String> {
+    fn entry_names(&self) -> Vec<String> {
         self.memcached
             .iter()
             .flat_map(MemcachedServer::keys)
@@ -98,7 +98,7 @@ fn thousand_connections_with_cold_key_query_backend_once_for_all_hosts() {
     assert_eq!(site.acl.request_count(), 1);
 
     let mut other = site.host();
-    wait_until("another host finds the answer", || {
+    wait_until("another host finds the entry", || {
         let asked = site.acl.request_count();
         other.restart();
         assert_eq!(other.get_with_key("/", KEY).status, 200);
@@ -122,7 +122,7 @@ fn purge_on_every_host_denies_revoked_key() {
         let _ = host.request_admin("POST", "/purge?all");
         assert_eq!(host.get_with_key("/", KEY).status, 200);
         site.acl.remove_key(KEY);
-        assert_eq!(host.get_with_key("/", KEY).status, 200, "it is remembered");
+        assert_eq!(host.get_with_key("/", KEY).status, 200, "it is cached");
         let answer = host.request_admin("POST", &purge);
         assert_eq!(
             (answer.status, answer.body.trim()),
@@ -142,12 +142,12 @@ fn memcached_receives_neither_key_nor_its_hash() {
         return;
     };
     let host = site.host();
-    wait_until("an entry is there", || {
+    wait_until("an entry is stored", || {
         let _ = host.request_admin("POST", "/purge?all");
         assert_eq!(host.get_with_key("/", KEY).status, 200);
-        !site.names().is_empty()
+        !site.entry_names().is_empty()
     });
-    for name in site.names() {
+    for name in site.entry_names() {
         let values = site.memcached.iter().filter_map(|server| server.get(&name));
         for value in values {
             let shown = format!("{name} {}", String::from_utf8_lossy(&value));

@@ -29,7 +29,7 @@ fn hosts_share_entries_during_secret_rotation() {
         let is_found = || {
             let world = CacheFixture::new(1)?;
             world.engine.add_key(key(1));
-            world.learn(&world.host_with_secrets(SETTINGS, writer), key(1), true);
+            world.store_in_memcached(&world.host_with_secrets(SETTINGS, writer), key(1), true);
             let asked = world.engine.request_count();
             let host = world.host_with_secrets(SETTINGS, reader);
             assert_eq!(world.lookup(&host, key(1)), Some(true));
@@ -53,15 +53,15 @@ fn purge_during_rotation_removes_entries_of_both_secrets() {
     };
     world.engine.add_key(key(1));
     for secret in [OLD, NEW] {
-        world.learn(&world.host_with(SETTINGS, secret), key(1), true);
+        world.store_in_memcached(&world.host_with(SETTINGS, secret), key(1), true);
     }
-    assert_eq!(world.names().len(), 2);
+    assert_eq!(world.entry_names().len(), 2);
     let host = world.host_with_secrets(SETTINGS, &[NEW, OLD]);
     assert_eq!(world.lookup(&host, key(1)), Some(true));
     world.purge(&host, &PurgeTarget::Key(key(1)));
-    wait_until("both are gone", || {
-        world.pass();
-        world.names().is_empty()
+    wait_until("both entries are deleted", || {
+        world.yield_to_background();
+        world.entry_names().is_empty()
     });
 }
 
@@ -117,7 +117,7 @@ fn role_reads_secret_through_supplementary_group_or_acl() {
         (0o600, "u:61001:r", "", reads),
         (0o640, "u:61003:r", "", denied),
         (0o600, "g:61004:r", "61004", reads),
-        // A user who may write it may choose the secret.
+        // Write access lets a user choose the secret.
         (
             0o600,
             "u:61001:rw",

@@ -150,12 +150,12 @@ const CARRIERS: &[(&str, &[&str])] = &[
 ];
 
 /// All cases. With `every`, each byte is tried, and not only the odd ones.
-pub(super) fn all(every: bool) -> Vec<AttackCase> {
+pub(super) fn all_cases(every: bool) -> Vec<AttackCase> {
     let mut cases = Vec::new();
     for (at, shape) in SHAPES.iter().enumerate() {
         // Every shape with the first carrier, and with the others in turn.
         for carrier in [0, 1 + at % (CARRIERS.len() - 1)] {
-            two_framings(&mut cases, &CARRIERS[carrier], shape);
+            add_contradictory_framings(&mut cases, &CARRIERS[carrier], shape);
         }
     }
     let each: Vec<u8> = if every {
@@ -175,21 +175,21 @@ pub(super) fn all(every: bool) -> Vec<AttackCase> {
             "N: V\r\nB",
         ] {
             let shape = shape.replace('B', &byte.to_string());
-            two_framings(&mut cases, &CARRIERS[0], &shape);
+            add_contradictory_framings(&mut cases, &CARRIERS[0], &shape);
         }
-        hidden_in_heads(&mut cases, &byte.to_string());
+        add_hidden_in_heads(&mut cases, &byte.to_string());
     }
     for end in ENDS {
-        chunk_lines(&mut cases, end);
-        hidden_in_heads(&mut cases, end);
+        add_chunk_lines(&mut cases, end);
+        add_hidden_in_heads(&mut cases, end);
     }
-    chunk_sizes(&mut cases);
-    hidden_in_lines(&mut cases);
+    add_chunk_sizes(&mut cases);
+    add_hidden_in_lines(&mut cases);
     cases
 }
 
 /// The request that must not arrive: complete, or such that later bytes become one of its headers.
-fn hidden(whole: bool) -> String {
+fn hidden_request(whole: bool) -> String {
     let rest = if whole { "\r\n\r\n" } else { "\r\nX-Rest: " };
     format!("GET /smuggled HTTP/1.1\r\nHost: x{rest}")
 }
@@ -201,7 +201,7 @@ fn carry((line, headers): &(&str, &[&str]), framing: &[&str], body: &str) -> Str
 }
 
 /// Two headers that contradict each other, one of them in a shape that not every parser understands.
-fn two_framings(cases: &mut Vec<AttackCase>, carrier: &(&str, &[&str]), shape: &str) {
+fn add_contradictory_framings(cases: &mut Vec<AttackCase>, carrier: &(&str, &[&str]), shape: &str) {
     let shaped = |name: &str, value: &str| {
         // The shape has no other N and V where the value could have them.
         let shape = shape.replace('V', "\u{fe}").replace('N', name);
@@ -212,7 +212,7 @@ fn two_framings(cases: &mut Vec<AttackCase>, carrier: &(&str, &[&str]), shape: &
         cases.push(AttackCase { technique, text });
     };
     for whole in [true, false] {
-        let hidden = hidden(whole);
+        let hidden = hidden_request(whole);
         // A parser that uses the length takes all for the body; one that uses chunks ends before the hidden request.
         let body = format!("0\r\n\r\n{hidden}");
         let length = body.len().to_string();
@@ -254,17 +254,21 @@ fn two_framings(cases: &mut Vec<AttackCase>, carrier: &(&str, &[&str]), shape: &
     // beginning of that for the body, and the rest for a request.
     let second = "GET /second?apikey=valid-key HTTP/1.1\r\nHost: x\r\nX-Rest: ";
     let length = shaped(LENGTH, &second.len().to_string());
-    add("0.CL", &[&length], &format!("{second}{}", hidden(true)));
+    add(
+        "0.CL",
+        &[&length],
+        &format!("{second}{}", hidden_request(true)),
+    );
 }
 
 /// A chunk whose size line or end has an ending that not every parser accepts.
-fn chunk_lines(cases: &mut Vec<AttackCase>, end: &str) {
+fn add_chunk_lines(cases: &mut Vec<AttackCase>, end: &str) {
     let mut add = |technique, body: &str| {
         let text = carry(&CARRIERS[0], &[&format!("{CODING}: chunked")], body);
         cases.push(AttackCase { technique, text });
     };
     for whole in [true, false] {
-        let inner = format!("0\r\n\r\n{}", hidden(whole));
+        let inner = format!("0\r\n\r\n{}", hidden_request(whole));
         let size = format!("{:x}", inner.len());
         for extension in ["", ";", ";x", ";x=\"", " "] {
             // The first line ends here, or goes on to the size of the second.
@@ -280,25 +284,31 @@ fn chunk_lines(cases: &mut Vec<AttackCase>, end: &str) {
         );
         add(
             "SPILL",
-            &format!("5\r\nAAAAA{end}0\r\n\r\n{}", hidden(whole)),
+            &format!("5\r\nAAAAA{end}0\r\n\r\n{}", hidden_request(whole)),
         );
         add(
             "SPILL",
-            &format!("5{end}AAAAA\r\n0\r\n\r\n{}", hidden(whole)),
+            &format!("5{end}AAAAA\r\n0\r\n\r\n{}", hidden_request(whole)),
         );
-        add("LAST", &format!("0{end}\r\n{}", hidden(whole)));
-        add("LAST", &format!("0\r\n{end}{}\r\n\r\n", hidden(whole)));
+        add("LAST", &format!("0{end}\r\n{}", hidden_request(whole)));
+        add(
+            "LAST",
+            &format!("0\r\n{end}{}\r\n\r\n", hidden_request(whole)),
+        );
         add(
             "TRAILER",
-            &format!("0\r\nX: y{end}{end}{}\r\n", hidden(whole)),
+            &format!("0\r\nX: y{end}{end}{}\r\n", hidden_request(whole)),
         );
-        add("TRAILER", &format!("0\r\nX: y{end}{}\r\n", hidden(whole)));
+        add(
+            "TRAILER",
+            &format!("0\r\nX: y{end}{}\r\n", hidden_request(whole)),
+        );
     }
 }
 
 /// Sizes that parsers read as different numbers.
-fn chunk_sizes(cases: &mut Vec<AttackCase>) {
-    let hidden = hidden(true);
+fn add_chunk_sizes(cases: &mut Vec<AttackCase>) {
+    let hidden = hidden_request(true);
     let inner = format!("0\r\n\r\n{hidden}");
     let size = inner.len();
     let sizes = [
@@ -364,7 +374,7 @@ fn chunk_sizes(cases: &mut Vec<AttackCase>) {
 }
 
 /// A request in a header's value, its name, or between headers.
-fn hidden_in_heads(cases: &mut Vec<AttackCase>, end: &str) {
+fn add_hidden_in_heads(cases: &mut Vec<AttackCase>, end: &str) {
     let mut add = |framing: &str| {
         let text = carry(&CARRIERS[0], &[framing, "X-Last: y"], "");
         cases.push(AttackCase {
@@ -380,7 +390,7 @@ fn hidden_in_heads(cases: &mut Vec<AttackCase>, end: &str) {
 }
 
 /// A request in a request's target, its method or its version, and bytes before and between requests.
-fn hidden_in_lines(cases: &mut Vec<AttackCase>) {
+fn add_hidden_in_lines(cases: &mut Vec<AttackCase>) {
     let mut add = |text: String| {
         cases.push(AttackCase {
             technique: "LINE",

@@ -1,7 +1,7 @@
 //! Requests as bytes: one character is one byte, so that a case can be written and printed.
 
 /// The bytes of a text whose characters are below 256.
-pub(super) fn latin(text: &str) -> Vec<u8> {
+pub(super) fn encode_latin1(text: &str) -> Vec<u8> {
     text.chars()
         .map(|c| u8::try_from(u32::from(c)).expect("one character is one byte"))
         .collect()
@@ -18,7 +18,7 @@ pub(super) fn head(line: &str, headers: &[&str]) -> String {
 }
 
 /// The request after every case: a valid one, and the last of its connection.
-pub(super) fn victim(name: &str) -> String {
+pub(super) fn trailing_request(name: &str) -> String {
     head(
         &format!("GET /victim-{name} HTTP/1.1"),
         &["Host: x", "X-API-Key: valid-key", "Connection: close"],

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use hostkit_tests::{is_long_run, wait_limit};
 
 use super::attacks;
-use super::bytes::{latin, victim};
+use super::bytes::{encode_latin1, trailing_request};
 use super::sender::send_all;
-use super::{FramingRig, STRICT, violations};
+use super::{FramingRig, STRICT, find_violations};
 
 /// Cases of a round.
 const CASES: usize = 1000;
@@ -102,9 +102,9 @@ fn no_mutation_of_an_attack_shows_any_parser_a_request_without_a_key() {
     let seed: u64 = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
     println!("HOSTKIT_TEST_SEED={seed}");
     let mut chance = MutationRandom(seed);
-    let attacks: Vec<Vec<u8>> = attacks::all(false)
+    let attacks: Vec<Vec<u8>> = attacks::all_cases(false)
         .iter()
-        .map(|case| latin(&case.text))
+        .map(|case| encode_latin1(&case.text))
         .collect();
     let rig = FramingRig::start(STRICT);
     let begun = Instant::now();
@@ -123,7 +123,7 @@ fn no_mutation_of_an_attack_shows_any_parser_a_request_without_a_key() {
                 let other = &attacks[chance.below(attacks.len())];
                 chance.mutate(&mut bytes, other);
             }
-            bytes.extend(latin(&victim("fuzz")));
+            bytes.extend(encode_latin1(&trailing_request("fuzz")));
             cases.push(bytes);
         }
         let came = send_all(rig.proxy.port(), cases.clone(), wait_limit());
@@ -134,7 +134,7 @@ fn no_mutation_of_an_attack_shows_any_parser_a_request_without_a_key() {
                 cases[one.case].escape_ascii().to_string()
             );
         }
-        assert_eq!(violations(&rig.backend), [""; 0], "round {round}");
+        assert_eq!(find_violations(&rig.backend), [""; 0], "round {round}");
         round += 1;
     }
 }

@@ -12,16 +12,16 @@ use hostkit_tests::upstream::parser::ParserProfile;
 use hostkit_tests::{is_long_run, wait_limit};
 
 use super::attacks::{self, AttackCase};
-use super::bytes::{latin, victim};
+use super::bytes::{encode_latin1, trailing_request};
 use super::sender::send_all;
-use super::{FramingRig, STRICT, violations};
+use super::{FramingRig, STRICT, find_violations};
 
 /// The bytes of a case, with its number in every path.
-fn numbered(number: usize, case: &AttackCase) -> Vec<u8> {
+fn number_case(number: usize, case: &AttackCase) -> Vec<u8> {
     let text = case
         .text
         .replace("/smuggled", &format!("/smuggled-{number}"));
-    latin(&(text + &victim(&number.to_string())))
+    encode_latin1(&(text + &trailing_request(&number.to_string())))
 }
 
 #[test]
@@ -33,10 +33,12 @@ fn no_attack_shows_any_parser_a_request_without_a_key() {
     };
     for personality in personalities {
         let rig = FramingRig::start(personality);
-        let cases = attacks::all(is_long_run());
+        let cases = attacks::all_cases(is_long_run());
         println!("{} attacks", cases.len());
         let bytes = cases.iter().enumerate();
-        let bytes = bytes.map(|(number, case)| numbered(number, case)).collect();
+        let bytes = bytes
+            .map(|(number, case)| number_case(number, case))
+            .collect();
         let mut passed = 0;
         for came in send_all(rig.proxy.port(), bytes, wait_limit()) {
             let case = &cases[came.case];
@@ -44,7 +46,7 @@ fn no_attack_shows_any_parser_a_request_without_a_key() {
             let answer = RawResponse::parse(&came.answer);
             passed += usize::from(answer.is_some_and(|answer| answer.status == 200));
         }
-        assert_eq!(violations(&rig.backend), [""; 0]);
+        assert_eq!(find_violations(&rig.backend), [""; 0]);
         let record = rig.backend.seen();
         let smuggled = record.iter().flat_map(|seen| &seen.reading.requests);
         let smuggled: BTreeSet<_> = smuggled
@@ -58,7 +60,7 @@ fn no_attack_shows_any_parser_a_request_without_a_key() {
 }
 
 /// Copies bytes both ways without inspection.
-fn copier(backend: u16) -> u16 {
+fn start_copier(backend: u16) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
@@ -88,11 +90,17 @@ fn copier(backend: u16) -> u16 {
 #[test]
 fn detector_finds_every_technique_without_authproxy() {
     let backend = RecordingUpstream::start(STRICT);
-    let cases: Vec<AttackCase> = attacks::all(false);
+    let cases: Vec<AttackCase> = attacks::all_cases(false);
     let bytes = cases.iter().enumerate();
-    let bytes = bytes.map(|(number, case)| numbered(number, case)).collect();
-    send_all(copier(backend.port()), bytes, Duration::from_millis(200));
-    assert!(!violations(&backend).is_empty());
+    let bytes = bytes
+        .map(|(number, case)| number_case(number, case))
+        .collect();
+    send_all(
+        start_copier(backend.port()),
+        bytes,
+        Duration::from_millis(200),
+    );
+    assert!(!find_violations(&backend).is_empty());
     // The profiles that saw the hidden request, by technique.
     let mut seen: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
     for (at, connection) in backend.seen().iter().enumerate() {
@@ -111,11 +119,11 @@ fn detector_finds_every_technique_without_authproxy() {
         .iter()
         .filter(|one| !seen.contains_key(**one))
         .collect();
-    assert!(missed.is_empty(), "nobody saw {missed:?}: {seen:?}");
+    assert!(missed.is_empty(), "not detected: {missed:?}: {seen:?}");
     // And one that only some profiles see.
     assert!(
         seen.values()
-            .any(|who| who.len() < ParserProfile::ALL.len()),
+            .any(|profiles| profiles.len() < ParserProfile::ALL.len()),
         "{seen:?}"
     );
 }

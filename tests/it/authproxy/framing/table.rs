@@ -3,8 +3,8 @@
 use hostkit_tests::authproxy::{RawResponse, exchange_bytes};
 use hostkit_tests::wait_until;
 
-use super::bytes::{head, latin, victim};
-use super::{FramingRig, STRICT, violations};
+use super::bytes::{encode_latin1, head, trailing_request};
+use super::{FramingRig, STRICT, find_violations};
 
 const LINE: &str = "POST /refused HTTP/1.1";
 
@@ -183,8 +183,8 @@ const CHUNKS: &[&str] = &[
 
 /// Sends a case and a request after it, which must not be served; returns the only response.
 #[track_caller]
-fn refused(rig: &FramingRig, case: &str) -> RawResponse {
-    let all = latin(&format!("{case}{}", victim("table")));
+fn expect_rejection(rig: &FramingRig, case: &str) -> RawResponse {
+    let all = encode_latin1(&format!("{case}{}", trailing_request("table")));
     let bytes = exchange_bytes(rig.proxy.port(), &all);
     let text = String::from_utf8_lossy(&bytes);
     let answers = text.lines().filter(|line| line.starts_with("HTTP/1."));
@@ -201,7 +201,7 @@ fn refused(rig: &FramingRig, case: &str) -> RawResponse {
 }
 
 /// A head with a host, the key and more, and the bytes after it.
-fn keyed(line: &str, more: &[&str], body: &str) -> String {
+fn head_with_key(line: &str, more: &[&str], body: &str) -> String {
     let mut headers = vec!["Host: x", "X-API-Key: valid-key"];
     headers.extend(more);
     head(line, &headers) + body
@@ -211,7 +211,7 @@ fn keyed(line: &str, more: &[&str], body: &str) -> String {
 fn ambiguous_framing_is_rejected() {
     let rig = FramingRig::start(STRICT);
     for (headers, body) in FRAMINGS {
-        refused(&rig, &keyed(LINE, headers, body));
+        expect_rejection(&rig, &head_with_key(LINE, headers, body));
     }
     for transfer in ["chunked", "identity"] {
         let old = "POST /refused HTTP/1.0";
@@ -219,7 +219,7 @@ fn ambiguous_framing_is_rejected() {
             &format!("Transfer-Encoding: {transfer}"),
             "Connection: keep-alive",
         ];
-        refused(&rig, &keyed(old, &headers, "0\r\n\r\n"));
+        expect_rejection(&rig, &head_with_key(old, &headers, "0\r\n\r\n"));
     }
     assert!(rig.backend.requests().is_empty());
 }
@@ -228,24 +228,24 @@ fn ambiguous_framing_is_rejected() {
 fn invalid_request_heads_are_rejected() {
     let rig = FramingRig::start(STRICT);
     for header in HEADERS {
-        refused(&rig, &keyed("GET /refused HTTP/1.1", &[header], ""));
+        expect_rejection(&rig, &head_with_key("GET /refused HTTP/1.1", &[header], ""));
         // The same before all other headers.
         let first = head(
             "GET /refused HTTP/1.1",
             &[header, "Host: x", "X-API-Key: valid-key"],
         );
-        refused(&rig, &first);
+        expect_rejection(&rig, &first);
     }
     for line in LINES {
-        refused(&rig, &keyed(line, &[], ""));
+        expect_rejection(&rig, &head_with_key(line, &[], ""));
     }
     let line = "GET /refused HTTP/1.1";
-    refused(&rig, &head(line, &["X-API-Key: valid-key"]));
-    let right = keyed(line, &[], "");
-    refused(&rig, &right.replace("\r\n", "\n"));
+    expect_rejection(&rig, &head(line, &["X-API-Key: valid-key"]));
+    let right = head_with_key(line, &[], "");
+    expect_rejection(&rig, &right.replace("\r\n", "\n"));
     for (end, _) in right.match_indices("\r\n") {
         let bare = format!("{}{}", &right[..end], &right[end + 1..]);
-        refused(&rig, &bare);
+        expect_rejection(&rig, &bare);
     }
     assert!(rig.backend.requests().is_empty());
 }
@@ -254,15 +254,18 @@ fn invalid_request_heads_are_rejected() {
 fn malformed_chunks_end_request_and_connection() {
     let rig = FramingRig::start(STRICT);
     for chunks in CHUNKS {
-        refused(&rig, &keyed(LINE, &["Transfer-Encoding: chunked"], chunks));
+        expect_rejection(
+            &rig,
+            &head_with_key(LINE, &["Transfer-Encoding: chunked"], chunks),
+        );
     }
-    wait_until("what was passed on is given up", || {
+    wait_until("the forwarded request is aborted", || {
         rig.backend
             .seen()
             .iter()
             .all(|seen| seen.reading.whole().is_empty())
     });
-    assert_eq!(violations(&rig.backend), [""; 0]);
+    assert_eq!(find_violations(&rig.backend), [""; 0]);
 }
 
 #[test]
@@ -297,10 +300,13 @@ fn valid_requests_are_forwarded_complete() {
     ];
     let mut all = String::new();
     for (line, headers, body, _) in right {
-        all.push_str(&keyed(line, headers, body));
+        all.push_str(&head_with_key(line, headers, body));
     }
     // Pipelined, too.
-    let bytes = exchange_bytes(rig.proxy.port(), &latin(&(all + &victim("right"))));
+    let bytes = exchange_bytes(
+        rig.proxy.port(),
+        &encode_latin1(&(all + &trailing_request("right"))),
+    );
     let answers = String::from_utf8_lossy(&bytes);
     assert_eq!(
         answers.matches("HTTP/1.1 200 OK").count(),
@@ -317,5 +323,5 @@ fn valid_requests_are_forwarded_complete() {
             "{line}: {seen:?}"
         );
     }
-    assert_eq!(violations(&rig.backend), [""; 0]);
+    assert_eq!(find_violations(&rig.backend), [""; 0]);
 }

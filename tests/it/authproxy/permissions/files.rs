@@ -24,7 +24,7 @@ impl Drop for StopGuard<'_> {
 }
 
 /// Calls `swap` repeatedly while keys are looked up; the key `always` must be known at every moment.
-fn under_load(file: &Arc<AclFile>, mut swap: impl FnMut(usize)) {
+fn replace_under_load(file: &Arc<AclFile>, mut swap: impl FnMut(usize)) {
     let (done, looked) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         let _done = StopGuard(&done);
@@ -48,10 +48,8 @@ fn under_load(file: &Arc<AclFile>, mut swap: impl FnMut(usize)) {
             let before = looked.load(Ordering::Relaxed);
             swap(turn);
             let newest = hash(&format!("turn-{turn}"));
-            wait_until("the newest text is in force", || {
-                file.get(&newest).is_some()
-            });
-            wait_until("keys were looked up", || {
+            wait_until("the newest file is loaded", || file.get(&newest).is_some());
+            wait_until("keys are looked up", || {
                 looked.load(Ordering::Relaxed) > before
             });
         }
@@ -71,7 +69,7 @@ fn replaced_acl_file_is_reloaded_without_denials() {
     let path = temp.path().join("acl.yaml");
     write(&path, 0);
     let file = Arc::new(AclFile::open(&path).unwrap());
-    under_load(&file, |turn| write(&path, turn));
+    replace_under_load(&file, |turn| write(&path, turn));
     assert_eq!(file.status().refused, 0);
 }
 
@@ -96,7 +94,7 @@ fn acl_file_behind_swapped_symlink_is_reloaded() {
     publish(0);
     link(Path::new("..data/acl.yaml"), "acl.yaml");
     let file = Arc::new(AclFile::open(&temp.path().join("acl.yaml")).unwrap());
-    under_load(&file, publish);
+    replace_under_load(&file, publish);
 }
 
 #[test]
@@ -105,7 +103,7 @@ fn removed_or_invalid_acl_file_keeps_last_keys() {
     let path = temp.path().join("acl.yaml");
     write(&path, 0);
     let file = Arc::new(AclFile::open(&path).unwrap());
-    under_load(&file, |turn| {
+    replace_under_load(&file, |turn| {
         let refused = file.status().refused;
         match turn % 3 {
             0 => std::fs::remove_file(&path).unwrap(),
@@ -137,7 +135,7 @@ fn acl_file_written_in_place_is_read_when_complete() {
     let (first, second) = text(0);
     std::fs::write(&path, first + &second).unwrap();
     let file = Arc::new(AclFile::open(&path).unwrap());
-    under_load(&file, |turn| {
+    replace_under_load(&file, |turn| {
         if turn == 1 {
             // The file is read once more when the watch starts, even during a write.
             return write(&path, turn);

@@ -13,7 +13,7 @@ use hostkit_tests::permissions::{PermissionsBehavior, PermissionsServer};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
-use super::{PATIENCE, block_on, hash, servers, told, until};
+use super::{PATIENCE, block_on, hash, look_up_id, servers, wait_for};
 
 /// Forwards connections to a port, and counts them.
 async fn relay(port: u16) -> (u16, Arc<AtomicUsize>) {
@@ -55,7 +55,7 @@ fn query_sends_key_hash_and_response_has_whole_grant() {
             (&*grant.hosts[0], &*grant.paths[0]),
             ("*.example.com", "/a")
         );
-        assert_eq!(told(&servers, "another").await, Ok(None));
+        assert_eq!(look_up_id(&servers, "another").await, Ok(None));
         let status = servers.status();
         assert!(!format!("{status:?}").contains("sesame"), "{status:?}");
     });
@@ -141,7 +141,7 @@ fn invalid_response_is_neither_grant_nor_denial() {
             // New ones: the circuit breaker of the others would soon be open.
             let servers = servers(&[acl.url()], PATIENCE);
             acl.set_behavior(manner.clone());
-            let answer = told(&servers, "good").await;
+            let answer = look_up_id(&servers, "good").await;
             let why = answer.expect_err(&format!("{manner:?}"));
             assert!(why.starts_with(&acl.url()) && !why.contains('\n'), "{why}");
             assert_eq!(
@@ -150,7 +150,10 @@ fn invalid_response_is_neither_grant_nor_denial() {
                 "once more, in case it was a hiccup: {manner:?}"
             );
             acl.set_behavior(PermissionsBehavior::Answer);
-            assert_eq!(told(&servers, "good").await, Ok(Some("good".to_owned())));
+            assert_eq!(
+                look_up_id(&servers, "good").await,
+                Ok(Some("good".to_owned()))
+            );
         }
     });
 }
@@ -163,12 +166,12 @@ fn kept_connections_are_reused_and_stale_ones_are_retried() {
         let (port, connections) = relay(acl.port()).await;
         let servers = servers(&[format!("http://127.0.0.1:{port}")], PATIENCE);
         for _ in 0..20 {
-            told(&servers, "good").await.unwrap();
+            look_up_id(&servers, "good").await.unwrap();
         }
         assert_eq!(connections.load(Ordering::Relaxed), 1);
         for _ in 0..5 {
             acl.restart();
-            assert!(told(&servers, "good").await.unwrap().is_some());
+            assert!(look_up_id(&servers, "good").await.unwrap().is_some());
         }
         let status = &servers.status()[0];
         assert_eq!((status.answered, status.failed), (25, 0), "{status:?}");
@@ -188,7 +191,7 @@ fn kept_connection_that_fails_during_query_is_replaced() {
     block_on(async {
         let servers = servers(&[acl.url()], PATIENCE);
         for _ in 0..6 {
-            assert!(told(&servers, "good").await.unwrap().is_some());
+            assert!(look_up_id(&servers, "good").await.unwrap().is_some());
         }
         assert_eq!(servers.status()[0].failed, 0);
     });
@@ -207,7 +210,7 @@ fn next_server_is_queried_after_failure() {
         let dead = format!("http://127.0.0.1:{dead}");
         let servers = servers(&[dead, slow.url(), well.url()], Duration::from_secs(1));
         while servers.status()[1].breaker == BreakerState::Closed {
-            assert!(told(&servers, "good").await.unwrap().is_some());
+            assert!(look_up_id(&servers, "good").await.unwrap().is_some());
         }
         let status = servers.status();
         assert_eq!(
@@ -242,7 +245,7 @@ fn server_failing_every_other_query_stays_in_use() {
     block_on(async {
         let servers = servers(&[acl.url()], PATIENCE);
         for _ in 0..20 {
-            assert!(told(&servers, "good").await.unwrap().is_some());
+            assert!(look_up_id(&servers, "good").await.unwrap().is_some());
         }
         assert_eq!(servers.status()[0].breaker, BreakerState::Closed);
     });
@@ -256,12 +259,12 @@ fn circuit_breaker_skips_dead_server_until_probe_succeeds() {
     block_on(async {
         let servers = Arc::new(servers(&[acl.url()], PATIENCE));
         while servers.status()[0].breaker == BreakerState::Closed {
-            assert!(told(&*servers, "good").await.is_err());
+            assert!(look_up_id(&*servers, "good").await.is_err());
         }
         assert_eq!(acl.request_count(), 5);
-        let why = told(&*servers, "good").await.unwrap_err();
+        let why = look_up_id(&*servers, "good").await.unwrap_err();
         assert!(
-            why.contains("left alone") && why.contains("answered 500"),
+            why.contains("the breaker is open") && why.contains("answered 500"),
             "{why}"
         );
 
@@ -270,15 +273,15 @@ fn circuit_breaker_skips_dead_server_until_probe_succeeds() {
             let servers = Arc::clone(&servers);
             async move {
                 loop {
-                    let _ = told(&*servers, "good").await;
+                    let _ = look_up_id(&*servers, "good").await;
                     tokio::task::yield_now().await;
                 }
             }
         });
-        until(|| acl.request_count() > 0).await;
+        wait_for(|| acl.request_count() > 0).await;
         assert_eq!(servers.status()[0].breaker, BreakerState::HalfOpen);
         assert!(
-            told(&*servers, "good").await.is_err(),
+            look_up_id(&*servers, "good").await.is_err(),
             "one probe is enough"
         );
         assert_eq!(acl.request_count(), 1);
@@ -287,7 +290,7 @@ fn circuit_breaker_skips_dead_server_until_probe_succeeds() {
 
         // The probe was cancelled: the next query takes over.
         acl.set_behavior(PermissionsBehavior::Answer);
-        while told(&*servers, "good").await.is_err() {
+        while look_up_id(&*servers, "good").await.is_err() {
             tokio::task::yield_now().await;
         }
         assert_eq!(servers.status()[0].breaker, BreakerState::Closed);
@@ -305,16 +308,16 @@ fn concurrent_queries_are_bounded() {
         let asking: Vec<_> = (0..64)
             .map(|_| {
                 let servers = Arc::clone(&servers);
-                tokio::spawn(async move { told(&*servers, "good").await })
+                tokio::spawn(async move { look_up_id(&*servers, "good").await })
             })
             .collect();
-        until(|| acl.request_count() == 64).await;
-        let why = told(&*servers, "good").await.unwrap_err();
+        wait_for(|| acl.request_count() == 64).await;
+        let why = look_up_id(&*servers, "good").await.unwrap_err();
         assert!(why.contains("under way"), "{why}");
         assert_eq!(acl.request_count(), 64);
         asking.iter().for_each(tokio::task::JoinHandle::abort);
         acl.set_behavior(PermissionsBehavior::Answer);
-        while told(&*servers, "good").await.is_err() {
+        while look_up_id(&*servers, "good").await.is_err() {
             tokio::task::yield_now().await;
         }
     });
@@ -335,7 +338,7 @@ fn permissions_server_on_unix_socket_is_queried() {
             tokio::io::copy_bidirectional(&mut near, &mut far).await
         });
         let servers = servers(&[format!("unix:{}", path.display())], PATIENCE);
-        assert!(told(&servers, "good").await.unwrap().is_some());
+        assert!(look_up_id(&servers, "good").await.unwrap().is_some());
     });
 }
 
@@ -373,18 +376,18 @@ fn live_configuration_may_appear_later_and_change() {
     };
     block_on(async {
         let liveconf = Arc::new(LiveconfBackend::open(&path));
-        let why = told(&*liveconf, "good").await.unwrap_err();
+        let why = look_up_id(&*liveconf, "good").await.unwrap_err();
         assert!(why.contains("liveconf.yaml"), "{why}");
         tokio::spawn(Arc::clone(&liveconf).follow());
         let becomes = async |expected: &str| {
-            while told(&*liveconf, "good").await != Ok(Some(expected.to_owned())) {
+            while look_up_id(&*liveconf, "good").await != Ok(Some(expected.to_owned())) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         say("other: 1\n".to_owned());
         let told_of = async |text: &str| {
             let trouble = || liveconf.status().file.unwrap().trouble;
-            until(|| trouble().is_some_and(|why| why.contains(text))).await;
+            wait_for(|| trouble().is_some_and(|why| why.contains(text))).await;
         };
         told_of("has no `aclserver`").await;
         say(format!("other: 1\naclserver: {}\n", one.url()));
@@ -398,6 +401,9 @@ fn live_configuration_may_appear_later_and_change() {
         assert_eq!(liveconf.status().servers.len(), 2);
         say("aclserver: [".to_owned());
         told_of("liveconf.yaml:").await;
-        assert_eq!(told(&*liveconf, "good").await, Ok(Some("two".to_owned())));
+        assert_eq!(
+            look_up_id(&*liveconf, "good").await,
+            Ok(Some("two".to_owned()))
+        );
     });
 }

@@ -182,7 +182,7 @@ fn key_check_prints_reason_that_request_would_get() {
         ("key", &["--path=/a/../b"], Some("ambiguous_path")),
         ("key", &["--host=example.org"], Some("host_not_allowed")),
         ("old", &[], Some("expired_key")),
-        ("nobody's", &[], Some("unknown_key")),
+        ("unknown", &[], Some("unknown_key")),
     ] {
         let code = if word.is_some() { 77 } else { 0 };
         let plain = check(&engine, asked, key).exits(code);

@@ -157,7 +157,7 @@ fn keys_are_added_listed_rotated_and_revoked_in_file() {
     assert_eq!(file.text(), "# Ours.\nkeys: []\n");
     file.key(&["new"]).exits(0);
     assert_eq!(file.ids().len(), 1);
-    assert_eq!(file.names(), ["keys.yaml"], "nothing is left behind");
+    assert_eq!(file.names(), ["keys.yaml"], "no temporary file is left");
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn file_that_is_invalid_or_not_line_based_is_not_edited() {
         }
     }
     let managed = KeyListFile::new(&format!("# Managed by Puppet\nkeys:\n{one}"));
-    assert_eq!(managed.ids(), ["a"], "it may be listed");
+    assert_eq!(managed.ids(), ["a"], "it can be listed");
     for verb in [&["revoke", "a"][..], &["list"]] {
         let missing = KeyListFile::new("");
         std::fs::remove_file(&missing.path).unwrap();
@@ -391,18 +391,18 @@ fn daemon_accepts_both_keys_during_rotation_and_neither_after_revocation() {
     let first = on(&path, &["new", "--id=alice"]);
     let first = secret_of(&first.stderr);
     let status = |key: &str| proxy.get_with_key("/", key).status;
-    wait_until("the new key passes", || status(first) == 200);
+    wait_until("the new key is accepted", || status(first) == 200);
     let second = on(&path, &["rotate", "alice"]);
     let second = secret_of(&second.stderr);
-    wait_until("the next key passes", || status(second) == 200);
+    wait_until("the next key is accepted", || status(second) == 200);
     assert_eq!(status(first), 200);
     on(&path, &["revoke", "alice"]);
-    wait_until("no key passes", || {
+    wait_until("neither key is accepted", || {
         status(first) == 403 && status(second) == 403
     });
     let status: Value = proxy.status();
     assert_eq!(
         status["engine"]["file"]["refused"], 0,
-        "no half of a file was ever there"
+        "the file is always complete"
     );
 }

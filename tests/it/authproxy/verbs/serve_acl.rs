@@ -185,10 +185,10 @@ fn serve_acl_reloads_changed_file() {
     let engine = ServeAclProcess::start(&file, &[]);
     assert!(engine.knows("one"));
     write_acl_file(&file, &[("two", &["all"])]);
-    wait_until("the new file is in force", || engine.knows("two"));
+    wait_until("the new file is loaded", || engine.knows("two"));
     assert!(!engine.knows("one"));
     std::fs::write(&file, "keys:\n- {idd: x}\n").unwrap();
-    wait_until("the bad file is told about", || {
+    wait_until("the invalid file is logged", || {
         engine
             .log
             .lock()
@@ -213,7 +213,7 @@ fn serve_acl_drains_requests_under_way() {
     // Another query after it: the earlier ones were accepted by then.
     assert!(engine.knows("key"));
     engine.signal(Signal::SIGTERM);
-    wait_until("it listens no more", || {
+    wait_until("the port is closed", || {
         TcpStream::connect((Ipv4Addr::LOCALHOST, engine.port)).is_err()
     });
     begun.write_all(&body.as_bytes()[10..]).unwrap();

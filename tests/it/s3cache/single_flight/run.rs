@@ -105,7 +105,7 @@ pub(in super::super) fn fetch(host: &CacheHost, url: &str, to: &str, flags: &[&s
 }
 
 /// The recorded parts of all partial downloads of this cache.
-pub(in super::super) fn recorded(host: &CacheHost) -> Vec<u64> {
+pub(in super::super) fn recorded_parts(host: &CacheHost) -> Vec<u64> {
     let records = every_file(&host.cache())
         .into_iter()
         .filter(|path| path.to_string_lossy().ends_with(".record"));
@@ -121,7 +121,7 @@ pub(in super::super) fn recorded(host: &CacheHost) -> Vec<u64> {
 
 /// Asserts that every blob matches the digest in its name, and returns their number.
 #[track_caller]
-pub(in super::super) fn blobs_are_right(host: &CacheHost) -> usize {
+pub(in super::super) fn assert_blobs(host: &CacheHost) -> usize {
     let blobs: Vec<PathBuf> = every_file(&host.cache())
         .into_iter()
         .filter(|path| path.components().any(|part| part.as_os_str() == "blobs"))
@@ -134,11 +134,11 @@ pub(in super::super) fn blobs_are_right(host: &CacheHost) -> usize {
     blobs.len()
 }
 
-pub(in super::super) fn before_now(days: u64) -> SystemTime {
+pub(in super::super) fn days_ago(days: u64) -> SystemTime {
     now() - Duration::from_secs(days * 24 * 3600)
 }
 
-pub(in super::super) fn after_now(days: u64) -> SystemTime {
+pub(in super::super) fn days_ahead(days: u64) -> SystemTime {
     now() + Duration::from_secs(days * 24 * 3600)
 }
 

@@ -11,8 +11,10 @@ use hostkit_tests::wait_until;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag, mknod};
 
-use super::super::single_flight::{FetchRun, before_now};
-use super::{ANN, BOB, HASH, HostUsers, bytes, every_file, published, sha256, vouch};
+use super::super::single_flight::{FetchRun, days_ago};
+use super::{
+    ANN, BOB, HASH, HostUsers, bytes, every_file, publish_artifact, publish_sidecar, sha256,
+};
 
 #[test]
 fn blob_with_false_length_causes_no_eviction_by_others() {
@@ -41,7 +43,7 @@ fn blob_with_false_length_causes_no_eviction_by_others() {
         let (path, body) = (format!("/a-1.{n}"), bytes(1 << 20, n));
         let digest = sha256(&body);
         origin.put(&path, body.clone());
-        vouch(&origin, &path, &body);
+        publish_sidecar(&origin, &path, &body);
         let trap = format!("blobs/{}/{digest}/a", &digest[..2]);
         users.write(BOB, &trap, b"");
         let trap = File::options().write(true).open(users.share(BOB, &trap));
@@ -60,7 +62,7 @@ fn hostile_files_in_cache_stop_neither_gc_nor_listing() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, _) = published();
+    let (origin, path, _) = publish_artifact();
     for uid in [ANN, BOB, 0] {
         users.run(uid, &[&origin.url(&path)]).exits(0);
     }
@@ -93,7 +95,7 @@ fn hostile_files_in_cache_stop_neither_gc_nor_listing() {
     std::fs::create_dir_all(&nested).unwrap();
     let garbage = users.share(0, "partial/v1/old.failed");
     std::fs::write(&garbage, "old").unwrap();
-    let old = before_now(3);
+    let old = days_ago(3);
     File::options()
         .write(true)
         .open(&garbage)
@@ -112,7 +114,7 @@ fn hostile_files_in_cache_stop_neither_gc_nor_listing() {
         age_blobs(&blobs, Duration::from_secs(7200));
     }
     users.run(0, &["gc", "--max-size=1"]).exits(0);
-    assert!(!garbage.exists(), "root's own garbage went");
+    assert!(!garbage.exists(), "root's own garbage is removed");
     for uid in [0, ANN] {
         assert_eq!(every_file(&users.share(uid, "blobs")).len(), 0, "{uid}");
     }
@@ -150,7 +152,7 @@ fn hostile_entry_in_place_of_file_or_folder_is_removed_by_gc_of_root() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, body) = published();
+    let (origin, path, body) = publish_artifact();
     let (hash, later, bound) = ("ab".repeat(20), Duration::from_secs(7200), "--max-size=60K");
     users.run(ANN, &[&origin.url(&path)]).exits(0);
     let mut locks = every_file(&users.share(ANN, "locks")).into_iter();
@@ -226,7 +228,7 @@ fn folder_writable_by_others_is_reported_by_gc_of_root() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, _) = published();
+    let (origin, path, _) = publish_artifact();
     for uid in [ANN, BOB] {
         users.run(uid, &[&origin.url(&path)]).exits(0);
         age_blobs(&users.share(uid, "blobs"), Duration::from_secs(7200));
@@ -259,7 +261,7 @@ fn cache_collected_by_root_stays_usable_for_owner() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, body) = published();
+    let (origin, path, body) = publish_artifact();
     origin.remove(&path);
     users.run(ANN, &[&origin.url(&path)]).exits(66);
     let lock = every_file(&users.share(ANN, "locks"))
@@ -270,7 +272,7 @@ fn cache_collected_by_root_stays_usable_for_owner() {
     // A dead download whose lock was collected before it, and a part without any eviction.
     let data = format!("partial/v1/{name}.data");
     users.write(ANN, &data, b"dead");
-    let old = before_now(3);
+    let old = days_ago(3);
     let file = File::options().write(true).open(users.share(ANN, &data));
     file.unwrap().set_modified(old).unwrap();
     std::fs::remove_file(&lock).unwrap();
@@ -293,7 +295,7 @@ fn process_stopped_while_copying_bytes_is_taken_over() {
     let (origin, path) = (OriginServer::start(), format!("/job-{HASH}.bin"));
     let body = bytes(128 << 20, 5);
     origin.put(&path, body.clone());
-    vouch(&origin, &path, &body);
+    publish_sidecar(&origin, &path, &body);
     users.run(ANN, &[&origin.url(&path)]).exits(0);
     let start = |to: &str| {
         let copy_to = format!("--copy-to={to}");
@@ -310,7 +312,7 @@ fn process_stopped_while_copying_bytes_is_taken_over() {
     // On a busy host it can finish before it is stopped.
     let first = loop {
         let first = start("first");
-        wait_until("it copies", || arriving() || copied());
+        wait_until("the copy has started", || arriving() || copied());
         first.signal(Signal::SIGSTOP);
         if !copied() {
             break first;
@@ -338,8 +340,8 @@ fn several_directory_names_of_one_uid_count_as_one_user() {
     let Some(users) = HostUsers::new() else {
         return;
     };
-    let (origin, path, body) = published();
-    vouch(&origin, &path, &body);
+    let (origin, path, body) = publish_artifact();
+    publish_sidecar(&origin, &path, &body);
     users.get(BOB, &origin.url(&path));
     let mut poison = body.clone();
     poison[1] ^= 1;

@@ -6,7 +6,7 @@ use hostkit_tests::host::run_as;
 use hostkit_tests::origin::{OriginFault, OriginServer};
 use hostkit_tests::wait_until;
 
-use super::super::single_flight::{FetchRun, recorded};
+use super::super::single_flight::{FetchRun, recorded_parts};
 use super::{ANN, BOB, HASH, HostUsers, bytes};
 
 /// A configuration in which they trust each other.
@@ -73,7 +73,7 @@ fn dead_leader_of_other_uid_is_taken_over() {
     let flags = [&config, "--part-size=256K", "--connections=2"];
     let mut leader = start(&users, ANN, &origin.url(&path), "leader", &flags);
     wait_until("some parts are finished", || {
-        recorded(&users.host).len() >= 4
+        recorded_parts(&users.host).len() >= 4
     });
     let follower = start(&users, BOB, &origin.url(&path), "follower", &flags);
     follower.wait_for("another process is fetching it");
@@ -103,7 +103,7 @@ fn narrow_umask_and_older_lock_do_not_make_two_leaders() {
     let body = slow_object(&origin, &path);
     let command = |uid: u32| {
         let mut command = run_as(uid, "sh").unwrap();
-        users.host.clean(&mut command);
+        users.host.set_clean_environment(&mut command);
         let shell = r#"umask 077; exec "$0" "$@""#;
         command.args(["-c", shell]).arg(users.program());
         command.args([&origin.url(&path), "--copy-to=out", &config]);

@@ -13,7 +13,7 @@ use hostkit_tests::origin::OriginServer;
 use super::{ANN, BOB, CommandOutcome, HostUsers};
 
 /// A tar of directories that their owner may not write or read, and of a file of a MiB after them.
-fn packed(users: &HostUsers) -> Vec<u8> {
+fn pack_directories(users: &HostUsers) -> Vec<u8> {
     let script = "mkdir -p in/none/in in/read && echo text | tee in/none/file in/read/file >in/none/in/file \
         && head -c 1048576 /dev/zero >in/zeros && chmod 555 in/none/in in/read && chmod 0 in/none \
         && tar -C in --sort=name -cf packed.tar . \
@@ -24,7 +24,7 @@ fn packed(users: &HostUsers) -> Vec<u8> {
 }
 
 /// Hidden names in the home of a user: temporary ones.
-fn hidden(users: &HostUsers, uid: u32) -> Vec<PathBuf> {
+fn hidden_files(users: &HostUsers, uid: u32) -> Vec<PathBuf> {
     let entries = fs::read_dir(users.home(uid)).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
     let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
@@ -42,7 +42,7 @@ fn read_only_directories_are_unpacked_replaced_and_removed() {
         return;
     };
     let origin = OriginServer::start();
-    let tar = packed(&users);
+    let tar = pack_directories(&users);
     origin.put("/a-1.1.tar", tar.clone());
     origin.put("/a-1.2.tar", [tar, vec![0; 512]].concat());
     origin.put("/a-1.3.tar", users.host.read("escaping.tar"));
@@ -53,18 +53,18 @@ fn read_only_directories_are_unpacked_replaced_and_removed() {
         assert_eq!((mode("out/read"), mode("out/none")), (0o555, 0), "{name}");
         let file = fs::read(users.home(ANN).join("out/none/in/file")).unwrap();
         assert_eq!(file, b"text\n", "{name}");
-        assert_eq!(hidden(&users, ANN), Vec::<PathBuf>::new(), "{name}");
+        assert_eq!(hidden_files(&users, ANN), Vec::<PathBuf>::new(), "{name}");
     }
     unpack("/a-1.3.tar").exits(65).logs("a-1.3.tar");
-    assert_eq!(hidden(&users, ANN), Vec::<PathBuf>::new());
+    assert_eq!(hidden_files(&users, ANN), Vec::<PathBuf>::new());
     assert_eq!(records(&users, ANN), 0);
 }
 
 /// Unpacks in the home of `uid` until the kernel kills it for the size of the last file.
-fn killed(users: &HostUsers, uid: u32, url: &str) -> CommandOutcome {
+fn run_until_killed(users: &HostUsers, uid: u32, url: &str) -> CommandOutcome {
     users.run(uid, &[url]).exits(0);
     let mut command = run_as(uid, "prlimit").unwrap();
-    users.host.clean(&mut command);
+    users.host.set_clean_environment(&mut command);
     command
         .args(["--fsize=65536", "--core=0"])
         .arg(users.program())
@@ -81,29 +81,29 @@ fn gc_removes_leftovers_of_killed_runs() {
         return;
     };
     let origin = OriginServer::start();
-    origin.put("/a-1.1.tar", packed(&users));
+    origin.put("/a-1.1.tar", pack_directories(&users));
     let url = origin.url("/a-1.1.tar");
-    for (who, collector) in [(ANN, ANN), (BOB, 0), (0, 0)] {
-        killed(&users, who, &url).exits(-25);
-        let left = hidden(&users, who);
-        assert_eq!((left.len(), records(&users, who)), (1, 1), "{left:?}");
+    for (uid, collector) in [(ANN, ANN), (BOB, 0), (0, 0)] {
+        run_until_killed(&users, uid, &url).exits(-25);
+        let left = hidden_files(&users, uid);
+        assert_eq!((left.len(), records(&users, uid)), (1, 1), "{left:?}");
         assert!(left[0].join("read").exists());
         users.run(collector, &["gc"]).exits(0);
         assert_eq!(
-            hidden(&users, who),
+            hidden_files(&users, uid),
             Vec::<PathBuf>::new(),
-            "{who} {collector}"
+            "{uid} {collector}"
         );
-        assert_eq!(records(&users, who), 0, "{who} {collector}");
+        assert_eq!(records(&users, uid), 0, "{uid} {collector}");
     }
     // Or the next run with the same target.
-    killed(&users, ANN, &url).exits(-25);
+    run_until_killed(&users, ANN, &url).exits(-25);
     users.run(ANN, &[&url, "--unpack-to=out"]).exits(0);
-    assert_eq!(hidden(&users, ANN), Vec::<PathBuf>::new());
+    assert_eq!(hidden_files(&users, ANN), Vec::<PathBuf>::new());
 }
 
 /// A directory named like one that is being filled.
-fn directory(path: &Path, owner: u32) -> PathBuf {
+fn make_directory(path: &Path, owner: u32) -> PathBuf {
     DirBuilder::new().mode(0o755).create(path).unwrap();
     fs::write(path.join("file"), "kept").unwrap();
     for path in [path, &path.join("file")] {
@@ -122,12 +122,12 @@ fn cleanup_record_removes_only_files_its_owner_could_remove() {
     symlink(users.home(ANN), at(BOB, "ann")).unwrap();
     let kept = [
         // Of others, also through a link.
-        directory(&at(ANN, ".out.s3cache-1-a"), ANN),
-        directory(&at(ANN, ".out.s3cache-2-a"), BOB),
-        directory(&root_only, 0),
+        make_directory(&at(ANN, ".out.s3cache-1-a"), ANN),
+        make_directory(&at(ANN, ".out.s3cache-2-a"), BOB),
+        make_directory(&root_only, 0),
         // Other names.
-        directory(&at(BOB, "documents"), BOB),
-        directory(&at(BOB, ".hidden"), BOB),
+        make_directory(&at(BOB, "documents"), BOB),
+        make_directory(&at(BOB, ".hidden"), BOB),
     ];
     let records = kept.iter().cloned().chain([
         at(BOB, "ann/.out.s3cache-1-a"),
@@ -155,7 +155,7 @@ fn full_disk_is_73_and_leaves_no_file() {
         return;
     };
     let origin = OriginServer::start();
-    origin.put("/a-1.1.tar", packed(&users));
+    origin.put("/a-1.1.tar", pack_directories(&users));
     let out = format!("--unpack-to={}", small.path().join("out").display());
     let told = users.run(ANN, &[&origin.url("/a-1.1.tar"), &out]).exits(73);
     told.logs("free some space there")
