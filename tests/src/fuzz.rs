@@ -27,7 +27,7 @@ pub const BODIES: &[(&str, FuzzBody)] = &[
     ("source", source),
     ("units", units),
     ("unpack", unpack::run),
-    ("upstream_response", authproxy::fuzz_response),
+    ("upstream_response", authproxy::testing::fuzz_response),
     ("zookeeper_member", hostkit::testing::fuzz_member_payload),
 ];
 

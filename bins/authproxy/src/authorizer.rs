@@ -1,7 +1,7 @@
-//! Whether a request may go on to the server.
+//! Allows or denies a request.
 //!
-//! Owns the order of the questions: preflight, open path, key, grant, scope; and which host a request is about. Where
-//! keys stand is `credential`'s, what is known of them `cache`'s, what a grant allows `scope`'s.
+//! Owns the order of the checks (preflight, open path, key, grant, scope) and which hosts a request names. `credential`
+//! extracts the key, `cache` looks it up, `scope` checks what its grant allows.
 
 #[cfg(test)]
 mod tests;
@@ -25,75 +25,68 @@ use crate::request_error::RequestError;
 use crate::scope::{self, AccessRequest};
 use crate::settings::{AccessRules, PreflightPolicy, SiteSettings};
 
-/// How often the log says at most that preflights are refused.
-const MINUTE: Duration = Duration::from_secs(60);
+/// The least time between two warnings about denied preflights.
+const PREFLIGHT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What is said of a request that goes on to the server.
+/// A request is forwarded to the upstream, or is a preflight that is answered here.
 #[derive(Debug, Clone)]
 pub struct AllowDecision {
-    /// The grant of its key; none where no key was looked at ([`AllowReason::OpenPath`], [`AllowReason::ForwardedPreflight`], [`AllowReason::AnsweredPreflight`])
-    /// or could be ([`AllowReason::FailOpen`]).
+    /// `None` where no key was looked up.
     pub grant: Option<Arc<Grant>>,
-    /// The name of the route that decided, for metrics; none where no route fits.
+    /// The name of the matched route, for metrics.
     pub route: Option<Arc<str>>,
-    /// Why it may.
     pub reason: AllowReason,
 }
 
-/// Why a request may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AllowReason {
-    /// Its key allows it.
     ValidKey,
-    /// Its key allowed it when the permissions engine was last heard of; now it fails.
+    /// The grant allows it, but has expired in the cache while the permissions backend fails (stale-if-error).
     StaleGrant,
-    /// The path needs no key, and one that is sent is not looked at: open paths do not depend on the engine.
+    /// The path needs no key. A key that is sent is not looked up, so that open paths do not depend on the backend.
     OpenPath,
-    /// It is a CORS preflight, which never carries a key, and `cors-preflight` passes it on.
+    /// A CORS preflight, which never carries a key, with `cors-preflight: pass`.
     ForwardedPreflight,
-    /// It is a CORS preflight, and is answered here.
+    /// A CORS preflight that is answered here.
     AnsweredPreflight,
-    /// The permissions engine cannot be asked, and `--fail-open` is on.
+    /// The permissions backend is unavailable, and `--fail-open` is on.
     FailOpen,
 }
 
-/// What is said of a request that is answered here.
 #[derive(Debug, Clone)]
 pub struct DenyDecision {
-    /// Why.
-    pub refusal: RequestError,
-    /// What is known of it beyond that, for the access log and the warning.
+    pub error: RequestError,
+    /// More about the cause, for the access log and the warning.
     pub detail: Option<Cow<'static, str>>,
-    /// Who sent it, as far as is known: a key that is known, but not for this.
+    /// The grant of a key that is valid, but not for this request.
     pub grant: Option<Arc<Grant>>,
-    /// Which key it was, if nobody has it.
+    /// The hash of an unknown key.
     pub key: Option<KeyHash>,
-    /// The name of the route that decided; none where no route fits, or none could be found.
+    /// The name of the matched route.
     pub route: Option<Arc<str>>,
     /// The rights that the request needs, if the key lacks one of them.
     pub required_rights: Box<[String]>,
 }
 
 impl DenyDecision {
-    /// The sentence for people: with the rights that the key lacks.
-    #[must_use]
+    /// The message of the response, with the rights that the key lacks.
     pub fn message(&self) -> Cow<'static, str> {
-        let sentence = self.refusal.message();
+        let message = self.error.message();
         let has = |right| (self.grant.as_ref()).is_some_and(|grant| grant.rights.contains(right));
         let missing = self.required_rights.iter().filter(|right| !has(right));
         let missing: Vec<&str> = missing.map(String::as_str).collect();
         match missing.as_slice() {
-            [] => sentence.into(),
-            missing => format!("{sentence}: {}", missing.join(", ")).into(),
+            [] => message.into(),
+            missing => format!("{message}: {}", missing.join(", ")).into(),
         }
     }
 }
 
 impl From<RequestError> for DenyDecision {
-    fn from(refusal: RequestError) -> Self {
+    fn from(error: RequestError) -> Self {
         Self {
-            refusal,
-            detail: refusal.detail().map(Cow::Borrowed),
+            error,
+            detail: error.detail().map(Cow::Borrowed),
             grant: None,
             key: None,
             route: None,
@@ -102,61 +95,53 @@ impl From<RequestError> for DenyDecision {
     }
 }
 
-/// Lets requests pass, or not.
 #[derive(Debug, Clone)]
 pub struct Authorizer {
     source: GrantSource,
-    /// When the log last said that preflights are refused.
-    told: Arc<Mutex<Option<Instant>>>,
+    last_preflight_warning: Arc<Mutex<Option<Instant>>>,
 }
 
-/// Where grants come from.
 #[derive(Debug, Clone)]
 pub enum GrantSource {
-    /// A file, which is in memory.
+    /// In memory, so that it needs no cache.
     File(Arc<AclFile>),
-    /// Engines that are asked over the network, whose answers are remembered.
     Remote(PermissionsCache<RemoteBackend>),
 }
 
 impl Authorizer {
-    /// A door that asks this.
-    #[must_use]
     pub fn new(source: GrantSource) -> Self {
         Self {
             source,
-            told: Arc::default(),
+            last_preflight_warning: Arc::default(),
         }
     }
 
-    /// Whether a request may go on. Waits only for a key of which this process knows nothing.
-    ///
-    /// # Errors
-    /// Why not.
+    /// Allows or denies a request. Waits only for a key that is not in the cache of this process.
     pub async fn decide(
         &self,
         site: &SiteSettings,
         parts: &Parts,
         client: &PeerAddress,
     ) -> Result<AllowDecision, DenyDecision> {
-        let decided = decide(site, parts, client.trusted, |key| self.look_up(key)).await;
-        if let Err(refused) = &decided
-            && refused.refusal == RequestError::MissingKey
+        let decision = decide(site, parts, client.trusted, |key| self.look_up(key)).await;
+        if let Err(denied) = &decision
+            && denied.error == RequestError::MissingKey
             && preflight::requested_method(parts).is_some()
         {
-            self.tell_of_preflight();
+            self.warn_of_denied_preflight();
         }
-        decided
+        decision
     }
 
-    /// Logs the name of the setting: without that an operator sees only that browsers fail.
-    fn tell_of_preflight(&self) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| told.elapsed() >= MINUTE) {
-            *told = Some(Instant::now());
+    /// Names the setting: without it an operator sees only that browsers fail.
+    fn warn_of_denied_preflight(&self) {
+        let last = self.last_preflight_warning.lock();
+        let mut last = last.unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= PREFLIGHT_WARNING_INTERVAL) {
+            *last = Some(Instant::now());
             tracing::warn!(
-                "a CORS preflight without a key was refused: give `cors` in the configuration file to have preflights \
-                 answered here, or --cors-preflight=pass"
+                "CORS preflight without a key denied: set `cors` in the configuration file to answer preflights here, \
+                 or --cors-preflight=pass to forward them"
             );
         }
     }
@@ -174,36 +159,32 @@ impl Authorizer {
         }
     }
 
-    /// Forgets what is remembered; how many keys that was. Of a file nothing is. Has to be called inside a runtime.
-    pub fn purge(&self, what: &PurgeTarget) -> usize {
+    /// Removes keys from the cache, and returns how many. Must be called inside a runtime.
+    pub fn purge(&self, target: &PurgeTarget) -> usize {
         match &self.source {
             GrantSource::File(_) => 0,
-            GrantSource::Remote(cache) => cache.purge(what),
+            GrantSource::Remote(cache) => cache.purge(target),
         }
     }
 
-    /// Reads the file of keys again, if there is one, whether or not it was noticed to have changed. Blocks while the
-    /// disk does.
+    /// Reads the ACL file again, if there is one, even if no change was noticed. Blocks on the disk.
     pub fn reread(&self) {
         if let GrantSource::File(file) = &self.source {
             file.reread();
         }
     }
 
-    /// What the engine tells of itself.
-    #[must_use]
     pub fn status(&self) -> BackendStatus {
         match &self.source {
             GrantSource::File(file) => BackendStatus {
                 file: Some(file.status()),
                 servers: Vec::new(),
             },
-            GrantSource::Remote(cache) => cache.engine().status(),
+            GrantSource::Remote(cache) => cache.backend().status(),
         }
     }
 
-    /// What the cache has done; none in front of a file.
-    #[must_use]
+    /// The counters of the cache, if there is one.
     pub fn snapshot(&self) -> Option<Snapshot> {
         match &self.source {
             GrantSource::File(_) => None,
@@ -212,26 +193,25 @@ impl Authorizer {
     }
 }
 
-/// The questions, in their order.
 pub(crate) async fn decide<F: Future<Output = KeyLookupResult>>(
     site: &SiteSettings,
     parts: &Parts,
     trusted: bool,
-    find: impl FnOnce(KeyHash) -> F,
+    look_up: impl FnOnce(KeyHash) -> F,
 ) -> Result<AllowDecision, DenyDecision> {
     let path = parts.uri.path();
     if let Some(method) = preflight::requested_method(parts) {
-        let asked_about = scope::match_route(&site.rules, method, path)?;
-        let mark = match asked_about.preflight {
+        let requested = scope::match_route(&site.rules, method, path)?;
+        let reason = match requested.preflight {
             PreflightPolicy::Off => None,
             PreflightPolicy::Answer => Some(AllowReason::AnsweredPreflight),
             PreflightPolicy::Pass => Some(AllowReason::ForwardedPreflight),
         };
-        if let Some(mark) = mark {
+        if let Some(reason) = reason {
             return Ok(AllowDecision {
                 grant: None,
-                route: asked_about.name.cloned(),
-                reason: mark,
+                route: requested.name.cloned(),
+                reason,
             });
         }
     }
@@ -246,8 +226,8 @@ pub(crate) async fn decide<F: Future<Output = KeyLookupResult>>(
         route: matched.name.cloned(),
         reason,
     };
-    let deny = |refusal, grant| DenyDecision {
-        refusal,
+    let deny = |error, grant| DenyDecision {
+        error,
         detail: None,
         grant,
         key: None,
@@ -259,8 +239,8 @@ pub(crate) async fn decide<F: Future<Output = KeyLookupResult>>(
     };
     let key = credential::extract_key(parts, &site.credentials)
         .and_then(|key| key.ok_or(RequestError::MissingKey))
-        .map_err(|refusal| deny(refusal, None))?;
-    let (grant, stale) = match find(key).await {
+        .map_err(|error| deny(error, None))?;
+    let (grant, stale) = match look_up(key).await {
         Ok(KeyLookup::Grant { grant, stale }) => (grant, stale),
         Ok(KeyLookup::UnknownKey) => {
             let key = Some(key);
@@ -272,7 +252,7 @@ pub(crate) async fn decide<F: Future<Output = KeyLookupResult>>(
         Err(_) if site.fail_open => return Ok(allow(None, AllowReason::FailOpen)),
         Err(unavailable) => {
             return Err(DenyDecision {
-                detail: Some(unavailable.why.into()),
+                detail: Some(unavailable.detail.into()),
                 ..deny(
                     RequestError::PermissionsUnavailable(unavailable.cause),
                     None,
@@ -280,54 +260,54 @@ pub(crate) async fn decide<F: Future<Output = KeyLookupResult>>(
             });
         }
     };
-    match allows(&grant, site, parts, trusted, rights) {
+    match check_grant(&grant, site, parts, trusted, rights) {
         Ok(()) if stale => Ok(allow(Some(grant), AllowReason::StaleGrant)),
         Ok(()) => Ok(allow(Some(grant), AllowReason::ValidKey)),
         Err(RequestError::MissingRight) => Err(DenyDecision {
             required_rights: Box::from(&rights[..]),
             ..deny(RequestError::MissingRight, Some(grant))
         }),
-        Err(refusal) => Err(deny(refusal, Some(grant))),
+        Err(error) => Err(deny(error, Some(grant))),
     }
 }
 
-fn allows(
+fn check_grant(
     grant: &Grant,
     site: &SiteSettings,
     parts: &Parts,
     trusted: bool,
     rights: &[String],
 ) -> Result<(), RequestError> {
-    // Only where it decides must it be certain.
+    // An ambiguous host is an error only where the grant restricts hosts.
     let hosts = if grant.hosts.is_empty() {
         Vec::new()
     } else {
-        hosts(parts, &site.rules, trusted)?
+        named_hosts(parts, &site.rules, trusted)?
     };
-    // Most grants have no end, and need no clock. By one that cannot be right, everything is over.
+    // Most grants do not expire, and need no clock. With a clock before 1970 every expiring grant has expired.
     let now = grant.expires.map_or(0, |_| {
         let now = clock::now().duration_since(UNIX_EPOCH);
         now.map_or(u64::MAX, |now| now.as_secs())
     });
-    let asked = AccessRequest {
+    let request = AccessRequest {
         method: parts.method.as_str(),
         path: parts.uri.path(),
         hosts: &hosts,
         rights,
         now,
     };
-    scope::check_grant(grant, &asked)?;
+    scope::check_grant(grant, &request)?;
     if !grant.methods.is_empty() {
         for method in overrides::method_overrides(&parts.headers) {
             let method = &method?.to_ascii_uppercase();
-            scope::check_grant(grant, &AccessRequest { method, ..asked })?;
+            scope::check_grant(grant, &AccessRequest { method, ..request })?;
         }
     }
     Ok(())
 }
 
-/// The hosts that a request names.
-fn hosts<'p>(
+/// All hosts that a request names: servers differ over which of them they use.
+fn named_hosts<'p>(
     parts: &'p Parts,
     rules: &AccessRules,
     trusted: bool,
@@ -336,16 +316,16 @@ fn hosts<'p>(
         let query = parts.uri.query().unwrap_or_default();
         return match credential::find_parameter(query, name) {
             Ok(None) => Ok(Vec::new()),
-            Ok(Some(found)) if !found.semicolon => Ok(vec![match found.value {
+            Ok(Some(parameter)) if !parameter.semicolon => Ok(vec![match parameter.value {
                 Cow::Borrowed(value) => String::from_utf8_lossy(value),
                 Cow::Owned(value) => String::from_utf8_lossy(&value).into_owned().into(),
             }]),
             Ok(Some(_)) | Err(_) => Err(RequestError::AmbiguousHost),
         };
     }
-    // There is one, and a target in absolute form has no other: the gate has seen to it.
+    // `request_validation` lets one Host pass, and no other host in a target in absolute form.
     let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
-    // Those of all others do not reach the server.
+    // Headers of untrusted peers do not reach the upstream.
     let forwarded = trusted.then(|| overrides::host_overrides(&parts.headers));
     let hosts = host.into_iter().chain(forwarded.into_iter().flatten());
     Ok(hosts.map(Cow::Borrowed).collect())

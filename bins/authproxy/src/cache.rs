@@ -1,20 +1,19 @@
-//! What is known of a key, without asking the permissions engine for every request.
+//! The cache in front of a permissions backend.
 //!
-//! Owns the order in which a key is looked up: this process, then memcached, then the engine, which is asked about one
-//! key once however many requests wait; what happens when it fails; and purging. What is remembered for how long is
-//! `table`'s, what stands in memcached `entry`'s and `memcached`'s.
+//! Owns the order of a lookup (this process, memcached, backend), single-flight, stale-if-error and purging. Lifetimes are
+//! in `local`, the memcached entries in `entry` and `memcached`.
 //!
-//! * From 80 % of an answer's time on, the first request starts asking anew and is answered from what is known, so that
-//!   a key in use never waits. After it, requests wait.
-//! * If the engine fails, a grant is believed for longer ([`settings::CacheSettings::stale`]) and marked; "nobody has this key"
-//!   is not. While it keeps failing nobody waits for it.
-//! * A question runs in a task of its own: the client that was first may go away.
+//! * Refresh-ahead: from 80 % of a TTL on, the first request starts a refresh and is answered from the cache, so that a
+//!   key in use never waits.
+//! * Stale-if-error: while the backend fails, expired grants are served and marked, and do not wait for it. Negative
+//!   results are never served stale.
+//! * Single-flight: a lookup runs in a task of its own, so that it survives the client that started it.
 
 mod counts;
 mod entry;
+mod local;
 mod memcached;
 mod shared;
-mod table;
 #[cfg(test)]
 mod tests;
 
@@ -29,77 +28,68 @@ use crate::permissions::{BackendUnavailable, PermissionsBackend};
 use crate::request_error::PermissionsFailure;
 use crate::settings;
 use counts::Counts;
-use table::{Kept, Seen, Table};
+use local::{CachedResult, LocalCache, LocalLookup};
 
 pub use counts::Snapshot;
-pub use memcached::{Asked, LONGEST_VALUE, Reply, ServerSnapshot, parse as parse_reply};
+pub use memcached::{Asked, LONGEST_VALUE, Reply, parse as parse_reply};
 pub use shared::SharedCache;
 
-/// Keys that may be asked about at once; as many more of which a grant was known, so that made-up keys do not keep
-/// others from being renewed.
-const FLIGHTS: usize = 1_024;
+/// Backend lookups in flight; twice as many for keys with a cached grant, so that made-up keys do not keep others from
+/// being refreshed.
+const MAX_LOOKUPS: usize = 1_024;
 
-/// What is known of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyLookup {
-    /// Somebody has it.
     Grant {
-        /// What it may be used for.
         grant: Arc<Grant>,
-        /// Its time is over, and the engine fails.
+        /// It has expired, and the backend fails.
         stale: bool,
     },
-    /// Nobody has it.
     UnknownKey,
 }
 
-/// What is to be forgotten.
+/// What a purge removes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PurgeTarget {
-    /// Everything.
     All,
-    /// What is known of one key.
     Key(KeyHash),
-    /// The grants of this id.
+    /// All grants with this id.
     Id(String),
 }
 
-/// A permissions engine with a memory. Clones share it.
+/// A permissions backend with a cache. Clones share both.
 #[derive(Debug)]
 pub struct PermissionsCache<P> {
-    inner: Arc<Inner<P>>,
+    inner: Arc<CacheInner<P>>,
 }
 
 #[derive(Debug)]
-struct Inner<P> {
-    engine: P,
+struct CacheInner<P> {
+    backend: P,
     settings: settings::CacheSettings,
     shared: Option<SharedCache>,
-    state: Mutex<State>,
+    state: Mutex<CacheState>,
     counts: Counts,
-    /// The clock.
     now: fn() -> Instant,
 }
 
 #[derive(Debug)]
-struct State {
-    table: Table,
-    flights: HashMap<KeyHash, Flight>,
-    /// How many flights there have been.
-    last: u64,
-    /// Why the engine failed last.
+struct CacheState {
+    local: LocalCache,
+    in_flight: HashMap<KeyHash, InFlightLookup>,
+    /// The id of the last lookup.
+    last_id: u64,
+    /// Why the last failed lookup failed.
     last_failure: String,
 }
 
-/// What is known of a key, or that nothing is.
 pub type KeyLookupResult = Result<KeyLookup, BackendUnavailable>;
 
-/// A question under way.
 #[derive(Debug)]
-struct Flight {
-    /// Which one it is: after a purge there may be a second one about the same key, and the first no longer counts.
-    number: u64,
-    answer: watch::Receiver<Option<KeyLookupResult>>,
+struct InFlightLookup {
+    /// After a purge there may be a second lookup of the same key; the result of the first is then not cached.
+    id: u64,
+    result: watch::Receiver<Option<KeyLookupResult>>,
 }
 
 impl<P> Clone for PermissionsCache<P> {
@@ -111,27 +101,25 @@ impl<P> Clone for PermissionsCache<P> {
 }
 
 impl<P: PermissionsBackend> PermissionsCache<P> {
-    /// Remembers what `engine` says, and shares it if there is something to share it over.
-    #[must_use]
-    pub fn new(engine: P, settings: settings::CacheSettings, shared: Option<SharedCache>) -> Self {
-        Self::timed(engine, settings, shared, Instant::now)
+    pub fn new(backend: P, settings: settings::CacheSettings, shared: Option<SharedCache>) -> Self {
+        Self::with_clock(backend, settings, shared, Instant::now)
     }
 
-    fn timed(
-        engine: P,
+    fn with_clock(
+        backend: P,
         settings: settings::CacheSettings,
         shared: Option<SharedCache>,
         now: fn() -> Instant,
     ) -> Self {
-        let state = State {
-            table: Table::new(settings),
-            flights: HashMap::new(),
-            last: 0,
+        let state = CacheState {
+            local: LocalCache::new(settings),
+            in_flight: HashMap::new(),
+            last_id: 0,
             last_failure: String::new(),
         };
         Self {
-            inner: Arc::new(Inner {
-                engine,
+            inner: Arc::new(CacheInner {
+                backend,
                 settings,
                 shared,
                 state: Mutex::new(state),
@@ -141,139 +129,133 @@ impl<P: PermissionsBackend> PermissionsCache<P> {
         }
     }
 
-    /// The engine behind it.
-    #[must_use]
-    pub fn engine(&self) -> &P {
-        &self.inner.engine
+    pub fn backend(&self) -> &P {
+        &self.inner.backend
     }
 
-    /// What is known of a key. Does not wait for what this process remembers.
+    /// Looks a key up. Does not wait for what this process has cached.
     ///
     /// # Errors
-    /// Nothing is, and the engine fails, or has failed a moment ago, or is being asked about too many keys.
+    /// Nothing is cached, and the backend fails, failed within the error TTL, or has too many lookups in flight.
     pub async fn look_up(&self, key: KeyHash) -> KeyLookupResult {
-        let mut answer = match self.look(key) {
-            Ok(answer) => return answer,
-            Err(flight) => flight,
+        let mut in_flight = match self.look_up_local(key) {
+            Ok(result) => return result,
+            Err(in_flight) => in_flight,
         };
-        let answer = answer.wait_for(Option::is_some).await;
-        answer
+        let result = in_flight.wait_for(Option::is_some).await;
+        result
             .ok()
-            .and_then(|answer| answer.clone())
-            .unwrap_or_else(|| Err(BackendUnavailable::failed("the question was given up")))
+            .and_then(|result| result.clone())
+            .unwrap_or_else(|| Err(BackendUnavailable::failed("the lookup was aborted")))
     }
 
-    /// What this process remembers, or who will know.
-    fn look(
+    /// The result that this process has cached, or the lookup in flight to wait for.
+    fn look_up_local(
         &self,
         key: KeyHash,
     ) -> Result<KeyLookupResult, watch::Receiver<Option<KeyLookupResult>>> {
         let counts = &self.inner.counts;
         let mut state = self.inner.state();
-        match state.table.look(&key, (self.inner.now)()) {
-            Seen::Answer { known, ask } => {
-                counts.hit(&known);
-                if ask {
-                    // As many as may be under way already: a later request will ask.
-                    let _ = self.ask(&mut state, key, true);
+        match state.local.look_up(&key, (self.inner.now)()) {
+            LocalLookup::Hit { lookup, refresh } => {
+                counts.hit(&lookup);
+                if refresh {
+                    // With too many in flight, a later request starts the refresh.
+                    let _ = self.join_or_start(&mut state, key, true);
                 }
-                Ok(Ok(known))
+                Ok(Ok(lookup))
             }
-            Seen::Failed => {
+            LocalLookup::Error => {
                 counts.resting.add(1);
-                let why = format!("it failed a moment ago: {}", state.last_failure);
-                Ok(Err(BackendUnavailable::failed(why)))
+                let detail = format!("the last lookup failed: {}", state.last_failure);
+                Ok(Err(BackendUnavailable::failed(detail)))
             }
-            Seen::Ask { otherwise } => {
-                match state.flights.contains_key(&key) {
-                    true => counts.coalesced.add(1),
-                    false => counts.misses.add(1),
-                };
-                match (self.ask(&mut state, key, false), otherwise) {
-                    (Some(flight), _) => Err(flight),
+            LocalLookup::Miss { stale } => {
+                counts.misses.add(1);
+                match (self.join_or_start(&mut state, key, false), stale) {
+                    (Some(in_flight), _) => Err(in_flight),
                     (None, Some(grant)) => {
-                        let known = KeyLookup::Grant { grant, stale: true };
-                        counts.hit(&known);
-                        Ok(Ok(known))
+                        let lookup = KeyLookup::Grant { grant, stale: true };
+                        counts.hit(&lookup);
+                        Ok(Ok(lookup))
                     }
                     (None, None) => Ok(Err(BackendUnavailable::new(
                         PermissionsFailure::Overloaded,
-                        format!("{FLIGHTS} other keys are being asked about"),
+                        format!("{MAX_LOOKUPS} other lookups are in flight"),
                     ))),
                 }
             }
         }
     }
 
-    /// Joins the flight for a key, or starts it. None: there are too many.
-    fn ask(
+    /// Joins the lookup of a key, or starts it. `None`: too many are in flight.
+    fn join_or_start(
         &self,
-        state: &mut State,
+        state: &mut CacheState,
         key: KeyHash,
-        is_ahead: bool,
+        is_refresh: bool,
     ) -> Option<watch::Receiver<Option<KeyLookupResult>>> {
-        if let Some(flight) = state.flights.get(&key) {
-            return Some(flight.answer.clone());
+        if let Some(in_flight) = state.in_flight.get(&key) {
+            return Some(in_flight.result.clone());
         }
-        let bound = if state.table.is_somebody(&key) {
-            2 * FLIGHTS
+        let limit = if state.local.has_grant(&key) {
+            2 * MAX_LOOKUPS
         } else {
-            FLIGHTS
+            MAX_LOOKUPS
         };
-        if state.flights.len() >= bound {
+        if state.in_flight.len() >= limit {
             self.inner.counts.crowded.add(1);
             return None;
         }
-        state.last += 1;
-        let number = state.last;
-        let (teller, answer) = watch::channel(None);
-        let flight = Flight {
-            number,
-            answer: answer.clone(),
+        state.last_id += 1;
+        let id = state.last_id;
+        let (sender, result) = watch::channel(None);
+        let in_flight = InFlightLookup {
+            id,
+            result: result.clone(),
         };
-        state.flights.insert(key, flight);
+        state.in_flight.insert(key, in_flight);
         let inner = Arc::clone(&self.inner);
         tokio::spawn(async move {
-            let landing = Landing { inner, key, number };
-            let answer = landing.inner.fly(key, number, is_ahead).await;
-            teller.send_replace(Some(answer));
+            let guard = LookupGuard { inner, key, id };
+            let result = guard.inner.run_lookup(key, id, is_refresh).await;
+            sender.send_replace(Some(result));
         });
-        Some(answer)
+        Some(result)
     }
 
-    /// Forgets, in this process at once and in memcached in the background; how many keys this process knew something
-    /// about. What is being asked at this moment is told to those who wait for it, and not remembered; what memcached
-    /// has from before is not believed. Has to be called inside a runtime.
-    pub fn purge(&self, what: &PurgeTarget) -> usize {
+    /// Removes keys from this process at once and from memcached in the background, and returns how many keys this
+    /// process had cached. The results of lookups in flight reach their requests and are not cached; older memcached
+    /// entries are ignored. Must be called inside a runtime.
+    pub fn purge(&self, target: &PurgeTarget) -> usize {
         let mut state = self.inner.state();
-        match what {
-            PurgeTarget::Key(key) => drop(state.flights.remove(key)),
-            PurgeTarget::All | PurgeTarget::Id(_) => state.flights.clear(),
+        match target {
+            PurgeTarget::Key(key) => drop(state.in_flight.remove(key)),
+            PurgeTarget::All | PurgeTarget::Id(_) => state.in_flight.clear(),
         }
-        let mut keys = state.table.forget(what);
+        let mut keys = state.local.purge(target);
         let count = keys.len();
         if let Some(shared) = &self.inner.shared {
-            shared.disregard();
+            shared.ignore_older_entries();
         }
         drop(state);
         self.inner.counts.purges.add(1);
         if self.inner.shared.is_some() {
-            if let PurgeTarget::Key(key) = what {
-                // Others may have put there what is not known here.
+            if let PurgeTarget::Key(key) = target {
+                // Another host may have stored an entry for a key that is not cached here.
                 keys = vec![*key];
             }
-            tokio::spawn(delete(Arc::clone(&self.inner), keys));
+            tokio::spawn(delete_shared(Arc::clone(&self.inner), keys));
         }
         count
     }
 
-    /// What has happened so far, for `/metrics` and `/status`.
-    #[must_use]
+    /// The counters for `/metrics` and `/status`.
     pub fn snapshot(&self) -> Snapshot {
         let (known, unknown, flights) = {
             let state = self.inner.state();
-            let (known, unknown) = state.table.len();
-            (known, unknown, state.flights.len())
+            let (known, unknown) = state.local.len();
+            (known, unknown, state.in_flight.len())
         };
         let shared = self.inner.shared.as_ref().map(SharedCache::snapshot);
         let (shared_refused, servers) = shared.unwrap_or_default();
@@ -298,8 +280,7 @@ impl<P: PermissionsBackend> PermissionsCache<P> {
     }
 }
 
-/// Deletes what memcached has of these keys, as far as it can be reached.
-async fn delete<P>(inner: Arc<Inner<P>>, keys: Vec<KeyHash>) {
+async fn delete_shared<P>(inner: Arc<CacheInner<P>>, keys: Vec<KeyHash>) {
     if let Some(shared) = &inner.shared {
         for key in keys {
             shared.delete(&key).await;
@@ -307,88 +288,86 @@ async fn delete<P>(inner: Arc<Inner<P>>, keys: Vec<KeyHash>) {
     }
 }
 
-/// Takes a flight off the list, also when the engine panics: who waits is told then, too.
-struct Landing<P> {
-    inner: Arc<Inner<P>>,
+/// Ends a lookup, also when the backend panics: the followers get an error then.
+struct LookupGuard<P> {
+    inner: Arc<CacheInner<P>>,
     key: KeyHash,
-    number: u64,
+    id: u64,
 }
 
-impl<P> Drop for Landing<P> {
+impl<P> Drop for LookupGuard<P> {
     fn drop(&mut self) {
         let mut state = self.inner.state();
-        state.land(&self.key, self.number);
+        state.end_lookup(&self.key, self.id);
     }
 }
 
-impl State {
-    /// Ends a flight; whether its answer still counts.
-    fn land(&mut self, key: &KeyHash, number: u64) -> bool {
-        let counts = self
-            .flights
-            .get(key)
-            .is_some_and(|flight| flight.number == number);
-        if counts {
-            self.flights.remove(key);
+impl CacheState {
+    /// Ends a lookup, and returns whether its result may be cached.
+    fn end_lookup(&mut self, key: &KeyHash, id: u64) -> bool {
+        let in_flight = self.in_flight.get(key);
+        let is_current = in_flight.is_some_and(|in_flight| in_flight.id == id);
+        if is_current {
+            self.in_flight.remove(key);
         }
-        counts
+        is_current
     }
 }
 
-impl<P> Inner<P> {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Whoever panicked with it left a table that is whole.
+impl<P> CacheInner<P> {
+    fn state(&self) -> MutexGuard<'_, CacheState> {
+        // The state is consistent wherever a panic is possible.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<P: PermissionsBackend> Inner<P> {
-    /// Asks memcached, then the engine, and remembers the answer. `is_ahead`: what is remembered is still good, so that
-    /// only something newer is of use.
-    async fn fly(&self, key: KeyHash, number: u64, is_ahead: bool) -> KeyLookupResult {
+impl<P: PermissionsBackend> CacheInner<P> {
+    /// Queries memcached, then the backend, and caches the result. A refresh ignores memcached entries that are due for
+    /// a refresh themselves.
+    async fn run_lookup(&self, key: KeyHash, id: u64, is_refresh: bool) -> KeyLookupResult {
         let shared = match &self.shared {
             Some(shared) => shared.get(&key, &self.settings).await,
             None => None,
         };
-        if let Some(kept) = &shared
-            && !kept.fresh.is_zero()
-            && !(is_ahead && kept.due.is_zero())
+        if let Some(cached) = &shared
+            && !cached.expires_in.is_zero()
+            && !(is_refresh && cached.refresh_in.is_zero())
         {
             self.counts.shared_hits.add(1);
             let mut state = self.state();
-            if state.land(&key, number) {
-                state.table.keep(key, kept, (self.now)());
+            if state.end_lookup(&key, id) {
+                state.local.insert(key, cached, (self.now)());
             }
-            return Ok(kept.known(false));
+            return Ok(cached.to_lookup());
         }
         self.counts.questions.add(1);
-        match self.engine.look_up(key).await {
-            Ok(found) => {
-                let kept = Kept::new(found, &self.settings);
+        match self.backend.look_up(key).await {
+            Ok(response) => {
+                let cached = CachedResult::new(response, &self.settings);
                 let mut state = self.state();
-                if state.land(&key, number) {
-                    state.table.keep(key, &kept, (self.now)());
+                if state.end_lookup(&key, id) {
+                    state.local.insert(key, &cached, (self.now)());
                     if let Some(shared) = &self.shared {
-                        shared.put(&key, &kept);
+                        shared.put(&key, &cached);
                     }
                 }
-                // Also one that is over at once: it was asked for this.
-                Ok(kept.known(false))
+                // Also with a TTL of 0: it answers the requests that waited for it.
+                Ok(cached.to_lookup())
             }
             Err(unavailable) => {
                 self.counts.failures.add(1);
                 let now = (self.now)();
                 let mut state = self.state();
-                state.last_failure.clone_from(&unavailable.why);
-                let known = if state.land(&key, number) {
-                    state.table.fail(key, shared.as_ref(), now)
+                state.last_failure.clone_from(&unavailable.detail);
+                let stale = if state.end_lookup(&key, id) {
+                    state.local.insert_error(key, shared.as_ref(), now)
                 } else {
                     None
                 };
-                if let Some(known) = &known {
-                    self.counts.hit(known);
+                if let Some(stale) = &stale {
+                    self.counts.hit(stale);
                 }
-                known.ok_or(unavailable)
+                stale.ok_or(unavailable)
             }
         }
     }

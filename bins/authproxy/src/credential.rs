@@ -1,13 +1,11 @@
-//! The key of a request: where it stands, and how it is taken away.
+//! The key of a request: extracts it from headers and queries, removes it, and masks it in logs.
 //!
-//! Owns reading keys from headers and queries, and what the server and the log see of a query that holds one. What a
-//! key may do is `scope`'s. Nothing here keeps a key: what leaves is its hash.
+//! Only the hash of a key leaves this module.
 //!
-//! * Values are bytes: what is registered has to be what is sent, whatever its encoding. How long a key may be is said
-//!   by `--max-head` alone.
-//! * In a query, `&` and `;` both separate, since servers differ over `;`; names and values are percent-decoded once,
-//!   and `+` is a space. A percent sign without two decode_hex digits stands for itself.
-//! * A place that is empty holds no key, but counts when a repeated one is looked for.
+//! * Keys are bytes: the registered and the sent key must be equal, whatever the encoding. `--max-head` limits their length.
+//! * In a query, `&` and `;` both separate, because servers differ over `;`. Names and values are percent-decoded once, and
+//!   `+` is a space. A percent sign without two hex digits stands for itself.
+//! * An empty value holds no key, but makes a second value of the same parameter or header ambiguous.
 
 use std::borrow::Cow;
 
@@ -18,10 +16,10 @@ use crate::grant::KeyHash;
 use crate::request_error::RequestError;
 use crate::settings::KeySources;
 
-/// The hash of the key that a request carries, if it carries one. The same key may stand in several places.
+/// The hash of the key of a request, if it has one. The same key may be in several places.
 ///
 /// # Errors
-/// [`RequestError::AmbiguousKey`]: two places hold different keys, or one place is there twice.
+/// [`RequestError::AmbiguousKey`]: two places hold different keys, or a header or parameter is repeated.
 pub fn extract_key(
     parts: &Parts,
     credentials: &KeySources,
@@ -53,34 +51,28 @@ pub fn extract_key(
     Ok(Some(KeyHash::of(&key)))
 }
 
-/// The key in a value of `Authorization`; none in one of a scheme other than `Bearer` and `ApiKey`, which is for the
-/// server.
-#[must_use]
+/// The key in a value of `Authorization`. `None` for a scheme other than `Bearer` and `ApiKey`, which is for the upstream.
 pub fn parse_authorization(value: &HeaderValue) -> Option<&[u8]> {
     let value = value.as_bytes();
     let space = value.iter().position(|byte| *byte == b' ');
     let (scheme, key) = value.split_at(space.unwrap_or(value.len()));
-    let is_ours = scheme.eq_ignore_ascii_case(b"bearer") || scheme.eq_ignore_ascii_case(b"apikey");
-    is_ours.then(|| key.trim_ascii())
+    let is_key = scheme.eq_ignore_ascii_case(b"bearer") || scheme.eq_ignore_ascii_case(b"apikey");
+    is_key.then(|| key.trim_ascii())
 }
 
-/// A parameter that stands in a query once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryParameter<'q> {
-    /// Its value, percent-decoded.
+    /// Percent-decoded.
     pub value: Cow<'q, [u8]>,
-    /// Whether a `;` stands before or behind it: servers that do not split there read something else.
+    /// Whether a `;` is next to it: servers that do not split there see another value.
     pub semicolon: bool,
 }
 
-/// A parameter stands in a query more than once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DuplicateParameter;
 
-/// The parameter of this name, if there is one.
-///
 /// # Errors
-/// There are several, equal or not.
+/// The parameter is repeated, with equal values or not.
 pub fn find_parameter<'q>(
     query: &'q str,
     name: &str,
@@ -100,31 +92,27 @@ pub fn find_parameter<'q>(
     }))
 }
 
-/// The query without any parameter of this name, each with one separator; what is left stays byte for byte.
-#[must_use]
+/// The query without the parameters of this name and one separator each; the rest is not changed.
 pub fn remove_parameter<'q>(query: &'q str, name: &str) -> Cow<'q, str> {
     if !segments(query).any(|segment| segment.is_named(name)) {
         return Cow::Borrowed(query);
     }
-    let mut left = String::with_capacity(query.len());
+    let mut rest = String::with_capacity(query.len());
     let mut is_first = true;
     for segment in segments(query).filter(|segment| !segment.is_named(name)) {
-        // With what separates it from the one before.
+        // With the separator before it.
         let start = segment.start.saturating_sub(usize::from(!is_first));
-        left.push_str(&query[start..segment.end()]);
+        rest.push_str(&query[start..segment.end()]);
         is_first = false;
     }
-    Cow::Owned(left)
+    Cow::Owned(rest)
 }
 
-/// The query with `***` for the value of every parameter whose name ends like the key's, or like its header, also if the
-/// case or the hyphens are others, or if what stands before is no separator: for people to read. A key that is sent under a
-/// wrong name is one all the same, and so is one behind a second `?`.
-#[must_use]
+/// The query with `***` for the value of every parameter whose name ends like the key parameter or header, in any case and
+/// with any hyphens: a key under a misspelt name, or after a second `?`, must not be logged.
 pub fn mask_query<'q>(query: &'q str, credentials: &KeySources) -> Cow<'q, str> {
-    let mut shown = Cow::Borrowed(query);
-    // From behind, so that what is before stays where it is.
-    let found: Vec<(usize, usize)> = segments(query)
+    let mut masked = Cow::Borrowed(query);
+    let values: Vec<(usize, usize)> = segments(query)
         .filter_map(|segment| {
             Some((
                 segment.start + find_key_value(segment.text, credentials)?,
@@ -132,14 +120,14 @@ pub fn mask_query<'q>(query: &'q str, credentials: &KeySources) -> Cow<'q, str> 
             ))
         })
         .collect();
-    for (start, end) in found.into_iter().rev() {
-        shown.to_mut().replace_range(start..end, "***");
+    // From the end, so that the positions before it stay valid.
+    for (start, end) in values.into_iter().rev() {
+        masked.to_mut().replace_range(start..end, "***");
     }
-    shown
+    masked
 }
 
-/// The path with `***` for what follows such a name in it: the `?` before it was forgotten, or encoded.
-#[must_use]
+/// The path with `***` after such a name in it, for example where the `?` was forgotten or encoded.
 pub fn mask_path<'p>(path: &'p str, credentials: &KeySources) -> Cow<'p, str> {
     match find_key_value(path, credentials) {
         Some(value) => Cow::Owned(format!("{}***", &path[..value])),
@@ -147,8 +135,8 @@ pub fn mask_path<'p>(path: &'p str, credentials: &KeySources) -> Cow<'p, str> {
     }
 }
 
-/// Where what could be a key begins, if there is any: behind a name that ends like one of a place for keys, and `=`, which
-/// may be percent-encoded.
+/// The start of a possible key: after a name that ends like the key parameter or header, and `=`, which may be
+/// percent-encoded.
 fn find_key_value(text: &str, credentials: &KeySources) -> Option<usize> {
     let names = [&credentials.parameter, credentials.header.as_str()];
     text.match_indices(['=', '%']).find_map(|(at, sign)| {
@@ -163,7 +151,7 @@ fn find_key_value(text: &str, credentials: &KeySources) -> Option<usize> {
     })
 }
 
-/// Whether the letters and digits at the end of a text, percent-decoded, are those of a name.
+/// Whether a text, percent-decoded, ends with the letters and digits of a name.
 fn ends_with_name(mut text: &[u8], name: &str) -> bool {
     let letters = name.bytes().rev().filter(u8::is_ascii_alphanumeric);
     for letter in letters {
@@ -183,7 +171,7 @@ fn ends_with_name(mut text: &[u8], name: &str) -> bool {
             if byte.eq_ignore_ascii_case(&letter) {
                 break;
             }
-            // What people write between the words of a name, and behind it.
+            // Separators that are common between the words of a name, and after it.
             if !b"-_.+ []".contains(&byte) {
                 return false;
             }
@@ -192,7 +180,7 @@ fn ends_with_name(mut text: &[u8], name: &str) -> bool {
     true
 }
 
-/// What stands between two separators of a query.
+/// The text between two separators of a query.
 #[derive(Debug, Clone, Copy)]
 struct QuerySegment<'q> {
     start: usize,

@@ -1,6 +1,4 @@
-//! The proxy as a process: what is bound and started in which order, signals, and the end.
-//!
-//! Owns the order. Each part is its own.
+//! The daemon: starts all parts in their order, handles signals, and stops.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,17 +28,16 @@ use crate::reload::ConfigReloader;
 use crate::server::{self, ListenSockets};
 use crate::settings::{self, BackendSettings, LiveSettings, LoadedSettings, Settings};
 
-/// How many threads may read files and look up names at once.
-const THREADS: usize = 4;
-/// The stack of such a thread, in bytes.
-const STACK: usize = 512 << 10;
-/// How long the end waits for whoever reads the access log.
-const LAST_LINES: Duration = Duration::from_secs(1);
+/// Threads for reading files and resolving names.
+const BLOCKING_THREADS: usize = 4;
+const STACK_BYTES: usize = 512 << 10;
+/// The time to write the last lines of the access log on exit.
+const ACCESS_LOG_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Runs until it is told to stop.
+/// Runs until SIGTERM.
 ///
 /// # Errors
-/// An address cannot be bound (exit 73), the ACL file is wrong (exit 78), or the system gives no thread (exit 1).
+/// An address cannot be bound (exit 73), the ACL file is invalid (exit 78), or a thread cannot be started (exit 1).
 pub(crate) fn run(
     args: Args,
     matches: &CommandLine,
@@ -49,15 +46,15 @@ pub(crate) fn run(
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder
         .enable_all()
-        .max_blocking_threads(THREADS)
-        .thread_stack_size(STACK);
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_stack_size(STACK_BYTES);
     let runtime = hostkit::runtime::build(&mut builder)?;
-    let end = runtime.block_on(serve(args, matches.clone(), start));
-    // What waits for a disk or a name server must not keep the process.
+    let telemetry = runtime.block_on(serve(args, matches.clone(), start));
+    // Does not wait for threads that are blocked on a disk or a name server.
     runtime.shutdown_background();
-    // The last requests ended with the runtime.
-    if let Some(access) = &end?.access {
-        access.finish(LAST_LINES);
+    // After the runtime, with which the last requests end.
+    if let Some(access) = &telemetry?.access {
+        access.finish(ACCESS_LOG_TIMEOUT);
     }
     Ok(Exit::OK)
 }
@@ -70,7 +67,7 @@ async fn serve(
     let settings = start.settings.clone();
     let signals = DaemonSignals::new()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot catch signals").because(error))?;
-    let authorizer = authorizer(&settings)?;
+    let authorizer = open_backend(&settings)?;
     let sockets = ListenSockets::bind(&settings.listen)?;
     let admin = match &settings.admin {
         Some(address) => Some(AdminListener::bind(address).await?),
@@ -109,17 +106,20 @@ async fn serve(
         lingering: EvictionQueue::new(usize::MAX),
         unfinished_heads: EvictionQueue::new(connection::UNFINISHED_HEADS),
     });
-    // Both end with the runtime.
+    // Both tasks end with the runtime.
     if let Some(admin) = admin {
         tokio::spawn(admin.serve(admin::routes(&proxy, &reload)));
     }
-    tokio::spawn(listen_to(signals, Arc::clone(&proxy), reload));
+    tokio::spawn(handle_signals(signals, Arc::clone(&proxy), reload));
     server::serve(sockets, proxy, drain_timeout).await?;
     Ok(telemetry)
 }
 
-/// Does what signals say, for ever.
-async fn listen_to(mut signals: DaemonSignals, proxy: Arc<Proxy>, reload: Arc<ConfigReloader>) {
+async fn handle_signals(
+    mut signals: DaemonSignals,
+    proxy: Arc<Proxy>,
+    reload: Arc<ConfigReloader>,
+) {
     loop {
         match signals.next().await {
             DaemonSignal::Terminate => proxy.lifecycle.begin_shutdown(),
@@ -134,8 +134,8 @@ async fn listen_to(mut signals: DaemonSignals, proxy: Arc<Proxy>, reload: Arc<Co
     }
 }
 
-/// Opens the permissions engine, and follows its file if it has one.
-fn authorizer(settings: &Settings) -> Result<Authorizer, Failure> {
+/// Opens the permissions backend, and follows its file if it has one.
+fn open_backend(settings: &Settings) -> Result<Authorizer, Failure> {
     let engine = match &settings.backend {
         BackendSettings::File(path) => {
             let file = Arc::new(AclFile::open(path)?);
@@ -159,10 +159,7 @@ fn authorizer(settings: &Settings) -> Result<Authorizer, Failure> {
     Ok(Authorizer::new(GrantSource::Remote(cache)))
 }
 
-/// Reads what would be read at the start, and binds nothing.
-///
-/// # Errors
-/// The ACL file is wrong (exit 78).
+/// `--check`: reads all files, and binds nothing.
 pub(crate) fn check(loaded: &LoadedSettings) -> Result<String, Failure> {
     let settings = &loaded.settings;
     let mut summary = format!("{}\n{}", loaded.table, settings::describe_effects(settings));
@@ -171,7 +168,7 @@ pub(crate) fn check(loaded: &LoadedSettings) -> Result<String, Failure> {
             let keys = AclFile::open(path)?.status().entries;
             summary.push_str(&format!("keys: {keys}\n"));
         }
-        // One that is missing or wrong is logged, and no reason not to start.
+        // A missing or invalid file is logged; the daemon starts all the same.
         BackendSettings::Liveconf(path) => {
             for server in LiveconfBackend::open(path).status().servers {
                 summary.push_str(&format!("permissions server: {}\n", server.url));

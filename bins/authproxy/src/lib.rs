@@ -1,38 +1,44 @@
-//! authproxy: checks the API key of every request, and passes the request on to the server.
+//! authproxy: checks the API key of every request, and forwards allowed requests to the upstream.
 //!
-//! A request goes this way: `server` accepts, `request_validation` reads its bytes strictly, `connection` has hyper parse
-//! them, `proxy` asks the `door` (`credential`, `cache`, `permissions`, `scope`), changes its `headers` and hands it to `upstream`; what
-//! became of it is a `record`.
+//! `server` accepts connections, `request_validation` validates their bytes, hyper parses them (`connection`). For each
+//! request, `proxy` calls the `authorizer` (`credential`, `cache`, `permissions`, `scope`), changes its `headers`, and
+//! forwards it to the `upstream`; `record` describes the outcome.
 
-pub mod access_log;
-pub mod admin;
-pub mod authorizer;
+#![allow(
+    missing_docs,
+    reason = "the API is `Args` and `run`; `testing` is for tests alone"
+)]
+#![allow(unreachable_pub, reason = "every module is private")]
+
+mod access_log;
+mod admin;
+mod authorizer;
 mod body;
-pub mod cache;
-pub mod cli;
-pub mod config;
+mod cache;
+mod cli;
+mod config;
 mod connection;
-pub mod credential;
+mod credential;
 mod daemon;
 mod deadline;
 mod eviction_queue;
-pub mod grant;
-pub mod headers;
-pub mod key;
-pub mod lifecycle;
-pub mod local_response;
+mod grant;
+mod headers;
+mod key;
+mod lifecycle;
+mod local_response;
 mod metrics;
-pub mod permissions;
+mod permissions;
 mod preflight;
-pub mod proxy;
-pub mod record;
-pub mod reload;
-pub mod request_error;
-pub mod request_validation;
-pub mod scope;
-pub mod serve_acl;
-pub mod server;
-pub mod settings;
+mod proxy;
+mod record;
+mod reload;
+mod request_error;
+mod request_validation;
+mod scope;
+mod serve_acl;
+mod server;
+mod settings;
 mod tunnel;
 mod upstream;
 
@@ -40,16 +46,36 @@ mod upstream;
 mod tests;
 
 pub use cli::Args;
-pub use upstream::fuzz_response;
+
+/// For integration tests, benches and fuzz bodies.
+#[doc(hidden)]
+pub mod testing {
+    pub use crate::cache::{
+        Asked, KeyLookup, LONGEST_VALUE, PermissionsCache, PurgeTarget, Reply, SharedCache,
+        parse_reply,
+    };
+    pub use crate::credential::{
+        extract_key, find_parameter, mask_query, parse_authorization, remove_parameter,
+    };
+    pub use crate::grant::{BackendResponse, Grant, KeyHash};
+    pub use crate::permissions::file::AclFile;
+    pub use crate::permissions::liveconf::LiveconfBackend;
+    pub use crate::permissions::server::{DEADLINE, Servers};
+    pub use crate::permissions::{BackendUnavailable, BreakerState, PermissionsBackend};
+    pub use crate::request_error::RequestError;
+    pub use crate::request_validation::RequestValidator;
+    pub use crate::settings::{CacheSettings, KeySources, MemcachedSettings, SigningSecret};
+    pub use crate::upstream::fuzz_response;
+}
 
 use cli::Verb;
 use hostkit::cli::CommandLine;
 use hostkit::{Exit, Failure, stdout};
 
-/// Does what the command line asks for.
+/// Runs the verb of the command line, or the proxy.
 ///
 /// # Errors
-/// What failed, with the exit code of its kind.
+/// See the exit codes of each verb.
 pub fn run(args: Args, matches: &CommandLine) -> Result<Exit, Failure> {
     match args.verb {
         Some(Verb::Key(verb)) => return key::run(verb),

@@ -1,29 +1,25 @@
-//! How far the process is on its way to its end.
+//! The phases of a graceful shutdown.
 //!
-//! Owns the phases and who hears of them. What each phase means for connections is `serve`'s and `conn`'s; signals are
-//! the program's.
+//! Owns the current phase and its watchers. `server` and `connection` act on it.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// A phase. It only ever moves on, in this order.
+/// In the order in which they follow; no phase is ever left for an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LifecyclePhase {
-    /// Everything is as it should be.
     Serving,
-    /// Told to end: still accepting, because not everybody who sends requests here knows yet; the health path fails,
-    /// and every answer says `Connection: close`.
+    /// Connections are still accepted, because load balancers notice the failing health path later. Every response has
+    /// `Connection: close`.
     LameDuck,
-    /// Nothing new is accepted; what is under way is finished.
+    /// No connection is accepted; requests in flight continue.
     Draining,
-    /// What is still under way is broken off: the time for it is over.
+    /// The drain timeout has expired: requests in flight are aborted.
     Aborting,
 }
 
 impl LifecyclePhase {
-    /// What the status page and the health path call it.
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Serving => "serving",
@@ -34,7 +30,7 @@ impl LifecyclePhase {
     }
 }
 
-/// The phase of this process, for all who hold a clone.
+/// The phase of this process, shared by all clones.
 #[derive(Debug, Clone)]
 pub struct ProcessLifecycle(Arc<watch::Sender<LifecyclePhase>>);
 
@@ -45,31 +41,29 @@ impl Default for ProcessLifecycle {
 }
 
 impl ProcessLifecycle {
-    /// Where it is.
-    #[must_use]
     pub fn phase(&self) -> LifecyclePhase {
         *self.0.borrow()
     }
 
-    /// Begins the end. Once begun, this changes nothing.
+    /// Starts a graceful shutdown, if it has not started yet.
     pub fn begin_shutdown(&self) {
         self.advance(LifecyclePhase::LameDuck);
     }
 
-    /// Moves on to a phase; nothing when it is there or further already.
+    /// Enters a phase, unless it was reached before.
     pub(crate) fn advance(&self, to: LifecyclePhase) {
         self.0.send_if_modified(|phase| {
-            let moves = *phase < to;
-            if moves {
+            let advances = *phase < to;
+            if advances {
                 *phase = to;
             }
-            moves
+            advances
         });
     }
 
-    /// Ready once it is at a phase or further.
+    /// Completes once a phase or a later one is reached.
     pub async fn wait_for(&self, phase: LifecyclePhase) {
-        // The sender lives as long as `self`: there is no error.
+        // An error means that the sender is gone; it lives as long as `self`.
         let _ = self.0.subscribe().wait_for(|now| *now >= phase).await;
     }
 }
@@ -79,13 +73,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_moves_on_and_never_back() {
+    async fn phase_advances_and_never_returns() {
         let lifecycle = ProcessLifecycle::default();
-        let seen = lifecycle.clone();
+        let clone = lifecycle.clone();
         lifecycle.wait_for(LifecyclePhase::Serving).await;
         let waiting = tokio::spawn(async move {
-            seen.wait_for(LifecyclePhase::Draining).await;
-            seen.phase()
+            clone.wait_for(LifecyclePhase::Draining).await;
+            clone.phase()
         });
         lifecycle.begin_shutdown();
         assert_eq!(lifecycle.phase(), LifecyclePhase::LameDuck);

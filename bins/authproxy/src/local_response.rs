@@ -22,7 +22,7 @@ pub(crate) fn error_response(
     site: &SiteSettings,
     id: &HeaderValue,
 ) -> Response<Bytes> {
-    let error = denied.refusal;
+    let error = denied.error;
     let body = json!({
         "error": error.code(),
         "message": denied.message(),

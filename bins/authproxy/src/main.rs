@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use tikv_jemallocator::Jemalloc;
 
-/// What a burst of connections took goes back to the system within seconds. glibc keeps it: small pieces that are still in
-/// use lie between what is free.
+/// Returns the memory of a burst of connections to the system within seconds. glibc's allocator keeps it, because small
+/// blocks that are still in use pin the free memory between them.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 

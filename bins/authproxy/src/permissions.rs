@@ -1,12 +1,11 @@
-//! The permissions engine: who says what a key may do.
+//! The permissions backends: the service or file that maps a key to its grant.
 //!
-//! Owns the seam, and what each engine tells of itself. How a grant is judged is `scope`'s; how long an answer is
-//! remembered is `cache`'s.
+//! Owns the trait and the status types. `scope` checks a grant against a request; `cache` caches responses.
 
 mod breaker;
 pub mod file;
 pub mod liveconf;
-mod news;
+mod load_tracker;
 pub(crate) mod protocol;
 pub mod server;
 
@@ -21,19 +20,18 @@ use crate::request_error::PermissionsFailure;
 use liveconf::LiveconfBackend;
 use server::Servers;
 
-/// Who can be asked about keys.
 pub trait PermissionsBackend: Send + Sync + 'static {
-    /// What is known of a key. Ends within the engine's own deadline.
+    /// The grant of a key. Ends within the deadline of the backend.
     ///
     /// # Errors
-    /// Nobody could be asked, or no answer made sense. Never what a key is refused for.
+    /// The backend is unavailable or its response is invalid. A denied or unknown key is not an error.
     fn look_up(
         &self,
         key: KeyHash,
     ) -> impl Future<Output = Result<BackendResponse, BackendUnavailable>> + Send;
 }
 
-/// An engine that is asked over the network, so that its answers are worth remembering. A file is in memory as it is.
+/// A backend behind the network, whose responses are cached.
 #[derive(Debug)]
 pub enum RemoteBackend {
     /// `--acl-server`.
@@ -43,8 +41,6 @@ pub enum RemoteBackend {
 }
 
 impl RemoteBackend {
-    /// What it tells of itself.
-    #[must_use]
     pub fn status(&self) -> BackendStatus {
         match self {
             Self::Servers(servers) => BackendStatus {
@@ -65,90 +61,80 @@ impl PermissionsBackend for RemoteBackend {
     }
 }
 
-/// The engine cannot say anything about a key.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{why}")]
+#[error("{detail}")]
 pub struct BackendUnavailable {
-    /// The cause.
     pub cause: PermissionsFailure,
-    /// What went wrong, with the server's name and without any key.
-    pub why: String,
+    /// With the name of the server and without the key.
+    pub detail: String,
 }
 
 impl BackendUnavailable {
-    /// No server gave a valid answer.
-    #[must_use]
-    pub fn failed(why: impl Into<String>) -> Self {
-        Self::new(PermissionsFailure::Failed, why)
+    /// No server gave a valid response.
+    pub fn failed(detail: impl Into<String>) -> Self {
+        Self::new(PermissionsFailure::Failed, detail)
     }
 
-    pub(crate) fn new(cause: PermissionsFailure, why: impl Into<String>) -> Self {
-        let why = why.into();
-        Self { cause, why }
+    pub(crate) fn new(cause: PermissionsFailure, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self { cause, detail }
     }
 }
 
-/// What an engine tells of itself, for `/status` and `/metrics`.
+/// The state of a backend, for `/status` and `/metrics`.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct BackendStatus {
-    /// The file that is followed: of keys, or of servers.
+    /// The followed file: `--acl-file` or `--liveconf`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<FileStatus>,
-    /// The servers, in the order in which they are asked.
+    /// In the order in which they are queried.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<ServerStatus>,
 }
 
-/// A followed file.
 #[derive(Debug, Clone, Serialize)]
 pub struct FileStatus {
-    /// Its path.
     pub path: String,
     /// The keys or servers in force.
     pub entries: usize,
-    /// SHA-256 of the text in force, as hex; none before there was a valid one.
+    /// SHA-256 of the text in force, as hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     /// How long it has been in force.
     #[serde(rename = "age_seconds", serialize_with = "seconds")]
     pub age: Option<Duration>,
-    /// New texts that were taken.
+    /// Texts that were loaded.
     pub loaded: u64,
-    /// Changes that were refused, each once.
-    pub refused: u64,
-    /// Why the file as it is now is not in force.
+    /// Changes that were rejected, each counted once.
+    pub rejected: u64,
+    /// Why the current text of the file is not in force.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<String>,
+    pub error: Option<String>,
 }
 
-/// A server.
 #[derive(Debug, Clone, Serialize)]
 pub struct ServerStatus {
-    /// Its URL, without what is secret in it.
+    /// Without secrets.
     pub url: String,
-    /// Whether it is asked.
     pub breaker: BreakerState,
-    /// How long ago it last answered.
     #[serde(rename = "last_success_age_seconds", serialize_with = "seconds")]
     pub last_success: Option<Duration>,
-    /// What went wrong last, if anything has since the last success.
+    /// The last error since the last success.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// Answers.
+    /// Requests with a valid response.
     pub answered: u64,
-    /// Questions without one.
+    /// Requests without one.
     pub failed: u64,
 }
 
-/// Whether a server is asked.
+/// The circuit breaker of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BreakerState {
-    /// It is.
     Closed,
-    /// One question is on its way to find out.
+    /// One request probes whether it has recovered.
     HalfOpen,
-    /// It is not, for a while: it failed several times in a row.
     Open,
 }
 

@@ -169,7 +169,7 @@ pub(crate) async fn handle(
                     .headers_mut()
                     .insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             }
-            if refused.refusal.closes_connection() {
+            if refused.error.closes_connection() {
                 client.linger();
             }
             response.map(|bytes| ResponseBody::local(bytes, active))
@@ -213,7 +213,7 @@ async fn respond(
     let pass = match judged {
         Ok(pass) => pass,
         Err(refused) => {
-            if !refused.refusal.closes_connection() {
+            if !refused.error.closes_connection() {
                 read_rest_of_body(&client, &parts, body).await;
             }
             return Err(refused);
@@ -246,7 +246,7 @@ async fn respond(
             client.linger();
         }
         DenyDecision {
-            refusal: error.refusal,
+            error: error.refusal,
             detail: error.detail,
             grant: pass.grant.clone(),
             key: None,

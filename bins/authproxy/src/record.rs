@@ -136,7 +136,7 @@ impl Record {
         self.route.clone_from(&refused.route);
         self.needed.clone_from(&refused.required_rights);
         self.detail.clone_from(&refused.detail);
-        self.end(refused.refusal);
+        self.end(refused.error);
     }
 
     /// It is answered here, whatever was said before.

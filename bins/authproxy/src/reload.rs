@@ -1,6 +1,6 @@
-//! SIGHUP: the configuration is read again.
+//! SIGHUP: reloads the configuration.
 //!
-//! Owns what of it takes effect, and what is said of the rest. What it means is `settings`'s.
+//! Owns which configuration is in force, and the warnings about changes that need a restart.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,31 +11,28 @@ use crate::cli::Args;
 use crate::proxy::Proxy;
 use crate::settings::{self, LoadedSettings};
 
-/// The command line, which is the same for ever, and what became of the file.
 #[derive(Debug)]
 pub struct ConfigReloader {
     args: Args,
     matches: CommandLine,
-    /// What the process was started with.
+    /// The configuration at start.
     start: LoadedSettings,
-    state: Mutex<State>,
+    state: Mutex<ReloadState>,
 }
 
 #[derive(Debug)]
-struct State {
-    /// The hash of what is in force.
+struct ReloadState {
+    /// The hash of the configuration in force.
     hash: String,
-    /// Why the file as it was last read is not in force.
-    trouble: Option<String>,
+    /// Why the last reload failed.
+    error: Option<String>,
 }
 
 impl ConfigReloader {
-    /// Of a process that was started with this command line, and runs with these settings.
-    #[must_use]
     pub fn new(args: Args, matches: CommandLine, start: LoadedSettings) -> Self {
-        let state = State {
+        let state = ReloadState {
             hash: start.settings.hash.clone(),
-            trouble: None,
+            error: None,
         };
         Self {
             args,
@@ -45,9 +42,9 @@ impl ConfigReloader {
         }
     }
 
-    /// Reads the configuration again. Blocks while the disk does.
+    /// Reads the configuration again. Blocks on the disk.
     pub fn reload(&self, proxy: &Proxy) {
-        // Held throughout: of two, the later one counts.
+        // Held throughout, so that the later of two reloads wins.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let metrics = &proxy.telemetry.metrics;
         let loaded = match settings::load(&self.args, &self.matches) {
@@ -55,9 +52,13 @@ impl ConfigReloader {
             Err(failure) => {
                 let causes = failure.causes();
                 let because = (!causes.is_empty()).then(|| causes.join("; "));
-                tracing::error!(because, "the new configuration is refused: {failure}");
+                tracing::error!(
+                    because,
+                    error = %failure,
+                    "configuration reload failed; the previous configuration stays in force"
+                );
                 metrics.failed_reloads.add(1);
-                state.trouble = Some(failure.to_string());
+                state.error = Some(failure.to_string());
                 return;
             }
         };
@@ -65,22 +66,24 @@ impl ConfigReloader {
             tracing::warn!("{warning}");
         }
         for name in settings::restarts(&self.start, &loaded) {
-            tracing::warn!("{name} needs a restart to change: the value before stays in force");
+            tracing::warn!(
+                setting = name,
+                "changed setting needs a restart; its previous value stays in force"
+            );
         }
         proxy.site.replace(loaded.settings.site);
         tracing::info!(
             config = loaded.settings.hash,
-            "the new configuration is in force"
+            "configuration reload finished"
         );
         metrics.reloads.add(1);
         state.hash = loaded.settings.hash;
-        state.trouble = None;
+        state.error = None;
     }
 
-    /// What is in force, for `/status`.
-    #[must_use]
+    /// The configuration in force, for `/status`.
     pub fn status(&self) -> Value {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        json!({ "sha256": state.hash, "trouble": state.trouble })
+        json!({ "sha256": state.hash, "error": state.error })
     }
 }

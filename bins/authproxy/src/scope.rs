@@ -1,7 +1,6 @@
-//! What a grant allows, and which right a request needs.
+//! Matches a request to a route, and checks it against a grant.
 //!
-//! Owns hosts, paths, methods, rights and expiry, and which paths can be judged at all. Pure: the time is an argument.
-//! Who is asked for a grant is `permissions`'; the order of the door's questions is `door`'s.
+//! Owns hosts, paths, methods, rights and expiry, and which paths are ambiguous. Pure: the time is an argument.
 
 mod host;
 mod path;
@@ -21,26 +20,25 @@ pub use path::{is_unambiguous_path, normalize_path_prefix};
 
 use path::CaseSensitivity;
 
-/// What a request asks of a grant.
+/// The parts of a request that a grant may restrict.
 #[derive(Debug, Clone, Copy)]
 pub struct AccessRequest<'a> {
-    /// The method as it was sent.
     pub method: &'a str,
-    /// The path as it was sent, without the query.
+    /// As sent, without the query.
     pub path: &'a str,
-    /// The hosts it names, all of which have to be allowed, with or without a port. One that cannot be read fits no key.
+    /// All of them must be allowed; a port is ignored. An invalid host matches no restriction.
     pub hosts: &'a [Cow<'a, str>],
-    /// The rights it needs, all of them.
+    /// All of them are required.
     pub rights: &'a [String],
     /// Seconds since 1970 UTC.
     pub now: u64,
 }
 
-/// Whether a grant is good for a request.
+/// Checks expiry, rights, hosts, path and method, in this order.
 ///
 /// # Errors
-/// The first thing that it is not good for, in this order: time, rights, host, path, method. A path that servers read
-/// differently is [`RequestError::AmbiguousPath`] where the grant has `paths`.
+/// The first check that fails. If the grant restricts paths, a path that servers interpret differently is
+/// [`RequestError::AmbiguousPath`].
 pub fn check_grant(grant: &Grant, asked: &AccessRequest<'_>) -> Result<(), RequestError> {
     if grant.expires.is_some_and(|end| asked.now >= end) {
         return Err(RequestError::ExpiredKey);
@@ -54,11 +52,11 @@ pub fn check_grant(grant: &Grant, asked: &AccessRequest<'_>) -> Result<(), Reque
     }
     if !grant.paths.is_empty() && !grant.paths.iter().any(|prefix| path::is_root(prefix)) {
         let path = path::parse_path(asked.path).ok_or(RequestError::AmbiguousPath)?;
-        let fits = |path: &[u8]| {
+        let is_allowed = |path: &[u8]| {
             let mut prefixes = grant.paths.iter();
             prefixes.any(|prefix| path::starts_with(path, prefix, CaseSensitivity::Sensitive))
         };
-        if !path.readings().all(fits) {
+        if !path.interpretations().all(is_allowed) {
             return Err(RequestError::PathNotAllowed);
         }
     }
@@ -68,19 +66,18 @@ pub fn check_grant(grant: &Grant, asked: &AccessRequest<'_>) -> Result<(), Reque
     Ok(())
 }
 
-/// What the route table says of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteMatch<'s> {
-    /// The route; none where no route fits.
+    /// `None` where no route matches.
     pub name: Option<&'s Arc<str>>,
-    /// What is needed; all of them. None: the path is open, and needs no key.
+    /// The required rights, all of them. `None`: the path is open, and needs no key.
     pub rights: Option<Cow<'s, [String]>>,
-    /// What becomes of CORS preflights that ask about it.
     pub preflight: PreflightPolicy,
 }
 
 impl RouteMatch<'_> {
-    /// What a request needs that servers read in these two ways: what both need, and it is open only if both are.
+    /// Combines the matches of two interpretations of a request: it requires the rights of both, and is open only if
+    /// both are.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let rights = match (self.rights, other.rights) {
@@ -102,14 +99,14 @@ impl RouteMatch<'_> {
     }
 }
 
-/// Which route decides about a request: the longest prefix that fits, with a method that fits. Of two equally long ones
-/// that which names methods, then the first.
+/// Finds the route of a request: the longest matching prefix with a matching method. Of two of equal length the one with
+/// methods wins, then the first.
 ///
-/// Servers differ over case, and over percent-encoding that is not needed. Where a route depends on either, the request
-/// needs what every reading of it needs.
+/// Servers differ over case and over unnecessary percent-encoding. Where the route depends on either, the request requires
+/// the rights of every interpretation.
 ///
 /// # Errors
-/// [`RequestError::AmbiguousPath`]: there are routes, and servers read this path differently.
+/// [`RequestError::AmbiguousPath`]: a route depends on the path, which servers interpret differently.
 pub fn match_route<'s>(
     rules: &'s AccessRules,
     method: &str,
@@ -118,30 +115,30 @@ pub fn match_route<'s>(
     if rules.routes.is_empty() {
         return Ok(default_match(rules));
     }
-    let plain = path::parse_path(path);
+    let parsed = path::parse_path(path);
     let needs_path = |route: &RouteRule| !path::is_root(&route.prefix);
-    if plain.is_none() && rules.routes.iter().any(needs_path) {
+    if parsed.is_none() && rules.routes.iter().any(needs_path) {
         return Err(RequestError::AmbiguousPath);
     }
-    // The gate lets no standard method come in another case; this is for those of a server's own.
+    // `request_validation` rejects standard methods in another case; this is for the extension methods of a server.
     let is_lower = method.bytes().any(|byte| byte.is_ascii_lowercase());
     let upper = is_lower.then(|| method.to_ascii_uppercase());
     let mut strictest: Option<RouteMatch<'s>> = None;
     for method in iter::once(method).chain(upper.as_deref()) {
-        let mut read = |fits: &dyn Fn(&str) -> bool| {
-            let matched = longest_prefix_match(rules, method, fits);
+        let mut add = |matches: &dyn Fn(&str) -> bool| {
+            let matched = longest_prefix_match(rules, method, matches);
             strictest = Some(match strictest.take() {
-                Some(before) => before.and(matched),
+                Some(previous) => previous.and(matched),
                 None => matched,
             });
         };
-        match &plain {
-            // Every route is about all paths.
-            None => read(&|_| true),
-            Some(plain) => {
-                for path in plain.readings() {
-                    read(&|prefix| path::starts_with(path, prefix, CaseSensitivity::Sensitive));
-                    read(&|prefix| path::starts_with(path, prefix, CaseSensitivity::Insensitive));
+        match &parsed {
+            // All routes apply to all paths.
+            None => add(&|_| true),
+            Some(parsed) => {
+                for path in parsed.interpretations() {
+                    add(&|prefix| path::starts_with(path, prefix, CaseSensitivity::Sensitive));
+                    add(&|prefix| path::starts_with(path, prefix, CaseSensitivity::Insensitive));
                 }
             }
         }
@@ -149,7 +146,7 @@ pub fn match_route<'s>(
     Ok(strictest.unwrap_or_else(|| default_match(rules)))
 }
 
-/// What is said of requests that no route is about.
+/// The requirements where no route matches.
 fn default_match(rules: &AccessRules) -> RouteMatch<'_> {
     RouteMatch {
         name: None,
@@ -158,18 +155,18 @@ fn default_match(rules: &AccessRules) -> RouteMatch<'_> {
     }
 }
 
-/// The route that decides in one reading of a request.
+/// The route of one interpretation of a request.
 fn longest_prefix_match<'s>(
     rules: &'s AccessRules,
     method: &str,
-    fits: &dyn Fn(&str) -> bool,
+    matches: &dyn Fn(&str) -> bool,
 ) -> RouteMatch<'s> {
     let found = rules
         .routes
         .iter()
         .rev()
-        .filter(|route| allows_method(&route.methods, method) && fits(&route.prefix))
-        // The last of the greatest, hence from the end.
+        .filter(|route| allows_method(&route.methods, method) && matches(&route.prefix))
+        // `max_by_key` returns the last of several maxima, hence the reverse order.
         .max_by_key(|route| {
             (
                 path::prefix_length(&route.prefix),
@@ -186,8 +183,8 @@ fn longest_prefix_match<'s>(
     )
 }
 
-/// Whether a method is in a list; in an empty one all are. Case matters (RFC 9110 section 9.1). `GET` brings `HEAD`,
-/// which servers answer by doing a `GET`.
+/// An empty list allows all methods. Methods are case-sensitive (RFC 9110 section 9.1). `GET` includes `HEAD`, which
+/// servers implement as a `GET`.
 fn allows_method(methods: &[String], method: &str) -> bool {
     methods.is_empty()
         || methods

@@ -196,7 +196,7 @@ impl Engine {
     fn metrics(&self) -> Vec<MetricFamily> {
         let file = self.acl.status();
         let keys = i64::try_from(file.entries).unwrap_or(i64::MAX);
-        let reloads = [(["success"], file.loaded), (["failure"], file.refused)];
+        let reloads = [(["success"], file.loaded), (["failure"], file.rejected)];
         let queries = [
             (["known"], self.known.get()),
             (["unknown"], self.unknown.get()),

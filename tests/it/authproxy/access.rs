@@ -168,7 +168,7 @@ fn access_log_off_writes_no_lines() {
     let proxy = AuthproxyProcess::start(&args);
     assert_eq!(proxy.get_with_key("/", KEY).status, 502);
     proxy.signal(Signal::SIGHUP);
-    proxy.logs("the new configuration is in force");
+    proxy.logs("configuration reload finished");
     assert!(!proxy.log().contains("authproxy.access"), "{}", proxy.log());
 }
 
@@ -187,7 +187,7 @@ fn status_and_metrics_report_current_values() {
     let status = proxy.status();
     for (pointer, value) in [
         ("/phase", Value::from("serving")),
-        ("/config/trouble", Value::Null),
+        ("/config/error", Value::Null),
         ("/fail_open", false.into()),
         ("/engine/servers/0/answered", 1.into()),
         ("/engine/servers/0/breaker", "closed".into()),
@@ -317,8 +317,8 @@ fn valid_configuration_applies_on_reload_and_invalid_one_is_refused() {
         "right: other\nopen: /open/below\ncors: {allow-origin: 'https://a.example'}\nserver-connections: 7\nthreads: 1\nlame-duck: 1\n",
     );
     proxy.signal(Signal::SIGHUP);
-    proxy.logs("the new configuration is in force");
-    proxy.logs("lame-duck needs a restart to change");
+    proxy.logs("configuration reload finished");
+    proxy.logs("setting=lame-duck");
     assert_eq!(over(), "403");
     let answer = proxy.get_with_key("/", KEY);
     assert_eq!(answer.status, 403);
@@ -354,7 +354,7 @@ fn valid_configuration_applies_on_reload_and_invalid_one_is_refused() {
             "the one before: {wrong}"
         );
         let status = proxy.status();
-        assert!(status["config"]["trouble"].is_string(), "{wrong}: {status}");
+        assert!(status["config"]["error"].is_string(), "{wrong}: {status}");
         assert_eq!(
             status["config"]["sha256"], after["config"]["sha256"],
             "{wrong}"
@@ -364,7 +364,7 @@ fn valid_configuration_applies_on_reload_and_invalid_one_is_refused() {
     write("right: all\n");
     proxy.signal(Signal::SIGHUP);
     wait_until("the backend is healthy again", || {
-        proxy.status()["config"]["trouble"].is_null()
+        proxy.status()["config"]["error"].is_null()
     });
     assert_eq!(over(), "200");
     assert_eq!(

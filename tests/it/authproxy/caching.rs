@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use authproxy::cache::{KeyLookup, PermissionsCache, PurgeTarget, SharedCache};
-use authproxy::grant::{BackendResponse, Grant, KeyHash};
-use authproxy::permissions::{BackendUnavailable, PermissionsBackend};
-use authproxy::settings;
+use authproxy::testing::{
+    BackendResponse, BackendUnavailable, CacheSettings, Grant, KeyHash, KeyLookup,
+    MemcachedSettings, PermissionsBackend, PermissionsCache, PurgeTarget, SharedCache,
+    SigningSecret,
+};
 use hostkit_tests::memcached::MemcachedServer;
 use hostkit_tests::{or_skip, wait_until};
 use tokio::runtime::Runtime;
@@ -22,7 +23,7 @@ use tokio::runtime::Runtime;
 const SECRET: &[u8] = b"secret of these hosts";
 
 /// Lifetimes that do not end within a test, unless it shortens them.
-const SETTINGS: settings::CacheSettings = settings::CacheSettings {
+const SETTINGS: CacheSettings = CacheSettings {
     entries: 10_000,
     allowed: Duration::from_secs(600),
     denied: Duration::from_secs(600),
@@ -92,7 +93,7 @@ impl CacheFixture {
     /// A newly started host with other settings or another secret.
     fn host_with(
         &self,
-        settings: settings::CacheSettings,
+        settings: CacheSettings,
         secret: &[u8],
     ) -> PermissionsCache<CountingBackend> {
         self.host_with_secrets(settings, &[secret])
@@ -100,13 +101,11 @@ impl CacheFixture {
 
     fn host_with_secrets(
         &self,
-        settings: settings::CacheSettings,
+        settings: CacheSettings,
         secrets: &[&[u8]],
     ) -> PermissionsCache<CountingBackend> {
-        let secrets = secrets
-            .iter()
-            .map(|secret| settings::SigningSecret(secret.to_vec()));
-        let shared = settings::MemcachedSettings {
+        let secrets = secrets.iter().map(|secret| SigningSecret(secret.to_vec()));
+        let shared = MemcachedSettings {
             servers: self.servers.iter().map(MemcachedServer::address).collect(),
             prefix: "eightball".to_owned(),
             secrets: secrets.collect(),
@@ -371,10 +370,10 @@ fn memcached_server_with_wrong_replies_admits_no_key() {
         }
     });
     world.engine.known.lock().unwrap().clear();
-    let shared = settings::MemcachedSettings {
+    let shared = MemcachedSettings {
         servers: vec![address],
         prefix: "eightball".to_owned(),
-        secrets: vec![settings::SigningSecret(SECRET.to_vec())],
+        secrets: vec![SigningSecret(SECRET.to_vec())],
     };
     world.servers.clear();
     let shared = SharedCache::new(&shared).unwrap();
@@ -411,7 +410,7 @@ fn host_started_during_backend_failure_uses_entries_of_others() {
     let Some(world) = CacheFixture::new(1) else {
         return;
     };
-    let short = settings::CacheSettings {
+    let short = CacheSettings {
         allowed: Duration::from_secs(1),
         denied: Duration::from_secs(1),
         ..SETTINGS
@@ -431,7 +430,7 @@ fn host_started_during_backend_failure_uses_entries_of_others() {
     let host = world.host_with(short, SECRET);
     assert_eq!(world.lookup(&host, key(2)), None);
     // Nor is a grant, on a host with a shorter lifetime.
-    let strict = settings::CacheSettings {
+    let strict = CacheSettings {
         stale: Duration::ZERO,
         ..short
     };

@@ -6,9 +6,7 @@ mod servers;
 use std::future::Future;
 use std::time::Duration;
 
-use authproxy::grant::{BackendResponse, KeyHash};
-use authproxy::permissions::PermissionsBackend;
-use authproxy::permissions::server::Servers;
+use authproxy::testing::{BackendResponse, KeyHash, PermissionsBackend, Servers};
 use hostkit_tests::wait_limit;
 
 /// Long: a busy host must not make a healthy server slow.

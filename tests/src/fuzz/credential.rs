@@ -1,10 +1,9 @@
 //! Queries and headers that may contain keys, and replies of memcached.
 
-use authproxy::cache::{Asked, LONGEST_VALUE, Reply, parse_reply};
-use authproxy::credential;
-use authproxy::grant::KeyHash;
-use authproxy::request_error::RequestError;
-use authproxy::settings::KeySources;
+use authproxy::testing::{
+    Asked, KeyHash, KeySources, LONGEST_VALUE, Reply, RequestError, extract_key, find_parameter,
+    mask_query, parse_authorization, parse_reply, remove_parameter,
+};
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Uri};
@@ -38,36 +37,30 @@ pub(super) fn run(bytes: &[u8]) {
         parameter: PARAMETER.to_owned(),
         hide: true,
     };
-    let key = credential::extract_key(&parts, &credentials);
+    let key = extract_key(&parts, &credentials);
     assert!(matches!(key, Ok(_) | Err(RequestError::AmbiguousKey)));
 
     let query = parts.uri.query().unwrap_or_default().to_owned();
-    let in_query = credential::find_parameter(&query, PARAMETER);
-    let shown = credential::mask_query(&query, &credentials);
+    let in_query = find_parameter(&query, PARAMETER);
+    let shown = mask_query(&query, &credentials);
     if let Ok(Some(found)) = &in_query
         && !found.value.is_empty()
     {
-        let shown = credential::find_parameter(&shown, PARAMETER)
-            .unwrap()
-            .unwrap();
+        let shown = find_parameter(&shown, PARAMETER).unwrap().unwrap();
         assert_eq!(&*shown.value, b"***");
         if let Ok(Some(key)) = key {
             assert_eq!(key, KeyHash::of(&found.value), "{query}");
         }
     }
-    assert_eq!(credential::mask_query(&shown, &credentials), shown);
-    let left = credential::remove_parameter(&query, PARAMETER);
-    assert_eq!(
-        credential::find_parameter(&left, PARAMETER),
-        Ok(None),
-        "{query}"
-    );
+    assert_eq!(mask_query(&shown, &credentials), shown);
+    let left = remove_parameter(&query, PARAMETER);
+    assert_eq!(find_parameter(&left, PARAMETER), Ok(None), "{query}");
     parts.uri = Uri::try_from(format!("/?{left}")).unwrap();
     parts.headers.remove(HEADER);
-    let is_for_server = |value: &&HeaderValue| credential::parse_authorization(value).is_none();
+    let is_for_server = |value: &&HeaderValue| parse_authorization(value).is_none();
     let authorizations = parts.headers.get_all(AUTHORIZATION);
     if authorizations.iter().all(|value| is_for_server(&value)) {
-        assert_eq!(credential::extract_key(&parts, &credentials), Ok(None));
+        assert_eq!(extract_key(&parts, &credentials), Ok(None));
     }
 }
 

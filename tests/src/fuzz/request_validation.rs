@@ -4,8 +4,7 @@
 use std::convert::Infallible;
 use std::sync::Mutex;
 
-use authproxy::request_error::RequestError;
-use authproxy::request_validation::RequestValidator;
+use authproxy::testing::{RequestError, RequestValidator};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;

@@ -1,6 +1,6 @@
-//! The order of the questions, before everything that can be known of a key.
+//! The order of the checks, with every result of a key lookup.
 
-mod named;
+mod overrides;
 
 use std::time::Duration;
 
@@ -73,33 +73,33 @@ fn grant(hosts: &[&str]) -> Arc<Grant> {
     })
 }
 
-fn known(stale: bool) -> KeyLookupResult {
+fn granted(stale: bool) -> KeyLookupResult {
     let grant = grant(&[]);
     Ok(KeyLookup::Grant { grant, stale })
 }
 
 fn unavailable() -> KeyLookupResult {
-    Err(BackendUnavailable::failed("it is away"))
+    Err(BackendUnavailable::failed("connection denied"))
 }
 
-/// What is decided when this is known of the key `k`, of a trusted peer; nothing may be asked about when it is none.
+/// The decision for a trusted peer with this lookup result of the key `k`; `None`: no lookup is expected.
 async fn decide_trusted(
     site: &SiteSettings,
     parts: &Parts,
-    answer: Option<KeyLookupResult>,
+    lookup: Option<KeyLookupResult>,
 ) -> Result<AllowDecision, DenyDecision> {
-    decide_for_peer(true, site, parts, answer).await
+    decide_for_peer(true, site, parts, lookup).await
 }
 
 async fn decide_for_peer(
     trusted: bool,
     site: &SiteSettings,
     parts: &Parts,
-    answer: Option<KeyLookupResult>,
+    lookup: Option<KeyLookupResult>,
 ) -> Result<AllowDecision, DenyDecision> {
     decide(site, parts, trusted, async |key| {
         assert_eq!(key, KeyHash::of(b"k"));
-        answer.expect("nobody has to be asked")
+        lookup.expect("no lookup is expected")
     })
     .await
 }
@@ -114,75 +114,78 @@ fn with_key(method: &str, target: &str) -> Parts {
 }
 
 #[tokio::test]
-async fn a_key_decides() {
+async fn key_lookup_allows_or_denies_request() {
     let site = site();
     let request = with_key("GET", "/data");
-    let pass = decide_trusted(&site, &request, Some(known(false)))
-        .await
-        .unwrap();
-    assert_eq!((pass.reason, pass.route), (AllowReason::ValidKey, None));
-    assert_eq!(pass.grant.unwrap().id, "alice");
-    let pass = decide_trusted(&site, &request, Some(known(true)))
+    let allowed = decide_trusted(&site, &request, Some(granted(false)))
         .await
         .unwrap();
     assert_eq!(
-        (pass.reason, pass.grant.unwrap().id.as_str()),
+        (allowed.reason, allowed.route),
+        (AllowReason::ValidKey, None)
+    );
+    assert_eq!(allowed.grant.unwrap().id, "alice");
+    let allowed = decide_trusted(&site, &request, Some(granted(true)))
+        .await
+        .unwrap();
+    assert_eq!(
+        (allowed.reason, allowed.grant.unwrap().id.as_str()),
         (AllowReason::StaleGrant, "alice")
     );
 
-    let refused = decide_trusted(&site, &request, Some(Ok(KeyLookup::UnknownKey)))
+    let denied = decide_trusted(&site, &request, Some(Ok(KeyLookup::UnknownKey)))
         .await
         .unwrap_err();
-    assert_eq!(refused.refusal, RequestError::UnknownKey);
-    assert_eq!(refused.key, Some(KeyHash::of(b"k")), "for the log");
-    let refused = decide_trusted(&site, &request, Some(unavailable()))
+    assert_eq!(denied.error, RequestError::UnknownKey);
+    assert_eq!(denied.key, Some(KeyHash::of(b"k")), "for the log");
+    let denied = decide_trusted(&site, &request, Some(unavailable()))
         .await
         .unwrap_err();
     assert_eq!(
-        refused.refusal,
+        denied.error,
         RequestError::PermissionsUnavailable(PermissionsFailure::Failed)
     );
     let without = parts(Request::get("/data"));
-    let refused = decide_trusted(&site, &without, None).await.unwrap_err();
-    assert_eq!(refused.refusal, RequestError::MissingKey);
+    let denied = decide_trusted(&site, &without, None).await.unwrap_err();
+    assert_eq!(denied.error, RequestError::MissingKey);
     let two = parts(Request::get("/data?apikey=j").header("x-api-key", "k"));
-    let refused = decide_trusted(&site, &two, None).await.unwrap_err();
-    assert_eq!(refused.refusal, RequestError::AmbiguousKey);
+    let denied = decide_trusted(&site, &two, None).await.unwrap_err();
+    assert_eq!(denied.error, RequestError::AmbiguousKey);
 }
 
 #[tokio::test]
-async fn a_refusal_says_whose_key_it_was_and_which_route_decided() {
-    let refused = decide_trusted(&site(), &with_key("POST", "/data"), Some(known(false)))
+async fn denial_names_grant_and_route() {
+    let denied = decide_trusted(&site(), &with_key("POST", "/data"), Some(granted(false)))
         .await
         .unwrap_err();
-    assert_eq!(refused.refusal, RequestError::MissingRight);
-    assert_eq!(refused.grant.unwrap().id, "alice");
-    assert_eq!(refused.route.as_deref(), Some("change"));
-    let refused = decide_trusted(&site(), &with_key("GET", "/a/../ping"), None)
+    assert_eq!(denied.error, RequestError::MissingRight);
+    assert_eq!(denied.grant.unwrap().id, "alice");
+    assert_eq!(denied.route.as_deref(), Some("change"));
+    let denied = decide_trusted(&site(), &with_key("GET", "/a/../ping"), None)
         .await
         .unwrap_err();
-    assert_eq!(refused.refusal, RequestError::AmbiguousPath);
+    assert_eq!(denied.error, RequestError::AmbiguousPath);
 }
 
 #[tokio::test]
-async fn open_paths_depend_on_nobody() {
+async fn open_path_needs_no_lookup() {
     let two_keys = parts(Request::get("/ping/x?apikey=j&apikey=k").header("x-api-key", "k"));
     for request in [
         parts(Request::post("/ping")),
         with_key("GET", "/ping"),
         two_keys,
     ] {
-        let pass = decide_trusted(&site(), &request, None).await.unwrap();
+        let allowed = decide_trusted(&site(), &request, None).await.unwrap();
         assert_eq!(
-            (pass.reason, pass.route.as_deref()),
+            (allowed.reason, allowed.route.as_deref()),
             (AllowReason::OpenPath, Some("ping"))
         );
-        assert_eq!(pass.grant, None);
+        assert_eq!(allowed.grant, None);
     }
 }
 
 #[tokio::test]
-async fn only_a_well_formed_preflight_passes_without_a_key_and_only_as_configured() {
+async fn only_valid_preflight_needs_no_key_and_only_as_configured() {
     const ORIGIN: &str = "origin: https://example.com";
     const METHOD: &str = "access-control-request-method: POST";
     let request = |method: &str, path: &str, lines: &[&str]| {
@@ -201,7 +204,7 @@ async fn only_a_well_formed_preflight_passes_without_a_key_and_only_as_configure
         ),
         (PreflightPolicy::Pass, Some(AllowReason::ForwardedPreflight)),
     ] {
-        // The route of what is asked about decides, and not that of OPTIONS.
+        // The route of the requested method applies, not that of OPTIONS.
         site.rules.routes[1].preflight = mode;
         for more in [
             &[][..],
@@ -209,14 +212,14 @@ async fn only_a_well_formed_preflight_passes_without_a_key_and_only_as_configure
             &["access-control-request-headers: x-api-key, content-type"],
         ] {
             let lines = [&[ORIGIN, METHOD], more].concat();
-            let decided = decide_trusted(&site, &request("OPTIONS", "/data", &lines), None).await;
-            match (decided, mark) {
-                (Ok(pass), Some(mark)) => {
-                    assert_eq!((pass.reason, pass.grant), (mark, None));
-                    assert_eq!(pass.route.as_deref(), Some("change"));
+            let decision = decide_trusted(&site, &request("OPTIONS", "/data", &lines), None).await;
+            match (decision, mark) {
+                (Ok(allowed), Some(mark)) => {
+                    assert_eq!((allowed.reason, allowed.grant), (mark, None));
+                    assert_eq!(allowed.route.as_deref(), Some("change"));
                 }
-                (Err(refused), None) => assert_eq!(refused.refusal, RequestError::MissingKey),
-                (decided, _) => panic!("{mode:?} {more:?}: {decided:?}"),
+                (Err(denied), None) => assert_eq!(denied.error, RequestError::MissingKey),
+                (decision, _) => panic!("{mode:?} {more:?}: {decision:?}"),
             }
         }
     }
@@ -257,43 +260,43 @@ async fn only_a_well_formed_preflight_passes_without_a_key_and_only_as_configure
             &[ORIGIN, METHOD, "expect: 100-continue"],
         ),
     ] {
-        let refused = decide_trusted(&site, &request(method, path, lines), None).await;
+        let denied = decide_trusted(&site, &request(method, path, lines), None).await;
         assert_eq!(
-            refused.unwrap_err().refusal,
+            denied.unwrap_err().error,
             RequestError::MissingKey,
             "{lines:?}"
         );
     }
     let open = request("OPTIONS", "/ping", &[ORIGIN, METHOD]);
-    let pass = decide_trusted(&site, &open, None).await.unwrap();
+    let allowed = decide_trusted(&site, &open, None).await.unwrap();
     assert_eq!(
-        pass.reason,
+        allowed.reason,
         AllowReason::OpenPath,
-        "its server answers for itself"
+        "the upstream answers it"
     );
 }
 
 #[tokio::test]
-async fn fail_open_is_for_an_engine_that_cannot_be_asked_and_nothing_else() {
+async fn fail_open_applies_only_while_backend_is_unavailable() {
     let mut site = site();
     site.fail_open = true;
     let request = with_key("POST", "/data");
-    let pass = decide_trusted(&site, &request, Some(unavailable()))
+    let allowed = decide_trusted(&site, &request, Some(unavailable()))
         .await
         .unwrap();
     assert_eq!(
-        (pass.reason, pass.route.as_deref()),
+        (allowed.reason, allowed.route.as_deref()),
         (AllowReason::FailOpen, Some("change"))
     );
-    assert_eq!(pass.grant, None);
-    let refused = decide_trusted(&site, &request, Some(Ok(KeyLookup::UnknownKey)))
+    assert_eq!(allowed.grant, None);
+    let denied = decide_trusted(&site, &request, Some(Ok(KeyLookup::UnknownKey)))
         .await
         .unwrap_err();
-    assert_eq!(refused.refusal, RequestError::UnknownKey);
-    let refused = decide_trusted(&site, &parts(Request::get("/")), None)
+    assert_eq!(denied.error, RequestError::UnknownKey);
+    let denied = decide_trusted(&site, &parts(Request::get("/")), None)
         .await
         .unwrap_err();
-    assert_eq!(refused.refusal, RequestError::MissingKey);
+    assert_eq!(denied.error, RequestError::MissingKey);
     let expired = Grant {
         expires: Some(1_000_000_000),
         ..(*grant(&[])).clone()
@@ -302,14 +305,14 @@ async fn fail_open_is_for_an_engine_that_cannot_be_asked_and_nothing_else() {
         grant: Arc::new(expired),
         stale: true,
     });
-    let refused = decide_trusted(&site, &request, Some(answer))
+    let denied = decide_trusted(&site, &request, Some(answer))
         .await
         .unwrap_err();
-    assert_eq!(refused.refusal, RequestError::ExpiredKey);
+    assert_eq!(denied.error, RequestError::ExpiredKey);
 }
 
 #[tokio::test]
-async fn the_host_is_that_of_the_header_or_of_the_parameter() {
+async fn host_is_read_from_header_or_parameter() {
     let mut site = site();
     let get = |target: &str| {
         let request = Request::get(target).header("x-api-key", "k");
@@ -322,20 +325,22 @@ async fn the_host_is_that_of_the_header_or_of_the_parameter() {
             stale: false,
         }))
     };
-    let ours = || answer(&["example.com"]);
-    decide_trusted(&site, &get("/?host=other.com"), ours())
+    let allowed = || answer(&["example.com"]);
+    decide_trusted(&site, &get("/?host=other.com"), allowed())
         .await
         .unwrap();
-    let refused = decide_trusted(&site, &get("/"), answer(&["other.com"]))
+    let denied = decide_trusted(&site, &get("/"), answer(&["other.com"]))
         .await
         .unwrap_err();
-    assert_eq!(refused.refusal, RequestError::HostNotAllowed);
+    assert_eq!(denied.error, RequestError::HostNotAllowed);
 
     site.rules.host_parameter = Some("host".to_owned());
     for target in ["/?host=example.com", "/?a&h%6Fst=example%2Ecom&host2=x"] {
-        decide_trusted(&site, &get(target), ours()).await.unwrap();
+        decide_trusted(&site, &get(target), allowed())
+            .await
+            .unwrap();
     }
-    for (target, refusal) in [
+    for (target, error) in [
         ("/?host=other.com", RequestError::HostNotAllowed),
         ("/?host=", RequestError::HostNotAllowed),
         ("/", RequestError::HostNotAllowed),
@@ -352,12 +357,12 @@ async fn the_host_is_that_of_the_header_or_of_the_parameter() {
         ("/?host=example.com;a=b", RequestError::AmbiguousHost),
         ("/?a=b;host=example.com", RequestError::AmbiguousHost),
     ] {
-        let refused = decide_trusted(&site, &get(target), ours())
+        let denied = decide_trusted(&site, &get(target), allowed())
             .await
             .unwrap_err();
-        assert_eq!(refused.refusal, refusal, "{target}");
+        assert_eq!(denied.error, error, "{target}");
     }
-    // A key for all hosts does not depend on it.
+    // A key without a restriction of hosts does not depend on it.
     decide_trusted(&site, &get("/?host=a&host=b"), answer(&[]))
         .await
         .unwrap();

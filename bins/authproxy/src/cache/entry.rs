@@ -1,13 +1,10 @@
-//! What stands in memcached, where everybody can read and write.
+//! The name and the bytes of a memcached entry, and their verification: anyone on the network can write to memcached.
 //!
-//! Owns the name and the bytes of an entry, and which bytes are believed. Who stores them is `memcached`'s.
-//!
-//! An entry is a version byte, an HMAC-SHA256, and JSON: when the answer was given, for how long it was to be believed,
-//! and the grant unless nobody has the key. The HMAC also covers the prefix and the key's hash, so that an entry counts
-//! only where it was put. What is left to somebody on the network: to read grants, to delete, and to put back an entry
-//! that is not over yet, which undoes a revocation no longer than its time lasts (and, while the engine fails, as long
-//! as grants are believed then). The name is an HMAC too, since a key's hash is all that it takes to ask a permissions
-//! engine about it.
+//! An entry is a version byte, an HMAC-SHA256, and JSON (issue time, TTL, and the grant unless the key is unknown). The
+//! HMAC also covers the prefix and the key's hash, so that an entry is valid only under its own name. An attacker on the
+//! network can still read grants, delete entries, and restore an entry before it expires, which undoes a revocation until
+//! then (with stale-if-error, while the backend fails). The name is an HMAC too, because a key's hash is enough to query
+//! a permissions backend about it.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -18,26 +15,25 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
+use super::local::CachedResult;
 use super::shared::first_eight;
-use super::table::Kept;
 use crate::grant::{Grant, KeyHash};
 use crate::settings;
 
-/// The first byte of every entry, and a part of its name: what another version means is not guessed at.
+/// The first byte of every entry, and a part of its name.
 const VERSION: u8 = b'1';
 
 /// The length of an HMAC-SHA256.
-const TAG: usize = 32;
+const TAG_LENGTH: usize = 32;
 
-/// How far the clocks of two hosts may be apart.
-const SKEW: Duration = Duration::from_secs(60);
+/// How far the clocks of two hosts may differ.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
-/// The longest prefix: with it names stay below the 250 bytes that memcached takes.
-const LONGEST_PREFIX: usize = 128;
+/// Keeps names below the 250 bytes that memcached allows.
+const MAX_PREFIX_LENGTH: usize = 128;
 
-/// What an entry says.
 #[derive(Serialize, Deserialize)]
-struct Payload<'a> {
+struct EntryPayload<'a> {
     /// Milliseconds since 1970 UTC.
     issued: u64,
     /// Milliseconds.
@@ -46,36 +42,34 @@ struct Payload<'a> {
     grant: Option<Cow<'a, Grant>>,
 }
 
-/// Signs entries, and tells which are signed.
+/// Signs and verifies entries.
 #[derive(Clone)]
-pub(super) struct Signer {
+pub(super) struct EntrySigner {
     prefix: String,
     entries: Hmac<Sha256>,
     names: Hmac<Sha256>,
 }
 
-impl std::fmt::Debug for Signer {
+impl std::fmt::Debug for EntrySigner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signer")
+        f.debug_struct("EntrySigner")
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
     }
 }
 
-impl Signer {
-    /// # Errors
-    /// The prefix cannot be a part of a name in memcached.
+impl EntrySigner {
     pub(super) fn new(prefix: &str, secret: &settings::SigningSecret) -> Result<Self, String> {
-        if prefix.len() > LONGEST_PREFIX || !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if prefix.len() > MAX_PREFIX_LENGTH || !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(format!(
-                "{prefix:?} cannot begin a memcached key: take at most {LONGEST_PREFIX} visible ASCII characters"
+                "invalid cache prefix {prefix:?}: use at most {MAX_PREFIX_LENGTH} visible ASCII characters"
             ));
         }
         let keyed = |purpose: &[u8]| {
             let mut mac = Hmac::<Sha256>::new_from_slice(&secret.0)
-                .map_err(|_| "the cache secret cannot be used".to_owned())?;
+                .map_err(|_| "invalid cache secret".to_owned())?;
             mac.update(purpose);
-            // With its length, so that no prefix and key read as another prefix and key.
+            // With its length, so that a prefix and a key cannot be read as another prefix and key.
             mac.update(&(prefix.len() as u64).to_be_bytes());
             mac.update(prefix.as_bytes());
             Ok::<_, String>(mac)
@@ -87,11 +81,11 @@ impl Signer {
         })
     }
 
-    /// The name of a key's entry, and a number for its place.
+    /// The name of a key's entry, and the number that selects its server.
     pub(super) fn name(&self, key: &KeyHash) -> (String, u64) {
         let mut mac = self.names.clone();
         mac.update(key.bytes());
-        let hash: [u8; TAG] = mac.finalize().into_bytes().into();
+        let hash: [u8; TAG_LENGTH] = mac.finalize().into_bytes().into();
         let mut name = format!("{}:{}:", self.prefix, char::from(VERSION));
         for byte in hash {
             // A String takes whatever is written to it.
@@ -100,48 +94,52 @@ impl Signer {
         (name, first_eight(&hash))
     }
 
-    /// The bytes of an entry for an answer that has just come.
-    pub(super) fn seal(&self, key: &KeyHash, kept: &Kept, now: SystemTime) -> Option<Vec<u8>> {
-        let payload = Payload {
-            issued: millis(now),
-            ttl: whole(kept.fresh),
-            grant: kept.grant.as_deref().map(Cow::Borrowed),
+    pub(super) fn seal(
+        &self,
+        key: &KeyHash,
+        cached: &CachedResult,
+        now: SystemTime,
+    ) -> Option<Vec<u8>> {
+        let payload = EntryPayload {
+            issued: unix_millis(now),
+            ttl: to_millis(cached.expires_in),
+            grant: cached.grant.as_deref().map(Cow::Borrowed),
         };
         let payload = serde_json::to_vec(&payload).ok()?;
         let tag = self.tag(key, &payload).finalize().into_bytes();
         Some([&[VERSION][..], &tag, &payload].concat())
     }
 
-    /// What an entry says, and when it was issued, in milliseconds since 1970 UTC. None: it is not ours, not for this
-    /// key, from the future, or over.
+    /// The content of an entry, and its issue time in milliseconds since 1970 UTC. `None`: the signature is invalid, the
+    /// entry belongs to another key, was issued in the future, or has expired.
     pub(super) fn open(
         &self,
         key: &KeyHash,
         entry: &[u8],
         settings: &settings::CacheSettings,
         now: SystemTime,
-    ) -> Option<(u64, Kept)> {
+    ) -> Option<(u64, CachedResult)> {
         let (version, rest) = entry.split_first()?;
-        let (tag, payload) = rest.split_at_checked(TAG)?;
+        let (tag, payload) = rest.split_at_checked(TAG_LENGTH)?;
         if *version != VERSION || self.tag(key, payload).verify_slice(tag).is_err() {
             return None;
         }
-        let payload: Payload<'_> = serde_json::from_slice(payload).ok()?;
-        let now = millis(now);
-        if payload.issued > now.saturating_add(whole(SKEW)) {
+        let payload: EntryPayload<'_> = serde_json::from_slice(payload).ok()?;
+        let now = unix_millis(now);
+        if payload.issued > now.saturating_add(to_millis(MAX_CLOCK_SKEW)) {
             return None;
         }
         let age = Duration::from_millis(now.saturating_sub(payload.issued));
         let grant = payload.grant.map(|grant| Arc::new(grant.into_owned()));
-        // Whoever wrote it may have been told to believe things for longer.
+        // The host that wrote it may have longer TTLs.
         let longest = if grant.is_some() {
             settings.allowed
         } else {
             settings.denied
         };
         let ttl = Duration::from_millis(payload.ttl).min(longest);
-        let kept = Kept::of(grant, ttl, age, settings);
-        (!kept.stale.is_zero()).then_some((payload.issued, kept))
+        let cached = CachedResult::with_age(grant, ttl, age, settings);
+        (!cached.stale_for.is_zero()).then_some((payload.issued, cached))
     }
 
     fn tag(&self, key: &KeyHash, payload: &[u8]) -> Hmac<Sha256> {
@@ -153,12 +151,11 @@ impl Signer {
 }
 
 /// Milliseconds since 1970 UTC.
-pub(super) fn millis(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, whole)
+pub(super) fn unix_millis(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, to_millis)
 }
 
-/// Milliseconds.
-fn whole(time: Duration) -> u64 {
+fn to_millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -1,51 +1,47 @@
-//! What several hosts know together, over memcached servers.
+//! The cache that several hosts share in memcached.
 //!
-//! Owns which server a key belongs to, and which entries are too old to be believed. Their bytes are `entry`'s.
+//! Owns which server holds a key, and which entries a purge has made invalid. The bytes of an entry are in `entry`.
 //!
-//! A key belongs to one server for as long as the list of servers is the same (rendezvous hashing: a server more or
-//! less moves only the keys that it has). The keys of a dead one are asked of the engine, not of the next server: what
-//! that has of them is from the last time that somebody died.
+//! Rendezvous hashing assigns each key to one server: adding or removing a server moves only its own keys. Keys of a
+//! failing server are looked up in the backend, not in the next server, whose entries would be from an earlier failure.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hostkit::clock;
 use sha2::{Digest as _, Sha256};
 
-use super::entry::{Signer, millis};
+use super::entry::{EntrySigner, unix_millis};
+use super::local::CachedResult;
 use super::memcached::{Server, ServerSnapshot};
-use super::table::Kept;
 use crate::grant::KeyHash;
 use crate::settings;
 use hostkit::metrics::Counter;
 
-/// The memcached servers.
 #[derive(Debug)]
 pub struct SharedCache {
-    servers: Vec<Placed>,
-    /// Signs entries.
-    signer: Signer,
-    /// Opens those that other hosts sign while the secret is changed.
-    other: Option<Signer>,
-    /// What was issued until then is not believed: milliseconds since 1970 UTC.
-    purged: AtomicU64,
-    /// Entries that are not ours, or over.
-    refused: Counter,
+    servers: Vec<RendezvousNode>,
+    signer: EntrySigner,
+    /// Verifies entries of other hosts while the secret is rotated.
+    previous_signer: Option<EntrySigner>,
+    /// Entries issued until then are ignored: milliseconds since 1970 UTC.
+    purged_until: AtomicU64,
+    invalid_entries: Counter,
 }
 
 #[derive(Debug)]
-struct Placed {
-    /// What its name weighs with.
+struct RendezvousNode {
+    /// The hash of its name, for rendezvous hashing.
     seed: u64,
     server: Server,
 }
 
 impl SharedCache {
-    /// Connects to nothing yet.
+    /// Connections are opened on first use.
     ///
     /// # Errors
-    /// The prefix cannot be a part of a name in memcached.
+    /// The prefix is invalid.
     pub fn new(settings: &settings::MemcachedSettings) -> Result<Self, String> {
-        let place = |name: &String| Placed {
+        let node = |name: &String| RendezvousNode {
             seed: first_eight(&Sha256::digest(name).into()),
             server: Server::new(name.clone()),
         };
@@ -53,26 +49,25 @@ impl SharedCache {
         let mut signer = || {
             secrets
                 .next()
-                .map(|secret| Signer::new(&settings.prefix, secret))
+                .map(|secret| EntrySigner::new(&settings.prefix, secret))
         };
         Ok(Self {
-            servers: settings.servers.iter().map(place).collect(),
-            signer: signer().ok_or("there is no secret")??,
-            other: signer().transpose()?,
-            purged: AtomicU64::new(0),
-            refused: Counter::default(),
+            servers: settings.servers.iter().map(node).collect(),
+            signer: signer().ok_or("missing cache secret")??,
+            previous_signer: signer().transpose()?,
+            purged_until: AtomicU64::new(0),
+            invalid_entries: Counter::default(),
         })
     }
 
-    /// What the key's server has of it, if that can be believed.
     pub(super) async fn get(
         &self,
         key: &KeyHash,
         settings: &settings::CacheSettings,
-    ) -> Option<Kept> {
+    ) -> Option<CachedResult> {
         for signer in self.signers() {
-            if let Some(kept) = self.get_signed(signer, key, settings).await {
-                return Some(kept);
+            if let Some(cached) = self.get_signed(signer, key, settings).await {
+                return Some(cached);
             }
         }
         None
@@ -80,66 +75,65 @@ impl SharedCache {
 
     async fn get_signed(
         &self,
-        signer: &Signer,
+        signer: &EntrySigner,
         key: &KeyHash,
         settings: &settings::CacheSettings,
-    ) -> Option<Kept> {
-        let (name, place) = signer.name(key);
-        let entry = self.server(place)?.get(name).await?;
+    ) -> Option<CachedResult> {
+        let (name, hash) = signer.name(key);
+        let entry = self.server(hash)?.get(name).await?;
         let opened = signer.open(key, &entry, settings, clock::now());
-        let Some((issued, kept)) = opened else {
-            if self.refused.add(1) == 0 {
+        let Some((issued, cached)) = opened else {
+            if self.invalid_entries.add(1) == 0 {
                 tracing::warn!(
-                    "a memcached entry does not count: it is over, or not signed with the secret of --cache-secret-file; \
-                     that has to be the same on all hosts (further ones are only counted)"
+                    "memcached entry ignored: it has expired, or is not signed with the secret of --cache-secret-file; \
+                     use the same secret on all hosts (further ones are only counted)"
                 );
             }
             return None;
         };
-        (issued > self.purged.load(Ordering::Relaxed)).then_some(kept)
+        (issued > self.purged_until.load(Ordering::Relaxed)).then_some(cached)
     }
 
-    /// Stores an answer that has just come, in the background.
-    pub(super) fn put(&self, key: &KeyHash, kept: &Kept) {
-        let (name, place) = self.signer.name(key);
-        if let Some(server) = self.server(place)
-            && let Some(entry) = self.signer.seal(key, kept, clock::now())
+    /// Stores a result in the background.
+    pub(super) fn put(&self, key: &KeyHash, cached: &CachedResult) {
+        let (name, hash) = self.signer.name(key);
+        if let Some(server) = self.server(hash)
+            && let Some(entry) = self.signer.seal(key, cached, clock::now())
         {
-            server.set(&name, &entry, kept.stale);
+            server.set(&name, &entry, cached.stale_for);
         }
     }
 
-    /// From now on believes nothing that is there.
-    pub(super) fn disregard(&self) {
-        self.purged
-            .fetch_max(millis(clock::now()), Ordering::Relaxed);
+    /// Ignores all entries issued before now.
+    pub(super) fn ignore_older_entries(&self) {
+        self.purged_until
+            .fetch_max(unix_millis(clock::now()), Ordering::Relaxed);
     }
 
-    /// Deletes what the key's server has of it.
     pub(super) async fn delete(&self, key: &KeyHash) {
         for signer in self.signers() {
-            let (name, place) = signer.name(key);
-            if let Some(server) = self.server(place) {
+            let (name, hash) = signer.name(key);
+            if let Some(server) = self.server(hash) {
                 server.delete(name).await;
             }
         }
     }
 
-    fn signers(&self) -> impl Iterator<Item = &Signer> {
-        std::iter::once(&self.signer).chain(&self.other)
+    fn signers(&self) -> impl Iterator<Item = &EntrySigner> {
+        std::iter::once(&self.signer).chain(&self.previous_signer)
     }
 
-    /// The server that a key belongs to.
-    fn server(&self, place: u64) -> Option<&Server> {
-        let weight = |placed: &&Placed| mix(placed.seed ^ place);
-        let placed = self.servers.iter().max_by_key(weight)?;
-        Some(&placed.server)
+    /// The server that holds a key with this hash.
+    fn server(&self, hash: u64) -> Option<&Server> {
+        let weight = |node: &&RendezvousNode| mix(node.seed ^ hash);
+        let node = self.servers.iter().max_by_key(weight)?;
+        Some(&node.server)
     }
 
-    /// Entries that did not count, and how each server does.
+    /// The number of invalid entries, and the counters of each server.
     pub(super) fn snapshot(&self) -> (u64, Vec<ServerSnapshot>) {
-        let servers = self.servers.iter().map(|placed| placed.server.snapshot());
-        (self.refused.get(), servers.collect())
+        let servers = self.servers.iter().map(|node| node.server.snapshot());
+        (self.invalid_entries.get(), servers.collect())
     }
 }
 
@@ -147,8 +141,8 @@ pub(super) fn first_eight(hash: &[u8; 32]) -> u64 {
     hash.first_chunk().copied().map_or(0, u64::from_be_bytes)
 }
 
-/// Spreads the bits of a number over all of it, the same on all hosts (the finaliser of splitmix64: Steele, Lea, Flood,
-/// "Fast Splittable Pseudorandom Number Generators", 2014).
+/// A hash that is the same on all hosts (the finaliser of splitmix64: Steele, Lea, Flood, "Fast Splittable Pseudorandom
+/// Number Generators", 2014).
 const fn mix(number: u64) -> u64 {
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -159,7 +153,7 @@ const fn mix(number: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn shared(servers: &[&str]) -> SharedCache {
+    fn shared_cache(servers: &[&str]) -> SharedCache {
         SharedCache::new(&settings::MemcachedSettings {
             servers: servers.iter().map(|&name| name.to_owned()).collect(),
             prefix: "test".to_owned(),
@@ -168,35 +162,36 @@ mod tests {
         .unwrap()
     }
 
-    fn places(shared: &SharedCache) -> Vec<String> {
+    /// The server of each of 3,000 keys.
+    fn assignments(shared: &SharedCache) -> Vec<String> {
         let keys = (0..3_000_u32).map(|number| KeyHash::of(&number.to_be_bytes()));
         keys.map(|key| {
-            let (_, place) = shared.signer.name(&key);
-            shared.server(place).unwrap().snapshot().name
+            let (_, hash) = shared.signer.name(&key);
+            shared.server(hash).unwrap().snapshot().name
         })
         .collect()
     }
 
     #[test]
-    fn keys_spread_and_a_lost_server_moves_only_its_own() {
-        let all = places(&shared(&["a:1", "b:1", "c:1"]));
+    fn keys_spread_evenly_and_removed_server_moves_only_its_own_keys() {
+        let all = assignments(&shared_cache(&["a:1", "b:1", "c:1"]));
         for name in ["a:1", "b:1", "c:1"] {
-            let share = all.iter().filter(|place| *place == name).count();
+            let share = all.iter().filter(|server| *server == name).count();
             assert!((800..1_200).contains(&share), "{name}: {share}");
         }
         assert_eq!(
             all,
-            places(&shared(&["c:1", "a:1", "b:1"])),
-            "the order is nothing"
+            assignments(&shared_cache(&["c:1", "a:1", "b:1"])),
+            "the order of the servers does not matter"
         );
-        let without = places(&shared(&["a:1", "c:1"]));
+        let without = assignments(&shared_cache(&["a:1", "c:1"]));
         for (before, after) in all.iter().zip(&without) {
             assert!(before == after || before == "b:1", "{before} {after}");
         }
     }
 
     #[test]
-    fn without_a_server_there_is_nothing() {
-        assert!(shared(&[]).server(7).is_none());
+    fn empty_server_list_has_no_server() {
+        assert!(shared_cache(&[]).server(7).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! The cache before an engine that answers when it is told to, with a clock that stands still.
+//! The cache in front of a backend that responds on command, with a clock that stands still.
 
 mod model;
 
@@ -26,7 +26,7 @@ const fn seconds(seconds: u64) -> Duration {
 }
 
 thread_local! {
-    /// When the test began, and how much time has passed since.
+    /// When the test started, and the time that has passed since.
     static CLOCK: (Instant, Cell<Duration>) = (Instant::now(), Cell::new(Duration::ZERO));
 }
 
@@ -38,58 +38,60 @@ fn advance(time: Duration) {
     CLOCK.with(|(_, passed)| passed.set(passed.get() + time));
 }
 
-type Told = Result<BackendResponse, BackendUnavailable>;
+type BackendResult = Result<BackendResponse, BackendUnavailable>;
 
-/// An engine, and who waits for what it says.
+/// A backend that responds when the test does.
 #[derive(Debug, Clone, Default)]
-struct Engine(Arc<Mutex<Questions>>);
+struct ManualBackend(Arc<Mutex<PendingRequests>>);
 
 #[derive(Debug, Default)]
-struct Questions {
+struct PendingRequests {
     count: usize,
-    open: HashMap<KeyHash, Vec<oneshot::Sender<Told>>>,
+    by_key: HashMap<KeyHash, Vec<oneshot::Sender<BackendResult>>>,
 }
 
-impl PermissionsBackend for Engine {
-    async fn look_up(&self, key: KeyHash) -> Told {
+impl PermissionsBackend for ManualBackend {
+    async fn look_up(&self, key: KeyHash) -> BackendResult {
         let (sender, receiver) = oneshot::channel();
         {
-            let mut questions = self.0.lock().unwrap();
-            questions.count += 1;
-            questions.open.entry(key).or_default().push(sender);
+            let mut pending = self.0.lock().unwrap();
+            pending.count += 1;
+            pending.by_key.entry(key).or_default().push(sender);
         }
         receiver
             .await
-            .expect("the engine panics when it is told to")
+            .expect("the backend panics if the sender is dropped")
     }
 }
 
-impl Engine {
-    /// How often it was asked so far.
-    fn asked(&self) -> usize {
+impl ManualBackend {
+    fn request_count(&self) -> usize {
         self.0.lock().unwrap().count
     }
 
-    /// Questions about a key that wait.
-    fn open(&self, key: KeyHash) -> usize {
-        self.0.lock().unwrap().open.get(&key).map_or(0, Vec::len)
+    fn pending(&self, key: KeyHash) -> usize {
+        self.0.lock().unwrap().by_key.get(&key).map_or(0, Vec::len)
     }
 
-    /// Answers the first of them.
-    async fn tell(&self, key: KeyHash, told: Told) {
-        let sender = self.0.lock().unwrap().open.get_mut(&key).unwrap().remove(0);
-        sender.send(told).unwrap();
+    fn take_oldest(&self, key: KeyHash) -> oneshot::Sender<BackendResult> {
+        let mut pending = self.0.lock().unwrap();
+        pending.by_key.get_mut(&key).unwrap().remove(0)
+    }
+
+    /// Responds to the oldest pending request.
+    async fn respond(&self, key: KeyHash, result: BackendResult) {
+        self.take_oldest(key).send(result).unwrap();
         settle().await;
     }
 
-    /// Panics over the first of them.
+    /// Panics in the oldest pending request.
     async fn panic(&self, key: KeyHash) {
-        drop(self.0.lock().unwrap().open.get_mut(&key).unwrap().remove(0));
+        drop(self.take_oldest(key));
         settle().await;
     }
 }
 
-/// Lets all tasks do what they can.
+/// Runs all tasks until they wait.
 async fn settle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
@@ -111,229 +113,237 @@ fn grant(id: &str) -> Arc<Grant> {
     })
 }
 
-fn granted(id: &str) -> Told {
+fn granted(id: &str) -> BackendResult {
     Ok(BackendResponse {
         grant: Some(grant(id)),
         ttl: None,
     })
 }
 
-const NOBODY: Told = Ok(BackendResponse {
+const UNKNOWN: BackendResult = Ok(BackendResponse {
     grant: None,
     ttl: None,
 });
 
-fn failed() -> Told {
-    Err(BackendUnavailable::failed("told to"))
+fn failed() -> BackendResult {
+    Err(BackendUnavailable::failed("connection refused"))
 }
 
-/// A cache before an engine.
-struct Stand {
-    engine: Engine,
-    cache: PermissionsCache<Engine>,
+struct CacheFixture {
+    backend: ManualBackend,
+    cache: PermissionsCache<ManualBackend>,
 }
 
-/// What a look-up said: `id`, `id (stale)`, `nobody`, `error`.
+/// A lookup result: `id`, `id (stale)`, `unknown` or `error`.
 fn show(answer: &KeyLookupResult) -> String {
     match answer {
         Ok(KeyLookup::Grant { grant, stale: true }) => format!("{} (stale)", grant.id),
         Ok(KeyLookup::Grant { grant, .. }) => grant.id.clone(),
-        Ok(KeyLookup::UnknownKey) => "nobody".to_owned(),
+        Ok(KeyLookup::UnknownKey) => "unknown".to_owned(),
         Err(_) => "error".to_owned(),
     }
 }
 
-/// What somebody was told by now.
-async fn heard(asker: JoinHandle<KeyLookupResult>) -> String {
+/// The result of a lookup that must have finished.
+async fn finish(lookup: JoinHandle<KeyLookupResult>) -> String {
     settle().await;
-    assert!(asker.is_finished(), "nothing, by now");
-    show(&asker.await.unwrap())
+    assert!(lookup.is_finished(), "the lookup waits");
+    show(&lookup.await.unwrap())
 }
 
-impl Stand {
+impl CacheFixture {
     fn new(settings: settings::CacheSettings) -> Self {
-        let engine = Engine::default();
-        let cache = PermissionsCache::timed(engine.clone(), settings, None, now);
-        Self { engine, cache }
+        let backend = ManualBackend::default();
+        let cache = PermissionsCache::with_clock(backend.clone(), settings, None, now);
+        Self { backend, cache }
     }
 
-    /// Somebody who looks a key up.
-    fn asker(&self, key: KeyHash) -> JoinHandle<KeyLookupResult> {
+    fn start_lookup(&self, key: KeyHash) -> JoinHandle<KeyLookupResult> {
         let cache = self.cache.clone();
         tokio::spawn(async move { cache.look_up(key).await })
     }
 
-    /// What a look-up says at once; `waits` if it does not.
-    async fn says(&self, key: KeyHash) -> String {
-        let asker = self.asker(key);
+    /// The immediate result of a lookup, or `waits`.
+    async fn look_up(&self, key: KeyHash) -> String {
+        let lookup = self.start_lookup(key);
         settle().await;
-        if asker.is_finished() {
-            show(&asker.await.unwrap())
+        if lookup.is_finished() {
+            show(&lookup.await.unwrap())
         } else {
-            asker.abort();
+            lookup.abort();
             "waits".to_owned()
         }
     }
 
-    /// Makes a key known.
-    async fn learn(&self, key: KeyHash, told: Told) {
-        assert_eq!(self.says(key).await, "waits");
-        self.engine.tell(key, told).await;
+    /// Caches a result.
+    async fn cache_result(&self, key: KeyHash, result: BackendResult) {
+        assert_eq!(self.look_up(key).await, "waits");
+        self.backend.respond(key, result).await;
     }
 }
 
 #[tokio::test]
-async fn a_thousand_ask_and_the_engine_is_asked_once() {
-    let stand = Stand::new(SETTINGS);
-    let askers: Vec<_> = (0..1_000).map(|_| stand.asker(key(1))).collect();
+async fn thousand_concurrent_lookups_make_one_backend_request() {
+    let fixture = CacheFixture::new(SETTINGS);
+    let lookups: Vec<_> = (0..1_000).map(|_| fixture.start_lookup(key(1))).collect();
     settle().await;
-    assert_eq!(stand.engine.asked(), 1);
-    stand.engine.tell(key(1), granted("alice")).await;
-    for asker in askers {
-        assert_eq!(heard(asker).await, "alice");
+    assert_eq!(fixture.backend.request_count(), 1);
+    fixture.backend.respond(key(1), granted("alice")).await;
+    for lookup in lookups {
+        assert_eq!(finish(lookup).await, "alice");
     }
-    assert_eq!(stand.says(key(1)).await, "alice");
-    assert_eq!(stand.engine.asked(), 1);
-    let counts = stand.cache.snapshot();
-    let lookups = (counts.misses, counts.coalesced, counts.hits);
-    assert_eq!((lookups, counts.questions), ((1, 999, 1), 1));
+    assert_eq!(fixture.look_up(key(1)).await, "alice");
+    assert_eq!(fixture.backend.request_count(), 1);
+    let counts = fixture.cache.snapshot();
+    assert_eq!(
+        (counts.misses, counts.hits, counts.questions),
+        (1_000, 1, 1)
+    );
 }
 
 #[tokio::test]
-async fn whoever_asked_first_may_go_away() {
-    let stand = Stand::new(SETTINGS);
-    let first = stand.asker(key(1));
+async fn lookup_survives_its_leader() {
+    let fixture = CacheFixture::new(SETTINGS);
+    let first = fixture.start_lookup(key(1));
     settle().await;
-    let second = stand.asker(key(1));
+    let second = fixture.start_lookup(key(1));
     settle().await;
     first.abort();
     settle().await;
-    stand.engine.tell(key(1), granted("alice")).await;
-    assert_eq!(heard(second).await, "alice");
-    assert_eq!(stand.engine.asked(), 1);
+    fixture.backend.respond(key(1), granted("alice")).await;
+    assert_eq!(finish(second).await, "alice");
+    assert_eq!(fixture.backend.request_count(), 1);
 }
 
 #[tokio::test]
-async fn a_key_in_use_never_waits() {
-    let stand = Stand::new(SETTINGS);
-    stand.learn(key(1), granted("alice")).await;
+async fn key_in_use_is_refreshed_ahead_without_waiting() {
+    let fixture = CacheFixture::new(SETTINGS);
+    fixture.cache_result(key(1), granted("alice")).await;
     advance(seconds(47));
-    assert_eq!(stand.says(key(1)).await, "alice");
-    assert_eq!(stand.engine.open(key(1)), 0);
-    // From 80 % on it is asked anew, once, while the old answer is given.
+    assert_eq!(fixture.look_up(key(1)).await, "alice");
+    assert_eq!(fixture.backend.pending(key(1)), 0);
+    // From 80 % of the TTL on it is refreshed, once, while the cached result is served.
     for _ in 0..3 {
         advance(seconds(2));
-        assert_eq!(stand.says(key(1)).await, "alice");
-        assert_eq!(stand.engine.asked(), 2);
+        assert_eq!(fixture.look_up(key(1)).await, "alice");
+        assert_eq!(fixture.backend.request_count(), 2);
     }
-    // The new one counts when it comes, with a time of its own.
-    stand.engine.tell(key(1), granted("alice2")).await;
+    // The new result has a TTL of its own.
+    fixture.backend.respond(key(1), granted("alice2")).await;
     advance(seconds(47));
-    assert_eq!(stand.says(key(1)).await, "alice2");
-    assert_eq!(stand.engine.asked(), 2);
+    assert_eq!(fixture.look_up(key(1)).await, "alice2");
+    assert_eq!(fixture.backend.request_count(), 2);
 }
 
 #[tokio::test]
-async fn after_its_time_a_grant_is_waited_for() {
-    let stand = Stand::new(SETTINGS);
-    stand.learn(key(1), granted("alice")).await;
+async fn expired_grant_waits_for_new_result() {
+    let fixture = CacheFixture::new(SETTINGS);
+    fixture.cache_result(key(1), granted("alice")).await;
     advance(seconds(60));
-    assert_eq!(stand.says(key(1)).await, "waits");
-    stand.engine.tell(key(1), NOBODY).await;
-    assert_eq!(stand.says(key(1)).await, "nobody");
+    assert_eq!(fixture.look_up(key(1)).await, "waits");
+    fixture.backend.respond(key(1), UNKNOWN).await;
+    assert_eq!(fixture.look_up(key(1)).await, "unknown");
 }
 
 #[tokio::test]
-async fn while_the_engine_fails_grants_are_believed_for_longer_and_nobody_waits() {
-    let stand = Stand::new(SETTINGS);
-    stand.learn(key(1), granted("alice")).await;
+async fn stale_grant_is_served_without_waiting_while_backend_fails() {
+    let fixture = CacheFixture::new(SETTINGS);
+    fixture.cache_result(key(1), granted("alice")).await;
     advance(seconds(61));
-    let asker = stand.asker(key(1));
+    let lookup = fixture.start_lookup(key(1));
     settle().await;
-    stand.engine.tell(key(1), failed()).await;
-    assert_eq!(heard(asker).await, "alice (stale)");
-    // It is not asked again at once; then once at a time, and nobody waits for it.
-    assert_eq!(stand.says(key(1)).await, "alice (stale)");
-    assert_eq!(stand.engine.asked(), 2);
+    fixture.backend.respond(key(1), failed()).await;
+    assert_eq!(finish(lookup).await, "alice (stale)");
+    // It is retried after the error TTL, once at a time, and no request waits for it.
+    assert_eq!(fixture.look_up(key(1)).await, "alice (stale)");
+    assert_eq!(fixture.backend.request_count(), 2);
     advance(seconds(1));
     for _ in 0..3 {
-        assert_eq!(stand.says(key(1)).await, "alice (stale)");
-        assert_eq!(stand.engine.asked(), 3);
+        assert_eq!(fixture.look_up(key(1)).await, "alice (stale)");
+        assert_eq!(fixture.backend.request_count(), 3);
     }
-    stand.engine.tell(key(1), failed()).await;
-    // A failure of long ago says nothing about now.
+    fixture.backend.respond(key(1), failed()).await;
+    // After the positive TTL without a retry, a request waits for the backend again.
     advance(seconds(60));
-    assert_eq!(stand.says(key(1)).await, "waits");
-    stand.engine.tell(key(1), failed()).await;
-    // Ten minutes after its time it is over.
+    assert_eq!(fixture.look_up(key(1)).await, "waits");
+    fixture.backend.respond(key(1), failed()).await;
+    // Stale-if-error ends ten minutes after the expiry.
     advance(seconds(600 + 60 - 61 - 1 - 60 - 1));
-    assert_eq!(stand.says(key(1)).await, "waits");
-    stand.engine.tell(key(1), failed()).await;
-    assert_eq!(stand.says(key(1)).await, "alice (stale)");
+    assert_eq!(fixture.look_up(key(1)).await, "waits");
+    fixture.backend.respond(key(1), failed()).await;
+    assert_eq!(fixture.look_up(key(1)).await, "alice (stale)");
     advance(seconds(1));
-    assert_eq!(stand.says(key(1)).await, "waits");
-    stand.engine.tell(key(1), failed()).await;
-    assert_eq!(stand.says(key(1)).await, "error");
+    assert_eq!(fixture.look_up(key(1)).await, "waits");
+    fixture.backend.respond(key(1), failed()).await;
+    assert_eq!(fixture.look_up(key(1)).await, "error");
 }
 
 #[tokio::test]
-async fn a_refresh_that_fails_changes_nothing_until_the_time_is_over() {
-    let stand = Stand::new(SETTINGS);
-    stand.learn(key(1), granted("alice")).await;
+async fn failed_refresh_keeps_grant_until_expiry() {
+    let fixture = CacheFixture::new(SETTINGS);
+    fixture.cache_result(key(1), granted("alice")).await;
     advance(seconds(50));
-    assert_eq!(stand.says(key(1)).await, "alice");
-    stand.engine.tell(key(1), failed()).await;
-    assert_eq!(stand.says(key(1)).await, "alice");
-    assert_eq!(stand.engine.asked(), 2);
+    assert_eq!(fixture.look_up(key(1)).await, "alice");
+    fixture.backend.respond(key(1), failed()).await;
+    assert_eq!(fixture.look_up(key(1)).await, "alice");
+    assert_eq!(fixture.backend.request_count(), 2);
     advance(seconds(10));
-    assert_eq!(stand.says(key(1)).await, "alice (stale)", "without waiting");
-    stand.engine.tell(key(1), granted("alice")).await;
-    assert_eq!(stand.says(key(1)).await, "alice");
+    assert_eq!(
+        fixture.look_up(key(1)).await,
+        "alice (stale)",
+        "without waiting"
+    );
+    fixture.backend.respond(key(1), granted("alice")).await;
+    assert_eq!(fixture.look_up(key(1)).await, "alice");
 }
 
 #[tokio::test]
-async fn nobody_is_never_believed_for_longer() {
-    let stand = Stand::new(SETTINGS);
-    stand.learn(key(1), NOBODY).await;
+async fn negative_result_is_never_served_stale() {
+    let fixture = CacheFixture::new(SETTINGS);
+    fixture.cache_result(key(1), UNKNOWN).await;
     advance(seconds(9));
-    assert_eq!(stand.says(key(1)).await, "nobody");
-    assert_eq!(stand.engine.asked(), 1);
+    assert_eq!(fixture.look_up(key(1)).await, "unknown");
+    assert_eq!(fixture.backend.request_count(), 1);
     advance(seconds(1));
-    assert_eq!(stand.says(key(1)).await, "waits");
-    stand.engine.tell(key(1), failed()).await;
-    assert_eq!(stand.says(key(1)).await, "error");
+    assert_eq!(fixture.look_up(key(1)).await, "waits");
+    fixture.backend.respond(key(1), failed()).await;
+    assert_eq!(fixture.look_up(key(1)).await, "error");
 }
 
 #[tokio::test]
-async fn an_engine_that_failed_is_left_alone_for_a_moment() {
-    let stand = Stand::new(SETTINGS);
-    stand.learn(key(1), failed()).await;
+async fn error_is_cached_for_error_ttl() {
+    let fixture = CacheFixture::new(SETTINGS);
+    fixture.cache_result(key(1), failed()).await;
     advance(Duration::from_millis(999));
-    assert_eq!(stand.says(key(1)).await, "error");
-    assert_eq!(stand.says(key(2)).await, "waits", "about this key");
+    assert_eq!(fixture.look_up(key(1)).await, "error");
+    assert_eq!(
+        fixture.look_up(key(2)).await,
+        "waits",
+        "errors are cached per key"
+    );
     advance(Duration::from_millis(1));
-    assert_eq!(stand.says(key(1)).await, "waits");
-    assert_eq!(stand.cache.snapshot().resting, 1);
+    assert_eq!(fixture.look_up(key(1)).await, "waits");
+    assert_eq!(fixture.cache.snapshot().resting, 1);
 }
 
 #[tokio::test]
-async fn a_revoked_key_is_revoked_when_the_engine_says_so() {
-    let stand = Stand::new(SETTINGS);
-    stand.learn(key(1), granted("alice")).await;
+async fn negative_result_of_refresh_replaces_grant() {
+    let fixture = CacheFixture::new(SETTINGS);
+    fixture.cache_result(key(1), granted("alice")).await;
     advance(seconds(50));
-    assert_eq!(stand.says(key(1)).await, "alice");
-    stand.engine.tell(key(1), NOBODY).await;
-    assert_eq!(stand.says(key(1)).await, "nobody");
-    // And is not believed again because the engine fails later.
+    assert_eq!(fixture.look_up(key(1)).await, "alice");
+    fixture.backend.respond(key(1), UNKNOWN).await;
+    assert_eq!(fixture.look_up(key(1)).await, "unknown");
+    // The replaced grant is not served when the backend fails later.
     advance(seconds(10));
-    assert_eq!(stand.says(key(1)).await, "waits");
-    stand.engine.tell(key(1), failed()).await;
-    assert_eq!(stand.says(key(1)).await, "error");
+    assert_eq!(fixture.look_up(key(1)).await, "waits");
+    fixture.backend.respond(key(1), failed()).await;
+    assert_eq!(fixture.look_up(key(1)).await, "error");
 }
 
 #[tokio::test]
-async fn the_engine_may_ask_for_less_time_and_not_for_more() {
-    let stand = Stand::new(SETTINGS);
+async fn ttl_of_backend_shortens_but_never_extends_cache_ttl() {
+    let fixture = CacheFixture::new(SETTINGS);
     for (number, (grant, ttl, lasts)) in [
         (Some(grant("a")), 5, 5),
         (Some(grant("a")), 3_600, 60),
@@ -345,117 +355,128 @@ async fn the_engine_may_ask_for_less_time_and_not_for_more() {
     .enumerate()
     {
         let ttl = Some(seconds(ttl));
-        stand
-            .learn(key(number), Ok(BackendResponse { grant, ttl }))
+        fixture
+            .cache_result(key(number), Ok(BackendResponse { grant, ttl }))
             .await;
         advance(seconds(lasts - 1));
-        assert_ne!(stand.says(key(number)).await, "waits", "{number}");
+        assert_ne!(fixture.look_up(key(number)).await, "waits", "{number}");
         advance(seconds(1));
-        // What was asked anew before is still open.
-        assert_eq!(stand.says(key(number)).await, "waits", "{number}");
+        // The refresh is still in flight.
+        assert_eq!(fixture.look_up(key(number)).await, "waits", "{number}");
     }
     let no_time = Some(Duration::ZERO);
-    let asker = stand.asker(key(9));
+    let lookup = fixture.start_lookup(key(9));
     settle().await;
     let found = BackendResponse {
         grant: Some(grant("a")),
         ttl: no_time,
     };
-    stand.engine.tell(key(9), Ok(found)).await;
-    assert_eq!(heard(asker).await, "a");
-    assert_eq!(stand.says(key(9)).await, "waits");
+    fixture.backend.respond(key(9), Ok(found)).await;
+    assert_eq!(finish(lookup).await, "a");
+    assert_eq!(fixture.look_up(key(9)).await, "waits");
 }
 
 #[tokio::test]
-async fn a_purge_takes_back_what_is_known_and_what_is_being_asked() {
-    let stand = Stand::new(SETTINGS);
-    stand.learn(key(1), granted("alice")).await;
-    stand.learn(key(2), granted("bob")).await;
-    stand.learn(key(3), NOBODY).await;
-    assert_eq!(stand.cache.purge(&PurgeTarget::Id("bob".to_owned())), 1);
-    assert_eq!(stand.cache.purge(&PurgeTarget::Id("bob".to_owned())), 0);
-    assert_eq!(stand.says(key(1)).await, "alice");
-    assert_eq!(stand.says(key(2)).await, "waits");
+async fn purge_removes_results_and_ignores_lookups_in_flight() {
+    let fixture = CacheFixture::new(SETTINGS);
+    fixture.cache_result(key(1), granted("alice")).await;
+    fixture.cache_result(key(2), granted("bob")).await;
+    fixture.cache_result(key(3), UNKNOWN).await;
+    assert_eq!(fixture.cache.purge(&PurgeTarget::Id("bob".to_owned())), 1);
+    assert_eq!(fixture.cache.purge(&PurgeTarget::Id("bob".to_owned())), 0);
+    assert_eq!(fixture.look_up(key(1)).await, "alice");
+    assert_eq!(fixture.look_up(key(2)).await, "waits");
 
-    // The question was asked before the purge: what it brings may be older.
-    let asker = stand.asker(key(2));
+    // A lookup that started before the purge may return an older result.
+    let lookup = fixture.start_lookup(key(2));
     settle().await;
     for what in [PurgeTarget::Key(key(2)), PurgeTarget::All] {
-        stand.cache.purge(&what);
-        let asked = stand.engine.asked();
-        assert_eq!(stand.says(key(2)).await, "waits");
-        assert_eq!(stand.engine.asked(), asked + 1, "{what:?}");
+        fixture.cache.purge(&what);
+        let before = fixture.backend.request_count();
+        assert_eq!(fixture.look_up(key(2)).await, "waits");
+        assert_eq!(fixture.backend.request_count(), before + 1, "{what:?}");
     }
-    stand.engine.tell(key(2), granted("old")).await;
-    assert_eq!(heard(asker).await, "old", "whoever asked before is told");
-    stand.engine.tell(key(2), failed()).await;
-    assert_eq!(stand.says(key(2)).await, "waits");
-    stand.engine.tell(key(2), granted("new")).await;
-    assert_eq!(stand.says(key(2)).await, "new");
+    fixture.backend.respond(key(2), granted("old")).await;
+    assert_eq!(
+        finish(lookup).await,
+        "old",
+        "its own requests get the result"
+    );
+    fixture.backend.respond(key(2), failed()).await;
+    assert_eq!(fixture.look_up(key(2)).await, "waits");
+    fixture.backend.respond(key(2), granted("new")).await;
+    assert_eq!(fixture.look_up(key(2)).await, "new");
 
-    assert_eq!(stand.cache.purge(&PurgeTarget::All), 1);
+    assert_eq!(fixture.cache.purge(&PurgeTarget::All), 1);
     for number in 1..=3 {
-        assert_eq!(stand.says(key(number)).await, "waits", "{number}");
+        assert_eq!(fixture.look_up(key(number)).await, "waits", "{number}");
     }
-    assert_eq!(stand.cache.snapshot().purges, 5);
+    assert_eq!(fixture.cache.snapshot().purges, 5);
 }
 
 #[tokio::test]
-async fn made_up_keys_push_out_nobody() {
-    let stand = Stand::new(SETTINGS);
+async fn unknown_keys_evict_no_grants() {
+    let fixture = CacheFixture::new(SETTINGS);
     for number in 0..SETTINGS.entries {
-        stand.learn(key(number), granted("somebody")).await;
+        fixture.cache_result(key(number), granted("alice")).await;
     }
     for number in 100..200 {
-        stand
-            .learn(key(number), if number % 2 == 0 { NOBODY } else { failed() })
+        fixture
+            .cache_result(
+                key(number),
+                if number % 2 == 0 { UNKNOWN } else { failed() },
+            )
             .await;
     }
     for number in 0..SETTINGS.entries {
-        assert_eq!(stand.says(key(number)).await, "somebody");
+        assert_eq!(fixture.look_up(key(number)).await, "alice");
     }
-    // One more that is known makes room where it was longest not used.
-    stand.learn(key(10), granted("somebody")).await;
-    assert_eq!(stand.says(key(0)).await, "waits");
-    assert_eq!(stand.says(key(1)).await, "somebody");
-    let counts = stand.cache.snapshot();
+    // One more grant evicts the least recently used one.
+    fixture.cache_result(key(10), granted("alice")).await;
+    assert_eq!(fixture.look_up(key(0)).await, "waits");
+    assert_eq!(fixture.look_up(key(1)).await, "alice");
+    let counts = fixture.cache.snapshot();
     assert_eq!((counts.known, counts.unknown), (10, 10));
 }
 
 #[tokio::test]
-async fn questions_are_bounded_and_known_keys_have_room_of_their_own() {
-    let stand = Stand::new(SETTINGS);
-    stand.learn(key(1), granted("alice")).await;
-    stand.learn(key(2), granted("bob")).await;
-    for number in 0..FLIGHTS {
-        drop(stand.asker(key(1_000 + number)));
+async fn lookups_in_flight_are_bounded_and_refreshes_have_their_own_limit() {
+    let fixture = CacheFixture::new(SETTINGS);
+    fixture.cache_result(key(1), granted("alice")).await;
+    fixture.cache_result(key(2), granted("bob")).await;
+    for number in 0..MAX_LOOKUPS {
+        drop(fixture.start_lookup(key(1_000 + number)));
     }
     settle().await;
-    assert_eq!(stand.cache.snapshot().flights, FLIGHTS);
-    assert_eq!(stand.says(key(3)).await, "error");
+    assert_eq!(fixture.cache.snapshot().flights, MAX_LOOKUPS);
+    assert_eq!(fixture.look_up(key(3)).await, "error");
     advance(seconds(50));
-    assert_eq!(stand.says(key(1)).await, "alice");
-    assert_eq!(stand.engine.open(key(1)), 1, "it is asked about");
-    stand.engine.tell(key(1_000), NOBODY).await;
-    stand.engine.tell(key(1_001), NOBODY).await;
-    assert_eq!(stand.says(key(3)).await, "waits");
-    assert_eq!(stand.cache.snapshot().crowded, 1);
+    assert_eq!(fixture.look_up(key(1)).await, "alice");
+    assert_eq!(
+        fixture.backend.pending(key(1)),
+        1,
+        "the refresh is in flight"
+    );
+    fixture.backend.respond(key(1_000), UNKNOWN).await;
+    fixture.backend.respond(key(1_001), UNKNOWN).await;
+    assert_eq!(fixture.look_up(key(3)).await, "waits");
+    assert_eq!(fixture.cache.snapshot().crowded, 1);
 }
 
 #[tokio::test]
-async fn an_engine_that_panics_has_failed() {
-    let stand = Stand::new(SETTINGS);
-    let asker = stand.asker(key(1));
+async fn panic_of_backend_is_an_error() {
+    let fixture = CacheFixture::new(SETTINGS);
+    let lookup = fixture.start_lookup(key(1));
     settle().await;
-    stand.engine.panic(key(1)).await;
-    assert_eq!(heard(asker).await, "error");
-    assert_eq!(stand.cache.snapshot().flights, 0);
-    assert_eq!(stand.says(key(1)).await, "waits");
+    fixture.backend.panic(key(1)).await;
+    assert_eq!(finish(lookup).await, "error");
+    assert_eq!(fixture.cache.snapshot().flights, 0);
+    assert_eq!(fixture.look_up(key(1)).await, "waits");
 }
 
 #[test]
-fn many_threads_share_one_question() {
-    let stand = Stand::new(SETTINGS);
+fn lookups_of_several_threads_are_coalesced() {
+    let fixture = CacheFixture::new(SETTINGS);
     let start = std::sync::Barrier::new(4);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -466,21 +487,21 @@ fn many_threads_share_one_question() {
                     .unwrap();
                 start.wait();
                 let answer = runtime.block_on(async {
-                    let asker = stand.asker(key(1));
+                    let lookup = fixture.start_lookup(key(1));
                     settle().await;
-                    // Whoever comes last finds the question.
-                    while stand.engine.open(key(1)) == 0 && !asker.is_finished() {
+                    // Wait until one of the threads has started the lookup.
+                    while fixture.backend.pending(key(1)) == 0 && !lookup.is_finished() {
                         tokio::task::yield_now().await;
                     }
                     if start.wait().is_leader() {
-                        stand.engine.tell(key(1), granted("alice")).await;
+                        fixture.backend.respond(key(1), granted("alice")).await;
                     }
-                    let told = tokio::time::timeout(seconds(30), asker).await;
-                    told.expect("nobody waits for another answer").unwrap()
+                    let result = tokio::time::timeout(seconds(30), lookup).await;
+                    result.expect("the lookup ends").unwrap()
                 });
                 assert_eq!(show(&answer), "alice");
             });
         }
     });
-    assert_eq!(stand.engine.asked(), 1);
+    assert_eq!(fixture.backend.request_count(), 1);
 }

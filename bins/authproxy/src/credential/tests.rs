@@ -1,4 +1,4 @@
-//! Keys in all their places, and random queries against a slow reading of them.
+//! Keys in headers and queries, and random queries compared with the parser of the url crate.
 
 use hyper::Request;
 use hyper::header::HeaderName;
@@ -15,7 +15,7 @@ fn credentials() -> KeySources {
 }
 
 /// The key of a request with this target and these headers.
-fn found(target: &str, headers: &[(&str, &str)]) -> Result<Option<KeyHash>, RequestError> {
+fn extract(target: &str, headers: &[(&str, &str)]) -> Result<Option<KeyHash>, RequestError> {
     let mut request = Request::get(target);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -24,7 +24,7 @@ fn found(target: &str, headers: &[(&str, &str)]) -> Result<Option<KeyHash>, Requ
 }
 
 #[test]
-fn a_key_is_found_in_every_place() {
+fn key_is_extracted_from_every_place() {
     let is_k = Ok(Some(KeyHash::of(b"k y")));
     for (target, headers) in [
         ("/", &[("X-API-Key", "k y")][..]),
@@ -34,7 +34,7 @@ fn a_key_is_found_in_every_place() {
         ("/?apikey=k%20y", &[]),
         ("/?a=1&api%6Bey=k+y&b", &[]),
         ("/?a=1;apikey=k%20y;b=2", &[]),
-        // The same in several places; empty places hold none.
+        // The same key in several places; empty values.
         (
             "/?apikey=k+y",
             &[("x-api-key", "k y"), ("authorization", "Bearer k y")],
@@ -43,7 +43,7 @@ fn a_key_is_found_in_every_place() {
             "/?apikey=",
             &[("x-api-key", "k y"), ("authorization", "Bearer ")],
         ),
-        // What is not ours.
+        // Other schemes and parameters.
         (
             "/",
             &[("x-api-key", "k y"), ("authorization", "Basic dTpw")],
@@ -53,7 +53,7 @@ fn a_key_is_found_in_every_place() {
             &[("x-api-key", "k y")],
         ),
     ] {
-        assert_eq!(found(target, headers), is_k, "{target} {headers:?}");
+        assert_eq!(extract(target, headers), is_k, "{target} {headers:?}");
     }
     for (target, headers) in [
         ("/", &[][..]),
@@ -69,12 +69,12 @@ fn a_key_is_found_in_every_place() {
         ("/", &[("authorization", "Bearerk")]),
         ("/apikey=k", &[]),
     ] {
-        assert_eq!(found(target, headers), Ok(None), "{target} {headers:?}");
+        assert_eq!(extract(target, headers), Ok(None), "{target} {headers:?}");
     }
 }
 
 #[test]
-fn only_what_is_sent_counts_and_it_is_decoded_once() {
+fn key_in_query_is_decoded_once() {
     for (target, key) in [
         ("/?apikey=%2541", &b"%41"[..]),
         ("/?apikey=%", b"%"),
@@ -85,12 +85,12 @@ fn only_what_is_sent_counts_and_it_is_decoded_once() {
         ("/?apikey=%ff%00", b"\xff\0"),
         ("/?apikey=%C3%BC", "ü".as_bytes()),
     ] {
-        assert_eq!(found(target, &[]), Ok(Some(KeyHash::of(key))), "{target}");
+        assert_eq!(extract(target, &[]), Ok(Some(KeyHash::of(key))), "{target}");
     }
 }
 
 #[test]
-fn two_keys_or_a_repeated_one_are_refused() {
+fn different_or_repeated_keys_are_ambiguous() {
     for (target, headers) in [
         ("/", &[("x-api-key", "k"), ("x-api-key", "k")][..]),
         ("/", &[("x-api-key", "k"), ("x-api-key", "")]),
@@ -112,7 +112,7 @@ fn two_keys_or_a_repeated_one_are_refused() {
         ("/?apikey=k&%61pikey=k", &[]),
     ] {
         assert_eq!(
-            found(target, headers),
+            extract(target, headers),
             Err(RequestError::AmbiguousKey),
             "{target} {headers:?}"
         );
@@ -120,7 +120,7 @@ fn two_keys_or_a_repeated_one_are_refused() {
 }
 
 #[test]
-fn a_parameter_beside_a_semicolon_is_told() {
+fn parameter_next_to_semicolon_is_marked() {
     for (query, semicolon) in [
         ("host=a", false),
         ("x;y&host=a&y;x", false),
@@ -138,8 +138,8 @@ fn a_parameter_beside_a_semicolon_is_told() {
 }
 
 #[test]
-fn the_parameter_is_taken_away_and_nothing_else() {
-    for (query, left) in [
+fn removing_parameter_keeps_the_rest_of_the_query() {
+    for (query, rest) in [
         ("apikey=k", ""),
         ("apikey=k&a=%41", "a=%41"),
         ("a=%41&apikey=k", "a=%41"),
@@ -150,13 +150,13 @@ fn the_parameter_is_taken_away_and_nothing_else() {
         ("apikey=k;%61pikey&apikey=", ""),
         ("xapikey=k&apikey2=k", "xapikey=k&apikey2=k"),
     ] {
-        assert_eq!(remove_parameter(query, "apikey"), left, "{query}");
+        assert_eq!(remove_parameter(query, "apikey"), rest, "{query}");
     }
 }
 
 #[test]
-fn the_key_is_not_shown() {
-    for (query, shown) in [
+fn keys_are_masked_in_queries_and_paths() {
+    for (query, masked) in [
         ("apikey=k", "apikey=***"),
         ("a=k&%61pikey=k%20&b=2", "a=k&%61pikey=***&b=2"),
         (
@@ -182,9 +182,9 @@ fn the_key_is_not_shown() {
         ("apikey%3Dk&apikey%3d", "apikey%3D***&apikey%3d"),
         ("apikey[]=k&api+key=k", "apikey[]=***&api+key=***"),
     ] {
-        assert_eq!(mask_query(query, &credentials()), shown, "{query}");
+        assert_eq!(mask_query(query, &credentials()), masked, "{query}");
     }
-    for (path, shown) in [
+    for (path, masked) in [
         ("/a&ApiKey=k/y", "/a&ApiKey=***"),
         ("/a;apikey=k", "/a;apikey=***"),
         ("/a%3Fapikey%3Dk", "/a%3Fapikey%3D***"),
@@ -196,27 +196,27 @@ fn the_key_is_not_shown() {
         ("/a&X-API-Key=k", "/a&X-API-Key=***"),
         ("/apikey=", "/apikey="),
     ] {
-        assert_eq!(mask_path(path, &credentials()), shown, "{path}");
+        assert_eq!(mask_path(path, &credentials()), masked, "{path}");
     }
 }
 
 proptest! {
     #[test]
-    fn queries_are_read_as_by_somebody_slow(
+    fn queries_parse_as_with_the_url_crate(
         query in r"(apikey|api%6bey|a|%|=|&|;|\+|%4|%41|k){0,12}"
     ) {
         let pairs: Vec<(Vec<u8>, Vec<u8>)> = query
             .split(['&', ';'])
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
             .map(|(name, value)| {
-                // The url crate knows only `&`, which does not occur in a pair.
+                // The url crate splits only at `&`, which does not occur in a pair.
                 let pair = format!("{name}={value}");
                 let (name, value) = url::form_urlencoded::parse(pair.as_bytes()).next().unwrap();
                 (name.into_owned().into_bytes(), value.into_owned().into_bytes())
             })
             .filter(|(name, _)| name == b"apikey")
             .collect();
-        // The url crate reads bytes that are not UTF-8 as U+FFFD.
+        // The url crate decodes bytes that are not UTF-8 as U+FFFD.
         let read = find_parameter(&query, "apikey").map(|found| {
             found.map(|found| String::from_utf8_lossy(&found.value).into_owned().into_bytes())
         });
@@ -225,13 +225,13 @@ proptest! {
             [(_, value)] => prop_assert_eq!(read, Ok(Some(value.clone()))),
             _ => prop_assert_eq!(read, Err(DuplicateParameter)),
         }
-        let left = remove_parameter(&query, "apikey");
-        prop_assert_eq!(find_parameter(&left, "apikey"), Ok(None));
+        let rest = remove_parameter(&query, "apikey");
+        prop_assert_eq!(find_parameter(&rest, "apikey"), Ok(None));
         let others = |query: &str| -> Vec<String> {
             segments(query).filter(|segment| !segment.is_named("apikey")).map(|segment| segment.text.to_owned()).collect()
         };
-        let kept: Vec<String> = segments(&left).map(|segment| segment.text.to_owned()).collect();
-        prop_assert!(left.is_empty() || kept == others(&query));
+        let segments_left: Vec<String> = segments(&rest).map(|segment| segment.text.to_owned()).collect();
+        prop_assert!(rest.is_empty() || segments_left == others(&query));
         let values = |query: &str| -> Vec<String> {
             segments(query).filter(|segment| segment.is_named("apikey")).map(|segment| segment.value().to_owned()).collect()
         };

@@ -20,7 +20,7 @@ use url::{Url, form_urlencoded};
 use crate::authorizer::{self, AllowDecision, AllowReason, DenyDecision};
 use crate::cache::KeyLookup;
 use crate::cli::Args;
-use crate::grant::{Grant, KeyHash, show_expiry};
+use crate::grant::{Grant, KeyHash, format_expiry};
 use crate::permissions::file::AclFile;
 use crate::permissions::liveconf::LiveconfBackend;
 use crate::permissions::server::Servers;
@@ -90,7 +90,7 @@ pub(super) fn run(check: &Check, key: KeyHash) -> Result<Exit, Failure> {
                 "grant": grant.as_deref(),
                 "passes": judged.is_ok(),
                 "route": route.as_deref(),
-                "error": refused.map(|refused| refused.refusal.code()),
+                "error": refused.map(|refused| refused.error.code()),
                 "required_rights": refused.map(|refused| &refused.required_rights),
             }))?;
         }
@@ -224,7 +224,7 @@ fn describe(grant: Option<&Grant>, judged: &Result<AllowDecision, DenyDecision>)
         tell("paths", &any(&grant.paths));
         tell("methods", &any(&grant.methods));
         match grant.expires {
-            Some(end) => tell("expires", &show_expiry(end)),
+            Some(end) => tell("expires", &format_expiry(end)),
             None => tell("expires", "never"),
         }
     }
@@ -245,10 +245,10 @@ fn describe(grant: Option<&Grant>, judged: &Result<AllowDecision, DenyDecision>)
             text.push_str(&format!(
                 "refused: {} ({}, {})",
                 refused.message(),
-                refused.refusal.status().as_u16(),
-                refused.refusal.code()
+                refused.error.status().as_u16(),
+                refused.error.code()
             ));
-            if let (RequestError::MissingRight, Some(grant)) = (refused.refusal, grant) {
+            if let (RequestError::MissingRight, Some(grant)) = (refused.error, grant) {
                 let required = refused.required_rights.join(",");
                 text.push_str(&format!(
                     " required_rights={required} key_rights={}",

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::edit;
 use super::file::KeyFile;
 use super::manage::now;
-use crate::grant::{Grant, KeyHash, show_expiry};
+use crate::grant::{Grant, KeyHash, format_expiry};
 
 /// What every key begins with, so that it can be recognised where it should not be.
 const PREFIX: &str = "hk_";
@@ -55,7 +55,7 @@ pub(super) fn run(new: &New) -> Result<Exit, Failure> {
     let key = NewKey::generate()?;
     let grant = grant(new, &key.hash)?;
     if let Some(end) = grant.expires.filter(|end| *end <= now()) {
-        let what = format!("--expires={}: that is over", show_expiry(end));
+        let what = format!("--expires={}: that is over", format_expiry(end));
         return Err(Failure::new(Exit::USAGE, what).remedy("give a time that is to come"));
     }
     let entry = entry(&key.hash, &grant);

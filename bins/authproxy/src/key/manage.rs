@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::edit;
 use super::file::KeyFile;
 use super::make::{self, NewKey};
-use crate::grant::{Grant, LAST_SECOND, show_expiry};
+use crate::grant::{Grant, MAX_EXPIRY, format_expiry};
 use crate::permissions::file::{self, AclEntry};
 
 /// Flags of `key list`.
@@ -86,7 +86,7 @@ pub(super) fn rotate(rotate: &Rotate) -> Result<Exit, Failure> {
     let file = KeyFile::open(&rotate.acl_file, false)?;
     let which = find(&file, &rotate.id, &rotate.acl_file)?;
     let now = now();
-    let end = now.saturating_add(rotate.keep.as_secs()).min(LAST_SECOND);
+    let end = now.saturating_add(rotate.keep.as_secs()).min(MAX_EXPIRY);
     let expires = |grant: &Grant| grant.expires.unwrap_or(u64::MAX);
     let newest = which
         .iter()
@@ -108,7 +108,7 @@ pub(super) fn rotate(rotate: &Rotate) -> Result<Exit, Failure> {
         if expires(&old.grant) > end {
             keys[at].1.expires = Some(end);
             let new = make::yaml(&make::entry(&old.key, &keys[at].1));
-            edits.extend(edit::set_expiry(&file.text, old, &show_expiry(end), &new));
+            edits.extend(edit::set_expiry(&file.text, old, &format_expiry(end), &new));
         }
     }
     let entry = make::entry(&key.hash, &grant);
@@ -121,12 +121,12 @@ pub(super) fn rotate(rotate: &Rotate) -> Result<Exit, Failure> {
     file.replace(edits, &keys)?;
     key.show(&grant.id)?;
     match rotate.json {
-        true => stdout::print_json(&json!({ "entry": entry, "keep_until": show_expiry(end) }))?,
+        true => stdout::print_json(&json!({ "entry": entry, "keep_until": format_expiry(end) }))?,
         false => {
             let (id, short) = (&grant.id, key.hash.short());
             stdout::print_line(format!(
                 "added {id} {short}; its keys before are good until {}",
-                show_expiry(end)
+                format_expiry(end)
             ))?;
         }
     }
@@ -182,8 +182,8 @@ fn render_table(entries: &[AclEntry]) -> String {
             .map(|(name, values)| format!("{name}={}", values.join(",")))
             .collect();
         let expires = match expires {
-            Some(end) if *end <= now => format!("{} (over)", show_expiry(*end)),
-            Some(end) => show_expiry(*end),
+            Some(end) if *end <= now => format!("{} (over)", format_expiry(*end)),
+            Some(end) => format_expiry(*end),
             None => "never".to_owned(),
         };
         let only = stdout::replace_unprintable(&only.join(" "));

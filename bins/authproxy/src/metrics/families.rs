@@ -256,7 +256,7 @@ fn permissions(permissions: &BackendStatus) -> Vec<MetricFamily> {
     let entries = files().map(|file| ([file.path.as_str()], gauge(file.entries)));
     let reloads = files().flat_map(|file| {
         [
-            ([file.path.as_str(), "failure"], file.refused),
+            ([file.path.as_str(), "failure"], file.rejected),
             ([file.path.as_str(), "success"], file.loaded),
         ]
     });

@@ -73,7 +73,7 @@ fn request_is_counted_once_it_has_ended() {
     drop(passed(&telemetry, "alice", None, AllowReason::StaleGrant));
     let mut refused = begin(&telemetry);
     refused.refuse(&DenyDecision {
-        refusal: RequestError::MissingRight,
+        error: RequestError::MissingRight,
         detail: None,
         grant: Some(grant("alice")),
         key: None,

@@ -1,8 +1,8 @@
-//! `--acl-file`: all keys in one YAML file, in memory, followed as it changes.
+//! `--acl-file`: all keys in one YAML file, held in memory and reloaded on change.
 //!
-//! Owns which text is in force. What a text says is `table`'s, noticing changes is `hostkit::file_watcher`'s.
+//! Owns which text is in force. `document` parses a text, `hostkit::file_watcher` notices changes.
 
-mod table;
+mod document;
 #[cfg(test)]
 mod tests;
 
@@ -13,46 +13,43 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use hostkit::Failure;
 use hostkit::file_watcher::{FileWatcher, SharedInotify};
 
-use super::news::News;
+use super::load_tracker::LoadTracker;
 use super::{BackendUnavailable, FileStatus, PermissionsBackend};
 use crate::grant::{BackendResponse, Grant, KeyHash};
-use table::Table;
-pub(crate) use table::{AclEntry, REMEDY_MISSING, read_entries, read_text};
+use document::AclDocument;
+pub(crate) use document::{AclEntry, REMEDY_MISSING, read_entries, read_text};
 
-/// The keys of a file. There are always some in force: those of the last valid text.
+/// The keys of the last valid text of a file.
 #[derive(Debug)]
 pub struct AclFile {
     path: PathBuf,
-    table: RwLock<Table>,
-    news: Mutex<News>,
-    /// Held while it is read: what was read last is to be what stays.
-    reading: Mutex<()>,
+    document: RwLock<AclDocument>,
+    loads: Mutex<LoadTracker>,
+    /// Held during a reload, so that the text that was read last stays in force.
+    reload: Mutex<()>,
 }
 
 impl AclFile {
-    /// Reads the file.
-    ///
     /// # Errors
-    /// It cannot be read or is not valid (exit 78); the message names line, column and the nearest valid key.
+    /// The file cannot be read or is invalid (exit 78); the message names line, column and the nearest valid key.
     pub fn open(path: &Path) -> Result<Self, Failure> {
-        let table = table::read(path, None)?.unwrap_or_default();
-        let mut news = News::default();
-        news.taken();
+        let document = document::read(path, None)?.unwrap_or_default();
+        let mut loads = LoadTracker::default();
+        loads.record_loaded();
         Ok(Self {
             path: path.to_owned(),
-            table: RwLock::new(table),
-            news: Mutex::new(news),
-            reading: Mutex::default(),
+            document: RwLock::new(document),
+            loads: Mutex::new(loads),
+            reload: Mutex::default(),
         })
     }
 
-    /// The grant of a key. Cheap: never waits for a file that is being read.
-    #[must_use]
+    /// The grant of a key. Never waits for a reload.
     pub fn get(&self, key: &KeyHash) -> Option<Arc<Grant>> {
-        self.table().grants.get(key).cloned()
+        self.document().grants.get(key).cloned()
     }
 
-    /// Reads the file again whenever it changes, for ever.
+    /// Reloads the file whenever it changes.
     pub async fn follow(self: Arc<Self>) {
         let mut follow = FileWatcher::new(self.path.clone(), SharedInotify::default());
         loop {
@@ -64,43 +61,43 @@ impl AclFile {
         }
     }
 
-    /// Reads the file again. May take seconds, where a million keys are parsed and as many dropped.
+    /// Reloads the file. Takes seconds for a million keys.
     pub fn reread(&self) {
-        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = self.table().sha256.clone();
-        let read = table::read(&self.path, Some(&known));
-        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        let _reload = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
+        let sha256 = self.document().sha256.clone();
+        let read = document::read(&self.path, Some(&sha256));
+        let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
         match read {
-            Ok(Some(table)) => {
+            Ok(Some(document)) => {
                 tracing::info!(
-                    keys = table.grants.len(),
-                    "{} is in force",
-                    self.path.display()
+                    path = %self.path.display(),
+                    keys = document.grants.len(),
+                    "ACL file loaded"
                 );
-                // The one before is dropped after the lock.
-                let _before = self.replace(table);
-                news.taken();
+                // Dropping a million grants takes a while: after the lock.
+                let _previous = self.replace(document);
+                loads.record_loaded();
             }
-            Ok(None) => news.unchanged(&self.path),
-            Err(failure) => news.refused(&failure),
+            Ok(None) => loads.record_unchanged(&self.path),
+            Err(failure) => loads.record_rejected(&failure),
         }
     }
 
-    fn replace(&self, table: Table) -> Table {
-        let mut current = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *current, table)
+    fn replace(&self, document: AclDocument) -> AclDocument {
+        let current = self.document.write();
+        let mut current = current.unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *current, document)
     }
 
-    fn table(&self) -> RwLockReadGuard<'_, Table> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    fn document(&self) -> RwLockReadGuard<'_, AclDocument> {
+        self.document.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is in force.
-    #[must_use]
     pub fn status(&self) -> FileStatus {
-        let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        let table = self.table();
-        news.status(&self.path, table.grants.len(), Some(table.sha256.clone()))
+        let loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        let document = self.document();
+        let sha256 = Some(document.sha256.clone());
+        loads.status(&self.path, document.grants.len(), sha256)
     }
 }
 

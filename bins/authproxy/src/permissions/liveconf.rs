@@ -1,6 +1,6 @@
-//! `--use-liveconf-aclserver`: permissions engines that a file names, followed as it changes.
+//! `--use-liveconf-aclserver`: permissions servers that a file names, reloaded on change.
 //!
-//! Owns the key `aclserver` of that file, a URL or a list of them. Its other keys are others'. Asking is `server`'s.
+//! Owns the key `aclserver` of that file, a URL or a list of them; all other keys are ignored. `server` queries them.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,44 +10,42 @@ use hostkit::{Exit, Failure, config};
 use serde::Deserialize;
 use url::Url;
 
-use super::news::News;
+use super::load_tracker::LoadTracker;
 use super::server::{DEADLINE, Servers};
 use super::{BackendStatus, BackendUnavailable, PermissionsBackend};
 use crate::grant::{BackendResponse, KeyHash};
 use crate::request_error::PermissionsFailure;
 
-/// A larger file is no configuration (bytes).
-const LIMIT: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// The servers of a file; none before it has named any. Those of the last valid text stay when it breaks or goes.
+/// The servers of the last valid text of a file.
 #[derive(Debug)]
 pub struct LiveconfBackend {
     path: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<LiveconfState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct LiveconfState {
     servers: Option<Arc<Servers>>,
     urls: Vec<Url>,
-    news: News,
+    loads: LoadTracker,
 }
 
 #[derive(Deserialize)]
-struct Text {
-    aclserver: Option<OneOrMany>,
+struct LiveconfDocument {
+    aclserver: Option<UrlOrList>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
+enum UrlOrList {
+    Url(String),
+    List(Vec<String>),
 }
 
 impl LiveconfBackend {
-    /// Reads the file. That it is missing or wrong is logged and no error: it can be mended while this runs.
-    #[must_use]
+    /// Reads the file. A missing or invalid file is logged, but is not an error: it can be corrected later.
     pub fn open(path: &Path) -> Self {
         let liveconf = Self {
             path: path.to_owned(),
@@ -57,7 +55,7 @@ impl LiveconfBackend {
         liveconf
     }
 
-    /// Reads the file again whenever it changes, for ever.
+    /// Reloads the file whenever it changes.
     pub async fn follow(self: Arc<Self>) {
         let mut follow = FileWatcher::new(self.path.clone(), SharedInotify::default());
         loop {
@@ -70,13 +68,13 @@ impl LiveconfBackend {
     }
 
     fn reread(&self) {
-        let (servers, known) = {
+        let (servers, current) = {
             let state = self.state();
             (state.servers.clone(), state.urls.clone())
         };
-        // Without the lock: reading the certificate authorities takes a while.
+        // Without the lock: loading the certificate authorities takes a while.
         let read = read(&self.path).and_then(|urls| {
-            if urls == known {
+            if urls == current {
                 return Ok(None);
             }
             let servers = Servers::like(servers.as_deref(), &urls, DEADLINE)?;
@@ -86,29 +84,30 @@ impl LiveconfBackend {
         match read {
             Ok(Some((urls, servers))) => {
                 let shown: Vec<String> = servers.status().into_iter().map(|one| one.url).collect();
-                let path = self.path.display();
-                tracing::info!(servers = shown.join(" "), "{path} is in force");
+                tracing::info!(
+                    path = %self.path.display(),
+                    servers = shown.join(" "),
+                    "permissions servers loaded"
+                );
                 state.servers = Some(servers);
                 state.urls = urls;
-                state.news.taken();
+                state.loads.record_loaded();
             }
-            Ok(None) => state.news.unchanged(&self.path),
-            Err(failure) => state.news.refused(&failure),
+            Ok(None) => state.loads.record_unchanged(&self.path),
+            Err(failure) => state.loads.record_rejected(&failure),
         }
     }
 
-    /// What is in force.
-    #[must_use]
     pub fn status(&self) -> BackendStatus {
         let state = self.state();
         let servers = state.servers.as_ref();
         BackendStatus {
-            file: Some(state.news.status(&self.path, state.urls.len(), None)),
+            file: Some(state.loads.status(&self.path, state.urls.len(), None)),
             servers: servers.map(|servers| servers.status()).unwrap_or_default(),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LiveconfState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -117,39 +116,37 @@ impl PermissionsBackend for LiveconfBackend {
     async fn look_up(&self, key: KeyHash) -> Result<BackendResponse, BackendUnavailable> {
         let servers = {
             let state = self.state();
-            let trouble = state.news.trouble().unwrap_or_default();
-            state.servers.clone().ok_or_else(|| {
-                BackendUnavailable::new(PermissionsFailure::NotConfigured, trouble)
-            })?
+            let error = state.loads.error().unwrap_or_default();
+            state
+                .servers
+                .clone()
+                .ok_or_else(|| BackendUnavailable::new(PermissionsFailure::NotConfigured, error))?
         };
         servers.look_up(key).await
     }
 }
 
-/// The servers that a file names.
-///
-/// # Errors
-/// It cannot be read, is no YAML, or names none (exit 78).
+/// The servers that a file names; at least one.
 fn read(path: &Path) -> Result<Vec<Url>, Failure> {
-    let wrong = |what: String| Failure::new(Exit::CONFIG, what);
-    let text = file_watcher::read_text(path, LIMIT).map_err(wrong)?;
-    let parsed: Result<Option<Text>, _> = serde_saphyr::from_str(&text);
+    let invalid = |message: String| Failure::new(Exit::CONFIG, message);
+    let text = file_watcher::read_text(path, MAX_FILE_BYTES).map_err(invalid)?;
+    let parsed: Result<Option<LiveconfDocument>, _> = serde_saphyr::from_str(&text);
     let parsed = parsed.map_err(|error| config::explain(path, &error))?;
     let path = path.display();
-    let texts = match parsed.and_then(|text| text.aclserver) {
-        Some(OneOrMany::One(text)) => vec![text],
-        Some(OneOrMany::Many(texts)) => texts,
+    let texts = match parsed.and_then(|document| document.aclserver) {
+        Some(UrlOrList::Url(text)) => vec![text],
+        Some(UrlOrList::List(texts)) => texts,
         None => Vec::new(),
     };
     if texts.is_empty() {
-        return Err(wrong(format!("{path} has no `aclserver`"))
-            .remedy("name a permissions engine, or a list of them"));
+        return Err(invalid(format!("missing `aclserver` in {path}"))
+            .remedy("set it to the URL of a permissions server, or a list of URLs"));
     }
     let url = |text: &String| {
         let shown = hostkit::mask::mask_url(text);
         let url: Url = text
             .parse()
-            .map_err(|error| wrong(format!("{path}: {shown:?} is no URL: {error}")))?;
+            .map_err(|error| invalid(format!("{path}: invalid URL {shown:?}: {error}")))?;
         Ok(url)
     };
     texts.iter().map(url).collect()
@@ -175,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_or_a_list_of_them_among_the_keys_of_others() {
+    fn url_or_list_among_other_keys_is_read() {
         let one = vec!["http://a:81/".to_owned()];
         assert_eq!(
             urls("other: {x: [1]}\naclserver: http://a:81\n"),
@@ -191,57 +188,57 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_names_none_is_told_about() {
+    fn file_without_valid_aclserver_is_rejected() {
         for (text, expected) in [
             ("", "liveconf.yaml"),
-            ("other: 1\n", "has no `aclserver`"),
-            ("aclserver:\n", "has no `aclserver`"),
-            ("aclserver: []\n", "has no `aclserver`"),
-            ("aclserver: nowhere\n", "is no URL"),
+            ("other: 1\n", "missing `aclserver`"),
+            ("aclserver:\n", "missing `aclserver`"),
+            ("aclserver: []\n", "missing `aclserver`"),
+            ("aclserver: nowhere\n", "invalid URL"),
             ("aclserver: {a: b}\n", ":1:"),
             ("aclserver: [\n", "liveconf.yaml:"),
         ] {
-            let said = urls(text).unwrap_err();
-            assert!(said.contains(expected), "{text}: {said}");
+            let error = urls(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
         }
-        let said = urls("aclserver: 'http://me:secret@:x/'\n").unwrap_err();
-        assert!(!said.contains("secret"), "{said}");
+        let error = urls("aclserver: 'http://me:secret@:x/'\n").unwrap_err();
+        assert!(!error.contains("secret"), "{error}");
     }
 
     #[test]
-    fn the_servers_of_the_last_valid_text_stay() {
+    fn invalid_change_keeps_servers_of_last_valid_text() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("liveconf.yaml");
         let liveconf = LiveconfBackend::open(&path);
-        let told = || {
+        let summary = || {
             let status = liveconf.status();
             let file = status.file.unwrap();
             (
                 status.servers.len(),
                 file.loaded,
-                file.refused,
-                file.trouble.is_some(),
+                file.rejected,
+                file.error.is_some(),
             )
         };
-        assert_eq!(told(), (0, 0, 1, true), "missing");
+        assert_eq!(summary(), (0, 0, 1, true), "missing");
         liveconf.reread();
-        assert_eq!(told(), (0, 0, 1, true), "told once");
+        assert_eq!(summary(), (0, 0, 1, true), "counted once");
         std::fs::write(&path, "aclserver: [http://a, http://b]").unwrap();
         liveconf.reread();
-        assert_eq!(told(), (2, 1, 1, false));
+        assert_eq!(summary(), (2, 1, 1, false));
         let before = liveconf.state().servers.clone().unwrap();
         std::fs::write(&path, "other: 1").unwrap();
         liveconf.reread();
-        assert_eq!(told(), (2, 1, 2, true));
+        assert_eq!(summary(), (2, 1, 2, true));
         std::fs::write(&path, "aclserver: [http://a, http://b]").unwrap();
         liveconf.reread();
-        assert_eq!(told(), (2, 1, 2, false));
+        assert_eq!(summary(), (2, 1, 2, false));
         assert!(Arc::ptr_eq(
             &before,
             liveconf.state().servers.as_ref().unwrap()
         ));
         std::fs::write(&path, "aclserver: ftp://a").unwrap();
         liveconf.reread();
-        assert_eq!(told(), (2, 1, 3, true));
+        assert_eq!(summary(), (2, 1, 3, true));
     }
 }

@@ -1,6 +1,6 @@
-//! The ACL protocol, version 1: one question about one key, one answer, both JSON. `ACL.md` is its page.
+//! The ACL protocol, version 1: a request about one key and its response, both JSON. `ACL.md` describes it.
 //!
-//! Owns the bytes of both, for who asks and for who answers. HTTP around them is `server`'s and `serve_acl`'s.
+//! Owns the bodies of both, for the client (`server`) and the server (`serve_acl`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::grant::{BackendResponse, Grant, KeyHash};
 
-/// The longest answer that is read (bytes).
 pub(crate) const MAX_RESPONSE_BYTES: usize = 64 << 10;
-/// The longest question that is read (bytes).
 pub(crate) const MAX_REQUEST_BYTES: usize = 4 << 10;
-/// No answer is believed for longer, whatever it says.
+/// A longer `ttl` of a response is cut to this.
 const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Deserialize)]
@@ -22,8 +20,7 @@ struct AclRequest {
     key_sha256: KeyHash,
 }
 
-/// What every answer has. The rest of one that knows the key is a [`Grant`]; members that nobody here knows are for
-/// others.
+/// The common members of all responses. A response with `known: true` is also a [`Grant`]; unknown members are ignored.
 #[derive(Deserialize)]
 struct AclResponseHeader {
     known: bool,
@@ -37,46 +34,36 @@ struct GrantResponse<'a> {
     grant: &'a Grant,
 }
 
-/// The body of a question.
 pub(crate) fn encode_request(key: &KeyHash) -> String {
     format!(r#"{{"v":1,"key_sha256":"{key}"}}"#)
 }
 
-/// The key that a question is about.
-///
-/// # Errors
-/// It is no question of this version.
 pub(crate) fn decode_request(body: &[u8]) -> Result<KeyHash, String> {
-    let question: AclRequest = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    match question.v {
-        1 => Ok(question.key_sha256),
-        other => Err(format!("version {other} is not spoken here: send \"v\":1")),
+    let request: AclRequest = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    match request.v {
+        1 => Ok(request.key_sha256),
+        other => Err(format!("unsupported version {other}: send \"v\":1")),
     }
 }
 
-/// The body of an answer.
 pub(crate) fn encode_response(grant: Option<&Grant>) -> Vec<u8> {
-    let known = grant.map(|grant| GrantResponse { known: true, grant });
-    known
-        .and_then(|known| serde_json::to_vec(&known).ok())
+    let response = grant.map(|grant| GrantResponse { known: true, grant });
+    response
+        .and_then(|response| serde_json::to_vec(&response).ok())
         .unwrap_or_else(|| br#"{"known":false}"#.to_vec())
 }
 
-/// What an answer says.
-///
-/// # Errors
-/// It is no answer of this protocol, or its grant is not valid.
 pub(crate) fn decode_response(body: &[u8]) -> Result<BackendResponse, String> {
-    let answer: AclResponseHeader =
+    let header: AclResponseHeader =
         serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let ttl = match answer.ttl {
+    let ttl = match header.ttl {
         Some(seconds) => Some(
             Duration::try_from_secs_f64(seconds.min(MAX_TTL.as_secs_f64()))
-                .map_err(|_| format!("{seconds} is no ttl"))?,
+                .map_err(|_| format!("invalid ttl {seconds}"))?,
         ),
         None => None,
     };
-    let grant = match answer.known {
+    let grant = match header.known {
         true => Some(serde_json::from_slice(body).map_err(|error| error.to_string())?),
         false => None,
     };
@@ -97,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_about_one_key() {
+    fn request_has_version_1_and_one_hash() {
         let key = KeyHash::of(b"some key");
         assert_eq!(decode_request(encode_request(&key).as_bytes()), Ok(key));
         let digits = key.to_string();
@@ -117,15 +104,15 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_has_a_grant_or_says_that_there_is_none() {
-        let nobody = BackendResponse {
+    fn response_has_grant_or_known_false() {
+        let unknown_key = BackendResponse {
             grant: None,
             ttl: None,
         };
-        assert_eq!(read(r#"{"known":false}"#), Ok(nobody.clone()));
+        assert_eq!(read(r#"{"known":false}"#), Ok(unknown_key.clone()));
         assert_eq!(
-            read(r#" {"known":false,"why":"who knows","id":7} "#),
-            Ok(nobody)
+            read(r#" {"known":false,"why":"not registered","id":7} "#),
+            Ok(unknown_key)
         );
         let found =
             read(r#"{"known":true,"id":"a","rights":["all"],"paths":["/x/"],"ttl":1.5,"more":{}}"#)
@@ -142,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn how_long_an_answer_is_believed_is_bounded() {
+    fn ttl_of_response_is_bounded() {
         for (ttl, expected) in [("0", 0), ("60", 60), ("1e300", 86_400), ("86401", 86_400)] {
             let found = read(&format!(r#"{{"known":false,"ttl":{ttl}}}"#)).unwrap();
             assert_eq!(found.ttl, Some(Duration::from_secs(expected)), "{ttl}");
@@ -156,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_neither_a_grant_nor_a_denial() {
+    fn invalid_response_is_neither_grant_nor_denial() {
         for body in [
             "",
             "null",
@@ -191,13 +178,13 @@ mod tests {
         );
         assert!(
             read(&deep).is_ok(),
-            "what is for others is skipped, however deep"
+            "unknown members are skipped, however deep"
         );
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_an_answer_or_an_error(bytes: Vec<u8>, text in "[{}\\[\\]\":,a-z0-9]{0,40}") {
+        fn any_bytes_decode_or_are_an_error(bytes: Vec<u8>, text in "[{}\\[\\]\":,a-z0-9]{0,40}") {
             let _ = (decode_response(&bytes), decode_request(&bytes), read(&text));
         }
     }

@@ -38,14 +38,14 @@ struct Lasting {
 impl FailureLog {
     /// A request got no response. Warns of what is not the client's fault.
     pub(crate) fn refused(&self, refused: &DenyDecision, id: &HeaderValue, server: &dyn Display) {
-        let event = match refused.refusal {
+        let event = match refused.error {
             RequestError::Upstream(failure) => failure.warning(),
             RequestError::PermissionsUnavailable(failure) => failure.warning(),
             _ => return,
         };
-        let server = matches!(refused.refusal, RequestError::Upstream(_)).then_some(server);
+        let server = matches!(refused.error, RequestError::Upstream(_)).then_some(server);
         let detail = refused.detail.as_deref();
-        self.warn(refused.refusal.reason(), event, detail, id, server);
+        self.warn(refused.error.reason(), event, detail, id, server);
     }
 
     /// A response was truncated.

@@ -1,11 +1,11 @@
-//! Names of hosts, and patterns of them: `example.com`, `*.example.com` for all below it, `*`, and addresses.
+//! Host names and patterns: `example.com`, `*.example.com` for all its subdomains, `*`, and addresses.
 
 use std::net::Ipv6Addr;
 
-/// Whether one of the patterns (as [`normalize_host_pattern`] keeps them) fits a `Host` (RFC 9110 section 7.2), whose port, case and
-/// last dot do not matter. What is no host fits none.
-pub(super) fn matches(patterns: &[String], asked: &str) -> bool {
-    match parse_host(asked) {
+/// Whether one of the patterns (as returned by [`normalize_host_pattern`]) matches a `Host` (RFC 9110 section 7.2), whose
+/// port, case and final dot are ignored. An invalid host matches no pattern.
+pub(super) fn matches(patterns: &[String], text: &str) -> bool {
+    match parse_host(text) {
         Some(HostName::Dns(name)) => patterns
             .iter()
             .any(|pattern| matches_pattern(pattern, name)),
@@ -16,38 +16,36 @@ pub(super) fn matches(patterns: &[String], asked: &str) -> bool {
     }
 }
 
-/// The form in which a pattern is kept and compared: lower case, without a last dot, IPv6 without brackets.
-///
-/// # Errors
-/// It is no pattern of a host.
+/// Validates a pattern, and returns it in lower case, without a final dot, IPv6 without brackets.
 pub fn normalize_host_pattern(text: &str) -> Result<String, String> {
     if text == "*" {
         return Ok(text.to_owned());
     }
     let shown: String = text.chars().take(80).collect();
-    let wrong = || format!("{shown:?} is no host: write example.com, *.example.com or an address");
+    let invalid =
+        || format!("invalid host {shown:?}: write example.com, *.example.com or an address");
     if let Ok(address) = text.parse::<Ipv6Addr>() {
         return Ok(address.to_string());
     }
-    let (below, name) = match text.strip_prefix("*.") {
+    let (wildcard, name) = match text.strip_prefix("*.") {
         Some(name) => ("*.", name),
         None => ("", text),
     };
     match parse_host(name) {
-        _ if text.len() > 255 => Err(wrong()),
-        Some(HostName::V6(address)) if below.is_empty() && text.ends_with(']') => {
+        _ if text.len() > 255 => Err(invalid()),
+        Some(HostName::V6(address)) if wildcard.is_empty() && text.ends_with(']') => {
             Ok(address.to_string())
         }
-        // A port in a pattern would never fit.
+        // Ports are ignored, so that a pattern with one would never match.
         Some(HostName::Dns(name)) if !text.contains(':') => {
-            Ok(format!("{below}{}", name.to_ascii_lowercase()))
+            Ok(format!("{wildcard}{}", name.to_ascii_lowercase()))
         }
-        _ => Err(wrong()),
+        _ => Err(invalid()),
     }
 }
 
 enum HostName<'a> {
-    /// Without port and last dot; an IPv4 address, too.
+    /// Without port and final dot; also an IPv4 address.
     Dns(&'a str),
     V6(Ipv6Addr),
 }
@@ -67,7 +65,7 @@ fn parse_host(text: &str) -> Option<HostName<'_>> {
     (is_port(port) && name.split('.').all(label)).then_some(HostName::Dns(name))
 }
 
-/// Nothing, or a colon and digits; none of them is a port, too (RFC 3986 section 3.2.3).
+/// Empty, or a colon and digits, of which there may be none (RFC 3986 section 3.2.3).
 fn is_port(text: &str) -> bool {
     match text.strip_prefix(':') {
         Some(digits) => digits.len() <= 5 && digits.bytes().all(|byte| byte.is_ascii_digit()),
@@ -79,14 +77,14 @@ fn matches_pattern(pattern: &str, name: &str) -> bool {
     if pattern == "*" {
         return true;
     }
-    // With its dot, before which a name has at least a letter: neither `badexample.com` nor `example.com` itself is below
-    // `example.com`.
+    // The suffix has a dot, and a name starts with a letter: neither `badexample.com` nor `example.com` matches
+    // `*.example.com`.
     match pattern.strip_prefix('*') {
-        Some(end) => name
+        Some(suffix) => name
             .len()
-            .checked_sub(end.len())
+            .checked_sub(suffix.len())
             .and_then(|at| name.get(at..))
-            .is_some_and(|tail| tail.eq_ignore_ascii_case(end)),
+            .is_some_and(|tail| tail.eq_ignore_ascii_case(suffix)),
         None => name.eq_ignore_ascii_case(pattern),
     }
 }

@@ -1,92 +1,81 @@
-//! Paths that all servers read alike, and their beginnings.
+//! Paths that all servers interpret alike, and their prefixes.
 //!
-//! A rule about `/admin` is worth nothing if the server also serves it as `/x/../admin`, `//admin` or `/admin;x`, and
-//! whether it does depends on the server. So such a path is not judged. Of `/%61dmin` there are only two readings, and
-//! both are judged.
+//! A rule for `/admin` is useless if the server also serves it as `/x/../admin`, `//admin` or `/admin;x`, which depends on
+//! the server. Such paths are ambiguous and denied. `/%61dmin` has only two interpretations, and both are checked.
 
 use std::borrow::Cow;
 use std::iter;
 
-/// A path of which servers agree where its segments are.
+/// A path whose segments are the same for all servers.
 #[derive(Debug)]
 pub(super) struct UnambiguousPath<'a> {
-    /// Without its percent-encoding.
     decoded: Cow<'a, [u8]>,
-    /// As it was sent, if some of its percent-encoding was not needed: there are servers that compare it so.
+    /// As sent, if some of its percent-encoding was unnecessary: some servers compare it without decoding.
     sent: Option<&'a [u8]>,
 }
 
 impl UnambiguousPath<'_> {
-    /// What servers take it for.
-    pub(super) fn readings(&self) -> impl Iterator<Item = &[u8]> {
+    pub(super) fn interpretations(&self) -> impl Iterator<Item = &[u8]> {
         iter::once(&*self.decoded).chain(self.sent)
     }
 }
 
-/// Whether the case of ASCII letters matters.
+/// Whether the case of ASCII letters is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CaseSensitivity {
-    /// As it was sent.
     Sensitive,
-    /// It does not.
     Insensitive,
 }
 
-/// Whether a reading of a path is `prefix` or something below it. `/a/` means the same as `/a`.
+/// Whether a path is `prefix` or below it. `/a/` means the same as `/a`.
 pub(super) fn starts_with(path: &[u8], prefix: &str, case: CaseSensitivity) -> bool {
     let prefix = prefix.strip_suffix('/').unwrap_or(prefix).as_bytes();
     let Some((start, rest)) = path.split_at_checked(prefix.len()) else {
         return false;
     };
-    let same = match case {
+    let is_equal = match case {
         CaseSensitivity::Sensitive => start == prefix,
         CaseSensitivity::Insensitive => start.eq_ignore_ascii_case(prefix),
     };
-    same && matches!(rest.first(), None | Some(b'/'))
+    is_equal && matches!(rest.first(), None | Some(b'/'))
 }
 
-/// Whether a prefix is about all paths, and so no rule about paths.
+/// Whether a prefix matches all paths, and thus does not restrict them.
 pub(super) fn is_root(prefix: &str) -> bool {
     prefix == "/"
 }
 
-/// How much of a path a prefix decides.
 pub(super) fn prefix_length(prefix: &str) -> usize {
     prefix.strip_suffix('/').unwrap_or(prefix).len()
 }
 
-/// Whether servers agree over the segments of a path. `*` (of `OPTIONS`) is such a path, and begins with no prefix.
-#[must_use]
+/// Whether all servers see the same segments in a path. `*` (of `OPTIONS`) is unambiguous, and matches no prefix.
 pub fn is_unambiguous_path(path: &str) -> bool {
     parse_path(path).is_some()
 }
 
-/// The form in which a prefix of paths is kept and compared: without percent-encoding and without a slash at its end.
-///
-/// # Errors
-/// It is longer than 1 KiB, does not begin with a slash, or servers would read it differently.
+/// Validates a path prefix, and returns it decoded and without a final slash.
 pub fn normalize_path_prefix(text: &str) -> Result<String, String> {
     if text.len() > 1024 {
-        return Err("a path is longer than 1024 bytes".to_owned());
+        return Err("invalid path: it is longer than 1024 bytes".to_owned());
     }
     if !text.starts_with('/') {
-        return Err(format!("the path {text:?} does not begin with a slash"));
+        return Err(format!("invalid path {text:?}: it must begin with a slash"));
     }
-    let wrong = || {
+    let ambiguous = || {
         format!(
-            "the path {text:?} can be read in more than one way: write it without dot segments, empty segments, \
-             `\\`, `;` and encoded separators"
+            "ambiguous path {text:?}: write it without dot segments, empty segments, `\\`, `;` and encoded separators"
         )
     };
-    let plain = parse_path(text).ok_or_else(wrong)?;
-    let mut kept = String::from_utf8(plain.decoded.into_owned()).map_err(|_| wrong())?;
-    if kept.len() > 1 && kept.ends_with('/') {
-        kept.pop();
+    let path = parse_path(text).ok_or_else(ambiguous)?;
+    let mut prefix = String::from_utf8(path.decoded.into_owned()).map_err(|_| ambiguous())?;
+    if prefix.len() > 1 && prefix.ends_with('/') {
+        prefix.pop();
     }
-    Ok(kept)
+    Ok(prefix)
 }
 
-/// The path without its percent-encoding; none if servers differ over where its segments are.
+/// Decodes a path; `None` if servers would see different segments.
 pub(super) fn parse_path(path: &str) -> Option<UnambiguousPath<'_>> {
     let mut sent = None;
     if path == "*" {
@@ -94,9 +83,9 @@ pub(super) fn parse_path(path: &str) -> Option<UnambiguousPath<'_>> {
         return Some(UnambiguousPath { decoded, sent });
     }
     let decoded = if path.contains('%') {
-        let (decoded, needless) = decode_percent(path.as_bytes())?;
-        sent = needless.then_some(path.as_bytes());
-        // Overlong forms of `/` and `.` are no UTF-8, and some servers read them all the same.
+        let (decoded, is_unnecessary) = decode_percent(path.as_bytes())?;
+        sent = is_unnecessary.then_some(path.as_bytes());
+        // Overlong forms of `/` and `.` are not UTF-8, but some servers decode them.
         std::str::from_utf8(&decoded).ok()?;
         Cow::Owned(decoded)
     } else {
@@ -107,46 +96,45 @@ pub(super) fn parse_path(path: &str) -> Option<UnambiguousPath<'_>> {
         .split(|byte| *byte == b'/')
         .peekable();
     while let Some(segment) = segments.next() {
-        let last = segments.peek().is_none();
-        if (segment.is_empty() && !last) || matches!(segment, b"." | b"..") {
+        let is_last = segments.peek().is_none();
+        if (segment.is_empty() && !is_last) || matches!(segment, b"." | b"..") {
             return None;
         }
     }
-    let clear = |byte: &u8| !matches!(byte, b'\\' | b';' | 0x7f | ..=0x1f);
+    let is_safe = |byte: &u8| !matches!(byte, b'\\' | b';' | 0x7f | ..=0x1f);
     decoded
         .iter()
-        .all(clear)
+        .all(is_safe)
         .then_some(UnambiguousPath { decoded, sent })
 }
 
-/// Percent-decodes once; and whether a character was encoded that never has to be (RFC 3986 section 2.3). None for a
-/// broken escape, and for an escape of what a second reading would take for syntax: a separator, or the percent sign of
-/// another escape.
+/// Percent-decodes once, and returns whether a character was encoded that never has to be (RFC 3986 section 2.3). `None`
+/// for an invalid escape, and for an escaped separator or percent sign, which a second decoding would turn into syntax.
 fn decode_percent(path: &[u8]) -> Option<(Vec<u8>, bool)> {
     let mut decoded = Vec::with_capacity(path.len());
-    let mut needless = false;
+    let mut is_unnecessary = false;
     let mut rest = path;
-    while let Some((&byte, behind)) = rest.split_first() {
-        rest = behind;
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
         if byte != b'%' {
             decoded.push(byte);
             continue;
         }
-        let meant = decode_escape(rest)?;
+        let byte = decode_escape(rest)?;
         rest = rest.get(2..)?;
-        if matches!(meant, b'/' | b'\\' | b'?' | b'#' | 0) {
+        if matches!(byte, b'/' | b'\\' | b'?' | b'#' | 0) {
             return None;
         }
-        needless |= meant.is_ascii_alphanumeric() || b"-._~".contains(&meant);
-        decoded.push(meant);
+        is_unnecessary |= byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        decoded.push(byte);
     }
-    // Its digits may have been encoded themselves.
+    // The digits of an escape may have been encoded themselves.
     let mut signs = decoded.split(|byte| *byte == b'%').skip(1);
-    let again = signs.any(|behind| decode_escape(behind).is_some());
-    (!again).then_some((decoded, needless))
+    let is_double = signs.any(|rest| decode_escape(rest).is_some());
+    (!is_double).then_some((decoded, is_unnecessary))
 }
 
-/// The byte that two hex digits stand for.
+/// The byte of two hex digits.
 fn decode_escape(digits: &[u8]) -> Option<u8> {
     let digit = |at: usize| (*digits.get(at)? as char).to_digit(16);
     u8::try_from(digit(0)? * 16 + digit(1)?).ok()

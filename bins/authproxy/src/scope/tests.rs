@@ -1,4 +1,4 @@
-//! What grants allow and which route decides.
+//! Checks of grants, and matching of routes.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ fn strings(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|&text| text.to_owned()).collect()
 }
 
-fn asked(path: &str) -> AccessRequest<'_> {
+fn request(path: &str) -> AccessRequest<'_> {
     AccessRequest {
         method: "GET",
         path,
@@ -32,34 +32,34 @@ fn asked(path: &str) -> AccessRequest<'_> {
     }
 }
 
-fn for_host(pattern: &str, host: &str) -> bool {
+fn matches_host(pattern: &str, host: &str) -> bool {
     let grant = Grant {
         hosts: vec![normalize_host_pattern(pattern).unwrap()],
         ..grant()
     };
     let hosts = &[host.into()];
-    let judged = check_grant(
+    let result = check_grant(
         &grant,
         &AccessRequest {
             hosts,
-            ..asked("/")
+            ..request("/")
         },
     );
-    assert!(matches!(judged, Ok(()) | Err(RequestError::HostNotAllowed)));
-    judged.is_ok()
+    assert!(matches!(result, Ok(()) | Err(RequestError::HostNotAllowed)));
+    result.is_ok()
 }
 
-fn for_path(pattern: &str, path: &str) -> Result<(), RequestError> {
+fn check_path(pattern: &str, path: &str) -> Result<(), RequestError> {
     let grant = Grant {
         paths: vec![normalize_path_prefix(pattern).unwrap()],
         ..grant()
     };
-    check_grant(&grant, &asked(path))
+    check_grant(&grant, &request(path))
 }
 
 #[test]
-fn all_rights_are_needed() {
-    for (needed, expected) in [
+fn grant_without_every_required_right_is_denied() {
+    for (required, expected) in [
         (&[][..], Ok(())),
         (&["all"], Ok(())),
         (&["all", "write"], Ok(())),
@@ -67,20 +67,20 @@ fn all_rights_are_needed() {
         (&["ALL"], Err(RequestError::MissingRight)),
         (&["al"], Err(RequestError::MissingRight)),
     ] {
-        let rights = &strings(needed);
-        let judged = check_grant(
+        let rights = &strings(required);
+        let result = check_grant(
             &grant(),
             &AccessRequest {
                 rights,
-                ..asked("/")
+                ..request("/")
             },
         );
-        assert_eq!(judged, expected, "{needed:?}");
+        assert_eq!(result, expected, "{required:?}");
     }
 }
 
 #[test]
-fn a_key_ends_with_the_second_it_expires_in() {
+fn key_expires_at_the_second_of_its_expiry() {
     for (expires, expected) in [
         (None, Ok(())),
         (Some(1001), Ok(())),
@@ -88,12 +88,12 @@ fn a_key_ends_with_the_second_it_expires_in() {
         (Some(0), Err(RequestError::ExpiredKey)),
     ] {
         let grant = Grant { expires, ..grant() };
-        assert_eq!(check_grant(&grant, &asked("/")), expected, "{expires:?}");
+        assert_eq!(check_grant(&grant, &request("/")), expected, "{expires:?}");
     }
 }
 
 #[test]
-fn hosts_without_regard_to_case_port_and_last_dot() {
+fn host_match_ignores_case_port_and_final_dot() {
     for (pattern, host, expected) in [
         ("example.com", "example.com", true),
         ("Example.COM.", "eXample.com", true),
@@ -128,12 +128,12 @@ fn hosts_without_regard_to_case_port_and_last_dot() {
         ("*", "[::1]", true),
         ("*", "", false),
     ] {
-        assert_eq!(for_host(pattern, host), expected, "{pattern} {host}");
+        assert_eq!(matches_host(pattern, host), expected, "{pattern} {host}");
     }
 }
 
 #[test]
-fn every_host_that_a_request_names_has_to_be_allowed() {
+fn request_with_one_host_not_allowed_is_denied() {
     let grant = Grant {
         hosts: strings(&["a.com", "*.b.com"]),
         ..grant()
@@ -146,20 +146,20 @@ fn every_host_that_a_request_names_has_to_be_allowed() {
         (&[], false),
     ] {
         let hosts: Vec<Cow<'_, str>> = hosts.iter().map(|&host| host.into()).collect();
-        let judged = check_grant(
+        let result = check_grant(
             &grant,
             &AccessRequest {
                 hosts: &hosts,
-                ..asked("/")
+                ..request("/")
             },
         );
         let expected = expected.then_some(()).ok_or(RequestError::HostNotAllowed);
-        assert_eq!(judged, expected, "{hosts:?}");
+        assert_eq!(result, expected, "{hosts:?}");
     }
 }
 
 #[test]
-fn what_is_no_pattern_of_hosts_is_refused() {
+fn invalid_host_pattern_is_rejected() {
     for text in [
         "",
         ".",
@@ -183,7 +183,7 @@ fn what_is_no_pattern_of_hosts_is_refused() {
 }
 
 #[test]
-fn prefixes_end_at_the_borders_of_segments() {
+fn path_prefix_matches_whole_segments() {
     for (pattern, path, expected) in [
         ("/a/b", "/a/b", true),
         ("/a/b", "/a/b/", true),
@@ -202,12 +202,12 @@ fn prefixes_end_at_the_borders_of_segments() {
         ("/", "/a//../b", true),
     ] {
         let expected = expected.then_some(()).ok_or(RequestError::PathNotAllowed);
-        assert_eq!(for_path(pattern, path), expected, "{pattern} {path}");
+        assert_eq!(check_path(pattern, path), expected, "{pattern} {path}");
     }
 }
 
 #[test]
-fn a_path_that_servers_read_differently_is_not_judged() {
+fn path_that_servers_interpret_differently_is_ambiguous() {
     for path in [
         "",
         "a",
@@ -251,7 +251,7 @@ fn a_path_that_servers_read_differently_is_not_judged() {
     ] {
         assert!(!is_unambiguous_path(path), "{path}");
         assert_eq!(
-            for_path("/a", path),
+            check_path("/a", path),
             Err(RequestError::AmbiguousPath),
             "{path}"
         );
@@ -278,14 +278,14 @@ fn a_path_that_servers_read_differently_is_not_judged() {
     }
     assert!(normalize_path_prefix(&"/a".repeat(600)).is_err());
     assert_eq!(
-        check_grant(&grant(), &asked("/a/../b")),
+        check_grant(&grant(), &request("/a/../b")),
         Ok(()),
-        "no rule, no question"
+        "the grant does not restrict paths"
     );
 }
 
 #[test]
-fn methods_are_compared_with_their_case() {
+fn methods_are_case_sensitive_and_get_includes_head() {
     for (method, expected) in [
         ("GET", true),
         ("HEAD", true),
@@ -297,25 +297,25 @@ fn methods_are_compared_with_their_case() {
             methods: strings(&["PUT", "GET"]),
             ..grant()
         };
-        let judged = check_grant(
+        let result = check_grant(
             &grant,
             &AccessRequest {
                 method,
-                ..asked("/")
+                ..request("/")
             },
         );
         let expected = expected.then_some(()).ok_or(RequestError::MethodNotAllowed);
-        assert_eq!(judged, expected, "{method}");
+        assert_eq!(result, expected, "{method}");
     }
 }
 
 /// Prefix, methods, rights.
-type Line<'a> = (&'a str, &'a [&'a str], Option<&'a [&'a str]>);
+type RouteRow<'a> = (&'a str, &'a [&'a str], Option<&'a [&'a str]>);
 
-fn rules(routes: &[Line<'_>]) -> AccessRules {
-    let route = |(at, (prefix, methods, rights)): (usize, &Line<'_>)| RouteRule {
+fn rules(routes: &[RouteRow<'_>]) -> AccessRules {
+    let route = |(at, (prefix, methods, rights)): (usize, &RouteRow<'_>)| RouteRule {
         name: Arc::from(at.to_string()),
-        prefix: super::normalize_path_prefix(prefix).unwrap(),
+        prefix: normalize_path_prefix(prefix).unwrap(),
         methods: strings(methods),
         rights: rights.map(strings),
         preflight: PreflightPolicy::Off,
@@ -329,7 +329,7 @@ fn rules(routes: &[Line<'_>]) -> AccessRules {
 }
 
 #[test]
-fn the_longest_prefix_with_a_method_that_fits_decides() {
+fn longest_prefix_with_matching_method_wins() {
     let rules = rules(&[
         ("/", &["POST"], Some(&["write"])),
         ("/public", &[], None),
@@ -357,12 +357,12 @@ fn the_longest_prefix_with_a_method_that_fits_decides() {
         assert_eq!(matched.name.map(|name| &**name), name, "{method} {path}");
         assert_eq!(matched.rights.as_deref(), rights, "{method} {path}");
     }
-    let refused = match_route(&rules, "GET", "/public/../private");
-    assert_eq!(refused, Err(RequestError::AmbiguousPath));
+    let result = match_route(&rules, "GET", "/public/../private");
+    assert_eq!(result, Err(RequestError::AmbiguousPath));
 }
 
 #[test]
-fn a_request_needs_what_every_reading_of_it_needs() {
+fn request_requires_rights_of_every_interpretation() {
     let rules = rules(&[
         ("/", &["POST", "PURGE"], Some(&["write"])),
         ("/admin", &[], Some(&["admin"])),
@@ -402,7 +402,7 @@ fn a_request_needs_what_every_reading_of_it_needs() {
 }
 
 #[test]
-fn routes_that_are_not_about_paths_judge_every_path() {
+fn ambiguous_path_is_allowed_where_routes_do_not_depend_on_it() {
     let methods = rules(&[("/", &["POST"], Some(&["write"]))]);
     let matched = match_route(&methods, "POST", "/a/../b").unwrap();
     assert_eq!(matched.rights.as_deref(), Some(&strings(&["write"])[..]));
@@ -414,8 +414,8 @@ fn routes_that_are_not_about_paths_judge_every_path() {
     );
 }
 
-/// What a path means to a server that decodes it `times`, drops parameters, and resolves what can be resolved.
-fn served(path: &str, times: usize) -> Vec<u8> {
+/// The path that a server resolves which decodes `times`, drops parameters and removes dot segments.
+fn resolve(path: &str, times: usize) -> Vec<u8> {
     let mut bytes = path.as_bytes().to_vec();
     for _ in 0..times {
         let mut decoded = Vec::new();
@@ -446,7 +446,7 @@ fn served(path: &str, times: usize) -> Vec<u8> {
         .iter()
         .position(|byte| matches!(byte, b'?' | b'#' | 0));
     bytes.truncate(end.unwrap_or(bytes.len()));
-    let mut kept: Vec<&[u8]> = Vec::new();
+    let mut segments: Vec<&[u8]> = Vec::new();
     for segment in bytes.split(|byte| *byte == b'/') {
         match segment
             .split(|byte| *byte == b';')
@@ -455,19 +455,19 @@ fn served(path: &str, times: usize) -> Vec<u8> {
         {
             b"" | b"." => {}
             b".." => {
-                kept.pop();
+                segments.pop();
             }
-            name => kept.push(name),
+            name => segments.push(name),
         }
     }
-    [b"/".as_slice(), &kept.join(&b'/')].concat()
+    [b"/".as_slice(), &segments.join(&b'/')].concat()
 }
 
 proptest! {
-    /// The point of it all: no server, however it reads, serves anything outside of `/a` for a path that was allowed by
-    /// the prefix `/a`, nor anything inside for one that was judged to be outside.
+    /// No server, however it decodes, serves anything outside of `/a` for a path that the prefix `/a` allowed, nor
+    /// anything inside for a path that it denied.
     #[test]
-    fn no_server_reads_a_judged_path_differently(
+    fn every_server_resolves_unambiguous_path_alike(
         parts in prop::collection::vec(
             prop::sample::select(vec![
                 "/", "a", "b", ".", "..", "%2e", "%2f", "%61", "%25", "%32", "%65", "2e", "61", ";", "%3b", "\\", "%5c", "%00", "%3f",
@@ -478,12 +478,12 @@ proptest! {
         times in 1usize..3,
     ) {
         let path = format!("/{}", parts.concat());
-        // There are servers that do not decode at all.
+        // Some servers do not decode at all.
         let inside = [0, times].map(|times| {
-            let served = served(&path, times);
-            served == b"/a" || served.starts_with(b"/a/")
+            let resolved = resolve(&path, times);
+            resolved == b"/a" || resolved.starts_with(b"/a/")
         });
-        match for_path("/a", &path) {
+        match check_path("/a", &path) {
             Ok(()) => prop_assert!(inside == [true; 2], "{path} leads out"),
             Err(RequestError::PathNotAllowed) => prop_assert!(inside != [true; 2], "{path} leads in"),
             Err(_) => {}
@@ -491,7 +491,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_judged(host in ".{0,40}", path in ".{0,40}", method in ".{0,8}") {
+    fn any_text_is_checked(host in ".{0,40}", path in ".{0,40}", method in ".{0,8}") {
         let _ = (normalize_host_pattern(&host), normalize_path_prefix(&path));
         let grant = Grant {
             hosts: strings(&["*.example.com", "::1"]),
@@ -500,18 +500,18 @@ proptest! {
             ..grant()
         };
         let hosts = &[host.into()];
-        let _ = check_grant(&grant, &AccessRequest { hosts, path: &path, method: &method, ..asked("/") });
+        let _ = check_grant(&grant, &AccessRequest { hosts, path: &path, method: &method, ..request("/") });
     }
 
     #[test]
-    fn kept_forms_stay_as_they_are(host in "(\\*\\.)?[a-zA-Z0-9.:\\[\\]-]{0,12}", path in "/[a-z/%0-9.]{0,12}") {
-        if let Ok(kept) = normalize_host_pattern(&host) {
-            prop_assert_eq!(normalize_host_pattern(&kept), Ok(kept));
+    fn normalized_forms_are_stable(host in "(\\*\\.)?[a-zA-Z0-9.:\\[\\]-]{0,12}", path in "/[a-z/%0-9.]{0,12}") {
+        if let Ok(pattern) = normalize_host_pattern(&host) {
+            prop_assert_eq!(normalize_host_pattern(&pattern), Ok(pattern));
         }
-        if let Ok(kept) = normalize_path_prefix(&path) {
-            let readings = path::parse_path(&path).unwrap().readings().count();
-            prop_assert!(readings == 2 || for_path(&path, &path).is_ok());
-            prop_assert!(kept == "/" || !kept.ends_with('/'));
+        if let Ok(prefix) = normalize_path_prefix(&path) {
+            let interpretations = path::parse_path(&path).unwrap().interpretations().count();
+            prop_assert!(interpretations == 2 || check_path(&path, &path).is_ok());
+            prop_assert!(prefix == "/" || !prefix.ends_with('/'));
         }
     }
 }

@@ -218,9 +218,9 @@ fn what_makes_no_sense_is_refused_with_its_name_and_a_remedy() {
         ("health-path: /a/../b", "read in different ways"),
         (
             "routes: [{path: admin, rights: a}]",
-            "does not begin with a slash",
+            "must begin with a slash",
         ),
-        ("routes: [{path: /a//b, rights: a}]", "more than one way"),
+        ("routes: [{path: /a//b, rights: a}]", "ambiguous path"),
         ("routes: [{path: /a}]", "the route for /a has neither"),
         (
             "routes: [{path: /a, rights: []}]",

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use authproxy::permissions::PermissionsBackend as _;
-use authproxy::permissions::file::AclFile;
+use authproxy::testing::{AclFile, PermissionsBackend as _};
 use hostkit_tests::permissions::{PermissionsServer, write_acl_file};
 use hostkit_tests::wait_until;
 use serde_json::json;
@@ -70,7 +69,7 @@ fn replaced_acl_file_is_reloaded_without_denials() {
     write(&path, 0);
     let file = Arc::new(AclFile::open(&path).unwrap());
     replace_under_load(&file, |turn| write(&path, turn));
-    assert_eq!(file.status().refused, 0);
+    assert_eq!(file.status().rejected, 0);
 }
 
 #[test]
@@ -104,17 +103,17 @@ fn removed_or_invalid_acl_file_keeps_last_keys() {
     write(&path, 0);
     let file = Arc::new(AclFile::open(&path).unwrap());
     replace_under_load(&file, |turn| {
-        let refused = file.status().refused;
+        let refused = file.status().rejected;
         match turn % 3 {
             0 => std::fs::remove_file(&path).unwrap(),
             1 => std::fs::write(&path, "keys:\n- {id: half").unwrap(),
             _ => std::fs::write(&path, "").unwrap(),
         }
-        wait_until("the file is refused", || file.status().refused > refused);
-        assert!(file.status().trouble.is_some());
+        wait_until("the file is rejected", || file.status().rejected > refused);
+        assert!(file.status().error.is_some());
         write(&path, turn);
     });
-    assert_eq!(file.status().trouble, None);
+    assert_eq!(file.status().error, None);
 }
 
 #[test]

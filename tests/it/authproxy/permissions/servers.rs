@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use authproxy::permissions::liveconf::LiveconfBackend;
-use authproxy::permissions::server::{DEADLINE, Servers};
-use authproxy::permissions::{BreakerState, PermissionsBackend as _};
+use authproxy::testing::{
+    BreakerState, DEADLINE, LiveconfBackend, PermissionsBackend as _, Servers,
+};
 use hostkit_tests::free_port;
 use hostkit_tests::permissions::{PermissionsBehavior, PermissionsServer};
 use serde_json::json;
@@ -386,10 +386,10 @@ fn live_configuration_may_appear_later_and_change() {
         };
         say("other: 1\n".to_owned());
         let told_of = async |text: &str| {
-            let trouble = || liveconf.status().file.unwrap().trouble;
-            wait_for(|| trouble().is_some_and(|why| why.contains(text))).await;
+            let error = || liveconf.status().file.unwrap().error;
+            wait_for(|| error().is_some_and(|why| why.contains(text))).await;
         };
-        told_of("has no `aclserver`").await;
+        told_of("missing `aclserver`").await;
         say(format!("other: 1\naclserver: {}\n", one.url()));
         becomes("one").await;
         let dead = free_port();

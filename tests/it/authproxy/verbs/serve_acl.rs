@@ -271,7 +271,7 @@ fn examples_of_acl_page_are_valid() {
     let live = example("yaml", 1);
     let live_file = temp.path().join("liveconf.yaml");
     std::fs::write(&live_file, live).unwrap();
-    let liveconf = authproxy::permissions::liveconf::LiveconfBackend::open(&live_file);
+    let liveconf = authproxy::testing::LiveconfBackend::open(&live_file);
     assert_eq!(liveconf.status().servers.len(), 2);
 
     let acl = PermissionsServer::start();

@@ -1,4 +1,4 @@
-//! Entries as they were written, and as anybody on the network would like them.
+//! Valid entries, and entries that an attacker could write.
 
 use super::*;
 
@@ -10,15 +10,15 @@ const SETTINGS: settings::CacheSettings = settings::CacheSettings {
     stale: Duration::from_secs(600),
 };
 
-fn signer(prefix: &str, secret: &[u8]) -> Signer {
-    Signer::new(prefix, &settings::SigningSecret(secret.to_vec())).unwrap()
+fn signer(prefix: &str, secret: &[u8]) -> EntrySigner {
+    EntrySigner::new(prefix, &settings::SigningSecret(secret.to_vec())).unwrap()
 }
 
-fn ours() -> Signer {
+fn our_signer() -> EntrySigner {
     signer("eightball", b"0123456789abcdef")
 }
 
-fn kept(grant: bool, ttl: u64) -> Kept {
+fn cached(grant: bool, ttl: u64) -> CachedResult {
     let grant = grant.then(|| {
         Arc::new(Grant {
             id: "alice".to_owned(),
@@ -29,107 +29,132 @@ fn kept(grant: bool, ttl: u64) -> Kept {
             expires: Some(1_900_000_000),
         })
     });
-    Kept::of(grant, Duration::from_secs(ttl), Duration::ZERO, &SETTINGS)
+    CachedResult::with_age(grant, Duration::from_secs(ttl), Duration::ZERO, &SETTINGS)
 }
 
 fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-/// Versions of authproxy that are on a host at the same time share entries. What is expected here was computed by hand,
-/// with Python's hmac, from the description of an entry: it changes only together with the version in the name.
+/// Different versions of authproxy share entries. The expected bytes were computed with Python's hmac from the description
+/// of an entry: they change only together with the version in the name.
 #[test]
 fn entry_has_the_name_and_bytes_that_all_versions_agree_on() {
     let key = KeyHash::of(b"k");
     assert_eq!(
-        ours().name(&key).0,
+        our_signer().name(&key).0,
         "eightball:1:eae7e9bf257f7dadf2e5418e0c06dc028334a3400fa2f976621d0ed746cc753f"
     );
     let tag = "3fdecee8935392aab49d920a2def910f8b86e68a31287857306e60ba53f65281";
     let tag: KeyHash = tag.parse().unwrap();
     let payload = br#"{"issued":1000000,"ttl":10000,"grant":{"id":"alice","rights":["all"],"hosts":["*.example.com"],"methods":["GET"],"expires":"2030-03-17T17:46:40Z"}}"#;
     let entry = [b"1", &tag.bytes()[..], payload].concat();
-    assert_eq!(ours().seal(&key, &kept(true, 10), at(1_000)), Some(entry));
+    assert_eq!(
+        our_signer().seal(&key, &cached(true, 10), at(1_000)),
+        Some(entry)
+    );
 }
 
 #[test]
-fn an_entry_says_what_was_put_in_and_ages() {
+fn opened_entry_has_its_content_and_age() {
     let key = KeyHash::of(b"k");
     for grant in [true, false] {
-        let whole = kept(grant, 10);
-        let entry = ours().seal(&key, &whole, at(1_000)).unwrap();
-        let open = |now| ours().open(&key, &entry, &SETTINGS, at(now));
+        let whole = cached(grant, 10);
+        let entry = our_signer().seal(&key, &whole, at(1_000)).unwrap();
+        let open = |now| our_signer().open(&key, &entry, &SETTINGS, at(now));
         assert_eq!(open(1_000), Some((1_000_000, whole.clone())));
         let later = open(1_009).unwrap().1;
         assert_eq!(later.grant, whole.grant);
         assert_eq!(
-            (later.due, later.fresh),
+            (later.refresh_in, later.expires_in),
             (Duration::ZERO, Duration::from_secs(1))
         );
-        // Over; a grant is still good for when the engine fails, and then for nothing.
+        // Expired; a grant can still be served while the backend fails, and not later.
         assert_eq!(open(1_010).is_some(), grant);
         if grant {
             let stale = open(1_010).unwrap().1;
-            assert_eq!((stale.fresh, stale.stale), (Duration::ZERO, SETTINGS.stale));
+            assert_eq!(
+                (stale.expires_in, stale.stale_for),
+                (Duration::ZERO, SETTINGS.stale)
+            );
         }
         assert_eq!(open(1_610), None);
     }
 }
 
 #[test]
-fn the_reader_decides_how_long_it_believes() {
+fn ttls_of_reader_limit_ttl_of_entry() {
     let key = KeyHash::of(b"k");
-    let entry = ours().seal(&key, &kept(true, 3_600), at(1_000)).unwrap();
-    let (_, read) = ours().open(&key, &entry, &SETTINGS, at(1_001)).unwrap();
-    assert_eq!(read.fresh, SETTINGS.allowed - Duration::from_secs(1));
-    let nobody = ours().seal(&key, &kept(false, 3_600), at(1_000)).unwrap();
-    let (_, read) = ours().open(&key, &nobody, &SETTINGS, at(1_000)).unwrap();
-    assert_eq!((read.fresh, read.stale), (SETTINGS.denied, SETTINGS.denied));
-}
-
-#[test]
-fn clocks_may_differ_by_a_minute() {
-    let key = KeyHash::of(b"k");
-    let entry = ours().seal(&key, &kept(true, 30), at(1_060)).unwrap();
-    let (_, read) = ours().open(&key, &entry, &SETTINGS, at(1_000)).unwrap();
+    let entry = our_signer()
+        .seal(&key, &cached(true, 3_600), at(1_000))
+        .unwrap();
+    let (_, read) = our_signer()
+        .open(&key, &entry, &SETTINGS, at(1_001))
+        .unwrap();
+    assert_eq!(read.expires_in, SETTINGS.allowed - Duration::from_secs(1));
+    let unknown = our_signer()
+        .seal(&key, &cached(false, 3_600), at(1_000))
+        .unwrap();
+    let (_, read) = our_signer()
+        .open(&key, &unknown, &SETTINGS, at(1_000))
+        .unwrap();
     assert_eq!(
-        read.fresh,
-        Duration::from_secs(30),
-        "not longer than it was given for"
+        (read.expires_in, read.stale_for),
+        (SETTINGS.denied, SETTINGS.denied)
     );
-    assert_eq!(ours().open(&key, &entry, &SETTINGS, at(999)), None);
 }
 
 #[test]
-fn every_bit_counts() {
+fn entry_is_valid_with_clocks_up_to_a_minute_apart() {
     let key = KeyHash::of(b"k");
-    let entry = ours().seal(&key, &kept(true, 60), at(1_000)).unwrap();
+    let entry = our_signer()
+        .seal(&key, &cached(true, 30), at(1_060))
+        .unwrap();
+    let (_, read) = our_signer()
+        .open(&key, &entry, &SETTINGS, at(1_000))
+        .unwrap();
+    assert_eq!(
+        read.expires_in,
+        Duration::from_secs(30),
+        "not longer than its ttl"
+    );
+    assert_eq!(our_signer().open(&key, &entry, &SETTINGS, at(999)), None);
+}
+
+#[test]
+fn entry_with_any_bit_or_length_changed_is_invalid() {
+    let key = KeyHash::of(b"k");
+    let entry = our_signer()
+        .seal(&key, &cached(true, 60), at(1_000))
+        .unwrap();
     for bit in 0..entry.len() * 8 {
         let mut other = entry.clone();
         other[bit / 8] ^= 1 << (bit % 8);
         assert_eq!(
-            ours().open(&key, &other, &SETTINGS, at(1_000)),
+            our_signer().open(&key, &other, &SETTINGS, at(1_000)),
             None,
             "bit {bit}"
         );
     }
     for cut in 0..entry.len() {
         assert_eq!(
-            ours().open(&key, &entry[..cut], &SETTINGS, at(1_000)),
+            our_signer().open(&key, &entry[..cut], &SETTINGS, at(1_000)),
             None,
             "{cut} bytes"
         );
     }
     let longer = [&entry[..], b" "].concat();
-    assert_eq!(ours().open(&key, &longer, &SETTINGS, at(1_000)), None);
+    assert_eq!(our_signer().open(&key, &longer, &SETTINGS, at(1_000)), None);
 }
 
 #[test]
-fn an_entry_counts_only_where_it_was_put() {
+fn entry_is_valid_only_for_its_key_prefix_and_secret() {
     let key = KeyHash::of(b"k");
-    let entry = ours().seal(&key, &kept(true, 60), at(1_000)).unwrap();
+    let entry = our_signer()
+        .seal(&key, &cached(true, 60), at(1_000))
+        .unwrap();
     for (what, signer, key) in [
-        ("another key", ours(), KeyHash::of(b"j")),
+        ("another key", our_signer(), KeyHash::of(b"j")),
         (
             "another prefix",
             signer("eightbal", b"0123456789abcdef"),
@@ -146,21 +171,25 @@ fn an_entry_counts_only_where_it_was_put() {
             None,
             "{what}"
         );
-        assert_ne!(signer.name(&key), ours().name(&KeyHash::of(b"k")), "{what}");
+        assert_ne!(
+            signer.name(&key),
+            our_signer().name(&KeyHash::of(b"k")),
+            "{what}"
+        );
     }
-    // Not what a name is signed with, either: the name stands in memcached, beside the entry.
-    let (name, _) = ours().name(&key);
-    let tag: Vec<u8> = (0..TAG)
+    // The HMAC of the name, which is visible in memcached, is not a valid tag either.
+    let (name, _) = our_signer().name(&key);
+    let tag: Vec<u8> = (0..TAG_LENGTH)
         .map(|at| u8::from_str_radix(&name[name.len() - 64 + 2 * at..][..2], 16).unwrap())
         .collect();
     let forged = [&[VERSION][..], &tag, b""].concat();
-    assert_eq!(ours().open(&key, &forged, &SETTINGS, at(1_000)), None);
+    assert_eq!(our_signer().open(&key, &forged, &SETTINGS, at(1_000)), None);
 }
 
 #[test]
-fn names_fit_memcached_and_say_nothing_of_the_key() {
+fn name_fits_memcached_and_hides_the_key() {
     let key = KeyHash::of(b"k");
-    let longest = "p".repeat(LONGEST_PREFIX);
+    let longest = "p".repeat(MAX_PREFIX_LENGTH);
     let (name, _) = signer(&longest, b"0123456789abcdef").name(&key);
     assert!(
         name.len() <= 250 && name.bytes().all(|byte| byte.is_ascii_graphic()),
@@ -171,13 +200,13 @@ fn names_fit_memcached_and_say_nothing_of_the_key() {
         "a b",
         "a\r\nflush_all",
         "ü",
-        &"p".repeat(LONGEST_PREFIX + 1),
+        &"p".repeat(MAX_PREFIX_LENGTH + 1),
     ] {
         let secret = settings::SigningSecret(b"0123456789abcdef".to_vec());
-        assert!(Signer::new(wrong, &secret).is_err(), "{wrong}");
+        assert!(EntrySigner::new(wrong, &secret).is_err(), "{wrong}");
     }
     assert!(
-        !format!("{:?}", ours()).contains("48"),
-        "no secret is shown"
+        !format!("{:?}", our_signer()).contains("48"),
+        "the secret is not shown"
     );
 }

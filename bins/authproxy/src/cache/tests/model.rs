@@ -1,4 +1,4 @@
-//! Random histories before a model that remembers everything and looks all of it through each time.
+//! Random histories, compared with a model that keeps every result.
 
 use proptest::prelude::*;
 
@@ -8,30 +8,30 @@ const KEYS: usize = 4;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Find(usize),
-    Pass(Duration),
-    /// The engine answers its oldest question about a key, if there is one.
-    Tell(usize, Told),
-    PurgeTarget(PurgeTarget),
+    LookUp(usize),
+    Advance(Duration),
+    /// The backend responds to its oldest pending request about a key, if there is one.
+    Respond(usize, BackendResult),
+    Purge(PurgeTarget),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let number = 0..KEYS;
-    let found = |grant: Option<Arc<Grant>>| {
+    let response = |grant: Option<Arc<Grant>>| {
         prop::option::of(0..80_u64).prop_map(move |ttl| {
             let (grant, ttl) = (grant.clone(), ttl.map(seconds));
             Ok(BackendResponse { grant, ttl })
         })
     };
-    let told = prop_oneof![
-        prop_oneof![Just("alice"), Just("bob")].prop_flat_map(move |id| found(Some(grant(id)))),
-        found(None),
+    let result = prop_oneof![
+        prop_oneof![Just("alice"), Just("bob")].prop_flat_map(move |id| response(Some(grant(id)))),
+        response(None),
         Just(failed()),
     ];
     let passes = prop::sample::select(vec![
         200, 900, 1_000, 4_000, 13_000, 48_000, 60_000, 599_000,
     ]);
-    let what = prop_oneof![
+    let target = prop_oneof![
         Just(PurgeTarget::All),
         number
             .clone()
@@ -39,50 +39,49 @@ fn step() -> impl Strategy<Value = Step> {
         Just(PurgeTarget::Id("alice".to_owned())),
     ];
     prop_oneof![
-        8 => number.clone().prop_map(Step::Find),
-        4 => passes.prop_map(|millis| Step::Pass(Duration::from_millis(millis))),
-        6 => (number, told).prop_map(|(number, told)| Step::Tell(number, told)),
-        1 => what.prop_map(Step::PurgeTarget),
+        8 => number.clone().prop_map(Step::LookUp),
+        4 => passes.prop_map(|millis| Step::Advance(Duration::from_millis(millis))),
+        6 => (number, result).prop_map(|(number, result)| Step::Respond(number, result)),
+        1 => target.prop_map(Step::Purge),
     ]
 }
 
-/// A question to the engine that is open.
-struct Question {
-    /// No purge has come since.
-    counts: bool,
-    waiting: Vec<JoinHandle<KeyLookupResult>>,
+struct PendingRequest {
+    /// There was no purge since it started.
+    is_current: bool,
+    lookups: Vec<JoinHandle<KeyLookupResult>>,
 }
 
-/// All that has ever been said of one key, and when.
+/// All results for one key.
 #[derive(Default)]
-struct History {
-    told: Vec<(Instant, Told)>,
-    questions: Vec<Question>,
+struct KeyHistory {
+    results: Vec<(Instant, BackendResult)>,
+    pending: Vec<PendingRequest>,
 }
 
-impl History {
-    /// The last answer that was not a failure, when it was given, and for how long it holds.
+impl KeyHistory {
+    /// The last result that was not a failure: its time, grant and TTL.
     fn last(&self) -> Option<(Instant, Option<&Grant>, Duration)> {
-        self.told.iter().rev().find_map(|(at, told)| {
-            let found = told.as_ref().ok()?;
-            let longest = if found.grant.is_some() {
+        self.results.iter().rev().find_map(|(at, result)| {
+            let response = result.as_ref().ok()?;
+            let longest = if response.grant.is_some() {
                 SETTINGS.allowed
             } else {
                 SETTINGS.denied
             };
-            let ttl = found.ttl.unwrap_or(longest).min(longest);
-            Some((*at, found.grant.as_deref(), ttl))
+            let ttl = response.ttl.unwrap_or(longest).min(longest);
+            Some((*at, response.grant.as_deref(), ttl))
         })
     }
 
-    /// When the engine failed, if it has since it last answered.
+    /// When the backend last failed, if it has not responded since.
     fn failed(&self) -> Option<Instant> {
-        let (at, told) = self.told.last()?;
-        told.is_err().then_some(*at)
+        let (at, result) = self.results.last()?;
+        result.is_err().then_some(*at)
     }
 
-    /// The grant that is believed now, fresh or not.
-    fn believed(&self) -> Option<String> {
+    /// The cached grant, fresh or stale.
+    fn cached(&self) -> Option<String> {
         let (at, grant, ttl) = self.last()?;
         let id = grant?.id.clone();
         if now() < at + ttl {
@@ -92,131 +91,132 @@ impl History {
         }
     }
 
-    /// What a look-up has to say, and whether a question has to be open afterwards.
-    fn look(&self) -> (String, bool) {
+    /// The expected result of a lookup, and whether a backend request is pending after it.
+    fn expect_lookup(&self) -> (String, bool) {
         let failed_within = |time| self.failed().is_some_and(|at| now() < at + time);
-        if let Some(believed) = self.believed() {
+        if let Some(cached) = self.cached() {
             let (at, _, ttl) = self.last().unwrap();
-            return if believed.ends_with("(stale)") && !failed_within(SETTINGS.allowed) {
+            return if cached.ends_with("(stale)") && !failed_within(SETTINGS.allowed) {
                 ("waits".to_owned(), true)
             } else {
                 let is_due = now() >= at + ttl * 4 / 5;
-                (believed, is_due && !failed_within(SETTINGS.error))
+                (cached, is_due && !failed_within(SETTINGS.error))
             };
         }
         match self.last() {
             Some((at, None, ttl)) if self.failed().is_none() && now() < at + ttl => {
-                ("nobody".to_owned(), false)
+                ("unknown".to_owned(), false)
             }
             _ if failed_within(SETTINGS.error) => ("error".to_owned(), false),
             _ => ("waits".to_owned(), true),
         }
     }
 
-    fn has_open(&self) -> bool {
-        self.questions.iter().any(|question| question.counts)
+    fn has_pending(&self) -> bool {
+        self.pending.iter().any(|pending| pending.is_current)
     }
 }
 
-/// Plays a history. A cache with room for all keys has to say exactly what the model says; a smaller one may have
-/// forgotten it, and may wait or fail instead.
+/// Plays a history. A cache with room for all keys returns exactly target the model does; a smaller one may have evicted the
+/// result, and may wait or fail instead.
 async fn play(steps: Vec<Step>, entries: usize) {
-    let stand = Stand::new(settings::CacheSettings {
+    let fixture = CacheFixture::new(settings::CacheSettings {
         entries,
         ..SETTINGS
     });
-    let forgets = entries < KEYS;
-    let mut model: [History; KEYS] = Default::default();
+    let evicts = entries < KEYS;
+    let mut model: [KeyHistory; KEYS] = Default::default();
     for step in steps {
         match step {
-            Step::Pass(time) => advance(time),
-            Step::Find(number) => {
+            Step::Advance(time) => advance(time),
+            Step::LookUp(number) => {
                 let history = &mut model[number];
-                let (expected, asks) = history.look();
-                let (asked, had_open) = (stand.engine.asked(), history.has_open());
-                let asker = stand.asker(key(number));
+                let (expected, sends_request) = history.expect_lookup();
+                let (requests, had_pending) =
+                    (fixture.backend.request_count(), history.has_pending());
+                let lookup = fixture.start_lookup(key(number));
                 settle().await;
-                let said = if asker.is_finished() { "" } else { "waits" };
-                let asked = stand.engine.asked() - asked;
-                assert!(asked <= usize::from(!had_open), "one question at a time");
-                if !forgets {
-                    assert_eq!(asked > 0, asks && !had_open, "{expected}");
+                let result = if lookup.is_finished() { "" } else { "waits" };
+                let requests = fixture.backend.request_count() - requests;
+                assert!(
+                    requests <= usize::from(!had_pending),
+                    "one request at a time"
+                );
+                if !evicts {
+                    assert_eq!(requests > 0, sends_request && !had_pending, "{expected}");
                 }
-                if asked > 0 {
-                    history.questions.push(Question {
-                        counts: true,
-                        waiting: Vec::new(),
+                if requests > 0 {
+                    history.pending.push(PendingRequest {
+                        is_current: true,
+                        lookups: Vec::new(),
                     });
                 }
-                if said == "waits" {
-                    assert!(forgets || expected == "waits", "not {expected}");
-                    let question = history.questions.last_mut().unwrap();
-                    assert!(question.counts);
-                    question.waiting.push(asker);
+                if result == "waits" {
+                    assert!(evicts || expected == "waits", "not {expected}");
+                    let pending = history.pending.last_mut().unwrap();
+                    assert!(pending.is_current);
+                    pending.lookups.push(lookup);
                 } else {
-                    let said = heard(asker).await;
+                    let result = finish(lookup).await;
                     assert!(
-                        said == expected || (forgets && said == "error"),
-                        "{said}, not {expected}"
+                        result == expected || (evicts && result == "error"),
+                        "{result}, not {expected}"
                     );
                 }
             }
-            Step::Tell(number, told) => {
+            Step::Respond(number, result) => {
                 let history = &mut model[number];
-                assert_eq!(stand.engine.open(key(number)), history.questions.len());
-                if history.questions.is_empty() {
+                assert_eq!(fixture.backend.pending(key(number)), history.pending.len());
+                if history.pending.is_empty() {
                     continue;
                 }
-                let question = history.questions.remove(0);
-                if question.counts {
-                    history.told.push((now(), told.clone()));
+                let pending = history.pending.remove(0);
+                if pending.is_current {
+                    history.results.push((now(), result.clone()));
                 }
-                let expected = match &told {
+                let expected = match &result {
                     Ok(BackendResponse {
                         grant: Some(grant), ..
                     }) => grant.id.clone(),
-                    Ok(_) => "nobody".to_owned(),
-                    Err(_) if question.counts => history.believed().unwrap_or("error".to_owned()),
+                    Ok(_) => "unknown".to_owned(),
+                    Err(_) if pending.is_current => history.cached().unwrap_or("error".to_owned()),
                     Err(_) => "error".to_owned(),
                 };
-                stand.engine.tell(key(number), told).await;
-                for asker in question.waiting {
-                    let said = heard(asker).await;
+                fixture.backend.respond(key(number), result).await;
+                for lookup in pending.lookups {
+                    let result = finish(lookup).await;
                     assert!(
-                        said == expected || (forgets && said == "error"),
-                        "{said}, not {expected}"
+                        result == expected || (evicts && result == "error"),
+                        "{result}, not {expected}"
                     );
                 }
             }
-            Step::PurgeTarget(what) => {
-                stand.cache.purge(&what);
+            Step::Purge(target) => {
+                fixture.cache.purge(&target);
                 for (number, history) in model.iter_mut().enumerate() {
-                    let (all, told) = match &what {
+                    let (all, result) = match &target {
                         PurgeTarget::All => (true, true),
                         PurgeTarget::Key(one) => (*one == key(number), *one == key(number)),
                         PurgeTarget::Id(id) => {
-                            let believed = history.believed();
-                            (
-                                true,
-                                believed.is_some_and(|believed| believed.starts_with(id)),
-                            )
+                            let cached = history.cached();
+                            (true, cached.is_some_and(|cached| cached.starts_with(id)))
                         }
                     };
                     if all {
                         history
-                            .questions
+                            .pending
                             .iter_mut()
-                            .for_each(|question| question.counts = false);
+                            .for_each(|pending| pending.is_current = false);
                     }
-                    if told {
-                        history.told.clear();
+                    if result {
+                        history.results.clear();
                     }
                 }
             }
         }
-        let counts = stand.cache.snapshot();
+        let counts = fixture.cache.snapshot();
         assert!(counts.known <= entries && counts.unknown <= entries);
-        let open: usize = model.iter().filter(|history| history.has_open()).count();
+        let open: usize = model.iter().filter(|history| history.has_pending()).count();
         assert_eq!(counts.flights, open);
     }
 }
@@ -225,7 +225,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
     #[test]
-    fn the_cache_says_what_the_model_says(
+    fn cache_returns_what_the_model_does(
         steps in prop::collection::vec(step(), 1..60),
         entries in prop::sample::select(vec![1, 2, KEYS, 100]),
     ) {

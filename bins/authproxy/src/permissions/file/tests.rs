@@ -1,4 +1,4 @@
-//! Which files are taken, and which one is in force.
+//! Valid and invalid ACL files, and which text is in force.
 
 use hostkit::Exit;
 use tempfile::TempDir;
@@ -17,17 +17,20 @@ fn file(text: &str) -> (TempDir, PathBuf) {
     (temp, path)
 }
 
-fn refused(text: &str) -> String {
+fn rejection(text: &str) -> String {
     let (_temp, path) = file(text);
     let failure = AclFile::open(&path).unwrap_err();
     assert_eq!(failure.exit(), Exit::CONFIG);
-    let said = failure.to_string();
-    assert!(said.contains("acl.yaml") && !said.contains('\n'), "{said}");
-    said
+    let error = failure.to_string();
+    assert!(
+        error.contains("acl.yaml") && !error.contains('\n'),
+        "{error}"
+    );
+    error
 }
 
 #[test]
-fn keys_are_found_by_their_hash_with_all_they_have() {
+fn key_is_found_by_hash_with_its_whole_grant() {
     let hash = KeyHash::of(b"one");
     let text = format!(
         "keys:\n\
@@ -51,19 +54,19 @@ fn keys_are_found_by_their_hash_with_all_they_have() {
         }
     );
     let next = acl.get(&KeyHash::of(b"its next one")).unwrap();
-    assert_eq!(next.id, "eightball", "two keys may be of one owner");
+    assert_eq!(next.id, "eightball", "two keys may have one id");
     assert_eq!(acl.get(&KeyHash::of(b"three")), None);
     assert_eq!(acl.status().entries, 2);
 }
 
 #[test]
-fn a_file_without_keys_is_a_file() {
+fn empty_list_of_keys_is_valid() {
     let (_temp, path) = file("keys: []\n");
     assert_eq!(AclFile::open(&path).unwrap().status().entries, 0);
 }
 
 #[test]
-fn what_is_wrong_is_named_with_its_place() {
+fn error_names_line_column_and_cause() {
     let one = entry("one", "one");
     for (text, expected) in [
         (String::new(), "unexpected end of file"),
@@ -79,7 +82,7 @@ fn what_is_wrong_is_named_with_its_place() {
         (format!("keys:\n{}", one.replace("id: one, ", "")), "id"),
         (
             format!("keys:\n{}", one.replace("one", "two words")),
-            ":2:8: `id`: \"two words\" is no name",
+            ":2:8: `id`: invalid name \"two words\"",
         ),
         (
             format!("keys:\n{}", one.replace(", rights: [all]", "")),
@@ -88,34 +91,37 @@ fn what_is_wrong_is_named_with_its_place() {
         (format!("keys:\n{}", one.replace("[all]", "all")), ":2:"),
         (
             format!("keys:\n{}", one.replace("[all]", "[all], paths: [a]")),
-            "begin with a slash",
+            "it must begin with a slash",
         ),
         (
             format!("keys:\n{}", one.replace("[all]", "[all], expires: soon")),
-            "no time",
+            "invalid time",
         ),
         (format!("keys:\n{one}- \n"), ":3:"),
         (
             format!("keys:\n{one}{}", entry("two", "one")),
-            "the key of \"two\" is that of \"one\", too",
+            "duplicate key: \"one\" and \"two\" have the same sha256",
         ),
         (format!("keys:\n{one}\nkeys: []\n"), "keys"),
         (format!("keys:\n{one}  ["), ":3:"),
         ("keys: [\u{0}]".to_owned(), "acl.yaml"),
     ] {
-        let said = refused(&text);
-        assert!(said.contains(expected), "{text}: {said}");
+        let error = rejection(&text);
+        assert!(error.contains(expected), "{text}: {error}");
     }
 }
 
 #[test]
-fn a_key_in_the_place_of_its_hash_is_not_told() {
-    let said = refused("keys:\n- {id: one, sha256: hk_verysecretkey, rights: [all]}\n");
-    assert!(said.contains(":2:") && !said.contains("secret"), "{said}");
+fn error_does_not_show_key_in_place_of_its_hash() {
+    let error = rejection("keys:\n- {id: one, sha256: hk_verysecretkey, rights: [all]}\n");
+    assert!(
+        error.contains(":2:") && !error.contains("secret"),
+        "{error}"
+    );
 }
 
 #[test]
-fn what_is_not_there_or_no_file_is_refused() {
+fn missing_file_or_directory_is_rejected() {
     let temp = tempfile::tempdir().unwrap();
     for path in [temp.path().join("acl.yaml"), temp.path().to_owned()] {
         let failure = AclFile::open(&path).unwrap_err();
@@ -125,39 +131,39 @@ fn what_is_not_there_or_no_file_is_refused() {
 }
 
 #[test]
-fn only_another_text_that_is_valid_takes_the_place() {
+fn only_valid_changed_text_replaces_the_one_in_force() {
     let (_temp, path) = file(&format!("keys:\n{}", entry("one", "one")));
     let acl = AclFile::open(&path).unwrap();
-    let known = |key: &str| acl.get(&KeyHash::of(key.as_bytes())).is_some();
-    let counts = || (acl.status().loaded, acl.status().refused);
+    let has_key = |key: &str| acl.get(&KeyHash::of(key.as_bytes())).is_some();
+    let counts = || (acl.status().loaded, acl.status().rejected);
     acl.reread();
     assert_eq!(counts(), (1, 0), "the same text");
 
     std::fs::write(&path, "keys:\n- id: ").unwrap();
     acl.reread();
     acl.reread();
-    assert!(known("one"));
-    assert_eq!(counts(), (1, 1), "refused once");
-    let first = acl.status().trouble.unwrap();
+    assert!(has_key("one"));
+    assert_eq!(counts(), (1, 1), "counted once");
+    let first = acl.status().error.unwrap();
     std::fs::remove_file(&path).unwrap();
     acl.reread();
-    assert!(known("one"));
+    assert!(has_key("one"));
     assert_eq!(counts(), (1, 2));
-    assert_ne!(acl.status().trouble.unwrap(), first);
+    assert_ne!(acl.status().error.unwrap(), first);
 
     std::fs::write(&path, format!("keys:\n{}", entry("one", "one"))).unwrap();
     acl.reread();
-    assert_eq!((counts(), acl.status().trouble), ((1, 2), None));
+    assert_eq!((counts(), acl.status().error), ((1, 2), None));
     let before = acl.status().sha256;
     std::fs::write(&path, format!("keys:\n{}", entry("two", "two"))).unwrap();
     acl.reread();
-    assert!(known("two") && !known("one"));
+    assert!(has_key("two") && !has_key("one"));
     assert_eq!(counts(), (2, 2));
     assert_ne!(acl.status().sha256, before);
 }
 
 #[test]
-fn more_keys_than_a_configuration_has_lines() {
+fn file_with_40000_keys_is_loaded() {
     let mut text = "keys:\n".to_owned();
     for number in 0..40_000 {
         text.push_str(&entry("many", &number.to_string()));

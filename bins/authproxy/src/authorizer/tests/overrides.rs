@@ -1,11 +1,11 @@
-//! Hosts and methods that headers name beside Host and the request line.
+//! Headers that override the host and the method.
 
 use super::*;
 
 #[tokio::test]
-async fn every_host_that_a_trusted_peer_names_has_to_be_one_of_the_key() {
+async fn host_override_of_trusted_peer_must_be_allowed() {
     let site = site();
-    let decided = async |trusted: bool, lines: &[(&str, &str)], hosts: &[&str]| {
+    let decision = async |trusted: bool, lines: &[(&str, &str)], hosts: &[&str]| {
         let mut request = Request::get("/").header("x-api-key", "k");
         for (name, value) in [("host", "a.com")].iter().chain(lines) {
             request = request.header(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
@@ -15,8 +15,8 @@ async fn every_host_that_a_trusted_peer_names_has_to_be_one_of_the_key() {
             grant,
             stale: false,
         });
-        let decided = decide_for_peer(trusted, &site, &parts(request), Some(answer)).await;
-        decided.map(|_| ()).map_err(|refused| refused.refusal)
+        let decision = decide_for_peer(trusted, &site, &parts(request), Some(answer)).await;
+        decision.map(|_| ()).map_err(|denied| denied.error)
     };
     let ours = &["a.com", "b.com"][..];
     for allowed in [
@@ -30,7 +30,7 @@ async fn every_host_that_a_trusted_peer_names_has_to_be_one_of_the_key() {
         &[("forwarded", "for=\"[::1]\";proto=https")],
         &[("x-forwarded-server", "front7"), ("x-hosts", "c.com")],
     ] {
-        assert_eq!(decided(true, allowed, ours).await, Ok(()), "{allowed:?}");
+        assert_eq!(decision(true, allowed, ours).await, Ok(()), "{allowed:?}");
     }
     for other in [
         &[("x-forwarded-host", "c.com")][..],
@@ -51,25 +51,25 @@ async fn every_host_that_a_trusted_peer_names_has_to_be_one_of_the_key() {
         &[("forwarded", "host=")],
         &[("forwarded", "host=a.com;x=\u{e9}")],
     ] {
-        let refused = Err(RequestError::HostNotAllowed);
-        assert_eq!(decided(true, other, ours).await, refused, "{other:?}");
+        let denied = Err(RequestError::HostNotAllowed);
+        assert_eq!(decision(true, other, ours).await, denied, "{other:?}");
         assert_eq!(
-            decided(false, other, ours).await,
+            decision(false, other, ours).await,
             Ok(()),
-            "it does not reach the server"
+            "it does not reach the upstream"
         );
         assert_eq!(
-            decided(true, other, &[]).await,
+            decision(true, other, &[]).await,
             Ok(()),
-            "a key for all hosts"
+            "a key without a restriction of hosts"
         );
     }
 }
 
 #[tokio::test]
-async fn a_method_that_a_header_names_is_judged_too() {
+async fn method_override_must_be_allowed() {
     let site = site();
-    let decided = async |name: &str, value: &str, methods: &[&str]| {
+    let decision = async |name: &str, value: &str, methods: &[&str]| {
         let mut grant = (*grant(&[])).clone();
         grant.methods = methods.iter().map(|&one| one.to_owned()).collect();
         let answer = Ok(KeyLookup::Grant {
@@ -78,8 +78,8 @@ async fn a_method_that_a_header_names_is_judged_too() {
         });
         let request = Request::get("/").header("x-api-key", "k");
         let request = parts(request.header(name, value));
-        let decided = decide_trusted(&site, &request, Some(answer)).await;
-        decided.map(|_| ()).map_err(|refused| refused.refusal)
+        let decision = decide_trusted(&site, &request, Some(answer)).await;
+        decision.map(|_| ()).map_err(|denied| denied.error)
     };
     for name in [
         "x-http-method-override",
@@ -87,24 +87,24 @@ async fn a_method_that_a_header_names_is_judged_too() {
         "x-method-override",
     ] {
         for value in ["POST", "post"] {
-            let judged = decided(name, value, &[]).await;
-            assert_eq!(judged, Err(RequestError::MissingRight), "{name} {value}");
+            let result = decision(name, value, &[]).await;
+            assert_eq!(result, Err(RequestError::MissingRight), "{name} {value}");
         }
-        assert_eq!(decided(name, "PUT", &[]).await, Ok(()), "{name}");
+        assert_eq!(decision(name, "PUT", &[]).await, Ok(()), "{name}");
         assert_eq!(
-            decided(name, "put", &["GET", "PUT"]).await,
+            decision(name, "put", &["GET", "PUT"]).await,
             Ok(()),
             "{name}"
         );
-        let judged = decided(name, "DELETE", &["GET"]).await;
-        assert_eq!(judged, Err(RequestError::MethodNotAllowed), "{name}");
+        let result = decision(name, "DELETE", &["GET"]).await;
+        assert_eq!(result, Err(RequestError::MethodNotAllowed), "{name}");
         for list in ["PUT, POST", "", "P\tT"] {
-            let judged = decided(name, list, &[]).await;
+            let result = decision(name, list, &[]).await;
             assert!(
-                matches!(judged, Err(RequestError::InvalidRequest(_))),
-                "{list}: {judged:?}"
+                matches!(result, Err(RequestError::InvalidRequest(_))),
+                "{list}: {result:?}"
             );
         }
     }
-    assert_eq!(decided("x-http-methods", "POST", &["GET"]).await, Ok(()));
+    assert_eq!(decision("x-http-methods", "POST", &["GET"]).await, Ok(()));
 }
