@@ -5,6 +5,7 @@
 //! is no authentication: an address is on this host or in a private network, and a socket file has a mode.
 
 mod address;
+#[cfg(feature = "client")]
 mod client;
 mod exposition;
 mod listener;
@@ -15,6 +16,7 @@ use crate::cli::AT_START;
 use crate::http::{RouteResponse, Router};
 
 pub use address::AdminAddress;
+#[cfg(feature = "client")]
 pub use client::get;
 pub use listener::AdminListener;
 

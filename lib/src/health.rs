@@ -1,20 +1,19 @@
-//! Aurora's health contract, served on the `health` port of a task: what a checker finds, told so that Aurora's
-//! executor acts on it and a person can see why.
+//! Aurora's health and shutdown contract, served on the `health` port of a task.
 //!
-//! * `GET /health`: `200 ok`, or [`HealthFlags::unhealthy_status`] with a [`HealthReason`] as the body. Checks that come while one
-//!   is under way share its verdict. Aurora compares the body with `ok`, and shows 7 bytes of another.
-//! * `POST /quitquitquit`, `/abortabortabort`: answered at once, because Aurora waits one second for it; then the tool's
-//!   [`HealthCheck::quit`] runs, `/health` answers `quit`, and the process ends with 0 when that is done.
-//! * `GET /history`: the last verdicts.
+//! * `GET /health`: `200 ok`, or [`HealthFlags::unhealthy_status`] with a [`HealthReason`] as the body. Checks that arrive
+//!   during a probe share its result. Aurora compares the body with `ok`, and shows 7 bytes of any other.
+//! * `POST /quitquitquit`, `/abortabortabort`: answered at once, because Aurora waits one second for it; then
+//!   [`HealthCheck::shut_down`] runs, `/health` returns `quit`, and the process ends with 0 when that is done.
+//! * `GET /history`: the last results.
 //!
-//! Owns the port, HTTP, when a verdict is asked for and what is told of it. What healthy means is the tool's [`HealthCheck`].
+//! Owns the port, the endpoints, and when a probe runs. What healthy means is the tool's [`HealthCheck`].
 //! (Aurora: `common/health_check/http_signaler.py`, `executor/http_lifecycle.py`, `executor/common/health_checker.py`.)
 
 mod history;
+mod listeners;
 mod monitor;
 mod report;
 mod result;
-mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -36,13 +35,13 @@ use monitor::HealthMonitor;
 
 pub use result::{HealthReason, ProbeResult};
 
-/// While this file is in the sandbox's root, Aurora counts every check as passed; so does everybody else here.
+/// While this file is in the sandbox's root, Aurora counts every check as passed, and no probe runs.
 pub const SNOOZE_FILE: &str = ".healthchecksnooze";
 
-/// The flags of everything that serves this contract. Its port is the tool's to declare.
+/// The flags of every tool that serves this contract. Its port is the tool's to declare.
 #[derive(Debug, Clone, clap::Args)]
 pub struct HealthFlags {
-    /// HTTP status of /health while it is sick
+    /// HTTP status of /health while unhealthy
     #[arg(
         long,
         alias = "sick-status",
@@ -51,24 +50,24 @@ pub struct HealthFlags {
         help_heading = "Health"
     )]
     pub unhealthy_status: UnhealthyStatus,
-    /// How long after the start /health answers ok until the first success (0: not at all)
+    /// Longest time after the start in which /health returns ok before the first success (0: none)
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::parse_duration, help_heading = "Health")]
     pub grace: Duration,
-    /// How it ends.
+    /// How long requests under way may take at the end.
     #[command(flatten)]
     pub drain: DrainFlags,
-    /// Where it can be asked.
+    /// The admin listener.
     #[command(flatten)]
     pub admin: AdminFlags,
 }
 
-/// The HTTP status of a sick `/health`.
+/// The HTTP status of `/health` while unhealthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum UnhealthyStatus {
     /// Every load balancer understands it; Aurora discards the body.
     #[value(name = "503")]
     Unavailable,
-    /// Only who compares the body sees that it is not `ok`; Aurora's page shows it.
+    /// Only clients that compare the body see that it is not `ok`; Aurora's page shows it.
     #[value(name = "200")]
     Ok,
 }
@@ -85,14 +84,14 @@ impl UnhealthyStatus {
 /// How Aurora asks a task to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShutdownRequest {
-    /// `/quitquitquit`: finish what was begun. Aurora waits `graceful_shutdown_wait_secs` (5).
+    /// `/quitquitquit`: finish the requests under way. Aurora waits `graceful_shutdown_wait_secs` (5).
     Quit,
-    /// `/abortabortabort`: end now. Aurora waits `shutdown_wait_secs` (5), then SIGTERM.
+    /// `/abortabortabort`: end now. Aurora waits `shutdown_wait_secs` (5), then sends SIGTERM.
     Abort,
 }
 
 impl ShutdownRequest {
-    /// Where it is posted.
+    /// The path that Aurora posts it to.
     #[must_use]
     pub const fn path(self) -> &'static str {
         match self {
@@ -102,27 +101,27 @@ impl ShutdownRequest {
     }
 }
 
-/// What a tool checks. It runs on the one thread that also answers: what takes long has to yield.
+/// What a tool checks. It runs on the thread of the server: a long probe has to yield.
 pub trait HealthCheck: Send + Sync + 'static {
-    /// The longest a probe may take. One that takes longer is dropped and counts as [`HealthReason::TIMEOUT`].
+    /// The longest time of a probe. A longer one is dropped and counts as [`HealthReason::TIMEOUT`].
     fn deadline(&self) -> Duration;
 
-    /// Looks. There is never more than one probe at a time.
+    /// Checks once. There is never more than one probe at a time.
     fn probe(&self) -> impl Future<Output = ProbeResult> + Send;
 
-    /// Does what there is to do when the task is told to end, once per kind. The answer has been given then. When it is
-    /// done, or `--drain-timeout` is over, the process ends with 0.
-    fn shut_down(&self, how: ShutdownRequest) -> impl Future<Output = ()> + Send;
+    /// Shuts the task down, once per kind of request, after the response to it. When it is done, or `--drain-timeout`
+    /// has passed, the process ends with 0.
+    fn shut_down(&self, request: ShutdownRequest) -> impl Future<Output = ()> + Send;
 }
 
-/// Whether somebody has turned the checks of the task in this sandbox off ([`SNOOZE_FILE`]).
+/// Whether the checks of the task in this sandbox are turned off ([`SNOOZE_FILE`]).
 #[must_use]
 pub fn is_snoozed(sandbox: &Path) -> bool {
     sandbox.join(SNOOZE_FILE).exists()
 }
 
-/// Serves the contract on `port` of 127.0.0.1 and ::1 until the process is told to end. `sandbox` is where
-/// [`SNOOZE_FILE`] is looked for. A port of 0 is one that is free; the log names it.
+/// Serves the contract on `port` of 127.0.0.1 and ::1 until the process is asked to end; the kernel chooses a port for
+/// port 0. `sandbox` is the directory of [`SNOOZE_FILE`].
 ///
 /// # Errors
 /// An address cannot be bound (exit 73).
@@ -134,13 +133,13 @@ pub async fn serve<C: HealthCheck>(
 ) -> Result<Exit, Failure> {
     let signals = DaemonSignals::new()
         .map_err(|error| Failure::new(Exit::FAILED, "cannot catch signals").because(error))?;
-    let (sockets, addresses) = socket::bind(port).await?;
-    let bounds = ServerLimits {
-        connections: socket::connections(),
-        drain: flags.drain.drain_timeout,
+    let (sockets, addresses) = listeners::bind(port)?;
+    let limits = ServerLimits {
+        max_connections: listeners::max_connections(),
+        drain_timeout: flags.drain.drain_timeout,
     };
-    let (quits, told) = mpsc::channel(2);
-    let monitor = Arc::new(HealthMonitor::new(check, sandbox, flags, quits));
+    let (sender, requests) = mpsc::channel(2);
+    let monitor = Arc::new(HealthMonitor::new(check, sandbox, flags, sender));
     let admin = match &flags.admin.admin {
         Some(address) => Some(AdminListener::bind(address).await?),
         None => None,
@@ -153,52 +152,55 @@ pub async fn serve<C: HealthCheck>(
     );
     // Ends with the runtime.
     if let Some(admin) = admin {
-        tokio::spawn(admin.serve(report::admin_router(&monitor)));
+        tokio::spawn(admin.serve(report::build_router(&monitor)));
     }
-    let stop = told_to_end(signals, told, &monitor, bounds.drain);
-    serve_http(sockets, routes(&monitor), bounds, stop).await;
+    let stop = wait_for_shutdown(signals, requests, &monitor, limits.drain_timeout);
+    serve_http(sockets, build_router(&monitor), limits, stop).await;
     Ok(Exit::OK)
 }
 
-fn routes<C: HealthCheck>(monitor: &Arc<HealthMonitor<C>>) -> Router {
+fn build_router<C: HealthCheck>(monitor: &Arc<HealthMonitor<C>>) -> Router {
     let (health, history) = (Arc::clone(monitor), Arc::clone(monitor));
-    let mut routes = Router::default()
-        .route_async("GET", "/health", move |_| Arc::clone(&health).health())
+    let mut router = Router::default()
+        .route_async("GET", "/health", move |_| {
+            Arc::clone(&health).health_response()
+        })
         .route("GET", "/history", move |_| {
-            RouteResponse::json(200, &history.history())
+            RouteResponse::json(200, &history.history_json())
         });
-    for how in [ShutdownRequest::Quit, ShutdownRequest::Abort] {
+    for request in [ShutdownRequest::Quit, ShutdownRequest::Abort] {
         let monitor = Arc::clone(monitor);
-        routes = routes.route("POST", how.path(), move |_| {
-            monitor.shut_down(how);
+        router = router.route("POST", request.path(), move |_| {
+            monitor.accept_shutdown(request);
             RouteResponse::text(200, "ok")
         });
     }
-    routes
+    router
 }
 
-/// Ready when a signal says so, or when what there was to do after Aurora said so is done.
-async fn told_to_end<C: HealthCheck>(
+/// Ready after a signal, or when the shutdown that Aurora requested is done.
+async fn wait_for_shutdown<C: HealthCheck>(
     mut signals: DaemonSignals,
-    mut quits: mpsc::Receiver<ShutdownRequest>,
+    mut requests: mpsc::Receiver<ShutdownRequest>,
     monitor: &Arc<HealthMonitor<C>>,
-    patience: Duration,
+    drain_timeout: Duration,
 ) {
-    let mut quitting = JoinSet::new();
+    let mut shutdowns = JoinSet::new();
     loop {
         tokio::select! {
-            told = signals.next() => match told {
-                DaemonSignal::Terminate => return tracing::info!("told to stop"),
-                // There is no configuration to read again.
+            signal = signals.next() => match signal {
+                DaemonSignal::Terminate => return tracing::info!("termination signal received"),
+                // There is no configuration to reload.
                 DaemonSignal::Hangup => {}
             },
-            Some(how) = quits.recv() => {
+            Some(request) = requests.recv() => {
                 let monitor = Arc::clone(monitor);
-                quitting.spawn(async move { timeout(patience, monitor.check.shut_down(how)).await });
+                let shutdown = async move { timeout(drain_timeout, monitor.check.shut_down(request)).await };
+                shutdowns.spawn(shutdown);
             }
-            Some(ended) = quitting.join_next() => return match ended {
-                Ok(Err(_)) => tracing::warn!("ending, although not all is done: --drain-timeout is over"),
-                _ => tracing::info!("ending, as told"),
+            Some(ended) = shutdowns.join_next() => return match ended {
+                Ok(Err(_)) => tracing::warn!("drain timeout exceeded"),
+                _ => tracing::info!("shutdown completed"),
             },
         }
     }

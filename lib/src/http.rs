@@ -1,7 +1,11 @@
-//! HTTP/1.1: the address of a server, and the small server under the admin listener and the health port.
+//! HTTP/1.1 as all tools use it: addresses of servers, the one client (feature `client`), and the one server.
 
 mod address;
-pub(crate) mod server;
+#[cfg(feature = "client")]
+pub mod client;
+pub mod server;
+mod stream;
 
-pub use address::{HostAddress, HostPort};
+pub use address::{HostAddress, HostPort, ServerAddress};
 pub use server::{RouteRequest, RouteResponse, Router};
+pub use stream::{BoxedStream, ByteStream};

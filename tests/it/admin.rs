@@ -260,7 +260,7 @@ fn a_port_in_use_and_a_dead_daemon_are_named() {
         .unwrap_err();
     assert_eq!(failure.exit(), Exit::UNAVAILABLE);
     assert!(
-        failure.to_string().contains("is the daemon running"),
+        failure.to_string().contains("check that the daemon runs"),
         "{failure}"
     );
 }

@@ -556,7 +556,7 @@ fn heading_holds_same_flags_in_every_tool() {
         for (heading, flags) in [
             ("Logging", "console loglevel logstash-format logstash-tags"),
             ("Admin", "admin"),
-            ("Health", "grace sick-status"),
+            ("Health", "grace unhealthy-status"),
         ] {
             for (verbs, command) in commands(&tool.command) {
                 let under = command

@@ -104,10 +104,10 @@ impl Checker {
         (answer.status, answer.body)
     }
 
-    /// The verdicts, newest first.
-    fn verdicts(&self) -> Vec<Value> {
+    /// The results, newest first.
+    fn results(&self) -> Vec<Value> {
         let history: Value = serde_json::from_str(&self.ask("GET", "/history").body).unwrap();
-        history["verdicts"].as_array().unwrap().clone()
+        history["results"].as_array().unwrap().clone()
     }
 
     fn log(&self) -> String {

@@ -9,63 +9,61 @@ use hostkit::health::HealthFlags;
 use hostkit::{nagios, units};
 use regex_lite::Regex;
 
-use crate::expect::Statuses;
-use crate::target::Notify;
+use crate::expectation::StatusSet;
+use crate::target::HttpTarget;
 
-/// Answers Aurora's health checks for a server that does not know them.
+/// Implements Aurora's HTTP health and shutdown endpoints for a server that has none.
 ///
-/// GET /health on --port asks the server over a fresh connection and answers `200 ok` or 503 with the reason in a word:
-/// refused, timeout, closed, garbage, http503, http302, badbody, noname, error; quit once the task has been told to end.
-/// POST /quitquitquit and /abortabortabort are answered at once and passed on. GET /history tells the last verdicts.
+/// GET /health on --port sends a request to the server over a new connection and returns `200 ok`, or 503 with a reason:
+/// refused, timeout, closed, invalid, http503, http302, badbody, dnsfail, error; quit after a shutdown request.
+/// POST /quitquitquit and /abortabortabort are answered at once and forwarded. GET /history lists the last results.
 #[derive(Debug, Parser)]
 pub struct Args {
-    /// Flags that all tools have.
     #[command(flatten)]
-    pub common: Common,
-    /// The port that Aurora asks, of 127.0.0.1 and ::1: `{{thermos.ports[health]}}`
+    pub(crate) common: Common,
+    /// Port of the health endpoints on 127.0.0.1 and ::1: `{{thermos.ports[health]}}`
     #[arg(long, value_name = "PORT", required_unless_present = "once")]
-    pub port: Option<u16>,
-    /// Ask once instead of listening on --port, as a Nagios plugin: exit 0 OK, 2 CRITICAL or 3 UNKNOWN
+    pub(crate) port: Option<u16>,
+    /// Check once instead of listening on --port, as a Nagios plugin: exit 0 OK, 2 CRITICAL or 3 UNKNOWN
     #[arg(long)]
-    pub once: bool,
+    pub(crate) once: bool,
     /// Print the result of --once as JSON
     #[arg(long)]
-    pub json: bool,
-    /// What is asked of the server: a path, on --test-port, or an http URL. All that are given must pass
+    pub(crate) json: bool,
+    /// Path on --test-port, or http URL, to request from the server. Repeatable: all must be healthy
     #[arg(long, value_name = "URL", value_delimiter = ' ')]
-    pub url: Vec<String>,
-    /// The port of the server on this host: `{{thermos.ports[private]}}`
+    pub(crate) url: Vec<String>,
+    /// Port of the server on this host: `{{thermos.ports[private]}}`
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    pub test_port: Option<u16>,
-    /// Longest time for a whole check; keep it below the `timeout_secs` of Aurora's configuration
+    pub(crate) test_port: Option<u16>,
+    /// Deadline of a whole check; keep it below the `timeout_secs` of Aurora's configuration
     #[arg(long, value_name = "DURATION", default_value = "4.5s", value_parser = units::parse_duration)]
-    pub timeout: Duration,
-    /// Statuses that are healthy: 200, 2xx, 200-399, or several with commas. Redirects are not followed
+    pub(crate) timeout: Duration,
+    /// Healthy statuses: 200, 2xx, 200-399, or several with commas. Redirects are not followed
     #[arg(long, value_name = "LIST", default_value = "2xx")]
-    pub expect_status: Statuses,
-    /// The whole body of a healthy answer; white space around it does not count
+    pub(crate) expect_status: StatusSet,
+    /// Whole body of a healthy response; leading and trailing white space is ignored
     #[arg(long, value_name = "TEXT")]
-    pub expect_body: Option<String>,
-    /// A pattern to be found in the first 64 KiB of a healthy answer's body
+    pub(crate) expect_body: Option<String>,
+    /// Pattern that the first 64 KiB of a healthy response's body must match
     #[arg(long, value_name = "REGEX", value_parser = Regex::new)]
-    pub expect_body_regex: Option<Regex>,
-    /// The Host header, for servers that choose by name [default: that of the URL, or localhost:PORT]
+    pub(crate) expect_body_regex: Option<Regex>,
+    /// Host header, for servers with virtual hosts [default: that of the URL, or localhost:PORT]
     #[arg(long, value_name = "HOST")]
-    pub host_header: Option<String>,
-    /// Only connect to --test-port, for servers that do not speak HTTP
+    pub(crate) host_header: Option<String>,
+    /// Only connect to --test-port, for servers without HTTP
     #[arg(long)]
-    pub tcp: bool,
-    /// POST here when the task ends: http://127.0.0.1:PORT/PATH, or unix:PATH for its /drain. Repeatable
-    #[arg(long, value_name = "TARGET", value_delimiter = ' ')]
-    pub quit_notify: Vec<Notify>,
-    /// The contract with Aurora.
+    pub(crate) tcp: bool,
+    /// POST here on shutdown: http://127.0.0.1:PORT/PATH, or unix:PATH for its /drain. Repeatable
+    #[arg(long, value_name = "TARGET", value_delimiter = ' ', value_parser = HttpTarget::parse_notification)]
+    pub(crate) quit_notify: Vec<HttpTarget>,
     #[command(flatten)]
-    pub health: HealthFlags,
+    pub(crate) health: HealthFlags,
 }
 
 impl Tool for Args {
     const NAME: &'static str = "proxy-healthcheck";
-    // A check without HTTP has no answer whose body, or Host header, could matter.
+    // A check without HTTP has neither a body nor a Host header.
     const EXCLUSIVE: &[&[&str]] = &[
         &["tcp", "url"],
         &["tcp", "expect-body", "expect-body-regex"],

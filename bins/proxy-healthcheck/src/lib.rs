@@ -1,16 +1,15 @@
-//! proxy-healthcheck: answers Aurora's health checks on a task's `health` port, by asking the server that the task is
-//! about. Each check is a fresh connection, with one deadline for all of it.
+//! proxy-healthcheck: implements Aurora's HTTP health and shutdown endpoints for a server that has none. Each check is a
+//! request on a new connection, with one deadline.
 //!
-//! The contract with Aurora is `hostkit::health`; here is what a healthy server is (`probe`), and what the server and
-//! its siblings are told when the task ends (`quit`).
+//! The contract with Aurora is `hostkit::health`; here is what a healthy server is (`probe`), and how the server and its
+//! siblings are shut down (`shutdown`).
 
-pub mod cli;
-mod exchange;
-pub mod expect;
+mod cli;
+mod expectation;
 mod probe;
-mod quit;
-pub mod settings;
-pub mod target;
+mod settings;
+mod shutdown;
+mod target;
 
 pub use cli::Args;
 
@@ -21,21 +20,21 @@ use hostkit::health::{self, HealthCheck, HealthReason, ProbeResult, SNOOZE_FILE,
 use hostkit::nagios::{self, NagiosStatus};
 use hostkit::{Exit, Failure, stdout};
 use serde_json::json;
-use settings::Settings;
+use settings::CheckSettings;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
-/// What a probe may take beyond its own deadline, which tells more of what went wrong.
-const MARGIN: Duration = Duration::from_secs(1);
+/// How much longer than its own deadline a probe may take: the message of its own names the phase.
+const PROBE_MARGIN: Duration = Duration::from_secs(1);
 
-/// Does what the command line asks for.
+/// Runs the tool.
 ///
 /// # Errors
-/// The command line makes no sense (exit 2), or the port cannot be bound (exit 73).
+/// The command line is not valid (exit 2), or the port cannot be bound (exit 73).
 pub fn run(args: Args) -> Result<Exit, Failure> {
     let Some(port) = args.port.filter(|_| !args.once) else {
         let unknown = |failure: Failure| {
-            say(
+            print_result(
                 NagiosStatus::Unknown,
                 HealthReason::ERROR,
                 &nagios::text_of(&failure),
@@ -43,31 +42,35 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
                 args.json,
             )
         };
-        return once(&args).or_else(unknown);
+        return check_once(&args).or_else(unknown);
     };
-    let settings = Settings::new(&args)?;
-    let runtime = runtime()?;
-    tracing::info!(server = settings.shown(), timeout = ?settings.timeout, "checking");
-    let server = Server(settings);
+    let settings = CheckSettings::new(&args)?;
+    let runtime = build_runtime()?;
+    tracing::info!(
+        server = settings.describe_targets(),
+        timeout = ?settings.timeout,
+        "health check configured"
+    );
+    let server = ServerCheck(settings);
     // Thermos starts a task's processes in its sandbox.
     let end = runtime.block_on(health::serve(port, Path::new("."), &args.health, server));
-    // A name server that does not answer must not keep the process.
+    // A name server that does not answer must not keep the process alive.
     runtime.shutdown_background();
     end
 }
 
-fn runtime() -> Result<Runtime, Failure> {
+fn build_runtime() -> Result<Runtime, Failure> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    // For looking up names, one at a time; localhost and addresses need none.
+    // For resolving names, one at a time; localhost and addresses need none.
     builder.enable_all().max_blocking_threads(1);
     hostkit::runtime::build(&mut builder)
 }
 
-/// Asks the server once and prints the result for Nagios.
-fn once(args: &Args) -> Result<Exit, Failure> {
+/// Checks the server once and prints the result for Nagios.
+fn check_once(args: &Args) -> Result<Exit, Failure> {
     if health::is_snoozed(Path::new(".")) {
-        let text = format!("not checked as long as there is {SNOOZE_FILE}");
-        return say(
+        let text = format!("not checked while {SNOOZE_FILE} exists");
+        return print_result(
             NagiosStatus::Ok,
             HealthReason::SNOOZED,
             &text,
@@ -75,30 +78,30 @@ fn once(args: &Args) -> Result<Exit, Failure> {
             args.json,
         );
     }
-    let settings = Settings::new(args)?;
-    let runtime = runtime()?;
-    let (verdict, took) = runtime.block_on(async {
+    let settings = CheckSettings::new(args)?;
+    let runtime = build_runtime()?;
+    let (result, duration) = runtime.block_on(async {
         let start = Instant::now();
-        (probe::all(&settings).await, start.elapsed())
+        (probe::probe_all(&settings).await, start.elapsed())
     });
     runtime.shutdown_background();
-    let status = match verdict.reason() {
+    let status = match result.reason() {
         HealthReason::OK => NagiosStatus::Ok,
         HealthReason::ERROR => NagiosStatus::Unknown,
         _ => NagiosStatus::Critical,
     };
-    let times = (took.as_secs_f64(), settings.timeout.as_secs_f64());
-    say(
+    let times = (duration.as_secs_f64(), settings.timeout.as_secs_f64());
+    print_result(
         status,
-        verdict.reason(),
-        verdict.detail(),
+        result.reason(),
+        result.detail(),
         Some(times),
         args.json,
     )
 }
 
-/// Prints a result, with the seconds that the check took and that it might have taken.
-fn say(
+/// Prints a result; `times` are the seconds that the check took, and its timeout.
+fn print_result(
     status: NagiosStatus,
     reason: HealthReason,
     text: &str,
@@ -110,12 +113,12 @@ fn say(
             "status": status.as_str(),
             "reason": reason.to_string(),
             "message": text,
-            "time_seconds": times.map(|(took, _)| took),
-            "timeout_seconds": times.map(|(_, limit)| limit),
+            "time_seconds": times.map(|(seconds, _)| seconds),
+            "timeout_seconds": times.map(|(_, timeout)| timeout),
         }))?;
         return Ok(status.exit());
     }
-    let data = times.map(|(took, limit)| format!("time={took:.6}s;;{limit};0;{limit}"));
+    let data = times.map(|(seconds, timeout)| format!("time={seconds:.6}s;;{timeout};0;{timeout}"));
     let text = match reason {
         HealthReason::OK => text.to_owned(),
         reason => format!("{reason}: {text}"),
@@ -123,19 +126,19 @@ fn say(
     nagios::print(status, &text, data.as_deref())
 }
 
-/// The server, as Aurora's contract sees it.
-struct Server(Settings);
+/// The server under Aurora's contract.
+struct ServerCheck(CheckSettings);
 
-impl HealthCheck for Server {
+impl HealthCheck for ServerCheck {
     fn deadline(&self) -> Duration {
-        self.0.timeout + MARGIN
+        self.0.timeout + PROBE_MARGIN
     }
 
     async fn probe(&self) -> ProbeResult {
-        probe::all(&self.0).await
+        probe::probe_all(&self.0).await
     }
 
-    async fn shut_down(&self, how: ShutdownRequest) {
-        quit::quit(&self.0, how).await;
+    async fn shut_down(&self, request: ShutdownRequest) {
+        shutdown::shut_down(&self.0, request).await;
     }
 }

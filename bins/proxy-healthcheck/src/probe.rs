@@ -1,213 +1,178 @@
-//! One check of the server: every URL at once, one deadline for all.
+//! One health check of the server: all URLs at once, one deadline for all.
 
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use hostkit::health::{HealthReason, ProbeResult};
-use hostkit::http::HostPort;
+use hostkit::http::client::{
+    self, ClientError, ClientResponse, ExchangePhase, ResponseParsing, exchange,
+};
 use hostkit::mask;
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use hyper::Method;
 use hyper::header::LOCATION;
-use hyper::{Method, Response};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
-use crate::exchange::exchange;
-use crate::expect::Body;
-use crate::settings::Settings;
-use crate::target::Target;
+use crate::expectation::ExpectedBody;
+use crate::settings::CheckSettings;
+use crate::target::HttpTarget;
 
-/// How much of a body is looked at.
-const BODY: usize = 64 << 10;
-/// How long a body that nobody wants to see is waited for once the status has decided: most servers complain in their
-/// log of a client that leaves before.
-const COURTESY: Duration = Duration::from_millis(50);
+/// The part of a body that is read.
+const MAX_BODY: usize = 64 << 10;
+/// How long a body that decides nothing is still read: most servers log an error when a client closes before its end.
+const UNUSED_BODY_TIMEOUT: Duration = Duration::from_millis(50);
 
 const REFUSED: HealthReason = HealthReason::word("refused");
 const CLOSED: HealthReason = HealthReason::word("closed");
-const GARBAGE: HealthReason = HealthReason::word("garbage");
+const INVALID: HealthReason = HealthReason::word("invalid");
 const BAD_BODY: HealthReason = HealthReason::word("badbody");
-const NO_NAME: HealthReason = HealthReason::word("noname");
+const DNS_FAILURE: HealthReason = HealthReason::word("dnsfail");
 
-/// Healthy if every URL is; otherwise what the first one to be sick has.
-pub(crate) async fn all(settings: &Settings) -> ProbeResult {
+/// Healthy if every URL is; otherwise the result of the first one that is not.
+pub(crate) async fn probe_all(settings: &CheckSettings) -> ProbeResult {
     let deadline = Instant::now() + settings.timeout;
     if settings.targets.is_empty() {
-        let found = open(&settings.server, settings, deadline).await;
-        return found.map_or_else(
-            |sick| sick,
-            |_| ProbeResult::healthy(format!("{} accepts", settings.server)),
-        );
+        let server = &settings.server;
+        return match client::connect(server, deadline).await {
+            Ok(_) => ProbeResult::healthy(format!("{server} accepts connections")),
+            Err(error) => explain_failure(&error, &server.to_string(), settings),
+        };
     }
-    let probe = |target| Box::pin(one(target, settings, deadline));
+    let probe = |target| Box::pin(probe_target(target, settings, deadline));
     let mut probes: Vec<_> = settings.targets.iter().map(probe).collect();
-    let mut seen = Vec::new();
-    let ended = poll_fn(|context| {
-        let mut sick = None;
+    let mut details = Vec::new();
+    let all = poll_fn(|context| {
+        let mut unhealthy = None;
         probes.retain_mut(|probe| match probe.as_mut().poll(context) {
-            Poll::Ready(found) => {
-                found.map_or_else(|verdict| sick = Some(verdict), |what| seen.push(what));
+            Poll::Ready(Ok(detail)) => {
+                details.push(detail);
+                false
+            }
+            Poll::Ready(Err(result)) => {
+                unhealthy = Some(result);
                 false
             }
             Poll::Pending => true,
         });
-        match sick {
-            Some(sick) => Poll::Ready(Err(sick)),
+        match unhealthy {
+            Some(result) => Poll::Ready(Err(result)),
             None if probes.is_empty() => Poll::Ready(Ok(())),
             None => Poll::Pending,
         }
     });
-    match ended.await {
-        Ok(()) => ProbeResult::healthy(seen.join("; ")),
-        Err(sick) => sick,
+    match all.await {
+        Ok(()) => ProbeResult::healthy(details.join("; ")),
+        Err(unhealthy) => unhealthy,
     }
 }
 
-/// What a healthy target answered, or why it is sick.
-async fn one(
-    target: &Target,
-    settings: &Settings,
+/// The detail of a healthy target, or the result of an unhealthy one.
+async fn probe_target(
+    target: &HttpTarget,
+    settings: &CheckSettings,
     deadline: Instant,
 ) -> Result<String, ProbeResult> {
-    let stream = open(&target.endpoint, settings, deadline).await?;
-    let judged = exchange(
-        stream,
-        Method::GET,
-        &target.path,
-        &target.host_header,
-        |answer| judge(answer, target, settings, deadline),
+    let request = target.request(Method::GET);
+    let response = exchange(&target.address, request, ResponseParsing::Lenient, deadline);
+    let shown = target.to_string();
+    match response.await {
+        Ok(response) => check_response(response, &shown, settings).await,
+        Err(error) => Err(explain_failure(&error, &shown, settings)),
+    }
+}
+
+async fn check_response(
+    mut response: ClientResponse,
+    shown: &str,
+    settings: &CheckSettings,
+) -> Result<String, ProbeResult> {
+    let status = response.status.as_u16();
+    let is_expected = settings.statuses.contains(status);
+    let shown = format!("{shown} returned {status}");
+    let Some(expected) = settings.body.as_ref().filter(|_| is_expected) else {
+        let unused = response.read_body_prefix(MAX_BODY);
+        let _ = timeout(UNUSED_BODY_TIMEOUT, unused).await;
+        return match is_expected {
+            true => Ok(shown),
+            false => Err(unexpected_status(&response, &shown, settings)),
+        };
+    };
+    match response.read_body_prefix(MAX_BODY).await {
+        Ok((body, is_truncated)) if expected.accepts(&body, is_truncated) => Ok(shown),
+        Ok((body, is_truncated)) => Err(unexpected_body(&shown, expected, &body, is_truncated)),
+        Err(error) => Err(explain_failure(&error, &shown, settings)),
+    }
+}
+
+fn unexpected_status(
+    response: &ClientResponse,
+    shown: &str,
+    settings: &CheckSettings,
+) -> ProbeResult {
+    let location = response.headers.get(LOCATION);
+    let location = location.and_then(|location| location.to_str().ok());
+    let location = location.map(|location| format!(" to {}", mask::mask_url(location)));
+    let detail = format!(
+        "{shown}{}, expected {}",
+        location.unwrap_or_default(),
+        settings.statuses
     );
-    match timeout_at(deadline, judged).await {
-        Ok(Ok(verdict)) => verdict,
-        Ok(Err(error)) => {
-            let (reason, what) = if error.is_parse() {
-                (GARBAGE, "did not answer in HTTP")
-            } else {
-                (CLOSED, "closed the connection without an answer")
-            };
-            Err(ProbeResult::unhealthy(
-                reason,
-                format!("{target} {what}: {}", causes(&error)),
-            ))
-        }
-        Err(_) => Err(late(
-            format!("{target} took the connection, but did not answer"),
-            settings,
-        )),
-    }
+    ProbeResult::unhealthy(HealthReason::status(response.status.as_u16()), detail)
 }
 
-async fn open(
-    endpoint: &HostPort,
-    settings: &Settings,
-    deadline: Instant,
-) -> Result<TcpStream, ProbeResult> {
-    match timeout_at(deadline, endpoint.connect()).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(match error.kind() {
-            io::ErrorKind::ConnectionRefused => {
-                ProbeResult::unhealthy(REFUSED, format!("nobody listens on {endpoint}"))
-            }
-            io::ErrorKind::NotFound => {
-                ProbeResult::unhealthy(NO_NAME, format!("{endpoint} has no address: {error}"))
-            }
-            _ => ProbeResult::unhealthy(
+fn unexpected_body(
+    shown: &str,
+    expected: &ExpectedBody,
+    body: &[u8],
+    is_truncated: bool,
+) -> ProbeResult {
+    let start: String = String::from_utf8_lossy(body).chars().take(40).collect();
+    let length = match is_truncated {
+        true => " and is longer than 64 KiB",
+        false => "",
+    };
+    let detail = format!("{shown}, its body begins {start:?}{length}, expected {expected}");
+    ProbeResult::unhealthy(BAD_BODY, detail)
+}
+
+/// The result of a failed exchange with `shown`.
+fn explain_failure(error: &ClientError, shown: &str, settings: &CheckSettings) -> ProbeResult {
+    let limit = settings.timeout;
+    let cause = error.root_cause();
+    let (reason, detail) = match error {
+        ClientError::Connect(error) => match error.kind() {
+            io::ErrorKind::ConnectionRefused => (REFUSED, format!("{shown} refuses connections")),
+            io::ErrorKind::NotFound => (DNS_FAILURE, format!("cannot resolve {shown}: {cause}")),
+            _ => (
                 HealthReason::ERROR,
-                format!("cannot connect to {endpoint}: {error}"),
+                format!("cannot connect to {shown}: {cause}"),
             ),
-        }),
-        Err(_) => Err(late(
-            format!("{endpoint} did not take the connection"),
-            settings,
-        )),
-    }
-}
-
-fn late(what: String, settings: &Settings) -> ProbeResult {
-    ProbeResult::unhealthy(
-        HealthReason::TIMEOUT,
-        format!("{what} within {:?}", settings.timeout),
-    )
-}
-
-async fn judge(
-    answer: Response<Incoming>,
-    target: &Target,
-    settings: &Settings,
-    deadline: Instant,
-) -> Result<String, ProbeResult> {
-    let (head, body) = answer.into_parts();
-    let status = head.status.as_u16();
-    let shown = format!("{target} answered {status}");
-    let Some(expected) = settings
-        .body
-        .as_ref()
-        .filter(|_| settings.statuses.contains(status))
-    else {
-        // Whatever becomes of the body, the verdict stands.
-        let _ = timeout_at(deadline.min(Instant::now() + COURTESY), read(body)).await;
-        if settings.statuses.contains(status) {
-            return Ok(shown);
-        }
-        let location = head
-            .headers
-            .get(LOCATION)
-            .and_then(|location| location.to_str().ok());
-        let location = location.map(|location| format!(" to {}", mask::mask_url(location)));
-        let detail = format!(
-            "{shown}{}, expected {}",
-            location.unwrap_or_default(),
-            settings.statuses
-        );
-        return Err(ProbeResult::unhealthy(HealthReason::status(status), detail));
-    };
-    match timeout_at(deadline, read(body)).await {
-        Ok(Ok((body, is_cut))) if expected.accepts(&body, is_cut) => Ok(shown),
-        Ok(Ok((body, is_cut))) => Err(bad_body(&shown, expected, &body, is_cut)),
-        Ok(Err(error)) => Err(ProbeResult::unhealthy(
+        },
+        ClientError::Closed(_) => (
             CLOSED,
-            format!("{shown}, but its body broke off: {}", causes(&error)),
-        )),
-        Err(_) => Err(late(format!("{shown}, but its body did not end"), settings)),
-    }
-}
-
-fn bad_body(shown: &str, expected: &Body, body: &[u8], is_cut: bool) -> ProbeResult {
-    let begins: String = String::from_utf8_lossy(body).chars().take(40).collect();
-    let long = if is_cut {
-        " and is longer than 64 KiB"
-    } else {
-        ""
-    };
-    ProbeResult::unhealthy(
-        BAD_BODY,
-        format!("{shown}, its body begins {begins:?}{long}, expected {expected}"),
-    )
-}
-
-/// The body, or as much of it as is looked at, and whether there is more.
-async fn read(mut body: Incoming) -> hyper::Result<(Vec<u8>, bool)> {
-    let mut read = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let data: Bytes = frame?.into_data().unwrap_or_default();
-        let room = BODY - read.len();
-        read.extend_from_slice(&data[..data.len().min(room)]);
-        if data.len() > room {
-            return Ok((read, true));
+            format!("{shown} closed the connection without a response: {cause}"),
+        ),
+        ClientError::InvalidResponse(_) => (
+            INVALID,
+            format!("{shown} sent an invalid HTTP response: {cause}"),
+        ),
+        ClientError::TruncatedBody(_) | ClientError::BodyTooLong(_) => {
+            (CLOSED, format!("{shown}, but a truncated body: {cause}"))
         }
-    }
-    Ok((read, false))
-}
-
-/// The innermost cause, which says most.
-fn causes(error: &hyper::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
+        ClientError::Timeout(phase) => {
+            let missing = match phase {
+                ExchangePhase::Connect => "did not accept the connection",
+                ExchangePhase::ResponseHead => "accepted the connection, but sent no response",
+                ExchangePhase::ResponseBody => "but not the whole body",
+            };
+            let comma = match phase {
+                ExchangePhase::ResponseBody => ", ",
+                _ => " ",
+            };
+            let detail = format!("{shown}{comma}{missing} within {limit:?}");
+            (HealthReason::TIMEOUT, detail)
+        }
+    };
+    ProbeResult::unhealthy(reason, detail)
 }

@@ -1,67 +1,62 @@
-//! The command line after it has been understood: everything that can be wrong with it is said here, before anything is
-//! bound.
+//! The validated command line: every error of it is found here, before a port is bound.
 
 use std::time::Duration;
 
-use hostkit::http::HostPort;
+use hostkit::http::{HostPort, ServerAddress};
 use hostkit::{Exit, Failure};
 
 use crate::Args;
-use crate::expect::{Body, Statuses};
-use crate::target::{Notify, Target, header};
+use crate::expectation::{ExpectedBody, StatusSet};
+use crate::target::{HttpTarget, parse_host_header};
 
-/// What is checked, and who is told at the end.
+/// What is checked, and which targets are notified at the end.
 #[derive(Debug, Clone)]
-pub struct Settings {
-    /// What is asked; nothing when it is enough to connect.
-    pub targets: Vec<Target>,
-    /// The server that the task is about: it is told to end, and its port says when it has.
-    pub server: HostPort,
+pub(crate) struct CheckSettings {
+    /// The URLs of a check; empty when a connection is enough.
+    pub(crate) targets: Vec<HttpTarget>,
+    /// The server of the task: it gets the shutdown requests, and its port shows when it has ended.
+    pub(crate) server: ServerAddress,
     /// The deadline of a whole check.
-    pub timeout: Duration,
-    /// Healthy statuses.
-    pub statuses: Statuses,
-    /// The healthy body; `None` when the status is enough.
-    pub body: Option<Body>,
-    /// Who else is told at the end.
-    pub notify: Vec<Notify>,
+    pub(crate) timeout: Duration,
+    pub(crate) statuses: StatusSet,
+    /// `None` when the status is enough.
+    pub(crate) body: Option<ExpectedBody>,
+    /// Targets that are posted to at the end.
+    pub(crate) notify: Vec<HttpTarget>,
 }
 
-impl Settings {
-    /// Understands a command line.
+impl CheckSettings {
+    /// Validates a command line.
     ///
     /// # Errors
-    /// It makes no sense (exit 2); the message says what to write.
-    pub fn new(args: &Args) -> Result<Self, Failure> {
+    /// It is not valid (exit 2); the message has the remedy.
+    pub(crate) fn new(args: &Args) -> Result<Self, Failure> {
         let usage = |text: &str, remedy: &str| Failure::new(Exit::USAGE, text).remedy(remedy);
-        // What excludes one another has been refused by then (`Args::EXCLUSIVE`).
+        // Flags that exclude one another have been rejected before (`Args::EXCLUSIVE`).
         if !args.tcp && args.url.is_empty() {
             return Err(usage(
-                "nothing to check",
+                "missing --url",
                 "give --url, or --tcp to only connect",
             ));
         }
         if args.timeout.is_zero() {
-            return Err(usage(
-                "no server answers within --timeout 0",
-                "give it a second or more",
-            ));
+            return Err(usage("invalid --timeout 0", "give a second or more"));
         }
         let body = match &args.expect_body {
-            Some(text) => Some(Body::Exactly(text.clone())),
-            None => args.expect_body_regex.clone().map(Body::Matching),
+            Some(text) => Some(ExpectedBody::Exact(text.clone())),
+            None => args.expect_body_regex.clone().map(ExpectedBody::Match),
         };
         let targets = args
             .url
             .iter()
-            .map(|url| target(url, args))
+            .map(|url| parse_target(url, args))
             .collect::<Result<Vec<_>, _>>()?;
         let server = match (args.test_port, targets.first()) {
-            (Some(port), _) => HostPort::local(port),
-            (None, Some(target)) => target.endpoint.clone(),
+            (Some(port), _) => ServerAddress::Tcp(HostPort::local(port)),
+            (None, Some(target)) => target.address.clone(),
             (None, None) => {
                 return Err(usage(
-                    "connect to which port?",
+                    "missing --test-port",
                     "give --test-port, the port of the server",
                 ));
             }
@@ -76,29 +71,29 @@ impl Settings {
         })
     }
 
-    /// What is checked, for the log.
-    #[must_use]
-    pub fn shown(&self) -> String {
+    /// The URLs of a check, or the server that is connected to, for the log.
+    pub(crate) fn describe_targets(&self) -> String {
         if self.targets.is_empty() {
             return self.server.to_string();
         }
-        let targets: Vec<String> = self.targets.iter().map(Target::to_string).collect();
+        let targets: Vec<String> = self.targets.iter().map(HttpTarget::to_string).collect();
         targets.join(" ")
     }
 }
 
-fn target(url: &str, args: &Args) -> Result<Target, Failure> {
-    let refuse = |flag: &str, text: &str, error: String| {
+fn parse_target(url: &str, args: &Args) -> Result<HttpTarget, Failure> {
+    let invalid = |flag: &str, text: &str, error: String| {
         Failure::new(
             Exit::USAGE,
-            format!("{flag} {}", hostkit::mask::mask_url(text)),
+            format!("invalid {flag} {}", hostkit::mask::mask_url(text)),
         )
         .remedy(error)
     };
     let mut target =
-        Target::new(url, args.test_port).map_err(|error| refuse("--url", url, error))?;
+        HttpTarget::parse(url, args.test_port).map_err(|error| invalid("--url", url, error))?;
     if let Some(host) = &args.host_header {
-        target.host_header = header(host).map_err(|error| refuse("--host-header", host, error))?;
+        target.host_header =
+            parse_host_header(host).map_err(|error| invalid("--host-header", host, error))?;
     }
     Ok(target)
 }
@@ -107,14 +102,14 @@ fn target(url: &str, args: &Args) -> Result<Target, Failure> {
 mod tests {
     use super::*;
 
-    fn settings(line: &str) -> Result<Settings, Failure> {
+    fn settings(line: &str) -> Result<CheckSettings, Failure> {
         let words = std::iter::once("proxy-healthcheck").chain(line.split_whitespace());
         let (args, _) = hostkit::cli::parse::<Args, _>(words).unwrap();
-        Settings::new(&args)
+        CheckSettings::new(&args)
     }
 
     #[test]
-    fn the_server_is_the_test_port_or_the_first_url() {
+    fn server_is_the_test_port_or_that_of_the_first_url() {
         for (line, server) in [
             ("--port=1 --url=/ --test_port=2", "localhost:2"),
             (
@@ -129,15 +124,15 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_with_a_remedy() {
-        for (line, said) in [
+    fn invalid_command_line_is_rejected_with_a_remedy() {
+        for (line, remedy) in [
             ("--port=1", "give --url"),
             ("--port=1 --tcp", "give --test-port"),
             ("--port=1 --url=/", "a path needs --test-port"),
-            ("--port=1 --url=https://h/", "https is not spoken"),
+            ("--port=1 --url=https://h/", "https is not supported"),
             (
                 "--port=1 --url=/ --test-port=2 --timeout=0",
-                "give it a second",
+                "give a second",
             ),
             (
                 "--port=1 --url=/ --test-port=2 --host-header=",
@@ -146,7 +141,7 @@ mod tests {
         ] {
             let failure = settings(line).unwrap_err();
             assert_eq!(failure.exit(), Exit::USAGE, "{line}");
-            assert!(failure.to_string().contains(said), "{line}: {failure}");
+            assert!(failure.to_string().contains(remedy), "{line}: {failure}");
         }
     }
 }

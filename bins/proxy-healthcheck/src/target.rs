@@ -1,64 +1,80 @@
-//! What is asked: URLs as people write them, made into an address, a path and a Host header before anything is sent.
+//! URLs as people write them, parsed into an address, a path and a Host header before anything is sent.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::str::FromStr;
 
-use hostkit::http::{HostAddress, HostPort};
+use hostkit::http::client::ClientRequest;
+use hostkit::http::{HostAddress, HostPort, ServerAddress};
 use hostkit::mask;
-use hyper::Uri;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderValue, USER_AGENT};
 use hyper::http::uri::PathAndQuery;
+use hyper::{Method, Uri};
 
-/// What is asked of a server.
+/// The endpoint of a socket file that is posted to: that of authproxy's admin listener.
+const DRAIN_PATH: PathAndQuery = PathAndQuery::from_static("/drain");
+
+/// A URL that requests are sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// Where it is.
-    pub endpoint: HostPort,
-    /// Path and query.
-    pub path: PathAndQuery,
-    /// The Host header.
-    pub host_header: HeaderValue,
+pub(crate) struct HttpTarget {
+    pub(crate) address: ServerAddress,
+    pub(crate) path: PathAndQuery,
+    pub(crate) host_header: HeaderValue,
 }
 
-impl Target {
-    /// A path on `test_port` of this host, or an absolute URL.
+impl HttpTarget {
+    /// Parses a path on `test_port` of this host, or an absolute URL.
     ///
     /// # Errors
-    /// What is wrong with it, and what to write instead.
-    pub fn new(text: &str, test_port: Option<u16>) -> Result<Self, String> {
+    /// The defect, and what to write instead.
+    pub(crate) fn parse(text: &str, test_port: Option<u16>) -> Result<Self, String> {
         if !text.starts_with('/') {
-            return Self::absolute(text);
+            return Self::parse_absolute(text);
         }
         let port = test_port.ok_or("a path needs --test-port, the port of the server")?;
-        let endpoint = HostPort::local(port);
+        let address = HostPort::local(port);
         Ok(Self {
             path: without_fragment(text)
                 .parse()
                 .map_err(|error| format!("{error}"))?,
-            host_header: header(&endpoint.to_string())?,
-            endpoint,
+            host_header: parse_host_header(&address.to_string())?,
+            address: ServerAddress::Tcp(address),
         })
     }
 
-    fn absolute(text: &str) -> Result<Self, String> {
+    /// Parses an absolute URL, or `unix:PATH` for the `/drain` of a socket file.
+    ///
+    /// # Errors
+    /// The defect, and what to write instead.
+    pub(crate) fn parse_notification(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("write a path behind `unix:`".to_owned()),
+            Some(path) => Ok(Self {
+                address: ServerAddress::Unix(path.into()),
+                path: DRAIN_PATH,
+                host_header: HeaderValue::from_static("localhost"),
+            }),
+            None if text.starts_with('/') => {
+                Err("write http://127.0.0.1:PORT/PATH, or unix:PATH".to_owned())
+            }
+            None => Self::parse_absolute(text),
+        }
+    }
+
+    fn parse_absolute(text: &str) -> Result<Self, String> {
         let remedy = "write a path that begins with /, or http://HOST:PORT/PATH";
-        let (text, zone) = without_zone(without_fragment(text));
+        let (text, zone) = split_zone(without_fragment(text));
         let uri: Uri = text.parse().map_err(|error| format!("{error}: {remedy}"))?;
         match uri.scheme_str() {
             Some("http") => {}
             Some("https") => {
-                return Err("https is not spoken here: give the server's plain http port, or --tcp to only connect".to_owned());
+                return Err("https is not supported: give the server's plain http port, or --tcp to only connect".to_owned());
             }
             _ => return Err(remedy.to_owned()),
         }
         let authority = uri.authority().ok_or(remedy)?;
         if authority.as_str().contains('@') {
-            return Err(
-                "a name and password are not sent: leave out what stands before @".to_owned(),
-            );
+            return Err("user and password are not supported: remove the part before @".to_owned());
         }
         let name = authority.host();
         let port = match authority.as_str().strip_prefix(name) {
@@ -70,7 +86,7 @@ impl Target {
         };
         let bare = name.trim_start_matches('[').trim_end_matches(']');
         let host = match (HostAddress::from(bare), zone) {
-            // The resolver reads zones, and sends no query for an address.
+            // The resolver parses zones, and sends no query for an address.
             (HostAddress::Ip(IpAddr::V6(address)), Some(zone)) => {
                 HostAddress::Name(format!("{address}%{zone}"))
             }
@@ -81,90 +97,62 @@ impl Target {
             _ => return Err(remedy.to_owned()),
         };
         Ok(Self {
-            endpoint: HostPort { host, port },
+            address: ServerAddress::Tcp(HostPort { host, port }),
             path: uri
                 .path_and_query()
                 .cloned()
                 .unwrap_or(PathAndQuery::from_static("/")),
-            host_header: header(authority.as_str())?,
+            host_header: parse_host_header(authority.as_str())?,
         })
+    }
+
+    pub(crate) fn request(&self, method: Method) -> ClientRequest {
+        let user_agent = HeaderValue::from_static("proxy-healthcheck");
+        ClientRequest::new(method, self.path.clone(), self.host_header.clone())
+            .with_header(USER_AGENT, user_agent)
     }
 }
 
-/// The URL without the zone of an IPv6 address, which is nothing to its server, and the zone: `http://[fe80::1%25eth0]/`
-/// (RFC 6874), also with a bare `%`.
-fn without_zone(url: &str) -> (Cow<'_, str>, Option<&str>) {
-    let found = || {
+/// The URL without the zone of an IPv6 address, which its server must not get (RFC 6874), and the zone:
+/// `http://[fe80::1%25eth0]/`, also with a bare `%`.
+fn split_zone(url: &str) -> (Cow<'_, str>, Option<&str>) {
+    let split = || {
         let (before, rest) = url.split_once("://[")?;
         let (address, rest) = rest.split_once(']')?;
         let (address, zone) = address.split_once('%')?;
         let zone = zone.strip_prefix("25").unwrap_or(zone);
         let is_zone = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
         let is_valid = !zone.is_empty() && zone.chars().all(is_zone) && !before.contains('/');
-        is_valid.then(|| {
-            (
-                Cow::Owned(format!("{before}://[{address}]{rest}")),
-                Some(zone),
-            )
-        })
+        let url = Cow::Owned(format!("{before}://[{address}]{rest}"));
+        is_valid.then_some((url, Some(zone)))
     };
-    found().unwrap_or((Cow::Borrowed(url), None))
+    split().unwrap_or((Cow::Borrowed(url), None))
 }
 
 fn without_fragment(url: &str) -> &str {
     url.split_once('#').map_or(url, |(url, _)| url)
 }
 
-/// A Host header.
+/// Parses a Host header.
 ///
 /// # Errors
-/// It cannot be one.
-pub(crate) fn header(text: &str) -> Result<HeaderValue, String> {
+/// It is empty, or has characters that a header cannot have.
+pub(crate) fn parse_host_header(text: &str) -> Result<HeaderValue, String> {
     HeaderValue::from_str(text)
         .ok()
         .filter(|value| !value.is_empty())
-        .ok_or_else(|| format!("{text:?} cannot be a Host header"))
+        .ok_or_else(|| format!("invalid Host header {text:?}"))
 }
 
-/// The URL, with the values of its query hidden.
-impl fmt::Display for Target {
+/// The URL with the values of its query masked; a socket file as it was given.
+impl fmt::Display for HttpTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&mask::mask_url(&format!(
-            "http://{}{}",
-            self.endpoint, self.path
-        )))
-    }
-}
-
-/// Who is told that the task ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notify {
-    /// By POST to a URL.
-    Http(Target),
-    /// By `POST /drain` over a socket file: the admin listener of authproxy.
-    Unix(PathBuf),
-}
-
-impl FromStr for Notify {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("unix:") {
-            Some("") => Err("write a path behind `unix:`".to_owned()),
-            Some(path) => Ok(Self::Unix(path.into())),
-            None if text.starts_with('/') => {
-                Err("write http://127.0.0.1:PORT/PATH, or unix:PATH".to_owned())
+        match &self.address {
+            ServerAddress::Tcp(address) => {
+                let url = format!("http://{address}{}", self.path);
+                f.write_str(&mask::mask_url(&url))
             }
-            None => Target::new(text, None).map(Self::Http),
-        }
-    }
-}
-
-impl fmt::Display for Notify {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Http(target) => target.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            ServerAddress::Unix(_) => self.address.fmt(f),
         }
     }
 }
@@ -174,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_and_urls_name_an_endpoint_a_path_and_a_host() {
+    fn url_is_parsed_into_address_path_and_host_header() {
         for (text, shown, host, path) in [
             (
                 "/private/stats/",
@@ -202,7 +190,7 @@ mod tests {
                 "/",
             ),
             ("http://[::1]:9/", "http://[::1]:9/", "[::1]:9", "/"),
-            // A zone is not sent.
+            // The Host header has no zone.
             (
                 "http://[fe80::1%25eth0]:9/x",
                 "http://[fe80::1%eth0]:9/x",
@@ -228,7 +216,7 @@ mod tests {
                 "/?q",
             ),
         ] {
-            let target = Target::new(text, Some(8080)).unwrap();
+            let target = HttpTarget::parse(text, Some(8080)).unwrap();
             assert_eq!(target.to_string(), shown, "{text}");
             assert_eq!(target.host_header, host, "{text}");
             assert_eq!(target.path.to_string(), path, "{text}");
@@ -236,12 +224,12 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_asked_is_refused_with_a_remedy() {
-        for (text, said) in [
-            ("https://localhost:8443/", "https is not spoken"),
+    fn invalid_url_is_rejected_with_a_remedy() {
+        for (text, remedy) in [
+            ("https://localhost:8443/", "https is not supported"),
             (
                 "http://me:pw@localhost/",
-                "a name and password are not sent",
+                "user and password are not supported",
             ),
             ("ftp://localhost/", "write a path"),
             ("private/stats", "write a path"),
@@ -259,27 +247,34 @@ mod tests {
             ("http://[fe80::1%]/", "write a path"),
             ("http://[fe80::1%25a b]/", "write a path"),
         ] {
-            let error = Target::new(text, Some(8080)).unwrap_err();
-            assert!(error.contains(said), "{text}: {error}");
+            let error = HttpTarget::parse(text, Some(8080)).unwrap_err();
+            assert!(error.contains(remedy), "{text}: {error}");
         }
-        assert!(Target::new("/a b", Some(1)).is_err());
-        assert!(Target::new("/", None).unwrap_err().contains("--test-port"));
+        assert!(HttpTarget::parse("/a b", Some(1)).is_err());
+        assert!(
+            HttpTarget::parse("/", None)
+                .unwrap_err()
+                .contains("--test-port")
+        );
     }
 
     #[test]
-    fn siblings_have_a_url_or_a_socket() {
+    fn notification_target_is_a_url_or_a_socket_file() {
         for text in ["http://127.0.0.1:9101/drain", "unix:/run/authproxy.sock"] {
-            assert_eq!(text.parse::<Notify>().unwrap().to_string(), text);
+            assert_eq!(
+                HttpTarget::parse_notification(text).unwrap().to_string(),
+                text
+            );
         }
         for text in ["unix:", "/run/x.sock", "https://h/", ""] {
-            assert!(text.parse::<Notify>().is_err(), "{text}");
+            assert!(HttpTarget::parse_notification(text).is_err(), "{text}");
         }
     }
 
     proptest::proptest! {
         #[test]
         fn any_text_is_a_target_or_an_error(text in ".{0,40}", start in "(/|http://|http://\\[|)") {
-            let _ = Target::new(&format!("{start}{text}"), Some(1));
+            let _ = HttpTarget::parse(&format!("{start}{text}"), Some(1));
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::http::server::{ListeningSocket, ServerLimits, serve};
 use crate::listen::{bind_tcp, bind_unix, cannot_listen};
 
 /// Connections served at once; more wait in the backlog.
-const CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 64;
 
 /// A bound admin address that nothing is served on yet.
 #[derive(Debug)]
@@ -50,10 +50,10 @@ impl AdminListener {
 
     /// Answers for ever. Dropping the future closes the listener and its connections.
     pub async fn serve(self, routes: Router) -> Infallible {
-        let bounds = ServerLimits {
-            connections: CONNECTIONS,
-            drain: Duration::ZERO,
+        let limits = ServerLimits {
+            max_connections: MAX_CONNECTIONS,
+            drain_timeout: Duration::ZERO,
         };
-        serve(vec![self.socket], routes, bounds, pending()).await
+        serve(vec![self.socket], routes, limits, pending()).await
     }
 }

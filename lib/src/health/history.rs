@@ -1,4 +1,4 @@
-//! The last verdicts, for the person who asks why a task was restarted.
+//! The last probe results, which show why a task was restarted.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
@@ -7,24 +7,22 @@ use serde_json::{Value, json};
 
 use super::HealthReason;
 
-/// How many are kept: ten minutes of Aurora's default interval, and 20 KB.
-const LENGTH: usize = 64;
+/// Results that are kept: ten minutes of Aurora's default interval, and 20 KB.
+const MAX_RESULTS: usize = 64;
 
-/// What `/health` says.
+/// What `/health` returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct HealthStatus {
-    /// Whether it says `ok`: also while it is snoozed, and while it is sick within its grace.
+    /// Whether it returns `ok`: also while snoozed, and while unhealthy within `--grace`.
     pub(super) ok: bool,
-    /// What was found.
     pub(super) reason: HealthReason,
 }
 
-/// One verdict.
 #[derive(Debug, Clone)]
 pub(super) struct ProbeRecord {
     pub(super) time: SystemTime,
     pub(super) latency: Duration,
-    pub(super) said: HealthStatus,
+    pub(super) status: HealthStatus,
     pub(super) detail: String,
 }
 
@@ -32,8 +30,8 @@ impl ProbeRecord {
     pub(super) fn json(&self) -> Value {
         json!({
             "time": rfc3339(self.time),
-            "ok": self.said.ok,
-            "reason": self.said.reason.to_string(),
+            "ok": self.status.ok,
+            "reason": self.status.reason.to_string(),
             "latency_ms": milliseconds(self.latency),
             "detail": self.detail,
         })
@@ -44,8 +42,8 @@ impl ProbeRecord {
 pub(super) struct ProbeHistory(VecDeque<ProbeRecord>);
 
 impl ProbeHistory {
-    pub(super) fn add(&mut self, record: ProbeRecord) {
-        if self.0.len() == LENGTH {
+    pub(super) fn push(&mut self, record: ProbeRecord) {
+        if self.0.len() == MAX_RESULTS {
             self.0.pop_front();
         }
         self.0.push_back(record);
@@ -75,23 +73,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_last_are_kept() {
+    fn history_keeps_the_last_results() {
         let mut history = ProbeHistory::default();
-        for index in 0..LENGTH as u64 + 9 {
-            history.add(ProbeRecord {
+        for index in 0..MAX_RESULTS as u64 + 9 {
+            history.push(ProbeRecord {
                 time: SystemTime::UNIX_EPOCH + Duration::from_secs(index),
                 latency: Duration::from_micros(1250),
-                said: HealthStatus {
+                status: HealthStatus {
                     ok: false,
                     reason: HealthReason::TIMEOUT,
                 },
                 detail: "slow".to_owned(),
             });
         }
-        let told = history.json();
-        assert_eq!(told.as_array().unwrap().len(), LENGTH);
+        let results = history.json();
+        assert_eq!(results.as_array().unwrap().len(), MAX_RESULTS);
         assert_eq!(
-            told[0],
+            results[0],
             json!({"time": "1970-01-01T00:01:12.000Z", "ok": false, "reason": "timeout", "latency_ms": 1.25,
                 "detail": "slow"})
         );

@@ -1,4 +1,4 @@
-//! One check and what is told of it: who has to look and who only waits, what the verdict is turned into, and the log
+//! The state of one check: which request starts a probe and which ones wait for it, what `/health` returns, and the log
 //! line when that changes.
 
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ use tokio::time::{Instant, timeout};
 use super::history::{HealthStatus, ProbeHistory, ProbeRecord, milliseconds, rfc3339};
 use super::{HealthCheck, HealthFlags, HealthReason, ProbeResult, ShutdownRequest, is_snoozed};
 use crate::clock;
-use crate::http::server::RouteResponse;
+use crate::http::RouteResponse;
 
-/// One probe, seen by those who wait for it: what is said once it is over.
+/// The status after the probe under way; closed without one if the probe panicked.
 type PendingStatus = watch::Receiver<Option<HealthStatus>>;
 
 #[derive(Debug)]
@@ -23,21 +23,21 @@ pub(super) struct HealthMonitor<C> {
     sandbox: PathBuf,
     unhealthy_status: u16,
     grace_ends: Instant,
-    quits: mpsc::Sender<ShutdownRequest>,
+    shutdown_sender: mpsc::Sender<ShutdownRequest>,
     state: Mutex<MonitorState>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct MonitorState {
-    flight: Option<PendingStatus>,
-    /// Whether a probe has ever succeeded: then there is no grace any more.
-    proven: bool,
-    /// What Aurora has said, each at most once.
-    told: Vec<ShutdownRequest>,
-    /// Since when the same is said.
+    pending: Option<PendingStatus>,
+    /// Whether a probe has ever succeeded: that ends the grace period.
+    has_succeeded: bool,
+    /// Accepted shutdown requests, each kind at most once.
+    shutdown_requests: Vec<ShutdownRequest>,
+    /// Since when the status has not changed.
     since: Option<SystemTime>,
     history: ProbeHistory,
-    pub(super) counts: ProbeCounters,
+    pub(super) counters: ProbeCounters,
 }
 
 /// For `/metrics`.
@@ -45,14 +45,12 @@ pub(super) struct MonitorState {
 pub(super) struct ProbeCounters {
     /// Requests to `/health`.
     pub(super) checks: u64,
-    /// Probes that were healthy.
     pub(super) healthy: u64,
-    /// Probes that were sick.
-    pub(super) sick: u64,
-    /// How long all probes took together.
+    pub(super) unhealthy: u64,
+    /// Duration of all probes together.
     pub(super) time: Duration,
-    /// When a probe was last healthy, since boot.
-    pub(super) success: Option<Duration>,
+    /// Time of the last healthy probe, since boot.
+    pub(super) last_success: Option<Duration>,
 }
 
 impl<C: HealthCheck> HealthMonitor<C> {
@@ -60,117 +58,116 @@ impl<C: HealthCheck> HealthMonitor<C> {
         check: C,
         sandbox: &Path,
         flags: &HealthFlags,
-        quits: mpsc::Sender<ShutdownRequest>,
+        shutdown_sender: mpsc::Sender<ShutdownRequest>,
     ) -> Self {
         Self {
             check,
             sandbox: sandbox.to_owned(),
             unhealthy_status: flags.unhealthy_status.code(),
             grace_ends: Instant::now() + flags.grace,
-            quits,
+            shutdown_sender,
             state: Mutex::default(),
         }
     }
 
-    /// Answers `GET /health`.
-    pub(super) async fn health(self: Arc<Self>) -> RouteResponse {
-        let said = match self.join() {
-            Ok(said) => said,
-            // The sender is gone without a word when the probe panicked.
-            Err(mut flight) => match flight.wait_for(Option::is_some).await {
-                Ok(said) => said.unwrap_or(PANICKED),
+    /// The response to `GET /health`.
+    pub(super) async fn health_response(self: Arc<Self>) -> RouteResponse {
+        let status = match self.status_or_probe() {
+            Ok(status) => status,
+            Err(mut pending) => match pending.wait_for(Option::is_some).await {
+                Ok(status) => status.unwrap_or(PANICKED),
                 Err(_) => PANICKED,
             },
         };
-        if said.ok {
+        if status.ok {
             RouteResponse::text(200, "ok")
         } else {
-            RouteResponse::text(self.unhealthy_status, &said.reason.to_string())
+            RouteResponse::text(self.unhealthy_status, &status.reason.to_string())
         }
     }
 
-    /// What can be said without looking, or the probe to wait for, begun if there is none under way.
-    fn join(self: &Arc<Self>) -> Result<HealthStatus, PendingStatus> {
+    /// The status that needs no probe, or the probe to wait for, which is started unless one is under way.
+    fn status_or_probe(self: &Arc<Self>) -> Result<HealthStatus, PendingStatus> {
         let mut state = self.state();
-        state.counts.checks += 1;
-        if !state.told.is_empty() {
+        state.counters.checks += 1;
+        if !state.shutdown_requests.is_empty() {
             return Ok(QUIT);
         }
         if is_snoozed(&self.sandbox) {
-            if state.said() != Some(SNOOZED) {
+            if state.status() != Some(SNOOZED) {
                 state.record(SNOOZED, Duration::ZERO, super::SNOOZE_FILE.to_owned());
             }
             return Ok(SNOOZED);
         }
-        // A flight that is over has no sender any more.
-        if let Some(flight) = state
-            .flight
+        // A probe that is over has dropped its sender.
+        if let Some(pending) = state
+            .pending
             .as_ref()
-            .filter(|flight| flight.has_changed().is_ok())
+            .filter(|pending| pending.has_changed().is_ok())
         {
-            return Err(flight.clone());
+            return Err(pending.clone());
         }
-        let (land, flight) = watch::channel(None);
-        state.flight = Some(flight.clone());
+        let (sender, pending) = watch::channel(None);
+        state.pending = Some(pending.clone());
         let monitor = Arc::clone(self);
-        // A task of its own: whoever asked may have given up long before the probe ends, and history must have it.
-        tokio::spawn(async move { land.send(Some(monitor.look().await)) });
-        Err(flight)
+        // A task of its own: the client may give up long before the probe ends, and the history must have its result.
+        tokio::spawn(async move { sender.send(Some(monitor.probe().await)) });
+        Err(pending)
     }
 
-    async fn look(&self) -> HealthStatus {
+    async fn probe(&self) -> HealthStatus {
         let start = Instant::now();
         let deadline = self.check.deadline();
-        let verdict = timeout(deadline, self.check.probe())
+        let result = timeout(deadline, self.check.probe())
             .await
             .unwrap_or_else(|_| {
                 ProbeResult::unhealthy(
                     HealthReason::TIMEOUT,
-                    format!("no verdict within {deadline:?}"),
+                    format!("no result within {deadline:?}"),
                 )
             });
         let latency = start.elapsed();
         let mut state = self.state();
-        let counts = &mut state.counts;
-        counts.time += latency;
-        if verdict.is_healthy() {
-            counts.healthy += 1;
-            counts.success = Some(clock::since_boot());
-            state.proven = true;
+        let counters = &mut state.counters;
+        counters.time += latency;
+        if result.is_healthy() {
+            counters.healthy += 1;
+            counters.last_success = Some(clock::since_boot());
+            state.has_succeeded = true;
         } else {
-            counts.sick += 1;
+            counters.unhealthy += 1;
         }
-        if !state.told.is_empty() {
+        if !state.shutdown_requests.is_empty() {
             return QUIT;
         }
-        let said = HealthStatus {
-            ok: verdict.is_healthy() || !state.proven && start < self.grace_ends,
-            reason: verdict.reason(),
+        let status = HealthStatus {
+            ok: result.is_healthy() || !state.has_succeeded && start < self.grace_ends,
+            reason: result.reason(),
         };
-        state.record(said, latency, verdict.detail().to_owned());
-        said
+        state.record(status, latency, result.detail().to_owned());
+        status
     }
 
-    /// Answers what Aurora posts before it stops a task. Only the first of a kind counts.
-    pub(super) fn shut_down(&self, how: ShutdownRequest) {
+    /// Accepts a request that Aurora posts before it stops a task. Only the first of a kind has an effect.
+    pub(super) fn accept_shutdown(&self, request: ShutdownRequest) {
         let mut state = self.state();
-        if state.told.contains(&how) {
+        if state.shutdown_requests.contains(&request) {
             return;
         }
-        state.told.push(how);
-        state.record(QUIT, Duration::ZERO, format!("told by {}", how.path()));
-        // There is room for one of each kind.
-        let _ = self.quits.try_send(how);
+        state.shutdown_requests.push(request);
+        state.record(QUIT, Duration::ZERO, format!("POST {}", request.path()));
+        // The channel has room for one of each kind.
+        let _ = self.shutdown_sender.try_send(request);
     }
 
-    /// What `GET /history` answers.
-    pub(super) fn history(&self) -> Value {
+    /// The response to `GET /history`.
+    pub(super) fn history_json(&self) -> Value {
         let state = self.state();
         json!({
-            "ok": state.said().map(|said| said.ok),
-            "reason": state.said().map(|said| said.reason.to_string()),
+            "ok": state.status().map(|status| status.ok),
+            "reason": state.status().map(|status| status.reason.to_string()),
             "since": state.since.map(rfc3339),
-            "verdicts": state.history.json(),
+            "results": state.history.json(),
         })
     }
 
@@ -193,54 +190,59 @@ const PANICKED: HealthStatus = HealthStatus {
 };
 
 impl MonitorState {
-    /// What was said last, if anything was.
-    pub(super) fn said(&self) -> Option<HealthStatus> {
-        self.history.last().map(|record| record.said)
+    /// The status that was returned last; `None` before the first.
+    pub(super) fn status(&self) -> Option<HealthStatus> {
+        self.history.last().map(|record| record.status)
     }
 
     pub(super) fn last(&self) -> Option<&ProbeRecord> {
         self.history.last()
     }
 
-    fn record(&mut self, said: HealthStatus, latency: Duration, detail: String) {
+    fn record(&mut self, status: HealthStatus, latency: Duration, detail: String) {
         let time = clock::now();
-        let before = self.said();
-        if before != Some(said) {
+        let previous = self.status();
+        if previous != Some(status) {
             self.since = Some(time);
-            tell(before, said, latency, &detail);
+            log_change(previous, status, latency, &detail);
         }
-        self.history.add(ProbeRecord {
+        self.history.push(ProbeRecord {
             time,
             latency,
-            said,
+            status,
             detail,
         });
     }
 }
 
-/// The line that outlives the task in its sandbox.
-fn tell(before: Option<HealthStatus>, said: HealthStatus, latency: Duration, detail: &str) {
-    let reason = said.reason.to_string();
+/// The log line stays in the sandbox after the task has ended.
+fn log_change(
+    previous: Option<HealthStatus>,
+    status: HealthStatus,
+    latency: Duration,
+    detail: &str,
+) {
+    let reason = status.reason.to_string();
     let latency_ms = milliseconds(latency);
-    let before = before.map(|said| said.reason.to_string());
-    match said {
+    let previous = previous.map(|status| status.reason.to_string());
+    match status {
         HealthStatus {
             reason: HealthReason::OK,
             ..
-        } => tracing::info!(reason, latency_ms, before, detail, "healthy"),
-        SNOOZED => tracing::info!(reason, before, detail, "not checked"),
-        QUIT => tracing::info!(reason, before, detail, "told to end"),
+        } => tracing::info!(reason, latency_ms, previous, detail, "healthy"),
+        SNOOZED => tracing::info!(reason, previous, detail, "checks snoozed"),
+        QUIT => tracing::info!(reason, previous, detail, "shutdown requested"),
         HealthStatus { ok: true, .. } => {
             tracing::info!(
                 reason,
                 latency_ms,
-                before,
+                previous,
                 detail,
-                "not healthy yet, within --grace"
+                "unhealthy within the grace period"
             );
         }
         HealthStatus { ok: false, .. } => {
-            tracing::warn!(reason, latency_ms, before, detail, "sick")
+            tracing::warn!(reason, latency_ms, previous, detail, "unhealthy");
         }
     }
 }

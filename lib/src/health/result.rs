@@ -1,11 +1,11 @@
-//! What a check found, in a word and in a sentence.
+//! The result of a probe: a reason of at most 7 bytes, and a detail for people.
 
 use std::fmt;
 
 /// The longest detail, in characters.
-const DETAIL: usize = 200;
+const MAX_DETAIL: usize = 200;
 
-/// Why something is sick, in at most 7 characters, because that many bytes of an answer reach Aurora's page.
+/// Why a task is unhealthy, in at most 7 characters: Aurora's page shows that many bytes of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HealthReason(ReasonText);
 
@@ -16,22 +16,22 @@ enum ReasonText {
 }
 
 impl HealthReason {
-    /// Not sick: what Aurora expects.
+    /// Healthy: the body that Aurora expects.
     pub const OK: Self = Self::word("ok");
-    /// Not asked: [`super::SNOOZE_FILE`] is there.
+    /// Not checked: [`super::SNOOZE_FILE`] exists.
     pub const SNOOZED: Self = Self::word("snoozed");
-    /// Told to end.
+    /// After a shutdown request.
     pub const QUIT: Self = Self::word("quit");
-    /// No verdict in time.
+    /// No result within the deadline.
     pub const TIMEOUT: Self = Self::word("timeout");
     /// The checker itself failed.
     pub const ERROR: Self = Self::word("error");
 
-    /// A reason of the tool's own: 1 to 7 lower-case letters and digits. Evaluated in a `const`, a wrong one does not
-    /// compile.
+    /// A reason of the tool's own: 1 to 7 lower-case letters and digits. Evaluated in a `const`, an invalid one does
+    /// not compile.
     ///
     /// # Panics
-    /// It is not such a word.
+    /// The word is invalid.
     #[must_use]
     pub const fn word(word: &'static str) -> Self {
         let bytes = word.as_bytes();
@@ -50,7 +50,7 @@ impl HealthReason {
     /// An HTTP status that is not the expected one: `http503`.
     ///
     /// # Panics
-    /// The status has not three digits.
+    /// The status does not have three digits.
     #[must_use]
     pub const fn status(status: u16) -> Self {
         assert!(status >= 100 && status <= 999, "a status has three digits");
@@ -67,7 +67,7 @@ impl fmt::Display for HealthReason {
     }
 }
 
-/// What a probe found.
+/// The result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeResult {
     reason: HealthReason,
@@ -75,18 +75,18 @@ pub struct ProbeResult {
 }
 
 impl ProbeResult {
-    /// Healthy; `detail` says what was seen.
+    /// Healthy; `detail` describes what was checked.
     #[must_use]
     pub fn healthy(detail: impl AsRef<str>) -> Self {
         Self::unhealthy(HealthReason::OK, detail)
     }
 
-    /// Sick for a reason; `detail` names the object and what was seen. It is cut at 200 characters.
+    /// Unhealthy; `detail` names the object and the cause, and is truncated at 200 characters.
     #[must_use]
     pub fn unhealthy(reason: HealthReason, detail: impl AsRef<str>) -> Self {
         Self {
             reason,
-            detail: detail.as_ref().chars().take(DETAIL).collect(),
+            detail: detail.as_ref().chars().take(MAX_DETAIL).collect(),
         }
     }
 
@@ -96,13 +96,13 @@ impl ProbeResult {
         self.reason == HealthReason::OK
     }
 
-    /// Why, or [`HealthReason::OK`].
+    /// The reason; [`HealthReason::OK`] if healthy.
     #[must_use]
     pub const fn reason(&self) -> HealthReason {
         self.reason
     }
 
-    /// What was seen.
+    /// The detail.
     #[must_use]
     pub fn detail(&self) -> &str {
         &self.detail
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_fits_into_what_aurora_shows() {
+    fn every_reason_has_at_most_7_bytes() {
         for reason in [
             HealthReason::OK,
             HealthReason::SNOOZED,
@@ -131,13 +131,13 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "7 bytes")]
-    fn a_long_reason_is_refused() {
+    fn long_reason_panics() {
         let _ = HealthReason::word("unreachable");
     }
 
     #[test]
-    fn details_are_cut_between_characters() {
-        let verdict = ProbeResult::unhealthy(HealthReason::ERROR, "ä".repeat(500));
-        assert_eq!(verdict.detail().chars().count(), DETAIL);
+    fn long_detail_is_truncated_between_characters() {
+        let result = ProbeResult::unhealthy(HealthReason::ERROR, "ä".repeat(500));
+        assert_eq!(result.detail().chars().count(), MAX_DETAIL);
     }
 }

@@ -1,4 +1,4 @@
-//! What is said of a check that does as it is told, without a network.
+//! The monitor with a scripted check, without a network.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,50 +9,50 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
-/// A probe waits until it is let go, and then finds what is written here.
-struct Scripted {
-    verdict: Arc<std::sync::Mutex<ProbeResult>>,
-    gate: Arc<Semaphore>,
+/// Each probe waits for a permit, and then returns this result.
+struct ScriptedCheck {
+    result: Arc<std::sync::Mutex<ProbeResult>>,
+    permits: Arc<Semaphore>,
     probes: Arc<AtomicUsize>,
     deadline: Duration,
 }
 
-impl HealthCheck for Scripted {
+impl HealthCheck for ScriptedCheck {
     fn deadline(&self) -> Duration {
         self.deadline
     }
 
     async fn probe(&self) -> ProbeResult {
         self.probes.fetch_add(1, Ordering::SeqCst);
-        self.gate.acquire().await.unwrap().forget();
-        let verdict = self.verdict.lock().unwrap().clone();
-        assert_ne!(verdict.detail(), "panic");
-        verdict
+        self.permits.acquire().await.unwrap().forget();
+        let result = self.result.lock().unwrap().clone();
+        assert_ne!(result.detail(), "panic");
+        result
     }
 
     async fn shut_down(&self, _: ShutdownRequest) {}
 }
 
-struct Rig {
-    monitor: Arc<HealthMonitor<Scripted>>,
-    verdict: Arc<std::sync::Mutex<ProbeResult>>,
-    gate: Arc<Semaphore>,
+struct MonitorFixture {
+    monitor: Arc<HealthMonitor<ScriptedCheck>>,
+    result: Arc<std::sync::Mutex<ProbeResult>>,
+    permits: Arc<Semaphore>,
     probes: Arc<AtomicUsize>,
     quits: mpsc::Receiver<ShutdownRequest>,
     sandbox: TempDir,
 }
 
-impl Rig {
+impl MonitorFixture {
     fn new(grace: Duration) -> Self {
         Self::with(grace, UnhealthyStatus::Unavailable, Duration::from_secs(60))
     }
 
     fn with(grace: Duration, unhealthy_status: UnhealthyStatus, deadline: Duration) -> Self {
-        let verdict = Arc::new(std::sync::Mutex::new(ProbeResult::healthy("fine")));
-        let (gate, probes) = (Arc::new(Semaphore::new(0)), Arc::default());
-        let check = Scripted {
-            verdict: Arc::clone(&verdict),
-            gate: Arc::clone(&gate),
+        let result = Arc::new(std::sync::Mutex::new(ProbeResult::healthy("fine")));
+        let (permits, probes) = (Arc::new(Semaphore::new(0)), Arc::default());
+        let check = ScriptedCheck {
+            result: Arc::clone(&result),
+            permits: Arc::clone(&permits),
             probes: Arc::clone(&probes),
             deadline,
         };
@@ -68,27 +68,27 @@ impl Rig {
         let (sender, quits) = mpsc::channel(2);
         Self {
             monitor: Arc::new(HealthMonitor::new(check, sandbox.path(), &flags, sender)),
-            verdict,
-            gate,
+            result,
+            permits,
             probes,
             quits,
             sandbox,
         }
     }
 
-    fn finds(&self, verdict: ProbeResult) {
-        *self.verdict.lock().unwrap() = verdict;
+    fn set_result(&self, result: ProbeResult) {
+        *self.result.lock().unwrap() = result;
     }
 
     /// A check that waits for its probe.
-    fn ask(&self) -> JoinHandle<RouteResponse> {
-        tokio::spawn(Arc::clone(&self.monitor).health())
+    fn start_check(&self) -> JoinHandle<RouteResponse> {
+        tokio::spawn(Arc::clone(&self.monitor).health_response())
     }
 
     async fn health(&self) -> RouteResponse {
-        self.gate.add_permits(1);
-        let reply = Arc::clone(&self.monitor).health().await;
-        self.gate.forget_permits(1);
+        self.permits.add_permits(1);
+        let reply = Arc::clone(&self.monitor).health_response().await;
+        self.permits.forget_permits(1);
         reply
     }
 
@@ -97,10 +97,10 @@ impl Rig {
     }
 
     fn reasons(&self) -> Vec<String> {
-        let history = self.monitor.history();
-        let verdicts = history["verdicts"].as_array().unwrap().iter();
-        verdicts
-            .map(|verdict| verdict["reason"].as_str().unwrap().to_owned())
+        let history = self.monitor.history_json();
+        let results = history["results"].as_array().unwrap().iter();
+        results
+            .map(|result| result["reason"].as_str().unwrap().to_owned())
             .collect()
     }
 }
@@ -108,7 +108,7 @@ impl Rig {
 const REFUSED: HealthReason = HealthReason::word("refused");
 
 fn refused() -> ProbeResult {
-    ProbeResult::unhealthy(REFUSED, "nobody listens on 127.0.0.1:1")
+    ProbeResult::unhealthy(REFUSED, "127.0.0.1:1 refuses connections")
 }
 
 fn ok() -> RouteResponse {
@@ -120,179 +120,186 @@ fn unhealthy(reason: &str) -> RouteResponse {
 }
 
 #[tokio::test]
-async fn checks_that_come_together_share_one_probe_and_the_next_has_its_own() {
-    let rig = Rig::new(Duration::ZERO);
-    let checks: Vec<_> = (0..100).map(|_| rig.ask()).collect();
-    while rig.probes() == 0 {
+async fn checks_at_once_share_one_probe_and_the_next_check_has_its_own() {
+    let fixture = MonitorFixture::new(Duration::ZERO);
+    let checks: Vec<_> = (0..100).map(|_| fixture.start_check()).collect();
+    while fixture.probes() == 0 {
         tokio::task::yield_now().await;
     }
-    rig.gate.add_permits(1);
+    fixture.permits.add_permits(1);
     for check in checks {
         assert_eq!(check.await.unwrap(), ok());
     }
-    assert_eq!(rig.probes(), 1);
-    assert_eq!(rig.health().await, ok());
-    assert_eq!(rig.probes(), 2);
+    assert_eq!(fixture.probes(), 1);
+    assert_eq!(fixture.health().await, ok());
+    assert_eq!(fixture.probes(), 2);
 }
 
 #[tokio::test]
-async fn a_probe_ends_although_whoever_asked_has_left() {
-    let rig = Rig::new(Duration::ZERO);
-    let check = rig.ask();
-    while rig.probes() == 0 {
+async fn probe_ends_after_its_client_has_left() {
+    let fixture = MonitorFixture::new(Duration::ZERO);
+    let check = fixture.start_check();
+    while fixture.probes() == 0 {
         tokio::task::yield_now().await;
     }
     check.abort();
     assert!(check.await.unwrap_err().is_cancelled());
-    let second = rig.ask();
-    rig.finds(refused());
-    rig.gate.add_permits(1);
+    let second = fixture.start_check();
+    fixture.set_result(refused());
+    fixture.permits.add_permits(1);
     assert_eq!(second.await.unwrap(), unhealthy("refused"));
-    assert_eq!(rig.probes(), 1);
-    assert_eq!(rig.reasons(), ["refused"]);
+    assert_eq!(fixture.probes(), 1);
+    assert_eq!(fixture.reasons(), ["refused"]);
 }
 
 #[tokio::test]
-async fn a_probe_that_does_not_end_is_a_timeout() {
-    let rig = Rig::with(
+async fn probe_over_its_deadline_is_a_timeout() {
+    let fixture = MonitorFixture::with(
         Duration::ZERO,
         UnhealthyStatus::Unavailable,
         Duration::from_millis(5),
     );
     assert_eq!(
-        Arc::clone(&rig.monitor).health().await,
+        Arc::clone(&fixture.monitor).health_response().await,
         unhealthy("timeout"),
-        "nobody opens the gate"
+        "no permit"
     );
 }
 
 #[tokio::test]
-async fn a_probe_that_panics_is_sick_and_the_next_one_looks_again() {
-    let rig = Rig::new(Duration::ZERO);
-    rig.finds(ProbeResult::unhealthy(HealthReason::ERROR, "panic"));
-    assert_eq!(rig.health().await, unhealthy("error"));
-    rig.finds(ProbeResult::healthy("fine"));
-    assert_eq!(rig.health().await, ok());
+async fn probe_that_panics_is_unhealthy_and_the_next_check_probes_again() {
+    let fixture = MonitorFixture::new(Duration::ZERO);
+    fixture.set_result(ProbeResult::unhealthy(HealthReason::ERROR, "panic"));
+    assert_eq!(fixture.health().await, unhealthy("error"));
+    fixture.set_result(ProbeResult::healthy("fine"));
+    assert_eq!(fixture.health().await, ok());
 }
 
 #[tokio::test]
-async fn the_reason_is_the_whole_body_and_its_status_is_chosen() {
+async fn reason_is_the_whole_body_under_the_chosen_status() {
     let deadline = Duration::from_secs(60);
-    let rig = Rig::with(Duration::ZERO, UnhealthyStatus::Ok, deadline);
-    rig.finds(refused());
-    assert_eq!(rig.health().await, RouteResponse::text(200, "refused"));
-    rig.finds(ProbeResult::unhealthy(
+    let fixture = MonitorFixture::with(Duration::ZERO, UnhealthyStatus::Ok, deadline);
+    fixture.set_result(refused());
+    assert_eq!(fixture.health().await, RouteResponse::text(200, "refused"));
+    fixture.set_result(ProbeResult::unhealthy(
         HealthReason::status(302),
         "to /login",
     ));
-    assert_eq!(rig.health().await, RouteResponse::text(200, "http302"));
+    assert_eq!(fixture.health().await, RouteResponse::text(200, "http302"));
 }
 
 #[tokio::test]
 async fn grace_lasts_until_the_first_success_or_its_end() {
-    let rig = Rig::new(Duration::from_secs(3600));
-    rig.finds(refused());
-    assert_eq!(rig.health().await, ok());
-    rig.finds(ProbeResult::healthy("fine"));
-    assert_eq!(rig.health().await, ok());
-    rig.finds(refused());
+    let fixture = MonitorFixture::new(Duration::from_secs(3600));
+    fixture.set_result(refused());
+    assert_eq!(fixture.health().await, ok());
+    fixture.set_result(ProbeResult::healthy("fine"));
+    assert_eq!(fixture.health().await, ok());
+    fixture.set_result(refused());
     assert_eq!(
-        rig.health().await,
+        fixture.health().await,
         unhealthy("refused"),
         "it was healthy once"
     );
-    assert_eq!(rig.reasons(), ["refused", "ok", "refused"]);
-    let verdicts = rig.monitor.history()["verdicts"].take();
+    assert_eq!(fixture.reasons(), ["refused", "ok", "refused"]);
+    let results = fixture.monitor.history_json()["results"].take();
     assert_eq!(
-        (&verdicts[0]["ok"], &verdicts[2]["ok"]),
+        (&results[0]["ok"], &results[2]["ok"]),
         (&json!(false), &json!(true))
     );
 
-    let rig = Rig::new(Duration::from_nanos(1));
-    rig.finds(refused());
+    let fixture = MonitorFixture::new(Duration::from_nanos(1));
+    fixture.set_result(refused());
     assert_eq!(
-        rig.health().await,
+        fixture.health().await,
         unhealthy("refused"),
         "the grace is over"
     );
 }
 
 #[tokio::test]
-async fn a_snoozed_task_is_not_probed() {
-    let rig = Rig::new(Duration::ZERO);
-    let file = rig.sandbox.path().join(SNOOZE_FILE);
+async fn snoozed_task_is_not_probed() {
+    let fixture = MonitorFixture::new(Duration::ZERO);
+    let file = fixture.sandbox.path().join(SNOOZE_FILE);
     std::fs::write(&file, "").unwrap();
-    rig.finds(refused());
+    fixture.set_result(refused());
     for _ in 0..3 {
-        assert_eq!(rig.health().await, ok());
+        assert_eq!(fixture.health().await, ok());
     }
-    assert_eq!(rig.probes(), 0);
+    assert_eq!(fixture.probes(), 0);
     assert_eq!(
-        rig.reasons(),
+        fixture.reasons(),
         ["snoozed"],
         "it does not push out the others"
     );
     std::fs::remove_file(file).unwrap();
-    assert_eq!(rig.health().await, unhealthy("refused"));
+    assert_eq!(fixture.health().await, unhealthy("refused"));
 }
 
 #[tokio::test]
-async fn after_quit_nothing_is_probed_and_each_kind_is_passed_on_once() {
-    let (mut rig, mut told) = (Rig::new(Duration::from_secs(3600)), Vec::new());
-    std::fs::write(rig.sandbox.path().join(SNOOZE_FILE), "").unwrap();
-    for how in [
+async fn no_probe_runs_after_a_shutdown_request_and_each_kind_is_forwarded_once() {
+    let (mut fixture, mut forwarded) = (MonitorFixture::new(Duration::from_secs(3600)), Vec::new());
+    std::fs::write(fixture.sandbox.path().join(SNOOZE_FILE), "").unwrap();
+    for request in [
         ShutdownRequest::Quit,
         ShutdownRequest::Quit,
         ShutdownRequest::Abort,
         ShutdownRequest::Quit,
         ShutdownRequest::Abort,
     ] {
-        rig.monitor.shut_down(how);
-        told.extend(rig.quits.try_recv());
+        fixture.monitor.accept_shutdown(request);
+        forwarded.extend(fixture.quits.try_recv());
     }
-    assert_eq!(told, [ShutdownRequest::Quit, ShutdownRequest::Abort]);
-    assert_eq!(rig.health().await, unhealthy("quit"), "not even if snoozed");
-    assert_eq!(rig.probes(), 0);
+    assert_eq!(forwarded, [ShutdownRequest::Quit, ShutdownRequest::Abort]);
+    assert_eq!(
+        fixture.health().await,
+        unhealthy("quit"),
+        "not even if snoozed"
+    );
+    assert_eq!(fixture.probes(), 0);
 }
 
 #[tokio::test]
-async fn a_probe_under_way_when_told_to_quit_says_quit() {
-    let rig = Rig::new(Duration::ZERO);
-    let check = rig.ask();
-    while rig.probes() == 0 {
+async fn probe_under_way_at_a_shutdown_request_returns_quit() {
+    let fixture = MonitorFixture::new(Duration::ZERO);
+    let check = fixture.start_check();
+    while fixture.probes() == 0 {
         tokio::task::yield_now().await;
     }
-    rig.monitor.shut_down(ShutdownRequest::Quit);
-    rig.gate.add_permits(1);
+    fixture.monitor.accept_shutdown(ShutdownRequest::Quit);
+    fixture.permits.add_permits(1);
     assert_eq!(check.await.unwrap(), unhealthy("quit"));
 }
 
 #[tokio::test]
-async fn counts_add_up() {
-    let rig = Rig::new(Duration::ZERO);
-    rig.health().await;
-    rig.finds(refused());
-    rig.health().await;
-    rig.health().await;
-    let counts = rig.monitor.state().counts;
-    assert_eq!((counts.checks, counts.healthy, counts.sick), (3, 1, 2));
-    assert!(counts.success.is_some());
+async fn counters_add_up() {
+    let fixture = MonitorFixture::new(Duration::ZERO);
+    fixture.health().await;
+    fixture.set_result(refused());
+    fixture.health().await;
+    fixture.health().await;
+    let counters = fixture.monitor.state().counters;
+    assert_eq!(
+        (counters.checks, counters.healthy, counters.unhealthy),
+        (3, 1, 2)
+    );
+    assert!(counters.last_success.is_some());
 }
 
 #[tokio::test]
-async fn both_families_are_bound_to_one_port_and_a_taken_one_is_named() {
-    let (sockets, addresses) = socket::bind(0).await.unwrap();
+async fn both_address_families_have_one_port_and_a_port_in_use_is_named() {
+    let (sockets, addresses) = listeners::bind(0).unwrap();
     assert!(addresses[0].starts_with("127.0.0.1:"), "{addresses:?}");
     assert_eq!(sockets.len(), addresses.len());
     let port = addresses[0].rsplit_once(':').unwrap().1;
     if let Some(v6) = addresses.get(1) {
         assert_eq!(*v6, format!("[::1]:{port}"));
     }
-    let failure = socket::bind(port.parse().unwrap()).await.unwrap_err();
+    let failure = listeners::bind(port.parse().unwrap()).unwrap_err();
     assert_eq!(failure.exit(), Exit::CANNOT_CREATE);
-    let said = failure.to_string();
+    let message = failure.to_string();
     assert!(
-        said.contains(&addresses[0]) && said.contains("stop the process that listens there"),
-        "{said}"
+        message.contains(&addresses[0]) && message.contains("stop the process that listens there"),
+        "{message}"
     );
 }

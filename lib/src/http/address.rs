@@ -1,19 +1,57 @@
-//! A host and a port, and connections to it.
+//! Addresses of servers, and connections to them, without a deadline: that is the caller's.
 //!
-//! Owns how a host is reached: this one by both of its loopback addresses and without a resolver, names by the system's.
-//! What is said on a connection, and until when it may take, is the caller's.
+//! Owns how a host is reached: this one by both of its loopback addresses and without a resolver, a name by the system's
+//! resolver.
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 
-/// How many addresses of a name are tried.
-const ADDRESSES: usize = 8;
+use super::BoxedStream;
 
-/// Where a server is.
+/// Addresses of a name that are tried.
+const MAX_ADDRESSES: usize = 8;
+
+/// The address of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerAddress {
+    /// Over TCP.
+    Tcp(HostPort),
+    /// A socket file.
+    Unix(PathBuf),
+}
+
+impl ServerAddress {
+    /// Connects. Small writes are sent at once (`TCP_NODELAY`).
+    ///
+    /// # Errors
+    /// As [`HostPort::connect`] and connect(2).
+    pub async fn connect(&self) -> io::Result<BoxedStream> {
+        match self {
+            Self::Tcp(address) => {
+                let stream = address.connect().await?;
+                stream.set_nodelay(true)?;
+                Ok(Box::new(stream))
+            }
+            Self::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+        }
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A host and a TCP port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPort {
     /// The host.
@@ -22,15 +60,15 @@ pub struct HostPort {
     pub port: u16,
 }
 
-/// A host, by what has to be done to reach it.
+/// A host, by how it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostAddress {
-    /// This one: 127.0.0.1 or ::1, whichever the server listens on.
+    /// This host: 127.0.0.1 or ::1, whichever the server listens on.
     Local,
-    /// An address.
+    /// An IP address.
     Ip(IpAddr),
-    /// A name, looked up for each connection; also an IPv6 address with a zone (`fe80::1%eth0`), which only the resolver
-    /// can read.
+    /// A name, resolved for each connection; also an IPv6 address with a zone (`fe80::1%eth0`), which only the resolver
+    /// can parse.
     Name(String),
 }
 
@@ -45,6 +83,13 @@ impl From<&str> for HostAddress {
     }
 }
 
+impl From<SocketAddr> for HostPort {
+    fn from(address: SocketAddr) -> Self {
+        let (host, port) = (HostAddress::Ip(address.ip()), address.port());
+        Self { host, port }
+    }
+}
+
 impl HostPort {
     /// A port of this host.
     #[must_use]
@@ -53,33 +98,24 @@ impl HostPort {
         Self { host, port }
     }
 
-    /// The addresses that are tried, in order; none for a name.
-    #[must_use]
-    pub fn addresses(&self) -> Vec<IpAddr> {
-        match self.host {
-            HostAddress::Local => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-            HostAddress::Ip(address) => vec![address],
-            HostAddress::Name(_) => Vec::new(),
-        }
-    }
-
-    /// Connects to the first address that takes the connection. Without a deadline.
+    /// Connects to the first address that accepts.
     ///
     /// # Errors
     /// The error of the first address. [`io::ErrorKind::NotFound`] is a name without an address.
     pub async fn connect(&self) -> io::Result<TcpStream> {
-        let port = self.port;
+        let with_port = |ip: IpAddr| SocketAddr::new(ip, self.port);
         let addresses = match &self.host {
-            HostAddress::Name(name) => look_up(name, port).await?,
-            _ => {
-                let addresses = self.addresses().into_iter();
-                addresses.map(|ip| SocketAddr::new(ip, port)).collect()
-            }
+            HostAddress::Local => vec![
+                with_port(Ipv4Addr::LOCALHOST.into()),
+                with_port(Ipv6Addr::LOCALHOST.into()),
+            ],
+            HostAddress::Ip(ip) => vec![with_port(*ip)],
+            HostAddress::Name(name) => resolve(name, self.port).await?,
         };
         let mut first = None;
         for address in addresses {
             match TcpStream::connect(address).await {
-                // Where nobody listens on a port that is also one for outgoing connections, TCP can connect to itself.
+                // On a port of the ephemeral range that has no listener, TCP can connect to itself.
                 Ok(stream) if stream.local_addr()? == address => {
                     first.get_or_insert(io::ErrorKind::ConnectionRefused.into());
                 }
@@ -107,18 +143,18 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// The system's resolver blocks, so a thread asks it. There is never more than one question: while one is not answered,
-/// nobody asks another.
-async fn look_up(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    static TURN: Semaphore = Semaphore::const_new(1);
-    let turn = TURN.acquire().await.map_err(io::Error::other)?;
+/// The system's resolver blocks, so it runs on a thread; one at a time, so that a name server that does not answer holds
+/// one thread only.
+async fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    static RESOLVER: Semaphore = Semaphore::const_new(1);
+    let permit = RESOLVER.acquire().await.map_err(io::Error::other)?;
     let name = name.to_owned();
-    let asked = tokio::task::spawn_blocking(move || {
-        let found = (name.as_str(), port).to_socket_addrs();
-        drop(turn);
-        found.map(|found| found.take(ADDRESSES).collect())
+    let resolved = tokio::task::spawn_blocking(move || {
+        let addresses = (name.as_str(), port).to_socket_addrs();
+        drop(permit);
+        addresses.map(|addresses| addresses.take(MAX_ADDRESSES).collect())
     });
-    asked
+    resolved
         .await?
         .map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 pub(crate) use connection::{ServerLimits, serve};
-pub(crate) use listener::{BoxedStream, ListeningSocket};
+pub(crate) use listener::ListeningSocket;
 
 /// How long a peer may take to send a request's head, to send its body, and to read the answer.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(5);

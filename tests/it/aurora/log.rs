@@ -85,7 +85,7 @@ fn consumer_is_stopped_when_only_other_processes_write_to_its_log() {
             });
             scope.spawn(move || {
                 let served = format!(
-                    "exec {} --port={{{{thermos.ports[health]}}}} --sick-status=200",
+                    "exec {} --port={{{{thermos.ports[health]}}}} --unhealthy-status=200",
                     log_check_command()
                 );
                 let task = ThermosTask::new("resident")
@@ -130,7 +130,7 @@ fn reason_of_resident_checker_fits_on_aurora_page() {
         .args([
             "--line-pattern={",
             "--freshness=1h",
-            "--sick-status=200",
+            "--unhealthy-status=200",
             "--file",
         ])
         .arg(&log)

@@ -140,7 +140,7 @@ fn unhealthy_server_fails_check_and_reason_fits_on_aurora_page() {
             "--expect-body=fine",
         ),
         ("badbody", huge(), "--expect-body=fine"),
-        ("garbage", says("SSH-2.0-OpenSSH_9.2\r\n"), ""),
+        ("invalid", says("SSH-2.0-OpenSSH_9.2\r\n"), ""),
         ("closed", says(""), ""),
         ("timeout", silent(), ""),
         ("timeout", slow(), ""),
@@ -158,19 +158,19 @@ fn unhealthy_server_fails_check_and_reason_fits_on_aurora_page() {
             "{word}"
         );
         let shown =
-            AuroraChecker::start(server.port(), &[&more[..], &["--sick-status=200"]].concat());
+            AuroraChecker::start(server.port(), &[&more[..], &["--unhealthy-status=200"]].concat());
         assert_eq!(shown.verdict(), unexpected_body(word));
         assert!(shown.log().contains(word), "{}", shown.log());
     }
     assert_eq!(elsewhere.requests(), [""; 0], "a redirect is not followed");
-    let dead = AuroraChecker::start(free_port(), &["--sick-status=200"]);
+    let dead = AuroraChecker::start(free_port(), &["--unhealthy-status=200"]);
     assert_eq!(dead.verdict(), unexpected_body("refused"));
 }
 
 #[test]
 fn verdict_follows_server_and_each_change_is_logged() {
     let port = free_port();
-    let checker = AuroraChecker::start(port, &["--sick-status=200"]);
+    let checker = AuroraChecker::start(port, &["--unhealthy-status=200"]);
     for _ in 0..3 {
         assert_eq!(checker.verdict(), unexpected_body("refused"));
         let server = ScriptedServer::on(port, |_, stream| {
@@ -208,7 +208,7 @@ fn quit_is_answered_in_time_and_checker_exits_after_server() {
             std::thread::sleep(4 * TIMEOUT);
             Ok(())
         });
-        let mut checker = AuroraChecker::start(server.port(), &["--sick-status=200"]);
+        let mut checker = AuroraChecker::start(server.port(), &["--unhealthy-status=200"]);
         // The signaler of the lifecycle waits one second.
         assert_eq!(HttpSignaler::new(checker.port).post(path), Ok(()));
         assert_eq!(checker.verdict(), unexpected_body("quit"));

@@ -40,7 +40,7 @@ fn checked_task_with_deadline(name: &str, second: Duration, deadline: Duration) 
     let deadline = deadline.as_millis();
     let cmdline = format!(
         "exec {} --port={{{{thermos.ports[health]}}}} --url=\"/private/stats/\" \
-         --test_port={{{{thermos.ports[private]}}}} --timeout={deadline}ms --sick-status=200",
+         --test_port={{{{thermos.ports[private]}}}} --timeout={deadline}ms --unhealthy-status=200",
         bin("proxy-healthcheck").display()
     );
     ThermosTask::new(name)
@@ -121,7 +121,7 @@ fn dead_server_is_stopped_at_sixth_consecutive_failure() {
         assert_eq!(task.wait_finished(), TaskState::Failed);
         task.stop();
         let said = task.log("checker", 0, "stderr");
-        assert!(said.contains("sick reason=timeout"), "{said}");
+        assert!(said.contains("unhealthy reason=timeout"), "{said}");
     }
 }
 

@@ -96,7 +96,7 @@ fn verdicts_in_auroras_words() {
     });
     let log = fs::read_to_string(sandbox.path("log")).unwrap();
     assert!(
-        log.contains("sick") && log.contains("reason=nolog"),
+        log.contains("unhealthy") && log.contains("reason=nolog"),
         "{log}"
     );
 }
@@ -105,7 +105,7 @@ fn verdicts_in_auroras_words() {
 fn stale_and_well_again() {
     let sandbox = Sandbox::new();
     sandbox.logs(timed(500));
-    let resident = Resident::start(&sandbox, &["--sick-status=200"]);
+    let resident = Resident::start(&sandbox, &["--unhealthy-status=200"]);
     resident.health(200, "stale");
     sandbox.logs("{\"a\":1}\n");
     resident.health(200, "ok");

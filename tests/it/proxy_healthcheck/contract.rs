@@ -74,15 +74,15 @@ fn a_host_without_ipv6_is_served_on_the_other() {
         );
     }
     let checker = Checker::start_by(&launcher, &["--tcp", "--test-port=1"]);
-    checker.logs("no IPv6 on this host");
+    checker.logs("IPv6 is not available");
     assert!(!checker.log().contains("[::1]"), "{}", checker.log());
 }
 
 #[test]
 fn the_reason_can_be_sent_as_a_success_for_auroras_page() {
-    let checker = Checker::before(free_port(), &["--sick-status=200"]);
+    let checker = Checker::before(free_port(), &["--unhealthy-status=200"]);
     assert_eq!(checker.health(), (200, "refused".to_owned()));
-    assert_eq!(checker.verdicts()[0]["ok"], false);
+    assert_eq!(checker.results()[0]["ok"], false);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn grace_forgives_until_the_first_success() {
     let port = free_port();
     let checker = Checker::before(port, &["--grace=1h"]);
     assert_eq!(checker.health(), (200, "ok".to_owned()));
-    checker.logs("not healthy yet, within --grace reason=refused");
+    checker.logs("unhealthy within the grace period reason=refused");
     let server = MisbehavingServer::on(
         (LOCALHOST, port).into(),
         ConnectionBehavior::Answer(format_response("200 OK", "")),
@@ -98,8 +98,8 @@ fn grace_forgives_until_the_first_success() {
     assert_eq!(checker.health(), (200, "ok".to_owned()));
     drop(server);
     assert_eq!(checker.health(), (503, "refused".to_owned()));
-    assert_eq!(checker.verdicts()[2]["reason"], "refused");
-    assert_eq!(checker.verdicts()[2]["ok"], true);
+    assert_eq!(checker.results()[2]["reason"], "refused");
+    assert_eq!(checker.results()[2]["ok"], true);
     // And it has an end.
     let checker = Checker::before(port, &["--grace=1ms"]);
     wait_until("the grace ends", || {
@@ -115,7 +115,7 @@ fn a_snoozed_task_is_left_alone() {
     fs::write(&file, "").unwrap();
     assert_eq!(checker.health(), (200, "ok".to_owned()));
     assert_eq!(server.connections(), 0);
-    checker.logs("not checked reason=snoozed");
+    checker.logs("checks snoozed reason=snoozed");
     fs::remove_file(file).unwrap();
     assert_eq!(checker.health(), (503, "closed".to_owned()));
 }
@@ -131,18 +131,18 @@ fn a_change_is_one_line_and_no_change_is_none() {
     for _ in 0..5 {
         checker.health();
     }
-    checker.logs("WARNING proxy-healthcheck: sick reason=closed");
+    checker.logs("WARNING proxy-healthcheck: unhealthy reason=closed");
     let log = checker.log();
-    let verdicts: Vec<&str> = log
+    let results: Vec<&str> = log
         .lines()
         .filter(|line| line.contains(" reason="))
         .collect();
-    assert_eq!(verdicts.len(), 2, "{log}");
+    assert_eq!(results.len(), 2, "{log}");
     assert!(
-        verdicts[0].contains("healthy reason=ok latency_ms="),
+        results[0].contains("healthy reason=ok latency_ms="),
         "{log}"
     );
-    assert!(verdicts[1].contains("before=ok"), "{log}");
+    assert!(results[1].contains("previous=ok"), "{log}");
 }
 
 #[test]
@@ -158,11 +158,14 @@ fn lines_for_logstash_carry_reason_and_latency() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    let sick = lines.iter().find(|line| line["message"] == "sick").unwrap();
-    assert_eq!(sick["level"], "WARNING");
-    assert_eq!(sick["logger_name"], "proxy-healthcheck");
-    assert!(sick["latency_ms"].is_f64(), "{sick}");
-    assert_eq!(sick["tags"][0], "eight_ball");
+    let unhealthy = lines
+        .iter()
+        .find(|line| line["message"] == "unhealthy")
+        .unwrap();
+    assert_eq!(unhealthy["level"], "WARNING");
+    assert_eq!(unhealthy["logger_name"], "proxy-healthcheck");
+    assert!(unhealthy["latency_ms"].is_f64(), "{unhealthy}");
+    assert_eq!(unhealthy["tags"][0], "eight_ball");
 }
 
 #[test]
@@ -181,19 +184,19 @@ fn the_last_verdicts_are_remembered_newest_first() {
         (&history["ok"], &history["reason"]),
         (&false.into(), &"refused".into())
     );
-    assert_eq!(history["since"], history["verdicts"][0]["time"]);
-    let verdicts = history["verdicts"].as_array().unwrap();
-    assert_eq!(verdicts.len(), 64);
-    assert_eq!(verdicts[0]["reason"], "refused");
-    for verdict in &verdicts[1..] {
-        assert_eq!(verdict["reason"], "ok");
-        assert!(verdict["latency_ms"].as_f64().unwrap() > 0.0, "{verdict}");
+    assert_eq!(history["since"], history["results"][0]["time"]);
+    let results = history["results"].as_array().unwrap();
+    assert_eq!(results.len(), 64);
+    assert_eq!(results[0]["reason"], "refused");
+    for result in &results[1..] {
+        assert_eq!(result["reason"], "ok");
+        assert!(result["latency_ms"].as_f64().unwrap() > 0.0, "{result}");
         assert!(
-            verdict["detail"]
+            result["detail"]
                 .as_str()
                 .unwrap()
-                .ends_with("/private/stats/ answered 200"),
-            "{verdict}"
+                .ends_with("/private/stats/ returned 200"),
+            "{result}"
         );
     }
 }
@@ -208,7 +211,7 @@ fn a_probe_ends_although_aurora_has_given_up() {
         .unwrap();
     wait_until("the server is asked", || server.connections() == 1);
     drop(aurora);
-    checker.logs("sick reason=timeout");
+    checker.logs("unhealthy reason=timeout");
 }
 
 #[test]
@@ -237,7 +240,7 @@ fn the_admin_listener_has_status_and_metrics() {
     let metrics = || ask(LOCALHOST, admin, "GET", "/metrics").body;
     assert!(
         !metrics().contains("healthcheck_ok "),
-        "there is no verdict yet"
+        "there is no result yet"
     );
     checker.health();
     server.set_behavior(ConnectionBehavior::Close);
@@ -245,8 +248,8 @@ fn the_admin_listener_has_status_and_metrics() {
     for line in [
         "healthcheck_ok 0",
         "healthcheck_checks_total 2",
-        "healthcheck_probes_total{verdict=\"healthy\"} 1",
-        "healthcheck_probes_total{verdict=\"sick\"} 1",
+        "healthcheck_probes_total{result=\"healthy\"} 1",
+        "healthcheck_probes_total{result=\"unhealthy\"} 1",
         "healthcheck_probe_seconds_count 2",
         "# TYPE healthcheck_checks_total counter",
     ] {

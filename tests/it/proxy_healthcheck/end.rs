@@ -1,4 +1,4 @@
-//! How a task ends: what Aurora posts, who is told of it, and when the checker goes.
+//! The end of a task: what Aurora posts, which targets are notified, and when the checker ends.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -31,7 +31,7 @@ fn quit_is_passed_on_and_the_checker_ends_with_the_server() {
     let checker = Checker::before(server.port(), &[]);
     assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
     assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
-    wait_until("the server is told", || {
+    wait_until("the server is notified", || {
         lines(&server) == ["POST /quitquitquit"]
     });
     assert!(
@@ -40,9 +40,9 @@ fn quit_is_passed_on_and_the_checker_ends_with_the_server() {
         server.requests()
     );
     assert_eq!(checker.health(), (503, "quit".to_owned()));
-    assert_eq!(checker.verdicts()[0]["reason"], "quit");
+    assert_eq!(checker.results()[0]["reason"], "quit");
     assert_eq!(checker.ask("POST", "/abortabortabort").seen(), (200, "ok"));
-    wait_until("the server is told again", || {
+    wait_until("the server is notified again", || {
         lines(&server) == ["POST /quitquitquit", "POST /abortabortabort"]
     });
     assert_eq!(
@@ -50,13 +50,13 @@ fn quit_is_passed_on_and_the_checker_ends_with_the_server() {
         (503, "quit".to_owned()),
         "the server is still there"
     );
-    checker.logs("told to end reason=quit");
+    checker.logs("shutdown requested reason=quit");
     let log = std::sync::Arc::clone(&checker.log);
     drop(server);
     assert_eq!(checker.ends(), 0);
     let log = log.lock().unwrap();
     assert!(
-        log.contains("any more") && !log.contains("drain-timeout"),
+        log.contains("server port closed") && !log.contains("drain timeout"),
         "{log}"
     );
 }
@@ -65,12 +65,9 @@ fn quit_is_passed_on_and_the_checker_ends_with_the_server() {
 fn a_server_without_the_endpoint_is_left_alone() {
     for status in ["404 Not Found", "500 Oops"] {
         let server = with(status);
-        let checker = Checker::before(server.port(), &["--sick-status=200"]);
+        let checker = Checker::before(server.port(), &["--unhealthy-status=200"]);
         assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
-        checker.logs(&format!(
-            "/quitquitquit cannot be told: it answered {}",
-            &status[..3]
-        ));
+        checker.logs(&format!("/quitquitquit status={}", &status[..3]));
         assert_eq!(checker.health(), (200, "quit".to_owned()));
         drop(server);
         assert_eq!(checker.ends(), 0);
@@ -83,13 +80,17 @@ fn a_server_that_does_not_answer_keeps_nobody_waiting() {
     let full = FullBacklog::start();
     for port in [silent.port(), full.port()] {
         let checker = Checker::before(port, &["--drain-timeout=1s"]);
-        // The answer does not wait for anybody: the other side is told after it.
+        // The response does not wait for the server, which is notified after it.
         assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
-        assert!(!checker.log().contains("did not say"), "{}", checker.log());
+        assert!(
+            !checker.log().contains("shutdown notification failed"),
+            "{}",
+            checker.log()
+        );
         assert_eq!(checker.health(), (503, "quit".to_owned()));
         let log = std::sync::Arc::clone(&checker.log);
         assert_eq!(checker.ends(), 0);
-        assert!(log.lock().unwrap().contains("--drain-timeout is over"));
+        assert!(log.lock().unwrap().contains("drain timeout exceeded"));
     }
 }
 
@@ -135,13 +136,16 @@ fn siblings_are_told_before_the_server_and_a_deaf_one_does_not_matter() {
     wait_until("the socket file is asked", || seen.is_finished());
     let head = seen.join().unwrap();
     assert!(head.starts_with("POST /drain HTTP/1.1\r\n"), "{head}");
-    checker.logs("could not tell unix:/nowhere/admin.sock");
-    checker.logs(" told http://localhost:");
+    checker.logs("shutdown notification failed url=unix:/nowhere/admin.sock");
+    checker.logs("shutdown notification accepted url=http://localhost:");
     assert_eq!(lines(&sibling), ["POST /drain?why=quit"]);
     let log = checker.log();
-    let told = |what: &str| log.find(what).unwrap_or_else(|| panic!("{what} in {log}"));
+    let position = |url: &str| {
+        let line = format!("shutdown notification accepted url={url}");
+        log.find(&line).unwrap_or_else(|| panic!("{line} in {log}"))
+    };
     assert!(
-        told(" told http://127.0.0.1:") < told(" told http://localhost:"),
+        position("http://127.0.0.1:") < position("http://localhost:"),
         "{log}"
     );
     drop(server);
@@ -171,7 +175,7 @@ fn a_signal_ends_it_after_what_was_begun() {
     wait_until("the server is asked", || server.connections() == 1);
     checker.signal(Signal::SIGHUP);
     checker.signal(Signal::SIGTERM);
-    checker.logs("told to stop");
+    checker.logs("termination signal received");
     wait_until("the port is closed", || {
         TcpStream::connect((LOCALHOST, port)).is_err()
     });
@@ -198,7 +202,7 @@ fn a_drain_has_an_end_and_a_second_signal_does_not_wait_for_it() {
             .unwrap();
         wait_until("the server is asked", || server.connections() > connections);
         checker.signal(Signal::SIGTERM);
-        checker.logs("told to stop");
+        checker.logs("termination signal received");
         if signals == 2 {
             checker.signal(Signal::SIGINT);
         }

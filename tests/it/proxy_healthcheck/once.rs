@@ -20,9 +20,9 @@ fn once(args: &str) -> CommandOutcome {
 fn one_check_is_one_line_with_performance_data() {
     let healthy =
         MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "{}")));
-    let sick =
+    let unhealthy =
         MisbehavingServer::start(ConnectionBehavior::Answer(format_response("503 No", "a|b")));
-    let (healthy, sick) = (healthy.port(), sick.port());
+    let (healthy, unhealthy) = (healthy.port(), unhealthy.port());
     let nowhere = free_port();
     for (args, code, said) in [
         (
@@ -36,12 +36,12 @@ fn one_check_is_one_line_with_performance_data() {
             "OK: localhost:",
         ),
         (
-            format!("--once --url=/ --test_port={sick}"),
+            format!("--once --url=/ --test_port={unhealthy}"),
             2,
             "CRITICAL: http503: ",
         ),
         (
-            format!("--once --url=/ --test-port={sick} --expect-status=503 --expect-body=c"),
+            format!("--once --url=/ --test-port={unhealthy} --expect-status=503 --expect-body=c"),
             2,
             "a\\x7cb",
         ),
@@ -64,10 +64,11 @@ fn one_check_is_one_line_with_performance_data() {
 
 #[test]
 fn json_says_the_same() {
-    let sick = MisbehavingServer::start(ConnectionBehavior::Answer(format_response("503 No", "")));
+    let unhealthy =
+        MisbehavingServer::start(ConnectionBehavior::Answer(format_response("503 No", "")));
     let outcome = once(&format!(
         "--once --json --url=/ --test-port={}",
-        sick.port()
+        unhealthy.port()
     ))
     .exits(2);
     let value: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
@@ -87,10 +88,10 @@ fn json_says_the_same() {
 #[test]
 fn a_wrong_command_line_is_an_unknown_result_only_with_once() {
     for (args, said) in [
-        ("--once", "UNKNOWN: error: nothing to check: give --url"),
+        ("--once", "UNKNOWN: error: missing --url: give --url"),
         (
             "--once --url=/",
-            "UNKNOWN: error: --url /: a path needs --test-port",
+            "UNKNOWN: error: invalid --url /: a path needs --test-port",
         ),
         (
             "--once --url=/ --test-port=no",
@@ -128,7 +129,7 @@ fn a_zone_chooses_the_interface_and_is_not_sent() {
         String::from_utf8_lossy(&request[..length]).to_ascii_lowercase()
     });
     let outcome = once(&format!("--once --url=http://[::1%251]:{port}/x")).exits(0);
-    let said = format!("OK: http://[::1%1]:{port}/x answered 200");
+    let said = format!("OK: http://[::1%1]:{port}/x returned 200");
     assert!(outcome.stdout.starts_with(&said), "{}", outcome.stdout);
     let request = server.join().unwrap();
     assert!(
@@ -137,7 +138,7 @@ fn a_zone_chooses_the_interface_and_is_not_sent() {
     );
     let outcome = once("--once --url=http://[fe80::1%25none0]:1/").exits(2);
     assert!(
-        outcome.stdout.starts_with("CRITICAL: noname: "),
+        outcome.stdout.starts_with("CRITICAL: dnsfail: "),
         "{}",
         outcome.stdout
     );

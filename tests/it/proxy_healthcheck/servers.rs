@@ -34,9 +34,9 @@ fn expect(
         (status, body),
         "{shown} {args:?}: {log}"
     );
-    let verdict = &checker.verdicts()[0];
-    assert_eq!(verdict["ok"], body == "ok", "{shown}: {verdict}");
-    let told = verdict["detail"].as_str().unwrap();
+    let result = &checker.results()[0];
+    assert_eq!(result["ok"], body == "ok", "{shown}: {result}");
+    let told = result["detail"].as_str().unwrap();
     assert!(told.contains(detail), "{shown}: {told}");
     (server, checker)
 }
@@ -128,72 +128,77 @@ fn answers_that_are_sick() {
             ConnectionBehavior::Stall(Vec::new()),
             &[],
             "timeout",
-            "took the connection, but did not answer within 300ms",
+            "accepted the connection, but sent no response within 300ms",
         ),
         (
             ConnectionBehavior::Stall(HEAD.into()),
             &[],
             "timeout",
-            "did not answer",
+            "sent no response",
         ),
         (
             ConnectionBehavior::Stall([HEAD, "\r\no"].concat().into()),
             &["--expect-body=ok"],
             "timeout",
-            "its body did not end",
+            "but not the whole body",
         ),
         (
             ConnectionBehavior::Drip(format_response("200 OK", "ok"), Duration::from_millis(100)),
             &[],
             "timeout",
-            "did not answer",
+            "sent no response",
         ),
         (
             ConnectionBehavior::Close,
             &[],
             "closed",
-            "without an answer",
+            "without a response",
         ),
         (ConnectionBehavior::Reset, &[], "closed", "reset"),
-        (raw(HEAD), &[], "closed", "without an answer"),
+        (raw(HEAD), &[], "closed", "without a response"),
         (
             raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"),
             &["--expect-body=ok"],
             "closed",
-            "its body broke off",
+            "a truncated body",
         ),
         (
             raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
             &["--expect-body=ok"],
             "closed",
-            "broke off",
+            "truncated body",
         ),
-        (raw("ok\r\n\r\n"), &[], "garbage", "did not answer in HTTP"),
+        (
+            raw("ok\r\n\r\n"),
+            &[],
+            "invalid",
+            "sent an invalid HTTP response",
+        ),
         (
             raw("SSH-2.0-OpenSSH_9.2\r\n"),
             &[],
-            "garbage",
-            "did not answer in HTTP",
+            "invalid",
+            "sent an invalid HTTP response",
         ),
-        (raw("HTTP/1.1 99 Low\r\n\r\n"), &[], "garbage", ""),
-        (raw("HTTP/2 200\r\n\r\n"), &[], "garbage", ""),
+        (raw("HTTP/1.1 99 Low\r\n\r\n"), &[], "invalid", ""),
+        (raw("HTTP/2 200\r\n\r\n"), &[], "invalid", ""),
         (
             ConnectionBehavior::Endless(HEAD.into(), b"X: y\r\n".repeat(100)),
             &[],
-            "garbage",
+            "invalid",
             "",
         ),
         (
             ConnectionBehavior::Endless(Vec::new(), b"\0".repeat(100)),
             &[],
-            "garbage",
+            "invalid",
             "",
         ),
         (
             ConnectionBehavior::Endless(Vec::new(), b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()),
             &[],
             "timeout",
-            "did not answer",
+            "sent no response",
         ),
     ] {
         expect(manner, args, 503, reason, detail);
@@ -210,7 +215,7 @@ fn a_dead_server_is_refused_and_one_that_does_not_accept_is_late() {
         let url: &[&str] = if args.len() == 1 { &["--url=/"] } else { &[] };
         let checker = Checker::start(&[&[port.as_str()], args, url].concat());
         assert_eq!(checker.health(), (503, "timeout".to_owned()));
-        checker.logs("did not take the connection");
+        checker.logs("did not accept the connection");
     }
 }
 
@@ -244,7 +249,7 @@ fn a_body_of_a_gigabyte_is_not_read() {
         (&["--expect-body-regex=y"], 503, "badbody"),
         (&["--expect-body-regex=xx"], 200, "ok"),
     ] {
-        let (server, _checker) = expect(endless(), args, status, body, "answered 200");
+        let (server, _checker) = expect(endless(), args, status, body, "returned 200");
         assert!(server.written() < buffers, "{}", server.written());
     }
     let (_server, checker) = expect(
@@ -265,7 +270,7 @@ fn a_body_that_never_ends_does_not_matter_when_nobody_expects_one() {
         &[],
         200,
         "ok",
-        "answered 200",
+        "returned 200",
     );
 }
 
@@ -329,9 +334,9 @@ fn a_flapping_server_is_told_as_it_is() {
         assert_eq!((got.0, got.1.as_str()), expected);
     }
     let reasons: Vec<_> = checker
-        .verdicts()
+        .results()
         .iter()
-        .map(|verdict| verdict["reason"].clone())
+        .map(|result| result["reason"].clone())
         .collect();
     assert_eq!(reasons, ["ok", "http500", "ok", "closed", "ok"]);
 }
@@ -379,7 +384,7 @@ fn all_urls_are_asked_at_once_and_all_must_pass() {
     two.set_behavior(ConnectionBehavior::Answer(format_response("500 No", "")));
     // The first one never answers, and need not.
     assert_eq!(checker.health(), (503, "http500".to_owned()));
-    checker.logs("/b answered 500");
+    checker.logs("/b returned 500");
 }
 
 #[test]
@@ -389,7 +394,7 @@ fn a_name_is_looked_up() {
     let url = format!("--url=http://nothing.invalid:{}/", server.port());
     assert_eq!(
         Checker::start(&[&url, "--timeout=20s"]).health(),
-        (503, "noname".to_owned())
+        (503, "dnsfail".to_owned())
     );
 }
 

@@ -72,22 +72,25 @@ fn every_flag_can_be_given_by_the_environment() {
 fn what_makes_no_sense_is_said_before_anything_is_bound() {
     for (args, said) in [
         ("", "--port"),
-        ("--port=1", "nothing to check: give --url"),
+        ("--port=1", "missing --url: give --url"),
         ("--port=x --url=/", "--port"),
         ("--port=70000 --url=/", "--port"),
-        ("--port=1 --url=/", "--url /: a path needs --test-port"),
+        (
+            "--port=1 --url=/",
+            "invalid --url /: a path needs --test-port",
+        ),
         ("--port=1 --url=/ --test_port=0", "--test-port"),
         (
             "--port=1 --url=https://u:p@h:8443/?key=secret",
-            "--url https://***@h:8443/?key=***: https is not spoken here",
+            "invalid --url https://***@h:8443/?key=***: https is not supported",
         ),
         (
             "--port=1 --url=stats --test-port=2",
-            "--url stats: write a path that begins with /",
+            "invalid --url stats: write a path that begins with /",
         ),
         (
             "--port=1 --url=http://u:p@h/",
-            "a name and password are not sent",
+            "user and password are not supported",
         ),
         ("--port=1 --tcp", "give --test-port"),
         (
@@ -104,7 +107,7 @@ fn what_makes_no_sense_is_said_before_anything_is_bound() {
         ),
         ("--port=1 --url=/ --test-port=2 --timeout=soon", "--timeout"),
         (
-            "--port=1 --url=/ --test-port=2 --sick-status=404",
+            "--port=1 --url=/ --test-port=2 --unhealthy-status=404",
             "[possible values: 503, 200]",
         ),
         (

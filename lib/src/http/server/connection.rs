@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::head::{self, RequestHead};
-use super::{BoxedStream, DEADLINE, ListeningSocket, RouteRequest, RouteResponse, Router};
+use super::{DEADLINE, ListeningSocket, RouteRequest, RouteResponse, Router};
+use crate::http::BoxedStream;
 
 /// The pause after accept(2) failed, as it does for every call while file descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -23,9 +24,9 @@ const CHUNK: usize = 512;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ServerLimits {
     /// Connections served at once; more wait in the backlog.
-    pub(crate) connections: usize,
+    pub(crate) max_connections: usize,
     /// How long exchanges that had begun may go on when it is told to stop.
-    pub(crate) drain: Duration,
+    pub(crate) drain_timeout: Duration,
 }
 
 /// Answers until `stop` is ready; then closes the sockets and the connections that have asked for nothing, lets the
@@ -33,7 +34,7 @@ pub(crate) struct ServerLimits {
 pub(crate) async fn serve<T>(
     sockets: Vec<ListeningSocket>,
     routes: Router,
-    bounds: ServerLimits,
+    limits: ServerLimits,
     stop: impl Future<Output = T>,
 ) -> T {
     let routes = Arc::new(routes);
@@ -44,7 +45,7 @@ pub(crate) async fn serve<T>(
     let told = loop {
         tokio::select! {
             told = &mut stop => break told,
-            accepted = accept(&sockets, &mut turn), if connections.len() < bounds.connections => match accepted {
+            accepted = accept(&sockets, &mut turn), if connections.len() < limits.max_connections => match accepted {
                 Ok(stream) => {
                     connections.spawn(exchange(stream, Arc::clone(&routes), stopped.clone()));
                 }
@@ -60,7 +61,7 @@ pub(crate) async fn serve<T>(
     };
     drop((sockets, stopping));
     let ended = async { while connections.join_next().await.is_some() {} };
-    if timeout(bounds.drain, ended).await.is_err() {
+    if timeout(limits.drain_timeout, ended).await.is_err() {
         tracing::warn!("cut off connections that had not ended in time");
     }
     told

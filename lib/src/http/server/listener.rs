@@ -3,14 +3,9 @@
 use std::io;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
-/// A connection, of either kind: one type, so that HTTP is compiled once.
-pub(crate) type BoxedStream = Box<dyn ByteStream>;
-
-pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+use crate::http::{BoxedStream, ByteStream};
 
 #[derive(Debug)]
 pub(crate) enum ListeningSocket {

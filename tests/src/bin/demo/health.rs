@@ -20,7 +20,7 @@ pub(super) fn check(stage: &DemoContext) {
         stage.hash
     );
     let checker = "proxy-healthcheck --port={{thermos.ports[health]}} --url=\"/private/stats/\" \
-                 --test_port={{thermos.ports[private]}} --sick-status=200";
+                 --test_port={{thermos.ports[private]}} --unhealthy-status=200";
     let tools = bin("proxy-healthcheck");
     let path = format!(
         "{}:{}",
@@ -69,7 +69,7 @@ pub(super) fn check(stage: &DemoContext) {
     print_line(&format!("  Failed health check! {why}"));
     print_line("the log of the checker in the sandbox has the start of the failure:");
     let log = job.log("proxy-healthcheck", 0, "stderr");
-    for line in log.lines().filter(|line| line.contains("before=ok")) {
+    for line in log.lines().filter(|line| line.contains("previous=ok")) {
         print_line(&format!("  {line}"));
     }
     print_line("log-healthcheck, again");
