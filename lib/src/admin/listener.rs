@@ -14,8 +14,10 @@ use crate::listen::{bind_tcp, bind_unix, cannot_listen};
 
 /// Connections served at once; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 64;
+/// The longest body of a request.
+const MAX_BODY: usize = 64 << 10;
 
-/// A bound admin address that nothing is served on yet.
+/// A bound admin address that does not accept connections yet.
 #[derive(Debug)]
 pub struct AdminListener {
     socket: ListeningSocket,
@@ -23,10 +25,10 @@ pub struct AdminListener {
 }
 
 impl AdminListener {
-    /// Binds an address. A socket file that nobody listens on is replaced.
+    /// Binds an address. A socket file that no process listens on is replaced.
     ///
     /// # Errors
-    /// The address is in use, is not this host's, or the socket file cannot be made (exit 73).
+    /// The address is in use or not of this host, or the socket file cannot be created (exit 73).
     pub async fn bind(address: &AdminAddress) -> Result<Self, Failure> {
         let bound = match address {
             AdminAddress::Tcp(tcp) => bind_tcp(*tcp, false).and_then(|socket| {
@@ -42,18 +44,20 @@ impl AdminListener {
         bound.map_err(|error| cannot_listen(address, "--admin", error))
     }
 
-    /// Where it listens, with the port that was chosen for port 0.
+    /// The bound address, with the port that the kernel chose for port 0.
     #[must_use]
     pub const fn address(&self) -> &AdminAddress {
         &self.address
     }
 
-    /// Answers for ever. Dropping the future closes the listener and its connections.
-    pub async fn serve(self, routes: Router) -> Infallible {
+    /// Serves forever. Dropping the future closes the listener and its connections.
+    pub async fn serve(self, router: Router) -> Infallible {
         let limits = ServerLimits {
             max_connections: MAX_CONNECTIONS,
+            max_body: MAX_BODY,
+            idle_timeout: None,
             drain_timeout: Duration::ZERO,
         };
-        serve(vec![self.socket], routes, limits, pending()).await
+        serve(vec![self.socket], router, limits, pending()).await
     }
 }

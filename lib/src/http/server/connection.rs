@@ -1,4 +1,4 @@
-//! Connections: who is served, for how long, and how all of it ends.
+//! Accepting connections, the exchanges on each, their deadlines, and graceful shutdown.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -10,64 +10,68 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::head::{self, RequestHead};
+use super::request_head::{self, RequestHead};
 use super::{DEADLINE, ListeningSocket, RouteRequest, RouteResponse, Router};
 use crate::http::BoxedStream;
 
-/// The pause after accept(2) failed, as it does for every call while file descriptors have run out.
-const PAUSE: Duration = Duration::from_millis(100);
-/// How much of a head is read at a time: all of it, for most.
-const CHUNK: usize = 512;
-/// What keeps a server within bounds.
+/// The delay after accept(2) failed, as it does for every call while file descriptors have run out.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// How much of a head is read at a time: all of most heads.
+const READ_SIZE: usize = 512;
+
+/// The bounds of a server.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ServerLimits {
+pub struct ServerLimits {
     /// Connections served at once; more wait in the backlog.
-    pub(crate) max_connections: usize,
-    /// How long exchanges that had begun may go on when it is told to stop.
-    pub(crate) drain_timeout: Duration,
+    pub max_connections: usize,
+    /// The longest body of a request.
+    pub max_body: usize,
+    /// How long a connection is kept open between two requests; `None` closes it after the first.
+    pub idle_timeout: Option<Duration>,
+    /// How long requests under way may take after `stop` is ready.
+    pub drain_timeout: Duration,
 }
 
-/// Answers until `stop` is ready; then closes the sockets and the connections that have asked for nothing, lets the
-/// others end, and returns what `stop` was. Dropping the future closes everything.
-pub(crate) async fn serve<T>(
+/// Serves until `stop` is ready; then closes the sockets and the connections that wait for a request, finishes the
+/// requests under way, and returns what `stop` was. Dropping the future closes everything.
+pub async fn serve<T>(
     sockets: Vec<ListeningSocket>,
-    routes: Router,
+    router: Router,
     limits: ServerLimits,
     stop: impl Future<Output = T>,
 ) -> T {
-    let routes = Arc::new(routes);
+    let router = Arc::new(router);
     let (stopping, stopped) = watch::channel(());
     let mut connections = JoinSet::new();
     let mut turn = 0;
     let mut stop = pin!(stop);
-    let told = loop {
+    let stop = loop {
         tokio::select! {
-            told = &mut stop => break told,
+            stop = &mut stop => break stop,
             accepted = accept(&sockets, &mut turn), if connections.len() < limits.max_connections => match accepted {
                 Ok(stream) => {
-                    connections.spawn(exchange(stream, Arc::clone(&routes), stopped.clone()));
+                    connections.spawn(serve_connection(stream, Arc::clone(&router), limits, stopped.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
-                    sleep(PAUSE).await;
+                    sleep(ACCEPT_RETRY_DELAY).await;
                 }
             },
-            // However one ended, there is nobody to tell but the peer, who knows. A handler that panicked has cost its
-            // own connection and nothing else.
+            // Its error concerns the client only, and so does a handler that panicked.
             Some(_) = connections.join_next() => {}
         }
     };
     drop((sockets, stopping));
-    let ended = async { while connections.join_next().await.is_some() {} };
-    if timeout(limits.drain_timeout, ended).await.is_err() {
-        tracing::warn!("cut off connections that had not ended in time");
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if timeout(limits.drain_timeout, drained).await.is_err() {
+        tracing::warn!("drain timeout exceeded");
     }
-    told
+    stop
 }
 
-/// The next connection. The sockets take turns in being asked first, so that none can keep another waiting.
+/// The next connection. The sockets are polled first in turn, so that none can starve another.
 async fn accept(sockets: &[ListeningSocket], turn: &mut usize) -> io::Result<BoxedStream> {
     poll_fn(|context| {
         *turn = turn.wrapping_add(1);
@@ -82,68 +86,104 @@ async fn accept(sockets: &[ListeningSocket], turn: &mut usize) -> io::Result<Box
     .await
 }
 
-/// One request and its answer.
-async fn exchange(
+async fn serve_connection(
     mut stream: BoxedStream,
-    routes: Arc<Router>,
+    router: Arc<Router>,
+    limits: ServerLimits,
     mut stopped: watch::Receiver<()>,
 ) -> io::Result<()> {
-    let read = tokio::select! {
-        read = timeout(DEADLINE, read_head(&mut stream)) => read??,
-        _ = stopped.changed() => return Ok(()),
-    };
-    let (reply, with_body) = match read {
-        Ok((head, body)) => {
-            let with_body = head.method != "HEAD";
-            (answer(&mut stream, head, body, &routes).await?, with_body)
+    let mut unread = Vec::new();
+    loop {
+        let head = tokio::select! {
+            head = read_head(&mut stream, &mut unread, &limits) => head?,
+            _ = stopped.changed() => return Ok(()),
+        };
+        let (response, with_body, is_persistent) = match head {
+            Ok(head) => {
+                let response = respond(&mut stream, &head, &mut unread, &router).await?;
+                // The body of a request without a handler is not read, so the next head cannot be found.
+                let is_persistent = limits.idle_timeout.is_some()
+                    && head.is_persistent
+                    && response.is_ok()
+                    && stopped.has_changed().is_ok();
+                let response = response.unwrap_or_else(|response| response);
+                (response, head.method != "HEAD", is_persistent)
+            }
+            Err(response) => (response, true, false),
+        };
+        router.observe(&response);
+        let bytes = response.encode(with_body, is_persistent);
+        timeout(DEADLINE, stream.write_all(&bytes)).await??;
+        if !is_persistent {
+            return Ok(());
         }
-        Err(refused) => (refused, true),
-    };
-    timeout(DEADLINE, stream.write_all(&reply.bytes(with_body))).await?
+    }
 }
 
-async fn answer(
+/// Reads the body and calls the handler. The error is a response after which the connection has to be closed.
+async fn respond(
     stream: &mut BoxedStream,
-    head: RequestHead,
-    mut body: Vec<u8>,
-    routes: &Router,
-) -> io::Result<RouteResponse> {
-    let handler = match routes.find(&head.method, &head.path) {
+    head: &RequestHead,
+    unread: &mut Vec<u8>,
+    router: &Router,
+) -> io::Result<Result<RouteResponse, RouteResponse>> {
+    let handler = match router.find(&head.method, &head.path) {
         Ok(handler) => handler,
-        Err(refused) => return Ok(refused),
+        Err(response) => return Ok(Err(response)),
     };
-    // What follows the body belongs to nobody: there is one request per connection.
-    body.truncate(head.length);
-    let have = body.len();
-    body.resize(head.length, 0);
-    match timeout(DEADLINE, stream.read_exact(&mut body[have..])).await {
-        Ok(read) => read?,
-        Err(_) => return Ok(RouteResponse::error(408, "the body took too long")),
-    };
-    let call = RouteRequest {
+    let next = unread.split_off(head.body_length.min(unread.len()));
+    let mut body = std::mem::replace(unread, next);
+    let received = body.len();
+    if received < head.body_length {
+        if head.expects_continue {
+            let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
+            timeout(DEADLINE, stream.write_all(interim)).await??;
+        }
+        body.resize(head.body_length, 0);
+        match timeout(DEADLINE, stream.read_exact(&mut body[received..])).await {
+            Ok(read) => read?,
+            Err(_) => return Ok(Err(RouteResponse::error(408, "request body timeout"))),
+        };
+    }
+    let request = RouteRequest {
         query: &head.query,
         body: &body,
         accept: &head.accept,
     };
-    Ok(handler(&call).await)
+    Ok(Ok(handler(&request).await))
 }
 
-/// A request's head and what was read of its body, or the answer to one that cannot be served.
+/// Reads the head of a request; what follows it stays in `unread`. The error inside is the response to a head that is not
+/// valid.
 async fn read_head(
     stream: &mut BoxedStream,
-) -> io::Result<Result<(RequestHead, Vec<u8>), RouteResponse>> {
-    let mut bytes = Vec::with_capacity(CHUNK);
+    unread: &mut Vec<u8>,
+    limits: &ServerLimits,
+) -> io::Result<Result<RequestHead, RouteResponse>> {
+    let wait = match (unread.is_empty(), limits.idle_timeout) {
+        (true, Some(idle_timeout)) => idle_timeout,
+        _ => DEADLINE,
+    };
+    let mut deadline = Instant::now() + wait;
+    let mut searched = 0;
     loop {
-        let searched = bytes.len().saturating_sub(2);
-        if stream.read_buf(&mut bytes).await? == 0 {
+        if let Some(end) = request_head::find_end(unread, searched) {
+            let rest = unread.split_off(end);
+            let head = std::mem::replace(unread, rest);
+            return Ok(request_head::parse(&head, limits.max_body));
+        }
+        if unread.len() > request_head::MAX_LENGTH {
+            let response = RouteResponse::error(431, "the head exceeds 16 KiB");
+            return Ok(Err(response));
+        }
+        searched = unread.len().saturating_sub(2);
+        let is_first = unread.is_empty();
+        unread.reserve(READ_SIZE);
+        if timeout_at(deadline, stream.read_buf(unread)).await?? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if let Some(end) = head::end(&bytes, searched) {
-            let body = bytes.split_off(end);
-            return Ok(head::parse(&bytes).map(|head| (head, body)));
-        }
-        if bytes.len() > head::LONGEST {
-            return Ok(Err(RouteResponse::error(431, "a head is at most 16 KiB")));
+        if is_first && limits.idle_timeout.is_some() {
+            deadline = Instant::now() + DEADLINE;
         }
     }
 }

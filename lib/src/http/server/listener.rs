@@ -1,4 +1,4 @@
-//! A listening socket and its connections, of either kind.
+//! Listening sockets over TCP and over a socket file.
 
 use std::io;
 use std::task::{Context, Poll};
@@ -7,9 +7,12 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::http::{BoxedStream, ByteStream};
 
+/// A bound socket.
 #[derive(Debug)]
-pub(crate) enum ListeningSocket {
+pub enum ListeningSocket {
+    /// A TCP port.
     Tcp(TcpListener),
+    /// A socket file.
     Unix(UnixListener),
 }
 
