@@ -36,19 +36,19 @@ impl Daemon {
         let address: AdminAddress = address.parse().unwrap();
         let purges = Arc::new(AtomicUsize::new(0));
         let (stop, stopped) = oneshot::channel::<()>();
-        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         let counter = Arc::clone(&purges);
         let thread = thread::spawn(move || {
             runtime().block_on(async {
                 let listener = AdminListener::bind(&address).await.unwrap();
-                tell.send(listener.address().clone()).unwrap();
+                sender.send(listener.address().clone()).unwrap();
                 tokio::select! {
                     _ = listener.serve(routes(counter)) => {}
                     _ = stopped => {}
                 }
             });
         });
-        let address = told.recv_timeout(wait_limit()).unwrap();
+        let address = receiver.recv_timeout(wait_limit()).unwrap();
         Self {
             address,
             purges,
@@ -134,7 +134,7 @@ fn status_and_metrics_are_served() {
 }
 
 #[test]
-fn a_head_has_no_body_and_a_wrong_path_or_method_is_said_in_json() {
+fn head_has_no_body_and_unknown_paths_and_methods_are_json_errors() {
     let daemon = Daemon::start("127.0.0.1:0");
     let answer = daemon.send(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(
@@ -157,7 +157,7 @@ fn a_head_has_no_body_and_a_wrong_path_or_method_is_said_in_json() {
 }
 
 #[test]
-fn a_route_of_the_tool_gets_query_and_body_within_bounds() {
+fn route_gets_query_and_bounded_body() {
     let daemon = Daemon::start("127.0.0.1:0");
     let answer =
         daemon.send(b"POST /purge?key=a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc");
@@ -175,7 +175,7 @@ fn a_route_of_the_tool_gets_query_and_body_within_bounds() {
 }
 
 #[test]
-fn silent_and_slow_peers_are_cut_off_and_keep_nobody_out_for_long() {
+fn silent_and_slow_clients_are_disconnected_and_do_not_block_others() {
     let daemon = Daemon::start("127.0.0.1:0");
     let silent: Vec<TcpStream> = (0..64).map(|_| daemon.tcp()).collect();
     let mut slow = daemon.tcp();
@@ -203,7 +203,7 @@ fn silent_and_slow_peers_are_cut_off_and_keep_nobody_out_for_long() {
 }
 
 #[test]
-fn a_handler_that_panics_costs_only_its_connection() {
+fn handler_panic_closes_only_its_connection() {
     let daemon = Daemon::start("127.0.0.1:0");
     assert_eq!(daemon.get("/panic").unwrap_err().exit(), Exit::UNAVAILABLE);
     assert!(daemon.get("/status").is_ok());
@@ -217,7 +217,7 @@ fn bind_error(path: &Path) -> hostkit::Failure {
 }
 
 #[test]
-fn a_socket_file_has_its_mode_and_replaces_only_a_dead_one() {
+fn socket_file_has_its_mode_and_replaces_only_an_unused_one() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("admin.sock");
     drop(UnixListener::bind(&path).unwrap());
@@ -244,7 +244,7 @@ fn a_socket_file_has_its_mode_and_replaces_only_a_dead_one() {
 }
 
 #[test]
-fn a_port_in_use_and_a_dead_daemon_are_named() {
+fn port_in_use_and_ended_daemon_are_named() {
     let daemon = Daemon::start("127.0.0.1:0");
     let failure = runtime()
         .block_on(AdminListener::bind(&daemon.address))
@@ -267,7 +267,7 @@ fn a_port_in_use_and_a_dead_daemon_are_named() {
 
 /// The process of the test below: a test of its own only because that is how this program can be started again.
 #[test]
-fn a_daemon_that_prints_what_it_is_told() {
+fn signal_printing_daemon() {
     if std::env::var_os("HOSTKIT_TEST_SIGNALS").is_none() {
         return;
     }
@@ -285,13 +285,9 @@ fn a_daemon_that_prints_what_it_is_told() {
 }
 
 #[test]
-fn a_hangup_reloads_and_the_second_termination_ends_a_daemon_that_hangs() {
+fn hangup_is_delivered_and_second_termination_ends_a_hanging_daemon() {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "admin::a_daemon_that_prints_what_it_is_told",
-            "--nocapture",
-        ])
+        .args(["--exact", "admin::signal_printing_daemon", "--nocapture"])
         .env("HOSTKIT_TEST_SIGNALS", "1")
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -299,14 +295,14 @@ fn a_hangup_reloads_and_the_second_termination_ends_a_daemon_that_hangs() {
         .unwrap();
     let pid = Pid::from_raw(child.id().try_into().unwrap());
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
-    let mut told = || lines.next().unwrap().unwrap();
-    assert_eq!(told(), "ready");
+    let mut next_line = || lines.next().unwrap().unwrap();
+    assert_eq!(next_line(), "ready");
     for _ in 0..2 {
         kill(pid, Signal::SIGHUP).unwrap();
-        assert_eq!(told(), "hangup");
+        assert_eq!(next_line(), "hangup");
     }
     kill(pid, Signal::SIGINT).unwrap();
-    assert_eq!(told(), "terminate");
+    assert_eq!(next_line(), "terminate");
     assert!(child.try_wait().unwrap().is_none(), "it drains");
     kill(pid, Signal::SIGTERM).unwrap();
     let mut ended = None;

@@ -1,4 +1,4 @@
-//! proxy-healthcheck as a process, asked over real sockets, in front of servers that do what servers do.
+//! proxy-healthcheck as a process, over real sockets, in front of scripted servers.
 
 mod contract;
 mod end;
@@ -21,30 +21,30 @@ use tempfile::TempDir;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// An answer of the checker.
+/// A response of the checker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Answer {
+struct HealthResponse {
     status: u16,
     body: String,
     head: String,
 }
 
-impl Answer {
+impl HealthResponse {
     /// Status and body, which is all that Aurora sees.
-    fn seen(&self) -> (u16, &str) {
+    fn status_and_body(&self) -> (u16, &str) {
         (self.status, &self.body)
     }
 }
 
 /// A running checker in a sandbox of its own.
-struct Checker {
+struct CheckerProcess {
     child: ChildGuard,
     port: u16,
     log: Arc<Mutex<String>>,
     sandbox: TempDir,
 }
 
-impl Checker {
+impl CheckerProcess {
     /// On a free port, once it listens there.
     #[track_caller]
     fn start(args: &[&str]) -> Self {
@@ -94,7 +94,7 @@ impl Checker {
         Self::start(&all)
     }
 
-    fn ask(&self, method: &str, path: &str) -> Answer {
+    fn ask(&self, method: &str, path: &str) -> HealthResponse {
         ask(LOCALHOST, self.port, method, path)
     }
 
@@ -127,7 +127,7 @@ impl Checker {
 
     /// Its exit code, once it has ended by itself.
     #[track_caller]
-    fn ends(mut self) -> i32 {
+    fn wait_for_exit(mut self) -> i32 {
         let mut status = None;
         wait_until("the checker ends", || {
             status = self.child.0.try_wait().unwrap();
@@ -161,7 +161,7 @@ fn follow(child: &mut ChildGuard) -> Arc<Mutex<String>> {
 }
 
 #[track_caller]
-fn ask(host: IpAddr, port: u16, method: &str, path: &str) -> Answer {
+fn ask(host: IpAddr, port: u16, method: &str, path: &str) -> HealthResponse {
     let mut stream = TcpStream::connect((host, port)).unwrap();
     stream.set_read_timeout(Some(wait_limit())).unwrap();
     let length = if method == "POST" {
@@ -177,13 +177,13 @@ fn ask(host: IpAddr, port: u16, method: &str, path: &str) -> Answer {
     read(stream)
 }
 
-/// An answer, which ends with its connection and is as long as it says.
+/// A response, which ends with its connection and has the length that it declares.
 #[track_caller]
-fn read(mut stream: TcpStream) -> Answer {
+fn read(mut stream: TcpStream) -> HealthResponse {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
-    Answer {
+    let (head, body) = text.split_once("\r\n\r\n").expect("a response");
+    HealthResponse {
         status: head.split(' ').nth(1).unwrap().parse().unwrap(),
         body: body.to_owned(),
         head: head.to_ascii_lowercase(),

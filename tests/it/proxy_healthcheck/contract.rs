@@ -1,4 +1,4 @@
-//! What is told, to whom and how: the port, the answers, the log, the history, grace and snoozing.
+//! The contract with Aurora: the port, the responses, the log, the history, grace and snoozing.
 
 use std::fs;
 use std::io::Write as _;
@@ -9,19 +9,19 @@ use hostkit_tests::misbehavior::{ConnectionBehavior, MisbehavingServer, format_r
 use hostkit_tests::{free_port, or_skip, skip, wait_until};
 use serde_json::Value;
 
-use super::{Checker, LOCALHOST, ask};
+use super::{CheckerProcess, LOCALHOST, ask};
 
 fn healthy() -> MisbehavingServer {
     MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "ok")))
 }
 
 #[test]
-fn an_answer_is_short_has_a_length_and_ends_the_connection() {
+fn health_response_has_a_length_and_closes_the_connection() {
     let server = healthy();
-    let checker = Checker::before(server.port(), &[]);
+    let checker = CheckerProcess::before(server.port(), &[]);
     for (path, status, body) in [("/health", 200, "ok"), ("/health?x=1", 200, "ok")] {
         let answer = checker.ask("GET", path);
-        assert_eq!(answer.seen(), (status, body));
+        assert_eq!(answer.status_and_body(), (status, body));
         for header in [
             "content-length: 2",
             "connection: close",
@@ -31,21 +31,21 @@ fn an_answer_is_short_has_a_length_and_ends_the_connection() {
         }
     }
     let head = checker.ask("HEAD", "/health");
-    assert_eq!(head.seen(), (200, ""));
+    assert_eq!(head.status_and_body(), (200, ""));
     assert!(head.head.contains("content-length: 2"), "{}", head.head);
     assert_eq!(checker.ask("GET", "/").status, 404);
     assert_eq!(checker.ask("GET", "/quitquitquit").status, 405);
     assert_eq!(checker.ask("POST", "/health").status, 405);
     drop(server);
     let answer = checker.ask("GET", "/health");
-    assert_eq!(answer.seen(), (503, "refused"));
+    assert_eq!(answer.status_and_body(), (503, "refused"));
     assert!(answer.head.contains("content-length: 7"), "{}", answer.head);
 }
 
 #[test]
-fn both_families_are_served_on_one_port() {
+fn both_address_families_are_served_on_one_port() {
     let server = healthy();
-    let checker = Checker::before(server.port(), &[]);
+    let checker = CheckerProcess::before(server.port(), &[]);
     checker.logs(&format!(
         "health=127.0.0.1:{} [::1]:{}",
         checker.port, checker.port
@@ -53,12 +53,15 @@ fn both_families_are_served_on_one_port() {
     let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
     let here = TcpListener::bind((v6, 0)).map_err(|error| error.to_string());
     if or_skip("IPv6", here).is_some() {
-        assert_eq!(ask(v6, checker.port, "GET", "/health").seen(), (200, "ok"));
+        assert_eq!(
+            ask(v6, checker.port, "GET", "/health").status_and_body(),
+            (200, "ok")
+        );
     }
 }
 
 #[test]
-fn a_host_without_ipv6_is_served_on_the_other() {
+fn host_without_ipv6_is_served_on_ipv4() {
     // In a network namespace of its own, where loopback has no IPv6 address.
     let script =
         "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 && ip link set lo up && exec \"$@\"";
@@ -73,22 +76,37 @@ fn a_host_without_ipv6_is_served_on_the_other() {
             "no namespaces for this user, or no ip(8)",
         );
     }
-    let checker = Checker::start_by(&launcher, &["--tcp", "--test-port=1"]);
+    let checker = CheckerProcess::start_by(&launcher, &["--tcp", "--test-port=1"]);
     checker.logs("IPv6 is not available");
     assert!(!checker.log().contains("[::1]"), "{}", checker.log());
 }
 
 #[test]
-fn the_reason_can_be_sent_as_a_success_for_auroras_page() {
-    let checker = Checker::before(free_port(), &["--unhealthy-status=200"]);
+fn unhealthy_status_200_returns_the_reason_for_auroras_page() {
+    let checker = CheckerProcess::before(free_port(), &["--unhealthy-status=200"]);
     assert_eq!(checker.health(), (200, "refused".to_owned()));
     assert_eq!(checker.results()[0]["ok"], false);
 }
 
 #[test]
-fn grace_forgives_until_the_first_success() {
+fn unhealthy_status_keeps_its_old_name_as_flag_and_variable() {
     let port = free_port();
-    let checker = Checker::before(port, &["--grace=1h"]);
+    for name in ["--unhealthy-status", "--sick-status", "--sick_status"] {
+        let checker = CheckerProcess::before(port, &[&format!("{name}=200")]);
+        assert_eq!(checker.health(), (200, "refused".to_owned()), "{name}");
+    }
+    let test_port = format!("--test-port={port}");
+    for name in ["UNHEALTHY_STATUS", "SICK_STATUS"] {
+        let variable = format!("HOSTKIT_PROXY_HEALTHCHECK_{name}=200");
+        let checker = CheckerProcess::start_by(&["env", &variable], &["--url=/", &test_port]);
+        assert_eq!(checker.health(), (200, "refused".to_owned()), "{name}");
+    }
+}
+
+#[test]
+fn grace_returns_ok_until_the_first_success() {
+    let port = free_port();
+    let checker = CheckerProcess::before(port, &["--grace=1h"]);
     assert_eq!(checker.health(), (200, "ok".to_owned()));
     checker.logs("unhealthy within the grace period reason=refused");
     let server = MisbehavingServer::on(
@@ -101,16 +119,16 @@ fn grace_forgives_until_the_first_success() {
     assert_eq!(checker.results()[2]["reason"], "refused");
     assert_eq!(checker.results()[2]["ok"], true);
     // And it has an end.
-    let checker = Checker::before(port, &["--grace=1ms"]);
+    let checker = CheckerProcess::before(port, &["--grace=1ms"]);
     wait_until("the grace ends", || {
         checker.health() == (503, "refused".to_owned())
     });
 }
 
 #[test]
-fn a_snoozed_task_is_left_alone() {
+fn snoozed_task_is_not_checked() {
     let server = MisbehavingServer::start(ConnectionBehavior::Close);
-    let checker = Checker::before(server.port(), &[]);
+    let checker = CheckerProcess::before(server.port(), &[]);
     let file = checker.sandbox.path().join(".healthchecksnooze");
     fs::write(&file, "").unwrap();
     assert_eq!(checker.health(), (200, "ok".to_owned()));
@@ -121,9 +139,9 @@ fn a_snoozed_task_is_left_alone() {
 }
 
 #[test]
-fn a_change_is_one_line_and_no_change_is_none() {
+fn change_of_result_is_logged_once() {
     let server = healthy();
-    let checker = Checker::before(server.port(), &[]);
+    let checker = CheckerProcess::before(server.port(), &[]);
     for _ in 0..5 {
         checker.health();
     }
@@ -146,8 +164,8 @@ fn a_change_is_one_line_and_no_change_is_none() {
 }
 
 #[test]
-fn lines_for_logstash_carry_reason_and_latency() {
-    let checker = Checker::before(
+fn logstash_line_has_reason_and_latency() {
+    let checker = CheckerProcess::before(
         free_port(),
         &["--logstash_format=True", "--logstash_tags=eight_ball"],
     );
@@ -169,9 +187,9 @@ fn lines_for_logstash_carry_reason_and_latency() {
 }
 
 #[test]
-fn the_last_verdicts_are_remembered_newest_first() {
+fn history_has_the_last_results_newest_first() {
     let server = healthy();
-    let checker = Checker::before(server.port(), &[]);
+    let checker = CheckerProcess::before(server.port(), &[]);
     let history = || serde_json::from_str::<Value>(&checker.ask("GET", "/history").body).unwrap();
     assert_eq!(history()["ok"], Value::Null, "nothing was checked yet");
     for _ in 0..70 {
@@ -202,23 +220,23 @@ fn the_last_verdicts_are_remembered_newest_first() {
 }
 
 #[test]
-fn a_probe_ends_although_aurora_has_given_up() {
+fn probe_is_finished_after_aurora_has_given_up() {
     let server = MisbehavingServer::start(ConnectionBehavior::Stall(Vec::new()));
-    let checker = Checker::before(server.port(), &[]);
+    let checker = CheckerProcess::before(server.port(), &[]);
     let mut aurora = TcpStream::connect((LOCALHOST, checker.port)).unwrap();
     aurora
         .write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
-    wait_until("the server is asked", || server.connections() == 1);
+    wait_until("the server is probed", || server.connections() == 1);
     drop(aurora);
     checker.logs("unhealthy reason=timeout");
 }
 
 #[test]
-fn what_a_server_says_cannot_forge_a_log_line() {
+fn server_response_cannot_forge_a_log_line() {
     let location = "HTTP/1.1 302 Found\r\nLocation: /\x1b[2J\tx\r\nContent-Length: 0\r\n\r\n";
     let server = MisbehavingServer::start(ConnectionBehavior::Answer(location.into()));
-    let checker = Checker::before(server.port(), &["--expect-body=ok"]);
+    let checker = CheckerProcess::before(server.port(), &["--expect-body=ok"]);
     checker.health();
     server.set_behavior(ConnectionBehavior::Answer(format_response(
         "200 OK",
@@ -232,10 +250,10 @@ fn what_a_server_says_cannot_forge_a_log_line() {
 }
 
 #[test]
-fn the_admin_listener_has_status_and_metrics() {
+fn admin_listener_serves_status_and_metrics() {
     let server = healthy();
     let admin = free_port();
-    let checker = Checker::before(server.port(), &[&format!("--admin=127.0.0.1:{admin}")]);
+    let checker = CheckerProcess::before(server.port(), &[&format!("--admin=127.0.0.1:{admin}")]);
     checker.logs(&format!("admin=127.0.0.1:{admin}"));
     let metrics = || ask(LOCALHOST, admin, "GET", "/metrics").body;
     assert!(

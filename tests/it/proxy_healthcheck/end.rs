@@ -12,7 +12,7 @@ use hostkit_tests::misbehavior::{
 use hostkit_tests::{free_port, wait_until};
 use nix::sys::signal::Signal;
 
-use super::{Checker, LOCALHOST};
+use super::{CheckerProcess, LOCALHOST};
 
 fn with(status: &str) -> MisbehavingServer {
     MisbehavingServer::start(ConnectionBehavior::Answer(format_response(status, "")))
@@ -26,11 +26,17 @@ fn lines(server: &MisbehavingServer) -> Vec<String> {
 }
 
 #[test]
-fn quit_is_passed_on_and_the_checker_ends_with_the_server() {
+fn quit_is_forwarded_and_the_checker_ends_with_the_server() {
     let server = with("200 OK");
-    let checker = Checker::before(server.port(), &[]);
-    assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
-    assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
+    let checker = CheckerProcess::before(server.port(), &[]);
+    assert_eq!(
+        checker.ask("POST", "/quitquitquit").status_and_body(),
+        (200, "ok")
+    );
+    assert_eq!(
+        checker.ask("POST", "/quitquitquit").status_and_body(),
+        (200, "ok")
+    );
     wait_until("the server is notified", || {
         lines(&server) == ["POST /quitquitquit"]
     });
@@ -41,7 +47,10 @@ fn quit_is_passed_on_and_the_checker_ends_with_the_server() {
     );
     assert_eq!(checker.health(), (503, "quit".to_owned()));
     assert_eq!(checker.results()[0]["reason"], "quit");
-    assert_eq!(checker.ask("POST", "/abortabortabort").seen(), (200, "ok"));
+    assert_eq!(
+        checker.ask("POST", "/abortabortabort").status_and_body(),
+        (200, "ok")
+    );
     wait_until("the server is notified again", || {
         lines(&server) == ["POST /quitquitquit", "POST /abortabortabort"]
     });
@@ -53,7 +62,7 @@ fn quit_is_passed_on_and_the_checker_ends_with_the_server() {
     checker.logs("shutdown requested reason=quit");
     let log = std::sync::Arc::clone(&checker.log);
     drop(server);
-    assert_eq!(checker.ends(), 0);
+    assert_eq!(checker.wait_for_exit(), 0);
     let log = log.lock().unwrap();
     assert!(
         log.contains("server port closed") && !log.contains("drain timeout"),
@@ -62,26 +71,32 @@ fn quit_is_passed_on_and_the_checker_ends_with_the_server() {
 }
 
 #[test]
-fn a_server_without_the_endpoint_is_left_alone() {
+fn server_without_the_endpoint_gets_no_second_request() {
     for status in ["404 Not Found", "500 Oops"] {
         let server = with(status);
-        let checker = Checker::before(server.port(), &["--unhealthy-status=200"]);
-        assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
+        let checker = CheckerProcess::before(server.port(), &["--unhealthy-status=200"]);
+        assert_eq!(
+            checker.ask("POST", "/quitquitquit").status_and_body(),
+            (200, "ok")
+        );
         checker.logs(&format!("/quitquitquit status={}", &status[..3]));
         assert_eq!(checker.health(), (200, "quit".to_owned()));
         drop(server);
-        assert_eq!(checker.ends(), 0);
+        assert_eq!(checker.wait_for_exit(), 0);
     }
 }
 
 #[test]
-fn a_server_that_does_not_answer_keeps_nobody_waiting() {
+fn server_that_does_not_respond_delays_no_response() {
     let silent = MisbehavingServer::start(ConnectionBehavior::Stall(Vec::new()));
     let full = FullBacklog::start();
     for port in [silent.port(), full.port()] {
-        let checker = Checker::before(port, &["--drain-timeout=1s"]);
+        let checker = CheckerProcess::before(port, &["--drain-timeout=1s"]);
         // The response does not wait for the server, which is notified after it.
-        assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
+        assert_eq!(
+            checker.ask("POST", "/quitquitquit").status_and_body(),
+            (200, "ok")
+        );
         assert!(
             !checker.log().contains("shutdown notification failed"),
             "{}",
@@ -89,20 +104,23 @@ fn a_server_that_does_not_answer_keeps_nobody_waiting() {
         );
         assert_eq!(checker.health(), (503, "quit".to_owned()));
         let log = std::sync::Arc::clone(&checker.log);
-        assert_eq!(checker.ends(), 0);
+        assert_eq!(checker.wait_for_exit(), 0);
         assert!(log.lock().unwrap().contains("drain timeout exceeded"));
     }
 }
 
 #[test]
-fn a_dead_server_ends_the_checker_at_once() {
-    let checker = Checker::before(free_port(), &[]);
-    assert_eq!(checker.ask("POST", "/abortabortabort").seen(), (200, "ok"));
-    assert_eq!(checker.ends(), 0);
+fn checker_ends_at_once_if_the_server_has_ended() {
+    let checker = CheckerProcess::before(free_port(), &[]);
+    assert_eq!(
+        checker.ask("POST", "/abortabortabort").status_and_body(),
+        (200, "ok")
+    );
+    assert_eq!(checker.wait_for_exit(), 0);
 }
 
 #[test]
-fn siblings_are_told_before_the_server_and_a_deaf_one_does_not_matter() {
+fn siblings_are_notified_before_the_server_and_failures_are_ignored() {
     let (server, sibling) = (with("200 OK"), with("202 Accepted"));
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("admin.sock");
@@ -131,9 +149,12 @@ fn siblings_are_told_before_the_server_and_a_deaf_one_does_not_matter() {
         format!("--quit-notify=http://127.0.0.1:{}/", free_port()),
         "--quit-notify=unix:/nowhere/admin.sock".to_owned(),
     ];
-    let checker = Checker::before(server.port(), &args.each_ref().map(String::as_str));
-    assert_eq!(checker.ask("POST", "/quitquitquit").seen(), (200, "ok"));
-    wait_until("the socket file is asked", || seen.is_finished());
+    let checker = CheckerProcess::before(server.port(), &args.each_ref().map(String::as_str));
+    assert_eq!(
+        checker.ask("POST", "/quitquitquit").status_and_body(),
+        (200, "ok")
+    );
+    wait_until("the socket file is posted to", || seen.is_finished());
     let head = seen.join().unwrap();
     assert!(head.starts_with("POST /drain HTTP/1.1\r\n"), "{head}");
     checker.logs("shutdown notification failed url=unix:/nowhere/admin.sock");
@@ -149,30 +170,30 @@ fn siblings_are_told_before_the_server_and_a_deaf_one_does_not_matter() {
         "{log}"
     );
     drop(server);
-    assert_eq!(checker.ends(), 0);
+    assert_eq!(checker.wait_for_exit(), 0);
 }
 
 #[test]
-fn a_server_that_is_only_connected_to_is_not_posted_to() {
+fn server_that_is_only_connected_to_gets_no_post() {
     let server = with("200 OK");
     let port = format!("--test-port={}", server.port());
-    let checker = Checker::start(&["--tcp", &port]);
+    let checker = CheckerProcess::start(&["--tcp", &port]);
     checker.ask("POST", "/quitquitquit");
     wait_until("its port is watched", || server.connections() > 1);
     assert_eq!(lines(&server), [""; 0]);
     drop(server);
-    assert_eq!(checker.ends(), 0);
+    assert_eq!(checker.wait_for_exit(), 0);
 }
 
 #[test]
-fn a_signal_ends_it_after_what_was_begun() {
+fn signal_ends_the_checker_after_the_checks_under_way() {
     let server = MisbehavingServer::start(ConnectionBehavior::Held(format_response("200 OK", "")));
     // Shorter than what a silent peer may take for its head: one that asks nothing does not count.
-    let checker = Checker::before(server.port(), &["--timeout=60s", "--drain-timeout=4s"]);
+    let checker = CheckerProcess::before(server.port(), &["--timeout=60s", "--drain-timeout=4s"]);
     let _silent = TcpStream::connect((LOCALHOST, checker.port)).unwrap();
     let port = checker.port;
-    let asked = thread::spawn(move || super::ask(LOCALHOST, port, "GET", "/health"));
-    wait_until("the server is asked", || server.connections() == 1);
+    let response = thread::spawn(move || super::ask(LOCALHOST, port, "GET", "/health"));
+    wait_until("the server is probed", || server.connections() == 1);
     checker.signal(Signal::SIGHUP);
     checker.signal(Signal::SIGTERM);
     checker.logs("termination signal received");
@@ -180,32 +201,34 @@ fn a_signal_ends_it_after_what_was_begun() {
         TcpStream::connect((LOCALHOST, port)).is_err()
     });
     server.release();
-    assert_eq!(asked.join().unwrap().seen(), (200, "ok"));
+    assert_eq!(response.join().unwrap().status_and_body(), (200, "ok"));
     let log = std::sync::Arc::clone(&checker.log);
-    assert_eq!(checker.ends(), 0);
+    assert_eq!(checker.wait_for_exit(), 0);
     assert!(!log.lock().unwrap().contains("cut off"));
 }
 
 #[test]
-fn a_drain_has_an_end_and_a_second_signal_does_not_wait_for_it() {
+fn drain_ends_at_its_timeout_or_at_a_second_signal() {
     let server = MisbehavingServer::start(ConnectionBehavior::Stall(Vec::new()));
     for (drain, signals, code) in [
         ("--drain-timeout=100ms", 1, 0),
         ("--drain-timeout=1h", 2, -1),
     ] {
-        let checker = Checker::before(server.port(), &["--timeout=60s", drain]);
+        let checker = CheckerProcess::before(server.port(), &["--timeout=60s", drain]);
         let port = checker.port;
         let connections = server.connections();
         let mut asking = TcpStream::connect((LOCALHOST, port)).unwrap();
         asking
             .write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .unwrap();
-        wait_until("the server is asked", || server.connections() > connections);
+        wait_until("the server is probed", || {
+            server.connections() > connections
+        });
         checker.signal(Signal::SIGTERM);
         checker.logs("termination signal received");
         if signals == 2 {
             checker.signal(Signal::SIGINT);
         }
-        assert_eq!(checker.ends(), code);
+        assert_eq!(checker.wait_for_exit(), code);
     }
 }

@@ -1,4 +1,4 @@
-//! Many checks, at once and one after another: one probe for those who come together, and nothing that grows.
+//! Many checks, at once and one after another: one probe for checks at once, and bounded memory.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use hostkit::runtime::raise_open_files;
 use hostkit_tests::misbehavior::{ConnectionBehavior, MisbehavingServer, format_response};
 use hostkit_tests::{wait_limit, wait_until};
 
-use super::{Checker, LOCALHOST, ask, read};
+use super::{CheckerProcess, LOCALHOST, ask, read};
 
 /// Checks at once.
 const MANY: usize = 1000;
@@ -18,15 +18,15 @@ const SLACK: u64 = 256;
 
 /// What a process holds (proc(5)).
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Usage {
+pub(super) struct ProcessUsage {
     /// Resident memory in KiB.
     pub(super) rss: u64,
     threads: u64,
     files: usize,
 }
 
-impl Usage {
-    pub(super) fn of(checker: &Checker) -> Self {
+impl ProcessUsage {
+    pub(super) fn of(checker: &CheckerProcess) -> Self {
         let directory = format!("/proc/{}", checker.child.0.id());
         let status = std::fs::read_to_string(format!("{directory}/status")).unwrap();
         let field = |name: &str| {
@@ -57,21 +57,21 @@ fn metric(admin: u16, name: &str) -> u64 {
 }
 
 #[test]
-fn a_thousand_checks_at_once_share_one_probe_and_leave_nothing_behind() {
+fn thousand_checks_at_once_share_one_probe_and_leak_nothing() {
     raise_open_files(2 * MANY as u64);
     let server =
         MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "")));
     let admin = hostkit_tests::free_port();
-    let checker = Checker::before(
+    let checker = CheckerProcess::before(
         server.port(),
         &["--timeout=60s", &format!("--admin=127.0.0.1:{admin}")],
     );
     assert_eq!(checker.health().0, 200);
-    let before = Usage::of(&checker);
+    let before = ProcessUsage::of(&checker);
     let mut after = Vec::new();
     for round in 1..=3 {
         server.set_behavior(ConnectionBehavior::Held(format_response("200 OK", "")));
-        let (asked, probed) = (
+        let (earlier_checks, probes) = (
             metric(admin, "healthcheck_checks_total"),
             server.connections(),
         );
@@ -85,29 +85,29 @@ fn a_thousand_checks_at_once_share_one_probe_and_leave_nothing_behind() {
                 stream
             })
             .collect();
-        wait_until("all have asked", || {
-            metric(admin, "healthcheck_checks_total") == asked + MANY as u64
+        wait_until("all checks have arrived", || {
+            metric(admin, "healthcheck_checks_total") == earlier_checks + MANY as u64
         });
         server.release();
         for check in checks {
-            assert_eq!(read(check).seen(), (200, "ok"));
+            assert_eq!(read(check).status_and_body(), (200, "ok"));
         }
-        assert_eq!(server.connections(), probed + 1, "round {round}");
+        assert_eq!(server.connections(), probes + 1, "round {round}");
         server.set_behavior(ConnectionBehavior::Answer(format_response("200 OK", "")));
         wait_until("all connections are closed", || {
-            Usage::of(&checker).files <= before.files
+            ProcessUsage::of(&checker).files <= before.files
         });
-        after.push(Usage::of(&checker));
+        after.push(ProcessUsage::of(&checker));
     }
     assert_eq!(after[2].threads, 1);
     assert!(after[2].rss <= after[1].rss + SLACK, "{before:?} {after:?}");
 }
 
 #[test]
-fn a_day_of_checks_leaves_no_trace() {
+fn day_of_checks_leaks_nothing() {
     let server =
         MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "ok")));
-    let checker = Checker::before(server.port(), &["--expect-body=ok", "--timeout=60s"]);
+    let checker = CheckerProcess::before(server.port(), &["--expect-body=ok", "--timeout=60s"]);
     let check = |index: usize| {
         // Now and then something is wrong.
         let (manner, status) = match index % 97 {
@@ -126,12 +126,12 @@ fn a_day_of_checks_leaves_no_trace() {
         assert_eq!(checker.health().0, status, "check {index}");
     };
     (0..DAY / 8).for_each(check);
-    let before = Usage::of(&checker);
+    let before = ProcessUsage::of(&checker);
     (0..DAY).for_each(check);
     wait_until("all connections are closed", || {
-        Usage::of(&checker).files <= before.files
+        ProcessUsage::of(&checker).files <= before.files
     });
-    let after = Usage::of(&checker);
+    let after = ProcessUsage::of(&checker);
     assert_eq!(after.threads, 1);
     assert!(after.rss <= before.rss + SLACK, "{before:?} {after:?}");
     assert_eq!(
@@ -142,10 +142,10 @@ fn a_day_of_checks_leaves_no_trace() {
 }
 
 #[test]
-fn silent_peers_keep_nobody_from_asking() {
+fn silent_clients_do_not_block_others() {
     let server =
         MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "")));
-    let checker = Checker::before(server.port(), &[]);
+    let checker = CheckerProcess::before(server.port(), &[]);
     let silent: Vec<_> = (0..200)
         .map(|_| TcpStream::connect((LOCALHOST, checker.port)).unwrap())
         .collect();

@@ -17,14 +17,14 @@ fn once(args: &str) -> CommandOutcome {
 }
 
 #[test]
-fn one_check_is_one_line_with_performance_data() {
+fn check_prints_one_line_with_performance_data() {
     let healthy =
         MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "{}")));
     let unhealthy =
         MisbehavingServer::start(ConnectionBehavior::Answer(format_response("503 No", "a|b")));
     let (healthy, unhealthy) = (healthy.port(), unhealthy.port());
     let nowhere = free_port();
-    for (args, code, said) in [
+    for (args, code, expected) in [
         (
             format!("--once --url=/x --test-port={healthy}"),
             0,
@@ -52,7 +52,11 @@ fn one_check_is_one_line_with_performance_data() {
         ),
     ] {
         let outcome = once(&args).exits(code);
-        assert!(outcome.stdout.contains(said), "{args}: {}", outcome.stdout);
+        assert!(
+            outcome.stdout.contains(expected),
+            "{args}: {}",
+            outcome.stdout
+        );
         assert_eq!(outcome.stderr, "", "{args}");
         let (line, data) = outcome.stdout.trim_end().split_once(" | time=").unwrap();
         assert!(!line.contains('|') && !line.contains('\n'), "{line}");
@@ -63,7 +67,7 @@ fn one_check_is_one_line_with_performance_data() {
 }
 
 #[test]
-fn json_says_the_same() {
+fn json_has_the_same_result() {
     let unhealthy =
         MisbehavingServer::start(ConnectionBehavior::Answer(format_response("503 No", "")));
     let outcome = once(&format!(
@@ -86,8 +90,8 @@ fn json_says_the_same() {
 }
 
 #[test]
-fn a_wrong_command_line_is_an_unknown_result_only_with_once() {
-    for (args, said) in [
+fn invalid_command_line_is_unknown_only_with_once() {
+    for (args, expected) in [
         ("--once", "UNKNOWN: error: missing --url: give --url"),
         (
             "--once --url=/",
@@ -104,7 +108,7 @@ fn a_wrong_command_line_is_an_unknown_result_only_with_once() {
     ] {
         let outcome = once(args).exits(3);
         assert!(
-            outcome.stdout.starts_with(said),
+            outcome.stdout.starts_with(expected),
             "{args}: {}",
             outcome.stdout
         );
@@ -114,7 +118,7 @@ fn a_wrong_command_line_is_an_unknown_result_only_with_once() {
 }
 
 #[test]
-fn a_zone_chooses_the_interface_and_is_not_sent() {
+fn zone_selects_the_interface_and_is_not_sent() {
     let listener = hostkit_tests::or_skip(
         "IPv6",
         TcpListener::bind("[::1]:0").map_err(|e| e.to_string()),
@@ -129,8 +133,8 @@ fn a_zone_chooses_the_interface_and_is_not_sent() {
         String::from_utf8_lossy(&request[..length]).to_ascii_lowercase()
     });
     let outcome = once(&format!("--once --url=http://[::1%251]:{port}/x")).exits(0);
-    let said = format!("OK: http://[::1%1]:{port}/x returned 200");
-    assert!(outcome.stdout.starts_with(&said), "{}", outcome.stdout);
+    let expected = format!("OK: http://[::1%1]:{port}/x returned 200");
+    assert!(outcome.stdout.starts_with(&expected), "{}", outcome.stdout);
     let request = server.join().unwrap();
     assert!(
         request.contains(&format!("host: [::1]:{port}\r\n")),

@@ -7,7 +7,7 @@ use hostkit_tests::misbehavior::{
 };
 use hostkit_tests::{free_port, or_skip};
 
-use super::Checker;
+use super::CheckerProcess;
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\n";
 
@@ -15,7 +15,7 @@ fn raw(text: &str) -> ConnectionBehavior {
     ConnectionBehavior::Answer(text.as_bytes().to_vec())
 }
 
-/// Starts a checker in front of a server that behaves so, and asserts what it says of it.
+/// Starts a checker in front of a scripted server, and asserts its result.
 #[track_caller]
 fn expect(
     manner: ConnectionBehavior,
@@ -23,11 +23,11 @@ fn expect(
     status: u16,
     body: &str,
     detail: &str,
-) -> (MisbehavingServer, Checker) {
+) -> (MisbehavingServer, CheckerProcess) {
     let shown = format!("{manner:?}");
     let shown: String = shown.chars().take(80).collect();
     let server = MisbehavingServer::start(manner);
-    let checker = Checker::before(server.port(), args);
+    let checker = CheckerProcess::before(server.port(), args);
     let (got, log) = (checker.health(), checker.log());
     assert_eq!(
         (got.0, got.1.as_str()),
@@ -36,13 +36,13 @@ fn expect(
     );
     let result = &checker.results()[0];
     assert_eq!(result["ok"], body == "ok", "{shown}: {result}");
-    let told = result["detail"].as_str().unwrap();
-    assert!(told.contains(detail), "{shown}: {told}");
+    let found = result["detail"].as_str().unwrap();
+    assert!(found.contains(detail), "{shown}: {found}");
     (server, checker)
 }
 
 #[test]
-fn answers_that_are_healthy() {
+fn healthy_responses() {
     let ok = |text: &str| ConnectionBehavior::Answer(text.replace('\n', "\r\n").into_bytes());
     for (manner, args) in [
         (raw("HTTP/1.1 204 No Content\r\n\r\n"), &[][..]),
@@ -87,12 +87,12 @@ fn answers_that_are_healthy() {
             &["--timeout=10s", "--expect-body=ok"],
         ),
     ] {
-        expect(manner, args, 200, "ok", "answered");
+        expect(manner, args, 200, "ok", "returned");
     }
 }
 
 #[test]
-fn answers_that_are_sick() {
+fn unhealthy_responses() {
     for (manner, args, reason, detail) in [
         (
             ConnectionBehavior::Answer(format_response("503 Busy", "ok")),
@@ -206,21 +206,21 @@ fn answers_that_are_sick() {
 }
 
 #[test]
-fn a_dead_server_is_refused_and_one_that_does_not_accept_is_late() {
-    let checker = Checker::before(free_port(), &[]);
+fn closed_port_is_refused_and_full_backlog_is_a_timeout() {
+    let checker = CheckerProcess::before(free_port(), &[]);
     assert_eq!(checker.health(), (503, "refused".to_owned()));
     let full = FullBacklog::start();
     for args in [&["--timeout=300ms"][..], &["--timeout=300ms", "--tcp"]] {
         let port = format!("--test-port={}", full.port());
         let url: &[&str] = if args.len() == 1 { &["--url=/"] } else { &[] };
-        let checker = Checker::start(&[&[port.as_str()], args, url].concat());
+        let checker = CheckerProcess::start(&[&[port.as_str()], args, url].concat());
         assert_eq!(checker.health(), (503, "timeout".to_owned()));
         checker.logs("did not accept the connection");
     }
 }
 
 #[test]
-fn a_redirect_is_not_followed() {
+fn redirect_is_not_followed() {
     let target =
         MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "ok")));
     let location = format!("http://127.0.0.1:{}/?token=secret", target.port());
@@ -238,7 +238,7 @@ fn a_redirect_is_not_followed() {
 }
 
 #[test]
-fn a_body_of_a_gigabyte_is_not_read() {
+fn body_of_a_gigabyte_is_not_read() {
     let head = format!("{HEAD}Content-Length: {}\r\n\r\n", 1 << 30);
     let endless = || ConnectionBehavior::Endless(head.clone().into(), vec![b'x'; 1 << 16]);
     // What the kernels of both sides hold is not the checker's to refuse.
@@ -259,11 +259,11 @@ fn a_body_of_a_gigabyte_is_not_read() {
         "badbody",
         "longer than 64 KiB",
     );
-    assert!(super::many::Usage::of(&checker).rss < 32 << 10);
+    assert!(super::many::ProcessUsage::of(&checker).rss < 32 << 10);
 }
 
 #[test]
-fn a_body_that_never_ends_does_not_matter_when_nobody_expects_one() {
+fn endless_body_is_healthy_without_an_expected_body() {
     let head = format!("{HEAD}Content-Length: 9\r\n\r\no");
     expect(
         ConnectionBehavior::Stall(head.into()),
@@ -275,21 +275,21 @@ fn a_body_that_never_ends_does_not_matter_when_nobody_expects_one() {
 }
 
 #[test]
-fn a_busy_server_is_healthy() {
+fn slow_response_within_the_timeout_is_healthy() {
     let server =
         MisbehavingServer::start(ConnectionBehavior::Held(format_response("200 OK", "ok")));
-    let checker = Checker::before(server.port(), &["--timeout=30s"]);
-    let asked = std::thread::scope(|scope| {
-        let asked = scope.spawn(|| checker.health());
-        hostkit_tests::wait_until("it is asked", || server.requests().len() == 1);
+    let checker = CheckerProcess::before(server.port(), &["--timeout=30s"]);
+    let response = std::thread::scope(|scope| {
+        let response = scope.spawn(|| checker.health());
+        hostkit_tests::wait_until("the server is probed", || server.requests().len() == 1);
         server.release();
-        asked.join().unwrap()
+        response.join().unwrap()
     });
-    assert_eq!(asked, (200, "ok".to_owned()));
+    assert_eq!(response, (200, "ok".to_owned()));
 }
 
 #[test]
-fn a_server_on_the_other_address_family_is_found() {
+fn server_on_ipv6_is_found() {
     let ok = ConnectionBehavior::Answer(format_response("200 OK", "ok"));
     let Some(server) = or_skip("IPv6", MisbehavingServer::start_v6(ok)) else {
         return;
@@ -299,17 +299,20 @@ fn a_server_on_the_other_address_family_is_found() {
         &["--url=/", &format!("--test-port={}", server.port())][..],
         &[&format!("--url={url}")],
     ] {
-        assert_eq!(Checker::start(args).health(), (200, "ok".to_owned()));
+        assert_eq!(CheckerProcess::start(args).health(), (200, "ok".to_owned()));
     }
     let v4 = format!("--url=http://127.0.0.1:{}/", server.port());
-    assert_eq!(Checker::start(&[&v4]).health(), (503, "refused".to_owned()));
+    assert_eq!(
+        CheckerProcess::start(&[&v4]).health(),
+        (503, "refused".to_owned())
+    );
 }
 
 #[test]
-fn a_flapping_server_is_told_as_it_is() {
+fn every_change_of_a_flapping_server_is_returned() {
     let server =
         MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "")));
-    let checker = Checker::before(server.port(), &[]);
+    let checker = CheckerProcess::before(server.port(), &[]);
     for (manner, expected) in [
         (
             ConnectionBehavior::Answer(format_response("200 OK", "")),
@@ -342,23 +345,23 @@ fn a_flapping_server_is_told_as_it_is() {
 }
 
 #[test]
-fn what_is_asked_is_a_plain_get_on_a_connection_of_its_own() {
+fn probe_is_a_get_on_a_new_connection() {
     let server =
         MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "")));
-    let checker = Checker::before(server.port(), &[]);
+    let checker = CheckerProcess::before(server.port(), &[]);
     checker.health();
     checker.health();
     let host = format!("localhost:{}", server.port());
     let request = "GET /private/stats/ HTTP/1.1\r\nhost: HOST\r\nuser-agent: proxy-healthcheck\r\nconnection: close";
     assert_eq!(server.requests(), vec![request.replace("HOST", &host); 2]);
     assert_eq!(server.connections(), 2);
-    let checker = Checker::before(server.port(), &["--host_header=api.example"]);
+    let checker = CheckerProcess::before(server.port(), &["--host_header=api.example"]);
     checker.health();
     assert!(server.requests()[2].contains("host: api.example"));
 }
 
 #[test]
-fn all_urls_are_asked_at_once_and_all_must_pass() {
+fn all_urls_are_requested_at_once_and_must_be_healthy() {
     let held = || ConnectionBehavior::Held(format_response("200 OK", ""));
     let (one, two) = (
         MisbehavingServer::start(held()),
@@ -370,17 +373,17 @@ fn all_urls_are_asked_at_once_and_all_must_pass() {
         format!("--url=http://127.0.0.1:{}/b", two.port()),
         "--timeout=30s".to_owned(),
     ];
-    let checker = Checker::start(&urls.each_ref().map(String::as_str));
-    let asked = std::thread::scope(|scope| {
-        let asked = scope.spawn(|| checker.health());
-        hostkit_tests::wait_until("both are asked", || {
+    let checker = CheckerProcess::start(&urls.each_ref().map(String::as_str));
+    let response = std::thread::scope(|scope| {
+        let response = scope.spawn(|| checker.health());
+        hostkit_tests::wait_until("both servers are probed", || {
             one.requests().len() == 1 && two.requests().len() == 1
         });
         one.release();
         two.release();
-        asked.join().unwrap()
+        response.join().unwrap()
     });
-    assert_eq!(asked, (200, "ok".to_owned()));
+    assert_eq!(response, (200, "ok".to_owned()));
     two.set_behavior(ConnectionBehavior::Answer(format_response("500 No", "")));
     // The first one never answers, and need not.
     assert_eq!(checker.health(), (503, "http500".to_owned()));
@@ -388,21 +391,21 @@ fn all_urls_are_asked_at_once_and_all_must_pass() {
 }
 
 #[test]
-fn a_name_is_looked_up() {
+fn unresolvable_name_is_dnsfail() {
     let server =
         MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "")));
     let url = format!("--url=http://nothing.invalid:{}/", server.port());
     assert_eq!(
-        Checker::start(&[&url, "--timeout=20s"]).health(),
+        CheckerProcess::start(&[&url, "--timeout=20s"]).health(),
         (503, "dnsfail".to_owned())
     );
 }
 
 #[test]
-fn it_is_enough_to_connect_where_that_is_asked_for() {
+fn tcp_check_only_connects() {
     let server = MisbehavingServer::start(ConnectionBehavior::Stall(Vec::new()));
     let port = format!("--test_port={}", server.port());
-    let checker = Checker::start(&["--tcp", &port]);
+    let checker = CheckerProcess::start(&["--tcp", &port]);
     assert_eq!(checker.health(), (200, "ok".to_owned()));
     drop(server);
     assert_eq!(checker.health(), (503, "refused".to_owned()));

@@ -21,7 +21,7 @@ fn run(args: &[&str]) -> CommandOutcome {
 const QUOTED: &str = "./aurora-proxy-healthcheck-ATHIRDGITHASH-trusty_x86_64.pex --port={{thermos.ports[health]}} --url=\"/private/stats/\" --test_port={{thermos.ports[private]}}";
 
 #[test]
-fn the_quoted_line_runs_as_quoted() {
+fn quoted_command_line_runs_as_quoted() {
     let server =
         MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "{}")));
     let (sandbox, health) = (tempfile::tempdir().unwrap(), free_port());
@@ -41,12 +41,15 @@ fn the_quoted_line_runs_as_quoted() {
     wait_until("it listens", || {
         std::net::TcpStream::connect((LOCALHOST, health)).is_ok()
     });
-    assert_eq!(ask(LOCALHOST, health, "GET", "/health").seen(), (200, "ok"));
+    assert_eq!(
+        ask(LOCALHOST, health, "GET", "/health").status_and_body(),
+        (200, "ok")
+    );
     assert!(server.requests()[0].starts_with("GET /private/stats/ HTTP/1.1"));
 }
 
 #[test]
-fn every_flag_can_be_given_by_the_environment() {
+fn flags_are_read_from_the_environment() {
     let server =
         MisbehavingServer::start(ConnectionBehavior::Answer(format_response("200 OK", "")));
     let health = free_port();
@@ -64,13 +67,16 @@ fn every_flag_can_be_given_by_the_environment() {
     wait_until("it listens", || {
         std::net::TcpStream::connect((LOCALHOST, health)).is_ok()
     });
-    assert_eq!(ask(LOCALHOST, health, "GET", "/health").seen(), (200, "ok"));
+    assert_eq!(
+        ask(LOCALHOST, health, "GET", "/health").status_and_body(),
+        (200, "ok")
+    );
     assert_eq!(server.requests().len(), 2);
 }
 
 #[test]
-fn what_makes_no_sense_is_said_before_anything_is_bound() {
-    for (args, said) in [
+fn invalid_command_line_is_rejected_before_a_port_is_bound() {
+    for (args, expected) in [
         ("", "--port"),
         ("--port=1", "missing --url: give --url"),
         ("--port=x --url=/", "--port"),
@@ -124,17 +130,17 @@ fn what_makes_no_sense_is_said_before_anything_is_bound() {
         ),
     ] {
         let args: Vec<&str> = args.split_whitespace().collect();
-        let told = run(&args).exits(2).logs(said);
+        let outcome = run(&args).exits(2).logs(expected);
         assert!(
-            !told.stderr.contains("secret") && !told.stderr.contains("started"),
+            !outcome.stderr.contains("secret") && !outcome.stderr.contains("started"),
             "{}",
-            told.stderr
+            outcome.stderr
         );
     }
 }
 
 #[test]
-fn a_port_that_is_taken_is_named() {
+fn port_in_use_is_named() {
     let v4 = TcpListener::bind((LOCALHOST, 0)).unwrap();
     let port = v4.local_addr().unwrap().port();
     let args = |port: u16| {
@@ -160,13 +166,17 @@ fn a_port_that_is_taken_is_named() {
 }
 
 #[test]
-fn its_version_and_help_are_asked_for_alone() {
-    let told = run(&["--version"]).exits(0);
+fn version_and_help_need_no_other_flags() {
+    let outcome = run(&["--version"]).exits(0);
     assert!(
-        told.stdout.starts_with("proxy-healthcheck "),
+        outcome.stdout.starts_with("proxy-healthcheck "),
         "{}",
-        told.stdout
+        outcome.stdout
     );
-    let told = run(&["--help"]).exits(0);
-    assert!(told.stdout.contains("--quit-notify"), "{}", told.stdout);
+    let outcome = run(&["--help"]).exits(0);
+    assert!(
+        outcome.stdout.contains("--quit-notify"),
+        "{}",
+        outcome.stdout
+    );
 }
