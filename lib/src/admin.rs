@@ -1,8 +1,8 @@
-//! The admin listener that every daemon has: `/status` for people and scripts, `/metrics` for collectors, and what few
-//! routes the tool adds.
+//! The admin listener of every daemon: `/status` for people and scripts, `/metrics` for collectors, and the routes that
+//! the tool adds.
 //!
-//! Owns the address and the socket; HTTP is `server`'s. What is told, and the text of the metrics, are the tool's. There
-//! is no authentication: an address is on this host or in a private network, and a socket file has a mode.
+//! Owns the address and the socket; HTTP is `http::server`'s, the content is the tool's. There is no authentication: an
+//! address is on this host or in a private network, and a socket file has a mode.
 
 mod address;
 #[cfg(feature = "client")]
@@ -23,7 +23,7 @@ pub use listener::AdminListener;
 /// The flag of every daemon.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct AdminFlags {
-    /// Where /status and /metrics are served: 127.0.0.1:PORT or unix:PATH; nowhere by default
+    /// Address of /status and /metrics: 127.0.0.1:PORT or unix:PATH [default: none]
     #[arg(long, value_name = "ADDRESS", help_heading = "Admin", group = AT_START)]
     pub admin: Option<AdminAddress>,
 }
@@ -46,6 +46,6 @@ pub fn build_router(
             RouteResponse::json(200, &Value::Object(members))
         })
         .route("GET", "/metrics", move |request| {
-            exposition::reply(metrics(), request.accept)
+            exposition::metrics_response(metrics(), request.accept)
         })
 }

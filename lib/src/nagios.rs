@@ -1,20 +1,20 @@
-//! Results as a Nagios plugin gives them: an exit code and one line on stdout, with performance data behind `|`.
+//! Results of Nagios plugins: an exit code and one line on stdout, with performance data behind `|`.
 
 use std::ffi::OsString;
 
 use crate::printable::is_printable;
 use crate::{Exit, Failure, stdout};
 
-/// The state of what was checked.
+/// The status of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NagiosStatus {
     /// Healthy.
     Ok,
-    /// Healthy, but close to not being so.
+    /// Healthy, but close to a threshold.
     Warning,
-    /// Not healthy.
+    /// Unhealthy.
     Critical,
-    /// It could not be checked.
+    /// The check failed.
     Unknown,
 }
 
@@ -30,7 +30,7 @@ impl NagiosStatus {
         })
     }
 
-    /// The word.
+    /// The word on the line.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -51,7 +51,7 @@ pub fn print(status: NagiosStatus, text: &str, data: Option<&str>) -> Result<Exi
     stdout::print_line(format_args!(
         "{}: {}{}",
         status.as_str(),
-        printable(text),
+        escape(text),
         data.unwrap_or_default()
     ))?;
     Ok(status.exit())
@@ -67,22 +67,22 @@ pub fn text_of(failure: &Failure) -> String {
     format!("{failure}{}", causes.collect::<String>())
 }
 
-/// A text on one line, and without what begins performance data.
+/// Escapes control characters, and the `|` that starts performance data.
 #[must_use]
-pub fn printable(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
-            let shown: Vec<char> = match c {
+            let escaped: Vec<char> = match c {
                 '|' => "\\x7c".chars().collect(),
                 c if !is_printable(c) => c.escape_default().collect(),
                 c => vec![c],
             };
-            shown
+            escaped
         })
         .collect()
 }
 
-/// Whether a command line, which need not be a valid one, has this switch.
+/// Whether a command line, valid or not, has this switch.
 #[must_use]
 pub fn has_switch(line: &[OsString], switch: &str) -> bool {
     line.iter().filter_map(|word| word.to_str()).any(|word| {
@@ -91,7 +91,7 @@ pub fn has_switch(line: &[OsString], switch: &str) -> bool {
     })
 }
 
-/// The line for a wrong command line: what clap says first, without its usage.
+/// The line for an invalid command line: the first paragraph of clap's error.
 pub(crate) fn usage_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let paragraph = text.split("\n\n").next().unwrap_or_default();
@@ -99,5 +99,5 @@ pub(crate) fn usage_line(error: &clap::Error) -> String {
         .trim_start_matches("error: ")
         .split_whitespace()
         .collect();
-    format!("UNKNOWN - {}", printable(&words.join(" ")))
+    format!("UNKNOWN - {}", escape(&words.join(" ")))
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
-use hostkit::nagios::{NagiosStatus, printable};
+use hostkit::nagios::{NagiosStatus, escape};
 use serde_json::{Value, json};
 
 use crate::moment::Moment;
@@ -217,7 +217,7 @@ impl Verdict {
         format!(
             "{}: {reason}{} | age={age};{};{};0 read={}B",
             self.status.as_str(),
-            printable(&self.message),
+            escape(&self.message),
             warning.unwrap_or_default(),
             question.freshness.as_secs_f64(),
             seen.read,

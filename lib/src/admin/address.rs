@@ -1,4 +1,4 @@
-//! Where an admin listener may be: on this host or in a private network, never where the world can reach it.
+//! Addresses of admin listeners: on this host or in a private network, never one that the Internet can reach.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -8,7 +8,7 @@ use std::str::FromStr;
 /// The address of an admin listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminAddress {
-    /// A loopback or private address. Port 0 is one that is free.
+    /// A loopback or private address. The kernel chooses a port for port 0.
     Tcp(SocketAddr),
     /// A socket file.
     Unix(PathBuf),
@@ -35,13 +35,13 @@ impl FromStr for AdminAddress {
             .ok_or("write 127.0.0.1:PORT, another private address and port, or unix:PATH")?;
         if address.ip().is_unspecified() {
             return Err(format!(
-                "{} listens on every address of the host, public ones too: name a loopback or private one",
+                "{} is every address of the host, public ones too: give a loopback or private one",
                 address.ip()
             ));
         }
         if !is_private(address.ip()) {
             return Err(format!(
-                "{} is a public address: name a loopback or private one",
+                "{} is a public address: give a loopback or private one",
                 address.ip()
             ));
         }
@@ -49,8 +49,8 @@ impl FromStr for AdminAddress {
     }
 }
 
-/// Whether an address is of this host or of a network that the Internet does not route to: loopback, RFC 1918, the
-/// shared range of RFC 6598, link-local, and IPv6 unique local addresses (RFC 4193).
+/// Whether the Internet does not route to an address: loopback, RFC 1918, the shared range of RFC 6598, link-local, and
+/// IPv6 unique local addresses (RFC 4193).
 fn is_private(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_host_and_private_networks_are_accepted() {
+    fn loopback_and_private_addresses_are_accepted() {
         for (text, shown) in [
             ("127.0.0.1:9101", "127.0.0.1:9101"),
             ("localhost:9101", "127.0.0.1:9101"),
@@ -95,10 +95,10 @@ mod tests {
     }
 
     #[test]
-    fn public_and_wildcard_addresses_are_refused() {
+    fn public_and_wildcard_addresses_are_rejected() {
         for text in ["0.0.0.0:80", "[::]:80"] {
-            let said = text.parse::<AdminAddress>().unwrap_err();
-            assert!(said.contains("every address"), "{said}");
+            let error = text.parse::<AdminAddress>().unwrap_err();
+            assert!(error.contains("every address"), "{error}");
         }
         for text in [
             "8.8.8.8:80",
@@ -107,8 +107,8 @@ mod tests {
             "[2001:db8::1]:80",
             "[::ffff:8.8.8.8]:80",
         ] {
-            let said = text.parse::<AdminAddress>().unwrap_err();
-            assert!(said.contains("public address"), "{said}");
+            let error = text.parse::<AdminAddress>().unwrap_err();
+            assert!(error.contains("public address"), "{error}");
         }
         for text in [
             "",

@@ -1,7 +1,7 @@
-//! The two texts of `/metrics`: OpenMetrics 1.0, which every daemon writes, and Prometheus' text format 0.0.4, which it is
-//! converted to for clients that do not ask for OpenMetrics.
+//! The two formats of `/metrics`: OpenMetrics 1.0, which every daemon writes, and Prometheus' text format 0.0.4, into
+//! which it is converted for clients that do not accept OpenMetrics.
 //!
-//! Owns which one an `Accept` header asks for, and the conversion: the samples are the same, names and types of families
+//! Owns the choice by the `Accept` header, and the conversion: the samples are the same, names and types of families
 //! differ.
 
 use std::collections::HashMap;
@@ -11,15 +11,15 @@ use crate::http::server::RouteResponse;
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The answer with the metrics of a daemon, as OpenMetrics.
-pub(super) fn reply(open_metrics: String, accept: &str) -> RouteResponse {
+/// The response to `GET /metrics`.
+pub(super) fn metrics_response(open_metrics: String, accept: &str) -> RouteResponse {
     match prefers_open_metrics(accept) {
         true => RouteResponse::new(200, OPEN_METRICS, open_metrics),
         false => RouteResponse::new(200, PROMETHEUS, to_prometheus(&open_metrics)),
     }
 }
 
-/// Whether OpenMetrics is named, and preferred to no other text that is served here (RFC 9110 section 12.5.1).
+/// Whether OpenMetrics is accepted, and plain text not preferred to it (RFC 9110 section 12.5.1).
 fn prefers_open_metrics(accept: &str) -> bool {
     let mut open = 0.0;
     // The most specific range decides about plain text: those of one kind in the order of their weight.
@@ -59,13 +59,13 @@ fn prefers_open_metrics(accept: &str) -> bool {
     open > 0.0 && open >= plain
 }
 
-/// The same metrics as Prometheus text of format 0.0.4: there a family has the name of its samples.
+/// Converts to Prometheus text of format 0.0.4, where a family has the name of its samples.
 fn to_prometheus(open_metrics: &str) -> String {
-    let described = |line: &str| -> Option<(String, String)> {
+    let parse_type = |line: &str| -> Option<(String, String)> {
         let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
         Some((name.to_owned(), kind.to_owned()))
     };
-    let kinds: HashMap<String, String> = open_metrics.lines().filter_map(described).collect();
+    let kinds: HashMap<String, String> = open_metrics.lines().filter_map(parse_type).collect();
     let family = |name: &str| match kinds.get(name).map(String::as_str) {
         Some("counter") => format!("{name}_total"),
         Some("info") => format!("{name}_info"),
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn open_metrics_is_served_where_it_is_asked_for_and_preferred() {
+    fn open_metrics_is_served_if_it_is_accepted_and_preferred() {
         for (accept, open) in [
             ("", false),
             ("*/*", false),

@@ -53,6 +53,12 @@ pub(super) struct ProbeCounters {
     pub(super) last_success: Option<Duration>,
 }
 
+impl ProbeCounters {
+    pub(super) const fn probes(&self) -> u64 {
+        self.healthy + self.unhealthy
+    }
+}
+
 impl<C: HealthCheck> HealthMonitor<C> {
     pub(super) fn new(
         check: C,

@@ -157,8 +157,10 @@ fn unhealthy_server_fails_check_and_reason_fits_on_aurora_page() {
             503,
             "{word}"
         );
-        let shown =
-            AuroraChecker::start(server.port(), &[&more[..], &["--unhealthy-status=200"]].concat());
+        let shown = AuroraChecker::start(
+            server.port(),
+            &[&more[..], &["--unhealthy-status=200"]].concat(),
+        );
         assert_eq!(shown.verdict(), unexpected_body(word));
         assert!(shown.log().contains(word), "{}", shown.log());
     }
