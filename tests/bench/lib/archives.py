@@ -1,12 +1,12 @@
-"""What it costs to verify an archive while it arrives: a tgz, beside the same bytes under a name that says nothing of an
-archive, and beside the tools that do the same work one after the other. A table of part 1."""
+"""The cost of verifying an archive while it arrives: a tgz, beside the same bytes under a name that is not an
+archive's, and beside tools that do the same work in sequence. A table of part 1."""
 
 import os
 import random
 import shutil
 import tarfile
 
-from .measure import Failed, digest, median, ratio, sample, values
+from .measure import ProgramFailed, digest, median, ratio, sample, values
 from .report import megabytes, spread, times
 
 TGZ, BIN = "packed-1.2.3.tgz", "packed-1.2.3.bin"
@@ -31,7 +31,7 @@ def pack(path, size):
 
 
 def measure(bench, peers, origin):
-    """Every way, interleaved."""
+    """Measures all clients, interleaved."""
     size, sha256 = pack(origin.path(TGZ), bench.pick(256 << 20, 8 << 20))
     os.link(origin.path(TGZ), origin.path(BIN))
     try:
@@ -41,9 +41,9 @@ def measure(bench, peers, origin):
 
 
 def clients(bench, peers, origin, sha256):
-    """A function for each row that does its work once and checks what came."""
+    """A function for each row that fetches once and checks the result."""
     file = origin.path(TGZ)
-    # `$0` is the file that is wanted; what follows is the way to fetch it.
+    # `$0` is the target file; the command to fetch it follows.
     same_work = '"$@" && sha256sum "$0" && exec gzip -t <"$0"'
 
     def fetch(key, way):
@@ -55,12 +55,12 @@ def clients(bench, peers, origin, sha256):
                 command = ["sh" if command[0] else None, "-c", same_work, out, *command]
             try:
                 if not command[0]:
-                    raise Failed("it is neither installed nor installable here")
+                    raise ProgramFailed("it is neither installed nor installable here")
                 os.sync()
                 outcome = bench.run(command, **env)
                 kept = out if way == "curl" else bench.work / outcome["stdout"].strip()
                 if number == 0 and digest(kept) != sha256:
-                    raise Failed("left other bytes than the origin has")
+                    raise ProgramFailed("left other bytes than the origin has")
                 return sample(outcome)
             finally:
                 shutil.rmtree(place)
@@ -77,7 +77,7 @@ def clients(bench, peers, origin, sha256):
 
 
 def report(section, raw):
-    """The table, into part 1."""
+    """Adds the table to part 1."""
     found = raw["clients"]
     wall, cpu = ({name: median(values(one, figure)) for name, one in found.items()} for figure in ("wall", "cpu"))
     unit = times(list(wall.values()))
@@ -107,5 +107,5 @@ def report(section, raw):
 
 
 def times_of(value):
-    """A ratio."""
+    """Formats a ratio."""
     return "–" if value is None else f"{value:.2f}x"

@@ -1,14 +1,14 @@
-"""Part 1: from a change in ZooKeeper to HAProxy acting on it, and what it costs ZooKeeper. Owns the sockets that play
-the members: they listen before they are announced, so that a probe passes at once."""
+"""Part 1: the time from a change in ZooKeeper until HAProxy applies it, and its cost for ZooKeeper. Owns the sockets
+of the members: they listen before they are announced, so that a probe passes at once."""
 
 import socket
 import time
 
-from .ensemble import Ensemble, free_port
-from .followers import ALL, SYNAPSE, Follower, available
-from .front import Front
+from .ensemble import ZookeeperEnsemble, free_port
+from .followers import ALL, SYNAPSE, FollowerProcess, available
+from .front import HaproxyFront
 from .measure import median, quantile, ratio
-from .report import Section, number, spread
+from .report import ReportSection, number, spread
 from .world import measured
 
 SERVICE = "eightball"
@@ -18,30 +18,30 @@ REFERENCE = {"add": "1.03 s (0.42..1.36)", "remove": "0.48 s (0.06..0.62)"}
 
 
 def listener():
-    """A socket that accepts connections, if only in the kernel."""
+    """Opens a socket whose connections only the kernel accepts."""
     one = socket.create_server(("127.0.0.1", 0), backlog=64)
     return one, f"127.0.0.1:{one.getsockname()[1]}"
 
 
 def measure(bench):
-    """Part 1."""
+    """Measures part 1."""
     changes = bench.pick(200, 10)
     return {kind: measured(bench, lambda bench, kind=kind: follow(bench, kind, changes)) for kind in ALL}
 
 
 def follow(bench, kind, changes):
-    """What one follower takes: seconds for each addition and removal, and packets that ZooKeeper received."""
+    """Measures one follower: seconds for each addition and removal, and packets that ZooKeeper received."""
     available(bench, kind)
     services = {SERVICE: {"port": free_port(), "options": "", "slots": 16}}
-    with Ensemble(bench) as ensemble, Front(bench) as front:
+    with ZookeeperEnsemble(bench) as ensemble, HaproxyFront(bench) as front:
         ensemble.create(services)
         if kind != SYNAPSE:
-            # The peers reload more than once a second, which no supervisor would grant them.
+            # The peers reload more than once a second, which no supervisor would allow.
             changes = bench.pick(50, 5)
         first, endpoint = listener()
         ensemble.announce(SERVICE, *first.getsockname()).get(timeout=30)
-        with first, Follower(bench, kind, ensemble, front, services) as follower:
-            # The first is there before all: services are never empty while they are measured.
+        with first, FollowerProcess(bench, kind, ensemble, front, services) as follower:
+            # One member exists before all others: services are never empty during the measurement.
             follower.until("the first member", lambda: endpoint in front.live(SERVICE), pause=0.05)
             took = {"add": [], "remove": [], "add_acknowledged": [], "remove_acknowledged": []}
             packets, loaded, began = ensemble.packets(), front.loaded(), time.monotonic()
@@ -70,7 +70,7 @@ def follow(bench, kind, changes):
             return {
                 "took": took,
                 "changes": 2 * changes,
-                # Less our own create and delete; pings of the two clients are in it.
+                # Without our own create and delete; pings of the two clients are included.
                 "packets": packets - 2 * changes,
                 "seconds": lasted,
                 "reloads": front.loaded() - loaded,
@@ -78,29 +78,29 @@ def follow(bench, kind, changes):
 
 
 def apart(bench):
-    """Waits: a change is measured by itself, and not in the wake of the one before."""
+    """Waits, so that a change is measured separately from the one before."""
     time.sleep(bench.random.uniform(0.02, 0.1))
 
 
 def stamp(promise):
-    """When a promise was kept: a list whose first entry is it, by then."""
+    """Records when a promise was kept: a list whose first entry is that time."""
     at = [float("nan")]
     promise.rawlink(lambda _: at.__setitem__(0, time.perf_counter()))
     return at
 
 
 def report(raw):
-    """Part 1, for people."""
-    section = Section("1. Change to live")
+    """Reports part 1."""
+    section = ReportSection("1. Change to live")
     section.text(
-        "One member of a service comes or goes, 200 times each (the peers 50); HAProxy's `show servers state` is asked "
+        "One member of a service joins or leaves, 200 times each (the peers 50); HAProxy's `show servers state` is polled "
         "without a pause, from before the request is sent to ZooKeeper until the server gets requests, or no longer. "
         "`reload` writes the file and reloads on every change, without the second that Synapse sleeps between two "
-        "looks; `check and reload` asks `haproxy -c` first. The column on the right is from the reference, **not this "
+        "polls; `check and reload` runs `haproxy -c` first. The column on the right is from the reference, **not this "
         "run**: Synapse 0.18.9 on another day, its median and range."
     )
     ours = raw.get(SYNAPSE) or {}
-    for what, word in (("add", "A member comes"), ("remove", "A member goes")):
+    for what, word in (("add", "A member joins"), ("remove", "A member leaves")):
         rows = []
         for kind, found in raw.items():
             if section.skipped(f"{word}, `{kind}`", found):
@@ -135,7 +135,7 @@ def report(raw):
         each = found["packets"] / changes
         rows.append([f"`{kind}`", f"{each:.2f}", f"{found['reloads'] / changes:.2f}", f"{found['seconds']:.0f} s"])
     section.table(
-        "What a change costs (requests to ZooKeeper without our own two; pings of both sessions are in them)",
+        "Cost of a change (requests to ZooKeeper without the two of the benchmark; pings of both sessions included)",
         ["follower", "requests per change", "reloads per change", "in"],
         rows,
     )

@@ -1,5 +1,5 @@
-"""What answers `GET /health` for a server that does not: proxy-healthcheck and its peers, and the server itself. Owns
-how each is configured and started, and reading what the kernel knows of it."""
+"""Programs that answer `GET /health` for a server without a health endpoint: proxy-healthcheck and its peers, and the
+server itself. Owns their configuration, their start, and their process statistics."""
 
 import contextlib
 import os
@@ -11,9 +11,9 @@ import sys
 import time
 
 from .ensemble import free_port
-from .measure import Failed, stop
+from .measure import ProgramFailed, stop
 from .peers import build
-from .world import PATH, Skipped
+from .world import PATH, MeasurementSkipped
 
 PROXY, LOG = "proxy-healthcheck", "log-healthcheck"
 NGINX, PYTHON = "nginx", "python"
@@ -36,12 +36,12 @@ http {{
 }}
 """
 SERVER = 'location / { default_type application/json; return 200 "{\\"uptime_seconds\\": 1}"; }'
-# What people write who have nothing else: the status of the server, passed on.
+# A common configuration without a health checker: the status of the server is forwarded.
 FORWARD = "location = /health {{ proxy_pass http://127.0.0.1:{port}/private/stats/; }}"
 
 
 def programs(bench):
-    """Our builds: release, made when they are missing, unless others were asked for. Also which are outdated."""
+    """Our builds: release, built when missing, unless others are given. Also returns which are outdated."""
     if bench.bins:
         return {name: bench.bins / name for name in (PROXY, LOG)}, []
     paths = {name: bench.target / "release" / name for name in (PROXY, LOG)}
@@ -49,18 +49,18 @@ def programs(bench):
 
 
 def plugin(bench, name):
-    """One of monitoring-plugins; raises Skipped when it cannot be had."""
+    """A program of monitoring-plugins; raises MeasurementSkipped when it is unavailable."""
     if not (PLUGINS / name).exists() and os.geteuid() == 0:
         bench.say(f"  installing {' and '.join(PACKAGES)}")
         command = ["apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES]
         subprocess.run(command, env=bench.env(DEBIAN_FRONTEND="noninteractive"), capture_output=True)
     if not (PLUGINS / name).exists():
-        raise Skipped(f"{name} is not installed (Debian: {' '.join(PACKAGES)})")
+        raise MeasurementSkipped(f"{name} is not installed (Debian: {' '.join(PACKAGES)})")
     return PLUGINS / name
 
 
 def ask(port, path="/health"):
-    """One check as Aurora makes it: a connection of its own, all of the answer. Returns the answer and the seconds."""
+    """Sends one check as Aurora does: a new connection, the whole response. Returns the response and the seconds."""
     begun = time.perf_counter()
     with socket.create_connection(("127.0.0.1", port), timeout=5) as one:
         one.sendall(b"GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % path.encode())
@@ -70,7 +70,7 @@ def ask(port, path="/health"):
     return answer, time.perf_counter() - begun
 
 
-class Running:
+class RunningServer:
     """A program that serves on a port; stopped when its context ends."""
 
     def __init__(self, bench, command, port, path="/health"):
@@ -98,25 +98,25 @@ class Running:
                 if b" 200 " in answer.split(b"\r\n")[0]:
                     return
             if self.process.poll() is not None or time.monotonic() > end:
-                raise Failed(f"{self.command[0]} does not serve: {self.log.read_text(errors='replace')[-300:]}")
+                raise ProgramFailed(f"{self.command[0]} does not serve: {self.log.read_text(errors='replace')[-300:]}")
             time.sleep(0.01)
 
     def __exit__(self, *_):
         stop(self.process)
 
     def pids(self):
-        """Its process and the children of that."""
+        """Its process and that process's children."""
         pid = self.process.pid
         children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [pid, *map(int, children)]
 
     def tasks(self):
-        """The directories of all its threads."""
+        """The /proc directories of all its threads."""
         return [task for pid in self.pids() for task in pathlib.Path(f"/proc/{pid}/task").iterdir()]
 
     def cpu(self):
-        """Seconds on a processor so far, those of threads that have ended included (CPU clocks of other processes are
-        in clock_getcpuclockid(3))."""
+        """Seconds of CPU so far, including ended threads (CPU clocks of other processes are in
+        clock_getcpuclockid(3))."""
         return sum(time.clock_gettime((~pid << 3) | SCHEDULED) for pid in self.pids())
 
     def wakeups(self):
@@ -125,7 +125,7 @@ class Running:
         return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
 
     def memory(self):
-        """Bytes: the proportional share of its memory, and what is resident."""
+        """Proportional share and resident size of its memory in bytes."""
         found = {"Pss": 0, "Rss": 0}
         for pid in self.pids():
             for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -138,26 +138,26 @@ class Running:
 def nginx(bench, port, location):
     """An nginx with one location."""
     if not (binary := shutil.which("nginx", path=PATH)):
-        raise Skipped("nginx is not installed (Debian: nginx-light)")
+        raise MeasurementSkipped("nginx is not installed (Debian: nginx-light)")
     prefix = bench.directory("nginx")
     (prefix / "nginx.conf").write_text(NGINX_CONF.format(port=port, location=location))
     return [binary, "-p", prefix, "-c", prefix / "nginx.conf", "-e", "error.log"]
 
 
 def server(bench):
-    """The server that is checked: it costs as little as a server can."""
+    """The checked server, as cheap as possible."""
     port = free_port()
-    return Running(bench, nginx(bench, port, SERVER), port, "/private/stats/")
+    return RunningServer(bench, nginx(bench, port, SERVER), port, "/private/stats/")
 
 
 def checker(bench, kind, server_port):
-    """One that answers `/health` for the server."""
+    """A program that answers `/health` for the server."""
     port = free_port()
     if kind == PROXY:
         binary = programs(bench)[0][PROXY]
         command = [binary, f"--port={port}", "--url=/private/stats/", f"--test_port={server_port}"]
-        return Running(bench, command, port)
+        return RunningServer(bench, command, port)
     if kind == NGINX:
-        return Running(bench, nginx(bench, port, FORWARD.format(port=server_port)), port)
+        return RunningServer(bench, nginx(bench, port, FORWARD.format(port=server_port)), port)
     script = pathlib.Path(__file__).with_name("hacheck.py")
-    return Running(bench, [sys.executable, "-I", "-S", script, str(port), str(server_port)], port)
+    return RunningServer(bench, [sys.executable, "-I", "-S", script, str(port), str(server_port)], port)

@@ -1,5 +1,5 @@
-"""Parts 1 and 2: an object that is not on this host yet, from an origin that is fast and from one that limits each
-connection. Owns how a fetch is prepared, checked and undone, the same for every client."""
+"""Parts 1 and 2: an object that is not on this host yet, from a fast origin and from one that limits each connection.
+Owns how a fetch is prepared, checked and undone, the same for every client."""
 
 import hashlib
 import os
@@ -8,9 +8,9 @@ import time
 
 from . import archives
 from . import origin as origins
-from .measure import Failed, digest, median, ratio, sample, values
-from .peers import Peers
-from .report import Section, megabytes, spread, times
+from .measure import ProgramFailed, digest, median, ratio, sample, values
+from .peers import PeerPrograms
+from .report import ReportSection, megabytes, spread, times
 
 NAMES = {100: "tiny-1.2.3.bin"}
 OURS = ("s3cache", "s3cache, prefetch only", "s3cache s3://")
@@ -23,7 +23,7 @@ LIMITED_WALL = 1.0
 
 
 def show(size):
-    """A size as people write it."""
+    """Formats a size for people."""
     for unit, bytes_ in (("GiB", 1 << 30), ("MiB", 1 << 20)):
         if size >= bytes_:
             return f"{size // bytes_} {unit}"
@@ -31,7 +31,7 @@ def show(size):
 
 
 def client(bench, peers, origin, scheme, key, want, name):
-    """A function that fetches the object once, as `name` does it, and checks what came."""
+    """A function that fetches the object once with the client `name`, and checks the result."""
     size, sha256 = want
 
     def fetch(number):
@@ -40,20 +40,20 @@ def client(bench, peers, origin, scheme, key, want, name):
         command, env = peers.clients(origin, scheme, key, out, cache)[name]
         try:
             if not command[0]:
-                raise Failed("it is neither installed nor installable here")
-            # What one client left to be written must not slow the next one, nor the fsync of ours.
+                raise ProgramFailed("it is neither installed nor installable here")
+            # Dirty pages of one client must not slow the next one, nor the fsync of s3cache.
             os.sync()
             outcome = bench.run(command, **env)
             if name == "s3cache, prefetch only":
                 out = bench.work / outcome["stdout"].strip()
             if out.stat().st_size != size:
-                raise Failed(f"left {out.stat().st_size} bytes of {size}")
+                raise ProgramFailed(f"left {out.stat().st_size} bytes of {size}")
             # Reading a gigabyte again each time would take longer than fetching it.
             if (size <= 64 << 20 or number == 0) and digest(out) != sha256:
-                raise Failed("left other bytes than the origin has")
+                raise ProgramFailed("left other bytes than the origin has")
             return sample(outcome)
         except FileNotFoundError as error:
-            raise Failed("left no file") from error
+            raise ProgramFailed("left no file") from error
         finally:
             shutil.rmtree(place)
 
@@ -61,7 +61,7 @@ def client(bench, peers, origin, scheme, key, want, name):
 
 
 def fetches(bench, peers, origin, scheme, size, names):
-    """All samples of one object over one scheme."""
+    """Measures all samples of one object over one scheme."""
     key = NAMES.get(size, "big-1.2.3.bin")
     want = (size, origin.object(key, size))
     try:
@@ -71,10 +71,10 @@ def fetches(bench, peers, origin, scheme, size, names):
         origin.remove(key)
 
 
-def measure(bench, peers: Peers):
-    """Part 1."""
+def measure(bench, peers: PeerPrograms):
+    """Measures part 1."""
     sizes = [100, bench.pick(64 << 20, 8 << 20), bench.pick(1 << 30, 64 << 20)]
-    with origins.Origin(bench) as origin:
+    with origins.OriginServer(bench) as origin:
         names = [name for name in peers.clients(origin, "http", "x", "x", "x")]
         cells = [
             {"scheme": scheme, "size": size, "clients": fetches(bench, peers, origin, scheme, size, names)}
@@ -87,7 +87,7 @@ def measure(bench, peers: Peers):
 
 
 def hash_rate():
-    """Bytes that one processor hashes in a second, as fast as OpenSSL can: what verifying costs at the least."""
+    """Bytes per second that one processor hashes with OpenSSL: the lower bound of verification."""
     piece = os.urandom(16 << 20)
     rates = []
     for _ in range(9):
@@ -98,24 +98,24 @@ def hash_rate():
 
 
 def best(clients, figure):
-    """The better of s5cmd's two ways, by the median."""
+    """The better of the two s5cmd variants, by the median."""
     found = [median(values(clients.get(name), figure)) for name in BEST]
     return min((one for one in found if one is not None), default=None)
 
 
 def report(raw):
-    """Part 1, for people."""
-    section = Section("1. Cold fetch")
+    """Reports part 1."""
+    section = ReportSection("1. Cold fetch")
     floor = raw["floor"]
     section.text(
-        "One object into an empty cache, and for `s3cache` also to `--copy-to`; ours is hashed (SHA-256), fsynced and "
-        "kept, the peers' is written once. `sync` before every run. The budget compares equal work: a verified fetch into "
+        "One object into an empty cache, and for `s3cache` also to `--copy-to`; s3cache hashes (SHA-256), fsyncs "
+        "and keeps it, the peers write it once. `sync` before every run. The budget compares equal work: a verified fetch into "
         f"the cache (`{INTO_CACHE}`) with `{SAME_WORK}`, over TLS; the copy to `--copy-to` and the ratios over plain "
         "http are for comparison. The last ratios are to the better of the two plain `s5cmd` rows, for wall and CPU "
         "separately. "
         f"Starting `true` in the same way shows {spread(values(floor, 'wall'), 'ms')} of wall, "
-        f"{spread(values(floor, 'cpu'), 'ms')} of CPU and {megabytes(median(values(floor, 'rss')))}: nothing here can "
-        "show less."
+        f"{spread(values(floor, 'cpu'), 'ms')} of CPU and {megabytes(median(values(floor, 'rss')))}: the lower bound "
+        "of these figures."
     )
     for cell in raw["cells"]:
         clients = cell["clients"]
@@ -147,7 +147,7 @@ def report(raw):
                 f"SHA-256 alone, by OpenSSL on this processor, takes {alone * 1000:.0f} ms of CPU for {show(cell['size'])}: "
                 f"{alone / cpu:.2f}x of all that s5cmd uses, which verifies nothing."
             )
-    # Results of before it was measured have none.
+    # Older results have none.
     if "archive" in raw:
         archives.report(section, raw["archive"])
     return section
@@ -185,7 +185,7 @@ def row(section, name, found, clients, judged, where, unit):
 
 
 def times_of(value):
-    """A ratio."""
+    """Formats a ratio."""
     return "–" if value is None else f"{value:.2f}x"
 
 
@@ -193,21 +193,21 @@ LIMITED = ("s3cache", "s5cmd", "s5cmd -p 8 -c 8", "curl")
 
 
 def measure_limited(bench, peers):
-    """Part 2."""
+    """Measures part 2."""
     size = bench.pick(256 << 20, 64 << 20)
-    with origins.Origin(bench) as origin:
+    with origins.OriginServer(bench) as origin:
         clients = fetches(bench, peers, origin, "limited", size, LIMITED)
     return {"size": size, "limit": origins.LIMIT, "clients": clients}
 
 
 def report_limited(raw):
-    """Part 2, for people."""
-    section = Section("2. An origin that limits each connection")
+    """Reports part 2."""
+    section = ReportSection("2. An origin that limits each connection")
     limit = raw["limit"] / 2**20
     section.text(
         f"{show(raw['size'])} over http from nginx with `limit_rate 40m`, {limit:.0f} MiB/s for each connection, as S3 "
-        "has a ceiling for each connection. Connections are chosen by each client. There is no budget of its own: wall <= "
-        "1.0x of s5cmd's best is applied."
+        "limits each connection. Each client chooses its number of connections. The budget is wall <= 1.0x of s5cmd's "
+        "best."
     )
     rows = []
     for name, found in raw["clients"].items():

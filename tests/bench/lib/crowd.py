@@ -1,26 +1,26 @@
-"""Part 4: many processes that want the same artifact at the same time. Owns starting them together and counting what
-the origin sent for them."""
+"""Part 4: many processes that fetch the same artifact concurrently. Owns their joint start and the count of bytes
+that the origin sent."""
 
 import os
 import pathlib
 import shutil
 
 from .cold import show, times_of
-from .measure import Failed, digest, median, ratio, values
-from .origin import Origin
+from .measure import ProgramFailed, digest, median, ratio, values
+from .origin import OriginServer
 from .peers import QUIET
-from .report import Section, spread
+from .report import ReportSection, spread
 from .world import measured
 
 KEY = "crowd-1.2.3.bin"
 
 
 def together(bench, jobs):
-    """Runs jobs at the same time; the wall is from the first start to the last end."""
+    """Runs jobs concurrently; the wall time is from the first start to the last end."""
     outcomes = bench.launcher.batch(jobs)
     errors = [one["error"] for one in outcomes if one["error"]]
     if errors:
-        raise Failed(f"{len(errors)} of {len(jobs)}: {errors[0]}")
+        raise ProgramFailed(f"{len(errors)} of {len(jobs)}: {errors[0]}")
     return outcomes, {
         "wall": max(one["began"] + one["wall"] for one in outcomes) - outcomes[0]["began"],
         "cpu": sum(one["cpu"] for one in outcomes),
@@ -29,9 +29,9 @@ def together(bench, jobs):
 
 
 def measure(bench, peers):
-    """Part 4."""
+    """Measures part 4."""
     size, count = bench.pick(256 << 20, 16 << 20), bench.pick(64, 16)
-    with Origin(bench) as origin:
+    with OriginServer(bench) as origin:
         sha256 = origin.object(KEY, size)
 
         def ours(processes, within, copies):
@@ -47,10 +47,10 @@ def measure(bench, peers):
                     if not copies:
                         outs = [pathlib.Path(one["stdout"].strip()) for one in outcomes]
                     if any(out.stat().st_size != size for out in outs):
-                        raise Failed("not every process has all of it")
-                    # All 64 would be 16 GiB to read; the others are the same blob, cloned.
+                        raise ProgramFailed("not every process has all of it")
+                    # All 64 would be 16 GiB to read; the others are clones of the same blob.
                     if number == 0 and any(digest(out) != sha256 for out in set(outs[:3])):
-                        raise Failed("left other bytes than the origin has")
+                        raise ProgramFailed("left other bytes than the origin has")
                     return found | origin.since(mark, KEY)
                 finally:
                     shutil.rmtree(place)
@@ -86,9 +86,9 @@ def measure(bench, peers):
 
 
 def report(raw):
-    """Part 4, for people."""
+    """Reports part 4."""
     size, count = raw["size"], raw["count"]
-    section = Section("4. Many processes, one artifact")
+    section = ReportSection("4. Many processes, one artifact")
     section.text(
         f"{count} processes are started together on one artifact of {show(size)} and an empty cache, over http. "
         "`s3cache` without `--copy-to` ends when the artifact is in the cache, verified; `curl` writes to `/dev/null`. "

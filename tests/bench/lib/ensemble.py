@@ -1,4 +1,4 @@
-"""A ZooKeeper of one server, and the members that are announced in it. Owns what a registration looks like."""
+"""A ZooKeeper of one server, and the members registered in it. Owns the format of a registration."""
 
 import json
 import logging
@@ -8,8 +8,8 @@ import socket
 import subprocess
 import time
 
-from .measure import Failed
-from .world import Skipped
+from .measure import ProgramFailed
+from .world import MeasurementSkipped
 
 JARS = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar"
 ROOT = "/aurora/www-data/prod"
@@ -18,26 +18,26 @@ WINDOW = 1000
 
 
 def free_port():
-    """A port of 127.0.0.1 that nobody had a moment ago."""
+    """A port of 127.0.0.1 that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def path_of(service):
-    """Where the members of a service are."""
+    """The path of a service's members."""
     return f"{ROOT}/{service}"
 
 
 def registration(host, port, shard=0):
-    """What Aurora's executor writes."""
+    """The data that Aurora's executor writes."""
     endpoint = {"host": host, "port": port}
     more = {"aurora": endpoint, "http": endpoint}
     member = {"status": "ALIVE", "shard": shard, "serviceEndpoint": endpoint, "additionalEndpoints": more}
     return json.dumps(member).encode()
 
 
-class Ensemble:
+class ZookeeperEnsemble:
     """A running server with a client of our own; stopped when its context ends."""
 
     def __init__(self, bench):
@@ -47,12 +47,12 @@ class Ensemble:
         try:
             from kazoo.client import KazooClient
 
-            # Without a handler it says on stderr that its connection ends when we end it.
+            # Without a handler it reports on stderr that its connection ends.
             logging.getLogger("kazoo").addHandler(logging.NullHandler())
         except ImportError as error:
-            raise Skipped("python3-kazoo is not installed") from error
+            raise MeasurementSkipped("python3-kazoo is not installed") from error
         if not pathlib.Path(JARS.split(":")[0]).exists():
-            raise Skipped("zookeeper is not installed")
+            raise MeasurementSkipped("zookeeper is not installed")
         self.directory = self.bench.directory("zookeeper")
         self.port = free_port()
         config = self.directory / "zoo.cfg"
@@ -75,11 +75,11 @@ class Ensemble:
         return self
 
     def wait(self):
-        """Returns when the server answers."""
+        """Waits until the server answers."""
         limit = time.monotonic() + 60
         while self.ask("ruok") != "imok":
             if self.process.poll() is not None or time.monotonic() > limit:
-                raise Failed("ZooKeeper does not start")
+                raise ProgramFailed("ZooKeeper does not start")
             time.sleep(0.1)
 
     def __exit__(self, *_):
@@ -95,7 +95,7 @@ class Ensemble:
         return f"127.0.0.1:{self.port}"
 
     def ask(self, word):
-        """What the server answers to a four-letter word, or nothing."""
+        """The server's reply to a four-letter word, or None."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=10) as asked:
                 asked.sendall(word.encode())
@@ -107,12 +107,12 @@ class Ensemble:
         return answer.decode()
 
     def packets(self):
-        """How many packets the server has received."""
+        """The number of packets that the server has received."""
         counters = dict(line.split(None, 1) for line in self.ask("mntr").splitlines() if "\t" in line)
         return int(counters["zk_packets_received"])
 
     def announce(self, service, host, port, shard=0):
-        """Announces a member; a promise of its path."""
+        """Registers a member; returns a promise of its path."""
         made = self.client.create_async
         return made(f"{path_of(service)}/member_", registration(host, port, shard), ephemeral=True, sequence=True)
 
@@ -122,7 +122,7 @@ class Ensemble:
             self.client.ensure_path(path_of(service))
 
     def fill(self, members):
-        """Announces many members, given as (service, host, port, shard)."""
+        """Registers many members, given as (service, host, port, shard)."""
         pending = []
         for member in members:
             pending.append(self.announce(*member))

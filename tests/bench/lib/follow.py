@@ -1,9 +1,7 @@
-"""The peer: follows the members of services and reloads HAProxy on each change, as Synapse does for a new server and as
-a template tool does for every change. Without the second that Synapse sleeps between two looks.
-
-Run as `follow.py ORDER`, a JSON file: hosts, services ({name: {path, port, options}}), head, config, socket, master,
-check (whether `haproxy -c` is asked first).
-"""
+"""The peer: follows the members of services and reloads HAProxy on each change, as Synapse does for a new server and
+as a template tool does for every change, but without the second that Synapse sleeps between two polls. Run as
+`follow.py ORDER`, a JSON file: hosts, services ({name: {path, port, options}}), head, config, socket, master, check
+(whether `haproxy -c` runs first)."""
 
 import json
 import os
@@ -15,7 +13,7 @@ import time
 from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
 
-# Run as a program: not a part of the package whose directory it is in.
+# Run as a program, not as a part of the package of its directory.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from lib.front import reloads, say, section  # noqa: E402
@@ -36,7 +34,7 @@ def render(order, members):
 
 
 def follow(client, name, path, members, changed):
-    """Keeps the members of one service; reads only the new ones."""
+    """Keeps the members of one service; reads only new nodes."""
 
     @client.ChildrenWatch(path)
     def _(children):
@@ -47,7 +45,7 @@ def follow(client, name, path, members, changed):
             try:
                 data, _ = client.get(f"{path}/{child}")
             except NoNodeError:
-                # Gone between the listing and this; another listing follows.
+                # Removed since the listing; another listing follows.
                 continue
             endpoint = json.loads(data)["additionalEndpoints"]["http"]
             known[child] = f"{endpoint['host']}:{endpoint['port']}"
@@ -55,7 +53,7 @@ def follow(client, name, path, members, changed):
 
 
 def reload(master):
-    """Reloads, and waits for the new worker: a master that is asked while it executes itself forgets it."""
+    """Reloads and waits for the new worker: the master loses commands while it re-executes itself."""
     before = reloads(master)
     say(master, "reload")
     limit = time.monotonic() + LIMIT

@@ -1,4 +1,4 @@
-"""Those that keep HAProxy in step: synapse, and the peers that reload. Owns how each is configured and started."""
+"""Programs that keep HAProxy up to date: synapse, and the peers that reload. Owns their configuration and start."""
 
 import json
 import os
@@ -10,27 +10,27 @@ import urllib.request
 
 from .ensemble import free_port, path_of
 from .front import alive
-from .measure import Failed, stop
+from .measure import ProgramFailed, stop
 from .peers import build
-from .world import Skipped
+from .world import MeasurementSkipped
 
 SYNAPSE = "synapse"
 RELOAD = "reload"
 CHECKED = "check and reload"
 ALL = (SYNAPSE, RELOAD, CHECKED)
-# What a peer's servers are checked with, as Synapse's examples have it; synapse probes by itself.
+# The checks of a peer's servers, as in Synapse's examples; synapse probes by itself.
 CHECK = "check inter 2s rise 1 fall 2"
 
 
 def program(bench):
-    """Our release build; built when it is missing."""
+    """Our release build; built when missing."""
     path = bench.target / "release" / SYNAPSE
     return path, build(bench, [path])
 
 
 def config(ensemble, front, services, state, **haproxy):
-    """synapse's configuration: `services` are {name: {port, ..}}; what a service has beside `port` and `options`
-    (server options) is taken over."""
+    """synapse's configuration: `services` are {name: {port, ..}}; further keys of a service are copied, except
+    `options` (server options)."""
 
     def service(name, found):
         own = {key: value for key, value in found.items() if key not in ("port", "options")}
@@ -58,7 +58,7 @@ def config(ensemble, front, services, state, **haproxy):
     }
 
 
-class Follower:
+class FollowerProcess:
     """A running follower; stopped when its context ends."""
 
     def __init__(self, bench, kind, ensemble, front, services, **haproxy):
@@ -96,34 +96,34 @@ class Follower:
         stop(self.process)
 
     def until(self, what, holds, limit=30, pause=0.0):
-        """Looks until something holds, without a pause unless one is given. Returns when it did (perf_counter)."""
+        """Polls a condition, without a pause unless one is given. Returns the time when it held (perf_counter)."""
         end = time.perf_counter() + limit
         while not holds():
             if time.perf_counter() > end:
-                raise Failed(f"{self.kind}: waited {limit} s in vain: {what}")
-            # Asked for every look, a dead follower would cost the others time.
+                raise ProgramFailed(f"{self.kind}: waited {limit} s in vain: {what}")
+            # If every poll asked, a dead follower would cost the others time.
             if pause and not alive(self.process):
-                raise Failed(f"{self.kind} ended: {self.log()}")
+                raise ProgramFailed(f"{self.kind} ended: {self.log()}")
             time.sleep(pause)
         return time.perf_counter()
 
     def log(self):
-        """The last of what it said."""
+        """The end of its log."""
         return " ".join((self.directory / "log").read_text(errors="replace").split())[-400:]
 
     def cpu(self):
-        """Seconds of processor time used so far."""
+        """Seconds of CPU so far."""
         fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def memory(self):
-        """Resident bytes: now, and at most so far."""
+        """Resident bytes: now, and the maximum."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         found = dict(line.split(":", 1) for line in status.splitlines())
         return {name: int(found[key].split()[0]) * 1024 for name, key in (("now", "VmRSS"), ("most", "VmHWM"))}
 
     def metric(self, name):
-        """The sum of a metric over its labels, or nothing when it cannot be had."""
+        """The sum of a metric over its labels, or None when it is unavailable."""
         if not self.admin:
             return None
         try:
@@ -136,9 +136,9 @@ class Follower:
 
 
 def available(bench, kind):
-    """Raises when a follower cannot be had."""
+    """Raises when a follower is unavailable."""
     if kind == SYNAPSE:
         binary, _ = program(bench)
         if not os.access(binary, os.X_OK):
-            raise Skipped("synapse cannot be built here")
+            raise MeasurementSkipped("synapse cannot be built here")
 

@@ -1,5 +1,5 @@
-"""Parts 3 and 4: one look at a log, whatever its size, and at one to which gigabytes were written since the last look.
-Owns the logs; beside check_file_age and check_log of monitoring-plugins."""
+"""Parts 3 and 4: one check of a log of any size, and one after gigabytes of new lines. Owns the logs; compares with
+check_file_age and check_log of monitoring-plugins."""
 
 import os
 import re
@@ -7,9 +7,9 @@ import shutil
 import time
 
 from .checkers import LOG, plugin, programs
-from .measure import Failed, median, ratio, sample, values
-from .report import Section, milliseconds, spread
-from .world import PATH, Skipped, measured
+from .measure import ProgramFailed, median, ratio, sample, values
+from .report import ReportSection, milliseconds, spread
+from .world import PATH, MeasurementSkipped, measured
 
 EQUAL, BULK = 0.10, 1.0
 NEWS = 2 << 30
@@ -26,7 +26,7 @@ def block():
 
 
 def write(path, size, mode="wb"):
-    """Lines that do not match, about so many bytes of them."""
+    """Writes about so many bytes of lines that do not match."""
     lines = block()
     with open(path, mode) as file:
         for _ in range(size // len(lines)):
@@ -36,11 +36,11 @@ def write(path, size, mode="wb"):
 
 
 def show(size):
-    """A size as people say it."""
+    """Formats a size for people."""
     return f"{size >> 30} GiB" if size >= 1 << 30 else f"{size >> 20} MiB"
 
 
-class Look:
+class LogCheck:
     """log-healthcheck on one file, with a state file of its own."""
 
     def __init__(self, bench, log, name, freshness="1h"):
@@ -50,17 +50,17 @@ class Look:
         self.command += [f"--state-file={self.state}", "--loglevel=error"]
 
     def run(self, expected=0):
-        """One look; raises Failed when its verdict is another."""
+        """Runs one check; raises ProgramFailed when its result is another."""
         (outcome,) = self.bench.launcher.batch([self.bench.job(self.command)])
         if outcome["exit"] != expected:
             said = f"{outcome['stdout'].strip()[:200]} {outcome['error']}"
-            raise Failed(f"exit {outcome['exit']}, not {expected}: {said}")
+            raise ProgramFailed(f"exit {outcome['exit']}, not {expected}: {said}")
         return outcome
 
     def bytes_read(self):
-        """How many bytes of the log are read by the next look."""
+        """How many bytes of the log the next check reads."""
         if not shutil.which("strace", path=PATH):
-            raise Skipped("strace is not installed")
+            raise MeasurementSkipped("strace is not installed")
         trace = self.log.with_suffix(".trace")
         calls = "trace=read,pread64,readv,preadv,preadv2,mmap,sendfile,copy_file_range"
         command = ["strace", "-f", "-qq", "-y", "-e", calls, "-o", trace, *self.command]
@@ -74,13 +74,13 @@ class Look:
 
 
 def measure_looks(bench):
-    """Part 3."""
+    """Measures part 3."""
     sizes = [1 << 20, 100 << 20, bench.pick(2 << 30, 200 << 20)] + ([20 << 30] if bench.large else [])
     place = bench.directory("logs")
     try:
         free = shutil.disk_usage(place).free
         if free < sum(sizes) + (4 << 30):
-            raise Skipped(f"{show(sum(sizes))} of logs need more than the {show(free)} that are free")
+            raise MeasurementSkipped(f"{show(sum(sizes))} of logs need more than the {show(free)} that are free")
         logs = {}
         for size in sizes:
             bench.say(f"  writing a log of {show(size)}")
@@ -90,41 +90,41 @@ def measure_looks(bench):
                 file.write(MATCH)
         return looks(bench, logs)
     finally:
-        # The largest is most of what the disk has.
+        # The largest takes most of the disk.
         shutil.rmtree(place)
 
 
 def looks(bench, logs):
-    """All ways of looking at logs of several sizes, all in one table: {size: {name: result}}."""
+    """Checks of logs of several sizes by all programs, in one table: {size: {name: result}}."""
     clients, bytes_read = {"bash": lambda _: sample(bench.run(["bash", "-c", "true"]))}, {}
     for size, log in logs.items():
         found = ours(bench, log)
         clients |= {f"{size} {name}": client for name, client in found.items()}
         bytes_read[str(size)] = measured(bench, lambda bench: count(bench, log))
     raw = {"ours": bench.interleave("looks", 3 * bench.rounds, clients), "bytes": bytes_read, "missing": []}
-    # Apart from ours: a copy of a log keeps the disk busy for a while.
+    # Separately from ours: the copy of a log keeps the disk busy for a while.
     clients = {}
     for size, log in logs.items():
         for name, make in (("check_file_age", age), ("check_log", copying)):
             try:
                 clients[f"{size} {name}"] = make(bench, log, size)
-            except Skipped as error:
+            except MeasurementSkipped as error:
                 raw["missing"].append(f"{name} of {show(size)}: {error}")
     raw["peers"] = bench.interleave("peers", bench.rounds, clients)
     return raw
 
 
 def ours(bench, log):
-    """The three ways of looking at one log."""
-    # Each log has states of its own.
-    first, again, stale = (Look(bench, log, f"{log.stem}.{name}") for name in ("first", "again", "stale"))
+    """The three kinds of checks of one log."""
+    # Each log has its own state files.
+    first, again, stale = (LogCheck(bench, log, f"{log.stem}.{name}") for name in ("first", "again", "stale"))
 
     def anew(_):
         first.state.unlink(missing_ok=True)
         return sample(first.run())
 
     def more(number):
-        # As between two checks: a line more, of either kind.
+        # As between two checks: one more line, of either kind.
         with open(log, "ab") as file:
             file.write(MATCH if number % 2 else LINE % number)
         return sample(again.run())
@@ -141,8 +141,8 @@ def ours(bench, log):
 
 
 def count(bench, log):
-    """How many bytes of a log each way of looking reads."""
-    look = Look(bench, log, f"{log.stem}.count")
+    """How many bytes of a log each kind of check reads."""
+    look = LogCheck(bench, log, f"{log.stem}.count")
     found = {FIRST: look.bytes_read()}
     with open(log, "ab") as file:
         file.write(MATCH)
@@ -154,22 +154,22 @@ def count(bench, log):
 
 
 def age(bench, log, _):
-    """check_file_age, which knows of no pattern."""
+    """check_file_age, which has no pattern."""
     command = [plugin(bench, "check_file_age"), "-w", "3600", "-c", "3600", "-f", log]
     return lambda _: sample(bench.run(command))
 
 
 def copying(bench, log, size):
-    """check_log, which counts lines that are new since the last time."""
+    """check_log, which counts new lines."""
     if size > COPIED:
-        raise Skipped("it copies and compares the whole log")
+        raise MeasurementSkipped("it copies and compares the whole log")
     command = [plugin(bench, "check_log"), "-F", log, "-O", log.with_suffix(".old"), "-q", "^{"]
 
     def run(_):
         (outcome,) = bench.launcher.batch([bench.job(command)])
-        # Lines that match are what it warns of.
+        # It warns of lines that match.
         if outcome["exit"] not in (0, 2):
-            raise Failed(outcome["error"])
+            raise ProgramFailed(outcome["error"])
         return sample(outcome)
 
     run(None)
@@ -177,11 +177,11 @@ def copying(bench, log, size):
 
 
 def report_looks(raw):
-    """Part 3, for people."""
-    section = Section("3. One look at a log")
+    """Reports part 3."""
+    section = ReportSection("3. One check of a log")
     section.text(
-        "A process for each look, with the log in the page cache. Its last line matches when there is no state yet; "
-        "later a line is written before each look, matching or not in turn. Starting `bash -c true`, which every shell "
+        "A process for each check, with the log in the page cache. Its last line matches when there is no state yet; "
+        "later a line is written before each check, matching or not in turn. Starting `bash -c true`, which every shell "
         f"check of Aurora pays besides, takes {spread(values(raw['ours']['bash'], 'wall'), 'ms')} in the same rounds."
     )
     results = {tuple(key.split(" ", 1)): found for key, found in (raw["ours"] | raw["peers"]).items() if key != "bash"}
@@ -204,7 +204,7 @@ def report_looks(raw):
             )
         if not name.startswith("check_"):
             for what, one in zip(("wall", "CPU"), apart):
-                # A larger log that is faster is noise, and nothing against us.
+                # A larger log that is faster is noise.
                 over = one - 1 if one else None
                 verdict = section.check(f"{what} at {show(int(size))}, {name}", over, EQUAL, "{:.0%}".format)
                 ways.append([f"{what}, {name}", "–" if over is None else f"{over:+.1%}", "<= 10 %", verdict])
@@ -215,24 +215,24 @@ def report_looks(raw):
             ways.append([f"bytes read of {show(int(size))}, {STALE}", found[STALE], "0", verdict])
     section.table("The largest log beside the smallest", ["what", "difference", "budget", "verdict"], ways)
     for why in raw["missing"]:
-        section.text(f"Left out: {why}.")
+        section.text(f"Skipped: {why}.")
     return section
 
 
 def measure_news(bench):
-    """Part 4."""
+    """Measures part 4."""
     size = bench.pick(NEWS, 64 << 20)
     place = bench.directory("news")
     log, saved = place / "stderr.log", place / "saved"
     write(log, 1 << 20)
     with open(log, "ab") as file:
         file.write(MATCH)
-    look = Look(bench, log, "look", "2s")
+    look = LogCheck(bench, log, "look", "2s")
     look.run()
     shutil.copy(look.state, saved)
     middle = log.stat().st_size
     write(log, size, "ab")
-    # The line that is to be found is the one begun here, or none is.
+    # The line to find is the one that starts here, or there is none.
     with open(log, "rb") as file:
         file.seek(middle + size // 2)
         file.readline()
@@ -254,12 +254,12 @@ def measure_news(bench):
 
 
 def report_news(raw):
-    """Part 4, for people."""
-    section = Section("4. Much that is new")
+    """Reports part 4."""
+    section = ReportSection("4. Many new lines")
     size = show(raw["size"])
     section.text(
-        f"{size} were written since the last look, of which no line matches, or one in the middle: it is found in each "
-        "round, and without it each round says that nothing matched. From the page cache. The peak that can be seen is "
+        f"{size} were written since the last check, of which no line matches, or one in the middle: it is found in each "
+        "round, and without it each round reports no match. From the page cache. The peak that can be seen is "
         "at least that of the program that starts them, 8 MB."
     )
     rows = []

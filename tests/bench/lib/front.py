@@ -1,4 +1,4 @@
-"""The HAProxy that is driven: one in master-worker mode, and what it is asked over its runtime socket."""
+"""The HAProxy under control: one in master-worker mode, and the queries over its runtime socket."""
 
 import pathlib
 import shutil
@@ -7,23 +7,23 @@ import socket
 import subprocess
 import time
 
-from .measure import Failed
-from .world import PATH, Skipped
+from .measure import ProgramFailed
+from .world import PATH, MeasurementSkipped
 
 # Columns of `show servers state`, version 1 (HAProxy management guide).
 BACKEND, ADDRESS, OPERATION, ADMIN, PORT = 1, 4, 5, 6, 18
 RUNNING = "2"
-# Nothing forced; 4 only remembers that the configuration has the server disabled.
+# No forced state; 4 only records that the configuration has the server disabled.
 ENABLED = ("0", "4")
 
 
 def say(path, command, limit=10):
-    """What HAProxy answers to one command."""
+    """Sends HAProxy one command and returns its reply."""
     with socket.socket(socket.AF_UNIX) as asked:
         asked.settimeout(limit)
         asked.connect(str(path))
         asked.sendall(command.encode() + b"\n")
-        # The master of 2.6 does not close before it is told that no command follows.
+        # The master of 2.6 does not close until it gets an empty command.
         asked.shutdown(socket.SHUT_WR)
         answer = b""
         while some := asked.recv(1 << 20):
@@ -31,8 +31,8 @@ def say(path, command, limit=10):
     return answer.decode()
 
 
-class Front:
-    """A running HAProxy; stopped when its context ends. It begins with nothing but its own sockets."""
+class HaproxyFront:
+    """A running HAProxy; stopped when its context ends. It starts with its own sockets only."""
 
     def __init__(self, bench):
         self.bench = bench
@@ -40,7 +40,7 @@ class Front:
     def __enter__(self):
         program = shutil.which("haproxy", path=PATH)
         if not program:
-            raise Skipped("haproxy is not installed")
+            raise MeasurementSkipped("haproxy is not installed")
         self.directory = self.bench.directory("haproxy")
         self.config, self.socket = self.directory / "haproxy.cfg", self.directory / "stats.sock"
         self.master = self.directory / "master.sock"
@@ -53,7 +53,7 @@ class Front:
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > limit:
                 self.__exit__()
-                raise Failed("HAProxy does not start")
+                raise ProgramFailed("HAProxy does not start")
             time.sleep(0.05)
         return self
 
@@ -80,7 +80,7 @@ class Front:
         return ["mode http", *timeouts, "option redispatch", "option idle-close-on-response"]
 
     def head(self):
-        """Both sections, as text."""
+        """Both sections as text."""
         return section("global", self.globals()) + section("defaults", self.defaults())
 
     def answers(self):
@@ -90,7 +90,7 @@ class Front:
             return False
 
     def live(self, service):
-        """The endpoints that get requests of a service."""
+        """The endpoints of a service that get requests."""
         try:
             said = say(self.socket, f"show servers state {service}")
         except OSError:
@@ -101,17 +101,17 @@ class Front:
         return {f"{row[ADDRESS]}:{row[PORT]}" for row in full if row[OPERATION] == RUNNING and row[ADMIN] in ENABLED}
 
     def loaded(self):
-        """How often it was reloaded, also when it is being reloaded now."""
+        """How often it was reloaded, including a reload under way."""
         limit = time.monotonic() + 10
         while (count := reloads(self.master)) is None:
             if time.monotonic() > limit:
-                raise Failed("HAProxy's master does not answer")
+                raise ProgramFailed("HAProxy's master does not answer")
             time.sleep(0.01)
         return count
 
 
 def reloads(master):
-    """How often the master has loaded its configuration again, or nothing while it does."""
+    """How often the master has reloaded its configuration, or None during a reload."""
     try:
         said = say(master, "show proc")
     except OSError:
@@ -120,10 +120,10 @@ def reloads(master):
 
 
 def section(name, lines):
-    """A section of a configuration."""
+    """Extracts a section of a configuration."""
     return "\n".join([name, *(f"\t{line}" for line in lines)]) + "\n"
 
 
 def alive(process):
-    """Whether a process that was started still runs."""
+    """Whether a started process still runs."""
     return process.poll() is None and pathlib.Path(f"/proc/{process.pid}").exists()

@@ -1,5 +1,5 @@
-"""What checks keys in front of an API: authproxy and its peers, and the API itself. Owns how each is configured and
-started, and on which core."""
+"""Programs that check keys in front of an API: authproxy and its peers, and the API itself. Owns their configuration,
+their start, and their core."""
 
 import contextlib
 import hashlib
@@ -7,11 +7,11 @@ import os
 import shutil
 import subprocess
 
-from .checkers import Running
+from .checkers import RunningServer
 from .ensemble import free_port
-from .measure import Failed
+from .measure import ProgramFailed
 from .peers import build
-from .world import PATH, Skipped
+from .world import PATH, MeasurementSkipped
 
 AUTHPROXY, CHECKER = "authproxy", "proxy-healthcheck"
 OURS, OURS_LOG = "authproxy", "authproxy, JSON log"
@@ -20,13 +20,13 @@ HAPROXY = "haproxy map"
 ALL = (OURS, OURS_LOG, PLAIN, AUTH, AUTH_LOG, HAPROXY)
 DIRECT = "direct"
 
-# One of a thousand keys. All contenders find it in the query, which every one of them can.
+# One of a thousand keys. It is in the query, where all contenders can read it.
 KEYS = [f"bench-{number}" for number in range(1000)]
 KEY = KEYS[500]
 ANSWER = '{"toppages": "' + "x" * 180 + '"}'
 PACKAGES = {"nginx": "nginx-light", "haproxy": "haproxy", "memcached": "memcached", "h2load": "nghttp2-client"}
 
-# The one that is measured has a core of its own; clients and servers share the other.
+# The measured one has a core of its own; clients and servers share the other.
 MEASURED, OTHERS = "1", "0"
 
 NGINX = """
@@ -43,7 +43,7 @@ http {{
     server {{ listen 127.0.0.1:{port}; {server} }}
 }}
 """
-# The API, and a permissions engine that knows all keys: it is asked once a minute, and never measured.
+# The API, and a permissions backend with all keys: it is queried once a minute, and never measured.
 API = """
     location / {{ default_type application/json; return 200 '{answer}'; }}
     location = /acl {{ default_type application/json; return 200 '{{"known":true,"id":"bench","rights":["all"]}}'; }}
@@ -104,37 +104,38 @@ backend api
 
 
 def need(program):
-    """The path of a peer; raises Skipped when it is not installed."""
+    """The path of a peer; raises MeasurementSkipped when it is not installed."""
     if not (path := shutil.which(program, path=PATH)):
-        raise Skipped(f"{program} is not installed (Debian: {PACKAGES.get(program, program)})")
+        raise MeasurementSkipped(f"{program} is not installed (Debian: {PACKAGES.get(program, program)})")
     return path
 
 
 def programs(bench):
-    """Our builds: release, made when they are missing, unless others were asked for. Also which are outdated."""
+    """Our builds: release, built when missing, unless others are given. Also returns which are outdated."""
     if bench.bins:
         return {name: bench.bins / name for name in (AUTHPROXY, CHECKER)}, []
     paths = {name: bench.target / "release" / name for name in (AUTHPROXY, CHECKER)}
-    # Each by itself: built together, the small one would carry what only the other needs of the library.
+    # Each by itself: built together, the small one would carry features of the library that only the other needs.
     return paths, [name for path in paths.values() for name in build(bench, [path])]
 
 
-class Gateway(Running):
-    """A program that serves on a port and only lets a key through, on one core; stopped when its context ends."""
+class GatewayServer(RunningServer):
+    """A program that serves on a port and admits only requests with a key, on one core; stopped when its context
+    ends."""
 
     def __init__(self, bench, command, port, core=MEASURED):
         super().__init__(bench, ["taskset", "-c", core, *command], port, f"/toppages/?apikey={KEY}")
 
     def url(self):
-        """What is asked for, with the key."""
+        """The requested URL, with the key."""
         return f"http://127.0.0.1:{self.port}{self.path}"
 
     def refuses(self):
-        """Fails if it lets a request through that has no key: then it does not do what the others do."""
+        """Fails if it admits a request without a key: then it does less work than the others."""
         command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://127.0.0.1:{self.port}/toppages/"]
         status = subprocess.run(command, env=self.bench.env(), capture_output=True, text=True).stdout
         if status not in ("401", "403"):
-            raise Failed(f"{self.command[3]} answers {status} without a key")
+            raise ProgramFailed(f"{self.command[3]} answers {status} without a key")
 
 
 def nginx(bench, port, http, server):
@@ -145,15 +146,15 @@ def nginx(bench, port, http, server):
 
 
 def api(bench):
-    """The API behind all of them: 200 bytes of JSON, as cheap as a server can be."""
+    """The API behind all of them: 200 bytes of JSON, as cheap as possible."""
     port = free_port()
     server = API.format(answer=ANSWER)
-    return Gateway(bench, nginx(bench, port, "access_log off;", server), port, OTHERS)
+    return GatewayServer(bench, nginx(bench, port, "access_log off;", server), port, OTHERS)
 
 
 @contextlib.contextmanager
 def memcached(bench):
-    """A memcached for the second level of the cache; its port."""
+    """Starts a memcached for the second level of the cache; returns its port."""
     port = free_port()
     command = ["taskset", "-c", OTHERS, need("memcached"), "-u", "root", "-l", "127.0.0.1", "-U", "0", "-p", str(port)]
     process = subprocess.Popen(command, env=bench.env(), stdin=subprocess.DEVNULL)
@@ -165,7 +166,7 @@ def memcached(bench):
 
 
 def flags(bench, port, api_port, cache_port, log):
-    """The flags of authproxy with all that it has: rights, both levels of the cache, trusted proxies, metrics."""
+    """The flags of authproxy with all its features: rights, both levels of the cache, trusted proxies, metrics."""
     secret = bench.work / "secret"
     if not secret.exists():
         secret.touch(mode=0o600)
@@ -187,19 +188,19 @@ def flags(bench, port, api_port, cache_port, log):
 
 
 def gateway(bench, kind, api_port, cache_port):
-    """One of the contenders."""
+    """Starts one of the contenders."""
     port = free_port()
     if kind in (OURS, OURS_LOG):
         log = "json" if kind == OURS_LOG else "off"
-        return Gateway(bench, [programs(bench)[0][AUTHPROXY], *flags(bench, port, api_port, cache_port, log)], port)
+        return GatewayServer(bench, [programs(bench)[0][AUTHPROXY], *flags(bench, port, api_port, cache_port, log)], port)
     if kind == HAPROXY:
         directory = bench.directory("haproxy")
         (directory / "keys.map").write_text("".join(f"{key} {key}\n" for key in KEYS))
         text = HAPROXY_CFG.format(port=port, api=api_port).replace("keys.map", str(directory / "keys.map"))
         (directory / "haproxy.cfg").write_text(text)
-        return Gateway(bench, [need("haproxy"), "-db", "-f", directory / "haproxy.cfg"], port)
+        return GatewayServer(bench, [need("haproxy"), "-db", "-f", directory / "haproxy.cfg"], port)
     http = (LOG if kind == AUTH_LOG else UPSTREAM).format(api=api_port)
     if kind == PLAIN:
-        return Gateway(bench, nginx(bench, port, http, f"location / {{ {PASS} }}"), port)
+        return GatewayServer(bench, nginx(bench, port, http, f"location / {{ {PASS} }}"), port)
     http += "proxy_cache_path cache keys_zone=auth:10m;"
-    return Gateway(bench, nginx(bench, port, http, CHECK.format(through=PASS)), port)
+    return GatewayServer(bench, nginx(bench, port, http, CHECK.format(through=PASS)), port)

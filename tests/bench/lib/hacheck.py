@@ -1,7 +1,5 @@
-"""A health checker as hacheck is one: Python's own HTTP server, a thread for each request, the server asked for each.
-
-Run as `hacheck.py PORT SERVER_PORT`; answers GET /health with `ok` or 503.
-"""
+"""A health checker like hacheck: Python's own HTTP server, a thread for each request, a request to the server for
+each. Run as `hacheck.py PORT SERVER_PORT`; answers GET /health with `ok` or 503."""
 
 import http.server
 import socketserver
@@ -31,7 +29,7 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def server_bind(self):
-        # Without asking the DNS for its own name.
+        # Without a DNS query for its own name.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]
 

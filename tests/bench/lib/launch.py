@@ -1,12 +1,8 @@
-"""Starts the measured programs, in a process of its own that is kept as small as Python can be.
-
-Owns fork, exec, wait4 and the deadline; knows nothing of what is measured. It is a process of its own because the
-kernel charges a program with the memory of the process that forked it until the exec: below a large parent every
-small program would look as large as that parent. It imports as little as possible for the same reason.
-
-Speaks length-prefixed marshal on stdin and stdout: a list of jobs in, the list of their outcomes back. The jobs of one
-list run at the same time.
-"""
+"""Starts the measured programs, in a process of its own that is kept as small as Python can be. Owns fork, exec,
+wait4 and the deadline. It is a process of its own because the kernel charges a program with the memory of the process
+that forked it until the exec: below a large parent every small program would look as large as that parent. It imports
+as little as possible for the same reason. Speaks length-prefixed marshal on stdin and stdout: a list of jobs in, the
+list of their outcomes back. The jobs of one list run concurrently."""
 
 import marshal
 import os
@@ -18,7 +14,7 @@ children = {}
 
 
 def stop(*_):
-    """Ends what still runs, by process id."""
+    """Kills the remaining processes, by process id."""
     for pid in list(children):
         try:
             os.kill(pid, signal.SIGKILL)

@@ -1,38 +1,38 @@
-"""Part 2: from a task's beginning to listen to its first request. Owns the tasks: each is announced in a service of its
-own, listens at a random time within 30 s, and clients ask for it through HAProxy from then on."""
+"""Part 2: the time from a task's listen to its first request. Owns the tasks: each is announced in a service of its
+own, listens at a random time within 30 s, and clients request it through HAProxy from then on."""
 
 import asyncio
 import socket
 import time
 
-from .ensemble import Ensemble, free_port
-from .followers import CHECK, RELOAD, SYNAPSE, Follower, available
-from .front import Front
-from .measure import Failed, median, quantile, ratio
-from .report import Section, milliseconds, number, spread
+from .ensemble import ZookeeperEnsemble, free_port
+from .followers import CHECK, RELOAD, SYNAPSE, FollowerProcess, available
+from .front import HaproxyFront
+from .measure import ProgramFailed, median, quantile, ratio
+from .report import ReportSection, milliseconds, number, spread
 from .world import measured
 
 LIMIT = 0.1
-# How often a client comes, whatever became of those before it, how long all of them try, and how long one waits.
+# The period of requests, whatever the result of earlier ones, the time of all attempts, and the timeout of one.
 PERIOD, PATIENCE, WAIT = 0.005, 30, 15
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
 
 
 def measure(bench):
-    """Part 2."""
+    """Measures part 2."""
     return {kind: measured(bench, lambda bench, kind=kind: follow(bench, kind)) for kind in (SYNAPSE, RELOAD)}
 
 
 def follow(bench, kind):
-    """What one follower takes, in seconds, for each task."""
+    """Measures one follower, in seconds, for each task."""
     available(bench, kind)
     lanes, tasks, longest = bench.pick((20, 200, 30), (4, 8, 3))
     options = "" if kind == SYNAPSE else CHECK
     services = {f"lane{lane}": {"port": free_port(), "options": options, "slots": 8} for lane in range(lanes)}
-    with Ensemble(bench) as ensemble, Front(bench) as front:
+    with ZookeeperEnsemble(bench) as ensemble, HaproxyFront(bench) as front:
         ensemble.create(services)
-        with Follower(bench, kind, ensemble, front, services) as follower:
+        with FollowerProcess(bench, kind, ensemble, front, services) as follower:
             follower.until("all services", lambda: bound(services), pause=0.05)
             took, early, waits = [], [], [bench.random.uniform(0, longest) for _ in range(tasks)]
             asyncio.run(play(ensemble, services, waits, took, early))
@@ -77,7 +77,7 @@ async def live(ensemble, name, port, wait, took, early):
                 writer.write(ANSWER)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
-            # A probe says nothing.
+            # A probe sends nothing.
             pass
         finally:
             writer.close()
@@ -87,7 +87,7 @@ async def live(ensemble, name, port, wait, took, early):
     clients = []
     while not served.done():
         if time.perf_counter() > listening + PATIENCE:
-            raise Failed(f"no request reached a task within {PATIENCE} s of its listening")
+            raise ProgramFailed(f"no request reached a task within {PATIENCE} s of its listening")
         clients.append(asyncio.create_task(ask(port)))
         await asyncio.wait([served], timeout=PERIOD)
     took.append(served.result() - listening)
@@ -116,14 +116,14 @@ async def ask(port):
 
 
 def report(raw):
-    """Part 2, for people."""
-    section = Section("2. Listen to first request")
+    """Reports part 2."""
+    section = ReportSection("2. Listen to first request")
     section.text(
         "Tasks are announced first and listen some time within 30 s of it, each alone in its service, 20 services side "
-        f"by side. From then on a client asks through HAProxy every {milliseconds(PERIOD)}, whatever became of those "
-        "before it. The service's last task is dead by then; who asked before HAProxy knew of the new one is in the "
-        "retries of HAProxy (a second apart; `option redispatch` without an interval, as here and at most sites, changes the "
-        "server only with the last), and the last column is the wait of the first of them, where the task answered it. "
+        f"by side. From then on a client asks through HAProxy every {milliseconds(PERIOD)}, whatever the result of "
+        "earlier requests. The service's previous task is dead by then; a request that came before HAProxy had the new one "
+        "waits for the retries of HAProxy (a second apart; `option redispatch` without an interval, as here and at most sites, changes the "
+        "server only with the last), and the last column is the wait of the first such request that the task answered. "
         f"The peer has its servers checked as usual with Synapse (`{CHECK}`)."
     )
     ours = median((raw.get(SYNAPSE) or {}).get("took", []))

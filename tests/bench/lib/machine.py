@@ -1,4 +1,4 @@
-"""What the machine is, in words that may be published: no host names, no paths of this machine."""
+"""Describes the machine without its host name and paths, for publication."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ def anonymous(text, bench):
 
 
 def filesystem(path):
-    """The type of the filesystem that holds a path, and what of its options matters."""
+    """The type of the filesystem of a path, and its relevant options."""
     found = ("", "unknown")
     with open("/proc/self/mounts", encoding="utf-8") as mounts:
         for line in mounts:

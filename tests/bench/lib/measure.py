@@ -1,5 +1,5 @@
-"""Running programs through the launcher, and the arithmetic of samples. Owns what a
-sample is: wall, CPU, peak memory."""
+"""Runs programs through the launcher, and computes statistics of samples. Owns the definition of a sample: wall, CPU,
+peak memory."""
 
 import contextlib
 import hashlib
@@ -10,12 +10,12 @@ import subprocess
 import sys
 
 
-class Failed(Exception):
-    """A program failed, or what it left is wrong; the text is its own message."""
+class ProgramFailed(Exception):
+    """A program failed or left a wrong result; the text is its own message."""
 
 
-class Launcher:
-    """The other end of launch.py."""
+class ProgramLauncher:
+    """The client of launch.py."""
 
     def __init__(self, scratch):
         self.scratch = scratch
@@ -34,7 +34,7 @@ class Launcher:
         self.process.wait()
 
     def batch(self, jobs):
-        """Runs all jobs at the same time; their outcomes in the same order, failed or not."""
+        """Runs all jobs concurrently; returns their outcomes in the same order, failed or not."""
         for number, job in enumerate(jobs):
             job["stdout"] = str(self.scratch / f"{number}.out")
             job["stderr"] = str(self.scratch / f"{number}.err")
@@ -55,15 +55,15 @@ class Launcher:
         return done
 
     def run(self, job):
-        """Runs one job; raises Failed with its message when it fails."""
+        """Runs one job; raises ProgramFailed with its message."""
         (outcome,) = self.batch([job])
         if outcome["error"]:
-            raise Failed(outcome["error"])
+            raise ProgramFailed(outcome["error"])
         return outcome
 
 
 def stop(process):
-    """Ends a process (SIGTERM), and kills it when it does not within 20 s."""
+    """Ends a process (SIGTERM), and kills it after 20 s."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=20)
@@ -72,7 +72,7 @@ def stop(process):
 
 
 def sample(outcome, **more):
-    """What is kept of an outcome."""
+    """The figures of an outcome."""
     return {name: outcome[name] for name in ("wall", "cpu", "rss")} | more
 
 
@@ -83,12 +83,12 @@ def digest(path):
 
 
 def values(result, name):
-    """One figure of all samples of a client, for results that may not be there."""
+    """One figure of all samples of a client, for results that may be missing."""
     return [sample[name] for sample in (result or {}).get("samples", []) if name in sample]
 
 
 def median(numbers):
-    """The median, or nothing of nothing."""
+    """The median, or None of no values."""
     return statistics.median(numbers) if numbers else None
 
 
@@ -104,5 +104,5 @@ def quantile(numbers, share):
 
 
 def ratio(ours, theirs):
-    """One median over another, or nothing."""
+    """The ratio of two medians, or None."""
     return ours / theirs if ours is not None and theirs else None

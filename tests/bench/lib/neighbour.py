@@ -1,7 +1,5 @@
-"""A program that shares the disk: writes 4 KiB and fsyncs it every 20 ms, and says how long each took.
-
-Run as `neighbour.py FILE`; until SIGTERM, then prints one line per write: when (CLOCK_MONOTONIC) and how long.
-"""
+"""A program that shares the disk: writes 4 KiB and fsyncs it every 20 ms, and records the time of each. Run as
+`neighbour.py FILE`; runs until SIGTERM, then prints one line per write: start (CLOCK_MONOTONIC) and duration."""
 
 import os
 import signal
@@ -31,7 +29,7 @@ def main():
         os.fsync(file)
         ended = time.monotonic()
         seen.append((began, ended - began))
-        # Paced, not a flood: what was missed while waiting is not made up for.
+        # Paced, not a flood: missed writes are not repeated.
         due = max(due + PERIOD, ended)
     sys.stdout.writelines(f"{began:.6f} {took:.6f}\n" for began, took in seen)
 

@@ -1,5 +1,5 @@
-"""The origin: Debian's nginx over a directory, plain, over TLS 1.3, and limited per connection. Owns the certificates,
-the objects, and reading the access log."""
+"""The origin: Debian's nginx over a directory, plain, over TLS 1.3, and limited per connection. Owns the
+certificates, the objects, and the access log."""
 
 import os
 import pathlib
@@ -7,11 +7,11 @@ import socket
 import subprocess
 import time
 
-from .measure import Failed, digest
+from .measure import ProgramFailed, digest
 from .world import PATH
 
 BUCKET = "bucket"
-# What one connection to the limited origin gives (bytes per second).
+# The rate of one connection to the limited origin (bytes per second).
 LIMIT = 40 << 20
 
 CONFIGURATION = """\
@@ -50,7 +50,7 @@ http {{
 """
 
 
-class Origin:
+class OriginServer:
     """A running nginx."""
 
     def __init__(self, bench):
@@ -65,7 +65,7 @@ class Origin:
         for _ in range(5):
             if self._start():
                 return self
-        raise Failed(f"nginx does not start: {(self.prefix / 'error.log').read_text()[-400:]}")
+        raise ProgramFailed(f"nginx does not start: {(self.prefix / 'error.log').read_text()[-400:]}")
 
     def __exit__(self, *_):
         # Its master ends the workers.
@@ -76,7 +76,7 @@ class Origin:
         self.http, self.https, self.limited = free_ports(3)
         (self.prefix / "nginx.conf").write_text(
             CONFIGURATION.format(
-                # As root the workers would otherwise become a user that may not read the work directory.
+                # As root the workers would otherwise run as a user without access to the work directory.
                 user="user root;" if os.geteuid() == 0 else "",
                 root=self.root,
                 http=self.http,
@@ -89,7 +89,7 @@ class Origin:
         try:
             self.process = subprocess.Popen(command, env={"PATH": PATH}, stderr=subprocess.DEVNULL)
         except FileNotFoundError as error:
-            raise Failed("nginx is not installed (Debian: nginx-light)") from error
+            raise ProgramFailed("nginx is not installed (Debian: nginx-light)") from error
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
@@ -111,7 +111,7 @@ class Origin:
         return f"{self.endpoint(scheme)}/{BUCKET}/{key}"
 
     def object(self, key, size):
-        """Makes an object of random bytes, and reads it, so that nobody waits for the disk. Returns its digest."""
+        """Creates an object of random bytes and reads it into the page cache. Returns its digest."""
         path = self.path(key)
         with open(path, "wb") as file:
             left = size
@@ -125,18 +125,18 @@ class Origin:
         return self.root / BUCKET / key
 
     def remove(self, *keys):
-        """Removes objects: the disk is bounded."""
+        """Removes objects, because the disk is bounded."""
         for key in keys:
             self.path(key).unlink(missing_ok=True)
 
     def mark(self):
-        """Now, in the access log."""
+        """The current position in the access log."""
         return (self.prefix / "access.log").stat().st_size
 
     def since(self, mark, key):
-        """What was asked since the mark: answers that carried bytes of the object, their bytes, and other requests."""
+        """The requests since the mark: responses with bytes of the object, their bytes, and other requests."""
         log = self.prefix / "access.log"
-        # nginx writes a line when an answer has ended, which may be just after the client has.
+        # nginx writes a line at the end of a response, which may be just after the client has finished.
         seen = -1
         while seen != (seen := log.stat().st_size):
             time.sleep(0.1)
@@ -153,7 +153,7 @@ class Origin:
 
 
 def free_ports(count):
-    """Ports nobody listens on at this moment."""
+    """Ports that were free a moment ago."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
@@ -162,7 +162,8 @@ def free_ports(count):
 
 
 def certificates(place, bench):
-    """A certificate authority and a leaf. A self-signed leaf would not do: rustls refuses one that is an authority."""
+    """A certificate authority and a leaf. A self-signed leaf would not do: rustls rejects one that is an
+    authority."""
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     (place / "leaf.ext").write_text(
         "basicConstraints=critical,CA:FALSE\n"
@@ -180,4 +181,4 @@ def certificates(place, bench):
     ):
         made = subprocess.run(["openssl", *command], cwd=place, env=bench.env(), capture_output=True, text=True)
         if made.returncode:
-            raise Failed(f"openssl {command[0]} failed: {made.stderr.strip()[-300:]}")
+            raise ProgramFailed(f"openssl {command[0]} failed: {made.stderr.strip()[-300:]}")

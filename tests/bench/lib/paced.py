@@ -1,5 +1,5 @@
-"""Parts 2 and 3: what a gateway holds, idle, with a thousand connections and after a burst of unfinished heads, and how
-much later than the API it answers when it is asked 500 times a second."""
+"""Parts 2 and 3: the memory of a gateway, idle, with a thousand connections and after a burst of unfinished heads,
+and the latency it adds to the API at 500 requests a second."""
 
 import contextlib
 import resource
@@ -7,21 +7,21 @@ import socket
 import time
 
 from .gateways import ALL, AUTH, DIRECT, OURS, OURS_LOG, PLAIN
-from .measure import Failed, median, quantile, values
-from .report import Section, megabytes, number
+from .measure import ProgramFailed, median, quantile, values
+from .report import ReportSection, megabytes, number
 from .saturation import contenders, h2load
 
 IDLE, CROWDED = 5e6, 12e6
 CROWD = 1000
-# Connections with an unfinished head of so many bytes, and the time in which what they took is to be given back.
+# Connections with an unfinished head of so many bytes, and the time in which their memory must be freed.
 BURST, HEAD, BACK = 4000, 15_000, 30
 CLIENTS, RATE = 10, 50
-# What is open for this long without a request is put aside by those who do that.
+# Connections idle for this long have released their buffers, where a program does that.
 SETTLE = 4
 
 
 def measure_memory(bench):
-    """Part 2."""
+    """Measures part 2."""
     seconds = bench.pick(20, 3)
     raw = {"seconds": seconds, "kinds": {}}
     with contenders(bench) as (_, running):
@@ -50,7 +50,8 @@ def measure_memory(bench):
 
 
 def measure_burst(bench):
-    """What a burst of unfinished heads takes, and what is left of it: processes of their own, each after 100 requests."""
+    """Measures the memory of a burst of unfinished heads and what remains of it: separate processes, each after 100
+    requests."""
     raw = {"kinds": {}}
     count = bench.pick(BURST, 400)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -72,7 +73,7 @@ def measure_burst(bench):
 
 @contextlib.contextmanager
 def unfinished(one, count):
-    """As many connections at once, each with a head that has no end."""
+    """Opens that many connections, each with an unfinished head."""
     with contextlib.ExitStack() as stack:
         line = b"X-Filler: " + b"x" * 180 + b"\r\n"
         head = (f"GET {one.path} HTTP/1.1\r\nHost: localhost\r\n".encode() + line * (HEAD // len(line) + 1))[:HEAD]
@@ -84,7 +85,7 @@ def unfinished(one, count):
 
 @contextlib.contextmanager
 def crowd(one):
-    """As many connections at once, each of which has had an answer and stays."""
+    """Opens that many connections, each with one response, and keeps them."""
     with contextlib.ExitStack() as stack:
         request = f"GET {one.path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         made = []
@@ -94,17 +95,17 @@ def crowd(one):
             connection.sendall(request)
         for connection in made:
             if not connection.recv(65536).startswith(b"HTTP/1.1 200 "):
-                raise Failed(f"{one.command[3]} does not answer {CROWD} connections")
+                raise ProgramFailed(f"{one.command[3]} does not answer {CROWD} connections")
         yield
 
 
 def report_memory(raw):
-    """Part 2, for people."""
-    section = Section("2. Memory")
+    """Reports part 2."""
+    section = ReportSection("2. Memory")
     section.text(
         f"The proportional share (PSS) of all processes: {SETTLE} s after 100 requests; with {CROWD:,} connections that had "
         f"one request each, all at once, {SETTLE} s before; and after those are closed. Wake-ups are voluntary context "
-        f"switches in {raw['seconds']} s in which nobody asks."
+        f"switches in {raw['seconds']} s without requests."
     )
     rows = []
     for kind, found in raw["kinds"].items():
@@ -127,7 +128,7 @@ def report_memory(raw):
 
 
 def report_burst(section, raw):
-    """The memory of a burst, for people."""
+    """Reports the memory of a burst."""
     section.text(
         f"A burst of unfinished heads: {raw['count']:,} connections, each with {HEAD:,} bytes of a head and no key, 1 s after the "
         f"last; and {BACK} s after they are closed."
@@ -144,7 +145,7 @@ def report_burst(section, raw):
 
 
 def measure_latency(bench):
-    """Part 3."""
+    """Measures part 3."""
     seconds = bench.pick(4, 1)
     with contenders(bench) as (server, running):
         log = bench.directory("latency") / "log"
@@ -186,10 +187,10 @@ def micros(samples):
 
 
 def report_latency(raw):
-    """Part 3, for people."""
-    section = Section("3. 500 requests a second")
+    """Reports part 3."""
+    section = ReportSection("3. 500 requests a second")
     section.text(
-        f"{CLIENTS} clients with {RATE} requests a second each (`h2load --rps`), timed by h2load. What is added is the median "
+        f"{CLIENTS} clients with {RATE} requests a second each (`h2load --rps`), timed by h2load. The added time is the median "
         "of the differences to the API itself within each round. The goal is the p99 that the plain nginx adds."
     )
     found, rows = raw["clients"], []

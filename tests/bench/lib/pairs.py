@@ -1,4 +1,4 @@
-"""Part 4: what a host really sees: 200 pairs of authproxy and proxy-healthcheck, each asked 20 times a second. Owns the
+"""Part 4: a realistic host: 200 pairs of authproxy and proxy-healthcheck, with 20 requests a second each. Owns the
 client, which keeps one connection to each."""
 
 import contextlib
@@ -6,11 +6,11 @@ import select
 import socket
 import time
 
-from .checkers import Running
+from .checkers import RunningServer
 from .ensemble import free_port
 from .gateways import AUTH, CHECKER, MEASURED, OURS, api, gateway, memcached, programs
-from .measure import Failed, median, ratio, values
-from .report import Section, megabytes
+from .measure import ProgramFailed, median, ratio, values
+from .report import ReportSection, megabytes
 from .saturation import micros, share
 
 PAIRS, MEMORY = 200, 300e6
@@ -18,14 +18,14 @@ RATE = 20
 
 
 def checker(bench, server_port):
-    """A proxy-healthcheck of a server, on the core of what is measured."""
+    """A proxy-healthcheck of a server, on the measured core."""
     port = free_port()
     command = ["taskset", "-c", MEASURED, programs(bench)[0][CHECKER], f"--port={port}", "--url=/private/stats/"]
-    return Running(bench, [*command, f"--test_port={server_port}"], port)
+    return RunningServer(bench, [*command, f"--test_port={server_port}"], port)
 
 
 def measure(bench):
-    """Part 4."""
+    """Measures part 4."""
     count, seconds = bench.pick(PAIRS, 10), bench.pick(10, 2)
     raw = {"count": count, "seconds": seconds}
     with contextlib.ExitStack() as stack:
@@ -67,8 +67,8 @@ def measure(bench):
 
 
 def herd(proxies, seconds):
-    """Asks each proxy `RATE` times a second, all evenly spread, over one connection each. Returns how many answers came,
-    how long it took, and how many questions could not be asked because the answer before was missing."""
+    """Sends each proxy `RATE` requests a second, evenly spread, over one connection each. Returns the number of
+    responses, the time, and the number of requests that were not sent because the previous response was missing."""
     with contextlib.ExitStack() as stack:
         poll = stack.enter_context(contextlib.closing(select.epoll()))
         connections, requests, waiting = {}, {}, set()
@@ -94,19 +94,19 @@ def herd(proxies, seconds):
             for number, _ in poll.poll(max(0, min(due - time.perf_counter(), 1)) if not waiting else 0.001):
                 answer = connections[number].recv(65536)
                 if not answer.startswith(b"HTTP/1.1 200 "):
-                    raise Failed(f"one of {len(proxies)} proxies answers {answer[:80]!r}")
-                # An answer of 200 bytes comes in one piece.
+                    raise ProgramFailed(f"one of {len(proxies)} proxies answers {answer[:80]!r}")
+                # A response of 200 bytes comes in one piece.
                 waiting.discard(number)
                 done += 1
             if now - began > seconds + 30:
-                raise Failed(f"{len(waiting)} of {len(proxies)} proxies do not answer")
+                raise ProgramFailed(f"{len(waiting)} of {len(proxies)} proxies do not answer")
         return done, time.perf_counter() - began, late
 
 
 def report(raw):
-    """Part 4, for people."""
+    """Reports part 4."""
     count = raw["count"]
-    section = Section(f"4. {count} pairs on one host")
+    section = ReportSection(f"4. {count} pairs on one host")
     section.text(
         f"{count} times `authproxy` and `proxy-healthcheck`, and as many nginx with `auth_request` beside them, each with "
         f"{RATE} requests a second over one connection; idle wake-ups are those of all pairs in {raw['seconds']} s."
@@ -146,5 +146,5 @@ def report(raw):
                 sum(values(found[kind], "late")),
             ]
         )
-    section.table(None, ["gateway", "CPU of a request", f"/ `{AUTH}`", "requests/s each", "not asked in time"], rows)
+    section.table(None, ["gateway", "CPU of a request", f"/ `{AUTH}`", "requests/s each", "not sent in time"], rows)
     return section

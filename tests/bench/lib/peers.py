@@ -1,12 +1,12 @@
-"""The programs we are measured against, and ours: finds them, installs what is missing below target/, and knows how
-each of them is asked for one object."""
+"""The peer programs and ours: finds them, installs missing ones below target/, and has the command of each for one
+object."""
 
 import os
 import pathlib
 import shutil
 import subprocess
 
-from .measure import Failed
+from .measure import ProgramFailed
 from .origin import BUCKET
 from .world import PATH
 
@@ -15,15 +15,15 @@ COMMANDS = {"s5cmd": "s5cmd", "aws": "awscli", "pex": "pex"}
 QUIET = ["--loglevel=error", "--keep-free=0"]
 
 
-class Peers:
-    """Where each program is. A peer that is not there is None."""
+class PeerPrograms:
+    """The path of each program. A missing peer is None."""
 
     def __init__(self, bench, directory):
         self.bench = bench
         self.s3cache, self.pexrun = (bench.target / "release" / name for name in OURS)
         self.outdated = build(bench, [self.s3cache, self.pexrun])
         places = [pathlib.Path(directory)] if directory else []
-        # A shim decides anew on every start which program it stands for, and the peer would be charged with that.
+        # A shim selects its program on every start, and the peer would be charged with that.
         places += [pathlib.Path(place) for place in os.get_exec_path() if not place.endswith("shims")]
         places.append(bench.store / "peers" / "bin")
         self.found = {command: find(command, places) for command in COMMANDS}
@@ -34,13 +34,13 @@ class Peers:
         self.found["curl"] = find("curl", [pathlib.Path(place) for place in PATH.split(":")])
 
     def need(self, command):
-        """The path of a peer; raises Failed when it could not be had."""
+        """The path of a peer; raises ProgramFailed when it is unavailable."""
         if not self.found[command]:
-            raise Failed(f"{command} is neither installed nor installable here")
+            raise ProgramFailed(f"{command} is neither installed nor installable here")
         return self.found[command]
 
     def versions(self):
-        """What each program says of itself."""
+        """The version that each program prints."""
         asked = {
             "s3cache": [self.s3cache, "--version"],
             "pexrun": [self.pexrun, "--version"],
@@ -69,7 +69,7 @@ class Peers:
         return lines[0].removeprefix("nginx version: ").split(" libcurl")[0] if lines else "says nothing of itself"
 
     def clients(self, origin, scheme, key, out, cache):
-        """Every way of getting one object to `out`: name -> (command, environment)."""
+        """Every command that fetches one object to `out`: name -> (command, environment)."""
         url, endpoint = origin.url(key, scheme), origin.endpoint(scheme)
         tls = scheme == "https"
         s3 = f"s3://{BUCKET}/{key}"
@@ -98,8 +98,8 @@ class Peers:
 
 
 def build(bench, programs):
-    """Builds our programs when one is missing. Returns the names of those that are older than their sources: somebody
-    may be measuring an earlier state on purpose, so they are not built again."""
+    """Builds our programs when one is missing. Returns the names of those that are older than their sources: an
+    earlier state may be measured on purpose, so they are not rebuilt."""
     if not all(path.exists() for path in programs):
         names = [path.name for path in programs]
         bench.say(f"building {' and '.join(names)}")
@@ -122,7 +122,7 @@ def find(command, places):
         if not (path.is_file() and os.access(path, os.X_OK)):
             continue
         if command == "s5cmd" and path.read_bytes()[:2] == b"#!":
-            # The Python package carries the Go program; the start of Python is no cost of s5cmd.
+            # The Python package carries the Go program; the start of Python is not a cost of s5cmd.
             natives = (place.parent / "lib").glob("python*/site-packages/s5cmd/**/s5cmd")
             path = next((native for native in natives if native.is_file()), path)
         return path
@@ -130,7 +130,7 @@ def find(command, places):
 
 
 def install(bench, packages):
-    """Installs peers into a virtual environment, as far as they can be had."""
+    """Installs peers into a virtual environment, as far as they are available."""
     venv = bench.store / "peers"
     python = shutil.which("python3", path=PATH) or "python3"
     bench.say(f"installing {', '.join(packages)} below target/")

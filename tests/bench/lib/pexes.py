@@ -1,6 +1,6 @@
-"""Part 6: what pexrun adds to the start of a pex, and what the shared PEX_ROOT saves in a fresh sandbox. Owns the pex
-that is started: `--venv prepend --sh-boot`, the fastest kind there is, so that pexrun's own cost shows, and one of many
-files whose program is the shell."""
+"""Part 6: what pexrun adds to the start of a pex, and what the shared PEX_ROOT saves in a fresh sandbox. Owns the
+started pex: `--venv prepend --sh-boot`, the fastest layout, so that pexrun's own cost shows, and one of many files
+whose program is the shell."""
 
 import hashlib
 import os
@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import zipfile
 
-from .measure import Failed, median, quantile, sample, values
-from .origin import Origin
+from .measure import ProgramFailed, median, quantile, sample, values
+from .origin import OriginServer
 from .peers import QUIET
-from .report import Section, milliseconds, number, quartiles, spread
+from .report import ReportSection, milliseconds, number, quartiles, spread
 from .warm import differences
 from .world import PATH, architecture
 
@@ -51,14 +51,15 @@ def build(bench, peers):
         options = ["--python", python, "-D", place, "-m", "mod", "--venv", "prepend", "--sh-boot", "-o", place / name]
         made = subprocess.run([peers.need("pex"), "six", *options], capture_output=True, text=True, cwd=place)
         if made.returncode:
-            raise Failed(f"pex cannot build: {(made.stderr or made.stdout).strip()[-300:]}")
+            raise ProgramFailed(f"pex cannot build: {(made.stderr or made.stdout).strip()[-300:]}")
         path.parent.mkdir(exist_ok=True)
         shutil.copy(place / name, path)
     return path
 
 
 def build_many(path):
-    """A pex by its zip directory, of FILES files, that a shell runs: Python's start would hide what a directory costs."""
+    """A pex, by its zip directory, of FILES files, run by a shell: Python's start would hide the cost of a
+    directory."""
     path.write_bytes(b"#!/bin/sh\necho ran with six\nexit\n")
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("PEX-INFO", "{}")
@@ -67,9 +68,9 @@ def build_many(path):
 
 
 def measure(bench, peers):
-    """Part 6."""
+    """Measures part 6."""
     pex = build(bench, peers)
-    with Origin(bench) as origin:
+    with OriginServer(bench) as origin:
         shutil.copy(pex, origin.path(pex.name))
         cache = bench.directory("cache")
         flags = [f"--repository={origin.url('')}", f"--cache-dir={cache}", *QUIET]
@@ -77,7 +78,7 @@ def measure(bench, peers):
 
         def checked(outcome, number):
             if not outcome["stdout"].startswith("ran with six"):
-                raise Failed(f"the program did not run: {outcome['stdout'][:100]!r}")
+                raise ProgramFailed(f"the program did not run: {outcome['stdout'][:100]!r}")
             return sample(outcome, round=number)
 
         checked(bench.run(command), 0)
@@ -85,14 +86,14 @@ def measure(bench, peers):
         root = cache / str(os.geteuid()) / "pex-root"
         checked(bench.run([blob], PEX_ROOT=root), 0)
         if not any(venv.name.encode() in pex.read_bytes() for venv in root.glob("venvs/*/*/*")):
-            raise Failed("the pex was built for another Python: remove pex below target/bench")
+            raise ProgramFailed("the pex was built for another Python: remove pex below target/bench")
         warm = bench.interleave(
             "pexrun, warm",
             bench.pick(200, 20),
             {
                 "pexrun": lambda number: checked(bench.run(command), number),
                 "exec": lambda number: checked(bench.run([blob], PEX_ROOT=root), number),
-                # All but becoming the program: on a noisy machine Python's start hides a few ms.
+                # Everything except the exec: on a noisy machine Python's start hides a few ms.
                 "which": lambda number: sample(bench.run([*command[:-2], "--which", *command[-2:]]), round=number),
                 "true": lambda number: sample(bench.run(["true"]), round=number),
             },
@@ -128,8 +129,8 @@ def measure(bench, peers):
 
 
 def report(raw):
-    """Part 6, for people."""
-    section = Section("6. pexrun")
+    """Reports part 6."""
+    section = ReportSection("6. pexrun")
     section.text(
         "`pexrun JOB HASH` of a cached pex (`pex six --venv prepend --sh-boot`, the kind that starts fastest) beside "
         "executing the same file directly. The difference is the median of the differences within each round."

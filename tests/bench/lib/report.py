@@ -1,5 +1,5 @@
-"""Turns raw results into RESULTS.md. Owns how figures, spreads and verdicts are written; what is measured, and against
-which budget, belongs to the parts."""
+"""Turns raw results into RESULTS.md. Owns the format of figures, spreads and verdicts; the parts decide what is
+measured, against which budget."""
 
 import re
 
@@ -9,7 +9,7 @@ UNITS = {"s": (1, "s", 2), "ms": (1000, "ms", 1), "MB": (1e-6, "MB", 1), "": (1,
 
 
 def number(value, unit):
-    """One figure with its unit."""
+    """Formats a figure with its unit."""
     if value is None:
         return "–"
     scale, suffix, digits = UNITS[unit]
@@ -26,7 +26,7 @@ def spread(samples, unit, middle=median):
 
 
 def quartiles(samples, unit):
-    """The median and, in brackets, the quartiles: for differences, whose extremes say nothing."""
+    """The median and, in brackets, the quartiles: for differences, whose extremes are meaningless."""
     if not samples:
         return "–"
     scale, _, digits = UNITS[unit]
@@ -41,27 +41,27 @@ def times(medians):
 
 
 def megabytes(value):
-    """Bytes as people buy them."""
+    """Formats bytes in decimal megabytes."""
     return number(value, "MB")
 
 
 def milliseconds(value):
-    """A time that is short."""
+    """Formats a short time."""
     return number(value, "ms")
 
 
-class Section:
+class ReportSection:
     """One part of the report."""
 
     def __init__(self, title):
         self.title, self.blocks, self.missed = title, [], []
 
     def text(self, text):
-        """A paragraph."""
+        """Adds a paragraph."""
         self.blocks.append(text)
 
     def table(self, title, columns, rows):
-        """A table, with a line above it."""
+        """Adds a table, with a line above it."""
         if title:
             self.blocks.append(f"**{title}**")
         lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
@@ -69,7 +69,7 @@ class Section:
         self.blocks.append("\n".join(lines))
 
     def check(self, what, value, limit, show, label=""):
-        """The verdict on a figure that may be at most `limit`; what misses it is listed at the end."""
+        """The verdict on a figure with an upper limit; a missed one is listed at the end."""
         label = f"{label} " if label else ""
         if value is None:
             self.missed.append(f"{what}: not measured, so not shown to keep {show(limit)}")
@@ -83,7 +83,7 @@ class Section:
         return f"{label}missed by {over}"
 
     def skipped(self, what, raw):
-        """Says that something was not measured, when it was not."""
+        """Reports that something was not measured."""
         if raw is not None and "skipped" not in raw:
             return False
         why = raw["skipped"] if raw else "not part of this run"
@@ -92,7 +92,7 @@ class Section:
         return True
 
     def failures(self, found):
-        """Why a client has no figures, or fewer than it should."""
+        """Why a client has no figures, or fewer than expected."""
         if not found["failures"]:
             return None
         done, failed = len(found["samples"]), len(found["failures"])
@@ -105,18 +105,18 @@ HEAD = """\
 
 Written by `{script}` on {date}. All figures of a table come from one run on one machine, with the clients in
 turn, in another order in each round. A figure is the median; in brackets are the smallest and the largest. Only ratios
-within one table mean anything elsewhere. MB are 10^6 bytes, MiB are 2^20.
+within one table are comparable across machines. MB are 10^6 bytes, MiB are 2^20.
 
 To reproduce: `{command}` (as root for the mounts and cgroups; `--help` lists the rest).
 """
 
 QUICK = """
-**This is a quick run**: small objects and few rounds. It shows that the benchmark works; its verdicts show nothing.
+**This is a quick run**: small objects and few rounds. It shows that the benchmark works; its verdicts are meaningless.
 """
 
 
 def render(title, script, results, sections):
-    """All that one script has to say: a chapter of the page."""
+    """Renders the chapter of one script."""
     command = script + (" --quick" if results["quick"] else "")
     text = [HEAD.format(title=title, script=script, date=results["date"], command=command)]
     if results["quick"]:
@@ -135,13 +135,13 @@ def render(title, script, results, sections):
             f"{made['load']}."
         )
         missed += [f"* {section.title.split('.')[0]}: {line}" for line in section.missed]
-    text.append("\n## What did not reach its budget\n")
-    text.append("\n".join(missed) if missed else "Everything did.")
+    text.append("\n## Missed budgets\n")
+    text.append("\n".join(missed) if missed else "None.")
     return "\n".join(text) + "\n"
 
 
 def put(page, chapter):
-    """Writes a chapter into the page, in place of the one with the same title."""
+    """Replaces the chapter with the same title in the page."""
     title = chapter.partition("\n")[0]
     old = page.read_text() if page.exists() else ""
     chapters = re.split(r"^(?=# )", old, flags=re.M)

@@ -1,20 +1,20 @@
-"""Parts 1 and 2: a checker that stays: its size, its memory, its threads, how often it wakes up while nobody asks; and
-what a check costs and how much later than the server it answers."""
+"""Parts 1 and 2: a resident checker: its size, memory, threads, and idle wake-ups; and the cost of a check, with the
+latency it adds to the server's."""
 
 import contextlib
 import time
 
 from . import sizes
-from .checkers import DIRECT, LOG, NGINX, PROXY, PYTHON, Running, ask, checker, plugin, programs, server
+from .checkers import DIRECT, LOG, NGINX, PROXY, PYTHON, RunningServer, ask, checker, plugin, programs, server
 from .ensemble import free_port
-from .measure import Failed, median, quantile, ratio, sample, values
-from .report import Section, megabytes, milliseconds, number, spread
+from .measure import ProgramFailed, median, quantile, ratio, sample, values
+from .report import ReportSection, megabytes, milliseconds, number, spread
 from .world import measured
 
 SIZE, RESIDENT, CPU, ADDED = 2e6, 3.5e6, 0.0001, 0.0002
 CROWD, PAIRS = 200, 300e6
 KINDS = (PROXY, NGINX, PYTHON)
-# Checks a second: a busy host has a hundred tasks that are asked every few seconds.
+# Checks a second: a busy host has a hundred tasks that are checked every few seconds.
 RATE = 100
 
 
@@ -24,11 +24,11 @@ def watcher(bench):
     log.write_text('{"message": "up"}\n')
     port = free_port()
     command = [programs(bench)[0][LOG], f"--port={port}", "--file", log, "--line-pattern={", "--freshness=1h"]
-    return Running(bench, [*command, f"--state-file={log}.state"], port)
+    return RunningServer(bench, [*command, f"--state-file={log}.state"], port)
 
 
 def measure_idle(bench):
-    """Part 1."""
+    """Measures part 1."""
     seconds = bench.pick(20, 2)
     paths, _ = programs(bench)
     raw = {"seconds": seconds, "sizes": {name: sizes.size(path) for name, path in paths.items()}, "kinds": {}}
@@ -53,7 +53,7 @@ def measure_idle(bench):
 
 
 def crowd(bench):
-    """The memory of many proxy-healthchecks on one host, each asked a few times."""
+    """The memory of many proxy-healthchecks on one host, each checked a few times."""
     count = bench.pick(CROWD, 10)
     with contextlib.ExitStack() as stack:
         checked = stack.enter_context(server(bench))
@@ -65,8 +65,8 @@ def crowd(bench):
 
 
 def report_idle(raw):
-    """Part 1, for people."""
-    section = Section("1. A checker that stays")
+    """Reports part 1."""
+    section = ReportSection("1. A resident checker")
     rows = []
     for name, found in raw["sizes"].items():
         stripped = "" if found["stripped"] else " (with symbols)"
@@ -74,7 +74,7 @@ def report_idle(raw):
         rows.append([f"`{name}`", megabytes(found["bytes"]) + stripped, "<= 2 MB", verdict])
     section.table("Binaries", ["program", "size", "budget", "verdict"], rows)
     section.text(
-        f"Each after a hundred checks, then {raw['seconds']} s in which nobody asks. Wake-ups are voluntary context "
+        f"Each after a hundred checks, then {raw['seconds']} s without requests. Wake-ups are voluntary context "
         "switches of all its threads. nginx is a master and one worker; Python is an HTTP server with a thread for "
         "each request, as hacheck is."
     )
@@ -95,13 +95,13 @@ def report_idle(raw):
     if not section.skipped("Many on one host", found):
         section.text(
             f"{found['count']} `proxy-healthcheck`s on one host: {megabytes(found['pss'])} PSS in all, "
-            f"{megabytes(found['pss'] / found['count'])} each (200 pairs with authproxy may have {megabytes(PAIRS)})."
+            f"{megabytes(found['pss'] / found['count'])} each (budget of 200 pairs with authproxy: {megabytes(PAIRS)})."
         )
     return section
 
 
 def measure_checks(bench):
-    """Part 2."""
+    """Measures part 2."""
     seconds = bench.pick(3, 0.5)
     with contextlib.ExitStack() as stack:
         checked = stack.enter_context(server(bench))
@@ -118,7 +118,7 @@ def measure_checks(bench):
                     due += 1 / RATE
                     answer, wall = ask(one.port, path)
                     if b" 200 " not in answer.split(b"\r\n")[0]:
-                        raise Failed(f"answers {answer[:80]!r}")
+                        raise ProgramFailed(f"answers {answer[:80]!r}")
                     took.append(wall)
                 each = (one.cpu() - cpu) / len(took)
                 p99 = quantile(took, 0.99)
@@ -129,7 +129,7 @@ def measure_checks(bench):
         clients = {kind: paced(kind) for kind in (DIRECT, *running)}
         raw = {"rate": RATE, "clients": bench.interleave("checks", bench.rounds, clients)}
         for found in raw["clients"].values():
-            # One p99 of all checks says more than ten of a hundred each.
+            # One p99 of all checks is more reliable than ten of a hundred each.
             found["all"] = quantile([wall for one in found["samples"] for wall in one.pop("took")], 0.99)
         raw["plugin"] = measured(bench, lambda bench: plugin_rounds(bench, checked.port))
     return raw
@@ -149,12 +149,12 @@ def added(found, kind, name):
 
 
 def report_checks(raw):
-    """Part 2, for people."""
-    section = Section("2. A check over HTTP")
+    """Reports part 2."""
+    section = ReportSection("2. A check over HTTP")
     section.text(
         f"{raw['rate']} checks a second, each over a connection of its own, by one Python client. The server is an "
         "nginx that returns a constant, and the log one that was written to just now. CPU is that of the checker alone "
-        "(the clocks of its processes). What is added is the median of the differences to the server itself within "
+        "(the clocks of its processes). The added time is the median of the differences to the server itself within "
         "each round; the last p99 is of all rounds together."
     )
     found = raw["clients"]
@@ -185,7 +185,7 @@ def report_checks(raw):
                 verdicts,
             ]
         )
-    columns = ["who answers", "CPU of a check", "/ Python", "p50", "p99", "p50 added", "p99 added", "p99 of all"]
+    columns = ["responder", "CPU of a check", "/ Python", "p50", "p99", "p50 added", "p99 added", "p99 of all"]
     section.table(None, [*columns, "budget", "verdict"], rows)
     found = raw["plugin"]
     if not section.skipped("Nagios' check_http", found):
@@ -198,7 +198,7 @@ def report_checks(raw):
 
 
 def thousandths(value):
-    """A time that is shorter than a millisecond."""
+    """A time shorter than a millisecond."""
     return f"{value * 1000:.3f} ms"
 
 

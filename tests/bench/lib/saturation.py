@@ -1,5 +1,5 @@
-"""Part 1: what a request with a known key costs each gateway that is never idle: CPU, how many there are a second,
-system calls, allocations."""
+"""Part 1: the cost of a request with a known key for each gateway at full load: CPU, requests per second, system
+calls, allocations."""
 
 import contextlib
 import re
@@ -11,29 +11,29 @@ from .checkers import ask
 from .ensemble import free_port
 from .gateways import ALL, AUTH, AUTH_LOG, AUTHPROXY, KEY, OTHERS, OURS, OURS_LOG, PLAIN
 from .gateways import api, flags, gateway, memcached, need, programs
-from .measure import Failed, median, ratio, stop, values
-from .report import Section
-from .world import PATH, Skipped, measured
+from .measure import ProgramFailed, median, ratio, stop, values
+from .report import ReportSection
+from .world import PATH, MeasurementSkipped, measured
 
 CPU, CPU_LOG, CALLS, ALLOCATIONS = 0.80, 0.90, 4.3, 12
 CONNECTIONS = 64
 
 
 def h2load(bench, url, *more):
-    """A run of h2load on the core of the others; raises Failed unless every request was answered with 2xx."""
+    """Runs h2load on the other core; raises ProgramFailed unless every response is 2xx."""
     command = ["taskset", "-c", OTHERS, need("h2load"), "--h1", "-t", "1", *map(str, more), url]
     said = subprocess.run(command, env=bench.env(), capture_output=True, text=True, timeout=900).stdout
     counts = re.search(r"requests: (\d+) total, .* (\d+) succeeded", said)
     good = re.search(r"status codes: (\d+) 2xx", said)
     wall = re.search(r"finished in ([\d.]+)(us|ms|s),", said)
     if not (counts and good and wall and counts[1] == counts[2] == good[1]):
-        raise Failed(f"h2load: {' '.join(said.split())[-300:]}")
+        raise ProgramFailed(f"h2load: {' '.join(said.split())[-300:]}")
     return {"requests": int(counts[1]), "wall": float(wall[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1}[wall[2]]}
 
 
 @contextlib.contextmanager
 def contenders(bench, kinds=ALL):
-    """All gateways in front of one API, each of which has refused a request without a key, unless it checks none."""
+    """All gateways in front of one API, each of which has denied a request without a key, unless it checks none."""
     with contextlib.ExitStack() as stack:
         server, cache = stack.enter_context(api(bench)), stack.enter_context(memcached(bench))
         running = {kind: stack.enter_context(gateway(bench, kind, server.port, cache)) for kind in kinds}
@@ -44,7 +44,7 @@ def contenders(bench, kinds=ALL):
 
 
 def measure(bench):
-    """Part 1."""
+    """Measures part 1."""
     count = bench.pick(30_000, 2_000)
     with contenders(bench) as (_, running):
 
@@ -70,43 +70,43 @@ def measure(bench):
 
 
 def calls(bench, one):
-    """System calls of one request, those of connecting included."""
+    """System calls of one request, including those of connecting."""
     strace, count = need("strace"), bench.pick(20_000, 2_000)
     out = bench.directory("calls") / "calls"
     pids = [word for pid in one.pids() for word in ("-p", str(pid))]
     tracer = subprocess.Popen([strace, "-f", "-c", "-o", out, *pids], stderr=subprocess.PIPE, text=True)
     try:
-        # It says so once for each process, and counts from then on.
+        # It reports each process once, and counts from then on.
         for _ in one.pids():
             tracer.stderr.readline()
         h2load(bench, one.url(), "-n", count, "-c", CONNECTIONS)
     finally:
-        # A tracer that is interrupted writes what it counted, and lets go.
+        # An interrupted tracer writes its counts, and detaches.
         tracer.send_signal(2)
         tracer.wait(timeout=20)
     total = re.search(r"^100\.00\s+\S+\s+\S*?\s+(\d+)\s+(?:\d+\s+)?total$", out.read_text(), re.M)
     if not total:
-        raise Failed(f"strace: {out.read_text()[-200:]}")
+        raise ProgramFailed(f"strace: {out.read_text()[-200:]}")
     rows = re.findall(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", out.read_text(), re.M)
     most = {name: int(number) / count for number, name in rows if int(number) > count / 100 and name != "total"}
     return {"each": int(total[1]) / count, "most": most}
 
 
 def allocations(bench):
-    """Allocations of one request: valgrind counts those of a whole life, and a longer one has that many more."""
+    """Allocations of one request: valgrind counts those of a whole process, and a longer run has that many more."""
     few, many = 500, 2_500
     with contextlib.ExitStack() as stack:
         server, cache = stack.enter_context(api(bench)), stack.enter_context(memcached(bench))
         lives = [life(bench, server.port, cache, count) for count in (few, many)]
     if lives[0] == lives[1]:
-        raise Skipped("valgrind does not see those of jemalloc")
+        raise MeasurementSkipped("valgrind does not see those of jemalloc")
     return {"each": (lives[1] - lives[0]) / (many - few)}
 
 
 def life(bench, api_port, cache_port, count):
-    """How often authproxy allocates from its start to its end, with so many requests over one connection."""
+    """How often authproxy allocates from start to exit, with so many requests over one connection."""
     if not (valgrind := shutil.which("valgrind", path=PATH)):
-        raise Skipped("valgrind is not installed (Debian: valgrind)")
+        raise MeasurementSkipped("valgrind is not installed (Debian: valgrind)")
     port = free_port()
     log = bench.directory("valgrind") / "log"
     command = [valgrind, "--leak-check=no", f"--log-file={log}", programs(bench)[0][AUTHPROXY]]
@@ -119,19 +119,19 @@ def life(bench, api_port, cache_port, count):
                 if b" 200 " in ask(port, f"/toppages/?apikey={KEY}")[0].split(b"\r\n")[0]:
                     break
             if process.poll() is not None or time.monotonic() > end:
-                raise Failed("authproxy does not serve under valgrind")
+                raise ProgramFailed("authproxy does not serve under valgrind")
             time.sleep(0.05)
         h2load(bench, f"http://127.0.0.1:{port}/toppages/?apikey={KEY}", "-n", count, "-c", 1)
     finally:
         stop(process)
     total = re.search(r"total heap usage: ([\d,]+) allocs", log.read_text())
     if not total:
-        raise Failed(f"valgrind: {log.read_text()[-200:]}")
+        raise ProgramFailed(f"valgrind: {log.read_text()[-200:]}")
     return int(total[1].replace(",", ""))
 
 
 def compared(found, ours, theirs):
-    """The median of the ratios of CPU within each round: what slows a round slows both."""
+    """The median of the CPU ratios within each round: a disturbance of a round affects both."""
     peer = {one["round"]: one["cpu"] for one in found[theirs]["samples"]}
     return median([one["cpu"] / peer[one["round"]] for one in found[ours]["samples"] if one["round"] in peer])
 
@@ -144,18 +144,18 @@ def micros(samples):
 
 
 def share(value):
-    """A ratio."""
+    """Formats a ratio."""
     return "–" if value is None else f"{value:.2f}x"
 
 
 def report(raw):
-    """Part 1, for people."""
-    section = Section("1. A request with a known key")
+    """Reports part 1."""
+    section = ReportSection("1. A request with a known key")
     section.text(
-        f"{raw['count']:,} requests a round over {CONNECTIONS} connections that stay, by h2load; an answer is 200 bytes of "
-        "JSON from an nginx. What is measured has one core to itself, h2load and the nginx behind share the other. The key "
-        "is one of 1,000, in the query; every gateway knows its verdict already. `authproxy` has everything on: a right, "
-        "memcached as the second level, trusted proxies, metrics, the framing gate; the nginx that checks keys does so "
+        f"{raw['count']:,} requests a round over {CONNECTIONS} keep-alive connections, by h2load; a response is 200 bytes of "
+        "JSON from an nginx. The measured gateway has a core of its own, h2load and the nginx behind share the other. The key "
+        "is one of 1,000, in the query; every gateway has its decision cached. `authproxy` has everything on: a right, "
+        "memcached as the second level, trusted proxies, metrics, request validation; the nginx that checks keys does so "
         "with `auth_request` and `proxy_cache`. CPU is the time of all threads on a processor; its ratios are medians "
         "of the ratios within each round."
     )

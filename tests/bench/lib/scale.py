@@ -6,11 +6,11 @@ import shutil
 import subprocess
 import time
 
-from .ensemble import Ensemble, free_port
-from .followers import SYNAPSE, Follower, available
-from .front import Front
-from .measure import Failed, median
-from .report import Section, megabytes, milliseconds, number, spread
+from .ensemble import ZookeeperEnsemble, free_port
+from .followers import SYNAPSE, FollowerProcess, available
+from .front import HaproxyFront
+from .measure import ProgramFailed, median
+from .report import ReportSection, megabytes, milliseconds, number, spread
 from .world import measured
 
 HOOK = "bench_synapse"
@@ -28,7 +28,7 @@ REFERENCE = {"parse": "4.3 s", "full": "3.7 s", "single": "1.0 s", "most": "328 
 
 
 def measure(bench):
-    """Part 3."""
+    """Measures part 3."""
     return {
         "render": measured(bench, render),
         "idle": measured(bench, idle),
@@ -52,7 +52,7 @@ def render(bench):
     hook = bench.target / "release" / HOOK
     command = ["cargo", "build", "--release", "-p", "hostkit-tests", "--features", "bench", "--bin", HOOK]
     if subprocess.run(command, cwd=bench.repo).returncode:
-        raise Failed(f"{HOOK} cannot be built")
+        raise ProgramFailed(f"{HOOK} cannot be built")
     place = bench.directory("render")
     order = place / "synapse.json"
     # In lines, as people and programs write it.
@@ -76,7 +76,7 @@ def static(bench):
 
 
 def member(bench, service, shard):
-    """An endpoint that nothing else has: hosts have fifty tasks each, and a service no two on one."""
+    """A unique endpoint: hosts have fifty tasks each, and a service no two on one."""
     at = service * members_of(bench) + shard
     hosts = max(1, services_of(bench) * members_of(bench) // TASKS)
     number = at % hosts
@@ -87,30 +87,30 @@ def idle(bench):
     """Resident bytes with two services of two members each."""
     available(bench, SYNAPSE)
     services = {name: {"port": free_port(), "options": "", "probe": "none", "slots": 8} for name in ("one", "two")}
-    with Ensemble(bench) as ensemble, Front(bench) as front:
+    with ZookeeperEnsemble(bench) as ensemble, HaproxyFront(bench) as front:
         ensemble.create(services)
         ensemble.fill((name, *member(bench, 0, shard), shard) for name in services for shard in range(2))
-        with Follower(bench, SYNAPSE, ensemble, front, services) as follower:
+        with FollowerProcess(bench, SYNAPSE, ensemble, front, services) as follower:
             follower.until("both services", lambda: len(front.live("two")) == 2, pause=0.05)
             time.sleep(bench.pick(10, 1))
             return follower.memory()
 
 
 def sync(bench):
-    """Seconds from the start until the file holds all members; requests to ZooKeeper; memory. HAProxy is not driven:
-    it would need more of the machine than all of this."""
+    """Seconds from the start until the file holds all members; requests to ZooKeeper; memory. HAProxy is not
+    controlled: it would need more of the machine than all of this."""
     available(bench, SYNAPSE)
     names = [f"service{at}" for at in range(services_of(bench))]
     services = {name: {"port": 10000 + at, "options": "", "probe": "none"} for at, name in enumerate(names)}
     count = len(names) * members_of(bench)
-    with Ensemble(bench) as ensemble, Front(bench) as front:
+    with ZookeeperEnsemble(bench) as ensemble, HaproxyFront(bench) as front:
         bench.say(f"  announcing {count} members")
         ensemble.create(services)
         shards = range(members_of(bench))
         ensemble.fill((name, *member(bench, at, shard), shard) for at, name in enumerate(names) for shard in shards)
         packets, began = ensemble.packets(), time.perf_counter()
         away = {"do_socket": False, "do_reloads": False}
-        with Follower(bench, SYNAPSE, ensemble, front, services, **away) as follower:
+        with FollowerProcess(bench, SYNAPSE, ensemble, front, services, **away) as follower:
             done = follower.until("all members", lambda: written(front.config) >= count, limit=120, pause=0.02)
             packets = ensemble.packets() - packets
             time.sleep(bench.pick(10, 1))
@@ -124,7 +124,7 @@ def sync(bench):
                 "seconds": done - began,
                 "packets": packets,
                 "change": seen - began_change,
-                # Less our own.
+                # Without our own.
                 "change_packets": ensemble.packets() - again - 1,
                 "file": front.config.stat().st_size,
                 **changed,
@@ -132,13 +132,13 @@ def sync(bench):
 
 
 def written(path):
-    """How many members a configuration has: their addresses are in a network of their own."""
+    """The number of members in a configuration: their addresses are in a network of their own."""
     return path.read_bytes().count(b" 10.")
 
 
 def report(raw):
-    """Part 3, for people."""
-    section = Section(f"3. {raw['services']:,} services with {raw['members']} members each")
+    """Reports part 3."""
+    section = ReportSection(f"3. {raw['services']:,} services with {raw['members']} members each")
     section.text(
         "In process, from a list of members in the configuration; `sync` follows as many znodes of a real ZooKeeper. "
         "The column on the right is from the reference, **not this run**: Synapse 0.18.9 on another day."

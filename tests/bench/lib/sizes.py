@@ -1,8 +1,8 @@
-"""Part 8: how large the programs are."""
+"""Part 8: the size of the programs."""
 
 import struct
 
-from .report import Section, megabytes
+from .report import ReportSection, megabytes
 
 LIMIT = 10e6
 # SHT_SYMTAB of elf(5).
@@ -10,12 +10,12 @@ SYMBOL_TABLE = 2
 
 
 def measure(bench, peers):
-    """Part 8."""
+    """Measures part 8."""
     found = {}
     for path in (peers.s3cache, peers.pexrun):
         found[path.name] = size(path)
         if not found[path.name]["stripped"]:
-            # Built with symbols, for a profiler: what would be installed is smaller.
+            # Built with symbols for a profiler: the installed one is smaller.
             copy = bench.work / path.name
             bench.run(["strip", "-s", "-o", copy, path])
             found[path.name] |= {"bytes": copy.stat().st_size}
@@ -23,7 +23,7 @@ def measure(bench, peers):
 
 
 def size(path):
-    """The length of a program, and whether it is stripped: whether none of its ELF sections is a table of symbols."""
+    """The length of a program, and whether it is stripped: whether none of its ELF sections is a symbol table."""
     content = path.read_bytes()
     (sections,) = struct.unpack_from("<Q", content, 0x28)
     length, count = struct.unpack_from("<HH", content, 0x3A)
@@ -32,9 +32,9 @@ def size(path):
 
 
 def report(raw):
-    """Part 8, for people."""
-    section = Section("8. Binaries")
-    section.text("Release builds. The budget is that of `s3cache`; `pexrun` holds the same client and is held to it.")
+    """Reports part 8."""
+    section = ReportSection("8. Binaries")
+    section.text("Release builds. The budget is that of `s3cache`; `pexrun` contains the same client and has the same budget.")
     rows = [
         [
             f"`{name}`",

@@ -6,20 +6,20 @@ import shutil
 from . import scale, sizes
 from .followers import SYNAPSE, available, program
 from .measure import median, sample, values
-from .report import Section, megabytes, milliseconds, spread
+from .report import ReportSection, megabytes, milliseconds, spread
 
 SIZE, HELP, CHECK = 4e6, 0.010, 0.100
 
 
 def measure(bench):
-    """Part 5."""
+    """Measures part 5."""
     available(bench, SYNAPSE)
     binary, _ = program(bench)
     place = bench.directory("starts")
     order = place / "synapse.json"
     found = scale.static(bench)
     for service in found["services"].values():
-        # A thousand services, and not their members: those are elsewhere in practice.
+        # A thousand services without their members: those are elsewhere in practice.
         del service["default_servers"][2:]
     order.write_text(json.dumps(found))
     peer = shutil.which("true")
@@ -34,9 +34,9 @@ def measure(bench):
 
 
 def report(raw):
-    """Part 5, for people."""
-    section = Section("5. Start, check, size")
-    section.text("Beside starting `true` in the same way, the least that this way of measuring can show.")
+    """Reports part 5."""
+    section = ReportSection("5. Start, check, size")
+    section.text("Compared with starting `true` in the same way, the lower bound of this measurement.")
     words = {
         "help": ("`synapse --help`", HELP, "<= 10 ms"),
         "check": (f"`synapse --check`, {raw['services']:,} services", CHECK, "<= 100 ms"),

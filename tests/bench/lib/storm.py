@@ -1,5 +1,5 @@
-"""Part 4: members that come and go, hundreds of them every second for a minute. Owns the storm, and what is looked at
-while it blows and after it."""
+"""Part 4: members that join and leave, hundreds a second for a minute. Owns the storm, and the observations during
+and after it."""
 
 import collections
 import contextlib
@@ -7,11 +7,11 @@ import socket
 import threading
 import time
 
-from .ensemble import Ensemble, free_port
-from .followers import RELOAD, SYNAPSE, Follower, available
-from .front import Front
-from .measure import Failed
-from .report import Section, milliseconds, number
+from .ensemble import ZookeeperEnsemble, free_port
+from .followers import RELOAD, SYNAPSE, FollowerProcess, available
+from .front import HaproxyFront
+from .measure import ProgramFailed
+from .report import ReportSection, milliseconds, number
 from .world import measured
 
 RATE = 500
@@ -22,27 +22,27 @@ LIMITS = {"cpu": 0.05, "batches": 10, "converged": 0.1}
 
 
 def measure(bench):
-    """Part 4."""
+    """Measures part 4."""
     return {kind: measured(bench, lambda bench, kind=kind: follow(bench, kind)) for kind in (SYNAPSE, RELOAD)}
 
 
 def follow(bench, kind):
-    """What one follower does in the storm."""
+    """Measures one follower in the storm."""
     available(bench, kind)
     lasts = bench.pick(60, 3)
     names = [f"service{at}" for at in range(SERVICES)]
     services = {name: {"port": free_port(), "options": "", "slots": 32} for name in names}
-    with Ensemble(bench) as ensemble, Front(bench) as front, contextlib.ExitStack() as stack:
+    with ZookeeperEnsemble(bench) as ensemble, HaproxyFront(bench) as front, contextlib.ExitStack() as stack:
         ensemble.create(services)
         # Endpoints to choose from: all of them listen, so that probing does not decide when it is over.
         pool = []
         for _ in range(8 * SERVICES):
             pool.append(stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024)))
-        # Probes fill the queues of sockets that nobody accepts from.
+        # Probes fill the backlogs of sockets that never accept.
         halt = threading.Event()
         threading.Thread(target=drain, args=(pool, halt), daemon=True).start()
         stack.callback(halt.set)
-        follower = stack.enter_context(Follower(bench, kind, ensemble, front, services))
+        follower = stack.enter_context(FollowerProcess(bench, kind, ensemble, front, services))
         follower.until("the first configuration", lambda: all_bound(services), pause=0.05)
         used, batches, before = follower.cpu(), follower.metric(BATCHES), front.loaded()
         began = time.monotonic()
@@ -77,7 +77,7 @@ def socket_open(port):
 
 
 def drain(pool, halt):
-    """Accepts and closes what probes open."""
+    """Accepts and closes the connections of probes."""
     for one in pool:
         one.setblocking(False)
     while not halt.wait(0.05):
@@ -88,7 +88,8 @@ def drain(pool, halt):
 
 
 def blow(bench, ensemble, names, pool, lasts):
-    """Makes changes at the rate; what stands afterwards, {service: [(endpoint, path)]}, and how many they were."""
+    """Makes changes at the rate; returns the final state, {service: [(endpoint, path)]}, and the number of
+    changes."""
     standing, free = collections.defaultdict(list), {name: [] for name in names}
     for at, one in enumerate(pool):
         free[names[at % len(names)]].append(one.getsockname())
@@ -107,7 +108,7 @@ def blow(bench, ensemble, names, pool, lasts):
         else:
             address, made = there.pop(bench.random.randrange(len(there)))
             rest.append(address)
-            # Its name is known only when it was created.
+            # Its name is known only after creation.
             pending.append(ensemble.client.delete_async(made.get(timeout=30)))
         changes += 1
         if len(pending) > RATE:
@@ -115,16 +116,16 @@ def blow(bench, ensemble, names, pool, lasts):
     for promise in pending:
         promise.get(timeout=30)
     if changes < 0.9 * RATE * lasts:
-        raise Failed(f"the storm made {changes} changes instead of {RATE * lasts}: the machine is too slow for it")
+        raise ProgramFailed(f"the storm made {changes} changes instead of {RATE * lasts}: the machine is too slow for it")
     return {name: [(f"{host}:{port}", made) for (host, port), made in there] for name, there in standing.items()}, changes
 
 
 def report(raw):
-    """Part 4, for people."""
-    section = Section("4. 500 changes a second")
+    """Reports part 4."""
+    section = ReportSection("4. 500 changes a second")
     section.text(
-        f"For a minute, {RATE} members a second come or go, spread over {SERVICES} services; then HAProxy is asked "
-        "without a pause until it has what stands in ZooKeeper."
+        f"For a minute, {RATE} members a second join or leave, spread over {SERVICES} services; then HAProxy is polled "
+        "without a pause until it matches ZooKeeper."
     )
     rows = []
     for kind, found in raw.items():

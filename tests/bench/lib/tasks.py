@@ -11,11 +11,11 @@ import time
 
 from .cold import show, times_of
 from .crowd import together
-from .measure import Failed, digest, median, quantile, ratio, values
-from .origin import Origin
+from .measure import ProgramFailed, digest, median, quantile, ratio, values
+from .origin import OriginServer
 from .peers import QUIET
-from .report import Section, number, spread
-from .world import Skipped
+from .report import ReportSection, number, spread
+from .world import MeasurementSkipped
 
 
 @contextlib.contextmanager
@@ -34,22 +34,22 @@ def neighbour(bench):
 
 
 def measure(bench, peers):
-    """Part 7."""
+    """Measures part 7."""
     count, kinds, size = bench.pick(40, 10), bench.pick(8, 4), bench.pick(32 << 20, 4 << 20)
     keys = [f"task-1.2.{kind}.bin" for kind in range(kinds)]
-    with Origin(bench) as origin, contextlib.ExitStack() as stack:
+    with OriginServer(bench) as origin, contextlib.ExitStack() as stack:
         digests = [origin.object(key, size) for key in keys]
         unlimited, slow = None, []
         try:
             slow = [str(stack.enter_context(bench.throttled(25)))]
-        except Skipped as error:
+        except MeasurementSkipped as error:
             unlimited = str(error)
 
         def jobs(place, client, processes):
             for task in range(processes):
                 out, url = place / f"out.{task}", origin.url(keys[task % kinds])
                 job = bench.job(client(url, place / "cache", out))
-                # The slow one is there first, and so leads the others that want the same.
+                # The slow one starts first, and so leads the others that fetch the same.
                 yield job | ({"cgroups": slow} if task == 0 and processes > 1 else {"delay": 0.05})
 
         def tasks(client, processes):
@@ -65,7 +65,7 @@ def measure(bench, peers):
                         ended = time.monotonic()
                     for task in range(processes):
                         if number == 0 and digest(place / f"out.{task}") != digests[task % kinds]:
-                            raise Failed("left other bytes than the origin has")
+                            raise ProgramFailed("left other bytes than the origin has")
                     felt = {
                         "before": [took for when, took in seen if when + took < began],
                         "during": [took for when, took in seen if when + took >= began and when <= ended],
@@ -94,11 +94,11 @@ def measure(bench, peers):
 
 
 def report(raw):
-    """Part 7, for people."""
-    section = Section("7. Tasks that start together")
+    """Reports part 7."""
+    section = ReportSection("7. Tasks that start together")
     count, kinds, size = raw["count"], raw["kinds"], raw["size"]
     section.text(
-        f"{count} tasks want {kinds} artifacts of {show(size)}, each with `--copy-to`, 50 ms after the first of them, "
+        f"{count} tasks fetch {kinds} artifacts of {show(size)}, each with `--copy-to`, 50 ms after the first of them, "
         "which has a quarter of a CPU and so is a slow leader. The same with `curl` for contrast. A neighbour writes "
         "and fsyncs 4 KiB every 20 ms on the same filesystem."
     )
@@ -132,7 +132,7 @@ def report(raw):
     columns = ["tasks", "wall p50", "p99", "the leader", "a lone fetch", "p50 / lone", "p99 / lone", "bodies of each"]
     section.table(None, [*columns, "budget", "verdict"], rows)
     section.table(
-        "What the neighbour's write and fsync take",
+        "Time of the neighbour's write and fsync",
         ["beside", "p50", "p99", "longest", "writes"],
         [
             [name, *(number(quantile(took, share), "ms") for share in (0.5, 0.99, 1)), len(took)]
@@ -143,5 +143,5 @@ def report(raw):
 
 
 def flat(lists):
-    """One list of all."""
+    """Flattens a list."""
     return [one for some in lists for one in some]

@@ -1,5 +1,5 @@
-"""Parts 3 and 5: an artifact that is cached already, beside what copying it costs, and in a cache that holds 100,000
-others. Owns the filling of that cache, which follows the layout that s3cache documents in cache/share.rs."""
+"""Parts 3 and 5: a cached artifact, beside the cost of copying it, and in a cache that holds 100,000 others. Owns the
+filling of that cache, which follows the layout documented in s3cache's cache/share.rs."""
 
 import hashlib
 import json
@@ -9,20 +9,20 @@ import shutil
 import time
 
 from .cold import show
-from .measure import Failed, digest, median, quantile, ratio, sample, values
-from .origin import BUCKET, Origin
+from .measure import ProgramFailed, digest, median, quantile, ratio, sample, values
+from .origin import BUCKET, OriginServer
 from .peers import QUIET
-from .report import Section, milliseconds, number, quartiles, spread
-from .world import PATH, Skipped, measured
+from .report import ReportSection, milliseconds, number, quartiles, spread
+from .world import PATH, MeasurementSkipped, measured
 
 ALLOWED = 0.003
 KEY = "warm-1.2.3.bin"
 
 
 def measure(bench, peers):
-    """Part 3."""
+    """Measures part 3."""
     size = bench.pick(256 << 20, 32 << 20)
-    with Origin(bench) as origin:
+    with OriginServer(bench) as origin:
         sha256 = origin.object(KEY, size)
 
         def on_xfs(bench):
@@ -45,11 +45,11 @@ def hits(bench, peers, origin, sha256, place, what):
     def client(command, out):
         def copy(number):
             out.unlink(missing_ok=True)
-            # Pages of the last copy that are still dirty would slow down whoever comes next.
+            # Dirty pages of the last copy would slow down the next one.
             os.sync()
             outcome = bench.run(command)
             if number == 0 and digest(out) != sha256:
-                raise Failed("left other bytes than the origin has")
+                raise ProgramFailed("left other bytes than the origin has")
             return sample(outcome, round=number)
 
         return copy
@@ -70,10 +70,10 @@ def hits(bench, peers, origin, sha256, place, what):
 
 
 def sockets(bench, peers, origin):
-    """How many sockets a warm hit opens, and a fetch, which shows that they are counted: over http, and from S3 where a
-    profile names the service, which is part of the key that is looked up."""
+    """How many sockets a warm hit opens, and a fetch as proof that they are counted: over http, and from S3 where a
+    profile names the service, which is part of the cache key."""
     if not shutil.which("strace", path=PATH):
-        raise Skipped("strace is not installed")
+        raise MeasurementSkipped("strace is not installed")
     place = bench.directory("sockets")
     config, out = place / "config", place / "out"
     config.write_text(f"[profile bench]\nendpoint_url = {origin.endpoint('http')}\n")
@@ -95,14 +95,14 @@ def sockets(bench, peers, origin):
 
 
 def differences(found, ours, theirs):
-    """Ours less theirs, round by round, so that what slows a whole round slows neither."""
+    """Ours less theirs, round by round, so that a disturbance of a round affects neither."""
     peer = {one["round"]: one["wall"] for one in found[theirs]["samples"]}
     return [one["wall"] - peer[one["round"]] for one in found[ours]["samples"] if one["round"] in peer]
 
 
 def report(raw):
-    """Part 3, for people."""
-    section = Section("3. Warm hit")
+    """Reports part 3."""
+    section = ReportSection("3. Warm hit")
     section.text(
         f"A cached, immutable name of {show(raw['size'])} to `--copy-to`, beside `cp --reflink=auto` of the blob. "
         "`sync` before every run, three times as many rounds as elsewhere. The difference is the median of the "
@@ -139,9 +139,9 @@ def report(raw):
 
 
 def measure_large(bench, peers):
-    """Part 5."""
+    """Measures part 5."""
     entries = bench.pick(100_000, 5_000)
-    with Origin(bench) as origin:
+    with OriginServer(bench) as origin:
         origin.object(KEY, 1 << 20)
         caches = {"almost empty": bench.directory("cache"), "large": bench.directory("cache")}
         out = bench.work / "large.out"
@@ -151,11 +151,11 @@ def measure_large(bench, peers):
         filler = fill(caches["large"], entries)
         check = bench.run([peers.s3cache, filler, f"--cache-dir={caches['large']}", "--offline", *QUIET])
         if not check["stdout"].strip().endswith(".bin"):
-            raise Failed("s3cache does not see what was put into the cache: its layout has changed")
+            raise ProgramFailed("s3cache does not see what was put into the cache: its layout has changed")
 
         def client(cache, fetch):
             def run(number):
-                # Another query is another source: nobody has it yet.
+                # Another query is another source, which is not cached yet.
                 url = origin.url(KEY) + (f"?{number}" if fetch else "")
                 return sample(bench.run([peers.s3cache, url, f"--cache-dir={cache}", f"--copy-to={out}", *QUIET]))
 
@@ -172,7 +172,7 @@ def measure_large(bench, peers):
 
 
 def fill(cache, entries):
-    """Puts entries into the caller's part of a cache without fetching them: empty blobs, because nobody reads them.
+    """Adds entries to the caller's part of a cache without fetching them: empty blobs, because they are never read.
     Returns the source of the last one."""
     share = cache / str(os.geteuid())
     index, blobs = share / "index/v1", share / "blobs"
@@ -207,11 +207,11 @@ def fill(cache, entries):
 
 
 def report_large(raw):
-    """Part 5, for people."""
-    section = Section("5. A large cache")
+    """Reports part 5."""
+    section = ReportSection("5. A large cache")
     section.text(
         f"A cache with {raw['entries']:,} entries beside one with a single entry: a warm hit, and a fetch, of 1 MiB, "
-        "both with `--copy-to`. There is no budget; the number of entries should not be felt."
+        "both with `--copy-to`. There is no budget; the number of entries should not matter."
     )
     rows = []
     for what, word in (("hit", "warm hit"), ("fetch", "fetch")):

@@ -1,8 +1,5 @@
-"""The world a run measures in: its directory, its environment, what must be undone when it ends, and what the machine
-may or may not let it do (mounts, cgroups).
-
-Owns cleaning up: whatever is made here is gone after the run, also when it is interrupted.
-"""
+"""The environment of a run: its directory, its variables, its cleanup, and the machine's limits (mounts, cgroups).
+Owns cleaning up: whatever is created here is removed after the run, also when it is interrupted."""
 
 import contextlib
 import os
@@ -15,17 +12,17 @@ import subprocess
 import sys
 
 from . import machine
-from .measure import Failed, Launcher
+from .measure import ProgramFailed, ProgramLauncher
 
-# A pyenv shim is a shell script that costs more than most of what is measured here.
+# A pyenv shim is a shell script that costs more than most measurements here.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-class Skipped(Exception):
-    """This machine cannot measure it; the text says why."""
+class MeasurementSkipped(Exception):
+    """This machine cannot measure it; the text has the reason."""
 
 
-class Bench:
+class BenchRun:
     """One run."""
 
     def __init__(self, repo, target, quick, rounds):
@@ -44,7 +41,7 @@ class Bench:
         self.work.mkdir()
         self.stack.callback(shutil.rmtree, self.work, ignore_errors=True)
         self.home = self.directory("home")
-        self.launcher = self.stack.enter_context(Launcher(self.directory("launcher")))
+        self.launcher = self.stack.enter_context(ProgramLauncher(self.directory("launcher")))
         return self
 
     def __exit__(self, *_):
@@ -54,7 +51,7 @@ class Bench:
         self.stack.close()
 
     def pick(self, full, quick):
-        """The full size of something, or the one of --quick."""
+        """The full size of something, or that of --quick."""
         return quick if self.quick else full
 
     def say(self, text):
@@ -68,7 +65,7 @@ class Bench:
         return path
 
     def env(self, **more):
-        """The environment of everything measured: nothing of the caller's configuration, proxies or credentials."""
+        """The environment of all measured programs: without the caller's configuration, proxies or credentials."""
         return {
             "PATH": PATH,
             "HOME": str(self.home),
@@ -78,7 +75,7 @@ class Bench:
         } | {name: str(value) for name, value in more.items()}
 
     def run(self, argv, cwd=None, limit=900, **env):
-        """Measures one program; raises Failed when it fails."""
+        """Measures one program; raises ProgramFailed when it fails."""
         return self.launcher.run(self.job(argv, cwd, limit, **env))
 
     def job(self, argv, cwd=None, limit=900, **env):
@@ -88,8 +85,8 @@ class Bench:
         return {"argv": argv, "env": self.env(**env), "cwd": str(cwd or self.work), "limit": limit}
 
     def interleave(self, what, rounds, clients):
-        """Runs every client once per round, in another order each time, and keeps what each of them gave or why it
-        failed. A client that failed twice is not asked again: its retries could take longer than everything else."""
+        """Runs every client once per round, in another order each time, and keeps their results or failures. A client
+        that failed twice is skipped afterwards: its retries could take longer than everything else."""
         results = {name: {"samples": [], "failures": []} for name in clients}
         for number in range(rounds):
             if number % max(1, rounds // 10) == 0:
@@ -101,18 +98,18 @@ class Bench:
                     continue
                 try:
                     results[name]["samples"].append(clients[name](number))
-                except Failed as error:
+                except ProgramFailed as error:
                     self.say(f"  {name} failed: {error}")
                     results[name]["failures"].append(machine.anonymous(str(error), self))
         return results
 
     @contextlib.contextmanager
     def xfs(self, gigabytes=1):
-        """An empty xfs with reflinks in a sparse file of this disk, for as long as the context lasts."""
+        """An empty xfs with reflinks in a sparse file of this disk, for the duration of the context."""
         if os.geteuid() != 0:
-            raise Skipped("mounting a filesystem needs root")
+            raise MeasurementSkipped("mounting a filesystem needs root")
         if not shutil.which("mkfs.xfs", path=PATH):
-            raise Skipped("mkfs.xfs is not installed (xfsprogs)")
+            raise MeasurementSkipped("mkfs.xfs is not installed (xfsprogs)")
         place = self.directory("xfs")
         image, mountpoint = place / "image", place / "mnt"
         mountpoint.mkdir()
@@ -126,14 +123,14 @@ class Bench:
             ):
                 made = subprocess.run(command, capture_output=True, text=True, env=self.env())
                 if made.returncode:
-                    raise Skipped(f"{command[0]} failed: {made.stderr.strip().splitlines()[-1:]}")
-            # Nothing below is measured any more when it goes, so a process that still has it open cannot matter.
+                    raise MeasurementSkipped(f"{command[0]} failed: {made.stderr.strip().splitlines()[-1:]}")
+            # Measurements below it have ended, so a process that still has it open does not matter.
             stack.callback(subprocess.run, ["umount", "-l", mountpoint], env=self.env())
             yield mountpoint
 
     @contextlib.contextmanager
     def throttled(self, percent):
-        """The cgroup.procs file of a cgroup that has so many percent of one CPU, v1 or v2."""
+        """The cgroup.procs file of a cgroup limited to so many percent of one CPU, v1 or v2."""
         name, period = f"hostkit-bench-{os.getpid()}", 100_000
         quota = period * percent // 100
         one, two = pathlib.Path("/sys/fs/cgroup/cpu"), pathlib.Path("/sys/fs/cgroup")
@@ -142,15 +139,15 @@ class Bench:
         elif (two / "cgroup.controllers").exists():
             group, limits = two / name, {"cpu.max": f"{quota} {period}"}
         else:
-            raise Skipped("there is no cpu cgroup")
+            raise MeasurementSkipped("there is no cpu cgroup")
         try:
             group.mkdir()
         except OSError as error:
-            raise Skipped(f"no cgroup can be made: {error.strerror}") from error
+            raise MeasurementSkipped(f"no cgroup can be made: {error.strerror}") from error
         try:
             for file, value in limits.items():
                 if not (group / file).exists():
-                    raise Skipped(f"cgroups here have no {file}")
+                    raise MeasurementSkipped(f"cgroups here have no {file}")
                 (group / file).write_text(str(value))
             yield group / "cgroup.procs"
         finally:
@@ -158,14 +155,14 @@ class Bench:
 
 
 def remove_stale(store):
-    """Removes what a run left that was killed too hard to clean up."""
+    """Removes leftovers of a run that was killed."""
     for left in store.glob("work.*"):
         if pathlib.Path("/proc", left.suffix[1:]).exists():
             continue
         for file in left.glob("nginx.*/nginx.pid"):
             pid = int(file.read_text())
             command = pathlib.Path(f"/proc/{pid}/cmdline")
-            # The number may have become another process's.
+            # The process id may have been reused.
             if command.exists() and str(left) in command.read_text(errors="replace"):
                 os.kill(pid, signal.SIGTERM)
         mounts = [line.split()[1] for line in open("/proc/self/mounts", encoding="utf-8")]
@@ -176,14 +173,14 @@ def remove_stale(store):
 
 
 def architecture():
-    """What hostkit calls this machine: codename and machine."""
+    """hostkit's name of this machine: codename and machine."""
     release = platform.freedesktop_os_release()
     return f"{release.get('VERSION_CODENAME', release['ID'])}_{platform.machine()}"
 
 
 def measured(bench, part):
-    """What `part` measures, or why it cannot, as what goes into the raw results."""
+    """The result of `part`, or the reason why it was skipped, for the raw results."""
     try:
         return part(bench)
-    except (Skipped, Failed) as error:
+    except (MeasurementSkipped, ProgramFailed) as error:
         return {"skipped": machine.anonymous(str(error), bench)}
