@@ -1,7 +1,7 @@
-//! Bodies on their way through: the client's to the server, and the server's to the client.
+//! The streams of both bodies: the client's to upstream, and the response's to the client.
 //!
-//! Owns both streams, the limit on a request's body, and the end of the record. A chunk is handed on as it came, and
-//! the next one is not asked for before it is gone: what is under way of an exchange is bounded, and never on a disk.
+//! Owns the limit on a request body and the end of the record. A chunk is passed on before the next one is read, so the memory
+//! of an exchange is bounded, and nothing is written to disk.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,23 +18,22 @@ use crate::proxy::ActiveRequest;
 use crate::request_error::{RequestError, TruncationReason};
 use crate::upstream::{TruncatedResponse, UpstreamExchange};
 
-/// A body that ends before its end. Why is known elsewhere.
+/// A truncated body. The reason is recorded elsewhere.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the body was cut short")]
+#[error("truncated body")]
 pub(crate) struct IncompleteBody;
 
-/// What a server is sent.
+/// The request body that upstream gets.
 pub(crate) struct RequestBody(Option<ClientBody>);
 
 struct ClientBody {
     incoming: Incoming,
     client: Arc<ClientConnection>,
-    /// How much more may come.
+    /// Bytes that are still allowed.
     left: u64,
 }
 
 impl RequestBody {
-    /// The body of a client's request, of `limit` bytes at most.
     pub(crate) fn new(
         incoming: Incoming,
         client: &Arc<ClientConnection>,
@@ -72,8 +71,8 @@ impl Body for RequestBody {
             None => return Poll::Ready(None),
             Some(Ok(frame)) => filter_frame(frame),
             Some(Err(_)) => {
-                if let Some(refusal) = body.client.validation.body_error() {
-                    activity.fail(refusal);
+                if let Some(error) = body.client.validation.body_error() {
+                    activity.fail(error);
                 }
                 return Poll::Ready(Some(Err(IncompleteBody)));
             }
@@ -101,34 +100,30 @@ impl Body for RequestBody {
     }
 }
 
-/// What goes on of a piece: all of it, but trailers only as far as `headers` lets them.
+/// Removes trailers that `headers` does not pass on.
 fn filter_frame(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
-        headers::trailers(trailers);
+        headers::filter_trailers(trailers);
     }
     frame
 }
 
-/// What a client is sent.
+/// The response body that a client gets.
 pub(crate) struct ResponseBody {
     source: ResponseSource,
-    /// Handed on when the last byte is with hyper, or nobody wants it any more.
+    /// Dropped when hyper has taken the last byte, or drops the body.
     active: ActiveRequest,
 }
 
 enum ResponseSource {
-    /// An answer of our own.
     Local(Bytes),
-    /// The server's.
     Upstream(UpstreamExchange),
-    /// It was cut short.
     Truncated,
-    /// It has ended.
     Ended,
 }
 
 impl ResponseBody {
-    /// An answer of our own.
+    /// The body of a response of authproxy itself.
     pub(crate) const fn local(bytes: Bytes, active: ActiveRequest) -> Self {
         Self {
             source: ResponseSource::Local(bytes),
@@ -136,7 +131,6 @@ impl ResponseBody {
         }
     }
 
-    /// The server's answer.
     pub(crate) fn upstream(exchange: UpstreamExchange, active: ActiveRequest) -> Self {
         let source = if exchange.is_complete() {
             ResponseSource::Ended
@@ -168,7 +162,7 @@ impl ResponseBody {
             Some(Err(truncated)) => {
                 self.source = ResponseSource::Truncated;
                 self.active.truncate(truncated);
-                // hyper drops what it has not written yet when a body fails: what has come is written first.
+                // hyper drops unwritten bytes when a body fails, so they are written first.
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -186,11 +180,13 @@ impl Drop for ResponseBody {
             && !exchange.is_complete()
         {
             let client = self.active.client();
-            let cause = client.aborted().unwrap_or_else(|| match client.phase() {
-                LifecyclePhase::Aborting => TruncationReason::DrainTimeout,
-                _ => TruncationReason::ClientClosed,
-            });
-            self.active.truncate(TruncatedResponse::from(cause));
+            let reason = client
+                .abort_reason()
+                .unwrap_or_else(|| match client.phase() {
+                    LifecyclePhase::Aborting => TruncationReason::DrainTimeout,
+                    _ => TruncationReason::ClientClosed,
+                });
+            self.active.truncate(TruncatedResponse::from(reason));
         }
     }
 }

@@ -1,7 +1,6 @@
 //! One client connection, from accept to close.
 //!
-//! Owns its task: when hyper serves it and when it rests without, its deadlines, and how it ends. What a request means
-//! is `proxy`'s, which bytes are HTTP `validator`'s.
+//! Owns its task: when hyper serves it and when it is parked without, its timeouts, and how it ends.
 
 mod client_stream;
 mod linger;
@@ -38,27 +37,26 @@ use crate::tunnel::Tunnel;
 pub(crate) use client_stream::ClientStream;
 use linger::{LINGER_IDLE, has_unread, linger};
 
-/// How much of what a client cannot take is kept for it, in the process and again in the kernel.
+/// The most bytes that wait for a slow client, in the process and again in the kernel.
 const WRITE_BUFFER: usize = 64 << 10;
-/// How long a connection that was accepted while draining may take to send its first byte: it was queued, so its
-/// request is on its way.
+/// For connections that are accepted while draining: they were queued, so their first request is in transit.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How much may be kept of heads that are not whole, of all connections together.
-pub(crate) const UNFINISHED_HEADS: usize = 4 << 20;
+/// The most bytes of partial heads of all connections together.
+pub(crate) const MAX_PARTIAL_HEADS: usize = 4 << 20;
 
-/// What is known of a client while hyper serves its connection.
+/// The state of a connection while hyper serves it.
 pub(crate) struct ClientConnection {
     pub(crate) thread: Arc<WorkerThread>,
     pub(crate) peer: headers::PeerAddress,
     pub(crate) activity: Arc<ConnectionActivity>,
     pub(crate) validation: ValidatorHandle,
-    /// The last request, until its answer is with the kernel.
+    /// The record of the last request, until its response is written to the socket.
     finished: Mutex<Option<Box<Record>>>,
     tunnel: Mutex<Option<Tunnel>>,
     lingers: AtomicBool,
     resets: AtomicBool,
-    /// Why the connection was aborted within a response.
-    aborted: OnceLock<TruncationReason>,
+    /// Set if the connection is aborted within a response.
+    abort_reason: OnceLock<TruncationReason>,
 }
 
 impl ClientConnection {
@@ -66,7 +64,7 @@ impl ClientConnection {
         self.thread.proxy.lifecycle.phase()
     }
 
-    /// The connection ends after the answer, and the client may still be sending.
+    /// Ends the connection after the response, while the client may still send.
     pub(crate) fn linger(&self) {
         self.lingers.store(true, Relaxed);
     }
@@ -75,31 +73,30 @@ impl ClientConnection {
         self.lingers.load(Relaxed)
     }
 
-    /// The connection ends within an answer, and only a reset says so.
+    /// Ends the connection with a reset, to mark a response as truncated.
     pub(crate) fn reset(&self) {
         self.resets.store(true, Relaxed);
     }
 
-    /// Why the connection was aborted within a response, if it was.
-    pub(crate) fn aborted(&self) -> Option<TruncationReason> {
-        self.aborted.get().copied()
+    pub(crate) fn abort_reason(&self) -> Option<TruncationReason> {
+        self.abort_reason.get().copied()
     }
 
-    /// The connection becomes a tunnel after the answer.
-    pub(crate) fn open(&self, tunnel: Tunnel) {
+    /// Turns the connection into a tunnel after the response.
+    pub(crate) fn begin_tunnel(&self, tunnel: Tunnel) {
         self.validation.begin_tunnel();
         self.activity.begin_tunnel();
         *lock(&self.tunnel) = Some(tunnel);
     }
 
-    /// Nothing more happens to a request but that its answer is written.
+    /// Keeps the record of a request whose response only has to be written.
     pub(crate) fn finish(&self, record: Box<Record>) {
         self.activity.set_active_party(ActiveParty::None);
         *lock(&self.finished) = Some(record);
     }
 
-    /// Ends the record of a request whose answer is with the kernel.
-    fn written(&self) {
+    /// Ends the record of a request whose response is written.
+    fn end_written_record(&self) {
         if !self.activity.is_write_blocked() {
             *lock(&self.finished) = None;
         }
@@ -112,23 +109,23 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Serves a connection until it ends.
 ///
-/// It starts parked, and is parked whenever it was idle for a while: then there is only the socket. hyper, with its
-/// fifteen kilobytes, comes when a whole head has.
+/// It starts parked and is parked again when it is idle: a parked connection is only a socket. hyper, which needs fifteen
+/// kilobytes, gets it once a whole head has arrived.
 pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, thread: &Arc<WorkerThread>) {
-    // An answer is one write, and must not wait for the acknowledgement of the one before.
+    // A response is one write, and must not wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    // What a slow reader does not take stays where it is bounded, and how much it takes shows: without this the kernel
-    // grows its buffer to megabytes, and reports nothing until a third of it has gone.
+    // Bounds what waits for a slow reader, and makes its progress visible: otherwise the kernel grows its buffer to megabytes,
+    // and reports the socket as writable only when a third of it was sent.
     let _ = SockRef::from(&stream).set_tcp_notsent_lowat(WRITE_BUFFER as u32);
-    // The runtime takes a new connection for readable until a read says otherwise. A connection that sends nothing would
-    // get a session at once; of one that has sent something the next poll tells.
+    // tokio assumes that a new connection is readable until a read finds it empty. Without this a silent connection would get
+    // a session at once.
     let _ = stream.try_io(Interest::READABLE, || {
         Err::<(), _>(io::ErrorKind::WouldBlock.into())
     });
-    let mut new = true;
-    while wait_for_bytes(&stream, new, thread).await {
-        new = false;
-        // In a box, so that a parked connection does not hold the room for it.
+    let mut is_new = true;
+    while wait_for_bytes(&stream, is_new, thread).await {
+        is_new = false;
+        // In a box, so that a parked connection does not hold its memory.
         match Box::pin(serve_active(stream, peer, thread)).await {
             ConnectionOutcome::Park(idle) => stream = idle,
             ConnectionOutcome::Linger(stream) => return linger(stream, thread).await,
@@ -137,18 +134,17 @@ pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, thread: &Arc<
     }
 }
 
-/// What becomes of a connection that is not served any more.
+/// How serving a connection ended.
 enum ConnectionOutcome {
-    /// It is idle.
+    /// The connection is idle.
     Park(TcpStream),
-    /// The client was answered, and may still send.
+    /// The client got its response, and may still send.
     Linger(TcpStream),
-    /// It is over.
     Close,
 }
 
-/// Waits for bytes. Whether there are some; else the connection has been idle for too long, or has to go.
-async fn wait_for_bytes(stream: &TcpStream, new: bool, thread: &WorkerThread) -> bool {
+/// Waits for bytes; returns false at the idle timeout, or when a drain ends the connection.
+async fn wait_for_bytes(stream: &TcpStream, is_new: bool, thread: &WorkerThread) -> bool {
     let idle = thread.site().timeouts.idle;
     let draining = thread.proxy.lifecycle.wait_for(LifecyclePhase::Draining);
     tokio::select! {
@@ -157,16 +153,20 @@ async fn wait_for_bytes(stream: &TcpStream, new: bool, thread: &WorkerThread) ->
         () = draining => {}
         () = sleep(idle) => return false,
     }
-    // What has arrived already is served.
-    let patience = if new {
+    // Bytes that have already arrived are served.
+    let first_byte_timeout = if is_new {
         FIRST_BYTE_TIMEOUT
     } else {
         Duration::ZERO
     };
-    has_unread(stream) || matches!(timeout(patience, stream.readable()).await, Ok(Ok(())))
+    has_unread(stream)
+        || matches!(
+            timeout(first_byte_timeout, stream.readable()).await,
+            Ok(Ok(()))
+        )
 }
 
-/// Serves a connection from the first byte of a request on.
+/// Serves a connection from the first byte of a request until it is idle.
 async fn serve_active(
     stream: TcpStream,
     peer: SocketAddr,
@@ -188,7 +188,7 @@ async fn serve_active(
         tunnel: Mutex::default(),
         lingers: AtomicBool::new(false),
         resets: AtomicBool::new(false),
-        aborted: OnceLock::new(),
+        abort_reason: OnceLock::new(),
     });
     loop {
         match read_head(&mut validator, thread, site.timeouts.client).await {
@@ -203,7 +203,7 @@ async fn serve_active(
                 };
             }
         }
-        // In a box, so that a connection that waits for a head does not hold the room for it.
+        // In a box, so that a connection that waits for a head does not hold its memory.
         match Box::pin(run_session(validator, &client, &site)).await {
             ControlFlow::Continue(waiting) => validator = waiting,
             ControlFlow::Break(next) => return next,
@@ -211,7 +211,7 @@ async fn serve_active(
     }
 }
 
-/// What came when a head was waited for.
+/// The result of waiting for a head.
 enum HeadArrival {
     /// A whole head, or enough of one to see that it is invalid.
     Complete,
@@ -223,54 +223,55 @@ enum HeadArrival {
     TooLate,
 }
 
-/// Waits for a head. While a part of it is here, that is kept where the heads of all connections are bounded.
+/// Waits for a head. A partial head is kept in the queue that bounds those of all connections.
 async fn read_head(
     validator: &mut RequestValidator<ClientStream>,
     thread: &WorkerThread,
-    patience: Duration,
+    client_timeout: Duration,
 ) -> HeadArrival {
-    let arrived = |whole| match whole {
+    let arrival = |polled| match polled {
         Ok(true) => HeadArrival::Complete,
         Ok(false) | Err(_) => HeadArrival::Closed,
     };
-    let mut part = validator.take_partial_head();
-    if let Poll::Ready(whole) = poll_fn(|cx| Poll::Ready(validator.poll_head(cx, &mut part))).await
+    let mut partial_head = validator.take_partial_head();
+    if let Poll::Ready(polled) =
+        poll_fn(|cx| Poll::Ready(validator.poll_head(cx, &mut partial_head))).await
     {
-        return arrived(whole);
+        return arrival(polled);
     }
-    if part.is_empty() && validator.is_between_requests() {
+    if partial_head.is_empty() && validator.is_between_requests() {
         return HeadArrival::Idle;
     }
-    let mut place = thread.proxy.unfinished_heads.enter(BytesMut::new());
-    let weight = part.capacity();
-    place.swap(&mut part, weight);
+    let mut place = thread.proxy.partial_heads.enter(BytesMut::new());
+    let weight = partial_head.capacity();
+    place.swap(&mut partial_head, weight);
     let rest = poll_fn(|cx| {
-        if place.poll_evicted(cx).is_ready() || !place.swap(&mut part, 0) {
+        if place.poll_evicted(cx).is_ready() || !place.swap(&mut partial_head, 0) {
             return Poll::Ready(HeadArrival::TooLate);
         }
-        let polled = validator.poll_head(cx, &mut part);
-        let weight = part.capacity();
-        place.swap(&mut part, weight);
-        polled.map(arrived)
+        let polled = validator.poll_head(cx, &mut partial_head);
+        let weight = partial_head.capacity();
+        place.swap(&mut partial_head, weight);
+        polled.map(arrival)
     });
-    timeout(patience, rest)
+    timeout(client_timeout, rest)
         .await
         .unwrap_or(HeadArrival::TooLate)
 }
 
-/// Why hyper does not serve a connection any more.
+/// Why a hyper session ended.
 enum SessionEnd {
-    /// hyper is done with it.
+    /// hyper closed the connection.
     Closed,
-    /// It is idle.
+    /// The connection is idle.
     Park,
-    /// A part of the next head is here.
-    Head,
-    /// The client or the server takes too long, in the middle of an answer.
+    /// A part of the next head has arrived.
+    PartialHead,
+    /// A timeout within a response.
     Abort,
 }
 
-/// Serves a connection with hyper: until it waits for a head that it has a part of, or is not to be served any more.
+/// Serves a connection with hyper until it is idle, has a part of the next head, or ends.
 async fn run_session(
     validator: RequestValidator<ClientStream>,
     client: &Arc<ClientConnection>,
@@ -279,9 +280,9 @@ async fn run_session(
     let thread = &client.thread;
     let served = Arc::clone(client);
     let service = service_fn(move |request| {
-        // At once: later it may be the next request's.
-        let fault = served.validation.take_head_error();
-        proxy::handle(Arc::clone(&served), fault, request)
+        // Before the future runs: by then it may be that of the next request.
+        let head_error = served.validation.take_head_error();
+        proxy::handle(Arc::clone(&served), head_error, request)
     });
     let mut connection = http1::Builder::new()
         .max_buf_size(WRITE_BUFFER)
@@ -291,45 +292,45 @@ async fn run_session(
     let mut clock = DeadlineClock::new(site.timeouts, site.limits, Instant::now());
     let mut timer = pin!(sleep(clock.period()));
     let mut draining = pin!(thread.proxy.lifecycle.wait_for(LifecyclePhase::Draining));
-    let (mut waits, mut drains, mut timed) = (false, false, false);
+    let (mut is_registered, mut is_draining, mut timer_pending) = (false, false, false);
     let end = poll_fn(|cx| {
         loop {
             if Pin::new(&mut connection).poll(cx).is_ready() {
                 return Poll::Ready(SessionEnd::Closed);
             }
-            client.written();
+            client.end_written_record();
             if !client.activity.is_busy()
                 && !client.activity.is_write_blocked()
                 && client.validation.read_phase() == ReadPhase::Head
             {
-                return Poll::Ready(SessionEnd::Head);
+                return Poll::Ready(SessionEnd::PartialHead);
             }
-            // It wakes this task once; until then looking at the phase is all there is to do.
-            if !drains && (!waits || client.phase() >= LifecyclePhase::Draining) {
-                waits = true;
-                drains = draining.as_mut().poll(cx).is_ready();
+            // Polled once to register the task; after that the phase is cheaper to check.
+            if !is_draining && (!is_registered || client.phase() >= LifecyclePhase::Draining) {
+                is_registered = true;
+                is_draining = draining.as_mut().poll(cx).is_ready();
             }
-            if drains && is_idle(client) {
+            if is_draining && is_idle(client) {
                 return Poll::Ready(SessionEnd::Park);
             }
-            // The same: a poll that registers the task once more costs more than a look.
-            if timed && !timer.is_elapsed() {
+            // The same: another poll of the timer costs more than this check.
+            if timer_pending && !timer.is_elapsed() {
                 return Poll::Pending;
             }
-            timed = timer.as_mut().poll(cx).is_pending();
-            if timed {
+            timer_pending = timer.as_mut().poll(cx).is_pending();
+            if timer_pending {
                 return Poll::Pending;
             }
             let now = Instant::now();
             timer.as_mut().reset((now + clock.period()).into());
-            let (reading, moved) = (
+            let (read_phase, client_bytes) = (
                 client.validation.read_phase(),
                 client.validation.transferred(),
             );
-            match clock.tick(now, client.activity.snapshot(reading, moved)) {
+            match clock.tick(now, client.activity.snapshot(read_phase, client_bytes)) {
                 DeadlineVerdict::Continue => {}
                 DeadlineVerdict::Park => return Poll::Ready(SessionEnd::Park),
-                // The request's own future answers.
+                // The request's own future sends the error response.
                 DeadlineVerdict::RequestBodyTimeout if client.activity.awaits_response() => {
                     client.activity.fail(RequestError::RequestTimeout)
                 }
@@ -338,11 +339,11 @@ async fn run_session(
                     client.activity.fail(RequestError::Upstream(failure));
                 }
                 DeadlineVerdict::UpstreamTimeout => {
-                    let _ = client.aborted.set(TruncationReason::UpstreamTimeout);
+                    let _ = client.abort_reason.set(TruncationReason::UpstreamTimeout);
                     return Poll::Ready(SessionEnd::Abort);
                 }
                 DeadlineVerdict::RequestBodyTimeout | DeadlineVerdict::ClientReadTimeout => {
-                    let _ = client.aborted.set(TruncationReason::ClientTimeout);
+                    let _ = client.abort_reason.set(TruncationReason::ClientTimeout);
                     return Poll::Ready(SessionEnd::Abort);
                 }
             }
@@ -354,17 +355,17 @@ async fn run_session(
     let parts = connection.into_parts();
     let validator = parts.io;
     if let Some(tunnel) = tunnel {
-        client.written();
-        let patience = site.timeouts.client;
-        if let Err(error) = tunnel.run(validator, parts.read_buf, patience).await {
-            tracing::debug!(%error, peer = %client.peer.ip, "a tunnel ended");
+        client.end_written_record();
+        let timeout = site.timeouts.client;
+        if let Err(error) = tunnel.run(validator, parts.read_buf, timeout).await {
+            tracing::debug!(%error, peer = %client.peer.ip, "tunnel failed");
         }
         return ControlFlow::Break(ConnectionOutcome::Close);
     }
     let between_requests = validator.is_between_requests();
     let socket = |validator: RequestValidator<ClientStream>| validator.into_inner().0.stream;
     ControlFlow::Break(match end {
-        SessionEnd::Head => return ControlFlow::Continue(validator),
+        SessionEnd::PartialHead => return ControlFlow::Continue(validator),
         SessionEnd::Park => ConnectionOutcome::Park(socket(validator)),
         SessionEnd::Closed if client.resets.load(Relaxed) => reset(&socket(validator)),
         SessionEnd::Closed
@@ -373,28 +374,27 @@ async fn run_session(
             ConnectionOutcome::Linger(socket(validator))
         }
         SessionEnd::Closed => ConnectionOutcome::Close,
-        // What the kernel still holds for the client would stay there for minutes.
+        // Otherwise the kernel would keep unsent bytes for minutes.
         SessionEnd::Abort => reset(&socket(validator)),
     })
 }
 
-/// The connection ends with a reset.
 fn reset(stream: &TcpStream) -> ConnectionOutcome {
     let _ = stream.set_zero_linger();
     ConnectionOutcome::Close
 }
 
-/// Whether nothing is under way, and nothing of a next request is here.
+/// Whether there is no request in progress, and no byte of a next one.
 fn is_idle(client: &ClientConnection) -> bool {
     !client.activity.is_busy()
         && !client.activity.is_write_blocked()
         && client.validation.read_phase() == ReadPhase::Idle
 }
 
-/// Answers a request that hyper has not seen. It is counted and logged as `GET /`, as one that the validator refuses is.
+/// Sends an error response without hyper. It is counted and logged as `GET /`, as an invalid request is.
 async fn send_error(
     stream: &mut TcpStream,
-    refusal: RequestError,
+    error: RequestError,
     client: &ClientConnection,
 ) -> io::Result<()> {
     let site = client.thread.site();
@@ -402,17 +402,17 @@ async fn send_error(
     let id = headers::request_id(&parts.headers, &client.peer);
     let telemetry = &client.thread.proxy.telemetry;
     let mut record = Record::begin(telemetry, &site, &parts, &client.peer, id.clone());
-    let refused = refusal.into();
-    record.refuse(&refused);
-    let answer = local_response::error_response(&refused, &site, &id);
-    let mut bytes = format!("HTTP/1.1 {}\r\n", answer.status()).into_bytes();
-    for (name, value) in answer.headers() {
+    let denied = error.into();
+    record.refuse(&denied);
+    let response = local_response::error_response(&denied, &site, &id);
+    let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+    for (name, value) in response.headers() {
         bytes.extend_from_slice(name.as_str().as_bytes());
         bytes.extend_from_slice(b": ");
         bytes.extend_from_slice(value.as_bytes());
         bytes.extend_from_slice(b"\r\n");
     }
     bytes.extend_from_slice(b"\r\n");
-    bytes.extend_from_slice(answer.body());
+    bytes.extend_from_slice(response.body());
     timeout(LINGER_IDLE, stream.write_all(&bytes)).await?
 }

@@ -104,7 +104,7 @@ async fn serve(
         telemetry: Arc::clone(&telemetry),
         lifecycle: ProcessLifecycle::default(),
         lingering: EvictionQueue::new(usize::MAX),
-        unfinished_heads: EvictionQueue::new(connection::UNFINISHED_HEADS),
+        partial_heads: EvictionQueue::new(connection::MAX_PARTIAL_HEADS),
     });
     // Both tasks end with the runtime.
     if let Some(admin) = admin {

@@ -1,7 +1,6 @@
-//! Headers on their way: what the server sees of a request, and the client of an answer.
+//! Rewrites the headers of requests and responses.
 //!
-//! Owns hop-by-hop headers (RFC 9110 section 7.6.1), who the client is said to be, and the id of a request. Framing is
-//! the gate's and hyper's; keys are `credential`'s.
+//! Owns hop-by-hop headers (RFC 9110 section 7.6.1), headers that identify the client, and request ids.
 
 mod identity;
 pub(crate) mod overrides;
@@ -21,77 +20,75 @@ use crate::credential;
 use crate::request_error::RequestError;
 use crate::settings::{KeySources, SiteSettings};
 
-pub use identity::{is_identity_header, is_method_override_header};
-pub use request_id::request_id;
+pub(crate) use identity::{is_identity_header, is_method_override_header};
+pub(crate) use request_id::request_id;
 
 use identity::{FORWARDED, X_AUTH_ID, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 
-/// The header that names a request, in both directions.
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// `1` on answers to requests that `--fail-open` let pass.
+/// The id of a request, in both directions.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// `1` on responses to requests that passed because of `--fail-open`.
 const X_AUTH_FAIL_OPEN: HeaderName = HeaderName::from_static("x-auth-fail-open");
-/// `1` on answers to requests whose key was known when the permissions engine was last heard of.
+/// `1` on responses to requests that passed with a stale grant.
 const X_AUTH_STALE: HeaderName = HeaderName::from_static("x-auth-stale");
-/// How many headers a request gets here.
-const ADDED: usize = 5;
+/// The most headers that are added to a request.
+const MAX_ADDED: usize = 5;
 const ONE: HeaderValue = HeaderValue::from_static("1");
 
-/// Who is at the other end of a connection. Made once per connection.
+/// The address of a connection's peer. Created once per connection.
 #[derive(Debug, Clone)]
-pub struct PeerAddress {
-    /// Its address; an IPv4 one even where it came over an IPv6 socket.
-    pub ip: IpAddr,
-    /// Whether it may say who the client is.
-    pub trusted: bool,
-    /// The address as `X-Forwarded-For` has it.
+pub(crate) struct PeerAddress {
+    /// IPv4-mapped IPv6 addresses are IPv4 here.
+    pub(crate) ip: IpAddr,
+    /// Whether headers of this peer identify the client.
+    pub(crate) trusted: bool,
+    /// For `X-Forwarded-For`.
     header_value: HeaderValue,
 }
 
 impl PeerAddress {
-    /// The peer of a connection, as the site in force sees it.
-    #[must_use]
-    pub fn new(peer: SocketAddr, site: &SiteSettings) -> Self {
+    pub(crate) fn new(peer: SocketAddr, site: &SiteSettings) -> Self {
         let peer = peer.ip().to_canonical();
         Self {
             ip: peer,
             trusted: site.trusts(peer),
-            // An address is visible ASCII.
+            // Never fails: an address is visible ASCII.
             header_value: HeaderValue::try_from(peer.to_string())
                 .unwrap_or(HeaderValue::from_static("unknown")),
         }
     }
 }
 
-/// What the server gets of a request that may go on: nothing of the hop, nobody's word on who the client is but ours
-/// and that of trusted peers, and no key with `--hide-credentials`. `id` is that of [`request_id`].
+/// Prepares an allowed request for upstream: removes hop-by-hop headers, identity headers of untrusted peers and, with
+/// `--hide-credentials`, the key; adds our identity headers. `id` is that of [`request_id`].
 ///
-/// `Transfer-Encoding`, `Content-Length`, `Trailer` and `Host` stay: the gate has seen to it that they say one thing.
-pub fn to_server(
+/// `Transfer-Encoding`, `Content-Length`, `Trailer` and `Host` stay: request validation has made them unambiguous.
+pub(crate) fn rewrite_request(
     parts: &mut request::Parts,
-    pass: &AllowDecision,
-    client: &PeerAddress,
+    allowed: &AllowDecision,
+    peer: &PeerAddress,
     id: &HeaderValue,
     site: &SiteSettings,
 ) {
     let headers = &mut parts.headers;
-    // At once: each time it grows, the map hashes its names anew.
-    headers.reserve(ADDED);
-    // Mostly there is none: nothing is allocated, and nothing more looked for.
-    let gone: Vec<HeaderName> = headers
+    // Once: the map rehashes its names whenever it grows.
+    headers.reserve(MAX_ADDED);
+    // Usually empty: then nothing is allocated, and no header is looked up.
+    let removed: Vec<HeaderName> = headers
         .keys()
         .filter(|name| {
             let name = name.as_str();
-            // A proxy in front replaces the one that it sets, and not another spelling of it.
-            identity::goes(name, client.trusted)
-                || (!identity::is_exact(name) && is_misspelled(name, site))
+            // A proxy in front replaces a header that it sets, but not other spellings of it.
+            identity::is_removed_from_request(name, peer.trusted)
+                || (!identity::is_exact(name) && is_protected_misspelling(name, site))
         })
         .cloned()
         .collect();
-    if !gone.is_empty() {
+    if !removed.is_empty() {
         let upgrades = is_websocket(headers);
         let trailers = wants_trailers(headers);
-        remove_named(headers);
-        for name in &gone {
+        remove_connection_options(headers);
+        for name in &removed {
             headers.remove(name);
         }
         if trailers {
@@ -102,33 +99,33 @@ pub fn to_server(
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         }
     }
-    forwarded(headers, client);
+    add_forwarded(headers, peer);
     headers.insert(X_REQUEST_ID, id.clone());
-    if let Some(grant) = &pass.grant
+    if let Some(grant) = &allowed.grant
         && let Ok(value) = HeaderValue::from_str(&grant.id)
     {
         headers.insert(X_AUTH_ID, value);
     }
     if site.credentials.hide {
-        hide(parts, &site.credentials);
+        hide_key(parts, &site.credentials);
     }
 }
 
-/// The address that a request came from: of those that trusted proxies name, and the peer, the last that is not one of
-/// a trusted proxy. What stands before it is what a client says of itself. If all are trusted, the first one.
+/// The client's address: the last one in `X-Forwarded-For` and the peer that is not a trusted proxy's. What precedes it is the
+/// client's own claim. If all are trusted, the first one.
 pub(crate) fn client_address(
     headers: &HeaderMap,
-    client: &PeerAddress,
+    peer: &PeerAddress,
     site: &SiteSettings,
 ) -> IpAddr {
-    if !client.trusted {
-        return client.ip;
+    if !peer.trusted {
+        return peer.ip;
     }
-    let mut found = client.ip;
-    // A proxy adds its peer to the last line, or in a line of its own.
+    let mut found = peer.ip;
+    // A proxy appends its peer to the last line, or adds a line.
     for line in headers.get_all(X_FORWARDED_FOR).iter().rev() {
         for node in line.as_bytes().rsplit(|byte| *byte == b',') {
-            if let Some(address) = address(node.trim_ascii()) {
+            if let Some(address) = parse_address(node.trim_ascii()) {
                 found = address;
                 if !site.trusts(address) {
                     return found;
@@ -139,8 +136,8 @@ pub(crate) fn client_address(
     found
 }
 
-/// An address, with or without a port.
-fn address(node: &[u8]) -> Option<IpAddr> {
+/// An address with or without a port.
+fn parse_address(node: &[u8]) -> Option<IpAddr> {
     let node = std::str::from_utf8(node).ok()?;
     let in_brackets = |node: &str| node.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     let address: IpAddr = node
@@ -151,10 +148,10 @@ fn address(node: &[u8]) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// What of the trailers of a body goes on, either way: no framing, nothing of the hop, nobody's word on who the client is,
-/// and nothing that replaces the method, which is judged before trailers come.
-pub fn trailers(trailers: &mut HeaderMap) {
-    let framing = |name: &HeaderName| {
+/// Removes trailers, in both directions, that concern framing, the hop or the client's identity, or that override the method,
+/// which was authorized before.
+pub(crate) fn filter_trailers(trailers: &mut HeaderMap) {
+    let is_framing = |name: &HeaderName| {
         [
             header::CONTENT_LENGTH,
             header::TRANSFER_ENCODING,
@@ -164,30 +161,38 @@ pub fn trailers(trailers: &mut HeaderMap) {
         ]
         .contains(name)
     };
-    let gone: Vec<HeaderName> = trailers
+    let removed: Vec<HeaderName> = trailers
         .keys()
         .filter(|name| {
-            let is_judged = identity::is_method_override_header(name.as_str());
-            identity::goes(name.as_str(), false) || is_judged || framing(name)
+            let name_str = name.as_str();
+            identity::is_removed_from_request(name_str, false)
+                || identity::is_method_override_header(name_str)
+                || is_framing(name)
         })
         .cloned()
         .collect();
-    for name in &gone {
+    for name in &removed {
         trailers.remove(name);
     }
 }
 
-/// What the client gets of an answer: nothing of the hop, the request's id, and how certain its key was.
-pub fn to_client(head: &mut response::Parts, id: &HeaderValue, mark: AllowReason) {
+/// Prepares a response for the client: removes hop-by-hop headers, adds the request's id and the headers about stale grants and
+/// fail-open.
+pub(crate) fn rewrite_response(
+    head: &mut response::Parts,
+    id: &HeaderValue,
+    allow_reason: AllowReason,
+) {
     let headers = &mut head.headers;
     let upgrades = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    let goes = |name: &&HeaderName| {
-        identity::returns_not(name.as_str()) && !(upgrades && **name == header::UPGRADE)
+    let is_removed = |name: &&HeaderName| {
+        identity::is_removed_from_response(name.as_str())
+            && !(upgrades && **name == header::UPGRADE)
     };
-    // Mostly there is one. A look at all names takes less time than asking for each of ours, or a list of those found.
-    while let Some(name) = headers.keys().find(goes).cloned() {
+    // Usually there is one: scanning all names is faster than looking up each of ours, or than collecting a list.
+    while let Some(name) = headers.keys().find(is_removed).cloned() {
         if name == header::CONNECTION {
-            remove_named(headers);
+            remove_connection_options(headers);
         }
         headers.remove(name);
     }
@@ -195,7 +200,7 @@ pub fn to_client(head: &mut response::Parts, id: &HeaderValue, mark: AllowReason
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
     headers.insert(X_REQUEST_ID, id.clone());
-    match mark {
+    match allow_reason {
         AllowReason::FailOpen => headers.insert(X_AUTH_FAIL_OPEN, ONE),
         AllowReason::StaleGrant => headers.insert(X_AUTH_STALE, ONE),
         AllowReason::ValidKey
@@ -205,11 +210,10 @@ pub fn to_client(head: &mut response::Parts, id: &HeaderValue, mark: AllowReason
     };
 }
 
-/// Whether a request asks for a WebSocket, and for nothing else: the one upgrade that is passed on.
-#[must_use]
-pub fn is_websocket(headers: &HeaderMap) -> bool {
-    let mut asked = headers.get_all(header::UPGRADE).iter();
-    let (Some(protocol), None) = (asked.next(), asked.next()) else {
+/// Whether a message upgrades to WebSocket only: the one upgrade that is passed on.
+pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
+    let mut protocols = headers.get_all(header::UPGRADE).iter();
+    let (Some(protocol), None) = (protocols.next(), protocols.next()) else {
         return false;
     };
     protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
@@ -217,28 +221,27 @@ pub fn is_websocket(headers: &HeaderMap) -> bool {
 }
 
 /// Whether a response is a stream of server-sent events (HTML Standard, section 9.2).
-#[must_use]
-pub fn is_event_stream(headers: &HeaderMap) -> bool {
+pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| {
         let media_type = value.as_bytes().split(|byte| *byte == b';').next();
         media_type.is_some_and(|of| of.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
     })
 }
 
-/// Refuses a request whose `Connection` names a header that a proxy in front may have set: here it would stay, and a
-/// server behind the next proxy would not see it.
-///
-/// # Errors
-/// It names one.
-pub fn check_connection(headers: &HeaderMap, site: &SiteSettings) -> Result<(), RequestError> {
-    if names_nothing(headers) {
+/// Refuses a request whose `Connection` names a header that a proxy in front may have set: it stays here, but the next proxy
+/// would remove it.
+pub(crate) fn check_connection(
+    headers: &HeaderMap,
+    site: &SiteSettings,
+) -> Result<(), RequestError> {
+    if has_only_usual_options(headers) {
         return Ok(());
     }
-    let is_named = |option: &str| {
+    let is_set_by_proxies = |option: &str| {
         let option = option.to_ascii_lowercase();
         is_identity_header(&option) || is_protected(&option, site)
     };
-    if tokens(headers, &header::CONNECTION).any(is_named) {
+    if tokens(headers, &header::CONNECTION).any(is_set_by_proxies) {
         return Err(RequestError::InvalidRequest(
             "Connection names a header that proxies set",
         ));
@@ -246,17 +249,17 @@ pub fn check_connection(headers: &HeaderMap, site: &SiteSettings) -> Result<(), 
     Ok(())
 }
 
-/// Whether a header, in lower case, is one that proxies in front set, in whatever spelling.
+/// Whether a header, in lower case, is one that proxies in front set, in any spelling.
 fn is_protected(name: &str, site: &SiteSettings) -> bool {
-    let is = |protected: &String| match protected.strip_suffix('*') {
-        Some(start) => identity::begins(name, start),
-        None => identity::is(name, protected),
+    let matches = |protected: &String| match protected.strip_suffix('*') {
+        Some(start) => identity::resembles_prefix(name, start),
+        None => identity::resembles(name, protected),
     };
-    site.protected.iter().any(is)
+    site.protected.iter().any(matches)
 }
 
-/// Whether a header, in lower case, is one that proxies in front set, and in another spelling than theirs.
-fn is_misspelled(name: &str, site: &SiteSettings) -> bool {
+/// Whether a header, in lower case, is another spelling of one that proxies in front set.
+fn is_protected_misspelling(name: &str, site: &SiteSettings) -> bool {
     let is_exact = |protected: &String| match protected.strip_suffix('*') {
         Some(start) => name.starts_with(start),
         None => name == protected,
@@ -264,13 +267,13 @@ fn is_misspelled(name: &str, site: &SiteSettings) -> bool {
     is_protected(name, site) && !site.protected.iter().any(is_exact)
 }
 
-/// Removes what `Connection` names. What is not of a hop stays, whatever a client says: it must not be able to take
-/// away what proxies in front of this one have added, nor where a body ends.
-fn remove_named(headers: &mut HeaderMap) {
-    if names_nothing(headers) {
+/// Removes the headers that `Connection` names, except end-to-end headers: a client must not be able to remove framing, or what
+/// proxies in front have added.
+fn remove_connection_options(headers: &mut HeaderMap) {
+    if has_only_usual_options(headers) {
         return;
     }
-    let kept = |name: &HeaderName| {
+    let is_kept = |name: &HeaderName| {
         [
             header::CONTENT_LENGTH,
             header::TRANSFER_ENCODING,
@@ -285,20 +288,20 @@ fn remove_named(headers: &mut HeaderMap) {
     };
     let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
         .filter_map(|token| token.parse().ok())
-        .filter(|name| !kept(name))
+        .filter(|name| !is_kept(name))
         .collect();
     for name in &named {
         headers.remove(name);
     }
 }
 
-/// Whether `Connection` names nothing but what goes anyway, as it mostly does.
-fn names_nothing(headers: &HeaderMap) -> bool {
-    let usual = |value: &HeaderValue| {
+/// Whether `Connection` has only `keep-alive` and `close`, as it usually does.
+fn has_only_usual_options(headers: &HeaderMap) -> bool {
+    let is_usual = |value: &HeaderValue| {
         let value = value.as_bytes();
         value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
     };
-    headers.get_all(header::CONNECTION).iter().all(usual)
+    headers.get_all(header::CONNECTION).iter().all(is_usual)
 }
 
 /// The members of a list header (RFC 9110 section 5.6.1).
@@ -319,16 +322,16 @@ fn wants_trailers(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Says where the request came from.
-fn forwarded(headers: &mut HeaderMap, client: &PeerAddress) {
+/// Adds the forwarding headers.
+fn add_forwarded(headers: &mut HeaderMap, peer: &PeerAddress) {
     let host = headers.get(header::HOST).cloned();
-    let chain = client.trusted.then(|| longer(headers, client)).flatten();
+    let chain = peer.trusted.then(|| extend_chain(headers, peer)).flatten();
     headers.insert(
         X_FORWARDED_FOR,
-        chain.unwrap_or_else(|| client.header_value.clone()),
+        chain.unwrap_or_else(|| peer.header_value.clone()),
     );
-    // What is there is that of a trusted peer.
-    let is_new = |headers: &HeaderMap, name| !client.trusted || !headers.contains_key(name);
+    // An existing header is that of a trusted peer.
+    let is_new = |headers: &HeaderMap, name| !peer.trusted || !headers.contains_key(name);
     if is_new(headers, X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
@@ -339,15 +342,15 @@ fn forwarded(headers: &mut HeaderMap, client: &PeerAddress) {
     }
 }
 
-/// What a trusted peer says of where the request came from, and the peer: as `Forwarded`, if that is there, and as the
-/// value of `X-Forwarded-For`.
-fn longer(headers: &mut HeaderMap, client: &PeerAddress) -> Option<HeaderValue> {
+/// Appends the peer to `Forwarded`, if that is present, and to the chain of a trusted peer; returns the value of
+/// `X-Forwarded-For`.
+fn extend_chain(headers: &mut HeaderMap, peer: &PeerAddress) -> Option<HeaderValue> {
     if let Entry::Occupied(mut chain) = headers.entry(FORWARDED) {
-        let node = match client.ip {
+        let node = match peer.ip {
             IpAddr::V4(ip) => format!("for={ip}"),
             IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
         };
-        // RFC 7239 section 4: one more element, in a value of its own or behind a comma, is the same.
+        // RFC 7239 section 4: a new value and a comma are equivalent.
         if let Ok(node) = HeaderValue::try_from(node) {
             chain.append(node);
         }
@@ -357,12 +360,12 @@ fn longer(headers: &mut HeaderMap, client: &PeerAddress) -> Option<HeaderValue> 
         value.extend_from_slice(part.as_bytes());
         value.extend_from_slice(b", ");
     }
-    value.extend_from_slice(client.header_value.as_bytes());
+    value.extend_from_slice(peer.header_value.as_bytes());
     HeaderValue::from_maybe_shared(bytes::Bytes::from(value)).ok()
 }
 
-/// Takes the key out of a request, wherever one can be.
-fn hide(parts: &mut request::Parts, credentials: &KeySources) {
+/// Removes the key from all places of a request.
+fn hide_key(parts: &mut request::Parts, credentials: &KeySources) {
     parts.headers.remove(&credentials.header);
     let authorizations = parts.headers.get_all(header::AUTHORIZATION);
     if authorizations
@@ -381,7 +384,7 @@ fn hide(parts: &mut request::Parts, credentials: &KeySources) {
             "" => path.to_owned(),
             left => format!("{path}?{left}"),
         };
-        // A part of what was a target is one.
+        // A part of a valid target is a valid target.
         parts.uri = Uri::try_from(uri).unwrap_or_default();
     }
 }

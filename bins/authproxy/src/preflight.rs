@@ -1,8 +1,7 @@
-//! CORS preflights: which requests are one, and what of one the server gets.
+//! CORS preflights: which requests are preflights, and what of them is passed on.
 //!
-//! A preflight carries no key, and most servers that do not expect one serve it as any other request, since they do not
-//! look at the method. So one that passes without a key has nothing that could make it more than a question. What
-//! becomes of it is `door`'s, the answer to it `answer`'s.
+//! A preflight has no key, and most servers that do not expect one serve it like a GET. So a preflight that passes without a
+//! key is reduced to headers that cannot turn it into another request.
 
 use hyper::header::{
     self, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, EXPECT,
@@ -13,7 +12,7 @@ use hyper::{Method, Uri};
 
 use crate::headers;
 
-/// The method that a browser asks about, if this is a well-formed preflight (Fetch standard, "CORS-preflight fetch").
+/// The method in `Access-Control-Request-Method`, if this is a well-formed preflight (Fetch standard, "CORS-preflight fetch").
 pub(crate) fn requested_method(parts: &Parts) -> Option<&str> {
     let headers = &parts.headers;
     if parts.method != Method::OPTIONS || !parts.uri.path().starts_with('/') {
@@ -36,25 +35,25 @@ pub(crate) fn requested_method(parts: &Parts) -> Option<&str> {
     (is_origin(single(headers, &ORIGIN)?) && is_token(method)).then_some(method)
 }
 
-/// Leaves of a preflight what a browser says in one and what trusted proxies add; not the query, where a key can be, and
-/// with some frameworks another method.
-pub(crate) fn strip(parts: &mut Parts) {
-    let gone: Vec<HeaderName> = parts
+/// Keeps the headers that browsers send with preflights and those of trusted proxies. Removes the query, where a key or, for
+/// some frameworks, a method override can be.
+pub(crate) fn strip_request(parts: &mut Parts) {
+    let removed: Vec<HeaderName> = parts
         .headers
         .keys()
-        .filter(|name| !stays(name))
+        .filter(|name| !is_kept(name))
         .cloned()
         .collect();
-    for name in &gone {
+    for name in &removed {
         parts.headers.remove(name);
     }
     if parts.uri.query().is_some() {
-        // The path of what was a target is one.
+        // The path of a valid target is a valid target.
         parts.uri = Uri::try_from(parts.uri.path()).unwrap_or_default();
     }
 }
 
-fn stays(name: &HeaderName) -> bool {
+fn is_kept(name: &HeaderName) -> bool {
     [
         header::ACCEPT,
         header::ACCEPT_ENCODING,
@@ -76,7 +75,7 @@ fn stays(name: &HeaderName) -> bool {
         || headers::is_identity_header(name.as_str())
 }
 
-/// The value of a header that stands there once.
+/// The value of a header that occurs once.
 fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;

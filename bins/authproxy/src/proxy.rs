@@ -1,7 +1,6 @@
-//! One request, from its head to the head of its answer.
+//! Handles one request, from its head to the head of its response.
 //!
-//! Owns the order of things, what is answered here without asking anybody, and upgrades. Who may pass is `door`'s, which
-//! headers change `headers`'s, how the server is reached `upstream`'s.
+//! Owns the order of the steps, responses without authorization (health path, error responses), and upgrades.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -32,29 +31,25 @@ use crate::upstream::{
     ExchangeError, KeyAccount, TruncatedResponse, UpstreamExchange, UpstreamPool,
 };
 
-/// The longest rest of a refused request that is read, so that the connection can be kept.
-const MAX_READ_REST: u64 = 64 << 10;
+/// The longest body of a denied request that is read to keep the connection alive.
+const MAX_DISCARDED_BODY: u64 = 64 << 10;
 
-/// What all threads share.
+/// The state that all threads share.
 #[derive(Debug)]
-pub struct Proxy {
-    /// What needs a restart to change.
-    pub settings: Settings,
-    /// What does not.
-    pub site: LiveSettings,
-    /// Who may pass.
-    pub authorizer: Authorizer,
-    /// Where requests are counted and written down.
-    pub telemetry: Arc<Telemetry>,
-    /// How far the process is on its way to its end.
-    pub lifecycle: ProcessLifecycle,
-    /// Connections of clients that are answered and still send.
+pub(crate) struct Proxy {
+    /// Settings that need a restart to change.
+    pub(crate) settings: Settings,
+    /// Reloadable settings.
+    pub(crate) site: LiveSettings,
+    pub(crate) authorizer: Authorizer,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) lifecycle: ProcessLifecycle,
+    /// Connections of clients that got their response and still send.
     pub(crate) lingering: EvictionQueue<()>,
-    /// What has come of heads that are not whole.
-    pub(crate) unfinished_heads: EvictionQueue<BytesMut>,
+    pub(crate) partial_heads: EvictionQueue<BytesMut>,
 }
 
-/// What the connections of one thread share.
+/// The state that the connections of one thread share.
 pub(crate) struct WorkerThread {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) upstream: Arc<UpstreamPool>,
@@ -72,18 +67,18 @@ impl WorkerThread {
         })
     }
 
-    /// The site in force.
+    /// The settings in force.
     pub(crate) fn site(&self) -> Arc<SiteSettings> {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(view.site())
     }
 }
 
-/// A request under way. Wherever it ends, its record does.
+/// A request in progress. Dropping it ends its record.
 pub(crate) struct ActiveRequest {
     client: Arc<ClientConnection>,
     record: Option<Box<Record>>,
-    /// The request's version: one of HTTP/1.0 knows no chunks.
+    /// HTTP/1.0 has no chunks.
     version: Version,
     id: HeaderValue,
 }
@@ -97,14 +92,14 @@ impl ActiveRequest {
         self.record.as_deref_mut()
     }
 
-    /// The answer ends before its end. Chunks and lengths show that to the client; without them the end of the
-    /// connection would be that of the answer, and only a reset is none.
+    /// Records a truncated response. The client sees the truncation from chunks or the length; without either, the end of the
+    /// connection would mean a complete response, so it is reset.
     pub(crate) fn truncate(&mut self, truncated: TruncatedResponse) {
         let proxy = &self.client.thread.proxy;
         let server = &proxy.settings.server;
         let failures = &proxy.telemetry.failures;
         failures.truncated(&truncated, &self.id, server);
-        self.note(|record| {
+        self.update_record(|record| {
             record.cut = Some(truncated.reason);
             record.detail = truncated.detail;
         });
@@ -113,8 +108,8 @@ impl ActiveRequest {
         }
     }
 
-    fn note(&mut self, what: impl FnOnce(&mut Record)) {
-        self.record.as_deref_mut().map(what);
+    fn update_record(&mut self, update: impl FnOnce(&mut Record)) {
+        self.record.as_deref_mut().map(update);
     }
 }
 
@@ -127,10 +122,10 @@ impl Drop for ActiveRequest {
     }
 }
 
-/// Answers a request. `fault` is what the gate has found, and then the request is the gate's own.
+/// Responds to a request. With a `head_error` the request is the validator's substitute.
 pub(crate) async fn handle(
     client: Arc<ClientConnection>,
-    fault: Option<RequestError>,
+    head_error: Option<RequestError>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     client.activity.begin_request();
@@ -146,30 +141,30 @@ pub(crate) async fn handle(
         id: id.clone(),
         client: Arc::clone(&client),
     };
-    let answered = match fault {
-        Some(refusal) => Err(refusal.into()),
+    let result = match head_error {
+        Some(error) => Err(error.into()),
         None => respond(&mut active, &site, &id, parts, body).await,
     };
     client.activity.begin_response();
-    let mut response = match answered {
+    let mut response = match result {
         Ok(ProxyResponse::Upstream(response)) => {
             response.map(|exchange| ResponseBody::upstream(exchange, active))
         }
         Ok(ProxyResponse::Local(response)) => {
             response.map(|bytes| ResponseBody::local(bytes, active))
         }
-        Err(refused) => {
+        Err(denied) => {
             let proxy = &client.thread.proxy;
             let failures = &proxy.telemetry.failures;
-            failures.refused(&refused, &id, &proxy.settings.server);
-            active.note(|record| record.refuse(&refused));
-            let mut response = local_response::error_response(&refused, &site, &id);
+            failures.refused(&denied, &id, &proxy.settings.server);
+            active.update_record(|record| record.refuse(&denied));
+            let mut response = local_response::error_response(&denied, &site, &id);
             if let Some(origin) = origin {
                 response
                     .headers_mut()
                     .insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             }
-            if refused.error.closes_connection() {
+            if denied.error.closes_connection() {
                 client.linger();
             }
             response.map(|bytes| ResponseBody::local(bytes, active))
@@ -183,7 +178,7 @@ pub(crate) async fn handle(
     Ok(response)
 }
 
-/// What a request is answered with.
+/// The response to a request, of upstream or of authproxy itself.
 enum ProxyResponse {
     Upstream(Response<UpstreamExchange>),
     Local(Response<Bytes>),
@@ -198,66 +193,66 @@ async fn respond(
 ) -> Result<ProxyResponse, DenyDecision> {
     let client = Arc::clone(&active.client);
     if site.health_path.as_deref() == Some(parts.uri.path()) {
-        read_rest_of_body(&client, &parts, body).await;
+        discard_body(&client, &parts, body).await;
         let health = local_response::health_response(client.phase());
-        active.note(|record| record.answered(health.status()));
+        active.update_record(|record| record.answered(health.status()));
         return Ok(ProxyResponse::Local(health));
     }
-    let judged = match validate(&mut parts, &body, site) {
+    let decision = match validate(&mut parts, &body, site) {
         Ok(()) => {
             let authorizer = &client.thread.proxy.authorizer;
             authorizer.decide(site, &parts, &client.peer).await
         }
-        Err(refusal) => Err(refusal.into()),
+        Err(error) => Err(error.into()),
     };
-    let pass = match judged {
-        Ok(pass) => pass,
-        Err(refused) => {
-            if !refused.error.closes_connection() {
-                read_rest_of_body(&client, &parts, body).await;
+    let allowed = match decision {
+        Ok(allowed) => allowed,
+        Err(denied) => {
+            if !denied.error.closes_connection() {
+                discard_body(&client, &parts, body).await;
             }
-            return Err(refused);
+            return Err(denied);
         }
     };
-    active.note(|record| record.pass(&pass));
-    match pass.reason {
+    active.update_record(|record| record.pass(&allowed));
+    match allowed.reason {
         AllowReason::AnsweredPreflight => {
-            let answer = local_response::preflight_response(site, &parts.headers, id);
-            active.note(|record| record.answered(answer.status()));
-            return Ok(ProxyResponse::Local(answer));
+            let response = local_response::preflight_response(site, &parts.headers, id);
+            active.update_record(|record| record.answered(response.status()));
+            return Ok(ProxyResponse::Local(response));
         }
-        AllowReason::ForwardedPreflight => preflight::strip(&mut parts),
+        AllowReason::ForwardedPreflight => preflight::strip_request(&mut parts),
         AllowReason::ValidKey
         | AllowReason::StaleGrant
         | AllowReason::OpenPath
         | AllowReason::FailOpen => {}
     }
-    let asked = parts.headers.contains_key(UPGRADE) && check_upgrade(&mut parts, &body);
-    headers::to_server(&mut parts, &pass, &client.peer, id, site);
+    let wants_upgrade = parts.headers.contains_key(UPGRADE) && check_upgrade(&mut parts, &body);
+    headers::rewrite_request(&mut parts, &allowed, &client.peer, id, site);
     let has_body = !body.is_end_stream();
     let body = RequestBody::new(body, &client, site.limits.body);
     let upstream = &client.thread.upstream;
-    let account = KeyAccount(pass.grant.clone());
-    let sent = upstream.exchange(parts, body, account, &client.activity, site);
-    let sent = sent.await;
-    let failed = |error: ExchangeError| {
+    let account = KeyAccount(allowed.grant.clone());
+    let exchanged = upstream.exchange(parts, body, account, &client.activity, site);
+    let exchanged = exchanged.await;
+    let to_denied = |error: ExchangeError| {
         if has_body {
-            // How much of it is still to come is not known.
+            // The client may still send the rest of it.
             client.linger();
         }
         DenyDecision {
             error: error.refusal,
             detail: error.detail,
-            grant: pass.grant.clone(),
+            grant: allowed.grant.clone(),
             key: None,
-            route: pass.route.clone(),
+            route: allowed.route.clone(),
             required_rights: Box::default(),
         }
     };
-    let (mut head, mut exchange) = sent.map_err(failed)?;
+    let (mut head, mut exchange) = exchanged.map_err(to_denied)?;
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    if switched && !(asked && headers::is_websocket(&head.headers)) {
-        return Err(failed(ExchangeError::unrequested_upgrade()));
+    if switched && !(wants_upgrade && headers::is_websocket(&head.headers)) {
+        return Err(to_denied(ExchangeError::unrequested_upgrade()));
     }
     client.thread.proxy.telemetry.failures.succeeded();
     if headers::is_event_stream(&head.headers) {
@@ -266,15 +261,19 @@ async fn respond(
         client.activity.set_streaming(StreamingMode::AfterFirstByte);
     }
     if !exchange.is_request_sent() {
-        // The server has answered early, and does most likely not take the rest.
+        // Upstream responded early, and most likely does not take the rest.
         client.linger();
     }
-    headers::to_client(&mut head, id, pass.reason);
-    active.note(|record| record.answered(head.status));
+    headers::rewrite_response(&mut head, id, allowed.reason);
+    active.update_record(|record| record.answered(head.status));
     if switched {
         let upgraded = exchange.take_upgraded();
-        let (server, ahead) = upgraded.ok_or(RequestError::Upstream(UpstreamFailure::Closed))?;
-        client.open(Tunnel { server, ahead });
+        let (upstream, early_bytes) =
+            upgraded.ok_or(RequestError::Upstream(UpstreamFailure::Closed))?;
+        client.begin_tunnel(Tunnel {
+            upstream,
+            early_bytes,
+        });
         return Ok(ProxyResponse::Local(Response::from_parts(
             head,
             Bytes::new(),
@@ -285,15 +284,14 @@ async fn respond(
     )))
 }
 
-/// What is wrong with a request whoever sends it. The host that the request line names counts (RFC 9112 section 3.2.2),
-/// for whoever looks at it later.
+/// Refuses what no key may send, and replaces Host by the authority of the request target (RFC 9112 section 3.2.2).
 fn validate(parts: &mut Parts, body: &Incoming, site: &SiteSettings) -> Result<(), RequestError> {
     if parts.method == Method::CONNECT {
         return Err(RequestError::NotImplemented);
     }
     if let Some(authority) = parts.uri.authority() {
         let host = HeaderValue::from_str(authority.as_str())
-            .map_err(|_| RequestError::InvalidRequest("the request line names no host"))?;
+            .map_err(|_| RequestError::InvalidRequest("invalid host in the request target"))?;
         parts.headers.insert(HOST, host);
         parts.uri = match parts.uri.path_and_query() {
             Some(path) => Uri::from(path.clone()),
@@ -301,10 +299,10 @@ fn validate(parts: &mut Parts, body: &Incoming, site: &SiteSettings) -> Result<(
         };
     }
     headers::check_connection(&parts.headers, site)?;
-    // A request of HTTP/1.0 cannot expect anything (RFC 9110 section 10.1.1).
+    // RFC 9110 section 10.1.1: Expect of HTTP/1.0 is ignored.
     if parts.version == Version::HTTP_11
-        && let Some(expected) = parts.headers.get(EXPECT)
-        && !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")
+        && let Some(expectation) = parts.headers.get(EXPECT)
+        && !expectation.as_bytes().eq_ignore_ascii_case(b"100-continue")
     {
         return Err(RequestError::UnsupportedExpectation);
     }
@@ -314,35 +312,35 @@ fn validate(parts: &mut Parts, body: &Incoming, site: &SiteSettings) -> Result<(
     }
 }
 
-/// Whether a request becomes a tunnel if the server agrees (RFC 6455 section 4.1). One that may not does not ask.
+/// Whether a request may become a tunnel (RFC 6455 section 4.1). Otherwise its Upgrade header is removed.
 fn check_upgrade(parts: &mut Parts, body: &Incoming) -> bool {
-    let may = parts.method == Method::GET
+    let is_allowed = parts.method == Method::GET
         && parts.version == Version::HTTP_11
         && body.is_end_stream()
         && headers::is_websocket(&parts.headers);
-    if !may {
+    if !is_allowed {
         parts.headers.remove(UPGRADE);
     }
-    may
+    is_allowed
 }
 
-/// Reads what is left of a request that is answered here, so that the connection can be kept for the next one. What is
-/// long, of unknown length or not on its way yet is not waited for: the connection ends instead.
-async fn read_rest_of_body(client: &ClientConnection, parts: &Parts, body: Incoming) {
+/// Reads and discards the body of a request that is not proxied, to keep the connection alive. A body that is long, of
+/// unknown length or waits for `100 Continue` ends the connection instead.
+async fn discard_body(client: &ClientConnection, parts: &Parts, body: Incoming) {
     if body.is_end_stream() {
         return;
     }
-    let short = body
+    let is_short = body
         .size_hint()
         .upper()
-        .is_some_and(|most| most <= MAX_READ_REST);
-    if !short || parts.headers.contains_key(EXPECT) {
+        .is_some_and(|length| length <= MAX_DISCARDED_BODY);
+    if !is_short || parts.headers.contains_key(EXPECT) {
         client.linger();
         return;
     }
     client.activity.set_active_party(ActiveParty::Client);
     let mut body = pin!(body);
-    let whole = poll_fn(|cx| {
+    let complete = poll_fn(|cx| {
         loop {
             if client.activity.take_failure().is_some() {
                 return Poll::Ready(false);
@@ -354,7 +352,7 @@ async fn read_rest_of_body(client: &ClientConnection, parts: &Parts, body: Incom
             }
         }
     });
-    if !whole.await {
+    if !complete.await {
         client.linger();
     }
 }

@@ -1,6 +1,6 @@
-//! The listeners, the threads, and the end of both.
+//! The listeners, the serving threads, and their graceful shutdown.
 //!
-//! Owns who accepts, how many connections there are, and the order of the end. What happens on a connection is `conn`'s.
+//! Owns accepting, the limit on connections, and the order of the shutdown.
 
 use std::future::poll_fn;
 use std::io;
@@ -22,11 +22,11 @@ use crate::connection;
 use crate::lifecycle::LifecyclePhase;
 use crate::proxy::{Proxy, WorkerThread};
 
-/// How long nothing is accepted after accepting failed, most likely for want of file descriptors, and how long a
-/// connection waits for a place before one more of those that linger is closed.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The pause after accept(2) failed, most likely for lack of file descriptors, and before one more lingering connection is
+/// closed for a new one.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// The bound addresses.
+/// The bound sockets.
 #[derive(Debug)]
 pub struct ListenSockets(Vec<StdListener>);
 
@@ -37,7 +37,7 @@ impl ListenSockets {
     /// An address is taken, or may not be bound (exit 73).
     pub fn bind(addresses: &[SocketAddr]) -> Result<Self, Failure> {
         let bound = addresses.iter().map(|address| {
-            // `[::]` takes IPv4 too, but where that is asked for by name.
+            // `[::]` accepts IPv4 too, unless an IPv4 address with the same port is configured.
             let has_v4 = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
             bind_tcp(*address, addresses.iter().any(has_v4))
                 .map_err(|error| cannot_listen(address, "--port or --listen", error))
@@ -45,7 +45,7 @@ impl ListenSockets {
         bound.collect::<Result<_, _>>().map(Self)
     }
 
-    /// Where it listens, with the port that the kernel has chosen where 0 was asked for.
+    /// The bound addresses, with the port that the kernel chose for port 0.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.0
@@ -55,17 +55,16 @@ impl ListenSockets {
     }
 }
 
-/// Every connection takes one: when all are free, no connection is left.
+/// Every connection holds one permit: when all are free, no connection is left.
 struct ConnectionLimit {
-    free: Arc<Semaphore>,
-    all: u32,
+    permits: Arc<Semaphore>,
+    max: u32,
 }
 
-/// What a thread needs to accept: the free places, and what it lets go of when the queue is empty.
+/// The permits for connections, and a sender that an acceptor drops once its queue is empty.
 type AcceptorHandle = (Arc<Semaphore>, mpsc::Sender<()>);
 
-/// Serves until the lifecycle has come to its end: at once when everything under way is finished, and after
-/// `drain_timeout` in any case.
+/// Serves until the drain is complete: all requests are finished, or `drain_timeout` is over.
 ///
 /// # Errors
 /// A thread cannot be started.
@@ -74,66 +73,66 @@ pub async fn serve(
     proxy: Arc<Proxy>,
     drain_timeout: Duration,
 ) -> Result<(), Failure> {
-    // Two for every request, as far as the hard limit allows.
+    // Every request needs two.
     raise_open_files(u64::MAX);
     let threads = proxy.settings.threads.max(1);
-    let all = u32::try_from(proxy.settings.connections)
+    let max = u32::try_from(proxy.settings.connections)
         .unwrap_or(u32::MAX)
         .min(Semaphore::MAX_PERMITS.try_into().unwrap_or(u32::MAX));
-    let places = ConnectionLimit {
-        free: Arc::new(Semaphore::new(all as usize)),
-        all,
+    let limit = ConnectionLimit {
+        permits: Arc::new(Semaphore::new(max as usize)),
+        max,
     };
     let (ended, _) = watch::channel(false);
-    // Closed when the last thread has emptied the queue.
+    // Closed when the last acceptor has emptied its queue.
     let (accepting, mut accepted) = mpsc::channel(1);
-    let mut others = Vec::new();
+    let mut other_threads = Vec::new();
     for number in 1..threads {
-        others.push(start_thread(
+        other_threads.push(start_thread(
             number,
             &sockets,
             &proxy,
-            (Arc::clone(&places.free), accepting.clone()),
+            (Arc::clone(&limit.permits), accepting.clone()),
             ended.subscribe(),
         )?);
     }
     let lifecycle = proxy.lifecycle.clone();
     let (lame_duck, here) = (proxy.settings.lame_duck, WorkerThread::new(proxy));
-    let share = (Arc::clone(&places.free), accepting);
-    let here = tokio::spawn(accept(listeners(&sockets)?, here, share));
-    // What is left of the listeners are the threads' shares, which close them.
+    let share = (Arc::clone(&limit.permits), accepting);
+    let here = tokio::spawn(accept(clone_listeners(&sockets)?, here, share));
+    // The threads have clones, and close them.
     drop(sockets);
 
     lifecycle.wait_for(LifecyclePhase::LameDuck).await;
     tracing::info!(
         lame_duck = lame_duck.as_secs_f64(),
-        "told to stop: still accepting"
+        "graceful shutdown started"
     );
     sleep(lame_duck).await;
     lifecycle.advance(LifecyclePhase::Draining);
     let finished = async {
-        // In this order, because permits are given out in the order in which they were asked for.
+        // In this order: the semaphore is fair, so waiting for all permits first would block the acceptors.
         let _ = accepted.recv().await;
-        let _ = places.free.acquire_many(places.all).await;
+        let _ = limit.permits.acquire_many(limit.max).await;
     };
     if timeout(drain_timeout, finished).await.is_err() {
-        let left = (places.all as usize).saturating_sub(places.free.available_permits());
+        let left = (limit.max as usize).saturating_sub(limit.permits.available_permits());
         tracing::warn!(
             connections = left,
-            "ending, although not all is done: --drain-timeout is over"
+            "drain timeout expired: closing the remaining connections"
         );
         lifecycle.advance(LifecyclePhase::Aborting);
     }
     here.abort();
     ended.send_replace(true);
-    for thread in others {
-        // What it had to say was printed there.
+    for thread in other_threads {
+        // A panic was already printed.
         let _ = thread.join();
     }
     Ok(())
 }
 
-/// Starts a thread that accepts and serves as this one does.
+/// Starts one more serving thread.
 fn start_thread(
     number: usize,
     sockets: &ListenSockets,
@@ -146,7 +145,7 @@ fn start_thread(
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = hostkit::runtime::build(builder.enable_all())?;
     let guard = runtime.enter();
-    let listeners = listeners(sockets)?;
+    let listeners = clone_listeners(sockets)?;
     drop(guard);
     let accepting = accept(listeners, WorkerThread::new(Arc::clone(proxy)), share);
     std::thread::Builder::new()
@@ -161,19 +160,18 @@ fn start_thread(
         .map_err(failed)
 }
 
-/// This thread's share of the listeners. All threads wait on the same sockets: none of them has a queue of its own that
-/// would be lost with it.
-fn listeners(sockets: &ListenSockets) -> Result<Vec<TcpListener>, Failure> {
-    let shared = sockets.0.iter().map(|socket| {
+/// Clones of the listeners for one thread. All threads accept from the same queues, so none is lost with a thread.
+fn clone_listeners(sockets: &ListenSockets) -> Result<Vec<TcpListener>, Failure> {
+    let clones = sockets.0.iter().map(|socket| {
         let clone = socket.try_clone()?;
         TcpListener::from_std(clone)
     });
-    shared
+    clones
         .collect::<io::Result<_>>()
-        .map_err(|error| Failure::new(Exit::FAILED, "cannot share a listener").because(error))
+        .map_err(|error| Failure::new(Exit::FAILED, "cannot clone a listener").because(error))
 }
 
-/// Accepts until draining begins, and then what is queued. A connection that is accepted waits here for its place.
+/// Accepts until draining begins, and then the queued connections. An accepted connection waits here for its permit.
 async fn accept(
     listeners: Vec<TcpListener>,
     thread: Arc<WorkerThread>,
@@ -181,7 +179,7 @@ async fn accept(
 ) {
     let lifecycle = thread.proxy.lifecycle.clone();
     let mut draining = pin!(lifecycle.wait_for(LifecyclePhase::Draining));
-    let mut fails = false;
+    let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -190,16 +188,16 @@ async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                fails = false;
+                is_failing = false;
                 spawn(stream, peer, &thread, acquire_permit(&free, &thread).await);
             }
             Err(error) if is_connection_error(&error) => {}
             Err(error) => {
-                // Once for each time it happens, not for each attempt.
-                if !std::mem::replace(&mut fails, true) {
-                    tracing::warn!(%error, "cannot accept connections: trying again until it works");
+                // Once per outage, not per attempt.
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(%error, "cannot accept connections: retrying");
                 }
-                sleep(PAUSE).await;
+                sleep(RETRY_PAUSE).await;
             }
         }
     }
@@ -210,16 +208,16 @@ async fn accept(
         loop {
             match listener.accept() {
                 Ok((stream, peer)) => {
-                    let place = acquire_permit(&free, &thread).await;
+                    let permit = acquire_permit(&free, &thread).await;
                     if stream.set_nonblocking(true).is_ok()
                         && let Ok(stream) = TcpStream::from_std(stream)
                     {
-                        spawn(stream, peer, &thread, place);
+                        spawn(stream, peer, &thread, permit);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if is_connection_error(&error) => {}
-                Err(_) => sleep(PAUSE).await,
+                Err(_) => sleep(RETRY_PAUSE).await,
             }
         }
     }
@@ -237,20 +235,20 @@ async fn accept_any(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketA
     .await
 }
 
-/// Waits for a place for a connection that is there. As long as there is none, the connections that only linger give up
-/// theirs, the oldest first.
+/// Waits for a permit for an accepted connection. As long as there is none, lingering connections are closed, the oldest
+/// first.
 async fn acquire_permit(
     free: &Arc<Semaphore>,
     thread: &WorkerThread,
 ) -> Option<OwnedSemaphorePermit> {
-    if let Ok(place) = Arc::clone(free).try_acquire_owned() {
-        return Some(place);
+    if let Ok(permit) = Arc::clone(free).try_acquire_owned() {
+        return Some(permit);
     }
     loop {
         thread.proxy.lingering.evict_oldest();
-        if let Ok(place) = timeout(PAUSE, Arc::clone(free).acquire_owned()).await {
+        if let Ok(permit) = timeout(RETRY_PAUSE, Arc::clone(free).acquire_owned()).await {
             // The semaphore is never closed.
-            return place.ok();
+            return permit.ok();
         }
     }
 }
@@ -259,22 +257,22 @@ fn spawn(
     stream: TcpStream,
     peer: SocketAddr,
     thread: &Arc<WorkerThread>,
-    place: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 ) {
     let metrics = &thread.proxy.telemetry.metrics;
     metrics.accepted_connections.add(1);
     metrics.client_connections.add(1);
-    let open = ConnectionGuard {
+    let guard = ConnectionGuard {
         thread: Arc::clone(thread),
-        _place: place,
+        _permit: permit,
     };
-    tokio::spawn(async move { connection::serve(stream, peer, &open.thread).await });
+    tokio::spawn(async move { connection::serve(stream, peer, &guard.thread).await });
 }
 
-/// A connection that counts.
+/// Counts an open connection and holds its permit.
 struct ConnectionGuard {
     thread: Arc<WorkerThread>,
-    _place: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for ConnectionGuard {
@@ -288,7 +286,7 @@ impl Drop for ConnectionGuard {
     }
 }
 
-/// Whether an error of accept(2) is about the connection that would have been accepted, and not about accepting.
+/// Whether an error of accept(2) concerns only the connection that would have been accepted.
 fn is_connection_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,6 +1,4 @@
-//! What becomes of a connection after `101 Switching Protocols`: bytes, both ways.
-//!
-//! Owns the copying. That there may be a tunnel is `proxy`'s decision.
+//! Copies bytes in both directions after `101 Switching Protocols`.
 
 use std::io;
 use std::pin::pin;
@@ -17,79 +15,76 @@ use crate::connection::ClientStream;
 use crate::request_validation::RequestValidator;
 use crate::upstream::UpstreamStream;
 
-/// After this much silence the kernel asks whether the other side is still there.
+/// TCP keep-alive probes start after this much silence.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// What is on its way in one direction.
-const ROOM: usize = 8 << 10;
+/// The buffer of one direction.
+const BUFFER_SIZE: usize = 8 << 10;
 
-/// The server's side of a tunnel.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
-    /// The connection.
-    pub(crate) server: UpstreamStream,
-    /// What was read of it beyond the answer's head.
-    pub(crate) ahead: Bytes,
+    pub(crate) upstream: UpstreamStream,
+    /// Bytes of upstream behind the response head.
+    pub(crate) early_bytes: Bytes,
 }
 
 impl Tunnel {
-    /// Copies both ways. `ahead` is what was read of the client beyond the request's head. When one direction has ended,
-    /// that is passed on, and the other one has `patience` to end too. Who does not take what there is for it within
-    /// `patience` ends the tunnel.
+    /// Copies in both directions. `client_bytes` are those of the client behind the request head. When one direction ends, the
+    /// other one has to end within `write_timeout`; so has every write.
     ///
-    /// There is no limit on silence: a WebSocket may have nothing to say for hours, and has pings of its own. What is
-    /// gone without a word is found by TCP's keepalive, on both sides.
+    /// There is no idle timeout: a WebSocket may be silent for hours, and has its own pings. TCP keep-alive detects dead peers
+    /// on both sides.
     pub(crate) async fn run(
         self,
         client: RequestValidator<ClientStream>,
-        ahead: Bytes,
-        patience: Duration,
+        client_bytes: Bytes,
+        write_timeout: Duration,
     ) -> io::Result<()> {
         let Self {
-            mut server,
-            ahead: answered,
+            mut upstream,
+            early_bytes,
         } = self;
-        watch(client.get_ref().get_ref());
-        if let UpstreamStream::Tcp(stream) = &server {
-            watch(stream);
+        set_keepalive(client.get_ref().get_ref());
+        if let UpstreamStream::Tcp(stream) = &upstream {
+            set_keepalive(stream);
         }
         let mut client = TokioIo::new(client);
-        timeout(patience, server.write_all(&ahead)).await??;
-        timeout(patience, client.write_all(&answered)).await??;
+        timeout(write_timeout, upstream.write_all(&client_bytes)).await??;
+        timeout(write_timeout, client.write_all(&early_bytes)).await??;
         let (from_client, to_client) = split(client);
-        let (from_server, to_server) = split(server);
+        let (from_upstream, to_upstream) = split(upstream);
         let (mut up, mut down) = (
-            pin!(pass(from_client, to_server, patience)),
-            pin!(pass(from_server, to_client, patience)),
+            pin!(copy(from_client, to_upstream, write_timeout)),
+            pin!(copy(from_upstream, to_client, write_timeout)),
         );
         tokio::select! {
-            ended = &mut up => { ended?; timeout(patience, down).await? }
-            ended = &mut down => { ended?; timeout(patience, up).await? }
+            ended = &mut up => { ended?; timeout(write_timeout, down).await? }
+            ended = &mut down => { ended?; timeout(write_timeout, up).await? }
         }
     }
 }
 
-/// Copies one way, and passes on the end.
-async fn pass(
+/// Copies one direction, and passes on its end.
+async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    patience: Duration,
+    write_timeout: Duration,
 ) -> io::Result<()> {
-    let mut room = vec![0; ROOM];
+    let mut buffer = vec![0; BUFFER_SIZE];
     loop {
-        let length = from.read(&mut room).await?;
+        let length = from.read(&mut buffer).await?;
         if length == 0 {
             return to.shutdown().await;
         }
-        timeout(patience, to.write_all(&room[..length])).await??;
+        timeout(write_timeout, to.write_all(&buffer[..length])).await??;
     }
 }
 
-fn watch(stream: &TcpStream) {
+fn set_keepalive(stream: &TcpStream) {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
         .with_interval(KEEPALIVE / 4)
         .with_retries(4);
-    // Without it the tunnel works too.
+    // The tunnel works without it.
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }

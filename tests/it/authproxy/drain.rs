@@ -104,7 +104,7 @@ fn queued_requests_are_served_before_exit() {
         // Two are at the upstream, eight in the backlog of the kernel.
         server.has(2);
         proxy.signal(Signal::SIGTERM);
-        proxy.logs("told to stop");
+        proxy.logs("graceful shutdown started");
         server.answer();
         for client in &mut clients {
             let answer = client.message().expect("an answer");
@@ -248,7 +248,7 @@ fn second_sigterm_exits_at_once() {
     client.send(request("GET /", ""));
     server.has(1);
     proxy.signal(Signal::SIGTERM);
-    proxy.logs("told to stop");
+    proxy.logs("graceful shutdown started");
     proxy.signal(Signal::SIGTERM);
     client.closes();
     assert_eq!(proxy.wait_exit(), -(Signal::SIGTERM as i32));

@@ -1,4 +1,4 @@
-//! The socket of a client, as the validator reads and writes it.
+//! The socket of a client, which notes blocked writes.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +10,6 @@ use tokio::net::TcpStream;
 
 use crate::deadline::ConnectionActivity;
 
-/// The client's socket, as the validator reads and writes it.
 #[derive(Debug)]
 pub(crate) struct ClientStream {
     pub(super) stream: TcpStream,
@@ -18,7 +17,6 @@ pub(crate) struct ClientStream {
 }
 
 impl ClientStream {
-    /// The socket.
     pub(crate) const fn get_ref(&self) -> &TcpStream {
         &self.stream
     }
@@ -63,8 +61,8 @@ impl AsyncWrite for ClientStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Only a tunnel ends a direction this way. hyper does when it is done, but then the client may still be sending:
-    /// how the connection ends is for `session` to say.
+    /// Only for tunnels. hyper shuts down when it is done, but then the client may still send: `run_session` decides how the
+    /// connection ends.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.activity.is_tunnel() {
             Pin::new(&mut self.stream).poll_shutdown(cx)

@@ -1,4 +1,4 @@
-//! A client that was answered before it had sent everything.
+//! Lingering close: a client that gets its response before it has sent its whole request.
 
 use std::future::poll_fn;
 use std::mem::MaybeUninit;
@@ -12,20 +12,19 @@ use tokio::time::timeout;
 use crate::proxy::WorkerThread;
 use crate::request_validation::poll_discard;
 
-/// How long a client that was answered before it had sent everything is read without a byte from it,
+/// The linger ends after this long without a byte.
 pub(super) const LINGER_IDLE: Duration = Duration::from_secs(5);
-/// and how long in all.
-const LINGER: Duration = Duration::from_secs(30);
+const MAX_LINGER: Duration = Duration::from_secs(30);
 
-/// Whether the client has sent something that was not read.
+/// Whether the client has sent bytes that were not read.
 pub(super) fn has_unread(stream: &TcpStream) -> bool {
     let mut byte = [MaybeUninit::uninit()];
     matches!(SockRef::from(stream).peek(&mut byte), Ok(1))
 }
 
-/// Reads what a client still sends and keeps nothing of it, until the client has seen that it is answered. Closing at
-/// once would reset the connection, and a client that sends everything before it reads would lose the answer with it
-/// (RFC 9112 section 9.6). When connections run short, the one that lingers for longest is closed.
+/// Reads and discards what a client still sends. Closing at once would reset the connection, and a client that sends its whole
+/// request before it reads would lose the response (RFC 9112 section 9.6). When connections run short, the one that has
+/// lingered longest is closed.
 pub(super) async fn linger(mut stream: TcpStream, thread: &WorkerThread) {
     if SockRef::from(&stream).shutdown(Shutdown::Write).is_err() {
         return;
@@ -40,7 +39,7 @@ pub(super) async fn linger(mut stream: TcpStream, thread: &WorkerThread) {
         }
     };
     tokio::select! {
-        _ = timeout(LINGER, discard) => {}
+        _ = timeout(MAX_LINGER, discard) => {}
         () = poll_fn(|cx| place.poll_evicted(cx)) => {}
     }
 }

@@ -8,34 +8,32 @@ use hyper::header::{HeaderMap, HeaderValue};
 
 use super::{PeerAddress, X_REQUEST_ID};
 
-/// The longest id of a peer that is taken over.
-const LONGEST: usize = 128;
-/// The length of ours: 128 bits in hex.
+/// The longest accepted id of a peer.
+const MAX_LENGTH: usize = 128;
+/// 128 bits in hex.
 const LENGTH: usize = 32;
-/// Ids are cut from blocks of this many bytes: no allocation for most requests.
-const BLOCK: usize = 64 * LENGTH;
+/// Ids are slices of blocks of this many bytes: most need no allocation.
+const BLOCK_SIZE: usize = 64 * LENGTH;
 
-/// What a request is called from here on.
-#[must_use]
-pub fn request_id(headers: &HeaderMap, client: &PeerAddress) -> HeaderValue {
-    let sent = client.trusted.then(|| headers.get(X_REQUEST_ID)).flatten();
-    match sent.filter(|id| is_plain(id.as_bytes())) {
+pub(crate) fn request_id(headers: &HeaderMap, peer: &PeerAddress) -> HeaderValue {
+    let sent = peer.trusted.then(|| headers.get(X_REQUEST_ID)).flatten();
+    match sent.filter(|id| is_valid_id(id.as_bytes())) {
         Some(id) => id.clone(),
         None => GENERATOR.with_borrow_mut(IdGenerator::next),
     }
 }
 
-/// Ids stand in logs and in headers of the server.
-fn is_plain(id: &[u8]) -> bool {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=:@".contains(byte);
-    (1..=LONGEST).contains(&id.len()) && id.iter().all(plain)
+/// Ids appear in logs and in headers.
+fn is_valid_id(id: &[u8]) -> bool {
+    let is_valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=:@".contains(byte);
+    (1..=MAX_LENGTH).contains(&id.len()) && id.iter().all(is_valid)
 }
 
 thread_local! {
     static GENERATOR: RefCell<IdGenerator> = RefCell::default();
 }
 
-/// A counter under keyed hashes: unpredictable without a system call per id.
+/// Hashes of a counter with random keys: unpredictable, without a system call per id.
 #[derive(Default)]
 struct IdGenerator {
     keys: [RandomState; 2],
@@ -47,7 +45,7 @@ impl IdGenerator {
     fn next(&mut self) -> HeaderValue {
         self.count += 1;
         if self.block.capacity() < LENGTH {
-            self.block = BytesMut::with_capacity(BLOCK);
+            self.block = BytesMut::with_capacity(BLOCK_SIZE);
         }
         let mut id = [0; LENGTH];
         let bytes = self
@@ -61,7 +59,7 @@ impl IdGenerator {
         }
         self.block.put_slice(&id);
         let id: Bytes = self.block.split().freeze();
-        // Hex digits are visible ASCII.
+        // Never fails: hex digits are visible ASCII.
         HeaderValue::from_maybe_shared(id).unwrap_or(HeaderValue::from_static("none"))
     }
 }

@@ -1,4 +1,4 @@
-//! What the server and the client see of headers, whatever was sent.
+//! The headers that upstream and the client get.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::settings::tests::site;
 const INSIDE: &str = "10.0.0.9:4711";
 const OUTSIDE: &str = "192.0.2.7:4711";
 
-fn pass(id: Option<&str>) -> AllowDecision {
+fn allowed(key_id: Option<&str>) -> AllowDecision {
     let grant = |id: &str| Grant {
         id: id.to_owned(),
         rights: Vec::new(),
@@ -23,14 +23,14 @@ fn pass(id: Option<&str>) -> AllowDecision {
         expires: None,
     };
     AllowDecision {
-        grant: id.map(|id| Arc::new(grant(id))),
+        grant: key_id.map(|id| Arc::new(grant(id))),
         route: None,
         reason: AllowReason::ValidKey,
     }
 }
 
-/// What the server sees, as `name: value` lines.
-fn sent_with(
+/// The headers that upstream gets, as `name: value` lines, and the target.
+fn forward_with(
     site: &SiteSettings,
     peer: &str,
     uri: &str,
@@ -43,25 +43,25 @@ fn sent_with(
     let (mut parts, ()) = request.body(()).unwrap().into_parts();
     let client = PeerAddress::new(peer.parse().unwrap(), site);
     let id = request_id(&parts.headers, &client);
-    to_server(&mut parts, &pass(Some("alice")), &client, &id, site);
-    let mut seen: Vec<String> = parts
+    rewrite_request(&mut parts, &allowed(Some("alice")), &client, &id, site);
+    let mut received: Vec<String> = parts
         .headers
         .iter()
         .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
         .collect();
-    seen.sort();
-    (seen, parts.uri.to_string())
+    received.sort();
+    (received, parts.uri.to_string())
 }
 
-fn sent(peer: &str, lines: &[(&str, &str)]) -> Vec<String> {
-    let (mut seen, _) = sent_with(&site(""), peer, "/", lines);
-    seen.retain(|line| !line.starts_with("x-request-id: ") || line.len() < 40);
-    seen
+fn forward(peer: &str, lines: &[(&str, &str)]) -> Vec<String> {
+    let (mut received, _) = forward_with(&site(""), peer, "/", lines);
+    received.retain(|line| !line.starts_with("x-request-id: ") || line.len() < 40);
+    received
 }
 
 #[test]
-fn a_client_is_named_by_us_alone() {
-    let seen = sent(
+fn identity_headers_of_untrusted_peer_are_replaced() {
+    let received = forward(
         OUTSIDE,
         &[
             ("x-forwarded-for", "127.0.0.1"),
@@ -86,7 +86,7 @@ fn a_client_is_named_by_us_alone() {
         ],
     );
     assert_eq!(
-        seen,
+        received,
         [
             "cookie: a=b",
             "host: api.example",
@@ -100,8 +100,8 @@ fn a_client_is_named_by_us_alone() {
 }
 
 #[test]
-fn a_trusted_peer_is_believed_and_added_to_the_chain() {
-    let seen = sent(
+fn identity_headers_of_trusted_peer_are_kept_and_extended() {
+    let received = forward(
         INSIDE,
         &[
             ("x-forwarded-for", "192.0.2.7"),
@@ -120,7 +120,7 @@ fn a_trusted_peer_is_believed_and_added_to_the_chain() {
         ],
     );
     assert_eq!(
-        seen,
+        received,
         [
             "forwarded: for=10.0.0.9",
             "forwarded: for=192.0.2.7",
@@ -139,7 +139,7 @@ fn a_trusted_peer_is_believed_and_added_to_the_chain() {
 }
 
 #[test]
-fn ids_are_fresh_or_plain() {
+fn request_id_is_that_of_a_trusted_peer_or_new() {
     let site = site("");
     let id = |peer: &str, sent: &str| {
         let headers = HeaderMap::from_iter([(X_REQUEST_ID, HeaderValue::from_str(sent).unwrap())]);
@@ -159,8 +159,8 @@ fn ids_are_fresh_or_plain() {
 }
 
 #[test]
-fn nothing_of_the_hop_goes_on() {
-    let seen = sent(
+fn hop_by_hop_headers_are_removed_from_requests() {
+    let received = forward(
         INSIDE,
         &[
             (
@@ -185,7 +185,7 @@ fn nothing_of_the_hop_goes_on() {
         ],
     );
     assert_eq!(
-        seen,
+        received,
         [
             "content-length: 0",
             "cookie: a=b",
@@ -201,9 +201,9 @@ fn nothing_of_the_hop_goes_on() {
 }
 
 #[test]
-fn connection_may_not_name_a_header_that_proxies_set() {
+fn connection_that_names_a_header_set_by_proxies_is_invalid() {
     let site = site("protected-headers: [X-Tenant, 'X-Zone-*']\n");
-    let checked = |values: &[&str]| {
+    let check = |values: &[&str]| {
         let values = values
             .iter()
             .map(|value| HeaderValue::from_str(value).unwrap());
@@ -223,14 +223,14 @@ fn connection_may_not_name_a_header_that_proxies_set() {
         &["X_Tenant"],
         &["X-ZONE-A"],
     ] {
-        assert!(checked(values).is_err(), "{values:?}");
+        assert!(check(values).is_err(), "{values:?}");
     }
-    let sound = ["close, x-hop", "upgrade, x-tenants, x-zone, x-ssl, te"];
-    assert_eq!(checked(&sound), Ok(()));
+    let valid = ["close, x-hop", "upgrade, x-tenants, x-zone, x-ssl, te"];
+    assert_eq!(check(&valid), Ok(()));
 }
 
 #[test]
-fn header_that_proxies_set_in_another_spelling_is_removed_and_theirs_stays() {
+fn other_spelling_of_a_protected_header_is_removed() {
     let site = site("protected-headers: [X-Tenant, X_Zone]\n");
     let lines = [
         "x-ssl-client-cn",
@@ -248,7 +248,7 @@ fn header_that_proxies_set_in_another_spelling_is_removed_and_theirs_stays() {
     let (mut parts, ()) = request.body(()).unwrap().into_parts();
     let client = PeerAddress::new(INSIDE.parse().unwrap(), &site);
     let id = request_id(&parts.headers, &client);
-    to_server(&mut parts, &pass(None), &client, &id, &site);
+    rewrite_request(&mut parts, &allowed(None), &client, &id, &site);
     let left: Vec<&str> = lines
         .into_iter()
         .filter(|name| parts.headers.contains_key(*name))
@@ -257,15 +257,15 @@ fn header_that_proxies_set_in_another_spelling_is_removed_and_theirs_stays() {
 }
 
 #[test]
-fn only_a_websocket_upgrades() {
+fn only_websocket_upgrades_are_forwarded() {
     let upgrades = |lines: &[(&str, &str)]| {
-        let seen = sent(OUTSIDE, lines);
-        let kept = |line: &str| seen.iter().any(|seen| seen == line);
-        let both = kept("connection: upgrade") && kept("upgrade: websocket");
-        let none = !seen
+        let received = forward(OUTSIDE, lines);
+        let has = |line: &str| received.iter().any(|received| received == line);
+        let both = has("connection: upgrade") && has("upgrade: websocket");
+        let none = !received
             .iter()
             .any(|line| line.starts_with("upgrade:") || line.starts_with("connection:"));
-        assert!(both || none, "{seen:?}");
+        assert!(both || none, "{received:?}");
         both
     };
     assert!(upgrades(&[
@@ -289,48 +289,56 @@ fn only_a_websocket_upgrades() {
 }
 
 #[test]
-fn keys_are_hidden_when_asked() {
+fn hide_credentials_removes_keys() {
     let uri = "/a?x=1&apikey=secret&y=%20";
     let lines = [("x-api-key", "secret"), ("authorization", "Bearer secret")];
-    let (seen, shown) = sent_with(&site(""), OUTSIDE, uri, &lines);
+    let (received, target) = forward_with(&site(""), OUTSIDE, uri, &lines);
     assert!(
-        shown.contains("secret") && seen.iter().filter(|line| line.contains("secret")).count() == 2
+        target.contains("secret")
+            && received
+                .iter()
+                .filter(|line| line.contains("secret"))
+                .count()
+                == 2
     );
     let hiding = site("hide-credentials: true\n");
-    let (seen, shown) = sent_with(&hiding, OUTSIDE, uri, &lines);
-    assert_eq!(shown, "/a?x=1&y=%20");
-    assert!(!seen.iter().any(|line| line.contains("secret")), "{seen:?}");
-    let (seen, shown) = sent_with(
+    let (received, target) = forward_with(&hiding, OUTSIDE, uri, &lines);
+    assert_eq!(target, "/a?x=1&y=%20");
+    assert!(
+        !received.iter().any(|line| line.contains("secret")),
+        "{received:?}"
+    );
+    let (received, target) = forward_with(
         &hiding,
         OUTSIDE,
         "/a?apikey=k",
         &[("authorization", "Basic eDp5")],
     );
-    assert_eq!(shown, "/a");
+    assert_eq!(target, "/a");
     assert!(
-        seen.contains(&"authorization: Basic eDp5".to_owned()),
-        "the server's own: {seen:?}"
+        received.contains(&"authorization: Basic eDp5".to_owned()),
+        "not a key: {received:?}"
     );
 }
 
 #[test]
-fn an_answer_loses_its_hop_and_is_marked() {
-    let answer = |status: u16, reason: AllowReason, lines: &[(&str, &str)]| {
+fn response_loses_hop_by_hop_headers_and_gets_the_allow_reason() {
+    let rewrite = |status: u16, reason: AllowReason, lines: &[(&str, &str)]| {
         let mut builder = hyper::Response::builder().status(status);
         for (name, value) in lines {
             builder = builder.header(*name, *value);
         }
         let (mut head, ()) = builder.body(()).unwrap().into_parts();
-        to_client(&mut head, &HeaderValue::from_static("id7"), reason);
-        let mut seen: Vec<String> = head
+        rewrite_response(&mut head, &HeaderValue::from_static("id7"), reason);
+        let mut received: Vec<String> = head
             .headers
             .iter()
             .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
             .collect();
-        seen.sort();
-        seen
+        received.sort();
+        received
     };
-    let hop = [
+    let lines = [
         ("connection", "close, x-hop"),
         ("x-hop", "1"),
         ("keep-alive", "timeout=5"),
@@ -342,19 +350,19 @@ fn an_answer_loses_its_hop_and_is_marked() {
         ("trailer", "x-sum"),
     ];
     assert_eq!(
-        answer(200, AllowReason::ValidKey, &hop),
+        rewrite(200, AllowReason::ValidKey, &lines),
         ["content-length: 3", "trailer: x-sum", "x-request-id: id7"]
     );
     assert_eq!(
-        answer(200, AllowReason::StaleGrant, &[]),
+        rewrite(200, AllowReason::StaleGrant, &[]),
         ["x-auth-stale: 1", "x-request-id: id7"]
     );
     assert_eq!(
-        answer(500, AllowReason::FailOpen, &[]),
+        rewrite(500, AllowReason::FailOpen, &[]),
         ["x-auth-fail-open: 1", "x-request-id: id7"]
     );
     assert_eq!(
-        answer(
+        rewrite(
             101,
             AllowReason::ValidKey,
             &[("connection", "Upgrade"), ("upgrade", "websocket")]
@@ -368,7 +376,7 @@ fn an_answer_loses_its_hop_and_is_marked() {
 }
 
 #[test]
-fn trailers_say_nothing_of_the_client_nor_of_framing() {
+fn trailers_about_identity_framing_and_method_are_removed() {
     let mut map: HeaderMap = [
         ("x-sum", "1"),
         ("x-auth-id", "root"),
@@ -388,16 +396,16 @@ fn trailers_say_nothing_of_the_client_nor_of_framing() {
         )
     })
     .collect();
-    trailers(&mut map);
+    filter_trailers(&mut map);
     assert_eq!(
         map.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
         ["x-sum"]
     );
 }
 
-/// Our names, and names near them: every separator, any case, with and without tails.
-fn name() -> impl Strategy<Value = String> {
-    let ours = prop::sample::select(vec![
+/// Identity headers and similar names: every separator, any case, with and without suffixes.
+fn header_name() -> impl Strategy<Value = String> {
+    let identity = prop::sample::select(vec![
         "x-auth-id",
         "x-forwarded-for",
         "x-forwarded-proto",
@@ -408,7 +416,7 @@ fn name() -> impl Strategy<Value = String> {
         "connection",
     ]);
     prop_oneof![
-        ours.prop_map(str::to_owned),
+        identity.prop_map(str::to_owned),
         "[xX][-_.!~+][aA]uth([-_.!][iI]d|[-_.]user)?",
         "[xX][-_.]forwarded[-_.]?(for|proto|host)?",
         "x[-_]re(al|quest)[-_](ip|id)",
@@ -416,8 +424,8 @@ fn name() -> impl Strategy<Value = String> {
     ]
 }
 
-/// What a server that reads names as CGI does would call a header.
-fn variable(name: &str) -> String {
+/// The variable of a header in CGI.
+fn cgi_variable(name: &str) -> String {
     name.chars()
         .map(|c| {
             if c.is_ascii_alphanumeric() {
@@ -431,8 +439,8 @@ fn variable(name: &str) -> String {
 
 proptest! {
     #[test]
-    fn whatever_a_client_sends_the_server_sees_our_word_alone(
-        lines in proptest::collection::vec((name(), "[a-zA-Z0-9, _-]{0,24}"), 0..12),
+    fn upstream_gets_only_our_identity_headers(
+        lines in proptest::collection::vec((header_name(), "[a-zA-Z0-9, _-]{0,24}"), 0..12),
         trusted: bool,
         known: bool,
     ) {
@@ -445,25 +453,25 @@ proptest! {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
         let client = PeerAddress::new(peer.parse().unwrap(), &site);
         let id = request_id(&parts.headers, &client);
-        to_server(&mut parts, &pass(known.then_some("alice")), &client, &id, &site);
-        let mut said: Vec<(String, String)> = parts
+        rewrite_request(&mut parts, &allowed(known.then_some("alice")), &client, &id, &site);
+        let mut identity: Vec<(String, String)> = parts
             .headers
             .iter()
-            .map(|(name, value)| (variable(name.as_str()), value.to_str().unwrap().to_owned()))
+            .map(|(name, value)| (cgi_variable(name.as_str()), value.to_str().unwrap().to_owned()))
             .filter(|(name, _)| name.starts_with("X_AUTH"))
             .collect();
-        let ours = known.then(|| ("X_AUTH_ID".to_owned(), "alice".to_owned()));
-        prop_assert_eq!(said.pop(), ours);
-        prop_assert!(said.is_empty(), "{:?}", said);
+        let expected = known.then(|| ("X_AUTH_ID".to_owned(), "alice".to_owned()));
+        prop_assert_eq!(identity.pop(), expected);
+        prop_assert!(identity.is_empty(), "{:?}", identity);
         for (name, value) in &parts.headers {
-            let variable = variable(name.as_str());
+            let variable = cgi_variable(name.as_str());
             let chain = ["X_FORWARDED_FOR", "X_REQUEST_ID", "X_FORWARDED_PROTO", "X_FORWARDED_HOST", "FORWARDED", "X_REAL_IP"];
             if chain.contains(&variable.as_str()) {
                 prop_assert!(!name.as_str().contains(['_', '.', '!']), "{}", name);
                 if variable == "X_FORWARDED_FOR" {
                     let value = value.to_str().unwrap();
-                    let right = if trusted { value.ends_with("10.0.0.9") } else { value == "192.0.2.7" };
-                    prop_assert!(right, "{}", value);
+                    let is_correct = if trusted { value.ends_with("10.0.0.9") } else { value == "192.0.2.7" };
+                    prop_assert!(is_correct, "{}", value);
                 }
             }
             prop_assert!(name != header::CONNECTION || value == "upgrade");
@@ -473,7 +481,7 @@ proptest! {
 
 #[test]
 fn event_stream_is_recognised_by_its_media_type() {
-    for (content_type, streams) in [
+    for (content_type, is_stream) in [
         (Some("text/event-stream"), true),
         (Some("Text/Event-Stream ; charset=utf-8"), true),
         (Some("text/event-stream-ish"), false),
@@ -484,6 +492,6 @@ fn event_stream_is_recognised_by_its_media_type() {
         if let Some(value) = content_type {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(value));
         }
-        assert_eq!(is_event_stream(&headers), streams, "{content_type:?}");
+        assert_eq!(is_event_stream(&headers), is_stream, "{content_type:?}");
     }
 }

@@ -106,13 +106,13 @@ async fn read_to_end(client: &mut DuplexStream) -> String {
 async fn assert_invalid(sent: &str, message: &str) {
     let (mut client, handle, served) = connect();
     client.write_all(sent.as_bytes()).await.unwrap();
-    let answer = read_to_end(&mut client).await;
+    let response = read_to_end(&mut client).await;
     assert!(
-        answer.starts_with("HTTP/1.1 400 Bad Request\r\n"),
-        "{answer}"
+        response.starts_with("HTTP/1.1 400 Bad Request\r\n"),
+        "{response}"
     );
-    assert!(answer.ends_with(message), "{answer}");
-    assert_eq!(answer.matches("connection: close\r\n").count(), 1);
+    assert!(response.ends_with(message), "{response}");
+    assert_eq!(response.matches("connection: close\r\n").count(), 1);
     assert!(served.lock().unwrap().is_empty());
     assert_eq!(handle.read_phase(), ReadPhase::Idle);
 }
@@ -141,9 +141,9 @@ async fn invalid_head_behind_a_request_does_not_affect_that_request() {
         .write_all(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\n\r\n")
         .await
         .unwrap();
-    let answers = read_to_end(&mut client).await;
-    assert!(answers.starts_with("HTTP/1.1 200 OK\r\n"), "{answers}");
-    assert!(answers.ends_with("missing Host"), "{answers}");
+    let responses = read_to_end(&mut client).await;
+    assert!(responses.starts_with("HTTP/1.1 200 OK\r\n"), "{responses}");
+    assert!(responses.ends_with("missing Host"), "{responses}");
     assert_eq!(*served.lock().unwrap(), ["GET /a 0"]);
 }
 
@@ -160,7 +160,7 @@ async fn pipelined_requests_are_served_one_after_another() {
     let last = "GET /d HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     let sent = [&long, post, chunked, last].concat();
     client.write_all(sent.as_bytes()).await.unwrap();
-    let answers = read_to_end(&mut client).await;
+    let responses = read_to_end(&mut client).await;
     assert_eq!(
         *served.lock().unwrap(),
         [
@@ -172,7 +172,7 @@ async fn pipelined_requests_are_served_one_after_another() {
     );
     assert_eq!(
         handle.transferred(),
-        (sent.len() as u64, answers.len() as u64)
+        (sent.len() as u64, responses.len() as u64)
     );
 }
 
@@ -186,9 +186,9 @@ async fn idle_connection_is_served_by_a_second_hyper_connection() {
         let exchange = async {
             let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
             client.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = Vec::new();
-            while !answer.ends_with(b"\r\n\r\n") {
-                client.read_buf(&mut answer).await.unwrap();
+            let mut response = Vec::new();
+            while !response.ends_with(b"\r\n\r\n") {
+                client.read_buf(&mut response).await.unwrap();
             }
         };
         tokio::select! {
@@ -243,9 +243,9 @@ async fn upgraded_connection_passes_bytes_without_validation() {
         )
         .await
         .unwrap();
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        client.read_buf(&mut answer).await.unwrap();
+    let mut response = Vec::new();
+    while !response.ends_with(b"\r\n\r\n") {
+        client.read_buf(&mut response).await.unwrap();
     }
     client.write_all(b"\x81\0\n").await.unwrap();
     connection.await.unwrap().unwrap();
