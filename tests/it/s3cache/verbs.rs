@@ -336,13 +336,13 @@ fn check_prints_effective_settings_and_writes_nothing() {
             "cache-dir        {} (--cache-dir)\n",
             host.cache().display()
         ),
-        format!("max-size         50.0 GiB ({config})\n"),
-        format!("endpoint-url     http://s3.example.org ({config})\n"),
+        format!("max-size         50.0 GiB ({config}:1)\n"),
+        format!("endpoint-url     http://s3.example.org ({config}:2)\n"),
         "region           r (--region)\n".to_owned(),
         "profile          default (default)\n".to_owned(),
-        "total-max-size   unbounded (default)\n".to_owned(),
-        format!("require-sidecar  true ({config})\n"),
-        format!("trusted-uids     1001, 1002 ({config})\n"),
+        "total-max-size   unset (default)\n".to_owned(),
+        format!("require-sidecar  true ({config}:3)\n"),
+        format!("trusted-uids     1001, 1002 ({config}:4)\n"),
         "timeout          1h (default)\n".to_owned(),
     ] {
         assert!(shown.contains(&row), "{row} in {shown}");
