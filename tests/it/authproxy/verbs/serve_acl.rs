@@ -149,8 +149,8 @@ fn serve_acl_answers_only_key_queries() {
             413,
         ),
     ] {
-        let (found, said) = engine.exchange(method, path, &body);
-        assert_eq!(found, status, "{method} {path} {body}: {said}");
+        let (found, output) = engine.exchange(method, path, &body);
+        assert_eq!(found, status, "{method} {path} {body}: {output}");
     }
     let server = format!("--acl-server={}", engine.url());
     check(&[&server], &["--right=write"], "key").exits(0);
