@@ -42,7 +42,7 @@ pub fn format_response(status: &str, body: &str) -> Vec<u8> {
 
 #[derive(Debug)]
 struct BehaviorState {
-    behavior: Mutex<ConnectionBehavior>,
+    manner: Mutex<ConnectionBehavior>,
     requests: Mutex<Vec<String>>,
     connections: AtomicUsize,
     written: AtomicU64,
@@ -59,30 +59,30 @@ pub struct MisbehavingServer {
 impl MisbehavingServer {
     /// Starts a server on a free port of 127.0.0.1.
     #[must_use]
-    pub fn start(behavior: ConnectionBehavior) -> Self {
-        Self::on((Ipv4Addr::LOCALHOST, 0).into(), behavior)
+    pub fn start(manner: ConnectionBehavior) -> Self {
+        Self::on((Ipv4Addr::LOCALHOST, 0).into(), manner)
     }
 
     /// Starts a server on a free port of ::1 only.
     ///
     /// # Errors
     /// This host has no IPv6.
-    pub fn start_v6(behavior: ConnectionBehavior) -> Result<Self, String> {
+    pub fn start_v6(manner: ConnectionBehavior) -> Result<Self, String> {
         match TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
-            Ok(listener) => Ok(Self::with(listener, behavior)),
+            Ok(listener) => Ok(Self::with(listener, manner)),
             Err(error) => Err(format!("no IPv6: {error}")),
         }
     }
 
     /// Starts a server on a free address.
     #[must_use]
-    pub fn on(address: SocketAddr, behavior: ConnectionBehavior) -> Self {
-        Self::with(TcpListener::bind(address).expect("a free port"), behavior)
+    pub fn on(address: SocketAddr, manner: ConnectionBehavior) -> Self {
+        Self::with(TcpListener::bind(address).expect("a free port"), manner)
     }
 
-    fn with(listener: TcpListener, behavior: ConnectionBehavior) -> Self {
+    fn with(listener: TcpListener, manner: ConnectionBehavior) -> Self {
         let shared = Arc::new(BehaviorState {
-            behavior: Mutex::new(behavior),
+            manner: Mutex::new(manner),
             requests: Mutex::default(),
             connections: AtomicUsize::default(),
             written: AtomicU64::default(),
@@ -102,8 +102,8 @@ impl MisbehavingServer {
     }
 
     /// Sets the behavior of later connections.
-    pub fn set_behavior(&self, behavior: ConnectionBehavior) {
-        *self.shared.behavior.lock().unwrap() = behavior;
+    pub fn set_behavior(&self, manner: ConnectionBehavior) {
+        *self.shared.manner.lock().unwrap() = manner;
     }
 
     /// Releases the responses that are held.
@@ -130,17 +130,17 @@ impl MisbehavingServer {
 }
 
 async fn serve(stream: TcpStream, shared: Arc<BehaviorState>) {
-    let behavior = shared.behavior.lock().unwrap().clone();
+    let manner = shared.manner.lock().unwrap().clone();
     // Many tests are about clients that disconnect early.
-    let _ = behave(stream, behavior, &shared).await;
+    let _ = behave(stream, manner, &shared).await;
 }
 
 async fn behave(
     mut stream: TcpStream,
-    behavior: ConnectionBehavior,
+    manner: ConnectionBehavior,
     shared: &BehaviorState,
 ) -> std::io::Result<()> {
-    if matches!(behavior, ConnectionBehavior::Close) {
+    if matches!(manner, ConnectionBehavior::Close) {
         return Ok(());
     }
     let released = shared.released.notified();
@@ -150,7 +150,7 @@ async fn behave(
     }
     let text = String::from_utf8_lossy(&head).trim_end().to_owned();
     shared.requests.lock().unwrap().push(text);
-    match behavior {
+    match manner {
         ConnectionBehavior::Close => {}
         ConnectionBehavior::Reset => stream.set_zero_linger()?,
         ConnectionBehavior::Answer(bytes) => send(&mut stream, &bytes, shared).await?,

@@ -37,7 +37,7 @@ pub enum PermissionsBehavior {
 struct PermissionsState {
     known: HashMap<String, Value>,
     /// Applied in turn, repeatedly.
-    behaviors: Vec<PermissionsBehavior>,
+    manners: Vec<PermissionsBehavior>,
     /// The hash of each query, in order.
     asked: Vec<String>,
     requests: Vec<String>,
@@ -99,14 +99,14 @@ impl PermissionsServer {
     }
 
     /// Sets the behavior of later queries.
-    pub fn set_behavior(&self, behavior: PermissionsBehavior) {
-        self.set_behaviors(vec![behavior]);
+    pub fn set_behavior(&self, manner: PermissionsBehavior) {
+        self.set_behaviors(vec![manner]);
     }
 
     /// Sets behaviors that later queries get in turn, repeatedly.
-    pub fn set_behaviors(&self, behaviors: Vec<PermissionsBehavior>) {
+    pub fn set_behaviors(&self, manners: Vec<PermissionsBehavior>) {
         let mut state = self.state.lock().unwrap();
-        state.behaviors = behaviors;
+        state.manners = manners;
         state.asked.clear();
         state.requests.clear();
     }
@@ -191,8 +191,8 @@ async fn serve(mut stream: TcpStream, state: &Mutex<PermissionsState>) -> std::i
         let asked = serde_json::from_str::<Value>(&body).ok();
         let hash = asked.and_then(|asked| Some(asked["key_sha256"].as_str()?.to_owned()));
         let hash = hash.unwrap_or_default();
-        let behavior = state.lock().unwrap().take(&hash, request);
-        match behavior {
+        let manner = state.lock().unwrap().take(&hash, request);
+        match manner {
             PermissionsBehavior::Answer => {
                 let answer = state.lock().unwrap().answer(&hash);
                 stream
@@ -264,9 +264,9 @@ impl PermissionsState {
         let turn = self.asked.len();
         self.asked.push(hash.to_owned());
         self.requests.push(request);
-        let turn = turn.checked_rem(self.behaviors.len());
+        let turn = turn.checked_rem(self.manners.len());
         turn.map_or(PermissionsBehavior::Answer, |turn| {
-            self.behaviors[turn].clone()
+            self.manners[turn].clone()
         })
     }
 

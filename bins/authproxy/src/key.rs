@@ -1,44 +1,43 @@
-//! `authproxy key`: keys, for people. A key is shown once, when it is made; everywhere else there is only its hash.
+//! `authproxy key`: creates, lists, rotates, revokes, hashes and checks API keys.
 //!
-//! Owns the verbs and what they print. What a key may do is `scope`'s; who knows it is `permissions`'s.
+//! A key is shown once, when it is created; everywhere else there is only its hash.
 
 mod check;
-mod edit;
-mod file;
-mod make;
-mod manage;
-mod typed;
+mod creation;
+mod editor;
+mod input;
+mod line_edit;
+mod maintenance;
 
 use hostkit::{Exit, Failure, stdout};
 use serde_json::json;
 
 use crate::grant::KeyHash;
 
-pub use check::Check;
-pub use make::New;
-pub use manage::{List, Revoke, Rotate};
+pub use check::KeyCheckArgs;
+pub use creation::KeyNewArgs;
+pub use maintenance::{KeyListArgs, KeyRevokeArgs, KeyRotateArgs};
 
-/// Make, list, replace, revoke, hash or check API keys.
+/// Create, list, rotate, revoke, hash and check API keys.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum KeyVerb {
-    /// Make a key: print its entry for the ACL file, or add it to one; the key itself is shown once, on stderr
-    New(New),
+    /// Create a key and print its ACL entry, or add it to a file; the key itself is shown once, on stderr
+    New(KeyNewArgs),
     /// List the keys of an ACL file
-    List(List),
+    List(KeyListArgs),
     /// Remove the keys of an id from an ACL file
-    Revoke(Revoke),
-    /// Give an id a new key in an ACL file, and its keys of today an end
-    Rotate(Rotate),
-    /// Print the SHA-256 of a key that is typed or read from stdin
-    Hash(Hash),
-    /// Say what a key that is typed or read from stdin may do: exit 0 if it passes, 77 if not
-    Check(Box<Check>),
+    Revoke(KeyRevokeArgs),
+    /// Add a new key for an id to an ACL file, and let its current keys expire after --keep
+    Rotate(KeyRotateArgs),
+    /// Print the SHA-256 of a key, which is read from the prompt or from stdin
+    Hash(KeyHashArgs),
+    /// Check what a key allows: exit 0 if the request is allowed, 77 if it is denied
+    Check(Box<KeyCheckArgs>),
 }
 
-/// Flags of `key hash`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Hash {
-    /// Refused: it would stay in the shell's history, and everybody on this host could see it
+pub struct KeyHashArgs {
+    /// Rejected: shell history and process list would show the key
     #[arg(hide = true)]
     key: Option<String>,
     /// Print JSON
@@ -46,25 +45,23 @@ pub struct Hash {
     json: bool,
 }
 
-/// Does what a verb says.
-///
 /// # Errors
-/// What failed: no key was typed, or a flag makes no sense (exit 2); no key has the id (exit 66); no permissions engine
-/// can be asked (exit 69); the ACL file cannot be written (exit 73), is being edited by another process (exit 75), may
-/// not be edited (exit 77), or is wrong (exit 78).
+/// The key is missing or a flag is invalid (exit 2); no key has the id (exit 66); the permissions backend is unavailable
+/// (exit 69); the ACL file cannot be written (exit 73), is locked by another edit (exit 75), is managed by Puppet (exit
+/// 77), or is invalid (exit 78).
 pub fn run(verb: KeyVerb) -> Result<Exit, Failure> {
     match verb {
-        KeyVerb::New(new) => make::run(&new),
-        KeyVerb::List(list) => manage::list(&list),
-        KeyVerb::Revoke(revoke) => manage::revoke(&revoke),
-        KeyVerb::Rotate(rotate) => manage::rotate(&rotate),
-        KeyVerb::Hash(hash) => {
-            let key = typed::key(hash.key.as_deref())?;
-            print_hash(&KeyHash::of(&key), hash.json)
+        KeyVerb::New(args) => creation::run(&args),
+        KeyVerb::List(args) => maintenance::list(&args),
+        KeyVerb::Revoke(args) => maintenance::revoke(&args),
+        KeyVerb::Rotate(args) => maintenance::rotate(&args),
+        KeyVerb::Hash(args) => {
+            let key = input::read_key(args.key.as_deref())?;
+            print_hash(&KeyHash::of(&key), args.json)
         }
-        KeyVerb::Check(check) => {
-            let key = typed::key(check.key.as_deref())?;
-            check::run(&check, KeyHash::of(&key))
+        KeyVerb::Check(args) => {
+            let key = input::read_key(args.key.as_deref())?;
+            check::run(&args, KeyHash::of(&key))
         }
     }
 }

@@ -1,8 +1,7 @@
 //! The upstream pool: keep-alive connections of one thread, and the exchanges on them.
 //!
-//! Owns the size of the pool, which connection an exchange gets, keep-alive, retries, and the order of writing and
-//! reading. There is no task and no queue between an exchange and its connection: the task of the client's request
-//! polls both.
+//! Owns the size of the pool, which connection an exchange gets, keep-alive, retries, and the order of writing and reading.
+//! There is no task and no queue between an exchange and its connection: the task of the client's request polls both.
 
 mod connection;
 mod error;
@@ -10,7 +9,7 @@ mod fair_pool;
 mod request;
 mod response;
 mod slot;
-mod socket;
+mod stream;
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -38,7 +37,7 @@ pub use response::fuzz_response;
 use response::{BodyDecoder, BodyPiece, InvalidResponse};
 pub(crate) use slot::KeyAccount;
 use slot::{PoolSlot, SlotQueue};
-pub(crate) use socket::UpstreamSocket;
+pub(crate) use stream::UpstreamStream;
 
 /// A connection that was idle for this long is closed, at the latest after twice that.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
@@ -57,7 +56,7 @@ type IdleConnections = Vec<Box<UpstreamConnection>>;
 pub(crate) struct UpstreamPool {
     server: UpstreamAddress,
     telemetry: Arc<Telemetry>,
-    /// Limits exchanges, and with them connections, which are opened only while none is idle.
+    /// RequestLimits exchanges, and with them connections, which are opened only while none is idle.
     slots: SlotQueue,
     /// The newest is last, and is taken first: connections of a burst become idle and are closed.
     idle: Mutex<IdleConnections>,
@@ -97,9 +96,9 @@ impl UpstreamPool {
     /// Sends a request and returns the head of its response, in the request's own header map, and the exchange for the
     /// response body.
     ///
-    /// Retries once, on a new connection, if the method is idempotent (RFC 9110 section 9.2.2), the request has no
-    /// body, and a reused connection ended without a byte of a response: then upstream had most likely closed it before
-    /// the request arrived.
+    /// Retries once, on a new connection, if the method is idempotent (RFC 9110 section 9.2.2), the request has no body,
+    /// and a reused connection ended without a byte of a response: then upstream had most likely closed it before the
+    /// request arrived.
     ///
     /// # Errors
     /// Why there is no response.
@@ -145,7 +144,7 @@ impl UpstreamPool {
     }
 
     async fn connect(&self, site: &SiteSettings) -> Result<Box<UpstreamConnection>, ExchangeError> {
-        let connected = timeout(site.timeouts.server, socket::connect(&self.server)).await;
+        let connected = timeout(site.timeouts.server, stream::connect(&self.server)).await;
         let stream = connected
             .map_err(|_| UpstreamFailure::ConnectTimeout)?
             .map_err(|error| ExchangeError::connect(&error))?;
@@ -326,7 +325,7 @@ impl UpstreamExchange {
     }
 
     /// The socket of an upgraded connection, and the bytes behind the response head.
-    pub(crate) fn take_upgraded(&mut self) -> Option<(UpstreamSocket, Bytes)> {
+    pub(crate) fn take_upgraded(&mut self) -> Option<(UpstreamStream, Bytes)> {
         self.connection
             .take()
             .map(|connection| connection.into_parts())

@@ -1,8 +1,8 @@
-//! The command line of s3cache. The settings of a fetch are `settings`'s; the verbs have modules of their own.
+//! The command line of s3cache: what can be asked of it. What is done lives in the modules named after the verbs.
 
 use std::path::PathBuf;
 
-use clap::{Arg, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use hostkit::Exit;
 use hostkit::cli::{Common, Tool};
 
@@ -29,46 +29,50 @@ Exit codes: 0 ok, 2 usage, 65 corrupt, 66 not found, 69 unreachable, 73 cannot w
 #[derive(Debug, Parser)]
 #[command(after_help = AFTER_HELP, override_usage = USAGE, subcommand_negates_reqs = true)]
 pub struct Args {
+    /// Something else than fetching
     #[command(subcommand)]
-    pub(crate) verb: Option<Verb>,
-    /// Artifact to fetch
+    pub verb: Option<Verb>,
+    /// The artifact
     #[arg(required_unless_present = "check")]
-    pub(crate) source: Option<String>,
-    /// Copy the artifact to this path, or into this directory if it ends in a slash. Without --copy-to the artifact is
-    /// cached and its path in the cache printed
+    pub source: Option<String>,
+    /// Copy it here, with a slash at the end into this directory; without this it is only cached, and its path in the
+    /// cache printed
     #[arg(long, value_name = "PATH")]
-    pub(crate) copy_to: Option<PathBuf>,
-    /// Mode of the copy, in octal
-    #[arg(long, value_name = "MODE", value_parser = parse_mode, default_value = "0644")]
-    pub(crate) mode: u32,
-    /// Unpack the artifact (tar, tgz, gz) into this directory
+    pub copy_to: Option<PathBuf>,
+    /// The mode of the copy, in octal
+    #[arg(long, value_name = "MODE", value_parser = mode, default_value = "0644")]
+    pub mode: u32,
+    /// Unpack it (tar, tgz, gz) into this directory
     #[arg(long, value_name = "DIR")]
-    pub(crate) unpack_to: Option<PathBuf>,
-    /// SHA-256 that the artifact must have
+    pub unpack_to: Option<PathBuf>,
+    /// The SHA-256 it must have
     #[arg(long, value_name = "HEX", value_parser = digest::parse)]
-    pub(crate) sha256: Option<String>,
-    /// Validate the configuration, print every setting and its origin, and exit
+    pub sha256: Option<String>,
+    /// Read and validate the configuration, print what is in force, and stop
     #[arg(long)]
-    pub(crate) check: bool,
+    pub check: bool,
+    /// How it is fetched.
     #[command(flatten)]
-    pub(crate) fetch: FetchArgs,
+    pub fetch: FetchArgs,
+    /// Logging.
     #[command(flatten)]
-    pub(crate) common: Common,
+    pub common: Common,
 }
 
+/// What else can be done with artifacts.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Verb {
+pub enum Verb {
     /// List what is cached, or what a store has below s3://bucket/prefix/
     Ls(verbs::ls::LsArgs),
     /// Read every cached artifact again and compare its digest
     Verify(verbs::verify::VerifyArgs),
-    /// Remove garbage, and artifacts over the size limits; as root, of all users
+    /// Remove garbage and what is over the bounds; as root, for all users
     Gc(verbs::gc::GcArgs),
     /// Remove artifacts from the cache
     Rm(verbs::rm::RmArgs),
-    /// Print the size of the cache
+    /// Say how much is cached
     Stats(verbs::stats::StatsArgs),
-    /// Check that an artifact is published, without fetching it
+    /// Ask whether an artifact is published, without fetching it
     Exists(verbs::exists::ExistsArgs),
     /// Publish an artifact with its SHA-256
     Put(verbs::put::PutArgs),
@@ -78,24 +82,12 @@ impl Tool for Args {
     const NAME: &'static str = "s3cache";
     const USAGE_EXIT: Exit = Exit::USAGE;
     const EXCLUSIVE: &[&[&str]] = &[FetchArgs::FRESHNESS];
-    fn is_used(verb: &str, flag: &Arg) -> bool {
-        let reads_store = matches!(verb, "ls" | "exists" | "put");
-        match (flag.get_help_heading(), flag.get_long()) {
-            (_, Some("config")) => true,
-            (Some("Cache"), Some("cache-dir")) => !matches!(verb, "exists" | "put"),
-            (Some("Cache"), _) => verb == "gc",
-            // The index names artifacts of S3 with their service.
-            (Some("S3"), _) => reads_store || matches!(verb, "verify" | "rm"),
-            (Some("Network"), _) => reads_store,
-            _ => true,
-        }
-    }
     fn common(&self) -> &Common {
         &self.common
     }
 }
 
-fn parse_mode(text: &str) -> Result<u32, String> {
+fn mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o777 => Ok(mode),
         _ => Err("a mode is three octal digits, such as 0755".to_owned()),
@@ -117,7 +109,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(args.copy_to.unwrap().to_str(), Some("a.pex"));
-        assert_eq!(args.fetch.cache_dir.to_str(), Some("/mnt/s3cache"));
+        assert_eq!(args.fetch.cache_dir.unwrap().to_str(), Some("/mnt/s3cache"));
         assert!(args.common.logstash_format);
     }
 
@@ -127,15 +119,13 @@ mod tests {
             parse("s3cache ls --json").unwrap().verb,
             Some(Verb::Ls(_))
         ));
-        for line in ["gc --cache-dir /c --max-size 1G", "--max-size 1G gc"] {
-            let args = parse(&format!("s3cache {line}")).unwrap();
-            assert_eq!(args.fetch.max_size, 1 << 30, "{line}");
-        }
-        // A flag that a verb does not use may stand in a common command line.
-        for line in ["--ca-file /x stats", "stats --ca-file /x"] {
-            let args = parse(&format!("s3cache {line}")).unwrap();
-            assert!(args.fetch.ca_file.is_some(), "{line}");
-        }
+        assert!(
+            parse("s3cache gc --cache-dir /c --max-size 1G")
+                .unwrap()
+                .fetch
+                .max_size
+                .is_some()
+        );
         assert!(parse("s3cache").is_err());
         assert!(parse("s3cache --check").unwrap().check);
         assert!(parse("s3cache b/k --sha256=abc").is_err());

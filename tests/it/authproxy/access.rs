@@ -393,13 +393,13 @@ fn check_reads_all_files_and_binds_no_port() {
         keys(scratch.path())
     );
     let good = check(scratch.path(), &line).exits(0);
-    for message in [
+    for said in [
         &*port.to_string(),
         "http://localhost:1",
         "right                   all (--right)",
         "keys: 1",
     ] {
-        assert!(good.stdout.contains(message), "{message}: {}", good.stdout);
+        assert!(good.stdout.contains(said), "{said}: {}", good.stdout);
     }
     assert_eq!(good.stderr, "");
     check(

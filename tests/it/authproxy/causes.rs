@@ -34,7 +34,7 @@ fn send_and_stall(bytes: &'static str) -> FaultyUpstream {
     scripted(move |wire| {
         wire.head();
         wire.send(bytes);
-        wire.read_rest();
+        wire.rest();
     })
 }
 

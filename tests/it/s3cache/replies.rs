@@ -177,19 +177,19 @@ fn reply_without_object_is_bounded_at_any_length() {
             .envs(env)
             .env(endpoint, flood.url())
             .env("AWS_REGION", "us-east-1");
-        let outcome = CommandOutcome::from(command.output().unwrap());
+        let told = CommandOutcome::from(command.output().unwrap());
         let sent = flood.sent.load(Ordering::Relaxed);
         assert!(sent < READ_MAX, "{what}: {sent} bytes were read");
         assert!(
-            outcome.stderr.len() < PRINTED_MAX,
+            told.stderr.len() < PRINTED_MAX,
             "{what}: {} bytes were printed",
-            outcome.stderr.len()
+            told.stderr.len()
         );
-        let outcome = outcome.exits(exit);
+        let told = told.exits(exit);
         assert!(
-            outcome.stderr.lines().all(|line| line.len() < 800),
+            told.stderr.lines().all(|line| line.len() < 800),
             "{what}: {}",
-            outcome.stderr
+            told.stderr
         );
     }
 }
@@ -252,13 +252,9 @@ fn incomplete_listing_fails_and_names_endpoint() {
                 .env("AWS_SECRET_ACCESS_KEY", "secret");
             CommandOutcome::from(command.output().unwrap())
         };
-        let outcome = run("s3cache", &["ls", "s3://builds/pex/"]).exits(69);
-        let outcome = outcome.logs(says).logs("is an S3 service");
-        assert!(
-            !is_ok || outcome.stderr.contains(&s3.url()),
-            "{}",
-            outcome.stderr
-        );
+        let told = run("s3cache", &["ls", "s3://builds/pex/"]).exits(69);
+        let told = told.logs(says).logs("is an S3 service");
+        assert!(!is_ok || told.stderr.contains(&s3.url()), "{}", told.stderr);
         // Whether such a build exists is unknown.
         let repository = ["--repository=s3://builds/pex", "--arch=x"];
         for args in [&["--list", "job"], &["job", "beef"]] {

@@ -32,8 +32,8 @@ fn main() -> ExitCode {
         return usage();
     };
     match measure(&path, rounds) {
-        Ok(output) => {
-            println!("{output}");
+        Ok(said) => {
+            println!("{said}");
             ExitCode::SUCCESS
         }
         Err(failure) => {

@@ -41,7 +41,7 @@ fn main() {
     let mut stage = prepare();
     publish(&mut stage);
     run_by_hand(&stage, "cold", "fetched from S3, verified, cached, run");
-    run_by_hand(&stage, "warm", "run from the cache without a request to S3");
+    run_by_hand(&stage, "warm", "run from the cache; S3 is not asked at all");
     run_as_job(&stage);
     health::check(&stage);
     keys::show_keys(&stage);

@@ -25,41 +25,41 @@ pub(super) enum TaskEnd {
 }
 
 /// Runs one task from announcement to end.
-pub(super) async fn live(start: TaskStart, registry: Arc<dyn TaskRegistry>) {
+pub(super) async fn live(birth: TaskStart, registry: Arc<dyn TaskRegistry>) {
     let TaskStart {
         task,
         port,
-        journal,
+        book,
         mut chance,
         mut end,
-    } = start;
-    let announcement = journal.announcement.clone();
+    } = birth;
+    let announcement = book.announcement.clone();
     tell(&registry, &announcement, |registry, task| {
         registry.announce(task)
     })
     .await;
-    journal.note(|record, now| record.announced = Some(now));
+    book.note(|record, now| record.announced = Some(now));
     let early = tokio::select! {
         biased;
         end = &mut end => Some(end),
         () = tokio::time::sleep(task.listen_after) => None,
     };
-    let (phase, outcome) = watch::channel(ServingPhase::Serving);
+    let (phase, told) = watch::channel(ServingPhase::Serving);
     let serving = if early.is_some() {
         // It never listened: only the port is released.
         drop(port);
-        journal.closed();
+        book.closed();
         None
     } else {
         let listener = port.listen().expect("the port is its own");
-        journal.note(|record, now| record.listening = Some(now));
+        book.note(|record, now| record.listening = Some(now));
         let mut toss = chance.fork(1);
         let resets = move || toss.happens(0.5);
         Some(tokio::spawn(serve(
             listener,
-            journal.clone(),
+            book.clone(),
             task.answer_after,
-            outcome,
+            told,
             resets,
         )))
     };
@@ -69,8 +69,8 @@ pub(super) async fn live(start: TaskStart, registry: Arc<dyn TaskRegistry>) {
     };
     match end {
         Ok(TaskEnd::Stop) => {
-            journal.note(|record, now| record.stopped = Some(now));
-            stop(&journal, &registry, &phase, &mut chance).await;
+            book.note(|record, now| record.stopped = Some(now));
+            stop(&book, &registry, &phase, &mut chance).await;
             if let Some(serving) = serving
                 && tokio::time::timeout(GRACE, serving).await.is_err()
             {
@@ -78,7 +78,7 @@ pub(super) async fn live(start: TaskStart, registry: Arc<dyn TaskRegistry>) {
             }
         }
         Ok(TaskEnd::Die) => {
-            journal.note(|record, now| record.died = Some(now));
+            book.note(|record, now| record.died = Some(now));
             phase.send_replace(ServingPhase::Dead);
             if let Some(serving) = serving {
                 let _ = serving.await;
@@ -91,12 +91,12 @@ pub(super) async fn live(start: TaskStart, registry: Arc<dyn TaskRegistry>) {
         // The simulation was dropped.
         Err(_) => return,
     }
-    journal.note(|record, now| record.ended = Some(now));
+    book.note(|record, now| record.ended = Some(now));
 }
 
 /// Leaves the registry and quits, at most [`APART`] between the two.
 async fn stop(
-    journal: &TaskJournal,
+    book: &TaskJournal,
     registry: &Arc<dyn TaskRegistry>,
     phase: &watch::Sender<ServingPhase>,
     chance: &mut RandomSequence,
@@ -109,11 +109,11 @@ async fn stop(
     };
     let leave = async {
         tokio::time::sleep(leave_after).await;
-        tell(registry, &journal.announcement, |registry, task| {
+        tell(registry, &book.announcement, |registry, task| {
             registry.leave(task)
         })
         .await;
-        journal.left();
+        book.left();
     };
     let quit = async {
         tokio::time::sleep(quit_after).await;
@@ -129,7 +129,7 @@ async fn tell(
     what: fn(&dyn TaskRegistry, &TaskAnnouncement),
 ) {
     let (registry, announcement) = (registry.clone(), announcement.clone());
-    let outcome = tokio::task::spawn_blocking(move || what(&*registry, &announcement)).await;
+    let told = tokio::task::spawn_blocking(move || what(&*registry, &announcement)).await;
     // Cancelled when the runtime ends; a panic of the registry was printed already.
-    drop(outcome);
+    drop(told);
 }

@@ -1,6 +1,6 @@
-//! `key check`: what a key may do, and whether a request with it would pass.
+//! `key check`: shows the grant of a key, and whether a request with it is allowed.
 //!
-//! Owns what is asked and how it is told. The judgement is the daemon's own: `gate`, `door` and `scope`.
+//! The decision is that of the daemon: `request_validation`, `authorizer` and `scope`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -29,35 +29,33 @@ use crate::request_error::RequestError;
 use crate::request_validation;
 use crate::settings::{self, BackendSettings, SiteSettings};
 
-/// How long a person waits for a permissions engine.
-const PATIENCE: Duration = Duration::from_secs(5);
+const BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Flags of `key check`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(group = clap::ArgGroup::new("engine").required(true).multiple(true))]
-pub struct Check {
-    /// Refused: it would stay in the shell's history, and everybody on this host could see it
+#[command(group = clap::ArgGroup::new("backend").required(true).multiple(true))]
+pub struct KeyCheckArgs {
+    /// Rejected: shell history and process list would show the key
     #[arg(hide = true)]
     pub(super) key: Option<String>,
-    /// Judge --path by the rules and the permissions engine of this configuration file of the daemon
-    #[arg(long, value_name = "FILE", group = "engine", requires = "path")]
+    /// Configuration file of the daemon, for its rules and its permissions backend; needs --path
+    #[arg(long, value_name = "FILE", group = "backend", requires = "path")]
     config: Option<PathBuf>,
-    /// The permissions engine: a YAML file of keys
-    #[arg(long, value_name = "FILE", group = "engine")]
+    /// Permissions backend: a YAML file of keys
+    #[arg(long, value_name = "FILE", group = "backend")]
     acl_file: Option<PathBuf>,
-    /// The permissions engine: http or https URLs that are asked in this order. Repeatable, or with commas
-    #[arg(long, value_name = "URL", value_delimiter = ',', group = "engine")]
+    /// Permissions backend: http or https URLs, queried in this order; repeatable or comma-separated
+    #[arg(long, value_name = "URL", value_delimiter = ',', group = "backend")]
     acl_server: Option<Vec<Url>>,
-    /// A right that requests need, as the daemon's --right. Repeatable, or with commas: then all of them
+    /// Rights that the request requires, as --right of the daemon; repeatable or comma-separated
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     right: Option<Vec<String>>,
-    /// The host of the request [default: one that the key is for]
+    /// Host of the request [default: one that the key allows]
     #[arg(long, value_name = "HOST")]
     host: Option<String>,
-    /// The path of the request, with its query if that matters [default: one that the key is for]
+    /// Path of the request, with its query if a rule reads it [default: one that the key allows]
     #[arg(long, value_name = "PATH")]
     path: Option<String>,
-    /// The method of the request [default: one that the key is for; GET with --config]
+    /// Method of the request [default: one that the key allows; GET with --config]
     #[arg(long, value_name = "METHOD")]
     method: Option<String>,
     /// Print JSON
@@ -65,57 +63,57 @@ pub struct Check {
     json: bool,
 }
 
-pub(super) fn run(check: &Check, key: KeyHash) -> Result<Exit, Failure> {
-    let (line, files) = daemon_line(check)?;
-    let (engine, site) = settings::resolve_rules(&line, &files, check.config.is_some())?;
+pub(super) fn run(args: &KeyCheckArgs, key: KeyHash) -> Result<Exit, Failure> {
+    let (line, files) = daemon_command_line(args)?;
+    let (backend, site) = settings::resolve_rules(&line, &files, args.config.is_some())?;
     let runtime = hostkit::runtime::build(Builder::new_current_thread().enable_all())?;
-    let judged = runtime.block_on(async {
-        let grant = look_up(engine, key).await?;
-        let judged = judge(check, &site, grant.clone()).await?;
-        Ok::<_, Failure>((grant, judged))
+    let result = runtime.block_on(async {
+        let grant = look_up(backend, key).await?;
+        let decision = decide(args, &site, grant.clone()).await?;
+        Ok::<_, Failure>((grant, decision))
     });
-    // The resolver may still be busy with a name, and nothing waits for it any more.
+    // Does not wait for a resolver thread that is blocked on a name server.
     runtime.shutdown_background();
-    let (grant, judged) = judged?;
-    match check.json {
+    let (grant, decision) = result?;
+    match args.json {
         true => {
-            let refused = judged.as_ref().err();
-            let route = match &judged {
-                Ok(pass) => &pass.route,
-                Err(refused) => &refused.route,
+            let denied = decision.as_ref().err();
+            let route = match &decision {
+                Ok(allowed) => &allowed.route,
+                Err(denied) => &denied.route,
             };
             stdout::print_json(&json!({
                 "known": grant.is_some(),
                 "sha256": key.to_string(),
                 "grant": grant.as_deref(),
-                "passes": judged.is_ok(),
+                "allowed": decision.is_ok(),
                 "route": route.as_deref(),
-                "error": refused.map(|refused| refused.error.code()),
-                "required_rights": refused.map(|refused| &refused.required_rights),
+                "error": denied.map(|denied| denied.error.code()),
+                "required_rights": denied.map(|denied| &denied.required_rights),
             }))?;
         }
-        false => stdout::print_text(&describe(grant.as_deref(), &judged))?,
+        false => stdout::print_text(&describe(grant.as_deref(), &decision))?,
     }
-    Ok(match judged {
+    Ok(match decision {
         Ok(_) => Exit::OK,
         Err(_) => Exit::DENIED,
     })
 }
 
-/// The daemon's files, and the command line of a daemon with what was given here.
-fn daemon_line(check: &Check) -> Result<(CommandLine, ConfigFiles), Failure> {
-    let files = match &check.config {
+/// The command line of a daemon with these flags, and its configuration files.
+fn daemon_command_line(args: &KeyCheckArgs) -> Result<(CommandLine, ConfigFiles), Failure> {
+    let files = match &args.config {
         Some(file) => ConfigFiles::read("authproxy", Some(file), None)?,
         None => ConfigFiles::default(),
     };
     let mut line = vec![OsString::from("authproxy")];
-    if let Some(file) = &check.acl_file {
+    if let Some(file) = &args.acl_file {
         line.extend(["--acl-file".into(), file.clone().into_os_string()]);
     }
-    for url in check.acl_server.iter().flatten() {
+    for url in args.acl_server.iter().flatten() {
         line.push(format!("--acl-server={url}").into());
     }
-    for right in check.right.iter().flatten() {
+    for right in args.right.iter().flatten() {
         line.push(format!("--right={right}").into());
     }
     let (_, line) = parse_without_environment::<Args>(line)
@@ -123,31 +121,33 @@ fn daemon_line(check: &Check) -> Result<(CommandLine, ConfigFiles), Failure> {
     Ok((line, files))
 }
 
-async fn look_up(engine: BackendSettings, key: KeyHash) -> Result<Option<Arc<Grant>>, Failure> {
-    let remote = match engine {
+async fn look_up(backend: BackendSettings, key: KeyHash) -> Result<Option<Arc<Grant>>, Failure> {
+    let backend = match backend {
         BackendSettings::File(path) => return Ok(AclFile::open(&path)?.get(&key)),
-        BackendSettings::Servers(urls) => RemoteBackend::Servers(Servers::new(&urls, PATIENCE)?),
+        BackendSettings::Servers(urls) => {
+            RemoteBackend::Servers(Servers::new(&urls, BACKEND_TIMEOUT)?)
+        }
         BackendSettings::Liveconf(path) => {
             RemoteBackend::Liveconf(Arc::new(LiveconfBackend::open(&path)))
         }
     };
-    let found = remote.look_up(key).await.map_err(|why| {
-        Failure::new(Exit::UNAVAILABLE, "no permissions engine can be asked").because(why)
+    let response = backend.look_up(key).await.map_err(|error| {
+        Failure::new(Exit::UNAVAILABLE, "permissions backend unavailable").because(error)
     })?;
-    Ok(found.grant)
+    Ok(response.grant)
 }
 
-/// Judges as the daemon would: by what was named on the command line; of the rest nothing is asked.
-async fn judge(
-    check: &Check,
+/// Decides as the daemon would. Restrictions of the grant for which no flag was given are ignored.
+async fn decide(
+    args: &KeyCheckArgs,
     site: &SiteSettings,
     grant: Option<Arc<Grant>>,
 ) -> Result<Result<AllowDecision, DenyDecision>, Failure> {
-    let parts = request(check, site)?;
+    let parts = build_request(args, site)?;
     let method = parts.method.as_str();
     let head = format!("{method} {} HTTP/1.1\r\nHost: h\r\n\r\n", parts.uri);
-    if let Err(refusal) = request_validation::validate_head(head.as_bytes(), site.limits.head) {
-        return Ok(Err(refusal.into()));
+    if let Err(error) = request_validation::validate_head(head.as_bytes(), site.limits.head) {
+        return Ok(Err(error.into()));
     }
     if site.health_path.as_deref() == Some(parts.uri.path()) {
         return Ok(Ok(AllowDecision {
@@ -156,30 +156,30 @@ async fn judge(
             reason: AllowReason::OpenPath,
         }));
     }
-    let known = match grant {
+    let lookup = match grant {
         Some(grant) => KeyLookup::Grant {
-            grant: Arc::new(as_asked(check, &grant)),
+            grant: Arc::new(without_unchecked_restrictions(args, &grant)),
             stale: false,
         },
         None => KeyLookup::UnknownKey,
     };
-    Ok(authorizer::decide(site, &parts, false, async |_| Ok(known)).await)
+    Ok(authorizer::decide(site, &parts, false, async |_| Ok(lookup)).await)
 }
 
-/// The request that is judged. Its key stands for the one that was typed: what is known of that is at hand.
-fn request(check: &Check, site: &SiteSettings) -> Result<Parts, Failure> {
-    let mut target = check.path.clone().unwrap_or("/".to_owned());
-    if let (Some(name), Some(host)) = (&site.rules.host_parameter, &check.host) {
+/// The request to decide on. Its key is a placeholder, because the lookup has been done already.
+fn build_request(args: &KeyCheckArgs, site: &SiteSettings) -> Result<Parts, Failure> {
+    let mut target = args.path.clone().unwrap_or("/".to_owned());
+    if let (Some(name), Some(host)) = (&site.rules.host_parameter, &args.host) {
         let pair = form_urlencoded::Serializer::new(String::new())
             .append_pair(name, host)
             .finish();
         let separator = if target.contains('?') { '&' } else { '?' };
         target.push_str(&format!("{separator}{pair}"));
     }
-    let host = HeaderValue::from_str(check.host.as_deref().unwrap_or("localhost"));
+    let host = HeaderValue::from_str(args.host.as_deref().unwrap_or("localhost"));
     let built = host.map_err(Into::into).and_then(|host| {
         Request::builder()
-            .method(check.method.as_deref().unwrap_or("GET"))
+            .method(args.method.as_deref().unwrap_or("GET"))
             .uri(target)
             .header(HOST, host)
             .header(&site.credentials.header, HeaderValue::from_static("key"))
@@ -187,69 +187,66 @@ fn request(check: &Check, site: &SiteSettings) -> Result<Parts, Failure> {
     });
     match built {
         Ok(request) => Ok(request.into_parts().0),
-        Err(error) => Err(
-            Failure::new(Exit::USAGE, "no request has this method, host and path")
-                .remedy("write --method GET, --host example.com, --path /stats")
-                .because(error),
-        ),
+        Err(error) => Err(Failure::new(Exit::USAGE, "invalid method, host or path")
+            .remedy("write --method GET, --host example.com, --path /stats")
+            .because(error)),
     }
 }
 
-/// The grant without what restricts it to something that was not asked about.
-fn as_asked(check: &Check, grant: &Grant) -> Grant {
+fn without_unchecked_restrictions(args: &KeyCheckArgs, grant: &Grant) -> Grant {
     let mut grant = grant.clone();
-    if check.host.is_none() {
+    if args.host.is_none() {
         grant.hosts.clear();
     }
-    if check.path.is_none() {
+    if args.path.is_none() {
         grant.paths.clear();
     }
-    if check.method.is_none() && check.config.is_none() {
+    if args.method.is_none() && args.config.is_none() {
         grant.methods.clear();
     }
     grant
 }
 
-fn describe(grant: Option<&Grant>, judged: &Result<AllowDecision, DenyDecision>) -> String {
+fn describe(grant: Option<&Grant>, decision: &Result<AllowDecision, DenyDecision>) -> String {
     let mut text = String::new();
     if let Some(grant) = grant {
-        let mut tell = |name: &str, value: &str| text.push_str(&format!("{name}: {value}\n"));
+        let mut add = |name: &str, value: &str| text.push_str(&format!("{name}: {value}\n"));
         let any = |values: &[String]| match values {
             [] => "any".to_owned(),
             values => values.join(", "),
         };
-        tell("id", &grant.id);
-        tell("rights", &grant.rights.join(", "));
-        tell("hosts", &any(&grant.hosts));
-        tell("paths", &any(&grant.paths));
-        tell("methods", &any(&grant.methods));
+        add("id", &grant.id);
+        add("rights", &grant.rights.join(", "));
+        add("hosts", &any(&grant.hosts));
+        add("paths", &any(&grant.paths));
+        add("methods", &any(&grant.methods));
         match grant.expires {
-            Some(end) => tell("expires", &format_expiry(end)),
-            None => tell("expires", "never"),
+            Some(end) => add("expires", &format_expiry(end)),
+            None => add("expires", "never"),
         }
     }
     let route = |route: &Option<Arc<str>>| match route {
         Some(route) => format!("route: {route}\n"),
         None => String::new(),
     };
-    match judged {
-        Ok(pass) => {
-            text.push_str(&route(&pass.route));
-            text.push_str(match pass.reason {
-                AllowReason::OpenPath => "passes: this path needs no key\n",
-                _ => "passes\n",
+    match decision {
+        Ok(allowed) => {
+            text.push_str(&route(&allowed.route));
+            text.push_str(match allowed.reason {
+                AllowReason::OpenPath => "allowed: this path needs no key\n",
+                _ => "allowed\n",
             });
         }
-        Err(refused) => {
-            text.push_str(&route(&refused.route));
+        Err(denied) => {
+            text.push_str(&route(&denied.route));
             text.push_str(&format!(
-                "refused: {} ({}, {})",
-                refused.message(),
-                refused.error.status().as_u16(),
-                refused.error.code()
+                "denied: {} ({}, {})",
+                denied.message(),
+                denied.error.status().as_u16(),
+                denied.error.code()
             ));
-            if let (RequestError::MissingRight, Some(grant)) = (refused.error, grant) {
-                let required = refused.required_rights.join(",");
+            if let (RequestError::MissingRight, Some(grant)) = (denied.error, grant) {
+                let required = denied.required_rights.join(",");
                 text.push_str(&format!(
                     " required_rights={required} key_rights={}",
                     grant.rights.join(",")

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::environment::EnvironmentVariables;
 use crate::named_file::NamedFile;
-use crate::settings::StoreAccess;
+use crate::settings::Access;
 use crate::source::ArtifactSource;
 
 /// How long a connection may take to come up, TLS included.
@@ -50,7 +50,7 @@ impl HttpStore {
     ///
     /// # Errors
     /// A certificate file cannot be read or used (exit 78).
-    pub(super) fn new(access: &StoreAccess) -> Result<Self, Failure> {
+    pub(super) fn new(access: &Access) -> Result<Self, Failure> {
         let proxies = Arc::new(ProxyRules::of(&EnvironmentVariables::of_process()));
         let rules = proxies.clone();
         let through =
@@ -293,7 +293,7 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     attempt.follow()
 }
 
-fn tls(access: &StoreAccess) -> Result<rustls::ClientConfig, Failure> {
+fn tls(access: &Access) -> Result<rustls::ClientConfig, Failure> {
     let roots = match &access.ca_file {
         Some(file) => authorities(file)?.0,
         None => {
@@ -495,9 +495,9 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let file = temp.path().join("ca.pem");
         std::fs::write(&file, "not a certificate").unwrap();
-        let access = StoreAccess {
+        let access = Access {
             ca_file: Some(NamedFile::new(file, "--ca-file")),
-            ..StoreAccess::default()
+            ..Access::default()
         };
         let failure = HttpStore::new(&access).unwrap_err();
         assert_eq!(failure.exit(), Exit::CONFIG);

@@ -32,7 +32,7 @@ use super::{
 use crate::environment::EnvironmentVariables;
 use crate::named_file::NamedFile;
 use crate::s3_access::S3Access;
-use crate::settings::StoreAccess;
+use crate::settings::Access;
 use crate::source::ArtifactSource;
 use error_mapping::{NOT_S3, explain};
 
@@ -58,7 +58,7 @@ impl S3Store {
     ///
     /// # Errors
     /// The AWS configuration or the CA file cannot be used (exit 78), or the profile signs in through a browser (exit 77).
-    pub(crate) async fn new(access: &StoreAccess, timeout: Duration) -> Result<Self, Failure> {
+    pub(crate) async fn new(access: &Access, timeout: Duration) -> Result<Self, Failure> {
         let s3 = access.s3()?;
         if let Some(sign_in) = s3.sign_in.filter(|_| !access.no_sign_request) {
             let (profile, command) = (&s3.profile, "aws configure export-credentials");
@@ -242,7 +242,7 @@ fn trust(s3: &S3Access, is_signed: bool) -> Result<tls::TlsContext, Failure> {
 ///
 /// # Errors
 /// As [`S3Store::new`].
-pub(super) fn check(access: &StoreAccess) -> Result<(), Failure> {
+pub(super) fn check(access: &Access) -> Result<(), Failure> {
     trust(access.s3()?, !access.no_sign_request).map(drop)
 }
 

@@ -22,7 +22,7 @@ use crate::verification;
 
 /// Flags of `s3cache put`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct PutArgs {
+pub struct PutArgs {
     /// The file to publish
     file: PathBuf,
     /// Where to: s3://bucket/key, bucket/key or file:///path; with a slash at its end the file's name is added

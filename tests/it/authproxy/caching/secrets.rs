@@ -136,14 +136,10 @@ fn role_reads_secret_through_supplementary_group_or_acl() {
                 .status();
             assert!(set.unwrap().success(), "{acl}");
         }
-        let outcome = job(ROLE, groups, &secret);
-        let message = format!("{}{}", outcome.stdout, outcome.stderr);
-        assert!(message.contains(says), "{mode:o} {acl} {groups}: {message}");
-        assert_eq!(
-            outcome.code,
-            if says == reads { 0 } else { 78 },
-            "{message}"
-        );
+        let told = job(ROLE, groups, &secret);
+        let said = format!("{}{}", told.stdout, told.stderr);
+        assert!(said.contains(says), "{mode:o} {acl} {groups}: {said}");
+        assert_eq!(told.code, if says == reads { 0 } else { 78 }, "{said}");
         std::fs::remove_file(&secret).unwrap();
     }
 }

@@ -52,22 +52,20 @@ fn new_key_is_shown_once_and_its_entry_admits_it() {
     std::fs::write(&file, format!("keys:\n{entry}- {other_entry}\n")).unwrap();
 
     let engine = ["--acl-file", file.to_str().unwrap()];
-    let outcome = check(&engine, &["--json"], &format!("{key}\n")).exits(0);
+    let told = check(&engine, &["--json"], &format!("{key}\n")).exits(0);
     let expected = json!({
-        "known": true, "passes": true, "error": null, "required_rights": null, "route": null, "sha256": hash_key(key),
+        "known": true, "allowed": true, "error": null, "required_rights": null, "route": null, "sha256": hash_key(key),
         "grant": {
             "id": "alice", "rights": ["all", "write"], "hosts": ["*.example.com"], "paths": ["/a", "/b"],
             "methods": ["GET"], "expires": "2999-01-31T00:00:00Z",
         },
     });
-    assert_eq!(parsed(&outcome), expected);
+    assert_eq!(parsed(&told), expected);
     let other = check(&engine, &[], secret_of(&other.stderr)).exits(0);
     assert!(other.stdout.starts_with("id: key-"), "{}", other.stdout);
-    assert!(
-        other.stdout.ends_with(
-            "rights: read\nhosts: any\npaths: any\nmethods: any\nexpires: never\npasses\n"
-        )
-    );
+    assert!(other.stdout.ends_with(
+        "rights: read\nhosts: any\npaths: any\nmethods: any\nexpires: never\nallowed\n"
+    ));
 }
 
 #[test]
@@ -99,7 +97,7 @@ fn key_hash_is_hash_of_typed_key() {
     assert_eq!(parsed(&json), json!({"sha256": hash_key("secret1")}));
     run(authproxy(&["key", "hash"]), "\n")
         .exits(2)
-        .logs("there is no key");
+        .logs("missing key");
     run(authproxy(&["key", "hash"]), "").exits(2);
     run(authproxy(&["key", "hash"]), &"x".repeat(20_000))
         .exits(2)
@@ -189,12 +187,12 @@ fn key_check_prints_reason_that_request_would_get() {
         let last = plain.stdout.lines().last().unwrap();
         let is_expected = match word {
             Some(word) => last.contains(&format!(", {word})")),
-            None => last == "passes",
+            None => last == "allowed",
         };
         assert!(is_expected, "{last}");
         let json = parsed(&check(&engine, &[asked, &["--json"]].concat(), key).exits(code));
         assert_eq!(
-            (json["error"].as_str(), &json["passes"]),
+            (json["error"].as_str(), &json["allowed"]),
             (word, &json!(word.is_none()))
         );
     }

@@ -53,7 +53,7 @@ impl KeyListFile {
             .collect()
     }
 
-    fn passes(&self, key: &str, code: i32) -> CommandOutcome {
+    fn check_key(&self, key: &str, code: i32) -> CommandOutcome {
         check(&["--acl-file", self.path.to_str().unwrap()], &[], key).exits(code)
     }
 
@@ -97,7 +97,7 @@ fn keys_are_added_listed_rotated_and_revoked_in_file() {
             file.path.display()
         )
     );
-    file.passes(&carol, 0);
+    file.check_key(&carol, 0);
     assert!(
         !file.text().contains("hk_")
             && file
@@ -123,15 +123,19 @@ fn keys_are_added_listed_rotated_and_revoked_in_file() {
         .key(&["rotate", "alice", "--keep", "24h", "--json"])
         .exits(0);
     let second = secret_of(&rotated.stderr).to_owned();
-    let outcome = parsed(&rotated);
+    let told = parsed(&rotated);
     assert_eq!(
-        (&outcome["entry"]["id"], &outcome["entry"]["sha256"]),
+        (&told["entry"]["id"], &told["entry"]["sha256"]),
         (&json!("alice"), &json!(hash_key(&second)))
     );
-    let old = file.passes("first", 0);
-    let end = format!("expires: {}\n", outcome["keep_until"].as_str().unwrap());
+    let old = file.check_key("first", 0);
+    let end = format!("expires: {}\n", told["keep_until"].as_str().unwrap());
     assert!(old.stdout.contains(&end), "{}", old.stdout);
-    assert!(file.passes(&second, 0).stdout.contains("expires: never\n"));
+    assert!(
+        file.check_key(&second, 0)
+            .stdout
+            .contains("expires: never\n")
+    );
     assert!(
         file.text().contains("- id: alice  # of alice\n"),
         "{}",
@@ -140,15 +144,15 @@ fn keys_are_added_listed_rotated_and_revoked_in_file() {
     assert_eq!(file.ids(), ["bob", "alice", "alice", "carol"]);
     // A second rotation: the first key keeps its shorter expiry, the last one none.
     let third = secret_of(&file.key(&["rotate", "alice", "--keep=0"]).exits(0).stderr).to_owned();
-    assert!(file.passes("first", 77).stdout.contains("expired_key"));
-    file.passes(&second, 77);
-    file.passes(&third, 0);
+    assert!(file.check_key("first", 77).stdout.contains("expired_key"));
+    file.check_key(&second, 77);
+    file.check_key(&third, 0);
 
     let short = &hash_key("first")[..8];
     let revoked = file.key(&["revoke", short]).exits(0);
     assert_eq!(revoked.stdout, format!("revoked alice {short}\n"));
     file.key(&["revoke", "alice", "--json"]).exits(0);
-    assert!(file.passes(&third, 77).stdout.contains("unknown_key"));
+    assert!(file.check_key(&third, 77).stdout.contains("unknown_key"));
     assert_eq!(file.ids(), ["bob", "carol"]);
     let nothing = file.key(&["revoke", "alice"]).exits(66).logs("keys.yaml");
     assert!(nothing.stdout.is_empty());
@@ -177,13 +181,12 @@ fn rotation_keeps_expiry_of_key() {
         file.path.metadata().unwrap().permissions().mode() & 0o7777,
         0o640
     );
-    file.passes(secret_of(&new.stderr), 0);
+    file.check_key(secret_of(&new.stderr), 0);
     let next = file.key(&["rotate", "a"]).exits(0);
-    let outcome = file.passes(secret_of(&next.stderr), 0).stdout;
+    let told = file.check_key(secret_of(&next.stderr), 0).stdout;
     assert!(
-        outcome.contains("hosts: example.com\n")
-            && outcome.contains("expires: 2099-01-01T00:00:00Z\n"),
-        "{outcome}"
+        told.contains("hosts: example.com\n") && told.contains("expires: 2099-01-01T00:00:00Z\n"),
+        "{told}"
     );
     let over = KeyListFile::new(&format!(
         "keys:\n{}  expires: 2001-01-01\n",
@@ -214,13 +217,13 @@ fn edit_keeps_owner_mode_acl_and_links() {
         .unwrap();
     assert!(set.success());
     let access = || {
-        let outcome = Command::new("getfacl")
+        let told = Command::new("getfacl")
             .args(["-cpn"])
             .arg(&file.path)
             .output()
             .unwrap();
         let metadata = file.path.metadata().unwrap();
-        let shown = String::from_utf8(outcome.stdout).unwrap();
+        let shown = String::from_utf8(told.stdout).unwrap();
         (metadata.uid(), metadata.gid(), metadata.mode(), shown)
     };
     let before = access();
@@ -262,7 +265,7 @@ fn new_key_fills_empty_file_and_rejects_dangling_symlink() {
         let file = KeyListFile::new(before);
         std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(0o604)).unwrap();
         let new = file.key(&["new", "--id=a"]).exits(0);
-        file.passes(secret_of(&new.stderr), 0);
+        file.check_key(secret_of(&new.stderr), 0);
         assert!(file.text().starts_with(before), "{}", file.text());
         let mode = file.path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o604);
@@ -273,7 +276,7 @@ fn new_key_fills_empty_file_and_rejects_dangling_symlink() {
     symlink("away/keys.yaml", &file.path).unwrap();
     file.key(&["new"])
         .exits(78)
-        .logs("is a symlink to a file that is missing");
+        .logs("the target of this symlink is missing");
     assert!(file.path.is_symlink());
     assert_eq!(file.names(), ["keys.yaml"]);
 }
@@ -319,7 +322,7 @@ fn file_that_is_invalid_or_not_line_based_is_not_edited() {
         (
             json!({"keys": [{"id": "a", "sha256": hash_key("key"), "rights": []}]}).to_string(),
             78,
-            "by lines",
+            "lines of their own",
         ),
     ] {
         let file = KeyListFile::new(&text);
@@ -340,7 +343,7 @@ fn file_that_is_invalid_or_not_line_based_is_not_edited() {
         missing
             .key(verb)
             .exits(78)
-            .logs("`authproxy key new --into` makes one");
+            .logs("`authproxy key new --into FILE`");
     }
 }
 
@@ -403,7 +406,7 @@ fn daemon_accepts_both_keys_during_rotation_and_neither_after_revocation() {
     });
     let status: Value = proxy.status();
     assert_eq!(
-        status["engine"]["file"]["refused"], 0,
+        status["engine"]["file"]["rejected"], 0,
         "the file is always complete"
     );
 }

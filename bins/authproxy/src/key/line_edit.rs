@@ -1,113 +1,114 @@
-//! Edits of an ACL file by whole lines, so that comments and the shape of all other entries stay.
+//! Edits an ACL file by whole lines, which keeps comments and the formatting of all other entries.
 //!
-//! Owns which lines an entry has. Pure; what comes out is parsed again by `file`, so a text that is read wrongly here is
-//! refused and never damaged.
+//! Pure. `editor` parses the result again, so that an edit that went wrong is rejected and never written.
 
 use std::ops::Range;
 
 use crate::permissions::file::AclEntry;
 
-/// Lines that take the place of others.
+/// Replaces a range of lines.
 #[derive(Debug)]
-pub(super) struct Edit {
+pub(super) struct LineEdit {
     lines: Range<usize>,
-    with: String,
+    replacement: String,
 }
 
-/// The lines of an entry.
-struct Span {
-    /// From that of its dash to the last one that says something.
+struct EntrySpan {
+    /// From the line of its dash to its last line that is not empty or a comment.
     lines: Range<usize>,
-    /// What stands before its dash.
+    /// The white space before its dash.
     indent: String,
 }
 
-/// Adds an entry behind the last one. None where entries are not lines of their own.
-pub(super) fn append(text: &str, entries: &[AclEntry], entry: &str) -> Option<Edit> {
+/// Adds an entry after the last one. `None` if entries are not on lines of their own.
+pub(super) fn append(text: &str, entries: &[AclEntry], entry: &str) -> Option<LineEdit> {
     match entries.last() {
         Some(last) => insert_after(text, last, entry),
         None => {
             let (at, line) = find_list(text)?;
             let (indent, _) = line.split_once("keys:")?;
-            let with = format!("{indent}keys:\n{}", indented(entry, indent));
-            // `keys: []` and nothing else, but a comment.
+            let replacement = format!("{indent}keys:\n{}", indent_lines(entry, indent));
+            // Only `keys: []` and a comment can be replaced.
             let rest = line.split_once("[]")?.1.trim();
-            let is_whole = rest.is_empty() || rest.starts_with('#');
-            is_whole.then_some(Edit {
+            let is_replaceable = rest.is_empty() || rest.starts_with('#');
+            is_replaceable.then_some(LineEdit {
                 lines: at..at + 1,
-                with,
+                replacement,
             })
         }
     }
 }
 
-/// Adds an entry behind another.
-pub(super) fn insert_after(text: &str, other: &AclEntry, entry: &str) -> Option<Edit> {
-    let Span { lines, indent } = find_span(text, other)?;
-    Some(Edit {
+pub(super) fn insert_after(text: &str, other: &AclEntry, entry: &str) -> Option<LineEdit> {
+    let EntrySpan { lines, indent } = find_span(text, other)?;
+    Some(LineEdit {
         lines: lines.end..lines.end,
-        with: indented(entry, &indent),
+        replacement: indent_lines(entry, &indent),
     })
 }
 
-/// Removes entries; a list that has no others is an empty one.
-pub(super) fn remove(text: &str, entries: &[AclEntry], which: &[usize]) -> Option<Vec<Edit>> {
-    let removed = which.iter().map(|index| {
-        let Span { lines, .. } = find_span(text, entries.get(*index)?)?;
-        Some(Edit {
+/// Removes entries; without any left, the list becomes `keys: []`.
+pub(super) fn remove(text: &str, entries: &[AclEntry], indexes: &[usize]) -> Option<Vec<LineEdit>> {
+    let removed = indexes.iter().map(|index| {
+        let EntrySpan { lines, .. } = find_span(text, entries.get(*index)?)?;
+        Some(LineEdit {
             lines,
-            with: String::new(),
+            replacement: String::new(),
         })
     });
-    let mut edits: Vec<Edit> = removed.collect::<Option<_>>()?;
-    if which.len() == entries.len() {
+    let mut edits: Vec<LineEdit> = removed.collect::<Option<_>>()?;
+    if indexes.len() == entries.len() {
         let (at, line) = find_list(text)?;
-        let with = line.replacen("keys:", "keys: []", 1) + "\n";
-        edits.push(Edit {
+        let replacement = line.replacen("keys:", "keys: []", 1) + "\n";
+        edits.push(LineEdit {
             lines: at..at + 1,
-            with,
+            replacement,
         });
     }
     Some(edits)
 }
 
-/// Gives an entry an end, or another one. `new` is what takes the place of an entry in flow style (`{id: ..}`).
-pub(super) fn set_expiry(text: &str, entry: &AclEntry, end: &str, new: &str) -> Option<Edit> {
-    let Span { lines, indent } = find_span(text, entry)?;
+/// Sets the expiry of an entry. `new` replaces an entry in flow style (`{id: ..}`) as a whole.
+pub(super) fn set_expiry(text: &str, entry: &AclEntry, end: &str, new: &str) -> Option<LineEdit> {
+    let EntrySpan { lines, indent } = find_span(text, entry)?;
     let all: Vec<&str> = text.lines().collect();
     if all.get(entry.line)?.chars().nth(entry.column) == Some('{') {
-        let with = indented(new, &indent);
-        return Some(Edit { lines, with });
+        let replacement = indent_lines(new, &indent);
+        return Some(LineEdit { lines, replacement });
     }
-    // What stands before a member: space, and in the first line the dash.
+    // White space before a member, and in the first line the dash.
     let before = |line: &str| -> String { line.chars().take(entry.column).collect() };
-    let is_end = |line: &&str| {
+    let is_expiry = |line: &&str| {
         let before = before(line);
         let is_member = before.trim_matches([' ', '-']).is_empty();
         is_member && line[before.len()..].starts_with("expires:")
     };
-    let found = lines.clone().find(|at| is_end(&all[*at]));
+    let found = lines.clone().find(|at| is_expiry(&all[*at]));
     let (lines, before) = match found {
         Some(at) => (at..at + 1, before(all[at])),
         None => (lines.end..lines.end, " ".repeat(entry.column)),
     };
-    let with = format!("{before}expires: {end}\n");
-    Some(Edit { lines, with })
+    let replacement = format!("{before}expires: {end}\n");
+    Some(LineEdit { lines, replacement })
 }
 
-/// The text after edits that do not overlap. Of two at one place the first comes first.
-pub(super) fn apply(text: &str, mut edits: Vec<Edit>) -> String {
+/// Applies edits that do not overlap; two insertions at one line keep their order.
+pub(super) fn apply(text: &str, mut edits: Vec<LineEdit>) -> String {
     edits.sort_by_key(|edit| (edit.lines.start, edit.lines.end));
     let mut lines = text.split_inclusive('\n');
     let mut at = 0;
     let mut new = String::with_capacity(text.len() + 256);
-    for Edit { lines: range, with } in edits {
+    for LineEdit {
+        lines: range,
+        replacement,
+    } in edits
+    {
         new.extend(lines.by_ref().take(range.start.saturating_sub(at)));
-        // The last line of a file may have no end.
-        if !with.is_empty() && !new.is_empty() && !new.ends_with('\n') {
+        // The last line of a file may have no line feed.
+        if !replacement.is_empty() && !new.is_empty() && !new.ends_with('\n') {
             new.push('\n');
         }
-        new.push_str(&with);
+        new.push_str(&replacement);
         lines.by_ref().take(range.len()).for_each(drop);
         at = range.end;
     }
@@ -115,8 +116,8 @@ pub(super) fn apply(text: &str, mut edits: Vec<Edit>) -> String {
     new
 }
 
-/// The lines of an entry of a block sequence.
-fn find_span(text: &str, entry: &AclEntry) -> Option<Span> {
+/// The lines of an entry in a block sequence.
+fn find_span(text: &str, entry: &AclEntry) -> Option<EntrySpan> {
     let lines: Vec<&str> = text.lines().collect();
     let dash = |line: &str| line.trim_start().starts_with('-');
     let start = (0..=entry.line)
@@ -125,8 +126,8 @@ fn find_span(text: &str, entry: &AclEntry) -> Option<Span> {
     let indent = indent(lines[start]);
     let mut end = start + 1;
     for (at, line) in lines.iter().enumerate().skip(start + 1) {
-        let says = line.trim_start();
-        if says.is_empty() || says.starts_with('#') {
+        let content = line.trim_start();
+        if content.is_empty() || content.starts_with('#') {
             continue;
         }
         if self::indent(line).len() <= indent.len() {
@@ -134,13 +135,13 @@ fn find_span(text: &str, entry: &AclEntry) -> Option<Span> {
         }
         end = at + 1;
     }
-    Some(Span {
+    Some(EntrySpan {
         lines: start..end,
         indent: indent.to_owned(),
     })
 }
 
-/// The line that begins the list.
+/// The line with `keys:`.
 fn find_list(text: &str) -> Option<(usize, &str)> {
     let mut lines = text.lines().enumerate();
     lines.find(|(_, line)| line.trim_start().starts_with("keys:"))
@@ -150,7 +151,7 @@ fn indent(line: &str) -> &str {
     &line[..line.len() - line.trim_start_matches(' ').len()]
 }
 
-fn indented(entry: &str, indent: &str) -> String {
+fn indent_lines(entry: &str, indent: &str) -> String {
     entry
         .lines()
         .map(|line| format!("{indent}{line}\n"))
@@ -164,7 +165,7 @@ mod tests {
     use super::*;
     use crate::permissions::file;
 
-    /// A text with a SHA-256 of its own for each `@`, of as many digits as `@` has.
+    /// Replaces each `@` with another SHA-256.
     fn with_hashes(text: &str) -> String {
         let mut parts = text.split('@');
         let mut whole = parts.next().unwrap().to_owned();
@@ -181,7 +182,7 @@ mod tests {
     const NEW: &str = "- id: new\n  sha256: ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff\n  rights: [x]\n";
 
     #[test]
-    fn edits_leave_everything_else_as_it_was() {
+    fn edit_keeps_all_other_lines() {
         let block = with_hashes(
             "# Ours.\nkeys:\n  # Alice's.\n  - id: a   # the first\n    sha256: \"@\"\n    rights:\n    - x\n\n  # Bob's.\n  - sha256: \"@\"\n    id: b\n    expires: 2999-01-01  # soon\n    rights: [x]\n# The end.\n",
         );
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_of_a_list_are_edited_or_left_alone() {
+    fn block_lists_are_edited_and_flow_lists_are_not() {
         for (text, can) in [
             ("keys: []\n", true),
             ("keys: []", true),

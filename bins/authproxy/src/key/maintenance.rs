@@ -6,15 +6,14 @@ use std::time::{Duration, UNIX_EPOCH};
 use hostkit::{Exit, Failure, clock, stdout, units};
 use serde_json::{Value, json};
 
-use super::edit;
-use super::file::KeyFile;
-use super::make::{self, NewKey};
+use super::creation::{NewKey, to_entry, to_yaml};
+use super::editor::AclFileEditor;
+use super::line_edit;
 use crate::grant::{Grant, MAX_EXPIRY, format_expiry};
 use crate::permissions::file::{self, AclEntry};
 
-/// Flags of `key list`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct List {
+pub struct KeyListArgs {
     /// The ACL file
     #[arg(long, alias = "into", value_name = "FILE")]
     acl_file: PathBuf,
@@ -23,10 +22,9 @@ pub struct List {
     json: bool,
 }
 
-/// Flags of `key revoke`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Revoke {
-    /// The id whose keys are removed, or the first 8 or more digits of the SHA-256 of one key
+pub struct KeyRevokeArgs {
+    /// Id whose keys are removed, or at least 8 leading digits of the SHA-256 of one key
     id: String,
     /// The ACL file
     #[arg(long, alias = "into", value_name = "FILE")]
@@ -36,15 +34,14 @@ pub struct Revoke {
     json: bool,
 }
 
-/// Flags of `key rotate`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Rotate {
-    /// The id that gets a new key, or the first 8 or more digits of the SHA-256 of the key that is replaced
+pub struct KeyRotateArgs {
+    /// Id that gets a new key, or at least 8 leading digits of the SHA-256 of the key to replace
     id: String,
     /// The ACL file
     #[arg(long, alias = "into", value_name = "FILE")]
     acl_file: PathBuf,
-    /// How long the keys of today stay good
+    /// Time until the current keys expire
     #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, default_value = "24h")]
     keep: Duration,
     /// Print JSON
@@ -52,26 +49,29 @@ pub struct Rotate {
     json: bool,
 }
 
-pub(super) fn list(list: &List) -> Result<Exit, Failure> {
-    let entries = file::read_entries(&list.acl_file, &file::read_text(&list.acl_file)?)?;
-    match list.json {
+pub(super) fn list(args: &KeyListArgs) -> Result<Exit, Failure> {
+    let entries = file::read_entries(&args.acl_file, &file::read_text(&args.acl_file)?)?;
+    match args.json {
         true => stdout::print_json(&entries_json(&entries))?,
         false => stdout::print_text(&render_table(&entries))?,
     }
     Ok(Exit::OK)
 }
 
-pub(super) fn revoke(revoke: &Revoke) -> Result<Exit, Failure> {
-    let file = KeyFile::open(&revoke.acl_file, false)?;
-    let which = find(&file, &revoke.id, &revoke.acl_file)?;
-    let edits = edit::remove(&file.text, &file.entries, &which);
-    let mut keys = file.keys();
-    let revoked: Vec<AclEntry> = which.iter().map(|at| file.entries[*at].clone()).collect();
-    for at in which.iter().rev() {
+pub(super) fn revoke(args: &KeyRevokeArgs) -> Result<Exit, Failure> {
+    let editor = AclFileEditor::open(&args.acl_file, false)?;
+    let matches = find_entries(&editor, &args.id, &args.acl_file)?;
+    let edits = line_edit::remove(&editor.text, &editor.entries, &matches);
+    let mut keys = editor.keys();
+    let revoked: Vec<AclEntry> = matches
+        .iter()
+        .map(|at| editor.entries[*at].clone())
+        .collect();
+    for at in matches.iter().rev() {
         keys.remove(*at);
     }
-    file.replace(edits.unwrap_or_default(), &keys)?;
-    match revoke.json {
+    editor.replace(edits.unwrap_or_default(), &keys)?;
+    match args.json {
         true => stdout::print_json(&json!({ "revoked": entries_json(&revoked) }))?,
         false => {
             for entry in &revoked {
@@ -82,50 +82,55 @@ pub(super) fn revoke(revoke: &Revoke) -> Result<Exit, Failure> {
     Ok(Exit::OK)
 }
 
-pub(super) fn rotate(rotate: &Rotate) -> Result<Exit, Failure> {
-    let file = KeyFile::open(&rotate.acl_file, false)?;
-    let which = find(&file, &rotate.id, &rotate.acl_file)?;
+pub(super) fn rotate(args: &KeyRotateArgs) -> Result<Exit, Failure> {
+    let editor = AclFileEditor::open(&args.acl_file, false)?;
+    let matches = find_entries(&editor, &args.id, &args.acl_file)?;
     let now = now();
-    let end = now.saturating_add(rotate.keep.as_secs()).min(MAX_EXPIRY);
+    let end = now.saturating_add(args.keep.as_secs()).min(MAX_EXPIRY);
     let expires = |grant: &Grant| grant.expires.unwrap_or(u64::MAX);
-    let newest = which
+    let newest = matches
         .iter()
         .copied()
-        .max_by_key(|at| expires(&file.entries[*at].grant));
-    let Some(newest) = newest.filter(|at| expires(&file.entries[*at].grant) > now) else {
+        .max_by_key(|at| expires(&editor.entries[*at].grant));
+    let Some(newest) = newest.filter(|at| expires(&editor.entries[*at].grant) > now) else {
         return Err(Failure::new(
             Exit::NOT_FOUND,
-            format!("every key of {} has expired", rotate.id),
+            format!("every key of {} has expired", args.id),
         )
-        .remedy("make one with `authproxy key new --into`"));
+        .remedy("create one with `authproxy key new --into FILE`"));
     };
     let key = NewKey::generate()?;
-    let grant = file.entries[newest].grant.clone();
-    let mut keys = file.keys();
+    let grant = editor.entries[newest].grant.clone();
+    let mut keys = editor.keys();
     let mut edits = Vec::new();
-    for at in which.iter().copied() {
-        let old = &file.entries[at];
+    for at in matches.iter().copied() {
+        let old = &editor.entries[at];
         if expires(&old.grant) > end {
             keys[at].1.expires = Some(end);
-            let new = make::yaml(&make::entry(&old.key, &keys[at].1));
-            edits.extend(edit::set_expiry(&file.text, old, &format_expiry(end), &new));
+            let new = to_yaml(&to_entry(&old.key, &keys[at].1));
+            edits.extend(line_edit::set_expiry(
+                &editor.text,
+                old,
+                &format_expiry(end),
+                &new,
+            ));
         }
     }
-    let entry = make::entry(&key.hash, &grant);
-    edits.extend(edit::insert_after(
-        &file.text,
-        &file.entries[newest],
-        &make::yaml(&entry),
+    let entry = to_entry(&key.hash, &grant);
+    edits.extend(line_edit::insert_after(
+        &editor.text,
+        &editor.entries[newest],
+        &to_yaml(&entry),
     ));
     keys.insert(newest + 1, (key.hash, grant.clone()));
-    file.replace(edits, &keys)?;
+    editor.replace(edits, &keys)?;
     key.show(&grant.id)?;
-    match rotate.json {
+    match args.json {
         true => stdout::print_json(&json!({ "entry": entry, "keep_until": format_expiry(end) }))?,
         false => {
             let (id, short) = (&grant.id, key.hash.short());
             stdout::print_line(format!(
-                "added {id} {short}; its keys before are good until {}",
+                "added {id} {short}; its previous keys expire at {}",
                 format_expiry(end)
             ))?;
         }
@@ -133,26 +138,26 @@ pub(super) fn rotate(rotate: &Rotate) -> Result<Exit, Failure> {
     Ok(Exit::OK)
 }
 
-/// The entries of an id; if it has none, that whose hash begins so.
-fn find(file: &KeyFile, id: &str, path: &Path) -> Result<Vec<usize>, Failure> {
-    let those = |is: &dyn Fn(&AclEntry) -> bool| -> Vec<usize> {
-        let entries = file.entries.iter().enumerate();
+/// The entries of an id; if it has none, the entries whose hash starts with it.
+fn find_entries(editor: &AclFileEditor, id: &str, path: &Path) -> Result<Vec<usize>, Failure> {
+    let filter = |matches: &dyn Fn(&AclEntry) -> bool| -> Vec<usize> {
+        let entries = editor.entries.iter().enumerate();
         entries
-            .filter(|(_, entry)| is(entry))
+            .filter(|(_, entry)| matches(entry))
             .map(|(at, _)| at)
             .collect()
     };
-    let mut found = those(&|entry| entry.grant.id == id);
+    let mut found = filter(&|entry| entry.grant.id == id);
     if found.is_empty() && id.len() >= 8 {
-        found = those(&|entry| entry.key.to_string().starts_with(id));
+        found = filter(&|entry| entry.key.to_string().starts_with(id));
     }
     match found.is_empty() {
-        // What was given may be a key: it is not repeated.
+        // The argument may be a key, which must not be shown.
         true => Err(Failure::new(
             Exit::NOT_FOUND,
-            format!("no key in {} has this id", path.display()),
+            format!("no key with this id in {}", path.display()),
         )
-        .remedy("`authproxy key list` shows those that there are")),
+        .remedy("`authproxy key list` shows the ids")),
         false => Ok(found),
     }
 }
@@ -160,11 +165,10 @@ fn find(file: &KeyFile, id: &str, path: &Path) -> Result<Vec<usize>, Failure> {
 fn entries_json(entries: &[AclEntry]) -> Value {
     let entries = entries.iter();
     entries
-        .map(|entry| make::entry(&entry.key, &entry.grant))
+        .map(|entry| to_entry(&entry.key, &entry.grant))
         .collect()
 }
 
-/// A line for each key, in columns.
 fn render_table(entries: &[AclEntry]) -> String {
     let now = now();
     let row = |entry: &AclEntry| {
@@ -182,7 +186,7 @@ fn render_table(entries: &[AclEntry]) -> String {
             .map(|(name, values)| format!("{name}={}", values.join(",")))
             .collect();
         let expires = match expires {
-            Some(end) if *end <= now => format!("{} (over)", format_expiry(*end)),
+            Some(end) if *end <= now => format!("{} (expired)", format_expiry(*end)),
             Some(end) => format_expiry(*end),
             None => "never".to_owned(),
         };

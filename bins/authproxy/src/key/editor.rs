@@ -1,6 +1,6 @@
-//! An ACL file that is being edited: by one process at a time, as a whole or not at all.
+//! Edits an ACL file: one process at a time, atomically.
 //!
-//! Owns the lock, what stays of the file, and that what comes out says what was meant. Which lines change is `edit`'s.
+//! Owns the lock, the owner, mode and ACL of the file, and the check of the result. `line_edit` changes the lines.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -15,45 +15,42 @@ use hostkit::{Exit, Failure, clock};
 use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
 use rustix::io::Errno;
 
-use super::edit::{self, Edit};
+use super::line_edit::{self, LineEdit};
 use crate::grant::{Grant, KeyHash};
 use crate::permissions::file::{self, AclEntry};
 
-/// How long another process may hold the lock: an edit takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The mode of a file that was missing.
-const MODE: u32 = 0o640;
-/// Where Linux keeps a POSIX ACL (acl(5)).
-const ACL: &str = "system.posix_acl_access";
-/// The longest ACL that is kept: more entries than a file system takes.
-const LONGEST_ACL: usize = 64 << 10;
+/// An edit takes milliseconds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// The mode of a new file.
+const NEW_FILE_MODE: u32 = 0o640;
+/// The extended attribute of a POSIX ACL (acl(5)).
+const ACL_ATTRIBUTE: &str = "system.posix_acl_access";
+/// The kernel's limit of an extended attribute (xattr(7)).
+const MAX_ACL_BYTES: usize = 64 << 10;
 
-/// An ACL file, locked for as long as this is there.
-pub(super) struct KeyFile {
+/// An ACL file, locked until this is dropped.
+pub(super) struct AclFileEditor {
     pub(super) text: String,
     pub(super) entries: Vec<AclEntry>,
-    /// Where it is, symlinks resolved: the file is replaced, not a link to it.
+    /// Symlinks resolved: the edit replaces the file, not a link to it.
     path: PathBuf,
-    /// What was in it; none if it is to be made.
+    /// The text on disk; `None` for a new file.
     before: Option<String>,
-    /// The directory, because the file itself is replaced.
+    /// Of the directory, because the edit replaces the file.
     _lock: File,
 }
 
-impl KeyFile {
-    /// Opens a file, or begins one where `create` allows it.
-    ///
-    /// # Errors
-    /// It is missing, wrong, managed by Puppet, another user's, or being edited.
+impl AclFileEditor {
+    /// Opens a file, or starts a new one if `create` is set.
     pub(super) fn open(path: &Path, create: bool) -> Result<Self, Failure> {
         let is_new = create && is_missing(path);
-        let path = resolved(path, is_new).map_err(|error| {
+        let path = resolve(path, is_new).map_err(|error| {
             let failure = Failure::new(Exit::CONFIG, format!("cannot read {}", path.display()));
             let failure = match error.kind() {
                 io::ErrorKind::NotFound if path.is_symlink() => failure.remedy(
-                    "it is a symlink to a file that is missing: make that one, or name another",
+                    "the target of this symlink is missing: mount or create it, or name another file",
                 ),
-                io::ErrorKind::NotFound if is_new => failure.remedy("make its directory"),
+                io::ErrorKind::NotFound if is_new => failure.remedy("create its directory"),
                 io::ErrorKind::NotFound => failure.remedy(file::REMEDY_MISSING),
                 _ => failure,
             };
@@ -65,19 +62,19 @@ impl KeyFile {
             false => Some(file::read_text(&path)?),
         };
         let mut text = before.clone().unwrap_or_default();
-        if create && says_nothing(&text) {
+        if create && has_only_comments(&text) {
             if !text.is_empty() && !text.ends_with('\n') {
                 text.push('\n');
             }
             text.push_str("keys: []\n");
         }
         if is_managed(&text) {
-            let what = format!(
-                "{} is managed by Puppet, which would undo the change",
+            let message = format!(
+                "cannot edit {}: it is managed by Puppet, which would undo the change",
                 path.display()
             );
-            return Err(Failure::new(Exit::DENIED, what).remedy(
-                "change its source; `authproxy key new` without --into prints an entry for it",
+            return Err(Failure::new(Exit::DENIED, message).remedy(
+                "change it in Puppet; `authproxy key new` without --into prints an entry for it",
             ));
         }
         let entries = file::read_entries(&path, &text)?;
@@ -90,44 +87,43 @@ impl KeyFile {
         })
     }
 
-    /// Its keys, in their order.
     pub(super) fn keys(&self) -> Vec<(KeyHash, Grant)> {
         let keys = self.entries.iter();
         keys.map(|entry| (entry.key, entry.grant.clone())).collect()
     }
 
-    /// Writes the file with these edits; afterwards its keys are `expected`, or nothing has changed.
-    ///
-    /// # Errors
-    /// The edits do not lead there, or the file cannot be replaced.
+    /// Applies edits and replaces the file, unless the result does not have exactly the `expected` keys.
     pub(super) fn replace(
         self,
-        edits: Vec<Edit>,
+        edits: Vec<LineEdit>,
         expected: &[(KeyHash, Grant)],
     ) -> Result<(), Failure> {
-        let text = edit::apply(&self.text, edits);
+        let text = line_edit::apply(&self.text, edits);
         let entries = file::read_entries(&self.path, &text);
         let found = entries
             .iter()
             .flatten()
             .map(|entry| (&entry.key, &entry.grant));
         if !found.eq(expected.iter().map(|(key, grant)| (key, grant))) {
-            let what = format!("cannot edit {} by lines", self.path.display());
-            return Err(Failure::new(Exit::CONFIG, what).remedy(
-                "write every entry of `keys` on lines of its own, `- id: ..` and its other members below, or edit it by hand",
+            let message = format!(
+                "cannot edit {}: its entries are not on lines of their own",
+                self.path.display()
+            );
+            return Err(Failure::new(Exit::CONFIG, message).remedy(
+                "write every entry of `keys` as a block (`- id: ..` and its other members below), or edit the file by hand",
             ));
         }
-        // Editors and Puppet know nothing of the lock.
+        // Text editors and Puppet do not take the lock.
         let now = match is_missing(&self.path) {
             true => None,
             false => Some(file::read_text(&self.path)?),
         };
         if now != self.before {
-            let what = format!(
-                "{} was changed by another program meanwhile",
+            let message = format!(
+                "{} was changed by another program during the edit",
                 self.path.display()
             );
-            return Err(Failure::new(Exit::TRY_AGAIN, what).remedy("try again"));
+            return Err(Failure::new(Exit::TRY_AGAIN, message).remedy("try again"));
         }
         self.write(text.as_bytes()).map_err(|error| {
             let remedy = match error.kind() {
@@ -135,12 +131,12 @@ impl KeyFile {
                     "free some space there"
                 }
                 io::ErrorKind::ReadOnlyFilesystem => {
-                    "its file system is mounted read-only: edit it where it is written"
+                    "its file system is mounted read-only: edit it on the host that writes it"
                 }
                 _ => "run this as the owner of the file and its directory, or as root",
             };
-            let what = format!("cannot replace {}", self.path.display());
-            Failure::new(Exit::CANNOT_CREATE, what)
+            let message = format!("cannot replace {}", self.path.display());
+            Failure::new(Exit::CANNOT_CREATE, message)
                 .remedy(remedy)
                 .because(error)
         })
@@ -155,7 +151,7 @@ impl KeyFile {
         };
         let mode = match &before {
             Some(file) => file.metadata()?.permissions().mode() & 0o7777,
-            None => MODE,
+            None => NEW_FILE_MODE,
         };
         let name = name.to_str().ok_or(io::ErrorKind::InvalidFilename)?;
         let directory = Dir::open(directory)?;
@@ -169,33 +165,33 @@ impl KeyFile {
     }
 }
 
-/// Gives a file the owner, the group and the ACL of another. The mode it has; with an ACL its group bits are the mask.
+/// Copies owner, group and ACL. The caller has set the mode, whose group bits are the mask of an ACL.
 fn copy_access(file: &File, other: &File) -> io::Result<()> {
     let metadata = other.metadata()?;
     fchown(file, Some(metadata.uid()), Some(metadata.gid()))?;
-    let mut acl = vec![0; LONGEST_ACL];
-    match fgetxattr(other, ACL, acl.as_mut_slice()) {
-        Ok(length) => fsetxattr(file, ACL, &acl[..length], XattrFlags::empty())?,
-        // The file has no ACL, or its filesystem keeps none.
+    let mut acl = vec![0; MAX_ACL_BYTES];
+    match fgetxattr(other, ACL_ATTRIBUTE, acl.as_mut_slice()) {
+        Ok(length) => fsetxattr(file, ACL_ATTRIBUTE, &acl[..length], XattrFlags::empty())?,
+        // The file has no ACL, or its file system does not support ACLs.
         Err(Errno::NODATA | Errno::NOTSUP) => {}
         Err(error) => return Err(error.into()),
     }
     Ok(())
 }
 
-/// Whether nothing is at a path. A symlink to nothing is something: the file is elsewhere.
+/// A dangling symlink is not missing: its target may be on a disk that is not mounted.
 fn is_missing(path: &Path) -> bool {
     matches!(path.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
-/// Whether a text has comments at most, like a file that `touch` has made for its owner and mode.
-fn says_nothing(text: &str) -> bool {
+/// Such a file was created with `touch` for its owner and mode.
+fn has_only_comments(text: &str) -> bool {
     let mut lines = text.lines().map(str::trim);
     lines.all(|line| line.is_empty() || line.starts_with('#'))
 }
 
-/// Where a file is or is going to be, without symlinks.
-fn resolved(path: &Path, is_new: bool) -> io::Result<PathBuf> {
+/// The path of an existing or new file, symlinks resolved.
+fn resolve(path: &Path, is_new: bool) -> io::Result<PathBuf> {
     if !is_new {
         return path.canonicalize();
     }
@@ -214,7 +210,7 @@ fn parts(path: &Path) -> io::Result<(&Path, OsString)> {
     }
 }
 
-/// The lock of everything in a directory that is edited like this.
+/// Locks the directory of a file.
 fn lock(path: &Path) -> Result<File, Failure> {
     let cannot = |error: io::Error| {
         Failure::new(Exit::IO, format!("cannot lock {}", path.display())).because(error)
@@ -223,16 +219,16 @@ fn lock(path: &Path) -> Result<File, Failure> {
     let lock = File::open(directory).map_err(cannot)?;
     let start = clock::since_boot();
     while !try_lock_exclusive(&lock).map_err(cannot)? {
-        if clock::since_boot().saturating_sub(start) > PATIENCE {
-            let what = format!("{} is being edited by another process", path.display());
-            return Err(Failure::new(Exit::TRY_AGAIN, what).remedy("try again"));
+        if clock::since_boot().saturating_sub(start) > LOCK_TIMEOUT {
+            let message = format!("{} is locked by another edit", path.display());
+            return Err(Failure::new(Exit::TRY_AGAIN, message).remedy("try again"));
         }
         thread::sleep(Duration::from_millis(20));
     }
     Ok(lock)
 }
 
-/// Whether a comment says that Puppet writes the file.
+/// Whether a comment names Puppet as the owner of the file.
 fn is_managed(text: &str) -> bool {
     let mut comments = text
         .lines()
@@ -248,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_that_another_program_changes_during_an_edit_keeps_that_change() {
+    fn change_of_another_program_during_edit_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys.yaml");
         for before in [
@@ -261,16 +257,16 @@ mod tests {
                 Some(text) => std::fs::write(&path, text).unwrap(),
                 None => assert!(is_missing(&path)),
             }
-            let file = KeyFile::open(&path, true).unwrap();
-            std::fs::write(&path, "keys: [] # theirs\n").unwrap();
+            let file = AclFileEditor::open(&path, true).unwrap();
+            std::fs::write(&path, "keys: [] # other\n").unwrap();
             let refused = file.replace(Vec::new(), &[]).unwrap_err();
             assert_eq!(refused.exit(), Exit::TRY_AGAIN, "{before:?}: {refused}");
             assert_eq!(
                 std::fs::read_to_string(&path).unwrap(),
-                "keys: [] # theirs\n"
+                "keys: [] # other\n"
             );
         }
-        let gone = KeyFile::open(&path, true).unwrap();
+        let gone = AclFileEditor::open(&path, true).unwrap();
         std::fs::remove_file(&path).unwrap();
         let refused = gone.replace(Vec::new(), &[]).unwrap_err();
         assert_eq!(refused.exit(), Exit::TRY_AGAIN, "{refused}");
