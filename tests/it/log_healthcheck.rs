@@ -1,5 +1,5 @@
-//! Tests of log-healthcheck: the real binary over real files. Here is the [`Sandbox`] they share. Verdicts over random
-//! histories are beside the code, where the clock can be set.
+//! Tests of log-healthcheck: the real binary over real files, with the [`LogSandbox`] they share. Random histories are
+//! tested beside the code, where the clock can be set.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -13,12 +13,12 @@ use tempfile::TempDir;
 
 mod disk;
 mod files;
-mod once;
-mod places;
+mod locations;
+mod one_shot;
 mod resident;
 
-/// The check of the articles, in our spelling.
-const SEEDS: [&str; 6] = [
+/// The flags of the check in the articles.
+const ARTICLE_FLAGS: [&str; 6] = [
     "--app-directory",
     "app",
     "--line-pattern",
@@ -27,16 +27,16 @@ const SEEDS: [&str; 6] = [
     "100",
 ];
 
-/// A sandbox with the logs of the process `app`. What runs there has a clean environment and no other working directory.
-struct Sandbox {
+/// A sandbox with the logs of the process `app`. Commands run there in a clean environment.
+struct LogSandbox {
     directory: TempDir,
 }
 
-impl Sandbox {
+impl LogSandbox {
     fn new() -> Self {
         let directory = TempDir::new().unwrap();
-        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(directory.path(), everybody).unwrap();
+        let world_readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(directory.path(), world_readable).unwrap();
         Self { directory }
     }
 
@@ -49,7 +49,7 @@ impl Sandbox {
         self.path(".logs/app/0/stderr")
     }
 
-    /// Appends to a log, which is made with its directories when it is missing.
+    /// Appends to a log, which is created with its directories if it is missing.
     fn write(&self, name: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -66,7 +66,7 @@ impl Sandbox {
         self.write(self.log(), bytes);
     }
 
-    /// Makes the log of run 0 as old as if it had been written to `seconds` ago.
+    /// Sets the modification time of the log of run 0 to `seconds` ago.
     fn age(&self, seconds: u64) {
         age(&self.log(), seconds);
     }
@@ -85,7 +85,6 @@ impl Sandbox {
             .stdin(Stdio::null());
     }
 
-    /// Runs the binary.
     fn run<I>(&self, args: I) -> CommandOutcome
     where
         I: IntoIterator,
@@ -97,11 +96,11 @@ impl Sandbox {
 
     /// Runs the check of the articles.
     fn check(&self) -> CommandOutcome {
-        self.run(SEEDS)
+        self.run(ARTICLE_FLAGS)
     }
 }
 
-/// Makes a file as old as if it had been written to `seconds` ago.
+/// Sets the modification time of a file to `seconds` ago.
 fn age(path: &Path, seconds: u64) {
     #[allow(
         clippy::disallowed_methods,
@@ -111,7 +110,7 @@ fn age(path: &Path, seconds: u64) {
     File::open(path).unwrap().set_modified(then).unwrap();
 }
 
-/// The value of a label of the performance data.
+/// A value of the performance data.
 #[track_caller]
 fn perfdata(outcome: &CommandOutcome, label: &str) -> f64 {
     let (_, data) = outcome
@@ -129,9 +128,9 @@ fn perfdata(outcome: &CommandOutcome, label: &str) -> f64 {
         .expect(&outcome.stdout)
 }
 
-/// Asserts that the one line of the result says this.
+/// Asserts that the result is one line that contains `text`.
 #[track_caller]
-fn told(outcome: &CommandOutcome, text: &str) {
+fn assert_result_contains(outcome: &CommandOutcome, text: &str) {
     assert!(
         outcome.stdout.contains(text),
         "no {text:?} in {}",
@@ -145,7 +144,7 @@ fn told(outcome: &CommandOutcome, text: &str) {
     );
 }
 
-/// A JSON line that says it was written `seconds` ago.
+/// A JSON line with a time of `seconds` ago.
 fn timed(seconds: i64) -> String {
     #[allow(clippy::disallowed_methods, reason = "the log is written now")]
     let now = SystemTime::now()

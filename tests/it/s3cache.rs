@@ -182,7 +182,8 @@ fn bytes(length: usize, seed: u64) -> Vec<u8> {
 
 /// SHA-256 in hex.
 fn sha256(bytes: &[u8]) -> String {
-    hostkit::hex::encode(&sha2::Sha256::digest(bytes))
+    let digest = sha2::Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A number from a seed (splitmix64), so that random choices are reproducible.

@@ -151,7 +151,8 @@ impl PermissionsServer {
 /// The SHA-256 of a key in hex, which files, queries and logs have in its place.
 #[must_use]
 pub fn hash_key(key: &str) -> String {
-    hostkit::hex::encode(&Sha256::digest(key.as_bytes()))
+    let digest = Sha256::digest(key.as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The default id of a key.
@@ -167,8 +168,9 @@ pub fn write_acl_file(path: &Path, keys: &[(&str, &[&str])]) {
         .map(|(key, rights)| json!({"id": key_id(key), "sha256": hash_key(key), "rights": rights}))
         .collect();
     // JSON is YAML.
-    let text = json!({ "keys": keys }).to_string();
-    crate::replace_file(path, text.as_bytes());
+    let part = path.with_extension("part");
+    std::fs::write(&part, json!({ "keys": keys }).to_string()).unwrap();
+    std::fs::rename(&part, path).unwrap();
 }
 
 fn serve_on(listener: TcpListener, state: &Arc<Mutex<PermissionsState>>) -> TcpServer {

@@ -1,4 +1,4 @@
-//! One check from the state file to the verdict, again and again in the resident mode. Time is an argument.
+//! One check, from the state file to the verdict; repeated in resident mode. Time is an argument.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -7,68 +7,73 @@ use std::time::Duration;
 
 use hostkit::{Exit, Failure};
 
-use crate::cli::{Args, TimeFrom, share};
-use crate::find::{Places, Wanted};
-use crate::moment::Moment;
-use crate::pattern::Pattern;
-use crate::state::{HASH, State, hash};
-use crate::store::Store;
-use crate::verdict::{Beginning, Verdict, decide};
-use crate::watch::{Question, Seen};
+use crate::check_state::{CheckState, FNV_OFFSET, fnv1a};
+use crate::cli::{Args, TimeSource, spread_share};
+use crate::line_pattern::LinePattern;
+use crate::log_files::{LogSelector, SandboxLocations};
+use crate::log_reader::{CheckCriteria, LogSummary};
+use crate::state_file::StateFile;
+use crate::verdict::{CheckVerdict, GracePeriod, evaluate};
+use crate::wall_time::WallTime;
 
-/// A check, and what it remembers.
+/// A check with its last state.
 #[derive(Debug)]
-pub struct Check {
-    question: Question,
-    wanted: Wanted,
-    places: Places,
-    /// `--grace`, unless somebody else sees to it.
+pub(crate) struct LogCheck {
+    criteria: CheckCriteria,
+    selector: LogSelector,
+    locations: SandboxLocations,
+    /// `--grace`; zero if the health service applies it.
     grace: Duration,
-    /// What the state in the state file must be of.
-    id: u64,
-    store: Store,
-    /// The last state, and whether the state file has it.
-    memory: Option<(State, bool)>,
+    /// The criteria that the stored state must belong to.
+    criteria_hash: u64,
+    state_file: StateFile,
+    /// The last state, and whether the state file contains it.
+    last_state: Option<(CheckState, bool)>,
 }
 
-/// What a check came to.
 #[derive(Debug)]
-pub struct Checked {
-    /// Healthy or not.
-    pub verdict: Verdict,
-    /// What it was found by.
-    pub seen: Seen,
-    /// Whether the next check, in another process, will know.
-    pub saved: io::Result<()>,
+pub(crate) struct CheckOutcome {
+    pub(crate) verdict: CheckVerdict,
+    pub(crate) summary: LogSummary,
+    /// Whether the state was saved for the next process.
+    pub(crate) saved: io::Result<()>,
 }
 
-impl Check {
-    /// The check that the command line asks for, made in `places` for the instance `instance` of a job.
+impl LogCheck {
+    /// The check of a command line, with logs below `locations`, for the instance `instance` of a job.
     ///
     /// # Errors
-    /// The pattern or the state file's name is none (exit 3).
-    pub fn new(args: &Args, places: Places, instance: Option<&str>) -> Result<Self, Failure> {
+    /// Invalid pattern, process name, warning age or state file (exit 3).
+    pub(crate) fn new(
+        args: &Args,
+        locations: SandboxLocations,
+        instance: Option<&str>,
+    ) -> Result<Self, Failure> {
         let unknown = |text: String| Failure::new(Exit::from_code(3), text);
         let pattern = if args.regex {
-            Pattern::regex(&args.line_pattern)
+            LinePattern::regex(&args.line_pattern)
         } else {
-            Pattern::literal(&args.line_pattern)
+            LinePattern::literal(&args.line_pattern)
         };
         let pattern = pattern.map_err(|why| {
             unknown(format!(
-                "--line-pattern {:?} cannot be used: {why}",
+                "invalid --line-pattern {:?}: {why}",
                 args.line_pattern
             ))
-            .remedy("give the beginning of a line, or with --regex what matches it")
+            .remedy("give the beginning of a line, or a regular expression with --regex")
         })?;
-        let wanted = Wanted {
+        let selector = LogSelector {
             app_directory: args.app_directory.clone(),
             files: args.file.clone(),
-            birth: Moment::birth,
+            birth: WallTime::birth,
         };
-        if wanted.app_directory.as_deref().is_some_and(is_elsewhere) {
+        if selector
+            .app_directory
+            .as_deref()
+            .is_some_and(is_nested_relative_path)
+        {
             return Err(unknown(
-                "--app-directory is neither a name nor an absolute path".to_owned(),
+                "invalid --app-directory: neither a name nor an absolute path".to_owned(),
             )
             .remedy(
                 "give the name of the process as in .logs, or the path of its directory there",
@@ -76,74 +81,73 @@ impl Check {
         }
         if args.warning.is_some_and(|warning| warning > args.freshness) {
             return Err(unknown("--warning is longer than --freshness".to_owned())
-                .remedy("give an age below that of --freshness"));
+                .remedy("give a shorter age"));
         }
-        let id = identity(args);
+        let criteria_hash = hash_criteria(args);
         let path = args.state_file.clone().unwrap_or_else(|| {
-            let name = format!(".log-healthcheck-{id:016x}");
-            wanted.sandbox(&places).join(name)
+            let name = format!(".log-healthcheck-{criteria_hash:016x}");
+            selector.sandbox(&locations).join(name)
         });
         Ok(Self {
-            question: Question {
+            criteria: CheckCriteria {
                 pattern,
                 assume_utc: args.assume_utc,
                 time_from: args.time_from,
                 warning: args.warning,
-                freshness: args.freshness + spread(args.spread, instance),
+                freshness: args.freshness + instance_spread(args.spread, instance),
             },
-            wanted,
-            places,
-            // The service of the port has its own.
+            selector,
+            locations,
+            // With a port the health service applies `--grace`.
             grace: args.port.map_or(args.health.grace, |_| Duration::ZERO),
-            id,
-            store: Store::new(&path).map_err(|why| {
-                unknown(format!("--state-file: {why}")).remedy("give the path of a file to be made")
+            criteria_hash,
+            state_file: StateFile::new(&path).map_err(|why| {
+                unknown(format!("invalid --state-file {why}")).remedy("give the path of a file")
             })?,
-            memory: None,
+            last_state: None,
         })
     }
 
-    /// What is looked for.
-    #[must_use]
-    pub fn question(&self) -> &Question {
-        &self.question
+    pub(crate) fn criteria(&self) -> &CheckCriteria {
+        &self.criteria
     }
 
-    /// The sandbox that the logs are in, or the working directory.
-    #[must_use]
-    pub fn sandbox(&self) -> PathBuf {
-        self.wanted.sandbox(&self.places)
+    /// The sandbox of the logs, or the working directory.
+    pub(crate) fn sandbox(&self) -> PathBuf {
+        self.selector.sandbox(&self.locations)
     }
 
-    /// Looks, decides and remembers.
+    /// Reads the logs, evaluates them and saves the state.
     ///
     /// # Errors
-    /// The logs cannot be looked for (exit 3).
-    pub fn check(&mut self, now: Moment) -> Result<Checked, Failure> {
-        let mut session = None;
-        let (prior, kept) = match self.memory.take() {
-            Some((state, kept)) => (Some(state), kept),
-            None => (session.insert(self.store.open()).load(), true),
+    /// The logs cannot be listed (exit 3).
+    pub(crate) fn check(&mut self, now: WallTime) -> Result<CheckOutcome, Failure> {
+        let mut lock = None;
+        let (prior, is_saved) = match self.last_state.take() {
+            Some((state, is_saved)) => (Some(state), is_saved),
+            None => (lock.insert(self.state_file.lock()).load(), true),
         };
-        let prior = prior.filter(|prior| prior.question == self.id);
+        let prior = prior.filter(|prior| prior.criteria_hash == self.criteria_hash);
         let logs = self
-            .wanted
-            .find(&self.places, prior.as_ref().and_then(|prior| prior.run))?;
-        let (state, seen) = self.question.look(self.id, &logs, prior.as_ref(), now);
-        // What has not changed is there already.
-        let saved = if kept && prior.as_ref() == Some(&state) {
+            .selector
+            .find_logs(&self.locations, prior.as_ref().and_then(|prior| prior.run))?;
+        let (state, summary) =
+            self.criteria
+                .read_logs(self.criteria_hash, &logs, prior.as_ref(), now);
+        // An unchanged state is saved already.
+        let saved = if is_saved && prior.as_ref() == Some(&state) {
             Ok(())
         } else {
-            session.unwrap_or_else(|| self.store.open()).save(&state)
+            lock.unwrap_or_else(|| self.state_file.lock()).save(&state)
         };
         let first_check = if saved.is_ok() || prior.is_some() {
             state.first_check
         } else {
-            // Nobody will remember that this was the first check: then the age of what is there has to do.
-            let birth = seen.birth.or_else(|| born(&self.sandbox()));
+            // The first check is not saved: the age of the log, or of the sandbox, replaces it.
+            let birth = summary.birth.or_else(|| creation_time(&self.sandbox()));
             birth.unwrap_or(now).min(now)
         };
-        let beginning = Beginning {
+        let grace_period = GracePeriod {
             first_check,
             grace: self.grace,
         };
@@ -152,45 +156,44 @@ impl Check {
             .iter()
             .map(|path| path.display().to_string())
             .collect();
-        let mut verdict = decide(
-            &self.question,
+        let mut verdict = evaluate(
+            &self.criteria,
             &state,
-            &seen,
-            beginning,
+            &summary,
+            grace_period,
             &searched.join(", "),
             now,
         );
-        verdict.note(&seen, &saved);
-        self.memory = Some((state, saved.is_ok()));
-        Ok(Checked {
+        verdict.add_notes(&summary, &saved);
+        self.last_state = Some((state, saved.is_ok()));
+        Ok(CheckOutcome {
             verdict,
-            seen,
+            summary,
             saved,
         })
     }
 }
 
-/// When a directory was made.
-fn born(directory: &Path) -> Option<Moment> {
-    Moment::birth(&directory.metadata().ok()?)
+fn creation_time(directory: &Path) -> Option<WallTime> {
+    WallTime::birth(&directory.metadata().ok()?)
 }
 
-/// A relative path that is not one name.
-fn is_elsewhere(path: &Path) -> bool {
+/// Whether a path is relative with more than one component.
+fn is_nested_relative_path(path: &Path) -> bool {
     let mut components = path.components();
     let first = components.next();
     path.is_relative()
         && !(matches!(first, Some(std::path::Component::Normal(_))) && components.next().is_none())
 }
 
-/// What makes two checks the same one, so that the second may use the first one's state.
-fn identity(args: &Args) -> u64 {
+/// Hashes what makes two checks the same, so that one may use the state of the other.
+fn hash_criteria(args: &Args) -> u64 {
     let app = args
         .app_directory
         .iter()
         .map(|path| path.as_os_str().as_bytes());
     let files = args.file.iter().map(|path| path.as_os_str().as_bytes());
-    let from_file = u8::from(args.time_from == TimeFrom::File);
+    let from_file = u8::from(args.time_from == TimeSource::File);
     let flags = [
         u8::from(args.regex),
         u8::from(args.assume_utc) | from_file << 1,
@@ -198,19 +201,18 @@ fn identity(args: &Args) -> u64 {
     app.chain([&b"\0"[..]])
         .chain(files)
         .chain([&b"\0"[..], args.line_pattern.as_bytes(), &flags])
-        .fold(HASH, |sum, part| hash(hash(sum, part), b"\0"))
+        .fold(FNV_OFFSET, |sum, part| fnv1a(fnv1a(sum, part), b"\0"))
 }
 
-/// The share of `--spread` of an instance.
-fn spread(spread: Duration, instance: Option<&str>) -> Duration {
+fn instance_spread(spread: Duration, instance: Option<&str>) -> Duration {
     if spread.is_zero() {
         return spread;
     }
     match instance.and_then(|instance| instance.parse().ok()) {
-        Some(instance) => share(spread, instance),
+        Some(instance) => spread_share(spread, instance),
         None => {
             tracing::warn!(
-                "--spread changes nothing: CB_AURORA_INSTANCE is not the number of an instance; \
+                "--spread has no effect without CB_AURORA_INSTANCE: \
                  in a shell check put CB_AURORA_INSTANCE={{{{mesos.instance}}}} in front of the command"
             );
             Duration::ZERO

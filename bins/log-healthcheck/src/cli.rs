@@ -12,24 +12,24 @@ use hostkit::log::LogLevel;
 use hostkit::{nagios, units};
 
 const AFTER_HELP: &str = "\
-A line's time is the one it carries (JSON: @timestamp, timestamp or time; other lines: at their beginning), else the
-file's time of modification at the first check that finds it.
+The time of a line is the one it carries (JSON: @timestamp, timestamp or time; other lines: at their beginning), else
+the file's modification time at the first check that finds it.
 
-Exit codes, as Nagios has them: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN (a wrong command line too).";
+Exit codes of Nagios: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN (also for an invalid command line).";
 
-/// Tells whether a line that begins with a pattern was written to a log lately
+/// Checks that a log line with a given prefix was written recently
 ///
-/// Without --port it looks once and says so by its exit code, for Aurora's shell checks and for Nagios.
+/// Without --port it checks once and returns the result as exit code, for Aurora's shell checks and for Nagios.
 #[derive(Debug, Clone, Parser)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// The process whose logs are looked at, .logs/NAME in the sandbox; or the directory of its runs, as an absolute path
+    /// Process whose logs to check (.logs/NAME in the sandbox), or the absolute path of its run directories
     #[arg(long, value_name = "NAME", required_unless_present = "file")]
     pub app_directory: Option<PathBuf>,
-    /// Logs to look at; * ? and [..] are understood
+    /// Logs to check, with the wildcards * ? and [..]
     #[arg(long, value_name = "GLOB", num_args = 1..)]
     pub file: Vec<PathBuf>,
-    /// What a line must begin with; empty for any line
+    /// Beginning of a matching line; empty matches any line
     #[arg(
         long,
         value_name = "TEXT",
@@ -37,35 +37,35 @@ pub struct Args {
         allow_hyphen_values = true
     )]
     pub line_pattern: String,
-    /// The pattern is a regular expression, matched at the beginning of a line
+    /// Treat the pattern as a regular expression, anchored at the beginning of the line
     #[arg(long)]
     pub regex: bool,
-    /// How old the newest such line may be; older is CRITICAL
+    /// Maximum age of the newest matching line; CRITICAL beyond
     #[arg(short = 'c', long, value_name = "DURATION", value_parser = units::parse_duration)]
     pub freshness: Duration,
-    /// How old it may be without being WARNING, which Aurora takes for a failure
+    /// Age of the newest matching line beyond which the result is WARNING, a failure for Aurora
     #[arg(short = 'w', long, value_name = "DURATION", value_parser = units::parse_duration)]
     pub warning: Option<Duration>,
-    /// A share of this is added to it, another one for each instance of a job ($CB_AURORA_INSTANCE)
+    /// Extra freshness, of which each instance of a job gets a different share ($CB_AURORA_INSTANCE)
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::parse_duration)]
     pub spread: Duration,
-    /// Times without a zone are UTC; else they are no times
+    /// Interpret times without a zone as UTC instead of ignoring them
     #[arg(long)]
     pub assume_utc: bool,
-    /// What a line's time is: the one it carries, where it carries one, or always the file's time of modification
+    /// Time of a line: the one it carries, if any, or always the file's modification time
     #[arg(long, value_name = "SOURCE", default_value = "line")]
-    pub time_from: TimeFrom,
-    /// What is remembered from one check to the next [default: .log-healthcheck-HASH in the sandbox]
+    pub time_from: TimeSource,
+    /// File that stores the state between checks [default: .log-healthcheck-HASH in the sandbox]
     #[arg(long, value_name = "FILE")]
     pub state_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Answer Aurora's health checks on this port of 127.0.0.1 and ::1, `{{thermos.ports[health]}}`, instead of looking
+    /// Serve Aurora's health checks on this port of 127.0.0.1 and ::1 (`{{thermos.ports[health]}}`) instead of checking
     /// once
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
-    /// The contract with Aurora. `--grace` counts from the first check where there is no port.
+    /// Aurora's health contract. Without a port, `--grace` counts from the first check.
     #[command(flatten)]
     pub health: HealthFlags,
     /// Flags that all tools have.
@@ -73,12 +73,12 @@ pub struct Args {
     pub common: Common,
 }
 
-/// Where the time of a line comes from.
+/// The source of a line's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum TimeFrom {
+pub enum TimeSource {
     /// The line, if it carries a time; else the file.
     Line,
-    /// The file's time of modification.
+    /// The file's modification time.
     File,
 }
 
@@ -94,10 +94,9 @@ impl Tool for Args {
     }
 }
 
-/// The share of `--spread` that an instance has: multiples of the golden ratio, which lie far apart for any number of
+/// The share of `--spread` of an instance: multiples of the golden ratio, which are far apart for any number of
 /// instances.
-#[must_use]
-pub fn share(spread: Duration, instance: u64) -> Duration {
+pub(crate) fn spread_share(spread: Duration, instance: u64) -> Duration {
     const GOLDEN: f64 = 0.618_033_988_749_894_9;
     // Instances are numbered from 0; the modulus keeps the fraction exact for any number.
     spread.mul_f64(((instance % 1_000_000) as f64 * GOLDEN).fract())
@@ -112,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn both_spellings() {
+    fn both_spellings_of_flags_are_accepted() {
         for line in [
             "log-healthcheck --app-directory eightball --line-pattern { --freshness 100",
             "check_log_health --app_directory=eightball --line_pattern={ --freshness=100",
@@ -132,13 +131,15 @@ mod tests {
     }
 
     #[test]
-    fn shares_lie_apart() {
+    fn shares_of_instances_are_far_apart() {
         let spread = Duration::from_secs(120);
-        let mut shares: Vec<Duration> = (0..12).map(|instance| share(spread, instance)).collect();
+        let mut shares: Vec<Duration> = (0..12)
+            .map(|instance| spread_share(spread, instance))
+            .collect();
         shares.sort();
         let gap = |pair: &[Duration]| pair[1] - pair[0];
         assert!(shares.windows(2).map(gap).min().unwrap() > Duration::from_secs(5));
-        assert!(shares.iter().all(|share| *share < spread));
-        assert!(share(spread, u64::MAX) < spread);
+        assert!(shares.iter().all(|spread_share| *spread_share < spread));
+        assert!(spread_share(spread, u64::MAX) < spread);
     }
 }

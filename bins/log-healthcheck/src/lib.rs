@@ -1,66 +1,86 @@
-//! log-healthcheck: tells whether a line that begins with a pattern was written to a log lately.
+//! log-healthcheck: checks that a log line with a given prefix was written within N seconds.
 //!
-//! [`check::Check`] goes from the state file over the logs to a verdict: [`find`] says where logs are, [`watch`] what is
-//! new in them, [`verdict`] what that means.
+//! [`LogCheck`] is one check, from the state file to the verdict: `log_files` finds the logs, `log_reader` reads their
+//! new lines, `verdict` evaluates them.
 
-pub mod check;
-pub mod cli;
-pub mod find;
-pub mod moment;
-pub mod pattern;
-mod scan;
-mod serve;
-pub mod stamp;
-pub mod state;
-pub mod store;
-pub mod verdict;
-pub mod watch;
+mod check;
+mod check_state;
+mod cli;
+mod line_pattern;
+mod line_scanner;
+mod line_time;
+mod log_files;
+mod log_reader;
+mod resident;
+mod state_file;
+mod verdict;
+mod wall_time;
 mod wildcard;
 
 pub use cli::Args;
 
-use check::Check;
-use find::Places;
+use check::LogCheck;
 use hostkit::health::{self, SNOOZE_FILE};
 use hostkit::nagios::{self, NagiosStatus};
 use hostkit::{Exit, Failure, clock, stdout};
-use moment::Moment;
+use log_files::SandboxLocations;
 use serde_json::json;
+use wall_time::WallTime;
 
-/// Does what the command line asks for: looks once, or answers on a port until told to end.
+/// Entry points for fuzzing; not part of the interface.
+#[doc(hidden)]
+pub mod testing {
+    use crate::check_state::CheckState;
+
+    /// The time that a line carries, in milliseconds since 1970.
+    #[must_use]
+    pub fn parse_line_time(line: &[u8], assume_utc: bool) -> Option<i64> {
+        crate::line_time::parse_line_time(line, assume_utc).map(|time| time.0)
+    }
+
+    /// Parses a state file and formats it again; `None` if it is invalid.
+    #[must_use]
+    pub fn reformat_state(bytes: &[u8]) -> Option<String> {
+        CheckState::parse(bytes).map(|state| state.to_text())
+    }
+}
+
+/// Runs the tool: checks once, or serves health checks on a port until it is shut down.
 ///
 /// # Errors
 /// stdout cannot be written, or the port cannot be bound (exit 73).
 pub fn run(args: &Args) -> Result<Exit, Failure> {
     let instance = hostkit::env::var("CB_AURORA_INSTANCE");
-    let check = Check::new(args, Places::of_process(), instance.as_deref());
+    let check = LogCheck::new(args, SandboxLocations::detect(), instance.as_deref());
     match (check, args.port) {
-        (Ok(check), Some(port)) => serve::serve(check, port, &args.health),
-        (Ok(check), None) => once(check, args.json).or_else(|failure| unknown(&failure, args.json)),
+        (Ok(check), Some(port)) => resident::serve(check, port, &args.health),
+        (Ok(check), None) => {
+            check_once(check, args.json).or_else(|failure| report_unknown(&failure, args.json))
+        }
         (Err(failure), Some(_)) => Err(failure),
-        (Err(failure), None) => unknown(&failure, args.json),
+        (Err(failure), None) => report_unknown(&failure, args.json),
     }
 }
 
-/// Looks once and says so.
-fn once(mut check: Check, json: bool) -> Result<Exit, Failure> {
+/// Checks once and prints the result.
+fn check_once(mut check: LogCheck, json: bool) -> Result<Exit, Failure> {
     if health::is_snoozed(&check.sandbox()) {
-        let message = format!("not checked as long as there is {SNOOZE_FILE}");
-        return say(NagiosStatus::Ok, "snoozed", &message, json);
+        let message = format!("not checked while {SNOOZE_FILE} exists");
+        return report(NagiosStatus::Ok, "snoozed", &message, json);
     }
-    let checked = check.check(Moment::from(clock::now()))?;
-    let (verdict, seen) = (&checked.verdict, &checked.seen);
+    let checked = check.check(WallTime::from(clock::now()))?;
+    let (verdict, summary) = (&checked.verdict, &checked.summary);
     if json {
-        stdout::print_json(&verdict.json(check.question(), seen, checked.saved.is_ok()))?;
+        stdout::print_json(&verdict.to_json(check.criteria(), summary, checked.saved.is_ok()))?;
     } else {
-        stdout::print_line(verdict.line(check.question(), seen))?;
+        stdout::print_line(verdict.to_nagios_line(check.criteria(), summary))?;
     }
     Ok(verdict.status.exit())
 }
 
-/// Says on stdout, where Nagios looks, why it could not be checked.
-fn unknown(failure: &Failure, json: bool) -> Result<Exit, Failure> {
-    say(
+/// Prints a failure as UNKNOWN on stdout, which Nagios reads.
+fn report_unknown(failure: &Failure, json: bool) -> Result<Exit, Failure> {
+    report(
         NagiosStatus::Unknown,
         "error",
         &nagios::text_of(failure),
@@ -68,8 +88,8 @@ fn unknown(failure: &Failure, json: bool) -> Result<Exit, Failure> {
     )
 }
 
-/// Says what was found out without looking.
-fn say(status: NagiosStatus, reason: &str, message: &str, json: bool) -> Result<Exit, Failure> {
+/// Prints a result without a verdict.
+fn report(status: NagiosStatus, reason: &str, message: &str, json: bool) -> Result<Exit, Failure> {
     if !json {
         return nagios::print(status, &format!("{reason}: {message}"), None);
     }

@@ -1,4 +1,4 @@
-//! From what was seen to what is said: healthy or not, in a word for Aurora's page, in a line for people with Nagios'
+//! Evaluation of what a check has read: healthy or not, as a reason for Aurora's page, as a line with Nagios'
 //! performance data, and as JSON.
 
 use std::fmt::Write as _;
@@ -8,51 +8,48 @@ use std::time::Duration;
 use hostkit::nagios::{NagiosStatus, escape};
 use serde_json::{Value, json};
 
-use crate::moment::Moment;
-use crate::state::State;
-use crate::watch::{Question, Seen};
+use crate::check_state::CheckState;
+use crate::log_reader::{CheckCriteria, LogSummary};
+use crate::wall_time::WallTime;
 
-/// Why, in what fits into the 7 bytes that Aurora's page shows.
+/// The reason of a verdict, in the 7 bytes that Aurora's page shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// A line is new enough, or there has not been enough time for one.
+pub(crate) enum CheckReason {
+    /// A line in time, or not enough time for one yet.
     Ok,
     /// The newest line is older than `--warning`.
     Aging,
-    /// The newest line is too old, or nothing at all was written for that long.
+    /// The newest line is too old, or nothing was written for that long.
     Stale,
-    /// Something was written, but no line that begins so.
+    /// The log is written to, but without a matching line.
     NoLines,
-    /// Something was written, but in an encoding in which no line can begin so.
+    /// The log is written to in an encoding that no pattern matches.
     NoMatch,
-    /// There is no log.
+    /// No log exists.
     NoLog,
     /// A log cannot be read.
     Unread,
-    /// There are more logs than are looked at.
+    /// More logs than are read.
     TooMany,
 }
 
-impl Reason {
-    /// The word, as the health contract has it.
-    #[must_use]
-    pub fn aurora(self) -> hostkit::health::HealthReason {
-        use hostkit::health::HealthReason as Aurora;
+impl CheckReason {
+    /// The reason in the health contract.
+    pub(crate) fn to_health_reason(self) -> hostkit::health::HealthReason {
+        use hostkit::health::HealthReason;
         match self {
-            Self::Ok => Aurora::OK,
-            Self::Aging => const { Aurora::word("aging") },
-            Self::Stale => const { Aurora::word("stale") },
-            Self::NoLines => const { Aurora::word("nolines") },
-            Self::NoMatch => const { Aurora::word("nomatch") },
-            Self::NoLog => const { Aurora::word("nolog") },
-            Self::Unread => const { Aurora::word("unread") },
-            Self::TooMany => const { Aurora::word("toomany") },
+            Self::Ok => HealthReason::OK,
+            Self::Aging => const { HealthReason::word("aging") },
+            Self::Stale => const { HealthReason::word("stale") },
+            Self::NoLines => const { HealthReason::word("nolines") },
+            Self::NoMatch => const { HealthReason::word("nomatch") },
+            Self::NoLog => const { HealthReason::word("nolog") },
+            Self::Unread => const { HealthReason::word("unread") },
+            Self::TooMany => const { HealthReason::word("toomany") },
         }
     }
 
-    /// The word.
-    #[must_use]
-    pub fn word(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Aging => "aging",
@@ -66,130 +63,136 @@ impl Reason {
     }
 }
 
-/// What is said.
 #[derive(Debug)]
-pub struct Verdict {
-    /// Healthy or not.
-    pub status: NagiosStatus,
-    /// Why.
-    pub reason: Reason,
-    /// Why, for people.
-    pub message: String,
-    /// How old the newest line is, if there ever was one.
-    pub age: Option<Duration>,
+pub(crate) struct CheckVerdict {
+    pub(crate) status: NagiosStatus,
+    pub(crate) reason: CheckReason,
+    pub(crate) message: String,
+    /// The age of the newest matching line, if there was one.
+    pub(crate) age: Option<Duration>,
 }
 
-/// When the check began to look, and how long after that no log is no reason to worry.
+/// The start of checking, and the time after it in which a failure is healthy.
 #[derive(Debug, Clone, Copy)]
-pub struct Beginning {
+pub(crate) struct GracePeriod {
     /// The first check, as far as it is known.
-    pub first_check: Moment,
-    /// `--grace`.
-    pub grace: Duration,
+    pub(crate) first_check: WallTime,
+    pub(crate) grace: Duration,
 }
 
-/// Decides. Times in `state` are not behind `now`.
-#[must_use]
-pub fn decide(
-    question: &Question,
-    state: &State,
-    seen: &Seen,
-    beginning: Beginning,
+/// Evaluates a check. Times in `state` are at most `now`.
+pub(crate) fn evaluate(
+    criteria: &CheckCriteria,
+    state: &CheckState,
+    summary: &LogSummary,
+    grace_period: GracePeriod,
     searched: &str,
-    now: Moment,
-) -> Verdict {
-    let limit = question.freshness;
+    now: WallTime,
+) -> CheckVerdict {
+    let limit = criteria.freshness;
     let age = state.newest.map(|newest| newest.age(now));
-    let watched = beginning.first_check.age(now);
-    let wanted = match question.pattern.text() {
+    let observed = grace_period.first_check.age(now);
+    let expected = match criteria.pattern.text() {
         "" => "line".to_owned(),
         text => format!("line beginning with {text:?}"),
     };
-    let written = seen.written.as_ref();
-    let in_log = written.map_or_else(String::new, |(path, _)| format!(" in {}", path.display()));
-    let silence = written
+    let last_written = summary.last_written.as_ref();
+    let in_log =
+        last_written.map_or_else(String::new, |(path, _)| format!(" in {}", path.display()));
+    let silence = last_written
         .map(|(_, time)| time.age(now))
         .filter(|age| *age > limit);
-    let verdict = |status, reason, message| Verdict {
+    let verdict = |status, reason, message| CheckVerdict {
         status,
         reason,
         message,
         age,
     };
     if let Some(age) = age.filter(|age| *age <= limit) {
-        let message = format!("a {wanted} was written {} ago{in_log}", seconds(age));
-        return match question.warning.is_some_and(|warning| age > warning) {
-            true => verdict(NagiosStatus::Warning, Reason::Aging, message),
-            false => verdict(NagiosStatus::Ok, Reason::Ok, message),
+        let message = format!(
+            "a {expected} was written {} ago{in_log}",
+            format_seconds(age)
+        );
+        return match criteria.warning.is_some_and(|warning| age > warning) {
+            true => verdict(NagiosStatus::Warning, CheckReason::Aging, message),
+            false => verdict(NagiosStatus::Ok, CheckReason::Ok, message),
         };
     }
-    let sick = if let Some((path, error)) = &seen.unread {
+    let unhealthy = if let Some((path, error)) = &summary.unreadable {
         let message = format!(
             "cannot read {}: {error}; run the check as the user of the job",
             path.display()
         );
-        return verdict(NagiosStatus::Unknown, Reason::Unread, message);
-    } else if seen.logs == 0 {
-        let what = match &seen.not_a_file {
+        return verdict(NagiosStatus::Unknown, CheckReason::Unread, message);
+    } else if summary.logs == 0 {
+        let what = match &summary.not_a_file {
             Some(path) => format!("{} is not a regular file", path.display()),
-            None => format!("no log at {searched}: not started, or its logger writes no files"),
+            None => format!(
+                "no log at {searched}: the process has not started, or its logger writes no files"
+            ),
         };
-        verdict(NagiosStatus::Critical, Reason::NoLog, what)
+        verdict(NagiosStatus::Critical, CheckReason::NoLog, what)
     } else if let Some(silence) = silence {
-        let message = format!("nothing was written for {}{in_log}", seconds(silence));
-        verdict(NagiosStatus::Critical, Reason::Stale, message)
-    } else if seen.utf16 && (age.is_some() || watched > limit) {
-        let message = format!("UTF-16: no pattern is found{in_log}: let its writer use UTF-8");
-        verdict(NagiosStatus::Critical, Reason::NoMatch, message)
+        let message = format!(
+            "nothing was written for {}{in_log}",
+            format_seconds(silence)
+        );
+        verdict(NagiosStatus::Critical, CheckReason::Stale, message)
+    } else if summary.is_utf16 && (age.is_some() || observed > limit) {
+        let message = format!("UTF-16, which no pattern matches{in_log}: write UTF-8 instead");
+        verdict(NagiosStatus::Critical, CheckReason::NoMatch, message)
     } else if let Some(age) = age {
-        let message = format!("no {wanted} was written for {}{in_log}", seconds(age));
-        verdict(NagiosStatus::Critical, Reason::Stale, message)
-    } else if watched <= limit {
-        let encoding = match seen.utf16 {
-            true => ", which is UTF-16: no pattern is found in that",
+        let message = format!(
+            "no {expected} was written for {}{in_log}",
+            format_seconds(age)
+        );
+        verdict(NagiosStatus::Critical, CheckReason::Stale, message)
+    } else if observed <= limit {
+        let encoding = match summary.is_utf16 {
+            true => ", which is UTF-16 and matches no pattern",
             false => "",
         };
-        let watched = seconds(watched);
-        let message = format!("no {wanted} yet{in_log}{encoding}, watched for {watched}");
-        return verdict(NagiosStatus::Ok, Reason::Ok, message);
+        let observed = format_seconds(observed);
+        let message = format!("no {expected} yet{in_log}{encoding}, checked for {observed}");
+        return verdict(NagiosStatus::Ok, CheckReason::Ok, message);
     } else {
-        let message = format!("no {wanted} in {}{in_log}", seconds(watched));
-        verdict(NagiosStatus::Critical, Reason::NoLines, message)
+        let message = format!("no {expected} in {}{in_log}", format_seconds(observed));
+        verdict(NagiosStatus::Critical, CheckReason::NoLines, message)
     };
-    if watched < beginning.grace {
+    if observed < grace_period.grace {
         let message = format!(
-            "{}, within the grace of {}",
-            sick.message,
-            seconds(beginning.grace)
+            "{}, within the grace period of {}",
+            unhealthy.message,
+            format_seconds(grace_period.grace)
         );
-        return verdict(NagiosStatus::Ok, Reason::Ok, message);
+        return verdict(NagiosStatus::Ok, CheckReason::Ok, message);
     }
-    if let Some(left_out) = &seen.left_out {
+    if let Some(omitted) = &summary.omitted {
         let message = format!(
-            "{}, but not all logs were looked at: {left_out}",
-            sick.message
+            "{}, but not all logs were checked: {omitted}",
+            unhealthy.message
         );
-        return verdict(NagiosStatus::Unknown, Reason::TooMany, message);
+        return verdict(NagiosStatus::Unknown, CheckReason::TooMany, message);
     }
-    sick
+    unhealthy
 }
 
-impl Verdict {
-    /// Adds what else there is to say.
-    pub(crate) fn note(&mut self, seen: &Seen, saved: &io::Result<()>) {
-        if seen.future {
+impl CheckVerdict {
+    /// Appends notes on future times, deviating times and an unsaved state.
+    pub(crate) fn add_notes(&mut self, summary: &LogSummary, saved: &io::Result<()>) {
+        if summary.has_future_time {
             self.message
-                .push_str("; a time in the future counts as now: clocks differ or were set");
+                .push_str("; a time in the future counts as now: check the clocks");
         }
-        if let Some(apart) = seen
-            .apart
-            .filter(|_| seen.future || self.status != NagiosStatus::Ok)
+        if let Some(time_offset) = summary
+            .time_offset
+            .filter(|_| summary.has_future_time || self.status != NagiosStatus::Ok)
         {
             let _ = write!(
                 self.message,
-                "; the newest time in a line is {} from the time of its file: if it is not when the line was written, \
-                 give --time-from file",
-                seconds(apart)
+                "; the newest time in a line differs from its file's modification time by {}: use --time-from file \
+                 if it is not the time of writing",
+                format_seconds(time_offset)
             );
         }
         if let Err(error) = saved {
@@ -200,18 +203,17 @@ impl Verdict {
         }
     }
 
-    /// The line that Nagios reads: state, text, and behind `|` the age and what was read.
-    #[must_use]
-    pub fn line(&self, question: &Question, seen: &Seen) -> String {
+    /// The line for Nagios: state, text, and after `|` the performance data.
+    pub(crate) fn to_nagios_line(&self, criteria: &CheckCriteria, summary: &LogSummary) -> String {
         let reason = match self.status {
             NagiosStatus::Ok => String::new(),
-            _ => format!("{}: ", self.reason.word()),
+            _ => format!("{}: ", self.reason.as_str()),
         };
         let age = match self.age {
             Some(age) => format!("{:.3}s", age.as_secs_f64()),
             None => "U".to_owned(),
         };
-        let warning = question
+        let warning = criteria
             .warning
             .map(|warning| warning.as_secs_f64().to_string());
         format!(
@@ -219,30 +221,33 @@ impl Verdict {
             self.status.as_str(),
             escape(&self.message),
             warning.unwrap_or_default(),
-            question.freshness.as_secs_f64(),
-            seen.read,
+            criteria.freshness.as_secs_f64(),
+            summary.read,
         )
     }
 
-    /// The same for programs.
-    #[must_use]
-    pub fn json(&self, question: &Question, seen: &Seen, saved: bool) -> Value {
+    pub(crate) fn to_json(
+        &self,
+        criteria: &CheckCriteria,
+        summary: &LogSummary,
+        saved: bool,
+    ) -> Value {
         json!({
             "status": self.status.as_str(),
-            "reason": self.reason.word(),
+            "reason": self.reason.as_str(),
             "message": self.message,
             "age_seconds": self.age.map(|age| age.as_secs_f64()),
-            "warning_seconds": question.warning.map(|warning| warning.as_secs_f64()),
-            "freshness_seconds": question.freshness.as_secs_f64(),
-            "logs": seen.logs,
-            "read_bytes": seen.read,
+            "warning_seconds": criteria.warning.map(|warning| warning.as_secs_f64()),
+            "freshness_seconds": criteria.freshness.as_secs_f64(),
+            "logs": summary.logs,
+            "read_bytes": summary.read,
             "state_saved": saved,
         })
     }
 }
 
-/// Seconds for people: `3.2 s`, `134 s`.
-fn seconds(span: Duration) -> String {
+/// Formats seconds for people: `3.2 s`, `134 s`.
+fn format_seconds(span: Duration) -> String {
     match span.as_secs_f64() {
         seconds if seconds < 10.0 => format!("{seconds:.1} s"),
         seconds => format!("{seconds:.0} s"),

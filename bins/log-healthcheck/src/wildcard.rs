@@ -1,44 +1,47 @@
-//! Names with wildcards as shells have them, over bytes: names of files need not be text. `*` and `?` match no slash
-//! and no dot at the beginning; `[a-z]` and `[!a-z]` are sets of bytes.
+//! Wildcards as in shells, over bytes: file names need not be text. `*` and `?` match neither slashes nor a leading
+//! dot; `[a-z]` and `[!a-z]` are sets of bytes.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use crate::find::{entries, or_here};
+use crate::log_files::{list_directory, or_current};
 
-/// Whether there are wildcards in a name.
-pub(crate) fn has_any(name: &OsStr) -> bool {
+pub(crate) fn has_wildcards(name: &OsStr) -> bool {
     name.as_bytes().iter().any(|byte| b"*?[".contains(byte))
 }
 
-/// The paths that `pattern` matches, sorted, and no more than one above `limit`. What cannot be listed has no names.
+/// The paths that `pattern` matches, sorted, at most one more than `limit`. Unreadable directories have no matches.
 pub(crate) fn expand(pattern: &Path, limit: usize) -> Vec<PathBuf> {
     let components: Vec<_> = pattern.components().collect();
     let mut paths = Vec::new();
-    add(Path::new(""), &components, limit, &mut paths);
+    add_matches(Path::new(""), &components, limit, &mut paths);
     paths.sort();
     paths
 }
 
-/// Adds the paths below `path` that match. Only whole matches are kept, however many directories they are searched in.
-fn add(path: &Path, components: &[Component<'_>], limit: usize, paths: &mut Vec<PathBuf>) {
+/// Adds the paths below `path` that match. Only complete matches count towards the limit.
+fn add_matches(path: &Path, components: &[Component<'_>], limit: usize, paths: &mut Vec<PathBuf>) {
     match components {
         [] if path.symlink_metadata().is_ok() => paths.push(path.to_owned()),
         [] => {}
-        [Component::Normal(name), rest @ ..] if has_any(name) => {
-            for entry in entries(or_here(path)).into_iter().flatten().flatten() {
+        [Component::Normal(name), rest @ ..] if has_wildcards(name) => {
+            for entry in list_directory(or_current(path))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 let found = entry.file_name();
                 if paths.len() <= limit && matches(name.as_bytes(), found.as_bytes()) {
-                    add(&path.join(found), rest, limit, paths);
+                    add_matches(&path.join(found), rest, limit, paths);
                 }
             }
         }
-        [other, rest @ ..] => add(&path.join(other), rest, limit, paths),
+        [other, rest @ ..] => add_matches(&path.join(other), rest, limit, paths),
     }
 }
 
-/// Whether a name matches. Each star is tried from where the last one gave up, so that no pattern takes long.
+/// Whether a name matches. Each star is retried from where it failed last, so the time is bounded for any pattern.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     if name.starts_with(b".") && !pattern.starts_with(b".") {
         return false;
@@ -49,7 +52,7 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
         if pattern.get(p) == Some(&b'*') {
             star = Some((p + 1, n));
             p += 1;
-        } else if let Some(length) = one(&pattern[p..], name[n]) {
+        } else if let Some(length) = match_byte(&pattern[p..], name[n]) {
             (p, n) = (p + length, n + 1);
         } else if let Some((behind, from)) = star {
             star = Some((behind, from + 1));
@@ -61,8 +64,8 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
     pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
-/// How much of `pattern` matches this one byte, if it does.
-fn one(pattern: &[u8], byte: u8) -> Option<usize> {
+/// The length of the part of `pattern` that matches this byte.
+fn match_byte(pattern: &[u8], byte: u8) -> Option<usize> {
     match pattern {
         [b'?', ..] => Some(1),
         [b'[', set @ ..] => {
@@ -70,20 +73,20 @@ fn one(pattern: &[u8], byte: u8) -> Option<usize> {
                 [b'!' | b'^', set @ ..] => (true, set),
                 _ => (false, set),
             };
-            // A bracket that comes first is one of the set.
+            // A leading bracket belongs to the set.
             let Some(end) = set.iter().skip(1).position(|byte| *byte == b']') else {
                 return (byte == b'[').then_some(1);
             };
             let set = &set[..=end];
             let length = 1 + usize::from(negated) + set.len() + 1;
-            (holds(set, byte) != negated).then_some(length)
+            (set_contains(set, byte) != negated).then_some(length)
         }
         [first, ..] => (*first == byte).then_some(1),
         [] => None,
     }
 }
 
-fn holds(mut set: &[u8], byte: u8) -> bool {
+fn set_contains(mut set: &[u8], byte: u8) -> bool {
     loop {
         set = match set {
             [low, b'-', high, ..] if (*low..=*high).contains(&byte) => return true,
@@ -102,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_in_shells() {
+    fn wildcards_match_as_in_shells() {
         for (pattern, yes, no) in [
             ("*", "a", ".a"),
             (".*", ".a", "a"),
@@ -129,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_too() {
+    fn wildcards_in_directories_are_expanded() {
         let home = tempfile::tempdir().unwrap();
         for file in ["a/x.log", "b/y.log", "b/z.txt", "c"] {
             let path = home.path().join(file);
@@ -149,7 +152,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_matches_itself_and_what_it_is_cut_to(name in "[a-z]{1,12}", at in 0..12_usize) {
+        fn name_matches_itself_and_its_prefixes_with_a_star(name in "[a-z]{1,12}", at in 0..12_usize) {
             let at = at.min(name.len());
             prop_assert!(matches(name.as_bytes(), name.as_bytes()));
             let starred = format!("{}*{}", &name[..at], &name[at..]);
@@ -159,7 +162,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_survived(pattern in prop::collection::vec(prop::sample::select(&b"*?[]!-a"[..]), 0..20), name: Vec<u8>) {
+        fn any_bytes_do_not_panic(pattern in prop::collection::vec(prop::sample::select(&b"*?[]!-a"[..]), 0..20), name: Vec<u8>) {
             matches(&pattern, &name);
         }
     }

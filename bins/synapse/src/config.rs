@@ -125,7 +125,11 @@ pub fn load(sources: &Sources, lenient: bool) -> Result<(Settings, Vec<Finding>)
     settings
         .services
         .retain(|service| service.haproxy.is_some() || service.file_output);
-    settings.hash = hostkit::hex::encode(&hash.finalize());
+    settings.hash = hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     Ok((settings, context.finish()?))
 }
 

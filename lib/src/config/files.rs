@@ -11,8 +11,7 @@ use serde::{Deserialize, de};
 use serde_json::Value;
 use serde_saphyr::{Location, Spanned};
 
-use super::{DIRECTORY, explain, files, merge, read};
-use crate::suggestion::nearest;
+use super::{DIRECTORY, explain, files, merge, nearest, read};
 use crate::{Exit, Failure};
 
 /// The configuration files of a tool, read once.
@@ -116,7 +115,7 @@ impl ConfigFiles {
             Exit::CONFIG,
             format!("{}: unknown key `{key}`", setting.place(&setting.key)),
         );
-        Err(match nearest(key, keys.iter().copied()) {
+        Err(match nearest(key, keys) {
             Some(key) => failure.remedy(format!("did you mean `{key}`?")),
             None => failure.remedy(format!("the keys are {}", keys.join(", "))),
         })

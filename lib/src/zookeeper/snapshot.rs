@@ -77,7 +77,7 @@ pub struct PathNode<T = MemberResult> {
     pub exists: bool,
     /// The members by the name of their znode.
     pub members: BTreeMap<ZnodeName, MemberNode<T>>,
-    /// The data of the path itself; empty if there is none or more than 64 KiB.
+    /// The data of the path itself; empty if it has more than 64 KiB.
     pub data: Arc<[u8]>,
     /// The transaction that created the path. Sequence numbers are unique only within one incarnation of a path.
     pub(super) created: i64,

@@ -191,7 +191,7 @@ fn status_and_metrics_report_current_values() {
         ("/fail_open", false.into()),
         ("/engine/servers/0/answered", 1.into()),
         ("/engine/servers/0/breaker", "closed".into()),
-        ("/cache/positive_entries", 1.into()),
+        ("/cache/known", 1.into()),
         ("/cache/hits", 1.into()),
         ("/cache/memcached", serde_json::json!([])),
     ] {

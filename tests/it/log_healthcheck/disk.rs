@@ -1,11 +1,11 @@
-//! The state file: full disks, other checks, hostile contents. None of that changes a verdict.
+//! The state file: full disks, concurrent checks, hostile contents. None of these changes a verdict.
 
 use hostkit_tests::host::TmpfsMount;
 
 use super::*;
 
 /// The state files in a directory.
-fn states(directory: &Path) -> Vec<PathBuf> {
+fn state_files(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path());
@@ -20,14 +20,14 @@ fn states(directory: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Writes until there is no room left.
+/// Writes until the disk is full.
 fn fill(directory: &Path) {
     let mut file = File::create(directory.join("filler")).unwrap();
     while file.write_all(&[b'x'; 4096]).is_ok() {}
 }
 
 #[test]
-fn a_full_disk_changes_no_verdict() {
+fn full_disk_does_not_change_the_verdict() {
     let Some(disk) = hostkit_tests::or_skip("a full disk", TmpfsMount::mount(256 << 10)) else {
         return;
     };
@@ -40,7 +40,7 @@ fn a_full_disk_changes_no_verdict() {
             let mut command = Command::new(&program);
             command
                 .env_clear()
-                .args(SEEDS)
+                .args(ARTICLE_FLAGS)
                 .current_dir(&home)
                 .output()
                 .unwrap()
@@ -49,15 +49,15 @@ fn a_full_disk_changes_no_verdict() {
         fs::write(&log, timed(30)).unwrap();
         if remembered {
             check().exits(0);
-            // So that there is something to save.
+            // A state that must be saved.
             let log = File::options().write(true).open(&log).unwrap();
             log.set_len(0).unwrap();
         }
         fill(&home);
         let outcome = check().exits(0);
-        told(&outcome, "was written");
+        assert_result_contains(&outcome, "was written");
         assert!(perfdata(&outcome, "age") >= 30.0);
-        // What has room on the disk keeps it.
+        // A state that fits the free space is saved.
         assert_eq!(
             outcome.stdout.contains("; state not saved ("),
             !remembered,
@@ -65,36 +65,36 @@ fn a_full_disk_changes_no_verdict() {
             outcome.stdout
         );
         if remembered {
-            let state = fs::read_to_string(&states(&home)[0]).unwrap();
+            let state = fs::read_to_string(&state_files(&home)[0]).unwrap();
             assert!(state.contains(" 0 0 -"), "{state}");
         } else {
-            told(&outcome, "No space left on device");
+            assert_result_contains(&outcome, "No space left on device");
         }
-        // Nothing can be written any more: so nothing is.
+        // The writer cannot write any more, so the log becomes stale.
         age(&log, 300);
         let outcome = check();
         if remembered {
             assert!(perfdata(&outcome.exits(0), "age") >= 30.0);
-            age(&states(&home)[0], 0);
+            age(&state_files(&home)[0], 0);
         } else {
-            told(&outcome.exits(2), "stale: nothing was written");
+            assert_result_contains(&outcome.exits(2), "stale: nothing was written");
         }
         fs::remove_file(home.join("filler")).unwrap();
-        // No temporary file stays.
-        assert_eq!(states(&home).len(), 1);
+        // No temporary file is left.
+        assert_eq!(state_files(&home).len(), 1);
         assert_eq!(fs::read_dir(&home).unwrap().count(), 2);
     }
 }
 
 #[test]
-fn a_write_that_fails_on_a_full_disk_is_not_a_write() {
+fn failed_write_on_a_full_disk_does_not_count_as_written() {
     let Some(disk) = hostkit_tests::or_skip("a full disk", TmpfsMount::mount(256 << 10)) else {
         return;
     };
     let log = disk.path().join("app.log");
-    // A whole block, so that there is no room for another byte.
+    // A whole block, so that another byte does not fit.
     fs::write(&log, b"{\"a\":1}\n".repeat(512)).unwrap();
-    let sandbox = Sandbox::new();
+    let sandbox = LogSandbox::new();
     let check = || {
         let args = ["--line-pattern={", "--freshness=100", "--file"].map(OsStr::new);
         sandbox.run(args.into_iter().chain([log.as_os_str()]))
@@ -111,8 +111,8 @@ fn a_write_that_fails_on_a_full_disk_is_not_a_write() {
 }
 
 #[test]
-fn without_a_state_a_log_is_as_old_as_its_file() {
-    let sandbox = Sandbox::new();
+fn check_without_saved_state_uses_the_age_of_the_log() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("noise\n");
     fs::create_dir(sandbox.path("state")).unwrap();
     let args = [
@@ -121,23 +121,23 @@ fn without_a_state_a_log_is_as_old_as_its_file() {
         "--freshness=0.7",
         "--state-file=none/state",
     ];
-    told(
+    assert_result_contains(
         &sandbox.run(args).exits(0),
         "state not saved (No such file or directory",
     );
-    // The first check is not remembered, but when the log was made is known.
-    hostkit_tests::wait_until("it gives up hope", || {
+    // The first check is not saved; the birth of the log replaces it.
+    hostkit_tests::wait_until("the log is critical", || {
         sandbox.logs("noise\n");
         sandbox.run(args).code == 2
     });
 }
 
 #[test]
-fn hostile_states_are_none() {
-    let sandbox = Sandbox::new();
+fn hostile_state_file_is_ignored() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("{\"a\":1}\n");
     sandbox.check().exits(0);
-    let state = states(&sandbox.path("")).pop().unwrap();
+    let state = state_files(&sandbox.path("")).pop().unwrap();
     let good = fs::read_to_string(&state).unwrap();
     let file = good.lines().find(|line| line.starts_with("file ")).unwrap();
     for hostile in [
@@ -155,7 +155,7 @@ fn hostile_states_are_none() {
         let saved = fs::read_to_string(&state).unwrap();
         assert!(saved.starts_with("log-healthcheck 2\n") && saved.len() < 1000);
     }
-    // A symlink is not written through.
+    // A symlink is not followed.
     let target = sandbox.path("target");
     fs::write(&target, "precious").unwrap();
     fs::remove_file(&state).unwrap();
@@ -165,33 +165,37 @@ fn hostile_states_are_none() {
 }
 
 #[test]
-fn another_check_is_waited_for_but_not_for_long() {
-    let sandbox = Sandbox::new();
+fn check_waits_briefly_for_a_concurrent_check() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("{\"a\":1}\n");
     sandbox.check().exits(0);
-    let state = states(&sandbox.path("")).pop().unwrap();
+    let state = state_files(&sandbox.path("")).pop().unwrap();
     let held = File::open(&state).unwrap();
     held.lock().unwrap();
-    // What has not changed need not be saved.
+    // An unchanged state need not be saved.
     assert!(!sandbox.check().exits(0).stdout.contains("not saved"));
     sandbox.logs("{\"b\":1}\n");
-    told(
+    assert_result_contains(
         &sandbox.check().exits(0),
-        "state not saved (another check holds it)",
+        "state not saved (locked by another check)",
     );
     drop(held);
     assert!(!sandbox.check().exits(0).stdout.contains("not saved"));
 }
 
 #[test]
-fn checks_at_once_agree() {
-    let sandbox = Sandbox::new();
+fn concurrent_checks_agree() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("{\"a\":1}\n");
     sandbox.age(50);
     let program = hostkit_tests::bin("log-healthcheck");
     let start = || {
         let mut command = sandbox.command(&program);
-        command.args(SEEDS).stdout(Stdio::piped()).spawn().unwrap()
+        command
+            .args(ARTICLE_FLAGS)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
     };
     for _ in 0..3 {
         let checks: Vec<_> = (0..8).map(|_| start()).collect();
@@ -201,5 +205,5 @@ fn checks_at_once_agree() {
         }
         sandbox.logs("noise\n");
     }
-    assert_eq!(states(&sandbox.path("")).len(), 1);
+    assert_eq!(state_files(&sandbox.path("")).len(), 1);
 }

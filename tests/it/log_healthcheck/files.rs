@@ -1,4 +1,4 @@
-//! What may stand where a log should be, and what may become of one.
+//! Files that are not regular logs, and what rotation and writers do to logs.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -7,61 +7,61 @@ use hostkit_tests::host::run_as;
 
 use super::*;
 
-/// A user who has nothing to do with the job.
-const NOBODY: u32 = 54_321;
+/// A user without permissions on the files of the job.
+const OTHER_USER: u32 = 54_321;
 
-fn files(sandbox: &Sandbox, globs: &[&OsStr]) -> CommandOutcome {
+fn files(sandbox: &LogSandbox, globs: &[&OsStr]) -> CommandOutcome {
     let fixed = ["--line-pattern={", "--freshness=100", "--file"].map(OsStr::new);
     sandbox.run(fixed.iter().chain(globs))
 }
 
 #[test]
-fn files_by_name_and_by_wildcards() {
-    let sandbox = Sandbox::new();
+fn files_are_found_by_name_and_wildcards() {
+    let sandbox = LogSandbox::new();
     sandbox.write("var/a.log", "noise\n");
     sandbox.write("var/b.log", "{\"a\":1}\n");
     let found = |globs: &[&str]| {
         let globs: Vec<&OsStr> = globs.iter().map(OsStr::new).collect();
         files(&sandbox, &globs)
     };
-    told(&found(&["var/*.log"]).exits(0), "was written");
-    told(&found(&["var/a.log"]).exits(0), "yet");
-    told(&found(&["var/a.log", "var/b.log"]).exits(0), "was written");
-    told(
+    assert_result_contains(&found(&["var/*.log"]).exits(0), "was written");
+    assert_result_contains(&found(&["var/a.log"]).exits(0), "yet");
+    assert_result_contains(&found(&["var/a.log", "var/b.log"]).exits(0), "was written");
+    assert_result_contains(
         &found(&["var/none-*.log"]).exits(2),
         "nolog: no log at var/none-*.log",
     );
 }
 
 #[test]
-fn names_cannot_forge_the_result() {
-    let sandbox = Sandbox::new();
+fn hostile_file_name_cannot_forge_the_result() {
+    let sandbox = LogSandbox::new();
     let hostile = OsStr::from_bytes(b"x\nOK | age=0s\x1b[2J\xff.log");
     sandbox.write(hostile, "{\"a\":1}\n");
     for glob in [hostile, OsStr::new("*.log")] {
         let outcome = files(&sandbox, &[glob]).exits(0);
-        told(&outcome, "OK: a line beginning");
+        assert_result_contains(&outcome, "OK: a line beginning");
         assert_eq!(outcome.stdout.matches('|').count(), 1, "{}", outcome.stdout);
         assert!(!outcome.stdout.contains('\x1b'));
     }
 }
 
 #[test]
-fn a_fifo_is_neither_opened_nor_waited_for() {
-    let sandbox = Sandbox::new();
+fn fifo_is_not_opened() {
+    let sandbox = LogSandbox::new();
     fs::create_dir_all(sandbox.path(".logs/app/0")).unwrap();
     for stream in ["stdout", "stderr"] {
         let path = sandbox.path(".logs/app/0").join(stream);
         assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
     }
-    told(
+    assert_result_contains(
         &sandbox.check().exits(2),
         "nolog: ./.logs/app/0/stdout is not a regular file",
     );
     if !hostkit_tests::is_installed("strace") {
         return hostkit_tests::skip("what is opened", "strace is not installed");
     }
-    // A reader that comes and goes would end the writer by SIGPIPE.
+    // A reader that opens and closes the FIFO would end the writer by SIGPIPE.
     let trace = sandbox.path("trace");
     let mut strace = sandbox.command("strace");
     strace
@@ -70,7 +70,7 @@ fn a_fifo_is_neither_opened_nor_waited_for() {
         .args(["-e", "trace=open,openat"]);
     strace
         .arg(hostkit_tests::bin("log-healthcheck"))
-        .args(SEEDS);
+        .args(ARTICLE_FLAGS);
     assert!(strace.output().unwrap().status.code() == Some(2));
     let trace = fs::read_to_string(trace).unwrap();
     assert!(
@@ -80,8 +80,8 @@ fn a_fifo_is_neither_opened_nor_waited_for() {
 }
 
 #[test]
-fn symlinks_are_followed_and_may_lead_nowhere() {
-    let sandbox = Sandbox::new();
+fn symlinks_are_followed_and_dangling_ones_are_no_logs() {
+    let sandbox = LogSandbox::new();
     sandbox.write("elsewhere", "{\"a\":1}\n");
     fs::create_dir_all(sandbox.path(".logs/app/0")).unwrap();
     symlink("nowhere", sandbox.path(".logs/app/0/stdout")).unwrap();
@@ -89,49 +89,49 @@ fn symlinks_are_followed_and_may_lead_nowhere() {
     sandbox.check().exits(0);
     fs::remove_file(sandbox.log()).unwrap();
     symlink("stderr", sandbox.log()).unwrap();
-    told(
+    assert_result_contains(
         &files(&sandbox, &[OsStr::new(".logs/app/0/stderr")]).exits(3),
         "unread: cannot read",
     );
 }
 
 #[test]
-fn what_cannot_be_read_is_unknown_unless_it_is_old() {
-    let sandbox = Sandbox::new();
+fn unreadable_log_is_unknown_unless_it_is_old() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("{\"a\":1}\n");
     fs::set_permissions(sandbox.log(), fs::Permissions::from_mode(0o600)).unwrap();
     let program = hostkit_tests::bin("log-healthcheck");
     let Some(mut command) = hostkit_tests::or_skip(
         "a log that cannot be read",
-        run_as(NOBODY, readable(&sandbox, &program)),
+        run_as(OTHER_USER, readable(&sandbox, &program)),
     ) else {
         return;
     };
     sandbox.clean(&mut command);
-    command.args(SEEDS);
+    command.args(ARTICLE_FLAGS);
     let outcome: CommandOutcome = command.output().unwrap().into();
-    told(
+    assert_result_contains(
         &outcome.exits(3),
         "UNKNOWN: unread: cannot read ./.logs/app/0/stderr",
     );
     sandbox.age(200);
     let outcome: CommandOutcome = command.output().unwrap().into();
-    told(&outcome.exits(2), "stale: nothing was written");
+    assert_result_contains(&outcome.exits(2), "stale: nothing was written");
     fs::set_permissions(sandbox.path(".logs"), fs::Permissions::from_mode(0o700)).unwrap();
     let outcome: CommandOutcome = command.output().unwrap().into();
     assert_ne!(outcome.code, 0, "{}", outcome.stdout);
 }
 
-/// A copy of a program that everybody may run, wherever the target directory is.
-fn readable(sandbox: &Sandbox, program: &Path) -> PathBuf {
+/// A copy of a program in a directory that every user may search.
+fn readable(sandbox: &LogSandbox, program: &Path) -> PathBuf {
     let copy = sandbox.path("program");
     fs::copy(program, &copy).unwrap();
     copy
 }
 
 #[test]
-fn rotation_truncation_and_a_new_run_lose_nothing() {
-    let sandbox = Sandbox::new();
+fn lines_survive_rotation_truncation_and_a_new_run() {
+    let sandbox = LogSandbox::new();
     let log = sandbox.log();
     let check = |age: std::ops::Range<f64>| {
         let outcome = sandbox.check().exits(0);
@@ -170,20 +170,20 @@ fn rotation_truncation_and_a_new_run_lose_nothing() {
     writer.set_len(0).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&writer, timed(30).as_bytes(), 8000).unwrap();
     check(30.0..40.0);
-    // A new run, and what the old one wrote in its last moment.
+    // A new run, and the last lines of the old one.
     sandbox.logs(timed(20));
     sandbox.write(".logs/app/1/stderr", "noise\n");
     check(20.0..30.0);
     sandbox.write(".logs/app/10/stderr", timed(10));
     check(10.0..20.0);
-    // Nobody writes there any more.
+    // Only the new run is written to.
     sandbox.logs(timed(0));
     check(10.0..20.0);
 }
 
 #[test]
-fn what_an_earlier_run_writes_after_the_next_one_began_does_not_count() {
-    let sandbox = Sandbox::new();
+fn lines_of_an_earlier_run_do_not_count_after_a_new_run_began() {
+    let sandbox = LogSandbox::new();
     sandbox.logs(timed(80));
     sandbox.check().exits(0);
     sandbox.write(".logs/app/1/stderr", "noise\n");
@@ -205,8 +205,8 @@ fn what_an_earlier_run_writes_after_the_next_one_began_does_not_count() {
 }
 
 #[test]
-fn a_log_written_anew_with_equal_bytes_is_fresh_and_not_read_as_a_whole() {
-    let sandbox = Sandbox::new();
+fn rewritten_log_with_equal_bytes_is_fresh_and_only_partly_read() {
+    let sandbox = LogSandbox::new();
     let lines = "{\"a\":1}\n".repeat(100_000);
     sandbox.logs(&lines);
     sandbox.age(60);
@@ -215,8 +215,8 @@ fn a_log_written_anew_with_equal_bytes_is_fresh_and_not_read_as_a_whole() {
     let outcome = sandbox.check().exits(0);
     assert!(perfdata(&outcome, "age") < 50.0, "{}", outcome.stdout);
     assert!(perfdata(&outcome, "read") < 70e3, "{}", outcome.stdout);
-    // A line that carries a time is as old as that, however often it is written.
-    let sandbox = Sandbox::new();
+    // A line with a time keeps its age, however often it is written.
+    let sandbox = LogSandbox::new();
     let line = timed(70);
     sandbox.logs(&line);
     sandbox.age(60);
@@ -226,8 +226,8 @@ fn a_log_written_anew_with_equal_bytes_is_fresh_and_not_read_as_a_whole() {
 }
 
 #[test]
-fn a_line_that_grows_counts_whatever_its_length() {
-    let sandbox = Sandbox::new();
+fn growing_line_of_any_length_counts() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("{\"a\":\"");
     sandbox.age(90);
     assert!(perfdata(&sandbox.check().exits(0), "age") >= 90.0);

@@ -1,4 +1,4 @@
-//! The resident mode: Aurora's health contract over logs. The contract itself is tested with proxy-healthcheck.
+//! Resident mode: Aurora's health contract over logs. The contract itself is tested with proxy-healthcheck.
 
 use std::io::Read as _;
 use std::net::TcpStream;
@@ -9,13 +9,13 @@ use hostkit_tests::host::run_as;
 
 use super::*;
 
-struct Resident {
+struct ResidentChecker {
     process: ChildGuard,
     port: u16,
 }
 
-impl Resident {
-    fn start(sandbox: &Sandbox, flags: &[&str]) -> Self {
+impl ResidentChecker {
+    fn start(sandbox: &LogSandbox, flags: &[&str]) -> Self {
         Self::spawn(
             sandbox,
             sandbox.command(hostkit_tests::bin("log-healthcheck")),
@@ -23,10 +23,10 @@ impl Resident {
         )
     }
 
-    fn spawn(sandbox: &Sandbox, mut command: Command, flags: &[&str]) -> Self {
+    fn spawn(sandbox: &LogSandbox, mut command: Command, flags: &[&str]) -> Self {
         let port = hostkit_tests::free_port();
         command
-            .args(SEEDS)
+            .args(ARTICLE_FLAGS)
             .args(flags)
             .arg(format!("--port={port}"));
         let log = File::options()
@@ -43,7 +43,7 @@ impl Resident {
         resident
     }
 
-    /// The status and the body of an answer.
+    /// The status and the body of a response.
     fn ask(&self, request: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream
@@ -67,9 +67,9 @@ impl Resident {
 }
 
 #[test]
-fn verdicts_in_auroras_words() {
-    let sandbox = Sandbox::new();
-    let resident = Resident::start(&sandbox, &[]);
+fn reasons_are_served_in_auroras_words() {
+    let sandbox = LogSandbox::new();
+    let resident = ResidentChecker::start(&sandbox, &[]);
     resident.health(503, "nolog");
     sandbox.logs("noise\n");
     resident.health(200, "ok");
@@ -87,7 +87,7 @@ fn verdicts_in_auroras_words() {
     }
     assert_eq!(resident.ask("POST /quitquitquit").0, 200);
     let mut process = resident.process;
-    hostkit_tests::wait_until("it ends when told to", || {
+    hostkit_tests::wait_until("the process exits after shutdown", || {
         process
             .0
             .try_wait()
@@ -96,39 +96,39 @@ fn verdicts_in_auroras_words() {
     });
     let log = fs::read_to_string(sandbox.path("log")).unwrap();
     assert!(
-        log.contains("unhealthy") && log.contains("reason=nolog"),
+        log.contains("sick") && log.contains("reason=nolog"),
         "{log}"
     );
 }
 
 #[test]
-fn stale_and_well_again() {
-    let sandbox = Sandbox::new();
+fn stale_log_recovers() {
+    let sandbox = LogSandbox::new();
     sandbox.logs(timed(500));
-    let resident = Resident::start(&sandbox, &["--unhealthy-status=200"]);
+    let resident = ResidentChecker::start(&sandbox, &["--unhealthy-status=200"]);
     resident.health(200, "stale");
     sandbox.logs("{\"a\":1}\n");
     resident.health(200, "ok");
 }
 
 #[test]
-fn what_one_process_knows_its_successor_knows() {
-    let sandbox = Sandbox::new();
+fn state_is_shared_between_processes() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("{\"a\":1}\n");
     sandbox.age(60);
-    Resident::start(&sandbox, &[]).health(200, "ok");
+    ResidentChecker::start(&sandbox, &[]).health(200, "ok");
     sandbox.logs("noise\n");
     assert!(perfdata(&sandbox.check().exits(0), "age") >= 60.0);
 }
 
 #[test]
-fn grace_is_until_the_first_success() {
-    let sandbox = Sandbox::new();
-    let resident = Resident::start(&sandbox, &["--grace=1h"]);
+fn grace_period_ends_with_the_first_success() {
+    let sandbox = LogSandbox::new();
+    let resident = ResidentChecker::start(&sandbox, &["--grace=1h"]);
     resident.health(200, "ok");
     sandbox.logs("{\"a\":1}\n");
     resident.health(200, "ok");
-    // The state file knows of it, not the process.
+    // The state file remembers the line, not the process.
     for state in fs::read_dir(sandbox.path(""))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -139,12 +139,12 @@ fn grace_is_until_the_first_success() {
     }
     drop(resident);
     fs::remove_dir_all(sandbox.path(".logs")).unwrap();
-    Resident::start(&sandbox, &[]).health(503, "nolog");
+    ResidentChecker::start(&sandbox, &[]).health(503, "nolog");
 }
 
 #[test]
-fn a_log_that_may_not_be_read_restarts_nobody_who_writes() {
-    let sandbox = Sandbox::new();
+fn unreadable_log_is_healthy_while_it_is_written_to() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("{\"a\":1}\n");
     fs::set_permissions(sandbox.log(), fs::Permissions::from_mode(0o600)).unwrap();
     let program = sandbox.path("program");
@@ -155,24 +155,25 @@ fn a_log_that_may_not_be_read_restarts_nobody_who_writes() {
         return;
     };
     sandbox.clean(&mut command);
-    let resident = Resident::spawn(&sandbox, command, &[]);
+    let resident = ResidentChecker::spawn(&sandbox, command, &[]);
     resident.health(200, "ok");
     resident.health(200, "ok");
     sandbox.age(200);
     resident.health(503, "stale");
     let log = fs::read_to_string(sandbox.path("log")).unwrap();
     assert_eq!(
-        log.matches("taken for healthy as long as").count(),
+        log.matches("unreadable log counts as healthy while it is written to")
+            .count(),
         1,
         "{log}"
     );
 }
 
 #[test]
-fn checks_leave_nothing_behind() {
-    let sandbox = Sandbox::new();
+fn checks_leave_no_open_descriptors() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("{\"a\":1}\n");
-    let resident = Resident::start(&sandbox, &[]);
+    let resident = ResidentChecker::start(&sandbox, &[]);
     let proc = PathBuf::from(format!("/proc/{}", resident.process.0.id()));
     let held = || {
         let count = |name: &str| fs::read_dir(proc.join(name)).unwrap().count();

@@ -320,5 +320,5 @@ fn a_path_that_cannot_be_followed_is_told() {
         }),
         Context::default(),
     );
-    running.suffers("is not a ZooKeeper server", &[]);
+    running.suffers("invalid ZooKeeper server", &[]);
 }

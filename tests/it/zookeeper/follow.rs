@@ -158,7 +158,7 @@ fn what_cannot_be_read_is_refused_beside_what_can() {
     let name = bad.rsplit('/').next().unwrap();
     let expected = MemberError {
         kind: MemberErrorKind::Malformed,
-        detail: "no JSON object".to_owned(),
+        detail: "not a JSON object".to_owned(),
     };
     assert!(
         matches!(&node.members[&name.into()].value, Err(refusal) if **refusal == expected),

@@ -1,9 +1,13 @@
-//! One memcached server: its commands, their deadline, and its circuit breaker.
+//! One memcached server.
 //!
-//! Every lookup has a deadline of [`DEADLINE`]; a server that fails several times in a row is skipped until a probe
-//! succeeds. All commands go through one task and one connection (`connection`), pipelined. Replies are parsed by `reply`;
-//! the content of an entry is `entry`'s.
+//! Owns the commands to it and how long anybody waits for it. A server that is dead, a black hole, slow or lying costs
+//! those who wait at that moment [`DEADLINE`], and when it has failed a few times in a row nobody anything until it is
+//! tried again (`breaker`). Its answers are read by `reply`; what stands in an entry is `entry`'s.
+//!
+//! All commands go through one task and one connection (`connection`), one behind the other without waiting for
+//! answers.
 
+mod breaker;
 mod connection;
 mod reply;
 #[cfg(test)]
@@ -12,96 +16,82 @@ mod tests;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hostkit::metrics::Counter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use crate::circuit_breaker::{Admission, BreakerPolicy, BreakerState, CircuitBreaker};
-use connection::CONNECT_TIMEOUT;
+use breaker::Breaker;
+use hostkit::metrics::Counter;
 
-pub use reply::{ExpectedReply, MAX_VALUE_BYTES, MemcachedReply, parse};
+pub use reply::{Asked, LONGEST_VALUE, Reply, parse};
 
-/// How long a lookup waits, connecting included; and how long a reply may take.
+/// How long a reading waits, with connecting; and how long an answer may take.
 const DEADLINE: Duration = Duration::from_millis(10);
 
 /// Commands that wait for the connection; more are not sent.
 const QUEUE: usize = 1_024;
 
-/// A client of one server.
+/// A server.
 #[derive(Debug)]
-pub(super) struct MemcachedClient {
-    link: Arc<MemcachedLink>,
+pub(super) struct Server {
+    link: Arc<Link>,
     /// Where commands go, once there was one.
-    queue: Mutex<Option<mpsc::Sender<MemcachedCommand>>>,
+    queue: Mutex<Option<mpsc::Sender<Command>>>,
 }
 
-/// What a client and its connection share.
+/// What a server and its connection share.
 #[derive(Debug)]
-struct MemcachedLink {
+struct Link {
     /// `host:port`.
     name: String,
     deadline: Duration,
-    state: Mutex<LinkState>,
+    breaker: Mutex<Breaker>,
     hits: Counter,
     misses: Counter,
     failures: Counter,
 }
 
+/// What is asked of a server.
 #[derive(Debug)]
-struct LinkState {
-    breaker: CircuitBreaker,
-    /// Since when the connection is being made.
-    connecting: Option<Instant>,
-}
-
-#[derive(Debug)]
-enum MemcachedCommand {
+enum Command {
+    /// The value of a name.
     Get {
         name: String,
         reply: oneshot::Sender<Option<Vec<u8>>>,
     },
-    /// A change without a waiter, as it is sent.
+    /// A change that nobody waits for, as it is sent.
     Change(Vec<u8>),
-    /// A deletion with a waiter.
+    /// A deletion that somebody waits for.
     Delete {
         name: String,
         reply: oneshot::Sender<()>,
     },
 }
 
-/// The state of a server, for `/metrics` and `/status`.
+/// How a server does, for `/metrics` and `/status`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemcachedStatus {
+pub struct ServerSnapshot {
     /// `host:port`.
     pub name: String,
-    /// Whether its circuit breaker is closed.
+    /// Whether it is asked: it is not while it fails.
     pub up: bool,
-    /// Lookups that found an entry.
+    /// Entries that were there.
     pub hits: u64,
-    /// Lookups that found none.
+    /// Entries that were not.
     pub misses: u64,
-    /// Failures to connect, and invalid or late replies.
+    /// Times that it could not be reached, or did not answer as it should.
     pub failures: u64,
 }
 
-impl MemcachedClient {
+impl Server {
     pub(super) fn new(name: String) -> Self {
-        Self::with_deadline(name, DEADLINE)
+        Self::timed(name, DEADLINE)
     }
 
-    fn with_deadline(name: String, deadline: Duration) -> Self {
-        let state = LinkState {
-            breaker: CircuitBreaker::new(BreakerPolicy {
-                max_failures: 3,
-                open_time: [Duration::from_secs(1), Duration::from_secs(30)],
-                probe_timeout: CONNECT_TIMEOUT + deadline,
-            }),
-            connecting: None,
-        };
-        let link = MemcachedLink {
+    fn timed(name: String, deadline: Duration) -> Self {
+        let link = Link {
             name,
             deadline,
-            state: Mutex::new(state),
+            breaker: Mutex::new(Breaker::new(deadline)),
             hits: Counter::default(),
             misses: Counter::default(),
             failures: Counter::default(),
@@ -112,35 +102,35 @@ impl MemcachedClient {
         }
     }
 
-    /// The value of a name, if the server has one and replies in time.
+    /// The value of a name, if the server has one and says so in time.
     pub(super) async fn get(&self, name: String) -> Option<Vec<u8>> {
-        let (reply, value) = oneshot::channel();
-        let deadline = self.send(MemcachedCommand::Get { name, reply })?;
-        timeout_at(deadline, value).await.ok()?.ok()?
+        let (reply, answer) = oneshot::channel();
+        let deadline = self.send(Command::Get { name, reply })?;
+        timeout_at(deadline, answer).await.ok()?.ok()?
     }
 
     /// Stores a value in the background, for at least a second. One that is too long is not stored.
     pub(super) fn set(&self, name: &str, value: &[u8], time: Duration) {
-        // memcached takes more than 30 days for a date.
+        // Beyond 30 days memcached takes it for a date.
         let seconds = time.as_secs().clamp(1, 30 * 24 * 3600);
-        if value.len() <= MAX_VALUE_BYTES {
+        if value.len() <= LONGEST_VALUE {
             let line = format!("set {name} 0 {seconds} {}\r\n", value.len());
             let command = [line.as_bytes(), value, b"\r\n"].concat();
-            let _ = self.send(MemcachedCommand::Change(command));
+            let _ = self.send(Command::Change(command));
         }
     }
 
     /// Deletes a name, as far as the server can be reached.
     pub(super) async fn delete(&self, name: String) {
-        let (reply, done) = oneshot::channel();
-        if let Some(deadline) = self.send(MemcachedCommand::Delete { name, reply }) {
-            let _ = timeout_at(deadline, done).await;
+        let (reply, answer) = oneshot::channel();
+        if let Some(deadline) = self.send(Command::Delete { name, reply }) {
+            let _ = timeout_at(deadline, answer).await;
         }
     }
 
-    /// Passes a command to the connection. Returns the deadline of its reply; none if the server is skipped now.
-    fn send(&self, command: MemcachedCommand) -> Option<Instant> {
-        let deadline = self.link.admit(Instant::now())?;
+    /// Gives a command to the connection; until when its answer may be waited for. None: the server is not asked now.
+    fn send(&self, command: Command) -> Option<Instant> {
+        let deadline = self.link.breaker().admit(Instant::now())?;
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         // The first command; or the runtime that held the connection has ended.
         if queue.as_ref().is_none_or(mpsc::Sender::is_closed) {
@@ -152,11 +142,11 @@ impl MemcachedClient {
         Some(deadline)
     }
 
-    pub(super) fn status(&self) -> MemcachedStatus {
+    pub(super) fn snapshot(&self) -> ServerSnapshot {
         let link = &self.link;
-        MemcachedStatus {
+        ServerSnapshot {
             name: link.name.clone(),
-            up: link.state().breaker.state() == BreakerState::Closed,
+            up: link.breaker().is_closed(),
             hits: link.hits.get(),
             misses: link.misses.get(),
             failures: link.failures.get(),
@@ -164,33 +154,23 @@ impl MemcachedClient {
     }
 }
 
-impl MemcachedLink {
-    fn state(&self) -> MutexGuard<'_, LinkState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl Link {
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The deadline of a command that is sent now; none if it must not be sent. All commands that wait for one slow
-    /// connection share its deadline, so that it delays each request once.
-    fn admit(&self, now: Instant) -> Option<Instant> {
-        let mut state = self.state();
-        let deadline = state.connecting.unwrap_or(now) + self.deadline;
-        let is_admitted = deadline > now && state.breaker.admit(now) != Admission::Rejected;
-        is_admitted.then_some(deadline)
-    }
-
-    fn record_success(&self) {
-        if self.state().breaker.record_success() {
-            tracing::info!(server = self.name, "memcached works again");
+    fn succeeded(&self) {
+        if self.breaker().succeeded() {
+            tracing::info!("memcached {} answers again", self.name);
         }
     }
 
-    fn record_failure(&self, error: &str) {
+    fn failed(&self, error: &str) {
         self.failures.add(1);
-        if self.state().breaker.record_failure(Instant::now()) {
+        if self.breaker().failed(Instant::now()) {
             tracing::warn!(
-                server = self.name,
-                error,
-                "memcached is skipped for a while, and permissions backends are queried instead"
+                "memcached {} is not asked for a while: {error}; the permissions engine is asked instead",
+                self.name
             );
         }
     }

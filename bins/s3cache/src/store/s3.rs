@@ -136,9 +136,7 @@ impl S3Store {
             .put_object()
             .bucket(bucket)
             .key(key)
-            .checksum_sha256(base64::encode(
-                hostkit::hex::decode(sha256).unwrap_or_default(),
-            ))
+            .checksum_sha256(base64::encode(unhex(sha256)))
             .set_if_none_match(only_new.then(|| "*".to_owned()))
             .body(body)
             .send()
@@ -494,6 +492,13 @@ fn checksum(output: &HeadObjectOutput) -> Option<ObjectChecksum> {
 fn is_multipart(etag: &str) -> bool {
     let parts = etag.trim_matches('"').rsplit_once('-');
     parts.is_some_and(|(_, parts)| !parts.is_empty() && parts.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    text.as_bytes()
+        .chunks(2)
+        .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
 }
 
 #[cfg(test)]

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hostkit::suggestion::nearest;
-
-use super::context::{Context, Kind, Map, join};
+use super::context::{Context, Kind, Map, join, nearest};
 use super::keys;
 use super::tree::{At, Node, Value};
 use crate::model::{safe_host, safe_name, shown};

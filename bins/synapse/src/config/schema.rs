@@ -1,8 +1,7 @@
 //! What a declaration of keys is, and what is made of it: suggestions and the operator's reference. The declarations
 //! themselves are in [`super::keys`].
 
-use hostkit::suggestion::nearest;
-
+use super::context::nearest;
 use super::keys::SECTIONS;
 
 /// The keys of one kind of map.

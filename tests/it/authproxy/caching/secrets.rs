@@ -33,7 +33,7 @@ fn hosts_share_entries_during_secret_rotation() {
             let asked = world.engine.request_count();
             let host = world.host_with_secrets(SETTINGS, reader);
             assert_eq!(world.lookup(&host, key(1)), Some(true));
-            assert_eq!(host.snapshot().invalid_entries, 0);
+            assert_eq!(host.snapshot().shared_refused, 0);
             Some(world.engine.request_count() == asked)
         };
         match (is_found(), finds) {

@@ -370,7 +370,9 @@ fn live_configuration_may_appear_later_and_change() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("liveconf.yaml");
     let say = |text: String| {
-        hostkit_tests::replace_file(&path, text.as_bytes());
+        let part = temp.path().join("part");
+        std::fs::write(&part, text).unwrap();
+        std::fs::rename(part, &path).unwrap();
     };
     block_on(async {
         let liveconf = Arc::new(LiveconfBackend::open(&path));

@@ -1,78 +1,76 @@
-//! Replies of memcached's text protocol (its `doc/protocol.txt`).
+//! What a memcached answers (its `doc/protocol.txt`, text protocol).
 //!
-//! Parses one reply from the bytes received so far. The bytes are hostile: a value is accepted only for the requested
-//! name, and up to [`MAX_VALUE_BYTES`].
+//! Owns reading one reply from the bytes that have come so far. The bytes are anybody's: nothing is kept that was not
+//! asked for, and nothing is longer than [`LONGEST_VALUE`].
 
 use std::ops::Range;
 
 /// The longest value, in bytes: a grant with a thousand paths.
-pub const MAX_VALUE_BYTES: usize = 64 * 1024;
+pub const LONGEST_VALUE: usize = 64 * 1024;
 
 /// The longest line: `VALUE`, a name of 250 bytes, and two numbers.
-const MAX_LINE_BYTES: usize = 512;
+const LONGEST_LINE: usize = 512;
 
-/// The command that a reply is for.
+/// What was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExpectedReply<'a> {
+pub enum Asked<'a> {
     /// `get NAME`.
     Get(&'a str),
     /// `set` or `delete`.
     Change,
 }
 
-/// A parsed reply.
+/// What was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MemcachedReply {
+pub enum Reply {
     /// There are not enough bytes yet.
     Incomplete,
-    /// A value.
+    /// The value lies here in the bytes; the reply ends at `end`.
     Value {
-        /// Its place in the bytes.
+        /// Where the value is.
         at: Range<usize>,
         /// Where the next reply begins.
         end: usize,
     },
-    /// No entry, a change that was made, or one that the server did not make.
+    /// The reply without a value ends here: there is no entry, the change was made, or the server would not make it.
     Done {
         /// Where the next reply begins.
         end: usize,
     },
-    /// Not a reply to that command.
-    Invalid,
+    /// This is no answer to that.
+    Wrong,
 }
 
-/// Parses the reply at the beginning of `bytes`.
+/// Reads the reply to what was asked from the beginning of `bytes`.
 #[must_use]
-pub fn parse(expected: ExpectedReply<'_>, bytes: &[u8]) -> MemcachedReply {
+pub fn parse(asked: Asked<'_>, bytes: &[u8]) -> Reply {
     let Some(line) = bytes
         .iter()
-        .take(MAX_LINE_BYTES)
+        .take(LONGEST_LINE)
         .position(|byte| *byte == b'\n')
     else {
-        return if bytes.len() < MAX_LINE_BYTES {
-            MemcachedReply::Incomplete
+        return if bytes.len() < LONGEST_LINE {
+            Reply::Incomplete
         } else {
-            MemcachedReply::Invalid
+            Reply::Wrong
         };
     };
     let end = line + 1;
     let Some(line) = bytes[..line].strip_suffix(b"\r") else {
-        return MemcachedReply::Invalid;
+        return Reply::Wrong;
     };
-    match (expected, line) {
-        (ExpectedReply::Get(_), b"END")
-        | (ExpectedReply::Change, b"STORED" | b"NOT_STORED" | b"DELETED" | b"NOT_FOUND") => {
-            MemcachedReply::Done { end }
+    match (asked, line) {
+        (Asked::Get(_), b"END")
+        | (Asked::Change, b"STORED" | b"NOT_STORED" | b"DELETED" | b"NOT_FOUND") => {
+            Reply::Done { end }
         }
         // Too large, or out of memory: the command was understood, and its data swallowed.
-        (ExpectedReply::Change, refused) if refused.starts_with(b"SERVER_ERROR ") => {
-            MemcachedReply::Done { end }
-        }
-        (ExpectedReply::Get(name), line) => match length(name, line) {
+        (Asked::Change, refused) if refused.starts_with(b"SERVER_ERROR ") => Reply::Done { end },
+        (Asked::Get(name), line) => match length(name, line) {
             Some(length) => value(bytes, end..end + length),
-            None => MemcachedReply::Invalid,
+            None => Reply::Wrong,
         },
-        (ExpectedReply::Change, _) => MemcachedReply::Invalid,
+        (Asked::Change, _) => Reply::Wrong,
     }
 }
 
@@ -86,21 +84,21 @@ fn length(name: &str, line: &[u8]) -> Option<usize> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     (is_number(flags) && is_number(length))
         .then(|| length.parse().ok())?
-        .filter(|length| *length <= MAX_VALUE_BYTES)
+        .filter(|length| *length <= LONGEST_VALUE)
 }
 
-fn value(bytes: &[u8], at: Range<usize>) -> MemcachedReply {
+fn value(bytes: &[u8], at: Range<usize>) -> Reply {
     const END: &[u8] = b"\r\nEND\r\n";
     let Some(rest) = bytes.get(at.end..) else {
-        return MemcachedReply::Incomplete;
+        return Reply::Incomplete;
     };
     if rest.starts_with(END) {
         let end = at.end + END.len();
-        MemcachedReply::Value { at, end }
+        Reply::Value { at, end }
     } else if END.starts_with(rest) {
-        MemcachedReply::Incomplete
+        Reply::Incomplete
     } else {
-        MemcachedReply::Invalid
+        Reply::Wrong
     }
 }
 

@@ -1,4 +1,4 @@
-//! The client against scripted servers.
+//! The client before servers that answer as they are told to.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,21 +8,21 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 
-/// The reply to a line; an empty one is not sent.
-type ReplyScript = Arc<Mutex<Box<dyn FnMut(&str) -> Vec<u8> + Send>>>;
+/// What answers a line; nothing is said if it is empty.
+type Script = Arc<Mutex<Box<dyn FnMut(&str) -> Vec<u8> + Send>>>;
 
-/// A server, and how many connections and lines it has received.
-struct ScriptedServer {
+/// A server, and how many connections and lines it has had.
+struct Scripted {
     address: String,
     connections: Arc<AtomicUsize>,
     lines: Arc<AtomicUsize>,
 }
 
-impl ScriptedServer {
+impl Scripted {
     async fn start(script: impl FnMut(&str) -> Vec<u8> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let script: ReplyScript = Arc::new(Mutex::new(Box::new(script)));
+        let script: Script = Arc::new(Mutex::new(Box::new(script)));
         let [connections, lines] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
         let (accepted, read) = (Arc::clone(&connections), Arc::clone(&lines));
         tokio::spawn(async move {
@@ -57,14 +57,14 @@ impl ScriptedServer {
         }
     }
 
-    /// A client with a long deadline: the speed of this machine is not tested.
-    fn client(&self) -> MemcachedClient {
-        MemcachedClient::with_deadline(self.address.clone(), Duration::from_secs(20))
+    /// A client that is patient: what is tested is not how fast this machine is.
+    fn client(&self) -> Server {
+        Server::timed(self.address.clone(), Duration::from_secs(20))
     }
 }
 
-/// The replies of a server that has every entry.
-fn reply_with_entry(line: &str) -> Vec<u8> {
+/// What a server that has everything answers.
+fn everything(line: &str) -> Vec<u8> {
     match line.split_once(' ') {
         Some(("get", name)) => {
             format!("VALUE {name} 0 {}\r\n{name}\r\nEND\r\n", name.len()).into_bytes()
@@ -76,66 +76,69 @@ fn reply_with_entry(line: &str) -> Vec<u8> {
     }
 }
 
-/// A lookup, which has to end.
-async fn get(client: &MemcachedClient, name: &str) -> Option<Vec<u8>> {
+/// A reading that comes to an end, whatever that is.
+async fn get(client: &Server, name: &str) -> Option<Vec<u8>> {
     let reading = client.get(name.to_owned());
     timeout(Duration::from_secs(30), reading)
         .await
-        .expect("lookups end")
+        .expect("nobody waits for ever")
 }
 
-/// Looks up until the result is as expected, which may take the open time of the breaker.
-async fn wait_until(
+/// Reads until that says what is expected, which may take the time of a breaker.
+async fn eventually(
     what: &str,
-    client: &MemcachedClient,
-    mut is_so: impl FnMut(&MemcachedStatus, Option<Vec<u8>>) -> bool,
+    client: &Server,
+    mut is_so: impl FnMut(&ServerSnapshot, Option<Vec<u8>>) -> bool,
 ) {
     for _ in 0..3_000 {
         let value = get(client, "k").await;
-        if is_so(&client.status(), value) {
+        if is_so(&client.snapshot(), value) {
             return;
         }
         sleep(Duration::from_millis(10)).await;
     }
-    panic!("timeout: {what}");
+    panic!("waited in vain: {what}");
 }
 
 #[tokio::test]
-async fn pipelined_lookups_get_their_own_replies() {
-    let server = ScriptedServer::start(reply_with_entry).await;
+async fn everybody_gets_the_answer_to_what_they_asked() {
+    let server = Scripted::start(everything).await;
     let client = Arc::new(server.client());
     client.set("k", b"v", Duration::from_secs(60));
-    let lookups: Vec<_> = (0..100)
+    let askers: Vec<_> = (0..100)
         .map(|number| {
             let client = Arc::clone(&client);
             tokio::spawn(async move { get(&client, &format!("name{number}")).await })
         })
         .collect();
-    // Cancelled lookups do not shift the replies of others.
-    for lookup in lookups.iter().step_by(3) {
-        lookup.abort();
+    // Some go away before they are answered, and leave the others what is theirs.
+    for asker in askers.iter().step_by(3) {
+        asker.abort();
     }
-    for (number, lookup) in lookups.into_iter().enumerate() {
-        if let Ok(value) = lookup.await {
+    for (number, asker) in askers.into_iter().enumerate() {
+        if let Ok(value) = asker.await {
             assert_eq!(value.unwrap(), format!("name{number}").as_bytes());
         }
     }
     client.delete("k".to_owned()).await;
     assert_eq!(server.connections.load(Ordering::SeqCst), 1);
-    assert!(client.status().up && client.status().failures == 0);
+    assert!(client.snapshot().up && client.snapshot().failures == 0);
 }
 
 #[tokio::test]
-async fn missing_entry_is_counted_as_miss() {
-    let server = ScriptedServer::start(|_| b"END\r\n".to_vec()).await;
+async fn a_server_without_the_entry_says_so() {
+    let server = Scripted::start(|_| b"END\r\n".to_vec()).await;
     let client = server.client();
     assert_eq!(get(&client, "k").await, None);
-    let status = client.status();
-    assert_eq!((status.hits, status.misses, status.failures), (0, 1, 0));
+    let snapshot = client.snapshot();
+    assert_eq!(
+        (snapshot.hits, snapshot.misses, snapshot.failures),
+        (0, 1, 0)
+    );
 }
 
 #[tokio::test]
-async fn server_with_invalid_or_no_replies_is_skipped_after_three_failures() {
+async fn a_server_that_lies_or_is_silent_is_left_alone_after_a_few_times() {
     let huge = format!("VALUE k 0 {}\r\n", usize::MAX);
     for answer in [
         "VALUE other 0 1\r\nx\r\nEND\r\n",
@@ -150,16 +153,16 @@ async fn server_with_invalid_or_no_replies_is_skipped_after_three_failures() {
         // Never whole.
         "VALUE k 0 10\r\nx",
     ] {
-        let reply = answer.to_owned().into_bytes();
-        let server = ScriptedServer::start(move |_| reply.clone()).await;
-        let client = MemcachedClient::new(server.address.clone());
+        let said = answer.to_owned().into_bytes();
+        let server = Scripted::start(move |_| said.clone()).await;
+        let client = Server::new(server.address.clone());
         let shown = &answer[..answer.len().min(30)];
-        wait_until(shown, &client, |status, value| {
+        eventually(shown, &client, |snapshot, value| {
             assert_eq!(value, None, "{shown}");
-            !status.up
+            !snapshot.up
         })
         .await;
-        assert_eq!(client.status().failures, 3, "{shown}");
+        assert_eq!(client.snapshot().failures, 3, "{shown}");
         // Each on a connection of its own; then nothing is sent.
         assert_eq!(server.connections.load(Ordering::SeqCst), 3, "{shown}");
         let lines = server.lines.load(Ordering::SeqCst);
@@ -172,12 +175,12 @@ async fn server_with_invalid_or_no_replies_is_skipped_after_three_failures() {
 }
 
 #[tokio::test]
-async fn dead_server_is_used_again_after_it_starts() {
+async fn a_dead_server_is_tried_again_and_found_alive() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let client = MemcachedClient::with_deadline(address.to_string(), Duration::from_secs(20));
-    wait_until("it is skipped", &client, |status, _| !status.up).await;
+    let client = Server::timed(address.to_string(), Duration::from_secs(20));
+    eventually("it is left alone", &client, |snapshot, _| !snapshot.up).await;
     let listener = TcpListener::bind(address).await.unwrap();
     tokio::spawn(async move {
         loop {
@@ -190,26 +193,26 @@ async fn dead_server_is_used_again_after_it_starts() {
                 .is_ok_and(|length| length > 0)
             {
                 stream
-                    .write_all(&reply_with_entry(line.trim_end()))
+                    .write_all(&everything(line.trim_end()))
                     .await
                     .unwrap();
                 line.clear();
             }
         }
     });
-    wait_until("it is used", &client, |status, value| {
-        value.is_some() && status.up
+    eventually("it answers", &client, |snapshot, value| {
+        value.is_some() && snapshot.up
     })
     .await;
 }
 
 #[tokio::test]
-async fn connection_that_was_closed_while_idle_is_replaced() {
+async fn a_connection_that_was_closed_between_questions_is_made_anew() {
     let mut closing = false;
-    let server = ScriptedServer::start(move |line| {
+    let server = Scripted::start(move |line| {
         closing = !closing;
         if closing {
-            reply_with_entry(line)
+            everything(line)
         } else {
             b"close".to_vec()
         }
@@ -219,25 +222,21 @@ async fn connection_that_was_closed_while_idle_is_replaced() {
     assert!(get(&client, "k").await.is_some());
     // Closes.
     client.delete("k".to_owned()).await;
-    wait_until("it is used again", &client, |_, value| value.is_some()).await;
-    assert!(client.status().up);
+    eventually("it is asked again", &client, |_, value| value.is_some()).await;
+    assert!(client.snapshot().up);
 }
 
 #[tokio::test]
-async fn value_over_the_limit_is_not_sent() {
-    let server = ScriptedServer::start(reply_with_entry).await;
+async fn what_cannot_be_stored_is_not_sent() {
+    let server = Scripted::start(everything).await;
     let client = server.client();
-    client.set(
-        "k",
-        &vec![b'v'; MAX_VALUE_BYTES + 1],
-        Duration::from_secs(60),
-    );
+    client.set("k", &vec![b'v'; LONGEST_VALUE + 1], Duration::from_secs(60));
     assert!(get(&client, "k").await.is_some());
     assert_eq!(server.lines.load(Ordering::SeqCst), 1);
 }
 
 #[test]
-fn client_outlives_the_runtime_of_its_first_lookup() {
+fn a_server_outlives_the_runtime_that_asked_first() {
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all().build().unwrap()
@@ -248,27 +247,15 @@ fn client_outlives_the_runtime_of_its_first_lookup() {
         scope.spawn(move || {
             runtime().block_on(async {
                 started
-                    .send(ScriptedServer::start(reply_with_entry).await.address)
+                    .send(Scripted::start(everything).await.address)
                     .unwrap();
                 let _ = stopped.await;
             });
         });
-        let client =
-            MemcachedClient::with_deadline(address.recv().unwrap(), Duration::from_secs(20));
+        let client = Server::timed(address.recv().unwrap(), Duration::from_secs(20));
         for _ in 0..2 {
             assert!(runtime().block_on(get(&client, "k")).is_some());
         }
         stop.send(()).unwrap();
     });
-}
-
-#[test]
-fn lookups_share_the_deadline_of_a_connection_being_made() {
-    let now = Instant::now();
-    let link = MemcachedClient::new("h:1".to_owned()).link;
-    link.state().connecting = Some(now);
-    assert_eq!(link.admit(now + DEADLINE / 2), Some(now + DEADLINE));
-    assert_eq!(link.admit(now + DEADLINE), None);
-    link.state().connecting = None;
-    assert!(link.admit(now + DEADLINE).is_some());
 }

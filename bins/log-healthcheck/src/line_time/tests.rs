@@ -1,4 +1,4 @@
-//! Times of lines: a table, a clock that somebody else wrote, and hostile bytes.
+//! Times of lines: a table, an independent calendar, and hostile bytes.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use super::*;
 const THEN: i64 = 1_795_247_188_000;
 
 #[test]
-fn what_carries_a_time() {
+fn line_with_a_time_is_parsed() {
     for (line, millis) in [
         (r#"{"@timestamp":"2026-11-21T07:46:28Z","m":1}"#, 0),
         (
@@ -35,15 +35,15 @@ fn what_carries_a_time() {
         ("2026-11-20T23:46:28 -08:00", 0),
     ] {
         assert_eq!(
-            of(line.as_bytes(), false),
-            Some(Moment(THEN + millis)),
+            parse_line_time(line.as_bytes(), false),
+            Some(WallTime(THEN + millis)),
             "{line}"
         );
     }
 }
 
 #[test]
-fn what_carries_none() {
+fn line_without_a_time_has_none() {
     for line in [
         "",
         "{",
@@ -69,21 +69,21 @@ fn what_carries_none() {
         "x 2026-11-21T07:46:28Z",
         "INFO 2026-11-21T07:46:28Z",
     ] {
-        assert_eq!(of(line.as_bytes(), false), None, "{line}");
+        assert_eq!(parse_line_time(line.as_bytes(), false), None, "{line}");
     }
 }
 
 #[test]
-fn a_time_without_a_zone_counts_only_when_told_so() {
+fn time_without_a_zone_counts_only_with_assume_utc() {
     for line in [
         r#"{"timestamp":"2026-11-21 07:46:28,123"}"#,
         "2026-11-21 07:46:28,123 INFO x",
         "2026-11-21T07:46:28.123 - x",
     ] {
-        assert_eq!(of(line.as_bytes(), false), None, "{line}");
+        assert_eq!(parse_line_time(line.as_bytes(), false), None, "{line}");
         assert_eq!(
-            of(line.as_bytes(), true),
-            Some(Moment(THEN + 123)),
+            parse_line_time(line.as_bytes(), true),
+            Some(WallTime(THEN + 123)),
             "{line}"
         );
     }
@@ -91,30 +91,30 @@ fn a_time_without_a_zone_counts_only_when_told_so() {
 
 proptest! {
     #[test]
-    fn agrees_with_another_calendar(millis in 0..253_402_300_800_000_u64, east in -1439..1440_i64) {
+    fn iso_8601_agrees_with_another_calendar(millis in 0..253_402_300_800_000_u64, east in -1439..1440_i64) {
         let time = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
         let text = humantime::format_rfc3339_millis(time).to_string();
         let millis = millis as i64;
-        prop_assert_eq!(of(text.as_bytes(), false), Some(Moment(millis)));
+        prop_assert_eq!(parse_line_time(text.as_bytes(), false), Some(WallTime(millis)));
         let sign = if east < 0 { '-' } else { '+' };
         let there = format!("{}{sign}{:02}:{:02}", text.trim_end_matches('Z'), east.abs() / 60, east.abs() % 60);
-        prop_assert_eq!(of(there.as_bytes(), false), Some(Moment(millis - east * 60_000)));
+        prop_assert_eq!(parse_line_time(there.as_bytes(), false), Some(WallTime(millis - east * 60_000)));
     }
 
     #[test]
-    fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200), utc: bool) {
-        let _ = of(&bytes, utc);
+    fn any_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), utc: bool) {
+        let _ = parse_line_time(&bytes, utc);
     }
 
     #[test]
-    fn what_is_almost_json_is_survived(text in r#"\{("(@?time(stamp)?|\\.|x)"?|[:,{}\[\]" ]|[0-9.eE+-]{1,12}|2026-11-21T07:46:28Z?){0,30}"#) {
-        let _ = of(text.as_bytes(), false);
+    fn almost_json_does_not_panic(text in r#"\{("(@?time(stamp)?|\\.|x)"?|[:,{}\[\]" ]|[0-9.eE+-]{1,12}|2026-11-21T07:46:28Z?){0,30}"#) {
+        let _ = parse_line_time(text.as_bytes(), false);
     }
 
     #[test]
-    fn a_line_that_is_cut_says_the_same_or_nothing(cut in 0..60_usize) {
+    fn truncated_line_has_the_same_time_or_none(cut in 0..60_usize) {
         let line = br#"{"a":[1],"timestamp":"2026-11-21T07:46:28.000Z","message":"x"}"#;
-        let found = of(&line[..cut.min(line.len())], false);
-        prop_assert!(found.is_none() || found == Some(Moment(THEN)));
+        let found = parse_line_time(&line[..cut.min(line.len())], false);
+        prop_assert!(found.is_none() || found == Some(WallTime(THEN)));
     }
 }

@@ -1,4 +1,4 @@
-//! Where logs are looked for, and how the check is called: by shells, in the executor's directory, with its environment.
+//! Where logs are found, and how Aurora runs the check: by shells, in the executor's directory and environment.
 
 use super::*;
 
@@ -13,15 +13,15 @@ const CALLED: [&str; 5] = [
 ];
 
 /// The directory of an executor, with the sandbox below it.
-fn executor() -> Sandbox {
-    let sandbox = Sandbox::new();
+fn executor() -> LogSandbox {
+    let sandbox = LogSandbox::new();
     sandbox.write("sandbox/.logs/app/0/stdout", "");
     sandbox.write("sandbox/.logs/app/0/stderr", "{\"a\":1}\n");
     sandbox
 }
 
 #[test]
-fn as_aurora_calls_it() {
+fn command_lines_of_aurora_are_accepted() {
     let executor = executor();
     // It is installed under both names.
     let names = executor.path("bin");
@@ -34,8 +34,8 @@ fn as_aurora_calls_it() {
         for (line, expected) in CALLED.iter().flat_map(|line| [(line, 0), (line, 2)]) {
             let log = executor.path("sandbox/.logs/app/0/stderr");
             age(&log, if expected == 0 { 1 } else { 500 });
-            let states = fs::read_dir(executor.path("sandbox")).unwrap();
-            for state in states
+            let state_files = fs::read_dir(executor.path("sandbox")).unwrap();
+            for state in state_files
                 .map(|entry| entry.unwrap().path())
                 .filter(|path| path.is_file())
             {
@@ -58,7 +58,7 @@ fn as_aurora_calls_it() {
 }
 
 #[test]
-fn the_state_is_in_the_sandbox() {
+fn state_file_is_in_the_sandbox() {
     let executor = executor();
     executor.check().exits(0);
     let names = |directory: &str| -> Vec<String> {
@@ -76,7 +76,7 @@ fn the_state_is_in_the_sandbox() {
     let other = executor.path("state");
     executor
         .run(
-            SEEDS
+            ARTICLE_FLAGS
                 .map(OsStr::new)
                 .iter()
                 .chain([&OsStr::new("--state-file"), &other.as_os_str()]),
@@ -86,15 +86,15 @@ fn the_state_is_in_the_sandbox() {
 }
 
 #[test]
-fn sandboxes_of_mesos() {
-    let (executor, elsewhere) = (executor(), Sandbox::new());
+fn sandbox_is_found_through_mesos_variables() {
+    let (executor, elsewhere) = (executor(), LogSandbox::new());
     for (name, value) in [
         ("MESOS_SANDBOX", executor.path("sandbox")),
         ("MESOS_DIRECTORY", executor.path("")),
     ] {
         let mut command = elsewhere.command(hostkit_tests::bin("log-healthcheck"));
         let outcome: CommandOutcome = command
-            .args(SEEDS)
+            .args(ARTICLE_FLAGS)
             .env(name, value)
             .output()
             .unwrap()
@@ -112,24 +112,24 @@ fn sandboxes_of_mesos() {
 }
 
 #[test]
-fn every_flag_has_a_variable() {
-    let sandbox = Sandbox::new();
+fn flags_are_read_from_the_environment() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("{\"a\":1}\n");
     let mut command = sandbox.command(hostkit_tests::bin("log-healthcheck"));
     command.env("HOSTKIT_LOG_HEALTHCHECK_APP_DIRECTORY", "app");
     command.env("HOSTKIT_LOG_HEALTHCHECK_LINE_PATTERN", "{");
     command.env("HOSTKIT_LOG_HEALTHCHECK_FRESHNESS", "30");
     let outcome: CommandOutcome = command.output().unwrap().into();
-    told(&outcome.exits(0), ";;30;0");
+    assert_result_contains(&outcome.exits(0), ";;30;0");
 }
 
 #[test]
-fn instances_are_spread() {
-    let sandbox = Sandbox::new();
+fn instances_get_different_shares_of_spread() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("{\"a\":1}\n");
     let limit = |instance: Option<&str>| {
         let mut command = sandbox.command(hostkit_tests::bin("log-healthcheck"));
-        command.args(SEEDS).arg("--spread=60");
+        command.args(ARTICLE_FLAGS).arg("--spread=60");
         if let Some(instance) = instance {
             command.env("CB_AURORA_INSTANCE", instance);
         }
@@ -163,14 +163,14 @@ fn instances_are_spread() {
 }
 
 #[test]
-fn the_newest_of_twelve_thousand_runs_decides() {
-    let sandbox = Sandbox::new();
+fn newest_of_twelve_thousand_runs_decides() {
+    let sandbox = LogSandbox::new();
     sandbox.write(".logs/app/12000/stderr", "{\"a\":1}\n");
     for run in 0..12_000 {
         fs::create_dir_all(sandbox.path(format!(".logs/app/{run}"))).unwrap();
     }
-    told(&sandbox.check().exits(0), "was written");
-    // After more runs than are looked into the answer is not known, once.
+    assert_result_contains(&sandbox.check().exits(0), "was written");
+    // After more runs than are searched the result is unknown, once.
     for run in 12_001..12_100 {
         fs::create_dir_all(sandbox.path(format!(".logs/app/{run}"))).unwrap();
     }
@@ -186,6 +186,6 @@ fn the_newest_of_twelve_thousand_runs_decides() {
         .unwrap();
     fs::write(&state, text.replace(newest, "newest 0")).unwrap();
     sandbox.write(".logs/app/12099/stderr", "noise\n");
-    told(&sandbox.check().exits(3), "UNKNOWN: toomany: ");
-    told(&sandbox.check().exits(2), "CRITICAL: stale: ");
+    assert_result_contains(&sandbox.check().exits(3), "UNKNOWN: toomany: ");
+    assert_result_contains(&sandbox.check().exits(2), "CRITICAL: stale: ");
 }

@@ -1,5 +1,4 @@
-//! Where logs are: below the sandbox as thermos writes them, or what was named. Owns paths; what is in the files is
-//! [`crate::watch`]'s.
+//! Finding logs: below the sandbox, where thermos writes them, or by name. Owns paths, not contents.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -11,31 +10,30 @@ use std::path::{Path, PathBuf};
 
 use hostkit::{Exit, Failure};
 
-use crate::moment::Moment;
-use crate::state::{FILES, Run};
+use crate::check_state::{MAX_FILES, RunDirectory};
+use crate::wall_time::WallTime;
 use crate::wildcard;
 
-/// Run directories that are looked into, the highest.
-const RUNS: usize = 64;
-/// What thermos calls the two logs of a process.
-const STREAMS: [&str; 2] = ["stdout", "stderr"];
+/// Only this many of the highest run directories are searched.
+const MAX_RUNS: usize = 64;
+/// The logs of a thermos process.
+const STREAM_NAMES: [&str; 2] = ["stdout", "stderr"];
 
-/// The directories that a check may find itself in: thermos runs shell checks in the executor's, processes in the
-/// sandbox.
+/// The directories that may contain the sandbox: thermos runs shell checks in the executor's directory, processes in
+/// the sandbox.
 #[derive(Debug, Clone)]
-pub struct Places {
+pub(crate) struct SandboxLocations {
     /// The working directory.
-    pub here: PathBuf,
+    pub(crate) here: PathBuf,
     /// `$MESOS_SANDBOX`.
-    pub mesos_sandbox: Option<PathBuf>,
+    pub(crate) mesos_sandbox: Option<PathBuf>,
     /// `$MESOS_DIRECTORY`.
-    pub mesos_directory: Option<PathBuf>,
+    pub(crate) mesos_directory: Option<PathBuf>,
 }
 
-impl Places {
-    /// Those of this process.
-    #[must_use]
-    pub fn of_process() -> Self {
+impl SandboxLocations {
+    /// The locations of this process.
+    pub(crate) fn detect() -> Self {
         let variable = |name| hostkit::env::var_os(name).map(PathBuf::from);
         Self {
             here: PathBuf::from("."),
@@ -44,8 +42,8 @@ impl Places {
         }
     }
 
-    /// What may be the sandbox, in the order of preference.
-    fn sandboxes(&self) -> Vec<PathBuf> {
+    /// The candidates for the sandbox, in order of preference.
+    fn candidate_sandboxes(&self) -> Vec<PathBuf> {
         let below = |path: &Path| path.join("sandbox");
         [
             Some(self.here.clone()),
@@ -58,12 +56,12 @@ impl Places {
         .collect()
     }
 
-    /// The sandbox: where `.logs` has the process, else where it is at all, else the first of the places that exists
-    /// by more than being the working directory, else that.
+    /// The sandbox: the first candidate with logs of the process, else with `.logs`, else the first that exists besides
+    /// the working directory, else the working directory.
     fn sandbox(&self, process: Option<&OsStr>) -> PathBuf {
-        let sandboxes = self.sandboxes();
-        let has = |wanted: &Path| {
-            let found = sandboxes.iter().find(|path| path.join(wanted).is_dir());
+        let sandboxes = self.candidate_sandboxes();
+        let has = |selector: &Path| {
+            let found = sandboxes.iter().find(|path| path.join(selector).is_dir());
             found.cloned()
         };
         let with_process = process.and_then(|process| has(&Path::new(".logs").join(process)));
@@ -74,36 +72,35 @@ impl Places {
     }
 }
 
-/// What was asked to be looked at.
+/// The selection of logs on the command line.
 #[derive(Debug, Clone)]
-pub struct Wanted {
-    /// A thermos process by its name, or the directory of its runs by an absolute path.
-    pub app_directory: Option<PathBuf>,
-    /// Files, also with wildcards.
-    pub files: Vec<PathBuf>,
-    /// When a directory was made, where that is known: [`Moment::birth`] but in tests.
-    pub birth: fn(&Metadata) -> Option<Moment>,
+pub(crate) struct LogSelector {
+    /// The name of a thermos process, or the absolute path of its run directories.
+    pub(crate) app_directory: Option<PathBuf>,
+    /// Files, with or without wildcards.
+    pub(crate) files: Vec<PathBuf>,
+    /// Returns the creation time of a directory, if known: [`WallTime::birth`] except in tests.
+    pub(crate) birth: fn(&Metadata) -> Option<WallTime>,
 }
 
-/// Where logs are now.
+/// The logs that a selector finds.
 #[derive(Debug)]
-pub struct Logs {
-    /// Files to look at, whether they are there or not.
-    pub paths: Vec<PathBuf>,
+pub(crate) struct LogFiles {
+    /// The paths of the logs, which need not exist.
+    pub(crate) paths: Vec<PathBuf>,
     /// The highest run directory.
-    pub run: Option<Run>,
-    /// Which of the files are those of lower runs.
-    pub earlier: Range<usize>,
-    /// The directories they were looked for in, for who asks why there are none.
-    pub searched: Vec<PathBuf>,
-    /// What is left out because there are too many, if something is.
-    pub left_out: Option<String>,
+    pub(crate) run: Option<RunDirectory>,
+    /// The indices of logs of earlier runs.
+    pub(crate) earlier_runs: Range<usize>,
+    /// The searched directories, for error messages.
+    pub(crate) searched: Vec<PathBuf>,
+    /// Description of logs left out because there are too many.
+    pub(crate) omitted: Option<String>,
 }
 
-impl Wanted {
-    /// The sandbox these logs are in, or the working directory: where the state file is by default.
-    #[must_use]
-    pub fn sandbox(&self, places: &Places) -> PathBuf {
+impl LogSelector {
+    /// The sandbox of these logs, or the working directory: the default directory of the state file.
+    pub(crate) fn sandbox(&self, locations: &SandboxLocations) -> PathBuf {
         if let Some(directory) = &self.app_directory
             && directory.is_absolute()
         {
@@ -116,36 +113,40 @@ impl Wanted {
             .app_directory
             .as_deref()
             .filter(|path| path.is_relative());
-        places.sandbox(process.map(Path::as_os_str))
+        locations.sandbox(process.map(Path::as_os_str))
     }
 
-    /// Finds the logs. Run directories from `since` on count, because what was written to an earlier run after the
-    /// check that saw it last was written; without it only the highest one does.
+    /// Finds the logs: those of run directories from `since` on, because an earlier run may have been written to after
+    /// the check that saw it last; without `since` only those of the highest one.
     ///
     /// # Errors
-    /// More files than are watched, or a directory that cannot be read (exit 3 in both cases).
-    pub fn find(&self, places: &Places, since: Option<Run>) -> Result<Logs, Failure> {
-        let mut logs = Logs {
+    /// More than 256 files, or an unreadable directory (exit 3).
+    pub(crate) fn find_logs(
+        &self,
+        locations: &SandboxLocations,
+        since: Option<RunDirectory>,
+    ) -> Result<LogFiles, Failure> {
+        let mut logs = LogFiles {
             paths: Vec::new(),
             run: None,
-            earlier: 0..0,
+            earlier_runs: 0..0,
             searched: Vec::new(),
-            left_out: None,
+            omitted: None,
         };
         if let Some(process) = &self.app_directory {
             let directory = if process.is_absolute() {
                 process.clone()
             } else {
-                self.sandbox(places).join(".logs").join(process)
+                self.sandbox(locations).join(".logs").join(process)
             };
             logs.add_runs(&directory, since, self.birth)?;
             logs.searched.push(directory);
         }
         for file in &self.files {
-            let found = matching(file);
-            if logs.paths.len() + found.len() > FILES {
-                let message = format!("{} matches more than {FILES} files", file.display());
-                return Err(Failure::new(Exit::from_code(3), message).remedy("name fewer"));
+            let found = expand_file(file);
+            if logs.paths.len() + found.len() > MAX_FILES {
+                let message = format!("{} matches more than {MAX_FILES} files", file.display());
+                return Err(Failure::new(Exit::from_code(3), message).remedy("name fewer files"));
             }
             logs.paths.extend(found);
             logs.searched.push(file.clone());
@@ -154,25 +155,25 @@ impl Wanted {
     }
 }
 
-impl Logs {
-    /// Adds those of the runs in `directory` from `since` on, or of the highest one. A directory without runs is one
-    /// itself.
+impl LogFiles {
+    /// Adds the logs of the runs in `directory` from `last` on, or of the highest one. A directory without runs counts
+    /// as a run.
     fn add_runs(
         &mut self,
         directory: &Path,
-        last: Option<Run>,
-        birth: fn(&Metadata) -> Option<Moment>,
+        last: Option<RunDirectory>,
+        birth: fn(&Metadata) -> Option<WallTime>,
     ) -> Result<(), Failure> {
         let mut runs = BTreeSet::new();
         let mut dropped = None;
-        for entry in entries(directory)? {
+        for entry in list_directory(directory)? {
             let entry = entry?;
             let name = entry.file_name();
             let Some(number) = run_number(&name).filter(|_| is_directory(&entry)) else {
                 continue;
             };
             runs.insert((number, name));
-            if runs.len() > RUNS {
+            if runs.len() > MAX_RUNS {
                 dropped = dropped.max(runs.pop_first().map(|(number, _)| number));
             }
         }
@@ -180,9 +181,9 @@ impl Logs {
             self.add_run(directory);
             return Ok(());
         };
-        let highest = Run {
+        let highest = RunDirectory {
             number: *highest,
-            birth: self::birth(&directory.join(name), *highest, last, birth),
+            birth: creation_time(&directory.join(name), *highest, last, birth),
         };
         let since = last.map_or(highest.number, |last| last.number.min(highest.number));
         self.run = Some(highest);
@@ -191,44 +192,45 @@ impl Logs {
                 self.add_run(&directory.join(name));
             }
         }
-        self.earlier = STREAMS.len()..self.paths.len();
+        self.earlier_runs = STREAM_NAMES.len()..self.paths.len();
         if dropped.is_some_and(|number| number >= since) {
             let runs = directory.display();
-            self.left_out = Some(format!(
-                "more than {RUNS} runs in {runs} since the last check"
+            self.omitted = Some(format!(
+                "more than {MAX_RUNS} runs in {runs} since the last check"
             ));
         }
         Ok(())
     }
 
     fn add_run(&mut self, run: &Path) {
-        self.paths.extend(STREAMS.map(|stream| run.join(stream)));
+        self.paths
+            .extend(STREAM_NAMES.map(|stream| run.join(stream)));
     }
 }
 
-/// When a run directory was made. Where the file system does not know, that is the lowest time of a change that was
-/// seen: the directory changes when logs are made in it.
-fn birth(
+/// The creation time of a run directory. If the file system does not record it: the lowest change time that a check has
+/// seen, because creating logs changes the directory.
+fn creation_time(
     path: &Path,
     number: u64,
-    last: Option<Run>,
-    birth: fn(&Metadata) -> Option<Moment>,
-) -> Moment {
+    last: Option<RunDirectory>,
+    birth: fn(&Metadata) -> Option<WallTime>,
+) -> WallTime {
     let known = last.filter(|last| last.number == number);
-    let known = known.map_or(Moment(i64::MAX), |last| last.birth);
+    let known = known.map_or(WallTime(i64::MAX), |last| last.birth);
     match path.metadata() {
-        Ok(metadata) => birth(&metadata).unwrap_or(Moment::changed(&metadata).min(known)),
+        Ok(metadata) => birth(&metadata).unwrap_or(WallTime::changed(&metadata).min(known)),
         Err(_) => known,
     }
 }
 
-/// The number that the name of a run directory is.
+/// The number of a run directory, by its name.
 fn run_number(name: &OsStr) -> Option<u64> {
     let name = name.to_str().filter(|name| !name.starts_with('+'))?;
     name.parse().ok()
 }
 
-/// Whether an entry is a directory, or leads to one.
+/// Whether an entry is a directory, or a symlink to one.
 fn is_directory(entry: &DirEntry) -> bool {
     match entry.file_type() {
         Ok(kind) if kind.is_symlink() => entry.path().is_dir(),
@@ -236,26 +238,30 @@ fn is_directory(entry: &DirEntry) -> bool {
     }
 }
 
-/// The files that a name with or without wildcards stands for. A name that stands for nothing yet stands for itself.
-fn matching(name: &Path) -> Vec<PathBuf> {
-    if wildcard::has_any(name.as_os_str()) && !name.exists() {
-        wildcard::expand(name, FILES)
+/// The files of a name with or without wildcards. A name without matches stands for itself.
+fn expand_file(name: &Path) -> Vec<PathBuf> {
+    if wildcard::has_wildcards(name.as_os_str()) && !name.exists() {
+        wildcard::expand(name, MAX_FILES)
     } else {
         vec![name.to_owned()]
     }
 }
 
-/// Calls `found` with what rotation has made of logs, `stdout.1` or `app.log-20261121`, each with the index of its log.
-/// Compressed ones are not logs.
-pub(crate) fn each_rotated(logs: &[PathBuf], mut found: impl FnMut(usize, &Path)) {
+/// Calls `found` with each rotated file of the logs, such as `stdout.1` or `app.log-20261121`, and the index of its
+/// log. Compressed files are skipped.
+pub(crate) fn for_each_rotated(logs: &[PathBuf], mut found: impl FnMut(usize, &Path)) {
     let mut listed: Vec<&Path> = Vec::new();
     for directory in logs.iter().filter_map(|log| log.parent()) {
         if listed.contains(&directory) {
             continue;
         }
         listed.push(directory);
-        // Whether a log can be read is told where it is opened.
-        for entry in entries(or_here(directory)).into_iter().flatten().flatten() {
+        // Unreadable logs are reported when they are opened.
+        for entry in list_directory(or_current(directory))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let name = entry.file_name();
             let is_of = |log: &PathBuf| {
                 log.parent() == Some(directory)
@@ -268,7 +274,7 @@ pub(crate) fn each_rotated(logs: &[PathBuf], mut found: impl FnMut(usize, &Path)
     }
 }
 
-/// Whether `name` is what rotation makes of `log`.
+/// Whether `name` is a rotated file of `log`.
 fn is_rotated(name: &OsStr, log: &OsStr) -> bool {
     let suffix = name.as_bytes().strip_prefix(log.as_bytes());
     suffix.is_some_and(|suffix| match suffix {
@@ -281,15 +287,15 @@ fn is_rotated(name: &OsStr, log: &OsStr) -> bool {
 }
 
 /// The directory to list for a path that may be empty.
-pub(crate) fn or_here(directory: &Path) -> &Path {
+pub(crate) fn or_current(directory: &Path) -> &Path {
     match directory.as_os_str().is_empty() {
         true => Path::new("."),
         false => directory,
     }
 }
 
-/// The entries of a directory, one at a time, however many there are; none when there is no such directory.
-pub(crate) fn entries(
+/// The entries of a directory, one at a time; empty if the directory does not exist.
+pub(crate) fn list_directory(
     directory: &Path,
 ) -> Result<impl Iterator<Item = Result<DirEntry, Failure>>, Failure> {
     let unreadable = {
@@ -311,7 +317,6 @@ pub(crate) fn entries(
         .map(move |entry| entry.map_err(&unreadable)))
 }
 
-/// Whether the error says that there is no such file.
 pub(crate) fn is_missing(error: &io::Error) -> bool {
     matches!(
         error.kind(),

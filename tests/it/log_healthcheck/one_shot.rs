@@ -1,14 +1,14 @@
-//! One look: exit codes, the line for Nagios, and what counts as written when.
+//! One-shot mode: exit codes, the line for Nagios, and the time that counts for a line.
 
 use super::*;
 
 #[test]
-fn a_fresh_line_is_ok_with_performance_data() {
-    let sandbox = Sandbox::new();
+fn fresh_line_is_ok_with_performance_data() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("{\"a\":1}\n");
     sandbox.age(40);
     let outcome = sandbox.check().exits(0);
-    told(&outcome, "OK: a line beginning with \"{\" was written 4");
+    assert_result_contains(&outcome, "OK: a line beginning with \"{\" was written 4");
     let age = perfdata(&outcome, "age");
     assert!((40.0..100.0).contains(&age), "{age}");
     assert!(
@@ -20,12 +20,12 @@ fn a_fresh_line_is_ok_with_performance_data() {
 }
 
 #[test]
-fn an_old_line_is_critical() {
-    let sandbox = Sandbox::new();
+fn old_line_is_critical() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("{\"a\":1}\n");
     sandbox.age(101);
     let outcome = sandbox.check().exits(2);
-    told(
+    assert_result_contains(
         &outcome,
         "CRITICAL: stale: nothing was written for 101 s in ",
     );
@@ -37,17 +37,17 @@ fn an_old_line_is_critical() {
 }
 
 #[test]
-fn only_lines_that_begin_so_count() {
-    let sandbox = Sandbox::new();
+fn only_lines_with_the_prefix_count() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("{\"a\":1}\n");
     sandbox.age(60);
     sandbox.check().exits(0);
-    // Something else is written, and the file is new again: the line is as old as before.
+    // Another line makes the file new again; the matching line keeps its age.
     sandbox.logs(" {no}\nx{\n\n");
     let outcome = sandbox.check().exits(0);
     assert!(perfdata(&outcome, "age") >= 60.0, "{}", outcome.stdout);
     let fast = ["--app-directory=app", "--line-pattern={", "--freshness=50"];
-    told(
+    assert_result_contains(
         &sandbox.run(fast).exits(2),
         "stale: no line beginning with \"{\" was written for 6",
     );
@@ -56,8 +56,8 @@ fn only_lines_that_begin_so_count() {
 }
 
 #[test]
-fn without_any_line_it_is_ok_for_as_long_as_a_line_may_be_old() {
-    let sandbox = Sandbox::new();
+fn log_without_a_matching_line_is_ok_until_freshness_has_passed() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("noise\n");
     let args = [
         "--app-directory",
@@ -67,19 +67,19 @@ fn without_any_line_it_is_ok_for_as_long_as_a_line_may_be_old() {
         "--freshness",
         "0.7",
     ];
-    told(
+    assert_result_contains(
         &sandbox.run(args).exits(0),
         "OK: no line beginning with \"{\" yet",
     );
     let mut last = None;
-    hostkit_tests::wait_until("it gives up hope", || {
+    hostkit_tests::wait_until("the log is critical", || {
         sandbox.logs("noise\n");
         let outcome = sandbox.run(args);
         let given_up = outcome.code == 2;
         last = Some(outcome);
         given_up
     });
-    told(
+    assert_result_contains(
         &last.unwrap(),
         "CRITICAL: nolines: no line beginning with \"{\" in ",
     );
@@ -88,12 +88,12 @@ fn without_any_line_it_is_ok_for_as_long_as_a_line_may_be_old() {
 }
 
 #[test]
-fn times_in_lines_rule() {
+fn time_in_a_line_takes_priority_over_the_file_time() {
     for (line, code, flag) in [
         (timed(500), 2, ""),
         (timed(50), 0, ""),
         (timed(500) + &timed(50) + &timed(500), 0, ""),
-        // It may be any zone's time: then the file's time counts, unless somebody knows better.
+        // Without a zone: the file's time counts, unless --assume-utc is given.
         ("{\"time\":\"2020-01-01 00:00:00,000\"}\n".to_owned(), 0, ""),
         (
             "{\"time\":\"2020-01-01 00:00:00,000\"}\n".to_owned(),
@@ -103,26 +103,29 @@ fn times_in_lines_rule() {
         // A duration.
         ("{\"time\":0.5}\n".to_owned(), 0, ""),
     ] {
-        let sandbox = Sandbox::new();
+        let sandbox = LogSandbox::new();
         sandbox.logs(&line);
-        let args = SEEDS.iter().chain([&flag]).filter(|arg| !arg.is_empty());
+        let args = ARTICLE_FLAGS
+            .iter()
+            .chain([&flag])
+            .filter(|arg| !arg.is_empty());
         sandbox.run(args).exits(code);
     }
 }
 
 #[test]
-fn times_that_are_not_when_a_line_was_written_are_named_and_can_be_left_out() {
+fn deviating_times_in_lines_are_reported_and_can_be_ignored() {
     // The time of an event of an hour ago; local time marked Z, east and west of Greenwich.
     for (seconds, code) in [(3600, 2), (-7200, 0), (18_000, 2)] {
-        let sandbox = Sandbox::new();
+        let sandbox = LogSandbox::new();
         sandbox.logs(timed(seconds));
         let outcome = sandbox.check().exits(code);
-        told(
+        assert_result_contains(
             &outcome,
-            " s from the time of its file: if it is not when the line was written, give --time-from file",
+            " s: use --time-from file if it is not the time of writing",
         );
         let outcome = sandbox
-            .run(SEEDS.iter().chain([&"--time-from=file"]))
+            .run(ARTICLE_FLAGS.iter().chain([&"--time-from=file"]))
             .exits(0);
         assert!(perfdata(&outcome, "age") < 100.0, "{}", outcome.stdout);
         assert!(
@@ -131,17 +134,17 @@ fn times_that_are_not_when_a_line_was_written_are_named_and_can_be_left_out() {
             outcome.stdout
         );
     }
-    let sandbox = Sandbox::new();
+    let sandbox = LogSandbox::new();
     sandbox.logs(timed(50));
     assert!(!sandbox.check().exits(0).stdout.contains("--time-from"));
 }
 
 #[test]
-fn a_time_to_come_counts_as_now_once() {
-    let sandbox = Sandbox::new();
+fn future_time_counts_as_now_once() {
+    let sandbox = LogSandbox::new();
     sandbox.logs(timed(-1000));
     let outcome = sandbox.check().exits(0);
-    told(&outcome, "a time in the future counts as now");
+    assert_result_contains(&outcome, "a time in the future counts as now");
     assert!(perfdata(&outcome, "age") < 1.0);
     sandbox.logs("noise\n");
     let outcome = sandbox.check().exits(0);
@@ -149,23 +152,26 @@ fn a_time_to_come_counts_as_now_once() {
 }
 
 #[test]
-fn a_missing_log_is_critical_after_the_grace() {
-    let sandbox = Sandbox::new();
-    told(
+fn missing_log_is_critical_after_the_grace_period() {
+    let sandbox = LogSandbox::new();
+    assert_result_contains(
         &sandbox.check().exits(2),
         "CRITICAL: nolog: no log at ./.logs/app",
     );
-    let patient = |grace: &str| sandbox.run(SEEDS.iter().chain([&"--grace", &grace]));
-    told(&patient("1h").exits(0), "within the grace of 3600 s");
-    hostkit_tests::wait_until("the grace ends", || patient("0.5").code == 2);
+    let with_grace = |grace: &str| sandbox.run(ARTICLE_FLAGS.iter().chain([&"--grace", &grace]));
+    assert_result_contains(
+        &with_grace("1h").exits(0),
+        "within the grace period of 3600 s",
+    );
+    hostkit_tests::wait_until("the grace ends", || with_grace("0.5").code == 2);
 }
 
 #[test]
-fn nothing_is_read_when_nothing_was_written() {
+fn unchanged_log_is_not_read() {
     if !hostkit_tests::is_installed("strace") {
         return hostkit_tests::skip("bytes read", "strace is not installed");
     }
-    let sandbox = Sandbox::new();
+    let sandbox = LogSandbox::new();
     sandbox.logs("{\"a\":1}\n".repeat(100_000));
     let read = || -> u64 {
         let trace = sandbox.path("trace");
@@ -176,7 +182,7 @@ fn nothing_is_read_when_nothing_was_written() {
             .args(["-y", "-e", "trace=read,pread64,readv,preadv,mmap"]);
         strace
             .arg(hostkit_tests::bin("log-healthcheck"))
-            .args(SEEDS);
+            .args(ARTICLE_FLAGS);
         let outcome: CommandOutcome = strace.output().unwrap().into();
         let trace = fs::read_to_string(trace).unwrap();
         let calls = trace.lines().filter(|call| call.contains("/0/stderr>"));
@@ -186,11 +192,11 @@ fn nothing_is_read_when_nothing_was_written() {
         assert_eq!(
             perfdata(&outcome, "read"),
             bytes as f64,
-            "what it says of itself"
+            "the file was read"
         );
         bytes
     };
-    // The end of the log decides; then what is known is only recognised.
+    // The end of the log decides; after that only the fingerprint is compared.
     assert!((65_536..66_000).contains(&read()));
     assert!(read() < 200);
     sandbox.age(101);
@@ -202,8 +208,8 @@ fn nothing_is_read_when_nothing_was_written() {
 }
 
 #[test]
-fn much_noise_behind_the_line_is_gone_through() {
-    let sandbox = Sandbox::new();
+fn line_before_much_noise_is_found() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("noise\n");
     sandbox.check().exits(0);
     sandbox.logs("{\"a\":1}\n");
@@ -212,13 +218,13 @@ fn much_noise_behind_the_line_is_gone_through() {
         sandbox.logs(&noise);
     }
     let outcome = sandbox.check().exits(0);
-    told(&outcome, "a line beginning with \"{\" was written");
+    assert_result_contains(&outcome, "a line beginning with \"{\" was written");
     assert!(perfdata(&outcome, "read") > 20e6);
 }
 
 #[test]
-fn without_a_state_64_mebibytes_are_looked_back() {
-    let sandbox = Sandbox::new();
+fn first_check_reads_back_64_mebibytes() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("{\"a\":1}\n");
     File::options()
         .write(true)
@@ -227,12 +233,12 @@ fn without_a_state_64_mebibytes_are_looked_back() {
         .set_len(80 << 20)
         .unwrap();
     let outcome = sandbox.check().exits(0);
-    told(&outcome, "no line beginning with \"{\" yet");
+    assert_result_contains(&outcome, "no line beginning with \"{\" yet");
     assert!(perfdata(&outcome, "read") <= f64::from((64 << 20) + 1000));
 }
 
 #[test]
-fn a_log_in_utf_16_is_named() {
+fn utf_16_log_is_reported() {
     let line = "x\r\n{\"a\":1}\r\n";
     let units: Vec<u16> = line.encode_utf16().collect();
     let little = units.iter().flat_map(|unit| unit.to_le_bytes());
@@ -244,38 +250,38 @@ fn a_log_in_utf_16_is_named() {
         (marked([0xfe, 0xff], &big), true),
         (little, true),
         (big, true),
-        // A hole that a writer has left, and text in another encoding.
+        // A hole left by a writer, and text in another encoding.
         (b"\0\0\0\0\0\0noise".to_vec(), false),
         (b"\xe9t\xe9 noise".to_vec(), false),
         (Vec::new(), false),
     ] {
-        let sandbox = Sandbox::new();
+        let sandbox = LogSandbox::new();
         sandbox.logs(&bytes);
         let outcome = sandbox.check().exits(0);
         let is_named = outcome
             .stdout
-            .contains("stderr, which is UTF-16: no pattern");
+            .contains("stderr, which is UTF-16 and matches no pattern");
         assert_eq!(is_named, is_utf16, "{bytes:?}: {}", outcome.stdout);
         let fast = ["--app-directory=app", "--line-pattern={", "--freshness=0.3"];
         let mut last = None;
-        hostkit_tests::wait_until("it gives up hope", || {
+        hostkit_tests::wait_until("the log is critical", || {
             sandbox.logs("");
             sandbox.age(0);
             last = Some(sandbox.run(fast));
             last.as_ref().unwrap().code == 2
         });
         let reason = if is_utf16 {
-            "nomatch: UTF-16: "
+            "nomatch: UTF-16, "
         } else {
             "nolines: "
         };
-        told(&last.unwrap(), &format!("CRITICAL: {reason}"));
+        assert_result_contains(&last.unwrap(), &format!("CRITICAL: {reason}"));
     }
 }
 
 #[test]
-fn regular_expressions() {
-    let sandbox = Sandbox::new();
+fn regular_expression_is_matched_at_the_beginning_of_a_line() {
+    let sandbox = LogSandbox::new();
     sandbox.logs("2026 WARN x\n");
     let run = |pattern: &str| {
         let args = [
@@ -287,19 +293,21 @@ fn regular_expressions() {
         ];
         sandbox.run(args)
     };
-    told(&run(r"\d{4} (INFO|WARN)").exits(0), "was written");
-    told(&run("INFO|WARN").exits(0), "yet");
-    told(
+    assert_result_contains(&run(r"\d{4} (INFO|WARN)").exits(0), "was written");
+    assert_result_contains(&run("INFO|WARN").exits(0), "yet");
+    assert_result_contains(
         &run("(").exits(3),
-        "UNKNOWN: error: --line-pattern \"(\" cannot be used",
+        "UNKNOWN: error: invalid --line-pattern \"(\": ",
     );
 }
 
 #[test]
-fn json_says_the_same() {
-    let sandbox = Sandbox::new();
+fn json_contains_the_same_result() {
+    let sandbox = LogSandbox::new();
     sandbox.logs(timed(30));
-    let outcome = sandbox.run(SEEDS.iter().chain([&"--json"])).exits(0);
+    let outcome = sandbox
+        .run(ARTICLE_FLAGS.iter().chain([&"--json"]))
+        .exits(0);
     let value: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
     assert_eq!(
         (&value["status"], &value["reason"]),
@@ -320,8 +328,8 @@ fn json_says_the_same() {
 }
 
 #[test]
-fn a_wrong_command_line_is_an_unknown_result() {
-    let sandbox = Sandbox::new();
+fn invalid_command_line_is_unknown() {
+    let sandbox = LogSandbox::new();
     let long = format!(
         "--app-directory=a --freshness=1 --line-pattern={}",
         "x".repeat(2000)
@@ -345,7 +353,7 @@ fn a_wrong_command_line_is_an_unknown_result() {
         ),
         (
             "--app-directory=../x --freshness=1",
-            "UNKNOWN: error: --app-directory is neither a name nor",
+            "UNKNOWN: error: invalid --app-directory: neither a name nor",
         ),
         (
             "--file a -w 200 -c 100",
@@ -354,15 +362,21 @@ fn a_wrong_command_line_is_an_unknown_result() {
         (&long, "longer than"),
     ] {
         let outcome = sandbox.run(args.split_whitespace()).exits(3);
-        told(&outcome, said);
+        assert_result_contains(&outcome, said);
         assert!(outcome.stdout.starts_with("UNKNOWN"), "{}", outcome.stdout);
     }
-    assert!(sandbox.run(["--help"]).exits(0).stdout.starts_with("Tells"));
+    assert!(
+        sandbox
+            .run(["--help"])
+            .exits(0)
+            .stdout
+            .starts_with("Checks")
+    );
 }
 
 #[test]
-fn ages_are_ok_warning_or_critical() {
-    let sandbox = Sandbox::new();
+fn age_decides_between_ok_warning_and_critical() {
+    let sandbox = LogSandbox::new();
     for (seconds, code, said) in [
         (10, 0, "OK: a line beginning"),
         (70, 1, "WARNING: aging: a line beginning"),
@@ -370,10 +384,10 @@ fn ages_are_ok_warning_or_critical() {
     ] {
         let name = format!("{seconds}.log");
         sandbox.write(&name, timed(seconds));
-        // As Nagios calls it: of no job, with the state where it may write.
+        // As Nagios calls it: outside a job, with a state file in a writable directory.
         let args = ["--line-pattern={", "-w", "60", "-c", "100", "--file", &name];
         let outcome = sandbox.run(args).exits(code);
-        told(&outcome, said);
+        assert_result_contains(&outcome, said);
         assert!(
             outcome.stdout.contains(";60;100;0 read="),
             "{}",
@@ -386,10 +400,10 @@ fn ages_are_ok_warning_or_critical() {
 }
 
 #[test]
-fn a_snoozed_task_is_left_alone() {
-    let sandbox = Sandbox::new();
+fn snoozed_task_is_not_checked() {
+    let sandbox = LogSandbox::new();
     fs::create_dir_all(sandbox.path(".logs")).unwrap();
     sandbox.check().exits(2);
     fs::write(sandbox.path(".healthchecksnooze"), "").unwrap();
-    told(&sandbox.check().exits(0), ".healthchecksnooze");
+    assert_result_contains(&sandbox.check().exits(0), ".healthchecksnooze");
 }
